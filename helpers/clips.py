@@ -1,0 +1,284 @@
+"""The clips of a data folder: their keys, sources, splits and ratings, and what leaks between splits.
+
+In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`.
+
+A key is the clip's path below the data folder without suffix (`training80_01/-AmMDnVl4s8.003`). A source is what splits
+may not cut apart: a `source` column in `ratings.csv`, or the first 11 characters of names like `<11 characters>.003`
+(the video's id in ChaLearn First Impressions), or else the clip itself: then its source equals its key.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from helpers.files import needs, replacing
+from helpers.names import SPLITS, VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
+from helpers.ratings import Ratings, read_rating_rows, scaled
+from helpers.scan import video_files
+
+TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
+LETTERS = ("O", "C", "E", "A", "N")
+DISPLAY = {  # high "neuroticism" in this data means emotionally stable
+    "openness": "openness (O)",
+    "conscientiousness": "conscientiousness (C)",
+    "extraversion": "extraversion (E)",
+    "agreeableness": "agreeableness (A)",
+    "neuroticism": "emotional stability (N)",
+}
+
+
+def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
+    """Find every video file below a folder, in any layout.
+
+    Hidden files and folders are left out; folders that are links are followed, each folder once.
+
+    Args:
+        data_dir: The data folder.
+        limit: The first so many clips in natural order (`clip 2` before `clip 10`); 0 means all.
+
+    Returns:
+        Index `key`; columns `path` (below `data_dir`, "/" between its parts), `source`, `split` ("train",
+        "validation", "test", or "" when no folder's name says it; the innermost counts) and `bytes`.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: `data_dir` is missing or a file.
+        ValueError: no clips; two files with one key; a name that is not UTF-8.
+    """
+    root = Path(data_dir)
+    if not root.exists():
+        raise FileNotFoundError(f"data_dir must be a folder of clips, {root} does not exist. Check the path.")
+    if not root.is_dir():
+        raise NotADirectoryError(f"data_dir must be a folder of clips, {root} is a file. Name the folder it is in.")
+    paths: dict[str, str] = {}
+    for path in video_files(root):
+        key = clip_key(path)
+        if key in paths:
+            raise ValueError(f"{paths[key]!r} and {path!r} have the same key {key!r}. Rename one of the two.")
+        paths[key] = path
+    if not paths:
+        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+        raise ValueError(f"data_dir must hold clips ({suffixes}), got none below {root}. Check the path.")
+    keys = sorted(paths, key=natural_order)
+    columns = {
+        "path": [paths[key] for key in keys],
+        "source": [source_of(key) for key in keys],
+        "split": [split_of(key) for key in keys],
+        "bytes": [_size(root / paths[key]) for key in keys],
+    }
+    return _first(pd.DataFrame(columns, index=pd.Index(keys, name="key")), limit)
+
+
+def read_ratings(
+    data_dir: str | Path,
+    clips: pd.DataFrame,
+    targets: Sequence[str] = TRAITS,
+    rating_range: tuple[float, float] = (0.0, 1.0),
+) -> Ratings:
+    """Read the ratings in a data folder (formats: `helpers.ratings`) and find out which clip each is of.
+
+    Args:
+        data_dir: The data folder.
+        clips: All its clips, as `find_clips` returns them without a limit.
+        targets: What was rated, by name.
+        rating_range: Ends of the rating scale, mapped to 0 and 1.
+
+    Returns:
+        The ratings. Ratings without clip, clips without rating or with a part of it, and ratings given twice alike are
+        in `problems`; a folder without ratings is kind "none" with an empty table.
+
+    Raises:
+        ValueError: ratings of two kinds, a damaged or unsafe file, a missing target, a name that fits several clips, a
+            value out of range, a clip rated twice with different values.
+    """
+    kind, rows = read_rating_rows(data_dir, targets)
+    rows = scaled(rows, targets, rating_range)
+    rows["key"] = find_keys(rows["name"], clips["split"].to_dict(), rows["file_split"])
+    rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
+    columns = ["source", "split", *targets]
+    once = rows[rows["key"] != ""].drop_duplicates(["key", *columns])
+    _check_rated_once(once, columns)
+    table = once.set_index("key")
+    problems = reconcile(rows, clips, targets) if kind != "none" else _unread(Path(data_dir))
+    return Ratings(table[list(targets)], kind, problems, table[["source", "split"]])
+
+
+def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    again = rows["key"][rows["key"].duplicated()]
+    if len(again):
+        twice = rows[rows["key"] == again.iloc[0]]
+        column = next(c for c in columns if twice[c].nunique(dropna=False) > 1)
+        first, second = twice[column].iloc[:2]
+        raise ValueError(f"{again.iloc[0]} must be rated once, got {column} {first} and {second}. Keep the right one.")
+
+
+def reconcile(rows: pd.DataFrame, clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
+    """List what does not fit between ratings and clips.
+
+    Args:
+        rows: Columns `name`, `key` ("" where there is no such clip) and one per target.
+        clips: Index `key`.
+        targets: What was rated.
+
+    Returns:
+        Columns `name` and `problem`: "rating without clip", "clip without rating", "rated twice, alike", or
+        "no number for openness, ...".
+    """
+    matched = rows[rows["key"] != ""]
+    found = [(name, "rating without clip") for name in rows.loc[rows["key"] == "", "name"]]
+    found += [(key, "clip without rating") for key in clips.index.difference(matched["key"], sort=False)]
+    found += [(key, "rated twice, alike") for key in matched.loc[matched["key"].duplicated(), "key"]]
+    for key, values in matched.drop_duplicates("key").set_index("key")[list(targets)].iterrows():
+        if values.isna().any():
+            found.append((key, f"no number for {', '.join(values.index[values.isna()])}"))
+    return _problems(found)
+
+
+def _unread(data_dir: Path) -> pd.DataFrame:
+    """Positional labels lying in a folder without other ratings: nothing says which clip a row is of."""
+    return _problems([(path.name, "order only: see ratings.read_positional") for path in data_dir.glob("labels*.npy")])
+
+
+def _problems(found: list[tuple[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(found, columns=["name", "problem"], dtype="str")
+
+
+def read_clips(
+    data_dir: str | Path,
+    limit: int = 0,
+    *,
+    targets: Sequence[str] = TRAITS,
+    rating_range: tuple[float, float] = (0.0, 1.0),
+) -> pd.DataFrame:
+    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one."""
+    clips = find_clips(data_dir)
+    return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
+
+
+def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:
+    """Return the table of clips with one column per target (NaN where unrated).
+
+    Sources and splits that the rating files state take the place of those that the names suggest.
+    """
+    clips = clips.copy()
+    for column in ("source", "split"):
+        given = ratings.given[column].reindex(clips.index, fill_value="")
+        clips[column] = given.where(given != "", clips[column])
+    return clips.join(ratings.table)
+
+
+def leakage(clips: pd.DataFrame) -> pd.DataFrame:
+    """Count the clips for validation and test whose source also has clips to train on.
+
+    Args:
+        clips: Columns `source` and `split`. Clips that are their own source share it with none: where names do not
+            tell the source, the count is a lower bound.
+
+    Returns:
+        One row per pair of splits that both have clips: `split`, `against` ("train" or "train + validation"), `clips`,
+        `sharing` (how many of them share a source) and `share` in [0, 1].
+    """
+    rows = []
+    pairs = (("validation", ["train"]), ("test", ["train"]), ("test", ["train", "validation"]))
+    for split, against in pairs:
+        sources = clips.loc[clips["split"] == split, "source"]
+        present = clips["split"].isin(against)
+        if len(sources) and clips.loc[present, "split"].nunique() == len(against):
+            sharing = int(sources.isin(clips.loc[present, "source"]).sum())
+            rows.append((split, " + ".join(against), len(sources), sharing, sharing / len(sources)))
+    return pd.DataFrame(rows, columns=["split", "against", "clips", "sharing", "share"])
+
+
+def split_by_source(sources: Sequence[str], seed: int, *, validation: float, test: float) -> np.ndarray:
+    """Draw a split that never parts the clips of one source.
+
+    A random split of clips, which leaks, is the same with the clips' keys for `sources`.
+
+    Args:
+        sources: Source of each clip, (N,).
+        seed: Of a frozen generator: the same sources, in any order, give the same split in every version.
+        validation, test: Share of the sources in [0, 1), or with 1 and more their number.
+
+    Returns:
+        "train", "validation" or "test" for each clip, (N,) str.
+
+    Raises:
+        ValueError: not one source would be left for a part.
+    """
+    names, of_clip = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+    counts = {"validation": validation, "test": test}
+    counts = {part: round(n * len(names)) if n < 1 else int(n) for part, n in counts.items()}
+    if min(counts.values()) < 1 or sum(counts.values()) >= len(names):
+        raise ValueError(
+            f"validation and test must leave a source to each part, got {counts} of {len(names)} sources. "
+            "Change their shares, or add clips of other sources."
+        )
+    parts = np.repeat(["test", "validation"], [counts["test"], counts["validation"]])
+    drawn = np.full(len(names), "train", dtype="<U10")
+    drawn[np.random.RandomState(seed).permutation(len(names))[: len(parts)]] = parts
+    return drawn[of_clip]
+
+
+def split_clips(
+    keys: Sequence[str],
+    sources: Sequence[str],
+    official: Sequence[str],
+    kind: str,
+    seed: int,
+    validation: float,
+    test: float,
+) -> np.ndarray:
+    """Split clips by source, at random, or as the data says.
+
+    Args:
+        keys, sources, official: Of each clip, (N,).
+        kind: "source", "random" (which leaks wherever clips share a source) or "official".
+        seed: Not used by "official".
+        validation, test: See `split_by_source`; not used by "official".
+
+    Returns:
+        "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
+    """
+    if kind == "official":
+        split = np.asarray(official, dtype=str)
+        absent = sorted(set(SPLITS) - set(split))
+        if absent:
+            raise ValueError(
+                f"the official split must have rated {' and '.join(absent)} clips, got none. Use split: source."
+            )
+        return split
+    groups = {"source": sources, "random": keys}
+    if kind not in groups:
+        raise ValueError(f"kind must be source, random or official, got {kind!r}.")
+    return split_by_source(groups[kind], seed, validation=validation, test=test)
+
+
+def write_clips(clips: pd.DataFrame, path: str | Path) -> None:
+    """Write the table of clips as CSV, atomically."""
+    with replacing(path) as part:
+        clips.to_csv(part)
+
+
+def load_clips(path: str | Path) -> pd.DataFrame:
+    """Read the table of clips that 01_data_analysis wrote: index `key`, text columns as text, ratings as numbers."""
+    text = dict.fromkeys(("key", "path", "source", "split"), str)
+    made = needs(path, "01_data_analysis")
+    return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in TRAITS})
+
+
+def trait_statistics(clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
+    """Return `n`, `mean`, `sd` (of the sample, n - 1), `min` and `max` of each target's ratings, one row per target."""
+    table = clips[list(targets)].agg(["count", "mean", "std", "min", "max"]).T
+    return table.rename(columns={"count": "n", "std": "sd"}).astype({"n": int})
+
+
+def _first(clips: pd.DataFrame, limit: int) -> pd.DataFrame:
+    if limit < 0:
+        raise ValueError(f"limit must be 0 (all) or more, got {limit}.")
+    return clips.head(limit) if limit else clips
+
+
+def _size(path: Path) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0

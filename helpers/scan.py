@@ -1,0 +1,56 @@
+"""Walks a data folder: which video files lie below it.
+
+In: a folder of any layout, with links and loops. Out: relative paths as text, in no order to rely on.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.names import is_video
+
+log = logging.getLogger(__name__)
+
+
+def video_files(root: Path) -> Iterator[str]:
+    """Yield the path of every video file below a folder, relative to it, with "/" between its parts.
+
+    Hidden files and folders are left out. Folders that are links are followed, each folder once, however many links
+    lead to it. A link to nothing is a file too: it will be named where it fails. A folder that cannot be read is
+    logged and left out, if it is not `root`.
+
+    Raises:
+        ValueError: a name that is not UTF-8: no table could hold it.
+    """
+    seen = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        except OSError as error:
+            if folder == root:
+                raise
+            log.warning("%s cannot be read (%s): its clips are left out", folder, error.strerror)
+            continue
+        for path in map(folder.joinpath, names):
+            if os.path.isdir(path):
+                if _identity(path) not in seen:
+                    seen.add(_identity(path))
+                    folders.append(path)
+            elif is_video(path.name) and (os.path.isfile(path) or not os.path.exists(path)):
+                yield _checked(path.relative_to(root).as_posix())
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _checked(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"file names must be UTF-8, got {path!r}. Rename the file.") from None
+    return path

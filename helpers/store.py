@@ -1,0 +1,202 @@
+"""A feature file per clip and the stage folder it lies in: atomic npz files, resume, manifests.
+
+Every clip's file lies at `<stage>/<key>.npz`; `manifest.json` beside them says how they were made and what failed.
+"""
+
+import time
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers.files import code_version, differences, read_json, replacing, write_json
+
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def write_arrays(path: str | Path, **arrays: Any) -> None:
+    """Write a compressed npz atomically. Object arrays are refused (ValueError): they would need pickle."""
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    for name, value in arrays.items():
+        if value.dtype == object:
+            raise ValueError(f"{name} must be numbers, flags or text, got an array of objects.")
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read every array of an npz file; a damaged one is a ValueError that names it."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it and run its notebook again.") from None
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """The rows of one clip: `features (n, D) float32`, `t_start_s`, `t_end_s (n,)` in seconds,
+    `frame (n,) int` (first frame of the row), `valid (n,) bool`.
+    """
+
+    features: np.ndarray
+    t_start_s: np.ndarray
+    t_end_s: np.ndarray
+    frame: np.ndarray
+    valid: np.ndarray
+
+    def __post_init__(self):
+        n = len(self.features)
+        if self.features.ndim != 2:
+            raise ValueError(f"features must have shape (n, D), got {self.features.shape}.")
+        for name in ("t_start_s", "t_end_s", "frame", "valid"):
+            shape = getattr(self, name).shape
+            if shape != (n,):
+                raise ValueError(f"{name} must have shape ({n},) like features, got {shape}.")
+
+    @property
+    def t_s(self) -> np.ndarray:
+        """Centre of each row in seconds, (n,)."""
+        return (self.t_start_s + self.t_end_s) / 2
+
+    def in_time(self) -> "FeatureFile":
+        """The valid rows in the order of time."""
+        order = np.argsort(self.t_s, kind="stable")
+        order = order[self.valid[order]]
+        return FeatureFile(**{f.name: getattr(self, f.name)[order] for f in fields(self)})
+
+
+def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None:
+    """Write one clip's rows; `stamp` tells later which version of the clip they were made from."""
+    write_arrays(
+        path,
+        features=np.asarray(rows.features, np.float32),
+        t_start_s=np.asarray(rows.t_start_s, np.float64),
+        t_end_s=np.asarray(rows.t_end_s, np.float64),
+        frame=np.asarray(rows.frame, np.int64),
+        valid=np.asarray(rows.valid, bool),
+        stamp=stamp,
+    )
+
+
+def read_features(path: str | Path) -> FeatureFile:
+    """Read one clip's rows; a damaged file is a ValueError that names it."""
+    arrays = read_arrays(path)
+    arrays.pop("stamp", None)
+    try:
+        return FeatureFile(**arrays)
+    except TypeError:
+        raise ValueError(f"{path} is not a feature file: it holds {', '.join(sorted(arrays))}.") from None
+
+
+def valid_rows(path: str | Path) -> FeatureFile | None:
+    """The valid rows of a clip in the order of time; None when there is no file or no such row."""
+    rows = read_features(path).in_time() if Path(path).exists() else None
+    return rows if rows is not None and len(rows.valid) else None
+
+
+def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
+    """All valid rows of some clips, float32 (n, D), to fit a reduction on. Clips without rows are passed over."""
+    found = [rows.features for key in clips if (rows := valid_rows(Path(folder) / f"{key}.npz")) is not None]
+    if not found:
+        raise ValueError(f"{folder} must hold rows of the clips to fit on, got none. Run its notebook first.")
+    return np.concatenate(found)
+
+
+def clip_stamp(path: str | Path) -> str:
+    """What tells one version of a video file from another: its size in bytes and time of change."""
+    stat = Path(path).stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+@dataclass
+class Stage:
+    """A stage's folder while it is being filled.
+
+    `identity` (parameters, weights, backend, precision, inputs) decides the numbers. Opening a folder that was made
+    with another identity is a ValueError that shows the differences; with the same one, finished clips stay.
+    """
+
+    folder: Path
+    name: str
+    identity: dict[str, Any]
+    failed: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.folder = Path(self.folder)
+        self._started = time.monotonic()
+        self._seconds = 0.0
+        if self.manifest_path.exists():
+            before = read_json(self.manifest_path)
+            changed = differences(self.identity, before["identity"])
+            if changed:
+                raise ValueError(
+                    f"{self.folder} was made differently: {'; '.join(changed)}. "
+                    "Take another out_dir, or delete the folder to make it again."
+                )
+            self._seconds = before["seconds"]
+        self._write(finished=False, counts={})
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def path(self, key: str) -> Path:
+        """The file of one clip."""
+        return self.folder / f"{key}.npz"
+
+    def done(self, key: str, stamp: str) -> bool:
+        """Whether the clip's file is there, whole, and made from this version of the clip."""
+        try:
+            return str(read_arrays(self.path(key))["stamp"]) == stamp
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+
+    def fail(self, clip: str, reason: str, row: int | None = None) -> None:
+        """Record a clip, or one row of it, that could not be made."""
+        self.failed.append({"clip": clip, "reason": reason} | ({} if row is None else {"row": row}))
+
+    def finish(self, **counts: int) -> dict[str, Any]:
+        """Write the final manifest and return it."""
+        return self._write(finished=True, counts=counts)
+
+    def _write(self, *, finished: bool, counts: dict[str, int]) -> dict[str, Any]:
+        manifest = {
+            "stage": self.name,
+            "identity": self.identity,
+            "code_version": code_version(),
+            "finished": finished,
+            "counts": counts,
+            "seconds": round(self._seconds + time.monotonic() - self._started, 3),
+            "failed": self.failed,
+        }
+        write_json(self.manifest_path, manifest)
+        return manifest
+
+
+def write_manifest(folder: str | Path, stage: str, identity: dict[str, Any], **counts: int) -> dict[str, Any]:
+    """Write the manifest of a folder that is made in one go, and return it."""
+    manifest = {
+        "stage": stage,
+        "identity": identity,
+        "code_version": code_version(),
+        "finished": True,
+        "counts": counts,
+        "failed": [],
+    }
+    write_json(Path(folder) / "manifest.json", manifest)
+    return manifest
+
+
+def read_manifest(folder: str | Path, made_by: str) -> dict[str, Any]:
+    """Read a finished stage's manifest; a missing or unfinished stage says which notebook makes it."""
+    path = Path(folder) / "manifest.json"
+    if not path.exists() or not (manifest := read_json(path))["finished"]:
+        raise FileNotFoundError(f"{Path(folder)} is not made yet. Run {made_by} first: it makes it.")
+    return manifest

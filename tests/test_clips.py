@@ -1,0 +1,232 @@
+"""Clips: scanning folders, keys, sources, splits, leakage, and every bad folder with its message."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import clips
+from helpers.clips import TRAITS
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three clips in the challenge's layout: two of one source in train, one of another in test."""
+    return make_clips(
+        tmp_path / "Daten für uns",
+        "training80_01/-AmMDnVl4s8.003.mp4",
+        "training80_01/-AmMDnVl4s8.004.mp4",
+        "test80_02/_plk5k7PBEg.001.mp4",
+    )
+
+
+def make_clips(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"video")
+    return folder
+
+
+def test_a_scan_tells_key_path_source_split_and_bytes(folder):
+    table = clips.find_clips(folder)
+    assert table.index.name == "key"
+    assert table.columns.tolist() == ["path", "source", "split", "bytes"]
+    assert table.loc["training80_01/-AmMDnVl4s8.003"].tolist() == [
+        "training80_01/-AmMDnVl4s8.003.mp4",
+        "-AmMDnVl4s8",
+        "train",
+        5,
+    ]
+    assert table.loc["test80_02/_plk5k7PBEg.001", ["source", "split"]].tolist() == ["_plk5k7PBEg", "test"]
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train-1/training80_01/a.mp4", "train"),
+        ("train/training80_75/a.mp4", "train"),
+        ("TRAIN/a.mp4", "train"),
+        ("FirstImpressionsV2/val/a.mp4", "validation"),
+        ("validation80_25/a.mp4", "validation"),
+        ("test-2/a.mp4", "test"),
+        ("train/test80_01/a.mp4", "test"),
+        ("trainees/a.mp4", ""),
+        ("train.mp4", ""),
+        ("a/b/c.mp4", ""),
+    ],
+)
+def test_splits_are_read_from_folder_names(tmp_path, path, split):
+    assert clips.find_clips(make_clips(tmp_path, path))["split"].tolist() == [split]
+
+
+def test_keys_keep_dots_dashes_and_folders_that_look_like_files(tmp_path):
+    make_clips(tmp_path, "a.003/b.004.MOV", "a.003.mp4/c.webm", "-x.y.AVI", "_é/ü ö.mkv")
+    table = clips.find_clips(tmp_path)
+    assert sorted(table.index) == sorted(["a.003/b.004", "a.003.mp4/c", "-x.y", "_é/ü ö"])
+    assert table.loc["a.003/b.004", "path"] == "a.003/b.004.MOV"
+
+
+def test_a_clip_whose_name_tells_no_source_is_its_own(tmp_path):
+    make_clips(tmp_path, "a/interview one.mp4", "a/abcdefghijk.01.mp4", "b/ábcdefghijk.001.mp4")
+    table = clips.find_clips(tmp_path)
+    assert (table["source"] == table.index).all()
+
+
+def test_clips_are_in_natural_order_and_limit_takes_the_first(tmp_path):
+    make_clips(tmp_path, "p10/a.mp4", "p2/clip10.mp4", "p2/clip9.mp4")
+    assert clips.find_clips(tmp_path).index.tolist() == ["p2/clip9", "p2/clip10", "p10/a"]
+    assert clips.find_clips(tmp_path, limit=2).index.tolist() == ["p2/clip9", "p2/clip10"]
+    with pytest.raises(ValueError, match="limit must be 0 .* got -1"):
+        clips.find_clips(tmp_path, limit=-1)
+
+
+def test_hidden_files_other_files_and_special_files_are_left_out(tmp_path):
+    make_clips(tmp_path, "a.mp4", "._a.mp4", ".ipynb_checkpoints/a.mp4", ".cache/b.mp4", "notes.txt", "mp4", ".mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert clips.find_clips(tmp_path).index.tolist() == ["a"]
+
+
+def test_two_files_with_one_key_are_refused_by_name(tmp_path):
+    make_clips(tmp_path, "a/x.mp4", "a/x.mov")
+    with pytest.raises(ValueError, match=r"'a/x.mov' and 'a/x.mp4' have the same key 'a/x'"):
+        clips.find_clips(tmp_path)
+
+
+def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="data_dir must be a folder of clips, .*nowhere does not exist"):
+        clips.find_clips(tmp_path / "nowhere")
+    (tmp_path / "a file").touch()
+    with pytest.raises(NotADirectoryError, match="a file is a file"):
+        clips.find_clips(tmp_path / "a file")
+    with pytest.raises(ValueError, match=r"data_dir must hold clips \(.avi .*.webm.*\), got none below"):
+        clips.find_clips(tmp_path)
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path):
+    disk = make_clips(tmp_path / "disk", "train/a.mp4")
+    data = make_clips(tmp_path / "data", "b.mp4")
+    (data / "linked").symlink_to(disk)
+    (data / "linked again").symlink_to(disk)
+    (data / "self").symlink_to(data)
+    (data / "up").symlink_to(tmp_path)
+    (data / "knot").symlink_to(data / "knot")
+    (data / "file.mp4").symlink_to(disk / "train/a.mp4")
+    assert clips.find_clips(data).index.tolist() == ["b", "file", "linked/train/a"]
+
+
+def test_a_link_to_nothing_is_a_clip_of_zero_bytes(tmp_path):
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "annexed")
+    assert clips.find_clips(tmp_path)["bytes"].to_dict() == {"gone": 0}
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_scanned(tmp_path, monkeypatch, caplog):
+    make_clips(tmp_path, "open/a.mp4", "locked/b.mp4")
+    listdir = os.listdir
+
+    def locked(folder):
+        if str(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", locked)
+    assert clips.find_clips(tmp_path).index.tolist() == ["open/a"]
+    assert "locked cannot be read (Permission denied): its clips are left out" in caplog.text
+    with pytest.raises(PermissionError):
+        clips.find_clips(tmp_path / "locked")
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    try:
+        open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"), "wb").close()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(ValueError, match="file names must be UTF-8"):
+        clips.find_clips(tmp_path)
+
+
+def test_leakage_counts_the_clips_that_share_a_source():
+    table = pd.DataFrame(
+        {
+            "source": ["a", "a", "b", "c", "a", "c", "d", "b", "e", "e", "f"],
+            "split": ["train"] * 3 + ["validation"] + ["test"] * 7,
+        }
+    )
+    assert clips.leakage(table).to_numpy().tolist() == [
+        ["validation", "train", 1, 0, 0],
+        ["test", "train", 7, 2, 2 / 7],
+        ["test", "train + validation", 7, 3, 3 / 7],
+    ]
+
+
+def test_leakage_of_clips_without_splits_is_an_empty_table():
+    table = clips.leakage(pd.DataFrame({"source": ["a", "b"], "split": ["", "train"]}))
+    assert table.empty
+    assert table.columns.tolist() == ["split", "against", "clips", "sharing", "share"]
+
+
+def test_a_split_by_source_keeps_sources_whole_and_their_number_exact():
+    sources = np.repeat([f"source {i}" for i in range(41)], 5)
+    part = clips.split_by_source(sources, 3, validation=0.1, test=7)
+    table = pd.DataFrame({"source": sources, "split": part})
+    assert table.groupby("source")["split"].nunique().eq(1).all()
+    assert table.groupby("split")["source"].nunique().to_dict() == {"test": 7, "train": 30, "validation": 4}
+    assert clips.leakage(table)["sharing"].tolist() == [0, 0, 0]
+
+
+def test_a_split_depends_on_the_seed_and_not_on_the_order_of_clips():
+    sources = np.repeat([f"source {i}" for i in range(23)], 3)
+    part = clips.split_by_source(sources, 0, validation=3, test=5)
+    assert (part == clips.split_by_source(sources, 0, validation=3, test=5)).all()
+    assert (part != clips.split_by_source(sources, 1, validation=3, test=5)).any()
+    assert (part[::-1] == clips.split_by_source(sources[::-1], 0, validation=3, test=5)).all()
+
+
+def test_a_random_split_of_clips_leaks():
+    sources = np.repeat([f"source {i}" for i in range(23)], 7)
+    split = clips.split_by_source(np.arange(len(sources)), 0, validation=0.1, test=0.2)
+    assert clips.leakage(pd.DataFrame({"source": sources, "split": split}))["share"].min() > 0.9
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.01, 0.2), (0.2, 0), (2, 1)])
+def test_a_split_with_an_empty_part_is_refused(validation, test):
+    with pytest.raises(ValueError, match="must leave a source to each part, got .* of 3 sources"):
+        clips.split_by_source(["a", "b", "c"], 0, validation=validation, test=test)
+
+
+def test_clips_are_split_by_source_at_random_or_as_the_data_says():
+    keys, sources = np.arange(60), np.repeat(np.arange(12), 5)
+    official = np.array(["train", "validation", "test", ""] * 15)
+    options = {"seed": 3, "validation": 0.2, "test": 0.25}
+    by_source = clips.split_clips(keys, sources, official, "source", **options)
+    assert by_source.tolist() == clips.split_by_source(sources, 3, validation=0.2, test=0.25).tolist()
+    at_random = clips.split_clips(keys, sources, official, "random", **options)
+    assert (at_random == "test").sum() == 15
+    assert clips.leakage(pd.DataFrame({"source": sources, "split": at_random}))["sharing"].min() > 0
+    assert clips.split_clips(keys, sources, official, "official", **options).tolist() == official.tolist()
+    with pytest.raises(ValueError, match="the official split must have rated validation clips, got none"):
+        clips.split_clips(keys, sources, np.where(official == "validation", "", official), "official", **options)
+    with pytest.raises(ValueError, match="kind must be source, random or official, got 'none'"):
+        clips.split_clips(keys, sources, official, "none", **options)
+
+
+def test_the_table_of_clips_comes_back_from_its_file_as_it_was(tmp_path):
+    make_clips(tmp_path, "001.mp4", "train/NA.mp4", "-x ü.mp4")
+    (tmp_path / "ratings.csv").write_text("clip," + ",".join(TRAITS) + "\nNA,0.1,0.2,,0.4,0.5\n")
+    table = clips.read_clips(tmp_path)
+    clips.write_clips(table, tmp_path / "clips.csv")
+    pd.testing.assert_frame_equal(clips.load_clips(tmp_path / "clips.csv"), table)
+    with pytest.raises(FileNotFoundError, match="Run 01_data_analysis first"):
+        clips.load_clips(tmp_path / "absent.csv")
+
+
+def test_trait_statistics_are_those_of_the_rated_clips():
+    table = pd.DataFrame({trait: [0.25, 0.75, np.nan] for trait in TRAITS})
+    row = clips.trait_statistics(table).loc["neuroticism"]
+    assert row.to_dict() == pytest.approx({"n": 2, "mean": 0.5, "sd": 0.125**0.5, "min": 0.25, "max": 0.75})
+
+
+def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
+    assert list(clips.DISPLAY) == list(TRAITS)
+    assert clips.DISPLAY["neuroticism"] == "emotional stability (N)"
+    assert "".join(clips.LETTERS) == "OCEAN"

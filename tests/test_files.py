@@ -1,0 +1,71 @@
+"""Paths, atomic writing, JSON."""
+
+import json
+import os
+
+import pytest
+
+from helpers import files
+
+
+def test_a_relative_path_lies_below_the_repository_whatever_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORKBOOK_RESULTS", raising=False)
+    assert files.resolve("results/sample") == files.ROOT / "results" / "sample"
+    assert files.resolve(tmp_path) == tmp_path
+
+
+def test_results_can_lie_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_RESULTS", str(tmp_path))
+    assert files.resolve("results/sample/model") == tmp_path / "sample" / "model"
+    assert files.resolve("data_sample") == files.ROOT / "data_sample"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="half-way"), files.replacing(path) as part:
+        part.write_text("new")
+        raise RuntimeError("half-way")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_written_file_is_readable_by_others_as_the_umask_says(tmp_path):
+    mask = os.umask(0o022)
+    os.umask(mask)
+    files.write_json(tmp_path / "deep" / "ä b.json", {"b": 1, "a": "é"})
+    path = tmp_path / "deep" / "ä b.json"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == ["a", "b"]
+
+
+def test_nan_is_not_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "a.json", {"r2": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_a_damaged_json_file_is_named(tmp_path):
+    (tmp_path / "run.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"run\.json is not JSON"):
+        files.read_json(tmp_path / "run.json")
+
+
+def test_a_missing_input_says_which_notebook_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"clips\.csv is missing\. Run 01_data_analysis first"):
+        files.needs(tmp_path / "clips.csv", "01_data_analysis")
+
+
+def test_differences_are_named_by_their_path():
+    ours = {"fps": 15.0, "weights": {"name": "resnet50", "source": "random"}}
+    theirs = {"fps": 15.0, "weights": {"name": "resnet50", "source": "imagenet"}, "extra": 1}
+    assert files.differences(ours, theirs) == [
+        "extra: None here, 1 there",
+        "weights.source: 'random' here, 'imagenet' there",
+    ]
+    assert files.differences(ours, ours) == []
+
+
+def test_the_code_version_begins_with_the_packages_own():
+    assert files.code_version().startswith("0.")

@@ -1,0 +1,208 @@
+"""Metrics: against hand-worked values, libraries and analytic results; intervals cover what they promise."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import pearsonr
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+from helpers import metrics
+from helpers.clips import TRAITS
+
+
+def noisy(n=31, k=5, noise=0.1, seed=0):
+    random = np.random.default_rng(seed)
+    truth = random.random((n, k))
+    return truth, truth + noise * random.standard_normal((n, k))
+
+
+def column(*values):
+    return np.array(values, dtype=float)[:, None]
+
+
+def test_metrics_equal_those_of_the_libraries():
+    truth, prediction = noisy()
+    expected = {
+        metrics.mae: mean_absolute_error(truth, prediction, multioutput="raw_values"),
+        metrics.mse: mean_squared_error(truth, prediction, multioutput="raw_values"),
+        metrics.r2: r2_score(truth, prediction, multioutput="raw_values"),
+        metrics.pearson: [pearsonr(t, p).statistic for t, p in zip(truth.T, prediction.T, strict=True)],
+    }
+    for metric, values in expected.items():
+        np.testing.assert_allclose(metric(truth, prediction), values, rtol=1e-12)
+
+
+def test_ccc_equals_a_value_worked_by_hand():
+    # means 2 and 4, variances over N 2/3 and 8/3, covariance 4/3: 2 * 4/3 / (2/3 + 8/3 + 4) = 4/11
+    assert metrics.ccc(column(1, 2, 3), column(2, 4, 6)) == pytest.approx([4 / 11])
+    assert metrics.pearson(column(1, 2, 3), column(2, 4, 6)) == pytest.approx([1])
+    assert metrics.ccc(column(1, 2, 3), column(3, 2, 1)) == pytest.approx([-1])
+
+
+def test_unrated_clips_are_left_out_target_by_target():
+    truth, prediction = noisy()
+    truth[3, 1] = truth[7, 1] = truth[5, 4] = np.nan
+    prediction[3, 1] = np.nan
+    for metric in (metrics.mae, metrics.mse, metrics.r2, metrics.pearson, metrics.ccc):
+        for target in range(5):
+            rated = ~np.isnan(truth[:, target])
+            alone = metric(truth[rated, target][:, None], prediction[rated, target][:, None])
+            assert metric(truth, prediction)[target] == pytest.approx(alone[0], rel=1e-12)
+
+
+def test_a_constant_predictor_scores_the_analytic_values():
+    truth = np.linspace(0, 1, 101)[:, None]  # mean absolute deviation 25.5/101 * 50/50.5, variance 102/1200
+    prediction = np.full_like(truth, 0.5)
+    assert metrics.mean_accuracy(truth, prediction) == pytest.approx([1 - 25.5 / 101])
+    assert metrics.mse(truth, prediction) == pytest.approx([102 / 1200])
+    assert metrics.r2(truth, prediction) == pytest.approx([0])
+    assert metrics.r2(truth, prediction + 0.1) == pytest.approx([-0.01 * 1200 / 102])
+    assert metrics.skill(truth, prediction, [0.5]) == pytest.approx([0])
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, np.float32(0.7), 1 / 3])
+def test_correlations_of_a_constant_are_exactly_zero(value):
+    truth, _ = noisy(n=37)
+    constant = np.full_like(truth, value)
+    assert metrics.pearson(truth, constant).tolist() == [0] * 5
+    assert metrics.ccc(truth, constant).tolist() == [0] * 5
+    assert metrics.pearson(constant, truth).tolist() == [0] * 5
+    assert metrics.ccc(constant, constant).tolist() == [0] * 5
+    assert np.isnan(metrics.r2(constant, truth)).all()
+
+
+def test_skill_is_one_for_the_truth_and_negative_for_worse_than_the_constant():
+    truth, prediction = noisy(noise=0.01)
+    constant = np.full(5, 0.4)
+    assert metrics.skill(truth, truth, constant).tolist() == [1] * 5
+    assert (metrics.skill(truth, prediction, constant) > 0.99).all()
+    assert (metrics.skill(truth, 1 - truth, constant) < 0).all()
+
+
+def test_shapes_that_differ_and_predictions_that_are_not_numbers_are_refused():
+    truth, prediction = noisy(n=7, k=3)
+    with pytest.raises(ValueError, match=r"must both be \(N, k\), got \(7, 3\) and \(3, 7\)"):
+        metrics.mae(truth, prediction.T)
+    with pytest.raises(ValueError, match=r"got \(7,\) and \(7,\)"):
+        metrics.r2(truth[:, 0], prediction[:, 0])
+    prediction[2, 1] = np.nan
+    with pytest.raises(ValueError, match="prediction must be finite wherever truth is"):
+        metrics.ccc(truth, prediction)
+
+
+def test_a_score_table_has_every_metric_beside_each_other_and_the_mean():
+    truth, prediction = noisy()
+    truth[:, 2] = np.nan
+    table = metrics.score_table(truth, prediction, np.full(5, 0.5))
+    assert table.index.tolist() == [*TRAITS, "mean"]
+    assert table.columns.tolist() == ["mean_accuracy", "mae", "r2", "pearson", "ccc", "skill"]
+    assert table.loc["extraversion"].isna().all()
+    assert table.loc["mean", "r2"] == pytest.approx(np.nanmean(metrics.r2(truth, prediction)))
+    assert table.loc["neuroticism", "skill"] == pytest.approx(metrics.skill(truth, prediction, np.full(5, 0.5))[4])
+
+
+def test_a_summary_is_json_with_letters_for_the_traits_and_null_for_nan():
+    truth, prediction = noisy()
+    truth[:, 2] = np.nan
+    table = metrics.score_table(truth, prediction, np.full(5, 0.5))
+    summary = json.loads(json.dumps(metrics.as_summary(table), allow_nan=False))
+    assert list(summary["r2"]) == ["O", "C", "E", "A", "N", "mean"]
+    assert summary["r2"]["E"] is None
+    assert summary["ccc"]["A"] == table.loc["agreeableness", "ccc"]
+    assert summary["mean_accuracy"] == table.loc["mean", "mean_accuracy"]
+    other = metrics.score_table(truth[:, :1], prediction[:, :1], [0.5], ["warmth"])
+    assert list(metrics.as_summary(other)["mae"]) == ["warmth", "mean"]
+
+
+def test_the_constant_floor_answers_the_training_mean_for_everyone():
+    train = np.array([[0.25, 0.5], [0.75, np.nan]])
+    test = np.array([[0.5, 0.25], [0.75, 0.75], [1.0, np.nan]])
+    table = metrics.constant_floor(train, test, ["warmth", "openness"])
+    assert table["constant"].tolist() == [0.5, 0.5, 0.5]
+    assert table["mae"].tolist() == [0.25, 0.25, 0.25]
+    assert table["mean_accuracy"].tolist() == [0.75, 0.75, 0.75]
+    assert table["ccc"].tolist() == [0, 0, 0]
+    assert "skill" not in table
+
+
+def test_the_bootstrap_finds_a_clear_difference_and_repeats():
+    truth, good = noisy(n=120, noise=0.05)
+    _, bad = noisy(n=120, noise=0.2)
+    sources = np.arange(120) // 4
+    found = metrics.bootstrap_difference(truth, good, bad, sources, n=200)
+    difference, low, high = found
+    assert difference == pytest.approx((metrics.mean_accuracy(truth, good) - metrics.mean_accuracy(truth, bad)).mean())
+    assert 0 < low < difference < high < 0.2
+    assert found == metrics.bootstrap_difference(truth, good, bad, sources, n=200)
+    assert found != metrics.bootstrap_difference(truth, good, bad, sources, n=200, seed=1)
+    swapped = metrics.bootstrap_difference(truth, bad, good, sources, n=200)
+    assert swapped == pytest.approx((-difference, -high, -low))
+
+
+def test_the_bootstrap_of_a_model_with_itself_is_zero():
+    truth, prediction = noisy()
+    assert metrics.bootstrap_difference(truth, prediction, prediction, np.arange(31), metrics.r2, n=20) == (0, 0, 0)
+
+
+def test_clips_that_repeat_within_a_source_do_not_narrow_the_interval():
+    truth, a = noisy(n=41, k=1)
+    _, b = noisy(n=41, k=1, noise=0.12)
+    alone = metrics.bootstrap_difference(truth, a, b, np.arange(41), n=500)
+    copies = [np.repeat(values, 6, axis=0) for values in (truth, a, b)]
+    whole = metrics.bootstrap_difference(*copies, np.repeat(np.arange(41), 6), n=500)
+    parted = metrics.bootstrap_difference(*copies, np.arange(41 * 6), n=500)
+    assert whole == pytest.approx(alone)
+    assert parted[2] - parted[1] < 0.6 * (whole[2] - whole[1])
+
+
+def test_the_interval_of_equal_models_covers_zero_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        truth = random.random((50, 1))
+        a, b = (truth + 0.1 * random.standard_normal((50, 1)) for _ in range(2))
+        _, low, high = metrics.bootstrap_difference(truth, a, b, np.arange(50), n=150, level=0.8)
+        covered += low <= 0 <= high
+    assert 0.6 < covered / 60 < 0.95
+
+
+def test_a_bootstrap_needs_two_sources_and_one_for_each_clip():
+    truth, prediction = noisy(n=7)
+    with pytest.raises(ValueError, match="sources must be 7, one per clip, .* got 1 different in 7"):
+        metrics.bootstrap_difference(truth, prediction, prediction, ["a"] * 7)
+    with pytest.raises(ValueError, match="got 5 different in 5"):
+        metrics.bootstrap_difference(truth, prediction, prediction, np.arange(5))
+
+
+def test_the_conformal_quantile_is_the_ranked_residual():
+    residuals = np.stack([np.arange(1, 20), -np.arange(1, 20) / 10], axis=1)  # 19 values: rank ceil(20 * 0.9) = 18
+    assert metrics.conformal_quantile(residuals).tolist() == [18, 1.8]
+    assert metrics.conformal_quantile(residuals, 0.5).tolist() == [10, 1.0]
+    assert metrics.conformal_quantile(residuals[:9]).tolist() == [9, 0.9]
+    assert metrics.conformal_quantile(residuals[:8]).tolist() == [math.inf, math.inf]
+
+
+def test_the_conformal_quantile_leaves_unrated_clips_out():
+    residuals = np.array([[0.1, np.nan], [-0.3, np.nan], [np.nan, 0.2], [0.2, np.nan]])
+    assert metrics.conformal_quantile(residuals, 0.5).tolist() == [0.2, 0.2]
+    with pytest.raises(ValueError, match="level must lie between 0 and 1, got 1"):
+        metrics.conformal_quantile(residuals, 1)
+
+
+def test_conformal_intervals_cover_new_clips_as_promised():
+    random = np.random.default_rng(0)
+    inside = []
+    for _ in range(400):
+        width = metrics.conformal_quantile(random.standard_normal((17, 1)), 0.8)
+        inside.append(abs(random.standard_normal()) <= width[0])
+    assert 0.76 < np.mean(inside) < 0.88  # exact: ceil(18 * 0.8) / 18 = 0.833
+
+
+def test_tables_take_plain_data_frames():
+    truth, prediction = noisy()
+    frame = pd.DataFrame(truth, columns=TRAITS)
+    table = metrics.score_table(truth, prediction, truth.mean(axis=0))
+    pd.testing.assert_frame_equal(metrics.score_table(frame, prediction, frame.mean()), table)

@@ -1,0 +1,378 @@
+"""Ratings: every kind of file, which clip each is of, and every bad file with its message. Nothing in one is run."""
+
+import json
+import os
+import pickle
+import unicodedata
+
+import numpy as np
+import pytest
+
+from helpers import clips, ratings
+from helpers.clips import TRAITS
+
+CHALLENGE_ORDER = ("extraversion", "neuroticism", "agreeableness", "conscientiousness", "interview", "openness")
+HEADER = "clip,openness,conscientiousness,extraversion,agreeableness,neuroticism"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three clips in the challenge's layout: two of one source in train, one of another in test."""
+    return make_clips(
+        tmp_path / "Daten für uns",
+        "training80_01/-AmMDnVl4s8.003.mp4",
+        "training80_01/-AmMDnVl4s8.004.mp4",
+        "test80_02/_plk5k7PBEg.001.mp4",
+    )
+
+
+def make_clips(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"video")
+    return folder
+
+
+def challenge(values):
+    """{trait: {clip: value}} in the challenge's order of traits; `values` has one number per trait of TRAITS."""
+    by_trait = {trait: {clip: five[i] for clip, five in values.items()} for i, trait in enumerate(TRAITS)}
+    by_trait["interview"] = dict.fromkeys(values, 0.99)
+    return {trait: by_trait[trait] for trait in CHALLENGE_ORDER}
+
+
+def read(folder, **options):
+    return clips.read_ratings(folder, clips.find_clips(folder), **options)
+
+
+def write_csv(folder, *lines, name="ratings.csv", encoding="utf-8"):
+    (folder / name).write_text("\n".join(lines) + "\n", encoding=encoding)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickles_are_read_by_trait_and_clip_name(folder, protocol):
+    train = challenge(
+        {"-AmMDnVl4s8.004.mp4": [0.1, 0.2, 0.3, 0.4, 0.5], "-AmMDnVl4s8.003.mp4": [0.6, 0.7, 0.8, 0.9, 1]}
+    )
+    test = challenge({"_plk5k7PBEg.001.mp4": [0, 0.11, 0.12, 0.13, 0.14]})
+    (folder / "annotation_training.pkl").write_bytes(pickle.dumps(train, protocol))
+    (folder / "annotation_test.pkl").write_bytes(pickle.dumps(test, protocol))
+    found = read(folder)
+    assert found.kind == "pickle"
+    assert found.problems.empty
+    assert found.table.columns.tolist() == list(TRAITS)
+    assert found.table.loc["training80_01/-AmMDnVl4s8.003"].tolist() == [0.6, 0.7, 0.8, 0.9, 1]
+    assert found.table.loc["training80_01/-AmMDnVl4s8.004"].tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert found.table.loc["test80_02/_plk5k7PBEg.001"].tolist() == [0, 0.11, 0.12, 0.13, 0.14]
+
+
+def test_a_pickle_as_python_2_wrote_it_is_read(tmp_path):
+    text = "(dp0\nS'openness'\np1\n(dp2\nS'a\\xe9.mp4'\np3\nF0.25\nss."  # protocol 0, byte strings
+    (tmp_path / "annotation_training.pkl").write_bytes(text.encode("ascii"))
+    make_clips(tmp_path, "aé.mp4")
+    assert read(tmp_path, targets=["openness"]).table["openness"].to_dict() == {"aé": 0.25}
+
+
+class Asks:
+    """Pickles as a call of `function(*arguments)`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_a_pickle_that_asks_for_a_function_is_refused_and_runs_nothing(folder, protocol):
+    flag = folder / "executed"
+    data = challenge({"-AmMDnVl4s8.003.mp4": [0.5] * 5}) | {"extra": Asks(os.system, f"touch '{flag}'")}
+    (folder / "annotation_training.pkl").write_bytes(pickle.dumps(data, protocol))
+    with pytest.raises(ValueError, match=r"annotation_training.pkl asks for (posix|nt)\.system\. Only dicts, strings"):
+        read(folder)
+    assert not flag.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"openness": {"a": np.float64(0.5)}}), r"annotation_training.pkl asks for numpy\S+scalar\."),
+        (b"(S'ls'\niposix\nsystem\n.", r"asks for posix\.system\."),
+        (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", r"asks for posix\.system\."),
+        (b"\x80\x04\x8c\x07a\nb\x1b[31\x8c\x06system\x93.", r"asks for a\\nb\\x1b\[31\.system\."),
+        (b"Psomewhere\n.", r"asks for an object kept elsewhere \(persistent id\)"),
+        (b"\x80\x02K\x01Q.", r"asks for an object kept elsewhere \(persistent id\)"),
+        (b"\x80\x02\x82\x07.", r"cannot be read as dicts, strings and numbers \(unregistered extension code 7\)"),
+        (b"\x80\x02X\x01\x00\x00\x00a)R.", r"cannot be read as dicts, strings and numbers \('str' object is not"),
+        (b"\x80\x02}}b.", r"cannot be read as dicts, strings and numbers \('dict' object has no"),
+        (b"", r"cannot be read as dicts, strings and numbers \(Ran out of input\)"),
+        (b"not a pickle", "cannot be read as dicts, strings and numbers"),
+        (pickle.dumps({"openness": {"a": 0.5}})[:-4], "cannot be read as dicts, strings and numbers"),
+        (pickle.dumps([1, 2]), r"must hold {trait: {clip: number}}, got list\."),
+        (pickle.dumps({"openness": [0.5]}), "got list for 'openness'"),
+        (pickle.dumps({"openness": {"a": "high"}}), "got str for openness of 'a'"),
+        (pickle.dumps({"openness": {"a": None}}), "got NoneType for openness of 'a'"),
+        (pickle.dumps({"openness": {"a": True}}), "got bool for openness of 'a'"),
+        (pickle.dumps({"openness": {3: 0.5}}), "got float for openness of 3"),
+        (pickle.dumps({"openness": {"a": 10**400}}), "a number too large .* for openness of 'a'"),
+        (pickle.dumps({"warmth": {"a": 0.5}, "interview": {}}), "must have a column 'openness', got warmth, interview"),
+    ],
+)
+def test_a_pickle_of_anything_else_is_one_clear_line(tmp_path, content, message):
+    make_clips(tmp_path, "a.mp4")
+    (tmp_path / "annotation_training.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("annotation_training.pkl")
+
+
+def test_json_of_the_challenge_shape_is_read_and_null_is_unrated(folder):
+    data = challenge({"-AmMDnVl4s8.003.mp4": [0.1, None, 0.3, 0.4, 0.5]})
+    (folder / "annotation_training.json").write_text(json.dumps(data))
+    found = read(folder)
+    assert found.kind == "json"
+    assert found.table.loc["training80_01/-AmMDnVl4s8.003"].isna().tolist() == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "annotation_test.json is not JSON"),
+        ('{"openness": 3}', "got int for 'openness'"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_damaged_json_is_one_clear_line(folder, text, message):
+    (folder / "annotation_test.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(folder)
+
+
+def test_a_csv_names_clips_by_key_or_file_name_and_may_state_source_and_split(folder):
+    write_csv(
+        folder,
+        "clip,source,split," + HEADER.removeprefix("clip,"),
+        "training80_01/-AmMDnVl4s8.003,film,val,.1,.2,.3,.4,.5",
+        " -AmMDnVl4s8.004.MP4 ,,,1,1,1,1,1",
+        "test80_02\\_plk5k7PBEg.001.mp4,film,,0,0,0,0,0",
+    )
+    table = clips.read_clips(folder)
+    assert table.columns.tolist() == ["path", "source", "split", "bytes", *TRAITS]
+    assert table.loc["training80_01/-AmMDnVl4s8.003", ["source", "split"]].tolist() == ["film", "validation"]
+    assert table.loc["training80_01/-AmMDnVl4s8.003", list(TRAITS)].tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert table.loc["training80_01/-AmMDnVl4s8.004", ["source", "split"]].tolist() == ["-AmMDnVl4s8", "train"]
+    assert table.loc["test80_02/_plk5k7PBEg.001", ["source", "split", "openness"]].tolist() == ["film", "test", 0]
+
+
+def test_the_csv_of_the_challenge_is_read_with_its_spelling(folder):
+    write_csv(
+        folder,
+        "VideoName,ValueExtraversion,ValueAgreeableness,ValueConscientiousness,ValueNeurotisicm,ValueOpenness",
+        "_plk5k7PBEg.001.mp4,.3,.4,.2,.5,.1",
+    )
+    assert read(folder).table.loc["test80_02/_plk5k7PBEg.001"].tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("lines", "encoding"),
+    [
+        (["Clip; Openness;;", "a ;0,25;;", ";;;"], "utf-8-sig"),
+        (["clip\topenness", "a\t0.25"], "utf-8"),
+        (['"clip","openness"', '"a","0,25"'], "utf-8"),
+        (["openness,remark,clip\r", '.25,"two\nlines, and a comma",a\r'], "utf-8"),
+    ],
+)
+def test_a_csv_as_spreadsheets_write_it_is_read(tmp_path, lines, encoding):
+    make_clips(tmp_path, "a.mp4")
+    write_csv(tmp_path, *lines, encoding=encoding)
+    found = read(tmp_path, targets=["openness"])
+    assert found.table["openness"].to_dict() == {"a": 0.25}
+    assert found.problems.empty
+
+
+@pytest.mark.parametrize("clip", ["001", "1e5", "NA", "nan", "-0.5", "x y"])
+def test_clip_names_that_look_like_numbers_stay_names(tmp_path, clip):
+    make_clips(tmp_path, f"{clip}.mp4")
+    write_csv(tmp_path, "clip,openness", f"{clip},0.5")
+    assert read(tmp_path, targets=["openness"]).table["openness"].to_dict() == {clip: 0.5}
+
+
+def test_composed_and_decomposed_umlauts_are_one_name(tmp_path):
+    make_clips(tmp_path, unicodedata.normalize("NFD", "Übung/größe.mp4"))
+    write_csv(tmp_path, "clip,openness", "größe.mp4,0.5")
+    table = clips.read_clips(tmp_path, targets=["openness"])
+    assert table["openness"].to_dict() == {"Übung/größe": 0.5}
+    assert (tmp_path / table["path"].iloc[0]).is_file()
+    write_csv(tmp_path, "clip,openness", unicodedata.normalize("NFD", "Übung/größe") + ",0.5")
+    assert clips.read_clips(tmp_path, targets=["openness"])["openness"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["clip,openness", "a,high"], "ratings.csv line 2: openness must be a number, got 'high'"),
+        (["clip,openness", "a,1.3"], "ratings.csv: openness of a must be between 0 and 1, got 1.3.*set rating_range"),
+        (["clip,openness", "a,-inf"], "openness of a must be between 0 and 1, got -inf"),
+        (["clip,openness", "absent,7"], "openness of absent must be between 0 and 1, got 7"),
+        (["clip,openness,split", "a,.5,fold1"], "line 2: split must be train, validation or test, got 'fold1'"),
+        (["clip,openness", ",.5"], "line 2 must name a clip"),
+        (["clip,openness", "", "a,.5,.6"], "line 3 must have at most 2 fields, got 3"),
+        (["clip,warmth", "a,.5"], "must have a column 'openness', got clip, warmth"),
+        (["name,openness", "a,.5"], "must have a column 'clip', got name, openness"),
+        (["clip,openness,ValueOpenness", "a,.5,.5"], "must have one column 'openness', got two"),
+        (["clip,openness", "a,.5", "a.mp4,.6"], "a must be rated once, got openness 0.5 and 0.6"),
+        (["clip,openness", "a,.5", "a,"], "a must be rated once, got openness 0.5 and nan"),
+        (["clip,openness,source", "a,.5,x", "a,.5,y"], "a must be rated once, got source x and y"),
+        ([""], "must begin with a line of column names"),
+        (["clip,openness", 'a,"' + "x" * 140_000], "is not CSV"),
+    ],
+)
+def test_a_bad_csv_is_one_clear_line(tmp_path, lines, message):
+    make_clips(tmp_path, "a.mp4")
+    write_csv(tmp_path, *lines)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, targets=["openness"])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_csv_that_is_not_utf8_is_an_error_that_says_so(tmp_path, encoding):
+    make_clips(tmp_path, "ä.mp4")
+    write_csv(tmp_path, "clip,openness", "ä,0.5", encoding=encoding)
+    with pytest.raises(ValueError, match="ratings.csv must be UTF-8 text. Save it as CSV UTF-8"):
+        read(tmp_path, targets=["openness"])
+
+
+def test_a_file_name_that_fits_two_clips_is_refused_and_a_key_is_not(tmp_path):
+    make_clips(tmp_path, "a/x.mp4", "b/x.mp4")
+    write_csv(tmp_path, "clip,openness", "x.mp4,0.5")
+    with pytest.raises(ValueError, match=r"'x.mp4' must name one clip, got a/x and b/x. Call it by its key"):
+        read(tmp_path, targets=["openness"])
+    write_csv(tmp_path, "clip,openness", "b/x,0.5")
+    assert read(tmp_path, targets=["openness"]).table.index.tolist() == ["b/x"]
+
+
+def test_a_pickle_rates_the_clip_of_its_own_split(tmp_path):
+    make_clips(tmp_path, "training80_01/x.mp4", "test80_01/x.mp4", "validation80_01/y.mp4")
+    for split, value in (("training", 0.25), ("test", 0.75)):
+        data = {"openness": {"x.mp4": value, "y.mp4": 0.5}}
+        (tmp_path / f"annotation_{split}.pkl").write_bytes(pickle.dumps(data))
+    found = read(tmp_path, targets=["openness"])
+    assert found.table["openness"].to_dict() == {"test80_01/x": 0.75, "training80_01/x": 0.25}
+    assert found.problems["problem"].value_counts().to_dict() == {"rating without clip": 2, "clip without rating": 1}
+
+
+def test_pickles_tell_the_split_of_clips_in_one_flat_folder(tmp_path):
+    make_clips(tmp_path, "x.mp4", "y.mp4")
+    (tmp_path / "annotation_validation.pkl").write_bytes(pickle.dumps({"openness": {"y.mp4": 0.5}}))
+    assert clips.read_clips(tmp_path, targets=["openness"])["split"].to_dict() == {"x": "", "y": "validation"}
+
+
+def test_two_kinds_of_ratings_are_refused_naming_both(folder):
+    write_csv(folder, HEADER)
+    (folder / "annotation_training.pkl").write_bytes(pickle.dumps({}))
+    with pytest.raises(ValueError, match=r"one kind, got csv \(ratings.csv\) and pickle \(annotation_training.pkl\)"):
+        read(folder)
+
+
+def test_ratings_are_found_in_a_child_folder_but_those_beside_the_clips_come_first(folder):
+    (folder / "annotations").mkdir()
+    write_csv(folder / "annotations", HEADER, "-AmMDnVl4s8.003,.1,.1,.1,.1,.1")
+    assert read(folder).table["openness"].tolist() == [0.1]
+    write_csv(folder, HEADER, "-AmMDnVl4s8.003,.2,.2,.2,.2,.2")
+    assert read(folder).table["openness"].tolist() == [0.2]
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_lost(folder):
+    write_csv(
+        folder,
+        HEADER,
+        "-AmMDnVl4s8.003,.1,nan,.3,,.5",
+        "-AmMDnVl4s8.003.mp4,.1,nan,.3,,.5",
+        "elsewhere.mp4,.1,.2,.3,.4,.5",
+        "_plk5k7PBEg.001,,,,,",
+    )
+    found = read(folder)
+    assert found.problems.to_numpy().tolist() == [
+        ["elsewhere.mp4", "rating without clip"],
+        ["training80_01/-AmMDnVl4s8.004", "clip without rating"],
+        ["training80_01/-AmMDnVl4s8.003", "rated twice, alike"],
+        ["training80_01/-AmMDnVl4s8.003", "no number for conscientiousness, agreeableness"],
+        ["test80_02/_plk5k7PBEg.001", f"no number for {', '.join(TRAITS)}"],
+    ]
+    table = clips.add_ratings(clips.find_clips(folder), found)
+    assert table["openness"].notna().to_dict() == {
+        "test80_02/_plk5k7PBEg.001": False,
+        "training80_01/-AmMDnVl4s8.003": True,
+        "training80_01/-AmMDnVl4s8.004": False,
+    }
+
+
+def test_a_folder_without_ratings_is_kind_none_and_unrated(folder):
+    found = read(folder)
+    assert found.kind == "none"
+    assert found.problems.empty
+    table = clips.read_clips(folder)
+    assert table[list(TRAITS)].isna().all(axis=None)
+    assert table[list(TRAITS)].dtypes.eq(np.float64).all()
+
+
+def test_another_scale_is_mapped_to_zero_and_one(folder):
+    write_csv(folder, HEADER, "_plk5k7PBEg.001,1,7,4,2.5,5.5")
+    values = read(folder, rating_range=(1, 7)).table.iloc[0]
+    assert values.tolist() == [0, 1, 0.5, 0.25, 0.75]
+    with pytest.raises(ValueError, match=r"rating_range must be two numbers, the lower first, got \(7, 1\)"):
+        read(folder, rating_range=(7, 1))
+
+
+def test_other_targets_are_read_by_name(folder):
+    write_csv(folder, "clip,Warmth,competence", "_plk5k7PBEg.001,.5,.25")
+    table = clips.read_clips(folder, targets=["competence", "warmth"])
+    assert table.loc["test80_02/_plk5k7PBEg.001", ["competence", "warmth"]].tolist() == [0.25, 0.5]
+
+
+def test_a_limit_does_not_turn_ratings_into_ratings_without_clip(folder):
+    write_csv(folder, HEADER, "-AmMDnVl4s8.003,.1,.2,.3,.4,.5")
+    table = clips.read_clips(folder, limit=2)
+    assert table.index.tolist() == ["test80_02/_plk5k7PBEg.001", "training80_01/-AmMDnVl4s8.003"]
+    with pytest.raises(ValueError, match="limit must be 0"):
+        clips.read_clips(folder, limit=-2)
+
+
+def test_positional_labels_need_ids_or_trust(tmp_path, caplog):
+    path = tmp_path / "labels_train1.npy"
+    np.save(path, np.arange(6).reshape(3, 2) / 5)
+    found = ratings.read_positional(path, ["c", "a", "b"], targets=["warmth", "openness"])
+    assert found.table.loc["a"].to_dict() == {"warmth": 0.4, "openness": 0.6}
+    assert (found.kind, found.order_trusted, len(found.problems)) == ("npy", False, 0)
+    with pytest.raises(ValueError, match="labels_train1.npy must come with the ids of its rows"):
+        ratings.read_positional(path, targets=["warmth", "openness"])
+    trusted = ratings.read_positional(path, targets=["warmth", "openness"], trust_order=True)
+    assert trusted.order_trusted
+    assert trusted.table.index.tolist() == ["0", "1", "2"]
+    assert "leakage cannot be known" in trusted.problems["problem"].iloc[0]
+    assert "leakage cannot be known" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("array", "ids", "message"),
+    [
+        (np.zeros((3, 2)), ["a", "b"], "ids must be 3 different names, got 2, 2 different"),
+        (np.zeros((3, 2)), ["a", "b", "a"], "ids must be 3 different names, got 3, 2 different"),
+        (np.zeros((3, 5)), ["a", "b", "c"], r"must hold numbers of shape \(N, 2\), got \(3, 5\)"),
+        (np.array(3.0), ["a"], r"must hold numbers of shape \(N, 2\), got \(\)"),
+        (np.array([["a", "b"]]), ["a"], "must hold numbers of shape"),
+        (np.full((1, 2), 1.5), ["a"], "warmth of a must be between 0 and 1, got 1.5"),
+        (np.array([[{}, {}]]), ["a"], "labels.npy cannot be read as a plain array"),
+    ],
+)
+def test_bad_positional_labels_are_one_clear_line(tmp_path, array, ids, message):
+    np.save(tmp_path / "labels.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError, match=message):
+        ratings.read_positional(tmp_path / "labels.npy", ids, targets=["warmth", "openness"])
+
+
+def test_positional_labels_lying_in_a_data_folder_are_named(folder):
+    np.save(folder / "labels_train1.npy", np.zeros((3, 5)))
+    found = read(folder)
+    assert found.kind == "none"
+    assert found.problems.to_numpy().tolist() == [["labels_train1.npy", "order only: see ratings.read_positional"]]

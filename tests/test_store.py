@@ -1,0 +1,94 @@
+"""Feature files and stages: whole or not there, resumed or refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from helpers import store
+
+
+def rows(n=3, width=5):
+    t = np.arange(n) / 15
+    return store.FeatureFile(
+        np.arange(n * width, dtype=np.float32).reshape(n, width), t, t + 1 / 15, np.arange(n), np.arange(n) != 1
+    )
+
+
+def test_a_feature_file_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "training80_01" / "-a b.ü.003.npz"
+    store.write_features(path, rows(), stamp="7-11")
+    back = store.read_features(path)
+    for f in dataclasses.fields(back):
+        value = getattr(back, f.name)
+        np.testing.assert_array_equal(value, getattr(rows(), f.name))
+    assert back.features.dtype == np.float32
+    assert back.valid.dtype == bool
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_the_centre_of_a_row_is_between_its_start_and_end():
+    np.testing.assert_allclose(rows().t_s, (np.arange(3) + 0.5) / 15)
+
+
+def test_lengths_must_agree():
+    with pytest.raises(ValueError, match=r"t_end_s must have shape \(3,\) like features, got \(2,\)"):
+        dataclasses.replace(rows(), t_end_s=np.zeros(2))
+
+
+def test_objects_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="clips must be numbers, flags or text"):
+        store.write_arrays(tmp_path / "a.npz", clips=np.array(["a", None], dtype=object))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-40], lambda b: b"", lambda b: b[:60] + b"\0\0\0" + b[63:]])
+def test_a_damaged_file_is_named_and_never_counts_as_done(tmp_path, damage):
+    stage = store.Stage(tmp_path, "static", {})
+    path = stage.path("a")
+    store.write_features(path, rows(), stamp="1-1")
+    assert stage.done("a", "1-1")
+    path.write_bytes(damage(path.read_bytes()))
+    assert not stage.done("a", "1-1")
+    with pytest.raises(ValueError, match=r"a\.npz is damaged"):
+        store.read_features(path)
+
+
+def test_a_changed_clip_is_not_done(tmp_path):
+    clip = tmp_path / "a.mp4"
+    clip.write_bytes(b"123")
+    before = store.clip_stamp(clip)
+    stage = store.Stage(tmp_path / "static", "static", {})
+    store.write_features(stage.path("a"), rows(), stamp=before)
+    clip.write_bytes(b"1234")
+    assert not stage.done("a", store.clip_stamp(clip))
+    assert not stage.done("b", before)
+
+
+def test_a_stage_made_differently_is_refused_with_the_difference(tmp_path):
+    store.Stage(tmp_path, "static", {"parameters": {"every_n_frames": 8}, "precision": "float32"})
+    with pytest.raises(ValueError, match=r"was made differently: parameters\.every_n_frames: 5 here, 8 there"):
+        store.Stage(tmp_path, "static", {"parameters": {"every_n_frames": 5}, "precision": "float32"})
+
+
+def test_an_unfinished_stage_says_which_notebook_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Run 03_static_extraction first"):
+        store.read_manifest(tmp_path, "03_static_extraction")
+    stage = store.Stage(tmp_path, "static", {"a": 1})
+    with pytest.raises(FileNotFoundError, match="Run 03_static_extraction first"):
+        store.read_manifest(tmp_path, "03_static_extraction")
+    stage.fail("b/c", "no face found")
+    stage.fail("d", "not finite", row=3)
+    manifest = stage.finish(clips=2, rows=7)
+    assert manifest == store.read_manifest(tmp_path, "03_static_extraction")
+    assert manifest["failed"] == [
+        {"clip": "b/c", "reason": "no face found"},
+        {"clip": "d", "reason": "not finite", "row": 3},
+    ]
+    assert manifest["counts"] == {"clips": 2, "rows": 7}
+
+
+def test_seconds_add_up_over_interruptions(tmp_path):
+    first = store.Stage(tmp_path, "static", {})
+    first._seconds = 100.0
+    first.finish()
+    assert store.Stage(tmp_path, "static", {}).finish()["seconds"] >= 100
