@@ -1,0 +1,93 @@
+"""The fastest compiled forward pass of a frozen Keras model on each backend: an array in, an array out.
+
+TensorFlow runs a frozen graph (variables turned to constants, batch norm folded), JAX a jitted function, PyTorch an
+inference-mode call. Only the backend that runs is imported, and no setting of the process is touched.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import keras
+import numpy as np
+
+PRECISIONS = ("float32", "bfloat16")
+
+Forward = Callable[[np.ndarray], np.ndarray]
+
+
+def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
+    """Compile the inference pass of a model with one input and one output.
+
+    The weights are taken as they are now; later changes of the model do not reach the compiled function.
+
+    Args:
+        model: Any built Keras model, inputs float32.
+        precision: "float32"; or "bfloat16" for the heavy operations (weights and accumulation elsewhere stay float32),
+            about twice as fast where the processor has bfloat16 units.
+
+    Returns:
+        A function from float32 (B, ...) to float32 (B, ...), for any B; it compiles once per shape of a sample.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them.")
+    compiler = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
+    if compiler is None:
+        raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch, got {keras.backend.backend()}. Set it.")
+    return compiler(model, precision)
+
+
+def _tensorflow(model: keras.Model, precision: str) -> Forward:
+    import tensorflow as tf
+    from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if precision == "bfloat16" and on_gpu:
+        model = in_bfloat16(model)  # the rewrite below is for processors only
+    config = tf.compat.v1.ConfigProto()
+    if precision == "bfloat16" and not on_gpu:
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+
+    @cache
+    def compiled(sample_shape: tuple[int, ...]) -> Forward:
+        function = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
+        concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), tf.float32))
+        frozen = convert_variables_to_constants_v2(concrete)
+        session = tf.compat.v1.Session(graph=frozen.graph, config=config)  # its options are its own, not the process's
+        return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
+
+    return lambda x: compiled(np.shape(x)[1:])(np.asarray(x, np.float32))
+
+
+def _jax(model: keras.Model, precision: str) -> Forward:
+    import jax
+
+    model = in_bfloat16(model) if precision == "bfloat16" else model
+    trainable = [variable.value for variable in model.trainable_variables]
+    others = [variable.value for variable in model.non_trainable_variables]
+    compiled = jax.jit(lambda x: model.stateless_call(trainable, others, x, training=False)[0].astype("float32"))
+    return lambda x: np.asarray(compiled(np.asarray(x, np.float32)))
+
+
+def _torch(model: keras.Model, precision: str) -> Forward:
+    import torch
+
+    model = in_bfloat16(model) if precision == "bfloat16" else model
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            y = model(np.asarray(x, np.float32), training=False)
+            return keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
+
+    return forward
+
+
+def in_bfloat16(model: keras.Model) -> keras.Model:
+    """Return a copy of a model that computes in bfloat16 on float32 weights, by Keras' own policy."""
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
+
+    twin = keras.models.clone_model(model, clone_function=copy)
+    twin.set_weights(model.get_weights())
+    return twin

@@ -1,0 +1,267 @@
+"""Inflated 3-D Inception-v1 (Carreira and Zisserman 2017): clips of flow or RGB in, activations of any stage out.
+
+In: float32 (B, T, H, W, channels), T >= 9, 224 px for pooled features and logits, any size for a stage before; flow of
+2 channels (u, v) / 20 px in [-1, 1], RGB of 3 channels in [-1, 1]. Out: a stage's activation (B, T', H', W', C), the
+feature map (B, ceil(T / 8) - 1, 1024), its mean over time, or the logits (B, 400). Layers are named after the variables
+of the published checkpoints (google-deepmind/kinetics-i3d), which load into it.
+"""
+
+import logging
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+from helpers.weights import Weights, published_weights, random_weights, read_tf_checkpoint, require
+
+log = logging.getLogger(__name__)
+
+STREAMS = {2: "Flow", 3: "RGB"}
+N_CLASSES = 400  # Kinetics-400
+LOGITS = "Logits/Conv3d_0c_1x1"
+
+# Convolutions: (filters, kernel, stride). Pools: (window, stride). Mixed: filters of Branch_0, of the 1x1 and the 3x3
+# of Branch_1 and of Branch_2, and of Branch_3 (the table of GoogLeNet, Szegedy et al. 2015).
+CONVOLUTIONS = {"Conv3d_1a_7x7": (64, 7, 2), "Conv3d_2b_1x1": (64, 1, 1), "Conv3d_2c_3x3": (192, 3, 1)}
+POOLS = {
+    "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "MaxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
+    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
+}
+MIXED = {
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+STAGES = (
+    "Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "MaxPool3d_3a_3x3", "Mixed_3b", "Mixed_3c",
+    "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
+    "Mixed_5c",
+)  # fmt: skip
+
+
+@keras.saving.register_keras_serializable("ocean_workbook")
+class SegmentPool(layers.AveragePooling3D):
+    """Average over 2x7x7, stride 1, without padding: (B, ceil(T / 8), 7, 7, C) to (B, ceil(T / 8) - 1, 1, 1, C)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"pool_size": (2, 7, 7), "strides": 1, "padding": "valid", **kwargs})
+
+    def call(self, inputs):
+        n_steps, *size = inputs.shape[1:4]
+        if n_steps is not None and n_steps < 2:
+            raise ValueError(
+                f"x must have at least 9 time steps for pooled features, got at most {8 * n_steps}. "
+                "Pass a longer clip, or tap a stage before the pool with endpoint=."
+            )
+        if None not in size and size != [7, 7]:
+            raise ValueError(
+                f"x must be 224 px wide and high for pooled features, which makes 7x7 here, got {size[0]}x{size[1]}. "
+                "Resize the clip, or tap a stage before the pool with endpoint=."
+            )
+        return super().call(inputs)
+
+
+def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
+    """Build the network for any number of time steps; its variables hold Keras' initial values.
+
+    Args:
+        channels: 2 for the flow stream, 3 for the RGB stream.
+        endpoint: A name of `STAGES`: the network ends there, and nothing after it is built. Empty: all of it.
+
+    Returns:
+        A model from (B, T, H, W, channels) to the logits (B, 400), or to the stage's (B, T', H', W', C).
+    """
+    if channels not in STREAMS:
+        raise ValueError(f"channels must be 2 (flow) or 3 (RGB), got {channels!r}. Choose the stream.")
+    _check_endpoint(endpoint)
+    inputs = keras.Input((None, None, None, channels), name="clip")
+    x = inputs
+    for stage in STAGES:
+        x = _stage(x, stage)
+        if stage == endpoint:
+            return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}_{endpoint}")
+    x = SegmentPool(name="AvgPool3d_6a_7x7")(x)
+    x = layers.Conv3D(N_CLASSES, 1, name=_layer_name(LOGITS, "conv_3d"))(x)
+    x = layers.GlobalAveragePooling3D(name="Logits")(x)  # the mean over time: height and width are 1
+    return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}")
+
+
+def _check_endpoint(endpoint: str) -> None:
+    if endpoint and endpoint not in STAGES:
+        raise ValueError(f"endpoint must be one of {', '.join(STAGES)}, got {endpoint!r}. Choose a stage.")
+
+
+def _stage(x: keras.KerasTensor, stage: str) -> keras.KerasTensor:
+    if stage in POOLS:
+        window, stride = POOLS[stage]
+        return layers.MaxPooling3D(window, stride, padding="same", name=stage)(x)
+    if stage in CONVOLUTIONS:
+        return _unit(x, stage, *CONVOLUTIONS[stage], output=stage)
+    b0, b1a, b1b, b2a, b2b, b3 = MIXED[stage]
+    third = "Conv3d_0a_3x3" if stage == "Mixed_5b" else "Conv3d_0b_3x3"  # so in the published checkpoints
+    pooled = layers.MaxPooling3D(3, 1, padding="same", name=f"{stage}_Branch_3_MaxPool3d_0a_3x3")(x)
+    branches = [
+        _unit(x, f"{stage}/Branch_0/Conv3d_0a_1x1", b0, 1),
+        _unit(_unit(x, f"{stage}/Branch_1/Conv3d_0a_1x1", b1a, 1), f"{stage}/Branch_1/Conv3d_0b_3x3", b1b, 3),
+        _unit(_unit(x, f"{stage}/Branch_2/Conv3d_0a_1x1", b2a, 1), f"{stage}/Branch_2/{third}", b2b, 3),
+        _unit(pooled, f"{stage}/Branch_3/Conv3d_0b_1x1", b3, 1),
+    ]
+    return layers.Concatenate(name=stage)(branches)
+
+
+def _unit(
+    x: keras.KerasTensor, scope: str, filters: int, kernel: int, stride: int = 1, output: str = ""
+) -> keras.KerasTensor:
+    """Convolution without bias, batch norm without gamma, ReLU; SAME padding is the framework's, right at odd sizes."""
+    name = _layer_name(scope, "conv_3d")
+    x = layers.Conv3D(filters, kernel, strides=stride, padding="same", use_bias=False, name=name)(x)
+    x = layers.BatchNormalization(epsilon=1e-3, scale=False, name=_layer_name(scope, "batch_norm"))(x)
+    return layers.ReLU(name=output or _layer_name(scope, "relu"))(x)
+
+
+def _layer_name(scope: str, part: str) -> str:
+    return f"{scope}/{part}".replace("/", "_")  # Keras allows no slash in a layer's name
+
+
+def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) -> tuple[keras.Model, Weights]:
+    """Build what extraction runs, up to `endpoint` and no further, and fill it.
+
+    Args:
+        weights: "pretrained" (published weights), or "random" (the frozen generator, he, seed 0).
+        endpoint: A name of `STAGES`, or empty for the 1024 pooled features of every 8 time steps.
+        channels: 2 for the flow stream, 3 for the RGB stream.
+
+    Returns:
+        The model, to (B, T', H', W', C) of the stage or to (B, ceil(T / 8) - 1, 1024), and its provenance.
+    """
+    if weights not in ("random", "pretrained"):
+        raise ValueError(f"weights must be random or pretrained, got {weights!r}. Choose one of them.")
+    model = build_i3d(channels, endpoint=endpoint)
+    if weights == "pretrained":
+        name = f"i3d_{STREAMS[channels].lower()}_kinetics"
+        load_tf_checkpoint(model, require([name])[name])
+        provenance = published_weights(name)
+    else:
+        provenance = random_weights(model, model.name, seed=0, law="he")
+    return (model if endpoint else tap(model)), provenance
+
+
+def tap(model: keras.Model, endpoint: str = "") -> keras.Model:
+    """Return the part of a network up to a stage; it shares the weights and computes nothing after it.
+
+    Args:
+        model: From `build_i3d`.
+        endpoint: A name of `STAGES`, or empty for the pooled feature map.
+
+    Returns:
+        A model to the stage's (B, T', H', W', C), or to (B, ceil(T / 8) - 1, 1024).
+    """
+    _check_endpoint(endpoint)
+    name = endpoint or "AvgPool3d_6a_7x7"
+    if name not in {layer.name for layer in model.layers}:
+        raise ValueError(f"endpoint must be a part of {model.name}, got {name}. Build the network without endpoint=.")
+    output = model.get_layer(name).output
+    if not endpoint:
+        output = layers.Reshape((-1, output.shape[-1]), name="feature_map")(output)  # (B, T', 1, 1, C) -> (B, T', C)
+    return keras.Model(model.input, output, name=f"{model.name}_{name}")
+
+
+def feature_map(model: keras.Model, x: np.ndarray, *, endpoint: str = "") -> np.ndarray:
+    """Return pooled features along time, or the activation of a stage.
+
+    Args:
+        model: From `build_i3d`.
+        x: Clips, float32 (B, T, H, W, channels) in [-1, 1]; T >= 9 and 224 px without `endpoint`.
+        endpoint: A name of `STAGES`, or empty.
+
+    Returns:
+        float32 (B, ceil(T / 8) - 1, 1024), or (B, T', H', W', C) of the stage.
+    """
+    return keras.ops.convert_to_numpy(tap(model, endpoint)(x, training=False))
+
+
+def features(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """Return the mean over time of `feature_map`, float32 (B, 1024); arguments as there."""
+    return feature_map(model, x).mean(axis=1)
+
+
+def logits(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """Return the Kinetics-400 logits, mean over time, float32 (B, 400); arguments as for `feature_map`."""
+    if not _is_whole(model):
+        raise ValueError(f"model must be a whole network, got {model.name}. Build it without endpoint=.")
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
+def _is_whole(model: keras.Model) -> bool:
+    return model.layers[-1].name == "Logits"
+
+
+def published_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return the model's variables by their names in the published checkpoints, 230 for a whole network.
+
+    `<Flow|RGB>/inception_i3d/<stage>[/Branch_k]/<unit>/{conv_3d/w, batch_norm/{beta, moving_mean, moving_variance}}`,
+    and `.../Logits/Conv3d_0c_1x1/conv_3d/{w, b}`. Kernels are (t, h, w, in, out) on both sides.
+    """
+    stream = STREAMS[model.input_shape[-1]]
+    spelled = {"kernel": "w", "bias": "b"}
+    return {
+        f"{stream}/inception_i3d/{_scope(layer.name)}/{spelled.get(variable.name, variable.name)}": variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
+
+
+def _scope(layer_name: str) -> str:
+    """Mixed_3b_Branch_0_Conv3d_0a_1x1_conv_3d -> Mixed_3b/Branch_0/Conv3d_0a_1x1/conv_3d, and so on."""
+    for part in ("_Branch_", "_Conv3d_0", "_conv_3d", "_batch_norm"):
+        layer_name = layer_name.replace(part, f"/{part[1:]}")
+    return layer_name
+
+
+def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
+    """Load a published checkpoint into a network; a network that ends at a stage takes its part of it.
+
+    Args:
+        model: From `build_i3d`.
+        path: As TensorFlow names it, without `.index`.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It belongs to the other stream, or variables are missing, unknown or of another shape; the network
+            is left as it was.
+    """
+    found = read_tf_checkpoint(path)
+    stream = STREAMS[model.input_shape[-1]]
+    streams = sorted({name.split("/")[0] for name in found} & set(STREAMS.values()))
+    if streams != [stream]:
+        raise ValueError(
+            f"path must be a checkpoint of the {stream} stream, for {model.input_shape[-1]} channels, got one of "
+            f"{' and '.join(streams) or 'neither Flow nor RGB'}: {path}. Build the network with the other channels."
+        )
+    variables = published_variables(model)
+    whole = published_variables(model if _is_whole(model) else build_i3d(model.input_shape[-1]))
+    problems = [f"{name} is missing" for name in sorted(variables.keys() - found.keys())]
+    problems += [f"{name} is unknown" for name in sorted(found.keys() - whole.keys())]
+    problems += [
+        f"{name} is {found[name].dtype} {found[name].shape}, not float32 {tuple(whole[name].shape)}"
+        for name in sorted(found.keys() & whole.keys())
+        if found[name].shape != tuple(whole[name].shape) or found[name].dtype != np.float32
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{path} must hold the {len(whole)} variables of I3D, got: {'; '.join(problems[:5])}{more}. "
+            "Fetch the published checkpoint again."
+        )
+    for name, variable in variables.items():
+        variable.assign(found[name])
+    log.info("loaded %d variables from %s", len(variables), path)

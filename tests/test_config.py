@@ -1,0 +1,84 @@
+"""Parameters of the notebooks."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+from helpers import config
+from helpers.i3d import STAGES
+
+
+def test_defaults_are_legal():
+    for name, kind in config.NOTEBOOKS.items():
+        assert isinstance(kind(), config.Parameters), name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fps": "15"}, r"fps must be float, at least 1\.0 and at most 240\.0, got '15' \(str\)"),
+        ({"fps": True}, r"fps must be float, .*got True \(bool\)"),
+        ({"fps": 0}, r"fps must be float, at least 1\.0.*got 0"),
+        ({"fps": float("nan")}, "fps must be float"),
+        ({"backend": "decord"}, "backend must be str, one of 'auto', 'pyav', 'opencv', got 'decord'"),
+        ({"data_dir": 3}, r"data_dir must be str, got 3 \(int\)"),
+        ({"fpz": 15.0}, "unknown parameter 'fpz'. Legal names: out_dir, data_dir, backend, fps"),
+    ],
+)
+def test_illegal_values_are_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        config.PreparationConfig.checked(values)
+
+
+@pytest.mark.parametrize("seeds", [[0, "1"], [-1], 3, [0.5], [True]])
+def test_each_item_of_a_list_is_checked(seeds):
+    with pytest.raises(ValueError, match="seeds must be"):
+        config.TrainingConfig(seeds=seeds)
+
+
+def test_an_int_is_taken_for_a_float_and_stored_as_one():
+    assert type(config.PreparationConfig(fps=25).fps) is float
+
+
+def test_parameters_cannot_be_changed_afterwards():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.SetupConfig().size = 3
+
+
+def notebook_namespace(kind, **changed):
+    return {f.name: getattr(kind(), f.name) for f in dataclasses.fields(kind)} | changed
+
+
+def test_from_notebook_takes_the_cells_values():
+    namespace = notebook_namespace(config.SetupConfig, size=512, In=["", "size = 512"])
+    assert config.SetupConfig.from_notebook(namespace).size == 512
+
+
+def test_a_parameter_that_papermill_injected_under_a_wrong_name_is_refused():
+    namespace = notebook_namespace(config.SetupConfig, In=["", "size = 1024", '# Parameters\nsise = 512\nx = "a"\n'])
+    with pytest.raises(ValueError, match="unknown parameter 'sise'. Legal names: out_dir, require_gpu, size"):
+        config.SetupConfig.from_notebook(namespace)
+
+
+def test_other_variables_of_a_notebook_do_not_matter():
+    namespace = notebook_namespace(config.SetupConfig, In=["", "n_frames = 3"], n_frames=3)
+    assert config.SetupConfig.from_notebook(namespace) == config.SetupConfig()
+
+
+def test_a_missing_parameters_cell_is_said():
+    with pytest.raises(ValueError, match="out_dir is not defined. Run the parameters cell first"):
+        config.SetupConfig.from_notebook({})
+
+
+def test_what_decides_the_result_leaves_folders_out():
+    assert set(config.PreparationConfig().as_dict()) == {"backend", "fps", "detect_every", "min_coverage", "crop_scale"}
+
+
+def test_every_notebook_has_its_parameters_class():
+    named = {kind for _, kind in inspect.getmembers(config, inspect.isclass) if issubclass(kind, config.Parameters)}
+    assert named - {config.Parameters} == set(config.NOTEBOOKS.values())
+
+
+def test_endpoints_are_stages_of_the_network():
+    assert set(config.ENDPOINTS) <= set(STAGES)

@@ -1,0 +1,78 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from helpers.forward import compile_forward, in_bfloat16
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def network(request):
+    """(model of any spatial size, dimensions): convolutions, batch norm off its initial values, pooling, dense."""
+    dims = request.param
+    convolution = {2: layers.Conv2D, 3: layers.Conv3D}[dims]
+    pool = {2: layers.GlobalAveragePooling2D, 3: layers.GlobalAveragePooling3D}[dims]
+    inputs = keras.Input((*(None,) * dims, 3))
+    x = inputs
+    for filters in (16, 32, 32):
+        x = convolution(filters, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(scale=False)(x))
+    model = keras.Model(inputs, layers.Dense(11)(pool()(x)))
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if variable.name == "moving_variance":
+            variable.assign(rng.uniform(0.3, 0.8, variable.shape))
+        elif len(variable.shape) == 1:
+            variable.assign(rng.normal(0, 0.2, variable.shape))
+    return model, dims
+
+
+def clips(n, size, dims):
+    return np.random.default_rng(n).uniform(-1, 1, (n, *(size,) * dims, 3)).astype(np.float32)
+
+
+def test_float32_equals_the_model_at_any_batch_and_shape(network):
+    model, dims = network
+    forward = compile_forward(model)
+    for n, size in ((5, 17), (2, 17), (3, 22)):
+        x = clips(n, size, dims)
+        ours, theirs = forward(x), np.asarray(model(x, training=False))
+        assert ours.dtype == np.float32
+        assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["graph rewrite", "policy"])
+def test_bfloat16_points_where_float32_points(network, compiled):
+    model, dims = network
+    x = clips(5, 17, dims)
+    theirs = np.asarray(model(x, training=False))
+    ours = compile_forward(model, "bfloat16")(x) if compiled else compile_forward(in_bfloat16(model))(x)
+    assert ours.dtype == np.float32
+    cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    assert cosine.min() > 0.999
+    assert compiled or not np.array_equal(ours, theirs)  # a processor without bfloat16 units may leave the graph as is
+
+
+def test_compiling_changes_no_setting_of_the_process(network):
+    model, dims = network
+    options = tf.config.optimizer.get_experimental_options()
+    compile_forward(model, "bfloat16")(clips(2, 17, dims))
+    assert tf.config.optimizer.get_experimental_options() == options
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_weights_are_frozen_when_compiled(network):
+    model, dims = network
+    x = clips(2, 17, dims)
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    forward = compile_forward(twin)
+    before = forward(x)
+    twin.layers[-1].bias.assign_add(np.ones(11, np.float32))
+    assert np.array_equal(forward(x), before)
+
+
+def test_an_unknown_precision_is_refused(network):
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'float16'"):
+        compile_forward(network[0], "float16")
