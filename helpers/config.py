@@ -139,7 +139,6 @@ class SetupConfig(Parameters):
     require_gpu: bool = False
     size: int = number(1024, 64, 16384)
     repeats: int = number(5, 1, 1000)
-    seed: int = number(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,7 @@ class Stage:
     folder: Path
     name: str
     identity: dict[str, Any]
+    made_with: dict[str, str] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self):
@@ -170,6 +171,7 @@ class Stage:
         manifest = {
             "stage": self.name,
             "identity": self.identity,
+            "made_with": self.made_with,
             "code_version": code_version(),
             "finished": finished,
             "counts": counts,

@@ -1,0 +1,117 @@
+"""Optical flow against known motion; its size, its range, its colours."""
+
+import cv2
+import numpy as np
+import pytest
+
+from helpers.flow import METHODS, OpticalFlowComputer, flow_to_rgb, flow_wheel, normalise_flow, resize_flow
+
+SIDE = 97
+
+
+def texture() -> np.ndarray:
+    noise = np.random.default_rng(5).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def moved(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    return np.roll(image, (dy, dx), axis=(0, 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, 2)])
+def test_a_picture_moved_right_or_down_gives_its_motion_in_pixels(method, dx, dy):
+    image = texture()
+    frames = np.stack([image, moved(image, dx, dy), moved(image, 2 * dx, 2 * dy)])
+    flow = OpticalFlowComputer(method).compute(frames)
+    assert flow.shape == (2, SIDE, SIDE, 2)
+    assert flow.dtype == np.float32
+    inside = flow[:, 20:-20, 20:-20].reshape(-1, 2)
+    np.testing.assert_allclose(np.median(inside, axis=0), (dx, dy), atol=0.3)
+
+
+def test_only_the_square_that_moves_has_flow():
+    ground, square = texture(), moved(texture(), 41, 43)
+    frames = np.stack([ground, ground])
+    frames[0, 30:62, 20:52] = square[:32, :32]
+    frames[1, 30:62, 23:55] = square[:32, :32]
+    flow = OpticalFlowComputer("dis_medium").compute(frames)[0]
+    np.testing.assert_allclose(np.median(flow[38:54, 30:44].reshape(-1, 2), axis=0), (3, 0), atol=0.3)
+    assert np.abs(flow[:, 75:]).max() < 0.1
+
+
+def test_the_same_frame_twice_has_no_flow():
+    flow = OpticalFlowComputer("dis_fast").compute(np.stack([texture()] * 2))
+    assert np.abs(flow).max() < 0.05
+
+
+def test_flow_needs_two_frames():
+    with pytest.raises(ValueError, match=r"T at least 2, got \(1, 97, 97, 3\)"):
+        OpticalFlowComputer().compute(texture()[None])
+
+
+def test_an_unknown_method_lists_the_methods():
+    with pytest.raises(ValueError, match="method must be one of dis_fast, dis_medium, farneback, tvl1, got 'raft'"):
+        OpticalFlowComputer("raft")
+
+
+def test_resizing_scales_the_vectors():
+    flow = np.zeros((5, 22, 22, 2), np.float32)
+    flow[..., 0], flow[..., 1] = 6, -4
+    half = resize_flow(flow, 11)
+    assert half.shape == (5, 11, 11, 2)
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half[..., 0], 3)
+    np.testing.assert_allclose(half[..., 1], -2)
+    np.testing.assert_allclose(resize_flow(flow[0], 44), np.broadcast_to(np.float32([12, -8]), (44, 44, 2)))
+
+
+def test_shrinking_averages_the_field():
+    flow = np.random.default_rng(3).normal(size=(14, 14, 2)).astype(np.float32)
+    expected = flow.reshape(7, 2, 7, 2, 2).mean(axis=(1, 3)) / 2
+    np.testing.assert_allclose(resize_flow(flow, 7), expected, atol=1e-6)
+
+
+def test_resizing_refuses_what_is_not_square():
+    with pytest.raises(ValueError, match=r"flow must have shape .* got \(5, 7, 11, 2\)"):
+        resize_flow(np.zeros((5, 7, 11, 2), np.float32), 7)
+
+
+def test_normalising_truncates_and_divides():
+    flow = np.float32([[-25, -20, -5, 0, 10, 21]])
+    assert normalise_flow(flow, 20).tolist() == [[-1, -1, -0.25, 0, 0.5, 1]]
+    assert normalise_flow(flow.astype(np.float64)).dtype == np.float32
+    with pytest.raises(ValueError, match="clip_px must be above 0, got 0"):
+        normalise_flow(flow, 0)
+
+
+def test_colours_show_direction_and_length():
+    flow = np.float32([[[0, 0], [4, 0], [2, 0], [-4, 0], [0, 4], [0, -4], [9, 0]]])
+    still, right, slow, left, down, up, beyond = flow_to_rgb(flow, max_px=4)[0].tolist()
+    assert still == [255, 255, 255]
+    assert right == beyond == [255, 0, 0]
+    assert slow[0] == 255
+    assert slow[1] == slow[2] == pytest.approx(128, abs=1)
+    assert left == [0, 255, 255]
+    assert down == pytest.approx([128, 255, 0], abs=1)
+    assert up == pytest.approx([128, 0, 255], abs=1)
+
+
+def test_colours_take_the_longest_vector_as_full_by_default():
+    flow = np.zeros((3, 5, 7, 2), np.float32)
+    flow[1, 2, 3] = (0.5, 0)
+    rgb = flow_to_rgb(flow)
+    assert rgb.shape == (3, 5, 7, 3)
+    assert rgb.dtype == np.uint8
+    assert rgb[1, 2, 3].tolist() == [255, 0, 0]
+    assert (rgb[0] == 255).all()
+    assert (flow_to_rgb(np.zeros((5, 7, 2), np.float32)) == 255).all()
+
+
+def test_the_wheel_shows_right_on_the_right_and_nothing_in_the_middle():
+    wheel = flow_wheel(31)
+    assert wheel.shape == (31, 31, 3)
+    assert wheel[15, 30].tolist() == [255, 0, 0]
+    assert wheel[15, 0].tolist() == [0, 255, 255]
+    assert wheel[30, 15].tolist() == flow_to_rgb(np.float32([[[0, 1]]]), 1.0)[0, 0].tolist()
+    assert wheel[15, 15].tolist() == wheel[0, 0].tolist() == [255, 255, 255]

@@ -1,0 +1,187 @@
+"""Rows of one clip: which frames and flows they stand for, their times, and what becomes of too short a clip."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numbered import WIDTH, read_numbers, write_numbered
+
+from helpers import rows
+from helpers.backbones import build_backbone
+from helpers.config import DynamicConfig, StaticConfig
+from helpers.faces import FaceTrack, crop_faces, track_face
+from helpers.files import ROOT
+from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
+from helpers.forward import compile_forward
+from helpers.i3d import build_motion_network
+from helpers.rows import TooShortError, dynamic_of_clip, iter_flows, row_layout, static_of_clip, why_invalid
+from helpers.video import read_frames
+
+SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
+
+
+def track_of(n_frames: int, last_seen_s: float = 1e3, fps: float = 15.0) -> FaceTrack:
+    """A face that fills the numbered clip's upper left square and is seen at 0 s and at `last_seen_s`."""
+    box = np.float32([0, 0, WIDTH, WIDTH])
+    seen = np.linspace(0, last_seen_s, 5000)
+    return FaceTrack(box, box[None], np.ones(1), seen, np.zeros(1), 1.0, 1, fps, 8, n_frames)
+
+
+def numbers_of(crops: np.ndarray) -> np.ndarray:
+    """A network whose only feature is the number that a frame carries, plus one."""
+    return np.float32(read_numbers(crops))[:, None] + 1
+
+
+BACKBONE = SimpleNamespace(input_px=WIDTH, preprocess=lambda crops: crops)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_static_rows_stand_for_the_middle_frame_of_each_segment(tmp_path, batch_size):
+    path = write_numbered(tmp_path / "clip.mp4", 29)
+    got = static_of_clip(path, track_of(29), BACKBONE, numbers_of, StaticConfig(batch_size=batch_size))
+    assert got.features[:, 0].tolist() == [5, 13, 21, 29]
+    assert got.frame.tolist() == [4, 12, 20, 28]
+    np.testing.assert_allclose(got.t_start_s, np.array([4, 12, 20, 28]) / 15)
+    np.testing.assert_allclose(got.t_end_s, np.array([5, 13, 21, 29]) / 15)
+    assert got.valid.all()
+
+
+@pytest.mark.parametrize(("n", "frame"), [(1, 0), (3, 1), (7, 3), (8, 4)])
+def test_a_clip_shorter_than_a_segment_has_one_static_row(tmp_path, n, frame):
+    path = write_numbered(tmp_path / "clip.mp4", n)
+    got = static_of_clip(path, track_of(n), BACKBONE, numbers_of, StaticConfig())
+    assert got.frame.tolist() == [frame]
+    assert got.features.tolist() == [[frame + 1]]
+
+
+def test_a_row_that_is_not_finite_or_has_lost_its_face_is_zero_and_invalid(tmp_path):
+    def sometimes_nan(crops: np.ndarray) -> np.ndarray:
+        features = numbers_of(crops)
+        return np.where(features == 13, np.nan, features)
+
+    path = write_numbered(tmp_path / "clip.mp4", 37)
+    track = track_of(37, last_seen_s=1.0)
+    got = static_of_clip(path, track, BACKBONE, sometimes_nan, StaticConfig())
+    assert got.features[:, 0].tolist() == [5, 0, 21, 29, 0]
+    assert got.valid.tolist() == [True, False, True, True, False]
+    assert why_invalid(got, track) == {
+        1: "the network gave values that are not finite",
+        4: "the face is lost at 2.4 s",
+    }
+
+
+def give_flows(monkeypatch, n: int) -> None:
+    """Let every clip have n flows of 2x2 px; flow k is 100 + k everywhere."""
+
+    def flows(path, track, cfg, numbers: list[int], backend: str = "auto") -> Iterator[np.ndarray]:
+        for k in range(n):
+            numbers.append(2 * k)
+            yield np.full((2, 2, 2), 100 + k, np.float32)
+
+    monkeypatch.setattr(rows, "iter_flows", flows)
+
+
+def stage(x: np.ndarray) -> np.ndarray:
+    """A network up to a stage that halves time: (B, T, 2, 2, 2) to the mean of each pair of time steps."""
+    assert x.shape[1] % 2 == 0
+    return x.reshape(len(x), -1, 2, *x.shape[2:]).mean(axis=2)
+
+
+def pooled(x: np.ndarray) -> np.ndarray:
+    """A whole network: row i is the mean of flows 8i to 8i+15, (B, ceil(T / 8) - 1, 2)."""
+    return np.stack([x[:, i : i + 16].mean(axis=(1, 2, 3)) for i in range(0, x.shape[1] - 8, 8)], axis=1)
+
+
+@pytest.mark.parametrize("chunk", [8, 24, 512])
+@pytest.mark.parametrize(("endpoint", "network", "overhang"), [("Mixed_3c", stage, 0), ("", pooled, 8)])
+@pytest.mark.parametrize("segment", [8, 16])
+@pytest.mark.parametrize("n", [72, 77, 31])
+def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, endpoint, network, overhang, segment, n):
+    give_flows(monkeypatch, n)
+    monkeypatch.setattr(rows, "CHUNK_FLOWS", chunk)
+    cfg = DynamicConfig(endpoint=endpoint, segment=segment)
+    got = dynamic_of_clip("clip.mp4", track_of(n + 1), network, cfg)
+    starts = np.arange(0, n - segment - overhang + 1, segment)
+    expected = [100 + np.mean(np.arange(start, start + segment + overhang)) for start in starts]
+    np.testing.assert_allclose(got.features, np.repeat(expected, 2).reshape(-1, 2))
+    np.testing.assert_allclose(got.t_start_s, starts / 15)
+    np.testing.assert_allclose(got.t_end_s, (starts + segment + overhang) / 15)
+    assert got.frame.tolist() == (2 * starts).tolist()
+    assert got.valid.all()
+
+
+@pytest.mark.parametrize(("window", "stride", "n"), [(16, 8, 72), (16, 5, 61), (9, 13, 72), (16, 16, 16)])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_windows_are_computed_one_by_one(monkeypatch, window, stride, n, batch_size):
+    shapes = []
+
+    def network(x: np.ndarray) -> np.ndarray:
+        shapes.append(x.shape[:2])
+        return x
+
+    give_flows(monkeypatch, n)
+    cfg = DynamicConfig(mode="windows", window=window, stride=stride, batch_size=batch_size)
+    got = dynamic_of_clip("clip.mp4", track_of(n + 1), network, cfg)
+    starts = np.arange(0, n - window + 1, stride)
+    np.testing.assert_allclose(got.features[:, 0], 100 + starts + (window - 1) / 2)
+    np.testing.assert_allclose(got.t_end_s, (starts + window) / 15)
+    assert sum(size for size, _ in shapes) == len(starts)
+    assert all(size <= batch_size and length == window for size, length in shapes)
+
+
+@pytest.mark.parametrize(("n", "valid"), [(4, True), (7, True)])
+def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(monkeypatch, n, valid):
+    give_flows(monkeypatch, n)
+    got = dynamic_of_clip("clip.mp4", track_of(n + 1), stage, DynamicConfig())
+    np.testing.assert_allclose(got.features, [[sum(range(100, 100 + n)) / 8] * 2])
+    assert got.t_end_s.tolist() == [n / 15]
+    assert got.valid.tolist() == [valid]
+
+
+def test_a_row_that_is_mostly_padding_is_invalid_but_kept(monkeypatch):
+    give_flows(monkeypatch, 7)
+    for cfg, network in ((DynamicConfig(endpoint=""), pooled), (DynamicConfig(mode="windows"), stage)):
+        got = dynamic_of_clip("clip.mp4", track_of(8), network, cfg)
+        assert got.features.any()
+        assert why_invalid(got, track_of(8)) == {0: "made mostly of padding: the clip is too short"}
+    give_flows(monkeypatch, 8)
+    assert dynamic_of_clip("clip.mp4", track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
+
+
+def test_fewer_flows_than_half_a_segment_are_refused(monkeypatch):
+    with pytest.raises(TooShortError, match="^only 3 flows, at least 4 needed$"):
+        dynamic_of_clip("clip.mp4", track_of(4), stage, DynamicConfig())
+
+
+def test_layout_of_rows():
+    assert row_layout(DynamicConfig(segment=24)) == (24, 24, 21)
+    assert row_layout(DynamicConfig(endpoint="", input_px=224)) == (16, 8, 64)
+    assert row_layout(DynamicConfig(mode="windows", window=64, stride=32, batch_size=5)) == (64, 32, 5)
+
+
+def test_flow_of_a_clip_is_that_of_its_stable_crop():
+    track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
+    numbers: list[int] = []
+    got = np.stack(list(iter_flows(SHIPPED[0], track, DynamicConfig(flow_clip_px=2.0), numbers)))
+    crops = crop_faces(read_frames(SHIPPED[0], fps=15).frames, track.box_xyxy, 224)
+    flow = resize_flow(OpticalFlowComputer("dis_fast").compute(crops), 112)
+    np.testing.assert_array_equal(got, normalise_flow(flow, 2.0))
+    assert got.shape == (72, 112, 112, 2)
+    assert numbers == list(range(73))
+
+
+@pytest.mark.slow
+def test_the_real_networks_give_the_same_rows_in_any_batch_size():
+    track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
+    backbone = build_backbone("resnet50", "random")
+    forward = compile_forward(backbone.model)
+    one, many = (
+        static_of_clip(SHIPPED[0], track, backbone, forward, StaticConfig(batch_size=size)).features for size in (2, 32)
+    )
+    assert one.shape == (9, 2048)
+    np.testing.assert_allclose(one, many, atol=1e-4 * np.abs(many).max())
+    network, _ = build_motion_network("random", "Mixed_3c")
+    motion = dynamic_of_clip(SHIPPED[0], track, compile_forward(network), DynamicConfig())
+    assert motion.features.shape == (9, 480)
+    assert motion.features.std(axis=0).max() > 0
