@@ -1,0 +1,145 @@
+"""Makes `data_sample/`: drawn clips, and the bank of tokens of many more, by the path of notebooks 02 to 05.
+
+In: seeds. Out: `tokens/`, an aligned folder like that of 05 (features as float16) with its reduction, the planted truth
+and a manifest. The reduction is fitted on further clips whose sources are in neither the bank nor the shipped clips.
+"""
+
+import logging
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from helpers.align import Aligned, align_streams, write_aligned
+from helpers.awkward import write_awkward
+from helpers.clips import TRAITS, read_clips
+from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.extract import extract_dynamic, extract_static, prepare_clips
+from helpers.files import ROOT, replacing
+from helpers.reduction import STREAMS, Pca, Reduction, read_reduction, write_reduction
+from helpers.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
+from helpers.store import gather_rows, read_manifest, write_manifest
+
+log = logging.getLogger(__name__)
+
+BANK_SEED, BANK_CLIPS, BANK_CLIPS_PER_SOURCE = 1, 1000, 5
+FIT_SEED, FIT_CLIPS, FIT_CLIPS_PER_SOURCE = 2, 200, 2
+WIDTHS = {"static": 64, "dynamic": 32}
+
+
+def write_shipped(out: str | Path, work: str | Path = ROOT / "results" / "bank") -> None:
+    """Draw the shipped clips and the awkward ones, and make the token bank; started again, it goes on."""
+    out = Path(out)
+    write_sample(out, progress=True)
+    write_awkward(out)
+    write_bank(out / "tokens", work)
+    write_shipped_tokens(out, work)
+
+
+def write_shipped_tokens(data: str | Path, work: str | Path) -> Aligned:
+    """Make the tokens of the rated clips of a data folder with its bank's reduction, into `tokens/shipped/`.
+
+    A test extracts some of them again and compares: the path from a video to its tokens has then not changed.
+    """
+    data, work = Path(data).resolve(), Path(work).resolve() / "shipped"
+    clips = read_clips(data).dropna()
+    folders = {"data_dir": str(data), "out_dir": str(work)}
+    prepare_clips(clips, PreparationConfig(**folders))
+    extract_static(clips, StaticConfig(**folders))
+    extract_dynamic(clips, DynamicConfig(**folders))
+    reduction = read_reduction(data / "tokens" / "reduction.npz")
+    aligned = align_streams(clips, work / "static", work / "dynamic", reduction)
+    write_aligned(data / "tokens" / "shipped", compact(aligned), "float16", frames=False)
+    return aligned
+
+
+def write_bank(
+    out: str | Path, work: str | Path, *, n_clips: int = BANK_CLIPS, n_fit: int = FIT_CLIPS, workers: int | None = None
+) -> dict[str, Any]:
+    """Make a token bank.
+
+    Args:
+        out: Folder of the bank.
+        work: Folder for the drawn clips and their features, about 90 MB for the shipped bank; kept for going on.
+        n_clips: Clips in the bank.
+        n_fit: Further clips of other sources, for the reduction.
+        workers: Processes; default one per core.
+
+    Returns:
+        The bank's manifest.
+    """
+    work = Path(work).resolve()
+    bank = sample_plan(n_clips, BANK_SEED, BANK_CLIPS_PER_SOURCE, splits=False)
+    fit = sample_plan(n_fit, FIT_SEED, FIT_CLIPS_PER_SOURCE, splits=False)
+    plan = pd.concat([fit, bank], ignore_index=True)
+    workers = workers or os.cpu_count() or 1
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        parts = [plan.iloc[k::workers] for k in range(workers)]
+        for step in (_draw, _extract):  # one after the other: a stage is finished only when all its parts are
+            list(pool.map(step, parts, [work] * workers))
+    reduction = _fit_reduction(fit["key"].tolist(), work)
+    clips = _clip_table(bank).join(sample_ratings(bank))
+    aligned = align_streams(clips, work / "static", work / "dynamic", reduction)
+    if len(aligned) < n_clips:
+        raise RuntimeError(
+            f"{n_clips - len(aligned)} of {n_clips} drawn clips have no tokens; see the manifests in {work}."
+        )
+    return _write_folder(Path(out), aligned, reduction, bank)
+
+
+def compact(aligned: Aligned) -> Aligned:
+    """Round the features to 8 significant bits, so that they compress to two thirds; a new encoding moves them more."""
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        bits = x.astype("float16").view("uint16")
+        return ((bits + np.uint16(4)) & np.uint16(0xFFF8)).view("float16").astype("float32")
+
+    features = {f"{name}_features": rounded(getattr(aligned, f"{name}_features")) for name in STREAMS}
+    return replace(aligned, **features)
+
+
+def _clip_table(plan: pd.DataFrame) -> pd.DataFrame:
+    """A plan as the table of clips that the extractors take."""
+    return plan.assign(path=plan["key"] + ".mp4", split="").set_index("key")[["path", "source", "split"]]
+
+
+def _draw(plan: pd.DataFrame, work: Path) -> None:
+    """Draw some clips and find their faces; several processes may share the work folder."""
+    cv2.setNumThreads(1)
+    for _, row in plan.iterrows():
+        write_clip(work / "clips", row)
+    prepare_clips(_clip_table(plan), PreparationConfig(data_dir=str(work / "clips"), out_dir=str(work)))
+
+
+def _extract(plan: pd.DataFrame, work: Path) -> None:
+    """Run 03 and 04 on some clips; several processes may share the work folder."""
+    cv2.setNumThreads(1)
+    folders = {"data_dir": str(work / "clips"), "out_dir": str(work)}
+    extract_static(_clip_table(plan), StaticConfig(**folders))
+    extract_dynamic(_clip_table(plan), DynamicConfig(**folders))
+
+
+def _fit_reduction(keys: list[str], work: Path) -> Reduction:
+    methods = [Pca.fit(gather_rows(keys, work / name), width) for name, width in WIDTHS.items()]
+    extractors = {name: read_manifest(work / name, made_by)["identity"] for name, made_by in STREAMS.items()}
+    return Reduction(*methods, extractors, tuple(keys))
+
+
+def _write_folder(out: Path, aligned: Aligned, reduction: Reduction, bank: pd.DataFrame) -> dict[str, Any]:
+    write_aligned(out, compact(aligned), "float16", frames=False)
+    write_reduction(out / "reduction.npz", reduction)
+    truth = sample_truth(bank)[["key", *TRAITS, "warm_s", "cool_s", "window_s"]]
+    with replacing(out / "truth.csv") as part:
+        truth.to_csv(part, index=False, float_format="%.4f")
+    identity = reduction.extractors | {"reduction": reduction.identity}
+    counts = {"clips": len(aligned), "sources": int(bank["source"].nunique()), "fitted_on": len(reduction.fitted_on)}
+    manifest = write_manifest(out, "aligned", identity, **counts)
+    log.info("%d clips in %s", len(aligned), out)
+    return manifest

@@ -1,0 +1,242 @@
+"""Alignment by key, its checks and files; reductions and what they refuse."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.align import (
+    CLIPS_FILE,
+    FRAMES_FILE,
+    Aligned,
+    align_streams,
+    bank_differences,
+    nearest_motion,
+    pair_frames,
+    read_aligned,
+    stream_table,
+    with_synthetic_labels,
+    write_aligned,
+)
+from helpers.clips import TRAITS
+from helpers.reduction import ChannelGroups, Pca, Reduction, read_reduction, write_reduction
+from helpers.store import FeatureFile, read_arrays, write_features
+
+DS, DD = 11, 13  # distinct primes
+
+
+def rows(features: np.ndarray, t_s: np.ndarray, valid: np.ndarray | None = None) -> FeatureFile:
+    n = len(features)
+    valid = np.ones(n, bool) if valid is None else valid
+    return FeatureFile(features.astype("float32"), t_s - 0.1, t_s + 0.1, np.arange(n), valid)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Clip k has k + 2 face rows of value k and k + 3 motion rows of value 10 k, written in another order."""
+    for k in (2, 0, 1):
+        n = k + 2
+        write_features(tmp_path / "static" / f"a/clip.{k}.npz", rows(np.full((n, DS), k), 0.5 * np.arange(n)))
+        write_features(
+            tmp_path / "dynamic" / f"a/clip.{k}.npz", rows(np.full((n + 1, DD), 10 * k), 0.4 * np.arange(n + 1))
+        )
+    return tmp_path / "static", tmp_path / "dynamic"
+
+
+@pytest.fixture
+def clips():
+    table = pd.DataFrame({"source": ["x", "y", "x"], "split": ["train", "test", ""]})
+    table.index = pd.Index(["a/clip.1", "a/clip.2", "a/clip.0"], name="key")
+    for i, trait in enumerate(TRAITS):
+        table[trait] = [0.1 * i, 0.2, np.nan]
+    return table
+
+
+@pytest.fixture
+def whole():
+    return Reduction(ChannelGroups(DS, DS), ChannelGroups(DD, DD), {})
+
+
+@pytest.fixture
+def aligned(folders, clips, whole):
+    return align_streams(clips, *folders, whole)
+
+
+def test_streams_and_ratings_are_joined_by_key_not_by_position(aligned):
+    assert aligned.clips.tolist() == ["a/clip.1", "a/clip.2", "a/clip.0"]
+    assert aligned.static_features.shape == (3, 4, DS)
+    assert aligned.dynamic_features.shape == (3, 5, DD)
+    assert aligned.static_features.max((1, 2)).tolist() == [1, 2, 0]
+    assert aligned.dynamic_features.max((1, 2)).tolist() == [10, 20, 0]
+    np.testing.assert_allclose(aligned.labels[0], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-7)
+    assert aligned.sources.tolist() == ["x", "y", "x"]
+    assert aligned.rated.tolist() == [True, True, False]
+
+
+def test_padding_is_masked_and_zero(aligned):
+    assert aligned.static_mask.sum(1).tolist() == [3, 4, 2]
+    assert aligned.dynamic_mask.sum(1).tolist() == [4, 5, 3]
+    assert not aligned.static_features[~aligned.static_mask].any()
+    np.testing.assert_allclose(aligned.static_t_s[1], [0, 0.5, 1, 1.5], atol=1e-6)
+
+
+def test_invalid_rows_are_dropped_and_the_rest_is_put_in_order(folders, clips, whole):
+    features = np.arange(4)[:, None] * np.ones((4, DS))
+    valid = np.array([True, False, True, True])
+    write_features(folders[0] / "a/clip.1.npz", rows(features, np.array([2.0, 0, 1, 0.5]), valid))
+    aligned = align_streams(clips, *folders, whole)
+    assert aligned.static_features[0, :3, 0].tolist() == [3, 2, 0]
+    np.testing.assert_allclose(aligned.static_t_s[0, :3], [0.5, 1, 2], atol=1e-6)
+
+
+def test_a_clip_without_a_stream_is_left_out_and_said(folders, clips, whole, caplog):
+    (folders[1] / "a/clip.2.npz").unlink()
+    write_features(folders[0] / "a/clip.0.npz", rows(np.ones((2, DS)), np.arange(2), np.zeros(2, bool)))
+    aligned = align_streams(clips, *folders, whole)
+    assert aligned.clips.tolist() == ["a/clip.1"]
+    assert "a/clip.2 is left out" in caplog.text
+    assert "a/clip.0 is left out" in caplog.text
+    assert stream_table(clips, *folders)["dynamic"].tolist() == [True, False, True]
+
+
+def test_nothing_to_align_says_what_to_do(tmp_path, clips, whole):
+    with pytest.raises(ValueError, match="must have rows in both streams, got none of 3.*Run 03_static_extraction"):
+        align_streams(clips, tmp_path, tmp_path, whole)
+
+
+def test_written_and_read_again_it_is_the_same(aligned, tmp_path):
+    write_aligned(tmp_path, aligned)
+    again = read_aligned(tmp_path)
+    for name, value in vars(aligned).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+    with np.load(tmp_path / CLIPS_FILE, allow_pickle=False) as file:
+        assert {"static_features", "dynamic_features", "labels", "static_mask", "static_t_s", "targets"} <= set(file)
+
+
+def test_half_precision_on_disk_is_single_in_memory(aligned, tmp_path):
+    write_aligned(tmp_path, aligned, "float16", frames=False)
+    assert read_arrays(tmp_path / CLIPS_FILE)["static_features"].dtype == np.float16
+    assert read_aligned(tmp_path).static_features.dtype == np.float32
+    assert not (tmp_path / FRAMES_FILE).exists()
+
+
+def test_a_missing_file_names_its_notebook(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Run 05_alignment first"):
+        read_aligned(tmp_path)
+
+
+def test_a_file_of_other_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / CLIPS_FILE, labels=np.zeros(2))
+    with pytest.raises(ValueError, match="must hold the arrays of 05_alignment"):
+        read_aligned(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.full((3, 5), 1.5)}, r"labels must lie in \[0, 1\], got 1.5 to 1.5"),
+        ({"labels": np.zeros((3, 2))}, r"labels must have shape \(3, 5\) like the features, got \(3, 2\)"),
+        ({"static_t_s": np.zeros((3, 7))}, r"static_t_s must have shape \(3, 4\) like the features, got \(3, 7\)"),
+        (
+            {"dynamic_mask": np.zeros((3, 5), bool)},
+            "dynamic_mask must keep a token of every clip, got none for a/clip.1",
+        ),
+        ({"clips": np.array(["a", "a", "b"])}, "clips must be different keys"),
+        ({"static_features": np.zeros((2, 4, DS))}, r"static_features must have shape \(3, T, D\) like clips"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(aligned, change, message):
+    with pytest.raises(ValueError, match=message):
+        Aligned(**vars(aligned) | change)
+
+
+def test_each_face_row_is_paired_with_the_motion_row_of_its_time(aligned):
+    """Faces at 0, .5, 1, motion at 0, .4, .8, 1.2: 1.0 lies nearest to .8 and 1.2, and the earlier one is taken."""
+    assert nearest_motion(aligned)[0, :3].tolist() == [0, 1, 2]
+    pairs = pair_frames(aligned)
+    assert pairs["clip"].tolist() == [0] * 3 + [1] * 4 + [2] * 2
+    assert pairs["static_features"].shape == (9, DS)
+    np.testing.assert_allclose(pairs["dynamic_t_s"][:3], [0, 0.4, 0.8], atol=1e-6)
+    assert pairs["dynamic_features"][:, 0].tolist() == [10] * 3 + [20] * 4 + [0] * 2
+
+
+def test_taking_rows_keeps_everything_together(aligned):
+    taken = aligned.take(np.array([2, 0]))
+    assert taken.clips.tolist() == ["a/clip.0", "a/clip.1"]
+    assert taken.dynamic_features.max((1, 2)).tolist() == [0, 10]
+    assert taken.targets.tolist() == list(TRAITS)
+
+
+def test_the_mean_over_time_counts_tokens_only(aligned):
+    assert aligned.pooled()["static"][:, 0].tolist() == [1, 2, 0]
+    assert aligned.pooled()["dynamic"].shape == (3, DD)
+
+
+def test_invented_labels_are_stamped_and_stay_so(aligned, tmp_path):
+    invented = with_synthetic_labels(aligned, seed=1)
+    write_aligned(tmp_path, invented)
+    assert read_aligned(tmp_path).synthetic
+    assert read_aligned(tmp_path).rated.all()
+    assert not aligned.synthetic
+
+
+def test_a_bank_made_otherwise_is_told_apart():
+    ours = {"identity": {"static": {"weights": "random"}, "dynamic": {}, "reduction": {"n": 1}}, "counts": 1}
+    theirs = {"identity": {"static": {"weights": "imagenet"}, "dynamic": {}, "reduction": {"n": 1}}, "counts": 2}
+    assert bank_differences(ours, ours) == []
+    assert bank_differences(theirs, ours) == ["static.weights: 'random' here, 'imagenet' there"]
+
+
+def test_channel_groups_are_means_of_neighbours():
+    x = np.arange(6, dtype="float32")[None]
+    assert ChannelGroups(6, 2).transform(x).tolist() == [[1, 4]]
+    assert ChannelGroups(5, 2).transform(x[:, :5]).tolist() == [[0.5, 3]]
+    assert ChannelGroups(6, 6).transform(x).tolist() == x.tolist()
+
+
+def test_more_groups_than_channels_are_refused():
+    with pytest.raises(ValueError, match="n_out must be 1 to 6, the number of channels, got 7"):
+        ChannelGroups(6, 7)
+
+
+def test_components_are_uncorrelated_and_the_first_has_its_size():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 3)) @ rng.normal(size=(3, DS)) * np.geomspace(1, 1000, DS)).astype("float32")
+    x[:, 4] = 7  # a dead channel
+    pca = Pca.fit(x, 2)
+    out = pca.transform(x)
+    assert out.shape == (200, 2)
+    assert abs(out[:, 0].std() - 3) < 0.02
+    assert abs(np.corrcoef(out.T)[0, 1]) < 0.02
+    assert not pca.components[4].any() or pca.gain[4] == 0
+
+
+def test_components_do_not_depend_on_rows_they_were_not_fitted_on():
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(2, 50, DS)).astype("float32")
+    first = Pca.fit(train, 3).transform(test[:5])
+    np.testing.assert_array_equal(Pca.fit(train, 3).transform(np.concatenate([test[:5], 1000 * test]))[:5], first)
+
+
+def test_too_few_rows_for_the_components_are_refused():
+    with pytest.raises(ValueError, match=r"n_out must be 1 to 4 for rows of shape \(4, 11\), got 5"):
+        Pca.fit(np.zeros((4, DS), "float32"), 5)
+
+
+def test_a_reduction_read_again_gives_the_same_numbers_and_fingerprint(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, DS)).astype("float32")
+    reduction = Reduction(Pca.fit(x, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}})
+    write_reduction(tmp_path / "reduction.npz", reduction)
+    again = read_reduction(tmp_path / "reduction.npz")
+    np.testing.assert_array_equal(again.static.transform(x), reduction.static.transform(x))
+    assert again.identity == reduction.identity
+    assert again.extractors == reduction.extractors
+    other = Reduction(Pca.fit(x[:50], 3), ChannelGroups(DD, 2), {})
+    assert other.identity["static"]["sha256"] != reduction.identity["static"]["sha256"]
+
+
+def test_rows_of_another_width_or_other_extractors_are_refused():
+    reduction = Reduction(ChannelGroups(DS, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}})
+    with pytest.raises(ValueError, match=r"rows must have shape \(n, 11\) for this reduction, got \(1, 13\)"):
+        reduction.static.transform(np.zeros((1, DD)))
+    with pytest.raises(ValueError, match="static.weights: 'b' here, 'a' there"):
+        reduction.check({"static": {"weights": "b"}})
