@@ -227,9 +227,9 @@ class TrainingConfig(Parameters):
     num_heads: int = number(4, 1, 64)
     dropout_rate: float = number(0.3, 0.0, 0.95)
     learning_rate: float = number(3e-3, 1e-6, 1.0)
-    weight_decay: float = number(1e-3, 0.0, 1.0)
+    weight_decay: float = number(0.4, 0.0, 1.0)
     batch_size: int = number(32, 1, 65536)
-    epochs: int = number(60, 1, 100000)
+    epochs: int = number(50, 1, 100000)
     workers: int = number(2, 1, 256)
     progress: bool = False
 

@@ -192,7 +192,8 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
             found = differences(extractors, bank.extractors)
             if not found:
                 return bank, "components of the token bank, which was made with the same parameters and weights"
-            why = f" (the token bank was made differently: {'; '.join(found)})"
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            why = f" (the token bank was made differently: {'; '.join(found[:3])}{more})"
     n_in = {name: gather_rows(clips.index, cfg.out / name).shape[1] for name in STREAMS}
     n_out = n_in if cfg.reduction == "none" else {name: cfg.width(name) for name in STREAMS}
     if cfg.reduction == "auto":

@@ -1,0 +1,118 @@
+"""Command line: `python -m helpers run | score | sample | notebooks`. Exit: 0 done, 1 an error, 2 wrong usage."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+log = logging.getLogger("helpers")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; every expected error is one line on stderr."""
+    argv = sys.argv[1:] if argv is None else argv
+    # A clip's name may begin with a dash (YouTube ids do); argparse would take it for an option.
+    argv = [f"./{a}" if a.startswith("-") and Path(a).is_file() else a for a in argv]
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    log.setLevel(logging.INFO)
+    try:
+        return arguments.command(arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        log.debug("", exc_info=True)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped. The same command goes on from here.", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m helpers", description="The ocean workbook from the command line.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the notebooks on a folder of clips")
+    run.add_argument("--data", type=Path, required=True, help="folder of clips with ratings")
+    run.add_argument("--out", type=Path, required=True, help="folder of this run's results")
+    run.add_argument("--weights", choices=("pretrained", "random"), help="default: pretrained")
+    run.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters, one section per notebook")
+    run.add_argument("--only", metavar="03,04", help="these notebooks only")
+    run.add_argument("--from", dest="start", metavar="05", help="this notebook and all after it")
+    run.add_argument("--limit", type=int, default=0, metavar="N", help="the first N clips only")
+    run.set_defaults(command=_run)
+
+    score = commands.add_parser("score", help="score videos with a trained model")
+    score.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    score.add_argument("--model", type=Path, required=True, help="the model folder of a run: results/<run>/model")
+    score.add_argument("--json", type=Path, metavar="FILE", help="write the scores here as well")
+    score.set_defaults(command=_score)
+
+    sample = commands.add_parser("sample", help="draw clips with a planted truth")
+    sample.add_argument("--clips", type=int, default=36, metavar="N")
+    sample.add_argument("--seed", type=int, default=0, metavar="S")
+    sample.add_argument("--out", type=Path, required=True, metavar="DIR")
+    sample.add_argument("--shipped", action="store_true", help="all of data_sample/: clips, awkward clips, token bank")
+    sample.set_defaults(command=_sample)
+
+    notebooks = commands.add_parser("notebooks", help="re-execute and normalise the committed notebooks")
+    notebooks.add_argument("--only", metavar="03,04", help="these notebooks only")
+    notebooks.set_defaults(command=_notebooks)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from helpers import report, workbook
+
+    data, out = arguments.data.resolve(), arguments.out.resolve()
+    if arguments.limit < 0:
+        raise ValueError(f"--limit must be 0 or more, got {arguments.limit}.")
+    tasks = workbook.plan(data, out, weights=arguments.weights, params=arguments.params, limit=arguments.limit)
+    chosen = workbook.select(arguments.only, arguments.start)
+    workbook.check_inputs([task for task in tasks if task.name in chosen], data, out, arguments.limit)
+    executed = workbook.run(tasks, data, out, chosen)
+    if not (out / "attention.json").exists():
+        log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))
+    elif executed or not (out / "report.html").exists():
+        log.info("report: %s", report.write_report(out))
+    else:
+        log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from helpers import score
+    from helpers.files import write_json
+
+    scorer = score.load_scorer(arguments.model)
+    scores, failed = [], 0
+    for video in arguments.videos:
+        try:
+            scores.append(score.score_clip(video, scorer))
+            print(score.as_text(scores[-1]))
+        except score.CLIP_ERRORS as error:
+            failed += 1
+            print(f"error: {video}: {error}", file=sys.stderr)
+    if arguments.json:
+        write_json(arguments.json, [score.as_dict(result) for result in scores])
+    return 1 if failed else 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from helpers import bank, sample
+
+    if arguments.shipped:
+        bank.write_shipped(arguments.out)
+    else:
+        sample.write_sample(arguments.out, arguments.clips, arguments.seed, progress=True)
+    return 0
+
+
+def _notebooks(arguments: argparse.Namespace) -> int:
+    from helpers import refresh, workbook
+
+    refresh.refresh(workbook.select(arguments.only))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""All models with all seeds: what has to be trained still, the worker processes that do it, the results as files.
+
+In: `TrainingData` and `TrainingConfig`. Out: `training/training.json`, `training/history.csv` and `predictions.csv`.
+Workers have one thread each, so the figures depend neither on their number nor on what was done before.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm.auto import tqdm
+
+from helpers.align import CLIPS_FILE, Aligned
+from helpers.config import TrainingConfig
+from helpers.files import ROOT, needs, read_json, replacing, write_json
+from helpers.reduction import read_reduction
+from helpers.results import gather_history, gather_predictions, summarise
+from helpers.store import read_arrays
+from helpers.train import (
+    MODELS,
+    NOT_DECISIVE,
+    SHUFFLED_MODEL,
+    TOKEN_MODEL,
+    TrainingData,
+    choose_data,
+    rated_clips,
+    split_of,
+)
+
+log = logging.getLogger(__name__)
+
+Job = tuple[str, int, str]  # model, seed, stamp
+LONGEST_FIRST = (
+    TOKEN_MODEL,
+    SHUFFLED_MODEL,
+    "aligned_mlp",
+    "one_token_cross_attention",
+    "concat_mlp",
+    "ridge",
+    "constant",
+)
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_DETERMINISTIC_OPS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
+
+
+def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
+    """Train every model with every seed, score each once on its test clips, and write the results below `cfg.out`.
+
+    Trainings that are there from an earlier call with the same data and parameters are not done again.
+
+    Returns:
+        What `training.json` holds: `models` (per model the means over seeds of r2, ccc, pearson, mae, skill per trait,
+        mean_accuracy, and `seeds`), `split`, `live`, `data`, `seeds`, `config`, `synthetic_labels`.
+
+    Raises:
+        ValueError: Too few rated clips or sources for the split.
+        RuntimeError: A training failed; the message has its last error and the log's path.
+    """
+    folder = cfg.out / "training"
+    bank = rated_clips(data)
+    _check_unseen(data, bank, cfg)
+    task = {
+        "config": cfg.as_dict(without=NOT_DECISIVE),
+        "data": str(data.folder),
+        "live": str(data.live) if data.live else None,
+    }
+    write_json(folder / "task.json", task)
+    stamp = _stamp(data, cfg)
+    jobs = [(name, seed, stamp) for name in MODELS for seed in cfg.seeds]
+    _run_jobs(folder, [job for job in jobs if not _done(folder, *job)], cfg)
+    predictions = gather_predictions(data, cfg)
+    with replacing(cfg.out / "predictions.csv") as part:
+        predictions.to_csv(part, index=False, float_format="%.6f")
+    with replacing(folder / "history.csv") as part:
+        gather_history(cfg).to_csv(part, index=False, float_format="%.6g")
+    results = summarise(predictions, bank, cfg) | {
+        "data": data.statement,
+        "synthetic_labels": bank.synthetic,
+    }
+    write_json(folder / "training.json", results)
+    return results
+
+
+def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:
+    """Return what a run was trained on and how. FileNotFoundError names the notebook that is missing.
+
+    Args:
+        out: Folder of the run.
+        bank: Aligned folder of the token bank; it may be missing.
+    """
+    training = read_json(needs(out / "training" / "training.json", "06_training"))
+    cfg = TrainingConfig.checked(training["config"] | {"seeds": training["seeds"], "out_dir": str(out)})
+    return choose_data(bank, out / "aligned"), cfg
+
+
+def _check_unseen(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None:
+    """Raise ValueError when the reduction was fitted on clips that are to be held out."""
+    fitted_on = read_reduction(data.folder / "reduction.npz").fitted_on
+    for seed in cfg.seeds:
+        seen = np.isin(bank.clips[np.isin(split_of(bank, cfg, seed), ("validation", "test"))], fitted_on).sum()
+        if seen:
+            raise ValueError(
+                f"seeds must hold out clips that the reduction was not fitted on, got {seen} that it was fitted on "
+                f"with seed {seed}. Train with the split, shares and seed of 05_alignment alone, or take its reduction "
+                "'groups', which fits nothing."
+            )
+
+
+def _stamp(data: TrainingData, cfg: TrainingConfig) -> str:
+    """What the trainings depend on beside model and seed, as sha256."""
+    folders = [data.folder] + ([data.live] if data.live else [])
+    parts = [hashlib.sha256((folder / CLIPS_FILE).read_bytes()).hexdigest() for folder in folders]
+    config = cfg.as_dict(without=NOT_DECISIVE)
+    text = json.dumps([parts, config, keras.backend.backend(), keras.__version__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _done(folder: Path, name: str, seed: int, stamp: str) -> bool:
+    try:
+        return str(read_arrays(folder / f"{name}-{seed}.npz")["stamp"]) == stamp
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def _run_jobs(folder: Path, jobs: list[Job], cfg: TrainingConfig) -> None:
+    """Hand the trainings out to worker processes, the longest first."""
+    waiting = deque(sorted(jobs, key=lambda job: LONGEST_FIRST.index(job[0])))
+    n = min(cfg.workers, len(jobs))
+    if not n:
+        return
+    workers = [_start(folder, k) for k in range(n)]
+    with tqdm(total=len(jobs), unit="model", disable=not cfg.progress) as bar, ThreadPoolExecutor(n) as pool:
+        try:
+            list(pool.map(lambda k: _serve(workers[k], folder / f"worker-{k}.log", waiting, bar), range(n)))
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.communicate()
+
+
+def _start(folder: Path, k: int) -> subprocess.Popen:
+    with open(folder / f"worker-{k}.log", "w", encoding="utf-8") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "helpers.train", str(folder)],
+            cwd=ROOT,
+            env=os.environ | ONE_THREAD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+
+
+def _serve(worker: subprocess.Popen, errors: Path, waiting: deque[Job], bar: tqdm) -> None:
+    """Give one worker a training after the other until none is left."""
+    while True:
+        try:
+            name, seed, stamp = waiting.popleft()
+        except IndexError:
+            return
+        try:
+            worker.stdin.write(f"{name} {seed} {stamp}\n")
+            worker.stdin.flush()
+            answer = worker.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if answer != "done\n":
+            waiting.clear()
+            lines = errors.read_text(encoding="utf-8").strip().splitlines()
+            reason = lines[-1] if lines else "the process ended"
+            raise RuntimeError(f"training {name} with seed {seed} failed: {reason}. All of it is in {errors}.")
+        bar.update()
+        log.info("trained %s with seed %d", name, seed)

@@ -1,0 +1,297 @@
+"""The cross-attention model of trait scores, and the two networks it is compared with.
+
+Owns the Keras layers CrossAttention, FeatureFusionModule and PersonalityPredictionHead, the model made of them, and the
+builders of the concatenation baselines. In: face tokens (B, Ts, static_dim) and motion tokens (B, Td, dynamic_dim) with
+times in seconds and masks, or one vector per stream. Out: scores (B, n_targets), and attention (B, heads, Ts, Td).
+"""
+
+import math
+import random
+import warnings
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+PACKAGE = "ocean_workbook"
+INPUT_NAMES = ("static", "dynamic", "static_t_s", "dynamic_t_s", "static_mask", "dynamic_mask")
+SHORTEST_S, LONGEST_S = 0.35, 8.0  # periods of the time code
+TIME_GAIN = 3.0  # of the time code beside projected tokens of about unit size
+QUERY_SCALE, KEY_GAIN = 1.5, 2.0  # start of the query kernel; of the key kernel over it at a tied start
+
+
+def time_code(t_s, dim: int):
+    """Code times as sines and cosines of fixed periods; there is nothing to learn.
+
+    code = TIME_GAIN [sin(2 pi t / P_i), cos(2 pi t / P_i)], i = 1 ... dim / 2, with periods P_i in geometric steps from
+    LONGEST_S to SHORTEST_S, so that the inner product of two codes depends on the difference of their times only.
+
+    Args:
+        t_s: Times in seconds, float32 (B, T).
+        dim: Length of the code, even.
+
+    Returns:
+        float32 (B, T, dim).
+    """
+    n = dim // 2
+    periods = LONGEST_S * (SHORTEST_S / LONGEST_S) ** (np.arange(n) / max(n - 1, 1))
+    angle = ops.expand_dims(t_s, -1) * ops.convert_to_tensor((2 * math.pi / periods).astype("float32"))  # (B, T, n)
+    return TIME_GAIN * ops.concatenate([ops.sin(angle), ops.cos(angle)], axis=-1)
+
+
+def masked_mean(x, mask):
+    """Return the mean over time of the tokens (B, T, D) that the mask (B, T) keeps, (B, D); 0 where it keeps none."""
+    weight = ops.expand_dims(ops.cast(mask, x.dtype), -1)  # (B, T, 1)
+    return ops.sum(x * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class CrossAttention(layers.Layer):
+    """Let every face token read the motion tokens.
+
+    q = Ws s + bs, m = Wd d + bd (both of width F = fusion_dim), c = time code;
+    A_h = softmax(Q_h (q + c) . K_h (m + c) / sqrt(F)), out = LayerNorm(q + O concat_h(A_h V_h m)), heads of width F.
+
+    Time enters through the attention only: over a single key A = 1 and no time can matter, which is the model for one
+    vector per stream. `tied_start` draws K as twice Q, so that training starts from attention to the same time.
+
+    Args:
+        fusion_dim: Width F of tokens and of each head, even.
+        num_heads: Number of heads.
+        tied_start: Whether the key kernel starts as twice the query kernel instead of independently.
+    """
+
+    def __init__(self, fusion_dim: int = 128, num_heads: int = 4, tied_start: bool = True, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # times keep float32 under a mixed policy
+        if fusion_dim < 2 or fusion_dim % 2:
+            raise ValueError(f"fusion_dim must be a positive even number, got {fusion_dim}. Choose 64, 128 or 256.")
+        self.fusion_dim, self.num_heads, self.tied_start = fusion_dim, num_heads, tied_start
+        self.static_projection = layers.Dense(fusion_dim, name="static_projection")
+        self.dynamic_projection = layers.Dense(fusion_dim, name="dynamic_projection")
+        inner, seed = num_heads * fusion_dim, random.randrange(2**31)  # keras.utils.set_random_seed governs `random`
+        limit = QUERY_SCALE * math.sqrt(6 / (inner + fusion_dim**2))
+        key_limit, key_seed = (KEY_GAIN * limit, seed) if tied_start else (limit, seed + 1)
+        self.query = layers.Dense(inner, kernel_initializer=_uniform(limit, seed), name="query")
+        self.key = layers.Dense(inner, kernel_initializer=_uniform(key_limit, key_seed), name="key")
+        self.value = layers.Dense(inner, name="value")
+        self.output_projection = layers.Dense(fusion_dim, name="output_projection")
+        self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
+
+    def build(self, static_shape, dynamic_shape):
+        self.static_projection.build((None, None, static_shape[-1]))
+        self.dynamic_projection.build((None, None, dynamic_shape[-1]))
+        for layer in (self.query, self.key, self.value, self.norm):
+            layer.build((None, None, self.fusion_dim))
+        self.output_projection.build((None, None, self.num_heads * self.fusion_dim))
+        self.built = True
+
+    def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask):
+        """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens."""
+        q, m = self.static_projection(static), self.dynamic_projection(dynamic)
+        query = self._heads(self.query(q + ops.cast(time_code(static_t_s, self.fusion_dim), q.dtype)))
+        key = self._heads(self.key(m + ops.cast(time_code(dynamic_t_s, self.fusion_dim), m.dtype)))
+        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(self.fusion_dim)  # (B, heads, Ts, Td)
+        logits = ops.where(dynamic_mask[:, None, None, :], ops.cast(logits, "float32"), -1e9)
+        attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
+        attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
+        read = ops.matmul(ops.cast(attention, q.dtype), self._heads(self.value(m)))  # (B, heads, Ts, F)
+        width = self.num_heads * self.fusion_dim
+        read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(static)[1], width))
+        return self.norm(q + self.output_projection(read)), attention
+
+    def _heads(self, x):
+        x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads, self.fusion_dim))  # (B, T, heads, F)
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def get_config(self) -> dict:
+        own = {"fusion_dim": self.fusion_dim, "num_heads": self.num_heads, "tied_start": self.tied_start}
+        return super().get_config() | own
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class FeatureFusionModule(layers.Layer):
+    """Normalise fused tokens over the batch, masked ones not counted, and drop some of their channels."""
+
+    def __init__(self, dropout_rate: float = 0.3, **kwargs):
+        super().__init__(**kwargs)
+        self.dropout_rate = dropout_rate
+        self.norm = layers.BatchNormalization(momentum=0.9, name="norm")
+        self.dropout = layers.Dropout(dropout_rate, name="dropout")
+
+    def build(self, shape):
+        self.norm.build(shape)
+        self.built = True
+
+    def call(self, x, mask, training=None):
+        return self.dropout(self.norm(x, mask=mask, training=training), training=training)
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"dropout_rate": self.dropout_rate}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class PersonalityPredictionHead(layers.Layer):
+    """Dense 64 ReLU per token, mean over the tokens of a clip, linear Dense: scores, not bounded to [0, 1].
+
+    The nonlinearity comes before the mean: averaging fused tokens first would lose what happened together in time.
+    """
+
+    def __init__(self, n_targets: int = 5, **kwargs):
+        super().__init__(**kwargs)
+        self.n_targets, self.supports_masking = n_targets, True
+        self.hidden = layers.Dense(64, activation="relu", name="hidden")
+        self.scores = layers.Dense(n_targets, bias_initializer=_middle(), dtype="float32", name="scores")
+
+    def build(self, shape):
+        self.hidden.build(shape)
+        self.scores.build((None, 64))
+        self.built = True
+
+    def call(self, x, mask):
+        return self.scores(masked_mean(self.hidden(x), mask))
+
+    def compute_mask(self, x, previous_mask=None):
+        return None  # the mean over time ends the mask
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"n_targets": self.n_targets}
+
+
+def _uniform(limit: float, seed: int):
+    return keras.initializers.RandomUniform(-limit, limit, seed=seed)
+
+
+def _middle():
+    """Start of the output bias: the middle of the rating range [0, 1]."""
+    return keras.initializers.Constant(0.5)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class CompletePersonalityModel(keras.Model):
+    """Predict trait scores from face tokens and motion tokens by cross-attention.
+
+    `model((static, dynamic))`, or `model({"static": ..., "dynamic": ..., ...})` with any of `static_t_s`, `dynamic_t_s`
+    (seconds, (B, T), default 0, 1, 2, ...) and `static_mask`, `dynamic_mask` (bool (B, T), True = token, default all).
+    A stream is (B, D) or (B, T, D); both kinds use the same weights. Each clip needs a token in both streams.
+    The parameters exist as soon as the model is constructed: 371,717 at the defaults, 371,461 of them trainable.
+
+    Args:
+        static_dim: Features per face token.
+        dynamic_dim: Features per motion token.
+        fusion_dim: Width of fused tokens and of each attention head, even.
+        num_heads: Attention heads.
+        dropout_rate: Share of fused channels dropped in training, in [0, 1).
+        n_targets: Scores per clip.
+        tied_start: See CrossAttention.
+    """
+
+    def __init__(
+        self,
+        static_dim: int = 512,
+        dynamic_dim: int = 256,
+        fusion_dim: int = 128,
+        num_heads: int = 4,
+        dropout_rate: float = 0.3,
+        n_targets: int = 5,
+        tied_start: bool = True,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.static_dim, self.dynamic_dim = static_dim, dynamic_dim
+        self.cross_attention = CrossAttention(fusion_dim, num_heads, tied_start, name="cross_attention")
+        self.fusion = FeatureFusionModule(dropout_rate, name="fusion")
+        self.head = PersonalityPredictionHead(n_targets, name="head")
+        self.cross_attention.build((None, None, static_dim), (None, None, dynamic_dim))
+        self.fusion.build((None, None, fusion_dim))
+        self.head.build((None, None, fusion_dim))
+        self.built = True
+
+    def call(self, inputs, training=None, return_attention=False):
+        """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td)."""
+        streams = self._streams(inputs)
+        if return_attention and streams["dynamic"].shape[1] == 1:
+            warnings.warn(
+                "attention over a single motion token is constant: every weight is 1 whatever the model has learned. "
+                "Pass sequences of motion tokens to see what it attends to.",
+                UserWarning,
+                stacklevel=2,
+            )
+        fused, attention = self.cross_attention(**streams)
+        mask = streams["static_mask"]
+        scores = self.head(self.fusion(fused, mask, training=training), mask)
+        return (scores, attention) if return_attention else scores
+
+    def _streams(self, inputs) -> dict:
+        """Complete the inputs: both streams (B, T, D) with times float32 (B, T) and masks bool (B, T)."""
+        given = dict(inputs) if isinstance(inputs, dict) else dict(zip(INPUT_NAMES[:2], inputs, strict=True))
+        if not {"static", "dynamic"} <= set(given) <= set(INPUT_NAMES):
+            raise ValueError(
+                "inputs must be a pair (static, dynamic) or a dict with both and none but the keys "
+                f"{', '.join(INPUT_NAMES)}, got {', '.join(sorted(given))}."
+            )
+        if ("static_t_s" in given) != ("dynamic_t_s" in given):
+            raise ValueError("static_t_s and dynamic_t_s must be given together, got one of them. Pass both, or none.")
+        out = {}
+        for name, width in (("static", self.static_dim), ("dynamic", self.dynamic_dim)):
+            out[name], times, mask = _as_tokens(name, given[name], width, self.compute_dtype)
+            out[f"{name}_t_s"] = ops.cast(given.get(f"{name}_t_s", times), "float32")
+            out[f"{name}_mask"] = ops.cast(given.get(f"{name}_mask", mask), "bool")
+        return out
+
+    def get_config(self) -> dict:
+        attention = self.cross_attention
+        return super().get_config() | {
+            "static_dim": self.static_dim,
+            "dynamic_dim": self.dynamic_dim,
+            "fusion_dim": attention.fusion_dim,
+            "num_heads": attention.num_heads,
+            "dropout_rate": self.fusion.dropout_rate,
+            "n_targets": self.head.n_targets,
+            "tied_start": attention.tied_start,
+        }
+
+
+def _as_tokens(name: str, x, width: int, dtype: str):
+    """Return a stream as (B, T, width) with default times 0, 1, 2, ... and an all-true mask, both (B, T)."""
+    x = ops.cast(ops.convert_to_tensor(x), dtype)
+    if len(x.shape) not in (2, 3) or x.shape[-1] != width:
+        raise ValueError(
+            f"{name} must have shape (batch, {width}) or (batch, tokens, {width}), got {tuple(x.shape)}. "
+            f"Build the model with {name}_dim={x.shape[-1]}, or pass features of {width} columns."
+        )
+    if len(x.shape) == 2:
+        x = ops.expand_dims(x, 1)
+    row = ops.cast(ops.arange(ops.shape(x)[1]), "float32")
+    times = ops.zeros_like(x[..., 0], dtype="float32") + row  # (B, T)
+    return x, times, ops.ones_like(times, dtype="bool")
+
+
+def concat_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
+    """Build the pooled baseline: one vector per stream, concatenated, two hidden layers.
+
+    Returns:
+        Model from {"static": (B, static_dim), "dynamic": (B, dynamic_dim)} to scores (B, n_targets).
+    """
+    static, dynamic = keras.Input((static_dim,), name="static"), keras.Input((dynamic_dim,), name="dynamic")
+    x = layers.Dense(256, activation="relu")(layers.Concatenate()([static, dynamic]))
+    x = layers.Dropout(dropout_rate)(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Dense(64, activation="relu")(x)
+    scores = layers.Dense(n_targets, bias_initializer=_middle())(x)
+    return keras.Model({"static": static, "dynamic": dynamic}, scores, name="concat_mlp")
+
+
+def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
+    """Build the attention-free baseline: face and motion of the same time concatenated per token, then averaged.
+
+    Returns:
+        Model from {"static": (B, T, static_dim), "dynamic": (B, T, dynamic_dim), "mask": bool (B, T)}, where token i
+        of both streams belongs to the same time, to scores (B, n_targets).
+    """
+    static, dynamic = keras.Input((None, static_dim), name="static"), keras.Input((None, dynamic_dim), name="dynamic")
+    mask = keras.Input((None,), dtype="bool", name="mask")
+    x = layers.Concatenate()([layers.Dense(128)(static), layers.Dense(128)(dynamic)])
+    x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(x))
+    x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
+    x = layers.Dense(64, activation="relu")(x)
+    scores = layers.Dense(n_targets, bias_initializer=_middle())(x)
+    return keras.Model({"static": static, "dynamic": dynamic, "mask": mask}, scores, name="aligned_mlp")

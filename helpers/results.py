@@ -1,0 +1,180 @@
+"""What the trainings came to: predictions as a table, metrics over seeds, and the model that is kept for scoring.
+
+In: the files that the trainings left, `Aligned` clips with ratings. Out: data frames, the `models`, `split` and `live`
+of `summary.json`, and the self-contained folder `model/`.
+"""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.align import Aligned
+from helpers.config import TrainingConfig
+from helpers.files import code_version, replacing, write_json
+from helpers.metrics import as_summary, conformal_quantile, score_table
+from helpers.reduction import STREAMS
+from helpers.store import read_arrays
+from helpers.train import MODELS, NOT_DECISIVE, TOKEN_MODEL, TrainingData, rated_clips, split_of
+
+LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
+
+
+def gather_predictions(data: TrainingData, cfg: TrainingConfig) -> pd.DataFrame:
+    """Read the predictions of every training for validation, test and live clips.
+
+    Returns:
+        Columns model, seed, split ("validation", "test", "live"), clip, source, trait, truth, prediction.
+    """
+    bank = rated_clips(data)
+    live = data.live_clips
+    parts = []
+    for seed in cfg.seeds:
+        split = split_of(bank, cfg, seed)
+        held_out = np.flatnonzero(np.isin(split, ("validation", "test")))
+        for name in MODELS:
+            arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+            parts.append(_long(name, seed, split[held_out], bank.take(held_out), arrays["prediction"][held_out]))
+            if live is not None:
+                parts.append(_long(name, seed, np.full(len(live), "live"), live, arrays["live_prediction"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _long(name: str, seed: int, split: np.ndarray, clips: Aligned, prediction: np.ndarray) -> pd.DataFrame:
+    k = len(clips.targets)
+    return pd.DataFrame(
+        {
+            "model": name,
+            "seed": seed,
+            "split": np.repeat(split, k),
+            "clip": np.repeat(clips.clips, k),
+            "source": np.repeat(clips.sources, k),
+            "trait": np.tile(clips.targets, len(clips)),
+            "truth": clips.labels.ravel(),
+            "prediction": prediction.ravel(),
+        }
+    )
+
+
+def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
+    """Read the losses of every network: columns model, seed, epoch, loss, val_loss (mean squared errors)."""
+    parts = []
+    for name in MODELS:
+        for seed in cfg.seeds:
+            arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+            columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
+            parts.append(pd.DataFrame({"model": name, "seed": seed} | columns) if columns else pd.DataFrame())
+    return pd.concat(parts, ignore_index=True)
+
+
+def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
+    """Score the predictions: `models` on the test clips, `live` on the run's own, `split`, `seeds`, `config`."""
+    splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
+    constants = {seed: bank.labels[split == "train"].mean(0) for seed, split in splits.items()}
+    targets = list(bank.targets)
+    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in MODELS}
+    live = {}
+    if (predictions["split"] == "live").any():
+        live = _over_seeds(predictions, TOKEN_MODEL, "live", constants, targets)
+        rated = predictions["truth"].notna() & (predictions["split"] == "live")
+        live["clips"] = int(predictions.loc[rated, "clip"].nunique())
+    return {
+        "models": models,
+        "live": live,
+        "split": {"by": cfg.split} | _split_counts(bank, splits),
+        "seeds": cfg.seeds,
+        "config": cfg.as_dict(without=NOT_DECISIVE),
+    }
+
+
+def _over_seeds(
+    predictions: pd.DataFrame, name: str, split: str, constants: dict[int, np.ndarray], targets: list[str]
+) -> dict[str, Any]:
+    """Means over seeds of the metrics of one model on one split, and each seed's r2 and mean_accuracy."""
+    rows = predictions[(predictions["model"] == name) & (predictions["split"] == split)]
+    per_seed = []
+    for seed, constant in constants.items():
+        wide = rows[rows["seed"] == seed].pivot(index="clip", columns="trait", values=["truth", "prediction"])
+        table = score_table(
+            wide["truth"][targets].to_numpy(), wide["prediction"][targets].to_numpy(), constant, targets
+        )
+        per_seed.append(as_summary(table))
+    seeds = [{"r2": s["r2"], "mean_accuracy": s["mean_accuracy"]} for s in per_seed]
+    return _mean_of(per_seed) | {"seeds": seeds}
+
+
+def _mean_of(items: Sequence[Any]) -> Any:
+    """Mean of numbers, or of the numbers at the same place in dictionaries; None where one is missing."""
+    if isinstance(items[0], dict):
+        return {key: _mean_of([item[key] for item in items]) for key in items[0]}
+    return None if None in items else float(np.mean(items))
+
+
+def as_table(results: dict[str, Any]) -> pd.DataFrame:
+    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; a last row for the clips of the run."""
+    rows = dict(results["models"])
+    if results["live"]:
+        rows[f"{TOKEN_MODEL}, {results['live']['clips']} clips of this run"] = results["live"]
+    columns = {
+        name: row["r2"] | {"1-MAE": row["mean_accuracy"], "CCC": row["ccc"]["mean"]} for name, row in rows.items()
+    }
+    return pd.DataFrame(columns).T.astype(float)
+
+
+def _split_counts(bank: Aligned, splits: dict[int, np.ndarray]) -> dict[str, int]:
+    """Clips per part for the first seed, and the most test clips of a seed that share a source with train."""
+    first = next(iter(splits.values()))
+    counts = {part: int((first == part).sum()) for part in ("train", "validation", "test")}
+    sharing = [
+        int(np.isin(bank.sources[split == "test"], bank.sources[split == "train"]).sum()) for split in splits.values()
+    ]
+    return counts | {"test_clips_sharing_a_source_with_train": max(sharing)}
+
+
+def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
+    """Write `model/`: the token model of the first seed, its reduction and `card.json`, all that scoring needs.
+
+    Returns:
+        The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
+        `training_quantiles` (at 0, 0.01, ..., 1) per target, `metrics`, `extractors`, `weights`, `data`, and so on.
+    """
+    folder, seed = cfg.out / "model", cfg.seeds[0]
+    bank = rated_clips(data)
+    split = split_of(bank, cfg, seed)
+    prediction = read_arrays(cfg.out / "training" / f"{TOKEN_MODEL}-{seed}.npz")["prediction"]
+    validation = split == "validation"
+    # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
+    width = np.minimum(conformal_quantile(bank.labels[validation] - prediction[validation], 0.9), 1.0)
+    training = bank.labels[split == "train"]
+    identity = data.manifest["identity"]
+    card = {
+        "model": TOKEN_MODEL,
+        "seed": seed,
+        "targets": list(bank.targets),
+        "constant": _by_target(bank, training.mean(0)),
+        "interval_half_width": _by_target(bank, width),
+        "training_quantiles": _by_target(bank, np.quantile(training, LEVELS, axis=0).T),
+        "training_clips": len(training),
+        "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
+        "config": results["config"],
+        "data": data.statement,
+        "synthetic_labels": bank.synthetic,
+        "extractors": {name: identity[name] for name in STREAMS},
+        "weights": identity["static"]["parameters"]["weights"],
+        "reduction": identity["reduction"],
+        "code_version": code_version(),
+    }
+    for source, name in (
+        (cfg.out / "training" / f"{TOKEN_MODEL}-{seed}.keras", "model.keras"),
+        (data.folder / "reduction.npz", "reduction.npz"),
+    ):
+        with replacing(folder / name) as part:
+            shutil.copyfile(source, part)
+    write_json(folder / "card.json", card)
+    return card
+
+
+def _by_target(bank: Aligned, values: np.ndarray) -> dict[str, Any]:
+    return dict(zip(map(str, bank.targets), values.astype(float).tolist(), strict=True))

@@ -1,0 +1,219 @@
+"""Scores one video with a trained model: five traits with intervals, beside the constant predictor.
+
+In: a video file and the `model/` folder of a run. Out: a `ClipScore`. Everything the networks need to know stands in
+the folder's `card.json`, so the video is looked at exactly as the training clips were.
+"""
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from helpers.attention import get_attention_weights
+from helpers.backbones import Backbone, build_backbone
+from helpers.clips import DISPLAY, find_clips
+from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.extract import CLIP_ERRORS
+from helpers.faces import FaceTrack, track_face
+from helpers.files import needs, read_json
+from helpers.forward import Forward, compile_forward
+from helpers.i3d import build_motion_network
+from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
+from helpers.reduction import STREAMS, Reduction, read_reduction
+from helpers.rows import dynamic_of_clip, static_of_clip
+from helpers.store import FeatureFile
+
+log = logging.getLogger(__name__)
+
+LOW_COVERAGE = 0.7  # below it a score comes with a warning
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A trained model and the networks it was trained behind: load it once, score many videos."""
+
+    model: keras.Model
+    card: dict[str, Any]
+    reduction: Reduction
+    preparation: PreparationConfig
+    static: StaticConfig
+    dynamic: DynamicConfig
+    backbone: Backbone
+    face_forward: Forward
+    motion_forward: Forward
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """The scores of one video, in [0, 1], and what stands behind them.
+
+    `low` and `high` bound the 90 % interval (split conformal, from validation clips); `constant` is what a predictor
+    without eyes would say. `motion_share` is the attention per motion token (mean over heads and face tokens, sums
+    to 1) at `motion_t_s` seconds. All of `score`, `low`, `high`, `constant` and `percentile` (share of training
+    ratings below the score) are keyed by target.
+    """
+
+    video: str
+    score: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    constant: dict[str, float]
+    percentile: dict[str, float]
+    motion_t_s: list[float]
+    motion_share: list[float]
+    face_coverage: float
+    warnings: list[str]
+
+
+def load_scorer(model_dir: str | Path) -> Scorer:
+    """Load a model folder and build the networks its card names.
+
+    Raises:
+        FileNotFoundError: The folder is not a model folder, or pretrained weights are missing.
+        ValueError: The networks built here are not those of the card.
+    """
+    folder = Path(model_dir)
+    card = read_json(needs(folder / "card.json", "06_training"))
+    model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
+    reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
+    extractors = card["extractors"]
+    static = StaticConfig.checked(extractors["static"]["parameters"])
+    dynamic = DynamicConfig.checked(extractors["dynamic"]["parameters"])
+    preparation = PreparationConfig.checked(extractors["static"]["preparation"]["parameters"])
+    backbone = build_backbone(static.backbone, static.weights)
+    network, weights = build_motion_network(dynamic.weights, dynamic.endpoint)
+    for name, built in (("static", backbone.weights), ("dynamic", weights)):
+        trained = extractors[name]["weights"]["sha256"]
+        if built.sha256 != trained:
+            raise ValueError(
+                f"the {name} network must have the weights that the model was trained behind (sha256 {trained[:12]}…), "
+                f"got {built.sha256[:12]}…. Put the same weights into the weights folder."
+            )
+    return Scorer(
+        model,
+        card,
+        reduction,
+        preparation,
+        static,
+        dynamic,
+        backbone,
+        compile_forward(backbone.model, static.precision),
+        compile_forward(network, dynamic.precision),
+    )
+
+
+def score_clip(video: str | Path, scorer: Scorer) -> ClipScore:
+    """Score one video.
+
+    Raises:
+        VideoError, NoFaceError, TooShortError: The video cannot be used; the message says why.
+    """
+    track, tokens = tokens_of_video(video, scorer)
+    inputs = {name: rows.features[None] for name, rows in tokens.items()}
+    inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
+    raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
+    share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
+    card, targets = scorer.card, scorer.card["targets"]
+    half = np.array([card["interval_half_width"][t] for t in targets])
+    return ClipScore(
+        video=Path(video).name,
+        score=_by_target(targets, raw),
+        low=_by_target(targets, raw - half),
+        high=_by_target(targets, raw + half),
+        constant=card["constant"],
+        percentile={t: _share_below(card["training_quantiles"][t], raw[i]) for i, t in enumerate(targets)},
+        motion_t_s=[round(float(t), 3) for t in tokens["dynamic"].t_s],
+        motion_share=[float(s) for s in share],
+        face_coverage=track.coverage,
+        warnings=_warnings(track, raw, card),
+    )
+
+
+def first_usable(path: str | Path, scorer: Scorer) -> tuple[Path, ClipScore]:
+    """Score a video, or the first one in a folder that can be scored.
+
+    Raises:
+        ValueError: No video of the folder can be used; the message has the first reason.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path, score_clip(path, scorer)
+    reasons = []
+    for video in (path / below for below in find_clips(path)["path"]):
+        try:
+            return video, score_clip(video, scorer)
+        except CLIP_ERRORS as error:
+            reasons.append(f"{video.name}: {error}")
+    raise ValueError(f"{path} must hold a video that can be scored, got {len(reasons)} that cannot: {reasons[0]}")
+
+
+def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[str, FeatureFile]]:
+    """The face track and the reduced valid rows of both streams, exactly as 02 to 05 make them."""
+    backend = scorer.preparation.backend
+    track = track_face(
+        video,
+        fps=scorer.preparation.fps,
+        every=scorer.preparation.detect_every,
+        scale=scorer.preparation.crop_scale,
+        min_coverage=scorer.preparation.min_coverage,
+        backend=backend,
+    )
+    rows = {
+        "static": static_of_clip(
+            video, track, scorer.backbone, scorer.face_forward, scorer.static, backend=backend
+        ).in_time(),
+        "dynamic": dynamic_of_clip(video, track, scorer.motion_forward, scorer.dynamic, backend=backend).in_time(),
+    }
+    for name in STREAMS:
+        if not len(rows[name].valid):
+            raise ValueError(
+                f"{Path(video).name}: the face is lost wherever a {name} row would lie. Take another clip."
+            )
+    reduced = {name: getattr(scorer.reduction, name).transform(rows[name].features) for name in STREAMS}
+    return track, {name: FeatureFile(reduced[name], *_times(rows[name])) for name in STREAMS}
+
+
+def _times(rows: FeatureFile) -> tuple[np.ndarray, ...]:
+    return rows.t_start_s, rows.t_end_s, rows.frame, rows.valid
+
+
+def _by_target(targets: list[str], values: np.ndarray) -> dict[str, float]:
+    """Values clipped to [0, 1], where ratings lie; the model's own output is linear."""
+    return {target: float(np.clip(value, 0, 1)) for target, value in zip(targets, values, strict=True)}
+
+
+def _share_below(quantiles: list[float], value: float) -> float:
+    """Share of the training ratings below a value, from their quantiles at 0, 1/n, …, 1."""
+    return float(np.interp(value, quantiles, np.linspace(0, 1, len(quantiles))))
+
+
+def _warnings(track: FaceTrack, raw: np.ndarray, card: dict[str, Any]) -> list[str]:
+    found = []
+    if "random" in [card["extractors"][name]["weights"]["name"] for name in STREAMS]:
+        found.append("the networks have random weights: these scores say nothing about a person")
+    if track.coverage < LOW_COVERAGE:
+        found.append(f"the face was found in only {track.coverage:.0%} of the looked-at frames")
+    if track.n_faces_max > 1:
+        found.append(f"up to {track.n_faces_max} faces in one frame: the largest one that stays was scored")
+    if np.any((raw < 0) | (raw > 1)):
+        found.append("a score was cut to [0, 1]")
+    return found
+
+
+def as_dict(score: ClipScore) -> dict[str, Any]:
+    """The score as plain types, for JSON."""
+    return asdict(score)
+
+
+def as_text(score: ClipScore) -> str:
+    """The score as lines of text, each trait beside the constant."""
+    lines = [score.video, f"  {'apparent trait':24} score  90 % interval   constant  percentile"]
+    for target in score.score:
+        lines.append(
+            f"  {DISPLAY.get(target, target):24} {score.score[target]:.2f}   {score.low[target]:.2f} to "
+            f"{score.high[target]:.2f}    {score.constant[target]:.2f}      {score.percentile[target]:4.0%}"
+        )
+    return "\n".join(lines + [f"  note: {text}" for text in score.warnings])

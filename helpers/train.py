@@ -1,0 +1,261 @@
+"""Training of one model with one seed, and the worker process that does it again and again.
+
+In: `Aligned` clips with ratings, `TrainingConfig`, the name of a model and a seed. Out: predictions (N, k) for all
+clips, the history per epoch, and the Keras model. As a program (`python -m helpers.train FOLDER`) it reads lines
+"model seed stamp" and leaves `<model>-<seed>.npz` and `.keras`. Every choice is made on the validation clips.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import Ridge
+
+from helpers.align import Aligned, bank_differences, nearest_motion, read_aligned
+from helpers.clips import split_clips
+from helpers.config import TrainingConfig
+from helpers.files import read_json, replacing
+from helpers.model import CompletePersonalityModel, aligned_mlp, concat_mlp
+from helpers.store import read_manifest, write_arrays
+
+log = logging.getLogger(__name__)
+
+TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
+MODELS = (
+    "constant",
+    "ridge",
+    "concat_mlp",
+    "one_token_cross_attention",
+    TOKEN_MODEL,
+    SHUFFLED_MODEL,
+    "aligned_mlp",
+)
+NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "workers", "progress")  # parameters that change no single training
+RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
+FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Which clips are trained on, and which are only scored.
+
+    Attributes:
+        folder: Aligned folder of the clips for training and test.
+        live: Aligned folder of the run's own clips, scored with the trained models; None where they are the same.
+        statement: One line that says so.
+    """
+
+    folder: Path
+    live: Path | None
+    statement: str
+
+    @property
+    def live_clips(self) -> Aligned | None:
+        return read_aligned(self.live) if self.live else None
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_json(self.folder / "manifest.json")
+
+
+def choose_data(bank: Path, run: Path) -> TrainingData:
+    """Take the token bank when it was made as the run was, otherwise the clips at hand, and say how they differ.
+
+    Args:
+        bank: Aligned folder of the bank; it may be missing.
+        run: Aligned folder of the run.
+    """
+    ours = read_manifest(run, "05_alignment")
+    if not (bank / "manifest.json").exists():
+        return TrainingData(run, None, "the clips of this run; there is no token bank")
+    found = bank_differences(read_json(bank / "manifest.json"), ours)
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return TrainingData(run, None, f"the clips of this run; the token bank differs: {'; '.join(found[:3])}{more}")
+    return TrainingData(bank, run, "the token bank, made as the tokens of this run")
+
+
+def rated_clips(data: TrainingData) -> Aligned:
+    """The clips of `data` that have all their ratings; ValueError when there is none."""
+    aligned = read_aligned(data.folder)
+    if not aligned.rated.any():
+        raise ValueError(
+            f"{data.folder} must hold rated clips to train on, got none of {len(aligned)}: {data.statement}. "
+            "Add ratings, or make the features as the token bank's were."
+        )
+    return aligned.take(aligned.rated)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What one training leaves: prediction float32 (N, k) for all clips, `history` (epoch, loss, val_loss), the model.
+
+    `history` is empty and `model` None where there is no network.
+    """
+
+    prediction: np.ndarray
+    live_prediction: np.ndarray
+    history: pd.DataFrame
+    model: keras.Model | None
+
+
+def split_of(aligned: Aligned, cfg: TrainingConfig, seed: int) -> np.ndarray:
+    """Assign each clip to "train", "validation" or "test", str (N,), as `cfg.split` says."""
+    shares = cfg.validation_share, cfg.test_share
+    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares)
+
+
+def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
+    """Draw where the motion token at each place comes from, int (N, Td): a permutation within each clip's tokens."""
+    keys = np.random.RandomState(seed).random_sample(aligned.dynamic_mask.shape)
+    return np.where(aligned.dynamic_mask, keys, np.inf).argsort(1, kind="stable")
+
+
+def shuffle_motion(aligned: Aligned, seed: int) -> Aligned:
+    """Move the motion tokens of each clip to other times: the control that has all of the clip but what was when."""
+    order = shuffled_order(aligned, seed)
+    return replace(aligned, dynamic_features=np.take_along_axis(aligned.dynamic_features, order[..., None], 1))
+
+
+def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray]:
+    """What the model of this name takes: token sequences, pooled vectors, or pairs of tokens of the same time."""
+    if name == SHUFFLED_MODEL:
+        return shuffle_motion(aligned, seed).inputs()
+    if name == TOKEN_MODEL:
+        return aligned.inputs()
+    if name == "aligned_mlp":
+        motion = np.take_along_axis(aligned.dynamic_features, nearest_motion(aligned)[..., None], 1)
+        return {"static": aligned.static_features, "dynamic": motion, "mask": aligned.static_mask}
+    return aligned.pooled()
+
+
+def build_model(name: str, aligned: Aligned, cfg: TrainingConfig) -> keras.Model:
+    """Build the network of this name for the widths of these clips."""
+    widths = aligned.static_features.shape[-1], aligned.dynamic_features.shape[-1]
+    n_targets = len(aligned.targets)
+    if name == "concat_mlp":
+        return concat_mlp(*widths, cfg.dropout_rate, n_targets)
+    if name == "aligned_mlp":
+        return aligned_mlp(*widths, cfg.dropout_rate, n_targets)
+    return CompletePersonalityModel(*widths, cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets)
+
+
+def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
+    """The network as it is before its training with this seed: the same weights at every call."""
+    keras.utils.set_random_seed(seed)
+    return build_model(name, aligned, cfg)
+
+
+def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
+    """Load the network that a training left in `cfg.out`."""
+    return keras.saving.load_model(cfg.out / "training" / f"{name}-{seed}.keras")
+
+
+def fit(
+    model: keras.Model, train: tuple[dict, np.ndarray], validation: tuple[dict, np.ndarray], cfg: TrainingConfig
+) -> pd.DataFrame:
+    """Fit by AdamW on a cosine from `learning_rate` to 2 % of it, and restore the best validation epoch.
+
+    Args:
+        model: Not yet compiled.
+        train, validation: Inputs, and labels (n, k) without NaN.
+        cfg: Epochs, batch size, learning rate, weight decay.
+
+    Returns:
+        One row per epoch: epoch, loss, val_loss (mean squared errors).
+    """
+    steps = -(-len(train[1]) // cfg.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(cfg.learning_rate, cfg.epochs * steps, FINAL_RATE)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay, clipnorm=1.0)
+    model.compile(optimizer, loss="mse", steps_per_execution=steps)  # one call per epoch: a fifth faster than per batch
+    best = keras.callbacks.EarlyStopping("val_loss", patience=cfg.epochs, restore_best_weights=True)
+    history = model.fit(
+        *train,
+        epochs=cfg.epochs,
+        batch_size=cfg.batch_size,
+        validation_data=validation,
+        validation_batch_size=1024,
+        callbacks=[best],
+        verbose=0,
+    )
+    return pd.DataFrame(history.history).rename_axis("epoch").reset_index()
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> list[Ridge]:
+    """Fit one ridge regression per target on standardised x, its penalty chosen on the validation clips."""
+    models = []
+    for column in y.T:
+        tried = [Ridge(alpha).fit(x[train], column[train]) for alpha in RIDGE_ALPHAS]
+        errors = [np.mean((m.predict(x[validation]) - column[validation]) ** 2) for m in tried]
+        models.append(tried[int(np.argmin(errors))])
+    return models
+
+
+def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: TrainingConfig) -> Fitted:
+    """Train one model with one seed, which decides its split, its start and its order of batches.
+
+    Args:
+        name: One of MODELS.
+        seed: Any int from 0.
+        data: Rated clips to train on and to test.
+        live: Further clips to score, or None.
+        cfg: Parameters of the training.
+    """
+    split = split_of(data, cfg, seed)
+    train, validation = split == "train", split == "validation"
+    sets = [data] if live is None else [data, live]
+    if name == "constant":
+        mean = data.labels[train].mean(0)
+        return _fitted([np.tile(mean, (len(s), 1)) for s in sets])
+    inputs = [model_inputs(name, s, seed) for s in sets]
+    if name == "ridge":
+        x = [np.concatenate([i["static"], i["dynamic"]], 1) for i in inputs]
+        mean, sd = x[0][train].mean(0), x[0][train].std(0)
+        x = [(part - mean) / np.where(sd > 0, sd, 1) for part in x]
+        models = fit_ridge(x[0], data.labels, train, validation)
+        return _fitted([np.stack([m.predict(part) for m in models], 1) for part in x])
+    model = start_model(name, data, cfg, seed)
+    parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
+    history = fit(model, *parts, cfg)
+    return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
+
+
+def _fitted(predictions: list[np.ndarray], history: pd.DataFrame | None = None, model: keras.Model | None = None):
+    own, live = (np.asarray(p, "float32") for p in [*predictions, predictions[0][:0]][:2])
+    return Fitted(own, live, pd.DataFrame() if history is None else history, model)
+
+
+def write_fitted(folder: Path, name: str, seed: int, stamp: str, fitted: Fitted) -> None:
+    """Write one training: the model first, then the arrays whose stamp says that all of it is there."""
+    if fitted.model is not None:
+        with replacing(folder / f"{name}-{seed}.keras") as part:
+            fitted.model.save(part)
+    history = {f"history_{column}": fitted.history[column].to_numpy() for column in fitted.history}
+    predictions = {"prediction": fitted.prediction, "live_prediction": fitted.live_prediction}
+    write_arrays(folder / f"{name}-{seed}.npz", stamp=stamp, **predictions, **history)
+
+
+def main(folder: Path) -> None:
+    """Serve trainings: read `task.json`, then a line "model seed stamp" each from standard input, answer "done".
+
+    The end of the input ends the worker, so none outlives the process that started it by more than one training.
+    """
+    task = read_json(folder / "task.json")
+    cfg = TrainingConfig.checked(task["config"])
+    chosen = TrainingData(Path(task["data"]), Path(task["live"]) if task["live"] else None, "")
+    data, live = rated_clips(chosen), chosen.live_clips
+    for line in sys.stdin:
+        name, seed, stamp = line.split()
+        write_fitted(folder, name, int(seed), stamp, train_one(name, int(seed), data, live, cfg))
+        keras.backend.clear_session()
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,245 @@
+"""Runs the notebooks in order with checked parameters, and goes on where an earlier run stopped.
+
+Every parameter of every notebook is checked before anything starts. A notebook is done when it finished with the same
+source, code, data and parameters as now, and so did all before it; it is then not executed again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import papermill
+import yaml
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from helpers.clips import TRAITS, read_clips
+from helpers.config import NOTEBOOKS
+from helpers.files import ROOT, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+WRITES = {
+    "00_setup_check": ("setup.json",),
+    "01_data_analysis": ("clips.csv", "analysis.json"),
+    "02_clip_preparation": ("faces/manifest.json",),
+    "03_static_extraction": ("static/manifest.json",),
+    "04_dynamic_extraction": ("dynamic/manifest.json",),
+    "05_alignment": ("aligned/manifest.json", "aligned/aligned_features_and_labels.npz"),
+    "06_training": ("training/training.json", "predictions.csv", "model/model.keras", "model/card.json"),
+    "07_attention_visualization": ("attention.json",),
+    "09_score_a_clip": ("score.json",),
+}
+
+
+class WorkbookError(RuntimeError):
+    """A notebook failed; the message names it, its last error and its executed copy."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One notebook with the parameters it runs with."""
+
+    name: str
+    parameters: dict[str, Any]
+
+    @property
+    def source(self) -> Path:
+        return ROOT / "notebooks" / f"{self.name}.ipynb"
+
+
+def read_params(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read a YAML file of parameters: one section per notebook, called by its name or its two digits."""
+    try:
+        sections = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
+        raise ValueError(f"{path} must hold one section of `name: value` lines per notebook.")
+    return {full_name(str(name), path): values for name, values in sections.items()}
+
+
+def full_name(name: str, where: str | Path = "the command line") -> str:
+    """The full name of the notebook called `name` (`03`, `3` or `03_static_extraction`)."""
+    for full in NOTEBOOKS:
+        if name == full or name.zfill(2) == full[:2]:
+            return full
+    raise ValueError(f"{where} names the notebook {name!r}. There are: {', '.join(NOTEBOOKS)}.")
+
+
+def plan(
+    data: Path,
+    out: Path,
+    *,
+    weights: str | None = None,
+    params: str | Path | None = None,
+    limit: int = 0,
+) -> list[Task]:
+    """The notebooks with their checked parameters.
+
+    Later ones win: the notebook's defaults, `params/pretrained.yaml` for pretrained weights, the `params` file, and
+    what is named here. The first illegal one is a ValueError that names notebook, parameter and legal values.
+    """
+    given = read_params(params) if params else {}
+    asked = weights or next((v["weights"] for v in given.values() if "weights" in v), "pretrained")
+    base = read_params(ROOT / "params" / "pretrained.yaml") if asked == "pretrained" else {}
+    fallback = {"weights": asked, "video": str(data)}
+    pinned = {"data_dir": str(data), "out_dir": str(out), "model_dir": str(out / "model")}
+    pinned |= ({"weights": weights} if weights else {}) | ({"limit": limit} if limit else {})
+    tasks = []
+    for name, config in NOTEBOOKS.items():
+        legal = {f.name for f in fields(config)}
+        values = {key: value for key, value in fallback.items() if key in legal}
+        values |= base.get(name, {}) | given.get(name, {})
+        values |= {key: value for key, value in pinned.items() if key in legal}
+        try:
+            config.checked(values)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        tasks.append(Task(name, values))
+    return tasks
+
+
+def select(only: str | None = None, start: str | None = None) -> list[str]:
+    """The notebooks that `--only 03,04` and `--from 05` leave."""
+    wanted = {full_name(name.strip()) for name in only.split(",")} if only else set(NOTEBOOKS)
+    first = full_name(start) if start else ""
+    return [name for name in NOTEBOOKS if name in wanted and name >= first]
+
+
+def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0) -> None:
+    """Raise before any work is done: no clips, unreadable ratings, a folder that cannot be written, absent weights."""
+    analysis = NOTEBOOKS["01_data_analysis"].checked(
+        next((task.parameters for task in tasks if task.name.startswith("01")), {})
+    )
+    clips = read_clips(data, limit=limit, rating_range=(analysis.rating_low, analysis.rating_high))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
+    wanted = {task.parameters.get("weights") for task in tasks}
+    if "pretrained" in wanted:
+        require_pretrained(tasks)
+        if any(task.name.startswith("06") for task in tasks) and clips[list(TRAITS)].isna().all(axis=None):
+            raise ValueError(
+                f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
+                "or stop before training with --only 00,01,02,03,04."
+            )
+
+
+def require_pretrained(tasks: list[Task]) -> None:
+    """Raise FileNotFoundError naming every published weight file that a task asks for and that is not to be had."""
+    from helpers import weights  # imports TensorFlow
+
+    names = {"03_static_extraction": "resnet50_imagenet", "04_dynamic_extraction": "i3d_flow_kinetics"}
+    weights.require([names[t.name] for t in tasks if t.name in names and t.parameters.get("weights") == "pretrained"])
+
+
+def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = None) -> int:
+    """Execute the tasks that are not done; return how many were executed. WorkbookError at the first that fails.
+
+    Args:
+        tasks: All notebooks in order: what a notebook depends on includes those before it.
+        data: Folder of clips.
+        out: Folder of the run.
+        chosen: Names of those that may be executed; default all.
+    """
+    state_path = out / "run.json"
+    state = read_json(state_path) if state_path.exists() else {}
+    chosen = [task.name for task in tasks] if chosen is None else chosen
+    chain = _listing_hash(data, out)
+    executed = 0
+    for task in tasks:
+        chain = _fingerprint(task, chain)
+        if task.name not in chosen:
+            continue
+        label = f"[{chosen.index(task.name) + 1}/{len(chosen)}] {task.name}"
+        whole = all((out / path).exists() for path in WRITES[task.name])
+        if whole and state.get(task.name, {}).get("fingerprint") == chain:
+            log.info("%s: done before", label)
+            continue
+        log.info("%s ...", label)
+        started = time.monotonic()
+        _execute(task, out)
+        seconds = round(time.monotonic() - started, 1)
+        log.info("%s: done in %.0f s", label, seconds)
+        state[task.name] = {"fingerprint": chain, "seconds": seconds}
+        write_json(state_path, state)
+        executed += 1
+    return executed
+
+
+def _execute(task: Task, out: Path) -> None:
+    """Run one notebook into `<out>/notebooks/`."""
+    copy = out / "notebooks" / f"{task.name}.ipynb"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    where = {"cwd": ROOT / "notebooks", "kernel_name": "python3", "progress_bar": False}
+    try:
+        with _stderr_into(out / "kernel.log"):
+            papermill.execute_notebook(task.source, copy, task.parameters, **where)
+    except PapermillExecutionError as error:
+        last = " ".join(str(error.evalue).split())
+        raise WorkbookError(
+            f"{task.name} failed in cell {error.exec_count}: {error.ename}: {last}\n  executed copy: {copy}"
+        ) from None
+    except DeadKernelError:
+        raise WorkbookError(
+            f"{task.name} failed: its kernel died, most often for lack of memory.\n  executed copy: {copy}"
+        ) from None
+
+
+@contextmanager
+def _stderr_into(path: Path) -> Iterator[None]:
+    """Send what this process and the kernel it starts write to standard error into a file."""
+    before = os.dup(2)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def _fingerprint(task: Task, before: str) -> str:
+    """Hash of a notebook's cells, its parameters, the helpers, and the fingerprint of the one before it."""
+    parts = [before, json.dumps(task.parameters, sort_keys=True), cells_hash(task.source), helpers_hash()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _listing_hash(data: Path, out: Path) -> str:
+    """Hash of names, sizes and times of change of all files below the data folder, the results apart."""
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(data):
+        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() != out.resolve())
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            stat = os.stat(path, follow_symlinks=os.path.exists(path))
+            line = f"{os.path.relpath(path, data)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def cells_hash(notebook: Path) -> str:
+    """Hash of the sources of a notebook's cells; outputs do not count."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = "\0".join(cell["cell_type"] + "".join(cell["source"]) for cell in cells)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def helpers_hash() -> str:
+    """Hash of every source file of `helpers/`."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "helpers").rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

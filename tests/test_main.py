@@ -1,0 +1,137 @@
+"""The command line: exit status and the one line that a user reads when something is wrong."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from helpers import __main__, weights
+from helpers.sample import draw_clip, sample_plan, sample_ratings, write_mp4
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with one short clip and its rating, below a name with a space and an umlaut."""
+    folder = tmp_path / "meine Dätén"
+    write_mp4(draw_clip(3, 5).frames[:20], folder / "-a b.mp4")
+    row = sample_ratings(sample_plan(1)).iloc[0].drop("interview")
+    (folder / "ratings.csv").write_text(f"clip,{','.join(row.index)}\n-a b,{','.join(map(str, row))}\n")
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit status and what was printed on stderr."""
+    status = __main__.main([str(a) for a in arguments])
+    return status, capsys.readouterr().err
+
+
+def try_run(capsys, data, out, *more):
+    return run(capsys, "run", "--data", data, "--out", out, "--weights", "random", *more)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: (d / "-a b.mp4").unlink(), "data_dir must hold clips"),
+        (lambda d: (d / "ratings.json").write_text("{}"), "ratings must be of one kind, got csv"),
+        (
+            lambda d: (d / "ratings.csv").write_text("clip,openness\n-a b,0.5\n"),
+            "must have a column 'conscientiousness'",
+        ),
+        (
+            lambda d: (d / "ratings.csv").write_text(
+                "clip,openness,conscientiousness,extraversion,agreeableness,neuroticism\n-a b,.5,.5,7,.5,.5\n"
+            ),
+            "extraversion of -a b must be between 0 and 1, got 7",
+        ),
+    ],
+)
+def test_bad_data_stops_before_any_work_with_one_line(capsys, data, tmp_path, change, message):
+    change(data)
+    status, error = try_run(capsys, data, tmp_path / "out")
+    assert status == 1
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_data_folder_is_named(capsys, tmp_path):
+    status, error = try_run(capsys, tmp_path / "nowhere", tmp_path / "out")
+    assert status == 1
+    assert f"{tmp_path / 'nowhere'} does not exist" in error
+
+
+class Evil:
+    def __reduce__(self):
+        return eval, ("open('executed', 'w')",)
+
+
+def test_a_pickle_that_asks_for_code_is_refused_and_not_executed(capsys, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (data / "ratings.csv").unlink()
+    (data / "annotation_training.pkl").write_bytes(pickle.dumps({"openness": Evil()}))
+    status, error = try_run(capsys, data, tmp_path / "out")
+    assert status == 1
+    assert "annotation_training.pkl asks for builtins.eval" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "executed").exists()
+
+
+def test_results_that_cannot_be_written_are_said_before_any_work(capsys, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, error = try_run(capsys, data, tmp_path / "file" / "out")
+    assert status == 1
+    assert "cannot be written" in error
+    assert "--out" in error
+
+
+def test_a_wrong_parameter_names_notebook_and_legal_values(capsys, data, tmp_path):
+    (tmp_path / "p.yaml").write_text("06_training: {learning_rat: 0.1}")
+    status, error = try_run(capsys, data, tmp_path / "out", "--params", tmp_path / "p.yaml")
+    assert status == 1
+    assert "06_training: unknown parameter 'learning_rat'. Legal names: out_dir" in error
+
+
+def test_missing_pretrained_weights_are_all_named_before_any_work(capsys, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(weights, "_fetch", lambda file: "no network")
+    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out")
+    assert status == 1
+    for name in ("resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "model.ckpt.index", "model.ckpt.data-00000"):
+        assert f"{name}" in error
+    assert str(tmp_path / "weights") in error
+    assert "https://" in error
+    assert not (tmp_path / "out" / "notebooks").exists()
+
+
+def test_training_without_ratings_is_refused_up_front(capsys, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "require", lambda names: {})
+    (data / "ratings.csv").unlink()
+    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out", "--weights", "pretrained")
+    assert status == 1
+    assert "holds no ratings" in error
+
+
+def test_an_input_that_no_notebook_has_made_yet_is_named_by_its_maker(capsys, data, tmp_path):
+    status, error = try_run(capsys, data, tmp_path / "out", "--only", "05")
+    assert status == 1
+    assert "05_alignment failed" in error
+    assert "clips.csv is missing. Run 01_data_analysis first" in error
+    assert str(tmp_path / "out" / "notebooks" / "05_alignment.ipynb") in error
+
+
+def test_scoring_without_a_model_says_which_notebook_makes_it(capsys, data, tmp_path):
+    status, error = run(capsys, "score", data / "-a b.mp4", "--model", tmp_path)
+    assert status == 1
+    assert "card.json is missing. Run 06_training first" in error
+
+
+def test_a_sample_of_any_size_is_drawn(capsys, tmp_path):
+    assert run(capsys, "sample", "--clips", "2", "--seed", "7", "--out", tmp_path / "s")[0] == 0
+    assert len(list((tmp_path / "s").rglob("*.mp4"))) == 2
+    assert (tmp_path / "s" / "truth.csv").exists()
+
+
+def test_wrong_usage_is_exit_status_two():
+    assert subprocess.run([sys.executable, "-m", "helpers", "run"], capture_output=True).returncode == 2

@@ -1,0 +1,98 @@
+"""summary.json and report.html from what the notebooks leave."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from helpers import report
+from helpers.files import write_json
+from helpers.metrics import as_summary, score_table
+
+LETTERS = "OCEAN"
+
+
+def model_row(quality):
+    """A model whose predictions lie `quality` of the way from the constant to the truth."""
+    truth = np.random.default_rng(0).uniform(0, 1, (40, 5))
+    constant = truth.mean(axis=0)
+    table = score_table(truth, constant + quality * (truth - constant), constant)
+    return as_summary(table) | {"seeds": [{"mean_accuracy": 0.5}]}
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A run's folder with the results of 01, 06 and 07 and one failed clip."""
+    models = {"constant": model_row(0), "ridge": model_row(0.5), "token_cross_attention": model_row(0.9)}
+    split = {"by": "source", "train": 7, "validation": 3, "test": 2, "test_clips_sharing_a_source_with_train": 0}
+    training = {
+        "models": models,
+        "split": split,
+        "live": model_row(0.8) | {"clips": 3},
+        "data": "the clips of this run",
+    }
+    write_json(tmp_path / "training" / "training.json", training)
+    pointing = {"occlusion_pointing": 0.97, "occlusion_chance": 0.34, "occlusion_pointing_shuffled": 0.35}
+    write_json(tmp_path / "attention.json", pointing)
+    write_json(tmp_path / "analysis.json", {"table": [["clips", 3], ["rated clips", 2]]})
+    identity = {"weights": {"name": "random"}, "parameters": {}}
+    failed = [{"clip": "a/<b>", "reason": "no face found"}, {"clip": "c", "reason": "not finite", "row": 2}]
+    write_json(tmp_path / "static" / "manifest.json", {"identity": identity, "failed": failed})
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "06_models.png").write_bytes(b"not really a picture")
+    return tmp_path
+
+
+def test_the_summary_has_the_promised_shape(out):
+    report.write_summary(out)
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary) == {"models", "attention", "split", "live", "provenance"}
+    assert set(summary["models"]["ridge"]["r2"]) == {*LETTERS, "mean"}
+    assert {"ccc", "pearson", "mae", "mean_accuracy", "seeds"} <= set(summary["models"]["ridge"])
+    assert summary["provenance"]["stages"]["static"]["weights"]["name"] == "random"
+
+
+def test_the_report_is_one_page_that_fetches_nothing(out):
+    page = report.write_report(out).read_text(encoding="utf-8")
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|notebooks/)""", page)
+    assert "<script" not in page
+    assert "data:image/png;base64," in page
+
+
+def test_the_report_says_what_a_reader_must_know(out):
+    page = report.write_report(out).read_text(encoding="utf-8")
+    assert "random weights" in page
+    assert "a/&lt;b&gt;" in page
+    assert "no face found" in page
+    assert "not finite" not in page  # one masked row does not make a clip unusable
+    assert "97%" in page
+    assert "34%" in page
+    assert page.index("<td>constant</td>") < page.index("<td>ridge</td>") < page.index("<td>token cross attention</td>")
+    assert "on the 3 rated clips of this run" in page
+
+
+def test_a_model_that_is_no_better_than_the_constant_is_called_so(out):
+    training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    training["models"]["ridge"] = model_row(-0.2)
+    write_json(out / "training" / "training.json", training)
+    said = report.verdicts(report.write_summary(out))
+    assert said[0].startswith("token cross attention is better than the constant predictor")
+    assert said[1] == "No better than the constant predictor: ridge."
+    training["models"]["token_cross_attention"] = model_row(-0.1)
+    write_json(out / "training" / "training.json", training)
+    said = report.verdicts(report.write_summary(out))
+    assert said[0].startswith("token cross attention is no better than the constant predictor")
+    assert said[-1].startswith("The best mean R² of the table is that of constant")
+
+
+def test_without_planted_events_the_occlusion_paragraph_is_left_out(out):
+    nothing = dict.fromkeys(("occlusion_pointing", "occlusion_chance", "occlusion_pointing_shuffled"))
+    write_json(out / "attention.json", nothing)
+    assert "What the model looked at" not in report.write_report(out).read_text(encoding="utf-8")
+
+
+def test_a_missing_notebook_is_named(out):
+    (out / "attention.json").unlink()
+    with pytest.raises(FileNotFoundError, match="Run 07_attention_visualization first"):
+        report.write_report(out)

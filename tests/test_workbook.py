@@ -1,0 +1,148 @@
+"""The runner: what is refused before work starts, resume, failures. It runs small notebooks made here."""
+
+import json
+
+import nbformat
+import pytest
+
+from helpers import config, workbook
+from helpers.files import ROOT, read_json
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """Two notebooks under the names of real ones, each of which writes one file and counts its executions."""
+    for name in ("01_data_analysis", "05_alignment"):
+        count = f"open(r'{tmp_path}/executed.txt', 'a').write('{name} ')"
+        write = f"open(out_dir + '/{name}.txt', 'w').write(str(globals().get('seed', 0)))"
+        cells = [nbformat.v4.new_code_cell("out_dir = ''", metadata={"tags": ["parameters"]})]
+        cells += [nbformat.v4.new_code_cell(source) for source in (count, write)]
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / f"notebooks/{name}.ipynb")
+    monkeypatch.setattr(workbook, "ROOT", tmp_path)
+    monkeypatch.setattr(workbook, "WRITES", {n: (f"{n}.txt",) for n in workbook.WRITES})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.mp4").write_bytes(b"1")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def tasks(book, **seed):
+    out = {"out_dir": str(book / "out")}
+    return [workbook.Task("01_data_analysis", out), workbook.Task("05_alignment", out | seed)]
+
+
+def execute(book, *, seed=0):
+    """Run both notebooks; return which were executed."""
+    (book / "executed.txt").write_text("")
+    workbook.run(tasks(book, seed=seed), book / "data", book / "out")
+    return (book / "executed.txt").read_text().split()
+
+
+def test_a_second_run_does_nothing_and_a_change_repeats_only_what_depends_on_it(book):
+    assert execute(book) == ["01_data_analysis", "05_alignment"]
+    assert execute(book) == []
+    assert execute(book, seed=1) == ["05_alignment"]
+    assert (book / "out" / "05_alignment.txt").read_text() == "1"
+    (book / "out" / "01_data_analysis.txt").unlink()
+    assert execute(book, seed=1) == ["01_data_analysis"]
+    (book / "data" / "b.mp4").write_bytes(b"2")
+    assert execute(book, seed=1) == ["01_data_analysis", "05_alignment"]
+
+
+def test_a_failed_notebook_is_named_with_its_error_and_runs_again(book):
+    path = book / "notebooks" / "05_alignment.ipynb"
+    good = path.read_text()
+    path.write_text(good.replace("open(out_dir + ", "raise ValueError('no rows'); open(out_dir + "))
+    message = r"05_alignment failed in cell 4: ValueError: no rows\n  executed copy: .*05_alignment\.ipynb"
+    with pytest.raises(workbook.WorkbookError, match=message):
+        execute(book)
+    assert (book / "out" / "notebooks" / "05_alignment.ipynb").exists()
+    path.write_text(good)
+    assert execute(book) == ["05_alignment"]
+
+
+def test_a_dead_kernel_is_said(book):
+    path = book / "notebooks" / "01_data_analysis.ipynb"
+    path.write_text(path.read_text().replace("open(out_dir + ", "import os; os._exit(9); open(out_dir + "))
+    with pytest.raises(workbook.WorkbookError, match="01_data_analysis failed: its kernel died"):
+        execute(book)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "02_clip_preparation: {fpz: 25}",
+            "02_clip_preparation: unknown parameter 'fpz'. Legal names: out_dir, data_dir",
+        ),
+        ("'02': {fps: fast}", r"02_clip_preparation: fps must be float, .* got 'fast' \(str\)"),
+        ("08: {fps: 25}", "names the notebook '08'. There are: 00_setup_check, 01_data_analysis"),
+        ("- fps", "must hold one section"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, text, message):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        workbook.plan(tmp_path, tmp_path, weights="random", params=tmp_path / "p.yaml")
+
+
+def test_pretrained_is_the_default_and_brings_its_own_settings(tmp_path):
+    planned = {task.name: task.parameters for task in workbook.plan(tmp_path, tmp_path)}
+    assert planned["03_static_extraction"]["weights"] == planned["04_dynamic_extraction"]["weights"] == "pretrained"
+    assert planned["04_dynamic_extraction"]["input_px"] == 224
+    random = {task.name: task.parameters for task in workbook.plan(tmp_path, tmp_path, weights="random")}
+    assert random["04_dynamic_extraction"] == {
+        "weights": "random", "data_dir": str(tmp_path), "out_dir": str(tmp_path)
+    }  # fmt: skip
+
+
+def test_a_parameter_file_wins_over_pretrained_settings_and_the_command_line_over_both(tmp_path):
+    (tmp_path / "p.yaml").write_text("02: {fps: 30}\n03: {weights: random}\n01: {limit: 7}")
+    planned = {t.name: t.parameters for t in workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml", limit=3)}
+    assert planned["02_clip_preparation"]["fps"] == 30
+    assert planned["03_static_extraction"]["weights"] == "random"
+    assert planned["01_data_analysis"]["limit"] == 3
+
+
+def test_every_shipped_parameter_file_is_legal(tmp_path):
+    for path in (ROOT / "params").glob("*.yaml"):
+        assert len(workbook.plan(tmp_path, tmp_path, params=path)) == len(config.NOTEBOOKS)
+
+
+def test_only_and_from_choose_notebooks():
+    assert [name[:2] for name in workbook.select(only="3, 04_dynamic_extraction")] == ["03", "04"]
+    assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "09"]
+    with pytest.raises(ValueError, match="names the notebook '12'"):
+        workbook.select(only="12")
+
+
+def test_a_notebook_run_by_itself_counts_as_done_in_the_whole(book):
+    (book / "executed.txt").write_text("")
+    workbook.run(tasks(book), book / "data", book / "out", ["01_data_analysis"])
+    assert (book / "executed.txt").read_text().split() == ["01_data_analysis"]
+    assert execute(book) == ["05_alignment"]
+
+
+def test_committed_notebooks_are_fresh_normalised_and_small():
+    recorded = read_json(ROOT / "notebooks" / "executed.json")
+    assert recorded["helpers"] == workbook.helpers_hash(), "helpers changed: run `make notebooks`"
+    assert {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")} == set(config.NOTEBOOKS)
+    ignored = n_code = 0
+    for name in config.NOTEBOOKS:
+        path = ROOT / "notebooks" / f"{name}.ipynb"
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        tags = [tag for cell in code for tag in cell["metadata"].get("tags", [])]
+        assert recorded["notebooks"][name] == workbook.cells_hash(path), f"{name} changed: run `make notebooks`"
+        assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), name
+        assert tags.count("parameters") == 1, name
+        assert notebook["metadata"]["kernelspec"]["name"] == "python3", name
+        assert not {"widgets", "papermill"} & notebook["metadata"].keys(), name
+        assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"], name
+        assert path.stat().st_size < 1_000_000, name
+        ignored += tags.count("nbval-ignore-output")
+        n_code += len(code)
+    assert ignored <= 0.05 * n_code
