@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -80,8 +81,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from helpers import score
-    from helpers.files import write_json
+    from helpers.files import stderr_into, write_json
+
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import score
 
     scorer = score.load_scorer(arguments.model)
     scores, failed = [], 0
@@ -91,7 +94,7 @@ def _score(arguments: argparse.Namespace) -> int:
             print(score.as_text(scores[-1]))
         except score.CLIP_ERRORS as error:
             failed += 1
-            print(f"error: {video}: {error}", file=sys.stderr)
+            print(f"error: {video}: {str(error).removeprefix(f'{video.name}: ')}", file=sys.stderr)
     if arguments.json:
         write_json(arguments.json, [score.as_dict(result) for result in scores])
     return 1 if failed else 0

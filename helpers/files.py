@@ -6,6 +6,7 @@ A file that these functions wrote is whole whenever it is there, however the pro
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,20 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return version
     return f"{version}+{commit}"
+
+
+@contextmanager
+def stderr_into(path: str | Path) -> Iterator[None]:
+    """Send what this process, its C++ libraries and the processes it starts write to standard error into a file."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:

@@ -130,7 +130,7 @@ def scaled(rows: pd.DataFrame, targets: Sequence[str], rating_range: tuple[float
             file, name, value = outside.iloc[0][["file", "name", target]]
             raise ValueError(
                 f"{file}: {target} of {name} must be between {low:g} and {high:g}, got {value:g}. "
-                "Correct it, or set rating_range to the scale of the ratings."
+                "Correct it, or set the scale of the ratings (rating_low and rating_high in 01)."
             )
     return rows.assign(**{target: (rows[target] - low) / (high - low) for target in targets})
 

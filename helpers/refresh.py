@@ -22,6 +22,7 @@ from helpers.workbook import WorkbookError, cells_hash, helpers_hash
 
 log = logging.getLogger(__name__)
 
+TITLE_FIGURE = "07_clip"  # on top of the README
 THUMBNAIL_PX = 240
 THUMBNAILS = {
     "00_setup_check": "00_speed",
@@ -51,6 +52,7 @@ def refresh(names: Iterable[str] = NOTEBOOKS) -> None:
         subprocess.run([sys.executable, "-m", "nbstripout", *_NORMALISE, str(copy)], check=True)
         shutil.copyfile(copy, committed)
         _write_thumbnail(name)
+    shutil.copyfile(resolve("results/sample") / "figures" / f"{TITLE_FIGURE}.png", ROOT / "docs" / "attention.png")
     write_json(
         ROOT / "notebooks" / "executed.json",
         {"helpers": helpers_hash(), "notebooks": {n: cells_hash(ROOT / "notebooks" / f"{n}.ipynb") for n in NOTEBOOKS}},

@@ -9,8 +9,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from helpers.clips import TRAITS, read_clips
 from helpers.config import NOTEBOOKS
-from helpers.files import ROOT, read_json, write_json
+from helpers.files import ROOT, read_json, stderr_into, write_json
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +137,8 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0) -> No
 
 def require_pretrained(tasks: list[Task]) -> None:
     """Raise FileNotFoundError naming every published weight file that a task asks for and that is not to be had."""
-    from helpers import weights  # imports TensorFlow
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import weights
 
     names = {"03_static_extraction": "resnet50_imagenet", "04_dynamic_extraction": "i3d_flow_kinetics"}
     weights.require([names[t.name] for t in tasks if t.name in names and t.parameters.get("weights") == "pretrained"])
@@ -185,7 +184,7 @@ def _execute(task: Task, out: Path) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     where = {"cwd": ROOT / "notebooks", "kernel_name": "python3", "progress_bar": False}
     try:
-        with _stderr_into(out / "kernel.log"):
+        with stderr_into(out / "kernel.log"):
             papermill.execute_notebook(task.source, copy, task.parameters, **where)
     except PapermillExecutionError as error:
         last = " ".join(str(error.evalue).split())
@@ -196,19 +195,6 @@ def _execute(task: Task, out: Path) -> None:
         raise WorkbookError(
             f"{task.name} failed: its kernel died, most often for lack of memory.\n  executed copy: {copy}"
         ) from None
-
-
-@contextmanager
-def _stderr_into(path: Path) -> Iterator[None]:
-    """Send what this process and the kernel it starts write to standard error into a file."""
-    before = os.dup(2)
-    with open(path, "ab") as file:
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
 
 
 def _fingerprint(task: Task, before: str) -> str:

@@ -69,3 +69,12 @@ def test_differences_are_named_by_their_path():
 
 def test_the_code_version_begins_with_the_packages_own():
     assert files.code_version().startswith("0.")
+
+
+def test_standard_error_of_libraries_and_children_goes_into_a_file_for_a_while(tmp_path, capfd):
+    with files.stderr_into(tmp_path / "log"):
+        os.system("echo child >&2")
+        os.write(2, b"library\n")
+    os.write(2, b"after\n")
+    assert (tmp_path / "log").read_text() == "child\nlibrary\n"
+    assert capfd.readouterr().err == "after\n"

@@ -114,11 +114,11 @@ def test_training_without_ratings_is_refused_up_front(capsys, data, tmp_path, mo
 
 
 def test_an_input_that_no_notebook_has_made_yet_is_named_by_its_maker(capsys, data, tmp_path):
-    status, error = try_run(capsys, data, tmp_path / "out", "--only", "05")
+    status, error = try_run(capsys, data, tmp_path / "out", "--only", "02")
     assert status == 1
-    assert "05_alignment failed" in error
+    assert "02_clip_preparation failed" in error
     assert "clips.csv is missing. Run 01_data_analysis first" in error
-    assert str(tmp_path / "out" / "notebooks" / "05_alignment.ipynb") in error
+    assert str(tmp_path / "out" / "notebooks" / "02_clip_preparation.ipynb") in error
 
 
 def test_scoring_without_a_model_says_which_notebook_makes_it(capsys, data, tmp_path):

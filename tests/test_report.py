@@ -96,3 +96,9 @@ def test_a_missing_notebook_is_named(out):
     (out / "attention.json").unlink()
     with pytest.raises(FileNotFoundError, match="Run 07_attention_visualization first"):
         report.write_report(out)
+
+
+def test_a_run_that_is_trained_on_its_own_clips_has_no_line_for_further_ones(out):
+    training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    write_json(out / "training" / "training.json", training | {"live": {}})
+    assert "clips of this run</td>" not in report.write_report(out).read_text(encoding="utf-8")
