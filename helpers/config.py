@@ -208,6 +208,7 @@ class AlignmentConfig(Parameters):
     validation_share: float = number(0.075, 0.01, 0.5)
     test_share: float = number(0.125, 0.01, 0.5)
     seed: int = number(0, 0)
+    synthetic_labels: bool = False
 
     def width(self, stream: str) -> int:
         """Channels of a stream after the reduction."""
@@ -230,6 +231,8 @@ class TrainingConfig(Parameters):
     weight_decay: float = number(0.4, 0.0, 1.0)
     batch_size: int = number(32, 1, 65536)
     epochs: int = number(50, 1, 100000)
+    schedule: str = choice("cosine", "cosine", "plateau")
+    patience: int = number(0, 0, 100000)
     workers: int = number(2, 1, 256)
     progress: bool = False
 

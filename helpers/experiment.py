@@ -91,7 +91,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
         gather_history(cfg).to_csv(part, index=False, float_format="%.6g")
     results = summarise(predictions, bank, cfg) | {
         "data": data.statement,
-        "synthetic_labels": bank.synthetic,
+        "synthetic_labels": bank.synthetic or bool(data.live and data.live_clips.synthetic),
     }
     write_json(folder / "training.json", results)
     return results

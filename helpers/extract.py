@@ -22,7 +22,7 @@ from helpers.config import DynamicConfig, Parameters, PreparationConfig, StaticC
 from helpers.device import list_devices
 from helpers.faces import FaceTrack, NoFaceError, read_track, track_face, write_track
 from helpers.files import write_json
-from helpers.forward import compile_forward
+from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.rows import TooShortError, dynamic_of_clip, static_of_clip, why_invalid
 from helpers.store import FeatureFile, Stage, clip_stamp, read_arrays, read_features, read_manifest, write_features
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size")
 
 
-CLIP_ERRORS = (VideoError, NoFaceError, TooShortError, cv2.error, av.FFmpegError)
+CLIP_ERRORS = (VideoError, NoFaceError, TooShortError, NetworkError, cv2.error, av.FFmpegError)
 
 
 def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]:

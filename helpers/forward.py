@@ -12,7 +12,13 @@ import numpy as np
 
 PRECISIONS = ("float32", "bfloat16")
 
+OUT_OF_MEMORY = ("OOM", "out of memory", "RESOURCE_EXHAUSTED")
+
 Forward = Callable[[np.ndarray], np.ndarray]
+
+
+class NetworkError(RuntimeError):
+    """The backend failed on one input; the message has its first line."""
 
 
 def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
@@ -27,16 +33,33 @@ def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
 
     Returns:
         A function from float32 (B, ...) to float32 (B, ...), for any B; it compiles once per shape of a sample.
+        NetworkError comes out of it where the backend fails on an input, MemoryError where memory does not suffice.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them.")
     compiler = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
     if compiler is None:
         raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch, got {keras.backend.backend()}. Set it.")
-    return compiler(model, precision)
+    run, failures = compiler(model, precision)
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        try:
+            return run(x)
+        except failures as error:
+            reason = str(error).splitlines()[0]
+            if any(word in str(error) for word in OUT_OF_MEMORY):
+                raise MemoryError(
+                    f"the network ran out of memory on an input of {x.shape}: {reason}. Lower batch_size."
+                ) from None
+            raise NetworkError(f"the network failed on an input of {x.shape}: {reason}") from error
+
+    return forward
 
 
-def _tensorflow(model: keras.Model, precision: str) -> Forward:
+Compiled = tuple[Forward, tuple[type[Exception], ...]]  # and the errors of the backend that may come out of it
+
+
+def _tensorflow(model: keras.Model, precision: str) -> Compiled:
     import tensorflow as tf
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -56,20 +79,20 @@ def _tensorflow(model: keras.Model, precision: str) -> Forward:
         session = tf.compat.v1.Session(graph=frozen.graph, config=config)  # its options are its own, not the process's
         return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
 
-    return lambda x: compiled(np.shape(x)[1:])(np.asarray(x, np.float32))
+    return lambda x: compiled(np.shape(x)[1:])(np.asarray(x, np.float32)), (tf.errors.OpError,)
 
 
-def _jax(model: keras.Model, precision: str) -> Forward:
+def _jax(model: keras.Model, precision: str) -> Compiled:
     import jax
 
     model = in_bfloat16(model) if precision == "bfloat16" else model
     trainable = [variable.value for variable in model.trainable_variables]
     others = [variable.value for variable in model.non_trainable_variables]
     compiled = jax.jit(lambda x: model.stateless_call(trainable, others, x, training=False)[0].astype("float32"))
-    return lambda x: np.asarray(compiled(np.asarray(x, np.float32)))
+    return lambda x: np.asarray(compiled(np.asarray(x, np.float32))), (jax.errors.JaxRuntimeError,)
 
 
-def _torch(model: keras.Model, precision: str) -> Forward:
+def _torch(model: keras.Model, precision: str) -> Compiled:
     import torch
 
     model = in_bfloat16(model) if precision == "bfloat16" else model
@@ -79,7 +102,7 @@ def _torch(model: keras.Model, precision: str) -> Forward:
             y = model(np.asarray(x, np.float32), training=False)
             return keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
 
-    return forward
+    return forward, (RuntimeError,)
 
 
 def in_bfloat16(model: keras.Model) -> keras.Model:

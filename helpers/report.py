@@ -40,6 +40,7 @@ def write_summary(out: str | Path) -> dict[str, Any]:
         "provenance": {
             "code_version": code_version(),
             "data": training["data"],
+            "synthetic_labels": training["synthetic_labels"],
             "stages": {stage: manifest["identity"] for stage, manifest in _manifests(out).items()},
         },
     }

@@ -4,6 +4,7 @@ In: a video file, its `FaceTrack` and a compiled network. Out: a `FeatureFile` w
 streamed: a clip is never held at full size. A clip's rows depend on nothing but that clip.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,11 @@ from helpers.backbones import Backbone
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.faces import FaceTrack, crop_face
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
-from helpers.forward import Forward
+from helpers.forward import Forward, NetworkError
 from helpers.store import FeatureFile
 from helpers.video import iter_frames
+
+log = logging.getLogger(__name__)
 
 CROP_PX = 224  # side of the face crop that flow is computed on
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
@@ -57,11 +60,20 @@ def static_of_clip(
     features, t_s, numbers = [], [], []
     for batch in _batches(samples, cfg.batch_size):
         crops = np.stack([crop_face(frame, track.box_xyxy, backbone.input_px) for frame, _, _ in batch])
-        features.append(forward(backbone.preprocess(crops)))
+        features.append(_rows_or_nan(forward, backbone.preprocess(crops), backbone.feature_dim))
         t_s += [t for _, t, _ in batch]
         numbers += [number for _, _, number in batch]
     t_start_s = np.array(t_s)
     return _usable(np.concatenate(features), t_start_s, t_start_s + 1 / track.fps, np.array(numbers), track)
+
+
+def _rows_or_nan(forward: Forward, batch: np.ndarray, feature_dim: int) -> np.ndarray:
+    """The network's rows of a batch; NaN, which makes them invalid, when it fails on it."""
+    try:
+        return forward(batch)
+    except NetworkError as error:
+        log.warning("%s", error)
+        return np.full((len(batch), feature_dim), np.nan, np.float32)
 
 
 def dynamic_of_clip(
@@ -185,5 +197,5 @@ def why_invalid(rows: FeatureFile, track: FaceTrack) -> dict[int, str]:
         elif rows.features[row].any():
             reasons[int(row)] = "made mostly of padding: the clip is too short"
         else:
-            reasons[int(row)] = "the network gave values that are not finite"
+            reasons[int(row)] = "the network failed on it, or gave values that are not finite"
     return reasons

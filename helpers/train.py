@@ -37,6 +37,7 @@ MODELS = (
 )
 NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "workers", "progress")  # parameters that change no single training
 RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
+PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
 FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
 
 
@@ -159,28 +160,35 @@ def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
 def fit(
     model: keras.Model, train: tuple[dict, np.ndarray], validation: tuple[dict, np.ndarray], cfg: TrainingConfig
 ) -> pd.DataFrame:
-    """Fit by AdamW on a cosine from `learning_rate` to 2 % of it, and restore the best validation epoch.
+    """Fit by AdamW and restore the best validation epoch.
+
+    The learning rate falls on a cosine to 2 % of its start, or halves whenever the validation loss has not fallen for
+    `PLATEAU` epochs. Gradients are clipped to norm 1.
 
     Args:
         model: Not yet compiled.
         train, validation: Inputs, and labels (n, k) without NaN.
-        cfg: Epochs, batch size, learning rate, weight decay.
+        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end).
 
     Returns:
         One row per epoch: epoch, loss, val_loss (mean squared errors).
     """
     steps = -(-len(train[1]) // cfg.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(cfg.learning_rate, cfg.epochs * steps, FINAL_RATE)
+    cosine = keras.optimizers.schedules.CosineDecay(cfg.learning_rate, cfg.epochs * steps, FINAL_RATE)
+    rate = cosine if cfg.schedule == "cosine" else cfg.learning_rate
     optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay, clipnorm=1.0)
     model.compile(optimizer, loss="mse", steps_per_execution=steps)  # one call per epoch: a fifth faster than per batch
-    best = keras.callbacks.EarlyStopping("val_loss", patience=cfg.epochs, restore_best_weights=True)
+    patience = cfg.patience or cfg.epochs
+    callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)]
+    if cfg.schedule == "plateau":
+        callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU))
     history = model.fit(
         *train,
         epochs=cfg.epochs,
         batch_size=cfg.batch_size,
         validation_data=validation,
         validation_batch_size=1024,
-        callbacks=[best],
+        callbacks=callbacks,
         verbose=0,
     )
     return pd.DataFrame(history.history).rename_axis("epoch").reset_index()

@@ -128,7 +128,9 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0) -> No
     wanted = {task.parameters.get("weights") for task in tasks}
     if "pretrained" in wanted:
         require_pretrained(tasks)
-        if any(task.name.startswith("06") for task in tasks) and clips[list(TRAITS)].isna().all(axis=None):
+        trains = any(task.name.startswith("06") for task in tasks)
+        invented = any(task.parameters.get("synthetic_labels") for task in tasks)
+        if trains and not invented and clips[list(TRAITS)].isna().all(axis=None):
             raise ValueError(
                 f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
                 "or stop before training with --only 00,01,02,03,04."

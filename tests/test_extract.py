@@ -40,7 +40,7 @@ def halve_time(x: np.ndarray) -> np.ndarray:
 def networks(monkeypatch):
     """Small networks in place of the real ones."""
     weights = Weights("random", "a test", "0" * 64, "none")
-    backbone = SimpleNamespace(input_px=64, preprocess=np.float32, weights=weights, model=mean_colour)
+    backbone = SimpleNamespace(input_px=64, feature_dim=3, preprocess=np.float32, weights=weights, model=mean_colour)
     monkeypatch.setattr(extract, "build_backbone", lambda name, weights: backbone)
     monkeypatch.setattr(extract, "build_motion_network", lambda weights_name, endpoint: (halve_time, weights))
     monkeypatch.setattr(extract, "compile_forward", lambda network, precision: network)

@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from helpers.forward import compile_forward, in_bfloat16
+from helpers import forward as forwards
+from helpers.forward import NetworkError, compile_forward, in_bfloat16
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -76,3 +77,27 @@ def test_weights_are_frozen_when_compiled(network):
 def test_an_unknown_precision_is_refused(network):
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'float16'"):
         compile_forward(network[0], "float16")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (
+            tf.errors.InvalidArgumentError(None, None, "bad shape\nmore"),
+            NetworkError,
+            r"failed on an input of \(2, 3\): bad shape$",
+        ),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+            MemoryError,
+            "OOM when allocating. Lower batch_size",
+        ),
+    ],
+)
+def test_what_goes_wrong_in_the_backend_is_told_apart(monkeypatch, error, raised, message):
+    def fail(x):
+        raise error
+
+    monkeypatch.setattr(forwards, "_tensorflow", lambda model, precision: (fail, (tf.errors.OpError,)))
+    with pytest.raises(raised, match=message):
+        compile_forward(None)(np.zeros((2, 3)))

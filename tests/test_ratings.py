@@ -211,7 +211,10 @@ def test_composed_and_decomposed_umlauts_are_one_name(tmp_path):
     ("lines", "message"),
     [
         (["clip,openness", "a,high"], "ratings.csv line 2: openness must be a number, got 'high'"),
-        (["clip,openness", "a,1.3"], "ratings.csv: openness of a must be between 0 and 1, got 1.3.*set rating_range"),
+        (
+            ["clip,openness", "a,1.3"],
+            "ratings.csv: openness of a must be between 0 and 1, got 1.3.*rating_low and rating_high",
+        ),
         (["clip,openness", "a,-inf"], "openness of a must be between 0 and 1, got -inf"),
         (["clip,openness", "absent,7"], "openness of absent must be between 0 and 1, got 7"),
         (["clip,openness,split", "a,.5,fold1"], "line 2: split must be train, validation or test, got 'fold1'"),

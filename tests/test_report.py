@@ -31,6 +31,7 @@ def out(tmp_path):
         "split": split,
         "live": model_row(0.8) | {"clips": 3},
         "data": "the clips of this run",
+        "synthetic_labels": False,
     }
     write_json(tmp_path / "training" / "training.json", training)
     pointing = {"occlusion_pointing": 0.97, "occlusion_chance": 0.34, "occlusion_pointing_shuffled": 0.35}
@@ -102,3 +103,10 @@ def test_a_run_that_is_trained_on_its_own_clips_has_no_line_for_further_ones(out
     training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
     write_json(out / "training" / "training.json", training | {"live": {}})
     assert "clips of this run</td>" not in report.write_report(out).read_text(encoding="utf-8")
+
+
+def test_invented_ratings_are_stamped_on_the_report(out):
+    training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    assert "<b>invented</b>" not in report.write_report(out).read_text(encoding="utf-8")
+    write_json(out / "training" / "training.json", training | {"synthetic_labels": True})
+    assert "ratings of this run were <b>invented</b>" in report.write_report(out).read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from helpers.config import DynamicConfig, StaticConfig
 from helpers.faces import FaceTrack, crop_faces, track_face
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
-from helpers.forward import compile_forward
+from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.rows import TooShortError, dynamic_of_clip, iter_flows, row_layout, static_of_clip, why_invalid
 from helpers.video import read_frames
@@ -33,7 +33,7 @@ def numbers_of(crops: np.ndarray) -> np.ndarray:
     return np.float32(read_numbers(crops))[:, None] + 1
 
 
-BACKBONE = SimpleNamespace(input_px=WIDTH, preprocess=lambda crops: crops)
+BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1, preprocess=lambda crops: crops)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
@@ -66,9 +66,23 @@ def test_a_row_that_is_not_finite_or_has_lost_its_face_is_zero_and_invalid(tmp_p
     assert got.features[:, 0].tolist() == [5, 0, 21, 29, 0]
     assert got.valid.tolist() == [True, False, True, True, False]
     assert why_invalid(got, track) == {
-        1: "the network gave values that are not finite",
+        1: "the network failed on it, or gave values that are not finite",
         4: "the face is lost at 2.4 s",
     }
+
+
+def test_a_batch_that_the_network_fails_on_gives_zero_rows_and_the_clip_goes_on(tmp_path, caplog):
+    def fails_on_the_second(crops: np.ndarray) -> np.ndarray:
+        features = numbers_of(crops)
+        if 21 in features:
+            raise NetworkError("the network failed on an input")
+        return features
+
+    path = write_numbered(tmp_path / "clip.mp4", 37)
+    got = static_of_clip(path, track_of(37, last_seen_s=9.0), BACKBONE, fails_on_the_second, StaticConfig(batch_size=2))
+    assert got.features[:, 0].tolist() == [5, 13, 0, 0, 37]
+    assert got.valid.tolist() == [True, True, False, False, True]
+    assert "the network failed on an input" in caplog.text
 
 
 def give_flows(monkeypatch, n: int) -> None:

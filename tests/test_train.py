@@ -1,7 +1,9 @@
 """Training: splits, controls, repeatability, resume, the summary's form. Small drawn tokens stand in for clips."""
 
+import dataclasses
 import json
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,6 +91,15 @@ def test_the_constant_is_the_mean_of_the_training_ratings(cfg):
     np.testing.assert_allclose(fitted.prediction, np.tile(mean, (N, 1)), atol=1e-6)
     assert fitted.live_prediction.shape == (0, 5)
     assert fitted.model is None
+
+
+def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends(cfg):
+    x, y = np.zeros((24, 3), "float32"), np.random.default_rng(0).uniform(0, 1, (24, 5)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])  # nothing to learn but the mean
+    slow = dataclasses.replace(cfg, schedule="plateau", patience=13, epochs=400, learning_rate=0.01)
+    history = train.fit(model, (x, y), (x, y[::-1] * 0 - 1), slow)
+    assert len(history) < 60
+    assert float(model.optimizer.learning_rate) < 0.01 / 2
 
 
 def test_ridge_finds_a_linear_cue(cfg):
