@@ -14,7 +14,11 @@ from typing import Any, get_args, get_origin
 from helpers.clips import TRAITS
 from helpers.files import resolve
 
-ENDPOINTS = ("Mixed_3b", "Mixed_3c", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "Mixed_5b", "Mixed_5c")
+ENDPOINTS = (
+    "Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "MaxPool3d_3a_3x3", "Mixed_3b", "Mixed_3c",
+    "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
+    "Mixed_5c",
+)  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
 
 
 def number(default: float, low: float, high: float = math.inf) -> Any:

@@ -80,5 +80,5 @@ def test_every_notebook_has_its_parameters_class():
     assert named - {config.Parameters} == set(config.NOTEBOOKS.values())
 
 
-def test_endpoints_are_stages_of_the_network():
-    assert set(config.ENDPOINTS) <= set(STAGES)
+def test_endpoints_are_the_stages_of_the_network():
+    assert config.ENDPOINTS == STAGES
