@@ -42,7 +42,7 @@ lint: $(READY)  ## check and format code and notebooks
 	$(BIN)/ruff format
 
 lock: $(READY)  ## pin the packages of pyproject.toml again (needs uv)
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet \
+	uv pip compile --universal --generate-hashes --no-annotate --no-header --quiet \
 	  --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 
 clean:  ## remove results, keep .venv
