@@ -5,27 +5,10 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from layout import make_clips
 
 from helpers import clips
 from helpers.clips import TRAITS
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three clips in the challenge's layout: two of one source in train, one of another in test."""
-    return make_clips(
-        tmp_path / "Daten für uns",
-        "training80_01/-AmMDnVl4s8.003.mp4",
-        "training80_01/-AmMDnVl4s8.004.mp4",
-        "test80_02/_plk5k7PBEg.001.mp4",
-    )
-
-
-def make_clips(folder, *paths):
-    for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(b"video")
-    return folder
 
 
 def test_a_scan_tells_key_path_source_split_and_bytes(folder):

@@ -1,9 +1,6 @@
 """Plots of notebook 01 and the common look: what is drawn is read back from the artists."""
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,13 +10,7 @@ from helpers import metrics, plots
 from helpers.clips import DISPLAY, TRAITS
 from helpers.plots import TRAIT_COLORS, analysis
 
-
-@pytest.fixture(autouse=True)
-def figures():
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures")
 
 
 @pytest.fixture

@@ -1,27 +1,17 @@
 """Plots of notebooks 06 and 07: what is drawn is read back from the artists."""
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import plots
 from helpers.clips import TRAITS
 from helpers.plots import attention, training
 
 TS, TD, HEADS = 3, 5, 2
 
 
-@pytest.fixture(autouse=True)
-def figures():
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures")
 
 
 @pytest.fixture

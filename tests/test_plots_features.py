@@ -1,0 +1,74 @@
+"""Plots of notebooks 00, 03, 04, 05 and 09: what is drawn is read back from the artists."""
+
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.clips import TRAITS
+from helpers.plots import alignment, features, score, setup
+
+pytestmark = pytest.mark.usefixtures("figures")
+
+
+def test_clips_of_one_direction_are_alike_and_of_opposite_ones_are_not():
+    rows = pd.DataFrame([[1.0, 2.0, 5.0], [1.1, 2.1, 5.0], [-1.0, -2.0, 5.0]], index=["a", "b", "c"])
+    similarity = features.clip_similarity(rows)
+    assert similarity.loc["a", "b"] > 0.99
+    assert similarity.loc["a", "c"] < -0.9
+    within, between = features.same_source_gap(similarity, np.array(["x", "x", "y"]))
+    assert within > 0.99
+    assert between < -0.9
+    assert features.same_source_gap(similarity, np.array(["x", "y", "z"])) is None
+    ax = features.plot_similarity(similarity)
+    np.testing.assert_allclose(ax.images[0].get_array(), similarity)
+
+
+def test_rows_show_the_channels_that_vary_most_on_the_clips_time():
+    t_s = np.array([0.25, 0.75, 1.25])
+    rows = np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float)
+    ax = features.plot_rows(rows, t_s, n_channels=2)
+    assert ax.images[0].get_array().shape == (2, 3)
+    assert ax.images[0].get_array()[0].argmax() == 1  # the fourth channel varies most and comes first
+    assert ax.images[0].get_extent()[:2] == [0.0, 1.5]
+
+
+def test_tokens_lie_at_their_times():
+    _, ax = plt.subplots()
+    drawn = alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5, ax=ax)
+    assert drawn is ax
+    assert ax.lines[0].get_xdata().tolist() == [0.3, 0.9]
+    assert [bar.get_x() for bar in ax.patches] == [0.0, 0.5]
+
+
+def test_the_spread_of_each_channel_is_drawn_per_stream():
+    ax = alignment.plot_component_spread({"face": np.array([[0.0, 0.0], [2.0, 6.0]])})
+    assert ax.lines[0].get_ydata().tolist() == [1, 3]
+
+
+def test_speed_is_a_bar_per_operation():
+    ax = setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["matmul", "conv2d"]))
+    assert [bar.get_width() for bar in ax.patches] == [7, 11]
+    assert "GFLOP/s" in ax.get_xlabel()
+
+
+def test_a_score_stands_beside_the_constant_and_attention_beside_the_uniform_share():
+    result = SimpleNamespace(
+        video="a.mp4",
+        score=dict.fromkeys(TRAITS, 0.7),
+        low=dict.fromkeys(TRAITS, 0.6),
+        high=dict.fromkeys(TRAITS, 0.8),
+        constant=dict.fromkeys(TRAITS, 0.5),
+        percentile=dict.fromkeys(TRAITS, 0.9),
+        motion_t_s=[0.25, 0.75],
+        motion_share=[0.2, 0.8],
+    )
+    ax = score.plot_score(result).axes[0]
+    marks = {kind: [x for line in ax.lines if line.get_marker() == kind for x in line.get_xdata()] for kind in "o|"}
+    assert marks == {"o": [0.7] * 5, "|": [0.5] * 5}
+    assert ax.get_yticklabels()[4].get_text() == "emotional stability (N)"
+    bars = score.plot_motion_share(result)
+    assert [bar.get_height() for bar in bars.patches] == [0.2, 0.8]
+    assert bars.lines[0].get_ydata()[0] == 0.5
