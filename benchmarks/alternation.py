@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from helpers.device import list_devices
 from helpers.files import write_json
 
 Item = TypeVar("Item")
@@ -83,6 +82,8 @@ def report(rows: list[dict[str, Any]], columns: dict[str, str], options: argpars
         options: What the benchmark was called with.
         more: Further entries of the JSON.
     """
+    from helpers.device import list_devices  # late: decoder processes import benchmarks, and need no TensorFlow
+
     devices = list_devices()[["backend", "kind", "name", "cores"]].to_dict("records")
     machine = {"devices": devices, "load_per_core": round(os.getloadavg()[0] / (os.cpu_count() or 1), 2)}
     names = ", ".join(f"{d['kind']} {d['name']}" + (f" ({d['cores']} cores)" if d["cores"] else "") for d in devices)

@@ -21,12 +21,13 @@ from benchmarks.alternation import alternate, minus, options_of, ratio, report, 
 from helpers.backbones import build_backbone
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.crops import Job, face_crops, face_flows
 from helpers.extract import CLIP_ERRORS
 from helpers.faces import FaceTrack, detect_faces, track_face
 from helpers.files import ROOT
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.rows import dynamic_of_clip, iter_flows, static_of_clip
+from helpers.rows import dynamic_rows, static_rows
 from helpers.store import FeatureFile, write_features
 from helpers.video import iter_frames
 
@@ -45,8 +46,10 @@ def build_stages(precision: str) -> Stages:
     backbone = build_backbone(static.backbone, static.weights)
     network, _ = build_motion_network(dynamic.weights, dynamic.endpoint)
     rows_of_clip = (
-        lambda path, track, forward: static_of_clip(path, track, backbone, forward, static),
-        lambda path, track, forward: dynamic_of_clip(path, track, forward, dynamic),
+        lambda path, track, forward: static_rows(
+            face_crops(Job(path, track, static, size_px=backbone.input_px)), track, backbone, forward
+        ),
+        lambda path, track, forward: dynamic_rows(face_flows(Job(path, track, dynamic)), track, forward, dynamic),
     )
     forwards = [compile_forward(model, precision) for model in (backbone.model, network)]
     return dict(zip(LIMITS, zip(rows_of_clip, forwards, strict=True), strict=True))
@@ -72,7 +75,7 @@ def measure_clip(path: Path, stages: Stages, rounds: int, out: Path) -> Seconds:
     drain = deque(maxlen=0).extend
     parts = {
         "decode": lambda: drain(iter_frames(path, fps=prep.fps)),
-        "all but I3D": lambda: drain(iter_flows(path, track, DynamicConfig(), [])),
+        "all but I3D": lambda: drain(face_flows(Job(path, track, DynamicConfig()))),
         "detect": lambda: [detect_faces(frame) for frame in looks],
     }
     seconds = alternate(parts | ways_of_stages(stages, path, track, out), rounds)

@@ -1,4 +1,7 @@
-"""Command line: `python -m helpers run | score | sample | notebooks`. Exit: 0 done, 1 an error, 2 wrong usage."""
+"""Command line: `python -m helpers run | check | score | export | sample | notebooks`.
+
+Exit: 0 done, 1 an error, 2 wrong usage, 3 `check` found clips that cannot be used.
+"""
 
 import argparse
 import logging
@@ -42,11 +45,27 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--limit", type=int, default=0, metavar="N", help="the first N clips only")
     run.set_defaults(command=_run)
 
+    check = commands.add_parser("check", help="look at every clip of a folder, and forecast what a run will take")
+    check.add_argument("data", type=Path, metavar="DIR", help="folder of clips, with or without ratings")
+    check.add_argument("--csv", type=Path, metavar="FILE", help="write the table here, every clip and column")
+    check.add_argument("--limit", type=int, default=0, metavar="N", help="the first N clips only")
+    check.add_argument("--thorough", action="store_true", help="decode every frame, to find damage inside")
+    check.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters that the run will have")
+    check.add_argument("--no-forecast", action="store_true", help="the clips only, not the hours and disk of a run")
+    check.set_defaults(command=_check)
+
     score = commands.add_parser("score", help="score videos with a trained model")
     score.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     score.add_argument("--model", type=Path, required=True, help="the model folder of a run: results/<run>/model")
     score.add_argument("--json", type=Path, metavar="FILE", help="write the scores here as well")
     score.set_defaults(command=_score)
+
+    export = commands.add_parser("export", help="write the face crops of a run as a tree of JPEG files")
+    export.add_argument("--data", type=Path, required=True, help="folder of clips that the run was made from")
+    export.add_argument("--run", type=Path, required=True, help="the run's folder: 02 is done in it")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="faces_jpeg/ is made in this folder")
+    export.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame of a clip (default: 5)")
+    export.set_defaults(command=_export)
 
     sample = commands.add_parser("sample", help="draw clips with a planted truth")
     sample.add_argument("--clips", type=int, default=36, metavar="N")
@@ -80,6 +99,37 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    from helpers import check
+    from helpers.config import PreparationConfig
+    from helpers.files import replacing, resolve, stderr_into
+
+    parameters = {}
+    if arguments.params or not arguments.no_forecast:
+        from helpers import workbook  # takes as long to import as a few clips to check
+
+        tasks = workbook.plan(arguments.data.resolve(), resolve("results"), params=arguments.params)
+        parameters = {task.name: task.parameters for task in tasks}
+    wanted = PreparationConfig.checked(parameters.get("02_clip_preparation", {}))
+    table = check.check_clips(
+        arguments.data,
+        limit=arguments.limit,
+        thorough=arguments.thorough,
+        detector=wanted.detector,
+        min_coverage=wanted.min_coverage,
+        progress=sys.stderr.isatty(),
+    )
+    if arguments.csv:
+        with replacing(arguments.csv) as part:
+            table.to_csv(part, float_format="%.6g")
+    print(check.as_text(table), flush=True)
+    if not arguments.no_forecast and table["usable"].any():
+        with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+            from helpers import forecast
+        print("\n" + forecast.as_text(forecast.forecast(table, arguments.data, forecast.Stages.of(parameters))))
+    return 0 if table["usable"].all() else 3
+
+
 def _score(arguments: argparse.Namespace) -> int:
     from helpers.files import stderr_into, write_json
 
@@ -98,6 +148,19 @@ def _score(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, [score.as_dict(result) for result in scores])
     return 1 if failed else 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from helpers.clips import load_clips
+    from helpers.export import export_faces
+    from helpers.files import needs
+
+    clips = load_clips(needs(arguments.run / "clips.csv", "01_data_analysis"))
+    counts = export_faces(
+        clips, arguments.data, arguments.run, arguments.to, every=arguments.every, progress=sys.stderr.isatty()
+    )["counts"]
+    print(f"{counts['made']} clips exported, {counts['found']} were there, {counts['failed']} have no faces")
+    return 0
 
 
 def _sample(arguments: argparse.Namespace) -> int:

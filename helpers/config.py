@@ -7,7 +7,7 @@ value has the right type and lies in its legal range, or a `ValueError` that nam
 import ast
 import math
 import types
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -21,6 +21,9 @@ ENDPOINTS = (
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
 
 
+DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # of helpers.decoders
+
+
 def number(default: float, low: float, high: float = math.inf) -> Any:
     """A parameter in [low, high]; for a list, each of its items."""
     return _of(default, {"low": low, "high": high})
@@ -29,6 +32,16 @@ def number(default: float, low: float, high: float = math.inf) -> Any:
 def choice(default: Any, *options: str) -> Any:
     """A parameter that is one of `options`; for a list, each of its items."""
     return _of(default, {"options": options})
+
+
+def later(default: Any) -> Any:
+    """A parameter that came after folders had been made without it: they count as made with its default.
+
+    `default` may also be what `number` or `choice` made.
+    """
+    if isinstance(default, Field):
+        return field(default=default.default, metadata={**default.metadata, "later": True})
+    return _of(default, {"later": True})
 
 
 def _of(default: Any, rule: dict) -> Any:
@@ -123,8 +136,9 @@ class Parameters:
         return resolve(self.data_dir)
 
     def as_dict(self, *, without: tuple[str, ...] = ("data_dir", "out_dir", "limit", "progress")) -> dict[str, Any]:
-        """The parameters that decide the result, as plain types."""
-        return {name: value for name, value in asdict(self).items() if name not in without}
+        """The parameters that decide the result, as plain types; a `later` one only where it is not the default."""
+        silent = {f.name for f in fields(self) if f.metadata.get("later") and getattr(self, f.name) == f.default}
+        return {name: value for name, value in asdict(self).items() if name not in silent.union(without)}
 
 
 def _assigned(source: str) -> dict[str, Any]:
@@ -160,12 +174,22 @@ class PreparationConfig(Parameters):
     """02_clip_preparation."""
 
     data_dir: str = "data_sample"
-    backend: str = choice("auto", "auto", "pyav", "opencv")
+    backend: str = choice("auto", "auto", *DECODERS)
     fps: float = number(15.0, 1.0, 240.0)
     detect_every: int = number(8, 1, 1000)
     min_coverage: float = number(0.3, 0.0, 1.0)
     crop_scale: float = number(1.7, 0.5, 5.0)
+    detector: str = later(choice("haar", "haar", "yunet"))
+    crop: str = later(choice("stable", "stable", "smooth"))
+    align_eyes: bool = later(False)
+    max_gap_s: float = later(number(1.0, 0.0, 60.0))
+    workers: int = number(0, 0, 256)
     progress: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.align_eyes and self.detector == "haar":  # helpers.detectors.LANDMARKS, without importing OpenCV
+            raise ValueError("align_eyes needs the detector 'yunet', got 'haar', which finds no eyes. Set detector.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +202,7 @@ class StaticConfig(Parameters):
     every_n_frames: int = number(8, 1, 1000)
     batch_size: int = number(32, 1, 4096)
     precision: str = choice("float32", "float32", "bfloat16")
+    workers: int = number(0, 0, 256)
     progress: bool = False
 
 
@@ -191,12 +216,14 @@ class DynamicConfig(Parameters):
     input_px: int = number(112, 32, 512)
     flow: str = choice("dis_fast", "dis_fast", "dis_medium", "farneback", "tvl1")
     flow_clip_px: float = number(20.0, 0.1, 1000.0)
+    remove_camera: bool = later(False)
     mode: str = choice("whole", "whole", "windows")
     segment: int = number(8, 8, 512)
     window: int = number(16, 9, 512)
     stride: int = number(8, 1, 512)
     batch_size: int = number(4, 1, 1024)
     precision: str = choice("float32", "float32", "bfloat16")
+    workers: int = number(0, 0, 256)
     progress: bool = False
 
 

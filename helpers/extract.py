@@ -1,12 +1,14 @@
 """From clips to features: face tracks (02), rows of the static network (03), rows of the motion network (04).
 
 In: the table of clips (index `key`; column `path` below the data folder) and a notebook's parameters. Out: one npz per
-clip in the stage's folder and its manifest. A clip that cannot be used is recorded with its reason and the run goes on;
-a clip that is done is not done again. A clip's rows depend on that clip only, never on its neighbours in the run.
+clip in the stage's folder and its manifest. Decoder processes prepare the next clips while a network works on this one.
+A clip that cannot be used is recorded with its reason and the run goes on; a clip that is done is not done again. A
+clip's rows depend on that clip only, never on its neighbours in the run.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,45 +20,43 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.backbones import build_backbone
-from helpers.config import DynamicConfig, Parameters, PreparationConfig, StaticConfig
+from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
+from helpers.detectors import detector_file, require_detector
 from helpers.device import list_devices
-from helpers.faces import FaceTrack, NoFaceError, read_track, track_face, write_track
+from helpers.faces import TRACK_LAYOUT, FaceTrack, NoFaceError, read_track, track_of, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.rows import TooShortError, dynamic_of_clip, static_of_clip, why_invalid
-from helpers.store import FeatureFile, Stage, clip_stamp, read_arrays, read_features, read_manifest, write_features
+from helpers.pool import ClipPool
+from helpers.rows import TooShortError, dynamic_rows, static_rows, why_invalid
+from helpers.store import FeatureFile, Stage, clip_stamp, read_features, read_manifest, write_features
 from helpers.video import VideoError, backend_name, backend_version
+from helpers.worker import WorkerError, cores
 
 log = logging.getLogger(__name__)
 
-NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size")
-
-
-CLIP_ERRORS = (VideoError, NoFaceError, TooShortError, NetworkError, cv2.error, av.FFmpegError)
+NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers")
+PATIENCE_S = 1800.0  # without a piece of a clip: an hour of video takes 02 about ten minutes
+CLIP_ERRORS = (VideoError, NoFaceError, TooShortError, NetworkError, WorkerError, cv2.error, av.FFmpegError)
 
 
 def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]:
     """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
-    backend = backend_name(cfg.backend)
+    require_detector(cfg.detector)
+    cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
     identity = {
-        "parameters": {**cfg.as_dict(without=NOT_DECISIVE), "backend": backend},
-        "detector": "haarcascade_frontalface_alt2",
+        "parameters": cfg.as_dict(without=NOT_DECISIVE),
+        "detector": detector_file(cfg.detector),
+        "track": TRACK_LAYOUT,
     }
 
-    def make(path: Path, key: str, stamp: str) -> None:
-        track = track_face(
-            path,
-            fps=cfg.fps,
-            every=cfg.detect_every,
-            scale=cfg.crop_scale,
-            min_coverage=cfg.min_coverage,
-            backend=backend,
-        )
+    def write(key: str, stamp: str, _: None, tracks: Iterable[FaceTrack]) -> None:
+        (track,) = tracks
         write_track(stage.path(key), track, stamp)
 
-    stage = Stage(cfg.out / "faces", "faces", identity, {"decoder": backend_version(backend)})
-    return stage.finish(**_for_each(clips, cfg, stage, make))
+    stage = Stage(cfg.out / "faces", "faces", identity, {"decoder": backend_version(cfg.backend)})
+    return stage.finish(**_for_each(clips, cfg, stage, tracks_of, lambda path, key, stamp: ((path, cfg), None), write))
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
@@ -64,12 +64,11 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     backbone = build_backbone(cfg.backbone, cfg.weights)
     forward = compile_forward(backbone.model, cfg.precision)
-    backend = faces["identity"]["parameters"]["backend"]
 
-    def rows(path: Path, track: FaceTrack) -> FeatureFile:
-        return static_of_clip(path, track, backbone, forward, cfg, backend=backend)
+    def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
+        return static_rows(pieces, track, backbone, forward)
 
-    return _extract(clips, cfg, "static", faces, backbone.weights.as_dict(), rows)
+    return _extract(clips, cfg, "static", faces, backbone.weights.as_dict(), face_crops, rows, backbone.input_px)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
@@ -78,12 +77,11 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     network, weights = build_motion_network(cfg.weights, cfg.endpoint)
     forward = compile_forward(network, cfg.precision)
-    backend = faces["identity"]["parameters"]["backend"]
 
-    def rows(path: Path, track: FaceTrack) -> FeatureFile:
-        return dynamic_of_clip(path, track, forward, cfg, backend=backend)
+    def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
+        return dynamic_rows(pieces, track, forward, cfg)
 
-    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), rows)
+    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows)
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -102,27 +100,33 @@ def _extract(
     name: str,
     faces: dict[str, Any],
     weights: dict[str, str],
-    rows_of_clip: Callable[[Path, FaceTrack], FeatureFile],
+    work: Callable[[Job], Iterator[Piece]],
+    rows_of_clip: Callable[[Iterable[Piece], FaceTrack], FeatureFile],
+    size_px: int = CROP_PX,
 ) -> dict[str, Any]:
     """What both extractions share: tracks in, feature files and invalid rows out."""
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE),
         "weights": weights,
         "network_backend": keras.backend.backend(),
-        "preparation": faces["identity"],
+        "preparation": {name: faces["identity"][name] for name in ("parameters", "detector")},
     }
-    decoder = backend_version(faces["identity"]["parameters"]["backend"])
+    backend = faces["identity"]["parameters"]["backend"]
     no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    stage = Stage(cfg.out / name, name, identity, {"keras": keras.__version__, "decoder": decoder})
+    stage = Stage(cfg.out / name, name, identity, {"keras": keras.__version__, "decoder": backend_version(backend)})
     started, n_made = datetime.now(UTC), 0
 
-    def make(path: Path, key: str, stamp: str) -> None:
+    def job(path: Path, key: str, stamp: str) -> tuple[Job, FaceTrack]:
+        track = track_of(cfg.out, key, stamp, no_track)
+        return Job(path, track, cfg, backend, size_px), track
+
+    def write(key: str, stamp: str, track: FaceTrack, pieces: Iterable[Piece]) -> None:
         nonlocal n_made
-        rows = rows_of_clip(path, _track_of(cfg.out, key, stamp, no_track))
+        rows = rows_of_clip(pieces, track)
         write_features(stage.path(key), rows, stamp)
         n_made += len(rows.valid)
 
-    counts = _for_each(clips, cfg, stage, make)
+    counts = _for_each(clips, cfg, stage, work, job, write)
     ended = datetime.now(UTC)
     counts |= _count_rows(clips, stage, cfg.out / "faces")
     manifest = stage.finish(**counts)
@@ -182,36 +186,59 @@ def extraction_log(
     }
 
 
-def _track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceTrack:
-    if key in no_track:
-        raise NoFaceError(f"no faces file: {no_track[key]}")
-    path = out / "faces" / f"{key}.npz"
-    try:
-        if str(read_arrays(path)["stamp"]) != stamp:
-            raise NoFaceError("no faces file: the clip has changed since. Run 02_clip_preparation again")
-        return read_track(path)
-    except FileNotFoundError:
-        raise NoFaceError("no faces file: the clip is new. Run 02_clip_preparation again") from None
-
-
 def _for_each(
-    clips: pd.DataFrame, cfg: Parameters, stage: Stage, make: Callable[[Path, str, str], None]
+    clips: pd.DataFrame,
+    cfg: PreparationConfig | StaticConfig | DynamicConfig,
+    stage: Stage,
+    work: Callable[[Any], Iterator[Any]],
+    job_of: Callable[[Path, str, str], tuple[Any, Any]],
+    write: Callable[[str, str, Any, Iterable[Any]], None],
 ) -> dict[str, int]:
-    """Make every clip's file that is not there yet; clips that cannot be used are recorded. Returns the counts."""
+    """Make every clip's file that is not there yet; clips that cannot be used are recorded.
+
+    Args:
+        clips: See above.
+        cfg: `data`, `workers` and `progress` are used.
+        stage: Where the files go.
+        work: Runs in the decoder processes: a job's pieces.
+        job_of: From path, key and stamp of a clip to its job, and to what stays here for `write`.
+        write: Makes the clip's file of key, stamp, what stayed here, and the pieces.
+
+    Returns:
+        The counts of the manifest.
+    """
     counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0}
-    for key, path in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not cfg.progress):
-        path = cfg.data / path
-        stamp = clip_stamp(path) if path.exists() else "missing"
-        if stage.done(key, stamp):
-            counts["found"] += 1
-            continue
-        try:
-            make(path, key, stamp)
-            counts["made"] += 1
-        except CLIP_ERRORS as error:
-            reason = str(error).removeprefix(f"{path.name}: ")
-            log.warning("%s: %s", key, reason)
-            stage.path(key).unlink(missing_ok=True)  # of an earlier version of the clip
-            stage.fail(key, reason)
-            counts["failed"] += 1
+    bar = tqdm(total=len(clips), unit="clip", disable=not cfg.progress)
+
+    def fail(key: str, path: Path, error: Exception) -> None:
+        reason = str(error).removeprefix(f"{path.name}: ")
+        log.warning("%s: %s", key, reason)
+        stage.path(key).unlink(missing_ok=True)  # of an earlier version of the clip
+        stage.fail(key, reason)
+        counts["failed"] += 1
+
+    def tasks() -> Iterator[tuple[tuple[str, Path, str, Any], Any]]:
+        for key, path in clips["path"].items():
+            path = cfg.data / path
+            stamp = clip_stamp(path) if path.exists() else "missing"
+            if stage.done(key, stamp):
+                counts["found"] += 1
+                bar.update()
+                continue
+            try:
+                job, kept = job_of(path, key, stamp)
+            except CLIP_ERRORS as error:
+                fail(key, path, error)
+                bar.update()
+                continue
+            yield (key, path, stamp, kept), job
+
+    with bar, ClipPool(work, workers=cfg.workers or cores(), patience_s=PATIENCE_S) as pool:
+        for (key, path, stamp, kept), pieces in pool.run(tasks()):
+            try:
+                write(key, stamp, kept, pieces)
+                counts["made"] += 1
+            except CLIP_ERRORS as error:
+                fail(key, path, error)
+            bar.update()
     return counts

@@ -1,25 +1,27 @@
-"""Faces: detection, the main face of a clip, and one stable box for all of its frames.
+"""Faces: the main face of a clip, one stable box for all of its frames, and the crops.
 
 In: a video file. Out: a `FaceTrack` with boxes in pixels (x0, y0, x1, y1) of the displayed frame and times in seconds,
-and square RGB uint8 crops (T, S, S, 3). One box serves the whole clip: a box per frame would cancel the head's motion.
+and square RGB uint8 crops (S, S, 3). By default one box serves the whole clip: a box per frame would cancel the head's
+motion. A clip with too little face is a `NoFaceError`, never a guess.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from helpers.config import PreparationConfig
+from helpers.detectors import LANDMARKS, detect_faces, detector_version
+from helpers.follower import Follower
 from helpers.store import read_arrays, write_arrays
-from helpers.video import count_samples, iter_frames, probe
+from helpers.tracks import DETECTED, TRACKED, face_path, main_face
+from helpers.video import Frames, iter_frames, read_frames, uniform_indices
 
-DETECTION_PX = 360  # longest shorter side that is searched; larger frames are shrunk
-MIN_FACE = 0.2  # of the shorter side
-N_NEIGHBOURS = 5  # overlapping hits that make a face
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
-SAME_FACE_IOU = 0.3
+CROPS = ("stable", "smooth")
+TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
 
 
 class NoFaceError(ValueError):
@@ -28,18 +30,22 @@ class NoFaceError(ValueError):
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """The main face of a clip.
+    """The main face of a clip, sample by sample; n = `n_frames` samples at `fps`.
 
-    `box_xyxy (4,) float32`: the clip's one square box, enlarged, may reach beyond the frame. `boxes_xyxy (n, 4)
-    float32`, `confidence (n,) float32` (overlapping hits of the detector), `t_s (n,)` seconds and `frame (n,)` numbers
-    in the file: what was found in the looked-at frames. `coverage`: share of the looked-at frames with the main face.
-    `n_faces_max`: most faces in one frame. `fps`: sampling rate of the clip, `every`: every which sample was looked at,
-    `n_frames`: samples in the clip.
+    `box_xyxy (4,) float32`: the clip's one square box, enlarged, may reach beyond the frame. `t_s (n,)` seconds and
+    `frame (n,)` numbers in the file. `boxes_xyxy`, `found_xyxy`, `confidence`, `source`, `angle_deg`, `jitter_px` and
+    `jitter_found_px`: see `helpers.tracks.FacePath`. `coverage`: share of the looked-at frames with the main face.
+    `n_faces_max`: most faces in one frame. `every`: every which sample was looked at. `scale`: side of the stable box
+    in face widths. `crop`, `align_eyes`: how `crop_at` cuts. `detector`, `decoder`: names with versions. `reason`: why
+    this is the main face.
     """
 
     box_xyxy: np.ndarray
     boxes_xyxy: np.ndarray
+    found_xyxy: np.ndarray
     confidence: np.ndarray
+    source: np.ndarray
+    angle_deg: np.ndarray
     t_s: np.ndarray
     frame: np.ndarray
     coverage: float
@@ -47,49 +53,67 @@ class FaceTrack:
     fps: float
     every: int
     n_frames: int
+    scale: float
+    crop: str
+    align_eyes: bool
+    detector: str
+    decoder: str
+    reason: str
+    jitter_found_px: float
+    jitter_px: float
 
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
-        """Whether the face was found within two looks of each time in seconds: bool, same shape."""
-        distance_s = np.abs(np.asarray(t_s)[..., None] - self.t_s).min(axis=-1)
-        return distance_s <= 2 * self.every / self.fps + 1e-9
-
-
-def detect_faces(frame: np.ndarray) -> np.ndarray:
-    """Find frontal faces with OpenCV's Haar cascade `alt2`.
-
-    Args:
-        frame: RGB uint8 (H, W, 3).
-
-    Returns:
-        float32 (n, 5): x, y, width, height in pixels of `frame`, and the number of overlapping hits.
-    """
-    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = min(1.0, DETECTION_PX / min(gray.shape))
-    if scale < 1:
-        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    least = round(MIN_FACE * min(gray.shape))
-    boxes, hits = _cascade().detectMultiScale2(gray, 1.1, N_NEIGHBOURS, minSize=(least, least))
-    if not len(boxes):
-        return np.zeros((0, 5), np.float32)
-    return np.column_stack([boxes / scale, hits]).astype(np.float32)
-
-
-@cache
-def _cascade() -> cv2.CascadeClassifier:
-    path = Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"
-    if not hasattr(cv2, "CascadeClassifier") or not path.exists():
-        raise RuntimeError(
-            f"OpenCV {cv2.__version__} ships no Haar data. Install 'opencv-contrib-python-headless>=4.10,<5'."
+        """Whether the face was found within two looks of each time in seconds, or is tracked then: bool, same shape."""
+        t_s, looks = np.asarray(t_s), self.t_s[self.source == DETECTED]
+        after = np.searchsorted(looks, t_s)
+        distance_s = np.minimum(
+            np.abs(t_s - looks[(after - 1).clip(0)]), np.abs(t_s - looks[after.clip(max=len(looks) - 1)])
         )
-    return cv2.CascadeClassifier(str(path))
+        return (distance_s <= 2 * self.every / self.fps + 1e-9) | (self.source[self.sample_at(t_s)] == TRACKED)
+
+    def sample_at(self, t_s: np.ndarray) -> np.ndarray:
+        """Number of the sample on screen at each time in seconds: int, same shape."""
+        return (np.searchsorted(self.t_s, np.asarray(t_s) + 1e-9, side="right") - 1).clip(0)
+
+
+def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
+    """Find the main face of a clip as the parameters of 02 say; raises as `track_face`."""
+    return track_face(
+        path,
+        fps=cfg.fps,
+        every=cfg.detect_every,
+        scale=cfg.crop_scale,
+        min_coverage=cfg.min_coverage,
+        backend=cfg.backend,
+        detector=cfg.detector,
+        crop=cfg.crop,
+        align_eyes=cfg.align_eyes,
+        max_gap_s=cfg.max_gap_s,
+    )
+
+
+def tracks_of(job: tuple[Path, PreparationConfig]) -> Iterator[FaceTrack]:
+    """The one track of a clip, as decoder processes make it."""
+    yield track_clip(*job)
 
 
 def track_face(
-    path: str | Path, *, fps: float, every: int, scale: float, min_coverage: float, backend: str = "auto"
+    path: str | Path,
+    *,
+    fps: float,
+    every: int,
+    scale: float,
+    min_coverage: float,
+    backend: str = "auto",
+    detector: str = "haar",
+    crop: str = "stable",
+    align_eyes: bool = False,
+    max_gap_s: float = 1.0,
 ) -> FaceTrack:
-    """Find the main face of a clip and its one stable box.
+    """Find the main face of a clip, its one stable box, and its smoothed box at every sample.
 
-    The main face is the one whose boxes, linked by overlap from look to look, have the largest summed area.
+    The main face is the one whose boxes, linked by overlap from look to look, have the largest summed area. Between
+    looks it is followed; one frame is held at a time.
 
     Args:
         path: Video file.
@@ -98,75 +122,63 @@ def track_face(
         scale: Side of the stable box in widths of the detected face.
         min_coverage: Share of the looked-at frames that must show the face.
         backend: See `helpers.video.iter_frames`.
+        detector: See `helpers.detectors.detect_faces`.
+        crop: "stable", or "smooth": the box follows the smoothed path.
+        align_eyes: Whether crops are turned so that the eyes lie level; needs landmarks.
+        max_gap_s: Longest time between two known boxes that is interpolated.
 
     Raises:
         NoFaceError: no face, or too rarely.
         VideoError: the file cannot be decoded.
     """
-    found, t_s, numbers = [], [], []
-    for frame, t, number in iter_frames(path, fps=fps, indices=slice(0, None, every), backend=backend):
-        found.append(detect_faces(frame))
+    _check_crop(crop, align_eyes, detector)
+    found, t_s, numbers, follower = [], [], [], Follower()
+    stream = iter_frames(path, fps=fps, backend=backend)
+    for sample, (frame, t, number) in enumerate(stream):
+        faces = detect_faces(frame, detector) if sample % every == 0 else None
+        follower.step(sample, frame, faces)
+        if faces is not None:
+            found.append(faces)
         t_s.append(t)
         numbers.append(number)
-    looks, faces = main_face(found)
-    coverage = len(looks) / len(found)
-    if not looks:
-        raise NoFaceError(f"no face found in {len(found)} looked-at frames")
-    if coverage < min_coverage:
-        share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * min_coverage:.0f} % needed"
-        raise NoFaceError(f"face in only {share}")
+    main = main_face(found)
+    coverage = _enough(len(main.looks), len(found), min_coverage)
+    path_of_face = face_path(main, follower.legs, len(t_s), every=every, fps=fps, max_gap_s=max_gap_s)
     return FaceTrack(
-        box_xyxy=stable_box(faces, scale),
-        boxes_xyxy=np.column_stack([faces[:, :2], faces[:, :2] + faces[:, 2:4]]),
-        confidence=faces[:, 4],
-        t_s=np.array(t_s)[looks],
-        frame=np.array(numbers)[looks],
+        box_xyxy=stable_box(main.rows, scale),
+        **vars(path_of_face),
+        t_s=np.array(t_s),
+        frame=np.array(numbers),
         coverage=coverage,
         n_faces_max=max(map(len, found)),
         fps=float(fps),
         every=every,
-        n_frames=count_samples(probe(path).duration_s, fps),
+        n_frames=len(t_s),
+        scale=float(scale),
+        crop=crop,
+        align_eyes=align_eyes,
+        detector=detector_version(detector),
+        decoder=stream.decoder,
+        reason=main.reason,
     )
 
 
-def main_face(found: list[np.ndarray]) -> tuple[list[int], np.ndarray]:
-    """Link faces from look to look by overlap and take the one with the largest summed area.
-
-    Args:
-        found: Per look, the rows of `detect_faces`.
-
-    Returns:
-        The looks that show it, and its rows, float32 (n, 5).
-    """
-    tracks: list[tuple[list[int], list[np.ndarray]]] = []
-    for look, faces in enumerate(found):
-        pairs = sorted(
-            ((iou(rows[-1], face), i, j) for i, (_, rows) in enumerate(tracks) for j, face in enumerate(faces)),
-            reverse=True,
-        )
-        linked: dict[int, int] = {}
-        for overlap, i, j in pairs:
-            if overlap >= SAME_FACE_IOU and j not in linked and i not in linked.values():
-                linked[j] = i
-        for j, face in enumerate(faces):
-            if j not in linked:
-                linked[j] = len(tracks)
-                tracks.append(([], []))
-            tracks[linked[j]][0].append(look)
-            tracks[linked[j]][1].append(face)
-    if not tracks:
-        return [], np.zeros((0, 5), np.float32)
-    looks, rows = max(tracks, key=lambda track: sum(row[2] * row[3] for row in track[1]))
-    return looks, np.stack(rows)
+def _check_crop(crop: str, align_eyes: bool, detector: str) -> None:
+    if crop not in CROPS:
+        raise ValueError(f"crop must be one of {', '.join(map(repr, CROPS))}, got {crop!r}.")
+    if align_eyes and detector not in LANDMARKS:
+        raise ValueError(f"align_eyes needs the detector {LANDMARKS[0]!r}, got {detector!r}, which finds no eyes.")
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (x, y, width, height, ...)."""
-    overlap = [min(a[k] + a[k + 2], b[k] + b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
-    if min(overlap) <= 0:
-        return 0.0
-    area = overlap[0] * overlap[1]
-    return float(area / (a[2] * a[3] + b[2] * b[3] - area))
+def _enough(n_shown: int, n_looks: int, min_coverage: float) -> float:
+    """The coverage, or `NoFaceError` when it is too low."""
+    coverage = n_shown / n_looks
+    if not n_shown:
+        raise NoFaceError(f"no face found in {n_looks} looked-at frames")
+    if coverage < min_coverage:
+        share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * min_coverage:.0f} % needed"
+        raise NoFaceError(f"face in only {share}")
+    return coverage
 
 
 def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
@@ -185,11 +197,53 @@ def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
     return np.array([cx - half, cy - half, cx + half, cy + half], np.float32)
 
 
-def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int) -> np.ndarray:
-    """Cut a square box out of an RGB frame, scaled to (size_px, size_px, 3); beyond the frame its edge repeats."""
+def crop_box(track: FaceTrack, t_s: float) -> tuple[np.ndarray, float]:
+    """The square box that the crop at a time shows, and the roll that is taken out of it.
+
+    "stable": the clip's one box and median roll. "smooth": a box of the same size about the smoothed face, raised
+    alike; where the face has no box, at the nearest sample that has one (such rows are invalid unless it is near).
+
+    Returns:
+        x0, y0, x1, y1 in pixels (4,), and degrees, 0 unless the track says `align_eyes`.
+    """
+    if track.crop == "stable":
+        return track.box_xyxy, float(np.nanmedian(track.angle_deg)) if track.align_eyes else 0.0
+    known = np.flatnonzero(~np.isnan(track.boxes_xyxy[:, 0]))
+    sample = known[np.abs(known - track.sample_at(t_s)).argmin()]
+    x0, y0, x1, y1 = track.boxes_xyxy[sample].astype(np.float64)
+    side = float(track.box_xyxy[2] - track.box_xyxy[0])
+    cx, cy = (x0 + x1) / 2, (y0 + y1) / 2 - UP * side / track.scale
+    box = np.array([cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2], np.float32)
+    return box, float(track.angle_deg[sample]) if track.align_eyes else 0.0
+
+
+def crop_at(frame: np.ndarray, track: FaceTrack, t_s: float, size_px: int) -> np.ndarray:
+    """Cut the face out of the frame at a time, as the track says.
+
+    Args:
+        frame: RGB uint8 (H, W, 3), the one at `t_s`.
+        track: The face of its clip.
+        t_s: Time in seconds.
+        size_px: Side of the crop.
+
+    Returns:
+        RGB uint8 (size_px, size_px, 3).
+    """
+    box, angle_deg = crop_box(track, t_s)
+    return crop_face(frame, box, size_px, angle_deg)
+
+
+def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int, angle_deg: float = 0.0) -> np.ndarray:
+    """Cut a square box out of an RGB frame, scaled to (size_px, size_px, 3); beyond the frame its edge repeats.
+
+    A roll of `angle_deg` (see `helpers.tracks.FacePath`) is taken out by turning the box about its centre.
+    """
     x0, y0, x1, _ = np.asarray(box_xyxy, np.float64)
     k = size_px / (x1 - x0)
     matrix = np.float32([[k, 0, -x0 * k], [0, k, -y0 * k]])
+    if angle_deg:
+        turn = cv2.getRotationMatrix2D((size_px / 2, size_px / 2), angle_deg, 1.0)
+        matrix = np.float32(turn @ np.vstack([matrix, [0, 0, 1]]))
     size = (size_px, size_px)
     return cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
@@ -197,6 +251,14 @@ def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int) -> np.ndarr
 def crop_faces(frames: Iterable[np.ndarray], box_xyxy: np.ndarray, size_px: int = 224) -> np.ndarray:
     """Cut the same box out of every RGB uint8 frame: (T, size_px, size_px, 3)."""
     return np.stack([crop_face(frame, box_xyxy, size_px) for frame in frames])
+
+
+def sheet_of_clip(
+    path: str | Path, track: FaceTrack, n: int = 10, *, backend: str = "auto"
+) -> tuple[Frames, np.ndarray]:
+    """Frames for a contact sheet: up to `n` samples spread evenly, and their numbers (n,) in the track's arrays."""
+    samples = uniform_indices(track.n_frames, min(n, track.n_frames))
+    return read_frames(path, fps=track.fps, indices=samples.tolist(), backend=backend), samples
 
 
 def write_track(path: str | Path, track: FaceTrack, stamp: str = "") -> None:
@@ -212,3 +274,26 @@ def read_track(path: str | Path) -> FaceTrack:
         return FaceTrack(**{name: value.item() if value.ndim == 0 else value for name, value in arrays.items()})
     except TypeError:
         raise ValueError(f"{path} is not a face track: it holds {', '.join(sorted(arrays))}.") from None
+
+
+def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceTrack:
+    """The track of a clip in a run's folder.
+
+    Args:
+        out: The run's folder; `faces/<key>.npz` lies in it.
+        key: The clip's key.
+        stamp: Its version now, see `helpers.store.clip_stamp`.
+        no_track: Key -> reason of the clips that 02 could not use.
+
+    Raises:
+        NoFaceError: There is no track of this version of the clip; the message says why.
+    """
+    if key in no_track:
+        raise NoFaceError(f"no faces file: {no_track[key]}")
+    path = out / "faces" / f"{key}.npz"
+    try:
+        if str(read_arrays(path)["stamp"]) != stamp:
+            raise NoFaceError("no faces file: the clip has changed since. Run 02_clip_preparation again")
+        return read_track(path)
+    except FileNotFoundError:
+        raise NoFaceError("no faces file: the clip is new. Run 02_clip_preparation again") from None

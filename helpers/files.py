@@ -31,6 +31,11 @@ def resolve(path: str | Path) -> Path:
     return (ROOT / path).resolve()
 
 
+def weights_folder() -> Path:
+    """Return the folder of published weights: `OCEAN_WEIGHTS`, else `~/.cache/ocean-workbook/weights`."""
+    return Path(os.environ.get("OCEAN_WEIGHTS") or "~/.cache/ocean-workbook/weights").expanduser()
+
+
 def needs(path: str | Path, made_by: str) -> Path:
     """Return `path`, or raise FileNotFoundError that says which notebook makes it."""
     path = Path(path)

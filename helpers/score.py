@@ -16,14 +16,16 @@ from helpers.attention import get_attention_weights
 from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.crops import Job, face_crops, face_flows
+from helpers.detectors import require_detector
 from helpers.extract import CLIP_ERRORS
-from helpers.faces import FaceTrack, track_face
+from helpers.faces import FaceTrack, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.reduction import STREAMS, Reduction, read_reduction
-from helpers.rows import dynamic_of_clip, static_of_clip
+from helpers.rows import dynamic_rows, static_rows
 from helpers.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     """Load a model folder and build the networks its card names.
 
     Raises:
-        FileNotFoundError: The folder is not a model folder, or pretrained weights are missing.
+        FileNotFoundError: The folder is not a model folder, or pretrained weights or the detector's file are missing.
         ValueError: The networks built here are not those of the card.
     """
     folder = Path(model_dir)
@@ -83,6 +85,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     static = StaticConfig.checked(extractors["static"]["parameters"])
     dynamic = DynamicConfig.checked(extractors["dynamic"]["parameters"])
     preparation = PreparationConfig.checked(extractors["static"]["preparation"]["parameters"])
+    require_detector(preparation.detector)
     backbone = build_backbone(static.backbone, static.weights)
     network, weights = build_motion_network(dynamic.weights, dynamic.endpoint)
     for name, built in (("static", backbone.weights), ("dynamic", weights)):
@@ -152,20 +155,13 @@ def first_usable(path: str | Path, scorer: Scorer) -> tuple[Path, ClipScore]:
 
 def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[str, FeatureFile]]:
     """The face track and the reduced valid rows of both streams, exactly as 02 to 05 make them."""
-    backend = scorer.preparation.backend
-    track = track_face(
-        video,
-        fps=scorer.preparation.fps,
-        every=scorer.preparation.detect_every,
-        scale=scorer.preparation.crop_scale,
-        min_coverage=scorer.preparation.min_coverage,
-        backend=backend,
-    )
+    backend, size_px = scorer.preparation.backend, scorer.backbone.input_px
+    track = track_clip(video, scorer.preparation)
+    crops = face_crops(Job(Path(video), track, scorer.static, backend, size_px))
+    flows = face_flows(Job(Path(video), track, scorer.dynamic, backend))
     rows = {
-        "static": static_of_clip(
-            video, track, scorer.backbone, scorer.face_forward, scorer.static, backend=backend
-        ).in_time(),
-        "dynamic": dynamic_of_clip(video, track, scorer.motion_forward, scorer.dynamic, backend=backend).in_time(),
+        "static": static_rows(crops, track, scorer.backbone, scorer.face_forward).in_time(),
+        "dynamic": dynamic_rows(flows, track, scorer.motion_forward, scorer.dynamic).in_time(),
     }
     for name in STREAMS:
         if not len(rows[name].valid):

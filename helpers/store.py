@@ -42,7 +42,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 @dataclass(frozen=True)
 class FeatureFile:
     """The rows of one clip: `features (n, D) float32`, `t_start_s`, `t_end_s (n,)` in seconds,
-    `frame (n,) int` (first frame of the row), `valid (n,) bool`.
+    `frame (n,) int` (first frame of the row), `valid (n,) bool`; `decoder`: what decoded its frames, if that is known.
     """
 
     features: np.ndarray
@@ -50,6 +50,7 @@ class FeatureFile:
     t_end_s: np.ndarray
     frame: np.ndarray
     valid: np.ndarray
+    decoder: str = ""
 
     def __post_init__(self):
         n = len(self.features)
@@ -69,7 +70,8 @@ class FeatureFile:
         """The valid rows in the order of time."""
         order = np.argsort(self.t_s, kind="stable")
         order = order[self.valid[order]]
-        return FeatureFile(**{f.name: getattr(self, f.name)[order] for f in fields(self)})
+        arrays = {f.name: getattr(self, f.name)[order] for f in fields(self) if f.name != "decoder"}
+        return FeatureFile(**arrays, decoder=self.decoder)
 
 
 def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None:
@@ -81,6 +83,7 @@ def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None
         t_end_s=np.asarray(rows.t_end_s, np.float64),
         frame=np.asarray(rows.frame, np.int64),
         valid=np.asarray(rows.valid, bool),
+        decoder=rows.decoder,
         stamp=stamp,
     )
 
@@ -89,8 +92,9 @@ def read_features(path: str | Path) -> FeatureFile:
     """Read one clip's rows; a damaged file is a ValueError that names it."""
     arrays = read_arrays(path)
     arrays.pop("stamp", None)
+    decoder = str(arrays.pop("decoder", ""))
     try:
-        return FeatureFile(**arrays)
+        return FeatureFile(**arrays, decoder=decoder)
     except TypeError:
         raise ValueError(f"{path} is not a feature file: it holds {', '.join(sorted(arrays))}.") from None
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from helpers.files import weights_folder
+
 log = logging.getLogger(__name__)
 
 
@@ -123,11 +125,6 @@ RANDOM_SHA256 = {
 }
 
 
-def weights_folder() -> Path:
-    """Return the folder of published weights: `OCEAN_WEIGHTS`, else `~/.cache/ocean-workbook/weights`."""
-    return Path(os.environ.get("OCEAN_WEIGHTS") or "~/.cache/ocean-workbook/weights").expanduser()
-
-
 def require(names: list[str]) -> dict[str, Path]:
     """Return what loaders take for each name of `WEIGHTS`, fetching the files that are not there yet.
 
@@ -156,6 +153,11 @@ def require(names: list[str]) -> dict[str, Path]:
             + "\n".join(missing)
         )
     return {name: weights_folder() / WEIGHTS[name].path for name in names}
+
+
+def fetch(file: PublishedFile) -> str:
+    """Fetch one file that is not there yet; return "" when it is there now, or the reason why not."""
+    return "" if (weights_folder() / file.name).is_file() else _fetch(file)
 
 
 def _fetch(file: PublishedFile) -> str:

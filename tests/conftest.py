@@ -1,8 +1,12 @@
 """Fixtures of several test files."""
 
+import os
+import tempfile
+
 import matplotlib as mpl
 
 mpl.use("Agg")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="workbook-cache-")  # which decoder this machine should use
 
 import matplotlib.pyplot as plt
 import pytest

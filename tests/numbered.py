@@ -25,6 +25,12 @@ def read_numbers(frames: np.ndarray) -> list[int]:
     return (blocks @ (1 << np.arange(8))).tolist()
 
 
+class FrameList(list):
+    """Frames that come from a list, (frame, t_s, number), instead of a file."""
+
+    decoder = "a list"
+
+
 def write_numbered(
     path: Path,
     n: int,

@@ -6,6 +6,8 @@ import inspect
 import pytest
 
 from helpers import config
+from helpers.decoders import BACKENDS, HARDWARE
+from helpers.extract import NOT_DECISIVE
 from helpers.i3d import STAGES
 
 
@@ -21,7 +23,7 @@ def test_defaults_are_legal():
         ({"fps": True}, r"fps must be float, .*got True \(bool\)"),
         ({"fps": 0}, r"fps must be float, at least 1\.0.*got 0"),
         ({"fps": float("nan")}, "fps must be float"),
-        ({"backend": "decord"}, "backend must be str, one of 'auto', 'pyav', 'opencv', got 'decord'"),
+        ({"backend": "decord"}, "backend must be str, one of 'auto', 'pyav', 'opencv', 'cuda', .*got 'decord'"),
         ({"data_dir": 3}, r"data_dir must be str, got 3 \(int\)"),
         ({"fpz": 15.0}, "unknown parameter 'fpz'. Legal names: out_dir, data_dir, backend, fps"),
     ],
@@ -72,7 +74,17 @@ def test_a_missing_parameters_cell_is_said():
 
 
 def test_what_decides_the_result_leaves_folders_out():
-    assert set(config.PreparationConfig().as_dict()) == {"backend", "fps", "detect_every", "min_coverage", "crop_scale"}
+    decisive = {"backend", "fps", "detect_every", "min_coverage", "crop_scale"}
+    assert set(config.PreparationConfig().as_dict(without=NOT_DECISIVE)) == decisive
+
+
+def test_a_parameter_that_came_later_is_named_only_where_it_is_not_the_default():
+    assert "remove_camera" not in config.DynamicConfig().as_dict()
+    assert config.DynamicConfig(remove_camera=True).as_dict()["remove_camera"] is True
+
+
+def test_decoders_are_those_of_the_decoders():
+    assert (*BACKENDS, *HARDWARE) == config.DECODERS
 
 
 def test_every_notebook_has_its_parameters_class():

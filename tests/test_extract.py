@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import piecework
 import pytest
 
 from helpers import extract
@@ -155,6 +156,16 @@ def test_stopping_and_starting_again_ends_in_the_same_files(run, monkeypatch):
     _, static, _ = extract_all(clips, folders)
     assert (static["counts"]["made"], static["counts"]["found"], static["counts"]["rows"]) == (1, 1, 18)
     assert contents(folders) == whole
+
+
+def test_a_decoder_that_crashes_costs_one_clip(run, monkeypatch):
+    clips, folders = run
+    monkeypatch.setattr(extract, "tracks_of", piecework.tracks_of_all_but_one)
+    failed = {entry["clip"]: entry["reason"] for entry in prepare_clips(clips, PreparationConfig(**folders))["failed"]}
+    assert set(failed) == {*BAD, "a"}
+    assert "SIGSEGV" in failed["a"]
+    monkeypatch.undo()
+    assert prepare_clips(clips, PreparationConfig(**folders))["counts"]["made"] == 1  # the next run tries it again
 
 
 def test_a_damaged_feature_file_is_made_again(run):

@@ -4,7 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.flow import METHODS, OpticalFlowComputer, flow_to_rgb, flow_wheel, normalise_flow, resize_flow
+from helpers.flow import (
+    METHODS,
+    OpticalFlowComputer,
+    flow_at_rate,
+    flow_to_rgb,
+    flow_wheel,
+    normalise_flow,
+    resize_flow,
+)
 
 SIDE = 97
 
@@ -83,6 +91,19 @@ def test_normalising_truncates_and_divides():
     assert normalise_flow(flow.astype(np.float64)).dtype == np.float32
     with pytest.raises(ValueError, match="clip_px must be above 0, got 0"):
         normalise_flow(flow, 0)
+
+
+def test_the_same_speed_is_half_as_many_pixels_at_twice_the_rate():
+    flow = np.float32([[[[6, -4]]]])
+    assert flow_at_rate(flow, 15, 30).tolist() == [[[[3, -2]]]]
+    assert flow_at_rate(flow, 15, 30).dtype == np.float32
+    image = texture()
+    fast = OpticalFlowComputer("dis_medium").compute(np.stack([moved(image, 2 * k, 0) for k in range(3)]))
+    slow = OpticalFlowComputer("dis_medium").compute(np.stack([moved(image, 4 * k, 0) for k in range(2)]))
+    inside = np.median(flow_at_rate(slow, 15, 30)[:, 20:-20, 20:-20]), np.median(fast[:, 20:-20, 20:-20])
+    assert inside[0] == pytest.approx(inside[1], abs=0.05)
+    with pytest.raises(ValueError, match="fps_from and fps_to must be above 0, got 15 and 0"):
+        flow_at_rate(flow, 15, 0)
 
 
 def test_colours_show_direction_and_length():

@@ -6,6 +6,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers.flow import flow_to_rgb, flow_wheel
@@ -31,20 +32,111 @@ def flow():
 
 
 def test_the_contact_sheet_shows_every_frame_with_its_time_and_boxes(frames):
-    boxes = [np.float32([[1, 2, 4, 5]])] * 6 + [np.zeros((0, 4), np.float32)]
+    boxes = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
+    sources = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
     figure = preparation.plot_contact_sheet(
-        frames, np.arange(7) / 4, boxes=boxes, stable_box=np.float32([0, 1, 8, 9]), columns=3, title="a/b.001"
+        frames,
+        np.arange(7) / 4,
+        boxes=boxes,
+        sources=sources,
+        stable_box=np.float32([0, 1, 8, 9]),
+        columns=3,
+        title="a/b.001",
     )
     drawn = [ax for ax in figure.axes if ax.images]
     assert len(drawn) == 7
     for k, ax in enumerate(drawn):
         np.testing.assert_array_equal(ax.images[0].get_array(), frames[k])
-    assert [ax.get_title() for ax in drawn[:3]] == ["0.00 s", "0.25 s", "0.50 s"]
-    assert drawn[0].patches[0].get_bbox().extents.tolist() == [1, 2, 4, 5]
-    assert drawn[0].patches[-1].get_bbox().extents.tolist() == [0, 1, 8, 9]
-    assert len(drawn[6].patches) == len(drawn[0].patches) - 1
+        assert ax.patches[0].get_bbox().extents.tolist() == [0, 1, 8, 9]
+        assert ax.patches[0].get_linestyle() == "--"
+    assert [ax.get_title() for ax in drawn[4:]] == ["1.00 s", "1.25 s", "1.50 s, no box"]
+    assert drawn[0].patches[1].get_bbox().extents.tolist() == [1, 2, 4, 5]
+    assert len(drawn[6].patches) == 1
     assert figure.get_suptitle() == "a/b.001"
-    assert [text.get_text() for text in figure.legends[0].texts] == ["face found in this frame", "the clip's one box"]
+
+
+def test_the_contact_sheet_tells_boxes_apart_by_where_they_are_from(frames):
+    boxes = np.float32([[1, 2, 4, 5]] * 3)
+    sources = ["detected", "tracked", "interpolated"]
+    figure = preparation.plot_contact_sheet(frames[:3], np.arange(3), boxes=boxes, sources=sources)
+    looks = [
+        (mpl.colors.to_hex(ax.patches[0].get_edgecolor()), ax.patches[0].get_linestyle()) for ax in figure.axes[:3]
+    ]
+    assert looks == [("#e69f00", "-"), ("#56b4e9", "-"), ("#cc79a7", ":")]
+    assert [text.get_text() for text in figure.legends[0].texts] == sources
+    for line, (color, style) in zip(figure.legends[0].legend_handles, looks, strict=True):
+        assert (line.get_color().lower(), line.get_linestyle()) == (color, style)
+
+
+def test_a_contact_sheet_without_boxes_has_no_legend(frames):
+    figure = preparation.plot_contact_sheet(frames, np.arange(7))
+    assert not figure.legends
+    assert not any(ax.patches for ax in figure.axes)
+
+
+def test_coverage_counts_every_clip_once_and_the_refused_apart():
+    _, ax = plt.subplots()
+    coverage = np.array([1, 1, 1, 0.42, 0.3])
+    assert preparation.plot_coverage(coverage, 2, min_coverage=0.3, ax=ax) is ax
+    heights = {round(bar.get_x(), 2): bar.get_height() for bar in ax.patches if bar.get_height()}
+    assert list(heights.values()) == [1, 1, 3, 2]
+    assert list(heights)[1:3] == [0.4, 0.95]
+    assert list(heights)[-1] < 0
+    assert ax.lines[0].get_xdata() == [0.3, 0.3]
+    assert ax.get_title() == "3 of 7 clips show the face at every look"
+    assert "refused" in [label.get_text() for label in ax.get_xticklabels()]
+
+
+def test_coverage_of_a_folder_in_which_every_clip_is_refused_is_drawn():
+    ax = preparation.plot_coverage(np.zeros(0), 3, min_coverage=0.3)
+    assert sum(bar.get_height() for bar in ax.patches) == 3
+
+
+def test_sources_are_stacked_to_the_whole():
+    shares = pd.DataFrame(
+        [[0.125, 0.5, 0.375, 0.0], [0.25, 0.0, 0.0, 0.75]],
+        index=["all 5 clips", "a/b"],
+        columns=["detected", "tracked", "interpolated", "none"],
+    )
+    _, ax = plt.subplots()
+    assert preparation.plot_sources(shares, title="where from", ax=ax) is ax
+    for row in range(2):
+        bars = [container[row] for container in ax.containers]
+        assert [bar.get_width() for bar in bars] == shares.iloc[row].tolist()
+        assert [bar.get_x() for bar in bars] == (shares.iloc[row].cumsum() - shares.iloc[row]).tolist()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["all 5 clips", "a/b"]
+    assert "75%" in [text.get_text() for text in ax.texts]
+    assert ax.get_xlabel() == "share of the samples"
+
+
+def test_the_path_shows_found_and_smoothed_centres_and_the_one_box():
+    t_s = np.arange(5) / 15
+    found = np.float32([[k, 2 * k, k + 10, 2 * k + 20] for k in range(5)])
+    found[3] = np.nan
+    confidence = np.float32([7, 6, 0, 0, 9])
+    figure = preparation.plot_box_path(
+        t_s,
+        found,
+        found + 1,
+        sources=["detected", "tracked", "interpolated", "none", "detected"],
+        confidence=confidence,
+        stable_box=np.float32([0, 0, 16, 30]),
+        title="a/b.001",
+    )
+    x, y, sure = figure.axes
+    lines = {line.get_label(): line for line in x.lines}
+    np.testing.assert_allclose(lines["detected"].get_ydata(), [5, 9])
+    np.testing.assert_allclose(lines["tracked"].get_ydata(), [6])
+    np.testing.assert_allclose(lines["smoothed"].get_ydata(), [6, 7, 8, np.nan, 10])
+    assert lines["the clip's one box"].get_ydata() == [8, 8]
+    np.testing.assert_allclose({line.get_label(): line for line in y.lines}["tracked"].get_ydata(), [12])
+    assert y.yaxis_inverted()
+    assert not x.yaxis_inverted()
+    np.testing.assert_allclose(sure.lines[0].get_ydata(), [7, 6, np.nan, np.nan, 9])
+    assert sure.get_ylim()[1] > 9
+    assert [ax.get_ylabel() for ax in figure.axes] == ["centre x (px)", "centre y (px)", "confidence"]
+    legend = [text.get_text() for text in figure.legends[0].texts]
+    assert legend == ["detected", "tracked", "interpolated", "smoothed", "the clip's one box"]
 
 
 def test_crops_stand_side_by_side_over_their_times(frames):
@@ -85,6 +177,6 @@ def test_arrows_point_where_the_picture_moves(flow):
     assert (arrows.V == -4).all()
     assert arrows.angles == arrows.scale_units == "xy"
     assert ax.yaxis_inverted()
-    assert ax.texts[0].get_text() == "arrows 2 times as long as the motion"
+    assert ax.texts[0].get_text() == "arrows 2 times the motion"
     preparation.plot_flow_arrows(crop, flow, ax=ax)
     assert ax.texts[-1].get_text() == "arrows to scale"

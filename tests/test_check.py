@@ -1,0 +1,182 @@
+"""The check before a run: the drawn awkward clips, whose truth is known, and the command's exit status."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import lookers
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import __main__, check
+from helpers.container import open_video
+from helpers.video import probe
+
+ROOT = Path(__file__).resolve().parent.parent
+AWKWARD = ROOT / "data_sample" / "awkward"
+CLIP = ROOT / "data_sample" / "training80_01" / "4eke_igcKkn.000.mp4"
+
+
+@pytest.fixture(scope="module")
+def awkward():
+    return check.check_clips(AWKWARD, workers=2)
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A folder of three good clips, without ratings."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in "abc":
+        shutil.copy(CLIP, folder / f"{name}.mp4")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("broken", "not a readable video"),
+        ("no_face", "no face in 5 looked-at frames"),
+    ],
+)
+def test_unusable_clips_say_why(awkward, key, problem):
+    assert not awkward.at[key, "usable"]
+    assert awkward.at[key, "problems"].startswith(problem)
+
+
+def test_odd_clips_are_usable_with_a_remark(awkward):
+    assert awkward["usable"].sum() == 6
+    assert awkward.at["very_short", "remarks"].startswith("shorter than one segment (0.47 s of 0.5 s)")
+    assert awkward.at["two_faces", "remarks"] == "several faces (2 at once)"
+    assert awkward.at["variable_frame_rate", "remarks"] == "rate below 12 fps (9.0); variable frame rate"
+    assert awkward.at["odd_frame_rate", "remarks"] == ""
+
+
+def test_the_columns_say_what_is_in_the_file(awkward):
+    for key in awkward.index.drop("broken"):
+        info = probe(AWKWARD / f"{key}.mp4")
+        for name in check.OF_FILE:
+            assert awkward.at[key, name] == getattr(info, name)
+    assert awkward.loc["broken", ["width", "n_frames", "audio", "coverage", "n_faces_max"]].isna().all()
+    assert awkward["bytes"].tolist() == [(AWKWARD / path).stat().st_size for path in awkward["path"]]
+
+
+def test_coverage_is_that_of_a_face_that_leaves(awkward):
+    assert awkward.at["face_leaving", "coverage"] == 0.4  # gone from half of the clip on
+    assert awkward.at["no_face", "coverage"] == 0
+    assert awkward.at["portrait_rotated", "coverage"] == 1
+
+
+def test_too_few_faces_for_02_are_remarked():
+    table = check.check_clips(AWKWARD, workers=0, min_coverage=0.5).loc["face_leaving"]
+    assert table["usable"]
+    assert table["remarks"] == "face in only 2 of 5 looked-at frames: 02 may refuse it"
+
+
+def test_damage_inside_a_clip_is_found_by_decoding_all_of_it(good):
+    with open_video(CLIP) as video:
+        packet = video.packets[-2]
+    data = bytearray(CLIP.read_bytes())
+    data[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)
+    (good / "b.mp4").write_bytes(data)
+    assert check.check_clips(good, workers=0)["usable"].all()
+    table = check.check_clips(good, workers=0, thorough=True)
+    assert table["usable"].tolist() == [True, False, True]
+    assert table.at["b", "problems"].startswith("cannot be decoded from 4.")
+    assert table.at["b", "coverage"] == table.at["a", "coverage"] == 1
+    assert table.at["b", "codec"] == "h264"
+
+
+def test_a_clip_that_crashes_the_decoder_costs_that_clip(good, monkeypatch):
+    monkeypatch.setattr(check, "look_at", lookers.dying_at_b)
+    table = check.check_clips(good, workers=1)
+    assert table["usable"].tolist() == [True, False, True]
+    assert "SIGSEGV" in table.at["b", "problems"]
+
+
+def test_the_limit_takes_the_first_clips(good):
+    assert check.check_clips(good, limit=2, workers=0).index.tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="looks must be at least 1, got 0"):
+        check.check_clips(good, looks=0)
+
+
+def encode(path, n_frames, keys):
+    """A video of noise whose pictures at `keys` are key pictures."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.options = {"g": "1000", "sc_threshold": "0"}
+        for k in range(n_frames):
+            picture = av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), np.uint8), format="rgb24")
+            picture.pict_type = av.video.frame.PictureType.I if k in keys else av.video.frame.PictureType.NONE
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+def test_looks_lie_at_key_pictures_where_there_are_any(tmp_path):
+    with open_video(encode(tmp_path / "v.mp4", 50, keys=(0, 6, 17, 31, 38))) as video:
+        keys = [k for k, p in enumerate(sorted(video.packets, key=lambda p: p.pts)) if p.is_keyframe]
+        assert keys == [0, 6, 17, 31, 38]
+        # Parts of ten: of 0 and 6, and of 31 and 38, the one nearer to the middle; two parts hold no key picture.
+        assert check.spread_numbers(video, 5).tolist() == [6, 17, 20, 38, 40]
+
+
+def test_a_clip_with_fewer_frames_than_looks_is_looked_at_whole(tmp_path):
+    with open_video(encode(tmp_path / "v.mp4", 3, keys=(0,))) as video:
+        assert check.spread_numbers(video, 5).tolist() == [0, 1, 2]
+
+
+def test_the_text_fits_the_terminal_and_holds_every_clip(awkward):
+    text = check.as_text(awkward.rename({"two_faces": "folder/" * 20 + "two_faces"}))
+    assert max(map(len, text.splitlines())) <= check.WIDTH
+    assert all(key[:8] in text for key in awkward.index)
+    assert "unusable: no face in 5 looked-at frames" in text
+    assert text.endswith("6 of 8 clips are usable, 0.0 h (23 s), 3 of them with a remark; 2 are not.")
+
+
+def test_the_text_of_many_clips_shows_the_odd_ones_and_counts_the_rest(awkward):
+    many = pd.concat([awkward.add_prefix(f"{k}/", axis=0) for k in range(6)])
+    many.loc[many["usable"], "remarks"] = ""
+    text = check.as_text(many)
+    assert "    24 clips: h264, 320x240, 15.00 fps" in text
+    assert "0/broken" in text
+    assert "0/two_faces" not in text
+
+
+def run(capsys, *arguments):
+    status = __main__.main(["check", *map(str, arguments)])
+    return status, capsys.readouterr()
+
+
+def test_the_command_ends_with_3_when_a_clip_is_unusable(capsys, tmp_path):
+    status, printed = run(capsys, AWKWARD, "--no-forecast", "--csv", tmp_path / "new" / "table.csv")
+    assert status == 3
+    assert "2 are not." in printed.out
+    assert "Forecast" not in printed.out
+    table = pd.read_csv(tmp_path / "new" / "table.csv", index_col="key")
+    assert list(table.columns) == list(check.COLUMNS)
+    assert table.at["no_face", "problems"] == "no face in 5 looked-at frames"
+    assert table.at["portrait_rotated", "rotation_deg"] == -90
+
+
+def test_the_command_ends_with_0_when_every_clip_is_usable_and_needs_no_tensorflow(good):
+    code = "import sys; from helpers.__main__ import main; s = main(sys.argv[1:]); assert 'keras' not in sys.modules"
+    command = [sys.executable, "-c", f"{code}; sys.exit(s)", "check", str(good), "--no-forecast", "--limit", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 of 2 clips are usable" in done.stdout
+
+
+def test_the_command_ends_with_1_at_a_missing_folder_or_a_wrong_parameter(capsys, good, tmp_path):
+    status, printed = run(capsys, tmp_path / "nowhere", "--no-forecast")
+    assert status == 1
+    assert "does not exist" in printed.err
+    (tmp_path / "p.yaml").write_text("02: {fsp: 25}")
+    status, printed = run(capsys, good, "--no-forecast", "--params", tmp_path / "p.yaml")
+    assert status == 1
+    assert "unknown parameter 'fsp'" in printed.err

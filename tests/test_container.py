@@ -1,0 +1,81 @@
+"""The table of a file's pictures: edit lists, cut-off files, streams without times, files too large to be kept."""
+
+import av
+import numpy as np
+import pytest
+from numbered import read_numbers, write_numbered
+
+from helpers import container
+from helpers.container import open_video, probe, survey
+from helpers.sample import write_mp4
+from helpers.video import VideoError, read_frames
+
+
+def shifted(whole, path, frames: int):
+    """Copy a clip's packets with all times moved; times before zero become an edit list that hides them."""
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                ticks = round(frames / (15 * packet.time_base))
+                packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+                packet.stream = stream
+                target.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("backend", ["pyav", "opencv"])
+def test_what_an_edit_list_hides_is_not_shown(tmp_path, backend):
+    whole = write_numbered(tmp_path / "whole.mp4", 29, codec_options={"bf": "2", "g": "50"})
+    path = shifted(whole, tmp_path / "hidden.mp4", -6)
+    got = read_frames(path, backend=backend)
+    numbers = read_numbers(got.frames)
+    assert numbers == list(range(numbers[0], 29))
+    assert numbers[0] >= 4
+    assert read_numbers(read_frames(path, [3, 10], backend=backend).frames) == [numbers[3], numbers[10]]
+    assert got.t_s[0] == 0
+
+
+@pytest.mark.parametrize("backend", ["pyav", "opencv"])
+def test_a_late_start_is_time_zero(tmp_path, backend):
+    path = shifted(write_numbered(tmp_path / "whole.mp4", 12), tmp_path / "late.mkv", 30)
+    got = read_frames(path, backend=backend)
+    assert read_numbers(got.frames) == list(range(12))
+    np.testing.assert_allclose(got.t_s, np.arange(12) / 15, atol=2e-3)
+
+
+def test_streams_without_times_are_counted(tmp_path):
+    path = write_numbered(tmp_path / "clip.avi", 23, codec_options={"bf": "3"})
+    with open_video(path) as video:
+        assert not video.timed
+    assert read_numbers(read_frames(path).frames) == list(range(23))
+    assert read_numbers(read_frames(path, [4, 20]).frames) == [4, 20]
+
+
+def test_a_file_too_large_to_be_kept_is_read_again(tmp_path, monkeypatch):
+    path = write_numbered(tmp_path / "clip.mp4", 29, codec_options={"bf": "2"})
+    monkeypatch.setattr(container, "HELD_BYTES", 500)
+    with open_video(path) as video:
+        assert video.packets is None
+    assert read_numbers(read_frames(path).frames) == list(range(29))
+    assert read_numbers(read_frames(path, [4, 20]).frames) == [4, 20]
+
+
+def test_a_variable_rate_and_sound_are_told(tmp_path):
+    kept = np.array([0, 1, 2, 5, 6, 11])
+    write_mp4(np.zeros((6, 48, 80, 3), np.uint8), tmp_path / "vfr.mp4", 15, t_s=kept / 15)
+    steady = write_numbered(tmp_path / "cfr.mp4", 9)
+    infos, broken = survey({"vfr": tmp_path / "vfr.mp4", "cfr": steady, "gone": tmp_path / "gone.mp4"})
+    assert infos["variable_rate"].to_dict() == {"vfr": True, "cfr": False}
+    assert not infos["audio"].any()
+    assert list(broken) == ["gone"]
+
+
+def test_a_first_picture_that_cannot_be_decoded_is_named(tmp_path):
+    path = write_numbered(tmp_path / "clip.mp4", 9)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    data[start : start + 700] = bytes(700)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=r"clip\.mp4: (its first frame cannot|holds no frame that can) be decoded"):
+        probe(path)

@@ -1,0 +1,157 @@
+"""Detectors: what they find, how their rows are laid out, and where YuNet's file must lie."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from numbered import FrameList
+from tiny_yunet import tiny_yunet
+
+from helpers import detectors, faces, weights
+from helpers.detectors import YUNET, detect_faces, detector_file, detector_version, require_detector, rows_of_yunet
+from helpers.files import ROOT, weights_folder
+from helpers.video import read_frames
+
+SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty weights folder, and no detector in memory."""
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
+    detectors._yunet.cache_clear()
+    yield tmp_path
+    detectors._yunet.cache_clear()
+
+
+def test_a_face_is_found_where_it_is_at_any_size():
+    frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
+    found = detect_faces(frame)
+    assert found.shape == (1, 5)
+    assert found.dtype == np.float32
+    assert found[0, 4] >= detectors.N_NEIGHBOURS
+    x, y, w, h = found[0, :4]
+    assert 80 < x + w / 2 < 240
+    assert 60 < y + h / 2 < 180
+    larger = detect_faces(cv2.resize(frame, None, fx=3, fy=3))
+    np.testing.assert_allclose(larger[0, :4] / 3, found[0, :4], atol=0.08 * w)
+
+
+def test_no_face_is_an_empty_table():
+    noise = np.random.default_rng(0).integers(0, 256, (120, 161, 3)).astype(np.uint8)
+    assert detect_faces(noise).shape == (0, 5)
+    assert rows_of_yunet(None, 0.5).shape == (0, 15)
+
+
+def test_a_table_of_yunet_is_brought_into_our_order_and_its_boxes_made_square():
+    landmarks = np.arange(10) + 30
+    found = np.float32([[10, 20, 30, 50, *landmarks, 0.9], [1, 2, 8, 4, *landmarks, 0.7]])
+    rows = rows_of_yunet(found, scale=0.5)
+    assert rows[:, :5].tolist() == [[0, 40, 100, 100, np.float32(0.9)], [2, 0, 16, 16, np.float32(0.7)]]
+    assert rows[0, 5:].tolist() == (landmarks * 2).tolist()
+    assert rows.dtype == np.float32
+
+
+@pytest.fixture
+def tiny(folder, monkeypatch):
+    """A network in the place of YuNet's file that sees a face in every red square of 32 px."""
+    network = tiny_yunet()
+    weights_folder().mkdir(parents=True)
+    (weights_folder() / YUNET.name).write_bytes(network)
+    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, sha256=hashlib.sha256(network).hexdigest()))
+
+
+def red_square(x: int, y: int, side: int, height: int, width: int) -> np.ndarray:
+    frame = np.full((height, width, 3), 20, np.uint8)
+    frame[y : y + side, x : x + side] = [240, 20, 20]
+    return frame
+
+
+def test_opencv_runs_a_network_of_yunets_shape_on_frames_of_any_size(tiny):
+    require_detector("yunet")
+    assert detect_faces(np.full((100, 100, 3), 128, np.uint8), "yunet").shape == (0, 15)
+    (row,) = detect_faces(red_square(128, 64, 32, 180, 320), "yunet")
+    np.testing.assert_allclose(row[:4], [112, 48, 64, 64], atol=1e-3)  # 48 px wide, 64 px tall, made square
+    assert 0.6 < row[4] < 1
+    np.testing.assert_allclose(row[5:], [128, 72, 160, 88, 144, 96, 128, 112, 160, 112], atol=1e-3)
+    (large,) = detect_faces(red_square(512, 256, 128, 1440, 2560), "yunet")
+    np.testing.assert_allclose(large[:4], [448, 192, 256, 256], atol=1e-2)
+
+
+def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(tiny, monkeypatch):
+    frames = [red_square(64 + 32 * (k // 4), 64, 32, 180, 320) for k in range(9)]
+    stream = FrameList([(frame, k / 4, k) for k, frame in enumerate(frames)])
+    monkeypatch.setattr(faces, "iter_frames", lambda path, fps, backend: stream)
+    law = {"fps": 4.0, "every": 4, "scale": 1.7, "min_coverage": 0.3}
+    track = faces.track_face("clip.mp4", **law, detector="yunet", align_eyes=True)
+    assert track.coverage == 1
+    np.testing.assert_allclose(track.angle_deg, np.degrees(np.arctan2(16, 32)), rtol=1e-4)
+    assert faces.crop_box(track, 0.0)[1] == pytest.approx(26.565, abs=0.01)
+    np.testing.assert_allclose(track.box_xyxy[[0, 2]].mean(), 64 + 32 + 16, atol=1e-3)
+    assert track.detector.startswith("face_detection_yunet_2023mar")
+
+
+def test_yunets_missing_file_says_where_to_put_it(folder, monkeypatch):
+    monkeypatch.setattr(weights, "_fetch", lambda file: "no network")
+    place = weights_folder() / YUNET.name
+    with pytest.raises(FileNotFoundError) as error:
+        require_detector("yunet")
+    for part in (str(place), YUNET.url, "232,589 bytes", "MIT", "no network", "OCEAN_WEIGHTS", "detector=haar"):
+        assert part in str(error.value)
+    with pytest.raises(FileNotFoundError, match="is missing. Put"):
+        detect_faces(np.zeros((40, 40, 3), np.uint8), "yunet")
+
+
+def test_yunets_file_is_fetched_once_and_checked(folder, monkeypatch):
+    source = folder / "source.onnx"
+    source.write_bytes(b"a network")
+    digest = hashlib.sha256(b"a network").hexdigest()
+    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, url=source.as_uri(), sha256=digest))
+    require_detector("yunet")
+    assert (weights_folder() / YUNET.name).read_bytes() == b"a network"
+    source.unlink()
+    require_detector("yunet")
+    (weights_folder() / YUNET.name).write_bytes(b"another network")
+    with pytest.raises(ValueError, match=f"must have sha256 {digest}, got"):
+        require_detector("yunet")
+
+
+@pytest.mark.weights
+def test_yunet_finds_the_faces_that_haar_finds_and_their_eyes():
+    if not (weights_folder() / YUNET.name).is_file():
+        pytest.skip(f"{YUNET.name} is not in {weights_folder()}")
+    frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
+    (haar,), (yunet,) = detect_faces(frame), detect_faces(frame, "yunet")
+    np.testing.assert_allclose(yunet[:2] + yunet[2:4] / 2, haar[:2] + haar[2:4] / 2, atol=0.25 * haar[2])
+    right, left = yunet[5:7], yunet[7:9]
+    assert right[0] < left[0]
+    assert yunet[1] < right[1] < yunet[1] + yunet[3] / 2
+
+
+def test_an_unknown_detector_is_refused_with_the_legal_names():
+    for use in (require_detector, lambda name: detect_faces(np.zeros((40, 40, 3), np.uint8), name)):
+        with pytest.raises(ValueError, match="detector must be one of 'haar', 'yunet', got 'mtcnn'"):
+            use("mtcnn")
+
+
+def test_a_detector_is_named_with_its_version():
+    assert detector_version("haar") == f"haarcascade_frontalface_alt2, OpenCV {cv2.__version__}"
+    assert detector_version("yunet") == f"face_detection_yunet_2023mar, OpenCV {cv2.__version__}"
+    assert detector_file("haar") == "haarcascade_frontalface_alt2"
+    assert YUNET.sha256 in detector_file("yunet")
+
+
+def test_an_opencv_without_haar_data_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(RuntimeError, match=r"ships no Haar data. Install 'opencv-contrib-python-headless>=4\.10,<5'"):
+        detectors._cascade.__wrapped__()
+
+
+def test_finding_and_exporting_faces_needs_no_deep_learning_library():
+    code = "import sys, helpers.export; print([m for m in ('tensorflow', 'keras', 'jax', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,138 @@
+"""The forecast of a run: measured on drawn clips with small networks, and its model on numbers done by hand."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import amounts, forecast
+from helpers.check import check_clips
+from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
+from helpers.container import probe
+from helpers.crops import Job
+from helpers.faces import track_clip
+from helpers.forecast import Measured, Stages
+from helpers.worker import cores
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "data_sample"
+CLIP = SAMPLE / "training80_01" / "4eke_igcKkn.000.mp4"
+SMALL = Stages(
+    PreparationConfig(fps=2.0, detect_every=2),
+    StaticConfig(every_n_frames=4, workers=1),
+    DynamicConfig(endpoint="Conv3d_1a_7x7", input_px=32),
+    AlignmentConfig(),
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two good clips and a broken one, checked."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name in "ab":
+        shutil.copy(CLIP, folder / f"{name}.mp4")
+    shutil.copy(SAMPLE / "awkward" / "broken.mp4", folder / "c.mp4")
+    return folder, check_clips(folder, workers=0)
+
+
+@pytest.fixture(scope="module")
+def table(clips):
+    folder, checked = clips
+    return forecast.forecast(checked, folder, SMALL)
+
+
+def test_a_forecast_has_a_row_per_stage_and_counts_the_usable_clips(table):
+    assert table.index.tolist() == ["02 preparation", "03 static", "04 dynamic", "05 alignment"]
+    assert (table["work_s"].iloc[:3] > 0).all()
+    assert (table["network_s"].iloc[1:3] > 0).all()
+    assert (table["bytes"] > 0).all()
+    assert table["workers"].tolist() == [cores(), 1, cores(), 1]
+    assert (table.attrs["clips"], table.attrs["clip"], table.attrs["flow"]) == (2, "a", "dis_fast")
+    assert table.attrs["clip_hours"] == pytest.approx(2 * probe(CLIP).duration_s / 3600)
+
+
+def test_hours_and_bytes_are_the_rates_times_the_length_of_the_clips(table):
+    row = table.loc["03 static"]
+    seconds = 3600 * table.attrs["clip_hours"]
+    assert row["hours"] * 3600 == pytest.approx(seconds * (row["work_s"] + row["network_s"]) + row["start_s"])
+    one_row = 2048 * 4
+    assert 0.5 * one_row < row["bytes"] / (seconds / 2) < 1.5 * one_row  # 2 fps, every 4th: a row in 2 seconds
+
+
+def test_the_text_of_a_forecast_names_stages_hours_disk_and_room(table):
+    text = forecast.as_text(table)
+    assert "Forecast for 2 clips (0.0 h (10 s)) on " in text
+    assert "with dis_fast flow and random weights" in text
+    assert "Free on the disk of" in text
+    assert "WARNING" not in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert "WARNING: not enough" in forecast.as_text(table.assign(bytes=10**18))
+
+
+def test_a_slower_flow_is_measured_as_slower_on_fewer_fields(tmp_path):
+    """A field of TV-L1 takes about 100 times one of DIS, at any load of the machine."""
+    track = track_clip(CLIP, replace(SMALL.preparation, backend="pyav", fps=15.0))
+    fields, flow_s = {}, {}
+    for flow in ("dis_medium", "tvl1"):
+        job = Job(CLIP, track, replace(SMALL.dynamic, flow=flow), "pyav")
+        pieces, flow_s[flow] = forecast.measure_flow(job, tmp_path)
+        fields[flow] = sum(len(piece.t_s) for piece in pieces)
+    assert flow_s["tvl1"] > 10 * flow_s["dis_medium"]
+    assert fields["dis_medium"] == 64
+    assert 2 <= fields["tvl1"] <= 8
+
+
+def test_a_processor_does_one_after_the_other_and_a_gpu_both_at_once():
+    cost = Measured(work_s=6.0, network_s=2.0, start_s=0.0, bytes_per_s=0.0)
+    assert forecast.stage_seconds(cost, 1, on_gpu=False) == 8
+    assert forecast.stage_seconds(cost, 1, on_gpu=True) == 6
+    assert forecast.stage_seconds(replace(cost, work_s=1.0), 1, on_gpu=True) == 2
+    assert forecast.stage_seconds(cost, 1000, on_gpu=False) == 6 / cores() + 2  # no more of them than cores
+
+
+@pytest.mark.parametrize(("reduction", "static_dim", "dynamic_dim"), [("groups", 512, 256), ("none", 2048, 1024)])
+def test_the_aligned_file_is_as_large_as_its_arrays(reduction, static_dim, dynamic_dim):
+    measured = {
+        "03 static": Measured(0, 0, 0, 0, rows_per_s=5, dim=2048),
+        "04 dynamic": Measured(0, 0, 0, 0, rows_per_s=3, dim=1024),
+    }
+    cfg = AlignmentConfig(reduction=reduction)
+    tokens = [np.zeros((5, static_dim), np.float32), np.zeros((3, dynamic_dim), np.float32)]
+    pairs = [np.zeros((5, static_dim), np.float32), np.zeros((5, dynamic_dim), np.float32)]
+    assert forecast.aligned_bytes(measured, cfg) == sum(array.nbytes for array in tokens + pairs)
+
+
+def test_without_a_usable_clip_there_is_no_forecast(clips):
+    folder, checked = clips
+    with pytest.raises(ValueError, match="a forecast needs at least one usable clip, got none"):
+        forecast.forecast(checked.loc[["c"]], folder, SMALL)
+
+
+def test_clips_that_a_few_looks_took_for_usable_are_named_when_none_can_be_run(clips):
+    folder, _ = clips
+    checked = pd.DataFrame({"path": "c.mp4", "duration_s": 5.0, "coverage": 1.0, "usable": True}, index=["c"])
+    with pytest.raises(ValueError, match="a forecast needs a clip that can be run, got c: .*not a readable video"):
+        forecast.forecast(checked, folder, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [(0.01, "0.0 h (36 s)"), (0.4166, "0.4 h (25 min)"), (5.99, "6.0 h (359 min)"), (1234.5, "1,234 h")],
+)
+def test_hours_are_said_in_the_unit_that_fits(hours, text):
+    assert amounts.duration(hours) == text
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(999, "999 B"), (1500, "1.5 kB"), (3.06e6, "3.1 MB"), (2e15, "2,000.0 TB")]
+)
+def test_bytes_are_said_in_the_unit_that_fits(n_bytes, text):
+    assert amounts.size(n_bytes) == text
+
+
+def test_room_is_that_of_the_disk_a_folder_will_be_on(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    assert amounts.free_bytes(tmp_path / "not" / "yet") == pytest.approx(free, rel=0.05)

@@ -1,0 +1,229 @@
+import itertools
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from piecework import call, children, counting, dying, endless, frames_of, hanging, outcomes, some
+
+from helpers.pool import ClipPool
+from helpers.worker import WorkerCrashed, WorkerError, WorkerHung
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "data_sample" / "training80_01"
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ClipPool(call, workers=2, ahead_clips=3) as pool:
+        yield pool
+
+
+def settled(path, seconds=0.4):
+    """Size of a file once it has not grown for a while."""
+    size, since = -1, time.monotonic()
+    while time.monotonic() < since + seconds:
+        now = path.stat().st_size if path.exists() else 0
+        if now != size:
+            size, since = now, time.monotonic()
+        time.sleep(0.02)
+    return size
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clips_and_pieces_come_in_the_order_of_the_tasks(workers):
+    with ClipPool(call, workers=workers) as pool:
+        found = outcomes(pool.run((f"clip {n}", (some, 7 * (n % 3), n)) for n in range(23)))
+    assert list(found) == [f"clip {n}" for n in range(23)]
+    for n, pieces in enumerate(found.values()):
+        assert [number for number, _ in pieces] == list(range(n, n + 7 * (n % 3)))
+        assert all(array.shape == (number % 5, 3) and (array == number).all() for number, array in pieces)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_frames_decoded_in_workers_equal_those_decoded_here(workers):
+    paths = sorted(SAMPLE.glob("*.mp4"))[:2]
+    with ClipPool(frames_of, workers=workers) as pool:
+        for path, pieces in pool.run((path, path) for path in paths):
+            for (frame, t_s, number), (ours, our_t_s, our_number) in zip(pieces, frames_of(path), strict=True):
+                assert (t_s, number) == (our_t_s, our_number)
+                np.testing.assert_array_equal(frame, ours)
+
+
+def test_a_process_that_dies_costs_its_clip_and_no_other_is_repeated(tmp_path):
+    log = tmp_path / "begun"
+    hows = ["fine", "SIGSEGV", "fine", "exit", "SIGKILL", "SIGSEGV", "fine", "fine"]
+    with ClipPool(call, workers=2) as pool:
+        found = outcomes(pool.run((n, (dying, how, log)) for n, how in enumerate(hows)))
+    reasons = {
+        "SIGSEGV": "the decoder process stopped with signal 11 (SIGSEGV)",
+        "SIGKILL": "the decoder process stopped with signal 9 (SIGKILL): often want of memory",
+        "exit": "the decoder process ended with exit status 3",
+    }
+    for how, (first, second) in zip(hows, found.values(), strict=True):
+        assert first == how
+        if how == "fine":
+            assert second.tolist() == [0, 1, 2]
+        else:
+            assert isinstance(second, WorkerCrashed)
+            assert str(second) == reasons[how]
+    assert sorted(log.read_text().split()) == sorted(hows)
+
+
+def test_a_worker_that_died_while_idle_is_replaced_at_no_cost():
+    before = set(children())
+    with ClipPool(call, workers=1) as pool:
+        assert len(outcomes(pool.run([("a", (some, 2))]))["a"]) == 2
+        (process,) = set(children()) - before
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended; its status is left for the pool to ask
+        assert [type(piece) for piece in outcomes(pool.run([("b", (some, 2))]))["b"]] == [tuple, tuple]
+
+
+def test_a_hanging_worker_is_ended_and_replaced():
+    start_s = time.monotonic()
+    with ClipPool(call, workers=1, patience_s=1) as pool:
+        found = outcomes(pool.run([("a", (hanging,)), ("b", (some, 3))]))
+    assert time.monotonic() - start_s < 6
+    assert found["a"][0] == "before"
+    assert isinstance(found["a"][1], WorkerHung)
+    assert str(found["a"][1]) == "the decoder process gave nothing for 1 s and was killed"
+    assert len(found["b"]) == 3
+
+
+def test_a_caller_that_takes_its_time_is_not_a_hanging_worker():
+    with ClipPool(call, workers=1, patience_s=0.5, ahead_bytes=50_000) as pool:
+        for _, pieces in pool.run([("a", (counting, os.devnull, 3, 40_000))]):
+            assert sum(time.sleep(0.6) is None for _ in pieces) == 3
+
+
+def test_no_more_bytes_wait_than_allowed(tmp_path):
+    logs = [tmp_path / str(n) for n in range(4)]
+    size = 300_000  # more than a pipe holds
+    with ClipPool(call, workers=2, ahead_clips=3, ahead_bytes=4 * size) as pool:
+        run = pool.run((log.name, (counting, log, 50, size)) for log in logs)
+        _, pieces = next(run)
+        next(pieces)
+        made = [settled(log) for log in logs]
+        assert 5 <= sum(made) <= 1 + 4 + 2 * 2  # taken, waiting, and per worker one sent and one made
+        assert made[2:] == [0, 0]
+        assert 1 + len(list(pieces)) == 50
+        assert [len(list(pieces)) for _, pieces in run] == [50] * 3
+
+
+def test_no_more_clips_are_begun_than_allowed(tmp_path):
+    taken = []
+
+    def tasks():
+        for n in range(20):
+            taken.append(n)
+            yield n, (counting, tmp_path / str(n), 1, 10)
+
+    with ClipPool(call, workers=2, ahead_clips=3) as pool:
+        for n, pieces in itertools.islice(pool.run(tasks()), 5):
+            assert len(list(pieces)) == 1
+            assert taken == list(range(n + 4))
+            assert settled(tmp_path / str(n + 3), 0.05) <= 1
+            assert not (tmp_path / str(n + 4)).exists()
+
+
+def test_a_giant_clip_passes_a_small_budget():
+    with ClipPool(call, workers=2, ahead_bytes=1000) as pool:
+        for _, pieces in pool.run((n, (counting, os.devnull, 30, 1_000_000)) for n in range(3)):
+            assert sum(piece.nbytes for piece in pieces) == 30_000_000
+
+
+def test_pieces_that_nobody_takes_are_dropped_and_their_clip_is_stopped(pool):
+    found = [next(pieces)[0] for _, pieces in pool.run((n, (endless,)) for n in range(6))]
+    assert found == [0] * 6
+    assert len(outcomes(pool.run([("a", (some, 2))]))["a"]) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pieces_of_an_earlier_clip_are_refused(workers):
+    with ClipPool(call, workers=workers) as pool:
+        (_, first), (_, second) = pool.run((n, (some, 2)) for n in range(2))
+        for pieces in (first, second):
+            with pytest.raises(RuntimeError, match="must be used before the next clip is asked for"):
+                next(pieces)
+
+
+def test_leaving_early_leaves_no_process():
+    before = set(children())
+    with pytest.raises(KeyboardInterrupt), ClipPool(call, workers=2, ahead_bytes=1000) as pool:
+        for _, pieces in pool.run((n, (endless,)) for n in range(6)):
+            next(pieces)
+            assert len(set(children()) - before) == 2
+            start_s = time.monotonic()
+            raise KeyboardInterrupt
+    assert set(children()) == before
+    assert time.monotonic() - start_s < 1
+
+
+def test_pieces_outlive_no_pool():
+    with ClipPool(call, workers=1) as pool:
+        run = pool.run([("a", (endless,))])
+        _, pieces = next(run)
+        next(pieces)
+    with pytest.raises(RuntimeError, match="must be open while its pieces are used"):
+        next(pieces)
+    run.close()
+    with pytest.raises(RuntimeError, match="must be open while its pieces are used"):
+        next(pool.run([]))
+    with pytest.raises(RuntimeError, match="must be open, with no other run going on"):
+        next(ClipPool(call, workers=1).run([]))
+
+
+def test_two_runs_at_a_time_are_refused(pool):
+    run = pool.run((n, (some, 1)) for n in range(2))
+    next(run)
+    with pytest.raises(RuntimeError, match="no other run going on"):
+        next(pool.run([]))
+    run.close()
+
+
+def test_workers_that_cannot_start_are_an_error_of_the_run(tmp_path, monkeypatch):
+    (tmp_path / "gone_work.py").write_text("def work(argument):\n    yield argument\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        from gone_work import work
+    with ClipPool(work, workers=2) as pool:
+        _, pieces = next(run := pool.run([("a", 1), ("b", 2)]))
+        with pytest.raises(RuntimeError, match="3 in a row did not: ModuleNotFoundError.*gone_work") as caught:
+            next(pieces)
+        run.close()
+    assert not isinstance(caught.value, WorkerError)  # not a clip's: it must not be listed clip by clip
+
+
+def test_a_machine_without_room_for_a_process_is_no_error_of_a_clip(monkeypatch):
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    with ClipPool(call, workers=1) as pool:
+        (found,) = outcomes(pool.run([("a", (some, 1))]))["a"]
+    assert type(found) is RuntimeError
+    assert "Resource temporarily unavailable" in str(found)
+
+
+def test_work_and_limits_are_checked():
+    with pytest.raises(ValueError, match="work must be a function at the top level of a module, got <function"):
+        ClipPool(lambda argument: iter(()), workers=1)
+    with pytest.raises(ValueError, match="workers and ahead_clips must be at least 0, got -1 and 4"):
+        ClipPool(call, workers=-1)
+    with pytest.raises(ValueError, match="ahead_bytes and patience_s must be above 0, got 1 and 0"):
+        ClipPool(call, workers=1, ahead_bytes=1, patience_s=0)
+
+
+def test_memory_stays_flat_over_two_thousand_clips():
+    def rss():
+        return psutil.Process().memory_info().rss + sum(child.memory_info().rss for child in children())
+
+    with ClipPool(call, workers=2) as pool:
+        for n, pieces in pool.run((n, (counting, os.devnull, 2, 200_000)) for n in range(2000)):
+            assert sum(piece.nbytes for piece in pieces) == 400_000
+            if n == 400:
+                early = rss()
+        assert rss() - early < 8 * 2**20  # 640 MB went through since

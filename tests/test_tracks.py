@@ -1,0 +1,146 @@
+"""The main face and its box at every sample: linking, joining, filling gaps, smoothing."""
+
+import numpy as np
+import pytest
+
+from helpers.follower import Leg
+from helpers.tracks import (
+    DETECTED,
+    INTERPOLATED,
+    NONE,
+    TRACKED,
+    MainFace,
+    face_path,
+    fillable,
+    iou,
+    jitter,
+    main_face,
+    roll_deg,
+    smooth,
+)
+
+NOTHING = np.zeros((0, 5), np.float32)
+
+
+def row(x: float, y: float = 10, side: float = 20, confidence: float = 8) -> np.ndarray:
+    return np.float32([x, y, side, side, confidence])
+
+
+def main_of(looks: list[int], xs: list[float], rows: np.ndarray | None = None) -> MainFace:
+    rows = np.stack([row(x) for x in xs]) if rows is None else rows
+    return MainFace(looks, [0] * len(looks), rows, "the only face")
+
+
+def leg(start: int, samples: list[int], xs: list[float], arrived: int | None = None) -> Leg:
+    boxes = [np.array([x, 10, x + 20, 30], float) for x in xs]
+    return Leg((start, 0), None if arrived is None else (arrived, 0), samples, boxes, [0.5] * len(samples))
+
+
+LAW = {"every": 4, "fps": 10.0, "max_gap_s": 0.4}
+
+
+def test_overlap_of_boxes():
+    assert iou(np.array([0, 0, 4, 4]), np.array([2, 0, 4, 4])) == pytest.approx(8 / 24)
+    assert iou(np.array([0, 0, 4, 4]), np.array([4, 0, 4, 4])) == 0
+    assert iou(np.array([1, 2, 3, 5]), np.array([1, 2, 3, 5])) == 1
+
+
+def test_the_main_face_is_followed_by_overlap_not_by_order_or_size_alone():
+    small = [np.float32([[10 + 2 * k, 10, 20, 20, 7]]) for k in range(5)]
+    large = np.float32([[100, 10, 40, 40, 9]])
+    found = [np.concatenate([large, small[0]]), small[1], small[2], np.concatenate([small[3], large]), small[4]]
+    main = main_face(found)
+    assert main.looks == [0, 3]
+    assert main.numbers == [0, 1]
+    assert (main.rows == large).all()
+    assert main.reason == "largest summed area: 1.6 times the next of 2 faces"
+    main = main_face([small[0], large / 2, *small[1:]])
+    assert main.looks == [0, 2, 3, 4, 5]
+    assert main.rows[:, 0].tolist() == [10, 12, 14, 16, 18]
+
+
+def test_one_face_or_none_needs_no_choice():
+    assert main_face([row(3)[None], NOTHING, row(4)[None]]).reason == "the only face"
+    none = main_face([NOTHING, NOTHING])
+    assert none.looks == []
+    assert none.rows.shape == (0, 5)
+
+
+def test_a_leg_that_arrives_is_bent_onto_the_detection():
+    legs = [leg(0, [1, 2, 3, 4], [11, 13, 13, 12], arrived=1)]  # 4 px short of the detection
+    path = face_path(main_of([0, 1], [10, 16]), legs, 5, **LAW)
+    assert path.found_xyxy[:, 0].tolist() == [10, 12, 15, 16, 16]
+    assert path.source.tolist() == [DETECTED, TRACKED, TRACKED, TRACKED, DETECTED]
+    assert path.confidence.tolist() == [8, 4, 4, 4, 8]
+
+
+def test_where_legs_meet_the_nearer_detection_counts():
+    legs = [leg(0, [1, 2], [50, 50]), leg(1, [3, 2, 1], [60, 60, 60])]
+    path = face_path(main_of([0, 1], [50, 60]), legs, 5, **LAW)
+    assert path.found_xyxy[:, 0].tolist() == [50, 50, 50, 60, 60]
+
+
+def test_legs_of_other_faces_are_not_taken():
+    other = leg(0, [1, 2, 3], [90, 90, 90])
+    other.start = (0, 1)
+    path = face_path(main_of([0, 1], [10, 14]), [other], 5, **LAW)
+    assert path.source.tolist() == [DETECTED, INTERPOLATED, INTERPOLATED, INTERPOLATED, DETECTED]
+    assert path.found_xyxy[:, 0].tolist() == [10, 11, 12, 13, 14]
+    assert path.confidence.tolist() == [8, 0, 0, 0, 8]
+
+
+def test_a_gap_is_filled_up_to_the_limit_and_masked_beyond_it():
+    path = face_path(main_of([1, 2, 4], [10, 14, 20]), [leg(2, [9, 10], [15, 16])], 20, **LAW)
+    before = [NONE] * 4 + [DETECTED] + [INTERPOLATED] * 3
+    assert path.source.tolist() == before + [DETECTED, TRACKED, TRACKED] + [NONE] * 5 + [DETECTED] + [NONE] * 3
+    assert np.isnan(path.boxes_xyxy).all(axis=1).tolist() == [s == NONE for s in path.source]
+    path = face_path(main_of([1, 3, 5], [10, 14, 20]), [leg(3, [13, 14, 15, 16], [15, 16, 17, 18])], 24, **LAW)
+    assert path.source[13:21].tolist() == [TRACKED] * 4 + [INTERPOLATED] * 3 + [DETECTED]
+
+
+def test_gaps_are_counted_between_known_samples():
+    assert fillable(np.array([2, 5, 6, 11]), 14, 3).tolist() == [3, 4]
+    assert fillable(np.array([2, 5, 6, 11]), 14, 5).tolist() == [3, 4, 7, 8, 9, 10]
+    assert fillable(np.array([7]), 14, 99).tolist() == []
+
+
+def test_smoothing_has_no_delay_and_halves_its_cut_off():
+    t = np.arange(400)
+    slow, fast = np.sin(2 * np.pi * t / 200), np.sin(2 * np.pi * t / 20)
+    got = smooth(np.column_stack([slow, fast, 3 * t + 2]), 20)[60:-60]
+    np.testing.assert_allclose(got[:, 0], slow[60:-60], atol=0.01)
+    np.testing.assert_allclose(got[:, 1], fast[60:-60] / 2, atol=0.01)
+    np.testing.assert_allclose(smooth((3.0 * t + 2)[:, None], 20)[:, 0], 3 * t + 2)  # to the very ends
+
+
+def test_smoothing_does_not_reach_over_gaps():
+    values = np.r_[np.zeros(9), np.full(3, np.nan), np.full(5, 7), np.nan, 3][:, None]
+    np.testing.assert_allclose(smooth(values, 10), values, atol=1e-12)
+
+
+def test_roll_is_positive_when_the_right_of_the_picture_is_lower():
+    def eyes(right: tuple, left: tuple) -> list[float]:
+        return [0, 0, 9, 9, 1, *right, *left, *[0] * 6]
+
+    rows = np.float32([eyes((2, 4), (8, 4)), eyes((2, 4), (8, 10)), eyes((2, 4), (8, -2))])
+    np.testing.assert_allclose(roll_deg(rows), [0, 45, -45], atol=1e-5)
+
+
+def test_the_roll_is_known_where_there_is_a_box_and_landmarks():
+    rows = np.zeros((2, 15), np.float32)
+    rows[:, :5], rows[:, 7] = [row(10), row(14)], 10  # left eye 10 px to the right
+    rows[:, 8] = 10 * np.tan(np.radians([10, 14]))
+    path = face_path(main_of([1, 2], [], rows), [], 12, **LAW)
+    assert np.isnan(path.angle_deg).tolist() == [True] * 4 + [False] * 5 + [True] * 3
+    np.testing.assert_allclose(path.angle_deg[4:9], [10, 11, 12, 13, 14], rtol=1e-5)
+    assert np.isnan(face_path(main_of([1, 2], [10, 14]), [], 12, **LAW).angle_deg).all()
+
+
+def test_jitter_is_the_deviation_of_the_change():
+    steady = np.arange(10.0)[:, None] + [0, 0, 20, 20]
+    assert jitter(steady) == pytest.approx(0, abs=1e-12)
+    shaken = steady + np.where(np.arange(10) % 2, 1.0, -1.0)[:, None] * [1, 0, 1, 0]
+    assert jitter(shaken) == pytest.approx(np.std(np.diff(shaken[:, 0])))
+    shaken[5] = np.nan
+    assert np.isfinite(jitter(shaken))
+    assert jitter(steady[:1]) == 0
