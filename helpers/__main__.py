@@ -1,4 +1,4 @@
-"""Command line: `python -m helpers run | check | score | export | sample | notebooks`.
+"""Command line: `python -m helpers run | check | score | export | weights | sample | notebooks`.
 
 Exit: 0 done, 1 an error, 2 wrong usage, 3 `check` found clips that cannot be used.
 """
@@ -66,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="faces_jpeg/ is made in this folder")
     export.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame of a clip (default: 5)")
     export.set_defaults(command=_export)
+
+    weights = commands.add_parser("weights", help="list, fetch, verify or convert published weights")
+    weights.add_argument("action", choices=("list", "fetch", "verify", "convert"))
+    weights.add_argument(
+        "names", nargs="*", metavar="NAME", help="names of the list, or all; verify: all that is there"
+    )
+    weights.add_argument("--folder", type=Path, metavar="DIR", help="your weights folder (default: OCEAN_WEIGHTS)")
+    weights.set_defaults(command=_weights)
 
     sample = commands.add_parser("sample", help="draw clips with a planted truth")
     sample.add_argument("--clips", type=int, default=36, metavar="N")
@@ -161,6 +169,25 @@ def _export(arguments: argparse.Namespace) -> int:
     )["counts"]
     print(f"{counts['made']} clips exported, {counts['found']} were there, {counts['failed']} have no faces")
     return 0
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    from helpers import catalogue
+    from helpers.files import stderr_into
+
+    if arguments.folder:
+        os.environ["OCEAN_WEIGHTS"] = str(arguments.folder.resolve())
+    if arguments.action == "list":
+        print(catalogue.as_text())
+        return 0
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import stock
+    work = {"fetch": stock.fetch_named, "verify": stock.verify_named, "convert": stock.convert_named}[arguments.action]
+    well = True
+    for line, is_well in work(arguments.names):
+        print(line if is_well else f"error: {line}", file=sys.stdout if is_well else sys.stderr, flush=True)
+        well = well and is_well
+    return 0 if well else 1
 
 
 def _sample(arguments: argparse.Namespace) -> int:

@@ -7,13 +7,15 @@ of the published checkpoints (google-deepmind/kinetics-i3d), which load into it.
 """
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
 
-from helpers.weights import Weights, published_weights, random_weights, read_tf_checkpoint, require
+from helpers.published import WEIGHTS
+from helpers.weights import Weights, published_weights, random_weights, read_tf_checkpoint, read_variables
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +72,18 @@ class SegmentPool(layers.AveragePooling3D):
         return super().call(inputs)
 
 
-def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
+def build_i3d(channels: int = 2, *, endpoint: str = "", n_classes: int = N_CLASSES) -> keras.Model:
     """Build the network for any number of time steps; its variables hold Keras' initial values.
 
     Args:
         channels: 2 for the flow stream, 3 for the RGB stream.
         endpoint: A name of `STAGES`: the network ends there, and nothing after it is built. Empty: all of it.
+        n_classes: Size of the logits: 400, or 600 for the weights of Kinetics-600.
 
     Returns:
-        A model from (B, T, H, W, channels) to the logits (B, 400), or to the stage's (B, T', H', W', C).
+        A model from (B, T, H, W, channels) to the logits (B, n_classes), or to the stage's (B, T', H', W', C).
     """
-    if channels not in STREAMS:
-        raise ValueError(f"channels must be 2 (flow) or 3 (RGB), got {channels!r}. Choose the stream.")
+    _check_channels(channels)
     _check_endpoint(endpoint)
     inputs = keras.Input((None, None, None, channels), name="clip")
     x = inputs
@@ -90,9 +92,14 @@ def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
         if stage == endpoint:
             return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}_{endpoint}")
     x = SegmentPool(name="AvgPool3d_6a_7x7")(x)
-    x = layers.Conv3D(N_CLASSES, 1, name=_layer_name(LOGITS, "conv_3d"))(x)
+    x = layers.Conv3D(n_classes, 1, name=_layer_name(LOGITS, "conv_3d"))(x)
     x = layers.GlobalAveragePooling3D(name="Logits")(x)  # the mean over time: height and width are 1
     return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}")
+
+
+def _check_channels(channels: int) -> None:
+    if channels not in STREAMS:
+        raise ValueError(f"channels must be 2 (flow) or 3 (RGB), got {channels!r}. Choose the stream.")
 
 
 def _check_endpoint(endpoint: str) -> None:
@@ -136,23 +143,41 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
     """Build what extraction runs, up to `endpoint` and no further, and fill it.
 
     Args:
-        weights: "pretrained" (published weights), or "random" (the frozen generator, he, seed 0).
+        weights: "pretrained" (published weights: ImageNet, then Kinetics-400), a name of `WEIGHTS` for other published
+            ones, or "random" (the frozen generator, he, seed 0).
         endpoint: A name of `STAGES`, or empty for the 1024 pooled features of every 8 time steps.
         channels: 2 for the flow stream, 3 for the RGB stream.
 
     Returns:
         The model, to (B, T', H', W', C) of the stage or to (B, ceil(T / 8) - 1, 1024), and its provenance.
     """
-    if weights not in ("random", "pretrained"):
-        raise ValueError(f"weights must be random or pretrained, got {weights!r}. Choose one of them.")
-    model = build_i3d(channels, endpoint=endpoint)
-    if weights == "pretrained":
-        name = f"i3d_{STREAMS[channels].lower()}_kinetics"
-        load_tf_checkpoint(model, require([name])[name])
-        provenance = published_weights(name)
-    else:
+    _check_channels(channels)
+    names = [name for name, row in WEIGHTS.items() if row.kind.startswith("i3d") and row.channels == channels]
+    if weights not in ("random", "pretrained", *names):
+        raise ValueError(
+            f"weights must be random or pretrained, got {weights!r}. Choose one of them, or of {', '.join(names)}."
+        )
+    if weights == "random":
+        model = build_i3d(channels, endpoint=endpoint)
         provenance = random_weights(model, model.name, seed=0, law="he")
+    else:
+        name = f"i3d_{STREAMS[channels].lower()}_kinetics" if weights == "pretrained" else weights
+        model = fill_published(name, read_variables(name), endpoint)
+        provenance = published_weights(name)
     return (model if endpoint else tap(model)), provenance
+
+
+def fill_published(name: str, found: dict[str, np.ndarray], endpoint: str = "") -> keras.Model:
+    """Build the network of a row of `WEIGHTS` and fill it with `found`, its variables (see `read_variables`).
+
+    It ends at `endpoint`, or at the feature map where the weights were published without a classifier.
+    """
+    row, n_classes = WEIGHTS[name], WEIGHTS[name].n_classes or N_CLASSES
+    model = build_i3d(row.channels, endpoint=endpoint, n_classes=n_classes)
+    if not (endpoint or row.n_classes):
+        model = tap(model)
+    load_variables(model, found, name, n_classes=n_classes)
+    return model
 
 
 def tap(model: keras.Model, endpoint: str = "") -> keras.Model:
@@ -196,13 +221,9 @@ def features(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 def logits(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Return the Kinetics-400 logits, mean over time, float32 (B, 400); arguments as for `feature_map`."""
-    if not _is_whole(model):
+    if model.layers[-1].name != "Logits":
         raise ValueError(f"model must be a whole network, got {model.name}. Build it without endpoint=.")
     return keras.ops.convert_to_numpy(model(x, training=False))
-
-
-def _is_whole(model: keras.Model) -> bool:
-    return model.layers[-1].name == "Logits"
 
 
 def published_variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -239,7 +260,13 @@ def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
         ValueError: It belongs to the other stream, or variables are missing, unknown or of another shape; the network
             is left as it was.
     """
-    found = read_tf_checkpoint(path)
+    load_variables(model, read_tf_checkpoint(path), path)
+
+
+def load_variables(
+    model: keras.Model, found: dict[str, np.ndarray], path: str | Path, *, n_classes: int = N_CLASSES
+) -> None:
+    """Assign the variables of a whole network by their published names, all or none; as for `load_tf_checkpoint`."""
     stream = STREAMS[model.input_shape[-1]]
     streams = sorted({name.split("/")[0] for name in found} & set(STREAMS.values()))
     if streams != [stream]:
@@ -248,13 +275,13 @@ def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
             f"{' and '.join(streams) or 'neither Flow nor RGB'}: {path}. Build the network with the other channels."
         )
     variables = published_variables(model)
-    whole = published_variables(model if _is_whole(model) else build_i3d(model.input_shape[-1]))
+    whole = _shapes(model.input_shape[-1], n_classes)
     problems = [f"{name} is missing" for name in sorted(variables.keys() - found.keys())]
     problems += [f"{name} is unknown" for name in sorted(found.keys() - whole.keys())]
     problems += [
-        f"{name} is {found[name].dtype} {found[name].shape}, not float32 {tuple(whole[name].shape)}"
+        f"{name} is {found[name].dtype} {found[name].shape}, not float32 {whole[name]}"
         for name in sorted(found.keys() & whole.keys())
-        if found[name].shape != tuple(whole[name].shape) or found[name].dtype != np.float32
+        if found[name].shape != whole[name] or found[name].dtype != np.float32
     ]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -264,4 +291,10 @@ def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
         )
     for name, variable in variables.items():
         variable.assign(found[name])
-    log.info("loaded %d variables from %s", len(variables), path)
+    log.debug("loaded %d variables from %s", len(variables), path)
+
+
+@cache
+def _shapes(channels: int, n_classes: int) -> dict[str, tuple[int, ...]]:
+    variables = published_variables(build_i3d(channels, n_classes=n_classes))
+    return {name: tuple(variable.shape) for name, variable in variables.items()}

@@ -1,21 +1,26 @@
-"""Where network weights come from: the table of published ones, the folder they lie in, and a frozen random generator.
+"""Where network weights come from: published files fetched into the weights folder, and a frozen random generator.
 
-In: names of the table, paths, Keras models to fill. Out: paths of verified files, arrays by variable name, provenance
-(`Weights`) that goes into every manifest. Nothing else in `helpers` touches the network.
+In: names of the table (`helpers.published`), paths, Keras models to fill. Out: paths of the files, arrays by variable
+name, provenance (`Weights`) that goes into every manifest. Nothing else in `helpers` touches the network.
 """
 
 import hashlib
 import logging
 import os
+import re
 import socket
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 
+from helpers.converted import converted_source, is_converted, read_converted
 from helpers.files import weights_folder
+from helpers.published import WEIGHTS, PublishedFile
+from helpers.records import file_sha256, git_blob_id, is_here, main_file, write_record
 
 log = logging.getLogger(__name__)
 
@@ -36,86 +41,6 @@ class Weights:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network's input was when its weights were made: (clip(x, -clip, clip)[order] - mean) * scale.
-
-    `order` names the channels (RGB or BGR of frames in [0, 255]; uv of flow in pixels per frame), `mean` and `scale`
-    have one value per channel, `clip` is None where nothing is cut.
-    """
-
-    order: str
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    clip: float | None = None
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """One file: its name below the weights folder, its address, and its md5 or sha256 and bytes where published."""
-
-    name: str
-    url: str
-    file_hash: str | None = None
-    n_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Published:
-    """A row of `WEIGHTS`; below the weights folder, `path` is what a loader takes: a file, or a checkpoint's prefix."""
-
-    path: str
-    files: tuple[PublishedFile, ...]
-    licence: str
-    origin: str
-    input_px: int
-    preprocessing: Preprocessing
-    feature_layer: str
-    feature_dim: int
-    paper: str
-
-
-def _i3d(stream: str, preprocessing: Preprocessing) -> Published:
-    folder = f"i3d_{stream}_kinetics"
-    address = f"https://github.com/google-deepmind/kinetics-i3d/raw/master/data/checkpoints/{stream}_imagenet"
-    parts = ("model.ckpt.index", "model.ckpt.data-00000-of-00001")  # the .meta beside them is a graph nobody needs
-    return Published(
-        path=f"{folder}/model.ckpt",
-        files=tuple(PublishedFile(f"{folder}/{part}", f"{address}/{part}") for part in parts),  # no hash is published
-        licence="Apache-2.0",
-        origin="google-deepmind/kinetics-i3d, ImageNet inflated, trained on Kinetics-400",
-        input_px=224,
-        preprocessing=preprocessing,
-        feature_layer="average pool after Mixed_5c",
-        feature_dim=1024,
-        paper="Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750",
-    )
-
-
-WEIGHTS: dict[str, Published] = {
-    "resnet50_imagenet": Published(
-        path="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        files=(
-            PublishedFile(
-                "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-                "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-                "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-                file_hash="4d473c1dd8becc155b73f8504c6f6626",  # md5, keras.applications.resnet
-                n_bytes=94_765_736,
-            ),
-        ),
-        licence="MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)",
-        origin="keras.applications",
-        input_px=224,
-        preprocessing=Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0, 1.0, 1.0)),
-        feature_layer="avg_pool",
-        feature_dim=2048,
-        paper="He et al. 2016, https://arxiv.org/abs/1512.03385",
-    ),
-    "i3d_flow_kinetics": _i3d("flow", Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=20.0)),
-    "i3d_rgb_kinetics": _i3d("rgb", Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3)),
-}
-
 # What `fill_random` gave when it was written, by (network, law, seed): the same bytes on every machine, or an error.
 RANDOM_SHA256 = {
     ("resnet50", "glorot", 0): "9d37f5944bb77df906718c2918e59502153b76f10afe2fa2376e174b4edcdb36",
@@ -129,7 +54,8 @@ def require(names: list[str]) -> dict[str, Path]:
     """Return what loaders take for each name of `WEIGHTS`, fetching the files that are not there yet.
 
     Returns:
-        name -> path of the file, or of the checkpoint without `.index`.
+        name -> path of the file, or of the checkpoint without `.index`; there may be its converted file alone, which
+        `read_variables` reads by name.
 
     Raises:
         FileNotFoundError: One error for all files that are missing and cannot be fetched: file, address, folder.
@@ -137,7 +63,8 @@ def require(names: list[str]) -> dict[str, Path]:
     unknown = sorted(set(names) - set(WEIGHTS))
     if unknown:
         raise ValueError(f"names must be of {', '.join(WEIGHTS)}, got {', '.join(unknown)}. Correct the name.")
-    wanted = [file for name in names for file in WEIGHTS[name].files]
+    absent = [name for name in names if not is_here(WEIGHTS[name]) and not is_converted(name, WEIGHTS[name])]
+    wanted = [file for name in absent for file in WEIGHTS[name].files]
     missing, reason = [], ""
     for file in wanted:
         if (weights_folder() / file.name).is_file():
@@ -152,6 +79,8 @@ def require(names: list[str]) -> dict[str, Path]:
             "named, or name another folder in OCEAN_WEIGHTS, or choose weights=random to try things:\n"
             + "\n".join(missing)
         )
+    for name in absent:
+        write_record(name, WEIGHTS[name])
     return {name: weights_folder() / WEIGHTS[name].path for name in names}
 
 
@@ -175,6 +104,9 @@ def _fetch(file: PublishedFile) -> str:
             cache_subdir=str(target.parent),
             force_download=True,
         )
+        if file.git_blob not in (None, git_blob_id(part)):
+            Path(part).unlink()
+            return f"{file.url} is not the file that was published: its git blob id is not {file.git_blob}"
         os.replace(part, target)
     except Exception as error:  # get_file raises a bare Exception when an address does not answer
         return str(error).splitlines()[0]
@@ -184,16 +116,14 @@ def _fetch(file: PublishedFile) -> str:
     return ""
 
 
-def file_sha256(path: str | Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def published_weights(name: str) -> Weights:
-    """Return the provenance of published weights that `require` has found; the sha256 is that of the largest file."""
-    largest = max((weights_folder() / file.name for file in WEIGHTS[name].files), key=lambda path: path.stat().st_size)
-    return Weights(name, WEIGHTS[name].files[0].url, file_sha256(largest), WEIGHTS[name].licence)
+    """Return the provenance of published weights that `require` has found.
+
+    The sha256 is that of the largest published file, also where its converted form is what is read.
+    """
+    row = WEIGHTS[name]
+    sha256 = file_sha256(main_file(row)) if is_here(row) else converted_source(name)["sha256"]
+    return Weights(name, row.files[0].url, sha256, row.licence)
 
 
 def fill_random(model: keras.Model, seed: int, law: str) -> str:
@@ -277,3 +207,71 @@ def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
         raise ValueError(f"{path} must be a whole TensorFlow checkpoint, got: {error}. Fetch it again.") from error
+
+
+def read_variables(name: str) -> dict[str, np.ndarray]:
+    """Read I3D's variables of a row of `WEIGHTS`, fetched if need be; its converted file is read if it is up to date.
+
+    Returns:
+        Published variable name (as in the checkpoints of 400 classes) -> array.
+
+    Raises:
+        FileNotFoundError: As for `require`.
+        ValueError: What is there is damaged.
+    """
+    require([name])
+    return read_converted(name) if is_converted(name, WEIGHTS[name]) else read_original(name)
+
+
+def read_original(name: str) -> dict[str, np.ndarray]:
+    """Read I3D's variables of a row of `WEIGHTS` from the published file, which is there; as for `read_variables`."""
+    row = WEIGHTS[name]
+    path = weights_folder() / row.path
+    if row.kind == "i3d_h5":
+        return read_keras_h5(path, "Flow" if row.preprocessing.order == "uv" else "RGB")
+    found = read_tf_checkpoint(path)
+    if row.n_classes != 600:
+        return found
+    # The checkpoint of 600 classes names its variables without the stream, and holds the optimizer's beside them.
+    return {f"RGB/inception_i3d/{key}": value for key, value in found.items() if not key.endswith("/Momentum")}
+
+
+def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
+    """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
+
+    Args:
+        path: A file with one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out).
+        stream: "Flow" or "RGB": the file does not say.
+
+    Returns:
+        Published variable name -> array; a layer that the port does not have keeps its own name.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing. Put it there, or run `python -m helpers weights fetch`.")
+    try:
+        with h5py.File(path) as file:
+            root = file.get("model_weights", file)
+            return {
+                f"{stream}/inception_i3d/{_published_scope(layer)}/{_published_part(weight)}": root[layer][weight][()]
+                for layer in map(_text, root.attrs["layer_names"])
+                for weight in map(_text, root[layer].attrs["weight_names"])
+            }
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _published_part(weight: str) -> str:
+    part = weight.rsplit("/", 1)[-1].split(":")[0]
+    return {"kernel": "w", "bias": "b"}.get(part, part)
+
+
+def _published_scope(layer: str) -> str:
+    """Conv3d_3b_1a_1x1_conv -> Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d, and so on; others as they are."""
+    layer = re.sub("_conv$", "/conv_3d", re.sub("_bn$", "/batch_norm", layer))
+    layer = layer.replace("Conv3d_6a_1x1", "Logits/Conv3d_0c_1x1")
+    layer = layer.replace("Conv3d_5b_2b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")  # 0a in the checkpoints, 0b elsewhere
+    return re.sub(r"^Conv3d_(\d[b-f])_(\d)([ab])_(\dx\d)", r"Mixed_\1/Branch_\2/Conv3d_0\3_\4", layer)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
-from helpers import backbones, weights
+from helpers import backbones, stock, weights
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,13 @@ def test_published_weights_are_loaded_from_the_weights_folder(resnet50, tmp_path
     assert backbone.weights == weights.Weights(
         "resnet50_imagenet", row.files[0].url, weights.file_sha256(path), row.licence
     )
+    unpublished = replace(row, files=(replace(row.files[0], file_hash=None),))
+    facts = stock.verify("resnet50_imagenet", unpublished)
+    assert facts[1].startswith("106 layers, 318 arrays, 23,587,712 values, all finite")
+    with h5py.File(path, "r+") as file:
+        del file["conv5_block3_3_bn"]
+    with pytest.raises(ValueError, match=r"conv5_block3_3_bn has \[\], not \[\(2048,\),"):
+        stock.verify("resnet50_imagenet", unpublished)
     path.unlink()  # 94 MB
 
 

@@ -1,39 +1,12 @@
-import json
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import reference_i3d
-import tensorflow as tf
+from stand_ins import random_variables, save_checkpoint
 
 from helpers import i3d
 
-DATA = Path(__file__).parent / "data"
 CHANNELS = {"flow": 2, "rgb": 3}
-
-
-def random_variables(stream):
-    """Published names and shapes with values that tell wrong wiring, padding and epsilon apart."""
-    rng = np.random.default_rng(5)
-    variables = {}
-    for row in json.loads((DATA / f"i3d_{stream}_variables.json").read_text())["variables"]:
-        name, shape = row["name"], row["shape"]
-        if name.endswith("/w"):
-            value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
-        elif name.endswith("moving_variance"):
-            value = rng.uniform(0.05, 1.5, shape)
-        else:
-            value = rng.normal(0, 0.1, shape)
-        variables[name] = value.astype(np.float32)
-    return variables
-
-
-def save_checkpoint(variables, path):
-    names = list(variables)
-    tf.raw_ops.SaveV2(
-        prefix=str(path), tensor_names=names, shape_and_slices=[""] * len(names), tensors=list(variables.values())
-    )
 
 
 def furthest(ours, theirs):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import layers
 from keras.src.applications import resnet
 
-from helpers import weights
+from helpers import records, weights
 
 
 def small_model():
@@ -93,7 +93,15 @@ def test_missing_weights_are_fetched_once_and_whole(source):
     paths = weights.require(["one", "two"])
     assert paths == {"one": source / "mine/one/a.h5", "two": source / "mine/two/b.index"}
     assert (source / "mine/two/b.data").read_text() == "this is b.data"
-    assert sorted(path.name for path in (source / "mine").rglob("*.*")) == ["a.h5", "b.data", "b.index"]
+    assert sorted(path.name for path in (source / "mine").rglob("*.*")) == [
+        "a.h5", "a.h5.json", "b.data", "b.index", "b.index.json",
+    ]  # fmt: skip
+    record = records.read_record(weights.WEIGHTS["one"])
+    assert record["files"]["one/a.h5"] == {
+        "sha256": hashlib.sha256(b"this is a.h5").hexdigest(),
+        "n_bytes": 12,
+        "url": (source / "a.h5").as_uri(),
+    }
     (source / "a.h5").unlink()
     assert weights.require(["one"]) == {"one": source / "mine/one/a.h5"}
     provenance = weights.published_weights("one")
