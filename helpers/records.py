@@ -21,6 +21,12 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_hash(path: str | Path, file_hash: str) -> bool:
+    """Whether a file's bytes have this md5 (32 hexadecimal digits) or sha256 (64)."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5" if len(file_hash) == 32 else "sha256").hexdigest() == file_hash
+
+
 def git_blob_id(path: str | Path) -> str:
     """Return the id git gives a file's bytes: sha1 over "blob <bytes>", a zero byte, and the bytes."""
     with open(path, "rb") as file:

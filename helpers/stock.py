@@ -17,7 +17,7 @@ from helpers.catalogue import assets, choose
 from helpers.converted import CONVERTIBLE, converted_path, is_converted, read_converted, write_converted
 from helpers.files import weights_folder
 from helpers.published import Published, PublishedFile
-from helpers.records import doubt, file_sha256, git_blob_id, is_here, main_file, read_record, write_record
+from helpers.records import doubt, file_sha256, git_blob_id, has_hash, is_here, main_file, read_record, write_record
 from helpers.weights import fetch, read_original
 
 
@@ -34,10 +34,11 @@ def fetch_named(names: list[str]) -> Iterator[tuple[str, bool]]:
         for file in row.files:
             reason = fetch(file)
             if reason:
-                target = weights_folder() / file.name
+                missing = [f"{_path(f)} (from {f.url})" for f in row.files if not _path(f).is_file()]
                 raise FileNotFoundError(
-                    f"{name}: {target.name} could not be fetched from {file.url} ({reason.rstrip('.')}). Put the file "
-                    f"into {target.parent}, or name a folder that holds it with --folder or OCEAN_WEIGHTS."
+                    f"{name}: {file.name} could not be fetched ({reason.rstrip('.')}). Put there "
+                    f"{' and '.join(missing)}, "
+                    "or name a folder that holds as much with --folder or OCEAN_WEIGHTS."
                 )
         record = write_record(name, row)
         seen = ", ".join(f"{file} sha256 {file_seen['sha256']}" for file, file_seen in record["files"].items())
@@ -114,13 +115,13 @@ def _check_bytes(row: Published) -> str:
         if file.name in known and known[file.name]["sha256"] != sha256:
             raise ValueError(
                 f"{_path(file)} must have the sha256 it was recorded with, {known[file.name]['sha256']}, got {sha256}. "
-                f"Fetch it again; or, if you replaced it on purpose, delete the record {row.path}.json"
+                f"Fetch it again; or, if you replaced it on purpose, delete the record {row.path}.json."
             )
         if file.git_blob is not None and git_blob_id(_path(file)) != file.git_blob:
             raise ValueError(
                 f"{_path(file)} must be the published git blob {file.git_blob}, and is not. Fetch it again"
             )
-        if file.file_hash is not None and not keras.utils.file_utils.validate_file(_path(file), file.file_hash):
+        if file.file_hash is not None and not has_hash(_path(file), file.file_hash):
             raise ValueError(
                 f"{_path(file)} must have the published hash {file.file_hash}, and has not. Fetch it again"
             )
@@ -134,10 +135,10 @@ def _check_values(found: dict[str, np.ndarray]) -> str:
     """Every value must be finite, and no variance below zero."""
     bad = [name for name, value in found.items() if not np.isfinite(value).all()]
     if bad:
-        raise ValueError(f"all values must be finite, got others in {len(bad)}, first in {bad[0]}. Fetch it again")
+        raise ValueError(f"all values must be finite, got others in {len(bad)}, first in {bad[0]}. Fetch it again.")
     bad = [name for name, value in found.items() if name.endswith("moving_variance") and value.min() < 0]
     if bad:
-        raise ValueError(f"variances must be 0 or more, got less in {len(bad)}, first in {bad[0]}. Fetch it again")
+        raise ValueError(f"variances must be 0 or more, got less in {len(bad)}, first in {bad[0]}. Fetch it again.")
     return f"{len(found)} arrays, {sum(value.size for value in found.values()):,} values, all finite"
 
 
@@ -150,7 +151,7 @@ def _check_gold(name: str, model: keras.Model) -> list[str]:
     found = gold.measure(model, gold.read_sample(name))
     text = f"logits of the sample: {found} (published: {published}; tolerance {gold.TOLERANCE:.1%})"
     if not gold.agrees(found, published):
-        raise ValueError(f"{text}. These are other weights, or this installation computes otherwise")
+        raise ValueError(f"{text}. These are other weights, or this installation computes otherwise.")
     return [text]
 
 
@@ -175,14 +176,16 @@ def _check_keras(row: Published) -> str:
                 lambda key, item: arrays.update({key: item[()]}) if isinstance(item, h5py.Dataset) else None
             )
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{row.path} must be a whole HDF5 file, got: {error}. Fetch it again") from None
+        raise ValueError(f"{row.path} must be a whole HDF5 file, got: {error}. Fetch it again.") from None
     found = {layer: sorted(a.shape for k, a in arrays.items() if k.split("/")[0] == layer) for layer in expected}
     wrong = [
         f"{layer} has {found[layer]}, not {shapes}" for layer, shapes in expected.items() if found[layer] != shapes
     ]
     wrong += [f"{key} is {array.dtype}, not float32" for key, array in arrays.items() if array.dtype != np.float32]
     if wrong:
-        raise ValueError(f"{row.path} must hold the layers of the network, got: {'; '.join(wrong[:5])}. Fetch it again")
+        raise ValueError(
+            f"{row.path} must hold the layers of the network, got: {'; '.join(wrong[:5])}. Fetch it again."
+        )
     return f"{len(expected)} layers, {_check_values(arrays)}"
 
 

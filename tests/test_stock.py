@@ -214,7 +214,14 @@ def test_without_a_network_the_error_names_file_address_and_folder_in_one_line(c
     status, _, error = weigh(capsys, "fetch", "all")
     file = published.WEIGHTS["resnet50_imagenet"].files[0]
     assert (status, error.count("\n")) == (1, 1)
-    assert f"{file.name} could not be fetched from {file.url} (no answer). Put the file into {tmp_path}, " in error
+    assert (
+        f"{file.name} could not be fetched (no answer). Put there {tmp_path / file.name} (from {file.url}), or" in error
+    )
+    index, data = published.WEIGHTS[CHECKPOINT].files
+    assert (
+        f"Put there {tmp_path / index.name} (from {index.url}) and {tmp_path / data.name} (from {data.url}), "
+        in (weigh(capsys, "fetch", CHECKPOINT)[2])
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,6 +244,20 @@ def test_what_cannot_be_done_is_one_line(capsys, tmp_path, monkeypatch, argument
     assert status == 1
     assert error.count("\n") == 1
     assert re.search(message, error)
+
+
+@pytest.mark.parametrize("law", ["md5", "sha256"])
+def test_published_hashes_are_compared(capsys, tmp_path, monkeypatch, law):
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path))
+    row = published.SAMPLES["i3d_flow_sample"]
+    np.save(tmp_path / row.path, np.zeros((1, 2, 3), np.float32))
+    digest = hashlib.new(law, (tmp_path / row.path).read_bytes()).hexdigest()
+    for said, status in ((digest, 0), (digest[:-1] + "x", 1)):
+        file = replace(row.files[0], git_blob=None, file_hash=said)
+        monkeypatch.setitem(published.SAMPLES, "i3d_flow_sample", replace(row, files=(file,)))
+        found, text, error = weigh(capsys, "verify", "i3d_flow_sample")
+        assert found == status
+        assert ("as published" in text, f"must have the published hash {said}" in error) == (not status, bool(status))
 
 
 def test_git_names_bytes_as_we_do(tmp_path):
