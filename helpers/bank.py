@@ -115,15 +115,16 @@ def _draw(plan: pd.DataFrame, work: Path) -> None:
     cv2.setNumThreads(1)
     for _, row in plan.iterrows():
         write_clip(work / "clips", row)
-    prepare_clips(_clip_table(plan), PreparationConfig(data_dir=str(work / "clips"), out_dir=str(work), workers=1))
+    cfg = PreparationConfig(data_dir=str(work / "clips"), out_dir=str(work), workers=1)
+    prepare_clips(_clip_table(plan), cfg, shared=True)
 
 
 def _extract(plan: pd.DataFrame, work: Path) -> None:
     """Run 03 and 04 on some clips; several processes may share the work folder."""
     cv2.setNumThreads(1)
     folders = {"data_dir": str(work / "clips"), "out_dir": str(work)}
-    extract_static(_clip_table(plan), StaticConfig(**folders, workers=1))
-    extract_dynamic(_clip_table(plan), DynamicConfig(**folders, workers=1))
+    extract_static(_clip_table(plan), StaticConfig(**folders, workers=1), shared=True)
+    extract_dynamic(_clip_table(plan), DynamicConfig(**folders, workers=1), shared=True)
 
 
 def _fit_reduction(keys: list[str], work: Path) -> Reduction:
