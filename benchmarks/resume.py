@@ -1,0 +1,169 @@
+"""Does a run that is killed at any instant end with the files of a run that was left alone?
+
+Shipped clips go through the work of notebooks 02, 03 and 04, with networks that only rearrange their input: it is the
+rest that is asked. A run is killed (SIGKILL) in the midst of writing: a random number of files after its first, and
+then at once when a temporary file is seen, or after a random part of the time until the next. The next run goes on in
+the same folder, and is killed in turn; the last of such a chain ends by itself. After every kill the files that are
+there must be those of the run that was left alone, byte by byte, and at the end of a chain none may be missing or left
+over, and the manifests be equal but for their times, and for which run made a clip. `identical` counts the kills of
+which all this holds; not all is exit status 1. Not for Windows.
+
+    python -m benchmarks.resume [--kills N] [--clips N] [--seed S] [--json FILE]
+"""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.alternation import options_of, report
+from benchmarks.rearranged import DATA, extract_all
+from helpers.clips import find_clips
+from helpers.files import PART, read_json
+
+AWKWARD = ("no_face", "face_leaving")  # so that manifests have a failed clip and failed rows to agree on
+STAGES = ("faces", "static", "dynamic")
+MAX_CHAIN = 5  # kills of one folder, at most
+LOOK_S = 0.0005  # between two looks at the folder; a file takes some milliseconds to write
+LIMIT_S = 480.0  # no chain begins later
+COLUMNS = {"chain": "{}", "killed_in": "{}", "files": "{}", "unfinished": "{}", "identical": "{}"}
+
+
+def start_run(clips: pd.DataFrame, out: Path) -> BaseProcess:
+    """Start the run in a process of its own; all are forked from one that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.rearranged"])
+    process = context.Process(target=extract_all, args=(clips, out))
+    process.start()
+    return process
+
+
+def look(out: Path) -> tuple[list[str], list[str]]:
+    """Feature files, and temporary files, below a folder by their names in it."""
+    files, parts = [], []
+    for folder, _, names in os.walk(out):
+        for name in names:
+            if name.startswith(PART):
+                parts.append(os.path.relpath(os.path.join(folder, name), out))
+            elif name.endswith(".npz"):
+                files.append(os.path.relpath(os.path.join(folder, name), out))
+    return files, parts
+
+
+def wait_until(condition: Callable[[list[str], list[str]], bool], process: BaseProcess, out: Path) -> bool:
+    """Look at the folder until the condition on its files and temporary files holds; False if the run ended before."""
+    while process.is_alive():
+        if condition(*look(out)):
+            return True
+        time.sleep(LOOK_S)
+    return False
+
+
+def kill_somewhere(process: BaseProcess, out: Path, n_whole: int, gap_s: float, r: np.random.Generator) -> bool:
+    """Kill a run at a random instant of its writing; False if it ended before.
+
+    Args:
+        process: The run.
+        out: Its folder.
+        n_whole: Feature files of a whole run.
+        gap_s: Seconds from one to the next.
+        r: Chooses the instant.
+    """
+    there = len(look(out)[0])
+    wanted = there + int(r.integers(0, max(1, n_whole - there)))
+    in_midst, pause_s = bool(r.integers(2)), float(r.uniform(0, gap_s))
+    found = wait_until(lambda files, parts: len(files) >= wanted and bool(parts or files[there:]), process, out)
+    if found and in_midst:
+        found = wait_until(lambda files, parts: bool(parts), process, out)
+    elif found:
+        process.join(pause_s)
+        found = process.is_alive()
+    process.kill()
+    process.join()
+    return found and process.exitcode != 0
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Name and bytes of every feature file."""
+    return {name: (out / name).read_bytes() for name in look(out)[0]}
+
+
+def manifests(out: Path) -> dict[str, Any]:
+    """The manifest of every stage without what a kill may change: seconds, and which run made a clip."""
+    found = {stage: read_json(out / stage / "manifest.json") for stage in STAGES}
+    for manifest in found.values():
+        del manifest["seconds"]
+        manifest["counts"]["done"] = manifest["counts"].pop("made") + manifest["counts"].pop("found")
+    return found
+
+
+def run_chain(
+    clips: pd.DataFrame, out: Path, whole: Path, n_kills: int, gap_s: float, r: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """Kill up to so many runs in one folder, then let one end; yields a row per kill once all are judged."""
+    wanted, rows = contents(whole), []
+    for _ in range(n_kills):
+        if not kill_somewhere(start_run(clips, out), out, len(wanted), gap_s, r):
+            break
+        there, parts = contents(out), look(out)[1]
+        stage = next((name for name in reversed(STAGES) if (out / name).exists()), STAGES[0])
+        identical = there.items() <= wanted.items()
+        rows.append({"killed_in": stage, "files": len(there), "unfinished": len(parts), "identical": identical})
+    process = start_run(clips, out)
+    process.join()
+    ended = process.exitcode == 0 and contents(out) == wanted and not look(out)[1]
+    ended = ended and manifests(out) == manifests(whole)
+    for row in rows:
+        yield row | {"identical": row["identical"] and ended}
+
+
+def measure(clips: pd.DataFrame, options: Namespace) -> list[dict[str, Any]]:
+    """Let one run alone, then kill others until there were enough kills, or the time is up."""
+    r, rows, begun_s = np.random.default_rng(options.seed), [], time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole"
+        process = start_run(clips, whole)
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"the run that was left alone ended with exit status {process.exitcode}.")
+        ends_s = sorted((whole / name).stat().st_mtime for name in look(whole)[0])
+        gap_s = float(np.median(np.diff(ends_s)))
+        chain = 0
+        while len(rows) < options.kills and time.monotonic() < begun_s + LIMIT_S:
+            chain += 1
+            n_kills = min(int(r.integers(1, MAX_CHAIN + 1)), options.kills - len(rows))
+            found = run_chain(clips, Path(folder) / str(chain), whole, n_kills, gap_s, r)
+            rows += [{"chain": chain} | row for row in found]
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = options_of(__doc__)
+    parser.add_argument("--kills", type=int, default=30, metavar="N", help="default: 30")
+    parser.add_argument("--clips", type=int, default=4, metavar="N", help="besides two awkward ones (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the instants (default: 0)")
+    options = parser.parse_args(argv)
+    if options.kills < 1 or options.clips < 1:
+        raise ValueError(f"--kills and --clips must be at least 1, got {options.kills} and {options.clips}.")
+    clips = find_clips(DATA)
+    clips = pd.concat([clips[clips["split"] != ""].iloc[: options.clips], clips.loc[clips.index.str.endswith(AWKWARD)]])
+    rows = measure(clips, options)
+    n_identical = sum(row["identical"] for row in rows)
+    n_unfinished = sum(row["unfinished"] > 0 for row in rows)
+    report(rows, COLUMNS, options, kills=len(rows), identical=n_identical, kills_in_a_file=n_unfinished)
+    print(f"{len(rows)} kills, {n_unfinished} of them in the midst of a file; identical after {n_identical}")
+    return 0 if n_identical == len(rows) >= options.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
