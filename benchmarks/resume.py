@@ -28,14 +28,14 @@ import pandas as pd
 from benchmarks.alternation import options_of, report
 from benchmarks.rearranged import DATA, extract_all
 from helpers.clips import find_clips
-from helpers.files import PART, read_json
+from helpers.files import PART, differences, read_json
 
 AWKWARD = ("no_face", "face_leaving")  # so that manifests have a failed clip and failed rows to agree on
 STAGES = ("faces", "static", "dynamic")
 MAX_CHAIN = 5  # kills of one folder, at most
 LOOK_S = 0.0005  # between two looks at the folder; a file takes some milliseconds to write
 LIMIT_S = 480.0  # no chain begins later
-COLUMNS = {"chain": "{}", "killed_in": "{}", "files": "{}", "unfinished": "{}", "identical": "{}"}
+COLUMNS = {"chain": "{}", "killed_in": "{}", "files": "{}", "unfinished": "{}", "identical": "{}", "differs": "{}"}
 
 
 def start_run(clips: pd.DataFrame, out: Path) -> BaseProcess:
@@ -98,32 +98,44 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def manifests(out: Path) -> dict[str, Any]:
-    """The manifest of every stage without what a kill may change: seconds, and which run made a clip."""
+    """The manifest of every stage without seconds, which run made a clip, and whether someone edits the code now."""
     found = {stage: read_json(out / stage / "manifest.json") for stage in STAGES}
     for manifest in found.values():
-        del manifest["seconds"]
+        del manifest["seconds"], manifest["code_version"]
         manifest["counts"]["done"] = manifest["counts"].pop("made") + manifest["counts"].pop("found")
     return found
+
+
+def difference(out: Path, whole: Path, *, ended: bool) -> str:
+    """In what a killed run's folder, or one where a run has ended since, differs from the whole one's; or ""."""
+    ours, theirs = contents(out), contents(whole)
+    wrong = sorted(name for name, data in ours.items() if data != theirs.get(name))
+    if wrong or not ended:
+        return ", ".join(wrong)
+    missing, left = sorted(theirs.keys() - ours.keys()), look(out)[1]
+    if missing or left:
+        return f"missing: {missing}, left over: {left}"
+    return "; ".join(differences(manifests(out), manifests(whole)))
 
 
 def run_chain(
     clips: pd.DataFrame, out: Path, whole: Path, n_kills: int, gap_s: float, r: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
     """Kill up to so many runs in one folder, then let one end; yields a row per kill once all are judged."""
-    wanted, rows = contents(whole), []
+    rows, n_whole = [], len(look(whole)[0])
     for _ in range(n_kills):
-        if not kill_somewhere(start_run(clips, out), out, len(wanted), gap_s, r):
+        if not kill_somewhere(start_run(clips, out), out, n_whole, gap_s, r):
             break
-        there, parts = contents(out), look(out)[1]
+        files, parts = look(out)
         stage = next((name for name in reversed(STAGES) if (out / name).exists()), STAGES[0])
-        identical = there.items() <= wanted.items()
-        rows.append({"killed_in": stage, "files": len(there), "unfinished": len(parts), "identical": identical})
+        counts = {"files": len(files), "unfinished": len(parts)}
+        rows.append({"killed_in": stage} | counts | {"differs": difference(out, whole, ended=False)})
     process = start_run(clips, out)
     process.join()
-    ended = process.exitcode == 0 and contents(out) == wanted and not look(out)[1]
-    ended = ended and manifests(out) == manifests(whole)
+    at_end = f"exit status {process.exitcode}" if process.exitcode else difference(out, whole, ended=True)
     for row in rows:
-        yield row | {"identical": row["identical"] and ended}
+        differs = row["differs"] or at_end
+        yield row | {"identical": not differs, "differs": differs}
 
 
 def measure(clips: pd.DataFrame, options: Namespace) -> list[dict[str, Any]]:
