@@ -18,6 +18,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ def start_run(clips: pd.DataFrame, out: Path) -> BaseProcess:
     return process
 
 
+@contextmanager
+def running(clips: pd.DataFrame, out: Path) -> Iterator[BaseProcess]:
+    """A run, which does not outlive the `with`."""
+    process = start_run(clips, out)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
 def look(out: Path) -> tuple[list[str], list[str]]:
     """Feature files, and temporary files, below a folder by their names in it."""
     files, parts = [], []
@@ -68,8 +80,8 @@ def wait_until(condition: Callable[[list[str], list[str]], bool], process: BaseP
     return False
 
 
-def kill_somewhere(process: BaseProcess, out: Path, n_whole: int, gap_s: float, r: np.random.Generator) -> bool:
-    """Kill a run at a random instant of its writing; False if it ended before.
+def is_in_midst(process: BaseProcess, out: Path, n_whole: int, gap_s: float, r: np.random.Generator) -> bool:
+    """Wait for a random instant of a run's writing; False if it ended before.
 
     Args:
         process: The run.
@@ -78,18 +90,23 @@ def kill_somewhere(process: BaseProcess, out: Path, n_whole: int, gap_s: float, 
         gap_s: Seconds from one to the next.
         r: Chooses the instant.
     """
-    there = len(look(out)[0])
+    files, left = look(out)  # what an earlier kill left goes when the run begins to write: it is no sign of writing
+    there = len(files)
     wanted = there + int(r.integers(0, max(1, n_whole - there)))
     in_midst, pause_s = bool(r.integers(2)), float(r.uniform(0, gap_s))
-    found = wait_until(lambda files, parts: len(files) >= wanted and bool(parts or files[there:]), process, out)
-    if found and in_midst:
-        found = wait_until(lambda files, parts: bool(parts), process, out)
-    elif found:
-        process.join(pause_s)
-        found = process.is_alive()
-    process.kill()
-    process.join()
-    return found and process.exitcode != 0
+
+    def writes(files: list[str], parts: list[str]) -> bool:
+        return not set(parts) <= set(left)
+
+    def is_there(files: list[str], parts: list[str]) -> bool:
+        return len(files) >= wanted and (len(files) > there or writes(files, parts))
+
+    if not wait_until(is_there, process, out):
+        return False
+    if in_midst:
+        return wait_until(writes, process, out)
+    process.join(pause_s)
+    return process.is_alive()
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -107,7 +124,7 @@ def manifests(out: Path) -> dict[str, Any]:
 
 
 def difference(out: Path, whole: Path, *, ended: bool) -> str:
-    """In what a killed run's folder, or one where a run has ended since, differs from the whole one's; or ""."""
+    """In what a killed run's folder, or one where a run has ended since, differs from the whole one's."""
     ours, theirs = contents(out), contents(whole)
     wrong = sorted(name for name, data in ours.items() if data != theirs.get(name))
     if wrong or not ended:
@@ -124,14 +141,16 @@ def run_chain(
     """Kill up to so many runs in one folder, then let one end; yields a row per kill once all are judged."""
     rows, n_whole = [], len(look(whole)[0])
     for _ in range(n_kills):
-        if not kill_somewhere(start_run(clips, out), out, n_whole, gap_s, r):
+        with running(clips, out) as process:
+            found = is_in_midst(process, out, n_whole, gap_s, r)
+        if not found or process.exitcode == 0:
             break
         files, parts = look(out)
         stage = next((name for name in reversed(STAGES) if (out / name).exists()), STAGES[0])
         counts = {"files": len(files), "unfinished": len(parts)}
         rows.append({"killed_in": stage} | counts | {"differs": difference(out, whole, ended=False)})
-    process = start_run(clips, out)
-    process.join()
+    with running(clips, out) as process:
+        process.join()
     at_end = f"exit status {process.exitcode}" if process.exitcode else difference(out, whole, ended=True)
     for row in rows:
         differs = row["differs"] or at_end
@@ -143,8 +162,8 @@ def measure(clips: pd.DataFrame, options: Namespace) -> list[dict[str, Any]]:
     r, rows, begun_s = np.random.default_rng(options.seed), [], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        process = start_run(clips, whole)
-        process.join()
+        with running(clips, whole) as process:
+            process.join()
         if process.exitcode:
             raise RuntimeError(f"the run that was left alone ended with exit status {process.exitcode}.")
         ends_s = sorted((whole / name).stat().st_mtime for name in look(whole)[0])
