@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     from helpers import report, workbook
+    from helpers.lock import FolderLock
 
     data, out = arguments.data.resolve(), arguments.out.resolve()
     if arguments.limit < 0:
@@ -97,13 +98,14 @@ def _run(arguments: argparse.Namespace) -> int:
     tasks = workbook.plan(data, out, weights=arguments.weights, params=arguments.params, limit=arguments.limit)
     chosen = workbook.select(arguments.only, arguments.start)
     workbook.check_inputs([task for task in tasks if task.name in chosen], data, out, arguments.limit)
-    executed = workbook.run(tasks, data, out, chosen)
-    if not (out / "attention.json").exists():
-        log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))
-    elif executed or not (out / "report.html").exists():
-        log.info("report: %s", report.write_report(out))
-    else:
-        log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
+    with FolderLock(out):
+        executed = workbook.run(tasks, data, out, chosen)
+        if not (out / "attention.json").exists():
+            log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))
+        elif executed or not (out / "report.html").exists():
+            log.info("report: %s", report.write_report(out))
+        else:
+            log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
     return 0
 
 

@@ -22,6 +22,7 @@ from helpers.clips import TRAITS, read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.files import ROOT, replacing
+from helpers.lock import FolderLock
 from helpers.reduction import STREAMS, Pca, Reduction, read_reduction, write_reduction
 from helpers.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
 from helpers.store import gather_rows, read_manifest, write_manifest
@@ -79,6 +80,8 @@ def write_bank(
     fit = sample_plan(n_fit, FIT_SEED, FIT_CLIPS_PER_SOURCE, splits=False)
     plan = pd.concat([fit, bank], ignore_index=True)
     workers = workers or os.cpu_count() or 1
+    for folder in (work, *(work / name for name in ("faces", "static", "dynamic"))):
+        FolderLock(folder).release()  # the processes share them: leftovers must go now, and strangers not be there
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         parts = [plan.iloc[k::workers] for k in range(workers)]
@@ -115,15 +118,16 @@ def _draw(plan: pd.DataFrame, work: Path) -> None:
     cv2.setNumThreads(1)
     for _, row in plan.iterrows():
         write_clip(work / "clips", row)
-    prepare_clips(_clip_table(plan), PreparationConfig(data_dir=str(work / "clips"), out_dir=str(work), workers=1))
+    cfg = PreparationConfig(data_dir=str(work / "clips"), out_dir=str(work), workers=1)
+    prepare_clips(_clip_table(plan), cfg, shared=True)
 
 
 def _extract(plan: pd.DataFrame, work: Path) -> None:
     """Run 03 and 04 on some clips; several processes may share the work folder."""
     cv2.setNumThreads(1)
     folders = {"data_dir": str(work / "clips"), "out_dir": str(work)}
-    extract_static(_clip_table(plan), StaticConfig(**folders, workers=1))
-    extract_dynamic(_clip_table(plan), DynamicConfig(**folders, workers=1))
+    extract_static(_clip_table(plan), StaticConfig(**folders, workers=1), shared=True)
+    extract_dynamic(_clip_table(plan), DynamicConfig(**folders, workers=1), shared=True)
 
 
 def _fit_reduction(keys: list[str], work: Path) -> Reduction:

@@ -3,7 +3,8 @@
 In: the table of clips (index `key`; column `path` below the data folder) and a notebook's parameters. Out: one npz per
 clip in the stage's folder and its manifest. Decoder processes prepare the next clips while a network works on this one.
 A clip that cannot be used is recorded with its reason and the run goes on; a clip that is done is not done again. A
-clip's rows depend on that clip only, never on its neighbours in the run.
+clip's rows depend on that clip only, never on its neighbours in the run. A folder is locked while it is filled, against
+everyone, or with `shared` against those who do not say so too: several processes may each bring some of its clips.
 """
 
 import logging
@@ -41,7 +42,7 @@ PATIENCE_S = 1800.0  # without a piece of a clip: an hour of video takes 02 abou
 CLIP_ERRORS = (VideoError, NoFaceError, TooShortError, NetworkError, WorkerError, cv2.error, av.FFmpegError)
 
 
-def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]:
+def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool = False) -> dict[str, Any]:
     """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
     require_detector(cfg.detector)
     cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
@@ -55,11 +56,13 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]
         (track,) = tracks
         write_track(stage.path(key), track, stamp)
 
-    stage = Stage(cfg.out / "faces", "faces", identity, {"decoder": backend_version(cfg.backend)})
-    return stage.finish(**_for_each(clips, cfg, stage, tracks_of, lambda path, key, stamp: ((path, cfg), None), write))
+    made_with = {"decoder": backend_version(cfg.backend)}
+    with Stage(cfg.out / "faces", "faces", identity, made_with, shared=shared) as stage:
+        counts = _for_each(clips, cfg, stage, tracks_of, lambda path, key, stamp: ((path, cfg), None), write)
+        return stage.finish(**counts)
 
 
-def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
+def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     backbone = build_backbone(cfg.backbone, cfg.weights)
@@ -68,10 +71,11 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
     def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
         return static_rows(pieces, track, backbone, forward)
 
-    return _extract(clips, cfg, "static", faces, backbone.weights.as_dict(), face_crops, rows, backbone.input_px)
+    weights = backbone.weights.as_dict()
+    return _extract(clips, cfg, "static", faces, weights, face_crops, rows, backbone.input_px, shared=shared)
 
 
-def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
+def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
     check_dynamic(cfg)
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
@@ -81,7 +85,7 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
         return dynamic_rows(pieces, track, forward, cfg)
 
-    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows)
+    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows, shared=shared)
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -103,6 +107,8 @@ def _extract(
     work: Callable[[Job], Iterator[Piece]],
     rows_of_clip: Callable[[Iterable[Piece], FaceTrack], FeatureFile],
     size_px: int = CROP_PX,
+    *,
+    shared: bool,
 ) -> dict[str, Any]:
     """What both extractions share: tracks in, feature files and invalid rows out."""
     identity = {
@@ -113,7 +119,7 @@ def _extract(
     }
     backend = faces["identity"]["parameters"]["backend"]
     no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    stage = Stage(cfg.out / name, name, identity, {"keras": keras.__version__, "decoder": backend_version(backend)})
+    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
     started, n_made = datetime.now(UTC), 0
 
     def job(path: Path, key: str, stamp: str) -> tuple[Job, FaceTrack]:
@@ -126,14 +132,14 @@ def _extract(
         write_features(stage.path(key), rows, stamp)
         n_made += len(rows.valid)
 
-    counts = _for_each(clips, cfg, stage, work, job, write)
-    ended = datetime.now(UTC)
-    counts |= _count_rows(clips, stage, cfg.out / "faces")
-    manifest = stage.finish(**counts)
-    if n_made:
-        log_entry = extraction_log(cfg, name, started, ended, n_made, (counts["rows"], counts["feature_dim"]))
-        write_json(stage.folder / "extraction_log.json", log_entry | {"weights": weights, "failed": counts["failed"]})
-    return manifest
+    with Stage(cfg.out / name, name, identity, made_with, shared=shared) as stage:
+        counts = _for_each(clips, cfg, stage, work, job, write)
+        ended = datetime.now(UTC)
+        counts |= _count_rows(clips, stage, cfg.out / "faces")
+        if n_made:
+            entry = extraction_log(cfg, name, started, ended, n_made, (counts["rows"], counts["feature_dim"]))
+            write_json(stage.folder / "extraction_log.json", entry | {"weights": weights, "failed": counts["failed"]})
+        return stage.finish(**counts)
 
 
 def _count_rows(clips: pd.DataFrame, stage: Stage, faces: Path) -> dict[str, int]:

@@ -1,10 +1,13 @@
 """Where files lie and how they are written: paths, atomic replacement, JSON, the code's version.
 
-A file that these functions wrote is whole whenever it is there, however the process or the machine stopped.
+A file that these functions wrote is whole whenever it is there, however the process or the machine stopped. A full
+disk is a `DiskFullError`.
 """
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,10 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PART = ".part-"  # begins the name of a file that is being written
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, a limit on the size of files
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of folders, on some network file systems
+
+
+class DiskFullError(OSError):
+    """There is no room for a file; the message says where, and how to go on."""
 
 
 def resolve(path: str | Path) -> Path:
@@ -46,20 +57,65 @@ def needs(path: str | Path, made_by: str) -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success its file is flushed to disk and renamed, otherwise removed."""
+    """Yield a temporary name beside `path`; on success its file is flushed to disk and renamed, otherwise removed.
+
+    The name is flushed too: after a power cut, a manifest must not be there without the files that it counts.
+
+    Raises:
+        DiskFullError: There is no room; what was at `path` before is still there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        new = list(takewhile(lambda folder: not folder.exists(), path.parents))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART, suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+        for folder in (path.parent, *(folder.parent for folder in new)):
+            sync_folder(folder)
+    except Exception as error:
+        if full := disk_full(error, path):
+            raise full from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system can do that."""
+    if os.name == "nt":  # flushes names by itself, and cannot open a folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def disk_full(error: BaseException | None, path: Path) -> DiskFullError | None:
+    """Return what to raise where `error`, or what led to it, is want of room for the file `path`; None otherwise."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in _FULL):
+        if isinstance(error, DiskFullError):
+            return error
+        error = error.__cause__ or error.__context__  # closing a half-written archive hides the first error
+    if error is None:
+        return None
+    there = next(folder for folder in path.parents if folder.exists())
+    return DiskFullError(
+        f"the disk is full ({os.strerror(error.errno)}): {path} needs more room, "
+        f"{shutil.disk_usage(there).free / 1e6:,.1f} MB are free there. "
+        "Free some and run the same command: it goes on from here."
+    )
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from helpers.files import code_version, differences, read_json, replacing, write_json
+from helpers.lock import FolderLock
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -124,7 +125,8 @@ class Stage:
     """A stage's folder while it is being filled.
 
     `identity` (parameters, weights, backend, precision, inputs) decides the numbers. Opening a folder that was made
-    with another identity is a ValueError that shows the differences; with the same one, finished clips stay.
+    with another identity is a ValueError that shows the differences; with the same one, finished clips stay. Until
+    `finish`, or the end of a `with`, the folder is locked: see `helpers.lock`, also for `shared`.
     """
 
     folder: Path
@@ -132,11 +134,26 @@ class Stage:
     identity: dict[str, Any]
     made_with: dict[str, str] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
+    shared: bool = False
 
     def __post_init__(self):
         self.folder = Path(self.folder)
         self._started = time.monotonic()
         self._seconds = 0.0
+        self._lock = FolderLock(self.folder, shared=self.shared)
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _open(self) -> None:
         if self.manifest_path.exists():
             before = read_json(self.manifest_path)
             changed = differences(self.identity, before["identity"])
@@ -168,8 +185,10 @@ class Stage:
         self.failed.append({"clip": clip, "reason": reason} | ({} if row is None else {"row": row}))
 
     def finish(self, **counts: int) -> dict[str, Any]:
-        """Write the final manifest and return it."""
-        return self._write(finished=True, counts=counts)
+        """Write the final manifest, give the folder back, and return the manifest."""
+        manifest = self._write(finished=True, counts=counts)
+        self._lock.release()
+        return manifest
 
     def _write(self, *, finished: bool, counts: dict[str, int]) -> dict[str, Any]:
         manifest = {

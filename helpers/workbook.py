@@ -20,7 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from helpers.clips import TRAITS, read_clips
 from helpers.config import NOTEBOOKS
-from helpers.files import ROOT, read_json, stderr_into, write_json
+from helpers.files import ROOT, DiskFullError, disk_full, read_json, stderr_into, write_json
 
 log = logging.getLogger(__name__)
 
@@ -190,9 +190,13 @@ def _execute(task: Task, out: Path) -> None:
             papermill.execute_notebook(task.source, copy, task.parameters, **where)
     except PapermillExecutionError as error:
         last = " ".join(str(error.evalue).split())
+        if error.ename == DiskFullError.__name__:
+            raise WorkbookError(f"{task.name}: {last}") from None
         raise WorkbookError(
             f"{task.name} failed in cell {error.exec_count}: {error.ename}: {last}\n  executed copy: {copy}"
         ) from None
+    except OSError as error:  # the executed copy could not be written
+        raise (disk_full(error, copy) or error) from None
     except DeadKernelError:
         raise WorkbookError(
             f"{task.name} failed: its kernel died, most often for lack of memory.\n  executed copy: {copy}"

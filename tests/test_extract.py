@@ -14,7 +14,7 @@ from helpers import extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.faces import read_track
-from helpers.files import ROOT, read_json
+from helpers.files import ROOT, DiskFullError, read_json
 from helpers.store import read_features
 from helpers.weights import Weights
 
@@ -255,3 +255,25 @@ def test_a_folder_that_cannot_be_written_is_an_error_not_a_failed_clip(run):
     Path(folders["out_dir"]).touch()
     with pytest.raises(OSError, match="run"):
         prepare_clips(clips, PreparationConfig(**folders))
+
+
+def test_a_full_disk_stops_the_stage_with_one_sentence_and_the_next_run_goes_on(run, monkeypatch):
+    resource = pytest.importorskip("resource")  # not on Windows
+    clips, folders = run
+    clips = clips.loc[GOOD]
+    wide = SimpleNamespace(**vars(extract.build_backbone("", "")) | {"feature_dim": 64 * 64 * 3})
+    monkeypatch.setattr(extract, "build_backbone", lambda name, weights: wide)
+    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: lambda x: x.reshape(len(x), -1))
+    prepare_clips(clips, PreparationConfig(**folders))
+    static = Path(folders["out_dir"]) / "static"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # as full a disk as can be had without a disk
+    try:
+        with pytest.raises(DiskFullError, match=r"the disk is full .*npz needs more room.* run the same command"):
+            extract_static(clips, StaticConfig(**folders))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert sorted(path.name for path in static.rglob("*.*")) == [".lock", "manifest.json"]
+    assert not read_json(static / "manifest.json")["finished"]
+    counts = extract_static(clips, StaticConfig(**folders))["counts"]
+    assert (counts["made"], counts["rows"]) == (2, 18)

@@ -1,5 +1,6 @@
 """Paths, atomic writing, JSON."""
 
+import errno
 import json
 import os
 
@@ -78,3 +79,51 @@ def test_standard_error_of_libraries_and_children_goes_into_a_file_for_a_while(t
     os.write(2, b"after\n")
     assert (tmp_path / "log").read_text() == "child\nlibrary\n"
     assert capfd.readouterr().err == "after\n"
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "a.json"
+    files.write_json(path, 1)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(files.DiskFullError) as stopped:
+        files.write_json(path, 2)
+    assert str(stopped.value).startswith(f"the disk is full (No space left on device): {path} needs more room, ")
+    assert str(stopped.value).endswith("Free some and run the same command: it goes on from here.")
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert files.read_json(path) == 1
+
+
+def test_want_of_room_is_found_behind_the_error_that_hid_it(tmp_path):
+    def fail():
+        try:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        finally:
+            raise ValueError("cannot close the archive")
+
+    with pytest.raises(files.DiskFullError, match="quota"), files.replacing(tmp_path / "a.npz"):
+        fail()
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    with pytest.raises(PermissionError, match="no"), files.replacing(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_names_are_flushed_with_the_names_of_new_folders(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(files, "sync_folder", flushed.append)
+    files.write_json(tmp_path / "run" / "faces" / "manifest.json", {})
+    assert set(flushed) == {tmp_path / "run" / "faces", tmp_path / "run", tmp_path}
+    files.write_json(tmp_path / "run" / "faces" / "manifest.json", {})
+    assert flushed[3:] == [tmp_path / "run" / "faces"]
+
+
+def test_a_file_system_that_cannot_flush_a_folder_is_no_error(tmp_path, monkeypatch):
+    def refuse(handle):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    files.sync_folder(tmp_path)

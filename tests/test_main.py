@@ -1,5 +1,6 @@
 """The command line: exit status and the one line that a user reads when something is wrong."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from helpers import __main__, weights
+from helpers.lock import FolderLock
 from helpers.sample import draw_clip, sample_plan, sample_ratings, write_mp4
 
 
@@ -135,3 +137,12 @@ def test_a_sample_of_any_size_is_drawn(capsys, tmp_path):
 
 def test_wrong_usage_is_exit_status_two():
     assert subprocess.run([sys.executable, "-m", "helpers", "run"], capture_output=True).returncode == 2
+
+
+def test_a_second_run_on_a_folder_is_refused_with_one_line(capsys, data, tmp_path):
+    with FolderLock(tmp_path / "out"):
+        status, error = try_run(capsys, data, tmp_path / "out")
+    assert status == 1
+    assert error.startswith(f"error: {tmp_path / 'out'} is being filled by process {os.getpid()} on ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "run.json").exists()

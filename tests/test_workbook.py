@@ -1,12 +1,13 @@
 """The runner: what is refused before work starts, resume, failures. It runs small notebooks made here."""
 
+import errno
 import json
 
 import nbformat
 import pytest
 
 from helpers import config, workbook
-from helpers.files import ROOT, read_json
+from helpers.files import ROOT, DiskFullError, read_json
 
 
 @pytest.fixture
@@ -61,6 +62,24 @@ def test_a_failed_notebook_is_named_with_its_error_and_runs_again(book):
     assert (book / "out" / "notebooks" / "05_alignment.ipynb").exists()
     path.write_text(good)
     assert execute(book) == ["05_alignment"]
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(book, monkeypatch):
+    path = book / "notebooks" / "05_alignment.ipynb"
+    good = path.read_text()
+    full = "raise type('DiskFullError', (OSError,), {})('the disk is full'); open(out_dir + "
+    path.write_text(good.replace("open(out_dir + ", full))
+    with pytest.raises(workbook.WorkbookError, match=r"^05_alignment: the disk is full$"):
+        execute(book)
+    path.write_text(good)
+    with monkeypatch.context() as patch, pytest.raises(DiskFullError, match=r"05_alignment\.ipynb needs more room"):
+        patch.setattr(workbook.papermill, "execute_notebook", raise_full)
+        execute(book)
+    assert execute(book) == ["05_alignment"]
+
+
+def raise_full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_dead_kernel_is_said(book):
