@@ -92,33 +92,61 @@ def _i3d(stream: str, preprocessing: Preprocessing) -> Published:
     )
 
 
+KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+CAFFE = Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0,) * 3)  # of weights ported from Caffe
+HALVED = Preprocessing("RGB", mean=(128.0,) * 3, scale=(1 / 128,) * 3)  # the Rescaling that Keras would put in front
+MIT = "MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)"
+CC_BY = "CC BY 4.0" + MIT[3:]
+APACHE = "Apache-2.0 (weights ported from google/automl; ImageNet terms for the images)"
+RESNET = "He et al. 2016, https://arxiv.org/abs/1512.03385"
+EFFICIENTNETV2 = "Tan and Le 2021, https://arxiv.org/abs/2104.00298"
+VGG = "Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556"
+
+
+def _imagenet(
+    address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str, n_bytes: int | None = None
+) -> Published:
+    """A row of keras.applications without its classifier; md5, side and width as in that package's source."""
+    file = address.rpartition("/")[2]
+    files = (PublishedFile(file, f"{KERAS}/{address}", md5, n_bytes),)
+    return Published(file, files, licence, "keras.applications", px, seen, "avg_pool", dim, paper)
+
+
 WEIGHTS: dict[str, Published] = {
-    "resnet50_imagenet": Published(
-        path="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        files=(
-            PublishedFile(
-                "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-                "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-                "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-                file_hash="4d473c1dd8becc155b73f8504c6f6626",  # md5, keras.applications.resnet
-                n_bytes=94_765_736,
-            ),
-        ),
-        licence="MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)",
-        origin="keras.applications",
-        input_px=224,
-        preprocessing=Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0, 1.0, 1.0)),
-        feature_layer="avg_pool",
-        feature_dim=2048,
-        paper="He et al. 2016, https://arxiv.org/abs/1512.03385",
+    "resnet50_imagenet": _imagenet(
+        "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626",
+        MIT, CAFFE, 224, 2048, RESNET, 94_765_736,
+    ),
+    "resnet101_imagenet": _imagenet(
+        "resnet/resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "88cf7a10940856eca736dc7b7e228a21",
+        MIT, CAFFE, 224, 2048, RESNET,
+    ),
+    "efficientnetv2_s_imagenet": _imagenet(
+        "efficientnet_v2/efficientnetv2-s_notop.h5", "af0682fb74e8c54910f2d4393339c070",
+        APACHE, HALVED, 384, 1280, EFFICIENTNETV2,
+    ),
+    "efficientnetv2_m_imagenet": _imagenet(
+        "efficientnet_v2/efficientnetv2-m_notop.h5", "1b8dc055df72dde80d614482840fe342",
+        APACHE, HALVED, 480, 1280, EFFICIENTNETV2,
+    ),
+    "vgg19_imagenet": _imagenet(
+        "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6",
+        CC_BY, CAFFE, 224, 512, VGG,
     ),
     "i3d_flow_kinetics": _i3d("flow", Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=20.0)),
     "i3d_rgb_kinetics": _i3d("rgb", Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3)),
-}
+}  # fmt: skip
+
+# Numerators of the laws. 4.4 by trying: EfficientNetV2-M's features are 0 to 1e-1 at 4 and reach 2e8 at 6.
+LAWS = {"glorot": 6, "he": 6, "swish": 4.4}
 
 # What `fill_random` gave when it was written, by (network, law, seed): the same bytes on every machine, or an error.
 RANDOM_SHA256 = {
     ("resnet50", "glorot", 0): "9d37f5944bb77df906718c2918e59502153b76f10afe2fa2376e174b4edcdb36",
+    ("efficientnetv2_s", "swish", 0): "67fe90ae88570f3a1ec4a872e84d1241151321249bd1ea42d2045bd5fcda003f",
+    ("efficientnetv2_m", "swish", 0): "42bcc4cd4715f5c040e59a6b67d02c954b075daea3d9a5d26e8e9f8fe99cda6a",
+    ("resnet101", "glorot", 0): "7bb036174b8d4a2ac2d31abcf6f6573cd77b7b88b0c19b1b8671cd023133951c",
+    ("vgg19", "he", 0): "89cc0db15e5f7c1949509e34d433176c1f5b63a8ffedb2182089ecf35e143daf",
     ("i3d_flow", "he", 0): "fd559489d8bece21bdc5b32b41789dbe2c59dd621b3bb7e9ba6247a9eab6b2e6",
     ("i3d_flow_Mixed_3c", "he", 0): "44992ec1f5b6620d4924a841e3f8c2736e02766c5acb78ef28543550b0981507",
     ("i3d_rgb", "he", 0): "daf39e7bfc3029791d7e164fd4bedd5cc3950b9694a971d90b92085a656d7b4f",
@@ -200,33 +228,33 @@ def fill_random(model: keras.Model, seed: int, law: str) -> str:
     """Fill every kernel (rank 2 and more) from a frozen generator; biases and batch norm stay as they were built.
 
     Each kernel has its own stream, `RandomState(crc32("seed/layer/variable"))`, so a part of a network holds the same
-    values as the whole. Uniform in +-sqrt(6 / n), n = fan_in + fan_out for "glorot" and fan_in for "he". RandomState is
-    frozen by NumPy, and one multiplication of its 53-bit numbers rounds alike on every machine; normal deviates would
-    not, since they pass through the machine's logarithm.
+    values as the whole. Uniform in +-sqrt(LAWS[law] / n), n = fan_in + fan_out for "glorot" and fan_in otherwise, where
+    a depthwise kernel counts one channel of input. RandomState is frozen by NumPy, and one multiplication of its 53-bit
+    numbers rounds alike on every machine; normal deviates would not: they pass through the machine's logarithm.
 
     Args:
         model: A freshly built model; layer names must not depend on what was built before it.
         seed: Any int.
-        law: "glorot" (Glorot and Bengio 2010) or "he" (He et al. 2015).
+        law: "glorot" (Glorot and Bengio 2010), "he" (He et al. 2015), or "swish": He's with less variance.
 
     Returns:
         sha256 over names and float32 values of the kernels, in the order of their names.
     """
-    if law not in ("glorot", "he"):
-        raise ValueError(f"law must be glorot or he, got {law!r}. Choose one of them.")
+    if law not in LAWS:
+        raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}. Choose one of them.")
     kernels = {
-        f"{layer.name}/{variable.name}": variable
+        f"{layer.name}/{variable.name}": (variable, isinstance(layer, keras.layers.DepthwiseConv2D))
         for layer in model.layers
         for variable in layer.weights
         if len(variable.shape) > 1
     }
     digest = hashlib.sha256()
-    for name, kernel in sorted(kernels.items()):
+    for name, (kernel, depthwise) in sorted(kernels.items()):
         shape = tuple(kernel.shape)
-        field = int(np.prod(shape[:-2]))
-        fan = field * (shape[-2] + shape[-1] if law == "glorot" else shape[-2])
+        field, fan_in = int(np.prod(shape[:-2])), 1 if depthwise else shape[-2]
+        fan = field * (fan_in + shape[-1] if law == "glorot" else fan_in)
         uniform = np.random.RandomState(zlib.crc32(f"{seed}/{name}".encode())).random_sample(shape)
-        values = ((2 * uniform - 1) * np.sqrt(6 / fan)).astype("<f4")
+        values = ((2 * uniform - 1) * np.sqrt(LAWS[law] / fan)).astype("<f4")
         kernel.assign(values)
         digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()
@@ -239,7 +267,7 @@ def random_weights(model: keras.Model, network: str, *, seed: int, law: str) -> 
         model: As for `fill_random`.
         network: Name of the network, with the endpoint where it is cut short; unchecked when not in `RANDOM_SHA256`.
         seed: Any int.
-        law: "glorot" or "he".
+        law: As for `fill_random`.
 
     Raises:
         RuntimeError: The generator gave other values than when the hash was recorded.
