@@ -23,6 +23,7 @@ from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
 from helpers.detectors import detector_file, require_detector
+from helpers.deviation import compared
 from helpers.device import list_devices
 from helpers.faces import TRACK_LAYOUT, FaceTrack, NoFaceError, read_track, track_of, tracks_of, write_track
 from helpers.files import write_json
@@ -63,12 +64,14 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     backbone = build_backbone(cfg.backbone, cfg.weights)
-    forward = compile_forward(backbone.model, cfg.precision)
+    found: dict[str, Any] = {}
+    forward = compared(compile_forward(backbone.model, cfg.precision), backbone.model, cfg.precision, found)
 
     def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
         return static_rows(pieces, track, backbone, forward)
 
-    return _extract(clips, cfg, "static", faces, backbone.weights.as_dict(), face_crops, rows, backbone.input_px)
+    weights = backbone.weights.as_dict()
+    return _extract(clips, cfg, "static", faces, weights, face_crops, rows, found, backbone.input_px)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
@@ -76,12 +79,13 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     check_dynamic(cfg)
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     network, weights = build_motion_network(cfg.weights, cfg.endpoint)
-    forward = compile_forward(network, cfg.precision)
+    found: dict[str, Any] = {}
+    forward = compared(compile_forward(network, cfg.precision), network, cfg.precision, found)
 
     def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
         return dynamic_rows(pieces, track, forward, cfg)
 
-    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows)
+    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows, found)
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -102,9 +106,10 @@ def _extract(
     weights: dict[str, str],
     work: Callable[[Job], Iterator[Piece]],
     rows_of_clip: Callable[[Iterable[Piece], FaceTrack], FeatureFile],
+    found: dict[str, Any],
     size_px: int = CROP_PX,
 ) -> dict[str, Any]:
-    """What both extractions share: tracks in, feature files and invalid rows out."""
+    """What both extractions share: tracks in, feature files, invalid rows and what was `found` out."""
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE),
         "weights": weights,
@@ -129,6 +134,7 @@ def _extract(
     counts = _for_each(clips, cfg, stage, work, job, write)
     ended = datetime.now(UTC)
     counts |= _count_rows(clips, stage, cfg.out / "faces")
+    stage.made_with = found | stage.made_with  # what an earlier run of this stage has found stays
     manifest = stage.finish(**counts)
     if n_made:
         log_entry = extraction_log(cfg, name, started, ended, n_made, (counts["rows"], counts["feature_dim"]))
