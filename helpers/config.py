@@ -197,11 +197,11 @@ class StaticConfig(Parameters):
     """03_static_extraction."""
 
     data_dir: str = "data_sample"
-    backbone: str = choice("resnet50", "resnet50")
+    backbone: str = choice("resnet50", "resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19")
     weights: str = choice("random", "random", "pretrained")
     every_n_frames: int = number(8, 1, 1000)
     batch_size: int = number(32, 1, 4096)
-    precision: str = choice("float32", "float32", "bfloat16")
+    precision: str = choice("float32", "float32", "bfloat16", "float16")
     workers: int = number(0, 0, 256)
     progress: bool = False
 
@@ -222,7 +222,7 @@ class DynamicConfig(Parameters):
     window: int = number(16, 9, 512)
     stride: int = number(8, 1, 512)
     batch_size: int = number(4, 1, 1024)
-    precision: str = choice("float32", "float32", "bfloat16")
+    precision: str = choice("float32", "float32", "bfloat16", "float16")
     workers: int = number(0, 0, 256)
     progress: bool = False
 

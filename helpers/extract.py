@@ -24,6 +24,7 @@ from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
 from helpers.detectors import detector_file, require_detector
+from helpers.deviation import compared
 from helpers.device import list_devices
 from helpers.faces import TRACK_LAYOUT, FaceTrack, NoFaceError, read_track, track_of, tracks_of, write_track
 from helpers.files import write_json
@@ -66,13 +67,14 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     backbone = build_backbone(cfg.backbone, cfg.weights)
-    forward = compile_forward(backbone.model, cfg.precision)
+    found: dict[str, Any] = {}
+    forward = compared(compile_forward(backbone.model, cfg.precision), backbone.model, cfg.precision, found)
 
     def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
         return static_rows(pieces, track, backbone, forward)
 
     weights = backbone.weights.as_dict()
-    return _extract(clips, cfg, "static", faces, weights, face_crops, rows, backbone.input_px, shared=shared)
+    return _extract(clips, cfg, "static", faces, weights, face_crops, rows, found, backbone.input_px, shared=shared)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = False) -> dict[str, Any]:
@@ -80,12 +82,13 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = F
     check_dynamic(cfg)
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     network, weights = build_motion_network(cfg.weights, cfg.endpoint)
-    forward = compile_forward(network, cfg.precision)
+    found: dict[str, Any] = {}
+    forward = compared(compile_forward(network, cfg.precision), network, cfg.precision, found)
 
     def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
         return dynamic_rows(pieces, track, forward, cfg)
 
-    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows, shared=shared)
+    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows, found, shared=shared)
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -106,11 +109,12 @@ def _extract(
     weights: dict[str, str],
     work: Callable[[Job], Iterator[Piece]],
     rows_of_clip: Callable[[Iterable[Piece], FaceTrack], FeatureFile],
+    found: dict[str, Any],
     size_px: int = CROP_PX,
     *,
     shared: bool,
 ) -> dict[str, Any]:
-    """What both extractions share: tracks in, feature files and invalid rows out."""
+    """What both extractions share: tracks in, feature files, invalid rows and what was `found` out."""
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE),
         "weights": weights,
@@ -139,6 +143,7 @@ def _extract(
         if n_made:
             entry = extraction_log(cfg, name, started, ended, n_made, (counts["rows"], counts["feature_dim"]))
             write_json(stage.folder / "extraction_log.json", entry | {"weights": weights, "failed": counts["failed"]})
+        stage.made_with = found | stage.made_with  # what an earlier run of this stage has found stays
         return stage.finish(**counts)
 
 

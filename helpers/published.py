@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
 KERAS_PORT = "https://github.com/dlpbc/keras-kinetics-i3d/releases/download/v0.2"
-RESNET50 = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+MIT = "MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)"
+CC_BY = "CC BY 4.0" + MIT[3:]
+APACHE = "Apache-2.0 (weights ported from google/automl; ImageNet terms for the images)"
+RESNET = "He et al. 2016, https://arxiv.org/abs/1512.03385"
+EFFICIENTNETV2 = "Tan and Le 2021, https://arxiv.org/abs/2104.00298"
+VGG = "Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556"
 
 DEFAULT = ": what weights=pretrained takes"
 
@@ -28,6 +34,8 @@ class Preprocessing:
     clip: float | None = None
 
 
+CAFFE = Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0,) * 3)  # of weights ported from Caffe
+HALVED = Preprocessing("RGB", mean=(128.0,) * 3, scale=(1 / 128,) * 3)  # the Rescaling that Keras would put in front
 FLOW_INPUT = Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=20.0)
 RGB_INPUT = Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3)
 
@@ -145,26 +153,54 @@ def _keras_port(stream: str, scratch: bool, top: bool) -> Published:
     )
 
 
-WEIGHTS: dict[str, Published] = {
-    "resnet50_imagenet": Published(
-        path=RESNET50,
-        files=(
-            PublishedFile(
-                RESNET50,
-                f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{RESNET50}",
-                file_hash="4d473c1dd8becc155b73f8504c6f6626",  # md5, keras.applications.resnet
-                n_bytes=94_765_736,
-            ),
-        ),
-        licence="MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)",
+def _imagenet(
+    address: str,
+    md5: str,
+    licence: str,
+    seen: Preprocessing,
+    px: int,
+    dim: int,
+    paper: str,
+    n_bytes: int | None = None,
+    remark: str = "",
+) -> Published:
+    """A row of keras.applications without its classifier; md5, side and width as in that package's source."""
+    file = address.rpartition("/")[2]
+    return Published(
+        path=file,
+        files=(PublishedFile(file, f"{KERAS}/{address}", md5, n_bytes),),
+        licence=licence,
         origin="keras.applications",
-        paper="He et al. 2016, https://arxiv.org/abs/1512.03385",
-        purpose=f"static features of 03{DEFAULT}",
+        paper=paper,
+        purpose=f"static features of 03{remark}",
         kind="keras",
-        input_px=224,
-        preprocessing=Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0, 1.0, 1.0)),
+        input_px=px,
+        preprocessing=seen,
         feature_layer="avg_pool",
-        feature_dim=2048,
+        feature_dim=dim,
+    )
+
+
+WEIGHTS: dict[str, Published] = {
+    "resnet50_imagenet": _imagenet(
+        "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626",
+        MIT, CAFFE, 224, 2048, RESNET, 94_765_736, DEFAULT,
+    ),
+    "resnet101_imagenet": _imagenet(
+        "resnet/resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "88cf7a10940856eca736dc7b7e228a21",
+        MIT, CAFFE, 224, 2048, RESNET,
+    ),
+    "efficientnetv2_s_imagenet": _imagenet(
+        "efficientnet_v2/efficientnetv2-s_notop.h5", "af0682fb74e8c54910f2d4393339c070",
+        APACHE, HALVED, 384, 1280, EFFICIENTNETV2,
+    ),
+    "efficientnetv2_m_imagenet": _imagenet(
+        "efficientnet_v2/efficientnetv2-m_notop.h5", "1b8dc055df72dde80d614482840fe342",
+        APACHE, HALVED, 480, 1280, EFFICIENTNETV2,
+    ),
+    "vgg19_imagenet": _imagenet(
+        "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6",
+        CC_BY, CAFFE, 224, 512, VGG,
     ),
     **{name: _checkpoint(name) for name in CHECKPOINTS},
     **{
@@ -173,7 +209,7 @@ WEIGHTS: dict[str, Published] = {
         for scratch in (False, True)
         for top in (True, False)
     },
-}
+}  # fmt: skip
 
 
 def _sample(stream: str, blob: str) -> Published:

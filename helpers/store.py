@@ -132,7 +132,7 @@ class Stage:
     folder: Path
     name: str
     identity: dict[str, Any]
-    made_with: dict[str, str] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
     shared: bool = False
 
@@ -163,6 +163,7 @@ class Stage:
                     "Take another out_dir, or delete the folder to make it again."
                 )
             self._seconds = before["seconds"]
+            self.made_with = before.get("made_with", {}) | self.made_with
         self._write(finished=False, counts={})
 
     @property

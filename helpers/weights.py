@@ -41,9 +41,16 @@ class Weights:
         return asdict(self)
 
 
+# Numerators of the laws. 4.4 by trying: EfficientNetV2-M's features are 0 to 1e-1 at 4 and reach 2e8 at 6.
+LAWS = {"glorot": 6, "he": 6, "swish": 4.4}
+
 # What `fill_random` gave when it was written, by (network, law, seed): the same bytes on every machine, or an error.
 RANDOM_SHA256 = {
     ("resnet50", "glorot", 0): "9d37f5944bb77df906718c2918e59502153b76f10afe2fa2376e174b4edcdb36",
+    ("efficientnetv2_s", "swish", 0): "67fe90ae88570f3a1ec4a872e84d1241151321249bd1ea42d2045bd5fcda003f",
+    ("efficientnetv2_m", "swish", 0): "42bcc4cd4715f5c040e59a6b67d02c954b075daea3d9a5d26e8e9f8fe99cda6a",
+    ("resnet101", "glorot", 0): "7bb036174b8d4a2ac2d31abcf6f6573cd77b7b88b0c19b1b8671cd023133951c",
+    ("vgg19", "he", 0): "89cc0db15e5f7c1949509e34d433176c1f5b63a8ffedb2182089ecf35e143daf",
     ("i3d_flow", "he", 0): "fd559489d8bece21bdc5b32b41789dbe2c59dd621b3bb7e9ba6247a9eab6b2e6",
     ("i3d_flow_Mixed_3c", "he", 0): "44992ec1f5b6620d4924a841e3f8c2736e02766c5acb78ef28543550b0981507",
     ("i3d_rgb", "he", 0): "daf39e7bfc3029791d7e164fd4bedd5cc3950b9694a971d90b92085a656d7b4f",
@@ -130,33 +137,33 @@ def fill_random(model: keras.Model, seed: int, law: str) -> str:
     """Fill every kernel (rank 2 and more) from a frozen generator; biases and batch norm stay as they were built.
 
     Each kernel has its own stream, `RandomState(crc32("seed/layer/variable"))`, so a part of a network holds the same
-    values as the whole. Uniform in +-sqrt(6 / n), n = fan_in + fan_out for "glorot" and fan_in for "he". RandomState is
-    frozen by NumPy, and one multiplication of its 53-bit numbers rounds alike on every machine; normal deviates would
-    not, since they pass through the machine's logarithm.
+    values as the whole. Uniform in +-sqrt(LAWS[law] / n), n = fan_in + fan_out for "glorot" and fan_in otherwise, where
+    a depthwise kernel counts one channel of input. RandomState is frozen by NumPy, and one multiplication of its 53-bit
+    numbers rounds alike on every machine; normal deviates would not: they pass through the machine's logarithm.
 
     Args:
         model: A freshly built model; layer names must not depend on what was built before it.
         seed: Any int.
-        law: "glorot" (Glorot and Bengio 2010) or "he" (He et al. 2015).
+        law: "glorot" (Glorot and Bengio 2010), "he" (He et al. 2015), or "swish": He's with less variance.
 
     Returns:
         sha256 over names and float32 values of the kernels, in the order of their names.
     """
-    if law not in ("glorot", "he"):
-        raise ValueError(f"law must be glorot or he, got {law!r}. Choose one of them.")
+    if law not in LAWS:
+        raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}. Choose one of them.")
     kernels = {
-        f"{layer.name}/{variable.name}": variable
+        f"{layer.name}/{variable.name}": (variable, isinstance(layer, keras.layers.DepthwiseConv2D))
         for layer in model.layers
         for variable in layer.weights
         if len(variable.shape) > 1
     }
     digest = hashlib.sha256()
-    for name, kernel in sorted(kernels.items()):
+    for name, (kernel, depthwise) in sorted(kernels.items()):
         shape = tuple(kernel.shape)
-        field = int(np.prod(shape[:-2]))
-        fan = field * (shape[-2] + shape[-1] if law == "glorot" else shape[-2])
+        field, fan_in = int(np.prod(shape[:-2])), 1 if depthwise else shape[-2]
+        fan = field * (fan_in + shape[-1] if law == "glorot" else fan_in)
         uniform = np.random.RandomState(zlib.crc32(f"{seed}/{name}".encode())).random_sample(shape)
-        values = ((2 * uniform - 1) * np.sqrt(6 / fan)).astype("<f4")
+        values = ((2 * uniform - 1) * np.sqrt(LAWS[law] / fan)).astype("<f4")
         kernel.assign(values)
         digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()
@@ -169,7 +176,7 @@ def random_weights(model: keras.Model, network: str, *, seed: int, law: str) -> 
         model: As for `fill_random`.
         network: Name of the network, with the endpoint where it is cut short; unchecked when not in `RANDOM_SHA256`.
         seed: Any int.
-        law: "glorot" or "he".
+        law: As for `fill_random`.
 
     Raises:
         RuntimeError: The generator gave other values than when the hash was recorded.

@@ -141,8 +141,13 @@ def require_pretrained(tasks: list[Task]) -> None:
     """Raise FileNotFoundError naming every published weight file that a task asks for and that is not to be had."""
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers import weights
+        from helpers.backbones import BACKBONES
 
-    names = {"03_static_extraction": "resnet50_imagenet", "04_dynamic_extraction": "i3d_flow_kinetics"}
+    names = {"04_dynamic_extraction": "i3d_flow_kinetics"}
+    for task in tasks:
+        if task.name == "03_static_extraction":
+            backbone = NOTEBOOKS[task.name].checked(task.parameters).backbone
+            names[task.name] = BACKBONES[backbone].published
     weights.require([names[t.name] for t in tasks if t.name in names and t.parameters.get("weights") == "pretrained"])
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import piecework
 import pytest
 
-from helpers import extract
+from helpers import deviation, extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.faces import read_track
@@ -219,6 +219,28 @@ def test_extraction_before_preparation_says_what_to_run(run):
     clips, folders = run
     with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
         extract_static(clips, StaticConfig(**folders))
+
+
+def test_what_half_precision_costs_stands_in_the_manifest_and_stays_there(run, monkeypatch):
+    clips, folders = run
+    exact = mean_colour
+    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: lambda x: exact(x) * [1, 1, 1.5])
+    monkeypatch.setattr(deviation, "compile_forward", lambda network: network)
+    prepare_clips(clips, PreparationConfig(**folders))
+    manifest = extract_static(clips, StaticConfig(**folders, precision="float16"))
+    found = manifest["made_with"][deviation.KEY]
+    assert found["rows"] == 9  # the first clip's
+    assert 0.8 < found["smallest_cosine"] < 0.999
+    assert 0.1 < found["largest_difference"] <= 0.5
+    again = extract_static(clips, StaticConfig(**folders, precision="float16"))
+    assert again["counts"]["made"] == 0
+    assert again["made_with"] == manifest["made_with"]
+
+
+def test_float32_is_compared_with_nothing(run):
+    clips, folders = run
+    _, static, dynamic = extract_all(clips, folders)
+    assert all(deviation.KEY not in manifest["made_with"] for manifest in (static, dynamic))
 
 
 def test_a_programming_error_is_not_taken_for_a_bad_clip(run, monkeypatch):

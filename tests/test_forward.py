@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 from helpers import forward as forwards
-from helpers.forward import NetworkError, compile_forward, in_bfloat16
+from helpers.forward import NetworkError, compile_forward, in_half
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -44,15 +44,35 @@ def test_float32_equals_the_model_at_any_batch_and_shape(network):
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["graph rewrite", "policy"])
-def test_bfloat16_points_where_float32_points(network, compiled):
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_points_where_float32_points(network, precision, compiled):
     model, dims = network
     x = clips(5, 17, dims)
     theirs = np.asarray(model(x, training=False))
-    ours = compile_forward(model, "bfloat16")(x) if compiled else compile_forward(in_bfloat16(model))(x)
+    ours = compile_forward(model, precision)(x) if compiled else compile_forward(in_half(model, precision))(x)
     assert ours.dtype == np.float32
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     assert cosine.min() > 0.999
-    assert compiled or not np.array_equal(ours, theirs)  # a processor without bfloat16 units may leave the graph as is
+    if precision == "float16" or not compiled:  # a processor without bfloat16 units may leave the graph as is
+        assert not np.array_equal(ours, theirs)
+
+
+def test_float16_pools_volumes_and_ends_at_65504():
+    inputs = keras.Input((6, 6, 6, 1))
+    x = layers.Conv3D(1, 1, use_bias=False, kernel_initializer="ones")(inputs)
+    x = layers.AveragePooling3D(3, 1)(layers.MaxPooling3D(2, 1)(x))
+    forward = compile_forward(keras.Model(inputs, layers.Conv3D(1, 1, use_bias=False, kernel_initializer="ones")(x)))
+    half = compile_forward(keras.Model(inputs, layers.Conv3D(1, 1, kernel_initializer="ones")(x)), "float16")
+    x = np.full((2, 6, 6, 6, 1), 2.0, np.float32)
+    x[1] = 70_000
+    assert np.array_equal(forward(x)[1], np.full((3, 3, 3, 1), 70_000))
+    assert np.array_equal(half(x)[0], np.full((3, 3, 3, 1), 2))
+    assert not np.isfinite(half(x)[1]).any()
+
+
+def test_float16_on_a_processor_is_said_to_be_slow(network, caplog):
+    compile_forward(network[0], "float16")
+    assert "float16 on a processor is slower than float32; bfloat16 is the fast one there." in caplog.text
 
 
 def test_compiling_changes_no_setting_of_the_process(network):
@@ -75,8 +95,8 @@ def test_weights_are_frozen_when_compiled(network):
 
 
 def test_an_unknown_precision_is_refused(network):
-    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'float16'"):
-        compile_forward(network[0], "float16")
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16, got 'float64'"):
+        compile_forward(network[0], "float64")
 
 
 @pytest.mark.parametrize(

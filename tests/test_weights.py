@@ -43,7 +43,7 @@ def test_random_kernels_are_the_same_in_every_process_and_keep_to_the_law(law, l
 
 
 def test_an_unknown_law_is_refused():
-    with pytest.raises(ValueError, match="law must be glorot or he, got 'lecun'"):
+    with pytest.raises(ValueError, match="law must be one of glorot, he, swish, got 'lecun'"):
         weights.fill_random(small_model(), 0, "lecun")
 
 
@@ -150,3 +150,10 @@ def test_a_missing_or_damaged_checkpoint_is_refused(tmp_path):
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"m.ckpt must be a whole TensorFlow checkpoint, got"):
         weights.read_tf_checkpoint(tmp_path / "m.ckpt")
+
+
+def test_a_depthwise_kernel_is_drawn_for_one_channel_of_input():
+    inputs = keras.Input((5, 5, 64))
+    model = keras.Model(inputs, keras.layers.DepthwiseConv2D(3, name="depthwise")(inputs))
+    weights.fill_random(model, 0, "he")
+    assert np.abs(model.layers[1].kernel).max() == pytest.approx(np.sqrt(6 / 9), rel=0.01)
