@@ -1,4 +1,4 @@
-"""Command line: `python -m helpers run | check | score | export | weights | sample | notebooks`.
+"""Command line: `python -m helpers run | check | score | export | large | features | weights | sample | notebooks`.
 
 Exit: 0 done, 1 an error, 2 wrong usage, 3 `check` found clips that cannot be used.
 """
@@ -74,6 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     weights.add_argument("--folder", type=Path, metavar="DIR", help="your weights folder (default: OCEAN_WEIGHTS)")
     weights.set_defaults(command=_weights)
+
+    large = commands.add_parser("large", help="write the rows of a run as one array, for other tools")
+    large.add_argument("--run", type=Path, required=True, help="the run's folder; features/ is made in it")
+    large.add_argument("--hdf5", action="store_true", help="write an HDF5 file of sequences as well")
+    large.set_defaults(command=_large)
+
+    features = commands.add_parser("features", help="take features that were made elsewhere for a run's 03 or 04")
+    features.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="SOURCE", help="folder, .npy, .csv"
+    )
+    features.add_argument("--stream", choices=("static", "dynamic"), required=True)
+    features.add_argument("--data", type=Path, required=True, help="folder of clips")
+    features.add_argument("--out", type=Path, required=True, help="the run's folder")
+    features.add_argument("--index", type=Path, metavar="FILE.csv", help="says whose the rows of a .npy are")
+    features.add_argument("--fps", type=float, help="frames per second, for rows without times")
+    features.add_argument(
+        "--skip-unmatched", action="store_true", help="leave out features of clips that are not there"
+    )
+    features.set_defaults(command=_features)
 
     sample = commands.add_parser("sample", help="draw clips with a planted truth")
     sample.add_argument("--clips", type=int, default=36, metavar="N")
@@ -190,6 +209,39 @@ def _weights(arguments: argparse.Namespace) -> int:
         print(line if is_well else f"error: {line}", file=sys.stdout if is_well else sys.stderr, flush=True)
         well = well and is_well
     return 0 if well else 1
+
+
+def _large(arguments: argparse.Namespace) -> int:
+    from helpers import large
+    from helpers.clips import load_clips
+
+    made = [name for name in ("static", "dynamic") if (arguments.run / name).exists()]
+    if not made:
+        raise FileNotFoundError(f"{arguments.run} holds no features. Run 03_static_extraction first: it makes them.")
+    out = arguments.run / "features"
+    for name in made:
+        print(large.write_large(arguments.run / name, out, name))
+        if arguments.hdf5:
+            large.write_hdf5(
+                arguments.run / name, out / f"{name}_features.h5", name, load_clips(arguments.run / "clips.csv")
+            )
+            print(out / f"{name}_features.h5")
+    return 0
+
+
+def _features(arguments: argparse.Namespace) -> int:
+    from helpers import elsewhere, workbook
+
+    options = {name: getattr(arguments, name) for name in ("data", "index", "fps", "skip_unmatched")}
+    out, progress = arguments.out.resolve(), sys.stderr.isatty()
+    counts = elsewhere.import_features(arguments.source, out, arguments.stream, **options, progress=progress)["counts"]
+    if counts["made"]:
+        workbook.forget(out, "05")
+    print(
+        f"{counts['made']} clips made, {counts['found']} were there, {counts['failed']} left out; "
+        f"{counts['rows']} rows of {counts['feature_dim']}, {counts['invalid_rows']} of them invalid"
+    )
+    return 0
 
 
 def _sample(arguments: argparse.Namespace) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from helpers.files import file_sha256
 from helpers.store import read_arrays, write_arrays
-from helpers.weights import WEIGHTS, Weights, file_sha256, published_weights, random_weights, require
+from helpers.weights import WEIGHTS, Weights, published_weights, random_weights, require
 
 
 @dataclass(frozen=True)

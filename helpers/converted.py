@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.files import replacing, weights_folder
+from helpers.files import file_sha256, replacing, weights_folder
 from helpers.published import Published
-from helpers.records import file_sha256, is_here, main_file
+from helpers.records import is_here, main_file
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ disk is a `DiskFullError`.
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -138,6 +139,12 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Delete it and run the step that makes it again.") from None
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

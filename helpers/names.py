@@ -66,20 +66,25 @@ def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iter
     Raises:
         ValueError: a name that fits more than one clip.
     """
-    tails: dict[str, list[str]] = {}
-    for key in splits:
-        parts = key.split("/")
-        for first in range(len(parts)):
-            tails.setdefault("/".join(parts[first:]), []).append(key)
     names = list(names)
     wanted = name_splits if name_splits is not None else [""] * len(names)
     found = []
-    for name, split in zip(names, wanted, strict=True):
-        fitting = [key for key in _candidates(name, tails) if not split or splits[key] in ("", split)]
+    for name, candidates, split in zip(names, fitting_keys(names, splits), wanted, strict=True):
+        fitting = [key for key in candidates if not split or splits[key] in ("", split)]
         if len(fitting) > 1:
             raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
         found.append(fitting[0] if fitting else "")
     return found
+
+
+def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
+    """List for each name all keys it fits: the equal one, or else those that end in it; suffixes as in `find_keys`."""
+    tails: dict[str, list[str]] = {}
+    for key in keys:
+        parts = key.split("/")
+        for first in range(len(parts)):
+            tails.setdefault("/".join(parts[first:]), []).append(key)
+    return [_candidates(name, tails) for name in names]
 
 
 def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:

@@ -9,16 +9,10 @@ import logging
 from datetime import date
 from pathlib import Path
 
-from helpers.files import read_json, weights_folder, write_json
+from helpers.files import file_sha256, read_json, weights_folder, write_json
 from helpers.published import Published
 
 log = logging.getLogger(__name__)
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def has_hash(path: str | Path, file_hash: str) -> bool:

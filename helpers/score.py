@@ -82,6 +82,12 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
     reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
     extractors = card["extractors"]
+    foreign = [name for name in STREAMS if extractors[name]["weights"]["name"] == "elsewhere"]
+    if foreign:
+        raise ValueError(
+            f"{folder} must be a model of features made here to score a video, its {foreign[0]} features were made "
+            "elsewhere. Train on features of 03 and 04."
+        )
     static = StaticConfig.checked(extractors["static"]["parameters"])
     dynamic = DynamicConfig.checked(extractors["dynamic"]["parameters"])
     preparation = PreparationConfig.checked(extractors["static"]["preparation"]["parameters"])

@@ -29,11 +29,11 @@ def write_arrays(path: str | Path, **arrays: Any) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Read every array of an npz file; a damaged one is a ValueError that names it."""
+def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz file, all or those named; a damaged one is a ValueError that names it."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in (names or file.files)}
     except FileNotFoundError:
         raise
     except _DAMAGED as error:

@@ -18,9 +18,9 @@ import keras
 import numpy as np
 
 from helpers.converted import converted_source, is_converted, read_converted
-from helpers.files import weights_folder
+from helpers.files import file_sha256, weights_folder
 from helpers.published import WEIGHTS, PublishedFile
-from helpers.records import file_sha256, git_blob_id, is_here, main_file, write_record
+from helpers.records import git_blob_id, is_here, main_file, write_record
 
 log = logging.getLogger(__name__)
 

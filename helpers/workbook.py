@@ -185,6 +185,13 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
     return executed
 
 
+def forget(out: Path, first: str) -> None:
+    """Have the notebook `first` and all after it executed again: something they read was put there by hand."""
+    path = out / "run.json"
+    if path.exists():
+        write_json(path, {name: state for name, state in read_json(path).items() if name < first})
+
+
 def _execute(task: Task, out: Path) -> None:
     """Run one notebook into `<out>/notebooks/`."""
     copy = out / "notebooks" / f"{task.name}.ipynb"

@@ -92,6 +92,15 @@ def test_other_weights_than_the_models_are_refused(model_dir, tmp_path):
         score.load_scorer(tmp_path / "model")
 
 
+def test_a_model_of_features_made_elsewhere_says_that_it_cannot_score_videos(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "model")
+    card = read_json(tmp_path / "model" / "card.json")
+    card["extractors"]["dynamic"]["weights"]["name"] = "elsewhere"
+    write_json(tmp_path / "model" / "card.json", card)
+    with pytest.raises(ValueError, match="its dynamic features were made elsewhere. Train on features of 03 and 04."):
+        score.load_scorer(tmp_path / "model")
+
+
 def test_a_score_outside_the_scale_is_cut_and_said(scorer):
     track = dataclasses.make_dataclass("T", ["coverage", "n_faces_max"])(0.5, 1)
     found = score._warnings(track, np.array([0.5, 1.2]), scorer.card)

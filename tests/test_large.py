@@ -1,0 +1,127 @@
+"""Large files of a stage: whole, readable without this package, made in flat memory."""
+
+import json
+import tracemalloc
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import large
+from helpers.clips import TRAITS
+from helpers.store import FeatureFile, Stage, write_features
+
+WIDTH = 7
+KEYS = ("training80_01/-AmMDnVl4s8.003", "training80_01/clip 2", "training80_01/clip 10", "ü, b")
+
+
+def rows(k, n, width=WIDTH):
+    """Row i of clip k is full of 100 k + i; the second row is invalid."""
+    start_s = np.arange(n) / 15 + 0.1
+    features = np.repeat(100.0 * k + np.arange(n), width).reshape(n, width).astype("float32")
+    return FeatureFile(features, start_s, start_s + 1 / 15, 2 * np.arange(n), np.arange(n) != 1)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Four clips of 2, 3, 4 and 5 rows, finished, in another order than that of their keys."""
+    stage = Stage(tmp_path / "run" / "static", "static", {"weights": {"name": "random"}})
+    for k in (2, 0, 3, 1):
+        write_features(stage.path(KEYS[k]), rows(k, k + 2), "1-1")
+    (stage.folder / ".part-abc.npz").write_bytes(b"killed while it was written")
+    stage.finish(clips=4)
+    return stage.folder
+
+
+def test_an_array_and_its_index_are_read_with_numpy_and_pandas_alone(stage, tmp_path):
+    path = large.write_large(stage, tmp_path / "out", "static")
+    assert path.name == "static_features_large.npy"
+    array = np.load(path, mmap_mode="r")
+    index = pd.read_csv(path.with_suffix(".csv"))
+    assert array.dtype == np.float32
+    assert array.shape == (2 + 3 + 4 + 5, WIDTH)
+    assert index.columns.tolist() == ["row", "clip", "t_start_s", "t_end_s", "frame", "valid"]
+    assert index["row"].tolist() == list(range(14))
+    assert index["clip"].unique().tolist() == list(KEYS)  # natural order: clip 2 before clip 10
+    for k, key in enumerate(KEYS):
+        made, mine = rows(k, k + 2), index[index["clip"] == key]
+        np.testing.assert_array_equal(array[mine["row"]], made.features)
+        for name in ("t_start_s", "t_end_s", "frame", "valid"):
+            np.testing.assert_allclose(mine[name], getattr(made, name), rtol=1e-15)
+    assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.stem}.{s}" for s in ("csv", "json", "npy")]
+    said = json.loads(path.with_suffix(".json").read_text())
+    assert said["identity"] == {"weights": {"name": "random"}}
+    assert said["shape"] == [14, WIDTH]
+
+
+def test_an_hdf5_file_has_the_names_types_and_attributes_of_the_source_project(stage, tmp_path):
+    ratings = pd.DataFrame({trait: [0.1 * i, np.nan] for i, trait in enumerate(TRAITS)}, index=[KEYS[2], KEYS[0]])
+    large.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
+    with h5py.File(tmp_path / "static_features.h5") as file:
+        features = file["features"]
+        assert (features.shape, features.dtype) == ((4, 5, WIDTH), np.float32)
+        assert (features.compression, features.compression_opts) == ("gzip", 4)
+        assert file["num_frames"].dtype == np.int32
+        assert file["num_frames"][:].tolist() == [2, 3, 4, 5]
+        expected = {"num_videos": 4, "max_frames": 5, "feature_dim": WIDTH, "category_mapping": "{}"}
+        assert {name: file.attrs[name] for name in expected} == expected
+        assert not file.attrs["multi_scale"]
+        assert json.loads(file.attrs["identity"]) == {"weights": {"name": "random"}}
+        assert file["clips"].asstr()[:].tolist() == list(KEYS)
+        assert file["targets"].asstr()[:].tolist() == list(TRAITS)
+        assert file["labels"].dtype == np.float32
+        np.testing.assert_allclose(file["labels"][2], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-7)
+        assert np.isnan(file["labels"][:][[0, 1, 3]]).all()
+        for k in range(4):
+            made = rows(k, k + 2)
+            np.testing.assert_array_equal(features[k, : k + 2], made.features)
+            assert not features[k, k + 2 :].any()
+            np.testing.assert_array_equal(file["t_s"][k, : k + 2], made.t_s)
+            assert file["valid"][k].tolist() == made.valid.tolist() + [False] * (3 - k)
+
+
+def test_memory_stays_flat(tmp_path):
+    """24 MB of rows pass through less memory than a quarter of them."""
+    stage = Stage(tmp_path / "static", "static", {})
+    for k in range(60):
+        write_features(stage.path(f"c{k}"), rows(k, 50, 2048), "1-1")
+    stage.finish()
+    ratings = pd.DataFrame(columns=list(TRAITS), dtype=float)
+    tracemalloc.start()
+    path = large.write_large(stage.folder, tmp_path, "static")
+    large.write_hdf5(stage.folder, tmp_path / "static_features.h5", "static", ratings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 24e6
+    assert peak < 6e6
+
+
+def test_a_damaged_file_is_named_and_nothing_half_is_left(stage, tmp_path):
+    large.write_large(stage, tmp_path / "out", "static")
+    file = stage / f"{KEYS[1]}.npz"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"clip 2\.npz is damaged"):
+        large.write_large(stage, tmp_path / "out", "static")
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".part-")]
+
+
+def test_clips_of_another_width_are_refused_and_no_index_is_left(stage, tmp_path):
+    large.write_large(stage, tmp_path / "out", "static")
+    write_features(stage / f"{KEYS[3]}.npz", rows(3, 5, WIDTH + 1), "1-1")
+    with pytest.raises(ValueError, match=f"must hold rows of width {WIDTH} like the clips before it, got {WIDTH + 1}"):
+        large.write_large(stage, tmp_path / "out", "static")
+    assert not (tmp_path / "out" / "static_features_large.csv").exists()
+
+
+def test_a_stage_that_is_not_there_or_not_of_that_name_is_refused(stage, tmp_path):
+    with pytest.raises(FileNotFoundError, match="Run 04_dynamic_extraction first"):
+        large.write_large(tmp_path / "dynamic", tmp_path, "dynamic")
+    with pytest.raises(ValueError, match="must hold the stage dynamic"):
+        large.write_large(stage, tmp_path, "dynamic")
+    with pytest.raises(ValueError, match="name must be static or dynamic, got 'faces'"):
+        large.write_large(stage, tmp_path, "faces")
+    empty = Stage(tmp_path / "none" / "static", "static", {})
+    empty.finish()
+    with pytest.raises(ValueError, match="must hold clips, got none"):
+        large.write_large(empty.folder, tmp_path, "static")
