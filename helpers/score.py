@@ -75,7 +75,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
 
     Raises:
         FileNotFoundError: The folder is not a model folder, or pretrained weights or the detector's file are missing.
-        ValueError: The networks built here are not those of the card.
+        ValueError: The networks built here, or those the reduction was made behind, are not those of the card.
     """
     folder = Path(model_dir)
     card = read_json(needs(folder / "card.json", "06_training"))
@@ -101,6 +101,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
                 f"the {name} network must have the weights that the model was trained behind (sha256 {trained[:12]}…), "
                 f"got {built.sha256[:12]}…. Put the same weights into the weights folder."
             )
+    reduction.check(extractors)
     return Scorer(
         model,
         card,

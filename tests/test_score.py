@@ -101,6 +101,15 @@ def test_a_model_of_features_made_elsewhere_says_that_it_cannot_score_videos(mod
         score.load_scorer(tmp_path / "model")
 
 
+def test_a_reduction_of_other_features_is_refused(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "model")
+    card = read_json(tmp_path / "model" / "card.json")
+    card["extractors"]["static"]["parameters"]["every_n_frames"] = 3
+    write_json(tmp_path / "model" / "card.json", card)
+    with pytest.raises(ValueError, match="made for other features: static.parameters.every_n_frames: 3 here, . there"):
+        score.load_scorer(tmp_path / "model")
+
+
 def test_a_score_outside_the_scale_is_cut_and_said(scorer):
     track = dataclasses.make_dataclass("T", ["coverage", "n_faces_max"])(0.5, 1)
     found = score._warnings(track, np.array([0.5, 1.2]), scorer.card)

@@ -80,7 +80,7 @@ def test_the_list_names_file_address_licence_and_place_of_everything_and_what_is
     assert "here, never verified" in blocks[CHECKPOINT]
     assert "not here" in blocks["i3d_rgb_kinetics"]
     assert "94.8 MB  not here" in blocks["resnet50_imagenet"]
-    assert len(blocks) == 17  # ResNet-50, 5 checkpoints, 8 files of the port, YuNet, 2 samples
+    assert len(blocks) == 21  # 5 of keras.applications, 5 checkpoints, 8 files of the port, YuNet, 2 samples
 
 
 def test_whole_weights_are_verified_with_their_logits_and_the_verdict_is_kept(capsys, mine, truth, monkeypatch):

@@ -118,6 +118,14 @@ def test_pretrained_is_the_default_and_brings_its_own_settings(tmp_path):
     }  # fmt: skip
 
 
+def test_the_weights_asked_for_are_those_of_the_chosen_backbone(tmp_path, monkeypatch):
+    (tmp_path / "p.yaml").write_text("03_static_extraction: {backbone: vgg19}")
+    asked = []
+    monkeypatch.setattr("helpers.weights.require", asked.extend)
+    workbook.require_pretrained(workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml"))
+    assert asked == ["vgg19_imagenet", "i3d_flow_kinetics"]
+
+
 def test_a_parameter_file_wins_over_pretrained_settings_and_the_command_line_over_both(tmp_path):
     (tmp_path / "p.yaml").write_text("02: {fps: 30}\n03: {weights: random}\n01: {limit: 7}")
     planned = {t.name: t.parameters for t in workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml", limit=3)}
