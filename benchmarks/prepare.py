@@ -28,7 +28,7 @@ from helpers.detectors import detect_faces
 from helpers.faces import FaceTrack, crop_at, track_clip
 from helpers.flow import METHODS, OpticalFlowComputer
 from helpers.pool import ClipPool
-from helpers.video import backend_name, iter_frames
+from helpers.video import backend_name, count_samples, iter_frames, probe
 from helpers.worker import cores
 
 PREPARATION = PreparationConfig(fps=FPS, detect_every=FPS // 2, backend="pyav")  # two looks a second, as by default
@@ -99,8 +99,8 @@ def measure(paths: list[Path], options: Namespace) -> tuple[list[dict[str, Any]]
     cfg = PREPARATION if options.data is None else PreparationConfig(
         fps=options.fps, detect_every=max(1, round(options.fps / 2)), backend=backend_name("auto", paths)
     )  # fmt: skip
-    video_s = sum(track_clip(path, cfg).n_frames for path in dict.fromkeys(paths)) / cfg.fps
-    video_s *= len(paths) / len(dict.fromkeys(paths))
+    n_samples = {path: count_samples(probe(path).duration_s, cfg.fps) for path in dict.fromkeys(paths)}
+    video_s = sum(n_samples[path] for path in paths) / cfg.fps
     ways = {DECODING: partial(run_folder, paths, cfg, decoded_twice, "")}
     ways |= {flow: partial(run_folder, paths, cfg, prepared, flow) for flow in options.flow}
     seconds = alternate(ways, options.rounds)
@@ -112,10 +112,13 @@ def measure(paths: list[Path], options: Namespace) -> tuple[list[dict[str, Any]]
     cv2.setNumThreads(1)  # as in a decoder process
     for flow in options.flow:
         steps = step_seconds(paths[0], cfg, flow, options.rounds)
-        n = track_clip(paths[0], cfg).n_frames
         median = {name: statistics.median(s) for name, s in steps.items()}
         rows += [
-            {"what": f"  {flow}: {name}", "share": s / sum(median.values()), "ms_per_frame": 1000 * s / n}
+            {
+                "what": f"  {flow}: {name}",
+                "share": s / sum(median.values()),
+                "ms_per_frame": 1000 * s / n_samples[paths[0]],
+            }
             for name, s in median.items()
         ]
     return rows, {flow: speeds[flow] for flow in options.flow}
