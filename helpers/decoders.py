@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain, compress, takewhile
 from pathlib import Path
+from threading import Event
 
 import av
 import cv2
@@ -75,13 +76,24 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, convert: Converter) -> Ite
     if halves is None:
         yield from _decode_part(video, video.stream, whole, wanted, convert, threads)
         return
-    with av.open(str(video.path.absolute())) as again, ThreadPoolExecutor(1) as helper:
-        second = again.streams[video.stream.index]
-        shared = [threads if part.n_bytes > EVEN_SHARE * whole.n_bytes else 1 for part in halves]
-        waiting = _decode_part(video, second, halves[1], wanted, convert.again(), shared[1])
-        later = helper.submit(list, waiting)
+    shared = [threads if part.n_bytes > EVEN_SHARE * whole.n_bytes else 1 for part in halves]
+    abandoned, helper = Event(), ThreadPoolExecutor(1)
+    try:
+        later = helper.submit(_decode_apart, video, halves[1], wanted, convert.again(), shared[1], abandoned)
         yield from _decode_part(video, video.stream, halves[0], wanted, convert, shared[0])
         yield from later.result()
+    finally:  # without waiting: an abandoned generator may be collected in the very thread of its helper
+        abandoned.set()
+        helper.shutdown(wait=False)
+
+
+def _decode_apart(
+    video: OpenVideo, part: "_Part", wanted: np.ndarray, convert: Converter, threads: int, abandoned: Event
+) -> list[tuple[int, np.ndarray]]:
+    """Decode a part through a container of its own, in one go."""
+    with av.open(str(video.path.absolute())) as again:
+        pictures = _decode_part(video, again.streams[video.stream.index], part, wanted, convert, threads)
+        return list(takewhile(lambda _: not abandoned.is_set(), pictures))
 
 
 @dataclass(frozen=True)

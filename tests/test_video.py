@@ -2,13 +2,17 @@
 
 from fractions import Fraction
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 
 import av
+import cv2
 import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
 from helpers.awkward import turn_clockwise
+from helpers.container import open_video
+from helpers.decoders import decode_pyav
 from helpers.files import ROOT
 from helpers.sample import write_mp4
 from helpers.video import (
@@ -228,3 +232,30 @@ def test_damage_in_the_middle_is_an_error_that_says_where(tmp_path, backend):
         before.extend(number for _, _, number in iter_frames(tmp_path / "clip.mp4", backend=backend))
     assert before == list(range(len(before)))
     assert 10 < len(before) < 50
+
+
+def test_an_abandoned_stream_may_be_collected_in_the_thread_of_its_own_helper(clip, monkeypatch):
+    """The collector runs in whichever thread allocates; waiting for the helper there would wait for itself."""
+    monkeypatch.setattr(cv2, "getNumThreads", lambda: 2)
+    begun, closed = Event(), Event()
+
+    class Closing:
+        """A converter of the second half, in its helper's thread: closes the stream that it belongs to."""
+
+        size = (8, 8)
+
+        def again(self):
+            return self
+
+        def __call__(self, picture):
+            if current_thread() is not main_thread():
+                assert begun.wait(10)
+                stream.close()
+                closed.set()
+            return picture.pts
+
+    with open_video(clip) as video:
+        stream = decode_pyav(video, np.arange(29), Closing())
+        next(stream)
+        begun.set()
+        assert closed.wait(10)
