@@ -5,7 +5,7 @@ flows. Nothing here imports a network, so that decoder processes start quickly; 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ class Job:
 @dataclass(frozen=True)
 class Piece:
     """Neighbours in time: `values (n, S, S, C)`, `t_s (n,)` seconds and `frame (n,)` numbers in the file of the sample
-    that each begins with, what decoded them, and in how many the camera's motion could not be told.
+    that each begins with, what decoded them, in how many the camera's motion could not be told, and by their place the
+    reasons why some cannot be used (their values are zeros).
     """
 
     values: np.ndarray
@@ -45,6 +46,7 @@ class Piece:
     frame: np.ndarray
     decoder: str
     camera_lost: int = 0
+    unusable: dict[int, str] = field(default_factory=dict)
 
 
 def face_crops(job: Job) -> Iterator[Piece]:
