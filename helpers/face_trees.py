@@ -190,7 +190,7 @@ def _exact_times(path: Path, pictures: dict[int, Path]) -> np.ndarray:
     try:
         arrays = read_arrays(path, ("frame", "t_s"))
     except ValueError:
-        raise StoredError(f"{path.parent.name}/{path.name} is damaged. Export the clip again") from None
+        raise StoredError(f"the file of its exact times, {path.name}, is damaged. Export the clip again") from None
     t_s = dict(zip(arrays["frame"].tolist(), arrays["t_s"].tolist(), strict=True))
     if strange := [picture.name for number, picture in pictures.items() if number not in t_s]:
         raise StoredError(f"the exported times say nothing of {strange[0]}. Export the clip again, or remove it")

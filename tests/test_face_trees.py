@@ -233,5 +233,5 @@ def test_exported_times_that_do_not_fit_the_pictures_cost_the_clip(exported, tmp
     with pytest.raises(StoredError, match="say nothing of face_000003.jpg"):
         tree.job("ü.001", 224, 4)
     times.write_bytes(b"half")
-    with pytest.raises(StoredError, match=r"faces_jpeg_times/ü.001.npz is damaged|ü.001.npz is damaged"):
+    with pytest.raises(StoredError, match="ü.001.npz, is damaged"):
         tree.job("ü.001", 224, 4)
