@@ -28,6 +28,7 @@ from helpers.stored import StoredError, StoredTrack, commonest, spread, stamp_of
 
 PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number counts: face_frame_0035.jpg
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.export` keeps numbers and seconds
+PIECE_PICTURES = 32  # pictures that are handed over at a time: 5 MB at 224 px
 LOOKED_AT_CLIPS, LOOKED_AT_PICTURES = 16, 3  # to find out the side of a tree's pictures
 EXIF_ORIENTATION = 0x0112
 OTHER_MODES = {
@@ -48,8 +49,7 @@ class PictureError(ValueError):
 @dataclass(frozen=True)
 class FaceJob:
     """The pictures of one clip, n of them: `paths`, `number (n,)` in their names, ascending, `t_s (n,)` seconds, and
-    `fps`, by how much the numbers grow in a second; `side_px` of every picture, `size_px` of the network's input, and
-    how many are handed over at a time.
+    `fps`, by how much the numbers grow in a second; `side_px` of every picture and `size_px` of the network's input.
     """
 
     paths: tuple[Path, ...]
@@ -58,7 +58,6 @@ class FaceJob:
     fps: float
     side_px: int
     size_px: int
-    batch_size: int
 
     @property
     def track(self) -> StoredTrack:
@@ -82,7 +81,7 @@ class FaceTree:
         """What decides the numbers, besides the pictures themselves."""
         return {"faces": self.folder.name, "side_px": self.side_px, "fps": self.fps}
 
-    def job(self, name: str, size_px: int, batch_size: int) -> FaceJob:
+    def job(self, name: str, size_px: int) -> FaceJob:
         """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
         pictures = pictures_of(self.clips[name])
         number = np.array(list(pictures), np.int64)
@@ -90,7 +89,7 @@ class FaceTree:
         if (times := self._times(name)).exists():
             t_s = _exact_times(times, pictures)
             fps = float(np.ptp(number) / np.ptp(t_s)) if len(number) > 1 else fps
-        return FaceJob(tuple(pictures.values()), number, t_s, fps, self.side_px, size_px, batch_size)
+        return FaceJob(tuple(pictures.values()), number, t_s, fps, self.side_px, size_px)
 
     def stamp(self, name: str) -> str:
         """Tells one version of a clip's pictures, and of their exact times, from another."""
@@ -241,8 +240,8 @@ def _require_like_all(image: Image.Image, side_px: int) -> None:
 def stored_crops(job: FaceJob) -> Iterator[Piece]:
     """Every picture of a clip, scaled like a face crop: RGB uint8 (n, size_px, size_px, 3), zeros where it is bad."""
     whole = np.array([0, 0, job.side_px, job.side_px])
-    for first in range(0, len(job.paths), job.batch_size):
-        part = slice(first, first + job.batch_size)
+    for first in range(0, len(job.paths), PIECE_PICTURES):
+        part = slice(first, first + PIECE_PICTURES)
         paths = job.paths[part]
         crops = np.zeros((len(paths), job.size_px, job.size_px, 3), np.uint8)
         unusable = {}

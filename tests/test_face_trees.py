@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from helpers import face_trees
 from helpers.config import PreparationConfig
 from helpers.export import export_faces
 from helpers.extract import prepare_clips
@@ -70,9 +71,9 @@ KINDS = {
 }
 
 
-def crops_of(tree, name, size_px=SIDE, batch_size=4):
+def crops_of(tree, name, size_px=SIDE):
     """All crops of a clip, their times and numbers, and the reasons by their place in the clip."""
-    pieces = list(stored_crops(tree.job(name, size_px, batch_size)))
+    pieces = list(stored_crops(tree.job(name, size_px)))
     starts = np.cumsum([0, *(len(piece.values) for piece in pieces)])
     reasons = {
         int(start) + at: reason
@@ -103,13 +104,14 @@ def test_the_pictures_are_decoded_exactly_and_in_colour(tmp_path):
     np.testing.assert_array_equal(crops[0], expected)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, batch_size):
+@pytest.mark.parametrize("at_a_time", [1, 3, 64])
+def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, monkeypatch, at_a_time):
+    monkeypatch.setattr(face_trees, "PIECE_PICTURES", at_a_time)
     folder = tmp_path / "tree" / "a"
     write_tree(folder, [0, 5, 200])
     write_tree(tmp_path / "tree" / "b", range(3))
     write_bad_pictures(folder)
-    crops, _, numbers, reasons = crops_of(open_face_tree(tmp_path / "tree", 30.0), "a", batch_size=batch_size)
+    crops, _, numbers, reasons = crops_of(open_face_tree(tmp_path / "tree", 30.0), "a")
     assert numbers.tolist() == [0, 5, *range(100, 111), 200]
     assert list(reasons) == list(range(2, 13))
     for got, expected in zip(reasons.values(), KINDS.values(), strict=True):
@@ -148,8 +150,8 @@ def test_two_pictures_of_one_number_cost_their_clip_only(tmp_path):
     write_tree(tmp_path / "b", [10])
     tree = open_face_tree(tmp_path, 30.0)
     with pytest.raises(StoredError, match="face_000010.jpg and frame_10.png have the same number 10"):
-        tree.job("a", SIDE, 4)
-    assert tree.job("b", SIDE, 4).track.n_frames == 1
+        tree.job("a", SIDE)
+    assert tree.job("b", SIDE).track.n_frames == 1
 
 
 def test_a_changed_renamed_or_removed_picture_changes_the_stamp_of_its_clip(tmp_path):
@@ -215,7 +217,7 @@ def test_what_export_writes_comes_back_with_its_exact_times(exported):
     assert numbers.tolist() == list(range(0, 73, 3))
     assert reasons == {}
     np.testing.assert_allclose(t_s, np.arange(0, 73, 3) / 15)
-    assert tree.job("ü.001", 224, 4).track.fps == pytest.approx(15)
+    assert tree.job("ü.001", 224).track.fps == pytest.approx(15)
     track = read_track(exported / "run" / "faces" / "ü.001.npz")
     frames = iter_frames(exported / "data" / "ü.001.mp4", indices=slice(0, None, 3))
     expected = [crop_at(frame, track, t, 224) for frame, t, _ in frames]
@@ -231,7 +233,7 @@ def test_exported_times_that_do_not_fit_the_pictures_cost_the_clip(exported, tmp
     write_arrays(times, frame=np.arange(0, 73, 6), t_s=np.arange(0, 73, 6) / 15)
     assert tree.stamp("ü.001") != before
     with pytest.raises(StoredError, match="say nothing of face_000003.jpg"):
-        tree.job("ü.001", 224, 4)
+        tree.job("ü.001", 224)
     times.write_bytes(b"half")
     with pytest.raises(StoredError, match="ü.001.npz, is damaged"):
-        tree.job("ü.001", 224, 4)
+        tree.job("ü.001", 224)
