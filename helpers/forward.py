@@ -54,9 +54,7 @@ def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
         except failures as error:
             reason = str(error).splitlines()[0]
             if any(word in str(error) for word in OUT_OF_MEMORY):
-                raise MemoryError(
-                    f"the network ran out of memory on an input of {x.shape}: {reason}. Lower batch_size."
-                ) from None
+                raise MemoryError(f"the network ran out of memory on an input of {x.shape}: {reason}.") from None
             raise NetworkError(f"the network failed on an input of {x.shape}: {reason}") from error
 
     return forward

@@ -14,18 +14,18 @@ import numpy as np
 
 from helpers.attention import get_attention_weights
 from helpers.backbones import Backbone, build_backbone
+from helpers.clip_run import CLIP_ERRORS
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
-from helpers.extract import CLIP_ERRORS
 from helpers.faces import FaceTrack, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.reduction import STREAMS, Reduction, read_reduction
-from helpers.rows import dynamic_rows, static_rows
+from helpers.rows import DynamicRows, StaticRows, rows_of_clip
 from helpers.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -166,9 +166,11 @@ def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[
     track = track_clip(video, scorer.preparation)
     crops = face_crops(Job(Path(video), track, scorer.static, backend, size_px))
     flows = face_flows(Job(Path(video), track, scorer.dynamic, backend))
+    faces, motion = StaticRows(track), DynamicRows(track, scorer.dynamic)
+    static, dynamic, preprocess = scorer.static, scorer.dynamic, scorer.backbone.preprocess
     rows = {
-        "static": static_rows(crops, track, scorer.backbone, scorer.face_forward).in_time(),
-        "dynamic": dynamic_rows(flows, track, scorer.motion_forward, scorer.dynamic).in_time(),
+        "static": rows_of_clip(faces, crops, scorer.face_forward, static.batch_size, preprocess).in_time(),
+        "dynamic": rows_of_clip(motion, flows, scorer.motion_forward, dynamic.batch_size).in_time(),
     }
     for name in STREAMS:
         if not len(rows[name].valid):

@@ -1,13 +1,12 @@
 """The benchmarks run and say what they promise; how fast anything is, no test judges."""
 
-import shutil
 import sys
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks import __main__, alternation, extraction, forward, training
+from benchmarks import __main__, alternation, forward, training
 from helpers.backbones import Backbone
 from helpers.files import ROOT, read_json
 from helpers.weights import Weights
@@ -77,27 +76,6 @@ def test_the_cosine_is_that_of_the_worst_row():
     assert forward.worst_cosine(a, b, 2) == pytest.approx(24 / 25)
 
 
-@pytest.mark.slow
-def test_extraction_measures_what_can_be_used_and_names_the_rest(tmp_path, capsys):
-    data = tmp_path / "clips"
-    data.mkdir()
-    shutil.copy(ROOT / "data_sample" / "awkward" / "very_short.mp4", data)
-    (data / "a_text.mp4").write_text("no video")
-    result = rows_of(extraction, tmp_path, capsys, "--data", str(data), "--rounds", "1")
-    assert [row["part"] for row in result["rows"]] == list(extraction.PARTS)
-    assert all(len(row["seconds"]) == 1 and row.keys() >= {"part", "s_per_clip"} for row in result["rows"])
-    assert [(row["limit"], row["ratio"] > 0) for row in result["rows"][-2:]] == [("ResNet-50", True), ("I3D", True)]
-    assert [entry["clip"] for entry in result["skipped"]] == ["a_text"]
-    assert "a_text.mp4" in result["skipped"][0]["reason"]
-
-
-def test_extraction_without_a_usable_clip_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "build_stages", lambda precision: {})
-    (tmp_path / "a_text.mp4").write_text("no video")
-    with pytest.raises(ValueError, match=r"must hold a clip that can be used, got 1 that cannot"):
-        extraction.main(["--data", str(tmp_path)])
-
-
 class SmallModel(keras.Model):
     def __init__(self, *widths):
         super().__init__()
@@ -130,7 +108,7 @@ def test_all_benchmarks_run_though_one_fails(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(fake))
     assert __main__.main(["--json", str(tmp_path)]) == 1
     out, err = capfd.readouterr()
-    for name in ("forward", "extraction", "training"):
+    for name in ("forward", "training"):
         assert f"== {name}\n-m benchmarks.{name} --json {tmp_path / name}.json" in out
     assert "error: forward failed" in err
 

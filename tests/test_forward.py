@@ -110,7 +110,7 @@ def test_an_unknown_precision_is_refused(network):
         (
             tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
             MemoryError,
-            "OOM when allocating. Lower batch_size",
+            r"ran out of memory on an input of \(2, 3\): OOM when allocating",
         ),
     ],
 )
