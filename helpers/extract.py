@@ -9,7 +9,7 @@ with `shared` against those who do not say so too: several processes may each br
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,17 +24,19 @@ from helpers.backbones import build_backbone
 from helpers.batches import Batches
 from helpers.clip_run import CLIP_ERRORS, Clip, ClipRun
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
+from helpers.crops import CROP_PX
 from helpers.detectors import detector_file, require_detector
 from helpers.deviation import comparison
 from helpers.device import list_devices
-from helpers.faces import TRACK_LAYOUT, FaceTrack, read_track, track_of, tracks_of, write_track
+from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import compile_forward
 from helpers.i3d import build_motion_network
 from helpers.progress import Progress
 from helpers.rows import ClipRows, DynamicRows, StaticRows, why_invalid
-from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
+from helpers.sources import StoredSource, VideoSource, open_source
+from helpers.store import FeatureFile, Stage, read_features, write_features
+from helpers.stored import StoredTrack
 from helpers.video import backend_name, backend_version
 from helpers.worker import cores
 
@@ -81,7 +83,6 @@ class Extraction:
         name: Of the stage, also its folder.
         cfg: Its parameters.
         weights: Provenance of the network.
-        work: Runs in the decoder processes.
         size_px: Side of the crops.
         rows: Begins the rows of a clip.
         batches: The network.
@@ -91,9 +92,8 @@ class Extraction:
     name: str
     cfg: StaticConfig | DynamicConfig
     weights: dict[str, str]
-    work: Callable[[Job], Iterator[Piece]]
     size_px: int
-    rows: Callable[[FaceTrack], ClipRows]
+    rows: Callable[[FaceTrack | StoredTrack], ClipRows]
     batches: Batches
     found: dict[str, Any]
 
@@ -105,7 +105,7 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
     compare = comparison(backbone.model, cfg.precision, found)
     batches = Batches(forward, cfg.batch_size, prepare=backbone.preprocess, compare=compare)
     weights = backbone.weights.as_dict()
-    how = Extraction("static", cfg, weights, face_crops, backbone.input_px, StaticRows, batches, found)
+    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, found)
     return _extract(clips, how, shared=shared)
 
 
@@ -116,7 +116,7 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = F
     forward, found = compile_forward(network, cfg.precision), {}
     batches = Batches(forward, cfg.batch_size, compare=comparison(network, cfg.precision, found))
     rows = partial(DynamicRows, cfg=cfg)
-    how = Extraction("dynamic", cfg, weights.as_dict(), face_flows, CROP_PX, rows, batches, found)
+    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, found)
     return _extract(clips, how, shared=shared)
 
 
@@ -131,32 +131,27 @@ def check_dynamic(cfg: DynamicConfig) -> None:
 
 
 def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str, Any]:
-    """What both extractions share: tracks in, feature files, invalid rows and the log out."""
+    """What both extractions share: clips in, feature files, invalid rows and the log out."""
     cfg = how.cfg
-    faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
+    source = open_source(cfg, clips.index)
     identity = {
-        "parameters": cfg.as_dict(without=NOT_DECISIVE),
+        "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
         "weights": how.weights,
         "network_backend": keras.backend.backend(),
-        "preparation": {name: faces["identity"][name] for name in ("parameters", "detector")},
+        **source.identity,
     }
-    backend = faces["identity"]["parameters"]["backend"]
-    no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
-
-    def job(path: Path, key: str, stamp: str) -> tuple[Job, FaceTrack]:
-        track = track_of(cfg.out, key, stamp, no_track)
-        return Job(path, track, cfg, backend, how.size_px), track
+    made_with = {"keras": keras.__version__, **source.made_with}
+    job = partial(source.job, size_px=how.size_px)
 
     with (
         Stage(cfg.out / how.name, how.name, identity, made_with, shared=shared) as stage,
         Progress(STEPS[how.name], len(clips), shown=cfg.progress, network_s=lambda: how.batches.network_s) as progress,
     ):
         started = datetime.now(UTC)
-        with ClipRun(clips, cfg.data, stage, how.work, job, cfg.workers or cores(), progress) as run:
+        with ClipRun(clips, cfg.data, stage, source.work, job, cfg.workers or cores(), progress, source.stamp) as run:
             spent_s, n_made = _stream(run, stage, how)
         ended = datetime.now(UTC)
-        counts = run.finish() | _count_rows(clips, stage, cfg.out / "faces")
+        counts = run.finish() | _count_rows(clips, stage, source)
         if n_made:
             entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
             write_json(stage.folder / "extraction_log.json", entry | {"failed": counts["failed"]})
@@ -233,7 +228,7 @@ class _Writer:
             self._run.made(clip, n_rows)
 
 
-def _count_rows(clips: pd.DataFrame, stage: Stage, faces: Path) -> dict[str, int]:
+def _count_rows(clips: pd.DataFrame, stage: Stage, source: VideoSource | StoredSource) -> dict[str, int]:
     """Count the rows of a stage's clips, recording the reason of every invalid one."""
     counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
     failed = {entry["clip"] for entry in stage.failed}
@@ -242,7 +237,7 @@ def _count_rows(clips: pd.DataFrame, stage: Stage, faces: Path) -> dict[str, int
         counts["rows"] += len(rows.valid)
         counts["feature_dim"] = rows.features.shape[1]
         if not rows.valid.all():
-            for row, reason in why_invalid(rows, read_track(faces / f"{key}.npz")).items():
+            for row, reason in why_invalid(rows, source.track(key)).items():
                 stage.fail(key, reason, row)
                 counts["invalid_rows"] += 1
     return counts

@@ -20,7 +20,8 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from helpers.crops import Piece
+from helpers.clock import Clock
+from helpers.crops import PIECE_CROPS, Piece
 from helpers.faces import crop_face
 from helpers.names import clip_key, natural_order
 from helpers.store import read_arrays
@@ -28,7 +29,6 @@ from helpers.stored import StoredError, StoredTrack, commonest, spread, stamp_of
 
 PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number counts: face_frame_0035.jpg
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.export` keeps numbers and seconds
-PIECE_PICTURES = 32  # pictures that are handed over at a time: 5 MB at 224 px
 LOOKED_AT_CLIPS, LOOKED_AT_PICTURES = 16, 3  # to find out the side of a tree's pictures
 EXIF_ORIENTATION = 0x0112
 OTHER_MODES = {
@@ -174,7 +174,7 @@ def pictures_of(folder: Path) -> dict[int, Path]:
         StoredError: There are none any more, or two have the same number.
     """
     found: dict[int, Path] = {}
-    for path in _numbered(folder):
+    for path in _numbered(folder) if folder.is_dir() else []:
         number = int(PICTURE.fullmatch(path.name)[1])
         if number in found:
             raise StoredError(f"{found[number].name} and {path.name} have the same number {number}")
@@ -224,7 +224,8 @@ def read_face(path: Path, side_px: int) -> np.ndarray:
         what = "not a picture" if path.stat().st_size else "empty (0 bytes)"
         raise PictureError(f"{path.name}: {what}") from None
     except UNREADABLE as error:
-        raise PictureError(f"{path.name}: unreadable ({error})") from None
+        why = getattr(error, "strerror", None) or error  # the text of the others names no folder
+        raise PictureError(f"{path.name}: unreadable ({why})") from None
 
 
 def _require_like_all(image: Image.Image, side_px: int) -> None:
@@ -240,15 +241,18 @@ def _require_like_all(image: Image.Image, side_px: int) -> None:
 def stored_crops(job: FaceJob) -> Iterator[Piece]:
     """Every picture of a clip, scaled like a face crop: RGB uint8 (n, size_px, size_px, 3), zeros where it is bad."""
     whole = np.array([0, 0, job.side_px, job.side_px])
-    for first in range(0, len(job.paths), PIECE_PICTURES):
-        part = slice(first, first + PIECE_PICTURES)
+    clock = Clock()
+    for first in range(0, len(job.paths), PIECE_CROPS):
+        part = slice(first, first + PIECE_CROPS)
         paths = job.paths[part]
         crops = np.zeros((len(paths), job.size_px, job.size_px, 3), np.uint8)
         unusable = {}
-        for place, path in enumerate(paths):
-            try:
-                face = read_face(path, job.side_px)
-                crops[place] = face if job.size_px == job.side_px else crop_face(face, whole, job.size_px)
-            except PictureError as error:
-                unusable[place] = str(error)
-        yield Piece(crops, job.t_s[part], job.number[part], f"Pillow {PIL.__version__}", unusable=unusable)
+        with clock("reading"):
+            for place, path in enumerate(paths):
+                try:
+                    face = read_face(path, job.side_px)
+                    crops[place] = face if job.size_px == job.side_px else crop_face(face, whole, job.size_px)
+                except PictureError as error:
+                    unusable[place] = str(error)
+        reader = f"Pillow {PIL.__version__}"
+        yield Piece(crops, job.t_s[part], job.number[part], reader, unusable=unusable, spent_s=clock.read())

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from helpers.clock import Clock
 from helpers.crops import PIECE_FLOWS, Piece
 from helpers.flow import normalise_flow, resize_flow
 from helpers.flow_files import PAIR, pair_files, read_flow
@@ -120,7 +121,7 @@ def _about(path: Path, fps: float) -> tuple[int, float, str]:
         if path.suffix == ".npy":
             return len(_array(path)), float(fps), ARRAY
         arrays = read_arrays(path, ("t_s", "fps", "method"))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise StoredError(str(error).replace(f"{path.parent}/", "")) from None
     t_s, rate = arrays["t_s"], float(arrays["fps"])
     if np.abs(t_s - np.arange(len(t_s)) / rate).max() > 0.5 / rate:
@@ -143,16 +144,19 @@ def _shapes(path: Path) -> Iterator[tuple[int, ...]]:
 def stored_flows(job: FlowJob) -> Iterator[Piece]:
     """Every field of a clip, scaled and normalised: float32 (n, input_px, input_px, 2) in [-1, 1], bad ones zeros."""
     number, read = _reader(job)
+    clock = Clock()
     for first in range(0, job.n_flows, PIECE_FLOWS):
         places = np.arange(first, min(first + PIECE_FLOWS, job.n_flows))
         flows = np.zeros((len(places), job.input_px, job.input_px, 2), np.float32)
         unusable = {}
-        for i, place in enumerate(places):
-            try:
-                flows[i] = normalise_flow(resize_flow(read(place), job.input_px), job.clip_px)
-            except FieldError as error:
-                unusable[i] = str(error)
-        yield Piece(flows, places / job.fps, number[places], f"stored flow: {job.made}", unusable=unusable)
+        with clock("reading"):
+            for i, place in enumerate(places):
+                try:
+                    flows[i] = normalise_flow(resize_flow(read(place), job.input_px), job.clip_px)
+                except FieldError as error:
+                    unusable[i] = str(error)
+        reader = f"stored flow: {job.made}"
+        yield Piece(flows, places / job.fps, number[places], reader, unusable=unusable, spent_s=clock.read())
 
 
 def _reader(job: FlowJob) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
@@ -199,11 +203,15 @@ def _checked(field: np.ndarray, name: str, side_px: int) -> np.ndarray:
 
 def _loaded(path: Path) -> np.ndarray:
     """The array of an npy file, read where it is used."""
-    if not path.stat().st_size:
-        raise FieldError(f"{path.name}: empty (0 bytes)")
     try:
+        if not path.stat().st_size:
+            raise FieldError(f"{path.name}: empty (0 bytes)")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except FieldError:
+        raise
+    except OSError as error:
+        raise FieldError(f"{path.name}: unreadable ({error.strerror or error})") from None
+    except (ValueError, EOFError) as error:
         with open(path, "rb") as file:
             plain = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
         what = f"cut short or damaged ({error})" if plain else "not an npy file"

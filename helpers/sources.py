@@ -43,7 +43,7 @@ class VideoSource:
 
     def stamp(self, path: Path, key: str) -> str:
         """Tells one version of a clip from another."""
-        return clip_stamp(path) if path.exists() else "missing"
+        return clip_stamp(path)
 
     def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[Job, FaceTrack]:
         """What `work` takes, and the track; NoFaceError with the reason where there is none."""
@@ -83,7 +83,7 @@ class StoredSource:
         """Tells one version of a clip's files from another; "missing" where there are none that can be used."""
         try:
             return self.tree.stamp(self.named[key])
-        except (KeyError, StoredError):
+        except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
             return "missing"
 
     def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[FaceJob | FlowJob, StoredTrack]:

@@ -118,7 +118,9 @@ def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
 
 
 def clip_stamp(path: str | Path) -> str:
-    """What tells one version of a video file from another: its size in bytes and time of change."""
+    """What tells one version of a video file from another: its size and time of change; "missing" where it is not."""
+    if not Path(path).exists():
+        return "missing"
     stat = Path(path).stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
