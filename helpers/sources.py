@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.crops import Job, Piece, face_crops, face_flows
+from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
 from helpers.elsewhere import match_clips
 from helpers.face_trees import FaceJob, FaceTree, open_face_tree, stored_crops
 from helpers.faces import FaceTrack, read_track, track_of
@@ -131,3 +133,25 @@ def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | FlowTree | None:
     if isinstance(cfg, StaticConfig):
         return open_face_tree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
     return open_flow_tree(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
+
+
+def inputs_at(
+    source: VideoSource | StoredSource, path: Path, key: str, places: Iterable[int], size_px: int = CROP_PX
+) -> np.ndarray:
+    """What the network is shown of a clip, to be looked at.
+
+    Args:
+        source: Where it comes from.
+        path, key: Of the clip.
+        places: Which of its faces or flows, counted from 0.
+        size_px: Side of the faces.
+
+    Returns:
+        Faces RGB uint8 (k, size_px, size_px, 3), or flow float32 (k, input_px, input_px, 2) in [-1, 1].
+    """
+    job, _ = source.job(path, key, source.stamp(path, key), size_px)
+    places, seen, n_seen = list(places), {}, 0
+    for piece in source.work(job):
+        seen |= {n_seen + i: piece.values[i] for i in range(len(piece.values)) if n_seen + i in places}
+        n_seen += len(piece.values)
+    return np.stack([seen[place] for place in places])

@@ -2,13 +2,15 @@
 
 import logging
 
+import numpy as np
 import pytest
+import test_face_trees
 from test_face_trees import SIDE
 from test_face_trees import write_tree as write_faces
 from test_flow_files import some_flow, write_tree
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.sources import open_source
+from helpers.sources import inputs_at, open_source
 from helpers.stored import StoredError
 
 KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
@@ -47,6 +49,24 @@ def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path)
     assert not {"flow_dir", "flow_fps", "flow"} & set(cfg.as_dict(without=source.not_decisive))
     job, track = source.job(tmp_path, "c", "", 224)
     assert (job.input_px, job.clip_px, track.n_frames, track.fps) == (32, 20.0, 6, 5.0)
+
+
+exported = test_face_trees.exported
+
+
+def test_what_the_network_is_shown_can_be_looked_at(exported, tmp_path):
+    folders = {"data_dir": str(exported / "data"), "out_dir": str(exported / "run")}
+    video = exported / "data" / "ü.001.mp4"
+    cfg = StaticConfig(**folders, every_n_frames=6)
+    of_video = inputs_at(open_source(cfg, ["ü.001"]), video, "ü.001", np.array([11, 0]))
+    stored = StaticConfig(**folders, faces_dir=str(exported / "faces_jpeg"))
+    of_tree = inputs_at(open_source(stored, ["ü.001"]), video, "ü.001", [23, 1])  # every third frame: 69 and 3
+    assert of_video.shape == of_tree.shape == (2, 224, 224, 3)
+    assert np.abs(of_video.astype(int) - of_tree).mean() < 3
+    assert np.abs(of_video[0].astype(int) - of_video[1]).mean() > 5
+    flow = inputs_at(open_source(DynamicConfig(**folders), ["ü.001"]), video, "ü.001", [40])
+    assert flow.shape == (1, 112, 112, 2)
+    assert 0 < np.abs(flow).max() <= 1
 
 
 def test_a_tree_of_other_clips_is_refused(tmp_path):
