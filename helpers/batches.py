@@ -7,9 +7,10 @@ The network runs in a thread of its own while the next batch is filled; no resul
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -145,3 +146,21 @@ class Batches:
         if self._compare:
             self._compare(x[: len(samples)], y)
         return list(y)
+
+
+def run_batches(
+    forward: Forward,
+    samples: Iterable[np.ndarray],
+    batch_size: int,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """The network's output for every sample, in their order; see `Batches`. NetworkError if it fails on one."""
+    outputs: dict[int, np.ndarray | NetworkError] = {}
+    with Batches(forward, batch_size, prepare=prepare) as batches:
+        for place, sample in enumerate(samples):
+            batches.add(sample, partial(outputs.__setitem__, place))
+        batches.finish()
+    for output in outputs.values():
+        if isinstance(output, NetworkError):
+            raise output
+    return [outputs[place] for place in range(len(outputs))]

@@ -61,7 +61,7 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool =
     made_with = {"decoder": backend_version(cfg.backend)}
     with (
         Stage(cfg.out / "faces", "faces", identity, made_with, shared=shared) as stage,
-        Progress("02 preparation", len(clips), shown=cfg.progress) as progress,
+        Progress("02 preparation", len(clips), cfg.out, shown=cfg.progress) as progress,
         ClipRun(clips, cfg.data, stage, tracks_of, job, cfg.workers or cores(), progress) as run,
     ):
         for clip, tracks in run:
@@ -145,7 +145,9 @@ def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str,
 
     with (
         Stage(cfg.out / how.name, how.name, identity, made_with, shared=shared) as stage,
-        Progress(STEPS[how.name], len(clips), shown=cfg.progress, network_s=lambda: how.batches.network_s) as progress,
+        Progress(
+            STEPS[how.name], len(clips), cfg.out, shown=cfg.progress, network_s=lambda: how.batches.network_s
+        ) as progress,
     ):
         started = datetime.now(UTC)
         with ClipRun(clips, cfg.data, stage, source.work, job, cfg.workers or cores(), progress, source.stamp) as run:
