@@ -117,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--limit must be 0 or more, got {arguments.limit}.")
     tasks = workbook.plan(data, out, weights=arguments.weights, params=arguments.params, limit=arguments.limit)
     chosen = workbook.select(arguments.only, arguments.start)
-    stored = workbook.stored_keys([task for task in tasks if task.name in chosen], data)
+    stored = workbook.stored_keys(tasks, data)
     if stored:
         chosen = workbook.without_videos(tasks, chosen, data)
     wanted = [task for task in tasks if task.name in chosen]

@@ -143,7 +143,8 @@ def without_videos(tasks: list[Task], chosen: list[str], data: Path) -> list[str
                 "Set it, or choose other notebooks with --only."
             )
     left_out = [name for name in chosen if name in NEED_VIDEOS]
-    log.info("%s holds no videos: left out are %s", data, ", ".join(left_out) or "no notebooks")
+    if left_out:
+        log.info("%s holds no videos: %s are left out", data, ", ".join(left_out))
     return [name for name in chosen if name not in left_out]
 
 
