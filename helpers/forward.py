@@ -1,10 +1,11 @@
 """The fastest compiled forward pass of a frozen Keras model on each backend: an array in, an array out.
 
 TensorFlow runs a frozen graph (variables turned to constants, batch norm folded), JAX a jitted function, PyTorch an
-inference-mode call. Only the backend that runs is imported, and no setting of the process is touched.
+eager inference-mode call. Only the backend that runs is imported, and no setting of the process is touched.
 """
 
 import logging
+import re
 from collections.abc import Callable
 from functools import cache
 
@@ -16,13 +17,14 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-OUT_OF_MEMORY = ("OOM", "out of memory", "RESOURCE_EXHAUSTED")
+# What TensorFlow, PyTorch (GPU, processor) and JAX say; the last one whatever the device.
+OUT_OF_MEMORY = ("OOM when", "out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
 class NetworkError(RuntimeError):
-    """The backend failed on one input; the message has its first line."""
+    """The backend failed on one input; the message has the line that says why."""
 
 
 def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
@@ -52,14 +54,22 @@ def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
         try:
             return run(x)
         except failures as error:
-            reason = str(error).splitlines()[0]
-            if any(word in str(error) for word in OUT_OF_MEMORY):
+            reason = _reason(str(error))
+            if any(words in reason for words in OUT_OF_MEMORY):
                 raise MemoryError(
                     f"the network ran out of memory on an input of {x.shape}: {reason}. Lower batch_size."
                 ) from None
             raise NetworkError(f"the network failed on an input of {x.shape}: {reason}") from error
 
     return forward
+
+
+def _reason(message: str) -> str:
+    """The line of a backend's message that says what happened: Keras and TensorFlow put where it happened before it."""
+    if quoted := re.search(r"\x1b\[1m(.+?)\x1b\[0m", message, re.DOTALL):  # Keras prints what a layer raised in bold
+        message = quoted[1]
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
+    return next((line for line in lines if any(words in line for words in OUT_OF_MEMORY)), lines[0]).rstrip(".")
 
 
 Compiled = tuple[Forward, tuple[type[Exception], ...]]  # and the errors of the backend that may come out of it
@@ -105,7 +115,7 @@ def _torch(model: keras.Model, precision: str) -> Compiled:
 
     model = model if precision == "float32" else in_half(model, precision)
 
-    def forward(x: np.ndarray) -> np.ndarray:
+    def forward(x: np.ndarray) -> np.ndarray:  # not torch.compile: it breaks off at every Keras layer, for minutes
         with torch.inference_mode():
             y = model(np.asarray(x, np.float32), training=False)
             return keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
