@@ -19,6 +19,9 @@ from helpers.files import ROOT
 from helpers.model import CompletePersonalityModel
 from helpers.store import read_arrays
 
+pytestmark = pytest.mark.skipif(
+    find_spec("jax") is None, reason="JAX is not installed: pip install -e '.[jax]' brings it, or requirements.lock"
+)
 COMPARED = ("static rows", "dynamic rows", "scores", "attention", "aligned_mlp")
 
 
@@ -39,8 +42,6 @@ def tensorflow(tmp_path_factory):
 @pytest.fixture(scope="module")
 def jax(tensorflow, tmp_path_factory):
     """What JAX makes of the same."""
-    if find_spec("jax") is None:
-        pytest.skip("JAX is not installed: pip install -e '.[jax]' brings it, and so does requirements.lock")
     folder = tmp_path_factory.mktemp("jax") / "run"
     shutil.copytree(tensorflow[0], folder)
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
