@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import keras
 import numpy as np
@@ -88,16 +89,45 @@ def _tensorflow(model: keras.Model, precision: str) -> Compiled:
     config = tf.compat.v1.ConfigProto()
     if precision == "bfloat16" and not on_gpu:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+    device = _chosen_device(model)
+    if device:
+        config.allow_soft_placement = True  # for what that device cannot do, such as looking at a shape
+        config.device_count["CPU"] = len(tf.config.list_logical_devices("CPU"))
 
     @cache
     def compiled(sample_shape: tuple[int, ...]) -> Forward:
         function = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
         concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), tf.float32))
         frozen = convert_variables_to_constants_v2(concrete)
-        session = tf.compat.v1.Session(graph=frozen.graph, config=config)  # its options are its own, not the process's
+        graph = _graph_on(device, frozen.graph) if device else frozen.graph  # traced, it knows no device
+        session = tf.compat.v1.Session(graph=graph, config=config)  # its options are its own, not the process's
         return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
 
     return lambda x: compiled(np.shape(x)[1:])(np.asarray(x, np.float32)), (tf.errors.OpError,)
+
+
+def _chosen_device(model: keras.Model) -> str | None:
+    """Name of TensorFlow's device that holds the model's weights; None where it is the one a session takes anyway."""
+    import tensorflow as tf
+
+    if not model.weights:
+        return None
+    spec = tf.DeviceSpec.from_string(model.weights[0].value.device)
+    name = f"/device:{spec.device_type}:{spec.device_index}"
+    first = (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[0].name
+    return None if name == first else name
+
+
+def _graph_on(device: str, graph: Any) -> Any:
+    """Return TensorFlow's graph with every operation, the weights among them, on one device."""
+    import tensorflow as tf
+
+    definition = graph.as_graph_def()
+    for node in definition.node:
+        node.device = device
+    with tf.Graph().as_default() as placed:
+        tf.graph_util.import_graph_def(definition, name="")
+    return placed
 
 
 def _jax(model: keras.Model, precision: str) -> Compiled:
