@@ -156,6 +156,7 @@ class SetupConfig(Parameters):
     require_gpu: bool = False
     size: int = number(1024, 64, 16384)
     repeats: int = number(5, 1, 1000)
+    batches: list[int] = number([1, 2, 4, 8], 1, 65536)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import __main__, alternation, forward, training
+from benchmarks import __main__, alternation, forward, machine, training
 from helpers.backbones import Backbone
-from helpers.files import ROOT, read_json
+from helpers.files import ROOT, read_json, write_json
 from helpers.weights import Weights
 
 
@@ -98,6 +98,24 @@ def test_training(tmp_path, capsys, monkeypatch):
         assert row["parameters"] == 12 * 5
     assert rows[0]["ratio"] == 1
     assert rows[0]["val_loss"] == pytest.approx(rows[1]["val_loss"], rel=1e-3)  # the same work
+
+
+def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("helpers.throughput.build_backbone", small_backbone)
+    tiny = ["--size", "64", "--batches", "1", "3", "--clips", "1", "--px", "32", "--repeats", "1"]
+    tiny += ["--endpoint", "MaxPool3d_2a_3x3"]
+    result = rows_of(machine, tmp_path, capsys, *tiny)
+    names = [(row["name"], row["batch"]) for row in result["rows"]]
+    assert names[0] == ("matmul 64 x 64", 1)
+    assert names[3:] == [("resnet50", 1), ("resnet50", 3), ("I3D to MaxPool3d_2a_3x3", 1)]
+    assert all(row["per_s"] > 0 for row in result["rows"])
+    assert result["measured"][:2] == "20"
+    twice = {"settings": {"px": 1}, "rows": [row | {"per_s": 2 * row["per_s"]} for row in result["rows"]]}
+    write_json(tmp_path / "b.json", result | twice)
+    machine.main(["--compare", str(tmp_path / "result.json"), str(tmp_path / "b.json")])
+    said = capsys.readouterr().out
+    assert "measured with different settings: " in said
+    assert said.count(" 2.00\n") == len(result["rows"])
 
 
 def test_all_benchmarks_run_though_one_fails(tmp_path, capfd, monkeypatch):
