@@ -32,6 +32,7 @@ from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import compile_forward
 from helpers.i3d import build_motion_network
+from helpers.monitor import Monitor
 from helpers.progress import Progress
 from helpers.rows import ClipRows, DynamicRows, StaticRows, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
@@ -145,8 +146,14 @@ def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str,
 
     with (
         Stage(cfg.out / how.name, how.name, identity, made_with, shared=shared) as stage,
+        Monitor() as monitor,
         Progress(
-            STEPS[how.name], len(clips), cfg.out, shown=cfg.progress, network_s=lambda: how.batches.network_s
+            STEPS[how.name],
+            len(clips),
+            cfg.out,
+            shown=cfg.progress,
+            network_s=lambda: how.batches.network_s,
+            usage=monitor.in_words,
         ) as progress,
     ):
         started = datetime.now(UTC)
@@ -156,7 +163,8 @@ def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str,
         counts = run.finish() | _count_rows(clips, stage, source)
         if n_made:
             entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
-            write_json(stage.folder / "extraction_log.json", entry | {"failed": counts["failed"]})
+            entry |= {"failed": counts["failed"], "usage": monitor.summary().as_dict()}
+            write_json(stage.folder / "extraction_log.json", entry)
         stage.made_with = how.found | stage.made_with  # what an earlier run of this stage has found stays
         return stage.finish(**counts)
 

@@ -119,9 +119,13 @@ def test_the_log_has_the_eleven_keys(run):
         "start_time", "total_images", "batch_size", "gpu_acceleration", "end_time", "extraction_time_seconds",
         "extraction_time_formatted", "features_shape", "features_saved_to", "average_time_per_image",
         "images_per_second",
-    } == set(log) - {"weights", "failed", "seconds_spent", "network_share"}  # fmt: skip
+    } == set(log) - {"weights", "failed", "seconds_spent", "network_share", "usage"}  # fmt: skip
     assert set(log["seconds_spent"]) == {"decoding", "cropping", "network", "writing"}
     assert 0 < log["network_share"] < 1
+    assert log["usage"]["memory_peak_gib"] > 0
+    line = (Path(folders["out_dir"]) / "progress.log").read_text().splitlines()[1]
+    assert "03 static: 4 of 4 clips, " in line
+    assert "GiB at most" in line
     log = read_json(Path(folders["out_dir"]) / "dynamic" / "extraction_log.json")
     assert log["total_sequences"] == 18
     assert set(log["seconds_spent"]) == {"decoding", "cropping", "flow", "network", "writing"}
