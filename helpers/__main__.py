@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     from helpers import report, workbook
+    from helpers.clips import write_clips
     from helpers.lock import FolderLock
 
     data, out = arguments.data.resolve(), arguments.out.resolve()
@@ -116,8 +117,14 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--limit must be 0 or more, got {arguments.limit}.")
     tasks = workbook.plan(data, out, weights=arguments.weights, params=arguments.params, limit=arguments.limit)
     chosen = workbook.select(arguments.only, arguments.start)
-    workbook.check_inputs([task for task in tasks if task.name in chosen], data, out, arguments.limit)
+    stored = workbook.stored_keys(tasks, data)
+    if stored:
+        chosen = workbook.without_videos(tasks, chosen, data)
+    wanted = [task for task in tasks if task.name in chosen]
+    clips = workbook.check_inputs(wanted, data, out, arguments.limit, stored)
     with FolderLock(out):
+        if stored:
+            write_clips(clips, out / "clips.csv")  # as 01 does for videos
         executed = workbook.run(tasks, data, out, chosen)
         if not (out / "attention.json").exists():
             log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))

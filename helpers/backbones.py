@@ -137,7 +137,7 @@ def freeze(model: keras.Model, n_convolutions: int | None = None) -> None:
 
 
 def _convolves(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)
+    return isinstance(layer, keras.layers.Conv2D | keras.layers.Conv3D | keras.layers.DepthwiseConv2D)
 
 
 def write_backbone(path: str | Path, backbone: Backbone) -> None:

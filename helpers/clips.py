@@ -8,7 +8,7 @@ may not cut apart: a `source` column in `ratings.csv`, or the first 11 character
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,11 @@ def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
     if not paths:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise ValueError(f"data_dir must hold clips ({suffixes}), got none below {root}. Check the path.")
+    return _first(clip_table(paths, root), limit)
+
+
+def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:
+    """The table of `find_clips` for clips by key; `bytes` is 0 where a path below `root` is no file."""
     keys = sorted(paths, key=natural_order)
     columns = {
         "path": [paths[key] for key in keys],
@@ -68,7 +73,7 @@ def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
         "split": [split_of(key) for key in keys],
         "bytes": [_size(root / paths[key]) for key in keys],
     }
-    return _first(pd.DataFrame(columns, index=pd.Index(keys, name="key")), limit)
+    return pd.DataFrame(columns, index=pd.Index(keys, name="key"))
 
 
 def read_ratings(
@@ -151,9 +156,13 @@ def read_clips(
     *,
     targets: Sequence[str] = TRAITS,
     rating_range: tuple[float, float] = (0.0, 1.0),
+    stored: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one."""
-    clips = find_clips(data_dir)
+    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one.
+
+    With `stored`, the clips are those of these keys, of which there are no videos; their `path` is their key.
+    """
+    clips = clip_table({key: key for key in stored}, Path(data_dir)) if stored else find_clips(data_dir)
     return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
 
 
@@ -281,4 +290,4 @@ def _first(clips: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 
 def _size(path: Path) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+    return os.path.getsize(path) if os.path.isfile(path) else 0

@@ -20,7 +20,6 @@ ENDPOINTS = (
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
 
-
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # of helpers.decoders
 
 
@@ -201,6 +200,8 @@ class StaticConfig(Parameters):
     backbone: str = choice("resnet50", "resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19")
     weights: str = choice("random", "random", "pretrained")
     every_n_frames: int = number(8, 1, 1000)
+    faces_dir: str = later("")
+    faces_fps: float = later(number(30.0, 0.1, 1000.0))
     batch_size: int = number(32, 1, 4096)
     precision: str = choice("float32", "float32", "bfloat16", "float16")
     workers: int = number(0, 0, 256)
@@ -218,6 +219,8 @@ class DynamicConfig(Parameters):
     flow: str = choice("dis_fast", "dis_fast", "dis_medium", "farneback", "tvl1")
     flow_clip_px: float = number(20.0, 0.1, 1000.0)
     remove_camera: bool = later(False)
+    flow_dir: str = later("")
+    flow_fps: float = later(number(6.0, 0.1, 1000.0))
     mode: str = choice("whole", "whole", "windows")
     segment: int = number(8, 8, 512)
     window: int = number(16, 9, 512)

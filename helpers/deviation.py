@@ -1,7 +1,7 @@
 """How far a network's rows in bfloat16 or float16 lie from its rows in float32, on the inputs it is really shown.
 
-In: a compiled forward pass and its model. Out: the same pass, which runs the first batch a second time in float32, and
-a `Deviation` for the manifest. The numbers are those of this machine, backend and data.
+In: a model and the first batch that went through it. Out: a `Deviation` for the manifest. The numbers are
+those of this machine, backend and data.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from helpers.forward import Forward, NetworkError, compile_forward
+from helpers.forward import NetworkError, compile_forward
 
 log = logging.getLogger(__name__)
 
@@ -64,26 +64,25 @@ def _rows(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1, values.shape[-1])
 
 
-def compared(forward: Forward, model: keras.Model, precision: str, found: dict[str, Any]) -> Forward:
-    """Return a forward pass that also measures what its precision costs, once: on the first batch.
+def comparison(
+    model: keras.Model, precision: str, found: dict[str, Any]
+) -> Callable[[np.ndarray, np.ndarray], None] | None:
+    """What is shown input and output of every batch, and measures with the first what the precision costs.
 
     Args:
-        forward: `compile_forward(model, precision)`.
-        model: Its model.
-        precision: One of `helpers.forward.PRECISIONS`; with float32 there is nothing to measure.
+        model: The network.
+        precision: One of `helpers.forward.PRECISIONS`; with float32 there is nothing to measure: None.
         found: Gets `KEY`: a `Deviation` as a dict, or {"not_measured": reason}.
     """
     if precision == "float32":
-        return forward
+        return None
 
-    def run(x: np.ndarray) -> np.ndarray:
-        y = forward(x)
+    def look(x: np.ndarray, y: np.ndarray) -> None:
         if KEY not in found:
             found[KEY] = _measured(lambda: compile_forward(model)(x), y)
             log.info("%s: %s", precision, in_words(found[KEY]))
-        return y
 
-    return run
+    return look
 
 
 def _measured(reference: Callable[[], np.ndarray], y: np.ndarray) -> dict[str, Any]:
@@ -94,7 +93,7 @@ def _measured(reference: Callable[[], np.ndarray], y: np.ndarray) -> dict[str, A
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """Say in one line what `compared` has found."""
+    """Say in one line what `comparison` has found."""
     if "not_measured" in found:
         return f"deviation from float32 not measured: {found['not_measured']}"
     lost = f", {found['not_finite']} rows are not finite" if found["not_finite"] else ""

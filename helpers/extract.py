@@ -1,46 +1,48 @@
 """From clips to features: face tracks (02), rows of the static network (03), rows of the motion network (04).
 
 In: the table of clips (index `key`; column `path` below the data folder) and a notebook's parameters. Out: one npz per
-clip in the stage's folder and its manifest. Decoder processes prepare the next clips while a network works on this one.
-A clip that cannot be used is recorded with its reason and the run goes on; a clip that is done is not done again. A
-clip's rows depend on that clip only, never on its neighbours in the run. A folder is locked while it is filled, against
-everyone, or with `shared` against those who do not say so too: several processes may each bring some of its clips.
+clip in the stage's folder and its manifest. Decoder processes prepare the next clips, the network works on batches
+filled across clips, and files are written, all at the same time. A clip that cannot be used is recorded with its reason
+and the run goes on; a clip that is done is not done again. A folder is locked while it is filled, against everyone, or
+with `shared` against those who do not say so too: several processes may each bring some of its clips.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import av
-import cv2
 import keras
 import pandas as pd
-from tqdm.auto import tqdm
 
 from helpers.backbones import build_backbone
+from helpers.batches import Batches
+from helpers.clip_run import CLIP_ERRORS, Clip, ClipRun
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
+from helpers.crops import CROP_PX
 from helpers.detectors import detector_file, require_detector
-from helpers.deviation import compared
+from helpers.deviation import comparison
 from helpers.device import list_devices
-from helpers.faces import TRACK_LAYOUT, FaceTrack, NoFaceError, read_track, track_of, tracks_of, write_track
+from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
-from helpers.forward import NetworkError, compile_forward
+from helpers.forward import compile_forward
 from helpers.i3d import build_motion_network
-from helpers.pool import ClipPool
-from helpers.rows import TooShortError, dynamic_rows, static_rows, why_invalid
-from helpers.store import FeatureFile, Stage, clip_stamp, read_features, read_manifest, write_features
-from helpers.video import VideoError, backend_name, backend_version
-from helpers.worker import WorkerError, cores
-
-log = logging.getLogger(__name__)
+from helpers.progress import Progress
+from helpers.rows import ClipRows, DynamicRows, StaticRows, why_invalid
+from helpers.sources import StoredSource, VideoSource, open_source
+from helpers.store import FeatureFile, Stage, read_features, write_features
+from helpers.stored import StoredTrack
+from helpers.video import backend_name, backend_version
+from helpers.worker import cores
 
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers")
-PATIENCE_S = 1800.0  # without a piece of a clip: an hour of video takes 02 about ten minutes
-CLIP_ERRORS = (VideoError, NoFaceError, TooShortError, NetworkError, WorkerError, cv2.error, av.FFmpegError)
+STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
+UNWRITTEN = 8  # files that may wait to be written
 
 
 def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool = False) -> dict[str, Any]:
@@ -53,42 +55,69 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool =
         "track": TRACK_LAYOUT,
     }
 
-    def write(key: str, stamp: str, _: None, tracks: Iterable[FaceTrack]) -> None:
-        (track,) = tracks
-        write_track(stage.path(key), track, stamp)
+    def job(path: Path, key: str, stamp: str) -> tuple[tuple[Path, PreparationConfig], None]:
+        return (path, cfg), None
 
     made_with = {"decoder": backend_version(cfg.backend)}
-    with Stage(cfg.out / "faces", "faces", identity, made_with, shared=shared) as stage:
-        counts = _for_each(clips, cfg, stage, tracks_of, lambda path, key, stamp: ((path, cfg), None), write)
-        return stage.finish(**counts)
+    with (
+        Stage(cfg.out / "faces", "faces", identity, made_with, shared=shared) as stage,
+        Progress("02 preparation", len(clips), cfg.out, shown=cfg.progress) as progress,
+        ClipRun(clips, cfg.data, stage, tracks_of, job, cfg.workers or cores(), progress) as run,
+    ):
+        for clip, tracks in run:
+            try:
+                (track,) = tracks
+            except CLIP_ERRORS as error:
+                run.fail(clip, error)
+            else:
+                write_track(stage.path(clip.key), track, clip.stamp)
+                run.made(clip)
+        return stage.finish(**run.finish())
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What 03 and 04 differ in.
+
+    Attributes:
+        name: Of the stage, also its folder.
+        cfg: Its parameters.
+        weights: Provenance of the network.
+        size_px: Side of the crops.
+        rows: Begins the rows of a clip.
+        batches: The network.
+        found: What it finds out about itself, for the manifest.
+    """
+
+    name: str
+    cfg: StaticConfig | DynamicConfig
+    weights: dict[str, str]
+    size_px: int
+    rows: Callable[[FaceTrack | StoredTrack], ClipRows]
+    batches: Batches
+    found: dict[str, Any]
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
-    faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     backbone = build_backbone(cfg.backbone, cfg.weights)
-    found: dict[str, Any] = {}
-    forward = compared(compile_forward(backbone.model, cfg.precision), backbone.model, cfg.precision, found)
-
-    def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
-        return static_rows(pieces, track, backbone, forward)
-
+    forward, found = compile_forward(backbone.model, cfg.precision), {}
+    compare = comparison(backbone.model, cfg.precision, found)
+    batches = Batches(forward, cfg.batch_size, prepare=backbone.preprocess, compare=compare)
     weights = backbone.weights.as_dict()
-    return _extract(clips, cfg, "static", faces, weights, face_crops, rows, found, backbone.input_px, shared=shared)
+    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, found)
+    return _extract(clips, how, shared=shared)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
     check_dynamic(cfg)
-    faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     network, weights = build_motion_network(cfg.weights, cfg.endpoint)
-    found: dict[str, Any] = {}
-    forward = compared(compile_forward(network, cfg.precision), network, cfg.precision, found)
-
-    def rows(pieces: Iterable[Piece], track: FaceTrack) -> FeatureFile:
-        return dynamic_rows(pieces, track, forward, cfg)
-
-    return _extract(clips, cfg, "dynamic", faces, weights.as_dict(), face_flows, rows, found, shared=shared)
+    forward, found = compile_forward(network, cfg.precision), {}
+    batches = Batches(forward, cfg.batch_size, compare=comparison(network, cfg.precision, found))
+    rows = partial(DynamicRows, cfg=cfg)
+    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, found)
+    return _extract(clips, how, shared=shared)
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -101,53 +130,107 @@ def check_dynamic(cfg: DynamicConfig) -> None:
         )
 
 
-def _extract(
-    clips: pd.DataFrame,
-    cfg: StaticConfig | DynamicConfig,
-    name: str,
-    faces: dict[str, Any],
-    weights: dict[str, str],
-    work: Callable[[Job], Iterator[Piece]],
-    rows_of_clip: Callable[[Iterable[Piece], FaceTrack], FeatureFile],
-    found: dict[str, Any],
-    size_px: int = CROP_PX,
-    *,
-    shared: bool,
-) -> dict[str, Any]:
-    """What both extractions share: tracks in, feature files, invalid rows and what was `found` out."""
+def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str, Any]:
+    """What both extractions share: clips in, feature files, invalid rows and the log out."""
+    cfg = how.cfg
+    source = open_source(cfg, clips.index)
     identity = {
-        "parameters": cfg.as_dict(without=NOT_DECISIVE),
-        "weights": weights,
+        "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
+        "weights": how.weights,
         "network_backend": keras.backend.backend(),
-        "preparation": {name: faces["identity"][name] for name in ("parameters", "detector")},
+        **source.identity,
     }
-    backend = faces["identity"]["parameters"]["backend"]
-    no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
-    started, n_made = datetime.now(UTC), 0
+    made_with = {"keras": keras.__version__, **source.made_with}
+    job = partial(source.job, size_px=how.size_px)
 
-    def job(path: Path, key: str, stamp: str) -> tuple[Job, FaceTrack]:
-        track = track_of(cfg.out, key, stamp, no_track)
-        return Job(path, track, cfg, backend, size_px), track
-
-    def write(key: str, stamp: str, track: FaceTrack, pieces: Iterable[Piece]) -> None:
-        nonlocal n_made
-        rows = rows_of_clip(pieces, track)
-        write_features(stage.path(key), rows, stamp)
-        n_made += len(rows.valid)
-
-    with Stage(cfg.out / name, name, identity, made_with, shared=shared) as stage:
-        counts = _for_each(clips, cfg, stage, work, job, write)
+    with (
+        Stage(cfg.out / how.name, how.name, identity, made_with, shared=shared) as stage,
+        Progress(
+            STEPS[how.name], len(clips), cfg.out, shown=cfg.progress, network_s=lambda: how.batches.network_s
+        ) as progress,
+    ):
+        started = datetime.now(UTC)
+        with ClipRun(clips, cfg.data, stage, source.work, job, cfg.workers or cores(), progress, source.stamp) as run:
+            spent_s, n_made = _stream(run, stage, how)
         ended = datetime.now(UTC)
-        counts |= _count_rows(clips, stage, cfg.out / "faces")
+        counts = run.finish() | _count_rows(clips, stage, source)
         if n_made:
-            entry = extraction_log(cfg, name, started, ended, n_made, (counts["rows"], counts["feature_dim"]))
-            write_json(stage.folder / "extraction_log.json", entry | {"weights": weights, "failed": counts["failed"]})
-        stage.made_with = found | stage.made_with  # what an earlier run of this stage has found stays
+            entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
+            write_json(stage.folder / "extraction_log.json", entry | {"failed": counts["failed"]})
+        stage.made_with = how.found | stage.made_with  # what an earlier run of this stage has found stays
         return stage.finish(**counts)
 
 
-def _count_rows(clips: pd.DataFrame, stage: Stage, faces: Path) -> dict[str, int]:
+def _stream(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, float], int]:
+    """Read, compute and write all clips at once; returns seconds by what was done in them, and how many rows were made.
+
+    A clip's file is written when its last row is there, while later clips are on their way.
+    """
+    spent_s: Counter[str] = Counter()
+    on_way: list[tuple[Clip, ClipRows]] = []
+    with how.batches, _Writer(run, stage) as writer:
+
+        def hand_over() -> None:
+            for clip, rows in [entry for entry in on_way if entry[1].complete]:
+                on_way.remove((clip, rows))
+                spent_s.update(rows.spent_s)
+                try:
+                    writer.write(clip, rows.result())
+                except CLIP_ERRORS as error:
+                    run.fail(clip, error)
+
+        try:
+            for clip, pieces in run:
+                rows = how.rows(clip.kept)
+                try:
+                    rows.feed(pieces, how.batches)
+                except CLIP_ERRORS as error:
+                    run.fail(clip, error)
+                else:
+                    on_way.append((clip, rows))
+                hand_over()
+            how.batches.finish()
+        finally:  # whatever ends the run, no clip that is complete is lost
+            hand_over()
+    return dict(spent_s) | {"network": how.batches.network_s, "writing": writer.spent_s}, writer.n_rows
+
+
+class _Writer:
+    """Writes feature files in a thread of its own; a full disk comes out of a later call, or of the end of `with`."""
+
+    def __init__(self, run: ClipRun, stage: Stage):
+        self.spent_s, self.n_rows = 0.0, 0
+        self._run, self._stage = run, stage
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._waiting: deque[tuple[Clip, int, Future]] = deque()
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._count(0)
+
+    def write(self, clip: Clip, rows: FeatureFile) -> None:
+        self._waiting.append((clip, len(rows.valid), self._thread.submit(self._write, clip, rows)))
+        self._count(UNWRITTEN)
+
+    def _write(self, clip: Clip, rows: FeatureFile) -> None:
+        started_s = time.perf_counter()
+        write_features(self._stage.path(clip.key), rows, clip.stamp)
+        self.spent_s += time.perf_counter() - started_s
+
+    def _count(self, n_waiting: int) -> None:
+        """Wait until at most so many are unwritten, and count those that are."""
+        while self._waiting and (len(self._waiting) > n_waiting or self._waiting[0][2].done()):
+            clip, n_rows, written = self._waiting.popleft()
+            written.result()
+            self.n_rows += n_rows
+            self._run.made(clip, n_rows)
+
+
+def _count_rows(clips: pd.DataFrame, stage: Stage, source: VideoSource | StoredSource) -> dict[str, int]:
     """Count the rows of a stage's clips, recording the reason of every invalid one."""
     counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
     failed = {entry["clip"] for entry in stage.failed}
@@ -156,100 +239,45 @@ def _count_rows(clips: pd.DataFrame, stage: Stage, faces: Path) -> dict[str, int
         counts["rows"] += len(rows.valid)
         counts["feature_dim"] = rows.features.shape[1]
         if not rows.valid.all():
-            for row, reason in why_invalid(rows, read_track(faces / f"{key}.npz")).items():
+            for row, reason in why_invalid(rows, source.track(key)).items():
                 stage.fail(key, reason, row)
                 counts["invalid_rows"] += 1
     return counts
 
 
 def extraction_log(
-    cfg: StaticConfig | DynamicConfig,
-    name: str,
+    how: Extraction,
     started: datetime,
     ended: datetime,
     n_made: int,
     shape: tuple[int, int],
+    spent_s: dict[str, float],
 ) -> dict[str, Any]:
-    """Describe one extraction under the eleven keys of the source project's logs.
+    """Describe one extraction under the eleven keys of the source project's logs, and where its time went.
 
     Args:
-        cfg: Its parameters.
-        name: "static" (rows are images) or "dynamic" (rows are sequences).
+        how: The extraction; rows are images (static) or sequences (dynamic).
         started: When it began.
         ended: When it ended.
         n_made: Rows made between the two; clips that were there already are not in it.
         shape: Rows and columns of the features of all clips.
+        spent_s: Seconds by what was done in them; several things are done at once.
     """
-    unit = {"static": "image", "dynamic": "sequence"}[name]
+    unit = {"static": "image", "dynamic": "sequence"}[how.name]
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {
         "start_time": started.isoformat(timespec="seconds"),
         f"total_{unit}s": n_made,
-        "batch_size": cfg.batch_size,
+        "batch_size": how.batches.batch_size,
         "gpu_acceleration": bool((list_devices()["kind"] == "GPU").any()),
         "end_time": ended.isoformat(timespec="seconds"),
         "extraction_time_seconds": seconds,
         "extraction_time_formatted": str(timedelta(seconds=round(seconds))),
         "features_shape": list(shape),
-        "features_saved_to": f"{cfg.out_dir}/{name}",
+        "features_saved_to": f"{how.cfg.out_dir}/{how.name}",
         f"average_time_per_{unit}": seconds / n_made,
         f"{unit}s_per_second": n_made / seconds,
+        "seconds_spent": {what: round(spent, 3) for what, spent in spent_s.items()},
+        "network_share": round(spent_s["network"] / seconds, 3),
+        "weights": how.weights,
     }
-
-
-def _for_each(
-    clips: pd.DataFrame,
-    cfg: PreparationConfig | StaticConfig | DynamicConfig,
-    stage: Stage,
-    work: Callable[[Any], Iterator[Any]],
-    job_of: Callable[[Path, str, str], tuple[Any, Any]],
-    write: Callable[[str, str, Any, Iterable[Any]], None],
-) -> dict[str, int]:
-    """Make every clip's file that is not there yet; clips that cannot be used are recorded.
-
-    Args:
-        clips: See above.
-        cfg: `data`, `workers` and `progress` are used.
-        stage: Where the files go.
-        work: Runs in the decoder processes: a job's pieces.
-        job_of: From path, key and stamp of a clip to its job, and to what stays here for `write`.
-        write: Makes the clip's file of key, stamp, what stayed here, and the pieces.
-
-    Returns:
-        The counts of the manifest.
-    """
-    counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0}
-    bar = tqdm(total=len(clips), unit="clip", disable=not cfg.progress)
-
-    def fail(key: str, path: Path, error: Exception) -> None:
-        reason = str(error).removeprefix(f"{path.name}: ")
-        log.warning("%s: %s", key, reason)
-        stage.path(key).unlink(missing_ok=True)  # of an earlier version of the clip
-        stage.fail(key, reason)
-        counts["failed"] += 1
-
-    def tasks() -> Iterator[tuple[tuple[str, Path, str, Any], Any]]:
-        for key, path in clips["path"].items():
-            path = cfg.data / path
-            stamp = clip_stamp(path) if path.exists() else "missing"
-            if stage.done(key, stamp):
-                counts["found"] += 1
-                bar.update()
-                continue
-            try:
-                job, kept = job_of(path, key, stamp)
-            except CLIP_ERRORS as error:
-                fail(key, path, error)
-                bar.update()
-                continue
-            yield (key, path, stamp, kept), job
-
-    with bar, ClipPool(work, workers=cfg.workers or cores(), patience_s=PATIENCE_S) as pool:
-        for (key, path, stamp, kept), pieces in pool.run(tasks()):
-            try:
-                write(key, stamp, kept, pieces)
-                counts["made"] += 1
-            except CLIP_ERRORS as error:
-                fail(key, path, error)
-            bar.update()
-    return counts

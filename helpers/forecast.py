@@ -26,16 +26,17 @@ import pandas as pd
 
 from helpers.amounts import duration, free_bytes, size
 from helpers.backbones import build_backbone
+from helpers.clip_run import CLIP_ERRORS
 from helpers.config import NOTEBOOKS, AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import PIECE_FLOWS, Job, Piece, face_crops, face_flows
 from helpers.device import enable_memory_growth, list_devices
 from helpers.excerpt import write_excerpt
-from helpers.extract import CLIP_ERRORS, check_dynamic
+from helpers.extract import check_dynamic
 from helpers.faces import tracks_of, write_track
 from helpers.files import resolve
 from helpers.forward import compile_forward
 from helpers.i3d import build_motion_network
-from helpers.rows import MIN_FLOWS, TooShortError, dynamic_rows, row_layout, static_rows
+from helpers.rows import MIN_FLOWS, DynamicRows, StaticRows, TooShortError, row_layout, rows_of_clip
 from helpers.store import FeatureFile, write_features
 from helpers.video import backend_name
 from helpers.worker import cores
@@ -190,7 +191,11 @@ def measure_static(job: Job, folder: Path) -> Measured:
     with one_thread():
         pieces, work_s = timed(lambda: list(face_crops(replace(job, size_px=backbone.input_px))))
     work_s *= job.track.fps / job.track.n_frames
-    run = partial(static_rows, pieces, job.track, backbone, forward)
+    batch_size = min(job.cfg.batch_size, sum(len(piece.t_s) for piece in pieces))  # nothing that fills a batch up
+
+    def run() -> FeatureFile:
+        return rows_of_clip(StaticRows(job.track), pieces, forward, batch_size, backbone.preprocess)
+
     return _with_network(run, work_s, build_s, job.track.fps / job.cfg.every_n_frames, folder / "static.npz")
 
 
@@ -205,7 +210,10 @@ def measure_dynamic(job: Job, folder: Path) -> Measured:
     n_flows = sum(len(piece.t_s) for piece in pieces)
     repeats = -(-MANY_FLOWS // n_flows)  # what a network takes does not depend on what it sees
     track = replace(job.track, n_frames=repeats * n_flows + 1)
-    run = partial(dynamic_rows, pieces * repeats, track, forward, job.cfg)
+
+    def run() -> FeatureFile:
+        return rows_of_clip(DynamicRows(track, job.cfg), pieces * repeats, forward, job.cfg.batch_size)
+
     rows_per_s = job.track.fps / row_layout(job.cfg)[1]
     return _with_network(run, flow_s * job.track.fps, build_s, rows_per_s, folder / "dynamic.npz")
 

@@ -57,9 +57,7 @@ def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
         except failures as error:
             reason = _reason(str(error))
             if any(words in reason for words in OUT_OF_MEMORY):
-                raise MemoryError(
-                    f"the network ran out of memory on an input of {x.shape}: {reason}. Lower batch_size."
-                ) from None
+                raise MemoryError(f"the network ran out of memory on an input of {x.shape}: {reason}.") from None
             raise NetworkError(f"the network failed on an input of {x.shape}: {reason}") from error
 
     return forward

@@ -1,22 +1,26 @@
 """The rows of one clip: what the static and the motion network say about its face, with times in seconds.
 
-In: the pieces of a clip (`helpers.crops`), its `FaceTrack` and a compiled network. Out: a `FeatureFile` with features
-(n, D) float32. A clip's rows depend on nothing but that clip.
+In: the pieces of a clip (`helpers.crops`) and its `FaceTrack`. On the way: samples, which go through a network in
+`helpers.batches`. Out: a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothing but that clip.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from helpers.backbones import Backbone
+from helpers.batches import Batches
 from helpers.config import DynamicConfig
 from helpers.crops import Piece
 from helpers.faces import FaceTrack
 from helpers.forward import Forward, NetworkError
 from helpers.store import FeatureFile
+from helpers.stored import StoredTrack
 
 log = logging.getLogger(__name__)
 
@@ -29,108 +33,179 @@ class TooShortError(ValueError):
     """A clip with fewer flows than a row needs; the message is the reason."""
 
 
-def static_rows(pieces: Iterable[Piece], track: FaceTrack, backbone: Backbone, forward: Forward) -> FeatureFile:
-    """Run the static network over the face crops of a clip.
+class ClipRows(ABC):
+    """The rows of one clip while they are being made.
 
-    Args:
-        pieces: Of `helpers.crops.face_crops`, `backbone.input_px` wide.
-        track: The clip's face, which also says at which rate it is sampled.
-        backbone: Gives the preprocessing.
-        forward: Its compiled network.
-
-    Returns:
-        Rows (n, feature_dim), n >= 1; a row stands for one frame, [t, t + 1 / fps) seconds.
+    Attributes:
+        spent_s: Seconds of decoder processes on the clip, by what they did.
     """
-    features, t_s, numbers, decoder = [], [], [], ""
-    for piece in pieces:
-        features.append(_rows_or_nan(forward, backbone.preprocess(piece.values), backbone.feature_dim))
-        t_s.append(piece.t_s)
-        numbers.append(piece.frame)
-        decoder = piece.decoder
-    start_s = np.concatenate(t_s)
-    end_s = start_s + 1 / track.fps
-    return _usable(np.concatenate(features), start_s, end_s, np.concatenate(numbers), track, decoder)
+
+    def __init__(self, track: FaceTrack | StoredTrack):
+        self.track, self.spent_s = track, Counter()
+        self._seen: list[Piece] = []  # without their values
+        self._outputs: list[np.ndarray | NetworkError | None] = []  # rows of each sample; None: not there yet
+        self._n_rows: list[int] = []
+        self._fed = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all samples are in, and what the network says about each is here."""
+        return self._fed and not any(output is None for output in self._outputs)
+
+    def feed(self, pieces: Iterable[Piece], batches: Batches) -> None:
+        """Put the clip's samples into batches. Raises what `pieces` raise, and TooShortError."""
+        for sample, n_rows in self._samples(self._values(pieces)):
+            place = len(self._outputs)
+            self._outputs.append(None)
+            self._n_rows.append(n_rows)
+            batches.add(sample, partial(self._receive, place), n_rows)
+        self._fed = True
+
+    def result(self) -> FeatureFile:
+        """The rows, once `complete`. NetworkError if the network failed on every sample; on some: their rows are NaN,
+        which makes them invalid.
+        """
+        made = [output for output in self._outputs if not isinstance(output, NetworkError)]
+        if not made:
+            raise self._outputs[0]
+        nothing = np.full((1, made[0].shape[1]), np.nan, np.float32)
+        parts = [
+            np.repeat(nothing, n_rows, 0) if isinstance(output, NetworkError) else output
+            for output, n_rows in zip(self._outputs, self._n_rows, strict=True)
+        ]
+        return self._file(np.concatenate(parts))
+
+    def _values(self, pieces: Iterable[Piece]) -> Iterator[np.ndarray]:
+        """One crop or flow after the other; of each piece, all but these is kept."""
+        for piece in pieces:
+            self._seen.append(replace(piece, values=piece.values[:0]))
+            self.spent_s.update(piece.spent_s)
+            yield from piece.values
+
+    def _receive(self, place: int, output: np.ndarray | NetworkError) -> None:
+        is_made = not isinstance(output, NetworkError)
+        self._outputs[place] = self._rows_of(output, self._n_rows[place]) if is_made else output
+
+    def _unusable(self) -> dict[int, str]:
+        """Places of the crops or flows that cannot be used, and why."""
+        begins = np.cumsum([0] + [len(piece.frame) for piece in self._seen])
+        parts = zip(begins, self._seen, strict=False)
+        return {int(begin) + place: why for begin, piece in parts for place, why in piece.unusable.items()}
+
+    def _usable(
+        self,
+        features: np.ndarray,
+        t_start_s: np.ndarray,
+        t_end_s: np.ndarray,
+        frame: np.ndarray,
+        reasons: dict[int, str],
+        padded: np.ndarray | bool = False,
+    ) -> FeatureFile:
+        """Mark rows as invalid and set them to zero: those with a reason, without a face, or with values that are not
+        finite; mark padded ones.
+        """
+        reason = np.array([reasons.get(row, "") for row in range(len(frame))]) if reasons else None
+        bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((t_start_s + t_end_s) / 2)
+        bad[list(reasons)] = True
+        features = np.where(bad[:, None], np.float32(0), features)
+        return FeatureFile(features, t_start_s, t_end_s, frame, ~(bad | padded), self._seen[-1].decoder, reason)
+
+    @abstractmethod
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        """What the network is shown, in order, and how many rows come of each."""
+
+    @abstractmethod
+    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
+        """Rows float32 (n_rows, D) of the network's output for one sample."""
+
+    @abstractmethod
+    def _file(self, features: np.ndarray) -> FeatureFile:
+        """The clip's rows, with their times."""
 
 
-def _rows_or_nan(forward: Forward, batch: np.ndarray, feature_dim: int) -> np.ndarray:
-    """The network's rows of a batch; NaN, which makes them invalid, when it fails on it."""
-    try:
-        return forward(batch)
-    except NetworkError as error:
-        log.warning("%s", error)
-        return np.full((len(batch), feature_dim), np.nan, np.float32)
+class StaticRows(ClipRows):
+    """A row stands for one frame of `helpers.crops.face_crops`, [t, t + 1 / fps) seconds."""
+
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        return ((crop, 1) for crop in values)
+
+    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
+        return output[None]
+
+    def _file(self, features: np.ndarray) -> FeatureFile:
+        start_s = np.concatenate([piece.t_s for piece in self._seen])
+        frame = np.concatenate([piece.frame for piece in self._seen])
+        return self._usable(features, start_s, start_s + 1 / self.track.fps, frame, self._unusable())
 
 
-def dynamic_rows(pieces: Iterable[Piece], track: FaceTrack, forward: Forward, cfg: DynamicConfig) -> FeatureFile:
-    """Run the motion network over the flow of the face, in one pass (`whole`) or window by window (`windows`).
+class DynamicRows(ClipRows):
+    """A row stands for neighbouring flows of `helpers.crops.face_flows`, as `cfg` says.
 
-    `whole` gives one row per `cfg.segment` flows: the mean of what the tapped stage says about them. The network sees
-    whole segments only; flows after the last one are dropped. Without an endpoint a row also sees the next 8 flows.
-    `windows` gives one row per `cfg.window` flows every `cfg.stride` flows, each computed by itself. A clip too short
-    for one row is padded with zero flow, as if its last frame were repeated; its row is valid if half of it is real.
-
-    Args:
-        pieces: Of `helpers.crops.face_flows`.
-        track: The clip's face, which also says at which rate it is sampled.
-        forward: Compiled motion network of `cfg.endpoint`.
-        cfg: Says how flows become rows.
-
-    Returns:
-        Rows (n, C), n >= 1; flow j stands for the time from sample j to j + 1.
-
-    Raises:
-        TooShortError: fewer than `MIN_FLOWS` flows.
+    `whole` gives one row per `cfg.segment` flows: the mean of what the tapped stage says about them, in one pass over
+    the clip. The network sees whole segments only; flows after the last one are dropped. Without an endpoint a row also
+    sees the next 8 flows. `windows` gives one row per `cfg.window` flows every `cfg.stride` flows, each computed by
+    itself. A clip too short for one row is padded with zero flow, as if its last frame were repeated; its row is valid
+    if half of it is real.
     """
-    n_flows = track.n_frames - 1
-    if n_flows < MIN_FLOWS:
-        raise TooShortError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
-    length, stride, rows_per_block = row_layout(cfg)
-    seen: list[Piece] = []
-    features = []
-    for block in _blocks(_each_flow(pieces, seen), (rows_per_block - 1) * stride + length, rows_per_block * stride):
-        n_rows = min(rows_per_block, (len(block) - length) // stride + 1)
-        if n_rows < 1 and not features:
-            block, n_rows = block + [np.zeros_like(block[0])] * (length - len(block)), 1
-        if n_rows >= 1:
-            features.append(_rows_of_block(block, n_rows, length, stride, forward, cfg.mode))
-    rows = np.concatenate(features)
-    start = np.arange(len(rows)) * stride
-    stop = np.minimum(start + length, n_flows)
-    numbers = np.concatenate([piece.frame for piece in seen])
-    padded = 2 * (stop - start) < length
-    return _usable(rows, start / track.fps, stop / track.fps, numbers[start], track, seen[-1].decoder, padded)
+
+    def __init__(self, track: FaceTrack | StoredTrack, cfg: DynamicConfig):
+        super().__init__(track)
+        self._length, self._stride, self._rows_at_once = row_layout(cfg)
+
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        n_flows = self.track.n_frames - 1
+        if n_flows < MIN_FLOWS:
+            raise TooShortError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
+        at_once = self._rows_at_once
+        is_first = True
+        for block in _blocks(values, (at_once - 1) * self._stride + self._length, at_once * self._stride):
+            n_rows = min(at_once, (len(block) - self._length) // self._stride + 1)
+            if n_rows < 1 and is_first:
+                block, n_rows = block + [np.zeros_like(block[0])] * (self._length - len(block)), 1
+            if n_rows >= 1:
+                yield np.stack(block[: (n_rows - 1) * self._stride + self._length]), n_rows  # (T, S, S, 2)
+            is_first = False
+
+    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
+        """A stage's activation (T', H', W', C), T' a multiple of n_rows, is averaged over a row's part of it."""
+        return output.reshape(n_rows, -1, output.shape[-1]).mean(axis=1)
+
+    def _file(self, features: np.ndarray) -> FeatureFile:
+        fps, n_flows = self.track.fps, self.track.n_frames - 1
+        start = np.arange(len(features)) * self._stride
+        stop = np.minimum(start + self._length, n_flows)
+        frame = np.concatenate([piece.frame for piece in self._seen])
+        lost = sum(piece.camera_lost for piece in self._seen)
+        if lost:
+            log.info("camera motion could not be told in %d of %d flows: it counts as still there", lost, len(frame))
+        reasons: dict[int, str] = {}
+        for flow, why in self._unusable().items():
+            for row in np.flatnonzero((start <= flow) & (flow < stop)):
+                reasons.setdefault(int(row), why)
+        padded = 2 * (stop - start) < self._length
+        return self._usable(features, start / fps, stop / fps, frame[start], reasons, padded)
 
 
-def _each_flow(pieces: Iterable[Piece], seen: list[Piece]) -> Iterator[np.ndarray]:
-    """Flow after flow (S, S, 2); of each piece, `seen` keeps all but the flows."""
-    lost = 0
-    for piece in pieces:
-        yield from piece.values
-        seen.append(replace(piece, values=piece.values[:0]))
-        lost += piece.camera_lost
-    if lost:
-        n = sum(len(piece.frame) for piece in seen)
-        log.info("the camera's motion could not be told in %d of %d flows: it counts as still there", lost, n)
+def rows_of_clip(
+    clip: ClipRows,
+    pieces: Iterable[Piece],
+    forward: Forward,
+    batch_size: int,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> FeatureFile:
+    """The rows of one clip by itself; see `Batches` for the network's arguments, `ClipRows` for what may be raised."""
+    with Batches(forward, batch_size, prepare=prepare) as batches:
+        clip.feed(pieces, batches)
+        batches.finish()
+    return clip.result()
 
 
 def row_layout(cfg: DynamicConfig) -> tuple[int, int, int]:
-    """Flows per row, flows from row to row, and rows computed at a time."""
+    """Flows per row, flows from row to row, and rows that one pass of the network gives."""
     if cfg.mode == "windows":
-        return cfg.window, cfg.stride, cfg.batch_size
+        return cfg.window, cfg.stride, 1
     overhang = 0 if cfg.endpoint else POOL_OVERHANG
     return cfg.segment + overhang, cfg.segment, max(1, CHUNK_FLOWS // cfg.segment)
-
-
-def _rows_of_block(
-    block: list[np.ndarray], n_rows: int, length: int, stride: int, forward: Forward, mode: str
-) -> np.ndarray:
-    """Rows (n_rows, C) of neighbouring flows; a stage's activation is averaged over a row's time, height and width."""
-    flows = np.stack(block[: (n_rows - 1) * stride + length])  # (T, S, S, 2)
-    if mode == "windows":
-        out = forward(np.stack([flows[i * stride :][:length] for i in range(n_rows)]))  # (n, T', H', W', C)
-    else:
-        out = forward(flows[None])  # (1, T', H', W', C), T' a multiple of n
-    return out.reshape(n_rows, -1, out.shape[-1]).mean(axis=1)
 
 
 def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
@@ -145,26 +220,13 @@ def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
         yield block
 
 
-def _usable(
-    features: np.ndarray,
-    t_start_s: np.ndarray,
-    t_end_s: np.ndarray,
-    frame: np.ndarray,
-    track: FaceTrack,
-    decoder: str,
-    also_invalid: np.ndarray | bool = False,
-) -> FeatureFile:
-    """Mark rows without a face or with values that are not finite as invalid, and set them to zero."""
-    bad = ~np.isfinite(features).all(axis=1) | ~track.has_face((t_start_s + t_end_s) / 2)
-    features = np.where(bad[:, None], np.float32(0), features)
-    return FeatureFile(features, t_start_s, t_end_s, frame, ~(bad | also_invalid), decoder)
-
-
-def why_invalid(rows: FeatureFile, track: FaceTrack) -> dict[int, str]:
+def why_invalid(rows: FeatureFile, track: FaceTrack | StoredTrack) -> dict[int, str]:
     """The reason of every invalid row of a clip, by its number."""
     reasons = {}
     for row in np.flatnonzero(~rows.valid):
-        if not track.has_face(rows.t_s[row]):
+        if rows.reason is not None and rows.reason[row]:
+            reasons[int(row)] = str(rows.reason[row])
+        elif not track.has_face(rows.t_s[row]):
             reasons[int(row)] = f"the face is lost at {rows.t_s[row]:.1f} s"
         elif rows.features[row].any():
             reasons[int(row)] = "made mostly of padding: the clip is too short"

@@ -14,18 +14,18 @@ import numpy as np
 
 from helpers.attention import get_attention_weights
 from helpers.backbones import Backbone, build_backbone
+from helpers.clip_run import CLIP_ERRORS
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
-from helpers.extract import CLIP_ERRORS
 from helpers.faces import FaceTrack, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.reduction import STREAMS, Reduction, read_reduction
-from helpers.rows import dynamic_rows, static_rows
+from helpers.rows import DynamicRows, StaticRows, rows_of_clip
 from helpers.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -82,11 +82,12 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
     reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
     extractors = card["extractors"]
-    foreign = [name for name in STREAMS if extractors[name]["weights"]["name"] == "elsewhere"]
+    foreign = [name for name, how in extractors.items() if how["weights"]["name"] == "elsewhere"]
+    foreign += [name for name, how in extractors.items() if "stored" in how]
     if foreign:
         raise ValueError(
-            f"{folder} must be a model of features made here to score a video, its {foreign[0]} features were made "
-            "elsewhere. Train on features of 03 and 04."
+            f"{folder} must be a model of features made of videos here to score one, its {foreign[0]} features were "
+            "made elsewhere, or of stored faces or flow. Train on features that 03 and 04 made of videos."
         )
     static = StaticConfig.checked(extractors["static"]["parameters"])
     dynamic = DynamicConfig.checked(extractors["dynamic"]["parameters"])
@@ -166,9 +167,11 @@ def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[
     track = track_clip(video, scorer.preparation)
     crops = face_crops(Job(Path(video), track, scorer.static, backend, size_px))
     flows = face_flows(Job(Path(video), track, scorer.dynamic, backend))
+    faces, motion = StaticRows(track), DynamicRows(track, scorer.dynamic)
+    static, dynamic, preprocess = scorer.static, scorer.dynamic, scorer.backbone.preprocess
     rows = {
-        "static": static_rows(crops, track, scorer.backbone, scorer.face_forward).in_time(),
-        "dynamic": dynamic_rows(flows, track, scorer.motion_forward, scorer.dynamic).in_time(),
+        "static": rows_of_clip(faces, crops, scorer.face_forward, static.batch_size, preprocess).in_time(),
+        "dynamic": rows_of_clip(motion, flows, scorer.motion_forward, dynamic.batch_size).in_time(),
     }
     for name in STREAMS:
         if not len(rows[name].valid):

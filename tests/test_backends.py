@@ -67,4 +67,4 @@ def test_want_of_memory_on_jax_is_a_memory_error_that_says_how_much(jax):
     kind, said = jax["error"]
     assert kind == "MemoryError"
     assert said.startswith("the network ran out of memory on an input of (1, 3, 3, 1): RESOURCE_EXHAUSTED: ")
-    assert re.search(r"allocating \d{15} bytes\. Lower batch_size\.$", said)
+    assert re.search(r"allocating \d{15} bytes\.$", said)

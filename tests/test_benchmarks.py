@@ -1,13 +1,12 @@
 """The benchmarks run and say what they promise; how fast anything is, no test judges."""
 
-import shutil
 import sys
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks import __main__, alternation, extraction, forward, machine, training
+from benchmarks import __main__, alternation, dynamic, machine, memory, networks, static, training
 from helpers.backbones import Backbone
 from helpers.files import ROOT, read_json, write_json
 from helpers.weights import Weights
@@ -59,43 +58,44 @@ def small_backbone(name, weights):
     return Backbone(name, model, 31, 5, Weights(name, weights, "", ""))
 
 
-def test_forward(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(forward, "build_backbone", small_backbone)  # tracing ResNet-50 four ways takes a while
-    tiny = ["--batch", "3", "--flows", "16", "--px", "32", "--rounds", "1"]
-    rows = rows_of(forward, tmp_path, capsys, *tiny)["rows"]
-    assert [row["network"] for row in rows] == ["resnet50"] * 4 + ["i3d"] * 4
-    for row in rows:
-        assert row.keys() >= {"way", "unit", "per_s", "ratio", "cosine", "seconds"}
-        assert row["per_s"] > 0
-        assert row["cosine"] > 0.999
-    assert [row["ratio"] for row in rows if row["way"] == forward.PEER] == [1, 1]
+def test_static(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(static, "build_backbone", small_backbone)  # tracing ResNet-50 three ways takes a while
+    tiny = ["--clips", "2", "--few", "1", "--batch", "7", "--rounds", "1"]
+    result = rows_of(static, tmp_path, capsys, *tiny)
+    ways = {row["way"]: row for row in result["rows"]}
+    assert ways["stage float32"]["images"] == 30
+    assert ways["forward float32"]["images"] == 28
+    assert ways["stage bfloat16"]["to_forward"] == result["ratio_pipeline_to_forward_bf16"] > 0
+    assert result["ratio_to_source_loop"] > 0
+    assert 0.999 < result["cosine_bf16"] <= 1 + 1e-9
+
+
+def small_motion_network(weights, endpoint):
+    inputs = keras.Input((None, 112, 112, 2))
+    return keras.Model(inputs, keras.layers.Conv3D(3, 2, strides=(2, 16, 16), padding="same")(inputs)), None
+
+
+def test_dynamic(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dynamic, "build_motion_network", small_motion_network)
+    result = rows_of(dynamic, tmp_path, capsys, "--clips", "3", "--few", "2", "--rounds", "1")
+    ways = {row["way"]: row["clips"] for row in result["rows"]}
+    assert (ways["stage float32"], ways[dynamic.FLY], ways[dynamic.WINDOWS]) == (3, 2, 1)
+    assert result["ratio_clip_pass_to_stride1"] > 1
+    assert result["attainable_clips_per_s"] > 0
+    assert result["ratio_pipeline_to_attainable"] > 0
+
+
+def test_memory(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "FIRST", 64)
+    result = rows_of(memory, tmp_path, capsys, "--rows", "150")
+    assert [row["rows"] for row in result["rows"]] == [64, 150]
+    assert result["rss_mb_150"] >= result["rss_mb_64"]
 
 
 def test_the_cosine_is_that_of_the_worst_row():
     a = np.array([[3.0, 4.0], [1.0, 1.0]])[:, None]  # (rows, places, C)
     b = np.array([[4.0, 3.0], [1.0, 1.0]])[:, None]
-    assert forward.worst_cosine(a, b, 2) == pytest.approx(24 / 25)
-
-
-@pytest.mark.slow
-def test_extraction_measures_what_can_be_used_and_names_the_rest(tmp_path, capsys):
-    data = tmp_path / "clips"
-    data.mkdir()
-    shutil.copy(ROOT / "data_sample" / "awkward" / "very_short.mp4", data)
-    (data / "a_text.mp4").write_text("no video")
-    result = rows_of(extraction, tmp_path, capsys, "--data", str(data), "--rounds", "1")
-    assert [row["part"] for row in result["rows"]] == list(extraction.PARTS)
-    assert all(len(row["seconds"]) == 1 and row.keys() >= {"part", "s_per_clip"} for row in result["rows"])
-    assert [(row["limit"], row["ratio"] > 0) for row in result["rows"][-2:]] == [("ResNet-50", True), ("I3D", True)]
-    assert [entry["clip"] for entry in result["skipped"]] == ["a_text"]
-    assert "a_text.mp4" in result["skipped"][0]["reason"]
-
-
-def test_extraction_without_a_usable_clip_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "build_stages", lambda precision: {})
-    (tmp_path / "a_text.mp4").write_text("no video")
-    with pytest.raises(ValueError, match=r"must hold a clip that can be used, got 1 that cannot"):
-        extraction.main(["--data", str(tmp_path)])
+    assert networks.worst_cosine(a, b, 2) == pytest.approx(24 / 25)
 
 
 class SmallModel(keras.Model):
@@ -143,16 +143,16 @@ def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):
 def test_all_benchmarks_run_though_one_fails(tmp_path, capfd, monkeypatch):
     """Processes of their own, here without a benchmark in them."""
     fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$@"\ncase "$2" in *forward) exit 3;; esac\n')
+    fake.write_text('#!/bin/sh\necho "$@"\ncase "$2" in *static) exit 3;; esac\n')
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     assert __main__.main(["--json", str(tmp_path)]) == 1
     out, err = capfd.readouterr()
-    for name in ("forward", "extraction", "training"):
+    for name in ("static", "training"):
         assert f"== {name}\n-m benchmarks.{name} --json {tmp_path / name}.json" in out
-    assert "error: forward failed" in err
+    assert "error: static failed" in err
 
 
 def test_every_benchmark_of_the_folder_is_run():
-    shared = {"__init__", "__main__", "alternation", "clips", "readers", "rearranged", "variants"}
+    shared = {"__init__", "__main__", "alternation", "clips", "networks", "readers", "rearranged", "stages", "variants"}
     assert set(__main__.BENCHMARKS) == {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - shared

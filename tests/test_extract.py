@@ -61,10 +61,10 @@ def run(tmp_path) -> tuple[pd.DataFrame, dict[str, str]]:
     return clips, {"data_dir": str(data), "out_dir": str(tmp_path / "run")}
 
 
-def extract_all(clips: pd.DataFrame, folders: dict[str, str]) -> list[dict]:
+def extract_all(clips: pd.DataFrame, folders: dict[str, str], batch_size: int = 32) -> list[dict]:
     return [
         prepare_clips(clips, PreparationConfig(**folders)),
-        extract_static(clips, StaticConfig(**folders)),
+        extract_static(clips, StaticConfig(**folders, batch_size=batch_size)),
         extract_dynamic(clips, DynamicConfig(**folders)),
     ]
 
@@ -119,9 +119,12 @@ def test_the_log_has_the_eleven_keys(run):
         "start_time", "total_images", "batch_size", "gpu_acceleration", "end_time", "extraction_time_seconds",
         "extraction_time_formatted", "features_shape", "features_saved_to", "average_time_per_image",
         "images_per_second",
-    } == set(log) - {"weights", "failed"}  # fmt: skip
+    } == set(log) - {"weights", "failed", "seconds_spent", "network_share"}  # fmt: skip
+    assert set(log["seconds_spent"]) == {"decoding", "cropping", "network", "writing"}
+    assert 0 < log["network_share"] < 1
     log = read_json(Path(folders["out_dir"]) / "dynamic" / "extraction_log.json")
     assert log["total_sequences"] == 18
+    assert set(log["seconds_spent"]) == {"decoding", "cropping", "flow", "network", "writing"}
 
 
 def test_what_is_done_is_not_done_again(run):
@@ -150,12 +153,45 @@ def test_stopping_and_starting_again_ends_in_the_same_files(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(extract, "compile_forward", lambda network, precision: stop_at_the_second)
         with pytest.raises(KeyboardInterrupt):
-            extract_all(clips, folders)
+            extract_all(clips, folders, batch_size=9)
     assert not read_json(Path(folders["out_dir"]) / "static" / "manifest.json")["finished"]
     assert len(contents(folders)) == 3
     _, static, _ = extract_all(clips, folders)
     assert (static["counts"]["made"], static["counts"]["found"], static["counts"]["rows"]) == (1, 1, 18)
     assert contents(folders) == whole
+
+
+def test_batches_are_filled_across_clips(run, monkeypatch):
+    clips, folders = run
+    shapes = []
+    monkeypatch.setattr(
+        extract, "compile_forward", lambda network, precision: lambda x: shapes.append(x.shape) or network(x)
+    )
+    extract_all(clips, folders, batch_size=5)
+    assert [shape for shape in shapes if len(shape) == 4] == [(5, 64, 64, 3)] * 4  # for twice 9 rows
+    whole = contents(folders)
+    shutil.rmtree(folders["out_dir"])
+    extract_all(clips, folders)
+    assert contents(folders) == whole
+
+
+def test_memory_that_does_not_suffice_for_a_batch_costs_nothing_but_time(run, monkeypatch):
+    clips, folders = run
+    extract_all(clips, folders)
+    whole = contents(folders)
+    shutil.rmtree(folders["out_dir"])
+
+    def room_for_four(x: np.ndarray) -> np.ndarray:
+        if len(x) > 4:
+            raise MemoryError("the network ran out of memory.")
+        return mean_colour(x)
+
+    prepare_clips(clips, PreparationConfig(**folders))
+    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: room_for_four)
+    extract_static(clips, StaticConfig(**folders))
+    static = {name: data for name, data in whole.items() if name.startswith("static")}
+    assert {name: data for name, data in contents(folders).items() if name.startswith("static")} == static
+    assert read_json(Path(folders["out_dir"]) / "static" / "extraction_log.json")["batch_size"] == 4
 
 
 def test_a_decoder_that_crashes_costs_one_clip(run, monkeypatch):
@@ -229,7 +265,7 @@ def test_what_half_precision_costs_stands_in_the_manifest_and_stays_there(run, m
     prepare_clips(clips, PreparationConfig(**folders))
     manifest = extract_static(clips, StaticConfig(**folders, precision="float16"))
     found = manifest["made_with"][deviation.KEY]
-    assert found["rows"] == 9  # the first clip's
+    assert found["rows"] == 18  # those of the first batch, without what fills it up
     assert 0.8 < found["smallest_cosine"] < 0.999
     assert 0.1 < found["largest_difference"] <= 0.5
     again = extract_static(clips, StaticConfig(**folders, precision="float16"))

@@ -35,6 +35,15 @@ def test_rows_show_the_channels_that_vary_most_on_the_clips_time():
     assert ax.images[0].get_extent()[:2] == [0.0, 1.5]
 
 
+def test_time_spent_is_that_of_each_process():
+    spent_s = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
+    ax = features.plot_time_spent(spent_s, 8.0, workers=2)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(spent_s)
+    assert [bar.get_width() for bar in ax.patches] == [3, 1, 4, 1]
+    assert [text.get_text().strip() for text in ax.texts] == ["38%", "12%", "50%", "12%"]
+    assert ax.lines[0].get_xdata() == [8, 8]
+
+
 def test_tokens_lie_at_their_times():
     _, ax = plt.subplots()
     drawn = alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5, ax=ax)

@@ -15,7 +15,7 @@ from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.rows import TooShortError, dynamic_rows, row_layout, static_rows, why_invalid
+from helpers.rows import DynamicRows, StaticRows, TooShortError, row_layout, rows_of_clip, why_invalid
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
@@ -40,7 +40,12 @@ def numbers_of(crops: np.ndarray) -> np.ndarray:
 
 
 def static_of_clip(path, track, backbone, forward, cfg):
-    return static_rows(face_crops(Job(path, track, cfg, "pyav", backbone.input_px)), track, backbone, forward)
+    crops = face_crops(Job(path, track, cfg, "pyav", backbone.input_px))
+    return rows_of_clip(StaticRows(track), crops, forward, cfg.batch_size, backbone.preprocess)
+
+
+def dynamic_of_pieces(pieces, track, forward, cfg):
+    return rows_of_clip(DynamicRows(track, cfg), pieces, forward, cfg.batch_size)
 
 
 BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1, preprocess=lambda crops: crops)
@@ -81,17 +86,17 @@ def test_a_row_that_is_not_finite_or_has_lost_its_face_is_zero_and_invalid(tmp_p
     }
 
 
-def test_a_batch_that_the_network_fails_on_gives_zero_rows_and_the_clip_goes_on(tmp_path, caplog):
-    def fails_on_the_second(crops: np.ndarray) -> np.ndarray:
+def test_a_row_that_the_network_fails_on_is_zero_and_the_others_of_its_batch_are_not(tmp_path, caplog):
+    def fails_on_one(crops: np.ndarray) -> np.ndarray:
         features = numbers_of(crops)
         if 21 in features:
             raise NetworkError("the network failed on an input")
         return features
 
     path = write_numbered(tmp_path / "clip.mp4", 37)
-    got = static_of_clip(path, track_of(37, last_seen_s=9.0), BACKBONE, fails_on_the_second, StaticConfig(batch_size=2))
-    assert got.features[:, 0].tolist() == [5, 13, 0, 0, 37]
-    assert got.valid.tolist() == [True, True, False, False, True]
+    got = static_of_clip(path, track_of(37, last_seen_s=9.0), BACKBONE, fails_on_one, StaticConfig(batch_size=2))
+    assert got.features[:, 0].tolist() == [5, 13, 0, 29, 37]
+    assert got.valid.tolist() == [True, True, False, True, True]
     assert "the network failed on an input" in caplog.text
 
 
@@ -122,7 +127,7 @@ def pooled(x: np.ndarray) -> np.ndarray:
 def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, endpoint, network, overhang, segment, n):
     monkeypatch.setattr(rows, "CHUNK_FLOWS", chunk)
     cfg = DynamicConfig(endpoint=endpoint, segment=segment)
-    got = dynamic_rows(pieces_of(n), track_of(n + 1), network, cfg)
+    got = dynamic_of_pieces(pieces_of(n), track_of(n + 1), network, cfg)
     starts = np.arange(0, n - segment - overhang + 1, segment)
     expected = [100 + np.mean(np.arange(start, start + segment + overhang)) for start in starts]
     np.testing.assert_allclose(got.features, np.repeat(expected, 2).reshape(-1, 2))
@@ -142,17 +147,16 @@ def test_windows_are_computed_one_by_one(window, stride, n, batch_size):
         return x
 
     cfg = DynamicConfig(mode="windows", window=window, stride=stride, batch_size=batch_size)
-    got = dynamic_rows(pieces_of(n), track_of(n + 1), network, cfg)
+    got = dynamic_of_pieces(pieces_of(n), track_of(n + 1), network, cfg)
     starts = np.arange(0, n - window + 1, stride)
     np.testing.assert_allclose(got.features[:, 0], 100 + starts + (window - 1) / 2)
     np.testing.assert_allclose(got.t_end_s, (starts + window) / 15)
-    assert sum(size for size, _ in shapes) == len(starts)
-    assert all(size <= batch_size and length == window for size, length in shapes)
+    assert shapes == [(batch_size, window)] * -(-len(starts) // batch_size)
 
 
 @pytest.mark.parametrize(("n", "valid"), [(4, True), (7, True)])
 def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n, valid):
-    got = dynamic_rows(pieces_of(n), track_of(n + 1), stage, DynamicConfig())
+    got = dynamic_of_pieces(pieces_of(n), track_of(n + 1), stage, DynamicConfig())
     np.testing.assert_allclose(got.features, [[sum(range(100, 100 + n)) / 8] * 2])
     assert got.t_end_s.tolist() == [n / 15]
     assert got.valid.tolist() == [valid]
@@ -160,21 +164,21 @@ def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n, valid):
 
 def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
     for cfg, network in ((DynamicConfig(endpoint=""), pooled), (DynamicConfig(mode="windows"), stage)):
-        got = dynamic_rows(pieces_of(7), track_of(8), network, cfg)
+        got = dynamic_of_pieces(pieces_of(7), track_of(8), network, cfg)
         assert got.features.any()
         assert why_invalid(got, track_of(8)) == {0: "made mostly of padding: the clip is too short"}
-    assert dynamic_rows(pieces_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
+    assert dynamic_of_pieces(pieces_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
 
 
 def test_fewer_flows_than_half_a_segment_are_refused():
     with pytest.raises(TooShortError, match="^only 3 flows, at least 4 needed$"):
-        dynamic_rows(pieces_of(3), track_of(4), stage, DynamicConfig())
+        dynamic_of_pieces(pieces_of(3), track_of(4), stage, DynamicConfig())
 
 
 def test_layout_of_rows():
     assert row_layout(DynamicConfig(segment=24)) == (24, 24, 21)
     assert row_layout(DynamicConfig(endpoint="", input_px=224)) == (16, 8, 64)
-    assert row_layout(DynamicConfig(mode="windows", window=64, stride=32, batch_size=5)) == (64, 32, 5)
+    assert row_layout(DynamicConfig(mode="windows", window=64, stride=32, batch_size=5)) == (64, 32, 1)
 
 
 def test_flow_of_a_clip_is_that_of_its_stable_crop():
@@ -212,7 +216,7 @@ def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
     static_of_clip(SHIPPED[0], track, BACKBONE, keep, StaticConfig())
     frames = read_frames(SHIPPED[0], fps=15).frames
     expected = [crop_at(frames[k], track, k / 15, WIDTH) for k in range(4, 73, 8)]
-    np.testing.assert_array_equal(seen, expected)
+    np.testing.assert_array_equal(seen[: len(expected)], expected)
     stable = crop_faces(frames[4::8], track.box_xyxy, WIDTH)
     assert np.abs(stable.astype(int) - expected).mean() > 1
 
@@ -229,6 +233,6 @@ def test_the_real_networks_give_the_same_rows_in_any_batch_size():
     np.testing.assert_allclose(one, many, atol=1e-4 * np.abs(many).max())
     network, _ = build_motion_network("random", "Mixed_3c")
     flows = face_flows(Job(SHIPPED[0], track, DynamicConfig()))
-    motion = dynamic_rows(flows, track, compile_forward(network), DynamicConfig())
+    motion = dynamic_of_pieces(flows, track, compile_forward(network), DynamicConfig())
     assert motion.features.shape == (9, 480)
     assert motion.features.std(axis=0).max() > 0

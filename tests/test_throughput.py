@@ -17,7 +17,7 @@ def holds(n):
 
     def forward(x):
         if len(x) > n:
-            raise MemoryError("the network ran out of memory. Lower batch_size.")
+            raise MemoryError("the network ran out of memory.")
         return x.mean(axis=1)
 
     return forward

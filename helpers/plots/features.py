@@ -42,6 +42,30 @@ def gap_sentence(gap: tuple[float, float] | None) -> str:
     return f"mean similarity {gap[0]:+.2f} within a source, {gap[1]:+.2f} between sources"
 
 
+def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, ax: Axes | None = None) -> Axes:
+    """Draw where the time of an extraction went; what reaches the line has kept the others waiting.
+
+    Args:
+        spent_s: Seconds by what was done in them, of all decoder processes together, as `extraction_log.json` has them.
+        total_s: From begin to end.
+        workers: Decoder processes, which share all but the network and the writing; a bar is what each of them spent.
+        ax: Axes to draw on; a new figure by default.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 0.5 + 0.32 * len(spent_s)), layout="constrained")
+    alone = {what: spent_s[what] for what in ("network", "writing")}
+    shared = {what: value / workers for what, value in spent_s.items() if what not in alone}
+    for parts, label in ((shared, f"each of {workers} decoder processes"), (alone, "this process")):
+        bars = ax.barh(list(parts), list(parts.values()), label=label)
+        ax.bar_label(bars, [f" {value / total_s:.0%}" for value in parts.values()], fontsize=8)
+    ax.axvline(total_s, color="0.4", lw=1, ls="--", label="from begin to end")
+    ax.invert_yaxis()
+    ax.legend(fontsize=8, loc="center right")
+    ax.set(xlabel="seconds", xlim=(0, 1.08 * total_s))
+    ax.grid(False, axis="y")
+    return ax
+
+
 def plot_similarity(similarity: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the similarity of clips, in the order of the table; a block on the diagonal is a source."""
     if ax is None:

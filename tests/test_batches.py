@@ -1,0 +1,139 @@
+"""Batches across clips: one shape, everything back to whoever gave it, and what becomes of failures."""
+
+import logging
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+
+from helpers.batches import Batches
+from helpers.forward import NetworkError
+
+
+def doubled(x: np.ndarray) -> np.ndarray:
+    return 2 * x
+
+
+class Seen:
+    """A network that remembers the shapes of its inputs; it fails on values from `limit` on, and has so much room."""
+
+    def __init__(self, limit: float = np.inf, room: int = 1000):
+        self.limit, self.room, self.shapes = limit, room, []
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        self.shapes.append(x.shape)
+        if len(x) > self.room:
+            raise MemoryError(f"the network ran out of memory on an input of {x.shape}.")
+        if x.max() >= self.limit:
+            raise NetworkError("the network failed")
+        return doubled(x)
+
+
+def run(network, samples, batch_size, n_rows=1, **more):
+    """The output of each sample, by its place."""
+    found = {}
+    with Batches(network, batch_size, **more) as batches:
+        for place, sample in enumerate(samples):
+            batches.add(sample, partial(found.__setitem__, place), n_rows)
+        batches.finish()
+    return [found[place] for place in range(len(samples))]
+
+
+def samples_of(n: int, size: int = 2) -> list[np.ndarray]:
+    return [np.full(size, k, np.float32) for k in range(n)]
+
+
+def values(outputs) -> list[float]:
+    return [float(output[0]) if isinstance(output, np.ndarray) else np.nan for output in outputs]
+
+
+@pytest.mark.parametrize("n", [1, 4, 11])
+def test_the_network_meets_one_shape_and_everyone_gets_their_own(n):
+    network = Seen()
+    assert values(run(network, samples_of(n), 4)) == [2.0 * k for k in range(n)]
+    assert set(network.shapes) == {(4, 2)}
+    assert len(network.shapes) == -(-n // 4)
+
+
+def test_samples_of_different_shapes_do_not_meet():
+    network = Seen()
+    samples = [sample for k in range(5) for sample in (np.full(2, k, np.float32), np.full(3, -k, np.float32))]
+    assert values(run(network, samples, 4)) == [2.0 * sign * k for k in range(5) for sign in (1, -1)]
+    assert set(network.shapes) == {(4, 2), (4, 3)}
+
+
+def test_a_sample_of_many_rows_takes_their_room():
+    network = Seen()
+    run(network, samples_of(4), 8, n_rows=4)
+    run(network, samples_of(2), 8, n_rows=9)
+    assert network.shapes == [(2, 2), (2, 2), (1, 2), (1, 2)]
+
+
+def test_what_waits_in_batches_that_do_not_fill_up_is_bounded(monkeypatch):
+    monkeypatch.setattr("helpers.batches.WAITING_BYTES", 20)  # two samples of 2, or one of 3
+    network = Seen()
+    with Batches(network, 100) as batches:
+        for k in range(9):
+            batches.add(np.zeros(2 + k % 2, np.float32), lambda output: None)
+        assert len(network.shapes) >= 3
+        batches.finish()
+
+
+def test_the_network_works_while_the_next_batch_is_filled():
+    go_on = threading.Event()
+
+    def waits(x: np.ndarray) -> np.ndarray:
+        assert go_on.wait(10)
+        return doubled(x)
+
+    found = []
+    with Batches(waits, 2) as batches:
+        for sample in samples_of(4):
+            batches.add(sample, found.append)  # would never return if it waited for the network
+        go_on.set()
+        batches.finish()
+    assert values(found) == [0, 2, 4, 6]
+
+
+def test_half_as_many_are_tried_when_memory_runs_out_and_kept_to(caplog):
+    network = Seen(room=2)
+    assert values(run(network, samples_of(19), 8)) == [2.0 * k for k in range(19)]
+    sizes = [shape[0] for shape in network.shapes]
+    assert sizes.count(8) + sizes.count(4) <= 4  # two batches may be on their way when it is found out
+    assert sizes[-1] == 2
+    assert "Going on with 2 at a time" in caplog.text
+
+
+def test_where_not_even_one_fits_the_run_ends_with_a_sentence():
+    with pytest.raises(MemoryError, match="Not even one at a time fits"):
+        run(Seen(room=0), samples_of(3), 4)
+
+
+def test_a_sample_that_the_network_fails_on_costs_itself_only(caplog):
+    outputs = run(Seen(limit=6), samples_of(7), 4)
+    np.testing.assert_array_equal(values(outputs), [0, 2, 4, 6, 8, 10, np.nan])
+    assert isinstance(outputs[6], NetworkError)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_any_other_error_of_the_network_comes_out():
+    with pytest.raises(AttributeError):
+        run(lambda x: x.no_such_method(), samples_of(3), 2)
+
+
+def test_batches_are_prepared_and_shown_without_what_fills_them_up():
+    shown = []
+    outputs = run(
+        doubled, samples_of(3), 2, prepare=lambda x: x + 10, compare=lambda x, y: shown.append((values(x), values(y)))
+    )
+    assert values(outputs) == [20, 22, 24]
+    assert shown == [([10, 11], [20, 22]), ([12], [24])]
+
+
+def test_the_seconds_of_the_network_are_counted():
+    with Batches(doubled, 2) as batches:
+        for sample in samples_of(4):
+            batches.add(sample, lambda output: None)
+        batches.finish()
+        assert batches.network_s > 0
