@@ -17,16 +17,8 @@ from keras import ops
 
 from helpers.align import Aligned
 from helpers.config import TrainingConfig
-from helpers.train import (
-    SHUFFLED_MODEL,
-    TOKEN_MODEL,
-    TrainingData,
-    load_trained,
-    rated_clips,
-    shuffle_motion,
-    shuffled_order,
-    split_of,
-)
+from helpers.train import TrainingData, load_trained, rated_clips, split_of
+from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order
 
 BATCH = 256
 

@@ -25,16 +25,8 @@ from helpers.files import ROOT, needs, read_json, replacing, write_json
 from helpers.reduction import read_reduction
 from helpers.results import gather_history, gather_predictions, summarise
 from helpers.store import read_arrays
-from helpers.train import (
-    MODELS,
-    NOT_DECISIVE,
-    SHUFFLED_MODEL,
-    TOKEN_MODEL,
-    TrainingData,
-    choose_data,
-    rated_clips,
-    split_of,
-)
+from helpers.train import NOT_DECISIVE, TrainingData, choose_data, rated_clips, split_of
+from helpers.variants import MODELS, SHUFFLED_MODEL, TOKEN_MODEL
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from helpers.files import code_version, replacing, write_json
 from helpers.metrics import as_summary, conformal_quantile, score_table
 from helpers.reduction import STREAMS
 from helpers.store import read_arrays
-from helpers.train import MODELS, NOT_DECISIVE, TOKEN_MODEL, TrainingData, rated_clips, split_of
+from helpers.train import NOT_DECISIVE, TrainingData, rated_clips, split_of
+from helpers.variants import MODELS, TOKEN_MODEL
 
 LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 

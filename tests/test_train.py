@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, results, train
+from helpers import experiment, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import read_json, write_json
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
 from helpers.store import read_arrays
-from helpers.train import SHUFFLED_MODEL, TOKEN_MODEL, TrainingData, choose_data
+from helpers.train import TrainingData, choose_data
+from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N, T, DS, DD = 60, 5, 7, 3
 SMALL = {"epochs": 2, "batch_size": 16, "fusion_dim": 8, "num_heads": 1, "seeds": [0, 1], "workers": 1}
@@ -75,8 +76,8 @@ def test_every_split_holds_clips_and_cuts_no_source(cfg):
 def test_shuffling_keeps_each_clips_tokens_and_leaves_padding_at_the_end():
     aligned = tokens()
     aligned.dynamic_mask[:, -1] = False
-    order = train.shuffled_order(aligned, 3)
-    mixed = train.shuffle_motion(aligned, 3)
+    order = variants.shuffled_order(aligned, 3)
+    mixed = variants.shuffle_motion(aligned, 3)
     assert (order[:, -1] == T - 1).all()
     assert np.array_equal(np.sort(order, 1), np.tile(np.arange(T), (N, 1)))
     assert np.array_equal(mixed.dynamic_features[4, 0], aligned.dynamic_features[4, order[4, 0]])
@@ -113,7 +114,7 @@ def test_ridge_finds_a_linear_cue(cfg):
 def test_aligned_inputs_pair_motion_by_time():
     aligned = tokens()
     late = Aligned(**vars(aligned) | {"dynamic_t_s": aligned.dynamic_t_s + 1})
-    inputs = train.model_inputs("aligned_mlp", late, 0)
+    inputs = variants.model_inputs("aligned_mlp", late, 0)
     assert np.array_equal(inputs["dynamic"][:, 1], aligned.dynamic_features[:, 0])
 
 
@@ -228,7 +229,7 @@ def test_a_bank_made_otherwise_is_not_used_and_the_difference_is_said(data, tmp_
 
 def test_the_shuffled_control_is_the_token_model_on_moved_motion():
     aligned = tokens()
-    plain, mixed = (train.model_inputs(name, aligned, 0) for name in (TOKEN_MODEL, SHUFFLED_MODEL))
+    plain, mixed = (variants.model_inputs(name, aligned, 0) for name in (TOKEN_MODEL, SHUFFLED_MODEL))
     assert not np.array_equal(plain["dynamic"], mixed["dynamic"])
     assert np.array_equal(plain["static"], mixed["static"])
     np.testing.assert_allclose(plain["dynamic"].sum(1), mixed["dynamic"].sum(1), atol=1e-5)
