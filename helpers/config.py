@@ -264,6 +264,7 @@ class TrainingConfig(Parameters):
     epochs: int = number(50, 1, 100000)
     schedule: str = choice("cosine", "cosine", "plateau")
     patience: int = number(0, 0, 100000)
+    models: str = later("short")
     workers: int = number(2, 1, 256)
     progress: bool = False
 

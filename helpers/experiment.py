@@ -26,20 +26,11 @@ from helpers.reduction import read_reduction
 from helpers.results import gather_history, gather_predictions, summarise
 from helpers.store import read_arrays
 from helpers.train import NOT_DECISIVE, TrainingData, choose_data, rated_clips, split_of
-from helpers.variants import MODELS, SHUFFLED_MODEL, TOKEN_MODEL
+from helpers.variants import chosen_models, variant_of
 
 log = logging.getLogger(__name__)
 
 Job = tuple[str, int, str]  # model, seed, stamp
-LONGEST_FIRST = (
-    TOKEN_MODEL,
-    SHUFFLED_MODEL,
-    "aligned_mlp",
-    "one_token_cross_attention",
-    "concat_mlp",
-    "ridge",
-    "constant",
-)
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -74,7 +65,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     }
     write_json(folder / "task.json", task)
     stamp = _stamp(data, cfg)
-    jobs = [(name, seed, stamp) for name in MODELS for seed in cfg.seeds]
+    jobs = [(name, seed, stamp) for name in chosen_models(cfg.models) for seed in cfg.seeds]
     _run_jobs(folder, [job for job in jobs if not _done(folder, *job)], cfg)
     predictions = gather_predictions(data, cfg)
     with replacing(cfg.out / "predictions.csv") as part:
@@ -97,7 +88,8 @@ def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:
         bank: Aligned folder of the token bank; it may be missing.
     """
     training = read_json(needs(out / "training" / "training.json", "06_training"))
-    cfg = TrainingConfig.checked(training["config"] | {"seeds": training["seeds"], "out_dir": str(out)})
+    own = {"seeds": training["seeds"], "models": ",".join(training["models"]), "out_dir": str(out)}
+    cfg = TrainingConfig.checked(training["config"] | own)
     return choose_data(bank, out / "aligned"), cfg
 
 
@@ -132,7 +124,7 @@ def _done(folder: Path, name: str, seed: int, stamp: str) -> bool:
 
 def _run_jobs(folder: Path, jobs: list[Job], cfg: TrainingConfig) -> None:
     """Hand the trainings out to worker processes, the longest first."""
-    waiting = deque(sorted(jobs, key=lambda job: LONGEST_FIRST.index(job[0])))
+    waiting = deque(sorted(jobs, key=lambda job: -variant_of(job[0]).cost))
     n = min(cfg.workers, len(jobs))
     if not n:
         return

@@ -18,7 +18,7 @@ from helpers.metrics import as_summary, conformal_quantile, score_table
 from helpers.reduction import STREAMS
 from helpers.store import read_arrays
 from helpers.train import NOT_DECISIVE, TrainingData, rated_clips, split_of
-from helpers.variants import MODELS, TOKEN_MODEL
+from helpers.variants import TOKEN_MODEL, chosen_models
 
 LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
@@ -35,7 +35,7 @@ def gather_predictions(data: TrainingData, cfg: TrainingConfig) -> pd.DataFrame:
     for seed in cfg.seeds:
         split = split_of(bank, cfg, seed)
         held_out = np.flatnonzero(np.isin(split, ("validation", "test")))
-        for name in MODELS:
+        for name in chosen_models(cfg.models):
             arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
             parts.append(_long(name, seed, split[held_out], bank.take(held_out), arrays["prediction"][held_out]))
             if live is not None:
@@ -62,7 +62,7 @@ def _long(name: str, seed: int, split: np.ndarray, clips: Aligned, prediction: n
 def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
     """Read the losses of every network: columns model, seed, epoch, loss, val_loss (mean squared errors)."""
     parts = []
-    for name in MODELS:
+    for name in chosen_models(cfg.models):
         for seed in cfg.seeds:
             arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
             columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
@@ -75,7 +75,7 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
     constants = {seed: bank.labels[split == "train"].mean(0) for seed, split in splits.items()}
     targets = list(bank.targets)
-    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in MODELS}
+    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in chosen_models(cfg.models)}
     live = {}
     if (predictions["split"] == "live").any():
         live = _over_seeds(predictions, TOKEN_MODEL, "live", constants, targets)

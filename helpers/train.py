@@ -16,16 +16,23 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned, bank_differences, read_aligned
-from helpers.baselines import fit_ridge
+from helpers.baselines import BASELINES
 from helpers.clips import split_clips
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
 from helpers.store import read_manifest, write_arrays
-from helpers.variants import model_inputs, start_model
+from helpers.variants import config_of, model_inputs, start_model
 
 log = logging.getLogger(__name__)
 
-NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "workers", "progress")  # parameters that change no single training
+NOT_DECISIVE = (
+    "bank_dir",
+    "out_dir",
+    "seeds",
+    "models",
+    "workers",
+    "progress",
+)  # parameters that change no single training
 PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
 FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
 
@@ -146,7 +153,7 @@ def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: Tr
     """Train one model with one seed, which decides its split, its start and its order of batches.
 
     Args:
-        name: One of variants.MODELS.
+        name: A baseline, or a name that `variants` knows.
         seed: Any int from 0.
         data: Rated clips to train on and to test.
         live: Further clips to score, or None.
@@ -155,19 +162,12 @@ def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: Tr
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
     sets = [data] if live is None else [data, live]
-    if name == "constant":
-        mean = data.labels[train].mean(0)
-        return _fitted([np.tile(mean, (len(s), 1)) for s in sets])
+    if name in BASELINES:
+        return _fitted(BASELINES[name](sets, train, validation))
     inputs = [model_inputs(name, s, seed) for s in sets]
-    if name == "ridge":
-        x = [np.concatenate([i["static"], i["dynamic"]], 1) for i in inputs]
-        mean, sd = x[0][train].mean(0), x[0][train].std(0)
-        x = [(part - mean) / np.where(sd > 0, sd, 1) for part in x]
-        models = fit_ridge(x[0], data.labels, train, validation)
-        return _fitted([np.stack([m.predict(part) for m in models], 1) for part in x])
-    model = start_model(name, data, cfg, seed)
+    model = start_model(name, data, cfg, seed, int(train.sum()))
     parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
-    history = fit(model, *parts, cfg)
+    history = fit(model, *parts, config_of(name, cfg))
     return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
 
 

@@ -61,7 +61,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def cfg(tmp_path):
-    return TrainingConfig(out_dir=str(tmp_path / "run"), **SMALL)
+    return TrainingConfig(out_dir=str(tmp_path / "run"), models=",".join(FEW), **SMALL)
 
 
 def test_every_split_holds_clips_and_cuts_no_source(cfg):
@@ -131,8 +131,6 @@ def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg):
 
 @pytest.mark.slow
 def test_the_table_is_resumed_to_the_same_results(data, cfg, monkeypatch):
-    for module in (experiment, results):
-        monkeypatch.setattr(module, "MODELS", FEW)
     first = experiment.run_table(data, cfg)
     folder = cfg.out / "training"
     kept = folder / "ridge-1.npz"
@@ -182,7 +180,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
 
 @pytest.mark.slow
 def test_a_failing_training_names_itself_its_error_and_the_log(data, cfg, monkeypatch):
-    monkeypatch.setattr(experiment, "MODELS", ("constant",))
+    monkeypatch.setattr(experiment, "chosen_models", lambda _: ("constant",))
     monkeypatch.setattr(experiment, "_done", lambda *_: False)
     (data.folder / "manifest.json").unlink()
     monkeypatch.setattr(experiment, "write_json", lambda path, _: write_json(path, {"config": {"epochs": 0}}))
