@@ -21,6 +21,7 @@ from helpers.scan import video_files
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 LETTERS = ("O", "C", "E", "A", "N")
+ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of clips that are no ratings
 DISPLAY = {  # high "neuroticism" in this data means emotionally stable
     "openness": "openness (O)",
     "conscientiousness": "conscientiousness (C)",
@@ -157,6 +158,11 @@ def read_clips(
     return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
 
 
+def targets_of(clips: pd.DataFrame) -> list[str]:
+    """The rating columns of a table of clips, in its order."""
+    return [column for column in clips.columns if column not in ABOUT]
+
+
 def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:
     """Return the table of clips with one column per target (NaN where unrated).
 
@@ -263,9 +269,10 @@ def write_clips(clips: pd.DataFrame, path: str | Path) -> None:
 
 def load_clips(path: str | Path) -> pd.DataFrame:
     """Read the table of clips that 01_data_analysis wrote: index `key`, text columns as text, ratings as numbers."""
-    text = dict.fromkeys(("key", "path", "source", "split"), str)
     made = needs(path, "01_data_analysis")
-    return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in TRAITS})
+    targets = targets_of(pd.read_csv(made, index_col="key", nrows=0))
+    text = dict.fromkeys(("key", "path", "source", "split", "group"), str)
+    return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in targets})
 
 
 def trait_statistics(clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from helpers.clips import TRAITS, split_clips
+from helpers.clips import split_clips, targets_of
 from helpers.config import AlignmentConfig
 from helpers.files import differences, resolve
 from helpers.store import gather_rows, read_arrays, read_manifest, valid_rows, write_arrays
@@ -207,7 +207,7 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
 def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:
     """Keys of the training clips of `cfg.split`, among those that 06 will split: rated, with rows in both streams."""
     whole = [all(valid_rows(cfg.out / name / f"{key}.npz") for name in STREAMS) for key in clips.index]
-    usable = clips[np.array(whole) & clips[list(TRAITS)].notna().all(axis=1)]
+    usable = clips[np.array(whole) & clips[targets_of(clips)].notna().any(axis=1)]
     split = split_clips(
         usable.index, usable["source"], usable["split"], cfg.split, cfg.seed, cfg.validation_share, cfg.test_share
     )
