@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from helpers.align import CLIPS_FILE, Aligned
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, needs, read_json, replacing, write_json
+from helpers.names import SPLITS
 from helpers.reduction import read_reduction
-from helpers.results import gather_history, gather_predictions, summarise
+from helpers.results import gather_history, gather_predictions, leak_warning, summarise
 from helpers.store import read_arrays
 from helpers.train import NOT_DECISIVE, TrainingData, choose_data, rated_clips, split_of
 from helpers.variants import chosen_models, variant_of
@@ -49,7 +50,8 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
 
     Returns:
         What `training.json` holds: `models` (per model the means over seeds of r2, ccc, pearson, mae, skill per trait,
-        mean_accuracy, and `seeds`), `split`, `live`, `data`, `seeds`, `config`, `synthetic_labels`.
+        mean_accuracy, and `seeds`), `comparisons`, `split`, `live`, `ratings`, `data`, `seeds`, `config`,
+        `synthetic_labels`.
 
     Raises:
         ValueError: Too few rated clips or sources for the split.
@@ -58,6 +60,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     folder = cfg.out / "training"
     bank = rated_clips(data)
     _check_unseen(data, bank, cfg)
+    _check_rated(bank, cfg)
     task = {
         "config": cfg.as_dict(without=NOT_DECISIVE),
         "data": str(data.folder),
@@ -76,6 +79,9 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
         "data": data.statement,
         "synthetic_labels": bank.synthetic or bool(data.live and data.live_clips.synthetic),
     }
+    results["split"]["warning"] = leak_warning(results["split"])
+    if results["split"]["warning"]:
+        log.warning("%s", results["split"]["warning"])
     write_json(folder / "training.json", results)
     return results
 
@@ -104,6 +110,20 @@ def _check_unseen(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> Non
                 f"with seed {seed}. Train with the split, shares and seed of 05_alignment alone, or take its reduction "
                 "'groups', which fits nothing."
             )
+
+
+def _check_rated(bank: Aligned, cfg: TrainingConfig) -> None:
+    """Raise ValueError when a target has no rating in a part of a split."""
+    for seed in cfg.seeds:
+        split = split_of(bank, cfg, seed)
+        for part in SPLITS:
+            unrated = np.isnan(bank.labels[split == part]).all(0)
+            if unrated.any():
+                clips = int((split == part).sum())
+                raise ValueError(
+                    f"{bank.targets[unrated.argmax()]} must be rated in every part of the split, got no rating in the "
+                    f"{clips} {part} clips of seed {seed}. Leave the target out, or rate more clips."
+                )
 
 
 def _stamp(data: TrainingData, cfg: TrainingConfig) -> str:

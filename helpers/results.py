@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
+from helpers.comparison import comparisons
 from helpers.config import TrainingConfig
 from helpers.files import code_version, replacing, write_json
 from helpers.metrics import as_summary, conformal_quantile, score_table
@@ -71,11 +72,17 @@ def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
 
 
 def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
-    """Score the predictions: `models` on the test clips, `live` on the run's own, `split`, `seeds`, `config`."""
+    """Score the predictions.
+
+    Returns:
+        `models` on the test clips, `live` on the run's own, `comparisons` (every model with the constant, the token
+        model with every other), `split`, `ratings`, `seeds`, `config`.
+    """
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
-    constants = {seed: bank.labels[split == "train"].mean(0) for seed, split in splits.items()}
+    constants = {seed: np.nanmean(bank.labels[split == "train"], 0) for seed, split in splits.items()}
     targets = list(bank.targets)
-    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in chosen_models(cfg.models)}
+    names = chosen_models(cfg.models)
+    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in names}
     live = {}
     if (predictions["split"] == "live").any():
         live = _over_seeds(predictions, TOKEN_MODEL, "live", constants, targets)
@@ -83,8 +90,10 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
         live["clips"] = int(predictions.loc[rated, "clip"].nunique())
     return {
         "models": models,
+        "comparisons": comparisons(predictions, names, TOKEN_MODEL),
         "live": live,
         "split": {"by": cfg.split} | _split_counts(bank, splits),
+        "ratings": _ratings_given(bank),
         "seeds": cfg.seeds,
         "config": cfg.as_dict(without=NOT_DECISIVE),
     }
@@ -134,6 +143,25 @@ def _split_counts(bank: Aligned, splits: dict[int, np.ndarray]) -> dict[str, int
     return counts | {"test_clips_sharing_a_source_with_train": max(sharing)}
 
 
+def _ratings_given(bank: Aligned) -> dict[str, Any]:
+    """How many clips each target is rated for, and the first rating that is missing."""
+    rated = ~np.isnan(bank.labels)
+    counts = _by_target(bank, rated.sum(0))
+    first = [f"{bank.targets[column]} of {bank.clips[clip]}" for clip, column in np.argwhere(~rated)[:1]]
+    return {"clips": len(bank), "rated": {k: int(n) for k, n in counts.items()}, "first_missing": (first or [None])[0]}
+
+
+def leak_warning(split: dict[str, Any]) -> str | None:
+    """Say that a split leaks, from `split` of `training.json`; None where it does not."""
+    sharing = split["test_clips_sharing_a_source_with_train"]
+    if not sharing:
+        return None
+    return (
+        f"this split leaks: {sharing} of {split['test']} test clips come from a source that was trained on, so that "
+        "every score here is too high. The row same_video shows what the sources alone give away. Use split: source."
+    )
+
+
 def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
     """Write `model/`: the token model of the first seed, its reduction and `card.json`, all that scoring needs.
 
@@ -154,9 +182,9 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "model": TOKEN_MODEL,
         "seed": seed,
         "targets": list(bank.targets),
-        "constant": _by_target(bank, training.mean(0)),
+        "constant": _by_target(bank, np.nanmean(training, 0)),
         "interval_half_width": _by_target(bank, width),
-        "training_quantiles": _by_target(bank, np.quantile(training, LEVELS, axis=0).T),
+        "training_quantiles": _by_target(bank, np.nanquantile(training, LEVELS, axis=0).T),
         "training_clips": len(training),
         "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
         "config": results["config"],

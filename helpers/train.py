@@ -78,7 +78,7 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
 
 
 def rated_clips(data: TrainingData) -> Aligned:
-    """The clips of `data` that have all their ratings; ValueError when there is none."""
+    """The clips of `data` that have a rating; ValueError when there is none."""
     aligned = read_aligned(data.folder)
     if not aligned.rated.any():
         raise ValueError(

@@ -159,7 +159,11 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
         "validation": 6,
         "test": 6,
         "test_clips_sharing_a_source_with_train": 0,
+        "warning": None,
     }
+    pairs = [(c["a"], c["b"]) for c in found["comparisons"]]
+    assert pairs == [("ridge", "constant"), (TOKEN_MODEL, "constant"), (TOKEN_MODEL, "ridge")]
+    assert found["ratings"] == {"clips": 60, "rated": dict.fromkeys(TRAITS, 60), "first_missing": None}
     assert found["live"]["clips"] == 5
     shown = results.as_table(found)
     assert shown.index.tolist() == [*FEW, f"{TOKEN_MODEL}, 5 clips of this run"]
