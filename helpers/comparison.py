@@ -195,7 +195,7 @@ def _or_none(value: float) -> float | None:
 
 
 def comparisons(predictions: pd.DataFrame, names: Sequence[str], main: str) -> list[dict[str, Any]]:
-    """Compare every model with the constant, and the main model with every other."""
+    """Compare every model with the constant, and the main model, where it is among them, with every other."""
     pairs = [(name, "constant") for name in names if name != "constant"]
-    pairs += [(main, name) for name in names if name not in ("constant", main)]
+    pairs += [(main, name) for name in names if main in names and name not in ("constant", main)]
     return [compare_models(predictions, a, b) for a, b in pairs]
