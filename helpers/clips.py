@@ -1,4 +1,4 @@
-"""The clips of a data folder: their keys, sources, splits and ratings, and what leaks between splits.
+"""The clips of a data folder: their keys, sources, official splits and ratings, and what leaks between splits.
 
 In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`.
 
@@ -11,11 +11,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from helpers.files import needs, replacing
-from helpers.names import SPLITS, VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
+from helpers.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
 from helpers.ratings import Ratings, read_rating_rows, scaled
 from helpers.scan import video_files
 
@@ -195,70 +194,6 @@ def leakage(clips: pd.DataFrame) -> pd.DataFrame:
             sharing = int(sources.isin(clips.loc[present, "source"]).sum())
             rows.append((split, " + ".join(against), len(sources), sharing, sharing / len(sources)))
     return pd.DataFrame(rows, columns=["split", "against", "clips", "sharing", "share"])
-
-
-def split_by_source(sources: Sequence[str], seed: int, *, validation: float, test: float) -> np.ndarray:
-    """Draw a split that never parts the clips of one source.
-
-    A random split of clips, which leaks, is the same with the clips' keys for `sources`.
-
-    Args:
-        sources: Source of each clip, (N,).
-        seed: Of a frozen generator: the same sources, in any order, give the same split in every version.
-        validation, test: Share of the sources in [0, 1), or with 1 and more their number.
-
-    Returns:
-        "train", "validation" or "test" for each clip, (N,) str.
-
-    Raises:
-        ValueError: not one source would be left for a part.
-    """
-    names, of_clip = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
-    counts = {"validation": validation, "test": test}
-    counts = {part: round(n * len(names)) if n < 1 else int(n) for part, n in counts.items()}
-    if min(counts.values()) < 1 or sum(counts.values()) >= len(names):
-        raise ValueError(
-            f"validation and test must leave a source to each part, got {counts} of {len(names)} sources. "
-            "Change their shares, or add clips of other sources."
-        )
-    parts = np.repeat(["test", "validation"], [counts["test"], counts["validation"]])
-    drawn = np.full(len(names), "train", dtype="<U10")
-    drawn[np.random.RandomState(seed).permutation(len(names))[: len(parts)]] = parts
-    return drawn[of_clip]
-
-
-def split_clips(
-    keys: Sequence[str],
-    sources: Sequence[str],
-    official: Sequence[str],
-    kind: str,
-    seed: int,
-    validation: float,
-    test: float,
-) -> np.ndarray:
-    """Split clips by source, at random, or as the data says.
-
-    Args:
-        keys, sources, official: Of each clip, (N,).
-        kind: "source", "random" (which leaks wherever clips share a source) or "official".
-        seed: Not used by "official".
-        validation, test: See `split_by_source`; not used by "official".
-
-    Returns:
-        "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
-    """
-    if kind == "official":
-        split = np.asarray(official, dtype=str)
-        absent = sorted(set(SPLITS) - set(split))
-        if absent:
-            raise ValueError(
-                f"the official split must have rated {' and '.join(absent)} clips, got none. Use split: source."
-            )
-        return split
-    groups = {"source": sources, "random": keys}
-    if kind not in groups:
-        raise ValueError(f"kind must be source, random or official, got {kind!r}.")
-    return split_by_source(groups[kind], seed, validation=validation, test=test)
 
 
 def write_clips(clips: pd.DataFrame, path: str | Path) -> None:

@@ -19,8 +19,6 @@ ENDPOINTS = (
     "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
-
-
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # of helpers.decoders
 
 
@@ -35,10 +33,7 @@ def choice(default: Any, *options: str) -> Any:
 
 
 def later(default: Any) -> Any:
-    """A parameter that came after folders had been made without it: they count as made with its default.
-
-    `default` may also be what `number` or `choice` made.
-    """
+    """A parameter that came after folders had been made without it: they count as made with its default (or rule)."""
     if isinstance(default, Field):
         return field(default=default.default, metadata={**default.metadata, "later": True})
     return _of(default, {"later": True})
@@ -235,9 +230,10 @@ class AlignmentConfig(Parameters):
     reduction: str = choice("auto", "auto", "groups", "pca", "none")
     static_dim: int = number(512, 1, 8192)
     dynamic_dim: int = number(256, 1, 8192)
-    split: str = choice("source", "source", "official", "random")
+    split: str = choice("source", "source", "kfold", "official", "random")
     validation_share: float = number(0.075, 0.01, 0.5)
     test_share: float = number(0.125, 0.01, 0.5)
+    folds: int = later(number(5, 2, 1000))
     seed: int = number(0, 0)
     synthetic_labels: bool = False
 
@@ -252,9 +248,10 @@ class TrainingConfig(Parameters):
 
     bank_dir: str = "data_sample/tokens"
     seeds: list[int] = number([0, 1, 2], 0)
-    split: str = choice("source", "source", "official", "random")
+    split: str = choice("source", "source", "kfold", "official", "random")
     validation_share: float = number(0.075, 0.01, 0.5)
     test_share: float = number(0.125, 0.01, 0.5)
+    folds: int = later(number(5, 2, 1000))
     fusion_dim: int = number(128, 8, 4096)
     num_heads: int = number(4, 1, 64)
     dropout_rate: float = number(0.3, 0.0, 0.95)
@@ -264,6 +261,7 @@ class TrainingConfig(Parameters):
     epochs: int = number(50, 1, 100000)
     schedule: str = choice("cosine", "cosine", "plateau")
     patience: int = number(0, 0, 100000)
+    first_epoch: int = later(number(0, 0, 100000))
     models: str = later("short")
     workers: int = number(2, 1, 256)
     progress: bool = False

@@ -17,9 +17,9 @@ import pandas as pd
 
 from helpers.align import Aligned, bank_differences, read_aligned
 from helpers.baselines import BASELINES
-from helpers.clips import split_clips
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
+from helpers.splits import split_clips
 from helpers.store import read_manifest, write_arrays
 from helpers.variants import config_of, model_inputs, start_model
 
@@ -104,7 +104,7 @@ class Fitted:
 def split_of(aligned: Aligned, cfg: TrainingConfig, seed: int) -> np.ndarray:
     """Assign each clip to "train", "validation" or "test", str (N,), as `cfg.split` says."""
     shares = cfg.validation_share, cfg.test_share
-    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares)
+    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares, cfg.folds)
 
 
 def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
@@ -123,7 +123,8 @@ def fit(
     Args:
         model: Not yet compiled.
         train, validation: Inputs, and labels (n, k) without NaN.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end).
+        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end), the first
+            epoch that may be kept.
 
     Returns:
         One row per epoch: epoch, loss, val_loss (mean squared errors).
@@ -134,7 +135,11 @@ def fit(
     optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay, clipnorm=1.0)
     model.compile(optimizer, loss="mse", steps_per_execution=steps)  # one call per epoch: a fifth faster than per batch
     patience = cfg.patience or cfg.epochs
-    callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)]
+    callbacks = [
+        keras.callbacks.EarlyStopping(
+            "val_loss", patience=patience, restore_best_weights=True, start_from_epoch=cfg.first_epoch
+        )
+    ]
     if cfg.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU))
     history = model.fit(

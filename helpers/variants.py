@@ -32,6 +32,7 @@ class Variant:
         options: Further arguments of CompletePersonalityModel.
         changes: Parameters of the training that it has otherwise.
         longer: Its epochs over those of the others.
+        settles: Share of its epochs of which none is kept.
     """
 
     says: str
@@ -40,6 +41,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     longer: float = 1.0
+    settles: float = 0.0
 
     @property
     def cost(self) -> float:
@@ -117,7 +119,10 @@ def chosen_models(models: str) -> tuple[str, ...]:
 def config_of(name: str, cfg: TrainingConfig) -> TrainingConfig:
     """The parameters that a model is trained with."""
     variant = variant_of(name)
-    return replace(cfg, epochs=round(cfg.epochs * variant.longer), **variant.changes)
+    epochs = round(cfg.epochs * variant.longer)
+    return replace(
+        cfg, epochs=epochs, first_epoch=max(cfg.first_epoch, int(epochs * variant.settles)), **variant.changes
+    )
 
 
 def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
