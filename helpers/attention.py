@@ -230,6 +230,14 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, A
     return means | {"trait": trait, "seeds": per_seed}
 
 
+def column_of(bank: Aligned, trait: str) -> int:
+    """The column of `labels` that a target stands in; ValueError lists the targets."""
+    targets = bank.targets.tolist()
+    if trait not in targets:
+        raise ValueError(f"trait must be one of {', '.join(targets)}, got {trait!r}. Set it for 07.")
+    return targets.index(trait)
+
+
 def mean_motion(aligned: Aligned) -> np.ndarray:
     """Mean motion token of some clips, float32 (D,): the baseline of `occlusion`."""
     return aligned.dynamic_features[aligned.dynamic_mask].mean(0)
@@ -244,6 +252,6 @@ def _pointing_of(
         inside = np.take_along_axis(inside, shuffled_order(bank, seed), 1)
         bank = shuffle_motion(bank, seed)
     test = bank.take(split == "test")
-    target = bank.targets.tolist().index(trait)
+    target = column_of(bank, trait)
     effects = occlusion(load_trained(cfg, name, seed), test.inputs(), target, baseline)
     return pointing(effects, inside[split == "test"], test.dynamic_mask)

@@ -15,7 +15,8 @@ import pandas as pd
 
 from helpers.files import needs, replacing
 from helpers.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
-from helpers.ratings import Ratings, read_rating_rows, scaled
+from helpers.ratings import STATED, Ratings, read_rating_rows, scaled
+from helpers.reliability import reliability
 from helpers.scan import video_files
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
@@ -91,34 +92,49 @@ def read_ratings(
 
     Raises:
         ValueError: ratings of two kinds, a damaged or unsafe file, a missing target, a name that fits several clips, a
-            value out of range, a clip rated twice with different values.
+            value out of range, a clip rated twice with different values, ratings of other clips only.
     """
     kind, rows = read_rating_rows(data_dir, targets)
     rows = scaled(rows, targets, rating_range)
     rows["key"] = find_keys(rows["name"], clips["split"].to_dict(), rows["file_split"])
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
-    columns = ["source", "split", *targets]
-    once = rows[rows["key"] != ""].drop_duplicates(["key", *columns])
-    _check_rated_once(once, columns)
-    table = once.set_index("key")
+    if len(rows) and (rows["key"] == "").all():
+        raise ValueError(
+            f"ratings must be of the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names in "
+            f"{rows['file'].iloc[0]}, none of which is one of them (the first: {rows['name'].iloc[0]}). Take theirs."
+        )
+    once = rows[rows["key"] != ""].drop_duplicates(["key", *STATED, *targets])
+    _check_rated_once(once, [*STATED, *targets])
+    given = once.groupby("key", sort=False)[["source", "split", "group"]].first()
+    means = once.groupby("key", sort=False)[list(targets)].mean()
     problems = reconcile(rows, clips, targets) if kind != "none" else _unread(Path(data_dir))
-    return Ratings(table[list(targets)], kind, problems, table[["source", "split"]])
+    agreement = reliability(once, targets) if (once["rater"] != "").any() else None
+    return Ratings(means, kind, problems, given, reliability=agreement)
 
 
 def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:
-    again = rows["key"][rows["key"].duplicated()]
+    """Raise ValueError when a rater rated a clip in two ways, or two raters are told another source, split or group."""
+    again = rows[rows.duplicated(["key", "rater"])]
+    parted = rows.groupby("key")[["source", "split", "group"]].nunique().gt(1).any(axis=1)
     if len(again):
-        twice = rows[rows["key"] == again.iloc[0]]
-        column = next(c for c in columns if twice[c].nunique(dropna=False) > 1)
-        first, second = twice[column].iloc[:2]
-        raise ValueError(f"{again.iloc[0]} must be rated once, got {column} {first} and {second}. Keep the right one.")
+        twice = rows[(rows["key"] == again["key"].iloc[0]) & (rows["rater"] == again["rater"].iloc[0])]
+    elif parted.any():
+        twice, columns = rows[rows["key"] == parted.idxmax()], ["source", "split", "group"]
+    else:
+        return
+    column = next(c for c in columns if twice[c].nunique(dropna=False) > 1)
+    first, second = twice[column].unique()[:2]
+    raise ValueError(
+        f"{twice['key'].iloc[0]} must be rated once, got {column} {first} and {second}. Keep the right one, or name "
+        "the raters in a column rater."
+    )
 
 
 def reconcile(rows: pd.DataFrame, clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
     """List what does not fit between ratings and clips.
 
     Args:
-        rows: Columns `name`, `key` ("" where there is no such clip) and one per target.
+        rows: Columns `name`, `key` ("" where there is no such clip), `rater` and one per target.
         clips: Index `key`.
         targets: What was rated.
 
@@ -129,8 +145,8 @@ def reconcile(rows: pd.DataFrame, clips: pd.DataFrame, targets: Sequence[str] = 
     matched = rows[rows["key"] != ""]
     found = [(name, "rating without clip") for name in rows.loc[rows["key"] == "", "name"]]
     found += [(key, "clip without rating") for key in clips.index.difference(matched["key"], sort=False)]
-    found += [(key, "rated twice, alike") for key in matched.loc[matched["key"].duplicated(), "key"]]
-    for key, values in matched.drop_duplicates("key").set_index("key")[list(targets)].iterrows():
+    found += [(key, "rated twice, alike") for key in matched.loc[matched.duplicated(["key", "rater"]), "key"]]
+    for key, values in matched.groupby("key", sort=False)[list(targets)].mean().iterrows():
         if values.isna().any():
             found.append((key, f"no number for {', '.join(values.index[values.isna()])}"))
     return _problems(found)
@@ -157,6 +173,11 @@ def read_clips(
     return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
 
 
+def target_names(targets: str) -> list[str]:
+    """What was rated: "ocean" means the five traits, anything else is names with commas between them."""
+    return list(TRAITS) if targets == "ocean" else [name.strip() for name in targets.split(",")]
+
+
 def targets_of(clips: pd.DataFrame) -> list[str]:
     """The rating columns of a table of clips, in its order."""
     return [column for column in clips.columns if column not in ABOUT]
@@ -165,12 +186,16 @@ def targets_of(clips: pd.DataFrame) -> list[str]:
 def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:
     """Return the table of clips with one column per target (NaN where unrated).
 
-    Sources and splits that the rating files state take the place of those that the names suggest.
+    Sources and splits that the rating files state take the place of those that the names suggest; a column `group` is
+    there when they state one.
     """
     clips = clips.copy()
     for column in ("source", "split"):
         given = ratings.given[column].reindex(clips.index, fill_value="")
         clips[column] = given.where(given != "", clips[column])
+    groups = ratings.given["group"].reindex(clips.index, fill_value="")
+    if (groups != "").any():
+        clips["group"] = groups
     return clips.join(ratings.table)
 
 

@@ -11,7 +11,6 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from helpers.clips import TRAITS
 from helpers.files import resolve
 
 ENDPOINTS = (
@@ -162,6 +161,7 @@ class AnalysisConfig(Parameters):
     limit: int = number(0, 0)
     rating_low: float = 0.0
     rating_high: float = 1.0
+    targets: str = later("ocean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +273,7 @@ class AttentionConfig(Parameters):
 
     data_dir: str = "data_sample"
     bank_dir: str = "data_sample/tokens"
-    trait: str = choice("agreeableness", *TRAITS)
+    trait: str = "agreeableness"
     clip: str = ""
 
 

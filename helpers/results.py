@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
+from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.comparison import comparisons
 from helpers.config import TrainingConfig
-from helpers.files import code_version, replacing, write_json
+from helpers.files import code_version, read_json, replacing, write_json
+from helpers.groups import group_errors
 from helpers.metrics import as_summary, conformal_quantile, score_table
 from helpers.reduction import STREAMS
 from helpers.store import read_arrays
@@ -76,7 +78,9 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
 
     Returns:
         `models` on the test clips, `live` on the run's own, `comparisons` (every model with the constant, the token
-        model with every other), `split`, `ratings`, `seeds`, `config`.
+        model with every other), `split`, `ratings`, `ceiling` (what agreement of the raters leaves to reach: `r2` and
+        `pearson` by target, where the run's own clips are trained on and 01 found several raters), `groups` (errors of
+        the token model on this run's held-out clips by the `group` of `ratings.csv`), `seeds`, `config`.
     """
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
     constants = {seed: np.nanmean(bank.labels[split == "train"], 0) for seed, split in splits.items()}
@@ -94,6 +98,8 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
         "live": live,
         "split": {"by": cfg.split} | _split_counts(bank, splits),
         "ratings": _ratings_given(bank),
+        "ceiling": _ceiling(cfg) if (predictions["split"] != "live").all() else None,
+        "groups": _groups(predictions, cfg),
         "seeds": cfg.seeds,
         "config": cfg.as_dict(without=NOT_DECISIVE),
     }
@@ -151,6 +157,28 @@ def _ratings_given(bank: Aligned) -> dict[str, Any]:
     return {"clips": len(bank), "rated": {k: int(n) for k, n in counts.items()}, "first_missing": (first or [None])[0]}
 
 
+def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
+    path = cfg.out / "analysis.json"
+    agreement = read_json(path)["reliability"] if path.exists() else None
+    if agreement is None:
+        return None
+    letters = dict(zip(TRAITS, LETTERS, strict=True))
+    return {
+        name: {letters.get(target, target): row[f"max_{name}"] for target, row in agreement.items()}
+        for name in ("r2", "pearson")
+    }
+
+
+def _groups(predictions: pd.DataFrame, cfg: TrainingConfig) -> dict[str, Any]:
+    path = cfg.out / "clips.csv"
+    clips = load_clips(path) if path.exists() else pd.DataFrame()
+    if "group" not in clips:
+        return {}
+    of_run = "live" if (predictions["split"] == "live").any() else "test"
+    rows = predictions[(predictions["model"] == TOKEN_MODEL) & (predictions["split"] == of_run)]
+    return group_errors(rows, clips["group"])
+
+
 def leak_warning(split: dict[str, Any]) -> str | None:
     """Say that a split leaks, from `split` of `training.json`; None where it does not."""
     sharing = split["test_clips_sharing_a_source_with_train"]
@@ -167,7 +195,8 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
 
     Returns:
         The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
-        `training_quantiles` (at 0, 0.01, ..., 1) per target, `metrics`, `extractors`, `weights`, `data`, and so on.
+        `training_quantiles` (at 0, 0.01, ..., 1) per target, `metrics`, `verdicts`, `split`, `ceiling`, `groups`,
+        `extractors`, `weights`, `data`, and so on.
     """
     folder, seed = cfg.out / "model", cfg.seeds[0]
     bank = rated_clips(data)
@@ -187,6 +216,10 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "training_quantiles": _by_target(bank, np.nanquantile(training, LEVELS, axis=0).T),
         "training_clips": len(training),
         "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
+        "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
+        "split": results["split"],
+        "ceiling": results["ceiling"],
+        "groups": results["groups"],
         "config": results["config"],
         "data": data.statement,
         "synthetic_labels": bank.synthetic,

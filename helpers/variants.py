@@ -67,12 +67,15 @@ VARIANTS: dict[str, Variant] = {
     SHUFFLED_MODEL: Variant("the same, motion tokens moved to other times: the control", "shuffled"),
     "token_cross_attention_untied": Variant("the same, keys not started as queries", options={"tied_start": False}),
     "token_cross_attention_pooled_before": Variant("the same, pooled before the head", options={"pool": "before"}),
-    SALIENCE_MODEL: Variant("attention from a flat start, at a price", options={"attention": "salience"}, longer=1.6),
+    SALIENCE_MODEL: Variant(
+        "attention from a flat start, at a price", options={"attention": "salience"}, longer=1.6, settles=0.6
+    ),
     SALIENCE_SHUFFLED_MODEL: Variant(
         "the same, motion tokens moved to other times: its control",
         "shuffled",
         options={"attention": "salience"},
         longer=1.6,
+        settles=0.6,
     ),
     "aligned_mlp": Variant("face and motion of the same time concatenated, no attention", "aligned", "aligned_mlp"),
 }

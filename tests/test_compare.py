@@ -12,8 +12,10 @@ from test_train import tokens, write_folder
 from helpers import compare, experiment, results, train
 from helpers.__main__ import main
 from helpers.align import Aligned
+from helpers.clips import write_clips
 from helpers.config import TrainingConfig
-from helpers.files import read_json
+from helpers.files import read_json, write_json
+from helpers.variants import TOKEN_MODEL
 
 QUICK = "constant,same_video,ridge"
 
@@ -92,3 +94,19 @@ def test_a_wrong_model_is_refused_by_the_command_line(tmp_path, capsys):
     arguments = ["--data", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--models", "ridge,oracle"]
     assert main(["compare", *arguments]) == 1
     assert "got 'oracle'" in capsys.readouterr().err
+
+
+def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(run, tmp_path, monkeypatch):
+    clips = tokens()
+    group = np.where(np.arange(len(clips)) // 3 % 2, "b", "a")
+    table = pd.DataFrame({"path": "x", "source": clips.sources, "split": "", "group": group}, index=clips.clips)
+    write_clips(table.rename_axis("key").assign(openness=0.5), tmp_path / "run" / "clips.csv")
+    agreement = {"openness": {"max_r2": 0.64, "max_pearson": 0.8}}
+    write_json(tmp_path / "run" / "analysis.json", {"reliability": agreement})
+    for module in (experiment, results):
+        monkeypatch.setattr(module, "chosen_models", lambda models: ("constant", "ridge", TOKEN_MODEL))
+    _, found = run(clips, epochs=1, fusion_dim=8, num_heads=1, seeds=[0])
+    assert found["ceiling"] == {"r2": {"O": 0.64}, "pearson": {"O": 0.8}}
+    assert list(found["groups"]) == ["a", "b"]
+    errors = found["groups"]["a"]
+    assert errors["mae"]["low"] < errors["mae"]["value"] < errors["mae"]["high"]
