@@ -10,21 +10,26 @@ from typing import Any
 import pandas as pd
 
 from helpers.config import TrainingConfig
+from helpers.evidence import evidence_table
 from helpers.experiment import run_table
 from helpers.files import replacing
 from helpers.train import TrainingData
 from helpers.variants import TOKEN_MODEL, variant_of
+
+EVENT_TRAIT = "agreeableness"  # planted in drawn clips as an event in time
 
 
 def compare_models_of(folder: str | Path, cfg: TrainingConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Train the models that `cfg.models` names on the clips of a folder, and write the table below `cfg.out`.
 
     Returns:
-        The table as `table_of` makes it, and what `training.json` holds.
+        The table as `table_of` makes it, for drawn clips with the columns of `evidence.evidence_table`, and what
+        `training.json` holds.
     """
     folder = Path(folder).resolve()
-    found = run_table(TrainingData(folder, None, f"the clips of {folder.name}"), cfg)
-    table = table_of(found)
+    data = TrainingData(folder, None, f"the clips of {folder.name}")
+    found = run_table(data, cfg)
+    table = table_of(found).join(evidence_table(data, cfg, EVENT_TRAIT))
     with replacing(cfg.out / "models.csv") as part:
         table.to_csv(part, float_format="%.6g")
     return table, found
@@ -66,4 +71,7 @@ def as_text(table: pd.DataFrame) -> str:
     for column, title in (("over_constant", "over the constant"), ("under_token", "token model over it")):
         ends = table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
         shown[title] = ["" if pd.isna(d) else f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in ends]
+    if "occlusion" in table:
+        for column in ("occlusion", "map_nats", "map_share", "map_pointing"):
+            shown[column] = ["" if pd.isna(value) else f"{value:.2f}" for value in table[column]]
     return shown.rename_axis("test R²").to_string()
