@@ -70,6 +70,7 @@ def plot_errors_by_length(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     for _, row in table.iterrows():
         ax.annotate(f"{row['clips']:.0f}", (row["length_s"], row["mae"]), xytext=(0, 5), textcoords="offset points")
     ax.axhline(0, color=NEUTRAL, lw=1)
+    ax.margins(x=0.1, y=0.25)
     ax.set(xlabel="clip length (s)", ylabel="error", title="numbers: clips")
     ax.legend(frameon=False)
     return ax
@@ -90,5 +91,5 @@ def plot_intervals(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color=NEUTRAL, lw=1)
     ax.set_yticks(y, [name.replace("_", " ") for name in rows.index])
     ax.set(xlabel="mean test R² over the constant's, 95 % interval by source")
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="upper left")
     return ax
