@@ -3,7 +3,7 @@
 In: Keras models with an example of their inputs, ours or anyone's. Out: tables and text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from keras import ops
 
 from helpers.align import Aligned
 from helpers.config import TrainingConfig
-from helpers.variants import VARIANTS, model_inputs, start_model
+from helpers.variants import VARIANTS, model_inputs, start_model, variant_of
 
 
 def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:
@@ -38,11 +38,13 @@ def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.D
     return pd.DataFrame.from_dict(rows, "index").rename_axis("model")
 
 
-def own_architectures(clips: Aligned, cfg: TrainingConfig) -> dict[str, tuple[keras.Model, Any]]:
-    """The networks of the table of models, for the widths and tokens of these clips."""
+def own_architectures(
+    clips: Aligned, cfg: TrainingConfig, names: Sequence[str] = tuple(VARIANTS)
+) -> dict[str, tuple[keras.Model, Any]]:
+    """The networks among these models, for the widths and tokens of these clips: what `compare_architectures` takes."""
     one = clips.take(np.arange(1))
-    names = [name for name, variant in VARIANTS.items() if variant.network]
-    return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in names}
+    networks = [name for name in names if variant_of(name).network]
+    return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in networks}
 
 
 def walk(model: keras.Model, depth: int = 0) -> Iterator[tuple[int, keras.layers.Layer]]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from helpers.architecture import compare_architectures, own_architectures
 from helpers.config import TrainingConfig
 from helpers.evidence import evidence_table
 from helpers.experiment import run_table
 from helpers.files import replacing
-from helpers.train import TrainingData
+from helpers.train import TrainingData, rated_clips
 from helpers.variants import TOKEN_MODEL, variant_of
 
 EVENT_TRAIT = "agreeableness"  # planted in drawn clips as an event in time
@@ -23,13 +24,14 @@ def compare_models_of(folder: str | Path, cfg: TrainingConfig) -> tuple[pd.DataF
     """Train the models that `cfg.models` names on the clips of a folder, and write the table below `cfg.out`.
 
     Returns:
-        The table as `table_of` makes it, for drawn clips with the columns of `evidence.evidence_table`, and what
-        `training.json` holds.
+        The table as `table_of` makes it, with the columns of `architecture.compare_architectures` and, for drawn clips,
+        of `evidence.evidence_table`; and what `training.json` holds.
     """
     folder = Path(folder).resolve()
     data = TrainingData(folder, None, f"the clips of {folder.name}")
     found = run_table(data, cfg)
-    table = table_of(found).join(evidence_table(data, cfg, EVENT_TRAIT))
+    networks = own_architectures(rated_clips(data), cfg, list(found["models"]))
+    table = table_of(found).join(compare_architectures(networks)).join(evidence_table(data, cfg, EVENT_TRAIT))
     with replacing(cfg.out / "models.csv") as part:
         table.to_csv(part, float_format="%.6g")
     return table, found

@@ -177,13 +177,18 @@ def verdict(found: dict[str, Any]) -> str:
     errors = found["metric"] in ("mae", "mse")
     low, high = found["low"], found["high"]
     better, worse = (high < 0, low > 0) if errors else (low > 0, high < 0)
-    interval = f"[{low:+.3f}, {high:+.3f}]"
+    difference, interval = signed(found["difference"]), f"[{signed(low)}, {signed(high)}]"
     if better or (worse and b != "constant"):
         how = "better" if better else "worse"
         return f"{a} is {how} than {_the(b)} by {abs(found['difference']):.3f} {unit} {interval}."
     if b == "constant":
-        return f"{a} is no better than a constant: {found['difference']:+.3f} {unit} {interval}."
-    return f"{a} and {_the(b)} cannot be told apart: {found['difference']:+.3f} {unit} {interval}."
+        return f"{a} is no better than a constant: {difference} {unit} {interval}."
+    return f"{a} and {_the(b)} cannot be told apart: {difference} {unit} {interval}."
+
+
+def signed(value: float) -> str:
+    """Three decimals with a sign; what rounds to 0 is +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _the(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.comparison import DRAWS, LEVEL
+from helpers.comparison import DRAWS, LEVEL, signed
 
 MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 
@@ -74,8 +74,8 @@ def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
         for measure, what in (("mae_over_others", "mean absolute error"), ("bias_over_others", "mean signed error")):
             d = errors[measure]
             if d["low"] is not None and (d["low"] > 0 or d["high"] < 0):
-                interval = f"[{d['low']:+.3f}, {d['high']:+.3f}]"
-                said.append(f"{group}: {what} differs from that of the others by {d['value']:+.3f} {interval}.")
+                interval = f"[{signed(d['low'])}, {signed(d['high'])}]"
+                said.append(f"{group}: {what} differs from that of the others by {signed(d['value'])} {interval}.")
     if found and not said:
         said.append(f"No group's errors can be told from the others': {', '.join(found)}.")
     return said

@@ -11,6 +11,7 @@ import jinja2
 
 from helpers.config import NOTEBOOKS
 from helpers.files import code_version, needs, read_json, replacing, write_json
+from helpers.groups import in_words
 
 STAGES = {
     "faces": "02_clip_preparation",
@@ -27,7 +28,8 @@ def write_summary(out: str | Path) -> dict[str, Any]:
 
     Returns:
         `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons` (differences of mean
-        R² with intervals, and what they say), `attention`, `split`, `live`, `provenance`.
+        R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`, `split`, `live`,
+        `provenance`.
         Values of `models` and `attention` are means over seeds.
     """
     out = Path(out)
@@ -36,6 +38,8 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     summary = {
         "models": training["models"],
         "comparisons": training["comparisons"],
+        "groups": training["groups"],
+        "ceiling": training["ceiling"],
         "split": training["split"],
         "live": training["live"],
         "attention": attention,
@@ -91,7 +95,7 @@ def verdicts(summary: dict[str, Any]) -> list[str]:
     rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
     if rivals:
         said.append(max(rivals, key=lambda c: models[c["b"]]["r2"]["mean"] or 0.0)["verdict"])
-    return said
+    return said + in_words(summary["groups"])
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -129,13 +129,15 @@ def _mean_of(items: Sequence[Any]) -> Any:
 
 
 def as_table(results: dict[str, Any]) -> pd.DataFrame:
-    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; a last row for the clips of the run."""
+    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; last rows: the run's clips, the ceiling."""
     rows = dict(results["models"])
     if results["live"]:
         rows[f"{TOKEN_MODEL}, {results['live']['clips']} clips of this run"] = results["live"]
     columns = {
         name: row["r2"] | {"1-MAE": row["mean_accuracy"], "CCC": row["ccc"]["mean"]} for name, row in rows.items()
     }
+    if results["ceiling"]:
+        columns["a perfect model, as far as the raters agree"] = results["ceiling"]["r2"]
     return pd.DataFrame(columns).T.astype(float)
 
 

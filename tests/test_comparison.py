@@ -132,6 +132,7 @@ def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interva
     lower = comparison.compare_models(table, "good", "fair", "mae", n=300)
     assert lower["high"] < 0
     assert "better than fair" in lower["verdict"]
+    assert comparison.signed(-1e-9) == "+0.000"
     same = comparison.compare_models(table, "good", "good", n=50)
     assert "cannot be told apart" in same["verdict"]
 

@@ -42,6 +42,8 @@ def out(tmp_path):
     training = {
         "models": models,
         "comparisons": compared(),
+        "groups": {},
+        "ceiling": None,
         "split": split,
         "live": model_row(0.8) | {"clips": 3},
         "data": "the clips of this run",
@@ -62,7 +64,7 @@ def out(tmp_path):
 def test_the_summary_has_the_promised_shape(out):
     report.write_summary(out)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    assert set(summary) == {"models", "comparisons", "attention", "split", "live", "provenance"}
+    assert set(summary) == {"models", "comparisons", "groups", "ceiling", "attention", "split", "live", "provenance"}
     assert set(summary["models"]["ridge"]["r2"]) == {*LETTERS, "mean"}
     assert {"ccc", "pearson", "mae", "mean_accuracy", "seeds"} <= set(summary["models"]["ridge"])
     assert summary["provenance"]["stages"]["static"]["weights"]["name"] == "random"
@@ -105,6 +107,18 @@ def test_a_leaking_split_is_flagged_on_the_page(out):
     training["split"]["warning"] = "this split leaks: 2 of 2 test clips"
     write_json(out / "training" / "training.json", training)
     assert "this split leaks: 2 of 2 test clips" in report.write_report(out).read_text(encoding="utf-8")
+
+
+def test_groups_and_the_ceiling_of_the_ratings_stand_on_the_page(out):
+    training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    nothing = {"value": 0.01, "low": -0.02, "high": 0.03}
+    errors = dict.fromkeys(("mae", "bias", "mae_over_others", "bias_over_others"), nothing)
+    groups = {"old": errors | {"bias_over_others": {"value": -0.1, "low": -0.15, "high": -0.05}}}
+    ceiling = {"r2": dict.fromkeys(LETTERS, 0.64), "pearson": dict.fromkeys(LETTERS, 0.8)}
+    write_json(out / "training" / "training.json", training | {"groups": groups, "ceiling": ceiling})
+    page = report.write_report(out).read_text(encoding="utf-8")
+    assert "old: mean signed error differs from that of the others by -0.100 [-0.150, -0.050]." in page
+    assert page.count("<td>0.64</td>") == 5
 
 
 def test_the_table_has_a_column_for_each_target_whatever_its_name(out):
