@@ -129,7 +129,7 @@ def _mean_of(items: Sequence[Any]) -> Any:
 
 
 def as_table(results: dict[str, Any]) -> pd.DataFrame:
-    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; last rows: the run's clips, the ceiling."""
+    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; last: the run's clips, the ceiling."""
     rows = dict(results["models"])
     if results["live"]:
         rows[f"{TOKEN_MODEL}, {results['live']['clips']} clips of this run"] = results["live"]
