@@ -11,7 +11,6 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from helpers.clips import TRAITS
 from helpers.files import resolve
 
 ENDPOINTS = (
@@ -19,7 +18,6 @@ ENDPOINTS = (
     "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
-
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # of helpers.decoders
 
 
@@ -34,10 +32,7 @@ def choice(default: Any, *options: str) -> Any:
 
 
 def later(default: Any) -> Any:
-    """A parameter that came after folders had been made without it: they count as made with its default.
-
-    `default` may also be what `number` or `choice` made.
-    """
+    """A parameter that came after folders had been made without it: they count as made with its default (or rule)."""
     if isinstance(default, Field):
         return field(default=default.default, metadata={**default.metadata, "later": True})
     return _of(default, {"later": True})
@@ -167,6 +162,7 @@ class AnalysisConfig(Parameters):
     limit: int = number(0, 0)
     rating_low: float = 0.0
     rating_high: float = 1.0
+    targets: str = later("ocean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +235,10 @@ class AlignmentConfig(Parameters):
     reduction: str = choice("auto", "auto", "groups", "pca", "none")
     static_dim: int = number(512, 1, 8192)
     dynamic_dim: int = number(256, 1, 8192)
-    split: str = choice("source", "source", "official", "random")
+    split: str = choice("source", "source", "kfold", "official", "random")
     validation_share: float = number(0.075, 0.01, 0.5)
     test_share: float = number(0.125, 0.01, 0.5)
+    folds: int = later(number(5, 2, 1000))
     seed: int = number(0, 0)
     synthetic_labels: bool = False
 
@@ -256,9 +253,10 @@ class TrainingConfig(Parameters):
 
     bank_dir: str = "data_sample/tokens"
     seeds: list[int] = number([0, 1, 2], 0)
-    split: str = choice("source", "source", "official", "random")
+    split: str = choice("source", "source", "kfold", "official", "random")
     validation_share: float = number(0.075, 0.01, 0.5)
     test_share: float = number(0.125, 0.01, 0.5)
+    folds: int = later(number(5, 2, 1000))
     fusion_dim: int = number(128, 8, 4096)
     num_heads: int = number(4, 1, 64)
     dropout_rate: float = number(0.3, 0.0, 0.95)
@@ -268,6 +266,8 @@ class TrainingConfig(Parameters):
     epochs: int = number(50, 1, 100000)
     schedule: str = choice("cosine", "cosine", "plateau")
     patience: int = number(0, 0, 100000)
+    first_epoch: int = later(number(0, 0, 100000))
+    models: str = later("short")
     workers: int = number(2, 1, 256)
     progress: bool = False
 
@@ -278,7 +278,7 @@ class AttentionConfig(Parameters):
 
     data_dir: str = "data_sample"
     bank_dir: str = "data_sample/tokens"
-    trait: str = choice("agreeableness", *TRAITS)
+    trait: str = "agreeableness"
     clip: str = ""
 
 

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from helpers.clips import TRAITS
+from helpers.clips import targets_of
 from helpers.files import replacing, write_json
 from helpers.names import natural_order
 from helpers.reduction import STREAMS
@@ -79,13 +79,14 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
         stage_folder: See `write_large`.
         path: The file.
         name: "static" or "dynamic".
-        ratings: Index key, one column per trait in [0, 1].
+        ratings: Index key, one column per target in [0, 1], and what else a table of clips holds.
     """
     manifest = _manifest(stage_folder, name)
     files = clip_files(stage_folder)
     index, width = _index(files)
     lengths = index.groupby("clip", sort=False).size().reindex(list(files), fill_value=0).to_numpy("int32")
-    labels = ratings.reindex(list(files))[list(TRAITS)].to_numpy("float32")
+    targets = targets_of(ratings)
+    labels = ratings.reindex(list(files))[targets].to_numpy("float32")
     with replacing(path) as part, h5py.File(part, "w") as file:
         n, longest = len(files), int(lengths.max())
         chunks = (1, min(longest, CHUNK_ROWS), width)
@@ -99,7 +100,7 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
             features[i, :k], t_s[i, :k], valid[i, :k] = rows.features, rows.t_s, rows.valid
         file["labels"], file["num_frames"] = labels, lengths
         file.create_dataset("clips", data=list(files), dtype=h5py.string_dtype())
-        file.create_dataset("targets", data=list(TRAITS), dtype=h5py.string_dtype())
+        file.create_dataset("targets", data=targets, dtype=h5py.string_dtype())
         file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width})
         file.attrs.update({"category_mapping": "{}", "multi_scale": False})
         file.attrs["identity"] = json.dumps(manifest["identity"], sort_keys=True)

@@ -7,36 +7,32 @@ clips, the history per epoch, and the Keras model. As a program (`python -m help
 
 import logging
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import Ridge
 
-from helpers.align import Aligned, bank_differences, nearest_motion, read_aligned
-from helpers.clips import split_clips
+from helpers.align import Aligned, bank_differences, read_aligned
+from helpers.baselines import BASELINES
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
-from helpers.model import CompletePersonalityModel, aligned_mlp, concat_mlp
+from helpers.splits import split_clips
 from helpers.store import read_manifest, write_arrays
+from helpers.variants import config_of, model_inputs, start_model
 
 log = logging.getLogger(__name__)
 
-TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
-MODELS = (
-    "constant",
-    "ridge",
-    "concat_mlp",
-    "one_token_cross_attention",
-    TOKEN_MODEL,
-    SHUFFLED_MODEL,
-    "aligned_mlp",
-)
-NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "workers", "progress")  # parameters that change no single training
-RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
+NOT_DECISIVE = (
+    "bank_dir",
+    "out_dir",
+    "seeds",
+    "models",
+    "workers",
+    "progress",
+)  # parameters that change no single training
 PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
 FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
 
@@ -82,7 +78,7 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
 
 
 def rated_clips(data: TrainingData) -> Aligned:
-    """The clips of `data` that have all their ratings; ValueError when there is none."""
+    """The clips of `data` that have a rating; ValueError when there is none."""
     aligned = read_aligned(data.folder)
     if not aligned.rated.any():
         raise ValueError(
@@ -108,48 +104,7 @@ class Fitted:
 def split_of(aligned: Aligned, cfg: TrainingConfig, seed: int) -> np.ndarray:
     """Assign each clip to "train", "validation" or "test", str (N,), as `cfg.split` says."""
     shares = cfg.validation_share, cfg.test_share
-    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares)
-
-
-def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
-    """Draw where the motion token at each place comes from, int (N, Td): a permutation within each clip's tokens."""
-    keys = np.random.RandomState(seed).random_sample(aligned.dynamic_mask.shape)
-    return np.where(aligned.dynamic_mask, keys, np.inf).argsort(1, kind="stable")
-
-
-def shuffle_motion(aligned: Aligned, seed: int) -> Aligned:
-    """Move the motion tokens of each clip to other times: the control that has all of the clip but what was when."""
-    order = shuffled_order(aligned, seed)
-    return replace(aligned, dynamic_features=np.take_along_axis(aligned.dynamic_features, order[..., None], 1))
-
-
-def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray]:
-    """What the model of this name takes: token sequences, pooled vectors, or pairs of tokens of the same time."""
-    if name == SHUFFLED_MODEL:
-        return shuffle_motion(aligned, seed).inputs()
-    if name == TOKEN_MODEL:
-        return aligned.inputs()
-    if name == "aligned_mlp":
-        motion = np.take_along_axis(aligned.dynamic_features, nearest_motion(aligned)[..., None], 1)
-        return {"static": aligned.static_features, "dynamic": motion, "mask": aligned.static_mask}
-    return aligned.pooled()
-
-
-def build_model(name: str, aligned: Aligned, cfg: TrainingConfig) -> keras.Model:
-    """Build the network of this name for the widths of these clips."""
-    widths = aligned.static_features.shape[-1], aligned.dynamic_features.shape[-1]
-    n_targets = len(aligned.targets)
-    if name == "concat_mlp":
-        return concat_mlp(*widths, cfg.dropout_rate, n_targets)
-    if name == "aligned_mlp":
-        return aligned_mlp(*widths, cfg.dropout_rate, n_targets)
-    return CompletePersonalityModel(*widths, cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets)
-
-
-def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
-    """The network as it is before its training with this seed: the same weights at every call."""
-    keras.utils.set_random_seed(seed)
-    return build_model(name, aligned, cfg)
+    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares, cfg.folds)
 
 
 def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
@@ -168,7 +123,8 @@ def fit(
     Args:
         model: Not yet compiled.
         train, validation: Inputs, and labels (n, k) without NaN.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end).
+        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end), the first
+            epoch that may be kept.
 
     Returns:
         One row per epoch: epoch, loss, val_loss (mean squared errors).
@@ -182,7 +138,11 @@ def fit(
     )  # one call per epoch is a fifth faster; PyTorch has none
     model.compile(optimizer, loss="mse", steps_per_execution=at_once)
     patience = cfg.patience or cfg.epochs
-    callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)]
+    callbacks = [
+        keras.callbacks.EarlyStopping(
+            "val_loss", patience=patience, restore_best_weights=True, start_from_epoch=cfg.first_epoch
+        )
+    ]
     if cfg.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU))
     history = model.fit(
@@ -197,21 +157,11 @@ def fit(
     return pd.DataFrame(history.history).rename_axis("epoch").reset_index()
 
 
-def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> list[Ridge]:
-    """Fit one ridge regression per target on standardised x, its penalty chosen on the validation clips."""
-    models = []
-    for column in y.T:
-        tried = [Ridge(alpha).fit(x[train], column[train]) for alpha in RIDGE_ALPHAS]
-        errors = [np.mean((m.predict(x[validation]) - column[validation]) ** 2) for m in tried]
-        models.append(tried[int(np.argmin(errors))])
-    return models
-
-
 def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: TrainingConfig) -> Fitted:
     """Train one model with one seed, which decides its split, its start and its order of batches.
 
     Args:
-        name: One of MODELS.
+        name: A baseline, or a name that `variants` knows.
         seed: Any int from 0.
         data: Rated clips to train on and to test.
         live: Further clips to score, or None.
@@ -220,19 +170,12 @@ def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: Tr
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
     sets = [data] if live is None else [data, live]
-    if name == "constant":
-        mean = data.labels[train].mean(0)
-        return _fitted([np.tile(mean, (len(s), 1)) for s in sets])
+    if name in BASELINES:
+        return _fitted(BASELINES[name](sets, train, validation))
     inputs = [model_inputs(name, s, seed) for s in sets]
-    if name == "ridge":
-        x = [np.concatenate([i["static"], i["dynamic"]], 1) for i in inputs]
-        mean, sd = x[0][train].mean(0), x[0][train].std(0)
-        x = [(part - mean) / np.where(sd > 0, sd, 1) for part in x]
-        models = fit_ridge(x[0], data.labels, train, validation)
-        return _fitted([np.stack([m.predict(part) for m in models], 1) for part in x])
-    model = start_model(name, data, cfg, seed)
+    model = start_model(name, data, cfg, seed, int(train.sum()))
     parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
-    history = fit(model, *parts, cfg)
+    history = fit(model, *parts, config_of(name, cfg))
     return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
 
 

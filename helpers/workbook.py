@@ -20,7 +20,7 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from helpers.clips import TRAITS, read_clips
+from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS
 from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, stderr_into, write_json
 from helpers.scan import video_files
@@ -156,7 +156,8 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, store
     analysis = NOTEBOOKS["01_data_analysis"].checked(
         next((task.parameters for task in tasks if task.name.startswith("01")), {})
     )
-    clips = read_clips(data, limit=limit, rating_range=(analysis.rating_low, analysis.rating_high), stored=stored)
+    scale, targets = (analysis.rating_low, analysis.rating_high), target_names(analysis.targets)
+    clips = read_clips(data, limit=limit, targets=targets, rating_range=scale, stored=stored)
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".write-test"
@@ -169,7 +170,7 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, store
         require_pretrained(tasks)
         trains = any(task.name.startswith("06") for task in tasks)
         invented = any(task.parameters.get("synthetic_labels") for task in tasks)
-        if trains and not invented and clips[list(TRAITS)].isna().all(axis=None):
+        if trains and not invented and clips[targets].isna().all(axis=None):
             raise ValueError(
                 f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
                 "or stop before training with --only 00,01,02,03,04."
