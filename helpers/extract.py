@@ -7,10 +7,8 @@ and the run goes on; a clip that is done is not done again. A folder is locked w
 with `shared` against those who do not say so too: several processes may each bring some of its clips.
 """
 
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -30,20 +28,23 @@ from helpers.deviation import comparison
 from helpers.device import list_devices
 from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
-from helpers.forward import compile_forward
+from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.monitor import Monitor
+from helpers.placement import use_device
 from helpers.progress import Progress
-from helpers.rows import ClipRows, DynamicRows, StaticRows, why_invalid
+from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
-from helpers.store import FeatureFile, Stage, read_features, write_features
+from helpers.store import Stage, read_features
 from helpers.stored import StoredTrack
+from helpers.throughput import measured_batch
 from helpers.video import backend_name, backend_version
 from helpers.worker import cores
+from helpers.writer import FeatureWriter
 
-NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers")
+NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")
 STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
-UNWRITTEN = 8  # files that may wait to be written
+MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 
 
 def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool = False) -> dict[str, Any]:
@@ -101,10 +102,14 @@ class Extraction:
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
-    backbone = build_backbone(cfg.backbone, cfg.weights)
-    forward, found = compile_forward(backbone.model, cfg.precision), {}
+    found: dict[str, Any] = {}
+    with use_device(cfg.device) as device:
+        backbone = build_backbone(cfg.backbone, cfg.weights)
+        forward = compile_forward(backbone.model, cfg.precision)
+        shape = (backbone.input_px, backbone.input_px, 3)
+        size = cfg.batch_size or measured_batch(forward, shape, network=cfg.backbone, unit="images/s")
     compare = comparison(backbone.model, cfg.precision, found)
-    batches = Batches(forward, cfg.batch_size, prepare=backbone.preprocess, compare=compare)
+    batches = Batches(forward, size, prepare=backbone.preprocess, compare=compare, device=device)
     weights = backbone.weights.as_dict()
     how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, found)
     return _extract(clips, how, shared=shared)
@@ -113,12 +118,23 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
     check_dynamic(cfg)
-    network, weights = build_motion_network(cfg.weights, cfg.endpoint)
-    forward, found = compile_forward(network, cfg.precision), {}
-    batches = Batches(forward, cfg.batch_size, compare=comparison(network, cfg.precision, found))
+    found: dict[str, Any] = {}
+    with use_device(cfg.device) as device:
+        network, weights = build_motion_network(cfg.weights, cfg.endpoint)
+        forward = compile_forward(network, cfg.precision)
+        size = cfg.batch_size or _measured_rows(forward, cfg)
+    batches = Batches(forward, size, compare=comparison(network, cfg.precision, found), device=device)
     rows = partial(DynamicRows, cfg=cfg)
     how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, found)
     return _extract(clips, how, shared=shared)
+
+
+def _measured_rows(forward: Forward, cfg: DynamicConfig) -> int:
+    """Rows of the motion network at once, by measuring on windows, or on clips of `MEASURED_FLOWS` flows."""
+    length, stride, _ = row_layout(cfg)
+    n_rows = max(1, MEASURED_FLOWS // stride) if cfg.mode == "whole" else 1
+    shape = ((n_rows - 1) * stride + length, cfg.input_px, cfg.input_px, 2)
+    return n_rows * measured_batch(forward, shape, network="I3D", unit="clips/s")
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -176,7 +192,7 @@ def _stream(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, floa
     """
     spent_s: Counter[str] = Counter()
     on_way: list[tuple[Clip, ClipRows]] = []
-    with how.batches, _Writer(run, stage) as writer:
+    with how.batches, FeatureWriter(run, stage) as writer:
 
         def hand_over() -> None:
             for clip, rows in [entry for entry in on_way if entry[1].complete]:
@@ -201,41 +217,6 @@ def _stream(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, floa
         finally:  # whatever ends the run, no clip that is complete is lost
             hand_over()
     return dict(spent_s) | {"network": how.batches.network_s, "writing": writer.spent_s}, writer.n_rows
-
-
-class _Writer:
-    """Writes feature files in a thread of its own; a full disk comes out of a later call, or of the end of `with`."""
-
-    def __init__(self, run: ClipRun, stage: Stage):
-        self.spent_s, self.n_rows = 0.0, 0
-        self._run, self._stage = run, stage
-        self._thread = ThreadPoolExecutor(1, "writer")
-        self._waiting: deque[tuple[Clip, int, Future]] = deque()
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._thread.shutdown()
-        if kind is None:
-            self._count(0)
-
-    def write(self, clip: Clip, rows: FeatureFile) -> None:
-        self._waiting.append((clip, len(rows.valid), self._thread.submit(self._write, clip, rows)))
-        self._count(UNWRITTEN)
-
-    def _write(self, clip: Clip, rows: FeatureFile) -> None:
-        started_s = time.perf_counter()
-        write_features(self._stage.path(clip.key), rows, clip.stamp)
-        self.spent_s += time.perf_counter() - started_s
-
-    def _count(self, n_waiting: int) -> None:
-        """Wait until at most so many are unwritten, and count those that are."""
-        while self._waiting and (len(self._waiting) > n_waiting or self._waiting[0][2].done()):
-            clip, n_rows, written = self._waiting.popleft()
-            written.result()
-            self.n_rows += n_rows
-            self._run.made(clip, n_rows)
 
 
 def _count_rows(clips: pd.DataFrame, stage: Stage, source: VideoSource | StoredSource) -> dict[str, int]:

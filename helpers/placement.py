@@ -8,7 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import keras
@@ -67,12 +67,17 @@ def use_device(name: str) -> Iterator[str]:
     if not re.fullmatch(r"(CPU|GPU):\d+", full) or full not in there:
         raise ValueError(f"device must be one of {', '.join(there)}, got {name!r}. Choose one of them.")
     log.info("computing on %s (%s)", full, keras.backend.backend())
-    with _scope(full):
+    with device_scope(full):
         yield full
 
 
-def _scope(name: str):
-    """The backend's own context; Keras' `device` takes the first of JAX's devices by the number of any."""
+def device_scope(name: str) -> AbstractContextManager:
+    """The backend's own context for a name that `use_device` has given, for use in further threads; empty: none.
+
+    Keras' `device` would take the first of JAX's devices by the number of any.
+    """
+    if not name:
+        return nullcontext()
     if keras.backend.backend() != "jax":
         return keras.device(name.lower())
     import jax

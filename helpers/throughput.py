@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("network", "unit", "batch", "per_s", "memory_gib", "note")
 NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
+LARGEST_POWER = 10  # batches of 1,024 at most
 SHARE = 0.8  # of a device's memory that a batch may take: the rest is other programs', and fragments
 
 
@@ -60,6 +61,25 @@ def throughput(
             row["note"] = "out of memory"
             break
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def measured_batch(forward: Forward, sample_shape: tuple[int, ...], *, network: str, unit: str) -> int:
+    """Choose a batch size by measuring: doubled until memory runs out or a doubling brings under 5 %; see `throughput`.
+
+    MemoryError when not even one sample fits.
+    """
+    parts: list[pd.DataFrame] = []
+    best = 0.0
+    for size in (2**k for k in range(LARGEST_POWER + 1)):
+        parts.append(throughput(forward, sample_shape, [size], network=network, unit=unit, repeats=1))
+        rate = parts[-1]["per_s"].iloc[0]
+        if not rate > best / NEARLY:  # NaN, too
+            break
+        best = rate
+    table = pd.concat(parts, ignore_index=True)
+    if table["per_s"].isna().all():
+        raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
+    return suggest_batch(table)
 
 
 def _median_seconds(forward: Forward, x: np.ndarray, repeats: int) -> float:

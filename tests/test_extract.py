@@ -179,6 +179,28 @@ def test_batches_are_filled_across_clips(run, monkeypatch):
     assert contents(folders) == whole
 
 
+def test_a_batch_size_of_zero_is_measured_and_changes_no_file(run, monkeypatch):
+    clips, folders = run
+    extract_all(clips, folders)
+    whole = contents(folders)
+    shutil.rmtree(folders["out_dir"])
+    monkeypatch.setattr(extract, "measured_batch", lambda forward, shape, network, unit: 3)
+    prepare_clips(clips, PreparationConfig(**folders))
+    extract_static(clips, StaticConfig(**folders, batch_size=0))
+    extract_dynamic(clips, DynamicConfig(**folders, batch_size=0))
+    assert contents(folders) == whole
+    logs = {name: read_json(Path(folders["out_dir"]) / name / "extraction_log.json") for name in ("static", "dynamic")}
+    assert {name: log["batch_size"] for name, log in logs.items()} == {"static": 3, "dynamic": 3 * 8}  # of 64 flows
+
+
+def test_a_device_that_is_not_there_is_refused(run):
+    clips, folders = run
+    with pytest.raises(ValueError, match="device must be one of CPU:0.*got 'GPU:7'"):
+        extract_static(clips, StaticConfig(**folders, device="GPU:7"))
+    prepare_clips(clips, PreparationConfig(**folders))
+    assert extract_static(clips, StaticConfig(**folders, device="cpu"))["counts"]["made"] == 2
+
+
 def test_memory_that_does_not_suffice_for_a_batch_costs_nothing_but_time(run, monkeypatch):
     clips, folders = run
     extract_all(clips, folders)

@@ -109,3 +109,25 @@ def test_two_machines_are_compared_where_both_were_measured():
 def test_unusable_sizes_are_refused(batches, repeats):
     with pytest.raises(ValueError, match="batches and repeats must be at least 1"):
         throughput(holds(1), (3,), batches, network="a", unit="b", repeats=repeats)
+
+
+@pytest.mark.parametrize(("seconds_per_sample", "chosen"), [([1.0, 0.6, 0.5, 0.49, 0.48], 4), ([1.0, 1.0], 1)])
+def test_the_measured_batch_is_the_smallest_that_is_nearly_the_fastest(monkeypatch, seconds_per_sample, chosen):
+    left = iter(seconds_per_sample)
+    monkeypatch.setattr(rates, "_median_seconds", lambda forward, x, repeats: len(x) * next(left))
+    assert rates.measured_batch(len, (2,), network="n", unit="images/s") == chosen
+
+
+def test_the_measured_batch_is_one_that_memory_holds():
+    def room_for_two(x):
+        if len(x) > 2:
+            raise MemoryError("the network ran out of memory.")
+        return x
+
+    assert rates.measured_batch(room_for_two, (2,), network="n", unit="images/s") in (1, 2)
+
+    def no_room(x):
+        raise MemoryError("the network ran out of memory.")
+
+    with pytest.raises(MemoryError, match="n does not fit into memory with one sample"):
+        rates.measured_batch(no_room, (2,), network="n", unit="images/s")
