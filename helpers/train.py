@@ -20,6 +20,7 @@ from helpers.align import Aligned, bank_differences, nearest_motion, read_aligne
 from helpers.clips import split_clips
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
+from helpers.fitting import fit
 from helpers.model import CompletePersonalityModel, aligned_mlp, concat_mlp
 from helpers.store import read_manifest, write_arrays
 
@@ -37,8 +38,6 @@ MODELS = (
 )
 NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "workers", "progress")  # parameters that change no single training
 RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
-PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
-FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
 
 
 @dataclass(frozen=True)
@@ -157,43 +156,6 @@ def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
     return keras.saving.load_model(cfg.out / "training" / f"{name}-{seed}.keras")
 
 
-def fit(
-    model: keras.Model, train: tuple[dict, np.ndarray], validation: tuple[dict, np.ndarray], cfg: TrainingConfig
-) -> pd.DataFrame:
-    """Fit by AdamW and restore the best validation epoch.
-
-    The learning rate falls on a cosine to 2 % of its start, or halves whenever the validation loss has not fallen for
-    `PLATEAU` epochs. Gradients are clipped to norm 1.
-
-    Args:
-        model: Not yet compiled.
-        train, validation: Inputs, and labels (n, k) without NaN.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end).
-
-    Returns:
-        One row per epoch: epoch, loss, val_loss (mean squared errors).
-    """
-    steps = -(-len(train[1]) // cfg.batch_size)
-    cosine = keras.optimizers.schedules.CosineDecay(cfg.learning_rate, cfg.epochs * steps, FINAL_RATE)
-    rate = cosine if cfg.schedule == "cosine" else cfg.learning_rate
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay, clipnorm=1.0)
-    model.compile(optimizer, loss="mse", steps_per_execution=steps)  # one call per epoch: a fifth faster than per batch
-    patience = cfg.patience or cfg.epochs
-    callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)]
-    if cfg.schedule == "plateau":
-        callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU))
-    history = model.fit(
-        *train,
-        epochs=cfg.epochs,
-        batch_size=cfg.batch_size,
-        validation_data=validation,
-        validation_batch_size=1024,
-        callbacks=callbacks,
-        verbose=0,
-    )
-    return pd.DataFrame(history.history).rename_axis("epoch").reset_index()
-
-
 def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> list[Ridge]:
     """Fit one ridge regression per target on standardised x, its penalty chosen on the validation clips."""
     models = []
@@ -204,7 +166,9 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.nd
     return models
 
 
-def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: TrainingConfig) -> Fitted:
+def train_one(
+    name: str, seed: int, data: Aligned, live: Aligned | None, cfg: TrainingConfig, state: Path | None = None
+) -> Fitted:
     """Train one model with one seed, which decides its split, its start and its order of batches.
 
     Args:
@@ -213,6 +177,7 @@ def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: Tr
         data: Rated clips to train on and to test.
         live: Further clips to score, or None.
         cfg: Parameters of the training.
+        state: See `fit`.
     """
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
@@ -229,7 +194,7 @@ def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: Tr
         return _fitted([np.stack([m.predict(part) for m in models], 1) for part in x])
     model = start_model(name, data, cfg, seed)
     parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
-    history = fit(model, *parts, cfg)
+    history = fit(model, *parts, cfg, state=state)
     return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
 
 
@@ -259,7 +224,9 @@ def main(folder: Path) -> None:
     data, live = rated_clips(chosen), chosen.live_clips
     for line in sys.stdin:
         name, seed, stamp = line.split()
-        write_fitted(folder, name, int(seed), stamp, train_one(name, int(seed), data, live, cfg))
+        state = folder / f"{name}-{seed}.state.npz"
+        write_fitted(folder, name, int(seed), stamp, train_one(name, int(seed), data, live, cfg, state))
+        state.unlink(missing_ok=True)
         keras.backend.clear_session()
         sys.stdout.write("done\n")
         sys.stdout.flush()
