@@ -264,6 +264,8 @@ class TrainingConfig(Parameters):
     epochs: int = number(50, 1, 100000)
     schedule: str = choice("cosine", "cosine", "plateau")
     patience: int = number(0, 0, 100000)
+    precision: str = later(choice("float32", "float32", "bfloat16", "float16"))
+    tensorboard: bool = later(False)
     workers: int = number(2, 1, 256)
     progress: bool = False
 

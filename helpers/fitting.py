@@ -8,7 +8,8 @@ interrupted goes on as if it had not been.
 import hashlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,21 @@ def fit(
     model.compile(keras.optimizers.AdamW(end_rate, weight_decay=cfg.weight_decay), loss="mse")
     model.optimizer.build(model.trainable_variables)  # else what is saved could not be loaded
     return pd.DataFrame(memory.rows)
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Make networks compute in this precision, their weights float32, while they are built inside.
+
+    Args:
+        precision: "float32", "bfloat16" or "float16" (whose loss is scaled against underflow).
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class Batches(keras.utils.PyDataset):

@@ -7,6 +7,7 @@ clips, the history per epoch, and the Keras model. As a program (`python -m help
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from helpers.align import Aligned, bank_differences, nearest_motion, read_aligne
 from helpers.clips import split_clips
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
-from helpers.fitting import fit
+from helpers.fitting import computing_in, fit
 from helpers.model import CompletePersonalityModel, aligned_mlp, concat_mlp
+from helpers.monitor import tensorboard
 from helpers.store import read_manifest, write_arrays
 
 log = logging.getLogger(__name__)
@@ -167,7 +169,14 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.nd
 
 
 def train_one(
-    name: str, seed: int, data: Aligned, live: Aligned | None, cfg: TrainingConfig, state: Path | None = None
+    name: str,
+    seed: int,
+    data: Aligned,
+    live: Aligned | None,
+    cfg: TrainingConfig,
+    *,
+    state: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Fitted:
     """Train one model with one seed, which decides its split, its start and its order of batches.
 
@@ -177,7 +186,7 @@ def train_one(
         data: Rated clips to train on and to test.
         live: Further clips to score, or None.
         cfg: Parameters of the training.
-        state: See `fit`.
+        state, callbacks: See `fit`.
     """
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
@@ -192,9 +201,10 @@ def train_one(
         x = [(part - mean) / np.where(sd > 0, sd, 1) for part in x]
         models = fit_ridge(x[0], data.labels, train, validation)
         return _fitted([np.stack([m.predict(part) for m in models], 1) for part in x])
-    model = start_model(name, data, cfg, seed)
+    with computing_in(cfg.precision):
+        model = start_model(name, data, cfg, seed)
     parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
-    history = fit(model, *parts, cfg, state=state)
+    history = fit(model, *parts, cfg, state=state, callbacks=callbacks)
     return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
 
 
@@ -225,7 +235,9 @@ def main(folder: Path) -> None:
     for line in sys.stdin:
         name, seed, stamp = line.split()
         state = folder / f"{name}-{seed}.state.npz"
-        write_fitted(folder, name, int(seed), stamp, train_one(name, int(seed), data, live, cfg, state))
+        callbacks = [tensorboard(folder / "tensorboard" / f"{name}-{seed}")] if cfg.tensorboard else []
+        fitted = train_one(name, int(seed), data, live, cfg, state=state, callbacks=callbacks)
+        write_fitted(folder, name, int(seed), stamp, fitted)
         state.unlink(missing_ok=True)
         keras.backend.clear_session()
         sys.stdout.write("done\n")

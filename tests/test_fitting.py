@@ -151,3 +151,15 @@ def test_a_training_killed_after_its_last_epoch_only_restores_the_best(tmp_path,
     pd.testing.assert_frame_equal(fit(again, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz"), history)
     for ours, theirs in zip(again.get_weights(), first.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_computes_in_it_and_keeps_weights_and_scores_float32(precision):
+    with fitting.computing_in(precision):
+        model = start()
+    history = fit(model, clips(), clips(11, 1), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01))
+    assert model.head.hidden.compute_dtype == precision
+    assert {weight.dtype for weight in model.trainable_variables} == {"float32"}
+    assert keras.ops.convert_to_numpy(model(clips()[0])).dtype == np.float32
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert keras.config.dtype_policy().name == "float32"
