@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from helpers.files import read_json, write_json
+from helpers.files import needs, read_json, write_json
 
 METRICS_FILE = Path("batch_metrics", "metrics_history.json")
 TIMES_FILE = Path("time_tracking", "time_logs.json")
@@ -131,6 +131,12 @@ class LearningRateTrackerCallback(_Log):
 def watchers(folder: str | Path) -> list[keras.callbacks.Callback]:
     """All three, each with its file below `folder`."""
     return [kind(folder) for kind in (PerformanceMonitorCallback, TimeTrackingCallback, LearningRateTrackerCallback)]
+
+
+def read_logs(folder: str | Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """What the three wrote below `folder`: `metrics`, `times` and `rates`."""
+    files = {"metrics": METRICS_FILE, "times": TIMES_FILE, "rates": RATES_FILE}
+    return {name: read_json(needs(Path(folder) / file, "train_model")) for name, file in files.items()}
 
 
 def tensorboard(folder: str | Path) -> keras.callbacks.TensorBoard:

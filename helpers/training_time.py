@@ -74,7 +74,7 @@ def recommend(found: dict[str, Any], metrics: dict[str, Any] | None = None) -> l
     if share["start"] > MUCH["start"]:
         said.append(
             f"Starting takes {share['start']:.0%} ({seconds['start']:.1f} s, once per training): a longer training "
-            f"costs only {found['epoch_s']:.2f} s per epoch more, and steps_per_execution or compiling gain nothing."
+            f"costs only {found['epoch_s']:.2f} s per epoch more, and a faster step would hardly be felt."
         )
     if share["validation"] > MUCH["validation"]:
         said.append(
