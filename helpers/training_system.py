@@ -20,6 +20,7 @@ from helpers.clips import split_clips
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
 from helpers.fitting import computing_in, fit
+from helpers.live import watch_live
 from helpers.metrics import as_summary, bootstrap_difference, score_table
 from helpers.model import CompletePersonalityModel
 from helpers.monitor import read_logs, tensorboard, watchers
@@ -97,7 +98,7 @@ class TrainingSystem:
         keras.utils.set_random_seed(self.seed)
         cfg = replace(self.config, batch_size=batch_size, epochs=epochs)
         parts = [self._part(name) for name in ("train", "validation")]
-        more = [tensorboard(self.folder / "tensorboard")] if cfg.tensorboard else []
+        more = [watch_live(), *([tensorboard(self.folder / "tensorboard")] if cfg.tensorboard else [])]
         history = fit(model, *parts, cfg, state=self.folder / STATE, callbacks=[*watchers(self.folder), *more])
         return model, history
 
