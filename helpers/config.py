@@ -138,6 +138,8 @@ class TrainingConfig(Parameters):
     patience: int = number(0, 0, 100000)
     first_epoch: int = later(number(0, 0, 100000))
     models: str = later("short")
+    precision: str = later(choice("float32", "float32", "bfloat16", "float16"))
+    tensorboard: bool = later(False)
     workers: int = number(2, 1, 256)
     progress: bool = False
 

@@ -7,6 +7,7 @@ clips, the history per epoch, and the Keras model. As a program (`python -m help
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,18 @@ import pandas as pd
 
 from helpers.align import Aligned, bank_differences, read_aligned
 from helpers.baselines import BASELINES
+from helpers.callbacks import tensorboard
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
+from helpers.fitting import computing_in, fit
 from helpers.splits import split_clips
 from helpers.store import read_manifest, write_arrays
 from helpers.variants import config_of, model_inputs, start_model
 
 log = logging.getLogger(__name__)
 
-NOT_DECISIVE = (
-    "bank_dir",
-    "out_dir",
-    "seeds",
-    "models",
-    "workers",
-    "progress",
-)  # parameters that change no single training
-PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
-FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
+# parameters that change no single training
+NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
 
 
 @dataclass(frozen=True)
@@ -112,52 +107,16 @@ def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
     return keras.saving.load_model(cfg.out / "training" / f"{name}-{seed}.keras")
 
 
-def fit(
-    model: keras.Model, train: tuple[dict, np.ndarray], validation: tuple[dict, np.ndarray], cfg: TrainingConfig
-) -> pd.DataFrame:
-    """Fit by AdamW and restore the best validation epoch.
-
-    The learning rate falls on a cosine to 2 % of its start, or halves whenever the validation loss has not fallen for
-    `PLATEAU` epochs. Gradients are clipped to norm 1.
-
-    Args:
-        model: Not yet compiled.
-        train, validation: Inputs, and labels (n, k) without NaN.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end), the first
-            epoch that may be kept.
-
-    Returns:
-        One row per epoch: epoch, loss, val_loss (mean squared errors).
-    """
-    steps = -(-len(train[1]) // cfg.batch_size)
-    cosine = keras.optimizers.schedules.CosineDecay(cfg.learning_rate, cfg.epochs * steps, FINAL_RATE)
-    rate = cosine if cfg.schedule == "cosine" else cfg.learning_rate
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay, clipnorm=1.0)
-    at_once = (
-        1 if keras.backend.backend() == "torch" else steps
-    )  # one call per epoch is a fifth faster; PyTorch has none
-    model.compile(optimizer, loss="mse", steps_per_execution=at_once)
-    patience = cfg.patience or cfg.epochs
-    callbacks = [
-        keras.callbacks.EarlyStopping(
-            "val_loss", patience=patience, restore_best_weights=True, start_from_epoch=cfg.first_epoch
-        )
-    ]
-    if cfg.schedule == "plateau":
-        callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU))
-    history = model.fit(
-        *train,
-        epochs=cfg.epochs,
-        batch_size=cfg.batch_size,
-        validation_data=validation,
-        validation_batch_size=1024,
-        callbacks=callbacks,
-        verbose=0,
-    )
-    return pd.DataFrame(history.history).rename_axis("epoch").reset_index()
-
-
-def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: TrainingConfig) -> Fitted:
+def train_one(
+    name: str,
+    seed: int,
+    data: Aligned,
+    live: Aligned | None,
+    cfg: TrainingConfig,
+    *,
+    state: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Fitted:
     """Train one model with one seed, which decides its split, its start and its order of batches.
 
     Args:
@@ -166,6 +125,7 @@ def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: Tr
         data: Rated clips to train on and to test.
         live: Further clips to score, or None.
         cfg: Parameters of the training.
+        state, callbacks: See `helpers.fitting.fit`.
     """
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
@@ -173,9 +133,10 @@ def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: Tr
     if name in BASELINES:
         return _fitted(BASELINES[name](sets, train, validation))
     inputs = [model_inputs(name, s, seed) for s in sets]
-    model = start_model(name, data, cfg, seed, int(train.sum()))
+    with computing_in(cfg.precision):
+        model = start_model(name, data, cfg, seed, int(train.sum()))
     parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
-    history = fit(model, *parts, config_of(name, cfg))
+    history = fit(model, *parts, config_of(name, cfg), state=state, callbacks=callbacks)
     return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
 
 
@@ -205,7 +166,11 @@ def main(folder: Path) -> None:
     data, live = rated_clips(chosen), chosen.live_clips
     for line in sys.stdin:
         name, seed, stamp = line.split()
-        write_fitted(folder, name, int(seed), stamp, train_one(name, int(seed), data, live, cfg))
+        state = folder / f"{name}-{seed}.state.npz"
+        callbacks = [tensorboard(folder / "tensorboard" / f"{name}-{seed}")] if cfg.tensorboard else []
+        fitted = train_one(name, int(seed), data, live, cfg, state=state, callbacks=callbacks)
+        write_fitted(folder, name, int(seed), stamp, fitted)
+        state.unlink(missing_ok=True)
         keras.backend.clear_session()
         sys.stdout.write("done\n")
         sys.stdout.flush()

@@ -106,20 +106,23 @@ class SmallModel(keras.Model):
         self.built = True
 
     def call(self, inputs):
-        return self.scores(keras.ops.mean(inputs["static"], axis=1))
+        return self.scores(inputs["static"])
 
 
 def test_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "CompletePersonalityModel", SmallModel)  # tracing the real one takes a while
-    tiny = ["--widths", "11/7", "--clips", "37", "--epochs", "1", "--rounds", "1"]
-    rows = rows_of(training, tmp_path, capsys, *tiny)["rows"]
-    assert [row["way"] for row in rows] == [training.PEER, "helpers.train.fit"]
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    tiny = ["--widths", "11/7", "--samples", "37", "--epochs", "1", "--rounds", "1"]
+    result = rows_of(training, tmp_path, capsys, *tiny)
+    rows = result["rows"]
+    assert [row["way"] for row in rows] == [training.PEER, training.OURS]
     for row in rows:
-        assert row.keys() >= {"widths", "parameters", "start_s", "samples_per_s", "ratio", "val_loss", "seconds"}
-        assert row["widths"] == "11/7"
-        assert row["parameters"] == 12 * 5
+        assert row.keys() >= {"backend", "start_s", "samples_per_s", "ratio", "loss", "seconds"}
+        assert [len(epochs) for epochs in row["seconds"]] == [2]
     assert rows[0]["ratio"] == 1
-    assert rows[0]["val_loss"] == pytest.approx(rows[1]["val_loss"], rel=1e-3)  # the same work
+    assert result["ratio_to_default_fit"] == rows[1]["ratio"]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=0.02)  # the same work
+    assert result["loss_difference"] == pytest.approx(rows[1]["loss"] / rows[0]["loss"] - 1)
 
 
 def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):

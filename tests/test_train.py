@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, results, train, variants
+from helpers import experiment, fitting, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
@@ -98,7 +98,7 @@ def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends(c
     x, y = np.zeros((24, 3), "float32"), np.random.default_rng(0).uniform(0, 1, (24, 5)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])  # nothing to learn but the mean
     slow = dataclasses.replace(cfg, schedule="plateau", patience=13, epochs=400, learning_rate=0.01)
-    history = train.fit(model, (x, y), (x, y[::-1] * 0 - 1), slow)
+    history = fitting.fit(model, (x, y), (x, y[::-1] * 0 - 1), slow)
     assert len(history) < 60
     assert float(model.optimizer.learning_rate) < 0.01 / 2
 
@@ -119,9 +119,12 @@ def test_aligned_inputs_pair_motion_by_time():
 
 
 @pytest.mark.slow
-def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg):
-    aligned = tokens()
-    first, second = (train.train_one(TOKEN_MODEL, 0, aligned, None, cfg) for _ in range(2))
+def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg, tmp_path, monkeypatch):
+    aligned, state = tokens(), tmp_path / "state.npz"
+    monkeypatch.setattr(fitting, "KEEP_EVERY_S", 0.0)
+    first = train.train_one(TOKEN_MODEL, 0, aligned, None, cfg)
+    second = train.train_one(TOKEN_MODEL, 0, aligned, None, cfg, state=state)  # keeping its state changes nothing
+    assert read_arrays(state)["next_epoch"] == cfg.epochs
     assert np.array_equal(first.prediction, second.prediction)
     validation = train.split_of(aligned, cfg, 0) == "validation"
     error = np.mean((first.prediction - aligned.labels)[validation] ** 2)
