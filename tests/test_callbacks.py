@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import callbacks, training_time
+from helpers import callbacks as watch
+from helpers import training_time
 from helpers.files import read_json, write_json
 
 N, BATCH = 29, 8
@@ -19,7 +20,7 @@ def trained(folder, epochs: int = 3, first: int = 0, callbacks=()) -> None:
     model.compile(keras.optimizers.SGD(rate), "mse", run_eagerly=True)
     x, y = np.ones((N, 3), "float32"), np.zeros((N, 2), "float32")
     settings = {"batch_size": BATCH, "epochs": epochs, "initial_epoch": first, "verbose": 0}
-    model.fit(x, y, validation_data=(x, y), callbacks=[*callbacks.watchers(folder), *callbacks], **settings)
+    model.fit(x, y, validation_data=(x, y), callbacks=[*watch.watchers(folder), *callbacks], **settings)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
@@ -106,4 +107,4 @@ def test_a_training_without_a_finished_epoch_cannot_be_analysed():
 def test_tensorboard_without_its_package_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install tensorboard"):
-        callbacks.tensorboard(tmp_path)
+        watch.tensorboard(tmp_path)
