@@ -20,7 +20,6 @@ ENDPOINTS = (
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
 
-
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # of helpers.decoders
 
 
