@@ -151,3 +151,19 @@ def test_the_dashboards_show_what_was_logged():
     assert figure.axes[1].get_xlabel() == "time per step (ms)"
     _, ax = plt.subplots()
     assert dashboard.plot_rates(logs["rates"]["epoch"], ax=ax) is ax
+
+
+@pytest.mark.slow
+def test_the_commands_train_and_predict_from_files(files, tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text("06_training: {fusion_dim: 8, num_heads: 1, test_share: 0.25}\n")
+    given = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    output = tmp_path / "out" / "model.keras"
+    more = ["--output", str(output), "--epochs", "2", "--batch_size", "16", "--params", str(tmp_path / "p.yaml")]
+    assert __main__.main(["train", *given, *more]) == 0
+    assert "in 1-MAE; epoch 2 of 2" in capsys.readouterr().out
+    scored = ["--output", str(tmp_path / "scores.npy"), "--model", str(output)]
+    assert __main__.main(["predict", *given[:4], *scored]) == 0
+    assert "120 rows of 5 scores" in capsys.readouterr().out
+    (tmp_path / "p.yaml").write_text("06_training: {fusion: 8}\n")
+    assert __main__.main(["train", *given, *more]) == 1
+    assert "unknown parameter 'fusion'" in capsys.readouterr().err
