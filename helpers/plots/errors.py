@@ -90,6 +90,6 @@ def plot_intervals(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ax.errorbar(rows["over_constant"][chosen], y[chosen], xerr=bars, fmt="o", ms=4, color=color, label=label)
     ax.axvline(0, color=NEUTRAL, lw=1)
     ax.set_yticks(y, [name.replace("_", " ") for name in rows.index])
-    ax.set(xlabel="mean test R² over the constant's, 95 % interval by source")
+    ax.set(xlabel="mean test R² over the constant's, 95 % interval by source", ylim=(-0.6, len(rows) - 0.4))
     ax.legend(frameon=False, loc="upper left")
     return ax
