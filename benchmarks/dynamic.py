@@ -20,7 +20,17 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.alternation import options_of, ratio, report
-from benchmarks.networks import PLAIN, PRECISIONS, Ways, plain_function, rows_of, seconds_per_unit, tell, worst_cosine
+from benchmarks.networks import (
+    PLAIN,
+    PRECISIONS,
+    Ways,
+    plain_function,
+    ratios,
+    rows_of,
+    seconds_per_unit,
+    tell,
+    worst_cosine,
+)
 from benchmarks.stages import DATA, named, prepare, run_stage, sample_clips, write_flows
 from helpers.config import DynamicConfig
 from helpers.crops import face_flows
@@ -89,13 +99,10 @@ def main(argv: list[str] | None = None) -> None:
         taken = seconds_per_unit(ways, options.rounds)
     attainable = [alone + work / cores() for alone, work in zip(taken["forward float32"], taken[WORK], strict=True)]
     headline = {
-        "ratio_pipeline_to_forward": ratio(taken["forward float32"], taken["stage float32"]),
-        "ratio_pipeline_to_forward_bf16": ratio(taken["forward bfloat16"], taken["stage bfloat16"]),
+        **ratios(taken),
         "ratio_pipeline_to_attainable": ratio(attainable, taken[FLY]),
         "attainable_clips_per_s": 1 / float(np.median(attainable)),
         "on_the_fly_clips_per_s": 1 / float(np.median(taken[FLY])),
-        "ratio_float32_to_tf_function_float32": ratio(taken[PLAIN], taken["forward float32"]),
-        "ratio_bf16_to_tf_function_float32": ratio(taken[PLAIN], taken["forward bfloat16"]),
         "ratio_clip_pass_to_stride1": ratio(taken[WINDOWS], taken["forward float32"]),
         "cosine_bf16": cosine,
     }

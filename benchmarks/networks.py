@@ -53,6 +53,16 @@ def rows_of(ways: Ways, per_unit: dict[str, list[float]], unit: str) -> list[dic
     return rows
 
 
+def ratios(per_unit: dict[str, list[float]]) -> dict[str, float]:
+    """How near the stages are to their networks alone, and those to a plain `tf.function` in float32."""
+    return {
+        "ratio_pipeline_to_forward": ratio(per_unit["forward float32"], per_unit["stage float32"]),
+        "ratio_pipeline_to_forward_bf16": ratio(per_unit["forward bfloat16"], per_unit["stage bfloat16"]),
+        "ratio_float32_to_tf_function_float32": ratio(per_unit[PLAIN], per_unit["forward float32"]),
+        "ratio_bf16_to_tf_function_float32": ratio(per_unit[PLAIN], per_unit["forward bfloat16"]),
+    }
+
+
 def tell(headline: dict[str, float]) -> None:
     """Print the headline figures, as they stand in the JSON."""
     for name, value in headline.items():

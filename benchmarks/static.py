@@ -19,7 +19,17 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.alternation import options_of, ratio, report
-from benchmarks.networks import PLAIN, PRECISIONS, Ways, plain_function, rows_of, seconds_per_unit, tell, worst_cosine
+from benchmarks.networks import (
+    PLAIN,
+    PRECISIONS,
+    Ways,
+    plain_function,
+    ratios,
+    rows_of,
+    seconds_per_unit,
+    tell,
+    worst_cosine,
+)
 from benchmarks.stages import FACES_PER_CLIP, run_stage, write_faces
 from helpers.backbones import Backbone, build_backbone
 from helpers.config import StaticConfig
@@ -83,12 +93,9 @@ def main(argv: list[str] | None = None) -> None:
         ways, cosine = ways_of(clips, Path(folder), backbone, forwards, options)
         taken = seconds_per_unit(ways, options.rounds)
     headline = {
-        "ratio_pipeline_to_forward": ratio(taken["forward float32"], taken["stage float32"]),
-        "ratio_pipeline_to_forward_bf16": ratio(taken["forward bfloat16"], taken["stage bfloat16"]),
+        **ratios(taken),
         "ratio_to_source_loop": ratio(taken[LOOP], taken["stage float32"]),
         "ratio_bf16_to_source_loop": ratio(taken[LOOP], taken["stage bfloat16"]),
-        "ratio_float32_to_tf_function_float32": ratio(taken[PLAIN], taken["forward float32"]),
-        "ratio_bf16_to_tf_function_float32": ratio(taken[PLAIN], taken["forward bfloat16"]),
         "cosine_bf16": cosine,
     }
     report(rows_of(ways, taken, "images"), COLUMNS, options, **headline)
