@@ -88,7 +88,14 @@ def _tensorflow_flops(model: keras.Model, one: Any) -> int:
 
     graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(one).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
-    return int(tf.compat.v1.profiler.profile(graph, options=options.with_empty_output().build()).total_float_ops)
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # the profiler calls functions of TensorFlow's own that are deprecated, and says so
+    try:
+        profile = tf.compat.v1.profiler.profile(graph, options=options.with_empty_output().build())
+    finally:
+        logger.setLevel(level)
+    return int(profile.total_float_ops)
 
 
 def _jax_flops(model: keras.Model, one: Any) -> int:

@@ -15,7 +15,7 @@ from helpers.evidence import evidence_table
 from helpers.experiment import run_table
 from helpers.files import replacing
 from helpers.train import TrainingData, rated_clips
-from helpers.variants import TOKEN_MODEL, variant_of
+from helpers.variants import ABLATIONS, TOKEN_MODEL, VARIANTS, variant_of
 
 EVENT_TRAIT = "agreeableness"  # planted in drawn clips as an event in time
 
@@ -46,7 +46,8 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
         `under_token_low`, `under_token_high`: the token model's mean R² minus the row's; `what`.
     """
     rows = {}
-    for name, row in found["models"].items():
+    for name in (name for name in VARIANTS | ABLATIONS if name in found["models"]):  # a JSON file has them by alphabet
+        row = found["models"][name]
         rows[name] = row["r2"] | {
             "1-MAE": row["mean_accuracy"],
             "CCC": row["ccc"]["mean"],
@@ -58,10 +59,9 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
             rows[comparison["a"]] |= {f"over_constant{end}": value for end, value in ends.items()}
         elif comparison["a"] == TOKEN_MODEL:
             rows[comparison["b"]] |= {f"under_token{end}": value for end, value in ends.items()}
-    targets = list(found["models"]["constant"]["r2"])
     ends = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
     table = pd.DataFrame.from_dict(rows, "index", dtype=float).rename_axis("model")
-    table = table.reindex(columns=[*targets, "1-MAE", "CCC", "skill", *ends])
+    table = table.reindex(columns=[*found["targets"], "mean", "1-MAE", "CCC", "skill", *ends])
     return table.assign(what=[variant_of(name).says for name in table.index])
 
 

@@ -27,15 +27,15 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     """Gather `summary.json` from what 06 and 07 wrote.
 
     Returns:
-        `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons` (differences of mean
-        R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`, `split`, `live`,
-        `provenance`.
-        Values of `models` and `attention` are means over seeds.
+        `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
+        (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`,
+        `split`, `live`, `provenance`. Values of `models` and `attention` are means over seeds.
     """
     out = Path(out)
     training = read_json(needs(out / "training" / "training.json", "06_training"))
     attention = read_json(needs(out / "attention.json", "07_attention_visualization"))
     summary = {
+        "targets": training["targets"],
         "models": training["models"],
         "comparisons": training["comparisons"],
         "groups": training["groups"],
@@ -70,7 +70,7 @@ def write_report(out: str | Path) -> Path:
         summary=summary,
         models=_ordered(summary["models"]),
         main=MAIN,
-        targets=[target for target in summary["models"]["constant"]["r2"] if target != "mean"],
+        targets=summary["targets"],
         analysis=analysis,
         verdicts=verdicts(summary),
         random_weights=[s for s, m in manifests.items() if m["identity"].get("weights", {}).get("name") == "random"],

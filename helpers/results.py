@@ -77,10 +77,11 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     """Score the predictions.
 
     Returns:
-        `models` on the test clips, `live` on the run's own, `comparisons` (every model with the constant, the token
-        model with every other), `split`, `ratings`, `ceiling` (what agreement of the raters leaves to reach: `r2` and
-        `pearson` by target, where the run's own clips are trained on and 01 found several raters), `groups` (errors of
-        the token model on this run's held-out clips by the `group` of `ratings.csv`), `seeds`, `config`.
+        `targets` (in their order, traits by their letters); `models` on the test clips, `live` on the run's own;
+        `comparisons` (every model with the constant, the token model with every other); `split`, `ratings`, `seeds`,
+        `config`; `ceiling` (what agreement of the raters leaves to reach: `r2` and `pearson` by target, where the run's
+        own clips are trained on and 01 found several raters); `groups` (errors of the token model on this run's
+        held-out clips by the `group` of `ratings.csv`).
     """
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
     constants = {seed: np.nanmean(bank.labels[split == "train"], 0) for seed, split in splits.items()}
@@ -93,6 +94,7 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
         rated = predictions["truth"].notna() & (predictions["split"] == "live")
         live["clips"] = int(predictions.loc[rated, "clip"].nunique())
     return {
+        "targets": [target for target in models["constant"]["r2"] if target != "mean"],
         "models": models,
         "comparisons": comparisons(predictions, names, TOKEN_MODEL),
         "live": live,

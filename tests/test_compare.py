@@ -47,8 +47,9 @@ def test_the_table_has_every_model_with_intervals_and_is_written(run, tmp_path):
     assert np.isnan(table.loc["constant", "over_constant"])
     written = pd.read_csv(tmp_path / "run" / "models.csv", index_col="model")
     np.testing.assert_allclose(written["mean"], table["mean"], rtol=1e-5)
-    said = read_json(tmp_path / "run" / "training" / "training.json")["comparisons"]
-    assert said == found["comparisons"]
+    from_file = read_json(tmp_path / "run" / "training" / "training.json")
+    assert from_file["comparisons"] == found["comparisons"]
+    pd.testing.assert_frame_equal(compare.table_of(from_file), compare.table_of(found))
     text = compare.as_text(table)
     assert "over the constant" in text
     assert "[" in text.splitlines()[-1]

@@ -40,6 +40,7 @@ def out(tmp_path):
     models = {"constant": model_row(0), "ridge": model_row(0.5), "token_cross_attention": model_row(0.9)}
     split = {"by": "source", "train": 7, "validation": 3, "test": 2, "test_clips_sharing_a_source_with_train": 0}
     training = {
+        "targets": list(LETTERS),
         "models": models,
         "comparisons": compared(),
         "groups": {},
@@ -64,7 +65,17 @@ def out(tmp_path):
 def test_the_summary_has_the_promised_shape(out):
     report.write_summary(out)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    assert set(summary) == {"models", "comparisons", "groups", "ceiling", "attention", "split", "live", "provenance"}
+    assert set(summary) == {
+        "targets",
+        "models",
+        "comparisons",
+        "groups",
+        "ceiling",
+        "attention",
+        "split",
+        "live",
+        "provenance",
+    }
     assert set(summary["models"]["ridge"]["r2"]) == {*LETTERS, "mean"}
     assert {"ccc", "pearson", "mae", "mean_accuracy", "seeds"} <= set(summary["models"]["ridge"])
     assert summary["provenance"]["stages"]["static"]["weights"]["name"] == "random"
@@ -123,11 +134,14 @@ def test_groups_and_the_ceiling_of_the_ratings_stand_on_the_page(out):
 
 def test_the_table_has_a_column_for_each_target_whatever_its_name(out):
     training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    training["targets"].append("interview")
     for row in [*training["models"].values(), training["live"]]:
         row["r2"]["interview"] = 0.123
     write_json(out / "training" / "training.json", training)
     page = report.write_report(out).read_text(encoding="utf-8")
     assert "<th>interview</th>" in page
+    heads = [page.index(f"<th>{letter}</th>") for letter in LETTERS]
+    assert heads == sorted(heads)
     assert page.count("<td>0.12</td>") == 4
 
 
