@@ -136,6 +136,22 @@ def test_a_damaged_clip_is_recorded_and_left_out(cfg):
     assert key not in read_feature_set(feature_file(cfg, "train")).keys
 
 
+def test_rows_that_the_network_fails_on_are_recorded_and_not_valid(cfg, monkeypatch):
+    def blind_in_the_dark(x: np.ndarray) -> np.ndarray:
+        y = mean_colour(x)
+        return np.where(y.mean(axis=1, keepdims=True) < 45, np.nan, y)
+
+    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision: blind_in_the_dark)
+    for _ in range(2):  # found again, they are still told
+        manifest = extract_clip_features(cfg)
+        dark, plain = (read_feature_set(feature_file(cfg, "train", view)) for view in ("dark", "plain"))
+        lost = {(entry["clip"], entry["row"]) for entry in manifest["failed"] if entry["reason"].startswith("dark: ")}
+        assert {(dark.keys[i], k) for i, k in zip(*np.nonzero(~dark.valid), strict=True)} <= lost
+        assert not dark.valid.all()
+        assert plain.valid.all()
+        assert manifest["counts"]["invalid_rows"] == len(manifest["failed"]) > 0
+
+
 def test_stopped_and_started_again_it_gives_the_same(cfg, monkeypatch, tmp_path):
     whole = change(cfg, out_dir=str(tmp_path / "whole"))
     extract_clip_features(whole)
