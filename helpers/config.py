@@ -155,6 +155,28 @@ class AttentionConfig(Parameters):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(Parameters):
+    """08_clip_classification. `input_px` 0: the input that the weights were trained with."""
+
+    data_dir: str = "data_sample/motion"
+    backbone: str = choice("resnet50", "resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19")
+    weights: str = choice("random", "random", "pretrained")
+    input_px: int = number(32, 0, 1024)
+    n_frames: int = number(12, 1, 4096)
+    frame_px: int = number(64, 32, 1024)
+    scales: list[float] = number([1.0, 0.85, 1.15], 0.1, 10.0)
+    views: int = number(3, 0, 99)
+    tta_views: int = number(2, 0, 99)
+    flip: bool = False
+    split: str = choice("source", "source", "official")
+    batch_size: int = number(64, 1, 4096)
+    precision: str = choice("float32", "float32", "bfloat16", "float16")
+    workers: int = number(0, 0, 256)
+    seed: int = number(0, 0)
+    progress: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig(Parameters):
     """09_score_a_clip."""
 

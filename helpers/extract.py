@@ -174,7 +174,7 @@ def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str,
     ):
         started = datetime.now(UTC)
         with ClipRun(clips, cfg.data, stage, source.work, job, cfg.workers or cores(), progress, source.stamp) as run:
-            spent_s, n_made = _stream(run, stage, how)
+            spent_s, n_made = stream_rows(run, stage, how.rows, how.batches)
         ended = datetime.now(UTC)
         counts = run.finish() | _count_rows(clips, stage, source)
         if n_made:
@@ -185,14 +185,23 @@ def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str,
         return stage.finish(**counts)
 
 
-def _stream(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, float], int]:
-    """Read, compute and write all clips at once; returns seconds by what was done in them, and how many rows were made.
+def stream_rows(
+    run: ClipRun, stage: Stage, rows_of: Callable[[Any], ClipRows], batches: Batches
+) -> tuple[dict[str, float], int]:
+    """Read, compute and write all clips at once; a clip's file is written when its last row is there.
 
-    A clip's file is written when its last row is there, while later clips are on their way.
+    Args:
+        run: The clips; closed by the caller.
+        stage: Where the files go.
+        rows_of: From `Clip.kept` to the clip's rows, before they are made.
+        batches: The network; closed here.
+
+    Returns:
+        Seconds by what was done in them, and how many rows were made.
     """
     spent_s: Counter[str] = Counter()
     on_way: list[tuple[Clip, ClipRows]] = []
-    with how.batches, FeatureWriter(run, stage) as writer:
+    with batches, FeatureWriter(run, stage) as writer:
 
         def hand_over() -> None:
             for clip, rows in [entry for entry in on_way if entry[1].complete]:
@@ -205,18 +214,18 @@ def _stream(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, floa
 
         try:
             for clip, pieces in run:
-                rows = how.rows(clip.kept)
+                rows = rows_of(clip.kept)
                 try:
-                    rows.feed(pieces, how.batches)
+                    rows.feed(pieces, batches)
                 except CLIP_ERRORS as error:
                     run.fail(clip, error)
                 else:
                     on_way.append((clip, rows))
                 hand_over()
-            how.batches.finish()
+            batches.finish()
         finally:  # whatever ends the run, no clip that is complete is lost
             hand_over()
-    return dict(spent_s) | {"network": how.batches.network_s, "writing": writer.spent_s}, writer.n_rows
+    return dict(spent_s) | {"network": batches.network_s, "writing": writer.spent_s}, writer.n_rows
 
 
 def _count_rows(clips: pd.DataFrame, stage: Stage, source: VideoSource | StoredSource) -> dict[str, int]:

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 
 from helpers.clips import targets_of
+from helpers.feature_sets import write_sequences
 from helpers.files import replacing, write_json
 from helpers.names import natural_order
 from helpers.reduction import STREAMS
 from helpers.store import FeatureFile, read_arrays, read_features, read_manifest
 
 INDEX_COLUMNS = ("t_start_s", "t_end_s", "frame", "valid")
-CHUNK_ROWS = 256  # of a clip that are compressed together: 2 MB of 2048 channels
 
 
 def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
@@ -87,23 +87,13 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
     lengths = index.groupby("clip", sort=False).size().reindex(list(files), fill_value=0).to_numpy("int32")
     targets = targets_of(ratings)
     labels = ratings.reindex(list(files))[targets].to_numpy("float32")
-    with replacing(path) as part, h5py.File(part, "w") as file:
-        n, longest = len(files), int(lengths.max())
-        chunks = (1, min(longest, CHUNK_ROWS), width)
-        gzip: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
-        features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **gzip)
-        t_s = file.create_dataset("t_s", (n, longest), "float64", **gzip)
-        valid = file.create_dataset("valid", (n, longest), bool, **gzip)
-        for i, clip_file in enumerate(files.values()):
-            rows = _rows(clip_file, width)
-            k = len(rows.valid)
-            features[i, :k], t_s[i, :k], valid[i, :k] = rows.features, rows.t_s, rows.valid
-        file["labels"], file["num_frames"] = labels, lengths
-        file.create_dataset("clips", data=list(files), dtype=h5py.string_dtype())
-        file.create_dataset("targets", data=targets, dtype=h5py.string_dtype())
-        file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width})
-        file.attrs.update({"category_mapping": "{}", "multi_scale": False})
-        file.attrs["identity"] = json.dumps(manifest["identity"], sort_keys=True)
+    text = h5py.string_dtype()
+    datasets = {"labels": labels, "clips": np.asarray(list(files), text), "targets": np.asarray(targets, text)}
+    attributes = {"category_mapping": "{}", "multi_scale": False}
+    attributes["identity"] = json.dumps(manifest["identity"], sort_keys=True)
+    clips = (_rows(file, width) for file in files.values())
+    sequences = ((rows.features, rows.t_s, rows.valid) for rows in clips)
+    write_sequences(path, sequences, (lengths, width), datasets, attributes)
 
 
 def clip_files(stage_folder: str | Path) -> dict[str, Path]:

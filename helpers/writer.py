@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from helpers.clip_run import Clip, ClipRun
-from helpers.store import FeatureFile, Stage, write_features
+from helpers.store import FeatureFile, Stage
 
 UNWRITTEN = 8  # files that may wait to be written
 
@@ -42,7 +42,7 @@ class FeatureWriter:
 
     def _write(self, clip: Clip, rows: FeatureFile) -> None:
         started_s = time.perf_counter()
-        write_features(self._stage.path(clip.key), rows, clip.stamp)
+        self._stage.write(clip.key, rows, clip.stamp)
         self.spent_s += time.perf_counter() - started_s
 
     def _count(self, n_waiting: int) -> None:
