@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, metavar="S")
     sample.add_argument("--out", type=Path, required=True, metavar="DIR")
     sample.add_argument("--shipped", action="store_true", help="all of data_sample/: clips, awkward clips, token bank")
+    sample.add_argument("--motion", action="store_true", help="120 clips of three motion classes instead, for 08")
     sample.set_defaults(command=_sample)
 
     notebooks = commands.add_parser("notebooks", help="re-execute and normalise the committed notebooks")
@@ -245,10 +246,12 @@ def _features(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from helpers import bank, sample
+    from helpers import bank, motion_sample, sample
 
     if arguments.shipped:
         bank.write_shipped(arguments.out)
+    elif arguments.motion:
+        motion_sample.write_motion_sample(arguments.out, arguments.seed)
     else:
         sample.write_sample(arguments.out, arguments.clips, arguments.seed, progress=True)
     return 0

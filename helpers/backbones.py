@@ -17,6 +17,8 @@ from helpers.files import file_sha256
 from helpers.store import read_arrays, write_arrays
 from helpers.weights import WEIGHTS, Weights, published_weights, random_weights, require
 
+MIN_INPUT_PX = 32  # five halvings leave one position
+
 
 @dataclass(frozen=True)
 class BackboneRow:
@@ -79,7 +81,7 @@ class Backbone:
         return seen
 
 
-def build_backbone(name: str, weights: str, *, frozen: int | None = None) -> Backbone:
+def build_backbone(name: str, weights: str, *, frozen: int | None = None, input_px: int = 0) -> Backbone:
     """Build a backbone with average pooling and fill it.
 
     Args:
@@ -87,6 +89,8 @@ def build_backbone(name: str, weights: str, *, frozen: int | None = None) -> Bac
         weights: "pretrained" (published weights), "random" (the frozen generator, seed 0), or the path of an npz file
             that `write_backbone` made.
         frozen: As for `freeze`; extraction runs with all of it frozen.
+        input_px: Side of the input, 32 or more: these networks are convolutions up to an average. 0: that which the
+            published weights were trained with.
 
     Raises:
         FileNotFoundError: Weights are asked for and cannot be had; says where to put published ones.
@@ -99,10 +103,13 @@ def build_backbone(name: str, weights: str, *, frozen: int | None = None) -> Bac
             f"weights must be random, pretrained or an npz file, got {weights!r}. Choose one of them, or name the "
             "file that write_backbone made."
         )
+    if input_px and input_px < MIN_INPUT_PX:
+        raise ValueError(f"input_px must be 0 or at least {MIN_INPUT_PX}, got {input_px}. Take larger frames.")
     row = BACKBONES[name]
     record = WEIGHTS[row.published]
+    px = input_px or record.input_px
     file = str(require([row.published])[row.published]) if weights == "pretrained" else None
-    model = row.build(weights=file, include_top=False, input_shape=(record.input_px, record.input_px, 3), pooling="avg")
+    model = row.build(weights=file, include_top=False, input_shape=(px, px, 3), pooling="avg")
     if file:
         provenance = published_weights(row.published)
     elif weights == "random":
@@ -110,7 +117,7 @@ def build_backbone(name: str, weights: str, *, frozen: int | None = None) -> Bac
     else:
         provenance = _read_weights(model, name, weights)
     freeze(model, frozen)
-    return Backbone(name, model, record.input_px, record.feature_dim, provenance)
+    return Backbone(name, model, px, record.feature_dim, provenance)
 
 
 def freeze(model: keras.Model, n_convolutions: int | None = None) -> None:

@@ -23,6 +23,7 @@ from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.files import ROOT, replacing
 from helpers.lock import FolderLock
+from helpers.motion_sample import write_motion_sample
 from helpers.reduction import STREAMS, Pca, Reduction, read_reduction, write_reduction
 from helpers.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
 from helpers.store import gather_rows, read_manifest, write_manifest
@@ -35,10 +36,11 @@ WIDTHS = {"static": 64, "dynamic": 32}
 
 
 def write_shipped(out: str | Path, work: str | Path = ROOT / "results" / "bank") -> None:
-    """Draw the shipped clips and the awkward ones, and make the token bank; started again, it goes on."""
+    """Draw the shipped clips (rated, awkward, classes of motion) and make the token bank; started again, it goes on."""
     out = Path(out)
     write_sample(out, progress=True)
     write_awkward(out)
+    write_motion_sample(out / "motion")
     write_bank(out / "tokens", work)
     write_shipped_tokens(out, work)
 

@@ -150,7 +150,7 @@ class ClassificationConfig(Parameters):
     data_dir: str = "data_sample/motion"
     backbone: str = choice("resnet50", "resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19")
     weights: str = choice("random", "random", "pretrained")
-    input_px: int = number(48, 0, 1024)
+    input_px: int = number(32, 0, 1024)
     n_frames: int = number(12, 1, 4096)
     frame_px: int = number(64, 32, 1024)
     scales: list[float] = number([1.0, 0.85, 1.15], 0.1, 10.0)

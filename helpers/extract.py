@@ -23,7 +23,7 @@ import pandas as pd
 from helpers.backbones import build_backbone
 from helpers.batches import Batches
 from helpers.clip_run import CLIP_ERRORS, Clip, ClipRun
-from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.config import ClassificationConfig, DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
 from helpers.detectors import detector_file, require_detector
 from helpers.deviation import comparison
@@ -34,7 +34,7 @@ from helpers.forward import compile_forward
 from helpers.i3d import build_motion_network
 from helpers.progress import Progress
 from helpers.rows import ClipRows, DynamicRows, StaticRows, why_invalid
-from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
+from helpers.store import FeatureFile, Stage, read_features, read_manifest
 from helpers.video import backend_name, backend_version
 from helpers.worker import cores
 
@@ -75,7 +75,7 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool =
 
 @dataclass(frozen=True)
 class Extraction:
-    """What 03 and 04 differ in.
+    """What 03, 04 and 08 differ in.
 
     Attributes:
         name: Of the stage, also its folder.
@@ -89,9 +89,9 @@ class Extraction:
     """
 
     name: str
-    cfg: StaticConfig | DynamicConfig
+    cfg: StaticConfig | DynamicConfig | ClassificationConfig
     weights: dict[str, str]
-    work: Callable[[Job], Iterator[Piece]]
+    work: Callable[[Any], Iterator[Piece]]
     size_px: int
     rows: Callable[[FaceTrack], ClipRows]
     batches: Batches
@@ -156,7 +156,7 @@ def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str,
     ):
         started = datetime.now(UTC)
         with ClipRun(clips, cfg.data, stage, how.work, job, cfg.workers or cores(), progress) as run:
-            spent_s, n_made = _stream(run, stage, how)
+            spent_s, n_made = stream_rows(run, stage, how)
         ended = datetime.now(UTC)
         counts = run.finish() | _count_rows(clips, stage, cfg.out / "faces")
         if n_made:
@@ -166,7 +166,7 @@ def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str,
         return stage.finish(**counts)
 
 
-def _stream(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, float], int]:
+def stream_rows(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, float], int]:
     """Read, compute and write all clips at once; returns seconds by what was done in them, and how many rows were made.
 
     A clip's file is written when its last row is there, while later clips are on their way.
@@ -223,7 +223,7 @@ class _Writer:
 
     def _write(self, clip: Clip, rows: FeatureFile) -> None:
         started_s = time.perf_counter()
-        write_features(self._stage.path(clip.key), rows, clip.stamp)
+        self._stage.write(clip.key, rows, clip.stamp)
         self.spent_s += time.perf_counter() - started_s
 
     def _count(self, n_waiting: int) -> None:

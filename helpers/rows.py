@@ -39,7 +39,8 @@ class ClipRows(ABC):
         spent_s: Seconds of decoder processes on the clip, by what they did.
     """
 
-    def __init__(self, track: FaceTrack):
+    def __init__(self, track: FaceTrack | None = None):
+        """`track`: the face that the rows are about; None where they are about whole frames."""
         self.track, self.spent_s = track, Counter()
         self._seen: list[Piece] = []  # without their values
         self._outputs: list[np.ndarray | NetworkError | None] = []  # rows of each sample; None: not there yet
@@ -77,7 +78,7 @@ class ClipRows(ABC):
     def _values(self, pieces: Iterable[Piece]) -> Iterator[np.ndarray]:
         """One crop or flow after the other; of each piece, all but these is kept."""
         for piece in pieces:
-            self._seen.append(replace(piece, values=piece.values[:0]))
+            self._seen.append(replace(piece, values=np.empty(0)))  # a slice of them would hold them all
             self.spent_s.update(piece.spent_s)
             yield from piece.values
 

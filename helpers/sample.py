@@ -161,7 +161,7 @@ def sample_plan(n_clips: int = 36, seed: int = 0, clips_per_source: int = 3, *, 
         raise ValueError(f"clips_per_source must be at least 1, got {clips_per_source}. Give each person a clip.")
     numbers = np.arange(n_clips)
     first = seed * SEEDS_PER_SAMPLE
-    ids = [_source_id(i, first + i) for i in range(-(-n_clips // clips_per_source))]
+    ids = [source_id(i, first + i) for i in range(-(-n_clips // clips_per_source))]
     split = _deal(n_clips, seed) if splits else np.full(n_clips, "train", dtype=object)
     plan = pd.DataFrame({"split": split, "source": [ids[i] for i in numbers // clips_per_source]})
     folder = plan.groupby("split").cumcount() // FOLDER_CLIPS + 1
@@ -172,7 +172,7 @@ def sample_plan(n_clips: int = 36, seed: int = 0, clips_per_source: int = 3, *, 
     return plan[["key", "source", "source_seed", "clip_seed", "split"]]
 
 
-def _source_id(number: int, source_seed: int) -> str:
+def source_id(number: int, source_seed: int) -> str:
     """Eleven characters of YouTube's alphabet; the first two sources begin with - and _, as some real ones do."""
     letters = np.random.default_rng([31, source_seed]).integers(len(ID_ALPHABET), size=11)
     name = "".join(ID_ALPHABET[i] for i in letters)

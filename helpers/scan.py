@@ -5,20 +5,23 @@ In: a folder of any layout, with links and loops. Out: relative paths as text, i
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from helpers.names import is_video
 
 log = logging.getLogger(__name__)
 
+LEAVE_OUT = ".nomedia"  # a file of this name, as media players know it: whoever walks past leaves the folder out
 
-def video_files(root: Path) -> Iterator[str]:
-    """Yield the path of every video file below a folder, relative to it, with "/" between its parts.
 
-    Hidden files and folders are left out. Folders that are links are followed, each folder once, however many links
-    lead to it. A link to nothing is a file too: it will be named where it fails. A folder that cannot be read is
-    logged and left out, if it is not `root`.
+def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:
+    """Yield the path of every video file, or of those whose names are `wanted`, below a folder, relative to it.
+
+    Parts of a path have "/" between them. Hidden files and folders are left out, and folders below `root` that hold a
+    file `.nomedia`: clips of another kind, such as the sample's classes of motion, which are looked for in their own
+    folder. Folders that are links are followed, each folder once, however many links lead to it. A link to nothing is
+    a file too: it will be named where it fails. A folder that cannot be read is logged and left out, if not `root`.
 
     Raises:
         ValueError: a name that is not UTF-8: no table could hold it.
@@ -28,18 +31,20 @@ def video_files(root: Path) -> Iterator[str]:
     while folders:
         folder = folders.pop()
         try:
-            names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+            names = sorted(os.listdir(folder))
         except OSError as error:
             if folder == root:
                 raise
             log.warning("%s cannot be read (%s): its clips are left out", folder, error.strerror)
             continue
-        for path in map(folder.joinpath, names):
+        if LEAVE_OUT in names and folder != root:
+            continue
+        for path in (folder / name for name in names if not name.startswith(".")):
             if os.path.isdir(path):
                 if _identity(path) not in seen:
                     seen.add(_identity(path))
                     folders.append(path)
-            elif is_video(path.name) and (os.path.isfile(path) or not os.path.exists(path)):
+            elif wanted(path.name) and (os.path.isfile(path) or not os.path.exists(path)):
                 yield _checked(path.relative_to(root).as_posix())
 
 

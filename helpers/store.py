@@ -19,14 +19,14 @@ from helpers.lock import FolderLock
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def write_arrays(path: str | Path, **arrays: Any) -> None:
-    """Write a compressed npz atomically. Object arrays are refused (ValueError): they would need pickle."""
+def write_arrays(path: str | Path, *, compressed: bool = True, **arrays: Any) -> None:
+    """Write an npz atomically. Object arrays are refused (ValueError): they would need pickle."""
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
     for name, value in arrays.items():
         if value.dtype == object:
             raise ValueError(f"{name} must be numbers, flags or text, got an array of objects.")
     with replacing(path) as part, open(part, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
 
 def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -180,6 +180,10 @@ class Stage:
             return str(read_arrays(self.path(key))["stamp"]) == stamp
         except (FileNotFoundError, ValueError, KeyError):
             return False
+
+    def write(self, key: str, rows: FeatureFile, stamp: str) -> None:
+        """Write the rows of one clip."""
+        write_features(self.path(key), rows, stamp)
 
     def fail(self, clip: str, reason: str, row: int | None = None) -> None:
         """Record a clip, or one row of it, that could not be made."""
