@@ -29,10 +29,11 @@ from helpers.clip_training import (
     is_multi_scale,
     train_all,
 )
-from helpers.clip_variants import PLAIN, ClipVariants, plan_folds, read_variants
+from helpers.clip_variants import ClipVariants, plan_folds, read_variants
 from helpers.config import ClassificationConfig
 from helpers.files import replacing, write_json
 from helpers.metrics import bootstrap_difference
+from helpers.views import PLAIN
 
 MAJORITY, ENSEMBLE = "majority", "ensemble"
 BINS = 10  # of confidence, as Guo et al. (2017, ICML, arXiv:1706.04599) have 15 for larger sets

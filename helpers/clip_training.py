@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from helpers.clip_variants import PLAIN, ClipVariants, Fold, feature_files, plan_folds, read_variants
+from helpers.clip_variants import ClipVariants, Fold, feature_files, plan_folds, read_variants
 from helpers.config import ClassificationConfig
 from helpers.files import file_sha256, read_json, replacing, write_json
 from helpers.pool import ClipPool
 from helpers.store import read_arrays, write_arrays
+from helpers.views import PLAIN
 from helpers.worker import cores
 
 log = logging.getLogger(__name__)

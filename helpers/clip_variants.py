@@ -15,8 +15,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from helpers.config import ClassificationConfig
 from helpers.feature_sets import FeatureSet, read_feature_set
+from helpers.views import PLAIN
 
-PLAIN = "plain"  # the clips as they are
 VIEW, TTA = re.compile(r"view\d+$"), re.compile(r"(?:(\w+)_)?tta\d+$")
 VALIDATION_NAMES = ("validation", "val", "valid")
 

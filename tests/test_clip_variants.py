@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from drawn_features import D, T, draw_features, write_drawn
 
-from helpers.clip_variants import PLAIN, plan_folds, read_variants
+from helpers.clip_variants import plan_folds, read_variants
 from helpers.config import ClassificationConfig
 from helpers.feature_sets import write_feature_set
+from helpers.views import PLAIN
 
 
 def read(folder):
