@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import layers, ops
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -27,43 +28,62 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 DEVIATION_FLOOR = 0.1  # of the mean deviation: a channel that hardly moves must not be blown up by damaged frames
 BAG_PENALTIES = 10.0 ** np.arange(-4, 1)  # C of the bag's logistic regression
 GRADIENT_NORM = 1.0
+ADAPT_FRAMES = 20_000  # that principal components are fitted to: 330 MB of 2048 channels
 PREDICT_CLIPS = 256  # that are predicted at a time
 
 Labelled = tuple[dict[str, np.ndarray], np.ndarray]  # inputs of a model, labels int (n,)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class Standardisation(layers.Layer):
-    """Subtract each channel's mean over the training frames and divide by its standard deviation; 0 where masked.
+class FrameReduction(layers.Layer):
+    """Standardise frames and take their first principal components: z = (x - mean) kernel; 0 where masked.
 
-    Mean and deviation are weights that `adapt` sets, so that a saved model carries them. keras.layers.Normalization
-    has no floor under the deviation, and counts padding.
+    Mean and kernel are weights that `adapt` sets and that no training changes. Thousands of channels of a frozen
+    network are too many for some hundred clips; what the frames differ in most is in a few components. All are divided
+    by the deviation of the first, so that they keep their proportions.
+
+    Args:
+        components: Width k of z.
     """
+
+    def __init__(self, components: int, **kwargs):
+        super().__init__(**kwargs)
+        self.components = components
 
     def build(self, shape):
         self.mean = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=False, name="mean")
-        self.deviation = self.add_weight(shape=shape[-1:], initializer="ones", trainable=False, name="deviation")
+        shape = (shape[-1], self.components)
+        self.kernel = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="kernel")
         self.built = True
 
     def adapt(self, features: np.ndarray, mask: np.ndarray) -> None:
-        """Take mean and deviation from the frames (N, T, D) that the mask (N, T) keeps."""
+        """Fit mean and kernel to the frames (N, T, D) that the mask (N, T) keeps, at most `ADAPT_FRAMES` of them."""
         frames = features[mask]
-        deviation = frames.std(axis=0, dtype="float64")
-        self.mean.assign(frames.mean(axis=0, dtype="float64"))
-        self.deviation.assign(np.maximum(deviation, DEVIATION_FLOOR * deviation.mean() + 1e-12))
+        frames = frames[np.linspace(0, len(frames) - 1, min(len(frames), ADAPT_FRAMES)).astype(int)].astype("float64")
+        mean, deviation = frames.mean(axis=0), frames.std(axis=0)
+        deviation = np.maximum(deviation, DEVIATION_FLOOR * deviation.mean() + 1e-12)
+        found = min(self.components, *frames.shape)
+        pca = PCA(found, svd_solver="randomized", random_state=0).fit((frames - mean) / deviation)
+        kernel = np.zeros(self.kernel.shape)
+        kernel[:, :found] = pca.components_.T / deviation[:, None] / np.sqrt(pca.explained_variance_[0] + 1e-12)
+        self.mean.assign(mean)
+        self.kernel.assign(kernel)
 
     def call(self, x, mask):
-        x = (x - ops.cast(self.mean, x.dtype)) / ops.cast(self.deviation, x.dtype)
-        return x * ops.cast(ops.expand_dims(mask, -1), x.dtype)
+        z = ops.matmul(x - ops.cast(self.mean, x.dtype), ops.cast(self.kernel, x.dtype))
+        return z * ops.cast(ops.expand_dims(mask, -1), x.dtype)
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"components": self.components}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class FrameClassifier(keras.Model):
     """Tell the class of a clip from the sequence of its frames' features.
 
-    x = standardised features, projected to `units`; h = [forward; backward] last states of an LSTM of `units` each way
-    over the frames that the mask keeps; p = softmax(W dropout(h) + b). Kept frames are moved to the front first, in
-    order: gaps in the mask are no frames at all, and the fused LSTM of GPUs takes no other mask.
+    x = principal components of the features, projected to `units`; h = [forward; backward] last states of an LSTM of
+    `units` each way over the frames that the mask keeps; p = softmax(W dropout(h) + b). Kept frames are moved to the
+    front first, in order: gaps in the mask are no frames at all, and the fused LSTM of GPUs takes no other mask.
 
     `model({"features": (B, T, D), "mask": bool (B, T)})` gives (B, n_classes). A clip needs one frame that is kept.
 
@@ -72,33 +92,42 @@ class FrameClassifier(keras.Model):
         n_classes: Classes, at least 2.
         units: Width of the projection and of the LSTM in each direction.
         dropout_rate: Share of projected channels and of h that is dropped in training, in [0, 1).
+        components: Principal components that are kept, at most D.
     """
 
-    def __init__(self, feature_dim: int, n_classes: int, units: int = 64, dropout_rate: float = 0.3, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # features keep float32 until they are standardised
+    def __init__(
+        self,
+        feature_dim: int,
+        n_classes: int,
+        units: int = 64,
+        dropout_rate: float = 0.3,
+        components: int = 32,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)  # features keep float32 until they are reduced
         if n_classes < 2:
             raise ValueError(f"n_classes must be at least 2, got {n_classes}. Add folders of further classes.")
         self.feature_dim, self.n_classes, self.units, self.dropout_rate = feature_dim, n_classes, units, dropout_rate
-        inner = {"dtype": self.dtype_policy}
-        self.standardise = Standardisation(dtype="float32", name="standardise")
+        self.components, inner = components, {"dtype": self.dtype_policy}
+        self.reduction = FrameReduction(min(components, feature_dim), dtype="float32", name="reduction")
         self.project = layers.Dense(units, name="project", **inner)
         self.dropout = layers.Dropout(dropout_rate, name="dropout", **inner)
         self.lstm = layers.Bidirectional(layers.LSTM(units, **inner), name="lstm", **inner)
         self.probabilities = layers.Dense(n_classes, activation="softmax", dtype="float32", name="probabilities")
-        self.standardise.build((None, None, feature_dim))
-        self.project.build((None, None, feature_dim))
+        self.reduction.build((None, None, feature_dim))
+        self.project.build((None, None, self.reduction.components))
         self.lstm.build((None, None, units))
         self.probabilities.build((None, 2 * units))
         self.built = True
 
     def call(self, inputs: Mapping[str, Any], training=None):
         x, mask = _to_front(inputs["features"], ops.cast(inputs["mask"], "bool"))
-        x = self.dropout(self.project(self.standardise(x, mask)), training=training)  # (B, T, units)
+        x = self.dropout(self.project(self.reduction(x, mask)), training=training)  # (B, T, units)
         h = self.lstm(x, mask=mask, training=training)  # (B, 2 units)
         return self.probabilities(self.dropout(h, training=training))
 
     def get_config(self) -> dict:
-        own = ("feature_dim", "n_classes", "units", "dropout_rate")
+        own = ("feature_dim", "n_classes", "units", "dropout_rate", "components")
         return super().get_config() | {name: getattr(self, name) for name in own}
 
 
@@ -113,7 +142,9 @@ def _to_front(x, mask):
 def build_classifier(feature_dim: int, n_classes: int, cfg: ClassificationConfig, seed: int) -> FrameClassifier:
     """Build the classifier as it is before its training with this seed: the same weights at every call."""
     keras.utils.set_random_seed(seed)
-    return FrameClassifier(feature_dim, n_classes, cfg.units, cfg.dropout_rate, dtype=POLICIES[cfg.precision])
+    return FrameClassifier(
+        feature_dim, n_classes, cfg.units, cfg.dropout_rate, cfg.components, dtype=POLICIES[cfg.precision]
+    )
 
 
 class Trainee:
@@ -152,7 +183,7 @@ class Trainee:
         """
         self._restart(seed)
         (inputs, labels), model = train, self.model
-        model.standardise.adapt(inputs["features"], inputs["mask"])
+        model.reduction.adapt(inputs["features"], inputs["mask"])
         one_hot = np.eye(model.n_classes, dtype="float32")[labels]
         weights = compute_sample_weight("balanced", labels).astype("float32")
         stop = keras.callbacks.EarlyStopping(

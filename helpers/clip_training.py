@@ -35,6 +35,7 @@ TRAINING_PARAMETERS = (
     "split",
     "seed",
     "folds",
+    "components",
     "units",
     "dropout_rate",
     "learning_rate",
