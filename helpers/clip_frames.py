@@ -16,7 +16,7 @@ from helpers.clock import Clock
 from helpers.config import ClassificationConfig
 from helpers.crops import PIECE_CROPS, Piece, batches_of
 from helpers.video import iter_frames, uniform_indices
-from helpers.views import PLAIN, STEP, corrupt, draw_view, generator, held, places_of, show, split_name
+from helpers.views import PLAIN, STEP, corrupt, draw_view, exposed, generator, held, places_of, show, split_name
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,24 @@ def clip_frames(job: FrameJob) -> Iterator[ViewPiece]:
     with clock("decoding"):
         clip = _decode_array(job) if job.place >= 0 else _decode(job)
     for name in job.views:
-        corruption, view_name = split_name(name)
-        view = draw_view(job.cfg.seed, job.key, view_name, flip=job.cfg.flip)
-        r = generator(job.cfg.seed, job.key, view_name, 1)  # not the one that drew the view
-        places = places_of(view, len(clip.frames), job.cfg.n_frames, r)
-        shown = held(corruption, places, len(clip.frames), job.cfg.n_frames)
-        for batch in batches_of(zip(places, shown, strict=True), PIECE_CROPS):
-            at = np.array([place for place, _ in batch])
-            with clock("views"):
-                frames = [
-                    show(corrupt(clip.frames[k], corruption, job.cfg.seed, job.key, k), view, job.px, r)
-                    for _, k in batch
-                ]
-            t_s = (clip.t_s[at] - clip.t_s[places[0]]) / view.speed
-            yield ViewPiece(np.stack(frames), t_s, clip.number[at], clip.decoder, spent_s=clock.read(), view=name)
+        yield from _view(job, name, clip, clock)
+
+
+def _view(job: FrameJob, name: str, clip: "_Decoded", clock: Clock) -> Iterator[ViewPiece]:
+    cfg, n = job.cfg, len(clip.frames)
+    corruption, view_name = split_name(name)
+    r = generator(cfg.seed, job.key, view_name, 1)  # not the one that draws the view
+    view = draw_view(cfg.seed, job.key, view_name, flip=cfg.flip)
+    view = exposed(view, corrupt(clip.frames[n // 2], corruption, cfg.seed, job.key, n // 2))
+    places = places_of(view, n, cfg.n_frames, r)
+    shown = held(corruption, places, n, cfg.n_frames)
+    for batch in batches_of(zip(places, shown, strict=True), PIECE_CROPS):
+        at = np.array([place for place, _ in batch])
+        with clock("views"):
+            whole = (corrupt(clip.frames[k], corruption, cfg.seed, job.key, k) for _, k in batch)
+            frames = np.stack([show(frame, view, job.px, r) for frame in whole])
+        t_s = (clip.t_s[at] - clip.t_s[places[0]]) / view.speed
+        yield ViewPiece(frames, t_s, clip.number[at], clip.decoder, spent_s=clock.read(), view=name)
 
 
 def _decode(job: FrameJob) -> _Decoded:

@@ -154,7 +154,7 @@ class ClassificationConfig(Parameters):
     n_frames: int = number(12, 1, 4096)
     frame_px: int = number(64, 32, 1024)
     scales: list[float] = number([1.0, 0.85, 1.15], 0.1, 10.0)
-    views: int = number(2, 0, 99)
+    views: int = number(3, 0, 99)
     tta_views: int = number(2, 0, 99)
     flip: bool = False
     split: str = choice("source", "source", "official")

@@ -9,7 +9,7 @@ The strengths below are chosen here: S3 names the kinds but not how strong they 
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,6 +24,8 @@ DARK = 0.3  # of the light
 HELD = 3  # rows of a plain clip in which a low rate shows one frame
 CROPPED = 0.7  # of the side
 
+EXPOSURE, MOST_GAIN = 110.0, 4.0  # mean grey level of an exposed clip; at most so much light is added or taken away
+
 
 @dataclass(frozen=True)
 class View:
@@ -36,6 +38,7 @@ class View:
         flip: Left and right exchanged.
         window: What is seen of the picture: x0, y0, side, as shares of the side.
         gain: Of the light, RGB (3,).
+        exposed: The clip's light is first brought to `EXPOSURE`, so that a dark one is seen as others are.
         erased: A rectangle that is grey: x0, y0, x1, y1, as shares; empty where x1 is 0.
         noise_sd: Grey levels.
     """
@@ -46,6 +49,7 @@ class View:
     flip: bool = False
     window: tuple[float, float, float] = (0.0, 0.0, 1.0)
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    exposed: bool = False
     erased: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     noise_sd: float = 0.0
 
@@ -86,8 +90,8 @@ def draw_view(seed: int, key: str, name: str, *, flip: bool) -> View:
     r = generator(seed, key, name)
     is_strong = name.startswith("view")
     side = r.uniform(0.8 if is_strong else 0.9, 1)
-    light, tint = (0.3, 0.1) if is_strong else (0.1, 0.03)
-    gain = r.uniform(1 - light, 1 + light) * r.uniform(1 - tint, 1 + tint, 3)
+    darkest, lightest, tint = (0.5, 1.4, 0.1) if is_strong else (0.9, 1.1, 0.03)
+    gain = r.uniform(darkest, lightest) * r.uniform(1 - tint, 1 + tint, 3)
     view = {
         "speed": r.uniform(0.9, 1.15) if is_strong else r.uniform(0.95, 1.05),
         "start": r.random(),
@@ -95,6 +99,7 @@ def draw_view(seed: int, key: str, name: str, *, flip: bool) -> View:
         "flip": flip and bool(r.random() < 0.5),
         "window": (*(r.uniform(0, 1 - side, 2)), side),
         "gain": tuple(gain),
+        "exposed": not is_strong,
     }
     if is_strong:
         x, y, width, height = *r.uniform(0, 0.85, 2), *r.uniform(0.1, 0.25, 2)
@@ -145,6 +150,14 @@ def corrupt(frame: np.ndarray, corruption: str, seed: int, key: str, place: int)
         x, y = generator(seed, key, corruption).integers(0, side - kept + 1, 2)
         return cv2.resize(frame[y : y + kept, x : x + kept], (side, side), interpolation=cv2.INTER_LINEAR)
     return frame
+
+
+def exposed(view: View, frame: np.ndarray) -> View:
+    """The view with its gain as the light of a clip asks for, told by one frame of it; others are left as they are."""
+    if not view.exposed:
+        return view
+    gain = np.clip(EXPOSURE / max(float(frame.mean()), 1.0), 1 / MOST_GAIN, MOST_GAIN)
+    return replace(view, gain=tuple(gain * np.array(view.gain)))
 
 
 def show(frame: np.ndarray, view: View, px: int, r: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,260 @@
+"""Frame features of labelled clips: files, resuming, damaged clips, scales; with a small network for most of it."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from helpers import clip_features
+from helpers.backbones import build_backbone
+from helpers.batches import Batches
+from helpers.clip_features import average_scales, extract_clip_features, feature_file
+from helpers.clip_frames import FrameJob, clip_frames
+from helpers.config import ClassificationConfig
+from helpers.feature_sets import read_feature_set
+from helpers.files import ROOT, read_json
+from helpers.frame_rows import FrameRows
+from helpers.motion_sample import motion_plan
+from helpers.video import read_frames
+from helpers.weights import RANDOM_SHA256, Weights
+
+SAMPLE = ROOT / "data_sample" / "motion"
+PX = 32
+
+
+def mean_colour(x: np.ndarray) -> np.ndarray:
+    """A network of 3 features."""
+    return x.mean(axis=(1, 2))
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch):
+    backbone = SimpleNamespace(
+        input_px=PX,
+        feature_dim=3,
+        preprocess=np.float32,
+        weights=Weights("random", "a test", "0" * 64, "none"),
+        model=mean_colour,
+    )
+    monkeypatch.setattr(clip_features, "build_backbone", lambda name, weights, input_px: backbone)
+    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision: network)
+
+
+@pytest.fixture
+def cfg(tmp_path) -> ClassificationConfig:
+    """Six clips of the sample, two of each class: four in train, two in test."""
+    keys = [*motion_plan()["key"][:4], *motion_plan()["key"][-2:]]
+    for key in keys:
+        (tmp_path / "data" / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SAMPLE / f"{key}.mp4", tmp_path / "data" / f"{key}.mp4")
+    folders = {"data_dir": str(tmp_path / "data"), "out_dir": str(tmp_path / "run")}
+    return ClassificationConfig(**folders, n_frames=5, frame_px=64, scales=[1.0], views=1, tta_views=1, workers=1)
+
+
+def change(cfg: ClassificationConfig, **values) -> ClassificationConfig:
+    return ClassificationConfig(**cfg.as_dict(without=()) | values)
+
+
+def contents(cfg: ClassificationConfig) -> dict[str, np.ndarray]:
+    """Features of all clips in all views, by file and key."""
+    found = {}
+    for path in sorted((cfg.out / "classification" / "features").glob("*.h5")):
+        features = read_feature_set(path)
+        found |= {(path.name, key): rows for key, rows in zip(features.keys, features.features, strict=True)}
+    return found
+
+
+def test_a_row_is_what_the_network_says_about_a_frame_of_the_clip(cfg):
+    manifest = extract_clip_features(cfg)
+    features = read_feature_set(feature_file(cfg, "train"))
+    assert features.categories == manifest["categories"]
+    assert features.features.shape == (4, 5, 3)
+    assert features.valid.all()
+    assert not features.multi_scale
+    for k, key in enumerate(features.keys):
+        video = read_frames(cfg.data / f"{key}.mp4", n_frames=5, backend="pyav")
+        assert np.abs(features.features[k] - video.frames.mean(axis=(1, 2))).max() < 1
+        assert np.array_equal(features.t_s[k], video.t_s)
+        assert key.split("/")[1] == sorted(features.categories)[features.labels[k]]
+        assert features.sources[k] == key.rsplit("/", 1)[1][:11]
+
+
+def test_every_split_has_a_file_per_view_and_a_description(cfg):
+    manifest = extract_clip_features(cfg)
+    views = ["", "_view01", "_tta01"]
+    views += [f"_{name}{tta}" for name in ("noise", "blur", "dark", "low_rate", "crop") for tta in ("", "_tta01")]
+    names = [f"classification/features/{split}_features{view}.h5" for split in ("train", "test") for view in views]
+    assert sorted(manifest["features"]) == sorted(names)
+    assert all((cfg.out / name).exists() for name in names)
+    analysis = read_json(cfg.out / "classification" / "features" / "configuration_analysis.json")
+    assert analysis["preprocessing_info"] == {
+        "frames_per_video": 5,
+        "image_size": [64, 64],
+        "processing_mode": "pyav",
+    }
+    assert analysis["splits"]["train"]["features_shape"] == [4, 5, 3]
+    assert analysis["splits"]["test"]["num_frames"] == {"min": 5, "max": 5, "mean": 5.0}
+
+
+def test_dark_clips_are_darker_and_low_rate_repeats_rows(cfg):
+    extract_clip_features(cfg)
+    plain, dark, slow = (
+        read_feature_set(feature_file(cfg, "test", view)).features for view in ("plain", "dark", "low_rate")
+    )
+    assert np.allclose(dark, 0.3 * plain, atol=1)
+    assert np.array_equal(slow, plain[:, [0, 0, 0, 3, 3]])
+
+
+def test_the_official_split_gives_each_clip_only_the_views_that_it_needs(cfg):
+    cfg = change(cfg, split="official")
+    names = [Path(name).stem for name in extract_clip_features(cfg)["features"]]
+    assert {name for name in names if name.startswith("train")} == {"train_features", "train_features_view01"}
+    assert "test_features_view01" not in names
+    assert "test_features_noise_tta01" in names
+
+
+def test_a_class_that_cannot_be_learned_is_refused(cfg):
+    category = motion_plan()["category"].iloc[-1]
+    shutil.rmtree(cfg.data / "train" / category)
+    with pytest.raises(ValueError, match=f"clips of every class in train, got none of {category}"):
+        extract_clip_features(change(cfg, split="official"))
+    assert ("train", f"no clips of class {category}") in {
+        tuple(problem.values()) for problem in extract_clip_features(cfg)["problems"]
+    }
+
+
+def test_a_damaged_clip_is_recorded_and_left_out(cfg):
+    key = motion_plan()["key"][1]
+    path = cfg.data / f"{key}.mp4"
+    path.write_bytes(path.read_bytes()[:500])
+    manifest = extract_clip_features(cfg)
+    assert [entry["clip"] for entry in manifest["failed"]] == [key]
+    assert manifest["counts"]["made"] == 5
+    assert key not in read_feature_set(feature_file(cfg, "train")).keys
+
+
+def test_stopped_and_started_again_it_gives_the_same(cfg, monkeypatch, tmp_path):
+    whole = change(cfg, out_dir=str(tmp_path / "whole"))
+    extract_clip_features(whole)
+    write, written = clip_features.FrameStage.write, []
+
+    def write_two(stage, key, rows, stamp):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(key)
+        write(stage, key, rows, stamp)
+
+    monkeypatch.setattr(clip_features.FrameStage, "write", write_two)
+    with pytest.raises(KeyboardInterrupt):
+        extract_clip_features(cfg)
+    monkeypatch.setattr(clip_features.FrameStage, "write", write)
+    counts = extract_clip_features(cfg)["counts"]
+    assert (counts["found"], counts["made"]) == (2, 4)
+    ours, theirs = contents(cfg), contents(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_is_there_is_not_made_again(cfg, monkeypatch):
+    extract_clip_features(cfg)
+    before = {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*_features*.h5")}
+    counts = extract_clip_features(cfg)["counts"]
+    assert (counts["found"], counts["made"]) == (6, 0)
+    assert {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*_features*.h5")} == before
+
+
+def test_further_views_are_added_to_those_that_are_there(cfg, tmp_path):
+    extract_clip_features(cfg)
+    asked, work = [], clip_frames
+
+    def seen(job: FrameJob):
+        asked.extend(job.views)
+        return work(job)
+
+    more = change(cfg, views=3)
+    extract_clip_features(more)
+    fresh = change(cfg, views=3, out_dir=str(tmp_path / "fresh"))
+    extract_clip_features(fresh)
+    ours, theirs = contents(more), contents(fresh)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_fewer_views_leave_no_files_behind(cfg):
+    extract_clip_features(cfg)
+    extract_clip_features(change(cfg, views=0, scales=[1.0, 0.85, 1.15]))
+    names = {path.name for path in cfg.out.rglob("*.h5")}
+    assert all("_multiscale" in name for name in names)
+    assert not any("view" in name for name in names)
+
+
+def test_equal_frames_go_through_the_network_once(cfg):
+    clip = cfg.data / f"{motion_plan()['key'][0]}.mp4"
+    seen = []
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        seen.append(len(x))
+        return mean_colour(x)
+
+    rows = FrameRows()
+    with Batches(forward, 1) as batches:
+        rows.feed(clip_frames(FrameJob(clip, -1, "a", ("plain", "low_rate"), cfg, "pyav", PX)), batches)
+        batches.finish()
+    assert sum(seen) == 5
+    assert rows.result().features.shape == (10, 3)
+
+
+def test_an_array_gives_the_rows_of_the_video_that_it_was_made_of(cfg):
+    key = motion_plan()["key"][0]
+    frames = read_frames(cfg.data / f"{key}.mp4").frames
+    np.savez_compressed((cfg.data / key).parent / "processed_data.npz", videos=frames[None].transpose(0, 1, 4, 2, 3))
+    extract_clip_features(cfg)
+    features = read_feature_set(feature_file(cfg, "train"))
+    rows = dict(zip(features.keys, features.features, strict=True))
+    assert np.abs(rows[key] - rows[f"{key.rpartition('/')[0]}/processed_data/0000"]).max() < 1
+
+
+def test_scales_leave_what_changes_steadily_as_it_is():
+    t_s = np.sort(np.random.default_rng(0).random(11))
+    ramp = np.stack([t_s, 5 - 3 * t_s], axis=1).astype(np.float32)
+    averaged, times, valid = average_scales((ramp, t_s, np.ones(11, bool)), [1.0, 0.85, 1.15])
+    assert np.allclose(averaged, ramp, atol=1e-6)  # zero padding would damp the end
+    assert np.array_equal(times, t_s)
+    assert valid.all()
+
+
+def test_scales_smooth_in_time_and_never_use_rows_that_are_not_valid():
+    t_s, valid = np.arange(13.0), np.ones(13, bool)
+    rows = np.random.default_rng(1).random((13, 2)).astype(np.float32)
+    only = average_scales((rows, t_s, valid), [7 / 13])[0]
+    assert np.array_equal(only[::2], rows[::2])
+    assert np.allclose(only[1::2], (rows[:-1:2] + rows[2::2]) / 2)
+    rows[4], valid[4] = 1e9, False
+    averaged, _, usable = average_scales((rows, t_s, valid), [1.0, 7 / 13])
+    assert averaged.max() <= 1
+    assert np.array_equal(np.flatnonzero(~usable), [4])
+    assert not averaged[4].any()
+
+
+def test_a_clip_of_one_frame_has_one_row():
+    rows = (np.ones((1, 2), np.float32), np.zeros(1), np.ones(1, bool))
+    assert average_scales(rows, [1.0, 0.85, 1.15])[0].tolist() == [[1, 1]]
+
+
+def test_a_backbone_takes_another_input_size_with_the_same_weights():
+    backbone = build_backbone("resnet50", "random", input_px=32)
+    assert backbone.weights.sha256 == RANDOM_SHA256["resnet50", "glorot", 0]
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert np.asarray(backbone.model(backbone.preprocess(frames), training=False)).shape == (2, 2048)
+    with pytest.raises(ValueError, match="input_px must be 0 or at least 32, got 16"):
+        build_backbone("resnet50", "random", input_px=16)
+
+
+def test_plain_h5py_opens_the_features(cfg):
+    extract_clip_features(cfg)
+    with h5py.File(feature_file(cfg, "train")) as file:
+        assert set(file) == {"features", "labels", "num_frames", "t_s", "valid", "key", "source"}
+        assert file.attrs["num_videos"] == 4
