@@ -1,4 +1,4 @@
-"""Command line: `python -m helpers run | check | score | export | large | features | weights | sample | notebooks`.
+"""Command line: `python -m helpers run | check | score | classify | export | large | features | weights | …`.
 
 Exit: 0 done, 1 an error, 2 wrong usage, 3 `check` found clips that cannot be used.
 """
@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 from pathlib import Path
+
+from helpers import classify
 
 log = logging.getLogger("helpers")
 
@@ -93,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-unmatched", action="store_true", help="leave out features of clips that are not there"
     )
     features.set_defaults(command=_features)
+
+    classify.add_parser(commands)
 
     sample = commands.add_parser("sample", help="draw clips with a planted truth")
     sample.add_argument("--clips", type=int, default=36, metavar="N")

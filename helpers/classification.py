@@ -49,7 +49,7 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
     """Train what is not trained, score every model on clips that it did not see, and write the results.
 
     Returns:
-        What `classification.json` holds: `models` (see `score_models`), `gains`, `robustness`, `per_class`,
+        What `classification.json` holds: `best` (the last row), `members` (its trainings), `models` (see `score_models`), `gains`, `robustness`, `per_class`,
         `confusion`, `calibration`, `classes`, `split`, `config`.
     """
     variants = read_variants(features_folder(cfg), multi_scale=is_multi_scale(cfg))
@@ -58,11 +58,13 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
     truth, sources = variants.labels[rows], variants.sources[rows]
     _check_tested(truth, variants.classes)
     best = list(p)[-1]
+    members = [job.stem for job in jobs if job.model == jobs[0].model]
     results = {
         "models": score_models(p, truth, sources),
         "gains": gains(p, truth, sources),
         "robustness": robustness(p, truth).to_dict("index"),
         "best": best,
+        "members": members,
         "per_class": per_class(p[best][PLAIN], truth, variants.classes).to_dict("index"),
         "confusion": confusion_matrix(truth, p[best][PLAIN].argmax(1), labels=range(len(variants.classes))).tolist(),
         "calibration": {name: calibration_error(values[PLAIN], truth) for name, values in p.items()},
@@ -77,6 +79,39 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
         gather_history(cfg, jobs).to_csv(part, index=False, float_format="%.6g")
     write_json(folder / "classification.json", results)
     return results
+
+
+def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per model: accuracy, low, high, the paired difference to both baselines as text, accuracy_corrupted."""
+    rows = {
+        name: {
+            "accuracy": scores["accuracy"],
+            "95 % interval": _ends(scores["interval"]),
+            "minus majority": _ends(scores["minus_majority"]),
+            "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
+            "accuracy, damaged": scores["accuracy_corrupted"],
+        }
+        for name, scores in models.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def as_text(results: Mapping[str, Any]) -> str:
+    """The tables of `classification.json` as text: models, classes of the best, gains."""
+    split = results["split"]
+    gained = [
+        f"{step}: {kind} {gain['difference']:+.3f} {_ends(gain['interval'])}"
+        for step, kinds in results["gains"].items()
+        for kind, gain in kinds.items()
+    ]
+    said = f"{split['test_clips']} test clips of {split['sources']} sources, split by {split['by']}"
+    tables = as_table(results["models"]), pd.DataFrame.from_dict(results["per_class"], orient="index")
+    return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
+
+
+def _ends(interval: list[float]) -> str:
+    low, high = interval
+    return f"[{low:+.3f}, {high:+.3f}]"
 
 
 def _check_tested(truth: np.ndarray, classes: tuple[str, ...]) -> None:

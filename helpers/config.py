@@ -192,5 +192,6 @@ NOTEBOOKS: dict[str, type[Parameters]] = {
     "05_alignment": AlignmentConfig,
     "06_training": TrainingConfig,
     "07_attention_visualization": AttentionConfig,
+    "08_clip_classification": ClassificationConfig,
     "09_score_a_clip": ScoreConfig,
 }

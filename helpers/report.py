@@ -27,7 +27,8 @@ def write_summary(out: str | Path) -> dict[str, Any]:
 
     Returns:
         `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `attention`, `split`, `live`,
-        `provenance`. Values of `models` and `attention` are means over seeds.
+        `provenance`, and `classification` (see `helpers.classification.score_models`) where 08 was run.
+        Values of `models` and `attention` are means over seeds.
     """
     out = Path(out)
     training = read_json(needs(out / "training" / "training.json", "06_training"))
@@ -44,6 +45,9 @@ def write_summary(out: str | Path) -> dict[str, Any]:
             "stages": {stage: manifest["identity"] for stage, manifest in _manifests(out).items()},
         },
     }
+    classified = out / "classification" / "classification.json"
+    if classified.exists():
+        summary["classification"] = read_json(classified)["models"]
     write_json(out / "summary.json", summary)
     return summary
 
