@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from helpers import array_commands
+from helpers import array_commands, classify
 
 log = logging.getLogger("helpers")
 
@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-unmatched", action="store_true", help="leave out features of clips that are not there"
     )
     features.set_defaults(command=_features)
+
+    classify.add_parser(commands)
 
     sample = commands.add_parser("sample", help="draw clips with a planted truth")
     sample.add_argument("--clips", type=int, default=36, metavar="N")

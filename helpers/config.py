@@ -174,6 +174,16 @@ class ClassificationConfig(Parameters):
     workers: int = number(0, 0, 256)
     seed: int = number(0, 0)
     progress: bool = False
+    folds: int = number(5, 3, 100)
+    n_models: int = number(3, 1, 100)
+    components: int = number(32, 1, 4096)
+    units: int = number(32, 1, 4096)
+    dropout_rate: float = number(0.3, 0.0, 0.95)
+    learning_rate: float = number(3e-3, 1e-6, 1.0)
+    label_smoothing: float = number(0.1, 0.0, 0.9)
+    clips_per_batch: int = number(16, 1, 65536)
+    epochs: int = number(30, 1, 100000)
+    patience: int = number(8, 0, 100000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,5 +203,6 @@ NOTEBOOKS: dict[str, type[Parameters]] = {
     "05_alignment": AlignmentConfig,
     "06_training": TrainingConfig,
     "07_attention_visualization": AttentionConfig,
+    "08_clip_classification": ClassificationConfig,
     "09_score_a_clip": ScoreConfig,
 }

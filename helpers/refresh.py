@@ -33,6 +33,7 @@ THUMBNAILS = {
     "05_alignment": "05_token_times",
     "06_training": "06_models",
     "07_attention_visualization": "07_clip",
+    "08_clip_classification": "08_accuracies",
     "09_score_a_clip": "09_score",
 }
 

@@ -29,7 +29,8 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     Returns:
         `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
         (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`,
-        `split`, `live`, `provenance`. Values of `models` and `attention` are means over seeds.
+        `split`, `live`, `provenance`, and `classification` (see `helpers.classification.score_models`) where 08 was
+        run. Values of `models` and `attention` are means over seeds.
     """
     out = Path(out)
     training = read_json(needs(out / "training" / "training.json", "06_training"))
@@ -50,6 +51,9 @@ def write_summary(out: str | Path) -> dict[str, Any]:
             "stages": {stage: manifest["identity"] for stage, manifest in _manifests(out).items()},
         },
     }
+    classified = out / "classification" / "classification.json"
+    if classified.exists():
+        summary["classification"] = read_json(classified)["models"]
     write_json(out / "summary.json", summary)
     return summary
 

@@ -36,12 +36,14 @@ WRITES = {
     "05_alignment": ("aligned/manifest.json", "aligned/aligned_features_and_labels.npz"),
     "06_training": ("training/training.json", "predictions.csv", "model/model.keras", "model/card.json"),
     "07_attention_visualization": ("attention.json",),
+    "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
     "09_score_a_clip": ("score.json",),
 }
 
 
 NEED_VIDEOS = ("01_data_analysis", "02_clip_preparation", "07_attention_visualization", "09_score_a_clip")
 TREES = {"03_static_extraction": "faces_dir", "04_dynamic_extraction": "flow_dir"}  # read instead of videos
+CLASSES, CLASS_FOLDER = "08_clip_classification", "motion"  # labelled clips, beside those with ratings
 
 
 class WorkbookError(RuntimeError):
@@ -90,7 +92,8 @@ def plan(
     """The notebooks with their checked parameters.
 
     Later ones win: the notebook's defaults, `params/pretrained.yaml` for pretrained weights, the `params` file, and
-    what is named here. The first illegal one is a ValueError that names notebook, parameter and legal values.
+    what is named here. The first illegal one is a ValueError that names notebook, parameter and legal values. 08 is
+    planned where the `params` file has a section for it, or the data folder a folder `motion` of classes.
     """
     given = read_params(params) if params else {}
     asked = weights or next((v["weights"] for v in given.values() if "weights" in v), "pretrained")
@@ -104,6 +107,12 @@ def plan(
         values = {key: value for key, value in fallback.items() if key in legal}
         values |= base.get(name, {}) | given.get(name, {})
         values |= {key: value for key, value in pinned.items() if key in legal}
+        if name == CLASSES:
+            classes = Path(given.get(name, {}).get("data_dir", data / CLASS_FOLDER))
+            if name not in given and not classes.is_dir():
+                log.info("%s is left out: there is no folder %s", name, classes)
+                continue
+            values["data_dir"] = str(classes)
         try:
             config.checked(values)
         except ValueError as error:
@@ -186,7 +195,7 @@ def require_pretrained(tasks: list[Task]) -> None:
 
     names = {"04_dynamic_extraction": "i3d_flow_kinetics"}
     for task in tasks:
-        if task.name == "03_static_extraction":
+        if task.name in ("03_static_extraction", CLASSES):
             backbone = NOTEBOOKS[task.name].checked(task.parameters).backbone
             names[task.name] = BACKBONES[backbone].published
     weights.require([names[t.name] for t in tasks if t.name in names and t.parameters.get("weights") == "pretrained"])

@@ -1,0 +1,112 @@
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from drawn_features import CLASSES, draw_features
+
+from helpers.classifier import FrameClassifier, Trainee, fit_bag, frame_means, load_classifier, predict_classes
+from helpers.config import ClassificationConfig
+
+CFG = ClassificationConfig(units=8, epochs=25, patience=0, learning_rate=0.01)
+
+
+def as_inputs(drawn):
+    return {"features": drawn.features, "mask": drawn.valid}, drawn.labels
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A classifier of ordered poses, and its trainee before the next training."""
+    keras.utils.set_random_seed(0)
+    trainee = Trainee(6, 3, CFG)
+    history = trainee.fit(as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3)), seed=5)
+    return trainee, history
+
+
+def test_the_classifier_solves_what_only_order_tells_and_the_bag_of_frames_cannot(trained):
+    trainee, _ = trained
+    inputs, labels = as_inputs(draw_features(50, seed=7))
+    p = predict_classes(trainee.model, inputs)
+    assert (p.argmax(1) == labels).mean() > 0.9
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+
+    train, validation = as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3))
+    bag = fit_bag(*((frame_means(**x), y) for x, y in (train, validation)), 3)
+    assert (bag.predict(frame_means(**inputs)) == labels).mean() < 0.5
+
+
+def test_masked_frames_change_nothing_wherever_they_stand(trained):
+    model, (inputs, _) = trained[0].model, as_inputs(draw_features(4, seed=7))
+    n, t, d = inputs["features"].shape
+    features, mask = np.full((n, t + 3, d), 1e3, "float32"), np.zeros((n, t + 3), bool)
+    kept = [1, 2, 3, 5, 6, 7, 8, 10]  # gaps at the beginning and between
+    features[:, kept], mask[:, kept] = inputs["features"], True
+    wide = predict_classes(model, {"features": features, "mask": mask})
+    np.testing.assert_allclose(wide, predict_classes(model, inputs), atol=1e-6)
+
+
+def test_a_training_depends_on_its_seed_and_not_on_those_before_it(trained):
+    trainee, history = trained
+    parts = as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3))
+    p = [predict_classes(trainee.model, parts[1][0])]
+    other = trainee.fit(*parts, seed=6)
+    again = trainee.fit(*parts, seed=5)
+    p.append(predict_classes(trainee.model, parts[1][0]))
+    assert again.equals(history)
+    assert not other.equals(history)
+    np.testing.assert_array_equal(*p)
+
+
+def test_the_epoch_of_the_least_validation_loss_is_kept_and_patience_ends_the_training():
+    trainee = Trainee(6, 3, ClassificationConfig(units=8, epochs=60, patience=2, learning_rate=0.05))
+    noisy = as_inputs(draw_features(8, noise=4.0, seed=1)), as_inputs(draw_features(8, noise=4.0, seed=2))
+    history = trainee.fit(*noisy, seed=0)
+    assert len(history) < 60
+    assert history["val_loss"].idxmin() == len(history) - 3
+    p = predict_classes(trainee.model, noisy[1][0])
+    kept = -np.log(p[np.arange(24), noisy[1][1]]).mean()
+    assert kept == pytest.approx(history["val_loss"].min(), rel=1e-4)
+
+
+def test_a_saved_classifier_answers_the_same_and_refuses_features_of_another_width(trained, tmp_path):
+    model, (inputs, _) = trained[0].model, as_inputs(draw_features(2, seed=9))
+    path = tmp_path / "model.keras"
+    model.save(path)
+    again = load_classifier(path, feature_dim=6)
+    np.testing.assert_array_equal(predict_classes(again, inputs), predict_classes(model, inputs))
+
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "broken.keras", "w") as broken:
+        broken.writestr("config.json", archive.read("config.json"))  # no weights: loading it would fail
+    with pytest.raises(ValueError, match=r"must fit features of 7 channels, it was trained on 6\. Extract with"):
+        load_classifier(tmp_path / "broken.keras", feature_dim=7)
+
+
+def test_mixed_precision_follows_the_policy_and_probabilities_stay_float32():
+    model = Trainee(6, 3, ClassificationConfig(units=4, precision="bfloat16")).model
+    assert model.project.compute_dtype == "bfloat16"
+    p = predict_classes(model, as_inputs(draw_features(2))[0])
+    assert p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+
+
+def test_rare_classes_count_as_much_as_frequent_ones():
+    drawn = draw_features(30, noise=30.0)  # nothing can be learned but the shares of the classes
+    rare = np.flatnonzero((drawn.labels == 0) | (np.arange(90) < 15))
+    inputs, labels = {"features": drawn.features[rare], "mask": drawn.valid[rare]}, drawn.labels[rare]
+    trainee = Trainee(6, 3, ClassificationConfig(units=2, epochs=30, patience=0, dropout_rate=0.0, learning_rate=0.02))
+    trainee.fit((inputs, labels), (inputs, labels), seed=0)
+    assert predict_classes(trainee.model, inputs).mean(0) == pytest.approx([1 / 3] * 3, abs=0.15)  # labels: 30, 5, 5
+
+
+def test_a_bag_needs_every_class():
+    x, y = as_inputs(draw_features(4))
+    some = y != 1
+    means = frame_means(**x)
+    with pytest.raises(ValueError, match=r"clips of all 3 classes, got none of label 1"):
+        fit_bag((means[some], y[some]), (means, y), len(CLASSES))
+
+
+def test_one_class_is_no_classification():
+    with pytest.raises(ValueError, match="n_classes must be at least 2, got 1"):
+        FrameClassifier(6, 1)
