@@ -4,20 +4,24 @@ In: a folder. Out: a table with one row per clip and the label of every class. W
 key and source are, is as everywhere (`helpers.names`); the clips of an array are sources of their own.
 """
 
-import hashlib
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from helpers.array_clips import count_clips, is_array_file
 from helpers.container import VideoError
+from helpers.files import file_sha256
 from helpers.names import SPLITS, clip_key, is_video, natural_order, source_of, split_named
 from helpers.scan import video_files
 
 log = logging.getLogger(__name__)
+
+BEGINNING = 65536  # bytes
 
 
 @dataclass(frozen=True)
@@ -124,21 +128,29 @@ def _clips_below(root: Path, folder: Path, problems: list[tuple[str, str]]) -> l
 
 
 def _check_one_class_each(root: Path, table: pd.DataFrame) -> None:
-    """Refuse one content in two classes; only files of equal size are read for it."""
+    """Refuse one content in two classes; only what cannot be told apart by size and beginning is read whole."""
     files = table.drop_duplicates("path")
-    by_size = defaultdict(list)
-    for path, category in zip(files["path"], files["category"], strict=True):
-        if (root / path).exists():
-            by_size[(root / path).stat().st_size].append((path, category))
-    for size, group in by_size.items():
-        if not size or len({category for _, category in group}) < 2:
-            continue
-        first: dict[str, tuple[str, str]] = {}
-        for path, category in group:
-            with open(root / path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            other, its_category = first.setdefault(content, (path, category))
-            if its_category != category:
-                raise ValueError(
-                    f"a clip must have one class, {other} and {path} are the same file. Delete it where it is wrong."
-                )
+    category_of = dict(zip(files["path"], files["category"], strict=True))
+    groups = [[path for path in category_of if (root / path).exists()]]
+    for told_by in (lambda path: path.stat().st_size, _beginning, file_sha256):
+        groups = [alike for group in groups for alike in _alike(root, group, told_by)]
+        groups = [group for group in groups if len({category_of[path] for path in group}) > 1]
+    for group in groups:
+        first, *others = group
+        other = next(path for path in others if category_of[path] != category_of[first])
+        if (root / first).stat().st_size:
+            raise ValueError(
+                f"a clip must have one class, {first} and {other} are the same file. Delete it where it is wrong."
+            )
+
+
+def _alike(root: Path, paths: list[str], told_by: Callable[[Path], Any]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for path in paths:
+        groups[told_by(root / path)].append(path)
+    return list(groups.values())
+
+
+def _beginning(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(BEGINNING)

@@ -27,7 +27,7 @@ from helpers.extract import Extraction, stream_rows
 from helpers.feature_sets import Sequence, labelled_datasets, write_sequences
 from helpers.files import write_json
 from helpers.forward import compile_forward
-from helpers.frame_rows import FrameRows, FrameStage, count_rows, read_view
+from helpers.frame_rows import FrameRows, FrameStage, is_valid, read_view
 from helpers.progress import Progress
 from helpers.store import clip_stamp
 from helpers.video import backend_name, backend_version
@@ -121,12 +121,14 @@ def _extract(
     ):
         spent_s, n_rows = stream_rows(run, stage, how)
     stage.made_with = found | stage.made_with
-    return run.finish() | {"rows_made": n_rows}, spent_s
+    failed = {entry["clip"] for entry in stage.failed}
+    n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
+    return run.finish() | {"rows_made": n_rows, "invalid_rows": n_invalid}, spent_s
 
 
 def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:
     """Write the HDF5 files, those that are not as they would be made; others of this folder go."""
-    failed = {entry["clip"] for entry in stage.failed}
+    failed = {entry["clip"] for entry in stage.failed if "row" not in entry}
     table = clips.table.loc[[key for key in clips.table.index if key not in failed]]
     if table.empty:
         raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
@@ -159,7 +161,7 @@ def _write(
     path: Path, part: pd.DataFrame, view: str, stage: FrameStage, scales: list[float], attributes: dict[str, Any]
 ) -> None:
     files = [stage.path(key) for key in part.index]
-    lengths = np.array([count_rows(file, view) for file in files], np.int32)
+    lengths = np.array([len(is_valid(file, view)) for file in files], np.int32)
     width = read_view(files[0], view)[0].shape[1]
     sequences = (average_scales(read_view(file, view), scales) for file in files)
     datasets = labelled_datasets(part["label"], part.index, part["source"])

@@ -80,6 +80,15 @@ class FrameStage(Stage):
         # not compressed: features are noise to a compressor, which would take longer than the network does
         write_arrays(path, compressed=False, views=[*there, *new], decoder=rows.decoder, stamp=stamp, **arrays)
 
+    def fail_rows(self, key: str) -> int:
+        """Record the rows of a clip that cannot be used, and return how many they are."""
+        n_rows = 0
+        for name in self.views[key]:
+            for row in np.flatnonzero(~is_valid(self.path(key), name)):
+                self.fail(key, f"{name}: the network failed on it, or gave values that are not finite", int(row))
+                n_rows += 1
+        return n_rows
+
 
 def views_there(path: Path, stamp: str) -> list[str]:
     """Names of the views in a clip's file; none if it is damaged, or of another version of the clip."""
@@ -96,6 +105,6 @@ def read_view(path: Path, view: str) -> Sequence:
     return arrays[f"{view}.features"], arrays[f"{view}.t_s"], arrays[f"{view}.valid"]
 
 
-def count_rows(path: Path, view: str) -> int:
-    """Rows of a view; its features are not read."""
-    return len(read_arrays(path, [f"{view}.valid"])[f"{view}.valid"])
+def is_valid(path: Path, view: str) -> np.ndarray:
+    """Validity (n,) of the rows of a view; its features are not read."""
+    return read_arrays(path, [f"{view}.valid"])[f"{view}.valid"]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from helpers import motion_sample
+from helpers.__main__ import main
 from helpers.clips import find_clips
 from helpers.files import ROOT
 from helpers.motion_sample import CLASSES, GESTURES, SIZE, build_puppet, clip_poses, draw_motion_clip, motion_plan
@@ -84,6 +85,14 @@ def test_started_again_a_sample_goes_on_where_it_stopped(tmp_path, monkeypatch):
     motion_sample.write_motion_sample(tmp_path)
     assert (tmp_path / f"{first}.mp4").stat().st_mtime_ns == before
     assert (tmp_path / f"{others[0]}.mp4").exists()
+
+
+def test_the_command_draws_other_puppets(tmp_path, monkeypatch):
+    monkeypatch.setattr(motion_sample, "SPLIT_SOURCES", {"train": 1})
+    assert main(["sample", "--motion", "--seed", "1", "--out", str(tmp_path)]) == 0
+    drawn = {path.name for path in tmp_path.rglob("*.mp4")}
+    assert len(drawn) == len(CLASSES)
+    assert drawn.isdisjoint(path.name for path in SHIPPED.rglob("*.mp4"))
 
 
 def test_whoever_looks_for_rated_clips_passes_the_classes_by(tmp_path):
