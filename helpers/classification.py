@@ -49,8 +49,8 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
     """Train what is not trained, score every model on clips that it did not see, and write the results.
 
     Returns:
-        What `classification.json` holds: `best` (the last row), `members` (its trainings), `models` (see `score_models`), `gains`, `robustness`, `per_class`,
-        `confusion`, `calibration`, `classes`, `split`, `config`.
+        What `classification.json` holds: `models` (see `score_models`), `best` (the last of them) and `members` (its
+        trainings), `gains`, `robustness`, `per_class`, `confusion`, `calibration`, `classes`, `split`, `config`.
     """
     variants = read_variants(features_folder(cfg), multi_scale=is_multi_scale(cfg))
     jobs = train_all(variants, cfg)

@@ -1,5 +1,5 @@
 import inspect
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import h5py
 import keras
@@ -107,7 +107,7 @@ def test_unknown_choices_are_refused():
 
 
 def test_the_notebook_offers_every_backbone():
-    (field,) = [f for f in config.fields(config.StaticConfig) if f.name == "backbone"]
+    (field,) = [f for f in fields(config.StaticConfig) if f.name == "backbone"]
     assert field.metadata["options"] == tuple(backbones.BACKBONES)
 
 

@@ -70,4 +70,4 @@ def test_gains_are_drawn_with_their_intervals_around_zero():
     ax = drawings.plot_gains({"b - a": {"clean": gain}, "c - b": {"clean": gain, "corrupted": gain}})
     assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[0.05, 0.2], [0.1]]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b\n− a", "c\n− b"]
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"clean", "corrupted"}
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"clean clips", "corrupted clips"}

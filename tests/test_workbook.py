@@ -102,7 +102,7 @@ def test_a_dead_kernel_is_said(book):
             "02_clip_preparation: unknown parameter 'fpz'. Legal names: out_dir, data_dir",
         ),
         ("'02': {fps: fast}", r"02_clip_preparation: fps must be float, .* got 'fast' \(str\)"),
-        ("08: {fps: 25}", "names the notebook '08'. There are: 00_setup_check, 01_data_analysis"),
+        ("12: {fps: 25}", "names the notebook '12'. There are: 00_setup_check, 01_data_analysis"),
         ("- fps", "must hold one section"),
         ("a: [", "is not YAML"),
     ],
@@ -140,13 +140,26 @@ def test_a_parameter_file_wins_over_pretrained_settings_and_the_command_line_ove
 
 
 def test_every_shipped_parameter_file_is_legal(tmp_path):
+    (tmp_path / "motion").mkdir()
     for path in (ROOT / "params").glob("*.yaml"):
         assert len(workbook.plan(tmp_path, tmp_path, params=path)) == len(config.NOTEBOOKS)
 
 
+def test_clips_are_classified_where_there_is_a_folder_of_classes(tmp_path):
+    def planned(**options):
+        found = {task.name: task.parameters for task in workbook.plan(tmp_path, tmp_path, weights="random", **options)}
+        return found.get("08_clip_classification", {}).get("data_dir")
+
+    assert planned() is None
+    (tmp_path / "params.yaml").write_text("08: {data_dir: elsewhere}")
+    assert planned(params=tmp_path / "params.yaml") == "elsewhere"
+    (tmp_path / "motion").mkdir()
+    assert planned() == str(tmp_path / "motion")
+
+
 def test_only_and_from_choose_notebooks():
     assert [name[:2] for name in workbook.select(only="3, 04_dynamic_extraction")] == ["03", "04"]
-    assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "09"]
+    assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09"]
     with pytest.raises(ValueError, match="names the notebook '12'"):
         workbook.select(only="12")
 

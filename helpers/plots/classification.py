@@ -147,14 +147,15 @@ def plot_gains(gains: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     for row, kinds in enumerate(gains.values()):
         for kind, gain in kinds.items():
             y = -row + (0.15 if kind == "clean" else -0.15)
-            ax.plot(gain["interval"], [y, y], color=colors[kind], lw=2, label=kind if row == 0 else None)
-            ax.plot(gain["difference"], y, "o", color=colors[kind], ms=6)
+            ax.plot(gain["interval"], [y, y], color=colors[kind], lw=2)
+            ax.plot(gain["difference"], y, "o", color=colors[kind], ms=6, label=f"{kind} clips")
     ax.axvline(0, color=ACCENT, lw=1)
     names = [f"{_spoken(step.split(' - ')[0])}\n− {_spoken(step.split(' - ')[1])}" for step in gains]
     ax.set_yticks(-np.arange(len(gains)), names)
     ax.set(xlabel="difference of accuracies, 95 % interval", ylim=(0.6 - len(gains), 0.6))
     ax.set_title("what each step adds")
-    ax.legend(frameon=True, loc="best")
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each kind once
+    ax.legend(handles.values(), handles.keys(), frameon=True, loc="best")
     return ax
 
 
