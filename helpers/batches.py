@@ -27,9 +27,10 @@ Receive = Callable[[np.ndarray | NetworkError], None]
 
 @dataclass
 class _Batch:
-    """A batch that is being filled, with room for so many samples."""
+    """A batch that is being filled, with room for so many samples of so many rows each."""
 
     room: int
+    n_rows: int
     samples: list[np.ndarray] = field(default_factory=list)
     receivers: list[Receive] = field(default_factory=list)
 
@@ -86,7 +87,7 @@ class Batches:
         Raises:
             MemoryError: not even one sample fits. Whatever else the network raised comes out here, too.
         """
-        batch = self._filling.setdefault(sample.shape, _Batch(max(1, self.batch_size // n_rows)))
+        batch = self._filling.setdefault(sample.shape, _Batch(max(1, self.batch_size // n_rows), n_rows))
         batch.samples.append(sample)
         batch.receivers.append(receive)
         self._waiting_bytes += sample.nbytes
@@ -121,7 +122,7 @@ class Batches:
     def _run(self, batch: _Batch) -> list[np.ndarray | NetworkError]:
         """What the network says about every sample; where memory does not suffice, of half as many at a time."""
         outputs: list[np.ndarray | NetworkError] = []
-        room = batch.room
+        room = min(batch.room, max(1, self.batch_size // batch.n_rows))  # less by now, if memory has run out since
         while len(outputs) < len(batch.samples):
             part = batch.samples[len(outputs) :][:room]
             try:
@@ -129,8 +130,8 @@ class Batches:
             except MemoryError as error:
                 if room == 1:
                     raise MemoryError(f"{error} Not even one at a time fits into memory.") from None
-                self.batch_size = max(1, self.batch_size * (room // 2) // room)
                 room //= 2
+                self.batch_size = room * batch.n_rows
                 log.warning("%s Going on with %d at a time, here and in what follows.", error, room)
         return outputs
 
