@@ -1,7 +1,7 @@
 """What a training is watched by: callbacks that write what happened as JSON, beside the model.
 
 In: what Keras tells its callbacks. Out: below a folder `batch_metrics/metrics_history.json` (losses),
-`time_tracking/time_logs.json` (seconds) and `lr_tracking/lr_logs.json` (learning rates), whole after every epoch. A
+`time_tracking/time_logs.json` (seconds) and `lr_tracking/lr_logs.json` (learning rates), always whole. A
 training that goes on after a kill goes on in the same files. "Execution" is the steps between two returns to Python.
 """
 
@@ -25,11 +25,12 @@ class _Log(keras.callbacks.Callback):
     Args:
         path: The file.
         lists: Names of the lists in it.
+        every_s: Seconds between two writings at least; the end of the training is written in any case.
     """
 
-    def __init__(self, path: Path, lists: tuple[str, ...]):
+    def __init__(self, path: Path, lists: tuple[str, ...], every_s: float):
         super().__init__()
-        self.path = path
+        self.path, self.every_s, self._written = path, every_s, time.monotonic()
         self.logs: dict[str, list[dict[str, Any]]] = {name: [] for name in lists}
         self._last_step = -1
         self._begun = False
@@ -45,7 +46,13 @@ class _Log(keras.callbacks.Callback):
             self._begun = True
 
     def on_epoch_end(self, epoch, logs=None):
-        write_json(self.path, self.logs)
+        if time.monotonic() - self._written >= self.every_s:
+            write_json(self.path, self.logs)
+            self._written = time.monotonic()
+
+    def on_train_end(self, logs=None):
+        if self._begun:  # a training that was done already has nothing to say
+            write_json(self.path, self.logs)
 
     def _steps_since(self, step: int) -> int:
         """How many steps the execution that ended with this step had."""
@@ -58,10 +65,11 @@ class PerformanceMonitorCallback(_Log):
 
     Args:
         folder: Of the experiment.
+        every_s: Seconds between two writings at least; 0 writes after every epoch.
     """
 
-    def __init__(self, folder: str | Path):
-        super().__init__(Path(folder) / METRICS_FILE, ("batch", "epoch"))
+    def __init__(self, folder: str | Path, every_s: float = 0.0):
+        super().__init__(Path(folder) / METRICS_FILE, ("batch", "epoch"), every_s)
 
     def on_train_batch_end(self, batch, logs=None):
         self.logs["batch"].append({"epoch": self.epoch, "step": int(batch)} | _plain(logs))
@@ -78,10 +86,11 @@ class TimeTrackingCallback(_Log):
 
     Args:
         folder: Of the experiment.
+        every_s: Seconds between two writings at least; 0 writes after every epoch.
     """
 
-    def __init__(self, folder: str | Path):
-        super().__init__(Path(folder) / TIMES_FILE, ("execution", "epoch"))
+    def __init__(self, folder: str | Path, every_s: float = 0.0):
+        super().__init__(Path(folder) / TIMES_FILE, ("execution", "epoch"), every_s)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -114,10 +123,11 @@ class LearningRateTrackerCallback(_Log):
 
     Args:
         folder: Of the experiment.
+        every_s: Seconds between two writings at least; 0 writes after every epoch.
     """
 
-    def __init__(self, folder: str | Path):
-        super().__init__(Path(folder) / RATES_FILE, ("execution", "epoch"))
+    def __init__(self, folder: str | Path, every_s: float = 0.0):
+        super().__init__(Path(folder) / RATES_FILE, ("execution", "epoch"), every_s)
 
     def on_train_batch_end(self, batch, logs=None):
         rate = float(self.model.optimizer.learning_rate)
@@ -128,9 +138,10 @@ class LearningRateTrackerCallback(_Log):
         super().on_epoch_end(epoch, logs)
 
 
-def watchers(folder: str | Path) -> list[keras.callbacks.Callback]:
-    """All three, each with its file below `folder`."""
-    return [kind(folder) for kind in (PerformanceMonitorCallback, TimeTrackingCallback, LearningRateTrackerCallback)]
+def watchers(folder: str | Path, every_s: float = 0.0) -> list[keras.callbacks.Callback]:
+    """All three, each with its file below `folder`, written after every epoch, or every so many seconds."""
+    kinds = PerformanceMonitorCallback, TimeTrackingCallback, LearningRateTrackerCallback
+    return [kind(folder, every_s) for kind in kinds]
 
 
 def read_logs(folder: str | Path) -> dict[str, dict[str, list[dict[str, Any]]]]:

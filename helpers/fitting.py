@@ -25,7 +25,9 @@ from helpers.store import read_arrays
 Part = tuple[Any, np.ndarray]  # inputs as the network takes them: an array, or several in a dict or tuple; labels
 
 PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
-STEPS_AT_ONCE = 64  # steps between two returns to Python: 3 % of a step is left of what a return costs
+STEPS_AT_ONCE = (
+    64  # between two returns to Python: their cost is lost among so many, and an epoch still shows its course
+)
 KEEP_EVERY_S = 30.0  # seconds between two writings of the state: shorter trainings write none
 STOPPER = ("wait", "best", "best_epoch", "stopped_epoch")  # what EarlyStopping remembers, its weights apart
 REDUCER = ("wait", "best", "cooldown_counter")  # what ReduceLROnPlateau remembers

@@ -16,7 +16,7 @@ from helpers.plots.dashboard import plot_losses
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 1.0  # between two drawings: drawing takes a tenth of it
+EVERY_S = 1.0  # between two drawings: a training is not to wait for its picture
 LINE_EVERY_S = 10.0  # between two lines of text
 
 

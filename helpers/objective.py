@@ -19,7 +19,8 @@ MAX_NORM = 1.0  # gradients are clipped to it, each weight's by itself
 class RatedError(keras.losses.Loss):
     """Mean of squared errors over the ratings that are there: labels that are NaN count for nothing.
 
-    Where no rating is missing it is the mean squared error; where a batch has none at all it is 0.
+    Where no rating is missing it is the mean squared error; where a batch has none at all it is 0. Over an epoch Keras
+    averages it by the rows of the batches, whatever share of them is rated.
     """
 
     def call(self, y_true, y_pred):

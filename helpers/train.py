@@ -18,10 +18,10 @@ import pandas as pd
 
 from helpers.align import Aligned, bank_differences, read_aligned
 from helpers.baselines import BASELINES
-from helpers.callbacks import tensorboard
+from helpers.callbacks import tensorboard, watchers
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
-from helpers.fitting import computing_in, fit
+from helpers.fitting import KEEP_EVERY_S, computing_in, fit
 from helpers.splits import split_clips
 from helpers.store import read_manifest, write_arrays
 from helpers.variants import config_of, model_inputs, start_model
@@ -167,7 +167,9 @@ def main(folder: Path) -> None:
     for line in sys.stdin:
         name, seed, stamp = line.split()
         state = folder / f"{name}-{seed}.state.npz"
-        callbacks = [tensorboard(folder / "tensorboard" / f"{name}-{seed}")] if cfg.tensorboard else []
+        callbacks = watchers(folder / "watched" / f"{name}-{seed}", KEEP_EVERY_S)
+        if cfg.tensorboard:
+            callbacks.append(tensorboard(folder / "tensorboard" / f"{name}-{seed}"))
         fitted = train_one(name, int(seed), data, live, cfg, state=state, callbacks=callbacks)
         write_fitted(folder, name, int(seed), stamp, fitted)
         state.unlink(missing_ok=True)

@@ -13,14 +13,14 @@ from helpers.files import read_json, write_json
 N, BATCH = 29, 8
 
 
-def trained(folder, epochs: int = 3, first: int = 0, callbacks=()) -> None:
+def trained(folder, epochs: int = 3, first: int = 0, every_s: float = 0.0) -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     rate = keras.optimizers.schedules.PolynomialDecay(0.1, 12, 0.0)
     model.compile(keras.optimizers.SGD(rate), "mse", run_eagerly=True)
     x, y = np.ones((N, 3), "float32"), np.zeros((N, 2), "float32")
     settings = {"batch_size": BATCH, "epochs": epochs, "initial_epoch": first, "verbose": 0}
-    model.fit(x, y, validation_data=(x, y), callbacks=[*watch.watchers(folder), *callbacks], **settings)
+    model.fit(x, y, validation_data=(x, y), callbacks=watch.watchers(folder, every_s), **settings)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
@@ -53,6 +53,15 @@ def test_a_training_that_goes_on_goes_on_in_its_files_and_a_new_one_starts_them_
     assert 9.0 not in [e["loss"] for e in after["batch"]]
     trained(tmp_path, epochs=1)
     assert [e["epoch"] for e in read_json(path)["epoch"]] == [0]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
+def test_rare_writing_still_writes_the_end_and_a_training_that_is_done_overwrites_nothing(tmp_path):
+    trained(tmp_path, epochs=2, every_s=1e9)
+    path = tmp_path / "time_tracking" / "time_logs.json"
+    assert [e["epoch"] for e in read_json(path)["epoch"]] == [0, 1]
+    trained(tmp_path, epochs=2, first=2)
+    assert [e["epoch"] for e in read_json(path)["epoch"]] == [0, 1]
 
 
 def times(first: float, validation: float = 0.1, other: float = 0.1, steps: float = 1.0, epochs: int = 4) -> dict:
