@@ -36,6 +36,7 @@ from helpers.metrics import bootstrap_difference
 from helpers.views import PLAIN
 
 MAJORITY, ENSEMBLE = "majority", "ensemble"
+TABLE_ORDER = (MAJORITY, BAG, PLAIN_MODEL, f"{PLAIN_MODEL}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)
 BINS = 10  # of confidence, as Guo et al. (2017, ICML, arXiv:1706.04599) have 15 for larger sets
 Probabilities = Mapping[str, Mapping[str, np.ndarray]]  # model -> variant (plain or a corruption) -> (N, n_classes)
 
@@ -91,7 +92,7 @@ def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
             "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
             "accuracy, damaged": scores["accuracy_corrupted"],
         }
-        for name, scores in models.items()
+        for name, scores in sorted(models.items(), key=lambda item: TABLE_ORDER.index(item[0]))  # JSON has them sorted
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
