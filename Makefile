@@ -10,7 +10,7 @@ help:  ## list the targets
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed, but $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "Setting up .venv with the locked packages: once, about 2 minutes and 2.5 GB."
+	@echo "Setting up .venv with the locked packages: once, about 2 minutes and 3 GB."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -43,7 +43,7 @@ lint: $(READY)  ## check and format code and notebooks
 
 lock: $(READY)  ## pin the packages of pyproject.toml again (needs uv)
 	uv pip compile --universal --generate-hashes --no-annotate --no-header --quiet \
-	  --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	  --python-version 3.11 --extra dev --extra jax pyproject.toml -o requirements.lock
 
 clean:  ## remove results, keep .venv
 	rm -rf results/demo results/sample

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.files import ROOT
 
-BENCHMARKS = ("forward", "training", "decode", "damaged", "prepare", "resume")
+BENCHMARKS = ("static", "dynamic", "memory", "training", "decode", "damaged", "prepare", "resume", "machine")
 
 
 def main(argv: list[str] | None = None, names: tuple[str, ...] = BENCHMARKS) -> int:

@@ -1,4 +1,4 @@
-"""Command line: `python -m helpers run | check | score | classify | export | large | features | weights | …`.
+"""Command line: `python -m helpers COMMAND`; `python -m helpers --help` lists the commands.
 
 Exit: 0 done, 1 an error, 2 wrong usage, 3 `check` found clips that cannot be used.
 """
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from helpers import classify
+from helpers import array_commands, classify
 
 log = logging.getLogger("helpers")
 
@@ -61,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--model", type=Path, required=True, help="the model folder of a run: results/<run>/model")
     score.add_argument("--json", type=Path, metavar="FILE", help="write the scores here as well")
     score.set_defaults(command=_score)
+
+    compare = commands.add_parser("compare", help="train models on the same clips and compare them in one table")
+    compare.add_argument("--data", type=Path, default="data_sample/tokens", help="token bank, or a run's aligned/")
+    compare.add_argument("--out", type=Path, default="results/compare", help="folder of the table and its trainings")
+    compare.add_argument("--models", default="all", metavar="NAMES", help="all (default), short, ablations, or names")
+    compare.add_argument("--seeds", default="0,1,2", metavar="0,1,2", help="each with its own split and start")
+    compare.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters of 06_training")
+    compare.set_defaults(command=_compare)
+
+    array_commands.add_to(commands)
 
     export = commands.add_parser("export", help="write the face crops of a run as a tree of JPEG files")
     export.add_argument("--data", type=Path, required=True, help="folder of clips that the run was made from")
@@ -114,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     from helpers import report, workbook
+    from helpers.clips import write_clips
     from helpers.lock import FolderLock
 
     data, out = arguments.data.resolve(), arguments.out.resolve()
@@ -121,8 +132,14 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--limit must be 0 or more, got {arguments.limit}.")
     tasks = workbook.plan(data, out, weights=arguments.weights, params=arguments.params, limit=arguments.limit)
     chosen = workbook.select(arguments.only, arguments.start)
-    workbook.check_inputs([task for task in tasks if task.name in chosen], data, out, arguments.limit)
+    stored = workbook.stored_keys(tasks, data)
+    if stored:
+        chosen = workbook.without_videos(tasks, chosen, data)
+    wanted = [task for task in tasks if task.name in chosen]
+    clips = workbook.check_inputs(wanted, data, out, arguments.limit, stored)
     with FolderLock(out):
+        if stored:
+            write_clips(clips, out / "clips.csv")  # as 01 does for videos
         executed = workbook.run(tasks, data, out, chosen)
         if not (out / "attention.json").exists():
             log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))
@@ -182,6 +199,21 @@ def _score(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, [score.as_dict(result) for result in scores])
     return 1 if failed else 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from helpers.files import resolve, stderr_into
+
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import compare, workbook
+    from helpers.config import TrainingConfig
+
+    given = workbook.read_params(arguments.params).get("06_training", {}) if arguments.params else {}
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    own = {"models": arguments.models, "seeds": seeds, "out_dir": str(arguments.out), "progress": sys.stderr.isatty()}
+    table, found = compare.compare_models_of(resolve(arguments.data), TrainingConfig.checked(given | own))
+    print(compare.as_text(table), *(each["verdict"] for each in found["comparisons"]), sep="\n")
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.clips import TRAITS
+from helpers.clips import targets_of
 from helpers.files import differences, needs
 from helpers.reduction import STREAMS, Reduction, write_reduction
 from helpers.store import FeatureFile, read_arrays, valid_rows, write_arrays, write_manifest
@@ -59,6 +59,7 @@ class Aligned:
             features = getattr(self, f"{name}_features")
             if features.ndim != 3 or len(features) != n:
                 raise ValueError(f"{name}_features must have shape ({n}, T, D) like clips, got {features.shape}.")
+            _check_finite(name, features, self.clips)
             for part in ("mask", "t_s"):
                 _check_shape(f"{name}_{part}", getattr(self, f"{name}_{part}"), features.shape[:2])
             empty = ~getattr(self, f"{name}_mask").any(1)
@@ -72,10 +73,12 @@ class Aligned:
         _check_shape("splits", self.splits, (n,))
         if len(np.unique(self.clips)) < n:
             raise ValueError("clips must be different keys, got one twice. Align each clip once.")
-        if np.any((self.labels < 0) | (self.labels > 1)):
+        outside = (self.labels < 0) | (self.labels > 1)
+        if outside.any():
+            clip, column = np.argwhere(outside)[0]
             raise ValueError(
-                f"labels must lie in [0, 1], got {np.nanmin(self.labels):g} to {np.nanmax(self.labels):g}. "
-                "Scale the ratings (rating_low, rating_high in 01)."
+                f"labels must lie in [0, 1], got {self.labels[clip, column]:g} for {self.targets[column]} of "
+                f"{self.clips[clip]}. Scale the ratings (rating_low, rating_high in 01)."
             )
 
     def __len__(self) -> int:
@@ -83,8 +86,8 @@ class Aligned:
 
     @property
     def rated(self) -> np.ndarray:
-        """Whether all targets of a clip are rated, bool (N,)."""
-        return ~np.isnan(self.labels).any(1)
+        """Whether at least one target of a clip is rated, bool (N,)."""
+        return ~np.isnan(self.labels).all(1)
 
     def take(self, rows: np.ndarray) -> "Aligned":
         """The clips of these rows (indices or a bool mask), in this order."""
@@ -110,11 +113,22 @@ def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have shape {shape} like the features, got {array.shape}. Align the clips again.")
 
 
+def _check_finite(name: str, features: np.ndarray, clips: np.ndarray) -> None:
+    """Raise ValueError with clip, token and column when a feature is NaN or infinite."""
+    bad = ~np.isfinite(features)
+    if bad.any():
+        clip, token, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{name}_features must be finite, got {features[clip, token, column]} in {bad.any((1, 2)).sum()} clips, "
+            f"first in {clips[clip]}, token {token}, column {column}. Make them again, or leave the clips out."
+        )
+
+
 def stream_table(clips: pd.DataFrame, static_dir: str | Path, dynamic_dir: str | Path) -> pd.DataFrame:
     """Say which streams each clip has: index key, bool columns static, dynamic, rated."""
     folders = {"static": Path(static_dir), "dynamic": Path(dynamic_dir)}
     table = {name: [(folder / f"{key}.npz").exists() for key in clips.index] for name, folder in folders.items()}
-    return pd.DataFrame(table | {"rated": clips[list(TRAITS)].notna().all(axis=1)}, index=clips.index)
+    return pd.DataFrame(table | {"rated": clips[targets_of(clips)].notna().any(axis=1)}, index=clips.index)
 
 
 def align_streams(
@@ -123,7 +137,7 @@ def align_streams(
     dynamic_dir: str | Path,
     reduction: Reduction,
     *,
-    targets: Sequence[str] = TRAITS,
+    targets: Sequence[str] | None = None,
 ) -> Aligned:
     """Join both streams and the ratings by key. Invalid rows are dropped; clips without both streams are left out.
 
@@ -132,7 +146,7 @@ def align_streams(
         static_dir: Folder of 03's feature files.
         dynamic_dir: Folder of 04's feature files.
         reduction: Applied to the rows of both streams.
-        targets: Rating columns, in the order of `labels`.
+        targets: Rating columns, in the order of `labels`; default all of the table.
 
     Returns:
         The clips in the order of the table.
@@ -140,6 +154,7 @@ def align_streams(
     Raises:
         ValueError: No clip has both streams, or a file holds rows of another width.
     """
+    targets = targets_of(clips) if targets is None else list(targets)
     kept: list[str] = []
     rows: dict[str, list[FeatureFile]] = {name: [] for name in STREAMS}
     for key in clips.index:
@@ -161,7 +176,7 @@ def align_streams(
         arrays |= _padded(name, rows[name], getattr(reduction, name))
     return Aligned(
         **arrays,
-        labels=table[list(targets)].to_numpy("float32"),
+        labels=table[targets].to_numpy("float32"),
         clips=np.array(kept, dtype=str),
         sources=table["source"].to_numpy(str),
         splits=table["split"].to_numpy(str),

@@ -17,16 +17,8 @@ from keras import ops
 
 from helpers.align import Aligned
 from helpers.config import TrainingConfig
-from helpers.train import (
-    SHUFFLED_MODEL,
-    TOKEN_MODEL,
-    TrainingData,
-    load_trained,
-    rated_clips,
-    shuffle_motion,
-    shuffled_order,
-    split_of,
-)
+from helpers.train import TrainingData, load_trained, rated_clips, split_of
+from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order, variant_of
 
 BATCH = 256
 
@@ -178,12 +170,17 @@ def planted_windows(folder: str | Path, aligned: Aligned) -> np.ndarray | None:
         folder: Holds `truth.csv`: key, warm_s, cool_s, window_s in seconds.
         aligned: Clips of that table.
     """
+    found = window_starts(folder, aligned)
+    return None if found is None else inside_windows(aligned.dynamic_t_s, token_duration(aligned), *found)
+
+
+def window_starts(folder: str | Path, aligned: Aligned) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read the planted light windows' starts (N, 2) and length (N,) in seconds; None when the clips were not drawn."""
     path = Path(folder) / "truth.csv"
     if not path.exists():
         return None
     truth = pd.read_csv(path, index_col="key").loc[aligned.clips]
-    starts_s, window_s = truth[["warm_s", "cool_s"]].to_numpy(), truth["window_s"].to_numpy()
-    return inside_windows(aligned.dynamic_t_s, token_duration(aligned), starts_s, window_s)
+    return truth[["warm_s", "cool_s"]].to_numpy(), truth["window_s"].to_numpy()
 
 
 def speed_per_token(flows: Iterable[np.ndarray], t_start_s: np.ndarray, t_end_s: np.ndarray, fps: float) -> np.ndarray:
@@ -231,11 +228,19 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, A
         return dict.fromkeys(names) | {"trait": trait, "seeds": []}
     per_seed = []
     for seed in cfg.seeds:
-        true, chance = _pointing_of(TOKEN_MODEL, bank, inside, cfg, seed, trait)
-        shuffled, _ = _pointing_of(SHUFFLED_MODEL, bank, inside, cfg, seed, trait)
+        true, chance = occlusion_pointing(TOKEN_MODEL, bank, inside, cfg, seed, trait)
+        shuffled, _ = occlusion_pointing(SHUFFLED_MODEL, bank, inside, cfg, seed, trait)
         per_seed.append(dict(zip(names, (true, shuffled, chance), strict=True)) | {"seed": seed})
     means = {name: float(np.mean([s[name] for s in per_seed])) for name in names}
     return means | {"trait": trait, "seeds": per_seed}
+
+
+def column_of(bank: Aligned, trait: str) -> int:
+    """The column of `labels` that a target stands in; ValueError lists the targets."""
+    targets = bank.targets.tolist()
+    if trait not in targets:
+        raise ValueError(f"trait must be one of {', '.join(targets)}, got {trait!r}. Set it for 07.")
+    return targets.index(trait)
 
 
 def mean_motion(aligned: Aligned) -> np.ndarray:
@@ -243,15 +248,19 @@ def mean_motion(aligned: Aligned) -> np.ndarray:
     return aligned.dynamic_features[aligned.dynamic_mask].mean(0)
 
 
-def _pointing_of(
+def occlusion_pointing(
     name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, seed: int, trait: str
 ) -> tuple[float, float]:
+    """Pointing of one trained model's occlusion effects on its test clips, and what chance would give.
+
+    Motion tokens of a model trained on shuffled motion are judged by the time they came from.
+    """
     split = split_of(bank, cfg, seed)
     baseline = mean_motion(bank.take(split == "train"))
-    if name == SHUFFLED_MODEL:
+    if variant_of(name).inputs == "shuffled":
         inside = np.take_along_axis(inside, shuffled_order(bank, seed), 1)
         bank = shuffle_motion(bank, seed)
     test = bank.take(split == "test")
-    target = bank.targets.tolist().index(trait)
+    target = column_of(bank, trait)
     effects = occlusion(load_trained(cfg, name, seed), test.inputs(), target, baseline)
     return pointing(effects, inside[split == "test"], test.dynamic_mask)

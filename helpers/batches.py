@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from helpers.forward import Forward, NetworkError
+from helpers.placement import device_scope
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Batches:
         *,
         prepare: Callable[[np.ndarray], np.ndarray] | None = None,
         compare: Callable[[np.ndarray, np.ndarray], None] | None = None,
+        device: str = "",
     ) -> None:
         """
         Args:
@@ -58,9 +60,10 @@ class Batches:
             batch_size: Rows at once. A sample that makes more rows than that is a batch by itself.
             prepare: What a batch goes through before the network, such as `Backbone.preprocess`.
             compare: Is shown input and output of every batch, without what fills it up.
+            device: What `helpers.placement.use_device` gave; empty leaves the choice to the backend.
         """
         self.batch_size, self.network_s = batch_size, 0.0
-        self._forward, self._prepare, self._compare = forward, prepare, compare
+        self._forward, self._prepare, self._compare, self._device = forward, prepare, compare, device
         self._filling: dict[tuple[int, ...], _Batch] = {}
         self._waiting_bytes = 0
         self._running: deque[tuple[Future, list[Receive]]] = deque()
@@ -104,12 +107,16 @@ class Batches:
         self._waiting_bytes -= sum(sample.nbytes for sample in batch.samples)
         while len(self._running) >= BEGUN:
             self._deliver()
-        self._running.append((self._thread.submit(self._run, batch), batch.receivers))
+        self._running.append((self._thread.submit(self._run_on_device, batch), batch.receivers))
 
     def _deliver(self) -> None:
         future, receivers = self._running.popleft()
         for output, receive in zip(future.result(), receivers, strict=True):
             receive(output)
+
+    def _run_on_device(self, batch: _Batch) -> list[np.ndarray | NetworkError]:
+        with device_scope(self._device):  # which holds for one thread only
+            return self._run(batch)
 
     def _run(self, batch: _Batch) -> list[np.ndarray | NetworkError]:
         """What the network says about every sample; where memory does not suffice, of half as many at a time."""

@@ -23,7 +23,7 @@ from helpers.clip_frames import FrameJob, clip_frames
 from helpers.clip_run import ClipRun
 from helpers.config import ClassificationConfig
 from helpers.deviation import comparison
-from helpers.extract import Extraction, stream_rows
+from helpers.extract import stream_rows
 from helpers.feature_sets import Sequence, labelled_datasets, write_sequences
 from helpers.files import write_json
 from helpers.forward import compile_forward
@@ -113,13 +113,11 @@ def _extract(
     forward, found = compile_forward(backbone.model, cfg.precision), {}
     compare = comparison(backbone.model, cfg.precision, found)
     batches = Batches(forward, cfg.batch_size, prepare=backbone.preprocess, compare=compare)
-    weights = backbone.weights.as_dict()
-    how = Extraction("frames", cfg, weights, clip_frames, backbone.input_px, lambda _: FrameRows(), batches, found)
     with (
         Progress("08 frames", len(table), cfg.out, shown=cfg.progress, network_s=lambda: batches.network_s) as progress,
-        ClipRun(table, cfg.data, stage, how.work, job, cfg.workers or cores(), progress) as run,
+        ClipRun(table, cfg.data, stage, clip_frames, job, cfg.workers or cores(), progress) as run,
     ):
-        spent_s, n_rows = stream_rows(run, stage, how)
+        spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), batches)
     stage.made_with = found | stage.made_with
     failed = {entry["clip"] for entry in stage.failed}
     n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)

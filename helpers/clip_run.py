@@ -20,13 +20,23 @@ from helpers.pool import ClipPool
 from helpers.progress import Progress
 from helpers.rows import TooShortError
 from helpers.store import Stage, clip_stamp
+from helpers.stored import StoredError
 from helpers.video import VideoError
 from helpers.worker import WorkerError
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 1800.0  # without a piece of a clip: an hour of video takes 02 about ten minutes
-CLIP_ERRORS = (VideoError, NoFaceError, TooShortError, NetworkError, WorkerError, cv2.error, av.FFmpegError)
+CLIP_ERRORS = (
+    VideoError,
+    NoFaceError,
+    StoredError,
+    TooShortError,
+    NetworkError,
+    WorkerError,
+    cv2.error,
+    av.FFmpegError,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class ClipRun:
         job_of: From path, key and stamp of a clip to its job, and to what stays here, `Clip.kept`.
         workers: Decoder processes.
         progress: Is told of every clip.
+        stamp_of: From path and key of a clip to what tells one version of it from another.
     """
 
     def __init__(
@@ -61,10 +72,11 @@ class ClipRun:
         job_of: Callable[[Path, str, str], tuple[Any, Any]],
         workers: int,
         progress: Progress,
+        stamp_of: Callable[[Path, str], str] = lambda path, key: clip_stamp(path),
     ) -> None:
         self.counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0}
         self._clips, self._data, self._stage = clips, data, stage
-        self._job_of, self._progress = job_of, progress
+        self._job_of, self._stamp_of, self._progress = job_of, stamp_of, progress
         self._pool = ClipPool(work, workers=workers, patience_s=PATIENCE_S)
 
     def __enter__(self) -> "ClipRun":
@@ -101,7 +113,7 @@ class ClipRun:
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
         for key, below in self._clips["path"].items():
             path = self._data / below
-            stamp = clip_stamp(path) if path.exists() else "missing"
+            stamp = self._stamp_of(path, key)
             if self._stage.done(key, stamp):
                 self.counts["found"] += 1
                 self._progress.clip(made=False)

@@ -1,4 +1,4 @@
-"""The clips of a data folder: their keys, sources, splits and ratings, and what leaks between splits.
+"""The clips of a data folder: their keys, sources, official splits and ratings, and what leaks between splits.
 
 In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`.
 
@@ -8,19 +8,20 @@ may not cut apart: a `source` column in `ratings.csv`, or the first 11 character
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from helpers.files import needs, replacing
-from helpers.names import SPLITS, VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
-from helpers.ratings import Ratings, read_rating_rows, scaled
+from helpers.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
+from helpers.ratings import STATED, Ratings, read_rating_rows, scaled
+from helpers.reliability import reliability
 from helpers.scan import video_files
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 LETTERS = ("O", "C", "E", "A", "N")
+ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of clips that are no ratings
 DISPLAY = {  # high "neuroticism" in this data means emotionally stable
     "openness": "openness (O)",
     "conscientiousness": "conscientiousness (C)",
@@ -61,6 +62,11 @@ def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
     if not paths:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise ValueError(f"data_dir must hold clips ({suffixes}), got none below {root}. Check the path.")
+    return _first(clip_table(paths, root), limit)
+
+
+def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:
+    """The table of `find_clips` for clips by key; `bytes` is 0 where a path below `root` is no file."""
     keys = sorted(paths, key=natural_order)
     columns = {
         "path": [paths[key] for key in keys],
@@ -68,7 +74,7 @@ def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
         "split": [split_of(key) for key in keys],
         "bytes": [_size(root / paths[key]) for key in keys],
     }
-    return _first(pd.DataFrame(columns, index=pd.Index(keys, name="key")), limit)
+    return pd.DataFrame(columns, index=pd.Index(keys, name="key"))
 
 
 def read_ratings(
@@ -91,34 +97,49 @@ def read_ratings(
 
     Raises:
         ValueError: ratings of two kinds, a damaged or unsafe file, a missing target, a name that fits several clips, a
-            value out of range, a clip rated twice with different values.
+            value out of range, a clip rated twice with different values, ratings of other clips only.
     """
     kind, rows = read_rating_rows(data_dir, targets)
     rows = scaled(rows, targets, rating_range)
     rows["key"] = find_keys(rows["name"], clips["split"].to_dict(), rows["file_split"])
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
-    columns = ["source", "split", *targets]
-    once = rows[rows["key"] != ""].drop_duplicates(["key", *columns])
-    _check_rated_once(once, columns)
-    table = once.set_index("key")
+    if len(rows) and (rows["key"] == "").all():
+        raise ValueError(
+            f"ratings must be of the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names in "
+            f"{rows['file'].iloc[0]}, none of which is one of them (the first: {rows['name'].iloc[0]}). Take theirs."
+        )
+    once = rows[rows["key"] != ""].drop_duplicates(["key", *STATED, *targets])
+    _check_rated_once(once, [*STATED, *targets])
+    given = once.groupby("key", sort=False)[["source", "split", "group"]].first()
+    means = once.groupby("key", sort=False)[list(targets)].mean()
     problems = reconcile(rows, clips, targets) if kind != "none" else _unread(Path(data_dir))
-    return Ratings(table[list(targets)], kind, problems, table[["source", "split"]])
+    agreement = reliability(once, targets) if (once["rater"] != "").any() else None
+    return Ratings(means, kind, problems, given, reliability=agreement)
 
 
 def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:
-    again = rows["key"][rows["key"].duplicated()]
+    """Raise ValueError when a rater rated a clip in two ways, or two raters are told another source, split or group."""
+    again = rows[rows.duplicated(["key", "rater"])]
+    parted = rows.groupby("key")[["source", "split", "group"]].nunique().gt(1).any(axis=1)
     if len(again):
-        twice = rows[rows["key"] == again.iloc[0]]
-        column = next(c for c in columns if twice[c].nunique(dropna=False) > 1)
-        first, second = twice[column].iloc[:2]
-        raise ValueError(f"{again.iloc[0]} must be rated once, got {column} {first} and {second}. Keep the right one.")
+        twice = rows[(rows["key"] == again["key"].iloc[0]) & (rows["rater"] == again["rater"].iloc[0])]
+    elif parted.any():
+        twice, columns = rows[rows["key"] == parted.idxmax()], ["source", "split", "group"]
+    else:
+        return
+    column = next(c for c in columns if twice[c].nunique(dropna=False) > 1)
+    first, second = twice[column].unique()[:2]
+    raise ValueError(
+        f"{twice['key'].iloc[0]} must be rated once, got {column} {first} and {second}. Keep the right one, or name "
+        "the raters in a column rater."
+    )
 
 
 def reconcile(rows: pd.DataFrame, clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
     """List what does not fit between ratings and clips.
 
     Args:
-        rows: Columns `name`, `key` ("" where there is no such clip) and one per target.
+        rows: Columns `name`, `key` ("" where there is no such clip), `rater` and one per target.
         clips: Index `key`.
         targets: What was rated.
 
@@ -129,8 +150,8 @@ def reconcile(rows: pd.DataFrame, clips: pd.DataFrame, targets: Sequence[str] = 
     matched = rows[rows["key"] != ""]
     found = [(name, "rating without clip") for name in rows.loc[rows["key"] == "", "name"]]
     found += [(key, "clip without rating") for key in clips.index.difference(matched["key"], sort=False)]
-    found += [(key, "rated twice, alike") for key in matched.loc[matched["key"].duplicated(), "key"]]
-    for key, values in matched.drop_duplicates("key").set_index("key")[list(targets)].iterrows():
+    found += [(key, "rated twice, alike") for key in matched.loc[matched.duplicated(["key", "rater"]), "key"]]
+    for key, values in matched.groupby("key", sort=False)[list(targets)].mean().iterrows():
         if values.isna().any():
             found.append((key, f"no number for {', '.join(values.index[values.isna()])}"))
     return _problems(found)
@@ -151,21 +172,39 @@ def read_clips(
     *,
     targets: Sequence[str] = TRAITS,
     rating_range: tuple[float, float] = (0.0, 1.0),
+    stored: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one."""
-    clips = find_clips(data_dir)
+    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one.
+
+    With `stored`, the clips are those of these keys, of which there are no videos; their `path` is their key.
+    """
+    clips = clip_table({key: key for key in stored}, Path(data_dir)) if stored else find_clips(data_dir)
     return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
+
+
+def target_names(targets: str) -> list[str]:
+    """What was rated: "ocean" means the five traits, anything else is names with commas between them."""
+    return list(TRAITS) if targets == "ocean" else [name.strip() for name in targets.split(",")]
+
+
+def targets_of(clips: pd.DataFrame) -> list[str]:
+    """The rating columns of a table of clips, in its order."""
+    return [column for column in clips.columns if column not in ABOUT]
 
 
 def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:
     """Return the table of clips with one column per target (NaN where unrated).
 
-    Sources and splits that the rating files state take the place of those that the names suggest.
+    Sources and splits that the rating files state take the place of those that the names suggest; a column `group` is
+    there when they state one.
     """
     clips = clips.copy()
     for column in ("source", "split"):
         given = ratings.given[column].reindex(clips.index, fill_value="")
         clips[column] = given.where(given != "", clips[column])
+    groups = ratings.given["group"].reindex(clips.index, fill_value="")
+    if (groups != "").any():
+        clips["group"] = groups
     return clips.join(ratings.table)
 
 
@@ -191,70 +230,6 @@ def leakage(clips: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "against", "clips", "sharing", "share"])
 
 
-def split_by_source(sources: Sequence[str], seed: int, *, validation: float, test: float) -> np.ndarray:
-    """Draw a split that never parts the clips of one source.
-
-    A random split of clips, which leaks, is the same with the clips' keys for `sources`.
-
-    Args:
-        sources: Source of each clip, (N,).
-        seed: Of a frozen generator: the same sources, in any order, give the same split in every version.
-        validation, test: Share of the sources in [0, 1), or with 1 and more their number.
-
-    Returns:
-        "train", "validation" or "test" for each clip, (N,) str.
-
-    Raises:
-        ValueError: not one source would be left for a part.
-    """
-    names, of_clip = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
-    counts = {"validation": validation, "test": test}
-    counts = {part: round(n * len(names)) if n < 1 else int(n) for part, n in counts.items()}
-    if min(counts.values()) < 1 or sum(counts.values()) >= len(names):
-        raise ValueError(
-            f"validation and test must leave a source to each part, got {counts} of {len(names)} sources. "
-            "Change their shares, or add clips of other sources."
-        )
-    parts = np.repeat(["test", "validation"], [counts["test"], counts["validation"]])
-    drawn = np.full(len(names), "train", dtype="<U10")
-    drawn[np.random.RandomState(seed).permutation(len(names))[: len(parts)]] = parts
-    return drawn[of_clip]
-
-
-def split_clips(
-    keys: Sequence[str],
-    sources: Sequence[str],
-    official: Sequence[str],
-    kind: str,
-    seed: int,
-    validation: float,
-    test: float,
-) -> np.ndarray:
-    """Split clips by source, at random, or as the data says.
-
-    Args:
-        keys, sources, official: Of each clip, (N,).
-        kind: "source", "random" (which leaks wherever clips share a source) or "official".
-        seed: Not used by "official".
-        validation, test: See `split_by_source`; not used by "official".
-
-    Returns:
-        "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
-    """
-    if kind == "official":
-        split = np.asarray(official, dtype=str)
-        absent = sorted(set(SPLITS) - set(split))
-        if absent:
-            raise ValueError(
-                f"the official split must have rated {' and '.join(absent)} clips, got none. Use split: source."
-            )
-        return split
-    groups = {"source": sources, "random": keys}
-    if kind not in groups:
-        raise ValueError(f"kind must be source, random or official, got {kind!r}.")
-    return split_by_source(groups[kind], seed, validation=validation, test=test)
-
-
 def write_clips(clips: pd.DataFrame, path: str | Path) -> None:
     """Write the table of clips as CSV, atomically."""
     with replacing(path) as part:
@@ -263,9 +238,10 @@ def write_clips(clips: pd.DataFrame, path: str | Path) -> None:
 
 def load_clips(path: str | Path) -> pd.DataFrame:
     """Read the table of clips that 01_data_analysis wrote: index `key`, text columns as text, ratings as numbers."""
-    text = dict.fromkeys(("key", "path", "source", "split"), str)
     made = needs(path, "01_data_analysis")
-    return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in TRAITS})
+    targets = targets_of(pd.read_csv(made, index_col="key", nrows=0))
+    text = dict.fromkeys(("key", "path", "source", "split", "group"), str)
+    return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in targets})
 
 
 def trait_statistics(clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
@@ -281,4 +257,4 @@ def _first(clips: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 
 def _size(path: Path) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+    return os.path.getsize(path) if os.path.isfile(path) else 0

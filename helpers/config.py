@@ -1,8 +1,7 @@
-"""The parameters of every notebook, one class each; `helpers.parameters` says how values are checked."""
+"""The parameters of every notebook with their defaults and legal values; `helpers.parameters` checks them."""
 
 from dataclasses import dataclass
 
-from helpers.clips import TRAITS
 from helpers.parameters import Parameters, choice, later, number
 
 ENDPOINTS = (
@@ -10,8 +9,6 @@ ENDPOINTS = (
     "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
-
-
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # of helpers.decoders
 
 
@@ -22,6 +19,7 @@ class SetupConfig(Parameters):
     require_gpu: bool = False
     size: int = number(1024, 64, 16384)
     repeats: int = number(5, 1, 1000)
+    batches: list[int] = number([1, 2, 4, 8], 1, 65536)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +30,7 @@ class AnalysisConfig(Parameters):
     limit: int = number(0, 0)
     rating_low: float = 0.0
     rating_high: float = 1.0
+    targets: str = later("ocean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,10 @@ class StaticConfig(Parameters):
     backbone: str = choice("resnet50", "resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19")
     weights: str = choice("random", "random", "pretrained")
     every_n_frames: int = number(8, 1, 1000)
-    batch_size: int = number(32, 1, 4096)
+    faces_dir: str = later("")
+    faces_fps: float = later(number(30.0, 0.1, 1000.0))
+    batch_size: int = number(32, 0, 4096)
+    device: str = later("")
     precision: str = choice("float32", "float32", "bfloat16", "float16")
     workers: int = number(0, 0, 256)
     progress: bool = False
@@ -82,11 +84,14 @@ class DynamicConfig(Parameters):
     flow: str = choice("dis_fast", "dis_fast", "dis_medium", "farneback", "tvl1")
     flow_clip_px: float = number(20.0, 0.1, 1000.0)
     remove_camera: bool = later(False)
+    flow_dir: str = later("")
+    flow_fps: float = later(number(6.0, 0.1, 1000.0))
     mode: str = choice("whole", "whole", "windows")
     segment: int = number(8, 8, 512)
     window: int = number(16, 9, 512)
     stride: int = number(8, 1, 512)
-    batch_size: int = number(4, 1, 1024)
+    batch_size: int = number(4, 0, 1024)
+    device: str = later("")
     precision: str = choice("float32", "float32", "bfloat16", "float16")
     workers: int = number(0, 0, 256)
     progress: bool = False
@@ -100,9 +105,10 @@ class AlignmentConfig(Parameters):
     reduction: str = choice("auto", "auto", "groups", "pca", "none")
     static_dim: int = number(512, 1, 8192)
     dynamic_dim: int = number(256, 1, 8192)
-    split: str = choice("source", "source", "official", "random")
+    split: str = choice("source", "source", "kfold", "official", "random")
     validation_share: float = number(0.075, 0.01, 0.5)
     test_share: float = number(0.125, 0.01, 0.5)
+    folds: int = later(number(5, 2, 1000))
     seed: int = number(0, 0)
     synthetic_labels: bool = False
 
@@ -117,9 +123,10 @@ class TrainingConfig(Parameters):
 
     bank_dir: str = "data_sample/tokens"
     seeds: list[int] = number([0, 1, 2], 0)
-    split: str = choice("source", "source", "official", "random")
+    split: str = choice("source", "source", "kfold", "official", "random")
     validation_share: float = number(0.075, 0.01, 0.5)
     test_share: float = number(0.125, 0.01, 0.5)
+    folds: int = later(number(5, 2, 1000))
     fusion_dim: int = number(128, 8, 4096)
     num_heads: int = number(4, 1, 64)
     dropout_rate: float = number(0.3, 0.0, 0.95)
@@ -129,6 +136,10 @@ class TrainingConfig(Parameters):
     epochs: int = number(50, 1, 100000)
     schedule: str = choice("cosine", "cosine", "plateau")
     patience: int = number(0, 0, 100000)
+    first_epoch: int = later(number(0, 0, 100000))
+    models: str = later("short")
+    precision: str = later(choice("float32", "float32", "bfloat16", "float16"))
+    tensorboard: bool = later(False)
     workers: int = number(2, 1, 256)
     progress: bool = False
 
@@ -139,7 +150,7 @@ class AttentionConfig(Parameters):
 
     data_dir: str = "data_sample"
     bank_dir: str = "data_sample/tokens"
-    trait: str = choice("agreeableness", *TRAITS)
+    trait: str = "agreeableness"
     clip: str = ""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-GIB = 2**30
+from helpers.monitor import GIB, gpu_handle
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,8 @@ def _nvml_memory_gib(index: int) -> float:
         import pynvml
     except ImportError:
         return float("nan")
-    visible = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip().isdigit()]
     pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(int(visible[index]) if index < len(visible) else index)
-    return pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB
+    return pynvml.nvmlDeviceGetMemoryInfo(gpu_handle(pynvml, index)).total / GIB
 
 
 def _jax_gpus() -> list[dict[str, Any]]:

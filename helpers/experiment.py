@@ -22,32 +22,16 @@ from tqdm.auto import tqdm
 from helpers.align import CLIPS_FILE, Aligned
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, needs, read_json, replacing, write_json
+from helpers.names import SPLITS
 from helpers.reduction import read_reduction
-from helpers.results import gather_history, gather_predictions, summarise
+from helpers.results import gather_history, gather_predictions, leak_warning, summarise
 from helpers.store import read_arrays
-from helpers.train import (
-    MODELS,
-    NOT_DECISIVE,
-    SHUFFLED_MODEL,
-    TOKEN_MODEL,
-    TrainingData,
-    choose_data,
-    rated_clips,
-    split_of,
-)
+from helpers.train import NOT_DECISIVE, TrainingData, choose_data, rated_clips, split_of
+from helpers.variants import chosen_models, variant_of
 
 log = logging.getLogger(__name__)
 
 Job = tuple[str, int, str]  # model, seed, stamp
-LONGEST_FIRST = (
-    TOKEN_MODEL,
-    SHUFFLED_MODEL,
-    "aligned_mlp",
-    "one_token_cross_attention",
-    "concat_mlp",
-    "ridge",
-    "constant",
-)
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -66,7 +50,8 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
 
     Returns:
         What `training.json` holds: `models` (per model the means over seeds of r2, ccc, pearson, mae, skill per trait,
-        mean_accuracy, and `seeds`), `split`, `live`, `data`, `seeds`, `config`, `synthetic_labels`.
+        mean_accuracy, and `seeds`), `comparisons`, `split`, `live`, `ratings`, `data`, `seeds`, `config`,
+        `synthetic_labels`.
 
     Raises:
         ValueError: Too few rated clips or sources for the split.
@@ -75,6 +60,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     folder = cfg.out / "training"
     bank = rated_clips(data)
     _check_unseen(data, bank, cfg)
+    _check_rated(bank, cfg)
     task = {
         "config": cfg.as_dict(without=NOT_DECISIVE),
         "data": str(data.folder),
@@ -82,7 +68,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     }
     write_json(folder / "task.json", task)
     stamp = _stamp(data, cfg)
-    jobs = [(name, seed, stamp) for name in MODELS for seed in cfg.seeds]
+    jobs = [(name, seed, stamp) for name in chosen_models(cfg.models) for seed in cfg.seeds]
     _run_jobs(folder, [job for job in jobs if not _done(folder, *job)], cfg)
     predictions = gather_predictions(data, cfg)
     with replacing(cfg.out / "predictions.csv") as part:
@@ -93,6 +79,9 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
         "data": data.statement,
         "synthetic_labels": bank.synthetic or bool(data.live and data.live_clips.synthetic),
     }
+    results["split"]["warning"] = leak_warning(results["split"])
+    if results["split"]["warning"]:
+        log.warning("%s", results["split"]["warning"])
     write_json(folder / "training.json", results)
     return results
 
@@ -105,7 +94,8 @@ def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:
         bank: Aligned folder of the token bank; it may be missing.
     """
     training = read_json(needs(out / "training" / "training.json", "06_training"))
-    cfg = TrainingConfig.checked(training["config"] | {"seeds": training["seeds"], "out_dir": str(out)})
+    own = {"seeds": training["seeds"], "models": ",".join(training["models"]), "out_dir": str(out)}
+    cfg = TrainingConfig.checked(training["config"] | own)
     return choose_data(bank, out / "aligned"), cfg
 
 
@@ -120,6 +110,20 @@ def _check_unseen(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> Non
                 f"with seed {seed}. Train with the split, shares and seed of 05_alignment alone, or take its reduction "
                 "'groups', which fits nothing."
             )
+
+
+def _check_rated(bank: Aligned, cfg: TrainingConfig) -> None:
+    """Raise ValueError when a target has no rating in a part of a split."""
+    for seed in cfg.seeds:
+        split = split_of(bank, cfg, seed)
+        for part in SPLITS:
+            unrated = np.isnan(bank.labels[split == part]).all(0)
+            if unrated.any():
+                clips = int((split == part).sum())
+                raise ValueError(
+                    f"{bank.targets[unrated.argmax()]} must be rated in every part of the split, got no rating in the "
+                    f"{clips} {part} clips of seed {seed}. Leave the target out, or rate more clips."
+                )
 
 
 def _stamp(data: TrainingData, cfg: TrainingConfig) -> str:
@@ -140,7 +144,7 @@ def _done(folder: Path, name: str, seed: int, stamp: str) -> bool:
 
 def _run_jobs(folder: Path, jobs: list[Job], cfg: TrainingConfig) -> None:
     """Hand the trainings out to worker processes, the longest first."""
-    waiting = deque(sorted(jobs, key=lambda job: LONGEST_FIRST.index(job[0])))
+    waiting = deque(sorted(jobs, key=lambda job: -variant_of(job[0]).cost))
     n = min(cfg.workers, len(jobs))
     if not n:
         return

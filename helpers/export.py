@@ -68,7 +68,7 @@ def export_faces(
     counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
     for key, path in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
         path, folder = Path(data) / path, Path(to) / "faces_jpeg" / key
-        stamp = clip_stamp(path) if path.exists() else "missing"
+        stamp = clip_stamp(path)
         if folder.is_dir() and stage.done(key, stamp):
             counts["found"] += 1
             continue

@@ -7,10 +7,8 @@ and the run goes on; a clip that is done is not done again. A folder is locked w
 with `shared` against those who do not say so too: several processes may each bring some of its clips.
 """
 
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,24 +21,30 @@ import pandas as pd
 from helpers.backbones import build_backbone
 from helpers.batches import Batches
 from helpers.clip_run import CLIP_ERRORS, Clip, ClipRun
-from helpers.config import ClassificationConfig, DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
+from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.crops import CROP_PX
 from helpers.detectors import detector_file, require_detector
 from helpers.deviation import comparison
 from helpers.device import list_devices
-from helpers.faces import TRACK_LAYOUT, FaceTrack, read_track, track_of, tracks_of, write_track
+from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
-from helpers.forward import compile_forward
+from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.monitor import Monitor
+from helpers.placement import use_device
 from helpers.progress import Progress
-from helpers.rows import ClipRows, DynamicRows, StaticRows, why_invalid
-from helpers.store import FeatureFile, Stage, read_features, read_manifest
+from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
+from helpers.sources import StoredSource, VideoSource, open_source
+from helpers.store import Stage, read_features
+from helpers.stored import StoredTrack
+from helpers.throughput import measured_batch
 from helpers.video import backend_name, backend_version
 from helpers.worker import cores
+from helpers.writer import FeatureWriter
 
-NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers")
+NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")
 STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
-UNWRITTEN = 8  # files that may wait to be written
+MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 
 
 def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool = False) -> dict[str, Any]:
@@ -75,13 +79,12 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool =
 
 @dataclass(frozen=True)
 class Extraction:
-    """What 03, 04 and 08 differ in.
+    """What 03 and 04 differ in.
 
     Attributes:
         name: Of the stage, also its folder.
         cfg: Its parameters.
         weights: Provenance of the network.
-        work: Runs in the decoder processes.
         size_px: Side of the crops.
         rows: Begins the rows of a clip.
         batches: The network.
@@ -89,35 +92,49 @@ class Extraction:
     """
 
     name: str
-    cfg: StaticConfig | DynamicConfig | ClassificationConfig
+    cfg: StaticConfig | DynamicConfig
     weights: dict[str, str]
-    work: Callable[[Any], Iterator[Piece]]
     size_px: int
-    rows: Callable[[FaceTrack], ClipRows]
+    rows: Callable[[FaceTrack | StoredTrack], ClipRows]
     batches: Batches
     found: dict[str, Any]
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
-    backbone = build_backbone(cfg.backbone, cfg.weights)
-    forward, found = compile_forward(backbone.model, cfg.precision), {}
+    found: dict[str, Any] = {}
+    with use_device(cfg.device) as device:
+        backbone = build_backbone(cfg.backbone, cfg.weights)
+        forward = compile_forward(backbone.model, cfg.precision)
+        shape = (backbone.input_px, backbone.input_px, 3)
+        size = cfg.batch_size or measured_batch(forward, shape, network=cfg.backbone, unit="images/s")
     compare = comparison(backbone.model, cfg.precision, found)
-    batches = Batches(forward, cfg.batch_size, prepare=backbone.preprocess, compare=compare)
+    batches = Batches(forward, size, prepare=backbone.preprocess, compare=compare, device=device)
     weights = backbone.weights.as_dict()
-    how = Extraction("static", cfg, weights, face_crops, backbone.input_px, StaticRows, batches, found)
+    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, found)
     return _extract(clips, how, shared=shared)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = False) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
     check_dynamic(cfg)
-    network, weights = build_motion_network(cfg.weights, cfg.endpoint)
-    forward, found = compile_forward(network, cfg.precision), {}
-    batches = Batches(forward, cfg.batch_size, compare=comparison(network, cfg.precision, found))
+    found: dict[str, Any] = {}
+    with use_device(cfg.device) as device:
+        network, weights = build_motion_network(cfg.weights, cfg.endpoint)
+        forward = compile_forward(network, cfg.precision)
+        size = cfg.batch_size or _measured_rows(forward, cfg)
+    batches = Batches(forward, size, compare=comparison(network, cfg.precision, found), device=device)
     rows = partial(DynamicRows, cfg=cfg)
-    how = Extraction("dynamic", cfg, weights.as_dict(), face_flows, CROP_PX, rows, batches, found)
+    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, found)
     return _extract(clips, how, shared=shared)
+
+
+def _measured_rows(forward: Forward, cfg: DynamicConfig) -> int:
+    """Rows of the motion network at once, by measuring on windows, or on clips of `MEASURED_FLOWS` flows."""
+    length, stride, _ = row_layout(cfg)
+    n_rows = max(1, MEASURED_FLOWS // stride) if cfg.mode == "whole" else 1
+    shape = ((n_rows - 1) * stride + length, cfg.input_px, cfg.input_px, 2)
+    return n_rows * measured_batch(forward, shape, network="I3D", unit="clips/s")
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -131,49 +148,60 @@ def check_dynamic(cfg: DynamicConfig) -> None:
 
 
 def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str, Any]:
-    """What both extractions share: tracks in, feature files, invalid rows and the log out."""
+    """What both extractions share: clips in, feature files, invalid rows and the log out."""
     cfg = how.cfg
-    faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
+    source = open_source(cfg, clips.index)
     identity = {
-        "parameters": cfg.as_dict(without=NOT_DECISIVE),
+        "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
         "weights": how.weights,
         "network_backend": keras.backend.backend(),
-        "preparation": {name: faces["identity"][name] for name in ("parameters", "detector")},
+        **source.identity,
     }
-    backend = faces["identity"]["parameters"]["backend"]
-    no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
-
-    def job(path: Path, key: str, stamp: str) -> tuple[Job, FaceTrack]:
-        track = track_of(cfg.out, key, stamp, no_track)
-        return Job(path, track, cfg, backend, how.size_px), track
+    made_with = {"keras": keras.__version__, **source.made_with}
+    job = partial(source.job, size_px=how.size_px)
 
     with (
         Stage(cfg.out / how.name, how.name, identity, made_with, shared=shared) as stage,
+        Monitor() as monitor,
         Progress(
-            STEPS[how.name], len(clips), cfg.out, shown=cfg.progress, network_s=lambda: how.batches.network_s
+            STEPS[how.name],
+            len(clips),
+            cfg.out,
+            shown=cfg.progress,
+            network_s=lambda: how.batches.network_s,
+            usage=monitor.in_words,
         ) as progress,
     ):
         started = datetime.now(UTC)
-        with ClipRun(clips, cfg.data, stage, how.work, job, cfg.workers or cores(), progress) as run:
-            spent_s, n_made = stream_rows(run, stage, how)
+        with ClipRun(clips, cfg.data, stage, source.work, job, cfg.workers or cores(), progress, source.stamp) as run:
+            spent_s, n_made = stream_rows(run, stage, how.rows, how.batches)
         ended = datetime.now(UTC)
-        counts = run.finish() | _count_rows(clips, stage, cfg.out / "faces")
+        counts = run.finish() | _count_rows(clips, stage, source)
         if n_made:
             entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
-            write_json(stage.folder / "extraction_log.json", entry | {"failed": counts["failed"]})
+            entry |= {"failed": counts["failed"], "usage": monitor.summary().as_dict()}
+            write_json(stage.folder / "extraction_log.json", entry)
         stage.made_with = how.found | stage.made_with  # what an earlier run of this stage has found stays
         return stage.finish(**counts)
 
 
-def stream_rows(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, float], int]:
-    """Read, compute and write all clips at once; returns seconds by what was done in them, and how many rows were made.
+def stream_rows(
+    run: ClipRun, stage: Stage, rows_of: Callable[[Any], ClipRows], batches: Batches
+) -> tuple[dict[str, float], int]:
+    """Read, compute and write all clips at once; a clip's file is written when its last row is there.
 
-    A clip's file is written when its last row is there, while later clips are on their way.
+    Args:
+        run: The clips; closed by the caller.
+        stage: Where the files go.
+        rows_of: From `Clip.kept` to the clip's rows, before they are made.
+        batches: The network; closed here.
+
+    Returns:
+        Seconds by what was done in them, and how many rows were made.
     """
     spent_s: Counter[str] = Counter()
     on_way: list[tuple[Clip, ClipRows]] = []
-    with how.batches, _Writer(run, stage) as writer:
+    with batches, FeatureWriter(run, stage) as writer:
 
         def hand_over() -> None:
             for clip, rows in [entry for entry in on_way if entry[1].complete]:
@@ -186,56 +214,21 @@ def stream_rows(run: ClipRun, stage: Stage, how: Extraction) -> tuple[dict[str, 
 
         try:
             for clip, pieces in run:
-                rows = how.rows(clip.kept)
+                rows = rows_of(clip.kept)
                 try:
-                    rows.feed(pieces, how.batches)
+                    rows.feed(pieces, batches)
                 except CLIP_ERRORS as error:
                     run.fail(clip, error)
                 else:
                     on_way.append((clip, rows))
                 hand_over()
-            how.batches.finish()
+            batches.finish()
         finally:  # whatever ends the run, no clip that is complete is lost
             hand_over()
-    return dict(spent_s) | {"network": how.batches.network_s, "writing": writer.spent_s}, writer.n_rows
+    return dict(spent_s) | {"network": batches.network_s, "writing": writer.spent_s}, writer.n_rows
 
 
-class _Writer:
-    """Writes feature files in a thread of its own; a full disk comes out of a later call, or of the end of `with`."""
-
-    def __init__(self, run: ClipRun, stage: Stage):
-        self.spent_s, self.n_rows = 0.0, 0
-        self._run, self._stage = run, stage
-        self._thread = ThreadPoolExecutor(1, "writer")
-        self._waiting: deque[tuple[Clip, int, Future]] = deque()
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._thread.shutdown()
-        if kind is None:
-            self._count(0)
-
-    def write(self, clip: Clip, rows: FeatureFile) -> None:
-        self._waiting.append((clip, len(rows.valid), self._thread.submit(self._write, clip, rows)))
-        self._count(UNWRITTEN)
-
-    def _write(self, clip: Clip, rows: FeatureFile) -> None:
-        started_s = time.perf_counter()
-        self._stage.write(clip.key, rows, clip.stamp)
-        self.spent_s += time.perf_counter() - started_s
-
-    def _count(self, n_waiting: int) -> None:
-        """Wait until at most so many are unwritten, and count those that are."""
-        while self._waiting and (len(self._waiting) > n_waiting or self._waiting[0][2].done()):
-            clip, n_rows, written = self._waiting.popleft()
-            written.result()
-            self.n_rows += n_rows
-            self._run.made(clip, n_rows)
-
-
-def _count_rows(clips: pd.DataFrame, stage: Stage, faces: Path) -> dict[str, int]:
+def _count_rows(clips: pd.DataFrame, stage: Stage, source: VideoSource | StoredSource) -> dict[str, int]:
     """Count the rows of a stage's clips, recording the reason of every invalid one."""
     counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
     failed = {entry["clip"] for entry in stage.failed}
@@ -244,7 +237,7 @@ def _count_rows(clips: pd.DataFrame, stage: Stage, faces: Path) -> dict[str, int
         counts["rows"] += len(rows.valid)
         counts["feature_dim"] = rows.features.shape[1]
         if not rows.valid.all():
-            for row, reason in why_invalid(rows, read_track(faces / f"{key}.npz")).items():
+            for row, reason in why_invalid(rows, source.track(key)).items():
                 stage.fail(key, reason, row)
                 counts["invalid_rows"] += 1
     return counts

@@ -74,7 +74,7 @@ class OpticalFlowSequenceLoader:
                 raise ValueError(f"{name} must be one of {', '.join(legal)}, got {value!r}.")
         if clip_px <= 0:
             raise ValueError(f"clip_px must be above 0, got {clip_px}.")
-        self._paths = _in_folder(source) if isinstance(source, str | Path) else _of_list(source)
+        self._paths = flow_in_folder(source) if isinstance(source, str | Path) else _of_list(source)
         self.clip_px, self.gaps, self.trim, self.repeat_single = clip_px, gaps, trim, repeat_single
 
     @property
@@ -172,7 +172,7 @@ class OpticalFlowSequenceLoader:
         return _Stored(file.flow, np.ones(len(file.flow), bool), f"{file.method} at {file.fps:g} fps")
 
 
-def _in_folder(source: str | Path) -> dict[str, Path]:
+def flow_in_folder(source: str | Path) -> dict[str, Path]:
     """Key and path of every clip below a folder, in natural order; for a file, of that file."""
     source = Path(source)
     if source.is_file():

@@ -1,12 +1,14 @@
 """The fastest compiled forward pass of a frozen Keras model on each backend: an array in, an array out.
 
 TensorFlow runs a frozen graph (variables turned to constants, batch norm folded), JAX a jitted function, PyTorch an
-inference-mode call. Only the backend that runs is imported, and no setting of the process is touched.
+eager inference-mode call. Only the backend that runs is imported, and no setting of the process is touched.
 """
 
 import logging
+import re
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,13 +18,14 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-OUT_OF_MEMORY = ("OOM", "out of memory", "RESOURCE_EXHAUSTED")
+# What TensorFlow, PyTorch (GPU, processor) and JAX say; the last one whatever the device.
+OUT_OF_MEMORY = ("OOM when", "out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
 class NetworkError(RuntimeError):
-    """The backend failed on one input; the message has its first line."""
+    """The backend failed on one input; the message has the line that says why."""
 
 
 def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
@@ -52,12 +55,20 @@ def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
         try:
             return run(x)
         except failures as error:
-            reason = str(error).splitlines()[0]
-            if any(word in str(error) for word in OUT_OF_MEMORY):
+            reason = _reason(str(error))
+            if any(words in reason for words in OUT_OF_MEMORY):
                 raise MemoryError(f"the network ran out of memory on an input of {x.shape}: {reason}.") from None
             raise NetworkError(f"the network failed on an input of {x.shape}: {reason}") from error
 
     return forward
+
+
+def _reason(message: str) -> str:
+    """The line of a backend's message that says what happened: Keras and TensorFlow put where it happened before it."""
+    if quoted := re.search(r"\x1b\[1m(.+?)\x1b\[0m", message, re.DOTALL):  # Keras prints what a layer raised in bold
+        message = quoted[1]
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
+    return next((line for line in lines if any(words in line for words in OUT_OF_MEMORY)), lines[0]).rstrip(".")
 
 
 Compiled = tuple[Forward, tuple[type[Exception], ...]]  # and the errors of the backend that may come out of it
@@ -76,16 +87,45 @@ def _tensorflow(model: keras.Model, precision: str) -> Compiled:
     config = tf.compat.v1.ConfigProto()
     if precision == "bfloat16" and not on_gpu:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+    device = _chosen_device(model)
+    if device:
+        config.allow_soft_placement = True  # for what that device cannot do, such as looking at a shape
+        config.device_count["CPU"] = len(tf.config.list_logical_devices("CPU"))
 
     @cache
     def compiled(sample_shape: tuple[int, ...]) -> Forward:
         function = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
         concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), tf.float32))
         frozen = convert_variables_to_constants_v2(concrete)
-        session = tf.compat.v1.Session(graph=frozen.graph, config=config)  # its options are its own, not the process's
+        graph = _graph_on(device, frozen.graph) if device else frozen.graph  # traced, it knows no device
+        session = tf.compat.v1.Session(graph=graph, config=config)  # its options are its own, not the process's
         return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
 
     return lambda x: compiled(np.shape(x)[1:])(np.asarray(x, np.float32)), (tf.errors.OpError,)
+
+
+def _chosen_device(model: keras.Model) -> str | None:
+    """Name of TensorFlow's device that holds the model's weights; None where it is the one a session takes anyway."""
+    import tensorflow as tf
+
+    if not model.weights:
+        return None
+    spec = tf.DeviceSpec.from_string(model.weights[0].value.device)
+    name = f"/device:{spec.device_type}:{spec.device_index}"
+    first = (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[0].name
+    return None if name == first else name
+
+
+def _graph_on(device: str, graph: Any) -> Any:
+    """Return TensorFlow's graph with every operation, the weights among them, on one device."""
+    import tensorflow as tf
+
+    definition = graph.as_graph_def()
+    for node in definition.node:
+        node.device = device
+    with tf.Graph().as_default() as placed:
+        tf.graph_util.import_graph_def(definition, name="")
+    return placed
 
 
 def _jax(model: keras.Model, precision: str) -> Compiled:
@@ -103,7 +143,7 @@ def _torch(model: keras.Model, precision: str) -> Compiled:
 
     model = model if precision == "float32" else in_half(model, precision)
 
-    def forward(x: np.ndarray) -> np.ndarray:
+    def forward(x: np.ndarray) -> np.ndarray:  # not torch.compile: it breaks off at every Keras layer, for minutes
         with torch.inference_mode():
             y = model(np.asarray(x, np.float32), training=False)
             return keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))

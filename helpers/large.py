@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from helpers.clips import TRAITS
+from helpers.clips import targets_of
 from helpers.feature_sets import write_sequences
 from helpers.files import replacing, write_json
 from helpers.names import natural_order
@@ -79,15 +79,16 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
         stage_folder: See `write_large`.
         path: The file.
         name: "static" or "dynamic".
-        ratings: Index key, one column per trait in [0, 1].
+        ratings: Index key, one column per target in [0, 1], and what else a table of clips holds.
     """
     manifest = _manifest(stage_folder, name)
     files = clip_files(stage_folder)
     index, width = _index(files)
     lengths = index.groupby("clip", sort=False).size().reindex(list(files), fill_value=0).to_numpy("int32")
-    labels = ratings.reindex(list(files))[list(TRAITS)].to_numpy("float32")
+    targets = targets_of(ratings)
+    labels = ratings.reindex(list(files))[targets].to_numpy("float32")
     text = h5py.string_dtype()
-    datasets = {"labels": labels, "clips": np.asarray(list(files), text), "targets": np.asarray(TRAITS, text)}
+    datasets = {"labels": labels, "clips": np.asarray(list(files), text), "targets": np.asarray(targets, text)}
     attributes = {"category_mapping": "{}", "multi_scale": False}
     attributes["identity"] = json.dumps(manifest["identity"], sort_keys=True)
     clips = (_rows(file, width) for file in files.values())

@@ -1,4 +1,4 @@
-"""How good predictions are: metrics per target, beside the constant predictor, with intervals.
+"""How good predictions are: metrics per target, beside the constant predictor.
 
 In: `truth` and `prediction`, float arrays (N, k) over a whole set, scores in [0, 1]. NaN in `truth` means unrated and
 is left out; every metric of a target without ratings is NaN. Out: float64 arrays (k,), tables, or a dict for JSON.
@@ -35,21 +35,21 @@ def mean_accuracy(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def skill(truth: np.ndarray, prediction: np.ndarray, constant: np.ndarray) -> np.ndarray:
     """Return 1 - MSE / MSE of always answering `constant` (k,), per target: 0 is no better, 1 is perfect."""
     baseline = np.broadcast_to(np.asarray(constant, np.float64), np.shape(truth))
-    return 1 - _ratio(mse(truth, prediction), mse(truth, baseline))
+    return 1 - ratio(mse(truth, prediction), mse(truth, baseline))
 
 
 def r2(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return the coefficient of determination per target, (k,), as `sklearn.metrics.r2_score`; NaN for constant truth.
 
-    Written out, like `pearson`, because `bootstrap_difference` calls it thousands of times.
+    Written out, like `pearson`, because scikit-learn and SciPy refuse NaN and constant columns.
     """
-    return 1 - _ratio(mse(truth, prediction), _moments(truth, prediction)[2])
+    return 1 - ratio(mse(truth, prediction), _moments(truth, prediction)[2])
 
 
 def pearson(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return Pearson's r per target, (k,), as `scipy.stats.pearsonr`; 0 where prediction or truth is constant."""
     _, _, var_truth, var_prediction, covariance = _moments(truth, prediction)
-    return _ratio(covariance, np.sqrt(var_truth * var_prediction), 0.0)
+    return ratio(covariance, np.sqrt(var_truth * var_prediction), 0.0)
 
 
 def ccc(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def ccc(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     Biometrics 45:255) has them.
     """
     mean_truth, mean_prediction, var_truth, var_prediction, covariance = _moments(truth, prediction)
-    return _ratio(2 * covariance, var_truth + var_prediction + (mean_truth - mean_prediction) ** 2, 0.0)
+    return ratio(2 * covariance, var_truth + var_prediction + (mean_truth - mean_prediction) ** 2, 0.0)
 
 
 def score_table(
@@ -114,50 +114,6 @@ def constant_floor(train: np.ndarray, test: np.ndarray, targets: Sequence[str] =
     return table
 
 
-def bootstrap_difference(
-    truth: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    sources: Sequence[str],
-    metric: Metric = mean_accuracy,
-    *,
-    n: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Compare two models on the same clips by a paired bootstrap over sources.
-
-    Clips of one source are not independent, so whole sources are drawn, with replacement; both models are scored on
-    the same draw.
-
-    Args:
-        truth, a, b: Ratings and the two models' predictions, (N, k).
-        sources: Source of each clip, (N,).
-        metric: A function of this file; the mean over targets is compared.
-        n: Number of draws.
-        level: Coverage of the percentile interval.
-        seed: Of the draws.
-
-    Returns:
-        metric(a) - metric(b), and the interval's low and high end.
-    """
-    truth, a, b = (np.asarray(values) for values in (truth, a, b))
-    _, of_clip = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
-    order = np.argsort(of_clip, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(of_clip))[:-1])
-    if len(of_clip) != len(truth) or len(rows) < 2:
-        got = f"{len(rows)} different in {len(of_clip)}"
-        raise ValueError(f"sources must be {len(truth)}, one per clip, at least 2 of them different, got {got}.")
-
-    def difference(chosen: np.ndarray) -> float:
-        return float(_mean(metric(truth[chosen], a[chosen]) - metric(truth[chosen], b[chosen])))
-
-    random = np.random.RandomState(seed)
-    draws = [difference(np.concatenate([rows[i] for i in random.randint(len(rows), size=len(rows))])) for _ in range(n)]
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return difference(order), float(low), float(high)
-
-
 def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     """Return the half width of a prediction interval per target (split conformal; Lei et al. 2018, JASA 113:1094).
 
@@ -210,6 +166,6 @@ def _moments(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...
     return *means, _mean(t**2), _mean(p**2), _mean(t * p)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = math.nan) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = math.nan) -> np.ndarray:
     """numerator / denominator, `otherwise` where the denominator is 0; NaN stays NaN."""
     return np.divide(numerator, denominator, out=np.full_like(numerator, otherwise), where=denominator != 0)

@@ -1,8 +1,8 @@
-"""The cross-attention model of trait scores, and the two networks it is compared with.
+"""The cross-attention model of trait scores.
 
-Owns the Keras layers CrossAttention, FeatureFusionModule and PersonalityPredictionHead, the model made of them, and the
-builders of the concatenation baselines. In: face tokens (B, Ts, static_dim) and motion tokens (B, Td, dynamic_dim) with
-times in seconds and masks, or one vector per stream. Out: scores (B, n_targets), and attention (B, heads, Ts, Td).
+Owns the Keras layers CrossAttention, FeatureFusionModule and PersonalityPredictionHead, and the model made of them.
+In: face tokens (B, Ts, static_dim) and motion tokens (B, Td, dynamic_dim) with times in seconds and masks, or one
+vector per stream. Out: scores (B, n_targets), and attention (B, heads, Ts, Td).
 """
 
 import math
@@ -10,39 +10,12 @@ import random
 import warnings
 
 import keras
-import numpy as np
 from keras import layers, ops
 
-PACKAGE = "ocean_workbook"
-INPUT_NAMES = ("static", "dynamic", "static_t_s", "dynamic_t_s", "static_mask", "dynamic_mask")
-SHORTEST_S, LONGEST_S = 0.35, 8.0  # periods of the time code
-TIME_GAIN = 3.0  # of the time code beside projected tokens of about unit size
+from helpers.salience import PRICE, SalienceAttention
+from helpers.tokens import INPUT_NAMES, PACKAGE, as_tokens, masked_mean, middle, time_code
+
 QUERY_SCALE, KEY_GAIN = 1.5, 2.0  # start of the query kernel; of the key kernel over it at a tied start
-
-
-def time_code(t_s, dim: int):
-    """Code times as sines and cosines of fixed periods; there is nothing to learn.
-
-    code = TIME_GAIN [sin(2 pi t / P_i), cos(2 pi t / P_i)], i = 1 ... dim / 2, with periods P_i in geometric steps from
-    LONGEST_S to SHORTEST_S, so that the inner product of two codes depends on the difference of their times only.
-
-    Args:
-        t_s: Times in seconds, float32 (B, T).
-        dim: Length of the code, even.
-
-    Returns:
-        float32 (B, T, dim).
-    """
-    n = dim // 2
-    periods = LONGEST_S * (SHORTEST_S / LONGEST_S) ** (np.arange(n) / max(n - 1, 1))
-    angle = ops.expand_dims(t_s, -1) * ops.convert_to_tensor((2 * math.pi / periods).astype("float32"))  # (B, T, n)
-    return TIME_GAIN * ops.concatenate([ops.sin(angle), ops.cos(angle)], axis=-1)
-
-
-def masked_mean(x, mask):
-    """Return the mean over time of the tokens (B, T, D) that the mask (B, T) keeps, (B, D); 0 where it keeps none."""
-    weight = ops.expand_dims(ops.cast(mask, x.dtype), -1)  # (B, T, 1)
-    return ops.sum(x * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -140,7 +113,7 @@ class PersonalityPredictionHead(layers.Layer):
         super().__init__(**kwargs)
         self.n_targets, self.supports_masking = n_targets, True
         self.hidden = layers.Dense(64, activation="relu", name="hidden")
-        self.scores = layers.Dense(n_targets, bias_initializer=_middle(), dtype="float32", name="scores")
+        self.scores = layers.Dense(n_targets, bias_initializer=middle(), dtype="float32", name="scores")
 
     def build(self, shape):
         self.hidden.build(shape)
@@ -161,11 +134,6 @@ def _uniform(limit: float, seed: int):
     return keras.initializers.RandomUniform(-limit, limit, seed=seed)
 
 
-def _middle():
-    """Start of the output bias: the middle of the rating range [0, 1]."""
-    return keras.initializers.Constant(0.5)
-
-
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class CompletePersonalityModel(keras.Model):
     """Predict trait scores from face tokens and motion tokens by cross-attention.
@@ -183,6 +151,10 @@ class CompletePersonalityModel(keras.Model):
         dropout_rate: Share of fused channels dropped in training, in [0, 1).
         n_targets: Scores per clip.
         tied_start: See CrossAttention.
+        attention: "content" (CrossAttention) or "salience" (SalienceAttention, which has no tied start).
+        pool: "after" (mean over the tokens behind the head's nonlinearity) or "before" (mean of the fused tokens, which
+            loses what happened together in time: a control).
+        price, warmup_steps: Of SalienceAttention.
     """
 
     def __init__(
@@ -194,11 +166,23 @@ class CompletePersonalityModel(keras.Model):
         dropout_rate: float = 0.3,
         n_targets: int = 5,
         tied_start: bool = True,
+        attention: str = "content",
+        pool: str = "after",
+        price: float = PRICE,
+        warmup_steps: int = 0,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
-        self.static_dim, self.dynamic_dim = static_dim, dynamic_dim
-        self.cross_attention = CrossAttention(fusion_dim, num_heads, tied_start, name="cross_attention")
+        if attention not in ("content", "salience") or pool not in ("after", "before"):
+            raise ValueError(
+                f"attention must be content or salience and pool after or before, got {attention!r} and {pool!r}."
+            )
+        self.static_dim, self.dynamic_dim, self.attention, self.pool = static_dim, dynamic_dim, attention, pool
+        self.tied_start, self.price, self.warmup_steps = tied_start, price, warmup_steps
+        if attention == "content":
+            self.cross_attention = CrossAttention(fusion_dim, num_heads, tied_start, name="cross_attention")
+        else:
+            self.cross_attention = SalienceAttention(fusion_dim, num_heads, price, warmup_steps, name="cross_attention")
         self.fusion = FeatureFusionModule(dropout_rate, name="fusion")
         self.head = PersonalityPredictionHead(n_targets, name="head")
         self.cross_attention.build((None, None, static_dim), (None, None, dynamic_dim))
@@ -216,10 +200,17 @@ class CompletePersonalityModel(keras.Model):
                 UserWarning,
                 stacklevel=2,
             )
-        fused, attention = self.cross_attention(**streams)
+        fused, attention = self._attend(streams, training)
         mask = streams["static_mask"]
+        if self.pool == "before":
+            fused, mask = masked_mean(fused, mask)[:, None], ops.any(mask, axis=1, keepdims=True)  # (B, 1, F), (B, 1)
         scores = self.head(self.fusion(fused, mask, training=training), mask)
         return (scores, attention) if return_attention else scores
+
+    def _attend(self, streams: dict, training):
+        if self.attention == "salience":
+            return self.cross_attention(**streams, training=training)
+        return self.cross_attention(**streams)
 
     def _streams(self, inputs) -> dict:
         """Complete the inputs: both streams (B, T, D) with times float32 (B, T) and masks bool (B, T)."""
@@ -233,7 +224,7 @@ class CompletePersonalityModel(keras.Model):
             raise ValueError("static_t_s and dynamic_t_s must be given together, got one of them. Pass both, or none.")
         out = {}
         for name, width in (("static", self.static_dim), ("dynamic", self.dynamic_dim)):
-            out[name], times, mask = _as_tokens(name, given[name], width, self.compute_dtype)
+            out[name], times, mask = as_tokens(name, given[name], width, self.compute_dtype)
             out[f"{name}_t_s"] = ops.cast(given.get(f"{name}_t_s", times), "float32")
             out[f"{name}_mask"] = ops.cast(given.get(f"{name}_mask", mask), "bool")
         return out
@@ -247,51 +238,9 @@ class CompletePersonalityModel(keras.Model):
             "num_heads": attention.num_heads,
             "dropout_rate": self.fusion.dropout_rate,
             "n_targets": self.head.n_targets,
-            "tied_start": attention.tied_start,
+            "tied_start": self.tied_start,
+            "attention": self.attention,
+            "pool": self.pool,
+            "price": self.price,
+            "warmup_steps": self.warmup_steps,
         }
-
-
-def _as_tokens(name: str, x, width: int, dtype: str):
-    """Return a stream as (B, T, width) with default times 0, 1, 2, ... and an all-true mask, both (B, T)."""
-    x = ops.cast(ops.convert_to_tensor(x), dtype)
-    if len(x.shape) not in (2, 3) or x.shape[-1] != width:
-        raise ValueError(
-            f"{name} must have shape (batch, {width}) or (batch, tokens, {width}), got {tuple(x.shape)}. "
-            f"Build the model with {name}_dim={x.shape[-1]}, or pass features of {width} columns."
-        )
-    if len(x.shape) == 2:
-        x = ops.expand_dims(x, 1)
-    row = ops.cast(ops.arange(ops.shape(x)[1]), "float32")
-    times = ops.zeros_like(x[..., 0], dtype="float32") + row  # (B, T)
-    return x, times, ops.ones_like(times, dtype="bool")
-
-
-def concat_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
-    """Build the pooled baseline: one vector per stream, concatenated, two hidden layers.
-
-    Returns:
-        Model from {"static": (B, static_dim), "dynamic": (B, dynamic_dim)} to scores (B, n_targets).
-    """
-    static, dynamic = keras.Input((static_dim,), name="static"), keras.Input((dynamic_dim,), name="dynamic")
-    x = layers.Dense(256, activation="relu")(layers.Concatenate()([static, dynamic]))
-    x = layers.Dropout(dropout_rate)(layers.BatchNormalization(momentum=0.9)(x))
-    x = layers.Dense(64, activation="relu")(x)
-    scores = layers.Dense(n_targets, bias_initializer=_middle())(x)
-    return keras.Model({"static": static, "dynamic": dynamic}, scores, name="concat_mlp")
-
-
-def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
-    """Build the attention-free baseline: face and motion of the same time concatenated per token, then averaged.
-
-    Returns:
-        Model from {"static": (B, T, static_dim), "dynamic": (B, T, dynamic_dim), "mask": bool (B, T)}, where token i
-        of both streams belongs to the same time, to scores (B, n_targets).
-    """
-    static, dynamic = keras.Input((None, static_dim), name="static"), keras.Input((None, dynamic_dim), name="dynamic")
-    mask = keras.Input((None,), dtype="bool", name="mask")
-    x = layers.Concatenate()([layers.Dense(128)(static), layers.Dense(128)(dynamic)])
-    x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(x))
-    x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
-    x = layers.Dense(64, activation="relu")(x)
-    scores = layers.Dense(n_targets, bias_initializer=_middle())(x)
-    return keras.Model({"static": static, "dynamic": dynamic, "mask": mask}, scores, name="aligned_mlp")

@@ -1,4 +1,4 @@
-"""Parameters as checked, frozen dataclasses: the rules a parameter can have, and the base class that keeps them.
+"""Parameters as checked, frozen dataclasses: what the one of each notebook in `helpers.config` is made of.
 
 In: names and values from a notebook's parameters cell, papermill or a YAML file. Out: an immutable object whose every
 value has the right type and lies in its legal range, or a `ValueError` that names the parameter and what is legal.
@@ -25,10 +25,7 @@ def choice(default: Any, *options: str) -> Any:
 
 
 def later(default: Any) -> Any:
-    """A parameter that came after folders had been made without it: they count as made with its default.
-
-    `default` may also be what `number` or `choice` made.
-    """
+    """A parameter that came after folders had been made without it: they count as made with its default (or rule)."""
     if isinstance(default, Field):
         return field(default=default.default, metadata={**default.metadata, "later": True})
     return _of(default, {"later": True})

@@ -27,12 +27,21 @@ class Progress:
         folder: Of the run.
         shown: Show a bar.
         network_s: Gives the seconds that the network has worked so far; None where there is none.
+        usage: Gives words about memory and load for the log, such as `Monitor.in_words`.
     """
 
     def __init__(
-        self, name: str, total: int, folder: Path, *, shown: bool, network_s: Callable[[], float] | None = None
+        self,
+        name: str,
+        total: int,
+        folder: Path,
+        *,
+        shown: bool,
+        network_s: Callable[[], float] | None = None,
+        usage: Callable[[], str] | None = None,
     ):
-        self._name, self._total, self._folder, self._network_s = name, total, folder, network_s
+        self._name, self._total, self._folder = name, total, folder
+        self._network_s, self._usage = network_s, usage
         self._bar = tqdm(total=total, desc=name, disable=not shown, bar_format=FORMAT)
         self._started_s = self._told_s = time.monotonic()
         self._done = self._made = self._rows = 0
@@ -66,7 +75,9 @@ class Progress:
         return timedelta(seconds=round(time.monotonic() - self._started_s))
 
     def _tell(self, when: str) -> None:
-        line = f"{self._name}: {self._done} of {self._total} clips, {self._speed()}, {when}"
+        line = f"{self._name}: {self._done} of {self._total} clips, {self._speed()}, {when}" + (
+            f"; {self._usage()}" if self._usage else ""
+        )
         log.info("%s", line)
         with suppress(OSError), open(self._folder / "progress.log", "a", encoding="utf-8") as file:  # no run ends here
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RATING_FILE = re.compile(r"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?P<suffix>pkl|pickle|json|csv)", re.I)
 KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv"}
+STATED = ("source", "split", "rater", "group")  # optional columns of a CSV
 HEADINGS = {"videoname": "clip", "neurotisicm": "neuroticism"}  # sic, in the challenge's CSV
 NOT_A_NUMBER = {"", "nan", "na", "n/a", "none", "null"}
 PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError)
@@ -39,8 +40,9 @@ class Ratings:
         table: One row per rated clip (index `key`), one float64 column per target in [0, 1]; NaN where unrated.
         kind: "pickle", "json", "csv", "npy", or "none" when the folder holds no ratings.
         problems: Columns `name` (a clip's key, or the name in the file) and `problem`; empty when all is in order.
-        given: Columns `source` and `split` as the rating files state them, index as `table`; "" where they do not.
+        given: Columns `source`, `split` and `group` as the files state them, index as `table`; "" where they do not.
         order_trusted: True when nothing but their order ties the ratings to clips.
+        reliability: Of mean ratings, as `helpers.reliability` tells it; None where no raters are named.
     """
 
     table: pd.DataFrame
@@ -48,6 +50,7 @@ class Ratings:
     problems: pd.DataFrame
     given: pd.DataFrame
     order_trusted: bool = False
+    reliability: pd.DataFrame | None = None
 
 
 def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str, pd.DataFrame]:
@@ -58,8 +61,8 @@ def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str,
 
     Returns:
         The kind ("pickle", "json", "csv" or "none"), and one row per (file, clip name) with the columns `file`, `name`,
-        `file_split` (which split the file's name speaks of), `source`, `split` (as stated in the file; "" if not), and
-        one float64 column per target.
+        `file_split` (which split the file's name speaks of), `source`, `split`, `rater`, `group` (as stated in the
+        file; "" if not), and one float64 column per target.
 
     Raises:
         ValueError: two kinds of ratings; a file that is damaged, asks for code, or lacks a target.
@@ -72,7 +75,7 @@ def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str,
     kind = next(iter(kinds), "none")
     readers = {"pickle": _pickle_rows, "json": _json_rows, "csv": _csv_rows}
     rows = [row for path in paths for row in readers[kind](path, targets)]
-    table = pd.DataFrame(rows, columns=["file", "name", "file_split", "source", "split", *targets])
+    table = pd.DataFrame(rows, columns=["file", "name", "file_split", *STATED, *targets])
     return kind, table.astype(dict.fromkeys(targets, np.float64))
 
 
@@ -115,7 +118,7 @@ def read_positional(
     if ids is None:
         problems = [(file.name, "order trusted: nothing ties a row to its clip, and leakage cannot be known")]
         log.warning("%s: %s", *problems[0])
-    given = pd.DataFrame("", index=table.index, columns=["source", "split"])
+    given = pd.DataFrame("", index=table.index, columns=["source", "split", "group"])
     return Ratings(table, "npy", pd.DataFrame(problems, columns=["name", "problem"]), given, order_trusted=ids is None)
 
 
@@ -220,7 +223,7 @@ def _check_shape(path: Path, data: Any) -> None:
 def _csv_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
     (_, header), *lines = _csv_lines(path)
     columns = _columns(path, header, ["clip", *targets])
-    columns |= {name: column for column in header if (name := _heading(column)) in ("source", "split")}
+    columns |= {name: column for column in header if (name := _heading(column)) in STATED}
     for number, cells in lines:
         where = f"{path.name} line {number}"
         if len(cells) > len(header):
@@ -229,9 +232,12 @@ def _csv_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
         cell = {name: by_column[column] for name, column in columns.items()}
         if not cell["clip"]:
             raise ValueError(f"{where} must name a clip, got {cells}.")
+        if cell.get("rater") == "":
+            raise ValueError(f"{where} must name a rater like the other lines, got {cells}.")
         if cell.get("split") and not split_named(cell["split"]):
             raise ValueError(f"{where}: split must be train, validation or test, got {cell['split']!r}.")
-        row = _row(path, cell["clip"], cell.get("source", ""), split_named(cell.get("split", "")))
+        stated = {name: cell.get(name, "") for name in STATED}
+        row = _row(path, cell["clip"]) | stated | {"split": split_named(stated["split"])}
         yield row | {target: _number(cell[target], f"{where}: {target}") for target in targets}
 
 
@@ -289,6 +295,6 @@ def _heading(text: str) -> str:
     return HEADINGS.get(name, name)
 
 
-def _row(path: Path, name: str, source: str = "", split: str = "") -> dict[str, str]:
+def _row(path: Path, name: str) -> dict[str, str]:
     file_split = split_named(RATING_FILE.fullmatch(path.name)["split"] or "")
-    return {"file": path.name, "name": name, "file_split": file_split, "source": source, "split": split}
+    return {"file": path.name, "name": name, "file_split": file_split} | dict.fromkeys(STATED, "")

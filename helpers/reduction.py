@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from helpers.clips import TRAITS, split_clips
+from helpers.clips import targets_of
 from helpers.config import AlignmentConfig
 from helpers.files import differences, resolve
+from helpers.splits import split_clips
 from helpers.store import gather_rows, read_arrays, read_manifest, valid_rows, write_arrays
 
 FIRST_SD = 3.0  # standard deviation of the first component: the size at which the fusion model was tried
@@ -207,8 +208,15 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
 def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:
     """Keys of the training clips of `cfg.split`, among those that 06 will split: rated, with rows in both streams."""
     whole = [all(valid_rows(cfg.out / name / f"{key}.npz") for name in STREAMS) for key in clips.index]
-    usable = clips[np.array(whole) & clips[list(TRAITS)].notna().all(axis=1)]
+    usable = clips[np.array(whole) & clips[targets_of(clips)].notna().any(axis=1)]
     split = split_clips(
-        usable.index, usable["source"], usable["split"], cfg.split, cfg.seed, cfg.validation_share, cfg.test_share
+        usable.index,
+        usable["source"],
+        usable["split"],
+        cfg.split,
+        cfg.seed,
+        cfg.validation_share,
+        cfg.test_share,
+        cfg.folds,
     )
     return usable.index[split == "train"].tolist()

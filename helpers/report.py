@@ -11,6 +11,7 @@ import jinja2
 
 from helpers.config import NOTEBOOKS
 from helpers.files import code_version, needs, read_json, replacing, write_json
+from helpers.groups import in_words
 
 STAGES = {
     "faces": "02_clip_preparation",
@@ -26,15 +27,20 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     """Gather `summary.json` from what 06 and 07 wrote.
 
     Returns:
-        `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `attention`, `split`, `live`,
-        `provenance`, and `classification` (see `helpers.classification.score_models`) where 08 was run.
-        Values of `models` and `attention` are means over seeds.
+        `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
+        (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`,
+        `split`, `live`, `provenance`, and `classification` (see `helpers.classification.score_models`) where 08 was
+        run. Values of `models` and `attention` are means over seeds.
     """
     out = Path(out)
     training = read_json(needs(out / "training" / "training.json", "06_training"))
     attention = read_json(needs(out / "attention.json", "07_attention_visualization"))
     summary = {
+        "targets": training["targets"],
         "models": training["models"],
+        "comparisons": training["comparisons"],
+        "groups": training["groups"],
+        "ceiling": training["ceiling"],
         "split": training["split"],
         "live": training["live"],
         "attention": attention,
@@ -68,6 +74,7 @@ def write_report(out: str | Path) -> Path:
         summary=summary,
         models=_ordered(summary["models"]),
         main=MAIN,
+        targets=summary["targets"],
         analysis=analysis,
         verdicts=verdicts(summary),
         random_weights=[s for s, m in manifests.items() if m["identity"].get("weights", {}).get("name") == "random"],
@@ -82,24 +89,17 @@ def write_report(out: str | Path) -> Path:
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
-    """Sentences a reader can quote: the model against the constant, what is no better than it, and what is best."""
+    """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival."""
     models = summary["models"]
-    floor, ours = models["constant"], models[MAIN]
-
-    def quality(name: str) -> float:
-        return models[name]["r2"]["mean"] or 0.0
-
-    better = ours["mean_accuracy"] > floor["mean_accuracy"] and quality(MAIN) > 0
-    figures = (
-        f"mean accuracy {ours['mean_accuracy']:.3f} against {floor['mean_accuracy']:.3f}, mean R² {quality(MAIN):.2f}"
-    )
-    said = [f"{_spoken(MAIN)} is {'better' if better else 'no better'} than the constant predictor: {figures}."]
-    useless = [_spoken(name) for name in models if name not in ("constant", MAIN) and quality(name) <= 0]
+    with_constant = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
+    said = [with_constant[MAIN]["verdict"]]
+    useless = [_spoken(name) for name, c in with_constant.items() if name != MAIN and not (c["low"] or 0) > 0]
     if useless:
-        said.append(f"No better than the constant predictor: {', '.join(useless)}.")
-    best = max(models, key=quality)
-    said.append(f"The best mean R² of the table is that of {_spoken(best)}: {quality(best):.2f}.")
-    return said
+        said.append(f"No better than a constant: {', '.join(useless)}.")
+    rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
+    if rivals:
+        said.append(max(rivals, key=lambda c: models[c["b"]]["r2"]["mean"] or 0.0)["verdict"])
+    return said + in_words(summary["groups"])
 
 
 def _number(value: float | None, digits: int) -> str:

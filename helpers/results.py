@@ -12,12 +12,16 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
+from helpers.clips import LETTERS, TRAITS, load_clips
+from helpers.comparison import comparisons
 from helpers.config import TrainingConfig
-from helpers.files import code_version, replacing, write_json
+from helpers.files import code_version, read_json, replacing, write_json
+from helpers.groups import group_errors
 from helpers.metrics import as_summary, conformal_quantile, score_table
 from helpers.reduction import STREAMS
 from helpers.store import read_arrays
-from helpers.train import MODELS, NOT_DECISIVE, TOKEN_MODEL, TrainingData, rated_clips, split_of
+from helpers.train import NOT_DECISIVE, TrainingData, rated_clips, split_of
+from helpers.variants import TOKEN_MODEL, chosen_models
 
 LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
@@ -34,7 +38,7 @@ def gather_predictions(data: TrainingData, cfg: TrainingConfig) -> pd.DataFrame:
     for seed in cfg.seeds:
         split = split_of(bank, cfg, seed)
         held_out = np.flatnonzero(np.isin(split, ("validation", "test")))
-        for name in MODELS:
+        for name in chosen_models(cfg.models):
             arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
             parts.append(_long(name, seed, split[held_out], bank.take(held_out), arrays["prediction"][held_out]))
             if live is not None:
@@ -61,7 +65,7 @@ def _long(name: str, seed: int, split: np.ndarray, clips: Aligned, prediction: n
 def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
     """Read the losses of every network: columns model, seed, epoch, loss, val_loss (mean squared errors)."""
     parts = []
-    for name in MODELS:
+    for name in chosen_models(cfg.models):
         for seed in cfg.seeds:
             arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
             columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
@@ -70,20 +74,34 @@ def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
 
 
 def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
-    """Score the predictions: `models` on the test clips, `live` on the run's own, `split`, `seeds`, `config`."""
+    """Score the predictions.
+
+    Returns:
+        `targets` (in their order, traits by their letters); `models` on the test clips, `live` on the run's own;
+        `comparisons` (every model with the constant, the token model with every other); `split`, `ratings`, `seeds`,
+        `config`; `ceiling` (what agreement of the raters leaves to reach: `r2` and `pearson` by target, where the run's
+        own clips are trained on and 01 found several raters); `groups` (errors of the token model on this run's
+        held-out clips by the `group` of `ratings.csv`).
+    """
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
-    constants = {seed: bank.labels[split == "train"].mean(0) for seed, split in splits.items()}
+    constants = {seed: np.nanmean(bank.labels[split == "train"], 0) for seed, split in splits.items()}
     targets = list(bank.targets)
-    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in MODELS}
+    names = chosen_models(cfg.models)
+    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in names}
     live = {}
     if (predictions["split"] == "live").any():
         live = _over_seeds(predictions, TOKEN_MODEL, "live", constants, targets)
         rated = predictions["truth"].notna() & (predictions["split"] == "live")
         live["clips"] = int(predictions.loc[rated, "clip"].nunique())
     return {
+        "targets": [target for target in models["constant"]["r2"] if target != "mean"],
         "models": models,
+        "comparisons": comparisons(predictions, names, TOKEN_MODEL),
         "live": live,
         "split": {"by": cfg.split} | _split_counts(bank, splits),
+        "ratings": _ratings_given(bank),
+        "ceiling": _ceiling(cfg) if (predictions["split"] != "live").all() else None,
+        "groups": _groups(predictions, cfg),
         "seeds": cfg.seeds,
         "config": cfg.as_dict(without=NOT_DECISIVE),
     }
@@ -113,13 +131,15 @@ def _mean_of(items: Sequence[Any]) -> Any:
 
 
 def as_table(results: dict[str, Any]) -> pd.DataFrame:
-    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; a last row for the clips of the run."""
+    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; last: the run's clips, the ceiling."""
     rows = dict(results["models"])
     if results["live"]:
         rows[f"{TOKEN_MODEL}, {results['live']['clips']} clips of this run"] = results["live"]
     columns = {
         name: row["r2"] | {"1-MAE": row["mean_accuracy"], "CCC": row["ccc"]["mean"]} for name, row in rows.items()
     }
+    if results["ceiling"]:
+        columns["a perfect model, as far as the raters agree"] = results["ceiling"]["r2"]
     return pd.DataFrame(columns).T.astype(float)
 
 
@@ -133,12 +153,54 @@ def _split_counts(bank: Aligned, splits: dict[int, np.ndarray]) -> dict[str, int
     return counts | {"test_clips_sharing_a_source_with_train": max(sharing)}
 
 
+def _ratings_given(bank: Aligned) -> dict[str, Any]:
+    """How many clips each target is rated for, and the first rating that is missing."""
+    rated = ~np.isnan(bank.labels)
+    counts = _by_target(bank, rated.sum(0))
+    first = [f"{bank.targets[column]} of {bank.clips[clip]}" for clip, column in np.argwhere(~rated)[:1]]
+    return {"clips": len(bank), "rated": {k: int(n) for k, n in counts.items()}, "first_missing": (first or [None])[0]}
+
+
+def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
+    path = cfg.out / "analysis.json"
+    agreement = read_json(path)["reliability"] if path.exists() else None
+    if agreement is None:
+        return None
+    letters = dict(zip(TRAITS, LETTERS, strict=True))
+    return {
+        name: {letters.get(target, target): row[f"max_{name}"] for target, row in agreement.items()}
+        for name in ("r2", "pearson")
+    }
+
+
+def _groups(predictions: pd.DataFrame, cfg: TrainingConfig) -> dict[str, Any]:
+    path = cfg.out / "clips.csv"
+    clips = load_clips(path) if path.exists() else pd.DataFrame()
+    if "group" not in clips:
+        return {}
+    of_run = "live" if (predictions["split"] == "live").any() else "test"
+    rows = predictions[(predictions["model"] == TOKEN_MODEL) & (predictions["split"] == of_run)]
+    return group_errors(rows, clips["group"])
+
+
+def leak_warning(split: dict[str, Any]) -> str | None:
+    """Say that a split leaks, from `split` of `training.json`; None where it does not."""
+    sharing = split["test_clips_sharing_a_source_with_train"]
+    if not sharing:
+        return None
+    return (
+        f"this split leaks: {sharing} of {split['test']} test clips come from a source that was trained on, so that "
+        "every score here is too high. The row same_video shows what the sources alone give away. Use split: source."
+    )
+
+
 def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
     """Write `model/`: the token model of the first seed, its reduction and `card.json`, all that scoring needs.
 
     Returns:
         The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
-        `training_quantiles` (at 0, 0.01, ..., 1) per target, `metrics`, `extractors`, `weights`, `data`, and so on.
+        `training_quantiles` (at 0, 0.01, ..., 1) per target, `metrics`, `verdicts`, `split`, `ceiling`, `groups`,
+        `extractors`, `weights`, `data`, and so on.
     """
     folder, seed = cfg.out / "model", cfg.seeds[0]
     bank = rated_clips(data)
@@ -153,11 +215,15 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "model": TOKEN_MODEL,
         "seed": seed,
         "targets": list(bank.targets),
-        "constant": _by_target(bank, training.mean(0)),
+        "constant": _by_target(bank, np.nanmean(training, 0)),
         "interval_half_width": _by_target(bank, width),
-        "training_quantiles": _by_target(bank, np.quantile(training, LEVELS, axis=0).T),
+        "training_quantiles": _by_target(bank, np.nanquantile(training, LEVELS, axis=0).T),
         "training_clips": len(training),
         "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
+        "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
+        "split": results["split"],
+        "ceiling": results["ceiling"],
+        "groups": results["groups"],
         "config": results["config"],
         "data": data.statement,
         "synthetic_labels": bank.synthetic,

@@ -20,6 +20,7 @@ from helpers.crops import Piece
 from helpers.faces import FaceTrack
 from helpers.forward import Forward, NetworkError
 from helpers.store import FeatureFile
+from helpers.stored import StoredTrack
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class ClipRows(ABC):
         spent_s: Seconds of decoder processes on the clip, by what they did.
     """
 
-    def __init__(self, track: FaceTrack | None = None):
+    def __init__(self, track: FaceTrack | StoredTrack | None = None):
         """`track`: the face that the rows are about; None where they are about whole frames."""
         self.track, self.spent_s = track, Counter()
         self._seen: list[Piece] = []  # without their values
@@ -86,10 +87,29 @@ class ClipRows(ABC):
         is_made = not isinstance(output, NetworkError)
         self._outputs[place] = self._rows_of(output, self._n_rows[place]) if is_made else output
 
-    def _unusable(self) -> list[int]:
-        """Places of the crops or flows that cannot be used."""
+    def _unusable(self) -> dict[int, str]:
+        """Places of the crops or flows that cannot be used, and why."""
         begins = np.cumsum([0] + [len(piece.frame) for piece in self._seen])
-        return [begin + place for begin, piece in zip(begins, self._seen, strict=False) for place in piece.unusable]
+        parts = zip(begins, self._seen, strict=False)
+        return {int(begin) + place: why for begin, piece in parts for place, why in piece.unusable.items()}
+
+    def _usable(
+        self,
+        features: np.ndarray,
+        t_start_s: np.ndarray,
+        t_end_s: np.ndarray,
+        frame: np.ndarray,
+        reasons: dict[int, str],
+        padded: np.ndarray | bool = False,
+    ) -> FeatureFile:
+        """Mark rows as invalid and set them to zero: those with a reason, without a face, or with values that are not
+        finite; mark padded ones.
+        """
+        reason = np.array([reasons.get(row, "") for row in range(len(frame))]) if reasons else None
+        bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((t_start_s + t_end_s) / 2)
+        bad[list(reasons)] = True
+        features = np.where(bad[:, None], np.float32(0), features)
+        return FeatureFile(features, t_start_s, t_end_s, frame, ~(bad | padded), self._seen[-1].decoder, reason)
 
     @abstractmethod
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
@@ -116,8 +136,7 @@ class StaticRows(ClipRows):
     def _file(self, features: np.ndarray) -> FeatureFile:
         start_s = np.concatenate([piece.t_s for piece in self._seen])
         frame = np.concatenate([piece.frame for piece in self._seen])
-        features[self._unusable()] = np.nan
-        return _usable(features, start_s, start_s + 1 / self.track.fps, frame, self.track, self._seen[-1].decoder)
+        return self._usable(features, start_s, start_s + 1 / self.track.fps, frame, self._unusable())
 
 
 class DynamicRows(ClipRows):
@@ -130,7 +149,7 @@ class DynamicRows(ClipRows):
     if half of it is real.
     """
 
-    def __init__(self, track: FaceTrack, cfg: DynamicConfig):
+    def __init__(self, track: FaceTrack | StoredTrack, cfg: DynamicConfig):
         super().__init__(track)
         self._length, self._stride, self._rows_at_once = row_layout(cfg)
 
@@ -160,10 +179,12 @@ class DynamicRows(ClipRows):
         lost = sum(piece.camera_lost for piece in self._seen)
         if lost:
             log.info("camera motion could not be told in %d of %d flows: it counts as still there", lost, len(frame))
-        for flow in self._unusable():
-            features[(start <= flow) & (flow < stop)] = np.nan
+        reasons: dict[int, str] = {}
+        for flow, why in self._unusable().items():
+            for row in np.flatnonzero((start <= flow) & (flow < stop)):
+                reasons.setdefault(int(row), why)
         padded = 2 * (stop - start) < self._length
-        return _usable(features, start / fps, stop / fps, frame[start], self.track, self._seen[-1].decoder, padded)
+        return self._usable(features, start / fps, stop / fps, frame[start], reasons, padded)
 
 
 def rows_of_clip(
@@ -200,26 +221,13 @@ def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
         yield block
 
 
-def _usable(
-    features: np.ndarray,
-    t_start_s: np.ndarray,
-    t_end_s: np.ndarray,
-    frame: np.ndarray,
-    track: FaceTrack,
-    decoder: str,
-    padded: np.ndarray | bool = False,
-) -> FeatureFile:
-    """Mark rows without a face or with values that are not finite as invalid and set them to zero; mark padded ones."""
-    bad = ~np.isfinite(features).all(axis=1) | ~track.has_face((t_start_s + t_end_s) / 2)
-    features = np.where(bad[:, None], np.float32(0), features)
-    return FeatureFile(features, t_start_s, t_end_s, frame, ~(bad | padded), decoder)
-
-
-def why_invalid(rows: FeatureFile, track: FaceTrack) -> dict[int, str]:
+def why_invalid(rows: FeatureFile, track: FaceTrack | StoredTrack) -> dict[int, str]:
     """The reason of every invalid row of a clip, by its number."""
     reasons = {}
     for row in np.flatnonzero(~rows.valid):
-        if not track.has_face(rows.t_s[row]):
+        if rows.reason is not None and rows.reason[row]:
+            reasons[int(row)] = str(rows.reason[row])
+        elif not track.has_face(rows.t_s[row]):
             reasons[int(row)] = f"the face is lost at {rows.t_s[row]:.1f} s"
         elif rows.features[row].any():
             reasons[int(row)] = "made mostly of padding: the clip is too short"

@@ -82,11 +82,12 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
     reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
     extractors = card["extractors"]
-    foreign = [name for name in STREAMS if extractors[name]["weights"]["name"] == "elsewhere"]
+    foreign = [name for name, how in extractors.items() if how["weights"]["name"] == "elsewhere"]
+    foreign += [name for name, how in extractors.items() if "stored" in how]
     if foreign:
         raise ValueError(
-            f"{folder} must be a model of features made here to score a video, its {foreign[0]} features were made "
-            "elsewhere. Train on features of 03 and 04."
+            f"{folder} must be a model of features made of videos here to score one, its {foreign[0]} features were "
+            "made elsewhere, or of stored faces or flow. Train on features that 03 and 04 made of videos."
         )
     static = StaticConfig.checked(extractors["static"]["parameters"])
     dynamic = DynamicConfig.checked(extractors["dynamic"]["parameters"])

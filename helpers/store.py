@@ -43,7 +43,8 @@ def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[st
 @dataclass(frozen=True)
 class FeatureFile:
     """The rows of one clip: `features (n, D) float32`, `t_start_s`, `t_end_s (n,)` in seconds,
-    `frame (n,) int` (first frame of the row), `valid (n,) bool`; `decoder`: what decoded its frames, if that is known.
+    `frame (n,) int` (first frame of the row), `valid (n,) bool`; `decoder`: what decoded its frames, if that is known;
+    `reason (n,) str`: why rows are invalid, "" where nothing but the track tells, None where that is so of all.
     """
 
     features: np.ndarray
@@ -52,12 +53,13 @@ class FeatureFile:
     frame: np.ndarray
     valid: np.ndarray
     decoder: str = ""
+    reason: np.ndarray | None = None
 
     def __post_init__(self):
         n = len(self.features)
         if self.features.ndim != 2:
             raise ValueError(f"features must have shape (n, D), got {self.features.shape}.")
-        for name in ("t_start_s", "t_end_s", "frame", "valid"):
+        for name in ("t_start_s", "t_end_s", "frame", "valid", *(() if self.reason is None else ("reason",))):
             shape = getattr(self, name).shape
             if shape != (n,):
                 raise ValueError(f"{name} must have shape ({n},) like features, got {shape}.")
@@ -68,10 +70,10 @@ class FeatureFile:
         return (self.t_start_s + self.t_end_s) / 2
 
     def in_time(self) -> "FeatureFile":
-        """The valid rows in the order of time."""
+        """The valid rows in the order of time; they have no reason."""
         order = np.argsort(self.t_s, kind="stable")
         order = order[self.valid[order]]
-        arrays = {f.name: getattr(self, f.name)[order] for f in fields(self) if f.name != "decoder"}
+        arrays = {f.name: getattr(self, f.name)[order] for f in fields(self) if f.name not in ("decoder", "reason")}
         return FeatureFile(**arrays, decoder=self.decoder)
 
 
@@ -86,6 +88,7 @@ def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None
         valid=np.asarray(rows.valid, bool),
         decoder=rows.decoder,
         stamp=stamp,
+        **({} if rows.reason is None else {"reason": np.asarray(rows.reason, np.str_)}),
     )
 
 
@@ -115,7 +118,9 @@ def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
 
 
 def clip_stamp(path: str | Path) -> str:
-    """What tells one version of a video file from another: its size in bytes and time of change."""
+    """What tells one version of a video file from another: its size and time of change; "missing" where it is not."""
+    if not Path(path).exists():
+        return "missing"
     stat = Path(path).stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 

@@ -7,38 +7,29 @@ clips, the history per epoch, and the Keras model. As a program (`python -m help
 
 import logging
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import Ridge
 
-from helpers.align import Aligned, bank_differences, nearest_motion, read_aligned
-from helpers.clips import split_clips
+from helpers.align import Aligned, bank_differences, read_aligned
+from helpers.baselines import BASELINES
+from helpers.callbacks import tensorboard
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
-from helpers.model import CompletePersonalityModel, aligned_mlp, concat_mlp
+from helpers.fitting import computing_in, fit
+from helpers.splits import split_clips
 from helpers.store import read_manifest, write_arrays
+from helpers.variants import config_of, model_inputs, start_model
 
 log = logging.getLogger(__name__)
 
-TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
-MODELS = (
-    "constant",
-    "ridge",
-    "concat_mlp",
-    "one_token_cross_attention",
-    TOKEN_MODEL,
-    SHUFFLED_MODEL,
-    "aligned_mlp",
-)
-NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "workers", "progress")  # parameters that change no single training
-RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
-PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
-FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
+# parameters that change no single training
+NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
 
 
 def rated_clips(data: TrainingData) -> Aligned:
-    """The clips of `data` that have all their ratings; ValueError when there is none."""
+    """The clips of `data` that have a rating; ValueError when there is none."""
     aligned = read_aligned(data.folder)
     if not aligned.rated.any():
         raise ValueError(
@@ -108,48 +99,7 @@ class Fitted:
 def split_of(aligned: Aligned, cfg: TrainingConfig, seed: int) -> np.ndarray:
     """Assign each clip to "train", "validation" or "test", str (N,), as `cfg.split` says."""
     shares = cfg.validation_share, cfg.test_share
-    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares)
-
-
-def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
-    """Draw where the motion token at each place comes from, int (N, Td): a permutation within each clip's tokens."""
-    keys = np.random.RandomState(seed).random_sample(aligned.dynamic_mask.shape)
-    return np.where(aligned.dynamic_mask, keys, np.inf).argsort(1, kind="stable")
-
-
-def shuffle_motion(aligned: Aligned, seed: int) -> Aligned:
-    """Move the motion tokens of each clip to other times: the control that has all of the clip but what was when."""
-    order = shuffled_order(aligned, seed)
-    return replace(aligned, dynamic_features=np.take_along_axis(aligned.dynamic_features, order[..., None], 1))
-
-
-def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray]:
-    """What the model of this name takes: token sequences, pooled vectors, or pairs of tokens of the same time."""
-    if name == SHUFFLED_MODEL:
-        return shuffle_motion(aligned, seed).inputs()
-    if name == TOKEN_MODEL:
-        return aligned.inputs()
-    if name == "aligned_mlp":
-        motion = np.take_along_axis(aligned.dynamic_features, nearest_motion(aligned)[..., None], 1)
-        return {"static": aligned.static_features, "dynamic": motion, "mask": aligned.static_mask}
-    return aligned.pooled()
-
-
-def build_model(name: str, aligned: Aligned, cfg: TrainingConfig) -> keras.Model:
-    """Build the network of this name for the widths of these clips."""
-    widths = aligned.static_features.shape[-1], aligned.dynamic_features.shape[-1]
-    n_targets = len(aligned.targets)
-    if name == "concat_mlp":
-        return concat_mlp(*widths, cfg.dropout_rate, n_targets)
-    if name == "aligned_mlp":
-        return aligned_mlp(*widths, cfg.dropout_rate, n_targets)
-    return CompletePersonalityModel(*widths, cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets)
-
-
-def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
-    """The network as it is before its training with this seed: the same weights at every call."""
-    keras.utils.set_random_seed(seed)
-    return build_model(name, aligned, cfg)
+    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares, cfg.folds)
 
 
 def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
@@ -157,79 +107,36 @@ def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
     return keras.saving.load_model(cfg.out / "training" / f"{name}-{seed}.keras")
 
 
-def fit(
-    model: keras.Model, train: tuple[dict, np.ndarray], validation: tuple[dict, np.ndarray], cfg: TrainingConfig
-) -> pd.DataFrame:
-    """Fit by AdamW and restore the best validation epoch.
-
-    The learning rate falls on a cosine to 2 % of its start, or halves whenever the validation loss has not fallen for
-    `PLATEAU` epochs. Gradients are clipped to norm 1.
-
-    Args:
-        model: Not yet compiled.
-        train, validation: Inputs, and labels (n, k) without NaN.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end).
-
-    Returns:
-        One row per epoch: epoch, loss, val_loss (mean squared errors).
-    """
-    steps = -(-len(train[1]) // cfg.batch_size)
-    cosine = keras.optimizers.schedules.CosineDecay(cfg.learning_rate, cfg.epochs * steps, FINAL_RATE)
-    rate = cosine if cfg.schedule == "cosine" else cfg.learning_rate
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay, clipnorm=1.0)
-    model.compile(optimizer, loss="mse", steps_per_execution=steps)  # one call per epoch: a fifth faster than per batch
-    patience = cfg.patience or cfg.epochs
-    callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)]
-    if cfg.schedule == "plateau":
-        callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=PLATEAU))
-    history = model.fit(
-        *train,
-        epochs=cfg.epochs,
-        batch_size=cfg.batch_size,
-        validation_data=validation,
-        validation_batch_size=1024,
-        callbacks=callbacks,
-        verbose=0,
-    )
-    return pd.DataFrame(history.history).rename_axis("epoch").reset_index()
-
-
-def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> list[Ridge]:
-    """Fit one ridge regression per target on standardised x, its penalty chosen on the validation clips."""
-    models = []
-    for column in y.T:
-        tried = [Ridge(alpha).fit(x[train], column[train]) for alpha in RIDGE_ALPHAS]
-        errors = [np.mean((m.predict(x[validation]) - column[validation]) ** 2) for m in tried]
-        models.append(tried[int(np.argmin(errors))])
-    return models
-
-
-def train_one(name: str, seed: int, data: Aligned, live: Aligned | None, cfg: TrainingConfig) -> Fitted:
+def train_one(
+    name: str,
+    seed: int,
+    data: Aligned,
+    live: Aligned | None,
+    cfg: TrainingConfig,
+    *,
+    state: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Fitted:
     """Train one model with one seed, which decides its split, its start and its order of batches.
 
     Args:
-        name: One of MODELS.
+        name: A baseline, or a name that `variants` knows.
         seed: Any int from 0.
         data: Rated clips to train on and to test.
         live: Further clips to score, or None.
         cfg: Parameters of the training.
+        state, callbacks: See `helpers.fitting.fit`.
     """
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
     sets = [data] if live is None else [data, live]
-    if name == "constant":
-        mean = data.labels[train].mean(0)
-        return _fitted([np.tile(mean, (len(s), 1)) for s in sets])
+    if name in BASELINES:
+        return _fitted(BASELINES[name](sets, train, validation))
     inputs = [model_inputs(name, s, seed) for s in sets]
-    if name == "ridge":
-        x = [np.concatenate([i["static"], i["dynamic"]], 1) for i in inputs]
-        mean, sd = x[0][train].mean(0), x[0][train].std(0)
-        x = [(part - mean) / np.where(sd > 0, sd, 1) for part in x]
-        models = fit_ridge(x[0], data.labels, train, validation)
-        return _fitted([np.stack([m.predict(part) for m in models], 1) for part in x])
-    model = start_model(name, data, cfg, seed)
+    with computing_in(cfg.precision):
+        model = start_model(name, data, cfg, seed, int(train.sum()))
     parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
-    history = fit(model, *parts, cfg)
+    history = fit(model, *parts, config_of(name, cfg), state=state, callbacks=callbacks)
     return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
 
 
@@ -259,7 +166,11 @@ def main(folder: Path) -> None:
     data, live = rated_clips(chosen), chosen.live_clips
     for line in sys.stdin:
         name, seed, stamp = line.split()
-        write_fitted(folder, name, int(seed), stamp, train_one(name, int(seed), data, live, cfg))
+        state = folder / f"{name}-{seed}.state.npz"
+        callbacks = [tensorboard(folder / "tensorboard" / f"{name}-{seed}")] if cfg.tensorboard else []
+        fitted = train_one(name, int(seed), data, live, cfg, state=state, callbacks=callbacks)
+        write_fitted(folder, name, int(seed), stamp, fitted)
+        state.unlink(missing_ok=True)
         keras.backend.clear_session()
         sys.stdout.write("done\n")
         sys.stdout.flush()

@@ -9,18 +9,21 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from helpers.clips import TRAITS, read_clips
+from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS
-from helpers.files import ROOT, DiskFullError, disk_full, read_json, stderr_into, write_json
+from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, stderr_into, write_json
+from helpers.scan import video_files
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ WRITES = {
 }
 
 
+NEED_VIDEOS = ("01_data_analysis", "02_clip_preparation", "07_attention_visualization", "09_score_a_clip")
+TREES = {"03_static_extraction": "faces_dir", "04_dynamic_extraction": "flow_dir"}  # read instead of videos
 CLASSES, CLASS_FOLDER = "08_clip_classification", "motion"  # labelled clips, beside those with ratings
 
 
@@ -123,12 +128,45 @@ def select(only: str | None = None, start: str | None = None) -> list[str]:
     return [name for name in NOTEBOOKS if name in wanted and name >= first]
 
 
-def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0) -> None:
-    """Raise before any work is done: no clips, unreadable ratings, a folder that cannot be written, absent weights."""
+def stored_keys(tasks: list[Task], data: Path) -> list[str]:
+    """Keys of the clips of the first tree that the tasks name, where there is no video below the data folder.
+
+    Without the videos `NEED_VIDEOS` cannot be run, and the tree says which clips there are. Every tree is opened, so
+    that one which cannot be used at all is refused before any work.
+    """
+    named = [task for task in tasks if task.parameters.get(TREES.get(task.name))]
+    if not named:
+        return []
+    from helpers.sources import open_tree  # takes as long to import as the rest
+
+    trees = [open_tree(NOTEBOOKS[task.name].checked(task.parameters)) for task in named]
+    return [] if next(video_files(data), None) else list(trees[0].clips)
+
+
+def without_videos(tasks: list[Task], chosen: list[str], data: Path) -> list[str]:
+    """Leave out of the chosen notebooks those that need videos; ValueError where one needs a tree and names none."""
+    for task in tasks:
+        if task.name in chosen and task.name in TREES and not task.parameters.get(TREES[task.name]):
+            raise ValueError(
+                f"{task.name}: {TREES[task.name]} must name a folder, as {data} holds no videos. "
+                "Set it, or choose other notebooks with --only."
+            )
+    left_out = [name for name in chosen if name in NEED_VIDEOS]
+    if left_out:
+        log.info("%s holds no videos: %s are left out", data, ", ".join(left_out))
+    return [name for name in chosen if name not in left_out]
+
+
+def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, stored: Sequence[str] = ()) -> pd.DataFrame:
+    """Raise before any work is done: no clips, unreadable ratings, a folder that cannot be written, absent weights.
+
+    Returns the clips, which are those of the keys `stored` if there are any.
+    """
     analysis = NOTEBOOKS["01_data_analysis"].checked(
         next((task.parameters for task in tasks if task.name.startswith("01")), {})
     )
-    clips = read_clips(data, limit=limit, rating_range=(analysis.rating_low, analysis.rating_high))
+    scale, targets = (analysis.rating_low, analysis.rating_high), target_names(analysis.targets)
+    clips = read_clips(data, limit=limit, targets=targets, rating_range=scale, stored=stored)
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".write-test"
@@ -141,11 +179,12 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0) -> No
         require_pretrained(tasks)
         trains = any(task.name.startswith("06") for task in tasks)
         invented = any(task.parameters.get("synthetic_labels") for task in tasks)
-        if trains and not invented and clips[list(TRAITS)].isna().all(axis=None):
+        if trains and not invented and clips[targets].isna().all(axis=None):
             raise ValueError(
                 f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
                 "or stop before training with --only 00,01,02,03,04."
             )
+    return clips
 
 
 def require_pretrained(tasks: list[Task]) -> None:
@@ -174,7 +213,8 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
     state_path = out / "run.json"
     state = read_json(state_path) if state_path.exists() else {}
     chosen = [task.name for task in tasks] if chosen is None else chosen
-    chain = _listing_hash(data, out)
+    trees = [resolve(path) for task in tasks if (path := task.parameters.get(TREES.get(task.name)))]
+    chain = "".join(_listing_hash(folder, out) for folder in (data, *trees))
     executed = 0
     for task in tasks:
         chain = _fingerprint(task, chain)

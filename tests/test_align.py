@@ -133,7 +133,11 @@ def test_a_file_of_other_arrays_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": np.full((3, 5), 1.5)}, r"labels must lie in \[0, 1\], got 1.5 to 1.5"),
+        ({"labels": np.full((3, 5), 1.5)}, r"labels must lie in \[0, 1\], got 1.5 for openness of a/clip.1"),
+        (
+            {"static_features": np.full((3, 4, DS), np.nan)},
+            "must be finite, got nan in 3 clips, first in a/clip.1, token 0",
+        ),
         ({"labels": np.zeros((3, 2))}, r"labels must have shape \(3, 5\) like the features, got \(3, 2\)"),
         ({"static_t_s": np.zeros((3, 7))}, r"static_t_s must have shape \(3, 4\) like the features, got \(3, 7\)"),
         (

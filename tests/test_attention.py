@@ -21,7 +21,8 @@ from helpers.attention import (
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.model import CompletePersonalityModel
-from helpers.train import SHUFFLED_MODEL, TrainingData, shuffled_order, split_of
+from helpers.train import TrainingData, split_of
+from helpers.variants import SHUFFLED_MODEL, shuffled_order
 
 B, TS, TD, DS, DD, HEADS = 3, 5, 7, 11, 13, 2  # distinct primes
 

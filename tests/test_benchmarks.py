@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import __main__, alternation, forward, training
+from benchmarks import __main__, alternation, dynamic, machine, memory, networks, static, training
 from helpers.backbones import Backbone
-from helpers.files import ROOT, read_json
+from helpers.files import ROOT, read_json, write_json
 from helpers.weights import Weights
 
 
@@ -58,22 +58,44 @@ def small_backbone(name, weights):
     return Backbone(name, model, 31, 5, Weights(name, weights, "", ""))
 
 
-def test_forward(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(forward, "build_backbone", small_backbone)  # tracing ResNet-50 four ways takes a while
-    tiny = ["--batch", "3", "--flows", "16", "--px", "32", "--rounds", "1"]
-    rows = rows_of(forward, tmp_path, capsys, *tiny)["rows"]
-    assert [row["network"] for row in rows] == ["resnet50"] * 4 + ["i3d"] * 4
-    for row in rows:
-        assert row.keys() >= {"way", "unit", "per_s", "ratio", "cosine", "seconds"}
-        assert row["per_s"] > 0
-        assert row["cosine"] > 0.999
-    assert [row["ratio"] for row in rows if row["way"] == forward.PEER] == [1, 1]
+def test_static(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(static, "build_backbone", small_backbone)  # tracing ResNet-50 three ways takes a while
+    tiny = ["--clips", "2", "--few", "1", "--batch", "7", "--rounds", "1"]
+    result = rows_of(static, tmp_path, capsys, *tiny)
+    ways = {row["way"]: row for row in result["rows"]}
+    assert ways["stage float32"]["images"] == 30
+    assert ways["forward float32"]["images"] == 28
+    assert ways["stage bfloat16"]["to_forward"] == result["ratio_pipeline_to_forward_bf16"] > 0
+    assert result["ratio_to_source_loop"] > 0
+    assert 0.999 < result["cosine_bf16"] <= 1 + 1e-9
+
+
+def small_motion_network(weights, endpoint):
+    inputs = keras.Input((None, 112, 112, 2))
+    return keras.Model(inputs, keras.layers.Conv3D(3, 2, strides=(2, 16, 16), padding="same")(inputs)), None
+
+
+def test_dynamic(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dynamic, "build_motion_network", small_motion_network)
+    result = rows_of(dynamic, tmp_path, capsys, "--clips", "3", "--few", "2", "--rounds", "1")
+    ways = {row["way"]: row["clips"] for row in result["rows"]}
+    assert (ways["stage float32"], ways[dynamic.FLY], ways[dynamic.WINDOWS]) == (3, 2, 1)
+    assert result["ratio_clip_pass_to_stride1"] > 1
+    assert result["attainable_clips_per_s"] > 0
+    assert result["ratio_pipeline_to_attainable"] > 0
+
+
+def test_memory(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "FIRST", 64)
+    result = rows_of(memory, tmp_path, capsys, "--rows", "150")
+    assert [row["rows"] for row in result["rows"]] == [64, 150]
+    assert result["rss_mb_150"] >= result["rss_mb_64"]
 
 
 def test_the_cosine_is_that_of_the_worst_row():
     a = np.array([[3.0, 4.0], [1.0, 1.0]])[:, None]  # (rows, places, C)
     b = np.array([[4.0, 3.0], [1.0, 1.0]])[:, None]
-    assert forward.worst_cosine(a, b, 2) == pytest.approx(24 / 25)
+    assert networks.worst_cosine(a, b, 2) == pytest.approx(24 / 25)
 
 
 class SmallModel(keras.Model):
@@ -84,35 +106,56 @@ class SmallModel(keras.Model):
         self.built = True
 
     def call(self, inputs):
-        return self.scores(keras.ops.mean(inputs["static"], axis=1))
+        return self.scores(inputs["static"])
 
 
 def test_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "CompletePersonalityModel", SmallModel)  # tracing the real one takes a while
-    tiny = ["--widths", "11/7", "--clips", "37", "--epochs", "1", "--rounds", "1"]
-    rows = rows_of(training, tmp_path, capsys, *tiny)["rows"]
-    assert [row["way"] for row in rows] == [training.PEER, "helpers.train.fit"]
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    tiny = ["--widths", "11/7", "--samples", "37", "--epochs", "1", "--rounds", "1"]
+    result = rows_of(training, tmp_path, capsys, *tiny)
+    rows = result["rows"]
+    assert [row["way"] for row in rows] == [training.PEER, training.OURS]
     for row in rows:
-        assert row.keys() >= {"widths", "parameters", "start_s", "samples_per_s", "ratio", "val_loss", "seconds"}
-        assert row["widths"] == "11/7"
-        assert row["parameters"] == 12 * 5
+        assert row.keys() >= {"backend", "start_s", "samples_per_s", "ratio", "loss", "seconds"}
+        assert [len(epochs) for epochs in row["seconds"]] == [2]
     assert rows[0]["ratio"] == 1
-    assert rows[0]["val_loss"] == pytest.approx(rows[1]["val_loss"], rel=1e-3)  # the same work
+    assert result["ratio_to_default_fit"] == rows[1]["ratio"]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=0.02)  # the same work
+    assert result["loss_difference"] == pytest.approx(rows[1]["loss"] / rows[0]["loss"] - 1)
+
+
+def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("helpers.throughput.build_backbone", small_backbone)
+    tiny = ["--size", "64", "--batches", "1", "3", "--clips", "1", "--px", "32", "--repeats", "1"]
+    tiny += ["--endpoint", "MaxPool3d_2a_3x3"]
+    result = rows_of(machine, tmp_path, capsys, *tiny)
+    names = [(row["name"], row["batch"]) for row in result["rows"]]
+    assert names[0] == ("matmul 64 x 64", 1)
+    assert names[3:] == [("resnet50", 1), ("resnet50", 3), ("I3D to MaxPool3d_2a_3x3", 1)]
+    assert all(row["per_s"] > 0 for row in result["rows"])
+    assert result["measured"][:2] == "20"
+    twice = {"settings": {"px": 1}, "rows": [row | {"per_s": 2 * row["per_s"]} for row in result["rows"]]}
+    write_json(tmp_path / "b.json", result | twice)
+    machine.main(["--compare", str(tmp_path / "result.json"), str(tmp_path / "b.json")])
+    said = capsys.readouterr().out
+    assert "measured with different settings: " in said
+    assert said.count(" 2.00\n") == len(result["rows"])
 
 
 def test_all_benchmarks_run_though_one_fails(tmp_path, capfd, monkeypatch):
     """Processes of their own, here without a benchmark in them."""
     fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$@"\ncase "$2" in *forward) exit 3;; esac\n')
+    fake.write_text('#!/bin/sh\necho "$@"\ncase "$2" in *static) exit 3;; esac\n')
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     assert __main__.main(["--json", str(tmp_path)]) == 1
     out, err = capfd.readouterr()
-    for name in ("forward", "training"):
+    for name in ("static", "training"):
         assert f"== {name}\n-m benchmarks.{name} --json {tmp_path / name}.json" in out
-    assert "error: forward failed" in err
+    assert "error: static failed" in err
 
 
 def test_every_benchmark_of_the_folder_is_run():
-    shared = {"__init__", "__main__", "alternation", "clips", "readers", "rearranged", "variants"}
+    shared = {"__init__", "__main__", "alternation", "clips", "networks", "readers", "rearranged", "stages", "variants"}
     assert set(__main__.BENCHMARKS) == {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - shared

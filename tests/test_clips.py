@@ -148,51 +148,6 @@ def test_leakage_of_clips_without_splits_is_an_empty_table():
     assert table.columns.tolist() == ["split", "against", "clips", "sharing", "share"]
 
 
-def test_a_split_by_source_keeps_sources_whole_and_their_number_exact():
-    sources = np.repeat([f"source {i}" for i in range(41)], 5)
-    part = clips.split_by_source(sources, 3, validation=0.1, test=7)
-    table = pd.DataFrame({"source": sources, "split": part})
-    assert table.groupby("source")["split"].nunique().eq(1).all()
-    assert table.groupby("split")["source"].nunique().to_dict() == {"test": 7, "train": 30, "validation": 4}
-    assert clips.leakage(table)["sharing"].tolist() == [0, 0, 0]
-
-
-def test_a_split_depends_on_the_seed_and_not_on_the_order_of_clips():
-    sources = np.repeat([f"source {i}" for i in range(23)], 3)
-    part = clips.split_by_source(sources, 0, validation=3, test=5)
-    assert (part == clips.split_by_source(sources, 0, validation=3, test=5)).all()
-    assert (part != clips.split_by_source(sources, 1, validation=3, test=5)).any()
-    assert (part[::-1] == clips.split_by_source(sources[::-1], 0, validation=3, test=5)).all()
-
-
-def test_a_random_split_of_clips_leaks():
-    sources = np.repeat([f"source {i}" for i in range(23)], 7)
-    split = clips.split_by_source(np.arange(len(sources)), 0, validation=0.1, test=0.2)
-    assert clips.leakage(pd.DataFrame({"source": sources, "split": split}))["share"].min() > 0.9
-
-
-@pytest.mark.parametrize(("validation", "test"), [(0.01, 0.2), (0.2, 0), (2, 1)])
-def test_a_split_with_an_empty_part_is_refused(validation, test):
-    with pytest.raises(ValueError, match="must leave a source to each part, got .* of 3 sources"):
-        clips.split_by_source(["a", "b", "c"], 0, validation=validation, test=test)
-
-
-def test_clips_are_split_by_source_at_random_or_as_the_data_says():
-    keys, sources = np.arange(60), np.repeat(np.arange(12), 5)
-    official = np.array(["train", "validation", "test", ""] * 15)
-    options = {"seed": 3, "validation": 0.2, "test": 0.25}
-    by_source = clips.split_clips(keys, sources, official, "source", **options)
-    assert by_source.tolist() == clips.split_by_source(sources, 3, validation=0.2, test=0.25).tolist()
-    at_random = clips.split_clips(keys, sources, official, "random", **options)
-    assert (at_random == "test").sum() == 15
-    assert clips.leakage(pd.DataFrame({"source": sources, "split": at_random}))["sharing"].min() > 0
-    assert clips.split_clips(keys, sources, official, "official", **options).tolist() == official.tolist()
-    with pytest.raises(ValueError, match="the official split must have rated validation clips, got none"):
-        clips.split_clips(keys, sources, np.where(official == "validation", "", official), "official", **options)
-    with pytest.raises(ValueError, match="kind must be source, random or official, got 'none'"):
-        clips.split_clips(keys, sources, official, "none", **options)
-
-
 def test_the_table_of_clips_comes_back_from_its_file_as_it_was(tmp_path):
     make_clips(tmp_path, "001.mp4", "train/NA.mp4", "-x ü.mp4")
     (tmp_path / "ratings.csv").write_text("clip," + ",".join(TRAITS) + "\nNA,0.1,0.2,,0.4,0.5\n")

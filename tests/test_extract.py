@@ -119,9 +119,13 @@ def test_the_log_has_the_eleven_keys(run):
         "start_time", "total_images", "batch_size", "gpu_acceleration", "end_time", "extraction_time_seconds",
         "extraction_time_formatted", "features_shape", "features_saved_to", "average_time_per_image",
         "images_per_second",
-    } == set(log) - {"weights", "failed", "seconds_spent", "network_share"}  # fmt: skip
+    } == set(log) - {"weights", "failed", "seconds_spent", "network_share", "usage"}  # fmt: skip
     assert set(log["seconds_spent"]) == {"decoding", "cropping", "network", "writing"}
     assert 0 < log["network_share"] < 1
+    assert log["usage"]["memory_peak_gib"] > 0
+    line = (Path(folders["out_dir"]) / "progress.log").read_text().splitlines()[1]
+    assert "03 static: 4 of 4 clips, " in line
+    assert "GiB at most" in line
     log = read_json(Path(folders["out_dir"]) / "dynamic" / "extraction_log.json")
     assert log["total_sequences"] == 18
     assert set(log["seconds_spent"]) == {"decoding", "cropping", "flow", "network", "writing"}
@@ -173,6 +177,28 @@ def test_batches_are_filled_across_clips(run, monkeypatch):
     shutil.rmtree(folders["out_dir"])
     extract_all(clips, folders)
     assert contents(folders) == whole
+
+
+def test_a_batch_size_of_zero_is_measured_and_changes_no_file(run, monkeypatch):
+    clips, folders = run
+    extract_all(clips, folders)
+    whole = contents(folders)
+    shutil.rmtree(folders["out_dir"])
+    monkeypatch.setattr(extract, "measured_batch", lambda forward, shape, network, unit: 3)
+    prepare_clips(clips, PreparationConfig(**folders))
+    extract_static(clips, StaticConfig(**folders, batch_size=0))
+    extract_dynamic(clips, DynamicConfig(**folders, batch_size=0))
+    assert contents(folders) == whole
+    logs = {name: read_json(Path(folders["out_dir"]) / name / "extraction_log.json") for name in ("static", "dynamic")}
+    assert {name: log["batch_size"] for name, log in logs.items()} == {"static": 3, "dynamic": 3 * 8}  # of 64 flows
+
+
+def test_a_device_that_is_not_there_is_refused(run):
+    clips, folders = run
+    with pytest.raises(ValueError, match="device must be one of CPU:0.*got 'GPU:7'"):
+        extract_static(clips, StaticConfig(**folders, device="GPU:7"))
+    prepare_clips(clips, PreparationConfig(**folders))
+    assert extract_static(clips, StaticConfig(**folders, device="cpu"))["counts"]["made"] == 2
 
 
 def test_memory_that_does_not_suffice_for_a_batch_costs_nothing_but_time(run, monkeypatch):

@@ -7,6 +7,14 @@ from keras import layers
 from helpers import forward as forwards
 from helpers.forward import NetworkError, compile_forward, in_half
 
+# What TensorFlow says out of a frozen graph, and Keras out of a layer.
+FROM_A_GRAPH = (
+    "Graph execution error:\n\nDetected at node 'a/Pad' (most recent call last):\nOOM when allocating 4 bytes\n"
+)
+FROM_A_LAYER = (
+    "Exception when calling Pad.call().\n\n\x1b[1mcan't allocate memory: 4 bytes\x1b[0m\n\nArguments:\n  • x=1"
+)
+
 
 @pytest.fixture(scope="module", params=[2, 3])
 def network(request):
@@ -112,12 +120,25 @@ def test_an_unknown_precision_is_refused(network):
             MemoryError,
             r"ran out of memory on an input of \(2, 3\): OOM when allocating",
         ),
+        (
+            tf.errors.ResourceExhaustedError(None, None, FROM_A_GRAPH),
+            MemoryError,
+            r"\(2, 3\): OOM when allocating 4 bytes",
+        ),
+        (RuntimeError(FROM_A_LAYER), MemoryError, r"\(2, 3\): can't allocate memory: 4 bytes"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError, "allocate 2 GiB"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"),
+            MemoryError,
+            "RESOURCE.* 3 bytes",
+        ),
+        (RuntimeError(""), NetworkError, "no message"),
     ],
 )
 def test_what_goes_wrong_in_the_backend_is_told_apart(monkeypatch, error, raised, message):
     def fail(x):
         raise error
 
-    monkeypatch.setattr(forwards, "_tensorflow", lambda model, precision: (fail, (tf.errors.OpError,)))
+    monkeypatch.setattr(forwards, "_tensorflow", lambda model, precision: (fail, (tf.errors.OpError, RuntimeError)))
     with pytest.raises(raised, match=message):
         compile_forward(None)(np.zeros((2, 3)))

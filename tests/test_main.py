@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from test_face_trees import write_tree as write_faces
 
 from helpers import __main__, weights
+from helpers.clips import load_clips
 from helpers.lock import FolderLock
 from helpers.sample import draw_clip, sample_plan, sample_ratings, write_mp4
 
@@ -146,3 +148,21 @@ def test_a_second_run_on_a_folder_is_refused_with_one_line(capsys, data, tmp_pat
     assert error.startswith(f"error: {tmp_path / 'out'} is being filled by process {os.getpid()} on ")
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
+    for key in ("training80_01/a.002", "training80_01/a.010"):
+        write_faces(tmp_path / "faces" / key, range(2))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "p.yaml").write_text(f"03: {{faces_dir: {tmp_path / 'faces'}}}")
+    status, error = try_run(
+        capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml", "--only", "01,02"
+    )
+    assert status == 0
+    assert "holds no videos: 01_data_analysis, 02_clip_preparation are left out" in error
+    clips = load_clips(tmp_path / "out" / "clips.csv")
+    assert clips["path"].tolist() == ["training80_01/a.002", "training80_01/a.010"]
+    assert clips["split"].tolist() == ["train", "train"]
+    status, error = try_run(capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml")
+    assert status == 1
+    assert "04_dynamic_extraction: flow_dir must name a folder, as" in error

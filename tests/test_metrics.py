@@ -128,55 +128,6 @@ def test_the_constant_floor_answers_the_training_mean_for_everyone():
     assert "skill" not in table
 
 
-def test_the_bootstrap_finds_a_clear_difference_and_repeats():
-    truth, good = noisy(n=120, noise=0.05)
-    _, bad = noisy(n=120, noise=0.2)
-    sources = np.arange(120) // 4
-    found = metrics.bootstrap_difference(truth, good, bad, sources, n=200)
-    difference, low, high = found
-    assert difference == pytest.approx((metrics.mean_accuracy(truth, good) - metrics.mean_accuracy(truth, bad)).mean())
-    assert 0 < low < difference < high < 0.2
-    assert found == metrics.bootstrap_difference(truth, good, bad, sources, n=200)
-    assert found != metrics.bootstrap_difference(truth, good, bad, sources, n=200, seed=1)
-    swapped = metrics.bootstrap_difference(truth, bad, good, sources, n=200)
-    assert swapped == pytest.approx((-difference, -high, -low))
-
-
-def test_the_bootstrap_of_a_model_with_itself_is_zero():
-    truth, prediction = noisy()
-    assert metrics.bootstrap_difference(truth, prediction, prediction, np.arange(31), metrics.r2, n=20) == (0, 0, 0)
-
-
-def test_clips_that_repeat_within_a_source_do_not_narrow_the_interval():
-    truth, a = noisy(n=41, k=1)
-    _, b = noisy(n=41, k=1, noise=0.12)
-    alone = metrics.bootstrap_difference(truth, a, b, np.arange(41), n=500)
-    copies = [np.repeat(values, 6, axis=0) for values in (truth, a, b)]
-    whole = metrics.bootstrap_difference(*copies, np.repeat(np.arange(41), 6), n=500)
-    parted = metrics.bootstrap_difference(*copies, np.arange(41 * 6), n=500)
-    assert whole == pytest.approx(alone)
-    assert parted[2] - parted[1] < 0.6 * (whole[2] - whole[1])
-
-
-def test_the_interval_of_equal_models_covers_zero_about_as_often_as_it_says():
-    covered = 0
-    for seed in range(60):
-        random = np.random.default_rng(seed)
-        truth = random.random((50, 1))
-        a, b = (truth + 0.1 * random.standard_normal((50, 1)) for _ in range(2))
-        _, low, high = metrics.bootstrap_difference(truth, a, b, np.arange(50), n=150, level=0.8)
-        covered += low <= 0 <= high
-    assert 0.6 < covered / 60 < 0.95
-
-
-def test_a_bootstrap_needs_two_sources_and_one_for_each_clip():
-    truth, prediction = noisy(n=7)
-    with pytest.raises(ValueError, match="sources must be 7, one per clip, .* got 1 different in 7"):
-        metrics.bootstrap_difference(truth, prediction, prediction, ["a"] * 7)
-    with pytest.raises(ValueError, match="got 5 different in 5"):
-        metrics.bootstrap_difference(truth, prediction, prediction, np.arange(5))
-
-
 def test_the_conformal_quantile_is_the_ranked_residual():
     residuals = np.stack([np.arange(1, 20), -np.arange(1, 20) / 10], axis=1)  # 19 values: rank ceil(20 * 0.9) = 18
     assert metrics.conformal_quantile(residuals).tolist() == [18, 1.8]

@@ -63,6 +63,17 @@ def test_speed_is_a_bar_per_operation():
     assert "GFLOP/s" in ax.get_xlabel()
 
 
+def test_throughput_is_a_line_per_network_with_a_mark_where_memory_ran_out():
+    rows = {"network": ["a", "a", "b"], "unit": ["images/s", "images/s", "clips/s"], "batch": [2, 8, 3]}
+    figure = setup.plot_throughput(pd.DataFrame(rows | {"per_s": [5.0, np.nan, 7.0]}))
+    first, second = figure.axes
+    assert [line.get_xydata().tolist() for line in first.lines] == [[[2, 5]], [[8, 0]]]
+    assert [line.get_xydata().tolist() for line in second.lines] == [[[3, 7]]]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["images/s", "clips/s"]
+    assert first.get_legend().get_texts()[0].get_text() == "out of memory"
+    assert [label.get_text() for label in first.get_xticklabels()] == ["2", "8"]
+
+
 def test_a_score_stands_beside_the_constant_and_attention_beside_the_uniform_share():
     result = SimpleNamespace(
         video="a.mp4",

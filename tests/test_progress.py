@@ -22,15 +22,16 @@ def lines(folder) -> list[str]:
 
 
 def test_a_line_a_minute_and_one_at_the_end(tmp_path, clock):
-    with Progress("03 static", 5, tmp_path, shown=False, network_s=lambda: 0.9 * clock[0]) as told:
+    network_s, usage = lambda: 0.9 * clock[0], lambda: "memory 2.0 GiB at most"
+    with Progress("03 static", 5, tmp_path, shown=False, network_s=network_s, usage=usage) as told:
         told.clip(made=False)  # was there
         for _ in range(4):
             clock[0] += 40
             told.clip(10)
     assert lines(tmp_path) == [
-        "03 static: 3 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, 0:01:20 left",
-        "03 static: 5 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, 0:00:00 left",
-        "03 static: 5 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, done after 0:02:40",
+        "03 static: 3 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, 0:01:20 left; memory 2.0 GiB at most",
+        "03 static: 5 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, 0:00:00 left; memory 2.0 GiB at most",
+        "03 static: 5 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, done after 0:02:40; memory 2.0 GiB at most",
     ]
 
 

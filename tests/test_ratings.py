@@ -362,3 +362,53 @@ def test_positional_labels_lying_in_a_data_folder_are_named(folder):
     found = read(folder)
     assert found.kind == "none"
     assert found.problems.to_numpy().tolist() == [["labels_train1.npy", "order only: see ratings.read_positional"]]
+
+
+def test_several_raters_are_averaged_and_their_agreement_is_told(tmp_path):
+    make_clips(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    lines = ["a,ann,0.2,0.5", "a,bob,0.4,", "b,ann,0.5,0.5", "b,bob,0.7,0.1", "c,ann,0.9,0.3", "c,bob,0.7,0.3"]
+    write_csv(tmp_path, "clip,rater,warmth,calm", *lines)
+    found = read(tmp_path, targets=["warmth", "calm"])
+    assert found.table["warmth"].tolist() == pytest.approx([0.3, 0.6, 0.8])
+    assert found.table["calm"].tolist() == pytest.approx([0.5, 0.3, 0.3])  # of those who rated it
+    assert found.problems.empty
+    assert found.reliability.loc["warmth", "per_clip"] == 2
+    assert 0.5 < found.reliability.loc["warmth", "max_r2"] < 1
+    assert read_one_rater(tmp_path).reliability is None
+
+
+def read_one_rater(folder):
+    write_csv(folder, "clip,warmth", "a,0.2", "b,0.5", "c,0.9")
+    return read(folder, targets=["warmth"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a,ann,x,0.2", "a,ann,x,0.4"], "a must be rated once, got warmth 0.2 and 0.4.*or name the raters"),
+        (["a,ann,x,0.2", "a,bob,y,0.4"], "a must be rated once, got group x and y"),
+        (["a,ann,x,0.2", "a,,x,0.4"], "line 3 must name a rater"),
+    ],
+)
+def test_raters_who_contradict_themselves_or_have_no_name_are_refused(tmp_path, lines, message):
+    make_clips(tmp_path, "a.mp4")
+    write_csv(tmp_path, "clip,rater,group,warmth", *lines)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, targets=["warmth"])
+
+
+def test_a_group_comes_into_the_table_of_clips_and_back_from_its_file(tmp_path):
+    make_clips(tmp_path, "a.mp4", "b.mp4")
+    write_csv(tmp_path, "clip,group,warmth", "a,women,0.2", "b,,0.4")
+    table = clips.read_clips(tmp_path, targets=["warmth"])
+    assert table["group"].tolist() == ["women", ""]
+    assert clips.targets_of(table) == ["warmth"]
+    clips.write_clips(table, tmp_path / "clips.csv")
+    assert clips.load_clips(tmp_path / "clips.csv")["group"].tolist() == ["women", ""]
+
+
+def test_ratings_of_other_clips_are_refused_with_counts(tmp_path):
+    make_clips(tmp_path, "a.mp4", "b.mp4")
+    write_csv(tmp_path, "clip,warmth", "x,0.2", "y,0.4", "z,0.4")
+    with pytest.raises(ValueError, match="of the 2 clips in .*, got 3 names in ratings.csv, none of which.*first: x"):
+        read(tmp_path, targets=["warmth"])

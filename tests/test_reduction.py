@@ -77,8 +77,9 @@ def test_components_are_fitted_on_the_training_clips_of_the_split_only(run, clip
     assert set(again.fitted_on) != set(chosen.fitted_on)
 
 
-def test_unrated_clips_are_not_fitted_on(run, clips):
-    clips.loc[clips.index[:10], "openness"] = np.nan
+def test_unrated_clips_are_not_fitted_on_and_partly_rated_ones_are(run, clips):
+    clips.loc[clips.index[:10], clips.columns[2:]] = np.nan
+    clips.loc[clips.index[10:], "openness"] = np.nan
     chosen, _ = choose(run, clips, reduction="pca", validation_share=0.1, test_share=0.2)
     assert not set(clips.index[:10]) & set(chosen.fitted_on)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers import report
+from helpers.comparison import verdict
 from helpers.files import write_json
 from helpers.metrics import as_summary, score_table
 
@@ -21,13 +22,29 @@ def model_row(quality):
     return as_summary(table) | {"seeds": [{"mean_accuracy": 0.5}]}
 
 
+def comparison(a, b, low, high):
+    """A comparison as `helpers.comparison` leaves it."""
+    found = {"a": a, "b": b, "metric": "r2", "difference": (low + high) / 2, "low": low, "high": high}
+    return found | {"verdict": verdict(found)}
+
+
+def compared(ridge=(0.6, 0.7), token=(0.8, 0.9)):
+    main = "token_cross_attention"
+    pairs = [("ridge", "constant", *ridge), (main, "constant", *token), (main, "ridge", 0.1, 0.3)]
+    return [comparison(*pair) for pair in pairs]
+
+
 @pytest.fixture
 def out(tmp_path):
     """A run's folder with the results of 01, 06 and 07 and one failed clip."""
     models = {"constant": model_row(0), "ridge": model_row(0.5), "token_cross_attention": model_row(0.9)}
     split = {"by": "source", "train": 7, "validation": 3, "test": 2, "test_clips_sharing_a_source_with_train": 0}
     training = {
+        "targets": list(LETTERS),
         "models": models,
+        "comparisons": compared(),
+        "groups": {},
+        "ceiling": None,
         "split": split,
         "live": model_row(0.8) | {"clips": 3},
         "data": "the clips of this run",
@@ -48,7 +65,17 @@ def out(tmp_path):
 def test_the_summary_has_the_promised_shape(out):
     report.write_summary(out)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    assert set(summary) == {"models", "attention", "split", "live", "provenance"}
+    assert set(summary) == {
+        "targets",
+        "models",
+        "comparisons",
+        "groups",
+        "ceiling",
+        "attention",
+        "split",
+        "live",
+        "provenance",
+    }
     assert set(summary["models"]["ridge"]["r2"]) == {*LETTERS, "mean"}
     assert {"ccc", "pearson", "mae", "mean_accuracy", "seeds"} <= set(summary["models"]["ridge"])
     assert summary["provenance"]["stages"]["static"]["weights"]["name"] == "random"
@@ -75,16 +102,47 @@ def test_the_report_says_what_a_reader_must_know(out):
 
 def test_a_model_that_is_no_better_than_the_constant_is_called_so(out):
     training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
-    training["models"]["ridge"] = model_row(-0.2)
-    write_json(out / "training" / "training.json", training)
+    write_json(out / "training" / "training.json", training | {"comparisons": compared(ridge=(-0.1, 0.02))})
     said = report.verdicts(report.write_summary(out))
-    assert said[0].startswith("token cross attention is better than the constant predictor")
-    assert said[1] == "No better than the constant predictor: ridge."
-    training["models"]["token_cross_attention"] = model_row(-0.1)
-    write_json(out / "training" / "training.json", training)
+    assert said[0] == "token cross attention is better than a constant by 0.850 R² [+0.800, +0.900]."
+    assert said[1] == "No better than a constant: ridge."
+    assert said[2] == "token cross attention is better than ridge by 0.200 R² [+0.100, +0.300]."
+    write_json(out / "training" / "training.json", training | {"comparisons": compared(token=(-0.2, 0.1))})
     said = report.verdicts(report.write_summary(out))
-    assert said[0].startswith("token cross attention is no better than the constant predictor")
-    assert said[-1].startswith("The best mean R² of the table is that of constant")
+    assert said[0] == "token cross attention is no better than a constant: -0.050 R² [-0.200, +0.100]."
+    assert "No better than a constant" not in said[1]
+
+
+def test_a_leaking_split_is_flagged_on_the_page(out):
+    training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    training["split"]["warning"] = "this split leaks: 2 of 2 test clips"
+    write_json(out / "training" / "training.json", training)
+    assert "this split leaks: 2 of 2 test clips" in report.write_report(out).read_text(encoding="utf-8")
+
+
+def test_groups_and_the_ceiling_of_the_ratings_stand_on_the_page(out):
+    training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    nothing = {"value": 0.01, "low": -0.02, "high": 0.03}
+    errors = dict.fromkeys(("mae", "bias", "mae_over_others", "bias_over_others"), nothing)
+    groups = {"old": errors | {"bias_over_others": {"value": -0.1, "low": -0.15, "high": -0.05}}}
+    ceiling = {"r2": dict.fromkeys(LETTERS, 0.64), "pearson": dict.fromkeys(LETTERS, 0.8)}
+    write_json(out / "training" / "training.json", training | {"groups": groups, "ceiling": ceiling})
+    page = report.write_report(out).read_text(encoding="utf-8")
+    assert "old: mean signed error differs from that of the others by -0.100 [-0.150, -0.050]." in page
+    assert page.count("<td>0.64</td>") == 5
+
+
+def test_the_table_has_a_column_for_each_target_whatever_its_name(out):
+    training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
+    training["targets"].append("interview")
+    for row in [*training["models"].values(), training["live"]]:
+        row["r2"]["interview"] = 0.123
+    write_json(out / "training" / "training.json", training)
+    page = report.write_report(out).read_text(encoding="utf-8")
+    assert "<th>interview</th>" in page
+    heads = [page.index(f"<th>{letter}</th>") for letter in LETTERS]
+    assert heads == sorted(heads)
+    assert page.count("<td>0.12</td>") == 4
 
 
 def test_without_planted_events_the_occlusion_paragraph_is_left_out(out):

@@ -97,7 +97,7 @@ def test_a_model_of_features_made_elsewhere_says_that_it_cannot_score_videos(mod
     card = read_json(tmp_path / "model" / "card.json")
     card["extractors"]["dynamic"]["weights"]["name"] = "elsewhere"
     write_json(tmp_path / "model" / "card.json", card)
-    with pytest.raises(ValueError, match="its dynamic features were made elsewhere. Train on features of 03 and 04."):
+    with pytest.raises(ValueError, match="its dynamic features were made elsewhere, or of stored faces or flow."):
         score.load_scorer(tmp_path / "model")
 
 

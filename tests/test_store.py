@@ -27,6 +27,20 @@ def test_a_feature_file_comes_back_as_it_was(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_reasons_come_back_and_a_file_without_any_holds_no_more_than_before(tmp_path):
+    plain, told = tmp_path / "plain.npz", tmp_path / "told.npz"
+    store.write_features(plain, rows())
+    assert "reason" not in store.read_arrays(plain)
+    reason = np.array(["", "face_000010.jpg: größer, not RGB", ""])
+    store.write_features(told, dataclasses.replace(rows(), reason=reason))
+    back = store.read_features(told)
+    assert back.reason.tolist() == reason.tolist()
+    assert back.in_time().reason is None
+    np.testing.assert_array_equal(back.in_time().features, rows().in_time().features)
+    with pytest.raises(ValueError, match=r"reason must have shape \(3,\) like features, got \(2,\)"):
+        dataclasses.replace(rows(), reason=reason[:2])
+
+
 def test_the_centre_of_a_row_is_between_its_start_and_end():
     np.testing.assert_allclose(rows().t_s, (np.arange(3) + 0.5) / 15)
 

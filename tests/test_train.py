@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, results, train
+from helpers import experiment, fitting, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import read_json, write_json
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
 from helpers.store import read_arrays
-from helpers.train import SHUFFLED_MODEL, TOKEN_MODEL, TrainingData, choose_data
+from helpers.train import TrainingData, choose_data
+from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N, T, DS, DD = 60, 5, 7, 3
 SMALL = {"epochs": 2, "batch_size": 16, "fusion_dim": 8, "num_heads": 1, "seeds": [0, 1], "workers": 1}
@@ -60,7 +61,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def cfg(tmp_path):
-    return TrainingConfig(out_dir=str(tmp_path / "run"), **SMALL)
+    return TrainingConfig(out_dir=str(tmp_path / "run"), models=",".join(FEW), **SMALL)
 
 
 def test_every_split_holds_clips_and_cuts_no_source(cfg):
@@ -75,8 +76,8 @@ def test_every_split_holds_clips_and_cuts_no_source(cfg):
 def test_shuffling_keeps_each_clips_tokens_and_leaves_padding_at_the_end():
     aligned = tokens()
     aligned.dynamic_mask[:, -1] = False
-    order = train.shuffled_order(aligned, 3)
-    mixed = train.shuffle_motion(aligned, 3)
+    order = variants.shuffled_order(aligned, 3)
+    mixed = variants.shuffle_motion(aligned, 3)
     assert (order[:, -1] == T - 1).all()
     assert np.array_equal(np.sort(order, 1), np.tile(np.arange(T), (N, 1)))
     assert np.array_equal(mixed.dynamic_features[4, 0], aligned.dynamic_features[4, order[4, 0]])
@@ -97,7 +98,7 @@ def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends(c
     x, y = np.zeros((24, 3), "float32"), np.random.default_rng(0).uniform(0, 1, (24, 5)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])  # nothing to learn but the mean
     slow = dataclasses.replace(cfg, schedule="plateau", patience=13, epochs=400, learning_rate=0.01)
-    history = train.fit(model, (x, y), (x, y[::-1] * 0 - 1), slow)
+    history = fitting.fit(model, (x, y), (x, y[::-1] * 0 - 1), slow)
     assert len(history) < 60
     assert float(model.optimizer.learning_rate) < 0.01 / 2
 
@@ -113,14 +114,17 @@ def test_ridge_finds_a_linear_cue(cfg):
 def test_aligned_inputs_pair_motion_by_time():
     aligned = tokens()
     late = Aligned(**vars(aligned) | {"dynamic_t_s": aligned.dynamic_t_s + 1})
-    inputs = train.model_inputs("aligned_mlp", late, 0)
+    inputs = variants.model_inputs("aligned_mlp", late, 0)
     assert np.array_equal(inputs["dynamic"][:, 1], aligned.dynamic_features[:, 0])
 
 
 @pytest.mark.slow
-def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg):
-    aligned = tokens()
-    first, second = (train.train_one(TOKEN_MODEL, 0, aligned, None, cfg) for _ in range(2))
+def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg, tmp_path, monkeypatch):
+    aligned, state = tokens(), tmp_path / "state.npz"
+    monkeypatch.setattr(fitting, "KEEP_EVERY_S", 0.0)
+    first = train.train_one(TOKEN_MODEL, 0, aligned, None, cfg)
+    second = train.train_one(TOKEN_MODEL, 0, aligned, None, cfg, state=state)  # keeping its state changes nothing
+    assert read_arrays(state)["next_epoch"] == cfg.epochs
     assert np.array_equal(first.prediction, second.prediction)
     validation = train.split_of(aligned, cfg, 0) == "validation"
     error = np.mean((first.prediction - aligned.labels)[validation] ** 2)
@@ -130,8 +134,6 @@ def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg):
 
 @pytest.mark.slow
 def test_the_table_is_resumed_to_the_same_results(data, cfg, monkeypatch):
-    for module in (experiment, results):
-        monkeypatch.setattr(module, "MODELS", FEW)
     first = experiment.run_table(data, cfg)
     folder = cfg.out / "training"
     kept = folder / "ridge-1.npz"
@@ -160,7 +162,11 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
         "validation": 6,
         "test": 6,
         "test_clips_sharing_a_source_with_train": 0,
+        "warning": None,
     }
+    pairs = [(c["a"], c["b"]) for c in found["comparisons"]]
+    assert pairs == [("ridge", "constant"), (TOKEN_MODEL, "constant"), (TOKEN_MODEL, "ridge")]
+    assert found["ratings"] == {"clips": 60, "rated": dict.fromkeys(TRAITS, 60), "first_missing": None}
     assert found["live"]["clips"] == 5
     shown = results.as_table(found)
     assert shown.index.tolist() == [*FEW, f"{TOKEN_MODEL}, 5 clips of this run"]
@@ -181,7 +187,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
 
 @pytest.mark.slow
 def test_a_failing_training_names_itself_its_error_and_the_log(data, cfg, monkeypatch):
-    monkeypatch.setattr(experiment, "MODELS", ("constant",))
+    monkeypatch.setattr(experiment, "chosen_models", lambda _: ("constant",))
     monkeypatch.setattr(experiment, "_done", lambda *_: False)
     (data.folder / "manifest.json").unlink()
     monkeypatch.setattr(experiment, "write_json", lambda path, _: write_json(path, {"config": {"epochs": 0}}))
@@ -228,7 +234,7 @@ def test_a_bank_made_otherwise_is_not_used_and_the_difference_is_said(data, tmp_
 
 def test_the_shuffled_control_is_the_token_model_on_moved_motion():
     aligned = tokens()
-    plain, mixed = (train.model_inputs(name, aligned, 0) for name in (TOKEN_MODEL, SHUFFLED_MODEL))
+    plain, mixed = (variants.model_inputs(name, aligned, 0) for name in (TOKEN_MODEL, SHUFFLED_MODEL))
     assert not np.array_equal(plain["dynamic"], mixed["dynamic"])
     assert np.array_equal(plain["static"], mixed["static"])
     np.testing.assert_allclose(plain["dynamic"].sum(1), mixed["dynamic"].sum(1), atol=1e-5)

@@ -2,11 +2,16 @@
 
 import errno
 import json
+import shutil
 
 import nbformat
 import pytest
+from test_face_trees import write_tree as write_faces
+from test_flow_files import some_flow
+from test_flow_files import write_tree as write_flow
 
 from helpers import config, workbook
+from helpers.clips import TRAITS
 from helpers.files import ROOT, DiskFullError, read_json
 
 
@@ -157,6 +162,58 @@ def test_only_and_from_choose_notebooks():
     assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09"]
     with pytest.raises(ValueError, match="names the notebook '12'"):
         workbook.select(only="12")
+
+
+@pytest.fixture
+def trees(tmp_path):
+    """Stored faces and flow of two clips, a data folder with one's ratings only, and the tasks that read them."""
+    for key in ("training80_01/a.001", "training80_01/b.001"):
+        write_faces(tmp_path / "faces" / key, range(3))
+        write_flow(tmp_path / "flow" / key, some_flow(5, 8, 8))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\nb.001,.1,.2,.3,.4,.5\n")
+    sections = f"03: {{faces_dir: {tmp_path / 'faces'}}}\n04: {{flow_dir: {tmp_path / 'flow'}}}"
+    (tmp_path / "p.yaml").write_text(sections)
+    return workbook.plan(tmp_path / "data", tmp_path / "out", weights="random", params=tmp_path / "p.yaml")
+
+
+def test_without_videos_the_tree_says_which_clips_there_are(trees, tmp_path):
+    data = tmp_path / "data"
+    keys = workbook.stored_keys(trees, data)
+    assert keys == ["training80_01/a.001", "training80_01/b.001"]
+    chosen = workbook.without_videos(trees, workbook.select(), data)
+    assert [name[:2] for name in chosen] == ["00", "03", "04", "05", "06"]
+    clips = workbook.check_inputs([], data, tmp_path / "out", stored=keys)
+    assert clips["split"].tolist() == ["train", "train"]
+    assert clips["openness"].notna().tolist() == [False, True]
+    assert clips.loc["training80_01/b.001", "neuroticism"] == 0.5
+    (data / "c.mp4").touch()
+    assert workbook.stored_keys(trees, data) == []
+
+
+def test_without_videos_and_a_tree_nothing_is_left_to_read(trees, tmp_path):
+    trees[4].parameters.pop("flow_dir")
+    with pytest.raises(ValueError, match="04_dynamic_extraction: flow_dir must name a folder, as .* holds no videos"):
+        workbook.without_videos(trees, workbook.select(), tmp_path / "data")
+    assert workbook.without_videos(trees, ["03_static_extraction"], tmp_path / "data") == ["03_static_extraction"]
+    trees[3].parameters["faces_dir"] = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="faces_dir must be a folder of face pictures, .*nowhere is none"):
+        workbook.stored_keys(trees, tmp_path / "data")
+
+
+def test_a_changed_picture_repeats_what_depends_on_it(book, tmp_path):
+    write_faces(tmp_path / "faces" / "a", range(3))
+    tree = workbook.Task("03_static_extraction", {"faces_dir": str(tmp_path / "faces")})
+    shutil.copy(book / "notebooks" / "05_alignment.ipynb", book / "notebooks" / f"{tree.name}.ipynb")
+
+    def executed():
+        (book / "executed.txt").write_text("")
+        workbook.run([tree, *tasks(book)], book / "data", book / "out", ["01_data_analysis", "05_alignment"])
+        return len((book / "executed.txt").read_text().split())
+
+    assert (executed(), executed()) == (2, 0)
+    (tmp_path / "faces" / "a" / "face_000001.jpg").unlink()
+    assert executed() == 2
 
 
 def test_a_notebook_run_by_itself_counts_as_done_in_the_whole(book):

@@ -58,7 +58,8 @@ def plot_models(models: Mapping[str, Any], *, targets: Sequence[str] = TRAITS) -
     """
     letters = [dict(zip(TRAITS, LETTERS, strict=True)).get(target, target) for target in targets]
     names = list(models)
-    fig, axes = plt.subplots(1, len(targets), figsize=(8, 3.4), sharey=True, layout="constrained", squeeze=False)
+    size = 8, max(3.4, 1.2 + 0.3 * len(names))
+    fig, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, layout="constrained", squeeze=False)
     y = np.arange(len(names))[::-1]
     for ax, target, letter in zip(axes[0], targets, letters, strict=True):
         values = np.array([_number(models[name]["r2"][letter]) for name in names])

@@ -1,0 +1,61 @@
+"""The commands `train` and `predict`, for arrays whose rows belong together: see `helpers.training_system`.
+
+In: what stands on the command line. Out: an exit status; files and lines of text.
+"""
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add both commands to those of `python -m helpers`."""
+    train = commands.add_parser("train", help="train the cross-attention model on arrays whose rows belong together")
+    for name in ("static_features", "dynamic_features", "labels"):
+        train.add_argument(f"--{name}", type=Path, required=True, metavar="FILE.npy")
+    train.add_argument("--ids", type=Path, metavar="FILE", help="clip of each row: a line each, or a CSV's column clip")
+    train.add_argument("--output", type=Path, required=True, metavar="FILE.keras", help="the model")
+    train.add_argument("--epochs", type=int, default=50)
+    train.add_argument("--batch_size", type=int, default=32)
+    train.add_argument("--params", type=Path, metavar="FILE.yaml", help="further parameters, as of 06_training")
+    train.set_defaults(command=_train)
+
+    predict = commands.add_parser("predict", help="score rows of features with a trained model")
+    predict.add_argument("--model", type=Path, required=True, help="the .keras file, or a model folder")
+    for name in ("static_features", "dynamic_features"):
+        predict.add_argument(f"--{name}", type=Path, required=True, metavar="FILE.npy")
+    predict.add_argument("--output", type=Path, required=True, metavar="FILE.npy", help="the scores, (N, targets)")
+    predict.set_defaults(command=_predict)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from helpers.config import TrainingConfig
+    from helpers.files import read_json, stderr_into
+    from helpers.workbook import read_params
+
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import training_system
+
+    given = read_params(arguments.params).get("06_training", {}) if arguments.params else {}
+    config = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | given)
+    paths = [getattr(arguments, name) for name in ("static_features", "dynamic_features", "labels")]
+    options = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "ids_path": arguments.ids}
+    training_system.train_personality_model(*paths, arguments.output, **options, config=config)
+    folder = arguments.output.with_suffix("")
+    found = read_json(folder / "analysis.json")
+    print(f"{arguments.output}: {found['verdict']}; epoch {found['best_epoch'] + 1} of {found['epochs']}")
+    print("\n".join([*found["time"]["recommendations"], f"all of it is in {folder}"]))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from helpers.files import stderr_into
+
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import training_system
+
+    paths = [getattr(arguments, name) for name in ("model", "static_features", "dynamic_features", "output")]
+    scores = training_system.predict_features(*paths)
+    print(f"{arguments.output}: {len(scores)} rows of {scores.shape[1]} scores")
+    return 0

@@ -1,0 +1,206 @@
+"""Is one model better than another: paired bootstrap over sources, and the answer in words.
+
+In: truth and predictions of two models on the same test clips (N, k), once per seed, with the clips' sources. Out:
+differences per target and on average with intervals, and sentences. NaN in `truth` means unrated and is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.clips import LETTERS, TRAITS
+from helpers.metrics import ratio
+
+DRAWS, LEVEL = 2000, 0.95
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One seed's test clips as two models saw them: `truth`, `a` and `b` (N, k), `sources` (N,)."""
+
+    truth: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    sources: np.ndarray
+
+
+def bootstrap_differences(
+    sets: Sequence[Paired], metric: str = "r2", *, n: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> np.ndarray:
+    """Compare two models by a paired bootstrap over sources.
+
+    Clips of one source are not independent, so whole sources are drawn, with replacement (Efron and Tibshirani 1993,
+    ch. 8); both models, and all seeds, are scored on the same draw. A difference is the mean over the seeds.
+
+    Args:
+        sets: One per seed; their test clips may differ.
+        metric: "mean_accuracy", "mae", "mse", "r2", "pearson" or "ccc", as in `helpers.metrics`.
+        n: Number of draws.
+        level: Coverage of the percentile interval.
+        seed: Of the draws.
+
+    Returns:
+        float64 (k + 1, 3): metric(a) - metric(b), the interval's low and high end; the last row is the mean over the
+        targets that have a value.
+    """
+    if metric not in FROM_SUMS:
+        raise ValueError(f"metric must be one of {', '.join(FROM_SUMS)}, got {metric!r}.")
+    names = np.unique(np.concatenate([s.sources.astype(str) for s in sets]))
+    if len(names) < 2:
+        raise ValueError(f"sources must be at least 2 different ones, got {len(names)}. Test on clips of more sources.")
+    random = np.random.RandomState(seed)
+    drawn = np.stack([np.bincount(random.randint(len(names), size=len(names)), minlength=len(names)) for _ in range(n)])
+    counts = np.vstack([np.ones(len(names)), drawn])  # (n + 1, sources), the first row is the test set as it is
+    per_pair = [_pair_differences(s, names, counts, metric) for s in sets]  # (n + 1, k) each
+    differences = _mean_over(np.stack(per_pair), 0)
+    differences = np.column_stack([differences, _mean_over(differences, 1)])  # (n + 1, k + 1)
+    ends = np.nanquantile(differences[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.stack([differences[0], *ends], 1)
+
+
+def _pair_differences(pair: Paired, names: np.ndarray, counts: np.ndarray, metric: str) -> np.ndarray:
+    """metric(a) - metric(b) of each draw and target, (draws, k)."""
+    if not len(pair.truth) == len(pair.a) == len(pair.b) == len(pair.sources):
+        raise ValueError(f"sources must be {len(pair.truth)}, one per clip, got {len(pair.sources)}.")
+    of_clip = np.searchsorted(names, pair.sources.astype(str))
+    values = [FROM_SUMS[metric](_drawn_sums(pair.truth, p, of_clip, counts)) for p in (pair.a, pair.b)]
+    return values[0] - values[1]
+
+
+def _drawn_sums(truth: np.ndarray, prediction: np.ndarray, of_clip: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means over each draw of what every metric is made of, (7, draws, k): see FROM_SUMS."""
+    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    rated = ~np.isnan(truth)
+    middle = np.nanmean(truth)  # both are shifted alike, which changes no metric and keeps the squares exact
+    t, p = np.where(rated, truth - middle, 0), np.where(rated, prediction - middle, 0)
+    each = np.stack([rated, t, p, t**2, p**2, t * p, np.abs(t - p)])  # (7, N, k)
+    per_source = np.zeros((len(each), counts.shape[1], truth.shape[1]))
+    np.add.at(per_source.transpose(1, 0, 2), of_clip, each.transpose(1, 0, 2))
+    sums = np.einsum("ds,qsk->qdk", counts, per_source)
+    with np.errstate(invalid="ignore"):  # no rating drawn: NaN
+        return np.concatenate([sums[:1], sums[1:] / sums[:1]])
+
+
+def _mse(m: np.ndarray) -> np.ndarray:
+    return m[3] - 2 * m[5] + m[4]
+
+
+def _variances(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variance of truth and prediction and their covariance; a variance within rounding of 0 is 0."""
+    truth, prediction = (np.where(v < 1e-12, 0, v) for v in (m[3] - m[1] ** 2, m[4] - m[2] ** 2))
+    return truth, prediction, m[5] - m[1] * m[2]
+
+
+def _pearson(m: np.ndarray) -> np.ndarray:
+    truth, prediction, covariance = _variances(m)
+    return ratio(covariance, np.sqrt(truth * prediction), 0.0)
+
+
+def _ccc(m: np.ndarray) -> np.ndarray:
+    truth, prediction, covariance = _variances(m)
+    return np.where(prediction == 0, 0.0, ratio(2 * covariance, truth + prediction + (m[1] - m[2]) ** 2, 0.0))
+
+
+FROM_SUMS = {  # m: number rated; means of truth, prediction, their squares, their product, their absolute difference
+    "mean_accuracy": lambda m: 1 - m[6],
+    "mae": lambda m: m[6],
+    "mse": _mse,
+    "r2": lambda m: 1 - ratio(_mse(m), _variances(m)[0]),
+    "pearson": _pearson,
+    "ccc": _ccc,
+}
+
+
+def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean without NaN; NaN where there is nothing else."""
+    n = (~np.isnan(values)).sum(axis)
+    return np.where(n > 0, np.nansum(values, axis) / np.maximum(n, 1), np.nan)
+
+
+def paired_sets(predictions: pd.DataFrame, a: str, b: str) -> tuple[list[Paired], list[str]]:
+    """Take two models' test clips out of `predictions.csv`: one set per seed, and the targets in their order."""
+    targets = predictions["trait"].drop_duplicates().tolist()
+    rows = predictions[predictions["split"] == "test"]
+    sets = []
+    for seed in rows["seed"].unique():
+        wide = [
+            rows[(rows["seed"] == seed) & (rows["model"] == name)].pivot(
+                index=["clip", "source"], columns="trait", values=["truth", "prediction"]
+            )
+            for name in (a, b)
+        ]
+        if not len(wide[0]) or not wide[0].index.equals(wide[1].index):
+            raise ValueError(f"{a} and {b} must be models with predictions for the same clips. Train both.")
+        truth, first, second = (
+            table[column][targets].to_numpy()
+            for table, column in ((wide[0], "truth"), (wide[0], "prediction"), (wide[1], "prediction"))
+        )
+        sets.append(Paired(truth, first, second, wide[0].index.get_level_values("source").to_numpy(str)))
+    return sets, targets
+
+
+def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2", **options: Any) -> dict[str, Any]:
+    """Compare any two models of a table.
+
+    Args:
+        predictions: As `predictions.csv` has them.
+        a, b: Names of models in it.
+        metric: See `bootstrap_differences`, which `options` go to.
+
+    Returns:
+        `a`, `b`, `metric`, `difference`, `low`, `high` (mean over targets), `targets` (the same three for each, traits
+        by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
+    """
+    sets, targets = paired_sets(predictions, a, b)
+    rows = bootstrap_differences(sets, metric, **options)
+    letters = dict(zip(TRAITS, LETTERS, strict=True))
+    ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]
+    found = {"a": a, "b": b, "metric": metric} | ends[-1]
+    found["targets"] = {letters.get(target, target): end for target, end in zip(targets, ends[:-1], strict=True)}
+    found["sources"] = len(np.unique(np.concatenate([s.sources for s in sets])))
+    found["clips"] = int(sum(len(s.truth) for s in sets))
+    return found | {"verdict": verdict(found)}
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Say what a comparison came to: better, worse, or not to be told apart, with the interval.
+
+    Better and worse mean that the whole interval lies on that side of 0.
+    """
+    a, b = (found[side].replace("_", " ") for side in "ab")
+    unit = {"r2": "R²", "mean_accuracy": "mean accuracy"}.get(found["metric"], found["metric"])
+    if None in (found["difference"], found["low"], found["high"]):
+        return f"{a} cannot be compared with {b}: too few rated test clips."
+    errors = found["metric"] in ("mae", "mse")
+    low, high = found["low"], found["high"]
+    better, worse = (high < 0, low > 0) if errors else (low > 0, high < 0)
+    difference, interval = signed(found["difference"]), f"[{signed(low)}, {signed(high)}]"
+    if better or (worse and b != "constant"):
+        how = "better" if better else "worse"
+        return f"{a} is {how} than {_the(b)} by {abs(found['difference']):.3f} {unit} {interval}."
+    if b == "constant":
+        return f"{a} is no better than a constant: {difference} {unit} {interval}."
+    return f"{a} and {_the(b)} cannot be told apart: {difference} {unit} {interval}."
+
+
+def signed(value: float) -> str:
+    """Three decimals with a sign; what rounds to 0 is +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _the(name: str) -> str:
+    return "a constant" if name == "constant" else name
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def comparisons(predictions: pd.DataFrame, names: Sequence[str], main: str) -> list[dict[str, Any]]:
+    """Compare every model with the constant, and the main model, where it is among them, with every other."""
+    pairs = [(name, "constant") for name in names if name != "constant"]
+    pairs += [(main, name) for name in names if main in names and name not in ("constant", main)]
+    return [compare_models(predictions, a, b) for a, b in pairs]

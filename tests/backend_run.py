@@ -1,0 +1,96 @@
+"""What one Keras backend makes of the same clip and the same numbers: `python tests/backend_run.py FOLDER`.
+
+FOLDER holds clips.csv, faces/ of its clips, and model.keras, which TensorFlow wrote. Left there: outputs.npz.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from helpers import extract
+from helpers.attention import get_attention_weights
+from helpers.clips import load_clips
+from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
+from helpers.files import ROOT
+from helpers.fitting import fit
+from helpers.forward import NetworkError, compile_forward
+from helpers.model import CompletePersonalityModel, aligned_mlp
+from helpers.store import read_features, write_arrays
+
+TOO_WIDE = 2**22  # its square of float32 is more than any processor can address
+
+
+def inputs(n=5, n_static=3, n_dynamic=7):
+    """Clips whose last tokens are masked, of 11 and 13 features."""
+    rng = np.random.default_rng(1)
+    times = {"static_t_s": np.arange(n_static) * 0.5, "dynamic_t_s": np.arange(n_dynamic) * 0.3}
+    static_mask, dynamic_mask = np.ones((n, n_static), bool), np.ones((n, n_dynamic), bool)
+    static_mask[::2, -1] = dynamic_mask[::2, -2:] = False
+    return {
+        "static": rng.standard_normal((n, n_static, 11), np.float32),
+        "dynamic": rng.standard_normal((n, n_dynamic, 13), np.float32),
+        **{name: np.tile(t_s.astype(np.float32), (n, 1)) for name, t_s in times.items()},
+        "static_mask": static_mask,
+        "dynamic_mask": dynamic_mask,
+    }
+
+
+def filled(model):
+    """The model with weights that no backend drew."""
+    rng = np.random.default_rng(2)
+    for variable in model.weights:
+        low, high = (0.5, 1.0) if "variance" in variable.name else (-0.3, 0.3)
+        variable.assign(rng.uniform(low, high, variable.shape).astype(np.float32))
+    return model
+
+
+def rows(folder):
+    clips = load_clips(folder / "clips.csv")
+    folders = {"data_dir": str(ROOT / "data_sample"), "out_dir": str(folder), "workers": 1}
+    extract.extract_static(clips, StaticConfig(**folders, every_n_frames=32))
+    extract.extract_dynamic(clips, DynamicConfig(**folders, input_px=64))
+    stages = ("static", "dynamic")
+    return {f"{name} rows": read_features(folder / name / f"{clips.index[0]}.npz").features for name in stages}
+
+
+def scores(folder):
+    x = inputs()
+    pairs = {"static": x["static"], "dynamic": x["dynamic"][:, :3], "mask": x["static_mask"]}
+    model = keras.saving.load_model(folder / "model.keras")
+    return {
+        "scores": model.predict(x, verbose=0),
+        "attention": get_attention_weights(model, x),
+        "aligned_mlp": filled(aligned_mlp(11, 13)).predict(pairs, verbose=0),
+    }
+
+
+def losses():
+    """Validation losses of a training on ratings that the face tokens hold."""
+    x = inputs(n=64)
+    y = 0.5 + 0.1 * x["static"].mean(1)[:, :5]
+    parts = [({name: value[part] for name, value in x.items()}, y[part]) for part in (slice(48), slice(48, 64))]
+    keras.utils.set_random_seed(0)
+    model = CompletePersonalityModel(11, 13, 16, 2)
+    return {"losses": fit(model, *parts, TrainingConfig(epochs=8, batch_size=16))["val_loss"].to_numpy()}
+
+
+def want_of_memory():
+    """What is said of an output that no memory can hold."""
+    clip = keras.Input((None, None, 1))
+    network = keras.Model(clip, keras.layers.ZeroPadding2D(TOO_WIDE)(clip))
+    try:
+        compile_forward(network)(np.ones((1, 3, 3, 1), np.float32))
+    except (MemoryError, NetworkError) as error:
+        return {"error": np.array([type(error).__name__, str(error)])}
+    return {}
+
+
+def outputs(folder):
+    return rows(folder) | scores(folder)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    write_arrays(folder / "outputs.npz", **outputs(folder), **losses(), **want_of_memory())

@@ -1,0 +1,70 @@
+"""The same extraction and the same model on another Keras backend, which runs in a process of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import backend_run
+import numpy as np
+import pytest
+
+from helpers.clips import read_clips
+from helpers.config import PreparationConfig
+from helpers.extract import prepare_clips
+from helpers.files import ROOT
+from helpers.model import CompletePersonalityModel
+from helpers.store import read_arrays
+
+pytestmark = pytest.mark.skipif(
+    find_spec("jax") is None, reason="JAX is not installed: pip install -e '.[jax]' brings it, or requirements.lock"
+)
+COMPARED = ("static rows", "dynamic rows", "scores", "attention", "aligned_mlp")
+
+
+@pytest.fixture(scope="module")
+def tensorflow(tmp_path_factory):
+    """The folder of a clip whose face is found, and what TensorFlow makes of it."""
+    folder = tmp_path_factory.mktemp("tensorflow")
+    clips = read_clips(ROOT / "data_sample")
+    clips = clips[clips.index.str.startswith("training")].iloc[[0]]
+    clips.to_csv(folder / "clips.csv")
+    prepare_clips(clips, PreparationConfig(data_dir=str(ROOT / "data_sample"), out_dir=str(folder), workers=1))
+    backend_run.filled(CompletePersonalityModel(11, 13, 16, 2)).save(folder / "model.keras")
+    start = tmp_path_factory.mktemp("start") / "run"
+    shutil.copytree(folder, start)
+    return start, backend_run.outputs(folder)
+
+
+@pytest.fixture(scope="module")
+def jax(tensorflow, tmp_path_factory):
+    """What JAX makes of the same."""
+    folder = tmp_path_factory.mktemp("jax") / "run"
+    shutil.copytree(tensorflow[0], folder)
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, Path(backend_run.__file__), folder]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return read_arrays(folder / "outputs.npz")
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_jax_gives_what_tensorflow_gives(tensorflow, jax, name):
+    theirs = tensorflow[1][name]
+    assert jax[name].shape == theirs.shape
+    assert np.abs(theirs).max() > 0
+    assert np.abs(jax[name] - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+def test_a_model_learns_on_jax(jax):
+    assert jax["losses"][-1] < 0.5 * jax["losses"][0]
+
+
+def test_want_of_memory_on_jax_is_a_memory_error_that_says_how_much(jax):
+    kind, said = jax["error"]
+    assert kind == "MemoryError"
+    assert said.startswith("the network ran out of memory on an input of (1, 3, 3, 1): RESOURCE_EXHAUSTED: ")
+    assert re.search(r"allocating \d{15} bytes\.$", said)

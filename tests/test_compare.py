@@ -1,0 +1,111 @@
+"""One table from one call, on models without a network: leaks and shuffled labels are found out."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_train import tokens, write_folder
+
+from helpers import compare, experiment, results, train
+from helpers.__main__ import main
+from helpers.align import Aligned
+from helpers.clips import write_clips
+from helpers.config import TrainingConfig
+from helpers.files import read_json, write_json
+
+QUICK = "constant,same_video,ridge"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Compare the quick models on these clips, in this process; the token model, which takes long, is left out."""
+    for module in (experiment, results):
+        monkeypatch.setattr(module, "chosen_models", lambda models: tuple(models.split(",")))
+
+    def run_on(clips: Aligned, **changes) -> tuple[pd.DataFrame, dict]:
+        def train_here(folder: Path, jobs: list, cfg: TrainingConfig) -> None:
+            for name, seed, stamp in jobs:
+                train.write_fitted(folder, name, seed, stamp, train.train_one(name, seed, clips, None, cfg))
+
+        monkeypatch.setattr(experiment, "_run_jobs", train_here)
+        write_folder(tmp_path / "clips", clips)
+        options = {"models": QUICK, "seeds": [0, 1], "workers": 1, "validation_share": 0.2, "test_share": 0.4}
+        cfg = TrainingConfig(out_dir=str(tmp_path / "run"), **options | changes)
+        return compare.compare_models_of(tmp_path / "clips", cfg)
+
+    return run_on
+
+
+def test_the_table_has_every_model_with_intervals_and_is_written(run, tmp_path):
+    table, found = run(tokens())
+    assert table.index.tolist() == QUICK.split(",")
+    assert table.loc["ridge", "O"] > 0.5
+    assert table.loc["ridge", "over_constant_low"] < table.loc["ridge", "over_constant"]
+    assert np.isnan(table.loc["constant", "over_constant"])
+    written = pd.read_csv(tmp_path / "run" / "models.csv", index_col="model")
+    np.testing.assert_allclose(written["mean"], table["mean"], rtol=1e-5)
+    from_file = read_json(tmp_path / "run" / "training" / "training.json")
+    assert from_file["comparisons"] == found["comparisons"]
+    pd.testing.assert_frame_equal(compare.table_of(from_file), compare.table_of(found))
+    text = compare.as_text(table)
+    assert "over the constant" in text
+    assert "[" in text.splitlines()[-1]
+
+
+def test_shuffled_labels_are_reported_as_no_better_than_a_constant(run):
+    clips = tokens()
+    order = np.random.default_rng(0).permutation(len(clips))
+    _, found = run(dataclasses.replace(clips, labels=clips.labels[order]))
+    for comparison in found["comparisons"]:
+        assert "is no better than a constant" in comparison["verdict"]
+
+
+def test_a_leaking_split_is_flagged_and_the_look_up_shows_what_it_gives_away(run, caplog):
+    clips = tokens()
+    of_source = np.random.default_rng(1).uniform(0.2, 0.8, (20, 5)).astype("float32")
+    clips.labels[:] = np.repeat(of_source, 3, 0)  # the clips of a source are rated alike
+    with caplog.at_level(logging.WARNING, logger="helpers"):
+        _, found = run(clips, split="random", models="constant,same_video")
+    assert "this split leaks" in caplog.text
+    assert found["split"]["warning"].startswith("this split leaks: ")
+    assert found["comparisons"][0]["verdict"].startswith("same video is better than a constant by")
+    _, found = run(clips, models="constant,same_video")
+    assert found["split"]["warning"] is None
+    assert found["comparisons"][0]["verdict"].startswith("same video is no better than a constant")
+
+
+def test_missing_ratings_are_counted_and_left_out(run):
+    clips = tokens()
+    clips.labels[::2, 1] = np.nan
+    table, found = run(clips)
+    assert found["ratings"]["rated"]["conscientiousness"] == 30
+    assert found["ratings"]["first_missing"] == "conscientiousness of bank/000"
+    assert np.isfinite(table.loc["ridge", "C"])
+    clips.labels[:, 1] = np.nan
+    with pytest.raises(ValueError, match="conscientiousness must be rated in every part of the split"):
+        run(clips)
+
+
+def test_a_wrong_model_is_refused_by_the_command_line(tmp_path, capsys):
+    write_folder(tmp_path / "clips", tokens())
+    arguments = ["--data", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--models", "ridge,oracle"]
+    assert main(["compare", *arguments]) == 1
+    assert "got 'oracle'" in capsys.readouterr().err
+
+
+def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(run, tmp_path, monkeypatch):
+    clips = tokens()
+    group = np.where(np.arange(len(clips)) // 3 % 2, "b", "a")
+    table = pd.DataFrame({"path": "x", "source": clips.sources, "split": "", "group": group}, index=clips.clips)
+    write_clips(table.rename_axis("key").assign(openness=0.5), tmp_path / "run" / "clips.csv")
+    agreement = {"openness": {"max_r2": 0.64, "max_pearson": 0.8}}
+    write_json(tmp_path / "run" / "analysis.json", {"reliability": agreement})
+    monkeypatch.setattr(results, "TOKEN_MODEL", "ridge")  # trained in no time
+    _, found = run(clips)
+    assert found["ceiling"] == {"r2": {"O": 0.64}, "pearson": {"O": 0.8}}
+    assert list(found["groups"]) == ["a", "b"]
+    errors = found["groups"]["a"]
+    assert errors["mae"]["low"] < errors["mae"]["value"] < errors["mae"]["high"]

@@ -1,0 +1,148 @@
+"""Paired comparisons: against the metrics themselves, a bootstrap written out, analytic cases; the words."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import comparison, metrics
+from helpers.clips import TRAITS
+from helpers.comparison import Paired, bootstrap_differences
+
+
+def noisy(n: int = 31, k: int = 5, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    truth = np.random.default_rng(0).random((n, k))
+    return truth, truth + noise * np.random.default_rng(seed + round(1000 * noise)).standard_normal((n, k))
+
+
+def compared(truth, a, b, sources, metric="mean_accuracy", **options) -> tuple[float, float, float]:
+    return tuple(bootstrap_differences([Paired(truth, a, b, np.asarray(sources))], metric, **options)[-1])
+
+
+@pytest.mark.parametrize("metric", list(comparison.FROM_SUMS))
+def test_the_difference_is_that_of_the_metric_itself(metric):
+    truth, a = noisy()
+    truth[:3, 1] = np.nan
+    b = np.tile(np.linspace(0.2, 0.8, 5), (31, 1))  # constants
+    named = getattr(metrics, metric)
+    rows = bootstrap_differences([Paired(truth, a, b, np.arange(31))], metric, n=3)
+    np.testing.assert_allclose(rows[:5, 0], named(truth, a) - named(truth, b), atol=1e-9)
+    assert rows[5, 0] == pytest.approx(np.mean(rows[:5, 0]))
+
+
+def test_the_interval_is_that_of_drawing_whole_sources_one_by_one():
+    truth, a = noisy(n=40)
+    _, b = noisy(n=40, noise=0.2)
+    sources = np.random.default_rng(3).integers(0, 11, 40).astype(str)
+    names = np.unique(sources)
+    random, draws = np.random.RandomState(5), []
+    for _ in range(50):
+        rows = np.concatenate(
+            [np.flatnonzero(sources == names[i]) for i in random.randint(len(names), size=len(names))]
+        )
+        draws.append((metrics.r2(truth[rows], a[rows]) - metrics.r2(truth[rows], b[rows])).mean())
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert compared(truth, a, b, sources, "r2", n=50, seed=5)[1:] == pytest.approx((low, high))
+
+
+def test_the_bootstrap_finds_a_clear_difference_and_repeats():
+    truth, good = noisy(n=120, noise=0.05)
+    _, bad = noisy(n=120, noise=0.2)
+    sources = np.arange(120) // 4
+    found = difference, low, high = compared(truth, good, bad, sources, n=200)
+    assert 0 < low < difference < high < 0.2
+    assert found == compared(truth, good, bad, sources, n=200)
+    assert found != compared(truth, good, bad, sources, n=200, seed=1)
+    assert compared(truth, bad, good, sources, n=200) == pytest.approx((-difference, -high, -low))
+    assert compared(truth, good, good, sources, n=20) == (0, 0, 0)
+
+
+def test_clips_that_repeat_within_a_source_do_not_narrow_the_interval():
+    truth, a = noisy(n=41, k=1)
+    _, b = noisy(n=41, k=1, noise=0.12)
+    alone = compared(truth, a, b, np.arange(41), n=500)
+    copies = [np.repeat(values, 6, axis=0) for values in (truth, a, b)]
+    whole = compared(*copies, np.repeat(np.arange(41), 6), n=500)
+    parted = compared(*copies, np.arange(41 * 6), n=500)
+    assert whole == pytest.approx(alone)
+    assert parted[2] - parted[1] < 0.6 * (whole[2] - whole[1])
+
+
+def test_the_interval_of_equal_models_covers_zero_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        truth = random.random((50, 1))
+        a, b = (truth + 0.1 * random.standard_normal((50, 1)) for _ in range(2))
+        _, low, high = compared(truth, a, b, np.arange(50), n=300, level=0.8)
+        covered += low <= 0 <= high
+    assert 0.68 < covered / 100 < 0.92
+
+
+def test_seeds_count_alike_and_are_drawn_together():
+    truth, a = noisy(n=30)
+    _, b = noisy(n=30, noise=0.2)
+    sources = np.arange(30)
+    one = [Paired(truth, a, b, sources)]
+    assert np.allclose(bootstrap_differences(one, n=40), bootstrap_differences(one * 2, n=40))
+    first, second = Paired(truth[:10], a[:10], b[:10], sources[:10]), Paired(truth[10:], a[10:], b[10:], sources[10:])
+    rows = bootstrap_differences([first, second], n=40)
+    alone = [bootstrap_differences([pair], n=2)[:, 0] for pair in (first, second)]
+    np.testing.assert_allclose(rows[:, 0], np.mean(alone, axis=0))
+
+
+def test_what_cannot_be_compared_is_refused():
+    truth, a = noisy(n=7)
+    with pytest.raises(ValueError, match="at least 2 different ones, got 1"):
+        compared(truth, a, a, ["x"] * 7)
+    with pytest.raises(ValueError, match="sources must be 7, one per clip, got 5"):
+        compared(truth, a, a, np.arange(5))
+    with pytest.raises(ValueError, match="metric must be one of mean_accuracy, .*got 'r'"):
+        compared(truth, a, a, np.arange(7), "r")
+
+
+def predictions(**models: float) -> pd.DataFrame:
+    """Two seeds' test clips; a model's number is the sd of its error, 0 for the constant."""
+    parts = []
+    for seed in (0, 1):
+        for name, noise in models.items():
+            random = np.random.default_rng(seed)
+            truth = random.uniform(0.2, 0.8, (60, 5))
+            error = np.random.default_rng([seed, round(1000 * noise)]).normal(0, noise, truth.shape)
+            prediction = truth + error if noise else np.full(truth.shape, 0.5)
+            for i, clip in enumerate(range(60)):
+                for k, trait in enumerate(TRAITS):
+                    row = (name, seed, "test", f"c{clip}", f"s{clip // 3}", trait, truth[i, k], prediction[i, k])
+                    parts.append(row)
+    columns = ["model", "seed", "split", "clip", "source", "trait", "truth", "prediction"]
+    return pd.DataFrame(parts, columns=columns)
+
+
+def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interval():
+    table = predictions(constant=0, good=0.05, fair=0.1, useless=0.173, bad=0.3)
+    good = comparison.compare_models(table, "good", "fair", n=300)
+    assert good["low"] > 0
+    assert good["verdict"].startswith("good is better than fair by 0.")
+    assert list(good["targets"]) == ["O", "C", "E", "A", "N"]
+    assert (good["sources"], good["clips"]) == (20, 120)
+    assert comparison.compare_models(table, "fair", "good", n=300)["verdict"].startswith("fair is worse than good by")
+    constant = comparison.compare_models(table, "good", "constant", n=300)
+    assert constant["verdict"].startswith("good is better than a constant by")
+    for name in ("useless", "bad"):
+        assert f"{name} is no better than a constant" in comparison.compare_models(table, name, "constant")["verdict"]
+    lower = comparison.compare_models(table, "good", "fair", "mae", n=300)
+    assert lower["high"] < 0
+    assert "better than fair" in lower["verdict"]
+    assert comparison.signed(-1e-9) == "+0.000"
+    same = comparison.compare_models(table, "good", "good", n=50)
+    assert "cannot be told apart" in same["verdict"]
+
+
+def test_the_pairs_that_matter_are_all_with_the_constant_and_the_main_model_with_all():
+    table = predictions(constant=0, good=0.05, fair=0.1)
+    pairs = [(c["a"], c["b"]) for c in comparison.comparisons(table, ["constant", "good", "fair"], "good")]
+    assert pairs == [("good", "constant"), ("fair", "constant"), ("good", "fair")]
+
+
+def test_a_model_without_predictions_is_named():
+    with pytest.raises(ValueError, match="good and best must be models with predictions for the same clips"):
+        comparison.compare_models(predictions(constant=0, good=0.05), "good", "best")

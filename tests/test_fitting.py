@@ -1,0 +1,165 @@
+"""Fitting: the loss over what is rated, the optimizer's arithmetic, and going on after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import fitting
+from helpers.config import TrainingConfig
+from helpers.files import ROOT
+from helpers.fitting import Batches, fit
+from helpers.model import CompletePersonalityModel
+from helpers.objective import FusedAdamW, RatedError
+
+N, DS, DD, K = 53, 7, 3, 5
+CFG = TrainingConfig(epochs=5, batch_size=16, schedule="plateau", patience=4)
+
+
+def clips(n: int = N, seed: int = 0) -> fitting.Part:
+    rng = np.random.default_rng(seed)
+    inputs = {"static": rng.standard_normal((n, DS), np.float32), "dynamic": rng.standard_normal((n, DD), np.float32)}
+    return inputs, rng.random((n, K), np.float32)
+
+
+def start(seed: int = 0) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    return CompletePersonalityModel(DS, DD, 8, 1, 0.3, K)
+
+
+def test_the_error_counts_what_is_rated_and_is_the_mean_squared_error_where_all_is():
+    truth = np.array([[0.5, np.nan, 0.1], [np.nan, np.nan, 0.7]], "float32")
+    guess = np.array([[0.1, 9.0, 0.3], [9.0, 9.0, 0.4]], "float32")
+    assert float(RatedError()(truth, guess)) == pytest.approx((0.4**2 + 0.2**2 + 0.3**2) / 3, rel=1e-5)
+    full = np.nan_to_num(truth)
+    assert float(RatedError()(full, guess)) == pytest.approx(np.mean((full - guess) ** 2), rel=1e-6)
+    assert float(RatedError()(truth * np.nan, guess)) == 0
+
+
+def test_a_missing_rating_teaches_nothing_and_the_others_teach_as_before():
+    train, validation = clips(), clips(11, 1)
+    train[1][:, 2] = np.nan
+    model = start()
+    before = model.head.scores.get_weights()[0]
+    history = fit(model, train, validation, TrainingConfig(epochs=2, batch_size=16, weight_decay=0.0))
+    change = np.abs(model.head.scores.get_weights()[0] - before).max(0)
+    assert change[2] == 0
+    assert change[[0, 1, 3, 4]].min() > 0
+    assert np.isfinite(history.to_numpy()).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends have Keras' own")
+def test_the_fused_optimizer_does_what_keras_does():
+    def moved(optimizer):
+        rng = np.random.default_rng(0)
+        variables = [keras.Variable(rng.standard_normal(shape).astype("float32")) for shape in ((DS, DD), (K,))]
+        for size in (9.0, 0.1, 3.0, 0.2, 0.1):  # the long gradients are clipped, the short ones are not
+            gradients = [keras.ops.convert_to_tensor(size * rng.standard_normal(v.shape), "float32") for v in variables]
+            optimizer.apply(gradients, variables)
+        return np.concatenate([keras.ops.convert_to_numpy(v.value).ravel() for v in variables])
+
+    rate = keras.optimizers.schedules.CosineDecay(0.05, 5, 0.02)
+    theirs = moved(keras.optimizers.AdamW(rate, weight_decay=0.3, clipnorm=1.0))
+    np.testing.assert_allclose(moved(FusedAdamW(rate, 0.3, 1.0)), theirs, atol=1e-6)
+    for other in ({"weight_decay": 0.3}, {"weight_decay": 0.0, "clipnorm": 1.0}):  # else nothing would be compared
+        assert np.abs(moved(keras.optimizers.AdamW(rate, **other)) - theirs).max() > 1e-3
+
+
+def test_each_epoch_has_an_order_of_its_own_and_the_same_seed_the_same():
+    first, again, other = (Batches(*clips(), 16, seed) for seed in (1, 1, 2))
+    orders = []
+    for epoch in range(3):
+        for batches in (first, again, other):
+            batches.shuffle(epoch)
+        assert np.array_equal(first.order, again.order)
+        assert not np.array_equal(first.order, other.order)
+        orders.append(first.order.tolist())
+    assert sorted(orders[0]) == list(range(N))
+    assert len({tuple(order) for order in orders}) == 3
+    inputs, labels = first[len(first) - 1]  # the last batch is a part of one
+    assert len(labels) == len(inputs["static"]) == N % 16
+
+
+def test_the_saved_model_needs_no_file_of_ours_but_the_models(tmp_path):
+    model = start()
+    fit(model, clips(), clips(11, 1), TrainingConfig(epochs=1, batch_size=64))
+    model.save(tmp_path / "m.keras")
+    assert type(model.optimizer) is keras.optimizers.AdamW
+    inputs = clips()[0]
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(again(inputs), model(inputs), atol=1e-6)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import keras
+from helpers import fitting
+from tests import test_fitting
+
+fitting.KEEP_EVERY_S = 0.0
+kill = lambda epoch, logs: os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else None
+callback = keras.callbacks.LambdaCallback(on_epoch_end=kill)
+fitting.fit(test_fitting.start(), test_fitting.clips(), test_fitting.clips(11, 1), test_fitting.CFG,
+            state=Path(sys.argv[1]), callbacks=[callback])
+"""
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    state = tmp_path / "state.npz"
+    command = [sys.executable, "-c", KILLED, str(state)]
+    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert int(np.load(state)["next_epoch"]) == 3  # epochs 0 to 2 are kept, the fourth is lost
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    resumed = start()
+    history = fit(resumed, clips(), clips(11, 1), CFG, state=state, callbacks=[watch])
+    assert seen == [3, 4]
+    uninterrupted = start()
+    expected = fit(uninterrupted, clips(), clips(11, 1), CFG)
+    pd.testing.assert_frame_equal(history, expected, rtol=1e-6)
+    for ours, theirs in zip(resumed.get_weights(), uninterrupted.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "KEEP_EVERY_S", 0.0)
+    state, cfg = tmp_path / "state.npz", TrainingConfig(epochs=1, batch_size=64)
+    fit(start(), clips(), clips(11, 1), cfg, state=state)
+    done = np.load(state)["stamp"]
+    assert len(fit(start(1), clips(), clips(11, 1), cfg, state=state)) == 1
+    assert np.load(state)["stamp"] != done
+    state.write_bytes(b"half a file")
+    assert fit(start(), clips(), clips(11, 1), cfg, state=state)["epoch"].tolist() == [0]
+    assert np.load(state)["stamp"] == done
+
+
+@pytest.mark.parametrize("patience", [1, 0])
+def test_a_training_killed_after_its_last_epoch_only_restores_the_best(tmp_path, monkeypatch, patience):
+    monkeypatch.setattr(fitting, "KEEP_EVERY_S", 0.0)
+    cfg = TrainingConfig(epochs=4, batch_size=16, learning_rate=0.5, patience=patience)
+    first = start()
+    history = fit(first, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz")
+    again = start()
+    pd.testing.assert_frame_equal(fit(again, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz"), history)
+    for ours, theirs in zip(again.get_weights(), first.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_computes_in_it_and_keeps_weights_and_scores_float32(precision):
+    with fitting.computing_in(precision):
+        model = start()
+    history = fit(model, clips(), clips(11, 1), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01))
+    assert model.head.hidden.compute_dtype == precision
+    assert {weight.dtype for weight in model.trainable_variables} == {"float32"}
+    assert keras.ops.convert_to_numpy(model(clips()[0])).dtype == np.float32
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert keras.config.dtype_policy().name == "float32"

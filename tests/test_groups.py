@@ -1,0 +1,56 @@
+"""Errors by group: planted differences are found, absent ones are not claimed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import groups
+
+
+def table(bias: float = 0.0, noise_of_b: float = 0.1, n: int = 120) -> tuple[pd.DataFrame, pd.Series]:
+    """Clips of 40 sources, alternately of group a and b; b's predictions are `bias` too high, with more noise."""
+    random = np.random.default_rng(0)
+    of_source = np.arange(n) // 3
+    is_b = of_source % 2 == 1
+    truth = random.uniform(0.3, 0.7, n)
+    prediction = truth + np.where(is_b, bias + noise_of_b * random.standard_normal(n), 0.1 * random.standard_normal(n))
+    clips = [f"c{i}" for i in range(n)]
+    rows = pd.DataFrame(
+        {"seed": 0, "clip": clips, "source": [f"s{i}" for i in of_source], "truth": truth, "prediction": prediction}
+    )
+    return rows, pd.Series(np.where(is_b, "b", "a"), index=clips)
+
+
+def test_a_planted_bias_of_a_group_is_found_with_its_sign():
+    rows, of_clip = table(bias=0.15)
+    found = groups.group_errors(rows, of_clip, n=300)
+    is_b = of_clip.to_numpy() == "b"
+    error = (rows["prediction"] - rows["truth"]).to_numpy()
+    assert found["b"]["bias"]["value"] == pytest.approx(error[is_b].mean())
+    assert found["b"]["mae"]["value"] == pytest.approx(np.abs(error[is_b]).mean())
+    assert found["b"]["bias_over_others"]["low"] > 0.08
+    assert found["a"]["bias_over_others"]["high"] < -0.08
+    assert (found["b"]["clips"], found["b"]["sources"]) == (60, 20)
+    assert any(line.startswith("b: mean signed error differs") for line in groups.in_words(found))
+
+
+def test_groups_alike_are_not_told_apart():
+    found = groups.group_errors(*table(), n=300)
+    assert groups.in_words(found) == ["No group's errors can be told from the others': a, b."]
+
+
+def test_larger_errors_of_a_group_are_found():
+    found = groups.group_errors(*table(noise_of_b=0.25), n=300)
+    assert found["b"]["mae_over_others"]["low"] > 0
+
+
+def test_clips_without_a_group_count_to_the_others_and_one_source_has_no_interval():
+    rows, of_clip = table()
+    alone = pd.Series("", index=of_clip.index)
+    alone.iloc[:3] = "rare"
+    found = groups.group_errors(rows, alone, n=100)
+    assert list(found) == ["rare"]
+    assert found["rare"]["sources"] == 1
+    assert [found["rare"][name]["low"] for name in groups.MEASURES] == [None] * 4
+    assert found["rare"]["mae"]["value"] > 0
+    assert groups.in_words({}) == []

@@ -1,0 +1,47 @@
+"""What is seen while a training runs: a widget in a notebook, rare lines elsewhere."""
+
+import logging
+
+import matplotlib.pyplot as plt
+import pytest
+
+from helpers import live
+
+LOSSES = [{"loss": 0.09, "val_loss": 0.16}, {"loss": 0.04, "val_loss": 0.09}]
+
+
+def told(callback) -> None:
+    callback.on_train_begin()
+    for epoch, logs in enumerate(LOSSES):
+        callback.on_epoch_end(epoch, logs)
+    callback.on_train_end()
+
+
+def test_a_script_gets_lines_and_few_of_them(caplog, monkeypatch):
+    callback = live.watch_live()
+    assert isinstance(callback, live.LossLines)
+    with caplog.at_level(logging.INFO):
+        told(callback)
+        assert not caplog.records
+        monkeypatch.setattr(live, "LINE_EVERY_S", 0.0)
+        told(callback)
+    assert [record.message for record in caplog.records][1] == "epoch 2: loss 0.04000, validation 0.09000"
+
+
+@pytest.mark.usefixtures("figures")
+def test_a_notebook_gets_a_curve_that_ends_with_all_epochs(monkeypatch):
+    class Kernel:
+        kernel = True
+
+    shown, drawn = [], []
+    monkeypatch.setattr(live, "get_ipython", Kernel)
+    monkeypatch.setattr(live, "display", shown.append)
+    monkeypatch.setattr(live, "clear_output", lambda wait: drawn.append(wait))
+    callback = live.watch_live()
+    before = plt.get_fignums()
+    told(callback)
+    assert shown[0] is callback.output
+    assert len(shown) == 3  # the widget, the first epoch, and all of them: no drawing in between
+    assert shown[-1].axes[0].lines[0].get_ydata() == pytest.approx([0.3, 0.2])
+    assert drawn == [True, True]
+    assert plt.get_fignums() == before

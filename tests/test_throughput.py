@@ -1,0 +1,133 @@
+import logging
+import math
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import throughput as rates
+from helpers.backbones import Backbone
+from helpers.throughput import COLUMNS, compare_machines, suggest_batch, throughput
+from helpers.weights import Weights
+
+
+def holds(n):
+    """A network for which the memory suffices up to n samples."""
+
+    def forward(x):
+        if len(x) > n:
+            raise MemoryError("the network ran out of memory.")
+        return x.mean(axis=1)
+
+    return forward
+
+
+def table(batches, per_s, memory_gib=math.nan):
+    rows = {"network": "abacus", "unit": "images/s", "batch": batches, "per_s": per_s, "memory_gib": memory_gib}
+    return pd.DataFrame(rows).assign(note="")
+
+
+def test_batches_are_timed_in_growing_order():
+    found = throughput(holds(99), (3,), [7, 2, 2, 5], network="abacus", unit="images/s", repeats=2)
+    assert tuple(found.columns) == COLUMNS
+    assert found["batch"].tolist() == [2, 5, 7]
+    assert (found["per_s"] > 0).all()
+    assert set(found["note"]) == {""}
+
+
+def test_want_of_memory_is_the_last_row_and_no_error(caplog):
+    caplog.set_level(logging.INFO)
+    found = throughput(holds(4), (3,), [2, 4, 8, 16], network="abacus", unit="images/s", repeats=1)
+    assert found["batch"].tolist() == [2, 4, 8]
+    assert found["per_s"].isna().tolist() == [False, False, True]
+    assert found["note"].tolist() == ["", "", "out of memory"]
+    assert "abacus, batch 8: the network ran out of memory" in caplog.text
+
+
+def test_the_rate_is_samples_over_the_median_run(monkeypatch):
+    clock = iter([0, 1, 1, 5, 5, 13])
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: next(clock))
+    assert throughput(holds(9), (3,), [6], network="a", unit="b", repeats=3)["per_s"].tolist() == [6 / 4]
+
+
+def test_a_static_network_is_timed_on_its_own_input(monkeypatch):
+    inputs = keras.Input((31, 31, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 3)(inputs)))
+    small = Backbone("resnet50", model, 31, 5, Weights("random", "", "", ""))
+    monkeypatch.setattr(rates, "build_backbone", lambda name, weights: small)
+    found = rates.static_throughput([1, 3], repeats=1)
+    assert found[["network", "unit"]].drop_duplicates().to_numpy().tolist() == [["resnet50", "images/s"]]
+    assert (found["per_s"] > 0).all()
+
+
+def test_the_motion_network_is_timed_in_clips():
+    found = rates.motion_throughput([1, 2], endpoint="MaxPool3d_2a_3x3", px=32, flows=16, repeats=1)
+    assert found["network"].unique().tolist() == ["I3D to MaxPool3d_2a_3x3"]
+    assert (found["unit"] == "clips/s").all()
+    assert (found["per_s"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("per_s", "memory_gib", "there_gib", "batch"),
+    [
+        ([10, 19, 20, 20.5], math.nan, math.nan, 4),  # 20 is within 5 % of 20.5, 19 is not
+        ([10, 20, 30, math.nan], math.nan, math.nan, 4),  # the last did not fit
+        ([10, 20, 30, 40], [2.0, 3.0, 5.0, 9.0], 7.0, 4),  # 80 % of 7 GiB hold 5, not 9
+        ([10, 20, 30, 40], [2.0, 3.0, math.nan, math.nan], 7.0, 4),  # the same by the line 1 + batch
+        ([10, 20, 30, 40], [2.0, 3.0, 5.0, 9.0], 1.0, 1),  # none fits: the smallest
+    ],
+)
+def test_the_batch_is_the_smallest_near_the_best_that_fits(per_s, memory_gib, there_gib, batch):
+    assert suggest_batch(table([1, 2, 4, 8], per_s, memory_gib), there_gib) == batch
+
+
+def test_a_suggestion_is_logged(caplog):
+    caplog.set_level(logging.INFO)
+    suggest_batch(table([1, 2], [3.0, 7.0]))
+    assert "abacus: batch 2 makes 7.0 images/s" in caplog.text
+
+
+def test_nothing_is_suggested_where_nothing_ran():
+    with pytest.raises(ValueError, match="got 0 that ran, of abacus"):
+        suggest_batch(table([1], [math.nan]))
+
+
+def test_two_machines_are_compared_where_both_were_measured():
+    def machine(**per_s):
+        return {"rows": [{"name": n, "unit": "u", "batch": 2, "per_s": v} for n, v in per_s.items()]}
+
+    found = compare_machines(machine(a=3.0, b=5.0, c=7.0), machine(c=None, a=12.0))
+    assert found[["name", "one_per_s", "other_per_s"]].iloc[0].tolist() == ["a", 3.0, 12.0]
+    assert found["ratio"].tolist()[0] == 4
+    assert np.isnan(found["ratio"].tolist()[1])
+    with pytest.raises(ValueError, match="must have rows in common"):
+        compare_machines(machine(a=1.0), machine(b=1.0))
+
+
+@pytest.mark.parametrize(("batches", "repeats"), [([], 1), ([0, 1], 1), ([1], 0)])
+def test_unusable_sizes_are_refused(batches, repeats):
+    with pytest.raises(ValueError, match="batches and repeats must be at least 1"):
+        throughput(holds(1), (3,), batches, network="a", unit="b", repeats=repeats)
+
+
+@pytest.mark.parametrize(("seconds_per_sample", "chosen"), [([1.0, 0.6, 0.5, 0.49, 0.48], 4), ([1.0, 1.0], 1)])
+def test_the_measured_batch_is_the_smallest_that_is_nearly_the_fastest(monkeypatch, seconds_per_sample, chosen):
+    left = iter(seconds_per_sample)
+    monkeypatch.setattr(rates, "_median_seconds", lambda forward, x, repeats: len(x) * next(left))
+    assert rates.measured_batch(len, (2,), network="n", unit="images/s") == chosen
+
+
+def test_the_measured_batch_is_one_that_memory_holds():
+    def room_for_two(x):
+        if len(x) > 2:
+            raise MemoryError("the network ran out of memory.")
+        return x
+
+    assert rates.measured_batch(room_for_two, (2,), network="n", unit="images/s") in (1, 2)
+
+    def no_room(x):
+        raise MemoryError("the network ran out of memory.")
+
+    with pytest.raises(MemoryError, match="n does not fit into memory with one sample"):
+        rates.measured_batch(no_room, (2,), network="n", unit="images/s")
