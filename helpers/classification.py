@@ -30,19 +30,35 @@ from helpers.clip_training import (
     train_all,
 )
 from helpers.clip_variants import ClipVariants, plan_folds, read_variants
+from helpers.comparison import Paired, bootstrap_differences
 from helpers.config import ClassificationConfig
 from helpers.files import replacing, write_json
-from helpers.metrics import bootstrap_difference
 from helpers.views import PLAIN
 
 MAJORITY, ENSEMBLE = "majority", "ensemble"
+TABLE_ORDER = (MAJORITY, BAG, PLAIN_MODEL, f"{PLAIN_MODEL}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)
 BINS = 10  # of confidence, as Guo et al. (2017, ICML, arXiv:1706.04599) have 15 for larger sets
 Probabilities = Mapping[str, Mapping[str, np.ndarray]]  # model -> variant (plain or a corruption) -> (N, n_classes)
 
 
-def correct(truth: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """Share of equal labels per column, (k,): the metric of `bootstrap_difference` for classes."""
-    return (np.asarray(truth) == np.asarray(said)).mean(axis=0)
+def paired_accuracy(wrong_a: np.ndarray, wrong_b: np.ndarray, sources: np.ndarray) -> tuple[float, list[float]]:
+    """Difference of two models' accuracies on the same clips, with its interval by a paired bootstrap over sources.
+
+    Args:
+        wrong_a, wrong_b: Whether each model is wrong, bool (N, k): k kinds of the same N clips, which count alike.
+        sources: Source of each clip, (N,).
+
+    Returns:
+        accuracy(a) - accuracy(b), and the low and high end of 95 %.
+    """
+    pair = Paired(np.zeros(wrong_a.shape), wrong_a.astype(float), wrong_b.astype(float), sources)
+    value, low, high = bootstrap_differences([pair], "mean_accuracy")[-1]  # 1 - mean |0 - wrong|
+    return float(value), [float(low), float(high)]
+
+
+def is_wrong(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Whether the class of highest probability (N, n_classes) is not the true one, bool (N, 1)."""
+    return (p.argmax(axis=1) != truth)[:, None]
 
 
 def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
@@ -91,7 +107,7 @@ def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
             "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
             "accuracy, damaged": scores["accuracy_corrupted"],
         }
-        for name, scores in models.items()
+        for name, scores in sorted(models.items(), key=lambda item: TABLE_ORDER.index(item[0]))  # JSON has them sorted
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
@@ -169,22 +185,17 @@ def score_models(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> di
         By model: `accuracy`, `interval`, `minus_majority` and `minus_bag_of_frames` ([low, high] of 95 %),
         `accuracy_corrupted` (mean over corruptions; None without any), `n_clips`.
     """
-    said = {name: by_variant[PLAIN].argmax(axis=1)[:, None] for name, by_variant in p.items()}
-    never = np.full_like(truth, -1)[:, None]  # never right: the difference to it is the accuracy
-
-    def interval(name: str, other: np.ndarray) -> tuple[float, list[float]]:
-        value, low, high = bootstrap_difference(truth[:, None], said[name], other, sources, correct)
-        return value, [low, high]
-
+    wrong = {name: is_wrong(by_variant[PLAIN], truth) for name, by_variant in p.items()}
+    never_right = np.ones((len(truth), 1), bool)  # the difference to it is the accuracy
     scores = {}
     for name in p:
-        accuracy, ends = interval(name, never)
-        damaged = [correct(truth, values.argmax(axis=1)) for v, values in p[name].items() if v != PLAIN]
+        accuracy, ends = paired_accuracy(wrong[name], never_right, sources)
+        damaged = [1 - is_wrong(values, truth).mean() for v, values in p[name].items() if v != PLAIN]
         scores[name] = {
             "accuracy": accuracy,
             "interval": ends,
-            "minus_majority": interval(name, said[MAJORITY])[1],
-            "minus_bag_of_frames": interval(name, said[BAG])[1],
+            "minus_majority": paired_accuracy(wrong[name], wrong[MAJORITY], sources)[1],
+            "minus_bag_of_frames": paired_accuracy(wrong[name], wrong[BAG], sources)[1],
             "accuracy_corrupted": float(np.mean(damaged)) if damaged else None,
             "n_clips": len(truth),
         }
@@ -210,15 +221,14 @@ def gains(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str,
 
 def _difference(a: Mapping, b: Mapping, names: list[str], truth: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
     """Difference of mean accuracies over some variants, with its interval."""
-    said = [np.stack([p[name].argmax(axis=1) for name in names], axis=1) for p in (a, b)]  # (N, variants)
-    wide = np.repeat(truth[:, None], len(names), axis=1)
-    value, low, high = bootstrap_difference(wide, *said, sources, correct)
-    return {"difference": value, "interval": [low, high]}
+    wrong = [np.hstack([is_wrong(p[name], truth) for name in names]) for p in (a, b)]  # (N, variants)
+    value, ends = paired_accuracy(*wrong, sources)
+    return {"difference": value, "interval": ends}
 
 
 def robustness(p: Probabilities, truth: np.ndarray) -> pd.DataFrame:
     """Accuracy of every model (rows) on the clips as they are and damaged (columns)."""
-    cells = {name: {v: float(correct(truth, x.argmax(1))) for v, x in by.items()} for name, by in p.items()}
+    cells = {name: {v: float(1 - is_wrong(x, truth).mean()) for v, x in by.items()} for name, by in p.items()}
     return pd.DataFrame.from_dict(cells, orient="index").rename_axis("model")
 
 

@@ -1,0 +1,86 @@
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from helpers import __main__
+from helpers.classifier import FrameClassifier, predict_classes
+from helpers.clip_classes import classify_clip, keep_model, load_clip_classifier
+from helpers.clip_features import extract_clip_features, feature_file
+from helpers.clip_training import models_folder
+from helpers.config import ClassificationConfig
+from helpers.feature_sets import read_feature_set
+from helpers.files import ROOT
+
+MOTION = ROOT / "data_sample" / "motion" / "test"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two clips in two classes, with two checkpoints that nobody trained."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("lean_raise_bow", "raise_bow_lean"):
+        clip = sorted((MOTION / name).rglob("*.mp4"))[0]
+        (folder / "data" / "train" / name).mkdir(parents=True)
+        shutil.copyfile(clip, folder / "data" / "train" / name / clip.name)
+    cfg = ClassificationConfig(
+        data_dir=str(folder / "data"), out_dir=str(folder), views=0, tta_views=0, n_frames=4, input_px=32
+    )
+    extract_clip_features(cfg)
+    features = read_feature_set(feature_file(cfg, "train"))
+    models_folder(cfg).mkdir(parents=True)
+    for seed, name in enumerate(("bilstm-0-0", "bilstm-1-0")):
+        keras.utils.set_random_seed(seed)
+        model = FrameClassifier(2048, 2, units=4, components=1)
+        model.reduction.adapt(features.features, features.valid)
+        model.save(models_folder(cfg) / f"{name}.keras")
+    found = {"members": ["bilstm-0-0", "bilstm-1-0"], "models": {}, "split": {}}
+    keep_model(cfg, found | {"classes": list(features.categories)})
+    return cfg, features
+
+
+def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run):
+    cfg, features = run
+    classifier = load_clip_classifier(cfg.out / "classification" / "model")
+    inputs = {"features": features.features, "mask": features.valid}
+    members = [predict_classes(member, inputs) for member in classifier.members]
+    assert np.abs(members[0] - members[1]).max() > 0.01
+    expected = np.mean(members, axis=0)
+    for key, p in zip(features.keys, expected, strict=True):
+        found = classify_clip(cfg.data / f"{key}.mp4", classifier)
+        assert list(found) == ["lean_raise_bow", "raise_bow_lean"]
+        np.testing.assert_allclose(list(found.values()), p, atol=1e-3)
+
+
+def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp_path, capsys):
+    cfg, features = run
+    good, bad = str(cfg.data / f"{features.keys[0]}.mp4"), tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    model = str(cfg.out / "classification" / "model")
+    arguments = ["classify", "predict", good, str(bad), "--model", model, "--json", str(tmp_path / "said.json")]
+    assert __main__.main(arguments) == 1
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert list(said) == [good]
+    assert sum(said[good].values()) == pytest.approx(1, abs=1e-5)
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{good}: ")
+    assert f"error: {bad}: " in err
+
+
+def test_a_checkpoint_of_another_backbone_is_refused_by_name(run, tmp_path, capsys):
+    cfg, features = run
+    FrameClassifier(1280, 2, units=4).save(tmp_path / "other.keras")
+    model, video = str(cfg.out / "classification" / "model"), str(cfg.data / f"{features.keys[0]}.mp4")
+    assert __main__.main(["classify", "predict", video, "--model", model, "--with", str(tmp_path / "other.keras")]) == 1
+    assert "other.keras must fit features of 2048 channels, it was trained on 1280" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path, capsys):
+    assert __main__.main(["classify", "evaluate", "--run", str(tmp_path)]) == 1
+    assert "Run classify train first" in capsys.readouterr().err
+    (tmp_path / "p.yaml").write_text("08: {unit: 3}")
+    given = ["--data", str(tmp_path), "--out", str(tmp_path), "--params", str(tmp_path / "p.yaml")]
+    assert __main__.main(["classify", "train", *given]) == 1
+    assert "unknown parameter 'unit'" in capsys.readouterr().err
