@@ -102,7 +102,7 @@ def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     rows = {
         name: {
             "accuracy": scores["accuracy"],
-            "95 % interval": _ends(scores["interval"]),
+            "95 % interval": _ends(scores["interval"], ""),
             "minus majority": _ends(scores["minus_majority"]),
             "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
             "accuracy, damaged": scores["accuracy_corrupted"],
@@ -125,9 +125,9 @@ def as_text(results: Mapping[str, Any]) -> str:
     return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
 
 
-def _ends(interval: list[float]) -> str:
+def _ends(interval: list[float], sign: str = "+") -> str:
     low, high = interval
-    return f"[{low:+.3f}, {high:+.3f}]"
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _check_tested(truth: np.ndarray, classes: tuple[str, ...]) -> None:

@@ -50,7 +50,7 @@ class FrameRows(ClipRows):
         features = features[self._sample_of]
         valid = np.isfinite(features).all(axis=1)
         features[~valid] = 0
-        return ViewRows(features, t_s, t_s, frame, valid, self._seen[-1].decoder, views)
+        return ViewRows(features, t_s, t_s, frame, valid, self._seen[-1].decoder, views=views)
 
 
 @dataclass
