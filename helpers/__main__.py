@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from helpers import array_commands, classify
+from helpers import classify, training_commands
 
 log = logging.getLogger("helpers")
 
@@ -62,15 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--json", type=Path, metavar="FILE", help="write the scores here as well")
     score.set_defaults(command=_score)
 
-    compare = commands.add_parser("compare", help="train models on the same clips and compare them in one table")
-    compare.add_argument("--data", type=Path, default="data_sample/tokens", help="token bank, or a run's aligned/")
-    compare.add_argument("--out", type=Path, default="results/compare", help="folder of the table and its trainings")
-    compare.add_argument("--models", default="all", metavar="NAMES", help="all (default), short, ablations, or names")
-    compare.add_argument("--seeds", default="0,1,2", metavar="0,1,2", help="each with its own split and start")
-    compare.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters of 06_training")
-    compare.set_defaults(command=_compare)
-
-    array_commands.add_to(commands)
+    training_commands.add_to(commands)
 
     export = commands.add_parser("export", help="write the face crops of a run as a tree of JPEG files")
     export.add_argument("--data", type=Path, required=True, help="folder of clips that the run was made from")
@@ -199,21 +191,6 @@ def _score(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, [score.as_dict(result) for result in scores])
     return 1 if failed else 0
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from helpers.files import resolve, stderr_into
-
-    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import compare, workbook
-    from helpers.config import TrainingConfig
-
-    given = workbook.read_params(arguments.params).get("06_training", {}) if arguments.params else {}
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    own = {"models": arguments.models, "seeds": seeds, "out_dir": str(arguments.out), "progress": sys.stderr.isatty()}
-    table, found = compare.compare_models_of(resolve(arguments.data), TrainingConfig.checked(given | own))
-    print(compare.as_text(table), *(each["verdict"] for each in found["comparisons"]), sep="\n")
-    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

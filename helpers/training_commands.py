@@ -1,16 +1,25 @@
-"""The commands `train` and `predict`, for arrays whose rows belong together: see `helpers.training_system`.
+"""The commands `compare`, all models in one table, and `train` and `predict`, for arrays whose rows belong together.
 
 In: what stands on the command line. Out: an exit status; files and lines of text.
 """
 
 import argparse
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
-    """Add both commands to those of `python -m helpers`."""
+    """Add the commands to those of `python -m helpers`."""
+    compare = commands.add_parser("compare", help="train models on the same clips and compare them in one table")
+    compare.add_argument("--data", type=Path, default="data_sample/tokens", help="token bank, or a run's aligned/")
+    compare.add_argument("--out", type=Path, default="results/compare", help="folder of the table and its trainings")
+    compare.add_argument("--models", default="all", metavar="NAMES", help="all (default), short, ablations, or names")
+    compare.add_argument("--seeds", default="0,1,2", metavar="0,1,2", help="each with its own split and start")
+    compare.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters of 06_training")
+    compare.set_defaults(command=_compare)
+
     train = commands.add_parser("train", help="train the cross-attention model on arrays whose rows belong together")
     for name in ("static_features", "dynamic_features", "labels"):
         train.add_argument(f"--{name}", type=Path, required=True, metavar="FILE.npy")
@@ -27,6 +36,21 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         predict.add_argument(f"--{name}", type=Path, required=True, metavar="FILE.npy")
     predict.add_argument("--output", type=Path, required=True, metavar="FILE.npy", help="the scores, (N, targets)")
     predict.set_defaults(command=_predict)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from helpers.files import resolve, stderr_into
+
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import compare, workbook
+    from helpers.config import TrainingConfig
+
+    given = workbook.read_params(arguments.params).get("06_training", {}) if arguments.params else {}
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    own = {"models": arguments.models, "seeds": seeds, "out_dir": str(arguments.out), "progress": sys.stderr.isatty()}
+    table, found = compare.compare_models_of(resolve(arguments.data), TrainingConfig.checked(given | own))
+    print(compare.as_text(table), *(each["verdict"] for each in found["comparisons"]), sep="\n")
+    return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
