@@ -17,15 +17,16 @@ import pandas as pd
 from helpers import plots
 from helpers.arrays import RowArrays, read_arrays_by_row, read_features_by_row
 from helpers.callbacks import read_logs, tensorboard, watchers
-from helpers.clips import split_clips
+from helpers.comparison import Paired, bootstrap_differences
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
 from helpers.fitting import computing_in, fit
 from helpers.live import watch_live
-from helpers.metrics import as_summary, bootstrap_difference, score_table
+from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
 from helpers.plots import dashboard
 from helpers.serializer import load_model, model_card
+from helpers.splits import split_clips
 from helpers.training_time import write_time_analysis
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ class TrainingSystem:
         prediction = model.predict(self.data.inputs(test), batch_size=1024, verbose=0).astype("float32")
         constant = np.tile(mean, (len(truth), 1))
         sources, targets = self.data.sources[test], self.data.targets
-        difference = bootstrap_difference(truth, prediction, constant, sources, n=DRAWS)
+        pair = Paired(truth, prediction, constant, np.asarray(sources))
+        difference = bootstrap_differences([pair], "mean_accuracy", n=DRAWS)[-1].tolist()
         found = {
             "metrics": as_summary(score_table(truth, prediction, mean, targets)),
             "constant": as_summary(score_table(truth, constant, mean, targets)),

@@ -110,7 +110,6 @@ def plan(
         if name == CLASSES:
             classes = Path(given.get(name, {}).get("data_dir", data / CLASS_FOLDER))
             if name not in given and not classes.is_dir():
-                log.info("%s is left out: there is no folder %s", name, classes)
                 continue
             values["data_dir"] = str(classes)
         try:
@@ -212,7 +211,10 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
     """
     state_path = out / "run.json"
     state = read_json(state_path) if state_path.exists() else {}
-    chosen = [task.name for task in tasks] if chosen is None else chosen
+    planned = [task.name for task in tasks]
+    if CLASSES not in planned:
+        log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
+    chosen = [name for name in planned if chosen is None or name in chosen]
     trees = [resolve(path) for task in tasks if (path := task.parameters.get(TREES.get(task.name)))]
     chain = "".join(_listing_hash(folder, out) for folder in (data, *trees))
     executed = 0

@@ -16,7 +16,8 @@ from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
 from helpers.fitting import fit
 from helpers.forward import NetworkError, compile_forward
-from helpers.model import CompletePersonalityModel, aligned_mlp
+from helpers.model import CompletePersonalityModel
+from helpers.networks import aligned_mlp
 from helpers.store import read_features, write_arrays
 
 TOO_WIDE = 2**22  # its square of float32 is more than any processor can address
