@@ -211,10 +211,9 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
     """
     state_path = out / "run.json"
     state = read_json(state_path) if state_path.exists() else {}
-    planned = [task.name for task in tasks]
-    if CLASSES not in planned:
+    chosen = [task.name for task in tasks if chosen is None or task.name in chosen]
+    if CLASSES not in (task.name for task in tasks):
         log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
-    chosen = [name for name in planned if chosen is None or name in chosen]
     trees = [resolve(path) for task in tasks if (path := task.parameters.get(TREES.get(task.name)))]
     chain = "".join(_listing_hash(folder, out) for folder in (data, *trees))
     executed = 0

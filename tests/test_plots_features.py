@@ -37,7 +37,7 @@ def test_rows_show_the_channels_that_vary_most_on_the_clips_time():
 
 def test_time_spent_is_that_of_each_process():
     spent_s = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
-    ax = features.plot_time_spent(spent_s, 8.0, workers=2)
+    ax = features.plot_time_spent(dict(reversed(spent_s.items())), 8.0, workers=2)
     assert [label.get_text() for label in ax.get_yticklabels()] == list(spent_s)
     assert [bar.get_width() for bar in ax.patches] == [3, 1, 4, 1]
     assert [text.get_text().strip() for text in ax.texts] == ["38%", "12%", "50%", "12%"]

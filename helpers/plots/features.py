@@ -42,6 +42,9 @@ def gap_sentence(gap: tuple[float, float] | None) -> str:
     return f"mean similarity {gap[0]:+.2f} within a source, {gap[1]:+.2f} between sources"
 
 
+IN_DECODERS = ("reading", "decoding", "cropping", "flow")  # what decoder processes do, in their order
+
+
 def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, ax: Axes | None = None) -> Axes:
     """Draw where the time of an extraction went; what reaches the line has kept the others waiting.
 
@@ -52,15 +55,15 @@ def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, 
         ax: Axes to draw on; a new figure by default.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(7, 0.5 + 0.32 * len(spent_s)), layout="constrained")
+        _, ax = plt.subplots(figsize=(7, 0.9 + 0.32 * len(spent_s)), layout="constrained")
     alone = {what: spent_s[what] for what in ("network", "writing")}
-    shared = {what: value / workers for what, value in spent_s.items() if what not in alone}
+    shared = {what: spent_s[what] / workers for what in IN_DECODERS if what in spent_s}
     for parts, label in ((shared, f"each of {workers} decoder processes"), (alone, "this process")):
         bars = ax.barh(list(parts), list(parts.values()), label=label)
         ax.bar_label(bars, [f" {value / total_s:.0%}" for value in parts.values()], fontsize=8)
     ax.axvline(total_s, color="0.4", lw=1, ls="--", label="from begin to end")
     ax.invert_yaxis()
-    ax.legend(fontsize=8, loc="center right")
+    ax.figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     ax.set(xlabel="seconds", xlim=(0, 1.08 * total_s))
     ax.grid(False, axis="y")
     return ax
