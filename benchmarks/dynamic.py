@@ -86,8 +86,8 @@ def ways_of(
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = options_of(__doc__)
-    parser.add_argument("--clips", type=int, default=180, metavar="N", help="with stored flow (default: 180)")
-    parser.add_argument("--few", type=int, default=72, metavar="N", help="clips of the slow ways (default: 72)")
+    parser.add_argument("--clips", type=int, default=96, metavar="N", help="with stored flow (default: 96)")
+    parser.add_argument("--few", type=int, default=36, metavar="N", help="clips of the slow ways (default: 36)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(argv)
     network, _ = build_motion_network("random", ENDPOINT)

@@ -14,7 +14,7 @@ from benchmarks.alternation import alternate, ratio
 
 PRECISIONS = ("float32", "bfloat16")
 PLAIN = "tf.function float32"
-LIMIT_S = 400.0  # no round begins later
+LIMIT_S = 300.0  # no round begins later
 
 Ways = dict[str, tuple[Callable[[], Any], int]]  # what to call, and how many units it takes
 

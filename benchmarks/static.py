@@ -81,7 +81,7 @@ def ways_of(
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = options_of(__doc__)
-    parser.add_argument("--clips", type=int, default=64, metavar="N", help="of 15 faces each (default: 64)")
+    parser.add_argument("--clips", type=int, default=32, metavar="N", help="of 15 faces each (default: 32)")
     parser.add_argument("--few", type=int, default=4, metavar="N", help="batches of the slow ways (default: 4)")
     parser.add_argument("--batch", type=int, default=32, help="images at once (default: 32)")
     parser.add_argument("--rounds", type=int, default=5)
