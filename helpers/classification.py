@@ -23,10 +23,8 @@ from helpers.clip_training import (
     AUGMENTED,
     BAG,
     PLAIN_MODEL,
-    features_folder,
     gather_history,
     gather_probabilities,
-    is_multi_scale,
     train_all,
 )
 from helpers.clip_variants import ClipVariants, plan_folds, read_variants
@@ -68,7 +66,7 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
         What `classification.json` holds: `models` (see `score_models`), `best` (the last of them) and `members` (its
         trainings), `gains`, `robustness`, `per_class`, `confusion`, `calibration`, `classes`, `split`, `config`.
     """
-    variants = read_variants(features_folder(cfg), multi_scale=is_multi_scale(cfg))
+    variants = read_variants(cfg.features, multi_scale=cfg.multi_scale)
     jobs = train_all(variants, cfg)
     p, rows = all_probabilities(variants, cfg)
     truth, sources = variants.labels[rows], variants.sources[rows]

@@ -82,13 +82,8 @@ def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
 
 def feature_file(cfg: ClassificationConfig, split: str, view: str = PLAIN) -> Path:
     """Where the features of a split in a view lie."""
-    suffix = ("_multiscale" if is_multi_scale(cfg) else "") + (f"_{view}" if view != PLAIN else "")
-    return cfg.out / "classification" / "features" / f"{split}_features{suffix}.h5"
-
-
-def is_multi_scale(cfg: ClassificationConfig) -> bool:
-    """Whether rows are means over temporal scales."""
-    return list(cfg.scales) != [1.0]
+    suffix = ("_multiscale" if cfg.multi_scale else "") + (f"_{view}" if view != PLAIN else "")
+    return cfg.features / f"{split}_features{suffix}.h5"
 
 
 def _check_split(clips: LabelledClips, kind: str) -> None:
@@ -130,7 +125,7 @@ def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) 
     table = clips.table.loc[[key for key in clips.table.index if key not in failed]]
     if table.empty:
         raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
-    attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": is_multi_scale(cfg)}
+    attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.multi_scale}
     attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
     files = []
     for split, part in table.groupby("split", sort=False):
@@ -233,4 +228,4 @@ def _write_analysis(
         "problems": clips.problems.to_dict("records"),
         "failed": stage.failed,
     }
-    write_json(cfg.out / "classification" / "features" / "configuration_analysis.json", analysis)
+    write_json(cfg.features / "configuration_analysis.json", analysis)

@@ -59,7 +59,7 @@ def clip_frames(job: FrameJob) -> Iterator[ViewPiece]:
         yield from _view(job, name, clip, clock)
 
 
-def _view(job: FrameJob, name: str, clip: "_Decoded", clock: Clock) -> Iterator[ViewPiece]:
+def _view(job: FrameJob, name: str, clip: _Decoded, clock: Clock) -> Iterator[ViewPiece]:
     cfg, n = job.cfg, len(clip.frames)
     corruption, view_name = split_name(name)
     r = generator(cfg.seed, job.key, view_name, 1)  # not the one that draws the view

@@ -26,7 +26,7 @@ from helpers.files import file_sha256, read_json, replacing, write_json
 from helpers.pool import ClipPool
 from helpers.store import read_arrays, write_arrays
 from helpers.views import PLAIN
-from helpers.worker import cores
+from helpers.worker import ONE_THREAD, cores
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,6 @@ TRAINING_PARAMETERS = (
     "patience",
     "precision",
 )
-ONE_THREAD = {
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_DETERMINISTIC_OPS": "1",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-}  # beside OMP_NUM_THREADS, which every worker process has
 PATIENCE_S = 24 * 3600.0  # that a training may take
 
 
@@ -68,16 +61,8 @@ class Job:
         return f"{self.model}-{self.fold}-{self.seed}"
 
 
-def features_folder(cfg: ClassificationConfig) -> Path:
-    return cfg.out / "classification" / "features"
-
-
 def models_folder(cfg: ClassificationConfig) -> Path:
     return cfg.out / "classification" / "models"
-
-
-def is_multi_scale(cfg: ClassificationConfig) -> bool:
-    return cfg.scales != [1.0]
 
 
 def plan_jobs(variants: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
@@ -93,7 +78,7 @@ def train_all(variants: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
     """Do every training of a run that is not done, and return all of them.
 
     Args:
-        variants: What `read_variants` gave for `features_folder(cfg)`.
+        variants: What `read_variants` gave for `cfg.features`.
         cfg: Parameters; `workers` processes, 0: one per core.
 
     Raises:
@@ -118,7 +103,7 @@ def train_all(variants: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
 
 def training_stamp(cfg: ClassificationConfig) -> str:
     """What the trainings depend on beside model, fold and seed, as sha256."""
-    files = feature_files(features_folder(cfg), multi_scale=is_multi_scale(cfg))
+    files = feature_files(cfg.features, multi_scale=cfg.multi_scale)
     parts = {"/".join(names): file_sha256(path) for names, path in files.items()}
     config = {name: getattr(cfg, name) for name in TRAINING_PARAMETERS}
     text = json.dumps([parts, config, os.environ.get("KERAS_BACKEND", "")], sort_keys=True)
@@ -150,7 +135,7 @@ def serve_training(task: tuple[str, Job]) -> Iterator[float]:
 def _trainer(folder: str) -> "FoldTrainer":
     task = read_json(Path(folder) / "task.json")
     cfg = ClassificationConfig.checked(task["config"])
-    return FoldTrainer(read_variants(features_folder(cfg), multi_scale=is_multi_scale(cfg)), cfg, task["stamp"])
+    return FoldTrainer(read_variants(cfg.features, multi_scale=cfg.multi_scale), cfg, task["stamp"])
 
 
 class FoldTrainer:
@@ -205,9 +190,7 @@ class FoldTrainer:
         return [name for name in self.variants.features if name not in self.variants.views]
 
 
-def gather_probabilities(
-    variants: ClipVariants, cfg: ClassificationConfig, job_model: str, seed: int
-) -> dict[str, Any]:
+def gather_probabilities(variants: ClipVariants, cfg: ClassificationConfig, model: str, seed: int) -> dict[str, Any]:
     """Put the test probabilities of all folds of one model and seed together.
 
     Returns:
@@ -215,7 +198,7 @@ def gather_probabilities(
     """
     found: dict[str, np.ndarray] = {}
     for fold in range(len(plan_folds(variants, cfg))):
-        arrays = read_arrays(models_folder(cfg) / f"{Job(job_model, fold, seed).stem}.npz")
+        arrays = read_arrays(models_folder(cfg) / f"{Job(model, fold, seed).stem}.npz")
         for name, values in arrays.items():
             if name.startswith("p_"):
                 shape = len(variants.keys), len(variants.classes)

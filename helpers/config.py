@@ -1,6 +1,7 @@
 """The parameters of every notebook with their defaults and legal values; `helpers.parameters` checks them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers.parameters import Parameters, choice, later, number
 
@@ -184,6 +185,16 @@ class ClassificationConfig(Parameters):
     clips_per_batch: int = number(16, 1, 65536)
     epochs: int = number(30, 1, 100000)
     patience: int = number(8, 0, 100000)
+
+    @property
+    def multi_scale(self) -> bool:
+        """Whether rows are means over temporal scales."""
+        return self.scales != [1.0]
+
+    @property
+    def features(self) -> Path:
+        """Folder of the feature files."""
+        return self.out / "classification" / "features"
 
 
 @dataclass(frozen=True, kw_only=True)

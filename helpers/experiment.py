@@ -28,19 +28,11 @@ from helpers.results import gather_history, gather_predictions, leak_warning, su
 from helpers.store import read_arrays
 from helpers.train import NOT_DECISIVE, TrainingData, choose_data, rated_clips, split_of
 from helpers.variants import chosen_models, variant_of
+from helpers.worker import ONE_THREAD
 
 log = logging.getLogger(__name__)
 
 Job = tuple[str, int, str]  # model, seed, stamp
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_DETERMINISTIC_OPS": "1",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-}
 
 
 def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
     found: dict[str, Any] = {}
     with use_device(cfg.device) as device:
+        source = open_source(cfg, clips.index)
         backbone = build_backbone(cfg.backbone, cfg.weights)
         forward = compile_forward(backbone.model, cfg.precision)
         shape = (backbone.input_px, backbone.input_px, 3)
@@ -112,7 +113,7 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
     batches = Batches(forward, size, prepare=backbone.preprocess, compare=compare, device=device)
     weights = backbone.weights.as_dict()
     how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, found)
-    return _extract(clips, how, shared=shared)
+    return _extract(clips, how, source, shared=shared)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = False) -> dict[str, Any]:
@@ -120,13 +121,14 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = F
     check_dynamic(cfg)
     found: dict[str, Any] = {}
     with use_device(cfg.device) as device:
+        source = open_source(cfg, clips.index)
         network, weights = build_motion_network(cfg.weights, cfg.endpoint)
         forward = compile_forward(network, cfg.precision)
         size = cfg.batch_size or _measured_rows(forward, cfg)
     batches = Batches(forward, size, compare=comparison(network, cfg.precision, found), device=device)
     rows = partial(DynamicRows, cfg=cfg)
     how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, found)
-    return _extract(clips, how, shared=shared)
+    return _extract(clips, how, source, shared=shared)
 
 
 def _measured_rows(forward: Forward, cfg: DynamicConfig) -> int:
@@ -147,10 +149,11 @@ def check_dynamic(cfg: DynamicConfig) -> None:
         )
 
 
-def _extract(clips: pd.DataFrame, how: Extraction, *, shared: bool) -> dict[str, Any]:
+def _extract(
+    clips: pd.DataFrame, how: Extraction, source: VideoSource | StoredSource, *, shared: bool
+) -> dict[str, Any]:
     """What both extractions share: clips in, feature files, invalid rows and the log out."""
     cfg = how.cfg
-    source = open_source(cfg, clips.index)
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
         "weights": how.weights,

@@ -25,9 +25,7 @@ from helpers.store import read_arrays
 Part = tuple[Any, np.ndarray]  # inputs as the network takes them: an array, or several in a dict or tuple; labels
 
 PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
-STEPS_AT_ONCE = (
-    64  # between two returns to Python: their cost is lost among so many, and an epoch still shows its course
-)
+STEPS_AT_ONCE = 64  # between two returns to Python, whose cost is lost among so many
 KEEP_EVERY_S = 30.0  # seconds between two writings of the state: shorter trainings write none
 STOPPER = ("wait", "best", "best_epoch", "stopped_epoch")  # what EarlyStopping remembers, its weights apart
 REDUCER = ("wait", "best", "cooldown_counter")  # what ReduceLROnPlateau remembers
@@ -60,7 +58,8 @@ def fit(
     Returns:
         One row per epoch: epoch, loss, val_loss (mean squared errors over what is rated).
     """
-    batches = Batches(*train, cfg.batch_size, random.randrange(2**31))  # keras.utils.set_random_seed governs `random`
+    seed = random.randrange(2**31)  # keras.utils.set_random_seed governs `random`
+    batches = ShuffledBatches(*train, cfg.batch_size, seed)
     steps = len(batches)
     missing = np.isnan(train[1]).any() or np.isnan(validation[1]).any()
     loss = RatedError() if missing else "mse"
@@ -106,7 +105,7 @@ def computing_in(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-class Batches(keras.utils.PyDataset):
+class ShuffledBatches(keras.utils.PyDataset):
     """Batches of arrays in memory, in an order that seed and epoch decide."""
 
     def __init__(self, inputs: Any, labels: np.ndarray, batch_size: int, seed: int):

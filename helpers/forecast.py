@@ -191,7 +191,8 @@ def measure_static(job: Job, folder: Path) -> Measured:
     with one_thread():
         pieces, work_s = timed(lambda: list(face_crops(replace(job, size_px=backbone.input_px))))
     work_s *= job.track.fps / job.track.n_frames
-    batch_size = min(job.cfg.batch_size or 32, sum(len(piece.t_s) for piece in pieces))  # nothing that fills a batch up
+    rows = sum(len(piece.t_s) for piece in pieces)
+    batch_size = min(job.cfg.batch_size or StaticConfig.batch_size, rows)  # nothing that fills a batch up
 
     def run() -> FeatureFile:
         return rows_of_clip(StaticRows(job.track), pieces, forward, batch_size, backbone.preprocess)

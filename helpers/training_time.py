@@ -13,7 +13,6 @@ import pandas as pd
 from helpers.callbacks import METRICS_FILE, TIMES_FILE
 from helpers.files import needs, read_json, write_json
 
-PARTS = ("start", "steps", "validation", "other")
 MUCH = {"start": 0.2, "validation": 0.2, "other": 0.15}  # shares from which a part is worth changing something
 UNEVEN = 2.0  # slowest twentieth of the executions over the median: something else uses the machine
 WASTED = 0.25  # share of the epochs after the best one, from which patience is recommended
@@ -30,8 +29,8 @@ def analyse_time(times: dict[str, Any], metrics: dict[str, Any] | None = None) -
         metrics: What `PerformanceMonitorCallback` wrote, to judge how many epochs were worth it.
 
     Returns:
-        `seconds` and `share` per part of PARTS, `total_s`, `epoch_s` and `step_ms` (medians without the start),
-        `recommendations` (sentences).
+        `seconds` and `share` of start, steps, validation and other, `total_s`, `epoch_s` and
+        `step_ms` (medians without the start), `recommendations` (sentences).
 
     Raises:
         ValueError: No epoch was finished.

@@ -32,6 +32,16 @@ COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from helpers
 START_S = 120.0  # what a start may take: imports from a cold network disk
 EXIT_S = 5.0  # a process that closed its pipe has ended within this, or is killed
 
+ONE_THREAD = {  # for processes whose figures may depend neither on their number nor on the machine's cores
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_DETERMINISTIC_OPS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
+
 
 class WorkerError(RuntimeError):
     """An error in a worker that could not be carried over as it was; the message is its type and text."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from drawn_features import write_drawn
 
-from helpers.clip_training import features_folder, models_folder, plan_jobs, train_all
+from helpers.clip_training import models_folder, plan_jobs, train_all
 from helpers.clip_variants import read_variants
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT
@@ -17,20 +17,20 @@ from helpers.store import read_arrays
 SMALL = {"scales": [1.0], "folds": 3, "n_models": 1, "units": 4, "epochs": 4, "workers": 1}
 SCRIPT = """
 import sys
-from helpers.clip_training import features_folder, train_all
+from helpers.clip_training import train_all
 from helpers.clip_variants import read_variants
 from helpers.config import ClassificationConfig
 
 cfg = ClassificationConfig.checked(eval(sys.argv[1]))
-train_all(read_variants(features_folder(cfg), multi_scale=False), cfg)
+train_all(read_variants(cfg.features, multi_scale=False), cfg)
 """
 
 
 def drawn_run(folder):
     cfg = ClassificationConfig(out_dir=str(folder), **SMALL)
-    features_folder(cfg).mkdir(parents=True)
-    write_drawn(features_folder(cfg), 6, view01=0.3, noise=1.0)
-    return cfg, read_variants(features_folder(cfg), multi_scale=False)
+    cfg.features.mkdir(parents=True)
+    write_drawn(cfg.features, 6, view01=0.3, noise=1.0)
+    return cfg, read_variants(cfg.features, multi_scale=False)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from helpers import fitting
 from helpers.config import TrainingConfig
 from helpers.files import ROOT
-from helpers.fitting import Batches, fit
+from helpers.fitting import ShuffledBatches, fit
 from helpers.model import CompletePersonalityModel
 from helpers.objective import FusedAdamW, RatedError
 
@@ -71,7 +71,7 @@ def test_the_fused_optimizer_does_what_keras_does():
 
 
 def test_each_epoch_has_an_order_of_its_own_and_the_same_seed_the_same():
-    first, again, other = (Batches(*clips(), 16, seed) for seed in (1, 1, 2))
+    first, again, other = (ShuffledBatches(*clips(), 16, seed) for seed in (1, 1, 2))
     orders = []
     for epoch in range(3):
         for batches in (first, again, other):
