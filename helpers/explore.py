@@ -14,27 +14,18 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
 from helpers.clip_player import ClipPlayer, Look
 from helpers.clips import DISPLAY
+from helpers.front_end import in_front_end
 from helpers.gallery import ORDERS, ClipView, Gallery
 from helpers.plots import explorer as pictures
 
 log = logging.getLogger(__name__)
 
 KEPT = 8  # views of clips that are held: 7 MB each for a clip of 5 s
-
-
-def in_front_end() -> bool:
-    """Whether the running cell was sent by JupyterLab, Notebook or VS Code, so that widgets are seen.
-
-    They name the cell in their request; papermill, nbval and nbconvert do not, whatever started them.
-    """
-    kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and "cellId" in kernel.get_parent("shell").get("metadata", {})
 
 
 def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> Figure | None:
