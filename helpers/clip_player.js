@@ -130,7 +130,7 @@ function render({ model, el }) {
 
   function drawAxis() {
     width = Math.max(svg.clientWidth, 320);
-    const now = scene(), [low, high] = now.value_range;
+    const now = scene(), [low, high] = now.value_range, focused = svg.contains(svg.getRootNode().activeElement);
     svg.replaceChildren();
     svg.setAttribute("aria-label", `time axis of ${now.clip}`);
     x = across(now, width);
@@ -145,6 +145,7 @@ function render({ model, el }) {
     moving.line = node("line", { class: "cursor", y1: TITLE, y2: HEIGHT - AXIS }, svg);
     moving.time = node("text", { class: "cursor-time", y: HEIGHT - 5, "text-anchor": "middle" }, svg);
     buttons = segments(svg, now, x, model.get("segment"), choose);
+    if (focused) buttons[model.get("segment")].focus();
     moveTo(video.currentTime);
   }
 
