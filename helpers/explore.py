@@ -60,9 +60,9 @@ def draw_clip(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness")
         segment=segment,
         face=view.face_of(segment),
         color=look.color,
-        label=textwrap.fill(f"{trait}: {measure}", 22),
+        label=textwrap.fill(f"{trait}: {measure}", 26),
         windows=view.windows,
-        title=f"{view.clip}: {_judged(gallery, row, column)}",
+        title=f"{view.clip}\n{_judged(gallery, row, column)}",
     )
 
 
@@ -207,6 +207,8 @@ class Explorer(widgets.Box):
 
     def _draw(self, segment: int | None = None) -> None:
         """Show what the inputs say, of the motion token that is chosen or of another."""
+        if self.view is None:  # the first clip could not be shown
+            return
         trait = self.trait.value
         look = Look(self.head.value, self.gallery.targets[trait], trait, self.measure.value)
         with self._quietly():

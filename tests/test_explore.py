@@ -4,6 +4,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from shutil import copytree
 
 import av
@@ -35,8 +36,14 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def gallery(run):
+def opened(run):
     return open_gallery(AttentionConfig(out_dir=str(run[0]), bank_dir=str(run[0] / "no bank")))
+
+
+@pytest.fixture(scope="module")
+def gallery(opened):
+    """The same with every view made once."""
+    return replace(opened, load=cache(opened.load))
 
 
 @pytest.fixture(scope="module")
@@ -150,19 +157,19 @@ def test_motion_is_gathered_by_the_time_of_its_token():
     np.testing.assert_array_equal(fastest[:, 0, 0], [[3, 0], [0, 0], [5, 0]])
 
 
-def test_a_clip_whose_rows_are_not_the_tokens_is_refused(run, gallery, tmp_path):
+def test_a_clip_whose_rows_are_not_the_tokens_is_refused(run, opened, tmp_path):
     out = copytree(run[0], tmp_path / "run")
     (out / "dynamic" / f"{CLIP}.npz").write_bytes((out / "dynamic" / f"{SHOWN[0]}.npz").read_bytes())
     with pytest.raises(ValueError, match=f"must hold {TD} valid rows like 05's tokens, got 1. Run 05 again"):
-        replace(gallery.load, out=out)(CLIP)
+        replace(opened.load, out=out)(CLIP)
     (out / "faces" / f"{CLIP}.npz").unlink()
     (out / "dynamic" / f"{CLIP}.npz").write_bytes((out / "dynamic" / f"{SHOWN[2]}.npz").read_bytes())
     with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
-        replace(gallery.load, out=out)(CLIP)
+        replace(opened.load, out=out)(CLIP)
     with pytest.raises(VideoError, match=r"gone\.000\.mp4"):
-        gallery.load(GONE)
+        opened.load(GONE)
     with pytest.raises(ValueError, match="clip must be one of this run's 13, got 'nobody'"):
-        gallery.row_of("nobody")
+        opened.row_of("nobody")
 
 
 def test_the_explorer_opens_at_the_strongest_motion(explorer, view):
@@ -235,6 +242,15 @@ def test_what_goes_wrong_stands_in_the_line_below(explorer):
     assert not explorer.player.message.startswith("error")
 
 
+def test_a_first_clip_that_cannot_be_shown_leaves_the_list(gallery, figures):
+    explorer = explore.Explorer(gallery, clip=GONE)
+    assert re.search(r"error: VideoError: .*gone.*", explorer.player.message)
+    explorer.trait.value = 0
+    assert explorer.player.seq == 0
+    explorer.clips.value = CLIP
+    assert explorer.player.state.startswith(f"{CLIP}|mean|openness|")
+
+
 def test_views_are_kept_and_few_of_them(gallery, view, figures, monkeypatch):
     loaded = []
     monkeypatch.setattr(explore, "KEPT", 1)
@@ -280,7 +296,7 @@ def test_where_nobody_can_click_a_figure_shows_the_same(gallery, view):
     np.testing.assert_array_equal(motion.images[0].get_array(), view.speed[segment])
     np.testing.assert_allclose(heads.collections[0].get_array(), view.attention[:, :, segment])
     assert heads.get_xlabel() == "face token (s)"
-    assert re.match(rf"{re.escape(CLIP)}: openness predicted [-.\d]+, rated 0\.", fig.get_suptitle())
+    assert re.match(rf"{re.escape(CLIP)}\nopenness predicted [-.\d]+, rated 0\.", fig.get_suptitle())
     colour_bars = [ax.get_ylabel() for ax in fig.axes if ax.get_label() == "<colorbar>"]
     assert colour_bars == ["speed (px/frame)", "attention"]
 

@@ -209,9 +209,9 @@ def plot_clip(
         windows: Name to start and stop in seconds of what was planted.
         title: The clip.
     """
-    fig = plt.figure(figsize=(7.4, 6.2), layout="constrained")
-    above, below = fig.subfigures(2, 1, height_ratios=(1.55, 1))
-    axes = above.subplots(2, 1, sharex=True)
+    fig = plt.figure(figsize=(7.4, 6.4), layout="constrained")
+    above, below = fig.subfigures(2, 1, height_ratios=(1.7, 1))
+    axes = above.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
     mean = attention.mean(axis=0)
     plot_share(t_start_s, t_end_s, mean.mean(axis=0), mean[face], windows=windows, ax=axes[0])
     plot_measure(t_start_s, t_end_s, values, color=color, label=label, windows=windows, ax=axes[1])
