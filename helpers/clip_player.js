@@ -114,6 +114,7 @@ function render({ model, el }) {
   function choose(j, focus = false) {
     video.currentTime = middle(scene(), j);
     if (j !== model.get("segment")) {
+      el.classList.add("waiting"); // until Python has drawn it
       model.set("segment", j);
       model.save_changes();
     }
@@ -173,9 +174,14 @@ function render({ model, el }) {
       show("picture", picture, model.get("picture"), "image/png");
       picture.alt = model.get("described");
     }
-    status.textContent = model.get("message");
+    say();
     status.dataset.seq = model.get("seq");
     status.dataset.state = model.get("state");
+  }
+
+  function say() {
+    status.textContent = model.get("message");
+    el.classList.remove("waiting");
   }
 
   function follow(_, frame) {
@@ -190,11 +196,12 @@ function render({ model, el }) {
   const resized = new ResizeObserver(() => scene().share && svg.clientWidth !== width && drawAxis());
   resized.observe(svg);
   model.on("change:seq", draw);
-  model.on("change:message", () => (status.textContent = model.get("message")));
+  model.on("change:message", say);
   draw();
   return () => {
     resized.disconnect();
     model.off("change:seq", draw);
+    model.off("change:message", say);
     Object.values(urls).forEach(({ url }) => URL.revokeObjectURL(url));
   };
 }

@@ -16,7 +16,6 @@ from helpers.plots.attention import COOL, WARM
 
 SIZE_IN = (6.6, 2.35)  # at notebook width: the explorer's text is then not scaled down
 ARROWS = 14  # along a side of the picture of motion
-CHOSEN = "#D55E00"
 
 
 def plot_segment(
@@ -104,12 +103,12 @@ def plot_head_weights(
     heads = np.arange(1, len(weights) + 1)
     image = ax.pcolormesh(face_t_s, heads, weights, shading="nearest", cmap="viridis", vmin=0, vmax=top)
     if face is not None:
-        ax.plot(face_t_s[face], 0.36, marker="v", color=CHOSEN, clip_on=False, ms=6)
+        ax.plot(face_t_s[face], 0.36, marker="v", color=ACCENT, clip_on=False, ms=6)
     ax.set(xlabel="face token (s)", ylabel="head", yticks=heads, ylim=(len(weights) + 0.5, 0.5))
     ax.set_title("attention to this motion", pad=10)
     for label, number in zip(ax.get_yticklabels(), heads, strict=True):
         if head is not None and number == head + 1:
-            label.set(color=CHOSEN, fontweight="bold")
+            label.set(color=ACCENT, fontweight="bold")
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label="attention")
     return ax
@@ -216,7 +215,7 @@ def plot_clip(
     plot_share(t_start_s, t_end_s, mean.mean(axis=0), mean[face], windows=windows, ax=axes[0])
     plot_measure(t_start_s, t_end_s, values, color=color, label=label, windows=windows, ax=axes[1])
     for ax in axes:
-        ax.axvspan(t_start_s[segment], t_end_s[segment], fill=False, ec=CHOSEN, lw=1.6, zorder=3)
+        ax.axvspan(t_start_s[segment], t_end_s[segment], fill=False, ec=ACCENT, lw=1.6, zorder=3)
     axes[0].set_xlabel("")
     above.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False)
     close_up = below.subplots(1, 3, width_ratios=(1, 1.25, 1.45))
