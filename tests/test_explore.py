@@ -7,14 +7,13 @@ from dataclasses import replace
 from functools import cache
 from shutil import copytree
 
-import av
 import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from small_run import DATA, GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
+from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
 
-from helpers import clip_views, explore, preview
+from helpers import clip_views, explore
 from helpers.attention import attention_entropy, get_attention_weights, occlusion
 from helpers.clip_views import CHANGE, effects_per_token, motion_per_token, open_gallery
 from helpers.clips import TRAITS
@@ -23,8 +22,7 @@ from helpers.crops import Piece
 from helpers.gallery import ORDERS, Gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures
-from helpers.preview import encode_preview
-from helpers.video import VideoError
+from helpers.video import VideoError, read_frames
 
 CLIP = SHOWN[1]
 
@@ -56,40 +54,6 @@ def explorer(gallery, figures):
     return explore.Explorer(gallery, clip=CLIP)
 
 
-def decoded(data):
-    with av.open(io.BytesIO(data)) as video:
-        return [(float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in video.decode(video=0)]
-
-
-@pytest.mark.parametrize("encoder", ["libx264", "libvpx-vp9"])
-def test_a_preview_is_the_clip_small_with_its_times(encoder, monkeypatch):
-    monkeypatch.setattr(preview, "HEIGHT_PX", 120)
-    monkeypatch.setattr(preview, "KINDS", [kind for kind in preview.KINDS if kind[0] == encoder])
-    made = encode_preview(DATA / "awkward" / "variable_frame_rate.mp4")
-    with av.open(str(DATA / "awkward" / "variable_frame_rate.mp4")) as video:
-        original = [(float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in video.decode(video=0)]
-    frames = decoded(made.data)
-    assert [t for t, _ in frames] == pytest.approx([t - original[0][0] for t, _ in original], abs=2e-3)
-    assert frames[0][1].shape == (120, 160, 3)
-    means = [np.mean(np.stack([f for _, f in some]), axis=(0, 1, 2)) for some in (frames, original)]
-    np.testing.assert_allclose(*means, atol=4)
-    assert made.mime == {"libx264": "video/mp4", "libvpx-vp9": "video/webm"}[encoder]
-
-
-def test_a_preview_is_upright_and_even_sided():
-    frames = decoded(encode_preview(DATA / "awkward" / "portrait_rotated.mp4").data)
-    height, width = frames[0][1].shape[:2]
-    assert height > width
-    assert height <= preview.HEIGHT_PX
-    assert height % 2 == width % 2 == 0
-
-
-def test_without_an_encoder_for_browsers_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(preview.av, "codecs_available", {"mpeg4"})
-    with pytest.raises(RuntimeError, match="must have the encoder libx264 or libvpx-vp9.*pip install"):
-        encode_preview(DATA / f"{CLIP}.mp4")
-
-
 def test_a_gallery_holds_the_runs_predictions_ratings_and_entropies(run, gallery):
     _, model, aligned = run
     assert gallery.clips.tolist() == aligned.clips.tolist()
@@ -119,7 +83,7 @@ def test_clips_are_searched_and_sorted_and_the_unknown_come_last(gallery):
         gallery.listing(trait, "size")
 
 
-def test_a_view_holds_what_the_networks_and_the_model_saw(run, view):
+def test_a_view_holds_what_the_networks_and_the_model_saw(run, view, tmp_path):
     _, model, aligned = run
     one = aligned.take(aligned.clips == CLIP)
     np.testing.assert_allclose(view.attention, get_attention_weights(model, one.inputs())[0], atol=1e-6)
@@ -129,9 +93,12 @@ def test_a_view_holds_what_the_networks_and_the_model_saw(run, view):
     assert 0.1 < view.speed.mean() < 8
     assert view.t_end_s == pytest.approx(STEP_S * np.arange(1, TD + 1))
     assert list(view.windows) == ["warm light", "cool light"]
-    assert len(decoded(view.preview.data)) == 73
-    face = decoded(view.preview.data)[int(view.face_t_s[2] * 15)][1]
-    assert np.abs(face.mean((0, 1)) - view.crops[2].mean((0, 1))).max() < 60  # the same light, another cut
+    (tmp_path / "preview.mp4").write_bytes(view.preview.data)
+    frames, _ = read_frames(tmp_path / "preview.mp4")
+    assert len(frames) == 73
+    assert (
+        np.abs(frames[int(view.face_t_s[2] * 15)].mean((0, 1)) - view.crops[2].mean((0, 1))).max() < 60
+    )  # the same light, another cut
 
 
 def test_effects_of_all_traits_are_those_of_occlusion(run):
