@@ -96,9 +96,8 @@ def test_a_view_holds_what_the_networks_and_the_model_saw(run, view, tmp_path):
     (tmp_path / "preview.mp4").write_bytes(view.preview.data)
     frames, _ = read_frames(tmp_path / "preview.mp4")
     assert len(frames) == 73
-    assert (
-        np.abs(frames[int(view.face_t_s[2] * 15)].mean((0, 1)) - view.crops[2].mean((0, 1))).max() < 60
-    )  # the same light, another cut
+    of_frame, of_crop = (picture.mean((0, 1)) for picture in (frames[int(view.face_t_s[2] * 15)], view.crops[2]))
+    assert np.abs(of_frame - of_crop).max() < 60  # the same light, another cut
 
 
 def test_effects_of_all_traits_are_those_of_occlusion(run):
