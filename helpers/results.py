@@ -15,6 +15,7 @@ from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.comparison import comparisons
 from helpers.config import TrainingConfig
+from helpers.familiar import learn_familiar, write_familiar
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.groups import group_errors
 from helpers.metrics import as_summary, conformal_quantile, score_table
@@ -195,7 +196,8 @@ def leak_warning(split: dict[str, Any]) -> str | None:
 
 
 def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
-    """Write `model/`: the token model of the first seed, its reduction and `card.json`, all that scoring needs.
+    """Write `model/`: the token model of the first seed, its reduction, `familiar.npz` (how unlike a clip is to the
+    training clips) and `card.json`, all that scoring needs.
 
     Returns:
         The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
@@ -227,6 +229,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "config": results["config"],
         "data": data.statement,
         "synthetic_labels": bank.synthetic,
+        "drawn": (data.folder / "truth.csv").exists(),
         "extractors": {name: identity[name] for name in STREAMS},
         "weights": identity["static"]["parameters"]["weights"],
         "reduction": identity["reduction"],
@@ -238,6 +241,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     ):
         with replacing(folder / name) as part:
             shutil.copyfile(source, part)
+    write_familiar(folder / "familiar.npz", learn_familiar(bank.take(split == "train"), bank.take(validation)))
     write_json(folder / "card.json", card)
     return card
 
