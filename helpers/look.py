@@ -92,3 +92,11 @@ def spread_times(t_s: np.ndarray, duration_s: float, n: int) -> np.ndarray:
     """
     middles = (np.arange(n) + 0.5) * duration_s / n
     return np.asarray(t_s)[np.abs(np.asarray(t_s)[:, None] - middles).argmin(axis=0)]
+
+
+def decoded(pictures: Sequence[bytes]) -> list[np.ndarray]:
+    """JPEG files as RGB uint8 (S, S, 3) each."""
+    return [
+        cv2.cvtColor(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        for picture in pictures
+    ]
