@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--no-forecast", action="store_true", help="the clips only, not the hours and disk of a run")
     check.set_defaults(command=_check)
 
+    report = commands.add_parser("report", help="write summary.json and report.html of a run again")
+    report.add_argument("run", type=Path, metavar="DIR", help="the run's folder: 06 is done in it")
+    report.set_defaults(command=_report)
+
     score_command.add_to(commands)
     training_commands.add_to(commands)
 
@@ -128,12 +132,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if stored:
             write_clips(clips, out / "clips.csv")  # as 01 does for videos
         executed = workbook.run(tasks, data, out, chosen)
-        if not (out / "attention.json").exists():
+        if not (out / "training" / "training.json").exists():
             log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))
         elif executed or not (out / "report.html").exists():
             log.info("report: %s", report.write_report(out))
         else:
             log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from helpers import report
+
+    print(report.write_report(arguments.run))
     return 0
 
 
