@@ -17,7 +17,7 @@ from helpers.store import FeatureFile
 from helpers.video import iter_frames
 
 MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
-PASS_NUMBERS = 2**22  # of motion tokens and channels that go through the model at once: 16 MB
+PASS_NUMBERS = 2**22  # of tokens' channels, and of a head's attention, that go through the model at once: 16 MB each
 FACE_PX = 96
 JPEG_QUALITY = 85
 
@@ -57,7 +57,8 @@ def effects_of_motion(
     Returns:
         Score of the whole clip minus score without the part, float32 (n, k): above 0, the part raised the score.
     """
-    at_once = max(1, PASS_NUMBERS // inputs["dynamic"].size)
+    n_pairs = inputs["static"].shape[1] * inputs["dynamic"].shape[1]
+    at_once = max(1, PASS_NUMBERS // max(inputs["dynamic"].size, n_pairs))
     without = []
     for i in range(0, len(parts), at_once):
         chosen = parts[i : i + at_once]

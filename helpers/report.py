@@ -34,6 +34,7 @@ FILES = {  # that the numbers of a report stand in
     "attention.json": "what the attention is worth (07)",
     "classification/classification.json": "classes of clips (08)",
     "score.json": "a scored clip (09)",
+    "score.html": "the same on a page (09)",
     "setup.json": "this machine (00)",
     "run.json": "seconds of each notebook",
     "summary.json": "results in short",
