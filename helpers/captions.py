@@ -4,7 +4,6 @@ In: the name of a file in `figures/`. Out: its `Caption`, and its place in the o
 in the table has its name for a title, comes last, and stands in the section of its notebook.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -65,6 +64,7 @@ _TABLES = {
 07_entropy | Does the map depend on the clip? | Entropy of each head over the test clips; 1 looks everywhere alike.
 07_pointing | What the answer rests on |
     How often the largest effect lies inside a planted event: model, control and chance.
+07_explorer | The explorer | One clip as the explorer in JupyterLab shows it.
 07_share_effect | Does much attention mean much effect? |
     Attention on each motion token against the effect of its loss.
 """,
@@ -94,6 +94,7 @@ _TABLES = {
 03_rows | Static features of one clip | One row per face, one column per channel.
 03_similarity | Static features between clips | Cosine similarity; blocks along the diagonal are clips of one source.
 03_layers | Activations of the static network | How large the answers of each stage to one face are.
+03_maps | Feature maps of the static network | What single filters answer to one face.
 03_grad_cam | Where the static features come from |
     Grad-CAM over the face: bright parts make this clip unlike the mean clip.
 03_maximised | What static channels answer to |
@@ -132,11 +133,23 @@ CAPTIONS = {
 
 
 def caption_of(name: str) -> Caption:
-    """The caption of a figure by its file's name without suffix."""
-    return CAPTIONS.get(name) or Caption(SECTIONS.get(name[:2], "features"), name.replace("_", " "), "")
+    """The caption of a figure by its file's name without suffix; `03_maps_stem` is one of the figures `03_maps`."""
+    known = _known(name)
+    if known is None:
+        return Caption(SECTIONS.get(name[:2], "features"), name.replace("_", " "), "")
+    section, title, shows = CAPTIONS[known]
+    which = name.removeprefix(known).replace("_", " ").strip()
+    return Caption(section, f"{title}: {which}" if which else title, shows)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names of figures in the order of the table; those that are not in it come last, by name."""
-    place = {name: k for k, name in enumerate(CAPTIONS)}
-    return sorted(names, key=lambda name: (place.get(name, len(place)), name))
+def _known(name: str) -> str | None:
+    """The longest name of the table that is this one or begins it."""
+    parts = name.split("_")
+    begins = ("_".join(parts[:n]) for n in range(len(parts), 1, -1))
+    return next((begin for begin in begins if begin in CAPTIONS), None)
+
+
+def place_of(name: str) -> tuple[int, str]:
+    """Where a figure stands among others: in the order of the table, then, and beyond it, by name."""
+    known = _known(name)
+    return (len(CAPTIONS) if known is None else list(CAPTIONS).index(known)), name

@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers import page
 from helpers import report_tables as tables
-from helpers.captions import caption_of, in_order
+from helpers.captions import caption_of, place_of
 from helpers.config import NOTEBOOKS
 from helpers.files import code_version, needs, read_json, write_json
 from helpers.groups import in_words
@@ -149,9 +149,9 @@ def figures_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
         Section to figures: `name`, `title`, `shows` (see `helpers.captions`), `picture` (`helpers.page.Picture`; None
         for one larger than `MOST_BYTES`).
     """
-    paths = {path.stem: path for path in folder.glob("*") if path.suffix in PICTURES}
+    paths = sorted(path for path in folder.glob("*") if path.suffix in PICTURES)
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in map(paths.get, in_order(paths)):
+    for path in sorted(paths, key=lambda path: place_of(path.stem)):
         section, title, shows = caption_of(path.stem)
         picture = page.embedded(path) if path.stat().st_size <= MOST_BYTES else None
         figure = {"name": path.name, "title": title, "shows": shows, "picture": picture}

@@ -22,7 +22,7 @@ from helpers.metrics import as_summary, conformal_quantile, score_table
 from helpers.reduction import STREAMS
 from helpers.store import read_arrays
 from helpers.train import NOT_DECISIVE, TrainingData, rated_clips, split_of
-from helpers.variants import TOKEN_MODEL, chosen_models
+from helpers.variants import TOKEN_MODEL, chosen_models, variant_of
 
 LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
@@ -79,8 +79,8 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
 
     Returns:
         `targets` (in their order, traits by their letters); `models` on the test clips, `live` on the run's own;
-        `comparisons` (every model with the constant, the token model with every other); `split`, `ratings`, `seeds`,
-        `config`; `ceiling` (what agreement of the raters leaves to reach: `r2` and `pearson` by target, where the run's
+        `about` (what each model is, in words); `comparisons` (every model with the constant, the token model with
+        every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters leaves to reach: `r2` and `pearson` by target, where the run's
         own clips are trained on and 01 found several raters); `groups` (errors of the token model on this run's
         held-out clips by the `group` of `ratings.csv`).
     """
@@ -97,6 +97,7 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     return {
         "targets": [target for target in models["constant"]["r2"] if target != "mean"],
         "models": models,
+        "about": {name: variant_of(name).says for name in names},
         "comparisons": comparisons(predictions, names, TOKEN_MODEL),
         "live": live,
         "split": {"by": cfg.split} | _split_counts(bank, splits),

@@ -31,14 +31,16 @@ def _score(arguments: argparse.Namespace) -> int:
     if arguments.out:
         names = {kind: name or arguments.out / f"score.{kind}" for kind, name in names.items()}
     scorer = score.load_scorer(arguments.model)
-    results = []
-    for result in scores.score_videos(arguments.videos, scorer, faces=score.N_FACES if names["html"] else 0):
-        results.append(result)
-        if isinstance(result, scores.Unusable):
-            print(f"error: {result.video}: {result.reason}", file=sys.stderr, flush=True)
-        else:
-            print(score.as_text(result), flush=True)
-    written = scores.write_scores(results, scorer, **names)
+    results: list[score.ClipScore | scores.Unusable] = []
+    try:
+        for result in scores.score_videos(arguments.videos, scorer, faces=score.N_FACES if names["html"] else 0):
+            results.append(result)
+            if isinstance(result, scores.Unusable):
+                print(f"error: {result.video}: {result.reason}", file=sys.stderr, flush=True)
+            else:
+                print(score.as_text(result), flush=True)
+    finally:  # what ends a long list of videos early leaves the scores that are there
+        written = scores.write_scores(results, scorer, **names)
     failed = sum(isinstance(result, scores.Unusable) for result in results)
     if failed:
         print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)

@@ -226,6 +226,14 @@ def test_each_model_stands_beside_its_interval_over_the_constant(out):
     assert "<small>-0.03 to +0.23</small>" in page or "<small>-0.02 to +0.23</small>" in page
 
 
+def test_what_each_model_is_can_be_read(out):
+    path = out / "training" / "training.json"
+    training = json.loads(path.read_text(encoding="utf-8"))
+    assert "What the models are" not in report.write_report(out).read_text(encoding="utf-8")
+    write_json(path, training | {"about": {"ridge": "regression on <means>"}})
+    assert "<b>ridge</b>: regression on &lt;means&gt;" in report.write_report(out).read_text(encoding="utf-8")
+
+
 def test_the_speed_is_what_manifest_and_log_say(out):
     log = {"images_per_second": 62.5, "network_share": 0.91, "gpu_acceleration": False}
     write_json(out / "static" / "extraction_log.json", log)
@@ -264,6 +272,20 @@ def test_every_figure_is_on_the_page_with_its_caption(out):
     assert f'alt="{CAPTIONS["06_models"].title}: {CAPTIONS["06_models"].shows}"' in page
     assert 'width="40" height="30" alt="07 something new"' in page
     assert page.count("<figure>") == 3
+
+
+def test_figures_of_one_name_and_of_one_family_all_have_their_caption(out):
+    for name in ("04_evolution.png", "04_evolution.gif", "03_maps_stem.png", "03_maps_conv_2.png", "06_models_2.png"):
+        draw(out / "figures" / name)
+    sections = report.figures_of(out / "figures")
+    assert [figure["name"] for figure in sections["features"]] == [
+        "03_maps_conv_2.png",
+        "03_maps_stem.png",
+        "04_evolution.gif",
+        "04_evolution.png",
+    ]
+    assert sections["features"][0]["title"] == "Feature maps of the static network: conv 2"
+    assert [figure["title"] for figure in sections["models"]] == ["Test R² of every model", "Test R² of every model: 2"]
 
 
 def test_every_section_of_a_caption_is_one_of_the_report(out):

@@ -169,6 +169,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert pairs == [("ridge", "constant"), (TOKEN_MODEL, "constant"), (TOKEN_MODEL, "ridge")]
     assert found["ratings"] == {"clips": 60, "rated": dict.fromkeys(TRAITS, 60), "first_missing": None}
     assert found["live"]["clips"] == 5
+    assert found["about"]["constant"] == "the mean training rating for everyone"
     shown = results.as_table(found)
     assert shown.index.tolist() == [*FEW, f"{TOKEN_MODEL}, 5 clips of this run"]
     assert shown.loc["ridge", "O"] == ridge["r2"]["O"]
