@@ -80,9 +80,9 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     Returns:
         `targets` (in their order, traits by their letters); `models` on the test clips, `live` on the run's own;
         `about` (what each model is, in words); `comparisons` (every model with the constant, the token model with
-        every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters leaves to reach: `r2` and `pearson` by target, where the run's
-        own clips are trained on and 01 found several raters); `groups` (errors of the token model on this run's
-        held-out clips by the `group` of `ratings.csv`).
+        every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters leaves to reach:
+        `r2` and `pearson` by target, where the run's own clips are trained on and 01 found several raters); `groups`
+        (errors of the token model on this run's held-out clips by the `group` of `ratings.csv`).
     """
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
     constants = {seed: np.nanmean(bank.labels[split == "train"], 0) for seed, split in splits.items()}
