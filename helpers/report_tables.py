@@ -128,9 +128,9 @@ def _kind(reason: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "…", reason)
 
 
-def rating_rows(analysis: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Statistics of the ratings by target as it is shown, the traits first and in their order."""
-    found = analysis.get("statistics", {})
+def by_target(analysis: dict[str, Any] | None, name: str) -> dict[str, dict[str, Any]]:
+    """An entry of `analysis.json` by target as it is shown, the traits first and in order; {} where there is none."""
+    found = (analysis or {}).get(name) or {}
     order = [target for target in TRAITS if target in found] + [target for target in found if target not in TRAITS]
     return {DISPLAY.get(target, target): found[target] for target in order}
 

@@ -226,6 +226,18 @@ def test_each_model_stands_beside_its_interval_over_the_constant(out):
     assert "<small>-0.03 to +0.23</small>" in page or "<small>-0.02 to +0.23</small>" in page
 
 
+def test_ratings_stand_in_the_order_of_the_traits_with_the_raters_agreement(out):
+    numbers = {"n": 36.0, "mean": 0.5, "sd": 0.125, "min": 0.0, "max": 1.0}
+    agreement = {"kind": "ICC(2,k)", "single": 0.25, "mean": 0.75, "max_r2": 0.75, "max_pearson": None}
+    targets = ("extraversion", "interview", "neuroticism", "openness")
+    analysis = {"table": [["clips", 3]], "statistics": dict.fromkeys(targets, numbers)}
+    write_json(out / "analysis.json", analysis | {"reliability": dict.fromkeys(targets, agreement)})
+    page = report.write_report(out).read_text(encoding="utf-8")
+    shown = re.findall(r"<td>([^<]*)</td><td>36</td><td>0.500</td><td>0.125</td>", page)
+    assert shown == ["openness (O)", "extraversion (E)", "emotional stability (N)", "interview"]
+    assert page.count('<td class="text">ICC(2,k)</td><td>0.25</td><td>0.75</td><td>0.75</td>') == 4
+
+
 def test_what_each_model_is_can_be_read(out):
     path = out / "training" / "training.json"
     training = json.loads(path.read_text(encoding="utf-8"))
