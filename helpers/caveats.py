@@ -28,6 +28,8 @@ def caveats(
     """
     found = of_model(card)
     found += [_unlike(SHOWN_AS[name], of) for name, of in familiarity.items() if of["unlike"]]
+    if not familiarity:
+        found.append("how unlike the video is to the training clips is not known: the model folder is an older one")
     if track.coverage < LOW_COVERAGE:
         found.append(f"the face was found in only {track.coverage:.0%} of the looked-at frames")
     if track.n_faces_max > 1:

@@ -146,6 +146,7 @@ def test_an_older_model_folder_scores_without_what_it_lacks(scorer):
     assert result.effects == result.familiarity == {}
     assert len(result.score) == 5
     assert any("so short that it has one stretch of motion" in text for text in result.warnings)
+    assert any("is not known: the model folder is an older one" in text for text in result.warnings)
 
 
 def test_an_effect_is_what_the_score_loses_with_that_motion(scorer):
