@@ -99,6 +99,8 @@ def write_report(out: str | Path) -> Path:
         notebook_s={name: state["seconds"] for name, state in (tables.read_if_there(out / "run.json") or {}).items()},
         random_weights=[s for s, m in manifests.items() if m["identity"].get("weights", {}).get("name") == "random"],
         training_time=tables.training_time(out, MAIN, training.get("seeds", [])),
+        evidence=tables.evidence_rows(summary["attention"]),
+        relevance=tables.relevance_rows(summary["attention"]),
         classified=tables.read_if_there(out / "classification" / "classification.json"),
         scored=(out / "score.json").exists(),
         failed=tables.failed_clips(manifests),

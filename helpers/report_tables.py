@@ -97,6 +97,32 @@ def training_time(out: Path, model: str, seeds: list[int]) -> dict[str, Any] | N
     return None if found is None else found | {"path": name}
 
 
+def evidence_rows(attention: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What `attention.json` knows of planted events: `what`, `value`, `low`, `high` (None without interval)."""
+    names = {
+        "occlusion_pointing": "the model's largest effect lies inside a planted event",
+        "occlusion_pointing_shuffled": "that of the control, trained on shuffled motion",
+        "occlusion_chance": "chance",
+    }
+    known = {name: what for name, what in names.items() if (attention or {}).get(name) is not None}
+    return [_with_interval(what, attention[name], attention.get(f"{name}_interval")) for name, what in known.items()]
+
+
+def relevance_rows(attention: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Share of each trait's relevance in planted events: as `evidence_rows`, and `uniform`, the share of tokens there."""
+    by_trait = (attention or {}).get("relevance") or {}
+    return [
+        _with_interval(DISPLAY.get(trait, trait), of["inside"], of.get("interval")) | {"uniform": of.get("uniform")}
+        for trait, of in by_trait.items()
+        if isinstance(of, dict) and of.get("inside") is not None
+    ]
+
+
+def _with_interval(what: str, value: float, interval: list[float] | None) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    return {"what": what, "value": value, "low": low, "high": high}
+
+
 def failed_clips(manifests: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """Every clip that a stage could not use, once, with the first stage's reason: `clip`, `notebook`, `reason`."""
     seen: dict[str, dict[str, str]] = {}

@@ -166,6 +166,19 @@ def test_without_planted_events_the_occlusion_paragraph_is_left_out(out):
     assert "nothing is known of where the answer should lie" in page
 
 
+def test_evidence_stands_beside_its_control_with_intervals(out):
+    pointing = json.loads((out / "attention.json").read_text(encoding="utf-8"))
+    more = {
+        "occlusion_pointing_interval": [0.925, 0.995],
+        "relevance": {"agreeableness": {"inside": 0.8, "uniform": 0.3}},
+    }
+    write_json(out / "attention.json", pointing | more)
+    page = report.write_report(out).read_text(encoding="utf-8")
+    assert "event</td><td>97%<small>92% to 100%</small></td>" in page
+    assert "shuffled motion</td><td>35%</td>" in page
+    assert "<td>agreeableness (A)</td><td>80%</td><td>30%</td>" in page
+
+
 def test_without_training_there_is_no_report(out):
     (out / "training" / "training.json").unlink()
     with pytest.raises(FileNotFoundError, match="Run 06_training first"):
