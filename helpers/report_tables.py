@@ -109,7 +109,7 @@ def evidence_rows(attention: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def relevance_rows(attention: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Share of each trait's relevance in planted events: as `evidence_rows`, and `uniform`, the share of tokens there."""
+    """Share of each trait's relevance in planted events: as `evidence_rows`, and `uniform`, the tokens' share."""
     by_trait = (attention or {}).get("relevance") or {}
     return [
         _with_interval(DISPLAY.get(trait, trait), of["inside"], of.get("interval")) | {"uniform": of.get("uniform")}
