@@ -11,6 +11,7 @@ from helpers.faces import FaceTrack
 from helpers.reduction import STREAMS
 
 LOW_COVERAGE = 0.7  # below it a score comes with a warning
+MUCH_LONGER = 1.5  # than the longest training clip: said too
 SHOWN_AS = {"static": "face", "dynamic": "motion"}
 
 
@@ -30,6 +31,12 @@ def caveats(
     found += [_unlike(SHOWN_AS[name], of) for name, of in familiarity.items() if of["unlike"]]
     if not familiarity:
         found.append("how unlike the video is to the training clips is not known: the model folder is an older one")
+    longest_s = card.get("training_length_s", np.inf)
+    if track.n_frames / track.fps > MUCH_LONGER * longest_s:
+        found.append(
+            f"the video is {track.n_frames / track.fps:.0f} s long, the training clips at most {longest_s:.0f} s: the "
+            "model has never attended over so long a time; cut the video into such pieces"
+        )
     if track.coverage < LOW_COVERAGE:
         found.append(f"the face was found in only {track.coverage:.0%} of the looked-at frames")
     if track.n_faces_max > 1:

@@ -15,6 +15,7 @@ from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.comparison import comparisons
 from helpers.config import TrainingConfig
+from helpers.errors import clip_lengths
 from helpers.familiar import learn_familiar, write_familiar
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.groups import group_errors
@@ -202,8 +203,9 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
 
     Returns:
         The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
-        `training_quantiles` (at 0, 0.01, ..., 1) per target, `metrics`, `verdicts`, `split`, `ceiling`, `groups`,
-        `extractors`, `weights`, `data`, and so on.
+        `training_quantiles` (at 0, 0.01, ..., 1) per target, `training_length_s` (time of the last token of the longest
+        training clip), `drawn` (whether its clips were drawn, with a planted truth), `metrics`, `verdicts`, `split`,
+        `ceiling`, `groups`, `extractors`, `weights`, `data`, and so on.
     """
     folder, seed = cfg.out / "model", cfg.seeds[0]
     bank = rated_clips(data)
@@ -230,6 +232,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "config": results["config"],
         "data": data.statement,
         "synthetic_labels": bank.synthetic,
+        "training_length_s": float(clip_lengths(bank.take(split == "train")).max()),
         "drawn": (data.folder / "truth.csv").exists(),
         "extractors": {name: identity[name] for name in STREAMS},
         "weights": identity["static"]["parameters"]["weights"],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,8 +118,9 @@ def test_a_reduction_of_other_features_is_refused(model_dir, tmp_path):
 
 
 def test_a_score_outside_the_scale_is_cut_and_said(scorer):
-    track = dataclasses.make_dataclass("T", ["coverage", "n_faces_max"])(0.5, 1)
-    found = caveats(track, np.array([0.5, 1.2]), scorer.card, {}, 3)
+    track = SimpleNamespace(coverage=0.5, n_faces_max=1, n_frames=150, fps=15.0)
+    found = caveats(track, np.array([0.5, 1.2]), scorer.card | {"training_length_s": 5.0}, {}, 3)
+    assert any("the video is 10 s long, the training clips at most 5 s" in text for text in found)
     assert "a score was cut to [0, 1]" in found
     assert "the face was found in only 50% of the looked-at frames" in found
 

@@ -185,6 +185,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing
     assert (cfg.out / "model" / "model.keras").exists()
     assert (cfg.out / "model" / "reduction.npz").exists()
+    assert card["training_length_s"] > 0
     assert card["drawn"] is False  # no truth.csv beside them
     familiar = read_familiar(cfg.out / "model" / "familiar.npz")
     assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
