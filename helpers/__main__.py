@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from helpers import classify, training_commands
+from helpers import classify, score_command, training_commands
 
 log = logging.getLogger("helpers")
 
@@ -56,12 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--no-forecast", action="store_true", help="the clips only, not the hours and disk of a run")
     check.set_defaults(command=_check)
 
-    score = commands.add_parser("score", help="score videos with a trained model")
-    score.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
-    score.add_argument("--model", type=Path, required=True, help="the model folder of a run: results/<run>/model")
-    score.add_argument("--json", type=Path, metavar="FILE", help="write the scores here as well")
-    score.set_defaults(command=_score)
+    report = commands.add_parser("report", help="write summary.json and report.html of a run again")
+    report.add_argument("run", type=Path, metavar="DIR", help="the run's folder: 06 is done in it")
+    report.set_defaults(command=_report)
 
+    score_command.add_to(commands)
     training_commands.add_to(commands)
 
     export = commands.add_parser("export", help="write the face crops of a run as a tree of JPEG files")
@@ -133,12 +132,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if stored:
             write_clips(clips, out / "clips.csv")  # as 01 does for videos
         executed = workbook.run(tasks, data, out, chosen)
-        if not (out / "attention.json").exists():
+        if not (out / "training" / "training.json").exists():
             log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))
         elif executed or not (out / "report.html").exists():
             log.info("report: %s", report.write_report(out))
         else:
             log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from helpers import report
+
+    print(report.write_report(arguments.run))
     return 0
 
 
@@ -171,26 +177,6 @@ def _check(arguments: argparse.Namespace) -> int:
             from helpers import forecast
         print("\n" + forecast.as_text(forecast.forecast(table, arguments.data, forecast.Stages.of(parameters))))
     return 0 if table["usable"].all() else 3
-
-
-def _score(arguments: argparse.Namespace) -> int:
-    from helpers.files import stderr_into, write_json
-
-    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import score
-
-    scorer = score.load_scorer(arguments.model)
-    scores, failed = [], 0
-    for video in arguments.videos:
-        try:
-            scores.append(score.score_clip(video, scorer))
-            print(score.as_text(scores[-1]))
-        except score.CLIP_ERRORS as error:
-            failed += 1
-            print(f"error: {video}: {str(error).removeprefix(f'{video.name}: ')}", file=sys.stderr)
-    if arguments.json:
-        write_json(arguments.json, [score.as_dict(result) for result in scores])
-    return 1 if failed else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -1,59 +1,74 @@
 """summary.json and report.html of a run: one self-contained page that opens without a server or a network.
 
-In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests, figures).
+In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests, figures). Only
+06 must have been run; the page says what else was not. Every section names the file that its numbers stand in.
 """
 
-import base64
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from helpers import page
+from helpers import report_tables as tables
+from helpers.captions import caption_of, place_of
 from helpers.config import NOTEBOOKS
-from helpers.files import code_version, needs, read_json, replacing, write_json
+from helpers.files import code_version, needs, read_json, write_json
 from helpers.groups import in_words
 
-STAGES = {
-    "faces": "02_clip_preparation",
-    "static": "03_static_extraction",
-    "dynamic": "04_dynamic_extraction",
-    "aligned": "05_alignment",
-}
 MAIN = "token_cross_attention"
-NEEDED = ("01_data_analysis", "06_training", "07_attention_visualization")
+NEEDED = ("06_training",)
+MOST_FINDINGS = 5
+PICTURES = (".png", ".gif", ".jpg")
+MOST_BYTES = 4 * 2**20  # of one picture: a larger one is named, not shown
+FILES = {  # that the numbers of a report stand in
+    "analysis.json": "clips, ratings and leakage (01)",
+    "faces/manifest.json": "faces: parameters, counts, failures (02)",
+    "static/manifest.json": "static features: weights, parameters, counts, failures (03)",
+    "static/extraction_log.json": "speed of the last extraction (03)",
+    "dynamic/manifest.json": "dynamic features: the same (04)",
+    "dynamic/extraction_log.json": "speed of the last extraction (04)",
+    "aligned/manifest.json": "what was joined and reduced (05)",
+    "training/training.json": "models, intervals, comparisons (06)",
+    "training/history.csv": "errors of every epoch (06)",
+    "predictions.csv": "what every model said of every held-out clip (06)",
+    "model/card.json": "the model that scores videos (06)",
+    "attention.json": "what the attention is worth (07)",
+    "classification/classification.json": "classes of clips (08)",
+    "score.json": "a scored clip (09)",
+    "score.html": "the same on a page (09)",
+    "setup.json": "this machine (00)",
+    "run.json": "seconds of each notebook",
+    "summary.json": "results in short",
+}
 
 
 def write_summary(out: str | Path) -> dict[str, Any]:
-    """Gather `summary.json` from what 06 and 07 wrote.
+    """Gather `summary.json` from what 06, 07 and 08 wrote.
 
     Returns:
         `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
-        (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`,
-        `split`, `live`, `provenance`, and `classification` (see `helpers.classification.score_models`) where 08 was
-        run. Values of `models` and `attention` are means over seeds.
+        (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`
+        (None where 07 was not run), `split`, `live`, `provenance`, and `classification` (see
+        `helpers.classification.score_models`) where 08 was run. Values of `models` and `attention` are means over
+        seeds.
     """
     out = Path(out)
     training = read_json(needs(out / "training" / "training.json", "06_training"))
-    attention = read_json(needs(out / "attention.json", "07_attention_visualization"))
-    summary = {
-        "targets": training["targets"],
-        "models": training["models"],
-        "comparisons": training["comparisons"],
-        "groups": training["groups"],
-        "ceiling": training["ceiling"],
-        "split": training["split"],
-        "live": training["live"],
-        "attention": attention,
+    manifests = tables.read_manifests(out)
+    summary = {name: training[name] for name in ("targets", "models", "comparisons", "split")}
+    summary |= {"groups": training.get("groups", {}), "ceiling": training.get("ceiling")}
+    summary |= {
+        "live": training.get("live", {}),
+        "attention": tables.read_if_there(out / "attention.json"),
         "provenance": {
             "code_version": code_version(),
             "data": training["data"],
             "synthetic_labels": training["synthetic_labels"],
-            "stages": {stage: manifest["identity"] for stage, manifest in _manifests(out).items()},
+            "stages": {stage: manifest["identity"] for stage, manifest in manifests.items()},
         },
     }
-    classified = out / "classification" / "classification.json"
-    if classified.exists():
-        summary["classification"] = read_json(classified)["models"]
+    classified = tables.read_if_there(out / "classification" / "classification.json")
+    if classified is not None:
+        summary["classification"] = classified["models"]
     write_json(out / "summary.json", summary)
     return summary
 
@@ -62,77 +77,86 @@ def write_report(out: str | Path) -> Path:
     """Write `summary.json` and `report.html`; return the page's path. FileNotFoundError names a missing notebook."""
     out = Path(out)
     summary = write_summary(out)
-    analysis = read_json(needs(out / "analysis.json", "01_data_analysis"))
-    manifests = _manifests(out)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["number"] = _number
-    environment.filters["percent"] = lambda value: f"{value:.0%}"
-    page = environment.get_template("report.html.j2").render(
-        name=out.name,
+    manifests = tables.read_manifests(out)
+    analysis = tables.read_if_there(out / "analysis.json")
+    training = read_json(out / "training" / "training.json")
+    return page.write_page(
+        out / "report.html",
+        "report.html.j2",
+        name=out.resolve().name,
         summary=summary,
-        models=_ordered(summary["models"]),
+        training=training,
         main=MAIN,
         targets=summary["targets"],
+        models=tables.model_rows(summary, MAIN),
+        findings=findings(summary),
         analysis=analysis,
-        verdicts=verdicts(summary),
+        statistics=tables.by_target(analysis, "statistics"),
+        agreement=tables.by_target(analysis, "reliability"),
+        problems=tables.problem_rows(analysis or {}),
+        setup=tables.read_if_there(out / "setup.json"),
+        stages=tables.stage_rows(out, manifests),
+        notebook_s={name: state["seconds"] for name, state in (tables.read_if_there(out / "run.json") or {}).items()},
         random_weights=[s for s, m in manifests.items() if m["identity"].get("weights", {}).get("name") == "random"],
-        failed=_failures(manifests),
-        figures=_figures(out / "figures"),
-        notebooks=[n for n in NOTEBOOKS if (out / "notebooks" / f"{n}.ipynb").exists()],
+        training_time=tables.training_time(out, MAIN, training.get("seeds", [])),
+        evidence=tables.evidence_rows(summary["attention"]),
+        relevance=tables.relevance_rows(summary["attention"]),
+        classified=tables.read_if_there(out / "classification" / "classification.json"),
+        scored=(out / "score.json").exists(),
+        failed=tables.failed_clips(manifests),
+        failed_rows=tables.failed_rows(manifests),
+        shown=tables.SHOWN,
+        provenance=tables.provenance_rows(manifests),
+        figures=figures_of(out / "figures"),
+        files={name: what for name, what in FILES.items() if (out / name).exists()},
+        notebooks={n: (out / "notebooks" / f"{n}.ipynb").exists() for n in NOTEBOOKS},
     )
-    path = out / "report.html"
-    with replacing(path) as part:
-        part.write_text(page, encoding="utf-8")
-    return path
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
-    """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival."""
+    """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival,
+    groups.
+    """
+    return _of_models(summary) + in_words(summary["groups"])
+
+
+def _of_models(summary: dict[str, Any]) -> list[str]:
     models = summary["models"]
     with_constant = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
     said = [with_constant[MAIN]["verdict"]]
-    useless = [_spoken(name) for name, c in with_constant.items() if name != MAIN and not (c["low"] or 0) > 0]
+    useless = [page.spoken(name) for name, c in with_constant.items() if name != MAIN and not (c["low"] or 0) > 0]
     if useless:
         said.append(f"No better than a constant: {', '.join(useless)}.")
     rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
     if rivals:
         said.append(max(rivals, key=lambda c: models[c["b"]]["r2"]["mean"] or 0.0)["verdict"])
-    return said + in_words(summary["groups"])
+    return said
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
+def findings(summary: dict[str, Any]) -> list[str]:
+    """What was found in five sentences at most: `verdicts`, and what the attention is worth where that is known."""
+    attention = summary["attention"] or {}
+    said = _of_models(summary)
+    if attention.get("occlusion_pointing") is not None:
+        shares = [f"{attention[f'occlusion_{name}']:.0%}" for name in ("pointing", "pointing_shuffled", "chance")]
+        said.append(
+            "Its answer rests on the planted event in {} of the test clips (control {}, chance {}).".format(*shares)
+        )
+    return (said + in_words(summary["groups"]))[:MOST_FINDINGS]
 
 
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
+def figures_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The saved figures by section, in the order of `helpers.captions`.
 
-
-def _ordered(models: dict[str, Any]) -> dict[str, Any]:
-    """The constant first, then from the worst to the best."""
-    return dict(sorted(models.items(), key=lambda item: (item[0] != "constant", item[1]["r2"]["mean"] or 0.0)))
-
-
-def _manifests(out: Path) -> dict[str, dict[str, Any]]:
-    paths = {stage: out / stage / "manifest.json" for stage in STAGES}
-    return {stage: read_json(path) for stage, path in paths.items() if path.exists()}
-
-
-def _failures(manifests: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every clip that a stage could not use, once, with the first stage's reason."""
-    seen: dict[str, dict[str, Any]] = {}
-    for stage, manifest in manifests.items():
-        for failure in manifest.get("failed", []):
-            if "row" not in failure:
-                seen.setdefault(failure["clip"], {"notebook": STAGES[stage], **failure})
-    return list(seen.values())
-
-
-def _figures(folder: Path) -> list[dict[str, str]]:
-    """The saved figures in the notebooks' order, as data addresses."""
-    return [
-        {"name": path.stem, "data": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()}
-        for path in sorted(folder.glob("*.png"))
-    ]
+    Returns:
+        Section to figures: `name`, `title`, `shows` (see `helpers.captions`), `picture` (`helpers.page.Picture`; None
+        for one larger than `MOST_BYTES`).
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix in PICTURES)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(paths, key=lambda path: place_of(path.stem)):
+        section, title, shows = caption_of(path.stem)
+        picture = page.embedded(path) if path.stat().st_size <= MOST_BYTES else None
+        figure = {"name": path.name, "title": title, "shows": shows, "picture": picture}
+        found.setdefault(section, []).append(figure)
+    return found

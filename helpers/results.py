@@ -15,13 +15,15 @@ from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.comparison import comparisons
 from helpers.config import TrainingConfig
+from helpers.errors import clip_lengths
+from helpers.familiar import learn_familiar, write_familiar
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.groups import group_errors
 from helpers.metrics import as_summary, conformal_quantile, score_table
 from helpers.reduction import STREAMS
 from helpers.store import read_arrays
 from helpers.train import NOT_DECISIVE, TrainingData, rated_clips, split_of
-from helpers.variants import TOKEN_MODEL, chosen_models
+from helpers.variants import TOKEN_MODEL, chosen_models, variant_of
 
 LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
@@ -78,10 +80,10 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
 
     Returns:
         `targets` (in their order, traits by their letters); `models` on the test clips, `live` on the run's own;
-        `comparisons` (every model with the constant, the token model with every other); `split`, `ratings`, `seeds`,
-        `config`; `ceiling` (what agreement of the raters leaves to reach: `r2` and `pearson` by target, where the run's
-        own clips are trained on and 01 found several raters); `groups` (errors of the token model on this run's
-        held-out clips by the `group` of `ratings.csv`).
+        `about` (what each model is, in words); `comparisons` (every model with the constant, the token model with
+        every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters leaves to reach:
+        `r2` and `pearson` by target, where the run's own clips are trained on and 01 found several raters); `groups`
+        (errors of the token model on this run's held-out clips by the `group` of `ratings.csv`).
     """
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
     constants = {seed: np.nanmean(bank.labels[split == "train"], 0) for seed, split in splits.items()}
@@ -96,6 +98,7 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     return {
         "targets": [target for target in models["constant"]["r2"] if target != "mean"],
         "models": models,
+        "about": {name: variant_of(name).says for name in names},
         "comparisons": comparisons(predictions, names, TOKEN_MODEL),
         "live": live,
         "split": {"by": cfg.split} | _split_counts(bank, splits),
@@ -195,12 +198,14 @@ def leak_warning(split: dict[str, Any]) -> str | None:
 
 
 def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
-    """Write `model/`: the token model of the first seed, its reduction and `card.json`, all that scoring needs.
+    """Write `model/`: the token model of the first seed, its reduction, `familiar.npz` (how unlike a clip is to the
+    training clips) and `card.json`, all that scoring needs.
 
     Returns:
         The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
-        `training_quantiles` (at 0, 0.01, ..., 1) per target, `metrics`, `verdicts`, `split`, `ceiling`, `groups`,
-        `extractors`, `weights`, `data`, and so on.
+        `training_quantiles` (at 0, 0.01, ..., 1) per target, `training_length_s` (time of the last token of the longest
+        training clip), `drawn` (whether its clips were drawn, with a planted truth), `metrics`, `verdicts`, `split`,
+        `ceiling`, `groups`, `extractors`, `weights`, `data`, and so on.
     """
     folder, seed = cfg.out / "model", cfg.seeds[0]
     bank = rated_clips(data)
@@ -227,6 +232,8 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "config": results["config"],
         "data": data.statement,
         "synthetic_labels": bank.synthetic,
+        "training_length_s": float(clip_lengths(bank.take(split == "train")).max()),
+        "drawn": (data.folder / "truth.csv").exists(),
         "extractors": {name: identity[name] for name in STREAMS},
         "weights": identity["static"]["parameters"]["weights"],
         "reduction": identity["reduction"],
@@ -238,6 +245,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     ):
         with replacing(folder / name) as part:
             shutil.copyfile(source, part)
+    write_familiar(folder / "familiar.npz", learn_familiar(bank.take(split == "train"), bank.take(validation)))
     write_json(folder / "card.json", card)
     return card
 

@@ -1,11 +1,11 @@
-"""Scores one video with a trained model: five traits with intervals, beside the constant predictor.
+"""Scores a video with a trained model: five traits with intervals, beside the constant predictor.
 
 In: a video file and the `model/` folder of a run. Out: a `ClipScore`. Everything the networks need to know stands in
 the folder's `card.json`, so the video is looked at exactly as the training clips were.
 """
 
-import logging
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ import numpy as np
 
 from helpers.attention import get_attention_weights
 from helpers.backbones import Backbone, build_backbone
+from helpers.caveats import caveats
 from helpers.clip_run import CLIP_ERRORS
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
-from helpers.faces import FaceTrack, track_clip
+from helpers.faces import FaceTrack, NoFaceError, track_clip
+from helpers.familiar import Known, read_familiar
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.look import clip_parts, effects_of_motion, face_pictures, spread_times
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.reduction import STREAMS, Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows, rows_of_clip
 from helpers.store import FeatureFile
 
-log = logging.getLogger(__name__)
-
-LOW_COVERAGE = 0.7  # below it a score comes with a warning
+N_FACES = 8  # pictures of the face along the time axis of a video
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Scorer:
     """A trained model and the networks it was trained behind: load it once, score many videos."""
 
     model: keras.Model
+    folder: Path
     card: dict[str, Any]
+    familiar: dict[str, Known]
     reduction: Reduction
     preparation: PreparationConfig
     static: StaticConfig
@@ -52,10 +55,22 @@ class Scorer:
 class ClipScore:
     """The scores of one video, in [0, 1], and what stands behind them.
 
-    `low` and `high` bound the 90 % interval (split conformal, from validation clips); `constant` is what a predictor
-    without eyes would say. `motion_share` is the attention per motion token (mean over heads and face tokens, sums
-    to 1) at `motion_t_s` seconds. All of `score`, `low`, `high`, `constant` and `percentile` (share of training
-    ratings below the score) are keyed by target.
+    Attributes:
+        video: Its name; below the folder that was named, if one was.
+        score, low, high: By target; `low` and `high` bound the 90 % interval (split conformal, from validation clips).
+        constant: What a predictor without eyes would say, by target.
+        percentile: Share of the training ratings below the score, by target.
+        motion_t_s, motion_share: Attention per motion token (mean over heads and face tokens, sums to 1) at so many
+            seconds.
+        face_coverage: Share of the looked-at frames that show the face.
+        warnings: Sentences.
+        duration_s: Length of the video.
+        parts_s: Start and end in seconds of the parts that `effects` is about.
+        effects: By target, how far each part's motion moves the score (`helpers.look.effects_of_motion`); {} where the
+            model folder does not hold the usual motion, as those made earlier do not.
+        familiarity: By stream, how far the tokens lie from the training clips (`helpers.familiar.Known.describe`); {}
+            likewise.
+        faces_t_s, faces: Some faces of the video as JPEG files, and their times in seconds.
     """
 
     video: str
@@ -68,6 +83,12 @@ class ClipScore:
     motion_share: list[float]
     face_coverage: float
     warnings: list[str]
+    duration_s: float
+    parts_s: list[tuple[float, float]]
+    effects: dict[str, list[float]]
+    familiarity: dict[str, dict[str, Any]]
+    faces_t_s: list[float]
+    faces: list[bytes] = field(repr=False)
 
 
 def load_scorer(model_dir: str | Path) -> Scorer:
@@ -105,7 +126,9 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     reduction.check(extractors)
     return Scorer(
         model,
+        folder,
         card,
+        read_familiar(folder / "familiar.npz"),
         reduction,
         preparation,
         static,
@@ -116,31 +139,63 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     )
 
 
-def score_clip(video: str | Path, scorer: Scorer) -> ClipScore:
+def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int = N_FACES) -> ClipScore:
     """Score one video.
+
+    Args:
+        video: Its file.
+        scorer: See `load_scorer`.
+        name: What it is called; by default its file's name.
+        faces: How many pictures of the face are taken along.
 
     Raises:
         VideoError, NoFaceError, TooShortError: The video cannot be used; the message says why.
     """
     track, tokens = tokens_of_video(video, scorer)
-    inputs = {name: rows.features[None] for name, rows in tokens.items()}
-    inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
+    inputs = {stream: rows.features[None] for stream, rows in tokens.items()}
+    inputs |= {f"{stream}_t_s": rows.t_s[None].astype("float32") for stream, rows in tokens.items()}
     raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
-    share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
     card, targets = scorer.card, scorer.card["targets"]
     half = np.array([card["interval_half_width"][t] for t in targets])
+    known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.familiar.items()}
     return ClipScore(
-        video=Path(video).name,
+        video=name or Path(video).name,
         score=_by_target(targets, raw),
         low=_by_target(targets, raw - half),
         high=_by_target(targets, raw + half),
         constant=card["constant"],
         percentile={t: _share_below(card["training_quantiles"][t], raw[i]) for i, t in enumerate(targets)},
-        motion_t_s=[round(float(t), 3) for t in tokens["dynamic"].t_s],
-        motion_share=[float(s) for s in share],
         face_coverage=track.coverage,
-        warnings=_warnings(track, raw, card),
+        warnings=caveats(track, raw, card, known, len(tokens["dynamic"].frame)),
+        duration_s=round(track.n_frames / track.fps, 3),
+        familiarity=known,
+        **_looked_at(inputs, tokens["dynamic"], scorer),
+        **_faces(video, track, tokens["static"].t_s, scorer, faces),
     )
+
+
+def _looked_at(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Scorer) -> dict[str, Any]:
+    """`motion_t_s`, `motion_share`, `parts_s` and `effects` of a clip."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # `caveats` says it
+        share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
+    parts, effects = clip_parts(motion), {}
+    if scorer.familiar:
+        moved = effects_of_motion(scorer.model, inputs, parts.tokens, scorer.familiar["dynamic"].mean)
+        effects = {target: moved[:, i].astype(float).tolist() for i, target in enumerate(scorer.card["targets"])}
+    return {
+        "motion_t_s": [round(float(t), 3) for t in motion.t_s],
+        "motion_share": [float(s) for s in share],
+        "parts_s": [(round(float(a), 3), round(float(b), 3)) for a, b in zip(parts.start_s, parts.end_s, strict=True)],
+        "effects": effects,
+    }
+
+
+def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, scorer: Scorer, n: int) -> dict[str, list[Any]]:
+    """`faces_t_s` and `faces`, of the face tokens at `t_s` (m,)."""
+    times = spread_times(t_s, track.n_frames / track.fps, n)
+    pictures = face_pictures(video, track, times, backend=scorer.preparation.backend) if n else []
+    return {"faces_t_s": [round(float(t), 3) for t in times], "faces": pictures}
 
 
 def first_usable(path: str | Path, scorer: Scorer) -> tuple[Path, ClipScore]:
@@ -175,7 +230,7 @@ def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[
     }
     for name in STREAMS:
         if not len(rows[name].valid):
-            raise ValueError(
+            raise NoFaceError(
                 f"{Path(video).name}: the face is lost wherever a {name} row would lie. Take another clip."
             )
     reduced = {name: getattr(scorer.reduction, name).transform(rows[name].features) for name in STREAMS}
@@ -196,22 +251,9 @@ def _share_below(quantiles: list[float], value: float) -> float:
     return float(np.interp(value, quantiles, np.linspace(0, 1, len(quantiles))))
 
 
-def _warnings(track: FaceTrack, raw: np.ndarray, card: dict[str, Any]) -> list[str]:
-    found = []
-    if "random" in [card["extractors"][name]["weights"]["name"] for name in STREAMS]:
-        found.append("the networks have random weights: these scores say nothing about a person")
-    if track.coverage < LOW_COVERAGE:
-        found.append(f"the face was found in only {track.coverage:.0%} of the looked-at frames")
-    if track.n_faces_max > 1:
-        found.append(f"up to {track.n_faces_max} faces in one frame: the largest one that stays was scored")
-    if np.any((raw < 0) | (raw > 1)):
-        found.append("a score was cut to [0, 1]")
-    return found
-
-
 def as_dict(score: ClipScore) -> dict[str, Any]:
-    """The score as plain types, for JSON."""
-    return asdict(score)
+    """The score as plain types, for JSON, without the pictures."""
+    return {key: value for key, value in asdict(score).items() if key != "faces"}
 
 
 def as_text(score: ClipScore) -> str:

@@ -37,7 +37,7 @@ WRITES = {
     "06_training": ("training/training.json", "predictions.csv", "model/model.keras", "model/card.json"),
     "07_attention_visualization": ("attention.json",),
     "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
-    "09_score_a_clip": ("score.json",),
+    "09_score_a_clip": ("score.json", "score.csv", "score.html"),
 }
 
 

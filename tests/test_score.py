@@ -2,18 +2,23 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from helpers import score
+from helpers import look, score
 from helpers.align import read_aligned
+from helpers.caveats import caveats, of_model
 from helpers.clips import TRAITS
 from helpers.faces import NoFaceError
+from helpers.familiar import learn_familiar, write_familiar
 from helpers.files import ROOT, read_json, write_json
+from helpers.metrics import conformal_quantile
 from helpers.model import CompletePersonalityModel
 
 DATA = ROOT / "data_sample"
+AWKWARD = DATA / "awkward"
 CLIP = sorted((DATA / "test80_01").glob("*.mp4"))[0]
 
 
@@ -32,6 +37,8 @@ def model_dir(tmp_path_factory):
         "extractors": {name: identity[name] for name in ("static", "dynamic")},
     }
     write_json(folder / "card.json", card)
+    bank = read_aligned(DATA / "tokens")
+    write_familiar(folder / "familiar.npz", learn_familiar(bank.take(np.arange(100)), bank.take(np.arange(100, 160))))
     return folder
 
 
@@ -68,17 +75,17 @@ def test_a_score_has_an_interval_and_the_constant_and_says_what_it_rests_on(scor
 
 @pytest.mark.slow
 def test_several_faces_are_said(scorer):
-    result = score.score_clip(DATA / "awkward" / "two_faces.mp4", scorer)
+    result = score.score_clip(AWKWARD / "two_faces.mp4", scorer)
     assert any("up to 2 faces" in text for text in result.warnings)
 
 
 def test_a_video_without_a_face_is_refused_with_the_reason(scorer):
     with pytest.raises(NoFaceError, match="no face found in"):
-        score.score_clip(DATA / "awkward" / "no_face.mp4", scorer)
+        score.score_clip(AWKWARD / "no_face.mp4", scorer)
 
 
 def test_a_folder_without_a_usable_video_gives_the_first_reason(scorer, tmp_path):
-    shutil.copy(DATA / "awkward" / "no_face.mp4", tmp_path)
+    shutil.copy(AWKWARD / "no_face.mp4", tmp_path)
     with pytest.raises(ValueError, match=r"1 that cannot: no_face\.mp4: no face found"):
         score.first_usable(tmp_path, scorer)
 
@@ -111,7 +118,62 @@ def test_a_reduction_of_other_features_is_refused(model_dir, tmp_path):
 
 
 def test_a_score_outside_the_scale_is_cut_and_said(scorer):
-    track = dataclasses.make_dataclass("T", ["coverage", "n_faces_max"])(0.5, 1)
-    found = score._warnings(track, np.array([0.5, 1.2]), scorer.card)
+    track = SimpleNamespace(coverage=0.5, n_faces_max=1, n_frames=150, fps=15.0)
+    found = caveats(track, np.array([0.5, 1.2]), scorer.card | {"training_length_s": 5.0}, {}, 3)
+    assert any("the video is 10 s long, the training clips at most 5 s" in text for text in found)
     assert "a score was cut to [0, 1]" in found
     assert "the face was found in only 50% of the looked-at frames" in found
+
+
+def test_what_a_model_was_trained_on_is_said_with_every_score(scorer):
+    card = scorer.card | {"drawn": True, "synthetic_labels": True, "split": {"warning": "this split leaks"}}
+    found = of_model(card)
+    assert [text.split(":")[0] for text in found] == [
+        "the networks have random weights",
+        "the model was trained on drawn clips",
+        "the ratings of the training clips were invented",
+        "the model's own scores are too high",
+    ]
+
+
+def test_a_video_unlike_the_training_clips_is_called_so(scorer):
+    result = score.score_clip(AWKWARD / "face_leaving.mp4", scorer, faces=0)
+    assert result.familiarity["dynamic"]["unlike"]
+    assert any("the motion is unlike the training clips" in text for text in result.warnings)
+    assert not score.score_clip(CLIP, scorer, faces=0).familiarity["dynamic"]["unlike"]
+
+
+def test_an_older_model_folder_scores_without_what_it_lacks(scorer):
+    result = score.score_clip(AWKWARD / "very_short.mp4", dataclasses.replace(scorer, familiar={}), faces=0)
+    assert result.effects == result.familiarity == {}
+    assert len(result.score) == 5
+    assert any("so short that it has one stretch of motion" in text for text in result.warnings)
+    assert any("is not known: the model folder is an older one" in text for text in result.warnings)
+
+
+def test_an_effect_is_what_the_score_loses_with_that_motion(scorer):
+    tokens = score.tokens_of_video(CLIP, scorer)[1]
+    inputs = {name: rows.features[None] for name, rows in tokens.items()}
+    inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
+    usual = scorer.familiar["dynamic"].mean
+    parts = [np.array([0, 1]), np.array([5])]
+    effects = look.effects_of_motion(scorer.model, inputs, parts, usual)
+    changed = inputs | {"dynamic": inputs["dynamic"].copy()}
+    changed["dynamic"][0, :2] = usual
+    expected = np.asarray(scorer.model(inputs))[0] - np.asarray(scorer.model(changed))[0]
+    assert effects.shape == (2, 5)
+    np.testing.assert_allclose(effects[0], expected, atol=1e-5)
+    assert np.abs(effects).min() > 0
+
+
+def test_intervals_hold_nine_of_ten_new_ratings_of_their_kind():
+    """Split conformal on 75 validation clips, cut to the scale: what stands on the page, on exchangeable clips."""
+    random = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        residuals = random.standard_t(3, (76, 1)) / 5
+        truth = random.uniform(0, 1)
+        raw = truth - residuals[-1, 0]
+        half = min(conformal_quantile(residuals[:-1], 0.9)[0], 1.0)
+        inside.append(np.clip(raw - half, 0, 1) <= truth <= np.clip(raw + half, 0, 1))
+    assert 0.89 < np.mean(inside) < 0.93  # exact: ceil(76 * 0.9) / 76 = 0.908

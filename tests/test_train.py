@@ -12,6 +12,7 @@ from helpers import experiment, fitting, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
+from helpers.familiar import read_familiar
 from helpers.files import read_json, write_json
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
 from helpers.store import read_arrays
@@ -168,6 +169,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert pairs == [("ridge", "constant"), (TOKEN_MODEL, "constant"), (TOKEN_MODEL, "ridge")]
     assert found["ratings"] == {"clips": 60, "rated": dict.fromkeys(TRAITS, 60), "first_missing": None}
     assert found["live"]["clips"] == 5
+    assert found["about"]["constant"] == "the mean training rating for everyone"
     shown = results.as_table(found)
     assert shown.index.tolist() == [*FEW, f"{TOKEN_MODEL}, 5 clips of this run"]
     assert shown.loc["ridge", "O"] == ridge["r2"]["O"]
@@ -183,6 +185,10 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing
     assert (cfg.out / "model" / "model.keras").exists()
     assert (cfg.out / "model" / "reduction.npz").exists()
+    assert card["training_length_s"] > 0
+    assert card["drawn"] is False  # no truth.csv beside them
+    familiar = read_familiar(cfg.out / "model" / "familiar.npz")
+    assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
 
 
 @pytest.mark.slow

@@ -1,0 +1,96 @@
+"""How unlike a clip is to those that a model was trained on: beyond them its intervals promise nothing.
+
+In: tokens (n, D) of both streams. Out: one distance per stream, in units of the training clips' own, beside those of
+clips that were held out; `familiar.npz` of a model folder. The distance is Mahalanobis's (Lee et al. 2018, NeurIPS,
+arXiv:1807.03888), judged by a conformal p-value (Bates et al. 2023, Ann. Statist. 51:149).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.covariance import LedoitWolf
+
+from helpers.align import Aligned
+from helpers.reduction import STREAMS
+from helpers.store import read_arrays, write_arrays
+
+MOST_TOKENS = 20_000  # that a covariance is made from, evenly spread: 80 MB at 512 channels
+RARE = 0.01  # share of clips like the held-out ones that may be called unlike
+
+
+@dataclass(frozen=True)
+class Known:
+    """The training tokens of one stream.
+
+    Attributes:
+        mean: float32 (D,).
+        whitener: float32 (D, D): (token - mean) @ whitener has variance 1 / D in each channel.
+        held_out: Distances of clips that were not trained on, increasing, float32 (n,).
+    """
+
+    mean: np.ndarray
+    whitener: np.ndarray
+    held_out: np.ndarray
+
+    def distance(self, tokens: np.ndarray) -> float:
+        """Root mean square distance of a clip's tokens (n, D) from the mean; 1 for training tokens on average."""
+        return float(np.sqrt((((tokens - self.mean) @ self.whitener) ** 2).sum(1).mean()))
+
+    def p_value(self, distance: float) -> float:
+        """Share of clips like the held-out ones that lie so far away: (1 + number at least as far) / (1 + n)."""
+        return float((1 + (self.held_out >= distance).sum()) / (1 + len(self.held_out)))
+
+    def is_unlike(self, distance: float) -> bool:
+        """Whether hardly a held-out clip lies so far away: p-value `RARE` at most, or the smallest that n allows."""
+        return self.p_value(distance) <= max(RARE, 1 / (1 + len(self.held_out)))
+
+    def describe(self, tokens: np.ndarray) -> dict[str, Any]:
+        """`distance`, `p_value`, `unlike`, `farthest_held_out` and `held_out_clips` of a clip's tokens (n, D)."""
+        distance = self.distance(tokens)
+        return {
+            "distance": round(distance, 4),
+            "farthest_held_out": round(float(self.held_out[-1]), 4),
+            "held_out_clips": len(self.held_out),
+            "p_value": round(self.p_value(distance), 6),
+            "unlike": self.is_unlike(distance),
+        }
+
+
+def learn_familiar(training: Aligned, held_out: Aligned) -> dict[str, Known]:
+    """Describe the tokens of both streams of the training clips, and how far held-out clips lie from them."""
+    return {name: _learn(_tokens(training, name), _tokens(held_out, name)) for name in STREAMS}
+
+
+def _tokens(clips: Aligned, name: str) -> list[np.ndarray]:
+    """Tokens of each clip, (n, D) each."""
+    features, masks = getattr(clips, f"{name}_features"), getattr(clips, f"{name}_mask")
+    return [x[mask] for x, mask in zip(features, masks, strict=True)]
+
+
+def _learn(training: list[np.ndarray], held_out: list[np.ndarray]) -> Known:
+    tokens = np.concatenate(training)
+    chosen = tokens[np.linspace(0, len(tokens) - 1, min(len(tokens), MOST_TOKENS)).astype(int)]
+    values, vectors = np.linalg.eigh(LedoitWolf().fit(chosen.astype(np.float64)).covariance_)
+    scale = 1 / np.sqrt(np.maximum(values, 1e-12 * max(values[-1], 1e-12)) * len(values))
+    known = Known(chosen.mean(0), (vectors * scale).astype("float32"), np.empty(0, "float32"))
+    distances = np.sort([known.distance(clip) for clip in held_out]).astype("float32")
+    return Known(known.mean, known.whitener, distances)
+
+
+def write_familiar(path: str | Path, known: dict[str, Known]) -> None:
+    """Write what `learn_familiar` returned as npz, atomically."""
+    write_arrays(path, **{f"{name}_{part}": array for name, of in known.items() for part, array in vars(of).items()})
+
+
+def read_familiar(path: str | Path) -> dict[str, Known]:
+    """Read what `write_familiar` wrote; {} where a model folder has no such file, as those made earlier have none."""
+    if not Path(path).exists():
+        return {}
+    arrays = read_arrays(path)
+    parts = ("mean", "whitener", "held_out")
+    try:
+        return {name: Known(*(arrays[f"{name}_{part}"] for part in parts)) for name in STREAMS}
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: {error} is missing. Run 06_training again.") from None

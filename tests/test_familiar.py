@@ -1,0 +1,78 @@
+"""How unlike a clip is to the training clips."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from helpers import familiar
+from helpers.align import read_aligned
+from helpers.files import ROOT
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return read_aligned(ROOT / "data_sample" / "tokens").take(np.arange(300))
+
+
+@pytest.fixture(scope="module")
+def known(clips):
+    return familiar.learn_familiar(clips.take(np.arange(200)), clips.take(np.arange(200, 300)))
+
+
+def test_training_tokens_lie_at_one_on_average(clips, known):
+    for name, of in known.items():
+        tokens = getattr(clips, f"{name}_features")[:200][getattr(clips, f"{name}_mask")[:200]]
+        assert of.distance(tokens) == pytest.approx(1, rel=0.03)
+
+
+def test_a_distance_is_the_mahalanobis_distance():
+    random = np.random.default_rng(0)
+    spread = np.diag([1.0, 4.0]).astype("float32")
+    known = familiar._learn([random.standard_normal((20_000, 2)) @ spread], [np.zeros((3, 2))])
+    here, along = known.distance(np.array([[2.0, 0.0]])), known.distance(np.array([[0.0, 8.0]]))
+    assert here == pytest.approx(np.sqrt(2), rel=0.03)  # sqrt(2^2 / 2 channels)
+    assert along == pytest.approx(here, rel=0.03)
+
+
+def test_few_held_out_clips_are_called_unlike_and_strange_ones_are(clips, known):
+    later = clips.take(np.arange(200, 300))
+    alarms = [known["static"].is_unlike(known["static"].distance(x[m])) for x, m in _each(later, "static")]
+    assert np.mean(alarms) <= 0.02
+    strange = known["static"].describe(later.static_features[0] * 5)
+    assert strange["unlike"]
+    assert strange["p_value"] == pytest.approx(1 / 101, abs=1e-6)
+    assert strange["distance"] > strange["farthest_held_out"]
+    assert strange["held_out_clips"] == 100
+
+
+def _each(clips, name):
+    return zip(getattr(clips, f"{name}_features"), getattr(clips, f"{name}_mask"), strict=True)
+
+
+def test_p_values_of_exchangeable_clips_are_uniform_at_most():
+    random = np.random.default_rng(1)
+    rare = []
+    for _ in range(300):
+        held_out = np.sort(random.exponential(size=49)).astype("float32")
+        rare.append(dataclasses.replace(_unit(), held_out=held_out).p_value(random.exponential()) <= 0.1)
+    assert 0.05 < np.mean(rare) < 0.15
+
+
+def _unit():
+    return familiar.Known(np.zeros(1, "float32"), np.ones((1, 1), "float32"), np.ones(1, "float32"))
+
+
+def test_what_is_written_is_read(known, tmp_path):
+    familiar.write_familiar(tmp_path / "familiar.npz", known)
+    again = familiar.read_familiar(tmp_path / "familiar.npz")
+    for name, of in known.items():
+        for part, array in vars(of).items():
+            np.testing.assert_array_equal(getattr(again[name], part), array)
+    assert familiar.read_familiar(tmp_path / "none.npz") == {}
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    np.savez(tmp_path / "familiar.npz", static_mean=np.zeros(2))
+    with pytest.raises(ValueError, match=r"familiar\.npz is damaged: 'static_whitener' is missing\. Run 06_training"):
+        familiar.read_familiar(tmp_path / "familiar.npz")
