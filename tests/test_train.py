@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, fitting, results, train, variants
+from helpers import experiment, fitting, live, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
@@ -134,8 +134,13 @@ def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg, tmp_pa
 
 @pytest.mark.slow
 def test_the_table_is_resumed_to_the_same_results(data, cfg, monkeypatch):
+    seen = live.TrainingLines(6)
+    monkeypatch.setattr(experiment, "watch_trainings", lambda n: seen if n == 6 else live.TrainingLines(n))
     first = experiment.run_table(data, cfg)
     folder = cfg.out / "training"
+    told = pd.DataFrame(seen.epochs)
+    pd.testing.assert_frame_equal(told, pd.read_csv(folder / "history.csv"), rtol=1e-4)
+    assert len(seen.finished) == 6
     kept = folder / "ridge-1.npz"
     before = kept.stat().st_mtime_ns
     (folder / f"{TOKEN_MODEL}-1.npz").unlink()
