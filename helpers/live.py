@@ -1,6 +1,7 @@
 """Trainings seen as they go: curves that grow in a notebook, a line of text now and then elsewhere.
 
-In: what Keras tells its callbacks, here or in worker processes. Out: a widget, or log lines; nothing that a result depends on.
+In: what Keras tells its callbacks, here or in worker processes. Out: a widget, or log lines; nothing that a result
+depends on.
 """
 
 import logging

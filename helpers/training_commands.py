@@ -27,6 +27,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--output", type=Path, required=True, metavar="FILE.keras", help="the model")
     train.add_argument("--epochs", type=int, default=50)
     train.add_argument("--batch_size", type=int, default=32)
+    train.add_argument("--seeds", default="", metavar="0,1,2", help="each with its own split and start; default: one")
     train.add_argument("--params", type=Path, metavar="FILE.yaml", help="further parameters, as of 06_training")
     train.set_defaults(command=_train)
 
@@ -46,8 +47,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from helpers.config import TrainingConfig
 
     given = workbook.read_params(arguments.params).get("06_training", {}) if arguments.params else {}
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    own = {"models": arguments.models, "seeds": seeds, "out_dir": str(arguments.out), "progress": sys.stderr.isatty()}
+    own = {
+        "models": arguments.models,
+        "seeds": _numbers(arguments.seeds),
+        "out_dir": str(arguments.out),
+        "progress": sys.stderr.isatty(),
+    }
     table, found = compare.compare_models_of(resolve(arguments.data), TrainingConfig.checked(given | own))
     print(compare.as_text(table), *(each["verdict"] for each in found["comparisons"]), sep="\n")
     return 0
@@ -59,18 +64,31 @@ def _train(arguments: argparse.Namespace) -> int:
     from helpers.workbook import read_params
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import training_system
+        from helpers import training_seeds, training_system
 
     given = read_params(arguments.params).get("06_training", {}) if arguments.params else {}
-    config = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | given)
-    paths = [getattr(arguments, name) for name in ("static_features", "dynamic_features", "labels")]
+    seeds = {"seeds": _numbers(arguments.seeds)} if arguments.seeds else {}
+    config = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | given | seeds)
+    paths = [getattr(arguments, name) for name in ("static_features", "dynamic_features", "labels", "output")]
     options = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "ids_path": arguments.ids}
-    training_system.train_personality_model(*paths, arguments.output, **options, config=config)
     folder = arguments.output.with_suffix("")
-    found = read_json(folder / "analysis.json")
-    print(f"{arguments.output}: {found['verdict']}; epoch {found['best_epoch'] + 1} of {found['epochs']}")
-    print("\n".join([*found["time"]["recommendations"], f"all of it is in {folder}"]))
+    if len(seeds.get("seeds", [])) > 1:
+        *_, agreed = training_seeds.train_with_seeds(*paths, **options, config=config, seeds=config.seeds)
+        print(training_seeds.as_text(agreed))
+    else:
+        training_system.train_personality_model(*paths, **options, config=config)
+        found = read_json(folder / "analysis.json")
+        print(f"{arguments.output}: {found['verdict']} Epoch {found['best_epoch'] + 1} of {found['epochs']} was kept.")
+        print(*found["time"]["recommendations"], sep="\n")
+    print(f"all of it is in {folder}")
     return 0
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be numbers with commas between them, got {text!r}. Correct it.") from None
 
 
 def _predict(arguments: argparse.Namespace) -> int:
