@@ -11,6 +11,10 @@ import pandas as pd
 
 from helpers.comparison import DRAWS, LEVEL, signed
 
+CRITICISM = (
+    "Models of apparent traits have been found to err differently by sex, age and ethnicity, as their raters do "
+    "(Jacques Junior et al. 2021, Person perception biases exposed)."
+)
 MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 
 
@@ -79,3 +83,9 @@ def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
     if found and not said:
         said.append(f"No group's errors can be told from the others': {', '.join(found)}.")
     return said
+
+
+def caveats(found: dict[str, dict[str, Any]]) -> list[str]:
+    """What a model's card says about groups of people, measured or not."""
+    said = in_words(found) or ["Errors by group are unknown: ratings.csv has no column group."]
+    return [f"{' '.join(said)} {CRITICISM}", "A score is what viewers would say of a clip, not what a person is."]

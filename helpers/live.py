@@ -6,6 +6,7 @@ depends on.
 
 import logging
 import os
+import textwrap
 import time
 
 import ipywidgets as widgets
@@ -135,7 +136,7 @@ class TrainingCurves(TrainingLines):
 
     def _show(self) -> None:
         fig = plot_history(pd.DataFrame(list(self.epochs)))
-        fig.suptitle(self.progress)
+        fig.suptitle(textwrap.fill(self.progress, 90), fontsize=10)
         with self.output:
             clear_output(wait=True)
             display(fig)

@@ -21,10 +21,12 @@ from helpers.comparison import Paired, compare_sets
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
 from helpers.fitting import computing_in, fit
+from helpers.groups import caveats
 from helpers.live import watch_live
 from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
 from helpers.plots import dashboard
+from helpers.results import LICENCE
 from helpers.serializer import load_model, model_card
 from helpers.splits import split_clips
 from helpers.training_time import write_time_analysis
@@ -36,7 +38,6 @@ SOURCE_CONFIG = TrainingConfig(learning_rate=1e-3, weight_decay=0.0, schedule="p
 DRAWS = 500  # of the bootstrap
 OVER_CONSTANT = "the model", "constant", "mean_accuracy"
 STATE = "training.state.npz"
-LICENCE = "that of the data and of the weights behind the features: look there before passing the model on"
 
 
 class TrainingSystem:
@@ -159,7 +160,8 @@ class TrainingSystem:
             seed=self.seed,
             metrics=found["metrics"],
             weights={p.name: _provenance(p) for p in self.paths[:2]},
-            licence=LICENCE,
+            licence=f"{LICENCE}: look there before passing the model on",
+            caveats=caveats({}),
             targets=list(self.data.targets),
             verdict=found["verdict"],
         )

@@ -182,7 +182,14 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert table["truth"].isna().sum() == len(FEW) * 2 * 5
     history = pd.read_csv(cfg.out / "training" / "history.csv")
     assert len(history) == 2 * cfg.epochs
+    logs, shown = results.watched(cfg, found, TOKEN_MODEL, 1)
+    of_model = history[(history["model"] == TOKEN_MODEL) & (history["seed"] == 1)]
+    np.testing.assert_allclose([e["loss"] for e in logs["metrics"]["epoch"]], of_model["loss"], rtol=1e-4)
+    assert shown["verdict"] == found["comparisons"][1]["verdict"]
+    assert shown["time"]["epochs"] == cfg.epochs
     card = results.keep_model(data, cfg, found)
+    assert card["licence"].startswith("that of the data and of the weights behind the features (static: unknown")
+    assert card["caveats"][0].startswith("Errors by group are unknown")
     assert card["weights"] == "random"
     assert len(card["training_quantiles"]["openness"]) == 101
     assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing

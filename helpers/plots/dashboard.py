@@ -52,7 +52,8 @@ def plot_batches(batches: Entries, *, ax: Axes | None = None) -> Axes:
     table = pd.DataFrame(batches)
     per_epoch = table["step"].max() + 1
     ax.plot(table["epoch"] + (table["step"] + 1) / per_epoch, table["loss"], color=TRAIN, lw=1)
-    ax.set(xlabel="epoch", ylabel="mean squared error so far", title="within the epochs", yscale="log")
+    often = f"batches: after every {table['step'].iloc[0] + 1} steps"
+    ax.set(xlabel="epoch", ylabel="mean squared error so far", title=often, yscale="log")
     return ax
 
 
@@ -98,7 +99,7 @@ def plot_correlations(epochs: Entries, rates: Entries, times: Entries, *, ax: Ax
     wanted = ((epochs, ["loss", "val_loss"]), (rates, ["learning_rate"]), (times, ["seconds"]))
     table = pd.concat([pd.DataFrame(entries).set_index("epoch")[names] for entries, names in wanted], axis=1)
     values = table.corr().to_numpy()
-    names = ["loss", "validation\nloss", "rate", "time"]
+    names = ["loss", "val.\nloss", "rate", "time"]
     image = ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(names)), names)

@@ -74,7 +74,11 @@ def plot_errors_by_source(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     ax.plot(x, table["bias"], ".", color="#D55E00", label="mean signed error")
     ax.axhline(0, color=ACCENT, lw=1)
     worst = table.index[0] if len(table) else ""
-    ax.set(xlabel="source, worst first", ylabel="error", title=f"{len(table)} sources, the worst is {worst}")
+    ax.set(
+        xlabel="source, worst first",
+        ylabel="error (ratings: 0 to 1)",
+        title=f"{len(table)} sources, the worst is {worst}",
+    )
     ax.set_xticks([])
     ax.legend(frameon=False)
     return ax
@@ -90,7 +94,7 @@ def plot_errors_by_length(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         ax.annotate(f"{row['clips']:.0f}", (row["length_s"], row["mae"]), xytext=(0, 5), textcoords="offset points")
     ax.axhline(0, color=NEUTRAL, lw=1)
     ax.margins(x=0.1, y=0.25)
-    ax.set(xlabel="clip length (s)", ylabel="error", title="numbers: clips")
+    ax.set(xlabel="clip length (s)", ylabel="error (ratings: 0 to 1)", title="numbers: clips")
     ax.legend(frameon=False)
     return ax
 
@@ -115,13 +119,13 @@ def plot_intervals(table: pd.DataFrame, column: str = "over_constant", *, ax: Ax
             ax.errorbar(rows[column][chosen], y[chosen], xerr=reach, fmt="o", ms=4, color=color, label=label)
     ax.axvline(0, color=ACCENT, lw=1)
     ax.set_yticks(y, [name.replace("_", " ") for name in rows.index])
-    ax.set(xlabel="difference of mean test R²", ylim=(-0.6, len(rows) - 0.4), title=what.title)
+    ax.set(xlabel="difference of mean test R², 95 % interval by source", ylim=(-0.6, len(rows) - 0.4), title=what.title)
     return ax
 
 
 def plot_comparisons(table: pd.DataFrame) -> Figure:
     """Draw every model minus the constant, and the token model minus every other, with 95 % intervals by source."""
-    height = 0.3 * table["over_constant"].notna().sum() + 1.2
+    height = 0.24 * table["over_constant"].notna().sum() + 1.1
     fig, axes = plt.subplots(2, 1, figsize=(7.5, 2 * height), layout="constrained")
     for ax, column in zip(axes, INTERVALS, strict=True):
         plot_intervals(table, column, ax=ax)
@@ -148,7 +152,7 @@ def plot_group_errors(found: Mapping[str, Any]) -> Figure:
             reach = [(value - low)[chosen], (high - value)[chosen]]
             ax.errorbar(value[chosen], y[chosen], xerr=reach, fmt="o", ms=4, color=color, label=label)
         ax.axvline(0, color=ACCENT, lw=1)
-        ax.set(xlabel="group minus all others", title=title, ylim=(-0.6, len(found) - 0.4))
+        ax.set(xlabel="group minus all others (ratings: 0 to 1)", title=title, ylim=(-0.6, len(found) - 0.4))
     axes[0].set_yticks(y, names)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return fig
