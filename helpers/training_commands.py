@@ -9,6 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+FEATURES, TREES = ("static_features", "dynamic_features"), ("face_dir", "flow_dir")  # what `predict` takes
+
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of `python -m helpers`."""
@@ -31,10 +33,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--params", type=Path, metavar="FILE.yaml", help="further parameters, as of 06_training")
     train.set_defaults(command=_train)
 
-    predict = commands.add_parser("predict", help="score rows of features with a trained model")
+    predict = commands.add_parser("predict", help="score rows of features, or trees of faces and flow")
     predict.add_argument("--model", type=Path, required=True, help="the .keras file, or a model folder")
-    for name in ("static_features", "dynamic_features"):
-        predict.add_argument(f"--{name}", type=Path, required=True, metavar="FILE.npy")
+    for name in FEATURES:
+        predict.add_argument(f"--{name}", type=Path, metavar="FILE.npy", help="with the other of the two")
+    for name, what in zip(TREES, ("face pictures", "stored flow"), strict=True):
+        predict.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"a folder of {what} per clip, instead")
+    for name in ("faces_fps", "flow_fps"):
+        predict.add_argument(f"--{name}", type=float, metavar="R", help="per second; default: as in the training")
     predict.add_argument("--output", type=Path, required=True, metavar="FILE.npy", help="the scores, (N, targets)")
     predict.set_defaults(command=_predict)
 
@@ -94,10 +100,21 @@ def _numbers(text: str) -> list[int]:
 def _predict(arguments: argparse.Namespace) -> int:
     from helpers.files import stderr_into
 
+    given = {name for name in FEATURES + TREES if getattr(arguments, name) is not None}
+    if given not in (set(FEATURES), set(TREES)):
+        named = ", ".join(f"--{name}" for name in sorted(given)) or "none of them"
+        raise ValueError(
+            f"predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir, got {named}."
+        )
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import training_system
+        from helpers import training_system, tree_scores
 
-    paths = [getattr(arguments, name) for name in ("model", "static_features", "dynamic_features", "output")]
-    scores = training_system.predict_features(*paths)
+    paths = [getattr(arguments, name) for name in (*(FEATURES if given == set(FEATURES) else TREES), "output")]
+    if given == set(TREES):
+        rates = {"faces_fps": arguments.faces_fps, "flow_fps": arguments.flow_fps}
+        scores = tree_scores.predict_trees(arguments.model, *paths, **rates, progress=sys.stderr.isatty())
+        print(f"the clip of each row is in {tree_scores.ids_file(arguments.output)}")
+    else:
+        scores = training_system.predict_features(arguments.model, *paths)
     print(f"{arguments.output}: {len(scores)} rows of {scores.shape[1]} scores")
     return 0

@@ -238,9 +238,7 @@ def predict_features(
         static_features_path, dynamic_features_path: See `read_features_by_row`; reduced as in the training.
         output: The `.npy` file.
     """
-    output = Path(output)
-    if output.suffix != ".npy":
-        raise ValueError(f"output must end in .npy, got {output.name}.")
+    output = checked_npy(output)
     static, dynamic = read_features_by_row(static_features_path, dynamic_features_path)
     model = load_model(model_path, widths=(static.shape[-1], dynamic.shape[-1]))
     inputs = {"static": np.asarray(static, "float32"), "dynamic": np.asarray(dynamic, "float32")}
@@ -257,6 +255,14 @@ def checked_output(path: str | Path) -> Path:
         raise ValueError(
             f"output must end in .keras, got {path.name}. Keras' old .h5 cannot hold this network; it is only read."
         )
+    return path
+
+
+def checked_npy(path: str | Path) -> Path:
+    """An absolute path that ends in `.npy`."""
+    path = Path(path).expanduser().absolute()
+    if path.suffix != ".npy":
+        raise ValueError(f"output must end in .npy, got {path.name}.")
     return path
 
 
