@@ -25,6 +25,7 @@ from helpers.groups import caveats
 from helpers.live import watch_live
 from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
+from helpers.networks import freeze_parts
 from helpers.plots import dashboard
 from helpers.results import LICENCE
 from helpers.serializer import load_model, model_card
@@ -80,9 +81,11 @@ class TrainingSystem:
         cfg = self.config
         keras.utils.set_random_seed(self.seed)
         with computing_in(cfg.precision):
-            return CompletePersonalityModel(
+            model = CompletePersonalityModel(
                 *self.data.widths, cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, len(self.data.targets)
             )
+        freeze_parts(model, cfg.frozen)
+        return model
 
     def train_model(
         self, model: keras.Model | None = None, batch_size: int = 32, epochs: int = 50

@@ -151,7 +151,8 @@ def test_the_dashboards_show_what_was_logged():
 
 @pytest.mark.slow
 def test_the_commands_train_and_predict_from_files(files, tmp_path, capsys):
-    (tmp_path / "p.yaml").write_text("06_training: {fusion_dim: 8, num_heads: 1, test_share: 0.25}\n")
+    legal = "fusion_dim: 64, num_heads: 2, dropout_rate: 0.5, learning_rate: 0.0001, frozen: head"
+    (tmp_path / "p.yaml").write_text(f"06_training: {{{legal}, test_share: 0.25}}\n")
     given = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     output = tmp_path / "out" / "model.keras"
     more = ["--output", str(output), "--epochs", "2", "--batch_size", "16", "--params", str(tmp_path / "p.yaml")]
