@@ -91,3 +91,9 @@ def as_text(table: pd.DataFrame) -> str:
         for column in ("occlusion", "map_nats", "map_share", "map_pointing"):
             shown[column] = ["" if pd.isna(value) else f"{value:.2f}" for value in table[column]]
     return shown.rename_axis("test R²").to_string()
+
+
+def sizes_as_text(table: pd.DataFrame) -> str:
+    """How the networks of the table differ in size, for a terminal."""
+    sizes = table[["parameters", "trainable", "layers"]].dropna().astype(int)
+    return sizes.assign(Mflop=(table["flops"] / 1e6).map("{:.2f}".format)).to_string()

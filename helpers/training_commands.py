@@ -60,7 +60,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         "progress": sys.stderr.isatty(),
     }
     table, found = compare.compare_models_of(resolve(arguments.data), TrainingConfig.checked(given | own))
-    print(compare.as_text(table), *(each["verdict"] for each in found["comparisons"]), sep="\n")
+    print(compare.as_text(table), "", compare.sizes_as_text(table), "", *compare.telling(found), sep="\n")
     return 0
 
 
