@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from helpers.clips import LETTERS, TRAITS
 from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS
@@ -38,6 +39,7 @@ def plot_losses(epochs: Entries, *, ax: Axes | None = None) -> Axes:
     best = table["val_loss"].idxmin()
     ax.plot(table["epoch"][best] + 1, np.sqrt(table["val_loss"][best]), "o", color=VALIDATION, ms=5)
     ax.set(xlabel="epoch", ylabel="root mean squared error", title="error, dot: the epoch kept")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return ax
 
