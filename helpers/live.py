@@ -5,7 +5,6 @@ depends on.
 """
 
 import logging
-import os
 import textwrap
 import time
 
@@ -13,9 +12,9 @@ import ipywidgets as widgets
 import keras
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython import get_ipython
 from IPython.display import clear_output, display
 
+from helpers.front_end import in_front_end
 from helpers.plots.dashboard import plot_losses
 from helpers.plots.training import plot_history
 
@@ -23,13 +22,11 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 1.0  # between two drawings: a training is not to wait for its picture
 LINE_EVERY_S = 10.0  # between two lines of text
-FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID")  # set by Jupyter's server, by VS Code; not by papermill and nbval
 
 
 def watch_live() -> keras.callbacks.Callback:
     """The curve in a notebook that somebody looks at, lines of text in a terminal or a script."""
-    shell = get_ipython()
-    return LiveCurve() if shell is not None and hasattr(shell, "kernel") else LossLines()
+    return LiveCurve() if in_front_end() else LossLines()
 
 
 class LiveCurve(keras.callbacks.Callback):
@@ -73,9 +70,7 @@ class LossLines(keras.callbacks.Callback):
 
 def watch_trainings(n: int) -> "TrainingLines":
     """For `n` trainings in other processes: curves where a front end is open, lines of text elsewhere."""
-    shell = get_ipython()
-    looked_at = shell is not None and hasattr(shell, "kernel") and any(name in os.environ for name in FRONT_ENDS)
-    return TrainingCurves(n) if looked_at else TrainingLines(n)
+    return TrainingCurves(n) if in_front_end() else TrainingLines(n)
 
 
 class TrainingLines:

@@ -30,11 +30,8 @@ def test_a_script_gets_lines_and_few_of_them(caplog, monkeypatch):
 
 @pytest.mark.usefixtures("figures")
 def test_a_notebook_gets_a_curve_that_ends_with_all_epochs(monkeypatch):
-    class Kernel:
-        kernel = True
-
     shown, drawn = [], []
-    monkeypatch.setattr(live, "get_ipython", Kernel)
+    monkeypatch.setattr(live, "in_front_end", lambda: True)
     monkeypatch.setattr(live, "display", shown.append)
     monkeypatch.setattr(live, "clear_output", lambda wait: drawn.append(wait))
     callback = live.watch_live()
@@ -47,14 +44,8 @@ def test_a_notebook_gets_a_curve_that_ends_with_all_epochs(monkeypatch):
     assert plt.get_fignums() == before
 
 
-def test_trainings_elsewhere_are_lines_unless_a_front_end_is_open(caplog, monkeypatch):
-    class Kernel:
-        kernel = True
-
-    monkeypatch.setattr(live, "get_ipython", Kernel)
-    for name in live.FRONT_ENDS:
-        monkeypatch.delenv(name, raising=False)
-    seen = live.watch_trainings(5)  # a kernel of papermill or nbval
+def test_trainings_elsewhere_are_lines_where_nobody_looks(caplog, monkeypatch):
+    seen = live.watch_trainings(5)
     assert type(seen) is live.TrainingLines
     monkeypatch.setattr(seen, "every_s", 0.0)
     with caplog.at_level(logging.INFO):
@@ -70,14 +61,10 @@ def test_trainings_elsewhere_are_lines_unless_a_front_end_is_open(caplog, monkey
 
 @pytest.mark.usefixtures("figures")
 def test_curves_of_trainings_elsewhere_grow_in_a_widget(monkeypatch):
-    class Kernel:
-        kernel = True
-
     shown = []
-    monkeypatch.setattr(live, "get_ipython", Kernel)
+    monkeypatch.setattr(live, "in_front_end", lambda: True)
     monkeypatch.setattr(live, "display", shown.append)
     monkeypatch.setattr(live, "clear_output", lambda wait: None)
-    monkeypatch.setenv("JPY_SESSION_NAME", "06_training.ipynb")
     seen, before = live.watch_trainings(2), plt.get_fignums()
     assert shown == [seen.output]
     for epoch, losses in enumerate(LOSSES):
