@@ -10,6 +10,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="workbook-cache-")  # whi
 
 import matplotlib.pyplot as plt
 import pytest
+from chromium import page  # noqa: F401
 from layout import make_clips
 
 from helpers import plots

@@ -120,3 +120,11 @@ def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(run, tmp_pa
     assert list(found["groups"]) == ["a", "b"]
     errors = found["groups"]["a"]
     assert errors["mae"]["low"] < errors["mae"]["value"] < errors["mae"]["high"]
+
+
+def test_sizes_of_networks_are_a_table_without_the_models_that_are_none():
+    rows = {"ridge": [np.nan] * 4, "aligned_mlp": [54_533, 54_000, 6, 853_489]}
+    table = pd.DataFrame.from_dict(rows, "index", columns=["parameters", "trainable", "layers", "flops"])
+    header, row = compare.sizes_as_text(table).splitlines()
+    assert header.split() == ["parameters", "trainable", "layers", "Mflop"]
+    assert row.split() == ["aligned_mlp", "54533", "54000", "6", "0.85"]
