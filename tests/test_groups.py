@@ -60,5 +60,5 @@ def test_a_card_says_what_is_known_about_groups_and_that_it_is_not():
     known, _ = groups.caveats(groups.group_errors(*table(), n=300))
     assert known.startswith("No group's errors can be told from the others': a, b. Models of apparent traits")
     unknown, what = groups.caveats({})
-    assert unknown.startswith("Errors by group are unknown: ratings.csv has no column group. Models of apparent")
+    assert unknown.startswith("Errors by group are unknown: no groups were given (column group of ratings.csv). Models of apparent")
     assert "what viewers would say" in what
