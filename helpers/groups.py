@@ -12,8 +12,9 @@ import pandas as pd
 from helpers.comparison import DRAWS, LEVEL, signed
 
 CRITICISM = (
-    "Models of apparent traits have been found to err differently by sex, age and ethnicity, as their raters do "
-    "(Jacques Junior et al. 2021, Person perception biases exposed)."
+    "Raters of apparent traits are biased by the gender, ethnicity and age that they perceive (Jacques Junior et al. "
+    "2021, Person perception biases exposed), and models take biases over (Yan et al. 2020, Mitigating biases in "
+    "multimodal personality assessment)."
 )
 MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 

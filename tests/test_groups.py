@@ -58,7 +58,9 @@ def test_clips_without_a_group_count_to_the_others_and_one_source_has_no_interva
 
 def test_a_card_says_what_is_known_about_groups_and_that_it_is_not():
     known, _ = groups.caveats(groups.group_errors(*table(), n=300))
-    assert known.startswith("No group's errors can be told from the others': a, b. Models of apparent traits")
+    assert known.startswith("No group's errors can be told from the others': a, b. Raters of apparent traits")
     unknown, what = groups.caveats({})
-    assert unknown.startswith("Errors by group are unknown: no groups were given (column group of ratings.csv). Models of apparent")
+    assert unknown.startswith(
+        "Errors by group are unknown: no groups were given (column group of ratings.csv). Raters of apparent"
+    )
     assert "what viewers would say" in what
