@@ -64,3 +64,19 @@ def test_a_card_says_what_is_known_about_groups_and_that_it_is_not():
         "Errors by group are unknown: no groups were given (column group of ratings.csv). Raters of apparent"
     )
     assert "what viewers would say" in what
+
+
+def test_random_groups_of_few_sources_are_seldom_told_apart():
+    told = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        source = np.repeat(np.arange(12), 3)
+        error = random.normal(0, 0.05, 12)[source] + random.normal(0, 0.05, len(source))
+        rows = pd.DataFrame({"clip": [f"c{i}" for i in range(36)], "source": source.astype(str), "truth": 0.5})
+        found = groups.group_errors(
+            rows.assign(prediction=0.5 + error), pd.Series(np.where(source % 2, "a", "b"), index=rows["clip"]), n=200
+        )
+        told += not found["a"]["bias_over_others"]["low"] < 0 < found["a"]["bias_over_others"]["high"]
+    assert told <= 3  # 2 are expected; a plain percentile interval tells 6 apart
+    assert groups.expanded_tail(0.95, 10_000) == pytest.approx(0.025, rel=0.01)
+    assert groups.expanded_tail(0.95, 6) < 0.005
