@@ -8,7 +8,7 @@ training that goes on after a kill goes on in the same files. "Execution" is the
 import importlib.util
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import keras
 
@@ -142,6 +142,22 @@ def watchers(folder: str | Path, every_s: float = 0.0) -> list[keras.callbacks.C
     """All three, each with its file below `folder`, written after every epoch, or every so many seconds."""
     kinds = PerformanceMonitorCallback, TimeTrackingCallback, LearningRateTrackerCallback
     return [kind(folder, every_s) for kind in kinds]
+
+
+class EpochLines(keras.callbacks.Callback):
+    """A line "epoch loss val_loss" after each epoch, for whoever reads the other end of a pipe.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO):
+        super().__init__()
+        self.stream = stream
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.stream.write(f"{epoch} {logs['loss']:.6g} {logs['val_loss']:.6g}\n")
+        self.stream.flush()
 
 
 def read_logs(folder: str | Path) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -14,9 +14,11 @@ from helpers.config import TrainingConfig
 from helpers.evidence import evidence_table
 from helpers.experiment import run_table
 from helpers.files import replacing
+from helpers.report import verdicts
 from helpers.train import TrainingData, rated_clips
-from helpers.variants import ABLATIONS, TOKEN_MODEL, VARIANTS, variant_of
+from helpers.variants import ABLATIONS, SHUFFLED_MODEL, TOKEN_MODEL, VARIANTS, variant_of
 
+ONE_TOKEN_MODEL = "one_token_cross_attention"
 EVENT_TRAIT = "agreeableness"  # planted in drawn clips as an event in time
 
 
@@ -65,6 +67,18 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
     return table.assign(what=[variant_of(name).says for name in table.index])
 
 
+def telling(found: dict[str, Any]) -> list[str]:
+    """The few sentences of `training.json` that matter: what `report.verdicts` says, and what time and order are worth.
+
+    The token model against the constant, against one token per stream, against its shuffled control, against its
+    strongest rival; what is no better than a constant; groups that it serves otherwise.
+    """
+    pairs = {each["b"]: each["verdict"] for each in found["comparisons"] if each["a"] == TOKEN_MODEL}
+    over_constant, *more = verdicts(found)
+    controls = [pairs[name] for name in (ONE_TOKEN_MODEL, SHUFFLED_MODEL) if name in pairs]
+    return list(dict.fromkeys([over_constant, *controls, *more]))  # a control may be the strongest rival
+
+
 def as_text(table: pd.DataFrame) -> str:
     """The table for a terminal: R² per target, 1-MAE, and both differences with their intervals."""
     targets = list(table.columns[: list(table.columns).index("1-MAE")])
@@ -77,3 +91,9 @@ def as_text(table: pd.DataFrame) -> str:
         for column in ("occlusion", "map_nats", "map_share", "map_pointing"):
             shown[column] = ["" if pd.isna(value) else f"{value:.2f}" for value in table[column]]
     return shown.rename_axis("test R²").to_string()
+
+
+def sizes_as_text(table: pd.DataFrame) -> str:
+    """How the networks of the table differ in size, for a terminal."""
+    sizes = table[["parameters", "trainable", "layers"]].dropna().astype(int)
+    return sizes.assign(Mflop=(table["flops"] / 1e6).map("{:.2f}".format)).to_string()

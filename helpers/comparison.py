@@ -154,7 +154,13 @@ def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2"
         `a`, `b`, `metric`, `difference`, `low`, `high` (mean over targets), `targets` (the same three for each, traits
         by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
     """
-    sets, targets = paired_sets(predictions, a, b)
+    return compare_sets(*paired_sets(predictions, a, b), a, b, metric, **options)
+
+
+def compare_sets(
+    sets: Sequence[Paired], targets: Sequence[str], a: str, b: str, metric: str = "r2", **options: Any
+) -> dict[str, Any]:
+    """Compare two models of these names by their predictions; see `compare_models`."""
     rows = bootstrap_differences(sets, metric, **options)
     letters = dict(zip(TRAITS, LETTERS, strict=True))
     ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]

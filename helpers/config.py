@@ -138,6 +138,7 @@ class TrainingConfig(Parameters):
     schedule: str = choice("cosine", "cosine", "plateau")
     patience: int = number(0, 0, 100000)
     first_epoch: int = later(number(0, 0, 100000))
+    frozen: str = later("")
     models: str = later("short")
     precision: str = later(choice("float32", "float32", "bfloat16", "float16"))
     tensorboard: bool = later(False)

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from helpers.align import CLIPS_FILE, Aligned
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, needs, read_json, replacing, write_json
+from helpers.live import EVERY_S, TrainingLines, watch_trainings
 from helpers.names import SPLITS
 from helpers.reduction import read_reduction
 from helpers.results import gather_history, gather_predictions, leak_warning, summarise
@@ -140,10 +141,16 @@ def _run_jobs(folder: Path, jobs: list[Job], cfg: TrainingConfig) -> None:
     n = min(cfg.workers, len(jobs))
     if not n:
         return
-    workers = [_start(folder, k) for k in range(n)]
+    workers, seen = [_start(folder, k) for k in range(n)], watch_trainings(len(jobs))
     with tqdm(total=len(jobs), unit="model", disable=not cfg.progress) as bar, ThreadPoolExecutor(n) as pool:
         try:
-            list(pool.map(lambda k: _serve(workers[k], folder / f"worker-{k}.log", waiting, bar), range(n)))
+            logs = [folder / f"worker-{k}.log" for k in range(n)]
+            running = [pool.submit(_serve, *pair, waiting, bar, seen) for pair in zip(workers, logs, strict=True)]
+            while wait(running, EVERY_S).not_done:
+                seen.show()
+            for each in running:
+                each.result()
+            seen.end()
         finally:
             for worker in workers:
                 worker.kill()
@@ -163,7 +170,7 @@ def _start(folder: Path, k: int) -> subprocess.Popen:
         )
 
 
-def _serve(worker: subprocess.Popen, errors: Path, waiting: deque[Job], bar: tqdm) -> None:
+def _serve(worker: subprocess.Popen, errors: Path, waiting: deque[Job], bar: tqdm, seen: TrainingLines) -> None:
     """Give one worker a training after the other until none is left."""
     while True:
         try:
@@ -173,7 +180,9 @@ def _serve(worker: subprocess.Popen, errors: Path, waiting: deque[Job], bar: tqd
         try:
             worker.stdin.write(f"{name} {seed} {stamp}\n")
             worker.stdin.flush()
-            answer = worker.stdout.readline()
+            while (answer := worker.stdout.readline()).count(" ") == 2:
+                epoch, *losses = answer.split()
+                seen.add(name, seed, int(epoch), *map(float, losses))
         except BrokenPipeError:
             answer = ""
         if answer != "done\n":
@@ -182,4 +191,5 @@ def _serve(worker: subprocess.Popen, errors: Path, waiting: deque[Job], bar: tqd
             reason = lines[-1] if lines else "the process ended"
             raise RuntimeError(f"training {name} with seed {seed} failed: {reason}. All of it is in {errors}.")
         bar.update()
+        seen.finish(name, seed)
         log.info("trained %s with seed %d", name, seed)

@@ -44,7 +44,7 @@ def fit(
 
     The learning rate falls on a cosine to 2 % of its start, or halves whenever the validation loss has not fallen for
     `PLATEAU` epochs. Gradients are clipped to norm 1. Afterwards the model is compiled with a plain AdamW without
-    memory: a saved model needs nothing of this file.
+    memory, or SGD where parts of it are frozen: a saved model needs nothing of this file.
 
     Args:
         model: Not yet compiled.
@@ -85,7 +85,9 @@ def fit(
         verbose=0,
     )
     end_rate = float(model.optimizer.learning_rate)
-    model.compile(keras.optimizers.AdamW(end_rate, weight_decay=cfg.weight_decay), loss="mse")
+    whole = all(part.trainable for part in model._flatten_layers())
+    after = keras.optimizers.AdamW(end_rate, weight_decay=cfg.weight_decay) if whole else keras.optimizers.SGD(end_rate)
+    model.compile(after, loss="mse")  # SGD has no memory per weight: a loaded model does not know which were frozen
     model.optimizer.build(model.trainable_variables)  # else what is saved could not be loaded
     return pd.DataFrame(memory.rows)
 

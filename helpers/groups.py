@@ -8,9 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from helpers.comparison import DRAWS, LEVEL, signed
 
+CRITICISM = (
+    "Raters of apparent traits are biased by the gender, ethnicity and age that they perceive (Jacques Junior et al. "
+    "2021, Person perception biases exposed), and models take biases over (Yan et al. 2020, Mitigating biases in "
+    "multimodal personality assessment)."
+)
+FEWEST = 5  # sources on either side: no resampling of fewer reaches a coverage of 95 %
 MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 
 
@@ -23,13 +30,13 @@ def group_errors(
         predictions: Columns seed, clip, source, truth, prediction: one model's held-out clips, every target.
         groups: Group of each clip, index clip; clips without one ("" or absent) count to no group, but to the others.
         n: Draws of whole sources, with replacement.
-        level: Coverage of the percentile intervals.
+        level: Coverage of the intervals.
         seed: Of the draws.
 
     Returns:
         By group: `clips`, `sources`, and `mae` (mean |truth - prediction|), `bias` (mean of prediction - truth),
         `mae_over_others`, `bias_over_others` (the group's minus everyone else's), each {"value", "low", "high"};
-        means over targets and seeds. None where nothing can be said, as for intervals of a single source.
+        means over targets and seeds. None where nothing can be said, as for intervals of fewer than `FEWEST` sources.
     """
     rows = predictions.dropna(subset=["truth"])
     rows = rows.assign(group=rows["clip"].map(groups).fillna(""), error=rows["prediction"] - rows["truth"])
@@ -44,8 +51,10 @@ def group_errors(
         table = np.stack([*ours, ours[0] - others[0], ours[1] - others[1]])  # (4, draws)
         own = rows[of_group]
         known = {"clips": int(own["clip"].nunique()), "sources": int(own["source"].nunique())}
-        used = table if known["sources"] > 1 else table[:, :1]  # one source says nothing about others of its group
-        found[str(group)] = known | {name: _ends(row, level) for name, row in zip(MEASURES, used, strict=True)}
+        fewest = min(known["sources"], rows[~of_group]["source"].nunique())
+        n_sources = (known["sources"], known["sources"], fewest, fewest)
+        ends = (_ends(*each, level) for each in zip(table, n_sources, strict=True))
+        found[str(group)] = known | dict(zip(MEASURES, ends, strict=True))
     return found
 
 
@@ -59,12 +68,23 @@ def _errors(rows: pd.DataFrame, names: np.ndarray, counts: np.ndarray) -> tuple[
         return sums[0] / sums[2], sums[1] / sums[2]
 
 
-def _ends(draws: np.ndarray, level: float) -> dict[str, float | None]:
+def _ends(draws: np.ndarray, n_sources: int, level: float) -> dict[str, float | None]:
+    """The value, which is the first of the draws, and the ends of its interval; None for those of few sources."""
     value, rest = draws[0], draws[1:][np.isfinite(draws[1:])]
-    if not np.isfinite(value) or not len(rest):
+    if n_sources < FEWEST or not np.isfinite(value) or not len(rest):
         return {"value": float(value) if np.isfinite(value) else None, "low": None, "high": None}
-    low, high = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
+    tail = expanded_tail(level, n_sources)
+    low, high = np.quantile(rest, [tail, 1 - tail])
     return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def expanded_tail(level: float, n: int) -> float:
+    """Share of the draws to leave out on either side, so that few sources do not make the interval too narrow.
+
+    The expanded percentile interval of Hesterberg (2015, What teachers should know about the bootstrap):
+    a percentile interval of n values is narrower than that of the t distribution by about as much as is added here.
+    """
+    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)))
 
 
 def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
@@ -79,3 +99,9 @@ def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
     if found and not said:
         said.append(f"No group's errors can be told from the others': {', '.join(found)}.")
     return said
+
+
+def caveats(found: dict[str, dict[str, Any]]) -> list[str]:
+    """What a model's card says about groups of people, measured or not."""
+    said = in_words(found) or ["Errors by group are unknown: no groups were given (column group of ratings.csv)."]
+    return [f"{' '.join(said)} {CRITICISM}", "A score is what viewers would say of a clip, not what a person is."]

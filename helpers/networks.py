@@ -1,4 +1,4 @@
-"""The networks without cross-attention that the model is compared with.
+"""The networks without cross-attention that the model is compared with, and which parts of a network train.
 
 In: widths of the two streams. Out: Keras models from arrays of N clips to scores (N, n_targets).
 """
@@ -52,3 +52,20 @@ def stream_mlp(width: int, dropout_rate: float = 0.3, n_targets: int = 5) -> ker
     x = layers.Dense(64, activation="relu")(x)
     scores = layers.Dense(n_targets, bias_initializer=middle())(x)
     return keras.Model({"tokens": tokens, "mask": mask}, scores, name="stream_mlp")
+
+
+def freeze_parts(model: keras.Model, parts: str) -> None:
+    """Keep parts of a network as they start.
+
+    Args:
+        model: Any with parts of its own, as `architecture.as_tree` names them.
+        parts: Names with commas between them, such as "query,key"; a part is frozen with all in it. "" freezes none.
+
+    Raises:
+        ValueError: The network has no part of such a name.
+    """
+    known = {part.name: part for part in model._flatten_layers(include_self=False)}
+    for name in filter(None, (name.strip() for name in parts.split(","))):
+        if name not in known:
+            raise ValueError(f"frozen must be names among {', '.join(known)}, got {name!r}. Correct the name.")
+        known[name].trainable = False

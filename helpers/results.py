@@ -12,19 +12,22 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
+from helpers.callbacks import read_logs
 from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.comparison import comparisons
 from helpers.config import TrainingConfig
 from helpers.errors import clip_lengths
 from helpers.familiar import learn_familiar, write_familiar
 from helpers.files import code_version, read_json, replacing, write_json
-from helpers.groups import group_errors
+from helpers.groups import caveats, group_errors
 from helpers.metrics import as_summary, conformal_quantile, score_table
 from helpers.reduction import STREAMS
 from helpers.store import read_arrays
-from helpers.train import NOT_DECISIVE, TrainingData, rated_clips, split_of
+from helpers.train import NOT_DECISIVE, WATCHED, TrainingData, rated_clips, split_of
+from helpers.training_time import write_time_analysis
 from helpers.variants import TOKEN_MODEL, chosen_models, variant_of
 
+LICENCE = "that of the data and of the weights behind the features"
 LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
 
@@ -133,6 +136,22 @@ def _mean_of(items: Sequence[Any]) -> Any:
     return None if None in items else float(np.mean(items))
 
 
+def watched(
+    cfg: TrainingConfig, results: dict[str, Any], name: str, seed: int
+) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], dict[str, Any]]:
+    """Read what was watched while one model was trained, and analyse where its time went.
+
+    Returns:
+        The logs (see `helpers.callbacks.read_logs`), and `metrics` of the model and of the `constant` (means over
+        seeds), `verdict`, `time` (see `helpers.training_time.analyse_time`): what a dashboard shows.
+    """
+    folder = cfg.out / "training" / WATCHED / f"{name}-{seed}"
+    verdicts = {each["a"]: each["verdict"] for each in results["comparisons"] if each["b"] == "constant"}
+    models = results["models"]
+    shown = {"metrics": models[name], "constant": models["constant"], "verdict": verdicts[name]}
+    return read_logs(folder), shown | {"time": write_time_analysis(folder)}
+
+
 def as_table(results: dict[str, Any]) -> pd.DataFrame:
     """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; last: the run's clips, the ceiling."""
     rows = dict(results["models"])
@@ -205,7 +224,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
         `training_quantiles` (at 0, 0.01, ..., 1) per target, `training_length_s` (time of the last token of the longest
         training clip), `drawn` (whether its clips were drawn, with a planted truth), `metrics`, `verdicts`, `split`,
-        `ceiling`, `groups`, `extractors`, `weights`, `data`, and so on.
+        `ceiling`, `groups`, `caveats` and `licence` (sentences), `extractors`, `weights`, `data`, and so on.
     """
     folder, seed = cfg.out / "model", cfg.seeds[0]
     bank = rated_clips(data)
@@ -229,6 +248,8 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "split": results["split"],
         "ceiling": results["ceiling"],
         "groups": results["groups"],
+        "caveats": caveats(results["groups"]),
+        "licence": _licence(identity),
         "config": results["config"],
         "data": data.statement,
         "synthetic_labels": bank.synthetic,
@@ -248,6 +269,12 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     write_familiar(folder / "familiar.npz", learn_familiar(bank.take(split == "train"), bank.take(validation)))
     write_json(folder / "card.json", card)
     return card
+
+
+def _licence(identity: dict[str, Any]) -> str:
+    """What a card says about who may do what with the model."""
+    behind = [f"{name}: {identity[name].get('weights', {}).get('licence', 'unknown')}" for name in STREAMS]
+    return f"{LICENCE} ({', '.join(behind)}): look there before passing the model on"
 
 
 def _by_target(bank: Aligned, values: np.ndarray) -> dict[str, Any]:

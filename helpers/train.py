@@ -18,7 +18,7 @@ import pandas as pd
 
 from helpers.align import Aligned, bank_differences, read_aligned
 from helpers.baselines import BASELINES
-from helpers.callbacks import tensorboard, watchers
+from helpers.callbacks import EpochLines, tensorboard, watchers
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
 from helpers.fitting import KEEP_EVERY_S, computing_in, fit
@@ -28,6 +28,7 @@ from helpers.variants import config_of, model_inputs, start_model
 
 log = logging.getLogger(__name__)
 
+WATCHED = "watched"  # below training/: what the callbacks of each training wrote
 # parameters that change no single training
 NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
 
@@ -158,6 +159,8 @@ def write_fitted(folder: Path, name: str, seed: int, stamp: str, fitted: Fitted)
 def main(folder: Path) -> None:
     """Serve trainings: read `task.json`, then a line "model seed stamp" each from standard input, answer "done".
 
+    Before that, each epoch of a network is a line "epoch loss val_loss".
+
     The end of the input ends the worker, so none outlives the process that started it by more than one training.
     """
     task = read_json(folder / "task.json")
@@ -167,7 +170,7 @@ def main(folder: Path) -> None:
     for line in sys.stdin:
         name, seed, stamp = line.split()
         state = folder / f"{name}-{seed}.state.npz"
-        callbacks = watchers(folder / "watched" / f"{name}-{seed}", KEEP_EVERY_S)
+        callbacks = [*watchers(folder / WATCHED / f"{name}-{seed}", KEEP_EVERY_S), EpochLines(sys.stdout)]
         if cfg.tensorboard:
             callbacks.append(tensorboard(folder / "tensorboard" / f"{name}-{seed}"))
         fitted = train_one(name, int(seed), data, live, cfg, state=state, callbacks=callbacks)

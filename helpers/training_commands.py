@@ -9,6 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+FEATURES, TREES = ("static_features", "dynamic_features"), ("face_dir", "flow_dir")  # what `predict` takes
+
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of `python -m helpers`."""
@@ -27,13 +29,18 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--output", type=Path, required=True, metavar="FILE.keras", help="the model")
     train.add_argument("--epochs", type=int, default=50)
     train.add_argument("--batch_size", type=int, default=32)
+    train.add_argument("--seeds", default="", metavar="0,1,2", help="each with its own split and start; default: one")
     train.add_argument("--params", type=Path, metavar="FILE.yaml", help="further parameters, as of 06_training")
     train.set_defaults(command=_train)
 
-    predict = commands.add_parser("predict", help="score rows of features with a trained model")
+    predict = commands.add_parser("predict", help="score rows of features, or trees of faces and flow")
     predict.add_argument("--model", type=Path, required=True, help="the .keras file, or a model folder")
-    for name in ("static_features", "dynamic_features"):
-        predict.add_argument(f"--{name}", type=Path, required=True, metavar="FILE.npy")
+    for name in FEATURES:
+        predict.add_argument(f"--{name}", type=Path, metavar="FILE.npy", help="with the other of the two")
+    for name, what in zip(TREES, ("face pictures", "stored flow"), strict=True):
+        predict.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"a folder of {what} per clip, instead")
+    for name in ("faces_fps", "flow_fps"):
+        predict.add_argument(f"--{name}", type=float, metavar="R", help="per second; default: as in the training")
     predict.add_argument("--output", type=Path, required=True, metavar="FILE.npy", help="the scores, (N, targets)")
     predict.set_defaults(command=_predict)
 
@@ -46,10 +53,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     from helpers.config import TrainingConfig
 
     given = workbook.read_params(arguments.params).get("06_training", {}) if arguments.params else {}
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    own = {"models": arguments.models, "seeds": seeds, "out_dir": str(arguments.out), "progress": sys.stderr.isatty()}
+    own = {
+        "models": arguments.models,
+        "seeds": _numbers(arguments.seeds),
+        "out_dir": str(arguments.out),
+        "progress": sys.stderr.isatty(),
+    }
     table, found = compare.compare_models_of(resolve(arguments.data), TrainingConfig.checked(given | own))
-    print(compare.as_text(table), *(each["verdict"] for each in found["comparisons"]), sep="\n")
+    print(compare.as_text(table), "", compare.sizes_as_text(table), "", *compare.telling(found), sep="\n")
     return 0
 
 
@@ -59,27 +70,51 @@ def _train(arguments: argparse.Namespace) -> int:
     from helpers.workbook import read_params
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import training_system
+        from helpers import training_seeds, training_system
 
     given = read_params(arguments.params).get("06_training", {}) if arguments.params else {}
-    config = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | given)
-    paths = [getattr(arguments, name) for name in ("static_features", "dynamic_features", "labels")]
+    seeds = {"seeds": _numbers(arguments.seeds)} if arguments.seeds else {}
+    config = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | given | seeds)
+    paths = [getattr(arguments, name) for name in ("static_features", "dynamic_features", "labels", "output")]
     options = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "ids_path": arguments.ids}
-    training_system.train_personality_model(*paths, arguments.output, **options, config=config)
     folder = arguments.output.with_suffix("")
-    found = read_json(folder / "analysis.json")
-    print(f"{arguments.output}: {found['verdict']}; epoch {found['best_epoch'] + 1} of {found['epochs']}")
-    print("\n".join([*found["time"]["recommendations"], f"all of it is in {folder}"]))
+    if len(seeds.get("seeds", [])) > 1:
+        *_, agreed = training_seeds.train_with_seeds(*paths, **options, config=config, seeds=config.seeds)
+        print(training_seeds.as_text(agreed))
+    else:
+        training_system.train_personality_model(*paths, **options, config=config)
+        found = read_json(folder / "analysis.json")
+        print(f"{arguments.output}: {found['verdict']} Epoch {found['best_epoch'] + 1} of {found['epochs']} was kept.")
+        print(*found["time"]["recommendations"], sep="\n")
+    print(f"all of it is in {folder}")
     return 0
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be numbers with commas between them, got {text!r}. Correct it.") from None
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     from helpers.files import stderr_into
 
+    given = {name for name in FEATURES + TREES if getattr(arguments, name) is not None}
+    if given not in (set(FEATURES), set(TREES)):
+        named = ", ".join(f"--{name}" for name in sorted(given)) or "none of them"
+        raise ValueError(
+            f"predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir, got {named}."
+        )
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import training_system
+        from helpers import training_system, tree_scores
 
-    paths = [getattr(arguments, name) for name in ("model", "static_features", "dynamic_features", "output")]
-    scores = training_system.predict_features(*paths)
+    paths = [getattr(arguments, name) for name in (*(FEATURES if given == set(FEATURES) else TREES), "output")]
+    if given == set(TREES):
+        rates = {"faces_fps": arguments.faces_fps, "flow_fps": arguments.flow_fps}
+        scores = tree_scores.predict_trees(arguments.model, *paths, **rates, progress=sys.stderr.isatty())
+        print(f"the clip of each row is in {tree_scores.ids_file(arguments.output)}")
+    else:
+        scores = training_system.predict_features(arguments.model, *paths)
     print(f"{arguments.output}: {len(scores)} rows of {scores.shape[1]} scores")
     return 0

@@ -17,14 +17,17 @@ import pandas as pd
 from helpers import plots
 from helpers.arrays import RowArrays, read_arrays_by_row, read_features_by_row
 from helpers.callbacks import read_logs, tensorboard, watchers
-from helpers.comparison import Paired, bootstrap_differences
+from helpers.comparison import Paired, compare_sets
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
 from helpers.fitting import computing_in, fit
+from helpers.groups import caveats
 from helpers.live import watch_live
 from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
+from helpers.networks import freeze_parts
 from helpers.plots import dashboard
+from helpers.results import LICENCE
 from helpers.serializer import load_model, model_card
 from helpers.splits import split_clips
 from helpers.training_time import write_time_analysis
@@ -34,8 +37,8 @@ log = logging.getLogger(__name__)
 # Adam at 0.001, halved on a plateau, stopped early: how the source project trains
 SOURCE_CONFIG = TrainingConfig(learning_rate=1e-3, weight_decay=0.0, schedule="plateau", patience=10)
 DRAWS = 500  # of the bootstrap
+OVER_CONSTANT = "the model", "constant", "mean_accuracy"
 STATE = "training.state.npz"
-LICENCE = "that of the data and of the weights behind the features: look there before passing the model on"
 
 
 class TrainingSystem:
@@ -78,9 +81,11 @@ class TrainingSystem:
         cfg = self.config
         keras.utils.set_random_seed(self.seed)
         with computing_in(cfg.precision):
-            return CompletePersonalityModel(
+            model = CompletePersonalityModel(
                 *self.data.widths, cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, len(self.data.targets)
             )
+        freeze_parts(model, cfg.frozen)
+        return model
 
     def train_model(
         self, model: keras.Model | None = None, batch_size: int = 32, epochs: int = 50
@@ -108,31 +113,35 @@ class TrainingSystem:
 
         Returns:
             `metrics` and `constant` (see `as_summary`), `over_constant` (difference of mean accuracy and its 95 %
-            interval by source), `verdict`, `split`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
+            interval by source, see `compare_sets`), `verdict`, `split`, `epochs`, `best_epoch`, `time` (see
+            `analyse_time`).
         """
-        test = self.split == "test"
-        truth, mean = self.data.labels[test], np.nanmean(self.data.labels[self.split == "train"], axis=0)
-        prediction = model.predict(self.data.inputs(test), batch_size=1024, verbose=0).astype("float32")
-        constant = np.tile(mean, (len(truth), 1))
-        sources, targets = self.data.sources[test], self.data.targets
-        pair = Paired(truth, prediction, constant, np.asarray(sources))
-        difference = bootstrap_differences([pair], "mean_accuracy", n=DRAWS)[-1].tolist()
+        pair, targets = self.test_pair(model), list(self.data.targets)
+        mean = pair.b[0]
+        over_constant = compare_sets([pair], targets, *OVER_CONSTANT, n=DRAWS)
         found = {
-            "metrics": as_summary(score_table(truth, prediction, mean, targets)),
-            "constant": as_summary(score_table(truth, constant, mean, targets)),
-            "over_constant": dict(zip(("difference", "low", "high"), difference, strict=True)),
-            "verdict": verdict(*difference),
+            "metrics": as_summary(score_table(pair.truth, pair.a, mean, targets)),
+            "constant": as_summary(score_table(pair.truth, pair.b, mean, targets)),
+            "over_constant": over_constant,
+            "verdict": over_constant["verdict"],
             "split": self._split_facts(),
             "epochs": len(history),
             "best_epoch": int(history["val_loss"].idxmin()),
             "time": write_time_analysis(self.folder),
         }
         write_json(self.folder / "analysis.json", found)
-        table = pd.DataFrame(prediction, columns=list(targets)).assign(clip=self.data.clips[test])
+        table = pd.DataFrame(pair.a, columns=targets).assign(clip=self.data.clips[self.split == "test"])
         with replacing(self.folder / "predictions.csv") as part:
             table.to_csv(part, index_label="row_of_test", float_format="%.6f")
         self._draw(found)
         return found
+
+    def test_pair(self, model: keras.Model) -> Paired:
+        """The test rows as the model and the constant predictor score them."""
+        test = self.split == "test"
+        truth, mean = self.data.labels[test], np.nanmean(self.data.labels[self.split == "train"], axis=0)
+        prediction = model.predict(self.data.inputs(test), batch_size=1024, verbose=0).astype("float32")
+        return Paired(truth, prediction, np.tile(mean, (len(truth), 1)), np.asarray(self.data.sources[test]))
 
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
         """Write the model as `.keras` with its card beside it; then the state of the training is not needed any more.
@@ -154,7 +163,8 @@ class TrainingSystem:
             seed=self.seed,
             metrics=found["metrics"],
             weights={p.name: _provenance(p) for p in self.paths[:2]},
-            licence=LICENCE,
+            licence=f"{LICENCE}: look there before passing the model on",
+            caveats=caveats({}),
             targets=list(self.data.targets),
             verdict=found["verdict"],
         )
@@ -190,14 +200,6 @@ class TrainingSystem:
                 plt.close(figure)
 
 
-def verdict(difference: float, low: float, high: float) -> str:
-    """Say in words what the interval of a difference in mean accuracy to the constant predictor means."""
-    interval = f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-    if low > 0:
-        return f"better than a constant by {interval} in 1-MAE"
-    return f"no better than a constant: {interval} in 1-MAE"
-
-
 def train_personality_model(
     static_features_path: str | Path,
     dynamic_features_path: str | Path,
@@ -209,7 +211,9 @@ def train_personality_model(
     ids_path: str | Path | None = None,
     config: TrainingConfig = SOURCE_CONFIG,
 ) -> tuple[keras.Model, pd.DataFrame]:
-    """Train, analyse and save in one call.
+    """Train, analyse and save in one call, with the first seed of `config`.
+
+    Several seeds: `helpers.training_seeds.train_with_seeds`.
 
     Args:
         static_features_path, dynamic_features_path, labels_path, ids_path, config: See `TrainingSystem`.
@@ -237,9 +241,7 @@ def predict_features(
         static_features_path, dynamic_features_path: See `read_features_by_row`; reduced as in the training.
         output: The `.npy` file.
     """
-    output = Path(output)
-    if output.suffix != ".npy":
-        raise ValueError(f"output must end in .npy, got {output.name}.")
+    output = checked_npy(output)
     static, dynamic = read_features_by_row(static_features_path, dynamic_features_path)
     model = load_model(model_path, widths=(static.shape[-1], dynamic.shape[-1]))
     inputs = {"static": np.asarray(static, "float32"), "dynamic": np.asarray(dynamic, "float32")}
@@ -256,6 +258,14 @@ def checked_output(path: str | Path) -> Path:
         raise ValueError(
             f"output must end in .keras, got {path.name}. Keras' old .h5 cannot hold this network; it is only read."
         )
+    return path
+
+
+def checked_npy(path: str | Path) -> Path:
+    """An absolute path that ends in `.npy`."""
+    path = Path(path).expanduser().absolute()
+    if path.suffix != ".npy":
+        raise ValueError(f"output must end in .npy, got {path.name}.")
     return path
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from helpers.align import Aligned, nearest_motion
 from helpers.config import TrainingConfig
 from helpers.model import CompletePersonalityModel
-from helpers.networks import aligned_mlp, concat_mlp, stream_mlp
+from helpers.networks import aligned_mlp, concat_mlp, freeze_parts, stream_mlp
 
 TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
 SALIENCE_MODEL, SALIENCE_SHUFFLED_MODEL = "salience_cross_attention", "salience_cross_attention_shuffled"
@@ -172,7 +172,9 @@ def build_model(name: str, aligned: Aligned, cfg: TrainingConfig, n_train: int) 
     if options.get("attention") == "salience":
         options["warmup_steps"] = round(WARMUP_SHARE * cfg.epochs * -(-n_train // cfg.batch_size))
     sizes = cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets
-    return CompletePersonalityModel(*widths.values(), *sizes, **options)
+    model = CompletePersonalityModel(*widths.values(), *sizes, **options)
+    freeze_parts(model, cfg.frozen)
+    return model
 
 
 def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int, n_train: int | None = None) -> keras.Model:

@@ -77,6 +77,17 @@ def test_a_leaking_split_is_flagged_and_the_look_up_shows_what_it_gives_away(run
     assert found["comparisons"][0]["verdict"].startswith("same video is no better than a constant")
 
 
+def test_the_sentences_that_matter_are_few_and_none_is_said_twice():
+    names = ("token_cross_attention", "one_token_cross_attention", "token_cross_attention_shuffled", "ridge")
+    models = {name: {"r2": {"mean": r2}} for name, r2 in zip(names, (0.7, 0.6, 0.5, 0.4), strict=True)}
+    pairs = [(name, "constant") for name in names] + [(names[0], name) for name in names[1:]]
+    comparisons = [{"a": a, "b": b, "low": 0.1, "verdict": f"{a} and {b}."} for a, b in pairs]
+    comparisons[3]["low"] = -0.1
+    said = compare.telling({"models": models, "comparisons": comparisons, "groups": {}})
+    expected = [f"{names[0]} and {b}." for b in ("constant", *names[1:3])]
+    assert said == [*expected, "No better than a constant: ridge."]  # the strongest rival is among the controls
+
+
 def test_missing_ratings_are_counted_and_left_out(run):
     clips = tokens()
     clips.labels[::2, 1] = np.nan
@@ -109,3 +120,11 @@ def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(run, tmp_pa
     assert list(found["groups"]) == ["a", "b"]
     errors = found["groups"]["a"]
     assert errors["mae"]["low"] < errors["mae"]["value"] < errors["mae"]["high"]
+
+
+def test_sizes_of_networks_are_a_table_without_the_models_that_are_none():
+    rows = {"ridge": [np.nan] * 4, "aligned_mlp": [54_533, 54_000, 6, 853_489]}
+    table = pd.DataFrame.from_dict(rows, "index", columns=["parameters", "trainable", "layers", "flops"])
+    header, row = compare.sizes_as_text(table).splitlines()
+    assert header.split() == ["parameters", "trainable", "layers", "Mflop"]
+    assert row.split() == ["aligned_mlp", "54533", "54000", "6", "0.85"]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from test_train import tokens
 
-from helpers import errors
+from helpers import errors, groups
 from helpers.plots import errors as pictures
 
 pytestmark = pytest.mark.usefixtures("figures")
@@ -83,12 +83,43 @@ def test_unrated_rows_are_left_out():
     assert errors.errors_by_source(table).loc["s0", "mae"] == errors.errors_by_source(table[10:]).loc["s0", "mae"]
 
 
-def test_intervals_are_drawn_with_those_no_better_than_a_constant_apart():
-    rows = {"constant": [np.nan] * 3, "ridge": [0.6, 0.5, 0.7], "same_video": [0.0, -0.1, 0.1]}
-    columns = ["over_constant", "over_constant_low", "over_constant_high"]
-    table = pd.DataFrame.from_dict(rows, "index", columns=columns)
+@pytest.fixture
+def intervals():
+    rows = {
+        "constant": [np.nan] * 3 + [0.5, 0.4, 0.6],
+        "ridge": [0.6, 0.5, 0.7, 0.1, -0.1, 0.3],
+        "same_video": [0.0, -0.1, 0.1, -0.2, -0.3, -0.1],
+    }
+    columns = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
+def test_intervals_are_drawn_with_those_no_better_than_a_constant_apart(intervals):
     _, given = plt.subplots()
-    ax = pictures.plot_intervals(table, ax=given)
+    ax = pictures.plot_intervals(intervals, ax=given)
     assert ax is given
     assert [label.get_text() for label in ax.get_yticklabels()] == ["same video", "ridge"]
-    assert [c.get_label() for c in ax.containers] == ["better than a constant", "no better"]
+    assert [c.get_label() for c in ax.containers] == ["better", "no better"]
+    middle, _, (bar,) = ax.containers[0].lines
+    assert middle.get_xdata().tolist() == [0.6]
+    np.testing.assert_allclose(bar.get_segments()[0][:, 0], [0.5, 0.7])
+
+
+def test_both_kinds_of_comparison_are_drawn_with_those_that_are_worse(intervals):
+    over, under = pictures.plot_comparisons(intervals).axes
+    assert over.get_title(loc="left") == "each model minus the constant"
+    assert [label.get_text() for label in under.get_yticklabels()] == ["same video", "ridge", "constant"]
+    assert [c.get_label() for c in under.containers] == ["better than it", "not told apart", "worse than it"]
+
+
+def test_group_errors_are_drawn_with_their_intervals():
+    table = predictions(slope=1)
+    group = pd.Series(np.where(np.arange(200) < 60, "a", "b"), index=[f"c{i}" for i in range(200)])
+    found = groups.group_errors(table, group, n=200)
+    left, right = pictures.plot_group_errors(found).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a (60 clips)", "b (140 clips)"]
+    for ax, measure in ((left, "mae_over_others"), (right, "bias_over_others")):
+        drawn = np.concatenate([c.lines[0].get_xdata() for c in ax.containers])
+        np.testing.assert_allclose(sorted(drawn), sorted(found[g][measure]["value"] for g in "ab"))
+    found["a"]["bias_over_others"] |= {"low": None, "high": None}  # a single source: no interval
+    assert pictures.plot_group_errors(found).axes[1].containers

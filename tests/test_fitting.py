@@ -15,6 +15,7 @@ from helpers.config import TrainingConfig
 from helpers.files import ROOT
 from helpers.fitting import ShuffledBatches, fit
 from helpers.model import CompletePersonalityModel
+from helpers.networks import freeze_parts
 from helpers.objective import FusedAdamW, RatedError
 
 N, DS, DD, K = 53, 7, 3, 5
@@ -163,3 +164,20 @@ def test_mixed_precision_computes_in_it_and_keeps_weights_and_scores_float32(pre
     assert keras.ops.convert_to_numpy(model(clips()[0])).dtype == np.float32
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     assert keras.config.dtype_policy().name == "float32"
+
+
+def test_frozen_parts_stay_as_they_start_and_the_saved_model_is_loaded_whole(tmp_path):
+    model, cfg = start(), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01)
+    freeze_parts(model, "query, key")
+    attention = model.cross_attention
+    before = [layer.get_weights() for layer in (attention.query, attention.key, attention.value)]
+    fit(model, clips(), clips(11, 1), cfg)
+    after = [layer.get_weights() for layer in (attention.query, attention.key, attention.value)]
+    same = [all(map(np.array_equal, ours, theirs)) for ours, theirs in zip(before, after, strict=True)]
+    assert same == [True, True, False]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")  # a warning would be an error
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="frozen must be names among cross_attention, .* got 'ear'"):
+        freeze_parts(model, "ear")

@@ -54,3 +54,29 @@ def test_clips_without_a_group_count_to_the_others_and_one_source_has_no_interva
     assert [found["rare"][name]["low"] for name in groups.MEASURES] == [None] * 4
     assert found["rare"]["mae"]["value"] > 0
     assert groups.in_words({}) == []
+
+
+def test_a_card_says_what_is_known_about_groups_and_that_it_is_not():
+    known, _ = groups.caveats(groups.group_errors(*table(), n=300))
+    assert known.startswith("No group's errors can be told from the others': a, b. Raters of apparent traits")
+    unknown, what = groups.caveats({})
+    assert unknown.startswith(
+        "Errors by group are unknown: no groups were given (column group of ratings.csv). Raters of apparent"
+    )
+    assert "what viewers would say" in what
+
+
+def test_random_groups_of_few_sources_are_seldom_told_apart():
+    told = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        source = np.repeat(np.arange(12), 3)
+        error = random.normal(0, 0.05, 12)[source] + random.normal(0, 0.05, len(source))
+        rows = pd.DataFrame({"clip": [f"c{i}" for i in range(36)], "source": source.astype(str), "truth": 0.5})
+        found = groups.group_errors(
+            rows.assign(prediction=0.5 + error), pd.Series(np.where(source % 2, "a", "b"), index=rows["clip"]), n=200
+        )
+        told += not found["a"]["bias_over_others"]["low"] < 0 < found["a"]["bias_over_others"]["high"]
+    assert told <= 3  # 2 are expected; a plain percentile interval tells 6 apart
+    assert groups.expanded_tail(0.95, 10_000) == pytest.approx(0.025, rel=0.01)
+    assert groups.expanded_tail(0.95, 6) < 0.005

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, fitting, results, train, variants
+from helpers import experiment, fitting, live, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
@@ -135,8 +135,13 @@ def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg, tmp_pa
 
 @pytest.mark.slow
 def test_the_table_is_resumed_to_the_same_results(data, cfg, monkeypatch):
+    seen = live.TrainingLines(6)
+    monkeypatch.setattr(experiment, "watch_trainings", lambda n: seen if n == 6 else live.TrainingLines(n))
     first = experiment.run_table(data, cfg)
     folder = cfg.out / "training"
+    told = pd.DataFrame(seen.epochs)
+    pd.testing.assert_frame_equal(told, pd.read_csv(folder / "history.csv"), rtol=1e-4)
+    assert len(seen.finished) == 6
     kept = folder / "ridge-1.npz"
     before = kept.stat().st_mtime_ns
     (folder / f"{TOKEN_MODEL}-1.npz").unlink()
@@ -179,7 +184,14 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert table["truth"].isna().sum() == len(FEW) * 2 * 5
     history = pd.read_csv(cfg.out / "training" / "history.csv")
     assert len(history) == 2 * cfg.epochs
+    logs, shown = results.watched(cfg, found, TOKEN_MODEL, 1)
+    of_model = history[(history["model"] == TOKEN_MODEL) & (history["seed"] == 1)]
+    np.testing.assert_allclose([e["loss"] for e in logs["metrics"]["epoch"]], of_model["loss"], rtol=1e-4)
+    assert shown["verdict"] == found["comparisons"][1]["verdict"]
+    assert shown["time"]["epochs"] == cfg.epochs
     card = results.keep_model(data, cfg, found)
+    assert card["licence"].startswith("that of the data and of the weights behind the features (static: unknown")
+    assert card["caveats"][0].startswith("Errors by group are unknown")
     assert card["weights"] == "random"
     assert len(card["training_quantiles"]["openness"]) == 101
     assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from helpers.clips import LETTERS, TRAITS
 from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS
@@ -20,7 +21,7 @@ from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS
 LETTER_COLORS = {letter: TRAIT_COLORS[trait] for letter, trait in zip(LETTERS, TRAITS, strict=True)}
 TRAIN, VALIDATION = "#0072B2", "#D55E00"
 PART_COLORS = {"start": "#E69F00", "steps": "#0072B2", "validation": "#D55E00", "other": NEUTRAL}
-WIDTH = 165  # letters of a line of recommendations
+WIDTH = 112  # letters of a line of recommendations
 
 Entries = Sequence[Mapping[str, Any]]
 
@@ -38,6 +39,7 @@ def plot_losses(epochs: Entries, *, ax: Axes | None = None) -> Axes:
     best = table["val_loss"].idxmin()
     ax.plot(table["epoch"][best] + 1, np.sqrt(table["val_loss"][best]), "o", color=VALIDATION, ms=5)
     ax.set(xlabel="epoch", ylabel="root mean squared error", title="error, dot: the epoch kept")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return ax
 
@@ -52,7 +54,8 @@ def plot_batches(batches: Entries, *, ax: Axes | None = None) -> Axes:
     table = pd.DataFrame(batches)
     per_epoch = table["step"].max() + 1
     ax.plot(table["epoch"] + (table["step"] + 1) / per_epoch, table["loss"], color=TRAIN, lw=1)
-    ax.set(xlabel="epoch", ylabel="mean squared error so far", title="within the epochs", yscale="log")
+    often = f"batches: after every {table['step'].iloc[0] + 1} steps"
+    ax.set(xlabel="epoch", ylabel="mean squared error so far", title=often, yscale="log")
     return ax
 
 
@@ -98,7 +101,7 @@ def plot_correlations(epochs: Entries, rates: Entries, times: Entries, *, ax: Ax
     wanted = ((epochs, ["loss", "val_loss"]), (rates, ["learning_rate"]), (times, ["seconds"]))
     table = pd.concat([pd.DataFrame(entries).set_index("epoch")[names] for entries, names in wanted], axis=1)
     values = table.corr().to_numpy()
-    names = ["loss", "validation\nloss", "rate", "time"]
+    names = ["loss", "val.\nloss", "rate", "time"]
     image = ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(names)), names)
@@ -125,6 +128,22 @@ def plot_epoch_times(epochs: Entries, *, ax: Axes | None = None) -> Axes:
         ax.bar(table["epoch"] + 1, seconds, 0.9, bottom=bottom, color=PART_COLORS[part], label=part, lw=0)
         bottom += seconds
     ax.set(xlabel="epoch", ylabel="time (s)", title="epochs, the first with its start")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_time_distribution(epochs: Entries, *, ax: Axes | None = None) -> Axes:
+    """Draw the distribution of the seconds per epoch, without the first one, which holds the start.
+
+    Args:
+        epochs: Entries with seconds.
+    """
+    ax = _axes(ax)
+    seconds = pd.DataFrame(epochs)["seconds"]
+    later = seconds[1:] if len(seconds) > 1 else seconds
+    ax.hist(later, bins=min(30, max(5, len(later) // 3)), color=PART_COLORS["steps"], alpha=0.7)
+    ax.axvline(later.median(), color=ACCENT, lw=1.5, label=f"median {later.median():.2f} s")
+    ax.set(xlabel="time per epoch (s)", ylabel="epochs", title="epochs after the first")
     ax.legend(frameon=False)
     return ax
 
@@ -168,15 +187,14 @@ def plot_dashboard(logs: Mapping[str, Mapping[str, Entries]], found: Mapping[str
         logs: `metrics`, `times` and `rates`, each as its file holds it.
         found: `metrics`, `constant` and `verdict` of the test rows.
     """
-    fig = plt.figure(figsize=(11, 6.4), layout="constrained")
-    axes = fig.subplots(2, 3)
+    fig, axes = plt.subplots(3, 2, figsize=(8, 8.4), layout="constrained")
     plot_losses(logs["metrics"]["epoch"], ax=axes[0, 0])
     plot_batches(logs["metrics"]["batch"], ax=axes[0, 1])
-    plot_rates(logs["rates"]["epoch"], ax=axes[0, 2])
-    plot_traits(found["metrics"], found["constant"], ax=axes[1, 0])
+    plot_rates(logs["rates"]["epoch"], ax=axes[1, 0])
     plot_correlations(*(logs[name]["epoch"] for name in ("metrics", "rates", "times")), ax=axes[1, 1])
-    plot_shares(found["time"]["share"], ax=axes[1, 2])
-    fig.suptitle(found["verdict"])
+    plot_traits(found["metrics"], found["constant"], ax=axes[2, 0])
+    plot_shares(found["time"]["share"], ax=axes[2, 1])
+    fig.suptitle(textwrap.fill(found["verdict"], 90))
     return fig
 
 
@@ -187,11 +205,11 @@ def plot_time_dashboard(times: Mapping[str, Entries], analysis: Mapping[str, Any
         times: `epoch` and `execution` entries.
         analysis: What `helpers.training_time.analyse_time` returned.
     """
-    fig = plt.figure(figsize=(11, 4.2), layout="constrained")
-    axes = fig.subplots(1, 3)
-    plot_epoch_times(times["epoch"], ax=axes[0])
-    plot_step_times(times["execution"], ax=axes[1])
-    plot_shares(analysis["share"], ax=axes[2])
+    fig, axes = plt.subplots(2, 2, figsize=(8, 6.2), layout="constrained")
+    plot_epoch_times(times["epoch"], ax=axes[0, 0])
+    plot_time_distribution(times["epoch"], ax=axes[0, 1])
+    plot_step_times(times["execution"], ax=axes[1, 0])
+    plot_shares(analysis["share"], ax=axes[1, 1])
     lines = [textwrap.fill(f"• {sentence}", WIDTH) for sentence in analysis["recommendations"]]
     fig.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=9)
     fig.suptitle(f"{analysis['epochs']} epochs in {analysis['total_s']:.1f} s, {analysis['epoch_s']:.2f} s each")

@@ -1,7 +1,10 @@
-"""Pictures of where a model's errors lie: correlations between traits, errors by source and by clip length.
+"""Pictures of where a model's errors lie, by trait, source, clip length and group, and of differences between models.
 
-In: the tables of `helpers.errors` and of `helpers.compare`. Out: Figures and Axes.
+In: the tables of `helpers.errors`, `helpers.groups` and `helpers.compare`. Out: Figures and Axes.
 """
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +14,22 @@ from matplotlib.figure import Figure
 
 from helpers.clips import LETTERS, TRAITS
 from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS
+
+
+class Wording(NamedTuple):
+    """What a panel of intervals is called, and what those above, across and below 0 are."""
+
+    title: str
+    better: str
+    same: str
+    worse: str
+
+
+INTERVALS = {
+    "over_constant": Wording("each model minus the constant", "better", "no better", "worse"),
+    "under_token": Wording("the token model minus each other", "better than it", "not told apart", "worse than it"),
+}
+GROUP_MEASURES = {"mae_over_others": "mean absolute error", "bias_over_others": "mean signed error"}
 
 
 def plot_correlations(truth: pd.DataFrame, prediction: pd.DataFrame) -> Figure:
@@ -55,7 +74,11 @@ def plot_errors_by_source(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     ax.plot(x, table["bias"], ".", color="#D55E00", label="mean signed error")
     ax.axhline(0, color=ACCENT, lw=1)
     worst = table.index[0] if len(table) else ""
-    ax.set(xlabel="source, worst first", ylabel="error", title=f"{len(table)} sources, the worst is {worst}")
+    ax.set(
+        xlabel="source, worst first",
+        ylabel="error (ratings: 0 to 1)",
+        title=f"{len(table)} sources, the worst is {worst}",
+    )
     ax.set_xticks([])
     ax.legend(frameon=False)
     return ax
@@ -71,25 +94,69 @@ def plot_errors_by_length(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         ax.annotate(f"{row['clips']:.0f}", (row["length_s"], row["mae"]), xytext=(0, 5), textcoords="offset points")
     ax.axhline(0, color=NEUTRAL, lw=1)
     ax.margins(x=0.1, y=0.25)
-    ax.set(xlabel="clip length (s)", ylabel="error", title="numbers: clips")
+    ax.set(xlabel="clip length (s)", ylabel="error (ratings: 0 to 1)", title="numbers: clips")
     ax.legend(frameon=False)
     return ax
 
 
-def plot_intervals(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw each model's mean R² over the constant's with its interval (`compare.table_of`), best on top."""
-    rows = table.dropna(subset=["over_constant"]).sort_values("over_constant")
+def plot_intervals(table: pd.DataFrame, column: str = "over_constant", *, ax: Axes | None = None) -> Axes:
+    """Draw a difference of mean R² with its interval per model, best on top; those that tell nothing apart.
+
+    Args:
+        table: As `compare.table_of` makes it.
+        column: "over_constant", each model minus the constant, or "under_token", the token model minus each.
+        ax: To draw on.
+    """
+    rows = table.dropna(subset=[column]).sort_values(column)
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 0.28 * len(rows) + 1), layout="constrained")
-    y = np.arange(len(rows))
-    reach = [rows["over_constant"] - rows["over_constant_low"], rows["over_constant_high"] - rows["over_constant"]]
-    told_apart = rows["over_constant_low"] > 0
-    for chosen, color, label in ((told_apart, ACCENT, "better than a constant"), (~told_apart, "#D55E00", "no better")):
+    y, what = np.arange(len(rows)), INTERVALS[column]
+    low, high = rows[f"{column}_low"], rows[f"{column}_high"]
+    kinds = (low > 0, "#0072B2", what.better), ((low <= 0) & (high >= 0), NEUTRAL, what.same)
+    for chosen, color, label in (*kinds, (high < 0, "#D55E00", what.worse)):
         if chosen.any():
-            bars = [side[chosen] for side in reach]
-            ax.errorbar(rows["over_constant"][chosen], y[chosen], xerr=bars, fmt="o", ms=4, color=color, label=label)
-    ax.axvline(0, color=NEUTRAL, lw=1)
+            reach = [(rows[column] - low)[chosen], (high - rows[column])[chosen]]
+            ax.errorbar(rows[column][chosen], y[chosen], xerr=reach, fmt="o", ms=4, color=color, label=label)
+    ax.axvline(0, color=ACCENT, lw=1)
     ax.set_yticks(y, [name.replace("_", " ") for name in rows.index])
-    ax.set(xlabel="mean test R² over the constant's, 95 % interval by source", ylim=(-0.6, len(rows) - 0.4))
-    ax.legend(frameon=False, loc="upper left")
+    ax.set(xlabel="difference of mean test R², 95 % interval by source", ylim=(-0.6, len(rows) - 0.4), title=what.title)
     return ax
+
+
+def plot_comparisons(table: pd.DataFrame) -> Figure:
+    """Draw every model minus the constant, and the token model minus every other, with 95 % intervals by source."""
+    height = 0.24 * table["over_constant"].notna().sum() + 1.1
+    fig, axes = plt.subplots(2, 1, figsize=(7.5, 2 * height), layout="constrained")
+    for ax, column in zip(axes, INTERVALS, strict=True):
+        plot_intervals(table, column, ax=ax)
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def plot_group_errors(found: Mapping[str, Any]) -> Figure:
+    """Draw how the errors of each group differ from everyone else's, with 95 % intervals by source.
+
+    Args:
+        found: What `groups.group_errors` returned.
+    """
+    size = 7.5, 0.35 * len(found) + 1.4
+    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    y = np.arange(len(found))[::-1]
+    names = [f"{group} ({errors['clips']} clips)" for group, errors in found.items()]
+    for ax, (measure, title) in zip(axes, GROUP_MEASURES.items(), strict=True):
+        value, low, high = (
+            np.array([_number(errors[measure][end]) for errors in found.values()]) for end in ("value", "low", "high")
+        )
+        apart = (low > 0) | (high < 0)
+        for chosen, color, label in ((apart, "#D55E00", "differs"), (~apart, NEUTRAL, "not told apart")):
+            reach = [(value - low)[chosen], (high - value)[chosen]]
+            ax.errorbar(value[chosen], y[chosen], xerr=reach, fmt="o", ms=4, color=color, label=label)
+        ax.axvline(0, color=ACCENT, lw=1)
+        ax.set(xlabel="group minus all others (ratings: 0 to 1)", title=title, ylim=(-0.6, len(found) - 0.4))
+    axes[0].set_yticks(y, names)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return fig
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from helpers.clips import DISPLAY, LETTERS, TRAITS
 from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS
@@ -42,6 +42,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
                 ax.plot(best + 1, [curves.loc[e, s] for s, e in best.items()], "o", color=color, ms=4)
     axes[0].set(xlabel="epoch", ylabel="root mean squared error", title="training clips", yscale="log")
     axes[1].set(xlabel="epoch", title="validation clips, dots: the epochs kept")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:.2f}")
     axes[0].yaxis.set_minor_formatter(NullFormatter())
