@@ -112,4 +112,4 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
     said = pd.read_csv(tmp_path / "classification" / "predictions.csv")
     rows = said[(said["model"] == "ensemble") & (said["variant"] == "plain")]
     assert (rows["truth"] == rows["prediction"]).mean() == results["models"]["ensemble"]["accuracy"]
-    np.testing.assert_allclose(rows[["down", "turn", "up"]].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rows[["p_down", "p_turn", "p_up"]].sum(axis=1), 1, atol=1e-5)
