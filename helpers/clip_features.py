@@ -1,9 +1,10 @@
 """Frame features of labelled clips (08): from class folders to one HDF5 file per split and view.
 
-In: `ClassificationConfig`. Out, in `<out>/classification/`: `frames/<key>.npz`, every clip's rows in all its views, and
-`features/{split}_features[_multiscale][_{view}].h5` (`helpers.feature_sets`) with `configuration_analysis.json`. The
-engine is that of 03 and 04 (`helpers.extract`): stopped and started again it goes on, a damaged clip is recorded and
-left out, and memory does not grow with the number of clips.
+In: `ClassificationConfig`. Out, in `<out>/classification/`: `features/{split}_features[_multiscale][_{view}].h5`
+(`helpers.feature_sets`) with `configuration_analysis.json`; until these are whole, `frames/<key>.npz`, the rows of a
+clip in its views. The engine is that of 03 and 04 (`helpers.extract`): stopped and started again it goes on, a damaged
+clip is recorded and left out, and memory does not grow with the number of clips. Of clips and views that are added
+later only these are computed; other scales begin anew, since the rows before averaging are not kept.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ from helpers.extract import stream_rows
 from helpers.feature_sets import Sequence, labelled_datasets, write_sequences
 from helpers.files import write_json
 from helpers.forward import compile_forward
-from helpers.frame_rows import FrameRows, FrameStage, is_valid, read_view
+from helpers.frame_rows import FrameRows, FrameStage, read_view
+from helpers.held_rows import HeldRows
 from helpers.progress import Progress
 from helpers.store import clip_stamp
 from helpers.video import backend_name, backend_version
@@ -35,6 +37,7 @@ from helpers.views import PLAIN, view_names
 from helpers.worker import cores
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
+FORMAT = 2  # of the files, counted up when one has to be written anew
 
 
 def extract_clip_features(cfg: ClassificationConfig) -> dict[str, Any]:
@@ -61,15 +64,22 @@ def extract_clip_features(cfg: ClassificationConfig) -> dict[str, Any]:
         "network_backend": keras.backend.backend(),
     }
     views = {key: views_of(split, cfg) for key, split in clips.table["split"].items()}
+    files = {(split, view): feature_file(cfg, split, view)
+             for split in dict.fromkeys(clips.table["split"]) for view in views_of(split, cfg)}  # fmt: skip
+    attribute = json.dumps(identity | {"scales": list(cfg.scales)}, sort_keys=True)
+    held = HeldRows(files, attribute)
     made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
-    with FrameStage(cfg.out / "classification" / "frames", "frames", identity, made_with, views=views) as stage:
+    with FrameStage(
+        cfg.out / "classification" / "frames", "frames", identity, made_with, views=views, held=held
+    ) as stage:
         counts, spent_s = _extract(clips.table, cfg, stage, backbone, backend)
-        files = _gather(clips, cfg, stage)
+        made = _gather(clips, cfg, stage, attribute)
+        stage.drop_files()
         counts["feature_dim"] = backbone.feature_dim
         _write_analysis(clips, cfg, stage, spent_s, counts)
         manifest = stage.finish(**counts)
     problems = clips.problems.to_dict("records")
-    return manifest | {"features": files, "categories": clips.categories, "problems": problems}
+    return manifest | {"features": made, "categories": clips.categories, "problems": problems}
 
 
 def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
@@ -115,28 +125,28 @@ def _extract(
         spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), batches)
     stage.made_with = found | stage.made_with
     failed = {entry["clip"] for entry in stage.failed}
-    n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
+    stamps = {key: clip_stamp(cfg.data / path) for key, path in table["path"].items() if key not in failed}
+    n_invalid = sum(stage.fail_rows(key, stamp) for key, stamp in stamps.items())
     return run.finish() | {"rows_made": n_rows, "invalid_rows": n_invalid}, spent_s
 
 
-def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:
+def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage, identity: str) -> list[str]:
     """Write the HDF5 files, those that are not as they would be made; others of this folder go."""
     failed = {entry["clip"] for entry in stage.failed if "row" not in entry}
     table = clips.table.loc[[key for key in clips.table.index if key not in failed]]
     if table.empty:
         raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
     attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.multi_scale}
-    attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
+    table = table.assign(stamp=[clip_stamp(cfg.data / path) for path in table["path"]])
     files = []
     for split, part in table.groupby("split", sort=False):
-        stamps = [clip_stamp(cfg.data / path) for path in part["path"]]
-        described = json.dumps([attributes["identity"], clips.categories, list(part.index), stamps])
+        described = json.dumps([FORMAT, identity, clips.categories, list(part.index), list(part["stamp"])])
         made_of = hashlib.sha256((described + part["label"].to_json()).encode()).hexdigest()
         for view in views_of(split, cfg):
             path = feature_file(cfg, split, view)
             files.append(path)
             if _made_of(path) != made_of:
-                _write(path, part, view, stage, cfg.scales, attributes | {"made_of": made_of})
+                _write(path, part, view, stage, cfg.scales, attributes | {"identity": identity, "made_of": made_of})
     for path in set(files[0].parent.glob("*_features*.h5")).difference(files):
         path.unlink()
     return [path.relative_to(cfg.out).as_posix() for path in files]
@@ -153,12 +163,22 @@ def _made_of(path: Path) -> str:
 def _write(
     path: Path, part: pd.DataFrame, view: str, stage: FrameStage, scales: list[float], attributes: dict[str, Any]
 ) -> None:
-    files = [stage.path(key) for key in part.index]
-    lengths = np.array([len(is_valid(file, view)) for file in files], np.int32)
-    width = read_view(files[0], view)[0].shape[1]
-    sequences = (average_scales(read_view(file, view), scales) for file in files)
+    """Write the rows of some clips in a view: those that a feature file holds from there, the others averaged."""
+    stamps = part["stamp"].to_dict()
+    computed = [stage.computed(key, stamp, view) for key, stamp in stamps.items()]
+    lengths = np.array([len(rows) for rows in computed], np.int32)
+    sequences = (_averaged(stage, key, stamp, view, scales) for key, stamp in stamps.items())
+    width = _averaged(stage, *next(iter(stamps.items())), view, scales)[0].shape[1]
     datasets = labelled_datasets(part["label"], part.index, part["source"])
+    datasets["stamp"] = np.asarray(list(stamps.values()), h5py.string_dtype())
+    datasets["computed"] = np.stack([np.pad(rows, (0, lengths.max() - len(rows))) for rows in computed])
     write_sequences(path, sequences, (lengths, width), datasets, attributes)
+
+
+def _averaged(stage: FrameStage, key: str, stamp: str, view: str, scales: list[float]) -> Sequence:
+    if view in stage.held.views(key, stamp):
+        return stage.held.read(key, stamp, view)
+    return average_scales(read_view(stage.path(key), view), scales)
 
 
 def average_scales(rows: Sequence, scales: list[float]) -> Sequence:
