@@ -63,17 +63,13 @@ def extract_clip_features(cfg: ClassificationConfig) -> dict[str, Any]:
         "weights": backbone.weights.as_dict(),
         "network_backend": keras.backend.backend(),
     }
-    views = {key: views_of(split, cfg) for key, split in clips.table["split"].items()}
-    files = {(split, view): feature_file(cfg, split, view)
-             for split in dict.fromkeys(clips.table["split"]) for view in views_of(split, cfg)}  # fmt: skip
-    attribute = json.dumps(identity | {"scales": list(cfg.scales)}, sort_keys=True)
-    held = HeldRows(files, attribute)
-    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
-    with FrameStage(
-        cfg.out / "classification" / "frames", "frames", identity, made_with, views=views, held=held
-    ) as stage:
+    folder, made_with = cfg.out / "classification" / "frames", {"keras": keras.__version__}
+    made_with["decoder"] = backend_version(backend)
+    wanted = {"views": {key: views_of(split, cfg) for key, split in clips.table["split"].items()}}
+    wanted["held"] = HeldRows(_files(clips, cfg), _as_attribute(identity, cfg))
+    with FrameStage(folder, "frames", identity, made_with, **wanted) as stage:
         counts, spent_s = _extract(clips.table, cfg, stage, backbone, backend)
-        made = _gather(clips, cfg, stage, attribute)
+        made = _gather(clips, cfg, stage)
         stage.drop_files()
         counts["feature_dim"] = backbone.feature_dim
         _write_analysis(clips, cfg, stage, spent_s, counts)
@@ -94,6 +90,17 @@ def feature_file(cfg: ClassificationConfig, split: str, view: str = PLAIN) -> Pa
     """Where the features of a split in a view lie."""
     suffix = ("_multiscale" if cfg.multi_scale else "") + (f"_{view}" if view != PLAIN else "")
     return cfg.features / f"{split}_features{suffix}.h5"
+
+
+def _files(clips: LabelledClips, cfg: ClassificationConfig) -> dict[tuple[str, str], Path]:
+    """All feature files by (split, view)."""
+    splits = dict.fromkeys(clips.table["split"])
+    return {(split, view): feature_file(cfg, split, view) for split in splits for view in views_of(split, cfg)}
+
+
+def _as_attribute(identity: dict[str, Any], cfg: ClassificationConfig) -> str:
+    """What decides the rows of a feature file, as its attribute `identity` has it."""
+    return json.dumps(identity | {"scales": list(cfg.scales)}, sort_keys=True)
 
 
 def _check_split(clips: LabelledClips, kind: str) -> None:
@@ -130,23 +137,26 @@ def _extract(
     return run.finish() | {"rows_made": n_rows, "invalid_rows": n_invalid}, spent_s
 
 
-def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage, identity: str) -> list[str]:
+def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:
     """Write the HDF5 files, those that are not as they would be made; others of this folder go."""
     failed = {entry["clip"] for entry in stage.failed if "row" not in entry}
     table = clips.table.loc[[key for key in clips.table.index if key not in failed]]
     if table.empty:
         raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
     attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.multi_scale}
+    attributes["identity"] = _as_attribute(stage.identity, cfg)
     table = table.assign(stamp=[clip_stamp(cfg.data / path) for path in table["path"]])
     files = []
     for split, part in table.groupby("split", sort=False):
-        described = json.dumps([FORMAT, identity, clips.categories, list(part.index), list(part["stamp"])])
+        described = json.dumps(
+            [FORMAT, attributes["identity"], clips.categories, list(part.index), list(part["stamp"])]
+        )
         made_of = hashlib.sha256((described + part["label"].to_json()).encode()).hexdigest()
         for view in views_of(split, cfg):
             path = feature_file(cfg, split, view)
             files.append(path)
             if _made_of(path) != made_of:
-                _write(path, part, view, stage, cfg.scales, attributes | {"identity": identity, "made_of": made_of})
+                _write(path, part, view, stage, cfg.scales, attributes | {"made_of": made_of})
     for path in set(files[0].parent.glob("*_features*.h5")).difference(files):
         path.unlink()
     return [path.relative_to(cfg.out).as_posix() for path in files]

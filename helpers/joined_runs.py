@@ -54,7 +54,7 @@ def read_predictions(run: str | Path) -> RunPredictions:
     folder = Path(run) / "classification"
     results = read_json(needs(folder / "classification.json", "classify train"))
     path = needs(folder / "predictions.csv", "classify train")
-    table = pd.read_csv(path, dtype={"clip": str, "source": str}, keep_default_na=False)
+    table = pd.read_csv(path, dtype={"clip": str, "source": str, "truth": str}, keep_default_na=False)
     columns = [f"p_{name}" for name in results["classes"]]
     absent = sorted({"fold", *columns}.difference(table.columns))
     if absent:
@@ -70,8 +70,8 @@ def read_predictions(run: str | Path) -> RunPredictions:
 def join_runs(runs: Sequence[str | Path]) -> dict[str, Any]:
     """Average the best rows of several runs, each as much as the others, and score the average beside them.
 
-    Every clip was tested in each run by models that saw neither it nor its source, and so was the
-    average. The bag of frames of the table is the average of the runs' bags.
+    In every run a clip was tested by models that had not seen it, and so it is by the average. The bag of frames of the
+    table is the average of the runs' bags.
 
     Args:
         runs: Folders, at least two.
