@@ -63,7 +63,7 @@ def _train(arguments: argparse.Namespace) -> int:
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers import classification, clip_classes, clip_features
     with FolderLock(cfg.out):
-        made = clip_features.extract_clip_features(cfg)
+        made = clip_features.extract_clip_features(cfg, to_train=True)
         for failure in made["failed"]:
             print(f"left out: {failure['clip']}: {failure['reason']}", file=sys.stderr)
         results = classification.evaluate_all(cfg)

@@ -22,6 +22,7 @@ from helpers.batches import Batches
 from helpers.class_folders import LabelledClips, find_classes
 from helpers.clip_frames import FrameJob, clip_frames
 from helpers.clip_run import ClipRun
+from helpers.clip_variants import check_folds
 from helpers.config import ClassificationConfig
 from helpers.deviation import comparison
 from helpers.extract import stream_rows
@@ -40,21 +41,27 @@ DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "
 FORMAT = 2  # of the files, counted up when one has to be written anew
 
 
-def extract_clip_features(cfg: ClassificationConfig) -> dict[str, Any]:
+def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> dict[str, Any]:
     """Make the feature files of all splits, in all views.
 
     With `split` "source", where every clip trains in some folds and tests in another, each clip has every view; with
     "official" only clips of `train` have those for training, and only clips of `test` those for testing.
+
+    Args:
+        cfg: Parameters.
+        to_train: Refuse clips that could not be trained and tested on afterwards, see `check_folds`.
 
     Returns:
         The manifest of the frames; in addition `features`, the files made, relative to `cfg.out`, `categories`, and
         `problems` of the folders.
 
     Raises:
-        ValueError: See `find_classes`; or the official split has no training clips of a class.
+        ValueError: See `find_classes` and `check_folds`; or the official split has no training clips of a class.
     """
     clips = find_classes(cfg.data)
     _check_split(clips, cfg.split)
+    if to_train:
+        check_folds(clips, cfg)
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
     paths = [cfg.data / row.path for row in clips.table.itertuples() if row.place < 0]
     backend = backend_name("auto", paths)

@@ -155,6 +155,12 @@ def test_a_class_that_cannot_be_learned_is_refused(cfg):
     }
 
 
+def test_clips_that_cannot_be_tested_on_are_refused_before_the_network_is_built(cfg, monkeypatch):
+    monkeypatch.setattr(clip_features, "build_backbone", None)
+    with pytest.raises(ValueError, match="needs folders train, validation and test, got test, train"):
+        extract_clip_features(change(cfg, split="official"), to_train=True)
+
+
 def test_a_damaged_clip_is_recorded_and_left_out(cfg):
     key = motion_plan()["key"][1]
     path = cfg.data / f"{key}.mp4"
