@@ -118,7 +118,8 @@ def as_text(results: Mapping[str, Any]) -> str:
         for step, kinds in results["gains"].items()
         for kind, gain in kinds.items()
     ]
-    said = f"{split['test_clips']} test clips of {split['sources']} sources, split by {split['by']}"
+    n_sources = split.get("test_sources", split["sources"])  # an older run has counted all of them only
+    said = f"{split['test_clips']} test clips of {n_sources} sources, split by {split['by']}"
     models = as_table(results["models"], results.get("order", TABLE_ORDER))
     tables = models, pd.DataFrame.from_dict(results["per_class"], orient="index")
     return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
@@ -278,6 +279,7 @@ def split_counts(variants: ClipVariants, cfg: ClassificationConfig, rows: np.nda
     sources = variants.sources
     sharing = [int(np.isin(sources[fold.test], sources[fold.train]).sum()) for fold in folds]
     counts = {"clips": len(variants.keys), "sources": len(np.unique(sources)), "test_clips": len(rows)}
+    counts["test_sources"] = len(np.unique(sources[rows]))
     return {"by": cfg.split, "folds": len(folds), "test_clips_sharing_a_source_with_train": max(sharing)} | counts
 
 

@@ -4,6 +4,7 @@ In: parsed arguments. Out: exit status, lines on standard output, and the files 
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -77,6 +78,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         from helpers import clip_classes
         from helpers.clip_run import CLIP_ERRORS
 
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
     classifier = clip_classes.load_clip_classifier(arguments.model, arguments.further)
     said, failed = {}, 0
     for video in arguments.videos:

@@ -104,7 +104,7 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
     assert results["models"]["bilstm"]["minus_bag_of_frames"][0] > 0
     assert results["models"]["ensemble"]["minus_majority"][0] > 0
     assert results["split"] == {
-        "by": "source", "folds": 3, "clips": 27, "sources": 9, "test_clips": 27,
+        "by": "source", "folds": 3, "clips": 27, "sources": 9, "test_clips": 27, "test_sources": 9,
         "test_clips_sharing_a_source_with_train": 0,
     }  # fmt: skip
     assert np.sum(results["confusion"]) == 27
