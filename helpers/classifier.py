@@ -166,7 +166,7 @@ class Trainee:
         self.model.compile(
             keras.optimizers.Adam(cfg.learning_rate, clipnorm=GRADIENT_NORM),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=cfg.label_smoothing),
-            jit_compile=False,  # by XLA: that takes longer than these trainings
+            jit_compile=keras.backend.backend() == "jax",  # elsewhere XLA takes longer than these trainings
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self._optimizer_start = [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
