@@ -33,9 +33,9 @@ from benchmarks.networks import (
 )
 from benchmarks.stages import DATA, named, prepare, run_stage, sample_clips, write_flows
 from helpers.config import DynamicConfig
+from helpers.costs import one_thread
 from helpers.crops import face_flows
 from helpers.flow_files import read_flow
-from helpers.forecast import one_thread
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.sources import VideoSource

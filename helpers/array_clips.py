@@ -54,7 +54,8 @@ def read_clip(path: Path, place: int) -> np.ndarray:
     """
     with _checked(path):
         if path.suffix == ".pt":
-            clip = _tensor(path)[place].numpy()
+            clip = _tensor(path)[place]
+            clip = (clip.float() if clip.is_floating_point() else clip).numpy()  # numpy has no bfloat16
         else:
             with _opened(path) as file:
                 shape, dtype = _header(file)
@@ -116,7 +117,15 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _tensor(path: Path) -> Any:
+    """The tensor of a pt file, by itself or under the name `videos`; of newer files only what is used is read."""
     import torch
 
-    data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return data[NAME] if isinstance(data, dict) else data
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:  # whose text says how to run the code in such a file
+        raise ValueError("it holds code or objects, not only tensors and plain values; nothing of it was run") from None
+    found = data.get(NAME) if isinstance(data, dict) else data
+    if not isinstance(found, torch.Tensor):
+        held = f"dict {list(data)}" if isinstance(data, dict) and NAME not in data else type(found).__name__
+        raise ValueError(f"it must hold a tensor, by itself or in a dict under the name {NAME!r}, got {held}")
+    return found

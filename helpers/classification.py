@@ -4,7 +4,7 @@ In: probabilities of test clips by model and variant (`helpers.clip_training`). 
 `<out>/classification/classification.json`. Every interval is a bootstrap over sources; every difference is paired.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,7 @@ from helpers.clip_training import (
     gather_probabilities,
     train_all,
 )
-from helpers.clip_variants import ClipVariants, plan_folds, read_variants
+from helpers.clip_variants import ClipVariants, Fold, plan_folds, read_variants
 from helpers.comparison import Paired, bootstrap_differences
 from helpers.config import ClassificationConfig
 from helpers.files import replacing, write_json
@@ -88,14 +88,14 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
     }
     folder = cfg.out / "classification"
     with replacing(folder / "predictions.csv") as part:
-        prediction_table(p, variants, rows).to_csv(part, index=False, float_format="%.6f")
+        prediction_table(p, variants, rows, plan_folds(variants, cfg)).to_csv(part, index=False, float_format="%.9g")
     with replacing(folder / "history.csv") as part:
         gather_history(cfg, jobs).to_csv(part, index=False, float_format="%.6g")
     write_json(folder / "classification.json", results)
     return results
 
 
-def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def as_table(models: Mapping[str, Mapping[str, Any]], order: Sequence[str] = TABLE_ORDER) -> pd.DataFrame:
     """One row per model: accuracy, low, high, the paired difference to both baselines as text, accuracy_corrupted."""
     rows = {
         name: {
@@ -105,21 +105,23 @@ def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
             "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
             "accuracy, damaged": scores["accuracy_corrupted"],
         }
-        for name, scores in sorted(models.items(), key=lambda item: TABLE_ORDER.index(item[0]))  # JSON has them sorted
+        for name, scores in sorted(models.items(), key=lambda item: order.index(item[0]))  # JSON has them by name
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
 def as_text(results: Mapping[str, Any]) -> str:
-    """The tables of `classification.json` as text: models, classes of the best, gains."""
+    """The tables of `classification.json`, or of runs that are joined, as text: models, classes of the best, gains."""
     split = results["split"]
     gained = [
         f"{step}: {kind} {gain['difference']:+.3f} {_ends(gain['interval'])}"
         for step, kinds in results["gains"].items()
         for kind, gain in kinds.items()
     ]
-    said = f"{split['test_clips']} test clips of {split['sources']} sources, split by {split['by']}"
-    tables = as_table(results["models"]), pd.DataFrame.from_dict(results["per_class"], orient="index")
+    n_sources = split.get("test_sources", split["sources"])  # an older run has counted all of them only
+    said = f"{split['test_clips']} test clips of {n_sources} sources, split by {split['by']}"
+    models = as_table(results["models"], results.get("order", TABLE_ORDER))
+    tables = models, pd.DataFrame.from_dict(results["per_class"], orient="index")
     return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
 
 
@@ -208,13 +210,14 @@ def gains(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str,
         `difference` of accuracies and `interval`, paired over the same clips.
     """
     names = [name for name in p if name not in (MAJORITY, BAG)]
-    steps = {}
-    for before, after in pairwise(names):
-        kinds = {"clean": [PLAIN], "corrupted": [v for v in p[after] if v != PLAIN]}
-        steps[f"{after} - {before}"] = {
-            kind: _difference(p[after], p[before], chosen, truth, sources) for kind, chosen in kinds.items() if chosen
-        }
-    return steps
+    steps = pairwise(names)
+    return {f"{after} - {before}": gain(p[after], p[before], truth, sources) for before, after in steps}
+
+
+def gain(a: Mapping, b: Mapping, truth: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, Any]]:
+    """By how much the accuracy of one model's probabilities by variant exceeds another's; see `gains`."""
+    kinds = {"clean": [PLAIN], "corrupted": [name for name in a if name != PLAIN]}
+    return {kind: _difference(a, b, chosen, truth, sources) for kind, chosen in kinds.items() if chosen}
 
 
 def _difference(a: Mapping, b: Mapping, names: list[str], truth: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
@@ -276,19 +279,22 @@ def split_counts(variants: ClipVariants, cfg: ClassificationConfig, rows: np.nda
     sources = variants.sources
     sharing = [int(np.isin(sources[fold.test], sources[fold.train]).sum()) for fold in folds]
     counts = {"clips": len(variants.keys), "sources": len(np.unique(sources)), "test_clips": len(rows)}
+    counts["test_sources"] = len(np.unique(sources[rows]))
     return {"by": cfg.split, "folds": len(folds), "test_clips_sharing_a_source_with_train": max(sharing)} | counts
 
 
-def prediction_table(p: Probabilities, variants: ClipVariants, rows: np.ndarray) -> pd.DataFrame:
-    """Columns model, variant, clip, source, truth, prediction and one probability per class."""
-    classes = np.array(variants.classes)
-    base = {"clip": variants.keys[rows], "source": variants.sources[rows], "truth": classes[variants.labels[rows]]}
+def prediction_table(p: Probabilities, clips: ClipVariants, rows: np.ndarray, folds: list[Fold]) -> pd.DataFrame:
+    """Columns model, variant, clip, source, fold (that tested it), truth, prediction and `p_<class>` for each class."""
+    classes, fold_of = np.array(clips.classes), np.zeros(len(clips.keys), int)
+    for number, fold in enumerate(folds):
+        fold_of[fold.test] = number
+    base = {"clip": clips.keys, "source": clips.sources, "fold": fold_of, "truth": classes[clips.labels]}
     parts = [
         pd.DataFrame(
             {"model": name, "variant": variant}
-            | base
+            | {column: values[rows] for column, values in base.items()}
             | {"prediction": classes[x.argmax(1)]}
-            | dict(zip(classes, x.T, strict=True))
+            | {f"p_{category}": column for category, column in zip(classes, x.T, strict=True)}
         )
         for name, by_variant in p.items()
         for variant, x in by_variant.items()

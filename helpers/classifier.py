@@ -22,9 +22,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
 from helpers.config import ClassificationConfig
+from helpers.fitting import computing_in
 from helpers.model import PACKAGE
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 DEVIATION_FLOOR = 0.1  # of the mean deviation: a channel that hardly moves must not be blown up by damaged frames
 BAG_PENALTIES = 10.0 ** np.arange(-4, 1)  # C of the bag's logistic regression
 GRADIENT_NORM = 1.0
@@ -140,17 +140,20 @@ def _to_front(x, mask):
 
 
 def build_classifier(feature_dim: int, n_classes: int, cfg: ClassificationConfig, seed: int) -> FrameClassifier:
-    """Build the classifier as it is before its training with this seed: the same weights at every call."""
+    """Build the classifier as it is before its training with this seed: the same weights at every call.
+
+    It computes in `cfg.precision`, but for the principal components and the softmax, which are float32 as the weights.
+    """
     keras.utils.set_random_seed(seed)
-    return FrameClassifier(
-        feature_dim, n_classes, cfg.units, cfg.dropout_rate, cfg.components, dtype=POLICIES[cfg.precision]
-    )
+    with computing_in(cfg.precision):
+        return FrameClassifier(feature_dim, n_classes, cfg.units, cfg.dropout_rate, cfg.components)
 
 
 class Trainee:
     """A compiled classifier that is trained again and again from its start: compiling takes longer than a training.
 
-    What a training gives depends on its seed and data alone, not on those before it.
+    What a training gives depends on its seed and data alone, not on those before it. In float16 the loss is scaled
+    against underflow (Keras does so for this policy).
 
     Args:
         feature_dim: Width D of a frame's features.
@@ -163,7 +166,7 @@ class Trainee:
         self.model.compile(
             keras.optimizers.Adam(cfg.learning_rate, clipnorm=GRADIENT_NORM),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=cfg.label_smoothing),
-            jit_compile=False,  # by XLA: that takes longer than these trainings
+            jit_compile=keras.backend.backend() == "jax",  # elsewhere XLA takes longer than these trainings
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self._optimizer_start = [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]

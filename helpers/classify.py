@@ -4,6 +4,7 @@ In: parsed arguments. Out: exit status, lines on standard output, and the files 
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -30,13 +31,18 @@ def add_parser(commands: Any) -> None:
     predict = actions.add_parser("predict", help="classes of videos")
     predict.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     predict.add_argument("--model", type=Path, required=True, help="a run's classification/model")
-    predict.add_argument("--with", dest="checkpoints", nargs="+", type=Path, default=[], metavar="FILE.keras",
-                         help="further checkpoints to average with")  # fmt: skip
+    predict.add_argument("--with", dest="further", nargs="+", type=Path, default=[], metavar="MODEL",
+                         help="to average with: .keras files of the same backbone, classification/model of other runs"
+                         )  # fmt: skip
     predict.add_argument("--json", type=Path, metavar="FILE", help="write the probabilities here as well")
     predict.set_defaults(command=_predict)
 
     evaluate = actions.add_parser("evaluate", help="the tables of a run that is trained")
     evaluate.add_argument("--run", type=Path, required=True, help="the run's folder")
+    evaluate.add_argument("--with", dest="further", nargs="+", type=Path, default=[], metavar="RUN",
+                          help="join it with runs of the same clips, classes and folds, such as of another backbone"
+                          )  # fmt: skip
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -58,7 +64,7 @@ def _train(arguments: argparse.Namespace) -> int:
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers import classification, clip_classes, clip_features
     with FolderLock(cfg.out):
-        made = clip_features.extract_clip_features(cfg)
+        made = clip_features.extract_clip_features(cfg, to_train=True)
         for failure in made["failed"]:
             print(f"left out: {failure['clip']}: {failure['reason']}", file=sys.stderr)
         results = classification.evaluate_all(cfg)
@@ -72,7 +78,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         from helpers import clip_classes
         from helpers.clip_run import CLIP_ERRORS
 
-    classifier = clip_classes.load_clip_classifier(arguments.model, arguments.checkpoints)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
+    classifier = clip_classes.load_clip_classifier(arguments.model, arguments.further)
     said, failed = {}, 0
     for video in arguments.videos:
         try:
@@ -89,8 +96,14 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from helpers import classification
+    with stderr_into(os.devnull):
+        from helpers import classification, joined_runs
 
-    path = arguments.run / "classification" / "classification.json"
-    print(classification.as_text(read_json(needs(path, "classify train"))))
+    if arguments.further:
+        results = joined_runs.join_runs([arguments.run, *arguments.further])
+    else:
+        results = read_json(needs(arguments.run / "classification" / "classification.json", "classify train"))
+    if arguments.json:
+        write_json(arguments.json, results)
+    print(classification.as_text(results))
     return 0

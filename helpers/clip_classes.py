@@ -1,7 +1,8 @@
 """Names the class of a video: the trained classifiers of a run as one ensemble, as far as a user is concerned.
 
 In: a run's `classification/`. Out: `classification/model/` (`card.json` and the checkpoints of the best row of the
-table, every fold and seed), and probabilities of the classes for videos that nobody labelled.
+table, every fold and seed), and probabilities of the classes for videos that nobody labelled. Classifiers of several
+runs, each with its own backbone, are one ensemble too.
 """
 
 import shutil
@@ -30,13 +31,17 @@ LOOKED_AT = ("backbone", "weights", "input_px", "n_frames", "frame_px", "scales"
 
 @dataclass(frozen=True)
 class ClipClassifier:
-    """An ensemble of checkpoints and the backbone before them: load it once, classify many videos."""
+    """An ensemble of checkpoints and the backbone before them: load it once, classify many videos.
+
+    `others` are classifiers of other runs to average with, each by its own features; every run counts alike.
+    """
 
     members: Sequence[FrameClassifier]
     card: dict[str, Any]
     cfg: ClassificationConfig
     backbone: Backbone
     forward: Forward
+    others: Sequence["ClipClassifier"] = ()
 
 
 def keep_model(cfg: ClassificationConfig, results: dict[str, Any]) -> dict[str, Any]:
@@ -72,35 +77,55 @@ def keep_model(cfg: ClassificationConfig, results: dict[str, Any]) -> dict[str, 
     return card
 
 
-def load_clip_classifier(folder: str | Path, checkpoints: Sequence[str | Path] = ()) -> ClipClassifier:
+def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ()) -> ClipClassifier:
     """Load the classifier that `keep_model` wrote.
 
     Args:
         folder: `classification/model/` of a run.
-        checkpoints: Further `.keras` files of the same classes and backbone to average with.
+        further: What to average with, of the same classes: `.keras` files for features of the same backbone, or such
+            folders of other runs, of any backbone.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: A checkpoint for features of another width.
+        ValueError: A checkpoint for features of another width, or for other classes.
     """
-    folder = Path(folder)
+    folder, further = Path(folder), [Path(path) for path in further]
     card = read_json(needs(folder / "card.json", "08_clip_classification"))
     cfg = ClassificationConfig.checked(card["config"] | {"tta_views": card["tta_views"]})
+    for other in filter(Path.is_dir, further):
+        _check_classes(other, card["classes"])
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
-    paths = [folder / name for name in card["checkpoints"]] + [Path(path) for path in checkpoints]
+    paths = [folder / name for name in card["checkpoints"]] + [path for path in further if not path.is_dir()]
     members = [load_classifier(path, backbone.feature_dim) for path in paths]
     for path, member in zip(paths, members, strict=True):
         if member.n_classes != len(card["classes"]):
             raise ValueError(f"{path} must tell {len(card['classes'])} classes, got {member.n_classes}. Leave it out.")
-    return ClipClassifier(members, card, cfg, backbone, compile_forward(backbone.model, cfg.precision))
+    others = [load_clip_classifier(path) for path in further if path.is_dir()]
+    return ClipClassifier(members, card, cfg, backbone, compile_forward(backbone.model, cfg.precision), others)
+
+
+def _check_classes(folder: Path, expected: list[str]) -> None:
+    """Raise ValueError where a classifier tells other classes; nothing of it is loaded."""
+    found = read_json(needs(folder / "card.json", "08_clip_classification"))["classes"]
+    if found != expected:
+        raise ValueError(
+            f"{folder} must tell the {len(expected)} classes {', '.join(expected)}, got {len(found)}: "
+            f"{', '.join(found)}. Leave it out."
+        )
 
 
 def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, float]:
-    """Probability of each class: the mean over checkpoints, and over the views that the run tested with.
+    """Probability of each class: the mean over checkpoints, over the views that the run tested with, and over runs.
 
     Raises:
         helpers.clip_run.CLIP_ERRORS: The video cannot be used.
     """
+    p = np.mean([_probabilities(video, run) for run in (classifier, *classifier.others)], axis=0)
+    return dict(zip(classifier.card["classes"], p.astype(float).tolist(), strict=True))
+
+
+def _probabilities(video: str | Path, classifier: ClipClassifier) -> np.ndarray:
+    """What one run's classifier says of a video, (n_classes,)."""
     cfg, path = classifier.cfg, Path(video)
     tta = tuple(name for name in view_names(0, cfg.tta_views)[1] if name.startswith("tta"))
     px, backend = classifier.backbone.input_px, backend_name("auto", [path])
@@ -113,4 +138,4 @@ def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, fl
         features, _, valid = average_scales(sequence, cfg.scales)
         inputs = {"features": features[None], "mask": valid[None]}
         p += [predict_classes(member, inputs)[0] for member in classifier.members]
-    return dict(zip(classifier.card["classes"], np.mean(p, axis=0).astype(float).tolist(), strict=True))
+    return np.mean(p, axis=0)

@@ -1,9 +1,10 @@
 """Frame features of labelled clips (08): from class folders to one HDF5 file per split and view.
 
-In: `ClassificationConfig`. Out, in `<out>/classification/`: `frames/<key>.npz`, every clip's rows in all its views, and
-`features/{split}_features[_multiscale][_{view}].h5` (`helpers.feature_sets`) with `configuration_analysis.json`. The
-engine is that of 03 and 04 (`helpers.extract`): stopped and started again it goes on, a damaged clip is recorded and
-left out, and memory does not grow with the number of clips.
+In: `ClassificationConfig`. Out, in `<out>/classification/`: `features/{split}_features[_multiscale][_{view}].h5`
+(`helpers.feature_sets`) with `configuration_analysis.json`; until these are whole, `frames/<key>.npz`, the rows of a
+clip in its views. The engine is that of 03 and 04 (`helpers.extract`): stopped and started again it goes on, a damaged
+clip is recorded and left out, and memory does not grow with the number of clips. Of clips and views that are added
+later only these are computed; other scales begin anew, since the rows before averaging are not kept.
 """
 
 import hashlib
@@ -21,13 +22,15 @@ from helpers.batches import Batches
 from helpers.class_folders import LabelledClips, find_classes
 from helpers.clip_frames import FrameJob, clip_frames
 from helpers.clip_run import ClipRun
+from helpers.clip_variants import check_folds
 from helpers.config import ClassificationConfig
 from helpers.deviation import comparison
 from helpers.extract import stream_rows
 from helpers.feature_sets import Sequence, labelled_datasets, write_sequences
 from helpers.files import write_json
 from helpers.forward import compile_forward
-from helpers.frame_rows import FrameRows, FrameStage, is_valid, read_view
+from helpers.frame_rows import FrameRows, FrameStage, read_view
+from helpers.held_rows import HeldRows
 from helpers.progress import Progress
 from helpers.store import clip_stamp
 from helpers.video import backend_name, backend_version
@@ -35,23 +38,30 @@ from helpers.views import PLAIN, view_names
 from helpers.worker import cores
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
+FORMAT = 2  # of the files, counted up when one has to be written anew
 
 
-def extract_clip_features(cfg: ClassificationConfig) -> dict[str, Any]:
+def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> dict[str, Any]:
     """Make the feature files of all splits, in all views.
 
     With `split` "source", where every clip trains in some folds and tests in another, each clip has every view; with
     "official" only clips of `train` have those for training, and only clips of `test` those for testing.
+
+    Args:
+        cfg: Parameters.
+        to_train: Refuse clips that could not be trained and tested on afterwards, see `check_folds`.
 
     Returns:
         The manifest of the frames; in addition `features`, the files made, relative to `cfg.out`, `categories`, and
         `problems` of the folders.
 
     Raises:
-        ValueError: See `find_classes`; or the official split has no training clips of a class.
+        ValueError: See `find_classes` and `check_folds`; or the official split has no training clips of a class.
     """
     clips = find_classes(cfg.data)
     _check_split(clips, cfg.split)
+    if to_train:
+        check_folds(clips, cfg)
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
     paths = [cfg.data / row.path for row in clips.table.itertuples() if row.place < 0]
     backend = backend_name("auto", paths)
@@ -60,16 +70,19 @@ def extract_clip_features(cfg: ClassificationConfig) -> dict[str, Any]:
         "weights": backbone.weights.as_dict(),
         "network_backend": keras.backend.backend(),
     }
-    views = {key: views_of(split, cfg) for key, split in clips.table["split"].items()}
-    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
-    with FrameStage(cfg.out / "classification" / "frames", "frames", identity, made_with, views=views) as stage:
+    folder, made_with = cfg.out / "classification" / "frames", {"keras": keras.__version__}
+    made_with["decoder"] = backend_version(backend)
+    wanted = {"views": {key: views_of(split, cfg) for key, split in clips.table["split"].items()}}
+    wanted["held"] = HeldRows(_files(clips, cfg), _as_attribute(identity, cfg))
+    with FrameStage(folder, "frames", identity, made_with, **wanted) as stage:
         counts, spent_s = _extract(clips.table, cfg, stage, backbone, backend)
-        files = _gather(clips, cfg, stage)
+        made = _gather(clips, cfg, stage)
+        stage.drop_files()
         counts["feature_dim"] = backbone.feature_dim
         _write_analysis(clips, cfg, stage, spent_s, counts)
         manifest = stage.finish(**counts)
     problems = clips.problems.to_dict("records")
-    return manifest | {"features": files, "categories": clips.categories, "problems": problems}
+    return manifest | {"features": made, "categories": clips.categories, "problems": problems}
 
 
 def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
@@ -84,6 +97,17 @@ def feature_file(cfg: ClassificationConfig, split: str, view: str = PLAIN) -> Pa
     """Where the features of a split in a view lie."""
     suffix = ("_multiscale" if cfg.multi_scale else "") + (f"_{view}" if view != PLAIN else "")
     return cfg.features / f"{split}_features{suffix}.h5"
+
+
+def _files(clips: LabelledClips, cfg: ClassificationConfig) -> dict[tuple[str, str], Path]:
+    """All feature files by (split, view)."""
+    splits = dict.fromkeys(clips.table["split"])
+    return {(split, view): feature_file(cfg, split, view) for split in splits for view in views_of(split, cfg)}
+
+
+def _as_attribute(identity: dict[str, Any], cfg: ClassificationConfig) -> str:
+    """What decides the rows of a feature file, as its attribute `identity` has it."""
+    return json.dumps(identity | {"scales": list(cfg.scales)}, sort_keys=True)
 
 
 def _check_split(clips: LabelledClips, kind: str) -> None:
@@ -115,7 +139,8 @@ def _extract(
         spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), batches)
     stage.made_with = found | stage.made_with
     failed = {entry["clip"] for entry in stage.failed}
-    n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
+    stamps = {key: clip_stamp(cfg.data / path) for key, path in table["path"].items() if key not in failed}
+    n_invalid = sum(stage.fail_rows(key, stamp) for key, stamp in stamps.items())
     return run.finish() | {"rows_made": n_rows, "invalid_rows": n_invalid}, spent_s
 
 
@@ -126,11 +151,13 @@ def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) 
     if table.empty:
         raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
     attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.multi_scale}
-    attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
+    attributes["identity"] = _as_attribute(stage.identity, cfg)
+    table = table.assign(stamp=[clip_stamp(cfg.data / path) for path in table["path"]])
     files = []
     for split, part in table.groupby("split", sort=False):
-        stamps = [clip_stamp(cfg.data / path) for path in part["path"]]
-        described = json.dumps([attributes["identity"], clips.categories, list(part.index), stamps])
+        described = json.dumps(
+            [FORMAT, attributes["identity"], clips.categories, list(part.index), list(part["stamp"])]
+        )
         made_of = hashlib.sha256((described + part["label"].to_json()).encode()).hexdigest()
         for view in views_of(split, cfg):
             path = feature_file(cfg, split, view)
@@ -153,12 +180,22 @@ def _made_of(path: Path) -> str:
 def _write(
     path: Path, part: pd.DataFrame, view: str, stage: FrameStage, scales: list[float], attributes: dict[str, Any]
 ) -> None:
-    files = [stage.path(key) for key in part.index]
-    lengths = np.array([len(is_valid(file, view)) for file in files], np.int32)
-    width = read_view(files[0], view)[0].shape[1]
-    sequences = (average_scales(read_view(file, view), scales) for file in files)
+    """Write the rows of some clips in a view: those that a feature file holds from there, the others averaged."""
+    stamps = part["stamp"].to_dict()
+    computed = [stage.computed(key, stamp, view) for key, stamp in stamps.items()]
+    lengths = np.array([len(rows) for rows in computed], np.int32)
+    sequences = (_averaged(stage, key, stamp, view, scales) for key, stamp in stamps.items())
+    width = _averaged(stage, *next(iter(stamps.items())), view, scales)[0].shape[1]
     datasets = labelled_datasets(part["label"], part.index, part["source"])
+    datasets["stamp"] = np.asarray(list(stamps.values()), h5py.string_dtype())
+    datasets["computed"] = np.stack([np.pad(rows, (0, lengths.max() - len(rows))) for rows in computed])
     write_sequences(path, sequences, (lengths, width), datasets, attributes)
+
+
+def _averaged(stage: FrameStage, key: str, stamp: str, view: str, scales: list[float]) -> Sequence:
+    if view in stage.held.views(key, stamp):
+        return stage.held.read(key, stamp, view)
+    return average_scales(read_view(stage.path(key), view), scales)
 
 
 def average_scales(rows: Sequence, scales: list[float]) -> Sequence:

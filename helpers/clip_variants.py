@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from helpers.class_folders import LabelledClips
 from helpers.config import ClassificationConfig
 from helpers.feature_sets import FeatureSet, read_feature_set
 from helpers.views import PLAIN
@@ -178,6 +179,27 @@ def plan_folds(variants: ClipVariants, cfg: ClassificationConfig) -> list[Fold]:
         Fold(np.sort(train), parts[(k + 1) % len(parts)], test)
         for k, (train, test) in enumerate(zip(rest, parts, strict=True))
     ]
+
+
+def check_folds(clips: LabelledClips, cfg: ClassificationConfig) -> None:
+    """Raise ValueError, before hours of extraction, where labelled clips cannot be trained and tested on as `cfg` says.
+
+    Every class has to be in the training clips of every fold and among the test clips, which are of two sources at
+    least: intervals are drawn over sources.
+    """
+    table = clips.table
+    columns = {"keys": table.index, "sources": table["source"], "splits": table["split"], "labels": table["label"]}
+    arrays = {name: column.to_numpy() for name, column in columns.items()}
+    classes = tuple(sorted(clips.categories, key=clips.categories.__getitem__))
+    folds = plan_folds(ClipVariants(**arrays, classes=classes, features={}, masks={}), cfg)
+    parts = {f"the training clips of fold {k}": fold.train for k, fold in enumerate(folds)}
+    for part, rows in (parts | {"the test clips": np.concatenate([fold.test for fold in folds])}).items():
+        absent = [name for label, name in enumerate(classes) if label not in arrays["labels"][rows]]
+        if absent:
+            raise ValueError(f"{part} must be of all classes, got none of {absent[0]}. Add some, or leave it out.")
+    n_sources = len(np.unique(arrays["sources"][rows]))
+    if n_sources < 2:
+        raise ValueError(f"the test clips must be of 2 sources at least, got {n_sources}. Add clips of another source.")
 
 
 def _official(splits: np.ndarray) -> Fold:

@@ -67,19 +67,20 @@ def import_features(
         if refused and (not skip_unmatched or not named):
             _refuse(source, refused, skip_unmatched)
         failed, width = _survey(layout, named, progress)
-        stage = Stage(out / stream, stream, _identity(layout, source, fps), {"source": str(source.resolve())})
-        for name, reason in refused.items():
-            log.warning("%s is left out: %s", name, reason)
-            stage.fail(name, reason)
-        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "rows": 0, "invalid_rows": 0}
-        counts |= {"feature_dim": width, "unmatched": len(refused)}
-        for key in clips.index:
-            reason = failed.get(key) if key in named else f"there are no features of it in {source.name}"
-            if reason is not None:
-                _leave_out(stage, key, reason, counts)
-            else:
-                _write_clip(stage, layout, key, named[key], counts)
-        return stage.finish(**counts)
+        identity, made_with = _identity(layout, source, fps), {"source": str(source.resolve())}
+        with Stage(out / stream, stream, identity, made_with) as stage:
+            for name, reason in refused.items():
+                log.warning("%s is left out: %s", name, reason)
+                stage.fail(name, reason)
+            counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "rows": 0, "invalid_rows": 0}
+            counts |= {"feature_dim": width, "unmatched": len(refused)}
+            for key in clips.index:
+                reason = failed.get(key) if key in named else f"there are no features of it in {source.name}"
+                if reason is not None:
+                    _leave_out(stage, key, reason, counts)
+                else:
+                    _write_clip(stage, layout, key, named[key], counts)
+            return stage.finish(**counts)
 
 
 def match_clips(names: Iterable[str], keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -64,28 +64,28 @@ def export_faces(
     no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
     identity = {"preparation": faces["identity"], "every": every, "quality": quality, "size_px": SIZE_PX}
     made_with = {"decoder": backend_version(backend), "opencv": cv2.__version__}
-    stage = Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with)
-    counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
-    for key, path in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
-        path, folder = Path(data) / path, Path(to) / "faces_jpeg" / key
-        stamp = clip_stamp(path)
-        if folder.is_dir() and stage.done(key, stamp):
-            counts["found"] += 1
-            continue
-        try:
-            track = track_of(Path(run), key, stamp, no_track)
-            numbers, t_s = export_clip(path, track, folder, every=every, quality=quality, backend=backend)
-        except (VideoError, NoFaceError, cv2.error, av.FFmpegError) as error:
-            log.warning("%s: %s", key, error)
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
-            stage.path(key).unlink(missing_ok=True)
-            stage.fail(key, str(error).removeprefix(f"{path.name}: "))
-            counts["failed"] += 1
-            continue
-        write_arrays(stage.path(key), frame=numbers, t_s=t_s, stamp=stamp)
-        counts["made"] += 1
-        counts["files"] += len(numbers)
-    return stage.finish(**counts)
+    with Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with) as stage:
+        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
+        for key, path in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
+            path, folder = Path(data) / path, Path(to) / "faces_jpeg" / key
+            stamp = clip_stamp(path)
+            if folder.is_dir() and stage.done(key, stamp):
+                counts["found"] += 1
+                continue
+            try:
+                track = track_of(Path(run), key, stamp, no_track)
+                numbers, t_s = export_clip(path, track, folder, every=every, quality=quality, backend=backend)
+            except (VideoError, NoFaceError, cv2.error, av.FFmpegError) as error:
+                log.warning("%s: %s", key, error)
+                shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
+                stage.path(key).unlink(missing_ok=True)
+                stage.fail(key, str(error).removeprefix(f"{path.name}: "))
+                counts["failed"] += 1
+                continue
+            write_arrays(stage.path(key), frame=numbers, t_s=t_s, stamp=stamp)
+            counts["made"] += 1
+            counts["files"] += len(numbers)
+        return stage.finish(**counts)
 
 
 def export_clip(

@@ -2,17 +2,20 @@
 
 In: the pieces of a clip (`helpers.clip_frames`). Out: `<key>.npz` with, for each view, `<view>.features` float32
 (n, D), `<view>.t_s` (n,) seconds, `<view>.frame` (n,) numbers in the file and `<view>.valid` (n,); besides `views`,
-their names, `decoder` and `stamp`. A further view is added to the file; those that are there are not made again.
+their names, `decoder` and `stamp`. A further view is added to the file; those that are there are not made again. The
+file is there until the feature files of the splits hold its rows (`helpers.held_rows`).
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from helpers.feature_sets import Sequence
+from helpers.held_rows import HeldRows
 from helpers.rows import ClipRows
 from helpers.store import FeatureFile, Stage, read_arrays, write_arrays
 
@@ -55,13 +58,14 @@ class FrameRows(ClipRows):
 
 @dataclass
 class FrameStage(Stage):
-    """A stage of clips in views; `views` says which each clip is to have, by key."""
+    """A stage of clips in views; `views` says which each clip is to have, by key, `held` what feature files hold."""
 
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    held: HeldRows = field(default_factory=lambda: HeldRows({}, ""))
 
     def missing(self, key: str, stamp: str) -> tuple[str, ...]:
         """The views that a clip is to have and has not, of this version of the clip."""
-        there = views_there(self.path(key), stamp)
+        there = {*views_there(self.path(key), stamp), *self.held.views(key, stamp)}
         return tuple(name for name in self.views[key] if name not in there)
 
     def done(self, key: str, stamp: str) -> bool:
@@ -80,14 +84,28 @@ class FrameStage(Stage):
         # not compressed: features are noise to a compressor, which would take longer than the network does
         write_arrays(path, compressed=False, views=[*there, *new], decoder=rows.decoder, stamp=stamp, **arrays)
 
-    def fail_rows(self, key: str) -> int:
+    def computed(self, key: str, stamp: str, view: str) -> np.ndarray:
+        """Whether the network gave each row of a view, bool (n,); its features are not read."""
+        if view in self.held.views(key, stamp):
+            return self.held.computed(key, stamp, view)
+        return read_arrays(self.path(key), [f"{view}.valid"])[f"{view}.valid"]
+
+    def fail_rows(self, key: str, stamp: str) -> int:
         """Record the rows of a clip that cannot be used, and return how many they are."""
         n_rows = 0
         for name in self.views[key]:
-            for row in np.flatnonzero(~is_valid(self.path(key), name)):
+            for row in np.flatnonzero(~self.computed(key, stamp, name)):
                 self.fail(key, f"{name}: the network failed on it, or gave values that are not finite", int(row))
                 n_rows += 1
         return n_rows
+
+    def drop_files(self) -> None:
+        """Remove the files of the clips, once feature files hold what was in them."""
+        for path in self.folder.rglob("*.npz"):
+            path.unlink()
+        for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
 
 
 def views_there(path: Path, stamp: str) -> list[str]:
@@ -103,8 +121,3 @@ def read_view(path: Path, view: str) -> Sequence:
     """Features (n, D), times (n,) and validity (n,) of one view."""
     arrays = read_arrays(path, [f"{view}.{part}" for part in ("features", "t_s", "valid")])
     return arrays[f"{view}.features"], arrays[f"{view}.t_s"], arrays[f"{view}.valid"]
-
-
-def is_valid(path: Path, view: str) -> np.ndarray:
-    """Validity (n,) of the rows of a view; its features are not read."""
-    return read_arrays(path, [f"{view}.valid"])[f"{view}.valid"]

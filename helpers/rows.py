@@ -147,6 +147,12 @@ class DynamicRows(ClipRows):
     sees the next 8 flows. `windows` gives one row per `cfg.window` flows every `cfg.stride` flows, each computed by
     itself. A clip too short for one row is padded with zero flow, as if its last frame were repeated; its row is valid
     if half of it is real.
+
+    A row whose own flows are not all usable is invalid. In `whole` mode the rows beside it stay valid although the
+    convolutions reach over: a flow that is missing is stillness to them, as what lies beyond the ends of a clip is to
+    all. One missing flow moved its own row by .20 of the rows' spread and either neighbour by .06, none further, at
+    Mixed_3c; without an endpoint its two rows by .13, the next ones by .10, .06, .03 (random weights, drawn clips).
+    Leaving neighbours out too would cost three rows for one flow. `windows` has no such neighbours.
     """
 
     def __init__(self, track: FaceTrack | StoredTrack, cfg: DynamicConfig):

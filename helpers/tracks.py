@@ -106,7 +106,7 @@ def face_path(main: MainFace, legs: list[Leg], n: int, *, every: int, fps: float
     """
     found, confidence, source = join_legs(main, legs, n, every)
     known = np.flatnonzero(source)
-    fills = fillable(known, n, max_gap_s * fps)
+    fills = fillable(known, max_gap_s * fps)
     for column in found.T:
         column[fills] = np.interp(fills, known, column[known])
     source[fills] = INTERPOLATED
@@ -159,8 +159,8 @@ def join_legs(main: MainFace, legs: list[Leg], n: int, every: int) -> tuple[np.n
     return found, confidence, source
 
 
-def fillable(known: np.ndarray, n: int, max_gap: float) -> np.ndarray:
-    """Samples of 0 to n - 1 that are unknown and lie between two known ones at most `max_gap` samples apart."""
+def fillable(known: np.ndarray, max_gap: float) -> np.ndarray:
+    """Samples that are unknown and lie between two known ones at most `max_gap` samples apart."""
     unknown = np.setdiff1d(np.arange(known[0], known[-1]), known)
     following = np.searchsorted(known, unknown)
     return unknown[known[following] - known[following - 1] <= max_gap + 1e-9]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from drawn_features import draw_features
 
 from helpers import extract
 from helpers.attention import get_attention_weights
+from helpers.classifier import Trainee
 from helpers.clips import load_clips
-from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
+from helpers.config import ClassificationConfig, DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
 from helpers.fitting import fit
 from helpers.forward import NetworkError, compile_forward
@@ -77,6 +79,14 @@ def losses():
     return {"losses": fit(model, *parts, TrainingConfig(epochs=8, batch_size=16))["val_loss"].to_numpy()}
 
 
+def clip_classes():
+    """Validation losses of a classifier of ordered frames, and whether its steps are compiled."""
+    parts = [draw_features(15, seed=seed) for seed in (0, 3)]
+    trainee = Trainee(6, 3, ClassificationConfig(units=8, epochs=12, patience=0, learning_rate=0.02))
+    history = trainee.fit(*(({"features": x.features, "mask": x.valid}, x.labels) for x in parts), seed=0)
+    return {"class_losses": history["val_loss"].to_numpy(), "compiled": np.array(trainee.model.jit_compile)}
+
+
 def want_of_memory():
     """What is said of an output that no memory can hold."""
     clip = keras.Input((None, None, 1))
@@ -94,4 +104,4 @@ def outputs(folder):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    write_arrays(folder / "outputs.npz", **outputs(folder), **losses(), **want_of_memory())
+    write_arrays(folder / "outputs.npz", **outputs(folder), **losses(), **clip_classes(), **want_of_memory())

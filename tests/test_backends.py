@@ -63,6 +63,11 @@ def test_a_model_learns_on_jax(jax):
     assert jax["losses"][-1] < 0.5 * jax["losses"][0]
 
 
+def test_a_classifier_learns_on_jax_in_compiled_steps(jax):
+    assert jax["compiled"]  # otherwise a step of the BiLSTM takes a second
+    assert jax["class_losses"][-1] < 0.5 * jax["class_losses"][0]
+
+
 def test_want_of_memory_on_jax_is_a_memory_error_that_says_how_much(jax):
     kind, said = jax["error"]
     assert kind == "MemoryError"

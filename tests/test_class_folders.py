@@ -1,5 +1,6 @@
 """Class folders: what is a clip of which class, in which split, from which source, and what is refused or recorded."""
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -122,12 +123,39 @@ def test_a_torch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):
         find_classes(tmp_path)
 
 
-def test_a_torch_file_is_read_as_the_array_it_holds(tmp_path):
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_torch_file_is_read_as_the_array_it_holds(tmp_path, is_zip):
     torch = pytest.importorskip("torch")
-    path = tmp_path / "processed_data.pt"
-    torch.save({"videos": torch.from_numpy(drawn_arrays())}, path)
-    assert count_clips(path) == 2
-    assert np.array_equal(read_clip(path, 1), drawn_arrays()[1].transpose(0, 2, 3, 1))
-    torch.save({"videos": Path("code")}, path)
-    with pytest.raises(VideoError, match="cannot be read as an array of clips"):
+    path, videos = tmp_path / "processed_data.pt", torch.from_numpy(drawn_arrays())
+    for held in ({"videos": videos}, videos, {"videos": videos / 255}):
+        torch.save(held, path, _use_new_zipfile_serialization=is_zip)
+        assert count_clips(path) == 2
+        assert np.array_equal(read_clip(path, 1), drawn_arrays()[1].transpose(0, 2, 3, 1))
+
+
+class RunsCode:
+    """What a pickle does with it, a reader must not."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_torch_file_with_code_or_without_a_tensor_is_refused_and_runs_nothing(tmp_path):
+    torch = pytest.importorskip("torch")
+    path, trace = tmp_path / "processed_data.pt", tmp_path / "ran"
+    refused = {
+        "code or objects, .* nothing of it was run": {"videos": RunsCode(trace)},
+        "got dict .'frames'.": {"frames": torch.zeros(1)},
+        "got list": [1, 2],
+    }
+    for message, held in refused.items():
+        torch.save(held, path)
+        with pytest.raises(VideoError, match=rf"cannot be read as an array of clips \(it .*{message}"):
+            count_clips(path)
+    path.write_bytes(pickle.dumps(RunsCode(trace), protocol=2))
+    with pytest.raises(VideoError, match="nothing of it was run"):
         count_clips(path)
+    assert not trace.exists()

@@ -104,7 +104,7 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
     assert results["models"]["bilstm"]["minus_bag_of_frames"][0] > 0
     assert results["models"]["ensemble"]["minus_majority"][0] > 0
     assert results["split"] == {
-        "by": "source", "folds": 3, "clips": 27, "sources": 9, "test_clips": 27,
+        "by": "source", "folds": 3, "clips": 27, "sources": 9, "test_clips": 27, "test_sources": 9,
         "test_clips_sharing_a_source_with_train": 0,
     }  # fmt: skip
     assert np.sum(results["confusion"]) == 27
@@ -112,4 +112,4 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
     said = pd.read_csv(tmp_path / "classification" / "predictions.csv")
     rows = said[(said["model"] == "ensemble") & (said["variant"] == "plain")]
     assert (rows["truth"] == rows["prediction"]).mean() == results["models"]["ensemble"]["accuracy"]
-    np.testing.assert_allclose(rows[["down", "turn", "up"]].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rows[["p_down", "p_turn", "p_up"]].sum(axis=1), 1, atol=1e-5)

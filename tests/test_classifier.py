@@ -82,12 +82,40 @@ def test_a_saved_classifier_answers_the_same_and_refuses_features_of_another_wid
         load_classifier(tmp_path / "broken.keras", feature_dim=7)
 
 
-def test_mixed_precision_follows_the_policy_and_probabilities_stay_float32():
-    model = Trainee(6, 3, ClassificationConfig(units=4, precision="bfloat16")).model
-    assert model.project.compute_dtype == "bfloat16"
-    p = predict_classes(model, as_inputs(draw_features(2))[0])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_training_in_mixed_precision_computes_in_it_keeps_float32_weights_and_learns_as_well(
+    trained, precision, tmp_path
+):
+    cfg = ClassificationConfig(units=8, epochs=25, patience=0, learning_rate=0.01, precision=precision)
+    trainee = Trainee(6, 3, cfg)
+    model, states = trainee.model, {}
+    model.lstm.forward_layer.cell.call = noting(model.lstm.forward_layer.cell.call, states)
+    history = trainee.fit(as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3)), seed=5)
+    assert states == {"inputs": precision, "state": precision}
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert (type(model.optimizer).__name__ == "LossScaleOptimizer") == (precision == "float16")
+    inputs, labels = as_inputs(draw_features(50, seed=7))
+    p, expected = predict_classes(model, inputs), predict_classes(trained[0].model, inputs)
     assert p.dtype == np.float32
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    accuracy, single = (p.argmax(1) == labels).mean(), (expected.argmax(1) == labels).mean()
+    assert accuracy > 0.9
+    assert abs(accuracy - single) < 0.05
+    assert np.abs(p - expected).max() > 1e-5  # float32 would give the same
+    assert np.isfinite(history["loss"]).all()
+    model.save(tmp_path / "mixed.keras")
+    np.testing.assert_array_equal(predict_classes(load_classifier(tmp_path / "mixed.keras", 6), inputs), p)
+
+
+def noting(call, states):
+    """A cell's `call` that notes the types of what it is given."""
+
+    def noted(inputs, state, **kwargs):
+        states.update(inputs=keras.backend.standardize_dtype(inputs.dtype))
+        states.update(state=keras.backend.standardize_dtype(state[0].dtype))
+        return call(inputs, state, **kwargs)
+
+    return noted
 
 
 def test_rare_classes_count_as_much_as_frequent_ones():

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -41,9 +42,26 @@ def run(tmp_path_factory):
     return cfg, features
 
 
-def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run):
+def changed_copy(model, folder, config=(), **values):
+    """A copy of a classifier, with other values on its card."""
+    shutil.copytree(model, folder)
+    card = json.loads((folder / "card.json").read_text())
+    card["config"].update(config)
+    (folder / "card.json").write_text(json.dumps(card | values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def joined(run, tmp_path_factory):
+    """The classifier of the run, and with it one that sees more frames of a clip."""
+    model, folder = run[0].out / "classification" / "model", tmp_path_factory.mktemp("other") / "model"
+    other = changed_copy(model, folder, config={"n_frames": 7}, checkpoints=["bilstm-0-0.keras"])
+    return load_clip_classifier(model, [other])
+
+
+def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run, joined):
     cfg, features = run
-    classifier = load_clip_classifier(cfg.out / "classification" / "model")
+    classifier = replace(joined, others=())
     inputs = {"features": features.features, "mask": features.valid}
     members = [predict_classes(member, inputs) for member in classifier.members]
     assert np.abs(members[0] - members[1]).max() > 0.01
@@ -52,6 +70,22 @@ def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_av
         found = classify_clip(cfg.data / f"{key}.mp4", classifier)
         assert list(found) == ["lean_raise_bow", "raise_bow_lean"]
         np.testing.assert_allclose(list(found.values()), p, atol=1e-3)
+
+
+def test_classifiers_of_two_runs_each_see_their_own_frames_and_count_alike(run, joined):
+    cfg, features = run
+    video = cfg.data / f"{features.keys[0]}.mp4"
+    p = [list(classify_clip(video, one).values()) for one in (replace(joined, others=()), *joined.others)]
+    assert np.abs(np.subtract(*p)).max() > 1e-3
+    np.testing.assert_allclose(list(classify_clip(video, joined).values()), np.mean(p, axis=0), atol=1e-6)
+
+
+def test_a_classifier_of_other_classes_is_refused_before_it_is_loaded(run, tmp_path):
+    cfg, _ = run
+    model = cfg.out / "classification" / "model"
+    other = changed_copy(model, tmp_path / "other", classes=["bow", "lean", "raise"], checkpoints=["none.keras"])
+    with pytest.raises(ValueError, match="other must tell the 2 classes lean_raise_bow, raise_bow_lean, got 3: bow,"):
+        load_clip_classifier(model, [other])
 
 
 def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp_path, capsys):

@@ -1,6 +1,11 @@
 """Frame features of labelled clips: files, resuming, damaged clips, scales; with a small network for most of it."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +28,28 @@ from helpers.weights import RANDOM_SHA256, Weights
 
 SAMPLE = ROOT / "data_sample" / "motion"
 PX = 32
+
+
+SCRIPT = """
+import sys, time
+from types import SimpleNamespace
+import numpy as np
+from helpers import clip_features
+from helpers.config import ClassificationConfig
+from helpers.weights import Weights
+
+def slow_mean_colour(x):
+    time.sleep(0.2)
+    return x.mean(axis=(1, 2))
+
+weights = Weights("random", "a test", "0" * 64, "none")
+clip_features.build_backbone = lambda name, weights_, input_px: SimpleNamespace(
+    input_px=32, feature_dim=3, preprocess=np.float32, weights=weights, model=slow_mean_colour
+)
+clip_features.compile_forward = lambda network, precision: network
+clip_features.cores = lambda: 0
+clip_features.extract_clip_features(ClassificationConfig.checked(eval(sys.argv[1])))
+"""
 
 
 def mean_colour(x: np.ndarray) -> np.ndarray:
@@ -128,6 +155,12 @@ def test_a_class_that_cannot_be_learned_is_refused(cfg):
     }
 
 
+def test_clips_that_cannot_be_tested_on_are_refused_before_the_network_is_built(cfg, monkeypatch):
+    monkeypatch.setattr(clip_features, "build_backbone", None)
+    with pytest.raises(ValueError, match="needs folders train, validation and test, got test, train"):
+        extract_clip_features(change(cfg, split="official"), to_train=True)
+
+
 def test_a_damaged_clip_is_recorded_and_left_out(cfg):
     key = motion_plan()["key"][1]
     path = cfg.data / f"{key}.mp4"
@@ -182,6 +215,78 @@ def test_what_is_there_is_not_made_again(cfg, monkeypatch):
     counts = extract_clip_features(cfg)["counts"]
     assert (counts["found"], counts["made"]) == (6, 0)
     assert {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*_features*.h5")} == before
+
+
+def test_the_files_of_single_clips_go_when_the_features_hold_them_and_a_further_clip_is_computed_alone(
+    cfg, tmp_path, monkeypatch
+):
+    key = motion_plan()["key"][1]
+    clip, aside = cfg.data / f"{key}.mp4", tmp_path / "aside.mp4"
+    clip.rename(aside)
+    extract_clip_features(cfg)
+    assert not list((cfg.out / "classification" / "frames").rglob("*.npz"))
+    aside.rename(clip)
+    asked = []
+
+    def noted(job: FrameJob):
+        asked.append(job.key)
+        return clip_frames(job)
+
+    monkeypatch.setattr(clip_features, "clip_frames", noted)
+    counts = extract_clip_features(cfg)["counts"]
+    assert (counts["found"], counts["made"]) == (5, 1)
+    assert asked == [key]
+    extract_clip_features(whole := change(cfg, out_dir=str(tmp_path / "whole")))
+    ours, theirs = contents(cfg), contents(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_damaged_feature_file_and_another_version_of_a_clip_are_computed_again(cfg, monkeypatch):
+    extract_clip_features(cfg)
+    expected, asked = contents(cfg), set()
+
+    def noted(job: FrameJob):
+        asked.add((job.key, job.views))
+        return clip_frames(job)
+
+    monkeypatch.setattr(clip_features, "clip_frames", noted)
+    path = feature_file(cfg, "test", "noise")
+    path.write_bytes(path.read_bytes()[:3000])
+    extract_clip_features(cfg)
+    assert asked == {(key, ("noise",)) for key in motion_plan()["key"][-2:]}
+    asked.clear()
+    key = motion_plan()["key"][0]
+    os.utime(cfg.data / f"{key}.mp4", (1, 1))
+    extract_clip_features(cfg)
+    assert {asked_key for asked_key, _ in asked} == {key}
+    found = contents(cfg)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+def count(folder: Path) -> int:
+    return len(list(folder.rglob("[!.]*.npz")))
+
+
+def test_an_extraction_that_is_killed_and_started_again_gives_the_same(cfg, tmp_path):
+    whole = change(cfg, out_dir=str(tmp_path / "whole"))
+    extract_clip_features(whole)
+    frames = cfg.out / "classification" / "frames"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, repr(cfg.as_dict(without=()))], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while count(frames) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL) if os.name != "nt" else process.kill()
+    process.wait()
+    there = count(frames)
+    assert 2 <= there < 6
+    assert not list(cfg.out.rglob("*.h5"))
+    counts = extract_clip_features(cfg)["counts"]
+    assert (counts["found"], counts["made"]) == (there, 6 - there)
+    ours, theirs = contents(cfg), contents(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_further_views_are_added_to_those_that_are_there(cfg, tmp_path, monkeypatch):
@@ -277,5 +382,7 @@ def test_a_backbone_takes_another_input_size_with_the_same_weights():
 def test_plain_h5py_opens_the_features(cfg):
     extract_clip_features(cfg)
     with h5py.File(feature_file(cfg, "train")) as file:
-        assert set(file) == {"features", "labels", "num_frames", "t_s", "valid", "key", "source"}
+        of_j3 = {"features", "labels", "num_frames", "t_s", "valid", "key", "source"}
+        assert set(file) == of_j3 | {"stamp", "computed"}
+        assert np.array_equal(file["computed"], file["valid"])
         assert file.attrs["num_videos"] == 4

@@ -1,8 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
 from drawn_features import D, T, draw_features, write_drawn
 
-from helpers.clip_variants import plan_folds, read_variants
+from helpers.class_folders import LabelledClips
+from helpers.clip_variants import check_folds, plan_folds, read_variants
 from helpers.config import ClassificationConfig
 from helpers.feature_sets import write_feature_set
 from helpers.views import PLAIN
@@ -84,3 +86,36 @@ def test_the_official_folders_are_one_fold(tmp_path):
     (tmp_path / "val_features.h5").unlink()
     with pytest.raises(ValueError, match="needs folders train, validation and test, got test, train"):
         plan_folds(read(tmp_path), ClassificationConfig(split="official"))
+
+
+def labelled(*clips):
+    """Labelled clips of (split, class, source)."""
+    table = pd.DataFrame(clips, columns=["split", "category", "source"])
+    categories = {name: label for label, name in enumerate(sorted(set(table["category"])))}
+    table["label"] = table["category"].map(categories)
+    return LabelledClips(table.rename_axis("key"), categories, pd.DataFrame())
+
+
+ENOUGH = [(split, name, f"{split}{k}") for split in ("train", "validation", "test") for name in "ab" for k in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ({("train", "b")}, "training clips of fold 0 must be of all classes, got none of b"),
+        ({("test", "a")}, "test clips must be of all classes, got none of a"),
+        ({("validation", "a"), ("validation", "b")}, "needs folders train, validation and test, got test, train"),
+        ({("test", "test1")}, "test clips must be of 2 sources at least, got 1"),
+    ],
+)
+def test_clips_that_cannot_be_trained_and_tested_on_are_refused_before_any_work(left_out, message):
+    cfg = ClassificationConfig(split="official")
+    check_folds(labelled(*ENOUGH), cfg)
+    clips = [clip for clip in ENOUGH if clip[:2] not in left_out and clip[::2] not in left_out]
+    with pytest.raises(ValueError, match=message):
+        check_folds(labelled(*clips), cfg)
+
+
+def test_too_few_sources_for_the_folds_are_refused_before_any_work():
+    with pytest.raises(ValueError, match="folds must be at most the number of sources, 6, got 7"):
+        check_folds(labelled(*ENOUGH), ClassificationConfig(folds=7))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import large
+from helpers import elsewhere, large
 from helpers.__main__ import main
 from helpers.align import align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
@@ -141,6 +141,18 @@ def test_started_again_it_goes_on_and_other_features_are_refused(folder, per_cli
     np.save(per_clip / "training80_01" / "-AmMDnVl4s8.004.npy", features(3))
     with pytest.raises(ValueError, match=r"static was made differently: weights\.sha256"):
         import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
+
+
+def test_an_import_that_breaks_off_leaves_the_folder_free(folder, per_clip, tmp_path, monkeypatch):
+    def breaks(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(elsewhere, "_write_clip", breaks)
+    with pytest.raises(KeyboardInterrupt) as kept:  # with all that its frames hold
+        import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
+    monkeypatch.undo()
+    assert import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)["counts"]["made"] == 3
+    assert kept.tb is not None
 
 
 def test_rows_that_are_not_finite_are_invalid_with_their_reason(folder, per_clip, tmp_path):

@@ -86,11 +86,12 @@ def test_an_export_that_breaks_off_leaves_no_half_folder(prepared, tmp_path, mon
         return whole(frame, track, t_s, size_px)
 
     monkeypatch.setattr(export, "crop_at", breaks)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as kept:  # with all that its frames hold
         export_faces(clips, data, run, tmp_path)
     assert list((tmp_path / "faces_jpeg" / "training80_01").iterdir()) == []
     monkeypatch.undo()
-    export_faces(clips, data, run, tmp_path)
+    export_faces(clips, data, run, tmp_path)  # the folder is free
+    assert kept.tb is not None
     assert len(names(tmp_path, GOOD)) == 15
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_face_trees import write_tree as write_faces
+from test_flow_files import write_tree as write_flow
 
-from helpers import amounts, forecast
+from helpers import amounts, costs, forecast
 from helpers.check import check_clips
 from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
 from helpers.container import probe
+from helpers.costs import Measured
 from helpers.crops import Job
 from helpers.faces import track_clip
-from helpers.forecast import Measured, Stages
+from helpers.forecast import Stages
 from helpers.worker import cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,13 +75,45 @@ def test_the_text_of_a_forecast_names_stages_hours_disk_and_room(table):
     assert "WARNING: not enough" in forecast.as_text(table.assign(bytes=10**18))
 
 
+def test_stages_that_read_trees_are_measured_on_them(clips, tmp_path):
+    folder, checked = clips
+    write_faces(tmp_path / "faces" / "b", range(0, 40, 5))  # clips of 5 s: 1.6 faces and 5 flows a second
+    write_flow(tmp_path / "flow" / "b", np.random.default_rng(0).normal(0, 2, (25, 32, 32, 2)).astype(np.float32))
+    trees = {"faces_dir": str(tmp_path / "faces")}, {"flow_dir": str(tmp_path / "flow")}
+    stages = replace(
+        SMALL, static=replace(SMALL.static, **trees[0]), dynamic=replace(SMALL.dynamic, **trees[1], workers=1)
+    )
+    table = forecast.forecast(checked, folder, stages)
+    assert table.attrs["clip"] == "b"
+    duration_s = probe(CLIP).duration_s
+    a_row_s = table.loc["03 static", "bytes"] / (2 * duration_s) / (2048 * 4)
+    assert 0.5 < a_row_s / (8 / duration_s) < 1.5
+    text = forecast.as_text(table)
+    assert f"03 static reads {tmp_path / 'faces'} instead of the videos." in text
+    assert f"04 dynamic reads {tmp_path / 'flow'} instead of the videos." in text
+    assert "with stored flow" in text
+
+
+def test_trees_without_a_common_clip_give_no_forecast(clips, tmp_path):
+    folder, checked = clips
+    write_faces(tmp_path / "faces" / "a", range(0, 40, 5))
+    write_flow(tmp_path / "flow" / "b", np.zeros((25, 32, 32, 2), np.float32))
+    stages = replace(
+        SMALL,
+        static=replace(SMALL.static, faces_dir=str(tmp_path / "faces")),
+        dynamic=replace(SMALL.dynamic, flow_dir=str(tmp_path / "flow")),
+    )
+    with pytest.raises(ValueError, match="got no clip that all of the trees hold"):
+        forecast.forecast(checked, folder, stages)
+
+
 def test_a_slower_flow_is_measured_as_slower_on_fewer_fields(tmp_path):
     """A field of TV-L1 takes about 100 times one of DIS, at any load of the machine."""
     track = track_clip(CLIP, replace(SMALL.preparation, backend="pyav", fps=15.0))
     fields, flow_s = {}, {}
     for flow in ("dis_medium", "tvl1"):
         job = Job(CLIP, track, replace(SMALL.dynamic, flow=flow), "pyav")
-        pieces, flow_s[flow] = forecast.measure_flow(job, tmp_path)
+        pieces, flow_s[flow] = costs.measure_flow(job, tmp_path)
         fields[flow] = sum(len(piece.t_s) for piece in pieces)
     assert flow_s["tvl1"] > 10 * flow_s["dis_medium"]
     assert fields["dis_medium"] == 64

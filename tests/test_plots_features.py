@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from helpers.clips import TRAITS
+from helpers.files import ROOT
 from helpers.plots import alignment, features, score, setup
 
 pytestmark = pytest.mark.usefixtures("figures")
@@ -42,6 +44,23 @@ def test_time_spent_is_that_of_each_process():
     assert [bar.get_width() for bar in ax.patches] == [3, 1, 4, 1]
     assert [text.get_text().strip() for text in ax.texts] == ["38%", "12%", "50%", "12%"]
     assert ax.lines[0].get_xdata() == [8, 8]
+
+
+def test_time_that_was_not_recorded_is_said():
+    ax = features.plot_time_spent({}, 8.0, workers=2)
+    assert [text.get_text() for text in ax.texts] == [features.NOT_RECORDED]
+    assert ax.get_xlabel() == "seconds"
+    assert not ax.patches
+
+
+@pytest.mark.parametrize("name", ["03_static_extraction", "04_dynamic_extraction"])
+def test_the_notebooks_draw_a_log_that_lacks_the_time_spent(name):
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    (source,) = [cell.source for cell in cells if "plot_time_spent" in cell.source]
+    _, *lines = source.split("plots.save")[0].splitlines()  # the first one reads the log
+    names = {"feature_plots": features, "cfg": SimpleNamespace(workers=2), "cores": lambda: 1}
+    exec("\n".join(lines), names | {"log": {"extraction_time_seconds": 8.0}}, found := {})
+    assert [text.get_text() for text in found["ax"].texts] == [features.NOT_RECORDED]
 
 
 def test_tokens_lie_at_their_times():

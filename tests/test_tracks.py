@@ -99,9 +99,9 @@ def test_a_gap_is_filled_up_to_the_limit_and_masked_beyond_it():
 
 
 def test_gaps_are_counted_between_known_samples():
-    assert fillable(np.array([2, 5, 6, 11]), 14, 3).tolist() == [3, 4]
-    assert fillable(np.array([2, 5, 6, 11]), 14, 5).tolist() == [3, 4, 7, 8, 9, 10]
-    assert fillable(np.array([7]), 14, 99).tolist() == []
+    assert fillable(np.array([2, 5, 6, 11]), 3).tolist() == [3, 4]
+    assert fillable(np.array([2, 5, 6, 11]), 5).tolist() == [3, 4, 7, 8, 9, 10]
+    assert fillable(np.array([7]), 99).tolist() == []
 
 
 def test_smoothing_has_no_delay_and_halves_its_cut_off():

@@ -44,19 +44,26 @@ def gap_sentence(gap: tuple[float, float] | None) -> str:
 
 IN_DECODERS = ("reading", "decoding", "cropping", "flow")  # what decoder processes do, in their order
 
+NOT_RECORDED = "Not recorded: an older version made these rows.\nDelete the stage's folder to make and time them again."
+
 
 def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, ax: Axes | None = None) -> Axes:
     """Draw where the time of an extraction went; what reaches the line has kept the others waiting.
 
     Args:
-        spent_s: Seconds by what was done in them, of all decoder processes together, as `extraction_log.json` has them.
+        spent_s: Seconds by what was done in them, of all decoder processes together, as `extraction_log.json` has them;
+            empty where that is of a version that did not record them: the chart says so.
         total_s: From begin to end.
         workers: Decoder processes, which share all but the network and the writing; a bar is what each of them spent.
         ax: Axes to draw on; a new figure by default.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(7, 0.9 + 0.32 * len(spent_s)), layout="constrained")
-    alone = {what: spent_s[what] for what in ("network", "writing")}
+        _, ax = plt.subplots(figsize=(7, 0.9 + 0.32 * max(len(spent_s), 2)), layout="constrained")
+    if not spent_s:
+        ax.text(0.5, 0.5, NOT_RECORDED, transform=ax.transAxes, ha="center", va="center", wrap=True)
+        ax.set(xlabel="seconds", xlim=(0, 1.08 * total_s), yticks=[])
+        return ax
+    alone = {what: spent_s[what] for what in ("network", "writing") if what in spent_s}
     shared = {what: spent_s[what] / workers for what in IN_DECODERS if what in spent_s}
     for parts, label in ((shared, f"each of {workers} decoder processes"), (alone, "this process")):
         bars = ax.barh(list(parts), list(parts.values()), label=label)
