@@ -28,7 +28,7 @@ def write_gif(path: str | Path, frames: np.ndarray, frame_s: float, *, colors: i
         raise ValueError(f"frames must be uint8 (n, H, W, 3) with n > 0, got {frames.dtype} {frames.shape}.")
     path = Path(path)
     strip = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))  # all frames below each other
-    indexed = strip.quantize(colors, dither=Image.Dither.NONE)
+    indexed = strip.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)  # rare ones stay
     height = frames.shape[1]
     pictures = [indexed.crop((0, k * height, frames.shape[2], (k + 1) * height)) for k in range(len(frames))]
     with replacing(path) as part:

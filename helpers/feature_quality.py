@@ -16,6 +16,7 @@ from sklearn.manifold import TSNE
 from helpers.store import valid_rows
 
 MOST_CLIPS = 1000  # clips whose pairs are looked at: a million pairs
+EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
 EQUAL = 1e-6  # share of a channel's range within which two values count as equal
 
 
@@ -114,16 +115,12 @@ def in_the_plane(clip_means: pd.DataFrame, method: str = "pca", *, perplexity: f
     z = standardised(clip_means.to_numpy("float32"))
     if method == "pca":
         pca = PCA(2, svd_solver="full").fit(z)
-        points, shares = pca.transform(z), pca.explained_variance_ratio_
-    else:
-        points, shares = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(z), None
-    table = pd.DataFrame(points, index=clip_means.index, columns=["x", "y"])
-    return table if shares is None else _with(table, shares=[float(share) for share in shares])
-
-
-def _with(table: pd.DataFrame, **attrs: object) -> pd.DataFrame:
-    table.attrs |= attrs
-    return table
+        table = pd.DataFrame(pca.transform(z), index=clip_means.index, columns=["x", "y"])
+        table.attrs["shares"] = [float(share) for share in pca.explained_variance_ratio_]
+        return table
+    how = "exact" if n < EXACT_CLIPS else "barnes_hut"
+    points = TSNE(2, perplexity=perplexity, init="pca", method=how, random_state=0).fit_transform(z)
+    return pd.DataFrame(points, index=clip_means.index, columns=["x", "y"])
 
 
 def cosines(rows: np.ndarray) -> np.ndarray:

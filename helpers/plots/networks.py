@@ -97,7 +97,7 @@ def plot_overlay(
     """
     n, side = pictures.shape[:2]
     if ax is None:
-        _, ax = plt.subplots(figsize=(8, 8 / n + 1.0), layout="constrained")
+        _, ax = plt.subplots(figsize=(8, 7 / n + 0.9), layout="constrained")
     ax.imshow(np.concatenate(list(pictures), axis=1))
     share = heat / max(float(np.abs(heat).max()), 1e-30)
     is_signed = bool((heat < 0).any())
