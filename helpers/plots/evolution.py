@@ -81,6 +81,7 @@ def plot_surface(
     surface = ax.plot_surface(t, position, energy, cmap="viridis", vmin=0, lw=0, antialiased=False)
     fig.colorbar(surface, ax=ax, label="activation (rms)", shrink=0.7, pad=0.12)
     ax.view_init(elev=38, azim=-60)
+    ax.set_box_aspect(None, zoom=0.82)  # leaves room for the labels, which no layout knows of in 3-D
     ax.set_xlabel("time (s)", labelpad=8)
     ax.set_ylabel(f"{axis} (px of the input)", labelpad=8)
     ax.set(zlabel="activation", title=title)
