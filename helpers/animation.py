@@ -10,7 +10,7 @@ from PIL import Image
 from helpers.files import replacing
 
 
-def write_gif(path: str | Path, frames: np.ndarray, frame_s: float, *, colors: int = 64) -> Path:
+def write_gif(path: str | Path, frames: np.ndarray, frame_s: float, *, colors: int = 128) -> Path:
     """Write frames as a GIF that begins again at its end, atomically.
 
     All frames share one palette, so that nothing flickers.

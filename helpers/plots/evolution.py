@@ -167,7 +167,7 @@ def draw_evolution(
     fig.colorbar(right, ax=axes["energy"], label="activation (rms)")
     axes["line"].plot(t_s, features, lw=1)
     now = axes["line"].axvline(t_s[0], color=ACCENT, lw=1.5)
-    axes["line"].set(xlabel="time (s)", ylabel="channels", yticks=[])
+    axes["line"].set(xlabel="time (s)", ylabel=f"{features.shape[1]} channels", yticks=[])
     for name in ("flow", "energy"):
         axes[name].set(xticks=[], yticks=[], title=name if name == "flow" else "answer of the layer")
         axes[name].set_xlabel(f"{side} px")
