@@ -1,8 +1,9 @@
 """Where in the face a trained model's score comes from: the whole chain from the picture to the score of a trait.
 
 In: a `Scorer`, which holds the model, its reduction and the backbone, and a video. Out: Grad-CAM maps of the faces that
-the model was shown, for its score of one trait. A map says what this score follows, in this model, for this video. It
-says nothing about a person, and with a random backbone the places that it names were not learned.
+the model was shown, for its score of one trait. A map says what this score follows, in this model, for this video; it
+says nothing about a person. It is a hint, not evidence: behind a random backbone the strongest place of a map lay on
+the planted cue of its trait in one face of five, where chance gives one of twenty-four (`benchmarks.pointing`).
 """
 
 from collections.abc import Mapping
