@@ -2,8 +2,9 @@
 
 In: a `Scorer`, which holds the model, its reduction and the backbone, and a video. Out: Grad-CAM maps of the faces that
 the model was shown, for its score of one trait. A map says what this score follows, in this model, for this video; it
-says nothing about a person. It is a hint, not evidence: behind a random backbone the strongest place of a map lay on
-the planted cue of its trait in one face of five, where chance gives one of twenty-four (`benchmarks.pointing`).
+says nothing about a person. It is a hint, not evidence: behind a random backbone the strongest place of a face's map
+lay on the planted cue in 19 % of faces for openness (chance 4 %) and in 7 % for conscientiousness (chance 6 %;
+`benchmarks.pointing`).
 """
 
 from collections.abc import Mapping
