@@ -46,7 +46,7 @@ def from_pixels(backbone: Backbone) -> Tensors:
     """The preprocessing of a backbone for tensors: RGB in [0, 255] to what the network takes, with a gradient."""
     record = WEIGHTS[BACKBONES[backbone.name].published].preprocessing
     mean, scale = np.float32(record.mean), np.float32(record.scale)
-    return lambda x: ((x[..., ::-1] if record.order == "BGR" else x) - mean) * scale
+    return lambda x: ops.multiply(ops.subtract(ops.flip(x, -1) if record.order == "BGR" else x, mean), scale)
 
 
 def maximise(
@@ -92,7 +92,8 @@ def maximise(
 
     def each(x: keras.KerasTensor) -> keras.KerasTensor:
         y = tapped(x if prepare is None else prepare(x), training=False)
-        return ops.sum(ops.mean(y, axis=tuple(range(1, len(y.shape) - 1))) * chosen, axis=-1)  # (n,)
+        mean = ops.mean(y, axis=tuple(range(1, len(y.shape) - 1)))
+        return ops.sum(ops.multiply(mean, chosen), axis=-1)  # (n,)
 
     rng, x = np.random.default_rng(seed), start.astype(np.float32)
     before = ops.convert_to_numpy(each(x))

@@ -40,7 +40,8 @@ def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
     dynamic = rng.normal(size=(1, 7, 13)).astype(np.float32)
 
     def score(rows):
-        return float(model({"static": reduction.transform(rows)[None], "dynamic": dynamic}, training=False)[0, 3])
+        scores = model({"static": reduction.transform(rows)[None], "dynamic": dynamic}, training=False)
+        return float(keras.ops.convert_to_numpy(scores)[0, 3])
 
     inputs = {"static": reduction.transform(rows)[None], "dynamic": dynamic}
     value, slopes = score_slopes(model, inputs, 3, reduction, "static")
@@ -67,7 +68,7 @@ def test_the_maps_of_a_video_add_up_to_what_its_faces_give_to_the_score(scorer):
 def _score(scorer, tokens):
     inputs = {name: rows.features[None] for name, rows in tokens.items()}
     inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
-    return float(scorer.model(inputs, training=False)[0, 0])
+    return float(keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0, 0])
 
 
 def test_a_trait_that_the_model_does_not_know_is_refused(scorer):
