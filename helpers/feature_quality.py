@@ -1,0 +1,252 @@
+"""Whether features are any good: what tells sources apart, what goes with the ratings, and which channels say nothing.
+
+In: the feature files of a stage, or one mean row per clip (index key, one column per channel). Out: tables, with
+intervals and with what chance would give. Clips of one source show one person in one place, so features that keep them
+together know who somebody is: that is no evidence that they know what viewers see in them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from helpers.store import valid_rows
+
+MOST_CLIPS = 1000  # clips whose pairs are looked at: a million pairs
+EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
+EQUAL = 1e-6  # share of a channel's range within which two values count as equal
+
+
+def sample_rows(folder: str | Path, keys: Sequence[str], *, most: int = 4096, seed: int = 0) -> np.ndarray:
+    """Draw valid rows of a stage, as many of each clip where possible, with one clip in memory at a time.
+
+    Args:
+        folder: `static/` or `dynamic/` of a run.
+        keys: Clips.
+        most: Rows at most.
+        seed: Of the draw.
+
+    Returns:
+        float32 (n, D) in the order of the keys, n <= most.
+    """
+    rng = np.random.default_rng(seed)
+    keys = [keys[i] for i in np.sort(rng.permutation(len(keys))[:most])]
+    of_each, found = max(1, most // max(1, len(keys))), []
+    for key in keys:
+        rows = valid_rows(Path(folder) / f"{key}.npz")
+        if rows is not None:
+            chosen = np.sort(rng.permutation(len(rows.features))[:of_each])
+            found.append(rows.features[chosen])
+    if not found:
+        raise ValueError(f"{folder} must hold valid rows of these clips, got none. Run its notebook first.")
+    return np.concatenate(found)
+
+
+def channel_health(rows: np.ndarray) -> pd.Series:
+    """Count the channels by what they can say; every channel counts once.
+
+    Args:
+        rows: (n, D).
+
+    Returns:
+        Index: dead (0 in every row), constant (one other value in every row), mostly zero (0 in 9 of 10 rows),
+        saturated (half of the rows at the channel's own largest value), in use. Values sum to D.
+    """
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    size = np.maximum(np.abs(low), np.abs(high))
+    dead, constant = size == 0, high - low <= EQUAL * size
+    zero = (rows == 0).mean(axis=0) >= 0.9
+    saturated = (rows >= high - EQUAL * (high - low)).mean(axis=0) >= 0.5
+    kinds = {"dead": dead, "constant": constant, "mostly zero": zero, "saturated": saturated}
+    first = np.select(list(kinds.values()), list(kinds), default="in use")
+    return pd.Series({name: int((first == name).sum()) for name in (*kinds, "in use")}, name="channels")
+
+
+def effective_dimensions(rows: np.ndarray) -> float:
+    """How many directions of equal variance would spread as the standardised rows do: (sum l)^2 / sum l^2."""
+    z = standardised(rows)
+    spread = np.square(np.linalg.svd(z, compute_uv=False).astype("float64"))
+    return float(spread.sum() ** 2 / np.square(spread).sum()) if spread.sum() else 0.0
+
+
+def standardised(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, D) with mean 0 and sd 1 per channel; channels that do not vary are 0."""
+    sd = rows.std(axis=0)
+    varies = sd > 1e-7 * max(float(sd.max()), 1e-30)
+    return np.where(varies, (rows - rows.mean(axis=0)) / np.where(varies, sd, 1), 0).astype("float32")
+
+
+def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
+    """The direction in which one clip lies from the mean clip, each channel in its standard deviations.
+
+    Returns:
+        float32 (D,), such that features @ direction rises by 1 per standard deviation on the way from the mean clip to
+        this one. Of a single clip, which cannot be compared: the direction of its features.
+    """
+    rows = clip_means.to_numpy("float32")
+    if len(rows) == 1:
+        return rows[0] / max(float(np.linalg.norm(rows[0])), 1e-30)
+    sd = rows.std(axis=0)
+    z = standardised(rows)[clip_means.index.get_loc(key)]
+    return (z / max(float(np.linalg.norm(z)), 1e-30) / np.where(z != 0, sd, 1)).astype("float32")
+
+
+def in_the_plane(clip_means: pd.DataFrame, method: str = "pca", *, perplexity: float = 10.0) -> pd.DataFrame:
+    """Lay clips out in a plane by their standardised mean features.
+
+    Args:
+        clip_means: A row per clip.
+        method: "pca": the two directions of largest spread; "tsne": neighbours stay neighbours, distances mean nothing.
+        perplexity: Neighbours that t-SNE keeps together; below the number of clips.
+
+    Returns:
+        Index as given, columns x and y; `attrs["shares"]` of PCA are the shares of the variance.
+    """
+    n = len(clip_means)
+    if method not in ("pca", "tsne"):
+        raise ValueError(f"method must be pca or tsne, got {method!r}. Choose one of them.")
+    if n < 3:
+        raise ValueError(f"clip_means must have 3 clips or more to be laid out in a plane, got {n}.")
+    if method == "tsne" and not 0 < perplexity < n:
+        raise ValueError(f"perplexity must be above 0 and below the {n} clips, got {perplexity}. Lower it.")
+    z = standardised(clip_means.to_numpy("float32"))
+    if method == "pca":
+        pca = PCA(2, svd_solver="full").fit(z)
+        table = pd.DataFrame(pca.transform(z), index=clip_means.index, columns=["x", "y"])
+        table.attrs["shares"] = [float(share) for share in pca.explained_variance_ratio_]
+        return table
+    how = "exact" if n < EXACT_CLIPS else "barnes_hut"
+    points = TSNE(2, perplexity=perplexity, init="pca", method=how, random_state=0).fit_transform(z)
+    return pd.DataFrame(points, index=clip_means.index, columns=["x", "y"])
+
+
+def cosines(rows: np.ndarray) -> np.ndarray:
+    """Cosine similarity of rows (n, D), (n, n) in [-1, 1]; 0 for rows of zeros."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    return unit @ unit.T
+
+
+def consistency(
+    clip_means: pd.DataFrame, sources: Sequence[str], *, standardise: bool = True, draws: int = 500, seed: int = 0
+) -> pd.DataFrame | None:
+    """Measure how alike the clips of one source are, and how far sources lie from each other.
+
+    Args:
+        clip_means: A row per clip; of more than 1000 clips some sources are drawn.
+        sources: Of each clip, (n,).
+        standardise: Whether channels are standardised over the clips; raw features of one sign look alike anyhow.
+        draws: Of the intervals.
+        seed: Of all chance.
+
+    Returns:
+        Rows "within sources: cosine similarity" and "between sources: cosine distance"; columns value, low, high (95 %,
+        over sources), permuted, permuted_low, permuted_high (the same with the sources dealt out anew). None when no
+        two clips share a source, or all do.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = _whole_sources(np.asarray(sources), rng)
+    codes, names = pd.factorize(np.asarray(sources)[chosen])
+    if len(names) < 2 or len(names) == len(codes):
+        return None
+    rows = clip_means.to_numpy("float32")[chosen]
+    similarity = cosines(standardised(rows) if standardise else rows).astype("float64")
+    np.fill_diagonal(similarity, 0)
+    sums, pairs = _by_sources(similarity, codes)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    drawn = np.array([_within_between(sums, pairs, weight) for weight in counts])
+    value = _within_between(sums, pairs, np.ones(len(names)))
+    dealt = [
+        _within_between(*_by_sources(similarity, rng.permutation(codes)), np.ones(len(names))) for _ in range(draws)
+    ]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    permuted_low, permuted_high = np.percentile(dealt, [2.5, 97.5], axis=0)
+    return pd.DataFrame(
+        {
+            **{"value": value, "low": low, "high": high, "permuted": np.mean(dealt, axis=0)},
+            **{"permuted_low": permuted_low, "permuted_high": permuted_high},
+        },
+        index=["within sources: cosine similarity", "between sources: cosine distance"],
+    )
+
+
+def consistency_sentence(table: pd.DataFrame | None) -> str:
+    """Say what `consistency` found."""
+    if table is None:
+        return "no two clips share a source, or all do"
+    alike = table["value"].iloc[0] > table["permuted_high"].iloc[0]
+    return f"clips of one source are {'more' if alike else 'no more'} alike than chance"
+
+
+def _whole_sources(sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places of the clips of as many sources, drawn by chance, as `MOST_CLIPS` allows."""
+    names, sizes = np.unique(sources, return_counts=True)
+    order = rng.permutation(len(names))
+    kept = names[order[np.cumsum(sizes[order]) <= MOST_CLIPS]]
+    return np.flatnonzero(np.isin(sources, kept))
+
+
+def _by_sources(similarity: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of similarity and numbers of ordered pairs, for each source with each, (k, k)."""
+    member = np.eye(codes.max() + 1)[codes]  # (n, k)
+    sizes = member.sum(axis=0)
+    return member.T @ similarity @ member, np.outer(sizes, sizes) - np.diag(sizes)
+
+
+def _within_between(sums: np.ndarray, pairs: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Mean similarity within and mean distance between sources that count `weight` times, (k,)."""
+    within, n_within = weight @ np.diag(sums), weight @ np.diag(pairs)
+    apart, together = weight @ sums @ weight, weight @ pairs @ weight
+    own, n_own = np.square(weight) @ np.diag(sums), np.square(weight) @ np.diag(pairs)
+    n_between = together - n_own
+    return (
+        within / n_within if n_within else np.nan,
+        1 - (apart - own) / n_between if n_between else np.nan,
+    )
+
+
+def rating_relation(
+    clip_means: pd.DataFrame, ratings: pd.DataFrame, sources: Sequence[str], *, draws: int = 500, seed: int = 0
+) -> pd.DataFrame:
+    """Measure whether clips with similar ratings have similar features, over pairs of clips of different sources.
+
+    The test of Mantel (1967): correlation over pairs of the features' cosine similarity with minus the difference of
+    the ratings; chance is ratings dealt out anew. Within a source identity would answer.
+
+    Args:
+        clip_means: A row per clip.
+        ratings: Same index, one column per target; NaN where unrated.
+        sources: Of each clip, (n,).
+        draws, seed: Of the control.
+
+    Returns:
+        Index target; columns value, permuted_low, permuted_high (95 %), clips. Targets with fewer than 5 rated clips,
+        or without two sources, are left out.
+    """
+    rng, rows = np.random.default_rng(seed), {}
+    for target in ratings:
+        rated = np.flatnonzero(ratings[target].notna().to_numpy())
+        rated = rated[_whole_sources(np.asarray(sources)[rated], rng)]
+        other = np.triu(np.asarray(sources)[rated][:, None] != np.asarray(sources)[rated][None, :])
+        if len(rated) < 5 or not other.any():
+            continue
+        alike = cosines(standardised(clip_means.to_numpy("float32")[rated]))[other]
+        score = ratings[target].to_numpy("float64")[rated]
+        dealt = [_closeness(rng.permutation(score), other, alike) for _ in range(draws)]
+        low, high = np.percentile(dealt, [2.5, 97.5])
+        value = _closeness(score, other, alike)
+        rows[target] = {"value": value, "permuted_low": low, "permuted_high": high, "clips": len(rated)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "permuted_low", "permuted_high", "clips"])
+
+
+def relation_sentence(table: pd.DataFrame) -> str:
+    """Say what `rating_relation` found."""
+    related = table.index[table["value"] > table["permuted_high"]].tolist()
+    return f"similar ratings, similar features: {', '.join(related) or 'for no target'}"
+
+
+def _closeness(score: np.ndarray, pairs: np.ndarray, alike: np.ndarray) -> float:
+    near = -np.abs(score[:, None] - score[None, :])[pairs]
+    return float(np.corrcoef(near, alike)[0, 1]) if near.std() > 0 and alike.std() > 0 else 0.0

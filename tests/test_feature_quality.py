@@ -1,0 +1,158 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.feature_quality import (
+    apart,
+    channel_health,
+    consistency,
+    consistency_sentence,
+    effective_dimensions,
+    in_the_plane,
+    rating_relation,
+    relation_sentence,
+    sample_rows,
+)
+from helpers.store import FeatureFile, write_features
+
+
+def write_rows(folder, key, features, valid=None):
+    n = len(features)
+    t_s = np.arange(n) / 2
+    valid = np.ones(n, bool) if valid is None else np.array(valid)
+    write_features(folder / f"{key}.npz", FeatureFile(np.float32(features), t_s, t_s + 0.5, np.arange(n), valid))
+
+
+def clips_of(sources, identity, trait=0.0, seed=0, channels=53):
+    """Mean rows of clips: a part of their source's, a part that goes with a rating, and noise."""
+    rng = np.random.default_rng(seed)
+    of_source = {name: rng.normal(size=channels) for name in sorted(set(sources))}
+    ratings, direction = rng.uniform(0, 1, len(sources)), rng.normal(size=channels)
+    rows = [identity * of_source[s] + trait * (r - 0.5) * direction for s, r in zip(sources, ratings, strict=True)]
+    index = [f"clip {k}" for k in range(len(sources))]
+    means = pd.DataFrame(np.array(rows) + rng.normal(size=(len(sources), channels)), index=index)
+    return means, pd.DataFrame({"openness": ratings}, index=index)
+
+
+SOURCES = np.repeat([f"source {k}" for k in range(11)], 3)
+
+
+def test_rows_are_drawn_from_all_clips_and_only_valid_ones(tmp_path):
+    write_rows(tmp_path, "a", [[1, 1], [2, 2], [3, 3]], valid=[True, False, True])
+    write_rows(tmp_path, "b", np.full((50, 2), 7))
+    rows = sample_rows(tmp_path, ["a", "b", "missing"], most=12)
+    assert sorted(set(rows[:, 0])) == [1, 3, 7]
+    assert (rows == 7).all(axis=1).sum() == 4  # a third of 12, for each of three
+    assert len(sample_rows(tmp_path, ["a", "b"], most=1)) == 1
+    with pytest.raises(ValueError, match=r"must hold valid rows of these clips, got none\. Run its notebook first\."):
+        sample_rows(tmp_path, ["missing"])
+
+
+def test_every_channel_is_counted_once_by_what_it_can_say():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 7)).astype(np.float32)
+    rows[:, 0] = 0
+    rows[:, 1] = 5
+    rows[:, 2] = np.where(np.arange(40) < 3, rows[:, 2], 0)
+    rows[:, 3] = np.minimum(rows[:, 3], -0.2)  # more than half at its ceiling
+    counts = channel_health(rows)
+    assert counts.to_dict() == {"dead": 1, "constant": 1, "mostly zero": 1, "saturated": 1, "in use": 3}
+
+
+def test_effective_dimensions_are_those_that_the_rows_fill():
+    rng = np.random.default_rng(0)
+    full = rng.normal(size=(4000, 7))
+    assert effective_dimensions(full) == pytest.approx(7, rel=0.01)
+    assert effective_dimensions(full[:, [0] * 5]) == pytest.approx(1)
+    assert effective_dimensions(np.ones((3, 2))) == 0
+
+
+def test_features_of_identity_are_consistent_within_sources_and_others_are_not():
+    means, _ = clips_of(SOURCES, identity=1.0)
+    table = consistency(means, SOURCES, draws=200)
+    within, between = table.iloc[0], table.iloc[1]
+    assert within["low"] < within["value"] < within["high"]
+    assert 0.3 < within["value"] < 0.7
+    assert within["low"] > within["permuted_high"]
+    assert between["value"] > between["permuted"]
+    assert consistency_sentence(table) == "clips of one source are more alike than chance"
+    table = consistency(clips_of(SOURCES, identity=0.0)[0], SOURCES, draws=200)
+    assert table["value"].iloc[0] < table["permuted_high"].iloc[0] + 0.02
+
+
+def test_consistency_is_the_mean_over_pairs():
+    means = pd.DataFrame([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    table = consistency(means, ["x", "x", "y"], standardise=False, draws=20)
+    diagonal = 1 / np.sqrt(2)
+    assert table["value"].tolist() == pytest.approx([diagonal, 1 - diagonal / 2])
+    assert table["permuted"].iloc[0] == pytest.approx(2 * diagonal / 3, abs=0.2)
+
+
+def test_features_that_are_never_negative_look_consistent_for_anybody():
+    means, _ = clips_of(SOURCES, identity=0.0)
+    raw = consistency(means + 20, SOURCES, standardise=False, draws=50)
+    assert raw["value"].iloc[0] > 0.99
+    assert raw["permuted"].iloc[0] > 0.99
+
+
+def test_nothing_is_said_of_sources_without_a_pair():
+    means, _ = clips_of(["a", "b", "c"], identity=1.0)
+    assert consistency(means, ["a", "b", "c"]) is None
+    assert consistency(means, ["a", "a", "a"]) is None
+    assert consistency_sentence(None) == "no two clips share a source, or all do"
+
+
+def test_similar_ratings_mean_similar_features_only_where_a_rating_is_in_them():
+    means, ratings = clips_of(SOURCES, identity=1.0, trait=6.0)
+    ratings["noise"] = np.random.default_rng(5).uniform(0, 1, len(ratings))
+    ratings["rare"] = np.nan
+    table = rating_relation(means, ratings, SOURCES, draws=200)
+    assert table.index.tolist() == ["openness", "noise"]
+    assert table.loc["openness", "value"] > 0.3 > table.loc["openness", "permuted_high"]
+    assert table.loc["noise", "value"] < 0.1
+    assert relation_sentence(table.loc[["openness"]]) == "similar ratings, similar features: openness"
+    nothing = rating_relation(*clips_of(SOURCES, identity=3.0), SOURCES, draws=200)
+    assert nothing.loc["openness", "value"] < 0.2  # identity alone does not answer
+    assert rating_relation(means, ratings, ["one"] * len(means)).empty
+
+
+def test_many_clips_are_compared_by_some_of_their_sources(monkeypatch):
+    monkeypatch.setattr("helpers.feature_quality.MOST_CLIPS", 9)
+    means, ratings = clips_of(SOURCES, identity=1.0, trait=3.0)
+    assert rating_relation(means, ratings, SOURCES, draws=20).loc["openness", "clips"] == 9
+    table = consistency(clips_of(SOURCES, identity=5.0)[0], SOURCES, draws=20)
+    assert table["value"].iloc[0] > 0.8
+
+
+def test_the_direction_of_a_clip_points_from_the_mean_clip_to_it():
+    means, _ = clips_of(SOURCES, identity=2.0)
+    means[0] = 3.0  # a channel that does not vary
+    direction = apart(means, "clip 4")
+    along = (means - means.mean()) @ direction
+    assert direction.dtype == np.float32
+    assert direction[0] == 0
+    assert along.idxmax() == "clip 4"
+    z = (means.loc["clip 4"] - means.mean())[1:] / means.std(ddof=0)[1:]
+    assert along["clip 4"] == pytest.approx(np.linalg.norm(z), rel=1e-3)
+    alone = means.iloc[[4]]
+    assert np.linalg.norm(apart(alone, "clip 4")) == pytest.approx(1, rel=1e-4)
+
+
+def test_sources_lie_together_in_the_plane():
+    means, _ = clips_of(SOURCES[:12], identity=9.0)
+    for method in ("pca", "tsne"):
+        points = in_the_plane(means, method, perplexity=3).to_numpy().reshape(4, 3, 2)
+        within = np.linalg.norm(points - points.mean(1, keepdims=True), axis=-1).mean()
+        between = np.linalg.norm(points.mean(1) - points.mean((0, 1)), axis=-1).mean()
+        assert within < 0.5 * between
+    assert sum(in_the_plane(means).attrs["shares"]) < 1
+
+
+def test_planes_that_cannot_be_are_refused():
+    means, _ = clips_of(SOURCES[:4], identity=1.0)
+    with pytest.raises(ValueError, match=r"perplexity must be above 0 and below the 4 clips, got 10\.0\. Lower it\."):
+        in_the_plane(means, "tsne")
+    with pytest.raises(ValueError, match=r"method must be pca or tsne, got 'umap'"):
+        in_the_plane(means, "umap")
+    with pytest.raises(ValueError, match=r"clip_means must have 3 clips or more to be laid out in a plane, got 2"):
+        in_the_plane(means.iloc[:2])

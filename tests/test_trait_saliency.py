@@ -1,0 +1,78 @@
+"""From the picture to the score of a trait: the whole chain."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from helpers.clips import TRAITS
+from helpers.files import ROOT, read_json, write_json
+from helpers.model import CompletePersonalityModel
+from helpers.reduction import ChannelGroups, Pca
+from helpers.score import load_scorer, tokens_of_video
+from helpers.trait_saliency import face_saliency, score_slopes
+
+DATA = ROOT / "data_sample"
+CLIP = sorted((DATA / "test80_01").glob("*.mp4"))[0]
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    """An untrained model behind the shipped reduction."""
+    folder = tmp_path_factory.mktemp("model")
+    identity = read_json(DATA / "tokens" / "manifest.json")["identity"]
+    CompletePersonalityModel(64, 32).save(folder / "model.keras")
+    shutil.copy(DATA / "tokens" / "reduction.npz", folder)
+    names = ("constant", "interval_half_width", "training_quantiles")
+    card = dict.fromkeys(names, dict.fromkeys(TRAITS, 0.5)) | {"targets": list(TRAITS)}
+    write_json(folder / "card.json", card | {"extractors": {name: identity[name] for name in ("static", "dynamic")}})
+    return load_scorer(folder)
+
+
+@pytest.mark.parametrize("method", ["pca", "groups"])
+def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3, 29)).astype(np.float32)
+    reduction = Pca.fit(rng.normal(size=(101, 29)).astype(np.float32), 11) if method == "pca" else ChannelGroups(29, 11)
+    keras.utils.set_random_seed(0)
+    model = CompletePersonalityModel(11, 13, 16, 2)
+    dynamic = rng.normal(size=(1, 7, 13)).astype(np.float32)
+
+    def score(rows):
+        scores = model({"static": reduction.transform(rows)[None], "dynamic": dynamic}, training=False)
+        return float(keras.ops.convert_to_numpy(scores)[0, 3])
+
+    inputs = {"static": reduction.transform(rows)[None], "dynamic": dynamic}
+    value, slopes = score_slopes(model, inputs, 3, reduction, "static")
+    assert value == pytest.approx(score(rows), rel=1e-5)
+    assert slopes.shape == rows.shape
+    direction = rng.normal(size=rows.shape).astype(np.float32)
+    step = 1e-2 * direction
+    changed = (score(rows + step) - score(rows - step)) / 2
+    assert abs(changed) > 1e-3  # far above the rounding of a score
+    assert (slopes * step).sum() == pytest.approx(changed, rel=0.03)
+
+
+@pytest.mark.slow
+def test_the_maps_of_a_video_add_up_to_what_its_faces_give_to_the_score(scorer):
+    seen = face_saliency(CLIP, scorer, "openness", layer="conv5_block3_out")
+    _, tokens = tokens_of_video(CLIP, scorer)
+    assert seen.faces.shape == (len(tokens["static"].valid), 224, 224, 3)
+    np.testing.assert_array_equal(seen.t_s, tokens["static"].t_s)
+    assert seen.saliency.signed.shape == (len(seen.t_s), 7, 7)
+    np.testing.assert_allclose(seen.saliency.signed.sum((1, 2)), seen.saliency.value, rtol=0.01, atol=1e-4)
+    assert seen.score == pytest.approx(_score(scorer, tokens), abs=1e-4)
+
+
+def _score(scorer, tokens):
+    inputs = {name: rows.features[None] for name, rows in tokens.items()}
+    inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
+    return float(keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0, 0])
+
+
+def test_a_trait_that_the_model_does_not_know_is_refused(scorer):
+    with pytest.raises(
+        ValueError, match=r"trait must be one of openness, .*, got 'charm'\. Choose a target of the model"
+    ):
+        face_saliency(CLIP, scorer, "charm")
