@@ -16,6 +16,7 @@ from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
 from helpers.fitting import fit
 from helpers.forward import NetworkError, compile_forward
+from helpers.gradients import gradient_of
 from helpers.model import CompletePersonalityModel
 from helpers.networks import aligned_mlp
 from helpers.store import read_features, write_arrays
@@ -67,6 +68,15 @@ def scores(folder):
     }
 
 
+def gradients(folder):
+    """Of one score with respect to both streams of features."""
+    x = inputs()
+    model = keras.saving.load_model(folder / "model.keras")
+    streams = {name: x[name] for name in ("static", "dynamic")}
+    _, slopes = gradient_of(lambda tensors: keras.ops.sum(model(x | tensors, training=False)[:, 2]), streams)
+    return {f"gradient of {name}": slope for name, slope in slopes.items()}
+
+
 def losses():
     """Validation losses of a training on ratings that the face tokens hold."""
     x = inputs(n=64)
@@ -89,7 +99,7 @@ def want_of_memory():
 
 
 def outputs(folder):
-    return rows(folder) | scores(folder)
+    return rows(folder) | scores(folder) | gradients(folder)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ from helpers.store import read_arrays
 pytestmark = pytest.mark.skipif(
     find_spec("jax") is None, reason="JAX is not installed: pip install -e '.[jax]' brings it, or requirements.lock"
 )
-COMPARED = ("static rows", "dynamic rows", "scores", "attention", "aligned_mlp")
+COMPARED = (
+    *("static rows", "dynamic rows", "scores", "attention", "aligned_mlp"),
+    *("gradient of static", "gradient of dynamic"),
+)
 
 
 @pytest.fixture(scope="module")
