@@ -74,6 +74,19 @@ def per_motion_token(relevance: np.ndarray) -> np.ndarray:
     return relevance.sum(2)
 
 
+def shares(per_token: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Share of each motion token in the sum of absolute values of its clip, NaN where the mask is False.
+
+    Args:
+        per_token: Signed, (N, Td).
+        mask: bool (N, Td).
+    """
+    size = np.abs(per_token) * mask
+    total = size.sum(1, keepdims=True)
+    found = np.divide(size, total, out=np.full(size.shape, np.nan), where=total > 0)
+    return np.where(mask, found, np.nan)
+
+
 def _batches(model: keras.Model, inputs: dict[str, np.ndarray]) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Some clips at a time, and the number of targets."""
     k = model.head.n_targets

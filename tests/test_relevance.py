@@ -51,7 +51,7 @@ def test_relevance_sums_to_what_the_motion_did_to_the_score_where_attention_stay
     model = CompletePersonalityModel(DS, DD, 8, HEADS, n_targets=K)
     model.cross_attention.key.kernel.assign(np.zeros(model.cross_attention.key.kernel.shape))
     baseline = np.linspace(-1, 1, DD).astype("float32")
-    found = relevance(model, inputs, baseline, steps=64)
+    found = relevance(model, inputs, baseline, steps=24)
     assert found.shape == (B, K, TS, TD)
     mean_motion = inputs | {"dynamic": np.broadcast_to(baseline, inputs["dynamic"].shape)}
     expected = scores(model, inputs) - scores(model, mean_motion)
