@@ -64,7 +64,7 @@ def evidence_table(data: TrainingData, cfg: TrainingConfig, trait: str) -> pd.Da
         trait: The target whose cue is an event in time.
 
     Returns:
-        Index model; `occlusion`, `occlusion_chance` (see `attention.pointing`) and those of `map_evidence`, means over
+        Index model; `occlusion`, `occlusion_chance` (see `planted.pointing`) and those of `map_evidence`, means over
         seeds. Empty when the clips were not drawn, or nobody rated the trait.
     """
     bank = rated_clips(data)

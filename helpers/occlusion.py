@@ -126,7 +126,8 @@ def curves(
 
     Args:
         model, inputs, target, baseline: See `occlusion`.
-        orders: By name one order or several, over which the mean is taken.
+        orders: By name one order, or several random ones, over which the mean is taken; those are inserted backwards,
+            which is as random and needs no further predictions.
 
     Returns:
         By name `deletion` and `insertion`, |change of the score| (N, Td + 1), and `effects` (N, Td), see
@@ -135,7 +136,10 @@ def curves(
     found = {}
     for name, drawn in orders.items():
         away = [delete(model, inputs, order, target, baseline) for order in drawn]
-        back = [delete(model, inputs, order, target, baseline, insert=True) for order in drawn]
+        if len(drawn) > 1:
+            back = [predictions[:, ::-1] for predictions in away]
+        else:
+            back = [delete(model, inputs, drawn[0], target, baseline, insert=True)]
         effects = [step_effects(p, order, inputs["dynamic_mask"]) for p, order in zip(away, drawn, strict=True)]
         found[name] = {
             "deletion": np.mean([np.abs(p - p[:, :1]) for p in away], 0),

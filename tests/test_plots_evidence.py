@@ -95,7 +95,7 @@ def test_clips_are_rows_with_their_planted_tokens_outlined():
     ax = fig.axes[0]
     np.testing.assert_array_equal(ax.collections[0].get_array().filled(np.nan), shares)
     assert [patch.get_xy()[0] + patch.get_width() / 2 for patch in ax.patches] == [1.5]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a  (0.50)", "b  (0.75)"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a  (0.500)", "b  (0.750)"]
 
 
 def test_groups_are_drawn_by_their_median_clip():

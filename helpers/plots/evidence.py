@@ -95,7 +95,14 @@ def plot_deletion(table: Mapping[str, Any], *, title: str = "") -> Figure:
         for row, (kind, what) in enumerate((("deletion", "taken away"), ("insertion", "put back"))):
             ax = axes[row, column]
             for order, (color, style) in ORDERS.items():
-                ax.plot(table["replaced"], table[key][order][kind], style, color=color, label=f"by {order}", lw=1.8)
+                ax.plot(
+                    table["replaced"],
+                    table[key][order][kind],
+                    style,
+                    color=color,
+                    label="at random" if order == "random" else f"by {order}",
+                    lw=1.8,
+                )
             ax.set(title=f"{model}: {kind}", xlabel=f"share of motion tokens {what}")
             if not column:
                 ax.set_ylabel("mean |change of the score|")
@@ -129,7 +136,7 @@ def plot_correlations(
     ax.axvline(0, color=ACCENT, lw=0.8)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set(
-        xlim=(-0.3, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="rank correlation with the trained model", title=title
+        xlim=(-0.3, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="rank correlation of two models' pictures", title=title
     )
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

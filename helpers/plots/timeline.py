@@ -102,7 +102,7 @@ def plot_clips(
     """
     step_s = float(np.median(np.diff(t_s))) if len(t_s) > 1 else 0.5
     fig, ax = plt.subplots(figsize=(8, 1.2 + 0.27 * len(names)), layout="constrained")
-    labels = [f"{name}  ({e:.2f})" for name, e in zip(names, entropy, strict=True)]
+    labels = [f"{name}  ({e:.3f})" for name, e in zip(names, entropy, strict=True)]
     _rows(ax, relevance, t_s, step_s, labels, "share of the clip's relevance", cmap="viridis", vmin=0)
     for row, token in np.argwhere(inside) if inside is not None else ():
         ax.add_patch(
