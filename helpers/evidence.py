@@ -5,15 +5,15 @@ information its map carries, whether that lies where something was planted, and 
 evidence when it does and the map of its control, trained on shuffled motion, does not.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
-from helpers.attention import get_attention_weights, occlusion_pointing, planted_windows, window_starts
+from helpers.attention import get_attention_weights
 from helpers.config import TrainingConfig
+from helpers.planted import event_rows, planted_windows
 from helpers.train import TrainingData, load_trained, rated_clips, split_of
+from helpers.trial import occlusion_pointing
 from helpers.variants import chosen_models, model_inputs, variant_of
 
 
@@ -30,16 +30,6 @@ def row_information(attention: np.ndarray, static_mask: np.ndarray, dynamic_mask
     n_tokens = dynamic_mask.sum(1)[:, None, None]
     nats = (attention * np.log(np.maximum(attention, 1e-12))).sum(-1) + np.log(n_tokens)  # (B, heads, Ts)
     return np.clip(nats, 0, None).mean(1) * static_mask
-
-
-def event_rows(folder: str | Path, aligned: Aligned) -> np.ndarray | None:
-    """Say which face tokens were taken inside a planted light window, bool (N, Ts); None for clips not drawn."""
-    found = window_starts(folder, aligned)
-    if found is None:
-        return None
-    starts_s, window_s = found
-    after = aligned.static_t_s[:, :, None] - starts_s[:, None]  # (N, Ts, windows)
-    return ((after >= 0) & (after <= window_s[:, None, None])).any(-1) & aligned.static_mask
 
 
 def map_evidence(attention: np.ndarray, clips: Aligned, events: np.ndarray) -> dict[str, float]:
@@ -74,7 +64,7 @@ def evidence_table(data: TrainingData, cfg: TrainingConfig, trait: str) -> pd.Da
         trait: The target whose cue is an event in time.
 
     Returns:
-        Index model; `occlusion`, `occlusion_chance` (see `attention.pointing`) and those of `map_evidence`, means over
+        Index model; `occlusion`, `occlusion_chance` (see `planted.pointing`) and those of `map_evidence`, means over
         seeds. Empty when the clips were not drawn, or nobody rated the trait.
     """
     bank = rated_clips(data)

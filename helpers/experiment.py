@@ -27,7 +27,7 @@ from helpers.names import SPLITS
 from helpers.reduction import read_reduction
 from helpers.results import gather_history, gather_predictions, leak_warning, summarise
 from helpers.store import read_arrays
-from helpers.train import NOT_DECISIVE, TrainingData, choose_data, rated_clips, split_of
+from helpers.train import NOT_DECISIVE, TrainingData, choose_data, load_trained, rated_clips, split_of
 from helpers.variants import chosen_models, variant_of
 from helpers.worker import ONE_THREAD
 
@@ -54,15 +54,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     bank = rated_clips(data)
     _check_unseen(data, bank, cfg)
     _check_rated(bank, cfg)
-    task = {
-        "config": cfg.as_dict(without=NOT_DECISIVE),
-        "data": str(data.folder),
-        "live": str(data.live) if data.live else None,
-    }
-    write_json(folder / "task.json", task)
-    stamp = _stamp(data, cfg)
-    jobs = [(name, seed, stamp) for name in chosen_models(cfg.models) for seed in cfg.seeds]
-    _run_jobs(folder, [job for job in jobs if not _done(folder, *job)], cfg)
+    _train(data, cfg, [(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds])
     predictions = gather_predictions(data, cfg)
     with replacing(cfg.out / "predictions.csv") as part:
         predictions.to_csv(part, index=False, float_format="%.6f")
@@ -77,6 +69,25 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
         log.warning("%s", results["split"]["warning"])
     write_json(folder / "training.json", results)
     return results
+
+
+def train_further(name: str, seed: int, data: TrainingData, cfg: TrainingConfig) -> keras.Model:
+    """Train one more network as those of a run were, beside them; where it is there already, take it."""
+    _train(data, cfg, [(name, seed)])
+    return load_trained(cfg, name, seed)
+
+
+def _train(data: TrainingData, cfg: TrainingConfig, wanted: list[tuple[str, int]]) -> None:
+    """Do those trainings (model, seed) that are not done."""
+    folder = cfg.out / "training"
+    task = {
+        "config": cfg.as_dict(without=NOT_DECISIVE),
+        "data": str(data.folder),
+        "live": str(data.live) if data.live else None,
+    }
+    write_json(folder / "task.json", task)
+    stamp = _stamp(data, cfg)
+    _run_jobs(folder, [(*one, stamp) for one in wanted if not _done(folder, *one, stamp)], cfg)
 
 
 def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:

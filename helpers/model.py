@@ -58,8 +58,11 @@ class CrossAttention(layers.Layer):
         self.output_projection.build((None, None, self.num_heads * self.fusion_dim))
         self.built = True
 
-    def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask):
-        """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens."""
+    def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask, attention_delta=None):
+        """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens.
+
+        `attention_delta`, of the shape of the attention, is added to it: what scores change by is its gradient at 0.
+        """
         q, m = self.static_projection(static), self.dynamic_projection(dynamic)
         query = self._heads(self.query(q + ops.cast(time_code(static_t_s, self.fusion_dim), q.dtype)))
         key = self._heads(self.key(m + ops.cast(time_code(dynamic_t_s, self.fusion_dim), m.dtype)))
@@ -67,6 +70,8 @@ class CrossAttention(layers.Layer):
         logits = ops.where(dynamic_mask[:, None, None, :], ops.cast(logits, "float32"), -1e9)
         attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
         attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
+        if attention_delta is not None:
+            attention = attention + attention_delta
         read = ops.matmul(ops.cast(attention, q.dtype), self._heads(self.value(m)))  # (B, heads, Ts, F)
         width = self.num_heads * self.fusion_dim
         read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(static)[1], width))
@@ -190,8 +195,11 @@ class CompletePersonalityModel(keras.Model):
         self.head.build((None, None, fusion_dim))
         self.built = True
 
-    def call(self, inputs, training=None, return_attention=False):
-        """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td)."""
+    def call(self, inputs, training=None, return_attention=False, attention_delta=None):
+        """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td).
+
+        `attention_delta`, of the attention's shape, is added to it before anything is read; see `attention.relevance`.
+        """
         streams = self._streams(inputs)
         if return_attention and streams["dynamic"].shape[1] == 1:
             warnings.warn(
@@ -200,17 +208,17 @@ class CompletePersonalityModel(keras.Model):
                 UserWarning,
                 stacklevel=2,
             )
-        fused, attention = self._attend(streams, training)
+        fused, attention = self._attend(streams, training, attention_delta)
         mask = streams["static_mask"]
         if self.pool == "before":
             fused, mask = masked_mean(fused, mask)[:, None], ops.any(mask, axis=1, keepdims=True)  # (B, 1, F), (B, 1)
         scores = self.head(self.fusion(fused, mask, training=training), mask)
         return (scores, attention) if return_attention else scores
 
-    def _attend(self, streams: dict, training):
+    def _attend(self, streams: dict, training, attention_delta):
         if self.attention == "salience":
-            return self.cross_attention(**streams, training=training)
-        return self.cross_attention(**streams)
+            return self.cross_attention(**streams, training=training, attention_delta=attention_delta)
+        return self.cross_attention(**streams, attention_delta=attention_delta)
 
     def _streams(self, inputs) -> dict:
         """Complete the inputs: both streams (B, T, D) with times float32 (B, T) and masks bool (B, T)."""

@@ -62,14 +62,26 @@ class SalienceAttention(layers.Layer):
         self.steps = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps")
         self.built = True
 
-    def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask, training=None):
-        """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens."""
+    def call(
+        self,
+        static,
+        dynamic,
+        static_t_s,
+        dynamic_t_s,
+        static_mask,
+        dynamic_mask,
+        training=None,
+        attention_delta=None,
+    ):
+        """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), as CrossAttention does."""
         q, m = self.static_projection(static), self.dynamic_projection(dynamic)
         lag_s = static_t_s[:, :, None] - dynamic_t_s[:, None, :]  # (B, Ts, Td)
         logits = ops.cast(ops.transpose(self.salience(q), (0, 2, 1)), "float32")[..., None] * self._bias(lag_s)
         logits = ops.where(dynamic_mask[:, None, None, :], logits, -1e9)  # (B, heads, Ts, Td)
         attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
         attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
+        if attention_delta is not None:
+            attention = attention + attention_delta
         value = ops.reshape(self.value(m), (-1, ops.shape(m)[1], self.num_heads, self.fusion_dim))
         read = ops.einsum("bhst,bthf->bshf", ops.cast(attention, q.dtype), value)
         read = self.output_projection(ops.reshape(read, (-1, ops.shape(q)[1], self.num_heads * self.fusion_dim)))

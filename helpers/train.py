@@ -24,7 +24,7 @@ from helpers.files import read_json, replacing
 from helpers.fitting import KEEP_EVERY_S, computing_in, fit
 from helpers.splits import split_clips
 from helpers.store import read_manifest, write_arrays
-from helpers.variants import config_of, model_inputs, start_model
+from helpers.variants import config_of, model_inputs, model_labels, start_model
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,8 @@ def train_one(
     inputs = [model_inputs(name, s, seed) for s in sets]
     with computing_in(cfg.precision):
         model = start_model(name, data, cfg, seed, int(train.sum()))
-    parts = [({k: v[rows] for k, v in inputs[0].items()}, data.labels[rows]) for rows in (train, validation)]
+    labels = model_labels(name, data.labels, train | validation, seed)
+    parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
     history = fit(model, *parts, config_of(name, cfg), state=state, callbacks=callbacks)
     return _fitted([model.predict(i, batch_size=1024, verbose=0) for i in inputs], history, model)
 

@@ -16,6 +16,7 @@ from helpers.model import CompletePersonalityModel
 from helpers.networks import aligned_mlp, concat_mlp, freeze_parts, stream_mlp
 
 TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
+SHUFFLED_LABELS_MODEL = "token_cross_attention_shuffled_labels"
 SALIENCE_MODEL, SALIENCE_SHUFFLED_MODEL = "salience_cross_attention", "salience_cross_attention_shuffled"
 WARMUP_SHARE = 0.3  # of the training steps, for the salience model's auxiliary loss
 
@@ -33,6 +34,7 @@ class Variant:
         changes: Parameters of the training that it has otherwise.
         longer: Its epochs over those of the others.
         settles: Share of its epochs of which none is kept.
+        labels: "own", or "shuffled": each training and validation clip has the ratings of another one of them.
     """
 
     says: str
@@ -42,6 +44,7 @@ class Variant:
     changes: dict[str, Any] = field(default_factory=dict)
     longer: float = 1.0
     settles: float = 0.0
+    labels: str = "own"
 
     @property
     def cost(self) -> float:
@@ -65,6 +68,9 @@ VARIANTS: dict[str, Variant] = {
     "one_token_cross_attention": Variant("cross-attention over one mean token per stream", "pooled"),
     TOKEN_MODEL: Variant("cross-attention over tokens in time"),
     SHUFFLED_MODEL: Variant("the same, motion tokens moved to other times: the control", "shuffled"),
+    SHUFFLED_LABELS_MODEL: Variant(
+        "the same, trained on other clips' ratings: nothing can be learned", labels="shuffled"
+    ),
     "token_cross_attention_untied": Variant("the same, keys not started as queries", options={"tied_start": False}),
     "token_cross_attention_pooled_before": Variant("the same, pooled before the head", options={"pool": "before"}),
     SALIENCE_MODEL: Variant(
@@ -138,6 +144,15 @@ def shuffle_motion(aligned: Aligned, seed: int) -> Aligned:
     """Move the motion tokens of each clip to other times: the control that has all of the clip but what was when."""
     order = shuffled_order(aligned, seed)
     return replace(aligned, dynamic_features=np.take_along_axis(aligned.dynamic_features, order[..., None], 1))
+
+
+def model_labels(name: str, labels: np.ndarray, fitted: np.ndarray, seed: int) -> np.ndarray:
+    """The ratings (N, k) that the model of this name is fitted to; `fitted`, bool (N,), are the clips it may see."""
+    if variant_of(name).labels == "own":
+        return labels
+    out, rows = labels.copy(), np.flatnonzero(fitted)
+    out[rows] = labels[np.random.RandomState(seed).permutation(rows)]
+    return out
 
 
 def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_train import tokens
 
-from helpers import evidence
+from helpers import evidence, planted
 
 HEADS = 2
 
@@ -22,7 +22,7 @@ def events(clips, tmp_path):
     """A window from 1 to 2 s and one from 3 to 4 s: tokens 1 and 3."""
     table = pd.DataFrame({"key": clips.clips, "warm_s": 1.0, "cool_s": 3.0, "window_s": 1.0})
     table.to_csv(tmp_path / "truth.csv", index=False)
-    return evidence.event_rows(tmp_path, clips)
+    return planted.event_rows(tmp_path, clips)
 
 
 def test_the_information_of_a_row_is_its_divergence_from_looking_everywhere_alike(clips):
@@ -48,7 +48,7 @@ def test_masked_tokens_carry_no_information(clips):
 
 def test_event_rows_are_the_face_tokens_inside_a_window(events, tmp_path, clips):
     assert events.tolist() == [[False, True, False, True, False]] * 6
-    assert evidence.event_rows(tmp_path / "elsewhere", clips) is None
+    assert planted.event_rows(tmp_path / "elsewhere", clips) is None
 
 
 def test_a_map_that_looks_only_in_events_points_and_a_clock_does_not(clips, events):

@@ -116,15 +116,10 @@ def test_heads_share_one_scale_and_show_their_entropy(clip):
     assert first.get_ylim()[0] > first.get_ylim()[1]
 
 
-def test_lags_and_pointing_draw_what_they_are_given():
+def test_lags_are_drawn_as_given():
     profile = pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})
     ax = attention.plot_lag({"trained": profile})
     assert ax.lines[0].get_ydata().tolist() == [0.1, 0.8, 0.1]
-    names = ("occlusion_pointing", "occlusion_pointing_shuffled", "occlusion_chance")
-    seed = dict(zip(names, (0.9, 0.3, 0.4), strict=True))
-    ax = attention.plot_pointing(seed | {"seeds": [seed, seed]})
-    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.3, 0.4]
-    assert ax.lines[0].get_xdata().tolist() == [0.9, 0.9]
 
 
 def test_entropy_and_share_plots_use_the_given_axes():

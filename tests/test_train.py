@@ -264,3 +264,13 @@ def test_the_stamp_stands_in_every_training(data, cfg, tmp_path):
     assert str(read_arrays(tmp_path / "constant-0.npz")["stamp"]) == "stamp"
     assert experiment._done(tmp_path, "constant", 0, "stamp")
     assert not experiment._done(tmp_path, "constant", 0, "another")
+
+
+def test_one_more_network_is_trained_beside_a_run_once(data, cfg):
+    name, path = variants.SHUFFLED_LABELS_MODEL, cfg.out / "training" / f"{variants.SHUFFLED_LABELS_MODEL}-0.npz"
+    model = experiment.train_further(name, 0, data, cfg)
+    first = path.stat().st_mtime_ns
+    again = experiment.train_further(name, 0, data, cfg)
+    assert path.stat().st_mtime_ns == first
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -81,3 +81,13 @@ def test_a_list_of_models_is_names_and_groups_in_the_tables_order():
     assert SHUFFLED_MODEL in variants.MODELS
     with pytest.raises(ValueError, match="models must be names among constant, .*got 'lasso'"):
         variants.chosen_models("ridge,lasso")
+
+
+def test_shuffled_labels_move_ratings_among_the_clips_that_are_fitted():
+    labels = np.arange(22.0).reshape(11, 2)
+    fitted = np.arange(11) < 7
+    mixed = variants.model_labels(variants.SHUFFLED_LABELS_MODEL, labels, fitted, 1)
+    assert (mixed[~fitted] == labels[~fitted]).all()
+    assert sorted(mixed[fitted, 0]) == sorted(labels[fitted, 0])
+    assert (mixed[fitted] != labels[fitted]).any()
+    assert variants.model_labels(TOKEN_MODEL, labels, fitted, 1) is labels

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from helpers.plots import ACCENT, NEUTRAL
+from helpers.plots import ACCENT
 
 WARM, COOL = "#E69F00", "#56B4E9"
 WIDTH_IN, MOST_PICTURES = 7.2, 10
@@ -177,30 +177,6 @@ def plot_lag(profiles: Mapping[str, pd.DataFrame], *, title: str = "", ax: Axes 
         ax.plot(profile["lag_s"], profile["attention"], style, marker="o", ms=3, label=name)
     ax.set(xlabel="motion token later than face token by (s)", ylabel="mean attention", title=title, ylim=(0, None))
     ax.legend(frameon=False)
-    return ax
-
-
-def plot_pointing(evidence: Mapping[str, object], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw in how many test clips the largest effect lies in a planted window: bars are means, dots seeds.
-
-    Args:
-        evidence: As `helpers.attention.evaluate` returns it.
-        title: The finding.
-        ax: Axes to draw on; a new figure by default.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 2.0), layout="constrained")
-    labels = {
-        "occlusion_pointing": "true model",
-        "occlusion_pointing_shuffled": "motion shuffled in time",
-        "occlusion_chance": "chance",
-    }
-    for row, (name, label) in enumerate(labels.items()):
-        ax.barh(-row, evidence[name], color=NEUTRAL if row else "#D55E00", alpha=0.6, height=0.65, label=label)
-        seeds = [seed[name] for seed in evidence["seeds"]]
-        ax.plot(seeds, [-row] * len(seeds), ".", color=ACCENT)
-    ax.set_yticks([-row for row in range(len(labels))], list(labels.values()))
-    ax.set(xlim=(0, 1), xlabel="share of test clips whose largest effect lies in a planted window", title=title)
     return ax
 
 
