@@ -2,7 +2,7 @@
 
 In: a trained CompletePersonalityModel and its inputs. Out: attention (B, heads, Ts, Td), its entropy, its share by time
 and by lag. A map says where a model reads; what its answer rests on is said by `helpers.occlusion` and
-`helpers.relevance`, whose functions can be had here, too.
+`helpers.relevance`.
 """
 
 import warnings
@@ -12,12 +12,6 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
-
-from helpers.occlusion import column_of as column_of
-from helpers.occlusion import mean_motion as mean_motion
-from helpers.occlusion import occlusion as occlusion
-from helpers.planted import window_spans as window_spans
-from helpers.relevance import relevance as relevance
 
 BATCH = 256
 

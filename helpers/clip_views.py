@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned, read_aligned
-from helpers.attention import BATCH, attention_entropy, get_attention_weights, mean_motion, window_spans
+from helpers.attention import BATCH, attention_entropy, get_attention_weights
 from helpers.clips import load_clips
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.crops import CROP_PX, Job, Piece, face_flows
@@ -22,13 +22,17 @@ from helpers.experiment import load_run
 from helpers.faces import FaceTrack, crop_at, read_track
 from helpers.files import needs, resolve
 from helpers.gallery import NOT_TRAINED_ON, ClipView, Gallery
+from helpers.occlusion import effects_of_motion, mean_motion
+from helpers.planted import window_spans
 from helpers.preview import encode_preview
+from helpers.relevance import per_motion_token, relevance
 from helpers.store import FeatureFile, read_features, read_manifest
 from helpers.train import TrainingData, load_trained, rated_clips, split_of
 from helpers.variants import TOKEN_MODEL
 from helpers.video import iter_frames
 
 CHANGE = "change of the score without this motion"  # the mean motion token in its place
+RELEVANCE = "relevance: what this motion brought to the score"
 
 
 def open_gallery(cfg: AttentionConfig) -> Gallery:
@@ -117,9 +121,16 @@ class Reader:
             speed=speed,
             flow=flow,
             attention=attention[:, faces][:, :, motions],
-            measures={CHANGE: effects_per_token(self.model, one, self.baseline)[motions]},
+            measures=self._measures(one.inputs(), np.flatnonzero(motions)),
             windows=window_spans(self.data, clip),
         )
+
+    def _measures(self, inputs: dict[str, np.ndarray], tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """What each motion token does to each score, two ways, (Td, k) each."""
+        return {
+            CHANGE: -effects_of_motion(self.model, inputs, tokens[:, None], self.baseline),
+            RELEVANCE: per_motion_token(relevance(self.model, inputs, self.baseline))[0][:, tokens].T,
+        }
 
     def _motion(self, path: Path, track: FaceTrack, motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
         manifest = read_manifest(self.out / "dynamic", "04_dynamic_extraction")
@@ -139,24 +150,6 @@ def _rows(path: Path, n: int, made_by: str) -> FeatureFile:
 def _crops(path: Path, track: FaceTrack, face: FeatureFile) -> np.ndarray:
     frames = iter_frames(path, indices=face.frame.tolist())
     return np.stack([crop_at(frame, track, t, CROP_PX) for (frame, _, _), t in zip(frames, face.t_s, strict=True)])
-
-
-def effects_per_token(model: keras.Model, one: Aligned, baseline: np.ndarray) -> np.ndarray:
-    """Occlusion of one clip for all traits in one call, see `helpers.attention.occlusion`.
-
-    Args:
-        model: Trained model.
-        one: The tokens of one clip.
-        baseline: What a motion token is replaced by, (D,).
-
-    Returns:
-        Change of each trait's score, float32 (Td, k); 0 where the mask is False.
-    """
-    n = one.dynamic_mask.shape[1]
-    copies = {name: np.repeat(x, n + 1, axis=0) for name, x in one.inputs().items()}
-    copies["dynamic"][np.arange(n), np.arange(n)] = baseline  # the last copy stays as it is
-    scores = model.predict(copies, batch_size=BATCH, verbose=0)
-    return (scores[:n] - scores[n]) * one.dynamic_mask[0][:, None]
 
 
 def motion_per_token(

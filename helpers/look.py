@@ -1,7 +1,6 @@
-"""What a model did with one clip: where it looked in time, and what its scores rest on.
+"""A clip on its time axis: parts of neighbouring motion tokens, and face pictures.
 
-In: a trained model, the tokens of one clip, the clip's file and `FaceTrack`. Out: the clip in parts of neighbouring
-motion tokens, with the attention on each part and what the scores lose without it; face pictures for the time axis.
+In: the motion tokens of one clip, its file and `FaceTrack`. Out: `Parts`, times to show, JPEG pictures.
 """
 
 from collections.abc import Sequence
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import keras
 import numpy as np
 
 from helpers.faces import FaceTrack, crop_at
@@ -17,7 +15,6 @@ from helpers.store import FeatureFile
 from helpers.video import iter_frames
 
 MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
-PASS_NUMBERS = 2**22  # of tokens' channels, and of a head's attention, that go through the model at once: 16 MB each
 FACE_PX = 96
 JPEG_QUALITY = 85
 
@@ -41,33 +38,6 @@ def clip_parts(motion: FeatureFile) -> Parts:
     tokens = np.array_split(np.arange(len(motion.frame)), min(len(motion.frame), MOST_PARTS))
     start_s = np.array([motion.t_start_s[part[0]] for part in tokens])
     return Parts(start_s, np.array([motion.t_end_s[part[-1]] for part in tokens]), tokens)
-
-
-def effects_of_motion(
-    model: keras.Model, inputs: dict[str, np.ndarray], parts: Sequence[np.ndarray], usual: np.ndarray
-) -> np.ndarray:
-    """How far every score moves when the motion of one part is replaced by the usual motion: occlusion.
-
-    Args:
-        model: Trained model.
-        inputs: Of one clip, each (1, T, ...) or (1, T).
-        parts: Indices of the motion tokens of each part.
-        usual: What they are replaced by: the mean motion token of the training clips, (D,).
-
-    Returns:
-        Score of the whole clip minus score without the part, float32 (n, k): above 0, the part raised the score.
-    """
-    n_pairs = inputs["static"].shape[1] * inputs["dynamic"].shape[1]
-    at_once = max(1, PASS_NUMBERS // max(inputs["dynamic"].size, n_pairs))
-    without = []
-    for i in range(0, len(parts), at_once):
-        chosen = parts[i : i + at_once]
-        batch = {name: np.repeat(x, len(chosen), axis=0) for name, x in inputs.items()}
-        for row, part in enumerate(chosen):
-            batch["dynamic"][row, part] = usual
-        without.append(keras.ops.convert_to_numpy(model(batch, training=False)))
-    whole = keras.ops.convert_to_numpy(model(inputs, training=False))
-    return whole - np.concatenate(without)
 
 
 def face_pictures(path: str | Path, track: FaceTrack, t_s: Sequence[float], *, backend: str = "auto") -> list[bytes]:

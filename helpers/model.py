@@ -198,7 +198,7 @@ class CompletePersonalityModel(keras.Model):
     def call(self, inputs, training=None, return_attention=False, attention_delta=None):
         """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td).
 
-        `attention_delta`, of the attention's shape, is added to it before anything is read; see `attention.relevance`.
+        `attention_delta`, of the attention's shape, is added to it before anything is read; see `helpers.relevance`.
         """
         streams = self._streams(inputs)
         if return_attention and streams["dynamic"].shape[1] == 1:

@@ -4,7 +4,7 @@ In: a trained CompletePersonalityModel, its inputs, the mean motion token that s
 changes of a score. No gradient and no attention is needed: this is the measure that the others are held against.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from helpers.align import Aligned
 
 BATCH = 1024
+PASS_NUMBERS = 2**22  # of tokens' channels, and of a head's attention, that go through the model at once: 16 MB each
 
 
 def occlusion(model: keras.Model, inputs: dict[str, np.ndarray], target: int, baseline: np.ndarray) -> np.ndarray:
@@ -37,6 +38,33 @@ def occlusion(model: keras.Model, inputs: dict[str, np.ndarray], target: int, ba
         changed[:, j] = baseline
         effects[:, j] = predict(changed) - before
     return effects * inputs["dynamic_mask"]
+
+
+def effects_of_motion(
+    model: keras.Model, inputs: dict[str, np.ndarray], parts: Sequence[np.ndarray], usual: np.ndarray
+) -> np.ndarray:
+    """How far every score moves when the motion of one part is replaced by the usual motion: occlusion.
+
+    Args:
+        model: Trained model.
+        inputs: Of one clip, each (1, T, ...) or (1, T).
+        parts: Indices of the motion tokens of each part.
+        usual: What they are replaced by: the mean motion token of the training clips, (D,).
+
+    Returns:
+        Score of the whole clip minus score without the part, float32 (n, k): above 0, the part raised the score.
+    """
+    n_pairs = inputs["static"].shape[1] * inputs["dynamic"].shape[1]
+    at_once = max(1, PASS_NUMBERS // max(inputs["dynamic"].size, n_pairs))
+    without = []
+    for i in range(0, len(parts), at_once):
+        chosen = parts[i : i + at_once]
+        batch = {name: np.repeat(x, len(chosen), axis=0) for name, x in inputs.items()}
+        for row, part in enumerate(chosen):
+            batch["dynamic"][row, part] = usual
+        without.append(keras.ops.convert_to_numpy(model(batch, training=False)))
+    whole = keras.ops.convert_to_numpy(model(inputs, training=False))
+    return whole - np.concatenate(without)
 
 
 def mean_motion(aligned: Aligned) -> np.ndarray:

@@ -25,8 +25,9 @@ from helpers.familiar import Known, read_familiar
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.look import clip_parts, effects_of_motion, face_pictures, spread_times
+from helpers.look import clip_parts, face_pictures, spread_times
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
+from helpers.occlusion import effects_of_motion
 from helpers.reduction import STREAMS, Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows, rows_of_clip
 from helpers.store import FeatureFile
@@ -66,8 +67,8 @@ class ClipScore:
         warnings: Sentences.
         duration_s: Length of the video.
         parts_s: Start and end in seconds of the parts that `effects` is about.
-        effects: By target, how far each part's motion moves the score (`helpers.look.effects_of_motion`); {} where the
-            model folder does not hold the usual motion, as those made earlier do not.
+        effects: By target, how far each part's motion moves the score (`helpers.occlusion.effects_of_motion`); {} where
+            the model folder does not hold the usual motion, as those made earlier do not.
         familiarity: By stream, how far the tokens lie from the training clips (`helpers.familiar.Known.describe`); {}
             likewise.
         faces_t_s, faces: Some faces of the video as JPEG files, and their times in seconds.

@@ -14,14 +14,16 @@ import pytest
 from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
 
 from helpers import clip_views, explore
-from helpers.attention import attention_entropy, get_attention_weights, occlusion
-from helpers.clip_views import CHANGE, effects_per_token, motion_per_token, open_gallery
+from helpers.attention import attention_entropy, get_attention_weights
+from helpers.clip_views import CHANGE, RELEVANCE, motion_per_token, open_gallery
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.crops import Piece
 from helpers.gallery import ORDERS, Gallery
+from helpers.occlusion import occlusion
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures
+from helpers.relevance import per_motion_token, relevance
 from helpers.video import VideoError, read_frames
 
 CLIP = SHOWN[1]
@@ -100,15 +102,17 @@ def test_a_view_holds_what_the_networks_and_the_model_saw(run, view, tmp_path):
     assert np.abs(of_frame - of_crop).max() < 60  # the same light, another cut
 
 
-def test_effects_of_all_traits_are_those_of_occlusion(run):
+def test_the_bars_are_occlusion_and_relevance(run, opened, view):
     _, model, aligned = run
-    for row, column in ((0, 4), (1, 2)):
-        one = aligned.take(np.array([row]))
-        baseline = np.linspace(-1, 1, one.dynamic_features.shape[2]).astype("float32")
-        effects = effects_per_token(model, one, baseline)
+    one = aligned.take(aligned.clips == CLIP)
+    baseline = opened.load.baseline
+    assert list(view.measures) == [CHANGE, RELEVANCE]
+    for column in (4, 2):
         expected = occlusion(model, one.inputs(), column, baseline)[0]
-        np.testing.assert_allclose(effects[:, column], expected, atol=1e-6)
-        assert np.abs(effects).max() > 1e-4
+        np.testing.assert_allclose(view.measures[CHANGE][:, column], expected, atol=1e-6)
+    assert np.abs(view.measures[CHANGE]).max() > 1e-4
+    expected = per_motion_token(relevance(model, one.inputs(), baseline))[0]
+    np.testing.assert_allclose(view.measures[RELEVANCE], expected.T, atol=1e-6)
 
 
 def test_motion_is_gathered_by_the_time_of_its_token():
@@ -230,14 +234,14 @@ def test_views_are_kept_and_few_of_them(gallery, view, figures, monkeypatch):
     assert loaded == [CLIP, SHOWN[0], CLIP]
 
 
-def test_a_second_measure_can_be_chosen(gallery, view, figures):
-    two = replace(view, measures={CHANGE: view.measures[CHANGE], "relevance": 2 * view.measures[CHANGE]})
-    explorer = explore.Explorer(replace(gallery, load=lambda _: two), clip=CLIP)
+def test_what_the_bars_show_can_be_chosen_where_there_is_a_choice(gallery, view, explorer, figures):
     assert explorer.measure.layout.display is None
-    explorer.measure.value = "relevance"
-    np.testing.assert_allclose(explorer.player.scene["values"], two.measures["relevance"][:, 3])
-    assert explorer.player.scene["label"] == "agreeableness: relevance"
-    assert explore.Explorer(gallery, clip=CLIP).measure.layout.display == "none"
+    explorer.measure.value = RELEVANCE
+    np.testing.assert_allclose(explorer.player.scene["values"], view.measures[RELEVANCE][:, 3])
+    assert explorer.player.scene["label"] == f"agreeableness: {RELEVANCE}"
+    one = replace(view, measures={CHANGE: view.measures[CHANGE]})
+    alone = explore.Explorer(replace(gallery, load=lambda _: one), clip=CLIP)
+    assert alone.measure.layout.display == "none"
 
 
 def test_an_unknown_trait_is_refused_with_the_known_ones(gallery):

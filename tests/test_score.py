@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import look, score
+from helpers import occlusion, score
 from helpers.align import read_aligned
 from helpers.caveats import caveats, of_model
 from helpers.clips import TRAITS
@@ -157,7 +157,7 @@ def test_an_effect_is_what_the_score_loses_with_that_motion(scorer):
     inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
     usual = scorer.familiar["dynamic"].mean
     parts = [np.array([0, 1]), np.array([5])]
-    effects = look.effects_of_motion(scorer.model, inputs, parts, usual)
+    effects = occlusion.effects_of_motion(scorer.model, inputs, parts, usual)
     changed = inputs | {"dynamic": inputs["dynamic"].copy()}
     changed["dynamic"][0, :2] = usual
     expected = np.asarray(scorer.model(inputs))[0] - np.asarray(scorer.model(changed))[0]
