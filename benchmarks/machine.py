@@ -18,10 +18,10 @@ import pandas as pd
 
 from benchmarks.alternation import options_of, report
 from helpers.device import benchmark_convolution, benchmark_matmul
+from helpers.engine.placement import use_device
+from helpers.engine.throughput import compare_machines, motion_throughput, static_throughput
 from helpers.files import read_json
 from helpers.forward import PRECISIONS
-from helpers.placement import use_device
-from helpers.throughput import compare_machines, motion_throughput, static_throughput
 
 COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "memory_gib": "{:.2f}", "note": "{}"}
 

@@ -18,11 +18,11 @@ import pandas as pd
 
 from benchmarks.alternation import options_of, report
 from helpers.clips import TRAITS
+from helpers.drawn.sample import draw_clip
 from helpers.faces import FaceTrack, crop_at, track_clip
 from helpers.files import ROOT
-from helpers.sample import draw_clip
 from helpers.score import load_scorer
-from helpers.trait_saliency import face_saliency
+from helpers.seen.trait_saliency import face_saliency
 
 DATA = ROOT / "data_sample"
 CUES = {"openness": "band", "conscientiousness": "scarf"}

@@ -1,4 +1,4 @@
-"""How much faster does `helpers.fitting.fit` train the cross-attention model than Keras' `fit` at its defaults?
+"""How much faster does our `fit` (`helpers.training.fitting`) train the model than Keras' at its defaults?
 
 As many samples as the source project had, 82,290 of one face vector and one motion vector each, with drawn ratings; the
 same seed, batch size, optimizer and learning rates both ways, the order of batches apart. The first epoch is mostly
@@ -28,11 +28,11 @@ import numpy as np
 from benchmarks.alternation import options_of, report, within
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, read_json
-from helpers.fitting import Part, fit
 from helpers.model import CompletePersonalityModel
-from helpers.objective import FINAL_RATE, MAX_NORM
+from helpers.training.fitting import Part, fit
+from helpers.training.objective import FINAL_RATE, MAX_NORM
 
-PEER, OURS = "keras fit", "helpers.fitting.fit"
+PEER, OURS = "keras fit", "helpers.training.fitting.fit"
 SAMPLES = 82_290  # faces of the source project
 N_VALIDATION = 500
 SIGNAL = 0.03  # of a rating's spread that one channel explains: something to learn
@@ -64,7 +64,7 @@ def synthetic_samples(n: int, widths: tuple[int, int], seed: int) -> Part:
 
 
 def keras_fit(model: keras.Model, training: Part, validation: Part, cfg: TrainingConfig, timer: EpochTimer) -> float:
-    """Train as `helpers.fitting.fit` does, but leave to Keras' defaults how; returns the last training loss."""
+    """Train as our `fit` does, but leave to Keras' defaults how; returns the last training loss."""
     steps = -(-len(training[1]) // cfg.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(cfg.learning_rate, cfg.epochs * steps, FINAL_RATE)
     model.compile(keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay, clipnorm=MAX_NORM), loss="mse")

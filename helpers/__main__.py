@@ -9,7 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from helpers import classify, score_command, training_commands
+from helpers import training_commands
+from helpers.classes import classify
+from helpers.scoring import score_command
 
 log = logging.getLogger("helpers")
 
@@ -212,8 +214,8 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 
 def _large(arguments: argparse.Namespace) -> int:
-    from helpers import large
     from helpers.clips import load_clips
+    from helpers.exchange import large
 
     made = [name for name in ("static", "dynamic") if (arguments.run / name).exists()]
     if not made:
@@ -230,7 +232,8 @@ def _large(arguments: argparse.Namespace) -> int:
 
 
 def _features(arguments: argparse.Namespace) -> int:
-    from helpers import elsewhere, workbook
+    from helpers import workbook
+    from helpers.exchange import elsewhere
 
     options = {name: getattr(arguments, name) for name in ("data", "index", "fps", "skip_unmatched")}
     out, progress = arguments.out.resolve(), sys.stderr.isatty()
@@ -245,7 +248,8 @@ def _features(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from helpers import bank, motion_sample, sample
+    from helpers import bank
+    from helpers.drawn import motion_sample, sample
 
     if arguments.shipped:
         bank.write_shipped(arguments.out)

@@ -1,8 +1,8 @@
 """What the model looks at: attention maps and their summaries.
 
 In: a trained CompletePersonalityModel and its inputs. Out: attention (B, heads, Ts, Td), its entropy, its share by time
-and by lag. A map says where a model reads; what its answer rests on is said by `helpers.occlusion` and
-`helpers.relevance`.
+and by lag. A map says where a model reads; what its answer rests on is said by `helpers.evidence.occlusion` and
+`helpers.evidence.relevance`.
 """
 
 import warnings

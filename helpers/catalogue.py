@@ -1,13 +1,14 @@
 """Everything that may lie in the weights folder, by name, and the table that `python -m helpers weights list` prints.
 
-In: the tables of `helpers.published` and YuNet's record. Out: `assets()`, name -> row, and lines of text. No Keras.
+In: the tables of `helpers.checkpoints.published` and YuNet's record. Out: `assets()`, name -> row, and lines of text.
+No Keras.
 """
 
-from helpers.converted import converted_path
-from helpers.detectors import YUNET
+from helpers.checkpoints.converted import converted_path
+from helpers.checkpoints.published import SAMPLES, WEIGHTS, Published, PublishedFile
+from helpers.checkpoints.records import has_changed, is_here, main_file, read_record
 from helpers.files import weights_folder
-from helpers.published import SAMPLES, WEIGHTS, Published, PublishedFile
-from helpers.records import has_changed, is_here, main_file, read_record
+from helpers.tracking.detectors import YUNET
 
 
 def assets() -> dict[str, Published]:

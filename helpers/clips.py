@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import needs, replacing
-from helpers.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
-from helpers.ratings import STATED, Ratings, read_rating_rows, scaled
-from helpers.reliability import reliability
-from helpers.scan import video_files
+from helpers.labels.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
+from helpers.labels.ratings import STATED, Ratings, read_rating_rows, scaled
+from helpers.labels.reliability import reliability
+from helpers.labels.scan import video_files
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 LETTERS = ("O", "C", "E", "A", "N")
@@ -83,7 +83,7 @@ def read_ratings(
     targets: Sequence[str] = TRAITS,
     rating_range: tuple[float, float] = (0.0, 1.0),
 ) -> Ratings:
-    """Read the ratings in a data folder (formats: `helpers.ratings`) and find out which clip each is of.
+    """Read the ratings in a data folder (formats: `helpers.labels.ratings`) and find out which clip each is of.
 
     Args:
         data_dir: The data folder.

@@ -10,7 +10,17 @@ ENDPOINTS = (
     "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
-DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # of helpers.decoders
+DECODERS = (
+    "pyav",
+    "opencv",
+    "cuda",
+    "qsv",
+    "vaapi",
+    "videotoolbox",
+    "d3d11va",
+    "drm",
+    "amf",
+)  # of helpers.decoding.decoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +63,9 @@ class PreparationConfig(Parameters):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.align_eyes and self.detector == "haar":  # helpers.detectors.LANDMARKS, without importing OpenCV
+        if (
+            self.align_eyes and self.detector == "haar"
+        ):  # helpers.tracking.detectors.LANDMARKS, without importing OpenCV
             raise ValueError("align_eyes needs the detector 'yunet', got 'haar', which finds no eyes. Set detector.")
 
 

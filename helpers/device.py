@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from helpers.monitor import GIB, gpu_handle
+from helpers.engine.monitor import GIB, gpu_handle
 
 
 @dataclass(frozen=True)

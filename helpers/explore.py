@@ -17,10 +17,10 @@ import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from helpers.clip_player import ClipPlayer, Look
 from helpers.clips import DISPLAY
+from helpers.explorer.clip_player import ClipPlayer, Look
+from helpers.explorer.gallery import ORDERS, ClipView, Gallery
 from helpers.front_end import in_front_end
-from helpers.gallery import ORDERS, ClipView, Gallery
 from helpers.plots import explorer as pictures
 
 log = logging.getLogger(__name__)

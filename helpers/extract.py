@@ -19,28 +19,28 @@ import keras
 import pandas as pd
 
 from helpers.backbones import build_backbone
-from helpers.batches import Batches
-from helpers.clip_run import CLIP_ERRORS, Clip, ClipRun
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import CROP_PX
-from helpers.detectors import detector_file, require_detector
-from helpers.deviation import comparison
 from helpers.device import list_devices
+from helpers.engine.batches import Batches
+from helpers.engine.clip_run import CLIP_ERRORS, Clip, ClipRun
+from helpers.engine.crops import CROP_PX
+from helpers.engine.deviation import comparison
+from helpers.engine.monitor import Monitor
+from helpers.engine.placement import use_device
+from helpers.engine.progress import Progress
+from helpers.engine.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
+from helpers.engine.sources import StoredSource, VideoSource, open_source
+from helpers.engine.stored import StoredTrack
+from helpers.engine.throughput import measured_batch
+from helpers.engine.worker import cores
+from helpers.engine.writer import FeatureWriter
 from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.monitor import Monitor
-from helpers.placement import use_device
-from helpers.progress import Progress
-from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
-from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import Stage, read_features
-from helpers.stored import StoredTrack
-from helpers.throughput import measured_batch
+from helpers.tracking.detectors import detector_file, require_detector
 from helpers.video import backend_name, backend_version
-from helpers.worker import cores
-from helpers.writer import FeatureWriter
 
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")
 STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from helpers.config import PreparationConfig
-from helpers.detectors import LANDMARKS, detect_faces, detector_version
-from helpers.follower import Follower
 from helpers.store import read_arrays, write_arrays
-from helpers.tracks import DETECTED, TRACKED, face_path, main_face
+from helpers.tracking.detectors import LANDMARKS, detect_faces, detector_version
+from helpers.tracking.follower import Follower
+from helpers.tracking.tracks import DETECTED, TRACKED, face_path, main_face
 from helpers.video import Frames, iter_frames, read_frames, uniform_indices
 
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
@@ -34,10 +34,10 @@ class FaceTrack:
 
     `box_xyxy (4,) float32`: the clip's one square box, enlarged, may reach beyond the frame. `t_s (n,)` seconds and
     `frame (n,)` numbers in the file. `boxes_xyxy`, `found_xyxy`, `confidence`, `source`, `angle_deg`, `jitter_px` and
-    `jitter_found_px`: see `helpers.tracks.FacePath`. `coverage`: share of the looked-at frames with the main face.
-    `n_faces_max`: most faces in one frame. `every`: every which sample was looked at. `scale`: side of the stable box
-    in face widths. `crop`, `align_eyes`: how `crop_at` cuts. `detector`, `decoder`: names with versions. `reason`: why
-    this is the main face.
+    `jitter_found_px`: see `helpers.tracking.tracks.FacePath`. `coverage`: share of the looked-at frames with the main
+    face. `n_faces_max`: most faces in one frame. `every`: every which sample was looked at. `scale`: side of the stable
+    box in face widths. `crop`, `align_eyes`: how `crop_at` cuts. `detector`, `decoder`: names with versions. `reason`:
+    why this is the main face.
     """
 
     box_xyxy: np.ndarray
@@ -122,7 +122,7 @@ def track_face(
         scale: Side of the stable box in widths of the detected face.
         min_coverage: Share of the looked-at frames that must show the face.
         backend: See `helpers.video.iter_frames`.
-        detector: See `helpers.detectors.detect_faces`.
+        detector: See `helpers.tracking.detectors.detect_faces`.
         crop: "stable", or "smooth": the box follows the smoothed path.
         align_eyes: Whether crops are turned so that the eyes lie level; needs landmarks.
         max_gap_s: Longest time between two known boxes that is interpolated.
@@ -236,7 +236,7 @@ def crop_at(frame: np.ndarray, track: FaceTrack, t_s: float, size_px: int) -> np
 def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int, angle_deg: float = 0.0) -> np.ndarray:
     """Cut a square box out of an RGB frame, scaled to (size_px, size_px, 3); beyond the frame its edge repeats.
 
-    A roll of `angle_deg` (see `helpers.tracks.FacePath`) is taken out by turning the box about its centre.
+    A roll of `angle_deg` (see `helpers.tracking.tracks.FacePath`) is taken out by turning the box about its centre.
     """
     x0, y0, x1, _ = np.asarray(box_xyxy, np.float64)
     k = size_px / (x1 - x0)

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from helpers import i3d
+from helpers.checkpoints.published import SAMPLES, WEIGHTS
+from helpers.checkpoints.records import git_blob_id
 from helpers.files import weights_folder
-from helpers.published import SAMPLES, WEIGHTS
-from helpers.records import git_blob_id
 
 CRICKET = 227  # "playing cricket", counted from 0 in data/label_map.txt
 TOLERANCE = 1e-3  # of the norm and the logit, relative; of the probability, absolute

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from helpers.published import WEIGHTS
+from helpers.checkpoints.published import WEIGHTS
 from helpers.weights import Weights, published_weights, random_weights, read_tf_checkpoint, read_variables
 
 log = logging.getLogger(__name__)

@@ -198,7 +198,8 @@ class CompletePersonalityModel(keras.Model):
     def call(self, inputs, training=None, return_attention=False, attention_delta=None):
         """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td).
 
-        `attention_delta`, of the attention's shape, is added to it before anything is read; see `helpers.relevance`.
+        `attention_delta`, of the attention's shape, is added to it before anything is read; see
+        `helpers.evidence.relevance`.
         """
         streams = self._streams(inputs)
         if return_attention and streams["dynamic"].shape[1] == 1:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.choice import REFERENCE
-from helpers.decoders import BACKENDS, HARDWARE
+from helpers.decoding.choice import REFERENCE
+from helpers.decoding.decoders import BACKENDS, HARDWARE
 from helpers.video import Frames, VideoError, read_frames
 
 MEAN_LEVELS, MAX_LEVELS = 1.0, 24  # rounding and the spreading of colour; another frame or colour matrix is far more
@@ -28,7 +28,7 @@ def compare(path: str | Path, backend: str, *, n_frames: int = N_FRAMES, rounds:
 
     Args:
         path: A clip.
-        backend: One of `helpers.decoders.BACKENDS` or `HARDWARE`.
+        backend: One of `helpers.decoding.decoders.BACKENDS` or `HARDWARE`.
         n_frames: Frames spread evenly over the clip, at full size.
         rounds: Timings, in alternation.
 

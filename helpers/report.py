@@ -12,7 +12,7 @@ from helpers import report_tables as tables
 from helpers.captions import caption_of, place_of
 from helpers.config import NOTEBOOKS
 from helpers.files import code_version, needs, read_json, write_json
-from helpers.groups import in_words
+from helpers.science.groups import in_words
 
 MAIN = "token_cross_attention"
 NEEDED = ("06_training",)
@@ -48,8 +48,8 @@ def write_summary(out: str | Path) -> dict[str, Any]:
         `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
         (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`
         (None where 07 was not run), `split`, `live`, `provenance`, and `classification` (see
-        `helpers.classification.score_models`) where 08 was run. Values of `models` and `attention` are means over
-        seeds.
+        `helpers.classes.classification.score_models`) where 08 was run. Values of `models` and `attention` are means
+        over seeds.
     """
     out = Path(out)
     training = read_json(needs(out / "training" / "training.json", "06_training"))

@@ -89,8 +89,8 @@ def stage_rows(out: Path, manifests: dict[str, dict[str, Any]]) -> list[dict[str
 
 
 def training_time(out: Path, model: str, seeds: list[int]) -> dict[str, Any] | None:
-    """Where the time of a model's first training went (`helpers.training_time.analyse_time`), with `path`, the file;
-    None where it was not watched.
+    """Where the time of a model's first training went (`helpers.training.training_time.analyse_time`), with `path`, the
+    file; None where it was not watched.
     """
     name = f"training/watched/{model}-{seeds[0] if seeds else 0}/training_time_analysis/training_time_analysis.json"
     found = read_if_there(out / name)

@@ -14,23 +14,23 @@ import numpy as np
 
 from helpers.attention import get_attention_weights
 from helpers.backbones import Backbone, build_backbone
-from helpers.caveats import caveats
-from helpers.clip_run import CLIP_ERRORS
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import Job, face_crops, face_flows
-from helpers.detectors import require_detector
+from helpers.engine.clip_run import CLIP_ERRORS
+from helpers.engine.crops import Job, face_crops, face_flows
+from helpers.engine.rows import DynamicRows, StaticRows, rows_of_clip
+from helpers.evidence.occlusion import effects_of_motion
 from helpers.faces import FaceTrack, NoFaceError, track_clip
-from helpers.familiar import Known, read_familiar
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.look import clip_parts, face_pictures, spread_times
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
-from helpers.occlusion import effects_of_motion
 from helpers.reduction import STREAMS, Reduction, read_reduction
-from helpers.rows import DynamicRows, StaticRows, rows_of_clip
+from helpers.science.caveats import caveats
+from helpers.science.familiar import Known, read_familiar
 from helpers.store import FeatureFile
+from helpers.tracking.detectors import require_detector
 
 N_FACES = 8  # pictures of the face along the time axis of a video
 
@@ -67,10 +67,10 @@ class ClipScore:
         warnings: Sentences.
         duration_s: Length of the video.
         parts_s: Start and end in seconds of the parts that `effects` is about.
-        effects: By target, how far each part's motion moves the score (`helpers.occlusion.effects_of_motion`); {} where
-            the model folder does not hold the usual motion, as those made earlier do not.
-        familiarity: By stream, how far the tokens lie from the training clips (`helpers.familiar.Known.describe`); {}
-            likewise.
+        effects: By target, how far each part's motion moves the score (`helpers.evidence.occlusion.effects_of_motion`);
+            {} where the model folder does not hold the usual motion, as those made earlier do not.
+        familiarity: By stream, how far the tokens lie from the training clips
+            (`helpers.science.familiar.Known.describe`); {} likewise.
         faces_t_s, faces: Some faces of the video as JPEG files, and their times in seconds.
     """
 

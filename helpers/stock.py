@@ -14,10 +14,10 @@ import numpy as np
 
 from helpers import gold, i3d
 from helpers.catalogue import assets, choose
-from helpers.converted import CONVERTIBLE, converted_path, is_converted, read_converted, write_converted
+from helpers.checkpoints.converted import CONVERTIBLE, converted_path, is_converted, read_converted, write_converted
+from helpers.checkpoints.published import Published, PublishedFile
+from helpers.checkpoints.records import doubt, git_blob_id, has_hash, is_here, main_file, read_record, write_record
 from helpers.files import file_sha256, weights_folder
-from helpers.published import Published, PublishedFile
-from helpers.records import doubt, git_blob_id, has_hash, is_here, main_file, read_record, write_record
 from helpers.weights import fetch, read_original
 
 

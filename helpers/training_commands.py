@@ -49,7 +49,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     from helpers.files import resolve, stderr_into
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import compare, workbook
+        from helpers import workbook
+        from helpers.evidence import compare
     from helpers.config import TrainingConfig
 
     given = workbook.read_params(arguments.params).get("06_training", {}) if arguments.params else {}
@@ -70,7 +71,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from helpers.workbook import read_params
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import training_seeds, training_system
+        from helpers.training import training_seeds, training_system
 
     given = read_params(arguments.params).get("06_training", {}) if arguments.params else {}
     seeds = {"seeds": _numbers(arguments.seeds)} if arguments.seeds else {}
@@ -107,7 +108,8 @@ def _predict(arguments: argparse.Namespace) -> int:
             f"predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir, got {named}."
         )
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import training_system, tree_scores
+        from helpers.scoring import tree_scores
+        from helpers.training import training_system
 
     paths = [getattr(arguments, name) for name in (*(FEATURES if given == set(FEATURES) else TREES), "output")]
     if given == set(TREES):

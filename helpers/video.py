@@ -12,10 +12,10 @@ import av
 import cv2
 import numpy as np
 
-from helpers.choice import choose_backend
-from helpers.container import COPY_AGAIN, OpenVideo, VideoError, VideoInfo, probe, survey
-from helpers.decoders import BACKENDS, HARDWARE, decoder_of, describe, open_for
-from helpers.pictures import Converter
+from helpers.decoding.choice import choose_backend
+from helpers.decoding.container import COPY_AGAIN, OpenVideo, VideoError, VideoInfo, probe, survey
+from helpers.decoding.decoders import BACKENDS, HARDWARE, decoder_of, describe, open_for
+from helpers.decoding.pictures import Converter
 
 __all__ = ["BACKENDS", "VideoError", "VideoInfo", "probe", "survey"]
 
@@ -43,7 +43,7 @@ def backend_name(backend: str = "auto", clips: Iterable[Path] = ()) -> str:
     """The backend that `backend` stands for: "auto" is the fastest exact one of this machine, measured once.
 
     Args:
-        backend: "auto", one of `BACKENDS` or of `helpers.decoders.HARDWARE`.
+        backend: "auto", one of `BACKENDS` or of `helpers.decoding.decoders.HARDWARE`.
         clips: Real clips to measure on if that has not been done yet; without one "auto" is then PyAV.
     """
     if backend not in (legal := ("auto", *BACKENDS, *HARDWARE)):
@@ -158,7 +158,7 @@ def iter_frames(
         indices: Which frames, ascending numbers or a slice; of the samples when `fps` is given. Default: all.
         fps: Samples per second at fixed rate (see `fixed_rate_indices`); default: the frames as they are.
         n_frames: So many frames spread evenly (see `uniform_indices`), instead of the two above.
-        size: (height, width) to scale to; default: as displayed. See `helpers.pictures`.
+        size: (height, width) to scale to; default: as displayed. See `helpers.decoding.pictures`.
         backend: See `backend_name`.
 
     Returns:

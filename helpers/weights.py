@@ -1,7 +1,7 @@
 """Where network weights come from: published files fetched into the weights folder, and a frozen random generator.
 
-In: names of the table (`helpers.published`), paths, Keras models to fill. Out: paths of the files, arrays by variable
-name, provenance (`Weights`) that goes into every manifest. Nothing else in `helpers` touches the network.
+In: names of the table (`helpers.checkpoints.published`), paths, Keras models to fill. Out: paths of the files, arrays
+by variable name, provenance (`Weights`) that goes into every manifest. Nothing else in `helpers` touches the network.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ import h5py
 import keras
 import numpy as np
 
-from helpers.converted import converted_source, is_converted, read_converted
+from helpers.checkpoints.converted import converted_source, is_converted, read_converted
+from helpers.checkpoints.published import WEIGHTS, PublishedFile
+from helpers.checkpoints.records import git_blob_id, is_here, main_file, write_record
 from helpers.files import file_sha256, weights_folder
-from helpers.published import WEIGHTS, PublishedFile
-from helpers.records import git_blob_id, is_here, main_file, write_record
 
 log = logging.getLogger(__name__)
 

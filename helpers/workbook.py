@@ -23,7 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS
 from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, stderr_into, write_json
-from helpers.scan import video_files
+from helpers.labels.scan import video_files
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def stored_keys(tasks: list[Task], data: Path) -> list[str]:
     named = [task for task in tasks if task.parameters.get(TREES.get(task.name))]
     if not named:
         return []
-    from helpers.sources import open_tree  # takes as long to import as the rest
+    from helpers.engine.sources import open_tree  # takes as long to import as the rest
 
     trees = [open_tree(NOTEBOOKS[task.name].checked(task.parameters)) for task in named]
     return [] if next(video_files(data), None) else list(trees[0].clips)

@@ -16,12 +16,12 @@ from helpers.classifier import Trainee
 from helpers.clips import load_clips
 from helpers.config import ClassificationConfig, DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
-from helpers.fitting import fit
 from helpers.forward import NetworkError, compile_forward
 from helpers.gradients import gradient_of
 from helpers.model import CompletePersonalityModel
-from helpers.networks import aligned_mlp
 from helpers.store import read_features, write_arrays
+from helpers.training.fitting import fit
+from helpers.training.networks import aligned_mlp
 
 TOO_WIDE = 2**22  # its square of float32 is more than any processor can address
 

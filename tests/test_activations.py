@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from helpers.activations import activations, behind, centres, energy, layer_table, stages_of, strongest_channels
 from helpers.backbones import build_backbone
 from helpers.i3d import build_i3d, feature_map
+from helpers.seen.activations import activations, behind, centres, energy, layer_table, stages_of, strongest_channels
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from test_train import DD, DS, T, tokens
 
-from helpers import architecture
 from helpers.config import TrainingConfig
 from helpers.model import CompletePersonalityModel
-from helpers.networks import concat_mlp
+from helpers.training import architecture
+from helpers.training.networks import concat_mlp
 
 CFG = TrainingConfig(fusion_dim=16, num_heads=2)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from helpers import baselines
 from helpers.align import Aligned
 from helpers.clips import TRAITS
+from helpers.training import baselines
 
 N, T, DS, DD = 60, 5, 7, 3
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from helpers.batches import Batches
+from helpers.engine.batches import Batches
 from helpers.forward import NetworkError
 
 
@@ -71,7 +71,7 @@ def test_a_sample_of_many_rows_takes_their_room():
 
 
 def test_what_waits_in_batches_that_do_not_fill_up_is_bounded(monkeypatch):
-    monkeypatch.setattr("helpers.batches.WAITING_BYTES", 20)  # two samples of 2, or one of 3
+    monkeypatch.setattr("helpers.engine.batches.WAITING_BYTES", 20)  # two samples of 2, or one of 3
     network = Seen()
     with Batches(network, 100) as batches:
         for k in range(9):

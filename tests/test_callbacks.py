@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import callbacks as watch
-from helpers import training_time
 from helpers.files import read_json, write_json
+from helpers.training import callbacks as watch
+from helpers.training import training_time
 
 N, BATCH = 29, 8
 

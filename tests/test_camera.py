@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.camera import View, background_mask, box_matrix, camera_motion, minus_camera, without_camera
 from helpers.config import DynamicConfig
 from helpers.faces import crop_face
 from helpers.flow import OpticalFlowComputer
+from helpers.tracking.camera import View, background_mask, box_matrix, camera_motion, minus_camera, without_camera
 
 SIZE = (320, 240)  # width, height
 BOX = np.float32([101, 43, 213, 155])  # side 112: the crop of 224 px doubles the frame's pixels

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from helpers import __main__, check
-from helpers.container import open_video
+from helpers.decoding.container import open_video
 from helpers.video import probe
 
 ROOT = Path(__file__).resolve().parent.parent

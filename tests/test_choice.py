@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from helpers import choice
-from helpers.choice import best, choose_backend, measure
+from helpers.decoding import choice
+from helpers.decoding.choice import best, choose_backend, measure
 from helpers.files import ROOT, read_json
 from helpers.parity import compare, main, parity_table
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import array_clips
-from helpers.array_clips import count_clips, read_clip
-from helpers.class_folders import find_classes
-from helpers.container import VideoError
+from helpers.classes import array_clips
+from helpers.classes.array_clips import count_clips, read_clip
+from helpers.classes.class_folders import find_classes
+from helpers.decoding.container import VideoError
+from helpers.drawn.motion_sample import CLASSES, motion_plan
 from helpers.files import ROOT
-from helpers.motion_sample import CLASSES, motion_plan
 
 
 def make(root: Path, *names: str) -> Path:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from helpers import __main__
+from helpers.classes.clip_classes import classify_clip, keep_model, load_clip_classifier
+from helpers.classes.clip_features import extract_clip_features, feature_file
+from helpers.classes.clip_training import models_folder
 from helpers.classifier import FrameClassifier, predict_classes
-from helpers.clip_classes import classify_clip, keep_model, load_clip_classifier
-from helpers.clip_features import extract_clip_features, feature_file
-from helpers.clip_training import models_folder
 from helpers.config import ClassificationConfig
-from helpers.feature_sets import read_feature_set
+from helpers.exchange.feature_sets import read_feature_set
 from helpers.files import ROOT
 
 MOTION = ROOT / "data_sample" / "motion" / "test"

@@ -13,16 +13,16 @@ import h5py
 import numpy as np
 import pytest
 
-from helpers import clip_features
 from helpers.backbones import build_backbone
-from helpers.batches import Batches
-from helpers.clip_features import average_scales, extract_clip_features, feature_file
-from helpers.clip_frames import FrameJob, clip_frames
+from helpers.classes import clip_features
+from helpers.classes.clip_features import average_scales, extract_clip_features, feature_file
+from helpers.classes.clip_frames import FrameJob, clip_frames
+from helpers.classes.frame_rows import FrameRows
 from helpers.config import ClassificationConfig
-from helpers.feature_sets import read_feature_set
+from helpers.drawn.motion_sample import motion_plan
+from helpers.engine.batches import Batches
+from helpers.exchange.feature_sets import read_feature_set
 from helpers.files import ROOT, read_json
-from helpers.frame_rows import FrameRows
-from helpers.motion_sample import motion_plan
 from helpers.video import read_frames
 from helpers.weights import RANDOM_SHA256, Weights
 
@@ -34,7 +34,7 @@ SCRIPT = """
 import sys, time
 from types import SimpleNamespace
 import numpy as np
-from helpers import clip_features
+from helpers.classes import clip_features
 from helpers.config import ClassificationConfig
 from helpers.weights import Weights
 

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from test_train import tokens, write_folder
 
-from helpers import compare, experiment, results, train
 from helpers.__main__ import main
 from helpers.align import Aligned
 from helpers.clips import write_clips
 from helpers.config import TrainingConfig
+from helpers.evidence import compare
 from helpers.files import read_json, write_json
+from helpers.training import experiment, results, train
 
 QUICK = "constant,same_video,ridge"
 

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import comparison, metrics
+from helpers import metrics
 from helpers.clips import TRAITS
-from helpers.comparison import Paired, bootstrap_differences
+from helpers.science import comparison
+from helpers.science.comparison import Paired, bootstrap_differences
 
 
 def noisy(n: int = 31, k: int = 5, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from helpers import config
-from helpers.decoders import BACKENDS, HARDWARE
+from helpers.decoding.decoders import BACKENDS, HARDWARE
 from helpers.extract import NOT_DECISIVE
 from helpers.i3d import STAGES
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from numbered import read_numbers, write_numbered
 
-from helpers import container
-from helpers.container import open_video, probe, survey
-from helpers.sample import write_mp4
+from helpers.decoding import container
+from helpers.decoding.container import open_video, probe, survey
+from helpers.drawn.sample import write_mp4
 from helpers.video import VideoError, read_frames
 
 

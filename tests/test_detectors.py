@@ -11,9 +11,17 @@ import pytest
 from numbered import FrameList
 from tiny_yunet import tiny_yunet
 
-from helpers import detectors, faces, weights
-from helpers.detectors import YUNET, detect_faces, detector_file, detector_version, require_detector, rows_of_yunet
+from helpers import faces, weights
 from helpers.files import ROOT, weights_folder
+from helpers.tracking import detectors
+from helpers.tracking.detectors import (
+    YUNET,
+    detect_faces,
+    detector_file,
+    detector_version,
+    require_detector,
+    rows_of_yunet,
+)
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import deviation as deviations
-from helpers.deviation import KEY, comparison, deviation, in_words
+from helpers.engine import deviation as deviations
+from helpers.engine.deviation import KEY, comparison, deviation, in_words
 from helpers.forward import compile_forward
 
 

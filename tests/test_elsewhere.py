@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import elsewhere, large
 from helpers.__main__ import main
 from helpers.align import align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
-from helpers.elsewhere import import_features, match_clips
+from helpers.exchange import elsewhere, large
+from helpers.exchange.elsewhere import import_features, match_clips
+from helpers.exchange.layouts import usable_rows
 from helpers.files import read_json, write_json
-from helpers.layouts import usable_rows
 from helpers.reduction import ChannelGroups, Reduction
 from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from test_train import tokens
 
-from helpers import errors, groups
 from helpers.plots import errors as pictures
+from helpers.science import errors, groups
 
 pytestmark = pytest.mark.usefixtures("figures")
 

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
 
-from helpers import clip_views, explore
+from helpers import explore
 from helpers.attention import attention_entropy, get_attention_weights
-from helpers.clip_views import CHANGE, RELEVANCE, motion_per_token, open_gallery
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
-from helpers.crops import Piece
-from helpers.gallery import ORDERS, Gallery
-from helpers.occlusion import occlusion
+from helpers.engine.crops import Piece
+from helpers.evidence.occlusion import occlusion
+from helpers.evidence.relevance import per_motion_token, relevance
+from helpers.explorer import clip_views
+from helpers.explorer.clip_views import CHANGE, RELEVANCE, motion_per_token, open_gallery
+from helpers.explorer.gallery import ORDERS, Gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures
-from helpers.relevance import per_motion_token, relevance
 from helpers.video import VideoError, read_frames
 
 CLIP = SHOWN[1]

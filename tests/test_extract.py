@@ -10,8 +10,9 @@ import pandas as pd
 import piecework
 import pytest
 
-from helpers import deviation, extract
+from helpers import extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.engine import deviation
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.faces import read_track
 from helpers.files import ROOT, DiskFullError, read_json

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from helpers.extractors import DynamicFeatureExtractor, StaticFeatureExtractor
+from helpers.engine.extractors import DynamicFeatureExtractor, StaticFeatureExtractor
 
 R = np.random.default_rng(7)
 

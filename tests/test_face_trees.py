@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers import face_trees
 from helpers.config import PreparationConfig
+from helpers.engine import face_trees
+from helpers.engine.face_trees import PictureError, open_face_tree, pictures_of, read_face, stored_crops
+from helpers.engine.stored import StoredError
 from helpers.export import export_faces
 from helpers.extract import prepare_clips
-from helpers.face_trees import PictureError, open_face_tree, pictures_of, read_face, stored_crops
 from helpers.faces import crop_at, read_track
 from helpers.files import ROOT
 from helpers.store import write_arrays
-from helpers.stored import StoredError
 from helpers.video import iter_frames
 
 SAMPLE = ROOT / "data_sample"

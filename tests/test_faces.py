@@ -10,7 +10,6 @@ from numbered import FrameList
 
 from helpers import faces
 from helpers.config import PreparationConfig
-from helpers.detectors import detect_faces
 from helpers.faces import (
     FaceTrack,
     NoFaceError,
@@ -27,7 +26,8 @@ from helpers.faces import (
 )
 from helpers.files import ROOT
 from helpers.store import write_arrays
-from helpers.tracks import DETECTED, NONE, TRACKED
+from helpers.tracking.detectors import detect_faces
+from helpers.tracking.tracks import DETECTED, NONE, TRACKED
 from helpers.video import iter_frames, read_frames
 
 SAMPLE = ROOT / "data_sample"

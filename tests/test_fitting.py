@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import fitting
 from helpers.config import TrainingConfig
 from helpers.files import ROOT
-from helpers.fitting import ShuffledBatches, fit
 from helpers.model import CompletePersonalityModel
-from helpers.networks import freeze_parts
-from helpers.objective import FusedAdamW, RatedError
+from helpers.training import fitting
+from helpers.training.fitting import ShuffledBatches, fit
+from helpers.training.networks import freeze_parts
+from helpers.training.objective import FusedAdamW, RatedError
 
 N, DS, DD, K = 53, 7, 3, 5
 CFG = TrainingConfig(epochs=5, batch_size=16, schedule="plateau", patience=4)
@@ -100,7 +100,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import keras
-from helpers import fitting
+from helpers.training import fitting
 from tests import test_fitting
 
 fitting.KEEP_EVERY_S = 0.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.flow_files import (
+from helpers.engine.flow_files import (
     DTYPES,
     pair_files,
     quantum,

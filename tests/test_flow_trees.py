@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from test_flow_files import write_tree
 
+from helpers.engine.flow_files import write_flow
+from helpers.engine.flow_trees import open_flow_tree, stored_flows
+from helpers.engine.stored import StoredError
 from helpers.flow import normalise_flow, resize_flow
-from helpers.flow_files import write_flow
-from helpers.flow_trees import open_flow_tree, stored_flows
-from helpers.stored import StoredError
 
 SIDE = 8
 CLIP = "training80_01/-AmMDnVl4s8.003"

@@ -10,15 +10,16 @@ import pytest
 from test_face_trees import write_tree as write_faces
 from test_flow_files import write_tree as write_flow
 
-from helpers import amounts, costs, forecast
+from helpers import amounts, forecast
 from helpers.check import check_clips
 from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
-from helpers.container import probe
-from helpers.costs import Measured
-from helpers.crops import Job
+from helpers.decoding.container import probe
+from helpers.engine import costs
+from helpers.engine.costs import Measured
+from helpers.engine.crops import Job
+from helpers.engine.worker import cores
 from helpers.faces import track_clip
 from helpers.forecast import Stages
-from helpers.worker import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_sample"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import groups
+from helpers.science import groups
 
 
 def table(bias: float = 0.0, noise_of_b: float = 0.1, n: int = 120) -> tuple[pd.DataFrame, pd.Series]:

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 from drawn_features import write_drawn
 
-from helpers import __main__, clip_training
-from helpers.classification import evaluate_all
+from helpers import __main__
+from helpers.classes import clip_training
+from helpers.classes.classification import evaluate_all
+from helpers.classes.joined_runs import join_runs, read_predictions
 from helpers.config import ClassificationConfig
-from helpers.joined_runs import join_runs, read_predictions
-from helpers.worker import ONE_THREAD
+from helpers.engine.worker import ONE_THREAD
 
 SMALL = {"scales": [1.0], "folds": 3, "n_models": 1, "units": 4, "epochs": 3}
 

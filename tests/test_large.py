@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import large
 from helpers.clips import TRAITS
+from helpers.exchange import large
 from helpers.store import FeatureFile, Stage, write_features
 
 WIDTH = 7

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.browser
 
 CELL = """
 from pathlib import Path
-from helpers import experiment, train
+from helpers.training import experiment, train
 from helpers.config import TrainingConfig
 small = {{"epochs": 200, "batch_size": 16, "fusion_dim": 8, "num_heads": 1, "seeds": [0], "workers": 1}}
 cfg = TrainingConfig(out_dir={out!r}, models="constant", **small)

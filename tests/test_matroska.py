@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numbered import numbered_frames, read_numbers, write_numbered
 
-from helpers.matroska import CLUSTER, CRC_32, SEGMENT, Element, damage, elements
+from helpers.decoding.matroska import CLUSTER, CRC_32, SEGMENT, Element, damage, elements
 from helpers.video import VideoError, probe, read_frames
 
 

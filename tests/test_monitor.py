@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import monitor
+from helpers.engine import monitor
+from helpers.engine.monitor import GIB, Monitor
 from helpers.files import read_json, write_json
-from helpers.monitor import GIB, Monitor
 
 
 class LostError(Exception):

@@ -1,6 +1,6 @@
 """Names: keys, sources, splits, and which clip a name means."""
 
-from helpers import names
+from helpers.labels import names
 
 
 def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():

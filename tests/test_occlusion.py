@@ -3,7 +3,15 @@
 import numpy as np
 from test_attention import DD, TD, B, OneTokenModel, tokens
 
-from helpers.occlusion import curves, delete, occlusion, order_of, random_orders, replaced_per_step, step_effects
+from helpers.evidence.occlusion import (
+    curves,
+    delete,
+    occlusion,
+    order_of,
+    random_orders,
+    replaced_per_step,
+    step_effects,
+)
 
 
 def test_occlusion_moves_the_answer_only_where_the_model_looks():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
-from helpers.pictures import Converter, upright
-from helpers.sample import write_mp4
+from helpers.decoding.pictures import Converter, upright
+from helpers.drawn.sample import write_mp4
 from helpers.video import VideoError, probe, read_frames
 
 ONE = 1 << 16

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.drawn.warps import accuracy_table
 from helpers.plots import methods
-from helpers.warps import accuracy_table
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import psutil
 import pytest
 from piecework import call, children, counting, dying, endless, frames_of, hanging, outcomes, some
 
-from helpers.pool import ClipPool
-from helpers.worker import WorkerCrashed, WorkerError, WorkerHung
+from helpers.engine.pool import ClipPool
+from helpers.engine.worker import WorkerCrashed, WorkerError, WorkerHung
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_sample" / "training80_01"

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from helpers import preview
+from helpers.explorer import preview
+from helpers.explorer.preview import encode_preview
 from helpers.files import ROOT
-from helpers.preview import encode_preview
 
 DATA = ROOT / "data_sample"
 

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from helpers import progress
-from helpers.progress import Progress
+from helpers.engine import progress
+from helpers.engine.progress import Progress
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numbered import read_numbers, write_numbered
 
-from helpers.container import open_video
-from helpers.references import nal_length_bytes, needed_packets, read_picture
+from helpers.decoding.container import open_video
+from helpers.decoding.references import nal_length_bytes, needed_packets, read_picture
 from helpers.video import read_frames
 
 N = 61

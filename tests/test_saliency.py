@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from helpers.activations import activations
 from helpers.i3d import build_i3d
-from helpers.saliency import channel_target, direction_target, grad_cam
+from helpers.seen.activations import activations
+from helpers.seen.saliency import channel_target, direction_target, grad_cam
 from helpers.weights import fill_random
 
 

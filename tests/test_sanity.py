@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from test_attention import DD, DS, TD, TS, aligned
 
-from helpers import sanity
 from helpers.config import TrainingConfig
+from helpers.evidence import sanity
 from helpers.model import CompletePersonalityModel
-from helpers.train import TrainingData
+from helpers.training.train import TrainingData
 
 BASELINE = np.zeros(DD, "float32")
 

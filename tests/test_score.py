@@ -7,15 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import occlusion, score
+from helpers import score
 from helpers.align import read_aligned
-from helpers.caveats import caveats, of_model
 from helpers.clips import TRAITS
+from helpers.evidence import occlusion
 from helpers.faces import NoFaceError
-from helpers.familiar import learn_familiar, write_familiar
 from helpers.files import ROOT, read_json, write_json
 from helpers.metrics import conformal_quantile
 from helpers.model import CompletePersonalityModel
+from helpers.science.caveats import caveats, of_model
+from helpers.science.familiar import learn_familiar, write_familiar
 
 DATA = ROOT / "data_sample"
 AWKWARD = DATA / "awkward"

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import serializer
-from helpers.legacy import named_weights, read_h5_weights
 from helpers.model import CompletePersonalityModel
-from helpers.serializer import ModelSerializer
+from helpers.training import serializer
+from helpers.training.legacy import named_weights, read_h5_weights
+from helpers.training.serializer import ModelSerializer
 
 DS, DD, F, HEADS = 7, 3, 8, 2
 KNOWN = {"data": "drawn", "split": {"by": "source"}, "seed": 0, "metrics": {"r2": 0.5}}

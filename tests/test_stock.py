@@ -14,7 +14,8 @@ import pytest
 import reference_i3d
 from stand_ins import random_variables, save_checkpoint, save_keras_port
 
-from helpers import __main__, catalogue, gold, i3d, published, records, weights
+from helpers import __main__, catalogue, gold, i3d, weights
+from helpers.checkpoints import published, records
 
 CHECKPOINT, PORT, NO_TOP = "i3d_flow_kinetics", "i3d_flow_kinetics_h5", "i3d_flow_kinetics_h5_no_top"
 
@@ -159,7 +160,7 @@ def test_converted_weights_of_another_original_are_not_read(mine, variables, cap
 
 
 def test_a_converted_file_is_read_without_any_backend():
-    code = "import sys, helpers.converted; assert not {'keras', 'tensorflow'} & set(sys.modules)"
+    code = "import sys, helpers.checkpoints.converted; assert not {'keras', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

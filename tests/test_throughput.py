@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import throughput as rates
 from helpers.backbones import Backbone
-from helpers.throughput import COLUMNS, compare_machines, suggest_batch, throughput
+from helpers.engine import throughput as rates
+from helpers.engine.throughput import COLUMNS, compare_machines, suggest_batch, throughput
 from helpers.weights import Weights
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from helpers.follower import Leg
-from helpers.tracks import (
+from helpers.tracking.follower import Leg
+from helpers.tracking.tracks import (
     DETECTED,
     INTERPOLATED,
     NONE,

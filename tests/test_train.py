@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, fitting, live, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
-from helpers.familiar import read_familiar
 from helpers.files import read_json, write_json
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
+from helpers.science.familiar import read_familiar
 from helpers.store import read_arrays
-from helpers.train import TrainingData, choose_data
-from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
+from helpers.training import experiment, fitting, live, results, train, variants
+from helpers.training.train import TrainingData, choose_data
+from helpers.training.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N, T, DS, DD = 60, 5, 7, 3
 SMALL = {"epochs": 2, "batch_size": 16, "fusion_dim": 8, "num_heads": 1, "seeds": [0, 1], "workers": 1}

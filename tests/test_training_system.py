@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import __main__, arrays, training_seeds
+from helpers import __main__
 from helpers.config import TrainingConfig
 from helpers.files import read_json
 from helpers.plots import dashboard
-from helpers.training_system import TrainingSystem, predict_features, train_personality_model
+from helpers.training import arrays, training_seeds
+from helpers.training.training_system import TrainingSystem, predict_features, train_personality_model
 
 N, DS, DD = 120, 7, 3
 SMALL = TrainingConfig(fusion_dim=8, num_heads=1, learning_rate=0.02, weight_decay=0.0, test_share=0.25)

@@ -11,7 +11,7 @@ from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.reduction import ChannelGroups, Pca
 from helpers.score import load_scorer, tokens_of_video
-from helpers.trait_saliency import face_saliency, score_slopes
+from helpers.seen.trait_saliency import face_saliency, score_slopes
 
 DATA = ROOT / "data_sample"
 CLIP = sorted((DATA / "test80_01").glob("*.mp4"))[0]

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from test_attention import DD, DS, TD, aligned
 
-from helpers import trial
 from helpers.config import TrainingConfig
+from helpers.evidence import trial
 from helpers.model import CompletePersonalityModel
-from helpers.train import TrainingData
+from helpers.training.train import TrainingData
 
 WINDOWS = {"warm_s": 2.0, "cool_s": 5.0, "window_s": 1.0}  # motion tokens 2 and 5 of every clip
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
-from helpers.awkward import turn_clockwise
-from helpers.container import open_video
-from helpers.decoders import decode_pyav
+from helpers.decoding.container import open_video
+from helpers.decoding.decoders import decode_pyav
+from helpers.drawn.awkward import turn_clockwise
+from helpers.drawn.sample import write_mp4
 from helpers.files import ROOT
-from helpers.sample import write_mp4
 from helpers.video import (
     BACKENDS,
     VideoError,

@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 
-from helpers import clip_frames
-from helpers.clip_frames import FrameJob
-from helpers.config import ClassificationConfig
-from helpers.files import ROOT
-from helpers.motion_sample import motion_plan
-from helpers.video import read_frames, uniform_indices
-from helpers.views import (
+from helpers.classes import clip_frames
+from helpers.classes.clip_frames import FrameJob
+from helpers.classes.views import (
     CORRUPTIONS,
     PLAIN,
     STEP,
@@ -24,6 +20,10 @@ from helpers.views import (
     split_name,
     view_names,
 )
+from helpers.config import ClassificationConfig
+from helpers.drawn.motion_sample import motion_plan
+from helpers.files import ROOT
+from helpers.video import read_frames, uniform_indices
 
 SAMPLE = ROOT / "data_sample" / "motion"
 KEY = motion_plan()["key"][0]

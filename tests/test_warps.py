@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.warps import (
+from helpers.drawn.warps import (
     FINE,
     MARGIN_PX,
     NOISE_SD,

@@ -8,7 +8,8 @@ import tensorflow as tf
 from keras import layers
 from keras.src.applications import resnet
 
-from helpers import records, weights
+from helpers import weights
+from helpers.checkpoints import records
 
 
 def small_model():

@@ -1,7 +1,7 @@
 """Dashboards of one training: losses, batches, learning rate, traits, correlations, and where the time went.
 
-In: the lists of `helpers.callbacks`, results of `helpers.training_system` and `helpers.training_time`. Out: Axes, and
-two Figures that put them together.
+In: the lists of `helpers.training.callbacks`, results of `helpers.training.training_system` and
+`helpers.training.training_time`. Out: Axes, and two Figures that put them together.
 """
 
 import textwrap
@@ -203,7 +203,7 @@ def plot_time_dashboard(times: Mapping[str, Entries], analysis: Mapping[str, Any
 
     Args:
         times: `epoch` and `execution` entries.
-        analysis: What `helpers.training_time.analyse_time` returned.
+        analysis: What `helpers.training.training_time.analyse_time` returned.
     """
     fig, axes = plt.subplots(2, 2, figsize=(8, 6.2), layout="constrained")
     plot_epoch_times(times["epoch"], ax=axes[0, 0])

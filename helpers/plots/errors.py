@@ -1,6 +1,7 @@
 """Pictures of where a model's errors lie, by trait, source, clip length and group, and of differences between models.
 
-In: the tables of `helpers.errors`, `helpers.groups` and `helpers.compare`. Out: Figures and Axes.
+In: the tables of `helpers.science.errors`, `helpers.science.groups` and `helpers.evidence.compare`. Out: Figures and
+Axes.
 """
 
 from collections.abc import Mapping

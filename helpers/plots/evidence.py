@@ -1,6 +1,7 @@
 """Pictures of notebook 07 that say whether what is seen is real: each measure beside its control.
 
-In: parts of `attention.json` as `helpers.trial` and `helpers.sanity` make them. Out: Axes, or Figures for grids.
+In: parts of `attention.json` as `helpers.evidence.trial` and `helpers.evidence.sanity` make them. Out: Axes, or Figures
+for grids.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ def plot_pointing(evidence: Mapping[str, Any], *, title: str = "", ax: Axes | No
     """Draw in how many test clips the largest effect lies in a planted window: bars are means, dots seeds.
 
     Args:
-        evidence: As `helpers.trial.evaluate` returns it; lines are its intervals over sources.
+        evidence: As `helpers.evidence.trial.evaluate` returns it; lines are its intervals over sources.
         title: The finding.
         ax: Axes to draw on; a new figure by default.
     """
@@ -62,7 +63,7 @@ def plot_shares(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], *, titl
     """Draw per trait how much of a measure lies in planted windows, beside the control and the uniform share.
 
     Args:
-        measures: By name, what `helpers.trial.shares_inside` returns.
+        measures: By name, what `helpers.evidence.trial.shares_inside` returns.
         title: The finding.
     """
     fig, axes = plt.subplots(
@@ -87,7 +88,7 @@ def plot_deletion(table: Mapping[str, Any], *, title: str = "") -> Figure:
     """Draw curves of deletion and insertion, the model's beside those of its control.
 
     Args:
-        table: As `helpers.trial.deletion_table` returns it.
+        table: As `helpers.evidence.trial.deletion_table` returns it.
         title: The finding.
     """
     fig, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex=True, sharey=True, layout="constrained")
@@ -118,7 +119,7 @@ def plot_correlations(
     """Draw how alike two models' pictures are, by measure.
 
     Args:
-        rows: By comparison and measure, `value` and `interval`, as `helpers.sanity` returns them.
+        rows: By comparison and measure, `value` and `interval`, as `helpers.evidence.sanity` returns them.
         title: The finding.
         ax: Axes to draw on; a new figure by default.
     """

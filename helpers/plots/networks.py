@@ -1,8 +1,8 @@
 """Figures of 03 and 04 about what a network sees: its feature maps, where a number comes from, and what its channels
 answer to most.
 
-In: arrays as `helpers.activations`, `helpers.saliency` and `helpers.maximisation` make them. Out: Axes, or Figures for
-grids.
+In: arrays as `helpers.seen.activations`, `helpers.seen.saliency` and `helpers.seen.maximisation` make them. Out: Axes,
+or Figures for grids.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Pictures of notebook 06: learning curves, the table of models, predictions beside truth and constant, intervals.
 
-In: the tables and dictionaries of `helpers.experiment` and `helpers.results`. Out: Figures.
+In: the tables and dictionaries of `helpers.training.experiment` and `helpers.training.results`. Out: Figures.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,1 @@
+"""Weights in files: published, converted, checked, and our own models' versions."""

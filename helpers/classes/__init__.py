@@ -1,0 +1,1 @@
+"""Clip classification: labelled folders to a classifier."""

@@ -1,0 +1,141 @@
+"""Names the class of a video: the trained classifiers of a run as one ensemble, as far as a user is concerned.
+
+In: a run's `classification/`. Out: `classification/model/` (`card.json` and the checkpoints of the best row of the
+table, every fold and seed), and probabilities of the classes for videos that nobody labelled. Classifiers of several
+runs, each with its own backbone, are one ensemble too.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers.backbones import Backbone, build_backbone
+from helpers.classes.clip_features import average_scales
+from helpers.classes.clip_frames import FrameJob, clip_frames
+from helpers.classes.clip_training import TRAINING_PARAMETERS, models_folder
+from helpers.classes.frame_rows import FrameRows
+from helpers.classes.views import PLAIN, view_names
+from helpers.classifier import FrameClassifier, load_classifier, predict_classes
+from helpers.config import ClassificationConfig
+from helpers.engine.rows import rows_of_clip
+from helpers.files import code_version, needs, read_json, replacing, write_json
+from helpers.forward import Forward, compile_forward
+from helpers.video import backend_name
+
+LOOKED_AT = ("backbone", "weights", "input_px", "n_frames", "frame_px", "scales", "flip", "seed", "precision")
+
+
+@dataclass(frozen=True)
+class ClipClassifier:
+    """An ensemble of checkpoints and the backbone before them: load it once, classify many videos.
+
+    `others` are classifiers of other runs to average with, each by its own features; every run counts alike.
+    """
+
+    members: Sequence[FrameClassifier]
+    card: dict[str, Any]
+    cfg: ClassificationConfig
+    backbone: Backbone
+    forward: Forward
+    others: Sequence["ClipClassifier"] = ()
+
+
+def keep_model(cfg: ClassificationConfig, results: dict[str, Any]) -> dict[str, Any]:
+    """Write `classification/model/`: the checkpoints of all folds and seeds, and `card.json`.
+
+    Each checkpoint has seen other clips; the accuracy on the card is that of clips which none of its makers saw.
+
+    Args:
+        cfg: Parameters of the run.
+        results: What `evaluate_all` returned.
+
+    Returns:
+        The card: `classes`, `checkpoints`, `metrics`, `split`, `config`, `tta_views`, `weights`, `code_version`.
+    """
+    folder = cfg.out / "classification" / "model"
+    names = [f"{member}.keras" for member in results["members"]]
+    for name in names:
+        with replacing(folder / name) as part:
+            shutil.copyfile(models_folder(cfg) / name, part)
+    for stale in set(folder.glob("*.keras")).difference(folder / name for name in names):
+        stale.unlink()
+    card = {
+        "classes": results["classes"],
+        "checkpoints": names,
+        "metrics": results["models"],
+        "split": results["split"],
+        "config": {name: getattr(cfg, name) for name in (*LOOKED_AT, *TRAINING_PARAMETERS)},
+        "tta_views": cfg.tta_views,
+        "weights": cfg.weights,
+        "code_version": code_version(),
+    }
+    write_json(folder / "card.json", card)
+    return card
+
+
+def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ()) -> ClipClassifier:
+    """Load the classifier that `keep_model` wrote.
+
+    Args:
+        folder: `classification/model/` of a run.
+        further: What to average with, of the same classes: `.keras` files for features of the same backbone, or such
+            folders of other runs, of any backbone.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A checkpoint for features of another width, or for other classes.
+    """
+    folder, further = Path(folder), [Path(path) for path in further]
+    card = read_json(needs(folder / "card.json", "08_clip_classification"))
+    cfg = ClassificationConfig.checked(card["config"] | {"tta_views": card["tta_views"]})
+    for other in filter(Path.is_dir, further):
+        _check_classes(other, card["classes"])
+    backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
+    paths = [folder / name for name in card["checkpoints"]] + [path for path in further if not path.is_dir()]
+    members = [load_classifier(path, backbone.feature_dim) for path in paths]
+    for path, member in zip(paths, members, strict=True):
+        if member.n_classes != len(card["classes"]):
+            raise ValueError(f"{path} must tell {len(card['classes'])} classes, got {member.n_classes}. Leave it out.")
+    others = [load_clip_classifier(path) for path in further if path.is_dir()]
+    return ClipClassifier(members, card, cfg, backbone, compile_forward(backbone.model, cfg.precision), others)
+
+
+def _check_classes(folder: Path, expected: list[str]) -> None:
+    """Raise ValueError where a classifier tells other classes; nothing of it is loaded."""
+    found = read_json(needs(folder / "card.json", "08_clip_classification"))["classes"]
+    if found != expected:
+        raise ValueError(
+            f"{folder} must tell the {len(expected)} classes {', '.join(expected)}, got {len(found)}: "
+            f"{', '.join(found)}. Leave it out."
+        )
+
+
+def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, float]:
+    """Probability of each class: the mean over checkpoints, over the views that the run tested with, and over runs.
+
+    Raises:
+        helpers.engine.clip_run.CLIP_ERRORS: The video cannot be used.
+    """
+    p = np.mean([_probabilities(video, run) for run in (classifier, *classifier.others)], axis=0)
+    return dict(zip(classifier.card["classes"], p.astype(float).tolist(), strict=True))
+
+
+def _probabilities(video: str | Path, classifier: ClipClassifier) -> np.ndarray:
+    """What one run's classifier says of a video, (n_classes,)."""
+    cfg, path = classifier.cfg, Path(video)
+    tta = tuple(name for name in view_names(0, cfg.tta_views)[1] if name.startswith("tta"))
+    px, backend = classifier.backbone.input_px, backend_name("auto", [path])
+    pieces = clip_frames(FrameJob(path, -1, path.stem, (PLAIN, *tta), cfg, backend, px))
+    rows = rows_of_clip(FrameRows(), pieces, classifier.forward, cfg.batch_size, classifier.backbone.preprocess)
+    p = []
+    for view in dict.fromkeys(rows.views):
+        seen = rows.views == view
+        sequence = rows.features[seen], rows.t_start_s[seen], rows.valid[seen]
+        features, _, valid = average_scales(sequence, cfg.scales)
+        inputs = {"features": features[None], "mask": valid[None]}
+        p += [predict_classes(member, inputs)[0] for member in classifier.members]
+    return np.mean(p, axis=0)

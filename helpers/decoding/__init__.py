@@ -1,0 +1,1 @@
+"""Containers, codecs and frames of a video file."""

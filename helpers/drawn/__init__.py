@@ -1,0 +1,1 @@
+"""What is drawn: faces, light, gestures and their planted truth."""

@@ -1,0 +1,1 @@
+"""The extraction engine: clips beside a network that never waits."""

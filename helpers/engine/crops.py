@@ -1,0 +1,110 @@
+"""What the networks are shown of a clip, made while it is decoded: face crops, and the flow between them.
+
+In: a `Job`, a video file with its `FaceTrack` and the parameters of 03 or 04. Out: `Piece`s of neighbouring crops or
+flows. Nothing here imports a network, so that decoder processes start quickly; a clip is never held at full size.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from helpers.config import DynamicConfig, StaticConfig
+from helpers.engine.clock import Clock
+from helpers.faces import FaceTrack, crop_at, crop_box
+from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
+from helpers.tracking.camera import View, without_camera
+from helpers.video import iter_frames
+
+CROP_PX = 224  # side of the face crop that flow is computed on
+PIECE_CROPS = 32  # crops that are handed over at a time: 5 MB at 224 px
+PIECE_FLOWS = 32  # flows that are handed over at a time: 3 MB at 112 px
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip to be shown to a network; `size_px` is the side of the crops (03)."""
+
+    path: Path
+    track: FaceTrack
+    cfg: StaticConfig | DynamicConfig
+    backend: str = "auto"
+    size_px: int = CROP_PX
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Crops or flows that are neighbours in time.
+
+    Attributes:
+        values: (n, S, S, C).
+        t_s, frame: (n,) seconds, and number in the file, of the sample that each begins with.
+        decoder: What decoded them.
+        camera_lost: In how many the camera's motion could not be told.
+        unusable: By place, why one cannot be used; its values are zeros.
+        spent_s: Seconds that making the piece took, by what was done.
+    """
+
+    values: np.ndarray
+    t_s: np.ndarray
+    frame: np.ndarray
+    decoder: str
+    camera_lost: int = 0
+    unusable: dict[int, str] = field(default_factory=dict)
+    spent_s: dict[str, float] = field(default_factory=dict)
+
+
+def face_crops(job: Job) -> Iterator[Piece]:
+    """Crops of the face in the middle sample of every `cfg.every_n_frames`: RGB uint8 (n, size_px, size_px, 3)."""
+    first = min(job.cfg.every_n_frames, job.track.n_frames) // 2
+    chosen = slice(first, None, job.cfg.every_n_frames)
+    stream = iter_frames(job.path, fps=job.track.fps, indices=chosen, backend=job.backend)
+    clock = Clock()
+    for batch in batches_of(clock.each("decoding", stream), PIECE_CROPS):
+        with clock("cropping"):
+            crops = np.stack([crop_at(frame, job.track, t, job.size_px) for frame, t, _ in batch])
+        t_s, numbers = np.array([t for _, t, _ in batch]), np.array([number for _, _, number in batch])
+        yield Piece(crops, t_s, numbers, stream.decoder, spent_s=clock.read())
+
+
+def face_flows(job: Job) -> Iterator[Piece]:
+    """Flow of the face crop from every sample to the next: float32 (n, input_px, input_px, 2) in [-1, 1]."""
+    stream = iter_frames(job.path, fps=job.track.fps, backend=job.backend)
+    clock = Clock()
+    for batch in batches_of(_flows(clock.each("decoding", stream), job.track, job.cfg, clock), PIECE_FLOWS):
+        flows, t_s, numbers, found = zip(*batch, strict=True)
+        lost = len(found) - sum(found)
+        yield Piece(np.stack(flows), np.array(t_s), np.array(numbers), stream.decoder, lost, spent_s=clock.read())
+
+
+def _flows(
+    stream: Iterable[tuple[np.ndarray, float, int]], track: FaceTrack, cfg: DynamicConfig, clock: Clock
+) -> Iterator[tuple[np.ndarray, float, int, bool]]:
+    """Flow, time and number of its first sample, and whether the camera's motion was told if it was to be removed."""
+    computer = OpticalFlowComputer(cfg.flow)
+    before = None
+    for frame, t, number in stream:
+        with clock("cropping"):
+            crop = cv2.cvtColor(crop_at(frame, track, t, CROP_PX), cv2.COLOR_RGB2GRAY)
+            view = View(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), *crop_box(track, t)) if cfg.remove_camera else None
+        if before is not None:
+            crop_before, view_before, t_before, number_before = before
+            with clock("flow"):
+                flow, found = computer.pair(crop_before, crop), True
+                if cfg.remove_camera:
+                    flow, camera = without_camera(flow, view_before, view)
+                    found = camera.found
+                flow = normalise_flow(resize_flow(flow, cfg.input_px), cfg.flow_clip_px)
+            yield flow, t_before, number_before, found
+        before = crop, view, t, number
+
+
+def batches_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of so many items; the last may be shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch

@@ -1,0 +1,243 @@
+"""The rows of one clip: what the static and the motion network say about its face, with times in seconds.
+
+In: the pieces of a clip (`helpers.engine.crops`) and its `FaceTrack`. On the way: samples, which go through a network
+in `helpers.engine.batches`. Out: a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothing but that
+clip.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from helpers.config import DynamicConfig
+from helpers.engine.batches import Batches
+from helpers.engine.crops import Piece
+from helpers.engine.stored import StoredTrack
+from helpers.faces import FaceTrack
+from helpers.forward import Forward, NetworkError
+from helpers.store import FeatureFile
+
+log = logging.getLogger(__name__)
+
+MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
+CHUNK_FLOWS = 512  # flows that go through the motion network in one pass; bounds memory for long videos
+POOL_OVERHANG = 8  # the 2x7x7 pool joins two steps of 8 flows: row i stands for flows 8i to 8i+15
+
+
+class TooShortError(ValueError):
+    """A clip with fewer flows than a row needs; the message is the reason."""
+
+
+class ClipRows(ABC):
+    """The rows of one clip while they are being made.
+
+    Attributes:
+        spent_s: Seconds of decoder processes on the clip, by what they did.
+    """
+
+    def __init__(self, track: FaceTrack | StoredTrack | None = None):
+        """`track`: the face that the rows are about; None where they are about whole frames."""
+        self.track, self.spent_s = track, Counter()
+        self._seen: list[Piece] = []  # without their values
+        self._outputs: list[np.ndarray | NetworkError | None] = []  # rows of each sample; None: not there yet
+        self._n_rows: list[int] = []
+        self._fed = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all samples are in, and what the network says about each is here."""
+        return self._fed and not any(output is None for output in self._outputs)
+
+    def feed(self, pieces: Iterable[Piece], batches: Batches) -> None:
+        """Put the clip's samples into batches. Raises what `pieces` raise, and TooShortError."""
+        for sample, n_rows in self._samples(self._values(pieces)):
+            place = len(self._outputs)
+            self._outputs.append(None)
+            self._n_rows.append(n_rows)
+            batches.add(sample, partial(self._receive, place), n_rows)
+        self._fed = True
+
+    def result(self) -> FeatureFile:
+        """The rows, once `complete`. NetworkError if the network failed on every sample; on some: their rows are NaN,
+        which makes them invalid.
+        """
+        made = [output for output in self._outputs if not isinstance(output, NetworkError)]
+        if not made:
+            raise self._outputs[0]
+        nothing = np.full((1, made[0].shape[1]), np.nan, np.float32)
+        parts = [
+            np.repeat(nothing, n_rows, 0) if isinstance(output, NetworkError) else output
+            for output, n_rows in zip(self._outputs, self._n_rows, strict=True)
+        ]
+        return self._file(np.concatenate(parts))
+
+    def _values(self, pieces: Iterable[Piece]) -> Iterator[np.ndarray]:
+        """One crop or flow after the other; of each piece, all but these is kept."""
+        for piece in pieces:
+            self._seen.append(replace(piece, values=np.empty(0)))  # a slice of them would hold them all
+            self.spent_s.update(piece.spent_s)
+            yield from piece.values
+
+    def _receive(self, place: int, output: np.ndarray | NetworkError) -> None:
+        is_made = not isinstance(output, NetworkError)
+        self._outputs[place] = self._rows_of(output, self._n_rows[place]) if is_made else output
+
+    def _unusable(self) -> dict[int, str]:
+        """Places of the crops or flows that cannot be used, and why."""
+        begins = np.cumsum([0] + [len(piece.frame) for piece in self._seen])
+        parts = zip(begins, self._seen, strict=False)
+        return {int(begin) + place: why for begin, piece in parts for place, why in piece.unusable.items()}
+
+    def _usable(
+        self,
+        features: np.ndarray,
+        t_start_s: np.ndarray,
+        t_end_s: np.ndarray,
+        frame: np.ndarray,
+        reasons: dict[int, str],
+        padded: np.ndarray | bool = False,
+    ) -> FeatureFile:
+        """Mark rows as invalid and set them to zero: those with a reason, without a face, or with values that are not
+        finite; mark padded ones.
+        """
+        reason = np.array([reasons.get(row, "") for row in range(len(frame))]) if reasons else None
+        bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((t_start_s + t_end_s) / 2)
+        bad[list(reasons)] = True
+        features = np.where(bad[:, None], np.float32(0), features)
+        return FeatureFile(features, t_start_s, t_end_s, frame, ~(bad | padded), self._seen[-1].decoder, reason)
+
+    @abstractmethod
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        """What the network is shown, in order, and how many rows come of each."""
+
+    @abstractmethod
+    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
+        """Rows float32 (n_rows, D) of the network's output for one sample."""
+
+    @abstractmethod
+    def _file(self, features: np.ndarray) -> FeatureFile:
+        """The clip's rows, with their times."""
+
+
+class StaticRows(ClipRows):
+    """A row stands for one frame of `helpers.engine.crops.face_crops`, [t, t + 1 / fps) seconds."""
+
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        return ((crop, 1) for crop in values)
+
+    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
+        return output[None]
+
+    def _file(self, features: np.ndarray) -> FeatureFile:
+        start_s = np.concatenate([piece.t_s for piece in self._seen])
+        frame = np.concatenate([piece.frame for piece in self._seen])
+        return self._usable(features, start_s, start_s + 1 / self.track.fps, frame, self._unusable())
+
+
+class DynamicRows(ClipRows):
+    """A row stands for neighbouring flows of `helpers.engine.crops.face_flows`, as `cfg` says.
+
+    `whole` gives one row per `cfg.segment` flows: the mean of what the tapped stage says about them, in one pass over
+    the clip. The network sees whole segments only; flows after the last one are dropped. Without an endpoint a row also
+    sees the next 8 flows. `windows` gives one row per `cfg.window` flows every `cfg.stride` flows, each computed by
+    itself. A clip too short for one row is padded with zero flow, as if its last frame were repeated; its row is valid
+    if half of it is real.
+
+    A row whose own flows are not all usable is invalid. In `whole` mode the rows beside it stay valid although the
+    convolutions reach over: a flow that is missing is stillness to them, as what lies beyond the ends of a clip is to
+    all. One missing flow moved its own row by .20 of the rows' spread and either neighbour by .06, none further, at
+    Mixed_3c; without an endpoint its two rows by .13, the next ones by .10, .06, .03 (random weights, drawn clips).
+    Leaving neighbours out too would cost three rows for one flow. `windows` has no such neighbours.
+    """
+
+    def __init__(self, track: FaceTrack | StoredTrack, cfg: DynamicConfig):
+        super().__init__(track)
+        self._length, self._stride, self._rows_at_once = row_layout(cfg)
+
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        n_flows = self.track.n_frames - 1
+        if n_flows < MIN_FLOWS:
+            raise TooShortError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
+        at_once = self._rows_at_once
+        is_first = True
+        for block in _blocks(values, (at_once - 1) * self._stride + self._length, at_once * self._stride):
+            n_rows = min(at_once, (len(block) - self._length) // self._stride + 1)
+            if n_rows < 1 and is_first:
+                block, n_rows = block + [np.zeros_like(block[0])] * (self._length - len(block)), 1
+            if n_rows >= 1:
+                yield np.stack(block[: (n_rows - 1) * self._stride + self._length]), n_rows  # (T, S, S, 2)
+            is_first = False
+
+    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
+        """A stage's activation (T', H', W', C), T' a multiple of n_rows, is averaged over a row's part of it."""
+        return output.reshape(n_rows, -1, output.shape[-1]).mean(axis=1)
+
+    def _file(self, features: np.ndarray) -> FeatureFile:
+        fps, n_flows = self.track.fps, self.track.n_frames - 1
+        start = np.arange(len(features)) * self._stride
+        stop = np.minimum(start + self._length, n_flows)
+        frame = np.concatenate([piece.frame for piece in self._seen])
+        lost = sum(piece.camera_lost for piece in self._seen)
+        if lost:
+            log.info("camera motion could not be told in %d of %d flows: it counts as still there", lost, len(frame))
+        reasons: dict[int, str] = {}
+        for flow, why in self._unusable().items():
+            for row in np.flatnonzero((start <= flow) & (flow < stop)):
+                reasons.setdefault(int(row), why)
+        padded = 2 * (stop - start) < self._length
+        return self._usable(features, start / fps, stop / fps, frame[start], reasons, padded)
+
+
+def rows_of_clip(
+    clip: ClipRows,
+    pieces: Iterable[Piece],
+    forward: Forward,
+    batch_size: int,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> FeatureFile:
+    """The rows of one clip by itself; see `Batches` for the network's arguments, `ClipRows` for what may be raised."""
+    with Batches(forward, batch_size, prepare=prepare) as batches:
+        clip.feed(pieces, batches)
+        batches.finish()
+    return clip.result()
+
+
+def row_layout(cfg: DynamicConfig) -> tuple[int, int, int]:
+    """Flows per row, flows from row to row, and rows that one pass of the network gives."""
+    if cfg.mode == "windows":
+        return cfg.window, cfg.stride, 1
+    overhang = 0 if cfg.endpoint else POOL_OVERHANG
+    return cfg.segment + overhang, cfg.segment, max(1, CHUNK_FLOWS // cfg.segment)
+
+
+def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
+    """Lists of at least `size` neighbours, each starting `hop` items after the one before; the last may be shorter."""
+    block: list[Any] = []
+    for item in items:
+        block.append(item)
+        if len(block) == max(size, hop):
+            yield block
+            block = block[hop:]
+    if block:
+        yield block
+
+
+def why_invalid(rows: FeatureFile, track: FaceTrack | StoredTrack) -> dict[int, str]:
+    """The reason of every invalid row of a clip, by its number."""
+    reasons = {}
+    for row in np.flatnonzero(~rows.valid):
+        if rows.reason is not None and rows.reason[row]:
+            reasons[int(row)] = str(rows.reason[row])
+        elif not track.has_face(rows.t_s[row]):
+            reasons[int(row)] = f"the face is lost at {rows.t_s[row]:.1f} s"
+        elif rows.features[row].any():
+            reasons[int(row)] = "made mostly of padding: the clip is too short"
+        else:
+            reasons[int(row)] = "the network failed on it, or gave values that are not finite"
+    return reasons

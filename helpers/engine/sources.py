@@ -1,0 +1,157 @@
+"""Where the input of 03 and 04 comes from: videos with the tracks of 02, or trees of faces and of stored flow.
+
+In: a notebook's parameters and the keys of the run's clips. Out: a source, which has for every clip the stamp of its
+files, the job that its work function takes, and its track. Both kinds are used in the same way.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers.config import DynamicConfig, StaticConfig
+from helpers.engine.crops import CROP_PX, Job, Piece, face_crops, face_flows
+from helpers.engine.face_trees import FaceJob, FaceTree, open_face_tree, stored_crops
+from helpers.engine.flow_trees import FlowJob, FlowTree, open_flow_tree, stored_flows
+from helpers.engine.stored import StoredError, StoredTrack
+from helpers.exchange.elsewhere import match_clips
+from helpers.faces import FaceTrack, read_track, track_of
+from helpers.files import resolve
+from helpers.store import clip_stamp, read_manifest
+from helpers.video import backend_version
+
+log = logging.getLogger(__name__)
+
+FOLDERS = ("faces_dir", "flow_dir")  # the parameters that name a tree
+OF_TREES = (*FOLDERS, "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
+OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow", "remove_camera")}  # how a video becomes input
+
+
+class VideoSource:
+    """The videos of a run and their tracks; FileNotFoundError when 02 has not made these."""
+
+    not_decisive = OF_TREES
+
+    def __init__(self, cfg: StaticConfig | DynamicConfig):
+        faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
+        self._cfg, self._backend = cfg, faces["identity"]["parameters"]["backend"]
+        self._no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
+        self.identity = {"preparation": {name: faces["identity"][name] for name in ("parameters", "detector")}}
+        self.made_with = {"decoder": backend_version(self._backend)}
+        self.work = face_crops if isinstance(cfg, StaticConfig) else face_flows
+
+    def stamp(self, path: Path, key: str) -> str:
+        """Tells one version of a clip from another."""
+        return clip_stamp(path)
+
+    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[Job, FaceTrack]:
+        """What `work` takes, and the track; NoFaceError with the reason where there is none."""
+        track = track_of(self._cfg.out, key, stamp, self._no_track)
+        return Job(path, track, self._cfg, self._backend, size_px), track
+
+    def track(self, key: str) -> FaceTrack:
+        """The track of a clip whose rows are made."""
+        return read_track(self._cfg.out / "faces" / f"{key}.npz")
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """A tree, and what it calls the clips of a run, by their keys."""
+
+    cfg: StaticConfig | DynamicConfig
+    tree: FaceTree | FlowTree
+    named: dict[str, str]
+
+    @property
+    def work(self) -> Callable[[Any], Iterator[Piece]]:
+        return stored_crops if isinstance(self.tree, FaceTree) else stored_flows
+
+    @property
+    def not_decisive(self) -> tuple[str, ...]:
+        return OF_TREES + OF_VIDEOS[type(self.tree)]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"stored": self.tree.identity}
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        return {"stored": str(self.tree.folder)}
+
+    def stamp(self, path: Path, key: str) -> str:
+        """Tells one version of a clip's files from another; "missing" where there are none that can be used."""
+        try:
+            return self.tree.stamp(self.named[key])
+        except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
+            return "missing"
+
+    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[FaceJob | FlowJob, StoredTrack]:
+        """What `work` takes, and what stands in for a track; `StoredError` where the clip cannot be used."""
+        if key not in self.named:
+            raise StoredError(f"there is nothing of it in {self.tree.folder.name}")
+        name = self.named[key]
+        faces = isinstance(self.tree, FaceTree)
+        job = self.tree.job(name, size_px) if faces else self.tree.job(name, self.cfg.input_px, self.cfg.flow_clip_px)
+        return job, job.track
+
+    def track(self, key: str) -> StoredTrack:
+        return self.job(Path(), key, "", self.tree.side_px)[1]
+
+
+def open_source(cfg: StaticConfig | DynamicConfig, keys: Iterable[str]) -> VideoSource | StoredSource:
+    """Where the parameters of 03 or 04 say that the clips are.
+
+    What a tree holds belongs to the clip with that key, or whose key ends in its name.
+
+    Raises:
+        FileNotFoundError: 02 is not done, or there is no such tree.
+        ValueError: The tree holds nothing that can be used, or nothing of these clips.
+    """
+    tree = open_tree(cfg)
+    if tree is None:
+        return VideoSource(cfg)
+    named, refused = match_clips(tree.clips, keys)
+    if not named:
+        name, reason = next(iter(refused.items()))
+        raise ValueError(
+            f"{tree.folder} must hold clips of this run, got {len(refused)} others: {name}: {reason}. "
+            "Call its folders like the clips."
+        )
+    unclear = {name: reason for name, reason in refused.items() if reason != "there is no such clip"}
+    for name, reason in unclear.items():
+        log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
+    if len(refused) > len(unclear):
+        log.info("%s holds %d clips that are not of this run", tree.folder.name, len(refused) - len(unclear))
+    return StoredSource(cfg, tree, named)
+
+
+def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | FlowTree | None:
+    """The tree that the parameters of 03 or 04 name; None when they name none."""
+    if isinstance(cfg, StaticConfig):
+        return open_face_tree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
+    return open_flow_tree(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
+
+
+def inputs_at(
+    source: VideoSource | StoredSource, path: Path, key: str, places: Iterable[int], size_px: int = CROP_PX
+) -> np.ndarray:
+    """What the network is shown of a clip, to be looked at.
+
+    Args:
+        source: Where it comes from.
+        path, key: Of the clip.
+        places: Which of its faces or flows, counted from 0.
+        size_px: Side of the faces.
+
+    Returns:
+        Faces RGB uint8 (k, size_px, size_px, 3), or flow float32 (k, input_px, input_px, 2) in [-1, 1].
+    """
+    job, _ = source.job(path, key, source.stamp(path, key), size_px)
+    places, seen, n_seen = list(places), {}, 0
+    for piece in source.work(job):
+        seen |= {n_seen + i: piece.values[i] for i in range(len(piece.values)) if n_seen + i in places}
+        n_seen += len(piece.values)
+    return np.stack([seen[place] for place in places])

@@ -1,0 +1,174 @@
+"""How many images or clips a second the networks make on this machine, by batch size, and what that says.
+
+In: a compiled forward pass and batch sizes. Out: a table with one row per batch size, up to the first that memory does
+not hold; two such tables side by side; and the batch size to use. The networks have random weights: they take as long.
+"""
+
+import logging
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.backbones import build_backbone
+from helpers.engine.placement import measure_peak_gib
+from helpers.forward import Forward, compile_forward
+from helpers.i3d import build_motion_network
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("network", "unit", "batch", "per_s", "memory_gib", "note")
+NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
+LARGEST_POWER = 10  # batches of 1,024 at most
+SHARE = 0.8  # of a device's memory that a batch may take: the rest is other programs', and fragments
+
+
+def throughput(
+    forward: Forward, sample_shape: tuple[int, ...], batches: Iterable[int], *, network: str, unit: str, repeats: int
+) -> pd.DataFrame:
+    """Time a network over growing batches of noise; running out of memory is the last row, not an error.
+
+    Args:
+        forward: Compiled network.
+        sample_shape: Of one sample, without the batch.
+        batches: Samples at once, each at least 1; taken in increasing order.
+        network: What the rows are called.
+        unit: What is counted: "images/s" or "clips/s".
+        repeats: Timed runs of each batch after one that compiles.
+
+    Returns:
+        `COLUMNS`: `per_s` is samples per second by the median run, NaN where memory did not suffice; `memory_gib` the
+        peak on the GPU, weights included, NaN where unknown; `note` says what went wrong.
+    """
+    sizes = sorted(set(batches))
+    if repeats < 1 or not sizes or sizes[0] < 1:
+        raise ValueError(f"batches and repeats must be at least 1, got {sizes} and {repeats}. Name one or more.")
+    rows = []
+    for size in sizes:
+        row = {"network": network, "unit": unit, "batch": size, "per_s": math.nan, "memory_gib": math.nan, "note": ""}
+        rows.append(row)
+        try:
+            x = np.random.default_rng(0).random((size, *sample_shape), np.float32)
+            row["per_s"], row["memory_gib"] = measure_peak_gib(
+                lambda x=x: len(x) / _median_seconds(forward, x, repeats)
+            )
+        except MemoryError as error:
+            log.info("%s, batch %d: %s", network, size, error)
+            row["note"] = "out of memory"
+            break
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def measured_batch(forward: Forward, sample_shape: tuple[int, ...], *, network: str, unit: str) -> int:
+    """Choose a batch size by measuring: doubled until memory runs out or a doubling brings under 5 %; see `throughput`.
+
+    MemoryError when not even one sample fits.
+    """
+    parts: list[pd.DataFrame] = []
+    best = 0.0
+    for size in (2**k for k in range(LARGEST_POWER + 1)):
+        parts.append(throughput(forward, sample_shape, [size], network=network, unit=unit, repeats=1))
+        rate = parts[-1]["per_s"].iloc[0]
+        if not rate > best / NEARLY:  # NaN, too
+            break
+        best = rate
+    table = pd.concat(parts, ignore_index=True)
+    if table["per_s"].isna().all():
+        raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
+    return suggest_batch(table)
+
+
+def _median_seconds(forward: Forward, x: np.ndarray, repeats: int) -> float:
+    forward(x)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        forward(x)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def static_throughput(
+    batches: Iterable[int], *, backbone: str = "resnet50", precision: str = "float32", repeats: int = 3
+) -> pd.DataFrame:
+    """Time the static network of 03 over batch sizes; see `throughput`."""
+    built = build_backbone(backbone, "random")
+    forward, shape = compile_forward(built.model, precision), (built.input_px, built.input_px, 3)
+    return throughput(forward, shape, batches, network=backbone, unit="images/s", repeats=repeats)
+
+
+def motion_throughput(
+    batches: Iterable[int],
+    *,
+    endpoint: str = "Mixed_3c",
+    px: int = 112,
+    flows: int = 16,
+    precision: str = "float32",
+    repeats: int = 3,
+) -> pd.DataFrame:
+    """Time the motion network of 04 over batches of clips of `flows` flows, `px` wide; see `throughput`."""
+    model, _ = build_motion_network("random", endpoint)
+    name = f"I3D to {endpoint or 'its pooled features'}"
+    shape = (flows, px, px, 2)
+    return throughput(compile_forward(model, precision), shape, batches, network=name, unit="clips/s", repeats=repeats)
+
+
+def suggest_batch(table: pd.DataFrame, memory_gib: float = math.nan) -> int:
+    """Choose a batch size from the measured rows of one network, and log why.
+
+    It is the smallest that comes within 5 % of the best rate among those that fit into `SHARE` of the memory. What a
+    batch takes is a line through the measured peaks: a constant for the weights, and so much per sample.
+
+    Args:
+        table: Of `throughput`, one network, at least one row that has a rate.
+        memory_gib: Of the device that will be used; NaN where unknown: then every batch that ran fits.
+    """
+    ran = table[table["per_s"].notna()]
+    if ran.empty or table["network"].nunique() != 1:
+        raise ValueError(
+            f"table must hold the rows of one network of which one ran, got {len(ran)} that ran, of "
+            f"{', '.join(table['network'].unique()) or 'no network'}. Measure smaller batches, one network at a time."
+        )
+    needed = _memory_of(ran)
+    fitting = ran[~(needed > SHARE * memory_gib)]  # NaN is no reason against
+    if fitting.empty:
+        fitting = ran.head(1)
+    best = fitting["per_s"].max()
+    chosen = fitting[fitting["per_s"] >= NEARLY * best].iloc[0]
+    log.info(
+        "%s: batch %d makes %.1f %s, the best that fits %.1f", chosen["network"], chosen["batch"], chosen["per_s"],
+        chosen["unit"], best,
+    )  # fmt: skip
+    return int(chosen["batch"])
+
+
+def _memory_of(ran: pd.DataFrame) -> pd.Series:
+    """GiB of each batch by the line through the known ones; the known value where there is only one."""
+    known = ran.dropna(subset="memory_gib")
+    if len(known) < 2:
+        return ran["memory_gib"]
+    slope, constant = np.polyfit(known["batch"], known["memory_gib"], 1)
+    return ran["batch"] * slope + constant
+
+
+def compare_machines(one: dict[str, Any], other: dict[str, Any]) -> pd.DataFrame:
+    """Put what `benchmarks.machine` wrote on two machines side by side.
+
+    Args:
+        one, other: Its JSON: `rows` with name, unit, batch and per_s.
+
+    Returns:
+        What both measured, in the order of `one`: name, unit, batch, `one_per_s`, `other_per_s` and `ratio` (other /
+        one: above 1 the other is faster; NaN where one of them ran out of memory).
+    """
+    keys = ["name", "unit", "batch"]
+    tables = [pd.DataFrame(part["rows"])[[*keys, "per_s"]].astype({"per_s": float}) for part in (one, other)]
+    both = tables[0].merge(tables[1], on=keys, suffixes=("_one", "_other"))
+    if both.empty:
+        raise ValueError("the two files must have rows in common, got none. Measure both with the same settings.")
+    both = both.rename(columns={"per_s_one": "one_per_s", "per_s_other": "other_per_s"})
+    return both.assign(ratio=both["other_per_s"] / both["one_per_s"])

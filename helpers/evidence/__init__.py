@@ -1,0 +1,1 @@
+"""Whether what a model attends to is real."""

@@ -1,0 +1,1 @@
+"""Features in other programs' formats, in and out."""

@@ -1,0 +1,1 @@
+"""The clips of a run, played beside their attention."""

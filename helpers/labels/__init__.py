@@ -1,0 +1,1 @@
+"""Ratings and what they are about: names, sources, splits, raters."""

@@ -1,0 +1,300 @@
+"""Reads rating files safely: ChaLearn pickles, JSON of the same shape, CSV, positional arrays.
+
+In: a folder. Out: a table of rating rows, one per (file, clip name), values as they stand in the file; which clip a
+name means is for `helpers.clips`. Nothing in a file is executed: pickles yield dicts, strings and numbers, or an error.
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+import pickle
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.labels.names import split_named
+
+log = logging.getLogger(__name__)
+
+RATING_FILE = re.compile(r"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?P<suffix>pkl|pickle|json|csv)", re.I)
+KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv"}
+STATED = ("source", "split", "rater", "group")  # optional columns of a CSV
+HEADINGS = {"videoname": "clip", "neurotisicm": "neuroticism"}  # sic, in the challenge's CSV
+NOT_A_NUMBER = {"", "nan", "na", "n/a", "none", "null"}
+PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Ratings of clips.
+
+    Attributes:
+        table: One row per rated clip (index `key`), one float64 column per target in [0, 1]; NaN where unrated.
+        kind: "pickle", "json", "csv", "npy", or "none" when the folder holds no ratings.
+        problems: Columns `name` (a clip's key, or the name in the file) and `problem`; empty when all is in order.
+        given: Columns `source`, `split` and `group` as the files state them, index as `table`; "" where they do not.
+        order_trusted: True when nothing but their order ties the ratings to clips.
+        reliability: Of mean ratings, as `helpers.labels.reliability` tells it; None where no raters are named.
+    """
+
+    table: pd.DataFrame
+    kind: str
+    problems: pd.DataFrame
+    given: pd.DataFrame
+    order_trusted: bool = False
+    reliability: pd.DataFrame | None = None
+
+
+def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str, pd.DataFrame]:
+    """Read every rating file of a data folder.
+
+    The folder itself is searched, and where it has none, its direct children: `annotation_{training,validation,test}`
+    (`.pkl`, `.json`) or `ratings.csv`.
+
+    Returns:
+        The kind ("pickle", "json", "csv" or "none"), and one row per (file, clip name) with the columns `file`, `name`,
+        `file_split` (which split the file's name speaks of), `source`, `split`, `rater`, `group` (as stated in the
+        file; "" if not), and one float64 column per target.
+
+    Raises:
+        ValueError: two kinds of ratings; a file that is damaged, asks for code, or lacks a target.
+    """
+    paths = _rating_files(Path(data_dir))
+    kinds = {KINDS[path.suffix[1:].lower()]: path for path in reversed(paths)}
+    if len(kinds) > 1:
+        named = " and ".join(f"{kind} ({path.name})" for kind, path in sorted(kinds.items()))
+        raise ValueError(f"ratings must be of one kind, got {named} in {data_dir}. Keep the one that holds.")
+    kind = next(iter(kinds), "none")
+    readers = {"pickle": _pickle_rows, "json": _json_rows, "csv": _csv_rows}
+    rows = [row for path in paths for row in readers[kind](path, targets)]
+    table = pd.DataFrame(rows, columns=["file", "name", "file_split", *STATED, *targets])
+    return kind, table.astype(dict.fromkeys(targets, np.float64))
+
+
+def read_positional(
+    labels_npy: str | Path,
+    ids: Sequence[str] | None = None,
+    *,
+    targets: Sequence[str],
+    rating_range: tuple[float, float] = (0.0, 1.0),
+    trust_order: bool = False,
+) -> Ratings:
+    """Read an array of labels whose rows are told apart by position only (`labels_train1.npy`).
+
+    Args:
+        labels_npy: A `.npy` of shape (N, k), k columns in the order of `targets`.
+        ids: The N keys of the clips, in the order of the rows.
+        targets: Names of the columns: the file does not say them.
+        rating_range: Ends of the rating scale.
+        trust_order: Read without ids: rows are called by their numbers, and leakage cannot be known.
+
+    Raises:
+        ValueError: no ids and no `trust_order`; not a plain numeric (N, k) array; doubled ids; a value out of range.
+    """
+    file = Path(labels_npy)
+    if ids is None and not trust_order:
+        raise ValueError(f"{file.name} must come with the ids of its rows. Pass ids, or trust_order=True.")
+    try:
+        values = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file.name} cannot be read as a plain array ({error}).") from None
+    shape = getattr(values, "shape", ())
+    if len(shape) != 2 or shape[1] != len(targets) or values.dtype.kind not in "fiu":
+        raise ValueError(f"{file.name} must hold numbers of shape (N, {len(targets)}), got {shape}.")
+    names = [str(name) for name in (range(len(values)) if ids is None else ids)]
+    if len(set(names)) != len(values) or len(names) != len(values):
+        raise ValueError(f"ids must be {len(values)} different names, got {len(names)}, {len(set(names))} different.")
+    rows = pd.DataFrame(values, columns=list(targets), dtype=np.float64).assign(name=names, file=file.name)
+    table = scaled(rows, targets, rating_range).set_index(pd.Index(names, name="key"))[list(targets)]
+    problems = []
+    if ids is None:
+        problems = [(file.name, "order trusted: nothing ties a row to its clip, and leakage cannot be known")]
+        log.warning("%s: %s", *problems[0])
+    given = pd.DataFrame("", index=table.index, columns=["source", "split", "group"])
+    return Ratings(table, "npy", pd.DataFrame(problems, columns=["name", "problem"]), given, order_trusted=ids is None)
+
+
+def scaled(rows: pd.DataFrame, targets: Sequence[str], rating_range: tuple[float, float]) -> pd.DataFrame:
+    """Map the target columns from `rating_range` to [0, 1]; a value outside is a ValueError with clip and column."""
+    low, high = rating_range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"rating_range must be two numbers, the lower first, got {rating_range}.")
+    for target in targets:
+        outside = rows[(rows[target] < low) | (rows[target] > high)]
+        if len(outside):
+            file, name, value = outside.iloc[0][["file", "name", target]]
+            raise ValueError(
+                f"{file}: {target} of {name} must be between {low:g} and {high:g}, got {value:g}. "
+                "Correct it, or set the scale of the ratings (rating_low and rating_high in 01)."
+            )
+    return rows.assign(**{target: (rows[target] - low) / (high - low) for target in targets})
+
+
+def _rating_files(folder: Path) -> list[Path]:
+    """The rating files of a folder; where it has none, those of its direct children."""
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = [path for path in entries if _is_rating_file(path)]
+    if found:
+        return found
+    for child in filter(Path.is_dir, entries):
+        try:
+            found += sorted(path for path in child.iterdir() if _is_rating_file(path))
+        except OSError as error:
+            log.warning("%s cannot be read (%s): ratings in it are left out", child, error.strerror)
+    return found
+
+
+def _is_rating_file(path: Path) -> bool:
+    match = RATING_FILE.fullmatch(path.name)
+    return bool(match) and path.is_file() and (match["split"] is None or split_named(match["split"]) != "")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Loads dicts, strings and numbers. Whatever names a class or a function is refused before it is looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise _Refused(ascii(f"{module}.{name}")[1:-1][:100])  # words of a hostile file stay on one line
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused("an object kept elsewhere (persistent id)")
+
+
+class _Refused(Exception):
+    """What a pickle asked for."""
+
+
+def _pickle_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            data = _PlainUnpickler(file, encoding="latin1").load()  # Python 2 wrote the challenge's files
+    except _Refused as refused:
+        raise ValueError(
+            f"{path.name} asks for {refused}. Only dicts, strings and numbers are read: it may be unsafe, get it anew."
+        ) from None
+    except PICKLE_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path.name} cannot be read as dicts, strings and numbers ({reason}). Get it anew.") from None
+    return _mapping_rows(path, data, targets)
+
+
+def _json_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"), object_hook=_null_as_nan)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not JSON ({error}). Get it anew.") from None
+    return _mapping_rows(path, data, targets)
+
+
+def _null_as_nan(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in data.items()}
+
+
+def _mapping_rows(path: Path, data: Any, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of `{trait: {clip: number}}`, read by name, never by position."""
+    _check_shape(path, data)
+    traits = _columns(path, list(data), targets)
+    for name in dict.fromkeys(name for trait in traits.values() for name in data[trait]):
+        values = {target: float(data[trait].get(name, math.nan)) for target, trait in traits.items()}
+        yield _row(path, name) | values
+
+
+def _check_shape(path: Path, data: Any) -> None:
+    rule = f"{path.name} must hold {{trait: {{clip: number}}}}, got"
+    if not isinstance(data, dict):
+        raise ValueError(f"{rule} {type(data).__name__}.")
+    for trait, values in data.items():
+        if not isinstance(trait, str) or not isinstance(values, dict):
+            raise ValueError(f"{rule} {type(values).__name__} for {trait!r}.")
+        for name, value in values.items():
+            if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{rule} {type(value).__name__} for {trait} of {name!r}.")
+            if abs(value) > 2**53:
+                raise ValueError(f"{rule} a number too large for a rating for {trait} of {name!r}.")
+
+
+def _csv_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    (_, header), *lines = _csv_lines(path)
+    columns = _columns(path, header, ["clip", *targets])
+    columns |= {name: column for column in header if (name := _heading(column)) in STATED}
+    for number, cells in lines:
+        where = f"{path.name} line {number}"
+        if len(cells) > len(header):
+            raise ValueError(f"{where} must have at most {len(header)} fields, got {len(cells)}.")
+        by_column = dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=True))
+        cell = {name: by_column[column] for name, column in columns.items()}
+        if not cell["clip"]:
+            raise ValueError(f"{where} must name a clip, got {cells}.")
+        if cell.get("rater") == "":
+            raise ValueError(f"{where} must name a rater like the other lines, got {cells}.")
+        if cell.get("split") and not split_named(cell["split"]):
+            raise ValueError(f"{where}: split must be train, validation or test, got {cell['split']!r}.")
+        stated = {name: cell.get(name, "") for name in STATED}
+        row = _row(path, cell["clip"]) | stated | {"split": split_named(stated["split"])}
+        yield row | {target: _number(cell[target], f"{where}: {target}") for target in targets}
+
+
+def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line numbers and stripped cells of the lines that hold any, empty cells at their end left out."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        lines = [(reader.line_num, _trimmed(cells)) for cells in reader]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} must be UTF-8 text. Save it as CSV UTF-8.") from None
+    except csv.Error as error:
+        raise ValueError(f"{path.name} is not CSV ({error}).") from None
+    lines = [(number, cells) for number, cells in lines if cells]
+    if not lines:
+        raise ValueError(f"{path.name} must begin with a line of column names, got an empty file.")
+    return lines
+
+
+def _trimmed(cells: list[str]) -> list[str]:
+    cells = [cell.strip() for cell in cells]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
+
+
+def _number(text: str, what: str) -> float:
+    """The number in a CSV cell, NaN for an empty one; a decimal comma is read as a point."""
+    if text.casefold() in NOT_A_NUMBER:
+        return math.nan
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        raise ValueError(f"{what} must be a number, got {text!r}.") from None
+
+
+def _columns(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Which heading stands for each wanted column."""
+    found: dict[str, str] = {}
+    for heading in filter(None, headings):
+        if _heading(heading) in found:
+            raise ValueError(f"{path.name} must have one column {_heading(heading)!r}, got two.")
+        found[_heading(heading)] = heading
+    for name in wanted:
+        if _heading(name) not in found:
+            raise ValueError(f"{path.name} must have a column {name!r}, got {', '.join(headings[:20]) or 'none'}.")
+    return {name: found[_heading(name)] for name in wanted}
+
+
+def _heading(text: str) -> str:
+    """A column's name without case, spaces, and the prefix of the challenge's CSV (`ValueOpenness`)."""
+    name = unicodedata.normalize("NFC", text).strip().casefold()
+    name = name.removeprefix("value") or name
+    return HEADINGS.get(name, name)
+
+
+def _row(path: Path, name: str) -> dict[str, str]:
+    file_split = split_named(RATING_FILE.fullmatch(path.name)["split"] or "")
+    return {"file": path.name, "name": name, "file_split": file_split} | dict.fromkeys(STATED, "")

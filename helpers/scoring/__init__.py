@@ -1,0 +1,1 @@
+"""Scores of videos and of trees, as files and pages."""

@@ -1,0 +1,154 @@
+"""Scores of clips that are stored as trees of faces and flow instead of videos.
+
+In: the `model/` folder of a run, a folder of face pictures and one of stored flow (`helpers.engine.face_trees`,
+`helpers.engine.flow_trees`). Out: `<name>.npy`, float32 (N, k), raw; `<name>_ids.txt`, whose line i is the clip of row
+i; `<name>.json`, which says the rest; and `<name>/`, the features, which another call does not make again.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from helpers.align import Aligned, align_streams
+from helpers.config import DynamicConfig, StaticConfig
+from helpers.engine.sources import open_tree
+from helpers.exchange.elsewhere import match_clips
+from helpers.extract import extract_dynamic, extract_static
+from helpers.files import differences, needs, read_json, replacing, write_json
+from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
+from helpers.reduction import STREAMS, read_reduction
+from helpers.training.training_system import checked_npy
+
+log = logging.getLogger(__name__)
+
+
+def predict_trees(
+    model_dir: str | Path,
+    face_dir: str | Path,
+    flow_dir: str | Path,
+    output: str | Path,
+    *,
+    faces_fps: float | None = None,
+    flow_fps: float | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Make the features of both trees with the networks that a model was trained behind, and score them.
+
+    Args:
+        model_dir: With `card.json`, `model.keras` and `reduction.npz`.
+        face_dir: A folder of numbered square pictures per clip.
+        flow_dir: Stored flow of the same clips, called alike.
+        output: Ends in `.npy`.
+        faces_fps, flow_fps: See `open_face_tree`, `open_flow_tree`; default: as in the training, where it was on trees.
+        progress: Show progress bars.
+
+    Returns:
+        Scores, index clip in the natural order of the names in `face_dir`, a column per target. Clips that are in one
+        tree only, or of which no row can be used, are left out; the JSON has them with their reasons.
+
+    Raises:
+        FileNotFoundError: No such folder, or it is not a model folder.
+        ValueError: No clip is in both trees, the model's features were made elsewhere, or the networks have other
+            weights here.
+    """
+    output, folder = checked_npy(output), Path(model_dir)
+    card = read_json(needs(folder / "card.json", "06_training"))
+    reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
+    model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
+    rates = {"faces_fps": faces_fps, "flow_fps": flow_fps}
+    static, dynamic = _configs(card, Path(face_dir), Path(flow_dir), output.with_suffix(""), rates, progress)
+    clips, left_out = _clips_of(static, dynamic)
+    manifests = {"static": extract_static(clips, static)}
+    odd = _other_view("static", manifests["static"], card)
+    manifests["dynamic"] = extract_dynamic(clips, dynamic)
+    odd += _other_view("dynamic", manifests["dynamic"], card)
+    for line in odd:
+        log.warning("the model was trained on other input: %s", line)
+    aligned = align_streams(clips, static.out / "static", dynamic.out / "dynamic", reduction, targets=())
+    left_out |= _failed(clips, aligned, manifests)
+    scores = model.predict(aligned.inputs(), batch_size=1024, verbose=0).astype("float32")
+    table = pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
+    about = {"model": str(folder), "targets": card["targets"], "clips": len(table), "left_out": left_out}
+    _write(output, table, about | {"trained_on_other_input": odd})
+    return table
+
+
+def ids_file(output: Path) -> Path:
+    """Beside the scores: line i is the clip of row i."""
+    return output.with_name(f"{output.stem}_ids.txt")
+
+
+def _configs(
+    card: dict[str, Any], faces: Path, flow: Path, out: Path, rates: dict[str, float | None], progress: bool
+) -> tuple[StaticConfig, DynamicConfig]:
+    """The parameters that the model's features were made with, for these trees."""
+    made = []
+    for kind, stream, tree, path in (
+        (StaticConfig, "static", "faces", faces),
+        (DynamicConfig, "dynamic", "flow", flow),
+    ):
+        extractor = card["extractors"][stream]
+        if extractor["weights"]["name"] == "elsewhere":
+            raise ValueError(
+                f"model must be one of features made here, its {stream} features were made elsewhere. Make the "
+                "features where they were made, and pass them as --static_features and --dynamic_features."
+            )
+        fps = rates[f"{tree}_fps"] or extractor.get("stored", {}).get("fps")
+        own = {f"{tree}_dir": str(path.resolve()), "out_dir": str(out), "progress": progress}
+        own |= {f"{tree}_fps": float(fps)} if fps else {}
+        made.append(kind.checked(extractor["parameters"] | own))
+    return tuple(made)
+
+
+def _clips_of(static: StaticConfig, dynamic: DynamicConfig) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The clips of both trees as a table that extraction takes, and why others are left out."""
+    faces, flow = open_tree(static), open_tree(dynamic)
+    named, refused = match_clips(flow.clips, faces.clips)
+    keys = [key for key in faces.clips if key in named]
+    left_out = {key: f"it has no flow in {flow.folder.name}" for key in faces.clips if key not in named}
+    left_out |= {name: f"its flow fits no faces: {reason}" for name, reason in refused.items()}
+    if not keys:
+        name, reason = next(iter(left_out.items()))
+        raise ValueError(
+            f"{faces.folder} and {flow.folder} must hold clips of the same names, got {len(faces.clips)} and "
+            f"{len(flow.clips)} and none in both; {name}: {reason}. Call their folders alike."
+        )
+    return pd.DataFrame({"path": keys, "source": keys, "split": ""}, index=pd.Index(keys, name="key")), left_out
+
+
+def _other_view(stream: str, manifest: dict[str, Any], card: dict[str, Any]) -> list[str]:
+    """In what the input differs from that of the training; ValueError when the network does."""
+    ours, trained = manifest["identity"], card["extractors"][stream]
+    if ours["weights"]["sha256"] != trained["weights"]["sha256"]:
+        raise ValueError(
+            f"the {stream} network must have the weights that the model was trained behind (sha256 "
+            f"{trained['weights']['sha256'][:12]}…), got {ours['weights']['sha256'][:12]}…. Put the same weights into "
+            "the weights folder."
+        )
+    if "stored" not in trained:
+        return [f"{stream}: cut from videos there, from {ours['stored']} here"]
+    views = (
+        {k: v for k, v in identity["stored"].items() if k not in ("faces", "flow")} for identity in (ours, trained)
+    )
+    return [f"{stream}: {line}" for line in differences(*views)]
+
+
+def _failed(clips: pd.DataFrame, aligned: Aligned, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Why clips of both trees have no score."""
+    reasons = {
+        entry["clip"]: f"{name}: {entry['reason']}" for name in reversed(STREAMS) for entry in manifests[name]["failed"]
+    }
+    missing = clips.index.difference(aligned.clips, sort=False)
+    return {key: reasons.get(key, "it has no row that can be used") for key in missing}
+
+
+def _write(output: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
+    with replacing(ids_file(output)) as part:
+        part.write_text("".join(f"{clip}\n" for clip in table.index), encoding="utf-8")
+    write_json(output.with_suffix(".json"), about)
+    with replacing(output) as part:
+        np.save(part, table.to_numpy("float32"))

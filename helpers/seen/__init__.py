@@ -1,0 +1,1 @@
+"""What the networks see, and what their features are worth."""

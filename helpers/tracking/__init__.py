@@ -1,0 +1,1 @@
+"""The face in a clip: found, followed, cropped."""

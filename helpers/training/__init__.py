@@ -1,0 +1,1 @@
+"""Models, their rivals and controls, and how they are fitted."""

@@ -1,0 +1,281 @@
+"""What the trainings came to: predictions as a table, metrics over seeds, and the model that is kept for scoring.
+
+In: the files that the trainings left, `Aligned` clips with ratings. Out: data frames, the `models`, `split` and `live`
+of `summary.json`, and the self-contained folder `model/`.
+"""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.align import Aligned
+from helpers.clips import LETTERS, TRAITS, load_clips
+from helpers.config import TrainingConfig
+from helpers.files import code_version, read_json, replacing, write_json
+from helpers.metrics import as_summary, conformal_quantile, score_table
+from helpers.reduction import STREAMS
+from helpers.science.comparison import comparisons
+from helpers.science.errors import clip_lengths
+from helpers.science.familiar import learn_familiar, write_familiar
+from helpers.science.groups import caveats, group_errors
+from helpers.store import read_arrays
+from helpers.training.callbacks import read_logs
+from helpers.training.train import NOT_DECISIVE, WATCHED, TrainingData, rated_clips, split_of
+from helpers.training.training_time import write_time_analysis
+from helpers.training.variants import TOKEN_MODEL, chosen_models, variant_of
+
+LICENCE = "that of the data and of the weights behind the features"
+LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
+
+
+def gather_predictions(data: TrainingData, cfg: TrainingConfig) -> pd.DataFrame:
+    """Read the predictions of every training for validation, test and live clips.
+
+    Returns:
+        Columns model, seed, split ("validation", "test", "live"), clip, source, trait, truth, prediction.
+    """
+    bank = rated_clips(data)
+    live = data.live_clips
+    parts = []
+    for seed in cfg.seeds:
+        split = split_of(bank, cfg, seed)
+        held_out = np.flatnonzero(np.isin(split, ("validation", "test")))
+        for name in chosen_models(cfg.models):
+            arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+            parts.append(_long(name, seed, split[held_out], bank.take(held_out), arrays["prediction"][held_out]))
+            if live is not None:
+                parts.append(_long(name, seed, np.full(len(live), "live"), live, arrays["live_prediction"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _long(name: str, seed: int, split: np.ndarray, clips: Aligned, prediction: np.ndarray) -> pd.DataFrame:
+    k = len(clips.targets)
+    return pd.DataFrame(
+        {
+            "model": name,
+            "seed": seed,
+            "split": np.repeat(split, k),
+            "clip": np.repeat(clips.clips, k),
+            "source": np.repeat(clips.sources, k),
+            "trait": np.tile(clips.targets, len(clips)),
+            "truth": clips.labels.ravel(),
+            "prediction": prediction.ravel(),
+        }
+    )
+
+
+def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
+    """Read the losses of every network: columns model, seed, epoch, loss, val_loss (mean squared errors)."""
+    parts = []
+    for name in chosen_models(cfg.models):
+        for seed in cfg.seeds:
+            arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+            columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
+            parts.append(pd.DataFrame({"model": name, "seed": seed} | columns) if columns else pd.DataFrame())
+    return pd.concat(parts, ignore_index=True)
+
+
+def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
+    """Score the predictions.
+
+    Returns:
+        `targets` (in their order, traits by their letters); `models` on the test clips, `live` on the run's own;
+        `about` (what each model is, in words); `comparisons` (every model with the constant, the token model with
+        every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters leaves to reach:
+        `r2` and `pearson` by target, where the run's own clips are trained on and 01 found several raters); `groups`
+        (errors of the token model on this run's held-out clips by the `group` of `ratings.csv`).
+    """
+    splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
+    constants = {seed: np.nanmean(bank.labels[split == "train"], 0) for seed, split in splits.items()}
+    targets = list(bank.targets)
+    names = chosen_models(cfg.models)
+    models = {name: _over_seeds(predictions, name, "test", constants, targets) for name in names}
+    live = {}
+    if (predictions["split"] == "live").any():
+        live = _over_seeds(predictions, TOKEN_MODEL, "live", constants, targets)
+        rated = predictions["truth"].notna() & (predictions["split"] == "live")
+        live["clips"] = int(predictions.loc[rated, "clip"].nunique())
+    return {
+        "targets": [target for target in models["constant"]["r2"] if target != "mean"],
+        "models": models,
+        "about": {name: variant_of(name).says for name in names},
+        "comparisons": comparisons(predictions, names, TOKEN_MODEL),
+        "live": live,
+        "split": {"by": cfg.split} | _split_counts(bank, splits),
+        "ratings": _ratings_given(bank),
+        "ceiling": _ceiling(cfg) if (predictions["split"] != "live").all() else None,
+        "groups": _groups(predictions, cfg),
+        "seeds": cfg.seeds,
+        "config": cfg.as_dict(without=NOT_DECISIVE),
+    }
+
+
+def _over_seeds(
+    predictions: pd.DataFrame, name: str, split: str, constants: dict[int, np.ndarray], targets: list[str]
+) -> dict[str, Any]:
+    """Means over seeds of the metrics of one model on one split, and each seed's r2 and mean_accuracy."""
+    rows = predictions[(predictions["model"] == name) & (predictions["split"] == split)]
+    per_seed = []
+    for seed, constant in constants.items():
+        wide = rows[rows["seed"] == seed].pivot(index="clip", columns="trait", values=["truth", "prediction"])
+        table = score_table(
+            wide["truth"][targets].to_numpy(), wide["prediction"][targets].to_numpy(), constant, targets
+        )
+        per_seed.append(as_summary(table))
+    seeds = [{"r2": s["r2"], "mean_accuracy": s["mean_accuracy"]} for s in per_seed]
+    return _mean_of(per_seed) | {"seeds": seeds}
+
+
+def _mean_of(items: Sequence[Any]) -> Any:
+    """Mean of numbers, or of the numbers at the same place in dictionaries; None where one is missing."""
+    if isinstance(items[0], dict):
+        return {key: _mean_of([item[key] for item in items]) for key in items[0]}
+    return None if None in items else float(np.mean(items))
+
+
+def watched(
+    cfg: TrainingConfig, results: dict[str, Any], name: str, seed: int
+) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], dict[str, Any]]:
+    """Read what was watched while one model was trained, and analyse where its time went.
+
+    Returns:
+        The logs (see `helpers.training.callbacks.read_logs`), and `metrics` of the model and of the `constant` (means
+        over seeds), `verdict`, `time` (see `helpers.training.training_time.analyse_time`): what a dashboard shows.
+    """
+    folder = cfg.out / "training" / WATCHED / f"{name}-{seed}"
+    verdicts = {each["a"]: each["verdict"] for each in results["comparisons"] if each["b"] == "constant"}
+    models = results["models"]
+    shown = {"metrics": models[name], "constant": models["constant"], "verdict": verdicts[name]}
+    return read_logs(folder), shown | {"time": write_time_analysis(folder)}
+
+
+def as_table(results: dict[str, Any]) -> pd.DataFrame:
+    """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; last: the run's clips, the ceiling."""
+    rows = dict(results["models"])
+    if results["live"]:
+        rows[f"{TOKEN_MODEL}, {results['live']['clips']} clips of this run"] = results["live"]
+    columns = {
+        name: row["r2"] | {"1-MAE": row["mean_accuracy"], "CCC": row["ccc"]["mean"]} for name, row in rows.items()
+    }
+    if results["ceiling"]:
+        columns["a perfect model, as far as the raters agree"] = results["ceiling"]["r2"]
+    return pd.DataFrame(columns).T.astype(float)
+
+
+def _split_counts(bank: Aligned, splits: dict[int, np.ndarray]) -> dict[str, int]:
+    """Clips per part for the first seed, and the most test clips of a seed that share a source with train."""
+    first = next(iter(splits.values()))
+    counts = {part: int((first == part).sum()) for part in ("train", "validation", "test")}
+    sharing = [
+        int(np.isin(bank.sources[split == "test"], bank.sources[split == "train"]).sum()) for split in splits.values()
+    ]
+    return counts | {"test_clips_sharing_a_source_with_train": max(sharing)}
+
+
+def _ratings_given(bank: Aligned) -> dict[str, Any]:
+    """How many clips each target is rated for, and the first rating that is missing."""
+    rated = ~np.isnan(bank.labels)
+    counts = _by_target(bank, rated.sum(0))
+    first = [f"{bank.targets[column]} of {bank.clips[clip]}" for clip, column in np.argwhere(~rated)[:1]]
+    return {"clips": len(bank), "rated": {k: int(n) for k, n in counts.items()}, "first_missing": (first or [None])[0]}
+
+
+def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
+    path = cfg.out / "analysis.json"
+    agreement = read_json(path)["reliability"] if path.exists() else None
+    if agreement is None:
+        return None
+    letters = dict(zip(TRAITS, LETTERS, strict=True))
+    return {
+        name: {letters.get(target, target): row[f"max_{name}"] for target, row in agreement.items()}
+        for name in ("r2", "pearson")
+    }
+
+
+def _groups(predictions: pd.DataFrame, cfg: TrainingConfig) -> dict[str, Any]:
+    path = cfg.out / "clips.csv"
+    clips = load_clips(path) if path.exists() else pd.DataFrame()
+    if "group" not in clips:
+        return {}
+    of_run = "live" if (predictions["split"] == "live").any() else "test"
+    rows = predictions[(predictions["model"] == TOKEN_MODEL) & (predictions["split"] == of_run)]
+    return group_errors(rows, clips["group"])
+
+
+def leak_warning(split: dict[str, Any]) -> str | None:
+    """Say that a split leaks, from `split` of `training.json`; None where it does not."""
+    sharing = split["test_clips_sharing_a_source_with_train"]
+    if not sharing:
+        return None
+    return (
+        f"this split leaks: {sharing} of {split['test']} test clips come from a source that was trained on, so that "
+        "every score here is too high. The row same_video shows what the sources alone give away. Use split: source."
+    )
+
+
+def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
+    """Write `model/`: the token model of the first seed, its reduction, `familiar.npz` (how unlike a clip is to the
+    training clips) and `card.json`, all that scoring needs.
+
+    Returns:
+        The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
+        `training_quantiles` (at 0, 0.01, ..., 1) per target, `training_length_s` (time of the last token of the longest
+        training clip), `drawn` (whether its clips were drawn, with a planted truth), `metrics`, `verdicts`, `split`,
+        `ceiling`, `groups`, `caveats` and `licence` (sentences), `extractors`, `weights`, `data`, and so on.
+    """
+    folder, seed = cfg.out / "model", cfg.seeds[0]
+    bank = rated_clips(data)
+    split = split_of(bank, cfg, seed)
+    prediction = read_arrays(cfg.out / "training" / f"{TOKEN_MODEL}-{seed}.npz")["prediction"]
+    validation = split == "validation"
+    # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
+    width = np.minimum(conformal_quantile(bank.labels[validation] - prediction[validation], 0.9), 1.0)
+    training = bank.labels[split == "train"]
+    identity = data.manifest["identity"]
+    card = {
+        "model": TOKEN_MODEL,
+        "seed": seed,
+        "targets": list(bank.targets),
+        "constant": _by_target(bank, np.nanmean(training, 0)),
+        "interval_half_width": _by_target(bank, width),
+        "training_quantiles": _by_target(bank, np.nanquantile(training, LEVELS, axis=0).T),
+        "training_clips": len(training),
+        "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
+        "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
+        "split": results["split"],
+        "ceiling": results["ceiling"],
+        "groups": results["groups"],
+        "caveats": caveats(results["groups"]),
+        "licence": _licence(identity),
+        "config": results["config"],
+        "data": data.statement,
+        "synthetic_labels": bank.synthetic,
+        "training_length_s": float(clip_lengths(bank.take(split == "train")).max()),
+        "drawn": (data.folder / "truth.csv").exists(),
+        "extractors": {name: identity[name] for name in STREAMS},
+        "weights": identity["static"]["parameters"]["weights"],
+        "reduction": identity["reduction"],
+        "code_version": code_version(),
+    }
+    for source, name in (
+        (cfg.out / "training" / f"{TOKEN_MODEL}-{seed}.keras", "model.keras"),
+        (data.folder / "reduction.npz", "reduction.npz"),
+    ):
+        with replacing(folder / name) as part:
+            shutil.copyfile(source, part)
+    write_familiar(folder / "familiar.npz", learn_familiar(bank.take(split == "train"), bank.take(validation)))
+    write_json(folder / "card.json", card)
+    return card
+
+
+def _licence(identity: dict[str, Any]) -> str:
+    """What a card says about who may do what with the model."""
+    behind = [f"{name}: {identity[name].get('weights', {}).get('licence', 'unknown')}" for name in STREAMS]
+    return f"{LICENCE} ({', '.join(behind)}): look there before passing the model on"
+
+
+def _by_target(bank: Aligned, values: np.ndarray) -> dict[str, Any]:
+    return dict(zip(map(str, bank.targets), values.astype(float).tolist(), strict=True))
