@@ -1,1 +1,1 @@
-"""Weights in files: published, converted, checked, and our own models' versions."""
+"""Published weights: their table, the record of what was seen, and files that any backend loads."""
