@@ -90,7 +90,7 @@ def agreement(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str,
 
     Args:
         data: What the models were trained on. Compared on its live clips, which none was trained on; where there are
-            none, on the clips that are test clips of both.
+            fewer than two, on the clips that are test clips of both.
         cfg: As the training; `cfg.out` holds the trained models.
         column: Of the target.
 
@@ -120,7 +120,9 @@ def _pair(data: TrainingData, cfg: TrainingConfig, column: int, a: int, b: int) 
     """Clips that neither seed was trained on, and what both models show of them."""
     bank = rated_clips(data)
     splits = [split_of(bank, cfg, seed) for seed in (a, b)]
-    unseen = data.live_clips if data.live else bank.take((splits[0] == "test") & (splits[1] == "test"))
+    live = data.live_clips
+    enough = live is not None and len(live) > 1
+    unseen = live if enough else bank.take((splits[0] == "test") & (splits[1] == "test"))
     clips = unseen.take(np.arange(min(len(unseen), SHOWN_CLIPS)))
     if len(clips) < 2:
         return clips, {}, {}
