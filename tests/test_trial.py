@@ -92,9 +92,9 @@ def test_shares_are_of_each_clips_own_weight(bank):
     inside = np.zeros((40, TD), bool)
     inside[:, 0] = True
     view = trial.View(None, dataclasses.replace(bank), inside, np.zeros(DD))
-    weight = np.ones((40, 5, TD))
-    weight[:, 1, 0] = TD - 1
-    rows = trial.shares_inside({"true": [view], "shuffled": [view]}, {"true": [weight], "shuffled": [weight]})
-    assert rows["openness"]["inside"] == pytest.approx(1 / TD)
-    assert rows["conscientiousness"]["inside"] == pytest.approx(0.5)
-    assert rows["conscientiousness"]["interval"] == pytest.approx([0.5, 0.5])
+    alike, first = np.ones((40, TD)), np.ones((40, TD))
+    first[:, 0] = TD - 1
+    row = trial.share_inside({"true": [view], "shuffled": [view]}, {"true": [first], "shuffled": [alike]})
+    assert row["inside"] == pytest.approx(0.5)
+    assert row["interval"] == pytest.approx([0.5, 0.5])
+    assert row["inside_shuffled"] == row["uniform"] == pytest.approx(1 / TD)

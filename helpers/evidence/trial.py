@@ -73,8 +73,8 @@ def measure(view: View, column: int) -> dict[str, Any]:
     """Measure one model on its test clips.
 
     Returns:
-        `occlusion` (N, Td); `relevance`, `gradient_attention` (N, k, Td), absolute; `curves` by order, see
-        `occlusion.curves`, of the target in that column.
+        `occlusion`, `attention` (N, Td), the latter each token's share; `relevance`, `gradient_attention` (N, k, Td),
+        absolute; `curves` by order, see `occlusion.curves`, of the target in that column.
     """
     inputs, mask = view.clips.inputs(), view.clips.dynamic_mask
     effects = occlusion(view.model, inputs, column, view.baseline)
@@ -86,6 +86,7 @@ def measure(view: View, column: int) -> dict[str, Any]:
     chosen["random"] = random_orders(mask, DRAWS)
     return {
         "occlusion": effects,
+        "attention": share,
         "relevance": relevant,
         "gradient_attention": per_motion_token(gradient_attention(view.model, inputs)),
         "curves": curves(view.model, inputs, chosen, column, view.baseline),
@@ -103,8 +104,9 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, A
     Returns:
         `occlusion_pointing`, `deletion_pointing` (share of clips whose largest effect, or largest mean step over random
         deletions, is inside), the same of the control as `_shuffled`, each with `_interval` [low, high] over sources;
-        `occlusion_chance`; `relevance` and `gradient_attention`, see `shares_inside`; `deletion`, see `deletion_table`;
-        `seeds`, the pointing of each; `trait`. Without a planted truth all but `deletion` and `trait` are empty.
+        `occlusion_chance`; `relevance`, `gradient_attention`, by target what `share_inside` returns; `attention`, the
+        same of the one map; `deletion`, see `deletion_table`; `seeds`, the pointing of each; `trait`. Without a planted
+        truth all but `deletion` and `trait` are empty.
     """
     bank = rated_clips(data)
     column, inside = column_of(bank, trait), planted_windows(data.folder, bank)
@@ -113,16 +115,18 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, A
     out = {"trait": trait, "deletion": deletion_table(views, found)}
     if inside is None:
         return out | _nothing_planted()
-    relevant = {
-        name: shares_inside(views, {key: [m[name] for m in of_model] for key, of_model in found.items()})
-        for name in ("relevance", "gradient_attention")
-    }
-    return out | _pointing(views, found, cfg.seeds) | relevant
+    for name in ("relevance", "gradient_attention"):
+        out[name] = {
+            target: share_inside(views, {key: [m[name][:, k] for m in of_model] for key, of_model in found.items()})
+            for k, target in enumerate(bank.targets.tolist())
+        }
+    out["attention"] = share_inside(views, {key: [m["attention"] for m in of_model] for key, of_model in found.items()})
+    return out | _pointing(views, found, cfg.seeds)
 
 
 def _nothing_planted() -> dict[str, Any]:
     names = [f"{kind}_pointing{of}{end}" for kind, of, end in _POINTING]
-    return dict.fromkeys([*names, "occlusion_chance", "relevance", "gradient_attention"]) | {"seeds": []}
+    return dict.fromkeys([*names, "occlusion_chance", "relevance", "gradient_attention", "attention"]) | {"seeds": []}
 
 
 _POINTING = [
@@ -149,28 +153,24 @@ def _pointing(views: dict[str, list[View]], found: dict[str, list[dict]], seeds:
     return out | {"occlusion_chance": chance, "seeds": per_seed}
 
 
-def shares_inside(views: dict[str, list[View]], found: dict[str, list[np.ndarray]]) -> dict[str, dict[str, Any]]:
-    """Share of each clip's weight that lies inside what was planted, by target.
+def share_inside(views: dict[str, list[View]], found: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """Share of each clip's weight that lies inside what was planted.
 
     Args:
         views: Of the model ("true") and its control ("shuffled"), one per seed.
-        found: Weight of each motion token, not negative, (N, k, Td), as in `views`.
+        found: Weight of each motion token, not negative, (N, Td), as in `views`.
 
     Returns:
-        By target: `inside` and its `interval` [low, high]; `inside_shuffled`, `interval_shuffled` of the control;
-        `uniform`, the share of tokens that are inside.
+        `inside` and its `interval` [low, high]; `inside_shuffled`, `interval_shuffled` of the control; `uniform`, the
+        share of tokens that are inside.
     """
-    out: dict[str, dict[str, Any]] = {}
-    views_true = views["true"]
-    uniform = np.mean([_share(v.clips.dynamic_mask.astype(float), v).mean() for v in views_true])
-    for k, target in enumerate(views_true[0].clips.targets.tolist()):
-        row: dict[str, Any] = {"uniform": float(uniform)}
-        for key, end in (("true", ""), ("shuffled", "_shuffled")):
-            shares = [_share(weight[:, k], view) for weight, view in zip(found[key], views[key], strict=True)]
-            interval = mean_interval(shares, [v.clips.sources for v in views[key]])
-            row |= {f"inside{end}": interval["value"], f"interval{end}": interval["interval"]}
-        out[target] = row
-    return out
+    uniform = np.mean([_share(v.clips.dynamic_mask.astype(float), v).mean() for v in views["true"]])
+    row: dict[str, Any] = {"uniform": float(uniform)}
+    for key, end in (("true", ""), ("shuffled", "_shuffled")):
+        shares = [_share(weight, view) for weight, view in zip(found[key], views[key], strict=True)]
+        interval = mean_interval(shares, [v.clips.sources for v in views[key]])
+        row |= {f"inside{end}": interval["value"], f"interval{end}": interval["interval"]}
+    return row
 
 
 def _share(weight: np.ndarray, view: View) -> np.ndarray:
