@@ -49,10 +49,6 @@ class ClipView:
         """The map of one head, or the mean of all where it is None, (Ts, Td)."""
         return self.attention.mean(axis=0) if head is None else self.attention[head]
 
-    def segment_at(self, t_s: float) -> int:
-        """The motion token whose middle is nearest to a time in seconds."""
-        return int(np.abs((self.t_start_s + self.t_end_s) / 2 - t_s).argmin())
-
     def face_of(self, segment: int) -> int:
         """The face token nearest to the middle of a motion token."""
         middle_s = (self.t_start_s[segment] + self.t_end_s[segment]) / 2

@@ -48,19 +48,36 @@ def plot_clip_attention(
     fig, axes = plt.subplots(
         4, 1, figsize=(8, sum(heights) + 1), sharex=True, height_ratios=heights, layout="constrained"
     )
-    for k in range(0, len(static_t_s), step):
-        _picture(axes[0], crops[k], static_t_s[k], side_s)
+    draw_strips(axes[0], axes[2], crops, speed, static_t_s, dynamic_t_s, side_s, step)
     _links(axes[1], attention, static_t_s, dynamic_t_s)
-    brightest = float(speed.max()) or 1.0
-    for k in range(0, len(dynamic_t_s), step):
-        image = _picture(axes[2], speed[k], dynamic_t_s[k], side_s, cmap="viridis", vmin=0, vmax=brightest)
-    fig.colorbar(image, ax=axes[2], label="speed\n(px/frame)", pad=0.01)
     plot_effects(dynamic_t_s, effects, windows=windows, ax=axes[3])
     for ax, label in zip(axes, ("face", "attention", "motion", "effect"), strict=True):
         ax.set(xlim=span_s, ylabel=label, xlabel="")
     axes[3].set_xlabel("time (s)")
     fig.suptitle(title)
     return fig
+
+
+def draw_strips(
+    face_ax: Axes,
+    motion_ax: Axes,
+    crops: np.ndarray,
+    speed: np.ndarray,
+    static_t_s: np.ndarray,
+    dynamic_t_s: np.ndarray,
+    side_s: float,
+    step: int,
+) -> None:
+    """Draw every `step`th face and motion token of a clip at its time, `side_s` seconds wide, with a bar of the speed.
+
+    The arrays are those of `plot_clip_attention`.
+    """
+    for k in range(0, len(static_t_s), step):
+        _picture(face_ax, crops[k], static_t_s[k], side_s)
+    brightest = float(speed.max()) or 1.0
+    for k in range(0, len(dynamic_t_s), step):
+        image = _picture(motion_ax, speed[k], dynamic_t_s[k], side_s, cmap="viridis", vmin=0, vmax=brightest)
+    motion_ax.figure.colorbar(image, ax=motion_ax, label="speed\n(px/frame)", pad=0.01)
 
 
 def _picture(ax: Axes, image: np.ndarray, t_s: float, side_s: float, **look):

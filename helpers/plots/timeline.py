@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.clips import DISPLAY
-from helpers.plots.attention import COOL, MOST_PICTURES, WARM, WIDTH_IN, _picture
+from helpers.plots.attention import COOL, MOST_PICTURES, WARM, WIDTH_IN, draw_strips
 
 
 def plot_heads_and_traits(
@@ -47,12 +47,7 @@ def plot_heads_and_traits(
     fig, axes = plt.subplots(
         4, 1, figsize=(8, sum(heights) + 1.3), sharex=True, height_ratios=heights, layout="constrained"
     )
-    for k in range(0, len(static_t_s), step):
-        _picture(axes[0], crops[k], static_t_s[k], side_s)
-    brightest = float(speed.max()) or 1.0
-    for k in range(0, len(dynamic_t_s), step):
-        image = _picture(axes[1], speed[k], dynamic_t_s[k], side_s, cmap="viridis", vmin=0, vmax=brightest)
-    fig.colorbar(image, ax=axes[1], label="speed\n(px/frame)", pad=0.01)
+    draw_strips(axes[0], axes[1], crops, speed, static_t_s, dynamic_t_s, side_s, step)
     heads = [f"head {h + 1}" for h in range(len(shares))]
     _rows(axes[2], shares, dynamic_t_s, step_s, heads, "share", cmap="viridis", vmin=0)
     most = float(np.abs(relevance).max()) or 1.0
