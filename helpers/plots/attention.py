@@ -73,14 +73,15 @@ def draw_strips(
     The arrays are those of `plot_clip_attention`.
     """
     for k in range(0, len(static_t_s), step):
-        _picture(face_ax, crops[k], static_t_s[k], side_s)
+        draw_picture(face_ax, crops[k], static_t_s[k], side_s)
     brightest = float(speed.max()) or 1.0
     for k in range(0, len(dynamic_t_s), step):
-        image = _picture(motion_ax, speed[k], dynamic_t_s[k], side_s, cmap="viridis", vmin=0, vmax=brightest)
+        image = draw_picture(motion_ax, speed[k], dynamic_t_s[k], side_s, cmap="viridis", vmin=0, vmax=brightest)
     motion_ax.figure.colorbar(image, ax=motion_ax, label="speed\n(px/frame)", pad=0.01)
 
 
-def _picture(ax: Axes, image: np.ndarray, t_s: float, side_s: float, **look):
+def draw_picture(ax: Axes, image: np.ndarray, t_s: float, side_s: float, **look):
+    """Draw a picture `side_s` seconds wide around its time on a time axis; returns what imshow does."""
     shown = ax.imshow(image, extent=(t_s - side_s / 2, t_s + side_s / 2, 0, 1), aspect="auto", **look)
     ax.set(ylim=(0, 1), yticks=[])
     ax.grid(False)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.plots import ACCENT
+from helpers.plots.attention import draw_picture
 
 MOST_PICTURES = 9
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito
@@ -117,9 +118,10 @@ def plot_flow_and_features(
         3, 1, figsize=(8, 2 * side_in + 3.1), sharex=True, height_ratios=(side_in, side_in, 1.5), layout="constrained"
     )
     at = span[0] + (np.arange(MOST_PICTURES) + 0.5) * (span[1] - span[0]) / MOST_PICTURES
+    look = {"cmap": "viridis", "interpolation": "nearest", "vmin": 0, "vmax": float(energy.max())}
     for t in at:
-        _picture(axes[0], flow_rgb[np.abs(flow_t_s - t).argmin()], t, side_s)
-        image = _picture(axes[1], energy[np.abs(energy_t_s - t).argmin()], t, side_s, vmin=0, vmax=float(energy.max()))
+        draw_picture(axes[0], flow_rgb[np.abs(flow_t_s - t).argmin()], t, side_s, interpolation="nearest")
+        image = draw_picture(axes[1], energy[np.abs(energy_t_s - t).argmin()], t, side_s, **look)
     fig.colorbar(image, ax=axes[1], label="rms", pad=0.01)
     limit = max(float(np.abs(features).max()), 1e-9)
     channels = np.arange(features.shape[1])
@@ -133,14 +135,6 @@ def plot_flow_and_features(
     axes[2].set_xlabel("time (s)")
     fig.suptitle(title)
     return fig
-
-
-def _picture(ax: Axes, picture: np.ndarray, t_s: float, side_s: float, **look):
-    extent = (t_s - side_s / 2, t_s + side_s / 2, 0, 1)
-    shown = ax.imshow(picture, extent=extent, aspect="auto", cmap="viridis", interpolation="nearest", **look)
-    ax.set(ylim=(0, 1), yticks=[])
-    ax.grid(False)
-    return shown
 
 
 def draw_evolution(
