@@ -1,10 +1,11 @@
 """How near is 04 to its limit, from stored flow and from videos, and what does one pass over a clip save?
 
 In alternation: the whole stage on stored flow, files in, feature files out, in float32 and bfloat16; the compiled
-forward pass alone on as many clips in memory; the whole stage on videos, with flow on the fly; a plain `tf.function`;
-and windows of 16 flows at every one of the clip's instead of one pass over it. What can be had on the fly, per clip, is
-the forward pass plus the core-seconds of decoding, cropping and flow over the number of cores. Ratios are medians over
-rounds, more is faster. Clips of the sample (72 flows), I3D to Mixed_3c at 112 px, random weights.
+forward pass alone on as many clips in memory, one after the other and two at once as the engine has them; the whole
+stage on videos, with flow on the fly; a plain `tf.function`; and windows of 16 flows at every one of the clip's instead
+of one pass over it. What can be had on the fly, per clip, is the forward pass plus the core-seconds of decoding,
+cropping and flow over the number of cores. Ratios are medians over rounds, more is faster. Clips of the sample (72
+flows), I3D to Mixed_3c at 112 px, random weights.
 
     python -m benchmarks.dynamic [--clips N] [--json FILE]
 """
@@ -24,6 +25,7 @@ from benchmarks.networks import (
     PLAIN,
     PRECISIONS,
     Ways,
+    forward_ways,
     plain_function,
     ratios,
     rows_of,
@@ -74,19 +76,19 @@ def ways_of(
         WORK: (partial(work_on, few, on_the_fly), options.few),
         WINDOWS: (lambda: [forwards["float32"](part) for part in np.array_split(windows, 8)], 1),
     }
+    ways |= forward_ways(forwards, x, n, options.few)
     for precision, forward in forwards.items():
         cfg = DynamicConfig(
             out_dir=str(folder / "run"), flow_dir=str(folder / "flow"), endpoint=ENDPOINT, precision=precision
         )
         ways[f"stage {precision}"] = partial(run_stage, clips, cfg, network, forward), n
-        ways[f"forward {precision}"] = (lambda f=forward: [f(x) for _ in range(n)]), n
     return ways, worst_cosine(forwards["bfloat16"](x), plain(x), len(flow) // 8)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = options_of(__doc__)
-    parser.add_argument("--clips", type=int, default=96, metavar="N", help="with stored flow (default: 96)")
+    parser.add_argument("--clips", type=int, default=144, metavar="N", help="with stored flow (default: 144)")
     parser.add_argument("--few", type=int, default=36, metavar="N", help="clips of the slow ways (default: 36)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(argv)

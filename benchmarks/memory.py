@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     backbone = SimpleNamespace(
         input_px=FACE_PX,
         feature_dim=2048,
-        preprocess=np.float32,
+        prepare=None,
         weights=Weights("random", "mean colours", "", ""),
         model=None,
     )

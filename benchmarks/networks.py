@@ -5,15 +5,19 @@ In: a network and functions that take so many units of work. Out: seconds per un
 
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
 import numpy as np
 
 from benchmarks.alternation import alternate, ratio
+from helpers.engine.batches import AT_ONCE
+from helpers.forward import Forward
 
 PRECISIONS = ("float32", "bfloat16")
 PLAIN = "tf.function float32"
+TOGETHER = "forward, two at once"
 LIMIT_S = 300.0  # no round begins later
 
 Ways = dict[str, tuple[Callable[[], Any], int]]  # what to call, and how many units it takes
@@ -27,6 +31,20 @@ def plain_function(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
     function = tf.function(lambda batch: model(batch, training=False))
     return lambda x: function(x).numpy()
+
+
+def forward_ways(forwards: dict[str, Forward], x: np.ndarray, n_calls: int, few: int) -> Ways:
+    """Compiled passes alone, by precision: one after the other, and fewer of them two at once, as in the engine."""
+    ways: Ways = {}
+    for precision, forward in forwards.items():
+        ways[f"forward {precision}"] = (lambda f=forward: [f(x) for _ in range(n_calls)]), n_calls * len(x)
+        ways[f"{TOGETHER} {precision}"] = (lambda f=forward: _at_once(f, x, few)), few * len(x)
+    return ways
+
+
+def _at_once(forward: Forward, x: np.ndarray, n_calls: int) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(forward, [x] * n_calls))
 
 
 def worst_cosine(y: np.ndarray, reference: np.ndarray, n_rows: int) -> float:
@@ -55,9 +73,15 @@ def rows_of(ways: Ways, per_unit: dict[str, list[float]], unit: str) -> list[dic
 
 def ratios(per_unit: dict[str, list[float]]) -> dict[str, float]:
     """How near the stages are to their networks alone, and those to a plain `tf.function` in float32."""
+    together = {
+        precision: ratio(per_unit[f"{TOGETHER} {precision}"], per_unit[f"stage {precision}"])
+        for precision in PRECISIONS
+    }
     return {
         "ratio_pipeline_to_forward": ratio(per_unit["forward float32"], per_unit["stage float32"]),
         "ratio_pipeline_to_forward_bf16": ratio(per_unit["forward bfloat16"], per_unit["stage bfloat16"]),
+        "ratio_pipeline_to_two_forwards": together["float32"],
+        "ratio_pipeline_to_two_forwards_bf16": together["bfloat16"],
         "ratio_float32_to_tf_function_float32": ratio(per_unit[PLAIN], per_unit["forward float32"]),
         "ratio_bf16_to_tf_function_float32": ratio(per_unit[PLAIN], per_unit["forward bfloat16"]),
     }

@@ -46,11 +46,9 @@ def extract_all(clips: pd.DataFrame, out: Path) -> None:
 def small_networks() -> dict[str, Any]:
     """What takes the place of the functions of `helpers.extract` that build and compile networks."""
     weights = Weights("rearranged", "none", "", "")
-    backbone = SimpleNamespace(
-        input_px=64, feature_dim=2048, preprocess=np.float32, weights=weights, model=rearranged_crops
-    )
+    backbone = SimpleNamespace(input_px=64, feature_dim=2048, prepare=None, weights=weights, model=rearranged_crops)
     return {
         "build_backbone": lambda name, weights_name: backbone,
         "build_motion_network": lambda weights_name, endpoint: (rearranged_flow, weights),
-        "compile_forward": lambda network, precision: network,
+        "compile_forward": lambda network, precision, prepare=None: network,
     }

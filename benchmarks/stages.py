@@ -108,7 +108,7 @@ def run_stage(clips: pd.DataFrame, cfg: StaticConfig | DynamicConfig, network: A
         extract,
         build_backbone=lambda name, weights_name: network,
         build_motion_network=lambda weights_name, endpoint: (network, weights),
-        compile_forward=lambda model, precision: forward,
-        comparison=lambda model, precision, found: None,
+        compile_forward=lambda model, precision, prepare=None: forward,
+        comparison=lambda model, precision, found, prepare=None: None,
     ):
         return (extract.extract_static if static else extract.extract_dynamic)(clips, cfg)

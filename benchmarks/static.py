@@ -1,9 +1,10 @@
 """How near is 03 to its limit, the network alone, and how far ahead of the source project's loop?
 
 Faces are a tree of JPEG files, 224 px, as in the source project. In alternation: the whole stage, files in, feature
-files out, in float32 and bfloat16; the compiled forward pass alone on as many batches in memory; the source project's
-loop (read an image, and every 32 of them `model.predict` and a garbage collection); and a plain `tf.function`. Ratios
-are medians over rounds, more is faster. ResNet-50, batches of 32, random weights.
+files out, in float32 and bfloat16; the compiled forward pass alone on as many batches in memory, one after the other
+and two at once as the engine has them; the source project's loop (read an image, and every 32 of them `model.predict`
+and a garbage collection); and a plain `tf.function`. Ratios are medians over rounds, more is faster. No stage can be
+more than `limit_to_source_loop` times the loop on this machine. ResNet-50, batches of 32, random weights.
 
     python -m benchmarks.static [--clips N] [--json FILE]
 """
@@ -22,7 +23,9 @@ from benchmarks.alternation import options_of, ratio, report
 from benchmarks.networks import (
     PLAIN,
     PRECISIONS,
+    TOGETHER,
     Ways,
+    forward_ways,
     plain_function,
     ratios,
     rows_of,
@@ -63,31 +66,31 @@ def ways_of(
     n, size = len(clips) * FACES_PER_CLIP, options.batch
     n_batches = max(1, n // size)
     paths = sorted((folder / "faces").rglob("*.jpg"))[: options.few * size]
-    x = backbone.preprocess(np.stack([read_image(path, backbone.input_px) for path in paths[:size]]))
-    plain = plain_function(backbone.model)
+    x = np.stack([read_image(path, backbone.input_px) for path in paths[:size]])
+    plain, prepared = plain_function(backbone.model), backbone.preprocess(x)
     ways: Ways = {
-        PLAIN: (lambda: [plain(x) for _ in range(options.few)], options.few * size),
+        PLAIN: (lambda: [plain(prepared) for _ in range(options.few)], options.few * size),
         LOOP: (partial(source_loop, paths, backbone, size), options.few * size),
     }
+    ways |= forward_ways(forwards, x, n_batches, options.few)
     for precision, forward in forwards.items():
         cfg = StaticConfig(
             out_dir=str(folder / "run"), faces_dir=str(folder / "faces"), precision=precision, batch_size=size
         )
         ways[f"stage {precision}"] = partial(run_stage, clips, cfg, backbone, forward), n
-        ways[f"forward {precision}"] = (lambda f=forward: [f(x) for _ in range(n_batches)]), n_batches * size
-    return ways, worst_cosine(forwards["bfloat16"](x), plain(x), size)
+    return ways, worst_cosine(forwards["bfloat16"](x), plain(prepared), size)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = options_of(__doc__)
-    parser.add_argument("--clips", type=int, default=32, metavar="N", help="of 15 faces each (default: 32)")
+    parser.add_argument("--clips", type=int, default=48, metavar="N", help="of 15 faces each (default: 48)")
     parser.add_argument("--few", type=int, default=4, metavar="N", help="batches of the slow ways (default: 4)")
     parser.add_argument("--batch", type=int, default=32, help="images at once (default: 32)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(argv)
     backbone = build_backbone("resnet50", "random")
-    forwards = {precision: compile_forward(backbone.model, precision) for precision in PRECISIONS}
+    forwards = {precision: compile_forward(backbone.model, precision, backbone.prepare) for precision in PRECISIONS}
     with tempfile.TemporaryDirectory() as folder:
         clips = write_faces(Path(folder) / "faces", options.clips)
         ways, cosine = ways_of(clips, Path(folder), backbone, forwards, options)
@@ -95,7 +98,9 @@ def main(argv: list[str] | None = None) -> None:
     headline = {
         **ratios(taken),
         "ratio_to_source_loop": ratio(taken[LOOP], taken["stage float32"]),
+        "limit_to_source_loop": ratio(taken[LOOP], taken[f"{TOGETHER} float32"]),
         "ratio_bf16_to_source_loop": ratio(taken[LOOP], taken["stage bfloat16"]),
+        "limit_bf16_to_source_loop": ratio(taken[LOOP], taken[f"{TOGETHER} bfloat16"]),
         "cosine_bf16": cosine,
     }
     report(rows_of(ways, taken, "images"), COLUMNS, options, **headline)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -73,12 +74,14 @@ class Backbone:
                 f"frames_rgb must be uint8 (n, {', '.join(map(str, expected))}), got {frames_rgb.dtype} "
                 f"{frames_rgb.shape}. Pass whole RGB frames in [0, 255], resized to the network's input."
             )
+        return keras.ops.convert_to_numpy(self.prepare(frames_rgb))
+
+    def prepare(self, frames_rgb: Any) -> Any:
+        """`preprocess` for `compile_forward`: on a tensor, unchecked."""
         record = WEIGHTS[BACKBONES[self.name].published].preprocessing
-        seen = frames_rgb[..., ::-1] if record.order == "BGR" else frames_rgb
-        seen = seen.astype(np.float32, order="C")  # in place from here: a batch at 480 px is large
-        seen -= np.float32(record.mean)
-        seen *= np.float32(record.scale)
-        return seen
+        seen = keras.ops.cast(frames_rgb, "float32")
+        seen = keras.ops.flip(seen, -1) if record.order == "BGR" else seen
+        return (seen - np.float32(record.mean)) * np.float32(record.scale)
 
 
 def build_backbone(name: str, weights: str, *, frozen: int | None = None, input_px: int = 0) -> Backbone:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 
 from helpers.backbones import build_backbone
@@ -38,7 +39,7 @@ from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.store import Stage, read_features
+from helpers.store import FeatureFile, Stage, read_features
 from helpers.tracking.detectors import detector_file, require_detector
 from helpers.video import backend_name, backend_version
 
@@ -106,11 +107,11 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
     with use_device(cfg.device) as device:
         source = open_source(cfg, clips.index)
         backbone = build_backbone(cfg.backbone, cfg.weights)
-        forward = compile_forward(backbone.model, cfg.precision)
+        forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
         shape = (backbone.input_px, backbone.input_px, 3)
-        size = cfg.batch_size or measured_batch(forward, shape, network=cfg.backbone, unit="images/s")
-    compare = comparison(backbone.model, cfg.precision, found)
-    batches = Batches(forward, size, prepare=backbone.preprocess, compare=compare, device=device)
+        size = cfg.batch_size or measured_batch(forward, shape, network=cfg.backbone, unit="images/s", dtype=np.uint8)
+    compare = comparison(backbone.model, cfg.precision, found, backbone.prepare)
+    batches = Batches(forward, size, compare=compare, device=device)
     weights = backbone.weights.as_dict()
     how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, found)
     return _extract(clips, how, source, shared=shared)
@@ -177,9 +178,12 @@ def _extract(
     ):
         started = datetime.now(UTC)
         with ClipRun(clips, cfg.data, stage, source.work, job, cfg.workers or cores(), progress, source.stamp) as run:
-            spent_s, n_made = stream_rows(run, stage, how.rows, how.batches)
+            counted = RowCount(stage)
+            spent_s, n_made = stream_rows(run, stage, how.rows, how.batches, counted.add)
         ended = datetime.now(UTC)
-        counts = run.finish() | _count_rows(clips, stage, source)
+        for key in run.found:
+            counted.add(key, read_features(stage.path(key)), source.track(key))
+        counts = run.finish() | counted.counts
         if n_made:
             entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
             entry |= {"failed": counts["failed"], "usage": monitor.summary().as_dict()}
@@ -189,7 +193,11 @@ def _extract(
 
 
 def stream_rows(
-    run: ClipRun, stage: Stage, rows_of: Callable[[Any], ClipRows], batches: Batches
+    run: ClipRun,
+    stage: Stage,
+    rows_of: Callable[[Any], ClipRows],
+    batches: Batches,
+    told: Callable[[str, FeatureFile, Any], None] = lambda key, rows, kept: None,
 ) -> tuple[dict[str, float], int]:
     """Read, compute and write all clips at once; a clip's file is written when its last row is there.
 
@@ -198,6 +206,7 @@ def stream_rows(
         stage: Where the files go.
         rows_of: From `Clip.kept` to the clip's rows, before they are made.
         batches: The network; closed here.
+        told: Gets the key, the rows and `Clip.kept` of every clip whose rows are made.
 
     Returns:
         Seconds by what was done in them, and how many rows were made.
@@ -211,9 +220,12 @@ def stream_rows(
                 on_way.remove((clip, rows))
                 spent_s.update(rows.spent_s)
                 try:
-                    writer.write(clip, rows.result())
+                    made = rows.result()
                 except CLIP_ERRORS as error:
                     run.fail(clip, error)
+                else:
+                    told(clip.key, made, clip.kept)
+                    writer.write(clip, made)
 
         try:
             for clip, pieces in run:
@@ -231,19 +243,21 @@ def stream_rows(
     return dict(spent_s) | {"network": batches.network_s, "writing": writer.spent_s}, writer.n_rows
 
 
-def _count_rows(clips: pd.DataFrame, stage: Stage, source: VideoSource | StoredSource) -> dict[str, int]:
-    """Count the rows of a stage's clips, recording the reason of every invalid one."""
-    counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
-    failed = {entry["clip"] for entry in stage.failed}
-    for key in clips.index.difference(failed, sort=False):
-        rows = read_features(stage.path(key))
-        counts["rows"] += len(rows.valid)
-        counts["feature_dim"] = rows.features.shape[1]
+class RowCount:
+    """Counts the rows of a stage's clips, and records the reason of every invalid one."""
+
+    def __init__(self, stage: Stage):
+        self.counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
+        self._stage = stage
+
+    def add(self, key: str, rows: FeatureFile, track: FaceTrack | StoredTrack) -> None:
+        """Count the rows of one clip."""
+        self.counts["rows"] += len(rows.valid)
+        self.counts["feature_dim"] = rows.features.shape[1]
         if not rows.valid.all():
-            for row, reason in why_invalid(rows, source.track(key)).items():
-                stage.fail(key, reason, row)
-                counts["invalid_rows"] += 1
-    return counts
+            for row, reason in why_invalid(rows, track).items():
+                self._stage.fail(key, reason, row)
+                self.counts["invalid_rows"] += 1
 
 
 def extraction_log(

@@ -68,6 +68,8 @@ def resize_flow(flow: np.ndarray, size_px: int) -> np.ndarray:
     side = flow.shape[-2]
     if flow.ndim not in (3, 4) or flow.shape[-3] != side or flow.shape[-1] != 2:
         raise ValueError(f"flow must have shape (S, S, 2) or (T, S, S, 2), got {flow.shape}. Crop it to a square.")
+    if side == size_px:
+        return flow
     how = cv2.INTER_AREA if size_px < side else cv2.INTER_LINEAR
     fields = [cv2.resize(field, (size_px, size_px), interpolation=how) for field in flow.reshape(-1, side, side, 2)]
     return (np.stack(fields) * np.float32(size_px / side)).reshape(*flow.shape[:-3], size_px, size_px, 2)
@@ -88,7 +90,7 @@ def normalise_flow(flow: np.ndarray, clip_px: float = 20.0) -> np.ndarray:
     """Truncate flow in pixels to +-clip_px and divide by it: float32 in [-1, 1]. I3D's training used 20 px."""
     if clip_px <= 0:
         raise ValueError(f"clip_px must be above 0, got {clip_px}.")
-    return (np.clip(flow, -clip_px, clip_px) / clip_px).astype(np.float32)
+    return (np.clip(flow, -clip_px, clip_px) / clip_px).astype(np.float32, copy=False)
 
 
 def flow_to_rgb(flow: np.ndarray, max_px: float | None = None) -> np.ndarray:

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Callable
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import keras
@@ -22,13 +23,14 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 OUT_OF_MEMORY = ("OOM when", "out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
 
 Forward = Callable[[np.ndarray], np.ndarray]
+Prepare = Callable[[Any], Any]  # from a tensor of the backend to another
 
 
 class NetworkError(RuntimeError):
     """The backend failed on one input; the message has the line that says why."""
 
 
-def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
+def compile_forward(model: keras.Model, precision: str = "float32", prepare: Prepare | None = None) -> Forward:
     """Compile the inference pass of a model with one input and one output.
 
     The weights are taken as they are now; later changes of the model do not reach the compiled function.
@@ -39,9 +41,12 @@ def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
             about twice as fast where the processor has bfloat16 units; or "float16", likewise, for GPUs: closer to
             float32, but it ends at 65504, and what exceeds it comes out infinite or NaN. A processor runs it for the
             sake of what a GPU made, and the log says how slowly.
+        prepare: What the input goes through before the model, in the same compiled pass: `keras.ops` on tensors, such
+            as `Backbone.prepare`. Bytes then reach the device as bytes.
 
     Returns:
-        A function from float32 (B, ...) to float32 (B, ...), for any B; it compiles once per shape of a sample.
+        A function from (B, ...) to float32 (B, ...), for any B; it compiles once per shape of a sample. Without
+        `prepare` its input is taken as float32, with it as it is. It may be called from several threads at once.
         NetworkError comes out of it where the backend fails on an input, MemoryError where memory does not suffice.
     """
     if precision not in PRECISIONS:
@@ -49,11 +54,18 @@ def compile_forward(model: keras.Model, precision: str = "float32") -> Forward:
     compiler = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
     if compiler is None:
         raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch, got {keras.backend.backend()}. Set it.")
-    run, failures = compiler(model, precision)
+    run, failures = compiler(model, precision, prepare or (lambda x: x))
+    compiled, compiling = set(), Lock()
 
     def forward(x: np.ndarray) -> np.ndarray:
+        x = np.asarray(x, None if prepare else np.float32)
         try:
-            return run(x)
+            if (x.shape, x.dtype) in compiled:
+                return run(x)
+            with compiling:  # whoever comes second waits for the first
+                y = run(x)
+            compiled.add((x.shape, x.dtype))
+            return y
         except failures as error:
             reason = _reason(str(error))
             if any(words in reason for words in OUT_OF_MEMORY):
@@ -74,7 +86,7 @@ def _reason(message: str) -> str:
 Compiled = tuple[Forward, tuple[type[Exception], ...]]  # and the errors of the backend that may come out of it
 
 
-def _tensorflow(model: keras.Model, precision: str) -> Compiled:
+def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
     import tensorflow as tf
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -93,15 +105,15 @@ def _tensorflow(model: keras.Model, precision: str) -> Compiled:
         config.device_count["CPU"] = len(tf.config.list_logical_devices("CPU"))
 
     @cache
-    def compiled(sample_shape: tuple[int, ...]) -> Forward:
-        function = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32))
-        concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), tf.float32))
+    def compiled(sample_shape: tuple[int, ...], dtype: np.dtype) -> Forward:
+        function = tf.function(lambda x: tf.cast(model(prepare(x), training=False), tf.float32))
+        concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), dtype))
         frozen = convert_variables_to_constants_v2(concrete)
         graph = _graph_on(device, frozen.graph) if device else frozen.graph  # traced, it knows no device
         session = tf.compat.v1.Session(graph=graph, config=config)  # its options are its own, not the process's
         return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
 
-    return lambda x: compiled(np.shape(x)[1:])(np.asarray(x, np.float32)), (tf.errors.OpError,)
+    return lambda x: compiled(x.shape[1:], x.dtype)(x), (tf.errors.OpError,)
 
 
 def _chosen_device(model: keras.Model) -> str | None:
@@ -128,24 +140,28 @@ def _graph_on(device: str, graph: Any) -> Any:
     return placed
 
 
-def _jax(model: keras.Model, precision: str) -> Compiled:
+def _jax(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
     import jax
 
     model = model if precision == "float32" else in_half(model, precision)
     trainable = [variable.value for variable in model.trainable_variables]
     others = [variable.value for variable in model.non_trainable_variables]
-    compiled = jax.jit(lambda x: model.stateless_call(trainable, others, x, training=False)[0].astype("float32"))
-    return lambda x: np.asarray(compiled(np.asarray(x, np.float32))), (jax.errors.JaxRuntimeError,)
+
+    @jax.jit
+    def compiled(x: jax.Array) -> jax.Array:
+        return model.stateless_call(trainable, others, prepare(x), training=False)[0].astype("float32")
+
+    return lambda x: np.asarray(compiled(x)), (jax.errors.JaxRuntimeError,)
 
 
-def _torch(model: keras.Model, precision: str) -> Compiled:
+def _torch(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
     import torch
 
     model = model if precision == "float32" else in_half(model, precision)
 
     def forward(x: np.ndarray) -> np.ndarray:  # not torch.compile: it breaks off at every Keras layer, for minutes
         with torch.inference_mode():
-            y = model(np.asarray(x, np.float32), training=False)
+            y = model(prepare(keras.ops.convert_to_tensor(x)), training=False)
             return keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
 
     return forward, (RuntimeError,)

@@ -135,7 +135,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
         static,
         dynamic,
         backbone,
-        compile_forward(backbone.model, static.precision),
+        compile_forward(backbone.model, static.precision, backbone.prepare),
         compile_forward(network, dynamic.precision),
     )
 
@@ -224,9 +224,9 @@ def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[
     crops = face_crops(Job(Path(video), track, scorer.static, backend, size_px))
     flows = face_flows(Job(Path(video), track, scorer.dynamic, backend))
     faces, motion = StaticRows(track), DynamicRows(track, scorer.dynamic)
-    static, dynamic, preprocess = scorer.static, scorer.dynamic, scorer.backbone.preprocess
+    static, dynamic = scorer.static, scorer.dynamic
     rows = {
-        "static": rows_of_clip(faces, crops, scorer.face_forward, static.batch_size, preprocess).in_time(),
+        "static": rows_of_clip(faces, crops, scorer.face_forward, static.batch_size).in_time(),
         "dynamic": rows_of_clip(motion, flows, scorer.motion_forward, dynamic.batch_size).in_time(),
     }
     for name in STREAMS:

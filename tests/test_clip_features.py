@@ -39,14 +39,14 @@ from helpers.config import ClassificationConfig
 from helpers.weights import Weights
 
 def slow_mean_colour(x):
-    time.sleep(0.2)
+    time.sleep(0.4)
     return x.mean(axis=(1, 2))
 
 weights = Weights("random", "a test", "0" * 64, "none")
 clip_features.build_backbone = lambda name, weights_, input_px: SimpleNamespace(
-    input_px=32, feature_dim=3, preprocess=np.float32, weights=weights, model=slow_mean_colour
+    input_px=32, feature_dim=3, prepare=None, weights=weights, model=slow_mean_colour
 )
-clip_features.compile_forward = lambda network, precision: network
+clip_features.compile_forward = lambda network, precision, prepare=None: network
 clip_features.cores = lambda: 0
 clip_features.extract_clip_features(ClassificationConfig.checked(eval(sys.argv[1])))
 """
@@ -62,12 +62,12 @@ def network(monkeypatch):
     backbone = SimpleNamespace(
         input_px=PX,
         feature_dim=3,
-        preprocess=np.float32,
+        prepare=None,
         weights=Weights("random", "a test", "0" * 64, "none"),
         model=mean_colour,
     )
     monkeypatch.setattr(clip_features, "build_backbone", lambda name, weights, input_px: backbone)
-    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision: network)
+    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision, prepare=None: network)
     monkeypatch.setattr(clip_features, "cores", lambda: 0)  # decode in this process: starting one takes a second
 
 
@@ -176,7 +176,7 @@ def test_rows_that_the_network_fails_on_are_recorded_and_not_valid(cfg, monkeypa
         y = mean_colour(x)
         return np.where(y.mean(axis=1, keepdims=True) < 45, np.nan, y)
 
-    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision: blind_in_the_dark)
+    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision, prepare=None: blind_in_the_dark)
     for _ in range(2):  # found again, they are still told
         manifest = extract_clip_features(cfg)
         dark, plain = (read_feature_set(feature_file(cfg, "train", view)) for view in ("dark", "plain"))

@@ -61,7 +61,9 @@ def model():
 def test_the_first_batch_is_measured_and_no_other(model, monkeypatch):
     x, found, compiled = np.random.default_rng(0).uniform(-1, 1, (5, 17, 17, 3)).astype(np.float32), {}, []
     half = compile_forward(model, "float16")
-    monkeypatch.setattr(deviations, "compile_forward", lambda model: compiled.append(1) or compile_forward(model))
+    monkeypatch.setattr(
+        deviations, "compile_forward", lambda model, prepare: compiled.append(1) or compile_forward(model)
+    )
     compare = comparison(model, "float16", found)
     assert compiled == []
     compare(x, half(x))
@@ -81,7 +83,7 @@ def test_a_comparison_that_fails_is_told_and_the_run_goes_on(model, monkeypatch)
         raise MemoryError("the network ran out of memory")
 
     found = {}
-    monkeypatch.setattr(deviations, "compile_forward", lambda model: fails)
+    monkeypatch.setattr(deviations, "compile_forward", lambda model, prepare: fails)
     comparison(model, "bfloat16", found)(np.zeros(2), np.ones(2))
     assert in_words(found[KEY]) == "deviation from float32 not measured: the network ran out of memory"
 

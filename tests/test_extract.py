@@ -42,10 +42,10 @@ def halve_time(x: np.ndarray) -> np.ndarray:
 def networks(monkeypatch):
     """Small networks in place of the real ones."""
     weights = Weights("random", "a test", "0" * 64, "none")
-    backbone = SimpleNamespace(input_px=64, feature_dim=3, preprocess=np.float32, weights=weights, model=mean_colour)
+    backbone = SimpleNamespace(input_px=64, feature_dim=3, prepare=None, weights=weights, model=mean_colour)
     monkeypatch.setattr(extract, "build_backbone", lambda name, weights: backbone)
     monkeypatch.setattr(extract, "build_motion_network", lambda weights_name, endpoint: (halve_time, weights))
-    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: network)
+    monkeypatch.setattr(extract, "compile_forward", lambda network, precision, prepare=None: network)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_stopping_and_starting_again_ends_in_the_same_files(run, monkeypatch):
         return mean_colour(x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "compile_forward", lambda network, precision: stop_at_the_second)
+        patch.setattr(extract, "compile_forward", lambda network, precision, prepare=None: stop_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             extract_all(clips, folders, batch_size=9)
     assert not read_json(Path(folders["out_dir"]) / "static" / "manifest.json")["finished"]
@@ -170,7 +170,9 @@ def test_batches_are_filled_across_clips(run, monkeypatch):
     clips, folders = run
     shapes = []
     monkeypatch.setattr(
-        extract, "compile_forward", lambda network, precision: lambda x: shapes.append(x.shape) or network(x)
+        extract,
+        "compile_forward",
+        lambda network, precision, prepare=None: lambda x: shapes.append(x.shape) or network(x),
     )
     extract_all(clips, folders, batch_size=5)
     assert [shape for shape in shapes if len(shape) == 4] == [(5, 64, 64, 3)] * 4  # for twice 9 rows
@@ -185,7 +187,7 @@ def test_a_batch_size_of_zero_is_measured_and_changes_no_file(run, monkeypatch):
     extract_all(clips, folders)
     whole = contents(folders)
     shutil.rmtree(folders["out_dir"])
-    monkeypatch.setattr(extract, "measured_batch", lambda forward, shape, network, unit: 3)
+    monkeypatch.setattr(extract, "measured_batch", lambda forward, shape, **_: 3)
     prepare_clips(clips, PreparationConfig(**folders))
     extract_static(clips, StaticConfig(**folders, batch_size=0))
     extract_dynamic(clips, DynamicConfig(**folders, batch_size=0))
@@ -214,7 +216,7 @@ def test_memory_that_does_not_suffice_for_a_batch_costs_nothing_but_time(run, mo
         return mean_colour(x)
 
     prepare_clips(clips, PreparationConfig(**folders))
-    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: room_for_four)
+    monkeypatch.setattr(extract, "compile_forward", lambda network, precision, prepare=None: room_for_four)
     extract_static(clips, StaticConfig(**folders))
     static = {name: data for name, data in whole.items() if name.startswith("static")}
     assert {name: data for name, data in contents(folders).items() if name.startswith("static")} == static
@@ -287,8 +289,10 @@ def test_extraction_before_preparation_says_what_to_run(run):
 def test_what_half_precision_costs_stands_in_the_manifest_and_stays_there(run, monkeypatch):
     clips, folders = run
     exact = mean_colour
-    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: lambda x: exact(x) * [1, 1, 1.5])
-    monkeypatch.setattr(deviation, "compile_forward", lambda network: network)
+    monkeypatch.setattr(
+        extract, "compile_forward", lambda network, precision, prepare=None: lambda x: exact(x) * [1, 1, 1.5]
+    )
+    monkeypatch.setattr(deviation, "compile_forward", lambda network, prepare: network)
     prepare_clips(clips, PreparationConfig(**folders))
     manifest = extract_static(clips, StaticConfig(**folders, precision="float16"))
     found = manifest["made_with"][deviation.KEY]
@@ -309,7 +313,9 @@ def test_float32_is_compared_with_nothing(run):
 def test_a_programming_error_is_not_taken_for_a_bad_clip(run, monkeypatch):
     clips, folders = run
     prepare_clips(clips, PreparationConfig(**folders))
-    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: lambda x: x.no_such_method())
+    monkeypatch.setattr(
+        extract, "compile_forward", lambda network, precision, prepare=None: lambda x: x.no_such_method()
+    )
     with pytest.raises(AttributeError, match="no_such_method"):
         extract_static(clips, StaticConfig(**folders))
 
@@ -348,7 +354,9 @@ def test_a_full_disk_stops_the_stage_with_one_sentence_and_the_next_run_goes_on(
     clips = clips.loc[GOOD]
     wide = SimpleNamespace(**vars(extract.build_backbone("", "")) | {"feature_dim": 64 * 64 * 3})
     monkeypatch.setattr(extract, "build_backbone", lambda name, weights: wide)
-    monkeypatch.setattr(extract, "compile_forward", lambda network, precision: lambda x: x.reshape(len(x), -1))
+    monkeypatch.setattr(
+        extract, "compile_forward", lambda network, precision, prepare=None: lambda x: x.reshape(len(x), -1)
+    )
     prepare_clips(clips, PreparationConfig(**folders))
     static = Path(folders["out_dir"]) / "static"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

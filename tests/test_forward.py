@@ -139,6 +139,6 @@ def test_what_goes_wrong_in_the_backend_is_told_apart(monkeypatch, error, raised
     def fail(x):
         raise error
 
-    monkeypatch.setattr(forwards, "_tensorflow", lambda model, precision: (fail, (tf.errors.OpError, RuntimeError)))
+    monkeypatch.setattr(forwards, "_tensorflow", lambda *_: (fail, (tf.errors.OpError, RuntimeError)))
     with pytest.raises(raised, match=message):
         compile_forward(None)(np.zeros((2, 3)))

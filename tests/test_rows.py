@@ -41,14 +41,14 @@ def numbers_of(crops: np.ndarray) -> np.ndarray:
 
 def static_of_clip(path, track, backbone, forward, cfg):
     crops = face_crops(Job(path, track, cfg, "pyav", backbone.input_px))
-    return rows_of_clip(StaticRows(track), crops, forward, cfg.batch_size, backbone.preprocess)
+    return rows_of_clip(StaticRows(track), crops, forward, cfg.batch_size)
 
 
 def dynamic_of_pieces(pieces, track, forward, cfg):
     return rows_of_clip(DynamicRows(track, cfg), pieces, forward, cfg.batch_size)
 
 
-BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1, preprocess=lambda crops: crops)
+BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
@@ -225,7 +225,7 @@ def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
 def test_the_real_networks_give_the_same_rows_in_any_batch_size():
     track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
     backbone = build_backbone("resnet50", "random")
-    forward = compile_forward(backbone.model)
+    forward = compile_forward(backbone.model, prepare=backbone.prepare)
     one, many = (
         static_of_clip(SHIPPED[0], track, backbone, forward, StaticConfig(batch_size=size)).features for size in (2, 32)
     )

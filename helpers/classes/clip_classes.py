@@ -101,7 +101,8 @@ def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ())
         if member.n_classes != len(card["classes"]):
             raise ValueError(f"{path} must tell {len(card['classes'])} classes, got {member.n_classes}. Leave it out.")
     others = [load_clip_classifier(path) for path in further if path.is_dir()]
-    return ClipClassifier(members, card, cfg, backbone, compile_forward(backbone.model, cfg.precision), others)
+    forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
+    return ClipClassifier(members, card, cfg, backbone, forward, others)
 
 
 def _check_classes(folder: Path, expected: list[str]) -> None:
@@ -130,7 +131,7 @@ def _probabilities(video: str | Path, classifier: ClipClassifier) -> np.ndarray:
     tta = tuple(name for name in view_names(0, cfg.tta_views)[1] if name.startswith("tta"))
     px, backend = classifier.backbone.input_px, backend_name("auto", [path])
     pieces = clip_frames(FrameJob(path, -1, path.stem, (PLAIN, *tta), cfg, backend, px))
-    rows = rows_of_clip(FrameRows(), pieces, classifier.forward, cfg.batch_size, classifier.backbone.preprocess)
+    rows = rows_of_clip(FrameRows(), pieces, classifier.forward, cfg.batch_size)
     p = []
     for view in dict.fromkeys(rows.views):
         seen = rows.views == view

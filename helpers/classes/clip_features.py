@@ -129,9 +129,9 @@ def _extract(
         place, views = int(table["place"][key]), stage.missing(key, stamp)
         return FrameJob(path, place, key, views, cfg, backend, backbone.input_px), None
 
-    forward, found = compile_forward(backbone.model, cfg.precision), {}
-    compare = comparison(backbone.model, cfg.precision, found)
-    batches = Batches(forward, cfg.batch_size, prepare=backbone.preprocess, compare=compare)
+    forward, found = compile_forward(backbone.model, cfg.precision, backbone.prepare), {}
+    compare = comparison(backbone.model, cfg.precision, found, backbone.prepare)
+    batches = Batches(forward, cfg.batch_size, compare=compare)
     with (
         Progress("08 frames", len(table), cfg.out, shown=cfg.progress, network_s=lambda: batches.network_s) as progress,
         ClipRun(table, cfg.data, stage, clip_frames, job, cfg.workers or cores(), progress) as run,

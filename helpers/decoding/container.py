@@ -9,14 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import pandas as pd
 from av.codec.hwaccel import HWAccel
 
 from helpers.decoding.matroska import damage
 from helpers.decoding.pictures import display_size, orientation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +128,7 @@ def probe(path: str | Path) -> VideoInfo:
         return video.info(first_picture(video.path, video.stream.index))
 
 
-def survey(paths: Mapping[str, Path]) -> tuple[pd.DataFrame, dict[str, str]]:
+def survey(paths: Mapping[str, Path]) -> tuple["pd.DataFrame", dict[str, str]]:
     """Probe many videos.
 
     Args:
@@ -134,6 +137,8 @@ def survey(paths: Mapping[str, Path]) -> tuple[pd.DataFrame, dict[str, str]]:
     Returns:
         The fields of `VideoInfo` as columns, index `key`; and key -> reason for those that cannot be opened.
     """
+    import pandas as pd  # late: decoder processes import this file, and need half a second less without it
+
     infos, broken = {}, {}
     for key, path in paths.items():
         try:

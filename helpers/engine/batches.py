@@ -1,11 +1,11 @@
 """Batches of one fixed shape, filled with the samples of many clips, and the network that runs over them.
 
 In: samples, arrays of any shape, one after the other. Out: to whoever gave a sample, what the network says about it.
-The network runs in a thread of its own while the next batch is filled; no result depends on what else is in its batch.
+Two batches are in the network at a time, in threads of their own, while the next one is filled: what one of them leaves
+idle (the end of a layer, a copy to the device) the other uses. No result depends on what else is in its batch.
 """
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,24 +14,26 @@ from functools import partial
 
 import numpy as np
 
+from helpers.engine.clock import BusyTime
 from helpers.engine.placement import device_scope
 from helpers.forward import Forward, NetworkError
 
 log = logging.getLogger(__name__)
 
-BEGUN = 2  # batches on their way: one in the network, one that waits for it
+AT_ONCE = 2  # batches in the network
+BEGUN = AT_ONCE + 1  # batches on their way: one more waits for it
 WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
 
 Receive = Callable[[np.ndarray | NetworkError], None]
+Kind = tuple[tuple[int, ...], np.dtype]  # of a sample: what makes it fit into a batch
 
 
 @dataclass
 class _Batch:
-    """A batch that is being filled, with room for so many samples of so many rows each."""
+    """A batch that is being filled: `x (room, ...)`, so many rows per sample, and who gave the samples so far."""
 
-    room: int
+    x: np.ndarray
     n_rows: int
-    samples: list[np.ndarray] = field(default_factory=list)
     receivers: list[Receive] = field(default_factory=list)
 
 
@@ -43,7 +45,7 @@ class Batches:
 
     Attributes:
         batch_size: Rows at once; less than it was after memory has run out.
-        network_s: Seconds that the network has worked.
+        network_s: Seconds that the network has worked, on one batch or on two.
     """
 
     def __init__(
@@ -51,7 +53,6 @@ class Batches:
         forward: Forward,
         batch_size: int,
         *,
-        prepare: Callable[[np.ndarray], np.ndarray] | None = None,
         compare: Callable[[np.ndarray, np.ndarray], None] | None = None,
         device: str = "",
     ) -> None:
@@ -59,22 +60,25 @@ class Batches:
         Args:
             forward: Compiled network, (B, ...) to (B, ...).
             batch_size: Rows at once. A sample that makes more rows than that is a batch by itself.
-            prepare: What a batch goes through before the network, such as `Backbone.preprocess`.
             compare: Is shown input and output of every batch, without what fills it up.
             device: What `helpers.engine.placement.use_device` gave; empty leaves the choice to the backend.
         """
-        self.batch_size, self.network_s = batch_size, 0.0
-        self._forward, self._prepare, self._compare, self._device = forward, prepare, compare, device
-        self._filling: dict[tuple[int, ...], _Batch] = {}
+        self.batch_size, self._busy = batch_size, BusyTime()
+        self._forward, self._compare, self._device = forward, compare, device
+        self._filling: dict[Kind, _Batch] = {}
         self._waiting_bytes = 0
         self._running: deque[tuple[Future, list[Receive]]] = deque()
-        self._thread = ThreadPoolExecutor(1, "network")
+        self._threads = ThreadPoolExecutor(AT_ONCE, "network")
 
     def __enter__(self) -> "Batches":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
+
+    @property
+    def network_s(self) -> float:
+        return self._busy.seconds
 
     def add(self, sample: np.ndarray, receive: Receive, n_rows: int = 1) -> None:
         """Put a sample into the next batch of its shape.
@@ -87,12 +91,18 @@ class Batches:
         Raises:
             MemoryError: not even one sample fits. Whatever else the network raised comes out here, too.
         """
-        batch = self._filling.setdefault(sample.shape, _Batch(max(1, self.batch_size // n_rows), n_rows))
-        batch.samples.append(sample)
+        kind = (sample.shape, sample.dtype)
+        batch = self._filling.get(kind)
+        if batch is None:
+            room = max(1, self.batch_size // n_rows)
+            x = sample[None] if room == 1 else np.empty((room, *sample.shape), sample.dtype)
+            batch = self._filling[kind] = _Batch(x, n_rows)
+        if len(batch.x) > 1:
+            batch.x[len(batch.receivers)] = sample
         batch.receivers.append(receive)
         self._waiting_bytes += sample.nbytes
-        if len(batch.samples) >= batch.room:
-            self._start(sample.shape)
+        if len(batch.receivers) == len(batch.x):
+            self._start(kind)
         elif self._waiting_bytes > WAITING_BYTES:
             self._start(next(iter(self._filling)))
 
@@ -103,12 +113,12 @@ class Batches:
         while self._running:
             self._deliver()
 
-    def _start(self, shape: tuple[int, ...]) -> None:
-        batch = self._filling.pop(shape)
-        self._waiting_bytes -= sum(sample.nbytes for sample in batch.samples)
+    def _start(self, kind: Kind) -> None:
+        batch = self._filling.pop(kind)
+        self._waiting_bytes -= batch.x[: len(batch.receivers)].nbytes
         while len(self._running) >= BEGUN:
             self._deliver()
-        self._running.append((self._thread.submit(self._run_on_device, batch), batch.receivers))
+        self._running.append((self._threads.submit(self._run_on_device, batch), batch.receivers))
 
     def _deliver(self) -> None:
         future, receivers = self._running.popleft()
@@ -122,49 +132,42 @@ class Batches:
     def _run(self, batch: _Batch) -> list[np.ndarray | NetworkError]:
         """What the network says about every sample; where memory does not suffice, of half as many at a time."""
         outputs: list[np.ndarray | NetworkError] = []
-        room = min(batch.room, max(1, self.batch_size // batch.n_rows))  # less by now, if memory has run out since
-        while len(outputs) < len(batch.samples):
-            part = batch.samples[len(outputs) :][:room]
+        samples = batch.x[: len(batch.receivers)]
+        room = min(len(batch.x), max(1, self.batch_size // batch.n_rows))  # less, if memory has run out since
+        while len(outputs) < len(samples):
             try:
-                outputs += self._outputs(part, room)
+                outputs += self._outputs(samples[len(outputs) :][:room], room)
             except MemoryError as error:
                 if room == 1:
                     raise MemoryError(f"{error} Not even one at a time fits into memory.") from None
                 room //= 2
-                self.batch_size = room * batch.n_rows
+                self.batch_size = min(self.batch_size, room * batch.n_rows)
                 log.warning("%s Going on with %d at a time, here and in what follows.", error, room)
         return outputs
 
-    def _outputs(self, samples: list[np.ndarray], room: int) -> list[np.ndarray | NetworkError]:
+    def _outputs(self, samples: np.ndarray, room: int) -> list[np.ndarray | NetworkError]:
         """The network's outputs, always of `room` samples, so that it meets one shape only: zeros fill it up."""
-        x = np.zeros((room, *samples[0].shape), samples[0].dtype)
-        np.stack(samples, out=x[: len(samples)])
-        if self._prepare:
-            x = self._prepare(x)
-        started_s = time.perf_counter()
+        x = samples
+        if len(samples) < room:
+            x = np.zeros((room, *samples.shape[1:]), samples.dtype)
+            x[: len(samples)] = samples
         try:
-            y = self._forward(x)[: len(samples)]
+            with self._busy:
+                y = self._forward(x)[: len(samples)]
         except NetworkError as error:
             if len(samples) > 1:
-                return [output for sample in samples for output in self._outputs([sample], room)]
+                return [output for place in range(len(samples)) for output in self._outputs(samples[[place]], room)]
             log.warning("%s", error)
             return [error]
-        finally:
-            self.network_s += time.perf_counter() - started_s
         if self._compare:
-            self._compare(x[: len(samples)], y)
+            self._compare(samples, y)
         return list(y)
 
 
-def run_batches(
-    forward: Forward,
-    samples: Iterable[np.ndarray],
-    batch_size: int,
-    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> list[np.ndarray]:
+def run_batches(forward: Forward, samples: Iterable[np.ndarray], batch_size: int) -> list[np.ndarray]:
     """The network's output for every sample, in their order; see `Batches`. NetworkError if it fails on one."""
     outputs: dict[int, np.ndarray | NetworkError] = {}
-    with Batches(forward, batch_size, prepare=prepare) as batches:
+    with Batches(forward, batch_size) as batches:
         for place, sample in enumerate(samples):
             batches.add(sample, partial(outputs.__setitem__, place))
         batches.finish()

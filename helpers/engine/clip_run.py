@@ -52,6 +52,10 @@ class Clip:
 class ClipRun:
     """Goes through the clips of a stage; used as `with`, and iterated over once.
 
+    Attributes:
+        counts: Of the manifest.
+        found: Keys of the clips that were done already.
+
     Args:
         clips: Index `key`, column `path` below `data`.
         data: Folder of the clips.
@@ -75,6 +79,7 @@ class ClipRun:
         stamp_of: Callable[[Path, str], str] = lambda path, key: clip_stamp(path),
     ) -> None:
         self.counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0}
+        self.found: list[str] = []
         self._clips, self._data, self._stage = clips, data, stage
         self._job_of, self._stamp_of, self._progress = job_of, stamp_of, progress
         self._pool = ClipPool(work, workers=workers, patience_s=PATIENCE_S)
@@ -116,6 +121,7 @@ class ClipRun:
             stamp = self._stamp_of(path, key)
             if self._stage.done(key, stamp):
                 self.counts["found"] += 1
+                self.found.append(key)
                 self._progress.clip(made=False)
                 continue
             try:

@@ -81,13 +81,13 @@ def _cropped(job: Job, size_px: int) -> Input:
 def measure_static(job: Job, folder: Path, stored: Stored | None = None) -> Measured:
     """What 03 costs on a clip, of the video or of a tree; files go to `folder`."""
     backbone, build_s = timed(lambda: build_backbone(job.cfg.backbone, "random"))
-    forward = compile_forward(backbone.model, job.cfg.precision)
+    forward = compile_forward(backbone.model, job.cfg.precision, backbone.prepare)
     seen = (stored or partial(_cropped, job))(backbone.input_px)
     rows = sum(len(piece.t_s) for piece in seen.pieces)
     batch_size = min(job.cfg.batch_size or StaticConfig.batch_size, rows)  # nothing that fills a batch up
 
     def run() -> FeatureFile:
-        return rows_of_clip(StaticRows(seen.track), seen.pieces, forward, batch_size, backbone.preprocess)
+        return rows_of_clip(StaticRows(seen.track), seen.pieces, forward, batch_size)
 
     return _with_network(run, seen.work_s, build_s, seen.per_s, folder / "static.npz")
 

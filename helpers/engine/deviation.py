@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from helpers.forward import NetworkError, compile_forward
+from helpers.forward import NetworkError, Prepare, compile_forward
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def _rows(values: np.ndarray) -> np.ndarray:
 
 
 def comparison(
-    model: keras.Model, precision: str, found: dict[str, Any]
+    model: keras.Model, precision: str, found: dict[str, Any], prepare: Prepare | None = None
 ) -> Callable[[np.ndarray, np.ndarray], None] | None:
     """What is shown input and output of every batch, and measures with the first what the precision costs.
 
@@ -73,13 +73,14 @@ def comparison(
         model: The network.
         precision: One of `helpers.forward.PRECISIONS`; with float32 there is nothing to measure: None.
         found: Gets `KEY`: a `Deviation` as a dict, or {"not_measured": reason}.
+        prepare: As for `compile_forward`.
     """
     if precision == "float32":
         return None
 
     def look(x: np.ndarray, y: np.ndarray) -> None:
         if KEY not in found:
-            found[KEY] = _measured(lambda: compile_forward(model)(x), y)
+            found[KEY] = _measured(lambda: compile_forward(model, prepare=prepare)(x), y)
             log.info("%s: %s", precision, in_words(found[KEY]))
 
     return look

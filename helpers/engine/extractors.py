@@ -34,11 +34,12 @@ class StaticFeatureExtractor:
     ):
         """Arguments as for `build_backbone` and `compile_forward`; `batch_size` frames at once."""
         self.backbone = build_backbone(backbone, weights, frozen=frozen)
-        self._forward, self._batch_size = compile_forward(self.backbone.model, precision), batch_size
+        self._forward = compile_forward(self.backbone.model, precision, self.backbone.prepare)
+        self._batch_size = batch_size
 
     def extract_features(self, frames_rgb: np.ndarray) -> np.ndarray:
         """Rows float32 (n, feature_dim) of frames RGB uint8 (n, input_px, input_px, 3)."""
-        rows = run_batches(self._forward, frames_rgb, self._batch_size, self.backbone.preprocess)
+        rows = run_batches(self._forward, frames_rgb, self._batch_size)
         return np.stack(rows) if rows else np.zeros((0, self.backbone.feature_dim), np.float32)
 
     def save(self, path: str | Path) -> None:

@@ -107,11 +107,16 @@ def _coded(flow: np.ndarray, dtype: str, step_px: float) -> np.ndarray:
 
 def _decoded(codes: np.ndarray, step_px: float) -> np.ndarray:
     """Flow float32 (n, H, W, 2) from what `_coded` made."""
-    if codes.dtype.kind != "f":
-        codes = np.cumsum(codes, axis=2, dtype=codes.dtype)
-        zero = UINT8_ZERO if codes.dtype == np.uint8 else 0
-        codes = (codes.astype(np.float32) - zero) * np.float32(step_px)
-    return np.ascontiguousarray(np.moveaxis(codes, 1, -1), dtype=np.float32)
+    if codes.dtype.kind == "f":
+        return np.ascontiguousarray(np.moveaxis(codes, 1, -1), dtype=np.float32)
+    codes = codes.copy()
+    for row in range(1, codes.shape[2]):  # a running sum; np.cumsum along this axis takes four times as long
+        codes[:, :, row] += codes[:, :, row - 1]
+    flow = np.empty((*codes[:, 0].shape, 2), np.float32)
+    for k in range(2):
+        np.subtract(codes[:, k], np.float32(UINT8_ZERO if codes.dtype == np.uint8 else 0), out=flow[..., k])
+    flow *= np.float32(step_px)
+    return flow
 
 
 def read_flow(path: str | Path) -> FlowFile:

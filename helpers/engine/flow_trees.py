@@ -152,9 +152,10 @@ def stored_flows(job: FlowJob) -> Iterator[Piece]:
         with clock("reading"):
             for i, place in enumerate(places):
                 try:
-                    flows[i] = normalise_flow(resize_flow(read(place), job.input_px), job.clip_px)
+                    flows[i] = resize_flow(read(place), job.input_px)
                 except FieldError as error:
                     unusable[i] = str(error)
+            flows = normalise_flow(flows, job.clip_px)
         reader = f"stored flow: {job.made}"
         yield Piece(flows, places / job.fps, number[places], reader, unusable=unusable, spent_s=clock.read())
 

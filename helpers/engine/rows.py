@@ -8,7 +8,7 @@ clip.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -194,15 +194,9 @@ class DynamicRows(ClipRows):
         return self._usable(features, start / fps, stop / fps, frame[start], reasons, padded)
 
 
-def rows_of_clip(
-    clip: ClipRows,
-    pieces: Iterable[Piece],
-    forward: Forward,
-    batch_size: int,
-    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> FeatureFile:
+def rows_of_clip(clip: ClipRows, pieces: Iterable[Piece], forward: Forward, batch_size: int) -> FeatureFile:
     """The rows of one clip by itself; see `Batches` for the network's arguments, `ClipRows` for what may be raised."""
-    with Batches(forward, batch_size, prepare=prepare) as batches:
+    with Batches(forward, batch_size) as batches:
         clip.feed(pieces, batches)
         batches.finish()
     return clip.result()

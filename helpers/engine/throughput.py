@@ -28,7 +28,14 @@ SHARE = 0.8  # of a device's memory that a batch may take: the rest is other pro
 
 
 def throughput(
-    forward: Forward, sample_shape: tuple[int, ...], batches: Iterable[int], *, network: str, unit: str, repeats: int
+    forward: Forward,
+    sample_shape: tuple[int, ...],
+    batches: Iterable[int],
+    *,
+    network: str,
+    unit: str,
+    repeats: int,
+    dtype: type = np.float32,
 ) -> pd.DataFrame:
     """Time a network over growing batches of noise; running out of memory is the last row, not an error.
 
@@ -39,6 +46,7 @@ def throughput(
         network: What the rows are called.
         unit: What is counted: "images/s" or "clips/s".
         repeats: Timed runs of each batch after one that compiles.
+        dtype: Of a sample: np.uint8 for pixels.
 
     Returns:
         `COLUMNS`: `per_s` is samples per second by the median run, NaN where memory did not suffice; `memory_gib` the
@@ -52,7 +60,7 @@ def throughput(
         row = {"network": network, "unit": unit, "batch": size, "per_s": math.nan, "memory_gib": math.nan, "note": ""}
         rows.append(row)
         try:
-            x = np.random.default_rng(0).random((size, *sample_shape), np.float32)
+            x = (255 * np.random.default_rng(0).random((size, *sample_shape), np.float32)).astype(dtype)
             row["per_s"], row["memory_gib"] = measure_peak_gib(
                 lambda x=x: len(x) / _median_seconds(forward, x, repeats)
             )
@@ -63,7 +71,9 @@ def throughput(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def measured_batch(forward: Forward, sample_shape: tuple[int, ...], *, network: str, unit: str) -> int:
+def measured_batch(
+    forward: Forward, sample_shape: tuple[int, ...], *, network: str, unit: str, dtype: type = np.float32
+) -> int:
     """Choose a batch size by measuring: doubled until memory runs out or a doubling brings under 5 %; see `throughput`.
 
     MemoryError when not even one sample fits.
@@ -71,7 +81,7 @@ def measured_batch(forward: Forward, sample_shape: tuple[int, ...], *, network: 
     parts: list[pd.DataFrame] = []
     best = 0.0
     for size in (2**k for k in range(LARGEST_POWER + 1)):
-        parts.append(throughput(forward, sample_shape, [size], network=network, unit=unit, repeats=1))
+        parts.append(throughput(forward, sample_shape, [size], network=network, unit=unit, repeats=1, dtype=dtype))
         rate = parts[-1]["per_s"].iloc[0]
         if not rate > best / NEARLY:  # NaN, too
             break
@@ -97,8 +107,9 @@ def static_throughput(
 ) -> pd.DataFrame:
     """Time the static network of 03 over batch sizes; see `throughput`."""
     built = build_backbone(backbone, "random")
-    forward, shape = compile_forward(built.model, precision), (built.input_px, built.input_px, 3)
-    return throughput(forward, shape, batches, network=backbone, unit="images/s", repeats=repeats)
+    forward = compile_forward(built.model, precision, built.prepare)
+    shape = (built.input_px, built.input_px, 3)
+    return throughput(forward, shape, batches, network=backbone, unit="images/s", repeats=repeats, dtype=np.uint8)
 
 
 def motion_throughput(
@@ -114,7 +125,8 @@ def motion_throughput(
     model, _ = build_motion_network("random", endpoint)
     name = f"I3D to {endpoint or 'its pooled features'}"
     shape = (flows, px, px, 2)
-    return throughput(compile_forward(model, precision), shape, batches, network=name, unit="clips/s", repeats=repeats)
+    forward = compile_forward(model, precision)
+    return throughput(forward, shape, batches, network=name, unit="clips/s", repeats=repeats)
 
 
 def suggest_batch(table: pd.DataFrame, memory_gib: float = math.nan) -> int:
