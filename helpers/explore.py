@@ -60,7 +60,7 @@ def draw_clip(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness")
         segment=segment,
         face=view.face_of(segment),
         color=look.color,
-        label=textwrap.fill(f"{trait}: {measure}", 26),
+        label=textwrap.fill(f"{DISPLAY.get(trait, trait)}: {measure}", 26),
         windows=view.windows,
         title=f"{view.clip}\n{_judged(gallery, row, column)}",
     )
@@ -78,7 +78,8 @@ def _judged(gallery: Gallery, row: int, column: int) -> str:
     """A clip's score beside its rating, in words."""
     rated, error = gallery.rated[row, column], gallery.error(column)[row]
     said = "not rated" if np.isnan(rated) else f"rated {rated:.2f} (error {_number(error)})"
-    return f"{gallery.targets[column]} predicted {gallery.predicted[row, column]:.2f}, {said}"
+    name = gallery.targets[column]
+    return f"{DISPLAY.get(name, name)} predicted {gallery.predicted[row, column]:.2f}, {said}"
 
 
 def _answers(method: Callable[["Explorer"], None]) -> Callable[["Explorer", Any], None]:
@@ -167,7 +168,7 @@ class Explorer(widgets.Box):
         with self._quietly():
             self.clips.options = options
             self.clips.value = chosen if chosen in (clip for _, clip in options) else None
-        shown = "entropy" if by_entropy else f"error of {self.gallery.targets[self.trait.value]}"
+        shown = "entropy" if by_entropy else f"error of {self.trait.label}"
         self.clips.description = f"{len(rows)} of {len(self.gallery.clips)} clips: {shown}, key"
 
     @_answers

@@ -167,7 +167,7 @@ def test_head_trait_and_segment_change_the_axis_and_the_close_up(explorer, view)
     explorer.trait.value = 0
     np.testing.assert_allclose(player.scene["values"], view.measures[CHANGE][:, 0])
     assert player.scene["color"] == TRAIT_COLORS["openness"]
-    assert "openness predicted" in player.message
+    assert "openness (O) predicted" in player.message
     assert player.picture == before  # a trait changes bars, not what was seen
     player.segment = (player.segment + 1) % TD
     assert player.picture != before
@@ -239,7 +239,7 @@ def test_what_the_bars_show_can_be_chosen_where_there_is_a_choice(gallery, view,
     assert explorer.measure.layout.display is None
     explorer.measure.value = RELEVANCE
     np.testing.assert_allclose(explorer.player.scene["values"], view.measures[RELEVANCE][:, 3])
-    assert explorer.player.scene["label"] == f"agreeableness: {RELEVANCE}"
+    assert explorer.player.scene["label"] == f"agreeableness (A): {RELEVANCE}"
     one = replace(view, measures={CHANGE: view.measures[CHANGE]})
     alone = explore.Explorer(replace(gallery, load=lambda _: one), clip=CLIP)
     assert alone.measure.layout.display == "none"
@@ -267,7 +267,7 @@ def test_where_nobody_can_click_a_figure_shows_the_same(gallery, view):
     np.testing.assert_array_equal(motion.images[0].get_array(), view.speed[segment])
     np.testing.assert_allclose(heads.collections[0].get_array(), view.attention[:, :, segment])
     assert heads.get_xlabel() == "face token (s)"
-    assert re.match(rf"{re.escape(CLIP)}\nopenness predicted [-.\d]+, rated 0\.", fig.get_suptitle())
+    assert re.match(rf"{re.escape(CLIP)}\nopenness \(O\) predicted [-.\d]+, rated 0\.", fig.get_suptitle())
     colour_bars = [ax.get_ylabel() for ax in fig.axes if ax.get_label() == "<colorbar>"]
     assert colour_bars == ["speed (px/frame)", "attention"]
 

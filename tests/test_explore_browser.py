@@ -129,7 +129,7 @@ def test_clip_head_trait_and_segment_change_what_is_seen(lab):
     assert seen.times() == pytest.approx((segment + 1.5) * STEP_S, abs=FRAME_S)
     expect(seen.segment(segment + 1)).to_be_focused()
 
-    seen.choose(f"{N} of {N} clips: error of openness, key", OTHER)
+    seen.choose(f"{N} of {N} clips: error of openness (O), key", OTHER)
     expect(seen.status).to_have_attribute("data-seq", "6")
     strongest = int(seen.status.get_attribute("data-state").rsplit("|", 1)[1])
     assert seen.look(f"{OTHER}|head{HEADS}|openness|{strongest}") == {"video", "close-up", "axis"}
@@ -140,7 +140,7 @@ def test_clip_head_trait_and_segment_change_what_is_seen(lab):
 
     seen.label("Sort by").select_option("error, largest first")
     seen.label("Search").fill("gone")
-    seen.choose(f"1 of {N} clips: error of openness, key", GONE)
+    seen.choose(f"1 of {N} clips: error of openness (O), key", GONE)
     expect(seen.status).to_contain_text(f"Shown is still {OTHER}.")
     assert "error: VideoError" in seen.status.inner_text()
     assert lab.errors == []

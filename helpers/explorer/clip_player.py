@@ -13,6 +13,7 @@ import anywidget
 import matplotlib.pyplot as plt
 import traitlets
 
+from helpers.clips import DISPLAY
 from helpers.explorer.gallery import ClipView
 from helpers.plots import NEUTRAL, TRAIT_COLORS
 from helpers.plots import explorer as pictures
@@ -103,7 +104,7 @@ def scene_of(view: ClipView, look: Look) -> dict[str, Any]:
         "share_top": float(view.attention.max()),
         "values": values[:, look.column].tolist(),
         "value_range": [min(float(values.min()), -SMALLEST), max(float(values.max()), SMALLEST)],
-        "label": f"{look.trait}: {look.measure}",
+        "label": f"{DISPLAY.get(look.trait, look.trait)}: {look.measure}",
         "color": look.color,
         "windows": [{"name": n, "start_s": a, "stop_s": b, "color": color} for (n, (a, b)), color in spans],
     }
