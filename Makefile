@@ -22,7 +22,7 @@ demo: $(READY)  ## run every notebook on the sample clips into results/demo
 test: $(READY)  ## lint, unit tests, and every committed notebook against its outputs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest tests -m "not browser"
+	$(BIN)/python -m pytest tests -m "not browser" -n 2 --dist loadfile
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 900 notebooks
 
 test-browser: $(READY)  ## what is seen in a browser: needs Chromium, otherwise skipped with the reason
