@@ -90,6 +90,7 @@ def test_memory(tmp_path, capsys, monkeypatch):
     result = rows_of(memory, tmp_path, capsys, "--rows", "150")
     assert [row["rows"] for row in result["rows"]] == [64, 150]
     assert result["rss_mb_150"] >= result["rss_mb_64"]
+    assert result["rows_per_s"] * result["decoder_cpu_ms_per_row"] > 0
 
 
 def test_the_cosine_is_that_of_the_worst_row():

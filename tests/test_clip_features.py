@@ -273,7 +273,8 @@ def test_an_extraction_that_is_killed_and_started_again_gives_the_same(cfg, tmp_
     whole = change(cfg, out_dir=str(tmp_path / "whole"))
     extract_clip_features(whole)
     frames = cfg.out / "classification" / "frames"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, repr(cfg.as_dict(without=()))], cwd=ROOT)
+    one_clip_at_a_time = change(cfg, batch_size=5).as_dict(without=())
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, repr(one_clip_at_a_time)], cwd=ROOT)
     deadline = time.monotonic() + 120
     while count(frames) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -49,6 +52,36 @@ def test_float32_equals_the_model_at_any_batch_and_shape(network):
         ours, theirs = forward(x), np.asarray(model(x, training=False))
         assert ours.dtype == np.float32
         assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bytes_are_prepared_in_the_same_pass(network, precision):
+    model, dims = network
+    shown = np.random.default_rng(0).integers(0, 256, (5, *(17,) * dims, 3), dtype=np.uint8)
+
+    def prepare(x):
+        return keras.ops.flip(keras.ops.cast(x, "float32"), -1) / 255 - 0.5
+
+    ours = compile_forward(model, precision, prepare)(shown)
+    theirs = compile_forward(model, precision)(shown[..., ::-1] / np.float32(255) - np.float32(0.5))
+    assert np.abs(ours - theirs).max() <= (1e-5 if precision == "float32" else 0.02) * np.abs(theirs).max()
+
+
+def test_several_threads_at_once_compile_it_once():
+    traced = []
+
+    class Counting(layers.Layer):
+        def call(self, x):
+            traced.append(threading.current_thread().name)
+            return 2 * x
+
+    inputs = keras.Input((3,))
+    forward = compile_forward(keras.Model(inputs, Counting()(inputs)))
+    traced.clear()
+    with ThreadPoolExecutor(4) as threads:
+        outputs = list(threads.map(forward, [np.full((2, 3), k, np.float32) for k in range(8)]))
+    assert [float(y[0, 0]) for y in outputs] == [2.0 * k for k in range(8)]
+    assert len(traced) == 1
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["graph rewrite", "policy"])

@@ -73,8 +73,8 @@ def test_the_motion_network_is_timed_in_clips():
     [
         ([10, 19, 20, 20.5], math.nan, math.nan, 4),  # 20 is within 5 % of 20.5, 19 is not
         ([10, 20, 30, math.nan], math.nan, math.nan, 4),  # the last did not fit
-        ([10, 20, 30, 40], [2.0, 3.0, 5.0, 9.0], 7.0, 4),  # 80 % of 7 GiB hold 5, not 9
-        ([10, 20, 30, 40], [2.0, 3.0, math.nan, math.nan], 7.0, 4),  # the same by the line 1 + batch
+        ([10, 20, 30, 40], [2.0, 3.0, 5.0, 9.0], 14.0, 4),  # 40 % of 14 GiB hold 5, not 9
+        ([10, 20, 30, 40], [2.0, 3.0, math.nan, math.nan], 14.0, 4),  # the same by the line 1 + batch
         ([10, 20, 30, 40], [2.0, 3.0, 5.0, 9.0], 1.0, 1),  # none fits: the smallest
     ],
 )

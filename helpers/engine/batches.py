@@ -116,7 +116,7 @@ class Batches:
     def _start(self, kind: Kind) -> None:
         batch = self._filling.pop(kind)
         self._waiting_bytes -= batch.x[: len(batch.receivers)].nbytes
-        while len(self._running) >= BEGUN:
+        while self._running and (len(self._running) >= BEGUN or self._running[0][0].done()):
             self._deliver()
         self._running.append((self._threads.submit(self._run_on_device, batch), batch.receivers))
 

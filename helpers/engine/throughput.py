@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ("network", "unit", "batch", "per_s", "memory_gib", "note")
 NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
 LARGEST_POWER = 10  # batches of 1,024 at most
-SHARE = 0.8  # of a device's memory that a batch may take: the rest is other programs', and fragments
+SHARE = 0.4  # of a device's memory that a batch may take: two are in the network, and other programs need some
 
 
 def throughput(
