@@ -67,11 +67,12 @@ def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, 
     shared = {what: spent_s[what] / workers for what in IN_DECODERS if what in spent_s}
     for parts, label in ((shared, f"each of {workers} decoder processes"), (alone, "this process")):
         bars = ax.barh(list(parts), list(parts.values()), label=label)
-        ax.bar_label(bars, [f" {value / total_s:.0%}" for value in parts.values()], fontsize=8)
+        shares = [f"{value / total_s:.0%}" for value in parts.values()]
+        ax.bar_label(bars, shares, padding=3, fontsize=8, bbox={"fc": "w", "ec": "none", "pad": 1})  # over the line
     ax.axvline(total_s, color="0.4", lw=1, ls="--", label="from begin to end")
     ax.invert_yaxis()
     ax.figure.legend(fontsize=8, loc="outside lower center", ncols=3)
-    ax.set(xlabel="seconds", xlim=(0, 1.08 * total_s))
+    ax.set(xlabel="seconds", xlim=(0, 1.12 * total_s))
     ax.grid(False, axis="y")
     return ax
 
