@@ -1,6 +1,6 @@
 """Run every benchmark in turn, each in a process of its own: `python -m benchmarks [--json FOLDER]`.
 
-Each can be run by itself, with settings: `python -m benchmarks.forward --help`.
+Each can be run by itself, with settings: `python -m benchmarks.static --help`.
 """
 
 import argparse
