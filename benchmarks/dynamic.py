@@ -2,10 +2,10 @@
 
 In alternation: the whole stage on stored flow, files in, feature files out, in float32 and bfloat16; the compiled
 forward pass alone on as many clips in memory, one after the other and two at once as the engine has them; the whole
-stage on videos, with flow on the fly; a plain `tf.function`; and windows of 16 flows at every one of the clip's instead
-of one pass over it. What can be had on the fly, per clip, is the forward pass plus the core-seconds of decoding,
-cropping and flow over the number of cores. Ratios are medians over rounds, more is faster. Clips of the sample (72
-flows), I3D to Mixed_3c at 112 px, random weights.
+stage on videos, with flow on the fly; on TensorFlow, a plain `tf.function`; and windows of 16 flows at every one of the
+clip's instead of one pass over it. What can be had on the fly, per clip, is the forward pass plus the core-seconds of
+decoding, cropping and flow over the number of cores. Ratios are medians over rounds, more is faster. Clips of the
+sample (72 flows), I3D to Mixed_3c at 112 px, random weights. On a fast GPU take more clips.
 
     python -m benchmarks.dynamic [--clips N] [--json FILE]
 """
@@ -22,11 +22,10 @@ import pandas as pd
 
 from benchmarks.alternation import options_of, ratio, report
 from benchmarks.networks import (
-    PLAIN,
     PRECISIONS,
     Ways,
     forward_ways,
-    plain_function,
+    plain_ways,
     ratios,
     rows_of,
     seconds_per_unit,
@@ -61,7 +60,7 @@ def work_on(clips: pd.DataFrame, cfg: DynamicConfig) -> None:
 def ways_of(
     clips: pd.DataFrame, folder: Path, network: keras.Model, forwards: dict[str, Forward], options: Namespace
 ) -> tuple[Ways, float]:
-    """Every way with the clips it takes, and the cosine of bfloat16's rows to a plain float32's."""
+    """Every way with the clips it takes, and the cosine of bfloat16's rows to float32's."""
     few, n = clips.iloc[: options.few], len(clips)
     on_the_fly = DynamicConfig(data_dir=str(DATA), out_dir=str(folder / "run"), endpoint=ENDPOINT)
     write_flows(clips, on_the_fly, folder / "flow")
@@ -69,9 +68,7 @@ def ways_of(
     flow = flow[: len(flow) // 8 * 8]
     x = flow[None]
     windows = np.stack([flow[first : first + WINDOW] for first in range(len(flow) - WINDOW + 1)])
-    plain = plain_function(network)
-    ways: Ways = {
-        PLAIN: (lambda: [plain(x) for _ in range(options.few)], options.few),
+    ways = plain_ways(network, x, options.few) | {
         FLY: (partial(run_stage, few, on_the_fly, network, forwards["float32"]), options.few),
         WORK: (partial(work_on, few, on_the_fly), options.few),
         WINDOWS: (lambda: [forwards["float32"](part) for part in np.array_split(windows, 8)], 1),
@@ -82,7 +79,7 @@ def ways_of(
             out_dir=str(folder / "run"), flow_dir=str(folder / "flow"), endpoint=ENDPOINT, precision=precision
         )
         ways[f"stage {precision}"] = partial(run_stage, clips, cfg, network, forward), n
-    return ways, worst_cosine(forwards["bfloat16"](x), plain(x), len(flow) // 8)
+    return ways, worst_cosine(forwards["bfloat16"](x), forwards["float32"](x), len(flow) // 8)
 
 
 def main(argv: list[str] | None = None) -> None:

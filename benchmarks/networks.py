@@ -23,14 +23,14 @@ LIMIT_S = 300.0  # no round begins later
 Ways = dict[str, tuple[Callable[[], Any], int]]  # what to call, and how many units it takes
 
 
-def plain_function(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """A plain `tf.function` of the inference pass. RuntimeError on another backend than TensorFlow."""
+def plain_ways(model: keras.Model, x: np.ndarray, n_calls: int) -> Ways:
+    """A plain `tf.function` of the inference pass, the way everybody knows; nothing on another backend."""
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(f"KERAS_BACKEND must be tensorflow, got {keras.backend.backend()}. Set it: the peer is.")
+        return {}
     import tensorflow as tf
 
     function = tf.function(lambda batch: model(batch, training=False))
-    return lambda x: function(x).numpy()
+    return {PLAIN: (lambda: [function(x).numpy() for _ in range(n_calls)], n_calls * len(x))}
 
 
 def forward_ways(forwards: dict[str, Forward], x: np.ndarray, n_calls: int, few: int) -> Ways:
@@ -73,18 +73,15 @@ def rows_of(ways: Ways, per_unit: dict[str, list[float]], unit: str) -> list[dic
 
 def ratios(per_unit: dict[str, list[float]]) -> dict[str, float]:
     """How near the stages are to their networks alone, and those to a plain `tf.function` in float32."""
-    together = {
-        precision: ratio(per_unit[f"{TOGETHER} {precision}"], per_unit[f"stage {precision}"])
-        for precision in PRECISIONS
-    }
-    return {
-        "ratio_pipeline_to_forward": ratio(per_unit["forward float32"], per_unit["stage float32"]),
-        "ratio_pipeline_to_forward_bf16": ratio(per_unit["forward bfloat16"], per_unit["stage bfloat16"]),
-        "ratio_pipeline_to_two_forwards": together["float32"],
-        "ratio_pipeline_to_two_forwards_bf16": together["bfloat16"],
-        "ratio_float32_to_tf_function_float32": ratio(per_unit[PLAIN], per_unit["forward float32"]),
-        "ratio_bf16_to_tf_function_float32": ratio(per_unit[PLAIN], per_unit["forward bfloat16"]),
-    }
+    found = {}
+    for precision, suffix in zip(PRECISIONS, ("", "_bf16"), strict=True):
+        stage = per_unit[f"stage {precision}"]
+        found[f"ratio_pipeline_to_forward{suffix}"] = ratio(per_unit[f"forward {precision}"], stage)
+        found[f"ratio_pipeline_to_two_forwards{suffix}"] = ratio(per_unit[f"{TOGETHER} {precision}"], stage)
+    if PLAIN in per_unit:
+        found["ratio_float32_to_tf_function_float32"] = ratio(per_unit[PLAIN], per_unit["forward float32"])
+        found["ratio_bf16_to_tf_function_float32"] = ratio(per_unit[PLAIN], per_unit["forward bfloat16"])
+    return found
 
 
 def tell(headline: dict[str, float]) -> None:

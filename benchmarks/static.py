@@ -3,8 +3,9 @@
 Faces are a tree of JPEG files, 224 px, as in the source project. In alternation: the whole stage, files in, feature
 files out, in float32 and bfloat16; the compiled forward pass alone on as many batches in memory, one after the other
 and two at once as the engine has them; the source project's loop (read an image, and every 32 of them `model.predict`
-and a garbage collection); and a plain `tf.function`. Ratios are medians over rounds, more is faster. No stage can be
-more than `limit_to_source_loop` times the loop on this machine. ResNet-50, batches of 32, random weights.
+and a garbage collection); and, on TensorFlow, a plain `tf.function`. Ratios are medians over rounds, more is faster. No
+stage can be more than `limit_to_source_loop` times the loop on this machine. ResNet-50, batches of 32, random weights.
+On a fast GPU take more clips: starting and ending the stage takes a third of a second.
 
     python -m benchmarks.static [--clips N] [--json FILE]
 """
@@ -21,12 +22,11 @@ import pandas as pd
 
 from benchmarks.alternation import options_of, ratio, report
 from benchmarks.networks import (
-    PLAIN,
     PRECISIONS,
     TOGETHER,
     Ways,
     forward_ways,
-    plain_function,
+    plain_ways,
     ratios,
     rows_of,
     seconds_per_unit,
@@ -62,23 +62,20 @@ def source_loop(paths: list[Path], backbone: Backbone, batch_size: int) -> np.nd
 def ways_of(
     clips: pd.DataFrame, folder: Path, backbone: Backbone, forwards: dict[str, Forward], options: Namespace
 ) -> tuple[Ways, float]:
-    """Every way with the images it takes, and the cosine of bfloat16's rows to a plain float32's."""
+    """Every way with the images it takes, and the cosine of bfloat16's rows to float32's."""
     n, size = len(clips) * FACES_PER_CLIP, options.batch
     n_batches = max(1, n // size)
     paths = sorted((folder / "faces").rglob("*.jpg"))[: options.few * size]
     x = np.stack([read_image(path, backbone.input_px) for path in paths[:size]])
-    plain, prepared = plain_function(backbone.model), backbone.preprocess(x)
-    ways: Ways = {
-        PLAIN: (lambda: [plain(prepared) for _ in range(options.few)], options.few * size),
-        LOOP: (partial(source_loop, paths, backbone, size), options.few * size),
-    }
+    ways = plain_ways(backbone.model, backbone.preprocess(x), options.few)
+    ways[LOOP] = partial(source_loop, paths, backbone, size), options.few * size
     ways |= forward_ways(forwards, x, n_batches, options.few)
     for precision, forward in forwards.items():
         cfg = StaticConfig(
             out_dir=str(folder / "run"), faces_dir=str(folder / "faces"), precision=precision, batch_size=size
         )
         ways[f"stage {precision}"] = partial(run_stage, clips, cfg, backbone, forward), n
-    return ways, worst_cosine(forwards["bfloat16"](x), plain(prepared), size)
+    return ways, worst_cosine(forwards["bfloat16"](x), forwards["float32"](x), size)
 
 
 def main(argv: list[str] | None = None) -> None:
