@@ -80,7 +80,7 @@ class FeatureFile:
 def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None:
     """Write one clip's rows; `stamp` tells later which version of the clip they were made from.
 
-    Not compressed: it would save a sixth of the bytes and take six times as long, too long for a fast GPU.
+    Not compressed: it would save a sixth of the bytes and take six times as long.
     """
     write_arrays(
         path,

@@ -137,7 +137,7 @@ def survey(paths: Mapping[str, Path]) -> tuple["pd.DataFrame", dict[str, str]]:
     Returns:
         The fields of `VideoInfo` as columns, index `key`; and key -> reason for those that cannot be opened.
     """
-    import pandas as pd  # late: decoder processes import this file, and need half a second less without it
+    import pandas as pd  # late: decoder processes import this file, and start in 0.25 instead of 0.57 s without it
 
     infos, broken = {}, {}
     for key, path in paths.items():

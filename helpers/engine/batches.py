@@ -1,8 +1,8 @@
 """Batches of one fixed shape, filled with the samples of many clips, and the network that runs over them.
 
 In: samples, arrays of any shape, one after the other. Out: to whoever gave a sample, what the network says about it.
-Two batches are in the network at a time, in threads of their own, while the next one is filled: what one of them leaves
-idle (the end of a layer, a copy to the device) the other uses. No result depends on what else is in its batch.
+Two batches are in the network at a time, in threads of their own, while the next one is filled: cores that one of them
+leaves idle at the end of a layer the other uses. No result depends on what else is in its batch.
 """
 
 import logging

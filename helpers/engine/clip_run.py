@@ -53,7 +53,7 @@ class ClipRun:
     """Goes through the clips of a stage; used as `with`, and iterated over once.
 
     Attributes:
-        counts: Of the manifest.
+        counts: Of the manifest, so far.
         found: Keys of the clips that were done already.
 
     Args:
@@ -78,7 +78,7 @@ class ClipRun:
         progress: Progress,
         stamp_of: Callable[[Path, str], str] = lambda path, key: clip_stamp(path),
     ) -> None:
-        self.counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0}
+        self.counts = {"clips": len(clips), "made": 0, "failed": 0}
         self.found: list[str] = []
         self._clips, self._data, self._stage = clips, data, stage
         self._job_of, self._stamp_of, self._progress = job_of, stamp_of, progress
@@ -99,7 +99,7 @@ class ClipRun:
         """Put what failed into the order of the clips, and return the counts of the manifest."""
         order = {key: place for place, key in enumerate(self._clips.index)}
         self._stage.failed.sort(key=lambda entry: order[entry["clip"]])
-        return self.counts
+        return self.counts | {"found": len(self.found)}
 
     def made(self, clip: Clip, n_rows: int = 0) -> None:
         """Count a clip whose file is there now."""
@@ -120,7 +120,6 @@ class ClipRun:
             path = self._data / below
             stamp = self._stamp_of(path, key)
             if self._stage.done(key, stamp):
-                self.counts["found"] += 1
                 self.found.append(key)
                 self._progress.clip(made=False)
                 continue
