@@ -19,8 +19,12 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-# What TensorFlow, PyTorch (GPU, processor) and JAX say; the last one whatever the device.
-OUT_OF_MEMORY = ("OOM when", "out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
+# What TensorFlow, PyTorch (GPU, processor), JAX, and NVIDIA's libraries below them say. Two have a class for it, too.
+OUT_OF_MEMORY = (
+    *("OOM when", "out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED"),
+    *("STATUS_ALLOC_FAILED", "Dst tensor is not initialized"),
+)
+OUT_OF_MEMORY_ERRORS = ("ResourceExhaustedError", "OutOfMemoryError")
 
 Forward = Callable[[np.ndarray], np.ndarray]
 Prepare = Callable[[Any], Any]  # from a tensor of the backend to another
@@ -33,20 +37,23 @@ class NetworkError(RuntimeError):
 def compile_forward(model: keras.Model, precision: str = "float32", prepare: Prepare | None = None) -> Forward:
     """Compile the inference pass of a model with one input and one output.
 
-    The weights are taken as they are now; later changes of the model do not reach the compiled function.
+    The weights are taken as they are now, on TensorFlow as they are when a shape comes for the first time; later
+    changes of the model do not reach the compiled function.
 
     Args:
         model: Any built Keras model, inputs float32.
-        precision: "float32"; or "bfloat16" for the heavy operations (weights and accumulation elsewhere stay float32),
-            about twice as fast where the processor has bfloat16 units; or "float16", likewise, for GPUs: closer to
-            float32, but it ends at 65504, and what exceeds it comes out infinite or NaN. A processor runs it for the
-            sake of what a GPU made, and the log says how slowly.
+        precision: "float32", on a GPU as well (`helpers/__init__.py` turns TF32 off); or "bfloat16" for the heavy
+            operations (weights and accumulation elsewhere stay float32), about twice as fast where the processor has
+            bfloat16 units; or "float16", likewise, for GPUs: closer to float32, but it ends at 65504, and what exceeds
+            it comes out infinite or NaN. A processor runs it for the sake of what a GPU made, and the log says how
+            slowly.
         prepare: What the input goes through before the model, in the same compiled pass: `keras.ops` on tensors, such
             as `Backbone.prepare`. Bytes then reach the device as bytes.
 
     Returns:
-        A function from (B, ...) to float32 (B, ...), for any B; it compiles once per shape of a sample. Without
-        `prepare` its input is taken as float32, with it as it is. It may be called from several threads at once.
+        A function from (B, ...) to float32 (B, ...), for any B and any length of clips (B, T, H, W, C); it compiles
+        once per shape otherwise, JAX per length, too. Without `prepare` its input is taken as float32, with it as it
+        is. It may be called from several threads at once.
         NetworkError comes out of it where the backend fails on an input, MemoryError where memory does not suffice.
     """
     if precision not in PRECISIONS:
@@ -68,7 +75,7 @@ def compile_forward(model: keras.Model, precision: str = "float32", prepare: Pre
             return y
         except failures as error:
             reason = _reason(str(error))
-            if any(words in reason for words in OUT_OF_MEMORY):
+            if type(error).__name__ in OUT_OF_MEMORY_ERRORS or any(words in reason for words in OUT_OF_MEMORY):
                 raise MemoryError(f"the network ran out of memory on an input of {x.shape}: {reason}.") from None
             raise NetworkError(f"the network failed on an input of {x.shape}: {reason}") from error
 
@@ -91,7 +98,8 @@ def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compile
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    device = _chosen_device(model)
+    on_gpu = "GPU" in device if device else bool(tf.config.list_logical_devices("GPU"))
     if precision == "float16" and not on_gpu:  # seen: ResNet-50 1.5, I3D 8 to 13 times
         log.warning("float16 on a processor is slower than float32; bfloat16 is the fast one there.")
     if precision == "float16" or (precision == "bfloat16" and on_gpu):
@@ -99,13 +107,12 @@ def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compile
     config = tf.compat.v1.ConfigProto()
     if precision == "bfloat16" and not on_gpu:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
-    device = _chosen_device(model)
     if device:
         config.allow_soft_placement = True  # for what that device cannot do, such as looking at a shape
         config.device_count["CPU"] = len(tf.config.list_logical_devices("CPU"))
 
-    @cache
-    def compiled(sample_shape: tuple[int, ...], dtype: np.dtype) -> Forward:
+    @cache  # per length of clips would be a graph and a session with all weights for each
+    def compiled(sample_shape: tuple[int | None, ...], dtype: np.dtype) -> Forward:
         function = tf.function(lambda x: tf.cast(model(prepare(x), training=False), tf.float32))
         concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), dtype))
         frozen = convert_variables_to_constants_v2(concrete)
@@ -113,7 +120,10 @@ def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compile
         session = tf.compat.v1.Session(graph=graph, config=config)  # its options are its own, not the process's
         return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
 
-    return lambda x: compiled(x.shape[1:], x.dtype)(x), (tf.errors.OpError,)
+    def forward(x: np.ndarray) -> np.ndarray:
+        return compiled((None, *x.shape[2:]) if x.ndim == 5 else x.shape[1:], x.dtype)(x)
+
+    return forward, (tf.errors.OpError,)
 
 
 def _chosen_device(model: keras.Model) -> str | None:
@@ -147,17 +157,17 @@ def _jax(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
     trainable = [variable.value for variable in model.trainable_variables]
     others = [variable.value for variable in model.non_trainable_variables]
 
-    @jax.jit
-    def compiled(x: jax.Array) -> jax.Array:
+    @jax.jit  # the weights are arguments: each shape's program would hold them otherwise
+    def compiled(trainable: list[jax.Array], others: list[jax.Array], x: jax.Array) -> jax.Array:
         return model.stateless_call(trainable, others, prepare(x), training=False)[0].astype("float32")
 
-    return lambda x: np.asarray(compiled(x)), (jax.errors.JaxRuntimeError,)
+    return lambda x: np.asarray(compiled(trainable, others, x)), (jax.errors.JaxRuntimeError,)
 
 
 def _torch(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
     import torch
 
-    model = model if precision == "float32" else in_half(model, precision)
+    model = _twin(model) if precision == "float32" else in_half(model, precision)
 
     def forward(x: np.ndarray) -> np.ndarray:  # not torch.compile: it breaks off at every Keras layer, for minutes
         with torch.inference_mode():
@@ -175,6 +185,11 @@ def in_half(model: keras.Model, precision: str) -> keras.Model:
         dtype = "float32" if kept else f"mixed_{precision}"  # TensorFlow pools no float16 volumes on a processor
         return type(layer).from_config({**layer.get_config(), "dtype": dtype})
 
+    return _twin(model, copy)
+
+
+def _twin(model: keras.Model, copy: Callable[[keras.Layer], keras.Layer] | None = None) -> keras.Model:
+    """A model of copied layers with the same weights, which later changes of the first do not reach."""
     twin = keras.models.clone_model(model, clone_function=copy)
     twin.set_weights(model.get_weights())
     return twin

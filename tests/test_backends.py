@@ -76,3 +76,16 @@ def test_want_of_memory_on_jax_is_a_memory_error_that_says_how_much(jax):
     assert kind == "MemoryError"
     assert said.startswith("the network ran out of memory on an input of (1, 3, 3, 1): RESOURCE_EXHAUSTED: ")
     assert re.search(r"allocating \d{15} bytes\.$", said)
+
+
+@pytest.mark.parametrize("imports", ["jax, helpers", "helpers, jax"])
+def test_float32_is_not_rounded_to_tf32(imports):
+    code = f"import os, {imports}; x = jax.numpy.ones((2, 2)); print(jax.jit(jax.numpy.matmul).lower(x, x).as_text())"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment.pop("JAX_DEFAULT_MATMUL_PRECISION", None)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(os.environ['NVIDIA_TF32_OVERRIDE'])"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "precision = [HIGHEST, HIGHEST]" in done.stdout
+    assert done.stdout.endswith("0\n")

@@ -135,6 +135,27 @@ def test_weights_are_frozen_when_compiled(network):
     assert np.array_equal(forward(x), before)
 
 
+def test_clips_of_any_length_share_one_graph(monkeypatch):
+    clip = keras.Input((None, None, None, 2))
+    model = keras.Model(clip, layers.GlobalAveragePooling3D()(layers.Conv3D(3, 3, padding="same")(clip)))
+    made, session = [], tf.compat.v1.Session
+    monkeypatch.setattr(tf.compat.v1, "Session", lambda **how: made.append(how) or session(**how))
+    forward = compile_forward(model)
+    for n_steps in (5, 8, 13):
+        x = np.random.default_rng(n_steps).random((2, n_steps, 7, 7, 2), np.float32)
+        np.testing.assert_allclose(forward(x), model(x), rtol=1e-4, atol=1e-6)
+    assert len(made) == 1
+
+
+def test_on_the_processor_of_a_gpu_machine_bfloat16_is_the_processors(network, monkeypatch):
+    model, dims = network
+    x = clips(2, 17, dims)
+    expected = compile_forward(model, "bfloat16")(x)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: ["GPU:0"])
+    monkeypatch.setattr(forwards, "_chosen_device", lambda _: "/device:CPU:0")
+    assert np.array_equal(compile_forward(model, "bfloat16")(x), expected)
+
+
 def test_an_unknown_precision_is_refused(network):
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16, got 'float64'"):
         compile_forward(network[0], "float64")
@@ -158,6 +179,13 @@ def test_an_unknown_precision_is_refused(network):
             MemoryError,
             r"\(2, 3\): OOM when allocating 4 bytes",
         ),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "SameWorkerRecvDone unable to allocate output tensor"),
+            MemoryError,
+            "unable to allocate",
+        ),
+        (tf.errors.InternalError(None, None, "Dst tensor is not initialized."), MemoryError, "Dst tensor"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), MemoryError, "ALLOC_FAILED"),
         (RuntimeError(FROM_A_LAYER), MemoryError, r"\(2, 3\): can't allocate memory: 4 bytes"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError, "allocate 2 GiB"),
         (
