@@ -5,6 +5,7 @@ and square RGB uint8 crops (S, S, 3). By default one box serves the whole clip: 
 motion. A clip with too little face is a `NoFaceError`, never a guess.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ import numpy as np
 
 from helpers.config import PreparationConfig
 from helpers.store import read_arrays, write_arrays
-from helpers.tracking.detectors import LANDMARKS, detect_faces, detector_version
+from helpers.tracking.detectors import detect_faces, detector_version
 from helpers.tracking.follower import Follower
 from helpers.tracking.tracks import DETECTED, TRACKED, face_path, main_face
 from helpers.video import Frames, iter_frames, read_frames, uniform_indices
 
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
-CROPS = ("stable", "smooth")
+ALIVE_S = 60.0  # between two signs of life of a decoder process
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
 
 
@@ -78,23 +79,8 @@ class FaceTrack:
 
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
     """Find the main face of a clip as the parameters of 02 say; raises as `track_face`."""
-    return track_face(
-        path,
-        fps=cfg.fps,
-        every=cfg.detect_every,
-        scale=cfg.crop_scale,
-        min_coverage=cfg.min_coverage,
-        backend=cfg.backend,
-        detector=cfg.detector,
-        crop=cfg.crop,
-        align_eyes=cfg.align_eyes,
-        max_gap_s=cfg.max_gap_s,
-    )
-
-
-def tracks_of(job: tuple[Path, PreparationConfig]) -> Iterator[FaceTrack]:
-    """The one track of a clip, as decoder processes make it."""
-    yield track_clip(*job)
+    *_, track = tracks_of((path, cfg))
+    return track
 
 
 def track_face(
@@ -131,43 +117,56 @@ def track_face(
         NoFaceError: no face, or too rarely.
         VideoError: the file cannot be decoded.
     """
-    _check_crop(crop, align_eyes, detector)
+    cfg = PreparationConfig(
+        fps=fps,
+        detect_every=every,
+        crop_scale=scale,
+        min_coverage=min_coverage,
+        backend=backend,
+        detector=detector,
+        crop=crop,
+        align_eyes=align_eyes,
+        max_gap_s=max_gap_s,
+    )
+    return track_clip(path, cfg)
+
+
+def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
+    """The one track of a clip, as decoder processes make it; before it None about once a minute, as a sign of life."""
+    video, cfg = job
     found, t_s, numbers, follower = [], [], [], Follower()
-    stream = iter_frames(path, fps=fps, backend=backend)
+    stream = iter_frames(video, fps=cfg.fps, backend=cfg.backend)
+    told_s = time.monotonic()
     for sample, (frame, t, number) in enumerate(stream):
-        faces = detect_faces(frame, detector) if sample % every == 0 else None
+        faces = detect_faces(frame, cfg.detector) if sample % cfg.detect_every == 0 else None
         follower.step(sample, frame, faces)
         if faces is not None:
             found.append(faces)
         t_s.append(t)
         numbers.append(number)
+        if time.monotonic() >= told_s + ALIVE_S:
+            yield None
+            told_s = time.monotonic()
     main = main_face(found)
-    coverage = _enough(len(main.looks), len(found), min_coverage)
-    path_of_face = face_path(main, follower.legs, len(t_s), every=every, fps=fps, max_gap_s=max_gap_s)
-    return FaceTrack(
-        box_xyxy=stable_box(main.rows, scale),
-        **vars(path_of_face),
+    coverage = _enough(len(main.looks), len(found), cfg.min_coverage)
+    path = face_path(main, follower.legs, len(t_s), every=cfg.detect_every, fps=cfg.fps, max_gap_s=cfg.max_gap_s)
+    yield FaceTrack(
+        box_xyxy=stable_box(main.rows, cfg.crop_scale),
+        **vars(path),
         t_s=np.array(t_s),
         frame=np.array(numbers),
         coverage=coverage,
         n_faces_max=max(map(len, found)),
-        fps=float(fps),
-        every=every,
+        fps=cfg.fps,
+        every=cfg.detect_every,
         n_frames=len(t_s),
-        scale=float(scale),
-        crop=crop,
-        align_eyes=align_eyes,
-        detector=detector_version(detector),
+        scale=cfg.crop_scale,
+        crop=cfg.crop,
+        align_eyes=cfg.align_eyes,
+        detector=detector_version(cfg.detector),
         decoder=stream.decoder,
         reason=main.reason,
     )
-
-
-def _check_crop(crop: str, align_eyes: bool, detector: str) -> None:
-    if crop not in CROPS:
-        raise ValueError(f"crop must be one of {', '.join(map(repr, CROPS))}, got {crop!r}.")
-    if align_eyes and detector not in LANDMARKS:
-        raise ValueError(f"align_eyes needs the detector {LANDMARKS[0]!r}, got {detector!r}, which finds no eyes.")
 
 
 def _enough(n_shown: int, n_looks: int, min_coverage: float) -> float:
@@ -290,10 +289,15 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
     """
     if key in no_track:
         raise NoFaceError(f"no faces file: {no_track[key]}")
+    if stamp == "missing":
+        raise NoFaceError("the video is not in the folder of clips")
     path = out / "faces" / f"{key}.npz"
     try:
-        if str(read_arrays(path)["stamp"]) != stamp:
-            raise NoFaceError("no faces file: the clip has changed since. Run 02_clip_preparation again")
-        return read_track(path)
+        found, track = str(read_arrays(path)["stamp"]), read_track(path)
     except FileNotFoundError:
-        raise NoFaceError("no faces file: the clip is new. Run 02_clip_preparation again") from None
+        raise NoFaceError("no faces file: the clip is new, or it was deleted. Run 02_clip_preparation again") from None
+    except ValueError:
+        raise NoFaceError("no faces file: it is damaged. Run 02_clip_preparation again") from None
+    if found != stamp:
+        raise NoFaceError("no faces file: the clip has changed since. Run 02_clip_preparation again")
+    return track

@@ -125,6 +125,8 @@ class FrameStream(Iterator[tuple[np.ndarray, float, int]]):
             position = 0
             try:
                 for number, frame in decoder_of(backend)(video, np.unique(index), convert):
+                    if number != index[position]:  # of two parts that are decoded at once the first broke off
+                        break
                     if not position:
                         self.info = probe(self._path) if backend == "opencv" else video.info(convert.first)
                         self.decoder, self.length = describe(video, backend), len(index)

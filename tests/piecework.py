@@ -39,7 +39,6 @@ def some(n_pieces, first=0):
 def mixed():
     yield Batch(np.arange(24.0, dtype=np.float32).reshape(2, 3, 4), np.array([0.0, 0.5]))
     yield [np.arange(12).reshape(3, 4)[:, ::2], np.asfortranarray(np.eye(3)), np.zeros((0, 2)), "text", None]
-    yield None
 
 
 def failing(kind):
@@ -75,6 +74,14 @@ def counting(log, n_pieces, n_bytes):
         with Path(log).open("ab") as file:
             file.write(b".")
         yield np.zeros(n_bytes, np.uint8)
+
+
+def slow(n_signs, between_s):
+    """A sign of life every so many seconds, then a piece."""
+    for _ in range(n_signs):
+        time.sleep(between_s)
+        yield None
+    yield "done"
 
 
 def endless():
@@ -119,6 +126,16 @@ def tracks_of_all_but_one(job):
 
     if job[0].stem == "a":
         os.kill(os.getpid(), signal.SIGSEGV)
+    yield from tracks_of(job)
+
+
+def tracks_but_no_memory_for_one(job):
+    """As `helpers.faces.tracks_of`, with signs of life, but the clip called "a" asks for more memory than there is."""
+    from helpers.faces import tracks_of
+
+    yield None
+    if job[0].stem == "a":
+        np.zeros(1 << 62, np.uint8)
     yield from tracks_of(job)
 
 

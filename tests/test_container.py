@@ -1,12 +1,17 @@
 """The table of a file's pictures: edit lists, cut-off files, streams without times, files too large to be kept."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import av
 import numpy as np
 import pytest
-from numbered import read_numbers, write_numbered
+from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 
 from helpers.decoding import container
 from helpers.decoding.container import open_video, probe, survey
+from helpers.decoding.excerpt import write_excerpt
+from helpers.drawn.awkward import turn_clockwise
 from helpers.drawn.sample import write_mp4
 from helpers.video import VideoError, read_frames
 
@@ -79,3 +84,51 @@ def test_a_first_picture_that_cannot_be_decoded_is_named(tmp_path):
     path.write_bytes(data)
     with pytest.raises(VideoError, match=r"clip\.mp4: (its first frame cannot|holds no frame that can) be decoded"):
         probe(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_title_in_another_encoding_is_no_reason_to_refuse_a_file(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as target:
+        target.metadata["title"] = "Gruesse"
+        stream = target.add_stream("mpeg4", rate=15)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        for frame in numbered_frames(11):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        target.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"Gruesse" in data
+    data = data.replace(b"Gruesse", "Gr\xfc\xdfe--".encode("latin-1"))
+    path.write_bytes(turn_clockwise(data, width=WIDTH) if suffix == ".mp4" else data)
+    assert abs(probe(path).rotation_deg) == (90 if suffix == ".mp4" else 0)
+    with open_video(path) as video:
+        assert video.container.metadata["title"] == "Gr\ufffd\ufffde--"
+    assert probe(write_excerpt(path, tmp_path / f"part{suffix}", 0.2)).n_frames >= 3
+    monkeypatch.setattr(container, "HELD_BYTES", 500)
+    monkeypatch.setattr("cv2.getNumThreads", lambda: 2)
+    assert len(read_frames(path).frames) == 11
+
+
+def test_frames_that_are_all_shown_at_once_have_the_declared_rate(tmp_path):
+    path = write_numbered(tmp_path / "clip.mp4", 9, codec_options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    count = data.index(b"stts") + 12  # of the frames in the first entry of the table of durations
+    data[count : count + 4] = bytes(4)
+    path.write_bytes(data)
+    info = probe(path)
+    assert (info.n_frames, info.fps) == (9, pytest.approx(1 / info.duration_s))
+    with open_video(path) as video:
+        rateless = replace(video, stream=SimpleNamespace(time_base=video.stream.time_base, average_rate=None))
+    with pytest.raises(VideoError, match=r"^clip\.mp4: shows all of its 9 frames at once, and declares no rate\."):
+        container._check_times(rateless)
+
+
+@pytest.mark.parametrize("late_s", [4000.0, 100_000.0])
+def test_a_time_that_no_camera_gives_is_refused_before_anything_is_sampled(tmp_path, late_s):
+    times = np.array([0, 1, 2, 3, 15 * late_s, 15 * late_s + 1]) / 15
+    write_mp4(numbered_frames(6), tmp_path / "clip.mp4", 15, t_s=times)
+    message = (
+        rf"^clip\.mp4: shows one frame for {late_s / 3600:.1f} hours, from 0\.2 s on\. Copy or download it again\.$"
+    )
+    with pytest.raises(VideoError, match=message):
+        read_frames(tmp_path / "clip.mp4", fps=15)

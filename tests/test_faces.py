@@ -22,11 +22,12 @@ from helpers.faces import (
     stable_box,
     track_clip,
     track_face,
+    tracks_of,
     write_track,
 )
 from helpers.files import ROOT
 from helpers.store import write_arrays
-from helpers.tracking.detectors import detect_faces
+from helpers.tracking.detectors import LANDMARKS, detect_faces
 from helpers.tracking.tracks import DETECTED, NONE, TRACKED
 from helpers.video import iter_frames, read_frames
 
@@ -139,6 +140,15 @@ def test_memory_does_not_grow_with_the_clip(monkeypatch):
     assert peak[400] < peak[100] + 1e6
 
 
+def test_signs_of_life_come_before_the_track_when_they_are_due(monkeypatch):
+    job = SAMPLE / "awkward" / "very_short.mp4", PreparationConfig(backend="pyav")
+    assert [type(piece) for piece in tracks_of(job)] == [FaceTrack]
+    monkeypatch.setattr(faces, "ALIVE_S", 0)
+    *signs, got = tracks_of(job)
+    assert signs == [None] * 7
+    assert got.n_frames == track_clip(*job).n_frames == 7
+
+
 def test_the_sample_on_screen_at_a_time():
     got = track("very_short")
     assert got.sample_at(np.array([0, 0.06, 1 / 15, 6.5 / 15, 9])).tolist() == [0, 0, 1, 6, 6]
@@ -189,8 +199,8 @@ def test_aligning_eyes_without_landmarks_is_refused_by_name():
         track_face(SHIPPED[0], **LAW, align_eyes=True)
     with pytest.raises(ValueError, match="align_eyes needs the detector 'yunet', got 'haar'"):
         PreparationConfig(align_eyes=True)
-    assert PreparationConfig(align_eyes=True, detector="yunet").align_eyes
-    with pytest.raises(ValueError, match="crop must be one of 'stable', 'smooth', got 'none'"):
+    assert all(PreparationConfig(align_eyes=True, detector=detector).align_eyes for detector in LANDMARKS)
+    with pytest.raises(ValueError, match="crop must be str, one of 'stable', 'smooth', got 'none'"):
         track_face(SHIPPED[0], **LAW, crop="none")
 
 

@@ -1,12 +1,18 @@
 """A Matroska file that lost something says so, and whole ones, live ones and other writers' pass."""
 
+import itertools
+import re
+import zlib
+
 import av
 import numpy as np
 import pytest
 from numbered import numbered_frames, read_numbers, write_numbered
 
-from helpers.decoding.matroska import CLUSTER, CRC_32, SEGMENT, Element, damage, elements
+from helpers.decoding.matroska import CLUSTER, CRC_32, CUES, SEGMENT, TO_POSITION, Element, damage, elements
 from helpers.video import VideoError, probe, read_frames
+
+REASONS = r"|its last [\d,]+ bytes are missing|what follows byte [\d,]+ is damaged|the part .* is (missing|damaged .*)"
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +25,17 @@ def layout(path) -> tuple[Element, list[Element]]:
     with open(path, "rb") as file:
         segment = next(e for e in elements(file, 0, path.stat().st_size) if e.number == SEGMENT)
         return segment, [e for e in elements(file, segment.start, segment.end) if e.number == CLUSTER]
+
+
+def index_of(path) -> tuple[Element, list[Element]]:
+    """The Cues of a file, and where they say that clusters begin."""
+    with open(path, "rb") as file:
+        segment = next(e for e in elements(file, 0, path.stat().st_size) if e.number == SEGMENT)
+        (cues,) = (e for e in elements(file, segment.start, segment.end) if e.number == CUES)
+        found = [cues]
+        for number in TO_POSITION:
+            found = [inner for outer in found for inner in elements(file, *outer[1:]) if inner.number == number]
+        return cues, found
 
 
 def changed(whole, tmp_path, change) -> str:
@@ -100,3 +117,47 @@ def test_rubbish_is_nothing_to_say_about(tmp_path):
     for data in (b"", b"\x00" * 50, b"\x1a\x45\xdf\xa3", bytes(range(256)) * 9):
         (tmp_path / "rubbish.mkv").write_bytes(data)
         assert damage(tmp_path / "rubbish.mkv") == ""
+
+
+def test_a_damaged_size_in_the_index_is_never_more_than_a_reason(whole, tmp_path):
+    _, positions = index_of(whole)
+    assert len(positions) >= len(layout(whole)[1])
+    for position, bit in itertools.product(positions, range(8)):
+
+        def flip(data, at=position.start - 1, bit=bit):
+            data[at] ^= 1 << bit
+
+        assert re.fullmatch(REASONS, damage(changed(whole, tmp_path, flip)))
+
+
+def test_a_damaged_index_is_never_more_than_a_reason(whole, tmp_path):
+    cues, _ = index_of(whole)
+    rng = np.random.default_rng(0)
+
+    def spoil(data):
+        for place in rng.integers(cues.start - 8, cues.end, rng.integers(1, 4)):
+            data[place] = rng.choice([0, 1, 8, 127, 128, 255, rng.integers(256)])
+
+    for _ in range(400):
+        assert re.fullmatch(REASONS, damage(changed(whole, tmp_path, spoil)))
+
+
+@pytest.mark.parametrize("size", [b"\xff", b"\x83", b"\x80", b"\x94"])
+def test_a_checksum_of_another_length_is_damage(whole, tmp_path, size):
+    cluster = layout(whole)[1][1]
+
+    def resize(data):
+        data[cluster.start + 1 : cluster.start + 2] = size
+
+    reason = f"the part at byte {cluster.start:,} is damaged (its checksum differs)"
+    assert damage(changed(whole, tmp_path, resize)) == reason
+
+
+@pytest.mark.parametrize("size", [b"\x87", b"\x85", b"\xc0", b"\x01\xff\xff\xff\xff\xff\xff\xfe"])
+def test_a_part_that_ends_elsewhere_than_its_segment_is_checked_as_far_as_it_goes(tmp_path, size):
+    content = b"\xbf\x84" + zlib.crc32(b"\xec").to_bytes(4, "little") + b"\xec"
+    cluster = CLUSTER.to_bytes(4, "big") + size + content[: (size[0] & 127 if len(size) == 1 else 127)]
+    (tmp_path / "clip.mkv").write_bytes(SEGMENT.to_bytes(4, "big") + bytes([128 + len(cluster)]) + cluster)
+    assert damage(tmp_path / "clip.mkv") == (
+        "" if size == b"\x87" else f"the part at byte {9 + len(size)} is damaged (its checksum differs)"
+    )

@@ -47,6 +47,16 @@ def test_a_display_matrix_is_followed(tmp_path, name):
         assert np.array_equal(np.rot90(plain[3], got.info.rotation_deg // 90), got.frames[3])
 
 
+@pytest.mark.parametrize(
+    "matrix", [[[0, 0], [0, 0]], [[1, 0], [0, 0]], [[0, 1], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [1, 0]]]
+)
+def test_a_matrix_that_turns_and_flips_nothing_leaves_a_picture_as_it_is(tmp_path, matrix):
+    write_mp4(numbered_frames(5), tmp_path / "clip.mp4", 15, crf=8)
+    got = read_frames(with_matrix(tmp_path / "clip.mp4", matrix))
+    assert read_numbers(got.frames) == list(range(5))
+    assert (got.info.width, got.info.height, got.info.rotation_deg, got.info.mirrored) == (WIDTH, HEIGHT, 0, False)
+
+
 def test_opencv_refuses_what_it_would_show_wrongly(tmp_path):
     write_mp4(numbered_frames(5), tmp_path / "clip.mp4", 15)
     path = with_matrix(tmp_path / "clip.mp4", TURNS["mirrored"][0])

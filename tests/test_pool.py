@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from piecework import call, children, counting, dying, endless, frames_of, hanging, outcomes, some
+from piecework import call, children, counting, dying, endless, frames_of, hanging, outcomes, slow, some
 
 from helpers.engine.pool import ClipPool
 from helpers.engine.worker import WorkerCrashed, WorkerError, WorkerHung
@@ -91,6 +91,22 @@ def test_a_hanging_worker_is_ended_and_replaced():
     assert isinstance(found["a"][1], WorkerHung)
     assert str(found["a"][1]) == "the decoder process gave nothing for 1 s and was killed"
     assert len(found["b"]) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_signs_of_life_renew_the_patience_and_are_no_pieces(workers):
+    with ClipPool(call, workers=workers, patience_s=1) as pool:
+        found = outcomes(pool.run([("a", (slow, 5, 0.4)), ("b", (slow, 2, 0.01))]))
+    assert found == {"a": ["done"], "b": ["done"]}
+
+
+def test_a_clip_that_nobody_waits_for_is_stopped_at_its_next_sign_of_life():
+    with ClipPool(call, workers=1, ahead_clips=0) as pool:
+        start_s = time.monotonic()
+        found = dict.fromkeys(key for key, _ in pool.run([("a", (slow, 100, 0.1)), ("b", (some, 1))]))
+        assert list(found) == ["a", "b"]
+        assert len(outcomes(pool.run([("c", (some, 2))]))["c"]) == 2
+    assert time.monotonic() - start_s < 5
 
 
 def test_a_caller_that_takes_its_time_is_not_a_hanging_worker():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
+from helpers import video
 from helpers.decoding.container import open_video
 from helpers.decoding.decoders import decode_pyav
 from helpers.drawn.awkward import turn_clockwise
@@ -232,6 +233,19 @@ def test_damage_in_the_middle_is_an_error_that_says_where(tmp_path, backend):
         before.extend(number for _, _, number in iter_frames(tmp_path / "clip.mp4", backend=backend))
     assert before == list(range(len(before)))
     assert 10 < len(before) < 50
+
+
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_what_follows_a_part_that_broke_off_is_not_shown(clip, monkeypatch, n_before):
+    black = av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8), format="rgb24")
+
+    def decode(_video, _wanted, convert):
+        for number in (*range(n_before), *range(10, 29)):
+            yield number, (convert if number < 10 else convert.again())(black)
+
+    monkeypatch.setattr(video, "decoder_of", lambda backend: decode)
+    with pytest.raises(VideoError, match=rf"cannot be decoded from 0\.{n_before} s on \(of 1\.9 s\)"):
+        read_frames(clip, backend="pyav")
 
 
 def test_an_abandoned_stream_may_be_collected_in_the_thread_of_its_own_helper(clip, monkeypatch):

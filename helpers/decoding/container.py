@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 MISSING_S = 0.3  # packets ending this much before the duration in the header: the file is cut off
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it
 HELD_BYTES = 64 * 2**20  # packets of larger files are read a second time instead of kept
+LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
 UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
 COPY_AGAIN = "Copy or download it again"
@@ -74,10 +75,9 @@ class OpenVideo:
 
     @property
     def interval_s(self) -> float:
-        """The median time from picture to picture."""
-        if len(self.t_s) > 1:
-            return float(np.median(np.diff(self.t_s)))
-        return 1 / float(self.stream.average_rate or 25)
+        """The median time from picture to picture; that of the declared rate where the times do not tell."""
+        between = float(np.median(np.diff(self.t_s))) if len(self.t_s) > 1 else 0.0
+        return between or 1 / float(self.stream.average_rate or 25)
 
     @property
     def duration_s(self) -> float:
@@ -94,7 +94,7 @@ class OpenVideo:
         if self.packets is not None:
             yield from self.packets
             return
-        with av.open(str(self.path.absolute())) as again:
+        with open_container(self.path) as again:
             packets = (packet for packet in again.demux(again.streams[self.stream.index]) if packet.size)
             yield from without_orphans(packets, self.ticks[0])
 
@@ -149,6 +149,11 @@ def survey(paths: Mapping[str, Path]) -> tuple["pd.DataFrame", dict[str, str]]:
     return pd.DataFrame(infos.values(), columns=columns, index=pd.Index(infos, name="key")), broken
 
 
+def open_container(path: Path, hardware: HWAccel | None = None) -> av.container.InputContainer:
+    """Open a file with FFmpeg; titles and the like in another encoding than UTF-8 are no reason to refuse it."""
+    return av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hardware)
+
+
 @contextmanager
 def open_video(path: str | Path, hardware: HWAccel | None = None) -> Iterator[OpenVideo]:
     """Open a video file and read the table of its pictures; nothing is decoded if the file begins as it should.
@@ -166,7 +171,7 @@ def open_video(path: str | Path, hardware: HWAccel | None = None) -> Iterator[Op
     if path.stat().st_size == 0:
         raise VideoError(f"{path.name}: the file is empty (0 bytes). {COPY_AGAIN}.")
     try:
-        with av.open(str(path.absolute()), hwaccel=hardware) as container:
+        with open_container(path, hardware) as container:
             yield _read_table(path, container)
     except av.FFmpegError as error:
         raise VideoError(f"{path.name}: not a readable video ({error.strerror}). {COPY_AGAIN}, or remove it.") from None
@@ -181,7 +186,7 @@ def without_orphans(packets: Iterable[av.Packet], first_tick: int) -> Iterator[a
 
 def first_picture(path: Path, index: int) -> av.VideoFrame:
     """Decode the first picture of a file's stream `index`."""
-    with av.open(str(path.absolute())) as container:
+    with open_container(path) as container:
         try:
             for picture in container.decode(container.streams[index]):
                 return picture
@@ -224,7 +229,7 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         first = first_picture(path, stream.index).pts
         ticks = ticks if first is None else ticks[ticks >= first]
         packets = list(without_orphans(packets, ticks[0]))
-    return OpenVideo(
+    video = OpenVideo(
         path,
         container,
         stream,
@@ -234,6 +239,8 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         timed=timed and len(np.unique(ticks)) == len(ticks),
         cut_out=len(ticks) < len(moments),
     )
+    _check_times(video)
+    return video
 
 
 def _refuse_stills(path: Path, container: av.container.InputContainer) -> None:
@@ -258,6 +265,18 @@ def _video_stream(container: av.container.InputContainer, name: str) -> av.Video
             f"{name}: its codec cannot be decoded here. Convert it: ffmpeg -i {name} -c:v libx264 new.mp4."
         )
     return stream
+
+
+def _check_times(video: OpenVideo) -> None:
+    """Refuse times that no camera gives."""
+    shown_s = np.append(np.diff(video.ticks.astype(float)) * float(video.stream.time_base), video.interval_s)
+    name, n = video.path.name, len(shown_s)
+    if n > 1 and not shown_s[:-1].any() and not video.stream.average_rate:
+        raise VideoError(f"{name}: shows all of its {n} frames at once, and declares no rate. {COPY_AGAIN}.")
+    longest = shown_s.argmax()
+    if shown_s[longest] > LONGEST_S:
+        start_s, shown_h = shown_s[:longest].sum(), shown_s[longest] / 3600
+        raise VideoError(f"{name}: shows one frame for {shown_h:.1f} hours, from {start_s:.1f} s on. {COPY_AGAIN}.")
 
 
 def _check_whole(container: av.container.InputContainer, end_s: float, name: str) -> None:

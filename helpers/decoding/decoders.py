@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
-from helpers.decoding.container import OpenVideo, VideoError, first_picture, open_video
+from helpers.decoding.container import OpenVideo, VideoError, first_picture, open_container, open_video
 from helpers.decoding.pictures import Converter, orientation
 from helpers.decoding.references import nal_length_bytes, needed_packets, read_picture
 
@@ -91,7 +91,7 @@ def _decode_apart(
     video: OpenVideo, part: "_Part", wanted: np.ndarray, convert: Converter, threads: int, abandoned: Event
 ) -> list[tuple[int, np.ndarray]]:
     """Decode a part through a container of its own, in one go."""
-    with av.open(str(video.path.absolute())) as again:
+    with open_container(video.path) as again:
         pictures = _decode_part(video, again.streams[video.stream.index], part, wanted, convert, threads)
         return list(takewhile(lambda _: not abandoned.is_set(), pictures))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 SEGMENT, CLUSTER, CUES = 0x18538067, 0x1F43B675, 0x1C53BB6B
-CUE_POINT, CUE_TRACK_POSITIONS, CUE_CLUSTER_POSITION = 0xBB, 0xB7, 0xF1
-CRC_32 = 0xBF
+TO_POSITION = (0xBB, 0xB7, 0xF1)  # from the Cues to where a cluster begins: point, positions in a track, the number
+CRC_32, CRC_BYTES = 0xBF, 4
+LONGEST_NUMBER = 8  # bytes
 
 
 class Element(NamedTuple):
@@ -35,12 +36,11 @@ def damage(path: str | Path) -> str:
         if reached is not None and reached < segment.end:
             return f"what follows byte {reached:,} is damaged"
         for cues in (part for part in parts if part.number == CUES and part.end is not None):
-            for position in _cluster_positions(file, cues):
-                file.seek(segment.start + position)
-                if file.read(4) != CLUSTER.to_bytes(4, "big"):
+            for position in _cluster_positions(file, cues.start, min(cues.end, segment.end)):
+                if not _is_cluster(file, segment.start + position, size):
                     return f"the part that its index puts at byte {segment.start + position:,} is missing"
         for part in parts:
-            if part.number == CLUSTER and part.end is not None and not _sum_is_right(file, part):
+            if part.number == CLUSTER and part.end is not None and not _sum_is_right(file, part, segment.end):
                 return f"the part at byte {part.start:,} is damaged (its checksum differs)"
     return ""
 
@@ -73,21 +73,33 @@ def _read_vint(file: BinaryIO, *, keep_marker: bool) -> tuple[int, int]:
     return (value << 8 * len(rest)) + int.from_bytes(rest, "big"), length if len(rest) == length - 1 else 0
 
 
-def _cluster_positions(file: BinaryIO, cues: Element) -> Iterator[int]:
-    """Where the index says that clusters begin, in bytes from the segment's start."""
-    for point in elements(file, cues.start, cues.end):
-        for track in elements(file, point.start, point.end or cues.end) if point.number == CUE_POINT else ():
-            for entry in elements(file, track.start, track.end) if track.number == CUE_TRACK_POSITIONS else ():
-                if entry.number == CUE_CLUSTER_POSITION:
-                    file.seek(entry.start)
-                    yield int.from_bytes(file.read(entry.end - entry.start), "big")
+def _cluster_positions(file: BinaryIO, start: int, end: int, path: tuple[int, ...] = TO_POSITION) -> Iterator[int]:
+    """Where the index says that clusters begin, in bytes from the segment's start; damaged entries are passed over."""
+    for part in elements(file, start, end):
+        if part.number != path[0]:
+            continue
+        if path[1:]:
+            yield from _cluster_positions(file, part.start, min(part.end or end, end), path[1:])
+        elif part.end is not None and part.end - part.start <= LONGEST_NUMBER:
+            file.seek(part.start)
+            yield int.from_bytes(file.read(part.end - part.start), "big")
 
 
-def _sum_is_right(file: BinaryIO, cluster: Element) -> bool:
-    """Whether a cluster is what its checksum says; True without one."""
-    first = next(elements(file, cluster.start, cluster.end), None)
-    if first is None or first.number != CRC_32 or first.end is None:
+def _is_cluster(file: BinaryIO, place: int, size: int) -> bool:
+    """Whether a cluster begins at a place of a file of so many bytes."""
+    if place >= size:  # not to be sought: it may be more than the system can count
+        return False
+    file.seek(place)
+    return file.read(4) == CLUSTER.to_bytes(4, "big")
+
+
+def _sum_is_right(file: BinaryIO, cluster: Element, end: int) -> bool:
+    """Whether a cluster of a segment that reaches to `end` is what its checksum says; True without one."""
+    first = next(elements(file, cluster.start, min(cluster.end, end)), None)
+    if first is None or first.number != CRC_32:
         return True
+    if first.end is None or first.end - first.start != CRC_BYTES or not first.end <= cluster.end <= end:
+        return False
     file.seek(first.start)
-    stated = int.from_bytes(file.read(first.end - first.start), "little")
+    stated = int.from_bytes(file.read(CRC_BYTES), "little")
     return zlib.crc32(file.read(cluster.end - first.end)) == stated

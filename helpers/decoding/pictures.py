@@ -17,14 +17,16 @@ PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "
 def display_matrix(picture: av.VideoFrame) -> np.ndarray:
     """The turn and flip that displays a picture, signs of [[a, b], [c, d]] of ISO/IEC 14496-12, 8.3.2: int (2, 2).
 
-    A stored pixel (x, y) is shown at (a x + c y, b x + d y).
+    A stored pixel (x, y) is shown at (a x + c y, b x + d y). What is no turn or flip, as when all are zero, leaves a
+    picture as it is.
     """
     stored = picture.side_data.get(Type.DISPLAYMATRIX)
     if stored is None:
         return np.eye(2, dtype=int)
     matrix = np.frombuffer(stored, np.int32)[[0, 1, 3, 4]].reshape(2, 2).astype(int)
     turned = np.abs(matrix[0, 1]) > np.abs(matrix[0, 0])
-    return np.sign(matrix) * ([[0, 1], [1, 0]] if turned else [[1, 0], [0, 1]])
+    matrix = np.sign(matrix) * ([[0, 1], [1, 0]] if turned else [[1, 0], [0, 1]])
+    return matrix if abs(round(np.linalg.det(matrix))) == 1 else np.eye(2, dtype=int)
 
 
 def orientation(picture: av.VideoFrame) -> tuple[int, bool]:

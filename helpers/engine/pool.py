@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from helpers.engine.worker import CLIP, END, ERROR, PIECE, STOP, WorkerProcess
+from helpers.engine.worker import ALIVE, CLIP, END, ERROR, PIECE, STOP, WorkerProcess
 
 MAX_STARTS = 3  # processes that may end before they are ready, one after the other, until the pool gives up
 
@@ -40,11 +40,11 @@ class ClipPool:
 
     Args:
         work: Takes an argument, yields pieces; at the top level of a module, not of the main script. What it raises
-            is raised from the clip's pieces. It may yield None now and then as a sign of life.
+            is raised from the clip's pieces. None, yielded now and then, is a sign of life and no piece.
         workers: Processes, started with the first clips; 0 works in this process, with nothing prepared ahead.
         ahead_clips: Clips that may be begun beyond the one whose turn it is.
         ahead_bytes: Bytes of pieces that may wait.
-        patience_s: Seconds without a piece that make a worker count as hung; noticed while the caller waits.
+        patience_s: Seconds of silence that make a worker count as hung; noticed while the caller waits.
     """
 
     def __init__(
@@ -121,7 +121,8 @@ class ClipPool:
     def _pieces_here(self, desk: "_Desk", clip: _Clip) -> Iterator[Any]:
         for piece in self._work(clip.request):
             desk.check_served(clip)
-            yield piece
+            if piece is not None:
+                yield piece
 
 
 def _pickle_work(work: Callable[[Any], Iterator[Any]]) -> bytes:
@@ -286,14 +287,13 @@ class _Lane(threading.Thread):
         stopped = False
         while True:
             kind, sizes = self._worker.receive_sizes()
-            wanted = kind != PIECE or self._desk.reserve(clip, sum(sizes))
+            wanted = kind not in (PIECE, ALIVE) or self._desk.reserve(clip, sum(sizes))
             if not wanted and not stopped:
                 self._worker.send(STOP)
                 stopped = True
             parts = self._worker.receive_parts(sizes)
-            if kind == END:
-                return None
-            if kind == ERROR:
-                return pickle.loads(parts[0])
-            self._desk.deliver(clip, sum(sizes), pickle.loads(parts[0], buffers=parts[1:]))
+            if kind in (END, ERROR):
+                return pickle.loads(parts[0]) if kind == ERROR else None
+            if kind == PIECE:
+                self._desk.deliver(clip, sum(sizes), pickle.loads(parts[0], buffers=parts[1:]))
             del parts  # their memory is the piece's: it must not live longer than that

@@ -26,8 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-READY, PIECE, END, ERROR = range(4)  # kinds of message from a worker
-CLIP, STOP = range(4, 6)  # and to it; the first CLIP is the work itself
+READY, PIECE, ALIVE, END, ERROR = range(5)  # kinds of message from a worker
+CLIP, STOP = range(5, 7)  # and to it; the first CLIP is the work itself
 HEADER = "<BI"
 COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from helpers.engine.worker import serve; serve()"
 START_S = 120.0  # what a start may take: imports from a cold network disk
@@ -251,6 +251,9 @@ def _answer(work: Callable[[Any], Iterator[Any]], request: np.ndarray, stop: thr
         for piece in work(pickle.loads(request)):
             if stop.is_set():
                 break
+            if piece is None:
+                yield ALIVE, []
+                continue
             arrays = []
             pickled = pickle.dumps(piece, protocol=5, buffer_callback=arrays.append)
             yield PIECE, [pickled, *(array.raw() for array in arrays)]
@@ -261,8 +264,13 @@ def _answer(work: Callable[[Any], Iterator[Any]], request: np.ndarray, stop: thr
 
 
 def _dump_error(error: Exception) -> bytes:
-    """Pickle an error, with the worker's traceback as a note; as WorkerError where it would not come out the same."""
+    """Pickle an error, with the worker's traceback as a note; as WorkerError where it would not come out the same.
+
+    So does a want of memory: here it costs one clip, while a MemoryError is one of the parent, which ends the run.
+    """
     note = f"In the decoder process:\n{''.join(traceback.format_exception(error))}"
+    if isinstance(error, MemoryError):
+        error = WorkerError(f"no memory: {error}".removesuffix(": "))
     with suppress(Exception):
         error.add_note(note)
         pickled = pickle.dumps(error)
