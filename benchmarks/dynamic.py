@@ -69,8 +69,8 @@ def ways_of(
     x = flow[None]
     windows = np.stack([flow[first : first + WINDOW] for first in range(len(flow) - WINDOW + 1)])
     ways = plain_ways(network, x, options.few) | {
-        FLY: (partial(run_stage, few, on_the_fly, network, forwards["float32"]), options.few),
-        WORK: (partial(work_on, few, on_the_fly), options.few),
+        FLY: (partial(run_stage, few, on_the_fly, network, forwards["float32"]), len(few)),
+        WORK: (partial(work_on, few, on_the_fly), len(few)),
         WINDOWS: (lambda: [forwards["float32"](part) for part in np.array_split(windows, 8)], 1),
     }
     ways |= forward_ways(forwards, x, n, options.few)

@@ -68,7 +68,7 @@ def ways_of(
     paths = sorted((folder / "faces").rglob("*.jpg"))[: options.few * size]
     x = np.stack([read_image(path, backbone.input_px) for path in paths[:size]])
     ways = plain_ways(backbone.model, backbone.preprocess(x), options.few)
-    ways[LOOP] = partial(source_loop, paths, backbone, size), options.few * size
+    ways[LOOP] = partial(source_loop, paths, backbone, size), len(paths) // size * size
     ways |= forward_ways(forwards, x, n_batches, options.few)
     for precision, forward in forwards.items():
         cfg = StaticConfig(

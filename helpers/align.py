@@ -164,7 +164,7 @@ def align_streams(
             continue
         kept.append(key)
         for name, file in zip(STREAMS, found, strict=True):
-            rows[name].append(file)
+            rows[name].append(replace(file, features=getattr(reduction, name).transform(file.features)))
     if not kept:
         raise ValueError(
             f"clips must have rows in both streams, got none of {len(clips)} in {static_dir} and {dynamic_dir}. "
@@ -173,7 +173,7 @@ def align_streams(
     table = clips.loc[kept]
     arrays = {}
     for name in STREAMS:
-        arrays |= _padded(name, rows[name], getattr(reduction, name))
+        arrays |= _padded(name, rows[name])
     return Aligned(
         **arrays,
         labels=table[targets].to_numpy("float32"),
@@ -184,14 +184,14 @@ def align_streams(
     )
 
 
-def _padded(name: str, files: list[FeatureFile], method: Any) -> dict[str, np.ndarray]:
-    """Arrays of one stream: features (N, T, D), mask and times (N, T)."""
+def _padded(name: str, files: list[FeatureFile]) -> dict[str, np.ndarray]:
+    """Arrays of one stream of reduced rows: features (N, T, D), mask and times (N, T)."""
     n, longest = len(files), max(len(file.features) for file in files)
-    features = np.zeros((n, longest, method.n_out), "float32")
+    features = np.zeros((n, longest, files[0].features.shape[1]), "float32")
     mask, t_s = np.zeros((n, longest), bool), np.zeros((n, longest), "float32")
     for i, file in enumerate(files):
         k = len(file.features)
-        features[i, :k], mask[i, :k], t_s[i, :k] = method.transform(file.features), True, file.t_s
+        features[i, :k], mask[i, :k], t_s[i, :k] = file.features, True, file.t_s
     return {f"{name}_features": features, f"{name}_mask": mask, f"{name}_t_s": t_s}
 
 
@@ -269,6 +269,7 @@ def bank_differences(bank_manifest: dict[str, Any], run_manifest: dict[str, Any]
 def write_run(folder: str | Path, aligned: Aligned, reduction: Reduction) -> dict[str, Any]:
     """Write 05's folder: both levels, the reduction and the manifest, which is returned."""
     folder = Path(folder)
+    (folder / "manifest.json").unlink(missing_ok=True)  # it must not vouch for arrays that are being replaced
     write_aligned(folder, aligned)
     write_reduction(folder / "reduction.npz", reduction)
     identity = reduction.extractors | {"reduction": reduction.identity}

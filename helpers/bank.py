@@ -139,6 +139,7 @@ def _fit_reduction(keys: list[str], work: Path) -> Reduction:
 
 
 def _write_folder(out: Path, aligned: Aligned, reduction: Reduction, bank: pd.DataFrame) -> dict[str, Any]:
+    (out / "manifest.json").unlink(missing_ok=True)  # it must not vouch for arrays that are being replaced
     write_aligned(out, compact(aligned), "float16", frames=False)
     write_reduction(out / "reduction.npz", reduction)
     truth = sample_truth(bank)[["key", *TRAITS, "warm_s", "cool_s", "window_s"]]

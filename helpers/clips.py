@@ -8,7 +8,7 @@ may not cut apart: a `source` column in `ratings.csv`, or the first 11 character
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -233,7 +233,12 @@ def leakage(clips: pd.DataFrame) -> pd.DataFrame:
 def write_clips(clips: pd.DataFrame, path: str | Path) -> None:
     """Write the table of clips as CSV, atomically."""
     with replacing(path) as part:
-        clips.to_csv(part)
+        clips.to_csv(part, lineterminator=line_end(clips.index))
+
+
+def line_end(names: Iterable[str]) -> str:
+    """How the lines of a CSV must end for these names to come back: a carriage return is quoted where it ends lines."""
+    return "\r\n" if any("\r" in name for name in names) else "\n"
 
 
 def load_clips(path: str | Path) -> pd.DataFrame:

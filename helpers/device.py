@@ -57,6 +57,20 @@ def list_devices() -> pd.DataFrame:
     return table
 
 
+def chosen_device(name: str) -> pd.Series:
+    """Row of `list_devices` for a name of `helpers.engine.placement.use_device`; for none the first GPU, if any."""
+    table = list_devices()
+    gpus = table[table["kind"] == "GPU"]
+    if gpus.empty or name.startswith("CPU"):
+        return table.iloc[0]
+    return gpus.iloc[min(gpu_index(name), len(gpus) - 1)]  # TensorFlow may count parts of a GPU
+
+
+def gpu_index(name: str) -> int:
+    """The number in "GPU:1"; 0 where none is said."""
+    return int(name.partition(":")[2] or 0) if name.startswith("GPU") else 0
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")  # Linux; platform.processor() is empty there
     lines = info.read_text().splitlines() if info.is_file() else []
@@ -86,13 +100,14 @@ def _tensorflow_gpus() -> list[dict[str, Any]]:
 
 
 def _nvml_memory_gib(index: int) -> float:
-    """Total memory of the index-th visible NVIDIA GPU, NaN without the `gpu` extra (nvidia-ml-py)."""
+    """Total memory of the index-th visible NVIDIA GPU, NaN without the `gpu` extra (nvidia-ml-py) or its driver."""
     try:
         import pynvml
-    except ImportError:
+
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetMemoryInfo(gpu_handle(pynvml, index)).total / GIB
+    except Exception:  # no such library here; a card that NVML does not know by this name: told, not needed
         return float("nan")
-    pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetMemoryInfo(gpu_handle(pynvml, index)).total / GIB
 
 
 def _jax_gpus() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ and the run goes on; a clip that is done is not done again. A folder is locked w
 with `shared` against those who do not say so too: several processes may each bring some of its clips.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import pandas as pd
 
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.device import list_devices
+from helpers.device import chosen_device, gpu_index
 from helpers.engine.batches import Batches
 from helpers.engine.clip_run import CLIP_ERRORS, Clip, ClipRun
 from helpers.engine.crops import CROP_PX
@@ -89,6 +90,7 @@ class Extraction:
         size_px: Side of the crops.
         rows: Begins the rows of a clip.
         batches: The network.
+        device: What `helpers.engine.placement.use_device` gave for it.
         found: What it finds out about itself, for the manifest.
     """
 
@@ -98,6 +100,7 @@ class Extraction:
     size_px: int
     rows: Callable[[FaceTrack | StoredTrack], ClipRows]
     batches: Batches
+    device: str
     found: dict[str, Any]
 
 
@@ -109,11 +112,12 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
         backbone = build_backbone(cfg.backbone, cfg.weights)
         forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
         shape = (backbone.input_px, backbone.input_px, 3)
-        size = cfg.batch_size or measured_batch(forward, shape, network=cfg.backbone, unit="images/s", dtype=np.uint8)
+        measured = {"network": cfg.backbone, "unit": "images/s", "dtype": np.uint8, "memory_gib": _gpu_gib(device)}
+        size = cfg.batch_size or measured_batch(forward, shape, **measured)
     compare = comparison(backbone.model, cfg.precision, found, backbone.prepare)
     batches = Batches(forward, size, compare=compare, device=device)
     weights = backbone.weights.as_dict()
-    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, found)
+    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, device, found)
     return _extract(clips, how, source, shared=shared)
 
 
@@ -125,19 +129,25 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = F
         source = open_source(cfg, clips.index)
         network, weights = build_motion_network(cfg.weights, cfg.endpoint)
         forward = compile_forward(network, cfg.precision)
-        size = cfg.batch_size or _measured_rows(forward, cfg)
+        size = cfg.batch_size or _measured_rows(forward, cfg, device)
     batches = Batches(forward, size, compare=comparison(network, cfg.precision, found), device=device)
     rows = partial(DynamicRows, cfg=cfg)
-    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, found)
+    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, device, found)
     return _extract(clips, how, source, shared=shared)
 
 
-def _measured_rows(forward: Forward, cfg: DynamicConfig) -> int:
+def _gpu_gib(device: str) -> float:
+    """Memory of the chosen GPU; NaN for a processor, which runs out later than it becomes slow."""
+    chosen = chosen_device(device)
+    return float(chosen["memory_gib"]) if chosen["kind"] == "GPU" else math.nan
+
+
+def _measured_rows(forward: Forward, cfg: DynamicConfig, device: str) -> int:
     """Rows of the motion network at once, by measuring on windows, or on clips of `MEASURED_FLOWS` flows."""
     length, stride, _ = row_layout(cfg)
     n_rows = max(1, MEASURED_FLOWS // stride) if cfg.mode == "whole" else 1
     shape = ((n_rows - 1) * stride + length, cfg.input_px, cfg.input_px, 2)
-    return n_rows * measured_batch(forward, shape, network="I3D", unit="clips/s")
+    return n_rows * measured_batch(forward, shape, network="I3D", unit="clips/s", memory_gib=_gpu_gib(device))
 
 
 def check_dynamic(cfg: DynamicConfig) -> None:
@@ -166,7 +176,7 @@ def _extract(
 
     with (
         Stage(cfg.out / how.name, how.name, identity, made_with, shared=shared) as stage,
-        Monitor() as monitor,
+        Monitor(gpu=gpu_index(how.device)) as monitor,
         Progress(
             STEPS[how.name],
             len(clips),
@@ -177,12 +187,11 @@ def _extract(
         ) as progress,
     ):
         started = datetime.now(UTC)
-        with ClipRun(clips, cfg.data, stage, source.work, job, cfg.workers or cores(), progress, source.stamp) as run:
-            counted = RowCount(stage)
+        counted = RowCount(stage)
+        work = (source.work, job, cfg.workers or cores(), progress)
+        with ClipRun(clips, cfg.data, stage, *work, source.stamp, counted.add_found) as run:
             spent_s, n_made = stream_rows(run, stage, how.rows, how.batches, counted.add)
         ended = datetime.now(UTC)
-        for key in run.found:
-            counted.add(key, read_features(stage.path(key)), source.track(key))
         counts = run.finish() | counted.counts
         if n_made:
             entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
@@ -250,6 +259,10 @@ class RowCount:
         self.counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
         self._stage = stage
 
+    def add_found(self, key: str, track: FaceTrack | StoredTrack) -> None:
+        """Count the rows of a clip that was done already."""
+        self.add(key, read_features(self._stage.path(key)), track)
+
     def add(self, key: str, rows: FeatureFile, track: FaceTrack | StoredTrack) -> None:
         """Count the rows of one clip."""
         self.counts["rows"] += len(rows.valid)
@@ -279,12 +292,14 @@ def extraction_log(
         spent_s: Seconds by what was done in them; several things are done at once.
     """
     unit = {"static": "image", "dynamic": "sequence"}[how.name]
+    chosen = chosen_device(how.device)
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {
         "start_time": started.isoformat(timespec="seconds"),
         f"total_{unit}s": n_made,
         "batch_size": how.batches.batch_size,
-        "gpu_acceleration": bool((list_devices()["kind"] == "GPU").any()),
+        "gpu_acceleration": chosen["kind"] == "GPU",
+        "device": chosen["name"],
         "end_time": ended.isoformat(timespec="seconds"),
         "extraction_time_seconds": seconds,
         "extraction_time_formatted": str(timedelta(seconds=round(seconds))),

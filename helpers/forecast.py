@@ -24,14 +24,14 @@ import pandas as pd
 from helpers.amounts import duration, free_bytes, size
 from helpers.config import NOTEBOOKS, AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
 from helpers.decoding.excerpt import write_excerpt
-from helpers.device import enable_memory_growth, list_devices
+from helpers.device import chosen_device, enable_memory_growth
 from helpers.engine.clip_run import CLIP_ERRORS
 from helpers.engine.costs import Measured, Stored, measure_dynamic, measure_static, one_thread, stored_input, timed
 from helpers.engine.crops import Job
 from helpers.engine.sources import StoredSource, open_source
 from helpers.engine.worker import cores
 from helpers.extract import check_dynamic
-from helpers.faces import tracks_of, write_track
+from helpers.faces import track_clip, write_track
 from helpers.files import resolve
 from helpers.video import backend_name
 
@@ -79,28 +79,32 @@ def forecast(checked: pd.DataFrame, root: str | Path, stages: Stages) -> pd.Data
     check_dynamic(stages.dynamic)
     trees = stored_sources(stages, usable.index)
     enable_memory_growth()
-    devices = list_devices()
     total_s = float(usable["duration_s"].sum())
     key, measured = _measure_one(usable, Path(root), stages, trees)
     measured["05 alignment"] = Measured(0.0, 0.0, 0.0, aligned_bytes(measured, stages.alignment))
-    on_gpu = bool((devices["kind"] == "GPU").any())
+    networks = [chosen_device(cfg.device.upper()) for cfg in (stages.static, stages.dynamic)]
+    on_gpu = [False, *(device["kind"] == "GPU" for device in networks), False]
     workers = [stages.preparation.workers, stages.static.workers, stages.dynamic.workers, 1]
     table = pd.DataFrame([vars(cost) for cost in measured.values()], index=pd.Index(measured, name="stage"))
     table["workers"] = [n or cores() for n in workers]
     table["hours"] = [
-        (stage_seconds(cost, n, on_gpu) * total_s + cost.start_s) / 3600
-        for cost, n in zip(measured.values(), table["workers"], strict=True)
+        (stage_seconds(cost, n, gpu) * total_s + cost.start_s) / 3600
+        for cost, n, gpu in zip(measured.values(), table["workers"], on_gpu, strict=True)
     ]
     table["bytes"] = (table["bytes_per_s"] * total_s).round().astype(int)
     table.attrs = {
         "clip": key,
         "clips": len(usable),
         "clip_hours": total_s / 3600,
-        "device": f"{devices.iloc[-1]['name']}" + ("" if on_gpu else f" ({cores()} cores, no GPU)"),
+        "device": " and ".join(dict.fromkeys(map(_in_words, networks))),
         "flow": "stored" if "04 dynamic" in trees else stages.dynamic.flow,
         "trees": {stage: str(source.tree.folder) for stage, source in trees.items()},
     }
     return table[["work_s", "network_s", "start_s", "workers", "hours", "bytes"]]
+
+
+def _in_words(device: pd.Series) -> str:
+    return device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
 
 
 def stage_seconds(cost: Measured, workers: int, on_gpu: bool) -> float:
@@ -167,7 +171,7 @@ def measure(path: Path, stages: Stages, folder: Path, stored: dict[str, Stored] 
     stored = stored or {}
     preparation = replace(stages.preparation, backend=backend_name(stages.preparation.backend, [path]))
     with one_thread():
-        (track,), work_s = timed(lambda: list(tracks_of((path, preparation))))
+        track, work_s = timed(lambda: track_clip(path, preparation))
     seconds = track.n_frames / track.fps
     write_track(folder / "track.npz", track)
     jobs = [Job(path, track, cfg, preparation.backend) for cfg in (stages.static, stages.dynamic)]

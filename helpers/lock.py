@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import platform
+import shutil
 import weakref
 from contextlib import suppress
 from datetime import datetime
@@ -98,9 +99,12 @@ class FolderLock:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of killed writers, below `folder` too, except where a folder has a lock of its own."""
+    """Remove temporary files and folders of killed writers, below `folder` too, except where one has its own lock."""
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not Path(where, name, LOCK).exists()]
+        for name in folders:
+            if name.startswith(PART):
+                shutil.rmtree(Path(where, name), ignore_errors=True)
         for name in files:
             if name.startswith(PART):
                 Path(where, name).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ method per stream and the identity of the extractors whose rows it was made for;
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
                 return bank, "components of the token bank, which was made with the same parameters and weights"
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             why = f" (the token bank was made differently: {'; '.join(found[:3])}{more})"
-    n_in = {name: gather_rows(clips.index, cfg.out / name).shape[1] for name in STREAMS}
+    n_in = {name: _width(clips.index, cfg.out / name) for name in STREAMS}
     n_out = n_in if cfg.reduction == "none" else {name: cfg.width(name) for name in STREAMS}
     if cfg.reduction == "auto":
         n_out = {name: min(n_in[name], n_out[name]) for name in STREAMS}
@@ -203,6 +204,14 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
     return Reduction(
         *methods, extractors
     ), f"{'all channels' if n_in == n_out else 'means of neighbouring channels'}{why}"
+
+
+def _width(keys: Iterable[str], folder: Path) -> int:
+    """Columns of a stage's rows, by its first clip that has any; ValueError when none has."""
+    for key in keys:
+        if (rows := valid_rows(folder / f"{key}.npz")) is not None:
+            return rows.features.shape[1]
+    raise ValueError(f"{folder} must hold rows of the clips to reduce, got none. Run its notebook first.")
 
 
 def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:

@@ -4,6 +4,7 @@ Every clip's file lies at `<stage>/<key>.npz`; `manifest.json` beside them says 
 """
 
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -16,7 +17,8 @@ import numpy as np
 from helpers.files import code_version, differences, read_json, replacing, write_json
 from helpers.lock import FolderLock
 
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+NOT_NPY = (ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)  # the header is Python's
+_DAMAGED = (*NOT_NPY, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def write_arrays(path: str | Path, *, compressed: bool = True, **arrays: Any) -> None:
@@ -107,6 +109,17 @@ def read_features(path: str | Path) -> FeatureFile:
         raise ValueError(f"{path} is not a feature file: it holds {', '.join(sorted(arrays))}.") from None
 
 
+def stage_is_whole(folder: Path) -> bool:
+    """Whether a stage was finished and the files of all its clips end as they should; their content is not read."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except ValueError:
+        return False
+    files = [zipfile.is_zipfile(path) for path in folder.rglob("*.npz")]
+    n_made = sum(manifest.get("counts", {}).get(name, 0) for name in ("made", "found"))
+    return manifest.get("finished", False) and all(files) and len(files) >= n_made
+
+
 def valid_rows(path: str | Path) -> FeatureFile | None:
     """The valid rows of a clip in the order of time; None when there is no file or no such row."""
     rows = read_features(path).in_time() if Path(path).exists() else None
@@ -136,6 +149,9 @@ class Stage:
     `identity` (parameters, weights, backend, precision, inputs) decides the numbers. Opening a folder that was made
     with another identity is a ValueError that shows the differences; with the same one, finished clips stay. Until
     `finish`, or the end of a `with`, the folder is locked: see `helpers.lock`, also for `shared`.
+
+    Of those who share a folder each writes a manifest of its own clips, and the last one's stays: run once more alone
+    over all of them at the end, which counts what is there and lists what failed.
     """
 
     folder: Path

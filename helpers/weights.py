@@ -20,7 +20,7 @@ import numpy as np
 from helpers.checkpoints.converted import converted_source, is_converted, read_converted
 from helpers.checkpoints.published import WEIGHTS, PublishedFile
 from helpers.checkpoints.records import git_blob_id, is_here, main_file, write_record
-from helpers.files import file_sha256, weights_folder
+from helpers.files import file_sha256, replacing, weights_folder
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,8 @@ def _fetch(file: PublishedFile) -> str:
         if file.git_blob not in (None, git_blob_id(part)):
             Path(part).unlink()
             return f"{file.url} is not the file that was published: its git blob id is not {file.git_blob}"
-        os.replace(part, target)
+        with replacing(target) as whole:  # flushes it: after a power cut it must not be there without its bytes
+            os.replace(part, whole)
     except Exception as error:  # get_file raises a bare Exception when an address does not answer
         return str(error).splitlines()[0]
     finally:

@@ -24,6 +24,7 @@ from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS
 from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, stderr_into, write_json
 from helpers.labels.scan import video_files
+from helpers.store import stage_is_whole
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +122,14 @@ def plan(
 
 
 def select(only: str | None = None, start: str | None = None) -> list[str]:
-    """The notebooks that `--only 03,04` and `--from 05` leave."""
-    wanted = {full_name(name.strip()) for name in only.split(",")} if only else set(NOTEBOOKS)
+    """The notebooks that `--only 03,04` and `--from 05` leave; ValueError when that is none."""
+    named = list(NOTEBOOKS) if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    wanted = {full_name(name) for name in named}
     first = full_name(start) if start else ""
-    return [name for name in NOTEBOOKS if name in wanted and name >= first]
+    chosen = [name for name in NOTEBOOKS if name in wanted and name >= first]
+    if not chosen:
+        raise ValueError(f"--only {only!r} and --from {start or 'nothing'} leave no notebook. Name at least one.")
+    return chosen
 
 
 def stored_keys(tasks: list[Task], data: Path) -> list[str]:
@@ -173,16 +178,15 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, store
         probe.unlink()
     except OSError as error:
         raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
-    wanted = {task.parameters.get("weights") for task in tasks}
-    if "pretrained" in wanted:
+    trains = any(task.name.startswith("06") for task in tasks)
+    invented = any(task.parameters.get("synthetic_labels") for task in tasks)
+    if trains and not invented and clips[targets].isna().all(axis=None):
+        raise ValueError(
+            f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
+            "or stop before training with --only 00,01,02,03,04."
+        )
+    if "pretrained" in {task.parameters.get("weights") for task in tasks}:
         require_pretrained(tasks)
-        trains = any(task.name.startswith("06") for task in tasks)
-        invented = any(task.parameters.get("synthetic_labels") for task in tasks)
-        if trains and not invented and clips[targets].isna().all(axis=None):
-            raise ValueError(
-                f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
-                "or stop before training with --only 00,01,02,03,04."
-            )
     return clips
 
 
@@ -222,11 +226,12 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
         if task.name not in chosen:
             continue
         label = f"[{chosen.index(task.name) + 1}/{len(chosen)}] {task.name}"
-        whole = all((out / path).exists() for path in WRITES[task.name])
-        if whole and state.get(task.name, {}).get("fingerprint") == chain:
+        if _is_whole(out, task.name) and state.get(task.name, {}).get("fingerprint") == chain:
             log.info("%s: done before", label)
             continue
         log.info("%s ...", label)
+        if state.pop(task.name, None):  # killed half-way, it is not done
+            write_json(state_path, state)
         started = time.monotonic()
         _execute(task, out)
         seconds = round(time.monotonic() - started, 1)
@@ -235,6 +240,14 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
         write_json(state_path, state)
         executed += 1
     return executed
+
+
+def _is_whole(out: Path, name: str) -> bool:
+    """Whether a notebook's files are there, and no clip's file of its stage is missing or cut short."""
+    paths = [out / path for path in WRITES[name]]
+    if not all(path.exists() for path in paths):
+        return False
+    return all(stage_is_whole(path.parent) for path in paths if path.name == "manifest.json")
 
 
 def forget(out: Path, first: str) -> None:
@@ -274,10 +287,13 @@ def _fingerprint(task: Task, before: str) -> str:
 
 
 def _listing_hash(data: Path, out: Path) -> str:
-    """Hash of names, sizes and times of change of all files below the data folder, the results apart."""
+    """Hash of names, sizes and times of change of all files below the data folder, behind links too, but results."""
     digest = hashlib.sha256()
-    for folder, folders, files in os.walk(data):
-        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() != out.resolve())
+    seen = {out.resolve(), data.resolve(), *data.resolve().parents}
+    for folder, folders, files in os.walk(data, followlinks=True):
+        below = {name: Path(folder, name).resolve() for name in sorted(folders)}
+        folders[:] = [name for name, there in below.items() if there not in seen]
+        seen.update(below.values())
         for name in sorted(files):
             path = os.path.join(folder, name)
             stat = os.stat(path, follow_symlinks=os.path.exists(path))

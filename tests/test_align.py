@@ -1,9 +1,12 @@
 """Alignment by key, its checks and files; reductions and what they refuse."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import align
 from helpers.align import (
     CLIPS_FILE,
     FRAMES_FILE,
@@ -16,10 +19,11 @@ from helpers.align import (
     stream_table,
     with_synthetic_labels,
     write_aligned,
+    write_run,
 )
 from helpers.clips import TRAITS
 from helpers.reduction import ChannelGroups, Pca, Reduction, read_reduction, write_reduction
-from helpers.store import FeatureFile, read_arrays, write_features
+from helpers.store import FeatureFile, read_arrays, read_manifest, write_features
 
 DS, DD = 11, 13  # distinct primes
 
@@ -98,6 +102,22 @@ def test_a_clip_without_a_stream_is_left_out_and_said(folders, clips, whole, cap
     assert stream_table(clips, *folders)["dynamic"].tolist() == [True, False, True]
 
 
+def test_memory_holds_reduced_rows_only(tmp_path):
+    """9.8 MB of rows pass through a tenth of that."""
+    wide, keys = np.ones((3, 10240), "float32"), [f"{k:02}" for k in range(80)]
+    for key in keys:
+        write_features(tmp_path / "static" / f"{key}.npz", rows(wide, np.arange(3)))
+        write_features(tmp_path / "dynamic" / f"{key}.npz", rows(np.ones((2, DD)), np.arange(2)))
+    clips = pd.DataFrame({"source": keys, "split": "", TRAITS[0]: 0.5}, index=keys)
+    reduction = Reduction(ChannelGroups(10240, 8), ChannelGroups(DD, DD), {})
+    tracemalloc.start()
+    aligned = align_streams(clips, tmp_path / "static", tmp_path / "dynamic", reduction)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert aligned.static_features.shape == (80, 3, 8)
+    assert peak < 1e6
+
+
 def test_nothing_to_align_says_what_to_do(tmp_path, clips, whole):
     with pytest.raises(ValueError, match="must have rows in both streams, got none of 3.*Run 03_static_extraction"):
         align_streams(clips, tmp_path, tmp_path, whole)
@@ -110,6 +130,15 @@ def test_written_and_read_again_it_is_the_same(aligned, tmp_path):
         np.testing.assert_array_equal(getattr(again, name), value)
     with np.load(tmp_path / CLIPS_FILE, allow_pickle=False) as file:
         assert {"static_features", "dynamic_features", "labels", "static_mask", "static_t_s", "targets"} <= set(file)
+
+
+def test_a_run_written_half_again_is_not_finished(aligned, whole, tmp_path, monkeypatch):
+    write_run(tmp_path, aligned, whole)
+    monkeypatch.setattr(align, "write_reduction", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_run(tmp_path, aligned, whole)
+    with pytest.raises(FileNotFoundError, match="Run 05_alignment first"):
+        read_manifest(tmp_path, "05_alignment")
 
 
 def test_half_precision_on_disk_is_single_in_memory(aligned, tmp_path):

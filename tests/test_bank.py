@@ -75,6 +75,14 @@ def test_everything_shipped_is_small():
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 5_000_000
 
 
+def test_a_bank_written_half_again_is_no_bank(tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(bank, "write_reduction", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bank._write_folder(tmp_path, align.read_aligned(TOKENS).take(np.arange(2)), None, None)
+    assert [path.name for path in tmp_path.iterdir()] == [align.CLIPS_FILE]
+
+
 @pytest.mark.slow
 def test_shipped_clips_extracted_again_give_the_shipped_tokens(tmp_path):
     clips = read_clips(DATA).dropna().iloc[[0, 17, 35]]

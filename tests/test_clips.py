@@ -158,6 +158,14 @@ def test_the_table_of_clips_comes_back_from_its_file_as_it_was(tmp_path):
         clips.load_clips(tmp_path / "absent.csv")
 
 
+def test_names_with_any_character_come_back_from_their_file(tmp_path):
+    names = ("a\rb", "a\nb", "a\r\nb", 'q"q', "c,d", " lead", "trail ", "x\\y", "😀", "'")
+    table = clips.clip_table({name: f"{name}.mp4" for name in names}, tmp_path)
+    for part in (table, table.drop(index=["a\rb", "a\r\nb"])):
+        clips.write_clips(part, tmp_path / "clips.csv")
+        pd.testing.assert_frame_equal(clips.load_clips(tmp_path / "clips.csv"), part)
+
+
 def test_trait_statistics_are_those_of_the_rated_clips():
     table = pd.DataFrame({trait: [0.25, 0.75, np.nan] for trait in TRAITS})
     row = clips.trait_statistics(table).loc["neuroticism"]

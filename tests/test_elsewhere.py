@@ -17,6 +17,7 @@ from helpers.exchange import elsewhere, large
 from helpers.exchange.elsewhere import import_features, match_clips
 from helpers.exchange.layouts import usable_rows
 from helpers.files import read_json, write_json
+from helpers.lock import FolderLock, LockedError
 from helpers.reduction import ChannelGroups, Reduction
 from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
 
@@ -299,6 +300,36 @@ def test_memory_does_not_grow_with_the_array(tmp_path):
     assert manifest["counts"]["rows"] == 4000
     assert peak < 8e6
     assert read_json(tmp_path / "run" / "static" / "manifest.json")["identity"]["elsewhere"]["layout"] == "array"
+
+
+@pytest.mark.parametrize("source", ["stage", "array"])
+def test_clips_with_odd_names_come_back_from_our_own_files(tmp_path, source):
+    names = (" lead", "trail ", "a\rb", "c\nd", "x\\y")
+    data = make_clips(tmp_path / "data", *(f"{name}.mp4" for name in names))
+    stage = Stage(tmp_path / "run" / "static", "static", {})
+    for k, name in enumerate(names):
+        t_s = np.arange(4) / 5
+        write_features(stage.path(name), FeatureFile(features(k), t_s, t_s, np.arange(4), t_s >= 0), "1-1")
+    stage.finish()
+    found = stage.folder if source == "stage" else large.write_large(stage.folder, tmp_path, "static")
+    assert import_features(found, tmp_path / "new", "static", data=data)["counts"]["made"] == len(names)
+    for k, name in enumerate(names):
+        np.testing.assert_array_equal(read_features(tmp_path / "new" / "static" / f"{name}.npz").features, features(k))
+
+
+@pytest.mark.parametrize("columns", ["t_s", "frame", "t_start_s,t_end_s"])
+def test_a_clip_with_one_time_twice_is_refused(folder, tmp_path, columns):
+    cells = [",".join([k] * (1 + columns.count(","))) for k in "010"]
+    (tmp_path / "x.csv").write_text(f"clip,{columns},f0\n" + "".join(f"{KEYS[0]},{cell},5\n" for cell in cells))
+    first = columns.split(",")[0]
+    with pytest.raises(ValueError, match=rf"x\.csv line 4: {KEYS[0]} must have one row at a time, .* {first} 0\."):
+        import_features(tmp_path / "x.csv", tmp_path / "new", "static", data=folder, fps=5)
+    assert not (tmp_path / "new" / "static").exists()
+
+
+def test_features_are_not_taken_into_a_run_that_is_being_filled(folder, per_clip, tmp_path):
+    with FolderLock(tmp_path / "new"), pytest.raises(LockedError, match="new is being filled by process"):
+        import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
 
 
 def test_the_commands_write_large_files_and_take_them_back(folder, tmp_path, capsys):

@@ -99,7 +99,7 @@ def test_a_manifest_says_how_the_rows_were_made(run):
     _, static, dynamic = extract_all(clips, folders)
     identity = dynamic["identity"]
     assert identity["parameters"]["endpoint"] == "Mixed_3c"
-    assert identity["preparation"]["parameters"]["backend"] == "pyav"
+    assert identity["preparation"]["parameters"]["backend"] in ("pyav", "opencv")
     assert identity["weights"]["sha256"] == "0" * 64
     assert identity["network_backend"] in ("tensorflow", "jax", "torch")
     assert dynamic["finished"]
@@ -120,13 +120,14 @@ def test_the_log_has_the_eleven_keys(run):
         "start_time", "total_images", "batch_size", "gpu_acceleration", "end_time", "extraction_time_seconds",
         "extraction_time_formatted", "features_shape", "features_saved_to", "average_time_per_image",
         "images_per_second",
-    } == set(log) - {"weights", "failed", "seconds_spent", "network_share", "usage"}  # fmt: skip
+    } == set(log) - {"weights", "failed", "seconds_spent", "network_share", "usage", "device"}  # fmt: skip
     assert set(log["seconds_spent"]) == {"decoding", "cropping", "network", "writing"}
     assert 0 < log["network_share"] < 1
     assert log["usage"]["memory_peak_gib"] > 0
     line = (Path(folders["out_dir"]) / "progress.log").read_text().splitlines()[1]
     assert "03 static: 4 of 4 clips, " in line
     assert "GiB at most" in line
+    assert log["device"]
     log = read_json(Path(folders["out_dir"]) / "dynamic" / "extraction_log.json")
     assert log["total_sequences"] == 18
     assert set(log["seconds_spent"]) == {"decoding", "cropping", "flow", "network", "writing"}
@@ -231,6 +232,16 @@ def test_a_decoder_that_crashes_costs_one_clip(run, monkeypatch):
     assert "SIGSEGV" in failed["a"]
     monkeypatch.undo()
     assert prepare_clips(clips, PreparationConfig(**folders))["counts"]["made"] == 1  # the next run tries it again
+
+
+def test_a_decoder_without_memory_costs_one_clip(run, monkeypatch):
+    clips, folders = run
+    monkeypatch.setattr(extract, "tracks_of", piecework.tracks_but_no_memory_for_one)
+    manifest = prepare_clips(clips, PreparationConfig(**folders))
+    failed = {entry["clip"]: entry["reason"] for entry in manifest["failed"]}
+    assert set(failed) == {*BAD, "a"}
+    assert failed["a"].startswith("no memory: Unable to allocate 4.00 EiB")
+    assert manifest["counts"]["made"] == 1
 
 
 def test_a_damaged_feature_file_is_made_again(run):
@@ -370,3 +381,34 @@ def test_a_full_disk_stops_the_stage_with_one_sentence_and_the_next_run_goes_on(
     assert not read_json(static / "manifest.json")["finished"]
     counts = extract_static(clips, StaticConfig(**folders))["counts"]
     assert (counts["made"], counts["rows"]) == (2, 18)
+
+
+def test_rows_of_a_clip_that_02_has_lost_since_are_not_kept(run):
+    clips, folders = run
+    extract_all(clips, folders)
+    out = Path(folders["out_dir"])
+    (out / "faces" / "a.npz").unlink()
+    manifest = extract_static(clips, StaticConfig(**folders))
+    assert "a" in {entry["clip"] for entry in manifest["failed"]}
+    assert (manifest["counts"]["found"], manifest["counts"]["rows"]) == (1, 9)
+    assert not (out / "static" / "a.npz").exists()
+
+
+def test_the_log_names_the_device_that_computed(monkeypatch):
+    gpus = pd.DataFrame({"kind": ["CPU", "GPU", "GPU"], "name": ["loom", "one", "two"], "memory_gib": [3.0, 5.0, 7.0]})
+    monkeypatch.setattr("helpers.device.list_devices", lambda: gpus)
+    names = {name: extract.chosen_device(name)["name"] for name in ("", "CPU:0", "GPU:0", "GPU:1", "GPU:3")}
+    assert names == {"": "one", "CPU:0": "loom", "GPU:0": "one", "GPU:1": "two", "GPU:3": "two"}
+    assert extract._gpu_gib("GPU:1") == 7
+    assert np.isnan(extract._gpu_gib("CPU:0"))
+
+
+def test_a_damaged_track_costs_its_clip_until_02_has_made_it_again(run):
+    clips, folders = run
+    prepare_clips(clips, PreparationConfig(**folders))
+    track = Path(folders["out_dir"]) / "faces" / "a.npz"
+    track.write_bytes(track.read_bytes()[:300])
+    reasons = {entry["clip"]: entry["reason"] for entry in extract_static(clips, StaticConfig(**folders))["failed"]}
+    assert reasons["a"] == "no faces file: it is damaged. Run 02_clip_preparation again"
+    prepare_clips(clips, PreparationConfig(**folders))
+    assert extract_static(clips, StaticConfig(**folders))["counts"]["made"] == 1

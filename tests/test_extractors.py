@@ -1,5 +1,7 @@
 """The extractors for scripts: the rows of 03 and 04, from arrays."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
@@ -34,6 +36,17 @@ def test_clips_of_flow_become_the_means_of_their_stage(dynamic):
     assert rows.shape == (3, 192)
     np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
     assert dynamic.extract_features(clips[:0]).shape == (0, 192)
+
+
+def test_memory_holds_the_means_and_no_activations(dynamic, monkeypatch):
+    """40 activations of 1 MB, of which the batches on their way hold eight."""
+    monkeypatch.setattr(dynamic, "_forward", lambda x: np.ones((len(x), 4, 16, 16, 256), np.float32))
+    tracemalloc.start()
+    rows = dynamic.extract_features(np.zeros((40, 1, 1, 1, 2), np.float32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(rows, np.ones((40, 256)))
+    assert peak < 15e6
 
 
 @pytest.mark.parametrize("dense_units", [0, 7])

@@ -170,6 +170,22 @@ def test_a_changed_renamed_or_removed_picture_changes_the_stamp_of_its_clip(tmp_
     assert len(set(seen)) == 4
 
 
+def test_a_change_is_seen_in_a_clip_of_which_a_link_leads_nowhere(tmp_path):
+    write_tree(tmp_path / "a", range(3))
+    (tmp_path / "a" / "face_000003.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    tree = open_face_tree(tmp_path, 30.0)
+    before = tree.stamp("a")
+    Image.fromarray(face(9)).save(tmp_path / "a" / "face_000001.jpg")
+    assert tree.stamp("a") != before
+
+
+def test_a_number_that_no_computer_counts_to_costs_the_clip(tmp_path):
+    write_tree(tmp_path / "a", [10**19])
+    write_tree(tmp_path / "b", [10])
+    with pytest.raises(StoredError, match="the number in face_1.*0.jpg is too large"):
+        open_face_tree(tmp_path, 30.0).job("a", SIDE)
+
+
 def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_path):
     write_tree(tmp_path / "elsewhere" / "a", [0])
     root = tmp_path / "tree"

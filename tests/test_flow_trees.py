@@ -1,13 +1,16 @@
 """Stored flow: which fields it holds and when, and every kind of field that is refused."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from test_flow_files import write_tree
 
-from helpers.engine.flow_files import write_flow
-from helpers.engine.flow_trees import open_flow_tree, stored_flows
+from helpers.engine.flow_files import read_flow, write_flow
+from helpers.engine.flow_trees import FieldError, open_flow_tree, read_field, stored_flows
 from helpers.engine.stored import StoredError
 from helpers.flow import normalise_flow, resize_flow
+from helpers.store import read_arrays, write_arrays
 
 SIDE = 8
 CLIP = "training80_01/-AmMDnVl4s8.003"
@@ -113,6 +116,34 @@ def test_our_files_know_their_rate_and_method(tmp_path):
     assert reasons == {}
 
 
+def peak_of(run) -> int:
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_a_long_clip_is_looked_at_by_its_header_and_decoded_in_pieces(tmp_path):
+    n, side = 645, 32
+    flow = flow_of(n, side)
+    write_flow(tmp_path / "a.npz", flow, np.arange(n) / 15, 15.0, "dis_fast")
+    values, *_ = flows_of(open_flow_tree(tmp_path, 6.0), "a", side)
+    np.testing.assert_array_equal(values, normalise_flow(read_flow(tmp_path / "a.npz").flow, 20.0))
+    assert peak_of(lambda: open_flow_tree(tmp_path, 6.0)) < 0.1 * flow.nbytes
+    job = open_flow_tree(tmp_path, 6.0).job("a", side, 20.0)
+    assert peak_of(lambda: [None for _ in stored_flows(job)]) < 0.9 * flow.nbytes  # half of it: the codes, in int16
+
+
+def test_what_is_wrong_in_a_later_piece_costs_the_clip_and_is_told_by_its_place(tmp_path):
+    ours(tmp_path / "a.npz", flow_of(70))
+    arrays = read_arrays(tmp_path / "a.npz")
+    arrays["codes"][40, 1, 2, 3] = np.inf
+    write_arrays(tmp_path / "a.npz", **arrays)
+    with pytest.raises(StoredError, match=r"^a\.npz: flow must be finite, got NaN or infinity in field 40"):
+        flows_of(open_flow_tree(tmp_path, 6.0), "a")
+
+
 def test_a_bad_field_of_a_plain_array_is_told_by_its_place(tmp_path):
     flow = flow_of(5)
     flow[3, 0, 0, 0] = np.nan
@@ -144,6 +175,27 @@ def test_a_clip_of_another_method_or_rate_or_that_cannot_be_read_costs_itself_on
             tree.job(name, SIDE, 20.0)
         assert str(tmp_path) not in str(error.value)
     assert len(flows_of(tree, "b")[0]) == 4
+
+
+@pytest.mark.parametrize("change", [{"fps": 0.0}, {"fps": "fast"}, {"t_s": np.zeros(0)}, {"t_s": np.arange(5) / 15}])
+def test_a_file_that_contradicts_itself_costs_its_clip(tmp_path, change):
+    for name in "ab":
+        ours(tmp_path / f"{name}.npz", flow_of(4))
+    arrays = read_arrays(tmp_path / "b.npz")
+    np.savez(tmp_path / "b.npz", **arrays | change)
+    tree = open_flow_tree(tmp_path, 6.0)
+    with pytest.raises(StoredError):
+        flows_of(tree, "b")
+
+
+def test_a_damaged_header_costs_its_field(tmp_path):
+    write_tree(tmp_path / "a", flow_of(4))
+    path = tmp_path / "a" / "flow_0001_0002.npy"
+    content = path.read_bytes()
+    for place in range(10, 128):
+        path.write_bytes(content[:place] + b"(" + content[place + 1 :])
+        with pytest.raises(FieldError):
+            read_field(path.name, path, SIDE + 1)
 
 
 def test_times_that_do_not_fit_the_rate_cost_the_clip(tmp_path):

@@ -1,9 +1,11 @@
 """The forecast of a run: measured on drawn clips with small networks, and its model on numbers done by hand."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,15 +13,18 @@ from test_face_trees import write_tree as write_faces
 from test_flow_files import write_tree as write_flow
 
 from helpers import amounts, forecast
+from helpers.backbones import Backbone
 from helpers.check import check_clips
 from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
 from helpers.decoding.container import probe
 from helpers.engine import costs
 from helpers.engine.costs import Measured
-from helpers.engine.crops import Job
+from helpers.engine.crops import Job, Piece
+from helpers.engine.stored import StoredTrack
 from helpers.engine.worker import cores
 from helpers.faces import track_clip
 from helpers.forecast import Stages
+from helpers.weights import Weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_sample"
@@ -119,6 +124,38 @@ def test_a_slower_flow_is_measured_as_slower_on_fewer_fields(tmp_path):
     assert flow_s["tvl1"] > 10 * flow_s["dis_medium"]
     assert fields["dis_medium"] == 64
     assert 2 <= fields["tvl1"] <= 8
+
+
+def test_each_stage_is_reckoned_for_its_own_device(clips, monkeypatch):
+    folder, checked = clips
+    cost = Measured(work_s=0.25, network_s=2.0, start_s=0.0, bytes_per_s=0.0)
+    measured = dict.fromkeys(("02 preparation", "03 static", "04 dynamic"), cost)
+    monkeypatch.setattr(forecast, "_measure_one", lambda *_: ("a", measured))
+    devices = {"CPU": {"kind": "CPU", "name": "a processor"}, "GPU:1": {"kind": "GPU", "name": "a card"}}
+    monkeypatch.setattr(forecast, "chosen_device", lambda name: pd.Series(devices[name]))
+    stages = replace(
+        SMALL, static=replace(SMALL.static, device="cpu"), dynamic=replace(SMALL.dynamic, device="GPU:1", workers=1)
+    )
+    table = forecast.forecast(checked, folder, stages)
+    per_s = table["hours"] / table.attrs["clip_hours"]
+    assert per_s[["03 static", "04 dynamic"]].tolist() == pytest.approx([2.25, 2.0])
+    assert table.attrs["device"] == f"a processor ({cores()} cores, no GPU) and a card"
+
+
+def test_a_network_is_measured_on_the_device_of_its_stage(tmp_path, monkeypatch):
+    inputs = keras.Input((31, 31, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    small = Backbone("resnet50", model, 31, 3, Weights("random", "", "", ""))
+    monkeypatch.setattr(costs, "build_backbone", lambda *_: small)
+    scopes = []
+    monkeypatch.setattr(costs, "device_scope", lambda name: scopes.append(name) or nullcontext())
+    piece = Piece(np.zeros((4, 31, 31, 3), np.uint8), np.arange(4) / 2, np.arange(4), "")
+    seen = costs.Input([piece], StoredTrack(2.0, 4), work_s=0.1, per_s=2.0)
+    costs.measure_static(Job(CLIP, None, replace(SMALL.static, device="cpu")), tmp_path, lambda size_px: seen)
+    assert scopes == ["CPU:0", "CPU:0"]
+    for measure, cfg in ((costs.measure_static, SMALL.static), (costs.measure_dynamic, SMALL.dynamic)):
+        with pytest.raises(ValueError, match="device must be one of .* got 'GPU:7'"):
+            measure(Job(CLIP, None, replace(cfg, device="GPU:7")), tmp_path)
 
 
 def test_a_processor_does_one_after_the_other_and_a_gpu_both_at_once():

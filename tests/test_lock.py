@@ -92,6 +92,19 @@ def test_leftovers_of_killed_writers_are_removed_unless_another_may_be_writing_t
     assert not theirs.exists()
 
 
+def test_the_scratch_folder_of_a_killed_import_is_removed_unless_another_holds_the_lock(tmp_path, other):
+    mine, theirs = tmp_path / ".part-a1b2", tmp_path / "faces" / "a" / ".part-c3d4"
+    for scratch in (mine, theirs):
+        (scratch / "deep").mkdir(parents=True)
+        (scratch / "deep" / "features.float32").touch()
+    FolderLock(tmp_path).release()
+    assert not mine.exists()
+    assert theirs.exists()
+    with pytest.raises(LockedError):
+        FolderLock(tmp_path / "faces")
+    assert (theirs / "deep" / "features.float32").exists()
+
+
 def test_a_file_system_without_locks_is_said_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
     def refuse(handle, shared):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -99,3 +99,13 @@ def test_what_it_was_fitted_on_comes_back(run, clips, tmp_path):
     chosen, _ = choose(run, clips, reduction="pca", validation_share=0.1, test_share=0.2)
     reduction.write_reduction(tmp_path / "r.npz", chosen)
     assert reduction.read_reduction(tmp_path / "r.npz").fitted_on == chosen.fitted_on
+
+
+def test_the_width_is_that_of_the_first_clip_with_rows_and_no_other_is_read(run, clips):
+    for name in WIDTHS:
+        (run / name / "a/00.npz").unlink()
+        (run / name / "a/02.npz").write_bytes(b"would be an error")
+    chosen, _ = choose(run, clips)
+    assert (chosen.static.n_in, chosen.dynamic.n_in) == (23, 17)
+    with pytest.raises(ValueError, match="static must hold rows of the clips to reduce, got none"):
+        choose(run, clips.iloc[:1])

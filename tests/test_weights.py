@@ -1,4 +1,5 @@
 import hashlib
+import os
 from dataclasses import replace
 
 import keras
@@ -107,6 +108,14 @@ def test_missing_weights_are_fetched_once_and_whole(source):
     assert weights.require(["one"]) == {"one": source / "mine/one/a.h5"}
     provenance = weights.published_weights("one")
     assert (provenance.name, provenance.sha256) == ("one", hashlib.sha256(b"this is a.h5").hexdigest())
+
+
+def test_a_download_has_its_name_only_when_its_bytes_are_on_disk(source, monkeypatch):
+    target, flushed = source / "mine/one/a.h5", []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append((os.fstat(handle).st_ino, target.exists())))
+    assert weights.fetch(weights.WEIGHTS["one"].files[0]) == ""
+    assert flushed == [(target.stat().st_ino, False), (target.parent.stat().st_ino, True)]
+    assert target.read_text() == "this is a.h5"
 
 
 def test_all_weights_that_cannot_be_had_are_named_in_one_error(source):

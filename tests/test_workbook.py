@@ -69,6 +69,30 @@ def test_a_failed_notebook_is_named_with_its_error_and_runs_again(book):
     assert execute(book) == ["05_alignment"]
 
 
+def test_a_notebook_that_was_stopped_when_it_was_done_again_is_not_done(book, monkeypatch):
+    assert len(execute(book)) == 2
+    (book / "out" / "05_alignment.txt").unlink()
+
+    def killed(task, out):
+        (out / f"{task.name}.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(workbook, "_execute", killed)
+        execute(book)
+    assert execute(book) == ["05_alignment"]
+
+
+def test_clips_behind_a_link_count(book, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c.mp4").write_bytes(b"1")
+    (book / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(book / "data")
+    assert (len(execute(book)), len(execute(book))) == (2, 0)
+    (tmp_path / "elsewhere" / "c.mp4").write_bytes(b"22")
+    assert len(execute(book)) == 2
+
+
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(book, monkeypatch):
     path = book / "notebooks" / "05_alignment.ipynb"
     good = path.read_text()
@@ -157,7 +181,14 @@ def test_clips_are_classified_where_there_is_a_folder_of_classes(tmp_path):
     assert planned() == str(tmp_path / "motion")
 
 
+@pytest.mark.parametrize(("only", "start"), [("", None), (",", None), ("05", "07")])
+def test_a_choice_of_no_notebook_is_refused(only, start):
+    with pytest.raises(ValueError, match="leave no notebook"):
+        workbook.select(only, start)
+
+
 def test_only_and_from_choose_notebooks():
+    assert workbook.select("03,") == ["03_static_extraction"]
     assert [name[:2] for name in workbook.select(only="3, 04_dynamic_extraction")] == ["03", "04"]
     assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09"]
     with pytest.raises(ValueError, match="names the notebook '12'"):

@@ -9,8 +9,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock, Semaphore
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from helpers.forward import Forward, NetworkError
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2  # batches in the network
+AT_ONCE = 2  # batches in the network, where memory suffices for both
 BEGUN = AT_ONCE + 1  # batches on their way: one more waits for it
 WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
 
@@ -40,8 +42,10 @@ class _Batch:
 class Batches:
     """Runs a network over samples; used as `with`, which waits for the batch that is running.
 
-    When memory does not suffice for a batch, half of it is tried, and kept to from then on. A sample that the network
-    fails on is found by running the samples of its batch one by one.
+    All batches of a kind have the size of the first, so that nothing is compiled twice, and no more is computed where
+    there are too few samples to fill it. When memory does not suffice for a batch, half of it is tried, and kept
+    to from then on; a single sample, with no other batch beside it. A sample that the network fails on is found by
+    running the samples of its batch one by one.
 
     Attributes:
         batch_size: Rows at once; less than it was after memory has run out.
@@ -69,6 +73,8 @@ class Batches:
         self._waiting_bytes = 0
         self._running: deque[tuple[Future, list[Receive]]] = deque()
         self._threads = ThreadPoolExecutor(AT_ONCE, "network")
+        self._turns, self._waits_for_all = Semaphore(AT_ONCE), Lock()
+        self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first
 
     def __enter__(self) -> "Batches":
         return self
@@ -94,7 +100,7 @@ class Batches:
         kind = (sample.shape, sample.dtype)
         batch = self._filling.get(kind)
         if batch is None:
-            room = max(1, self.batch_size // n_rows)
+            room = self._sizes.get(kind) or max(1, self.batch_size // n_rows)
             x = sample[None] if room == 1 else np.empty((room, *sample.shape), sample.dtype)
             batch = self._filling[kind] = _Batch(x, n_rows)
         if len(batch.x) > 1:
@@ -115,6 +121,7 @@ class Batches:
 
     def _start(self, kind: Kind) -> None:
         batch = self._filling.pop(kind)
+        batch.x = batch.x[: self._sizes.setdefault(kind, len(batch.receivers))]
         self._waiting_bytes -= batch.x[: len(batch.receivers)].nbytes
         while self._running and (len(self._running) >= BEGUN or self._running[0][0].done()):
             self._deliver()
@@ -152,8 +159,7 @@ class Batches:
             x = np.zeros((room, *samples.shape[1:]), samples.dtype)
             x[: len(samples)] = samples
         try:
-            with self._busy:
-                y = self._forward(x)[: len(samples)]
+            y = self._forwarded(x)[: len(samples)]
         except NetworkError as error:
             if len(samples) > 1:
                 return [output for place in range(len(samples)) for output in self._outputs(samples[[place]], room)]
@@ -163,13 +169,42 @@ class Batches:
             self._compare(samples, y)
         return list(y)
 
+    def _forwarded(self, x: np.ndarray) -> np.ndarray:
+        """What the network makes of a batch; where memory has no room for one sample, without others beside it."""
+        try:
+            with self._turns, self._busy:
+                return self._forward(x)
+        except MemoryError:
+            if len(x) > 1:
+                raise
+        with ExitStack() as turns, self._waits_for_all:
+            for _ in range(AT_ONCE):
+                turns.enter_context(self._turns)
+            with self._busy:
+                return self._forward(x)
 
-def run_batches(forward: Forward, samples: Iterable[np.ndarray], batch_size: int) -> list[np.ndarray]:
-    """The network's output for every sample, in their order; see `Batches`. NetworkError if it fails on one."""
+
+def run_batches(
+    forward: Forward,
+    samples: Iterable[np.ndarray],
+    batch_size: int,
+    kept: Callable[[np.ndarray], np.ndarray] = lambda output: output,
+) -> list[np.ndarray]:
+    """What is `kept` of the network's output for every sample, in their order; NetworkError if it fails on one.
+
+    Args:
+        forward, batch_size: See `Batches`.
+        samples: What the network takes, without the axis of the batch.
+        kept: Is applied to an output as it arrives; memory holds what it returns.
+    """
     outputs: dict[int, np.ndarray | NetworkError] = {}
+
+    def receive(place: int, output: np.ndarray | NetworkError) -> None:
+        outputs[place] = output if isinstance(output, NetworkError) else kept(output)
+
     with Batches(forward, batch_size) as batches:
         for place, sample in enumerate(samples):
-            batches.add(sample, partial(outputs.__setitem__, place))
+            batches.add(sample, partial(receive, place))
         batches.finish()
     for output in outputs.values():
         if isinstance(output, NetworkError):

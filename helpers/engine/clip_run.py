@@ -26,7 +26,7 @@ from helpers.video import VideoError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 1800.0  # without a piece of a clip: an hour of video takes 02 about ten minutes
+PATIENCE_S = 1800.0  # without a piece or a sign of life: 02 gives one a minute, but none while a file is opened
 CLIP_ERRORS = (
     VideoError,
     NoFaceError,
@@ -54,7 +54,7 @@ class ClipRun:
 
     Attributes:
         counts: Of the manifest, so far.
-        found: Keys of the clips that were done already.
+        n_found: How many clips were done already.
 
     Args:
         clips: Index `key`, column `path` below `data`.
@@ -65,6 +65,7 @@ class ClipRun:
         workers: Decoder processes.
         progress: Is told of every clip.
         stamp_of: From path and key of a clip to what tells one version of it from another.
+        on_found: Gets the key, and what stays of the job, of every clip that was done already.
     """
 
     def __init__(
@@ -77,11 +78,12 @@ class ClipRun:
         workers: int,
         progress: Progress,
         stamp_of: Callable[[Path, str], str] = lambda path, key: clip_stamp(path),
+        on_found: Callable[[str, Any], None] = lambda key, kept: None,
     ) -> None:
         self.counts = {"clips": len(clips), "made": 0, "failed": 0}
-        self.found: list[str] = []
+        self.n_found = 0
         self._clips, self._data, self._stage = clips, data, stage
-        self._job_of, self._stamp_of, self._progress = job_of, stamp_of, progress
+        self._job_of, self._stamp_of, self._on_found, self._progress = job_of, stamp_of, on_found, progress
         self._pool = ClipPool(work, workers=workers, patience_s=PATIENCE_S)
 
     def __enter__(self) -> "ClipRun":
@@ -99,7 +101,7 @@ class ClipRun:
         """Put what failed into the order of the clips, and return the counts of the manifest."""
         order = {key: place for place, key in enumerate(self._clips.index)}
         self._stage.failed.sort(key=lambda entry: order[entry["clip"]])
-        return self.counts | {"found": len(self.found)}
+        return self.counts | {"found": self.n_found}
 
     def made(self, clip: Clip, n_rows: int = 0) -> None:
         """Count a clip whose file is there now."""
@@ -119,13 +121,14 @@ class ClipRun:
         for key, below in self._clips["path"].items():
             path = self._data / below
             stamp = self._stamp_of(path, key)
-            if self._stage.done(key, stamp):
-                self.found.append(key)
-                self._progress.clip(made=False)
-                continue
             try:
                 job, kept = self._job_of(path, key, stamp)
-            except CLIP_ERRORS as error:
+            except CLIP_ERRORS as error:  # also where it could be used when it was done
                 self.fail(Clip(key, path, stamp, None), error)
+                continue
+            if self._stage.done(key, stamp):
+                self._on_found(key, kept)
+                self.n_found += 1
+                self._progress.clip(made=False)
             else:
                 yield Clip(key, path, stamp, kept), job

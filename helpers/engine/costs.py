@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from helpers.backbones import build_backbone
 from helpers.config import StaticConfig
 from helpers.decoding.excerpt import write_excerpt
 from helpers.engine.crops import CROP_PX, PIECE_FLOWS, Job, Piece, face_crops, face_flows
 from helpers.engine.flow_trees import FlowJob
+from helpers.engine.placement import device_scope, use_device
 from helpers.engine.rows import MIN_FLOWS, DynamicRows, StaticRows, TooShortError, row_layout, rows_of_clip
 from helpers.engine.sources import StoredSource
 from helpers.engine.stored import StoredTrack
 from helpers.faces import FaceTrack
-from helpers.forward import compile_forward
+from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.store import FeatureFile, write_features
 
@@ -80,8 +82,9 @@ def _cropped(job: Job, size_px: int) -> Input:
 
 def measure_static(job: Job, folder: Path, stored: Stored | None = None) -> Measured:
     """What 03 costs on a clip, of the video or of a tree; files go to `folder`."""
-    backbone, build_s = timed(lambda: build_backbone(job.cfg.backbone, "random"))
-    forward = compile_forward(backbone.model, job.cfg.precision, backbone.prepare)
+    with use_device(job.cfg.device) as device:
+        backbone, build_s = timed(lambda: build_backbone(job.cfg.backbone, "random"))
+        forward = _placed(compile_forward(backbone.model, job.cfg.precision, backbone.prepare), device)
     seen = (stored or partial(_cropped, job))(backbone.input_px)
     rows = sum(len(piece.t_s) for piece in seen.pieces)
     batch_size = min(job.cfg.batch_size or StaticConfig.batch_size, rows)  # nothing that fills a batch up
@@ -94,8 +97,9 @@ def measure_static(job: Job, folder: Path, stored: Stored | None = None) -> Meas
 
 def measure_dynamic(job: Job, folder: Path, stored: Stored | None = None) -> Measured:
     """What 04 costs on a clip, of the video or of a tree; files go to `folder`. TooShortError as 04 raises it."""
-    (network, _), build_s = timed(lambda: build_motion_network("random", job.cfg.endpoint))
-    forward = compile_forward(network, job.cfg.precision)
+    with use_device(job.cfg.device) as device:
+        (network, _), build_s = timed(lambda: build_motion_network("random", job.cfg.endpoint))
+        forward = _placed(compile_forward(network, job.cfg.precision), device)
     seen = (stored or partial(_moved, job, folder))(CROP_PX)
     n_flows = sum(len(piece.t_s) for piece in seen.pieces)
     repeats = -(-MANY_FLOWS // n_flows)  # what a network takes does not depend on what it sees
@@ -130,6 +134,16 @@ def measure_flow(job: Job, folder: Path) -> tuple[list[Piece], float]:
 
 def _first(pieces: Iterator[Piece], n: int) -> list[Piece]:
     return list(islice(pieces, n))
+
+
+def _placed(forward: Forward, device: str) -> Forward:
+    """The same on a device that `use_device` gave, in whatever thread it is called."""
+
+    def placed(x: np.ndarray) -> np.ndarray:
+        with device_scope(device):
+            return forward(x)
+
+    return placed
 
 
 def _with_network(

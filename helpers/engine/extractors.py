@@ -70,7 +70,7 @@ class DynamicFeatureExtractor:
 
     def extract_features(self, clips: np.ndarray) -> np.ndarray:
         """Rows float32 (n, C) of clips float32 (n, T, S, S, channels) in [-1, 1]: means over time, height and width."""
-        rows = [y.reshape(-1, y.shape[-1]).mean(axis=0) for y in run_batches(self._forward, clips, self._batch_size)]
+        rows = run_batches(self._forward, clips, self._batch_size, lambda y: y.reshape(-1, y.shape[-1]).mean(axis=0))
         return np.stack(rows) if rows else np.zeros((0, self.network.output_shape[-1]), np.float32)
 
     def with_head(

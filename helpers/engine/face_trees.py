@@ -10,7 +10,6 @@ A number divided by the tree's rate is the time in seconds; where `helpers.expor
 
 import os
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ OTHER_MODES = {
     "RGBA": "with transparency (RGBA)",
     "CMYK": "CMYK",
 }
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # Pillow's
+UNREADABLE = Exception  # damage makes Pillow raise nearly anything
 
 
 class PictureError(ValueError):
@@ -176,6 +175,8 @@ def pictures_of(folder: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for path in _numbered(folder) if folder.is_dir() else []:
         number = int(PICTURE.fullmatch(path.name)[1])
+        if number > np.iinfo(np.int64).max:
+            raise StoredError(f"the number in {path.name} is too large")
         if number in found:
             raise StoredError(f"{found[number].name} and {path.name} have the same number {number}")
         found[number] = path

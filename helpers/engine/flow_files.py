@@ -11,8 +11,12 @@ step, so that it compresses to a few per cent of float32 and says itself how exa
 """
 
 import re
+import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +125,19 @@ def _decoded(codes: np.ndarray, step_px: float) -> np.ndarray:
 
 def read_flow(path: str | Path) -> FlowFile:
     """Read a file of `write_flow`; a damaged one, or another kind of file, is a ValueError that names it."""
+    fields, about = open_flow(path)
+    return FlowFile(fields(0, None), **about)
+
+
+def open_flow(path: str | Path) -> tuple[Callable[[int, int | None], np.ndarray], dict[str, Any]]:
+    """Read a file of `write_flow`, and decode its fields later: they take twice to four times the memory.
+
+    Returns:
+        From first and end to the flow float32 (end - first, H, W, 2) between them, and what else `FlowFile` says.
+
+    Raises:
+        ValueError: As for `read_flow`, here or where a field is decoded.
+    """
     arrays = read_arrays(path)
     if arrays.keys() != set(FIELDS):
         raise ValueError(f"{path} is not a flow file: it holds {', '.join(sorted(arrays))}. Write it with write_flow.")
@@ -129,9 +146,25 @@ def read_flow(path: str | Path) -> FlowFile:
         raise ValueError(
             f"{path}: codes must have shape (n, 2, H, W), got {codes.shape} {codes.dtype}. Write it again."
         )
-    values = {name: arrays[name].item() for name in FIELDS[2:]}
-    flow = checked_flow(_decoded(codes, values["quantum_px"]), str(path))
-    return FlowFile(flow, arrays["t_s"], **values)
+    if any(arrays[name].size != 1 for name in FIELDS[2:]) or arrays["t_s"].shape != (len(codes),):
+        raise ValueError(f"{path}: t_s must be one per field, {len(codes)}, got {arrays['t_s'].shape}. Write it again.")
+    about = {name: arrays[name].item() for name in FIELDS[2:]}
+
+    def fields(first: int, end: int | None) -> np.ndarray:
+        return checked_flow(_decoded(codes[first:end], about["quantum_px"]), str(path), first)
+
+    return fields, about | {"t_s": arrays["t_s"]}
+
+
+def flow_shape(path: str | Path) -> tuple[int, int, int, int]:
+    """Shape (n, H, W, 2) of a file of `write_flow`, by its header alone; ValueError where it has none."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("codes.npy") as codes:
+            np.lib.format.read_magic(codes)
+            (n, components, height, width), *_ = np.lib.format.read_array_header_1_0(codes)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a flow file ({error}). Write it with write_flow.") from None
+    return n, height, width, components
 
 
 def read_flow_array(path: str | Path) -> np.ndarray:
@@ -210,8 +243,11 @@ def _loaded(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path} is not an array of numbers ({error}). Copy or compute it again.") from None
 
 
-def checked_flow(flow: np.ndarray, name: str) -> np.ndarray:
-    """Flow as float32, or a ValueError that begins with `name`: not (n, H, W, 2), not decimal numbers, not finite."""
+def checked_flow(flow: np.ndarray, name: str, first: int = 0) -> np.ndarray:
+    """Flow as float32, or a ValueError that begins with `name`: not (n, H, W, 2), not decimal numbers, not finite.
+
+    `first` is the number of the first field, in what is said.
+    """
     flow = np.asarray(flow)
     if flow.ndim != 4 or flow.shape[-1] != 2 or 0 in flow.shape:
         raise ValueError(
@@ -222,6 +258,6 @@ def checked_flow(flow: np.ndarray, name: str) -> np.ndarray:
     finite = np.isfinite(flow).all(axis=(1, 2, 3))
     if not finite.all():
         raise ValueError(
-            f"{name}: flow must be finite, got NaN or infinity in field {finite.argmin()}. Compute it again."
+            f"{name}: flow must be finite, got NaN or infinity in field {first + finite.argmin()}. Compute it again."
         )
     return flow.astype(np.float32, copy=False)

@@ -7,7 +7,9 @@ is zeros and has its reason. Nothing here imports a network.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ import numpy as np
 
 from helpers.engine.clock import Clock
 from helpers.engine.crops import PIECE_FLOWS, Piece
-from helpers.engine.flow_files import PAIR, pair_files, read_flow
+from helpers.engine.flow_files import PAIR, flow_shape, open_flow, pair_files
 from helpers.engine.flow_loader import flow_in_folder
 from helpers.engine.stored import StoredError, StoredTrack, commonest, spread, stamp_of
 from helpers.flow import normalise_flow, resize_flow
 from helpers.labels.names import clip_key
-from helpers.store import read_arrays
+from helpers.store import NOT_NPY, read_arrays
 
 LOOKED_AT_CLIPS, LOOKED_AT_FIELDS = 5, 3  # to find out what most fields of a tree are like
 PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
@@ -115,15 +117,15 @@ def _kind(path: Path, fps: float) -> tuple[float, str] | None:
 
 def _about(path: Path, fps: float) -> tuple[int, float, str]:
     """How many fields a clip has, how many a second, and how they were made; StoredError with the reason if not."""
-    try:
+    with _refusing(path):
         if path.is_dir():
             return len(pair_files(path)), float(fps), PAIRS
         if path.suffix == ".npy":
             return len(_array(path)), float(fps), ARRAY
         arrays = read_arrays(path, ("t_s", "fps", "method"))
-    except (ValueError, OSError) as error:
-        raise StoredError(str(error).replace(f"{path.parent}/", "")) from None
-    t_s, rate = arrays["t_s"], float(arrays["fps"])
+        t_s, rate = arrays["t_s"], float(arrays["fps"])
+    if not (rate > 0 and t_s.ndim == 1 and len(t_s)):
+        raise StoredError(f"{path.name}: it must have fields and a rate above 0, got {t_s.shape} times at {rate:g}")
     if np.abs(t_s - np.arange(len(t_s)) / rate).max() > 0.5 / rate:
         raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
     return len(t_s), rate, str(arrays["method"])
@@ -136,7 +138,7 @@ def _shapes(path: Path) -> Iterator[tuple[int, ...]]:
             for file in spread([file for file in pair_files(path).values() if file], LOOKED_AT_FIELDS):
                 yield _loaded(file).shape
         else:
-            yield (_array(path) if path.suffix == ".npy" else read_flow(path).flow).shape[1:]
+            yield (_array(path).shape if path.suffix == ".npy" else flow_shape(path))[1:]
     except ValueError:
         return
 
@@ -166,11 +168,30 @@ def _reader(job: FlowJob) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
         files = list(pair_files(job.path).items())
         number = np.array([int(PAIR.fullmatch(name)[1]) for name, _ in files], np.int64)
         return number, lambda place: read_field(*files[place], job.side_px)
+    with _refusing(job.path):
+        fields = _array(job.path).__getitem__ if job.path.suffix == ".npy" else _decoded(job.path)
+    return np.arange(job.n_flows), lambda place: _checked(fields(place), f"field {place}", job.side_px)
+
+
+def _decoded(path: Path) -> Callable[[int], np.ndarray]:
+    """What reads the field at a place of our file: its codes stay in memory, and two pieces of it as flow."""
+    fields, _ = open_flow(path)
+
+    @lru_cache(maxsize=1)
+    def piece(first: int) -> np.ndarray:
+        with _refusing(path):
+            return fields(first, first + PIECE_FLOWS)
+
+    return lambda place: piece(place // PIECE_FLOWS * PIECE_FLOWS)[place % PIECE_FLOWS]
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Make of what is wrong with a clip's file the reason why the clip cannot be used."""
     try:
-        fields = _array(job.path) if job.path.suffix == ".npy" else read_flow(job.path).flow
-    except ValueError as error:
-        raise StoredError(str(error).replace(f"{job.path.parent}/", "")) from None
-    return np.arange(len(fields)), lambda place: _checked(fields[place], f"field {place}", job.side_px)
+        yield
+    except (ValueError, OSError) as error:
+        raise StoredError(str(error).replace(f"{path.parent}/", "")) from None
 
 
 def read_field(name: str, path: Path | None, side_px: int) -> np.ndarray:
@@ -212,7 +233,7 @@ def _loaded(path: Path) -> np.ndarray:
         raise
     except OSError as error:
         raise FieldError(f"{path.name}: unreadable ({error.strerror or error})") from None
-    except (ValueError, EOFError) as error:
+    except NOT_NPY as error:
         with open(path, "rb") as file:
             plain = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
         what = f"cut short or damaged ({error})" if plain else "not an npy file"

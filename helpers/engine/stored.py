@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from helpers.store import clip_stamp
+
 
 class StoredError(ValueError):
     """A clip whose stored files cannot be used; the message is the reason."""
@@ -34,8 +36,8 @@ def stamp_of(paths: Iterable[Path]) -> str:
     """Tell one version of some files from another: their number, and a hash of names, sizes and times of change."""
     digest, n = hashlib.sha256(), 0
     for path in paths:
-        stat, n = path.stat(), n + 1
-        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        n += 1
+        digest.update(f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape"))
     return f"{n}-{digest.hexdigest()[:16]}"
 
 

@@ -72,11 +72,17 @@ def throughput(
 
 
 def measured_batch(
-    forward: Forward, sample_shape: tuple[int, ...], *, network: str, unit: str, dtype: type = np.float32
+    forward: Forward,
+    sample_shape: tuple[int, ...],
+    *,
+    network: str,
+    unit: str,
+    dtype: type = np.float32,
+    memory_gib: float = math.nan,
 ) -> int:
     """Choose a batch size by measuring: doubled until memory runs out or a doubling brings under 5 %; see `throughput`.
 
-    MemoryError when not even one sample fits.
+    `memory_gib` is as for `suggest_batch`. MemoryError when not even one sample fits.
     """
     parts: list[pd.DataFrame] = []
     best = 0.0
@@ -89,7 +95,7 @@ def measured_batch(
     table = pd.concat(parts, ignore_index=True)
     if table["per_s"].isna().all():
         raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
-    return suggest_batch(table)
+    return suggest_batch(table, memory_gib)
 
 
 def _median_seconds(forward: Forward, x: np.ndarray, repeats: int) -> float:
@@ -123,7 +129,7 @@ def motion_throughput(
 ) -> pd.DataFrame:
     """Time the motion network of 04 over batches of clips of `flows` flows, `px` wide; see `throughput`."""
     model, _ = build_motion_network("random", endpoint)
-    name = f"I3D to {endpoint or 'its pooled features'}"
+    name = f"I3D to {endpoint or 'its pooled features'}, {flows} flows"
     shape = (flows, px, px, 2)
     forward = compile_forward(model, precision)
     return throughput(forward, shape, batches, network=name, unit="clips/s", repeats=repeats)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from helpers.clips import find_clips
 from helpers.exchange.layouts import Layout, open_layout
 from helpers.labels.names import fitting_keys
+from helpers.lock import FolderLock
 from helpers.reduction import STREAMS
 from helpers.store import Stage, write_features
 
@@ -56,12 +57,12 @@ def import_features(
     Raises:
         ValueError: Names that fit no clip or several; a damaged table; no usable rows; rows of different widths; a
             stage that is there already and was made otherwise.
+        LockedError: The run is being filled.
     """
     if stream not in STREAMS:
         raise ValueError(f"stream must be {' or '.join(STREAMS)}, got {stream!r}.")
     source, out, clips = Path(source), Path(out), find_clips(data)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as scratch:
+    with FolderLock(out), tempfile.TemporaryDirectory(dir=out, prefix=".part-") as scratch:
         layout = open_layout(source, scratch, index=index, fps=fps)
         named, refused = match_clips(layout.names, clips.index)
         if refused and (not skip_unmatched or not named):

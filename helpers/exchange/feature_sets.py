@@ -11,6 +11,7 @@ at most T rows of D channels; padding behind a clip's rows is zero and not valid
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +112,51 @@ def write_sequences(
     """
     lengths, width = np.asarray(shape[0], np.int32), shape[1]
     n, longest = len(lengths), int(lengths.max())
-    with replacing(path) as part, h5py.File(part, "w") as file:
-        chunks = (1, min(longest, CHUNK_ROWS), width)
-        features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **GZIP)
-        t_s = file.create_dataset("t_s", (n, longest), "float64", **GZIP)
-        valid = file.create_dataset("valid", (n, longest), bool, **GZIP)
-        for i, (rows, times, usable) in enumerate(sequences):
-            k = len(usable)
-            features[i, :k], t_s[i, :k], valid[i, :k] = rows, times, usable
-        file["num_frames"] = lengths
-        for name, values in datasets.items():
-            file[name] = values
-        file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width} | dict(attributes))
+    with replacing(path) as part, _Sink(part, "w+") as sink:
+        with h5py.File(sink, "w") as file:
+            chunks = (1, min(longest, CHUNK_ROWS), width)
+            features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **GZIP)
+            t_s = file.create_dataset("t_s", (n, longest), "float64", **GZIP)
+            valid = file.create_dataset("valid", (n, longest), bool, **GZIP)
+            for i, (rows, times, usable) in enumerate(sequences):
+                k = len(usable)
+                features[i, :k], t_s[i, :k], valid[i, :k] = rows, times, usable
+                sink.check()
+            file["num_frames"] = lengths
+            for name, values in datasets.items():
+                file[name] = values
+            file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width} | dict(attributes))
+        sink.check()
+
+
+class _Sink(FileIO):
+    """A file that lets HDF5 go on when the disk is full, since a write that fails may end the interpreter.
+
+    What was written is lost then, and `check` says so.
+    """
+
+    _error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        done, n = 0, len(data)
+        try:
+            while done < n:
+                done += super().write(data[done:])
+        except OSError as error:
+            self._error = self._error or error
+        return n
+
+    def truncate(self, n_bytes: int) -> int:
+        try:
+            return super().truncate(n_bytes)
+        except OSError as error:
+            self._error = self._error or error
+        return n_bytes
+
+    def check(self) -> None:
+        """Raise the OSError of the first write that failed."""
+        if self._error:
+            raise self._error
 
 
 def read_feature_set(path: str | Path) -> FeatureSet:

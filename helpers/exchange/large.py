@@ -18,10 +18,12 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from helpers.clips import targets_of
+from helpers.amounts import free_bytes, size
+from helpers.clips import line_end, load_clips, targets_of
 from helpers.exchange.feature_sets import write_sequences
-from helpers.files import replacing, write_json
+from helpers.files import PART, DiskFullError, replacing, write_json
 from helpers.labels.names import natural_order
+from helpers.lock import FolderLock
 from helpers.reduction import STREAMS
 from helpers.store import FeatureFile, read_arrays, read_features, read_manifest
 
@@ -31,38 +33,37 @@ INDEX_COLUMNS = ("t_start_s", "t_end_s", "frame", "valid")
 def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
     """Write the rows of a stage as one array with its index.
 
-    The index is written last, and the one before is removed first: an index that is there fits the array beside it.
+    The array takes the place of the one before once it is whole, the index last: an index that is there fits the array
+    beside it.
 
     Args:
-        stage_folder: Folder of 03 or 04, or of features made elsewhere.
+        stage_folder: Folder of 03 or 04, or of features made elsewhere, in its run, which is locked meanwhile.
         out: Where the files go.
         name: "static" or "dynamic".
 
     Returns:
-        Path of the array; clips are in natural order of their keys, rows of a clip as in its file.
+        Path of the array; clips are in the order of `clip_files`, rows of a clip as in its file.
 
     Raises:
         FileNotFoundError: The stage is not made.
         ValueError: A damaged file, clips of different widths, or no rows at all.
+        LockedError: The run is being filled.
+        DiskFullError: There is no room; what was there before still is.
     """
     manifest = _manifest(stage_folder, name)
-    files = clip_files(stage_folder)
-    index, width = _index(files)
     path = Path(out) / f"{name}_features_large.npy"
-    path.with_suffix(".csv").unlink(missing_ok=True)
-    with replacing(path) as part:
-        np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(index), width)).flush()
-        start = 0
-        for file in files.values():
-            features = _rows(file, width).features
-            # mapped anew for each clip: pages once written do not stay in this process's memory
-            large = np.lib.format.open_memmap(part, mode="r+")
-            large[start : start + len(features)] = features
-            start += len(features)
-            del large
-    write_json(path.with_suffix(".json"), manifest | {"shape": [len(index), width], "dtype": "float32"})
-    with replacing(path.with_suffix(".csv")) as part:
-        index.to_csv(part)
+    listing = path.with_suffix(".csv")
+    with FolderLock(Path(stage_folder).parent):
+        files = clip_files(stage_folder)
+        index, width = _index(files)
+        with replacing(listing) as listing_part:
+            index.to_csv(listing_part, lineterminator=line_end(files))
+            with replacing(path) as part:
+                _write_array(part, files, (len(index), width))
+                listing.unlink(missing_ok=True)
+            counts = {"clips": len(files), "rows": len(index), "invalid_rows": int((~index["valid"]).sum())}
+            said = {"counts": counts, "shape": [len(index), width], "dtype": "float32"}
+            write_json(path.with_suffix(".json"), manifest | said)
     return path
 
 
@@ -76,13 +77,17 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
     `multi_scale` (False), `identity` (JSON, how the rows were made).
 
     Args:
-        stage_folder: See `write_large`.
+        stage_folder: See `write_large`, also for what is raised.
         path: The file.
         name: "static" or "dynamic".
         ratings: Index key, one column per target in [0, 1], and what else a table of clips holds.
     """
     manifest = _manifest(stage_folder, name)
-    files = clip_files(stage_folder)
+    with FolderLock(Path(stage_folder).parent):
+        _write_hdf5(manifest, clip_files(stage_folder), path, ratings)
+
+
+def _write_hdf5(manifest: dict[str, Any], files: dict[str, Path], path: str | Path, ratings: pd.DataFrame) -> None:
     index, width = _index(files)
     lengths = index.groupby("clip", sort=False).size().reindex(list(files), fill_value=0).to_numpy("int32")
     targets = targets_of(ratings)
@@ -97,10 +102,32 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
 
 
 def clip_files(stage_folder: str | Path) -> dict[str, Path]:
-    """The feature files of a stage by key, in natural order; files that were never finished are passed over."""
+    """The feature files of a stage by key: of the clips in the run's table, in its order.
+
+    Without such a table, of all clips there are, in natural order; files that were never finished are passed over.
+    """
     folder = Path(stage_folder)
+    table = folder.parent / "clips.csv"
+    if table.exists():
+        paths = {key: folder / f"{key}.npz" for key in load_clips(table).index}
+        return {key: path for key, path in paths.items() if path.exists()}
     paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.npz")}
-    return {key: paths[key] for key in sorted(paths, key=natural_order) if not paths[key].name.startswith(".part-")}
+    return {key: paths[key] for key in sorted(paths, key=natural_order) if not paths[key].name.startswith(PART)}
+
+
+def _write_array(path: Path, files: dict[str, Path], shape: tuple[int, int]) -> None:
+    """Write all rows as an npy; not through a memory map, where a full disk ends the process without a word."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype("float32")), "fortran_order": False, "shape": shape}
+    n_bytes, free = 4 * shape[0] * shape[1], free_bytes(path.parent.resolve())
+    if n_bytes > free:
+        raise DiskFullError(
+            f"the disk is full: {path.parent} needs room for {size(n_bytes)} of rows, {size(free)} are free there. "
+            "Free some and run the same command."
+        )
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for source in files.values():
+            file.write(np.ascontiguousarray(_rows(source, shape[1]).features, np.float32))
 
 
 def _manifest(stage_folder: str | Path, name: str) -> dict[str, Any]:

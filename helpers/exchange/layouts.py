@@ -128,7 +128,7 @@ def _array(path: Path, index: Path, fps: float | None) -> Layout:
     array = _mapped(path)
     if array.ndim != 2:
         raise ValueError(f"{path.name} must have shape (n, D), got {array.shape}.")
-    table = pd.concat([piece for piece, _ in table_pieces(index, features=False)], ignore_index=True)
+    table = pd.concat([piece for piece, _ in table_pieces(index, features=False)])
     if "row" not in table and len(table) != len(array):
         raise ValueError(f"{index.name} must have a line per row of {path.name}, {len(array)}, got {len(table)}.")
     at = table.pop("row").to_numpy() if "row" in table else np.arange(len(table))
@@ -139,6 +139,7 @@ def _array(path: Path, index: Path, fps: float | None) -> Layout:
             f"{index.name} line {line + 2}: row must be 0 to {len(array) - 1}, each once, got {at[line]:g}. "
             f"Take the index that belongs to {path.name}."
         )
+    _check_once(index, table)
     of_clip = _by_clip(table)
     rows = partial(_rows_of_array, partial(_mapped, path), at.astype(np.int64), table, of_clip, fps)
     return Layout("array", list(of_clip), file_sha256(path), rows, file_sha256(index))
@@ -153,12 +154,26 @@ def _table(path: Path, scratch: Path, fps: float | None) -> Layout:
             file.write(features.tobytes())
             parts.append(meta)
             width = features.shape[1]
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts)
+    _check_once(path, table)
     mapped = partial(np.memmap, numbers, np.float32, "r", shape=(len(table), width))
     table = table.drop(columns="row", errors="ignore")
     of_clip = _by_clip(table)
     rows = partial(_rows_of_array, mapped, np.arange(len(table)), table, of_clip, fps)
     return Layout("table", list(of_clip), file_sha256(path), rows)
+
+
+def _check_once(path: Path, table: pd.DataFrame) -> None:
+    """Raise ValueError when two lines give a clip the same time; the table's index is the number of the line."""
+    known = (["t_start_s", "t_end_s"], ["t_s"], ["frame"])
+    times = next((names for names in known if set(names) <= set(table.columns)), None)
+    again = table[table.duplicated(["clip", *times])] if times else table[:0]
+    if len(again):
+        clip, time = again.iloc[0][["clip", times[0]]]
+        raise ValueError(
+            f"{path.name} line {again.index[0]}: {clip} must have one row at a time, got another with {times[0]} "
+            f"{time:g}. Keep the right one."
+        )
 
 
 def _by_clip(table: pd.DataFrame) -> dict[str, np.ndarray]:

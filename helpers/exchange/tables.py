@@ -66,7 +66,7 @@ def _known(path: Path, texts: pd.DataFrame) -> pd.DataFrame:
     for column in texts:
         cells = texts[column].fillna("").str.strip()
         if column == "clip":
-            made[column], wrong, rule = cells, cells == "", "name a clip"
+            made[column], wrong, rule = texts[column].fillna(""), cells == "", "name a clip"  # blanks may belong to it
         elif column == "valid":
             made[column] = cells.str.lower().map(FLAGS)
             wrong, rule = made[column].isna(), "be True or False"

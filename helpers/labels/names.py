@@ -88,10 +88,11 @@ def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
 
 
 def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
-    """The clips a name may mean: the one with that key, or those whose keys end in it."""
-    path = unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
-    spellings = [path, clip_key(path)]
-    for spelling in spellings:
+    """The clips a name may mean, as it is or else tidied: the one with that key, or those whose keys end in it."""
+    tidied = name.strip().replace("\\", "/").removeprefix("./")
+    paths = [unicodedata.normalize("NFC", spelled) for spelled in (name, tidied)]
+    for spelling in (spelled for path in paths for spelled in (path, clip_key(path))):
         if spelling in tails.get(spelling, []):
             return [spelling]
-    return tails.get(spellings[1], []) or tails.get(spellings[0], [])
+    ends = (tails.get(clip_key(path)) or tails.get(path) for path in paths)
+    return next(filter(None, ends), [])
