@@ -155,6 +155,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve, stderr_into
 
+    if arguments.csv and arguments.csv.is_dir():
+        raise IsADirectoryError(f"--csv must name a file, {arguments.csv} is a folder. Add a file's name.")
     parameters = {}
     if arguments.params or not arguments.no_forecast:
         from helpers import workbook  # takes as long to import as a few clips to check
@@ -170,10 +172,10 @@ def _check(arguments: argparse.Namespace) -> int:
         min_coverage=wanted.min_coverage,
         progress=sys.stderr.isatty(),
     )
+    print(check.as_text(table), flush=True)
     if arguments.csv:
         with replacing(arguments.csv) as part:
             table.to_csv(part, float_format="%.6g")
-    print(check.as_text(table), flush=True)
     if not arguments.no_forecast and table["usable"].any():
         with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
             from helpers import forecast
@@ -191,7 +193,7 @@ def _export(arguments: argparse.Namespace) -> int:
         clips, arguments.data, arguments.run, arguments.to, every=arguments.every, progress=sys.stderr.isatty()
     )["counts"]
     print(f"{counts['made']} clips exported, {counts['found']} were there, {counts['failed']} have no faces")
-    return 0
+    return 0 if counts["made"] + counts["found"] else 1
 
 
 def _weights(arguments: argparse.Namespace) -> int:
@@ -248,8 +250,11 @@ def _features(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from helpers import bank
-    from helpers.drawn import motion_sample, sample
+    from helpers.files import stderr_into
+
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import bank
+        from helpers.drawn import motion_sample, sample
 
     if arguments.shipped:
         bank.write_shipped(arguments.out)

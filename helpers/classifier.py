@@ -4,8 +4,6 @@ In: features float32 (B, T, D) with a mask (B, T), labels int (B,). Out: probabi
 features come from a frozen backbone; nothing here looks at pixels, and nothing trains the backbone.
 """
 
-import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from helpers.config import ClassificationConfig
 from helpers.model import PACKAGE
 from helpers.training.fitting import computing_in
+from helpers.training.serializer import saved_config
 
 DEVIATION_FLOOR = 0.1  # of the mean deviation: a channel that hardly moves must not be blown up by damaged frames
 BAG_PENALTIES = 10.0 ** np.arange(-4, 1)  # C of the bag's logistic regression
@@ -242,10 +241,14 @@ def load_classifier(path: str | Path, feature_dim: int) -> FrameClassifier:
     """Load a saved classifier for features of this width.
 
     Raises:
-        ValueError: The checkpoint was trained on features of another width; it is not loaded then.
+        ValueError: It is no such model, or was trained on features of another width; it is not loaded then.
     """
-    with zipfile.ZipFile(path) as archive:
-        trained = json.loads(archive.read("config.json"))["config"]["feature_dim"]
+    trained = saved_config(path).get("feature_dim")
+    if trained is None:
+        raise ValueError(
+            f"{path} must be a model of classes, got another, such as one of traits. "
+            "Name the folder classification/model of a run, or a .keras file in it."
+        )
     if trained != feature_dim:
         raise ValueError(
             f"{path} must fit features of {feature_dim} channels, it was trained on {trained}. "

@@ -60,7 +60,7 @@ class ClipScore:
         video: Its name; below the folder that was named, if one was.
         score, low, high: By target; `low` and `high` bound the 90 % interval (split conformal, from validation clips).
         constant: What a predictor without eyes would say, by target.
-        percentile: Share of the training ratings below the score, by target.
+        share_below: Share of the training ratings below the score, by target.
         motion_t_s, motion_share: Attention per motion token (mean over heads and face tokens, sums to 1) at so many
             seconds.
         face_coverage: Share of the looked-at frames that show the face.
@@ -79,7 +79,7 @@ class ClipScore:
     low: dict[str, float]
     high: dict[str, float]
     constant: dict[str, float]
-    percentile: dict[str, float]
+    share_below: dict[str, float]
     motion_t_s: list[float]
     motion_share: list[float]
     face_coverage: float
@@ -100,6 +100,8 @@ def load_scorer(model_dir: str | Path) -> Scorer:
         ValueError: The networks built here, or those the reduction was made behind, are not those of the card.
     """
     folder = Path(model_dir)
+    if (folder / "model" / "card.json").exists():
+        raise FileNotFoundError(f"{folder} is a run, not a model. Name its folder {folder / 'model'}.")
     card = read_json(needs(folder / "card.json", "06_training"))
     model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
     reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
@@ -165,7 +167,7 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
         low=_by_target(targets, raw - half),
         high=_by_target(targets, raw + half),
         constant=card["constant"],
-        percentile={t: _share_below(card["training_quantiles"][t], raw[i]) for i, t in enumerate(targets)},
+        share_below={t: _share_below(card["training_quantiles"][t], raw[i]) for i, t in enumerate(targets)},
         face_coverage=track.coverage,
         warnings=caveats(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
@@ -259,10 +261,10 @@ def as_dict(score: ClipScore) -> dict[str, Any]:
 
 def as_text(score: ClipScore) -> str:
     """The score as lines of text, each trait beside the constant."""
-    lines = [score.video, f"  {'apparent trait':24} score  90 % interval   constant  percentile"]
+    lines = [score.video, f"  {'apparent trait':24} score  90 % interval   constant  ratings below"]
     for target in score.score:
         lines.append(
             f"  {DISPLAY.get(target, target):24} {score.score[target]:.2f}   {score.low[target]:.2f} to "
-            f"{score.high[target]:.2f}    {score.constant[target]:.2f}      {score.percentile[target]:4.0%}"
+            f"{score.high[target]:.2f}    {score.constant[target]:.2f}      {score.share_below[target]:4.0%}"
         )
     return "\n".join(lines + [f"  note: {text}" for text in score.warnings])

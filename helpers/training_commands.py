@@ -8,18 +8,20 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+SECTION = "06_training"  # of a file given with `--params`; what the command line says wins over it
 FEATURES, TREES = ("static_features", "dynamic_features"), ("face_dir", "flow_dir")  # what `predict` takes
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of `python -m helpers`."""
     compare = commands.add_parser("compare", help="train models on the same clips and compare them in one table")
-    compare.add_argument("--data", type=Path, default="data_sample/tokens", help="token bank, or a run's aligned/")
-    compare.add_argument("--out", type=Path, default="results/compare", help="folder of the table and its trainings")
-    compare.add_argument("--models", default="all", metavar="NAMES", help="all (default), short, ablations, or names")
-    compare.add_argument("--seeds", default="0,1,2", metavar="0,1,2", help="each with its own split and start")
-    compare.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters of 06_training")
+    compare.add_argument("--data", type=Path, help="token bank, or a run's aligned/; default: data_sample/tokens")
+    compare.add_argument("--out", type=Path, help="folder of the table and its trainings; default: results/compare")
+    compare.add_argument("--models", metavar="NAMES", help="all (default), short, ablations, or names")
+    compare.add_argument("--seeds", metavar="0,1,2", help="each with its own split and start; default: 0,1,2")
+    compare.add_argument("--params", type=Path, metavar="FILE.yaml", help=f"further parameters, as of {SECTION}")
     compare.set_defaults(command=_compare)
 
     train = commands.add_parser("train", help="train the cross-attention model on arrays whose rows belong together")
@@ -27,10 +29,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         train.add_argument(f"--{name}", type=Path, required=True, metavar="FILE.npy")
     train.add_argument("--ids", type=Path, metavar="FILE", help="clip of each row: a line each, or a CSV's column clip")
     train.add_argument("--output", type=Path, required=True, metavar="FILE.keras", help="the model")
-    train.add_argument("--epochs", type=int, default=50)
-    train.add_argument("--batch_size", type=int, default=32)
-    train.add_argument("--seeds", default="", metavar="0,1,2", help="each with its own split and start; default: one")
-    train.add_argument("--params", type=Path, metavar="FILE.yaml", help="further parameters, as of 06_training")
+    train.add_argument("--epochs", type=int, help="at most; default: 50")
+    train.add_argument("--batch_size", type=int, help="default: 32")
+    train.add_argument("--seeds", metavar="0,1,2", help="each with its own split and start; default: one")
+    train.add_argument("--params", type=Path, metavar="FILE.yaml", help=f"further parameters, as of {SECTION}")
     train.set_defaults(command=_train)
 
     predict = commands.add_parser("predict", help="score rows of features, or trees of faces and flow")
@@ -46,40 +48,33 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from helpers.config import TrainingConfig
     from helpers.files import resolve, stderr_into
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import workbook
         from helpers.evidence import compare
-    from helpers.config import TrainingConfig
 
-    given = workbook.read_params(arguments.params).get("06_training", {}) if arguments.params else {}
-    own = {
-        "models": arguments.models,
-        "seeds": _numbers(arguments.seeds),
-        "out_dir": str(arguments.out),
-        "progress": sys.stderr.isatty(),
-    }
-    table, found = compare.compare_models_of(resolve(arguments.data), TrainingConfig.checked(given | own))
+    default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
+    cfg = TrainingConfig.checked(default | _given(arguments, bank_dir="data", out_dir="out", models="models"))
+    table, found = compare.compare_models_of(resolve(cfg.bank_dir), cfg)
     print(compare.as_text(table), "", compare.sizes_as_text(table), "", *compare.telling(found), sep="\n")
+    print(f"all of it is in {cfg.out}")
     return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from helpers.config import TrainingConfig
     from helpers.files import read_json, stderr_into
-    from helpers.workbook import read_params
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers.training import training_seeds, training_system
 
-    given = read_params(arguments.params).get("06_training", {}) if arguments.params else {}
-    seeds = {"seeds": _numbers(arguments.seeds)} if arguments.seeds else {}
-    config = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | given | seeds)
+    default = asdict(training_system.SOURCE_CONFIG) | {"seeds": [0]}
+    config = TrainingConfig.checked(default | _given(arguments, epochs="epochs", batch_size="batch_size"))
     paths = [getattr(arguments, name) for name in ("static_features", "dynamic_features", "labels", "output")]
-    options = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "ids_path": arguments.ids}
+    options = {"epochs": config.epochs, "batch_size": config.batch_size, "ids_path": arguments.ids}
     folder = arguments.output.with_suffix("")
-    if len(seeds.get("seeds", [])) > 1:
+    if len(config.seeds) > 1:
         *_, agreed = training_seeds.train_with_seeds(*paths, **options, config=config, seeds=config.seeds)
         print(training_seeds.as_text(agreed))
     else:
@@ -89,6 +84,23 @@ def _train(arguments: argparse.Namespace) -> int:
         print(*found["time"]["recommendations"], sep="\n")
     print(f"all of it is in {folder}")
     return 0
+
+
+def _given(arguments: argparse.Namespace, **options: str) -> dict[str, Any]:
+    """The parameters of the `--params` file, and over them those of the command line: `seeds`, and `options` by name.
+
+    Paths of the command line are taken from the current folder, those of the file from the repository.
+    """
+    from helpers.workbook import read_params
+
+    sections = read_params(arguments.params) if arguments.params else {SECTION: {}}
+    if SECTION not in sections:
+        held = ", ".join(sections) or "nothing"
+        raise ValueError(f"{arguments.params} must have a section {SECTION}, got {held}. Add it, or leave it out.")
+    own = {name: getattr(arguments, option) for name, option in options.items()}
+    own |= {name: str(value.resolve()) for name, value in own.items() if isinstance(value, Path)}
+    own["seeds"] = None if arguments.seeds is None else _numbers(arguments.seeds)
+    return sections[SECTION] | {name: value for name, value in own.items() if value is not None}
 
 
 def _numbers(text: str) -> list[int]:

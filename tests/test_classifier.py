@@ -7,6 +7,7 @@ from drawn_features import CLASSES, draw_features
 
 from helpers.classifier import FrameClassifier, Trainee, fit_bag, frame_means, load_classifier, predict_classes
 from helpers.config import ClassificationConfig
+from helpers.model import CompletePersonalityModel
 
 CFG = ClassificationConfig(units=8, epochs=25, patience=0, learning_rate=0.01)
 
@@ -80,6 +81,10 @@ def test_a_saved_classifier_answers_the_same_and_refuses_features_of_another_wid
         broken.writestr("config.json", archive.read("config.json"))  # no weights: loading it would fail
     with pytest.raises(ValueError, match=r"must fit features of 7 channels, it was trained on 6\. Extract with"):
         load_classifier(tmp_path / "broken.keras", feature_dim=7)
+
+    CompletePersonalityModel(6, 6, 8, 1).save(path)
+    with pytest.raises(ValueError, match="model.keras must be a model of classes, got another, such as one of traits"):
+        load_classifier(path, feature_dim=6)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from helpers import __main__
-from helpers.classes.clip_classes import classify_clip, keep_model, load_clip_classifier
+from helpers.classes import clip_classes
+from helpers.classes.clip_classes import classify_clip, keep_model, load_clip_classifier, warnings_of
 from helpers.classes.clip_features import extract_clip_features, feature_file
 from helpers.classes.clip_training import models_folder
 from helpers.classifier import FrameClassifier, predict_classes
@@ -96,11 +97,49 @@ def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp
     arguments = ["classify", "predict", good, str(bad), "--model", model, "--json", str(tmp_path / "said.json")]
     assert __main__.main(arguments) == 1
     said = json.loads((tmp_path / "said.json").read_text())
-    assert list(said) == [good]
+    assert list(said) == [good, "warnings"]
     assert sum(said[good].values()) == pytest.approx(1, abs=1e-5)
     out, err = capsys.readouterr()
     assert out.startswith(f"{good}: ")
     assert f"error: {bad}: " in err
+    assert [f"note: {text}" for text in said["warnings"]] == out.splitlines()[1:]
+    assert said["warnings"] == ["the backbone has random weights: these probabilities say nothing about a real video"]
+
+
+def test_a_folder_stands_for_its_videos(joined, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(clip_classes, "load_clip_classifier", lambda *_: joined)
+    monkeypatch.setattr(clip_classes, "classify_clip", lambda *_: {"bow": 1.0})
+    videos = [tmp_path / "clips" / name for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4")]  # natural order
+    (tmp_path / "clips" / "deep").mkdir(parents=True)
+    for path in (*videos, tmp_path / "clips" / "notes.txt"):
+        path.touch()
+    (tmp_path / "empty").mkdir()
+    arguments = [str(tmp_path / "clips"), str(tmp_path / "empty"), "--model", "m"]
+    assert __main__.main(["classify", "predict", *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert [line for line in out.splitlines() if not line.startswith("note: ")] == [f"{v}: bow 1.00" for v in videos]
+    assert f"error: {tmp_path / 'empty'}: this folder holds no videos" in err
+
+
+def test_drawn_clips_are_noted_on_the_card_and_with_what_it_says(run, joined, tmp_path):
+    cfg, features = run
+    assert not joined.card["drawn"]
+    assert len(warnings_of(joined)) == 1
+    (tmp_path / "truth.csv").touch()
+    shutil.copytree(models_folder(cfg), models_folder(replace(cfg, out_dir=str(tmp_path))))
+    found = {"members": ["bilstm-0-0"], "models": {}, "split": {}, "classes": list(features.categories)}
+    card = keep_model(replace(cfg, data_dir=str(tmp_path), out_dir=str(tmp_path)), found)
+    drawn = replace(joined, others=(replace(joined, others=(), card=card),))
+    assert "the model was trained on drawn clips" in warnings_of(drawn)[1]
+
+
+def test_a_model_of_traits_is_refused_with_what_to_name(run, tmp_path, capsys):
+    (tmp_path / "card.json").write_text('{"targets": ["openness"], "extractors": {}}')
+    model = str(run[0].out / "classification" / "model")
+    for given in (["--model", str(tmp_path)], ["--model", model, "--with", str(tmp_path)]):
+        assert __main__.main(["classify", "predict", "video.mp4", *given]) == 1
+        error = capsys.readouterr().err
+        assert f"{tmp_path} must be a model of classes, got one of traits. Name the folder classification/" in error
 
 
 def test_a_checkpoint_of_another_backbone_is_refused_by_name(run, tmp_path, capsys):

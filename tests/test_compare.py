@@ -14,7 +14,7 @@ from helpers.align import Aligned
 from helpers.clips import write_clips
 from helpers.config import TrainingConfig
 from helpers.evidence import compare
-from helpers.files import read_json, write_json
+from helpers.files import ROOT, read_json, resolve, write_json
 from helpers.training import experiment, results, train
 
 QUICK = "constant,same_video,ridge"
@@ -106,6 +106,35 @@ def test_a_wrong_model_is_refused_by_the_command_line(tmp_path, capsys):
     arguments = ["--data", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--models", "ridge,oracle"]
     assert main(["compare", *arguments]) == 1
     assert "got 'oracle'" in capsys.readouterr().err
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def note(folder: Path, cfg: TrainingConfig) -> tuple[None, None]:
+        asked.append((folder, cfg))
+        return None, None
+
+    monkeypatch.setattr(compare, "compare_models_of", note)
+    for name in ("as_text", "sizes_as_text", "telling"):
+        monkeypatch.setattr(compare, name, lambda _: "")
+    (tmp_path / "p.yaml").write_text("06_training: {seeds: [5], models: ridge, epochs: 3}\n")
+    params = ["--params", str(tmp_path / "p.yaml")]
+    monkeypatch.chdir(tmp_path)
+    for more in ([], params, [*params, "--seeds", "7,8", "--models", "short", "--data", "mine", "--out", "out"]):
+        assert main(["compare", *more]) == 0
+    chosen = [(folder, cfg.out, cfg.seeds, cfg.models, cfg.epochs) for folder, cfg in asked]
+    default = ROOT / "data_sample" / "tokens", resolve("results/compare")
+    assert chosen[0] == (*default, [0, 1, 2], "all", 50)
+    assert chosen[1] == (*default, [5], "ridge", 3)
+    assert chosen[2] == (tmp_path / "mine", tmp_path / "out", [7, 8], "short", 3)
+    assert capsys.readouterr().out.endswith(f"all of it is in {tmp_path / 'out'}\n")
+
+
+def test_a_file_without_the_section_of_the_training_is_refused(tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text("03: {weights: random}\n")
+    assert main(["compare", "--params", str(tmp_path / "p.yaml")]) == 1
+    assert "p.yaml must have a section 06_training, got 03_static_extraction" in capsys.readouterr().err
 
 
 def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(run, tmp_path, monkeypatch):

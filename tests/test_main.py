@@ -166,3 +166,24 @@ def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
     status, error = try_run(capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml")
     assert status == 1
     assert "04_dynamic_extraction: flow_dir must name a folder, as" in error
+
+
+def test_training_without_ratings_is_refused_with_random_weights_too(capsys, data, tmp_path):
+    (data / "ratings.csv").unlink()
+    status, error = try_run(capsys, data, tmp_path / "out")
+    assert status == 1
+    assert "holds no ratings" in error
+
+
+def test_a_run_is_not_taken_for_its_model(capsys, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "card.json").write_text("{}")
+    status, error = run(capsys, "score", tmp_path / "a.mp4", "--model", tmp_path)
+    assert status == 1
+    assert "is a run, not a model. Name its folder" in error
+
+
+def test_a_table_of_clips_goes_to_a_file(capsys, data, tmp_path):
+    status, error = run(capsys, "check", data, "--csv", tmp_path)
+    assert status == 1
+    assert "--csv must name a file" in error

@@ -56,7 +56,7 @@ def test_one_bad_video_is_listed_and_the_rest_go_on(tmp_path, monkeypatch):
 def test_the_table_has_a_row_for_each_video_and_trait():
     table = scores.as_table([made_up("a.mp4"), Unusable("b.mp4", "no face")])
     assert table.columns.tolist() == [
-        "video", "target", "score", "low", "high", "constant", "percentile", "face_coverage", "duration_s", "warnings",
+        "video", "target", "score", "low", "high", "constant", "share_below", "face_coverage", "duration_s", "warnings",
         "failed",
     ]  # fmt: skip
     assert table["target"].tolist()[:5] == list(TRAITS)
@@ -123,7 +123,9 @@ def test_what_07_says_about_the_model_stands_on_the_page(model_dir):
     assert "planted" not in page_of([made_up()], model_dir)
     evidence = {"occlusion_pointing": 0.97, "occlusion_chance": 0.34, "occlusion_pointing_shuffled": 0.35}
     write_json(model_dir.parent / "attention.json", evidence)
-    assert re.search(r"inside a planted event in 97% of\s+the test clips \(chance 34%", page_of([made_up()], model_dir))
+    assert re.search(
+        r"inside a planted event in 97% of\s+the test clips \(34% of the tokens", page_of([made_up()], model_dir)
+    )
     write_json(model_dir.parent / "attention.json", dict.fromkeys(evidence))
     assert "hold no planted truth" in page_of([made_up()], model_dir)
 

@@ -74,6 +74,9 @@ def test_a_model_of_other_features_is_refused_before_it_is_loaded(tmp_path, monk
     (tmp_path / "half.keras").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="not a saved model, or a damaged one"):
         serializer.check_fits(tmp_path / "half.keras", 1, 1)
+    (tmp_path / "scores.npy").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"model must be a \.keras file, or a model folder .*, got .*scores\.npy"):
+        serializer.load_model(tmp_path / "scores.npy")
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="reads the export with TensorFlow")

@@ -176,7 +176,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert found["live"]["clips"] == 5
     assert found["about"]["constant"] == "the mean training rating for everyone"
     shown = results.as_table(found)
-    assert shown.index.tolist() == [*FEW, f"{TOKEN_MODEL}, 5 clips of this run"]
+    assert shown.index.tolist() == [*FEW, "constant, 5 clips of this run", f"{TOKEN_MODEL}, 5 clips of this run"]
     assert shown.loc["ridge", "O"] == ridge["r2"]["O"]
     table = pd.read_csv(cfg.out / "predictions.csv")
     assert table.columns.tolist() == ["model", "seed", "split", "clip", "source", "trait", "truth", "prediction"]
@@ -237,12 +237,22 @@ def test_no_rated_clip_is_an_error_that_says_what_is_trained_on(data, cfg):
 
 
 def test_a_bank_made_like_the_run_is_trained_on_and_the_run_scored(data):
+    write_json(data.live.parent / "analysis.json", {"drawn": True})
     chosen = choose_data(data.folder, data.live)
     assert (chosen.folder, chosen.live) == (data.folder, data.live)
     assert "the token bank" in chosen.statement
 
 
+def test_a_bank_of_drawn_clips_does_not_stand_in_for_real_ones(data):
+    for analysis in ({}, {"drawn": False}):
+        write_json(data.live.parent / "analysis.json", analysis)
+        chosen = choose_data(data.folder, data.live)
+        assert (chosen.folder, chosen.live) == (data.live, None)
+        assert chosen.statement == "the clips of this run; those of the token bank are drawn"
+
+
 def test_a_bank_made_otherwise_is_not_used_and_the_difference_is_said(data, tmp_path):
+    write_json(data.live.parent / "analysis.json", {"drawn": True})
     write_folder(data.live, tokens(6), IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}})
     chosen = choose_data(data.folder, data.live)
     assert (chosen.folder, chosen.live) == (data.live, None)

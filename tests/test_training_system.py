@@ -11,7 +11,7 @@ from helpers import __main__
 from helpers.config import TrainingConfig
 from helpers.files import read_json
 from helpers.plots import dashboard
-from helpers.training import arrays, training_seeds
+from helpers.training import arrays, training_seeds, training_system
 from helpers.training.training_system import TrainingSystem, predict_features, train_personality_model
 
 N, DS, DD = 120, 7, 3
@@ -65,6 +65,59 @@ def test_rows_that_do_not_belong_together_or_are_not_finite_are_refused(files):
     paths[1].write_bytes(b"no array")
     with pytest.raises(ValueError, match="cannot be read as a plain array"):
         arrays.read_arrays_by_row(*paths)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a cut archive open
+def test_an_archive_is_no_array_and_what_it_holds_is_said(files, tmp_path):
+    paths = list(files.values())[:3]
+    np.savez(tmp_path / "S.npz", rows=np.load(paths[0]), t_s=np.arange(N))
+    for wrong in ([tmp_path / "S.npz", *paths[1:]], [*paths[:2], tmp_path / "S.npz"]):
+        with pytest.raises(ValueError, match=r"S.npz must hold one plain array, got 2 in an archive \(rows, t_s\)"):
+            arrays.read_arrays_by_row(*wrong)
+    (tmp_path / "S.npz").write_bytes((tmp_path / "S.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot be read as a plain array"):
+        arrays.read_features_by_row(tmp_path / "S.npz", paths[1])
+
+
+def test_labels_of_another_scale_are_refused_with_what_can_be_done_here(files):
+    paths = list(files.values())[:3]
+    labels = np.load(paths[2])
+    labels[17, 2] = 7
+    np.save(paths[2], labels)
+    with pytest.raises(
+        ValueError, match=r"labels.npy .* 0 and 1, got 7 in column 2 of row 17\. .* or scale the labels"
+    ):
+        arrays.read_arrays_by_row(*paths)
+    assert arrays.read_arrays_by_row(*paths, rating_range=(0, 7)).labels[17, 2] == 1
+
+
+@pytest.mark.parametrize(("saw", "got"), [("vector", "sequence"), ("sequence", "vector")])
+def test_rows_of_another_form_than_in_the_training_are_refused(files, tmp_path, caplog, saw, got):
+    paths, output = list(files.values())[:3], tmp_path / "model.keras"
+    rows = {"vector": [np.load(path) for path in paths[:2]]}
+    rows["sequence"] = [np.repeat(array[:, None], 3, axis=1) for array in rows["vector"]]
+
+    def write(form: str, n: int) -> None:
+        for path, array in zip(paths, rows[form], strict=False):
+            np.save(path, array[:n])
+
+    write(saw, N)
+    system = TrainingSystem(*paths, tmp_path / "e", config=SMALL)
+    system.save(system.build_model(), output, {"split": {}, "metrics": {}, "verdict": ""})
+    write(got, 60)
+    with pytest.raises(ValueError, match=rf"static_features must hold a {saw} per row, .*, got {got}s, \(60,"):
+        predict_features(output, *paths[:2], tmp_path / "s.npy")
+    assert not (tmp_path / "s.npy").exists()
+    output.with_suffix(".card.json").write_text("{}")  # as older ones were
+    assert len(predict_features(output, *paths[:2], tmp_path / "s.npy")) == 60
+    assert "no card says whether it saw vectors or sequences" in caplog.text
+    write(saw, 60)
+    output.with_suffix(".card.json").write_text('{"extractors": {}}')  # a run's model: always sequences
+    if saw == "sequence":
+        assert len(predict_features(output, *paths[:2], tmp_path / "s.npy")) == 60
+    else:
+        with pytest.raises(ValueError, match="must hold a sequence per row"):
+            predict_features(output, *paths[:2], tmp_path / "s.npy")
 
 
 def test_without_ids_the_order_is_trusted_and_the_split_is_said_to_leak(files, tmp_path, caplog):
@@ -187,6 +240,31 @@ def test_several_seeds_in_one_call_leave_their_models_mean_and_spread(files, tmp
     scores = [predict_features(path, *list(files.values())[:2], tmp_path / "s.npy") for path in (output, first)]
     assert np.array_equal(*scores)
     assert read_json(output.with_suffix(".card.json"))["over_seeds"]["seeds"] == [3, 1]
+
+
+def test_the_command_line_wins_over_the_file_and_several_seeds_of_the_file_are_trained(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def note(*_, **options):
+        asked.append(options)
+        raise ValueError("noted")
+
+    monkeypatch.setattr(training_seeds, "train_with_seeds", note)
+    monkeypatch.setattr(training_system, "train_personality_model", note)
+    given = [f"--{name}=x" for name in ("static_features", "dynamic_features", "labels", "output")]
+    (tmp_path / "p.yaml").write_text("06_training: {epochs: 3, batch_size: 7, seeds: [7, 8]}\n")
+    params = ["--params", str(tmp_path / "p.yaml")]
+    for more in ([], params, [*params, "--epochs", "4", "--batch_size", "9", "--seeds", "5"]):
+        assert __main__.main(["train", *given, *more]) == 1
+    assert [(o["epochs"], o["batch_size"], o["config"].seeds) for o in asked] == [
+        (50, 32, [0]),
+        (3, 7, [7, 8]),
+        (4, 9, [5]),
+    ]
+    assert [o.get("seeds") for o in asked] == [None, [7, 8], None]
+    (tmp_path / "p.yaml").write_text("")
+    assert __main__.main(["train", *given, *params]) == 1
+    assert "p.yaml must have a section 06_training, got nothing" in capsys.readouterr().err
 
 
 def test_seeds_must_be_different_numbers(capsys):

@@ -94,6 +94,10 @@ def test_other_networks_other_names_and_half_of_the_arguments_are_refused(trees,
         (trees / "elsewhere" / "flow" / name).rename(trees / "elsewhere" / "flow" / f"other_{name}_")
     with pytest.raises(ValueError, match="clips of the same names, got 3 and 3 and none in both"):
         predict_trees(model_dir, trees / "faces", trees / "elsewhere" / "flow", trees / "s.npy")
+    with pytest.raises(
+        ValueError, match="to score trees, got the file .*model.keras. A model of `train` does not know"
+    ):
+        predict_trees(model_dir / "model.keras", trees / "faces", trees / "flow", trees / "s.npy")
     card = json.loads((model_dir / "card.json").read_text())
     card["extractors"]["static"]["weights"]["sha256"] = "1" * 64
     write_json(model_dir / "card.json", card)

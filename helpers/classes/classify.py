@@ -29,12 +29,12 @@ def add_parser(commands: Any) -> None:
     train.set_defaults(command=_train)
 
     predict = actions.add_parser("predict", help="classes of videos")
-    predict.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    predict.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video files, or folders of them")
     predict.add_argument("--model", type=Path, required=True, help="a run's classification/model")
     predict.add_argument("--with", dest="further", nargs="+", type=Path, default=[], metavar="MODEL",
                          help="to average with: .keras files of the same backbone, classification/model of other runs"
                          )  # fmt: skip
-    predict.add_argument("--json", type=Path, metavar="FILE", help="write the probabilities here as well")
+    predict.add_argument("--json", type=Path, metavar="FILE", help="write the probabilities and notes here as well")
     predict.set_defaults(command=_predict)
 
     evaluate = actions.add_parser("evaluate", help="the tables of a run that is trained")
@@ -77,12 +77,16 @@ def _predict(arguments: argparse.Namespace) -> int:
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers.classes import clip_classes
         from helpers.engine.clip_run import CLIP_ERRORS
+        from helpers.scoring.scores import named_videos
+        from helpers.video import VideoError
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
     classifier = clip_classes.load_clip_classifier(arguments.model, arguments.further)
     said, failed = {}, 0
-    for video in arguments.videos:
+    for _, video in named_videos(arguments.videos):
         try:
+            if video.is_dir():
+                raise VideoError(f"{video.name}: this folder holds no videos. Check the path")
             p = said[str(video)] = clip_classes.classify_clip(video, classifier)
         except CLIP_ERRORS as error:
             failed += 1
@@ -90,8 +94,11 @@ def _predict(arguments: argparse.Namespace) -> int:
         else:
             ranked = sorted(p, key=p.get, reverse=True)
             print(f"{video}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)
+    notes = clip_classes.warnings_of(classifier)
+    for note in notes:
+        print(f"note: {note}")
     if arguments.json:
-        write_json(arguments.json, said)
+        write_json(arguments.json, said | ({"warnings": notes} if notes else {}))
     return 1 if failed else 0
 
 

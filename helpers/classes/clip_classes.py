@@ -54,7 +54,8 @@ def keep_model(cfg: ClassificationConfig, results: dict[str, Any]) -> dict[str, 
         results: What `evaluate_all` returned.
 
     Returns:
-        The card: `classes`, `checkpoints`, `metrics`, `split`, `config`, `tta_views`, `weights`, `code_version`.
+        The card: `classes`, `checkpoints`, `metrics`, `split`, `config`, `tta_views`, `weights`, `drawn`
+        (whether its clips were drawn, with a planted truth), `code_version`.
     """
     folder = cfg.out / "classification" / "model"
     names = [f"{member}.keras" for member in results["members"]]
@@ -71,6 +72,7 @@ def keep_model(cfg: ClassificationConfig, results: dict[str, Any]) -> dict[str, 
         "config": {name: getattr(cfg, name) for name in (*LOOKED_AT, *TRAINING_PARAMETERS)},
         "tta_views": cfg.tta_views,
         "weights": cfg.weights,
+        "drawn": (cfg.data / "truth.csv").exists(),
         "code_version": code_version(),
     }
     write_json(folder / "card.json", card)
@@ -87,10 +89,10 @@ def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ())
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: A checkpoint for features of another width, or for other classes.
+        ValueError: A model of traits, a checkpoint for features of another width, or for other classes.
     """
     folder, further = Path(folder), [Path(path) for path in further]
-    card = read_json(needs(folder / "card.json", "08_clip_classification"))
+    card = _read_card(folder)
     cfg = ClassificationConfig.checked(card["config"] | {"tta_views": card["tta_views"]})
     for other in filter(Path.is_dir, further):
         _check_classes(other, card["classes"])
@@ -105,14 +107,34 @@ def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ())
     return ClipClassifier(members, card, cfg, backbone, forward, others)
 
 
+def _read_card(folder: Path) -> dict[str, Any]:
+    """The card of a classifier; ValueError where it is that of another model."""
+    card = read_json(needs(folder / "card.json", "08_clip_classification"))
+    if "classes" not in card:
+        raise ValueError(
+            f"{folder} must be a model of classes, got one of traits. Name the folder classification/model of a run."
+        )
+    return card
+
+
 def _check_classes(folder: Path, expected: list[str]) -> None:
     """Raise ValueError where a classifier tells other classes; nothing of it is loaded."""
-    found = read_json(needs(folder / "card.json", "08_clip_classification"))["classes"]
+    found = _read_card(folder)["classes"]
     if found != expected:
         raise ValueError(
             f"{folder} must tell the {len(expected)} classes {', '.join(expected)}, got {len(found)}: "
             f"{', '.join(found)}. Leave it out."
         )
+
+
+def warnings_of(classifier: ClipClassifier) -> list[str]:
+    """What weakens everything that a classifier, or one that it is averaged with, says: sentences."""
+    runs, found = (classifier, *classifier.others), []
+    if any(run.cfg.weights == "random" for run in runs):
+        found.append("the backbone has random weights: these probabilities say nothing about a real video")
+    if any(run.card.get("drawn") for run in runs):
+        found.append("the model was trained on drawn clips: what it learned is about drawings, not about people")
+    return found
 
 
 def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, float]:

@@ -12,7 +12,7 @@ from helpers.plots import TRAIT_COLORS
 
 
 def plot_score(result, shares: Mapping[str, np.ndarray] | None = None) -> Figure:
-    """Draw each trait's score with its interval, the constant beside it, and its percentile.
+    """Draw each trait's score with its interval, the constant beside it, and the share of ratings below it.
 
     Args:
         result: A `helpers.score.ClipScore`.
@@ -28,7 +28,7 @@ def plot_score(result, shares: Mapping[str, np.ndarray] | None = None) -> Figure
         )
         ax.plot(value, row, "o", color=color, ms=9, mec="w", clip_on=False, zorder=3)
         ax.plot(result.constant[target], row, "|", color="0.2", ms=20, mew=2)
-        ax.text(1.02, row, f"{value:.2f}   above {result.percentile[target]:.0%}", va="center")
+        ax.text(1.02, row, f"{value:.2f}   above {result.share_below[target]:.0%}", va="center")
     ax.plot([], [], "o", color="0.5", label="score, 90 % interval")
     ax.plot([], [], "|", color="0.2", ms=12, mew=2, label="constant predictor")
     if shares is not None:

@@ -20,7 +20,7 @@ from helpers.score import N_FACES, ClipScore, Scorer, as_dict, score_clip
 from helpers.scoring.score_page import write_page
 from helpers.video import VideoError
 
-VALUES = ("score", "low", "high", "constant", "percentile")
+VALUES = ("score", "low", "high", "constant", "share_below")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
     """Lay scores out as one row per video and target, as `scores.csv` has them.
 
     Returns:
-        Columns `video`, `target`, `score`, `low`, `high` (90 % interval), `constant`, `percentile` (share of training
+        Columns `video`, `target`, `score`, `low`, `high` (90 % interval), `constant`, `share_below` (share of training
         ratings below the score), `face_coverage`, `duration_s`, `warnings` (with "; " between them), `failed` (the
         reason; such a video has one row, without target and numbers).
     """

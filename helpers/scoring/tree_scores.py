@@ -52,10 +52,15 @@ def predict_trees(
 
     Raises:
         FileNotFoundError: No such folder, or it is not a model folder.
-        ValueError: No clip is in both trees, the model's features were made elsewhere, or the networks have other
-            weights here.
+        ValueError: `model_dir` is a file, no clip is in both trees, the model's features were made elsewhere, or the
+            networks have other weights here.
     """
     output, folder = checked_npy(output), Path(model_dir)
+    if folder.is_file():
+        raise ValueError(
+            f"model must be a folder results/<run>/model to score trees, got the file {folder}. A model of `train` "
+            "does not know what its features were made with: pass it --static_features and --dynamic_features."
+        )
     card = read_json(needs(folder / "card.json", "06_training"))
     reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
     model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))

@@ -5,6 +5,7 @@ one, a file that says whose the rows are. Out: `RowArrays`, checked before anyth
 """
 
 import logging
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class RowArrays:
         return np.array([source_of(clip) for clip in self.clips])
 
     @property
+    def forms(self) -> dict[str, str]:
+        """What a row of each stream is; see `form_of`."""
+        return {name: form_of(getattr(self, name)) for name in ("static", "dynamic")}
+
+    @property
     def widths(self) -> tuple[int, int]:
         """Columns of the static and of the dynamic features."""
         return self.static.shape[-1], self.dynamic.shape[-1]
@@ -77,6 +83,7 @@ def read_arrays_by_row(
         ValueError: Other numbers of rows; another shape; a value that is not finite, with its clip and column.
     """
     static, dynamic = read_features_by_row(static_features, dynamic_features)
+    _check_scale(labels, rating_range)
     n_columns = _load(labels).shape[-1]
     if targets is None:
         targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
@@ -106,11 +113,21 @@ def read_features_by_row(static_features: str | Path, dynamic_features: str | Pa
     return static, dynamic
 
 
+def form_of(features: np.ndarray) -> str:
+    """Whether each row of (N, D) or (N, T, D) is a "vector" or a "sequence"; one vector in time is no sequence."""
+    return "sequence" if features.ndim == 3 and features.shape[1] > 1 else "vector"
+
+
 def _load(path: str | Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as a plain array ({error}). Name a `.npy` file.") from None
+    if not isinstance(found, np.ndarray):
+        with found:
+            held = f"{len(found.files)} in an archive ({', '.join(found.files[:5])})"
+        raise ValueError(f"{path} must hold one plain array, got {held}. Name a `.npy` file: np.save writes one.")
+    return found
 
 
 def _refuse(one: str | Path, n: int, other: str | Path, m: int) -> None:
@@ -118,6 +135,18 @@ def _refuse(one: str | Path, n: int, other: str | Path, m: int) -> None:
         f"rows must belong together one by one, got {n} in {Path(one).name} and {m} in {Path(other).name}. "
         "Cut neither to length: align them by clip (`python -m helpers features` and notebook 05)."
     )
+
+
+def _check_scale(labels: str | Path, rating_range: tuple[float, float]) -> None:
+    """Raise ValueError where a label lies outside; arrays have no notebook 01 that could be told the scale."""
+    values, (low, high) = _load(labels), rating_range
+    outside = np.argwhere((values < low) | (values > high)) if values.dtype.kind in "fiu" and values.ndim == 2 else []
+    if len(outside):
+        row, column = outside[0]
+        raise ValueError(
+            f"{Path(labels).name} must hold labels between {low:g} and {high:g}, got {values[row, column]:g} in column "
+            f"{column} of row {row}. Correct it, or scale the labels to {low:g}..{high:g} before."
+        )
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -82,7 +82,8 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     """Score the predictions.
 
     Returns:
-        `targets` (in their order, traits by their letters); `models` on the test clips, `live` on the run's own;
+        `targets` (in their order, traits by their letters); `models` on the test clips; `live`, the token model on the
+        run's own, and in it the `constant`;
         `about` (what each model is, in words); `comparisons` (every model with the constant, the token model with
         every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters leaves to reach:
         `r2` and `pearson` by target, where the run's own clips are trained on and 01 found several raters); `groups`
@@ -96,6 +97,7 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     live = {}
     if (predictions["split"] == "live").any():
         live = _over_seeds(predictions, TOKEN_MODEL, "live", constants, targets)
+        live["constant"] = _over_seeds(predictions, "constant", "live", constants, targets)
         rated = predictions["truth"].notna() & (predictions["split"] == "live")
         live["clips"] = int(predictions.loc[rated, "clip"].nunique())
     return {
@@ -156,7 +158,8 @@ def as_table(results: dict[str, Any]) -> pd.DataFrame:
     """R² per trait, its mean, 1-MAE and CCC of every model on the test clips; last: the run's clips, the ceiling."""
     rows = dict(results["models"])
     if results["live"]:
-        rows[f"{TOKEN_MODEL}, {results['live']['clips']} clips of this run"] = results["live"]
+        own = f"{results['live']['clips']} clips of this run"
+        rows |= {f"constant, {own}": results["live"]["constant"], f"{TOKEN_MODEL}, {own}": results["live"]}
     columns = {
         name: row["r2"] | {"1-MAE": row["mean_accuracy"], "CCC": row["ccc"]["mean"]} for name, row in rows.items()
     }

@@ -145,20 +145,39 @@ def load_model(folder: str | Path, *, widths: tuple[int, int] | None = None) -> 
         folder: Folder or file.
         widths: See `check_fits`.
     """
-    path = Path(folder) if Path(folder).suffix == ".keras" else Path(folder) / MODEL_FILE
-    needs(path, "06_training or `python -m helpers train`")
+    path = needs(model_file(folder), "06_training or `python -m helpers train`")
     if widths is not None:
         check_fits(path, *widths)
     return keras.saving.load_model(path)
 
 
-def saved_widths(path: str | Path) -> tuple[int, int] | None:
-    """Columns of static and dynamic features that a saved network takes, read without loading it; None if unsaid."""
+def model_file(path: str | Path) -> Path:
+    """The `.keras` file that is named itself or by its folder; ValueError for another file."""
+    path = Path(path)
+    if path.suffix != ".keras" and path.is_file():
+        raise ValueError(f"model must be a .keras file, or a model folder such as results/<run>/model, got {path}.")
+    return path if path.suffix == ".keras" else path / MODEL_FILE
+
+
+def card_beside(path: str | Path) -> dict[str, Any]:
+    """The card of a model folder, or of a `.keras` file that `train` wrote; {} where there is none."""
+    file = model_file(path)
+    cards = file.with_suffix(".card.json"), file.with_name(CARD_FILE)
+    return next((read_json(card) for card in cards if card.exists()), {})
+
+
+def saved_config(path: str | Path) -> dict[str, Any]:
+    """What a saved network was built with, read without loading it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))["config"]
+            return json.loads(archive.read("config.json"))["config"]
     except (zipfile.BadZipFile, KeyError, ValueError):
         raise ValueError(f"{path} is not a saved model, or a damaged one. Train again, or name another file.") from None
+
+
+def saved_widths(path: str | Path) -> tuple[int, int] | None:
+    """Columns of static and dynamic features that a saved network takes, read without loading it; None if unsaid."""
+    config = saved_config(path)
     widths = config.get("static_dim"), config.get("dynamic_dim")
     return None if None in widths else widths
 

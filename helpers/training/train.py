@@ -57,7 +57,8 @@ class TrainingData:
 
 
 def choose_data(bank: Path, run: Path) -> TrainingData:
-    """Take the token bank when it was made as the run was, otherwise the clips at hand, and say how they differ.
+    """Take the token bank when the run's clips are drawn as its own, and both were made alike; otherwise the clips at
+    hand, and say why.
 
     Args:
         bank: Aligned folder of the bank; it may be missing.
@@ -66,6 +67,9 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
     ours = read_manifest(run, "05_alignment")
     if not (bank / "manifest.json").exists():
         return TrainingData(run, None, "the clips of this run; there is no token bank")
+    analysis = run.parent / "analysis.json"
+    if not (analysis.exists() and read_json(analysis).get("drawn")):
+        return TrainingData(run, None, "the clips of this run; those of the token bank are drawn")
     found = bank_differences(read_json(bank / "manifest.json"), ours)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -79,7 +83,7 @@ def rated_clips(data: TrainingData) -> Aligned:
     if not aligned.rated.any():
         raise ValueError(
             f"{data.folder} must hold rated clips to train on, got none of {len(aligned)}: {data.statement}. "
-            "Add ratings, or make the features as the token bank's were."
+            "Add ratings."
         )
     return aligned.take(aligned.rated)
 

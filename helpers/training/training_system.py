@@ -23,13 +23,13 @@ from helpers.model import CompletePersonalityModel
 from helpers.plots import dashboard
 from helpers.science.comparison import Paired, compare_sets
 from helpers.science.groups import caveats
-from helpers.training.arrays import RowArrays, read_arrays_by_row, read_features_by_row
+from helpers.training.arrays import RowArrays, form_of, read_arrays_by_row, read_features_by_row
 from helpers.training.callbacks import read_logs, tensorboard, watchers
 from helpers.training.fitting import computing_in, fit
 from helpers.training.live import watch_live
 from helpers.training.networks import freeze_parts
 from helpers.training.results import LICENCE
-from helpers.training.serializer import load_model, model_card
+from helpers.training.serializer import card_beside, load_model, model_card
 from helpers.training.training_time import write_time_analysis
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,7 @@ class TrainingSystem:
             licence=f"{LICENCE}: look there before passing the model on",
             caveats=caveats({}),
             targets=list(self.data.targets),
+            forms=self.data.forms,
             verdict=found["verdict"],
         )
         with replacing(path) as part:
@@ -240,15 +241,35 @@ def predict_features(
         model_path: The `.keras` file, or a model folder.
         static_features_path, dynamic_features_path: See `read_features_by_row`; reduced as in the training.
         output: The `.npy` file.
+
+    Raises:
+        ValueError: Vectors for a model of sequences, or the reverse; other widths.
     """
     output = checked_npy(output)
     static, dynamic = read_features_by_row(static_features_path, dynamic_features_path)
     model = load_model(model_path, widths=(static.shape[-1], dynamic.shape[-1]))
+    _check_forms(model_path, {"static": static, "dynamic": dynamic})
     inputs = {"static": np.asarray(static, "float32"), "dynamic": np.asarray(dynamic, "float32")}
     scores = model.predict(inputs, batch_size=1024, verbose=0).astype("float32")
     with replacing(output) as part:
         np.save(part, scores)
     return scores
+
+
+def _check_forms(model_path: str | Path, features: dict[str, np.ndarray]) -> None:
+    """Raise ValueError where rows are vectors and the model saw sequences, or the reverse: it never learned such."""
+    card = card_beside(model_path)
+    of_06 = dict.fromkeys(features, "sequence") if "extractors" in card else None
+    trained = card.get("forms", of_06)
+    if trained is None:
+        log.warning("%s: no card says whether it saw vectors or sequences; it can score only what it saw", model_path)
+        return
+    for name, array in features.items():
+        if form_of(array) != trained[name]:
+            raise ValueError(
+                f"{name}_features must hold a {trained[name]} per row, as {model_path} was trained on, "
+                f"got {form_of(array)}s, {array.shape}. Pass such, or train a model on these."
+            )
 
 
 def checked_output(path: str | Path) -> Path:
