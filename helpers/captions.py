@@ -58,12 +58,23 @@ _TABLES = {
 """,
     "attention": """
 07_clip | What the model reads, face by face |
-    Lines: attention from faces to motion. Bars: effect of each stretch of motion.
+    Lines: attention from faces to motion. Bars: change of the score without it.
 07_heads | The heads | Attention of each head from face tokens to motion tokens.
 07_lag | Is the map learned? | Attention by time lag: trained, before training, and of the control.
 07_entropy | Does the map depend on the clip? | Entropy of each head over the test clips; 1 looks everywhere alike.
+07_traits | Heads and traits | Attention of each head and relevance for each trait, over the clip's time.
+07_clips | Clip by clip | Where the relevance for the trait lies, from the sharpest attention to the flattest.
+07_groups | Group by group | Relevance over time: median over clips, and the middle half.
 07_pointing | What the answer rests on |
-    How often the largest effect lies inside a planted event: model, control and chance.
+    How often the largest effect lies inside a planted event: model, control, and what needs no model.
+07_relevance | Is each trait's relevance where it should be? |
+    Share of the relevance inside planted events, by trait; the dotted line is the share of tokens there.
+07_deletion | Does the answer change sooner in the right order? |
+    Change of the score as motion is taken away or put back, by order; right: the control.
+07_randomisation | Would it look the same anyway? |
+    Rank correlation with maps of models that cannot have learned the cue, with 95 % intervals by source.
+07_agreement | Do seeds agree? |
+    Rank correlation between seeds on the same clip, and on another clip, which is the floor.
 07_explorer | The explorer | One clip as the explorer in JupyterLab shows it.
 07_share_effect | Does much attention mean much effect? |
     Attention on each motion token against the effect of its loss.
@@ -74,7 +85,7 @@ _TABLES = {
 08_gains | What each step gains | Paired differences in accuracy with 95 % intervals.
 08_confusion | Confusions | True class by row, answer by column.
 08_reliability | Is it as often right as it is sure? | Accuracy over confidence.
-08_robustness | Corrupted clips | Accuracy under noise, blur and other damage.
+08_robustness | Damaged clips | Accuracy under noise, blur and other damage.
 """,
     "scored": """
 09_score | Scores of one clip | With 90 % intervals, the constant beside them and the training ratings behind.
@@ -85,7 +96,7 @@ _TABLES = {
 02_coverage | Faces found | In what share of the looked-at frames clips show their face; where the boxes come from.
 02_lowest_coverage | Where the face is lost | The clip with the least face.
 02_faces | One stable box per clip | The box that every frame of a clip is cropped with.
-02_path | A face's path | Position and size of the face over time, and the one box that serves the clip.
+02_path | A face's path | Centre of the face over time, how sure the detector is, and the one box of the clip.
 02_jitter | Steadiness of the box | How far a box moves from frame to frame, found and smoothed.
 02_flow | Optical flow | Motion inside the box; hue is direction, depth of colour is speed.
 02_flow_errors | Flow methods | Error on a known motion, clean and noisy, and against speed.
@@ -96,7 +107,7 @@ _TABLES = {
 03_layers | Activations of the static network | How large the answers of each stage to one face are.
 03_maps | Feature maps of the static network | What single filters answer to one face.
 03_grad_cam | Where the static features come from |
-    Grad-CAM over the face: bright parts make this clip unlike the mean clip.
+    Grad-CAM over the face: red parts make this clip unlike the mean clip, blue ones like it.
 03_maximised | What static channels answer to |
     Pictures made to raise one channel each; they are of the network, not of a clip.
 03_channel_health | Static channels in use | Channels that never answer, or always alike, tell nothing.

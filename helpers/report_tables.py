@@ -102,7 +102,8 @@ def evidence_rows(attention: dict[str, Any] | None) -> list[dict[str, Any]]:
     names = {
         "occlusion_pointing": "the model's largest effect lies inside a planted event",
         "occlusion_pointing_shuffled": "that of the control, trained on shuffled motion",
-        "occlusion_chance": "chance",
+        "motion_pointing": "that of the most unusual motion, without a model",
+        "occlusion_chance": "any token",
     }
     known = {name: what for name, what in names.items() if (attention or {}).get(name) is not None}
     return [_with_interval(what, attention[name], attention.get(f"{name}_interval")) for name, what in known.items()]

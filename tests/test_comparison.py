@@ -35,14 +35,23 @@ def test_the_interval_is_that_of_drawing_whole_sources_one_by_one():
     _, b = noisy(n=40, noise=0.2)
     sources = np.random.default_rng(3).integers(0, 11, 40).astype(str)
     names = np.unique(sources)
-    random, draws = np.random.RandomState(5), []
+    random, draws, mean = np.random.RandomState(5), [], truth.mean(0)
     for _ in range(50):
         rows = np.concatenate(
             [np.flatnonzero(sources == names[i]) for i in random.randint(len(names), size=len(names))]
         )
-        draws.append((metrics.r2(truth[rows], a[rows]) - metrics.r2(truth[rows], b[rows])).mean())
+        of_mean = np.square(truth[rows] - mean).mean(0)  # of the whole set, in every draw
+        draws.append(((metrics.mse(truth[rows], b[rows]) - metrics.mse(truth[rows], a[rows])) / of_mean).mean())
     low, high = np.quantile(draws, [0.025, 0.975])
     assert compared(truth, a, b, sources, "r2", n=50, seed=5)[1:] == pytest.approx((low, high))
+
+
+def test_no_draw_favours_a_model_over_the_constant():
+    truth, a = noisy(n=60)
+    constant = np.tile(truth.mean(0), (60, 1))
+    sources = np.arange(60) // 6
+    difference, low, high = compared(truth, a, constant, sources, "r2", n=2000)
+    assert abs((low + high) / 2 - difference) < 0.15 * (high - low)
 
 
 def test_the_bootstrap_finds_a_clear_difference_and_repeats():
@@ -125,7 +134,9 @@ def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interva
     assert good["verdict"].startswith("good is better than fair by 0.")
     assert list(good["targets"]) == ["O", "C", "E", "A", "N"]
     assert (good["sources"], good["clips"]) == (20, 120)
-    assert comparison.compare_models(table, "fair", "good", n=300)["verdict"].startswith("fair is worse than good by")
+    worse = comparison.compare_models(table, "fair", "good", n=300)
+    assert worse["verdict"].startswith("fair is worse than good by 0.")
+    assert worse["verdict"].endswith(f" mean R² [{-worse['high']:.3f}, {-worse['low']:.3f}].")
     constant = comparison.compare_models(table, "good", "constant", n=300)
     assert constant["verdict"].startswith("good is better than a constant by")
     for name in ("useless", "bad"):

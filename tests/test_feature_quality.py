@@ -9,7 +9,9 @@ from helpers.seen.feature_quality import (
     consistency_sentence,
     effective_dimensions,
     in_the_plane,
+    no_plane,
     rating_relation,
+    raw_sentence,
     relation_sentence,
     sample_rows,
 )
@@ -93,6 +95,7 @@ def test_features_that_are_never_negative_look_consistent_for_anybody():
     raw = consistency(means + 20, SOURCES, standardise=False, draws=50)
     assert raw["value"].iloc[0] > 0.99
     assert raw["permuted"].iloc[0] > 0.99
+    assert raw_sentence(raw).startswith(f"raw: cosine similarity {raw['value'].iloc[0]:.4f} within sources, 0.99")
 
 
 def test_nothing_is_said_of_sources_without_a_pair():
@@ -110,7 +113,9 @@ def test_similar_ratings_mean_similar_features_only_where_a_rating_is_in_them():
     assert table.index.tolist() == ["openness", "noise"]
     assert table.loc["openness", "value"] > 0.3 > table.loc["openness", "permuted_high"]
     assert table.loc["noise", "value"] < 0.1
-    assert relation_sentence(table.loc[["openness"]]) == "similar ratings, similar features: openness"
+    assert table.loc["openness", "p"] == pytest.approx(2 / 201)
+    assert relation_sentence(table.assign(p=[0.05, 0.6])) == "similar ratings, similar features: for no target"
+    assert relation_sentence(table) == "similar ratings, similar features: openness"
     nothing = rating_relation(*clips_of(SOURCES, identity=3.0), SOURCES, draws=200)
     assert nothing.loc["openness", "value"] < 0.2  # identity alone does not answer
     assert rating_relation(means, ratings, ["one"] * len(means)).empty
@@ -156,3 +161,11 @@ def test_planes_that_cannot_be_are_refused():
         in_the_plane(means, "umap")
     with pytest.raises(ValueError, match=r"clip_means must have 3 clips or more to be laid out in a plane, got 2"):
         in_the_plane(means.iloc[:2])
+    assert no_plane(means) == ""
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_copies_of_one_clip_have_no_plane(method):
+    copies = pd.DataFrame([[0.1, 0.2, 0.3]] * 5)
+    with pytest.raises(ValueError, match=r"clip_means must differ between clips .*, got 5 equal ones"):
+        in_the_plane(copies, method, perplexity=1)

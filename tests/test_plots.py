@@ -72,15 +72,15 @@ def test_correlations_are_drawn_as_numbers_on_a_scale_centred_on_zero(ratings):
 def test_the_floor_shows_the_score_of_each_trait_and_the_mean(ratings):
     table = metrics.constant_floor(ratings.to_numpy()[:5], ratings.to_numpy()[5:])
     _, given = plt.subplots()
-    ax = analysis.plot_constant_floor(table, ax=given)
+    ax = analysis.plot_constant_floor(table, n_clips=5, ax=given)
     assert ax is given
-    points = ax.collections[1].get_offsets()
+    points = ax.collections[0].get_offsets()
     np.testing.assert_allclose(points[::-1, 0], table["mean_accuracy"])
     assert [t.get_text().strip() for t in ax.texts][::-1] == [f"{score:.3f}" for score in table["mean_accuracy"]]
     assert [label.get_text() for label in ax.get_yticklabels()][::-1] == [*DISPLAY.values(), "mean"]
     assert ax.get_xlabel() == "mean accuracy, 1 - MAE (right edge: perfect)"
     assert ax.get_xlim()[1] == 1
-    assert ax.get_title(loc="left").endswith(f"scores {table['mean_accuracy'].iloc[-1]:.3f}")
+    assert ax.get_title(loc="left").endswith(f"scores {table['mean_accuracy'].iloc[-1]:.3f} on 5 clips")
 
 
 def test_leakage_is_drawn_in_clips_and_the_worst_pair_is_the_title():

@@ -54,6 +54,9 @@ def test_reliability_has_a_panel_per_model_with_confidence_against_accuracy():
     points = below.lines[1]
     np.testing.assert_allclose(points.get_xdata(), table["confidence"])
     np.testing.assert_allclose(points.get_ydata(), table["accuracy"])
+    few = [bar.get_height() for bar, n in zip(below.patches, table["clips"], strict=True) if n < drawings.FEW_CLIPS]
+    assert few
+    assert np.isnan(few).all()
     assert fig.axes[1].get_title(loc="left") == "ensemble\ncalibration error 0.20"
 
 
@@ -70,4 +73,4 @@ def test_gains_are_drawn_with_their_intervals_around_zero():
     ax = drawings.plot_gains({"b - a": {"clean": gain}, "c - b": {"clean": gain, "corrupted": gain}})
     assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[0.05, 0.2], [0.1]]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b\n− a", "c\n− b"]
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"clean clips", "corrupted clips"}
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"clips as they are", "damaged clips"}

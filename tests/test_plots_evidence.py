@@ -16,11 +16,14 @@ def test_pointing_has_a_bar_an_interval_and_dots_per_row():
     names = ("occlusion_pointing", "occlusion_pointing_shuffled", "deletion_pointing", "deletion_pointing_shuffled")
     values = dict(zip(names, (0.9, 0.3, 0.8, 0.4), strict=True))
     intervals = {f"{name}_interval": [value - 0.1, value + 0.05] for name, value in values.items()}
-    ax = evidence.plot_pointing(values | intervals | {"occlusion_chance": 0.35, "seeds": [values, values]})
+    ax = evidence.plot_pointing(
+        values | intervals | {"occlusion_chance": 0.35, "motion_pointing": 0.5, "seeds": [values, values]}
+    )
     assert [bar.get_width() for bar in ax.patches] == [0.9, 0.3, 0.8, 0.4]
     ends = [line.get_segments()[0][:, 0].tolist() for line in ax.collections]
     np.testing.assert_allclose(ends, [[v - 0.1, v + 0.05] for v in values.values()])
     assert [0.9, 0.9] in [list(line.get_xdata()) for line in ax.lines]
+    assert [line.get_xdata()[0] for line in ax.lines[-2:]] == [0.35, 0.5]
     assert "planted window" in ax.get_xlabel()
 
 
@@ -83,7 +86,8 @@ def test_heads_and_traits_are_rows_on_the_clips_time_axis():
     assert low == -high
     assert traits.lines[0].get_xdata()[0] == 1.0
     assert traits.get_xlabel() == "time (s)"
-    assert [ax.get_ylabel() for ax in fig.axes[4:]] == ["speed\n(px/frame)", "share", "relevance\n(score)"]
+    labels = ["mean speed\n(px/frame\nof 11 px)", "share", "relevance\n(score)"]
+    assert [ax.get_ylabel() for ax in fig.axes[4:]] == labels
 
 
 def test_clips_are_rows_with_their_planted_tokens_outlined():

@@ -100,7 +100,7 @@ def test_a_score_stands_beside_the_constant_and_attention_beside_the_uniform_sha
         low=dict.fromkeys(TRAITS, 0.6),
         high=dict.fromkeys(TRAITS, 0.8),
         constant=dict.fromkeys(TRAITS, 0.5),
-        percentile=dict.fromkeys(TRAITS, 0.9),
+        share_below=dict.fromkeys(TRAITS, 0.9),
         motion_t_s=[0.25, 0.75],
         motion_share=[0.2, 0.8],
     )

@@ -54,6 +54,13 @@ def test_predictions_stand_beside_the_constant(predictions):
     assert "constant 0.78" in ax.get_title(loc="left")
 
 
+def test_a_prediction_beyond_the_scale_is_a_cross_on_the_edge(predictions):
+    beyond = predictions.assign(prediction=predictions["prediction"].where(predictions.index < 54, 1.2))
+    ax = training.plot_predictions(beyond, dict.fromkeys(TRAITS, 0.5)).axes[4]
+    assert np.isnan(ax.lines[2].get_ydata()).sum() == 1
+    assert ax.lines[3].get_xydata().tolist() == [[0.9, 1.0]]
+
+
 def test_residuals_say_how_many_the_interval_holds(predictions):
     fig = training.plot_residuals(predictions, dict.fromkeys(TRAITS, 0.5), dict.fromkeys(TRAITS, 0.05))
     assert "0% inside" in fig.axes[4].get_title(loc="left")
@@ -85,7 +92,7 @@ def test_a_clip_is_drawn_on_one_time_axis_with_faces_links_motion_and_effects(cl
     assert links.collections[0].get_colors()[:, 3].argmax() == clip["attention"].argmax()
     np.testing.assert_allclose([bar.get_height() for bar in effect.patches[1:]], clip["effects"])
     assert effect.patches[0].get_x() == 1.0
-    assert fig.axes[4].get_ylabel() == "speed\n(px/frame)"
+    assert fig.axes[4].get_ylabel() == "mean speed\n(px/frame\nof 11 px)"
     assert face.get_xlim() == effect.get_xlim()
 
 
@@ -122,9 +129,14 @@ def test_lags_are_drawn_as_given():
     assert ax.lines[0].get_ydata().tolist() == [0.1, 0.8, 0.1]
 
 
-def test_entropy_and_share_plots_use_the_given_axes():
-    _, (first, second) = plt.subplots(1, 2)
-    assert attention.plot_entropy(np.random.default_rng(0).random((7, HEADS)), ax=first) is first
-    assert [label.get_text() for label in first.get_xticklabels()] == ["head 1", "head 2"]
+def test_entropies_stand_beside_the_uniform_one_and_close_up():
+    whole, close = attention.plot_entropy(0.02 * np.random.default_rng(0).random((7, HEADS))).axes
+    assert [label.get_text() for label in close.get_xticklabels()] == ["head 1", "head 2"]
+    assert whole.get_ylim() == (0, 1.08)
+    assert close.get_ylim()[1] < 0.03
+
+
+def test_share_against_effect_uses_the_given_axes():
+    _, second = plt.subplots()
     assert attention.plot_share_against_effect(np.array([0.1, 0.2]), np.array([0.3, 0.4]), ax=second) is second
     assert second.lines[0].get_xydata().tolist() == [[0.1, 0.3], [0.2, 0.4]]

@@ -116,9 +116,9 @@ def test_a_model_that_is_no_better_than_the_constant_is_called_so(out):
     training = json.loads((out / "training" / "training.json").read_text(encoding="utf-8"))
     write_json(out / "training" / "training.json", training | {"comparisons": compared(ridge=(-0.1, 0.02))})
     said = report.verdicts(report.write_summary(out))
-    assert said[0] == "token cross attention is better than a constant by 0.850 R² [+0.800, +0.900]."
+    assert said[0] == "token cross attention is better than a constant by 0.850 R² [0.800, 0.900]."
     assert said[1] == "No better than a constant: ridge."
-    assert said[2] == "token cross attention is better than ridge by 0.200 R² [+0.100, +0.300]."
+    assert said[2] == "token cross attention is better than ridge by 0.200 R² [0.100, 0.300]."
     write_json(out / "training" / "training.json", training | {"comparisons": compared(token=(-0.2, 0.1))})
     said = report.verdicts(report.write_summary(out))
     assert said[0] == "token cross attention is no better than a constant: -0.050 R² [-0.200, +0.100]."

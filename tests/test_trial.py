@@ -56,7 +56,20 @@ def test_a_model_that_rests_on_what_was_planted_is_told_from_one_that_does_not(m
         low, high = measured[f"{kind}_pointing_shuffled_interval"]
         assert low <= measured[f"{kind}_pointing_shuffled"] <= high
         assert measured[f"{kind}_pointing_shuffled"] < 0.7
+    assert 0 < measured["motion_pointing"] < 1
+    assert (
+        measured["motion_pointing_interval"][0] < measured["motion_pointing"] < measured["motion_pointing_interval"][1]
+    )
     assert [seed["seed"] for seed in measured["seeds"]] == [0, 1]
+
+
+def test_the_most_unusual_motion_needs_no_model(bank):
+    motion = np.zeros_like(bank.dynamic_features)
+    motion[:, 1] = 3  # far from the mean
+    odd = dataclasses.replace(bank, dynamic_features=motion)
+    inside = np.tile(np.arange(TD) == 1, (len(bank), 1))
+    assert trial.farthest_inside(trial.View(None, odd, inside, motion.mean((0, 1)))).tolist() == [1.0] * len(bank)
+    assert not trial.farthest_inside(trial.View(None, odd, ~inside, motion.mean((0, 1)))).any()
 
 
 def test_relevance_is_given_by_target_beside_its_uniform_share(measured, bank):

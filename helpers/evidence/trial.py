@@ -30,6 +30,7 @@ from helpers.training.train import TrainingData, load_trained, rated_clips, spli
 from helpers.training.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order, variant_of
 
 DRAWS = 4  # random orders of deletion
+MOTION = "motion_pointing"
 MODELS = {"true": TOKEN_MODEL, "shuffled": SHUFFLED_MODEL}
 
 
@@ -103,10 +104,11 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, A
 
     Returns:
         `occlusion_pointing`, `deletion_pointing` (share of clips whose largest effect, or largest mean step over random
-        deletions, is inside), the same of the control as `_shuffled`, each with `_interval` [low, high] over sources;
-        `occlusion_chance`; `relevance`, `gradient_attention`, by target what `share_inside` returns; `attention`, the
-        same of the one map; `deletion`, see `deletion_table`; `seeds`, the pointing of each; `trait`. Without a planted
-        truth all but `deletion` and `trait` are empty.
+        deletions, is inside), the same of the control as `_shuffled`, and `motion_pointing`, that of the token farthest
+        from mean motion, which needs no model; each with `_interval` [low, high] over sources; `occlusion_chance`, the
+        share of tokens that are inside; `relevance`, `gradient_attention`, by target what `share_inside` returns;
+        `attention`, the same of the one map; `deletion`, see `deletion_table`; `seeds`, the pointing of each; `trait`.
+        Without a planted truth all but `deletion` and `trait` are empty.
     """
     bank = rated_clips(data)
     column, inside = column_of(bank, trait), planted_windows(data.folder, bank)
@@ -125,13 +127,9 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, A
 
 
 def _nothing_planted() -> dict[str, Any]:
-    names = [f"{kind}_pointing{of}{end}" for kind, of, end in _POINTING]
+    kinds = [f"{kind}_pointing{of}" for kind in ("occlusion", "deletion") for of in ("", "_shuffled")]
+    names = [kind + end for kind in (*kinds, MOTION) for end in ("", "_interval")]
     return dict.fromkeys([*names, "occlusion_chance", "relevance", "gradient_attention", "attention"]) | {"seeds": []}
-
-
-_POINTING = [
-    (kind, of, end) for kind in ("occlusion", "deletion") for of in ("", "_shuffled") for end in ("", "_interval")
-]
 
 
 def _pointing(views: dict[str, list[View]], found: dict[str, list[dict]], seeds: Sequence[int]) -> dict[str, Any]:
@@ -147,10 +145,18 @@ def _pointing(views: dict[str, list[View]], found: dict[str, list[dict]], seeds:
             out |= {name: interval["value"], f"{name}_interval": interval["interval"]}
             for row, hit in zip(per_seed, hits, strict=True):
                 row[name] = float(hit.mean())
+    interval = mean_interval([farthest_inside(v) for v in views["true"]], [v.clips.sources for v in views["true"]])
+    out |= {MOTION: interval["value"], f"{MOTION}_interval": interval["interval"]}
     for row, view in zip(per_seed, views["true"], strict=True):
         row["occlusion_chance"] = float(_share(view.clips.dynamic_mask.astype(float), view).mean())
     chance = float(np.mean([row["occlusion_chance"] for row in per_seed]))
     return out | {"occlusion_chance": chance, "seeds": per_seed}
+
+
+def farthest_inside(view: View) -> np.ndarray:
+    """Whether each clip's motion token that is farthest from mean motion is inside, float (N,)."""
+    distance = np.linalg.norm(view.clips.dynamic_features - view.baseline, axis=-1)
+    return pointing_at(distance, view.inside, view.clips.dynamic_mask)
 
 
 def share_inside(views: dict[str, list[View]], found: dict[str, list[np.ndarray]]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def plot_token_times(
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 1.8), layout="constrained")
     ax.plot(static_t_s, np.ones(len(static_t_s)), "o", color="C0")
-    ax.barh(np.zeros(len(dynamic_t_s)), segment_s * 0.92, left=dynamic_t_s - segment_s / 2, height=0.4, color="C1")
+    bars = {"height": 0.4, "color": "C1", "edgecolor": "w", "linewidth": 0.7}
+    ax.barh(np.zeros(len(dynamic_t_s)), segment_s, left=dynamic_t_s - segment_s / 2, **bars)
     ax.set(xlabel="time (s)", yticks=[0, 1], yticklabels=["motion", "face"], ylim=(-0.6, 1.6), title=title)
     return ax
 

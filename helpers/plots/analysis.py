@@ -64,11 +64,12 @@ def plot_trait_correlations(correlations: pd.DataFrame, *, ax: Axes | None = Non
     return ax
 
 
-def plot_constant_floor(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_constant_floor(table: pd.DataFrame, *, n_clips: int = 0, ax: Axes | None = None) -> Axes:
     """Draw what the constant predictor scores: the mark that a model has to beat.
 
     Args:
         table: `mean_accuracy` (1 - MAE, at most 1) by target, last row `mean`, as `metrics.constant_floor` gives it.
+        n_clips: How many clips that is; 0: not said.
         ax: Where to draw.
     """
     if ax is None:
@@ -76,7 +77,6 @@ def plot_constant_floor(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     scores = table["mean_accuracy"][::-1]
     colors = [TRAIT_COLORS.get(name, ACCENT) for name in scores.index]
     left = np.floor(20 * scores.min() - 1) / 20 if scores.notna().any() else 0.5
-    ax.hlines(range(len(scores)), left, scores, color=colors, lw=2)
     ax.scatter(scores, range(len(scores)), color=colors, s=45, zorder=3)
     for y, score in enumerate(scores):
         if np.isfinite(score):
@@ -86,7 +86,8 @@ def plot_constant_floor(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.grid(axis="y", visible=False)
     mean = table["mean_accuracy"].iloc[-1]
     rated = np.isfinite(mean)
-    ax.set_title(f"Answering the mean for everyone scores {mean:.3f}" if rated else "No ratings to score against")
+    said = f"Answering the mean for everyone scores {mean:.3f}" + (f" on {n_clips} clips" if n_clips else "")
+    ax.set_title(said if rated else "No ratings to score against")
     return ax
 
 

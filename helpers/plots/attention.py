@@ -51,7 +51,7 @@ def plot_clip_attention(
     draw_strips(axes[0], axes[2], crops, speed, static_t_s, dynamic_t_s, side_s, step)
     _links(axes[1], attention, static_t_s, dynamic_t_s)
     plot_effects(dynamic_t_s, effects, windows=windows, ax=axes[3])
-    for ax, label in zip(axes, ("face", "attention", "motion", "effect"), strict=True):
+    for ax, label in zip(axes, ("face", "attention", "motion", "change of\nthe score"), strict=True):
         ax.set(xlim=span_s, ylabel=label, xlabel="")
     axes[3].set_xlabel("time (s)")
     fig.suptitle(title)
@@ -77,7 +77,8 @@ def draw_strips(
     brightest = float(speed.max()) or 1.0
     for k in range(0, len(dynamic_t_s), step):
         image = draw_picture(motion_ax, speed[k], dynamic_t_s[k], side_s, cmap="viridis", vmin=0, vmax=brightest)
-    motion_ax.figure.colorbar(image, ax=motion_ax, label="speed\n(px/frame)", pad=0.01)
+    unit = f"mean speed\n(px/frame\nof {speed.shape[-1]} px)"
+    motion_ax.figure.colorbar(image, ax=motion_ax, label=unit, pad=0.01)
 
 
 def draw_picture(ax: Axes, image: np.ndarray, t_s: float, side_s: float, **look):
@@ -198,23 +199,23 @@ def plot_lag(profiles: Mapping[str, pd.DataFrame], *, title: str = "", ax: Axes 
     return ax
 
 
-def plot_entropy(entropy: np.ndarray, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw how the entropy of each head spreads over clips; 1 is a uniform map.
+def plot_entropy(entropy: np.ndarray, *, title: str = "") -> Figure:
+    """Draw how the entropy of each head spreads over clips: beside that of a uniform map, 1, and close up.
 
     Args:
         entropy: (clips, heads).
         title: The finding.
-        ax: Axes to draw on; a new figure by default.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
-    ax.boxplot(
-        entropy, tick_labels=[f"head {h + 1}" for h in range(entropy.shape[1])], medianprops={"color": "#D55E00"}
-    )
-    ax.axhline(1, color=ACCENT, ls=":", lw=1, label="uniform")
-    ax.set(ylabel="entropy / uniform", ylim=(0, 1.08), title=title)
-    ax.legend(frameon=False, loc="lower right")
-    return ax
+    fig, (whole, close) = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
+    for ax in (whole, close):
+        heads = [f"head {h + 1}" for h in range(entropy.shape[1])]
+        ax.boxplot(entropy, tick_labels=heads, medianprops={"color": "#D55E00"})
+    whole.axhline(1, color=ACCENT, ls=":", lw=1, label="uniform")
+    whole.set(ylabel="entropy / uniform", ylim=(0, 1.08))
+    whole.legend(frameon=False, loc="center right")
+    close.set_title("close up", fontsize=10)
+    fig.suptitle(title)
+    return fig
 
 
 def plot_share_against_effect(

@@ -16,6 +16,7 @@ from helpers.plots import ACCENT, NEUTRAL
 
 CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito
 BASELINES = ("majority", "bag_of_frames")
+FEW_CLIPS = 5  # fewer in a bin tell no share
 
 
 def plot_accuracies(models: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
@@ -76,11 +77,12 @@ def plot_curves(curves: Mapping[str, Mapping[str, np.ndarray]], table: pd.DataFr
         table: What `per_class` returns: `roc_auc`, `average_precision` and `clips` by class.
     """
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.6), sharex=True, sharey=True, layout="constrained")
-    for color, (name, points) in zip(_colors(len(curves)), curves.items(), strict=True):
+    for k, (color, (name, points)) in enumerate(zip(_colors(len(curves)), curves.items(), strict=True)):
         row, label = table.loc[name], _spoken(name)
-        axes[0].plot(points["fpr"], points["tpr"], color=color, label=f"{label} {row['roc_auc']:.2f}")
+        width = 1.5 + 1.5 * (len(curves) - k)  # the first ones show where curves coincide
+        axes[0].plot(points["fpr"], points["tpr"], color=color, lw=width, label=f"{label} {row['roc_auc']:.2f}")
         precision = f"{label} {row['average_precision']:.2f}"
-        axes[1].step(points["recall"], points["precision"], where="post", color=color, label=precision)
+        axes[1].step(points["recall"], points["precision"], where="post", color=color, lw=width, label=precision)
         axes[1].axhline(row["clips"] / table["clips"].sum(), ls=":", lw=1, color=color)
     axes[0].plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
     axes[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, area under it")
@@ -95,6 +97,8 @@ def plot_curves(curves: Mapping[str, Mapping[str, np.ndarray]], table: pd.DataFr
 def plot_reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float]) -> Figure:
     """Draw how often models are right against how sure they are, one panel per model; above, how many clips there are.
 
+    Where there are fewer than `FEW_CLIPS`, an open dot stands without a bar.
+
     Args:
         tables: What `reliability` returns, by model.
         errors: Expected calibration error, by model.
@@ -104,10 +108,14 @@ def plot_reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, fl
     for (above, ax), (name, table) in zip(axes.T, tables.items(), strict=True):
         width = table["high"] - table["low"]
         middle = (table["low"] + table["high"]) / 2
-        above.bar(middle, table["clips"], width=0.9 * width, color=NEUTRAL)
+        counts = above.bar(middle, table["clips"], width=0.9 * width, color=NEUTRAL)
+        above.bar_label(counts, [str(n) if n else "" for n in table["clips"]], fontsize=9)
+        above.margins(y=0.3)
+        enough = table["clips"] >= FEW_CLIPS
         ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
-        ax.bar(middle, table["accuracy"], width=0.9 * width, color=CLASS_COLORS[0], alpha=0.35)
-        ax.plot(table["confidence"], table["accuracy"], "o", color=CLASS_COLORS[0], ms=4)
+        ax.bar(middle, table["accuracy"].where(enough), width=0.9 * width, color=CLASS_COLORS[0], alpha=0.35)
+        ax.plot(table["confidence"], table["accuracy"], "o", color=CLASS_COLORS[0], mfc="none", ms=4)
+        ax.plot(table["confidence"], table["accuracy"].where(enough), "o", color=CLASS_COLORS[0], ms=4)
         above.set_title(f"{_spoken(name)}\ncalibration error {errors[name]:.2f}", fontsize=10)
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="probability of the predicted class")
     axes[0, 0].set_ylabel("clips")
@@ -148,7 +156,14 @@ def plot_gains(gains: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
         for kind, gain in kinds.items():
             y = -row + (0.15 if kind == "clean" else -0.15)
             ax.plot(gain["interval"], [y, y], color=colors[kind], lw=2)
-            ax.plot(gain["difference"], y, "o", color=colors[kind], ms=6, label=f"{kind} clips")
+            ax.plot(
+                gain["difference"],
+                y,
+                "o",
+                color=colors[kind],
+                ms=6,
+                label={"clean": "clips as they are", "corrupted": "damaged clips"}[kind],
+            )
     ax.axvline(0, color=ACCENT, lw=1)
     names = [f"{_spoken(step.split(' - ')[0])}\n− {_spoken(step.split(' - ')[1])}" for step in gains]
     ax.set_yticks(-np.arange(len(gains)), names)

@@ -212,7 +212,7 @@ def plot_time_dashboard(times: Mapping[str, Entries], analysis: Mapping[str, Any
     plot_shares(analysis["share"], ax=axes[1, 1])
     lines = [textwrap.fill(f"• {sentence}", WIDTH) for sentence in analysis["recommendations"]]
     fig.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=9)
-    fig.suptitle(f"{analysis['epochs']} epochs in {analysis['total_s']:.1f} s, {analysis['epoch_s']:.2f} s each")
+    fig.suptitle(f"{analysis['epochs']} epochs in {analysis['total_s']:.1f} s, median {analysis['epoch_s']:.2f} s")
     return fig
 
 

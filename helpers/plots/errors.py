@@ -72,7 +72,7 @@ def plot_errors_by_source(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         _, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
     x = np.arange(len(table))
     ax.bar(x, table["mae"], color=NEUTRAL, width=0.9, label="mean absolute error")
-    ax.plot(x, table["bias"], ".", color="#D55E00", label="mean signed error")
+    ax.plot(x, table["bias"], ".", color="#D55E00", label="mean of prediction − rating")
     ax.axhline(0, color=ACCENT, lw=1)
     worst = table.index[0] if len(table) else ""
     ax.set(
@@ -90,7 +90,7 @@ def plot_errors_by_length(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     if ax is None:
         _, ax = plt.subplots(figsize=(4.2, 2.6), layout="constrained")
     ax.plot(table["length_s"], table["mae"], "o-", color=ACCENT, label="mean absolute error")
-    ax.plot(table["length_s"], table["bias"], "o-", color="#D55E00", label="mean signed error")
+    ax.plot(table["length_s"], table["bias"], "o-", color="#D55E00", label="mean of prediction − rating")
     for _, row in table.iterrows():
         ax.annotate(f"{row['clips']:.0f}", (row["length_s"], row["mae"]), xytext=(0, 5), textcoords="offset points")
     ax.axhline(0, color=NEUTRAL, lw=1)

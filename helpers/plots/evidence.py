@@ -47,10 +47,18 @@ def plot_pointing(evidence: Mapping[str, Any], *, title: str = "", ax: Axes | No
         _interval(ax, evidence[name], evidence[f"{name}_interval"], -row)
         seeds = [seed[name] for seed in evidence["seeds"]]
         ax.plot(seeds, [-row + 0.2] * len(seeds), ".", color=ACCENT, ms=4)
-    ax.axvline(evidence["occlusion_chance"], color=ACCENT, ls=":", label="chance")
+    ax.axvline(evidence["occlusion_chance"], color=ACCENT, ls=":", label="any token")
+    ax.axvline(evidence["motion_pointing"], color=ACCENT, ls="--", label="token of most unusual motion")
     ax.set_yticks([-row for row in range(len(labels))], list(labels.values()))
     ax.set(xlim=(0, 1.02), xlabel="share of test clips whose largest effect lies in a planted window", title=title)
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(0.0, -0.28),
+        ncols=2,
+        title="without a model:",
+        title_fontsize=10,
+    )
     return ax
 
 
@@ -116,7 +124,7 @@ def plot_deletion(table: Mapping[str, Any], *, title: str = "") -> Figure:
 def plot_correlations(
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]], *, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """Draw how alike two models' pictures are, by measure.
+    """Draw how alike two models' maps are, by measure.
 
     Args:
         rows: By comparison and measure, `value` and `interval`, as `helpers.evidence.sanity` returns them.
@@ -136,8 +144,6 @@ def plot_correlations(
         ax.plot(values, y, marker, color=color, ms=6, ls="", label=measure)
     ax.axvline(0, color=ACCENT, lw=0.8)
     ax.set_yticks(range(len(rows)), list(rows))
-    ax.set(
-        xlim=(-0.3, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="rank correlation of two models' pictures", title=title
-    )
+    ax.set(xlim=(-0.3, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="rank correlation of two models' maps", title=title)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

@@ -137,9 +137,10 @@ def plot_error_against_speed(table: pd.DataFrame, *, title: str = "", ax: Axes |
         ax.plot(means["fields_per_s"], means[column], "o", color=BLUE, markerfacecolor=face, label=label)
     for name, row in means.iterrows():
         top = max(row[ERRORS[0]], row[ERRORS[1]])
-        ax.annotate(name, (row["fields_per_s"], top), (0, 6), textcoords="offset points", ha="center", fontsize=9)
+        how = {"textcoords": "offset points", "rotation": 30, "rotation_mode": "anchor", "fontsize": 9}
+        ax.annotate(name, (row["fields_per_s"], top), (0, 7), **how)
     ax.set(xscale="log", ylim=(0, 1.45 * means[list(ERRORS)].max(axis=None)), title=title)
-    ax.margins(x=0.2)
+    ax.margins(x=0.3)
     ax.set(xlabel="fields per second, one core, just now", ylabel="mean end-point error (px)")
     ax.legend(frameon=False)
     return ax

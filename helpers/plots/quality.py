@@ -85,14 +85,14 @@ def plot_plane(
 
 
 def plot_consistency(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw how alike sources are within and between, beside the same with the sources dealt out anew.
+    """Draw how alike sources are within and between, beside the same with permuted sources.
 
     Args:
         table: As `consistency` makes it.
         title: Finding.
         ax: Axes to draw on; a new figure by default.
     """
-    ax = _with_chance(table, "95 % over sources", "sources dealt out anew (95 %)", ax)
+    ax = _with_chance(table, "95 % over sources", "permuted sources (95 %)", ax)
     rows = np.arange(len(table))
     ax.errorbar(table["value"], rows, xerr=_arms(table), fmt="none", color=ACCENT, capsize=3)
     ax.set(xlabel="cosine similarity or distance", title=title)
@@ -100,14 +100,14 @@ def plot_consistency(table: pd.DataFrame, *, title: str = "", ax: Axes | None = 
 
 
 def plot_rating_relation(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw for each target whether clips of similar rating have similar features, beside ratings dealt out anew.
+    """Draw for each target whether clips of similar rating have similar features, beside permuted ratings.
 
     Args:
         table: As `rating_relation` makes it.
         title: Finding.
         ax: Axes to draw on; a new figure by default.
     """
-    ax = _with_chance(table, "", "ratings dealt out anew (95 %)", ax)
+    ax = _with_chance(table, "", "permuted ratings (95 % of each)", ax)
     ax.set(xlabel="correlation of likeness in features with likeness in rating", title=title)
     return ax
 

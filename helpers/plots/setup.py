@@ -39,5 +39,6 @@ def plot_throughput(throughput: pd.DataFrame) -> Figure:
             ax.legend(frameon=False)
         ax.set_xscale("log", base=2)
         ax.set_xticks(rows["batch"], [str(batch) for batch in rows["batch"]], minor=False)
-        ax.set(xlabel="batch size", ylabel=rows["unit"].iloc[0], title=name, ylim=(0, None))
+        top = 1.15 * ran["per_s"].max() if len(ran) else None
+        ax.set(xlabel="batch size", ylabel=rows["unit"].iloc[0], title=name, ylim=(0, top))
     return figure

@@ -72,6 +72,7 @@ def plot_models(models: Mapping[str, Any], *, targets: Sequence[str] = TRAITS) -
         ax.set_title(DISPLAY.get(target, target).replace(" ", "\n", 1), fontsize=9)
         ax.set(xlim=(-0.6, 1.0), xlabel="test R²")
         ax.set_xticks([-0.5, 0, 0.5, 1], ["−.5", "0", ".5", "1"])
+    fig.supxlabel("bars: means over seeds, dots: seeds", fontsize=9)
     axes[0, 0].set_yticks(y, [name.replace("_", " ").replace(" cross", "\ncross") for name in names])
     return fig
 
@@ -79,7 +80,8 @@ def plot_models(models: Mapping[str, Any], *, targets: Sequence[str] = TRAITS) -
 def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figure:
     """Draw predictions against truth per trait, with the constant predictor and the line of a perfect one.
 
-    Black squares are means over fifths of the clips by prediction: on the dotted line, the model is calibrated.
+    Black squares are means over fifths of the clips by prediction: on the dotted line, the model is calibrated. The
+    network's output is not bounded: predictions beyond 0 or 1 are crosses on the edge.
 
     Args:
         table: Columns trait, truth, prediction: one model, one seed, test clips.
@@ -89,7 +91,11 @@ def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figu
     for ax, (trait, rows) in zip(axes, table.groupby("trait", sort=False), strict=True):
         ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1, label="perfect")
         ax.axhline(constant[trait], color=NEUTRAL, lw=1.5, label="constant predictor")
-        ax.plot(rows["truth"], rows["prediction"], ".", color=TRAIT_COLORS.get(trait, NEUTRAL), ms=4, alpha=0.6)
+        color, within = TRAIT_COLORS.get(trait, NEUTRAL), rows["prediction"].clip(0, 1)
+        beyond = within != rows["prediction"]
+        ax.plot(rows["truth"], within.mask(beyond), ".", color=color, ms=4, alpha=0.6)
+        if beyond.any():
+            ax.plot(rows["truth"][beyond], within[beyond], "x", color=color, ms=5, clip_on=False, label="beyond 0 or 1")
         fifths = rows.groupby(pd.qcut(rows["prediction"].rank(method="first"), min(5, len(rows)), labels=False))
         means = fifths[["truth", "prediction"]].mean()
         ax.plot(means["truth"], means["prediction"], "s", color="k", ms=4, label="means of fifths")
@@ -100,7 +106,8 @@ def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figu
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         ax.set_box_aspect(1)
     axes[0].set_ylabel("prediction")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    kinds = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4, frameon=False)
     return fig
 
 
@@ -115,13 +122,13 @@ def plot_residuals(table: pd.DataFrame, constant: Mapping[str, float], half_widt
     fig, axes = _panels(table["trait"].unique(), 2.4)
     bins = np.linspace(-0.6, 0.6, 25)
     for ax, (trait, rows) in zip(axes, table.groupby("trait", sort=False), strict=True):
-        error, floor = rows["truth"] - rows["prediction"], rows["truth"] - constant[trait]
+        error, floor = rows["prediction"] - rows["truth"], constant[trait] - rows["truth"]
         ax.hist(floor.clip(bins[0], bins[-1]), bins, color=NEUTRAL, histtype="step", label="constant predictor")
         ax.hist(error.clip(bins[0], bins[-1]), bins, color=TRAIT_COLORS.get(trait, NEUTRAL), alpha=0.7)
         ax.axvspan(-half_width[trait], half_width[trait], color="k", alpha=0.08, lw=0, label="90 % interval")
         held = (error.abs() <= half_width[trait]).mean()
         ax.set_title(f"{_name(trait)}\n{held:.0%} inside", fontsize=10)
-        ax.set(xlim=(-0.6, 0.6), xlabel="rating − prediction")
+        ax.set(xlim=(-0.6, 0.6), xlabel="prediction − rating")
     axes[0].set_ylabel("test clips")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return fig

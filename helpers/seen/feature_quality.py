@@ -108,8 +108,8 @@ def in_the_plane(clip_means: pd.DataFrame, method: str = "pca", *, perplexity: f
     n = len(clip_means)
     if method not in ("pca", "tsne"):
         raise ValueError(f"method must be pca or tsne, got {method!r}. Choose one of them.")
-    if n < 3:
-        raise ValueError(f"clip_means must have 3 clips or more to be laid out in a plane, got {n}.")
+    if reason := no_plane(clip_means):
+        raise ValueError(reason)
     if method == "tsne" and not 0 < perplexity < n:
         raise ValueError(f"perplexity must be above 0 and below the {n} clips, got {perplexity}. Lower it.")
     z = standardised(clip_means.to_numpy("float32"))
@@ -121,6 +121,16 @@ def in_the_plane(clip_means: pd.DataFrame, method: str = "pca", *, perplexity: f
     how = "exact" if n < EXACT_CLIPS else "barnes_hut"
     points = TSNE(2, perplexity=perplexity, init="pca", method=how, random_state=0).fit_transform(z)
     return pd.DataFrame(points, index=clip_means.index, columns=["x", "y"])
+
+
+def no_plane(clip_means: pd.DataFrame) -> str:
+    """Say why clips cannot be laid out in a plane; "" where they can."""
+    n = len(clip_means)
+    if n < 3:
+        return f"clip_means must have 3 clips or more to be laid out in a plane, got {n}."
+    if not standardised(clip_means.to_numpy("float32")).any():
+        return f"clip_means must differ between clips to be laid out in a plane, got {n} equal ones."
+    return ""
 
 
 def cosines(rows: np.ndarray) -> np.ndarray:
@@ -143,7 +153,7 @@ def consistency(
 
     Returns:
         Rows "within sources: cosine similarity" and "between sources: cosine distance"; columns value, low, high (95 %,
-        over sources), permuted, permuted_low, permuted_high (the same with the sources dealt out anew). None when no
+        over sources), permuted, permuted_low, permuted_high (the same with the sources permuted). None when no
         two clips share a source, or all do.
     """
     rng = np.random.default_rng(seed)
@@ -158,14 +168,14 @@ def consistency(
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
     drawn = np.array([_within_between(sums, pairs, weight) for weight in counts])
     value = _within_between(sums, pairs, np.ones(len(names)))
-    dealt = [
+    permuted = [
         _within_between(*_by_sources(similarity, rng.permutation(codes)), np.ones(len(names))) for _ in range(draws)
     ]
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-    permuted_low, permuted_high = np.percentile(dealt, [2.5, 97.5], axis=0)
+    permuted_low, permuted_high = np.percentile(permuted, [2.5, 97.5], axis=0)
     return pd.DataFrame(
         {
-            **{"value": value, "low": low, "high": high, "permuted": np.mean(dealt, axis=0)},
+            **{"value": value, "low": low, "high": high, "permuted": np.mean(permuted, axis=0)},
             **{"permuted_low": permuted_low, "permuted_high": permuted_high},
         },
         index=["within sources: cosine similarity", "between sources: cosine distance"],
@@ -178,6 +188,13 @@ def consistency_sentence(table: pd.DataFrame | None) -> str:
         return "no two clips share a source, or all do"
     alike = table["value"].iloc[0] > table["permuted_high"].iloc[0]
     return f"clips of one source are {'more' if alike else 'no more'} alike than chance"
+
+
+def raw_sentence(table: pd.DataFrame) -> str:
+    """Say how alike clips are by a table of `consistency` with `standardise=False`."""
+    row = table.iloc[0]
+    chance = f"{row['permuted_low']:.4f} to {row['permuted_high']:.4f} with permuted sources"
+    return f"raw: cosine similarity {row['value']:.4f} within sources, {chance}"
 
 
 def _whole_sources(sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -213,7 +230,7 @@ def rating_relation(
     """Measure whether clips with similar ratings have similar features, over pairs of clips of different sources.
 
     The test of Mantel (1967): correlation over pairs of the features' cosine similarity with minus the difference of
-    the ratings; chance is ratings dealt out anew. Within a source identity would answer.
+    the ratings; chance is permuted ratings. Within a source identity would answer.
 
     Args:
         clip_means: A row per clip.
@@ -222,8 +239,8 @@ def rating_relation(
         draws, seed: Of the control.
 
     Returns:
-        Index target; columns value, permuted_low, permuted_high (95 %), clips. Targets with fewer than 5 rated clips,
-        or without two sources, are left out.
+        Index target; columns value, permuted_low, permuted_high (95 %), p (one-sided, times the number of targets:
+        Bonferroni), clips. Targets with fewer than 5 rated clips, or without two sources, are left out.
     """
     rng, rows = np.random.default_rng(seed), {}
     for target in ratings:
@@ -234,16 +251,19 @@ def rating_relation(
             continue
         alike = cosines(standardised(clip_means.to_numpy("float32")[rated]))[other]
         score = ratings[target].to_numpy("float64")[rated]
-        dealt = [_closeness(rng.permutation(score), other, alike) for _ in range(draws)]
-        low, high = np.percentile(dealt, [2.5, 97.5])
+        permuted = np.array([_closeness(rng.permutation(score), other, alike) for _ in range(draws)])
+        low, high = np.percentile(permuted, [2.5, 97.5])
         value = _closeness(score, other, alike)
-        rows[target] = {"value": value, "permuted_low": low, "permuted_high": high, "clips": len(rated)}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "permuted_low", "permuted_high", "clips"])
+        p = (1 + (permuted >= value).sum()) / (1 + draws)
+        rows[target] = {"value": value, "permuted_low": low, "permuted_high": high, "p": p, "clips": len(rated)}
+    columns = ["value", "permuted_low", "permuted_high", "p", "clips"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.assign(p=np.minimum(table["p"].astype(float) * len(table), 1))
 
 
 def relation_sentence(table: pd.DataFrame) -> str:
-    """Say what `rating_relation` found."""
-    related = table.index[table["value"] > table["permuted_high"]].tolist()
+    """Say what `rating_relation` found, at 5 % over all targets."""
+    related = table.index[table["p"] < 0.05].tolist()
     return f"similar ratings, similar features: {', '.join(related) or 'for no target'}"
 
 
