@@ -116,8 +116,7 @@ def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compile
         function = tf.function(lambda x: tf.cast(model(prepare(x), training=False), tf.float32))
         concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), dtype))
         frozen = convert_variables_to_constants_v2(concrete)
-        graph = _graph_on(device, frozen.graph) if device else frozen.graph  # traced, it knows no device
-        session = tf.compat.v1.Session(graph=graph, config=config)  # its options are its own, not the process's
+        session = tf.compat.v1.Session(graph=_graph_on(device, frozen.graph), config=config)  # with its own options
         return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
 
     def forward(x: np.ndarray) -> np.ndarray:
@@ -138,12 +137,15 @@ def _chosen_device(model: keras.Model) -> str | None:
     return None if name == first else name
 
 
-def _graph_on(device: str, graph: Any) -> Any:
-    """Return TensorFlow's graph with every operation, the weights among them, on one device."""
+def _graph_on(device: str | None, graph: Any) -> Any:
+    """A plain copy of a function's graph, which no two threads may run at once, on one device if it is named.
+
+    Every run enters its graph, and a function's graph then writes into itself; traced, it knows no device either.
+    """
     import tensorflow as tf
 
     definition = graph.as_graph_def()
-    for node in definition.node:
+    for node in definition.node if device else ():
         node.device = device
     with tf.Graph().as_default() as placed:
         tf.graph_util.import_graph_def(definition, name="")

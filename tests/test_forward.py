@@ -145,6 +145,7 @@ def test_clips_of_any_length_share_one_graph(monkeypatch):
         x = np.random.default_rng(n_steps).random((2, n_steps, 7, 7, 2), np.float32)
         np.testing.assert_allclose(forward(x), model(x), rtol=1e-4, atol=1e-6)
     assert len(made) == 1
+    assert type(made[0]["graph"]) is tf.Graph  # a function's graph is not for two threads at once
 
 
 def test_on_the_processor_of_a_gpu_machine_bfloat16_is_the_processors(network, monkeypatch):
