@@ -225,6 +225,6 @@ def impostors(r: np.random.Generator) -> dict[str, bytes]:
     pictures = {name: cv2.imencode(f".{name.lower()}", picture)[1].tobytes() for name in ("JPEG", "PNG")}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("notes.txt", text)
+        file.writestr(zipfile.ZipInfo("notes.txt"), text)  # without the time of day
     mp3 = b"".join(b"\xff\xfb\x90\x64" + r.bytes(413) for _ in range(60))  # frames of 128 kbit/s at 44.1 kHz
     return {"text": text, "zip": archive.getvalue(), "mp3": mp3, "noise": r.bytes(30_000)} | pictures
