@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     from helpers import report, workbook
     from helpers.clips import write_clips
-    from helpers.lock import FolderLock
+    from helpers.files import FolderLock
 
     data, out = arguments.data.resolve(), arguments.out.resolve()
     if arguments.limit < 0:

@@ -23,8 +23,7 @@ from helpers.drawn.awkward import write_awkward
 from helpers.drawn.motion_sample import write_motion_sample
 from helpers.drawn.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
-from helpers.files import ROOT, replacing
-from helpers.lock import FolderLock
+from helpers.files import ROOT, FolderLock, replacing
 from helpers.reduction import STREAMS, Pca, Reduction, read_reduction, write_reduction
 from helpers.store import gather_rows, read_manifest, write_manifest
 

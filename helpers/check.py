@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from helpers.amounts import duration
 from helpers.clips import find_clips
 from helpers.decoding.container import OpenVideo, VideoError, VideoInfo, open_video
 from helpers.engine.pool import ClipPool
 from helpers.engine.worker import WorkerError, cores
+from helpers.files import duration
 from helpers.tracking.detectors import detect_faces, require_detector
 from helpers.video import iter_frames, uniform_indices
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.amounts import duration, free_bytes, size
 from helpers.config import NOTEBOOKS, AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
 from helpers.decoding.excerpt import write_excerpt
 from helpers.device import chosen_device, enable_memory_growth
@@ -32,7 +31,7 @@ from helpers.engine.sources import StoredSource, open_source
 from helpers.engine.worker import cores
 from helpers.extract import check_dynamic
 from helpers.faces import track_clip, write_track
-from helpers.files import resolve
+from helpers.files import duration, free_bytes, resolve, size
 from helpers.video import backend_name
 
 EXCERPT_S = 6.0  # of a clip: long enough for the rows of 03 and 04, short enough for a clip of any length and size

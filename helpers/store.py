@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.files import code_version, differences, read_json, replacing, write_json
-from helpers.lock import FolderLock
+from helpers.files import FolderLock, code_version, differences, read_json, replacing, write_json
 
 NOT_NPY = (ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)  # the header is Python's
 _DAMAGED = (*NOT_NPY, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -148,7 +147,7 @@ class Stage:
 
     `identity` (parameters, weights, backend, precision, inputs) decides the numbers. Opening a folder that was made
     with another identity is a ValueError that shows the differences; with the same one, finished clips stay. Until
-    `finish`, or the end of a `with`, the folder is locked: see `helpers.lock`, also for `shared`.
+    `finish`, or the end of a `with`, the folder is locked: see `helpers.files`, also for `shared`.
 
     Of those who share a folder each writes a manifest of its own clips, and the last one's stays: run once more alone
     over all of them at the end, which counts what is there and lists what failed.

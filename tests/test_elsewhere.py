@@ -16,8 +16,7 @@ from helpers.clips import TRAITS, find_clips, write_clips
 from helpers.exchange import elsewhere, large
 from helpers.exchange.elsewhere import import_features, match_clips
 from helpers.exchange.layouts import usable_rows
-from helpers.files import read_json, write_json
-from helpers.lock import FolderLock, LockedError
+from helpers.files import FolderLock, LockedError, read_json, write_json
 from helpers.reduction import ChannelGroups, Reduction
 from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
 

@@ -12,7 +12,7 @@ import pytest
 from test_face_trees import write_tree as write_faces
 from test_flow_files import write_tree as write_flow
 
-from helpers import amounts, forecast
+from helpers import files, forecast
 from helpers.backbones import Backbone
 from helpers.check import check_clips
 from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
@@ -196,16 +196,16 @@ def test_clips_that_a_few_looks_took_for_usable_are_named_when_none_can_be_run(c
     [(0.01, "0.0 h (36 s)"), (0.4166, "0.4 h (25 min)"), (5.99, "6.0 h (359 min)"), (1234.5, "1,234 h")],
 )
 def test_hours_are_said_in_the_unit_that_fits(hours, text):
-    assert amounts.duration(hours) == text
+    assert files.duration(hours) == text
 
 
 @pytest.mark.parametrize(
     ("n_bytes", "text"), [(999, "999 B"), (1500, "1.5 kB"), (3.06e6, "3.1 MB"), (2e15, "2,000.0 TB")]
 )
 def test_bytes_are_said_in_the_unit_that_fits(n_bytes, text):
-    assert amounts.size(n_bytes) == text
+    assert files.size(n_bytes) == text
 
 
 def test_room_is_that_of_the_disk_a_folder_will_be_on(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    assert amounts.free_bytes(tmp_path / "not" / "yet") == pytest.approx(free, rel=0.05)
+    assert files.free_bytes(tmp_path / "not" / "yet") == pytest.approx(free, rel=0.05)

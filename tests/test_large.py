@@ -12,8 +12,7 @@ import pytest
 
 from helpers.clips import TRAITS, write_clips
 from helpers.exchange import large
-from helpers.files import DiskFullError
-from helpers.lock import FolderLock, LockedError
+from helpers.files import DiskFullError, FolderLock, LockedError
 from helpers.store import FeatureFile, Stage, write_features
 
 WIDTH = 7

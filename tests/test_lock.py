@@ -8,14 +8,13 @@ import sys
 
 import pytest
 
-from helpers import lock
-from helpers.files import ROOT
-from helpers.lock import FolderLock, LockedError
+from helpers import files
+from helpers.files import ROOT, FolderLock, LockedError
 from helpers.store import Stage
 
 HOLD = """
 import sys, time
-from helpers.lock import FolderLock
+from helpers.files import FolderLock
 kept = FolderLock(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)
@@ -44,7 +43,7 @@ def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path, other)
 def test_the_lock_of_a_killed_process_is_no_lock(tmp_path, other):
     other.send_signal(signal.SIGKILL)
     other.wait()
-    assert f"process {other.pid}" in (tmp_path / "faces" / lock.LOCK).read_text()
+    assert f"process {other.pid}" in (tmp_path / "faces" / files.LOCK).read_text()
     with FolderLock(tmp_path / "faces"), pytest.raises(LockedError):
         FolderLock(tmp_path / "faces")
 
@@ -109,6 +108,6 @@ def test_a_file_system_without_locks_is_said_and_the_run_goes_on(tmp_path, monke
     def refuse(handle, shared):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock, "_lock", refuse)
+    monkeypatch.setattr(files, "_lock", refuse)
     FolderLock(tmp_path).release()
     assert "cannot be locked (No locks available). See to it that nothing else writes there." in caplog.text

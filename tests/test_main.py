@@ -11,7 +11,7 @@ from test_face_trees import write_tree as write_faces
 from helpers import __main__, weights
 from helpers.clips import load_clips
 from helpers.drawn.sample import draw_clip, sample_plan, sample_ratings, write_mp4
-from helpers.lock import FolderLock
+from helpers.files import FolderLock
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def parameters(arguments: argparse.Namespace) -> "ClassificationConfig":
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from helpers.lock import FolderLock
+    from helpers.files import FolderLock
 
     cfg = parameters(arguments)
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.exchange.layouts import Layout, open_layout
+from helpers.files import FolderLock
 from helpers.labels.names import fitting_keys
-from helpers.lock import FolderLock
 from helpers.reduction import STREAMS
 from helpers.store import Stage, write_features
 
