@@ -21,8 +21,8 @@ from helpers.clips import TRAITS
 from helpers.drawn.sample import draw_clip
 from helpers.faces import FaceTrack, crop_at, track_clip
 from helpers.files import ROOT
+from helpers.saliency import face_saliency
 from helpers.score import load_scorer
-from helpers.seen.trait_saliency import face_saliency
 
 DATA = ROOT / "data_sample"
 CUES = {"openness": "band", "conscientiousness": "scarf"}

@@ -199,7 +199,7 @@ class CompletePersonalityModel(keras.Model):
         """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td).
 
         `attention_delta`, of the attention's shape, is added to it before anything is read; see
-        `helpers.evidence.relevance`.
+        `helpers.attention`.
         """
         streams = self._streams(inputs)
         if return_attention and streams["dynamic"].shape[1] == 1:

@@ -12,7 +12,7 @@ from helpers import report_tables as tables
 from helpers.captions import caption_of, place_of
 from helpers.config import NOTEBOOKS
 from helpers.files import code_version, needs, read_json, write_json
-from helpers.science.groups import in_words
+from helpers.statistics import in_words
 
 MAIN = "token_cross_attention"
 NEEDED = ("06_training",)

@@ -12,14 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from helpers.attention import get_attention_weights
+from helpers.attention import effects_of_motion, get_attention_weights
 from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.engine.clip_run import CLIP_ERRORS
 from helpers.engine.crops import Job, face_crops, face_flows
 from helpers.engine.rows import DynamicRows, StaticRows, rows_of_clip
-from helpers.evidence.occlusion import effects_of_motion
 from helpers.faces import FaceTrack, NoFaceError, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
@@ -67,7 +66,7 @@ class ClipScore:
         warnings: Sentences.
         duration_s: Length of the video.
         parts_s: Start and end in seconds of the parts that `effects` is about.
-        effects: By target, how far each part's motion moves the score (`helpers.evidence.occlusion.effects_of_motion`);
+        effects: By target, how far each part's motion moves the score (`helpers.attention.effects_of_motion`);
             {} where the model folder does not hold the usual motion, as those made earlier do not.
         familiarity: By stream, how far the tokens lie from the training clips
             (`helpers.science.familiar.Known.describe`); {} likewise.

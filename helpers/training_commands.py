@@ -52,7 +52,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from helpers.files import resolve, stderr_into
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers.evidence import compare
+        from helpers import compare
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
     cfg = TrainingConfig.checked(default | _given(arguments, bank_dir="data", out_dir="out", models="models"))

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.backbones import build_backbone
 from helpers.i3d import build_i3d, feature_map
-from helpers.seen.activations import activations, behind, centres, energy, layer_table, stages_of, strongest_channels
+from helpers.saliency import activations, behind, centres, energy, layer_table, stages_of, strongest_channels
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from helpers.seen.animation import shown, write_gif
+from helpers.saliency import shown, write_gif
 
 
 def read_gif(path):

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from test_train import tokens, write_folder
 
+from helpers import compare
 from helpers.__main__ import main
 from helpers.align import Aligned
 from helpers.clips import write_clips
 from helpers.config import TrainingConfig
-from helpers.evidence import compare
 from helpers.files import ROOT, read_json, resolve, write_json
 from helpers.training import experiment, results, train
 

@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import metrics
+from helpers import metrics, statistics
 from helpers.clips import TRAITS
-from helpers.science import comparison
-from helpers.science.comparison import Paired, bootstrap_differences
+from helpers.statistics import Paired, bootstrap_differences
 
 
 def noisy(n: int = 31, k: int = 5, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +18,7 @@ def compared(truth, a, b, sources, metric="mean_accuracy", **options) -> tuple[f
     return tuple(bootstrap_differences([Paired(truth, a, b, np.asarray(sources))], metric, **options)[-1])
 
 
-@pytest.mark.parametrize("metric", list(comparison.FROM_SUMS))
+@pytest.mark.parametrize("metric", list(statistics.FROM_SUMS))
 def test_the_difference_is_that_of_the_metric_itself(metric):
     truth, a = noisy()
     truth[:3, 1] = np.nan
@@ -129,32 +128,32 @@ def predictions(**models: float) -> pd.DataFrame:
 
 def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interval():
     table = predictions(constant=0, good=0.05, fair=0.1, useless=0.173, bad=0.3)
-    good = comparison.compare_models(table, "good", "fair", n=300)
+    good = statistics.compare_models(table, "good", "fair", n=300)
     assert good["low"] > 0
     assert good["verdict"].startswith("good is better than fair by 0.")
     assert list(good["targets"]) == ["O", "C", "E", "A", "N"]
     assert (good["sources"], good["clips"]) == (20, 120)
-    worse = comparison.compare_models(table, "fair", "good", n=300)
+    worse = statistics.compare_models(table, "fair", "good", n=300)
     assert worse["verdict"].startswith("fair is worse than good by 0.")
     assert worse["verdict"].endswith(f" mean R² [{-worse['high']:.3f}, {-worse['low']:.3f}].")
-    constant = comparison.compare_models(table, "good", "constant", n=300)
+    constant = statistics.compare_models(table, "good", "constant", n=300)
     assert constant["verdict"].startswith("good is better than a constant by")
     for name in ("useless", "bad"):
-        assert f"{name} is no better than a constant" in comparison.compare_models(table, name, "constant")["verdict"]
-    lower = comparison.compare_models(table, "good", "fair", "mae", n=300)
+        assert f"{name} is no better than a constant" in statistics.compare_models(table, name, "constant")["verdict"]
+    lower = statistics.compare_models(table, "good", "fair", "mae", n=300)
     assert lower["high"] < 0
     assert "better than fair" in lower["verdict"]
-    assert comparison.signed(-1e-9) == "+0.000"
-    same = comparison.compare_models(table, "good", "good", n=50)
+    assert statistics.signed(-1e-9) == "+0.000"
+    same = statistics.compare_models(table, "good", "good", n=50)
     assert "cannot be told apart" in same["verdict"]
 
 
 def test_the_pairs_that_matter_are_all_with_the_constant_and_the_main_model_with_all():
     table = predictions(constant=0, good=0.05, fair=0.1)
-    pairs = [(c["a"], c["b"]) for c in comparison.comparisons(table, ["constant", "good", "fair"], "good")]
+    pairs = [(c["a"], c["b"]) for c in statistics.comparisons(table, ["constant", "good", "fair"], "good")]
     assert pairs == [("good", "constant"), ("fair", "constant"), ("good", "fair")]
 
 
 def test_a_model_without_predictions_is_named():
     with pytest.raises(ValueError, match="good and best must be models with predictions for the same clips"):
-        comparison.compare_models(predictions(constant=0, good=0.05), "good", "best")
+        statistics.compare_models(predictions(constant=0, good=0.05), "good", "best")

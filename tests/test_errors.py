@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from test_train import tokens
 
+from helpers import metrics, statistics
 from helpers.plots import errors as pictures
-from helpers.science import errors, groups
 
 pytestmark = pytest.mark.usefixtures("figures")
 
@@ -28,7 +28,7 @@ def predictions(n: int = 200, slope: float = 0.5) -> pd.DataFrame:
 
 
 def test_predictions_that_are_spread_too_far_have_a_slope_below_one():
-    table = errors.calibration(predictions())
+    table = metrics.calibration(predictions())
     assert table.groupby("trait", sort=False)["slope"].first().tolist() == pytest.approx([0.5, 0.5], abs=0.05)
     assert table["clips"].tolist() == [40] * 10
     assert (table["prediction"].diff()[1:5] > 0).all()
@@ -39,7 +39,7 @@ def test_predictions_that_are_spread_too_far_have_a_slope_below_one():
 def test_a_halo_shows_as_correlations_that_the_ratings_lack():
     table = predictions()
     general = table.groupby("clip")["truth"].transform("mean")
-    truth, prediction = errors.trait_correlations(table.assign(prediction=general))
+    truth, prediction = metrics.trait_correlations(table.assign(prediction=general))
     assert abs(truth.loc["warmth", "calm"]) < 0.2
     assert prediction.loc["warmth", "calm"] == pytest.approx(1)
     fig = pictures.plot_correlations(truth, prediction)
@@ -48,7 +48,7 @@ def test_a_halo_shows_as_correlations_that_the_ratings_lack():
 
 
 def test_the_worst_source_is_the_one_with_the_planted_error():
-    table = errors.errors_by_source(predictions(slope=1))
+    table = metrics.errors_by_source(predictions(slope=1))
     assert table.index[0] == "s0"
     assert table.loc["s0"].tolist() == pytest.approx([0.3, 0.3, 5])
     assert table["mae"].iloc[1:].max() < 1e-9
@@ -59,11 +59,11 @@ def test_the_worst_source_is_the_one_with_the_planted_error():
 def test_errors_by_length_follow_the_length_and_equal_lengths_make_one_row():
     table = predictions(slope=1)
     lengths = pd.Series(np.repeat([2.0, 4.0, 6.0, 15.0], 50), index=[f"c{i}" for i in range(200)])
-    by_length = errors.errors_by_length(table, lengths)
+    by_length = metrics.errors_by_length(table, lengths)
     assert by_length["length_s"].iloc[0] == 2
     assert by_length["bias"].iloc[0] == pytest.approx(0.03)
     assert by_length["clips"].sum() == 200
-    assert len(errors.errors_by_length(table, lengths * 0 + 5)) == 1
+    assert len(metrics.errors_by_length(table, lengths * 0 + 5)) == 1
     ax = pictures.plot_errors_by_length(by_length)
     assert ax.get_xlabel() == "clip length (s)"
 
@@ -71,7 +71,7 @@ def test_errors_by_length_follow_the_length_and_equal_lengths_make_one_row():
 def test_the_length_of_a_clip_is_the_time_of_its_last_token():
     clips = tokens(3)
     clips.dynamic_t_s[1, -1] = 9
-    lengths = errors.clip_lengths(clips)
+    lengths = metrics.clip_lengths(clips)
     assert lengths.tolist() == [4.5, 9, 4.5]
     assert lengths.index.tolist() == clips.clips.tolist()
 
@@ -79,8 +79,8 @@ def test_the_length_of_a_clip_is_the_time_of_its_last_token():
 def test_unrated_rows_are_left_out():
     table = predictions()
     table.loc[:9, "truth"] = np.nan
-    assert errors.calibration(table)["clips"].sum() == 390
-    assert errors.errors_by_source(table).loc["s0", "mae"] == errors.errors_by_source(table[10:]).loc["s0", "mae"]
+    assert metrics.calibration(table)["clips"].sum() == 390
+    assert metrics.errors_by_source(table).loc["s0", "mae"] == metrics.errors_by_source(table[10:]).loc["s0", "mae"]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_both_kinds_of_comparison_are_drawn_with_those_that_are_worse(intervals)
 def test_group_errors_are_drawn_with_their_intervals():
     table = predictions(slope=1)
     group = pd.Series(np.where(np.arange(200) < 60, "a", "b"), index=[f"c{i}" for i in range(200)])
-    found = groups.group_errors(table, group, n=200)
+    found = statistics.group_errors(table, group, n=200)
     left, right = pictures.plot_group_errors(found).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["a (60 clips)", "b (140 clips)"]
     for ax, measure in ((left, "mae_over_others"), (right, "bias_over_others")):

@@ -13,16 +13,12 @@ import numpy as np
 import pytest
 from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
 
-from helpers import explore
-from helpers.attention import attention_entropy, get_attention_weights
+from helpers import explorer as explorers
+from helpers.attention import attention_entropy, get_attention_weights, occlusion, per_motion_token, relevance
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.engine.crops import Piece
-from helpers.evidence.occlusion import occlusion
-from helpers.evidence.relevance import per_motion_token, relevance
-from helpers.explorer import clip_views
-from helpers.explorer.clip_views import CHANGE, RELEVANCE, motion_per_token, open_gallery
-from helpers.explorer.gallery import ORDERS, Gallery
+from helpers.explorer import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures
 from helpers.video import VideoError, read_frames
@@ -54,7 +50,7 @@ def view(gallery):
 
 @pytest.fixture
 def explorer(gallery, figures):
-    return explore.Explorer(gallery, clip=CLIP)
+    return explorers.Explorer(gallery, clip=CLIP)
 
 
 def test_a_gallery_holds_the_runs_predictions_ratings_and_entropies(run, gallery):
@@ -214,7 +210,7 @@ def test_what_goes_wrong_stands_in_the_line_below(explorer):
 
 
 def test_a_first_clip_that_cannot_be_shown_leaves_the_list(gallery, figures):
-    explorer = explore.Explorer(gallery, clip=GONE)
+    explorer = explorers.Explorer(gallery, clip=GONE)
     assert re.search(r"error: VideoError: .*gone.*", explorer.player.message)
     explorer.trait.value = 0
     assert explorer.player.seq == 0
@@ -224,9 +220,9 @@ def test_a_first_clip_that_cannot_be_shown_leaves_the_list(gallery, figures):
 
 def test_views_are_kept_and_few_of_them(gallery, view, figures, monkeypatch):
     loaded = []
-    monkeypatch.setattr(explore, "KEPT", 1)
+    monkeypatch.setattr(explorers, "KEPT", 1)
     counted = Gallery(**vars(gallery) | {"load": lambda clip: loaded.append(clip) or gallery.load(clip)})
-    explorer = explore.Explorer(counted, clip=CLIP)
+    explorer = explorers.Explorer(counted, clip=CLIP)
     explorer.head.value = 0
     explorer.trait.value = 1
     assert loaded == [CLIP]
@@ -241,18 +237,18 @@ def test_what_the_bars_show_can_be_chosen_where_there_is_a_choice(gallery, view,
     np.testing.assert_allclose(explorer.player.scene["values"], view.measures[RELEVANCE][:, 3])
     assert explorer.player.scene["label"] == f"agreeableness (A): {RELEVANCE}"
     one = replace(view, measures={CHANGE: view.measures[CHANGE]})
-    alone = explore.Explorer(replace(gallery, load=lambda _: one), clip=CLIP)
+    alone = explorers.Explorer(replace(gallery, load=lambda _: one), clip=CLIP)
     assert alone.measure.layout.display == "none"
 
 
 def test_an_unknown_trait_is_refused_with_the_known_ones(gallery):
     with pytest.raises(ValueError, match="trait must be one of openness, .*, got 'charm'"):
-        explore.show(gallery, trait="charm")
+        explorers.show(gallery, trait="charm")
 
 
 @pytest.mark.usefixtures("figures")
 def test_where_nobody_can_click_a_figure_shows_the_same(gallery, view):
-    fig = explore.show(gallery, clip=CLIP, trait="openness")
+    fig = explorers.show(gallery, clip=CLIP, trait="openness")
     share, measure, face, motion, heads = (ax for ax in fig.axes if ax.get_label() != "<colorbar>")
     values = view.measures[CHANGE][:, 0]
     segment = int(np.abs(values).argmax())
@@ -289,9 +285,9 @@ def test_arrows_point_where_the_flow_goes_and_axes_are_used():
 
 def test_in_a_front_end_the_explorer_is_displayed(gallery, figures, monkeypatch):
     shown = []
-    monkeypatch.setattr(explore, "in_front_end", lambda: True)
-    monkeypatch.setattr(explore, "display", shown.append)
-    assert explore.show(gallery, clip=CLIP, trait="openness") is None
-    assert isinstance(shown[0], explore.Explorer)
+    monkeypatch.setattr(explorers, "in_front_end", lambda: True)
+    monkeypatch.setattr(explorers, "display", shown.append)
+    assert explorers.show(gallery, clip=CLIP, trait="openness") is None
+    assert isinstance(shown[0], explorers.Explorer)
     assert shown[0].player.state.startswith(f"{CLIP}|mean|openness|")
-    assert clip_views.CHANGE in shown[0].player.scene["label"]
+    assert explorers.CHANGE in shown[0].player.scene["label"]

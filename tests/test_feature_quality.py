@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.seen.feature_quality import (
+from helpers.feature_quality import (
     apart,
     channel_health,
     consistency,
@@ -122,7 +122,7 @@ def test_similar_ratings_mean_similar_features_only_where_a_rating_is_in_them():
 
 
 def test_many_clips_are_compared_by_some_of_their_sources(monkeypatch):
-    monkeypatch.setattr("helpers.seen.feature_quality.MOST_CLIPS", 9)
+    monkeypatch.setattr("helpers.feature_quality.MOST_CLIPS", 9)
     means, ratings = clips_of(SOURCES, identity=1.0, trait=3.0)
     assert rating_relation(means, ratings, SOURCES, draws=20).loc["openness", "clips"] == 9
     table = consistency(clips_of(SOURCES, identity=5.0)[0], SOURCES, draws=20)

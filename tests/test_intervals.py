@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.science.intervals import mean_interval
+from helpers.statistics import mean_interval
 
 
 def test_the_mean_is_over_clips_then_over_seeds():

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.backbones import build_backbone
 from helpers.i3d import build_motion_network
-from helpers.seen.maximisation import from_pixels, maximise, noise
+from helpers.saliency import from_pixels, maximise, noise
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 from test_attention import DD, TD, B, OneTokenModel, tokens
 
-from helpers.evidence.occlusion import (
+from helpers.attention import (
     curves,
     delete,
     occlusion,

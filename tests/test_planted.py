@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from test_attention import aligned
 
-from helpers.evidence.planted import inside_windows, planted_windows, pointing, window_spans
+from helpers.evidence import inside_windows, planted_windows, pointing, window_spans
 
 
 def test_a_token_is_inside_when_half_of_it_lies_in_a_window():

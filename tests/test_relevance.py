@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_attention import DD, DS, HEADS, TD, TS, B, tokens
 
-from helpers.evidence.relevance import _slopes, gradient_attention, per_motion_token, relevance
+from helpers.attention import _slopes, gradient_attention, per_motion_token, relevance
 from helpers.model import CompletePersonalityModel
 
 K = 3

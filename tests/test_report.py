@@ -13,7 +13,7 @@ from helpers.__main__ import main
 from helpers.captions import CAPTIONS, caption_of
 from helpers.files import write_json
 from helpers.metrics import as_summary, score_table
-from helpers.science.comparison import verdict
+from helpers.statistics import verdict
 
 LETTERS = "OCEAN"
 
@@ -27,7 +27,7 @@ def model_row(quality):
 
 
 def comparison(a, b, low, high):
-    """A comparison as `helpers.science.comparison` leaves it."""
+    """A comparison as `helpers.statistics` leaves it."""
     found = {"a": a, "b": b, "metric": "r2", "difference": (low + high) / 2, "low": low, "high": high}
     return found | {"verdict": verdict(found)}
 

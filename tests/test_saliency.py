@@ -4,8 +4,7 @@ import pytest
 from keras import layers
 
 from helpers.i3d import build_i3d
-from helpers.seen.activations import activations
-from helpers.seen.saliency import channel_target, direction_target, grad_cam
+from helpers.saliency import activations, channel_target, direction_target, grad_cam
 from helpers.weights import fill_random
 
 

@@ -10,8 +10,8 @@ from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.reduction import ChannelGroups, Pca
+from helpers.saliency import face_saliency, score_slopes
 from helpers.score import load_scorer, tokens_of_video
-from helpers.seen.trait_saliency import face_saliency, score_slopes
 
 DATA = ROOT / "data_sample"
 CLIP = sorted((DATA / "test80_01").glob("*.mp4"))[0]

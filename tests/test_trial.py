@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from test_attention import DD, DS, TD, aligned
 
+from helpers import evidence
 from helpers.config import TrainingConfig
-from helpers.evidence import trial
 from helpers.model import CompletePersonalityModel
 from helpers.training.train import TrainingData
 
@@ -42,9 +42,9 @@ def measured(bank, tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
     pd.DataFrame({"key": bank.clips} | WINDOWS).to_csv(folder / "truth.csv")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "rated_clips", lambda _: bank)
-        patch.setattr(trial, "load_trained", lambda _, name, __: reads(4 if "shuffled" in name else 2))
-        return trial.evaluate(TrainingData(folder, None, ""), TrainingConfig(seeds=[0, 1]), "agreeableness")
+        patch.setattr(evidence, "rated_clips", lambda _: bank)
+        patch.setattr(evidence, "load_trained", lambda _, name, __: reads(4 if "shuffled" in name else 2))
+        return evidence.evaluate(TrainingData(folder, None, ""), TrainingConfig(seeds=[0, 1]), "agreeableness")
 
 
 def test_a_model_that_rests_on_what_was_planted_is_told_from_one_that_does_not(measured):
@@ -68,8 +68,8 @@ def test_the_most_unusual_motion_needs_no_model(bank):
     motion[:, 1] = 3  # far from the mean
     odd = dataclasses.replace(bank, dynamic_features=motion)
     inside = np.tile(np.arange(TD) == 1, (len(bank), 1))
-    assert trial.farthest_inside(trial.View(None, odd, inside, motion.mean((0, 1)))).tolist() == [1.0] * len(bank)
-    assert not trial.farthest_inside(trial.View(None, odd, ~inside, motion.mean((0, 1)))).any()
+    assert evidence.farthest_inside(evidence.View(None, odd, inside, motion.mean((0, 1)))).tolist() == [1.0] * len(bank)
+    assert not evidence.farthest_inside(evidence.View(None, odd, ~inside, motion.mean((0, 1)))).any()
 
 
 def test_relevance_is_given_by_target_beside_its_uniform_share(measured, bank):
@@ -93,9 +93,9 @@ def test_curves_of_both_models_come_with_areas_and_intervals(measured):
 
 
 def test_without_a_planted_truth_only_what_needs_none_is_measured(bank, tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "rated_clips", lambda _: bank)
-    monkeypatch.setattr(trial, "load_trained", lambda *_: reads(2))
-    found = trial.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), "agreeableness")
+    monkeypatch.setattr(evidence, "rated_clips", lambda _: bank)
+    monkeypatch.setattr(evidence, "load_trained", lambda *_: reads(2))
+    found = evidence.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), "agreeableness")
     assert found["occlusion_pointing"] is found["relevance"] is found["deletion_pointing_interval"] is None
     assert found["seeds"] == []
     assert found["deletion"]["true"]["attention"]["deletion_area"] > 0
@@ -104,10 +104,10 @@ def test_without_a_planted_truth_only_what_needs_none_is_measured(bank, tmp_path
 def test_shares_are_of_each_clips_own_weight(bank):
     inside = np.zeros((40, TD), bool)
     inside[:, 0] = True
-    view = trial.View(None, dataclasses.replace(bank), inside, np.zeros(DD))
+    view = evidence.View(None, dataclasses.replace(bank), inside, np.zeros(DD))
     alike, first = np.ones((40, TD)), np.ones((40, TD))
     first[:, 0] = TD - 1
-    row = trial.share_inside({"true": [view], "shuffled": [view]}, {"true": [first], "shuffled": [alike]})
+    row = evidence.share_inside({"true": [view], "shuffled": [view]}, {"true": [first], "shuffled": [alike]})
     assert row["inside"] == pytest.approx(0.5)
     assert row["interval"] == pytest.approx([0.5, 0.5])
     assert row["inside_shuffled"] == row["uniform"] == pytest.approx(1 / TD)

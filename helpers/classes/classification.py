@@ -31,7 +31,7 @@ from helpers.classes.clip_variants import ClipVariants, Fold, plan_folds, read_v
 from helpers.classes.views import PLAIN
 from helpers.config import ClassificationConfig
 from helpers.files import replacing, write_json
-from helpers.science.comparison import Paired, bootstrap_differences
+from helpers.statistics import Paired, bootstrap_differences
 
 MAJORITY, ENSEMBLE = "majority", "ensemble"
 TABLE_ORDER = (MAJORITY, BAG, PLAIN_MODEL, f"{PLAIN_MODEL}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)

@@ -1,6 +1,6 @@
 """Pictures of where a model's errors lie, by trait, source, clip length and group, and of differences between models.
 
-In: the tables of `helpers.science.errors`, `helpers.science.groups` and `helpers.evidence.compare`. Out: Figures and
+In: the tables of `helpers.metrics`, `helpers.statistics` and `helpers.compare`. Out: Figures and
 Axes.
 """
 

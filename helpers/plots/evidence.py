@@ -1,6 +1,6 @@
 """Pictures of notebook 07 that say whether what is seen is real: each measure beside its control.
 
-In: parts of `attention.json` as `helpers.evidence.trial` and `helpers.evidence.sanity` make them. Out: Axes, or Figures
+In: parts of `attention.json` as `helpers.evidence` and `helpers.evidence` make them. Out: Axes, or Figures
 for grids.
 """
 
@@ -29,7 +29,7 @@ def plot_pointing(evidence: Mapping[str, Any], *, title: str = "", ax: Axes | No
     """Draw in how many test clips the largest effect lies in a planted window: bars are means, dots seeds.
 
     Args:
-        evidence: As `helpers.evidence.trial.evaluate` returns it; lines are its intervals over sources.
+        evidence: As `helpers.evidence.evaluate` returns it; lines are its intervals over sources.
         title: The finding.
         ax: Axes to draw on; a new figure by default.
     """
@@ -71,7 +71,7 @@ def plot_shares(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], *, titl
     """Draw per trait how much of a measure lies in planted windows, beside the control and the uniform share.
 
     Args:
-        measures: By name and target, what `helpers.evidence.trial.share_inside` returns.
+        measures: By name and target, what `helpers.evidence.share_inside` returns.
         title: The finding.
     """
     fig, axes = plt.subplots(
@@ -96,7 +96,7 @@ def plot_deletion(table: Mapping[str, Any], *, title: str = "") -> Figure:
     """Draw curves of deletion and insertion, the model's beside those of its control.
 
     Args:
-        table: As `helpers.evidence.trial.deletion_table` returns it.
+        table: As `helpers.evidence.deletion_table` returns it.
         title: The finding.
     """
     fig, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex=True, sharey=True, layout="constrained")
@@ -127,7 +127,7 @@ def plot_correlations(
     """Draw how alike two models' maps are, by measure.
 
     Args:
-        rows: By comparison and measure, `value` and `interval`, as `helpers.evidence.sanity` returns them.
+        rows: By comparison and measure, `value` and `interval`, as `helpers.evidence` returns them.
         title: The finding.
         ax: Axes to draw on; a new figure by default.
     """

@@ -1,7 +1,7 @@
 """Figures of 03 and 04 about what a network sees: its feature maps, where a number comes from, and what its channels
 answer to most.
 
-In: arrays as `helpers.seen.activations`, `helpers.seen.saliency` and `helpers.seen.maximisation` make them. Out: Axes,
+In: arrays as `helpers.saliency`, `helpers.saliency` and `helpers.saliency` make them. Out: Axes,
 or Figures for grids.
 """
 

@@ -1,7 +1,7 @@
 """Figures of 03 and 04 about the quality of features: where clips lie, what sources and ratings have to do with it, and
 what the channels say.
 
-In: tables as `helpers.seen.feature_quality` makes them. Out: Axes, or a Figure for grids.
+In: tables as `helpers.feature_quality` makes them. Out: Axes, or a Figure for grids.
 """
 
 from collections.abc import Sequence

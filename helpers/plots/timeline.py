@@ -1,6 +1,6 @@
 """Pictures of notebook 07 on clips' own time axes: what each head reads, and what that is worth to each trait.
 
-In: arrays as `helpers.attention` and `helpers.evidence.relevance` compute them. Out: Figures.
+In: arrays as `helpers.attention` and `helpers.attention` compute them. Out: Figures.
 """
 
 from collections.abc import Mapping, Sequence

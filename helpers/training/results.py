@@ -15,12 +15,10 @@ from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.config import TrainingConfig
 from helpers.files import code_version, read_json, replacing, write_json
-from helpers.metrics import as_summary, conformal_quantile, score_table
+from helpers.metrics import as_summary, clip_lengths, conformal_quantile, score_table
 from helpers.reduction import STREAMS
-from helpers.science.comparison import comparisons
-from helpers.science.errors import clip_lengths
 from helpers.science.familiar import learn_familiar, write_familiar
-from helpers.science.groups import caveats, group_errors
+from helpers.statistics import caveats, comparisons, group_errors
 from helpers.store import read_arrays
 from helpers.training.callbacks import read_logs
 from helpers.training.train import NOT_DECISIVE, WATCHED, TrainingData, rated_clips, split_of

@@ -16,7 +16,7 @@ import pandas as pd
 
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing, write_json
-from helpers.science.comparison import compare_sets
+from helpers.statistics import compare_sets
 from helpers.training.training_system import OVER_CONSTANT, SOURCE_CONFIG, TrainingSystem, checked_output
 
 SEEDS_FILE = "seeds.json"

@@ -21,8 +21,7 @@ from helpers.labels.splits import split_clips
 from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
 from helpers.plots import dashboard
-from helpers.science.comparison import Paired, compare_sets
-from helpers.science.groups import caveats
+from helpers.statistics import Paired, caveats, compare_sets
 from helpers.training.arrays import RowArrays, form_of, read_arrays_by_row, read_features_by_row
 from helpers.training.callbacks import read_logs, tensorboard, watchers
 from helpers.training.fitting import computing_in, fit

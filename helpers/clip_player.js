@@ -1,5 +1,5 @@
 // The explorer's view of one clip: its video, a time axis that follows it, and the chosen stretch of motion close up.
-// In: the traits of `helpers.explorer.clip_player.ClipPlayer`; all arrive together and `seq` is the sign. Out: `segment` when one is
+// In: the traits of `helpers.explorer.ClipPlayer`; all arrive together and `seq` is the sign. Out: `segment` when one is
 // chosen by mouse or keyboard. The line of text below carries `data-seq` and `data-state` once all of it is drawn.
 
 const SVG = "http://www.w3.org/2000/svg";

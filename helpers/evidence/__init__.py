@@ -1,1 +1,0 @@
-"""Whether what a model attends to is real."""

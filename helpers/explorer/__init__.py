@@ -1,1 +1,0 @@
-"""The clips of a run, played beside their attention."""

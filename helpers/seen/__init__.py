@@ -1,1 +1,0 @@
-"""What the networks see, and what their features are worth."""
