@@ -23,7 +23,7 @@ from helpers.drawn.awkward import write_awkward
 from helpers.drawn.motion_sample import write_motion_sample
 from helpers.drawn.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
-from helpers.files import ROOT, FolderLock, replacing
+from helpers.files import ROOT, replacing
 from helpers.reduction import STREAMS, Pca, Reduction, read_reduction, write_reduction
 from helpers.store import gather_rows, read_manifest, write_manifest
 
@@ -81,13 +81,9 @@ def write_bank(
     fit = sample_plan(n_fit, FIT_SEED, FIT_CLIPS_PER_SOURCE, splits=False)
     plan = pd.concat([fit, bank], ignore_index=True)
     workers = workers or os.cpu_count() or 1
-    for folder in (work, *(work / name for name in ("faces", "static", "dynamic"))):
-        FolderLock(folder).release()  # the processes share them: leftovers must go now, and strangers not be there
-    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        parts = [plan.iloc[k::workers] for k in range(workers)]
-        for step in (_draw, _extract):  # one after the other: a stage is finished only when all its parts are
-            list(pool.map(step, parts, [work] * workers))
+        list(pool.map(_draw, [plan.iloc[k::workers] for k in range(workers)], [work] * workers))
+    _extract(plan, work, workers)
     reduction = _fit_reduction(fit["key"].tolist(), work)
     clips = _clip_table(bank).join(sample_ratings(bank))
     aligned = align_streams(clips, work / "static", work / "dynamic", reduction)
@@ -115,20 +111,19 @@ def _clip_table(plan: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw(plan: pd.DataFrame, work: Path) -> None:
-    """Draw some clips and find their faces; several processes may share the work folder."""
+    """Draw some of the clips."""
     cv2.setNumThreads(1)
     for _, row in plan.iterrows():
         write_clip(work / "clips", row)
-    cfg = PreparationConfig(data_dir=str(work / "clips"), out_dir=str(work), workers=1)
-    prepare_clips(_clip_table(plan), cfg, shared=True)
 
 
-def _extract(plan: pd.DataFrame, work: Path) -> None:
-    """Run 03 and 04 on some clips; several processes may share the work folder."""
-    cv2.setNumThreads(1)
-    folders = {"data_dir": str(work / "clips"), "out_dir": str(work)}
-    extract_static(_clip_table(plan), StaticConfig(**folders, workers=1), shared=True)
-    extract_dynamic(_clip_table(plan), DynamicConfig(**folders, workers=1), shared=True)
+def _extract(plan: pd.DataFrame, work: Path, workers: int) -> None:
+    """Run 02, 03 and 04 on the clips."""
+    how = {"data_dir": str(work / "clips"), "out_dir": str(work), "workers": workers}
+    clips = _clip_table(plan)
+    prepare_clips(clips, PreparationConfig(**how))
+    extract_static(clips, StaticConfig(**how))
+    extract_dynamic(clips, DynamicConfig(**how))
 
 
 def _fit_reduction(keys: list[str], work: Path) -> Reduction:

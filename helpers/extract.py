@@ -3,8 +3,7 @@
 In: the table of clips (index `key`; column `path` below the data folder) and a notebook's parameters. Out: one npz per
 clip in the stage's folder and its manifest. Decoder processes prepare the next clips, the network works on batches
 filled across clips, and files are written, all at the same time. A clip that cannot be used is recorded with its reason
-and the run goes on; a clip that is done is not done again. A folder is locked while it is filled, against everyone, or
-with `shared` against those who do not say so too: several processes may each bring some of its clips.
+and the run goes on; a clip that is done is not done again. A folder is locked while it is filled.
 """
 
 import math
@@ -49,7 +48,7 @@ STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 
 
-def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool = False) -> dict[str, Any]:
+def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]:
     """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
     require_detector(cfg.detector)
     cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
@@ -64,7 +63,7 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig, *, shared: bool =
 
     made_with = {"decoder": backend_version(cfg.backend)}
     with (
-        Stage(cfg.out / "faces", "faces", identity, made_with, shared=shared) as stage,
+        Stage(cfg.out / "faces", "faces", identity, made_with) as stage,
         Progress("02 preparation", len(clips), cfg.out, shown=cfg.progress) as progress,
         ClipRun(clips, cfg.data, stage, tracks_of, job, cfg.workers or cores(), progress) as run,
     ):
@@ -104,7 +103,7 @@ class Extraction:
     found: dict[str, Any]
 
 
-def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = False) -> dict[str, Any]:
+def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
     found: dict[str, Any] = {}
     with use_device(cfg.device) as device:
@@ -118,10 +117,10 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig, *, shared: bool = Fal
     batches = Batches(forward, size, compare=compare, device=device)
     weights = backbone.weights.as_dict()
     how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, device, found)
-    return _extract(clips, how, source, shared=shared)
+    return _extract(clips, how, source)
 
 
-def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = False) -> dict[str, Any]:
+def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
     check_dynamic(cfg)
     found: dict[str, Any] = {}
@@ -133,7 +132,7 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig, *, shared: bool = F
     batches = Batches(forward, size, compare=comparison(network, cfg.precision, found), device=device)
     rows = partial(DynamicRows, cfg=cfg)
     how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, device, found)
-    return _extract(clips, how, source, shared=shared)
+    return _extract(clips, how, source)
 
 
 def _gpu_gib(device: str) -> float:
@@ -160,9 +159,7 @@ def check_dynamic(cfg: DynamicConfig) -> None:
         )
 
 
-def _extract(
-    clips: pd.DataFrame, how: Extraction, source: VideoSource | StoredSource, *, shared: bool
-) -> dict[str, Any]:
+def _extract(clips: pd.DataFrame, how: Extraction, source: VideoSource | StoredSource) -> dict[str, Any]:
     """What both extractions share: clips in, feature files, invalid rows and the log out."""
     cfg = how.cfg
     identity = {
@@ -175,7 +172,7 @@ def _extract(
     job = partial(source.job, size_px=how.size_px)
 
     with (
-        Stage(cfg.out / how.name, how.name, identity, made_with, shared=shared) as stage,
+        Stage(cfg.out / how.name, how.name, identity, made_with) as stage,
         Monitor(gpu=gpu_index(how.device)) as monitor,
         Progress(
             STEPS[how.name],

@@ -3,13 +3,9 @@
 A file that these functions wrote is whole whenever it is there, however the process or the machine stopped. A full
 disk is a `DiskFullError`.
 
-A lock on a folder is held until it is released or its process is gone. The operating system keeps it, on
-the file `.lock`, which stays in the folder: so the lock of a dead process is no lock, whatever that file says. Reading
-takes no lock, nor does a notebook run by hand outside the stages of 02 to 04.
-
-Network file systems: Linux hands these locks to the server on NFS and (since 5.5) on SMB, so they hold between
-machines, unless the mount says `nolock`, `local_lock` or `nobrl`: then on one machine only. Lustre has them under the
-mount option `flock`. Where there are none at all, a warning says so and the run goes on.
+The lock of a folder is an operating system's (`filelock`), on the file `.lock`, which stays there: a dead process holds
+none, whatever that file says. Linux hands such locks to the server on NFS and SMB, so they hold between machines,
+unless the mount says `nolock`, `local_lock` or `nobrl`. Reading takes no lock.
 """
 
 import errno
@@ -22,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -32,18 +27,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
-
-    fcntl = None
+from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 PART = ".part-"  # begins the name of a file that is being written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, a limit on the size of files
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of folders, on some network file systems
 
 
@@ -206,11 +198,6 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     return found
 
 
-LOCK = ".lock"
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-BEYOND = 2**30  # Windows locks bytes, and a locked byte cannot be read: this one lies behind the holder's name
-
-
 class LockedError(RuntimeError):
     """Another run fills the folder; the message names its process and says what to do."""
 
@@ -218,60 +205,58 @@ class LockedError(RuntimeError):
 class FolderLock:
     """A folder that this process alone fills, from now until `release`, the end of a `with`, or its own end.
 
-    What killed writers left in the folder is removed, since nobody can be writing it any more.
-
-    Args:
-        folder: Made if it is not there.
-        shared: Let others in that say so too (several processes that fill one folder on purpose). Leftovers then
-            stay, and on Windows, which knows no such locks, nobody is kept out.
+    The folder is made if it is not there. What killed writers left in it is removed: nobody is writing it any more.
+    Where the file system has no locks, a warning says so and the run goes on.
 
     Raises:
         LockedError: Someone else holds it. The same process counts as someone else.
     """
 
-    def __init__(self, folder: str | Path, *, shared: bool = False) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        self._close = weakref.finalize(self, os.close, handle)  # which ends the lock
+        path = self.folder / LOCK
+        self._lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
         try:
-            self._take(handle, shared)
-        except BaseException as error:
-            self.release()  # now: the traceback would keep this object, and with it the lock
-            if full := disk_full(error, self.folder / LOCK):
-                raise full from None
-            raise
-
-    def _take(self, handle: int, shared: bool) -> None:
-        try:
-            _lock(handle, shared)
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                log.warning(
-                    "%s cannot be locked (%s). See to it that nothing else writes there.", self.folder, error.strerror
-                )
-                return
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                raise
+            self._lock.acquire()
+        except Timeout:
             raise LockedError(
-                f"{self.folder} is being filled by {_holder(self.folder)}. "
+                f"{self.folder} is being filled by {_holder(path)}. "
                 "Wait until that has ended, or stop it, or take another folder."
             ) from None
-        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}".encode())
-        if not shared:
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise (disk_full(error, path) or error) from None
+            log.warning(
+                "%s cannot be locked (%s). See to it that nothing else writes there.", self.folder, error.strerror
+            )
+        else:
             remove_leftovers(self.folder)
 
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
-        self._close()
+        self._lock.release()
 
     def __enter__(self) -> "FolderLock":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _sign(handle: int) -> None:
+    """Write who holds the lock behind the first byte, which Windows lets nobody else read."""
+    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    os.ftruncate(handle, 0)
+    os.write(handle, f" process {os.getpid()} on {platform.node()} since {since}".encode())
+
+
+def _holder(path: Path) -> str:
+    """Who says in the lock's file that it holds the lock."""
+    with suppress(OSError), open(path, "rb", buffering=0) as file:  # SMB lets nobody read a locked file
+        file.seek(1)
+        return file.read().decode() or "another process"  # which is about to write its name
+    return "another process"
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -284,23 +269,6 @@ def remove_leftovers(folder: Path) -> None:
         for name in files:
             if name.startswith(PART):
                 Path(where, name).unlink(missing_ok=True)
-
-
-def _lock(handle: int, shared: bool) -> None:
-    """Lock an open file or raise OSError at once. Processes started from here do not inherit the handle."""
-    if fcntl:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    elif not shared:
-        os.lseek(handle, BEYOND, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        os.lseek(handle, 0, os.SEEK_SET)
-
-
-def _holder(folder: Path) -> str:
-    """Who says in the lock's file that it holds the lock."""
-    with suppress(OSError):  # SMB lets nobody read a locked file
-        return (folder / LOCK).read_text(encoding="utf-8") or "another process"  # which is about to write its name
-    return "another process"
 
 
 def free_bytes(out: str | Path) -> int:

@@ -147,10 +147,7 @@ class Stage:
 
     `identity` (parameters, weights, backend, precision, inputs) decides the numbers. Opening a folder that was made
     with another identity is a ValueError that shows the differences; with the same one, finished clips stay. Until
-    `finish`, or the end of a `with`, the folder is locked: see `helpers.files`, also for `shared`.
-
-    Of those who share a folder each writes a manifest of its own clips, and the last one's stays: run once more alone
-    over all of them at the end, which counts what is there and lists what failed.
+    `finish`, or the end of a `with`, the folder is locked: see `helpers.files.FolderLock`.
     """
 
     folder: Path
@@ -158,13 +155,12 @@ class Stage:
     identity: dict[str, Any]
     made_with: dict[str, Any] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
-    shared: bool = False
 
     def __post_init__(self):
         self.folder = Path(self.folder)
         self._started = time.monotonic()
         self._seconds = 0.0
-        self._lock = FolderLock(self.folder, shared=self.shared)
+        self._lock = FolderLock(self.folder)
         try:
             self._open()
         except BaseException:

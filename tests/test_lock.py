@@ -1,6 +1,8 @@
 """Locks on folders: one filler at a time, and a dead one counts for nothing."""
 
 import errno
+import fcntl
+import os
 import platform
 import signal
 import subprocess
@@ -9,7 +11,7 @@ import sys
 import pytest
 
 from helpers import files
-from helpers.files import ROOT, FolderLock, LockedError
+from helpers.files import ROOT, DiskFullError, FolderLock, LockedError
 from helpers.store import Stage
 
 HOLD = """
@@ -67,24 +69,12 @@ def test_a_refused_stage_gives_the_folder_back_at_once(tmp_path):
     assert refused.tb  # would have kept the lock alive
 
 
-def test_those_who_share_exclude_only_those_who_do_not(tmp_path):
-    first, second = (Stage(tmp_path, "faces", {}, shared=True) for _ in range(2))
-    first.finish()
-    with pytest.raises(LockedError):
-        Stage(tmp_path, "faces", {})
-    second.finish()
-    with Stage(tmp_path, "faces", {}), pytest.raises(LockedError):
-        Stage(tmp_path, "faces", {}, shared=True)
-
-
-def test_leftovers_of_killed_writers_are_removed_unless_another_may_be_writing_them(tmp_path):
+def test_leftovers_of_killed_writers_are_removed_except_below_a_lock_of_their_own(tmp_path):
     FolderLock(tmp_path / "faces").release()
     mine, theirs = tmp_path / "aligned" / ".part-x.npz", tmp_path / "faces" / "a" / ".part-y.npz"
     for path in (mine, theirs, tmp_path / "aligned" / "x.npz"):
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    FolderLock(tmp_path, shared=True).release()
-    assert mine.exists()
     FolderLock(tmp_path).release()
     assert sorted(path.name for path in tmp_path.rglob("*.npz")) == [".part-y.npz", "x.npz"]
     FolderLock(tmp_path / "faces").release()
@@ -104,10 +94,24 @@ def test_the_scratch_folder_of_a_killed_import_is_removed_unless_another_holds_t
     assert (theirs / "deep" / "features.float32").exists()
 
 
-def test_a_file_system_without_locks_is_said_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
-    def refuse(handle, shared):
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_said_and_the_run_goes_on(tmp_path, monkeypatch, caplog, code):
+    def refuse(handle, how):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(files, "_lock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with Stage(tmp_path, "faces", {}) as stage:
+        stage.finish()
+    assert "cannot be locked" in caplog.text
+    assert f"({os.strerror(code)}). See to it that nothing else writes there." in caplog.text
+    assert (tmp_path / "manifest.json").exists()
+
+
+def test_a_full_disk_is_no_lock_and_is_said(tmp_path, monkeypatch):
+    def full(handle, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(DiskFullError, match="Free some and run the same command"):
+        patched.setattr(os, "write", full)
+        FolderLock(tmp_path)
     FolderLock(tmp_path).release()
-    assert "cannot be locked (No locks available). See to it that nothing else writes there." in caplog.text
