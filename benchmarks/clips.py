@@ -13,9 +13,9 @@ import av
 import cv2
 import numpy as np
 
-from helpers.decoding.references import nal_length_bytes, read_picture
 from helpers.drawn.sample import draw_clip
 from helpers.files import stderr_into
+from helpers.video import nal_length_bytes, read_picture
 
 N_FRAMES, FPS, SIZE = 300, 30, (640, 360)
 SEED = 77

@@ -26,9 +26,8 @@ from helpers.config import DynamicConfig, PreparationConfig
 from helpers.engine.crops import CROP_PX, Job, face_flows
 from helpers.engine.pool import ClipPool
 from helpers.engine.worker import cores
-from helpers.faces import FaceTrack, crop_at, track_clip
+from helpers.faces import FaceTrack, crop_at, detect_faces, track_clip
 from helpers.flow import METHODS, OpticalFlowComputer
-from helpers.tracking.detectors import detect_faces
 from helpers.video import backend_name, count_samples, iter_frames, probe
 
 PREPARATION = PreparationConfig(fps=FPS, detect_every=FPS // 2, backend="pyav")  # two looks a second, as by default

@@ -185,7 +185,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from helpers.clips import load_clips
-    from helpers.export import export_faces
+    from helpers.faces import export_faces
     from helpers.files import needs
 
     clips = load_clips(needs(arguments.run / "clips.csv", "01_data_analysis"))

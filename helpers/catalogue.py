@@ -7,8 +7,8 @@ No Keras.
 from helpers.checkpoints.converted import converted_path
 from helpers.checkpoints.published import SAMPLES, WEIGHTS, Published, PublishedFile
 from helpers.checkpoints.records import has_changed, is_here, main_file, read_record
+from helpers.faces import YUNET
 from helpers.files import weights_folder
-from helpers.tracking.detectors import YUNET
 
 
 def assets() -> dict[str, Published]:

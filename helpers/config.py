@@ -28,7 +28,7 @@ DECODERS = (
     "d3d11va",
     "drm",
     "amf",
-)  # of helpers.decoding.decoders
+)  # of helpers.video
 
 
 def number(default: float, low: float, high: float = math.inf) -> Any:
@@ -194,9 +194,7 @@ class PreparationConfig(Parameters):
 
     def __post_init__(self):
         super().__post_init__()
-        if (
-            self.align_eyes and self.detector == "haar"
-        ):  # helpers.tracking.detectors.LANDMARKS, without importing OpenCV
+        if self.align_eyes and self.detector == "haar":  # helpers.faces.LANDMARKS, without importing OpenCV
             raise ValueError("align_eyes needs the detector 'yunet', got 'haar', which finds no eyes. Set detector.")
 
 

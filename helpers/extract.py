@@ -35,12 +35,11 @@ from helpers.engine.stored import StoredTrack
 from helpers.engine.throughput import measured_batch
 from helpers.engine.worker import cores
 from helpers.engine.writer import FeatureWriter
-from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
+from helpers.faces import TRACK_LAYOUT, FaceTrack, detector_file, require_detector, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.store import FeatureFile, Stage, read_features
-from helpers.tracking.detectors import detector_file, require_detector
 from helpers.video import backend_name, backend_version
 
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")

@@ -19,7 +19,7 @@ from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.engine.clip_run import CLIP_ERRORS
 from helpers.engine.crops import Job, face_crops, face_flows
 from helpers.engine.rows import DynamicRows, StaticRows, rows_of_clip
-from helpers.faces import FaceTrack, NoFaceError, track_clip
+from helpers.faces import FaceTrack, NoFaceError, require_detector, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
@@ -29,7 +29,6 @@ from helpers.reduction import STREAMS, Reduction, read_reduction
 from helpers.science.caveats import caveats
 from helpers.science.familiar import Known, read_familiar
 from helpers.store import FeatureFile
-from helpers.tracking.detectors import require_detector
 
 N_FACES = 8  # pictures of the face along the time axis of a video
 

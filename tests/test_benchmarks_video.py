@@ -10,7 +10,7 @@ import pytest
 from benchmarks import clips, damaged, decode, readers, variants
 from benchmarks.decode import AUTO
 from benchmarks.readers import OPENCV, Job, Way
-from helpers.decoding import choice
+from helpers import video as choice
 from helpers.engine.pool import ClipPool
 from helpers.engine.worker import WorkerCrashed, WorkerHung
 from helpers.files import read_json

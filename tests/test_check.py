@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from helpers import __main__, check
-from helpers.decoding.container import open_video
-from helpers.video import probe
+from helpers.video import open_video, probe
 
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = ROOT / "data_sample" / "awkward"

@@ -4,10 +4,9 @@ import subprocess
 
 import pytest
 
-from helpers.decoding import choice
-from helpers.decoding.choice import best, choose_backend, measure
+from helpers import video as choice
 from helpers.files import ROOT, read_json
-from helpers.parity import compare, main, parity_table
+from helpers.video import best, choose_backend, compare, main, measure, parity_table
 
 CLIP = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0]
 FAST, SLOW = {"exact": True, "times_reference": 2.0}, {"exact": True, "times_reference": 1.05}
@@ -92,8 +91,7 @@ def test_parity_tells_the_same_frames_from_others(capsys):
 
 
 def test_parity_of_other_frames_is_not_exact():
-    from helpers.parity import _differences
-    from helpers.video import read_frames
+    from helpers.video import _differences, read_frames
 
     ours, theirs = read_frames(CLIP, [0, 9, 20]), read_frames(CLIP, [0, 10, 20])
     assert not _differences(ours, theirs)["exact"]

@@ -10,9 +10,9 @@ import pytest
 from helpers.classes import array_clips
 from helpers.classes.array_clips import count_clips, read_clip
 from helpers.classes.class_folders import find_classes
-from helpers.decoding.container import VideoError
 from helpers.drawn.motion_sample import CLASSES, motion_plan
 from helpers.files import ROOT
+from helpers.video import VideoError
 
 
 def make(root: Path, *names: str) -> Path:

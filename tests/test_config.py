@@ -6,9 +6,9 @@ import inspect
 import pytest
 
 from helpers import config
-from helpers.decoding.decoders import BACKENDS, HARDWARE
 from helpers.extract import NOT_DECISIVE
 from helpers.i3d import STAGES
+from helpers.video import BACKENDS, HARDWARE
 
 
 def test_defaults_are_legal():

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 
-from helpers.decoding import container
-from helpers.decoding.container import open_video, probe, survey
+from helpers import video as container
 from helpers.decoding.excerpt import write_excerpt
 from helpers.drawn.awkward import turn_clockwise
 from helpers.drawn.sample import write_mp4
-from helpers.video import VideoError, read_frames
+from helpers.video import VideoError, open_video, probe, read_frames, survey
 
 
 def shifted(whole, path, frames: int):

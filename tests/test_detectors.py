@@ -12,9 +12,8 @@ from numbered import FrameList
 from tiny_yunet import tiny_yunet
 
 from helpers import faces, weights
-from helpers.files import ROOT, weights_folder
-from helpers.tracking import detectors
-from helpers.tracking.detectors import (
+from helpers import faces as detectors
+from helpers.faces import (
     YUNET,
     detect_faces,
     detector_file,
@@ -22,6 +21,7 @@ from helpers.tracking.detectors import (
     require_detector,
     rows_of_yunet,
 )
+from helpers.files import ROOT, weights_folder
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
@@ -160,6 +160,6 @@ def test_an_opencv_without_haar_data_says_what_to_install(monkeypatch, tmp_path)
 
 
 def test_finding_and_exporting_faces_needs_no_deep_learning_library():
-    code = "import sys, helpers.export; print([m for m in ('tensorflow', 'keras', 'jax', 'torch') if m in sys.modules])"
+    code = "import sys, helpers.faces; print([m for m in ('tensorflow', 'keras', 'jax', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

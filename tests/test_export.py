@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import export
+from helpers import faces as export
 from helpers.config import PreparationConfig
-from helpers.export import export_faces
 from helpers.extract import prepare_clips
-from helpers.faces import crop_at, read_track
+from helpers.faces import crop_at, export_faces, read_track
 from helpers.files import ROOT
 from helpers.store import read_arrays
 from helpers.video import read_frames

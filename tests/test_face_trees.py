@@ -12,9 +12,8 @@ from helpers.config import PreparationConfig
 from helpers.engine import face_trees
 from helpers.engine.face_trees import PictureError, open_face_tree, pictures_of, read_face, stored_crops
 from helpers.engine.stored import StoredError
-from helpers.export import export_faces
 from helpers.extract import prepare_clips
-from helpers.faces import crop_at, read_track
+from helpers.faces import crop_at, export_faces, read_track
 from helpers.files import ROOT
 from helpers.store import write_arrays
 from helpers.video import iter_frames
@@ -217,7 +216,7 @@ def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A clip's faces as `helpers.export` writes them, every third frame, and what they were cut from."""
+    """A clip's faces as `helpers.faces` writes them, every third frame, and what they were cut from."""
     root = tmp_path_factory.mktemp("exported")
     (root / "data").mkdir()
     shutil.copy(sorted((SAMPLE / "training80_01").glob("*.mp4"))[0], root / "data" / "ü.001.mp4")

@@ -11,12 +11,17 @@ from numbered import FrameList
 from helpers import faces
 from helpers.config import PreparationConfig
 from helpers.faces import (
+    DETECTED,
+    LANDMARKS,
+    NONE,
+    TRACKED,
     FaceTrack,
     NoFaceError,
     crop_at,
     crop_box,
     crop_face,
     crop_faces,
+    detect_faces,
     read_track,
     sheet_of_clip,
     stable_box,
@@ -27,8 +32,6 @@ from helpers.faces import (
 )
 from helpers.files import ROOT
 from helpers.store import write_arrays
-from helpers.tracking.detectors import LANDMARKS, detect_faces
-from helpers.tracking.tracks import DETECTED, NONE, TRACKED
 from helpers.video import iter_frames, read_frames
 
 SAMPLE = ROOT / "data_sample"

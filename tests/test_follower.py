@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.tracking.follower import MAX_FACES, Follower, correlation, iou_xyxy, moved_box, small_gray
+from helpers.faces import MAX_FACES, Follower, correlation, iou_xyxy, moved_box, small_gray
 
 SIZE = 60  # of the square that stands for a face
 

@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 from numbered import numbered_frames, read_numbers, write_numbered
 
-from helpers.decoding.matroska import CLUSTER, CRC_32, CUES, SEGMENT, TO_POSITION, Element, damage, elements
-from helpers.video import VideoError, probe, read_frames
+from helpers.video import (
+    CLUSTER,
+    CRC_32,
+    CUES,
+    SEGMENT,
+    TO_POSITION,
+    Element,
+    VideoError,
+    damage,
+    elements,
+    probe,
+    read_frames,
+)
 
 REASONS = r"|its last [\d,]+ bytes are missing|what follows byte [\d,]+ is damaged|the part .* is (missing|damaged .*)"
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
-from helpers.decoding.pictures import Converter, upright
 from helpers.drawn.sample import write_mp4
-from helpers.video import VideoError, probe, read_frames
+from helpers.video import Converter, VideoError, probe, read_frames, upright
 
 ONE = 1 << 16
 TURNS = {  # [[a, b], [c, d]] to what it does to an array (H, W, 3)

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from numbered import read_numbers, write_numbered
 
-from helpers.decoding.container import open_video
-from helpers.decoding.references import nal_length_bytes, needed_packets, read_picture
-from helpers.video import read_frames
+from helpers.video import nal_length_bytes, needed_packets, open_video, read_frames, read_picture
 
 N = 61
 QUIET = "log-level=none"

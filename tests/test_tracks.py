@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from helpers.tracking.follower import Leg
-from helpers.tracking.tracks import (
+from helpers.faces import (
     DETECTED,
     INTERPOLATED,
     NONE,
     TRACKED,
+    Leg,
     MainFace,
     face_path,
     fillable,

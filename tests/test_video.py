@@ -11,8 +11,6 @@ import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
 from helpers import video
-from helpers.decoding.container import open_video
-from helpers.decoding.decoders import decode_pyav
 from helpers.drawn.awkward import turn_clockwise
 from helpers.drawn.sample import write_mp4
 from helpers.files import ROOT
@@ -22,8 +20,10 @@ from helpers.video import (
     backend_name,
     backend_version,
     count_samples,
+    decode_pyav,
     fixed_rate_indices,
     iter_frames,
+    open_video,
     probe,
     read_frames,
     uniform_indices,

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from helpers.decoding.container import VideoError
+from helpers.video import VideoError
 
 STEM, SUFFIXES, NAME = "processed_data", (".npz", ".npy", ".pt"), "videos"
 DAMAGED = (

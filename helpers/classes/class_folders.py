@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from helpers.classes.array_clips import count_clips, is_array_file
-from helpers.decoding.container import VideoError
 from helpers.files import file_sha256
 from helpers.labels.names import SPLITS, clip_key, is_video, natural_order, source_of, split_named
 from helpers.labels.scan import video_files
+from helpers.video import VideoError
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
 """Faces from a tree of pictures instead of videos: `<clip>/face_000035.jpg`, as the source project and
-`helpers.export` write them.
+`helpers.faces` write them.
 
 In: a folder with a folder of JPEG or PNG files per clip, all pictures square, RGB and of one size, whose names end in a
 number. Out: `Piece`s of RGB uint8 (n, size_px, size_px, 3) as of `helpers.engine.crops.face_crops`, every picture in
 the order of its number; one that cannot be used is zeros and has its reason. Nothing here imports a network.
 
-A number divided by the tree's rate is the time in seconds; where `helpers.export` has left exact times, they count.
+A number divided by the tree's rate is the time in seconds; where `helpers.faces` has left exact times, they count.
 """
 
 import os
@@ -27,7 +27,7 @@ from helpers.labels.names import clip_key, natural_order
 from helpers.store import read_arrays
 
 PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number counts: face_frame_0035.jpg
-TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.export` keeps numbers and seconds
+TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
 LOOKED_AT_CLIPS, LOOKED_AT_PICTURES = 16, 3  # to find out the side of a tree's pictures
 EXIF_ORIENTATION = 0x0112
 OTHER_MODES = {
@@ -186,7 +186,7 @@ def pictures_of(folder: Path) -> dict[int, Path]:
 
 
 def _exact_times(path: Path, pictures: dict[int, Path]) -> np.ndarray:
-    """Seconds (n,) of the pictures from the file that `helpers.export` has written about the clip."""
+    """Seconds (n,) of the pictures from the file that `helpers.faces` has written about the clip."""
     try:
         arrays = read_arrays(path, ("frame", "t_s"))
     except ValueError:

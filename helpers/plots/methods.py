@@ -1,6 +1,6 @@
 """Figures of 02 about its methods: what steadying the box changes, whether decoders agree, how wrong flow methods are.
 
-In: pixels, and tables as `helpers.parity` and `helpers.drawn.warps` return them. Out: Axes.
+In: pixels, and tables as `helpers.video` and `helpers.drawn.warps` return them. Out: Axes.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ def plot_decoders(table: pd.DataFrame, *, title: str = "", ax: Axes | None = Non
     """Draw the speed of decoders against the reference, and whether they deliver its frames.
 
     Args:
-        table: As `helpers.parity.parity_table` returns it, index the backend.
+        table: As `helpers.video.parity_table` returns it, index the backend.
         title: Finding.
         ax: Axes to draw on; a new figure by default.
     """
