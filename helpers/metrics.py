@@ -1,16 +1,13 @@
-"""How good predictions are: metrics per target, beside the constant predictor.
+"""How good predictions are: metrics per target beside the constant predictor, and where the errors lie.
 
-In: `truth` and `prediction`, float arrays (N, k) over a whole set, scores in [0, 1]. NaN in `truth` means unrated and
-is left out; every metric of a target without ratings is NaN. Out: float64 arrays (k,), tables, or a dict for JSON.
-
-Where a model's errors lie: calibration, correlations between traits, clip length, sources.
-
-In: predictions of one model on held-out clips, columns clip, source, trait, truth, prediction (`predictions.csv` of
-one model, one or more seeds). Out: tables for `plots.errors`. Rows without a rating are left out.
+In: `truth` and `prediction`, float arrays (N, k) over a whole set, scores in [0, 1]; NaN in `truth` means unrated and
+is left out, and every metric of a target without ratings is NaN. Tables of errors take the rows of one model on
+held-out clips: columns clip, source, trait, truth, prediction (`predictions.csv`). Out: float64 arrays (k,), tables, or
+a dict for JSON.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,54 +15,84 @@ import pandas as pd
 from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS
 
-Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
+COLUMNS = ("mean_accuracy", "mae", "r2", "pearson", "ccc")
 
 
-def mae(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return the mean absolute error per target, (k,)."""
-    truth, prediction = _paired(truth, prediction)
-    return _mean(np.abs(truth - prediction))
+def evaluate(metric: str, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Return one of `METRICS` per target, (k,).
 
-
-def mse(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return the mean squared error per target, (k,)."""
-    truth, prediction = _paired(truth, prediction)
-    return _mean((truth - prediction) ** 2)
-
-
-def mean_accuracy(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return 1 - MAE per target, (k,): the score of the ChaLearn First Impressions challenge."""
-    return 1 - mae(truth, prediction)
+    - mae, mse: mean absolute and mean squared error; mean_accuracy: 1 - mae, the score of the ChaLearn First
+      Impressions challenge.
+    - r2: coefficient of determination; NaN for constant truth.
+    - pearson: Pearson's r; 0 where prediction or truth is constant.
+    - ccc: Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2) with
+      moments over N, as Lin (1989, Biometrics 45:255) has them; 0 where prediction or truth is constant.
+    """
+    return from_sums(metric, terms(truth, prediction).sum(0))
 
 
 def skill(truth: np.ndarray, prediction: np.ndarray, constant: np.ndarray) -> np.ndarray:
     """Return 1 - MSE / MSE of always answering `constant` (k,), per target: 0 is no better, 1 is perfect."""
     baseline = np.broadcast_to(np.asarray(constant, np.float64), np.shape(truth))
-    return 1 - ratio(mse(truth, prediction), mse(truth, baseline))
+    return 1 - _ratio(evaluate("mse", truth, prediction), evaluate("mse", truth, baseline))
 
 
-def r2(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return the coefficient of determination per target, (k,), as `sklearn.metrics.r2_score`; NaN for constant truth.
+def terms(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """What every metric is made of, by clip: float64 (N, 8, k), 0 where unrated.
 
-    Written out, like `pearson`, because scikit-learn and SciPy refuse NaN and constant columns.
+    1, truth, prediction, their squares, their product, their absolute and their squared difference; truth and
+    prediction minus the mean rating of the whole set, so that squares stay exact.
     """
-    return 1 - ratio(mse(truth, prediction), _moments(truth, prediction)[2])
+    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    if truth.ndim != 2 or truth.shape != prediction.shape:
+        raise ValueError(f"truth and prediction must both be (N, k), got {truth.shape} and {prediction.shape}.")
+    rated = ~np.isnan(truth)
+    if not np.isfinite(prediction[rated]).all():
+        raise ValueError("prediction must be finite wherever truth is, got NaN or infinity.")
+    middle = np.where(rated, truth, 0).sum(0) / np.maximum(rated.sum(0), 1)
+    t, p = np.where(rated, truth - middle, 0), np.where(rated, prediction - middle, 0)
+    return np.stack([rated, t, p, t**2, p**2, t * p, np.abs(t - p), (t - p) ** 2], 1)
 
 
-def pearson(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return Pearson's r per target, (k,), as `scipy.stats.pearsonr`; 0 where prediction or truth is constant."""
-    _, _, var_truth, var_prediction, covariance = _moments(truth, prediction)
-    return ratio(covariance, np.sqrt(var_truth * var_prediction), 0.0)
+def from_sums(metric: str, sums: np.ndarray) -> np.ndarray:
+    """Return a metric from sums of `terms` over clips, (..., 8, k) to (..., k); NaN where no clip is rated."""
+    sums = np.moveaxis(sums, -2, 0)
+    return METRICS[metric](_ratio(sums, sums[0]))
 
 
-def ccc(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return Lin's concordance correlation per target, (k,); 0 where prediction or truth is constant.
+def _r2(m: np.ndarray) -> np.ndarray:
+    return 1 - _ratio(m[7], np.where(m[3] < 1e-12, 0, m[3]))  # truth is 0 where the mean of the whole set is
 
-    2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2) with moments over N, as Lin (1989,
-    Biometrics 45:255) has them.
-    """
-    mean_truth, mean_prediction, var_truth, var_prediction, covariance = _moments(truth, prediction)
-    return ratio(2 * covariance, var_truth + var_prediction + (mean_truth - mean_prediction) ** 2, 0.0)
+
+def _pearson(m: np.ndarray) -> np.ndarray:
+    truth, prediction, covariance = _spread(m)
+    return _ratio(covariance, np.sqrt(truth * prediction), 0.0)
+
+
+def _ccc(m: np.ndarray) -> np.ndarray:
+    truth, prediction, covariance = _spread(m)
+    return _ratio(2 * covariance, truth + prediction + (m[1] - m[2]) ** 2, 0.0)
+
+
+def _spread(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variances of truth and prediction and their covariance; within rounding of 0 they are 0."""
+    truth, prediction = (np.where(v < 1e-12, 0, v) for v in (m[3] - m[1] ** 2, m[4] - m[2] ** 2))
+    return truth, prediction, np.where(truth * prediction == 0, 0, m[5] - m[1] * m[2])
+
+
+METRICS = {  # of the means of `terms`
+    "mean_accuracy": lambda m: 1 - m[6],
+    "mae": lambda m: m[6],
+    "mse": lambda m: m[7],
+    "r2": _r2,
+    "pearson": _pearson,
+    "ccc": _ccc,
+}
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = math.nan) -> np.ndarray:
+    """numerator / denominator, `otherwise` where the denominator is 0; NaN stays NaN."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, otherwise), where=denominator != 0)
 
 
 def score_table(
@@ -82,7 +109,7 @@ def score_table(
         One row per target and a last row `mean` (over the targets that have a value); columns `mean_accuracy`, `mae`,
         `r2`, `pearson`, `ccc`, `skill`. A constant prediction has 0 in `pearson` and `ccc`.
     """
-    columns = {name: metric(truth, prediction) for name, metric in METRICS.items()}
+    columns = {name: evaluate(name, truth, prediction) for name in COLUMNS}
     columns["skill"] = skill(truth, prediction, constant)
     table = pd.DataFrame(columns, index=pd.Index(targets, name="target"))
     table.loc["mean"] = table.mean()
@@ -96,10 +123,8 @@ def as_summary(table: pd.DataFrame) -> dict[str, dict[str, float | None] | float
         `r2`, `ccc`, `pearson`, `mae`, `skill`: dicts by the traits' letters (other targets by their names) and `mean`;
         `mean_accuracy`: one number. None stands for NaN.
     """
-    letters = dict(zip(TRAITS, LETTERS, strict=True))
-    names = [letters.get(target, target) for target in table.index]
-    values = {metric: [None if math.isnan(value) else float(value) for value in table[metric]] for metric in table}
-    summary = {metric: dict(zip(names, column, strict=True)) for metric, column in values.items()}
+    named = table.rename(index=dict(zip(TRAITS, LETTERS, strict=True)))
+    summary = named.astype(object).where(named.notna(), None).to_dict()
     return summary | {"mean_accuracy": summary["mean_accuracy"]["mean"]}
 
 
@@ -114,7 +139,7 @@ def constant_floor(train: np.ndarray, test: np.ndarray, targets: Sequence[str] =
     Returns:
         The columns of `score_table` without `skill`, and `constant` (the mean training rating).
     """
-    constant = _mean(np.asarray(train, np.float64))
+    constant = pd.DataFrame(np.asarray(train, np.float64)).mean().to_numpy()
     table = score_table(test, np.broadcast_to(constant, np.shape(test)), constant, targets).drop(columns="skill")
     table.insert(0, "constant", [*constant, pd.Series(constant).mean()])
     return table
@@ -143,40 +168,6 @@ def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     return np.array(widths)
 
 
-METRICS: dict[str, Metric] = {"mean_accuracy": mean_accuracy, "mae": mae, "r2": r2, "pearson": pearson, "ccc": ccc}
-
-
-def _paired(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, the prediction NaN where the truth is."""
-    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-    if truth.ndim != 2 or truth.shape != prediction.shape:
-        raise ValueError(f"truth and prediction must both be (N, k), got {truth.shape} and {prediction.shape}.")
-    unrated = np.isnan(truth)
-    if not (np.isfinite(prediction) | unrated).all():
-        raise ValueError("prediction must be finite wherever truth is, got NaN or infinity.")
-    return truth, np.where(unrated, np.nan, prediction)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis without NaN; NaN where there is nothing else."""
-    n = (~np.isnan(values)).sum(axis=0)
-    return np.where(n > 0, np.nansum(values, axis=0) / np.maximum(n, 1), np.nan)
-
-
-def _moments(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Means, variances and covariance over N of each target; exactly 0 variance where a column is constant."""
-    pair = _paired(truth, prediction)
-    means = [_mean(values) for values in pair]
-    constant = [np.fmax.reduce(values) == np.fmin.reduce(values) for values in pair]
-    t, p = (np.where(same, 0, values - mean) for values, mean, same in zip(pair, means, constant, strict=True))
-    return *means, _mean(t**2), _mean(p**2), _mean(t * p)
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = math.nan) -> np.ndarray:
-    """numerator / denominator, `otherwise` where the denominator is 0; NaN stays NaN."""
-    return np.divide(numerator, denominator, out=np.full_like(numerator, otherwise), where=denominator != 0)
-
-
 def calibration(predictions: pd.DataFrame, n_bins: int = 5) -> pd.DataFrame:
     """Mean prediction and mean truth in parts of equal size by prediction; the two are equal for a calibrated model.
 
@@ -184,14 +175,13 @@ def calibration(predictions: pd.DataFrame, n_bins: int = 5) -> pd.DataFrame:
         Columns trait, bin (0 is the lowest), prediction, truth (means), clips; and `slope`, of truth on prediction over
         all clips of the trait: 1 when calibrated, below 1 when predictions are spread too far.
     """
-    rated = predictions.dropna(subset=["truth"])
     parts = []
-    for trait, rows in rated.groupby("trait", sort=False):
+    for trait, rows in predictions.dropna(subset=["truth"]).groupby("trait", sort=False):
         rank = rows["prediction"].rank(method="first")
         bins = pd.qcut(rank, min(n_bins, len(rows)), labels=False).rename("bin")
         means = rows.groupby(bins)[["prediction", "truth"]].mean()
         spread = rows["prediction"].var(ddof=0)
-        slope = np.cov(rows["prediction"], rows["truth"], ddof=0)[0, 1] / spread if spread > 0 else np.nan
+        slope = rows["prediction"].cov(rows["truth"], ddof=0) / spread if spread > 0 else np.nan
         parts.append(means.assign(clips=bins.value_counts(), trait=trait, slope=slope).reset_index())
     return pd.concat(parts, ignore_index=True)[["trait", "bin", "prediction", "truth", "clips", "slope"]]
 
@@ -209,9 +199,8 @@ def trait_correlations(predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
 
 def clip_lengths(aligned: Aligned) -> pd.Series:
     """Time of each clip's last token in seconds, index clip."""
-    last = [
-        np.where(getattr(aligned, f"{s}_mask"), getattr(aligned, f"{s}_t_s"), 0).max(1) for s in ("static", "dynamic")
-    ]
+    streams = ((aligned.static_mask, aligned.static_t_s), (aligned.dynamic_mask, aligned.dynamic_t_s))
+    last = [np.where(mask, t_s, 0).max(1) for mask, t_s in streams]
     return pd.Series(np.maximum(*last), index=pd.Index(aligned.clips, name="clip"), name="length_s")
 
 
@@ -221,31 +210,22 @@ def errors_by_length(predictions: pd.DataFrame, lengths_s: pd.Series, n_bins: in
     Returns:
         Columns length_s (the median of the part), mae, bias, clips; one row where all clips are equally long.
     """
-    rows = predictions.dropna(subset=["truth"])
-    rows = rows.assign(length_s=rows["clip"].map(lengths_s), error=rows["prediction"] - rows["truth"])
+    rows = _with_errors(predictions)
+    rows = rows.assign(length_s=rows["clip"].map(lengths_s))
     edges = np.unique(np.quantile(rows["length_s"], np.linspace(0, 1, n_bins + 1)))
     part = np.clip(np.searchsorted(edges, rows["length_s"], side="right") - 1, 0, max(len(edges) - 2, 0))
-    groups = rows.groupby(part)
-    return pd.DataFrame(
-        {
-            "length_s": groups["length_s"].median(),
-            "mae": groups["error"].agg(lambda e: e.abs().mean()),
-            "bias": groups["error"].mean(),
-            "clips": groups["clip"].nunique(),
-        }
-    ).reset_index(drop=True)
+    return rows.groupby(part).agg(length_s=("length_s", "median"), **ERRORS).reset_index(drop=True)
 
 
 def errors_by_source(predictions: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute and mean signed error of each source, worst first: index source, columns mae, bias, clips."""
+    return _with_errors(predictions).groupby("source").agg(**ERRORS).sort_values("mae", ascending=False)
+
+
+ERRORS = {"mae": ("size", "mean"), "bias": ("error", "mean"), "clips": ("clip", "nunique")}
+
+
+def _with_errors(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = predictions.dropna(subset=["truth"])
-    rows = rows.assign(error=rows["prediction"] - rows["truth"])
-    groups = rows.groupby("source")
-    table = pd.DataFrame(
-        {
-            "mae": groups["error"].agg(lambda e: e.abs().mean()),
-            "bias": groups["error"].mean(),
-            "clips": groups["clip"].nunique(),
-        }
-    )
-    return table.sort_values("mae", ascending=False)
+    error = rows["prediction"] - rows["truth"]
+    return rows.assign(error=error, size=error.abs())

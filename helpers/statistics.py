@@ -1,16 +1,8 @@
-"""Is one model better than another: paired bootstrap over sources, and the answer in words.
+"""What can be told from so few sources: one bootstrap over sources, comparisons of models, groups; and it in words.
 
-In: truth and predictions of two models on the same test clips (N, k), once per seed, with the clips' sources. Out:
-differences per target and on average with intervals, and sentences. NaN in `truth` means unrated and is left out.
-
-Means over clips with intervals: whole sources are drawn, because clips of one source are not independent.
-
-In: one value per clip, once per seed, with the clips' sources. Out: the mean and the ends of its interval.
-
-Errors by subgroup of clips: does the model serve some people worse than others.
-
-In: predictions with truth and source, and the group of each clip. Out: per group the mean absolute error, the mean
-signed error and what both differ by from everyone else, with intervals by a bootstrap over sources.
+In: values, or truth and predictions of models, of clips with their sources. Clips of one source are not independent, so
+whole sources are drawn, with replacement (Efron and Tibshirani 1993, ch. 8). Out: values with intervals, and sentences.
+NaN means unknown and is left out.
 """
 
 from collections.abc import Sequence
@@ -22,9 +14,78 @@ import pandas as pd
 from scipy import stats
 
 from helpers.clips import LETTERS, TRAITS
-from helpers.metrics import ratio
+from helpers.metrics import METRICS, from_sums, terms
 
 DRAWS, LEVEL = 2000, 0.95
+CRITICISM = (
+    "Raters of apparent traits are biased by the gender, ethnicity and age that they perceive (Jacques Junior et al. "
+    "2021, Person perception biases exposed), and models take biases over (Yan et al. 2020, Mitigating biases in "
+    "multimodal personality assessment)."
+)
+FEWEST = 5  # sources on either side: no resampling of fewer reaches a coverage of 95 %
+MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
+
+
+class Bootstrap:
+    """Draws of whole sources; the first is the set as it is.
+
+    Attributes:
+        names: The different sources, str (S,), sorted.
+        counts: How often each is in each draw, float (n + 1, S).
+    """
+
+    def __init__(self, sources: np.ndarray, n: int = DRAWS, seed: int = 0) -> None:
+        self.names = np.unique(np.asarray(sources).astype(str))
+        random, k = np.random.RandomState(seed), len(self.names)
+        drawn = [np.bincount(random.randint(k, size=k), minlength=k) for _ in range(n)]
+        self.counts = np.vstack([np.ones(k), *drawn])
+
+    def sums(self, values: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """Sums over the clips of each draw, of values (N, ...) of clips of these sources (N,): (n + 1, ...)."""
+        per_source = np.zeros((len(self.names), *values.shape[1:]))
+        np.add.at(per_source, np.searchsorted(self.names, np.asarray(sources).astype(str)), values)
+        return np.tensordot(self.counts, per_source, 1)
+
+    def means(self, values: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """Means over the clips of each draw, of values (N, m): (n + 1, m); NaN where a draw has none of the clips."""
+        sums = self.sums(np.column_stack([values, np.ones(len(values))]), sources)
+        with np.errstate(invalid="ignore"):
+            return sums[:, :-1] / sums[:, -1:]
+
+
+def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean without NaN; NaN where there is nothing else."""
+    n = (~np.isnan(values)).sum(axis)
+    return np.where(n > 0, np.nansum(values, axis) / np.maximum(n, 1), np.nan)
+
+
+def mean_interval(
+    values: Sequence[np.ndarray], sources: Sequence[np.ndarray], *, n: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> dict[str, float | list[float] | None]:
+    """Mean over clips, then over seeds, with its percentile interval.
+
+    Args:
+        values: Per seed one value per clip, (N,); NaN is left out.
+        sources: Per seed the clips' sources, str (N,); all seeds see the same draw of sources.
+        n: Number of draws.
+        level: Coverage of the interval.
+        seed: Of the draws.
+
+    Returns:
+        `value` and `interval` [low, high]; None where there is nothing to average, or a single source.
+    """
+    sizes = [len(s) for s in sources], [len(v) for v in values]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"sources must be one per value, got {sizes[0]} for {sizes[1]}.")
+    kept = [(v[~np.isnan(v)], s[~np.isnan(v)]) for v, s in zip(values, sources, strict=True) if not np.isnan(v).all()]
+    if not kept:
+        return {"value": None, "interval": None}
+    draws = Bootstrap(np.concatenate([s for _, s in kept]), n, seed)
+    value, *means = _mean_over(np.hstack([draws.means(v, s) for v, s in kept]), 1)
+    if len(draws.names) < 2:
+        return {"value": float(value), "interval": None}
+    ends = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return {"value": float(value), "interval": ends.tolist()}
 
 
 @dataclass(frozen=True)
@@ -40,16 +101,14 @@ class Paired:
 def bootstrap_differences(
     sets: Sequence[Paired], metric: str = "r2", *, n: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> np.ndarray:
-    """Compare two models by a paired bootstrap over sources.
+    """Compare two models: both, and all seeds, are scored on the same draw. A difference is the mean over the seeds.
 
-    Clips of one source are not independent, so whole sources are drawn, with replacement (Efron and Tibshirani 1993,
-    ch. 8); both models, and all seeds, are scored on the same draw. A difference is the mean over the seeds. R² is
-    measured against the mean of the whole test set in every draw: against the draw's own, which lies nearer to the
-    clips drawn, any model would gain on a constant (+.005 on the sample).
+    R² is measured against the mean of the whole test set in every draw: against the draw's own, which lies nearer to
+    the clips drawn, any model would gain on a constant (+.005 on the sample).
 
     Args:
         sets: One per seed; their test clips may differ.
-        metric: "mean_accuracy", "mae", "mse", "r2", "pearson" or "ccc", as in `helpers.metrics`.
+        metric: One of `helpers.metrics.METRICS`.
         n: Number of draws.
         level: Coverage of the percentile interval.
         seed: Of the draws.
@@ -58,99 +117,38 @@ def bootstrap_differences(
         float64 (k + 1, 3): metric(a) - metric(b), the interval's low and high end; the last row is the mean over the
         targets that have a value.
     """
-    if metric not in FROM_SUMS:
-        raise ValueError(f"metric must be one of {', '.join(FROM_SUMS)}, got {metric!r}.")
-    names = np.unique(np.concatenate([s.sources.astype(str) for s in sets]))
-    if len(names) < 2:
-        raise ValueError(f"sources must be at least 2 different ones, got {len(names)}. Test on clips of more sources.")
-    random = np.random.RandomState(seed)
-    drawn = np.stack([np.bincount(random.randint(len(names), size=len(names)), minlength=len(names)) for _ in range(n)])
-    counts = np.vstack([np.ones(len(names)), drawn])  # (n + 1, sources), the first row is the test set as it is
-    per_pair = [_pair_differences(s, names, counts, metric) for s in sets]  # (n + 1, k) each
-    differences = _mean_over(np.stack(per_pair), 0)
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}.")
+    for s in sets:
+        if not len(s.truth) == len(s.a) == len(s.b) == len(s.sources):
+            raise ValueError(f"sources must be {len(s.truth)}, one per clip, got {len(s.sources)}.")
+    draws = Bootstrap(np.concatenate([s.sources for s in sets]), n, seed)
+    if len(draws.names) < 2:
+        raise ValueError(
+            f"sources must be at least 2 different ones, got {len(draws.names)}. Test on clips of more sources."
+        )
+    a, b = (
+        np.stack([from_sums(metric, draws.sums(terms(s.truth, getattr(s, side)), s.sources)) for s in sets])
+        for side in "ab"
+    )  # (seeds, n + 1, k) each
+    differences = _mean_over(a - b, 0)
     differences = np.column_stack([differences, _mean_over(differences, 1)])  # (n + 1, k + 1)
     ends = np.nanquantile(differences[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.stack([differences[0], *ends], 1)
 
 
-def _pair_differences(pair: Paired, names: np.ndarray, counts: np.ndarray, metric: str) -> np.ndarray:
-    """metric(a) - metric(b) of each draw and target, (draws, k)."""
-    if not len(pair.truth) == len(pair.a) == len(pair.b) == len(pair.sources):
-        raise ValueError(f"sources must be {len(pair.truth)}, one per clip, got {len(pair.sources)}.")
-    of_clip = np.searchsorted(names, pair.sources.astype(str))
-    values = [FROM_SUMS[metric](_drawn_sums(pair.truth, p, of_clip, counts)) for p in (pair.a, pair.b)]
-    return values[0] - values[1]
-
-
-def _drawn_sums(truth: np.ndarray, prediction: np.ndarray, of_clip: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means over each draw of what every metric is made of, (7, draws, k): see FROM_SUMS."""
-    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-    rated = ~np.isnan(truth)
-    middle = np.where(rated, truth, 0).sum(0) / np.maximum(rated.sum(0), 1)  # shifts both: squares stay exact
-    t, p = np.where(rated, truth - middle, 0), np.where(rated, prediction - middle, 0)
-    each = np.stack([rated, t, p, t**2, p**2, t * p, np.abs(t - p)])  # (7, N, k)
-    per_source = np.zeros((len(each), counts.shape[1], truth.shape[1]))
-    np.add.at(per_source.transpose(1, 0, 2), of_clip, each.transpose(1, 0, 2))
-    sums = np.einsum("ds,qsk->qdk", counts, per_source)
-    with np.errstate(invalid="ignore"):  # no rating drawn: NaN
-        return np.concatenate([sums[:1], sums[1:] / sums[:1]])
-
-
-def _mse(m: np.ndarray) -> np.ndarray:
-    return m[3] - 2 * m[5] + m[4]
-
-
-def _variances(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Variance of truth and prediction and their covariance; a variance within rounding of 0 is 0."""
-    truth, prediction = (np.where(v < 1e-12, 0, v) for v in (m[3] - m[1] ** 2, m[4] - m[2] ** 2))
-    return truth, prediction, m[5] - m[1] * m[2]
-
-
-def _pearson(m: np.ndarray) -> np.ndarray:
-    truth, prediction, covariance = _variances(m)
-    return ratio(covariance, np.sqrt(truth * prediction), 0.0)
-
-
-def _ccc(m: np.ndarray) -> np.ndarray:
-    truth, prediction, covariance = _variances(m)
-    return np.where(prediction == 0, 0.0, ratio(2 * covariance, truth + prediction + (m[1] - m[2]) ** 2, 0.0))
-
-
-FROM_SUMS = {  # m: number rated; means of truth, prediction, their squares, their product, their absolute difference
-    "mean_accuracy": lambda m: 1 - m[6],
-    "mae": lambda m: m[6],
-    "mse": _mse,
-    "r2": lambda m: 1 - ratio(_mse(m), np.where(m[3] < 1e-12, 0, m[3])),  # truth is 0 where the test set's mean is
-    "pearson": _pearson,
-    "ccc": _ccc,
-}
-
-
-def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean without NaN; NaN where there is nothing else."""
-    n = (~np.isnan(values)).sum(axis)
-    return np.where(n > 0, np.nansum(values, axis) / np.maximum(n, 1), np.nan)
-
-
 def paired_sets(predictions: pd.DataFrame, a: str, b: str) -> tuple[list[Paired], list[str]]:
     """Take two models' test clips out of `predictions.csv`: one set per seed, and the targets in their order."""
     targets = predictions["trait"].drop_duplicates().tolist()
-    rows = predictions[predictions["split"] == "test"]
+    test = predictions[predictions["split"] == "test"]
     sets = []
-    for seed in rows["seed"].unique():
-        wide = [
-            rows[(rows["seed"] == seed) & (rows["model"] == name)].pivot(
-                index=["clip", "source"], columns="trait", values=["truth", "prediction"]
-            )
-            for name in (a, b)
-        ]
-        if not len(wide[0]) or not wide[0].index.equals(wide[1].index):
+    for _, rows in test.groupby("seed", sort=False):
+        of_a, of_b = (rows[rows["model"] == name].pivot(index=["clip", "source"], columns="trait") for name in (a, b))
+        if not len(of_a) or not of_a.index.equals(of_b.index):
             raise ValueError(f"{a} and {b} must be models with predictions for the same clips. Train both.")
-        truth, first, second = (
-            table[column][targets].to_numpy()
-            for table, column in ((wide[0], "truth"), (wide[0], "prediction"), (wide[1], "prediction"))
-        )
-        sets.append(Paired(truth, first, second, wide[0].index.get_level_values("source").to_numpy(str)))
+        columns = of_a["truth"], of_a["prediction"], of_b["prediction"]
+        truth, first, second = (column[targets].to_numpy() for column in columns)
+        sets.append(Paired(truth, first, second, of_a.index.get_level_values("source").to_numpy(str)))
     return sets, targets
 
 
@@ -183,6 +181,13 @@ def compare_sets(
     return found | {"verdict": verdict(found)}
 
 
+def comparisons(predictions: pd.DataFrame, names: Sequence[str], main: str) -> list[dict[str, Any]]:
+    """Compare every model with the constant, and the main model, where it is among them, with every other."""
+    pairs = [(name, "constant") for name in names if name != "constant"]
+    pairs += [(main, name) for name in names if main in names and name not in ("constant", main)]
+    return [compare_models(predictions, a, b) for a, b in pairs]
+
+
 def verdict(found: dict[str, Any]) -> str:
     """Say what a comparison came to: better, worse, or not to be told apart, with the interval.
 
@@ -191,19 +196,22 @@ def verdict(found: dict[str, Any]) -> str:
     a, b = (found[side].replace("_", " ") for side in "ab")
     r2 = "mean R²" if len(found.get("targets", ())) > 1 else "R²"
     unit = {"r2": r2, "mean_accuracy": "mean accuracy"}.get(found["metric"], found["metric"])
-    if None in (found["difference"], found["low"], found["high"]):
+    difference, low, high = (found[end] for end in ("difference", "low", "high"))
+    if None in (difference, low, high):
         return f"{a} cannot be compared with {b}: too few rated test clips."
     errors = found["metric"] in ("mae", "mse")
-    low, high = found["low"], found["high"]
     better, worse = (high < 0, low > 0) if errors else (low > 0, high < 0)
-    difference, interval = signed(found["difference"]), f"[{signed(low)}, {signed(high)}]"
+    than = "a constant" if b == "constant" else b
     if better or (worse and b != "constant"):
-        how = "better" if better else "worse"
         least, most = sorted(map(abs, (low, high)))
-        return f"{a} is {how} than {_the(b)} by {abs(found['difference']):.3f} {unit} [{least:.3f}, {most:.3f}]."
-    if b == "constant":
-        return f"{a} is no better than a constant: {difference} {unit} {interval}."
-    return f"{a} and {_the(b)} cannot be told apart: {difference} {unit} {interval}."
+        how = "better" if better else "worse"
+        return f"{a} is {how} than {than} by {abs(difference):.3f} {unit} [{least:.3f}, {most:.3f}]."
+    measured = f"{signed(difference)} {unit} [{signed(low)}, {signed(high)}]."
+    return (
+        f"{a} is no better than {than}: {measured}"
+        if b == "constant"
+        else f"{a} and {than} cannot be told apart: {measured}"
+    )
 
 
 def signed(value: float) -> str:
@@ -211,85 +219,19 @@ def signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
-def _the(name: str) -> str:
-    return "a constant" if name == "constant" else name
-
-
 def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def comparisons(predictions: pd.DataFrame, names: Sequence[str], main: str) -> list[dict[str, Any]]:
-    """Compare every model with the constant, and the main model, where it is among them, with every other."""
-    pairs = [(name, "constant") for name in names if name != "constant"]
-    pairs += [(main, name) for name in names if main in names and name not in ("constant", main)]
-    return [compare_models(predictions, a, b) for a, b in pairs]
-
-
-def mean_interval(
-    values: Sequence[np.ndarray],
-    sources: Sequence[np.ndarray],
-    *,
-    n: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, float | list[float] | None]:
-    """Mean over clips, then over seeds, with a bootstrap interval over sources (Efron and Tibshirani 1993, ch. 8).
-
-    Args:
-        values: Per seed one value per clip, (N,); NaN is left out.
-        sources: Per seed the clips' sources, str (N,); all seeds see the same draw of sources.
-        n: Number of draws.
-        level: Coverage of the percentile interval.
-        seed: Of the draws.
-
-    Returns:
-        `value` and `interval` [low, high]; None where there is nothing to average, or a single source.
-    """
-    if len(values) != len(sources) or any(len(v) != len(s) for v, s in zip(values, sources, strict=False)):
-        raise ValueError(
-            f"sources must be one per value, got {[len(s) for s in sources]} for {[len(v) for v in values]}."
-        )
-    kept = [(v[~np.isnan(v)], s[~np.isnan(v)].astype(str)) for v, s in zip(values, sources, strict=True)]
-    kept = [(v, s) for v, s in kept if len(v)]
-    if not kept:
-        return {"value": None, "interval": None}
-    value = float(np.mean([v.mean() for v, _ in kept]))
-    names = np.unique(np.concatenate([s for _, s in kept]))
-    if len(names) < 2:
-        return {"value": value, "interval": None}
-    random = np.random.RandomState(seed)
-    counts = np.stack(
-        [np.bincount(random.randint(len(names), size=len(names)), minlength=len(names)) for _ in range(n)]
-    )
-    means = []
-    for v, s in kept:
-        of_clip = np.searchsorted(names, s)
-        total, number = (np.bincount(of_clip, weights=w, minlength=len(names)) for w in (v, np.ones(len(v))))
-        with np.errstate(invalid="ignore"):  # a draw without clips of this seed
-            means.append(counts @ total / (counts @ number))
-    ends = np.nanquantile(np.nanmean(np.stack(means), 0), [(1 - level) / 2, (1 + level) / 2])
-    return {"value": value, "interval": [float(end) for end in ends]}
-
-
-CRITICISM = (
-    "Raters of apparent traits are biased by the gender, ethnicity and age that they perceive (Jacques Junior et al. "
-    "2021, Person perception biases exposed), and models take biases over (Yan et al. 2020, Mitigating biases in "
-    "multimodal personality assessment)."
-)
-FEWEST = 5  # sources on either side: no resampling of fewer reaches a coverage of 95 %
-MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 
 
 def group_errors(
     predictions: pd.DataFrame, groups: pd.Series, *, n: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Measure one model's errors in each group.
+    """Measure one model's errors in each group of clips: does it serve some people worse than others.
 
     Args:
         predictions: Columns seed, clip, source, truth, prediction: one model's held-out clips, every target.
         groups: Group of each clip, index clip; clips without one ("" or absent) count to no group, but to the others.
-        n: Draws of whole sources, with replacement.
+        n: Number of draws.
         level: Coverage of the intervals.
         seed: Of the draws.
 
@@ -300,42 +242,30 @@ def group_errors(
     """
     rows = predictions.dropna(subset=["truth"])
     rows = rows.assign(group=rows["clip"].map(groups).fillna(""), error=rows["prediction"] - rows["truth"])
-    names = np.unique(rows["source"].astype(str))
-    random = np.random.RandomState(seed)
-    drawn = np.stack([np.bincount(random.randint(len(names), size=len(names)), minlength=len(names)) for _ in range(n)])
-    counts = np.vstack([np.ones(len(names)), drawn])  # the first row is the clips as they are
-    found = {}
+    draws, found = Bootstrap(rows["source"].to_numpy(), n, seed), {}
     for group in sorted(set(rows["group"]) - {""}):
-        of_group = rows["group"] == group
-        ours, others = (_errors(part, names, counts) for part in (rows[of_group], rows[~of_group]))
-        table = np.stack([*ours, ours[0] - others[0], ours[1] - others[1]])  # (4, draws)
-        own = rows[of_group]
+        own, rest = rows[rows["group"] == group], rows[rows["group"] != group]
+        ours, others = (
+            draws.means(np.column_stack([part["error"].abs(), part["error"]]), part["source"].to_numpy())
+            for part in (own, rest)
+        )
         known = {"clips": int(own["clip"].nunique()), "sources": int(own["source"].nunique())}
-        fewest = min(known["sources"], rows[~of_group]["source"].nunique())
+        fewest = min(known["sources"], rest["source"].nunique())
         n_sources = (known["sources"], known["sources"], fewest, fewest)
+        table = np.hstack([ours, ours - others]).T  # (4, n + 1)
         ends = (_ends(*each, level) for each in zip(table, n_sources, strict=True))
         found[str(group)] = known | dict(zip(MEASURES, ends, strict=True))
     return found
 
 
-def _errors(rows: pd.DataFrame, names: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute and mean signed error of each draw, (draws,) each; NaN where none of the rows is drawn."""
-    of_row = np.searchsorted(names, rows["source"].astype(str))
-    error = rows["error"].to_numpy()
-    weights = np.abs(error), error, np.ones(len(error))
-    sums = [counts @ np.bincount(of_row, weights=w, minlength=len(names)) for w in weights]
-    with np.errstate(invalid="ignore"):
-        return sums[0] / sums[2], sums[1] / sums[2]
-
-
 def _ends(draws: np.ndarray, n_sources: int, level: float) -> dict[str, float | None]:
     """The value, which is the first of the draws, and the ends of its interval; None for those of few sources."""
-    value, rest = draws[0], draws[1:][np.isfinite(draws[1:])]
-    if n_sources < FEWEST or not np.isfinite(value) or not len(rest):
-        return {"value": float(value) if np.isfinite(value) else None, "low": None, "high": None}
+    value, rest = _or_none(draws[0]), draws[1:][np.isfinite(draws[1:])]
+    if n_sources < FEWEST or value is None or not len(rest):
+        return {"value": value, "low": None, "high": None}
     tail = expanded_tail(level, n_sources)
-    low, high = np.quantile(rest, [tail, 1 - tail])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    low, high = np.quantile(rest, [tail, 1 - tail]).tolist()
+    return {"value": value, "low": low, "high": high}
 
 
 def expanded_tail(level: float, n: int) -> float:

@@ -26,40 +26,40 @@ def column(*values):
 def test_metrics_equal_those_of_the_libraries():
     truth, prediction = noisy()
     expected = {
-        metrics.mae: mean_absolute_error(truth, prediction, multioutput="raw_values"),
-        metrics.mse: mean_squared_error(truth, prediction, multioutput="raw_values"),
-        metrics.r2: r2_score(truth, prediction, multioutput="raw_values"),
-        metrics.pearson: [pearsonr(t, p).statistic for t, p in zip(truth.T, prediction.T, strict=True)],
+        "mae": mean_absolute_error(truth, prediction, multioutput="raw_values"),
+        "mse": mean_squared_error(truth, prediction, multioutput="raw_values"),
+        "r2": r2_score(truth, prediction, multioutput="raw_values"),
+        "pearson": [pearsonr(t, p).statistic for t, p in zip(truth.T, prediction.T, strict=True)],
     }
     for metric, values in expected.items():
-        np.testing.assert_allclose(metric(truth, prediction), values, rtol=1e-12)
+        np.testing.assert_allclose(metrics.evaluate(metric, truth, prediction), values, rtol=1e-12)
 
 
 def test_ccc_equals_a_value_worked_by_hand():
     # means 2 and 4, variances over N 2/3 and 8/3, covariance 4/3: 2 * 4/3 / (2/3 + 8/3 + 4) = 4/11
-    assert metrics.ccc(column(1, 2, 3), column(2, 4, 6)) == pytest.approx([4 / 11])
-    assert metrics.pearson(column(1, 2, 3), column(2, 4, 6)) == pytest.approx([1])
-    assert metrics.ccc(column(1, 2, 3), column(3, 2, 1)) == pytest.approx([-1])
+    assert metrics.evaluate("ccc", column(1, 2, 3), column(2, 4, 6)) == pytest.approx([4 / 11])
+    assert metrics.evaluate("pearson", column(1, 2, 3), column(2, 4, 6)) == pytest.approx([1])
+    assert metrics.evaluate("ccc", column(1, 2, 3), column(3, 2, 1)) == pytest.approx([-1])
 
 
 def test_unrated_clips_are_left_out_target_by_target():
     truth, prediction = noisy()
     truth[3, 1] = truth[7, 1] = truth[5, 4] = np.nan
     prediction[3, 1] = np.nan
-    for metric in (metrics.mae, metrics.mse, metrics.r2, metrics.pearson, metrics.ccc):
+    for metric in metrics.METRICS:
         for target in range(5):
             rated = ~np.isnan(truth[:, target])
-            alone = metric(truth[rated, target][:, None], prediction[rated, target][:, None])
-            assert metric(truth, prediction)[target] == pytest.approx(alone[0], rel=1e-12)
+            alone = metrics.evaluate(metric, truth[rated, target][:, None], prediction[rated, target][:, None])
+            assert metrics.evaluate(metric, truth, prediction)[target] == pytest.approx(alone[0], rel=1e-12)
 
 
 def test_a_constant_predictor_scores_the_analytic_values():
     truth = np.linspace(0, 1, 101)[:, None]  # mean absolute deviation 25.5/101 * 50/50.5, variance 102/1200
     prediction = np.full_like(truth, 0.5)
-    assert metrics.mean_accuracy(truth, prediction) == pytest.approx([1 - 25.5 / 101])
-    assert metrics.mse(truth, prediction) == pytest.approx([102 / 1200])
-    assert metrics.r2(truth, prediction) == pytest.approx([0])
-    assert metrics.r2(truth, prediction + 0.1) == pytest.approx([-0.01 * 1200 / 102])
+    assert metrics.evaluate("mean_accuracy", truth, prediction) == pytest.approx([1 - 25.5 / 101])
+    assert metrics.evaluate("mse", truth, prediction) == pytest.approx([102 / 1200])
+    assert metrics.evaluate("r2", truth, prediction) == pytest.approx([0])
+    assert metrics.evaluate("r2", truth, prediction + 0.1) == pytest.approx([-0.01 * 1200 / 102])
     assert metrics.skill(truth, prediction, [0.5]) == pytest.approx([0])
 
 
@@ -67,11 +67,11 @@ def test_a_constant_predictor_scores_the_analytic_values():
 def test_correlations_of_a_constant_are_exactly_zero(value):
     truth, _ = noisy(n=37)
     constant = np.full_like(truth, value)
-    assert metrics.pearson(truth, constant).tolist() == [0] * 5
-    assert metrics.ccc(truth, constant).tolist() == [0] * 5
-    assert metrics.pearson(constant, truth).tolist() == [0] * 5
-    assert metrics.ccc(constant, constant).tolist() == [0] * 5
-    assert np.isnan(metrics.r2(constant, truth)).all()
+    assert metrics.evaluate("pearson", truth, constant).tolist() == [0] * 5
+    assert metrics.evaluate("ccc", truth, constant).tolist() == [0] * 5
+    assert metrics.evaluate("pearson", constant, truth).tolist() == [0] * 5
+    assert metrics.evaluate("ccc", constant, constant).tolist() == [0] * 5
+    assert np.isnan(metrics.evaluate("r2", constant, truth)).all()
 
 
 def test_skill_is_one_for_the_truth_and_negative_for_worse_than_the_constant():
@@ -85,12 +85,12 @@ def test_skill_is_one_for_the_truth_and_negative_for_worse_than_the_constant():
 def test_shapes_that_differ_and_predictions_that_are_not_numbers_are_refused():
     truth, prediction = noisy(n=7, k=3)
     with pytest.raises(ValueError, match=r"must both be \(N, k\), got \(7, 3\) and \(3, 7\)"):
-        metrics.mae(truth, prediction.T)
+        metrics.evaluate("mae", truth, prediction.T)
     with pytest.raises(ValueError, match=r"got \(7,\) and \(7,\)"):
-        metrics.r2(truth[:, 0], prediction[:, 0])
+        metrics.evaluate("r2", truth[:, 0], prediction[:, 0])
     prediction[2, 1] = np.nan
     with pytest.raises(ValueError, match="prediction must be finite wherever truth is"):
-        metrics.ccc(truth, prediction)
+        metrics.evaluate("ccc", truth, prediction)
 
 
 def test_a_score_table_has_every_metric_beside_each_other_and_the_mean():
@@ -100,7 +100,7 @@ def test_a_score_table_has_every_metric_beside_each_other_and_the_mean():
     assert table.index.tolist() == [*TRAITS, "mean"]
     assert table.columns.tolist() == ["mean_accuracy", "mae", "r2", "pearson", "ccc", "skill"]
     assert table.loc["extraversion"].isna().all()
-    assert table.loc["mean", "r2"] == pytest.approx(np.nanmean(metrics.r2(truth, prediction)))
+    assert table.loc["mean", "r2"] == pytest.approx(np.nanmean(metrics.evaluate("r2", truth, prediction)))
     assert table.loc["neuroticism", "skill"] == pytest.approx(metrics.skill(truth, prediction, np.full(5, 0.5))[4])
 
 
