@@ -7,17 +7,20 @@ may not cut apart: a `source` column in `ratings.csv`, or the first 11 character
 (the video's id in ChaLearn First Impressions), or else the clip itself: then its source equals its key.
 """
 
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from helpers.files import needs, replacing
-from helpers.labels.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, split_of
-from helpers.labels.ratings import STATED, Ratings, read_rating_rows, scaled
-from helpers.labels.reliability import reliability
-from helpers.labels.scan import video_files
+from helpers.ratings import STATED, Ratings, read_rating_rows, reliability, scaled
+from helpers.splits import split_named
+
+log = logging.getLogger(__name__)
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 LETTERS = ("O", "C", "E", "A", "N")
@@ -29,6 +32,133 @@ DISPLAY = {  # high "neuroticism" in this data means emotionally stable
     "agreeableness": "agreeableness (A)",
     "neuroticism": "emotional stability (N)",
 }
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
+LEAVE_OUT = ".nomedia"  # a file of this name, as media players know it: whoever walks past leaves the folder out
+CHALEARN_NAME = re.compile(r"([\w-]{11})\.\d{3}", re.ASCII)
+
+
+def is_video(name: str) -> bool:
+    """Say whether a file is taken for a video, by its suffix in any case."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def clip_key(path: str) -> str:
+    """Return the key of a path: the path without a video suffix, in composed Unicode (NFC).
+
+    Only the last suffix goes, and only if it is one of videos: `id.003.mp4` and `id.003` both give `id.003`.
+    """
+    key = path.rpartition(".")[0] if is_video(path) else path
+    return unicodedata.normalize("NFC", key)
+
+
+def source_of(key: str) -> str:
+    """Return the video id in a ChaLearn name (`<11 characters>.003`), else the key: a clip is then its own source."""
+    found = CHALEARN_NAME.fullmatch(PurePosixPath(key).name)
+    return found[1] if found else key
+
+
+def split_of(key: str) -> str:
+    """Return the split that the innermost telling folder of a key names, or ""."""
+    named = (split_named(folder) for folder in reversed(key.split("/")[:-1]))
+    return next(filter(None, named), "")
+
+
+def natural_order(key: str) -> tuple:
+    """Sort key that puts `clip 2` before `clip 10`, folder by folder."""
+    parts = [re.split(r"([0-9]+)", part) for part in key.split("/")]
+    return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], key
+
+
+def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str] | None = None) -> list[str]:
+    """Find the clip that each name means.
+
+    Args:
+        names: Keys, or the last parts of keys (a file name; a folder and a file name), with or without video suffix.
+        splits: The split of each key there is, "" where it is unknown.
+        name_splits: For each name the split its clip is known to be in, or "". Clips of other splits are passed over.
+
+    Returns:
+        A key per name; "" where there is no such clip.
+
+    Raises:
+        ValueError: a name that fits more than one clip.
+    """
+    names = list(names)
+    wanted = name_splits if name_splits is not None else [""] * len(names)
+    found = []
+    for name, candidates, split in zip(names, fitting_keys(names, splits), wanted, strict=True):
+        fitting = [key for key in candidates if not split or splits[key] in ("", split)]
+        if len(fitting) > 1:
+            raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
+        found.append(fitting[0] if fitting else "")
+    return found
+
+
+def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
+    """List for each name all keys it fits: the equal one, or else those that end in it; suffixes as in `find_keys`."""
+    tails: dict[str, list[str]] = {}
+    for key in keys:
+        parts = key.split("/")
+        for first in range(len(parts)):
+            tails.setdefault("/".join(parts[first:]), []).append(key)
+    return [_candidates(name, tails) for name in names]
+
+
+def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
+    """The clips a name may mean, as it is or else tidied: the one with that key, or those whose keys end in it."""
+    tidied = name.strip().replace("\\", "/").removeprefix("./")
+    paths = [unicodedata.normalize("NFC", spelled) for spelled in (name, tidied)]
+    for spelling in (spelled for path in paths for spelled in (path, clip_key(path))):
+        if spelling in tails.get(spelling, []):
+            return [spelling]
+    ends = (tails.get(clip_key(path)) or tails.get(path) for path in paths)
+    return next(filter(None, ends), [])
+
+
+def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:
+    """Yield the path of every video file, or of those whose names are `wanted`, below a folder, relative to it.
+
+    Parts of a path have "/" between them. Hidden files and folders are left out, and folders below `root` that hold a
+    file `.nomedia`: clips of another kind, such as the sample's classes of motion, which are looked for in their own
+    folder. Folders that are links are followed, each folder once, however many links lead to it. A link to nothing is
+    a file too: it will be named where it fails. A folder that cannot be read is logged and left out, if not `root`.
+
+    Raises:
+        ValueError: a name that is not UTF-8: no table could hold it.
+    """
+    seen = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            if folder == root:
+                raise
+            log.warning("%s cannot be read (%s): its clips are left out", folder, error.strerror)
+            continue
+        if LEAVE_OUT in names and folder != root:
+            continue
+        for path in (folder / name for name in names if not name.startswith(".")):
+            if os.path.isdir(path):
+                if _identity(path) not in seen:
+                    seen.add(_identity(path))
+                    folders.append(path)
+            elif wanted(path.name) and (os.path.isfile(path) or not os.path.exists(path)):
+                yield _checked(path.relative_to(root).as_posix())
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _checked(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"file names must be UTF-8, got {path!r}. Rename the file.") from None
+    return path
 
 
 def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
@@ -83,7 +213,7 @@ def read_ratings(
     targets: Sequence[str] = TRAITS,
     rating_range: tuple[float, float] = (0.0, 1.0),
 ) -> Ratings:
-    """Read the ratings in a data folder (formats: `helpers.labels.ratings`) and find out which clip each is of.
+    """Read the ratings in a data folder (formats: `helpers.ratings`) and find out which clip each is of.
 
     Args:
         data_dir: The data folder.

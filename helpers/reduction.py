@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from helpers.clips import targets_of
 from helpers.config import AlignmentConfig
 from helpers.files import differences, resolve
-from helpers.labels.splits import split_clips
+from helpers.splits import split_clips
 from helpers.store import gather_rows, read_arrays, read_manifest, valid_rows, write_arrays
 
 FIRST_SD = 3.0  # standard deviation of the first component: the size at which the fusion model was tried

@@ -20,10 +20,9 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from helpers.clips import read_clips, target_names
+from helpers.clips import read_clips, target_names, video_files
 from helpers.config import NOTEBOOKS
 from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, stderr_into, write_json
-from helpers.labels.scan import video_files
 from helpers.store import stage_is_whole
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,10 @@ import pandas as pd
 import pytest
 
 from helpers.__main__ import main
-from helpers.clips import find_clips
+from helpers.clips import LEAVE_OUT, find_clips, source_of
 from helpers.drawn import motion_sample
 from helpers.drawn.motion_sample import CLASSES, GESTURES, SIZE, build_puppet, clip_poses, draw_motion_clip, motion_plan
 from helpers.files import ROOT
-from helpers.labels.names import source_of
-from helpers.labels.scan import LEAVE_OUT
 from helpers.video import read_frames
 
 SHIPPED = ROOT / "data_sample" / "motion"

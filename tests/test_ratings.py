@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from layout import make_clips
 
-from helpers import clips
+from helpers import clips, ratings
 from helpers.clips import TRAITS
-from helpers.labels import ratings
 
 CHALLENGE_ORDER = ("extraversion", "neuroticism", "agreeableness", "conscientiousness", "interview", "openness")
 HEADER = "clip,openness,conscientiousness,extraversion,agreeableness,neuroticism"

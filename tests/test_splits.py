@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import splits
 from helpers.clips import leakage
-from helpers.labels import splits
 
 
 def test_a_split_by_source_keeps_sources_whole_and_their_number_exact():

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from helpers.clips import LEAVE_OUT
 from helpers.drawn.drawing import HAIR_TONES, SKIN_TONES, blur, hsv_rgb
 from helpers.drawn.sample import SEEDS_PER_SAMPLE, source_id, write_mp4
 from helpers.files import replacing
-from helpers.labels.scan import LEAVE_OUT
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from helpers.clips import clip_key, natural_order
 from helpers.engine.clock import Clock
 from helpers.engine.crops import PIECE_CROPS, Piece
 from helpers.engine.stored import StoredError, StoredTrack, commonest, spread, stamp_of
 from helpers.faces import crop_face
-from helpers.labels.names import clip_key, natural_order
 from helpers.store import read_arrays
 
 PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number counts: face_frame_0035.jpg

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.labels.names import natural_order
+from helpers.clips import natural_order
 from helpers.store import read_arrays, write_arrays
 
 DTYPES = ("uint8", "int16", "float16", "float32")

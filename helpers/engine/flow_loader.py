@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.clips import natural_order
 from helpers.engine.flow_files import PAIR, pair_files, read_flow, read_flow_array, read_flow_tree
 from helpers.flow import normalise_flow, resize_flow
-from helpers.labels.names import natural_order
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from helpers.clips import clip_key
 from helpers.engine.clock import Clock
 from helpers.engine.crops import PIECE_FLOWS, Piece
 from helpers.engine.flow_files import PAIR, flow_shape, open_flow, pair_files
 from helpers.engine.flow_loader import flow_in_folder
 from helpers.engine.stored import StoredError, StoredTrack, commonest, spread, stamp_of
 from helpers.flow import normalise_flow, resize_flow
-from helpers.labels.names import clip_key
 from helpers.store import NOT_NPY, read_arrays
 
 LOOKED_AT_CLIPS, LOOKED_AT_FIELDS = 5, 3  # to find out what most fields of a tree are like

@@ -13,10 +13,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from helpers.clips import find_clips
+from helpers.clips import find_clips, fitting_keys
 from helpers.exchange.layouts import Layout, open_layout
 from helpers.files import FolderLock
-from helpers.labels.names import fitting_keys
 from helpers.reduction import STREAMS
 from helpers.store import Stage, write_features
 

@@ -18,10 +18,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from helpers.clips import line_end, load_clips, targets_of
+from helpers.clips import line_end, load_clips, natural_order, targets_of
 from helpers.exchange.feature_sets import write_sequences
 from helpers.files import PART, DiskFullError, FolderLock, free_bytes, replacing, size, write_json
-from helpers.labels.names import natural_order
 from helpers.reduction import STREAMS
 from helpers.store import FeatureFile, read_arrays, read_features, read_manifest
 

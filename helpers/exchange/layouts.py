@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from helpers.clips import natural_order
 from helpers.exchange.tables import TIMES, table_pieces
 from helpers.files import file_sha256
-from helpers.labels.names import natural_order
 from helpers.store import FeatureFile, read_arrays
 
 

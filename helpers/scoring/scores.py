@@ -12,10 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from helpers.clips import natural_order, video_files
 from helpers.engine.clip_run import CLIP_ERRORS
 from helpers.files import replacing, write_json
-from helpers.labels.names import natural_order
-from helpers.labels.scan import video_files
 from helpers.score import N_FACES, ClipScore, Scorer, as_dict, score_clip
 from helpers.scoring.score_page import write_page
 from helpers.video import VideoError

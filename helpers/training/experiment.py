@@ -23,8 +23,8 @@ from helpers.align import CLIPS_FILE, Aligned
 from helpers.config import TrainingConfig
 from helpers.engine.worker import ONE_THREAD
 from helpers.files import ROOT, needs, read_json, replacing, write_json
-from helpers.labels.names import SPLITS
 from helpers.reduction import read_reduction
+from helpers.splits import SPLITS
 from helpers.store import read_arrays
 from helpers.training.live import EVERY_S, TrainingLines, watch_trainings
 from helpers.training.results import gather_history, gather_predictions, leak_warning, summarise

@@ -19,7 +19,7 @@ import pandas as pd
 from helpers.align import Aligned, bank_differences, read_aligned
 from helpers.config import TrainingConfig
 from helpers.files import read_json, replacing
-from helpers.labels.splits import split_clips
+from helpers.splits import split_clips
 from helpers.store import read_manifest, write_arrays
 from helpers.training.baselines import BASELINES
 from helpers.training.callbacks import EpochLines, tensorboard, watchers

@@ -17,10 +17,10 @@ import pandas as pd
 from helpers import plots
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
-from helpers.labels.splits import split_clips
 from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
 from helpers.plots import dashboard
+from helpers.splits import split_clips
 from helpers.statistics import Paired, caveats, compare_sets
 from helpers.training.arrays import RowArrays, form_of, read_arrays_by_row, read_features_by_row
 from helpers.training.callbacks import read_logs, tensorboard, watchers

@@ -1,13 +1,21 @@
-"""Splits of clips into training, validation and test, by source unless it is asked otherwise.
+"""Splits of clips into training, validation and test: by source by default.
 
 In: keys, sources and official splits of N clips. Out: "train", "validation" or "test" for each, (N,) str.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from helpers.labels.names import SPLITS
+SPLITS = ("train", "validation", "test")
+SPLIT_NAME = re.compile(r"(?:(train|training)|(val|valid|validation)|(test))[\d _-]*", re.I)  # training80_01, val-1
+
+
+def split_named(name: str) -> str:
+    """Return "train", "validation" or "test" for the name of a split (`training80_01`, `val`, `TEST`), else ""."""
+    found = SPLIT_NAME.fullmatch(name.strip())
+    return SPLITS[found.lastindex - 1] if found else ""
 
 
 def split_by_source(sources: Sequence[str], seed: int, *, validation: float, test: float) -> np.ndarray:

@@ -1,1 +1,0 @@
-"""Ratings and what they are about: names, sources, splits, raters."""
