@@ -1,15 +1,17 @@
-"""The parameters of every notebook with their defaults and legal values, as checked, frozen dataclasses.
+"""The parameters of every notebook with their defaults and legal values, as frozen dataclasses that pydantic checks.
 
 In: names and values from a notebook's parameters cell, papermill or a YAML file. Out: an immutable object whose every
 value has the right type and lies in its legal range, or a `ValueError` that names the parameter and what is legal.
 """
 
 import ast
-import math
-import types
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Interval
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from helpers.files import resolve
 
@@ -18,77 +20,30 @@ ENDPOINTS = (
     "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
-DECODERS = (
-    "pyav",
-    "opencv",
-    "cuda",
-    "qsv",
-    "vaapi",
-    "videotoolbox",
-    "d3d11va",
-    "drm",
-    "amf",
-)  # of helpers.video
+DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")
+_TYPES = {"number": "float", "integer": "int", "string": "str", "boolean": "bool"}  # JSON schema's names, Python's
 
-
-def number(default: float, low: float, high: float = math.inf) -> Any:
-    """A parameter in [low, high]; for a list, each of its items."""
-    return _of(default, {"low": low, "high": high})
-
-
-def choice(default: Any, *options: str) -> Any:
-    """A parameter that is one of `options`; for a list, each of its items."""
-    return _of(default, {"options": options})
-
-
-def later(default: Any) -> Any:
-    """A parameter that came after folders had been made without it: they count as made with its default (or rule)."""
-    if isinstance(default, Field):
-        return field(default=default.default, metadata={**default.metadata, "later": True})
-    return _of(default, {"later": True})
-
-
-def _of(default: Any, rule: dict) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=rule)
-    return field(default=default, metadata=rule)
-
-
-def _converted(value: Any, kind: Any) -> Any:
-    """`value` as `kind`, or TypeError. An int is taken for a float, a bool never for a number."""
-    if isinstance(kind, types.GenericAlias) and get_origin(kind) is list:
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        return [_converted(item, get_args(kind)[0]) for item in value]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError
-    return value
-
-
-def _rule(kind: Any, rule: dict) -> str:
-    name = str(kind) if get_origin(kind) else kind.__name__
-    if "options" in rule:
-        return f"{name}, one of {', '.join(map(repr, rule['options']))}"
-    if "low" in rule:
-        high = "" if rule["high"] == math.inf else f" and at most {rule['high']}"
-        return f"{name}, at least {rule['low']}{high}"
-    return name
-
-
-def _legal(value: Any, rule: dict) -> bool:
-    items = value if isinstance(value, list) else [value]
-    if "options" in rule:
-        return all(item in rule["options"] for item in items)
-    if "low" in rule:
-        return all(rule["low"] <= item <= rule["high"] for item in items)
-    return True
+Backbone = Literal["resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19"]
+Weights = Literal["random", "pretrained"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Split = Literal["source", "kfold", "official", "random"]
+Count = Annotated[int, Ge(0)]
+Workers = Annotated[int, Interval(ge=0, le=256)]
+Share = Annotated[float, Interval(ge=0.01, le=0.5)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Base of the parameters of one notebook: types, ranges and choices are checked when it is made."""
+    """Base of the parameters of one notebook: types, ranges and choices are checked when it is made.
+
+    An int is taken for a float and a tuple for a list; nothing else is converted.
+
+    Attributes:
+        newer: Parameters that folders were made without: they count as made with the default, and are left out of
+            `as_dict` where they have it.
+    """
+
+    newer: ClassVar[tuple[str, ...]] = ()
 
     out_dir: str = "results/sample"
 
@@ -96,14 +51,11 @@ class Parameters:
         for f in fields(self):
             value = getattr(self, f.name)
             try:
-                value = _converted(value, f.type)
-                legal = _legal(value, f.metadata)
-            except TypeError:
-                legal = False
-            if not legal:
+                checked = _adapter(f.type).validate_python(list(value) if isinstance(value, tuple) else value)
+            except ValidationError:
                 got = f"{value!r} ({type(value).__name__})"
-                raise ValueError(f"{f.name} must be {_rule(f.type, f.metadata)}, got {got}.")
-            object.__setattr__(self, f.name, value)
+                raise ValueError(f"{f.name} must be {_rule(f.type)}, got {got}.") from None
+            object.__setattr__(self, f.name, checked)
 
     @classmethod
     def checked(cls, values: dict[str, Any]) -> "Parameters":
@@ -140,9 +92,27 @@ class Parameters:
         return resolve(self.data_dir)
 
     def as_dict(self, *, without: tuple[str, ...] = ("data_dir", "out_dir", "limit", "progress")) -> dict[str, Any]:
-        """The parameters that decide the result, as plain types; a `later` one only where it is not the default."""
-        silent = {f.name for f in fields(self) if f.metadata.get("later") and getattr(self, f.name) == f.default}
+        """The parameters that decide the result, as plain types."""
+        silent = {f.name for f in fields(self) if f.name in self.newer and getattr(self, f.name) == f.default}
         return {name: value for name, value in asdict(self).items() if name not in silent.union(without)}
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind, config=ConfigDict(strict=True))
+
+
+def _rule(kind: Any) -> str:
+    """What a value of this type must be: "float, at least 1.0 and at most 240.0"."""
+    schema = _adapter(kind).json_schema()
+    item = schema.get("items", schema)
+    name = _TYPES[item["type"]]
+    rule = f"list[{name}]" if "items" in schema else name
+    if "enum" in item:
+        return f"{rule}, one of {', '.join(map(repr, item['enum']))}"
+    words = {"minimum": "at least", "maximum": "at most"}
+    bounds = [f"{word} {item[key]}" for key, word in words.items() if key in item]
+    return f"{rule}, {' and '.join(bounds)}" if bounds else rule
 
 
 def _assigned(source: str) -> dict[str, Any]:
@@ -159,42 +129,46 @@ class SetupConfig(Parameters):
     """00_setup_check."""
 
     require_gpu: bool = False
-    size: int = number(1024, 64, 16384)
-    repeats: int = number(5, 1, 1000)
-    batches: list[int] = number([1, 2, 4, 8], 1, 65536)
+    size: Annotated[int, Interval(ge=64, le=16384)] = 1024
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 5
+    batches: list[Annotated[int, Interval(ge=1, le=65536)]] = field(default_factory=lambda: [1, 2, 4, 8])
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisConfig(Parameters):
     """01_data_analysis."""
 
+    newer = ("targets",)
+
     data_dir: str = "data_sample"
-    limit: int = number(0, 0)
+    limit: Count = 0
     rating_low: float = 0.0
     rating_high: float = 1.0
-    targets: str = later("ocean")
+    targets: str = "ocean"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationConfig(Parameters):
     """02_clip_preparation."""
 
+    newer = ("detector", "crop", "align_eyes", "max_gap_s")
+
     data_dir: str = "data_sample"
-    backend: str = choice("auto", "auto", *DECODERS)
-    fps: float = number(15.0, 1.0, 240.0)
-    detect_every: int = number(8, 1, 1000)
-    min_coverage: float = number(0.3, 0.0, 1.0)
-    crop_scale: float = number(1.7, 0.5, 5.0)
-    detector: str = later(choice("haar", "haar", "yunet"))
-    crop: str = later(choice("stable", "stable", "smooth"))
-    align_eyes: bool = later(False)
-    max_gap_s: float = later(number(1.0, 0.0, 60.0))
-    workers: int = number(0, 0, 256)
+    backend: Literal["auto", *DECODERS] = "auto"
+    fps: Annotated[float, Interval(ge=1.0, le=240.0)] = 15.0
+    detect_every: Annotated[int, Interval(ge=1, le=1000)] = 8
+    min_coverage: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.3
+    crop_scale: Annotated[float, Interval(ge=0.5, le=5.0)] = 1.7
+    detector: Literal["haar", "yunet"] = "haar"
+    crop: Literal["stable", "smooth"] = "stable"
+    align_eyes: bool = False
+    max_gap_s: Annotated[float, Interval(ge=0.0, le=60.0)] = 1.0
+    workers: Workers = 0
     progress: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.align_eyes and self.detector == "haar":  # helpers.faces.LANDMARKS, without importing OpenCV
+        if self.align_eyes and self.detector == "haar":
             raise ValueError("align_eyes needs the detector 'yunet', got 'haar', which finds no eyes. Set detector.")
 
 
@@ -202,16 +176,18 @@ class PreparationConfig(Parameters):
 class StaticConfig(Parameters):
     """03_static_extraction."""
 
+    newer = ("faces_dir", "faces_fps", "device")
+
     data_dir: str = "data_sample"
-    backbone: str = choice("resnet50", "resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19")
-    weights: str = choice("random", "random", "pretrained")
-    every_n_frames: int = number(8, 1, 1000)
-    faces_dir: str = later("")
-    faces_fps: float = later(number(30.0, 0.1, 1000.0))
-    batch_size: int = number(32, 0, 4096)
-    device: str = later("")
-    precision: str = choice("float32", "float32", "bfloat16", "float16")
-    workers: int = number(0, 0, 256)
+    backbone: Backbone = "resnet50"
+    weights: Weights = "random"
+    every_n_frames: Annotated[int, Interval(ge=1, le=1000)] = 8
+    faces_dir: str = ""
+    faces_fps: Annotated[float, Interval(ge=0.1, le=1000.0)] = 30.0
+    batch_size: Annotated[int, Interval(ge=0, le=4096)] = 32
+    device: str = ""
+    precision: Precision = "float32"
+    workers: Workers = 0
     progress: bool = False
 
 
@@ -219,39 +195,48 @@ class StaticConfig(Parameters):
 class DynamicConfig(Parameters):
     """04_dynamic_extraction."""
 
+    newer = ("remove_camera", "flow_dir", "flow_fps", "device")
+
     data_dir: str = "data_sample"
-    weights: str = choice("random", "random", "pretrained")
-    endpoint: str = choice("Mixed_3c", "", *ENDPOINTS)
-    input_px: int = number(112, 32, 512)
-    flow: str = choice("dis_fast", "dis_fast", "dis_medium", "farneback", "tvl1")
-    flow_clip_px: float = number(20.0, 0.1, 1000.0)
-    remove_camera: bool = later(False)
-    flow_dir: str = later("")
-    flow_fps: float = later(number(6.0, 0.1, 1000.0))
-    mode: str = choice("whole", "whole", "windows")
-    segment: int = number(8, 8, 512)
-    window: int = number(16, 9, 512)
-    stride: int = number(8, 1, 512)
-    batch_size: int = number(4, 0, 1024)
-    device: str = later("")
-    precision: str = choice("float32", "float32", "bfloat16", "float16")
-    workers: int = number(0, 0, 256)
+    weights: Weights = "random"
+    endpoint: Literal["", *ENDPOINTS] = "Mixed_3c"
+    input_px: Annotated[int, Interval(ge=32, le=512)] = 112
+    flow: Literal["dis_fast", "dis_medium", "farneback", "tvl1"] = "dis_fast"
+    flow_clip_px: Annotated[float, Interval(ge=0.1, le=1000.0)] = 20.0
+    remove_camera: bool = False
+    flow_dir: str = ""
+    flow_fps: Annotated[float, Interval(ge=0.1, le=1000.0)] = 6.0
+    mode: Literal["whole", "windows"] = "whole"
+    segment: Annotated[int, Interval(ge=8, le=512)] = 8
+    window: Annotated[int, Interval(ge=9, le=512)] = 16
+    stride: Annotated[int, Interval(ge=1, le=512)] = 8
+    batch_size: Annotated[int, Interval(ge=0, le=1024)] = 4
+    device: str = ""
+    precision: Precision = "float32"
+    workers: Workers = 0
     progress: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.remove_camera:
+            raise ValueError("remove_camera must be False: motion of the camera is no longer removed. Leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig(Parameters):
     """05_alignment."""
 
+    newer = ("folds",)
+
     bank_dir: str = "data_sample/tokens"
-    reduction: str = choice("auto", "auto", "groups", "pca", "none")
-    static_dim: int = number(512, 1, 8192)
-    dynamic_dim: int = number(256, 1, 8192)
-    split: str = choice("source", "source", "kfold", "official", "random")
-    validation_share: float = number(0.075, 0.01, 0.5)
-    test_share: float = number(0.125, 0.01, 0.5)
-    folds: int = later(number(5, 2, 1000))
-    seed: int = number(0, 0)
+    reduction: Literal["auto", "groups", "pca", "none"] = "auto"
+    static_dim: Annotated[int, Interval(ge=1, le=8192)] = 512
+    dynamic_dim: Annotated[int, Interval(ge=1, le=8192)] = 256
+    split: Split = "source"
+    validation_share: Share = 0.075
+    test_share: Share = 0.125
+    folds: Annotated[int, Interval(ge=2, le=1000)] = 5
+    seed: Count = 0
     synthetic_labels: bool = False
 
     def width(self, stream: str) -> int:
@@ -263,27 +248,29 @@ class AlignmentConfig(Parameters):
 class TrainingConfig(Parameters):
     """06_training. `fusion_dim` 64, `num_heads` 2 and `dropout_rate` 0.5 are the legal variants of the source model."""
 
+    newer = ("folds", "first_epoch", "frozen", "models", "precision", "tensorboard")
+
     bank_dir: str = "data_sample/tokens"
-    seeds: list[int] = number([0, 1, 2], 0)
-    split: str = choice("source", "source", "kfold", "official", "random")
-    validation_share: float = number(0.075, 0.01, 0.5)
-    test_share: float = number(0.125, 0.01, 0.5)
-    folds: int = later(number(5, 2, 1000))
-    fusion_dim: int = number(128, 8, 4096)
-    num_heads: int = number(4, 1, 64)
-    dropout_rate: float = number(0.3, 0.0, 0.95)
-    learning_rate: float = number(3e-3, 1e-6, 1.0)
-    weight_decay: float = number(0.4, 0.0, 1.0)
-    batch_size: int = number(32, 1, 65536)
-    epochs: int = number(50, 1, 100000)
-    schedule: str = choice("cosine", "cosine", "plateau")
-    patience: int = number(0, 0, 100000)
-    first_epoch: int = later(number(0, 0, 100000))
-    frozen: str = later("")
-    models: str = later("short")
-    precision: str = later(choice("float32", "float32", "bfloat16", "float16"))
-    tensorboard: bool = later(False)
-    workers: int = number(2, 1, 256)
+    seeds: list[Count] = field(default_factory=lambda: [0, 1, 2])
+    split: Split = "source"
+    validation_share: Share = 0.075
+    test_share: Share = 0.125
+    folds: Annotated[int, Interval(ge=2, le=1000)] = 5
+    fusion_dim: Annotated[int, Interval(ge=8, le=4096)] = 128
+    num_heads: Annotated[int, Interval(ge=1, le=64)] = 4
+    dropout_rate: Annotated[float, Interval(ge=0.0, le=0.95)] = 0.3
+    learning_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 3e-3
+    weight_decay: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.4
+    batch_size: Annotated[int, Interval(ge=1, le=65536)] = 32
+    epochs: Annotated[int, Interval(ge=1, le=100000)] = 50
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    patience: Annotated[int, Interval(ge=0, le=100000)] = 0
+    first_epoch: Annotated[int, Interval(ge=0, le=100000)] = 0
+    frozen: str = ""
+    models: str = "short"
+    precision: Precision = "float32"
+    tensorboard: bool = False
+    workers: Annotated[int, Interval(ge=1, le=256)] = 2
     progress: bool = False
 
 
@@ -302,31 +289,31 @@ class ClassificationConfig(Parameters):
     """08_clip_classification. `input_px` 0: the input that the weights were trained with."""
 
     data_dir: str = "data_sample/motion"
-    backbone: str = choice("resnet50", "resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19")
-    weights: str = choice("random", "random", "pretrained")
-    input_px: int = number(32, 0, 1024)
-    n_frames: int = number(12, 1, 4096)
-    frame_px: int = number(64, 32, 1024)
-    scales: list[float] = number([1.0, 0.85, 1.15], 0.1, 10.0)
-    views: int = number(3, 0, 99)
-    tta_views: int = number(2, 0, 99)
+    backbone: Backbone = "resnet50"
+    weights: Weights = "random"
+    input_px: Annotated[int, Interval(ge=0, le=1024)] = 32
+    n_frames: Annotated[int, Interval(ge=1, le=4096)] = 12
+    frame_px: Annotated[int, Interval(ge=32, le=1024)] = 64
+    scales: list[Annotated[float, Interval(ge=0.1, le=10.0)]] = field(default_factory=lambda: [1.0, 0.85, 1.15])
+    views: Annotated[int, Interval(ge=0, le=99)] = 3
+    tta_views: Annotated[int, Interval(ge=0, le=99)] = 2
     flip: bool = False
-    split: str = choice("source", "source", "official")
-    batch_size: int = number(64, 1, 4096)
-    precision: str = choice("float32", "float32", "bfloat16", "float16")
-    workers: int = number(0, 0, 256)
-    seed: int = number(0, 0)
+    split: Literal["source", "official"] = "source"
+    batch_size: Annotated[int, Interval(ge=1, le=4096)] = 64
+    precision: Precision = "float32"
+    workers: Workers = 0
+    seed: Count = 0
     progress: bool = False
-    folds: int = number(5, 3, 100)
-    n_models: int = number(3, 1, 100)
-    components: int = number(32, 1, 4096)
-    units: int = number(32, 1, 4096)
-    dropout_rate: float = number(0.3, 0.0, 0.95)
-    learning_rate: float = number(3e-3, 1e-6, 1.0)
-    label_smoothing: float = number(0.1, 0.0, 0.9)
-    clips_per_batch: int = number(16, 1, 65536)
-    epochs: int = number(30, 1, 100000)
-    patience: int = number(8, 0, 100000)
+    folds: Annotated[int, Interval(ge=3, le=100)] = 5
+    n_models: Annotated[int, Interval(ge=1, le=100)] = 3
+    components: Annotated[int, Interval(ge=1, le=4096)] = 32
+    units: Annotated[int, Interval(ge=1, le=4096)] = 32
+    dropout_rate: Annotated[float, Interval(ge=0.0, le=0.95)] = 0.3
+    learning_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 3e-3
+    label_smoothing: Annotated[float, Interval(ge=0.0, le=0.9)] = 0.1
+    clips_per_batch: Annotated[int, Interval(ge=1, le=65536)] = 16
+    epochs: Annotated[int, Interval(ge=1, le=100000)] = 30
+    patience: Annotated[int, Interval(ge=0, le=100000)] = 8
 
     @property
     def multi_scale(self) -> bool:

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.config import DynamicConfig
 from helpers.faces import crop_face
 from helpers.flow import OpticalFlowComputer
 from helpers.tracking.camera import View, background_mask, box_matrix, camera_motion, minus_camera, without_camera
@@ -123,12 +122,6 @@ def test_crops_that_move_and_turn_tell_the_same_own_motion_in_the_axes_of_the_fi
         np.median(own[y - 30 : y + 30, x - 20 : x + 20].reshape(-1, 2), axis=0), expected, atol=0.2
     )
     np.testing.assert_allclose(np.median(own[20:44, 20:44].reshape(-1, 2), axis=0), 0, atol=0.25)
-
-
-def test_the_switch_is_off_by_default_and_named_in_a_manifest_only_when_on():
-    assert DynamicConfig().remove_camera is False
-    assert "remove_camera" not in DynamicConfig().as_dict()
-    assert DynamicConfig(remove_camera=True).as_dict()["remove_camera"] is True
 
 
 def test_the_identity_leaves_flow_as_it_is():

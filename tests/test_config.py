@@ -24,6 +24,10 @@ def test_defaults_are_legal():
         ({"fps": 0}, r"fps must be float, at least 1\.0.*got 0"),
         ({"fps": float("nan")}, "fps must be float"),
         ({"backend": "decord"}, "backend must be str, one of 'auto', 'pyav', 'opencv', 'cuda', .*got 'decord'"),
+        ({"progress": "true"}, r"progress must be bool, got 'true' \(str\)"),
+        ({"progress": 1}, r"progress must be bool, got 1 \(int\)"),
+        ({"workers": 2.0}, r"workers must be int, at least 0 and at most 256, got 2\.0 \(float\)"),
+        ({"workers": True}, r"workers must be int, .*got True \(bool\)"),
         ({"data_dir": 3}, r"data_dir must be str, got 3 \(int\)"),
         ({"fpz": 15.0}, "unknown parameter 'fpz'. Legal names: out_dir, data_dir, backend, fps"),
     ],
@@ -78,9 +82,21 @@ def test_what_decides_the_result_leaves_folders_out():
     assert set(config.PreparationConfig().as_dict(without=NOT_DECISIVE)) == decisive
 
 
-def test_a_parameter_that_came_later_is_named_only_where_it_is_not_the_default():
-    assert "remove_camera" not in config.DynamicConfig().as_dict()
-    assert config.DynamicConfig(remove_camera=True).as_dict()["remove_camera"] is True
+def test_a_parameter_that_folders_were_made_without_is_named_only_where_it_is_not_the_default():
+    assert "flow_dir" not in config.DynamicConfig().as_dict()
+    assert config.DynamicConfig(flow_dir="trees").as_dict()["flow_dir"] == "trees"
+    for name, kind in config.NOTEBOOKS.items():
+        assert set(kind.newer) <= {f.name for f in dataclasses.fields(kind)}, name
+
+
+def test_motion_of_the_camera_is_not_removed():
+    assert config.DynamicConfig(remove_camera=False) == config.DynamicConfig()
+    with pytest.raises(ValueError, match="remove_camera must be False: motion of the camera is no longer removed"):
+        config.DynamicConfig(remove_camera=True)
+
+
+def test_a_tuple_is_taken_for_a_list_and_stored_as_one():
+    assert config.TrainingConfig(seeds=(3, 4)).seeds == [3, 4]
 
 
 def test_decoders_are_those_of_the_decoders():

@@ -193,17 +193,6 @@ def test_flow_of_a_clip_is_that_of_its_stable_crop():
     assert pieces[0].decoder.endswith("h264, software")
 
 
-def test_the_camera_can_be_taken_out_of_the_flow():
-    track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
-    plain, still = (
-        list(face_flows(Job(SHIPPED[0], track, DynamicConfig(remove_camera=remove)))) for remove in (False, True)
-    )
-    assert sum(piece.camera_lost for piece in plain) == 0
-    assert sum(piece.camera_lost for piece in still) < 72
-    difference = np.concatenate([a.values - b.values for a, b in zip(plain, still, strict=True)])
-    assert 0 < np.abs(difference).mean() * 20 < 0.2  # px: the drawn camera stands nearly still
-
-
 def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
     law = {"fps": 15.0, "every": 8, "scale": 1.7, "min_coverage": 0.3}
     track = track_face(SHIPPED[0], **law, crop="smooth")
