@@ -21,9 +21,8 @@ from benchmarks import clips
 from benchmarks.alternation import options_of, report
 from benchmarks.readers import judge
 from benchmarks.variants import FLIPS, KINDS, STRUCTURE, Source, Variant, make_variants, media_ranges
-from helpers.engine.pool import ClipPool
-from helpers.engine.worker import WorkerCrashed, WorkerError, WorkerHung, cores
 from helpers.files import ROOT
+from helpers.workers import ClipPool, WorkerCrashed, WorkerError, WorkerHung, cores
 
 SAMPLE = (
     "training80_01/4eke_igcKkn.000.mp4",

@@ -34,13 +34,13 @@ from benchmarks.networks import (
 )
 from benchmarks.stages import DATA, named, prepare, run_stage, sample_clips, write_flows
 from helpers.config import DynamicConfig
+from helpers.crops import face_flows
 from helpers.engine.costs import one_thread
-from helpers.engine.crops import face_flows
 from helpers.engine.flow_files import read_flow
-from helpers.engine.sources import VideoSource
-from helpers.engine.worker import cores
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.sources import VideoSource
+from helpers.workers import cores
 
 COLUMNS = {"way": "{}", "clips": "{}", "per_s": "{:.2f}", "to_forward": "{:.3f}"}
 ENDPOINT = "Mixed_3c"

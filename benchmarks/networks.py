@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from benchmarks.alternation import alternate, ratio
-from helpers.engine.batches import AT_ONCE
 from helpers.forward import Forward
+from helpers.pipeline import AT_ONCE
 
 PRECISIONS = ("float32", "bfloat16")
 PLAIN = "tf.function float32"

@@ -23,12 +23,11 @@ from benchmarks.alternation import alternate, minus, options_of, ratio, report
 from benchmarks.clips import BENCHMARK, FPS, N_FRAMES, draw_pictures, encode
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig
-from helpers.engine.crops import CROP_PX, Job, face_flows
-from helpers.engine.pool import ClipPool
-from helpers.engine.worker import cores
+from helpers.crops import CROP_PX, Job, face_flows
 from helpers.faces import FaceTrack, crop_at, detect_faces, track_clip
 from helpers.flow import METHODS, OpticalFlowComputer
 from helpers.video import backend_name, count_samples, iter_frames, probe
+from helpers.workers import ClipPool, cores
 
 PREPARATION = PreparationConfig(fps=FPS, detect_every=FPS // 2, backend="pyav")  # two looks a second, as by default
 COLUMNS = {"what": "{}", "times_real_time": "{:.1f}", "to_limit": "{:.2f}", "share": "{:.0%}", "ms_per_frame": "{:.2f}"}

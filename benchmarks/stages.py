@@ -19,11 +19,11 @@ import pandas as pd
 from helpers import extract
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.engine.crops import face_flows
+from helpers.crops import face_flows
 from helpers.engine.flow_files import write_flow
-from helpers.engine.sources import VideoSource
 from helpers.files import ROOT
 from helpers.forward import Forward
+from helpers.sources import VideoSource
 from helpers.video import read_frames
 from helpers.weights import Weights
 

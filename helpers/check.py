@@ -18,11 +18,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
-from helpers.engine.pool import ClipPool
-from helpers.engine.worker import WorkerError, cores
 from helpers.faces import detect_faces, require_detector
 from helpers.files import duration
 from helpers.video import OpenVideo, VideoError, VideoInfo, iter_frames, open_video, uniform_indices
+from helpers.workers import ClipPool, WorkerError, cores
 
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
 SEGMENT_S = 0.5  # a row of 04: 8 flows at the 15 fps of the defaults; 8 and the pool's overhang at 25 fps

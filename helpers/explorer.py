@@ -61,7 +61,7 @@ from helpers.attention import (
 )
 from helpers.clips import DISPLAY, load_clips
 from helpers.config import AttentionConfig, DynamicConfig
-from helpers.engine.crops import CROP_PX, Job, Piece, face_flows
+from helpers.crops import CROP_PX, Job, Piece, face_flows
 from helpers.evidence import window_spans
 from helpers.faces import FaceTrack, crop_at, read_track
 from helpers.files import needs, resolve

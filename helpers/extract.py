@@ -6,8 +6,8 @@ filled across clips, and files are written, all at the same time. A clip that ca
 and the run goes on; a clip that is done is not done again. A folder is locked while it is filled.
 """
 
+import logging
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,29 +18,26 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+from keras import layers
 
-from helpers.backbones import build_backbone
+from helpers.backbones import build_backbone, freeze, write_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.crops import CROP_PX
 from helpers.device import chosen_device, gpu_index
-from helpers.engine.batches import Batches
-from helpers.engine.clip_run import CLIP_ERRORS, Clip, ClipRun
-from helpers.engine.crops import CROP_PX
-from helpers.engine.deviation import comparison
 from helpers.engine.monitor import Monitor
 from helpers.engine.placement import use_device
-from helpers.engine.progress import Progress
-from helpers.engine.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
-from helpers.engine.sources import StoredSource, VideoSource, open_source
 from helpers.engine.stored import StoredTrack
 from helpers.engine.throughput import measured_batch
-from helpers.engine.worker import cores
-from helpers.engine.writer import FeatureWriter
 from helpers.faces import TRACK_LAYOUT, FaceTrack, detector_file, require_detector, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.pipeline import CLIP_ERRORS, Batches, ClipRun, Progress, run_batches, stream_rows
+from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
+from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import FeatureFile, Stage, read_features
 from helpers.video import backend_name, backend_version
+from helpers.workers import cores
 
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")
 STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
@@ -89,7 +86,6 @@ class Extraction:
         rows: Begins the rows of a clip.
         batches: The network.
         device: What `helpers.engine.placement.use_device` gave for it.
-        found: What it finds out about itself, for the manifest.
     """
 
     name: str
@@ -99,12 +95,10 @@ class Extraction:
     rows: Callable[[FaceTrack | StoredTrack], ClipRows]
     batches: Batches
     device: str
-    found: dict[str, Any]
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
-    found: dict[str, Any] = {}
     with use_device(cfg.device) as device:
         source = open_source(cfg, clips.index)
         backbone = build_backbone(cfg.backbone, cfg.weights)
@@ -112,25 +106,23 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
         shape = (backbone.input_px, backbone.input_px, 3)
         measured = {"network": cfg.backbone, "unit": "images/s", "dtype": np.uint8, "memory_gib": _gpu_gib(device)}
         size = cfg.batch_size or measured_batch(forward, shape, **measured)
-    compare = comparison(backbone.model, cfg.precision, found, backbone.prepare)
-    batches = Batches(forward, size, compare=compare, device=device)
+    batches = Batches(forward, size, device=device)
     weights = backbone.weights.as_dict()
-    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, device, found)
+    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, device)
     return _extract(clips, how, source)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
     check_dynamic(cfg)
-    found: dict[str, Any] = {}
     with use_device(cfg.device) as device:
         source = open_source(cfg, clips.index)
         network, weights = build_motion_network(cfg.weights, cfg.endpoint)
         forward = compile_forward(network, cfg.precision)
         size = cfg.batch_size or _measured_rows(forward, cfg, device)
-    batches = Batches(forward, size, compare=comparison(network, cfg.precision, found), device=device)
+    batches = Batches(forward, size, device=device)
     rows = partial(DynamicRows, cfg=cfg)
-    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, device, found)
+    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, device)
     return _extract(clips, how, source)
 
 
@@ -193,59 +185,7 @@ def _extract(clips: pd.DataFrame, how: Extraction, source: VideoSource | StoredS
             entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
             entry |= {"failed": counts["failed"], "usage": monitor.summary().as_dict()}
             write_json(stage.folder / "extraction_log.json", entry)
-        stage.made_with = how.found | stage.made_with  # what an earlier run of this stage has found stays
         return stage.finish(**counts)
-
-
-def stream_rows(
-    run: ClipRun,
-    stage: Stage,
-    rows_of: Callable[[Any], ClipRows],
-    batches: Batches,
-    told: Callable[[str, FeatureFile, Any], None] = lambda key, rows, kept: None,
-) -> tuple[dict[str, float], int]:
-    """Read, compute and write all clips at once; a clip's file is written when its last row is there.
-
-    Args:
-        run: The clips; closed by the caller.
-        stage: Where the files go.
-        rows_of: From `Clip.kept` to the clip's rows, before they are made.
-        batches: The network; closed here.
-        told: Gets the key, the rows and `Clip.kept` of every clip whose rows are made.
-
-    Returns:
-        Seconds by what was done in them, and how many rows were made.
-    """
-    spent_s: Counter[str] = Counter()
-    on_way: list[tuple[Clip, ClipRows]] = []
-    with batches, FeatureWriter(run, stage) as writer:
-
-        def hand_over() -> None:
-            for clip, rows in [entry for entry in on_way if entry[1].complete]:
-                on_way.remove((clip, rows))
-                spent_s.update(rows.spent_s)
-                try:
-                    made = rows.result()
-                except CLIP_ERRORS as error:
-                    run.fail(clip, error)
-                else:
-                    told(clip.key, made, clip.kept)
-                    writer.write(clip, made)
-
-        try:
-            for clip, pieces in run:
-                rows = rows_of(clip.kept)
-                try:
-                    rows.feed(pieces, batches)
-                except CLIP_ERRORS as error:
-                    run.fail(clip, error)
-                else:
-                    on_way.append((clip, rows))
-                hand_over()
-            batches.finish()
-        finally:  # whatever ends the run, no clip that is complete is lost
-            hand_over()
-    return dict(spent_s) | {"network": batches.network_s, "writing": writer.spent_s}, writer.n_rows
 
 
 class RowCount:
@@ -307,3 +247,87 @@ def extraction_log(
         "network_share": round(spent_s["network"] / seconds, 3),
         "weights": how.weights,
     }
+
+
+class StaticFeatureExtractor:
+    """A backbone that turns frames of a face into rows.
+
+    Attributes:
+        backbone: Network, preprocessing, sizes and provenance.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        weights: str = "pretrained",
+        *,
+        precision: str = "float32",
+        batch_size: int = 32,
+        frozen: int | None = None,
+    ):
+        """Arguments as for `build_backbone` and `compile_forward`; `batch_size` frames at once."""
+        self.backbone = build_backbone(backbone, weights, frozen=frozen)
+        self._forward = compile_forward(self.backbone.model, precision, self.backbone.prepare)
+        self._batch_size = batch_size
+
+    def extract_features(self, frames_rgb: np.ndarray) -> np.ndarray:
+        """Rows float32 (n, feature_dim) of frames RGB uint8 (n, input_px, input_px, 3)."""
+        rows = run_batches(self._forward, frames_rgb, self._batch_size)
+        return np.stack(rows) if rows else np.zeros((0, self.backbone.feature_dim), np.float32)
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights as npz, which `weights=path` reads."""
+        write_backbone(path, self.backbone)
+
+
+class DynamicFeatureExtractor:
+    """I3D on flow.
+
+    Attributes:
+        network: To the pooled features (B, T', C) along time, or to the activation of a stage (B, T', H', W', C).
+        weights: Its provenance.
+    """
+
+    def __init__(
+        self,
+        weights: str = "pretrained",
+        endpoint: str = "",
+        *,
+        channels: int = 2,
+        precision: str = "float32",
+        batch_size: int = 4,
+    ):
+        """Arguments as for `build_motion_network` and `compile_forward`; `batch_size` clips at once."""
+        self.network, self.weights = build_motion_network(weights, endpoint, channels)
+        self._forward, self._batch_size = compile_forward(self.network, precision), batch_size
+
+    def extract_features(self, clips: np.ndarray) -> np.ndarray:
+        """Rows float32 (n, C) of clips float32 (n, T, S, S, channels) in [-1, 1]: means over time, height and width."""
+        rows = run_batches(self._forward, clips, self._batch_size, lambda y: y.reshape(-1, y.shape[-1]).mean(axis=0))
+        return np.stack(rows) if rows else np.zeros((0, self.network.output_shape[-1]), np.float32)
+
+    def with_head(
+        self, n_outputs: int, *, dropout_rate: float = 0.5, dense_units: int = 1024, frozen: int | None = None
+    ) -> keras.Model:
+        """The network with dropout and dense layers behind its mean, to be trained end to end.
+
+        Args:
+            n_outputs: Of the last, linear layer.
+            dropout_rate: Share of features that a training step leaves out, in [0, 1).
+            dense_units: Of a ReLU layer before the last; 0 for none.
+            frozen: How many convolutions training leaves alone; None: all of them (see `helpers.backbones.freeze`).
+
+        Returns:
+            A model from (B, T, S, S, channels) to (B, n_outputs). It shares the network's weights; `extract_features`
+            keeps those of before a training.
+        """
+        freeze(self.network, frozen)
+        pool = layers.GlobalAveragePooling3D if len(self.network.output_shape) == 5 else layers.GlobalAveragePooling1D
+        x = pool(name="mean")(self.network.output)
+        x = layers.Dropout(dropout_rate, name="dropout")(x)
+        if dense_units:
+            x = layers.Dense(dense_units, "relu", name="dense")(x)
+        return keras.Model(self.network.input, layers.Dense(n_outputs, name="outputs")(x), name="dynamic_with_head")
+
+
+log = logging.getLogger(__name__)

@@ -22,17 +22,17 @@ from typing import Any
 import pandas as pd
 
 from helpers.config import NOTEBOOKS, AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
+from helpers.crops import Job
 from helpers.decoding.excerpt import write_excerpt
 from helpers.device import chosen_device, enable_memory_growth
-from helpers.engine.clip_run import CLIP_ERRORS
 from helpers.engine.costs import Measured, Stored, measure_dynamic, measure_static, one_thread, stored_input, timed
-from helpers.engine.crops import Job
-from helpers.engine.sources import StoredSource, open_source
-from helpers.engine.worker import cores
 from helpers.extract import check_dynamic
 from helpers.faces import track_clip, write_track
 from helpers.files import duration, free_bytes, resolve, size
+from helpers.pipeline import CLIP_ERRORS
+from helpers.sources import StoredSource, open_source
 from helpers.video import backend_name
+from helpers.workers import cores
 
 EXCERPT_S = 6.0  # of a clip: long enough for the rows of 03 and 04, short enough for a clip of any length and size
 CANDIDATES = 3  # clips that are tried, since a few looks do not show that a whole clip can be used
@@ -129,7 +129,7 @@ def aligned_bytes(measured: dict[str, Measured], cfg: AlignmentConfig) -> float:
 
 
 def stored_sources(stages: Stages, keys: Iterable[str]) -> dict[str, StoredSource]:
-    """The trees that the parameters of 03 and 04 name, by stage. Raises as `helpers.engine.sources.open_source`."""
+    """The trees that the parameters of 03 and 04 name, by stage. Raises as `helpers.sources.open_source`."""
     named = {"03 static": (stages.static, "faces_dir"), "04 dynamic": (stages.dynamic, "flow_dir")}
     return {stage: open_source(cfg, keys) for stage, (cfg, folder) in named.items() if getattr(cfg, folder)}
 

@@ -41,7 +41,7 @@ from keras import ops
 from PIL import Image
 
 from helpers.backbones import BACKBONES, Backbone
-from helpers.engine.crops import Job, face_crops
+from helpers.crops import Job, face_crops
 from helpers.files import replacing
 from helpers.gradients import gradient_of
 from helpers.reduction import ChannelGroups, Pca

@@ -16,16 +16,16 @@ from helpers.attention import effects_of_motion, get_attention_weights
 from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.engine.clip_run import CLIP_ERRORS
-from helpers.engine.crops import Job, face_crops, face_flows
-from helpers.engine.rows import DynamicRows, StaticRows, rows_of_clip
+from helpers.crops import Job, face_crops, face_flows
 from helpers.faces import FaceTrack, NoFaceError, require_detector, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.look import clip_parts, face_pictures, spread_times
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
+from helpers.pipeline import CLIP_ERRORS, rows_of_clip
 from helpers.reduction import STREAMS, Reduction, read_reduction
+from helpers.rows import DynamicRows, StaticRows
 from helpers.science.caveats import caveats
 from helpers.science.familiar import Known, read_familiar
 from helpers.store import FeatureFile

@@ -140,7 +140,7 @@ def stored_keys(tasks: list[Task], data: Path) -> list[str]:
     named = [task for task in tasks if task.parameters.get(TREES.get(task.name))]
     if not named:
         return []
-    from helpers.engine.sources import open_tree  # takes as long to import as the rest
+    from helpers.sources import open_tree  # takes as long to import as the rest
 
     trees = [open_tree(NOTEBOOKS[task.name].checked(task.parameters)) for task in named]
     return [] if next(video_files(data), None) else list(trees[0].clips)

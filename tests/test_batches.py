@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from helpers.engine.batches import AT_ONCE, Batches
 from helpers.forward import NetworkError
+from helpers.pipeline import AT_ONCE, Batches
 
 
 def doubled(x: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_a_sample_of_many_rows_takes_their_room():
 
 
 def test_what_waits_in_batches_that_do_not_fill_up_is_bounded(monkeypatch):
-    monkeypatch.setattr("helpers.engine.batches.WAITING_BYTES", 20)  # two samples of 2, or one of 3
+    monkeypatch.setattr("helpers.pipeline.WAITING_BYTES", 20)  # two samples of 2, or one of 3
     network = Seen()
     with Batches(network, 100) as batches:
         for k in range(9):
@@ -138,12 +138,6 @@ def test_a_sample_that_the_network_fails_on_costs_itself_only(caplog):
 def test_any_other_error_of_the_network_comes_out():
     with pytest.raises(AttributeError):
         run(lambda x: x.no_such_method(), samples_of(3), 2)
-
-
-def test_batches_are_shown_without_what_fills_them_up():
-    shown = []
-    run(doubled, samples_of(3), 2, compare=lambda x, y: shown.append((values(x), values(y))))
-    assert sorted(shown) == [([0, 1], [0, 2]), ([2], [4])]
 
 
 def test_two_batches_are_in_the_network_at_a_time_and_their_seconds_count_once():

@@ -11,10 +11,9 @@ from benchmarks import clips, damaged, decode, readers, variants
 from benchmarks.decode import AUTO
 from benchmarks.readers import OPENCV, Job, Way
 from helpers import video as choice
-from helpers.engine.pool import ClipPool
-from helpers.engine.worker import WorkerCrashed, WorkerHung
 from helpers.files import read_json
 from helpers.video import VideoError, probe, read_frames
+from helpers.workers import ClipPool, WorkerCrashed, WorkerHung
 
 N_FRAMES = 31
 SMALL = {name: clips.TO_DAMAGE[name] for name in ("h264 faststart mp4", "h264 mkv", "mpeg4 avi", "vp9 webm", "av1 mkv")}

@@ -20,9 +20,9 @@ from helpers.classes.clip_frames import FrameJob, clip_frames
 from helpers.classes.frame_rows import FrameRows
 from helpers.config import ClassificationConfig
 from helpers.drawn.motion_sample import motion_plan
-from helpers.engine.batches import Batches
 from helpers.exchange.feature_sets import read_feature_set
 from helpers.files import ROOT, read_json
+from helpers.pipeline import Batches
 from helpers.video import read_frames
 from helpers.weights import RANDOM_SHA256, Weights
 
@@ -328,7 +328,7 @@ def test_equal_frames_go_through_the_network_once(cfg):
 
     rows = FrameRows()
     with Batches(forward, 1) as batches:
-        rows.feed(clip_frames(FrameJob(clip, -1, "a", ("plain", "low_rate"), cfg, "pyav", PX)), batches)
+        rows.feed(clip_frames(FrameJob(clip, -1, "a", ("plain", "low_rate"), cfg, "pyav", PX)), batches.add)
         batches.finish()
     assert sum(seen) == 5
     assert rows.result().features.shape == (10, 3)

@@ -17,7 +17,7 @@ from helpers import explorer as explorers
 from helpers.attention import attention_entropy, get_attention_weights, occlusion, per_motion_token, relevance
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
-from helpers.engine.crops import Piece
+from helpers.crops import Piece
 from helpers.explorer import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures

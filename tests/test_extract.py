@@ -12,7 +12,6 @@ import pytest
 
 from helpers import extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.engine import deviation
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.faces import read_track
 from helpers.files import ROOT, DiskFullError, read_json
@@ -295,30 +294,6 @@ def test_extraction_before_preparation_says_what_to_run(run):
     clips, folders = run
     with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
         extract_static(clips, StaticConfig(**folders))
-
-
-def test_what_half_precision_costs_stands_in_the_manifest_and_stays_there(run, monkeypatch):
-    clips, folders = run
-    exact = mean_colour
-    monkeypatch.setattr(
-        extract, "compile_forward", lambda network, precision, prepare=None: lambda x: exact(x) * [1, 1, 1.5]
-    )
-    monkeypatch.setattr(deviation, "compile_forward", lambda network, prepare: network)
-    prepare_clips(clips, PreparationConfig(**folders))
-    manifest = extract_static(clips, StaticConfig(**folders, precision="float16"))
-    found = manifest["made_with"][deviation.KEY]
-    assert found["rows"] == 18  # those of the first batch, without what fills it up
-    assert 0.8 < found["smallest_cosine"] < 0.999
-    assert 0.1 < found["largest_difference"] <= 0.5
-    again = extract_static(clips, StaticConfig(**folders, precision="float16"))
-    assert again["counts"]["made"] == 0
-    assert again["made_with"] == manifest["made_with"]
-
-
-def test_float32_is_compared_with_nothing(run):
-    clips, folders = run
-    _, static, dynamic = extract_all(clips, folders)
-    assert all(deviation.KEY not in manifest["made_with"] for manifest in (static, dynamic))
 
 
 def test_a_programming_error_is_not_taken_for_a_bad_clip(run, monkeypatch):

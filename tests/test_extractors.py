@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from helpers.engine.extractors import DynamicFeatureExtractor, StaticFeatureExtractor
+from helpers.extract import DynamicFeatureExtractor, StaticFeatureExtractor
 
 R = np.random.default_rng(7)
 

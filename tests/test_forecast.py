@@ -16,15 +16,15 @@ from helpers import files, forecast
 from helpers.backbones import Backbone
 from helpers.check import check_clips
 from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
+from helpers.crops import Job, Piece
 from helpers.engine import costs
 from helpers.engine.costs import Measured
-from helpers.engine.crops import Job, Piece
 from helpers.engine.stored import StoredTrack
-from helpers.engine.worker import cores
 from helpers.faces import track_clip
 from helpers.forecast import Stages
 from helpers.video import probe
 from helpers.weights import Weights
+from helpers.workers import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_sample"

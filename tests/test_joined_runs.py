@@ -11,7 +11,7 @@ from helpers.classes import clip_training
 from helpers.classes.classification import evaluate_all
 from helpers.classes.joined_runs import join_runs, read_predictions
 from helpers.config import ClassificationConfig
-from helpers.engine.worker import ONE_THREAD
+from helpers.workers import ONE_THREAD
 
 SMALL = {"scales": [1.0], "folds": 3, "n_models": 1, "units": 4, "epochs": 3}
 

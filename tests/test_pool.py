@@ -8,8 +8,7 @@ import psutil
 import pytest
 from piecework import call, children, counting, dying, endless, frames_of, hanging, outcomes, slow, some
 
-from helpers.engine.pool import ClipPool
-from helpers.engine.worker import WorkerCrashed, WorkerError, WorkerHung
+from helpers.workers import ClipPool, WorkerCrashed, WorkerError, WorkerHung
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_sample" / "training80_01"

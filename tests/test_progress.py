@@ -4,15 +4,15 @@ from datetime import timedelta
 
 import pytest
 
-from helpers.engine import progress
-from helpers.engine.progress import Progress
+from helpers import pipeline
+from helpers.pipeline import Progress
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that pass when the test says so."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from numbered import WIDTH, read_numbers, write_numbered
 
+from helpers import rows
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.engine import rows
-from helpers.engine.crops import Job, Piece, face_crops, face_flows
-from helpers.engine.rows import DynamicRows, StaticRows, TooShortError, row_layout, rows_of_clip, why_invalid
+from helpers.crops import Job, Piece, face_crops, face_flows
 from helpers.faces import FaceTrack, crop_at, crop_faces, track_face
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.pipeline import rows_of_clip
+from helpers.rows import DynamicRows, StaticRows, TooShortError, row_layout, why_invalid
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))

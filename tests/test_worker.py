@@ -13,9 +13,8 @@ import psutil
 import pytest
 from piecework import Batch, call, failing, mixed, outcomes, some, surroundings
 
-from helpers.engine.pool import ClipPool
-from helpers.engine.worker import WorkerError, cores
 from helpers.video import VideoError
+from helpers.workers import ClipPool, WorkerError, cores
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,7 +83,7 @@ def test_what_the_work_prints_goes_to_standard_error(capfd):
 def script(text):
     """A Python program that has the pool and its work imported."""
     head = f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-    return head + "import piecework\nfrom helpers.engine.pool import ClipPool\n" + textwrap.dedent(text)
+    return head + "import piecework\nfrom helpers.workers import ClipPool\n" + textwrap.dedent(text)
 
 
 SUM = """
@@ -145,7 +144,5 @@ def test_cores_counts_those_that_this_process_may_use():
     assert 1 <= cores() <= os.cpu_count()
     if hasattr(os, "sched_setaffinity"):
         one = min(os.sched_getaffinity(0))
-        alone = (
-            f"import os; os.sched_setaffinity(0, {{{one}}}); from helpers.engine.worker import cores; print(cores())"
-        )
+        alone = f"import os; os.sched_setaffinity(0, {{{one}}}); from helpers.workers import cores; print(cores())"
         assert subprocess.check_output([sys.executable, "-c", alone], cwd=ROOT, text=True) == "1\n"

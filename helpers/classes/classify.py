@@ -76,7 +76,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers.classes import clip_classes
-        from helpers.engine.clip_run import CLIP_ERRORS
+        from helpers.pipeline import CLIP_ERRORS
         from helpers.scoring.scores import named_videos
         from helpers.video import VideoError
 

@@ -21,9 +21,9 @@ from helpers.classes.frame_rows import FrameRows
 from helpers.classes.views import PLAIN, view_names
 from helpers.classifier import FrameClassifier, load_classifier, predict_classes
 from helpers.config import ClassificationConfig
-from helpers.engine.rows import rows_of_clip
 from helpers.files import code_version, needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
+from helpers.pipeline import rows_of_clip
 from helpers.video import backend_name
 
 LOOKED_AT = ("backbone", "weights", "input_px", "n_frames", "frame_px", "scales", "flip", "seed", "precision")
@@ -141,7 +141,7 @@ def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, fl
     """Probability of each class: the mean over checkpoints, over the views that the run tested with, and over runs.
 
     Raises:
-        helpers.engine.clip_run.CLIP_ERRORS: The video cannot be used.
+        helpers.pipeline.CLIP_ERRORS: The video cannot be used.
     """
     p = np.mean([_probabilities(video, run) for run in (classifier, *classifier.others)], axis=0)
     return dict(zip(classifier.card["classes"], p.astype(float).tolist(), strict=True))

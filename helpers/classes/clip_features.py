@@ -25,17 +25,13 @@ from helpers.classes.frame_rows import FrameRows, FrameStage, read_view
 from helpers.classes.held_rows import HeldRows
 from helpers.classes.views import PLAIN, view_names
 from helpers.config import ClassificationConfig
-from helpers.engine.batches import Batches
-from helpers.engine.clip_run import ClipRun
-from helpers.engine.deviation import comparison
-from helpers.engine.progress import Progress
-from helpers.engine.worker import cores
 from helpers.exchange.feature_sets import Sequence, labelled_datasets, write_sequences
-from helpers.extract import stream_rows
 from helpers.files import write_json
 from helpers.forward import compile_forward
+from helpers.pipeline import Batches, ClipRun, Progress, stream_rows
 from helpers.store import clip_stamp
 from helpers.video import backend_name, backend_version
+from helpers.workers import cores
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
 FORMAT = 2  # of the files, counted up when one has to be written anew
@@ -129,15 +125,13 @@ def _extract(
         place, views = int(table["place"][key]), stage.missing(key, stamp)
         return FrameJob(path, place, key, views, cfg, backend, backbone.input_px), None
 
-    forward, found = compile_forward(backbone.model, cfg.precision, backbone.prepare), {}
-    compare = comparison(backbone.model, cfg.precision, found, backbone.prepare)
-    batches = Batches(forward, cfg.batch_size, compare=compare)
+    forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
+    batches = Batches(forward, cfg.batch_size)
     with (
         Progress("08 frames", len(table), cfg.out, shown=cfg.progress, network_s=lambda: batches.network_s) as progress,
         ClipRun(table, cfg.data, stage, clip_frames, job, cfg.workers or cores(), progress) as run,
     ):
         spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), batches)
-    stage.made_with = found | stage.made_with
     failed = {entry["clip"] for entry in stage.failed}
     stamps = {key: clip_stamp(cfg.data / path) for key, path in table["path"].items() if key not in failed}
     n_invalid = sum(stage.fail_rows(key, stamp) for key, stamp in stamps.items())

@@ -14,8 +14,7 @@ import numpy as np
 from helpers.classes.array_clips import read_clip
 from helpers.classes.views import PLAIN, STEP, corrupt, draw_view, exposed, generator, held, places_of, show, split_name
 from helpers.config import ClassificationConfig
-from helpers.engine.clock import Clock
-from helpers.engine.crops import PIECE_CROPS, Piece, batches_of
+from helpers.crops import PIECE_CROPS, Clock, Piece, batches_of
 from helpers.video import iter_frames, uniform_indices
 
 

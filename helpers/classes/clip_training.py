@@ -23,10 +23,9 @@ from tqdm.auto import tqdm
 from helpers.classes.clip_variants import ClipVariants, Fold, feature_files, plan_folds, read_variants
 from helpers.classes.views import PLAIN
 from helpers.config import ClassificationConfig
-from helpers.engine.pool import ClipPool
-from helpers.engine.worker import ONE_THREAD, cores
 from helpers.files import file_sha256, read_json, replacing, write_json
 from helpers.store import read_arrays, write_arrays
+from helpers.workers import ONE_THREAD, ClipPool, cores
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def is_done(folder: Path, job: Job, stamp: str) -> bool:
 def serve_training(task: tuple[str, Job]) -> Iterator[float]:
     """Do one training in a worker process: yields the seconds that it took."""
     os.environ.update(ONE_THREAD)  # before TensorFlow is imported
-    from helpers.engine.clock import Clock
+    from helpers.crops import Clock
 
     clock = Clock()
     with clock("training"):

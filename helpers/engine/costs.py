@@ -1,6 +1,6 @@
 """What 03 and 04 cost on one clip: seconds of reading it and of the network, and bytes, by doing it.
 
-In: a clip, as a video with its track (`helpers.engine.crops.Job`) or as what a tree holds of it. Out: `Measured`, per
+In: a clip, as a video with its track (`helpers.crops.Job`) or as what a tree holds of it. Out: `Measured`, per
 second of clip. Networks have random weights; the rows that are written go to a folder of the caller's.
 """
 
@@ -18,16 +18,17 @@ import numpy as np
 
 from helpers.backbones import build_backbone
 from helpers.config import StaticConfig
+from helpers.crops import CROP_PX, PIECE_FLOWS, Job, Piece, face_crops, face_flows
 from helpers.decoding.excerpt import write_excerpt
-from helpers.engine.crops import CROP_PX, PIECE_FLOWS, Job, Piece, face_crops, face_flows
 from helpers.engine.flow_trees import FlowJob
 from helpers.engine.placement import device_scope, use_device
-from helpers.engine.rows import MIN_FLOWS, DynamicRows, StaticRows, TooShortError, row_layout, rows_of_clip
-from helpers.engine.sources import StoredSource
 from helpers.engine.stored import StoredTrack
 from helpers.faces import FaceTrack
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.pipeline import rows_of_clip
+from helpers.rows import MIN_FLOWS, DynamicRows, StaticRows, TooShortError, row_layout
+from helpers.sources import StoredSource
 from helpers.store import FeatureFile, write_features
 
 FEW_FLOWS, MANY_FLOWS = 2, 64  # measured of a slow and of a fast method

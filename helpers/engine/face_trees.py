@@ -2,7 +2,7 @@
 `helpers.faces` write them.
 
 In: a folder with a folder of JPEG or PNG files per clip, all pictures square, RGB and of one size, whose names end in a
-number. Out: `Piece`s of RGB uint8 (n, size_px, size_px, 3) as of `helpers.engine.crops.face_crops`, every picture in
+number. Out: `Piece`s of RGB uint8 (n, size_px, size_px, 3) as of `helpers.crops.face_crops`, every picture in
 the order of its number; one that cannot be used is zeros and has its reason. Nothing here imports a network.
 
 A number divided by the tree's rate is the time in seconds; where `helpers.faces` has left exact times, they count.
@@ -20,8 +20,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from helpers.clips import clip_key, natural_order
-from helpers.engine.clock import Clock
-from helpers.engine.crops import PIECE_CROPS, Piece
+from helpers.crops import PIECE_CROPS, Clock, Piece
 from helpers.engine.stored import StoredError, StoredTrack, commonest, spread, stamp_of
 from helpers.faces import crop_face
 from helpers.store import read_arrays

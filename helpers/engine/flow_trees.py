@@ -2,7 +2,7 @@
 project writes them (`<clip>/flow_0000_0001.npy`), our flow files and plain arrays.
 
 In: a folder of them, see `helpers.engine.flow_files` and `helpers.engine.flow_loader`. Out: `Piece`s of flow float32
-(n, input_px, input_px, 2) in [-1, 1] as of `helpers.engine.crops.face_flows`; a field that is missing or cannot be used
+(n, input_px, input_px, 2) in [-1, 1] as of `helpers.crops.face_flows`; a field that is missing or cannot be used
 is zeros and has its reason. Nothing here imports a network.
 """
 
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from helpers.clips import clip_key
-from helpers.engine.clock import Clock
-from helpers.engine.crops import PIECE_FLOWS, Piece
+from helpers.crops import PIECE_FLOWS, Clock, Piece
 from helpers.engine.flow_files import PAIR, flow_shape, open_flow, pair_files
 from helpers.engine.flow_loader import flow_in_folder
 from helpers.engine.stored import StoredError, StoredTrack, commonest, spread, stamp_of

@@ -15,12 +15,12 @@ import pandas as pd
 
 from helpers.align import Aligned, align_streams
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.engine.sources import open_tree
 from helpers.exchange.elsewhere import match_clips
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import differences, needs, read_json, replacing, write_json
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.reduction import STREAMS, read_reduction
+from helpers.sources import open_tree
 from helpers.training.training_system import checked_npy
 
 log = logging.getLogger(__name__)

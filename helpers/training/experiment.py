@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 
 from helpers.align import CLIPS_FILE, Aligned
 from helpers.config import TrainingConfig
-from helpers.engine.worker import ONE_THREAD
 from helpers.files import ROOT, needs, read_json, replacing, write_json
 from helpers.reduction import read_reduction
 from helpers.splits import SPLITS
@@ -30,6 +29,7 @@ from helpers.training.live import EVERY_S, TrainingLines, watch_trainings
 from helpers.training.results import gather_history, gather_predictions, leak_warning, summarise
 from helpers.training.train import NOT_DECISIVE, TrainingData, choose_data, load_trained, rated_clips, split_of
 from helpers.training.variants import chosen_models, variant_of
+from helpers.workers import ONE_THREAD
 
 log = logging.getLogger(__name__)
 

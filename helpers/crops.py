@@ -4,7 +4,9 @@ In: a `Job`, a video file with its `FaceTrack` and the parameters of 03 or 04. O
 flows. Nothing here imports a network, so that decoder processes start quickly; a clip is never held at full size.
 """
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,7 +16,6 @@ import cv2
 import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.engine.clock import Clock
 from helpers.faces import FaceTrack, crop_at, crop_box
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.tracking.camera import View, without_camera
@@ -23,6 +24,36 @@ from helpers.video import iter_frames
 CROP_PX = 224  # side of the face crop that flow is computed on
 PIECE_CROPS = 32  # crops that are handed over at a time: 5 MB at 224 px
 PIECE_FLOWS = 32  # flows that are handed over at a time: 3 MB at 112 px
+
+
+class Clock:
+    """Seconds by what was done in them."""
+
+    def __init__(self) -> None:
+        self._spent_s: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        started_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent_s[what] = self._spent_s.get(what, 0.0) + time.perf_counter() - started_s
+
+    def each(self, what: str, items: Iterable[Any]) -> Iterator[Any]:
+        """The items; the time in which the next one is made counts."""
+        items, end = iter(items), object()
+        while True:
+            with self(what):
+                item = next(items, end)
+            if item is end:
+                return
+            yield item
+
+    def read(self) -> dict[str, float]:
+        """What was counted since the last time."""
+        spent_s, self._spent_s = self._spent_s, {}
+        return spent_s
 
 
 @dataclass(frozen=True)

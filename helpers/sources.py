@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.engine.crops import CROP_PX, Job, Piece, face_crops, face_flows
+from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
 from helpers.engine.face_trees import FaceJob, FaceTree, open_face_tree, stored_crops
 from helpers.engine.flow_trees import FlowJob, FlowTree, open_flow_tree, stored_flows
 from helpers.engine.stored import StoredError, StoredTrack

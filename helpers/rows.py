@@ -1,14 +1,14 @@
 """The rows of one clip: what the static and the motion network say about its face, with times in seconds.
 
-In: the pieces of a clip (`helpers.engine.crops`) and its `FaceTrack`. On the way: samples, which go through a network
-in `helpers.engine.batches`. Out: a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothing but that
+In: the pieces of a clip (`helpers.crops`) and its `FaceTrack`. On the way: samples, which go through a network
+in `helpers.pipeline`. Out: a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothing but that
 clip.
 """
 
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from helpers.config import DynamicConfig
-from helpers.engine.batches import Batches
-from helpers.engine.crops import Piece
+from helpers.crops import Piece
 from helpers.engine.stored import StoredTrack
 from helpers.faces import FaceTrack
-from helpers.forward import Forward, NetworkError
+from helpers.forward import NetworkError
 from helpers.store import FeatureFile
 
 log = logging.getLogger(__name__)
@@ -28,6 +27,7 @@ log = logging.getLogger(__name__)
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
 CHUNK_FLOWS = 512  # flows that go through the motion network in one pass; bounds memory for long videos
 POOL_OVERHANG = 8  # the 2x7x7 pool joins two steps of 8 flows: row i stands for flows 8i to 8i+15
+Add = Callable[[np.ndarray, Callable[[np.ndarray | NetworkError], None], int], None]  # see helpers.pipeline.Batches
 
 
 class TooShortError(ValueError):
@@ -54,13 +54,13 @@ class ClipRows(ABC):
         """Whether all samples are in, and what the network says about each is here."""
         return self._fed and not any(output is None for output in self._outputs)
 
-    def feed(self, pieces: Iterable[Piece], batches: Batches) -> None:
-        """Put the clip's samples into batches. Raises what `pieces` raise, and TooShortError."""
+    def feed(self, pieces: Iterable[Piece], add: Add) -> None:
+        """Put the clip's samples into batches by `Batches.add`. Raises what `pieces` raise, and TooShortError."""
         for sample, n_rows in self._samples(self._values(pieces)):
             place = len(self._outputs)
             self._outputs.append(None)
             self._n_rows.append(n_rows)
-            batches.add(sample, partial(self._receive, place), n_rows)
+            add(sample, partial(self._receive, place), n_rows)
         self._fed = True
 
     def result(self) -> FeatureFile:
@@ -126,7 +126,7 @@ class ClipRows(ABC):
 
 
 class StaticRows(ClipRows):
-    """A row stands for one frame of `helpers.engine.crops.face_crops`, [t, t + 1 / fps) seconds."""
+    """A row stands for one frame of `helpers.crops.face_crops`, [t, t + 1 / fps) seconds."""
 
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         return ((crop, 1) for crop in values)
@@ -141,7 +141,7 @@ class StaticRows(ClipRows):
 
 
 class DynamicRows(ClipRows):
-    """A row stands for neighbouring flows of `helpers.engine.crops.face_flows`, as `cfg` says.
+    """A row stands for neighbouring flows of `helpers.crops.face_flows`, as `cfg` says.
 
     `whole` gives one row per `cfg.segment` flows: the mean of what the tapped stage says about them, in one pass over
     the clip. The network sees whole segments only; flows after the last one are dropped. Without an endpoint a row also
@@ -192,14 +192,6 @@ class DynamicRows(ClipRows):
                 reasons.setdefault(int(row), why)
         padded = 2 * (stop - start) < self._length
         return self._usable(features, start / fps, stop / fps, frame[start], reasons, padded)
-
-
-def rows_of_clip(clip: ClipRows, pieces: Iterable[Piece], forward: Forward, batch_size: int) -> FeatureFile:
-    """The rows of one clip by itself; see `Batches` for the network's arguments, `ClipRows` for what may be raised."""
-    with Batches(forward, batch_size) as batches:
-        clip.feed(pieces, batches)
-        batches.finish()
-    return clip.result()
 
 
 def row_layout(cfg: DynamicConfig) -> tuple[int, int, int]:
