@@ -17,9 +17,14 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.alternation import options_of, report
-from helpers.device import benchmark_convolution, benchmark_matmul
-from helpers.engine.placement import use_device
-from helpers.engine.throughput import compare_machines, motion_throughput, static_throughput
+from helpers.device import (
+    benchmark_convolution,
+    benchmark_matmul,
+    compare_machines,
+    motion_throughput,
+    static_throughput,
+    use_device,
+)
 from helpers.files import read_json
 from helpers.forward import PRECISIONS
 

@@ -24,7 +24,7 @@ import pandas as pd
 from keras import ops
 
 from helpers.align import Aligned
-from helpers.gradients import gradient_of
+from helpers.forward import gradient_of
 
 BATCH = 256
 

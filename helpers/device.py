@@ -1,24 +1,38 @@
-"""What this machine can compute with, and whether it does so rightly: devices, memory growth, benchmarks, a gradient.
+"""What this machine computes with and how fast: devices, choice and memory of one, benchmarks, rates, and a monitor.
 
-In: sizes and dtypes. Out: a table of devices, sentences for a notebook, timings in seconds and GFLOP/s. Sees the
+In: names of devices ("CPU:0", "GPU:1"), sizes, dtypes, compiled networks. Out: a table of devices, sentences for a
+notebook, timings in seconds and GFLOP/s, rates by batch size, and what a stage took of memory and load. Sees the
 devices of the Keras backend that runs (TensorFlow, JAX or PyTorch), and imports that backend only.
 """
 
+import logging
+import math
 import os
 import platform
+import re
 import statistics
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 import pandas as pd
 import psutil
 
-from helpers.engine.monitor import GIB, gpu_handle
+from helpers.backbones import build_backbone
+from helpers.forward import Forward, compile_forward
+from helpers.i3d import build_motion_network
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ def list_devices() -> pd.DataFrame:
 
 
 def chosen_device(name: str) -> pd.Series:
-    """Row of `list_devices` for a name of `helpers.engine.placement.use_device`; for none the first GPU, if any."""
+    """Row of `list_devices` for a name of `use_device`; for none the first GPU, if any."""
     table = list_devices()
     gpus = table[table["kind"] == "GPU"]
     if gpus.empty or name.startswith("CPU"):
@@ -274,3 +288,438 @@ def _gradient(loss: Callable[[Any], Any], at: np.ndarray) -> np.ndarray:
     with tf.GradientTape() as tape:
         value = loss(variable)
     return tape.gradient(value, variable).numpy()
+
+
+Result = TypeVar("Result")
+
+
+def device_names() -> list[str]:
+    """List the devices that `use_device` takes, such as CPU:0 and GPU:0; this starts the backend."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+    if backend == "jax":
+        return [f"{kind.upper()}:{index}" for kind in ("cpu", "gpu") for index in range(len(_jax_devices(kind)))]
+    import torch
+
+    return ["CPU:0", *(f"GPU:{index}" for index in range(torch.cuda.device_count()))]
+
+
+def _jax_devices(kind: str) -> list:
+    import jax
+
+    try:
+        return jax.devices(kind)
+    except RuntimeError:  # there is no such platform
+        return []
+
+
+@contextmanager
+def use_device(name: str) -> Iterator[str]:
+    """Build and run networks on one device while the context lasts, in this thread.
+
+    Both must happen inside: a network stays where its weights were made, and a compiled pass where it first ran.
+
+    Args:
+        name: "CPU:0", "GPU:1", ...; without a number the first; empty leaves the choice to the backend, which takes
+            the first GPU where there is one.
+
+    Yields:
+        The name in full, or empty. It is logged.
+
+    Raises:
+        ValueError: There is no such device; lists those that are there.
+    """
+    if not name:
+        yield ""
+        return
+    full = name.upper() if ":" in name else f"{name.upper()}:0"
+    there = device_names()
+    if not re.fullmatch(r"(CPU|GPU):\d+", full) or full not in there:
+        raise ValueError(f"device must be one of {', '.join(there)}, got {name!r}. Choose one of them.")
+    log.info("computing on %s (%s)", full, keras.backend.backend())
+    with device_scope(full):
+        yield full
+
+
+def device_scope(name: str) -> AbstractContextManager:
+    """The backend's own context for a name that `use_device` has given, for use in further threads; empty: none.
+
+    Keras' `device` would take the first of JAX's devices by the number of any.
+    """
+    if not name:
+        return nullcontext()
+    if keras.backend.backend() != "jax":
+        return keras.device(name.lower())
+    import jax
+
+    kind, index = name.lower().split(":")
+    return jax.default_device(_jax_devices(kind)[int(index)])
+
+
+def measure_peak_gib(work: Callable[[], Result]) -> tuple[Result, float]:
+    """Run a piece of work; also return the largest memory that the backend held on one GPU meanwhile, in GiB.
+
+    On JAX, which cannot forget a peak, it is the largest since the process began. NaN without a GPU.
+    """
+    reset, read = {"tensorflow": _tensorflow_peaks, "jax": _jax_peaks, "torch": _torch_peaks}[keras.backend.backend()]()
+    reset()
+    result = work()
+    return result, max((n_bytes / GIB for n_bytes in read()), default=math.nan)
+
+
+Peaks = tuple[Callable[[], object], Callable[[], list[float]]]  # forget the peaks of all GPUs; their bytes
+
+
+def _tensorflow_peaks() -> Peaks:
+    import tensorflow as tf
+
+    memory, gpus = tf.config.experimental, [name for name in device_names() if name.startswith("GPU")]
+    return (
+        lambda: [memory.reset_memory_stats(gpu) for gpu in gpus],
+        lambda: [memory.get_memory_info(gpu)["peak"] for gpu in gpus],
+    )
+
+
+def _jax_peaks() -> Peaks:
+    gpus = _jax_devices("gpu")
+    return lambda: None, lambda: [(gpu.memory_stats() or {}).get("peak_bytes_in_use", math.nan) for gpu in gpus]
+
+
+def _torch_peaks() -> Peaks:
+    from torch import cuda
+
+    gpus = range(cuda.device_count())
+    return (
+        lambda: [cuda.reset_peak_memory_stats(gpu) for gpu in gpus],
+        lambda: [cuda.max_memory_allocated(gpu) for gpu in gpus],
+    )
+
+
+SAMPLE_COLUMNS = ("memory_gib", "children_gib", "load", "gpu_memory_gib", "gpu_load")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Peaks and medians over the samples of `seconds`; None where nothing could be read.
+
+    `memory` is the resident memory of this process in GiB, `children` that of its processes (the decoders) together,
+    pages they share counted in each; `load` the busy share of all cores of the machine, in [0, 1], whoever uses them;
+    `gpu_memory` what is taken of the GPU's memory in GiB, by everyone; `gpu_load` the share of time it was busy, in
+    [0, 1].
+    """
+
+    seconds: float
+    samples: int
+    memory_peak_gib: float | None
+    memory_median_gib: float | None
+    children_peak_gib: float | None
+    children_median_gib: float | None
+    load_peak: float | None
+    load_median: float | None
+    gpu_memory_peak_gib: float | None
+    gpu_memory_median_gib: float | None
+    gpu_load_peak: float | None
+    gpu_load_median: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain types, rounded to what a sample is worth."""
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+def gpu_handle(nvml: ModuleType, index: int) -> Any:
+    """Return NVML's handle of the index-th GPU that this process may see; NVML has been started.
+
+    `CUDA_VISIBLE_DEVICES` may hold numbers, which are NVML's where CUDA_DEVICE_ORDER is PCI_BUS_ID, or UUIDs.
+    """
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    name = visible[index] if index < len(visible) else str(index)
+    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+
+
+class Monitor:
+    """Sample what the work inside `with` takes: once at its start, every `every_s` seconds, and once at its end.
+
+    Args:
+        every_s: Seconds from sample to sample, above 0. A sample takes some milliseconds of one core.
+        gpu: Which of the visible GPUs.
+        nvml: NVML's Python module; None takes `pynvml` where the `gpu` extra is installed.
+    """
+
+    def __init__(self, *, every_s: float = 5.0, gpu: int = 0, nvml: ModuleType | None = None) -> None:
+        if not 0 < every_s <= threading.TIMEOUT_MAX:
+            raise ValueError(f"every_s must be above 0, got {every_s}. 5 is enough for a stage that takes minutes.")
+        self._every_s, self._gpu, self._nvml = every_s, gpu, nvml
+        self._handle: Any = None
+        self._rows: list[dict[str, float]] = []
+        self._said: set[str] = set()
+        self._process = psutil.Process()
+        self._cpu: Any = None
+        self._start_s = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_sampling, name="monitor", daemon=True)
+
+    def __enter__(self) -> "Monitor":
+        self._start_s, self._cpu = time.monotonic(), psutil.cpu_times()
+        self._open_gpu()
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._sample()
+
+    def samples(self) -> pd.DataFrame:
+        """Return one row per sample, also while the work goes on.
+
+        Returns:
+            Columns t_s (seconds since the start) and `SAMPLE_COLUMNS`, as in `Usage`; NaN where nothing could be read.
+        """
+        return pd.DataFrame(list(self._rows), columns=["t_s", *SAMPLE_COLUMNS], dtype="float64")
+
+    def summary(self) -> Usage:
+        """Return peaks and medians of the samples so far."""
+        table = self.samples()
+        values: dict[str, float | None] = {}
+        for name in SAMPLE_COLUMNS:
+            stem, unit = (name.removesuffix("_gib"), "_gib") if name.endswith("_gib") else (name, "")
+            found = table[name].dropna()
+            values[f"{stem}_peak{unit}"] = float(found.max()) if len(found) else None
+            values[f"{stem}_median{unit}"] = float(found.median()) if len(found) else None
+        return Usage(float(table["t_s"].max()) if len(table) else 0.0, len(table), **values)
+
+    def in_words(self) -> str:
+        """Say the summary in one line, for a log."""
+        used = self.summary()
+        parts = {
+            "memory {:.1f} GiB at most": used.memory_peak_gib,
+            "decoders {:.1f} GiB": used.children_peak_gib,
+            "processor {:.0%} busy": used.load_median,
+            "GPU {:.0%} busy": used.gpu_load_median,
+            "GPU memory {:.1f} GiB": used.gpu_memory_peak_gib,
+        }
+        return ", ".join(form.format(value) for form, value in parts.items() if value is not None) or "nothing sampled"
+
+    def _keep_sampling(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._sample()
+
+    def _sample(self) -> None:
+        row = {"t_s": time.monotonic() - self._start_s}
+        readings = (("memory", self._read_memory), ("processor", self._read_load), ("GPU", self._read_gpu))
+        for what, read in readings:
+            try:
+                row |= read()
+            except Exception as error:  # NVML has errors of its own; none of them is the work's
+                self._say(f"the {what} could not be read: {type(error).__name__}: {error}", what)
+        self._rows.append(row)
+
+    def _say(self, message: str, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.info("%s", message)
+
+    def _read_memory(self) -> dict[str, float]:
+        children = 0
+        for child in self._process.children(recursive=True):
+            try:
+                children += child.memory_info().rss
+            except psutil.NoSuchProcess:  # it has ended since
+                continue
+        return {"memory_gib": self._process.memory_info().rss / GIB, "children_gib": children / GIB}
+
+    def _read_load(self) -> dict[str, float]:
+        before, self._cpu = self._cpu, psutil.cpu_times()
+        spent = {name: getattr(self._cpu, name) - getattr(before, name) for name in before._fields}
+        total = sum(value for name, value in spent.items() if not name.startswith("guest"))  # which user holds already
+        idle = spent["idle"] + spent.get("iowait", 0.0)
+        return {"load": min(max(1 - idle / total, 0.0), 1.0)} if total > 0 else {}
+
+    def _read_gpu(self) -> dict[str, float]:
+        if self._handle is None:
+            return {}
+        memory = {"gpu_memory_gib": self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used / GIB}
+        return memory | {"gpu_load": self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100}
+
+    def _open_gpu(self) -> None:
+        try:
+            self._nvml = self._nvml or import_module("pynvml")
+            self._nvml.nvmlInit()
+            self._handle = gpu_handle(self._nvml, self._gpu)
+        except ImportError:
+            self._say("no GPU is monitored: the gpu extra (nvidia-ml-py) is not installed", "GPU")
+        except Exception as error:  # no driver, no such GPU: NVML has errors of its own
+            self._say(f"no GPU is monitored: {error}", "GPU")
+
+
+THROUGHPUT_COLUMNS = ("network", "unit", "batch", "per_s", "memory_gib", "note")
+NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
+LARGEST_POWER = 10  # batches of 1,024 at most
+SHARE = 0.4  # of a device's memory that a batch may take: two are in the network, and other programs need some
+
+
+def throughput(
+    forward: Forward,
+    sample_shape: tuple[int, ...],
+    batches: Iterable[int],
+    *,
+    network: str,
+    unit: str,
+    repeats: int,
+    dtype: type = np.float32,
+) -> pd.DataFrame:
+    """Time a network over growing batches of noise; running out of memory is the last row, not an error.
+
+    Args:
+        forward: Compiled network.
+        sample_shape: Of one sample, without the batch.
+        batches: Samples at once, each at least 1; taken in increasing order.
+        network: What the rows are called.
+        unit: What is counted: "images/s" or "clips/s".
+        repeats: Timed runs of each batch after one that compiles.
+        dtype: Of a sample: np.uint8 for pixels.
+
+    Returns:
+        `THROUGHPUT_COLUMNS`: `per_s` is samples per second by the median run, NaN where memory did not suffice;
+        `memory_gib` the peak on the GPU, weights included, NaN where unknown; `note` says what went wrong.
+    """
+    sizes = sorted(set(batches))
+    if repeats < 1 or not sizes or sizes[0] < 1:
+        raise ValueError(f"batches and repeats must be at least 1, got {sizes} and {repeats}. Name one or more.")
+    rows = []
+    for size in sizes:
+        row = {"network": network, "unit": unit, "batch": size, "per_s": math.nan, "memory_gib": math.nan, "note": ""}
+        rows.append(row)
+        try:
+            x = np.random.default_rng(0).integers(0, 256, (size, *sample_shape), np.uint8).astype(dtype)
+            row["per_s"], row["memory_gib"] = measure_peak_gib(lambda x=x: len(x) / _median_pass_s(forward, x, repeats))
+        except MemoryError as error:
+            log.info("%s, batch %d: %s", network, size, error)
+            row["note"] = "out of memory"
+            break
+    return pd.DataFrame(rows, columns=list(THROUGHPUT_COLUMNS))
+
+
+def measured_batch(
+    forward: Forward,
+    sample_shape: tuple[int, ...],
+    *,
+    network: str,
+    unit: str,
+    dtype: type = np.float32,
+    memory_gib: float = math.nan,
+) -> int:
+    """Choose a batch size by measuring: doubled until memory runs out or a doubling brings under 5 %; see `throughput`.
+
+    `memory_gib` is as for `suggest_batch`. MemoryError when not even one sample fits.
+    """
+    parts: list[pd.DataFrame] = []
+    best = 0.0
+    for size in (2**k for k in range(LARGEST_POWER + 1)):
+        parts.append(throughput(forward, sample_shape, [size], network=network, unit=unit, repeats=1, dtype=dtype))
+        rate = parts[-1]["per_s"].iloc[0]
+        if not rate > best / NEARLY:  # NaN, too
+            break
+        best = rate
+    table = pd.concat(parts, ignore_index=True)
+    if table["per_s"].isna().all():
+        raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
+    return suggest_batch(table, memory_gib)
+
+
+def _median_pass_s(forward: Forward, x: np.ndarray, repeats: int) -> float:
+    forward(x)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        forward(x)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def static_throughput(
+    batches: Iterable[int], *, backbone: str = "resnet50", precision: str = "float32", repeats: int = 3
+) -> pd.DataFrame:
+    """Time the static network of 03 over batch sizes; see `throughput`."""
+    built = build_backbone(backbone, "random")
+    forward = compile_forward(built.model, precision, built.prepare)
+    shape = (built.input_px, built.input_px, 3)
+    return throughput(forward, shape, batches, network=backbone, unit="images/s", repeats=repeats, dtype=np.uint8)
+
+
+def motion_throughput(
+    batches: Iterable[int],
+    *,
+    endpoint: str = "Mixed_3c",
+    px: int = 112,
+    flows: int = 16,
+    precision: str = "float32",
+    repeats: int = 3,
+) -> pd.DataFrame:
+    """Time the motion network of 04 over batches of clips of `flows` flows, `px` wide; see `throughput`."""
+    model, _ = build_motion_network("random", endpoint)
+    name = f"I3D to {endpoint or 'its pooled features'}, {flows} flows"
+    shape = (flows, px, px, 2)
+    forward = compile_forward(model, precision)
+    return throughput(forward, shape, batches, network=name, unit="clips/s", repeats=repeats)
+
+
+def suggest_batch(table: pd.DataFrame, memory_gib: float = math.nan) -> int:
+    """Choose a batch size from the measured rows of one network, and log why.
+
+    It is the smallest that comes within 5 % of the best rate among those that fit into `SHARE` of the memory. What a
+    batch takes is a line through the measured peaks: a constant for the weights, and so much per sample.
+
+    Args:
+        table: Of `throughput`, one network, at least one row that has a rate.
+        memory_gib: Of the device that will be used; NaN where unknown: then every batch that ran fits.
+    """
+    ran = table[table["per_s"].notna()]
+    if ran.empty or table["network"].nunique() != 1:
+        raise ValueError(
+            f"table must hold the rows of one network of which one ran, got {len(ran)} that ran, of "
+            f"{', '.join(table['network'].unique()) or 'no network'}. Measure smaller batches, one network at a time."
+        )
+    needed = _memory_of(ran)
+    fitting = ran[~(needed > SHARE * memory_gib)]  # NaN is no reason against
+    if fitting.empty:
+        fitting = ran.head(1)
+    best = fitting["per_s"].max()
+    chosen = fitting[fitting["per_s"] >= NEARLY * best].iloc[0]
+    log.info(
+        "%s: batch %d makes %.1f %s, the best that fits %.1f", chosen["network"], chosen["batch"], chosen["per_s"],
+        chosen["unit"], best,
+    )  # fmt: skip
+    return int(chosen["batch"])
+
+
+def _memory_of(ran: pd.DataFrame) -> pd.Series:
+    """GiB of each batch by the line through the known ones; the known value where there is only one."""
+    known = ran.dropna(subset="memory_gib")
+    if len(known) < 2:
+        return ran["memory_gib"]
+    slope, constant = np.polyfit(known["batch"], known["memory_gib"], 1)
+    return ran["batch"] * slope + constant
+
+
+def compare_machines(one: dict[str, Any], other: dict[str, Any]) -> pd.DataFrame:
+    """Put what `benchmarks.machine` wrote on two machines side by side.
+
+    Args:
+        one, other: Its JSON: `rows` with name, unit, batch and per_s.
+
+    Returns:
+        What both measured, in the order of `one`: name, unit, batch, `one_per_s`, `other_per_s` and `ratio` (other /
+        one: above 1 the other is faster; NaN where one of them ran out of memory).
+    """
+    keys = ["name", "unit", "batch"]
+    tables = [pd.DataFrame(part["rows"])[[*keys, "per_s"]].astype({"per_s": float}) for part in (one, other)]
+    both = tables[0].merge(tables[1], on=keys, suffixes=("_one", "_other"))
+    if both.empty:
+        raise ValueError("the two files must have rows in common, got none. Measure both with the same settings.")
+    both = both.rename(columns={"per_s_one": "one_per_s", "per_s_other": "other_per_s"})
+    return both.assign(ratio=both["other_per_s"] / both["one_per_s"])

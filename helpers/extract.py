@@ -23,11 +23,8 @@ from keras import layers
 from helpers.backbones import build_backbone, freeze, write_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX
-from helpers.device import chosen_device, gpu_index
-from helpers.engine.monitor import Monitor
-from helpers.engine.placement import use_device
+from helpers.device import Monitor, chosen_device, gpu_index, measured_batch, use_device
 from helpers.engine.stored import StoredTrack
-from helpers.engine.throughput import measured_batch
 from helpers.faces import TRACK_LAYOUT, FaceTrack, detector_file, require_detector, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
@@ -85,7 +82,7 @@ class Extraction:
         size_px: Side of the crops.
         rows: Begins the rows of a clip.
         batches: The network.
-        device: What `helpers.engine.placement.use_device` gave for it.
+        device: What `helpers.device.use_device` gave for it.
     """
 
     name: str

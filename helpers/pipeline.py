@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.crops import Piece
-from helpers.engine.placement import device_scope
+from helpers.device import device_scope
 from helpers.engine.stored import StoredError
 from helpers.faces import NoFaceError
 from helpers.forward import Forward, NetworkError
@@ -179,7 +179,7 @@ class Batches:
         Args:
             forward: Compiled network, (B, ...) to (B, ...).
             batch_size: Rows at once. A sample that makes more rows than that is a batch by itself.
-            device: What `helpers.engine.placement.use_device` gave; empty leaves the choice to the backend.
+            device: What `helpers.device.use_device` gave; empty leaves the choice to the backend.
         """
         self.batch_size, self._busy = batch_size, BusyTime()
         self._forward, self._device = forward, device

@@ -43,7 +43,7 @@ from PIL import Image
 from helpers.backbones import BACKBONES, Backbone
 from helpers.crops import Job, face_crops
 from helpers.files import replacing
-from helpers.gradients import gradient_of
+from helpers.forward import gradient_of
 from helpers.reduction import ChannelGroups, Pca
 from helpers.score import Scorer, tokens_of_video
 from helpers.weights import WEIGHTS

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from helpers.gradients import gradient_of
+from helpers.forward import gradient_of
 
 
 def test_the_gradient_of_a_known_function_is_the_known_one():

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers.engine import monitor
-from helpers.engine.monitor import GIB, Monitor
+from helpers import device as monitor
+from helpers.device import GIB, Monitor
 from helpers.files import read_json, write_json
 
 

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from helpers.engine import placement
+from helpers import device as placement
 from helpers.files import ROOT
 
 # Two logical processors must be asked for before TensorFlow starts: in a process of its own.
 SECOND_PROCESSOR = """
 import keras, numpy as np, tensorflow as tf
 from helpers.forward import compile_forward
-from helpers.engine.placement import device_names, use_device
+from helpers.device import device_names, use_device
 
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import device as rates
 from helpers.backbones import Backbone
-from helpers.engine import throughput as rates
-from helpers.engine.throughput import COLUMNS, compare_machines, suggest_batch, throughput
+from helpers.device import THROUGHPUT_COLUMNS, compare_machines, suggest_batch, throughput
 from helpers.weights import Weights
 
 
@@ -30,7 +30,7 @@ def table(batches, per_s, memory_gib=math.nan):
 
 def test_batches_are_timed_in_growing_order():
     found = throughput(holds(99), (3,), [7, 2, 2, 5], network="abacus", unit="images/s", repeats=2)
-    assert tuple(found.columns) == COLUMNS
+    assert tuple(found.columns) == THROUGHPUT_COLUMNS
     assert found["batch"].tolist() == [2, 5, 7]
     assert (found["per_s"] > 0).all()
     assert set(found["note"]) == {""}
@@ -114,7 +114,7 @@ def test_unusable_sizes_are_refused(batches, repeats):
 @pytest.mark.parametrize(("seconds_per_sample", "chosen"), [([1.0, 0.6, 0.5, 0.49, 0.48], 4), ([1.0, 1.0], 1)])
 def test_the_measured_batch_is_the_smallest_that_is_nearly_the_fastest(monkeypatch, seconds_per_sample, chosen):
     left = iter(seconds_per_sample)
-    monkeypatch.setattr(rates, "_median_seconds", lambda forward, x, repeats: len(x) * next(left))
+    monkeypatch.setattr(rates, "_median_pass_s", lambda forward, x, repeats: len(x) * next(left))
     assert rates.measured_batch(len, (2,), network="n", unit="images/s") == chosen
 
 

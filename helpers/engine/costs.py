@@ -20,8 +20,8 @@ from helpers.backbones import build_backbone
 from helpers.config import StaticConfig
 from helpers.crops import CROP_PX, PIECE_FLOWS, Job, Piece, face_crops, face_flows
 from helpers.decoding.excerpt import write_excerpt
+from helpers.device import device_scope, use_device
 from helpers.engine.flow_trees import FlowJob
-from helpers.engine.placement import device_scope, use_device
 from helpers.engine.stored import StoredTrack
 from helpers.faces import FaceTrack
 from helpers.forward import Forward, compile_forward
