@@ -5,10 +5,12 @@ the folder's `card.json`, so the video is looked at exactly as the training clip
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 
@@ -17,20 +19,25 @@ from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Job, face_crops, face_flows
-from helpers.faces import FaceTrack, NoFaceError, require_detector, track_clip
+from helpers.faces import FaceTrack, NoFaceError, crop_at, require_detector, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.look import clip_parts, face_pictures, spread_times
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
+from helpers.out_of_distribution import Known, read_familiar
 from helpers.pipeline import CLIP_ERRORS, rows_of_clip
 from helpers.reduction import STREAMS, Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
-from helpers.science.caveats import caveats
-from helpers.science.familiar import Known, read_familiar
 from helpers.store import FeatureFile
+from helpers.video import iter_frames
 
 N_FACES = 8  # pictures of the face along the time axis of a video
+MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
+FACE_PX = 96
+JPEG_QUALITY = 85
+LOW_COVERAGE = 0.7  # below it a score comes with a warning
+MUCH_LONGER = 1.5  # than the longest training clip: said too
+SHOWN_AS = {"static": "face", "dynamic": "motion"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class ClipScore:
         effects: By target, how far each part's motion moves the score (`helpers.attention.effects_of_motion`);
             {} where the model folder does not hold the usual motion, as those made earlier do not.
         familiarity: By stream, how far the tokens lie from the training clips
-            (`helpers.science.familiar.Known.describe`); {} likewise.
+            (`helpers.out_of_distribution.Known.describe`); {} likewise.
         faces_t_s, faces: Some faces of the video as JPEG files, and their times in seconds.
     """
 
@@ -266,3 +273,112 @@ def as_text(score: ClipScore) -> str:
             f"{score.high[target]:.2f}    {score.constant[target]:.2f}      {score.share_below[target]:4.0%}"
         )
     return "\n".join(lines + [f"  note: {text}" for text in score.warnings])
+
+
+def caveats(
+    track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
+) -> list[str]:
+    """List what weakens the scores of one video, the heaviest first.
+
+    Args:
+        track: Its face.
+        raw: The model's output before it is cut to [0, 1], (k,).
+        card: See `helpers.training.results.keep_model`; cards that were made earlier lack some entries.
+        familiarity: By stream, see `helpers.out_of_distribution.Known.describe`; {} where nothing is known.
+        n_motion: Number of motion tokens.
+    """
+    found = of_model(card)
+    found += [_unlike(SHOWN_AS[name], of) for name, of in familiarity.items() if of["unlike"]]
+    if not familiarity:
+        found.append("how unlike the video is to the training clips is not known: the model folder is an older one")
+    longest_s = card.get("training_length_s", np.inf)
+    if track.n_frames / track.fps > MUCH_LONGER * longest_s:
+        found.append(
+            f"the video is {track.n_frames / track.fps:.0f} s long, the training clips at most {longest_s:.0f} s: the "
+            "model has never attended over so long a time; cut the video into such pieces"
+        )
+    if track.coverage < LOW_COVERAGE:
+        found.append(f"the face was found in only {track.coverage:.0%} of the looked-at frames")
+    if track.n_faces_max > 1:
+        found.append(f"up to {track.n_faces_max} faces in one frame: the largest one that stays was scored")
+    if n_motion == 1:
+        found.append("the video is so short that it has one stretch of motion: attention has nothing to choose from")
+    if np.any((raw < 0) | (raw > 1)):
+        found.append("a score was cut to [0, 1]")
+    return found
+
+
+def of_model(card: dict[str, Any]) -> list[str]:
+    """What weakens every score of a model."""
+    found = []
+    if "random" in [card["extractors"][name]["weights"]["name"] for name in STREAMS]:
+        found.append("the networks have random weights: these scores say nothing about a person")
+    if card.get("drawn"):
+        found.append("the model was trained on drawn clips: what it learned is about drawings, not about people")
+    if card.get("synthetic_labels"):
+        found.append("the ratings of the training clips were invented: no score of this model means anything")
+    if card.get("split", {}).get("warning"):
+        found.append(f"the model's own scores are too high: {card['split']['warning']}")
+    return found
+
+
+def _unlike(what: str, of: dict[str, Any]) -> str:
+    return (
+        f"the {what} is unlike the training clips: {of['distance']:.1f} times as far from their mean as they are, "
+        f"the farthest of {of['held_out_clips']} held-out clips {of['farthest_held_out']:.1f} times; "
+        "the interval does not hold for such a clip"
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A clip in n parts of neighbouring motion tokens.
+
+    Attributes:
+        start_s, end_s: Of each part in seconds, (n,).
+        tokens: Indices of the motion tokens of each part.
+    """
+
+    start_s: np.ndarray
+    end_s: np.ndarray
+    tokens: list[np.ndarray]
+
+
+def clip_parts(motion: FeatureFile) -> Parts:
+    """Divide a clip's motion tokens into parts of neighbours: one token each, or more beyond `MOST_PARTS`."""
+    tokens = np.array_split(np.arange(len(motion.frame)), min(len(motion.frame), MOST_PARTS))
+    start_s = np.array([motion.t_start_s[part[0]] for part in tokens])
+    return Parts(start_s, np.array([motion.t_end_s[part[-1]] for part in tokens]), tokens)
+
+
+def face_pictures(path: str | Path, track: FaceTrack, t_s: Sequence[float], *, backend: str = "auto") -> list[bytes]:
+    """Cut the face out at some times in seconds, increasing: JPEG files `FACE_PX` wide."""
+    samples = track.sample_at(np.asarray(t_s))
+    pictures = []
+    for frame, t, _ in iter_frames(path, fps=track.fps, indices=samples.tolist(), backend=backend):
+        crop = cv2.cvtColor(crop_at(frame, track, t, FACE_PX), cv2.COLOR_RGB2BGR)
+        pictures.append(cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+    return pictures
+
+
+def spread_times(t_s: np.ndarray, duration_s: float, n: int) -> np.ndarray:
+    """Choose times for n equal places on a time axis: of each place the one nearest to its middle.
+
+    Args:
+        t_s: Times in seconds to choose from, increasing, (m,).
+        duration_s: Length of the axis.
+        n: Number of places.
+
+    Returns:
+        (n,), increasing; repeats where there are fewer times than places.
+    """
+    middles = (np.arange(n) + 0.5) * duration_s / n
+    return np.asarray(t_s)[np.abs(np.asarray(t_s)[:, None] - middles).argmin(axis=0)]
+
+
+def decoded(pictures: Sequence[bytes]) -> list[np.ndarray]:
+    """JPEG files as RGB uint8 (S, S, 3) each."""
+    return [
+        cv2.cvtColor(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        for picture in pictures
+    ]

@@ -120,7 +120,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             f"predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir, got {named}."
         )
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers.scoring import tree_scores
+        from helpers import tree_scores
         from helpers.training import training_system
 
     paths = [getattr(arguments, name) for name in (*(FEATURES if given == set(FEATURES) else TREES), "output")]

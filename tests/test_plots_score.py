@@ -6,8 +6,8 @@ import pytest
 from scored import VALUES, made_up
 
 from helpers.clips import TRAITS
-from helpers.look import decoded
 from helpers.plots import score as pictures
+from helpers.score import decoded
 
 pytestmark = pytest.mark.usefixtures("figures")
 

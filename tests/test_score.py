@@ -9,14 +9,14 @@ import pytest
 
 from helpers import score
 from helpers.align import read_aligned
+from helpers.attention import effects_of_motion
 from helpers.clips import TRAITS
-from helpers.evidence import occlusion
 from helpers.faces import NoFaceError
 from helpers.files import ROOT, read_json, write_json
 from helpers.metrics import conformal_quantile
 from helpers.model import CompletePersonalityModel
-from helpers.science.caveats import caveats, of_model
-from helpers.science.familiar import learn_familiar, write_familiar
+from helpers.out_of_distribution import learn_familiar, write_familiar
+from helpers.score import caveats, of_model
 
 DATA = ROOT / "data_sample"
 AWKWARD = DATA / "awkward"
@@ -158,7 +158,7 @@ def test_an_effect_is_what_the_score_loses_with_that_motion(scorer):
     inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
     usual = scorer.familiar["dynamic"].mean
     parts = [np.array([0, 1]), np.array([5])]
-    effects = occlusion.effects_of_motion(scorer.model, inputs, parts, usual)
+    effects = effects_of_motion(scorer.model, inputs, parts, usual)
     changed = inputs | {"dynamic": inputs["dynamic"].copy()}
     changed["dynamic"][0, :2] = usual
     expected = np.asarray(scorer.model(inputs))[0] - np.asarray(scorer.model(changed))[0]

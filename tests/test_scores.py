@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from scored import VALUES, made_up, scorer_of
 
+from helpers import scores
 from helpers.clips import TRAITS
 from helpers.faces import NoFaceError
 from helpers.files import read_json, write_json
-from helpers.scoring import score_command, score_page, scores
-from helpers.scoring.scores import Unusable
+from helpers.scores import Unusable
+from helpers.scoring import score_command, score_page
 
 
 @pytest.fixture

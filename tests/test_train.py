@@ -12,8 +12,8 @@ from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import read_json, write_json
+from helpers.out_of_distribution import read_familiar
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
-from helpers.science.familiar import read_familiar
 from helpers.store import read_arrays
 from helpers.training import experiment, fitting, live, results, train, variants
 from helpers.training.train import TrainingData, choose_data

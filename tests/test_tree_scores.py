@@ -17,8 +17,8 @@ from helpers.extract import extract_dynamic, extract_static
 from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.reduction import ChannelGroups, Reduction, read_reduction, write_reduction
-from helpers.scoring.tree_scores import _clips_of, predict_trees
 from helpers.training.serializer import load_model
+from helpers.tree_scores import _clips_of, predict_trees
 
 networks = test_extract.networks  # small ones in place of the real ones
 TARGETS = ["openness", "neuroticism"]

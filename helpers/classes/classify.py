@@ -77,7 +77,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers.classes import clip_classes
         from helpers.pipeline import CLIP_ERRORS
-        from helpers.scoring.scores import named_videos
+        from helpers.scores import named_videos
         from helpers.video import VideoError
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself

@@ -26,8 +26,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from helpers.files import stderr_into
 
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import score
-        from helpers.scoring import scores
+        from helpers import score, scores
     names = {kind: getattr(arguments, kind) for kind in ("json", "csv", "html")}
     if arguments.out:
         names = {kind: name or arguments.out / f"score.{kind}" for kind, name in names.items()}

@@ -14,8 +14,7 @@ from helpers import page
 from helpers.clips import DISPLAY, LETTERS, TRAITS
 from helpers.files import read_json
 from helpers.plots import NEUTRAL, TRAIT_COLORS
-from helpers.science.caveats import of_model
-from helpers.score import ClipScore, Scorer
+from helpers.score import ClipScore, Scorer, of_model
 
 BINS = 20  # of the training ratings' distribution
 CARDS = 50  # videos with a card of their own: the pictures of more make a page too large for a phone

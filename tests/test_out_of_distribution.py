@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from helpers import out_of_distribution as familiar
 from helpers.align import read_aligned
 from helpers.files import ROOT
-from helpers.science import familiar
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,0 @@
-"""What a result is worth: intervals, errors, groups, evidence."""
