@@ -36,7 +36,7 @@ from benchmarks.stages import DATA, named, prepare, run_stage, sample_clips, wri
 from helpers.config import DynamicConfig
 from helpers.crops import face_flows
 from helpers.engine.costs import one_thread
-from helpers.engine.flow_files import read_flow
+from helpers.flow import read_flow
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.sources import VideoSource

@@ -20,8 +20,8 @@ from helpers import extract
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import face_flows
-from helpers.engine.flow_files import write_flow
 from helpers.files import ROOT
+from helpers.flow import write_flow
 from helpers.forward import Forward
 from helpers.sources import VideoSource
 from helpers.video import read_frames

@@ -216,17 +216,17 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 
 def _large(arguments: argparse.Namespace) -> int:
+    from helpers import store
     from helpers.clips import load_clips
-    from helpers.exchange import large
 
     made = [name for name in ("static", "dynamic") if (arguments.run / name).exists()]
     if not made:
         raise FileNotFoundError(f"{arguments.run} holds no features. Run 03_static_extraction first: it makes them.")
     out = arguments.run / "features"
     for name in made:
-        print(large.write_large(arguments.run / name, out, name))
+        print(store.write_large(arguments.run / name, out, name))
         if arguments.hdf5:
-            large.write_hdf5(
+            store.write_hdf5(
                 arguments.run / name, out / f"{name}_features.h5", name, load_clips(arguments.run / "clips.csv")
             )
             print(out / f"{name}_features.h5")
@@ -234,12 +234,12 @@ def _large(arguments: argparse.Namespace) -> int:
 
 
 def _features(arguments: argparse.Namespace) -> int:
-    from helpers import workbook
-    from helpers.exchange import elsewhere
+    from helpers import precomputed, workbook
 
     options = {name: getattr(arguments, name) for name in ("data", "index", "fps", "skip_unmatched")}
     out, progress = arguments.out.resolve(), sys.stderr.isatty()
-    counts = elsewhere.import_features(arguments.source, out, arguments.stream, **options, progress=progress)["counts"]
+    manifest = precomputed.import_features(arguments.source, out, arguments.stream, **options, progress=progress)
+    counts = manifest["counts"]
     if counts["made"]:
         workbook.forget(out, "05")
     print(

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from helpers.align import Aligned, align_streams, write_aligned
+from helpers.align import Aligned, Pca, Reduction, align_streams, read_reduction, write_aligned, write_reduction
 from helpers.clips import TRAITS, read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.drawn.awkward import write_awkward
@@ -24,8 +24,7 @@ from helpers.drawn.motion_sample import write_motion_sample
 from helpers.drawn.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.files import ROOT, replacing
-from helpers.reduction import STREAMS, Pca, Reduction, read_reduction, write_reduction
-from helpers.store import gather_rows, read_manifest, write_manifest
+from helpers.store import STREAMS, gather_rows, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 

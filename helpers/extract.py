@@ -24,12 +24,12 @@ from helpers.backbones import build_backbone, freeze, write_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX
 from helpers.device import Monitor, chosen_device, gpu_index, measured_batch, use_device
-from helpers.engine.stored import StoredTrack
 from helpers.faces import TRACK_LAYOUT, FaceTrack, detector_file, require_detector, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import CLIP_ERRORS, Batches, ClipRun, Progress, run_batches, stream_rows
+from helpers.precomputed import StoredTrack
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import FeatureFile, Stage, read_features

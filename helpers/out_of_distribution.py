@@ -13,8 +13,7 @@ import numpy as np
 from sklearn.covariance import LedoitWolf
 
 from helpers.align import Aligned
-from helpers.reduction import STREAMS
-from helpers.store import read_arrays, write_arrays
+from helpers.store import STREAMS, read_arrays, write_arrays
 
 MOST_TOKENS = 20_000  # that a covariance is made from, evenly spread: 80 MB at 512 channels
 RARE = 0.01  # share of clips like the held-out ones that may be called unlike

@@ -25,9 +25,9 @@ from tqdm.auto import tqdm
 
 from helpers.crops import Piece
 from helpers.device import device_scope
-from helpers.engine.stored import StoredError
 from helpers.faces import NoFaceError
 from helpers.forward import Forward, NetworkError
+from helpers.precomputed import StoredError
 from helpers.rows import ClipRows, TooShortError
 from helpers.store import FeatureFile, Stage, clip_stamp
 from helpers.video import VideoError

@@ -17,9 +17,9 @@ import numpy as np
 
 from helpers.config import DynamicConfig
 from helpers.crops import Piece
-from helpers.engine.stored import StoredTrack
 from helpers.faces import FaceTrack
 from helpers.forward import NetworkError
+from helpers.precomputed import StoredTrack
 from helpers.store import FeatureFile
 
 log = logging.getLogger(__name__)

@@ -40,11 +40,11 @@ from IPython.display import HTML
 from keras import ops
 from PIL import Image
 
+from helpers.align import ChannelGroups, Pca
 from helpers.backbones import BACKBONES, Backbone
 from helpers.crops import Job, face_crops
 from helpers.files import replacing
 from helpers.forward import gradient_of
-from helpers.reduction import ChannelGroups, Pca
 from helpers.score import Scorer, tokens_of_video
 from helpers.weights import WEIGHTS
 

@@ -14,6 +14,7 @@ import cv2
 import keras
 import numpy as np
 
+from helpers.align import Reduction, read_reduction
 from helpers.attention import effects_of_motion, get_attention_weights
 from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY, find_clips
@@ -23,12 +24,10 @@ from helpers.faces import FaceTrack, NoFaceError, crop_at, require_detector, tra
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.out_of_distribution import Known, read_familiar
 from helpers.pipeline import CLIP_ERRORS, rows_of_clip
-from helpers.reduction import STREAMS, Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
-from helpers.store import FeatureFile
+from helpers.store import STREAMS, FeatureFile
 from helpers.video import iter_frames
 
 N_FACES = 8  # pictures of the face along the time axis of a video

@@ -14,12 +14,21 @@ import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
-from helpers.engine.face_trees import FaceJob, FaceTree, open_face_tree, stored_crops
-from helpers.engine.flow_trees import FlowJob, FlowTree, open_flow_tree, stored_flows
-from helpers.engine.stored import StoredError, StoredTrack
-from helpers.exchange.elsewhere import match_clips
 from helpers.faces import FaceTrack, read_track, track_of
 from helpers.files import resolve
+from helpers.precomputed import (
+    FaceJob,
+    FaceTree,
+    FlowJob,
+    FlowTree,
+    StoredError,
+    StoredTrack,
+    match_clips,
+    open_face_tree,
+    open_flow_tree,
+    stored_crops,
+    stored_flows,
+)
 from helpers.store import clip_stamp, read_manifest
 from helpers.video import backend_version
 

@@ -1,7 +1,7 @@
 """Scores of clips that are stored as trees of faces and flow instead of videos.
 
-In: the `model/` folder of a run, a folder of face pictures and one of stored flow (`helpers.engine.face_trees`,
-`helpers.engine.flow_trees`). Out: `<name>.npy`, float32 (N, k), raw; `<name>_ids.txt`, whose line i is the clip of row
+In: the `model/` folder of a run, a folder of face pictures and one of stored flow (`helpers.precomputed`,
+`helpers.precomputed`). Out: `<name>.npy`, float32 (N, k), raw; `<name>_ids.txt`, whose line i is the clip of row
 i; `<name>.json`, which says the rest; and `<name>/`, the features, which another call does not make again.
 """
 
@@ -13,14 +13,13 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers.align import Aligned, align_streams
+from helpers.align import Aligned, align_streams, read_reduction
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.exchange.elsewhere import match_clips
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import differences, needs, read_json, replacing, write_json
-from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
-from helpers.reduction import STREAMS, read_reduction
+from helpers.precomputed import match_clips
 from helpers.sources import open_tree
+from helpers.store import STREAMS
 from helpers.training.training_system import checked_npy
 
 log = logging.getLogger(__name__)

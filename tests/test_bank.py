@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from helpers import align, bank
+from helpers.align import read_reduction
 from helpers.clips import read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.drawn import sample
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.files import ROOT, read_json
-from helpers.reduction import STREAMS, read_reduction
+from helpers.store import STREAMS
 
 DATA = ROOT / "data_sample"
 TOKENS = DATA / "tokens"

@@ -13,8 +13,8 @@ from helpers.classes.clip_features import extract_clip_features, feature_file
 from helpers.classes.clip_training import models_folder
 from helpers.classifier import FrameClassifier, predict_classes
 from helpers.config import ClassificationConfig
-from helpers.exchange.feature_sets import read_feature_set
 from helpers.files import ROOT
+from helpers.store import read_feature_set
 
 MOTION = ROOT / "data_sample" / "motion" / "test"
 

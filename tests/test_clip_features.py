@@ -20,9 +20,9 @@ from helpers.classes.clip_frames import FrameJob, clip_frames
 from helpers.classes.frame_rows import FrameRows
 from helpers.config import ClassificationConfig
 from helpers.drawn.motion_sample import motion_plan
-from helpers.exchange.feature_sets import read_feature_set
 from helpers.files import ROOT, read_json
 from helpers.pipeline import Batches
+from helpers.store import read_feature_set
 from helpers.video import read_frames
 from helpers.weights import RANDOM_SHA256, Weights
 

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from helpers import precomputed
 from helpers.config import PreparationConfig
-from helpers.engine import face_trees
-from helpers.engine.face_trees import PictureError, open_face_tree, pictures_of, read_face, stored_crops
-from helpers.engine.stored import StoredError
 from helpers.extract import prepare_clips
 from helpers.faces import crop_at, export_faces, read_track
 from helpers.files import ROOT
+from helpers.precomputed import PictureError, StoredError, open_face_tree, pictures_of, read_face, stored_crops
 from helpers.store import write_arrays
 from helpers.video import iter_frames
 
@@ -105,7 +104,7 @@ def test_the_pictures_are_decoded_exactly_and_in_colour(tmp_path):
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 64])
 def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, monkeypatch, at_a_time):
-    monkeypatch.setattr(face_trees, "PIECE_CROPS", at_a_time)
+    monkeypatch.setattr(precomputed, "PIECE_CROPS", at_a_time)
     folder = tmp_path / "tree" / "a"
     write_tree(folder, [0, 5, 200])
     write_tree(tmp_path / "tree" / "b", range(3))

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from helpers.exchange.feature_sets import FeatureSet, read_feature_set, write_feature_set
+from helpers.store import FeatureSet, read_feature_set, write_feature_set
 
 N, T, D = 3, 7, 5  # distinct primes: a swapped axis cannot pass
 

@@ -3,15 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.engine.flow_files import (
-    DTYPES,
-    pair_files,
-    quantum,
-    read_flow,
-    read_flow_array,
-    read_flow_tree,
-    write_flow,
-)
+from helpers.flow import DTYPES, pair_files, quantum, read_flow, read_flow_array, read_flow_tree, write_flow
 from helpers.store import write_arrays
 
 

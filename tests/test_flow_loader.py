@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from test_flow_files import some_flow, write_tree
 
-from helpers.engine.flow_files import write_flow
-from helpers.engine.flow_loader import OpticalFlowSequenceLoader
-from helpers.flow import normalise_flow, resize_flow
+from helpers.flow import OpticalFlowSequenceLoader, normalise_flow, resize_flow, write_flow
 
 CLIP_A, CLIP_B = "training80_01/-AmMDnVl4s8.003", "training80_01/_plk5k7PBEg.010"
 

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from test_flow_files import write_tree
 
-from helpers.engine.flow_files import read_flow, write_flow
-from helpers.engine.flow_trees import FieldError, open_flow_tree, read_field, stored_flows
-from helpers.engine.stored import StoredError
-from helpers.flow import normalise_flow, resize_flow
+from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
+from helpers.precomputed import FieldError, StoredError, open_flow_tree, read_field, stored_flows
 from helpers.store import read_arrays, write_arrays
 
 SIDE = 8

@@ -19,9 +19,9 @@ from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, St
 from helpers.crops import Job, Piece
 from helpers.engine import costs
 from helpers.engine.costs import Measured
-from helpers.engine.stored import StoredTrack
 from helpers.faces import track_clip
 from helpers.forecast import Stages
+from helpers.precomputed import StoredTrack
 from helpers.video import probe
 from helpers.weights import Weights
 from helpers.workers import cores

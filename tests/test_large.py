@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import store
 from helpers.clips import TRAITS, write_clips
-from helpers.exchange import large
 from helpers.files import DiskFullError, FolderLock, LockedError
 from helpers.store import FeatureFile, Stage, write_features
 
@@ -42,7 +42,7 @@ def contents(folder):
 
 
 def test_an_array_and_its_index_are_read_with_numpy_and_pandas_alone(stage, tmp_path):
-    path = large.write_large(stage, tmp_path / "out", "static")
+    path = store.write_large(stage, tmp_path / "out", "static")
     assert path.name == "static_features_large.npy"
     array = np.load(path, mmap_mode="r")
     index = pd.read_csv(path.with_suffix(".csv"))
@@ -65,7 +65,7 @@ def test_an_array_and_its_index_are_read_with_numpy_and_pandas_alone(stage, tmp_
 
 def test_an_hdf5_file_has_the_names_types_and_attributes_of_the_source_project(stage, tmp_path):
     ratings = pd.DataFrame({trait: [0.1 * i, np.nan] for i, trait in enumerate(TRAITS)}, index=[KEYS[2], KEYS[0]])
-    large.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
+    store.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
     with h5py.File(tmp_path / "static_features.h5") as file:
         features = file["features"]
         assert (features.shape, features.dtype) == ((4, 5, WIDTH), np.float32)
@@ -97,8 +97,8 @@ def test_memory_stays_flat(tmp_path):
     stage.finish()
     ratings = pd.DataFrame(columns=list(TRAITS), dtype=float)
     tracemalloc.start()
-    path = large.write_large(stage.folder, tmp_path, "static")
-    large.write_hdf5(stage.folder, tmp_path / "static_features.h5", "static", ratings)
+    path = store.write_large(stage.folder, tmp_path, "static")
+    store.write_hdf5(stage.folder, tmp_path / "static_features.h5", "static", ratings)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert path.stat().st_size > 24e6
@@ -106,42 +106,42 @@ def test_memory_stays_flat(tmp_path):
 
 
 def test_a_damaged_file_is_named_and_nothing_half_is_left(stage, tmp_path):
-    large.write_large(stage, tmp_path / "out", "static")
+    store.write_large(stage, tmp_path / "out", "static")
     file = stage / f"{KEYS[1]}.npz"
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"clip 2\.npz is damaged"):
-        large.write_large(stage, tmp_path / "out", "static")
+        store.write_large(stage, tmp_path / "out", "static")
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".part-")]
 
 
 def test_clips_of_another_width_are_refused_and_what_was_there_stays(stage, tmp_path):
-    large.write_large(stage, tmp_path / "out", "static")
+    store.write_large(stage, tmp_path / "out", "static")
     before = contents(tmp_path / "out")
     write_features(stage / f"{KEYS[3]}.npz", rows(3, 5, WIDTH + 1), "1-1")
     with pytest.raises(ValueError, match=f"must hold rows of width {WIDTH} like the clips before it, got {WIDTH + 1}"):
-        large.write_large(stage, tmp_path / "out", "static")
+        store.write_large(stage, tmp_path / "out", "static")
     assert contents(tmp_path / "out") == before
 
 
 def test_a_stage_that_is_not_there_or_not_of_that_name_is_refused(stage, tmp_path):
     with pytest.raises(FileNotFoundError, match="Run 04_dynamic_extraction first"):
-        large.write_large(tmp_path / "dynamic", tmp_path, "dynamic")
+        store.write_large(tmp_path / "dynamic", tmp_path, "dynamic")
     with pytest.raises(ValueError, match="must hold the stage dynamic"):
-        large.write_large(stage, tmp_path, "dynamic")
+        store.write_large(stage, tmp_path, "dynamic")
     with pytest.raises(ValueError, match="name must be static or dynamic, got 'faces'"):
-        large.write_large(stage, tmp_path, "faces")
+        store.write_large(stage, tmp_path, "faces")
     empty = Stage(tmp_path / "none" / "static", "static", {})
     empty.finish()
     with pytest.raises(ValueError, match="must hold clips, got none"):
-        large.write_large(empty.folder, tmp_path, "static")
+        store.write_large(empty.folder, tmp_path, "static")
 
 
 def test_only_the_clips_of_the_run_are_written_in_their_order(stage, tmp_path):
     kept = [KEYS[3], "failed", KEYS[0]]
     table = pd.DataFrame({"path": kept, "openness": 0.5}, index=pd.Index(kept, name="key"))
     write_clips(table, stage.parent / "clips.csv")
-    path = large.write_large(stage, tmp_path, "static")
-    large.write_hdf5(stage, tmp_path / "static_features.h5", "static", table)
+    path = store.write_large(stage, tmp_path, "static")
+    store.write_hdf5(stage, tmp_path / "static_features.h5", "static", table)
     assert pd.read_csv(path.with_suffix(".csv"))["clip"].tolist() == [KEYS[3]] * 5 + [KEYS[0]] * 2
     np.testing.assert_array_equal(np.load(path), np.concatenate([rows(3, 5).features, rows(0, 2).features]))
     assert json.loads(path.with_suffix(".json").read_text())["counts"]["clips"] == 2
@@ -153,27 +153,27 @@ def test_a_run_that_is_being_filled_is_refused_and_locked_meanwhile(stage, tmp_p
     ratings = pd.DataFrame(columns=list(TRAITS), dtype=float)
     with FolderLock(stage.parent):
         with pytest.raises(LockedError, match="run is being filled by process"):
-            large.write_large(stage, tmp_path, "static")
+            store.write_large(stage, tmp_path, "static")
         with pytest.raises(LockedError, match="run is being filled by process"):
-            large.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
-    reading = large.read_features
+            store.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
+    reading = store.read_features
 
     def read_locked(path):
         with pytest.raises(LockedError):
             FolderLock(stage.parent)
         return reading(path)
 
-    monkeypatch.setattr(large, "read_features", read_locked)
-    large.write_large(stage, tmp_path, "static")
-    large.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
+    monkeypatch.setattr(store, "read_features", read_locked)
+    store.write_large(stage, tmp_path, "static")
+    store.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
 
 
 def test_an_array_without_room_says_how_much_it_needs_and_leaves_what_was_there(stage, tmp_path, monkeypatch):
-    large.write_large(stage, tmp_path / "out", "static")
+    store.write_large(stage, tmp_path / "out", "static")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(large, "free_bytes", lambda folder: 391)
+    monkeypatch.setattr(store, "free_bytes", lambda folder: 391)
     with pytest.raises(DiskFullError, match=r"out needs room for 392 B of rows, 391 B are free there") as caught:
-        large.write_large(stage, tmp_path / "out", "static")
+        store.write_large(stage, tmp_path / "out", "static")
     assert "DiskFullError" in "".join(traceback.format_exception(caught.value))
     assert contents(tmp_path / "out") == before
 
@@ -188,14 +188,14 @@ def test_a_disk_that_fills_up_under_hdf5_ends_neither_python_nor_the_file_before
     stage.finish()
     ratings = pd.DataFrame(columns=list(TRAITS), dtype=float)
     path = tmp_path / "out" / "static_features.h5"
-    large.write_hdf5(stage.folder, path, "static", ratings)
+    store.write_hdf5(stage.folder, path, "static", ratings)
     before = contents(path.parent)
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(DiskFullError, match=r"disk is full .*static_features\.h5 needs more room"):
-            large.write_hdf5(stage.folder, path, "static", ratings)
+            store.write_hdf5(stage.folder, path, "static", ratings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(path.parent) == before

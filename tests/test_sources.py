@@ -10,7 +10,7 @@ from test_face_trees import write_tree as write_faces
 from test_flow_files import some_flow, write_tree
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.engine.stored import StoredError
+from helpers.precomputed import StoredError
 from helpers.sources import inputs_at, open_source
 
 KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.align import Aligned, write_aligned
+from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, write_reduction
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import read_json, write_json
 from helpers.out_of_distribution import read_familiar
-from helpers.reduction import ChannelGroups, Reduction, write_reduction
 from helpers.store import read_arrays
 from helpers.training import experiment, fitting, live, results, train, variants
 from helpers.training.train import TrainingData, choose_data

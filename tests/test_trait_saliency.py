@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from helpers.align import ChannelGroups, Pca
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.reduction import ChannelGroups, Pca
 from helpers.saliency import face_saliency, score_slopes
 from helpers.score import load_scorer, tokens_of_video
 

@@ -11,12 +11,11 @@ from test_face_trees import write_tree as write_faces
 from test_flow_files import write_tree as write_flow
 
 from helpers import __main__
-from helpers.align import align_streams
+from helpers.align import ChannelGroups, Reduction, align_streams, read_reduction, write_reduction
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.reduction import ChannelGroups, Reduction, read_reduction, write_reduction
 from helpers.training.serializer import load_model
 from helpers.tree_scores import _clips_of, predict_trees
 

@@ -1,7 +1,7 @@
 """Frame features of labelled clips (08): from class folders to one HDF5 file per split and view.
 
 In: `ClassificationConfig`. Out, in `<out>/classification/`: `features/{split}_features[_multiscale][_{view}].h5`
-(`helpers.exchange.feature_sets`) with `configuration_analysis.json`; until these are whole, `frames/<key>.npz`, the
+(`helpers.store`) with `configuration_analysis.json`; until these are whole, `frames/<key>.npz`, the
 rows of a clip in its views. The engine is that of 03 and 04 (`helpers.extract`): stopped and started again it goes on,
 a damaged clip is recorded and left out, and memory does not grow with the number of clips. Of clips and views that are
 added later only these are computed; other scales begin anew, since the rows before averaging are not kept.
@@ -25,11 +25,10 @@ from helpers.classes.frame_rows import FrameRows, FrameStage, read_view
 from helpers.classes.held_rows import HeldRows
 from helpers.classes.views import PLAIN, view_names
 from helpers.config import ClassificationConfig
-from helpers.exchange.feature_sets import Sequence, labelled_datasets, write_sequences
 from helpers.files import write_json
 from helpers.forward import compile_forward
 from helpers.pipeline import Batches, ClipRun, Progress, stream_rows
-from helpers.store import clip_stamp
+from helpers.store import Sequence, clip_stamp, labelled_datasets, write_sequences
 from helpers.video import backend_name, backend_version
 from helpers.workers import cores
 

@@ -1,6 +1,6 @@
 """The frame features of labelled clips with their views and damaged copies, pooled over the splits.
 
-In: the folder of feature files, `{split}_features[_multiscale][_{variant}].h5` (`helpers.exchange.feature_sets`).
+In: the folder of feature files, `{split}_features[_multiscale][_{variant}].h5` (`helpers.store`).
 Variants are `view01`, ... (further training clips), `tta01`, ... (views to average over), the name of a corruption such
 as `noise`, and `noise_tta01`, ...: views of the damaged clip. Out: `ClipVariants`, all clips in one order whatever the
 variant.
@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from helpers.classes.class_folders import LabelledClips
 from helpers.classes.views import PLAIN
 from helpers.config import ClassificationConfig
-from helpers.exchange.feature_sets import FeatureSet, read_feature_set
+from helpers.store import FeatureSet, read_feature_set
 
 VIEW, TTA = re.compile(r"view\d+$"), re.compile(r"(?:(\w+)_)?tta\d+$")
 VALIDATION_NAMES = ("validation", "val", "valid")

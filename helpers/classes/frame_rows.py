@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from helpers.classes.held_rows import HeldRows
-from helpers.exchange.feature_sets import Sequence
 from helpers.rows import ClipRows
-from helpers.store import FeatureFile, Stage, read_arrays, write_arrays
+from helpers.store import FeatureFile, Sequence, Stage, read_arrays, write_arrays
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The rows that feature files hold already: with them, the file of each single clip need not stay.
 
-In: HDF5 files of one view each (`helpers.exchange.feature_sets`) that have, besides, `stamp` (N,), the version of each
+In: HDF5 files of one view each (`helpers.store`) that have, besides, `stamp` (N,), the version of each
 clip, and `computed` bool (N, T): False for padding and where the network failed on the frame. Out: which views of a
 clip are there, and its rows. A file that is damaged, or was made with other parameters, holds nothing.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from helpers.exchange.feature_sets import Sequence
+from helpers.store import Sequence
 
 
 class HeldRows:

@@ -21,12 +21,11 @@ from helpers.config import StaticConfig
 from helpers.crops import CROP_PX, PIECE_FLOWS, Job, Piece, face_crops, face_flows
 from helpers.decoding.excerpt import write_excerpt
 from helpers.device import device_scope, use_device
-from helpers.engine.flow_trees import FlowJob
-from helpers.engine.stored import StoredTrack
 from helpers.faces import FaceTrack
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import rows_of_clip
+from helpers.precomputed import FlowJob, StoredTrack
 from helpers.rows import MIN_FLOWS, DynamicRows, StaticRows, TooShortError, row_layout
 from helpers.sources import StoredSource
 from helpers.store import FeatureFile, write_features

@@ -19,10 +19,9 @@ import keras
 import numpy as np
 from tqdm.auto import tqdm
 
-from helpers.align import CLIPS_FILE, Aligned
+from helpers.align import CLIPS_FILE, Aligned, read_reduction
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, needs, read_json, replacing, write_json
-from helpers.reduction import read_reduction
 from helpers.splits import SPLITS
 from helpers.store import read_arrays
 from helpers.training.live import EVERY_S, TrainingLines, watch_trainings

@@ -17,9 +17,8 @@ from helpers.config import TrainingConfig
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import as_summary, clip_lengths, conformal_quantile, score_table
 from helpers.out_of_distribution import learn_familiar, write_familiar
-from helpers.reduction import STREAMS
 from helpers.statistics import caveats, comparisons, group_errors
-from helpers.store import read_arrays
+from helpers.store import STREAMS, read_arrays
 from helpers.training.callbacks import read_logs
 from helpers.training.train import NOT_DECISIVE, WATCHED, TrainingData, rated_clips, split_of
 from helpers.training.training_time import write_time_analysis

@@ -1,1 +1,0 @@
-"""Features in other programs' formats, in and out."""
