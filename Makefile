@@ -32,10 +32,10 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 notebooks: $(READY)  ## re-execute the committed notebooks and normalise them
-	$(BIN)/python -m helpers notebooks
+	$(BIN)/python tools/reexecute.py
 
 sample: $(READY)  ## draw data_sample/ again, the token bank included (about 20 minutes)
-	$(BIN)/python -m helpers sample --shipped --out data_sample
+	$(BIN)/python data_sample/make --shipped --out data_sample
 
 bench: $(READY)  ## what takes how long on this machine, against a peer in the same run
 	$(BIN)/python -m benchmarks

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.files import ROOT
 
-BENCHMARKS = ("static", "dynamic", "memory", "training", "decode", "damaged", "prepare", "resume", "machine")
+BENCHMARKS = ("static", "dynamic", "flow", "memory", "training", "decode", "damaged", "prepare", "resume", "machine")
 
 
 def main(argv: list[str] | None = None, names: tuple[str, ...] = BENCHMARKS) -> int:

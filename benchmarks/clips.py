@@ -13,7 +13,7 @@ import av
 import cv2
 import numpy as np
 
-from helpers.drawn.sample import draw_clip
+from data_sample.make.sample import draw_clip
 from helpers.files import stderr_into
 from helpers.video import nal_length_bytes, read_picture
 

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.alternation import options_of, report
+from data_sample.make.sample import draw_clip
 from helpers.clips import TRAITS
-from helpers.drawn.sample import draw_clip
 from helpers.faces import FaceTrack, crop_at, track_clip
 from helpers.files import ROOT
 from helpers.saliency import face_saliency

@@ -100,18 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     features.set_defaults(command=_features)
 
     classify.add_parser(commands)
-
-    sample = commands.add_parser("sample", help="draw clips with a planted truth")
-    sample.add_argument("--clips", type=int, default=36, metavar="N")
-    sample.add_argument("--seed", type=int, default=0, metavar="S")
-    sample.add_argument("--out", type=Path, required=True, metavar="DIR")
-    sample.add_argument("--shipped", action="store_true", help="all of data_sample/: clips, awkward clips, token bank")
-    sample.add_argument("--motion", action="store_true", help="120 clips of three motion classes instead, for 08")
-    sample.set_defaults(command=_sample)
-
-    notebooks = commands.add_parser("notebooks", help="re-execute and normalise the committed notebooks")
-    notebooks.add_argument("--only", metavar="03,04", help="these notebooks only")
-    notebooks.set_defaults(command=_notebooks)
     return parser
 
 
@@ -246,29 +234,6 @@ def _features(arguments: argparse.Namespace) -> int:
         f"{counts['made']} clips made, {counts['found']} were there, {counts['failed']} left out; "
         f"{counts['rows']} rows of {counts['feature_dim']}, {counts['invalid_rows']} of them invalid"
     )
-    return 0
-
-
-def _sample(arguments: argparse.Namespace) -> int:
-    from helpers.files import stderr_into
-
-    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import bank
-        from helpers.drawn import motion_sample, sample
-
-    if arguments.shipped:
-        bank.write_shipped(arguments.out)
-    elif arguments.motion:
-        motion_sample.write_motion_sample(arguments.out, arguments.seed)
-    else:
-        sample.write_sample(arguments.out, arguments.clips, arguments.seed, progress=True)
-    return 0
-
-
-def _notebooks(arguments: argparse.Namespace) -> int:
-    from helpers import refresh, workbook
-
-    refresh.refresh(workbook.select(arguments.only))
     return 0
 
 

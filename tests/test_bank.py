@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import align, bank
+from data_sample.make import bank, sample
+from helpers import align
 from helpers.align import read_reduction
 from helpers.clips import read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.drawn import sample
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.files import ROOT, read_json
 from helpers.store import STREAMS

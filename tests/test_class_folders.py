@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_sample.make.motion_sample import CLASSES, motion_plan
 from helpers.classes import array_clips
 from helpers.classes.array_clips import count_clips, read_clip
 from helpers.classes.class_folders import find_classes
-from helpers.drawn.motion_sample import CLASSES, motion_plan
 from helpers.files import ROOT
 from helpers.video import VideoError
 

@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pytest
 
+from data_sample.make.motion_sample import motion_plan
 from helpers.backbones import build_backbone
 from helpers.classes import clip_features
 from helpers.classes.clip_features import average_scales, extract_clip_features, feature_file
 from helpers.classes.clip_frames import FrameJob, clip_frames
 from helpers.classes.frame_rows import FrameRows
 from helpers.config import ClassificationConfig
-from helpers.drawn.motion_sample import motion_plan
 from helpers.files import ROOT, read_json
 from helpers.pipeline import Batches
 from helpers.store import read_feature_set

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 
+from data_sample.make.awkward import turn_clockwise
+from data_sample.make.sample import write_mp4
 from helpers import video as container
 from helpers.decoding.excerpt import write_excerpt
-from helpers.drawn.awkward import turn_clockwise
-from helpers.drawn.sample import write_mp4
 from helpers.video import VideoError, open_video, probe, read_frames, survey
 
 

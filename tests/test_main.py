@@ -8,9 +8,9 @@ import sys
 import pytest
 from test_face_trees import write_tree as write_faces
 
+from data_sample.make.sample import draw_clip, sample_plan, sample_ratings, write_mp4
 from helpers import __main__, weights
 from helpers.clips import load_clips
-from helpers.drawn.sample import draw_clip, sample_plan, sample_ratings, write_mp4
 from helpers.files import FolderLock
 
 
@@ -129,12 +129,6 @@ def test_scoring_without_a_model_says_which_notebook_makes_it(capsys, data, tmp_
     status, error = run(capsys, "score", data / "-a b.mp4", "--model", tmp_path)
     assert status == 1
     assert "card.json is missing. Run 06_training first" in error
-
-
-def test_a_sample_of_any_size_is_drawn(capsys, tmp_path):
-    assert run(capsys, "sample", "--clips", "2", "--seed", "7", "--out", tmp_path / "s")[0] == 0
-    assert len(list((tmp_path / "s").rglob("*.mp4"))) == 2
-    assert (tmp_path / "s" / "truth.csv").exists()
 
 
 def test_wrong_usage_is_exit_status_two():

@@ -6,10 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.__main__ import main
+from data_sample.make import motion_sample
+from data_sample.make.__main__ import main
+from data_sample.make.motion_sample import (
+    CLASSES,
+    GESTURES,
+    SIZE,
+    build_puppet,
+    clip_poses,
+    draw_motion_clip,
+    motion_plan,
+)
 from helpers.clips import LEAVE_OUT, find_clips, source_of
-from helpers.drawn import motion_sample
-from helpers.drawn.motion_sample import CLASSES, GESTURES, SIZE, build_puppet, clip_poses, draw_motion_clip, motion_plan
 from helpers.files import ROOT
 from helpers.video import read_frames
 
@@ -87,7 +95,7 @@ def test_started_again_a_sample_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_the_command_draws_other_puppets(tmp_path, monkeypatch):
     monkeypatch.setattr(motion_sample, "SPLIT_SOURCES", {"train": 1})
-    assert main(["sample", "--motion", "--seed", "1", "--out", str(tmp_path)]) == 0
+    main(["--motion", "--seed", "1", "--out", str(tmp_path)])
     drawn = {path.name for path in tmp_path.rglob("*.mp4")}
     assert len(drawn) == len(CLASSES)
     assert drawn.isdisjoint(path.name for path in SHIPPED.rglob("*.mp4"))

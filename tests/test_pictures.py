@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
-from helpers.drawn.sample import write_mp4
+from data_sample.make.sample import write_mp4
 from helpers.video import Converter, VideoError, probe, read_frames, upright
 
 ONE = 1 << 16

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.drawn.warps import accuracy_table
+from benchmarks.flow import accuracy_table
 from helpers.plots import methods
 
 

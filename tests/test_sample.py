@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.clips import TRAITS
-from helpers.drawn.awkward import turn_clockwise, write_awkward, write_two_faces
-from helpers.drawn.drawing import at_luma, draw_identity
-from helpers.drawn.sample import (
+from data_sample.make.awkward import turn_clockwise, write_awkward, write_two_faces
+from data_sample.make.drawing import at_luma, draw_identity
+from data_sample.make.sample import (
     draw_clip,
     draw_latents,
     pickle_ratings,
@@ -27,7 +26,8 @@ from helpers.drawn.sample import (
     write_mp4,
     write_sample,
 )
-from helpers.drawn.timeline import WINDOW_S, plan_motion
+from data_sample.make.timeline import WINDOW_S, plan_motion
+from helpers.clips import TRAITS
 from helpers.files import ROOT
 
 SHIPPED = ROOT / "data_sample"
@@ -62,7 +62,7 @@ def test_the_same_seeds_draw_the_same_frames_in_this_and_in_another_process():
     ours = draw_clip(3, 5, n_frames=47).frames
     assert np.array_equal(ours, draw_clip(3, 5, n_frames=47).frames)
     code = (
-        "import cv2, hashlib; cv2.setNumThreads(1); from helpers.drawn.sample import draw_clip; "
+        "import cv2, hashlib; cv2.setNumThreads(1); from data_sample.make.sample import draw_clip; "
         "print(hashlib.sha256(draw_clip(3, 5, n_frames=47).frames.tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
 
+from data_sample.make.awkward import turn_clockwise
+from data_sample.make.sample import write_mp4
 from helpers import video
-from helpers.drawn.awkward import turn_clockwise
-from helpers.drawn.sample import write_mp4
 from helpers.files import ROOT
 from helpers.video import (
     BACKENDS,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data_sample.make.motion_sample import motion_plan
 from helpers.classes import clip_frames
 from helpers.classes.clip_frames import FrameJob
 from helpers.classes.views import (
@@ -21,7 +22,6 @@ from helpers.classes.views import (
     view_names,
 )
 from helpers.config import ClassificationConfig
-from helpers.drawn.motion_sample import motion_plan
 from helpers.files import ROOT
 from helpers.video import read_frames, uniform_indices
 

@@ -1,6 +1,6 @@
 """Figures of 02 about its methods: what steadying the box changes, whether decoders agree, how wrong flow methods are.
 
-In: pixels, and tables as `helpers.video` and `helpers.drawn.warps` return them. Out: Axes.
+In: pixels, and tables as `helpers.video` and `benchmarks.flow` make them. Out: Axes.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 
 from helpers.plots import ACCENT, NEUTRAL
 
-ERRORS = ("clean_px", "noisy_px")  # columns of `helpers.drawn.warps.accuracy_table`
+ERRORS = ("clean_px", "noisy_px")  # columns of `benchmarks.flow.accuracy_table`
 BLUE, RED = "#0072B2", "#D55E00"
 
 
@@ -96,7 +96,7 @@ def plot_flow_errors(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the end-point errors of flow methods on known motions as a table of colours, "clean / noisy" in each cell.
 
     Args:
-        table: As `helpers.drawn.warps.accuracy_table` returns it.
+        table: As `benchmarks.flow.accuracy_table` returns it.
         ax: Axes to draw on; a new figure by default.
     """
     if ax is None:
@@ -125,7 +125,7 @@ def plot_error_against_speed(table: pd.DataFrame, *, title: str = "", ax: Axes |
     """Draw the mean error of each flow method over all motions against its speed, clean and noisy.
 
     Args:
-        table: As `helpers.drawn.warps.accuracy_table` returns it.
+        table: As `benchmarks.flow.accuracy_table` returns it.
         title: Finding.
         ax: Axes to draw on; a new figure by default.
     """
@@ -141,6 +141,6 @@ def plot_error_against_speed(table: pd.DataFrame, *, title: str = "", ax: Axes |
         ax.annotate(name, (row["fields_per_s"], top), (0, 7), **how)
     ax.set(xscale="log", ylim=(0, 1.45 * means[list(ERRORS)].max(axis=None)), title=title)
     ax.margins(x=0.3)
-    ax.set(xlabel="fields per second, one core, just now", ylabel="mean end-point error (px)")
+    ax.set(xlabel="fields per second, one core", ylabel="mean end-point error (px)")
     ax.legend(frameon=False)
     return ax

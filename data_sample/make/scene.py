@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from helpers.drawn.drawing import LEFT, LUMA, TOP, Head, Identity, at_luma, blur, draw_band, hsv_rgb, smoothstep
-from helpers.drawn.expression import draw_expression
-from helpers.drawn.timeline import Timeline
+from data_sample.make.drawing import LEFT, LUMA, TOP, Head, Identity, at_luma, blur, draw_band, hsv_rgb, smoothstep
+from data_sample.make.expression import draw_expression
+from data_sample.make.timeline import Timeline
 
 BAND_TEAL, BAND_ORANGE, BAND_LUMA = np.float32([0.10, 0.62, 0.66]), np.float32([0.95, 0.38, 0.12]), 0.46
 SCARF_GREEN, SCARF_MAGENTA, SCARF_LUMA = np.float32([0.12, 0.56, 0.16]), np.float32([0.72, 0.18, 0.66]), 0.36

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from data_sample.make.awkward import write_awkward
+from data_sample.make.motion_sample import write_motion_sample
+from data_sample.make.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
 from helpers.align import Aligned, Pca, Reduction, align_streams, read_reduction, write_aligned, write_reduction
 from helpers.clips import TRAITS, read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.drawn.awkward import write_awkward
-from helpers.drawn.motion_sample import write_motion_sample
-from helpers.drawn.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
 from helpers.files import ROOT, replacing
 from helpers.store import STREAMS, gather_rows, read_manifest, write_manifest

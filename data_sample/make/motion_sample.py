@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from data_sample.make.drawing import HAIR_TONES, SKIN_TONES, blur, hsv_rgb
+from data_sample.make.sample import SEEDS_PER_SAMPLE, source_id, write_mp4
 from helpers.clips import LEAVE_OUT
-from helpers.drawn.drawing import HAIR_TONES, SKIN_TONES, blur, hsv_rgb
-from helpers.drawn.sample import SEEDS_PER_SAMPLE, source_id, write_mp4
 from helpers.files import replacing
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ CLASSES = {
 }
 SCENES = ("day", "evening")
 SPLIT_SOURCES = {"train": 28, "validation": 6, "test": 6}
-FIRST_SOURCE = 500_000  # of a sample's seeds: puppets share none with `helpers.drawn.sample`
+FIRST_SOURCE = 500_000  # of a sample's seeds: puppets share none with `data_sample.make.sample`
 SUBPIXEL = 4  # binary digits of a pixel in cv2's drawing functions
 CRF = 28  # of x264: about 6 kB a clip
 

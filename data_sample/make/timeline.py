@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.drawn.drawing import blur, smoothstep
+from data_sample.make.drawing import blur, smoothstep
 
 WINDOW_S = 0.85
 MARGIN_S = 0.35  # least time between a window and the other, or the clip's ends

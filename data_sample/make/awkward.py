@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.drawn.sample import FPS, SEEDS_PER_SAMPLE, SIZE, draw_clip, write_mp4
-from helpers.drawn.scene import draw_backdrop, draw_noise
+from data_sample.make.sample import FPS, SEEDS_PER_SAMPLE, SIZE, draw_clip, write_mp4
+from data_sample.make.scene import draw_backdrop, draw_noise
 from helpers.files import replacing
 
 FILM_RATE = Fraction(24000, 1001)

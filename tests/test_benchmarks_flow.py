@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.drawn.warps import (
+from benchmarks.flow import (
     FINE,
     MARGIN_PX,
     NOISE_SD,

@@ -7,7 +7,7 @@ painted on it.
 import cv2
 import numpy as np
 
-from helpers.drawn.drawing import Head
+from data_sample.make.drawing import Head
 
 SCLERA, PUPIL, GLINT = (222.0, 216.0, 212.0), (15.0, 12.0, 12.0), (250.0, 250.0, 250.0)
 

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from data_sample.make.drawing import draw_identity
+from data_sample.make.scene import build_scene, draw_frame
+from data_sample.make.timeline import WINDOW_S, plan_motion
 from helpers.clips import TRAITS
-from helpers.drawn.drawing import draw_identity
-from helpers.drawn.scene import build_scene, draw_frame
-from helpers.drawn.timeline import WINDOW_S, plan_motion
 from helpers.files import replacing
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,0 @@
-"""What is drawn: faces, light, gestures and their planted truth."""
