@@ -1,22 +1,13 @@
-"""What the model looks at: attention maps and their summaries.
+"""What the model looks at, and what its answer rests on.
 
-In: a trained CompletePersonalityModel and its inputs. Out: attention (B, heads, Ts, Td), its entropy, its share by time
-and by lag. A map says where a model reads; what its answer rests on is said by `helpers.attention` and
-`helpers.attention`.
-
-What the answer rests on: motion tokens are taken away, one at a time or one after the other.
-
-In: a trained CompletePersonalityModel, its inputs, the mean motion token that stands for "nothing special". Out:
-changes of a score. No gradient and no attention is needed: this is the measure that the others are held against.
-
-What each look is worth to each trait: gradients of the scores through the attention.
-
-In: a trained CompletePersonalityModel, its inputs, the mean motion token. Out: relevance (N, k, Ts, Td) in units of the
-score. The attention itself is one for all k targets; its relevance is not.
+In: a trained CompletePersonalityModel and its inputs. Out: attention (B, heads, Ts, Td), which says where the model
+reads, with its entropy and its share by time and by lag; changes of a score when motion tokens are taken away, which is
+the measure that the others are held against; and relevance (N, k, Ts, Td) in units of the score, by gradients through
+the attention: the attention itself is one for all k targets, its relevance is not.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -27,6 +18,9 @@ from helpers.align import Aligned
 from helpers.forward import gradient_of
 
 BATCH = 256
+PASS_NUMBERS = 2**22  # of tokens' channels, and of a head's attention, that go through the model at once: 16 MB each
+ROWS = 512  # clips times targets whose gradient is taken at a time
+STEPS = 8  # on the way from mean motion to the clip: 16 move no share by .01
 
 
 def get_attention_weights(model: keras.Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -68,21 +62,14 @@ def attention_entropy(attention: np.ndarray, static_mask: np.ndarray, dynamic_ma
 
 
 def attention_by_time(attention: np.ndarray, static_mask: np.ndarray) -> np.ndarray:
-    """Share of a clip's attention per motion token.
+    """Share of each clip's attention per motion token: mean over heads and real face tokens, (B, Td), rows sum to 1.
 
     Args:
-        attention: Of one clip, (heads, Ts, Td).
-        static_mask: bool (Ts,).
-
-    Returns:
-        Mean over heads and real face tokens, (Td,), sums to 1.
+        attention: (B, heads, Ts, Td).
+        static_mask: bool (B, Ts).
     """
-    if attention.ndim != 3 or static_mask.shape != attention.shape[1:2]:
-        raise ValueError(
-            f"attention must be (heads, Ts, Td) of one clip with a mask (Ts,), got {attention.shape} and "
-            f"{static_mask.shape}. Take one clip of the batch."
-        )
-    return attention[:, static_mask].mean(axis=(0, 1))
+    weight = static_mask / static_mask.sum(1, keepdims=True)
+    return np.einsum("bst,bs->bt", attention.mean(1), weight)
 
 
 def attention_by_lag(attention: np.ndarray, inputs: dict[str, np.ndarray], step_s: float) -> pd.DataFrame:
@@ -104,49 +91,51 @@ def attention_by_lag(attention: np.ndarray, inputs: dict[str, np.ndarray], step_
     return pd.DataFrame({"lag_s": profile.index.to_numpy() * step_s + first, "attention": profile.to_numpy()})
 
 
-def speed_per_token(flows: Iterable[np.ndarray], t_start_s: np.ndarray, t_end_s: np.ndarray, fps: float) -> np.ndarray:
-    """Mean speed within each motion token, to be shown.
+def mean_motion(aligned: Aligned) -> np.ndarray:
+    """Mean motion token of some clips, float32 (D,): what stands for a motion token that is taken away."""
+    return aligned.dynamic_features[aligned.dynamic_mask].mean(0)
+
+
+def scores_without(
+    model: keras.Model, inputs: dict[str, np.ndarray], replaced: np.ndarray, baseline: np.ndarray
+) -> np.ndarray:
+    """Score clips with some of their motion tokens replaced, several times each.
 
     Args:
-        flows: Flow from sample to sample, (S, S, 2) each, in any unit.
-        t_start_s, t_end_s: Start and end of each token in seconds, (n,).
-        fps: Samples per second.
+        model: Trained model.
+        inputs: As for the model, with `dynamic` (N, Td, D) and `static` (N, Ts, D).
+        replaced: Tokens that are replaced each time, bool (N, times, Td), or (1, times, Td) for all clips alike.
+        baseline: What they are replaced by, usually `mean_motion` of the training clips, (D,).
 
     Returns:
-        (n, S, S), in the unit of the flow.
+        float32 (N, times, k).
     """
-    speed = np.stack([np.linalg.norm(flow, axis=-1) for flow in flows])  # (T, S, S)
-    first, last = np.rint(t_start_s * fps).astype(int), np.rint(t_end_s * fps).astype(int)
-    return np.stack([speed[a : max(b, a + 1)].mean(0) for a, b in zip(first, last, strict=True)])
-
-
-PREDICTED = 1024  # clips at a time
-PASS_NUMBERS = 2**22  # of tokens' channels, and of a head's attention, that go through the model at once: 16 MB each
+    (n, td, width), times = inputs["dynamic"].shape, replaced.shape[1]
+    replaced = np.broadcast_to(replaced, (n, times, td)).reshape(-1, td)
+    at_once = max(1, PASS_NUMBERS // (td * max(width, inputs["static"].shape[1])))
+    scores = []
+    for i in range(0, len(replaced), at_once):
+        chosen = replaced[i : i + at_once]
+        batch = {name: x[np.arange(i, i + len(chosen)) // times] for name, x in inputs.items()}
+        batch["dynamic"] = np.where(chosen[..., None], baseline, batch["dynamic"]).astype("float32")
+        scores.append(ops.convert_to_numpy(model(batch, training=False)))
+    return np.concatenate(scores).reshape(n, times, -1)
 
 
 def occlusion(model: keras.Model, inputs: dict[str, np.ndarray], target: int, baseline: np.ndarray) -> np.ndarray:
     """Replace one motion token at a time and see how far the prediction moves.
 
     Args:
-        model: Trained model.
-        inputs: As for the model, with `dynamic` (N, Td, D) and `dynamic_mask` (N, Td).
+        model, inputs, baseline: See `scores_without`.
         target: Column of the prediction.
-        baseline: What the token is replaced by, usually the mean motion token of the training clips, (D,).
 
     Returns:
         Change of the prediction by each token, float32 (N, Td); 0 where the mask is False.
     """
-
-    def predict(dynamic: np.ndarray) -> np.ndarray:
-        return model.predict(inputs | {"dynamic": dynamic}, batch_size=PREDICTED, verbose=0)[:, target]
-
-    before = predict(inputs["dynamic"])
-    effects = np.zeros(inputs["dynamic"].shape[:2], "float32")
-    for j in range(effects.shape[1]):
-        changed = inputs["dynamic"].copy()
-        changed[:, j] = baseline
-        effects[:, j] = predict(changed) - before
-    return effects * inputs["dynamic_mask"]
+    mask = inputs["dynamic_mask"]
+    one_each = np.eye(mask.shape[1] + 1, dtype=bool)[None, :, 1:]  # none of them at first
+    scores = scores_without(model, inputs, one_each, baseline)[..., target]
+    return (scores[:, 1:] - scores[:, :1]) * mask
 
 
 def effects_of_motion(
@@ -163,30 +152,11 @@ def effects_of_motion(
     Returns:
         Score of the whole clip minus score without the part, float32 (n, k): above 0, the part raised the score.
     """
-    n_pairs = inputs["static"].shape[1] * inputs["dynamic"].shape[1]
-    at_once = max(1, PASS_NUMBERS // max(inputs["dynamic"].size, n_pairs))
-    without = []
-    for i in range(0, len(parts), at_once):
-        chosen = parts[i : i + at_once]
-        batch = {name: np.repeat(x, len(chosen), axis=0) for name, x in inputs.items()}
-        for row, part in enumerate(chosen):
-            batch["dynamic"][row, part] = usual
-        without.append(keras.ops.convert_to_numpy(model(batch, training=False)))
-    whole = keras.ops.convert_to_numpy(model(inputs, training=False))
-    return whole - np.concatenate(without)
-
-
-def mean_motion(aligned: Aligned) -> np.ndarray:
-    """Mean motion token of some clips, float32 (D,): the baseline of `occlusion`."""
-    return aligned.dynamic_features[aligned.dynamic_mask].mean(0)
-
-
-def column_of(bank: Aligned, trait: str) -> int:
-    """The column of `labels` that a target stands in; ValueError lists the targets."""
-    targets = bank.targets.tolist()
-    if trait not in targets:
-        raise ValueError(f"trait must be one of {', '.join(targets)}, got {trait!r}. Set it for 07.")
-    return targets.index(trait)
+    replaced = np.zeros((1, len(parts) + 1, inputs["dynamic"].shape[1]), bool)
+    for row, part in enumerate(parts, 1):
+        replaced[0, row, part] = True
+    scores = scores_without(model, inputs, replaced, usual)[0]
+    return scores[0] - scores[1:]
 
 
 def order_of(importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -227,16 +197,9 @@ def delete(
     Returns:
         Predictions float32 (N, Td + 1). Clips of fewer tokens than others have the same number of steps, some empty.
     """
-    n, td = order.shape
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(td)[None], 1)
-    changed = rank[:, None] < replaced_per_step(inputs["dynamic_mask"])[..., None]  # (N, Td + 1, Td)
-    if insert:
-        changed = ~changed
-    motion = np.where(changed[..., None], baseline, inputs["dynamic"][:, None]).astype("float32")
-    repeated = {name: np.repeat(x, td + 1, axis=0) for name, x in inputs.items() if name != "dynamic"}
-    repeated["dynamic"] = motion.reshape(-1, *inputs["dynamic"].shape[1:])
-    return model.predict(repeated, batch_size=PREDICTED, verbose=0)[:, target].reshape(n, td + 1)
+    rank = order.argsort(1)  # of each token
+    replaced = rank[:, None] < replaced_per_step(inputs["dynamic_mask"])[..., None]  # (N, Td + 1, Td)
+    return scores_without(model, inputs, ~replaced if insert else replaced, baseline)[..., target]
 
 
 def step_effects(predictions: np.ndarray, order: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -271,13 +234,13 @@ def curves(
         `step_effects`, of the deletion.
     """
     found = {}
-    for name, drawn in orders.items():
-        away = [delete(model, inputs, order, target, baseline) for order in drawn]
-        if len(drawn) > 1:
+    for name, several in orders.items():
+        away = [delete(model, inputs, order, target, baseline) for order in several]
+        if len(several) > 1:
             back = [predictions[:, ::-1] for predictions in away]
         else:
-            back = [delete(model, inputs, drawn[0], target, baseline, insert=True)]
-        effects = [step_effects(p, order, inputs["dynamic_mask"]) for p, order in zip(away, drawn, strict=True)]
+            back = [delete(model, inputs, several[0], target, baseline, insert=True)]
+        effects = [step_effects(p, order, inputs["dynamic_mask"]) for p, order in zip(away, several, strict=True)]
         found[name] = {
             "deletion": np.mean([np.abs(p - p[:, :1]) for p in away], 0),
             "insertion": np.mean([np.abs(p - p[:, -1:]) for p in back], 0),
@@ -286,18 +249,13 @@ def curves(
     return found
 
 
-ROWS = 512  # clips times targets at a time
-STEPS = 8  # on the way from mean motion to the clip: 16 move no share by .01
-
-
 def gradient_attention(model: keras.Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Gradient times attention, the positive part, mean over heads: E_h[max(A * dy/dA, 0)].
 
     Chefer, Gur and Wolf (2021), Transformer interpretability beyond attention visualization, eq. 13, of one layer.
 
     Args:
-        model: Trained model.
-        inputs: As `relevance` takes them.
+        model, inputs: As `relevance` takes them.
 
     Returns:
         float32 (N, k, Ts, Td), not negative; 0 where a mask is False.
@@ -355,10 +313,9 @@ def shares(per_token: np.ndarray, mask: np.ndarray) -> np.ndarray:
         per_token: Signed, (N, Td).
         mask: bool (N, Td).
     """
-    size = np.abs(per_token) * mask
-    total = size.sum(1, keepdims=True)
-    found = np.divide(size, total, out=np.full(size.shape, np.nan), where=total > 0)
-    return np.where(mask, found, np.nan)
+    size = np.where(mask, np.abs(per_token), np.nan)
+    total = np.nansum(size, 1, keepdims=True)
+    return size / np.where(total > 0, total, np.nan)
 
 
 def _batches(model: keras.Model, inputs: dict[str, np.ndarray]) -> Iterator[tuple[dict[str, np.ndarray], int]]:
@@ -371,12 +328,10 @@ def _batches(model: keras.Model, inputs: dict[str, np.ndarray]) -> Iterator[tupl
 
 def _with_mean_token(batch: dict[str, np.ndarray], baseline: np.ndarray) -> dict[str, np.ndarray]:
     """Append the mean motion token to each clip, masked: nobody looks at it, but a gradient knows what it would do."""
-    n = len(batch["dynamic"])
-    mean = np.broadcast_to(baseline, (n, 1, len(baseline))).astype("float32")
-    out = {"dynamic": np.concatenate([batch["dynamic"].astype("float32"), mean], 1)}
-    for name, value in (("dynamic_t_s", 0.0), ("dynamic_mask", False)):
-        out[name] = np.concatenate([batch[name], np.full((n, 1), value, batch[name].dtype)], 1)
-    return batch | out
+    dynamic = np.pad(batch["dynamic"].astype("float32"), ((0, 0), (0, 1), (0, 0)))
+    dynamic[:, -1] = baseline
+    longer = {name: np.pad(batch[name], ((0, 0), (0, 1))) for name in ("dynamic_t_s", "dynamic_mask")}
+    return batch | {"dynamic": dynamic} | longer
 
 
 def _slopes(model: keras.Model, batch: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:

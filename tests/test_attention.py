@@ -10,7 +10,6 @@ from helpers.attention import (
     attention_by_time,
     attention_entropy,
     get_attention_weights,
-    speed_per_token,
 )
 from helpers.clips import TRAITS
 from helpers.model import CompletePersonalityModel
@@ -24,7 +23,7 @@ class OneTokenModel:
     def __init__(self, place: int):
         self.place = place
 
-    def predict(self, inputs: dict, batch_size: int, verbose: int) -> np.ndarray:
+    def __call__(self, inputs: dict, training: bool) -> np.ndarray:
         return inputs["dynamic"][:, self.place, :1] * np.arange(5)
 
 
@@ -81,17 +80,12 @@ def test_entropy_counts_real_tokens_only():
 
 
 def test_attention_by_time_keeps_only_the_motion_axis_and_real_face_tokens():
-    weights = np.zeros((HEADS, TS, TD))
-    weights[:, :4, 3] = 1
-    weights[:, 4, 0] = 1
-    share = attention_by_time(weights, np.arange(TS) < 4)
-    assert share.shape == (TD,)
-    assert share[3] == 1
-
-
-def test_attention_by_time_of_a_batch_is_refused():
-    with pytest.raises(ValueError, match=r"must be \(heads, Ts, Td\) of one clip.*got \(3, 2, 5, 7\)"):
-        attention_by_time(np.zeros((B, HEADS, TS, TD)), np.ones(TS, bool))
+    weights = np.zeros((B, HEADS, TS, TD))
+    weights[:, :, :4, 3] = 1
+    weights[:, :, 4, 0] = 1
+    share = attention_by_time(weights, np.tile(np.arange(TS) < 4, (B, 1)))
+    assert share.shape == (B, TD)
+    assert share[:, 3].tolist() == [1] * B
 
 
 def test_a_clock_shows_in_the_lag():
@@ -102,10 +96,3 @@ def test_a_clock_shows_in_the_lag():
     assert profile.loc[profile["attention"].idxmax(), "lag_s"] == 0.5
     assert profile["attention"].max() == 1
     assert profile["attention"].sum() == 1
-
-
-def test_speed_is_averaged_within_each_motion_token():
-    flows = [np.full((3, 3, 2), k) for k in range(4)]
-    speed = speed_per_token(flows, np.array([0.0, 0.2]), np.array([0.2, 0.4]), fps=10)
-    assert speed.shape == (2, 3, 3)
-    np.testing.assert_allclose(speed[:, 0, 0], np.sqrt(2) * np.array([0.5, 2.5]), rtol=1e-6)

@@ -1,11 +1,13 @@
 """What was planted, and pointing at it, by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_attention import aligned
 
-from helpers.evidence import inside_windows, planted_windows, pointing, window_spans
+from helpers.evidence import HeldOut, inside_windows, planted_windows, window_spans
 
 
 def test_a_token_is_inside_when_half_of_it_lies_in_a_window():
@@ -19,9 +21,9 @@ def test_pointing_counts_clips_whose_largest_effect_is_inside():
     effects = np.array([[0.1, -0.9, 0.2], [0.5, 0.1, 0.3], [0.1, 0.2, 9.0]])
     inside = np.array([[False, True, False], [False, True, True], [True, False, True]])
     mask = np.array([[True, True, True], [True, True, True], [True, True, False]])
-    found, chance = pointing(effects, inside, mask)
-    assert found == pytest.approx(1 / 3)
-    assert chance == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
+    test = HeldOut(None, SimpleNamespace(dynamic_mask=mask), inside, np.zeros(1))
+    assert test.points(effects).tolist() == [1, 0, 0]
+    assert test.uniform() == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
 
 
 def test_windows_are_read_by_key(tmp_path):

@@ -31,19 +31,18 @@ def spots():
 
 def test_the_map_lights_up_where_the_channel_comes_from(red_and_blue, spots):
     red = grad_cam(red_and_blue, spots, "pool", channel_target(0))
-    assert red.heat.shape == (2, 6, 6)
-    assert np.argwhere(red.heat[0]).tolist() == [[1, 4]]
-    assert not red.heat[1].any()
+    assert red.signed.shape == (2, 6, 6)
+    assert np.argwhere(red.signed[0] > 0).tolist() == [[1, 4]]
+    assert (red.signed[1] <= 0).all()
     assert red.value.tolist() == [pytest.approx(4 / 144), 0]
     blue = grad_cam(red_and_blue, spots, "colours", channel_target(1))
-    assert {tuple(place) for place in np.argwhere(blue.heat[1])} == {(6, 0), (6, 1), (7, 0), (7, 1)}
+    assert {tuple(place) for place in np.argwhere(blue.signed[1] > 0)} == {(6, 0), (6, 1), (7, 0), (7, 1)}
 
 
 def test_a_direction_has_two_ends_and_each_input_may_have_its_own(red_and_blue, spots):
     seen = grad_cam(red_and_blue, spots, "pool", direction_target(np.float32([[1, -1], [0, 2]])))
     assert seen.signed[0, 1, 4] > 0 > seen.signed[0, 3, 0]
     assert seen.signed[1, 3, 0] > 0
-    assert seen.heat.min() == 0
     np.testing.assert_allclose(seen.signed.sum((1, 2)), seen.value, rtol=1e-5)  # of a sum, the map is its parts
 
 

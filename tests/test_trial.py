@@ -1,4 +1,4 @@
-"""The trial of what is seen, on models whose answer is known and with real networks on a few clips."""
+"""What is seen is evaluated, on models whose answer is known and with real networks on a few clips."""
 
 import dataclasses
 
@@ -68,8 +68,8 @@ def test_the_most_unusual_motion_needs_no_model(bank):
     motion[:, 1] = 3  # far from the mean
     odd = dataclasses.replace(bank, dynamic_features=motion)
     inside = np.tile(np.arange(TD) == 1, (len(bank), 1))
-    assert evidence.farthest_inside(evidence.View(None, odd, inside, motion.mean((0, 1)))).tolist() == [1.0] * len(bank)
-    assert not evidence.farthest_inside(evidence.View(None, odd, ~inside, motion.mean((0, 1)))).any()
+    assert evidence.HeldOut(None, odd, inside, motion.mean((0, 1))).farthest_points().tolist() == [1.0] * len(bank)
+    assert not evidence.HeldOut(None, odd, ~inside, motion.mean((0, 1))).farthest_points().any()
 
 
 def test_relevance_is_given_by_target_beside_its_uniform_share(measured, bank):
@@ -104,10 +104,10 @@ def test_without_a_planted_truth_only_what_needs_none_is_measured(bank, tmp_path
 def test_shares_are_of_each_clips_own_weight(bank):
     inside = np.zeros((40, TD), bool)
     inside[:, 0] = True
-    view = evidence.View(None, dataclasses.replace(bank), inside, np.zeros(DD))
+    view = evidence.HeldOut(None, dataclasses.replace(bank), inside, np.zeros(DD))
     alike, first = np.ones((40, TD)), np.ones((40, TD))
     first[:, 0] = TD - 1
-    row = evidence.share_inside({"true": [view], "shuffled": [view]}, {"true": [first], "shuffled": [alike]})
+    row = evidence.share_table({"true": [view], "shuffled": [view]}, {"true": [first], "shuffled": [alike]})
     assert row["inside"] == pytest.approx(0.5)
     assert row["interval"] == pytest.approx([0.5, 0.5])
     assert [row["inside_shuffled"], row["uniform"]] == pytest.approx([1 / TD] * 2)

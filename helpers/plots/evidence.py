@@ -71,7 +71,7 @@ def plot_shares(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], *, titl
     """Draw per trait how much of a measure lies in planted windows, beside the control and the uniform share.
 
     Args:
-        measures: By name and target, what `helpers.evidence.share_inside` returns.
+        measures: By name and target, what `helpers.evidence.share_table` returns.
         title: The finding.
     """
     fig, axes = plt.subplots(

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks.pointing import face_saliency, score_slopes
 from helpers.align import ChannelGroups, Pca
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.saliency import face_saliency, score_slopes
 from helpers.score import load_scorer, tokens_of_video
 
 DATA = ROOT / "data_sample"
