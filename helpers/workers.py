@@ -1,20 +1,24 @@
-"""A pool of decoder processes: the pieces of many clips in order, prepared ahead of need, with bounded memory.
+"""A pool of decoder processes: the chunks of many clips in order, prepared ahead of need, with bounded memory.
 
-In: an importable generator function, and tasks (key, argument). Out: for each key the pieces that the function yields,
-whatever pickles. Notebooks and scripts need no guard, since workers run nothing of the main script; a worker imports
-what the function's module imports, which should not be TensorFlow. The processes are those of `helpers.workers`.
+In: an importable generator function, and tasks (key, argument). Out: for each key the chunks that the function yields,
+whatever pickles. Scripts and notebooks need no guard, since workers run nothing of the main script; a worker imports
+what the function's module imports, which should not be TensorFlow.
+
+The pools of libraries give one result per task and limit its whole time; a long video must come in chunks, and end by
+silence. A message between the processes is a kind, the number of its parts, their sizes in bytes, and the parts: a
+chunk is pickled with its arrays beside it, which cross the pipe into the memory where they stay.
 """
 
 import json
 import os
 import pickle
 import queue
+import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,12 +32,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-READY, PIECE, ALIVE, END, ERROR = range(5)  # kinds of message from a worker
-CLIP, STOP = range(5, 7)  # and to it; the first CLIP is the work itself
+READY, CHUNK, ALIVE, END, ERROR, REQUEST = range(6)  # kinds of message; the last one goes to a worker
 HEADER = "<BI"
 COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from helpers.workers import serve; serve()"
 START_S = 120.0  # what a start may take: imports from a cold network disk
 EXIT_S = 5.0  # a process that closed its pipe has ended within this, or is killed
+MAX_STARTS = 3  # processes that may end before they are ready, one after the other, until the pool gives up
 
 KEEP_MEMORY = {  # glibc returns large blocks to the system at once: the next ones cost a decoder a quarter of its time
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -78,22 +82,283 @@ def _read_numbers(name: str) -> list[int]:
     return []
 
 
-class WorkerProcess:
+@dataclass(eq=False)
+class _Clip:
+    """A clip on its way, and those of its chunks that wait, as (bytes, chunk)."""
+
+    key: Any
+    request: Any
+    chunks: deque[tuple[int, Any]] = field(default_factory=deque)
+    error: Exception | None = None
+    ended: bool = False
+    dropped: bool = False
+
+
+class ClipPool:
+    """Worker processes that run `work` over clips while the caller uses the chunks of an earlier one.
+
+    At most `ahead_bytes` wait in this process, or one chunk of each clip where that is more; beside them there are up
+    to three per worker: received, being sent, being made. A worker that fails costs the clip it is at; a new process
+    takes the next. A thread per worker hands over the clips, in order, and takes the chunks.
+
+    Args:
+        work: Takes an argument, yields chunks; at the top level of a module, not of the main script. What it raises
+            is raised from the clip's chunks. None, yielded now and then, is a sign of life and no chunk.
+        workers: Processes, started with the first clips; 0 works in this process, with nothing prepared ahead.
+        ahead_clips: Clips that may be begun beyond the one whose turn it is.
+        ahead_bytes: Bytes of chunks that may wait.
+        patience_s: Seconds of silence after which a worker counts as hung and is killed.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Any], Iterator[Any]],
+        *,
+        workers: int,
+        ahead_clips: int = 4,
+        ahead_bytes: int = 256 * 2**20,
+        patience_s: float = 600.0,
+    ) -> None:
+        if workers < 0 or ahead_clips < 0:
+            raise ValueError(f"workers and ahead_clips must be at least 0, got {workers} and {ahead_clips}.")
+        if ahead_bytes < 1 or not 0 < patience_s <= threading.TIMEOUT_MAX:
+            raise ValueError(f"ahead_bytes and patience_s must be above 0, got {ahead_bytes} and {patience_s}.")
+        self._work, self._pickled_work = work, _pickle_work(work) if workers else b""
+        self._workers, self._ahead_clips = workers, ahead_clips if workers else 0
+        self._ahead_bytes, self._patience_s = ahead_bytes, patience_s
+        self._changed = threading.Condition()  # guards all of the following
+        self._failure: Exception | None = RuntimeError("a ClipPool must be open. Use it as `with ClipPool(...)`.")
+        self._running = False
+        self._threads: list[threading.Thread] = []
+        self._processes: list[WorkerProcess] = []
+        self._to_begin: deque[_Clip] = deque()
+
+    def __enter__(self) -> "ClipPool":
+        self._failure = None
+        self._threads = [threading.Thread(target=self._keep_busy, daemon=True) for _ in range(self._workers)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the workers, busy or not, and wait until they are gone."""
+        with self._changing():
+            self._failure = RuntimeError("a ClipPool must be open while its chunks are used. Use them inside `with`.")
+            for process in self._processes:
+                process.kill()
+        for thread in self._threads:
+            thread.join()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._changed:
+            yield
+            self._changed.notify_all()
+
+    def run(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Iterator[Any]]]:
+        """Work on all tasks; one `run` at a time.
+
+        Args:
+            tasks: (key, argument) of each clip; taken from in this thread, the next clip and `ahead_clips` more.
+
+        Yields:
+            (key, chunks) in the order of tasks. What is left of `chunks` is dropped when the next clip is asked for.
+
+        Raises:
+            RuntimeError: the pool is not open, or no worker can be started. `chunks` raise what `work` raises, or
+                WorkerError where that does not pickle, WorkerCrashed and WorkerHung.
+        """
+        tasks, begun = iter(tasks), deque()
+        if self._failure or self._running:
+            raise self._failure or RuntimeError("a ClipPool must have no other run going on. End that one first.")
+        self._running = True
+        try:
+            while True:
+                for key, argument in islice(tasks, 1 + self._ahead_clips - len(begun)):
+                    begun.append(_Clip(key, pickle.dumps(argument) if self._workers else argument))
+                    with self._changing():
+                        self._to_begin.append(begun[-1])
+                if not begun:
+                    return
+                yield begun[0].key, (self._chunks if self._workers else self._chunks_here)(begun[0])
+                self._drop(begun.popleft())
+        finally:
+            self._running = False
+            for clip in begun:
+                self._drop(clip)
+
+    def _chunks(self, clip: _Clip) -> Iterator[Any]:
+        while True:
+            with self._changing():
+                self._changed.wait_for(lambda: clip.chunks or clip.ended or clip.dropped or self._failure)
+                self._check_served(clip)
+                if clip.chunks:
+                    _, chunk = clip.chunks.popleft()
+                elif clip.error:
+                    raise clip.error
+                else:
+                    return
+            yield chunk
+            del chunk  # it must not be held here while the next one is waited for
+
+    def _chunks_here(self, clip: _Clip) -> Iterator[Any]:
+        for chunk in self._work(clip.request):
+            self._check_served(clip)
+            if chunk is not None:
+                yield chunk
+
+    def _check_served(self, clip: _Clip) -> None:
+        if self._failure:
+            raise self._failure
+        if clip.dropped:
+            raise RuntimeError(f"the chunks of {clip.key} must be used before the next clip is asked for.")
+
+    def _drop(self, clip: _Clip) -> None:
+        with self._changing():
+            clip.dropped = True
+            clip.chunks.clear()
+            with suppress(ValueError):
+                self._to_begin.remove(clip)
+
+    def _keep_busy(self) -> None:
+        """Keep one worker busy, in a thread: it waits without the GIL, and unpickling takes it microseconds."""
+        process = None
+        try:
+            while True:
+                with self._changed:  # clips are begun in order, so that none waits behind a later one
+                    self._changed.wait_for(lambda: self._to_begin or self._failure)
+                    if self._failure:
+                        return
+                    clip = self._to_begin.popleft()
+                if process and not process.is_alive():  # it died between two clips, or was ended
+                    process.end(wait_s=0)
+                    process = None
+                process = process or self._start()
+                error = self._work_on(clip, process)
+                with self._changing():
+                    clip.ended, clip.error = True, error
+        except Exception as error:  # whatever it is, the caller must not wait for ever, nor blame a clip
+            reason = f"the pool must keep its workers, but {type(error).__name__}: {error}"
+            with self._changing():
+                self._failure = self._failure or (error if type(error) is RuntimeError else RuntimeError(reason))
+        finally:
+            if process:
+                process.end(wait_s=0)
+
+    def _start(self) -> "WorkerProcess":
+        """A worker that is ready; RuntimeError when several in a row end before they are."""
+        for _ in range(MAX_STARTS):
+            with self._changed:  # so that the pool cannot close between the look and the start
+                if self._failure:
+                    raise self._failure
+                process = WorkerProcess()
+                self._processes = [*filter(WorkerProcess.is_alive, self._processes), process]
+            reason = process.make_ready(self._pickled_work, self._patience_s)
+            if reason is None:
+                return process
+            process.end(wait_s=0)
+        raise RuntimeError(
+            f"a decoder process must start, but {MAX_STARTS} in a row did not: {reason}. "
+            "Its standard error may say more."
+        )
+
+    def _work_on(self, clip: _Clip, process: "WorkerProcess") -> Exception | None:
+        """Have a worker make the clip's chunks; returns the error that it ended with."""
+        try:
+            process.send(REQUEST, [clip.request])
+            while True:
+                kind, parts = process.receive()
+                if kind in (END, ERROR):
+                    return pickle.loads(parts[0]) if kind == ERROR else None
+                if not self._deliver(clip, parts):
+                    process.end(wait_s=0)
+                    return None
+                del parts  # their memory is the chunk's: it must not live longer than that
+        except (EOFError, OSError):  # the pipe is broken
+            return process.end()
+        except Exception as error:  # it hangs; or of this process: no memory for a chunk, a class unknown here
+            process.end(wait_s=0)
+            return error
+
+    def _deliver(self, clip: _Clip, parts: list[np.ndarray]) -> bool:
+        """Put a chunk where the caller finds it, once there is room; False if nobody wants more of the clip.
+
+        A clip has room for its share of `ahead_bytes`, or one chunk. A sign of life has no parts.
+        """
+        n_bytes, share = sum(part.nbytes for part in parts), self._ahead_bytes // (1 + self._ahead_clips)
+
+        def has_room() -> bool:
+            fits = n_bytes + sum(waiting for waiting, _ in clip.chunks) <= share
+            return fits or not clip.chunks or clip.dropped or self._failure
+
+        with self._changing():
+            self._changed.wait_for(has_room)
+            if parts and not clip.dropped:
+                clip.chunks.append((n_bytes, pickle.loads(parts[0], buffers=parts[1:])))
+            return not clip.dropped
+
+
+def _pickle_work(work: Callable[[Any], Iterator[Any]]) -> bytes:
+    if getattr(work, "__module__", None) == "__main__":
+        raise ValueError(f"work must be in a module that workers can import, got {work!r}. Move it to one.")
+    try:
+        return pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(f"work must be a function at the top level of a module, got {work!r} ({error}).") from None
+
+
+class Channel:
+    """Messages through two pipes, as either end sees it.
+
+    All raise EOFError or OSError when the other end is gone, and WorkerHung when it is silent for `patience_s`.
+    """
+
+    def __init__(self, incoming: FileIO, outgoing: FileIO, patience_s: float | None = None) -> None:
+        self.patience_s = patience_s
+        self._incoming, self._outgoing = incoming, outgoing
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(incoming, select.POLLIN)
+        self._writable.register(outgoing, select.POLLOUT)
+
+    def send(self, kind: int, parts: Sequence[Any] = ()) -> None:
+        """Write a message; `parts` are bytes or flat memoryviews of bytes."""
+        sizes = [memoryview(part).nbytes for part in parts]
+        for part in (struct.pack(f"{HEADER}{len(parts)}Q", kind, len(parts), *sizes), *parts):
+            view = memoryview(part)
+            while view:
+                self._wait(self._writable)
+                view = view[self._outgoing.write(view) or 0 :]
+
+    def receive(self) -> tuple[int, list[np.ndarray]]:
+        """Wait for a message: its kind, and its parts, uint8 (bytes,) each, memory of their own."""
+        kind, n_parts = struct.unpack(HEADER, self._read(struct.calcsize(HEADER)))
+        sizes = struct.unpack(f"<{n_parts}Q", self._read(8 * n_parts))
+        return kind, [self._read(size) for size in sizes]
+
+    def _read(self, size: int) -> np.ndarray:
+        buffer = np.empty(size, np.uint8)  # unlike a bytearray not filled with zeros first
+        view = memoryview(buffer)
+        while view:
+            self._wait(self._readable)
+            count = self._incoming.readinto(view)
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return buffer
+
+    def _wait(self, pipe: select.poll) -> None:
+        if self.patience_s and not pipe.poll(1000 * self.patience_s):
+            raise WorkerHung(f"the decoder process gave nothing for {self.patience_s:g} s and was killed")
+
+
+class WorkerProcess(Channel):
     """A decoder process as its parent sees it.
 
     A fresh interpreter, not a fork (the parent may hold TensorFlow), in a session of its own, so that Ctrl-C in a
     terminal does not reach it. It runs nothing of the main script. Its standard error is the parent's.
-
-    Args:
-        pickled_work: The pickled generator function.
-        patience_s: Seconds that it may take for a message, once it is ready, before `check_patience` kills it.
     """
 
-    def __init__(self, pickled_work: bytes, patience_s: float) -> None:
-        self._pickled_work, self._clip_patience_s = pickled_work, patience_s
-        self._patience_s = START_S
-        self._waiting_since_s: float | None = None  # None while it is the parent that takes its time
-        self._hung = False
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, json.dumps([os.path.abspath(path) for path in sys.path])],
             stdin=subprocess.PIPE,
@@ -102,60 +367,29 @@ class WorkerProcess:
             env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
+        super().__init__(self._process.stdout, self._process.stdin, START_S)
+        os.set_blocking(self._process.stdin.fileno(), False)
 
-    def await_ready(self) -> str | None:
+    def make_ready(self, pickled_work: bytes, patience_s: float) -> str | None:
         """Hand over the work and wait until its module is imported; returns what went wrong, if so."""
         try:
-            self.send(CLIP, [self._pickled_work])
-            kind, sizes = self.receive_sizes()
-            parts = self.receive_parts(sizes)
+            self.send(REQUEST, [pickled_work])
+            kind, parts = self.receive()
         except (EOFError, OSError):
             return str(self.end())
-        self._patience_s = self._clip_patience_s
+        except WorkerHung as error:
+            return str(error)
+        self.patience_s = patience_s
         return None if kind == READY else repr(pickle.loads(parts[0]))
 
-    def is_usable(self) -> bool:
-        return self._process.poll() is None and not self._hung
-
-    def send(self, kind: int, parts: Sequence[Any] = ()) -> None:
-        """See the function `send`; OSError when the process is gone."""
-        with self._timed():
-            send(self._process.stdin, kind, parts)
-
-    def receive_sizes(self) -> tuple[int, list[int]]:
-        """See the function `receive_sizes`."""
-        with self._timed():
-            return receive_sizes(self._process.stdout)
-
-    def receive_parts(self, sizes: list[int]) -> list[np.ndarray]:
-        """See the function `receive_parts`."""
-        with self._timed():
-            return receive_parts(self._process.stdout, sizes)
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        self._waiting_since_s = time.monotonic()
-        try:
-            yield
-        finally:
-            self._waiting_since_s = None
-
-    def check_patience(self) -> float:
-        """Kill the process if it is overdue, from any thread; returns the seconds until the next look."""
-        since_s = self._waiting_since_s
-        if since_s is None or self._hung:
-            return self._patience_s
-        left_s = since_s + self._patience_s - time.monotonic()
-        if left_s <= 0:
-            self._hung = True
-            self.kill()
-        return max(left_s, 0.01)
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def kill(self) -> None:
         """End it at once, from any thread."""
         self._process.kill()
 
-    def end(self, wait_s: float = EXIT_S) -> WorkerError:
+    def end(self, wait_s: float = EXIT_S) -> WorkerCrashed:
         """Wait until it has ended by itself or kill it, and say what became of it."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_s)
@@ -163,8 +397,6 @@ class WorkerProcess:
         status = self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
-        if self._hung:
-            return WorkerHung(f"the decoder process gave nothing for {self._patience_s:g} s and was killed")
         if status >= 0:
             return WorkerCrashed(f"the decoder process ended with exit status {status}")
         name = next((known.name for known in signal.Signals if known == -status), "unknown")
@@ -172,93 +404,48 @@ class WorkerProcess:
         return WorkerCrashed(f"the decoder process stopped with signal {-status} ({name}){cause}")
 
 
-def send(pipe: FileIO, kind: int, parts: Sequence[Any] = ()) -> None:
-    """Write a message; `parts` are bytes or flat memoryviews of bytes."""
-    sizes = [memoryview(part).nbytes for part in parts]
-    for part in (struct.pack(f"{HEADER}{len(parts)}Q", kind, len(parts), *sizes), *parts):
-        view = memoryview(part)
-        while view:
-            view = view[pipe.write(view) :]
-
-
-def receive_sizes(pipe: FileIO) -> tuple[int, list[int]]:
-    """Wait for a message and read its kind and the sizes of its parts in bytes; EOFError when the other end is gone."""
-    kind, n_parts = struct.unpack(HEADER, _read(pipe, struct.calcsize(HEADER)))
-    return kind, list(struct.unpack(f"<{n_parts}Q", _read(pipe, 8 * n_parts)))
-
-
-def receive_parts(pipe: FileIO, sizes: list[int]) -> list[np.ndarray]:
-    """Read the parts whose sizes `receive_sizes` gave: uint8 (size,) each, memory of their own."""
-    return [_read(pipe, size) for size in sizes]
-
-
-def _read(pipe: FileIO, size: int) -> np.ndarray:
-    buffer = np.empty(size, np.uint8)  # unlike a bytearray not filled with zeros first
-    view = memoryview(buffer)
-    while view:
-        count = pipe.readinto(view)
-        if not count:
-            raise EOFError
-        view = view[count:]
-    return buffer
-
-
 def serve() -> None:
-    """Answer clips until the pool is gone: all that a decoder process does."""
+    """Answer requests until the pool is gone: all that a decoder process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     cv2.setNumThreads(1)  # the processes share the cores already
-    incoming, outgoing = _take_pipes()
-    inbox, stop = queue.SimpleQueue(), threading.Event()
-    threading.Thread(target=_listen, args=(incoming, inbox, stop), daemon=True).start()
+    channel = Channel(FileIO(os.dup(0), "r"), FileIO(os.dup(1), "w"))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what `work` prints must not end up among the messages
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    inbox = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     with suppress(OSError):  # a broken pipe: the parent is gone
         try:
             work = pickle.loads(inbox.get())
         except Exception as error:
-            send(outgoing, ERROR, [_dump_error(error)])
+            channel.send(ERROR, [_dump_error(error)])
             return
-        send(outgoing, READY)
+        channel.send(READY)
         while True:
-            for kind, parts in _answer(work, inbox.get(), stop):
-                send(outgoing, kind, parts)
+            for kind, parts in _answer(work, inbox.get()):
+                channel.send(kind, parts)
 
 
-def _take_pipes() -> tuple[FileIO, FileIO]:
-    """Standard input and output, under other numbers: what `work` prints must not end up among the messages."""
-    incoming, outgoing = FileIO(os.dup(0), "r"), FileIO(os.dup(1), "w")
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return incoming, outgoing
-
-
-def _listen(incoming: FileIO, inbox: queue.SimpleQueue, stop: threading.Event) -> None:
-    """Take messages while the work goes on; the end of them is the end of the parent, however it died, and so ours."""
+def _listen(channel: Channel, inbox: queue.SimpleQueue) -> None:
+    """Take requests while the work goes on; the end of them is the end of the parent, however it died, and so ours."""
     try:
         while True:
-            kind, sizes = receive_sizes(incoming)
-            parts = receive_parts(incoming, sizes)
-            if kind == STOP:
-                stop.set()
-            else:
-                stop.clear()  # it was meant for the clip before
-                inbox.put(parts[0])
+            _, (request,) = channel.receive()
+            inbox.put(request)
     finally:
         os._exit(0)
 
 
-def _answer(work: Callable[[Any], Iterator[Any]], request: np.ndarray, stop: threading.Event) -> Iterator[tuple]:
+def _answer(work: Callable[[Any], Iterator[Any]], request: np.ndarray) -> Iterator[tuple[int, list[Any]]]:
     """The messages (kind, parts) about one clip; the last is END or ERROR."""
     try:
-        for piece in work(pickle.loads(request)):
-            if stop.is_set():
-                break
-            if piece is None:
+        for chunk in work(pickle.loads(request)):
+            if chunk is None:
                 yield ALIVE, []
                 continue
             arrays = []
-            pickled = pickle.dumps(piece, protocol=5, buffer_callback=arrays.append)
-            yield PIECE, [pickled, *(array.raw() for array in arrays)]
+            pickled = pickle.dumps(chunk, protocol=5, buffer_callback=arrays.append)
+            yield CHUNK, [pickled, *(array.raw() for array in arrays)]
     except Exception as error:
         yield ERROR, [_dump_error(error)]
     else:
@@ -282,286 +469,3 @@ def _dump_error(error: Exception) -> bytes:
     stand_in = WorkerError(f"{type(error).__name__}: {error}")
     stand_in.add_note(note)
     return pickle.dumps(stand_in)
-
-
-MAX_STARTS = 3  # processes that may end before they are ready, one after the other, until the pool gives up
-
-
-@dataclass(eq=False)
-class _Clip:
-    """A clip on its way: `pieces` wait as (bytes, piece); `n_bytes` is the room they and the next one take."""
-
-    key: Any
-    request: Any
-    pieces: deque[tuple[int, Any]] = field(default_factory=deque)
-    n_bytes: int = 0
-    error: Exception | None = None
-    ended: bool = False
-    dropped: bool = False
-
-
-class ClipPool:
-    """Worker processes that run `work` over clips while the caller uses the pieces of an earlier one.
-
-    At most `ahead_bytes` wait in this process, or one piece where that alone is larger; a worker holds the piece it
-    sends and the one it makes. A worker that fails costs the clip it is at; a new process takes the next.
-
-    Args:
-        work: Takes an argument, yields pieces; at the top level of a module, not of the main script. What it raises
-            is raised from the clip's pieces. None, yielded now and then, is a sign of life and no piece.
-        workers: Processes, started with the first clips; 0 works in this process, with nothing prepared ahead.
-        ahead_clips: Clips that may be begun beyond the one whose turn it is.
-        ahead_bytes: Bytes of pieces that may wait.
-        patience_s: Seconds of silence that make a worker count as hung; noticed while the caller waits.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[Any], Iterator[Any]],
-        *,
-        workers: int,
-        ahead_clips: int = 4,
-        ahead_bytes: int = 256 * 2**20,
-        patience_s: float = 600.0,
-    ) -> None:
-        if workers < 0 or ahead_clips < 0:
-            raise ValueError(f"workers and ahead_clips must be at least 0, got {workers} and {ahead_clips}.")
-        if ahead_bytes < 1 or not 0 < patience_s <= threading.TIMEOUT_MAX:
-            raise ValueError(f"ahead_bytes and patience_s must be above 0, got {ahead_bytes} and {patience_s}.")
-        self._work, self._pickled_work = work, _pickle_work(work) if workers else b""
-        self._workers, self._ahead_clips = workers, ahead_clips if workers else 0
-        self._ahead_bytes, self._patience_s = ahead_bytes, patience_s
-        self._desk, self._lanes = None, []
-
-    def __enter__(self) -> "ClipPool":
-        self._desk = _Desk(self._ahead_bytes)
-        self._lanes = [_Lane(self._desk, self._pickled_work, self._patience_s) for _ in range(self._workers)]
-        for lane in self._lanes:
-            lane.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the workers, busy or not, and wait until they are gone."""
-        self._desk.fail(RuntimeError("a ClipPool must be open while its pieces are used. Use them inside `with`."))
-        for lane in self._lanes:
-            lane.kill()
-        for lane in self._lanes:
-            lane.join()
-
-    def run(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Iterator[Any]]]:
-        """Work on all tasks; one `run` at a time.
-
-        Args:
-            tasks: (key, argument) of each clip; taken from in this thread, the next clip and `ahead_clips` more.
-
-        Yields:
-            (key, pieces) in the order of tasks. What is left of `pieces` is dropped when the next clip is asked for.
-
-        Raises:
-            RuntimeError: the pool is not open, or no worker can be started. `pieces` raise what `work` raises, or
-                WorkerError where that does not pickle, WorkerCrashed and WorkerHung.
-        """
-        desk, tasks, begun = self._desk, iter(tasks), deque()
-        if desk is None or desk.running:
-            raise RuntimeError("a ClipPool must be open, with no other run going on. Use it as `with ClipPool(...)`.")
-        if desk.failure:
-            raise desk.failure
-        desk.running = True
-        try:
-            while True:
-                for key, argument in islice(tasks, 1 + self._ahead_clips - len(begun)):
-                    begun.append(_Clip(key, pickle.dumps(argument) if self._workers else argument))
-                    desk.add(begun[-1])
-                if not begun:
-                    return
-                desk.serve(begun[0])
-                yield begun[0].key, (self._pieces if self._workers else self._pieces_here)(desk, begun[0])
-                desk.drop(begun.popleft())
-        finally:
-            desk.running = False
-            for clip in begun:
-                desk.drop(clip)
-
-    def _pieces(self, desk: "_Desk", clip: _Clip) -> Iterator[Any]:
-        while piece := desk.next_piece(clip, lambda: min(lane.check_patience() for lane in self._lanes)):
-            yield piece.pop()  # so that it is not held here while the next one is waited for
-
-    def _pieces_here(self, desk: "_Desk", clip: _Clip) -> Iterator[Any]:
-        for piece in self._work(clip.request):
-            desk.check_served(clip)
-            if piece is not None:
-                yield piece
-
-
-def _pickle_work(work: Callable[[Any], Iterator[Any]]) -> bytes:
-    if getattr(work, "__module__", None) == "__main__":
-        raise ValueError(f"work must be in a module that workers can import, got {work!r}. Move it to one.")
-    try:
-        return pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(f"work must be a function at the top level of a module, got {work!r} ({error}).") from None
-
-
-class _Desk:
-    """What the caller's thread and the lanes share: the clips to begin and the room for pieces, under one lock."""
-
-    def __init__(self, ahead_bytes: int) -> None:
-        self.changed = threading.Condition()
-        self.failure: Exception | None = None  # why no clip can be worked on any more
-        self.running = False
-        self._ahead_bytes, self._held_bytes = ahead_bytes, 0
-        self._to_begin: deque[_Clip] = deque()
-        self._served: _Clip | None = None  # whose turn it is
-
-    def add(self, clip: _Clip) -> None:
-        with self.changed:
-            self._to_begin.append(clip)
-            self.changed.notify_all()
-
-    def begin(self) -> _Clip | None:
-        """Wait for the next clip to begin, in order, so that the one whose turn it is never waits behind another."""
-        with self.changed:
-            self.changed.wait_for(lambda: self._to_begin or self.failure)
-            return None if self.failure else self._to_begin.popleft()
-
-    def serve(self, clip: _Clip) -> None:
-        with self.changed:
-            self._served = clip
-            self.changed.notify_all()
-
-    def reserve(self, clip: _Clip, n_bytes: int) -> bool:
-        """Wait until a piece may be read; False if nobody wants it. The clip whose turn it is may always have one."""
-
-        def has_room() -> bool:
-            starving = clip is self._served and not clip.pieces
-            return starving or clip.dropped or self.failure or self._held_bytes + n_bytes <= self._ahead_bytes
-
-        with self.changed:
-            self.changed.wait_for(has_room)
-            if not clip.dropped:
-                self._hold(clip, n_bytes)
-            return not clip.dropped
-
-    def deliver(self, clip: _Clip, n_bytes: int, piece: Any) -> None:
-        with self.changed:
-            if not clip.dropped:
-                clip.pieces.append((n_bytes, piece))
-                self.changed.notify_all()
-
-    def end(self, clip: _Clip, error: Exception | None) -> None:
-        with self.changed:
-            clip.ended, clip.error = True, error
-            self.changed.notify_all()
-
-    def next_piece(self, clip: _Clip, wait_s: Callable[[], float]) -> list[Any]:
-        """Wait for a piece of the clip, at most `wait_s()` seconds at a time: [piece], or [] after the last one."""
-        with self.changed:
-            while not (clip.pieces or clip.ended):
-                self.check_served(clip)
-                self.changed.wait(wait_s())
-            self.check_served(clip)
-            if clip.pieces:
-                n_bytes, piece = clip.pieces.popleft()
-                self._hold(clip, -n_bytes)
-                return [piece]
-            if clip.error:
-                raise clip.error
-            return []
-
-    def check_served(self, clip: _Clip) -> None:
-        if self.failure:
-            raise self.failure
-        if clip.dropped:
-            raise RuntimeError(f"the pieces of {clip.key} must be used before the next clip is asked for.")
-
-    def drop(self, clip: _Clip) -> None:
-        with self.changed:
-            clip.dropped = True
-            clip.pieces.clear()
-            self._hold(clip, -clip.n_bytes)
-            with suppress(ValueError):
-                self._to_begin.remove(clip)
-
-    def fail(self, failure: Exception) -> None:
-        with self.changed:
-            self.failure = self.failure or failure
-            self.changed.notify_all()
-
-    def _hold(self, clip: _Clip, n_bytes: int) -> None:
-        clip.n_bytes += n_bytes
-        self._held_bytes += n_bytes
-        self.changed.notify_all()
-
-
-class _Lane(threading.Thread):
-    """A thread that keeps one worker busy; it waits without the GIL, and unpickling takes it microseconds."""
-
-    def __init__(self, desk: _Desk, pickled_work: bytes, patience_s: float) -> None:
-        super().__init__(daemon=True)
-        self._desk, self._pickled_work, self._patience_s = desk, pickled_work, patience_s
-        self._worker: WorkerProcess | None = None
-
-    def run(self) -> None:
-        try:
-            while clip := self._desk.begin():
-                self._start_worker()
-                self._desk.end(clip, self._work_on(clip))
-        except Exception as error:  # whatever it is, the caller must not wait for ever, nor blame a clip
-            reason = f"the pool must keep its workers, but {type(error).__name__}: {error}"
-            self._desk.fail(error if isinstance(error, RuntimeError) else RuntimeError(reason))
-        finally:
-            if self._worker:
-                self._worker.end(wait_s=0)
-
-    def kill(self) -> None:
-        with self._desk.changed:
-            if self._worker:
-                self._worker.kill()
-
-    def check_patience(self) -> float:
-        return self._worker.check_patience() if self._worker else self._patience_s
-
-    def _start_worker(self) -> None:
-        """Make sure that there is one; RuntimeError when several in a row end before they can work."""
-        if self._worker and self._worker.is_usable():
-            return
-        for _ in range(MAX_STARTS):
-            if self._worker:
-                self._worker.end(wait_s=0)
-            with self._desk.changed:  # so that the pool cannot close between the look and the start
-                if self._desk.failure:
-                    raise self._desk.failure
-                self._worker = WorkerProcess(self._pickled_work, self._patience_s)
-            reason = self._worker.await_ready()
-            if reason is None:
-                return
-        raise RuntimeError(
-            f"a decoder process must start, but {MAX_STARTS} in a row did not: {reason}. "
-            "Its standard error may say more; workers=0 does the work without it."
-        )
-
-    def _work_on(self, clip: _Clip) -> Exception | None:
-        try:
-            self._worker.send(CLIP, [clip.request])
-            return self._relay(clip)
-        except (EOFError, OSError):  # the pipe is broken
-            return self._worker.end()
-        except Exception as error:  # of this process: no memory for a piece, or a class that is unknown here
-            self._worker.end(wait_s=0)
-            return error
-
-    def _relay(self, clip: _Clip) -> Exception | None:
-        """Pass the pieces on; returns the error that the clip ended with."""
-        stopped = False
-        while True:
-            kind, sizes = self._worker.receive_sizes()
-            wanted = kind not in (PIECE, ALIVE) or self._desk.reserve(clip, sum(sizes))
-            if not wanted and not stopped:
-                self._worker.send(STOP)
-                stopped = True
-            parts = self._worker.receive_parts(sizes)
-            if kind in (END, ERROR):
-                return pickle.loads(parts[0]) if kind == ERROR else None
-            if kind == PIECE:
-                self._desk.deliver(clip, sum(sizes), pickle.loads(parts[0], buffers=parts[1:]))
-            del parts  # their memory is the piece's: it must not live longer than that
