@@ -1,6 +1,6 @@
 """What the networks are shown of a clip, made while it is decoded: face crops, and the flow between them.
 
-In: a `Job`, a video file with its `FaceTrack` and the parameters of 03 or 04. Out: `Piece`s of neighbouring crops or
+In: a `Job`, a video file with its `FaceTrack` and the parameters of 03 or 04. Out: `Chunk`s of neighbouring crops or
 flows. Nothing here imports a network, so that decoder processes start quickly; a clip is never held at full size.
 """
 
@@ -22,8 +22,8 @@ from helpers.tracking.camera import View, without_camera
 from helpers.video import iter_frames
 
 CROP_PX = 224  # side of the face crop that flow is computed on
-PIECE_CROPS = 32  # crops that are handed over at a time: 5 MB at 224 px
-PIECE_FLOWS = 32  # flows that are handed over at a time: 3 MB at 112 px
+CROPS_PER_CHUNK = 32  # crops that are handed over at a time: 5 MB at 224 px
+FLOWS_PER_CHUNK = 32  # flows that are handed over at a time: 3 MB at 112 px
 
 
 class Clock:
@@ -68,7 +68,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Crops or flows that are neighbours in time.
 
     Attributes:
@@ -77,7 +77,7 @@ class Piece:
         decoder: What decoded them.
         camera_lost: In how many the camera's motion could not be told.
         unusable: By place, why one cannot be used; its values are zeros.
-        spent_s: Seconds that making the piece took, by what was done.
+        spent_s: Seconds that making the chunk took, by what was done.
     """
 
     values: np.ndarray
@@ -89,27 +89,27 @@ class Piece:
     spent_s: dict[str, float] = field(default_factory=dict)
 
 
-def face_crops(job: Job) -> Iterator[Piece]:
+def face_crops(job: Job) -> Iterator[Chunk]:
     """Crops of the face in the middle sample of every `cfg.every_n_frames`: RGB uint8 (n, size_px, size_px, 3)."""
     first = min(job.cfg.every_n_frames, job.track.n_frames) // 2
     chosen = slice(first, None, job.cfg.every_n_frames)
     stream = iter_frames(job.path, fps=job.track.fps, indices=chosen, backend=job.backend)
     clock = Clock()
-    for batch in batches_of(clock.each("decoding", stream), PIECE_CROPS):
+    for batch in batches_of(clock.each("decoding", stream), CROPS_PER_CHUNK):
         with clock("cropping"):
             crops = np.stack([crop_at(frame, job.track, t, job.size_px) for frame, t, _ in batch])
         t_s, numbers = np.array([t for _, t, _ in batch]), np.array([number for _, _, number in batch])
-        yield Piece(crops, t_s, numbers, stream.decoder, spent_s=clock.read())
+        yield Chunk(crops, t_s, numbers, stream.decoder, spent_s=clock.read())
 
 
-def face_flows(job: Job) -> Iterator[Piece]:
+def face_flows(job: Job) -> Iterator[Chunk]:
     """Flow of the face crop from every sample to the next: float32 (n, input_px, input_px, 2) in [-1, 1]."""
     stream = iter_frames(job.path, fps=job.track.fps, backend=job.backend)
     clock = Clock()
-    for batch in batches_of(_flows(clock.each("decoding", stream), job.track, job.cfg, clock), PIECE_FLOWS):
+    for batch in batches_of(_flows(clock.each("decoding", stream), job.track, job.cfg, clock), FLOWS_PER_CHUNK):
         flows, t_s, numbers, found = zip(*batch, strict=True)
         lost = len(found) - sum(found)
-        yield Piece(np.stack(flows), np.array(t_s), np.array(numbers), stream.decoder, lost, spent_s=clock.read())
+        yield Chunk(np.stack(flows), np.array(t_s), np.array(numbers), stream.decoder, lost, spent_s=clock.read())
 
 
 def _flows(

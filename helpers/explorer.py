@@ -61,7 +61,7 @@ from helpers.attention import (
 )
 from helpers.clips import DISPLAY, load_clips
 from helpers.config import AttentionConfig, DynamicConfig
-from helpers.crops import CROP_PX, Job, Piece, face_flows
+from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
 from helpers.faces import FaceTrack, crop_at, read_track
 from helpers.files import needs, resolve
@@ -351,7 +351,7 @@ def _crops(path: Path, track: FaceTrack, face: FeatureFile) -> np.ndarray:
 
 
 def motion_per_token(
-    pieces: Iterable[Piece], t_start_s: np.ndarray, t_end_s: np.ndarray
+    pieces: Iterable[Chunk], t_start_s: np.ndarray, t_end_s: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean speed within each motion token, and the flow at its fastest moment; flows are gone through once.
 

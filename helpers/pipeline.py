@@ -1,6 +1,6 @@
-"""The clips of a stage that still have to be made: their pieces from the decoder processes, and what became of each.
+"""The clips of a stage that still have to be made: their chunks from the decoder processes, and what became of each.
 
-In: the table of clips and a stage's folder. Out: clip after clip with its pieces, and the counts of the manifest. What
+In: the table of clips and a stage's folder. Out: clip after clip with its chunks, and the counts of the manifest. What
 cannot be used is recorded with its reason and the run goes on; what is done is not done again.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from helpers.crops import Piece
+from helpers.crops import Chunk
 from helpers.device import device_scope
 from helpers.faces import NoFaceError
 from helpers.forward import Forward, NetworkError
@@ -326,7 +326,7 @@ def run_batches(
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 1800.0  # without a piece or a sign of life: 02 gives one a minute, but none while a file is opened
+PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one a minute, but none while a file is opened
 CLIP_ERRORS = (
     VideoError,
     NoFaceError,
@@ -341,7 +341,7 @@ CLIP_ERRORS = (
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip to be made: its key, its file and that file's version, and what its rows are made with besides pieces."""
+    """A clip to be made: its key, its file and that file's version, and what its rows are made with besides chunks."""
 
     key: str
     path: Path
@@ -360,7 +360,7 @@ class ClipRun:
         clips: Index `key`, column `path` below `data`.
         data: Folder of the clips.
         stage: Where their files go.
-        work: Runs in the decoder processes: a job's pieces.
+        work: Runs in the decoder processes: a job's chunks.
         job_of: From path, key and stamp of a clip to its job, and to what stays here, `Clip.kept`.
         workers: Decoder processes.
         progress: Is told of every clip.
@@ -394,7 +394,7 @@ class ClipRun:
         self._pool.__exit__(*error)
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
-        """Every clip that is not done, with its pieces; call `made` or `fail` for each, now or later."""
+        """Every clip that is not done, with its chunks; call `made` or `fail` for each, now or later."""
         return self._pool.run(self._tasks())
 
     def finish(self) -> dict[str, int]:
@@ -514,10 +514,10 @@ def stream_rows(
                     writer.write(clip, made)
 
         try:
-            for clip, pieces in run:
+            for clip, chunks in run:
                 rows = rows_of(clip.kept)
                 try:
-                    rows.feed(pieces, batches.add)
+                    rows.feed(chunks, batches.add)
                 except CLIP_ERRORS as error:
                     run.fail(clip, error)
                 else:
@@ -529,9 +529,9 @@ def stream_rows(
     return dict(spent_s) | {"network": batches.network_s, "writing": writer.spent_s}, writer.n_rows
 
 
-def rows_of_clip(clip: ClipRows, pieces: Iterable[Piece], forward: Forward, batch_size: int) -> FeatureFile:
+def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batch_size: int) -> FeatureFile:
     """The rows of one clip by itself; see `Batches` for the network's arguments, `ClipRows` for what may be raised."""
     with Batches(forward, batch_size) as batches:
-        clip.feed(pieces, batches.add)
+        clip.feed(chunks, batches.add)
         batches.finish()
     return clip.result()

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from helpers.clips import clip_key, find_clips, fitting_keys, natural_order
-from helpers.crops import PIECE_CROPS, PIECE_FLOWS, Clock, Piece
+from helpers.crops import CROPS_PER_CHUNK, FLOWS_PER_CHUNK, Chunk, Clock
 from helpers.faces import crop_face
 from helpers.files import FolderLock, file_sha256
 from helpers.flow import PAIR, flow_in_folder, flow_shape, normalise_flow, open_flow, pair_files, resize_flow
@@ -281,12 +281,12 @@ def _require_like_all(image: Image.Image, side_px: int) -> None:
         raise PictureError(f"{image.width}x{image.height} px, not {side_px}x{side_px} px like the others")
 
 
-def stored_crops(job: FaceJob) -> Iterator[Piece]:
+def stored_crops(job: FaceJob) -> Iterator[Chunk]:
     """Every picture of a clip, scaled like a face crop: RGB uint8 (n, size_px, size_px, 3), zeros where it is bad."""
     whole = np.array([0, 0, job.side_px, job.side_px])
     clock = Clock()
-    for first in range(0, len(job.paths), PIECE_CROPS):
-        part = slice(first, first + PIECE_CROPS)
+    for first in range(0, len(job.paths), CROPS_PER_CHUNK):
+        part = slice(first, first + CROPS_PER_CHUNK)
         paths = job.paths[part]
         crops = np.zeros((len(paths), job.size_px, job.size_px, 3), np.uint8)
         unusable = {}
@@ -298,7 +298,7 @@ def stored_crops(job: FaceJob) -> Iterator[Piece]:
                 except PictureError as error:
                     unusable[place] = str(error)
         reader = f"Pillow {PIL.__version__}"
-        yield Piece(crops, job.t_s[part], job.number[part], reader, unusable=unusable, spent_s=clock.read())
+        yield Chunk(crops, job.t_s[part], job.number[part], reader, unusable=unusable, spent_s=clock.read())
 
 
 LOOKED_AT_CLIPS, LOOKED_AT_FIELDS = 5, 3  # to find out what most fields of a tree are like
@@ -420,12 +420,12 @@ def _shapes(path: Path) -> Iterator[tuple[int, ...]]:
         return
 
 
-def stored_flows(job: FlowJob) -> Iterator[Piece]:
+def stored_flows(job: FlowJob) -> Iterator[Chunk]:
     """Every field of a clip, scaled and normalised: float32 (n, input_px, input_px, 2) in [-1, 1], bad ones zeros."""
     number, read = _reader(job)
     clock = Clock()
-    for first in range(0, job.n_flows, PIECE_FLOWS):
-        places = np.arange(first, min(first + PIECE_FLOWS, job.n_flows))
+    for first in range(0, job.n_flows, FLOWS_PER_CHUNK):
+        places = np.arange(first, min(first + FLOWS_PER_CHUNK, job.n_flows))
         flows = np.zeros((len(places), job.input_px, job.input_px, 2), np.float32)
         unusable = {}
         with clock("reading"):
@@ -436,7 +436,7 @@ def stored_flows(job: FlowJob) -> Iterator[Piece]:
                     unusable[i] = str(error)
             flows = normalise_flow(flows, job.clip_px)
         reader = f"stored flow: {job.made}"
-        yield Piece(flows, places / job.fps, number[places], reader, unusable=unusable, spent_s=clock.read())
+        yield Chunk(flows, places / job.fps, number[places], reader, unusable=unusable, spent_s=clock.read())
 
 
 def _reader(job: FlowJob) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
@@ -457,9 +457,9 @@ def _decoded(path: Path) -> Callable[[int], np.ndarray]:
     @lru_cache(maxsize=1)
     def piece(first: int) -> np.ndarray:
         with _refusing(path):
-            return fields(first, first + PIECE_FLOWS)
+            return fields(first, first + FLOWS_PER_CHUNK)
 
-    return lambda place: piece(place // PIECE_FLOWS * PIECE_FLOWS)[place % PIECE_FLOWS]
+    return lambda place: piece(place // FLOWS_PER_CHUNK * FLOWS_PER_CHUNK)[place % FLOWS_PER_CHUNK]
 
 
 @contextmanager

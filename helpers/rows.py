@@ -1,6 +1,6 @@
 """The rows of one clip: what the static and the motion network say about its face, with times in seconds.
 
-In: the pieces of a clip (`helpers.crops`) and its `FaceTrack`. On the way: samples, which go through a network
+In: the chunks of a clip (`helpers.crops`) and its `FaceTrack`. On the way: samples, which go through a network
 in `helpers.pipeline`. Out: a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothing but that
 clip.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from helpers.config import DynamicConfig
-from helpers.crops import Piece
+from helpers.crops import Chunk
 from helpers.faces import FaceTrack
 from helpers.forward import NetworkError
 from helpers.precomputed import StoredTrack
@@ -25,7 +25,7 @@ from helpers.store import FeatureFile
 log = logging.getLogger(__name__)
 
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
-CHUNK_FLOWS = 512  # flows that go through the motion network in one pass; bounds memory for long videos
+FLOWS_AT_ONCE = 512  # flows that go through the motion network in one pass; bounds memory for long videos
 POOL_OVERHANG = 8  # the 2x7x7 pool joins two steps of 8 flows: row i stands for flows 8i to 8i+15
 Add = Callable[[np.ndarray, Callable[[np.ndarray | NetworkError], None], int], None]  # see helpers.pipeline.Batches
 
@@ -44,7 +44,7 @@ class ClipRows(ABC):
     def __init__(self, track: FaceTrack | StoredTrack | None = None):
         """`track`: the face that the rows are about; None where they are about whole frames."""
         self.track, self.spent_s = track, Counter()
-        self._seen: list[Piece] = []  # without their values
+        self._seen: list[Chunk] = []  # without their values
         self._outputs: list[np.ndarray | NetworkError | None] = []  # rows of each sample; None: not there yet
         self._n_rows: list[int] = []
         self._fed = False
@@ -54,9 +54,9 @@ class ClipRows(ABC):
         """Whether all samples are in, and what the network says about each is here."""
         return self._fed and not any(output is None for output in self._outputs)
 
-    def feed(self, pieces: Iterable[Piece], add: Add) -> None:
-        """Put the clip's samples into batches by `Batches.add`. Raises what `pieces` raise, and TooShortError."""
-        for sample, n_rows in self._samples(self._values(pieces)):
+    def feed(self, chunks: Iterable[Chunk], add: Add) -> None:
+        """Put the clip's samples into batches by `Batches.add`. Raises what `chunks` raise, and TooShortError."""
+        for sample, n_rows in self._samples(self._values(chunks)):
             place = len(self._outputs)
             self._outputs.append(None)
             self._n_rows.append(n_rows)
@@ -77,12 +77,12 @@ class ClipRows(ABC):
         ]
         return self._file(np.concatenate(parts))
 
-    def _values(self, pieces: Iterable[Piece]) -> Iterator[np.ndarray]:
-        """One crop or flow after the other; of each piece, all but these is kept."""
-        for piece in pieces:
-            self._seen.append(replace(piece, values=np.empty(0)))  # a slice of them would hold them all
-            self.spent_s.update(piece.spent_s)
-            yield from piece.values
+    def _values(self, chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
+        """One crop or flow after the other; of each chunk, all but these is kept."""
+        for chunk in chunks:
+            self._seen.append(replace(chunk, values=np.empty(0)))  # a slice of them would hold them all
+            self.spent_s.update(chunk.spent_s)
+            yield from chunk.values
 
     def _receive(self, place: int, output: np.ndarray | NetworkError) -> None:
         is_made = not isinstance(output, NetworkError)
@@ -90,9 +90,9 @@ class ClipRows(ABC):
 
     def _unusable(self) -> dict[int, str]:
         """Places of the crops or flows that cannot be used, and why."""
-        begins = np.cumsum([0] + [len(piece.frame) for piece in self._seen])
+        begins = np.cumsum([0] + [len(chunk.frame) for chunk in self._seen])
         parts = zip(begins, self._seen, strict=False)
-        return {int(begin) + place: why for begin, piece in parts for place, why in piece.unusable.items()}
+        return {int(begin) + place: why for begin, chunk in parts for place, why in chunk.unusable.items()}
 
     def _usable(
         self,
@@ -135,8 +135,8 @@ class StaticRows(ClipRows):
         return output[None]
 
     def _file(self, features: np.ndarray) -> FeatureFile:
-        start_s = np.concatenate([piece.t_s for piece in self._seen])
-        frame = np.concatenate([piece.frame for piece in self._seen])
+        start_s = np.concatenate([chunk.t_s for chunk in self._seen])
+        frame = np.concatenate([chunk.frame for chunk in self._seen])
         return self._usable(features, start_s, start_s + 1 / self.track.fps, frame, self._unusable())
 
 
@@ -182,8 +182,8 @@ class DynamicRows(ClipRows):
         fps, n_flows = self.track.fps, self.track.n_frames - 1
         start = np.arange(len(features)) * self._stride
         stop = np.minimum(start + self._length, n_flows)
-        frame = np.concatenate([piece.frame for piece in self._seen])
-        lost = sum(piece.camera_lost for piece in self._seen)
+        frame = np.concatenate([chunk.frame for chunk in self._seen])
+        lost = sum(chunk.camera_lost for chunk in self._seen)
         if lost:
             log.info("camera motion could not be told in %d of %d flows: it counts as still there", lost, len(frame))
         reasons: dict[int, str] = {}
@@ -199,7 +199,7 @@ def row_layout(cfg: DynamicConfig) -> tuple[int, int, int]:
     if cfg.mode == "windows":
         return cfg.window, cfg.stride, 1
     overhang = 0 if cfg.endpoint else POOL_OVERHANG
-    return cfg.segment + overhang, cfg.segment, max(1, CHUNK_FLOWS // cfg.segment)
+    return cfg.segment + overhang, cfg.segment, max(1, FLOWS_AT_ONCE // cfg.segment)
 
 
 def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:

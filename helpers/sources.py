@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.crops import CROP_PX, Job, Piece, face_crops, face_flows
+from helpers.crops import CROP_PX, Chunk, Job, face_crops, face_flows
 from helpers.faces import FaceTrack, read_track, track_of
 from helpers.files import resolve
 from helpers.precomputed import (
@@ -75,7 +75,7 @@ class StoredSource:
     named: dict[str, str]
 
     @property
-    def work(self) -> Callable[[Any], Iterator[Piece]]:
+    def work(self) -> Callable[[Any], Iterator[Chunk]]:
         return stored_crops if isinstance(self.tree, FaceTree) else stored_flows
 
     @property
@@ -160,7 +160,7 @@ def inputs_at(
     """
     job, _ = source.job(path, key, source.stamp(path, key), size_px)
     places, seen, n_seen = list(places), {}, 0
-    for piece in source.work(job):
-        seen |= {n_seen + i: piece.values[i] for i in range(len(piece.values)) if n_seen + i in places}
-        n_seen += len(piece.values)
+    for chunk in source.work(job):
+        seen |= {n_seen + i: chunk.values[i] for i in range(len(chunk.values)) if n_seen + i in places}
+        n_seen += len(chunk.values)
     return np.stack([seen[place] for place in places])

@@ -3,7 +3,7 @@
 import multiprocessing
 from functools import partial
 
-import piecework
+import chunkwork
 import pytest
 
 from benchmarks import rearranged, resume
@@ -27,14 +27,14 @@ def kills_of(run, tmp_path, monkeypatch, *, status):
 
 
 def test_a_run_that_can_be_killed_at_any_instant_ends_in_identical_files(tmp_path, monkeypatch, capsys):
-    result = kills_of(partial(piecework.fill, forgetful=False), tmp_path, monkeypatch, status=0)
+    result = kills_of(partial(chunkwork.fill, forgetful=False), tmp_path, monkeypatch, status=0)
     assert (result["kills"], result["identical"]) == (1, 1)
     assert [row.keys() for row in result["rows"]] == [set(resume.COLUMNS)]
     assert "1 kills" in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_differently_after_a_kill_is_found_out(tmp_path, monkeypatch):
-    result = kills_of(partial(piecework.fill, forgetful=True), tmp_path, monkeypatch, status=1)
+    result = kills_of(partial(chunkwork.fill, forgetful=True), tmp_path, monkeypatch, status=1)
     assert (result["kills"], result["identical"]) == (1, 0)
 
 

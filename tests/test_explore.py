@@ -17,7 +17,7 @@ from helpers import explorer as explorers
 from helpers.attention import attention_entropy, get_attention_weights, occlusion, per_motion_token, relevance
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
-from helpers.crops import Piece
+from helpers.crops import Chunk
 from helpers.explorer import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures
@@ -116,8 +116,8 @@ def test_motion_is_gathered_by_the_time_of_its_token():
     flow = np.zeros((6, 4, 4, 2), "float32")
     flow[:, ..., 0] = np.array([1, 3, 0, 0, 5, 2])[:, None, None]
     pieces = [
-        Piece(flow[:4], np.arange(4) / 2, np.arange(4), ""),
-        Piece(flow[4:], np.array([2, 2.5]), np.arange(2), ""),
+        Chunk(flow[:4], np.arange(4) / 2, np.arange(4), ""),
+        Chunk(flow[4:], np.array([2, 2.5]), np.arange(2), ""),
     ]
     speed, fastest = motion_per_token(pieces, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(speed[:, 0, 0], [2, 0, 3.5])

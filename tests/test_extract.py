@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import chunkwork
 import numpy as np
 import pandas as pd
-import piecework
 import pytest
 
 from helpers import extract
@@ -225,7 +225,7 @@ def test_memory_that_does_not_suffice_for_a_batch_costs_nothing_but_time(run, mo
 
 def test_a_decoder_that_crashes_costs_one_clip(run, monkeypatch):
     clips, folders = run
-    monkeypatch.setattr(extract, "tracks_of", piecework.tracks_of_all_but_one)
+    monkeypatch.setattr(extract, "tracks_of", chunkwork.tracks_of_all_but_one)
     failed = {entry["clip"]: entry["reason"] for entry in prepare_clips(clips, PreparationConfig(**folders))["failed"]}
     assert set(failed) == {*BAD, "a"}
     assert "SIGSEGV" in failed["a"]
@@ -235,7 +235,7 @@ def test_a_decoder_that_crashes_costs_one_clip(run, monkeypatch):
 
 def test_a_decoder_without_memory_costs_one_clip(run, monkeypatch):
     clips, folders = run
-    monkeypatch.setattr(extract, "tracks_of", piecework.tracks_but_no_memory_for_one)
+    monkeypatch.setattr(extract, "tracks_of", chunkwork.tracks_but_no_memory_for_one)
     manifest = prepare_clips(clips, PreparationConfig(**folders))
     failed = {entry["clip"]: entry["reason"] for entry in manifest["failed"]}
     assert set(failed) == {*BAD, "a"}

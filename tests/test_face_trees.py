@@ -104,7 +104,7 @@ def test_the_pictures_are_decoded_exactly_and_in_colour(tmp_path):
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 64])
 def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, monkeypatch, at_a_time):
-    monkeypatch.setattr(precomputed, "PIECE_CROPS", at_a_time)
+    monkeypatch.setattr(precomputed, "CROPS_PER_CHUNK", at_a_time)
     folder = tmp_path / "tree" / "a"
     write_tree(folder, [0, 5, 200])
     write_tree(tmp_path / "tree" / "b", range(3))

@@ -16,7 +16,7 @@ from helpers import files, forecast
 from helpers.backbones import Backbone
 from helpers.check import check_clips
 from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import Job, Piece
+from helpers.crops import Chunk, Job
 from helpers.engine import costs
 from helpers.engine.costs import Measured
 from helpers.faces import track_clip
@@ -149,7 +149,7 @@ def test_a_network_is_measured_on_the_device_of_its_stage(tmp_path, monkeypatch)
     monkeypatch.setattr(costs, "build_backbone", lambda *_: small)
     scopes = []
     monkeypatch.setattr(costs, "device_scope", lambda name: scopes.append(name) or nullcontext())
-    piece = Piece(np.zeros((4, 31, 31, 3), np.uint8), np.arange(4) / 2, np.arange(4), "")
+    piece = Chunk(np.zeros((4, 31, 31, 3), np.uint8), np.arange(4) / 2, np.arange(4), "")
     seen = costs.Input([piece], StoredTrack(2.0, 4), work_s=0.1, per_s=2.0)
     costs.measure_static(Job(CLIP, None, replace(SMALL.static, device="cpu")), tmp_path, lambda size_px: seen)
     assert scopes == ["CPU:0", "CPU:0"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from piecework import call, children, counting, dying, endless, frames_of, hanging, outcomes, slow, some
+from chunkwork import call, children, counting, dying, endless, frames_of, hanging, outcomes, slow, some
 
 from helpers.workers import ClipPool, WorkerCrashed, WorkerError, WorkerHung
 
@@ -32,21 +32,21 @@ def settled(path, seconds=0.4):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_clips_and_pieces_come_in_the_order_of_the_tasks(workers):
+def test_clips_and_chunks_come_in_the_order_of_the_tasks(workers):
     with ClipPool(call, workers=workers) as pool:
         found = outcomes(pool.run((f"clip {n}", (some, 7 * (n % 3), n)) for n in range(23)))
     assert list(found) == [f"clip {n}" for n in range(23)]
-    for n, pieces in enumerate(found.values()):
-        assert [number for number, _ in pieces] == list(range(n, n + 7 * (n % 3)))
-        assert all(array.shape == (number % 5, 3) and (array == number).all() for number, array in pieces)
+    for n, chunks in enumerate(found.values()):
+        assert [number for number, _ in chunks] == list(range(n, n + 7 * (n % 3)))
+        assert all(array.shape == (number % 5, 3) and (array == number).all() for number, array in chunks)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_frames_decoded_in_workers_equal_those_decoded_here(workers):
     paths = sorted(SAMPLE.glob("*.mp4"))[:2]
     with ClipPool(frames_of, workers=workers) as pool:
-        for path, pieces in pool.run((path, path) for path in paths):
-            for (frame, t_s, number), (ours, our_t_s, our_number) in zip(pieces, frames_of(path), strict=True):
+        for path, chunks in pool.run((path, path) for path in paths):
+            for (frame, t_s, number), (ours, our_t_s, our_number) in zip(chunks, frames_of(path), strict=True):
                 assert (t_s, number) == (our_t_s, our_number)
                 np.testing.assert_array_equal(frame, ours)
 
@@ -78,7 +78,7 @@ def test_a_worker_that_died_while_idle_is_replaced_at_no_cost():
         (process,) = set(children()) - before
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended; its status is left for the pool to ask
-        assert [type(piece) for piece in outcomes(pool.run([("b", (some, 2))]))["b"]] == [tuple, tuple]
+        assert [type(chunk) for chunk in outcomes(pool.run([("b", (some, 2))]))["b"]] == [tuple, tuple]
 
 
 def test_a_hanging_worker_is_ended_and_replaced():
@@ -93,7 +93,7 @@ def test_a_hanging_worker_is_ended_and_replaced():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_signs_of_life_renew_the_patience_and_are_no_pieces(workers):
+def test_signs_of_life_renew_the_patience_and_are_no_chunks(workers):
     with ClipPool(call, workers=workers, patience_s=1) as pool:
         found = outcomes(pool.run([("a", (slow, 5, 0.4)), ("b", (slow, 2, 0.01))]))
     assert found == {"a": ["done"], "b": ["done"]}
@@ -110,8 +110,8 @@ def test_a_clip_that_nobody_waits_for_is_stopped_at_its_next_sign_of_life():
 
 def test_a_caller_that_takes_its_time_is_not_a_hanging_worker():
     with ClipPool(call, workers=1, patience_s=0.5, ahead_bytes=50_000) as pool:
-        for _, pieces in pool.run([("a", (counting, os.devnull, 3, 40_000))]):
-            assert sum(time.sleep(0.6) is None for _ in pieces) == 3
+        for _, chunks in pool.run([("a", (counting, os.devnull, 3, 40_000))]):
+            assert sum(time.sleep(0.6) is None for _ in chunks) == 3
 
 
 def test_no_more_bytes_wait_than_allowed(tmp_path):
@@ -119,13 +119,13 @@ def test_no_more_bytes_wait_than_allowed(tmp_path):
     size = 300_000  # more than a pipe holds
     with ClipPool(call, workers=2, ahead_clips=3, ahead_bytes=4 * size) as pool:
         run = pool.run((log.name, (counting, log, 50, size)) for log in logs)
-        _, pieces = next(run)
-        next(pieces)
+        _, chunks = next(run)
+        next(chunks)
         made = [settled(log) for log in logs]
         assert 5 <= sum(made) <= 1 + 4 + 2 * 3  # taken, waiting, and per worker one received, one sent and one made
         assert made[2:] == [0, 0]
-        assert 1 + len(list(pieces)) == 50
-        assert [len(list(pieces)) for _, pieces in run] == [50] * 3
+        assert 1 + len(list(chunks)) == 50
+        assert [len(list(chunks)) for _, chunks in run] == [50] * 3
 
 
 def test_no_more_clips_are_begun_than_allowed(tmp_path):
@@ -137,8 +137,8 @@ def test_no_more_clips_are_begun_than_allowed(tmp_path):
             yield n, (counting, tmp_path / str(n), 1, 10)
 
     with ClipPool(call, workers=2, ahead_clips=3) as pool:
-        for n, pieces in itertools.islice(pool.run(tasks()), 5):
-            assert len(list(pieces)) == 1
+        for n, chunks in itertools.islice(pool.run(tasks()), 5):
+            assert len(list(chunks)) == 1
             assert taken == list(range(n + 4))
             assert settled(tmp_path / str(n + 3), 0.05) <= 1
             assert not (tmp_path / str(n + 4)).exists()
@@ -146,30 +146,30 @@ def test_no_more_clips_are_begun_than_allowed(tmp_path):
 
 def test_a_giant_clip_passes_a_small_budget():
     with ClipPool(call, workers=2, ahead_bytes=1000) as pool:
-        for _, pieces in pool.run((n, (counting, os.devnull, 30, 1_000_000)) for n in range(3)):
-            assert sum(piece.nbytes for piece in pieces) == 30_000_000
+        for _, chunks in pool.run((n, (counting, os.devnull, 30, 1_000_000)) for n in range(3)):
+            assert sum(chunk.nbytes for chunk in chunks) == 30_000_000
 
 
-def test_pieces_that_nobody_takes_are_dropped_and_their_clip_is_stopped(pool):
-    found = [next(pieces)[0] for _, pieces in pool.run((n, (endless,)) for n in range(6))]
+def test_chunks_that_nobody_takes_are_dropped_and_their_clip_is_stopped(pool):
+    found = [next(chunks)[0] for _, chunks in pool.run((n, (endless,)) for n in range(6))]
     assert found == [0] * 6
     assert len(outcomes(pool.run([("a", (some, 2))]))["a"]) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pieces_of_an_earlier_clip_are_refused(workers):
+def test_chunks_of_an_earlier_clip_are_refused(workers):
     with ClipPool(call, workers=workers) as pool:
         (_, first), (_, second) = pool.run((n, (some, 2)) for n in range(2))
-        for pieces in (first, second):
+        for chunks in (first, second):
             with pytest.raises(RuntimeError, match="must be used before the next clip is asked for"):
-                next(pieces)
+                next(chunks)
 
 
 def test_leaving_early_leaves_no_process():
     before = set(children())
     with pytest.raises(KeyboardInterrupt), ClipPool(call, workers=2, ahead_bytes=1000) as pool:
-        for _, pieces in pool.run((n, (endless,)) for n in range(6)):
-            next(pieces)
+        for _, chunks in pool.run((n, (endless,)) for n in range(6)):
+            next(chunks)
             assert len(set(children()) - before) == 2
             start_s = time.monotonic()
             raise KeyboardInterrupt
@@ -177,13 +177,13 @@ def test_leaving_early_leaves_no_process():
     assert time.monotonic() - start_s < 1
 
 
-def test_pieces_outlive_no_pool():
+def test_chunks_outlive_no_pool():
     with ClipPool(call, workers=1) as pool:
         run = pool.run([("a", (endless,))])
-        _, pieces = next(run)
-        next(pieces)
+        _, chunks = next(run)
+        next(chunks)
     with pytest.raises(RuntimeError, match="must be open while its chunks are used"):
-        next(pieces)
+        next(chunks)
     run.close()
     with pytest.raises(RuntimeError, match="must be open while its chunks are used"):
         next(pool.run([]))
@@ -205,9 +205,9 @@ def test_workers_that_cannot_start_are_an_error_of_the_run(tmp_path, monkeypatch
         patch.syspath_prepend(tmp_path)
         from gone_work import work
     with ClipPool(work, workers=2) as pool:
-        _, pieces = next(run := pool.run([("a", 1), ("b", 2)]))
+        _, chunks = next(run := pool.run([("a", 1), ("b", 2)]))
         with pytest.raises(RuntimeError, match="3 in a row did not: ModuleNotFoundError.*gone_work") as caught:
-            next(pieces)
+            next(chunks)
         run.close()
     assert not isinstance(caught.value, WorkerError)  # not a clip's: it must not be listed clip by clip
 
@@ -237,8 +237,8 @@ def test_memory_stays_flat_over_two_thousand_clips():
         return psutil.Process().memory_info().rss + sum(child.memory_info().rss for child in children())
 
     with ClipPool(call, workers=2) as pool:
-        for n, pieces in pool.run((n, (counting, os.devnull, 2, 200_000)) for n in range(2000)):
-            assert sum(piece.nbytes for piece in pieces) == 400_000
+        for n, chunks in pool.run((n, (counting, os.devnull, 2, 200_000)) for n in range(2000)):
+            assert sum(chunk.nbytes for chunk in chunks) == 400_000
             if n == 400:
                 early = rss()
         assert rss() - early < 8 * 2**20  # 640 MB went through since

@@ -9,7 +9,7 @@ from numbered import WIDTH, read_numbers, write_numbered
 from helpers import rows
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.crops import Job, Piece, face_crops, face_flows
+from helpers.crops import Chunk, Job, face_crops, face_flows
 from helpers.faces import FaceTrack, crop_at, crop_faces, track_face
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
@@ -45,8 +45,8 @@ def static_of_clip(path, track, backbone, forward, cfg):
     return rows_of_clip(StaticRows(track), crops, forward, cfg.batch_size)
 
 
-def dynamic_of_pieces(pieces, track, forward, cfg):
-    return rows_of_clip(DynamicRows(track, cfg), pieces, forward, cfg.batch_size)
+def dynamic_of_chunks(chunks, track, forward, cfg):
+    return rows_of_clip(DynamicRows(track, cfg), chunks, forward, cfg.batch_size)
 
 
 BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1)
@@ -101,11 +101,11 @@ def test_a_row_that_the_network_fails_on_is_zero_and_the_others_of_its_batch_are
     assert "the network failed on an input" in caplog.text
 
 
-def pieces_of(n: int, size: int = 5) -> list[Piece]:
-    """n flows of 2x2 px in pieces; flow k is 100 + k everywhere and begins with frame 2k of the file."""
+def chunks_of(n: int, size: int = 5) -> list[Chunk]:
+    """n flows of 2x2 px in chunks; flow k is 100 + k everywhere and begins with frame 2k of the file."""
     parts = np.array_split(np.arange(n), range(size, n, size))
     return [
-        Piece(np.ones((len(k), 2, 2, 2), np.float32) * (100 + k)[:, None, None, None], k / 15, 2 * k, "d")
+        Chunk(np.ones((len(k), 2, 2, 2), np.float32) * (100 + k)[:, None, None, None], k / 15, 2 * k, "d")
         for k in parts
     ]
 
@@ -126,9 +126,9 @@ def pooled(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("segment", [8, 16])
 @pytest.mark.parametrize("n", [72, 77, 31])
 def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, endpoint, network, overhang, segment, n):
-    monkeypatch.setattr(rows, "CHUNK_FLOWS", chunk)
+    monkeypatch.setattr(rows, "FLOWS_AT_ONCE", chunk)
     cfg = DynamicConfig(endpoint=endpoint, segment=segment)
-    got = dynamic_of_pieces(pieces_of(n), track_of(n + 1), network, cfg)
+    got = dynamic_of_chunks(chunks_of(n), track_of(n + 1), network, cfg)
     starts = np.arange(0, n - segment - overhang + 1, segment)
     expected = [100 + np.mean(np.arange(start, start + segment + overhang)) for start in starts]
     np.testing.assert_allclose(got.features, np.repeat(expected, 2).reshape(-1, 2))
@@ -148,7 +148,7 @@ def test_windows_are_computed_one_by_one(window, stride, n, batch_size):
         return x
 
     cfg = DynamicConfig(mode="windows", window=window, stride=stride, batch_size=batch_size)
-    got = dynamic_of_pieces(pieces_of(n), track_of(n + 1), network, cfg)
+    got = dynamic_of_chunks(chunks_of(n), track_of(n + 1), network, cfg)
     starts = np.arange(0, n - window + 1, stride)
     np.testing.assert_allclose(got.features[:, 0], 100 + starts + (window - 1) / 2)
     np.testing.assert_allclose(got.t_end_s, (starts + window) / 15)
@@ -157,7 +157,7 @@ def test_windows_are_computed_one_by_one(window, stride, n, batch_size):
 
 @pytest.mark.parametrize(("n", "valid"), [(4, True), (7, True)])
 def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n, valid):
-    got = dynamic_of_pieces(pieces_of(n), track_of(n + 1), stage, DynamicConfig())
+    got = dynamic_of_chunks(chunks_of(n), track_of(n + 1), stage, DynamicConfig())
     np.testing.assert_allclose(got.features, [[sum(range(100, 100 + n)) / 8] * 2])
     assert got.t_end_s.tolist() == [n / 15]
     assert got.valid.tolist() == [valid]
@@ -165,15 +165,15 @@ def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n, valid):
 
 def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
     for cfg, network in ((DynamicConfig(endpoint=""), pooled), (DynamicConfig(mode="windows"), stage)):
-        got = dynamic_of_pieces(pieces_of(7), track_of(8), network, cfg)
+        got = dynamic_of_chunks(chunks_of(7), track_of(8), network, cfg)
         assert got.features.any()
         assert why_invalid(got, track_of(8)) == {0: "made mostly of padding: the clip is too short"}
-    assert dynamic_of_pieces(pieces_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
+    assert dynamic_of_chunks(chunks_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
 
 
 def test_fewer_flows_than_half_a_segment_are_refused():
     with pytest.raises(TooShortError, match="^only 3 flows, at least 4 needed$"):
-        dynamic_of_pieces(pieces_of(3), track_of(4), stage, DynamicConfig())
+        dynamic_of_chunks(chunks_of(3), track_of(4), stage, DynamicConfig())
 
 
 def test_layout_of_rows():
@@ -184,14 +184,14 @@ def test_layout_of_rows():
 
 def test_flow_of_a_clip_is_that_of_its_stable_crop():
     track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
-    pieces = list(face_flows(Job(SHIPPED[0], track, DynamicConfig(flow_clip_px=2.0))))
-    got = np.concatenate([piece.values for piece in pieces])
+    chunks = list(face_flows(Job(SHIPPED[0], track, DynamicConfig(flow_clip_px=2.0))))
+    got = np.concatenate([chunk.values for chunk in chunks])
     crops = crop_faces(read_frames(SHIPPED[0], fps=15).frames, track.box_xyxy, 224)
     flow = resize_flow(OpticalFlowComputer("dis_fast").compute(crops), 112)
     np.testing.assert_array_equal(got, normalise_flow(flow, 2.0))
     assert got.shape == (72, 112, 112, 2)
-    assert np.concatenate([piece.frame for piece in pieces]).tolist() == list(range(72))
-    assert pieces[0].decoder.endswith("h264, software")
+    assert np.concatenate([chunk.frame for chunk in chunks]).tolist() == list(range(72))
+    assert chunks[0].decoder.endswith("h264, software")
 
 
 def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
@@ -223,6 +223,6 @@ def test_the_real_networks_give_the_same_rows_in_any_batch_size():
     np.testing.assert_allclose(one, many, atol=1e-4 * np.abs(many).max())
     network, _ = build_motion_network("random", "Mixed_3c")
     flows = face_flows(Job(SHIPPED[0], track, DynamicConfig()))
-    motion = dynamic_of_pieces(flows, track, compile_forward(network), DynamicConfig())
+    motion = dynamic_of_chunks(flows, track, compile_forward(network), DynamicConfig())
     assert motion.features.shape == (9, 480)
     assert motion.features.std(axis=0).max() > 0

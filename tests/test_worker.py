@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from piecework import Batch, call, failing, mixed, outcomes, some, surroundings
+from chunkwork import Batch, call, failing, mixed, outcomes, some, surroundings
 
 from helpers.video import VideoError
 from helpers.workers import ClipPool, WorkerError, cores
@@ -83,12 +83,12 @@ def test_what_the_work_prints_goes_to_standard_error(capfd):
 def script(text):
     """A Python program that has the pool and its work imported."""
     head = f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-    return head + "import piecework\nfrom helpers.workers import ClipPool\n" + textwrap.dedent(text)
+    return head + "import chunkwork\nfrom helpers.workers import ClipPool\n" + textwrap.dedent(text)
 
 
 SUM = """
-with ClipPool(piecework.call, workers=2) as pool:
-    print(sum(len(list(pieces)) for _, pieces in pool.run((n, (piecework.some, n)) for n in range(5))))
+with ClipPool(chunkwork.call, workers=2) as pool:
+    print(sum(len(list(chunks)) for _, chunks in pool.run((n, (chunkwork.some, n)) for n in range(5))))
 def local(argument):
     yield argument
 try:
@@ -108,10 +108,10 @@ def test_it_works_from_any_main_program(way, tmp_path):
 
 
 BUSY = """
-with ClipPool(piecework.call, workers=2, ahead_bytes=1000) as pool:
-    tasks = ("a", (piecework.surroundings,)), ("b", (piecework.hanging,)), ("c", (piecework.endless,))
-    for key, pieces in pool.run(tasks):
-        for piece in pieces:
+with ClipPool(chunkwork.call, workers=2, ahead_bytes=1000) as pool:
+    tasks = ("a", (chunkwork.surroundings,)), ("b", (chunkwork.hanging,)), ("c", (chunkwork.endless,))
+    for key, chunks in pool.run(tasks):
+        for chunk in chunks:
             print(key, flush=True)
 """
 

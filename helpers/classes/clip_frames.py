@@ -1,6 +1,6 @@
 """What the network is shown of a labelled clip: whole frames, in as many views as are asked for, decoded once.
 
-In: a `FrameJob`. Out: `ViewPiece`s, frames RGB uint8 (n, px, px, 3) of one view. Nothing here imports a network, so
+In: a `FrameJob`. Out: `ViewChunk`s, frames RGB uint8 (n, px, px, 3) of one view. Nothing here imports a network, so
 that decoder processes start quickly. Of a clip at most `STEP` (n_frames - 1) + 1 frames of `frame_px` are held.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from helpers.classes.array_clips import read_clip
 from helpers.classes.views import PLAIN, STEP, corrupt, draw_view, exposed, generator, held, places_of, show, split_name
 from helpers.config import ClassificationConfig
-from helpers.crops import PIECE_CROPS, Clock, Piece, batches_of
+from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock, batches_of
 from helpers.video import iter_frames, uniform_indices
 
 
@@ -35,7 +35,7 @@ class FrameJob:
 
 
 @dataclass(frozen=True)
-class ViewPiece(Piece):
+class ViewChunk(Chunk):
     """Neighbouring frames of one view, by its name; `t_s` is as fast as the view is."""
 
     view: str = PLAIN
@@ -49,7 +49,7 @@ class _Decoded:
     decoder: str
 
 
-def clip_frames(job: FrameJob) -> Iterator[ViewPiece]:
+def clip_frames(job: FrameJob) -> Iterator[ViewChunk]:
     """The frames of every view of a clip, view by view. VideoError where it cannot be decoded."""
     clock = Clock()
     with clock("decoding"):
@@ -58,7 +58,7 @@ def clip_frames(job: FrameJob) -> Iterator[ViewPiece]:
         yield from _view(job, name, clip, clock)
 
 
-def _view(job: FrameJob, name: str, clip: _Decoded, clock: Clock) -> Iterator[ViewPiece]:
+def _view(job: FrameJob, name: str, clip: _Decoded, clock: Clock) -> Iterator[ViewChunk]:
     cfg, n = job.cfg, len(clip.frames)
     corruption, view_name = split_name(name)
     r = generator(cfg.seed, job.key, view_name, 1)  # not the one that draws the view
@@ -66,13 +66,13 @@ def _view(job: FrameJob, name: str, clip: _Decoded, clock: Clock) -> Iterator[Vi
     view = exposed(view, corrupt(clip.frames[n // 2], corruption, cfg.seed, job.key, n // 2))
     places = places_of(view, n, cfg.n_frames, r)
     shown = held(corruption, places, n, cfg.n_frames)
-    for batch in batches_of(zip(places, shown, strict=True), PIECE_CROPS):
+    for batch in batches_of(zip(places, shown, strict=True), CROPS_PER_CHUNK):
         at = np.array([place for place, _ in batch])
         with clock("views"):
             whole = (corrupt(clip.frames[k], corruption, cfg.seed, job.key, k) for _, k in batch)
             frames = np.stack([show(frame, view, job.px, r) for frame in whole])
         t_s = (clip.t_s[at] - clip.t_s[places[0]]) / view.speed
-        yield ViewPiece(frames, t_s, clip.number[at], clip.decoder, spent_s=clock.read(), view=name)
+        yield ViewChunk(frames, t_s, clip.number[at], clip.decoder, spent_s=clock.read(), view=name)
 
 
 def _decode(job: FrameJob) -> _Decoded:

@@ -18,7 +18,7 @@ import numpy as np
 
 from helpers.backbones import build_backbone
 from helpers.config import StaticConfig
-from helpers.crops import CROP_PX, PIECE_FLOWS, Job, Piece, face_crops, face_flows
+from helpers.crops import CROP_PX, FLOWS_PER_CHUNK, Chunk, Job, face_crops, face_flows
 from helpers.decoding.excerpt import write_excerpt
 from helpers.device import device_scope, use_device
 from helpers.faces import FaceTrack
@@ -54,7 +54,7 @@ class Input:
     takes, and how many faces or flows a second of it has.
     """
 
-    pieces: list[Piece]
+    pieces: list[Chunk]
     track: FaceTrack | StoredTrack
     work_s: float
     per_s: float
@@ -68,7 +68,7 @@ def stored_input(source: StoredSource, key: str, duration_s: float, size_px: int
     job, track = source.job(Path(), key, "", size_px)
     per_s = (job.n_flows if isinstance(job, FlowJob) else len(job.paths)) / duration_s
     with one_thread():
-        pieces, spent_s = timed(partial(_first, source.work(job), -(-MANY_FLOWS // PIECE_FLOWS)))
+        pieces, spent_s = timed(partial(_first, source.work(job), -(-MANY_FLOWS // FLOWS_PER_CHUNK)))
     return Input(pieces, track, spent_s / sum(len(piece.t_s) for piece in pieces) * per_s, per_s)
 
 
@@ -120,11 +120,11 @@ def _moved(job: Job, folder: Path, size_px: int) -> Input:
     return Input(pieces, job.track, flow_s * job.track.fps, job.track.fps)
 
 
-def measure_flow(job: Job, folder: Path) -> tuple[list[Piece], float]:
+def measure_flow(job: Job, folder: Path) -> tuple[list[Chunk], float]:
     """Some flows of a clip, and the seconds that each takes: few where they are slow, as TV-L1's may take a second."""
     seconds = FEW_FLOWS / job.track.fps
     few = replace(job, path=write_excerpt(job.path, folder / f"few{job.path.suffix}", seconds))
-    for chosen, n_pieces in ((few, 1), (job, -(-MANY_FLOWS // PIECE_FLOWS))):
+    for chosen, n_pieces in ((few, 1), (job, -(-MANY_FLOWS // FLOWS_PER_CHUNK))):
         pieces, total_s = timed(partial(_first, face_flows(chosen), n_pieces))
         flow_s = total_s / sum(len(piece.t_s) for piece in pieces)
         if flow_s * MANY_FLOWS > ENOUGH_S:
@@ -132,7 +132,7 @@ def measure_flow(job: Job, folder: Path) -> tuple[list[Piece], float]:
     return pieces, flow_s
 
 
-def _first(pieces: Iterator[Piece], n: int) -> list[Piece]:
+def _first(pieces: Iterator[Chunk], n: int) -> list[Chunk]:
     return list(islice(pieces, n))
 
 

@@ -26,13 +26,13 @@ class LossyError(Exception):
 
 
 def call(order):
-    """What the workers of these tests do: (function, *arguments) -> its pieces."""
+    """What the workers of these tests do: (function, *arguments) -> its chunks."""
     function, *arguments = order
     yield from function(*arguments)
 
 
-def some(n_pieces, first=0):
-    for number in range(first, first + n_pieces):
+def some(n_chunks, first=0):
+    for number in range(first, first + n_chunks):
         yield number, np.full((number % 5, 3), number, np.uint8)
 
 
@@ -68,16 +68,16 @@ def hanging():
     time.sleep(60)
 
 
-def counting(log, n_pieces, n_bytes):
-    """Pieces of n_bytes; the length of the file `log` tells how many were made."""
-    for _ in range(n_pieces):
+def counting(log, n_chunks, n_bytes):
+    """Chunks of n_bytes; the length of the file `log` tells how many were made."""
+    for _ in range(n_chunks):
         with Path(log).open("ab") as file:
             file.write(b".")
         yield np.zeros(n_bytes, np.uint8)
 
 
 def slow(n_signs, between_s):
-    """A sign of life every so many seconds, then a piece."""
+    """A sign of life every so many seconds, then a chunk."""
     for _ in range(n_signs):
         time.sleep(between_s)
         yield None
@@ -96,7 +96,7 @@ def frames_of(path):
 
 
 def surroundings():
-    print("this must not end up among the pieces")
+    print("this must not end up among the chunks")
     os.write(1, b"nor this\n")
     interrupt = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     loaded = {"tensorflow", "keras", "jax", "torch"} & set(sys.modules)
@@ -104,13 +104,13 @@ def surroundings():
 
 
 def outcomes(run):
-    """key -> pieces, the last one an error if there was one."""
+    """key -> chunks, the last one an error if there was one."""
     found = {}
-    for key, pieces in run:
+    for key, chunks in run:
         found[key] = []
         try:
-            for piece in pieces:
-                found[key].append(piece)
+            for chunk in chunks:
+                found[key].append(chunk)
         except Exception as error:
             found[key].append(error)
     return found
