@@ -2,9 +2,9 @@
 
 In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`.
 
-A key is the clip's path below the data folder without suffix (`training80_01/-AmMDnVl4s8.003`). A source is what splits
-may not cut apart: a `source` column in `ratings.csv`, or the first 11 characters of names like `<11 characters>.003`
-(the video's id in ChaLearn First Impressions), or else the clip itself: then its source equals its key.
+A key is the clip's path below the data folder without suffix (`training80_01/-AmMDnVl4s8.003`), "/" between its parts.
+A source is what splits may not cut apart: a `source` column in `ratings.csv`, or the first 11 characters of names like
+`<11 characters>.003` (the video's id in ChaLearn First Impressions), or else the clip itself: then it equals the key.
 """
 
 import logging
@@ -33,7 +33,7 @@ DISPLAY = {  # high "neuroticism" in this data means emotionally stable
     "neuroticism": "emotional stability (N)",
 }
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
-LEAVE_OUT = ".nomedia"  # a file of this name, as media players know it: whoever walks past leaves the folder out
+LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
 CHALEARN_NAME = re.compile(r"([\w-]{11})\.\d{3}", re.ASCII)
 
 
@@ -47,20 +47,18 @@ def clip_key(path: str) -> str:
 
     Only the last suffix goes, and only if it is one of videos: `id.003.mp4` and `id.003` both give `id.003`.
     """
-    key = path.rpartition(".")[0] if is_video(path) else path
-    return unicodedata.normalize("NFC", key)
+    return unicodedata.normalize("NFC", path.rpartition(".")[0] if is_video(path) else path)
 
 
 def source_of(key: str) -> str:
     """Return the video id in a ChaLearn name (`<11 characters>.003`), else the key: a clip is then its own source."""
-    found = CHALEARN_NAME.fullmatch(PurePosixPath(key).name)
-    return found[1] if found else key
+    match = CHALEARN_NAME.fullmatch(PurePosixPath(key).name)
+    return match[1] if match else key
 
 
 def split_of(key: str) -> str:
     """Return the split that the innermost telling folder of a key names, or ""."""
-    named = (split_named(folder) for folder in reversed(key.split("/")[:-1]))
-    return next(filter(None, named), "")
+    return next(filter(None, map(split_named, reversed(key.split("/")[:-1]))), "")
 
 
 def natural_order(key: str) -> tuple:
@@ -69,11 +67,11 @@ def natural_order(key: str) -> tuple:
     return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], key
 
 
-def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str] | None = None) -> list[str]:
+def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str]) -> list[str]:
     """Find the clip that each name means.
 
     Args:
-        names: Keys, or the last parts of keys (a file name; a folder and a file name), with or without video suffix.
+        names: As `fitting_keys` takes them.
         splits: The split of each key there is, "" where it is unknown.
         name_splits: For each name the split its clip is known to be in, or "". Clips of other splits are passed over.
 
@@ -83,19 +81,21 @@ def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iter
     Raises:
         ValueError: a name that fits more than one clip.
     """
-    names = list(names)
-    wanted = name_splits if name_splits is not None else [""] * len(names)
-    found = []
-    for name, candidates, split in zip(names, fitting_keys(names, splits), wanted, strict=True):
+    names, keys = list(names), []
+    for name, candidates, split in zip(names, fitting_keys(names, splits), name_splits, strict=True):
         fitting = [key for key in candidates if not split or splits[key] in ("", split)]
         if len(fitting) > 1:
             raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
-        found.append(fitting[0] if fitting else "")
-    return found
+        keys.append(fitting[0] if fitting else "")
+    return keys
 
 
 def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
-    """List for each name all keys it fits: the equal one, or else those that end in it; suffixes as in `find_keys`."""
+    """List for each name all keys it fits: the equal one, or else those that end in it.
+
+    Names are keys, or their last parts (a file name; a folder and a file name), with or without video suffix. A name is
+    tried as it is, and then without spaces around it and with "/" for backslashes.
+    """
     tails: dict[str, list[str]] = {}
     for key in keys:
         parts = key.split("/")
@@ -105,47 +105,46 @@ def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
 
 
 def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
-    """The clips a name may mean, as it is or else tidied: the one with that key, or those whose keys end in it."""
     tidied = name.strip().replace("\\", "/").removeprefix("./")
-    paths = [unicodedata.normalize("NFC", spelled) for spelled in (name, tidied)]
-    for spelling in (spelled for path in paths for spelled in (path, clip_key(path))):
-        if spelling in tails.get(spelling, []):
-            return [spelling]
-    ends = (tails.get(clip_key(path)) or tails.get(path) for path in paths)
-    return next(filter(None, ends), [])
+    spellings = [s for path in (name, tidied) for s in (clip_key(path), unicodedata.normalize("NFC", path))]
+    equal = ([s] for s in spellings if s in tails.get(s, []))
+    ends = (tails[s] for s in spellings if s in tails)
+    return next(equal, None) or next(ends, [])
 
 
 def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:
     """Yield the path of every video file, or of those whose names are `wanted`, below a folder, relative to it.
 
-    Parts of a path have "/" between them. Hidden files and folders are left out, and folders below `root` that hold a
-    file `.nomedia`: clips of another kind, such as the sample's classes of motion, which are looked for in their own
-    folder. Folders that are links are followed, each folder once, however many links lead to it. A link to nothing is
-    a file too: it will be named where it fails. A folder that cannot be read is logged and left out, if not `root`.
+    Hidden files and folders are left out, and folders below `root` that hold a file `.nomedia`: clips of another kind,
+    such as the sample's classes of motion. Folders that are links are followed, each folder once, however many links
+    lead to it. A link to nothing is a file too: it will be named where it fails. A folder that cannot be read is logged
+    and left out, if not `root`.
 
     Raises:
         ValueError: a name that is not UTF-8: no table could hold it.
     """
-    seen = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError as error:
-            if folder == root:
-                raise
-            log.warning("%s cannot be read (%s): its clips are left out", folder, error.strerror)
+
+    def unreadable(error: OSError) -> None:
+        if error.filename == str(root):
+            raise error
+        log.warning("%s cannot be read (%s): its clips are left out", error.filename, error.strerror)
+
+    visited = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    for folder, folders, files in os.walk(str(root), followlinks=True, onerror=unreadable):
+        if LEAVE_OUT in files and folder != str(root):
+            folders.clear()
             continue
-        if LEAVE_OUT in names and folder != root:
-            continue
-        for path in (folder / name for name in names if not name.startswith(".")):
-            if os.path.isdir(path):
-                if _identity(path) not in seen:
-                    seen.add(_identity(path))
-                    folders.append(path)
-            elif wanted(path.name) and (os.path.isfile(path) or not os.path.exists(path)):
-                yield _checked(path.relative_to(root).as_posix())
+        folders[:] = [name for name in sorted(folders) if name[0] != "." and _is_new(Path(folder, name), visited)]
+        for path in (Path(folder, name) for name in sorted(files) if name[0] != "." and wanted(name)):
+            if os.path.isfile(path) or not os.path.exists(path):
+                yield _utf8(path.relative_to(root).as_posix())
+
+
+def _is_new(folder: Path, visited: set[tuple[int, int]]) -> bool:
+    """Say whether a folder was not visited yet, under whatever name, and take it for visited."""
+    before = len(visited)
+    visited.add(_identity(folder))
+    return len(visited) > before
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -153,7 +152,7 @@ def _identity(folder: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def _checked(path: str) -> str:
+def _utf8(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -162,9 +161,7 @@ def _checked(path: str) -> str:
 
 
 def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
-    """Find every video file below a folder, in any layout.
-
-    Hidden files and folders are left out; folders that are links are followed, each folder once.
+    """Find every video file below a folder, in any layout (see `video_files`).
 
     Args:
         data_dir: The data folder.
@@ -184,7 +181,7 @@ def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
     if not root.is_dir():
         raise NotADirectoryError(f"data_dir must be a folder of clips, {root} is a file. Name the folder it is in.")
     paths: dict[str, str] = {}
-    for path in video_files(root):
+    for path in sorted(video_files(root)):
         key = clip_key(path)
         if key in paths:
             raise ValueError(f"{paths[key]!r} and {path!r} have the same key {key!r}. Rename one of the two.")
@@ -198,13 +195,36 @@ def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
 def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:
     """The table of `find_clips` for clips by key; `bytes` is 0 where a path below `root` is no file."""
     keys = sorted(paths, key=natural_order)
+    files = [root / paths[key] for key in keys]
     columns = {
         "path": [paths[key] for key in keys],
         "source": [source_of(key) for key in keys],
         "split": [split_of(key) for key in keys],
-        "bytes": [_size(root / paths[key]) for key in keys],
+        "bytes": [file.stat().st_size if file.is_file() else 0 for file in files],
     }
     return pd.DataFrame(columns, index=pd.Index(keys, name="key"))
+
+
+def read_clips(
+    data_dir: str | Path,
+    limit: int = 0,
+    *,
+    targets: Sequence[str] = TRAITS,
+    rating_range: tuple[float, float] = (0.0, 1.0),
+    stored: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one.
+
+    With `stored`, the clips are those of these keys, of which there are no videos; their `path` is their key.
+    """
+    clips = clip_table({key: key for key in stored}, Path(data_dir)) if stored else find_clips(data_dir)
+    return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
+
+
+def _first(clips: pd.DataFrame, limit: int) -> pd.DataFrame:
+    if limit < 0:
+        raise ValueError(f"limit must be 0 (all) or more, got {limit}.")
+    return clips.head(limit) if limit else clips
 
 
 def read_ratings(
@@ -240,15 +260,20 @@ def read_ratings(
         )
     once = rows[rows["key"] != ""].drop_duplicates(["key", *STATED, *targets])
     _check_rated_once(once, [*STATED, *targets])
-    given = once.groupby("key", sort=False)[["source", "split", "group"]].first()
-    means = once.groupby("key", sort=False)[list(targets)].mean()
-    problems = reconcile(rows, clips, targets) if kind != "none" else _unread(Path(data_dir))
+    by_clip = once.groupby("key", sort=False)
+    means, given = by_clip[list(targets)].mean(), by_clip[["source", "split", "group"]].first()
+    if kind == "none":  # positional labels may lie there: nothing says which clip a row is of
+        arrays = sorted(path.name for path in Path(data_dir).glob("labels*.npy"))
+        problems = [(name, "order only: see ratings.read_positional") for name in arrays]
+    else:
+        problems = _misfits(rows, means, clips)
+    table = pd.DataFrame(problems, columns=["name", "problem"], dtype="str")
     agreement = reliability(once, targets) if (once["rater"] != "").any() else None
-    return Ratings(means, kind, problems, given, reliability=agreement)
+    return Ratings(means, kind, table, given, reliability=agreement)
 
 
 def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise ValueError when a rater rated a clip in two ways, or two raters are told another source, split or group."""
+    """Raise ValueError when a rater rated a clip in two ways, or raters name two sources, splits or groups of it."""
     again = rows[rows.duplicated(["key", "rater"])]
     parted = rows.groupby("key")[["source", "split", "group"]].nunique().gt(1).any(axis=1)
     if len(again):
@@ -265,51 +290,29 @@ def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:
     )
 
 
-def reconcile(rows: pd.DataFrame, clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
-    """List what does not fit between ratings and clips.
-
-    Args:
-        rows: Columns `name`, `key` ("" where there is no such clip), `rater` and one per target.
-        clips: Index `key`.
-        targets: What was rated.
-
-    Returns:
-        Columns `name` and `problem`: "rating without clip", "clip without rating", "rated twice, alike", or
-        "no number for openness, ...".
-    """
+def _misfits(rows: pd.DataFrame, means: pd.DataFrame, clips: pd.DataFrame) -> list[tuple[str, str]]:
+    """List (name, problem) of what does not fit between rows of rating files, mean ratings and clips."""
     matched = rows[rows["key"] != ""]
-    found = [(name, "rating without clip") for name in rows.loc[rows["key"] == "", "name"]]
-    found += [(key, "clip without rating") for key in clips.index.difference(matched["key"], sort=False)]
-    found += [(key, "rated twice, alike") for key in matched.loc[matched.duplicated(["key", "rater"]), "key"]]
-    for key, values in matched.groupby("key", sort=False)[list(targets)].mean().iterrows():
-        if values.isna().any():
-            found.append((key, f"no number for {', '.join(values.index[values.isna()])}"))
-    return _problems(found)
+    partial = means[means.isna().any(axis=1)]
+    return [
+        *((name, "rating without clip") for name in rows.loc[rows["key"] == "", "name"]),
+        *((key, "clip without rating") for key in clips.index.difference(matched["key"], sort=False)),
+        *((key, "rated twice, alike") for key in matched.loc[matched.duplicated(["key", "rater"]), "key"]),
+        *((key, f"no number for {', '.join(row.index[row.isna()])}") for key, row in partial.iterrows()),
+    ]
 
 
-def _unread(data_dir: Path) -> pd.DataFrame:
-    """Positional labels lying in a folder without other ratings: nothing says which clip a row is of."""
-    return _problems([(path.name, "order only: see ratings.read_positional") for path in data_dir.glob("labels*.npy")])
+def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:
+    """Return the table of clips with one column per target (NaN where unrated).
 
-
-def _problems(found: list[tuple[str, str]]) -> pd.DataFrame:
-    return pd.DataFrame(found, columns=["name", "problem"], dtype="str")
-
-
-def read_clips(
-    data_dir: str | Path,
-    limit: int = 0,
-    *,
-    targets: Sequence[str] = TRAITS,
-    rating_range: tuple[float, float] = (0.0, 1.0),
-    stored: Sequence[str] = (),
-) -> pd.DataFrame:
-    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one.
-
-    With `stored`, the clips are those of these keys, of which there are no videos; their `path` is their key.
+    Sources and splits that the rating files state take the place of those that the names suggest; a column `group` is
+    there when they state one.
     """
-    clips = clip_table({key: key for key in stored}, Path(data_dir)) if stored else find_clips(data_dir)
-    return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
+    given = ratings.given.reindex(clips.index, fill_value="")
+    stated = {name: given[name].where(given[name] != "", clips[name]) for name in ("source", "split")}
+    if (given["group"] != "").any():
+        stated["group"] = given["group"]
+    return clips.assign(**stated).join(ratings.table)
 
 
 def target_names(targets: str) -> list[str]:
@@ -322,20 +325,10 @@ def targets_of(clips: pd.DataFrame) -> list[str]:
     return [column for column in clips.columns if column not in ABOUT]
 
 
-def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:
-    """Return the table of clips with one column per target (NaN where unrated).
-
-    Sources and splits that the rating files state take the place of those that the names suggest; a column `group` is
-    there when they state one.
-    """
-    clips = clips.copy()
-    for column in ("source", "split"):
-        given = ratings.given[column].reindex(clips.index, fill_value="")
-        clips[column] = given.where(given != "", clips[column])
-    groups = ratings.given["group"].reindex(clips.index, fill_value="")
-    if (groups != "").any():
-        clips["group"] = groups
-    return clips.join(ratings.table)
+def trait_statistics(clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
+    """Return `n`, `mean`, `sd` (of the sample, n - 1), `min` and `max` of each target's ratings, one row per target."""
+    table = clips[list(targets)].agg(["count", "mean", "std", "min", "max"]).T
+    return table.rename(columns={"count": "n", "std": "sd"}).astype({"n": int})
 
 
 def leakage(clips: pd.DataFrame) -> pd.DataFrame:
@@ -349,14 +342,11 @@ def leakage(clips: pd.DataFrame) -> pd.DataFrame:
         One row per pair of splits that both have clips: `split`, `against` ("train" or "train + validation"), `clips`,
         `sharing` (how many of them share a source) and `share` in [0, 1].
     """
-    rows = []
-    pairs = (("validation", ["train"]), ("test", ["train"]), ("test", ["train", "validation"]))
-    for split, against in pairs:
-        sources = clips.loc[clips["split"] == split, "source"]
-        present = clips["split"].isin(against)
-        if len(sources) and clips.loc[present, "split"].nunique() == len(against):
-            sharing = int(sources.isin(clips.loc[present, "source"]).sum())
-            rows.append((split, " + ".join(against), len(sources), sharing, sharing / len(sources)))
+    rows, sources = [], {split: table["source"] for split, table in clips.groupby("split")}
+    for split, *against in (("validation", "train"), ("test", "train"), ("test", "train", "validation")):
+        if sources.keys() >= {split, *against}:
+            shared = sources[split].isin(pd.concat([sources[name] for name in against]))
+            rows.append((split, " + ".join(against), len(shared), int(shared.sum()), float(shared.mean())))
     return pd.DataFrame(rows, columns=["split", "against", "clips", "sharing", "share"])
 
 
@@ -377,19 +367,3 @@ def load_clips(path: str | Path) -> pd.DataFrame:
     targets = targets_of(pd.read_csv(made, index_col="key", nrows=0))
     text = dict.fromkeys(("key", "path", "source", "split", "group"), str)
     return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in targets})
-
-
-def trait_statistics(clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
-    """Return `n`, `mean`, `sd` (of the sample, n - 1), `min` and `max` of each target's ratings, one row per target."""
-    table = clips[list(targets)].agg(["count", "mean", "std", "min", "max"]).T
-    return table.rename(columns={"count": "n", "std": "sd"}).astype({"n": int})
-
-
-def _first(clips: pd.DataFrame, limit: int) -> pd.DataFrame:
-    if limit < 0:
-        raise ValueError(f"limit must be 0 (all) or more, got {limit}.")
-    return clips.head(limit) if limit else clips
-
-
-def _size(path: Path) -> int:
-    return os.path.getsize(path) if os.path.isfile(path) else 0

@@ -1,4 +1,4 @@
-"""Splits of clips into training, validation and test: by source by default.
+"""Splits of N clips into training, validation and test, by source unless asked otherwise.
 
 In: keys, sources and official splits of N clips. Out: "train", "validation" or "test" for each, (N,) str.
 """
@@ -14,14 +14,49 @@ SPLIT_NAME = re.compile(r"(?:(train|training)|(val|valid|validation)|(test))[\d 
 
 def split_named(name: str) -> str:
     """Return "train", "validation" or "test" for the name of a split (`training80_01`, `val`, `TEST`), else ""."""
-    found = SPLIT_NAME.fullmatch(name.strip())
-    return SPLITS[found.lastindex - 1] if found else ""
+    match = SPLIT_NAME.fullmatch(name.strip())
+    return SPLITS[match.lastindex - 1] if match else ""
+
+
+def split_clips(
+    keys: Sequence[str],
+    sources: Sequence[str],
+    official: Sequence[str],
+    kind: str,
+    seed: int,
+    validation: float,
+    test: float,
+    folds: int = 5,
+) -> np.ndarray:
+    """Split clips.
+
+    Args:
+        keys, sources, official: Of each clip, (N,).
+        kind: "source", "kfold" (see `split_folds`), "random" (which leaks wherever clips share a source) or "official".
+        seed: Not used by "official".
+        validation, test: See `split_by_source`; not used by "official", `test` not by "kfold".
+        folds: Used by "kfold".
+
+    Returns:
+        "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
+    """
+    if kind == "kfold":
+        return split_folds(sources, seed, validation=validation, folds=folds)
+    if kind in ("source", "random"):
+        groups = sources if kind == "source" else keys
+        return split_by_source(groups, seed, validation=validation, test=test)
+    if kind != "official":
+        raise ValueError(f"kind must be source, kfold, random or official, got {kind!r}.")
+    split = np.asarray(official, dtype=str)
+    if absent := sorted(set(SPLITS) - set(split)):
+        raise ValueError(
+            f"the official split must have rated {' and '.join(absent)} clips, got none. Use split: source."
+        )
+    return split
 
 
 def split_by_source(sources: Sequence[str], seed: int, *, validation: float, test: float) -> np.ndarray:
     """Draw a split that never parts the clips of one source.
-
-    A random split of clips, which leaks, is the same with the clips' keys for `sources`.
 
     Args:
         sources: Source of each clip, (N,).
@@ -35,17 +70,17 @@ def split_by_source(sources: Sequence[str], seed: int, *, validation: float, tes
         ValueError: not one source would be left for a part.
     """
     names, of_clip = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
-    counts = {"validation": validation, "test": test}
-    counts = {part: round(n * len(names)) if n < 1 else int(n) for part, n in counts.items()}
-    if min(counts.values()) < 1 or sum(counts.values()) >= len(names):
+    n_test, n_validation = _number(test, names), _number(validation, names)
+    if min(n_test, n_validation) < 1 or n_test + n_validation >= len(names):
         raise ValueError(
-            f"validation and test must leave a source to each part, got {counts} of {len(names)} sources. "
-            "Change their shares, or add clips of other sources."
+            f"validation and test must leave a source to each part, got {n_validation} and {n_test} of {len(names)} "
+            "sources. Change their shares, or add clips of other sources."
         )
-    parts = np.repeat(["test", "validation"], [counts["test"], counts["validation"]])
-    drawn = np.full(len(names), "train", dtype="<U10")
-    drawn[np.random.RandomState(seed).permutation(len(names))[: len(parts)]] = parts
-    return drawn[of_clip]
+    order = np.random.RandomState(seed).permutation(len(names))
+    parts = np.full(len(names), "train", dtype="<U10")
+    parts[order[:n_test]] = "test"
+    parts[order[n_test : n_test + n_validation]] = "validation"
+    return parts[of_clip]
 
 
 def split_folds(sources: Sequence[str], seed: int, *, validation: float, folds: int) -> np.ndarray:
@@ -58,52 +93,16 @@ def split_folds(sources: Sequence[str], seed: int, *, validation: float, folds: 
     if not 2 <= folds <= len(names):
         raise ValueError(f"folds must be 2 to {len(names)}, the number of sources, got {folds}. Lower it.")
     shuffled = np.random.RandomState(seed // folds).permutation(names)
-    in_test = np.isin(sources, np.array_split(shuffled, folds)[seed % folds])
-    rest = np.asarray(sources, dtype=str)[~in_test]
-    n_rest, n_validation = len(np.unique(rest)), round(validation * len(names)) if validation < 1 else int(validation)
-    if not 0 < n_validation < n_rest:
+    tested = np.array_split(shuffled, folds)[seed % folds]
+    rest, n_validation = np.setdiff1d(names, tested), _number(validation, names)
+    if not 0 < n_validation < len(rest):
         raise ValueError(
-            f"validation must leave a source to each part, got {n_validation} of {n_rest} sources beside the fold. "
+            f"validation must leave a source to each part, got {n_validation} of {len(rest)} sources beside the fold. "
             "Change its share, or add clips of other sources."
         )
-    chosen = np.random.RandomState(seed).permutation(np.unique(rest))[:n_validation]
-    split = np.where(np.isin(sources, chosen), "validation", "train")
-    return np.where(in_test, "test", split)
+    chosen = np.random.RandomState(seed).permutation(rest)[:n_validation]
+    return np.select([np.isin(sources, tested), np.isin(sources, chosen)], ["test", "validation"], "train")
 
 
-def split_clips(
-    keys: Sequence[str],
-    sources: Sequence[str],
-    official: Sequence[str],
-    kind: str,
-    seed: int,
-    validation: float,
-    test: float,
-    folds: int = 5,
-) -> np.ndarray:
-    """Split clips by source, in folds by source, at random, or as the data says.
-
-    Args:
-        keys, sources, official: Of each clip, (N,).
-        kind: "source", "kfold", "random" (which leaks wherever clips share a source) or "official".
-        seed: Not used by "official".
-        validation, test: See `split_by_source`; not used by "official", `test` not by "kfold".
-        folds: Used by "kfold": see `split_folds`.
-
-    Returns:
-        "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
-    """
-    if kind == "official":
-        split = np.asarray(official, dtype=str)
-        absent = sorted(set(SPLITS) - set(split))
-        if absent:
-            raise ValueError(
-                f"the official split must have rated {' and '.join(absent)} clips, got none. Use split: source."
-            )
-        return split
-    if kind == "kfold":
-        return split_folds(sources, seed, validation=validation, folds=folds)
-    groups = {"source": sources, "random": keys}
-    if kind not in groups:
-        raise ValueError(f"kind must be source, kfold, random or official, got {kind!r}.")
-    return split_by_source(groups[kind], seed, validation=validation, test=test)
+def _number(share: float, names: np.ndarray) -> int:
+    return round(share * len(names)) if share < 1 else int(share)

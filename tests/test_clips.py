@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path):
-    disk = make_clips(tmp_path / "disk", "train/a.mp4")
+    disk = make_clips(tmp_path / "disk", "train/a.mp4", "c.mp4")
     data = make_clips(tmp_path / "data", "b.mp4")
     (data / "linked").symlink_to(disk)
     (data / "linked again").symlink_to(disk)
@@ -95,7 +95,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     (data / "up").symlink_to(tmp_path)
     (data / "knot").symlink_to(data / "knot")
     (data / "file.mp4").symlink_to(disk / "train/a.mp4")
-    assert clips.find_clips(data).index.tolist() == ["b", "file", "linked/train/a"]
+    assert clips.find_clips(data).index.tolist() == ["b", "file", "linked/c", "linked/train/a"]
 
 
 def test_a_link_to_nothing_is_a_clip_of_zero_bytes(tmp_path):
@@ -105,14 +105,14 @@ def test_a_link_to_nothing_is_a_clip_of_zero_bytes(tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_scanned(tmp_path, monkeypatch, caplog):
     make_clips(tmp_path, "open/a.mp4", "locked/b.mp4")
-    listdir = os.listdir
+    scandir = os.scandir
 
     def locked(folder):
         if str(folder).endswith("locked"):
-            raise PermissionError(13, "Permission denied")
-        return listdir(folder)
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
 
-    monkeypatch.setattr(os, "listdir", locked)
+    monkeypatch.setattr(os, "scandir", locked)
     assert clips.find_clips(tmp_path).index.tolist() == ["open/a"]
     assert "locked cannot be read (Permission denied): its clips are left out" in caplog.text
     with pytest.raises(PermissionError):
@@ -180,7 +180,7 @@ def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
 
 def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():
     splits = {"x": "", "a/x": "", "a/b/y": "train", "id.003": ""}
-    assert clips.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits) == [
+    assert clips.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
         "x",
         "x",
         "a/x",
