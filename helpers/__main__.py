@@ -1,123 +1,84 @@
 """Command line: `python -m helpers COMMAND`; `python -m helpers --help` lists the commands.
 
-Exit: 0 done, 1 an error, 2 wrong usage, 3 `check` found clips that cannot be used.
+Exit: 0 done, 1 an error, 2 wrong usage, 3 `check` found clips that cannot be used. What takes long to import is
+imported by the command that needs it.
 """
 
-import argparse
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, arg
+from tyro.extras import SubcommandApp
 
 from helpers import training_commands
-from helpers.classes import classify
-from helpers.scoring import score_command
+from helpers.training_commands import Params, UsageError, Videos, some, unset, without_noise
 
 log = logging.getLogger("helpers")
+app = SubcommandApp()
+Flag = Annotated[bool, unset()]
+Limit = Annotated[int, arg(metavar="N")]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; every expected error is one line on stderr."""
     argv = sys.argv[1:] if argv is None else argv
-    # A clip's name may begin with a dash (YouTube ids do); argparse would take it for an option.
+    # A clip's name may begin with a dash (YouTube ids do); it would be taken for an option.
     argv = [f"./{a}" if a.startswith("-") and Path(a).is_file() else a for a in argv]
-    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
+    about = {"prog": "python -m helpers", "description": "The ocean workbook from the command line."}
     try:
-        return arguments.command(arguments)
+        return app.cli(args=argv, config=(FlagCreatePairsOff, DisallowNone), **about)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         log.debug("", exc_info=True)
         return 1
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped. The same command goes on from here.", file=sys.stderr)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m helpers", description="The ocean workbook from the command line.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+@app.command
+def run(
+    *,
+    data: Path,
+    out: Path,
+    weights: Annotated[Literal["pretrained", "random"] | None, unset()] = None,
+    params: Params = None,
+    only: Annotated[str | None, unset(metavar="03,04")] = None,
+    start: Annotated[str | None, unset(name="from", metavar="05")] = None,
+    limit: Limit = 0,
+) -> int:
+    """Run the notebooks on a folder of clips.
 
-    run = commands.add_parser("run", help="run the notebooks on a folder of clips")
-    run.add_argument("--data", type=Path, required=True, help="folder of clips with ratings")
-    run.add_argument("--out", type=Path, required=True, help="folder of this run's results")
-    run.add_argument("--weights", choices=("pretrained", "random"), help="default: pretrained")
-    run.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters, one section per notebook")
-    run.add_argument("--only", metavar="03,04", help="these notebooks only")
-    run.add_argument("--from", dest="start", metavar="05", help="this notebook and all after it")
-    run.add_argument("--limit", type=int, default=0, metavar="N", help="the first N clips only")
-    run.set_defaults(command=_run)
-
-    check = commands.add_parser("check", help="look at every clip of a folder, and forecast what a run will take")
-    check.add_argument("data", type=Path, metavar="DIR", help="folder of clips, with or without ratings")
-    check.add_argument("--csv", type=Path, metavar="FILE", help="write the table here, every clip and column")
-    check.add_argument("--limit", type=int, default=0, metavar="N", help="the first N clips only")
-    check.add_argument("--thorough", action="store_true", help="decode every frame, to find damage inside")
-    check.add_argument("--params", type=Path, metavar="FILE.yaml", help="parameters that the run will have")
-    check.add_argument("--no-forecast", action="store_true", help="the clips only, not the hours and disk of a run")
-    check.set_defaults(command=_check)
-
-    report = commands.add_parser("report", help="write summary.json and report.html of a run again")
-    report.add_argument("run", type=Path, metavar="DIR", help="the run's folder: 06 is done in it")
-    report.set_defaults(command=_report)
-
-    score_command.add_to(commands)
-    training_commands.add_to(commands)
-
-    export = commands.add_parser("export", help="write the face crops of a run as a tree of JPEG files")
-    export.add_argument("--data", type=Path, required=True, help="folder of clips that the run was made from")
-    export.add_argument("--run", type=Path, required=True, help="the run's folder: 02 is done in it")
-    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="faces_jpeg/ is made in this folder")
-    export.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame of a clip (default: 5)")
-    export.set_defaults(command=_export)
-
-    weights = commands.add_parser("weights", help="list, fetch, verify or convert published weights")
-    weights.add_argument("action", choices=("list", "fetch", "verify", "convert"))
-    weights.add_argument(
-        "names", nargs="*", metavar="NAME", help="names of the list, or all; verify: all that is there"
-    )
-    weights.add_argument("--folder", type=Path, metavar="DIR", help="your weights folder (default: OCEAN_WEIGHTS)")
-    weights.set_defaults(command=_weights)
-
-    large = commands.add_parser("large", help="write the rows of a run as one array, for other tools")
-    large.add_argument("--run", type=Path, required=True, help="the run's folder; features/ is made in it")
-    large.add_argument("--hdf5", action="store_true", help="write an HDF5 file of sequences as well")
-    large.set_defaults(command=_large)
-
-    features = commands.add_parser("features", help="take features that were made elsewhere for a run's 03 or 04")
-    features.add_argument(
-        "--from", dest="source", type=Path, required=True, metavar="SOURCE", help="folder, .npy, .csv"
-    )
-    features.add_argument("--stream", choices=("static", "dynamic"), required=True)
-    features.add_argument("--data", type=Path, required=True, help="folder of clips")
-    features.add_argument("--out", type=Path, required=True, help="the run's folder")
-    features.add_argument("--index", type=Path, metavar="FILE.csv", help="says whose the rows of a .npy are")
-    features.add_argument("--fps", type=float, help="frames per second, for rows without times")
-    features.add_argument(
-        "--skip-unmatched", action="store_true", help="leave out features of clips that are not there"
-    )
-    features.set_defaults(command=_features)
-
-    classify.add_parser(commands)
-    return parser
-
-
-def _run(arguments: argparse.Namespace) -> int:
+    Args:
+        data: Folder of clips with ratings.
+        out: Folder of this run's results.
+        weights: Published weights or none; default: pretrained.
+        params: Parameters, one section per notebook.
+        only: These notebooks only.
+        start: This notebook and all after it.
+        limit: The first N clips only.
+    """
     from helpers import report, workbook
     from helpers.clips import write_clips
     from helpers.files import FolderLock
 
-    data, out = arguments.data.resolve(), arguments.out.resolve()
-    if arguments.limit < 0:
-        raise ValueError(f"--limit must be 0 or more, got {arguments.limit}.")
-    tasks = workbook.plan(data, out, weights=arguments.weights, params=arguments.params, limit=arguments.limit)
-    chosen = workbook.select(arguments.only, arguments.start)
+    data, out = data.resolve(), out.resolve()
+    if limit < 0:
+        raise ValueError(f"--limit must be 0 or more, got {limit}.")
+    tasks = workbook.plan(data, out, weights=weights, params=params, limit=limit)
+    chosen = workbook.select(only, start)
     stored = workbook.stored_keys(tasks, data)
     if stored:
         chosen = workbook.without_videos(tasks, chosen, data)
-    wanted = [task for task in tasks if task.name in chosen]
-    clips = workbook.check_inputs(wanted, data, out, arguments.limit, stored)
+    clips = workbook.check_inputs([task for task in tasks if task.name in chosen], data, out, limit, stored)
     with FolderLock(out):
         if stored:
             write_clips(clips, out / "clips.csv")  # as 01 does for videos
@@ -131,103 +92,218 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(arguments: argparse.Namespace) -> int:
-    from helpers import report
+@app.command
+def check(
+    data: Positional[Annotated[Path, arg(metavar="DIR")]],
+    *,
+    csv: Annotated[Path | None, unset(metavar="FILE")] = None,
+    limit: Limit = 0,
+    thorough: Flag = False,
+    params: Params = None,
+    no_forecast: Flag = False,
+) -> int:
+    """Look at every clip of a folder, and forecast what a run will take.
 
-    print(report.write_report(arguments.run))
-    return 0
-
-
-def _check(arguments: argparse.Namespace) -> int:
+    Args:
+        data: Folder of clips, with or without ratings.
+        csv: Write the table here, every clip and column.
+        limit: The first N clips only.
+        thorough: Decode every frame, to find damage inside.
+        params: Parameters that the run will have.
+        no_forecast: The clips only, not the hours and disk of a run.
+    """
     from helpers import check
     from helpers.config import PreparationConfig
-    from helpers.files import replacing, resolve, stderr_into
+    from helpers.files import replacing, resolve
 
-    if arguments.csv and arguments.csv.is_dir():
-        raise IsADirectoryError(f"--csv must name a file, {arguments.csv} is a folder. Add a file's name.")
+    if csv and csv.is_dir():
+        raise IsADirectoryError(f"--csv must name a file, {csv} is a folder. Add a file's name.")
     parameters = {}
-    if arguments.params or not arguments.no_forecast:
+    if params or not no_forecast:
         from helpers import workbook  # takes as long to import as a few clips to check
 
-        tasks = workbook.plan(arguments.data.resolve(), resolve("results"), params=arguments.params)
+        tasks = workbook.plan(data.resolve(), resolve("results"), params=params)
         parameters = {task.name: task.parameters for task in tasks}
     wanted = PreparationConfig.checked(parameters.get("02_clip_preparation", {}))
-    table = check.check_clips(
-        arguments.data,
-        limit=arguments.limit,
-        thorough=arguments.thorough,
-        detector=wanted.detector,
-        min_coverage=wanted.min_coverage,
-        progress=sys.stderr.isatty(),
-    )
+    how = {"limit": limit, "thorough": thorough, "detector": wanted.detector, "min_coverage": wanted.min_coverage}
+    table = check.check_clips(data, **how, progress=sys.stderr.isatty())
     print(check.as_text(table), flush=True)
-    if arguments.csv:
-        with replacing(arguments.csv) as part:
+    if csv:
+        with replacing(csv) as part:
             table.to_csv(part, float_format="%.6g")
-    if not arguments.no_forecast and table["usable"].any():
-        with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+    if not no_forecast and table["usable"].any():
+        with without_noise():
             from helpers import forecast
-        print("\n" + forecast.as_text(forecast.forecast(table, arguments.data, forecast.Stages.of(parameters))))
+        print("\n" + forecast.as_text(forecast.forecast(table, data, forecast.Stages.of(parameters))))
     return 0 if table["usable"].all() else 3
 
 
-def _export(arguments: argparse.Namespace) -> int:
+@app.command
+def report(run: Positional[Annotated[Path, arg(metavar="DIR")]]) -> int:
+    """Write summary.json and report.html of a run again.
+
+    Args:
+        run: The run's folder: 06 is done in it.
+    """
+    from helpers import report
+
+    print(report.write_report(run))
+    return 0
+
+
+@app.command
+def score(
+    videos: Videos,
+    *,
+    model: Path,
+    out: Annotated[Path | None, unset(metavar="DIR")] = None,
+    json: Annotated[Path | None, unset(metavar="FILE")] = None,
+    csv: Annotated[Path | None, unset(metavar="FILE")] = None,
+    html: Annotated[Path | None, unset(metavar="FILE")] = None,
+) -> int:
+    """Score videos with a trained model.
+
+    Exit 0: at least one is scored, and those that failed are listed.
+
+    Args:
+        videos: Video files, or folders of them.
+        model: The model folder of a run: results/<run>/model.
+        out: Write score.json, score.csv and score.html here.
+        json: Write the scores here as well.
+        csv: A table, one row per video and trait.
+        html: One page about all videos, to open in a browser.
+    """
+    with without_noise():
+        from helpers import score, scores
+
+    files = {"json": json, "csv": csv, "html": html}
+    if out:
+        files = {kind: name or out / f"score.{kind}" for kind, name in files.items()}
+    videos, scorer = some(videos), score.load_scorer(model)
+    results: list[score.ClipScore | scores.Unusable] = []
+    try:
+        for result in scores.score_videos(videos, scorer, faces=score.N_FACES if files["html"] else 0):
+            results.append(result)
+            if isinstance(result, scores.Unusable):
+                print(f"error: {result.video}: {result.reason}", file=sys.stderr, flush=True)
+            else:
+                print(score.as_text(result), flush=True)
+    finally:  # what ends a long list of videos early leaves the scores that are there
+        written = scores.write_scores(results, scorer, **files)
+    failed = sum(isinstance(result, scores.Unusable) for result in results)
+    if failed:
+        print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
+    if written:
+        print(f"written: {', '.join(map(str, written))}")
+    return 1 if failed == len(results) else 0
+
+
+for command in (training_commands.compare, training_commands.train, training_commands.predict):
+    app.command(command)
+app.command(training_commands.classify, name="classify", help="Classes of clips: train on class folders, and predict.")
+
+
+@app.command
+def export(*, data: Path, run: Path, to: Annotated[Path, arg(metavar="DIR")], every: Limit = 5) -> int:
+    """Write the face crops of a run as a tree of JPEG files.
+
+    Args:
+        data: Folder of clips that the run was made from.
+        run: The run's folder: 02 is done in it.
+        to: faces_jpeg/ is made in this folder.
+        every: Every N-th frame of a clip.
+    """
     from helpers.clips import load_clips
     from helpers.faces import export_faces
     from helpers.files import needs
 
-    clips = load_clips(needs(arguments.run / "clips.csv", "01_data_analysis"))
-    counts = export_faces(
-        clips, arguments.data, arguments.run, arguments.to, every=arguments.every, progress=sys.stderr.isatty()
-    )["counts"]
+    clips = load_clips(needs(run / "clips.csv", "01_data_analysis"))
+    counts = export_faces(clips, data, run, to, every=every, progress=sys.stderr.isatty())["counts"]
     print(f"{counts['made']} clips exported, {counts['found']} were there, {counts['failed']} have no faces")
     return 0 if counts["made"] + counts["found"] else 1
 
 
-def _weights(arguments: argparse.Namespace) -> int:
-    from helpers import catalogue
-    from helpers.files import stderr_into
+@app.command
+def weights(
+    action: Positional[Literal["list", "fetch", "verify", "convert"]],
+    names: Positional[Annotated[tuple[str, ...], unset(metavar="[NAME ...]")]] = (),
+    *,
+    folder: Annotated[Path | None, unset(metavar="DIR")] = None,
+) -> int:
+    """List, fetch, verify or convert published weights.
 
-    if arguments.folder:
-        os.environ["OCEAN_WEIGHTS"] = str(arguments.folder.resolve())
-    if arguments.action == "list":
+    Args:
+        action: What to do.
+        names: Names of the list, or all; verify: all that is there.
+        folder: Your weights folder; default: OCEAN_WEIGHTS.
+    """
+    from helpers import catalogue
+
+    if folder:
+        os.environ["OCEAN_WEIGHTS"] = str(folder.resolve())
+    if action == "list":
         print(catalogue.as_text())
         return 0
-    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+    with without_noise():
         from helpers import stock
-    work = {"fetch": stock.fetch_named, "verify": stock.verify_named, "convert": stock.convert_named}[arguments.action]
+    work = {"fetch": stock.fetch_named, "verify": stock.verify_named, "convert": stock.convert_named}[action]
     well = True
-    for line, is_well in work(arguments.names):
+    for line, is_well in work(list(names)):
         print(line if is_well else f"error: {line}", file=sys.stdout if is_well else sys.stderr, flush=True)
         well = well and is_well
     return 0 if well else 1
 
 
-def _large(arguments: argparse.Namespace) -> int:
+@app.command
+def large(*, run: Path, hdf5: Flag = False) -> int:
+    """Write the rows of a run as one array, for other tools.
+
+    Args:
+        run: The run's folder; features/ is made in it.
+        hdf5: Write an HDF5 file of sequences as well.
+    """
     from helpers import store
     from helpers.clips import load_clips
 
-    made = [name for name in ("static", "dynamic") if (arguments.run / name).exists()]
+    made = [name for name in ("static", "dynamic") if (run / name).exists()]
     if not made:
-        raise FileNotFoundError(f"{arguments.run} holds no features. Run 03_static_extraction first: it makes them.")
-    out = arguments.run / "features"
+        raise FileNotFoundError(f"{run} holds no features. Run 03_static_extraction first: it makes them.")
     for name in made:
-        print(store.write_large(arguments.run / name, out, name))
-        if arguments.hdf5:
-            store.write_hdf5(
-                arguments.run / name, out / f"{name}_features.h5", name, load_clips(arguments.run / "clips.csv")
-            )
-            print(out / f"{name}_features.h5")
+        print(store.write_large(run / name, run / "features", name))
+        if hdf5:
+            path = run / "features" / f"{name}_features.h5"
+            store.write_hdf5(run / name, path, name, load_clips(run / "clips.csv"))
+            print(path)
     return 0
 
 
-def _features(arguments: argparse.Namespace) -> int:
+@app.command
+def features(
+    *,
+    source: Annotated[Path, arg(name="from", metavar="SOURCE")],
+    stream: Literal["static", "dynamic"],
+    data: Path,
+    out: Path,
+    index: Annotated[Path | None, unset(metavar="FILE.csv")] = None,
+    fps: Annotated[float | None, unset()] = None,
+    skip_unmatched: Flag = False,
+) -> int:
+    """Take features that were made elsewhere for a run's 03 or 04.
+
+    Args:
+        source: A folder, a .npy or a .csv file.
+        stream: Which of the two they are.
+        data: Folder of clips.
+        out: The run's folder.
+        index: Says whose the rows of a .npy are.
+        fps: Frames per second, for rows without times.
+        skip_unmatched: Leave out features of clips that are not there.
+    """
     from helpers import precomputed, workbook
 
-    options = {name: getattr(arguments, name) for name in ("data", "index", "fps", "skip_unmatched")}
-    out, progress = arguments.out.resolve(), sys.stderr.isatty()
-    manifest = precomputed.import_features(arguments.source, out, arguments.stream, **options, progress=progress)
-    counts = manifest["counts"]
+    out = out.resolve()
+    how = {"data": data, "index": index, "fps": fps, "skip_unmatched": skip_unmatched}
+    counts = precomputed.import_features(source, out, stream, **how, progress=sys.stderr.isatty())["counts"]
     if counts["made"]:
         workbook.forget(out, "05")
     print(

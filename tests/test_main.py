@@ -1,9 +1,9 @@
 """The command line: exit status and the one line that a user reads when something is wrong."""
 
+import functools
+import inspect
 import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 from test_face_trees import write_tree as write_faces
@@ -131,8 +131,72 @@ def test_scoring_without_a_model_says_which_notebook_makes_it(capsys, data, tmp_
     assert "card.json is missing. Run 06_training first" in error
 
 
-def test_wrong_usage_is_exit_status_two():
-    assert subprocess.run([sys.executable, "-m", "helpers", "run"], capture_output=True).returncode == 2
+@pytest.mark.parametrize(
+    "given",
+    [
+        (),
+        ("run",),
+        ("run", "--data", "a", "--out", "b", "--limit", "many"),
+        ("run", "--data", "a", "--out", "b", "--weights", "none"),
+        ("run", "--data", "a", "--out", "b", "--bogus"),
+        ("score", "--model", "m"),
+        ("classify", "predict", "--model", "m"),
+        ("weights", "buy"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage_is_exit_status_two(given):
+    try:
+        status = __main__.main([*given])
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2
+
+
+def test_the_commands_of_the_readme_are_spelled_as_there(monkeypatch):
+    """Every option is taken as README and docs write it, with underscores or hyphens."""
+    taken = []
+    monkeypatch.setattr(weights, "require", lambda names: {})
+    given = {
+        "run": "--data a --out b --params c.yaml --only 03,04 --from 03 --limit 2 --weights random",
+        "score": "v.mp4 w --model m --out o --json a --csv b --html c",
+        "train": "--static_features s --dynamic_features d --labels l --ids i --output o --epochs 1 --batch_size 2",
+        "predict": "--model m --face_dir f --flow_dir g --faces_fps 30 --flow_fps 6 --output o",
+        "compare": "--data d --out o --models all --seeds 0,1 --params p",
+        "check": "DIR --csv f --limit 3 --thorough --no-forecast",
+        "features": "--from s --stream static --data d --out o --index i --fps 3 --skip-unmatched",
+        "large": "--run r --hdf5",
+        "export": "--data d --run r --to t --every 5",
+        "weights": "fetch a b --folder f",
+        "report": "DIR",
+    }
+    for name, text in given.items():
+        spec = __main__.app._subcommands[name]
+        monkeypatch.setattr(spec, "target", spies(spec.target, taken))
+        assert __main__.main([name, *text.split()]) == 0, name
+    assert [name for name, _ in taken] == list(given)
+    said = dict(taken)
+    assert said["run"]["start"] == "03"
+    assert said["train"]["batch_size"] == 2
+    assert [str(path) for path in said["score"]["videos"]] == ["v.mp4", "w"]
+    assert said["check"]["no_forecast"] is True
+    assert said["weights"]["names"] == ("a", "b")
+
+
+def spies(command, taken):
+    @functools.wraps(command)
+    def spy(*args, **kwargs):
+        taken.append((command.__name__, inspect.signature(command).bind(*args, **kwargs).arguments))
+        return 0
+
+    return spy
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_no_option(capsys, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    status, error = run(capsys, "score", "-a b.mp4", "--model", tmp_path)
+    assert status == 1
+    assert "card.json is missing" in error
 
 
 def test_a_second_run_on_a_folder_is_refused_with_one_line(capsys, data, tmp_path):

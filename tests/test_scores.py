@@ -12,7 +12,7 @@ from helpers.clips import TRAITS
 from helpers.faces import NoFaceError
 from helpers.files import read_json, write_json
 from helpers.scores import Unusable
-from helpers.scoring import score_command, score_page
+from helpers.scoring import score_page
 
 
 @pytest.fixture
@@ -165,18 +165,14 @@ def test_the_parts_of_a_clip_lie_on_its_time_axis():
 
 @pytest.mark.parametrize(("usable", "status"), [((True, False), 0), ((False, False), 1)])
 def test_the_command_lists_failures_and_fails_only_without_a_score(tmp_path, monkeypatch, capsys, usable, status):
-    from argparse import ArgumentParser
-
     from helpers import score
+    from helpers.__main__ import main
 
     results = [made_up(f"{n}.mp4") if well else Unusable(f"{n}.mp4", "no face") for n, well in enumerate(usable)]
     monkeypatch.setattr(score, "load_scorer", lambda folder: scorer_of(folder))
     monkeypatch.setattr(scores, "score_videos", lambda paths, scorer, faces: iter(results))
-    parser = ArgumentParser()
-    score_command.add_to(parser.add_subparsers())
     given = ["score", "x", "--model", str(tmp_path), "--out", str(tmp_path / "o"), "--csv", str(tmp_path / "t.csv")]
-    arguments = parser.parse_args(given)
-    assert arguments.command(arguments) == status
+    assert main(given) == status
     said = capsys.readouterr()
     assert "error: 1.mp4: no face" in said.err
     assert f"{usable.count(False)} of 2 videos could not be scored" in said.err
