@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RATING_FILE = re.compile(r"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?P<suffix>pkl|pickle|json|csv)", re.I)
 KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv"}
+REST = "cells beyond the last column"
 STATED = ("source", "split", "rater", "group")  # optional columns of a CSV
 HEADINGS = {"videoname": "clip", "neurotisicm": "neuroticism"}  # sic, in the challenge's CSV
 NOT_A_NUMBER = {"", "nan", "na", "n/a", "none", "null"}
@@ -141,15 +142,15 @@ def scaled(rows: pd.DataFrame, targets: Sequence[str], rating_range: tuple[float
 def _rating_files(folder: Path) -> list[Path]:
     """The rating files of a folder; where it has none, those of its direct children."""
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    found = [path for path in entries if _is_rating_file(path)]
-    if found:
-        return found
+    if here := [path for path in entries if _is_rating_file(path)]:
+        return here
+    below = []
     for child in filter(Path.is_dir, entries):
         try:
-            found += sorted(path for path in child.iterdir() if _is_rating_file(path))
+            below += sorted(path for path in child.iterdir() if _is_rating_file(path))
         except OSError as error:
             log.warning("%s cannot be read (%s): ratings in it are left out", child, error.strerror)
-    return found
+    return below
 
 
 def _is_rating_file(path: Path) -> bool:
@@ -214,55 +215,45 @@ def _check_shape(path: Path, data: Any) -> None:
         if not isinstance(trait, str) or not isinstance(values, dict):
             raise ValueError(f"{rule} {type(values).__name__} for {trait!r}.")
         for name, value in values.items():
-            if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+            if not isinstance(name, str) or type(value) not in (int, float):
                 raise ValueError(f"{rule} {type(value).__name__} for {trait} of {name!r}.")
             if abs(value) > 2**53:
                 raise ValueError(f"{rule} a number too large for a rating for {trait} of {name!r}.")
 
 
 def _csv_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
-    (_, header), *lines = _csv_lines(path)
-    columns = _columns(path, header, ["clip", *targets])
-    columns |= {name: column for column in header if (name := _heading(column)) in STATED}
-    for number, cells in lines:
-        where = f"{path.name} line {number}"
-        if len(cells) > len(header):
-            raise ValueError(f"{where} must have at most {len(header)} fields, got {len(cells)}.")
-        by_column = dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=True))
-        cell = {name: by_column[column] for name, column in columns.items()}
-        if not cell["clip"]:
-            raise ValueError(f"{where} must name a clip, got {cells}.")
-        if cell.get("rater") == "":
-            raise ValueError(f"{where} must name a rater like the other lines, got {cells}.")
-        if cell.get("split") and not split_named(cell["split"]):
-            raise ValueError(f"{where}: split must be train, validation or test, got {cell['split']!r}.")
-        stated = {name: cell.get(name, "") for name in STATED}
-        row = _row(path, cell["clip"]) | stated | {"split": split_named(stated["split"])}
-        yield row | {target: _number(cell[target], f"{where}: {target}") for target in targets}
-
-
-def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and stripped cells of the lines that hold any, empty cells at their end left out."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        lines = [(reader.line_num, _trimmed(cells)) for cells in reader]
+        lines = csv.DictReader(
+            io.StringIO(text, newline=""), None, REST, "", delimiter=delimiter, skipinitialspace=True
+        )
+        if not any(lines.fieldnames or []):
+            raise ValueError(f"{path.name} must begin with a line of column names, got none.")
+        columns = _columns(path, lines.fieldnames, ["clip", *targets])
+        columns |= {name: column for column in lines.fieldnames if (name := _heading(column)) in STATED}
+        for line in lines:
+            where, n = f"{path.name} line {lines.line_num}", len(lines.fieldnames)
+            if rest := list(filter(str.strip, line.pop(REST, []))):
+                raise ValueError(f"{where} must have at most {n} fields, got {n + len(rest)}.")
+            if any(map(str.strip, line.values())):
+                yield _csv_row(path, {name: line[column].strip() for name, column in columns.items()}, targets, where)
     except UnicodeDecodeError:
         raise ValueError(f"{path.name} must be UTF-8 text. Save it as CSV UTF-8.") from None
     except csv.Error as error:
         raise ValueError(f"{path.name} is not CSV ({error}).") from None
-    lines = [(number, cells) for number, cells in lines if cells]
-    if not lines:
-        raise ValueError(f"{path.name} must begin with a line of column names, got an empty file.")
-    return lines
 
 
-def _trimmed(cells: list[str]) -> list[str]:
-    cells = [cell.strip() for cell in cells]
-    while cells and not cells[-1]:
-        cells.pop()
-    return cells
+def _csv_row(path: Path, cells: dict[str, str], targets: Sequence[str], where: str) -> dict[str, Any]:
+    stated = {name: cells.get(name, "") for name in STATED}
+    if not cells["clip"]:
+        raise ValueError(f"{where} must name a clip, got {cells}.")
+    if cells.get("rater") == "":
+        raise ValueError(f"{where} must name a rater like the other lines, got {cells}.")
+    if stated["split"] and not split_named(stated["split"]):
+        raise ValueError(f"{where}: split must be train, validation or test, got {stated['split']!r}.")
+    numbers = {target: _number(cells[target], f"{where}: {target}") for target in targets}
+    return _row(path, cells["clip"]) | stated | {"split": split_named(stated["split"])} | numbers
 
 
 def _number(text: str, what: str) -> float:
@@ -277,15 +268,15 @@ def _number(text: str, what: str) -> float:
 
 def _columns(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     """Which heading stands for each wanted column."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for heading in filter(None, headings):
-        if _heading(heading) in found:
+        if _heading(heading) in by_name:
             raise ValueError(f"{path.name} must have one column {_heading(heading)!r}, got two.")
-        found[_heading(heading)] = heading
+        by_name[_heading(heading)] = heading
     for name in wanted:
-        if _heading(name) not in found:
+        if _heading(name) not in by_name:
             raise ValueError(f"{path.name} must have a column {name!r}, got {', '.join(headings[:20]) or 'none'}.")
-    return {name: found[_heading(name)] for name in wanted}
+    return {name: by_name[_heading(name)] for name in wanted}
 
 
 def _heading(text: str) -> str:
