@@ -14,10 +14,10 @@ import json
 import logging
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -79,17 +79,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         DiskFullError: There is no room; what was at `path` before is still there.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f"{PART}{secrets.token_hex(4)}{path.suffix}")
     try:
         new = list(takewhile(lambda folder: not folder.exists(), path.parents))
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART, suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
         for folder in (path.parent, *(folder.parent for folder in new)):
             sync_folder(folder)
@@ -98,8 +95,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise full from error
         raise
     finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be what is missing
+            temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -124,19 +121,17 @@ def disk_full(error: BaseException | None, path: Path) -> DiskFullError | None:
         error = error.__cause__ or error.__context__  # closing a half-written archive hides the first error
     if error is None:
         return None
-    there = next(folder for folder in path.parents if folder.exists())
     return DiskFullError(
         f"the disk is full ({os.strerror(error.errno)}): {path} needs more room, "
-        f"{shutil.disk_usage(there).free / 1e6:,.1f} MB are free there. "
+        f"{free_bytes(path.parent) / 1e6:,.1f} MB are free there. "
         "Free some and run the same command: it goes on from here."
     )
 
 
-@cache
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def free_bytes(folder: str | Path) -> int:
+    """Free bytes on the disk that a folder is on, or will be."""
+    folder = resolve(folder)
+    return shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -263,18 +258,11 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary files and folders of killed writers, below `folder` too, except where one has its own lock."""
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not Path(where, name, LOCK).exists()]
-        for name in folders:
-            if name.startswith(PART):
-                shutil.rmtree(Path(where, name), ignore_errors=True)
-        for name in files:
-            if name.startswith(PART):
-                Path(where, name).unlink(missing_ok=True)
-
-
-def free_bytes(out: str | Path) -> int:
-    """Free bytes on the disk that a folder is on, or will be."""
-    out = resolve(out)
-    return shutil.disk_usage(next(folder for folder in (out, *out.parents) if folder.exists())).free
+        for part in (Path(where, name) for name in (*folders, *files) if name.startswith(PART)):
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def duration(hours: float) -> str:
