@@ -18,7 +18,7 @@ from helpers.attention import attention_entropy, get_attention_weights, occlusio
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.crops import Chunk
-from helpers.explorer import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
+from helpers.gallery import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures
 from helpers.video import VideoError, read_frames
@@ -290,4 +290,4 @@ def test_in_a_front_end_the_explorer_is_displayed(gallery, figures, monkeypatch)
     assert explorers.show(gallery, clip=CLIP, trait="openness") is None
     assert isinstance(shown[0], explorers.Explorer)
     assert shown[0].player.state.startswith(f"{CLIP}|mean|openness|")
-    assert explorers.CHANGE in shown[0].player.scene["label"]
+    assert CHANGE in shown[0].player.scene["label"]

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from helpers import explorer
-from helpers.explorer import encode_preview
+from helpers import gallery
 from helpers.files import ROOT
+from helpers.gallery import encode_preview
 
 DATA = ROOT / "data_sample"
 
@@ -20,8 +20,8 @@ def decoded(data):
 
 @pytest.mark.parametrize("encoder", ["libx264", "libvpx-vp9"])
 def test_a_preview_is_the_clip_small_with_its_times(encoder, monkeypatch):
-    monkeypatch.setattr(explorer, "HEIGHT_PX", 120)
-    monkeypatch.setattr(explorer, "KINDS", [kind for kind in explorer.KINDS if kind[0] == encoder])
+    monkeypatch.setattr(gallery, "HEIGHT_PX", 120)
+    monkeypatch.setattr(gallery, "KINDS", [kind for kind in gallery.KINDS if kind[0] == encoder])
     made = encode_preview(DATA / "awkward" / "variable_frame_rate.mp4")
     with av.open(str(DATA / "awkward" / "variable_frame_rate.mp4")) as video:
         original = [(float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in video.decode(video=0)]
@@ -37,11 +37,11 @@ def test_a_preview_is_upright_and_even_sided():
     frames = decoded(encode_preview(DATA / "awkward" / "portrait_rotated.mp4").data)
     height, width = frames[0][1].shape[:2]
     assert height > width
-    assert height <= explorer.HEIGHT_PX
+    assert height <= gallery.HEIGHT_PX
     assert height % 2 == width % 2 == 0
 
 
 def test_without_an_encoder_for_browsers_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(explorer.av, "codecs_available", {"mpeg4"})
+    monkeypatch.setattr(gallery.av, "codecs_available", {"mpeg4"})
     with pytest.raises(RuntimeError, match="must have the encoder libx264 or libvpx-vp9.*pip install"):
         encode_preview(DATA / "awkward" / "very_short.mp4")

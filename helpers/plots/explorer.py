@@ -1,6 +1,6 @@
 """Pictures of the explorer: a clip's attention and effects on its time axis, and one stretch of motion close up.
 
-In: arrays of one clip, as `helpers.explorer.ClipView` holds them. Out: Axes, or Figures for grids. The stretch
+In: arrays of one clip, as `helpers.gallery.ClipView` holds them. Out: Axes, or Figures for grids. The stretch
 is a motion token; where nobody can click, `plot_clip` shows in one figure what the explorer shows of it.
 """
 
