@@ -23,10 +23,11 @@ from benchmarks.alternation import alternate, minus, options_of, ratio, report
 from benchmarks.clips import BENCHMARK, FPS, N_FRAMES, draw_pictures, encode
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig
+from helpers.container import probe
 from helpers.crops import CROP_PX, Job, face_flows
 from helpers.faces import FaceTrack, crop_at, detect_faces, track_clip
 from helpers.flow import METHODS, OpticalFlowComputer
-from helpers.video import backend_name, count_samples, iter_frames, probe
+from helpers.video import backend_name, count_samples, iter_frames
 from helpers.workers import ClipPool, cores
 
 PREPARATION = PreparationConfig(fps=FPS, detect_every=FPS // 2, backend="pyav")  # two looks a second, as by default

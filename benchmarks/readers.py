@@ -19,8 +19,9 @@ import av
 import cv2
 import numpy as np
 
+from helpers.container import VideoError, probe
 from helpers.files import stderr_into
-from helpers.video import VideoError, iter_frames, probe, read_frames
+from helpers.video import iter_frames, read_frames
 
 PX = 256
 SIZE = (PX, PX)

@@ -7,7 +7,6 @@ Few frames of a clip are decoded, in processes of their own: a clip that crashes
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
+from helpers.container import VideoError, VideoInfo, probe
 from helpers.faces import detect_faces, require_detector
 from helpers.files import duration
-from helpers.video import OpenVideo, VideoError, VideoInfo, iter_frames, open_video, uniform_indices
+from helpers.video import iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
 
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
@@ -128,8 +128,7 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
     Raises:
         VideoError: see `helpers.video.iter_frames`.
     """
-    with open_video(request.path) as video:
-        numbers = spread_numbers(video, request.looks)
+    numbers = spread_numbers(probe(request.path).n_frames, request.looks)
     stream = iter_frames(request.path, indices=None if request.thorough else numbers, backend="pyav")
     looked_at = set(numbers.tolist())
     for position, (frame, _, number) in enumerate(stream):
@@ -138,28 +137,9 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
         yield detect_faces(frame, request.detector) if number in looked_at else None
 
 
-def spread_numbers(video: OpenVideo, looks: int) -> np.ndarray:
-    """The frames to look at, one in each of `looks` equal parts of a clip, chosen to cost little decoding.
-
-    Where a part holds key pictures, which are decoded alone, it is the one nearest to its middle; elsewhere it is the
-    part's first frame, which needs the fewest pictures before it.
-
-    Returns:
-        Frame numbers, int (n,), ascending; n is `looks`, or all frames of a shorter clip.
-    """
-    n = len(video.t_s)
-    if n <= looks:
-        return np.arange(n)
-    if not video.timed or video.packets is None:
-        return uniform_indices(n, looks)  # such a video is decoded as a whole anyway
-    ticks = [packet.pts for packet in video.packets if packet.is_keyframe and not packet.is_discard]
-    keys = np.intersect1d(video.ticks, ticks, return_indices=True)[1]
-    edges = np.linspace(0, n, looks + 1).round().astype(int)
-    numbers = []
-    for first, end in pairwise(edges):
-        inside = keys[(first <= keys) & (keys < end)]
-        numbers.append(inside[np.abs(inside - (first + end) / 2).argmin()] if len(inside) else first)
-    return np.array(numbers)
+def spread_numbers(n_frames: int, looks: int) -> np.ndarray:
+    """The middle frame of each of `looks` equal parts of a clip, int (n,); all frames of a shorter clip."""
+    return np.unique(((np.arange(looks) + 0.5) * n_frames / looks).astype(int))
 
 
 def _gather(pieces: Iterator[Any]) -> Finding:

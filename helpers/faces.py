@@ -22,9 +22,10 @@ import cv2
 import numpy as np
 
 from helpers.config import PreparationConfig
+from helpers.container import VideoError
 from helpers.files import weights_folder
 from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
-from helpers.video import Frames, VideoError, backend_version, iter_frames, read_frames, uniform_indices
+from helpers.video import Frames, backend_version, iter_frames, read_frames, uniform_indices
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,6 +29,7 @@ from helpers.attention import (
 )
 from helpers.clips import DISPLAY, load_clips
 from helpers.config import AttentionConfig, DynamicConfig
+from helpers.container import probe
 from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
 from helpers.faces import FaceTrack, crop_at, read_track
@@ -37,7 +38,7 @@ from helpers.store import FeatureFile, read_features, read_manifest
 from helpers.training.experiment import load_run
 from helpers.training.train import load_trained, rated_clips, split_of
 from helpers.training.variants import TOKEN_MODEL
-from helpers.video import iter_frames, probe
+from helpers.video import iter_frames
 
 HEIGHT_PX = 320  # of the video, at most: a clip is looked at beside its attention, not for itself
 KEY_EVERY = 10  # frames: a click is to show its picture at once

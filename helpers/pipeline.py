@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from helpers.container import VideoError
 from helpers.crops import Chunk
 from helpers.device import device_scope
 from helpers.faces import NoFaceError
@@ -30,7 +31,6 @@ from helpers.forward import Forward, NetworkError
 from helpers.precomputed import StoredError
 from helpers.rows import ClipRows, TooShortError
 from helpers.store import FeatureFile, Stage, clip_stamp
-from helpers.video import VideoError
 from helpers.workers import ClipPool, WorkerError
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from helpers.clips import natural_order, video_files
+from helpers.container import VideoError
 from helpers.files import replacing, write_json
 from helpers.pipeline import CLIP_ERRORS
 from helpers.score import N_FACES, ClipScore, Scorer, as_dict, score_clip
 from helpers.scoring.score_page import write_page
-from helpers.video import VideoError
 
 VALUES = ("score", "low", "high", "constant", "share_below")
 

@@ -221,9 +221,9 @@ def predict_classes(
 
     with without_noise():
         from helpers.classes import clip_classes
+        from helpers.container import VideoError
         from helpers.pipeline import CLIP_ERRORS
         from helpers.scores import named_videos
-        from helpers.video import VideoError
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
     videos, classifier = some(videos), clip_classes.load_clip_classifier(model, list(further))

@@ -10,9 +10,9 @@ import pytest
 from benchmarks import clips, damaged, decode, readers, variants
 from benchmarks.decode import AUTO
 from benchmarks.readers import OPENCV, Job, Way
-from helpers import video as choice
+from helpers.container import VideoError, probe
 from helpers.files import read_json
-from helpers.video import VideoError, probe, read_frames
+from helpers.video import read_frames
 from helpers.workers import ClipPool, WorkerCrashed, WorkerHung
 
 N_FRAMES = 31
@@ -29,12 +29,6 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sources(small):
     return [variants.Source(name, path, path.read_bytes(), variants.media_ranges(path)) for name, path in small.items()]
-
-
-@pytest.fixture
-def pyav_chosen(monkeypatch):
-    """The choice of the fastest decoder is measured in processes of its own and kept in the user's home."""
-    monkeypatch.setattr("helpers.video.choose_backend", lambda path: choice.REFERENCE)
 
 
 def job_on(path, **asked):
@@ -101,7 +95,7 @@ def test_a_peer_that_cannot_be_loaded_is_named_with_its_reason(monkeypatch):
     }
 
 
-def test_decode_writes_every_figure(small, tmp_path, capsys, monkeypatch, pyav_chosen):
+def test_decode_writes_every_figure(small, tmp_path, capsys, monkeypatch):
     def failing(job):
         raise RuntimeError("no such codec")
 
@@ -141,7 +135,7 @@ def test_only_exact_peers_count():
     assert decode.to_exact_peers(rows, ["fast"]) is None
 
 
-def test_a_folder_is_read_by_workers(small, pyav_chosen):
+def test_a_folder_is_read_by_workers(small):
     with ClipPool(readers.read_64, workers=0) as pool:
         decode.read_by_pool(pool, list(small.values())[:2])
 

@@ -11,8 +11,8 @@ from data_sample.make.motion_sample import CLASSES, motion_plan
 from helpers.classes import array_clips
 from helpers.classes.array_clips import count_clips, read_clip
 from helpers.classes.class_folders import find_classes
+from helpers.container import VideoError
 from helpers.files import ROOT
-from helpers.video import VideoError
 
 
 def make(root: Path, *names: str) -> Path:

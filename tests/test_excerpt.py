@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
+from helpers.container import VideoError, open_video, probe
 from helpers.decoding.excerpt import write_excerpt
-from helpers.video import VideoError, open_video, probe, read_frames
+from helpers.video import read_frames
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data_sample"
 CLIP = SAMPLE / "training80_01" / "4eke_igcKkn.000.mp4"

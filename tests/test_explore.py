@@ -17,11 +17,12 @@ from helpers import explorer as explorers
 from helpers.attention import attention_entropy, get_attention_weights, occlusion, per_motion_token, relevance
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
+from helpers.container import VideoError
 from helpers.crops import Chunk
 from helpers.gallery import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import explorer as pictures
-from helpers.video import VideoError, read_frames
+from helpers.video import read_frames
 
 CLIP = SHOWN[1]
 

@@ -16,13 +16,13 @@ from helpers import files, forecast
 from helpers.backbones import Backbone
 from helpers.check import check_clips
 from helpers.config import AlignmentConfig, DynamicConfig, PreparationConfig, StaticConfig
+from helpers.container import probe
 from helpers.crops import Chunk, Job
 from helpers.engine import costs
 from helpers.engine.costs import Measured
 from helpers.faces import track_clip
 from helpers.forecast import Stages
 from helpers.precomputed import StoredTrack
-from helpers.video import probe
 from helpers.weights import Weights
 from helpers.workers import cores
 

@@ -2,10 +2,8 @@
 
 from fractions import Fraction
 from pathlib import Path
-from threading import Event, current_thread, main_thread
 
 import av
-import cv2
 import numpy as np
 import pytest
 from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbered
@@ -13,35 +11,48 @@ from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbere
 from data_sample.make.awkward import turn_clockwise
 from data_sample.make.sample import write_mp4
 from helpers import video
+from helpers.container import VideoError, probe
 from helpers.files import ROOT
 from helpers.video import (
     BACKENDS,
-    VideoError,
+    Converter,
     backend_name,
     backend_version,
     count_samples,
-    decode_pyav,
     fixed_rate_indices,
     iter_frames,
-    open_video,
-    probe,
+    parity_table,
     read_frames,
     uniform_indices,
 )
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
+ONE = 1 << 16
+TURNS = {  # [[a, b], [c, d]] to what it does to an array (H, W, 3)
+    "as it is": ([[1, 0], [0, 1]], lambda x: x),
+    "clockwise": ([[0, 1], [-1, 0]], lambda x: np.rot90(x, -1)),
+    "half": ([[-1, 0], [0, -1]], lambda x: np.rot90(x, 2)),
+    "counter-clockwise": ([[0, -1], [1, 0]], lambda x: np.rot90(x, 1)),
+    "mirrored": ([[-1, 0], [0, 1]], lambda x: x[:, ::-1]),
+    "upside down mirrored": ([[1, 0], [0, -1]], lambda x: x[::-1]),
+}
+STREAMS = {
+    "no reordering.mp4": ("libx264", {"bf": "0"}),
+    "b pictures.mp4": ("libx264", {"bf": "3", "x264-params": "b-pyramid=none"}),
+    "short groups.mp4": ("libx264", {"g": "6", "bf": "2"}),
+    "open groups.mp4": ("libx264", {"g": "8", "bf": "3", "x264-params": "open-gop=1:b-adapt=0:scenecut=0"}),
+    "intra refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=12"}),
+    "start codes.ts": ("libx264", {"bf": "3"}),
+    "hevc.mp4": ("libx265", {"x265-params": "log-level=none"}),
+    "open hevc.mkv": ("libx265", {"x265-params": "log-level=none:keyint=8:min-keyint=8:open-gop=1"}),
+    "vp9.webm": ("libvpx-vp9", {"b": "0", "g": "20"}),
+}
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
     return write_numbered(tmp_path_factory.mktemp("clips") / "a b ü.mp4", 29, codec_options={"g": "7", "bf": "2"})
-
-
-def cut(path: Path, share: float, to: Path) -> Path:
-    data = path.read_bytes()
-    to.write_bytes(data[: int(share * len(data))])
-    return to
 
 
 @both_backends
@@ -184,44 +195,6 @@ def test_wrong_arguments_say_what_is_right(clip):
             read_frames(clip, indices=wrong)
 
 
-def write_sound(path: Path) -> None:
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=16000)
-        samples = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        samples.sample_rate = 16000
-        container.mux(stream.encode(samples))
-        container.mux(stream.encode())
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (lambda path: None, r"bad\.mp4: there is no such file"),
-        (lambda path: path.write_bytes(b""), r"bad\.mp4: the file is empty \(0 bytes\)\. Copy or download it again"),
-        (lambda path: path.write_text("not a video\n" * 99), r"bad\.mp4: not a readable video \(Invalid data"),
-        (write_sound, r"bad\.mp4: holds no video stream \(audio only\)"),
-    ],
-)
-@both_backends
-def test_what_is_no_video_is_refused_with_a_reason(tmp_path, backend, write, message):
-    path = tmp_path / "bad.mp4"
-    write(path)
-    with pytest.raises(VideoError, match=message):
-        read_frames(path, backend=backend)
-
-
-@both_backends
-def test_a_truncated_file_is_refused(tmp_path, clip, backend):
-    whole = write_numbered(tmp_path / "whole.mp4", 61, container_options={"movflags": "faststart"})
-    with pytest.raises(VideoError, match="half.mp4: not a readable video"):
-        read_frames(cut(clip, 0.5, tmp_path / "half.mp4"), backend=backend)
-    with pytest.raises(VideoError, match=r"breaks off at \d\.\d s"):
-        read_frames(cut(whole, 0.6, tmp_path / "index first.mp4"), backend=backend)
-    whole = write_numbered(tmp_path / "whole.mkv", 61, codec_options={"g": "8"})
-    with pytest.raises(VideoError, match=r"breaks off at [0123]\.\d s of 4\.1 s"):
-        read_frames(cut(whole, 0.6, tmp_path / "half.mkv"), backend=backend)
-
-
 @both_backends
 def test_damage_in_the_middle_is_an_error_that_says_where(tmp_path, backend):
     whole = bytearray(write_numbered(tmp_path / "clip.mp4", 61, codec_options={"g": "8"}).read_bytes())
@@ -235,41 +208,97 @@ def test_damage_in_the_middle_is_an_error_that_says_where(tmp_path, backend):
     assert 10 < len(before) < 50
 
 
-@pytest.mark.parametrize("n_before", [0, 1])
-def test_what_follows_a_part_that_broke_off_is_not_shown(clip, monkeypatch, n_before):
-    black = av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8), format="rgb24")
-
-    def decode(_video, _wanted, convert):
-        for number in (*range(n_before), *range(10, 29)):
-            yield number, (convert if number < 10 else convert.again())(black)
-
-    monkeypatch.setattr(video, "decoder_of", lambda backend: decode)
-    with pytest.raises(VideoError, match=rf"cannot be decoded from 0\.{n_before} s on \(of 1\.9 s\)"):
-        read_frames(clip, backend="pyav")
+def with_matrix(path: Path, matrix: list[list[int]]) -> Path:
+    """Write a display matrix into the first track of an mp4 (ISO/IEC 14496-12, 8.3.2)."""
+    data = path.read_bytes()
+    start = data.index(b"tkhd") + 4 + 40
+    (a, b), (c, d) = np.array(matrix) * ONE
+    path.write_bytes(data[:start] + np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes() + data[start + 36 :])
+    return path
 
 
-def test_an_abandoned_stream_may_be_collected_in_the_thread_of_its_own_helper(clip, monkeypatch):
-    """The collector runs in whichever thread allocates; waiting for the helper there would wait for itself."""
-    monkeypatch.setattr(cv2, "getNumThreads", lambda: 2)
-    begun, closed = Event(), Event()
+@pytest.mark.parametrize("name", TURNS)
+def test_a_display_matrix_is_followed(tmp_path, name):
+    matrix, turn = TURNS[name]
+    frames = numbered_frames(5)
+    write_mp4(frames, tmp_path / "clip.mp4", 15, crf=8)
+    plain = read_frames(tmp_path / "clip.mp4").frames
+    got = read_frames(with_matrix(tmp_path / "clip.mp4", matrix))
+    np.testing.assert_array_equal(got.frames[3], turn(plain[3]))
+    assert (got.info.height, got.info.width) == got.frames.shape[1:3]
+    assert got.info.mirrored == ("mirrored" in name)
+    if not got.info.mirrored:
+        assert np.array_equal(np.rot90(plain[3], got.info.rotation_deg // 90), got.frames[3])
 
-    class Closing:
-        """A converter of the second half, in its helper's thread: closes the stream that it belongs to."""
 
-        size = (8, 8)
+@pytest.mark.parametrize(
+    "matrix", [[[0, 0], [0, 0]], [[1, 0], [0, 0]], [[0, 1], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [1, 0]]]
+)
+def test_a_matrix_that_turns_and_flips_nothing_leaves_a_picture_as_it_is(tmp_path, matrix):
+    write_mp4(numbered_frames(5), tmp_path / "clip.mp4", 15, crf=8)
+    got = read_frames(with_matrix(tmp_path / "clip.mp4", matrix))
+    assert read_numbers(got.frames) == list(range(5))
+    assert (got.info.width, got.info.height, got.info.rotation_deg, got.info.mirrored) == (WIDTH, HEIGHT, 0, False)
 
-        def again(self):
-            return self
 
-        def __call__(self, picture):
-            if current_thread() is not main_thread():
-                assert begun.wait(10)
-                stream.close()
-                closed.set()
-            return picture.pts
+def test_opencv_refuses_what_it_would_show_wrongly(tmp_path):
+    write_mp4(numbered_frames(5), tmp_path / "clip.mp4", 15)
+    path = with_matrix(tmp_path / "clip.mp4", TURNS["mirrored"][0])
+    with pytest.raises(VideoError, match=r"clip\.mp4: OpenCV does not show mirrored video"):
+        read_frames(path, backend="opencv")
+    path = write_numbered(tmp_path / "fields.mp4", 9, codec_options={"x264-params": "tff=1"})
+    assert read_numbers(read_frames(path).frames) == list(range(9))
+    with pytest.raises(VideoError, match=r"fields\.mp4: OpenCV does not show interlaced video"):
+        read_frames(path, backend="opencv")
 
-    with open_video(clip) as video:
-        stream = decode_pyav(video, np.arange(29), Closing())
-        next(stream)
-        begun.set()
-        assert closed.wait(10)
+
+def test_pixels_that_are_not_square_are_widened(tmp_path):
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=15)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
+        for frame in numbered_frames(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert (probe(path).width, probe(path).height) == (WIDTH * 3 // 2, HEIGHT)
+    frames = read_frames(path).frames
+    assert frames.shape == (6, HEIGHT, WIDTH * 3 // 2, 3)
+    assert read_numbers(frames[:, :, ::3][:, :, : WIDTH // 2].repeat(2, axis=2)) == list(range(6))
+
+
+def test_a_smaller_size_is_an_average_and_a_larger_one_is_smooth():
+    stripes = np.tile(np.uint8([0, 255]), (64, 32))[..., None].repeat(3, axis=2)
+    picture = av.VideoFrame.from_ndarray(stripes, format="rgb24")
+    assert np.abs(Converter((16, 16))(picture).astype(int) - 128).max() <= 2
+    gray = av.VideoFrame.from_ndarray(np.full((8, 8, 3), 90, np.uint8), format="rgb24")
+    assert Converter((20, 30))(gray).shape == (20, 30, 3)
+    assert np.abs(Converter((20, 30))(gray).astype(int) - 90).max() <= 1
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_chosen_frames_are_those_of_a_whole_decoding(tmp_path, name):
+    codec, options = STREAMS[name]
+    path = write_numbered(tmp_path / name, 41, 25, codec=codec, codec_options=options)
+    whole = read_frames(path).frames
+    assert read_numbers(whole) == list(range(41))
+    for wanted in ([3], [10, 11, 12], [33, 40], list(range(0, 41, 5))):
+        np.testing.assert_array_equal(read_frames(path, wanted).frames, whole[wanted])
+
+
+def test_auto_is_what_the_table_says_of_a_codec_and_its_pixels(clip, tmp_path, monkeypatch):
+    assert backend_name("auto") == backend_name("auto", [tmp_path / "gone.mp4", clip]) == "pyav"
+    monkeypatch.setitem(video.FASTEST, ("h264", "yuv420p"), "opencv")
+    assert backend_name("auto", [tmp_path / "gone.mp4", clip]) == "opencv"
+    assert read_frames(clip).backend.startswith("opencv")
+    deep = write_numbered(tmp_path / "deep.mp4", 5, pixels="yuv444p")
+    assert read_frames(deep).backend.startswith("pyav")
+
+
+def test_parity_tells_the_same_frames_from_others(clip, capsys):
+    video.main([str(clip), "--backend", "pyav"])
+    assert "mean_levels" in capsys.readouterr().out
+    table = parity_table(clip, n_frames=8, rounds=1)
+    assert table.loc["pyav", "max_levels"] == 0
+    assert table.loc["opencv", ["same_index", "same_t_s", "exact"]].all()
+    assert not video._differences(read_frames(clip, [0, 9, 20]), read_frames(clip, [0, 10, 20]))["exact"]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from chunkwork import Batch, call, failing, mixed, outcomes, some, surroundings
 
-from helpers.video import VideoError
+from helpers.container import VideoError
 from helpers.workers import ClipPool, WorkerError, cores
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from helpers.video import VideoError
+from helpers.container import VideoError
 
 STEM, SUFFIXES, NAME = "processed_data", (".npz", ".npy", ".pt"), "videos"
 DAMAGED = (

@@ -15,9 +15,9 @@ import pandas as pd
 
 from helpers.classes.array_clips import count_clips, is_array_file
 from helpers.clips import clip_key, is_video, natural_order, source_of, video_files
+from helpers.container import VideoError
 from helpers.files import file_sha256
 from helpers.splits import SPLITS, split_named
-from helpers.video import VideoError
 
 log = logging.getLogger(__name__)
 

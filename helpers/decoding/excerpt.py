@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 
-from helpers.video import OpenVideo, open_video
+from helpers.container import OpenVideo, open_video
 
 
 def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path:
@@ -22,7 +22,7 @@ def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path
         `excerpt`.
 
     Raises:
-        VideoError: see `helpers.video.probe`.
+        VideoError: see `helpers.container.probe`.
     """
     with open_video(path) as video:
         packets = _beginning(video, seconds)
