@@ -1,14 +1,14 @@
-"""Makes `data_sample/`: drawn clips, and the bank of tokens of many more, by the path of notebooks 02 to 05.
+"""Makes `data_sample/`: synthetic clips, and the bank of tokens of many more, by the path of notebooks 02 to 05.
 
 In: seeds. Out: `tokens/`, an aligned folder like that of 05 (features as float16) with its reduction, the planted truth
 and a manifest. The reduction is fitted on further clips whose sources are in neither the bank nor the shipped clips.
 """
 
 import logging
-import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,7 @@ def write_shipped_tokens(data: str | Path, work: str | Path) -> Aligned:
     """
     data, work = Path(data).resolve(), Path(work).resolve() / "shipped"
     clips = read_clips(data).dropna()
-    folders = {"data_dir": str(data), "out_dir": str(work)}
-    prepare_clips(clips, PreparationConfig(**folders))
-    extract_static(clips, StaticConfig(**folders))
-    extract_dynamic(clips, DynamicConfig(**folders))
+    _extract(clips, data, work)
     reduction = read_reduction(data / "tokens" / "reduction.npz")
     aligned = align_streams(clips, work / "static", work / "dynamic", reduction)
     write_aligned(data / "tokens" / "shipped", compact(aligned), "float16", frames=False)
@@ -61,16 +58,15 @@ def write_shipped_tokens(data: str | Path, work: str | Path) -> Aligned:
 
 
 def write_bank(
-    out: str | Path, work: str | Path, *, n_clips: int = BANK_CLIPS, n_fit: int = FIT_CLIPS, workers: int | None = None
+    out: str | Path, work: str | Path, *, n_clips: int = BANK_CLIPS, n_fit: int = FIT_CLIPS
 ) -> dict[str, Any]:
     """Make a token bank.
 
     Args:
         out: Folder of the bank.
-        work: Folder for the drawn clips and their features, about 90 MB for the shipped bank; kept for going on.
+        work: Folder for the clips and their features, about 90 MB for the shipped bank; kept for going on.
         n_clips: Clips in the bank.
         n_fit: Further clips of other sources, for the reduction.
-        workers: Processes; default one per core.
 
     Returns:
         The bank's manifest.
@@ -79,17 +75,16 @@ def write_bank(
     bank = sample_plan(n_clips, BANK_SEED, BANK_CLIPS_PER_SOURCE, splits=False)
     fit = sample_plan(n_fit, FIT_SEED, FIT_CLIPS_PER_SOURCE, splits=False)
     plan = pd.concat([fit, bank], ignore_index=True)
-    workers = workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_draw, [plan.iloc[k::workers] for k in range(workers)], [work] * workers))
-    _extract(plan, work, workers)
+    rows = [row for _, row in plan.iterrows()]
+    one_core_each = {"mp_context": get_context("spawn"), "initializer": cv2.setNumThreads, "initargs": (1,)}
+    with ProcessPoolExecutor(**one_core_each) as pool:
+        list(pool.map(partial(write_clip, work / "clips"), rows, chunksize=10))
+    _extract(_clip_table(plan), work / "clips", work)
     reduction = _fit_reduction(fit["key"].tolist(), work)
     clips = _clip_table(bank).join(sample_ratings(bank))
     aligned = align_streams(clips, work / "static", work / "dynamic", reduction)
-    if len(aligned) < n_clips:
-        raise RuntimeError(
-            f"{n_clips - len(aligned)} of {n_clips} drawn clips have no tokens; see the manifests in {work}."
-        )
+    if absent := n_clips - len(aligned):
+        raise RuntimeError(f"{absent} of {n_clips} clips have no tokens; see the manifests in {work}.")
     return _write_folder(Path(out), aligned, reduction, bank)
 
 
@@ -109,20 +104,12 @@ def _clip_table(plan: pd.DataFrame) -> pd.DataFrame:
     return plan.assign(path=plan["key"] + ".mp4", split="").set_index("key")[["path", "source", "split"]]
 
 
-def _draw(plan: pd.DataFrame, work: Path) -> None:
-    """Draw some of the clips."""
-    cv2.setNumThreads(1)
-    for _, row in plan.iterrows():
-        write_clip(work / "clips", row)
-
-
-def _extract(plan: pd.DataFrame, work: Path, workers: int) -> None:
-    """Run 02, 03 and 04 on the clips."""
-    how = {"data_dir": str(work / "clips"), "out_dir": str(work), "workers": workers}
-    clips = _clip_table(plan)
-    prepare_clips(clips, PreparationConfig(**how))
-    extract_static(clips, StaticConfig(**how))
-    extract_dynamic(clips, DynamicConfig(**how))
+def _extract(clips: pd.DataFrame, data: Path, work: Path) -> None:
+    """Run 02, 03 and 04 at their defaults."""
+    folders = {"data_dir": str(data), "out_dir": str(work)}
+    prepare_clips(clips, PreparationConfig(**folders))
+    extract_static(clips, StaticConfig(**folders))
+    extract_dynamic(clips, DynamicConfig(**folders))
 
 
 def _fit_reduction(keys: list[str], work: Path) -> Reduction:
