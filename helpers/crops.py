@@ -16,9 +16,8 @@ import cv2
 import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.faces import FaceTrack, crop_at, crop_box
+from helpers.faces import FaceTrack, crop_at
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
-from helpers.tracking.camera import View, without_camera
 from helpers.video import iter_frames
 
 CROP_PX = 224  # side of the face crop that flow is computed on
@@ -75,7 +74,6 @@ class Chunk:
         values: (n, S, S, C).
         t_s, frame: (n,) seconds, and number in the file, of the sample that each begins with.
         decoder: What decoded them.
-        camera_lost: In how many the camera's motion could not be told.
         unusable: By place, why one cannot be used; its values are zeros.
         spent_s: Seconds that making the chunk took, by what was done.
     """
@@ -84,7 +82,6 @@ class Chunk:
     t_s: np.ndarray
     frame: np.ndarray
     decoder: str
-    camera_lost: int = 0
     unusable: dict[int, str] = field(default_factory=dict)
     spent_s: dict[str, float] = field(default_factory=dict)
 
@@ -107,31 +104,26 @@ def face_flows(job: Job) -> Iterator[Chunk]:
     stream = iter_frames(job.path, fps=job.track.fps, backend=job.backend)
     clock = Clock()
     for batch in batches_of(_flows(clock.each("decoding", stream), job.track, job.cfg, clock), FLOWS_PER_CHUNK):
-        flows, t_s, numbers, found = zip(*batch, strict=True)
-        lost = len(found) - sum(found)
-        yield Chunk(np.stack(flows), np.array(t_s), np.array(numbers), stream.decoder, lost, spent_s=clock.read())
+        flows, t_s, numbers = zip(*batch, strict=True)
+        yield Chunk(np.stack(flows), np.array(t_s), np.array(numbers), stream.decoder, spent_s=clock.read())
 
 
 def _flows(
     stream: Iterable[tuple[np.ndarray, float, int]], track: FaceTrack, cfg: DynamicConfig, clock: Clock
-) -> Iterator[tuple[np.ndarray, float, int, bool]]:
-    """Flow, time and number of its first sample, and whether the camera's motion was told if it was to be removed."""
+) -> Iterator[tuple[np.ndarray, float, int]]:
+    """Flow, and time and number of its first sample."""
     computer = OpticalFlowComputer(cfg.flow)
     before = None
     for frame, t, number in stream:
         with clock("cropping"):
             crop = cv2.cvtColor(crop_at(frame, track, t, CROP_PX), cv2.COLOR_RGB2GRAY)
-            view = View(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), *crop_box(track, t)) if cfg.remove_camera else None
         if before is not None:
-            crop_before, view_before, t_before, number_before = before
+            crop_before, t_before, number_before = before
             with clock("flow"):
-                flow, found = computer.pair(crop_before, crop), True
-                if cfg.remove_camera:
-                    flow, camera = without_camera(flow, view_before, view)
-                    found = camera.found
-                flow = normalise_flow(resize_flow(flow, cfg.input_px), cfg.flow_clip_px)
-            yield flow, t_before, number_before, found
-        before = crop, view, t, number
+                flow = resize_flow(computer.pair(crop_before, crop), cfg.input_px)
+                flow = normalise_flow(flow, cfg.flow_clip_px)
+            yield flow, t_before, number_before
+        before = crop, t, number
 
 
 def batches_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

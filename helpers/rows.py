@@ -5,7 +5,6 @@ in `helpers.pipeline`. Out: a `FeatureFile` with features (n, D) float32. A clip
 clip.
 """
 
-import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +20,6 @@ from helpers.faces import FaceTrack
 from helpers.forward import NetworkError
 from helpers.precomputed import StoredTrack
 from helpers.store import FeatureFile
-
-log = logging.getLogger(__name__)
 
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
 FLOWS_AT_ONCE = 512  # flows that go through the motion network in one pass; bounds memory for long videos
@@ -183,9 +180,6 @@ class DynamicRows(ClipRows):
         start = np.arange(len(features)) * self._stride
         stop = np.minimum(start + self._length, n_flows)
         frame = np.concatenate([chunk.frame for chunk in self._seen])
-        lost = sum(chunk.camera_lost for chunk in self._seen)
-        if lost:
-            log.info("camera motion could not be told in %d of %d flows: it counts as still there", lost, len(frame))
         reasons: dict[int, str] = {}
         for flow, why in self._unusable().items():
             for row in np.flatnonzero((start <= flow) & (flow < stop)):

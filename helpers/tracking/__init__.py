@@ -1,1 +1,0 @@
-"""The face in a clip: found, followed, cropped."""
