@@ -28,7 +28,7 @@ from helpers.faces import TRACK_LAYOUT, FaceTrack, detector_file, require_detect
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.pipeline import CLIP_ERRORS, Batches, ClipRun, Progress, run_batches, stream_rows
+from helpers.pipeline import CLIP_ERRORS, ClipRun, Network, Progress, run_batches, stream_rows
 from helpers.precomputed import StoredTrack
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
@@ -67,7 +67,7 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]
                 run.fail(clip, error)
             else:
                 write_track(stage.path(clip.key), track, clip.stamp)
-                run.made(clip)
+                run.made()
         return stage.finish(**run.finish())
 
 
@@ -77,21 +77,21 @@ class Extraction:
 
     Attributes:
         name: Of the stage, also its folder.
+        unit: What a row is made of, in the log.
         cfg: Its parameters.
         weights: Provenance of the network.
         size_px: Side of the crops.
-        rows: Begins the rows of a clip.
-        batches: The network.
-        device: What `helpers.device.use_device` gave for it.
+        rows_of: From the face's track to the rows of a clip, before they are made.
+        network: What they go through.
     """
 
     name: str
+    unit: str
     cfg: StaticConfig | DynamicConfig
     weights: dict[str, str]
     size_px: int
-    rows: Callable[[FaceTrack | StoredTrack], ClipRows]
-    batches: Batches
-    device: str
+    rows_of: Callable[[FaceTrack | StoredTrack], ClipRows]
+    network: Network
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
@@ -103,10 +103,9 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
         shape = (backbone.input_px, backbone.input_px, 3)
         measured = {"network": cfg.backbone, "unit": "images/s", "dtype": np.uint8, "memory_gib": _gpu_gib(device)}
         size = cfg.batch_size or measured_batch(forward, shape, **measured)
-    batches = Batches(forward, size, device=device)
+    network = Network(forward, size, device)
     weights = backbone.weights.as_dict()
-    how = Extraction("static", cfg, weights, backbone.input_px, StaticRows, batches, device)
-    return _extract(clips, how, source)
+    return _extract(clips, source, Extraction("static", "image", cfg, weights, shape[0], StaticRows, network))
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
@@ -114,13 +113,11 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     check_dynamic(cfg)
     with use_device(cfg.device) as device:
         source = open_source(cfg, clips.index)
-        network, weights = build_motion_network(cfg.weights, cfg.endpoint)
-        forward = compile_forward(network, cfg.precision)
+        motion, weights = build_motion_network(cfg.weights, cfg.endpoint)
+        forward = compile_forward(motion, cfg.precision)
         size = cfg.batch_size or _measured_rows(forward, cfg, device)
-    batches = Batches(forward, size, device=device)
-    rows = partial(DynamicRows, cfg=cfg)
-    how = Extraction("dynamic", cfg, weights.as_dict(), CROP_PX, rows, batches, device)
-    return _extract(clips, how, source)
+    network, rows_of = Network(forward, size, device), partial(DynamicRows, cfg=cfg)
+    return _extract(clips, source, Extraction("dynamic", "sequence", cfg, weights.as_dict(), CROP_PX, rows_of, network))
 
 
 def _gpu_gib(device: str) -> float:
@@ -147,9 +144,9 @@ def check_dynamic(cfg: DynamicConfig) -> None:
         )
 
 
-def _extract(clips: pd.DataFrame, how: Extraction, source: VideoSource | StoredSource) -> dict[str, Any]:
+def _extract(clips: pd.DataFrame, source: VideoSource | StoredSource, how: Extraction) -> dict[str, Any]:
     """What both extractions share: clips in, feature files, invalid rows and the log out."""
-    cfg = how.cfg
+    cfg, network = how.cfg, how.network
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
         "weights": how.weights,
@@ -157,80 +154,55 @@ def _extract(clips: pd.DataFrame, how: Extraction, source: VideoSource | StoredS
         **source.identity,
     }
     made_with = {"keras": keras.__version__, **source.made_with}
-    job = partial(source.job, size_px=how.size_px)
+    shown = {"shown": cfg.progress, "network_s": lambda: network.busy_s}
+    n_of = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
+
+    def count(key: str, rows: FeatureFile, track: FaceTrack | StoredTrack) -> None:
+        """Count the rows of a clip, and record the reason of every invalid one."""
+        n_of["rows"] += len(rows.valid)
+        n_of["feature_dim"] = rows.features.shape[1]
+        for row, reason in why_invalid(rows, track).items():
+            stage.fail(key, reason, row)
+            n_of["invalid_rows"] += 1
+
+    def count_found(key: str, track: FaceTrack | StoredTrack) -> None:
+        count(key, read_features(stage.path(key)), track)
 
     with (
         Stage(cfg.out / how.name, how.name, identity, made_with) as stage,
-        Monitor(gpu=gpu_index(how.device)) as monitor,
-        Progress(
-            STEPS[how.name],
-            len(clips),
-            cfg.out,
-            shown=cfg.progress,
-            network_s=lambda: how.batches.network_s,
-            usage=monitor.in_words,
-        ) as progress,
+        Monitor(gpu=gpu_index(network.device)) as monitor,
+        Progress(STEPS[how.name], len(clips), cfg.out, usage=monitor.in_words, **shown) as progress,
     ):
         started = datetime.now(UTC)
-        counted = RowCount(stage)
-        work = (source.work, job, cfg.workers or cores(), progress)
-        with ClipRun(clips, cfg.data, stage, *work, source.stamp, counted.add_found) as run:
-            spent_s, n_made = stream_rows(run, stage, how.rows, how.batches, counted.add)
-        ended = datetime.now(UTC)
-        counts = run.finish() | counted.counts
+        work = (source.work, partial(source.job, size_px=how.size_px), cfg.workers or cores(), progress)
+        with ClipRun(clips, cfg.data, stage, *work, source.stamp, count_found) as run:
+            spent_s, n_made = stream_rows(run, stage, how.rows_of, network, count)
+        counts = run.finish() | n_of
         if n_made:
-            entry = extraction_log(how, started, ended, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
+            entry = extraction_log(how, started, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
             entry |= {"failed": counts["failed"], "usage": monitor.summary().as_dict()}
             write_json(stage.folder / "extraction_log.json", entry)
         return stage.finish(**counts)
 
 
-class RowCount:
-    """Counts the rows of a stage's clips, and records the reason of every invalid one."""
-
-    def __init__(self, stage: Stage):
-        self.counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
-        self._stage = stage
-
-    def add_found(self, key: str, track: FaceTrack | StoredTrack) -> None:
-        """Count the rows of a clip that was done already."""
-        self.add(key, read_features(self._stage.path(key)), track)
-
-    def add(self, key: str, rows: FeatureFile, track: FaceTrack | StoredTrack) -> None:
-        """Count the rows of one clip."""
-        self.counts["rows"] += len(rows.valid)
-        self.counts["feature_dim"] = rows.features.shape[1]
-        if not rows.valid.all():
-            for row, reason in why_invalid(rows, track).items():
-                self._stage.fail(key, reason, row)
-                self.counts["invalid_rows"] += 1
-
-
 def extraction_log(
-    how: Extraction,
-    started: datetime,
-    ended: datetime,
-    n_made: int,
-    shape: tuple[int, int],
-    spent_s: dict[str, float],
+    how: Extraction, started: datetime, n_made: int, shape: tuple[int, int], spent_s: dict[str, float]
 ) -> dict[str, Any]:
-    """Describe one extraction under the eleven keys of the source project's logs, and where its time went.
+    """Describe an extraction that ends now under the source project's eleven keys, and where its time went.
 
     Args:
-        how: The extraction; rows are images (static) or sequences (dynamic).
+        how: The extraction.
         started: When it began.
-        ended: When it ended.
-        n_made: Rows made between the two; clips that were there already are not in it.
+        n_made: Rows made since; clips that were there already are not in it.
         shape: Rows and columns of the features of all clips.
         spent_s: Seconds by what was done in them; several things are done at once.
     """
-    unit = {"static": "image", "dynamic": "sequence"}[how.name]
-    chosen = chosen_device(how.device)
+    chosen, ended = chosen_device(how.network.device), datetime.now(UTC)
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {
         "start_time": started.isoformat(timespec="seconds"),
-        f"total_{unit}s": n_made,
-        "batch_size": how.batches.batch_size,
+        f"total_{how.unit}s": n_made,
+        "batch_size": how.network.batch_size,
         "gpu_acceleration": chosen["kind"] == "GPU",
         "device": chosen["name"],
         "end_time": ended.isoformat(timespec="seconds"),
@@ -238,8 +210,8 @@ def extraction_log(
         "extraction_time_formatted": str(timedelta(seconds=round(seconds))),
         "features_shape": list(shape),
         "features_saved_to": f"{how.cfg.out_dir}/{how.name}",
-        f"average_time_per_{unit}": seconds / n_made,
-        f"{unit}s_per_second": n_made / seconds,
+        f"average_time_per_{how.unit}": seconds / n_made,
+        f"{how.unit}s_per_second": n_made / seconds,
         "seconds_spent": {what: round(spent, 3) for what, spent in spent_s.items()},
         "network_share": round(spent_s["network"] / seconds, 3),
         "weights": how.weights,

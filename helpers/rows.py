@@ -7,9 +7,8 @@ clip.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from helpers.store import FeatureFile
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
 FLOWS_AT_ONCE = 512  # flows that go through the motion network in one pass; bounds memory for long videos
 POOL_OVERHANG = 8  # the 2x7x7 pool joins two steps of 8 flows: row i stands for flows 8i to 8i+15
-Add = Callable[[np.ndarray, Callable[[np.ndarray | NetworkError], None], int], None]  # see helpers.pipeline.Batches
 
 
 class TooShortError(ValueError):
@@ -44,21 +42,30 @@ class ClipRows(ABC):
         self._seen: list[Chunk] = []  # without their values
         self._outputs: list[np.ndarray | NetworkError | None] = []  # rows of each sample; None: not there yet
         self._n_rows: list[int] = []
-        self._fed = False
+        self._n_awaited, self._all_in = 0, False
 
     @property
     def complete(self) -> bool:
         """Whether all samples are in, and what the network says about each is here."""
-        return self._fed and not any(output is None for output in self._outputs)
+        return self._all_in and not self._n_awaited
 
-    def feed(self, chunks: Iterable[Chunk], add: Add) -> None:
-        """Put the clip's samples into batches by `Batches.add`. Raises what `chunks` raise, and TooShortError."""
-        for sample, n_rows in self._samples(self._values(chunks)):
-            place = len(self._outputs)
+    def samples(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, np.ndarray, int]]:
+        """Place of each sample, what the network is shown, and how many rows come of it.
+
+        Raises what `chunks` raise, and TooShortError.
+        """
+        for place, (sample, n_rows) in enumerate(self._samples(self._values(chunks))):
             self._outputs.append(None)
             self._n_rows.append(n_rows)
-            add(sample, partial(self._receive, place), n_rows)
-        self._fed = True
+            self._n_awaited += 1
+            yield place, sample, n_rows
+        self._all_in = True
+
+    def receive(self, place: int, output: np.ndarray | NetworkError) -> None:
+        """Take what the network says about the sample of that place."""
+        is_made = not isinstance(output, NetworkError)
+        self._outputs[place] = self._rows_of(output, self._n_rows[place]) if is_made else output
+        self._n_awaited -= 1
 
     def result(self) -> FeatureFile:
         """The rows, once `complete`. NetworkError if the network failed on every sample; on some: their rows are NaN,
@@ -80,10 +87,6 @@ class ClipRows(ABC):
             self._seen.append(replace(chunk, values=np.empty(0)))  # a slice of them would hold them all
             self.spent_s.update(chunk.spent_s)
             yield from chunk.values
-
-    def _receive(self, place: int, output: np.ndarray | NetworkError) -> None:
-        is_made = not isinstance(output, NetworkError)
-        self._outputs[place] = self._rows_of(output, self._n_rows[place]) if is_made else output
 
     def _unusable(self) -> dict[int, str]:
         """Places of the crops or flows that cannot be used, and why."""

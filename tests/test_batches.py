@@ -3,13 +3,12 @@
 import logging
 import threading
 import time
-from functools import partial
 
 import numpy as np
 import pytest
 
 from helpers.forward import NetworkError
-from helpers.pipeline import AT_ONCE, Batches
+from helpers.pipeline import AT_ONCE, Network
 
 
 def doubled(x: np.ndarray) -> np.ndarray:
@@ -33,11 +32,7 @@ class Seen:
 
 def run(network, samples, batch_size, n_rows=1, **more):
     """The output of each sample, by its place."""
-    found = {}
-    with Batches(network, batch_size, **more) as batches:
-        for place, sample in enumerate(samples):
-            batches.add(sample, partial(found.__setitem__, place), n_rows)
-        batches.finish()
+    found = dict(Network(network, batch_size, **more).run((k, sample, n_rows) for k, sample in enumerate(samples)))
     return [found[place] for place in range(len(samples))]
 
 
@@ -74,10 +69,7 @@ def test_a_sample_of_many_rows_takes_their_room():
 def test_what_waits_in_batches_that_do_not_fill_up_is_bounded(monkeypatch):
     monkeypatch.setattr("helpers.pipeline.WAITING_BYTES", 20)  # two samples of 2, or one of 3
     network = Seen()
-    with Batches(network, 100) as batches:
-        for k in range(9):
-            batches.add(np.zeros(2 + k % 2, np.float32), lambda output: None)
-        batches.finish()
+    assert len(list(Network(network, 100).run((k, np.zeros(2 + k % 2, np.float32), 1) for k in range(9)))) == 9
     assert len(network.shapes) >= 4
     assert max(shape[0] for shape in network.shapes) == 2
 
@@ -89,13 +81,11 @@ def test_the_network_works_while_the_next_batch_is_filled():
         assert go_on.wait(10)
         return doubled(x)
 
-    found = []
-    with Batches(waits, 2) as batches:
-        for sample in samples_of(4):
-            batches.add(sample, found.append)  # would never return if it waited for the network
-        go_on.set()
-        batches.finish()
-    assert values(found) == [0, 2, 4, 6]
+    def samples():
+        yield from ((k, sample, 1) for k, sample in enumerate(samples_of(4)))
+        go_on.set()  # would never be reached if the network were waited for
+
+    assert values(output for _, output in Network(waits, 2).run(samples())) == [0, 2, 4, 6]
 
 
 def test_half_as_many_are_tried_when_memory_runs_out_and_kept_to(caplog):
@@ -148,10 +138,11 @@ def test_two_batches_are_in_the_network_at_a_time_and_their_seconds_count_once()
         time.sleep(0.4)
         return doubled(x)
 
-    found = {}
-    with Batches(slow, 1) as batches:
-        for k, sample in enumerate(samples_of(4)):
-            batches.add(sample, partial(found.__setitem__, k))
-        batches.finish()
-        assert [float(found[k][0]) for k in range(4)] == [0, 2, 4, 6]
-        assert 0.8 <= batches.network_s < 1.6
+    pair = Network(slow, 1)
+    assert values(output for _, output in pair.run((k, sample, 1) for k, sample in enumerate(samples_of(4)))) == [
+        0,
+        2,
+        4,
+        6,
+    ]
+    assert 0.8 <= pair.busy_s < 1.6

@@ -21,7 +21,7 @@ from helpers.classes.clip_frames import FrameJob, clip_frames
 from helpers.classes.frame_rows import FrameRows
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT, read_json
-from helpers.pipeline import Batches
+from helpers.pipeline import rows_of_clip
 from helpers.store import read_feature_set
 from helpers.video import read_frames
 from helpers.weights import RANDOM_SHA256, Weights
@@ -326,12 +326,10 @@ def test_equal_frames_go_through_the_network_once(cfg):
         seen.append(len(x))
         return mean_colour(x)
 
-    rows = FrameRows()
-    with Batches(forward, 1) as batches:
-        rows.feed(clip_frames(FrameJob(clip, -1, "a", ("plain", "low_rate"), cfg, "pyav", PX)), batches.add)
-        batches.finish()
+    job = FrameJob(clip, -1, "a", ("plain", "low_rate"), cfg, "pyav", PX)
+    rows = rows_of_clip(FrameRows(), clip_frames(job), forward, 1)
     assert sum(seen) == 5
-    assert rows.result().features.shape == (10, 3)
+    assert rows.features.shape == (10, 3)
 
 
 def test_an_array_gives_the_rows_of_the_video_that_it_was_made_of(cfg):

@@ -27,7 +27,7 @@ from helpers.classes.views import PLAIN, view_names
 from helpers.config import ClassificationConfig
 from helpers.files import write_json
 from helpers.forward import compile_forward
-from helpers.pipeline import Batches, ClipRun, Progress, stream_rows
+from helpers.pipeline import ClipRun, Network, Progress, stream_rows
 from helpers.store import Sequence, clip_stamp, labelled_datasets, write_sequences
 from helpers.video import backend_name, backend_version
 from helpers.workers import cores
@@ -125,12 +125,12 @@ def _extract(
         return FrameJob(path, place, key, views, cfg, backend, backbone.input_px), None
 
     forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
-    batches = Batches(forward, cfg.batch_size)
+    network = Network(forward, cfg.batch_size)
     with (
-        Progress("08 frames", len(table), cfg.out, shown=cfg.progress, network_s=lambda: batches.network_s) as progress,
+        Progress("08 frames", len(table), cfg.out, shown=cfg.progress, network_s=lambda: network.busy_s) as progress,
         ClipRun(table, cfg.data, stage, clip_frames, job, cfg.workers or cores(), progress) as run,
     ):
-        spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), batches)
+        spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), network)
     failed = {entry["clip"] for entry in stage.failed}
     stamps = {key: clip_stamp(cfg.data / path) for key, path in table["path"].items() if key not in failed}
     n_invalid = sum(stage.fail_rows(key, stamp) for key, stamp in stamps.items())
