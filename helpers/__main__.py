@@ -237,21 +237,40 @@ def weights(
         names: Names of the list, or all; verify: all that is there.
         folder: Your weights folder; default: OCEAN_WEIGHTS.
     """
-    from helpers import catalogue
+    from helpers import weights as published
 
     if folder:
         os.environ["OCEAN_WEIGHTS"] = str(folder.resolve())
     if action == "list":
-        print(catalogue.as_text())
+        print(published.as_text())
         return 0
-    with without_noise():
-        from helpers import stock
-    work = {"fetch": stock.fetch_named, "verify": stock.verify_named, "convert": stock.convert_named}[action]
+    chosen = published.choose(list(names) or ["all"] * (action == "verify"))
+    if action != "fetch" and chosen is published.WEIGHTS:
+        chosen = [name for name, row in chosen.items() if row.is_here and (action == "verify" or row.kind[:3] == "i3d")]
+        if not chosen:
+            raise FileNotFoundError(f"{published.weights_folder()} holds no weights. Fetch some first.")
     well = True
-    for line, is_well in work(list(names)):
-        print(line if is_well else f"error: {line}", file=sys.stdout if is_well else sys.stderr, flush=True)
-        well = well and is_well
+    for name in chosen:
+        try:
+            print(f"{name}: {_weights_done(action, name)}", flush=True)
+        except ValueError as error:
+            print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+            well = False
     return 0 if well else 1
+
+
+def _weights_done(action: str, name: str) -> str:
+    from helpers import weights as published
+
+    with without_noise():
+        from helpers import backbones, i3d
+    if action == "convert":
+        return i3d.convert(name)
+    if action == "fetch":
+        published.require([name])
+        return published.verify_bytes(name)
+    kind = published.WEIGHTS[name].kind.partition("_")[0]
+    return "well: " + {"keras": backbones.verify, "i3d": i3d.verify}.get(kind, published.verify_bytes)(name)
 
 
 @app.command

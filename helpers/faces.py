@@ -23,9 +23,9 @@ import numpy as np
 
 from helpers.config import PreparationConfig
 from helpers.container import VideoError
-from helpers.files import weights_folder
 from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
 from helpers.video import Frames, backend_version, iter_frames, read_frames, uniform_indices
+from helpers.weights import WEIGHTS, fetch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,26 +41,7 @@ MIN_SCORE, MAX_OVERLAP = 0.6, 0.3  # of YuNet, as in opencv_zoo's models/face_de
 HAAR = "haarcascade_frontalface_alt2"
 
 
-@dataclass(frozen=True)
-class DetectorFile:
-    """A detector's model file: its name in the weights folder, address, sha256, size, and what may be done with it."""
-
-    name: str
-    url: str
-    sha256: str
-    n_bytes: int
-    licence: str
-    paper: str
-
-
-YUNET = DetectorFile(
-    name="face_detection_yunet_2023mar.onnx",
-    url="https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/face_detection_yunet_2023mar.onnx",
-    sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",  # of the pointer file in opencv_zoo
-    n_bytes=232_589,
-    licence="MIT",
-    paper="Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y",
-)
+YUNET = WEIGHTS["yunet"].files[0]
 
 
 def detect_faces(frame: np.ndarray, detector: str = "haar") -> np.ndarray:
@@ -143,17 +124,17 @@ def _yunet() -> "cv2.FaceDetectorYN":
 
 def _checked_file() -> Path:
     """YuNet's file, or an error that says where to put it."""
-    path = weights_folder() / YUNET.name
+    path = YUNET.place
     if not path.is_file():
         raise FileNotFoundError(_how_to_get(path, "is missing"))
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != YUNET.sha256:
-        raise ValueError(_how_to_get(path, f"must have sha256 {YUNET.sha256}, got {found}"))
+    if found != YUNET.file_hash:
+        raise ValueError(_how_to_get(path, f"must have sha256 {YUNET.file_hash}, got {found}"))
     return path
 
 
 def _how_to_get(path: Path, what: str) -> str:
-    file = f"{YUNET.name} ({YUNET.n_bytes:,} bytes, {YUNET.licence} licence)"
+    file = f"{YUNET.name} ({YUNET.n_bytes:,} bytes, {WEIGHTS['yunet'].licence} licence)"
     return (
         f"{path} {what}. Put {file} there, from\n  {YUNET.url}\n"
         "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file."
@@ -170,25 +151,16 @@ def require_detector(detector: str) -> None:
     if detector == "haar":
         _cascade()
     elif detector == "yunet":
-        if not (weights_folder() / YUNET.name).is_file():
-            _fetch_yunet()
+        if not YUNET.place.is_file() and (reason := fetch(YUNET)):
+            raise FileNotFoundError(_how_to_get(YUNET.place, f"is missing and could not be fetched ({reason})"))
         _checked_file()
     else:
         raise ValueError(f"detector must be one of {', '.join(map(repr, DETECTORS))}, got {detector!r}.")
 
 
-def _fetch_yunet() -> None:
-    from helpers.weights import PublishedFile, fetch  # imports Keras, which processes that only detect do without
-
-    reason = fetch(PublishedFile(YUNET.name, YUNET.url, YUNET.sha256, YUNET.n_bytes))
-    if reason:
-        path = weights_folder() / YUNET.name
-        raise FileNotFoundError(_how_to_get(path, f"is missing and could not be fetched ({reason})"))
-
-
 def detector_file(detector: str) -> str:
     """What decides a detector's boxes besides OpenCV, as manifests record it."""
-    return {"haar": HAAR, "yunet": f"{YUNET.name} sha256:{YUNET.sha256}"}[detector]
+    return {"haar": HAAR, "yunet": f"{YUNET.name} sha256:{YUNET.file_hash}"}[detector]
 
 
 def detector_version(detector: str) -> str:

@@ -6,16 +6,21 @@ feature map (B, ceil(T / 8) - 1, 1024), its mean over time, or the logits (B, 40
 of the published checkpoints (google-deepmind/kinetics-i3d), which load into it.
 """
 
+import json
 import logging
+import re
+import zipfile
+import zlib
 from functools import cache
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 from keras import layers
 
-from helpers.checkpoints.published import WEIGHTS
-from helpers.weights import Weights, published_weights, random_weights, read_tf_checkpoint, read_variables
+from helpers.files import file_sha256, replacing, weights_folder
+from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require, verify_bytes
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +168,7 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
     else:
         name = f"i3d_{STREAMS[channels].lower()}_kinetics" if weights == "pretrained" else weights
         model = fill_published(name, read_variables(name), endpoint)
-        provenance = published_weights(name)
+        provenance = _provenance(name)
     return (model if endpoint else tap(model)), provenance
 
 
@@ -298,3 +303,158 @@ def load_variables(
 def _shapes(channels: int, n_classes: int) -> dict[str, tuple[int, ...]]:
     variables = published_variables(build_i3d(channels, n_classes=n_classes))
     return {name: tuple(variable.shape) for name, variable in variables.items()}
+
+
+SOURCE = "__source__"  # in a converted file: which bytes it was made from; no variable is called so
+SAMPLE_TOLERANCE = 1e-3  # a port that pads or normalises otherwise is off by 6 % and more
+
+
+def read_variables(name: str) -> dict[str, np.ndarray]:
+    """Read the variables of a row of `WEIGHTS`, fetched if need be; of its converted file, if there is one.
+
+    Returns:
+        Published variable name (as in the checkpoints of 400 classes) -> array.
+
+    Raises:
+        FileNotFoundError: As for `require`.
+        ValueError: What is there is damaged.
+    """
+    require([name])
+    if not converted_path(name).is_file():
+        return read_original(name)
+    return {key: value for key, value in _read_converted(name).items() if key != SOURCE}
+
+
+def read_original(name: str) -> dict[str, np.ndarray]:
+    """Read the variables of a row of `WEIGHTS` from the published file, which is there; as for `read_variables`."""
+    row = WEIGHTS[name]
+    path = weights_folder() / row.path
+    if row.kind == "i3d_h5":
+        return read_keras_h5(path, STREAMS[row.channels])
+    found = read_tf_checkpoint(path)
+    if row.n_classes != 600:
+        return found
+    # The checkpoint of 600 classes names its variables without the stream, and holds the optimizer's beside them.
+    return {f"RGB/inception_i3d/{key}": value for key, value in found.items() if not key.endswith("/Momentum")}
+
+
+def convert(name: str) -> str:
+    """Write a row's variables as `<name>.npz`, which every Keras backend loads; say where. Raises as `verify`."""
+    row, path = WEIGHTS[name], converted_path(name)
+    if not row.kind.startswith("i3d"):
+        raise ValueError(f"NAME must be of I3D's weights, got {name}. Keras and OpenCV read it as it is: use it so.")
+    verify(name)
+    source = {"name": name, "sha256": file_sha256(row.main_file), "url": row.files[0].url}
+    with replacing(path) as part:
+        np.savez(part, **read_original(name), **{SOURCE: np.array(json.dumps(source))})
+    return f"converted to {path}, {path.stat().st_size / 1e6:.1f} MB"
+
+
+def _read_converted(name: str) -> dict[str, np.ndarray]:
+    path = converted_path(name)
+    try:
+        # NumPy leaves a damaged file open that it has opened; every member carries a CRC-32, which is checked here.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {SOURCE: file[SOURCE], **file}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} must be whole converted weights, got: {error}. Delete it, and convert again."
+        ) from None
+
+
+def _provenance(name: str) -> Weights:
+    """As `published_weights`; of a converted file the sha256 is that of the file that it was made from."""
+    if not converted_path(name).is_file():
+        return published_weights(name)
+    row, source = WEIGHTS[name], json.loads(str(_read_converted(name)[SOURCE]))
+    return Weights(name, row.files[0].url, source["sha256"], row.licence)
+
+
+def verify(name: str) -> str:
+    """Check bytes, values, names, shapes and, where the published sample is there, the logits of a row of `WEIGHTS`.
+
+    Raises:
+        FileNotFoundError: Its files are not there.
+        ValueError: At the first thing that is not as it should be.
+    """
+    said, found, row = verify_bytes(name), read_original(name), WEIGHTS[name]
+    for variable, value in found.items():
+        if not np.isfinite(value).all() or (variable.endswith("moving_variance") and value.min() < 0):
+            raise ValueError(f"{variable} must be finite, and no variance below 0. Fetch {name} again.")
+    model = fill_published(name, found)
+    sample = weights_folder() / WEIGHTS[f"i3d_{STREAMS[row.channels].lower()}_sample"].path
+    if row.reference is None or not sample.is_file():
+        return f"{said}; names and shapes of I3D; logits not compared ({sample.name} and published ones are needed)"
+    verify_bytes(f"i3d_{STREAMS[row.channels].lower()}_sample")
+    y = logits(model, np.load(sample, allow_pickle=False).astype(np.float32))[0].astype(np.float64)
+    got = np.array([np.linalg.norm(y), y.argmax(), y.max(), 1 / np.exp(y - y.max()).sum()])
+    text = f"norm, class, logit, probability of the sample: {got.round(6).tolist()}, published {list(row.reference)}"
+    if not np.allclose(got, row.reference, rtol=SAMPLE_TOLERANCE, atol=0):
+        raise ValueError(f"{text}. These are other weights, or this installation computes otherwise.")
+    return f"{said}; names and shapes of I3D; {text}"
+
+
+def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
+    """Read all variables of a TensorFlow checkpoint.
+
+    Args:
+        path: As TensorFlow names it, without `.index`.
+
+    Returns:
+        Variable name -> array.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or a part of it is missing.
+        ValueError: The checkpoint is damaged.
+    """
+    import tensorflow as tf
+
+    folder, name = Path(path).parent, Path(path).name
+    if not (folder / f"{name}.index").is_file() or not list(folder.glob(f"{name}.data-*")):
+        raise FileNotFoundError(f"{path}.index and {path}.data-* are not both there. Put both files into {folder}.")
+    try:
+        reader = tf.train.load_checkpoint(str(path))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} must be a whole TensorFlow checkpoint, got: {error}. Fetch it again.") from error
+
+
+def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
+    """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
+
+    Args:
+        path: A file with one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out).
+        stream: "Flow" or "RGB": the file does not say.
+
+    Returns:
+        Published variable name -> array; a layer that the port does not have keeps its own name.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing. Put it there, or run `python -m helpers weights fetch`.")
+    try:
+        with h5py.File(path) as file:
+            root = file.get("model_weights", file)
+            return {
+                f"{stream}/inception_i3d/{_published_scope(layer)}/{_published_part(weight)}": root[layer][weight][()]
+                for layer in map(_text, root.attrs["layer_names"])
+                for weight in map(_text, root[layer].attrs["weight_names"])
+            }
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _published_part(weight: str) -> str:
+    part = weight.rsplit("/", 1)[-1].split(":")[0]
+    return {"kernel": "w", "bias": "b"}.get(part, part)
+
+
+def _published_scope(layer: str) -> str:
+    """Conv3d_3b_1a_1x1_conv -> Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d, and so on; others as they are."""
+    layer = re.sub("_conv$", "/conv_3d", re.sub("_bn$", "/batch_norm", layer))
+    layer = layer.replace("Conv3d_6a_1x1", "Logits/Conv3d_0c_1x1")
+    layer = layer.replace("Conv3d_5b_2b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")  # 0a in the checkpoints, 0b elsewhere
+    return re.sub(r"^Conv3d_(\d[b-f])_(\d)([ab])_(\dx\d)", r"Mixed_\1/Branch_\2/Conv3d_0\3_\4", layer)

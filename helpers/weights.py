@@ -1,28 +1,250 @@
-"""Where network weights come from: published files fetched into the weights folder, and a frozen random generator.
+"""Published weights: what each is, where it comes from, how it is fetched and verified; and a frozen generator.
 
-In: names of the table (`helpers.checkpoints.published`), paths, Keras models to fill. Out: paths of the files, arrays
-by variable name, provenance (`Weights`) that goes into every manifest. Nothing else in `helpers` touches the network.
+In: names of `WEIGHTS`, Keras models to fill. Out: paths of files in the weights folder, and provenance (`Weights`),
+which goes into every manifest. Nothing else in `helpers` touches the network. Keras is imported only where it works:
+processes that detect faces read the table without it.
 """
 
 import hashlib
 import logging
 import os
-import re
 import socket
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import h5py
-import keras
 import numpy as np
 
-from helpers.checkpoints.converted import converted_source, is_converted, read_converted
-from helpers.checkpoints.published import WEIGHTS, PublishedFile
-from helpers.checkpoints.records import git_blob_id, is_here, main_file, write_record
 from helpers.files import file_sha256, replacing, weights_folder
 
+if TYPE_CHECKING:
+    import keras
+
 log = logging.getLogger(__name__)
+
+DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
+KERAS_PORT = "https://github.com/dlpbc/keras-kinetics-i3d/releases/download/v0.2"
+KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+YUNET = "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/face_detection_yunet_2023mar.onnx"
+MIT = "MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)"
+CC_BY = "CC BY 4.0" + MIT[3:]
+APACHE = "Apache-2.0 (weights ported from google/automl; ImageNet terms for the images)"
+RESNET = "He et al. 2016, https://arxiv.org/abs/1512.03385"
+EFFICIENTNETV2 = "Tan and Le 2021, https://arxiv.org/abs/2104.00298"
+VGG = "Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556"
+I3D = "Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750"
+DEFAULT = ": what weights=pretrained takes"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network's input was when its weights were made: (clip(x, -clip, clip)[order] - mean) * scale.
+
+    `order` names the channels (RGB or BGR of frames in [0, 255]; uv of flow in pixels per frame), `mean` and `scale`
+    have one value per channel, `clip` is None where nothing is cut.
+    """
+
+    order: str
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    clip: float | None = None
+
+
+CAFFE = Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0,) * 3)  # of weights ported from Caffe
+HALVED = Preprocessing("RGB", mean=(128.0,) * 3, scale=(1 / 128,) * 3)  # the Rescaling that Keras would put in front
+FLOW_INPUT = Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=20.0)
+RGB_INPUT = Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3)
+
+
+class Reference(NamedTuple):
+    """Logits of the published sample: their norm, the top-1 class from 0, its logit, its probability in [0, 1]."""
+
+    norm: float
+    top: int
+    logit: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file: its name below the weights folder, its address, and what is published of its bytes.
+
+    `file_hash` is its md5 or sha256; `git_blob` the id of its blob in the publishing repository, the sha1 over "blob
+    <bytes>", a zero byte, and the bytes.
+    """
+
+    name: str
+    url: str
+    file_hash: str | None = None
+    n_bytes: int | None = None
+    git_blob: str | None = None
+
+    @property
+    def published_hash(self) -> str:
+        """What is published of its bytes, "" where nothing is."""
+        return self.git_blob or self.file_hash or ""
+
+    @property
+    def place(self) -> Path:
+        """Where the file lies, or is to lie."""
+        return weights_folder() / self.name
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of the table; below the weights folder, `path` is what a loader takes: a file, or a checkpoint's prefix.
+
+    `kind` says who reads it: "keras" (Keras on any backend), "i3d_checkpoint" (TensorFlow's reader), "i3d_h5" (h5py),
+    "onnx" (OpenCV), "sample" (NumPy). `n_classes` is 0 where the file holds no classifier; `reference` is None where no
+    logits of the sample are published.
+    """
+
+    path: str
+    files: tuple[PublishedFile, ...]
+    licence: str
+    origin: str
+    paper: str
+    purpose: str
+    kind: str
+    input_px: int | None = None
+    preprocessing: Preprocessing | None = None
+    feature_layer: str = ""
+    feature_dim: int = 0
+    n_classes: int = 0
+    reference: Reference | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of a network's input: 2 for flow, 3 for RGB."""
+        return len(self.preprocessing.order)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether every file lies in the weights folder."""
+        return all(file.place.is_file() for file in self.files)
+
+    @property
+    def main_file(self) -> Path:
+        """The largest file that is here: the one whose sha256 stands for the weights."""
+        return max((file.place for file in self.files), key=lambda path: path.stat().st_size)
+
+
+def _imagenet(
+    address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str, more: str = "", **known
+) -> Published:
+    """A network of keras.applications without its classifier; md5, side and width as in that package's source."""
+    file = address.rpartition("/")[2]
+    files = (PublishedFile(file, f"{KERAS}/{address}", md5, **known),)
+    origin, purpose = "keras.applications", f"static features of 03{more}"
+    return Published(file, files, licence, origin, paper, purpose, "keras", px, seen, "avg_pool", dim)
+
+
+def _i3d(stream: str, path: str, files: tuple[PublishedFile, ...], origin: str, purpose: str, **more) -> Published:
+    seen = FLOW_INPUT if stream == "flow" else RGB_INPUT
+    what = {"input_px": 224, "preprocessing": seen, "feature_layer": "average pool after Mixed_5c", "feature_dim": 1024}
+    return Published(path, files, "Apache-2.0", origin, I3D, f"I3D {stream} stream, {purpose}", **what, **more)
+
+
+# Bytes and blobs of DeepMind's files are those of its commit 0667e88. The logits are those of out/imagenet_*.txt there,
+# and of out/no_imagenet_*.txt in its first commit, 6da69a3, which later ones overwrote.
+def _checkpoint(
+    name: str, there: str, index: tuple[int, str], data: tuple[int, str], reference: Reference | None
+) -> Published:
+    stream, n_classes = there.partition("_")[0], 600 if there.endswith("kin600") else 400
+    how = "trained on Kinetics-{} alone" if "scratch" in there else "ImageNet inflated, trained on Kinetics-{}"
+    trained = how.format(n_classes)
+    parts = {"model.ckpt.index": index, "model.ckpt.data-00000-of-00001": data}  # nobody needs the .meta, a graph
+    files = tuple(
+        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{there}/{part}", n_bytes=n_bytes, git_blob=blob)
+        for part, (n_bytes, blob) in parts.items()
+    )
+    more = {"kind": "i3d_checkpoint", "n_classes": n_classes, "reference": reference}
+    purpose = trained + (DEFAULT if name == "i3d_flow_kinetics" else "")
+    return _i3d(stream, f"{name}/model.ckpt", files, f"google-deepmind/kinetics-i3d, {trained}", purpose, **more)
+
+
+CRICKET = 227  # "playing cricket", counted from 0 in data/label_map.txt
+CHECKPOINTS = {
+    "i3d_flow_kinetics": (
+        "flow_imagenet", (10_968, "8217f9450d851d24782aaf1af01c5c3b35b81a35"),
+        (50_730_368, "bf56831f663abc3de0d35f193030b73a3df7fb61"), Reference(63.252754, CRICKET, 15.957031, 0.94775660),
+    ),
+    "i3d_rgb_kinetics": (
+        "rgb_imagenet", (10_953, "5ab1058b8f4f89a896c01f67c0a4c96a31548af7"),
+        (50_818_176, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"), Reference(87.108871, CRICKET, 25.856646, 0.9999968),
+    ),
+    "i3d_flow_kinetics_scratch": (
+        "flow_scratch", (10_968, "193bc425100f3978c793da66bd9eb54baea8dc6a"),
+        (50_730_368, "1d6a0b68f32544af11111342857e47e30d13afa9"), Reference(85.503799, CRICKET, 15.4269, 0.697696),
+    ),
+    "i3d_rgb_kinetics_scratch": (
+        "rgb_scratch", (10_953, "84dd4518e982d9ca6ce1ff02e95fca2e8cbb1f73"),
+        (50_818_176, "fa7df95674dbf3579e7fccd954e51e706b4734c1"), Reference(87.217987, CRICKET, 19.4886, 0.996896),
+    ),
+    "i3d_rgb_kinetics600_scratch": (
+        "rgb_scratch_kin600", (19_632, "d378d8f01215fe92a29cd170f040c284070e9cd5"),
+        (103_218_112, "6392a74c3180e706cabada39d8f40a50a48642e5"), None,
+    ),
+}  # fmt: skip
+
+
+def _keras_port(stream: str, scratch: str, top: bool) -> Published:
+    trained = "kinetics_only" if scratch else "imagenet_and_kinetics"
+    file = f"{stream}_inception_i3d_{trained}_tf_dim_ordering_tf_kernels{'' if top else '_no_top'}.h5"
+    origin = f"dlpbc/keras-kinetics-i3d v0.2, {trained}, ported from google-deepmind/kinetics-i3d"
+    purpose = f"{trained.replace('_', ' ')}, Keras port, {'with classifier' if top else 'features only'}"
+    files = (PublishedFile(file, f"{KERAS_PORT}/{file}"),)  # no hash is published
+    reference = CHECKPOINTS[f"i3d_{stream}_kinetics{scratch}"][-1] if top else None
+    return _i3d(stream, file, files, origin, purpose, kind="i3d_h5", n_classes=400 * top, reference=reference)
+
+
+def _sample(stream: str, blob: str) -> Published:
+    file = f"v_CricketShot_g04_c01_{stream}.npy"
+    return Published(
+        file, (PublishedFile(file, f"{DEEPMIND}/{file}", git_blob=blob),), "Apache-2.0 (the video is of UCF101)",
+        "google-deepmind/kinetics-i3d", I3D, f"reference: the {stream} clip whose logits are published", "sample",
+    )  # fmt: skip
+
+
+WEIGHTS: dict[str, Published] = {
+    "resnet50_imagenet": _imagenet(
+        "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626",
+        MIT, CAFFE, 224, 2048, RESNET, DEFAULT, n_bytes=94_765_736,
+    ),
+    "resnet101_imagenet": _imagenet(
+        "resnet/resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "88cf7a10940856eca736dc7b7e228a21",
+        MIT, CAFFE, 224, 2048, RESNET,
+    ),
+    "efficientnetv2_s_imagenet": _imagenet(
+        "efficientnet_v2/efficientnetv2-s_notop.h5", "af0682fb74e8c54910f2d4393339c070",
+        APACHE, HALVED, 384, 1280, EFFICIENTNETV2,
+    ),
+    "efficientnetv2_m_imagenet": _imagenet(
+        "efficientnet_v2/efficientnetv2-m_notop.h5", "1b8dc055df72dde80d614482840fe342",
+        APACHE, HALVED, 480, 1280, EFFICIENTNETV2,
+    ),
+    "vgg19_imagenet": _imagenet(
+        "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6",
+        CC_BY, CAFFE, 224, 512, VGG,
+    ),
+    **{name: _checkpoint(name, *row) for name, row in CHECKPOINTS.items()},
+    **{
+        f"i3d_{stream}_kinetics{scratch}_h5{'' if top else '_no_top'}": _keras_port(stream, scratch, top)
+        for stream in ("flow", "rgb") for scratch in ("", "_scratch") for top in (True, False)
+    },
+    "yunet": Published(
+        "face_detection_yunet_2023mar.onnx",
+        (PublishedFile(  # the sha256 is that of the pointer file in opencv_zoo
+            "face_detection_yunet_2023mar.onnx", YUNET,
+            "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", 232_589,
+        ),),
+        "MIT", "opencv_zoo", "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y",
+        "face detector of 02, detector: yunet", "onnx",
+    ),
+    "i3d_flow_sample": _sample("flow", "ee00e78e6f380caa5463de878d7c85ad7a01e668"),
+    "i3d_rgb_sample": _sample("rgb", "d756c5020a6e0fb56a99b210e32f5865da712bba"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +263,121 @@ class Weights:
         return asdict(self)
 
 
+def published_weights(name: str) -> Weights:
+    """Return the provenance of published weights that are here; the sha256 is that of the largest file."""
+    row = WEIGHTS[name]
+    return Weights(name, row.files[0].url, file_sha256(row.main_file), row.licence)
+
+
+def choose(names: list[str]) -> dict[str, Published]:
+    """Return the rows of these names; "all" means all of them. ValueError names what is unknown, and the choices."""
+    unknown = ", ".join(name for name in names if name not in WEIGHTS and names != ["all"])
+    if unknown or not names:
+        raise ValueError(f"NAME must be all or of {', '.join(WEIGHTS)}, got {unknown or 'nothing'}. Correct the name.")
+    return WEIGHTS if names == ["all"] else {name: WEIGHTS[name] for name in names}
+
+
+def converted_path(name: str) -> Path:
+    """Where the converted file of a row of I3D's lies, which NumPy alone reads (see `helpers.i3d.convert`)."""
+    return weights_folder() / f"{name}.npz"
+
+
+def require(names: list[str]) -> dict[str, Path]:
+    """Return what loaders take for each name of `WEIGHTS`, fetching the files that are not there yet.
+
+    Returns:
+        name -> path of the file, or of the checkpoint without `.index`; of I3D's rows the converted file alone may be
+        there, which `helpers.i3d.read_variables` reads by name.
+
+    Raises:
+        FileNotFoundError: One error for all files that are missing and cannot be fetched: file, address, folder.
+    """
+    rows = choose(names)
+    absent = [row for name, row in rows.items() if not converted_path(name).is_file()]
+    missing, reason = [], ""
+    for file in (file for row in absent for file in row.files if not file.place.is_file()):
+        reason = reason or fetch(file)  # when one cannot be fetched the next would only wait for the same network
+        if not file.place.is_file():
+            missing.append(f"  {file.place}\n    from {file.url}")
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} weight file(s) are missing and could not be fetched ({reason}). Put each where it is "
+            "named, or name another folder in OCEAN_WEIGHTS, or choose weights=random to try things:\n"
+            + "\n".join(missing)
+        )
+    return {name: weights_folder() / row.path for name, row in rows.items()}
+
+
+def fetch(file: PublishedFile) -> str:
+    """Download one file to its place, whole or not at all; return "" or the reason why not."""
+    import keras
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # seconds without an answer; urllib waits for ever otherwise
+    try:
+        folder = file.place.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        where = {"cache_dir": str(folder), "cache_subdir": str(folder), "force_download": True}
+        part = keras.utils.get_file(f"{file.place.name}.part", file.url, file_hash=file.file_hash, **where)
+        if not is_as_published(part, file):
+            Path(part).unlink()
+            return f"{file.url} is not the file that was published"
+        with replacing(file.place) as whole:  # flushes it: after a power cut it must not be there without its bytes
+            os.replace(part, whole)
+    except Exception as error:  # get_file raises a bare Exception when an address does not answer
+        return str(error).splitlines()[0]
+    finally:
+        socket.setdefaulttimeout(before)
+    log.info("fetched %s from %s", file.place, file.url)
+    return ""
+
+
+def is_as_published(path: str | Path, file: PublishedFile) -> bool:
+    """Whether a file's bytes have the hash that the table knows; True where none is published."""
+    if not file.published_hash:
+        return True
+    with open(path, "rb") as stream:
+        if file.git_blob:
+            start = hashlib.sha1(f"blob {Path(path).stat().st_size}\0".encode())
+            return hashlib.file_digest(stream, start.copy).hexdigest() == file.git_blob
+        return (
+            hashlib.file_digest(stream, "md5" if len(file.file_hash) == 32 else "sha256").hexdigest() == file.file_hash
+        )
+
+
+def verify_bytes(name: str) -> str:
+    """Compare a row's files with what is published of them; say the sha256 of each.
+
+    Raises:
+        FileNotFoundError: They are not there; says where to get them.
+        ValueError: They are others.
+    """
+    row = WEIGHTS[name]
+    if missing := ", ".join(str(file.place) for file in row.files if not file.place.is_file()):
+        raise FileNotFoundError(
+            f"{name}: {missing} is not there. Run `python -m helpers weights fetch {name}`, or put it there from "
+            f"{row.files[0].url}"
+        )
+    for file in row.files:
+        if not is_as_published(file.place, file):
+            raise ValueError(f"{file.place} must have the published hash {file.published_hash}. Fetch it again.")
+    return ", ".join(f"{file.name} sha256 {file_sha256(file.place)}" for file in row.files)
+
+
+def as_text() -> str:
+    """Return the table of `python -m helpers weights list`: a block of lines per row."""
+    lines = [f"weights folder: {weights_folder()}   (another: --folder DIR, or OCEAN_WEIGHTS)"]
+    for name, row in WEIGHTS.items():
+        sizes = [file.place.stat().st_size if row.is_here else file.n_bytes for file in row.files]
+        size = "? MB" if None in sizes else f"{sum(sizes) / 1e6:.1f} MB"
+        state = "here" if row.is_here else "not here"
+        lines += ["", f"{name:32} {size:>9}  {state}", f"    {row.purpose}", f"    licence  {row.licence}"]
+        lines += [f"    from     {file.url}\n    to       {file.place}" for file in row.files]
+        if converted_path(name).is_file():
+            lines.append(f"    converted to {converted_path(name)}")
+    return "\n".join(lines)
+
+
 # Numerators of the laws. 4.4 by trying: EfficientNetV2-M's features are 0 to 1e-1 at 4 and reach 2e8 at 6.
 LAWS = {"glorot": 6, "he": 6, "swish": 4.4}
 
@@ -57,84 +394,7 @@ RANDOM_SHA256 = {
 }
 
 
-def require(names: list[str]) -> dict[str, Path]:
-    """Return what loaders take for each name of `WEIGHTS`, fetching the files that are not there yet.
-
-    Returns:
-        name -> path of the file, or of the checkpoint without `.index`; there may be its converted file alone, which
-        `read_variables` reads by name.
-
-    Raises:
-        FileNotFoundError: One error for all files that are missing and cannot be fetched: file, address, folder.
-    """
-    unknown = sorted(set(names) - set(WEIGHTS))
-    if unknown:
-        raise ValueError(f"names must be of {', '.join(WEIGHTS)}, got {', '.join(unknown)}. Correct the name.")
-    absent = [name for name in names if not is_here(WEIGHTS[name]) and not is_converted(name, WEIGHTS[name])]
-    wanted = [file for name in absent for file in WEIGHTS[name].files]
-    missing, reason = [], ""
-    for file in wanted:
-        if (weights_folder() / file.name).is_file():
-            continue
-        if not reason:  # when one cannot be fetched the next would only wait for the same network
-            reason = _fetch(file)
-        if not (weights_folder() / file.name).is_file():
-            missing.append(f"  {weights_folder() / file.name}\n    from {file.url}")
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} weight file(s) are missing and could not be fetched ({reason}). Put each where it is "
-            "named, or name another folder in OCEAN_WEIGHTS, or choose weights=random to try things:\n"
-            + "\n".join(missing)
-        )
-    for name in absent:
-        write_record(name, WEIGHTS[name])
-    return {name: weights_folder() / WEIGHTS[name].path for name in names}
-
-
-def fetch(file: PublishedFile) -> str:
-    """Fetch one file that is not there yet; return "" when it is there now, or the reason why not."""
-    return "" if (weights_folder() / file.name).is_file() else _fetch(file)
-
-
-def _fetch(file: PublishedFile) -> str:
-    """Download one file to its place, whole or not at all; return "" or the reason why not."""
-    target = weights_folder() / file.name
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # seconds without an answer; urllib waits for ever otherwise
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = keras.utils.get_file(
-            f"{target.name}.part",
-            file.url,
-            file_hash=file.file_hash,
-            cache_dir=str(target.parent),
-            cache_subdir=str(target.parent),
-            force_download=True,
-        )
-        if file.git_blob not in (None, git_blob_id(part)):
-            Path(part).unlink()
-            return f"{file.url} is not the file that was published: its git blob id is not {file.git_blob}"
-        with replacing(target) as whole:  # flushes it: after a power cut it must not be there without its bytes
-            os.replace(part, whole)
-    except Exception as error:  # get_file raises a bare Exception when an address does not answer
-        return str(error).splitlines()[0]
-    finally:
-        socket.setdefaulttimeout(before)
-    log.info("fetched %s from %s, sha256 %s", target, file.url, file_sha256(target))
-    return ""
-
-
-def published_weights(name: str) -> Weights:
-    """Return the provenance of published weights that `require` has found.
-
-    The sha256 is that of the largest published file, also where its converted form is what is read.
-    """
-    row = WEIGHTS[name]
-    sha256 = file_sha256(main_file(row)) if is_here(row) else converted_source(name)["sha256"]
-    return Weights(name, row.files[0].url, sha256, row.licence)
-
-
-def fill_random(model: keras.Model, seed: int, law: str) -> str:
+def fill_random(model: "keras.Model", seed: int, law: str) -> str:
     """Fill every kernel (rank 2 and more) from a frozen generator; biases and batch norm stay as they were built.
 
     Each kernel has its own stream, `RandomState(crc32("seed/layer/variable"))`, so a part of a network holds the same
@@ -150,6 +410,8 @@ def fill_random(model: keras.Model, seed: int, law: str) -> str:
     Returns:
         sha256 over names and float32 values of the kernels, in the order of their names.
     """
+    import keras
+
     if law not in LAWS:
         raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}. Choose one of them.")
     kernels = {
@@ -170,7 +432,7 @@ def fill_random(model: keras.Model, seed: int, law: str) -> str:
     return digest.hexdigest()
 
 
-def random_weights(model: keras.Model, network: str, *, seed: int, law: str) -> Weights:
+def random_weights(model: "keras.Model", network: str, *, seed: int, law: str) -> Weights:
     """Fill a model from the frozen generator and check it against the hash recorded for this network.
 
     Args:
@@ -186,100 +448,7 @@ def random_weights(model: keras.Model, network: str, *, seed: int, law: str) -> 
     expected = RANDOM_SHA256.get((network, law, seed), sha256)
     if sha256 != expected:
         raise RuntimeError(
-            f"random weights of {network} ({law}, seed {seed}) must have sha256 {expected}, got {sha256}. NumPy "
-            f"{np.__version__} or Keras {keras.__version__} builds them otherwise: install requirements.lock."
+            f"random weights of {network} ({law}, seed {seed}) must have sha256 {expected}, got {sha256}. "
+            f"NumPy {np.__version__} or this Keras builds them otherwise: install requirements.lock."
         )
     return Weights("random", f"frozen generator, {law}, seed {seed}, {network}", sha256, "none")
-
-
-def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
-    """Read all variables of a TensorFlow checkpoint.
-
-    Args:
-        path: As TensorFlow names it, without `.index`.
-
-    Returns:
-        Variable name -> array.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint, or a part of it is missing.
-        ValueError: The checkpoint is damaged.
-    """
-    import tensorflow as tf
-
-    folder, name = Path(path).parent, Path(path).name
-    if not (folder / f"{name}.index").is_file() or not list(folder.glob(f"{name}.data-*")):
-        raise FileNotFoundError(f"{path}.index and {path}.data-* are not both there. Put both files into {folder}.")
-    try:
-        reader = tf.train.load_checkpoint(str(path))
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} must be a whole TensorFlow checkpoint, got: {error}. Fetch it again.") from error
-
-
-def read_variables(name: str) -> dict[str, np.ndarray]:
-    """Read I3D's variables of a row of `WEIGHTS`, fetched if need be; its converted file is read if it is up to date.
-
-    Returns:
-        Published variable name (as in the checkpoints of 400 classes) -> array.
-
-    Raises:
-        FileNotFoundError: As for `require`.
-        ValueError: What is there is damaged.
-    """
-    require([name])
-    return read_converted(name) if is_converted(name, WEIGHTS[name]) else read_original(name)
-
-
-def read_original(name: str) -> dict[str, np.ndarray]:
-    """Read I3D's variables of a row of `WEIGHTS` from the published file, which is there; as for `read_variables`."""
-    row = WEIGHTS[name]
-    path = weights_folder() / row.path
-    if row.kind == "i3d_h5":
-        return read_keras_h5(path, "Flow" if row.preprocessing.order == "uv" else "RGB")
-    found = read_tf_checkpoint(path)
-    if row.n_classes != 600:
-        return found
-    # The checkpoint of 600 classes names its variables without the stream, and holds the optimizer's beside them.
-    return {f"RGB/inception_i3d/{key}": value for key, value in found.items() if not key.endswith("/Momentum")}
-
-
-def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
-    """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
-
-    Args:
-        path: A file with one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out).
-        stream: "Flow" or "RGB": the file does not say.
-
-    Returns:
-        Published variable name -> array; a layer that the port does not have keeps its own name.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing. Put it there, or run `python -m helpers weights fetch`.")
-    try:
-        with h5py.File(path) as file:
-            root = file.get("model_weights", file)
-            return {
-                f"{stream}/inception_i3d/{_published_scope(layer)}/{_published_part(weight)}": root[layer][weight][()]
-                for layer in map(_text, root.attrs["layer_names"])
-                for weight in map(_text, root[layer].attrs["weight_names"])
-            }
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
-
-
-def _text(name: bytes | str) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _published_part(weight: str) -> str:
-    part = weight.rsplit("/", 1)[-1].split(":")[0]
-    return {"kernel": "w", "bias": "b"}.get(part, part)
-
-
-def _published_scope(layer: str) -> str:
-    """Conv3d_3b_1a_1x1_conv -> Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d, and so on; others as they are."""
-    layer = re.sub("_conv$", "/conv_3d", re.sub("_bn$", "/batch_norm", layer))
-    layer = layer.replace("Conv3d_6a_1x1", "Logits/Conv3d_0c_1x1")
-    layer = layer.replace("Conv3d_5b_2b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")  # 0a in the checkpoints, 0b elsewhere
-    return re.sub(r"^Conv3d_(\d[b-f])_(\d)([ab])_(\dx\d)", r"Mixed_\1/Branch_\2/Conv3d_0\3_\4", layer)

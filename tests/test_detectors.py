@@ -11,7 +11,7 @@ import pytest
 from numbered import FrameList
 from tiny_yunet import tiny_yunet
 
-from helpers import faces, weights
+from helpers import faces
 from helpers import faces as detectors
 from helpers.faces import (
     YUNET,
@@ -70,7 +70,7 @@ def tiny(folder, monkeypatch):
     network = tiny_yunet()
     weights_folder().mkdir(parents=True)
     (weights_folder() / YUNET.name).write_bytes(network)
-    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, sha256=hashlib.sha256(network).hexdigest()))
+    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, file_hash=hashlib.sha256(network).hexdigest()))
 
 
 def red_square(x: int, y: int, side: int, height: int, width: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(tiny, monkeypatc
 
 
 def test_yunets_missing_file_says_where_to_put_it(folder, monkeypatch):
-    monkeypatch.setattr(weights, "_fetch", lambda file: "no network")
+    monkeypatch.setattr(detectors, "fetch", lambda file: "no network")
     place = weights_folder() / YUNET.name
     with pytest.raises(FileNotFoundError) as error:
         require_detector("yunet")
@@ -118,7 +118,7 @@ def test_yunets_file_is_fetched_once_and_checked(folder, monkeypatch):
     source = folder / "source.onnx"
     source.write_bytes(b"a network")
     digest = hashlib.sha256(b"a network").hexdigest()
-    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, url=source.as_uri(), sha256=digest))
+    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, url=source.as_uri(), file_hash=digest))
     require_detector("yunet")
     assert (weights_folder() / YUNET.name).read_bytes() == b"a network"
     source.unlink()
@@ -150,7 +150,7 @@ def test_a_detector_is_named_with_its_version():
     assert detector_version("haar") == f"haarcascade_frontalface_alt2, OpenCV {cv2.__version__}"
     assert detector_version("yunet") == f"face_detection_yunet_2023mar, OpenCV {cv2.__version__}"
     assert detector_file("haar") == "haarcascade_frontalface_alt2"
-    assert YUNET.sha256 in detector_file("yunet")
+    assert YUNET.file_hash in detector_file("yunet")
 
 
 def test_an_opencv_without_haar_data_says_what_to_install(monkeypatch, tmp_path):

@@ -1,10 +1,14 @@
+import shutil
+from dataclasses import replace
+
+import h5py
 import keras
 import numpy as np
 import pytest
 import reference_i3d
-from stand_ins import random_variables, save_checkpoint
+from stand_ins import random_variables, save_checkpoint, save_keras_port
 
-from helpers import i3d
+from helpers import __main__, i3d, weights
 
 CHANNELS = {"flow": 2, "rgb": 3}
 
@@ -172,3 +176,134 @@ def test_pretrained_motion_network_loads_the_checkpoint_from_the_weights_folder(
     model, provenance = i3d.build_motion_network("pretrained", "Conv3d_2b_1x1")
     assert (provenance.name, provenance.licence, len(provenance.sha256)) == ("i3d_flow_kinetics", "Apache-2.0", 64)
     assert all(np.array_equal(np.asarray(v), variables[name]) for name, v in i3d.published_variables(model).items())
+
+
+CHECKPOINT, PORT, NO_TOP = "i3d_flow_kinetics", "i3d_flow_kinetics_h5", "i3d_flow_kinetics_h5_no_top"
+
+
+def weigh(capsys, *arguments):
+    """Exit status, stdout and stderr of `python -m helpers weights`."""
+    status = __main__.main(["weights", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """With a classifier whose probabilities are neither 0 nor 1."""
+    found = random_variables("flow")
+    found["Flow/inception_i3d/Logits/Conv3d_0c_1x1/conv_3d/w"] *= 1e-4
+    return found
+
+
+@pytest.fixture(scope="module")
+def stand_ins(variables, tmp_path_factory):
+    """A weights folder with a checkpoint, both forms of the Keras port, and a sample, all of the flow stream."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / CHECKPOINT).mkdir()
+    save_checkpoint(variables, folder / CHECKPOINT / "model.ckpt")
+    save_keras_port(variables, folder / weights.WEIGHTS[PORT].path)
+    save_keras_port(variables, folder / weights.WEIGHTS[NO_TOP].path, top=False)
+    clip = np.random.default_rng(1).uniform(-1, 1, (1, 9, 224, 224, 2)).astype(np.float32)
+    np.save(folder / "v_CricketShot_g04_c01_flow.npy", clip)
+    yield folder
+    shutil.rmtree(folder)  # 200 MB
+
+
+@pytest.fixture
+def mine(stand_ins, monkeypatch):
+    """The folder in use; its files need not have the published bytes."""
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(stand_ins))
+    for name, row in weights.WEIGHTS.items():
+        files = tuple(replace(file, git_blob=None) for file in row.files)
+        monkeypatch.setitem(weights.WEIGHTS, name, replace(row, files=files))
+    yield stand_ins
+    for path in stand_ins.glob("*.npz"):
+        path.unlink()
+
+
+def test_whole_weights_are_verified_with_their_logits(capsys, mine, variables, monkeypatch):
+    clip = np.load(mine / "v_CricketShot_g04_c01_flow.npy")
+    logits = np.asarray(reference_i3d.pooled_and_logits(variables, clip)[1][0], np.float64)  # an independent one
+    probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    truth = weights.Reference(np.linalg.norm(logits), int(logits.argmax()), logits.max(), probability.max())
+    assert 0.01 < truth.probability < 0.99
+    row = weights.WEIGHTS[CHECKPOINT]
+    monkeypatch.setitem(weights.WEIGHTS, CHECKPOINT, replace(row, reference=truth))
+    status, text, error = weigh(capsys, "verify", CHECKPOINT)
+    assert (status, error, text.count("\n")) == (0, "", 1)
+    assert weights.file_sha256(mine / CHECKPOINT / "model.ckpt.data-00000-of-00001") in text
+    assert "names and shapes of I3D; norm, class, logit, probability of the sample: [" in text
+
+    other = truth._replace(norm=1.002 * truth.norm)
+    monkeypatch.setitem(weights.WEIGHTS, CHECKPOINT, replace(row, reference=other))
+    status, text, error = weigh(capsys, "verify", CHECKPOINT)
+    assert (status, text) == (1, "")
+    assert "These are other weights, or this installation computes otherwise" in error
+    assert error.count("\n") == 1
+
+
+def test_changed_or_damaged_weights_are_named(capsys, mine, monkeypatch):
+    path, row = mine / weights.WEIGHTS[NO_TOP].path, weights.WEIGHTS[NO_TOP]
+    monkeypatch.setitem(weights.WEIGHTS, NO_TOP, replace(row, files=(replace(row.files[0], git_blob="0" * 40),)))
+    assert "must have the published hash 0000" in weigh(capsys, "verify", NO_TOP)[2]
+    monkeypatch.setitem(weights.WEIGHTS, NO_TOP, row)
+    with h5py.File(path, "r+") as file:
+        value = file["Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0"]
+        before = value[0, 0, 0, 0, 0]
+        value[0, 0, 0, 0, 0] = np.nan
+    assert "Mixed_3b/Branch_0/Conv3d_0a_1x1/conv_3d/w must be finite" in weigh(capsys, "verify", NO_TOP)[2]
+    with h5py.File(path, "r+") as file:
+        file["Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0"][0, 0, 0, 0, 0] = before
+        names = file["Conv3d_5b_2b_3x3_bn"].attrs["weight_names"]
+        file["Conv3d_5b_2b_3x3_bn"].attrs["weight_names"] = names[1:]
+    status, _, error = weigh(capsys, "verify", NO_TOP)
+    assert "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta is missing" in error
+    assert (status, error.count("\n")) == (1, 1)
+    with h5py.File(path, "r+") as file:
+        file["Conv3d_5b_2b_3x3_bn"].attrs["weight_names"] = names
+
+
+def test_the_port_and_the_checkpoint_hold_the_same_variables(mine, variables):
+    found = i3d.read_original(PORT)
+    assert found.keys() == variables.keys()
+    assert all(np.array_equal(found[name], variables[name]) for name in variables)
+
+
+def test_converted_weights_are_read_instead_of_the_original_also_without_it(capsys, mine, variables, monkeypatch):
+    before = i3d.build_motion_network("pretrained", "Conv3d_2b_1x1")[1]
+    monkeypatch.setitem(weights.WEIGHTS, CHECKPOINT, replace(weights.WEIGHTS[CHECKPOINT], reference=None))
+    status, text, _ = weigh(capsys, "convert", CHECKPOINT)
+    assert (status, text) == (0, f"{CHECKPOINT}: converted to {mine / CHECKPOINT}.npz, 50.8 MB\n")
+    monkeypatch.delattr(i3d, "read_tf_checkpoint")  # so that nothing can read the original
+    (mine / CHECKPOINT).rename(mine / "away")
+    model, provenance = i3d.build_motion_network("pretrained", "Conv3d_2b_1x1")
+    assert provenance == before
+    assert all(np.array_equal(np.asarray(v), variables[name]) for name, v in i3d.published_variables(model).items())
+    (mine / "away").rename(mine / CHECKPOINT)
+
+
+def test_a_damaged_converted_file_is_refused(mine):
+    (mine / f"{NO_TOP}.npz").write_bytes(b"PK and no more")
+    with pytest.raises(ValueError, match=r"must be whole converted weights, got: .*Delete it, and convert again"):
+        i3d.read_variables(NO_TOP)
+
+
+def test_weights_without_a_classifier_make_a_network_that_ends_at_the_feature_map(mine, variables):
+    features, provenance = i3d.build_motion_network(NO_TOP)
+    assert features.output_shape == (None, None, 1024)
+    assert provenance.name == NO_TOP
+    kernel = "Flow/inception_i3d/Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w"
+    assert np.array_equal(np.asarray(i3d.published_variables(features)[kernel]), variables[kernel])
+
+
+def test_the_checkpoint_of_600_classes_is_read_without_the_optimizers_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path))
+    name = "i3d_rgb_kinetics600_scratch"
+    (tmp_path / name).mkdir()
+    bias = np.arange(600, dtype=np.float32)
+    scope = "Logits/Conv3d_0c_1x1/conv_3d/b"
+    save_checkpoint({scope: bias, f"{scope}/Momentum": bias + 1}, tmp_path / name / "model.ckpt")
+    found = i3d.read_original(name)
+    assert list(found) == [f"RGB/inception_i3d/{scope}"]
+    assert np.array_equal(found[f"RGB/inception_i3d/{scope}"], bias)
+    assert i3d.build_i3d(3, n_classes=600).output_shape == (None, 600)

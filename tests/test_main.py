@@ -99,7 +99,7 @@ def test_a_wrong_parameter_names_notebook_and_legal_values(capsys, data, tmp_pat
 
 def test_missing_pretrained_weights_are_all_named_before_any_work(capsys, data, tmp_path, monkeypatch):
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "weights"))
-    monkeypatch.setattr(weights, "_fetch", lambda file: "no network")
+    monkeypatch.setattr(weights, "fetch", lambda file: "no network")
     status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out")
     assert status == 1
     for name in ("resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "model.ckpt.index", "model.ckpt.data-00000"):

@@ -1,5 +1,8 @@
 import hashlib
 import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import keras
@@ -9,8 +12,7 @@ import tensorflow as tf
 from keras import layers
 from keras.src.applications import resnet
 
-from helpers import weights
-from helpers.checkpoints import records
+from helpers import __main__, i3d, weights
 
 
 def small_model():
@@ -95,15 +97,7 @@ def test_missing_weights_are_fetched_once_and_whole(source):
     paths = weights.require(["one", "two"])
     assert paths == {"one": source / "mine/one/a.h5", "two": source / "mine/two/b.index"}
     assert (source / "mine/two/b.data").read_text() == "this is b.data"
-    assert sorted(path.name for path in (source / "mine").rglob("*.*")) == [
-        "a.h5", "a.h5.json", "b.data", "b.index", "b.index.json",
-    ]  # fmt: skip
-    record = records.read_record(weights.WEIGHTS["one"])
-    assert record["files"]["one/a.h5"] == {
-        "sha256": hashlib.sha256(b"this is a.h5").hexdigest(),
-        "n_bytes": 12,
-        "url": (source / "a.h5").as_uri(),
-    }
+    assert sorted(path.name for path in (source / "mine").rglob("*.*")) == ["a.h5", "b.data", "b.index"]
     (source / "a.h5").unlink()
     assert weights.require(["one"]) == {"one": source / "mine/one/a.h5"}
     provenance = weights.published_weights("one")
@@ -139,27 +133,27 @@ def test_a_download_with_another_hash_is_not_kept(source):
 
 
 def test_unknown_weights_are_refused():
-    with pytest.raises(ValueError, match="names must be of resnet50_imagenet, .* got vgg_moon"):
+    with pytest.raises(ValueError, match="NAME must be all or of resnet50_imagenet, .* got vgg_moon"):
         weights.require(["resnet50_imagenet", "vgg_moon"])
 
 
 def test_a_checkpoint_is_read_by_variable_name(tmp_path):
     value = np.arange(6, dtype=np.float32).reshape(2, 3)
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "m.ckpt"), tensor_names=["a/b"], shape_and_slices=[""], tensors=[value])
-    found = weights.read_tf_checkpoint(tmp_path / "m.ckpt")
+    found = i3d.read_tf_checkpoint(tmp_path / "m.ckpt")
     assert list(found) == ["a/b"]
     assert np.array_equal(found["a/b"], value)
 
 
 def test_a_missing_or_damaged_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"m.ckpt.index and .*m.ckpt.data-\* are not both there"):
-        weights.read_tf_checkpoint(tmp_path / "m.ckpt")
+        i3d.read_tf_checkpoint(tmp_path / "m.ckpt")
     value = np.arange(600, dtype=np.float32)
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "m.ckpt"), tensor_names=["a"], shape_and_slices=[""], tensors=[value])
     data = tmp_path / "m.ckpt.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"m.ckpt must be a whole TensorFlow checkpoint, got"):
-        weights.read_tf_checkpoint(tmp_path / "m.ckpt")
+        i3d.read_tf_checkpoint(tmp_path / "m.ckpt")
 
 
 def test_a_depthwise_kernel_is_drawn_for_one_channel_of_input():
@@ -167,3 +161,98 @@ def test_a_depthwise_kernel_is_drawn_for_one_channel_of_input():
     model = keras.Model(inputs, keras.layers.DepthwiseConv2D(3, name="depthwise")(inputs))
     weights.fill_random(model, 0, "he")
     assert np.abs(model.layers[1].kernel).max() == pytest.approx(np.sqrt(6 / 9), rel=0.01)
+
+
+def weigh(capsys, *arguments):
+    """Exit status, stdout and stderr of `python -m helpers weights`."""
+    status = __main__.main(["weights", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+def test_the_list_names_file_address_licence_and_place_of_everything_and_what_is_there(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("OCEAN_WEIGHTS", "restored behind the test")
+    (tmp_path / "face_detection_yunet_2023mar.onnx").write_bytes(bytes(200_000))
+    status, text, _ = weigh(capsys, "list", "--folder", tmp_path)
+    assert status == 0
+    for name, row in weights.WEIGHTS.items():
+        assert f"\n{name} " in text
+        assert all(f"from     {file.url}\n    to       {tmp_path / file.name}\n" in f"{text}\n" for file in row.files)
+        assert f"licence  {row.licence}" in text
+    blocks = {block.split()[0]: block for block in text.split("\n\n")[1:]}
+    assert "0.2 MB  here" in blocks["yunet"]
+    assert "94.8 MB  not here" in blocks["resnet50_imagenet"]
+    assert len(blocks) == 21  # 5 of keras.applications, 5 checkpoints, 8 files of the port, YuNet, 2 samples
+
+
+def test_files_are_fetched_and_found_again(capsys, tmp_path, monkeypatch):
+    (tmp_path / "there.npy").write_bytes(b"published bytes")
+    row = weights.WEIGHTS["i3d_rgb_sample"]
+    blob = hashlib.sha1(b"blob 15\0published bytes").hexdigest()  # git hash-object
+    file = replace(row.files[0], url=(tmp_path / "there.npy").as_uri(), git_blob=blob)
+    monkeypatch.setitem(weights.WEIGHTS, "i3d_rgb_sample", replace(row, files=(file,)))
+    monkeypatch.setenv("OCEAN_WEIGHTS", "restored behind the test")
+    said = f"i3d_rgb_sample: {file.name} sha256 {hashlib.sha256(b'published bytes').hexdigest()}\n"
+    status, text, _ = weigh(capsys, "fetch", "i3d_rgb_sample", "--folder", tmp_path / "mine")
+    assert status == 0
+    assert text.endswith(said)
+    (tmp_path / "there.npy").write_bytes(b"other bytes")
+    assert weigh(capsys, "fetch", "i3d_rgb_sample")[:2] == (0, said)
+    (tmp_path / "mine" / file.name).unlink()
+    status, _, error = weigh(capsys, "fetch", "i3d_rgb_sample")
+    assert status == 1
+    assert "is not the file that was published" in error
+    assert not (tmp_path / "mine" / file.name).exists()
+
+
+def test_without_a_network_the_error_names_file_address_and_folder(capsys, tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise Exception("no answer")  # what keras.utils.get_file raises
+
+    monkeypatch.setattr(keras.utils, "get_file", offline)
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path))
+    status, _, error = weigh(capsys, "fetch", "i3d_flow_kinetics")
+    assert status == 1
+    assert "2 weight file(s) are missing and could not be fetched (no answer)" in error
+    for file in weights.WEIGHTS["i3d_flow_kinetics"].files:
+        assert f"  {tmp_path / file.name}\n    from {file.url}" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fetch", "vgg_moon"], "NAME must be all or of resnet50_imagenet, .*got vgg_moon"),
+        (["fetch"], "NAME must be all or of .*got nothing"),
+        (["verify"], "holds no weights"),
+        (
+            ["verify", "yunet"],
+            "face_detection_yunet_2023mar.onnx is not there. Run .* fetch yunet`, or put it there from",
+        ),
+        (["convert", "yunet"], "NAME must be of I3D's weights, got yunet"),
+        (["convert", "i3d_flow_kinetics"], "model.ckpt.index, .*is not there"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path))
+    status, _, error = weigh(capsys, *arguments)
+    assert status == 1
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize("law", ["md5", "sha256"])
+def test_published_hashes_are_compared(capsys, tmp_path, monkeypatch, law):
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path))
+    row = weights.WEIGHTS["i3d_flow_sample"]
+    np.save(tmp_path / row.path, np.zeros((1, 2, 3), np.float32))
+    digest = hashlib.new(law, (tmp_path / row.path).read_bytes()).hexdigest()
+    for said, status in ((digest, 0), (digest[:-1] + "x", 1)):
+        file = replace(row.files[0], git_blob=None, file_hash=said)
+        monkeypatch.setitem(weights.WEIGHTS, "i3d_flow_sample", replace(row, files=(file,)))
+        found, text, error = weigh(capsys, "verify", "i3d_flow_sample")
+        assert found == status
+        assert (": well: " in text, f"must have the published hash {said}" in error) == (not status, bool(status))
+
+
+def test_the_table_is_read_without_any_backend():
+    code = "import sys, helpers.faces; assert not {'keras', 'tensorflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

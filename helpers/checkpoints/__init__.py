@@ -1,1 +1,0 @@
-"""Published weights: their table, the record of what was seen, and files that any backend loads."""
