@@ -66,7 +66,7 @@ def run(
         start: This notebook and all after it.
         limit: The first N clips only.
     """
-    from helpers import report, workbook
+    from helpers import workbook
     from helpers.clips import write_clips
     from helpers.files import FolderLock
 
@@ -84,9 +84,9 @@ def run(
             write_clips(clips, out / "clips.csv")  # as 01 does for videos
         executed = workbook.run(tasks, data, out, chosen)
         if not (out / "training" / "training.json").exists():
-            log.info("There is no report yet: it needs %s.", ", ".join(report.NEEDED))
-        elif executed or not (out / "report.html").exists():
-            log.info("report: %s", report.write_report(out))
+            log.info("There is no report yet: it needs 06_training.")
+        elif executed or chosen == [workbook.REPORT] or not (out / "report.html").exists():
+            log.info("report: %s", workbook.write_report(out))
         else:
             log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
     return 0
@@ -145,9 +145,9 @@ def report(run: Positional[Annotated[Path, arg(metavar="DIR")]]) -> int:
     Args:
         run: The run's folder: 06 is done in it.
     """
-    from helpers import report
+    from helpers import workbook
 
-    print(report.write_report(run))
+    print(workbook.write_report(run))
     return 0
 
 

@@ -334,6 +334,11 @@ class ScoreConfig(Parameters):
     model_dir: str = "results/sample/model"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Parameters):
+    """10_report."""
+
+
 NOTEBOOKS: dict[str, type[Parameters]] = {
     "00_setup_check": SetupConfig,
     "01_data_analysis": AnalysisConfig,
@@ -345,4 +350,5 @@ NOTEBOOKS: dict[str, type[Parameters]] = {
     "07_attention_visualization": AttentionConfig,
     "08_clip_classification": ClassificationConfig,
     "09_score_a_clip": ScoreConfig,
+    "10_report": ReportConfig,
 }

@@ -1,44 +1,55 @@
-"""summary.json and report.html of a run: one self-contained page that opens without a server or a network.
+"""summary.json of a run, and the sentences and tables of its report, notebook 10.
 
-In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests, figures). Only
-06 must have been run; the page says what else was not. Every section names the file that its numbers stand in.
+In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests). Only 06 must
+have been run. Out: `summary.json`; sentences; tables of texts, one row per model, clip, reason or stage.
 """
 
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from helpers import page
-from helpers import report_tables as tables
-from helpers.captions import caption_of, place_of
-from helpers.config import NOTEBOOKS
+import pandas as pd
+
+from helpers.clips import DISPLAY, TRAITS
 from helpers.files import code_version, needs, read_json, write_json
+from helpers.pages import NONE, number, span
 from helpers.statistics import in_words
 
 MAIN = "token_cross_attention"
-NEEDED = ("06_training",)
-MOST_FINDINGS = 5
-PICTURES = (".png", ".gif", ".jpg")
-MOST_BYTES = 4 * 2**20  # of one picture: a larger one is named, not shown
-FILES = {  # that the numbers of a report stand in
-    "analysis.json": "clips, ratings and leakage (01)",
-    "faces/manifest.json": "faces: parameters, counts, failures (02)",
-    "static/manifest.json": "static features: weights, parameters, counts, failures (03)",
-    "static/extraction_log.json": "speed of the last extraction (03)",
-    "dynamic/manifest.json": "dynamic features: the same (04)",
-    "dynamic/extraction_log.json": "speed of the last extraction (04)",
-    "aligned/manifest.json": "what was joined and reduced (05)",
-    "training/training.json": "models, intervals, comparisons (06)",
-    "training/history.csv": "errors of every epoch (06)",
-    "predictions.csv": "what every model said of every held-out clip (06)",
-    "model/card.json": "the model that scores videos (06)",
-    "attention.json": "what the attention is worth (07)",
-    "classification/classification.json": "classes of clips (08)",
-    "score.json": "a scored clip (09)",
-    "score.html": "the same on a page (09)",
-    "setup.json": "this machine (00)",
-    "run.json": "seconds of each notebook",
-    "summary.json": "results in short",
+SHOWN = 30  # failed clips, kinds of masked rows: the rest is counted
+FILES = {
+    "setup": "setup.json",
+    "analysis": "analysis.json",
+    "attention": "attention.json",
+    "classification": "classification/classification.json",
+    "score": "score.json",
+    "run": "run.json",
 }
+STAGES = {
+    "faces": "02_clip_preparation",
+    "static": "03_static_extraction",
+    "dynamic": "04_dynamic_extraction",
+    "aligned": "05_alignment",
+}
+POINTING = {
+    "occlusion_pointing": "the model: its largest single effect",
+    "occlusion_pointing_shuffled": "the control, trained on shuffled motion",
+    "motion_pointing": "no model: the most unusual motion",
+    "occlusion_chance": "chance: any token",
+}
+
+
+def read_if_there(path: Path) -> Any:
+    """The content of a JSON file, None where there is none."""
+    return read_json(path) if path.exists() else None
+
+
+def read_manifests(out: Path) -> dict[str, dict[str, Any]]:
+    """The manifests of the stages that were made."""
+    found = {stage: read_if_there(out / stage / "manifest.json") for stage in STAGES}
+    return {stage: manifest for stage, manifest in found.items() if manifest is not None}
 
 
 def write_summary(out: str | Path) -> dict[str, Any]:
@@ -53,110 +64,257 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     """
     out = Path(out)
     training = read_json(needs(out / "training" / "training.json", "06_training"))
-    manifests = tables.read_manifests(out)
     summary = {name: training[name] for name in ("targets", "models", "comparisons", "split")}
-    summary |= {"groups": training.get("groups", {}), "ceiling": training.get("ceiling")}
     summary |= {
+        "groups": training.get("groups", {}),
+        "ceiling": training.get("ceiling"),
         "live": training.get("live", {}),
-        "attention": tables.read_if_there(out / "attention.json"),
+        "attention": read_if_there(out / "attention.json"),
         "provenance": {
             "code_version": code_version(),
             "data": training["data"],
             "synthetic_labels": training["synthetic_labels"],
-            "stages": {stage: manifest["identity"] for stage, manifest in manifests.items()},
+            "stages": {stage: manifest["identity"] for stage, manifest in read_manifests(out).items()},
         },
     }
-    classified = tables.read_if_there(out / "classification" / "classification.json")
+    classified = read_if_there(out / "classification" / "classification.json")
     if classified is not None:
         summary["classification"] = classified["models"]
     write_json(out / "summary.json", summary)
     return summary
 
 
-def write_report(out: str | Path) -> Path:
-    """Write `summary.json` and `report.html`; return the page's path. FileNotFoundError names a missing notebook."""
-    out = Path(out)
-    summary = write_summary(out)
-    manifests = tables.read_manifests(out)
-    analysis = tables.read_if_there(out / "analysis.json")
-    training = read_json(out / "training" / "training.json")
-    return page.write_page(
-        out / "report.html",
-        "report.html.j2",
-        name=out.resolve().name,
-        summary=summary,
-        training=training,
-        main=MAIN,
-        targets=summary["targets"],
-        models=tables.model_rows(summary, MAIN),
-        findings=findings(summary),
-        analysis=analysis,
-        statistics=tables.by_target(analysis, "statistics"),
-        agreement=tables.by_target(analysis, "reliability"),
-        problems=tables.problem_rows(analysis or {}),
-        setup=tables.read_if_there(out / "setup.json"),
-        stages=tables.stage_rows(out, manifests),
-        notebook_s={name: state["seconds"] for name, state in (tables.read_if_there(out / "run.json") or {}).items()},
-        random_weights=[s for s, m in manifests.items() if m["identity"].get("weights", {}).get("name") == "random"],
-        training_time=tables.training_time(out, MAIN, training.get("seeds", [])),
-        evidence=tables.evidence_rows(summary["attention"]),
-        relevance=tables.relevance_rows(summary["attention"]),
-        classified=tables.read_if_there(out / "classification" / "classification.json"),
-        scored=(out / "score.json").exists(),
-        failed=tables.failed_clips(manifests),
-        failed_rows=tables.failed_rows(manifests),
-        shown=tables.SHOWN,
-        provenance=tables.provenance_rows(manifests),
-        figures=figures_of(out / "figures"),
-        files={name: what for name, what in FILES.items() if (out / name).exists()},
-        notebooks={n: (out / "notebooks" / f"{n}.ipynb").exists() for n in NOTEBOOKS},
-    )
+def warnings_of(summary: dict[str, Any]) -> list[str]:
+    """What makes the scores of a whole run worthless or too high."""
+    stages, said = summary["provenance"]["stages"], []
+    random = [s for s, identity in stages.items() if identity.get("weights", {}).get("name") == "random"]
+    if random:
+        said.append(
+            f"The networks of {' and '.join(random)} had random weights. This run shows that the workbook works; its "
+            "scores say nothing about people."
+        )
+    if summary["provenance"]["synthetic_labels"]:
+        said.append("The ratings of this run were invented by request: no score of it means anything.")
+    return said + [text for text in [summary["split"].get("warning")] if text]
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
     """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival,
     groups.
     """
-    return _of_models(summary) + in_words(summary["groups"])
-
-
-def _of_models(summary: dict[str, Any]) -> list[str]:
     models = summary["models"]
     with_constant = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
     said = [with_constant[MAIN]["verdict"]]
-    useless = [page.spoken(name) for name, c in with_constant.items() if name != MAIN and not (c["low"] or 0) > 0]
+    useless = [spoken(name) for name, c in with_constant.items() if name != MAIN and not (c["low"] or 0) > 0]
     if useless:
         said.append(f"No better than a constant: {', '.join(useless)}.")
     rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
     if rivals:
         said.append(max(rivals, key=lambda c: models[c["b"]]["r2"]["mean"] or 0.0)["verdict"])
-    return said
+    return said + in_words(summary["groups"])
 
 
-def findings(summary: dict[str, Any]) -> list[str]:
-    """What was found in five sentences at most: `verdicts`, and what the attention is worth where that is known."""
-    attention = summary["attention"] or {}
-    said = _of_models(summary)
-    if attention.get("occlusion_pointing") is not None:
-        shares = [f"{attention[f'occlusion_{name}']:.0%}" for name in ("pointing", "pointing_shuffled", "chance")]
-        said.append(
-            "Its answer rests on the planted event in {} of the test clips (control {}, chance {}).".format(*shares)
-        )
-    return (said + in_words(summary["groups"]))[:MOST_FINDINGS]
+def pointing_in_words(attention: dict[str, Any] | None) -> list[str]:
+    """What the answer rests on, beside what it would be by chance and without a model; [] without planted events."""
+    if not attention or attention.get("occlusion_pointing") is None:
+        return []
+    share = {name: f"{attention[name]:.0%}" for name in POINTING if attention.get(name) is not None}
+    free = f", most unusual motion {share['motion_pointing']}" if "motion_pointing" in share else ""
+    return [
+        f"In {share['occlusion_pointing']} of the test clips the motion whose loss moves the score most lies in a "
+        f"planted event (control {share['occlusion_pointing_shuffled']}{free}, chance {share['occlusion_chance']})."
+    ]
 
 
-def figures_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The saved figures by section, in the order of `helpers.captions`.
+def score_in_words(scored: list[dict[str, Any]]) -> list[str]:
+    """What is to be known of the first scored clip before its numbers are."""
+    first = next((score for score in scored if "failed" not in score), None)
+    if first is None:
+        return [f"{score['video']} could not be scored: {score['failed']}" for score in scored]
+    unlike = any(of["unlike"] for of in first.get("familiarity", {}).values())
+    said = f"In {first['video']} the face is seen in {first['face_coverage']:.0%} of the frames that were looked at"
+    return [*(["This clip cannot be scored reliably"] if unlike else []), said, *first["warnings"]]
 
-    Returns:
-        Section to figures: `name`, `title`, `shows` (see `helpers.captions`), `picture` (`helpers.page.Picture`; None
-        for one larger than `MOST_BYTES`).
-    """
-    paths = sorted(path for path in folder.glob("*") if path.suffix in PICTURES)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(paths, key=lambda path: place_of(path.stem)):
-        section, title, shows = caption_of(path.stem)
-        picture = page.embedded(path) if path.stat().st_size <= MOST_BYTES else None
-        figure = {"name": path.name, "title": title, "shows": shows, "picture": picture}
-        found.setdefault(section, []).append(figure)
-    return found
+
+def best_models(summary: dict[str, Any]) -> list[str]:
+    """The constant, ridge, the best of the others, and the attention model: those that there are."""
+    others = [name for name in summary["models"] if name not in ("constant", "ridge", MAIN)]
+    best = max(others, key=lambda name: summary["models"][name]["r2"]["mean"] or 0.0, default="")
+    return [name for name in ("constant", "ridge", best, MAIN) if name in summary["models"]]
+
+
+def spoken(name: str) -> str:
+    """A name of files and code as words."""
+    return name.replace("_", " ")
+
+
+def model_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Test R² of every model by target, the constant first, then from the worst to the best; further scores."""
+    over = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
+    names = sorted(summary["models"], key=lambda n: (n != "constant", summary["models"][n]["r2"]["mean"] or 0.0))
+    rows = {spoken(name): _model_row(summary["models"][name], summary["targets"], over.get(name)) for name in names}
+    live = summary["live"]
+    if live.get("clips"):
+        known = {"constant": live.get("constant"), spoken(MAIN): live}
+        for name, row in ((name, row) for name, row in known.items() if row):
+            rows[f"{name} on the {live['clips']} rated clips of this run"] = _model_row(row, summary["targets"])
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model, test R²")
+    if summary["ceiling"]:
+        r2 = {target: number(summary["ceiling"]["r2"].get(target)) for target in summary["targets"]}
+        table.loc["a perfect model, as far as the raters agree"] = pd.Series(r2)
+    return table
+
+
+def _model_row(row: dict[str, Any], targets: list[str], over: dict[str, Any] | None = None) -> dict[str, str]:
+    cells = {target: number(row["r2"].get(target)) for target in [*targets, "mean"]}
+    cells["mean over the constant's"] = span((over["low"], over["high"])) if over else NONE
+    further = {"1 − MAE": number(row["mean_accuracy"], 3), "CCC": number(row["ccc"]["mean"])}
+    return cells | further | {"Pearson": number(row["pearson"]["mean"])}
+
+
+def evidence_table(attention: dict[str, Any]) -> pd.DataFrame:
+    """Share of the test clips whose largest effect lies in a planted event, beside its control and chance."""
+    rows = {
+        what: {"share": f"{attention[name]:.0%}", "95 %": span(attention.get(f"{name}_interval"))}
+        for name, what in POINTING.items()
+        if attention.get(name) is not None
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in a planted event")
+
+
+def relevance_table(attention: dict[str, Any]) -> pd.DataFrame:
+    """Share of each trait's relevance inside planted events, of model and control, beside the tokens' share."""
+    rows = {
+        DISPLAY.get(trait, trait): {
+            "relevance inside": number(of["inside"]),
+            "95 %": span(of.get("interval")),
+            "control": number(of.get("inside_shuffled")),
+            "tokens inside": number(of.get("uniform")),
+        }
+        for trait, of in (attention.get("relevance") or {}).items()
+        if isinstance(of, dict) and of.get("inside") is not None
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("trait")
+
+
+def target_table(analysis: dict[str, Any], name: str) -> pd.DataFrame:
+    """An entry of `analysis.json` by target, the traits first and in order; empty where there is none."""
+    found = analysis.get(name) or {}
+    order = [t for t in TRAITS if t in found] + [t for t in found if t not in TRAITS]
+    rows = {DISPLAY.get(t, t): {spoken(key): cell(value) for key, value in found[t].items()} for t in order}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
+
+
+def pairs_table(pairs: Iterable[tuple[str, Any]], name: str) -> pd.DataFrame:
+    """Names and values below the heading `name`."""
+    return pd.DataFrame({"": {key: cell(value) for key, value in pairs}}).rename_axis(name)
+
+
+def leakage_table(analysis: dict[str, Any]) -> pd.DataFrame:
+    """How many clips of each official split share a source with another."""
+    rows = {
+        leak["split"] + " against " + leak["against"]: {
+            "clips": cell(leak["clips"]),
+            "share a source": f"{leak['sharing']} ({leak['share']:.0%})",
+        }
+        for leak in analysis.get("leakage") or []
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
+
+
+def group_table(groups: dict[str, Any]) -> pd.DataFrame:
+    """Errors of each group of clips, and how far they are from everyone else's."""
+    heads = {"mae": "mean absolute error", "mae_over_others": "over the others'", "bias": "mean signed error"}
+    heads |= {"bias_over_others": "over the others' bias"}
+    rows = {
+        group: {name: cell(of.get(name)) for name in ("clips", "sources")}
+        | {head: f"{number(of[m]['value'], 3)} {span((of[m]['low'], of[m]['high']), 3)}" for m, head in heads.items()}
+        for group, of in sorted(groups.items())
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
+
+
+def problem_table(analysis: dict[str, Any]) -> pd.DataFrame:
+    """What does not fit between clips and ratings, by kind."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for entry in analysis.get("problems", []):
+        names[entry["problem"]].append(entry["name"])
+    rows = {problem: {"how many": cell(len(of)), "for example": of[0]} for problem, of in names.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: counts without decimals, others with one, below 10 with three."""
+    if value is None or isinstance(value, str):
+        return value or NONE
+    count = isinstance(value, int) or (value > 1 and value.is_integer())
+    return number(value, 0 if count else 3 if abs(value) < 10 else 1)
+
+
+def failed_clips(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Every clip that a stage could not use, once, with the first stage's `notebook` and `reason`; index clip."""
+    found: dict[str, dict[str, str]] = {}
+    for stage, manifest in manifests.items():
+        for entry in (entry for entry in manifest.get("failed", []) if "row" not in entry):
+            found.setdefault(entry["clip"], {"notebook": STAGES[stage], "reason": entry["reason"]})
+    return pd.DataFrame.from_dict(found, orient="index", columns=["notebook", "reason"]).rename_axis("clip")
+
+
+def masked_rows(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Rows that were masked by stage and kind of reason (… for its numbers), the most frequent first."""
+    kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for stage, manifest in manifests.items():
+        for entry in (entry for entry in manifest.get("failed", []) if "row" in entry):
+            kinds[STAGES[stage], re.sub(r"\d+(\.\d+)?", "…", entry["reason"])].append(entry["clip"])
+    rows = [
+        {"notebook": notebook, "reason": reason, "rows": len(clips), "clips": len(set(clips)), "for example": clips[0]}
+        for (notebook, reason), clips in sorted(kinds.items(), key=lambda item: -len(item[1]))
+    ]
+    return pd.DataFrame(rows, columns=["notebook", "reason", "rows", "clips", "for example"]).set_index("notebook")
+
+
+def class_table(classified: dict[str, Any]) -> pd.DataFrame:
+    """Accuracy of every classifier of 08, from the worst to the best."""
+    rows = {
+        spoken(name): {
+            "accuracy": number(row["accuracy"]),
+            "95 %": span(row.get("interval")),
+            "over the largest class": span(row.get("minus_majority")),
+            "on damaged clips": number(row.get("accuracy_corrupted")),
+        }
+        for name, row in sorted(classified["models"].items(), key=lambda item: item[1]["accuracy"])
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def stage_table(out: Path, manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Clips, time and rows of 02 to 04; rows per second are of the last extraction."""
+    rows = {}
+    for stage in (stage for stage in ("faces", "static", "dynamic") if stage in manifests):
+        counts, seconds = manifests[stage]["counts"], manifests[stage].get("seconds")
+        clips = counts.get("made", 0) + counts.get("found", 0)
+        log = read_if_there(out / stage / "extraction_log.json") or {}
+        rate = log.get("images_per_second", log.get("sequences_per_second"))
+        rows[STAGES[stage]] = {
+            "clips": number(clips, 0),
+            "seconds": number(seconds, 1),
+            "clips/s": number(clips / seconds) if seconds else NONE,
+            "rows": number(counts.get("rows"), 0),
+            "rows/s": number(rate, 1),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
+
+
+def provenance_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Weights, licence and code of every stage, and whether it was finished."""
+    rows = {}
+    for stage, manifest in manifests.items():
+        weights = manifest["identity"].get("weights", {})
+        rows[STAGES[stage]] = {
+            "weights": ": ".join(weights[key] for key in ("name", "source") if weights.get(key)) or NONE,
+            "sha256": weights.get("sha256", NONE)[:12],
+            "licence": weights.get("licence", NONE),
+            "code": manifest.get("code_version", NONE),
+            "finished": "yes" if manifest.get("finished", True) else "no",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")

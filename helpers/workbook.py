@@ -22,7 +22,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from helpers.clips import read_clips, target_names, video_files
 from helpers.config import NOTEBOOKS
-from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, stderr_into, write_json
+from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, stderr_into, write_json
+from helpers.pages import export
 from helpers.store import stage_is_whole
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,9 @@ WRITES = {
     "06_training": ("training/training.json", "predictions.csv", "model/model.keras", "model/card.json"),
     "07_attention_visualization": ("attention.json",),
     "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
-    "09_score_a_clip": ("score.json", "score.csv", "score.html"),
+    "09_score_a_clip": ("score.json", "score.csv"),
 }
+REPORT = "10_report"  # executed after the others whenever one of them was
 
 
 NEED_VIDEOS = ("01_data_analysis", "02_clip_preparation", "07_attention_visualization", "09_score_a_clip")
@@ -210,11 +212,11 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
         tasks: All notebooks in order: what a notebook depends on includes those before it.
         data: Folder of clips.
         out: Folder of the run.
-        chosen: Names of those that may be executed; default all.
+        chosen: Names of those that may be executed; default all. 10 is left out: see `write_report`.
     """
     state_path = out / "run.json"
     state = read_json(state_path) if state_path.exists() else {}
-    chosen = [task.name for task in tasks if chosen is None or task.name in chosen]
+    chosen = [t.name for t in tasks if t.name != REPORT and (chosen is None or t.name in chosen)]
     if CLASSES not in (task.name for task in tasks):
         log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
     trees = [resolve(path) for task in tasks if (path := task.parameters.get(TREES.get(task.name)))]
@@ -232,7 +234,7 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
         if state.pop(task.name, None):  # killed half-way, it is not done
             write_json(state_path, state)
         started = time.monotonic()
-        _execute(task, out)
+        execute(task, out)
         seconds = round(time.monotonic() - started, 1)
         log.info("%s: done in %.0f s", label, seconds)
         state[task.name] = {"fingerprint": chain, "seconds": seconds}
@@ -256,8 +258,20 @@ def forget(out: Path, first: str) -> None:
         write_json(path, {name: state for name, state in read_json(path).items() if name < first})
 
 
-def _execute(task: Task, out: Path) -> None:
-    """Run one notebook into `<out>/notebooks/`."""
+def write_report(out: str | Path) -> Path:
+    """Execute notebook 10 on a run's folder, which writes `summary.json`, and export it as `report.html`.
+
+    Raises:
+        FileNotFoundError: 06 was not run.
+    """
+    out = Path(out).resolve()
+    needs(out / "training" / "training.json", "06_training")
+    copy = execute(Task(REPORT, {"out_dir": str(out)}), out)
+    return export(copy, out / "report.html", f"What the run “{out.name}” found")
+
+
+def execute(task: Task, out: Path) -> Path:
+    """Run one notebook into `<out>/notebooks/`; return the executed copy."""
     copy = out / "notebooks" / f"{task.name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     where = {"cwd": ROOT / "notebooks", "kernel_name": "python3", "progress_bar": False}
@@ -277,6 +291,7 @@ def _execute(task: Task, out: Path) -> None:
         raise WorkbookError(
             f"{task.name} failed: its kernel died, most often for lack of memory.\n  executed copy: {copy}"
         ) from None
+    return copy
 
 
 def _fingerprint(task: Task, before: str) -> str:

@@ -78,7 +78,7 @@ def test_a_notebook_that_was_stopped_when_it_was_done_again_is_not_done(book, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(workbook, "_execute", killed)
+        patch.setattr(workbook, "execute", killed)
         execute(book)
     assert execute(book) == ["05_alignment"]
 
@@ -190,7 +190,7 @@ def test_a_choice_of_no_notebook_is_refused(only, start):
 def test_only_and_from_choose_notebooks():
     assert workbook.select("03,") == ["03_static_extraction"]
     assert [name[:2] for name in workbook.select(only="3, 04_dynamic_extraction")] == ["03", "04"]
-    assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09"]
+    assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09", "10"]
     with pytest.raises(ValueError, match="names the notebook '12'"):
         workbook.select(only="12")
 
@@ -213,7 +213,7 @@ def test_without_videos_the_tree_says_which_clips_there_are(trees, tmp_path):
     keys = workbook.stored_keys(trees, data)
     assert keys == ["training80_01/a.001", "training80_01/b.001"]
     chosen = workbook.without_videos(trees, workbook.select(), data)
-    assert [name[:2] for name in chosen] == ["00", "03", "04", "05", "06", "08"]
+    assert [name[:2] for name in chosen] == ["00", "03", "04", "05", "06", "08", "10"]
     clips = workbook.check_inputs([], data, tmp_path / "out", stored=keys)
     assert clips["split"].tolist() == ["train", "train"]
     assert clips["openness"].notna().tolist() == [False, True]

@@ -1,0 +1,38 @@
+"""Figure of 10: what the models are worth in one picture."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from helpers.clips import DISPLAY, LETTERS, TRAITS
+from helpers.plots import ACCENT, NEUTRAL
+from helpers.plots.training import MODEL_COLORS
+
+
+def plot_verdict(models: dict[str, Any], names: list[str], letters: list[str]) -> Figure:
+    """Draw test R² of a few models per target: a line at the mean over seeds, a dot for each seed.
+
+    Args:
+        models: `models` of `summary.json`.
+        names: Those that are drawn, in this order.
+        letters: Targets as `models` names them.
+    """
+    fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    place = {letter: column for column, letter in enumerate(letters)}
+    for k, name in enumerate(names):
+        color = ACCENT if name == "constant" else MODEL_COLORS.get(name, NEUTRAL)
+        x = np.arange(len(letters)) + (k - (len(names) - 1) / 2) * 0.7 / len(names)
+        means = [models[name]["r2"][letter] for letter in letters]
+        ax.plot(x, means, "_", color=color, ms=14, mew=2.5, label=name.replace("_", " "))
+        for seed in models[name]["seeds"]:
+            known = [letter for letter in letters if letter in seed.get("r2", {})]
+            ax.plot([x[place[letter]] for letter in known], [seed["r2"][letter] for letter in known], ".", color=color)
+    ax.axhline(0, color=ACCENT, lw=0.8)
+    full = {letter: DISPLAY[trait].replace(" ", "\n", 1) for letter, trait in zip(LETTERS, TRAITS, strict=True)}
+    ax.set_xticks(range(len(letters)), [full.get(letter, letter) for letter in letters])
+    ax.set(ylabel="test R²", title="What the models are worth: 0 is the constant, 1 is perfect", ylim=(None, 1))
+    ax.grid(False, axis="x")
+    fig.legend(loc="outside lower center", ncols=4, frameon=False)
+    return fig
