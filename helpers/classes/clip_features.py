@@ -1,10 +1,9 @@
 """Frame features of labelled clips (08): from class folders to one HDF5 file per split and view.
 
-In: `ClassificationConfig`. Out, in `<out>/classification/`: `features/{split}_features[_multiscale][_{view}].h5`
-(`helpers.store`) with `configuration_analysis.json`; until these are whole, `frames/<key>.npz`, the
-rows of a clip in its views. The engine is that of 03 and 04 (`helpers.extract`): stopped and started again it goes on,
-a damaged clip is recorded and left out, and memory does not grow with the number of clips. Of clips and views that are
-added later only these are computed; other scales begin anew, since the rows before averaging are not kept.
+In: `ClassificationConfig`. Out, in `<out>/classification/`: a stage `frames/` with a feature file per clip and view,
+and of these `features/{split}_features[_multiscale][_{view}].h5` (`helpers.store`) with `configuration_analysis.json`.
+The pipeline is that of 03 and 04: stopped and started again it goes on, a damaged clip is recorded and left out, and
+memory does not grow with the number of clips. Of clips and views that are added later only these are computed.
 """
 
 import hashlib
@@ -21,8 +20,7 @@ from helpers.backbones import Backbone, build_backbone
 from helpers.classes.class_folders import LabelledClips, find_classes
 from helpers.classes.clip_frames import FrameJob, clip_frames
 from helpers.classes.clip_variants import check_folds
-from helpers.classes.frame_rows import FrameRows, FrameStage, read_view
-from helpers.classes.held_rows import HeldRows
+from helpers.classes.frame_rows import FrameRows, FrameStage
 from helpers.classes.views import PLAIN, view_names
 from helpers.config import ClassificationConfig
 from helpers.files import write_json
@@ -33,6 +31,7 @@ from helpers.video import backend_name, backend_version
 from helpers.workers import cores
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
+SEQUENCE = ("features", "t_start_s", "valid")  # of a feature file
 FORMAT = 2  # of the files, counted up when one has to be written anew
 
 
@@ -67,12 +66,10 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
     }
     folder, made_with = cfg.out / "classification" / "frames", {"keras": keras.__version__}
     made_with["decoder"] = backend_version(backend)
-    wanted = {"views": {key: views_of(split, cfg) for key, split in clips.table["split"].items()}}
-    wanted["held"] = HeldRows(_files(clips, cfg), _as_attribute(identity, cfg))
-    with FrameStage(folder, "frames", identity, made_with, **wanted) as stage:
+    views = {key: views_of(split, cfg) for key, split in clips.table["split"].items()}
+    with FrameStage(folder, "frames", identity, made_with, views=views) as stage:
         counts, spent_s = _extract(clips.table, cfg, stage, backbone, backend)
         made = _gather(clips, cfg, stage)
-        stage.drop_files()
         counts["feature_dim"] = backbone.feature_dim
         _write_analysis(clips, cfg, stage, spent_s, counts)
         manifest = stage.finish(**counts)
@@ -92,17 +89,6 @@ def feature_file(cfg: ClassificationConfig, split: str, view: str = PLAIN) -> Pa
     """Where the features of a split in a view lie."""
     suffix = ("_multiscale" if cfg.multi_scale else "") + (f"_{view}" if view != PLAIN else "")
     return cfg.features / f"{split}_features{suffix}.h5"
-
-
-def _files(clips: LabelledClips, cfg: ClassificationConfig) -> dict[tuple[str, str], Path]:
-    """All feature files by (split, view)."""
-    splits = dict.fromkeys(clips.table["split"])
-    return {(split, view): feature_file(cfg, split, view) for split in splits for view in views_of(split, cfg)}
-
-
-def _as_attribute(identity: dict[str, Any], cfg: ClassificationConfig) -> str:
-    """What decides the rows of a feature file, as its attribute `identity` has it."""
-    return json.dumps(identity | {"scales": list(cfg.scales)}, sort_keys=True)
 
 
 def _check_split(clips: LabelledClips, kind: str) -> None:
@@ -132,8 +118,7 @@ def _extract(
     ):
         spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), network)
     failed = {entry["clip"] for entry in stage.failed}
-    stamps = {key: clip_stamp(cfg.data / path) for key, path in table["path"].items() if key not in failed}
-    n_invalid = sum(stage.fail_rows(key, stamp) for key, stamp in stamps.items())
+    n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
     return run.finish() | {"rows_made": n_rows, "invalid_rows": n_invalid}, spent_s
 
 
@@ -144,7 +129,7 @@ def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) 
     if table.empty:
         raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
     attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.multi_scale}
-    attributes["identity"] = _as_attribute(stage.identity, cfg)
+    attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
     table = table.assign(stamp=[clip_stamp(cfg.data / path) for path in table["path"]])
     files = []
     for split, part in table.groupby("split", sort=False):
@@ -173,22 +158,12 @@ def _made_of(path: Path) -> str:
 def _write(
     path: Path, part: pd.DataFrame, view: str, stage: FrameStage, scales: list[float], attributes: dict[str, Any]
 ) -> None:
-    """Write the rows of some clips in a view: those that a feature file holds from there, the others averaged."""
-    stamps = part["stamp"].to_dict()
-    computed = [stage.computed(key, stamp, view) for key, stamp in stamps.items()]
-    lengths = np.array([len(rows) for rows in computed], np.int32)
-    sequences = (_averaged(stage, key, stamp, view, scales) for key, stamp in stamps.items())
-    width = _averaged(stage, *next(iter(stamps.items())), view, scales)[0].shape[1]
+    """Write the rows of some clips in a view, averaged over the scales."""
+    lengths = np.array([len(stage.read(key, view, "valid")[0]) for key in part.index], np.int32)
+    sequences = (average_scales(stage.read(key, view, *SEQUENCE), scales) for key in part.index)
+    width = stage.read(part.index[0], view, "features")[0].shape[1]
     datasets = labelled_datasets(part["label"], part.index, part["source"])
-    datasets["stamp"] = np.asarray(list(stamps.values()), h5py.string_dtype())
-    datasets["computed"] = np.stack([np.pad(rows, (0, lengths.max() - len(rows))) for rows in computed])
     write_sequences(path, sequences, (lengths, width), datasets, attributes)
-
-
-def _averaged(stage: FrameStage, key: str, stamp: str, view: str, scales: list[float]) -> Sequence:
-    if view in stage.held.views(key, stamp):
-        return stage.held.read(key, stamp, view)
-    return average_scales(read_view(stage.path(key), view), scales)
 
 
 def average_scales(rows: Sequence, scales: list[float]) -> Sequence:

@@ -1,22 +1,19 @@
-"""The rows of one labelled clip in all its views, and the file they lie in.
+"""The rows of one labelled clip in all its views, and the stage they lie in.
 
-In: the pieces of a clip (`helpers.classes.clip_frames`). Out: `<key>.npz` with, for each view, `<view>.features`
-float32 (n, D), `<view>.t_s` (n,) seconds, `<view>.frame` (n,) numbers in the file and `<view>.valid` (n,); besides
-`views`, their names, `decoder` and `stamp`. A further view is added to the file; those that are there are not made
-again. The file is there until the feature files of the splits hold its rows (`helpers.classes.held_rows`).
+In: the chunks of a clip (`helpers.classes.clip_frames`). Out: a feature file per view, `<key>/<view>.npz`
+(`helpers.store`). A further view is computed alone; those that are there are not made again.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from helpers.classes.held_rows import HeldRows
 from helpers.rows import ClipRows
-from helpers.store import FeatureFile, Sequence, Stage, read_arrays, write_arrays
+from helpers.store import FeatureFile, Stage, read_arrays
+
+PARTS = ("features", "t_start_s", "t_end_s", "frame", "valid")
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ class FrameRows(ClipRows):
         return output[None]
 
     def _file(self, features: np.ndarray) -> ViewRows:
-        t_s = np.concatenate([piece.t_s for piece in self._seen])
-        frame = np.concatenate([piece.frame for piece in self._seen])
-        views = np.concatenate([[piece.view] * len(piece.t_s) for piece in self._seen])
+        t_s = np.concatenate([chunk.t_s for chunk in self._seen])
+        frame = np.concatenate([chunk.frame for chunk in self._seen])
+        views = np.concatenate([[chunk.view] * len(chunk.t_s) for chunk in self._seen])
         features = features[self._sample_of]
         valid = np.isfinite(features).all(axis=1)
         features[~valid] = 0
@@ -57,66 +54,30 @@ class FrameRows(ClipRows):
 
 @dataclass
 class FrameStage(Stage):
-    """A stage of clips in views; `views` says which each clip is to have, by key, `held` what feature files hold."""
+    """A stage with a file per clip and view; `views` says which each clip is to have, by key."""
 
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    held: HeldRows = field(default_factory=lambda: HeldRows({}, ""))
 
     def missing(self, key: str, stamp: str) -> tuple[str, ...]:
         """The views that a clip is to have and has not, of this version of the clip."""
-        there = {*views_there(self.path(key), stamp), *self.held.views(key, stamp)}
-        return tuple(name for name in self.views[key] if name not in there)
+        return tuple(view for view in self.views[key] if not Stage.done(self, f"{key}/{view}", stamp))
 
     def done(self, key: str, stamp: str) -> bool:
         return not self.missing(key, stamp)
 
-    def write(self, key: str, rows: FeatureFile, stamp: str) -> None:
+    def write(self, key: str, rows: ViewRows, stamp: str) -> None:
         """Write the rows of a clip's views beside those that are there."""
-        path = self.path(key)
-        there = views_there(path, stamp)
-        arrays = {name: value for name, value in read_arrays(path).items() if "." in name} if there else {}
-        new = list(dict.fromkeys(rows.views.tolist()))
-        for name in new:
-            of_view = rows.views == name
-            for part in ("features", "t_s", "frame", "valid"):
-                arrays[f"{name}.{part}"] = getattr(rows, part)[of_view]
-        # not compressed: features are noise to a compressor, which would take longer than the network does
-        write_arrays(path, compressed=False, views=[*there, *new], decoder=rows.decoder, stamp=stamp, **arrays)
+        for view in dict.fromkeys(rows.views.tolist()):
+            arrays = [getattr(rows, part)[rows.views == view] for part in PARTS]
+            super().write(f"{key}/{view}", FeatureFile(*arrays, rows.decoder), stamp)
 
-    def computed(self, key: str, stamp: str, view: str) -> np.ndarray:
-        """Whether the network gave each row of a view, bool (n,); its features are not read."""
-        if view in self.held.views(key, stamp):
-            return self.held.computed(key, stamp, view)
-        return read_arrays(self.path(key), [f"{view}.valid"])[f"{view}.valid"]
+    def read(self, key: str, view: str, *parts: str) -> tuple[np.ndarray, ...]:
+        """Some of the arrays of a view's feature file."""
+        return tuple(read_arrays(self.path(f"{key}/{view}"), parts).values())
 
-    def fail_rows(self, key: str, stamp: str) -> int:
+    def fail_rows(self, key: str) -> int:
         """Record the rows of a clip that cannot be used, and return how many they are."""
-        n_rows = 0
-        for name in self.views[key]:
-            for row in np.flatnonzero(~self.computed(key, stamp, name)):
-                self.fail(key, f"{name}: the network failed on it, or gave values that are not finite", int(row))
-                n_rows += 1
-        return n_rows
-
-    def drop_files(self) -> None:
-        """Remove the files of the clips, once feature files hold what was in them."""
-        for path in self.folder.rglob("*.npz"):
-            path.unlink()
-        for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
-            with suppress(OSError):  # something else is in it
-                folder.rmdir()
-
-
-def views_there(path: Path, stamp: str) -> list[str]:
-    """Names of the views in a clip's file; none if it is damaged, or of another version of the clip."""
-    try:
-        about = read_arrays(path, ("stamp", "views"))
-    except (FileNotFoundError, ValueError):
-        return []
-    return about["views"].tolist() if about["stamp"] == stamp else []
-
-
-def read_view(path: Path, view: str) -> Sequence:
-    """Features (n, D), times (n,) and validity (n,) of one view."""
-    arrays = read_arrays(path, [f"{view}.{part}" for part in ("features", "t_s", "valid")])
-    return arrays[f"{view}.features"], arrays[f"{view}.t_s"], arrays[f"{view}.valid"]
+        lost = [(view, row) for view in self.views[key] for row in np.flatnonzero(~self.read(key, view, "valid")[0])]
+        for view, row in lost:
+            self.fail(key, f"{view}: the network failed on it, or gave values that are not finite", int(row))
+        return len(lost)
