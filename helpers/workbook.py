@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -21,7 +22,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from helpers.clips import read_clips, target_names, video_files
-from helpers.config import NOTEBOOKS
+from helpers.config import NOTEBOOKS, AnalysisConfig
 from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, stderr_into, write_json
 from helpers.pages import export
 from helpers.store import stage_is_whole
@@ -84,12 +85,7 @@ def full_name(name: str, where: str | Path = "the command line") -> str:
 
 
 def plan(
-    data: Path,
-    out: Path,
-    *,
-    weights: str | None = None,
-    params: str | Path | None = None,
-    limit: int = 0,
+    data: Path, out: Path, *, weights: str | None = None, params: str | Path | None = None, limit: int = 0
 ) -> list[Task]:
     """The notebooks with their checked parameters.
 
@@ -99,27 +95,29 @@ def plan(
     """
     given = read_params(params) if params else {}
     asked = weights or next((v["weights"] for v in given.values() if "weights" in v), "pretrained")
-    base = read_params(ROOT / "params" / "pretrained.yaml") if asked == "pretrained" else {}
-    fallback = {"weights": asked, "video": str(data)}
+    preset = read_params(ROOT / "params" / "pretrained.yaml") if asked == "pretrained" else {}
+    default = {"weights": asked, "video": str(data)}
     pinned = {"data_dir": str(data), "out_dir": str(out), "model_dir": str(out / "model")}
     pinned |= ({"weights": weights} if weights else {}) | ({"limit": limit} if limit else {})
     tasks = []
     for name, config in NOTEBOOKS.items():
         legal = {f.name for f in fields(config)}
-        values = {key: value for key, value in fallback.items() if key in legal}
-        values |= base.get(name, {}) | given.get(name, {})
-        values |= {key: value for key, value in pinned.items() if key in legal}
+        own = preset.get(name, {}) | given.get(name, {})
+        values = _only(default, legal) | own | _only(pinned, legal)
         if name == CLASSES:
-            classes = Path(given.get(name, {}).get("data_dir", data / CLASS_FOLDER))
-            if name not in given and not classes.is_dir():
+            values["data_dir"] = given.get(name, {}).get("data_dir", str(data / CLASS_FOLDER))
+            if name not in given and not Path(values["data_dir"]).is_dir():
                 continue
-            values["data_dir"] = str(classes)
         try:
             config.checked(values)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         tasks.append(Task(name, values))
     return tasks
+
+
+def _only(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def select(only: str | None = None, start: str | None = None) -> list[str]:
@@ -167,26 +165,22 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, store
 
     Returns the clips, which are those of the keys `stored` if there are any.
     """
-    analysis = NOTEBOOKS["01_data_analysis"].checked(
-        next((task.parameters for task in tasks if task.name.startswith("01")), {})
-    )
+    given = {task.name: task.parameters for task in tasks}
+    analysis = AnalysisConfig.checked(given.get("01_data_analysis", {}))
     scale, targets = (analysis.rating_low, analysis.rating_high), target_names(analysis.targets)
     clips = read_clips(data, limit=limit, targets=targets, rating_range=scale, stored=stored)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".write-test"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
-    trains = any(task.name.startswith("06") for task in tasks)
-    invented = any(task.parameters.get("synthetic_labels") for task in tasks)
-    if trains and not invented and clips[targets].isna().all(axis=None):
+    invented = any(values.get("synthetic_labels") for values in given.values())
+    if "06_training" in given and not invented and clips[targets].isna().all(axis=None):
         raise ValueError(
             f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
             "or stop before training with --only 00,01,02,03,04."
         )
-    if "pretrained" in {task.parameters.get("weights") for task in tasks}:
+    if "pretrained" in {values.get("weights") for values in given.values()}:
         require_pretrained(tasks)
     return clips
 
