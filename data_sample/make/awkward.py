@@ -1,4 +1,4 @@
-"""Awkward clips: drawn files that every stage must survive, or refuse with a reason.
+"""Awkward clips: synthetic files that every stage must survive, or refuse with a reason.
 
 In: a folder. Out: `awkward/*.mp4` in it, each small. What each is for stands at its maker; none has a rating.
 """

@@ -1,4 +1,4 @@
-"""The drawn head: an invented person, its lit texture and its relief.
+"""The synthetic head: an invented person, its lit texture and its relief.
 
 In: a seed (`draw_identity`), light, head band and scale (`Head`). Out: a texture, RGBA uint8 (H, W, 4) with colour
 premultiplied by alpha, and a depth map, float32 (H, W). Head units: x right, y down, origin between eyes and nose,

@@ -1,4 +1,4 @@
-"""The moving parts of a drawn face: eyes with lids and gaze, brows, mouth.
+"""The moving parts of a synthetic face: eyes with lids and gaze, brows, mouth.
 
 In: a `drawing.Head` and one value per part. Out: a copy of the head's texture, RGBA uint8 (H, W, 4), with the parts
 painted on it.

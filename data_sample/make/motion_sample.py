@@ -1,4 +1,4 @@
-"""The drawn sample of motion classes: puppets whose gestures are the same in every class, in another order.
+"""The synthetic sample of motion classes: puppets whose gestures are the same in every class, in another order.
 
 In: seeds and a folder. Out: clips RGB uint8 (n, H, W, 3), mp4 files `<split>/<class>/<scene>/<source>.<take>.mp4`, and
 `truth.csv`. A clip shows three gestures one after the other; the class is their order. The clips of one source hold the

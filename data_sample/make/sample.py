@@ -1,4 +1,4 @@
-"""The sample data: drawn clips with a planted truth, in the folders, names and files of ChaLearn First Impressions V2.
+"""The sample data: synthetic clips with a planted truth, laid out as ChaLearn First Impressions V2 is.
 
 In: seeds and a folder. Out: `Drawing`s (frames RGB uint8 (n, H, W, 3)), mp4 files, `annotation_*.pkl`, `truth.csv`. A
 rating is the planted latent value plus noise; latents do not depend on the person. The same seeds give the same
@@ -37,7 +37,7 @@ PICKLE_ORDER = ("extraversion", "neuroticism", "agreeableness", "conscientiousne
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawn clip.
+    """One synthetic clip.
 
     Attributes:
         frames: RGB uint8 (n, H, W, 3).

@@ -1,4 +1,4 @@
-"""The picture around a drawn head: backdrop, shoulders, scarf, coloured light, camera noise.
+"""The picture around a head: backdrop, shoulders, scarf, coloured light, camera noise.
 
 In: a person, two latent traits and a seed (`build_scene`). Out: `Scene`, from which `draw_frame` makes RGB uint8
 frames (H, W, 3). Two of the five planted cues live here: the colours of the head band (openness) and of the scarf

@@ -1,4 +1,4 @@
-"""How a drawn head moves, and when the light turns warm and cool.
+"""How a synthetic head moves, and when the light turns warm and cool.
 
 In: latent traits, a seed, a number of frames and their rate. Out: `Timeline`, one float per frame and curve (n,), and
 the two event starts in seconds. Three of the five planted cues live here: tempo of the sway (extraversion), amplitude
