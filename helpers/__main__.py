@@ -318,11 +318,11 @@ def features(
         fps: Frames per second, for rows without times.
         skip_unmatched: Leave out features of clips that are not there.
     """
-    from helpers import precomputed, workbook
+    from helpers import external, workbook
 
     out = out.resolve()
     how = {"data": data, "index": index, "fps": fps, "skip_unmatched": skip_unmatched}
-    counts = precomputed.import_features(source, out, stream, **how, progress=sys.stderr.isatty())["counts"]
+    counts = external.import_features(source, out, stream, **how, progress=sys.stderr.isatty())["counts"]
     if counts["made"]:
         workbook.forget(out, "05")
     print(

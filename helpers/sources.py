@@ -13,22 +13,10 @@ from typing import Any
 import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.crops import CROP_PX, Chunk, Job, face_crops, face_flows
+from helpers.crops import CROP_PX, CROPS_PER_CHUNK, Chunk, Clock, Job, face_crops, face_flows
 from helpers.faces import FaceTrack, read_track, track_of
 from helpers.files import resolve
-from helpers.precomputed import (
-    FaceJob,
-    FaceTree,
-    FlowJob,
-    FlowTree,
-    StoredError,
-    StoredTrack,
-    match_clips,
-    open_face_tree,
-    open_flow_tree,
-    stored_crops,
-    stored_flows,
-)
+from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredClip, StoredError, StoredTrack, match_clips
 from helpers.store import clip_stamp, read_manifest
 from helpers.video import backend_version
 
@@ -36,7 +24,15 @@ log = logging.getLogger(__name__)
 
 FOLDERS = ("faces_dir", "flow_dir")  # the parameters that name a tree
 OF_TREES = (*FOLDERS, "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
-OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow", "remove_camera")}  # how a video becomes input
+OF_VIDEOS = {"static": ("every_n_frames",), "dynamic": ("flow", "remove_camera")}  # how a video becomes input
+
+
+def stored_chunks(job: StoredClip) -> Iterator[Chunk]:
+    """What is stored of a clip, chunk by chunk; what cannot be used is zeros and has its reason."""
+    clock, chunks = Clock(), job.chunks(CROPS_PER_CHUNK)
+    for places, values, reasons in clock.each("reading", chunks):
+        t_s, number = job.t_s[places], job.number[places]
+        yield Chunk(values, t_s, number, job.reader, unusable=reasons, spent_s=clock.read())
 
 
 class VideoSource:
@@ -71,16 +67,16 @@ class StoredSource:
     """A tree, and what it calls the clips of a run, by their keys."""
 
     cfg: StaticConfig | DynamicConfig
-    tree: FaceTree | FlowTree
+    tree: FaceTree | OpticalFlowSequenceLoader
     named: dict[str, str]
 
     @property
     def work(self) -> Callable[[Any], Iterator[Chunk]]:
-        return stored_crops if isinstance(self.tree, FaceTree) else stored_flows
+        return stored_chunks
 
     @property
     def not_decisive(self) -> tuple[str, ...]:
-        return OF_TREES + OF_VIDEOS[type(self.tree)]
+        return OF_TREES + OF_VIDEOS["static" if isinstance(self.tree, FaceTree) else "dynamic"]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -97,7 +93,7 @@ class StoredSource:
         except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
             return "missing"
 
-    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[FaceJob | FlowJob, StoredTrack]:
+    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[StoredClip, StoredTrack]:
         """What `work` takes, and what stands in for a track; `StoredError` where the clip cannot be used."""
         if key not in self.named:
             raise StoredError(f"there is nothing of it in {self.tree.folder.name}")
@@ -137,11 +133,11 @@ def open_source(cfg: StaticConfig | DynamicConfig, keys: Iterable[str]) -> Video
     return StoredSource(cfg, tree, named)
 
 
-def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | FlowTree | None:
+def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | OpticalFlowSequenceLoader | None:
     """The tree that the parameters of 03 or 04 name; None when they name none."""
     if isinstance(cfg, StaticConfig):
-        return open_face_tree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
-    return open_flow_tree(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
+        return FaceTree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
+    return OpticalFlowSequenceLoader(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
 
 
 def inputs_at(

@@ -1,8 +1,8 @@
 """Scores of clips that are stored as trees of faces and flow instead of videos.
 
-In: the `model/` folder of a run, a folder of face pictures and one of stored flow (`helpers.precomputed`,
-`helpers.precomputed`). Out: `<name>.npy`, float32 (N, k), raw; `<name>_ids.txt`, whose line i is the clip of row
-i; `<name>.json`, which says the rest; and `<name>/`, the features, which another call does not make again.
+In: the `model/` folder of a run, a folder of face pictures and one of stored flow (`helpers.precomputed`).
+Out: `<name>.npy`, float32 (N, k), raw; `<name>_ids.txt`, whose line i is the clip of row i; `<name>.json`, which says
+the rest; and `<name>/`, the features, which another call does not make again.
 """
 
 import logging
@@ -42,7 +42,7 @@ def predict_trees(
         face_dir: A folder of numbered square pictures per clip.
         flow_dir: Stored flow of the same clips, called alike.
         output: Ends in `.npy`.
-        faces_fps, flow_fps: See `open_face_tree`, `open_flow_tree`; default: as in the training, where it was on trees.
+        faces_fps, flow_fps: See `FaceTree`, `OpticalFlowSequenceLoader`; default: as in a training on trees.
         progress: Show progress bars.
 
     Returns:

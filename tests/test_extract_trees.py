@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 import test_extract
 from PIL import Image
-from test_face_trees import KINDS, face, write_bad_pictures
-from test_face_trees import write_tree as write_faces
-from test_flow_files import write_tree as write_flow
+from trees import KINDS, face, write_bad_pictures, write_faces
+from trees import write_pairs as write_flow
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static

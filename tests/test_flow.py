@@ -1,18 +1,21 @@
-"""Optical flow against known motion; its size, its range, its colours."""
+"""Optical flow against known motion; its size, its range, its colours, and its files."""
 
 import cv2
 import numpy as np
 import pytest
+from trees import some_flow
 
 from helpers.flow import (
     METHODS,
     OpticalFlowComputer,
-    flow_at_rate,
     flow_to_rgb,
     flow_wheel,
     normalise_flow,
+    read_flow,
     resize_flow,
+    write_flow,
 )
+from helpers.store import write_arrays
 
 SIDE = 97
 
@@ -93,19 +96,6 @@ def test_normalising_truncates_and_divides():
         normalise_flow(flow, 0)
 
 
-def test_the_same_speed_is_half_as_many_pixels_at_twice_the_rate():
-    flow = np.float32([[[[6, -4]]]])
-    assert flow_at_rate(flow, 15, 30).tolist() == [[[[3, -2]]]]
-    assert flow_at_rate(flow, 15, 30).dtype == np.float32
-    image = texture()
-    fast = OpticalFlowComputer("dis_medium").compute(np.stack([moved(image, 2 * k, 0) for k in range(3)]))
-    slow = OpticalFlowComputer("dis_medium").compute(np.stack([moved(image, 4 * k, 0) for k in range(2)]))
-    inside = np.median(flow_at_rate(slow, 15, 30)[:, 20:-20, 20:-20]), np.median(fast[:, 20:-20, 20:-20])
-    assert inside[0] == pytest.approx(inside[1], abs=0.05)
-    with pytest.raises(ValueError, match="fps_from and fps_to must be above 0, got 15 and 0"):
-        flow_at_rate(flow, 15, 0)
-
-
 def test_colours_show_direction_and_length():
     flow = np.float32([[[0, 0], [4, 0], [2, 0], [-4, 0], [0, 4], [0, -4], [9, 0]]])
     still, right, slow, left, down, up, beyond = flow_to_rgb(flow, max_px=4)[0].tolist()
@@ -136,3 +126,85 @@ def test_the_wheel_shows_right_on_the_right_and_nothing_in_the_middle():
     assert wheel[15, 0].tolist() == [0, 255, 255]
     assert wheel[30, 15].tolist() == flow_to_rgb(np.float32([[[0, 1]]]), 1.0)[0, 0].tolist()
     assert wheel[15, 15].tolist() == wheel[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("clip_px", [20.0, 7.0])
+def test_no_stored_value_in_range_is_wrong_by_more_than_half_a_step(tmp_path, clip_px):
+    flow = some_flow()
+    write_flow(tmp_path / "a.npz", flow, np.arange(3) / 15, 15, "dis_fast", clip_px)
+    got = read_flow(tmp_path / "a.npz")
+    assert got.flow.dtype == np.float32
+    assert got.flow.shape == flow.shape
+    error = np.abs(got.flow - np.clip(flow, -clip_px, clip_px)).max()
+    assert 1 / 64 / 5 <= error <= 1 / 64 / 2 + 1e-6
+    np.testing.assert_array_equal(got.field(2), got.flow[2])
+
+
+def test_no_motion_stays_exactly_zero_and_both_ends_of_the_range_are_kept(tmp_path):
+    flow = np.zeros((1, 5, 7, 2), np.float32)
+    flow[0, 1:3, 0] = [[20, -20], [-20, 20]]
+    write_flow(tmp_path / "a.npz", flow, [0.0], 15, "tvl1")
+    np.testing.assert_array_equal(read_flow(tmp_path / "a.npz").flow, flow)
+
+
+def test_what_a_flow_file_says_about_itself_is_read_back(tmp_path):
+    flow = np.zeros((2, 5, 7, 2), np.float32)
+    flow[0, :, 0, 1] = -31
+    write_flow(tmp_path / "deep" / "id.003.npz", flow, [0.2, 0.4], 5, "farneback", 30)
+    got = read_flow(tmp_path / "deep" / "id.003.npz")
+    assert (got.fps, got.method, got.clip_px, got.quantum_px) == (5, "farneback", 30, 1 / 64)
+    assert got.clamped_share == pytest.approx(5 / 140)
+    assert got.t_s.tolist() == [0.2, 0.4]
+    assert got.flow.min() == -30
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["id.003.npz"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "zero", "step_px"), [("uint8", 128, 20 / 127), ("int16", 0, 1 / 64), ("float16", 0, 0), ("float32", 0, 0)]
+)
+def test_files_of_all_earlier_kinds_are_read(tmp_path, dtype, zero, step_px):
+    flow = some_flow().clip(-20, 20)
+    planes = np.moveaxis(flow, -1, 1)
+    codes = planes.astype(dtype)
+    if step_px:
+        codes = (np.round(planes / step_px) + zero).astype(dtype)
+        codes = np.diff(codes, axis=2, prepend=codes.dtype.type(0))
+    about = {"fps": 15.0, "method": "tvl1", "clip_px": 20.0, "quantum_px": step_px, "clamped_share": 0.0}
+    write_arrays(tmp_path / "a.npz", codes=codes, t_s=np.arange(3) / 15, **about)
+    np.testing.assert_allclose(read_flow(tmp_path / "a.npz").flow, flow, atol=step_px / 2 + 0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"flow": np.zeros((2, 5, 7), np.float32)},
+            r"flow must have shape \(n, H, W, 2\), n at least 1, got \(2, 5, 7\)",
+        ),
+        ({"flow": np.zeros((2, 5, 7, 2), np.uint8)}, "flow must be decimal numbers in pixels, got uint8"),
+        ({"flow": np.full((2, 5, 7, 2), np.nan)}, "got NaN or infinity in field 0"),
+        ({"t_s": [0.0]}, r"t_s must ascend and have shape \(2,\) like flow, got \(1,\)"),
+        ({"t_s": [0.2, 0.1]}, "t_s must ascend"),
+        ({"fps": 0}, "fps must be above 0 and method a name, got 0 and 'tvl1'"),
+        ({"clip_px": 0}, "clip_px must be above 0 and at most 511.984, got 0"),
+        ({"clip_px": 512}, "at most 511.984, got 512"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_before_writing(tmp_path, change, message):
+    right = {"flow": np.zeros((2, 5, 7, 2), np.float32), "t_s": [0.0, 0.1], "fps": 10, "method": "tvl1"}
+    with pytest.raises(ValueError, match=message):
+        write_flow(tmp_path / "a.npz", **(right | change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_and_damaged_flow_files_are_named(tmp_path):
+    write_arrays(tmp_path / "rows.npz", features=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"rows\.npz is not a flow file: it holds features"):
+        read_flow(tmp_path / "rows.npz")
+    write_flow(tmp_path / "a.npz", some_flow(), np.arange(3) / 15, 15, "dis_fast")
+    whole = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a\.npz is damaged"):
+        read_flow(tmp_path / "a.npz")
+    with pytest.raises(FileNotFoundError):
+        read_flow(tmp_path / "none.npz")

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from test_face_trees import write_tree as write_faces
-from test_flow_files import write_tree as write_flow
+from trees import write_faces
+from trees import write_pairs as write_flow
 
 from helpers import files, forecast
 from helpers.backbones import Backbone

@@ -6,7 +6,7 @@ import os
 import pickle
 
 import pytest
-from test_face_trees import write_tree as write_faces
+from trees import write_faces
 
 from data_sample.make.sample import draw_clip, sample_plan, sample_ratings, write_mp4
 from helpers import __main__, weights

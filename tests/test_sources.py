@@ -4,10 +4,8 @@ import logging
 
 import numpy as np
 import pytest
-import test_face_trees
-from test_face_trees import SIDE
-from test_face_trees import write_tree as write_faces
-from test_flow_files import some_flow, write_tree
+import test_precomputed
+from trees import SIDE, some_flow, write_faces, write_pairs
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.precomputed import StoredError
@@ -42,16 +40,16 @@ def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path)
     source = open_source(cfg, KEYS)
     assert source.identity == {"stored": {"faces": "faces", "side_px": SIDE, "fps": 30.0}}
     assert not {"faces_dir", "every_n_frames"} & set(cfg.as_dict(without=source.not_decisive))
-    write_tree(tmp_path / "flow" / "c", some_flow(5, 8, 8))
+    write_pairs(tmp_path / "flow" / "c", some_flow(5, 8, 8))
     cfg = DynamicConfig(flow_dir=str(tmp_path / "flow"), flow_fps=5.0, input_px=32)
     source = open_source(cfg, KEYS)
     assert source.identity["stored"]["fps"] == 5.0
     assert not {"flow_dir", "flow_fps", "flow"} & set(cfg.as_dict(without=source.not_decisive))
     job, track = source.job(tmp_path, "c", "", 224)
-    assert (job.input_px, job.clip_px, track.n_frames, track.fps) == (32, 20.0, 6, 5.0)
+    assert (job.size_px, job.clip_px, track.n_frames, track.fps) == (32, 20.0, 6, 5.0)
 
 
-exported = test_face_trees.exported
+exported = test_precomputed.exported
 
 
 def test_what_the_network_is_shown_can_be_looked_at(exported, tmp_path):

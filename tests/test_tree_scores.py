@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import test_extract
 from test_extract_trees import SIDE, flow_of
-from test_face_trees import write_tree as write_faces
-from test_flow_files import write_tree as write_flow
+from trees import write_faces
+from trees import write_pairs as write_flow
 
 from helpers import __main__
 from helpers.align import ChannelGroups, Reduction, align_streams, read_reduction, write_reduction

@@ -6,9 +6,8 @@ import shutil
 
 import nbformat
 import pytest
-from test_face_trees import write_tree as write_faces
-from test_flow_files import some_flow
-from test_flow_files import write_tree as write_flow
+from trees import some_flow, write_faces
+from trees import write_pairs as write_flow
 
 from helpers import config, workbook
 from helpers.clips import TRAITS

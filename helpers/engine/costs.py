@@ -25,7 +25,7 @@ from helpers.faces import FaceTrack
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import rows_of_clip
-from helpers.precomputed import FlowJob, StoredTrack
+from helpers.precomputed import StoredTrack
 from helpers.rows import MIN_FLOWS, DynamicRows, StaticRows, TooShortError, row_layout
 from helpers.sources import StoredSource
 from helpers.store import FeatureFile, write_features
@@ -66,7 +66,7 @@ Stored = Callable[[int], Input]  # from the side of the crops to what a tree hol
 def stored_input(source: StoredSource, key: str, duration_s: float, size_px: int) -> Input:
     """What a tree holds of a clip, the beginning of it; `source.work` reads as decoder processes do."""
     job, track = source.job(Path(), key, "", size_px)
-    per_s = (job.n_flows if isinstance(job, FlowJob) else len(job.paths)) / duration_s
+    per_s = len(job.t_s) / duration_s
     with one_thread():
         pieces, spent_s = timed(partial(_first, source.work(job), -(-MANY_FLOWS // FLOWS_PER_CHUNK)))
     return Input(pieces, track, spent_s / sum(len(piece.t_s) for piece in pieces) * per_s, per_s)

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import precomputed, store
+from helpers import external, store
 from helpers.__main__ import main
 from helpers.align import ChannelGroups, Reduction, align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
+from helpers.external import import_features, usable_rows
 from helpers.files import FolderLock, LockedError, read_json, write_json
-from helpers.precomputed import import_features, match_clips, usable_rows
+from helpers.precomputed import match_clips
 from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
 
 DS, DD = 7, 11  # distinct primes
@@ -145,7 +146,7 @@ def test_an_import_that_breaks_off_leaves_the_folder_free(folder, per_clip, tmp_
     def breaks(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(precomputed, "_write_clip", breaks)
+    monkeypatch.setattr(external, "_write_clip", breaks)
     with pytest.raises(KeyboardInterrupt) as kept:  # with all that its frames hold
         import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
     monkeypatch.undo()

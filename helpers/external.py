@@ -1,0 +1,431 @@
+"""Features that other programs made become a stage like any other.
+
+In: a folder of one `.npy` or `.npz` per clip, one `.npy` with an index CSV, or one CSV; and the clips of a data folder.
+Out: the stage folder `static/` or `dynamic/` of a run, which 05 aligns like those of 03 and 04.
+
+Columns and arrays are known by name: `clip`; times in seconds as `t_s` (centre of a row: it is taken for a moment) or
+`t_start_s` and `t_end_s`; if there are any, `frame` (first frame of a row in the video) and `valid`. Without times, a
+row stands for its frame, at `fps` frames per second; without `frame`, rows are taken for frames 0, 1, 2, …. All other
+columns of a CSV are features, in their order.
+"""
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from helpers.clips import find_clips, natural_order, video_files
+from helpers.files import FolderLock, file_sha256
+from helpers.precomputed import match_clips, read_npy
+from helpers.store import STREAMS, FeatureFile, Stage, read_arrays, write_features
+
+log = logging.getLogger(__name__)
+
+TIMES = ("t_s", "t_start_s", "t_end_s")
+NOT_FEATURES = ("clip", "row", "frame", "valid", *TIMES)  # columns that are known by name
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
+NOT_A_NUMBER = ["", "nan", "NaN", "NA", "null"]
+CELLS_AT_A_TIME = 2**21  # of a CSV: 2,097,152 numbers are 16 MB
+SHOWN = 5  # names that an error lists
+
+Rows = tuple[FeatureFile, dict[int, str]]  # of a clip, and the reason of every invalid one by its number
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of many clips as they were found.
+
+    Attributes:
+        kind: "files", "array" or "table".
+        names: What the files call the clips.
+        sha256: Of the file; of a folder, of the sorted lines `<sha256>  <path>`.
+        rows: From a name to its rows. ValueError: they cannot be used.
+        index_sha256: Of the index CSV of an array, "" without one.
+    """
+
+    kind: str
+    names: list[str]
+    sha256: str
+    rows: Callable[[str], Rows]
+    index_sha256: str = ""
+
+
+def import_features(
+    source: str | Path,
+    out: str | Path,
+    stream: str,
+    *,
+    data: str | Path,
+    index: str | Path | None = None,
+    fps: float | None = None,
+    skip_unmatched: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Make a run's stage out of features from elsewhere; started again, it goes on.
+
+    Rows are brought into the order of time. Rows with values that are not finite become invalid, with the reason in the
+    manifest; so does a clip whose file is damaged, and a clip of the data folder without features, as failed.
+
+    Args:
+        source: See `open_features`, as `index` and `fps`.
+        out: The run's folder.
+        stream: "static" or "dynamic", which becomes the name of the stage.
+        data: The folder of clips. Features belong to the clip with that key, or whose key ends in the name.
+        index: Index CSV of a `.npy`; default: the file of the same name with `.csv`.
+        fps: Frames per second, for rows without times.
+        skip_unmatched: Leave out features whose name fits no clip or several, with the reason, instead of refusing.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The manifest of the stage.
+
+    Raises:
+        ValueError: Names that fit no clip or several; a damaged table; no usable rows; rows of different widths; a
+            stage that is there already and was made otherwise.
+        LockedError: The run is being filled.
+    """
+    if stream not in STREAMS:
+        raise ValueError(f"stream must be {' or '.join(STREAMS)}, got {stream!r}.")
+    source, out, clips = Path(source), Path(out), find_clips(data)
+    with FolderLock(out), tempfile.TemporaryDirectory(dir=out, prefix=".part-") as scratch:
+        features = open_features(source, scratch, index=index, fps=fps)
+        named, refused = match_clips(features.names, clips.index)
+        if refused and (not skip_unmatched or not named):
+            _refuse(source, refused, skip_unmatched)
+        failed, width = _survey(features, named, progress)
+        failed |= {key: f"there are no features of it in {source.name}" for key in clips.index if key not in named}
+        with Stage(out / stream, stream, _identity(features, source, fps), {"source": str(source.resolve())}) as stage:
+            for name, reason in refused.items():
+                log.warning("%s is left out: %s", name, reason)
+                stage.fail(name, reason)
+            counts = {"clips": len(clips), "made": 0, "found": 0, "failed": len(failed), "rows": 0, "invalid_rows": 0}
+            for key in clips.index:
+                if key in failed:
+                    log.warning("%s is left out: %s", key, failed[key])
+                    stage.path(key).unlink(missing_ok=True)  # of an earlier import, when it could be told from others
+                    stage.fail(key, failed[key])
+                else:
+                    _write_clip(stage, features, key, named[key], counts)
+            return stage.finish(**counts, feature_dim=width, unmatched=len(refused))
+
+
+def _refuse(source: Path, refused: dict[str, str], skip_unmatched: bool) -> None:
+    listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
+    more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+    advice = "Check the data folder." if skip_unmatched else "Call them by key, or leave them out (skip_unmatched)."
+    raise ValueError(f"names in {source.name} must fit one clip each, got {listed}{more}. {advice}")
+
+
+def _survey(features: Features, named: dict[str, str], progress: bool) -> tuple[dict[str, str], int]:
+    """Read every clip once before the first is written: the reasons of those that cannot be used, and the width."""
+    failed: dict[str, str] = {}
+    widths: dict[int, str] = {}
+    for key, name in tqdm(named.items(), unit="clip", disable=not progress):
+        try:
+            widths.setdefault(features.rows(name)[0].features.shape[1], name)
+        except ValueError as error:
+            failed[key] = str(error)
+        if len(widths) > 1:
+            (a, first), (b, other) = widths.items()
+            raise ValueError(
+                f"features must be of one width, got {a} for {first} and {b} for {other}. Take those of one network."
+            )
+    if not widths:
+        raise ValueError(f"a clip at least must have usable features, got none of {len(named)}: {min(failed.values())}")
+    return failed, next(iter(widths))
+
+
+def _identity(features: Features, source: Path, fps: float | None) -> dict[str, Any]:
+    """What later stages compare and name: `weights` as other stages have it, so that nothing takes it for ours."""
+    return {
+        "parameters": {"weights": "elsewhere"},
+        "weights": {"name": "elsewhere", "source": source.name, "sha256": features.sha256},
+        "elsewhere": {"layout": features.kind, "index_sha256": features.index_sha256, "fps": fps},
+    }
+
+
+def _write_clip(stage: Stage, features: Features, key: str, name: str, counts: dict[str, int]) -> None:
+    rows, reasons = features.rows(name)
+    stamp = features.sha256[:16]
+    done = stage.done(key, stamp)
+    if not done:
+        write_features(stage.path(key), rows, stamp)
+    counts["found" if done else "made"] += 1
+    counts["rows"] += len(rows.valid)
+    counts["invalid_rows"] += len(reasons)
+    for row, reason in sorted(reasons.items()):
+        stage.fail(key, reason, row)
+
+
+def open_features(
+    source: str | Path, scratch: str | Path, *, index: str | Path | None = None, fps: float | None = None
+) -> Features:
+    """Find the clips of a folder or file of features, and what it says about its rows.
+
+    Args:
+        source: A folder, a `.npy` or a `.csv`.
+        scratch: Folder for the numbers of a CSV, float32, as long as the features are used.
+        index: Index CSV of a `.npy`; default: the file of the same name with `.csv`. Its lines are those of the array
+            in order, or a column `row` says which they are, from 0.
+        fps: Frames per second, for rows without times.
+
+    Raises:
+        FileNotFoundError: The source or its index is missing.
+        ValueError: Nothing that is read; a table that names file, line and column of what is wrong with it.
+    """
+    source = Path(source)
+    if fps is not None and not 0 < fps < np.inf:
+        raise ValueError(f"fps must be above 0, got {fps}.")
+    if not source.exists():
+        raise FileNotFoundError(f"source must be a folder or a file of features, {source} does not exist.")
+    suffix = "" if source.is_dir() else source.suffix.lower()
+    if index is not None and suffix != ".npy":
+        raise ValueError(f"index must be left out unless the source is a .npy, got it with {source}.")
+    if source.is_dir():
+        return _files(source, fps)
+    if suffix == ".npy":
+        return _array(source, Path(index) if index is not None else source.with_suffix(".csv"), fps)
+    if suffix == ".csv":
+        return _table(source, Path(scratch), fps)
+    raise ValueError(f"source must be a folder, a .npy with an index, or a .csv, got {source}.")
+
+
+def _files(folder: Path, fps: float | None) -> Features:
+    paths: dict[str, Path] = {}
+    for path in video_files(folder, lambda name: name.endswith((".npy", ".npz"))):
+        name = path.rpartition(".")[0]
+        if name in paths:
+            raise ValueError(f"{folder} must hold one file of {name}, got .npy and .npz. Remove one of the two.")
+        paths[name] = folder / path
+    if not paths:
+        raise ValueError(f"{folder} must hold a .npy or .npz per clip, got none.")
+    listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
+
+    def rows(name: str) -> Rows:
+        arrays = _arrays_of(paths[name])
+        try:
+            return usable_rows(arrays.pop("features"), arrays, fps)
+        except ValueError as error:
+            raise ValueError(f"{paths[name].name}: {error}") from None
+
+    return Features("files", sorted(paths, key=natural_order), hashlib.sha256(listing.encode()).hexdigest(), rows)
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of one clip that are known by name; an only array is the features."""
+    try:
+        arrays = read_arrays(path) if path.suffix == ".npz" else {"features": np.asarray(read_npy(path))}
+    except ValueError:
+        raise ValueError(f"{path.name} is damaged, or holds objects instead of numbers. Make it again.") from None
+    if len(arrays) == 1:
+        return {"features": next(iter(arrays.values()))}
+    if "features" not in arrays:
+        raise ValueError(f"{path.name} must hold an array 'features', got {', '.join(sorted(arrays)) or 'none'}.")
+    return {name: array for name, array in arrays.items() if name in ("features", "frame", "valid", *TIMES)}
+
+
+def _array(path: Path, index: Path, fps: float | None) -> Features:
+    if not index.exists():
+        raise FileNotFoundError(
+            f"{index} is missing: an array needs an index CSV whose column 'clip' says whose its rows are. Name it."
+        )
+    array = read_npy(path)
+    if array.ndim != 2:
+        raise ValueError(f"{path.name} must have shape (n, D), got {array.shape}.")
+    table = pd.concat([known for known, _ in table_chunks(index, features=False)])
+    if "row" not in table and len(table) != len(array):
+        raise ValueError(f"{index.name} must have a line per row of {path.name}, {len(array)}, got {len(table)}.")
+    at = table.pop("row").to_numpy() if "row" in table else np.arange(len(table))
+    odd = (at < 0) | (at >= len(array)) | pd.Series(at).duplicated().to_numpy()
+    if odd.any():
+        line = int(odd.argmax())
+        raise ValueError(
+            f"{index.name} line {line + 2}: row must be 0 to {len(array) - 1}, each once, got {at[line]:g}. "
+            f"Take the index that belongs to {path.name}."
+        )
+    names, rows = _of_lines(index, table, partial(read_npy, path), at.astype(np.int64), fps)
+    return Features("array", names, file_sha256(path), rows, file_sha256(index))
+
+
+def _table(path: Path, scratch: Path, fps: float | None) -> Features:
+    """A CSV, turned into an array on disk some lines at a time: as text it may be larger than memory."""
+    numbers = scratch / "features.float32"
+    parts, width = [], 0
+    with open(numbers, "wb") as file:
+        for known, features in table_chunks(path, features=True):
+            file.write(features.tobytes())
+            parts.append(known)
+            width = features.shape[1]
+    table = pd.concat(parts).drop(columns="row", errors="ignore")
+    mapped = partial(np.memmap, numbers, np.float32, "r", shape=(len(table), width))
+    names, rows = _of_lines(path, table, mapped, np.arange(len(table)), fps)
+    return Features("table", names, file_sha256(path), rows)
+
+
+def _of_lines(
+    path: Path, table: pd.DataFrame, mapped: Callable[[], np.ndarray], at: np.ndarray, fps: float | None
+) -> tuple[list[str], Callable[[str], Rows]]:
+    """Names of the clips in a table, whose index is the number of the line, and what gives the rows of one.
+
+    `mapped` opens the array anew for each clip: pages once read do not stay in this process's memory. ValueError: two
+    lines give a clip the same time.
+    """
+    known = (["t_start_s", "t_end_s"], ["t_s"], ["frame"])
+    times = next((names for names in known if set(names) <= set(table.columns)), None)
+    again = table[table.duplicated(["clip", *times])] if times else table[:0]
+    if len(again):
+        clip, time = again.iloc[0][["clip", times[0]]]
+        raise ValueError(
+            f"{path.name} line {again.index[0]}: {clip} must have one row at a time, got another with {times[0]} "
+            f"{time:g}. Keep the right one."
+        )
+    lines = table.groupby("clip", sort=False).indices
+    columns = {name: table[name].to_numpy() for name in table.columns if name != "clip"}
+
+    def rows(name: str) -> Rows:
+        mine = {column: values[lines[name]] for column, values in columns.items()}
+        return usable_rows(np.asarray(mapped()[at[lines[name]]]), mine, fps)
+
+    return list(lines), rows
+
+
+def usable_rows(features: np.ndarray, columns: Mapping[str, np.ndarray], fps: float | None) -> Rows:
+    """Rows of one clip in the order of time; those with values that are not finite are zero and invalid.
+
+    Args:
+        features: Numbers (n, D).
+        columns: Some of `frame`, `valid` and `TIMES`, each (n,).
+        fps: Frames per second, for rows without times.
+
+    Returns:
+        The rows, `frame` -1 where it is unknown, and the reason of every invalid one by its number.
+    """
+    if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
+        raise ValueError(f"features must be numbers of shape (n, D), got {features.dtype} {features.shape}.")
+    for name, column in columns.items():
+        if column.shape != (len(features),) or column.dtype.kind not in "fiub":
+            raise ValueError(f"{name} must be numbers of shape ({len(features)},), got {column.dtype} {column.shape}.")
+    start_s, end_s, frame = _placed(columns, len(features), fps)
+    with np.errstate(over="ignore"):
+        features = features.astype(np.float32)
+    given = np.asarray(columns.get("valid", np.ones(len(features)))).astype(bool)
+    order = np.argsort((start_s + end_s) / 2, kind="stable")
+    features, given = features[order], given[order]
+    finite = np.isfinite(features)
+    usable = finite.all(axis=1)
+    reasons = {int(i): "marked invalid where it was made" for i in np.flatnonzero(~given)}
+    reasons |= {int(i): f"value {int(finite[i].argmin())} is not finite" for i in np.flatnonzero(~usable)}
+    features[~usable] = 0
+    return FeatureFile(features, start_s[order], end_s[order], frame[order], given & usable), reasons
+
+
+def _placed(columns: Mapping[str, np.ndarray], n: int, fps: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Start and end of each row in seconds, and its first frame."""
+    start_s, end_s, frame = (columns.get(name) for name in ("t_start_s", "t_end_s", "frame"))
+    if (start_s is None) != (end_s is None):
+        raise ValueError("t_start_s and t_end_s must come together, got one of the two.")
+    if start_s is None:
+        start_s = end_s = columns.get("t_s")
+    if start_s is None:
+        if fps is None:
+            raise ValueError("rows must have times (t_s, or t_start_s and t_end_s), got none. Give fps.")
+        frame = np.arange(n) if frame is None else frame
+        start_s, end_s = frame / fps, (frame + 1) / fps
+    frame = np.full(n, -1) if frame is None else frame
+    wrong = ~(np.isfinite(start_s) & np.isfinite(end_s) & (end_s >= start_s) & (frame % 1 == 0))
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(
+            f"row {i} must have a whole frame and end when or after it starts, "
+            f"got frame {frame[i]:g}, {start_s[i]:g} to {end_s[i]:g} s."
+        )
+    return start_s.astype(np.float64), end_s.astype(np.float64), frame.astype(np.int64)
+
+
+def table_chunks(path: Path, *, features: bool) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Read a CSV some lines at a time.
+
+    Args:
+        path: UTF-8, one line of column names.
+        features: Whether the columns that are not known by name are numbers to be read; otherwise they are passed over.
+
+    Yields:
+        The columns that are known by name, with their types; the others as float32 (n, D), NaN for an empty cell.
+
+    Raises:
+        ValueError: Not such a CSV, no column `clip`, or a cell that is not what its column holds, with its line.
+    """
+    reading: dict[str, Any] = {"encoding": "utf-8-sig", "low_memory": False}
+    try:
+        header = pd.read_csv(path, nrows=0, dtype=str, **reading).columns.tolist()
+        known = [name for name in header if name in NOT_FEATURES]
+        others = [name for name in header if name not in NOT_FEATURES] if features else []
+        if "clip" not in known:
+            raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(header[:8])}.")
+        if features and not others:
+            raise ValueError(f"{path.name} must have columns of features beside {', '.join(known)}, got none.")
+        reading |= {"keep_default_na": False, "dtype": dict.fromkeys(known, str)}
+        reading |= {"na_values": dict.fromkeys(others, NOT_A_NUMBER), "chunksize": CELLS_AT_A_TIME // len(header) + 1}
+        line = 2
+        with pd.read_csv(path, **reading) as chunks:
+            for chunk in chunks:
+                if not isinstance(chunk.index, pd.RangeIndex):
+                    raise ValueError(f"{path.name} must have a name for each column, got lines with further cells.")
+                chunk.index = range(line, line + len(chunk))
+                line += len(chunk)
+                yield _known(path, chunk[known]), _numbers(path, chunk[others])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).") from None
+    if line == 2:
+        raise ValueError(f"{path.name} must have lines below its column names, got none.")
+
+
+def _known(path: Path, texts: pd.DataFrame) -> pd.DataFrame:
+    """The columns that are known by name with their types; the index is the number of the line in the file."""
+    made = {}
+    for column in texts:
+        cells = texts[column].fillna("").str.strip()
+        if column == "clip":
+            made[column], wrong, rule = texts[column].fillna(""), cells == "", "name a clip"  # blanks may belong to it
+        elif column == "valid":
+            made[column] = cells.str.lower().map(FLAGS)
+            wrong, rule = made[column].isna(), "be True or False"
+        else:
+            made[column] = cells.map(_exact).astype(np.float64)
+            wrong, rule = ~np.isfinite(made[column]), "be a number"
+            if column in ("row", "frame"):
+                wrong, rule = wrong | (made[column] % 1 != 0), "be a whole number"
+        _require(path, texts[column], ~wrong, rule)
+    return pd.DataFrame(made).astype({"valid": bool} if "valid" in made else {})
+
+
+def _exact(text: str) -> float:
+    """The number that a text says, to the last bit, which readers of CSV miss; NaN for another text."""
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
+
+
+def _numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:
+    """Cells as float32 (n, D); one that is not a number is a ValueError with its line and column."""
+    for column in cells.columns[[dtype.kind not in "fiu" for dtype in cells.dtypes]]:
+        numbers = pd.to_numeric(cells[column].astype(str), errors="coerce")
+        _require(path, cells[column], numbers.notna() | cells[column].isna(), "be a number")
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
+        return cells.to_numpy(np.float32, na_value=np.nan)
+
+
+def _require(path: Path, cells: pd.Series, right: pd.Series, rule: str) -> None:
+    """Raise ValueError with line and column of the first cell that is not right."""
+    if not right.all():
+        line = right.idxmin()
+        raise ValueError(f"{path.name} line {line}: {cells.name} must {rule}, got {cells[line]!r}.")

@@ -1,0 +1,526 @@
+"""Stored faces and flow: which samples they hold and when, and every kind of sample that is refused."""
+
+import shutil
+import tracemalloc
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pairs
+
+from helpers.config import PreparationConfig
+from helpers.extract import prepare_clips
+from helpers.faces import crop_at, export_faces, read_track
+from helpers.files import ROOT
+from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
+from helpers.precomputed import (
+    FaceTree,
+    OpticalFlowSequenceLoader,
+    SampleError,
+    StoredError,
+    numbered_pictures,
+    read_face,
+    read_field,
+)
+from helpers.store import read_arrays, write_arrays
+from helpers.video import iter_frames
+
+SAMPLE = ROOT / "data_sample"
+FLOW_PX = 8
+CLIP = "training80_01/-AmMDnVl4s8.003"
+
+
+def flow_of(n: int, side: int = FLOW_PX, seed: int = 2) -> np.ndarray:
+    """Flow in whole steps of our files, which hold it exactly."""
+    return np.random.default_rng(seed).integers(-700, 700, (n, side, side, 2)).astype(np.float32) / 64
+
+
+def ours(path, flow, fps=15.0, method="dis_fast"):
+    write_flow(path, flow, np.arange(len(flow)) / fps, fps, method)
+
+
+def samples_of(job, at_a_time=32):
+    """All samples of a clip, their times and numbers, and the reasons by their place in the clip."""
+    values, reasons = [], {}
+    for places, chunk, unusable in job.chunks(at_a_time):
+        values.append(chunk)
+        reasons |= {places.start + at: reason for at, reason in unusable.items()}
+    return np.concatenate(values), job.t_s, job.number, reasons
+
+
+def crops_of(tree, name, size_px=SIDE):
+    return samples_of(tree.job(name, size_px))
+
+
+def flows_of(tree, name, input_px=FLOW_PX, clip_px=20.0):
+    return samples_of(tree.job(name, input_px, clip_px))
+
+
+def test_every_picture_comes_in_the_order_of_its_number_at_its_time(tmp_path):
+    write_faces(tmp_path / "training80_01" / "-AmMDnVl4s8.003", range(0, 60, 5), "face_frame_{}.jpg")
+    tree = FaceTree(tmp_path, 30.0)
+    assert list(tree.clips) == ["training80_01/-AmMDnVl4s8.003"]
+    assert (tree.side_px, tree.identity["fps"]) == (SIDE, 30.0)
+    crops, t_s, numbers, reasons = crops_of(tree, "training80_01/-AmMDnVl4s8.003")
+    assert numbers.tolist() == list(range(0, 60, 5))  # frame_5 before frame_10
+    np.testing.assert_allclose(t_s, np.arange(12) / 6)
+    assert reasons == {}
+    assert crops.dtype == np.uint8
+    for crop, number in zip(crops, numbers, strict=True):
+        assert np.abs(crop.astype(int) - face(number)).mean() < 3
+
+
+def test_the_pictures_are_decoded_exactly_and_in_colour(tmp_path):
+    write_faces(tmp_path / "a", [7])
+    expected = cv2.cvtColor(cv2.imread(str(tmp_path / "a" / "face_000007.jpg")), cv2.COLOR_BGR2RGB)
+    crops, *_ = crops_of(FaceTree(tmp_path, 30.0), "a")
+    np.testing.assert_array_equal(crops[0], expected)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3, 64])
+def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, at_a_time):
+    folder = tmp_path / "tree" / "a"
+    write_faces(folder, [0, 5, 200])
+    write_faces(tmp_path / "tree" / "b", range(3))
+    write_bad_pictures(folder)
+    crops, _, numbers, reasons = samples_of(FaceTree(tmp_path / "tree", 30.0).job("a", SIDE), at_a_time)
+    assert numbers.tolist() == [0, 5, *range(100, 111), 200]
+    assert list(reasons) == list(range(2, 13))
+    for got, expected in zip(reasons.values(), KINDS.values(), strict=True):
+        assert got.startswith(expected)
+    assert not crops[2:13].any()
+    for place, number in ((0, 0), (1, 5), (13, 200)):
+        assert np.abs(crops[place].astype(int) - face(number)).mean() < 3
+
+
+def test_a_picture_that_the_camera_held_sideways_is_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(face(1)).save(tmp_path / "face_1.jpg", quality=95, exif=exif)
+    got = read_face(tmp_path / "face_1.jpg", SIDE)
+    assert np.abs(got.astype(int) - np.rot90(face(1), -1)).mean() < 3
+
+
+def test_a_png_under_the_name_of_a_jpeg_is_read(tmp_path):
+    Image.fromarray(face(1)).save(tmp_path / "face_1.png")
+    (tmp_path / "face_1.png").rename(tmp_path / "face_1.jpg")
+    np.testing.assert_array_equal(read_face(tmp_path / "face_1.jpg", SIDE), face(1))
+    with pytest.raises(SampleError, match="face_2.jpg: there is no such file any more"):
+        read_face(tmp_path / "face_2.jpg", SIDE)
+
+
+def test_pictures_are_scaled_to_the_network_like_crops(tmp_path):
+    write_faces(tmp_path / "a", [0], side=64)
+    crops, *_ = crops_of(FaceTree(tmp_path, 30.0), "a", size_px=32)
+    assert crops.shape == (1, 32, 32, 3)
+    assert np.abs(crops[0].astype(int) - face(0, 64)[::2, ::2]).mean() < 3
+
+
+def test_two_pictures_of_one_number_cost_their_clip_only(tmp_path):
+    write_faces(tmp_path / "a", [10])
+    write_faces(tmp_path / "a", [10], "frame_{}.png")
+    write_faces(tmp_path / "b", [10])
+    tree = FaceTree(tmp_path, 30.0)
+    with pytest.raises(StoredError, match="face_000010.jpg and frame_10.png have the same number 10"):
+        tree.job("a", SIDE)
+    assert tree.job("b", SIDE).track.n_frames == 1
+
+
+def test_a_changed_renamed_or_removed_picture_changes_the_stamp_of_its_clip(tmp_path):
+    for name in "ab":
+        write_faces(tmp_path / name, range(3))
+    tree = FaceTree(tmp_path, 30.0)
+    seen = [tree.stamp("a")]
+    (tmp_path / "b" / "face_000000.jpg").touch()
+    assert tree.stamp("a") == seen[0]
+    (tmp_path / "a" / "face_000002.jpg").rename(tmp_path / "a" / "face_000003.jpg")
+    seen.append(tree.stamp("a"))
+    (tmp_path / "a" / "face_000003.jpg").unlink()
+    seen.append(tree.stamp("a"))
+    Image.fromarray(face(9)).save(tmp_path / "a" / "face_000001.jpg")
+    seen.append(tree.stamp("a"))
+    assert len(set(seen)) == 4
+
+
+def test_a_change_is_seen_in_a_clip_of_which_a_link_leads_nowhere(tmp_path):
+    write_faces(tmp_path / "a", range(3))
+    (tmp_path / "a" / "face_000003.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    tree = FaceTree(tmp_path, 30.0)
+    before = tree.stamp("a")
+    Image.fromarray(face(9)).save(tmp_path / "a" / "face_000001.jpg")
+    assert tree.stamp("a") != before
+
+
+def test_a_number_that_no_computer_counts_to_costs_the_clip(tmp_path):
+    write_faces(tmp_path / "a", [10**19])
+    write_faces(tmp_path / "b", [10])
+    with pytest.raises(StoredError, match="the number in face_1.*0.jpg is too large"):
+        FaceTree(tmp_path, 30.0).job("a", SIDE)
+
+
+def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_path):
+    write_faces(tmp_path / "elsewhere" / "a", [0])
+    root = tmp_path / "tree"
+    write_faces(root / ".trash" / "c", [0])
+    (root / "b").mkdir()
+    write_faces(root / "b", [3])
+    shutil.copy(root / "b" / "face_000003.jpg", root / "b" / "cover.jpg")
+    (root / "b" / "face_000004.txt").touch()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "linked" / "loop").symlink_to(root)
+    tree = FaceTree(root, 30.0)
+    assert list(tree.clips) == ["b", "linked/a"]
+    assert list(numbered_pictures(tree.clips["b"])) == [3]
+
+
+def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="faces_dir must be a folder of face pictures"):
+        FaceTree(tmp_path / "nowhere", 30.0)
+    with pytest.raises(ValueError, match="faces_dir must hold pictures like clip/face_0001.jpg, got none below"):
+        FaceTree(tmp_path, 30.0)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "face_0.jpg").touch()
+    with pytest.raises(ValueError, match="not one of 1 looked at can be read"):
+        FaceTree(tmp_path, 30.0)
+    Image.fromarray(face()[:20]).save(tmp_path / "a" / "face_1.jpg")
+    with pytest.raises(ValueError, match="must be square, got 32x20 px. Crop them to squares."):
+        FaceTree(tmp_path, 30.0)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A clip's faces as `helpers.faces` writes them, every third frame, and what they were cut from."""
+    root = tmp_path_factory.mktemp("exported")
+    (root / "data").mkdir()
+    shutil.copy(sorted((SAMPLE / "training80_01").glob("*.mp4"))[0], root / "data" / "ü.001.mp4")
+    clips = pd.DataFrame({"path": ["ü.001.mp4"]}, index=pd.Index(["ü.001"], name="key"))
+    prepare_clips(clips, PreparationConfig(data_dir=str(root / "data"), out_dir=str(root / "run"), workers=1))
+    export_faces(clips, root / "data", root / "run", root, every=3)
+    return root
+
+
+def test_what_export_writes_comes_back_with_its_exact_times(exported):
+    tree = FaceTree(exported / "faces_jpeg", 99.0)  # the rate is not needed: the times are known
+    crops, t_s, numbers, reasons = crops_of(tree, "ü.001", size_px=224)
+    assert numbers.tolist() == list(range(0, 73, 3))
+    assert reasons == {}
+    np.testing.assert_allclose(t_s, np.arange(0, 73, 3) / 15)
+    assert tree.job("ü.001", 224).track.fps == pytest.approx(15)
+    track = read_track(exported / "run" / "faces" / "ü.001.npz")
+    frames = iter_frames(exported / "data" / "ü.001.mp4", indices=slice(0, None, 3))
+    expected = [crop_at(frame, track, t, 224) for frame, t, _ in frames]
+    assert np.abs(crops.astype(int) - expected).mean() < 3
+
+
+def test_exported_times_that_do_not_fit_the_pictures_cost_the_clip(exported, tmp_path):
+    for name in ("faces_jpeg", "faces_jpeg_times"):
+        shutil.copytree(exported / name, tmp_path / name)
+    tree = FaceTree(tmp_path / "faces_jpeg", 30.0)
+    before = tree.stamp("ü.001")
+    times = tmp_path / "faces_jpeg_times" / "ü.001.npz"
+    write_arrays(times, frame=np.arange(0, 73, 6), t_s=np.arange(0, 73, 6) / 15)
+    assert tree.stamp("ü.001") != before
+    with pytest.raises(StoredError, match="say nothing of face_000003.jpg"):
+        tree.job("ü.001", 224)
+    times.write_bytes(b"half")
+    with pytest.raises(StoredError, match="ü.001.npz, is damaged"):
+        tree.job("ü.001", 224)
+
+
+@pytest.mark.parametrize(("n", "first"), [(5, 0), (70, 0), (33, 1)])
+def test_a_tree_of_pairs_gives_every_field_at_its_time(tmp_path, n, first):
+    flow = flow_of(n)
+    write_pairs(tmp_path / CLIP, flow, first=first)
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    assert list(tree.clips) == [CLIP]
+    assert tree.identity == {"flow": tmp_path.name, "side_px": FLOW_PX, "fps": 6.0, "made": "pairs of unknown method"}
+    values, t_s, numbers, reasons = flows_of(tree, CLIP)
+    np.testing.assert_array_equal(values, normalise_flow(flow, 20.0))
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(t_s, np.arange(n) / 6)
+    assert numbers.tolist() == list(range(first, n + first))
+    assert reasons == {}
+    assert tree.job(CLIP, FLOW_PX, 20.0).track.n_frames == n + 1
+    assert tree.job(CLIP, FLOW_PX, 20.0).track.fps == 6.0
+
+
+@pytest.mark.parametrize("input_px", [4, 16])
+def test_fields_of_another_side_than_the_network_are_scaled_with_their_vectors(tmp_path, input_px):
+    flow = flow_of(3)
+    write_pairs(tmp_path / "a", flow)
+    values, *_ = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a", input_px, clip_px=2.0)
+    np.testing.assert_array_equal(values, normalise_flow(resize_flow(flow, input_px), 2.0))
+    assert np.abs(values).max() == 1
+
+
+def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
+    write_pairs(tmp_path / "a", flow_of(40))
+    write_pairs(tmp_path / "b", flow_of(3))
+
+    def path(i):
+        return tmp_path / "a" / f"flow_{i:04d}_{i + 1:04d}.npy"
+
+    path(1).write_bytes(b"")
+    path(2).write_text("no array\n")
+    path(3).write_bytes(path(3).read_bytes()[:-7])
+    path(4).write_bytes(path(4).read_bytes()[:20])
+    for i, value in ((5, np.nan), (6, np.inf)):
+        field = flow_of(1)[0]
+        field[2, 3, 1] = value
+        np.save(path(i), field)
+    np.save(path(7), flow_of(1, FLOW_PX - 1)[0])
+    np.save(path(8), flow_of(1)[0].transpose(2, 0, 1))
+    np.save(path(9), flow_of(1))
+    np.save(path(10), np.zeros((FLOW_PX, FLOW_PX, 2), np.uint8))
+    path(35).unlink()
+    values, _, _, reasons = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a")
+    expected = {
+        1: "flow_0001_0002.npy: empty (0 bytes)",
+        2: "flow_0002_0003.npy: not an npy file",
+        3: "flow_0003_0004.npy: cut short or damaged",
+        4: "flow_0004_0005.npy: cut short or damaged",
+        5: "flow_0005_0006.npy: NaN or infinity",
+        6: "flow_0006_0007.npy: NaN or infinity",
+        7: "flow_0007_0008.npy: shape (7, 7, 2), not (8, 8, 2) like the others",
+        8: "flow_0008_0009.npy: shape (2, 8, 8), not (8, 8, 2) like the others",
+        9: "flow_0009_0010.npy: shape (1, 8, 8, 2), not (8, 8, 2) like the others",
+        10: "flow_0010_0011.npy: uint8 values, not decimal numbers in pixels",
+        35: "flow_0035_0036.npy: missing",
+    }
+    assert list(reasons) == list(expected)
+    for place, reason in expected.items():
+        assert reasons[place].startswith(reason)
+        assert not values[place].any()
+    good = [i for i in range(40) if i not in expected]
+    np.testing.assert_array_equal(values[good], normalise_flow(flow_of(40)[good], 20.0))
+
+
+def test_our_files_know_their_rate_and_method(tmp_path):
+    flow = flow_of(35)
+    ours(tmp_path / f"{CLIP}.npz", flow, fps=25.0, method="tvl1")
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    assert (tree.fps, tree.made, tree.side_px) == (25.0, "tvl1", FLOW_PX)
+    values, t_s, numbers, reasons = flows_of(tree, CLIP)
+    np.testing.assert_allclose(values, normalise_flow(flow, 20.0), atol=1e-6)
+    np.testing.assert_allclose(t_s, np.arange(35) / 25)
+    assert numbers.tolist() == list(range(35))
+    assert reasons == {}
+
+
+def peak_of(run) -> int:
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_a_long_clip_is_looked_at_by_its_header_and_decoded_in_pieces(tmp_path):
+    n, side = 645, 32
+    flow = flow_of(n, side)
+    write_flow(tmp_path / "a.npz", flow, np.arange(n) / 15, 15.0, "dis_fast")
+    values, *_ = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a", side)
+    np.testing.assert_array_equal(values, normalise_flow(read_flow(tmp_path / "a.npz").flow, 20.0))
+    assert peak_of(lambda: OpticalFlowSequenceLoader(tmp_path, 6.0)) < 0.1 * flow.nbytes
+    job = OpticalFlowSequenceLoader(tmp_path, 6.0).job("a", side, 20.0)
+    assert peak_of(lambda: [None for _ in job.chunks(32)]) < 0.9 * flow.nbytes  # half of it: the codes, in int16
+
+
+def test_a_bad_field_of_a_file_of_ours_is_told_by_its_place(tmp_path):
+    ours(tmp_path / "a.npz", flow_of(70))
+    arrays = read_arrays(tmp_path / "a.npz") | {"codes": np.zeros((70, 2, FLOW_PX, FLOW_PX), np.float32)}
+    arrays["codes"][40, 1, 2, 3] = np.inf
+    write_arrays(tmp_path / "a.npz", **arrays)
+    *_, reasons = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a")
+    assert reasons == {40: "field 40: NaN or infinity"}
+
+
+def test_a_bad_field_of_a_plain_array_is_told_by_its_place(tmp_path):
+    flow = flow_of(5)
+    flow[3, 0, 0, 0] = np.nan
+    np.save(tmp_path / "a.npy", flow)
+    values, _, _, reasons = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a")
+    assert reasons == {3: "field 3: NaN or infinity"}
+    assert not values[3].any()
+
+
+def test_a_clip_of_another_method_or_rate_or_that_cannot_be_read_costs_itself_only(tmp_path):
+    for name in "abc":
+        ours(tmp_path / f"{name}.npz", flow_of(4))
+    ours(tmp_path / "tvl.npz", flow_of(4), method="tvl1")
+    ours(tmp_path / "slow.npz", flow_of(4), fps=5.0)
+    (tmp_path / "damaged.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-50])
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    write_pairs(tmp_path / "twice", flow_of(2))
+    np.save(tmp_path / "twice" / "flow_0000_0002.npy", flow_of(1)[0])
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    reasons = {
+        "tvl": "its flow is tvl1, 15 a second, that of the others dis_fast, 15 a second",
+        "slow": "its flow is dis_fast, 5 a second, that of the others",
+        "damaged": "^damaged.npz is damaged",
+        "other": "^other.npz is damaged",
+        "twice": "flow_0000_0002.npy must be the one pair of 0 and 1",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(StoredError, match=reason) as error:
+            tree.job(name, FLOW_PX, 20.0)
+        assert str(tmp_path) not in str(error.value)
+    assert len(flows_of(tree, "b")[0]) == 4
+
+
+@pytest.mark.parametrize("change", [{"fps": 0.0}, {"fps": "fast"}, {"t_s": np.zeros(0)}, {"t_s": np.arange(5) / 15}])
+def test_a_file_that_contradicts_itself_costs_its_clip(tmp_path, change):
+    for name in "ab":
+        ours(tmp_path / f"{name}.npz", flow_of(4))
+    arrays = read_arrays(tmp_path / "b.npz")
+    np.savez(tmp_path / "b.npz", **arrays | change)
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    with pytest.raises(StoredError):
+        flows_of(tree, "b")
+
+
+def test_a_damaged_header_costs_its_field(tmp_path):
+    write_pairs(tmp_path / "a", flow_of(4))
+    path = tmp_path / "a" / "flow_0001_0002.npy"
+    content = path.read_bytes()
+    for place in range(10, 128):
+        path.write_bytes(content[:place] + b"(" + content[place + 1 :])
+        with pytest.raises(SampleError):
+            read_field(path, FLOW_PX + 1)
+
+
+def test_times_that_do_not_fit_the_rate_cost_the_clip(tmp_path):
+    ours(tmp_path / "a.npz", flow_of(4))
+    ours(tmp_path / "b.npz", flow_of(4))
+    write_flow(tmp_path / "c.npz", flow_of(4), np.array([0, 1, 2, 30]) / 15, 15.0, "dis_fast")
+    with pytest.raises(StoredError, match="c.npz: its fields must be 15 a second from 0 s on"):
+        OpticalFlowSequenceLoader(tmp_path, 6.0).job("c", FLOW_PX, 20.0)
+
+
+def test_a_changed_or_removed_field_changes_the_stamp_of_its_clip(tmp_path):
+    write_pairs(tmp_path / "a", flow_of(4))
+    write_pairs(tmp_path / "b", flow_of(4))
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    seen = [tree.stamp("a")]
+    np.save(tmp_path / "b" / "flow_0000_0001.npy", flow_of(1, seed=5)[0])
+    assert tree.stamp("a") == seen[0]
+    np.save(tmp_path / "a" / "flow_0000_0001.npy", flow_of(1, seed=5)[0])
+    seen.append(tree.stamp("a"))
+    (tmp_path / "a" / "flow_0003_0004.npy").unlink()
+    assert len({*seen, tree.stamp("a")}) == 3
+
+
+def test_a_folder_that_cannot_be_used_at_all_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="flow_dir must be a folder of stored flow"):
+        OpticalFlowSequenceLoader(tmp_path / "nowhere", 6.0)
+    with pytest.raises(ValueError, match="must hold flow .* got none"):
+        OpticalFlowSequenceLoader(tmp_path, 6.0)
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(ValueError, match="not one of 1 clips looked at can be read"):
+        OpticalFlowSequenceLoader(tmp_path, 6.0)
+    np.save(tmp_path / "a.npy", np.zeros((3, 8, 6, 2), np.float32))
+    with pytest.raises(ValueError, match=r"must have shape \(S, S, 2\), got \(8, 6, 2\)"):
+        OpticalFlowSequenceLoader(tmp_path, 6.0)
+
+
+def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_clips(tmp_path):
+    flow = flow_of(5)
+    other = "training80_01/_plk5k7PBEg.010"
+    ours(tmp_path / f"{CLIP}.npz", flow)
+    write_pairs(tmp_path / other, flow, digits=1)  # unpadded: by name, flow_10_11 would come before flow_2_3
+    for name in ("clip 10", "clip 2"):
+        np.save(tmp_path / "training80_01" / f"{name}.npy", flow)
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / ".part-x.npz").write_bytes(b"half")
+    assert list(OpticalFlowSequenceLoader(tmp_path, 6.0).clips) == [
+        CLIP,
+        other,
+        "training80_01/clip 2",
+        "training80_01/clip 10",
+    ]
+    (tmp_path / f"{CLIP}.npz").unlink()
+    loader = OpticalFlowSequenceLoader(tmp_path / other, 6.0)  # itself a clip
+    assert list(loader.clips) == ["_plk5k7PBEg.010"]
+    np.testing.assert_array_equal(loader.load("_plk5k7PBEg.010")[0], flow)
+    with pytest.raises(ValueError, match=r"name must be one of the 1 clips .*, got 'b'"):
+        loader.load("b")
+    ours(tmp_path / "training80_01" / "clip 2.npz", flow)
+    with pytest.raises(ValueError, match="are the same clip 'training80_01/clip 2'"):
+        OpticalFlowSequenceLoader(tmp_path, 6.0)
+
+
+@pytest.mark.parametrize(("first", "missing"), [(0, []), (1, []), (2, [0, 1])])
+def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_path, first, missing):
+    write_pairs(tmp_path / "a", flow_of(12), first, digits=1)
+    loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    flow, reasons = loader.load("a")
+    assert reasons == {i: f"flow_{i}_{i + 1}.npy: missing" for i in missing}
+    assert not flow[missing].any()
+    np.testing.assert_array_equal(flow[len(missing) :], flow_of(12))
+
+
+def batch_of(folder, *names, length=5, size_px=FLOW_PX, **more):
+    loader = OpticalFlowSequenceLoader(folder, 6.0)
+    (batch,) = loader.batches(names, batch_size=len(names), length=length, size_px=size_px, **more)
+    return batch
+
+
+def test_a_batch_is_what_the_extraction_would_have_made_of_the_same_flow(tmp_path):
+    flow = flow_of(5)
+    ours(tmp_path / "a.npz", flow)
+    batch = batch_of(tmp_path, "a", size_px=4, clip_px=6.0)
+    assert batch.flow.dtype == np.float32
+    assert batch.mask.all()
+    np.testing.assert_array_equal(batch.flow[0], normalise_flow(resize_flow(flow, 4), 6.0))
+
+
+def test_clips_of_all_lengths_fill_batches_in_the_given_order(tmp_path):
+    for name, n in (("a", 2), ("b", 11), ("c", 5)):
+        np.save(tmp_path / f"{name}.npy", np.full((n, FLOW_PX, FLOW_PX, 2), n, np.float32))
+    loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    first, second = loader.batches(["c", "a", "b"], batch_size=2, length=5, size_px=FLOW_PX)
+    assert (first.keys, second.keys) == (("c", "a"), ("b",))
+    assert first.mask.tolist() == [[True] * 5, [True, True, False, False, False]]
+    assert not first.flow[1, 2:].any()
+    np.testing.assert_allclose(first.flow[1, :2], 2 / 20)
+    assert second.flow.shape == (1, 5, FLOW_PX, FLOW_PX, 2)
+    with pytest.raises(ValueError, match="batch_size and length must be at least 1, got 0 and 5"):
+        next(loader.batches(["a"], batch_size=0, length=5, size_px=FLOW_PX))
+
+
+def test_a_single_flow_is_repeated_only_on_request(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((FLOW_PX, FLOW_PX, 2), 5, np.float32))
+    padded, repeated = batch_of(tmp_path, "a"), batch_of(tmp_path, "a", repeat_single=True)
+    assert padded.mask.tolist() == [[True, False, False, False, False]]
+    assert not padded.flow[0, 1:].any()
+    assert repeated.mask.all()
+    np.testing.assert_allclose(repeated.flow, 5 / 20)
+
+
+def test_a_field_that_cannot_be_used_is_masked_in_a_batch(tmp_path):
+    write_pairs(tmp_path / "a", flow_of(5))
+    (tmp_path / "a" / "flow_0001_0002.npy").unlink()
+    batch = batch_of(tmp_path, "a", length=6)
+    assert batch.mask.tolist() == [[True, False, True, True, True, False]]
+    assert not batch.flow[0, 1].any()
+
+
+def test_flow_of_another_method_is_not_batched_with_the_others(tmp_path):
+    for name, method in (("a", "dis_fast"), ("b", "dis_fast"), ("c", "tvl1")):
+        ours(tmp_path / f"{name}.npz", flow_of(3), method=method)
+    with pytest.raises(StoredError, match="its flow is tvl1, 15 a second"):
+        batch_of(tmp_path, "a", "c")
+
+
+def test_a_hostile_pickle_is_never_loaded(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "opened"), "w"))
+
+    write_pairs(tmp_path / "a", flow_of(3))
+    np.save(tmp_path / "a" / "flow_0001_0002.npy", np.array([Hostile()], dtype=object))
+    _, reasons = OpticalFlowSequenceLoader(tmp_path, 6.0).load("a")
+    assert reasons[1].startswith("flow_0001_0002.npy: cut short or damaged (")
+    assert not (tmp_path / "opened").exists()
