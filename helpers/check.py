@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.container import VideoError, VideoInfo, probe
-from helpers.faces import detect_faces, require_detector
+from helpers.detectors import detect_faces, require_detector
 from helpers.files import duration
 from helpers.video import iter_frames
 from helpers.workers import ClipPool, WorkerError, cores

@@ -23,8 +23,9 @@ from keras import layers
 from helpers.backbones import build_backbone, freeze, write_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX
+from helpers.detectors import detector_file, require_detector
 from helpers.device import Monitor, chosen_device, gpu_index, measured_batch, use_device
-from helpers.faces import TRACK_LAYOUT, FaceTrack, detector_file, require_detector, tracks_of, write_track
+from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network

@@ -20,7 +20,8 @@ from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY, find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Job, face_crops, face_flows
-from helpers.faces import FaceTrack, NoFaceError, crop_at, require_detector, track_clip
+from helpers.detectors import require_detector
+from helpers.faces import FaceTrack, NoFaceError, crop_at, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network

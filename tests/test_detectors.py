@@ -11,16 +11,9 @@ import pytest
 from numbered import FrameList
 from tiny_yunet import tiny_yunet
 
-from helpers import faces
-from helpers import faces as detectors
-from helpers.faces import (
-    YUNET,
-    detect_faces,
-    detector_file,
-    detector_version,
-    require_detector,
-    rows_of_yunet,
-)
+from helpers import detectors, faces
+from helpers.config import PreparationConfig
+from helpers.detectors import YUNET, detect_faces, detector_file, detector_version, require_detector, rows_of_yunet
 from helpers.files import ROOT, weights_folder
 from helpers.video import read_frames
 
@@ -94,8 +87,8 @@ def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(tiny, monkeypatc
     frames = [red_square(64 + 32 * (k // 4), 64, 32, 180, 320) for k in range(9)]
     stream = FrameList([(frame, k / 4, k) for k, frame in enumerate(frames)])
     monkeypatch.setattr(faces, "iter_frames", lambda path, fps, backend: stream)
-    law = {"fps": 4.0, "every": 4, "scale": 1.7, "min_coverage": 0.3}
-    track = faces.track_face("clip.mp4", **law, detector="yunet", align_eyes=True)
+    cfg = PreparationConfig(fps=4.0, detect_every=4, detector="yunet", align_eyes=True)
+    track = faces.track_clip("clip.mp4", cfg)
     assert track.coverage == 1
     np.testing.assert_allclose(track.angle_deg, np.degrees(np.arctan2(16, 32)), rtol=1e-4)
     assert faces.crop_box(track, 0.0)[1] == pytest.approx(26.565, abs=0.01)

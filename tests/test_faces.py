@@ -1,50 +1,52 @@
 """Face tracks of drawn clips: the main face, one stable box, and a reason where there is none."""
 
+import shutil
 import tracemalloc
 from dataclasses import fields, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from numbered import FrameList
 
 from helpers import faces
 from helpers.config import PreparationConfig
+from helpers.detectors import LANDMARKS, detect_faces
+from helpers.extract import prepare_clips
 from helpers.faces import (
-    DETECTED,
-    LANDMARKS,
-    NONE,
-    TRACKED,
     FaceTrack,
     NoFaceError,
     crop_at,
     crop_box,
     crop_face,
     crop_faces,
-    detect_faces,
+    export_faces,
     read_track,
     sheet_of_clip,
     stable_box,
     track_clip,
-    track_face,
     tracks_of,
     write_track,
 )
 from helpers.files import ROOT
-from helpers.store import write_arrays
+from helpers.store import read_arrays, write_arrays
+from helpers.tracking import DETECTED, NONE, TRACKED
 from helpers.video import iter_frames, read_frames
 
 SAMPLE = ROOT / "data_sample"
 SHIPPED = sorted((SAMPLE / "training80_01").glob("*.mp4"))
-LAW = {"fps": 15.0, "every": 8, "scale": 1.7, "min_coverage": 0.3}
+GOOD, LEAVING, WALL = "training80_01/-ü.001", "leaving", "wall"
+LAW = PreparationConfig()
 
 
 def track(name: str, **changes) -> FaceTrack:
-    return track_face(SAMPLE / "awkward" / f"{name}.mp4", **{**LAW, **changes})
+    return track_clip(SAMPLE / "awkward" / f"{name}.mp4", PreparationConfig(**changes))
 
 
 def test_every_clip_of_a_person_gives_a_box_at_every_sample():
-    got = track_face(SHIPPED[1], **LAW)
+    got = track_clip(SHIPPED[1], LAW)
     assert got.n_frames == 73
     assert got.coverage == 1
     assert got.frame.tolist() == list(range(73))
@@ -66,14 +68,14 @@ def test_every_clip_of_a_person_gives_a_box_at_every_sample():
 def test_the_stable_box_is_that_of_the_shipped_features():
     # Written down when data_sample/tokens was made; other numbers mean that the shipped features no longer fit.
     expected = np.float32([65.75, 24.25, 235.75, 194.25])
-    np.testing.assert_array_equal(track_face(SHIPPED[0], **LAW).box_xyxy, expected)
+    np.testing.assert_array_equal(track_clip(SHIPPED[0], LAW).box_xyxy, expected)
     looks = [frame for frame, _, _ in iter_frames(SHIPPED[0], fps=15.0, indices=slice(0, None, 8))]
     rows = np.concatenate([detect_faces(frame) for frame in looks])
     np.testing.assert_array_equal(stable_box(rows, 1.7), expected)
 
 
 def test_the_path_between_looks_is_where_the_detector_would_have_found_the_face():
-    tracked, detected = (track_face(SHIPPED[3], **{**LAW, "every": every}).found_xyxy for every in (8, 1))
+    tracked, detected = (track_clip(SHIPPED[3], PreparationConfig(detect_every=every)).found_xyxy for every in (8, 1))
     centre = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (tracked, detected)]
     assert np.median(np.linalg.norm(centre[0] - centre[1], axis=1)) < 2
     straight = [np.interp(np.arange(73), np.arange(0, 73, 8), column[::8]) for column in centre[0].T]
@@ -121,7 +123,7 @@ def test_the_stable_box_is_the_median_enlarged_and_raised():
 def test_a_face_that_is_tracked_is_there_though_the_detector_misses_it(monkeypatch):
     looks = iter(range(99))
     monkeypatch.setattr(faces, "detect_faces", lambda frame, _: detect_faces(frame)[: next(looks) in (0, 1)])
-    got = track_face(SHIPPED[0], **{**LAW, "min_coverage": 0.1})
+    got = track_clip(SHIPPED[0], PreparationConfig(min_coverage=0.1))
     assert got.coverage == 0.2
     assert (got.source[9:] == TRACKED).all()
     assert got.has_face(got.t_s).all()  # though nothing was detected after 8 / 15 s
@@ -137,7 +139,7 @@ def test_memory_does_not_grow_with_the_clip(monkeypatch):
     peak = {}
     for n in (100, 400):
         tracemalloc.start()
-        track_face("clip.mp4", **{**LAW, "every": 50})
+        track_clip("clip.mp4", PreparationConfig(detect_every=50))
         peak[n] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak[400] < peak[100] + 1e6
@@ -159,7 +161,7 @@ def test_the_sample_on_screen_at_a_time():
 
 def test_a_stable_crop_is_the_clips_box_and_a_smooth_one_follows_the_face():
     frame = np.random.default_rng(2).integers(0, 256, (240, 320, 3)).astype(np.uint8)
-    stable = track_face(SHIPPED[0], **LAW)
+    stable = track_clip(SHIPPED[0], LAW)
     np.testing.assert_array_equal(crop_at(frame, stable, 1.0, 224), crop_face(frame, stable.box_xyxy, 224))
     moving = replace(stable, crop="smooth")
     for k in (0, 30, 72):
@@ -199,12 +201,10 @@ def test_eyes_are_turned_level(angle):
 
 def test_aligning_eyes_without_landmarks_is_refused_by_name():
     with pytest.raises(ValueError, match="align_eyes needs the detector 'yunet', got 'haar'"):
-        track_face(SHIPPED[0], **LAW, align_eyes=True)
-    with pytest.raises(ValueError, match="align_eyes needs the detector 'yunet', got 'haar'"):
         PreparationConfig(align_eyes=True)
     assert all(PreparationConfig(align_eyes=True, detector=detector).align_eyes for detector in LANDMARKS)
     with pytest.raises(ValueError, match="crop must be str, one of 'stable', 'smooth', got 'none'"):
-        track_face(SHIPPED[0], **LAW, crop="none")
+        PreparationConfig(crop="none")
 
 
 def test_parameters_of_02_decide_the_track():
@@ -219,7 +219,7 @@ def test_later_parameters_stand_in_a_manifest_only_when_they_are_chosen():
 
 
 def test_a_contact_sheet_has_frames_and_the_samples_they_are():
-    got = track_face(SHIPPED[0], **LAW)
+    got = track_clip(SHIPPED[0], LAW)
     shown, samples = sheet_of_clip(SHIPPED[0], got, 5)
     assert samples.tolist() == [0, 18, 36, 54, 72]
     assert shown.frames.shape == (5, 240, 320, 3)
@@ -252,3 +252,100 @@ def test_a_damaged_track_names_the_file(tmp_path):
     write_arrays(tmp_path / "other.npz", features=np.zeros(3))
     with pytest.raises(ValueError, match=r"other\.npz is not a face track: it holds features"):
         read_track(tmp_path / "other.npz")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Three prepared clips: a person, one whose face leaves, a wall."""
+    root = tmp_path_factory.mktemp("export")
+    data = root / "data"
+    (data / "training80_01").mkdir(parents=True)
+    shutil.copy(sorted((SAMPLE / "training80_01").glob("*.mp4"))[0], data / f"{GOOD}.mp4")
+    shutil.copy(SAMPLE / "awkward" / "face_leaving.mp4", data / f"{LEAVING}.mp4")
+    shutil.copy(SAMPLE / "awkward" / "no_face.mp4", data / f"{WALL}.mp4")
+    keys = [GOOD, LEAVING, WALL]
+    clips = pd.DataFrame({"path": [f"{key}.mp4" for key in keys]}, index=pd.Index(keys, name="key"))
+    prepare_clips(clips, PreparationConfig(data_dir=str(data), out_dir=str(root / "run")))
+    return clips, data, root / "run"
+
+
+def names(to: Path, key: str) -> list[str]:
+    return sorted(path.name for path in (to / "faces_jpeg" / key).iterdir())
+
+
+def test_every_fifth_frame_is_a_crop_under_its_number(prepared, tmp_path):
+    clips, data, run = prepared
+    manifest = export_faces(clips, data, run, tmp_path)
+    assert names(tmp_path, GOOD) == [f"face_{number:06d}.jpg" for number in range(0, 73, 5)]
+    assert manifest["counts"]["made"] == 2
+    assert manifest["failed"] == [{"clip": WALL, "reason": "no faces file: no face found in 6 looked-at frames"}]
+    got = cv2.cvtColor(cv2.imread(str(tmp_path / "faces_jpeg" / GOOD / "face_000035.jpg")), cv2.COLOR_BGR2RGB)
+    frame = read_frames(data / f"{GOOD}.mp4", indices=[35]).frames[0]
+    expected = crop_at(frame, read_track(run / "faces" / f"{GOOD}.npz"), 35 / 15, 224)
+    assert got.shape == (224, 224, 3)
+    assert np.abs(got.astype(int) - expected).mean() < 3
+    times = read_arrays(tmp_path / "faces_jpeg_times" / f"{GOOD}.npz")
+    assert times["frame"].tolist() == list(range(0, 73, 5))
+    np.testing.assert_allclose(times["t_s"], np.arange(0, 73, 5) / 15)
+
+
+def test_frames_without_the_face_are_left_out(prepared, tmp_path):
+    clips, data, run = prepared
+    export_faces(clips, data, run, tmp_path, every=1)
+    numbers = [int(name[5:11]) for name in names(tmp_path, LEAVING)]
+    track = read_track(run / "faces" / f"{LEAVING}.npz")
+    assert numbers == np.flatnonzero(track.has_face(np.arange(73) / 15)).tolist()
+    assert 30 < len(numbers) < 60
+
+
+def test_what_is_done_stays_and_what_is_missing_is_made_again(prepared, tmp_path):
+    clips, data, run = prepared
+    export_faces(clips, data, run, tmp_path)
+    before = (tmp_path / "faces_jpeg" / GOOD / "face_000000.jpg").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "faces_jpeg" / LEAVING)
+    counts = export_faces(clips, data, run, tmp_path)["counts"]
+    assert (counts["made"], counts["found"], counts["failed"]) == (1, 1, 1)
+    assert (tmp_path / "faces_jpeg" / GOOD / "face_000000.jpg").stat().st_mtime_ns == before
+    assert names(tmp_path, LEAVING)
+
+
+def test_an_export_that_breaks_off_leaves_no_half_folder(prepared, tmp_path, monkeypatch):
+    clips, data, run = prepared
+    whole = faces.crop_at
+
+    def breaks(frame, track, t_s, size_px):
+        if t_s > 2:
+            raise KeyboardInterrupt
+        return whole(frame, track, t_s, size_px)
+
+    monkeypatch.setattr(faces, "crop_at", breaks)
+    with pytest.raises(KeyboardInterrupt) as kept:  # with all that its frames hold
+        export_faces(clips, data, run, tmp_path)
+    assert list((tmp_path / "faces_jpeg" / "training80_01").iterdir()) == []
+    monkeypatch.undo()
+    export_faces(clips, data, run, tmp_path)  # the folder is free
+    assert kept.tb is not None
+    assert len(names(tmp_path, GOOD)) == 15
+
+
+def test_a_clip_that_has_changed_is_not_exported_with_its_old_face(prepared, tmp_path):
+    clips, data, run = prepared
+    changed = tmp_path / "data"
+    shutil.copytree(data, changed)
+    (changed / f"{LEAVING}.mp4").touch()
+    export_faces(clips, data, run, tmp_path / "to")
+    manifest = export_faces(clips, changed, run, tmp_path / "to")
+    assert {entry["clip"] for entry in manifest["failed"]} == {LEAVING, WALL}
+    assert "the clip has changed since" in manifest["failed"][0]["reason"]
+    assert not (tmp_path / "to" / "faces_jpeg" / LEAVING).exists()
+
+
+def test_other_settings_are_refused(prepared, tmp_path):
+    clips, data, run = prepared
+    export_faces(clips.iloc[2:], data, run, tmp_path)
+    with pytest.raises(ValueError, match="was made differently: every: 4 here, 5 there"):
+        export_faces(clips, data, run, tmp_path, every=4)
+    with pytest.raises(ValueError, match="every must be at least 1 and quality 1 to 100, got 0 and 95"):
+        export_faces(clips, data, run, tmp_path, every=0)
+    with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
+        export_faces(clips, data, tmp_path / "nowhere", tmp_path)

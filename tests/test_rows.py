@@ -8,9 +8,9 @@ from numbered import WIDTH, read_numbers, write_numbered
 
 from helpers import rows
 from helpers.backbones import build_backbone
-from helpers.config import DynamicConfig, StaticConfig
+from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Chunk, Job, face_crops, face_flows
-from helpers.faces import FaceTrack, crop_at, crop_faces, track_face
+from helpers.faces import FaceTrack, crop_at, crop_faces, track_clip
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError, compile_forward
@@ -183,7 +183,7 @@ def test_layout_of_rows():
 
 
 def test_flow_of_a_clip_is_that_of_its_stable_crop():
-    track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
+    track = track_clip(SHIPPED[0], PreparationConfig())
     chunks = list(face_flows(Job(SHIPPED[0], track, DynamicConfig(flow_clip_px=2.0))))
     got = np.concatenate([chunk.values for chunk in chunks])
     crops = crop_faces(read_frames(SHIPPED[0], fps=15).frames, track.box_xyxy, 224)
@@ -195,8 +195,7 @@ def test_flow_of_a_clip_is_that_of_its_stable_crop():
 
 
 def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
-    law = {"fps": 15.0, "every": 8, "scale": 1.7, "min_coverage": 0.3}
-    track = track_face(SHIPPED[0], **law, crop="smooth")
+    track = track_clip(SHIPPED[0], PreparationConfig(crop="smooth"))
     seen = []
 
     def keep(crops: np.ndarray) -> np.ndarray:
@@ -213,7 +212,7 @@ def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
 
 @pytest.mark.slow
 def test_the_real_networks_give_the_same_rows_in_any_batch_size():
-    track = track_face(SHIPPED[0], fps=15.0, every=8, scale=1.7, min_coverage=0.3)
+    track = track_clip(SHIPPED[0], PreparationConfig())
     backbone = build_backbone("resnet50", "random")
     forward = compile_forward(backbone.model, prepare=backbone.prepare)
     one, many = (

@@ -1,0 +1,130 @@
+"""Face detectors: OpenCV's Haar cascade, which needs no download, and YuNet, a small network with landmarks.
+
+In: one RGB uint8 frame (H, W, 3). Out: a row per face, float32 (n, 5) or (n, 15): x, y, width, height in pixels of the
+frame, a confidence, and with landmarks x, y of right eye, left eye, nose, right and left mouth corner (the person's
+right, which lies left in the picture). No deep-learning library is imported here, so that decoding processes stay
+small.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from helpers.weights import WEIGHTS, fetch
+
+LANDMARKS = ("yunet",)  # detectors that find the eyes
+DETECTION_PX = 360  # longest shorter side that is searched; larger frames are shrunk
+MIN_FACE = 0.2  # of the shorter side, Haar only
+N_NEIGHBOURS = 5  # overlapping hits that make a face
+MIN_SCORE, MAX_OVERLAP = 0.6, 0.3  # of YuNet, as in opencv_zoo's models/face_detection_yunet/yunet.py
+HAAR = "haarcascade_frontalface_alt2"
+
+
+YUNET = WEIGHTS["yunet"].files[0]
+
+
+def detect_faces(frame: np.ndarray, detector: str = "haar") -> np.ndarray:
+    """Find the faces of one frame.
+
+    Args:
+        frame: RGB uint8 (H, W, 3).
+        detector: "haar" (frontal faces) or "yunet" (any pose; its file must be there: `require_detector`).
+
+    Returns:
+        float32, (n, 5) of "haar" and (n, 15) of "yunet": x, y, width, height in pixels of `frame`, confidence,
+        landmarks. The confidence is the number of overlapping hits of "haar" (at least 5), the score of "yunet"
+        (0.6 to 1); the two cannot be compared.
+    """
+    _check_name(detector)
+    picture = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY if detector == "haar" else cv2.COLOR_RGB2BGR)
+    scale = min(1.0, DETECTION_PX / min(frame.shape[:2]))
+    if scale < 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = picture.shape[:2]
+    if detector == "yunet":
+        _yunet().setInputSize((width, height))
+        return rows_of_yunet(_yunet().detect(picture)[1], scale)
+    least = round(MIN_FACE * min(height, width))
+    boxes, hits = _cascade().detectMultiScale2(picture, 1.1, N_NEIGHBOURS, minSize=(least, least))
+    return np.column_stack([boxes / scale, hits]).astype(np.float32) if len(boxes) else np.zeros((0, 5), np.float32)
+
+
+def rows_of_yunet(found: np.ndarray | None, scale: float) -> np.ndarray:
+    """Bring YuNet's table into the order of `detect_faces`.
+
+    YuNet's boxes are taller than wide; here they become squares of the same centre with the longer side, like Haar's,
+    so that one `crop_scale` serves both.
+
+    Args:
+        found: What `cv2.FaceDetectorYN.detect` gives: None, or float32 (n, 15) of x, y, width, height, ten landmark
+            coordinates, score.
+        scale: The searched picture's size in that of the frame.
+    """
+    if found is None:
+        return np.zeros((0, 15), np.float32)
+    boxes, landmarks, score = found[:, :4] / scale, found[:, 4:14] / scale, found[:, 14:]
+    side = boxes[:, 2:].max(axis=1, keepdims=True)
+    corner = boxes[:, :2] + (boxes[:, 2:] - side) / 2
+    return np.concatenate([corner, side, side, score, landmarks], axis=1).astype(np.float32)
+
+
+def _check_name(detector: str) -> None:
+    if detector not in ("haar", "yunet"):
+        raise ValueError(f"detector must be one of 'haar', 'yunet', got {detector!r}.")
+
+
+@cache
+def _cascade() -> cv2.CascadeClassifier:
+    path = Path(cv2.__file__).parent / "data" / f"{HAAR}.xml"
+    if not hasattr(cv2, "CascadeClassifier") or not path.exists():
+        raise RuntimeError(
+            f"OpenCV {cv2.__version__} ships no Haar data. Install 'opencv-contrib-python-headless>=4.10,<5'."
+        )
+    return cv2.CascadeClassifier(str(path))
+
+
+@cache
+def _yunet() -> "cv2.FaceDetectorYN":
+    return cv2.FaceDetectorYN.create(str(_checked_file()), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
+
+
+def _checked_file(why_not: str = "") -> Path:
+    """YuNet's file, or an error that says where to put it, and why it could not be fetched."""
+    how = (
+        f"Put {YUNET.name} ({YUNET.n_bytes:,} bytes, {WEIGHTS['yunet'].licence} licence) there, from\n  {YUNET.url}\n"
+        "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file."
+    )
+    if not YUNET.place.is_file():
+        raise FileNotFoundError(f"{YUNET.place} is missing{why_not}. {how}")
+    found = hashlib.sha256(YUNET.place.read_bytes()).hexdigest()
+    if found != YUNET.file_hash:
+        raise ValueError(f"{YUNET.place} must have sha256 {YUNET.file_hash}, got {found}. {how}")
+    return YUNET.place
+
+
+def require_detector(detector: str) -> None:
+    """Make sure that a detector can be used, fetching YuNet's file if it is not there yet; call it before any work.
+
+    Raises:
+        FileNotFoundError: The file cannot be had; the message has its address and place.
+        ValueError: The file that is there is another one.
+    """
+    _check_name(detector)
+    if detector == "haar":
+        _cascade()
+        return
+    reason = "" if YUNET.place.is_file() else fetch(YUNET)
+    _checked_file(f" and could not be fetched ({reason})" if reason else "")
+
+
+def detector_file(detector: str) -> str:
+    """What decides a detector's boxes besides OpenCV, as manifests record it."""
+    return {"haar": HAAR, "yunet": f"{YUNET.name} sha256:{YUNET.file_hash}"}[detector]
+
+
+def detector_version(detector: str) -> str:
+    """The detector with its library's version, as tracks record it: "haarcascade_frontalface_alt2, OpenCV 4.14.0"."""
+    return f"{HAAR if detector == 'haar' else Path(YUNET.name).stem}, OpenCV {cv2.__version__}"

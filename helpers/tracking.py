@@ -1,0 +1,352 @@
+"""One face through a clip: followed between the looks of the detector, chosen, and given a box at every sample.
+
+In: every sample, RGB uint8 (H, W, 3), in order, at a look with the detector's rows. Out: a `FacePath`: box, confidence,
+source and roll per sample, in pixels of the frame. A sample's box is detected, followed, interpolated over a short gap,
+or missing (NaN); it is then smoothed in time without delay. Held are small grey pictures since the last look only.
+
+Between looks, points in the face are moved by pyramidal Lucas-Kanade and kept if they come back to where they started
+(Kalal, Mikolajczyk and Matas 2010, "Forward-backward error"); their median gives shift and scale. A face that no longer
+looks like the one that was detected is lost.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import cv2
+import numpy as np
+
+NONE, DETECTED, TRACKED, INTERPOLATED = range(4)
+SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `source`
+SAME_FACE_IOU = 0.3
+CUT_OFF_S = 1.5  # period that smoothing halves; a nod (1 to 3 Hz) stays in the crop, a walk moves the box
+HALVED = float(np.sqrt(np.log(2) / 2) / np.pi)  # deviation of the Gaussian that halves a period of 1: 0.187
+
+PICTURE_PX = 180  # longest shorter side of the grey pictures
+N_POINTS, MIN_POINTS = 24, 6
+MAX_RETURN_PX = 1.0  # of the grey picture: a point that comes back farther off is dropped
+PATCH_PX = 24  # side of the patches that similarity is measured on
+MIN_SIMILARITY = 0.6  # correlation with the detected face; below it the face is lost
+MAX_FACES = 4  # followed at once, the largest
+LUCAS_KANADE = {"winSize": (11, 11), "maxLevel": 2, "criteria": (3, 10, 0.03)}
+
+
+@dataclass
+class Leg:
+    """The path of one face from a detection on, forwards or backwards, until it is found again or lost.
+
+    `start` (look, row) is the detection it comes from, `arrived` the one that it ran into, None when it did not. Per
+    sample: its number, box x0, y0, x1, y1 in pixels of the frame, and similarity with the detected face, up to 1.
+    """
+
+    start: tuple[int, int]
+    arrived: tuple[int, int] | None = None
+    samples: list[int] = field(default_factory=list)
+    boxes_xyxy: list[np.ndarray] = field(default_factory=list)
+    similarity: list[float] = field(default_factory=list)
+
+
+class Follower:
+    """Takes the samples of a clip one by one; the legs of all followed faces gather in `legs`."""
+
+    def __init__(self) -> None:
+        self.legs: list[Leg] = []
+        self._chases: list[_Chase] = []
+        self._since_look: list[np.ndarray] = []  # grey pictures after the last look, the newest last
+        self._before: np.ndarray | None = None
+        self._n_looks = 0
+
+    def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
+        """Take the next sample.
+
+        Args:
+            sample: Its number, one more than that of the call before.
+            frame: RGB uint8 (H, W, 3).
+            faces: Rows of `helpers.detectors.detect_faces` if it was looked at, else None.
+        """
+        gray, scale = small_gray(frame)
+        self._chases = [chase for chase in self._chases if chase.step(sample, self._before, gray, scale)]
+        if faces is None:
+            self._since_look.append(gray)
+        else:
+            self._look(sample, gray, scale, faces)
+        self._before = gray
+
+    def _look(self, sample: int, gray: np.ndarray, scale: float, faces: np.ndarray) -> None:
+        """End the legs that arrive at a detection; start one at every detection, and one back where none arrived."""
+        boxes = corners(faces)
+        for leg in (chase.leg for chase in self._chases):
+            overlaps = [iou(leg.boxes_xyxy[-1], box) for box in boxes]
+            if overlaps and max(overlaps) >= SAME_FACE_IOU:
+                leg.arrived = (self._n_looks, int(np.argmax(overlaps)))
+        arrived = {chase.leg.arrived for chase in self._chases}
+        bridging = [chase for chase in self._chases if chase.leg.arrived is None]
+        largest = np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES]
+        self._chases = []
+        for row in largest.tolist():
+            start = (self._n_looks, row)
+            if start not in arrived and self._since_look:
+                self.legs.append(self._back(_Chase(Leg(start), gray, boxes[row] * scale), sample, gray, scale))
+            self._chases.append(_Chase(Leg(start), gray, boxes[row] * scale))
+            self.legs.append(self._chases[-1].leg)
+        self._chases += bridging[: MAX_FACES - len(self._chases)]
+        self._since_look = []
+        self._n_looks += 1
+
+    def _back(self, chase: "_Chase", sample: int, gray: np.ndarray, scale: float) -> Leg:
+        """Follow a face that appeared at a look backwards to the look before."""
+        for back, earlier in enumerate(reversed(self._since_look), start=1):
+            if not chase.step(sample - back, gray, earlier, scale):
+                break
+            gray = earlier
+        return chase.leg
+
+
+class _Chase:
+    """One box that is moved from picture to picture, in pixels of the small grey pictures; what it meets is a leg."""
+
+    def __init__(self, leg: Leg, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
+        self.leg, self._detected = leg, _patch(gray, box_xyxy)
+        self._seed(gray, box_xyxy)
+
+    def _seed(self, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
+        """Choose new points in a box; later boxes are that box moved as the points have moved since."""
+        x0, y0, x1, y1 = np.maximum(box_xyxy, 0).astype(int)
+        face = gray[y0:y1, x0:x1]
+        spacing = max(3.0, (box_xyxy[2] - box_xyxy[0]) / 10)
+        points = cv2.goodFeaturesToTrack(face, N_POINTS, 0.01, spacing) if face.size else None
+        points = np.zeros((0, 2), np.float32) if points is None else points.reshape(-1, 2) + np.float32([x0, y0])
+        self._box, self._seeded, self._points = box_xyxy, points, points
+
+    def step(self, sample: int, before: np.ndarray, gray: np.ndarray, scale: float) -> bool:
+        """Move the box to the next picture and note it in the leg; False when the face is lost."""
+        if len(self._points) < MIN_POINTS:
+            return False
+        there, went, _ = cv2.calcOpticalFlowPyrLK(before, gray, self._points, None, **LUCAS_KANADE)
+        back, came, _ = cv2.calcOpticalFlowPyrLK(gray, before, there, None, **LUCAS_KANADE)
+        kept = (went & came)[:, 0].astype(bool) & (np.abs(back - self._points).max(axis=1) <= MAX_RETURN_PX)
+        kept &= ((there >= 0) & (there <= np.float32(gray.shape[::-1]) - 1)).all(axis=1)
+        n_seeded, self._seeded, self._points = len(self._seeded), self._seeded[kept], there[kept]
+        if len(self._points) < MIN_POINTS:
+            return False
+        box = moved_box(self._box, self._seeded, self._points)
+        similarity = correlation(self._detected, _patch(gray, box))
+        if similarity < MIN_SIMILARITY:
+            return False
+        if len(self._points) < N_POINTS // 2 and len(self._points) < n_seeded:
+            self._seed(gray, box)
+        self.leg.samples.append(sample)
+        self.leg.boxes_xyxy.append(box / scale)
+        self.leg.similarity.append(similarity)
+        return True
+
+
+def small_gray(frame: np.ndarray) -> tuple[np.ndarray, float]:
+    """A frame in grey with at most `PICTURE_PX` pixels on its shorter side, and its size in that of the frame."""
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    scale = min(1.0, PICTURE_PX / min(gray.shape))
+    if scale < 1:
+        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return gray, scale
+
+
+def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Shift and scale a box (4,) by the medians of how its points (n, 2) have moved and how far apart they are."""
+    one, other = _pairs(len(before))
+    apart, apart_later = (np.hypot(*(p[one] - p[other]).T) for p in (before, after))
+    far = apart > 1
+    scale = np.median(apart_later[far] / apart[far]) if far.any() else 1.0
+    shift = np.median(after - scale * before, axis=0)
+    return (scale * np.asarray(box_xyxy, np.float64).reshape(2, 2) + shift).ravel()
+
+
+@cache
+def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(n, k=1)
+
+
+def _patch(gray: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
+    """What a box shows, float32 (24, 24)."""
+    size = np.maximum(np.round(box_xyxy[2:] - box_xyxy[:2]), 2).astype(int)
+    centre = (box_xyxy[:2] + box_xyxy[2:] - 1) / 2
+    shown = cv2.getRectSubPix(gray, tuple(size.tolist()), tuple(centre.tolist()))
+    return cv2.resize(shown, (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of two pictures of one shape; 0 when one of them is plain."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else 0.0
+
+
+def corners(faces: np.ndarray) -> np.ndarray:
+    """The boxes of a detector's rows (n, >= 4) of x, y, width, height as x0, y0, x1, y1, float64 (n, 4)."""
+    return np.column_stack([faces[:, :2], faces[:, :2] + faces[:, 2:4]]).astype(np.float64)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes x0, y0, x1, y1."""
+    overlap = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    if overlap.min() <= 0:
+        return 0.0
+    area = float(np.prod(overlap))
+    return area / float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - area)
+
+
+@dataclass(frozen=True)
+class MainFace:
+    """The main face: the `looks` that show it (n,), the number of its row in each, and the rows, float32 (n, >= 5).
+
+    `reason` says why it was chosen; `looks` is empty when there is no face at all.
+    """
+
+    looks: list[int]
+    numbers: list[int]
+    rows: np.ndarray
+    reason: str
+
+
+def main_face(found: list[np.ndarray]) -> MainFace:
+    """Link the detector's rows from look to look by overlap and take the face with the largest summed area."""
+    tracks: list[list[tuple[int, int]]] = []  # (look, row) of each face
+    boxes = [corners(rows) for rows in found]
+    for look, here in enumerate(boxes):
+        last = [boxes[i][j] for i, j in (track[-1] for track in tracks)]
+        pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
+        linked: dict[int, int] = {}
+        for overlap, i, j in pairs:
+            if overlap >= SAME_FACE_IOU and j not in linked and i not in linked.values():
+                linked[j] = i
+        for j in range(len(here)):
+            if j not in linked:
+                linked[j] = len(tracks)
+                tracks.append([])
+            tracks[linked[j]].append((look, j))
+    if not tracks:
+        return MainFace([], [], np.zeros((0, 5), np.float32), "no face")
+    areas = [sum(found[i][j][2] * found[i][j][3] for i, j in track) for track in tracks]
+    chosen = tracks[int(np.argmax(areas))]
+    looks, numbers = zip(*chosen, strict=True)
+    reason = "the only face"
+    if len(areas) > 1:
+        second, first = sorted(areas)[-2:]
+        reason = f"largest summed area: {first / second:.1f} times the next of {len(areas)} faces"
+    return MainFace(list(looks), list(numbers), np.stack([found[i][j] for i, j in chosen]), reason)
+
+
+@dataclass(frozen=True)
+class FacePath:
+    """A face at every sample: `found_xyxy (n, 4)` as found, `boxes_xyxy (n, 4)` smoothed, float32 pixels, NaN if none.
+
+    `source (n,) uint8` counts in `SOURCES`. `confidence (n,) float32`: the detector's own where detected; where tracked
+    that of the detection it comes from times the similarity with it; 0 elsewhere. `angle_deg (n,) float32`: roll of the
+    eye line, positive when the picture's right eye is lower, NaN without landmarks. `jitter_found_px`, `jitter_px`:
+    deviation of the change of the box's centre from sample to sample, before and after smoothing.
+    """
+
+    found_xyxy: np.ndarray
+    boxes_xyxy: np.ndarray
+    confidence: np.ndarray
+    source: np.ndarray
+    angle_deg: np.ndarray
+    jitter_found_px: float
+    jitter_px: float
+
+
+def face_path(main: MainFace, legs: list[Leg], n: int, *, every: int, fps: float, max_gap_s: float) -> FacePath:
+    """Give the main face a box at every sample.
+
+    Args:
+        main: The main face, not empty.
+        legs: Legs of all followed faces.
+        n: Samples in the clip.
+        every: Every which sample was looked at, from the first.
+        fps: Samples per second.
+        max_gap_s: Longest time between two known boxes that is interpolated.
+    """
+    found, confidence, source = _join_legs(main, legs, n, every)
+    known = np.flatnonzero(source)
+    fills = fillable(known, max_gap_s * fps)
+    for column in found.T:
+        column[fills] = np.interp(fills, known, column[known])
+    source[fills] = INTERPOLATED
+    boxes = smooth(found, CUT_OFF_S * fps)
+    angle = np.full(n, np.nan)
+    if main.rows.shape[1] == 15:
+        has_box = source != NONE
+        looked = np.array(main.looks) * every
+        angle[has_box] = np.interp(np.flatnonzero(has_box), looked, roll_deg(main.rows))
+        angle = smooth(angle[:, None], CUT_OFF_S * fps)[:, 0]
+    found_32, boxes_32, confidence, angle = (x.astype(np.float32) for x in (found, boxes, confidence, angle))
+    return FacePath(found_32, boxes_32, confidence, source, angle, jitter(found), jitter(boxes))
+
+
+def _join_legs(main: MainFace, legs: list[Leg], n: int, every: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lay the main face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
+
+    A leg that arrives at the next detection is bent so that it ends on it; where two legs meet, each sample takes the
+    one whose detection is nearer.
+    """
+    rows = corners(main.rows)
+    detected = {start: k for k, start in enumerate(zip(main.looks, main.numbers, strict=True))}
+    found, confidence, source = np.full((n, 4), np.nan), np.zeros(n), np.zeros(n, np.uint8)
+    away = np.full(n, np.inf)  # samples to the detection that a box comes from
+    for leg in legs:
+        if leg.start not in detected or not leg.samples:
+            continue
+        k = detected[leg.start]
+        samples, boxes, origin = np.array(leg.samples), np.array(leg.boxes_xyxy), main.looks[k] * every
+        distance = np.abs(samples - origin)
+        if leg.arrived in detected:
+            boxes += (distance / distance[-1])[:, None] * (rows[detected[leg.arrived]] - boxes[-1])
+            distance = np.minimum(distance, distance[-1] - distance)
+        nearer = distance < away[samples]
+        samples = samples[nearer]
+        found[samples], away[samples], source[samples] = boxes[nearer], distance[nearer], TRACKED
+        confidence[samples] = main.rows[k, 4] * np.array(leg.similarity)[nearer]
+    looked = np.array(main.looks) * every
+    found[looked], confidence[looked], source[looked] = rows, main.rows[:, 4], DETECTED
+    return found, confidence, source
+
+
+def fillable(known: np.ndarray, max_gap: float) -> np.ndarray:
+    """Samples that are unknown and lie between two known ones at most `max_gap` samples apart."""
+    unknown = np.setdiff1d(np.arange(known[0], known[-1]), known)
+    following = np.searchsorted(known, unknown)
+    return unknown[known[following] - known[following - 1] <= max_gap + 1e-9]
+
+
+def smooth(values: np.ndarray, cut_off: float) -> np.ndarray:
+    """Low-pass every run of rows without NaN with a Gaussian, which has no delay; straight motion stays as it is.
+
+    Args:
+        values: (n, C); a row is NaN as a whole or not at all.
+        cut_off: Period in rows whose amplitude is halved.
+
+    Returns:
+        (n, C), NaN where `values` is.
+    """
+    sigma = HALVED * cut_off
+    reach = max(1, round(3 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    smoothed = values.copy()
+    known = np.flatnonzero(~np.isnan(values[:, 0]))
+    for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        if len(run) > 1:
+            padded = np.pad(values[run], ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+            smoothed[run] = np.stack([np.convolve(column, kernel, mode="valid") for column in padded.T], axis=1)
+    return smoothed
+
+
+def roll_deg(rows: np.ndarray) -> np.ndarray:
+    """Roll of the eye line in degrees, (n,), from rows with landmarks: positive when the picture's right is lower."""
+    right, left = rows[:, 5:7], rows[:, 7:9]  # the person's right eye lies left in the picture
+    return np.degrees(np.arctan2(left[:, 1] - right[:, 1], left[:, 0] - right[:, 0]))
+
+
+def jitter(boxes_xyxy: np.ndarray) -> float:
+    """Deviation in pixels of the change of the boxes' centre from row to row; 0 with fewer than two changes."""
+    change = np.diff((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2, axis=0)
+    change = change[~np.isnan(change[:, 0])]
+    return float(np.sqrt(change.var(axis=0).sum())) if len(change) > 1 else 0.0
