@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.flow import (
+    COLUMNS,
     FINE,
     MARGIN_PX,
     NOISE_SD,
@@ -18,6 +19,8 @@ from benchmarks.flow import (
     warped_pairs,
     with_noise,
 )
+from helpers.files import ROOT, read_json
+from helpers.flow import METHODS
 
 SIDE = 96
 PAIRS = {(pair.texture, pair.warp): pair for pair in warped_pairs(3, SIDE)}
@@ -129,3 +132,9 @@ def test_the_table_ranks_the_methods_as_their_makers_do():
     assert mean["clean_px"]["dis_medium"] < mean["clean_px"]["dis_fast"] < mean["clean_px"]["farneback"]
     assert (mean["clean_px"] < mean["motion_px"]).all()
     assert mean["fields_per_s"]["dis_fast"] > mean["fields_per_s"]["dis_medium"] > 0
+
+
+def test_the_committed_table_holds_every_method_and_motion():
+    rows = read_json(ROOT / "benchmarks" / "flow.json")["rows"]
+    assert {(row["method"], row["warp"]) for row in rows} == {(method, warp) for method in METHODS for warp in WARPS}
+    assert rows[0].keys() == COLUMNS.keys()
