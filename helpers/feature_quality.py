@@ -1,23 +1,55 @@
 """Whether features are any good: what tells sources apart, what goes with the ratings, and which channels say nothing.
 
 In: the feature files of a stage, or one mean row per clip (index key, one column per channel). Out: tables, with
-intervals and with what chance would give. Clips of one source show one person in one place, so features that keep them
-together know who somebody is: that is no evidence that they know what viewers see in them.
+intervals and with what chance would give, and sentences. Clips of one source show one person in one place, so features
+that keep them together know who somebody is: that is no evidence that they know what viewers see in them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from sklearn.metrics.pairwise import cosine_similarity
 
+from helpers.clips import DISPLAY, targets_of
 from helpers.store import valid_rows
 
 MOST_CLIPS = 1000  # clips whose pairs are looked at: a million pairs
 EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
 EQUAL = 1e-6  # share of a channel's range within which two values count as equal
+
+
+def extracted(table: pd.DataFrame, manifest: dict[str, Any]) -> tuple[list[str], pd.Series, str]:
+    """Say what came of a stage: keys of the clips that have features, why the others failed, and both in words."""
+    failed = {entry["clip"]: entry["reason"] for entry in manifest["failed"] if "row" not in entry}
+    usable, counts = [key for key in table.index if key not in failed], manifest["counts"]
+    said = f"{len(usable)} of {len(table)} clips, {counts['rows']} rows, {counts['invalid_rows']} of them masked"
+    return usable, pd.Series(failed, name="reason", dtype="str"), said
+
+
+def rated_or_all(table: pd.DataFrame, keys: Iterable[str]) -> list[str]:
+    """Those of some clips that have a rating, in their order; all of them where none has."""
+    keys = list(keys)
+    rated = table.loc[keys, targets_of(table)].notna().any(axis=1).to_numpy(bool)
+    return [key for key, one in zip(keys, rated, strict=True) if one or not rated.any()]
+
+
+def mean_features(folder: str | Path, table: pd.DataFrame, keys: Iterable[str]) -> pd.DataFrame:
+    """Average the valid rows of clips: a row per clip that has any, clips of one source beside each other.
+
+    Args:
+        folder: `static/` or `dynamic/` of a run.
+        table: `clips.csv`.
+        keys: Clips.
+    """
+    found = {key: valid_rows(Path(folder) / f"{key}.npz") for key in keys}
+    means = pd.DataFrame({key: rows.features.mean(axis=0) for key, rows in found.items() if rows is not None}).T
+    return means.loc[table.loc[means.index, "source"].sort_values(kind="stable").index]
 
 
 def sample_rows(folder: str | Path, keys: Sequence[str], *, most: int = 4096, seed: int = 0) -> np.ndarray:
@@ -38,8 +70,7 @@ def sample_rows(folder: str | Path, keys: Sequence[str], *, most: int = 4096, se
     for key in keys:
         rows = valid_rows(Path(folder) / f"{key}.npz")
         if rows is not None:
-            chosen = np.sort(rng.permutation(len(rows.features))[:of_each])
-            found.append(rows.features[chosen])
+            found.append(rows.features[np.sort(rng.permutation(len(rows.features))[:of_each])])
     if not found:
         raise ValueError(f"{folder} must hold valid rows of these clips, got none. Run its notebook first.")
     return np.concatenate(found)
@@ -57,18 +88,19 @@ def channel_health(rows: np.ndarray) -> pd.Series:
     """
     low, high = rows.min(axis=0), rows.max(axis=0)
     size = np.maximum(np.abs(low), np.abs(high))
-    dead, constant = size == 0, high - low <= EQUAL * size
-    zero = (rows == 0).mean(axis=0) >= 0.9
-    saturated = (rows >= high - EQUAL * (high - low)).mean(axis=0) >= 0.5
-    kinds = {"dead": dead, "constant": constant, "mostly zero": zero, "saturated": saturated}
-    first = np.select(list(kinds.values()), list(kinds), default="in use")
-    return pd.Series({name: int((first == name).sum()) for name in (*kinds, "in use")}, name="channels")
+    kinds = {
+        "dead": size == 0,
+        "constant": high - low <= EQUAL * size,
+        "mostly zero": (rows == 0).mean(axis=0) >= 0.9,
+        "saturated": (rows >= high - EQUAL * (high - low)).mean(axis=0) >= 0.5,
+    }
+    first = pd.Series(np.select(list(kinds.values()), list(kinds), default="in use"))
+    return first.value_counts().reindex([*kinds, "in use"], fill_value=0).rename("channels")
 
 
 def effective_dimensions(rows: np.ndarray) -> float:
     """How many directions of equal variance would spread as the standardised rows do: (sum l)^2 / sum l^2."""
-    z = standardised(rows)
-    spread = np.square(np.linalg.svd(z, compute_uv=False).astype("float64"))
+    spread = np.square(np.linalg.svd(standardised(rows), compute_uv=False).astype("float64"))
     return float(spread.sum() ** 2 / np.square(spread).sum()) if spread.sum() else 0.0
 
 
@@ -89,9 +121,29 @@ def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
     rows = clip_means.to_numpy("float32")
     if len(rows) == 1:
         return rows[0] / max(float(np.linalg.norm(rows[0])), 1e-30)
-    sd = rows.std(axis=0)
     z = standardised(rows)[clip_means.index.get_loc(key)]
-    return (z / max(float(np.linalg.norm(z)), 1e-30) / np.where(z != 0, sd, 1)).astype("float32")
+    return (z / max(float(np.linalg.norm(z)), 1e-30) / np.where(z != 0, rows.std(axis=0), 1)).astype("float32")
+
+
+def clip_similarity(clip_means: pd.DataFrame) -> pd.DataFrame:
+    """Cosine similarity of the clips' mean features, each channel standardised over the clips: (n, n), in [-1, 1]."""
+    alike = cosine_similarity(standardised(clip_means.to_numpy("float32")))
+    return pd.DataFrame(alike, index=clip_means.index, columns=clip_means.index)
+
+
+def same_source_gap(similarity: pd.DataFrame, sources: np.ndarray) -> tuple[float, float] | None:
+    """Mean similarity between clips of one source, and between clips of two; None when no source has two clips."""
+    same = sources[:, None] == sources[None, :]
+    pairs = same & ~np.eye(len(sources), dtype=bool)
+    values = similarity.to_numpy()
+    return (float(values[pairs].mean()), float(values[~same].mean())) if pairs.any() and not same.all() else None
+
+
+def gap_sentence(gap: tuple[float, float] | None) -> str:
+    """Say what `same_source_gap` found."""
+    if gap is None:
+        return "no two clips share a source"
+    return f"mean similarity {gap[0]:+.2f} within a source, {gap[1]:+.2f} between sources"
 
 
 def in_the_plane(clip_means: pd.DataFrame, method: str = "pca", *, perplexity: float = 10.0) -> pd.DataFrame:
@@ -112,15 +164,16 @@ def in_the_plane(clip_means: pd.DataFrame, method: str = "pca", *, perplexity: f
         raise ValueError(reason)
     if method == "tsne" and not 0 < perplexity < n:
         raise ValueError(f"perplexity must be above 0 and below the {n} clips, got {perplexity}. Lower it.")
-    z = standardised(clip_means.to_numpy("float32"))
+    z, shares = standardised(clip_means.to_numpy("float32")), {}
     if method == "pca":
         pca = PCA(2, svd_solver="full").fit(z)
-        table = pd.DataFrame(pca.transform(z), index=clip_means.index, columns=["x", "y"])
-        table.attrs["shares"] = [float(share) for share in pca.explained_variance_ratio_]
-        return table
-    how = "exact" if n < EXACT_CLIPS else "barnes_hut"
-    points = TSNE(2, perplexity=perplexity, init="pca", method=how, random_state=0).fit_transform(z)
-    return pd.DataFrame(points, index=clip_means.index, columns=["x", "y"])
+        points, shares = pca.transform(z), {"shares": pca.explained_variance_ratio_.tolist()}
+    else:
+        how = "exact" if n < EXACT_CLIPS else "barnes_hut"
+        points = TSNE(2, perplexity=perplexity, init="pca", method=how, random_state=0).fit_transform(z)
+    table = pd.DataFrame(points, index=clip_means.index, columns=["x", "y"])
+    table.attrs |= shares
+    return table
 
 
 def no_plane(clip_means: pd.DataFrame) -> str:
@@ -131,12 +184,6 @@ def no_plane(clip_means: pd.DataFrame) -> str:
     if not standardised(clip_means.to_numpy("float32")).any():
         return f"clip_means must differ between clips to be laid out in a plane, got {n} equal ones."
     return ""
-
-
-def cosines(rows: np.ndarray) -> np.ndarray:
-    """Cosine similarity of rows (n, D), (n, n) in [-1, 1]; 0 for rows of zeros."""
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-    return unit @ unit.T
 
 
 def consistency(
@@ -162,24 +209,17 @@ def consistency(
     if len(names) < 2 or len(names) == len(codes):
         return None
     rows = clip_means.to_numpy("float32")[chosen]
-    similarity = cosines(standardised(rows) if standardise else rows).astype("float64")
+    similarity = cosine_similarity(standardised(rows) if standardise else rows).astype("float64")
     np.fill_diagonal(similarity, 0)
     sums, pairs = _by_sources(similarity, codes)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    drawn = np.array([_within_between(sums, pairs, weight) for weight in counts])
-    value = _within_between(sums, pairs, np.ones(len(names)))
-    permuted = [
-        _within_between(*_by_sources(similarity, rng.permutation(codes)), np.ones(len(names))) for _ in range(draws)
-    ]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-    permuted_low, permuted_high = np.percentile(permuted, [2.5, 97.5], axis=0)
-    return pd.DataFrame(
-        {
-            **{"value": value, "low": low, "high": high, "permuted": np.mean(permuted, axis=0)},
-            **{"permuted_low": permuted_low, "permuted_high": permuted_high},
-        },
-        index=["within sources: cosine similarity", "between sources: cosine distance"],
-    )
+    once, k = np.ones(len(names)), len(names)
+    drawn = [_within_between(sums, pairs, weight) for weight in rng.multinomial(k, once / k, draws)]
+    permuted = [_within_between(*_by_sources(similarity, rng.permutation(codes)), once) for _ in range(draws)]
+    columns = {"value": _within_between(sums, pairs, once)}
+    columns["low"], columns["high"] = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    columns["permuted"] = np.mean(permuted, axis=0)
+    columns["permuted_low"], columns["permuted_high"] = np.percentile(permuted, [2.5, 97.5], axis=0)
+    return pd.DataFrame(columns, index=["within sources: cosine similarity", "between sources: cosine distance"])
 
 
 def consistency_sentence(table: pd.DataFrame | None) -> str:
@@ -215,13 +255,8 @@ def _by_sources(similarity: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, 
 def _within_between(sums: np.ndarray, pairs: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Mean similarity within and mean distance between sources that count `weight` times, (k,)."""
     within, n_within = weight @ np.diag(sums), weight @ np.diag(pairs)
-    apart, together = weight @ sums @ weight, weight @ pairs @ weight
-    own, n_own = np.square(weight) @ np.diag(sums), np.square(weight) @ np.diag(pairs)
-    n_between = together - n_own
-    return (
-        within / n_within if n_within else np.nan,
-        1 - (apart - own) / n_between if n_between else np.nan,
-    )
+    between, n_between = (weight @ m @ weight - np.square(weight) @ np.diag(m) for m in (sums, pairs))
+    return within / n_within if n_within else np.nan, 1 - between / n_between if n_between else np.nan
 
 
 def rating_relation(
@@ -249,7 +284,7 @@ def rating_relation(
         other = np.triu(np.asarray(sources)[rated][:, None] != np.asarray(sources)[rated][None, :])
         if len(rated) < 5 or not other.any():
             continue
-        alike = cosines(standardised(clip_means.to_numpy("float32")[rated]))[other]
+        alike = cosine_similarity(standardised(clip_means.to_numpy("float32")[rated]))[other]
         score = ratings[target].to_numpy("float64")[rated]
         permuted = np.array([_closeness(rng.permutation(score), other, alike) for _ in range(draws)])
         low, high = np.percentile(permuted, [2.5, 97.5])
@@ -270,3 +305,47 @@ def relation_sentence(table: pd.DataFrame) -> str:
 def _closeness(score: np.ndarray, pairs: np.ndarray, alike: np.ndarray) -> float:
     near = -np.abs(score[:, None] - score[None, :])[pairs]
     return float(np.corrcoef(near, alike)[0, 1]) if near.std() > 0 and alike.std() > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the features of clips have to do with who is seen, and with how they are rated.
+
+    Attributes:
+        clip_means: A row per clip, of those that are rated where any is.
+        sources: Of each clip, (n,).
+        ratings: Of each clip, columns as targets are shown.
+        same, raw: See `consistency`; of standardised and of raw features.
+        relation: See `rating_relation`.
+    """
+
+    clip_means: pd.DataFrame
+    sources: np.ndarray
+    ratings: pd.DataFrame
+    same: pd.DataFrame | None
+    raw: pd.DataFrame | None
+    relation: pd.DataFrame
+
+    def on_sources(self) -> list[str]:
+        """Say whether the features know who it is."""
+        return [consistency_sentence(self.same)] + ([] if self.raw is None else [raw_sentence(self.raw)])
+
+    def planes(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The clips in the plane, by PCA and by t-SNE."""
+        perplexity = min(10, (len(self.clip_means) - 1) / 3)
+        return in_the_plane(self.clip_means), in_the_plane(self.clip_means, "tsne", perplexity=perplexity)
+
+    def best_rating(self) -> pd.Series | None:
+        """The rating that goes best with the features; None without one."""
+        return self.ratings[self.relation["value"].idxmax()] if len(self.relation) else None
+
+
+def compare_clips(clip_means: pd.DataFrame, table: pd.DataFrame) -> Comparison:
+    """Compare clips by their mean features; `table` is `clips.csv`."""
+    means = clip_means.loc[rated_or_all(table, clip_means.index)]
+    sources = table.loc[means.index, "source"].to_numpy()
+    ratings = table.loc[means.index, targets_of(table)].rename(columns=DISPLAY)
+    raw = consistency(means, sources, standardise=False)
+    return Comparison(
+        means, sources, ratings, consistency(means, sources), raw, rating_relation(means, ratings, sources)
+    )

@@ -269,7 +269,7 @@ def maximise(
         _, slope = gradient_of(lambda tensor: ops.sum(each(tensor)), np.roll(x, shift, axis=(-3, -2)))
         slope = _blurred(np.roll(slope, -shift, axis=(-3, -2)), blur_px)
         size = np.sqrt(np.square(slope).mean(axis=tuple(range(1, slope.ndim)), keepdims=True))
-        x = np.clip(x + step * (high - low) * slope / np.maximum(size, 1e-12), low, high)
+        x = np.clip(x + step * (high - low) * (slope / np.maximum(size, 1e-12)), low, high)
     return Maximised(x, before, ops.convert_to_numpy(each(x)))
 
 

@@ -5,14 +5,19 @@ import pytest
 from helpers.feature_quality import (
     apart,
     channel_health,
+    clip_similarity,
+    compare_clips,
     consistency,
     consistency_sentence,
     effective_dimensions,
     in_the_plane,
+    mean_features,
     no_plane,
+    rated_or_all,
     rating_relation,
     raw_sentence,
     relation_sentence,
+    same_source_gap,
     sample_rows,
 )
 from helpers.store import FeatureFile, write_features
@@ -169,3 +174,43 @@ def test_copies_of_one_clip_have_no_plane(method):
     copies = pd.DataFrame([[0.1, 0.2, 0.3]] * 5)
     with pytest.raises(ValueError, match=r"clip_means must differ between clips .*, got 5 equal ones"):
         in_the_plane(copies, method, perplexity=1)
+
+
+def test_clips_of_one_direction_are_alike_and_of_opposite_ones_are_not():
+    rows = pd.DataFrame([[1.0, 2.0, 5.0], [1.1, 2.1, 5.0], [-1.0, -2.0, 5.0]], index=["a", "b", "c"])
+    similarity = clip_similarity(rows)
+    assert similarity.loc["a", "b"] > 0.99
+    assert similarity.loc["a", "c"] < -0.9
+    within, between = same_source_gap(similarity, np.array(["x", "x", "y"]))
+    assert within > 0.99
+    assert between < -0.9
+    assert same_source_gap(similarity, np.array(["x", "y", "z"])) is None
+
+
+def table_of_clips():
+    """Four clips of two sources; c has no rating and d no features."""
+    table = pd.DataFrame({"path": "x", "source": ["s", "r", "s", "r"], "split": ""}, index=list("abcd"))
+    return table.assign(openness=[0.2, 0.4, np.nan, 0.6])
+
+
+def test_mean_features_are_of_valid_rows_with_sources_together(tmp_path):
+    write_rows(tmp_path, "a", [[1, 1], [9, 9], [3, 5]], valid=[True, False, True])
+    write_rows(tmp_path, "b", [[7, 7]])
+    write_rows(tmp_path, "c", [[2, 4]])
+    means = mean_features(tmp_path, table_of_clips(), "abcd")
+    assert means.index.tolist() == ["b", "a", "c"]
+    assert means.loc["a"].tolist() == [2, 3]
+
+
+def test_clips_that_are_rated_are_compared_and_all_where_none_is():
+    table = table_of_clips()
+    assert rated_or_all(table, "abc") == ["a", "b"]
+    assert rated_or_all(table, "c") == ["c"]
+    means = pd.DataFrame(np.random.default_rng(0).normal(size=(4, 7)), index=list("abcd"))
+    compared = compare_clips(means, table)
+    assert compared.clip_means.index.tolist() == ["a", "b", "d"]
+    assert compared.sources.tolist() == ["s", "r", "r"]
+    assert compared.best_rating() is None  # too few
+    first, raw = compared.on_sources()
+    assert first.startswith("clips of one source")
+    assert raw.startswith("raw: cosine similarity")

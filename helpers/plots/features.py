@@ -5,43 +5,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-
-def standardised(features: np.ndarray) -> np.ndarray:
-    """Rows (n, D) with mean 0 and sd 1 per channel; channels that do not vary are left out."""
-    sd = features.std(axis=0)
-    varies = sd > 1e-7 * max(float(sd.max()), 1e-30)
-    return (features[:, varies] - features[:, varies].mean(axis=0)) / sd[varies]
-
-
-def clip_similarity(clip_means: pd.DataFrame) -> pd.DataFrame:
-    """Cosine similarity of the clips' mean features, each channel standardised over the clips.
-
-    Args:
-        clip_means: One row per clip (index = the label to show), one column per channel.
-
-    Returns:
-        (n, n), in [-1, 1].
-    """
-    rows = standardised(clip_means.to_numpy())
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return pd.DataFrame(rows @ rows.T, index=clip_means.index, columns=clip_means.index)
-
-
-def same_source_gap(similarity: pd.DataFrame, sources: np.ndarray) -> tuple[float, float] | None:
-    """Mean similarity between clips of one source, and between clips of two; None when no source has two clips."""
-    same = sources[:, None] == sources[None, :]
-    pairs = same & ~np.eye(len(sources), dtype=bool)
-    values = similarity.to_numpy()
-    return (float(values[pairs].mean()), float(values[~same].mean())) if pairs.any() and not same.all() else None
-
-
-def gap_sentence(gap: tuple[float, float] | None) -> str:
-    """Say what `same_source_gap` found."""
-    if gap is None:
-        return "no two clips share a source"
-    return f"mean similarity {gap[0]:+.2f} within a source, {gap[1]:+.2f} between sources"
-
-
 IN_DECODERS = ("reading", "decoding", "cropping", "flow")  # what decoder processes do, in their order
 
 NOT_RECORDED = "Not recorded: an older version made these rows.\nDelete the stage's folder to make and time them again."
@@ -100,8 +63,10 @@ def plot_rows(features: np.ndarray, t_s: np.ndarray, *, n_channels: int = 64, ti
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    most = np.argsort(features.std(axis=0))[::-1][:n_channels]
-    rows = standardised(features[:, most])
+    sd = features.std(axis=0)
+    most = np.argsort(sd)[::-1][:n_channels]
+    most = most[sd[most] > 1e-7 * max(float(sd.max()), 1e-30)]  # those that vary
+    rows = (features[:, most] - features[:, most].mean(axis=0)) / sd[most]
     half = (t_s[1] - t_s[0]) / 2 if len(t_s) > 1 else 0.5
     extent = (t_s[0] - half, t_s[-1] + half, rows.shape[1], 0)
     limit = float(np.abs(rows).max()) if rows.size else 1.0
