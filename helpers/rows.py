@@ -116,9 +116,9 @@ class ClipRows(ABC):
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         """What the network is shown, in order, and how many rows come of each."""
 
-    @abstractmethod
     def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
-        """Rows float32 (n_rows, D) of the network's output for one sample."""
+        """Rows float32 (n_rows, D) of the network's output for one sample: one, where it is a frame."""
+        return output[None]
 
     @abstractmethod
     def _file(self, features: np.ndarray) -> FeatureFile:
@@ -130,9 +130,6 @@ class StaticRows(ClipRows):
 
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         return ((crop, 1) for crop in values)
-
-    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
-        return output[None]
 
     def _file(self, features: np.ndarray) -> FeatureFile:
         start_s = np.concatenate([chunk.t_s for chunk in self._seen])

@@ -39,9 +39,6 @@ class FrameRows(ClipRows):
             if is_new:
                 yield frame, 1
 
-    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
-        return output[None]
-
     def _file(self, features: np.ndarray) -> ViewRows:
         t_s = np.concatenate([chunk.t_s for chunk in self._seen])
         frame = np.concatenate([chunk.frame for chunk in self._seen])
