@@ -281,17 +281,17 @@ def large(*, run: Path, hdf5: Flag = False) -> int:
         run: The run's folder; features/ is made in it.
         hdf5: Write an HDF5 file of sequences as well.
     """
-    from helpers import store
     from helpers.clips import load_clips
+    from helpers.large import write_hdf5, write_large
 
     made = [name for name in ("static", "dynamic") if (run / name).exists()]
     if not made:
         raise FileNotFoundError(f"{run} holds no features. Run 03_static_extraction first: it makes them.")
     for name in made:
-        print(store.write_large(run / name, run / "features", name))
+        print(write_large(run / name, run / "features", name))
         if hdf5:
             path = run / "features" / f"{name}_features.h5"
-            store.write_hdf5(run / name, path, name, load_clips(run / "clips.csv"))
+            write_hdf5(run / name, path, name, load_clips(run / "clips.csv"))
             print(path)
     return 0
 

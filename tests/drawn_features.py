@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from helpers.store import FeatureSet, write_feature_set
+from helpers.large import FeatureSet, write_feature_set
 
 CLASSES = ("down", "turn", "up")
 T, D = 8, 6

@@ -14,7 +14,7 @@ from helpers.classes.clip_training import models_folder
 from helpers.classifier import FrameClassifier, predict_classes
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT
-from helpers.store import read_feature_set
+from helpers.large import read_feature_set
 
 MOTION = ROOT / "data_sample" / "motion" / "test"
 

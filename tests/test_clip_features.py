@@ -21,8 +21,8 @@ from helpers.classes.clip_frames import FrameJob, clip_frames
 from helpers.classes.frame_rows import FrameRows
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT, read_json
+from helpers.large import read_feature_set
 from helpers.pipeline import rows_of_clip
-from helpers.store import read_feature_set
 from helpers.video import read_frames
 from helpers.weights import RANDOM_SHA256, Weights
 

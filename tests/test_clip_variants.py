@@ -7,7 +7,7 @@ from helpers.classes.class_folders import LabelledClips
 from helpers.classes.clip_variants import check_folds, plan_folds, read_variants
 from helpers.classes.views import PLAIN
 from helpers.config import ClassificationConfig
-from helpers.store import write_feature_set
+from helpers.large import write_feature_set
 
 
 def read(folder):

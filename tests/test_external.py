@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import external, store
+from helpers import external, large
 from helpers.__main__ import main
 from helpers.align import ChannelGroups, Reduction, align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
@@ -62,7 +62,7 @@ def per_clip(tmp_path):
 
 def test_a_large_array_comes_back_as_the_stage_it_was_made_of(folder, tmp_path):
     original = stage_of(tmp_path / "run", "static", DS)
-    path = store.write_large(original, tmp_path / "out", "static")
+    path = large.write_large(original, tmp_path / "out", "static")
     manifest = import_features(path, tmp_path / "new", "static", data=folder)
     assert_equal_stages(tmp_path / "new" / "static", original)
     assert manifest["counts"] == {
@@ -82,7 +82,7 @@ def test_a_stage_folder_of_another_run_is_a_folder_of_files(folder, tmp_path):
 
 def test_a_csv_gives_the_same_stage_as_an_array(folder, tmp_path):
     original = stage_of(tmp_path / "run", "static", DS)
-    path = store.write_large(original, tmp_path / "out", "static")
+    path = large.write_large(original, tmp_path / "out", "static")
     table = pd.read_csv(path.with_suffix(".csv")).drop(columns="row")
     table = table.join(pd.DataFrame(np.load(path)).add_prefix("f")).sample(frac=1, random_state=5)
     table.to_csv(tmp_path / "all.csv", index=False)
@@ -309,7 +309,7 @@ def test_clips_with_odd_names_come_back_from_our_own_files(tmp_path, source):
         t_s = np.arange(4) / 5
         write_features(stage.path(name), FeatureFile(features(k), t_s, t_s, np.arange(4), t_s >= 0), "1-1")
     stage.finish()
-    found = stage.folder if source == "stage" else store.write_large(stage.folder, tmp_path, "static")
+    found = stage.folder if source == "stage" else large.write_large(stage.folder, tmp_path, "static")
     assert import_features(found, tmp_path / "new", "static", data=data)["counts"]["made"] == len(names)
     for k, name in enumerate(names):
         np.testing.assert_array_equal(read_features(tmp_path / "new" / "static" / f"{name}.npz").features, features(k))

@@ -1,4 +1,4 @@
-"""Large files of a stage: whole, readable without this package, made in flat memory."""
+"""Large files of a stage or of labelled clips: whole, readable without this package, made in flat memory."""
 
 import dataclasses
 import json
@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import store
+from helpers import large
 from helpers.clips import TRAITS, write_clips
 from helpers.files import DiskFullError, FolderLock, LockedError
+from helpers.large import FeatureSet, read_feature_set, write_feature_set
 from helpers.store import FeatureFile, Stage, write_features
 
+N, T, D = 3, 7, 5  # distinct primes: a swapped axis cannot pass
 WIDTH = 7
 KEYS = ("training80_01/-AmMDnVl4s8.003", "training80_01/clip 2", "training80_01/clip 10", "ü, b")
 
@@ -42,7 +44,7 @@ def contents(folder):
 
 
 def test_an_array_and_its_index_are_read_with_numpy_and_pandas_alone(stage, tmp_path):
-    path = store.write_large(stage, tmp_path / "out", "static")
+    path = large.write_large(stage, tmp_path / "out", "static")
     assert path.name == "static_features_large.npy"
     array = np.load(path, mmap_mode="r")
     index = pd.read_csv(path.with_suffix(".csv"))
@@ -65,7 +67,7 @@ def test_an_array_and_its_index_are_read_with_numpy_and_pandas_alone(stage, tmp_
 
 def test_an_hdf5_file_has_the_names_types_and_attributes_of_the_source_project(stage, tmp_path):
     ratings = pd.DataFrame({trait: [0.1 * i, np.nan] for i, trait in enumerate(TRAITS)}, index=[KEYS[2], KEYS[0]])
-    store.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
+    large.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
     with h5py.File(tmp_path / "static_features.h5") as file:
         features = file["features"]
         assert (features.shape, features.dtype) == ((4, 5, WIDTH), np.float32)
@@ -97,8 +99,8 @@ def test_memory_stays_flat(tmp_path):
     stage.finish()
     ratings = pd.DataFrame(columns=list(TRAITS), dtype=float)
     tracemalloc.start()
-    path = store.write_large(stage.folder, tmp_path, "static")
-    store.write_hdf5(stage.folder, tmp_path / "static_features.h5", "static", ratings)
+    path = large.write_large(stage.folder, tmp_path, "static")
+    large.write_hdf5(stage.folder, tmp_path / "static_features.h5", "static", ratings)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert path.stat().st_size > 24e6
@@ -106,42 +108,42 @@ def test_memory_stays_flat(tmp_path):
 
 
 def test_a_damaged_file_is_named_and_nothing_half_is_left(stage, tmp_path):
-    store.write_large(stage, tmp_path / "out", "static")
+    large.write_large(stage, tmp_path / "out", "static")
     file = stage / f"{KEYS[1]}.npz"
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"clip 2\.npz is damaged"):
-        store.write_large(stage, tmp_path / "out", "static")
+        large.write_large(stage, tmp_path / "out", "static")
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".part-")]
 
 
 def test_clips_of_another_width_are_refused_and_what_was_there_stays(stage, tmp_path):
-    store.write_large(stage, tmp_path / "out", "static")
+    large.write_large(stage, tmp_path / "out", "static")
     before = contents(tmp_path / "out")
     write_features(stage / f"{KEYS[3]}.npz", rows(3, 5, WIDTH + 1), "1-1")
     with pytest.raises(ValueError, match=f"must hold rows of width {WIDTH} like the clips before it, got {WIDTH + 1}"):
-        store.write_large(stage, tmp_path / "out", "static")
+        large.write_large(stage, tmp_path / "out", "static")
     assert contents(tmp_path / "out") == before
 
 
 def test_a_stage_that_is_not_there_or_not_of_that_name_is_refused(stage, tmp_path):
     with pytest.raises(FileNotFoundError, match="Run 04_dynamic_extraction first"):
-        store.write_large(tmp_path / "dynamic", tmp_path, "dynamic")
+        large.write_large(tmp_path / "dynamic", tmp_path, "dynamic")
     with pytest.raises(ValueError, match="must hold the stage dynamic"):
-        store.write_large(stage, tmp_path, "dynamic")
+        large.write_large(stage, tmp_path, "dynamic")
     with pytest.raises(ValueError, match="name must be static or dynamic, got 'faces'"):
-        store.write_large(stage, tmp_path, "faces")
+        large.write_large(stage, tmp_path, "faces")
     empty = Stage(tmp_path / "none" / "static", "static", {})
     empty.finish()
     with pytest.raises(ValueError, match="must hold clips, got none"):
-        store.write_large(empty.folder, tmp_path, "static")
+        large.write_large(empty.folder, tmp_path, "static")
 
 
 def test_only_the_clips_of_the_run_are_written_in_their_order(stage, tmp_path):
     kept = [KEYS[3], "failed", KEYS[0]]
     table = pd.DataFrame({"path": kept, "openness": 0.5}, index=pd.Index(kept, name="key"))
     write_clips(table, stage.parent / "clips.csv")
-    path = store.write_large(stage, tmp_path, "static")
-    store.write_hdf5(stage, tmp_path / "static_features.h5", "static", table)
+    path = large.write_large(stage, tmp_path, "static")
+    large.write_hdf5(stage, tmp_path / "static_features.h5", "static", table)
     assert pd.read_csv(path.with_suffix(".csv"))["clip"].tolist() == [KEYS[3]] * 5 + [KEYS[0]] * 2
     np.testing.assert_array_equal(np.load(path), np.concatenate([rows(3, 5).features, rows(0, 2).features]))
     assert json.loads(path.with_suffix(".json").read_text())["counts"]["clips"] == 2
@@ -153,27 +155,27 @@ def test_a_run_that_is_being_filled_is_refused_and_locked_meanwhile(stage, tmp_p
     ratings = pd.DataFrame(columns=list(TRAITS), dtype=float)
     with FolderLock(stage.parent):
         with pytest.raises(LockedError, match="run is being filled by process"):
-            store.write_large(stage, tmp_path, "static")
+            large.write_large(stage, tmp_path, "static")
         with pytest.raises(LockedError, match="run is being filled by process"):
-            store.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
-    reading = store.read_features
+            large.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
+    reading = large.read_features
 
     def read_locked(path):
         with pytest.raises(LockedError):
             FolderLock(stage.parent)
         return reading(path)
 
-    monkeypatch.setattr(store, "read_features", read_locked)
-    store.write_large(stage, tmp_path, "static")
-    store.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
+    monkeypatch.setattr(large, "read_features", read_locked)
+    large.write_large(stage, tmp_path, "static")
+    large.write_hdf5(stage, tmp_path / "static_features.h5", "static", ratings)
 
 
 def test_an_array_without_room_says_how_much_it_needs_and_leaves_what_was_there(stage, tmp_path, monkeypatch):
-    store.write_large(stage, tmp_path / "out", "static")
+    large.write_large(stage, tmp_path / "out", "static")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(store, "free_bytes", lambda folder: 391)
+    monkeypatch.setattr(large, "free_bytes", lambda folder: 391)
     with pytest.raises(DiskFullError, match=r"out needs room for 392 B of rows, 391 B are free there") as caught:
-        store.write_large(stage, tmp_path / "out", "static")
+        large.write_large(stage, tmp_path / "out", "static")
     assert "DiskFullError" in "".join(traceback.format_exception(caught.value))
     assert contents(tmp_path / "out") == before
 
@@ -188,14 +190,83 @@ def test_a_disk_that_fills_up_under_hdf5_ends_neither_python_nor_the_file_before
     stage.finish()
     ratings = pd.DataFrame(columns=list(TRAITS), dtype=float)
     path = tmp_path / "out" / "static_features.h5"
-    store.write_hdf5(stage.folder, path, "static", ratings)
+    large.write_hdf5(stage.folder, path, "static", ratings)
     before = contents(path.parent)
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(DiskFullError, match=r"disk is full .*static_features\.h5 needs more room"):
-            store.write_hdf5(stage.folder, path, "static", ratings)
+            large.write_hdf5(stage.folder, path, "static", ratings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(path.parent) == before
+
+
+def synthetic_set() -> FeatureSet:
+    r = np.random.default_rng(0)
+    num_frames = np.array([7, 2, 4], np.int32)
+    valid = np.arange(T) < num_frames[:, None]
+    valid[0, 3] = False  # a row that is there and not to be used
+    return FeatureSet(
+        features=np.where(valid[..., None], r.standard_normal((N, T, D)), 0).astype(np.float32),
+        labels=np.array([1, 0, 1]),
+        num_frames=num_frames,
+        t_s=np.where(np.arange(T) < num_frames[:, None], np.arange(T) / 25, 0),
+        valid=valid,
+        keys=np.array(["train/pass/ä.001", "train/nod/b.001", "train/pass/c.001"]),
+        sources=np.array(["ä", "b", "c"]),
+        categories={"nod": 0, "pass": 1},
+        multi_scale=True,
+    )
+
+
+def test_a_feature_set_comes_back_as_it_was_written(tmp_path):
+    written = synthetic_set()
+    write_feature_set(tmp_path / "train_features.h5", written)
+    read = read_feature_set(tmp_path / "train_features.h5")
+    for name in ("features", "labels", "num_frames", "t_s", "valid", "keys", "sources"):
+        ours, theirs = getattr(read, name), getattr(written, name)
+        assert ours.dtype.kind == theirs.dtype.kind, name
+        assert np.array_equal(ours, theirs), name
+    assert read.categories == {"nod": 0, "pass": 1}
+    assert read.multi_scale
+
+
+def test_plain_h5py_sees_the_names_dtypes_and_attributes_of_j3(tmp_path):
+    write_feature_set(tmp_path / "a.h5", synthetic_set())
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert {name: str(file[name].dtype) for name in ("features", "labels", "num_frames", "t_s", "valid")} == {
+            "features": "float32",
+            "labels": "int64",
+            "num_frames": "int32",
+            "t_s": "float64",
+            "valid": "bool",
+        }
+        assert (file["features"].compression, file["features"].compression_opts) == ("gzip", 4)
+        attributes = dict(file.attrs)
+    assert json.loads(attributes.pop("category_mapping")) == {"nod": 0, "pass": 1}
+    assert attributes == {"num_videos": N, "max_frames": T, "feature_dim": D, "multi_scale": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"t_s": np.zeros((T, N))}, r"t_s must have shape \(3, 7\)"),
+        ({"labels": np.array([0, 1, 2])}, "labels must be among .* got 2"),
+        ({"valid": np.zeros((N, T), bool)}, "zero where valid is False"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(synthetic_set(), **change)
+
+
+def test_a_missing_or_damaged_file_says_what_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Run 08_clip_classification first"):
+        read_feature_set(tmp_path / "none.h5")
+    write_feature_set(tmp_path / "a.h5", synthetic_set())
+    whole = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged file"):
+        read_feature_set(tmp_path / "a.h5")

@@ -25,8 +25,9 @@ from helpers.classes.views import PLAIN, view_names
 from helpers.config import ClassificationConfig
 from helpers.files import write_json
 from helpers.forward import compile_forward
+from helpers.large import Sequence, labelled_datasets, write_sequences
 from helpers.pipeline import ClipRun, Network, Progress, stream_rows
-from helpers.store import Sequence, clip_stamp, labelled_datasets, write_sequences
+from helpers.store import clip_stamp
 from helpers.video import backend_name, backend_version
 from helpers.workers import cores
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from helpers.classes.class_folders import LabelledClips
 from helpers.classes.views import PLAIN
 from helpers.config import ClassificationConfig
-from helpers.store import FeatureSet, read_feature_set
+from helpers.large import FeatureSet, read_feature_set
 
 VIEW, TTA = re.compile(r"view\d+$"), re.compile(r"(?:(\w+)_)?tta\d+$")
 VALIDATION_NAMES = ("validation", "val", "valid")
