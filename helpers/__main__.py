@@ -10,16 +10,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional
 from tyro.extras import SubcommandApp
 
 from helpers import training_commands
-from helpers.training_commands import Params, UsageError, Videos, some, unset, without_noise
+from helpers.training_commands import Pretrained, UsageError, Videos, option, some, without_noise
 
 log = logging.getLogger("helpers")
 app = SubcommandApp()
-Flag = Annotated[bool, unset()]
-Limit = Annotated[int, arg(metavar="N")]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,25 +45,15 @@ def main(argv: list[str] | None = None) -> int:
 @app.command
 def run(
     *,
-    data: Path,
-    out: Path,
-    weights: Annotated[Literal["pretrained", "random"] | None, unset()] = None,
-    params: Params = None,
-    only: Annotated[str | None, unset(metavar="03,04")] = None,
-    start: Annotated[str | None, unset(name="from", metavar="05")] = None,
-    limit: Limit = 0,
+    data: Annotated[Path, option("folder of clips with ratings")],
+    out: Annotated[Path, option("folder of this run's results")],
+    weights: Pretrained = None,
+    params: Annotated[Path | None, option("parameters, one section per notebook", "FILE.yaml")] = None,
+    only: Annotated[str | None, option("these notebooks only", "03,04")] = None,
+    start: Annotated[str | None, option("this notebook and all after it", "05", name="from")] = None,
+    limit: Annotated[int, option("the first N clips only", "N")] = 0,
 ) -> int:
-    """Run the notebooks on a folder of clips.
-
-    Args:
-        data: Folder of clips with ratings.
-        out: Folder of this run's results.
-        weights: Published weights or none; default: pretrained.
-        params: Parameters, one section per notebook.
-        only: These notebooks only.
-        start: This notebook and all after it.
-        limit: The first N clips only.
-    """
+    """Run the notebooks on a folder of clips."""
     from helpers import workbook
     from helpers.clips import write_clips
     from helpers.files import FolderLock
@@ -94,24 +82,15 @@ def run(
 
 @app.command
 def check(
-    data: Positional[Annotated[Path, arg(metavar="DIR")]],
+    data: Positional[Annotated[Path, option("folder of clips, with or without ratings", "DIR")]],
     *,
-    csv: Annotated[Path | None, unset(metavar="FILE")] = None,
-    limit: Limit = 0,
-    thorough: Flag = False,
-    params: Params = None,
-    no_forecast: Flag = False,
+    csv: Annotated[Path | None, option("write the table here, every clip and column", "FILE")] = None,
+    limit: Annotated[int, option("the first N clips only", "N")] = 0,
+    thorough: Annotated[bool, option("decode every frame, to find damage inside")] = False,
+    params: Annotated[Path | None, option("parameters that the run will have", "FILE.yaml")] = None,
+    no_forecast: Annotated[bool, option("the clips only, not the hours and disk of a run")] = False,
 ) -> int:
-    """Look at every clip of a folder, and forecast what a run will take.
-
-    Args:
-        data: Folder of clips, with or without ratings.
-        csv: Write the table here, every clip and column.
-        limit: The first N clips only.
-        thorough: Decode every frame, to find damage inside.
-        params: Parameters that the run will have.
-        no_forecast: The clips only, not the hours and disk of a run.
-    """
+    """Look at every clip of a folder, and forecast what a run will take."""
     from helpers import check
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
@@ -139,12 +118,10 @@ def check(
 
 
 @app.command
-def report(run: Positional[Annotated[Path, arg(metavar="DIR")]]) -> int:
-    """Write summary.json and report.html of a run again.
-
-    Args:
-        run: The run's folder: 06 is done in it.
-    """
+def report(
+    run: Positional[Annotated[Path, option("the run's folder: 06 is done in it", "DIR")]],
+) -> int:
+    """Write summary.json and report.html of a run again."""
     from helpers import workbook
 
     print(workbook.write_report(run))
@@ -155,23 +132,15 @@ def report(run: Positional[Annotated[Path, arg(metavar="DIR")]]) -> int:
 def score(
     videos: Videos,
     *,
-    model: Path,
-    out: Annotated[Path | None, unset(metavar="DIR")] = None,
-    json: Annotated[Path | None, unset(metavar="FILE")] = None,
-    csv: Annotated[Path | None, unset(metavar="FILE")] = None,
-    html: Annotated[Path | None, unset(metavar="FILE")] = None,
+    model: Annotated[Path, option("the model folder of a run: results/<run>/model")],
+    out: Annotated[Path | None, option("write score.json, score.csv and score.html here", "DIR")] = None,
+    json: Annotated[Path | None, option("write the scores here as well", "FILE")] = None,
+    csv: Annotated[Path | None, option("a table, one row per video and trait", "FILE")] = None,
+    html: Annotated[Path | None, option("one page about all videos, to open in a browser", "FILE")] = None,
 ) -> int:
     """Score videos with a trained model.
 
     Exit 0: at least one is scored, and those that failed are listed.
-
-    Args:
-        videos: Video files, or folders of them.
-        model: The model folder of a run: results/<run>/model.
-        out: Write score.json, score.csv and score.html here.
-        json: Write the scores here as well.
-        csv: A table, one row per video and trait.
-        html: One page about all videos, to open in a browser.
     """
     with without_noise():
         from helpers import score, scores
@@ -204,15 +173,14 @@ app.command(training_commands.classify, name="classify", help="Classes of clips:
 
 
 @app.command
-def export(*, data: Path, run: Path, to: Annotated[Path, arg(metavar="DIR")], every: Limit = 5) -> int:
-    """Write the face crops of a run as a tree of JPEG files.
-
-    Args:
-        data: Folder of clips that the run was made from.
-        run: The run's folder: 02 is done in it.
-        to: faces_jpeg/ is made in this folder.
-        every: Every N-th frame of a clip.
-    """
+def export(
+    *,
+    data: Annotated[Path, option("folder of clips that the run was made from")],
+    run: Annotated[Path, option("the run's folder: 02 is done in it")],
+    to: Annotated[Path, option("faces_jpeg/ is made in this folder", "DIR")],
+    every: Annotated[int, option("every N-th frame of a clip; default: 5", "N")] = 5,
+) -> int:
+    """Write the face crops of a run as a tree of JPEG files."""
     from helpers.clips import load_clips
     from helpers.faces import export_faces
     from helpers.files import needs
@@ -225,18 +193,14 @@ def export(*, data: Path, run: Path, to: Annotated[Path, arg(metavar="DIR")], ev
 
 @app.command
 def weights(
-    action: Positional[Literal["list", "fetch", "verify", "convert"]],
-    names: Positional[Annotated[tuple[str, ...], unset(metavar="[NAME ...]")]] = (),
+    action: Positional[Annotated[Literal["list", "fetch", "verify", "convert"], option("what to do")]],
+    names: Positional[
+        Annotated[tuple[str, ...], option("names of the list, or all; verify: all that is there", "[NAME ...]")]
+    ] = (),
     *,
-    folder: Annotated[Path | None, unset(metavar="DIR")] = None,
+    folder: Annotated[Path | None, option("your weights folder; default: OCEAN_WEIGHTS", "DIR")] = None,
 ) -> int:
-    """List, fetch, verify or convert published weights.
-
-    Args:
-        action: What to do.
-        names: Names of the list, or all; verify: all that is there.
-        folder: Your weights folder; default: OCEAN_WEIGHTS.
-    """
+    """List, fetch, verify or convert published weights."""
     from helpers import weights as published
 
     if folder:
@@ -274,13 +238,12 @@ def _weights_done(action: str, name: str) -> str:
 
 
 @app.command
-def large(*, run: Path, hdf5: Flag = False) -> int:
-    """Write the rows of a run as one array, for other tools.
-
-    Args:
-        run: The run's folder; features/ is made in it.
-        hdf5: Write an HDF5 file of sequences as well.
-    """
+def large(
+    *,
+    run: Annotated[Path, option("the run's folder; features/ is made in it")],
+    hdf5: Annotated[bool, option("write an HDF5 file of sequences as well")] = False,
+) -> int:
+    """Write the rows of a run as one array, for other tools."""
     from helpers.clips import load_clips
     from helpers.large import write_hdf5, write_large
 
@@ -299,25 +262,15 @@ def large(*, run: Path, hdf5: Flag = False) -> int:
 @app.command
 def features(
     *,
-    source: Annotated[Path, arg(name="from", metavar="SOURCE")],
-    stream: Literal["static", "dynamic"],
-    data: Path,
-    out: Path,
-    index: Annotated[Path | None, unset(metavar="FILE.csv")] = None,
-    fps: Annotated[float | None, unset()] = None,
-    skip_unmatched: Flag = False,
+    source: Annotated[Path, option("a folder, a .npy or a .csv file", "SOURCE", name="from")],
+    stream: Annotated[Literal["static", "dynamic"], option("which of the two they are")],
+    data: Annotated[Path, option("folder of clips")],
+    out: Annotated[Path, option("the run's folder")],
+    index: Annotated[Path | None, option("says whose the rows of a .npy are", "FILE.csv")] = None,
+    fps: Annotated[float | None, option("frames per second, for rows without times")] = None,
+    skip_unmatched: Annotated[bool, option("leave out features of clips that are not there")] = False,
 ) -> int:
-    """Take features that were made elsewhere for a run's 03 or 04.
-
-    Args:
-        source: A folder, a .npy or a .csv file.
-        stream: Which of the two they are.
-        data: Folder of clips.
-        out: The run's folder.
-        index: Says whose the rows of a .npy are.
-        fps: Frames per second, for rows without times.
-        skip_unmatched: Leave out features of clips that are not there.
-    """
+    """Take features that were made elsewhere for a run's 03 or 04."""
     from helpers import external, workbook
 
     out = out.resolve()

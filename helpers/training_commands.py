@@ -5,7 +5,6 @@ import os
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,13 +12,16 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 SECTION = "06_training"  # of a file given with `--params`; what the command line says wins over it
-unset = partial(arg, help_behavior_hint="")  # an option whose default stands in its help, or that has none
-Params = Annotated[Path | None, unset(metavar="FILE.yaml")]
-Seeds = Annotated[str | None, unset(metavar="0,1,2")]
-Array = Annotated[Path, arg(metavar="FILE.npy")]
-Rate = Annotated[float | None, unset(metavar="R")]
-Videos = Positional[Annotated[tuple[Path, ...], unset(metavar="VIDEO [VIDEO ...]")]]
 classify = SubcommandApp()
+
+
+def option(text: str, metavar: str | None = None, *, name: str | None = None) -> Any:
+    """What `--help` says of an option; a default is named by the text."""
+    return arg(help=text, metavar=metavar, name=name, help_behavior_hint="")
+
+
+Pretrained = Annotated[Literal["pretrained", "random"] | None, option("published ones, or none; default: pretrained")]
+Videos = Positional[Annotated[tuple[Path, ...], option("video files, or folders of them", "VIDEO [VIDEO ...]")]]
 
 
 class UsageError(Exception):
@@ -42,21 +44,13 @@ def without_noise() -> AbstractContextManager[None]:
 
 def compare(
     *,
-    data: Annotated[Path | None, unset()] = None,
-    out: Annotated[Path | None, unset()] = None,
-    models: Annotated[str | None, unset(metavar="NAMES")] = None,
-    seeds: Seeds = None,
-    params: Params = None,
+    data: Annotated[Path | None, option("token bank, or a run's aligned/; default: data_sample/tokens")] = None,
+    out: Annotated[Path | None, option("folder of the table and its trainings; default: results/compare")] = None,
+    models: Annotated[str | None, option("names, or all (default), short, ablations", "NAMES")] = None,
+    seeds: Annotated[str | None, option("each with its own split and start; default: 0,1,2", "0,1,2")] = None,
+    params: Annotated[Path | None, option("further parameters, in a section 06_training", "FILE.yaml")] = None,
 ) -> int:
-    """Train models on the same clips and compare them in one table.
-
-    Args:
-        data: Token bank, or a run's aligned/; default: data_sample/tokens.
-        out: Folder of the table and its trainings; default: results/compare.
-        models: Names, or all (default), short, ablations.
-        seeds: Each with its own split and start; default: 0,1,2.
-        params: Further parameters, in a section 06_training.
-    """
+    """Train models on the same clips and compare them in one table."""
     from helpers.config import TrainingConfig
     from helpers.files import resolve
 
@@ -74,29 +68,17 @@ def compare(
 
 def train(
     *,
-    static_features: Array,
-    dynamic_features: Array,
-    labels: Array,
-    ids: Annotated[Path | None, unset(metavar="FILE")] = None,
-    output: Annotated[Path, arg(metavar="FILE.keras")],
-    epochs: Annotated[int | None, unset()] = None,
-    batch_size: Annotated[int | None, unset()] = None,
-    seeds: Seeds = None,
-    params: Params = None,
+    static_features: Annotated[Path, option("rows of faces", "FILE.npy")],
+    dynamic_features: Annotated[Path, option("rows of motion", "FILE.npy")],
+    labels: Annotated[Path, option("ratings of the rows", "FILE.npy")],
+    ids: Annotated[Path | None, option("clip of each row: a line each, or a CSV's column clip", "FILE")] = None,
+    output: Annotated[Path, option("the model", "FILE.keras")],
+    epochs: Annotated[int | None, option("at most; default: 50")] = None,
+    batch_size: Annotated[int | None, option("default: 32")] = None,
+    seeds: Annotated[str | None, option("each with its own split and start; default: one", "0,1,2")] = None,
+    params: Annotated[Path | None, option("further parameters, in a section 06_training", "FILE.yaml")] = None,
 ) -> int:
-    """Train the cross-attention model on arrays whose rows belong together.
-
-    Args:
-        static_features: Rows of faces.
-        dynamic_features: Rows of motion.
-        labels: Ratings of the rows.
-        ids: Clip of each row: a line each, or a CSV's column clip.
-        output: The model.
-        epochs: At most; default: 50.
-        batch_size: Default: 32.
-        seeds: Each with its own split and start; default: one.
-        params: Further parameters, in a section 06_training.
-    """
+    """Train the cross-attention model on arrays whose rows belong together."""
     from helpers.config import TrainingConfig
     from helpers.files import read_json
 
@@ -122,27 +104,16 @@ def train(
 
 def predict(
     *,
-    model: Path,
-    static_features: Annotated[Path | None, unset(metavar="FILE.npy")] = None,
-    dynamic_features: Annotated[Path | None, unset(metavar="FILE.npy")] = None,
-    face_dir: Annotated[Path | None, unset(metavar="DIR")] = None,
-    flow_dir: Annotated[Path | None, unset(metavar="DIR")] = None,
-    faces_fps: Rate = None,
-    flow_fps: Rate = None,
-    output: Array,
+    model: Annotated[Path, option("the .keras file, or a model folder")],
+    static_features: Annotated[Path | None, option("rows of faces", "FILE.npy")] = None,
+    dynamic_features: Annotated[Path | None, option("rows of motion", "FILE.npy")] = None,
+    face_dir: Annotated[Path | None, option("a folder of face pictures per clip, instead", "DIR")] = None,
+    flow_dir: Annotated[Path | None, option("a folder of stored flow per clip, instead", "DIR")] = None,
+    faces_fps: Annotated[float | None, option("pictures per second; default: as in the training", "R")] = None,
+    flow_fps: Annotated[float | None, option("fields per second; default: as in the training", "R")] = None,
+    output: Annotated[Path, option("the scores, (N, targets)", "FILE.npy")],
 ) -> int:
-    """Score rows of features, or trees of faces and flow.
-
-    Args:
-        model: The .keras file, or a model folder.
-        static_features: Rows of faces, with those of motion.
-        dynamic_features: Rows of motion.
-        face_dir: A folder of face pictures per clip instead, with one of flow.
-        flow_dir: A folder of stored flow per clip.
-        faces_fps: Pictures per second; default: as in the training.
-        flow_fps: Fields per second; default: as in the training.
-        output: The scores, (N, targets).
-    """
+    """Score rows of features, or trees of faces and flow."""
     arrays = {"static_features": static_features, "dynamic_features": dynamic_features}
     trees = {"face_dir": face_dir, "flow_dir": flow_dir}
     given = [name for name, path in (arrays | trees).items() if path is not None]
@@ -168,19 +139,12 @@ def predict(
 @classify.command(name="train")
 def train_classes(
     *,
-    data: Path,
-    out: Path,
-    params: Params = None,
-    weights: Annotated[Literal["pretrained", "random"] | None, unset()] = None,
+    data: Annotated[Path, option("folder <split>/<class>/…")],
+    out: Annotated[Path, option("folder of this run's results")],
+    params: Annotated[Path | None, option("parameters, in a section for notebook 08", "FILE.yaml")] = None,
+    weights: Pretrained = None,
 ) -> int:
-    """Features, cross-validated training and evaluation of class folders.
-
-    Args:
-        data: Folder <split>/<class>/….
-        out: Folder of this run's results.
-        params: Parameters, in a section for notebook 08.
-        weights: Published weights or none; default: pretrained.
-    """
+    """Features, cross-validated training and evaluation of class folders."""
     from helpers.config import ClassificationConfig
     from helpers.files import FolderLock
     from helpers.workbook import read_params
@@ -205,18 +169,13 @@ def train_classes(
 def predict_classes(
     videos: Videos,
     *,
-    model: Path,
-    further: Annotated[tuple[Path, ...], unset(name="with", metavar="MODEL [MODEL ...]")] = (),
-    json: Annotated[Path | None, unset(metavar="FILE")] = None,
+    model: Annotated[Path, option("a run's classification/model")],
+    further: Annotated[
+        tuple[Path, ...], option("average with these .keras files, or models of runs", "MODEL [MODEL ...]", name="with")
+    ] = (),
+    json: Annotated[Path | None, option("write the probabilities and notes here as well", "FILE")] = None,
 ) -> int:
-    """Classes of videos.
-
-    Args:
-        videos: Video files, or folders of them.
-        model: A run's classification/model.
-        further: To average with: .keras files of the same backbone, classification/model of other runs.
-        json: Write the probabilities and notes here as well.
-    """
+    """Classes of videos."""
     from helpers.files import write_json
 
     with without_noise():
@@ -250,17 +209,11 @@ def predict_classes(
 @classify.command(name="evaluate")
 def evaluate_classes(
     *,
-    run: Path,
-    further: Annotated[tuple[Path, ...], unset(name="with", metavar="RUN [RUN ...]")] = (),
-    json: Annotated[Path | None, unset(metavar="FILE")] = None,
+    run: Annotated[Path, option("the run's folder")],
+    further: Annotated[tuple[Path, ...], option("no longer there", "RUN [RUN ...]", name="with")] = (),
+    json: Annotated[Path | None, option("write the results here as well", "FILE")] = None,
 ) -> int:
-    """The tables of a run that is trained.
-
-    Args:
-        run: The run's folder.
-        further: No longer there.
-        json: Write the results here as well.
-    """
+    """The tables of a run that is trained."""
     from helpers.files import needs, read_json, write_json
 
     if further:
