@@ -148,22 +148,22 @@ def score(
     files = {"json": json, "csv": csv, "html": html}
     if out:
         files = {kind: name or out / f"score.{kind}" for kind, name in files.items()}
-    videos, scorer = some(videos), score.load_scorer(model)
-    results: list[score.ClipScore | scores.Unusable] = []
-    try:
-        for result in scores.score_videos(videos, scorer, faces=score.N_FACES if files["html"] else 0):
-            results.append(result)
-            if isinstance(result, scores.Unusable):
-                print(f"error: {result.video}: {result.reason}", file=sys.stderr, flush=True)
-            else:
-                print(score.as_text(result), flush=True)
-    finally:  # what ends a long list of videos early leaves the scores that are there
-        written = scores.write_scores(results, scorer, **files)
+    score.read_card(model)  # a folder that is no model is refused before any notebook is started
+    videos, page = some(videos), files.pop("html")
+    if page:
+        from helpers import workbook
+
+        results = [scores.from_dict(record) for record in workbook.score_page(videos, model, page)]
+        scores.write_scores(results, **files)
+        for result in results:
+            scores.tell(result)
+    else:
+        results = scores.score_all(videos, score.load_scorer(model), faces=0, **files, tell=scores.tell)
     failed = sum(isinstance(result, scores.Unusable) for result in results)
     if failed:
         print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
-    if written:
-        print(f"written: {', '.join(map(str, written))}")
+    if written := [str(path) for path in (*files.values(), page) if path]:
+        print(f"written: {', '.join(written)}")
     return 1 if failed == len(results) else 0
 
 

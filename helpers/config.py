@@ -8,7 +8,8 @@ import ast
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from annotated_types import Ge, Interval
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -104,6 +105,8 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 def _rule(kind: Any) -> str:
     """What a value of this type must be: "float, at least 1.0 and at most 240.0"."""
+    if get_origin(kind) is UnionType:
+        return " or ".join(map(_rule, get_args(kind)))
     schema = _adapter(kind).json_schema()
     item = schema.get("items", schema)
     name = _TYPES[item["type"]]
@@ -330,7 +333,7 @@ class ClassificationConfig(Parameters):
 class ScoreConfig(Parameters):
     """09_score_a_clip."""
 
-    video: str = "data_sample/test80_01"
+    video: str | list[str] = "data_sample"
     model_dir: str = "results/sample/model"
 
 

@@ -20,7 +20,7 @@ RARE = 0.01  # share of clips like the held-out ones that may be called unlike
 
 
 @dataclass(frozen=True)
-class Known:
+class TrainingTokens:
     """The training tokens of one stream.
 
     Attributes:
@@ -57,7 +57,7 @@ class Known:
         }
 
 
-def learn_familiar(training: Aligned, held_out: Aligned) -> dict[str, Known]:
+def learn_training_tokens(training: Aligned, held_out: Aligned) -> dict[str, TrainingTokens]:
     """Describe the tokens of both streams of the training clips, and how far held-out clips lie from them."""
     return {name: _learn(_tokens(training, name), _tokens(held_out, name)) for name in STREAMS}
 
@@ -68,28 +68,28 @@ def _tokens(clips: Aligned, name: str) -> list[np.ndarray]:
     return [x[mask] for x, mask in zip(features, masks, strict=True)]
 
 
-def _learn(training: list[np.ndarray], held_out: list[np.ndarray]) -> Known:
+def _learn(training: list[np.ndarray], held_out: list[np.ndarray]) -> TrainingTokens:
     tokens = np.concatenate(training)
     chosen = tokens[np.linspace(0, len(tokens) - 1, min(len(tokens), MOST_TOKENS)).astype(int)]
     values, vectors = np.linalg.eigh(LedoitWolf().fit(chosen.astype(np.float64)).covariance_)
     scale = 1 / np.sqrt(np.maximum(values, 1e-12 * max(values[-1], 1e-12)) * len(values))
-    known = Known(chosen.mean(0), (vectors * scale).astype("float32"), np.empty(0, "float32"))
+    known = TrainingTokens(chosen.mean(0), (vectors * scale).astype("float32"), np.empty(0, "float32"))
     distances = np.sort([known.distance(clip) for clip in held_out]).astype("float32")
-    return Known(known.mean, known.whitener, distances)
+    return TrainingTokens(known.mean, known.whitener, distances)
 
 
-def write_familiar(path: str | Path, known: dict[str, Known]) -> None:
-    """Write what `learn_familiar` returned as npz, atomically."""
+def write_training_tokens(path: str | Path, known: dict[str, TrainingTokens]) -> None:
+    """Write what `learn_training_tokens` returned as npz, atomically."""
     write_arrays(path, **{f"{name}_{part}": array for name, of in known.items() for part, array in vars(of).items()})
 
 
-def read_familiar(path: str | Path) -> dict[str, Known]:
-    """Read what `write_familiar` wrote; {} where a model folder has no such file, as those made earlier have none."""
+def read_training_tokens(path: str | Path) -> dict[str, TrainingTokens]:
+    """Read what `write_training_tokens` wrote; {} where a model folder, made earlier, has no such file."""
     if not Path(path).exists():
         return {}
     arrays = read_arrays(path)
     parts = ("mean", "whitener", "held_out")
     try:
-        return {name: Known(*(arrays[f"{name}_{part}"] for part in parts)) for name in STREAMS}
+        return {name: TrainingTokens(*(arrays[f"{name}_{part}"] for part in parts)) for name in STREAMS}
     except KeyError as error:
         raise ValueError(f"{path} is damaged: {error} is missing. Run 06_training again.") from None

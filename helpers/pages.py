@@ -18,7 +18,7 @@ from traitlets.config import Config
 
 from helpers.files import replacing
 
-TEMPLATE = Path(__file__).with_name("page_new.html.j2")
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 OFF_PAGE = "not-on-page"  # tag of cells that are for readers of the notebook
 WIDEST_PX, COLORS = 800, 192  # of a figure in a report
 NONE = "–"

@@ -1,23 +1,22 @@
 """Scores a video with a trained model: five traits with intervals, beside the constant predictor.
 
-In: a video file and the `model/` folder of a run. Out: a `ClipScore`. Everything the networks need to know stands in
-the folder's `card.json`, so the video is looked at exactly as the training clips were.
+In: a video file and the `model/` folder of a run, whose `card.json` says how clips were prepared for training. Out: a
+`ClipScore`, and the same as text.
 """
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 
 from helpers.align import Reduction, read_reduction
 from helpers.attention import effects_of_motion, get_attention_weights
 from helpers.backbones import Backbone, build_backbone
-from helpers.clips import DISPLAY, find_clips
+from helpers.clips import DISPLAY
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
@@ -25,19 +24,16 @@ from helpers.faces import FaceTrack, NoFaceError, crop_at, track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.out_of_distribution import Known, read_familiar
-from helpers.pipeline import CLIP_ERRORS, rows_of_clip
+from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
+from helpers.out_of_distribution import TrainingTokens, read_training_tokens
+from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, StaticRows
 from helpers.store import STREAMS, FeatureFile
 from helpers.video import iter_frames
 
-N_FACES = 8  # pictures of the face along the time axis of a video
+N_FACES, FACE_PX = 8, 96  # pictures of the face along the time axis of a video
 MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
-FACE_PX = 96
-JPEG_QUALITY = 85
-LOW_COVERAGE = 0.7  # below it a score comes with a warning
-MUCH_LONGER = 1.5  # than the longest training clip: said too
-SHOWN_AS = {"static": "face", "dynamic": "motion"}
+LOW_COVERAGE, MUCH_LONGER = 0.7, 1.5  # a score below the one, or so often the longest training clip, has a warning
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Scorer:
     model: keras.Model
     folder: Path
     card: dict[str, Any]
-    familiar: dict[str, Known]
+    training: dict[str, TrainingTokens]
     reduction: Reduction
     preparation: PreparationConfig
     static: StaticConfig
@@ -64,7 +60,7 @@ class ClipScore:
     Attributes:
         video: Its name; below the folder that was named, if one was.
         score, low, high: By target; `low` and `high` bound the 90 % interval (split conformal, from validation clips).
-        constant: What a predictor without eyes would say, by target.
+        constant: What the constant predictor gives, by target.
         share_below: Share of the training ratings below the score, by target.
         motion_t_s, motion_share: Attention per motion token (mean over heads and face tokens, sums to 1) at so many
             seconds.
@@ -75,8 +71,8 @@ class ClipScore:
         effects: By target, how far each part's motion moves the score (`helpers.attention.effects_of_motion`);
             {} where the model folder does not hold the usual motion, as those made earlier do not.
         familiarity: By stream, how far the tokens lie from the training clips
-            (`helpers.out_of_distribution.Known.describe`); {} likewise.
-        faces_t_s, faces: Some faces of the video as JPEG files, and their times in seconds.
+            (`helpers.out_of_distribution.TrainingTokens.describe`); {} likewise.
+        faces_t_s, faces: Some faces of the video, RGB uint8 (96, 96, 3), and their times in seconds.
     """
 
     video: str
@@ -94,7 +90,54 @@ class ClipScore:
     effects: dict[str, list[float]]
     familiarity: dict[str, dict[str, Any]]
     faces_t_s: list[float]
-    faces: list[bytes] = field(repr=False)
+    faces: list[np.ndarray] = field(repr=False, default_factory=list)
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the clip is unlike the training clips, so that its intervals do not hold."""
+        return any(of["unlike"] for of in self.familiarity.values())
+
+
+def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any]:
+    """The `card.json` of a model folder.
+
+    Args:
+        model_dir: `results/<run>/model`.
+        of_videos: Refuse a model of features that were not made of videos.
+
+    Raises:
+        FileNotFoundError: The folder is not a model folder.
+        ValueError: The model's features were made elsewhere, so nothing can be scored here.
+    """
+    folder = Path(model_dir)
+    if (folder / "model" / "card.json").exists():
+        raise FileNotFoundError(f"{folder} is a run, not a model. Name its folder {folder / 'model'}.")
+    card = read_json(needs(folder / "card.json", "06_training"))
+    for name, how in card["extractors"].items():
+        if how["weights"]["name"] == "elsewhere" or (of_videos and "stored" in how):
+            stored = ", or of stored faces or flow" if of_videos else ""
+            raise ValueError(
+                f"{folder} must be a model of features made here to score with it, its {name} features were made "
+                f"elsewhere{stored}. Train on features that 03 and 04 made{' of videos' if of_videos else ''}."
+            )
+    return card
+
+
+def check_weights(stream: str, ours: str, card: dict[str, Any]) -> None:
+    """Raise ValueError where a network has other weights (sha256) than the one that the model was trained behind."""
+    trained = card["extractors"][stream]["weights"]["sha256"]
+    if ours != trained:
+        raise ValueError(
+            f"the {stream} network must have the weights that the model was trained behind (sha256 {trained[:12]}…), "
+            f"got {ours[:12]}…. Put the same weights into the weights folder."
+        )
+
+
+def load_model(model_dir: str | Path) -> tuple[keras.Model, Reduction]:
+    """The network of a model folder, and the reduction of the features it takes."""
+    folder = Path(model_dir)
+    model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
+    return model, read_reduction(needs(folder / "reduction.npz", "06_training"))
 
 
 def load_scorer(model_dir: str | Path) -> Scorer:
@@ -104,46 +147,30 @@ def load_scorer(model_dir: str | Path) -> Scorer:
         FileNotFoundError: The folder is not a model folder, or pretrained weights or the detector's file are missing.
         ValueError: The networks built here, or those the reduction was made behind, are not those of the card.
     """
-    folder = Path(model_dir)
-    if (folder / "model" / "card.json").exists():
-        raise FileNotFoundError(f"{folder} is a run, not a model. Name its folder {folder / 'model'}.")
-    card = read_json(needs(folder / "card.json", "06_training"))
-    model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
-    reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
+    folder, card = Path(model_dir), read_card(model_dir)
+    model, reduction = load_model(folder)
     extractors = card["extractors"]
-    foreign = [name for name, how in extractors.items() if how["weights"]["name"] == "elsewhere"]
-    foreign += [name for name, how in extractors.items() if "stored" in how]
-    if foreign:
-        raise ValueError(
-            f"{folder} must be a model of features made of videos here to score one, its {foreign[0]} features were "
-            "made elsewhere, or of stored faces or flow. Train on features that 03 and 04 made of videos."
-        )
     static = StaticConfig.checked(extractors["static"]["parameters"])
     dynamic = DynamicConfig.checked(extractors["dynamic"]["parameters"])
     preparation = PreparationConfig.checked(extractors["static"]["preparation"]["parameters"])
     require_detector(preparation.detector)
     backbone = build_backbone(static.backbone, static.weights)
     network, weights = build_motion_network(dynamic.weights, dynamic.endpoint)
-    for name, built in (("static", backbone.weights), ("dynamic", weights)):
-        trained = extractors[name]["weights"]["sha256"]
-        if built.sha256 != trained:
-            raise ValueError(
-                f"the {name} network must have the weights that the model was trained behind (sha256 {trained[:12]}…), "
-                f"got {built.sha256[:12]}…. Put the same weights into the weights folder."
-            )
+    check_weights("static", backbone.weights.sha256, card)
+    check_weights("dynamic", weights.sha256, card)
     reduction.check(extractors)
     return Scorer(
-        model,
-        folder,
-        card,
-        read_familiar(folder / "familiar.npz"),
-        reduction,
-        preparation,
-        static,
-        dynamic,
-        backbone,
-        compile_forward(backbone.model, static.precision, backbone.prepare),
-        compile_forward(network, dynamic.precision),
+        model=model,
+        folder=folder,
+        card=card,
+        training=read_training_tokens(folder / "familiar.npz"),
+        reduction=reduction,
+        preparation=preparation,
+        static=static,
+        dynamic=dynamic,
+        backbone=backbone,
+        face_forward=compile_forward(backbone.model, static.precision, backbone.prepare),
+        motion_forward=compile_forward(network, dynamic.precision),
     )
 
 
@@ -165,63 +192,23 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
     card, targets = scorer.card, scorer.card["targets"]
     half = np.array([card["interval_half_width"][t] for t in targets])
-    known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.familiar.items()}
+    known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.training.items()}
+    times = _spread(tokens["static"].t_s, track.n_frames / track.fps, faces)
     return ClipScore(
         video=name or Path(video).name,
         score=_by_target(targets, raw),
         low=_by_target(targets, raw - half),
         high=_by_target(targets, raw + half),
         constant=card["constant"],
-        share_below={t: _share_below(card["training_quantiles"][t], raw[i]) for i, t in enumerate(targets)},
+        share_below={t: float(np.interp(raw[i], *_ratings(card, t))) for i, t in enumerate(targets)},
         face_coverage=track.coverage,
-        warnings=caveats(track, raw, card, known, len(tokens["dynamic"].frame)),
+        warnings=clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
         familiarity=known,
-        **_looked_at(inputs, tokens["dynamic"], scorer),
-        **_faces(video, track, tokens["static"].t_s, scorer, faces),
+        **_over_time(inputs, tokens["dynamic"], scorer),
+        faces_t_s=[round(float(t), 3) for t in times],
+        faces=_faces_at(times, video, track, scorer.preparation.backend),
     )
-
-
-def _looked_at(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Scorer) -> dict[str, Any]:
-    """`motion_t_s`, `motion_share`, `parts_s` and `effects` of a clip."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # `caveats` says it
-        share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
-    parts, effects = clip_parts(motion), {}
-    if scorer.familiar:
-        moved = effects_of_motion(scorer.model, inputs, parts.tokens, scorer.familiar["dynamic"].mean)
-        effects = {target: moved[:, i].astype(float).tolist() for i, target in enumerate(scorer.card["targets"])}
-    return {
-        "motion_t_s": [round(float(t), 3) for t in motion.t_s],
-        "motion_share": [float(s) for s in share],
-        "parts_s": [(round(float(a), 3), round(float(b), 3)) for a, b in zip(parts.start_s, parts.end_s, strict=True)],
-        "effects": effects,
-    }
-
-
-def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, scorer: Scorer, n: int) -> dict[str, list[Any]]:
-    """`faces_t_s` and `faces`, of the face tokens at `t_s` (m,)."""
-    times = spread_times(t_s, track.n_frames / track.fps, n)
-    pictures = face_pictures(video, track, times, backend=scorer.preparation.backend) if n else []
-    return {"faces_t_s": [round(float(t), 3) for t in times], "faces": pictures}
-
-
-def first_usable(path: str | Path, scorer: Scorer) -> tuple[Path, ClipScore]:
-    """Score a video, or the first one in a folder that can be scored.
-
-    Raises:
-        ValueError: No video of the folder can be used; the message has the first reason.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path, score_clip(path, scorer)
-    reasons = []
-    for video in (path / below for below in find_clips(path)["path"]):
-        try:
-            return video, score_clip(video, scorer)
-        except CLIP_ERRORS as error:
-            reasons.append(f"{video.name}: {error}")
-    raise ValueError(f"{path} must hold a video that can be scored, got {len(reasons)} that cannot: {reasons[0]}")
 
 
 def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[str, FeatureFile]]:
@@ -230,38 +217,118 @@ def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[
     track = track_clip(video, scorer.preparation)
     crops = face_crops(Job(Path(video), track, scorer.static, backend, size_px))
     flows = face_flows(Job(Path(video), track, scorer.dynamic, backend))
-    faces, motion = StaticRows(track), DynamicRows(track, scorer.dynamic)
-    static, dynamic = scorer.static, scorer.dynamic
+    static, dynamic = StaticRows(track), DynamicRows(track, scorer.dynamic)
     rows = {
-        "static": rows_of_clip(faces, crops, scorer.face_forward, static.batch_size).in_time(),
-        "dynamic": rows_of_clip(motion, flows, scorer.motion_forward, dynamic.batch_size).in_time(),
+        "static": rows_of_clip(static, crops, scorer.face_forward, scorer.static.batch_size).in_time(),
+        "dynamic": rows_of_clip(dynamic, flows, scorer.motion_forward, scorer.dynamic.batch_size).in_time(),
     }
-    for name in STREAMS:
-        if not len(rows[name].valid):
+    for name, of in rows.items():
+        if not len(of.valid):
             raise NoFaceError(
                 f"{Path(video).name}: the face is lost wherever a {name} row would lie. Take another clip."
             )
-    reduced = {name: getattr(scorer.reduction, name).transform(rows[name].features) for name in STREAMS}
-    return track, {name: FeatureFile(reduced[name], *_times(rows[name])) for name in STREAMS}
+    return track, {
+        name: replace(of, features=getattr(scorer.reduction, name).transform(of.features)) for name, of in rows.items()
+    }
 
 
-def _times(rows: FeatureFile) -> tuple[np.ndarray, ...]:
-    return rows.t_start_s, rows.t_end_s, rows.frame, rows.valid
+def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Scorer) -> dict[str, Any]:
+    """`motion_t_s`, `motion_share`, `parts_s` and `effects` of a clip."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # `clip_warnings` says it
+        share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
+    parts, effects = np.array_split(np.arange(len(share)), min(len(share), MOST_PARTS)), {}
+    if scorer.training:
+        moved = effects_of_motion(scorer.model, inputs, parts, scorer.training["dynamic"].mean)
+        effects = {target: moved[:, i].astype(float).tolist() for i, target in enumerate(scorer.card["targets"])}
+    ends = [(motion.t_start_s[part[0]], motion.t_end_s[part[-1]]) for part in parts]
+    return {
+        "motion_t_s": [round(float(t), 3) for t in motion.t_s],
+        "motion_share": [float(s) for s in share],
+        "parts_s": [(round(float(start), 3), round(float(end), 3)) for start, end in ends],
+        "effects": effects,
+    }
+
+
+def _spread(t_s: np.ndarray, duration_s: float, n: int) -> np.ndarray:
+    """Of n equal places on a clip's time axis, the token time (m,) nearest to the middle of each: (n,), increasing."""
+    middles = (np.arange(n) + 0.5) * duration_s / max(n, 1)
+    return t_s[np.abs(t_s[:, None] - middles).argmin(axis=0)]
+
+
+def _faces_at(t_s: np.ndarray, video: str | Path, track: FaceTrack, backend: str) -> list[np.ndarray]:
+    """The face at some times in seconds, increasing: RGB uint8 (`FACE_PX`, `FACE_PX`, 3) each."""
+    frames = iter_frames(video, fps=track.fps, indices=track.sample_at(t_s).tolist(), backend=backend)
+    return [crop_at(frame, track, t, FACE_PX) for frame, t, _ in frames] if len(t_s) else []
 
 
 def _by_target(targets: list[str], values: np.ndarray) -> dict[str, float]:
-    """Values clipped to [0, 1], where ratings lie; the model's own output is linear."""
+    """Values cut to [0, 1], where ratings lie; the model's own output is linear."""
     return {target: float(np.clip(value, 0, 1)) for target, value in zip(targets, values, strict=True)}
 
 
-def _share_below(quantiles: list[float], value: float) -> float:
-    """Share of the training ratings below a value, from their quantiles at 0, 1/n, …, 1."""
-    return float(np.interp(value, quantiles, np.linspace(0, 1, len(quantiles))))
+def _ratings(card: dict[str, Any], target: str) -> tuple[Sequence[float], np.ndarray]:
+    """Quantiles of the training ratings, and their orders 0, 1/n, …, 1."""
+    quantiles = card["training_quantiles"][target]
+    return quantiles, np.linspace(0, 1, len(quantiles))
 
 
-def as_dict(score: ClipScore) -> dict[str, Any]:
-    """The score as plain types, for JSON, without the pictures."""
-    return {key: value for key, value in asdict(score).items() if key != "faces"}
+def training_shares(card: dict[str, Any], bins: int = 20) -> dict[str, np.ndarray]:
+    """Share of the training ratings in equal parts of [0, 1], by target: (bins,), sum 1."""
+    edges = np.linspace(0, 1, bins + 1)
+    below = {target: np.interp(edges, *_ratings(card, target)) for target in card["targets"]}
+    return {target: np.diff(np.concatenate([[0], shares[1:-1], [1]])) for target, shares in below.items()}
+
+
+def clip_warnings(
+    track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
+) -> list[str]:
+    """List what weakens the scores of one video, the heaviest first.
+
+    Args:
+        track: Its face.
+        raw: The model's output before it is cut to [0, 1], (k,).
+        card: See `helpers.training.results.keep_model`; cards that were made earlier lack some entries.
+        familiarity: By stream, see `TrainingTokens.describe`; {} where nothing is known.
+        n_motion: Number of motion tokens.
+    """
+    seconds, longest_s = track.n_frames / track.fps, card.get("training_length_s", np.inf)
+    found = {
+        "how unlike the video is to the training clips is not known: the model folder is an older one": not familiarity,
+        f"the video is {seconds:.0f} s long, the training clips at most {longest_s:.0f} s: the model has never "
+        "attended over so long a time; cut the video into such pieces": seconds > MUCH_LONGER * longest_s,
+        f"the face was found in only {track.coverage:.0%} of the looked-at frames": track.coverage < LOW_COVERAGE,
+        f"up to {track.n_faces_max} faces in one frame: the largest one that stays was scored": track.n_faces_max > 1,
+        "the video is so short that it has one stretch of motion: attention has nothing to choose from": n_motion == 1,
+        "a score was cut to [0, 1]": bool(np.any((raw < 0) | (raw > 1))),
+    }
+    unlike = [_unlike({"static": "face", "dynamic": "motion"}[name], of) for name, of in familiarity.items()]
+    return model_warnings(card) + list(filter(None, unlike)) + [text for text, holds in found.items() if holds]
+
+
+def _unlike(what: str, of: dict[str, Any]) -> str:
+    if not of["unlike"]:
+        return ""
+    return (
+        f"the {what} is unlike the training clips: {of['distance']:.1f} times as far from their mean as they are, "
+        f"the farthest of {of['held_out_clips']} held-out clips {of['farthest_held_out']:.1f} times; "
+        "the interval does not hold for such a clip"
+    )
+
+
+def model_warnings(card: dict[str, Any]) -> list[str]:
+    """What weakens every score of a model."""
+    split = card.get("split", {}).get("warning")
+    random = "random" in [card["extractors"][name]["weights"]["name"] for name in STREAMS]
+    found = {
+        "the networks have random weights: these scores say nothing about a person": random,
+        "the model was trained on drawn clips: what it learned is about drawings, not about people": card.get("drawn"),
+        "the ratings of the training clips were invented: no score of this model means anything": card.get(
+            "synthetic_labels"
+        ),
+        f"the model's own scores are too high: {split}": split,
+    }
+    return [text for text, holds in found.items() if holds]
 
 
 def as_text(score: ClipScore) -> str:
@@ -273,112 +340,3 @@ def as_text(score: ClipScore) -> str:
             f"{score.high[target]:.2f}    {score.constant[target]:.2f}      {score.share_below[target]:4.0%}"
         )
     return "\n".join(lines + [f"  note: {text}" for text in score.warnings])
-
-
-def caveats(
-    track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
-) -> list[str]:
-    """List what weakens the scores of one video, the heaviest first.
-
-    Args:
-        track: Its face.
-        raw: The model's output before it is cut to [0, 1], (k,).
-        card: See `helpers.training.results.keep_model`; cards that were made earlier lack some entries.
-        familiarity: By stream, see `helpers.out_of_distribution.Known.describe`; {} where nothing is known.
-        n_motion: Number of motion tokens.
-    """
-    found = of_model(card)
-    found += [_unlike(SHOWN_AS[name], of) for name, of in familiarity.items() if of["unlike"]]
-    if not familiarity:
-        found.append("how unlike the video is to the training clips is not known: the model folder is an older one")
-    longest_s = card.get("training_length_s", np.inf)
-    if track.n_frames / track.fps > MUCH_LONGER * longest_s:
-        found.append(
-            f"the video is {track.n_frames / track.fps:.0f} s long, the training clips at most {longest_s:.0f} s: the "
-            "model has never attended over so long a time; cut the video into such pieces"
-        )
-    if track.coverage < LOW_COVERAGE:
-        found.append(f"the face was found in only {track.coverage:.0%} of the looked-at frames")
-    if track.n_faces_max > 1:
-        found.append(f"up to {track.n_faces_max} faces in one frame: the largest one that stays was scored")
-    if n_motion == 1:
-        found.append("the video is so short that it has one stretch of motion: attention has nothing to choose from")
-    if np.any((raw < 0) | (raw > 1)):
-        found.append("a score was cut to [0, 1]")
-    return found
-
-
-def of_model(card: dict[str, Any]) -> list[str]:
-    """What weakens every score of a model."""
-    found = []
-    if "random" in [card["extractors"][name]["weights"]["name"] for name in STREAMS]:
-        found.append("the networks have random weights: these scores say nothing about a person")
-    if card.get("drawn"):
-        found.append("the model was trained on drawn clips: what it learned is about drawings, not about people")
-    if card.get("synthetic_labels"):
-        found.append("the ratings of the training clips were invented: no score of this model means anything")
-    if card.get("split", {}).get("warning"):
-        found.append(f"the model's own scores are too high: {card['split']['warning']}")
-    return found
-
-
-def _unlike(what: str, of: dict[str, Any]) -> str:
-    return (
-        f"the {what} is unlike the training clips: {of['distance']:.1f} times as far from their mean as they are, "
-        f"the farthest of {of['held_out_clips']} held-out clips {of['farthest_held_out']:.1f} times; "
-        "the interval does not hold for such a clip"
-    )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A clip in n parts of neighbouring motion tokens.
-
-    Attributes:
-        start_s, end_s: Of each part in seconds, (n,).
-        tokens: Indices of the motion tokens of each part.
-    """
-
-    start_s: np.ndarray
-    end_s: np.ndarray
-    tokens: list[np.ndarray]
-
-
-def clip_parts(motion: FeatureFile) -> Parts:
-    """Divide a clip's motion tokens into parts of neighbours: one token each, or more beyond `MOST_PARTS`."""
-    tokens = np.array_split(np.arange(len(motion.frame)), min(len(motion.frame), MOST_PARTS))
-    start_s = np.array([motion.t_start_s[part[0]] for part in tokens])
-    return Parts(start_s, np.array([motion.t_end_s[part[-1]] for part in tokens]), tokens)
-
-
-def face_pictures(path: str | Path, track: FaceTrack, t_s: Sequence[float], *, backend: str = "auto") -> list[bytes]:
-    """Cut the face out at some times in seconds, increasing: JPEG files `FACE_PX` wide."""
-    samples = track.sample_at(np.asarray(t_s))
-    pictures = []
-    for frame, t, _ in iter_frames(path, fps=track.fps, indices=samples.tolist(), backend=backend):
-        crop = cv2.cvtColor(crop_at(frame, track, t, FACE_PX), cv2.COLOR_RGB2BGR)
-        pictures.append(cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
-    return pictures
-
-
-def spread_times(t_s: np.ndarray, duration_s: float, n: int) -> np.ndarray:
-    """Choose times for n equal places on a time axis: of each place the one nearest to its middle.
-
-    Args:
-        t_s: Times in seconds to choose from, increasing, (m,).
-        duration_s: Length of the axis.
-        n: Number of places.
-
-    Returns:
-        (n,), increasing; repeats where there are fewer times than places.
-    """
-    middles = (np.arange(n) + 0.5) * duration_s / n
-    return np.asarray(t_s)[np.abs(np.asarray(t_s)[:, None] - middles).argmin(axis=0)]
-
-
-def decoded(pictures: Sequence[bytes]) -> list[np.ndarray]:
-    """JPEG files as RGB uint8 (S, S, 3) each."""
-    return [
-        cv2.cvtColor(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        for picture in pictures
-    ]

@@ -1,24 +1,27 @@
-"""Scores several videos with one model, and writes them down: JSON, a table, a page.
+"""Scores several videos with one model: which ones, what came of each, and the files that say so.
 
-In: video files and folders of them, a `Scorer`. Out: a `ClipScore` of each, or the reason why there is none; files that
-say the same.
+In: video files and folders of them, a `Scorer`. Out: a `ClipScore` of each, or the reason why there is none; JSON and
+a table that say the same.
 """
 
+import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from helpers.clips import natural_order, video_files
-from helpers.container import VideoError
-from helpers.files import replacing, write_json
+from helpers.clips import LETTERS, TRAITS, clip_key, load_clips, natural_order, targets_of, video_files
+from helpers.files import replacing, resolve, write_json
 from helpers.pipeline import CLIP_ERRORS
-from helpers.score import N_FACES, ClipScore, Scorer, as_dict, score_clip
-from helpers.scoring.score_page import write_page
+from helpers.score import N_FACES, ClipScore, Scorer, as_text, score_clip
+from helpers.video import VideoError
 
+SHOWN = 50  # videos with figures of their own: more make a page too large for a phone
+EXAMPLES = 5  # videos that are tried until one shows its face throughout
 VALUES = ("score", "low", "high", "constant", "share_below")
 
 
@@ -28,6 +31,22 @@ class Unusable:
 
     video: str
     reason: str
+
+
+def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
+    """Each video with its name: its file's name, or its path below the folder that was named.
+
+    Names that occur twice are paths below the folder that all lie in. A folder without videos, or a path to nothing,
+    stays in the list.
+    """
+    paths = [Path(os.path.abspath(path)) for path in paths]
+    found: list[tuple[str, Path]] = []
+    for path in paths:
+        below = sorted(video_files(path), key=natural_order) if path.is_dir() else []
+        found += [(name, path / name) for name in below] or [(path.name, path)]
+    often = Counter(name for name, _ in found)
+    root = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [(name if often[name] == 1 else path.relative_to(root).as_posix(), path) for name, path in found]
 
 
 def score_videos(
@@ -49,23 +68,96 @@ def score_videos(
             yield Unusable(name, str(error).removeprefix(f"{path.name}: "))
 
 
-def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
-    """Each video with its name: its file's name, or its path below the folder that was named.
+def score_all(
+    paths: Iterable[str | Path],
+    scorer: Scorer,
+    *,
+    faces: int = N_FACES,
+    json: Path | None = None,
+    csv: Path | None = None,
+    tell: Callable[[ClipScore | Unusable], None] = lambda result: None,
+) -> list[ClipScore | Unusable]:
+    """Score videos (see `score_videos`), `tell` of each, and write the files that are named.
 
-    Names that occur twice are paths as they were named. A folder without videos, or a path to nothing, stays in the
-    list.
+    What ends a long list of videos early leaves the scores that are there.
     """
-    found: list[tuple[str, str, Path]] = []  # short name, long name, file
-    for path in map(Path, paths):
-        below = list(video_files(path)) if path.is_dir() else []
-        found += [(name, str(path / name), path / name) for name in sorted(below, key=natural_order)]
-        found += [] if below else [(path.name, str(path), path)]
-    often = Counter(short for short, _, _ in found)
-    return [(short if often[short] == 1 else long, path) for short, long, path in found]
+    results: list[ClipScore | Unusable] = []
+    try:
+        for result in score_videos(paths, scorer, faces=faces):
+            results.append(result)
+            tell(result)
+    finally:
+        write_scores(results, json=json, csv=csv)
+    return results
+
+
+def tell(result: ClipScore | Unusable) -> None:
+    """Print a score; why there is none goes to stderr."""
+    if isinstance(result, Unusable):
+        print(f"error: {result.video}: {result.reason}", file=sys.stderr, flush=True)
+    else:
+        print(as_text(result), flush=True)
+
+
+def videos_of(video: str | list[str]) -> list[Path]:
+    """The videos that 09's parameter names: one path, several with commas between them, or a list."""
+    if isinstance(video, str):
+        video = [video] if resolve(video).exists() else [part.strip() for part in video.split(",")]
+    return [resolve(path) for path in video]
+
+
+def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
+    """Score one video of a folder: held out by the run in `out` and rated if there is one, its face always visible.
+
+    Of the first `EXAMPLES` that can be used the one with the most face is taken.
+
+    Raises:
+        ValueError: No video of the folder can be used; the message has the first reason.
+    """
+    ratings = ratings_of(out)
+    names = sorted(video_files(folder), key=lambda name: (clip_key(name) not in ratings.index, natural_order(name)))
+    usable, reasons = [], []
+    for name in names:
+        try:
+            usable.append(score_clip(folder / name, scorer, name=name))
+        except CLIP_ERRORS as error:
+            reasons.append(f"{Path(name).name}: {str(error).removeprefix(f'{Path(name).name}: ')}")
+            continue
+        if len(usable) == EXAMPLES or (usable[-1].face_coverage == 1 and not usable[-1].unlike):
+            break
+    if not usable:
+        first = f": {reasons[0]}" if reasons else ""
+        raise ValueError(f"{folder} must hold a video that can be scored, got {len(reasons)} that cannot{first}")
+    return max(usable, key=lambda result: (not result.unlike, result.face_coverage))
+
+
+def ratings_of(out: Path) -> pd.DataFrame:
+    """Ratings of the clips that a run held out of training, index clip, a column per target; empty without a run."""
+    if not (out / "clips.csv").exists() or not (out / "predictions.csv").exists():
+        return pd.DataFrame()
+    clips = load_clips(out / "clips.csv")
+    said = pd.read_csv(out / "predictions.csv", usecols=["split", "clip"])
+    held_out = said.loc[said["split"].isin(["test", "live"]), "clip"].unique()
+    return clips.loc[clips.index.isin(held_out), targets_of(clips)].dropna()
+
+
+def as_dict(result: ClipScore | Unusable) -> dict[str, Any]:
+    """A result as plain types, for JSON, without the pictures; `video` and `failed`, the reason, if there is none."""
+    if isinstance(result, Unusable):
+        return {"video": result.video, "failed": result.reason}
+    return {key: value for key, value in asdict(result).items() if key != "faces"}
+
+
+def from_dict(record: dict[str, Any]) -> ClipScore | Unusable:
+    """What `as_dict` was made of, without the pictures; traits in their order, which a JSON file does not keep."""
+    if "failed" in record:
+        return Unusable(record["video"], record["failed"])
+    order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))
+    return ClipScore(**record | {name: {target: record[name][target] for target in order} for name in VALUES})
 
 
 def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
-    """Lay scores out as one row per video and target, as `scores.csv` has them.
+    """Lay scores out as one row per video and target, as `score.csv` has them.
 
     Returns:
         Columns `video`, `target`, `score`, `low`, `high` (90 % interval), `constant`, `share_below` (share of training
@@ -75,51 +167,33 @@ def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for result in results:
         if isinstance(result, Unusable):
-            rows.append({"video": result.video, "failed": result.reason})
+            rows.append(as_dict(result))
             continue
         about = {"face_coverage": result.face_coverage, "duration_s": result.duration_s}
-        about["warnings"] = "; ".join(result.warnings)
+        about |= {"video": result.video, "warnings": "; ".join(result.warnings)}
         for target in result.score:
-            values = {name: getattr(result, name)[target] for name in VALUES}
-            rows.append({"video": result.video, "target": target} | values | about)
+            rows.append({"target": target} | {name: getattr(result, name)[target] for name in VALUES} | about)
     columns = ["video", "target", *VALUES, "face_coverage", "duration_s", "warnings", "failed"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def as_records(results: Sequence[ClipScore | Unusable]) -> list[dict[str, Any]]:
-    """The results as plain types: `helpers.score.as_dict` of each, or `video` and `failed`, the reason."""
-    return [
-        {"video": result.video, "failed": result.reason} if isinstance(result, Unusable) else as_dict(result)
-        for result in results
-    ]
+def in_context(results: Sequence[ClipScore], card: dict[str, Any], ratings: pd.DataFrame) -> pd.DataFrame:
+    """`as_table`, with the `rating` of each clip where it is known (`ratings_of`), and the model's `r2` by target."""
+    letters = dict(zip(TRAITS, LETTERS, strict=True))
+    r2 = card.get("metrics", {}).get("r2", {})  # cards that were made earlier have none
+    rated = ratings.stack().to_dict() if len(ratings) else {}
+    table = as_table(results)
+    pairs = zip(table["video"], table["target"], strict=True)
+    return table.assign(
+        rating=[rated.get((clip_key(video), target)) for video, target in pairs],
+        r2=[r2.get(letters.get(target, target)) for target in table["target"]],
+    )
 
 
-def write_scores(
-    results: Sequence[ClipScore | Unusable],
-    scorer: Scorer,
-    *,
-    json: str | Path | None = None,
-    csv: str | Path | None = None,
-    html: str | Path | None = None,
-) -> list[Path]:
-    """Write the files that are named; return their paths.
-
-    Args:
-        results: What `score_videos` gave.
-        scorer: What scored them: the page shows its training ratings.
-        json: Gets `as_records`, one entry per video.
-        csv: Gets `as_table`.
-        html: Gets one page that needs no other file.
-    """
+def write_scores(results: Sequence[ClipScore | Unusable], *, json: Path | None = None, csv: Path | None = None) -> None:
+    """Write the files that are named: `as_dict` of every result as JSON, `as_table` as CSV."""
     if json:
-        write_json(json, as_records(results))
+        write_json(json, [as_dict(result) for result in results])
     if csv:
         with replacing(csv) as part:
             as_table(results).to_csv(part, index=False, float_format="%.6g")
-    if html:
-        write_page(html, [r for r in results if isinstance(r, ClipScore)], _failed(results), scorer)
-    return [Path(path) for path in (json, csv, html) if path]
-
-
-def _failed(results: Sequence[ClipScore | Unusable]) -> dict[str, str]:
-    return {result.video: result.reason for result in results if isinstance(result, Unusable)}

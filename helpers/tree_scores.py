@@ -9,15 +9,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
-from helpers.align import Aligned, align_streams, read_reduction
+from helpers.align import Aligned, align_streams
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
-from helpers.files import differences, needs, read_json, replacing, write_json
+from helpers.files import differences, replacing, write_json
 from helpers.precomputed import match_clips
+from helpers.score import check_weights, load_model, read_card
 from helpers.sources import open_tree
 from helpers.store import STREAMS
 from helpers.training.training_system import checked_npy
@@ -60,16 +60,15 @@ def predict_trees(
             f"model must be a folder results/<run>/model to score trees, got the file {folder}. A model of `train` "
             "does not know what its features were made with: pass it --static_features and --dynamic_features."
         )
-    card = read_json(needs(folder / "card.json", "06_training"))
-    reduction = read_reduction(needs(folder / "reduction.npz", "06_training"))
-    model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
+    card = read_card(folder, of_videos=False)
+    model, reduction = load_model(folder)
     rates = {"faces_fps": faces_fps, "flow_fps": flow_fps}
     static, dynamic = _configs(card, Path(face_dir), Path(flow_dir), output.with_suffix(""), rates, progress)
     clips, left_out = _clips_of(static, dynamic)
-    manifests = {"static": extract_static(clips, static)}
-    odd = _other_view("static", manifests["static"], card)
-    manifests["dynamic"] = extract_dynamic(clips, dynamic)
-    odd += _other_view("dynamic", manifests["dynamic"], card)
+    manifests, odd = {}, []
+    for stream, extract, cfg in (("static", extract_static, static), ("dynamic", extract_dynamic, dynamic)):
+        manifests[stream] = extract(clips, cfg)
+        odd += _other_view(stream, manifests[stream], card)
     for line in odd:
         log.warning("the model was trained on other input: %s", line)
     aligned = align_streams(clips, static.out / "static", dynamic.out / "dynamic", reduction, targets=())
@@ -91,20 +90,15 @@ def _configs(
 ) -> tuple[StaticConfig, DynamicConfig]:
     """The parameters that the model's features were made with, for these trees."""
     made = []
-    for kind, stream, tree, path in (
+    for kind, stream, name, path in (
         (StaticConfig, "static", "faces", faces),
         (DynamicConfig, "dynamic", "flow", flow),
     ):
-        extractor = card["extractors"][stream]
-        if extractor["weights"]["name"] == "elsewhere":
-            raise ValueError(
-                f"model must be one of features made here, its {stream} features were made elsewhere. Make the "
-                "features where they were made, and pass them as --static_features and --dynamic_features."
-            )
-        fps = rates[f"{tree}_fps"] or extractor.get("stored", {}).get("fps")
-        own = {f"{tree}_dir": str(path.resolve()), "out_dir": str(out), "progress": progress}
-        own |= {f"{tree}_fps": float(fps)} if fps else {}
-        made.append(kind.checked(extractor["parameters"] | own))
+        trained = card["extractors"][stream]
+        own = {f"{name}_dir": str(path.resolve()), "out_dir": str(out), "progress": progress}
+        if fps := rates[f"{name}_fps"] or trained.get("stored", {}).get("fps"):
+            own[f"{name}_fps"] = float(fps)
+        made.append(kind.checked(trained["parameters"] | own))
     return tuple(made)
 
 
@@ -127,17 +121,10 @@ def _clips_of(static: StaticConfig, dynamic: DynamicConfig) -> tuple[pd.DataFram
 def _other_view(stream: str, manifest: dict[str, Any], card: dict[str, Any]) -> list[str]:
     """In what the input differs from that of the training; ValueError when the network does."""
     ours, trained = manifest["identity"], card["extractors"][stream]
-    if ours["weights"]["sha256"] != trained["weights"]["sha256"]:
-        raise ValueError(
-            f"the {stream} network must have the weights that the model was trained behind (sha256 "
-            f"{trained['weights']['sha256'][:12]}…), got {ours['weights']['sha256'][:12]}…. Put the same weights into "
-            "the weights folder."
-        )
+    check_weights(stream, ours["weights"]["sha256"], card)
     if "stored" not in trained:
         return [f"{stream}: cut from videos there, from {ours['stored']} here"]
-    views = (
-        {k: v for k, v in identity["stored"].items() if k not in ("faces", "flow")} for identity in (ours, trained)
-    )
+    views = [{k: v for k, v in of["stored"].items() if k not in ("faces", "flow")} for of in (ours, trained)]
     return [f"{stream}: {line}" for line in differences(*views)]
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -262,6 +263,17 @@ def write_report(out: str | Path) -> Path:
     needs(out / "training" / "training.json", "06_training")
     copy = execute(Task(REPORT, {"out_dir": str(out)}), out)
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
+
+
+def score_page(videos: Sequence[Path], model: Path, page: Path) -> list[dict[str, Any]]:
+    """Execute notebook 09 on all of the videos and export it as a page; return what it wrote into `score.json`."""
+    with TemporaryDirectory() as folder:
+        parameters = {"video": list(map(os.path.abspath, videos)), "model_dir": os.path.abspath(model)}
+        copy = execute(Task("09_score_a_clip", {"out_dir": folder, **parameters}), Path(folder))
+        records = read_json(Path(folder) / "score.json")
+        one = f"What viewers would say of {records[0]['video']}" if len(records) == 1 else ""
+        export(copy, page, one or f"Scores of {len(records)} videos")
+    return records
 
 
 def execute(task: Task, out: Path) -> Path:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from helpers import out_of_distribution as familiar
+from helpers import out_of_distribution
 from helpers.align import read_aligned
 from helpers.files import ROOT
 
@@ -17,7 +17,7 @@ def clips():
 
 @pytest.fixture(scope="module")
 def known(clips):
-    return familiar.learn_familiar(clips.take(np.arange(200)), clips.take(np.arange(200, 300)))
+    return out_of_distribution.learn_training_tokens(clips.take(np.arange(200)), clips.take(np.arange(200, 300)))
 
 
 def test_training_tokens_lie_at_one_on_average(clips, known):
@@ -29,7 +29,7 @@ def test_training_tokens_lie_at_one_on_average(clips, known):
 def test_a_distance_is_the_mahalanobis_distance():
     random = np.random.default_rng(0)
     spread = np.diag([1.0, 4.0]).astype("float32")
-    known = familiar._learn([random.standard_normal((20_000, 2)) @ spread], [np.zeros((3, 2))])
+    known = out_of_distribution._learn([random.standard_normal((20_000, 2)) @ spread], [np.zeros((3, 2))])
     here, along = known.distance(np.array([[2.0, 0.0]])), known.distance(np.array([[0.0, 8.0]]))
     assert here == pytest.approx(np.sqrt(2), rel=0.03)  # sqrt(2^2 / 2 channels)
     assert along == pytest.approx(here, rel=0.03)
@@ -60,19 +60,19 @@ def test_p_values_of_exchangeable_clips_are_uniform_at_most():
 
 
 def _unit():
-    return familiar.Known(np.zeros(1, "float32"), np.ones((1, 1), "float32"), np.ones(1, "float32"))
+    return out_of_distribution.TrainingTokens(np.zeros(1, "float32"), np.ones((1, 1), "float32"), np.ones(1, "float32"))
 
 
 def test_what_is_written_is_read(known, tmp_path):
-    familiar.write_familiar(tmp_path / "familiar.npz", known)
-    again = familiar.read_familiar(tmp_path / "familiar.npz")
+    out_of_distribution.write_training_tokens(tmp_path / "familiar.npz", known)
+    again = out_of_distribution.read_training_tokens(tmp_path / "familiar.npz")
     for name, of in known.items():
         for part, array in vars(of).items():
             np.testing.assert_array_equal(getattr(again[name], part), array)
-    assert familiar.read_familiar(tmp_path / "none.npz") == {}
+    assert out_of_distribution.read_training_tokens(tmp_path / "none.npz") == {}
 
 
 def test_a_damaged_file_is_named(tmp_path):
     np.savez(tmp_path / "familiar.npz", static_mean=np.zeros(2))
     with pytest.raises(ValueError, match=r"familiar\.npz is damaged: 'static_whitener' is missing\. Run 06_training"):
-        familiar.read_familiar(tmp_path / "familiar.npz")
+        out_of_distribution.read_training_tokens(tmp_path / "familiar.npz")

@@ -7,7 +7,6 @@ from scored import VALUES, made_up
 
 from helpers.clips import TRAITS
 from helpers.plots import score as pictures
-from helpers.score import decoded
 
 pytestmark = pytest.mark.usefixtures("figures")
 
@@ -41,7 +40,7 @@ def test_effects_are_drawn_as_they_are_on_a_scale_around_zero():
 
 def test_faces_attention_and_effects_share_one_time_axis():
     result = made_up()
-    faces, shares, effects, _ = pictures.plot_looks(result, decoded(result.faces)).axes
+    faces, shares, effects, _ = pictures.plot_looks(result, result.faces).axes
     assert [image.get_extent()[0] for image in faces.images] == [0, 2]
     assert faces.images[0].get_array().shape == (96, 96, 3)
     assert [bar.get_height() for bar in shares.patches] == result.motion_share

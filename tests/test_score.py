@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import score
+from helpers import score, scores
 from helpers.align import read_aligned
 from helpers.attention import effects_of_motion
 from helpers.clips import TRAITS
@@ -15,8 +15,8 @@ from helpers.faces import NoFaceError
 from helpers.files import ROOT, read_json, write_json
 from helpers.metrics import conformal_quantile
 from helpers.model import CompletePersonalityModel
-from helpers.out_of_distribution import learn_familiar, write_familiar
-from helpers.score import caveats, of_model
+from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
+from helpers.score import clip_warnings, model_warnings
 
 DATA = ROOT / "data_sample"
 AWKWARD = DATA / "awkward"
@@ -39,7 +39,9 @@ def model_dir(tmp_path_factory):
     }
     write_json(folder / "card.json", card)
     bank = read_aligned(DATA / "tokens")
-    write_familiar(folder / "familiar.npz", learn_familiar(bank.take(np.arange(100)), bank.take(np.arange(100, 160))))
+    write_training_tokens(
+        folder / "familiar.npz", learn_training_tokens(bank.take(np.arange(100)), bank.take(np.arange(100, 160)))
+    )
     return folder
 
 
@@ -88,7 +90,7 @@ def test_a_video_without_a_face_is_refused_with_the_reason(scorer):
 def test_a_folder_without_a_usable_video_gives_the_first_reason(scorer, tmp_path):
     shutil.copy(AWKWARD / "no_face.mp4", tmp_path)
     with pytest.raises(ValueError, match=r"1 that cannot: no_face\.mp4: no face found"):
-        score.first_usable(tmp_path, scorer)
+        scores.score_example(tmp_path, scorer, tmp_path)
 
 
 def test_other_weights_than_the_models_are_refused(model_dir, tmp_path):
@@ -120,7 +122,7 @@ def test_a_reduction_of_other_features_is_refused(model_dir, tmp_path):
 
 def test_a_score_outside_the_scale_is_cut_and_said(scorer):
     track = SimpleNamespace(coverage=0.5, n_faces_max=1, n_frames=150, fps=15.0)
-    found = caveats(track, np.array([0.5, 1.2]), scorer.card | {"training_length_s": 5.0}, {}, 3)
+    found = clip_warnings(track, np.array([0.5, 1.2]), scorer.card | {"training_length_s": 5.0}, {}, 3)
     assert any("the video is 10 s long, the training clips at most 5 s" in text for text in found)
     assert "a score was cut to [0, 1]" in found
     assert "the face was found in only 50% of the looked-at frames" in found
@@ -128,7 +130,7 @@ def test_a_score_outside_the_scale_is_cut_and_said(scorer):
 
 def test_what_a_model_was_trained_on_is_said_with_every_score(scorer):
     card = scorer.card | {"drawn": True, "synthetic_labels": True, "split": {"warning": "this split leaks"}}
-    found = of_model(card)
+    found = model_warnings(card)
     assert [text.split(":")[0] for text in found] == [
         "the networks have random weights",
         "the model was trained on drawn clips",
@@ -145,7 +147,7 @@ def test_a_video_unlike_the_training_clips_is_called_so(scorer):
 
 
 def test_an_older_model_folder_scores_without_what_it_lacks(scorer):
-    result = score.score_clip(AWKWARD / "very_short.mp4", dataclasses.replace(scorer, familiar={}), faces=0)
+    result = score.score_clip(AWKWARD / "very_short.mp4", dataclasses.replace(scorer, training={}), faces=0)
     assert result.effects == result.familiarity == {}
     assert len(result.score) == 5
     assert any("so short that it has one stretch of motion" in text for text in result.warnings)
@@ -156,7 +158,7 @@ def test_an_effect_is_what_the_score_loses_with_that_motion(scorer):
     tokens = score.tokens_of_video(CLIP, scorer)[1]
     inputs = {name: rows.features[None] for name, rows in tokens.items()}
     inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
-    usual = scorer.familiar["dynamic"].mean
+    usual = scorer.training["dynamic"].mean
     parts = [np.array([0, 1]), np.array([5])]
     effects = effects_of_motion(scorer.model, inputs, parts, usual)
     changed = inputs | {"dynamic": inputs["dynamic"].copy()}

@@ -12,7 +12,7 @@ from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, writ
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import read_json, write_json
-from helpers.out_of_distribution import read_familiar
+from helpers.out_of_distribution import read_training_tokens
 from helpers.store import read_arrays
 from helpers.training import experiment, fitting, live, results, train, variants
 from helpers.training.train import TrainingData, choose_data
@@ -198,7 +198,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert (cfg.out / "model" / "reduction.npz").exists()
     assert card["training_length_s"] > 0
     assert card["drawn"] is False  # no truth.csv beside them
-    familiar = read_familiar(cfg.out / "model" / "familiar.npz")
+    familiar = read_training_tokens(cfg.out / "model" / "familiar.npz")
     assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
 
 

@@ -16,7 +16,7 @@ from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.config import TrainingConfig
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import as_summary, clip_lengths, conformal_quantile, score_table
-from helpers.out_of_distribution import learn_familiar, write_familiar
+from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.statistics import caveats, comparisons, group_errors
 from helpers.store import STREAMS, read_arrays
 from helpers.training.callbacks import read_logs
@@ -266,7 +266,9 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     ):
         with replacing(folder / name) as part:
             shutil.copyfile(source, part)
-    write_familiar(folder / "familiar.npz", learn_familiar(bank.take(split == "train"), bank.take(validation)))
+    write_training_tokens(
+        folder / "familiar.npz", learn_training_tokens(bank.take(split == "train"), bank.take(validation))
+    )
     write_json(folder / "card.json", card)
     return card
 

@@ -1,1 +1,0 @@
-"""Scores of videos and of trees, as files and pages."""
