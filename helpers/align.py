@@ -196,26 +196,29 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
         train = _training_clips(cfg, clips)
         methods = [Pca.fit(gather_rows(train, cfg.out / name), cfg.width(name), seed=cfg.seed) for name in STREAMS]
         return Reduction(*methods, extractors, tuple(train)), f"principal components of {len(train)} training clips"
-    why = ""
-    if cfg.reduction == "auto":
-        path = resolve(cfg.bank_dir) / "reduction.npz"
-        if not path.exists():
-            why = f" ({cfg.bank_dir} holds no token bank)"
-        else:
-            bank = read_reduction(path)
-            found = differences(extractors, bank.extractors)
-            if not found:
-                return bank, "components of the token bank, which was made with the same parameters and weights"
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            why = f" (the token bank was made differently: {'; '.join(found[:3])}{more})"
-    n_in = {name: _width(clips.index, cfg.out / name) for name in STREAMS}
-    n_out = n_in if cfg.reduction == "none" else {name: cfg.width(name) for name in STREAMS}
-    if cfg.reduction == "auto":
-        n_out = {name: min(n_in[name], n_out[name]) for name in STREAMS}
-    methods = [ChannelGroups(n_in[name], n_out[name]) for name in STREAMS]
-    return Reduction(
-        *methods, extractors
-    ), f"{'all channels' if n_in == n_out else 'means of neighbouring channels'}{why}"
+    bank, why = _bank_reduction(cfg, extractors) if cfg.reduction == "auto" else (None, "")
+    if bank:
+        return bank, "components of the token bank, which was made with the same parameters and weights"
+    methods = []
+    for name in STREAMS:
+        n_in = _width(clips.index, cfg.out / name)
+        narrow = {"none": n_in, "auto": min(n_in, cfg.width(name))}
+        methods.append(ChannelGroups(n_in, narrow.get(cfg.reduction, cfg.width(name))))
+    whole = all(method.n_in == method.n_out for method in methods)
+    return Reduction(*methods, extractors), f"{'all channels' if whole else 'means of neighbouring channels'}{why}"
+
+
+def _bank_reduction(cfg: AlignmentConfig, extractors: dict[str, Any]) -> tuple[Reduction | None, str]:
+    """The token bank's reduction if the bank was made like these rows; otherwise why not."""
+    path = resolve(cfg.bank_dir) / "reduction.npz"
+    if not path.exists():
+        return None, f" ({cfg.bank_dir} holds no token bank)"
+    bank = read_reduction(path)
+    found = differences(extractors, bank.extractors)
+    if not found:
+        return bank, ""
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return None, f" (the token bank was made differently: {'; '.join(found[:3])}{more})"
 
 
 def _width(keys: Iterable[str], folder: Path) -> int:
@@ -230,16 +233,8 @@ def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:
     """Keys of the training clips of `cfg.split`, among those that 06 will split: rated, with rows in both streams."""
     whole = [all(valid_rows(cfg.out / name / f"{key}.npz") for name in STREAMS) for key in clips.index]
     usable = clips[np.array(whole) & clips[targets_of(clips)].notna().any(axis=1)]
-    split = split_clips(
-        usable.index,
-        usable["source"],
-        usable["split"],
-        cfg.split,
-        cfg.seed,
-        cfg.validation_share,
-        cfg.test_share,
-        cfg.folds,
-    )
+    shares = cfg.validation_share, cfg.test_share, cfg.folds
+    split = split_clips(usable.index, usable["source"], usable["split"], cfg.split, cfg.seed, *shares)
     return usable.index[split == "train"].tolist()
 
 
@@ -277,22 +272,21 @@ class Aligned:
 
     def __post_init__(self):
         n = len(self.clips)
+        shapes = {"labels": (n, len(self.targets)), "sources": (n,), "splits": (n,)}
         for name in STREAMS:
-            features = getattr(self, f"{name}_features")
+            features, mask = getattr(self, f"{name}_features"), getattr(self, f"{name}_mask")
             if features.ndim != 3 or len(features) != n:
                 raise ValueError(f"{name}_features must have shape ({n}, T, D) like clips, got {features.shape}.")
             _check_finite(name, features, self.clips)
-            for part in ("mask", "t_s"):
-                _check_shape(f"{name}_{part}", getattr(self, f"{name}_{part}"), features.shape[:2])
-            empty = ~getattr(self, f"{name}_mask").any(1)
-            if empty.any():
+            shapes |= {f"{name}_{part}": features.shape[:2] for part in ("mask", "t_s")}
+            if mask.shape == features.shape[:2] and not mask.any(1).all():
                 raise ValueError(
-                    f"{name}_mask must keep a token of every clip, got none for {self.clips[empty.argmax()]}. "
+                    f"{name}_mask must keep a token of every clip, got none for {self.clips[mask.any(1).argmin()]}. "
                     "Leave the clip out."
                 )
-        _check_shape("labels", self.labels, (n, len(self.targets)))
-        _check_shape("sources", self.sources, (n,))
-        _check_shape("splits", self.splits, (n,))
+        for name, shape in shapes.items():
+            if (got := getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} must have shape {shape} like the features, got {got}. Align the clips again.")
         if len(np.unique(self.clips)) < n:
             raise ValueError("clips must be different keys, got one twice. Align each clip once.")
         outside = (self.labels < 0) | (self.labels > 1)
@@ -328,11 +322,6 @@ class Aligned:
             weight = getattr(self, f"{name}_mask")[..., None].astype("float32")
             out[name] = (getattr(self, f"{name}_features") * weight).sum(1) / weight.sum(1)
         return out
-
-
-def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} like the features, got {array.shape}. Align the clips again.")
 
 
 def _check_finite(name: str, features: np.ndarray, clips: np.ndarray) -> None:
