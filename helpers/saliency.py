@@ -116,12 +116,12 @@ def strongest_channels(activation: np.ndarray, n: int) -> np.ndarray:
     return np.argsort(-mean, kind="stable")[:n]
 
 
-def centres(n: int, length: float, start: float = 0.0) -> np.ndarray:
+def centres(n: int, length: float) -> np.ndarray:
     """Centres of n equal parts of a length: of a layer's positions in pixels, or of its steps in seconds, (n,).
 
     A layer of SAME convolutions sees its n positions at these places; what each of them has seen reaches further.
     """
-    return start + (np.arange(n) + 0.5) * length / n
+    return (np.arange(n) + 0.5) * length / n
 
 
 def energy(activation: np.ndarray) -> np.ndarray:
@@ -144,11 +144,6 @@ class Saliency:
     layer: str
 
 
-def channel_target(channel: int) -> Target:
-    """One channel of the features, averaged over time and space where they have these."""
-    return lambda features: ops.mean(features[..., channel], axis=tuple(range(1, len(features.shape) - 1)))
-
-
 def direction_target(direction: np.ndarray) -> Target:
     """The projection of the features on a direction (D,), or of each input's features on its own (n, D)."""
 
@@ -169,13 +164,13 @@ def grad_cam(model: keras.Model, x: np.ndarray, layer: str, target: Target) -> S
 
     The channels of the layer are summed, each weighted by the mean slope of the target over its positions. The paper
     cuts off what lowers a class; a direction has two ends, so here that is kept beside it. The networks here have no
-    classes: a target is one channel, or a direction in feature space.
+    classes: a target is a direction in feature space.
 
     Args:
         model: A functional model with one input and features (n, D), or (n, ..., D), as output.
         x: Inputs, preprocessing done, float32 (n, ...).
         layer: A layer that all paths of the network go through, such as the end of a stage.
-        target: See `channel_target` and `direction_target`.
+        target: See `direction_target`.
 
     Raises:
         ValueError: There is no such layer, or paths lead around it.

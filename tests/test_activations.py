@@ -82,7 +82,6 @@ def test_the_strongest_channels_come_first_and_equal_ones_by_their_number():
 
 def test_positions_lie_in_the_middle_of_their_parts():
     assert centres(4, 8.0).tolist() == [1, 3, 5, 7]
-    assert centres(2, 1.0, start=3.0).tolist() == [3.25, 3.75]
 
 
 def test_energy_is_the_root_mean_square_over_channels():

@@ -1,4 +1,4 @@
-"""Attention maps and their summaries, on maps whose answer is known."""
+"""Attention, occlusion and relevance, on models whose answer is known and by finite differences."""
 
 import keras
 import numpy as np
@@ -6,10 +6,21 @@ import pytest
 
 from helpers.align import Aligned
 from helpers.attention import (
+    _slopes,
     attention_by_lag,
     attention_by_time,
     attention_entropy,
+    curves,
+    delete,
     get_attention_weights,
+    gradient_attention,
+    occlusion,
+    order_of,
+    per_motion_token,
+    random_orders,
+    relevance,
+    replaced_per_step,
+    step_effects,
 )
 from helpers.clips import TRAITS
 from helpers.model import CompletePersonalityModel
@@ -96,3 +107,155 @@ def test_a_clock_shows_in_the_lag():
     assert profile.loc[profile["attention"].idxmax(), "lag_s"] == 0.5
     assert profile["attention"].max() == 1
     assert profile["attention"].sum() == 1
+
+
+def test_occlusion_moves_the_answer_only_where_the_model_looks():
+    inputs = tokens()
+    baseline = np.full(DD, 4.0, "float32")
+    effects = occlusion(OneTokenModel(2), inputs, 3, baseline)
+    assert effects.shape == (B, TD)
+    np.testing.assert_allclose(effects[:, 2], 3 * (4 - inputs["dynamic"][:, 2, 0]), rtol=1e-5)
+    assert not np.delete(effects, 2, axis=1).any()
+
+
+def test_orders_begin_with_the_most_important_real_token():
+    mask = np.array([[True, True, True, False]])
+    assert order_of(np.array([[0.1, 0.5, 0.2, 9.0]]), mask).tolist() == [[1, 2, 0, 3]]
+    drawn = random_orders(np.tile(mask, (50, 1)), 2, seed=1)
+    assert (drawn[0][:, 3] == 3).all()
+    assert (drawn[0] != drawn[1]).any()
+    assert {tuple(sorted(row)) for row in drawn[0].tolist()} == {(0, 1, 2, 3)}
+
+
+def test_short_clips_take_as_many_steps_as_long_ones():
+    mask = np.arange(5)[None] < [[5], [2]]
+    counts = replaced_per_step(mask)
+    assert counts[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert (counts[1, 0], counts[1, -1]) == (0, 2)
+    assert np.diff(counts[1]).max() == 1
+
+
+def test_deletion_and_insertion_replace_what_the_order_says():
+    """The model reads token 2, which comes third in every order."""
+    inputs = tokens()
+    baseline = np.full(DD, 4.0, "float32")
+    order = np.tile([5, 0, 2, 1, 3, 4, 6], (B, 1))
+    before, after = inputs["dynamic"][:, 2, 0], np.full(B, 4.0)
+    deleted = delete(OneTokenModel(2), inputs, order, 1, baseline)
+    inserted = delete(OneTokenModel(2), inputs, order, 1, baseline, insert=True)
+    assert deleted.shape == (B, TD + 1)
+    for step in range(TD + 1):
+        np.testing.assert_allclose(deleted[:, step], after if step > 2 else before, rtol=1e-6)
+        np.testing.assert_allclose(inserted[:, step], before if step > 2 else after, rtol=1e-6)
+    effects = step_effects(deleted, order, inputs["dynamic_mask"])
+    np.testing.assert_allclose(effects[:, 2], after - before, rtol=1e-5)
+    assert not np.delete(effects, 2, axis=1).any()
+
+
+def test_steps_of_a_short_clip_belong_to_its_real_tokens():
+    inputs = tokens()
+    inputs["dynamic_mask"][0, 3:] = False
+    order = order_of(np.tile(np.arange(TD, 0, -1.0), (B, 1)), inputs["dynamic_mask"])
+    predictions = delete(OneTokenModel(2), inputs, order, 1, np.zeros(DD, "float32"))
+    effects = step_effects(predictions, order, inputs["dynamic_mask"])
+    np.testing.assert_allclose(effects[:, 2], -inputs["dynamic"][:, 2, 0], rtol=1e-5)
+    assert not effects[0, 3:].any()
+
+
+def test_a_good_order_changes_the_answer_sooner_than_a_random_one():
+    inputs = tokens()
+    importance = np.zeros((B, TD))
+    importance[:, 2] = 1
+    mask = inputs["dynamic_mask"]
+    orders = {"good": [order_of(importance, mask)], "random": random_orders(mask, 20)}
+    found = curves(OneTokenModel(2), inputs, orders, 1, np.zeros(DD, "float32"))
+    whole = np.abs(inputs["dynamic"][:, 2, 0])
+    np.testing.assert_allclose(found["good"]["deletion"][:, 1:], np.tile(whole[:, None], TD), rtol=1e-5)
+    np.testing.assert_allclose(found["good"]["insertion"][:, 1:], 0, atol=1e-6)
+    assert (found["random"]["deletion"].mean(1) < found["good"]["deletion"].mean(1)).all()
+    np.testing.assert_allclose(np.abs(found["random"]["effects"]).argmax(1), 2)
+
+
+K = 3
+
+
+@pytest.fixture(params=["content", "salience"])
+def model(request):
+    keras.utils.set_random_seed(1)
+    return CompletePersonalityModel(DS, DD, 8, HEADS, n_targets=K, attention=request.param)
+
+
+@pytest.fixture
+def inputs():
+    given = tokens()
+    given["dynamic_mask"][1, 5:] = False
+    given["static_mask"][2, 4:] = False
+    return given
+
+
+def scores(model, inputs, **options) -> np.ndarray:
+    return np.asarray(model(inputs, training=False, **options), "float64")
+
+
+def test_slopes_are_those_of_small_changes_of_one_weight(model, inputs):
+    attention, slope = _slopes(model, inputs, K)
+    assert slope.shape == (B, K, HEADS, TS, TD)
+    for h, i, j in ((0, 0, 0), (1, 3, 4), (0, 2, 6)):
+        delta = np.zeros(attention[:, 0].shape, "float32")
+        delta[:, h, i, j] = step = 1e-3
+        moved = scores(model, inputs, attention_delta=delta) - scores(model, inputs, attention_delta=-delta)
+        np.testing.assert_allclose(slope[:, :, h, i, j], moved / (2 * step), rtol=0.03, atol=2e-3)
+        assert np.abs(slope[:, :, h, i, j]).max() > 0.02
+
+
+def test_no_delta_changes_no_score(model, inputs):
+    zero = np.zeros((B, HEADS, TS, TD), "float32")
+    np.testing.assert_array_equal(scores(model, inputs), scores(model, inputs, attention_delta=zero))
+
+
+def test_relevance_sums_to_what_the_motion_did_to_the_score_where_attention_stays(inputs):
+    """Keys blind to motion: the map is the same on the whole way from mean motion to the clip."""
+    keras.utils.set_random_seed(1)
+    model = CompletePersonalityModel(DS, DD, 8, HEADS, n_targets=K)
+    model.cross_attention.key.kernel.assign(np.zeros(model.cross_attention.key.kernel.shape))
+    baseline = np.linspace(-1, 1, DD).astype("float32")
+    found = relevance(model, inputs, baseline, steps=24)
+    assert found.shape == (B, K, TS, TD)
+    mean_motion = inputs | {"dynamic": np.broadcast_to(baseline, inputs["dynamic"].shape)}
+    expected = scores(model, inputs) - scores(model, mean_motion)
+    np.testing.assert_allclose(found.sum((2, 3)), expected, atol=0.02 * np.abs(expected).max())
+    assert np.abs(expected).max() > 0.05
+
+
+def test_masked_tokens_and_mean_tokens_have_no_relevance(model, inputs):
+    baseline = np.zeros(DD, "float32")
+    inputs["dynamic"][0, 2] = baseline
+    found = relevance(model, inputs, baseline, steps=2)
+    assert not found[1, :, :, 5:].any()
+    assert not found[2, :, 4:].any()
+    np.testing.assert_allclose(found[0, :, :, 2], 0, atol=1e-6)
+    assert np.abs(per_motion_token(found)[0, :, 3]).max() > 0
+
+
+def test_relevance_of_a_target_is_nought_where_its_score_reads_nothing(inputs):
+    keras.utils.set_random_seed(1)
+    model = CompletePersonalityModel(DS, DD, 8, HEADS, n_targets=K)
+    kernel = np.array(model.head.scores.kernel)
+    kernel[:, 1] = 0
+    model.head.scores.kernel.assign(kernel)
+    for found in (relevance(model, inputs, np.zeros(DD, "float32"), steps=2), gradient_attention(model, inputs)):
+        assert not found[:, 1].any()
+        assert found[:, 0].any()
+        assert found[:, 2].any()
+
+
+def test_gradient_attention_is_the_mean_positive_product(model, inputs):
+    attention, slope = _slopes(model, inputs, K)
+    found = gradient_attention(model, inputs)
+    np.testing.assert_allclose(found, np.clip(attention * slope, 0, None).mean(2), atol=1e-7)
+    assert found.shape == (B, K, TS, TD)
+
+
+def test_no_steps_are_refused(model, inputs):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        relevance(model, inputs, np.zeros(DD, "float32"), steps=0)

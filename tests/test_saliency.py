@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from helpers.i3d import build_i3d
-from helpers.saliency import activations, channel_target, direction_target, grad_cam
+from helpers.saliency import activations, direction_target, grad_cam
 from helpers.weights import fill_random
 
 
@@ -30,12 +30,12 @@ def spots():
 
 
 def test_the_map_lights_up_where_the_channel_comes_from(red_and_blue, spots):
-    red = grad_cam(red_and_blue, spots, "pool", channel_target(0))
+    red = grad_cam(red_and_blue, spots, "pool", direction_target(np.float32([1, 0])))
     assert red.signed.shape == (2, 6, 6)
     assert np.argwhere(red.signed[0] > 0).tolist() == [[1, 4]]
     assert (red.signed[1] <= 0).all()
     assert red.value.tolist() == [pytest.approx(4 / 144), 0]
-    blue = grad_cam(red_and_blue, spots, "colours", channel_target(1))
+    blue = grad_cam(red_and_blue, spots, "colours", direction_target(np.float32([0, 1])))
     assert {tuple(place) for place in np.argwhere(blue.signed[1] > 0)} == {(6, 0), (6, 1), (7, 0), (7, 1)}
 
 
@@ -55,7 +55,9 @@ def test_i3d_is_explained_over_space_and_time():
     seen = grad_cam(model, x, "Conv3d_2c_3x3", direction_target(direction))
     said = activations(model, x, ["Conv3d_2c_3x3"])["Conv3d_2c_3x3"]
     np.testing.assert_allclose(seen.signed, said @ direction / np.prod(said.shape[1:4]), rtol=1e-3, atol=1e-7)
-    early = grad_cam(model, x, "Conv3d_1a_7x7", channel_target(int(said.mean((0, 1, 2, 3)).argmax())))
+    early = grad_cam(
+        model, x, "Conv3d_1a_7x7", direction_target(np.eye(192, dtype="float32")[said.mean((0, 1, 2, 3)).argmax()])
+    )
     t, y, column = np.unravel_index(np.abs(early.signed[0]).argmax(), early.signed[0].shape)
     assert early.signed.shape == (1, 8, 16, 16)
     assert 4 <= t <= 7  # the motion is at steps 5 and 6 of 8, and these layers see 3 steps to both sides at most

@@ -1,17 +1,50 @@
-"""What is seen is evaluated, on models whose answer is known and with real networks on a few clips."""
+"""Whether what is seen is real: planted windows by hand, models whose answer is known, models that agree or not."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from test_attention import DD, DS, TD, aligned
+from test_attention import DD, DS, TD, TS, aligned
 
 from helpers import evidence
 from helpers.config import TrainingConfig
+from helpers.evidence import HeldOut, inside_windows, planted_windows, window_spans
 from helpers.model import CompletePersonalityModel
 from helpers.training.train import TrainingData
+
+
+def test_a_token_is_inside_when_half_of_it_lies_in_a_window():
+    """Tokens of 1 s at .5, 1.5, ...; windows 1.5 to 2.5 (half of two tokens) and 4.2 to 5.2 (.8 of one)."""
+    times = np.arange(7)[None] + 0.5
+    inside = inside_windows(times, 1.0, np.array([[1.5, 4.2]]), np.array([1.0]))
+    assert inside[0].tolist() == [False, True, True, False, True, False, False]
+
+
+def test_pointing_counts_clips_whose_largest_effect_is_inside():
+    effects = np.array([[0.1, -0.9, 0.2], [0.5, 0.1, 0.3], [0.1, 0.2, 9.0]])
+    inside = np.array([[False, True, False], [False, True, True], [True, False, True]])
+    mask = np.array([[True, True, True], [True, True, True], [True, True, False]])
+    test = HeldOut(None, SimpleNamespace(dynamic_mask=mask), inside, np.zeros(1))
+    assert test.points(effects).tolist() == [1, 0, 0]
+    assert test.uniform() == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
+
+
+def test_windows_are_read_by_key(tmp_path):
+    clips = aligned(2)
+    truth = pd.DataFrame(
+        {"key": ["clip1", "clip0"], "warm_s": [0.0, 3.0], "cool_s": [5.0, 1.0], "window_s": [1.0, 1.0]}
+    )
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    inside = planted_windows(tmp_path, clips)
+    assert np.flatnonzero(inside[0]).tolist() == [1, 3]
+    assert np.flatnonzero(inside[1]).tolist() == [0, 5]
+    assert planted_windows(tmp_path / "none", clips) is None
+    assert window_spans(tmp_path, "clip0")["cool light"] == (1.0, 2.0)
+    assert window_spans(tmp_path, "another") == {}
+
 
 WINDOWS = {"warm_s": 2.0, "cool_s": 5.0, "window_s": 1.0}  # motion tokens 2 and 5 of every clip
 
@@ -111,3 +144,55 @@ def test_shares_are_of_each_clips_own_weight(bank):
     assert row["inside"] == pytest.approx(0.5)
     assert row["interval"] == pytest.approx([0.5, 0.5])
     assert [row["inside_shuffled"], row["uniform"]] == pytest.approx([1 / TD] * 2)
+
+
+BASELINE = np.zeros(DD, "float32")
+
+
+def network(seed: int) -> CompletePersonalityModel:
+    keras.utils.set_random_seed(seed)
+    return CompletePersonalityModel(DS, DD, 8, 2)
+
+
+def test_rank_correlations_are_those_of_ranks_and_skip_what_is_missing():
+    a = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 5.0], [1.0, 2.0, np.nan]])
+    b = np.array([[0.1, 0.2, 0.3], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(evidence.rank_correlation(a, b), [1, -1, np.nan, np.nan])
+
+
+def test_masked_tokens_show_nothing():
+    clips = aligned(4)
+    clips.dynamic_mask[1, 3:] = False
+    clips.static_mask[2, 2:] = False
+    shown = evidence.show(network(0), clips, BASELINE, 3)
+    assert shown["attention"].shape == (4, TS * TD)
+    assert np.isnan(shown["relevance"][1]).tolist() == [False] * 3 + [True] * (TD - 3)
+    assert np.isfinite(shown["attention"][2].reshape(TS, TD)).all(1).tolist() == [True, True, False, False, False]
+
+
+def test_a_model_agrees_with_itself_and_not_with_other_weights():
+    model, clips = network(0), aligned(20)
+    found = evidence.randomisation(model, {"itself": model, "other": network(7)}, clips, BASELINE, 3)
+    for measure in evidence.MEASURES:
+        assert found["itself"][measure]["value"] == pytest.approx(1)
+    low, high = found["other"]["relevance"]["interval"]
+    assert low <= found["other"]["relevance"]["value"] <= high < 0.6
+
+
+@pytest.mark.parametrize("n_live", [5, 1, None])
+def test_seeds_are_compared_on_clips_that_neither_has_seen(n_live, tmp_path, monkeypatch):
+    bank = aligned(60)
+    data = TrainingData(tmp_path, tmp_path if n_live else None, "")
+    monkeypatch.setattr(evidence, "rated_clips", lambda _: bank)
+    monkeypatch.setattr(TrainingData, "live_clips", property(lambda _: n_live and aligned(n_live)))
+    monkeypatch.setattr(evidence, "load_trained", lambda *_: network(0))
+    cfg = TrainingConfig(seeds=[0, 1], test_share=0.4)
+    found = evidence.agreement(data, cfg, 3)
+    both = (evidence.split_of(bank, cfg, 0) == "test") & (evidence.split_of(bank, cfg, 1) == "test")
+    assert found["clips"] == (5 if n_live == 5 else both.sum())
+    assert found["attention"]["value"] == pytest.approx(1)  # of one and the same network
+    assert found["relevance"]["other_clips"] < 0.9
+
+
+def test_a_single_seed_agrees_with_nobody(tmp_path):
+    assert evidence.agreement(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), 0) is None
