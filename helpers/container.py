@@ -5,8 +5,8 @@ decoded. A file that breaks off is an error here, before anything is computed fr
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from av.sidedata.sidedata import Type
 if TYPE_CHECKING:
     import pandas as pd
 
+HELD_BYTES = 64 * 2**20  # packets of larger files are read a second time instead of kept
 MISSING_S = 0.3  # packets ending this much before the duration in the header: the file is cut off
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it
 LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
@@ -53,7 +54,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class OpenVideo:
-    """An open file and the table of its pictures; `first` is the first one, decoded.
+    """An open file and the table of its pictures. `packets` are theirs, in decoding order; None when too many to keep.
 
     `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `t_s (n,)` the
     same in seconds from the first one. `timed`: whether packets and pictures carry that time, each another one, so that
@@ -64,7 +65,7 @@ class OpenVideo:
     path: Path
     container: av.container.InputContainer
     stream: av.VideoStream
-    first: av.VideoFrame
+    packets: list[av.Packet] | None
     ticks: np.ndarray
     t_s: np.ndarray
     timed: bool
@@ -86,11 +87,11 @@ class OpenVideo:
         """The codec's common name: "h264", "av1"."""
         return self.stream.codec_context.codec.canonical_name
 
-    @property
-    def info(self) -> VideoInfo:
-        """What is in the file."""
-        n, last_s, (turn, mirrored) = len(self.t_s), self.t_s[-1], orientation(self.first)
-        width, height = display_size(self.first, self.stream.sample_aspect_ratio)
+    def info(self, picture: av.VideoFrame | None = None) -> VideoInfo:
+        """What is in the file; one decoded picture, by default the first, says how it is displayed."""
+        picture = picture or self.first_picture()
+        n, last_s, (turn, mirrored) = len(self.t_s), self.t_s[-1], orientation(picture)
+        width, height = display_size(picture, self.stream.sample_aspect_ratio)
         return VideoInfo(
             codec=self.codec,
             width=width,
@@ -104,12 +105,18 @@ class OpenVideo:
             audio=len(self.container.streams.audio) > 0,
         )
 
-    def iter_packets(self, container: av.container.InputContainer | None = None) -> Iterator[av.Packet]:
-        """The packets of the picture in decoding order, from the file opened again; orphans are left out."""
-        with nullcontext(container) if container else open_container(self.path) as again:
-            for packet in again.demux(again.streams[self.stream.index]):
-                if packet.size and (packet.is_discard or packet.pts is None or packet.pts >= self.ticks[0]):
-                    yield packet
+    def first_picture(self) -> av.VideoFrame:
+        """The first picture, decoded."""
+        return _first_picture(self.path, self.stream.index)
+
+    def iter_packets(self) -> Iterator[av.Packet]:
+        """The packets of the picture in decoding order."""
+        if self.packets is not None:
+            yield from self.packets
+            return
+        with open_container(self.path) as again:
+            packets = (packet for packet in again.demux(again.streams[self.stream.index]) if packet.size)
+            yield from _without_orphans(packets, self.ticks[0])
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -119,7 +126,7 @@ def probe(path: str | Path) -> VideoInfo:
         VideoError: the file is missing, empty, cut off, or no video.
     """
     with open_video(path) as video:
-        return video.info
+        return video.info()
 
 
 def survey(paths: Mapping[str, Path]) -> tuple["pd.DataFrame", dict[str, str]]:
@@ -147,7 +154,7 @@ def open_container(path: Path, hardware: HWAccel | None = None) -> av.container.
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[OpenVideo]:
-    """Open a video file, read the table of its pictures and decode the first one; raises as `probe`."""
+    """Open a video file and read the table of its pictures; raises as `probe`."""
     path = Path(path)
     if not path.is_file():
         raise VideoError(f"{path.name}: there is no such file in {path.parent}.")
@@ -163,7 +170,7 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
     stream = _video_stream(path, container)
     end = dict.fromkeys(range(len(container.streams)), 0)  # of each stream, in its ticks
-    moments, pts, first, key_first = [], [], None, False
+    packets, held, moments, pts = [], 0, [], set()  # moments: of the pictures that are shown
     for packet in container.demux():
         moment = packet.dts if packet.pts is None else packet.pts
         if moment is None or packet.stream.type == "data":
@@ -173,33 +180,46 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
             continue
         if packet.is_corrupt:
             raise VideoError(f"{path.name}: breaks off at {float(moment * stream.time_base):.1f} s. {COPY_AGAIN}.")
+        held += packet.size
+        if held <= HELD_BYTES or not packets:
+            packets.append(packet)
         if not packet.is_discard:
             moments.append(moment)
-        key_first |= not pts and packet.is_keyframe
-        pts.append(packet.pts)
-        first = first or _first_picture(path, stream, packet)
-    first = first or _first_picture(path, stream, None)
-    if not moments or first is None:
+        pts.add(packet.pts)
+    if not moments:
         raise VideoError(f"{path.name}: holds no frame that can be decoded. {COPY_AGAIN}, or remove it.")
     _check_whole(path, container, max(float(end[s.index] * s.time_base) for s in container.streams))
     if "matroska" in container.format.name:
-        _check_matroska(path, container, stream, set(pts))
+        _check_matroska(path, container, stream, pts)
     ticks = np.sort(moments)
-    if first.pts is not None and not (key_first and pts[0] == ticks[0]):
-        ticks = ticks[ticks >= first.pts]
+    if not packets[0].is_keyframe or packets[0].pts != ticks[0]:
+        first = _first_picture(path, stream.index).pts
+        ticks = ticks if first is None else ticks[ticks >= first]
+        packets = list(_without_orphans(packets, ticks[0]))
     # AVI knows the order of decoding only.
     timed = "avi" not in container.format.name and None not in pts and len(np.unique(ticks)) == len(ticks)
-    t_s = (ticks - ticks[0]) * float(stream.time_base)
-    video = OpenVideo(path, container, stream, first, ticks, t_s, timed, cut_out=len(ticks) < len(moments))
+    t_s, cut_out = (ticks - ticks[0]) * float(stream.time_base), len(ticks) < len(moments)
+    video = OpenVideo(path, container, stream, packets if held <= HELD_BYTES else None, ticks, t_s, timed, cut_out)
     _check_times(video)
     return video
 
 
-def _first_picture(path: Path, stream: av.VideoStream, packet: av.Packet | None) -> av.VideoFrame | None:
-    try:
-        return next(iter(stream.codec_context.decode(packet)), None)
-    except av.FFmpegError as error:
-        why = error.strerror
+def _without_orphans(packets: Iterable[av.Packet], first_tick: int) -> Iterator[av.Packet]:
+    """Leave out pictures shown before the first one that can be decoded: what they refer to was cut away."""
+    for packet in packets:
+        if packet.is_discard or packet.pts is None or packet.pts >= first_tick:
+            yield packet
+
+
+def _first_picture(path: Path, index: int) -> av.VideoFrame:
+    with open_container(path) as container:
+        try:
+            for picture in container.decode(container.streams[index]):
+                return picture
+        except av.FFmpegError as error:
+            why = error.strerror
+        else:
+            raise VideoError(f"{path.name}: holds no frame that can be decoded. {COPY_AGAIN}, or remove it.")
     raise VideoError(f"{path.name}: its first frame cannot be decoded ({why}). {COPY_AGAIN}.")
 
 

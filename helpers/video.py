@@ -41,11 +41,9 @@ BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
 REFERENCE = "pyav"
 # What "auto" takes by codec and pixel format; of others the reference. Another decoder belongs here when
-# `benchmarks.decode` finds it exact and 1.1 times as fast. The reference was 1.1 times OpenCV (h264), 1.0 (hevc, av1),
-# .94 (vp9), 1.1 (vp8, mpeg2, mpeg4) on two cores; no hardware has been measured.
-FASTEST = dict.fromkeys(
-    ((codec, "yuv420p") for codec in ("h264", "hevc", "vp8", "vp9", "av1", "mpeg2video", "mpeg4")), REFERENCE
-)
+# `benchmarks.decode` finds it exact and 1.1 times as fast. On two cores OpenCV was exact and .6 to .7 times as fast on
+# each of these; no hardware has been measured.
+FASTEST = {(codec, "yuv420p"): REFERENCE for codec in ("h264", "hevc", "vp9", "av1")}
 STRICT = {"err_detect": "crccheck+explode"}  # damage is an error, not a picture patched up from its neighbours
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
 
@@ -103,34 +101,34 @@ class Converter:
         return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turn // 90))
 
 
-Decoded = Iterator[tuple[int, np.ndarray, str]]  # number in the file, RGB uint8 (H, W, 3), what decoded it
+Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
 
 
-def decode_pyav(video: OpenVideo, wanted: np.ndarray, convert: Converter, device: str = "") -> Decoded:
+def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:
     """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`; stops where one is not as announced.
 
     Raises:
         RuntimeError: This machine has no such device.
     """
-    try:
-        container = open_container(video.path, HWAccel(device) if device else None)
-    except (av.FFmpegError, RuntimeError, ValueError) as error:  # the file was opened before
-        why = getattr(error, "strerror", None) or error
-        message = f"backend {device!r} cannot be used on this machine ({why}). Take 'auto' or 'pyav'."
-        raise RuntimeError(message) from None
+    container = video.container
+    if device:
+        try:
+            container = open_container(video.path, HWAccel(device))
+        except (av.FFmpegError, RuntimeError, ValueError) as error:  # the file was opened before
+            why = getattr(error, "strerror", None) or error
+            message = f"backend {device!r} cannot be used on this machine ({why}). Take 'auto' or 'pyav'."
+            raise RuntimeError(message) from None
     with container:
         codec = container.streams[video.stream.index].codec_context
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
         codec.options = {} if video.cut_out else STRICT  # after a cut the decoder misses what nothing refers to
         is_wanted = np.isin(np.arange(wanted[-1] + 1), wanted)
-        pictures = (
-            picture for packet in chain(video.iter_packets(container), [None]) for picture in codec.decode(packet)
-        )
+        pictures = (picture for packet in chain(video.iter_packets(), [None]) for picture in codec.decode(packet))
         for number, picture in enumerate(islice(pictures, len(is_wanted))):
             if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
                 return
             if is_wanted[number]:
-                yield number, convert(picture), _describe(codec, device)
+                yield number, picture, _describe(codec, device)
 
 
 def _describe(codec: av.VideoCodecContext, device: str) -> str:
@@ -140,9 +138,10 @@ def _describe(codec: av.VideoCodecContext, device: str) -> str:
     return f"pyav {av.__version__} (libavcodec {version}), {codec.name}, {where}"
 
 
-def decode_opencv(video: OpenVideo, wanted: np.ndarray, convert: Converter) -> Decoded:
+def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     """Decode with OpenCV, which counts pictures and turns them by itself; what it shows wrongly is refused."""
-    for wrong, what in ((video.first.interlaced_frame, "interlaced"), (video.info.mirrored, "mirrored")):
+    first = video.first_picture()
+    for wrong, what in ((first.interlaced_frame, "interlaced"), (orientation(first)[1], "mirrored")):
         if wrong:
             raise VideoError(f"{video.path.name}: OpenCV does not show {what} video as it is. Take the backend 'pyav'.")
     capture = cv2.VideoCapture(str(video.path.absolute()), cv2.CAP_FFMPEG)
@@ -155,7 +154,7 @@ def decode_opencv(video: OpenVideo, wanted: np.ndarray, convert: Converter) -> D
                 ok, bgr = capture.retrieve()
                 if not ok:
                     return
-                yield number, convert(av.VideoFrame.from_ndarray(bgr, format="bgr24")), decoder
+                yield number, av.VideoFrame.from_ndarray(bgr, format="bgr24"), decoder
     finally:
         capture.release()
 
@@ -178,7 +177,7 @@ def backend_name(backend: str = "auto", clips: Iterable[Path] = ()) -> str:
 
 
 def _fastest(video: OpenVideo) -> str:
-    return FASTEST.get((video.codec, video.first.format.name), REFERENCE)
+    return FASTEST.get((video.codec, video.stream.codec_context.pix_fmt), REFERENCE)
 
 
 def backend_version(backend: str = "auto") -> str:
@@ -242,10 +241,18 @@ class FrameStream(Iterator[tuple[np.ndarray, float, int]]):
         self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str
     ) -> Iterator[tuple[np.ndarray, float, int]]:
         with open_video(path) as video:
+            backend = _fastest(video) if backend == "auto" else backend_name(backend)
             index, t_s = _plan(video, *sampling)
-            self.info, self.length, position = video.info, len(index), 0
+            convert, wanted, position = Converter(size, video.stream.sample_aspect_ratio), np.unique(index), 0
+            if backend == "opencv":
+                pictures = decode_opencv(video, wanted)
+            else:
+                pictures = decode_pyav(video, wanted, backend if backend in HARDWARE else "")
             try:
-                for number, frame, self.decoder in _pictures(video, np.unique(index), size, backend):
+                for number, picture, self.decoder in pictures:
+                    if not position:
+                        self.info, self.length = video.info(None if backend == "opencv" else picture), len(index)
+                    frame = convert(picture)
                     while position < len(index) and index[position] == number:
                         yield frame, float(t_s[position]), number
                         position += 1
@@ -253,14 +260,6 @@ class FrameStream(Iterator[tuple[np.ndarray, float, int]]):
                 raise _broken(video, t_s[position], f" ({error.strerror})") from None
             if position < len(index):
                 raise _broken(video, t_s[position])
-
-
-def _pictures(video: OpenVideo, wanted: np.ndarray, size: tuple[int, int] | None, backend: str) -> Decoded:
-    backend = _fastest(video) if backend == "auto" else backend_name(backend)
-    convert = Converter(size, video.stream.sample_aspect_ratio)
-    if backend == "opencv":
-        return decode_opencv(video, wanted, convert)
-    return decode_pyav(video, wanted, convert, backend if backend in HARDWARE else "")
 
 
 def _broken(video: OpenVideo, t_s: float, why: str = "") -> VideoError:
