@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 
 from helpers.clips import LETTERS, TRAITS, clip_key, load_clips, natural_order, targets_of, video_files
+from helpers.container import VideoError
 from helpers.files import replacing, resolve, write_json
 from helpers.pipeline import CLIP_ERRORS
 from helpers.score import N_FACES, ClipScore, Scorer, as_text, score_clip
-from helpers.video import VideoError
 
 SHOWN = 50  # videos with figures of their own: more make a page too large for a phone
 EXAMPLES = 5  # videos that are tried until one shows its face throughout
