@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.alternation import options_of, ratio, report
+from benchmarks.decode import one_thread
 from benchmarks.networks import (
     PRECISIONS,
     Ways,
@@ -35,7 +36,6 @@ from benchmarks.networks import (
 from benchmarks.stages import DATA, named, prepare, run_stage, sample_clips, write_flows
 from helpers.config import DynamicConfig
 from helpers.crops import face_flows
-from helpers.engine.costs import one_thread
 from helpers.flow import read_flow
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network

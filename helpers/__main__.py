@@ -111,9 +111,13 @@ def check(
         with replacing(csv) as part:
             table.to_csv(part, float_format="%.6g")
     if not no_forecast and table["usable"].any():
-        with without_noise():
-            from helpers import forecast
-        print("\n" + forecast.as_text(forecast.forecast(table, data, forecast.Stages.of(parameters))))
+        log.info("running the stages on some of the clips, for a forecast")
+        try:
+            with without_noise():
+                found = check.forecast(table, data, parameters)
+            print("\n" + check.forecast_text(found))
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            print(f"\nNo forecast: {error}")
     return 0 if table["usable"].all() else 3
 
 

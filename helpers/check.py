@@ -1,12 +1,21 @@
-"""The check before a run: what is in every clip of a folder, whether a face shows, and what makes a clip unusable.
+"""The check before a run: what is in every clip of a folder, and what a run over it will take of time and disk.
 
-In: a folder of clips; ratings are not needed. Out: a table with one row per clip, index `key`, and the same as text.
-Few frames of a clip are decoded, in processes of their own: a clip that crashes a decoder costs that clip.
+In: a folder of clips; ratings are not needed. Out: a table with one row per clip, index `key`, and the same as text;
+then a table with one row per stage. Few frames of a clip are decoded, in processes of their own: a clip that crashes a
+decoder costs that clip. These processes import this module, so what needs Keras is imported by the forecast alone.
+
+The forecast runs the stages themselves, 02 to 04, with random weights of the same shape, into a folder that is then
+removed: on the beginning of one clip, which pays for starting, then on that of several, whose further seconds are what
+a second of clip costs. Features, not the files of the run's notebooks, make up the disk.
 """
 
+import json
+import shutil
+import tempfile
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +26,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
-from helpers.container import VideoError, VideoInfo, probe
+from helpers.config import NOTEBOOKS, AlignmentConfig
+from helpers.container import VideoError, VideoInfo, probe, write_excerpt
 from helpers.detectors import detect_faces, require_detector
-from helpers.files import duration
+from helpers.files import duration, free_bytes, resolve, size
 from helpers.video import iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
 
@@ -36,6 +46,7 @@ COLUMNS = {
     "duration_s": "float64", "rotation_deg": "Int64", "n_frames": "Int64", "audio": "boolean", "coverage": "float64",
     "n_faces_max": "Int64", "face_px": "float64", "usable": "bool", "problems": "str", "remarks": "str",
 }  # fmt: skip
+CELLS = {"codec": 6, "size": 10, "fps": 6, "seconds": 8, "frames": 7, "turn": 5, "audio": 5, "face": 6, "faces": 5}
 OF_FILE = ("codec", "width", "height", "fps", "duration_s", "rotation_deg", "n_frames", "audio")
 
 
@@ -183,23 +194,22 @@ def problems_of(finding: Finding) -> list[str]:
 
 def remarks_of(finding: Finding, min_coverage: float) -> list[str]:
     """What is odd about a clip and does not make it unusable."""
-    remarks = []
-    info, n_shown = finding.info, sum(len(found) > 0 for found in finding.faces)
-    if n_shown and finding.coverage < min_coverage:
-        remarks.append(f"face in only {n_shown} of {_looks(finding)}: 02 may refuse it")
-    if finding.face_px < SMALLEST_FACE_PX:
-        remarks.append(f"very low resolution face ({finding.face_px:.0f} px wide)")
-    if (finding.n_faces_max or 0) > 1:
-        remarks.append(f"several faces ({finding.n_faces_max} at once)")
-    if info and SHORTEST_S <= info.duration_s < SEGMENT_S:
-        remarks.append(f"shorter than one segment ({info.duration_s:.2f} s of {SEGMENT_S} s): its only row is padded")
-    if info and info.fps < LOWEST_FPS:
-        remarks.append(f"rate below {LOWEST_FPS:g} fps ({info.fps:.1f})")
-    if info and info.variable_rate:
-        remarks.append("variable frame rate")
-    if info and info.mirrored:
-        remarks.append("mirrored")
-    return remarks
+    n_shown, n_most = sum(len(found) > 0 for found in finding.faces), finding.n_faces_max or 0
+    low = f"face in only {n_shown} of {_looks(finding)}: 02 may refuse it"
+    remarks = {
+        low: n_shown and finding.coverage < min_coverage,
+        f"very low resolution face ({finding.face_px:.0f} px wide)": finding.face_px < SMALLEST_FACE_PX,
+        f"several faces ({n_most} at once)": n_most > 1,
+    }
+    if info := finding.info:
+        short = f"shorter than one segment ({info.duration_s:.2f} s of {SEGMENT_S} s): its only row is padded"
+        remarks |= {
+            short: SHORTEST_S <= info.duration_s < SEGMENT_S,
+            f"rate below {LOWEST_FPS:g} fps ({info.fps:.1f})": info.fps < LOWEST_FPS,
+            "variable frame rate": info.variable_rate,
+            "mirrored": info.mirrored,
+        }
+    return [remark for remark, holds in remarks.items() if holds]
 
 
 def _looks(finding: Finding) -> str:
@@ -215,10 +225,8 @@ def as_text(table: pd.DataFrame) -> str:
     long = len(table) > LONGEST_TABLE
     shown = table[(table["problems"] != "") | (table["remarks"] != "")] if long else table
     lines = [*_kinds(table), ""] if long else []
-    if len(shown):
-        width = min(max(4, *map(len, shown.index)), WIDTH - len(_line("", shown.iloc[0], 0)))
-        lines.append(f"{'clip':{width}} {'codec':>6} {'size':>10} {'fps':>6} {'seconds':>8} {'frames':>7} {'turn':>5} "
-                     f"{'audio':>5} {'face':>6} {'faces':>5}")  # fmt: skip
+    width = min(max(4, *map(len, shown.index)), WIDTH - sum(CELLS.values()) - len(CELLS)) if len(shown) else 0
+    lines += [_cells("clip", CELLS, width)] * (len(shown) > 0)
     for key, row in shown.iterrows():
         lines.append(_line(key, row, width))
         lines += _wrapped("unusable: ", row["problems"]) + _wrapped("remark: ", row["remarks"])
@@ -228,14 +236,16 @@ def as_text(table: pd.DataFrame) -> str:
 def _line(key: str, row: pd.Series, width: int) -> str:
     name = key if len(key) <= width else f"…{key[len(key) - width + 1 :]}"
     if pd.isna(row["width"]):
-        return f"{name:{width}} {'?':>6} {'?':>10} {'?':>6} {'?':>8} {'?':>7} {'?':>5} {'?':>5} {'?':>6} {'?':>5}"
-    size = f"{row['width']}x{row['height']}"
+        return _cells(name, "?" * len(CELLS), width)
     face = "?" if np.isnan(row["coverage"]) else f"{100 * row['coverage']:.0f} %"
     faces = "?" if pd.isna(row["n_faces_max"]) else row["n_faces_max"]
-    return (
-        f"{name:{width}} {row['codec'][:6]:>6} {size:>10} {row['fps']:6.2f} {row['duration_s']:8.1f} "
-        f"{row['n_frames']:7} {row['rotation_deg']:5} {'yes' if row['audio'] else 'no':>5} {face:>6} {faces:>5}"
-    )
+    about = [row["codec"][:6], f"{row['width']}x{row['height']}", f"{row['fps']:.2f}", f"{row['duration_s']:.1f}"]
+    audio = "yes" if row["audio"] else "no"
+    return _cells(name, [*about, row["n_frames"], row["rotation_deg"], audio, face, faces], width)
+
+
+def _cells(name: str, cells: Iterable[Any], width: int) -> str:
+    return " ".join([f"{name:{width}}", *(f"{cell!s:>{n}}" for cell, n in zip(cells, CELLS.values(), strict=True))])
 
 
 def _wrapped(label: str, text: str) -> list[str]:
@@ -257,3 +267,211 @@ def verdict(table: pd.DataFrame) -> str:
     n, n_all, n_remarks = len(usable), len(table), int((usable["remarks"] != "").sum())
     length = duration(usable["duration_s"].sum() / 3600)
     return f"{n} of {n_all} clips are usable, {length}, {n_remarks} of them with a remark; {n_all - n} are not."
+
+
+# Stages that touch every clip: the notebook, and the folder of its files.
+STAGES = {
+    "02 preparation": ("02_clip_preparation", "faces"),
+    "03 static": ("03_static_extraction", "static"),
+    "04 dynamic": ("04_dynamic_extraction", "dynamic"),
+}
+FIRST_S = 2.0  # of one clip: what a stage takes for it is mostly its start
+EXCERPT_S = 6.0  # of several clips: long enough for rows, short enough for clips of any length and size
+MOST_CLIPS = 32  # for all cores of a large machine
+CANDIDATES = 3  # clips that are tried first, since a few looks do not show that a whole clip can be used
+PATIENCE_S = 20.0  # a stage that takes longer for the first clip, as TV-L1 may, is not run again
+BOUND = 0.8  # share of its time that a stage waits for the network when the network bounds it
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One run of a stage: seconds in all (`spent_s`), without building the network (`run_s`), in the network; and what
+    it made: seconds of clip, bytes, rows of `dim` features.
+    """
+
+    spent_s: float
+    run_s: float
+    network_s: float
+    clip_s: float
+    n_bytes: int
+    rows: int
+    dim: int
+
+
+def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Forecast what a run over the usable clips of a folder will take.
+
+    Args:
+        checked: As `check_clips` returns it.
+        root: The folder that its paths lie below.
+        parameters: Notebook name -> parameters of the run, as `helpers.workbook.plan` puts them together.
+
+    Returns:
+        Index `stage`: those of `STAGES` and "05 alignment" (its files only); columns `per_s` (seconds per second of
+        clip), `start_s`, `bound` ("cores" or "GPU"), `hours` and `bytes` for all usable clips. `attrs` tell `clip` (the
+        first one run), `clips`, `clip_hours`, `device`, `flow`, and `trees` (what 03 and 04 read instead of videos).
+
+    Raises:
+        ValueError: no clip is usable, a tree holds none of them, or none of those tried can be run; says why.
+    """
+    from helpers.device import chosen_device, enable_memory_growth
+    from helpers.sources import open_source
+
+    if not checked["usable"].any():
+        raise ValueError("a forecast needs at least one usable clip, got none. See the problems above.")
+    usable = checked[checked["usable"]]
+    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
+    trees = {"03 static": configs["03 static"].faces_dir, "04 dynamic": configs["04 dynamic"].flow_dir}
+    trees = {stage: folder for stage, folder in trees.items() if folder}
+    in_trees = usable
+    for stage in trees:
+        in_trees = in_trees[in_trees.index.isin(open_source(configs[stage], usable.index).named)]
+    if in_trees.empty:
+        raise ValueError(f"a forecast needs a clip that all trees hold, got none in {' and '.join(trees.values())}.")
+    enable_memory_growth()
+    chosen, first, then = _run_some(in_trees, Path(root), configs, trees)
+    devices = {stage: chosen_device(configs[stage].device.upper()) for stage in ("03 static", "04 dynamic")}
+    total_s = float(usable["duration_s"].sum())
+    rows = {
+        stage: scaled(first[stage], then[stage], configs[stage].workers, stage in devices and devices[stage]["kind"])
+        for stage in STAGES
+    }
+    bytes_per_s = {stage: then[stage].n_bytes / then[stage].clip_s for stage in STAGES}
+    rows["05 alignment"] = {"per_s": 0.0, "start_s": 0.0, "bound": ""}
+    bytes_per_s["05 alignment"] = aligned_bytes(then, NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"]))
+    table = pd.DataFrame(rows.values(), index=pd.Index(rows, name="stage"))
+    table["hours"] = (table["per_s"] * total_s + table["start_s"]) / 3600
+    table["bytes"] = (pd.Series(bytes_per_s) * total_s).round().astype(int)
+    table.attrs = {
+        "clip": chosen,
+        "clips": len(usable),
+        "clip_hours": total_s / 3600,
+        "device": " and ".join(dict.fromkeys(map(_in_words, devices.values()))),
+        "flow": "stored" if "04 dynamic" in trees else configs["04 dynamic"].flow,
+        "trees": trees,
+    }
+    return table
+
+
+def _in_words(device: pd.Series) -> str:
+    return device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
+
+
+def _run_some(
+    clips: pd.DataFrame, root: Path, configs: dict[str, Any], trees: dict[str, str]
+) -> tuple[str, dict[str, Profile], dict[str, Profile]]:
+    """Run the stages on one clip of about median length, then on several; the key of the one, and both profiles."""
+    order = (clips["duration_s"] - clips["duration_s"].median()).abs().round(1).sort_values(kind="stable").index
+    reasons = []
+    with tempfile.TemporaryDirectory() as folder:
+        for key in order[:CANDIDATES]:
+            try:
+                first = _run_stages(clips.loc[[key]], root, Path(folder, f"{len(reasons)}"), FIRST_S, configs, trees)
+                break
+            except CLIP_ERRORS + (ValueError,) as error:
+                reasons.append(f"{key}: {error}")
+        else:
+            raise ValueError(f"a forecast needs a clip that can be run, got {'; '.join(reasons)}.")
+        slow = [stage for stage, profile in first.items() if profile.run_s - profile.network_s > PATIENCE_S]
+        more = {} if "02 preparation" in slow else {k: cfg for k, cfg in configs.items() if k not in slow}
+        several = clips.loc[order[: min(MOST_CLIPS, 2 * cores())]]
+        return key, first, first | _run_stages(several, root, Path(folder, "several"), EXCERPT_S, more, trees)
+
+
+def _run_stages(
+    clips: pd.DataFrame, root: Path, folder: Path, seconds: float, configs: dict[str, Any], trees: dict[str, str]
+) -> dict[str, Profile]:
+    """Run the stages of `configs` into a folder, on the first `seconds` of each clip, or on all that a tree holds."""
+    from helpers import extract
+
+    run = {"02 preparation": extract.prepare_clips, "03 static": extract.extract_static}
+    run["04 dynamic"] = extract.extract_dynamic
+    lengths_s, found = pd.Series(0.0, clips.index), {}
+    for key, path in clips["path"].items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if clips.at[key, "duration_s"] > seconds:
+            write_excerpt(root / path, folder / path, seconds)
+        else:
+            shutil.copy(root / path, folder / path)
+        lengths_s[key] = probe(folder / path).duration_s
+    for stage, cfg in configs.items():
+        random = {"weights": "random"} if hasattr(cfg, "weights") else {}
+        cfg = replace(cfg, data_dir=str(folder), out_dir=str(folder / "run"), progress=False, **random)
+        started_s = time.perf_counter()
+        manifest = run[stage](clips[["path"]], cfg)
+        spent_s = time.perf_counter() - started_s
+        of = clips["duration_s"] if stage in trees else lengths_s
+        found[stage] = _profile(folder / "run" / STAGES[stage][1], manifest, spent_s, of)
+    return found
+
+
+def _profile(folder: Path, manifest: dict[str, Any], spent_s: float, lengths_s: pd.Series) -> Profile:
+    """Read what a stage made and where its time went; ValueError where no clip could be used."""
+    files = {key: folder / f"{key}.npz" for key in lengths_s.index}
+    made = [key for key, path in files.items() if path.is_file()]
+    if not made:
+        raise ValueError(manifest["failed"][0]["reason"])
+    log = folder / "extraction_log.json"
+    spent = json.loads(log.read_text()) if log.is_file() else {}
+    counts = manifest["counts"]
+    return Profile(
+        spent_s=spent_s,
+        run_s=spent.get("extraction_time_seconds", spent_s),
+        network_s=spent.get("seconds_spent", {}).get("network", 0.0),
+        clip_s=float(lengths_s[made].sum()),
+        n_bytes=sum(files[key].stat().st_size for key in made),
+        rows=counts.get("rows", 0),
+        dim=counts.get("feature_dim", 0),
+    )
+
+
+def scaled(first: Profile, then: Profile, workers: int, kind: str) -> dict[str, Any]:
+    """What a second of clip costs beyond the start, and what bounds it; one clip keeps one worker busy only."""
+    clip_s, spent_s = then.clip_s - first.clip_s, then.spent_s - first.spent_s
+    network_s = then.network_s - first.network_s
+    if min(clip_s, spent_s) <= 0:
+        clip_s, network_s = then.clip_s, then.network_s
+        spent_s = network_s + max(0.0, then.run_s - network_s) / (
+            min(workers or cores(), cores()) if then is first else 1
+        )
+    per_s = spent_s / clip_s
+    bound = "GPU" if kind == "GPU" and network_s > BOUND * spent_s else "cores"
+    return {"per_s": per_s, "start_s": max(0.0, first.spent_s - per_s * first.clip_s), "bound": bound}
+
+
+def aligned_bytes(profiles: dict[str, Profile], cfg: AlignmentConfig) -> float:
+    """Bytes of 05's files per second of clip: the tokens of both streams, and each face row paired with a motion row.
+
+    Args:
+        profiles: Of "03 static" and "04 dynamic".
+        cfg: Says to how many channels they are reduced.
+    """
+    static, dynamic = profiles["03 static"], profiles["04 dynamic"]
+    kept = [static.dim, dynamic.dim]
+    if cfg.reduction != "none":
+        kept = [min(static.dim, cfg.static_dim), min(dynamic.dim, cfg.dynamic_dim)]
+    static_rows, dynamic_rows = static.rows / static.clip_s, dynamic.rows / dynamic.clip_s
+    return 4 * (static_rows * kept[0] + dynamic_rows * kept[1] + static_rows * sum(kept))  # 4: float32
+
+
+def forecast_text(table: pd.DataFrame, out: str | Path = "results") -> str:
+    """The forecast as lines, and whether the disk that `out` is on has room for it."""
+    facts = table.attrs
+    lines = [
+        f"Forecast for {facts['clips']} clips ({duration(facts['clip_hours'])}) on {facts['device']}:",
+        f"{'stage':15} {'per second':>11} {'start':>6}  {'bound by':8}  {'time':18} {'disk':>9}",
+        *(
+            f"{stage:15} {row.per_s:9.3f} s {row.start_s:4.0f} s  {row.bound:8}  {duration(row.hours):18} "
+            f"{size(row.bytes):>9}"
+            for stage, row in zip(table.index, table.itertuples(), strict=True)
+        ),
+        f"{'together':45} {duration(table['hours'].sum()):18} {size(table['bytes'].sum()):>9}",
+        f"Measured on {facts['clip']} and others with {facts['flow']} flow and random weights of the same shape; per",
+        "second of clip. 06 and 07 are not in it; 05 is for its files only.",
+    ]
+    lines += [f"{stage} reads {folder} instead of the videos." for stage, folder in facts["trees"].items()]
+    if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
+        lines.append("The cores bound every stage: a second GPU would make none of them faster.")
+    free = free_bytes(out)
+    enough = "" if free > table["bytes"].sum() else " WARNING: not enough. Name a larger disk with --out."
+    return "\n".join([*lines, f"Free on the disk of {resolve(out)}: {size(free)}.{enough}"])

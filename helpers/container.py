@@ -343,3 +343,41 @@ def display_size(picture: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple
     """Width and height at which a player shows a picture: pixels that are not square are widened."""
     width, height = round(picture.width * (pixel_aspect or 1)), picture.height
     return (height, width) if orientation(picture)[0] in (90, -90) else (width, height)
+
+
+def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path:
+    """Copy the first seconds of a video, its pictures only: nothing is decoded or coded again.
+
+    Args:
+        path: Video file.
+        excerpt: File to write, of the same format.
+        seconds: Length; a few later pictures, which these refer to, come with them.
+
+    Returns:
+        `excerpt`.
+
+    Raises:
+        VideoError: see `probe`.
+    """
+    with open_video(path) as video:
+        end = video.ticks[0] + seconds / float(video.stream.time_base)
+        n_missing, packets = int((video.ticks <= end).sum()), []
+        for packet in video.iter_packets():
+            packets.append(packet)
+            n_missing -= not packet.is_discard and _moment(packet) <= end
+            if n_missing <= 0:
+                break
+        with av.open(str(excerpt), "w", format=video.container.format.name.split(",")[0]) as copy:
+            stream = copy.add_stream_from_template(video.stream)
+            # Matroska stores no times of decoding, and no file can be written without: made from those of showing.
+            shown = sorted(map(_moment, packets))
+            delay = max(tick - _moment(packet) for tick, packet in zip(shown, packets, strict=True))
+            for tick, packet in zip(shown, packets, strict=True):
+                packet.pts, packet.dts, packet.stream = _moment(packet), tick - delay, stream
+                copy.mux(packet)
+    return Path(excerpt)
+
+
+def _moment(packet: av.Packet) -> int:
+    """When a packet's picture is shown, in ticks; AVI knows the order of decoding only."""
+    return packet.dts if packet.pts is None else packet.pts

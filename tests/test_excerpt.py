@@ -6,8 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from helpers.container import VideoError, open_video, probe
-from helpers.decoding.excerpt import write_excerpt
+from helpers.container import VideoError, open_video, probe, write_excerpt
 from helpers.video import read_frames
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data_sample"

@@ -1,1 +1,0 @@
-"""Containers, codecs and frames of a video file."""

@@ -1,1 +1,0 @@
-"""The extraction engine: clips beside a network that never waits."""
