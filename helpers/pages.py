@@ -20,7 +20,7 @@ from helpers.files import replacing
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 OFF_PAGE = "not-on-page"  # tag of cells that are for readers of the notebook
-WIDEST_PX, COLORS = 800, 192  # of a figure in a report
+WIDEST_PX, COLORS = 800, 128  # of a figure in a report
 NONE = "–"
 
 
@@ -76,7 +76,7 @@ def small_picture(path: Path) -> bytes:
         raise ValueError(f"{path} is not a picture ({error}). Delete it, and run its notebook again.") from None
     image.thumbnail((WIDEST_PX, 10 * WIDEST_PX), Picture.Resampling.LANCZOS)
     content = io.BytesIO()
-    image.quantize(COLORS, Picture.Quantize.FASTOCTREE).save(content, "PNG", optimize=True)
+    image.quantize(COLORS, Picture.Quantize.MAXCOVERAGE, kmeans=1).save(content, "PNG", optimize=True)
     return content.getvalue()
 
 
