@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any
 
-import av
+from av import FFmpegError
 import cv2
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ from helpers.workers import ClipPool, WorkerError
 
 log = logging.getLogger(__name__)
 
-CLIP_ERRORS = (
+CLIP_ERRORS = (VideoError, NoFaceError, StoredError, TooShortError, NetworkError, WorkerError, cv2.error, FFmpegError)
     VideoError,
     NoFaceError,
     StoredError,
@@ -390,7 +390,7 @@ class FeatureWriter:
         self.spent_s, self.n_rows = 0.0, 0
         self._run, self._stage = run, stage
         self._thread = ThreadPoolExecutor(1, "writer")
-        self._waiting: deque[tuple[int, Future]] = deque()
+        self._waiting: deque[Future] = deque()
 
     def __enter__(self) -> "FeatureWriter":
         return self
@@ -402,19 +402,19 @@ class FeatureWriter:
 
     def write(self, clip: Clip, rows: FeatureFile) -> None:
         """Have the rows of a clip written; waits while too many are."""
-        self._waiting.append((len(rows.valid), self._thread.submit(self._write, clip, rows)))
+        self._waiting.append(self._thread.submit(self._write, clip, rows))
         self._count(UNWRITTEN)
 
-    def _write(self, clip: Clip, rows: FeatureFile) -> None:
+    def _write(self, clip: Clip, rows: FeatureFile) -> int:
         started_s = time.perf_counter()
         self._stage.write(clip.key, rows, clip.stamp)
         self.spent_s += time.perf_counter() - started_s
+        return len(rows.valid)
 
     def _count(self, n_waiting: int) -> None:
         """Wait until at most so many are unwritten, and count those that are."""
-        while self._waiting and (len(self._waiting) > n_waiting or self._waiting[0][1].done()):
-            n_rows, written = self._waiting.popleft()
-            written.result()
+        while self._waiting and (len(self._waiting) > n_waiting or self._waiting[0].done()):
+            n_rows = self._waiting.popleft().result()
             self.n_rows += n_rows
             self._run.made(n_rows)
 

@@ -5,10 +5,8 @@ files, the job that its work function takes, and its track. Both kinds are used 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +22,8 @@ log = logging.getLogger(__name__)
 
 FOLDERS = ("faces_dir", "flow_dir")  # the parameters that name a tree
 OF_TREES = (*FOLDERS, "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
-OF_VIDEOS = {"static": ("every_n_frames",), "dynamic": ("flow", "remove_camera")}  # how a video becomes input
+OF_VIDEOS = {FaceTree: ("every_n_frames",), OpticalFlowSequenceLoader: ("flow", "remove_camera")}  # how to read them
+Tree = FaceTree | OpticalFlowSequenceLoader
 
 
 def stored_chunks(job: StoredClip) -> Iterator[Chunk]:
@@ -36,7 +35,13 @@ def stored_chunks(job: StoredClip) -> Iterator[Chunk]:
 
 
 class VideoSource:
-    """The videos of a run and their tracks; FileNotFoundError when 02 has not made these."""
+    """The videos of a run and their tracks; FileNotFoundError when 02 has not made these.
+
+    Attributes:
+        work: What decoder processes do with a job.
+        identity, made_with: Of the input, for the manifest.
+        not_decisive: Parameters that say nothing about the rows.
+    """
 
     not_decisive = OF_TREES
 
@@ -62,29 +67,15 @@ class VideoSource:
         return read_track(self._cfg.out / "faces" / f"{key}.npz")
 
 
-@dataclass(frozen=True)
 class StoredSource:
-    """A tree, and what it calls the clips of a run, by their keys."""
+    """A tree, and what it calls the clips of a run, by their keys; used as a `VideoSource` is."""
 
-    cfg: StaticConfig | DynamicConfig
-    tree: FaceTree | OpticalFlowSequenceLoader
-    named: dict[str, str]
-
-    @property
-    def work(self) -> Callable[[Any], Iterator[Chunk]]:
-        return stored_chunks
-
-    @property
-    def not_decisive(self) -> tuple[str, ...]:
-        return OF_TREES + OF_VIDEOS["static" if isinstance(self.tree, FaceTree) else "dynamic"]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"stored": self.tree.identity}
-
-    @property
-    def made_with(self) -> dict[str, Any]:
-        return {"stored": str(self.tree.folder)}
+    def __init__(self, cfg: StaticConfig | DynamicConfig, tree: Tree, named: dict[str, str]):
+        self.tree, self.named = tree, named
+        self.identity, self.made_with = {"stored": tree.identity}, {"stored": str(tree.folder)}
+        self.not_decisive = OF_TREES + OF_VIDEOS[type(tree)]
+        self.work = stored_chunks
+        self._sizes = () if isinstance(tree, FaceTree) else (cfg.input_px, cfg.flow_clip_px)
 
     def stamp(self, path: Path, key: str) -> str:
         """Tells one version of a clip's files from another; "missing" where there are none that can be used."""
@@ -97,9 +88,7 @@ class StoredSource:
         """What `work` takes, and what stands in for a track; `StoredError` where the clip cannot be used."""
         if key not in self.named:
             raise StoredError(f"there is nothing of it in {self.tree.folder.name}")
-        name = self.named[key]
-        faces = isinstance(self.tree, FaceTree)
-        job = self.tree.job(name, size_px) if faces else self.tree.job(name, self.cfg.input_px, self.cfg.flow_clip_px)
+        job = self.tree.job(self.named[key], *(self._sizes or (size_px,)))
         return job, job.track
 
     def track(self, key: str) -> StoredTrack:
@@ -133,7 +122,7 @@ def open_source(cfg: StaticConfig | DynamicConfig, keys: Iterable[str]) -> Video
     return StoredSource(cfg, tree, named)
 
 
-def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | OpticalFlowSequenceLoader | None:
+def open_tree(cfg: StaticConfig | DynamicConfig) -> Tree | None:
     """The tree that the parameters of 03 or 04 name; None when they name none."""
     if isinstance(cfg, StaticConfig):
         return FaceTree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None

@@ -32,7 +32,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-READY, CHUNK, ALIVE, END, ERROR, REQUEST = range(6)  # kinds of message; the last one goes to a worker
+READY, CHUNK, END, REQUEST = range(4)  # kinds of message; the last one goes to a worker
 HEADER = "<BI"
 COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from helpers.workers import serve; serve()"
 START_S = 120.0  # what a start may take: imports from a cold network disk
@@ -230,10 +230,8 @@ class ClipPool:
                     if self._failure:
                         return
                     clip = self._to_begin.popleft()
-                if process and not process.is_alive():  # it died between two clips, or was ended
-                    process.end(wait_s=0)
-                    process = None
-                process = process or self._start()
+                if not process or not process.is_alive():  # or it died between two clips, or was ended
+                    process = self._start(process)
                 error = self._work_on(clip, process)
                 with self._changing():
                     clip.ended, clip.error = True, error
@@ -245,18 +243,25 @@ class ClipPool:
             if process:
                 process.end(wait_s=0)
 
-    def _start(self) -> "WorkerProcess":
-        """A worker that is ready; RuntimeError when several in a row end before they are."""
+    def _start(self, before: "WorkerProcess | None") -> "WorkerProcess":
+        """A worker that is ready, in place of one; RuntimeError when several in a row end before they are."""
+        process = before
         for _ in range(MAX_STARTS):
+            if process:
+                process.end(wait_s=0)
             with self._changed:  # so that the pool cannot close between the look and the start
                 if self._failure:
                     raise self._failure
                 process = WorkerProcess()
                 self._processes = [*filter(WorkerProcess.is_alive, self._processes), process]
-            reason = process.make_ready(self._pickled_work, self._patience_s)
-            if reason is None:
+            try:
+                process.make_ready(self._pickled_work, self._patience_s)
                 return process
-            process.end(wait_s=0)
+            except (EOFError, OSError):
+                reason = process.end()
+            except Exception as error:
+                reason = repr(error)
+        process.end(wait_s=0)
         raise RuntimeError(
             f"a decoder process must start, but {MAX_STARTS} in a row did not: {reason}. "
             "Its standard error may say more."
@@ -268,8 +273,8 @@ class ClipPool:
             process.send(REQUEST, [clip.request])
             while True:
                 kind, parts = process.receive()
-                if kind in (END, ERROR):
-                    return pickle.loads(parts[0]) if kind == ERROR else None
+                if kind == END:
+                    return pickle.loads(parts[0]) if parts else None
                 if not self._deliver(clip, parts):
                     process.end(wait_s=0)
                     return None
@@ -370,17 +375,13 @@ class WorkerProcess(Channel):
         super().__init__(self._process.stdout, self._process.stdin, START_S)
         os.set_blocking(self._process.stdin.fileno(), False)
 
-    def make_ready(self, pickled_work: bytes, patience_s: float) -> str | None:
-        """Hand over the work and wait until its module is imported; returns what went wrong, if so."""
-        try:
-            self.send(REQUEST, [pickled_work])
-            kind, parts = self.receive()
-        except (EOFError, OSError):
-            return str(self.end())
-        except WorkerHung as error:
-            return str(error)
+    def make_ready(self, pickled_work: bytes, patience_s: float) -> None:
+        """Hand over the work and wait until its module is imported; raises what went wrong."""
+        self.send(REQUEST, [pickled_work])
+        kind, parts = self.receive()
+        if kind != READY:
+            raise pickle.loads(parts[0])
         self.patience_s = patience_s
-        return None if kind == READY else repr(pickle.loads(parts[0]))
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -418,7 +419,7 @@ def serve() -> None:
         try:
             work = pickle.loads(inbox.get())
         except Exception as error:
-            channel.send(ERROR, [_dump_error(error)])
+            channel.send(END, [_dump_error(error)])
             return
         channel.send(READY)
         while True:
@@ -437,17 +438,14 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue) -> None:
 
 
 def _answer(work: Callable[[Any], Iterator[Any]], request: np.ndarray) -> Iterator[tuple[int, list[Any]]]:
-    """The messages (kind, parts) about one clip; the last is END or ERROR."""
+    """The messages (kind, parts) about one clip; the last is END, with an error if there was one."""
     try:
         for chunk in work(pickle.loads(request)):
-            if chunk is None:
-                yield ALIVE, []
-                continue
             arrays = []
             pickled = pickle.dumps(chunk, protocol=5, buffer_callback=arrays.append)
-            yield CHUNK, [pickled, *(array.raw() for array in arrays)]
+            yield CHUNK, [] if chunk is None else [pickled, *(array.raw() for array in arrays)]
     except Exception as error:
-        yield ERROR, [_dump_error(error)]
+        yield END, [_dump_error(error)]
     else:
         yield END, []
 
