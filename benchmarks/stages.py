@@ -86,9 +86,9 @@ def write_flows(clips: pd.DataFrame, cfg: DynamicConfig, folder: Path) -> None:
             continue
         path = DATA / below
         job, track = source.job(path, key, source.stamp(path, key), FACE_PX)
-        pieces = list(face_flows(job))
-        flow = np.concatenate([piece.values for piece in pieces]) * np.float32(cfg.flow_clip_px)
-        t_s = np.concatenate([piece.t_s for piece in pieces])
+        chunks = list(face_flows(job))
+        flow = np.concatenate([chunk.values for chunk in chunks]) * np.float32(cfg.flow_clip_px)
+        t_s = np.concatenate([chunk.t_s for chunk in chunks])
         write_flow(target, flow, t_s, track.fps, cfg.flow, cfg.flow_clip_px)
 
 
@@ -109,6 +109,5 @@ def run_stage(clips: pd.DataFrame, cfg: StaticConfig | DynamicConfig, network: A
         build_backbone=lambda name, weights_name: network,
         build_motion_network=lambda weights_name, endpoint: (network, weights),
         compile_forward=lambda model, precision, prepare=None: forward,
-        comparison=lambda model, precision, found, prepare=None: None,
     ):
         return (extract.extract_static if static else extract.extract_dynamic)(clips, cfg)

@@ -17,10 +17,10 @@ from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any
 
-from av import FFmpegError
 import cv2
 import numpy as np
 import pandas as pd
+from av import FFmpegError
 from tqdm.auto import tqdm
 
 from helpers.container import VideoError
@@ -36,15 +36,6 @@ from helpers.workers import ClipPool, WorkerError
 log = logging.getLogger(__name__)
 
 CLIP_ERRORS = (VideoError, NoFaceError, StoredError, TooShortError, NetworkError, WorkerError, cv2.error, FFmpegError)
-    VideoError,
-    NoFaceError,
-    StoredError,
-    TooShortError,
-    NetworkError,
-    WorkerError,
-    cv2.error,
-    av.FFmpegError,
-)
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one a minute, but none while a file is opened
 UNWRITTEN = 8  # files that may wait to be written
 AT_ONCE = 2  # batches in the network, where memory suffices for both
