@@ -20,7 +20,6 @@ from benchmarks.alternation import options_of, report
 from helpers.device import (
     benchmark_convolution,
     benchmark_matmul,
-    compare_machines,
     motion_throughput,
     static_throughput,
     use_device,
@@ -29,6 +28,25 @@ from helpers.files import read_json
 from helpers.forward import PRECISIONS
 
 COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "memory_gib": "{:.2f}", "note": "{}"}
+
+
+def compare_machines(one: dict[str, Any], other: dict[str, Any]) -> pd.DataFrame:
+    """Put what `benchmarks.machine` wrote on two machines side by side.
+
+    Args:
+        one, other: Its JSON: `rows` with name, unit, batch and per_s.
+
+    Returns:
+        What both measured, in the order of `one`: name, unit, batch, `one_per_s`, `other_per_s` and `ratio` (other /
+        one: above 1 the other is faster; NaN where one of them ran out of memory).
+    """
+    keys = ["name", "unit", "batch"]
+    tables = [pd.DataFrame(part["rows"])[[*keys, "per_s"]].astype({"per_s": float}) for part in (one, other)]
+    both = tables[0].merge(tables[1], on=keys, suffixes=("_one", "_other"))
+    if both.empty:
+        raise ValueError("the two files must have rows in common, got none. Measure both with the same settings.")
+    both = both.rename(columns={"per_s_one": "one_per_s", "per_s_other": "other_per_s"})
+    return both.assign(ratio=both["other_per_s"] / both["one_per_s"])
 
 
 def operations(options: Namespace) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""What this machine computes with and how fast: devices, choice and memory of one, benchmarks, rates, and a monitor.
+"""What this machine computes with and how fast: devices, choice and memory of one, benchmarks, rates by batch size.
 
 In: names of devices ("CPU:0", "GPU:1"), sizes, dtypes, compiled networks. Out: a table of devices, sentences for a
-notebook, timings in seconds and GFLOP/s, rates by batch size, and what a stage took of memory and load. Sees the
-devices of the Keras backend that runs (TensorFlow, JAX or PyTorch), and imports that backend only.
+notebook, timings in seconds and GFLOP/s, rates, and the batch size to use. Sees the devices of the Keras backend that
+runs (TensorFlow, JAX or PyTorch), and imports that backend only.
 """
 
 import logging
@@ -11,15 +11,13 @@ import os
 import platform
 import re
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +25,7 @@ import pandas as pd
 import psutil
 
 from helpers.backbones import build_backbone
-from helpers.forward import Forward, compile_forward
+from helpers.forward import Forward, compile_forward, gradient_of
 from helpers.i3d import build_motion_network
 
 log = logging.getLogger(__name__)
@@ -122,6 +120,16 @@ def _nvml_memory_gib(index: int) -> float:
         return pynvml.nvmlDeviceGetMemoryInfo(gpu_handle(pynvml, index)).total / GIB
     except Exception:  # no such library here; a card that NVML does not know by this name: told, not needed
         return float("nan")
+
+
+def gpu_handle(nvml: ModuleType, index: int) -> Any:
+    """Return NVML's handle of the index-th GPU that this process may see; NVML has been started.
+
+    `CUDA_VISIBLE_DEVICES` may hold numbers, which are NVML's where CUDA_DEVICE_ORDER is PCI_BUS_ID, or UUIDs.
+    """
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    name = visible[index] if index < len(visible) else str(index)
+    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def _jax_gpus() -> list[dict[str, Any]]:
@@ -261,7 +269,7 @@ def check_gradient(step: float = 1e-2) -> float:
         return keras.ops.mean(keras.ops.square(keras.ops.matmul(hidden, dense)))
 
     places = [np.unravel_index(flat, kernel.shape) for flat in rng.choice(kernel.size, 12, replace=False)]
-    gradient = _gradient(loss, kernel)
+    _, gradient = gradient_of(loss, kernel)
     differences = []
     for place in places:
         nudge = np.zeros_like(kernel)
@@ -270,27 +278,6 @@ def check_gradient(step: float = 1e-2) -> float:
         differences.append((upper - lower) / (2 * step))
     ours = np.array([gradient[place] for place in places])
     return float(np.abs(ours - differences).max() / np.abs(differences).max())
-
-
-def _gradient(loss: Callable[[Any], Any], at: np.ndarray) -> np.ndarray:
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return np.asarray(jax.grad(loss)(at))
-    if backend == "torch":
-        leaf = keras.ops.convert_to_tensor(at).clone().requires_grad_()
-        loss(leaf).backward()
-        return leaf.grad.cpu().numpy()
-    import tensorflow as tf
-
-    variable = tf.Variable(at)
-    with tf.GradientTape() as tape:
-        value = loss(variable)
-    return tape.gradient(value, variable).numpy()
-
-
-Result = TypeVar("Result")
 
 
 def device_names() -> list[str]:
@@ -359,7 +346,7 @@ def device_scope(name: str) -> AbstractContextManager:
     return jax.default_device(_jax_devices(kind)[int(index)])
 
 
-def measure_peak_gib(work: Callable[[], Result]) -> tuple[Result, float]:
+def measure_peak_gib(work: Callable[[], Any]) -> tuple[Any, float]:
     """Run a piece of work; also return the largest memory that the backend held on one GPU meanwhile, in GiB.
 
     On JAX, which cannot forget a peak, it is the largest since the process began. NaN without a GPU.
@@ -396,164 +383,6 @@ def _torch_peaks() -> Peaks:
         lambda: [cuda.reset_peak_memory_stats(gpu) for gpu in gpus],
         lambda: [cuda.max_memory_allocated(gpu) for gpu in gpus],
     )
-
-
-SAMPLE_COLUMNS = ("memory_gib", "children_gib", "load", "gpu_memory_gib", "gpu_load")
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Peaks and medians over the samples of `seconds`; None where nothing could be read.
-
-    `memory` is the resident memory of this process in GiB, `children` that of its processes (the decoders) together,
-    pages they share counted in each; `load` the busy share of all cores of the machine, in [0, 1], whoever uses them;
-    `gpu_memory` what is taken of the GPU's memory in GiB, by everyone; `gpu_load` the share of time it was busy, in
-    [0, 1].
-    """
-
-    seconds: float
-    samples: int
-    memory_peak_gib: float | None
-    memory_median_gib: float | None
-    children_peak_gib: float | None
-    children_median_gib: float | None
-    load_peak: float | None
-    load_median: float | None
-    gpu_memory_peak_gib: float | None
-    gpu_memory_median_gib: float | None
-    gpu_load_peak: float | None
-    gpu_load_median: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain types, rounded to what a sample is worth."""
-        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
-
-
-def gpu_handle(nvml: ModuleType, index: int) -> Any:
-    """Return NVML's handle of the index-th GPU that this process may see; NVML has been started.
-
-    `CUDA_VISIBLE_DEVICES` may hold numbers, which are NVML's where CUDA_DEVICE_ORDER is PCI_BUS_ID, or UUIDs.
-    """
-    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    name = visible[index] if index < len(visible) else str(index)
-    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
-
-
-class Monitor:
-    """Sample what the work inside `with` takes: once at its start, every `every_s` seconds, and once at its end.
-
-    Args:
-        every_s: Seconds from sample to sample, above 0. A sample takes some milliseconds of one core.
-        gpu: Which of the visible GPUs.
-        nvml: NVML's Python module; None takes `pynvml` where the `gpu` extra is installed.
-    """
-
-    def __init__(self, *, every_s: float = 5.0, gpu: int = 0, nvml: ModuleType | None = None) -> None:
-        if not 0 < every_s <= threading.TIMEOUT_MAX:
-            raise ValueError(f"every_s must be above 0, got {every_s}. 5 is enough for a stage that takes minutes.")
-        self._every_s, self._gpu, self._nvml = every_s, gpu, nvml
-        self._handle: Any = None
-        self._rows: list[dict[str, float]] = []
-        self._said: set[str] = set()
-        self._process = psutil.Process()
-        self._cpu: Any = None
-        self._start_s = 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep_sampling, name="monitor", daemon=True)
-
-    def __enter__(self) -> "Monitor":
-        self._start_s, self._cpu = time.monotonic(), psutil.cpu_times()
-        self._open_gpu()
-        self._sample()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._sample()
-
-    def samples(self) -> pd.DataFrame:
-        """Return one row per sample, also while the work goes on.
-
-        Returns:
-            Columns t_s (seconds since the start) and `SAMPLE_COLUMNS`, as in `Usage`; NaN where nothing could be read.
-        """
-        return pd.DataFrame(list(self._rows), columns=["t_s", *SAMPLE_COLUMNS], dtype="float64")
-
-    def summary(self) -> Usage:
-        """Return peaks and medians of the samples so far."""
-        table = self.samples()
-        values: dict[str, float | None] = {}
-        for name in SAMPLE_COLUMNS:
-            stem, unit = (name.removesuffix("_gib"), "_gib") if name.endswith("_gib") else (name, "")
-            found = table[name].dropna()
-            values[f"{stem}_peak{unit}"] = float(found.max()) if len(found) else None
-            values[f"{stem}_median{unit}"] = float(found.median()) if len(found) else None
-        return Usage(float(table["t_s"].max()) if len(table) else 0.0, len(table), **values)
-
-    def in_words(self) -> str:
-        """Say the summary in one line, for a log."""
-        used = self.summary()
-        parts = {
-            "memory {:.1f} GiB at most": used.memory_peak_gib,
-            "decoders {:.1f} GiB": used.children_peak_gib,
-            "processor {:.0%} busy": used.load_median,
-            "GPU {:.0%} busy": used.gpu_load_median,
-            "GPU memory {:.1f} GiB": used.gpu_memory_peak_gib,
-        }
-        return ", ".join(form.format(value) for form, value in parts.items() if value is not None) or "nothing sampled"
-
-    def _keep_sampling(self) -> None:
-        while not self._ended.wait(self._every_s):
-            self._sample()
-
-    def _sample(self) -> None:
-        row = {"t_s": time.monotonic() - self._start_s}
-        readings = (("memory", self._read_memory), ("processor", self._read_load), ("GPU", self._read_gpu))
-        for what, read in readings:
-            try:
-                row |= read()
-            except Exception as error:  # NVML has errors of its own; none of them is the work's
-                self._say(f"the {what} could not be read: {type(error).__name__}: {error}", what)
-        self._rows.append(row)
-
-    def _say(self, message: str, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            log.info("%s", message)
-
-    def _read_memory(self) -> dict[str, float]:
-        children = 0
-        for child in self._process.children(recursive=True):
-            try:
-                children += child.memory_info().rss
-            except psutil.NoSuchProcess:  # it has ended since
-                continue
-        return {"memory_gib": self._process.memory_info().rss / GIB, "children_gib": children / GIB}
-
-    def _read_load(self) -> dict[str, float]:
-        before, self._cpu = self._cpu, psutil.cpu_times()
-        spent = {name: getattr(self._cpu, name) - getattr(before, name) for name in before._fields}
-        total = sum(value for name, value in spent.items() if not name.startswith("guest"))  # which user holds already
-        idle = spent["idle"] + spent.get("iowait", 0.0)
-        return {"load": min(max(1 - idle / total, 0.0), 1.0)} if total > 0 else {}
-
-    def _read_gpu(self) -> dict[str, float]:
-        if self._handle is None:
-            return {}
-        memory = {"gpu_memory_gib": self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used / GIB}
-        return memory | {"gpu_load": self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100}
-
-    def _open_gpu(self) -> None:
-        try:
-            self._nvml = self._nvml or import_module("pynvml")
-            self._nvml.nvmlInit()
-            self._handle = gpu_handle(self._nvml, self._gpu)
-        except ImportError:
-            self._say("no GPU is monitored: the gpu extra (nvidia-ml-py) is not installed", "GPU")
-        except Exception as error:  # no driver, no such GPU: NVML has errors of its own
-            self._say(f"no GPU is monitored: {error}", "GPU")
 
 
 THROUGHPUT_COLUMNS = ("network", "unit", "batch", "per_s", "memory_gib", "note")
@@ -596,7 +425,9 @@ def throughput(
         rows.append(row)
         try:
             x = np.random.default_rng(0).integers(0, 256, (size, *sample_shape), np.uint8).astype(dtype)
-            row["per_s"], row["memory_gib"] = measure_peak_gib(lambda x=x: len(x) / _median_pass_s(forward, x, repeats))
+            row["per_s"], row["memory_gib"] = measure_peak_gib(
+                lambda x=x: len(x) / _median_seconds(lambda: forward(x), repeats)
+            )
         except MemoryError as error:
             log.info("%s, batch %d: %s", network, size, error)
             row["note"] = "out of memory"
@@ -629,16 +460,6 @@ def measured_batch(
     if table["per_s"].isna().all():
         raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
     return suggest_batch(table, memory_gib)
-
-
-def _median_pass_s(forward: Forward, x: np.ndarray, repeats: int) -> float:
-    forward(x)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        forward(x)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def static_throughput(
@@ -704,22 +525,3 @@ def _memory_of(ran: pd.DataFrame) -> pd.Series:
         return ran["memory_gib"]
     slope, constant = np.polyfit(known["batch"], known["memory_gib"], 1)
     return ran["batch"] * slope + constant
-
-
-def compare_machines(one: dict[str, Any], other: dict[str, Any]) -> pd.DataFrame:
-    """Put what `benchmarks.machine` wrote on two machines side by side.
-
-    Args:
-        one, other: Its JSON: `rows` with name, unit, batch and per_s.
-
-    Returns:
-        What both measured, in the order of `one`: name, unit, batch, `one_per_s`, `other_per_s` and `ratio` (other /
-        one: above 1 the other is faster; NaN where one of them ran out of memory).
-    """
-    keys = ["name", "unit", "batch"]
-    tables = [pd.DataFrame(part["rows"])[[*keys, "per_s"]].astype({"per_s": float}) for part in (one, other)]
-    both = tables[0].merge(tables[1], on=keys, suffixes=("_one", "_other"))
-    if both.empty:
-        raise ValueError("the two files must have rows in common, got none. Measure both with the same settings.")
-    both = both.rename(columns={"per_s_one": "one_per_s", "per_s_other": "other_per_s"})
-    return both.assign(ratio=both["other_per_s"] / both["one_per_s"])

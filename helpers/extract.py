@@ -24,11 +24,12 @@ from helpers.backbones import build_backbone, freeze, write_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX
 from helpers.detectors import detector_file, require_detector
-from helpers.device import Monitor, chosen_device, gpu_index, measured_batch, use_device
+from helpers.device import chosen_device, gpu_index, measured_batch, use_device
 from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.monitor import Monitor
 from helpers.pipeline import CLIP_ERRORS, ClipRun, Network, Progress, run_batches, stream_rows
 from helpers.precomputed import StoredTrack
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
@@ -181,7 +182,7 @@ def _extract(clips: pd.DataFrame, source: VideoSource | StoredSource, how: Extra
         counts = run.finish() | n_of
         if n_made:
             entry = extraction_log(how, started, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
-            entry |= {"failed": counts["failed"], "usage": monitor.summary().as_dict()}
+            entry |= {"failed": counts["failed"], "usage": monitor.summary()}
             write_json(stage.folder / "extraction_log.json", entry)
         return stage.finish(**counts)
 

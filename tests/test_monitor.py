@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers import device as monitor
-from helpers.device import GIB, Monitor
+from helpers.device import GIB, gpu_handle
 from helpers.files import read_json, write_json
+from helpers.monitor import Monitor
 
 
 class LostError(Exception):
@@ -45,10 +45,10 @@ def test_memory_of_this_process_is_seen_to_grow():
         before = watched.summary()
         block = np.ones(GIB // 64, np.float64)  # an eighth of a GiB
         watched._sample()
-        grown = watched.summary().memory_peak_gib - before.memory_peak_gib
+        grown = watched.summary()["memory_peak_gib"] - before["memory_peak_gib"]
         assert len(block)
     assert 0.1 < grown < 0.4
-    assert watched.summary().samples == 3
+    assert watched.summary()["samples"] == 3
 
 
 def test_memory_of_child_processes_is_counted_apart():
@@ -80,8 +80,8 @@ def test_the_gpu_is_sampled_with_its_peak_and_median(monkeypatch):
         watched._sample()
     used = watched.summary()
     assert opened == [1]
-    assert (used.gpu_memory_peak_gib, used.gpu_memory_median_gib) == (7, 3)
-    assert (used.gpu_load_peak, used.gpu_load_median) == (0.97, 0.53)
+    assert (used["gpu_memory_peak_gib"], used["gpu_memory_median_gib"]) == (7, 3)
+    assert (used["gpu_load_peak"], used["gpu_load_median"]) == (0.97, 0.53)
     assert "GPU 53% busy, GPU memory 7.0 GiB" in watched.in_words()
 
 
@@ -89,7 +89,7 @@ def test_the_gpu_is_sampled_with_its_peak_and_median(monkeypatch):
 def test_the_gpu_is_the_one_that_the_process_may_see(monkeypatch, visible, handle):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     opened = []
-    monitor.gpu_handle(nvml(opened=opened), 1)
+    gpu_handle(nvml(opened=opened), 1)
     assert opened == [handle]
 
 
@@ -109,10 +109,10 @@ def test_a_machine_without_a_gpu_is_said_once_and_has_no_gpu_values(caplog, tmp_
         pass
     assert caplog.text.count("no GPU is monitored: NVML Shared Library Not Found") == 1
     used = watched.summary()
-    assert used.gpu_memory_peak_gib is None
+    assert used["gpu_memory_peak_gib"] is None
     assert "GPU" not in watched.in_words()
     assert "memory " in watched.in_words()
-    write_json(tmp_path / "log.json", used.as_dict())
+    write_json(tmp_path / "log.json", used)
     assert read_json(tmp_path / "log.json")["gpu_load_median"] is None
 
 
@@ -133,7 +133,7 @@ def test_an_error_of_the_work_comes_out_as_it_is():
 def test_a_monitor_that_has_not_begun_has_nothing_to_say():
     watched = Monitor()
     assert watched.in_words() == "nothing sampled"
-    assert watched.summary().memory_peak_gib is None
+    assert watched.summary()["memory_peak_gib"] is None
 
 
 def test_an_interval_of_nothing_is_refused():

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.machine import compare_machines
 from helpers import device as rates
 from helpers.backbones import Backbone
-from helpers.device import THROUGHPUT_COLUMNS, compare_machines, suggest_batch, throughput
+from helpers.device import THROUGHPUT_COLUMNS, suggest_batch, throughput
 from helpers.weights import Weights
 
 
@@ -46,7 +47,7 @@ def test_want_of_memory_is_the_last_row_and_no_error(caplog):
 
 
 def test_the_rate_is_samples_over_the_median_run(monkeypatch):
-    clock = iter([0, 1, 1, 5, 5, 13])
+    clock = iter([0, 99, 0, 1, 1, 5, 5, 13])
     monkeypatch.setattr(rates.time, "perf_counter", lambda: next(clock))
     assert throughput(holds(9), (3,), [6], network="a", unit="b", repeats=3)["per_s"].tolist() == [6 / 4]
 
@@ -113,8 +114,8 @@ def test_unusable_sizes_are_refused(batches, repeats):
 
 @pytest.mark.parametrize(("seconds_per_sample", "chosen"), [([1.0, 0.6, 0.5, 0.49, 0.48], 4), ([1.0, 1.0], 1)])
 def test_the_measured_batch_is_the_smallest_that_is_nearly_the_fastest(monkeypatch, seconds_per_sample, chosen):
-    left = iter(seconds_per_sample)
-    monkeypatch.setattr(rates, "_median_pass_s", lambda forward, x, repeats: len(x) * next(left))
+    seconds = iter(2**k * each for k, each in enumerate(seconds_per_sample))
+    monkeypatch.setattr(rates, "_median_seconds", lambda run, repeats: next(seconds))
     assert rates.measured_batch(len, (2,), network="n", unit="images/s") == chosen
 
 
