@@ -14,6 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -402,7 +403,11 @@ class OpticalFlowSequenceLoader:
         if not self.clips:
             raise ValueError(f"flow_dir must hold flow (npz, npy, or flow_0000_0001.npy), got none below {folder}.")
         few = _spread(list(self.clips.values()), LOOKED_AT_CLIPS)
-        kind, shape = _commonest(_kind(path, fps) for path in few), _commonest(s for p in few for s in _shapes(p))
+        kinds = []
+        for path in few:
+            with suppress(StoredError):
+                kinds.append(_about(path, fps)[1:])
+        kind, shape = _commonest(kinds), _commonest(shape for path in few for shape in _shapes(path))
         if kind is None or shape is None:
             raise ValueError(f"flow_dir must hold flow, not one of {len(few)} clips looked at can be read.")
         if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 2:
@@ -509,13 +514,6 @@ def pair_files(folder: Path) -> dict[int, Path]:
     return {i: found.get(i, folder / f"flow_{i:0{digits}d}_{i + 1:0{digits}d}.npy") for i in numbers}
 
 
-def _kind(path: Path, fps: float) -> tuple[float, str] | None:
-    try:
-        return _about(path, fps)[1:]
-    except StoredError:
-        return None
-
-
 def _about(path: Path, fps: float) -> tuple[int, float, str]:
     """How many fields a clip has, how many a second, and how they were made; `StoredError` with the reason if not."""
     try:
@@ -540,21 +538,15 @@ def _without_folder(error: Exception, path: Path) -> StoredError:
 
 
 def _shapes(path: Path) -> list[tuple[int, ...]]:
-    """Shapes of a few fields of a clip; none of what cannot be read."""
-    try:
-        if path.is_dir():
-            there = [file for file in pair_files(path).values() if file.exists()]
-            return [shape for file in _spread(there, LOOKED_AT_SAMPLES) if (shape := _shape(file))]
-        return [(_array(path).shape if path.suffix == ".npy" else flow_shape(path))[1:]]
-    except ValueError:
-        return []
-
-
-def _shape(path: Path) -> tuple[int, ...] | None:
-    try:
-        return read_npy(path).shape
-    except SampleError:
-        return None
+    """Shapes of a few fields of a clip that can be read."""
+    shapes = []
+    with suppress(ValueError):
+        if not path.is_dir():
+            return [(_array(path).shape if path.suffix == ".npy" else flow_shape(path))[1:]]
+        for file in _spread([file for file in pair_files(path).values() if file.exists()], LOOKED_AT_SAMPLES):
+            with suppress(SampleError):
+                shapes.append(read_npy(file).shape)
+    return shapes
 
 
 def read_field(path: Path, side_px: int) -> np.ndarray:
