@@ -14,7 +14,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional
 from tyro.extras import SubcommandApp
 
 from helpers import training_commands
-from helpers.training_commands import Pretrained, UsageError, Videos, option, some, without_noise
+from helpers.training_commands import Pretrained, UsageError, Videos, option, require_videos, without_noise
 
 log = logging.getLogger("helpers")
 app = SubcommandApp()
@@ -146,6 +146,7 @@ def score(
 
     Exit 0: at least one is scored, and those that failed are listed.
     """
+    require_videos(videos)
     with without_noise():
         from helpers import score, scores
 
@@ -153,7 +154,7 @@ def score(
     if out:
         files = {kind: name or out / f"score.{kind}" for kind, name in files.items()}
     score.read_card(model)  # a folder that is no model is refused before any notebook is started
-    videos, page = some(videos), files.pop("html")
+    page = files.pop("html")
     if page:
         from helpers import workbook
 

@@ -28,11 +28,10 @@ class UsageError(Exception):
     """Wrong usage that the types of a command's parameters do not say."""
 
 
-def some(videos: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Return the videos, at least one."""
+def require_videos(videos: tuple[Path, ...]) -> None:
+    """Raise UsageError where no video is named."""
     if not videos:
         raise UsageError("VIDEO must name at least one file or folder, got none. --help says more.")
-    return videos
 
 
 def without_noise() -> AbstractContextManager[None]:
@@ -176,6 +175,7 @@ def predict_classes(
     json: Annotated[Path | None, option("write the probabilities and notes here as well", "FILE")] = None,
 ) -> int:
     """Classes of videos."""
+    require_videos(videos)
     from helpers.files import write_json
 
     with without_noise():
@@ -185,7 +185,7 @@ def predict_classes(
         from helpers.scores import named_videos
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
-    videos, classifier = some(videos), clip_classes.load_clip_classifier(model, list(further))
+    classifier = clip_classes.load_clip_classifier(model, list(further))
     said, failed = {}, 0
     for _, video in named_videos(videos):
         try:
