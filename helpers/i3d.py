@@ -7,7 +7,6 @@ of the published checkpoints (google-deepmind/kinetics-i3d), which load into it.
 """
 
 import json
-import logging
 import re
 import zipfile
 import zlib
@@ -21,8 +20,6 @@ from keras import layers
 
 from helpers.files import file_sha256, replacing, weights_folder
 from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require, verify_bytes
-
-log = logging.getLogger(__name__)
 
 STREAMS = {2: "Flow", 3: "RGB"}
 N_CLASSES = 400  # Kinetics-400
@@ -296,7 +293,6 @@ def load_variables(
         )
     for name, variable in variables.items():
         variable.assign(found[name])
-    log.debug("loaded %d variables from %s", len(variables), path)
 
 
 @cache
@@ -344,9 +340,9 @@ def convert(name: str) -> str:
     if not row.kind.startswith("i3d"):
         raise ValueError(f"NAME must be of I3D's weights, got {name}. Keras and OpenCV read it as it is: use it so.")
     verify(name)
-    source = {"name": name, "sha256": file_sha256(row.main_file), "url": row.files[0].url}
+    source = json.dumps({"name": name, "sha256": file_sha256(row.main_file), "url": row.files[0].url})
     with replacing(path) as part:
-        np.savez(part, **read_original(name), **{SOURCE: np.array(json.dumps(source))})
+        np.savez(part, **read_original(name), **{SOURCE: np.array(source)})
     return f"converted to {path}, {path.stat().st_size / 1e6:.1f} MB"
 
 
@@ -436,15 +432,11 @@ def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
             root = file.get("model_weights", file)
             return {
                 f"{stream}/inception_i3d/{_published_scope(layer)}/{_published_part(weight)}": root[layer][weight][()]
-                for layer in map(_text, root.attrs["layer_names"])
-                for weight in map(_text, root[layer].attrs["weight_names"])
+                for layer in np.asarray(root.attrs["layer_names"]).astype(str)
+                for weight in np.asarray(root[layer].attrs["weight_names"]).astype(str)
             }
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
-
-
-def _text(name: bytes | str) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _published_part(weight: str) -> str:

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
 KERAS_PORT = "https://github.com/dlpbc/keras-kinetics-i3d/releases/download/v0.2"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
-YUNET = "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/face_detection_yunet_2023mar.onnx"
+OPENCV_ZOO = "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet"
+YUNET = "face_detection_yunet_2023mar.onnx"
+YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"  # of the pointer file in opencv_zoo
 MIT = "MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)"
 CC_BY = "CC BY 4.0" + MIT[3:]
 APACHE = "Apache-2.0 (weights ported from google/automl; ImageNet terms for the images)"
@@ -234,13 +236,9 @@ WEIGHTS: dict[str, Published] = {
         for stream in ("flow", "rgb") for scratch in ("", "_scratch") for top in (True, False)
     },
     "yunet": Published(
-        "face_detection_yunet_2023mar.onnx",
-        (PublishedFile(  # the sha256 is that of the pointer file in opencv_zoo
-            "face_detection_yunet_2023mar.onnx", YUNET,
-            "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", 232_589,
-        ),),
-        "MIT", "opencv_zoo", "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y",
-        "face detector of 02, detector: yunet", "onnx",
+        YUNET, (PublishedFile(YUNET, f"{OPENCV_ZOO}/{YUNET}", YUNET_SHA256, 232_589),), "MIT", "opencv_zoo",
+        "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y", "face detector of 02, detector: yunet",
+        "onnx",
     ),
     "i3d_flow_sample": _sample("flow", "ee00e78e6f380caa5463de878d7c85ad7a01e668"),
     "i3d_rgb_sample": _sample("rgb", "d756c5020a6e0fb56a99b210e32f5865da712bba"),
@@ -354,10 +352,8 @@ def verify_bytes(name: str) -> str:
     """
     row = WEIGHTS[name]
     if missing := ", ".join(str(file.place) for file in row.files if not file.place.is_file()):
-        raise FileNotFoundError(
-            f"{name}: {missing} is not there. Run `python -m helpers weights fetch {name}`, or put it there from "
-            f"{row.files[0].url}"
-        )
+        how = f"Run `python -m helpers weights fetch {name}`, or put it there from {row.files[0].url}"
+        raise FileNotFoundError(f"{name}: {missing} is not there. {how}")
     for file in row.files:
         if not is_as_published(file.place, file):
             raise ValueError(f"{file.place} must have the published hash {file.published_hash}. Fetch it again.")
