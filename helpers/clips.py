@@ -1,26 +1,18 @@
 """The clips of a data folder: their keys, sources, official splits and ratings, and what leaks between splits.
 
 In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`.
-
-A key is the clip's path below the data folder without suffix (`training80_01/-AmMDnVl4s8.003`), "/" between its parts.
-A source is what splits may not cut apart: a `source` column in `ratings.csv`, or the first 11 characters of names like
-`<11 characters>.003` (the video's id in ChaLearn First Impressions), or else the clip itself: then it equals the key.
+Keys and sources: `helpers.names`.
 """
 
-import logging
-import os
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from helpers.files import needs, replacing
+from helpers.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, video_files
 from helpers.ratings import STATED, Ratings, read_rating_rows, reliability, scaled
 from helpers.splits import split_named
-
-log = logging.getLogger(__name__)
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 LETTERS = ("O", "C", "E", "A", "N")
@@ -32,132 +24,11 @@ DISPLAY = {  # high "neuroticism" in this data means emotionally stable
     "agreeableness": "agreeableness (A)",
     "neuroticism": "emotional stability (N)",
 }
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
-LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
-CHALEARN_NAME = re.compile(r"([\w-]{11})\.\d{3}", re.ASCII)
-
-
-def is_video(name: str) -> bool:
-    """Say whether a file is taken for a video, by its suffix in any case."""
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
-
-
-def clip_key(path: str) -> str:
-    """Return the key of a path: the path without a video suffix, in composed Unicode (NFC).
-
-    Only the last suffix goes, and only if it is one of videos: `id.003.mp4` and `id.003` both give `id.003`.
-    """
-    return unicodedata.normalize("NFC", path.rpartition(".")[0] if is_video(path) else path)
-
-
-def source_of(key: str) -> str:
-    """Return the video id in a ChaLearn name (`<11 characters>.003`), else the key: a clip is then its own source."""
-    match = CHALEARN_NAME.fullmatch(PurePosixPath(key).name)
-    return match[1] if match else key
 
 
 def split_of(key: str) -> str:
     """Return the split that the innermost telling folder of a key names, or ""."""
     return next(filter(None, map(split_named, reversed(key.split("/")[:-1]))), "")
-
-
-def natural_order(key: str) -> tuple:
-    """Sort key that puts `clip 2` before `clip 10`, folder by folder."""
-    parts = [re.split(r"([0-9]+)", part) for part in key.split("/")]
-    return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], key
-
-
-def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str]) -> list[str]:
-    """Find the clip that each name means.
-
-    Args:
-        names: As `fitting_keys` takes them.
-        splits: The split of each key there is, "" where it is unknown.
-        name_splits: For each name the split its clip is known to be in, or "". Clips of other splits are passed over.
-
-    Returns:
-        A key per name; "" where there is no such clip.
-
-    Raises:
-        ValueError: a name that fits more than one clip.
-    """
-    names, keys = list(names), []
-    for name, candidates, split in zip(names, fitting_keys(names, splits), name_splits, strict=True):
-        fitting = [key for key in candidates if not split or splits[key] in ("", split)]
-        if len(fitting) > 1:
-            raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
-        keys.append(fitting[0] if fitting else "")
-    return keys
-
-
-def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
-    """List for each name all keys it fits: the equal one, or else those that end in it.
-
-    Names are keys, or their last parts (a file name; a folder and a file name), with or without video suffix. A name is
-    tried as it is, and then without spaces around it and with "/" for backslashes.
-    """
-    tails: dict[str, list[str]] = {}
-    for key in keys:
-        parts = key.split("/")
-        for first in range(len(parts)):
-            tails.setdefault("/".join(parts[first:]), []).append(key)
-    return [_candidates(name, tails) for name in names]
-
-
-def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
-    tidied = name.strip().replace("\\", "/").removeprefix("./")
-    spellings = [s for path in (name, tidied) for s in (clip_key(path), unicodedata.normalize("NFC", path))]
-    equal = ([s] for s in spellings if s in tails.get(s, []))
-    ends = (tails[s] for s in spellings if s in tails)
-    return next(equal, None) or next(ends, [])
-
-
-def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:
-    """Yield the path of every video file, or of those whose names are `wanted`, below a folder, relative to it.
-
-    Hidden files and folders are left out, and folders below `root` that hold a file `.nomedia`: clips of another kind,
-    such as the sample's classes of motion. Folders that are links are followed, each folder once, however many links
-    lead to it. A link to nothing is a file too: it will be named where it fails. A folder that cannot be read is logged
-    and left out, if not `root`.
-
-    Raises:
-        ValueError: a name that is not UTF-8: no table could hold it.
-    """
-
-    def unreadable(error: OSError) -> None:
-        if error.filename == str(root):
-            raise error
-        log.warning("%s cannot be read (%s): its clips are left out", error.filename, error.strerror)
-
-    visited = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
-    for folder, folders, files in os.walk(str(root), followlinks=True, onerror=unreadable):
-        if LEAVE_OUT in files and folder != str(root):
-            folders.clear()
-            continue
-        folders[:] = [name for name in sorted(folders) if name[0] != "." and _is_new(Path(folder, name), visited)]
-        for path in (Path(folder, name) for name in sorted(files) if name[0] != "." and wanted(name)):
-            if os.path.isfile(path) or not os.path.exists(path):
-                yield _utf8(path.relative_to(root).as_posix())
-
-
-def _is_new(folder: Path, visited: set[tuple[int, int]]) -> bool:
-    """Say whether a folder was not visited yet, under whatever name, and take it for visited."""
-    before = len(visited)
-    visited.add(_identity(folder))
-    return len(visited) > before
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    stat = folder.stat()
-    return stat.st_dev, stat.st_ino
-
-
-def _utf8(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"file names must be UTF-8, got {path!r}. Rename the file.") from None
-    return path
 
 
 def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:

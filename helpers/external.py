@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from helpers.clips import find_clips, natural_order, video_files
+from helpers.clips import find_clips
 from helpers.files import FolderLock, file_sha256
+from helpers.names import natural_order, video_files
 from helpers.precomputed import match_clips, read_npy
 from helpers.store import STREAMS, FeatureFile, Stage, read_arrays, write_features
 

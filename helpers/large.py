@@ -24,8 +24,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from helpers.clips import line_end, load_clips, natural_order, targets_of
+from helpers.clips import line_end, load_clips, targets_of
 from helpers.files import PART, DiskFullError, FolderLock, free_bytes, needs, replacing, size, write_json
+from helpers.names import natural_order
 from helpers.store import STREAMS, FeatureFile, read_arrays, read_features, read_manifest
 
 CHUNK_ROWS = 256  # of a clip that are compressed together: 2 MB of 2048 channels
@@ -44,7 +45,7 @@ class FeatureSet:
         num_frames: int32 (N,), rows of each clip, without what fills up to T.
         t_s: float64 (N, T), seconds from the clip's first frame.
         valid: bool (N, T), False for padding and for rows that are not to be used.
-        keys: str (N,), see `helpers.clips`.
+        keys: str (N,), see `helpers.names`.
         sources: str (N,), what splits may not cut apart.
         categories: Name of each class to its label.
         multi_scale: Whether rows are means over temporal scales.

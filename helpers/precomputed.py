@@ -23,9 +23,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from helpers.clips import clip_key, fitting_keys, natural_order, video_files
 from helpers.faces import crop_face
 from helpers.flow import flow_shape, normalise_flow, read_flow, resize_flow
+from helpers.names import clip_key, fitting_keys, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Reads rating files safely: ChaLearn pickles, JSON of the same shape, CSV, positional arrays.
 
 In: a folder. Out: a table of rating rows, one per (file, clip name), values as they stand in the file; which clip a
-name means is for `helpers.clips`. Nothing in a file is executed: pickles yield dicts, strings and numbers, or an error.
+name means is for `helpers.names`. Nothing in a file is executed: pickles yield dicts, strings and numbers, or an error.
 """
 
 import csv

@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.clips import LETTERS, TRAITS, clip_key, load_clips, natural_order, targets_of, video_files
+from helpers.clips import LETTERS, TRAITS, load_clips, targets_of
 from helpers.container import VideoError
 from helpers.files import replacing, resolve, write_json
+from helpers.names import clip_key, natural_order, video_files
 from helpers.pipeline import CLIP_ERRORS
 from helpers.score import N_FACES, ClipScore, Scorer, as_text, score_clip
 

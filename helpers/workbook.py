@@ -22,9 +22,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from helpers.clips import read_clips, target_names, video_files
+from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS, AnalysisConfig
 from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, stderr_into, write_json
+from helpers.names import video_files
 from helpers.pages import export
 from helpers.store import stage_is_whole
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import clips
+from helpers import clips, names
 from helpers.clips import TRAITS
 
 
@@ -180,7 +180,7 @@ def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
 
 def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():
     splits = {"x": "", "a/x": "", "a/b/y": "train", "id.003": ""}
-    assert clips.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
+    assert names.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
         "x",
         "x",
         "a/x",
@@ -193,7 +193,7 @@ def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():
 
 
 def test_only_the_suffix_of_a_video_is_taken_off():
-    assert [clips.clip_key(path) for path in ("a/id.003.mp4", "a/id.003", "b.MOV", "c.mp4.mp4", "d")] == [
+    assert [names.clip_key(path) for path in ("a/id.003.mp4", "a/id.003", "b.MOV", "c.mp4.mp4", "d")] == [
         "a/id.003",
         "a/id.003",
         "b",
@@ -204,11 +204,11 @@ def test_only_the_suffix_of_a_video_is_taken_off():
 
 def test_numbers_in_names_are_ordered_as_numbers_folder_by_folder():
     shuffled = ["p10/1", "p9/2", "p9/02", "p9/10", "-p/1"]
-    assert sorted(shuffled, key=clips.natural_order) == ["-p/1", "p9/02", "p9/2", "p9/10", "p10/1"]
+    assert sorted(shuffled, key=names.natural_order) == ["-p/1", "p9/02", "p9/2", "p9/10", "p10/1"]
 
 
 def test_a_name_is_taken_as_it_is_before_it_is_tidied():
     keys = [" x", "x", "a/y ", "b\\z", "b/z"]
-    fitting = clips.fitting_keys([" x", "x", " x.mp4", "y ", "a/y ", "b\\z", "./x ", " b\\z"], keys)
+    fitting = names.fitting_keys([" x", "x", " x.mp4", "y ", "a/y ", "b\\z", "./x ", " b\\z"], keys)
     assert fitting == [[" x"], ["x"], [" x"], ["a/y "], ["a/y "], ["b\\z"], ["x"], ["b/z"]]
-    assert clips.fitting_keys(["b\\z"], ["b/z"]) == [["b/z"]]
+    assert names.fitting_keys(["b\\z"], ["b/z"]) == [["b/z"]]

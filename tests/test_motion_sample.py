@@ -17,8 +17,9 @@ from data_sample.make.motion_sample import (
     draw_motion_clip,
     motion_plan,
 )
-from helpers.clips import LEAVE_OUT, find_clips, source_of
+from helpers.clips import find_clips
 from helpers.files import ROOT
+from helpers.names import LEAVE_OUT, source_of
 from helpers.video import read_frames
 
 SHIPPED = ROOT / "data_sample" / "motion"

@@ -16,8 +16,8 @@ import pandas as pd
 
 from data_sample.make.drawing import HAIR_TONES, SKIN_TONES, blur, hsv_rgb
 from data_sample.make.sample import SEEDS_PER_SAMPLE, source_id, write_mp4
-from helpers.clips import LEAVE_OUT
 from helpers.files import replacing
+from helpers.names import LEAVE_OUT
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Labelled clips in folders: `<split>/<class>[/<sub>…]/<clip>`, videos or arrays (`array_clips`).
 
 In: a folder. Out: a table with one row per clip and the label of every class. What splits are called, and what a clip's
-key and source are, is as everywhere (`helpers.clips`); the clips of an array are sources of their own.
+key and source are, is as everywhere (`helpers.names`); the clips of an array are sources of their own.
 """
 
 import logging
@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from helpers.classes.array_clips import count_clips, is_array_file
-from helpers.clips import clip_key, is_video, natural_order, source_of, video_files
 from helpers.container import VideoError
 from helpers.files import file_sha256
+from helpers.names import clip_key, is_video, natural_order, source_of, video_files
 from helpers.splits import SPLITS, split_named
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers.clips import TRAITS, source_of
+from helpers.clips import TRAITS
+from helpers.names import source_of
 from helpers.ratings import read_positional
 
 log = logging.getLogger(__name__)
