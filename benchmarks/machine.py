@@ -17,15 +17,10 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.alternation import options_of, report
-from helpers.device import (
-    benchmark_convolution,
-    benchmark_matmul,
-    motion_throughput,
-    static_throughput,
-    use_device,
-)
+from helpers.device import use_device
 from helpers.files import read_json
 from helpers.forward import PRECISIONS
+from helpers.throughput import benchmark_convolution, benchmark_matmul, motion_throughput, static_throughput
 
 COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "memory_gib": "{:.2f}", "note": "{}"}
 

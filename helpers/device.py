@@ -1,8 +1,7 @@
-"""What this machine computes with and how fast: devices, choice and memory of one, benchmarks, rates by batch size.
+"""What this machine computes with: its processor and GPUs, the choice of one, and the memory that work takes on it.
 
-In: names of devices ("CPU:0", "GPU:1"), sizes, dtypes, compiled networks. Out: a table of devices, sentences for a
-notebook, timings in seconds and GFLOP/s, rates, and the batch size to use. Sees the devices of the Keras backend that
-runs (TensorFlow, JAX or PyTorch), and imports that backend only.
+In: names of devices ("CPU:0", "GPU:1"). Out: a table of devices, sentences for a notebook. It sees the devices of the
+Keras backend that runs (TensorFlow, JAX or PyTorch), and imports that backend only.
 """
 
 import logging
@@ -10,42 +9,19 @@ import math
 import os
 import platform
 import re
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 import psutil
-
-from helpers.backbones import build_backbone
-from helpers.forward import Forward, compile_forward, gradient_of
-from helpers.i3d import build_motion_network
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Timing:
-    """A benchmark: median `seconds` of `repeats` runs after one to warm up, and the work of one run in GFLOP."""
-
-    name: str
-    dtype: str
-    seconds: float
-    repeats: int
-    gflop: float
-
-    @property
-    def gflop_per_s(self) -> float:
-        return self.gflop / self.seconds
 
 
 def list_devices() -> pd.DataFrame:
@@ -200,86 +176,6 @@ def require_gpu(found: pd.DataFrame | None = None) -> None:
         )
 
 
-def benchmark_matmul(size: int = 1024, *, repeats: int = 5, dtype: str = "float32") -> Timing:
-    """Time the product of two (size, size) matrices: 2 size^3 operations."""
-    a, b = (_random((size, size), seed, dtype) for seed in (0, 1))
-    seconds = _median_seconds(lambda: keras.ops.matmul(a, b), repeats)
-    return Timing(f"matmul {size} x {size}", dtype, seconds, repeats, 2 * size**3 / 1e9)
-
-
-def benchmark_convolution(
-    dims: int = 2, *, size: int = 56, channels: int = 64, batch: int = 4, repeats: int = 5, dtype: str = "float32"
-) -> Timing:
-    """Time a convolution with 3-wide kernels, stride 1, SAME padding, as ResNet-50 and I3D hold them.
-
-    Args:
-        dims: 2 for images (batch, size, size, channels), 3 for clips (batch, 8, size, size, channels).
-        size: Height and width in pixels.
-        channels: Of input and output alike.
-        batch: Samples at once.
-        repeats: Timed runs.
-        dtype: "float32", "bfloat16" or "float16".
-    """
-    if dims not in (2, 3):
-        raise ValueError(f"dims must be 2 (images) or 3 (clips), got {dims!r}. Choose one of them.")
-    space = (size, size) if dims == 2 else (8, size, size)
-    x = _random((batch, *space, channels), 0, dtype)
-    kernel = _random((*(3,) * dims, channels, channels), 1, dtype)
-    seconds = _median_seconds(lambda: keras.ops.conv(x, kernel, padding="same"), repeats)
-    gflop = 2 * batch * np.prod(space) * channels**2 * 3**dims / 1e9
-    return Timing(
-        f"conv{dims}d {' x '.join(map(str, (batch, *space, channels)))}", dtype, seconds, repeats, float(gflop)
-    )
-
-
-def _random(shape: tuple[int, ...], seed: int, dtype: str) -> Any:
-    values = np.random.default_rng(seed).standard_normal(shape, np.float32)
-    return keras.ops.cast(keras.ops.convert_to_tensor(values), dtype)
-
-
-def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median over `repeats` runs after one untimed; one value is read back, since a device computes behind our back."""
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}. Ask for one run or more.")
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        y = run()
-        float(keras.ops.cast(y[(0,) * len(y.shape)], "float32"))
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
-
-
-def check_gradient(step: float = 1e-2) -> float:
-    """Compare the backend's gradient through convolution, tanh and matrix product with central finite differences.
-
-    Args:
-        step: Half the width of a finite difference; with float32, 1e-2 balances rounding against curvature.
-
-    Returns:
-        Largest difference over 12 of the kernel's 135 values, in units of the largest finite difference; under 1e-3
-        where training can be trusted.
-    """
-    rng = np.random.default_rng(0)
-    x, dense, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 7, 7, 3), (5, 2), (3, 3, 3, 5)))
-    kernel *= np.float32(0.3)
-
-    def loss(kernel: Any) -> Any:
-        hidden = keras.ops.tanh(keras.ops.conv(x, kernel, padding="same"))
-        return keras.ops.mean(keras.ops.square(keras.ops.matmul(hidden, dense)))
-
-    places = [np.unravel_index(flat, kernel.shape) for flat in rng.choice(kernel.size, 12, replace=False)]
-    _, gradient = gradient_of(loss, kernel)
-    differences = []
-    for place in places:
-        nudge = np.zeros_like(kernel)
-        nudge[place] = step
-        upper, lower = (float(keras.ops.convert_to_numpy(loss(kernel + sign * nudge))) for sign in (1, -1))
-        differences.append((upper - lower) / (2 * step))
-    ours = np.array([gradient[place] for place in places])
-    return float(np.abs(ours - differences).max() / np.abs(differences).max())
-
-
 def device_names() -> list[str]:
     """List the devices that `use_device` takes, such as CPU:0 and GPU:0; this starts the backend."""
     backend = keras.backend.backend()
@@ -383,145 +279,3 @@ def _torch_peaks() -> Peaks:
         lambda: [cuda.reset_peak_memory_stats(gpu) for gpu in gpus],
         lambda: [cuda.max_memory_allocated(gpu) for gpu in gpus],
     )
-
-
-THROUGHPUT_COLUMNS = ("network", "unit", "batch", "per_s", "memory_gib", "note")
-NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
-LARGEST_POWER = 10  # batches of 1,024 at most
-SHARE = 0.4  # of a device's memory that a batch may take: two are in the network, and other programs need some
-
-
-def throughput(
-    forward: Forward,
-    sample_shape: tuple[int, ...],
-    batches: Iterable[int],
-    *,
-    network: str,
-    unit: str,
-    repeats: int,
-    dtype: type = np.float32,
-) -> pd.DataFrame:
-    """Time a network over growing batches of noise; running out of memory is the last row, not an error.
-
-    Args:
-        forward: Compiled network.
-        sample_shape: Of one sample, without the batch.
-        batches: Samples at once, each at least 1; taken in increasing order.
-        network: What the rows are called.
-        unit: What is counted: "images/s" or "clips/s".
-        repeats: Timed runs of each batch after one that compiles.
-        dtype: Of a sample: np.uint8 for pixels.
-
-    Returns:
-        `THROUGHPUT_COLUMNS`: `per_s` is samples per second by the median run, NaN where memory did not suffice;
-        `memory_gib` the peak on the GPU, weights included, NaN where unknown; `note` says what went wrong.
-    """
-    sizes = sorted(set(batches))
-    if repeats < 1 or not sizes or sizes[0] < 1:
-        raise ValueError(f"batches and repeats must be at least 1, got {sizes} and {repeats}. Name one or more.")
-    rows = []
-    for size in sizes:
-        row = {"network": network, "unit": unit, "batch": size, "per_s": math.nan, "memory_gib": math.nan, "note": ""}
-        rows.append(row)
-        try:
-            x = np.random.default_rng(0).integers(0, 256, (size, *sample_shape), np.uint8).astype(dtype)
-            row["per_s"], row["memory_gib"] = measure_peak_gib(
-                lambda x=x: len(x) / _median_seconds(lambda: forward(x), repeats)
-            )
-        except MemoryError as error:
-            log.info("%s, batch %d: %s", network, size, error)
-            row["note"] = "out of memory"
-            break
-    return pd.DataFrame(rows, columns=list(THROUGHPUT_COLUMNS))
-
-
-def measured_batch(
-    forward: Forward,
-    sample_shape: tuple[int, ...],
-    *,
-    network: str,
-    unit: str,
-    dtype: type = np.float32,
-    memory_gib: float = math.nan,
-) -> int:
-    """Choose a batch size by measuring: doubled until memory runs out or a doubling brings under 5 %; see `throughput`.
-
-    `memory_gib` is as for `suggest_batch`. MemoryError when not even one sample fits.
-    """
-    parts: list[pd.DataFrame] = []
-    best = 0.0
-    for size in (2**k for k in range(LARGEST_POWER + 1)):
-        parts.append(throughput(forward, sample_shape, [size], network=network, unit=unit, repeats=1, dtype=dtype))
-        rate = parts[-1]["per_s"].iloc[0]
-        if not rate > best / NEARLY:  # NaN, too
-            break
-        best = rate
-    table = pd.concat(parts, ignore_index=True)
-    if table["per_s"].isna().all():
-        raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
-    return suggest_batch(table, memory_gib)
-
-
-def static_throughput(
-    batches: Iterable[int], *, backbone: str = "resnet50", precision: str = "float32", repeats: int = 3
-) -> pd.DataFrame:
-    """Time the static network of 03 over batch sizes; see `throughput`."""
-    built = build_backbone(backbone, "random")
-    forward = compile_forward(built.model, precision, built.prepare)
-    shape = (built.input_px, built.input_px, 3)
-    return throughput(forward, shape, batches, network=backbone, unit="images/s", repeats=repeats, dtype=np.uint8)
-
-
-def motion_throughput(
-    batches: Iterable[int],
-    *,
-    endpoint: str = "Mixed_3c",
-    px: int = 112,
-    flows: int = 16,
-    precision: str = "float32",
-    repeats: int = 3,
-) -> pd.DataFrame:
-    """Time the motion network of 04 over batches of clips of `flows` flows, `px` wide; see `throughput`."""
-    model, _ = build_motion_network("random", endpoint)
-    name = f"I3D to {endpoint or 'its pooled features'}, {flows} flows"
-    shape = (flows, px, px, 2)
-    forward = compile_forward(model, precision)
-    return throughput(forward, shape, batches, network=name, unit="clips/s", repeats=repeats)
-
-
-def suggest_batch(table: pd.DataFrame, memory_gib: float = math.nan) -> int:
-    """Choose a batch size from the measured rows of one network, and log why.
-
-    It is the smallest that comes within 5 % of the best rate among those that fit into `SHARE` of the memory. What a
-    batch takes is a line through the measured peaks: a constant for the weights, and so much per sample.
-
-    Args:
-        table: Of `throughput`, one network, at least one row that has a rate.
-        memory_gib: Of the device that will be used; NaN where unknown: then every batch that ran fits.
-    """
-    ran = table[table["per_s"].notna()]
-    if ran.empty or table["network"].nunique() != 1:
-        raise ValueError(
-            f"table must hold the rows of one network of which one ran, got {len(ran)} that ran, of "
-            f"{', '.join(table['network'].unique()) or 'no network'}. Measure smaller batches, one network at a time."
-        )
-    needed = _memory_of(ran)
-    fitting = ran[~(needed > SHARE * memory_gib)]  # NaN is no reason against
-    if fitting.empty:
-        fitting = ran.head(1)
-    best = fitting["per_s"].max()
-    chosen = fitting[fitting["per_s"] >= NEARLY * best].iloc[0]
-    log.info(
-        "%s: batch %d makes %.1f %s, the best that fits %.1f", chosen["network"], chosen["batch"], chosen["per_s"],
-        chosen["unit"], best,
-    )  # fmt: skip
-    return int(chosen["batch"])
-
-
-def _memory_of(ran: pd.DataFrame) -> pd.Series:
-    """GiB of each batch by the line through the known ones; the known value where there is only one."""
-    known = ran.dropna(subset="memory_gib")
-    if len(known) < 2:
-        return ran["memory_gib"]
-    slope, constant = np.polyfit(known["batch"], known["memory_gib"], 1)
-    return ran["batch"] * slope + constant

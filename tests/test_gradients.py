@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from helpers import forward
 from helpers.forward import gradient_of
 
 
@@ -43,3 +44,13 @@ def test_the_functions_that_have_no_gradient_are_refused():
         gradient_of(lambda a: ops.sum(a, axis=0), x)
     with pytest.raises(ValueError, match=r"fn must depend on x, got a value without any connection"):
         gradient_of(lambda a: ops.convert_to_tensor(np.float32(ops.convert_to_numpy(a).sum())), x)
+
+
+def test_gradient_agrees_with_finite_differences():
+    assert forward.check_gradient() < 1e-3
+
+
+def test_a_wrong_gradient_is_seen(monkeypatch):
+    right = forward.gradient_of
+    monkeypatch.setattr(forward, "gradient_of", lambda loss, at: (0.0, 1.05 * right(loss, at)[1]))
+    assert forward.check_gradient() > 0.04

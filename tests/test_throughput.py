@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from benchmarks.machine import compare_machines
-from helpers import device as rates
+from helpers import throughput as rates
 from helpers.backbones import Backbone
-from helpers.device import THROUGHPUT_COLUMNS, suggest_batch, throughput
+from helpers.throughput import THROUGHPUT_COLUMNS, suggest_batch, throughput
 from helpers.weights import Weights
 
 
@@ -132,3 +132,32 @@ def test_the_measured_batch_is_one_that_memory_holds():
 
     with pytest.raises(MemoryError, match="n does not fit into memory with one sample"):
         rates.measured_batch(no_room, (2,), network="n", unit="images/s")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_matrix_product_is_timed_with_its_work(dtype):
+    timing = rates.benchmark_matmul(67, repeats=3, dtype=dtype)
+    assert (timing.name, timing.dtype, timing.repeats) == ("matmul 67 x 67", dtype, 3)
+    assert timing.gflop == pytest.approx(2 * 67**3 / 1e9)
+    assert timing.gflop_per_s == pytest.approx(timing.gflop / timing.seconds)
+
+
+@pytest.mark.parametrize(("dims", "space"), [(2, "13 x 13"), (3, "8 x 13 x 13")])
+def test_convolution_is_timed_with_its_work(dims, space):
+    timing = rates.benchmark_convolution(dims, size=13, channels=5, batch=2, repeats=3)
+    assert timing.name == f"conv{dims}d 2 x {space} x 5"
+    assert timing.gflop == pytest.approx(2 * 2 * 13 * 13 * (8 if dims == 3 else 1) * 5 * 5 * 3**dims / 1e9)
+    assert timing.seconds > 0
+
+
+def test_timing_is_the_median_without_the_first_run(monkeypatch):
+    clock = iter([0, 100, 100, 101, 101, 104, 104, 111])
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: next(clock))
+    assert rates._median_seconds(lambda: np.zeros((2, 3)), repeats=3) == 3
+
+
+def test_unusable_benchmark_sizes_are_refused():
+    with pytest.raises(ValueError, match="dims must be 2 .* got 1"):
+        rates.benchmark_convolution(1)
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        rates.benchmark_matmul(3, repeats=0)
