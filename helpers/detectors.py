@@ -6,23 +6,20 @@ right, which lies left in the picture). No deep-learning library is imported her
 small.
 """
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from helpers.files import file_sha256
 from helpers.weights import WEIGHTS, fetch
 
-LANDMARKS = ("yunet",)  # detectors that find the eyes
-DETECTION_PX = 360  # longest shorter side that is searched; larger frames are shrunk
+DETECTION_PX = 360  # longest shorter side that is searched
 MIN_FACE = 0.2  # of the shorter side, Haar only
 N_NEIGHBOURS = 5  # overlapping hits that make a face
 MIN_SCORE, MAX_OVERLAP = 0.6, 0.3  # of YuNet, as in opencv_zoo's models/face_detection_yunet/yunet.py
 HAAR = "haarcascade_frontalface_alt2"
-
-
 YUNET = WEIGHTS["yunet"].files[0]
 
 
@@ -39,10 +36,8 @@ def detect_faces(frame: np.ndarray, detector: str = "haar") -> np.ndarray:
         (0.6 to 1); the two cannot be compared.
     """
     _check_name(detector)
-    picture = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY if detector == "haar" else cv2.COLOR_RGB2BGR)
-    scale = min(1.0, DETECTION_PX / min(frame.shape[:2]))
-    if scale < 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    color = cv2.COLOR_RGB2GRAY if detector == "haar" else cv2.COLOR_RGB2BGR
+    picture, scale = shrunk(cv2.cvtColor(frame, color), DETECTION_PX)
     height, width = picture.shape[:2]
     if detector == "yunet":
         _yunet().setInputSize((width, height))
@@ -50,6 +45,14 @@ def detect_faces(frame: np.ndarray, detector: str = "haar") -> np.ndarray:
     least = round(MIN_FACE * min(height, width))
     boxes, hits = _cascade().detectMultiScale2(picture, 1.1, N_NEIGHBOURS, minSize=(least, least))
     return np.column_stack([boxes / scale, hits]).astype(np.float32) if len(boxes) else np.zeros((0, 5), np.float32)
+
+
+def shrunk(picture: np.ndarray, shorter_px: int) -> tuple[np.ndarray, float]:
+    """A picture with at most `shorter_px` pixels on its shorter side, and its size in that of the given one."""
+    scale = min(1.0, shorter_px / min(picture.shape[:2]))
+    if scale < 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return picture, scale
 
 
 def rows_of_yunet(found: np.ndarray | None, scale: float) -> np.ndarray:
@@ -88,21 +91,22 @@ def _cascade() -> cv2.CascadeClassifier:
 
 @cache
 def _yunet() -> "cv2.FaceDetectorYN":
-    return cv2.FaceDetectorYN.create(str(_checked_file()), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
+    return cv2.FaceDetectorYN.create(str(_yunet_file()), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
-def _checked_file(why_not: str = "") -> Path:
-    """YuNet's file, or an error that says where to put it, and why it could not be fetched."""
+def _yunet_file(can_fetch: bool = False) -> Path:
+    place = YUNET.place
+    reason = fetch(YUNET) if can_fetch and not place.is_file() else ""
     how = (
         f"Put {YUNET.name} ({YUNET.n_bytes:,} bytes, {WEIGHTS['yunet'].licence} licence) there, from\n  {YUNET.url}\n"
         "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file."
     )
-    if not YUNET.place.is_file():
-        raise FileNotFoundError(f"{YUNET.place} is missing{why_not}. {how}")
-    found = hashlib.sha256(YUNET.place.read_bytes()).hexdigest()
-    if found != YUNET.file_hash:
-        raise ValueError(f"{YUNET.place} must have sha256 {YUNET.file_hash}, got {found}. {how}")
-    return YUNET.place
+    if not place.is_file():
+        why = f" and could not be fetched ({reason})" if reason else ""
+        raise FileNotFoundError(f"{place} is missing{why}. {how}")
+    if (found := file_sha256(place)) != YUNET.file_hash:
+        raise ValueError(f"{place} must have sha256 {YUNET.file_hash}, got {found}. {how}")
+    return place
 
 
 def require_detector(detector: str) -> None:
@@ -115,9 +119,8 @@ def require_detector(detector: str) -> None:
     _check_name(detector)
     if detector == "haar":
         _cascade()
-        return
-    reason = "" if YUNET.place.is_file() else fetch(YUNET)
-    _checked_file(f" and could not be fetched ({reason})" if reason else "")
+    else:
+        _yunet_file(can_fetch=True)
 
 
 def detector_file(detector: str) -> str:

@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import av
 import cv2
 import numpy as np
+from tqdm.auto import tqdm
 
 from helpers.config import PreparationConfig
 from helpers.container import VideoError
 from helpers.detectors import detect_faces, detector_version
+from helpers.files import PART
 from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
 from helpers.tracking import DETECTED, TRACKED, FacePath, Follower, face_path, main_face
 from helpers.video import Frames, backend_version, iter_frames, read_frames, uniform_indices
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
 ALIVE_S = 60.0  # between two signs of life of a decoder process
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
-SIZE_PX = 224  # of the source project's faces
+SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source project's
 
 
 class NoFaceError(ValueError):
@@ -71,11 +72,9 @@ class FaceTrack(FacePath):
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
         """Whether the face was found within two looks of each time in seconds, or is tracked then: bool, same shape."""
         t_s, looks = np.asarray(t_s), self.t_s[self.source == DETECTED]
-        after = np.searchsorted(looks, t_s)
-        distance_s = np.minimum(
-            np.abs(t_s - looks[(after - 1).clip(0)]), np.abs(t_s - looks[after.clip(max=len(looks) - 1)])
-        )
-        return (distance_s <= 2 * self.every / self.fps + 1e-9) | (self.source[self.sample_at(t_s)] == TRACKED)
+        nearest = looks[np.searchsorted((looks[1:] + looks[:-1]) / 2, t_s)]
+        is_near = np.abs(t_s - nearest) <= 2 * self.every / self.fps + 1e-9
+        return is_near | (self.source[self.sample_at(t_s)] == TRACKED)
 
     def sample_at(self, t_s: np.ndarray) -> np.ndarray:
         """Number of the sample on screen at each time in seconds: int, same shape."""
@@ -112,14 +111,19 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
             yield None
             told_s = time.monotonic()
     main = main_face(found)
-    coverage = _enough(len(main.looks), len(found), cfg.min_coverage)
-    t_s, numbers = zip(*times, strict=True)
+    coverage = len(main.looks) / len(found)
+    if not coverage:
+        raise NoFaceError(f"no face found in {len(found)} looked-at frames")
+    if coverage < cfg.min_coverage:
+        share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
+        raise NoFaceError(f"face in only {share}")
+    t_s, numbers = map(np.array, zip(*times, strict=True))
     path = face_path(main, follower.legs, len(t_s), every=cfg.detect_every, fps=cfg.fps, max_gap_s=cfg.max_gap_s)
     yield FaceTrack(
-        box_xyxy=stable_box(main.rows, cfg.crop_scale),
         **vars(path),
-        t_s=np.array(t_s),
-        frame=np.array(numbers),
+        box_xyxy=stable_box(main.rows, cfg.crop_scale),
+        t_s=t_s,
+        frame=numbers,
         coverage=coverage,
         n_faces_max=max(map(len, found)),
         fps=cfg.fps,
@@ -134,17 +138,6 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
     )
 
 
-def _enough(n_shown: int, n_looks: int, min_coverage: float) -> float:
-    """The coverage, or `NoFaceError` when it is too low."""
-    coverage = n_shown / n_looks
-    if not n_shown:
-        raise NoFaceError(f"no face found in {n_looks} looked-at frames")
-    if coverage < min_coverage:
-        share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * min_coverage:.0f} % needed"
-        raise NoFaceError(f"face in only {share}")
-    return coverage
-
-
 def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
     """One square box for all detections of a face: median centre and width, enlarged and raised.
 
@@ -157,8 +150,7 @@ def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
     """
     x, y, w, h = faces[:, :4].astype(np.float64).T
     cx, cy, width = np.median([x + w / 2, y + h / 2, w], axis=1)
-    cy, half = cy - UP * width, width * scale / 2
-    return np.array([cx - half, cy - half, cx + half, cy + half], np.float32)
+    return square(cx, cy - UP * width, width * scale)
 
 
 def crop_box(track: FaceTrack, t_s: float) -> tuple[np.ndarray, float]:
@@ -170,15 +162,20 @@ def crop_box(track: FaceTrack, t_s: float) -> tuple[np.ndarray, float]:
     Returns:
         x0, y0, x1, y1 in pixels (4,), and degrees, 0 unless the track says `align_eyes`.
     """
-    if track.crop == "stable":
-        return track.box_xyxy, float(np.nanmedian(track.angle_deg)) if track.align_eyes else 0.0
-    known = np.flatnonzero(~np.isnan(track.boxes_xyxy[:, 0]))
-    sample = known[np.abs(known - track.sample_at(t_s)).argmin()]
-    x0, y0, x1, y1 = track.boxes_xyxy[sample].astype(np.float64)
-    side = float(track.box_xyxy[2] - track.box_xyxy[0])
-    cx, cy = (x0 + x1) / 2, (y0 + y1) / 2 - UP * side / track.scale
-    box = np.array([cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2], np.float32)
-    return box, float(track.angle_deg[sample]) if track.align_eyes else 0.0
+    box, angle_deg = track.box_xyxy, track.angle_deg
+    if track.crop == "smooth":
+        known = np.flatnonzero(~np.isnan(track.boxes_xyxy[:, 0]))
+        sample = known[np.abs(known - track.sample_at(t_s)).argmin()]
+        x0, y0, x1, y1 = track.boxes_xyxy[sample].astype(np.float64)
+        side = float(box[2] - box[0])
+        cx, cy = (x0 + x1) / 2, (y0 + y1) / 2 - UP * side / track.scale
+        box, angle_deg = square(cx, cy, side), angle_deg[sample]
+    return box, float(np.nanmedian(angle_deg)) if track.align_eyes else 0.0
+
+
+def square(cx: float, cy: float, side: float) -> np.ndarray:
+    """The square about a centre in pixels: x0, y0, x1, y1, float32 (4,)."""
+    return np.array([cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2], np.float32)
 
 
 def crop_at(frame: np.ndarray, track: FaceTrack, t_s: float, size_px: int) -> np.ndarray:
@@ -232,10 +229,14 @@ def write_track(path: str | Path, track: FaceTrack, stamp: str = "") -> None:
 
 def read_track(path: str | Path) -> FaceTrack:
     """Read a track; a damaged file is a ValueError that names it."""
-    arrays = read_arrays(path)
-    arrays.pop("stamp", None)
+    return _read_track(path)[0]
+
+
+def _read_track(path: str | Path) -> tuple[FaceTrack, str]:
+    arrays = {name: value.item() if value.ndim == 0 else value for name, value in read_arrays(path).items()}
+    stamp = arrays.pop("stamp", "")
     try:
-        return FaceTrack(**{name: value.item() if value.ndim == 0 else value for name, value in arrays.items()})
+        return FaceTrack(**arrays), stamp
     except TypeError:
         raise ValueError(f"{path} is not a face track: it holds {', '.join(sorted(arrays))}.") from None
 
@@ -256,27 +257,20 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
         raise NoFaceError(f"no faces file: {no_track[key]}")
     if stamp == "missing":
         raise NoFaceError("the video is not in the folder of clips")
-    path = out / "faces" / f"{key}.npz"
     try:
-        found, track = str(read_arrays(path)["stamp"]), read_track(path)
+        track, found = _read_track(out / "faces" / f"{key}.npz")
+        if found == stamp:
+            return track
+        why = "the clip has changed since"
     except FileNotFoundError:
-        raise NoFaceError("no faces file: the clip is new, or it was deleted. Run 02_clip_preparation again") from None
+        why = "the clip is new, or it was deleted"
     except ValueError:
-        raise NoFaceError("no faces file: it is damaged. Run 02_clip_preparation again") from None
-    if found != stamp:
-        raise NoFaceError("no faces file: the clip has changed since. Run 02_clip_preparation again")
-    return track
+        why = "it is damaged"
+    raise NoFaceError(f"no faces file: {why}. Run 02_clip_preparation again")
 
 
 def export_faces(
-    clips: "pd.DataFrame",
-    data: str | Path,
-    run: str | Path,
-    to: str | Path,
-    *,
-    every: int = 5,
-    quality: int = 95,
-    progress: bool = False,
+    clips: "pd.DataFrame", data: str | Path, run: str | Path, to: str | Path, *, every: int = 5, progress: bool = False
 ) -> dict[str, Any]:
     """Write the face crops of all clips; clips that are done are not done again.
 
@@ -286,7 +280,6 @@ def export_faces(
         run: The run's folder, with `faces/` of 02.
         to: Where `faces_jpeg/` and `faces_jpeg_times/` are made.
         every: Every which frame of the file, from the first; 5 as in the source project.
-        quality: Of the JPEG files, 1 to 100.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -296,14 +289,12 @@ def export_faces(
         FileNotFoundError: 02 is not done.
         ValueError: `to` was made with other settings.
     """
-    from tqdm.auto import tqdm
-
-    if every < 1 or not 1 <= quality <= 100:
-        raise ValueError(f"every must be at least 1 and quality 1 to 100, got {every} and {quality}.")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}.")
     faces = read_manifest(Path(run) / "faces", "02_clip_preparation")
     backend = faces["identity"]["parameters"]["backend"]
     no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    identity = {"preparation": faces["identity"], "every": every, "quality": quality, "size_px": SIZE_PX}
+    identity = {"preparation": faces["identity"], "every": every, "quality": QUALITY, "size_px": SIZE_PX}
     made_with = {"decoder": backend_version(backend), "opencv": cv2.__version__}
     with Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with) as stage:
         counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
@@ -315,7 +306,7 @@ def export_faces(
                 continue
             try:
                 track = track_of(Path(run), key, stamp, no_track)
-                numbers, t_s = export_clip(path, track, folder, every=every, quality=quality, backend=backend)
+                numbers, t_s = _export_clip(path, track, folder, every, backend)
             except (VideoError, NoFaceError, cv2.error, av.FFmpegError) as error:
                 log.warning("%s: %s", key, error)
                 shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
@@ -323,43 +314,27 @@ def export_faces(
                 stage.fail(key, str(error).removeprefix(f"{path.name}: "))
                 counts["failed"] += 1
                 continue
-            write_arrays(stage.path(key), frame=numbers, t_s=t_s, stamp=stamp)
+            write_arrays(stage.path(key), frame=np.array(numbers, np.int64), t_s=np.array(t_s, np.float64), stamp=stamp)
             counts["made"] += 1
             counts["files"] += len(numbers)
         return stage.finish(**counts)
 
 
-def export_clip(
-    path: str | Path, track: FaceTrack, folder: Path, *, every: int, quality: int, backend: str = "auto"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Write one clip's crops into `folder`, replacing what is there; frames without the face are left out.
-
-    Returns:
-        Numbers in the file of the frames that were written, int64 (n,), and their times in seconds, float64 (n,).
-    """
-    numbers, t_s = [], []
-    with replacing_folder(folder) as part:
-        for frame, t, number in iter_frames(path, indices=slice(0, None, every), backend=backend):
-            if track.has_face(np.array(t)):
-                crop = cv2.cvtColor(crop_at(frame, track, t, SIZE_PX), cv2.COLOR_RGB2BGR)
-                ok, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, quality])
-                if not ok:
-                    raise RuntimeError(f"OpenCV {cv2.__version__} could not encode frame {number} as JPEG")
-                (part / f"face_{number:06d}.jpg").write_bytes(jpeg.tobytes())
-                numbers.append(number)
-                t_s.append(t)
-    return np.array(numbers, np.int64), np.array(t_s, np.float64)
-
-
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `folder` on success, and is removed otherwise."""
-    part = folder.parent / f".part-{folder.name}"
+def _export_clip(path: Path, track: FaceTrack, folder: Path, every: int, backend: str) -> tuple[list[int], list[float]]:
+    """Put a clip's crops in the place of `folder`; returns numbers in the file and seconds of the frames written."""
+    written = []
+    part = folder.parent / f"{PART}{folder.name}"
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     part.mkdir(parents=True)
     try:
-        yield part
+        for frame, t, number in iter_frames(path, indices=slice(0, None, every), backend=backend):
+            if track.has_face(t):
+                crop = cv2.cvtColor(crop_at(frame, track, t, SIZE_PX), cv2.COLOR_RGB2BGR)
+                _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+                (part / f"face_{number:06d}.jpg").write_bytes(jpeg.tobytes())
+                written.append((number, t))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    return [number for number, _ in written], [t for _, t in written]

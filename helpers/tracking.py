@@ -10,10 +10,13 @@ looks like the one that was detected is lost.
 """
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 
 import cv2
 import numpy as np
+
+from helpers.detectors import shrunk
 
 NONE, DETECTED, TRACKED, INTERPOLATED = range(4)
 SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `source`
@@ -28,6 +31,7 @@ PATCH_PX = 24  # side of the patches that similarity is measured on
 MIN_SIMILARITY = 0.6  # correlation with the detected face; below it the face is lost
 MAX_FACES = 4  # followed at once, the largest
 LUCAS_KANADE = {"winSize": (11, 11), "maxLevel": 2, "criteria": (3, 10, 0.03)}
+PAIRS = cache(partial(np.triu_indices, k=1))  # by the number of points
 
 
 @dataclass
@@ -44,69 +48,11 @@ class Leg:
     boxes_xyxy: list[np.ndarray] = field(default_factory=list)
     similarity: list[float] = field(default_factory=list)
 
-
-class Follower:
-    """Takes the samples of a clip one by one; the legs of all followed faces gather in `legs`."""
-
-    def __init__(self) -> None:
-        self.legs: list[Leg] = []
-        self._chases: list[_Chase] = []
-        self._since_look: list[np.ndarray] = []  # grey pictures after the last look, the newest last
-        self._before: np.ndarray | None = None
-        self._n_looks = 0
-
-    def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
-        """Take the next sample.
-
-        Args:
-            sample: Its number, one more than that of the call before.
-            frame: RGB uint8 (H, W, 3).
-            faces: Rows of `helpers.detectors.detect_faces` if it was looked at, else None.
-        """
-        gray, scale = small_gray(frame)
-        self._chases = [chase for chase in self._chases if chase.step(sample, self._before, gray, scale)]
-        if faces is None:
-            self._since_look.append(gray)
-        else:
-            self._look(sample, gray, scale, faces)
-        self._before = gray
-
-    def _look(self, sample: int, gray: np.ndarray, scale: float, faces: np.ndarray) -> None:
-        """End the legs that arrive at a detection; start one at every detection, and one back where none arrived."""
-        boxes = corners(faces)
-        for leg in (chase.leg for chase in self._chases):
-            overlaps = [iou(leg.boxes_xyxy[-1], box) for box in boxes]
-            if overlaps and max(overlaps) >= SAME_FACE_IOU:
-                leg.arrived = (self._n_looks, int(np.argmax(overlaps)))
-        arrived = {chase.leg.arrived for chase in self._chases}
-        bridging = [chase for chase in self._chases if chase.leg.arrived is None]
-        largest = np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES]
-        self._chases = []
-        for row in largest.tolist():
-            start = (self._n_looks, row)
-            if start not in arrived and self._since_look:
-                self.legs.append(self._back(_Chase(Leg(start), gray, boxes[row] * scale), sample, gray, scale))
-            self._chases.append(_Chase(Leg(start), gray, boxes[row] * scale))
-            self.legs.append(self._chases[-1].leg)
-        self._chases += bridging[: MAX_FACES - len(self._chases)]
-        self._since_look = []
-        self._n_looks += 1
-
-    def _back(self, chase: "_Chase", sample: int, gray: np.ndarray, scale: float) -> Leg:
-        """Follow a face that appeared at a look backwards to the look before."""
-        for back, earlier in enumerate(reversed(self._since_look), start=1):
-            if not chase.step(sample - back, gray, earlier, scale):
-                break
-            gray = earlier
-        return chase.leg
-
-
-class _Chase:
-    """One box that is moved from picture to picture, in pixels of the small grey pictures; what it meets is a leg."""
-
-    def __init__(self, leg: Leg, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
-        self.leg, self._detected = leg, _patch(gray, box_xyxy)
+    def begin(self, gray: np.ndarray, box_xyxy: np.ndarray) -> "Leg":
+        """Remember what the detected face looks like; the box is in pixels of the small grey picture."""
+        self._detected = _patch(gray, box_xyxy)
         self._seed(gray, box_xyxy)
+        return self
 
     def _seed(self, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
         """Choose new points in a box; later boxes are that box moved as the points have moved since."""
@@ -118,50 +64,88 @@ class _Chase:
         self._box, self._seeded, self._points = box_xyxy, points, points
 
     def step(self, sample: int, before: np.ndarray, gray: np.ndarray, scale: float) -> bool:
-        """Move the box to the next picture and note it in the leg; False when the face is lost."""
+        """Move the box to the next picture and note it; False when the face is lost."""
         if len(self._points) < MIN_POINTS:
             return False
         there, went, _ = cv2.calcOpticalFlowPyrLK(before, gray, self._points, None, **LUCAS_KANADE)
         back, came, _ = cv2.calcOpticalFlowPyrLK(gray, before, there, None, **LUCAS_KANADE)
         kept = (went & came)[:, 0].astype(bool) & (np.abs(back - self._points).max(axis=1) <= MAX_RETURN_PX)
         kept &= ((there >= 0) & (there <= np.float32(gray.shape[::-1]) - 1)).all(axis=1)
-        n_seeded, self._seeded, self._points = len(self._seeded), self._seeded[kept], there[kept]
+        self._seeded, self._points = self._seeded[kept], there[kept]
         if len(self._points) < MIN_POINTS:
             return False
         box = moved_box(self._box, self._seeded, self._points)
         similarity = correlation(self._detected, _patch(gray, box))
         if similarity < MIN_SIMILARITY:
             return False
-        if len(self._points) < N_POINTS // 2 and len(self._points) < n_seeded:
+        if len(self._points) < N_POINTS // 2 and not kept.all():
             self._seed(gray, box)
-        self.leg.samples.append(sample)
-        self.leg.boxes_xyxy.append(box / scale)
-        self.leg.similarity.append(similarity)
+        self.samples.append(sample)
+        self.boxes_xyxy.append(box / scale)
+        self.similarity.append(similarity)
         return True
 
 
-def small_gray(frame: np.ndarray) -> tuple[np.ndarray, float]:
-    """A frame in grey with at most `PICTURE_PX` pixels on its shorter side, and its size in that of the frame."""
-    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = min(1.0, PICTURE_PX / min(gray.shape))
-    if scale < 1:
-        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return gray, scale
+class Follower:
+    """Takes the samples of a clip one by one; the legs of all followed faces gather in `legs`."""
+
+    def __init__(self) -> None:
+        self.legs: list[Leg] = []
+        self._moving: list[Leg] = []
+        self._pictures: list[np.ndarray] = []  # grey, since the last look and with it, the newest last
+        self._n_looks = 0
+
+    def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
+        """Take the next sample.
+
+        Args:
+            sample: Its number, one more than that of the call before.
+            frame: RGB uint8 (H, W, 3).
+            faces: Rows of `helpers.detectors.detect_faces` if it was looked at, else None.
+        """
+        gray, scale = shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), PICTURE_PX)
+        self._moving = [leg for leg in self._moving if leg.step(sample, self._pictures[-1], gray, scale)]
+        self._pictures.append(gray)
+        if faces is not None:
+            self._look(sample, scale, faces)
+
+    def _look(self, sample: int, scale: float, faces: np.ndarray) -> None:
+        """End the legs that arrive at a detection; start one at every detection, and one back where none arrived."""
+        boxes, gray = corners(faces), self._pictures[-1]
+        for leg in self._moving:
+            overlaps = [iou(leg.boxes_xyxy[-1], box) for box in boxes]
+            if max(overlaps, default=0) >= SAME_FACE_IOU:
+                leg.arrived = (self._n_looks, int(np.argmax(overlaps)))
+        arrived = {leg.arrived for leg in self._moving}
+        bridging = [leg for leg in self._moving if leg.arrived is None]
+        self._moving = []
+        for row in np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES].tolist():
+            start = (self._n_looks, row)
+            if start not in arrived and len(self._pictures) > 2:
+                self.legs.append(self._back(Leg(start).begin(gray, boxes[row] * scale), sample, scale))
+            self._moving.append(Leg(start).begin(gray, boxes[row] * scale))
+            self.legs.append(self._moving[-1])
+        self._moving += bridging[: MAX_FACES - len(self._moving)]
+        self._pictures = [gray]
+        self._n_looks += 1
+
+    def _back(self, leg: Leg, sample: int, scale: float) -> Leg:
+        """Follow a face that appeared at a look backwards to the look before."""
+        for later, earlier in pairwise(self._pictures[:0:-1]):
+            sample -= 1
+            if not leg.step(sample, later, earlier, scale):
+                break
+        return leg
 
 
 def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Shift and scale a box (4,) by the medians of how its points (n, 2) have moved and how far apart they are."""
-    one, other = _pairs(len(before))
+    one, other = PAIRS(len(before))
     apart, apart_later = (np.hypot(*(p[one] - p[other]).T) for p in (before, after))
     far = apart > 1
     scale = np.median(apart_later[far] / apart[far]) if far.any() else 1.0
     shift = np.median(after - scale * before, axis=0)
     return (scale * np.asarray(box_xyxy, np.float64).reshape(2, 2) + shift).ravel()
-
-
-@cache
-def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.triu_indices(n, k=1)
 
 
 def _patch(gray: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
@@ -218,20 +202,20 @@ def main_face(found: list[np.ndarray]) -> MainFace:
             if overlap >= SAME_FACE_IOU and j not in linked and i not in linked.values():
                 linked[j] = i
         for j in range(len(here)):
-            if j not in linked:
-                linked[j] = len(tracks)
-                tracks.append([])
-            tracks[linked[j]].append((look, j))
+            if j in linked:
+                tracks[linked[j]].append((look, j))
+            else:
+                tracks.append([(look, j)])
     if not tracks:
         return MainFace([], [], np.zeros((0, 5), np.float32), "no face")
     areas = [sum(found[i][j][2] * found[i][j][3] for i, j in track) for track in tracks]
     chosen = tracks[int(np.argmax(areas))]
-    looks, numbers = zip(*chosen, strict=True)
     reason = "the only face"
     if len(areas) > 1:
         second, first = sorted(areas)[-2:]
         reason = f"largest summed area: {first / second:.1f} times the next of {len(areas)} faces"
-    return MainFace(list(looks), list(numbers), np.stack([found[i][j] for i, j in chosen]), reason)
+    looks, numbers = map(list, zip(*chosen, strict=True))
+    return MainFace(looks, numbers, np.stack([found[i][j] for i, j in chosen]), reason)
 
 
 @dataclass(frozen=True)
@@ -264,7 +248,8 @@ def face_path(main: MainFace, legs: list[Leg], n: int, *, every: int, fps: float
         fps: Samples per second.
         max_gap_s: Longest time between two known boxes that is interpolated.
     """
-    found, confidence, source = _join_legs(main, legs, n, every)
+    looked = np.array(main.looks) * every
+    found, confidence, source = _join_legs(main, legs, n, looked)
     known = np.flatnonzero(source)
     fills = fillable(known, max_gap_s * fps)
     for column in found.T:
@@ -273,15 +258,13 @@ def face_path(main: MainFace, legs: list[Leg], n: int, *, every: int, fps: float
     boxes = smooth(found, CUT_OFF_S * fps)
     angle = np.full(n, np.nan)
     if main.rows.shape[1] == 15:
-        has_box = source != NONE
-        looked = np.array(main.looks) * every
-        angle[has_box] = np.interp(np.flatnonzero(has_box), looked, roll_deg(main.rows))
+        angle = np.where(source, np.interp(np.arange(n), looked, roll_deg(main.rows)), np.nan)
         angle = smooth(angle[:, None], CUT_OFF_S * fps)[:, 0]
     found_32, boxes_32, confidence, angle = (x.astype(np.float32) for x in (found, boxes, confidence, angle))
     return FacePath(found_32, boxes_32, confidence, source, angle, jitter(found), jitter(boxes))
 
 
-def _join_legs(main: MainFace, legs: list[Leg], n: int, every: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _join_legs(main: MainFace, legs: list[Leg], n: int, looked: np.ndarray) -> tuple[np.ndarray, ...]:
     """Lay the main face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
 
     A leg that arrives at the next detection is bent so that it ends on it; where two legs meet, each sample takes the
@@ -295,8 +278,8 @@ def _join_legs(main: MainFace, legs: list[Leg], n: int, every: int) -> tuple[np.
         if leg.start not in detected or not leg.samples:
             continue
         k = detected[leg.start]
-        samples, boxes, origin = np.array(leg.samples), np.array(leg.boxes_xyxy), main.looks[k] * every
-        distance = np.abs(samples - origin)
+        samples, boxes = np.array(leg.samples), np.array(leg.boxes_xyxy)
+        distance = np.abs(samples - looked[k])
         if leg.arrived in detected:
             boxes += (distance / distance[-1])[:, None] * (rows[detected[leg.arrived]] - boxes[-1])
             distance = np.minimum(distance, distance[-1] - distance)
@@ -304,7 +287,6 @@ def _join_legs(main: MainFace, legs: list[Leg], n: int, every: int) -> tuple[np.
         samples = samples[nearer]
         found[samples], away[samples], source[samples] = boxes[nearer], distance[nearer], TRACKED
         confidence[samples] = main.rows[k, 4] * np.array(leg.similarity)[nearer]
-    looked = np.array(main.looks) * every
     found[looked], confidence[looked], source[looked] = rows, main.rows[:, 4], DETECTED
     return found, confidence, source
 

@@ -13,7 +13,15 @@ from tiny_yunet import tiny_yunet
 
 from helpers import detectors, faces
 from helpers.config import PreparationConfig
-from helpers.detectors import YUNET, detect_faces, detector_file, detector_version, require_detector, rows_of_yunet
+from helpers.detectors import (
+    YUNET,
+    detect_faces,
+    detector_file,
+    detector_version,
+    require_detector,
+    rows_of_yunet,
+    shrunk,
+)
 from helpers.files import ROOT, weights_folder
 from helpers.video import read_frames
 
@@ -40,6 +48,13 @@ def test_a_face_is_found_where_it_is_at_any_size():
     assert 60 < y + h / 2 < 180
     larger = detect_faces(cv2.resize(frame, None, fx=3, fy=3))
     np.testing.assert_allclose(larger[0, :4] / 3, found[0, :4], atol=0.08 * w)
+
+
+def test_a_large_picture_is_shrunk_and_says_how_small_it_is():
+    small, scale = shrunk(np.zeros((720, 1280), np.uint8), 180)
+    assert small.shape == (180, 320)
+    assert scale == 0.25
+    assert shrunk(np.zeros((60, 80, 3), np.uint8), 180)[1] == 1
 
 
 def test_no_face_is_an_empty_table():

@@ -13,7 +13,7 @@ from numbered import FrameList
 
 from helpers import faces
 from helpers.config import PreparationConfig
-from helpers.detectors import LANDMARKS, detect_faces
+from helpers.detectors import detect_faces
 from helpers.extract import prepare_clips
 from helpers.faces import (
     FaceTrack,
@@ -202,7 +202,7 @@ def test_eyes_are_turned_level(angle):
 def test_aligning_eyes_without_landmarks_is_refused_by_name():
     with pytest.raises(ValueError, match="align_eyes needs the detector 'yunet', got 'haar'"):
         PreparationConfig(align_eyes=True)
-    assert all(PreparationConfig(align_eyes=True, detector=detector).align_eyes for detector in LANDMARKS)
+    assert PreparationConfig(align_eyes=True, detector="yunet").align_eyes
     with pytest.raises(ValueError, match="crop must be str, one of 'stable', 'smooth', got 'none'"):
         PreparationConfig(crop="none")
 
@@ -345,7 +345,7 @@ def test_other_settings_are_refused(prepared, tmp_path):
     export_faces(clips.iloc[2:], data, run, tmp_path)
     with pytest.raises(ValueError, match="was made differently: every: 4 here, 5 there"):
         export_faces(clips, data, run, tmp_path, every=4)
-    with pytest.raises(ValueError, match="every must be at least 1 and quality 1 to 100, got 0 and 95"):
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         export_faces(clips, data, run, tmp_path, every=0)
     with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
         export_faces(clips, data, tmp_path / "nowhere", tmp_path)

@@ -21,7 +21,6 @@ from helpers.tracking import (
     main_face,
     moved_box,
     roll_deg,
-    small_gray,
     smooth,
 )
 
@@ -265,10 +264,3 @@ def test_similarity_is_a_correlation():
     assert correlation(a, 3 * a + 2) == pytest.approx(1)
     assert correlation(a, -a) == pytest.approx(-1)
     assert correlation(a, np.ones((7, 5))) == 0
-
-
-def test_the_grey_picture_is_small_and_says_how_small():
-    gray, scale = small_gray(np.zeros((720, 1280, 3), np.uint8))
-    assert gray.shape == (180, 320)
-    assert scale == 0.25
-    assert small_gray(np.zeros((60, 80, 3), np.uint8))[1] == 1
