@@ -31,8 +31,7 @@ def get_attention_weights(model: keras.Model, inputs: dict[str, np.ndarray]) -> 
     parts = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="attention over a single motion token")
-        for i in range(0, len(inputs["static"]), BATCH):
-            batch = {name: x[i : i + BATCH] for name, x in inputs.items()}
+        for batch in _batches(inputs, BATCH):
             parts.append(ops.convert_to_numpy(model(batch, training=False, return_attention=True)[1]))
     attention = np.concatenate(parts)
     if (np.count_nonzero(attention, axis=-1) <= 1).all():
@@ -164,9 +163,9 @@ def order_of(importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, -importance, np.inf).argsort(1, kind="stable")
 
 
-def random_orders(mask: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
+def random_orders(mask: np.ndarray, n: int) -> list[np.ndarray]:
     """Draw n orders of each clip's tokens, each int (N, Td)."""
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     return [order_of(random.random_sample(mask.shape), mask) for _ in range(n)]
 
 
@@ -260,16 +259,11 @@ def gradient_attention(model: keras.Model, inputs: dict[str, np.ndarray]) -> np.
     Returns:
         float32 (N, k, Ts, Td), not negative; 0 where a mask is False.
     """
-    parts = []
-    for batch, k in _batches(model, inputs):
-        attention, slope = _slopes(model, batch, k)
-        parts.append(np.maximum(attention * slope, 0).mean(2))
-    return np.concatenate(parts)
+    products = (np.multiply(*_slopes(model, batch)) for batch in _batches(inputs, ROWS // model.head.n_targets))
+    return np.concatenate([np.maximum(product, 0).mean(2) for product in products])
 
 
-def relevance(
-    model: keras.Model, inputs: dict[str, np.ndarray], baseline: np.ndarray, *, steps: int = STEPS
-) -> np.ndarray:
+def relevance(model: keras.Model, inputs: dict[str, np.ndarray], baseline: np.ndarray) -> np.ndarray:
     """Say how much of each score came along each look: gradient times attention, integrated from mean motion on.
 
     R_ij = sum_h int_0^1 A_hij <dy/dr_hi, V_h (m_j - m0)> da, all at motion m0 + a (m - m0), r what a face token reads.
@@ -282,28 +276,21 @@ def relevance(
         model: Trained model.
         inputs: `static` (N, Ts, D), `dynamic` (N, Td, D), their `_t_s` in seconds and `_mask`, bool.
         baseline: Mean motion token of the training clips, (D,).
-        steps: Points on the way, midpoint rule.
 
     Returns:
-        float32 (N, k, Ts, Td), signed, in units of the score; 0 where a mask is False.
+        float32 (N, k, Ts, Td), signed, in units of the score; 0 where a mask is False. Its sum over Ts is that of each
+        motion token.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}. 8 are enough.")
     parts = []
-    for batch, k in _batches(model, inputs):
+    for batch in _batches(inputs, ROWS // model.head.n_targets):
         total = 0.0
-        for a in (np.arange(steps) + 0.5) / steps:
+        for a in (np.arange(STEPS) + 0.5) / STEPS:  # midpoints
             motion = baseline + a * (batch["dynamic"] - baseline)
-            attention, slope = _slopes(model, _with_mean_token(batch | {"dynamic": motion}, baseline), k)
+            attention, slope = _slopes(model, _with_mean_token(batch | {"dynamic": motion}, baseline))
             beyond_mean = (slope[..., :-1] - slope[..., -1:]) / a  # (n, k, heads, Ts, Td)
-            total = total + (attention[..., :-1] * beyond_mean).sum(2) / steps
+            total = total + (attention[..., :-1] * beyond_mean).sum(2) / STEPS
         parts.append(total.astype("float32"))
     return np.concatenate(parts)
-
-
-def per_motion_token(relevance: np.ndarray) -> np.ndarray:
-    """Sum relevance over the face tokens that looked: (N, k, Ts, Td) to (N, k, Td)."""
-    return relevance.sum(2)
 
 
 def shares(per_token: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -318,12 +305,10 @@ def shares(per_token: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return size / np.where(total > 0, total, np.nan)
 
 
-def _batches(model: keras.Model, inputs: dict[str, np.ndarray]) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Some clips at a time, and the number of targets."""
-    k = model.head.n_targets
-    size = max(1, ROWS // k)
-    for i in range(0, len(inputs["static"]), size):
-        yield {name: x[i : i + size] for name, x in inputs.items()}, k
+def _batches(inputs: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Some clips at a time, at least one."""
+    for i in range(0, len(inputs["static"]), max(1, size)):
+        yield {name: x[i : i + max(1, size)] for name, x in inputs.items()}
 
 
 def _with_mean_token(batch: dict[str, np.ndarray], baseline: np.ndarray) -> dict[str, np.ndarray]:
@@ -334,9 +319,9 @@ def _with_mean_token(batch: dict[str, np.ndarray], baseline: np.ndarray) -> dict
     return batch | {"dynamic": dynamic} | longer
 
 
-def _slopes(model: keras.Model, batch: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+def _slopes(model: keras.Model, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Attention (n, 1, heads, Ts, Td) and the slope of each score with it, (n, k, heads, Ts, Td)."""
-    n = len(batch["static"])
+    n, k = len(batch["static"]), model.head.n_targets
     repeated = {name: np.repeat(x, k, axis=0) for name, x in batch.items()}  # one copy of a clip per target
     chosen = ops.convert_to_tensor(np.tile(np.eye(k, dtype="float32"), (n, 1)))
     attention = ops.convert_to_numpy(model(batch, training=False, return_attention=True)[1])

@@ -14,7 +14,6 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from helpers.align import Aligned
 from helpers.attention import (
@@ -25,7 +24,6 @@ from helpers.attention import (
     mean_motion,
     occlusion,
     order_of,
-    per_motion_token,
     random_orders,
     relevance,
     replaced_per_step,
@@ -42,33 +40,24 @@ MEASURES = ("attention", "relevance", "occlusion")
 SHOWN_CLIPS = 60  # enough for an interval of a few hundredths
 
 
-def inside_windows(t_s: np.ndarray, token_s: float, starts_s: np.ndarray, window_s: np.ndarray) -> np.ndarray:
-    """Whether at least half of each token's duration lies in one clip's windows.
-
-    Args:
-        t_s: Centre of each token in seconds, (N, Td).
-        token_s: Duration of a token in seconds.
-        starts_s: Start of each window in seconds, (N, windows), not overlapping.
-        window_s: Length of each clip's windows in seconds, (N,).
-
-    Returns:
-        bool (N, Td).
-    """
-    low, high = t_s[:, :, None] - token_s / 2, t_s[:, :, None] + token_s / 2
-    stops_s = starts_s + window_s[:, None]
-    overlap = np.minimum(high, stops_s[:, None]) - np.maximum(low, starts_s[:, None])  # (N, Td, windows)
-    return np.clip(overlap, 0, None).sum(-1) >= token_s / 2 - 1e-9
-
-
 def planted_windows(folder: str | Path, aligned: Aligned) -> np.ndarray | None:
-    """Read which motion tokens lie in a planted light window, bool (N, Td); None where the clips are not synthetic.
+    """Read which motion tokens lie in planted light windows, by half or more of their duration.
 
     Args:
         folder: Holds `truth.csv`: key, warm_s, cool_s, window_s in seconds.
         aligned: Clips of that table.
+
+    Returns:
+        bool (N, Td); None where the clips are not synthetic.
     """
     found = window_starts(folder, aligned)
-    return None if found is None else inside_windows(aligned.dynamic_t_s, token_duration(aligned), *found)
+    if found is None:
+        return None
+    starts_s, stops_s = found[0], found[0] + found[1][:, None]
+    half_s = token_duration(aligned) / 2
+    low, high = aligned.dynamic_t_s[:, :, None] - half_s, aligned.dynamic_t_s[:, :, None] + half_s
+    overlap = np.minimum(high, stops_s[:, None]) - np.maximum(low, starts_s[:, None])  # (N, Td, windows)
+    return np.clip(overlap, 0, None).sum(-1) >= half_s - 1e-9
 
 
 def window_starts(folder: str | Path, aligned: Aligned) -> tuple[np.ndarray, np.ndarray] | None:
@@ -162,7 +151,7 @@ def measure(test: HeldOut, column: int) -> dict[str, Any]:
     """
     inputs, mask = test.clips.inputs(), test.clips.dynamic_mask
     effects = occlusion(test.model, inputs, column, test.baseline)
-    relevant = np.abs(per_motion_token(relevance(test.model, inputs, test.baseline)))
+    relevant = np.abs(relevance(test.model, inputs, test.baseline).sum(2))
     share = attention_by_time(get_attention_weights(test.model, inputs), test.clips.static_mask)
     orders = {"occlusion": np.abs(effects), "relevance": relevant[:, column], "attention": share}
     chosen = {name: [order_of(importance, mask)] for name, importance in orders.items()}
@@ -171,7 +160,7 @@ def measure(test: HeldOut, column: int) -> dict[str, Any]:
         "occlusion": effects,
         "attention": share,
         "relevance": relevant,
-        "gradient_attention": per_motion_token(gradient_attention(test.model, inputs)),
+        "gradient_attention": gradient_attention(test.model, inputs).sum(2),
         "curves": curves(test.model, inputs, chosen, column, test.baseline),
     }
 
@@ -295,7 +284,7 @@ def show(model: keras.Model, clips: Aligned, baseline: np.ndarray, column: int) 
     inputs = clips.inputs()
     maps = get_attention_weights(model, inputs).mean(1)  # (N, Ts, Td)
     real = clips.static_mask[:, :, None] & clips.dynamic_mask[:, None]
-    worth = per_motion_token(relevance(model, inputs, baseline))[:, column]
+    worth = relevance(model, inputs, baseline).sum(2)[:, column]
     effects = occlusion(model, inputs, column, baseline)
     return {
         "attention": np.where(real, maps, np.nan).reshape(len(clips), -1),
@@ -309,12 +298,9 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Values that are NaN in either are left out; NaN where less than three are left, or one side does not vary.
     """
-    found = np.full(len(a), np.nan)
-    for i, (x, y) in enumerate(zip(a, b, strict=True)):
-        both = ~(np.isnan(x) | np.isnan(y))
-        if both.sum() > 2 and np.ptp(x[both]) > 0 and np.ptp(y[both]) > 0:
-            found[i] = spearmanr(x[both], y[both]).statistic
-    return found
+    known = ~(np.isnan(a) | np.isnan(b))
+    ranks_a, ranks_b = (pd.DataFrame(x).where(known).rank(axis=1) for x in (a, b))
+    return ranks_a.corrwith(ranks_b, axis=1).where(known.sum(1) > 2).to_numpy()
 
 
 def randomisation(

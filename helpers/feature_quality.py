@@ -20,6 +20,8 @@ from helpers.clips import DISPLAY, targets_of
 from helpers.store import valid_rows
 
 MOST_CLIPS = 1000  # clips whose pairs are looked at: a million pairs
+SAMPLED_ROWS = 4096
+DRAWS = 500  # of intervals, and of what chance gives
 EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
 EQUAL = 1e-6  # share of a channel's range within which two values count as equal
 
@@ -52,21 +54,19 @@ def mean_features(folder: str | Path, table: pd.DataFrame, keys: Iterable[str]) 
     return means.loc[table.loc[means.index, "source"].sort_values(kind="stable").index]
 
 
-def sample_rows(folder: str | Path, keys: Sequence[str], *, most: int = 4096, seed: int = 0) -> np.ndarray:
+def sample_rows(folder: str | Path, keys: Sequence[str]) -> np.ndarray:
     """Draw valid rows of a stage, as many of each clip where possible, with one clip in memory at a time.
 
     Args:
         folder: `static/` or `dynamic/` of a run.
         keys: Clips.
-        most: Rows at most.
-        seed: Of the draw.
 
     Returns:
-        float32 (n, D) in the order of the keys, n <= most.
+        float32 (n, D) in the order of the keys, n <= `SAMPLED_ROWS`.
     """
-    rng = np.random.default_rng(seed)
-    keys = [keys[i] for i in np.sort(rng.permutation(len(keys))[:most])]
-    of_each, found = max(1, most // max(1, len(keys))), []
+    rng = np.random.default_rng(0)
+    keys = [keys[i] for i in np.sort(rng.permutation(len(keys))[:SAMPLED_ROWS])]
+    of_each, found = max(1, SAMPLED_ROWS // max(1, len(keys))), []
     for key in keys:
         rows = valid_rows(Path(folder) / f"{key}.npz")
         if rows is not None:
@@ -146,36 +146,6 @@ def gap_sentence(gap: tuple[float, float] | None) -> str:
     return f"mean similarity {gap[0]:+.2f} within a source, {gap[1]:+.2f} between sources"
 
 
-def in_the_plane(clip_means: pd.DataFrame, method: str = "pca", *, perplexity: float = 10.0) -> pd.DataFrame:
-    """Lay clips out in a plane by their standardised mean features.
-
-    Args:
-        clip_means: A row per clip.
-        method: "pca": the two directions of largest spread; "tsne": neighbours stay neighbours, distances mean nothing.
-        perplexity: Neighbours that t-SNE keeps together; below the number of clips.
-
-    Returns:
-        Index as given, columns x and y; `attrs["shares"]` of PCA are the shares of the variance.
-    """
-    n = len(clip_means)
-    if method not in ("pca", "tsne"):
-        raise ValueError(f"method must be pca or tsne, got {method!r}. Choose one of them.")
-    if reason := no_plane(clip_means):
-        raise ValueError(reason)
-    if method == "tsne" and not 0 < perplexity < n:
-        raise ValueError(f"perplexity must be above 0 and below the {n} clips, got {perplexity}. Lower it.")
-    z, shares = standardised(clip_means.to_numpy("float32")), {}
-    if method == "pca":
-        pca = PCA(2, svd_solver="full").fit(z)
-        points, shares = pca.transform(z), {"shares": pca.explained_variance_ratio_.tolist()}
-    else:
-        how = "exact" if n < EXACT_CLIPS else "barnes_hut"
-        points = TSNE(2, perplexity=perplexity, init="pca", method=how, random_state=0).fit_transform(z)
-    table = pd.DataFrame(points, index=clip_means.index, columns=["x", "y"])
-    table.attrs |= shares
-    return table
-
-
 def no_plane(clip_means: pd.DataFrame) -> str:
     """Say why clips cannot be laid out in a plane; "" where they can."""
     n = len(clip_means)
@@ -186,24 +156,20 @@ def no_plane(clip_means: pd.DataFrame) -> str:
     return ""
 
 
-def consistency(
-    clip_means: pd.DataFrame, sources: Sequence[str], *, standardise: bool = True, draws: int = 500, seed: int = 0
-) -> pd.DataFrame | None:
+def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise: bool = True) -> pd.DataFrame | None:
     """Measure how alike the clips of one source are, and how far sources lie from each other.
 
     Args:
         clip_means: A row per clip; of more than 1000 clips some sources are drawn.
         sources: Of each clip, (n,).
         standardise: Whether channels are standardised over the clips; raw features of one sign look alike anyhow.
-        draws: Of the intervals.
-        seed: Of all chance.
 
     Returns:
         Rows "within sources: cosine similarity" and "between sources: cosine distance"; columns value, low, high (95 %,
         over sources), permuted, permuted_low, permuted_high (the same with the sources permuted). None when no
         two clips share a source, or all do.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     chosen = _whole_sources(np.asarray(sources), rng)
     codes, names = pd.factorize(np.asarray(sources)[chosen])
     if len(names) < 2 or len(names) == len(codes):
@@ -213,28 +179,13 @@ def consistency(
     np.fill_diagonal(similarity, 0)
     sums, pairs = _by_sources(similarity, codes)
     once, k = np.ones(len(names)), len(names)
-    drawn = [_within_between(sums, pairs, weight) for weight in rng.multinomial(k, once / k, draws)]
-    permuted = [_within_between(*_by_sources(similarity, rng.permutation(codes)), once) for _ in range(draws)]
+    drawn = [_within_between(sums, pairs, weight) for weight in rng.multinomial(k, once / k, DRAWS)]
+    permuted = [_within_between(*_by_sources(similarity, rng.permutation(codes)), once) for _ in range(DRAWS)]
     columns = {"value": _within_between(sums, pairs, once)}
     columns["low"], columns["high"] = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     columns["permuted"] = np.mean(permuted, axis=0)
     columns["permuted_low"], columns["permuted_high"] = np.percentile(permuted, [2.5, 97.5], axis=0)
     return pd.DataFrame(columns, index=["within sources: cosine similarity", "between sources: cosine distance"])
-
-
-def consistency_sentence(table: pd.DataFrame | None) -> str:
-    """Say what `consistency` found."""
-    if table is None:
-        return "no two clips share a source, or all do"
-    alike = table["value"].iloc[0] > table["permuted_high"].iloc[0]
-    return f"clips of one source are {'more' if alike else 'no more'} alike than chance"
-
-
-def raw_sentence(table: pd.DataFrame) -> str:
-    """Say how alike clips are by a table of `consistency` with `standardise=False`."""
-    row = table.iloc[0]
-    chance = f"{row['permuted_low']:.4f} to {row['permuted_high']:.4f} with permuted sources"
-    return f"raw: cosine similarity {row['value']:.4f} within sources, {chance}"
 
 
 def _whole_sources(sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -259,9 +210,7 @@ def _within_between(sums: np.ndarray, pairs: np.ndarray, weight: np.ndarray) -> 
     return within / n_within if n_within else np.nan, 1 - between / n_between if n_between else np.nan
 
 
-def rating_relation(
-    clip_means: pd.DataFrame, ratings: pd.DataFrame, sources: Sequence[str], *, draws: int = 500, seed: int = 0
-) -> pd.DataFrame:
+def rating_relation(clip_means: pd.DataFrame, ratings: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
     """Measure whether clips with similar ratings have similar features, over pairs of clips of different sources.
 
     The test of Mantel (1967): correlation over pairs of the features' cosine similarity with minus the difference of
@@ -271,13 +220,12 @@ def rating_relation(
         clip_means: A row per clip.
         ratings: Same index, one column per target; NaN where unrated.
         sources: Of each clip, (n,).
-        draws, seed: Of the control.
 
     Returns:
         Index target; columns value, permuted_low, permuted_high (95 %), p (one-sided, times the number of targets:
         Bonferroni), clips. Targets with fewer than 5 rated clips, or without two sources, are left out.
     """
-    rng, rows = np.random.default_rng(seed), {}
+    rng, rows = np.random.default_rng(0), {}
     for target in ratings:
         rated = np.flatnonzero(ratings[target].notna().to_numpy())
         rated = rated[_whole_sources(np.asarray(sources)[rated], rng)]
@@ -286,10 +234,10 @@ def rating_relation(
             continue
         alike = cosine_similarity(standardised(clip_means.to_numpy("float32")[rated]))[other]
         score = ratings[target].to_numpy("float64")[rated]
-        permuted = np.array([_closeness(rng.permutation(score), other, alike) for _ in range(draws)])
+        permuted = np.array([_closeness(rng.permutation(score), other, alike) for _ in range(DRAWS)])
         low, high = np.percentile(permuted, [2.5, 97.5])
         value = _closeness(score, other, alike)
-        p = (1 + (permuted >= value).sum()) / (1 + draws)
+        p = (1 + (permuted >= value).sum()) / (1 + DRAWS)
         rows[target] = {"value": value, "permuted_low": low, "permuted_high": high, "p": p, "clips": len(rated)}
     columns = ["value", "permuted_low", "permuted_high", "p", "clips"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -328,12 +276,31 @@ class Comparison:
 
     def on_sources(self) -> list[str]:
         """Say whether the features know who it is."""
-        return [consistency_sentence(self.same)] + ([] if self.raw is None else [raw_sentence(self.raw)])
+        if self.same is None:
+            return ["no two clips share a source, or all do"]
+        same, raw = self.same.iloc[0], self.raw.iloc[0]
+        more = "more" if same["value"] > same["permuted_high"] else "no more"
+        chance = f"{raw['permuted_low']:.4f} to {raw['permuted_high']:.4f} with permuted sources"
+        return [
+            f"clips of one source are {more} alike than chance",
+            f"raw: cosine similarity {raw['value']:.4f} within sources, {chance}",
+        ]
 
     def planes(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The clips in the plane, by PCA and by t-SNE."""
-        perplexity = min(10, (len(self.clip_means) - 1) / 3)
-        return in_the_plane(self.clip_means), in_the_plane(self.clip_means, "tsne", perplexity=perplexity)
+        """Lay the clips out in a plane, where `no_plane` says nothing against it: by PCA, and by t-SNE.
+
+        Returns:
+            A row per clip, columns x and y; `attrs["shares"]` of PCA are the shares of the variance. t-SNE keeps
+            neighbours together; its distances mean nothing.
+        """
+        z, n = standardised(self.clip_means.to_numpy("float32")), len(self.clip_means)
+        pca = PCA(2, svd_solver="full").fit(z)
+        how = "exact" if n < EXACT_CLIPS else "barnes_hut"
+        tsne = TSNE(2, perplexity=min(10, (n - 1) / 3), init="pca", method=how, random_state=0)
+        points = pca.transform(z), tsne.fit_transform(z)
+        by_pca, by_tsne = (pd.DataFrame(each, index=self.clip_means.index, columns=["x", "y"]) for each in points)
+        by_pca.attrs["shares"] = pca.explained_variance_ratio_.tolist()
+        return by_pca, by_tsne
 
     def best_rating(self) -> pd.Series | None:
         """The rating that goes best with the features; None without one."""

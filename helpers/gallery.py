@@ -24,7 +24,6 @@ from helpers.attention import (
     effects_of_motion,
     get_attention_weights,
     mean_motion,
-    per_motion_token,
     relevance,
 )
 from helpers.clips import DISPLAY, load_clips
@@ -290,7 +289,7 @@ class Reader:
         """What each motion token does to each score, two ways, (Td, k) each."""
         return {
             CHANGE: -effects_of_motion(self.model, inputs, tokens[:, None], self.baseline),
-            RELEVANCE: per_motion_token(relevance(self.model, inputs, self.baseline))[0][:, tokens].T,
+            RELEVANCE: relevance(self.model, inputs, self.baseline).sum(2)[0][:, tokens].T,
         }
 
     def _motion(self, path: Path, track: FaceTrack, motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:

@@ -31,12 +31,6 @@ def evaluate(metric: str, truth: np.ndarray, prediction: np.ndarray) -> np.ndarr
     return from_sums(metric, terms(truth, prediction).sum(0))
 
 
-def skill(truth: np.ndarray, prediction: np.ndarray, constant: np.ndarray) -> np.ndarray:
-    """Return 1 - MSE / MSE of always answering `constant` (k,), per target: 0 is no better, 1 is perfect."""
-    baseline = np.broadcast_to(np.asarray(constant, np.float64), np.shape(truth))
-    return 1 - _ratio(evaluate("mse", truth, prediction), evaluate("mse", truth, baseline))
-
-
 def terms(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """What every metric is made of, by clip: float64 (N, 8, k), 0 where unrated.
 
@@ -107,10 +101,12 @@ def score_table(
 
     Returns:
         One row per target and a last row `mean` (over the targets that have a value); columns `mean_accuracy`, `mae`,
-        `r2`, `pearson`, `ccc`, `skill`. A constant prediction has 0 in `pearson` and `ccc`.
+        `r2`, `pearson`, `ccc`, `skill` (1 - MSE / MSE of the constant). A constant prediction has 0 in `pearson` and
+        `ccc`.
     """
     columns = {name: evaluate(name, truth, prediction) for name in COLUMNS}
-    columns["skill"] = skill(truth, prediction, constant)
+    baseline = np.broadcast_to(np.asarray(constant, np.float64), np.shape(truth))
+    columns["skill"] = 1 - _ratio(evaluate("mse", truth, prediction), evaluate("mse", truth, baseline))
     table = pd.DataFrame(columns, index=pd.Index(targets, name="target"))
     table.loc["mean"] = table.mean()
     return table

@@ -34,9 +34,9 @@ class Bootstrap:
         counts: How often each is in each draw, float (n + 1, S).
     """
 
-    def __init__(self, sources: np.ndarray, n: int = DRAWS, seed: int = 0) -> None:
+    def __init__(self, sources: np.ndarray, n: int = DRAWS) -> None:
         self.names = np.unique(np.asarray(sources).astype(str))
-        random, k = np.random.RandomState(seed), len(self.names)
+        random, k = np.random.RandomState(0), len(self.names)
         drawn = [np.bincount(random.randint(k, size=k), minlength=k) for _ in range(n)]
         self.counts = np.vstack([np.ones(k), *drawn])
 
@@ -59,33 +59,29 @@ def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(n > 0, np.nansum(values, axis) / np.maximum(n, 1), np.nan)
 
 
-def mean_interval(
-    values: Sequence[np.ndarray], sources: Sequence[np.ndarray], *, n: int = DRAWS, level: float = LEVEL, seed: int = 0
-) -> dict[str, float | list[float] | None]:
+def _percentiles(draws: np.ndarray) -> np.ndarray:
+    """Low and high end over the draws, which come first, (2, ...)."""
+    return np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+
+
+def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> dict[str, float | list[float] | None]:
     """Mean over clips, then over seeds, with its percentile interval.
 
     Args:
         values: Per seed one value per clip, (N,); NaN is left out.
         sources: Per seed the clips' sources, str (N,); all seeds see the same draw of sources.
-        n: Number of draws.
-        level: Coverage of the interval.
-        seed: Of the draws.
 
     Returns:
         `value` and `interval` [low, high]; None where there is nothing to average, or a single source.
     """
-    sizes = [len(s) for s in sources], [len(v) for v in values]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"sources must be one per value, got {sizes[0]} for {sizes[1]}.")
     kept = [(v[~np.isnan(v)], s[~np.isnan(v)]) for v, s in zip(values, sources, strict=True) if not np.isnan(v).all()]
     if not kept:
         return {"value": None, "interval": None}
-    draws = Bootstrap(np.concatenate([s for _, s in kept]), n, seed)
+    draws = Bootstrap(np.concatenate([s for _, s in kept]))
     value, *means = _mean_over(np.hstack([draws.means(v, s) for v, s in kept]), 1)
     if len(draws.names) < 2:
         return {"value": float(value), "interval": None}
-    ends = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return {"value": float(value), "interval": ends.tolist()}
+    return {"value": float(value), "interval": _percentiles(means).tolist()}
 
 
 @dataclass(frozen=True)
@@ -98,9 +94,7 @@ class Paired:
     sources: np.ndarray
 
 
-def bootstrap_differences(
-    sets: Sequence[Paired], metric: str = "r2", *, n: int = DRAWS, level: float = LEVEL, seed: int = 0
-) -> np.ndarray:
+def bootstrap_differences(sets: Sequence[Paired], metric: str = "r2", n: int = DRAWS) -> np.ndarray:
     """Compare two models: both, and all seeds, are scored on the same draw. A difference is the mean over the seeds.
 
     R² is measured against the mean of the whole test set in every draw: against the draw's own, which lies nearer to
@@ -110,19 +104,14 @@ def bootstrap_differences(
         sets: One per seed; their test clips may differ.
         metric: One of `helpers.metrics.METRICS`.
         n: Number of draws.
-        level: Coverage of the percentile interval.
-        seed: Of the draws.
 
     Returns:
-        float64 (k + 1, 3): metric(a) - metric(b), the interval's low and high end; the last row is the mean over the
-        targets that have a value.
+        float64 (k + 1, 3): metric(a) - metric(b), the percentile interval's low and high end; the last row is the mean
+        over the targets that have a value.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}.")
-    for s in sets:
-        if not len(s.truth) == len(s.a) == len(s.b) == len(s.sources):
-            raise ValueError(f"sources must be {len(s.truth)}, one per clip, got {len(s.sources)}.")
-    draws = Bootstrap(np.concatenate([s.sources for s in sets]), n, seed)
+    draws = Bootstrap(np.concatenate([s.sources for s in sets]), n)
     if len(draws.names) < 2:
         raise ValueError(
             f"sources must be at least 2 different ones, got {len(draws.names)}. Test on clips of more sources."
@@ -133,12 +122,11 @@ def bootstrap_differences(
     )  # (seeds, n + 1, k) each
     differences = _mean_over(a - b, 0)
     differences = np.column_stack([differences, _mean_over(differences, 1)])  # (n + 1, k + 1)
-    ends = np.nanquantile(differences[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.stack([differences[0], *ends], 1)
+    return np.stack([differences[0], *_percentiles(differences[1:])], 1)
 
 
-def paired_sets(predictions: pd.DataFrame, a: str, b: str) -> tuple[list[Paired], list[str]]:
-    """Take two models' test clips out of `predictions.csv`: one set per seed, and the targets in their order."""
+def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2") -> dict[str, Any]:
+    """Compare the models called a and b in a table, `predictions.csv`, on their test clips; see `compare_sets`."""
     targets = predictions["trait"].drop_duplicates().tolist()
     test = predictions[predictions["split"] == "test"]
     sets = []
@@ -149,29 +137,19 @@ def paired_sets(predictions: pd.DataFrame, a: str, b: str) -> tuple[list[Paired]
         columns = of_a["truth"], of_a["prediction"], of_b["prediction"]
         truth, first, second = (column[targets].to_numpy() for column in columns)
         sets.append(Paired(truth, first, second, of_a.index.get_level_values("source").to_numpy(str)))
-    return sets, targets
+    return compare_sets(sets, targets, a, b, metric)
 
 
-def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2", **options: Any) -> dict[str, Any]:
-    """Compare any two models of a table.
-
-    Args:
-        predictions: As `predictions.csv` has them.
-        a, b: Names of models in it.
-        metric: See `bootstrap_differences`, which `options` go to.
+def compare_sets(
+    sets: Sequence[Paired], targets: Sequence[str], a: str, b: str, metric: str, n: int = DRAWS
+) -> dict[str, Any]:
+    """Compare two models of these names by their predictions; see `bootstrap_differences`.
 
     Returns:
         `a`, `b`, `metric`, `difference`, `low`, `high` (mean over targets), `targets` (the same three for each, traits
         by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
     """
-    return compare_sets(*paired_sets(predictions, a, b), a, b, metric, **options)
-
-
-def compare_sets(
-    sets: Sequence[Paired], targets: Sequence[str], a: str, b: str, metric: str = "r2", **options: Any
-) -> dict[str, Any]:
-    """Compare two models of these names by their predictions; see `compare_models`."""
-    rows = bootstrap_differences(sets, metric, **options)
+    rows = bootstrap_differences(sets, metric, n)
     letters = dict(zip(TRAITS, LETTERS, strict=True))
     ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]
     found = {"a": a, "b": b, "metric": metric} | ends[-1]
@@ -223,17 +201,12 @@ def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def group_errors(
-    predictions: pd.DataFrame, groups: pd.Series, *, n: int = DRAWS, level: float = LEVEL, seed: int = 0
-) -> dict[str, dict[str, Any]]:
+def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict[str, Any]]:
     """Measure one model's errors in each group of clips: does it serve some people worse than others.
 
     Args:
         predictions: Columns seed, clip, source, truth, prediction: one model's held-out clips, every target.
         groups: Group of each clip, index clip; clips without one ("" or absent) count to no group, but to the others.
-        n: Number of draws.
-        level: Coverage of the intervals.
-        seed: Of the draws.
 
     Returns:
         By group: `clips`, `sources`, and `mae` (mean |truth - prediction|), `bias` (mean of prediction - truth),
@@ -242,7 +215,7 @@ def group_errors(
     """
     rows = predictions.dropna(subset=["truth"])
     rows = rows.assign(group=rows["clip"].map(groups).fillna(""), error=rows["prediction"] - rows["truth"])
-    draws, found = Bootstrap(rows["source"].to_numpy(), n, seed), {}
+    draws, found = Bootstrap(rows["source"].to_numpy()), {}
     for group in sorted(set(rows["group"]) - {""}):
         own, rest = rows[rows["group"] == group], rows[rows["group"] != group]
         ours, others = (
@@ -253,28 +226,27 @@ def group_errors(
         fewest = min(known["sources"], rest["source"].nunique())
         n_sources = (known["sources"], known["sources"], fewest, fewest)
         table = np.hstack([ours, ours - others]).T  # (4, n + 1)
-        ends = (_ends(*each, level) for each in zip(table, n_sources, strict=True))
-        found[str(group)] = known | dict(zip(MEASURES, ends, strict=True))
+        found[str(group)] = known | dict(zip(MEASURES, map(_ends, table, n_sources), strict=True))
     return found
 
 
-def _ends(draws: np.ndarray, n_sources: int, level: float) -> dict[str, float | None]:
+def _ends(draws: np.ndarray, n_sources: int) -> dict[str, float | None]:
     """The value, which is the first of the draws, and the ends of its interval; None for those of few sources."""
     value, rest = _or_none(draws[0]), draws[1:][np.isfinite(draws[1:])]
     if n_sources < FEWEST or value is None or not len(rest):
         return {"value": value, "low": None, "high": None}
-    tail = expanded_tail(level, n_sources)
+    tail = expanded_tail(n_sources)
     low, high = np.quantile(rest, [tail, 1 - tail]).tolist()
     return {"value": value, "low": low, "high": high}
 
 
-def expanded_tail(level: float, n: int) -> float:
+def expanded_tail(n: int) -> float:
     """Share of the draws to leave out on either side, so that few sources do not make the interval too narrow.
 
     The expanded percentile interval of Hesterberg (2015, What teachers should know about the bootstrap):
     a percentile interval of n values is narrower than that of the t distribution by about as much as is added here.
     """
-    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)))
+    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)))
 
 
 def in_words(found: dict[str, dict[str, Any]]) -> list[str]:

@@ -11,16 +11,15 @@ from test_attention import DD, DS, TD, TS, aligned
 
 from helpers import evidence
 from helpers.config import TrainingConfig
-from helpers.evidence import HeldOut, inside_windows, planted_windows, window_spans
+from helpers.evidence import HeldOut, planted_windows, window_spans
 from helpers.model import CompletePersonalityModel
 from helpers.training.train import TrainingData
 
 
-def test_a_token_is_inside_when_half_of_it_lies_in_a_window():
+def test_a_token_is_inside_when_half_of_it_lies_in_a_window(tmp_path):
     """Tokens of 1 s at .5, 1.5, ...; windows 1.5 to 2.5 (half of two tokens) and 4.2 to 5.2 (.8 of one)."""
-    times = np.arange(7)[None] + 0.5
-    inside = inside_windows(times, 1.0, np.array([[1.5, 4.2]]), np.array([1.0]))
-    assert inside[0].tolist() == [False, True, True, False, True, False, False]
+    pd.DataFrame({"key": ["clip0"], "warm_s": 1.5, "cool_s": 4.2, "window_s": 1.0}).to_csv(tmp_path / "truth.csv")
+    assert planted_windows(tmp_path, aligned(1))[0].tolist() == [False, True, True, False, True, False, False]
 
 
 def test_pointing_counts_clips_whose_largest_effect_is_inside():

@@ -14,7 +14,7 @@ import pytest
 from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
 
 from helpers import explorer as explorers
-from helpers.attention import attention_entropy, get_attention_weights, occlusion, per_motion_token, relevance
+from helpers.attention import attention_entropy, get_attention_weights, occlusion, relevance
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.container import VideoError
@@ -109,7 +109,7 @@ def test_the_bars_are_occlusion_and_relevance(run, opened, view):
         expected = occlusion(model, one.inputs(), column, baseline)[0]
         np.testing.assert_allclose(view.measures[CHANGE][:, column], expected, atol=1e-6)
     assert np.abs(view.measures[CHANGE]).max() > 1e-4
-    expected = per_motion_token(relevance(model, one.inputs(), baseline))[0]
+    expected = relevance(model, one.inputs(), baseline).sum(2)[0]
     np.testing.assert_allclose(view.measures[RELEVANCE], expected.T, atol=1e-6)
 
 

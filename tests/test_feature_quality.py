@@ -3,19 +3,17 @@ import pandas as pd
 import pytest
 
 from helpers.feature_quality import (
+    Comparison,
     apart,
     channel_health,
     clip_similarity,
     compare_clips,
     consistency,
-    consistency_sentence,
     effective_dimensions,
-    in_the_plane,
     mean_features,
     no_plane,
     rated_or_all,
     rating_relation,
-    raw_sentence,
     relation_sentence,
     same_source_gap,
     sample_rows,
@@ -41,16 +39,22 @@ def clips_of(sources, identity, trait=0.0, seed=0, channels=53):
     return means, pd.DataFrame({"openness": ratings}, index=index)
 
 
+def of_clips(means, same=None, raw=None) -> Comparison:
+    return Comparison(means, None, None, same, raw, None)
+
+
 SOURCES = np.repeat([f"source {k}" for k in range(11)], 3)
 
 
-def test_rows_are_drawn_from_all_clips_and_only_valid_ones(tmp_path):
+def test_rows_are_drawn_from_all_clips_and_only_valid_ones(tmp_path, monkeypatch):
     write_rows(tmp_path, "a", [[1, 1], [2, 2], [3, 3]], valid=[True, False, True])
     write_rows(tmp_path, "b", np.full((50, 2), 7))
-    rows = sample_rows(tmp_path, ["a", "b", "missing"], most=12)
+    monkeypatch.setattr("helpers.feature_quality.SAMPLED_ROWS", 12)
+    rows = sample_rows(tmp_path, ["a", "b", "missing"])
     assert sorted(set(rows[:, 0])) == [1, 3, 7]
     assert (rows == 7).all(axis=1).sum() == 4  # a third of 12, for each of three
-    assert len(sample_rows(tmp_path, ["a", "b"], most=1)) == 1
+    monkeypatch.setattr("helpers.feature_quality.SAMPLED_ROWS", 1)
+    assert len(sample_rows(tmp_path, ["a", "b"])) == 1
     with pytest.raises(ValueError, match=r"must hold valid rows of these clips, got none\. Run its notebook first\."):
         sample_rows(tmp_path, ["missing"])
 
@@ -76,20 +80,20 @@ def test_effective_dimensions_are_those_that_the_rows_fill():
 
 def test_features_of_identity_are_consistent_within_sources_and_others_are_not():
     means, _ = clips_of(SOURCES, identity=1.0)
-    table = consistency(means, SOURCES, draws=200)
+    table = consistency(means, SOURCES)
     within, between = table.iloc[0], table.iloc[1]
     assert within["low"] < within["value"] < within["high"]
     assert 0.3 < within["value"] < 0.7
     assert within["low"] > within["permuted_high"]
     assert between["value"] > between["permuted"]
-    assert consistency_sentence(table) == "clips of one source are more alike than chance"
-    table = consistency(clips_of(SOURCES, identity=0.0)[0], SOURCES, draws=200)
+    assert of_clips(means, table, table).on_sources()[0] == "clips of one source are more alike than chance"
+    table = consistency(clips_of(SOURCES, identity=0.0)[0], SOURCES)
     assert table["value"].iloc[0] < table["permuted_high"].iloc[0] + 0.02
 
 
 def test_consistency_is_the_mean_over_pairs():
     means = pd.DataFrame([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    table = consistency(means, ["x", "x", "y"], standardise=False, draws=20)
+    table = consistency(means, ["x", "x", "y"], standardise=False)
     diagonal = 1 / np.sqrt(2)
     assert table["value"].tolist() == pytest.approx([diagonal, 1 - diagonal / 2])
     assert table["permuted"].iloc[0] == pytest.approx(2 * diagonal / 3, abs=0.2)
@@ -97,31 +101,35 @@ def test_consistency_is_the_mean_over_pairs():
 
 def test_features_that_are_never_negative_look_consistent_for_anybody():
     means, _ = clips_of(SOURCES, identity=0.0)
-    raw = consistency(means + 20, SOURCES, standardise=False, draws=50)
+    raw = consistency(means + 20, SOURCES, standardise=False)
     assert raw["value"].iloc[0] > 0.99
     assert raw["permuted"].iloc[0] > 0.99
-    assert raw_sentence(raw).startswith(f"raw: cosine similarity {raw['value'].iloc[0]:.4f} within sources, 0.99")
+    assert (
+        of_clips(means, raw, raw)
+        .on_sources()[1]
+        .startswith(f"raw: cosine similarity {raw['value'].iloc[0]:.4f} within sources, 0.99")
+    )
 
 
 def test_nothing_is_said_of_sources_without_a_pair():
     means, _ = clips_of(["a", "b", "c"], identity=1.0)
     assert consistency(means, ["a", "b", "c"]) is None
     assert consistency(means, ["a", "a", "a"]) is None
-    assert consistency_sentence(None) == "no two clips share a source, or all do"
+    assert of_clips(means).on_sources() == ["no two clips share a source, or all do"]
 
 
 def test_similar_ratings_mean_similar_features_only_where_a_rating_is_in_them():
     means, ratings = clips_of(SOURCES, identity=1.0, trait=6.0)
     ratings["noise"] = np.random.default_rng(5).uniform(0, 1, len(ratings))
     ratings["rare"] = np.nan
-    table = rating_relation(means, ratings, SOURCES, draws=200)
+    table = rating_relation(means, ratings, SOURCES)
     assert table.index.tolist() == ["openness", "noise"]
     assert table.loc["openness", "value"] > 0.3 > table.loc["openness", "permuted_high"]
     assert table.loc["noise", "value"] < 0.1
-    assert table.loc["openness", "p"] == pytest.approx(2 / 201)
+    assert table.loc["openness", "p"] == pytest.approx(2 / 501)
     assert relation_sentence(table.assign(p=[0.05, 0.6])) == "similar ratings, similar features: for no target"
     assert relation_sentence(table) == "similar ratings, similar features: openness"
-    nothing = rating_relation(*clips_of(SOURCES, identity=3.0), SOURCES, draws=200)
+    nothing = rating_relation(*clips_of(SOURCES, identity=3.0), SOURCES)
     assert nothing.loc["openness", "value"] < 0.2  # identity alone does not answer
     assert rating_relation(means, ratings, ["one"] * len(means)).empty
 
@@ -129,8 +137,8 @@ def test_similar_ratings_mean_similar_features_only_where_a_rating_is_in_them():
 def test_many_clips_are_compared_by_some_of_their_sources(monkeypatch):
     monkeypatch.setattr("helpers.feature_quality.MOST_CLIPS", 9)
     means, ratings = clips_of(SOURCES, identity=1.0, trait=3.0)
-    assert rating_relation(means, ratings, SOURCES, draws=20).loc["openness", "clips"] == 9
-    table = consistency(clips_of(SOURCES, identity=5.0)[0], SOURCES, draws=20)
+    assert rating_relation(means, ratings, SOURCES).loc["openness", "clips"] == 9
+    table = consistency(clips_of(SOURCES, identity=5.0)[0], SOURCES)
     assert table["value"].iloc[0] > 0.8
 
 
@@ -150,30 +158,22 @@ def test_the_direction_of_a_clip_points_from_the_mean_clip_to_it():
 
 def test_sources_lie_together_in_the_plane():
     means, _ = clips_of(SOURCES[:12], identity=9.0)
-    for method in ("pca", "tsne"):
-        points = in_the_plane(means, method, perplexity=3).to_numpy().reshape(4, 3, 2)
+    pca, tsne = of_clips(means).planes()
+    for table in (pca, tsne):
+        points = table.to_numpy().reshape(4, 3, 2)
         within = np.linalg.norm(points - points.mean(1, keepdims=True), axis=-1).mean()
         between = np.linalg.norm(points.mean(1) - points.mean((0, 1)), axis=-1).mean()
         assert within < 0.5 * between
-    assert sum(in_the_plane(means).attrs["shares"]) < 1
+    assert sum(pca.attrs["shares"]) < 1
 
 
-def test_planes_that_cannot_be_are_refused():
+def test_planes_that_cannot_be_are_named():
     means, _ = clips_of(SOURCES[:4], identity=1.0)
-    with pytest.raises(ValueError, match=r"perplexity must be above 0 and below the 4 clips, got 10\.0\. Lower it\."):
-        in_the_plane(means, "tsne")
-    with pytest.raises(ValueError, match=r"method must be pca or tsne, got 'umap'"):
-        in_the_plane(means, "umap")
-    with pytest.raises(ValueError, match=r"clip_means must have 3 clips or more to be laid out in a plane, got 2"):
-        in_the_plane(means.iloc[:2])
-    assert no_plane(means) == ""
-
-
-@pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_copies_of_one_clip_have_no_plane(method):
     copies = pd.DataFrame([[0.1, 0.2, 0.3]] * 5)
-    with pytest.raises(ValueError, match=r"clip_means must differ between clips .*, got 5 equal ones"):
-        in_the_plane(copies, method, perplexity=1)
+    assert no_plane(means) == ""
+    assert no_plane(means.iloc[:2]) == "clip_means must have 3 clips or more to be laid out in a plane, got 2."
+    assert no_plane(copies) == "clip_means must differ between clips to be laid out in a plane, got 5 equal ones."
+    assert len(of_clips(means.iloc[:3]).planes()[1]) == 3
 
 
 def test_clips_of_one_direction_are_alike_and_of_opposite_ones_are_not():

@@ -63,7 +63,7 @@ def test_a_constant_predictor_scores_the_analytic_values():
     assert metrics.evaluate("mse", truth, prediction) == pytest.approx([102 / 1200])
     assert metrics.evaluate("r2", truth, prediction) == pytest.approx([0])
     assert metrics.evaluate("r2", truth, prediction + 0.1) == pytest.approx([-0.01 * 1200 / 102])
-    assert metrics.skill(truth, prediction, [0.5]) == pytest.approx([0])
+    assert metrics.score_table(truth, prediction, [0.5], ["warmth"])["skill"].tolist() == pytest.approx([0, 0])
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, np.float32(0.7), 1 / 3])
@@ -80,9 +80,9 @@ def test_correlations_of_a_constant_are_exactly_zero(value):
 def test_skill_is_one_for_the_truth_and_negative_for_worse_than_the_constant():
     truth, prediction = noisy(noise=0.01)
     constant = np.full(5, 0.4)
-    assert metrics.skill(truth, truth, constant).tolist() == [1] * 5
-    assert (metrics.skill(truth, prediction, constant) > 0.99).all()
-    assert (metrics.skill(truth, 1 - truth, constant) < 0).all()
+    assert metrics.score_table(truth, truth, constant)["skill"].tolist() == [1] * 6
+    assert (metrics.score_table(truth, prediction, constant)["skill"] > 0.99).all()
+    assert (metrics.score_table(truth, 1 - truth, constant)["skill"] < 0).all()
 
 
 def test_shapes_that_differ_and_predictions_that_are_not_numbers_are_refused():
@@ -104,7 +104,8 @@ def test_a_score_table_has_every_metric_beside_each_other_and_the_mean():
     assert table.columns.tolist() == ["mean_accuracy", "mae", "r2", "pearson", "ccc", "skill"]
     assert table.loc["extraversion"].isna().all()
     assert table.loc["mean", "r2"] == pytest.approx(np.nanmean(metrics.evaluate("r2", truth, prediction)))
-    assert table.loc["neuroticism", "skill"] == pytest.approx(metrics.skill(truth, prediction, np.full(5, 0.5))[4])
+    mse, of_constant = (metrics.evaluate("mse", truth, each) for each in (prediction, np.full(truth.shape, 0.5)))
+    assert table.loc["neuroticism", "skill"] == pytest.approx(1 - mse[4] / of_constant[4])
 
 
 def test_a_summary_is_json_with_letters_for_the_traits_and_null_for_nan():
@@ -268,7 +269,7 @@ def test_both_kinds_of_comparison_are_drawn_with_those_that_are_worse(intervals)
 def test_group_errors_are_drawn_with_their_intervals():
     table = predictions(slope=1)
     group = pd.Series(np.where(np.arange(200) < 60, "a", "b"), index=[f"c{i}" for i in range(200)])
-    found = statistics.group_errors(table, group, n=200)
+    found = statistics.group_errors(table, group)
     left, right = pictures.plot_group_errors(found).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["a (60 clips)", "b (140 clips)"]
     for ax, measure in ((left, "mae_over_others"), (right, "bias_over_others")):

@@ -36,7 +36,7 @@ def plot_points(
     """Draw clips in a plane; clips of one source are joined by a line, or the colour is a rating.
 
     Args:
-        points: As `in_the_plane` makes them: columns x and y, and the shares of the variance for PCA.
+        points: As `Comparison.planes` makes them: columns x and y, and the shares of the variance for PCA.
         sources: Of each clip, (n,).
         ratings: Of each clip, in [0, 1], (n,), NaN where unrated, which is drawn as a cross.
         name: Of the rating.
@@ -69,7 +69,7 @@ def plot_plane(
     """Draw clips in the plane three times: PCA by source, PCA by a rating, t-SNE by source.
 
     Args:
-        pca, tsne: As `in_the_plane` makes them, of the same clips.
+        pca, tsne: As `Comparison.planes` makes them, of the same clips.
         sources: Of each clip, (n,).
         ratings: Of each clip, its name that of the target; None where there are none.
         title: Finding.
