@@ -100,7 +100,7 @@ def check_clips(
     Args:
         root: The folder.
         limit: The first so many clips only; 0 means all.
-        workers: Processes, one clip each; default: one per core that may be used; 0: in this process.
+        workers: Processes, one clip each; default: one per core that may be used.
         looks: Frames of a clip in which a face is searched; see `spread_numbers`.
         thorough: Decode every frame, which finds damage inside a file.
         detector: See `detect_faces`.

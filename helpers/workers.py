@@ -5,26 +5,24 @@ whatever pickles. Scripts and notebooks need no guard, since workers run nothing
 what the function's module imports, which should not be TensorFlow.
 
 The pools of libraries give one result per task and limit its whole time; a long video must come in chunks, and end by
-silence. A message between the processes is a kind, the number of its parts, their sizes in bytes, and the parts: a
-chunk is pickled with its arrays beside it, which cross the pipe into the memory where they stay.
+silence. A chunk is pickled with its arrays beside it, which cross the socket into the memory where they stay.
 """
 
 import json
 import os
 import pickle
 import queue
-import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from io import FileIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,11 +30,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-READY, CHUNK, END, REQUEST = range(4)  # kinds of message; the last one goes to a worker
-HEADER = "<BI"
 COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from helpers.workers import serve; serve()"
 START_S = 120.0  # what a start may take: imports from a cold network disk
-EXIT_S = 5.0  # a process that closed its pipe has ended within this, or is killed
+EXIT_S = 5.0  # a process that closed its socket has ended within this, or is killed
 MAX_STARTS = 3  # processes that may end before they are ready, one after the other, until the pool gives up
 
 KEEP_MEMORY = {  # glibc returns large blocks to the system at once: the next ones cost a decoder a quarter of its time
@@ -87,7 +83,7 @@ class _Clip:
     """A clip on its way, and those of its chunks that wait, as (bytes, chunk)."""
 
     key: Any
-    request: Any
+    argument: bytes
     chunks: deque[tuple[int, Any]] = field(default_factory=deque)
     error: Exception | None = None
     ended: bool = False
@@ -104,7 +100,7 @@ class ClipPool:
     Args:
         work: Takes an argument, yields chunks; at the top level of a module, not of the main script. What it raises
             is raised from the clip's chunks. None, yielded now and then, is a sign of life and no chunk.
-        workers: Processes, started with the first clips; 0 works in this process, with nothing prepared ahead.
+        workers: Processes, started with the first clips.
         ahead_clips: Clips that may be begun beyond the one whose turn it is.
         ahead_bytes: Bytes of chunks that may wait.
         patience_s: Seconds of silence after which a worker counts as hung and is killed.
@@ -119,13 +115,12 @@ class ClipPool:
         ahead_bytes: int = 256 * 2**20,
         patience_s: float = 600.0,
     ) -> None:
-        if workers < 0 or ahead_clips < 0:
-            raise ValueError(f"workers and ahead_clips must be at least 0, got {workers} and {ahead_clips}.")
-        if ahead_bytes < 1 or not 0 < patience_s <= threading.TIMEOUT_MAX:
+        if workers < 1 or ahead_clips < 0:
+            raise ValueError(f"workers must be at least 1 and ahead_clips 0, got {workers} and {ahead_clips}.")
+        if ahead_bytes < 1 or patience_s <= 0:
             raise ValueError(f"ahead_bytes and patience_s must be above 0, got {ahead_bytes} and {patience_s}.")
-        self._work, self._pickled_work = work, _pickle_work(work) if workers else b""
-        self._workers, self._ahead_clips = workers, ahead_clips if workers else 0
-        self._ahead_bytes, self._patience_s = ahead_bytes, patience_s
+        self._work, self._n_workers, self._patience_s = _pickle_work(work), workers, patience_s
+        self._ahead_clips, self._share = ahead_clips, ahead_bytes // (1 + ahead_clips)  # bytes that wait of a clip
         self._changed = threading.Condition()  # guards all of the following
         self._failure: Exception | None = RuntimeError("a ClipPool must be open. Use it as `with ClipPool(...)`.")
         self._running = False
@@ -135,7 +130,7 @@ class ClipPool:
 
     def __enter__(self) -> "ClipPool":
         self._failure = None
-        self._threads = [threading.Thread(target=self._keep_busy, daemon=True) for _ in range(self._workers)]
+        self._threads = [threading.Thread(target=self._keep_busy, daemon=True) for _ in range(self._n_workers)]
         for thread in self._threads:
             thread.start()
         return self
@@ -175,12 +170,12 @@ class ClipPool:
         try:
             while True:
                 for key, argument in islice(tasks, 1 + self._ahead_clips - len(begun)):
-                    begun.append(_Clip(key, pickle.dumps(argument) if self._workers else argument))
+                    begun.append(_Clip(key, pickle.dumps(argument)))
                     with self._changing():
                         self._to_begin.append(begun[-1])
                 if not begun:
                     return
-                yield begun[0].key, (self._chunks if self._workers else self._chunks_here)(begun[0])
+                yield begun[0].key, self._chunks(begun[0])
                 self._drop(begun.popleft())
         finally:
             self._running = False
@@ -191,7 +186,10 @@ class ClipPool:
         while True:
             with self._changing():
                 self._changed.wait_for(lambda: clip.chunks or clip.ended or clip.dropped or self._failure)
-                self._check_served(clip)
+                if self._failure:
+                    raise self._failure
+                if clip.dropped:
+                    raise RuntimeError(f"the chunks of {clip.key} must be used before the next clip is asked for.")
                 if clip.chunks:
                     _, chunk = clip.chunks.popleft()
                 elif clip.error:
@@ -200,18 +198,6 @@ class ClipPool:
                     return
             yield chunk
             del chunk  # it must not be held here while the next one is waited for
-
-    def _chunks_here(self, clip: _Clip) -> Iterator[Any]:
-        for chunk in self._work(clip.request):
-            self._check_served(clip)
-            if chunk is not None:
-                yield chunk
-
-    def _check_served(self, clip: _Clip) -> None:
-        if self._failure:
-            raise self._failure
-        if clip.dropped:
-            raise RuntimeError(f"the chunks of {clip.key} must be used before the next clip is asked for.")
 
     def _drop(self, clip: _Clip) -> None:
         with self._changing():
@@ -230,8 +216,10 @@ class ClipPool:
                     if self._failure:
                         return
                     clip = self._to_begin.popleft()
-                if not process or not process.is_alive():  # or it died between two clips, or was ended
-                    process = self._start(process)
+                if process and not process.is_alive():  # it died between two clips, or was ended
+                    process.end(wait_s=0)
+                    process = None
+                process = process or self._start()
                 error = self._work_on(clip, process)
                 with self._changing():
                     clip.ended, clip.error = True, error
@@ -243,63 +231,53 @@ class ClipPool:
             if process:
                 process.end(wait_s=0)
 
-    def _start(self, before: "WorkerProcess | None") -> "WorkerProcess":
-        """A worker that is ready, in place of one; RuntimeError when several in a row end before they are."""
-        process = before
+    def _start(self) -> "WorkerProcess":
+        """A worker that is ready; RuntimeError when several in a row end before they are."""
         for _ in range(MAX_STARTS):
-            if process:
-                process.end(wait_s=0)
             with self._changed:  # so that the pool cannot close between the look and the start
                 if self._failure:
                     raise self._failure
                 process = WorkerProcess()
                 self._processes = [*filter(WorkerProcess.is_alive, self._processes), process]
             try:
-                process.make_ready(self._pickled_work, self._patience_s)
+                process.make_ready(self._work, self._patience_s)
                 return process
-            except (EOFError, OSError):
-                reason = process.end()
             except Exception as error:
-                reason = repr(error)
-        process.end(wait_s=0)
+                reason = process.end_after(error)
         raise RuntimeError(
-            f"a decoder process must start, but {MAX_STARTS} in a row did not: {reason}. "
+            f"a decoder process must start, but {MAX_STARTS} in a row did not: {reason!r}. "
             "Its standard error may say more."
         )
 
     def _work_on(self, clip: _Clip, process: "WorkerProcess") -> Exception | None:
         """Have a worker make the clip's chunks; returns the error that it ended with."""
         try:
-            process.send(REQUEST, [clip.request])
+            process.send(clip.argument)
             while True:
-                kind, parts = process.receive()
-                if kind == END:
-                    return pickle.loads(parts[0]) if parts else None
-                if not self._deliver(clip, parts):
+                (is_chunk, content), n_bytes = process.receive()
+                if not is_chunk:
+                    return content
+                if not self._deliver(clip, content, n_bytes):
                     process.end(wait_s=0)
                     return None
-                del parts  # their memory is the chunk's: it must not live longer than that
-        except (EOFError, OSError):  # the pipe is broken
-            return process.end()
-        except Exception as error:  # it hangs; or of this process: no memory for a chunk, a class unknown here
-            process.end(wait_s=0)
-            return error
+                del content  # it is the caller's: it must not live longer than that
+        except Exception as error:
+            return process.end_after(error)
 
-    def _deliver(self, clip: _Clip, parts: list[np.ndarray]) -> bool:
+    def _deliver(self, clip: _Clip, chunk: Any, n_bytes: int) -> bool:
         """Put a chunk where the caller finds it, once there is room; False if nobody wants more of the clip.
 
-        A clip has room for its share of `ahead_bytes`, or one chunk. A sign of life has no parts.
+        A clip has room for its share of `ahead_bytes`, or one chunk. None is a sign of life.
         """
-        n_bytes, share = sum(part.nbytes for part in parts), self._ahead_bytes // (1 + self._ahead_clips)
 
         def has_room() -> bool:
-            fits = n_bytes + sum(waiting for waiting, _ in clip.chunks) <= share
+            fits = n_bytes + sum(waiting for waiting, _ in clip.chunks) <= self._share
             return fits or not clip.chunks or clip.dropped or self._failure
 
         with self._changing():
             self._changed.wait_for(has_room)
-            if parts and not clip.dropped:
-                clip.chunks.append((n_bytes, pickle.loads(parts[0], buffers=parts[1:])))
+            if chunk is not None and not clip.dropped:
+                clip.chunks.append((n_bytes, chunk))
             return not clip.dropped
 
 
@@ -313,75 +291,70 @@ def _pickle_work(work: Callable[[Any], Iterator[Any]]) -> bytes:
 
 
 class Channel:
-    """Messages through two pipes, as either end sees it.
+    """One end of a socket, for whatever pickles; EOFError or OSError when the other end is gone."""
 
-    All raise EOFError or OSError when the other end is gone, and WorkerHung when it is silent for `patience_s`.
-    """
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
 
-    def __init__(self, incoming: FileIO, outgoing: FileIO, patience_s: float | None = None) -> None:
-        self.patience_s = patience_s
-        self._incoming, self._outgoing = incoming, outgoing
-        self._readable, self._writable = select.poll(), select.poll()
-        self._readable.register(incoming, select.POLLIN)
-        self._writable.register(outgoing, select.POLLOUT)
+    def send(self, message: Any) -> None:
+        arrays: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
+        parts = [memoryview(pickled), *(array.raw() for array in arrays)]
+        for part in (struct.pack(f"<{1 + len(parts)}Q", len(parts), *(part.nbytes for part in parts)), *parts):
+            self._end.sendall(part)
 
-    def send(self, kind: int, parts: Sequence[Any] = ()) -> None:
-        """Write a message; `parts` are bytes or flat memoryviews of bytes."""
-        sizes = [memoryview(part).nbytes for part in parts]
-        for part in (struct.pack(f"{HEADER}{len(parts)}Q", kind, len(parts), *sizes), *parts):
-            view = memoryview(part)
-            while view:
-                self._wait(self._writable)
-                view = view[self._outgoing.write(view) or 0 :]
-
-    def receive(self) -> tuple[int, list[np.ndarray]]:
-        """Wait for a message: its kind, and its parts, uint8 (bytes,) each, memory of their own."""
-        kind, n_parts = struct.unpack(HEADER, self._read(struct.calcsize(HEADER)))
+    def receive(self) -> tuple[Any, int]:
+        """Wait for a message; returns it and its bytes."""
+        (n_parts,) = struct.unpack("<Q", self._read(8))
         sizes = struct.unpack(f"<{n_parts}Q", self._read(8 * n_parts))
-        return kind, [self._read(size) for size in sizes]
+        pickled, *arrays = [self._read(size) for size in sizes]
+        return pickle.loads(pickled, buffers=arrays), sum(sizes)
 
     def _read(self, size: int) -> np.ndarray:
         buffer = np.empty(size, np.uint8)  # unlike a bytearray not filled with zeros first
         view = memoryview(buffer)
         while view:
-            self._wait(self._readable)
-            count = self._incoming.readinto(view)
+            count = self._end.recv_into(view)
             if not count:
                 raise EOFError
             view = view[count:]
         return buffer
 
-    def _wait(self, pipe: select.poll) -> None:
-        if self.patience_s and not pipe.poll(1000 * self.patience_s):
-            raise WorkerHung(f"the decoder process gave nothing for {self.patience_s:g} s and was killed")
-
 
 class WorkerProcess(Channel):
-    """A decoder process as its parent sees it.
+    """A decoder process as its parent sees it; TimeoutError when it is silent for too long.
 
     A fresh interpreter, not a fork (the parent may hold TensorFlow), in a session of its own, so that Ctrl-C in a
-    terminal does not reach it. It runs nothing of the main script. Its standard error is the parent's.
+    terminal does not reach it. It runs nothing of the main script. What it prints goes to the parent's standard error.
     """
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, json.dumps([os.path.abspath(path) for path in sys.path])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        super().__init__(self._process.stdout, self._process.stdin, START_S)
-        os.set_blocking(self._process.stdin.fileno(), False)
+        ours, its = socket.socketpair()
+        super().__init__(ours)
+        ours.settimeout(START_S)
+        paths = json.dumps([os.path.abspath(path) for path in sys.path])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-c", COMMAND, paths, str(its.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=[its.fileno()],
+                env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            its.close()
 
-    def make_ready(self, pickled_work: bytes, patience_s: float) -> None:
-        """Hand over the work and wait until its module is imported; raises what went wrong."""
-        self.send(REQUEST, [pickled_work])
-        kind, parts = self.receive()
-        if kind != READY:
-            raise pickle.loads(parts[0])
-        self.patience_s = patience_s
+    def make_ready(self, work: bytes, patience_s: float) -> None:
+        """Hand over the pickled work and wait until its module is imported; raises what went wrong."""
+        self.send(work)
+        (is_ready, error), _ = self.receive()
+        if not is_ready:
+            raise error
+        self._end.settimeout(patience_s)
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -396,74 +369,76 @@ class WorkerProcess(Channel):
             self._process.wait(wait_s)
         self._process.kill()
         status = self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._end.close()
         if status >= 0:
             return WorkerCrashed(f"the decoder process ended with exit status {status}")
         name = next((known.name for known in signal.Signals if known == -status), "unknown")
         cause = ": often want of memory" if name == "SIGKILL" else ""
         return WorkerCrashed(f"the decoder process stopped with signal {-status} ({name}){cause}")
 
+    def end_after(self, error: Exception) -> Exception:
+        """End it after an error, and say what was the matter: of the process, or the error of this one.
+
+        Such are no memory for a chunk, or a class that is unknown here.
+        """
+        if isinstance(error, TimeoutError):
+            error = WorkerHung(f"the decoder process gave nothing for {self._end.gettimeout():g} s and was killed")
+        elif isinstance(error, EOFError | OSError):  # the socket is broken
+            return self.end()
+        self.end(wait_s=0)
+        return error
+
 
 def serve() -> None:
     """Answer requests until the pool is gone: all that a decoder process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     cv2.setNumThreads(1)  # the processes share the cores already
-    channel = Channel(FileIO(os.dup(0), "r"), FileIO(os.dup(1), "w"))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what `work` prints must not end up among the messages
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
+    channel = Channel(socket.socket(fileno=int(sys.argv[2])))
     inbox = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
-    with suppress(OSError):  # a broken pipe: the parent is gone
+    with suppress(OSError):  # the socket is broken: the parent is gone
         try:
             work = pickle.loads(inbox.get())
         except Exception as error:
-            channel.send(END, [_dump_error(error)])
+            channel.send((False, _portable(error)))
             return
-        channel.send(READY)
+        channel.send((True, None))
         while True:
-            for kind, parts in _answer(work, inbox.get()):
-                channel.send(kind, parts)
+            _answer(channel, work, inbox.get())
 
 
 def _listen(channel: Channel, inbox: queue.SimpleQueue) -> None:
     """Take requests while the work goes on; the end of them is the end of the parent, however it died, and so ours."""
     try:
         while True:
-            _, (request,) = channel.receive()
-            inbox.put(request)
+            inbox.put(channel.receive()[0])
     finally:
         os._exit(0)
 
 
-def _answer(work: Callable[[Any], Iterator[Any]], request: np.ndarray) -> Iterator[tuple[int, list[Any]]]:
-    """The messages (kind, parts) about one clip; the last is END, with an error if there was one."""
+def _answer(channel: Channel, work: Callable[[Any], Iterator[Any]], argument: bytes) -> None:
+    """Send (True, chunk) for every chunk of a clip, then (False, error), or None where there was no error."""
+    error = None
     try:
-        for chunk in work(pickle.loads(request)):
-            arrays = []
-            pickled = pickle.dumps(chunk, protocol=5, buffer_callback=arrays.append)
-            yield CHUNK, [] if chunk is None else [pickled, *(array.raw() for array in arrays)]
-    except Exception as error:
-        yield END, [_dump_error(error)]
-    else:
-        yield END, []
+        for chunk in work(pickle.loads(argument)):
+            channel.send((True, chunk))
+    except Exception as raised:
+        error = _portable(raised)
+    channel.send((False, error))
 
 
-def _dump_error(error: Exception) -> bytes:
-    """Pickle an error, with the worker's traceback as a note; as WorkerError where it would not come out the same.
+def _portable(error: Exception) -> Exception:
+    """An error with the traceback as a note; a WorkerError where it would not come out of a pickle the same.
 
-    So does a want of memory: here it costs one clip, while a MemoryError is one of the parent, which ends the run.
+    So is a want of memory: here it costs one clip, while a MemoryError is one of the parent, which ends the run.
     """
     note = f"In the decoder process:\n{''.join(traceback.format_exception(error))}"
-    if isinstance(error, MemoryError):
-        error = WorkerError(f"no memory: {error}".removesuffix(": "))
-    with suppress(Exception):
-        error.add_note(note)
-        pickled = pickle.dumps(error)
-        copy = pickle.loads(pickled)
-        if type(copy) is type(error) and str(copy) == str(error):
-            return pickled
     stand_in = WorkerError(f"{type(error).__name__}: {error}")
+    if isinstance(error, MemoryError):
+        stand_in = error = WorkerError(f"no memory: {error}".removesuffix(": "))
+    with suppress(Exception):
+        copy = pickle.loads(pickle.dumps(error))
+        if type(copy) is type(error) and str(copy) == str(error):
+            stand_in = copy
     stand_in.add_note(note)
-    return pickle.dumps(stand_in)
+    return stand_in

@@ -136,7 +136,7 @@ def test_only_exact_peers_count():
 
 
 def test_a_folder_is_read_by_workers(small):
-    with ClipPool(readers.read_64, workers=0) as pool:
+    with ClipPool(readers.read_64, workers=1) as pool:
         decode.read_by_pool(pool, list(small.values())[:2])
 
 
