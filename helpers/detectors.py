@@ -56,15 +56,10 @@ def shrunk(picture: np.ndarray, shorter_px: int) -> tuple[np.ndarray, float]:
 
 
 def rows_of_yunet(found: np.ndarray | None, scale: float) -> np.ndarray:
-    """Bring YuNet's table into the order of `detect_faces`.
+    """Bring YuNet's table, None or float32 (n, 15) with the score last, into the order of `detect_faces`.
 
-    YuNet's boxes are taller than wide; here they become squares of the same centre with the longer side, like Haar's,
-    so that one `crop_scale` serves both.
-
-    Args:
-        found: What `cv2.FaceDetectorYN.detect` gives: None, or float32 (n, 15) of x, y, width, height, ten landmark
-            coordinates, score.
-        scale: The searched picture's size in that of the frame.
+    Its boxes are taller than wide; here they become squares of the same centre with the longer side, like Haar's, so
+    that one `crop_scale` serves both. `scale` is the searched picture's size in that of the frame.
     """
     if found is None:
         return np.zeros((0, 15), np.float32)

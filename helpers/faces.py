@@ -25,7 +25,7 @@ from helpers.container import VideoError
 from helpers.detectors import detect_faces, detector_version
 from helpers.files import PART
 from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
-from helpers.tracking import DETECTED, TRACKED, FacePath, Follower, face_path, main_face
+from helpers.tracking import DETECTED, TRACKED, Follower, face_path, main_face
 from helpers.video import Frames, backend_version, iter_frames, read_frames, uniform_indices
 
 if TYPE_CHECKING:
@@ -44,8 +44,14 @@ class NoFaceError(ValueError):
 
 
 @dataclass(frozen=True)
-class FaceTrack(FacePath):
+class FaceTrack:
     """The main face of a clip, sample by sample; n = `n_frames` samples at `fps`.
+
+    `found_xyxy (n, 4)` as found, `boxes_xyxy (n, 4)` smoothed, float32 pixels, NaN if none. `source (n,) uint8` counts
+    in `helpers.tracking.SOURCES`. `confidence (n,) float32`: the detector's own where detected; where tracked that of
+    the detection it comes from times the similarity with it; 0 elsewhere. `angle_deg (n,) float32`: roll of the eye
+    line, positive when the picture's right eye is lower, NaN without landmarks. `jitter_found_px`, `jitter_px`:
+    deviation of the change of the box's centre from sample to sample, before and after smoothing.
 
     `box_xyxy (4,) float32`: the clip's one square box, enlarged, may reach beyond the frame. `t_s (n,)` seconds and
     `frame (n,)` numbers in the file. `coverage`: share of the looked-at frames with the main face. `n_faces_max`: most
@@ -54,6 +60,13 @@ class FaceTrack(FacePath):
     face.
     """
 
+    found_xyxy: np.ndarray
+    boxes_xyxy: np.ndarray
+    confidence: np.ndarray
+    source: np.ndarray
+    angle_deg: np.ndarray
+    jitter_found_px: float
+    jitter_px: float
     box_xyxy: np.ndarray
     t_s: np.ndarray
     frame: np.ndarray
@@ -110,18 +123,19 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
         if time.monotonic() >= told_s + ALIVE_S:
             yield None
             told_s = time.monotonic()
-    main = main_face(found)
-    coverage = len(main.looks) / len(found)
-    if not coverage:
+    places, reason = main_face(found)
+    coverage = len(places) / len(found)
+    if not places:
         raise NoFaceError(f"no face found in {len(found)} looked-at frames")
     if coverage < cfg.min_coverage:
         share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
         raise NoFaceError(f"face in only {share}")
+    rows = np.stack([found[look][row] for look, row in places])
     t_s, numbers = map(np.array, zip(*times, strict=True))
-    path = face_path(main, follower.legs, len(t_s), every=cfg.detect_every, fps=cfg.fps, max_gap_s=cfg.max_gap_s)
+    gap = {"every": cfg.detect_every, "fps": cfg.fps, "max_gap_s": cfg.max_gap_s}
     yield FaceTrack(
-        **vars(path),
-        box_xyxy=stable_box(main.rows, cfg.crop_scale),
+        **face_path(rows, places, follower.legs, len(t_s), **gap),
+        box_xyxy=stable_box(rows, cfg.crop_scale),
         t_s=t_s,
         frame=numbers,
         coverage=coverage,
@@ -134,19 +148,14 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
         align_eyes=cfg.align_eyes,
         detector=detector_version(cfg.detector),
         decoder=stream.decoder,
-        reason=main.reason,
+        reason=reason,
     )
 
 
 def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
-    """One square box for all detections of a face: median centre and width, enlarged and raised.
+    """One square box for all rows (n, >= 4) of a face, `scale` face widths wide: x0, y0, x1, y1, float32 (4,).
 
-    Args:
-        faces: (n, >= 4): x, y, width, height.
-        scale: Side of the box in face widths.
-
-    Returns:
-        x0, y0, x1, y1, float32 (4,).
+    It lies about the median centre of x, y, width, height, raised by `UP`.
     """
     x, y, w, h = faces[:, :4].astype(np.float64).T
     cx, cy, width = np.median([x + w / 2, y + h / 2, w], axis=1)
@@ -179,17 +188,7 @@ def square(cx: float, cy: float, side: float) -> np.ndarray:
 
 
 def crop_at(frame: np.ndarray, track: FaceTrack, t_s: float, size_px: int) -> np.ndarray:
-    """Cut the face out of the frame at a time, as the track says.
-
-    Args:
-        frame: RGB uint8 (H, W, 3), the one at `t_s`.
-        track: The face of its clip.
-        t_s: Time in seconds.
-        size_px: Side of the crop.
-
-    Returns:
-        RGB uint8 (size_px, size_px, 3).
-    """
+    """Cut the face out of an RGB uint8 frame (H, W, 3), the one at `t_s` seconds: RGB uint8 (size_px, size_px, 3)."""
     box, angle_deg = crop_box(track, t_s)
     return crop_face(frame, box, size_px, angle_deg)
 
@@ -197,7 +196,7 @@ def crop_at(frame: np.ndarray, track: FaceTrack, t_s: float, size_px: int) -> np
 def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int, angle_deg: float = 0.0) -> np.ndarray:
     """Cut a square box out of an RGB frame, scaled to (size_px, size_px, 3); beyond the frame its edge repeats.
 
-    A roll of `angle_deg` (see `FacePath`) is taken out by turning the box about its centre.
+    A roll of `angle_deg` (see `FaceTrack`) is taken out by turning the box about its centre.
     """
     x0, y0, x1, _ = np.asarray(box_xyxy, np.float64)
     k = size_px / (x1 - x0)

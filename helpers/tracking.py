@@ -1,17 +1,17 @@
 """One face through a clip: followed between the looks of the detector, chosen, and given a box at every sample.
 
-In: every sample, RGB uint8 (H, W, 3), in order, at a look with the detector's rows. Out: a `FacePath`: box, confidence,
-source and roll per sample, in pixels of the frame. A sample's box is detected, followed, interpolated over a short gap,
-or missing (NaN); it is then smoothed in time without delay. Held are small grey pictures since the last look only.
+In: every sample, RGB uint8 (H, W, 3), in order, at a look with the detector's rows. Out: box, confidence, source and
+roll per sample, in pixels of the frame. A sample's box is detected, followed, interpolated over a short gap, or missing
+(NaN); it is then smoothed in time without delay. Held are small grey pictures since the last look only.
 
 Between looks, points in the face are moved by pyramidal Lucas-Kanade and kept if they come back to where they started
 (Kalal, Mikolajczyk and Matas 2010, "Forward-backward error"); their median gives shift and scale. A face that no longer
 looks like the one that was detected is lost.
 """
 
-from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,25 +34,19 @@ LUCAS_KANADE = {"winSize": (11, 11), "maxLevel": 2, "criteria": (3, 10, 0.03)}
 PAIRS = cache(partial(np.triu_indices, k=1))  # by the number of points
 
 
-@dataclass
 class Leg:
     """The path of one face from a detection on, forwards or backwards, until it is found again or lost.
 
     `start` (look, row) is the detection it comes from, `arrived` the one that it ran into, None when it did not. Per
-    sample: its number, box x0, y0, x1, y1 in pixels of the frame, and similarity with the detected face, up to 1.
+    sample: its number in `samples`, `boxes_xyxy` in pixels of the frame, `similarity` with the detected face, up to 1.
     """
 
-    start: tuple[int, int]
-    arrived: tuple[int, int] | None = None
-    samples: list[int] = field(default_factory=list)
-    boxes_xyxy: list[np.ndarray] = field(default_factory=list)
-    similarity: list[float] = field(default_factory=list)
-
-    def begin(self, gray: np.ndarray, box_xyxy: np.ndarray) -> "Leg":
-        """Remember what the detected face looks like; the box is in pixels of the small grey picture."""
+    def __init__(self, start: tuple[int, int], gray: np.ndarray, box_xyxy: np.ndarray) -> None:
+        """Take the face in a box of a small grey picture, in pixels of that."""
+        self.start, self.arrived = start, None
+        self.samples, self.boxes_xyxy, self.similarity = [], [], []
         self._detected = _patch(gray, box_xyxy)
         self._seed(gray, box_xyxy)
-        return self
 
     def _seed(self, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
         """Choose new points in a box; later boxes are that box moved as the points have moved since."""
@@ -96,13 +90,7 @@ class Follower:
         self._n_looks = 0
 
     def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
-        """Take the next sample.
-
-        Args:
-            sample: Its number, one more than that of the call before.
-            frame: RGB uint8 (H, W, 3).
-            faces: Rows of `helpers.detectors.detect_faces` if it was looked at, else None.
-        """
+        """Take the next sample: number, RGB uint8 (H, W, 3), and the rows of `detect_faces` at a look, else None."""
         gray, scale = shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), PICTURE_PX)
         self._moving = [leg for leg in self._moving if leg.step(sample, self._pictures[-1], gray, scale)]
         self._pictures.append(gray)
@@ -122,8 +110,8 @@ class Follower:
         for row in np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES].tolist():
             start = (self._n_looks, row)
             if start not in arrived and len(self._pictures) > 2:
-                self.legs.append(self._back(Leg(start).begin(gray, boxes[row] * scale), sample, scale))
-            self._moving.append(Leg(start).begin(gray, boxes[row] * scale))
+                self.legs.append(self._back(Leg(start, gray, boxes[row] * scale), sample, scale))
+            self._moving.append(Leg(start, gray, boxes[row] * scale))
             self.legs.append(self._moving[-1])
         self._moving += bridging[: MAX_FACES - len(self._moving)]
         self._pictures = [gray]
@@ -131,9 +119,8 @@ class Follower:
 
     def _back(self, leg: Leg, sample: int, scale: float) -> Leg:
         """Follow a face that appeared at a look backwards to the look before."""
-        for later, earlier in pairwise(self._pictures[:0:-1]):
-            sample -= 1
-            if not leg.step(sample, later, earlier, scale):
+        for back, (later, earlier) in enumerate(pairwise(self._pictures[:0:-1]), start=1):
+            if not leg.step(sample - back, later, earlier, scale):
                 break
         return leg
 
@@ -170,28 +157,16 @@ def corners(faces: np.ndarray) -> np.ndarray:
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two boxes x0, y0, x1, y1."""
-    overlap = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    if overlap.min() <= 0:
-        return 0.0
-    area = float(np.prod(overlap))
-    return area / float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - area)
+    shared = np.prod((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0))
+    return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
 
 
-@dataclass(frozen=True)
-class MainFace:
-    """The main face: the `looks` that show it (n,), the number of its row in each, and the rows, float32 (n, >= 5).
+def main_face(found: list[np.ndarray]) -> tuple[list[tuple[int, int]], str]:
+    """Link the detector's rows from look to look by overlap and take the face with the largest summed area.
 
-    `reason` says why it was chosen; `looks` is empty when there is no face at all.
+    Returns:
+        (look, row) of each of its detections, none when there is no face at all, and why it was chosen.
     """
-
-    looks: list[int]
-    numbers: list[int]
-    rows: np.ndarray
-    reason: str
-
-
-def main_face(found: list[np.ndarray]) -> MainFace:
-    """Link the detector's rows from look to look by overlap and take the face with the largest summed area."""
     tracks: list[list[tuple[int, int]]] = []  # (look, row) of each face
     boxes = [corners(rows) for rows in found]
     for look, here in enumerate(boxes):
@@ -207,71 +182,70 @@ def main_face(found: list[np.ndarray]) -> MainFace:
             else:
                 tracks.append([(look, j)])
     if not tracks:
-        return MainFace([], [], np.zeros((0, 5), np.float32), "no face")
+        return [], "no face"
     areas = [sum(found[i][j][2] * found[i][j][3] for i, j in track) for track in tracks]
-    chosen = tracks[int(np.argmax(areas))]
     reason = "the only face"
     if len(areas) > 1:
         second, first = sorted(areas)[-2:]
         reason = f"largest summed area: {first / second:.1f} times the next of {len(areas)} faces"
-    looks, numbers = map(list, zip(*chosen, strict=True))
-    return MainFace(looks, numbers, np.stack([found[i][j] for i, j in chosen]), reason)
+    return tracks[int(np.argmax(areas))], reason
 
 
-@dataclass(frozen=True)
-class FacePath:
-    """A face at every sample: `found_xyxy (n, 4)` as found, `boxes_xyxy (n, 4)` smoothed, float32 pixels, NaN if none.
-
-    `source (n,) uint8` counts in `SOURCES`. `confidence (n,) float32`: the detector's own where detected; where tracked
-    that of the detection it comes from times the similarity with it; 0 elsewhere. `angle_deg (n,) float32`: roll of the
-    eye line, positive when the picture's right eye is lower, NaN without landmarks. `jitter_found_px`, `jitter_px`:
-    deviation of the change of the box's centre from sample to sample, before and after smoothing.
-    """
-
-    found_xyxy: np.ndarray
-    boxes_xyxy: np.ndarray
-    confidence: np.ndarray
-    source: np.ndarray
-    angle_deg: np.ndarray
-    jitter_found_px: float
-    jitter_px: float
-
-
-def face_path(main: MainFace, legs: list[Leg], n: int, *, every: int, fps: float, max_gap_s: float) -> FacePath:
-    """Give the main face a box at every sample.
+def face_path(
+    rows: np.ndarray,
+    places: list[tuple[int, int]],
+    legs: list[Leg],
+    n: int,
+    *,
+    every: int,
+    fps: float,
+    max_gap_s: float,
+) -> dict[str, Any]:
+    """Give a face a box at every sample.
 
     Args:
-        main: The main face, not empty.
+        rows: The detector's rows of the face, (k, >= 5), at least one.
+        places: (look, row) of each, as `main_face` gives them.
         legs: Legs of all followed faces.
         n: Samples in the clip.
         every: Every which sample was looked at, from the first.
         fps: Samples per second.
         max_gap_s: Longest time between two known boxes that is interpolated.
+
+    Returns:
+        The fields of `helpers.faces.FaceTrack` that have a row per sample, and the two jitters.
     """
-    looked = np.array(main.looks) * every
-    found, confidence, source = _join_legs(main, legs, n, looked)
+    looked = np.array([look for look, _ in places]) * every
+    found, confidence, source = _join_legs(rows, places, legs, n, looked)
     known = np.flatnonzero(source)
     fills = fillable(known, max_gap_s * fps)
     for column in found.T:
         column[fills] = np.interp(fills, known, column[known])
     source[fills] = INTERPOLATED
-    boxes = smooth(found, CUT_OFF_S * fps)
-    angle = np.full(n, np.nan)
-    if main.rows.shape[1] == 15:
-        angle = np.where(source, np.interp(np.arange(n), looked, roll_deg(main.rows)), np.nan)
-        angle = smooth(angle[:, None], CUT_OFF_S * fps)[:, 0]
-    found_32, boxes_32, confidence, angle = (x.astype(np.float32) for x in (found, boxes, confidence, angle))
-    return FacePath(found_32, boxes_32, confidence, source, angle, jitter(found), jitter(boxes))
+    angle_deg = np.full(n, np.nan)
+    if rows.shape[1] == 15:
+        angle_deg = np.where(source, np.interp(np.arange(n), looked, roll_deg(rows)), np.nan)
+    smoothed = smooth(np.column_stack([found, angle_deg]), CUT_OFF_S * fps)
+    return {
+        "found_xyxy": found.astype(np.float32),
+        "boxes_xyxy": smoothed[:, :4].astype(np.float32),
+        "confidence": confidence.astype(np.float32),
+        "source": source,
+        "angle_deg": smoothed[:, 4].astype(np.float32),
+        "jitter_found_px": jitter(found),
+        "jitter_px": jitter(smoothed),
+    }
 
 
-def _join_legs(main: MainFace, legs: list[Leg], n: int, looked: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Lay the main face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
+def _join_legs(
+    rows: np.ndarray, places: list[tuple[int, int]], legs: list[Leg], n: int, looked: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Lay a face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
 
     A leg that arrives at the next detection is bent so that it ends on it; where two legs meet, each sample takes the
     one whose detection is nearer.
     """
-    rows = corners(main.rows)
-    detected = {start: k for k, start in enumerate(zip(main.looks, main.numbers, strict=True))}
+    detected, detections = {place: k for k, place in enumerate(places)}, corners(rows)
     found, confidence, source = np.full((n, 4), np.nan), np.zeros(n), np.zeros(n, np.uint8)
     away = np.full(n, np.inf)  # samples to the detection that a box comes from
     for leg in legs:
@@ -281,13 +255,13 @@ def _join_legs(main: MainFace, legs: list[Leg], n: int, looked: np.ndarray) -> t
         samples, boxes = np.array(leg.samples), np.array(leg.boxes_xyxy)
         distance = np.abs(samples - looked[k])
         if leg.arrived in detected:
-            boxes += (distance / distance[-1])[:, None] * (rows[detected[leg.arrived]] - boxes[-1])
+            boxes += (distance / distance[-1])[:, None] * (detections[detected[leg.arrived]] - boxes[-1])
             distance = np.minimum(distance, distance[-1] - distance)
         nearer = distance < away[samples]
         samples = samples[nearer]
         found[samples], away[samples], source[samples] = boxes[nearer], distance[nearer], TRACKED
-        confidence[samples] = main.rows[k, 4] * np.array(leg.similarity)[nearer]
-    found[looked], confidence[looked], source[looked] = rows, main.rows[:, 4], DETECTED
+        confidence[samples] = rows[k, 4] * np.array(leg.similarity)[nearer]
+    found[looked], confidence[looked], source[looked] = detections, rows[:, 4], DETECTED
     return found, confidence, source
 
 
@@ -299,10 +273,10 @@ def fillable(known: np.ndarray, max_gap: float) -> np.ndarray:
 
 
 def smooth(values: np.ndarray, cut_off: float) -> np.ndarray:
-    """Low-pass every run of rows without NaN with a Gaussian, which has no delay; straight motion stays as it is.
+    """Low-pass every run of known rows with a Gaussian, which has no delay; straight motion stays as it is.
 
     Args:
-        values: (n, C); a row is NaN as a whole or not at all.
+        values: (n, C); a row is known where its first column is not NaN.
         cut_off: Period in rows whose amplitude is halved.
 
     Returns:
@@ -329,6 +303,6 @@ def roll_deg(rows: np.ndarray) -> np.ndarray:
 
 def jitter(boxes_xyxy: np.ndarray) -> float:
     """Deviation in pixels of the change of the boxes' centre from row to row; 0 with fewer than two changes."""
-    change = np.diff((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2, axis=0)
+    change = np.diff((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:4]) / 2, axis=0)
     change = change[~np.isnan(change[:, 0])]
     return float(np.sqrt(change.var(axis=0).sum())) if len(change) > 1 else 0.0

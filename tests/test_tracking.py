@@ -1,5 +1,7 @@
 """The main face and its box at every sample: linking, joining, filling gaps, smoothing."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,8 +13,6 @@ from helpers.tracking import (
     NONE,
     TRACKED,
     Follower,
-    Leg,
-    MainFace,
     correlation,
     face_path,
     fillable,
@@ -31,17 +31,21 @@ def row(x: float, y: float = 10, side: float = 20, confidence: float = 8) -> np.
     return np.float32([x, y, side, side, confidence])
 
 
-def main_of(looks: list[int], xs: list[float], rows: np.ndarray | None = None) -> MainFace:
-    rows = np.stack([row(x) for x in xs]) if rows is None else rows
-    return MainFace(looks, [0] * len(looks), rows, "the only face")
+def leg(start: int, samples: list[int], xs: list[float], arrived: int | None = None, row: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(
+        start=(start, row),
+        arrived=None if arrived is None else (arrived, 0),
+        samples=samples,
+        boxes_xyxy=[np.array([x, 10, x + 20, 30], float) for x in xs],
+        similarity=[0.5] * len(samples),
+    )
 
 
-def leg(start: int, samples: list[int], xs: list[float], arrived: int | None = None) -> Leg:
-    boxes = [np.array([x, 10, x + 20, 30], float) for x in xs]
-    return Leg((start, 0), None if arrived is None else (arrived, 0), samples, boxes, [0.5] * len(samples))
-
-
-LAW = {"every": 4, "fps": 10.0, "max_gap_s": 0.4}
+def path_of(looks: list[int], rows: list[float] | np.ndarray, legs: list, n: int) -> SimpleNamespace:
+    """The path of a face with one row per look, or whose rows begin at these x."""
+    rows = np.stack([row(x) for x in rows]) if isinstance(rows, list) else rows
+    law = {"every": 4, "fps": 10.0, "max_gap_s": 0.4}
+    return SimpleNamespace(**face_path(rows, [(look, 0) for look in looks], legs, n, **law))
 
 
 def test_overlap_of_boxes():
@@ -54,26 +58,19 @@ def test_the_main_face_is_followed_by_overlap_not_by_order_or_size_alone():
     small = [np.float32([[10 + 2 * k, 10, 20, 20, 7]]) for k in range(5)]
     large = np.float32([[100, 10, 40, 40, 9]])
     found = [np.concatenate([large, small[0]]), small[1], small[2], np.concatenate([small[3], large]), small[4]]
-    main = main_face(found)
-    assert main.looks == [0, 3]
-    assert main.numbers == [0, 1]
-    assert (main.rows == large).all()
-    assert main.reason == "largest summed area: 1.6 times the next of 2 faces"
-    main = main_face([small[0], large / 2, *small[1:]])
-    assert main.looks == [0, 2, 3, 4, 5]
-    assert main.rows[:, 0].tolist() == [10, 12, 14, 16, 18]
+    assert main_face(found) == ([(0, 0), (3, 1)], "largest summed area: 1.6 times the next of 2 faces")
+    places, _ = main_face([small[0], large / 2, *small[1:]])
+    assert places == [(0, 0), (2, 0), (3, 0), (4, 0), (5, 0)]
 
 
 def test_one_face_or_none_needs_no_choice():
-    assert main_face([row(3)[None], NOTHING, row(4)[None]]).reason == "the only face"
-    none = main_face([NOTHING, NOTHING])
-    assert none.looks == []
-    assert none.rows.shape == (0, 5)
+    assert main_face([row(3)[None], NOTHING, row(4)[None]]) == ([(0, 0), (2, 0)], "the only face")
+    assert main_face([NOTHING, NOTHING]) == ([], "no face")
 
 
 def test_a_leg_that_arrives_is_bent_onto_the_detection():
     legs = [leg(0, [1, 2, 3, 4], [11, 13, 13, 12], arrived=1)]  # 4 px short of the detection
-    path = face_path(main_of([0, 1], [10, 16]), legs, 5, **LAW)
+    path = path_of([0, 1], [10, 16], legs, 5)
     assert path.found_xyxy[:, 0].tolist() == [10, 12, 15, 16, 16]
     assert path.source.tolist() == [DETECTED, TRACKED, TRACKED, TRACKED, DETECTED]
     assert path.confidence.tolist() == [8, 4, 4, 4, 8]
@@ -81,25 +78,24 @@ def test_a_leg_that_arrives_is_bent_onto_the_detection():
 
 def test_where_legs_meet_the_nearer_detection_counts():
     legs = [leg(0, [1, 2], [50, 50]), leg(1, [3, 2, 1], [60, 60, 60])]
-    path = face_path(main_of([0, 1], [50, 60]), legs, 5, **LAW)
+    path = path_of([0, 1], [50, 60], legs, 5)
     assert path.found_xyxy[:, 0].tolist() == [50, 50, 50, 60, 60]
 
 
 def test_legs_of_other_faces_are_not_taken():
-    other = leg(0, [1, 2, 3], [90, 90, 90])
-    other.start = (0, 1)
-    path = face_path(main_of([0, 1], [10, 14]), [other], 5, **LAW)
+    other = leg(0, [1, 2, 3], [90, 90, 90], row=1)
+    path = path_of([0, 1], [10, 14], [other], 5)
     assert path.source.tolist() == [DETECTED, INTERPOLATED, INTERPOLATED, INTERPOLATED, DETECTED]
     assert path.found_xyxy[:, 0].tolist() == [10, 11, 12, 13, 14]
     assert path.confidence.tolist() == [8, 0, 0, 0, 8]
 
 
 def test_a_gap_is_filled_up_to_the_limit_and_masked_beyond_it():
-    path = face_path(main_of([1, 2, 4], [10, 14, 20]), [leg(2, [9, 10], [15, 16])], 20, **LAW)
+    path = path_of([1, 2, 4], [10, 14, 20], [leg(2, [9, 10], [15, 16])], 20)
     before = [NONE] * 4 + [DETECTED] + [INTERPOLATED] * 3
     assert path.source.tolist() == before + [DETECTED, TRACKED, TRACKED] + [NONE] * 5 + [DETECTED] + [NONE] * 3
     assert np.isnan(path.boxes_xyxy).all(axis=1).tolist() == [s == NONE for s in path.source]
-    path = face_path(main_of([1, 3, 5], [10, 14, 20]), [leg(3, [13, 14, 15, 16], [15, 16, 17, 18])], 24, **LAW)
+    path = path_of([1, 3, 5], [10, 14, 20], [leg(3, [13, 14, 15, 16], [15, 16, 17, 18])], 24)
     assert path.source[13:21].tolist() == [TRACKED] * 4 + [INTERPOLATED] * 3 + [DETECTED]
 
 
@@ -135,10 +131,10 @@ def test_the_roll_is_known_where_there_is_a_box_and_landmarks():
     rows = np.zeros((2, 15), np.float32)
     rows[:, :5], rows[:, 7] = [row(10), row(14)], 10  # left eye 10 px to the right
     rows[:, 8] = 10 * np.tan(np.radians([10, 14]))
-    path = face_path(main_of([1, 2], [], rows), [], 12, **LAW)
+    path = path_of([1, 2], rows, [], 12)
     assert np.isnan(path.angle_deg).tolist() == [True] * 4 + [False] * 5 + [True] * 3
     np.testing.assert_allclose(path.angle_deg[4:9], [10, 11, 12, 13, 14], rtol=1e-5)
-    assert np.isnan(face_path(main_of([1, 2], [10, 14]), [], 12, **LAW).angle_deg).all()
+    assert np.isnan(path_of([1, 2], [10, 14], [], 12).angle_deg).all()
 
 
 def test_jitter_is_the_deviation_of_the_change():
