@@ -14,7 +14,8 @@ import shutil
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.config import NOTEBOOKS, AlignmentConfig
-from helpers.container import VideoError, VideoInfo, probe, write_excerpt
+from helpers.container import VideoError, VideoInfo, open_video, probe, write_excerpt
 from helpers.detectors import detect_faces, require_detector
 from helpers.files import duration, free_bytes, resolve, size
-from helpers.video import iter_frames
+from helpers.video import Converter, decode_pyav, iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
 
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
@@ -139,7 +140,17 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
     Raises:
         VideoError: see `helpers.video.iter_frames`.
     """
-    numbers = spread_numbers(probe(request.path).n_frames, request.looks)
+    with open_video(request.path) as video, suppress(av.FFmpegError):
+        keys = [] if request.thorough else video.keys
+        numbers = spread_numbers(len(video.t_s), request.looks, keys)
+        info, convert = video.info(), Converter(None, video.stream.sample_aspect_ratio)
+        if np.isin(numbers, keys).all():
+            pictures = decode_pyav(video, numbers, alone=True)
+            faces = [detect_faces(convert(picture), request.detector) for _, picture, _ in pictures]
+            if len(faces) == len(numbers):
+                yield from (info, *faces)
+                return
+    # There are too few key pictures, or one is damaged or refers to others.
     stream = iter_frames(request.path, indices=None if request.thorough else numbers, backend="pyav")
     looked_at = set(numbers.tolist())
     for position, (frame, _, number) in enumerate(stream):
@@ -148,9 +159,15 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
         yield detect_faces(frame, request.detector) if number in looked_at else None
 
 
-def spread_numbers(n_frames: int, looks: int) -> np.ndarray:
-    """The middle frame of each of `looks` equal parts of a clip, int (n,); all frames of a shorter clip."""
-    return np.unique(((np.arange(looks) + 0.5) * n_frames / looks).astype(int))
+def spread_numbers(n_frames: int, looks: int, keys: Sequence[int] = ()) -> np.ndarray:
+    """The middle frame of each of `looks` equal parts of a clip, int (n,); all frames of a shorter clip.
+
+    Where every part has a key picture, of `keys`, it is the part's nearest to the middle, as that costs least.
+    """
+    middles, keys = (np.arange(looks) + 0.5) * n_frames / looks, np.asarray(keys, int)
+    if len(np.unique(keys * looks // n_frames)) < looks:
+        return np.unique(middles.astype(int))
+    return keys[np.abs(keys[:, None] - middles).argmin(axis=0)]
 
 
 def _gather(pieces: Iterator[Any]) -> Finding:

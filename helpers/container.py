@@ -59,7 +59,8 @@ class OpenVideo:
     `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `t_s (n,)` the
     same in seconds from the first one. `timed`: whether packets and pictures carry that time, each another one, so that
     a decoded picture is known by it; otherwise pictures can only be counted. `cut_out`: it begins with pictures that
-    refer to what was cut away before them; they are left out.
+    refer to what was cut away before them; they are left out. `keys (k,) int`: numbers of the pictures that the file
+    calls key pictures, which refer to no other; none unless `timed`.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class OpenVideo:
     t_s: np.ndarray
     timed: bool
     cut_out: bool
+    keys: np.ndarray
 
     @property
     def interval_s(self) -> float:
@@ -170,7 +172,7 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
     stream = _video_stream(path, container)
     end = dict.fromkeys(range(len(container.streams)), 0)  # of each stream, in its ticks
-    packets, held, moments, pts = [], 0, [], set()  # moments: of the pictures that are shown
+    packets, held, moments, keys, pts = [], 0, [], [], set()  # moments: of the pictures that are shown
     for packet in container.demux():
         moment = packet.dts if packet.pts is None else packet.pts
         if moment is None or packet.stream.type == "data":
@@ -185,6 +187,7 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
             packets.append(packet)
         if not packet.is_discard:
             moments.append(moment)
+            keys += [moment] * packet.is_keyframe
         pts.add(packet.pts)
     if not moments:
         raise VideoError(f"{path.name}: holds no frame that can be decoded. {COPY_AGAIN}, or remove it.")
@@ -199,7 +202,8 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
     # AVI knows the order of decoding only.
     timed = "avi" not in container.format.name and None not in pts and len(np.unique(ticks)) == len(ticks)
     t_s, cut_out = (ticks - ticks[0]) * float(stream.time_base), len(ticks) < len(moments)
-    video = OpenVideo(path, container, stream, packets if held <= HELD_BYTES else None, ticks, t_s, timed, cut_out)
+    kept, keys = packets if held <= HELD_BYTES else None, np.flatnonzero(np.isin(ticks, keys) & timed)
+    video = OpenVideo(path, container, stream, kept, ticks, t_s, timed, cut_out, keys)
     _check_times(video)
     return video
 

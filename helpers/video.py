@@ -21,6 +21,7 @@ import av
 import cv2
 import numpy as np
 from av.codec.hwaccel import HWAccel
+from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from helpers.container import (
@@ -104,8 +105,10 @@ class Converter:
 Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
 
 
-def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:
+def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "", alone: bool = False) -> Decoded:
     """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`; stops where one is not as announced.
+
+    `alone`: decode no others. The wanted ones are of `video.keys`; stops where one refers to others all the same.
 
     Raises:
         RuntimeError: This machine has no such device.
@@ -122,12 +125,14 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
         codec = container.streams[video.stream.index].codec_context
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
         codec.options = {} if video.cut_out else STRICT  # after a cut the decoder misses what nothing refers to
-        is_wanted = np.isin(np.arange(wanted[-1] + 1), wanted)
-        pictures = (picture for packet in chain(video.iter_packets(), [None]) for picture in codec.decode(packet))
-        for number, picture in enumerate(islice(pictures, len(is_wanted))):
-            if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
+        numbers = wanted if alone else np.arange(wanted[-1] + 1)
+        packets = (packet for packet in video.iter_packets() if not alone or packet.pts in video.ticks[wanted])
+        pictures = (picture for packet in chain(packets, [None]) for picture in codec.decode(packet))
+        for number, is_wanted, picture in zip(numbers, np.isin(numbers, wanted), pictures, strict=False):
+            is_other = video.timed and picture.pts != video.ticks[number]
+            if picture.is_corrupt or is_other or (alone and picture.pict_type != PictureType.I):
                 return
-            if is_wanted[number]:
+            if is_wanted:
                 yield number, picture, _describe(codec, device)
 
 

@@ -9,12 +9,13 @@ import lookers
 import numpy as np
 import pandas as pd
 import pytest
+from numbered import read_numbers, write_numbered
 from trees import write_faces
 from trees import write_pairs as write_flow
 
 from helpers import __main__, check, files
 from helpers.config import AlignmentConfig
-from helpers.container import open_video, probe
+from helpers.container import VideoError, open_video, probe
 
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = ROOT / "data_sample" / "awkward"
@@ -107,6 +108,81 @@ def test_the_limit_takes_the_first_clips(good):
 def test_looks_are_spread_over_a_clip_and_see_all_of_a_short_one():
     assert check.spread_numbers(50, 5).tolist() == [5, 15, 25, 35, 45]
     assert check.spread_numbers(3, 5).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "keys", "numbers"),
+    [
+        (50, range(0, 50, 7), [7, 14, 28, 35, 42]),
+        (50, [0, 12, 21, 32, 39, 49], [0, 12, 21, 32, 49]),
+        (7, [0, 2, 3, 5, 6], [0, 2, 3, 5, 6]),
+        (50, [0, 25], [5, 15, 25, 35, 45]),
+    ],
+)
+def test_looks_are_at_key_pictures_where_every_part_has_one(n_frames, keys, numbers):
+    assert check.spread_numbers(n_frames, 5, keys).tolist() == numbers
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """What a clip's look saw: the numbers that its frames carry."""
+    seen = []
+    monkeypatch.setattr(check, "detect_faces", lambda frame, _: seen.append(frame) or np.zeros((0, 5)))
+
+    def look(path, *, thorough=False):
+        seen.clear()
+        list(check.look_at(check.Request(path, 5, "haar", thorough)))
+        return read_numbers(np.stack(seen))
+
+    return look
+
+
+MIDDLES, KEYS = [10, 30, 50, 70, 90], [12, 30, 48, 72, 90]
+CLOSED = {"g": "6", "bf": "2", "sc_threshold": "0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "numbers"),
+    [
+        ("many.mp4", "libx264", CLOSED, KEYS),
+        ("open.mp4", "libx264", {"g": "6", "bf": "2", "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}, KEYS),
+        ("many.webm", "libvpx-vp9", {"b": "0", "g": "6"}, KEYS),
+        ("hevc.mkv", "libx265", {"x265-params": "log-level=none:keyint=6:min-keyint=6:open-gop=1"}, KEYS),
+        ("only.mov", "mjpeg", {}, MIDDLES),
+        ("few.mp4", "libx264", {"g": "50", "bf": "2", "sc_threshold": "0"}, MIDDLES),
+        ("none.mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=6"}, None),
+        ("untimed.avi", "mpeg4", {"g": "6"}, MIDDLES),
+    ],
+)
+def test_a_look_sees_the_pictures_it_asks_for(tmp_path, looked_at, name, codec, options, numbers):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = write_numbered(tmp_path / name, 100, codec=codec, pixels=pixels, codec_options=options)
+    with open_video(path) as video:
+        expected = check.spread_numbers(100, 5, video.keys).tolist()
+    assert looked_at(path) == expected
+    assert numbers in (None, expected)
+    assert looked_at(path, thorough=True) == MIDDLES
+
+
+def damaged(whole, number):
+    """The clip with the packet of one picture set to zero."""
+    with open_video(whole) as video:
+        packet = next(packet for packet in video.iter_packets() if packet.pts == video.ticks[number])
+    data = bytearray(whole.read_bytes())
+    data[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)
+    path = whole.with_stem(f"damaged_{number}")
+    path.write_bytes(data)
+    return path
+
+
+def test_key_pictures_are_decoded_alone_and_a_damaged_one_is_named(tmp_path, looked_at):
+    whole = write_numbered(tmp_path / "clip.mp4", 100, codec_options=CLOSED)
+    between = damaged(whole, 51)
+    assert looked_at(between) == KEYS
+    with pytest.raises(VideoError, match=r"damaged_51.mp4: cannot be decoded from 3\.\d s on"):
+        looked_at(between, thorough=True)
+    with pytest.raises(VideoError, match=r"damaged_90.mp4: cannot be decoded from 6\.\d s on"):
+        looked_at(damaged(whole, 90))
 
 
 def test_the_text_fits_the_terminal_and_holds_every_clip(awkward):
