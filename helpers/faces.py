@@ -213,9 +213,7 @@ def crop_faces(frames: Iterable[np.ndarray], box_xyxy: np.ndarray, size_px: int 
     return np.stack([crop_face(frame, box_xyxy, size_px) for frame in frames])
 
 
-def sheet_of_clip(
-    path: str | Path, track: FaceTrack, n: int = 10, *, backend: str = "auto"
-) -> tuple[Frames, np.ndarray]:
+def sheet_of_clip(path: str | Path, track: FaceTrack, n: int, *, backend: str = "auto") -> tuple[Frames, np.ndarray]:
     """Frames for a contact sheet: up to `n` samples spread evenly, and their numbers (n,) in the track's arrays."""
     samples = uniform_indices(track.n_frames, min(n, track.n_frames))
     return read_frames(path, fps=track.fps, indices=samples.tolist(), backend=backend), samples
@@ -241,16 +239,10 @@ def _read_track(path: str | Path) -> tuple[FaceTrack, str]:
 
 
 def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceTrack:
-    """The track of a clip in a run's folder.
-
-    Args:
-        out: The run's folder; `faces/<key>.npz` lies in it.
-        key: The clip's key.
-        stamp: Its version now, see `helpers.store.clip_stamp`.
-        no_track: Key -> reason of the clips that 02 could not use.
+    """The track of a clip in the run's folder `out`, where it was made from the version of the clip with this stamp.
 
     Raises:
-        NoFaceError: There is no track of this version of the clip; the message says why.
+        NoFaceError: There is none; the message says why. `no_track` (key -> reason) are those that 02 could not use.
     """
     if key in no_track:
         raise NoFaceError(f"no faces file: {no_track[key]}")
@@ -271,15 +263,15 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
 def export_faces(
     clips: "pd.DataFrame", data: str | Path, run: str | Path, to: str | Path, *, every: int = 5, progress: bool = False
 ) -> dict[str, Any]:
-    """Write the face crops of all clips; clips that are done are not done again.
+    """Write the face crops of all clips into `faces_jpeg/` and their times into `faces_jpeg_times/`, both below `to`.
+
+    Clips that are done are not done again.
 
     Args:
         clips: Index `key`, column `path` below `data`.
         data: Folder of the clips.
         run: The run's folder, with `faces/` of 02.
-        to: Where `faces_jpeg/` and `faces_jpeg_times/` are made.
         every: Every which frame of the file, from the first; 5 as in the source project.
-        progress: Whether to show a progress bar.
 
     Returns:
         The manifest: counts of clips and files, and the clips that could not be exported, with the reason.
@@ -305,7 +297,7 @@ def export_faces(
                 continue
             try:
                 track = track_of(Path(run), key, stamp, no_track)
-                numbers, t_s = _export_clip(path, track, folder, every, backend)
+                rows = _export_clip(path, track, folder, every, backend)
             except (VideoError, NoFaceError, cv2.error, av.FFmpegError) as error:
                 log.warning("%s: %s", key, error)
                 shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
@@ -313,15 +305,15 @@ def export_faces(
                 stage.fail(key, str(error).removeprefix(f"{path.name}: "))
                 counts["failed"] += 1
                 continue
-            write_arrays(stage.path(key), frame=np.array(numbers, np.int64), t_s=np.array(t_s, np.float64), stamp=stamp)
+            write_arrays(stage.path(key), **rows, stamp=stamp)
             counts["made"] += 1
-            counts["files"] += len(numbers)
+            counts["files"] += len(rows["frame"])
         return stage.finish(**counts)
 
 
-def _export_clip(path: Path, track: FaceTrack, folder: Path, every: int, backend: str) -> tuple[list[int], list[float]]:
-    """Put a clip's crops in the place of `folder`; returns numbers in the file and seconds of the frames written."""
-    written = []
+def _export_clip(path: Path, track: FaceTrack, folder: Path, every: int, backend: str) -> dict[str, np.ndarray]:
+    """Put a clip's crops in the place of `folder`; returns `frame` numbers int64 and `t_s` of those with the face."""
+    numbers, t_s = [], []
     part = folder.parent / f"{PART}{folder.name}"
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     part.mkdir(parents=True)
@@ -331,9 +323,10 @@ def _export_clip(path: Path, track: FaceTrack, folder: Path, every: int, backend
                 crop = cv2.cvtColor(crop_at(frame, track, t, SIZE_PX), cv2.COLOR_RGB2BGR)
                 _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
                 (part / f"face_{number:06d}.jpg").write_bytes(jpeg.tobytes())
-                written.append((number, t))
+                numbers.append(number)
+                t_s.append(t)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return [number for number, _ in written], [t for _, t in written]
+    return {"frame": np.array(numbers, np.int64), "t_s": np.array(t_s, np.float64)}

@@ -201,15 +201,13 @@ def face_path(
     fps: float,
     max_gap_s: float,
 ) -> dict[str, Any]:
-    """Give a face a box at every sample.
+    """Give a face a box at every one of the `n` samples of a clip.
 
     Args:
         rows: The detector's rows of the face, (k, >= 5), at least one.
         places: (look, row) of each, as `main_face` gives them.
         legs: Legs of all followed faces.
-        n: Samples in the clip.
         every: Every which sample was looked at, from the first.
-        fps: Samples per second.
         max_gap_s: Longest time between two known boxes that is interpolated.
 
     Returns:
@@ -275,12 +273,8 @@ def fillable(known: np.ndarray, max_gap: float) -> np.ndarray:
 def smooth(values: np.ndarray, cut_off: float) -> np.ndarray:
     """Low-pass every run of known rows with a Gaussian, which has no delay; straight motion stays as it is.
 
-    Args:
-        values: (n, C); a row is known where its first column is not NaN.
-        cut_off: Period in rows whose amplitude is halved.
-
-    Returns:
-        (n, C), NaN where `values` is.
+    A row of `values` (n, C) is known where its first column is not NaN; others stay. `cut_off` is the period in rows
+    whose amplitude is halved.
     """
     sigma = HALVED * cut_off
     reach = max(1, round(3 * sigma))

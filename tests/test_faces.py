@@ -224,7 +224,7 @@ def test_a_contact_sheet_has_frames_and_the_samples_they_are():
     assert samples.tolist() == [0, 18, 36, 54, 72]
     assert shown.frames.shape == (5, 240, 320, 3)
     np.testing.assert_allclose(shown.t_s, got.t_s[samples])
-    assert len(sheet_of_clip(SAMPLE / "awkward" / "very_short.mp4", track("very_short"))[1]) == 7
+    assert len(sheet_of_clip(SAMPLE / "awkward" / "very_short.mp4", track("very_short"), 10)[1]) == 7
 
 
 def test_a_crop_shows_the_box_and_repeats_the_edge_beyond_the_frame():
