@@ -85,9 +85,9 @@ def attention_by_lag(attention: np.ndarray, inputs: dict[str, np.ndarray], step_
     lag_s = inputs["dynamic_t_s"][:, None, :] - inputs["static_t_s"][:, :, None]  # (B, Ts, Td)
     real = inputs["dynamic_mask"][:, None, :] & inputs["static_mask"][:, :, None]
     first = lag_s[real].min()
-    table = pd.DataFrame({"step": np.rint((lag_s[real] - first) / step_s), "attention": attention.mean(1)[real]})
-    profile = table.groupby("step")["attention"].mean()
-    return pd.DataFrame({"lag_s": profile.index.to_numpy() * step_s + first, "attention": profile.to_numpy()})
+    rounded_s = np.rint((lag_s[real] - first) / step_s) * step_s + first
+    table = pd.DataFrame({"lag_s": rounded_s, "attention": attention.mean(1)[real]})
+    return table.groupby("lag_s", as_index=False).mean()
 
 
 def mean_motion(aligned: Aligned) -> np.ndarray:

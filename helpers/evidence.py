@@ -26,7 +26,6 @@ from helpers.attention import (
     order_of,
     random_orders,
     relevance,
-    replaced_per_step,
 )
 from helpers.config import TrainingConfig
 from helpers.statistics import mean_interval
@@ -205,14 +204,11 @@ def _nothing_planted() -> dict[str, Any]:
 
 def _pointing(tests: dict[str, list[HeldOut]], found: dict[str, list[dict]], seeds: Sequence[int]) -> dict[str, Any]:
     """Pointing by occlusion and by deletion of the model and its control, with intervals, and of each seed."""
-    hits = {
-        f"{kind}_pointing{end}": [
-            test.points(m["occlusion"] if kind == "occlusion" else m["curves"]["random"]["effects"])
-            for test, m in zip(tests[key], found[key], strict=True)
-        ]
-        for key, end in ENDS.items()
-        for kind in ("occlusion", "deletion")
-    }
+    hits = {}
+    for key, end in ENDS.items():
+        pairs = list(zip(tests[key], found[key], strict=True))
+        hits[f"occlusion_pointing{end}"] = [test.points(m["occlusion"]) for test, m in pairs]
+        hits[f"deletion_pointing{end}"] = [test.points(m["curves"]["random"]["effects"]) for test, m in pairs]
     chance = [test.uniform() for test in tests["true"]]
     per_seed = [
         {"seed": seed, "occlusion_chance": chance[i]} | {name: float(each[i].mean()) for name, each in hits.items()}
@@ -259,8 +255,8 @@ def deletion_table(tests: dict[str, list[HeldOut]], found: dict[str, list[dict]]
         score| at each step; `deletion_area`, `insertion_area`, their means over the steps, and `_interval` of each.
         A good order has a large area of deletion and a small one of insertion.
     """
-    steps = replaced_per_step(tests["true"][0].clips.dynamic_mask).shape[1]
-    table: dict[str, Any] = {"replaced": np.linspace(0, 1, steps).tolist()} | {key: {} for key in tests}
+    n_tokens = tests["true"][0].clips.dynamic_mask.shape[1]
+    table: dict[str, Any] = {"replaced": np.linspace(0, 1, n_tokens + 1).tolist()} | {key: {} for key in tests}
     for key, of_model in tests.items():
         for order in found[key][0]["curves"]:
             row = table[key][order] = {}
@@ -343,8 +339,7 @@ def agreement(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str,
         clip's picture held against another clip's: what is as high there says nothing about the clip. `clips`, how
         many were compared. None with a single seed, or without a clip that both have not seen.
     """
-    pairs = [_pair(data, cfg, column, a, b) for a, b in combinations(cfg.seeds, 2)]
-    pairs = [pair for pair in pairs if pair is not None]
+    pairs = [pair for a, b in combinations(cfg.seeds, 2) if (pair := _pair(data, cfg, column, a, b))]
     if not pairs:
         return None
     sources = [clips.sources for clips, _, _ in pairs]

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from importlib import metadata
@@ -197,7 +197,7 @@ class LockedError(RuntimeError):
     """Another run fills the folder; the message names its process and says what to do."""
 
 
-class FolderLock:
+class FolderLock(AbstractContextManager):
     """A folder that this process alone fills, from now until `release`, the end of a `with`, or its own end.
 
     The folder is made if it is not there. What killed writers left in it is removed: nobody is writing it any more.
@@ -231,9 +231,6 @@ class FolderLock:
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
         self._lock.release()
-
-    def __enter__(self) -> "FolderLock":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()

@@ -164,8 +164,8 @@ def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     return np.array(widths)
 
 
-def calibration(predictions: pd.DataFrame, n_bins: int = 5) -> pd.DataFrame:
-    """Mean prediction and mean truth in parts of equal size by prediction; the two are equal for a calibrated model.
+def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Mean prediction and mean truth in 5 parts of equal size by prediction; the two are equal for a calibrated model.
 
     Returns:
         Columns trait, bin (0 is the lowest), prediction, truth (means), clips; and `slope`, of truth on prediction over
@@ -174,7 +174,7 @@ def calibration(predictions: pd.DataFrame, n_bins: int = 5) -> pd.DataFrame:
     parts = []
     for trait, rows in predictions.dropna(subset=["truth"]).groupby("trait", sort=False):
         rank = rows["prediction"].rank(method="first")
-        bins = pd.qcut(rank, min(n_bins, len(rows)), labels=False).rename("bin")
+        bins = pd.qcut(rank, min(5, len(rows)), labels=False).rename("bin")
         means = rows.groupby(bins)[["prediction", "truth"]].mean()
         spread = rows["prediction"].var(ddof=0)
         slope = rows["prediction"].cov(rows["truth"], ddof=0) / spread if spread > 0 else np.nan
@@ -200,15 +200,15 @@ def clip_lengths(aligned: Aligned) -> pd.Series:
     return pd.Series(np.maximum(*last), index=pd.Index(aligned.clips, name="clip"), name="length_s")
 
 
-def errors_by_length(predictions: pd.DataFrame, lengths_s: pd.Series, n_bins: int = 4) -> pd.DataFrame:
-    """Mean absolute and mean signed error by clip length, in parts of about equal size; equal lengths stay together.
+def errors_by_length(predictions: pd.DataFrame, lengths_s: pd.Series) -> pd.DataFrame:
+    """Mean absolute and mean signed error by clip length, in 4 parts of about equal size; equal lengths stay together.
 
     Returns:
         Columns length_s (the median of the part), mae, bias, clips; one row where all clips are equally long.
     """
     rows = _with_errors(predictions)
     rows = rows.assign(length_s=rows["clip"].map(lengths_s))
-    edges = np.unique(np.quantile(rows["length_s"], np.linspace(0, 1, n_bins + 1)))
+    edges = np.unique(np.quantile(rows["length_s"], np.linspace(0, 1, 5)))
     part = np.clip(np.searchsorted(edges, rows["length_s"], side="right") - 1, 0, max(len(edges) - 2, 0))
     return rows.groupby(part).agg(length_s=("length_s", "median"), **ERRORS).reset_index(drop=True)
 

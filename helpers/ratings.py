@@ -24,7 +24,7 @@ from helpers.splits import split_named
 
 log = logging.getLogger(__name__)
 
-RATING_FILE = re.compile(r"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?P<suffix>pkl|pickle|json|csv)", re.I)
+RATING_FILE = re.compile(r"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?:pkl|pickle|json|csv)", re.I)
 KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv"}
 REST = "cells beyond the last column"
 STATED = ("source", "split", "rater", "group")  # optional columns of a CSV
@@ -39,10 +39,9 @@ class Ratings:
 
     Attributes:
         table: One row per rated clip (index `key`), one float64 column per target in [0, 1]; NaN where unrated.
-        kind: "pickle", "json", "csv", "npy", or "none" when the folder holds no ratings.
+        kind: "pickle", "json", "csv", or "none" when the folder holds no ratings.
         problems: Columns `name` (a clip's key, or the name in the file) and `problem`; empty when all is in order.
         given: Columns `source`, `split` and `group` as the files state them, index as `table`; "" where they do not.
-        order_trusted: True when nothing but their order ties the ratings to clips.
         reliability: Of mean ratings, see `reliability`; None where no raters are named.
     """
 
@@ -50,7 +49,6 @@ class Ratings:
     kind: str
     problems: pd.DataFrame
     given: pd.DataFrame
-    order_trusted: bool = False
     reliability: pd.DataFrame | None = None
 
 
@@ -82,27 +80,26 @@ def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str,
 
 def read_positional(
     labels_npy: str | Path,
-    ids: Sequence[str] | None = None,
-    *,
+    ids: Sequence[str] | None,
     targets: Sequence[str],
     rating_range: tuple[float, float] = (0.0, 1.0),
-    trust_order: bool = False,
-) -> Ratings:
+) -> pd.DataFrame:
     """Read an array of labels whose rows are told apart by position only (`labels_train1.npy`).
 
     Args:
         labels_npy: A `.npy` of shape (N, k), k columns in the order of `targets`.
-        ids: The N keys of the clips, in the order of the rows.
+        ids: The N keys of the clips, in the order of the rows. None: the order is trusted, with a warning; rows are
+            called by their numbers, and leakage cannot be known.
         targets: Names of the columns: the file does not say them.
         rating_range: Ends of the rating scale.
-        trust_order: Read without ids: rows are called by their numbers, and leakage cannot be known.
+
+    Returns:
+        One row per clip (index `key`), one float64 column per target in [0, 1].
 
     Raises:
-        ValueError: no ids and no `trust_order`; not a plain numeric (N, k) array; doubled ids; a value out of range.
+        ValueError: not a plain numeric (N, k) array; doubled ids; a value out of range.
     """
     file = Path(labels_npy)
-    if ids is None and not trust_order:
-        raise ValueError(f"{file.name} must come with the ids of its rows. Pass ids, or trust_order=True.")
     try:
         values = np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -114,13 +111,9 @@ def read_positional(
     if len(set(names)) != len(values) or len(names) != len(values):
         raise ValueError(f"ids must be {len(values)} different names, got {len(names)}, {len(set(names))} different.")
     rows = pd.DataFrame(values, columns=list(targets), dtype=np.float64).assign(name=names, file=file.name)
-    table = scaled(rows, targets, rating_range).set_index(pd.Index(names, name="key"))[list(targets)]
-    problems = []
     if ids is None:
-        problems = [(file.name, "order trusted: nothing ties a row to its clip, and leakage cannot be known")]
-        log.warning("%s: %s", *problems[0])
-    given = pd.DataFrame("", index=table.index, columns=["source", "split", "group"])
-    return Ratings(table, "npy", pd.DataFrame(problems, columns=["name", "problem"]), given, order_trusted=ids is None)
+        log.warning("%s: order trusted: nothing ties a row to its clip, and leakage cannot be known", file.name)
+    return scaled(rows, targets, rating_range).set_index(pd.Index(names, name="key"))[list(targets)]
 
 
 def scaled(rows: pd.DataFrame, targets: Sequence[str], rating_range: tuple[float, float]) -> pd.DataFrame:
@@ -321,8 +314,7 @@ def as_records(table: pd.DataFrame | None) -> dict[str, dict] | None:
 
 def _of_target(long: pd.DataFrame, target: str) -> dict[str, float | int | str]:
     table = long.pivot(index="key", columns="rater", values=target)
-    table = table[table.count(axis=1) > 1]
-    table = table.dropna(axis=1, how="all")
+    table = table[table.count(axis=1) > 1].dropna(axis=1, how="all")
     counts = table.count(axis=1)
     known = {"clips": len(table), "raters": table.shape[1], "per_clip": float(counts.mean())}
     if len(table) < 2:

@@ -185,11 +185,9 @@ def verdict(found: dict[str, Any]) -> str:
         how = "better" if better else "worse"
         return f"{a} is {how} than {than} by {abs(difference):.3f} {unit} [{least:.3f}, {most:.3f}]."
     measured = f"{signed(difference)} {unit} [{signed(low)}, {signed(high)}]."
-    return (
-        f"{a} is no better than {than}: {measured}"
-        if b == "constant"
-        else f"{a} and {than} cannot be told apart: {measured}"
-    )
+    if b == "constant":
+        return f"{a} is no better than {than}: {measured}"
+    return f"{a} and {than} cannot be told apart: {measured}"
 
 
 def signed(value: float) -> str:

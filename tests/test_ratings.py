@@ -324,18 +324,14 @@ def test_a_limit_does_not_turn_ratings_into_ratings_without_clip(folder):
         clips.read_clips(folder, limit=-2)
 
 
-def test_positional_labels_need_ids_or_trust(tmp_path, caplog):
+def test_positional_labels_without_ids_are_read_with_a_warning(tmp_path, caplog):
     path = tmp_path / "labels_train1.npy"
     np.save(path, np.arange(6).reshape(3, 2) / 5)
-    found = ratings.read_positional(path, ["c", "a", "b"], targets=["warmth", "openness"])
-    assert found.table.loc["a"].to_dict() == {"warmth": 0.4, "openness": 0.6}
-    assert (found.kind, found.order_trusted, len(found.problems)) == ("npy", False, 0)
-    with pytest.raises(ValueError, match="labels_train1.npy must come with the ids of its rows"):
-        ratings.read_positional(path, targets=["warmth", "openness"])
-    trusted = ratings.read_positional(path, targets=["warmth", "openness"], trust_order=True)
-    assert trusted.order_trusted
-    assert trusted.table.index.tolist() == ["0", "1", "2"]
-    assert "leakage cannot be known" in trusted.problems["problem"].iloc[0]
+    found = ratings.read_positional(path, ["c", "a", "b"], ["warmth", "openness"])
+    assert found.loc["a"].to_dict() == {"warmth": 0.4, "openness": 0.6}
+    assert not caplog.text
+    trusted = ratings.read_positional(path, None, ["warmth", "openness"])
+    assert trusted.index.tolist() == ["0", "1", "2"]
     assert "leakage cannot be known" in caplog.text
 
 

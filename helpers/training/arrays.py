@@ -89,14 +89,14 @@ def read_arrays_by_row(
         targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
     clips = None if ids is None else _read_ids(Path(ids))
     names = None if clips is None else [f"{clip}#{row}" for row, clip in enumerate(clips)]  # rows may share a clip
-    ratings = read_positional(labels, names, targets=targets, rating_range=rating_range, trust_order=ids is None)
-    if len(ratings.table) != len(static):
-        _refuse(labels, len(ratings.table), static_features, len(static))
-    clips = np.array(ratings.table.index if clips is None else clips, dtype=str)
+    ratings = read_positional(labels, names, targets, rating_range)
+    if len(ratings) != len(static):
+        _refuse(labels, len(ratings), static_features, len(static))
+    clips = np.array(ratings.index if clips is None else clips, dtype=str)
     for name, array in (("static_features", static), ("dynamic_features", dynamic)):
         _check_finite(name, array, clips)
     return RowArrays(
-        static, dynamic, ratings.table.to_numpy("float32"), clips, tuple(map(str, targets)), ratings.order_trusted
+        static, dynamic, ratings.to_numpy("float32"), clips, tuple(map(str, targets)), order_trusted=ids is None
     )
 
 
