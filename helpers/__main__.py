@@ -218,6 +218,8 @@ def weights(
         chosen = [name for name, row in chosen.items() if row.is_here and (action == "verify" or row.kind[:3] == "i3d")]
         if not chosen:
             raise FileNotFoundError(f"{published.weights_folder()} holds no weights. Fetch some first.")
+    if action == "fetch":
+        published.require(list(chosen))
     well = True
     for name in chosen:
         try:
@@ -236,8 +238,8 @@ def _weights_done(action: str, name: str) -> str:
     if action == "convert":
         return i3d.convert(name)
     if action == "fetch":
-        published.require([name])
-        return published.verify_bytes(name)
+        here = published.WEIGHTS[name].is_here
+        return published.verify_bytes(name) if here else f"converted to {published.converted_path(name)}"
     kind = published.WEIGHTS[name].kind.partition("_")[0]
     return "well: " + {"keras": backbones.verify, "i3d": i3d.verify}.get(kind, published.verify_bytes)(name)
 

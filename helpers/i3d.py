@@ -8,8 +8,6 @@ of the published checkpoints (google-deepmind/kinetics-i3d), which load into it.
 
 import json
 import re
-import zipfile
-import zlib
 from functools import cache
 from pathlib import Path
 
@@ -18,38 +16,35 @@ import keras
 import numpy as np
 from keras import layers
 
-from helpers.files import file_sha256, replacing, weights_folder
+from helpers.files import weights_folder
+from helpers.store import read_arrays, write_arrays
 from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require, verify_bytes
 
 STREAMS = {2: "Flow", 3: "RGB"}
 N_CLASSES = 400  # Kinetics-400
-LOGITS = "Logits/Conv3d_0c_1x1"
+SPELLED = {"kernel": "w", "bias": "b"}  # Keras' names of variables in the published checkpoints
 
-# Convolutions: (filters, kernel, stride). Pools: (window, stride). Mixed: filters of Branch_0, of the 1x1 and the 3x3
-# of Branch_1 and of Branch_2, and of Branch_3 (the table of GoogLeNet, Szegedy et al. 2015).
-CONVOLUTIONS = {"Conv3d_1a_7x7": (64, 7, 2), "Conv3d_2b_1x1": (64, 1, 1), "Conv3d_2c_3x3": (192, 3, 1)}
-POOLS = {
+# Conv3d: (filters, kernel, stride). MaxPool3d: (window, stride). Mixed: filters of Branch_0, of the 1x1 and the 3x3 of
+# Branch_1 and of Branch_2, and of Branch_3 (the table of GoogLeNet, Szegedy et al. 2015).
+LAYERS = {
+    "Conv3d_1a_7x7": (64, 7, 2),
     "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "Conv3d_2b_1x1": (64, 1, 1),
+    "Conv3d_2c_3x3": (192, 3, 1),
     "MaxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
-    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
-    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
-}
-MIXED = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
     "Mixed_4b": (192, 96, 208, 16, 48, 64),
     "Mixed_4c": (160, 112, 224, 24, 64, 64),
     "Mixed_4d": (128, 128, 256, 24, 64, 64),
     "Mixed_4e": (112, 144, 288, 32, 64, 64),
     "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-STAGES = (
-    "Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "MaxPool3d_3a_3x3", "Mixed_3b", "Mixed_3c",
-    "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
-    "Mixed_5c",
-)  # fmt: skip
+STAGES = tuple(LAYERS)
 
 
 @keras.saving.register_keras_serializable("ocean_workbook")
@@ -86,7 +81,8 @@ def build_i3d(channels: int = 2, *, endpoint: str = "", n_classes: int = N_CLASS
         A model from (B, T, H, W, channels) to the logits (B, n_classes), or to the stage's (B, T', H', W', C).
     """
     _check_channels(channels)
-    _check_endpoint(endpoint)
+    if endpoint and endpoint not in STAGES:
+        raise ValueError(f"endpoint must be one of {', '.join(STAGES)}, got {endpoint!r}. Choose a stage.")
     inputs = keras.Input((None, None, None, channels), name="clip")
     x = inputs
     for stage in STAGES:
@@ -94,7 +90,7 @@ def build_i3d(channels: int = 2, *, endpoint: str = "", n_classes: int = N_CLASS
         if stage == endpoint:
             return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}_{endpoint}")
     x = SegmentPool(name="AvgPool3d_6a_7x7")(x)
-    x = layers.Conv3D(n_classes, 1, name=_layer_name(LOGITS, "conv_3d"))(x)
+    x = layers.Conv3D(n_classes, 1, name="Logits_Conv3d_0c_1x1_conv_3d")(x)
     x = layers.GlobalAveragePooling3D(name="Logits")(x)  # the mean over time: height and width are 1
     return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}")
 
@@ -104,25 +100,21 @@ def _check_channels(channels: int) -> None:
         raise ValueError(f"channels must be 2 (flow) or 3 (RGB), got {channels!r}. Choose the stream.")
 
 
-def _check_endpoint(endpoint: str) -> None:
-    if endpoint and endpoint not in STAGES:
-        raise ValueError(f"endpoint must be one of {', '.join(STAGES)}, got {endpoint!r}. Choose a stage.")
-
-
 def _stage(x: keras.KerasTensor, stage: str) -> keras.KerasTensor:
-    if stage in POOLS:
-        window, stride = POOLS[stage]
-        return layers.MaxPooling3D(window, stride, padding="same", name=stage)(x)
-    if stage in CONVOLUTIONS:
-        return _unit(x, stage, *CONVOLUTIONS[stage], output=stage)
-    b0, b1a, b1b, b2a, b2b, b3 = MIXED[stage]
+    row = LAYERS[stage]
+    if stage.startswith("MaxPool3d"):
+        return layers.MaxPooling3D(*row, padding="same", name=stage)(x)
+    if stage.startswith("Conv3d"):
+        return _unit(x, stage, *row, output=stage)
+    b0, b1a, b1b, b2a, b2b, b3 = row
     third = "Conv3d_0a_3x3" if stage == "Mixed_5b" else "Conv3d_0b_3x3"  # so in the published checkpoints
     pooled = layers.MaxPooling3D(3, 1, padding="same", name=f"{stage}_Branch_3_MaxPool3d_0a_3x3")(x)
+    scope = f"{stage}_Branch"
     branches = [
-        _unit(x, f"{stage}/Branch_0/Conv3d_0a_1x1", b0, 1),
-        _unit(_unit(x, f"{stage}/Branch_1/Conv3d_0a_1x1", b1a, 1), f"{stage}/Branch_1/Conv3d_0b_3x3", b1b, 3),
-        _unit(_unit(x, f"{stage}/Branch_2/Conv3d_0a_1x1", b2a, 1), f"{stage}/Branch_2/{third}", b2b, 3),
-        _unit(pooled, f"{stage}/Branch_3/Conv3d_0b_1x1", b3, 1),
+        _unit(x, f"{scope}_0_Conv3d_0a_1x1", b0, 1),
+        _unit(_unit(x, f"{scope}_1_Conv3d_0a_1x1", b1a, 1), f"{scope}_1_Conv3d_0b_3x3", b1b, 3),
+        _unit(_unit(x, f"{scope}_2_Conv3d_0a_1x1", b2a, 1), f"{scope}_2_{third}", b2b, 3),
+        _unit(pooled, f"{scope}_3_Conv3d_0b_1x1", b3, 1),
     ]
     return layers.Concatenate(name=stage)(branches)
 
@@ -131,14 +123,9 @@ def _unit(
     x: keras.KerasTensor, scope: str, filters: int, kernel: int, stride: int = 1, output: str = ""
 ) -> keras.KerasTensor:
     """Convolution without bias, batch norm without gamma, ReLU; SAME padding is the framework's, right at odd sizes."""
-    name = _layer_name(scope, "conv_3d")
-    x = layers.Conv3D(filters, kernel, strides=stride, padding="same", use_bias=False, name=name)(x)
-    x = layers.BatchNormalization(epsilon=1e-3, scale=False, name=_layer_name(scope, "batch_norm"))(x)
-    return layers.ReLU(name=output or _layer_name(scope, "relu"))(x)
-
-
-def _layer_name(scope: str, part: str) -> str:
-    return f"{scope}/{part}".replace("/", "_")  # Keras allows no slash in a layer's name
+    x = layers.Conv3D(filters, kernel, stride, padding="same", use_bias=False, name=f"{scope}_conv_3d")(x)
+    x = layers.BatchNormalization(epsilon=1e-3, scale=False, name=f"{scope}_batch_norm")(x)
+    return layers.ReLU(name=output or f"{scope}_relu")(x)
 
 
 def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) -> tuple[keras.Model, Weights]:
@@ -164,21 +151,20 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
         provenance = random_weights(model, model.name, seed=0, law="he")
     else:
         name = f"i3d_{STREAMS[channels].lower()}_kinetics" if weights == "pretrained" else weights
-        model = fill_published(name, read_variables(name), endpoint)
-        provenance = _provenance(name)
+        found, provenance = read_published(name)
+        model = fill_published(name, found, endpoint)
     return (model if endpoint else tap(model)), provenance
 
 
 def fill_published(name: str, found: dict[str, np.ndarray], endpoint: str = "") -> keras.Model:
-    """Build the network of a row of `WEIGHTS` and fill it with `found`, its variables (see `read_variables`).
+    """Build the network of a row of `WEIGHTS` and fill it with its variables, `found`; see `read_published`.
 
     It ends at `endpoint`, or at the feature map where the weights were published without a classifier.
     """
-    row, n_classes = WEIGHTS[name], WEIGHTS[name].n_classes or N_CLASSES
-    model = build_i3d(row.channels, endpoint=endpoint, n_classes=n_classes)
-    if not (endpoint or row.n_classes):
-        model = tap(model)
-    load_variables(model, found, name, n_classes=n_classes)
+    row = WEIGHTS[name]
+    model = build_i3d(row.channels, endpoint=endpoint, n_classes=row.n_classes or N_CLASSES)
+    model = model if endpoint or row.n_classes else tap(model)
+    load_variables(model, found, name)
     return model
 
 
@@ -192,7 +178,6 @@ def tap(model: keras.Model, endpoint: str = "") -> keras.Model:
     Returns:
         A model to the stage's (B, T', H', W', C), or to (B, ceil(T / 8) - 1, 1024).
     """
-    _check_endpoint(endpoint)
     name = endpoint or "AvgPool3d_6a_7x7"
     if name not in {layer.name for layer in model.layers}:
         raise ValueError(f"endpoint must be a part of {model.name}, got {name}. Build the network without endpoint=.")
@@ -203,15 +188,9 @@ def tap(model: keras.Model, endpoint: str = "") -> keras.Model:
 
 
 def feature_map(model: keras.Model, x: np.ndarray, *, endpoint: str = "") -> np.ndarray:
-    """Return pooled features along time, or the activation of a stage.
+    """Return pooled features along time, float32 (B, ceil(T / 8) - 1, 1024), or a stage's activation; see `tap`.
 
-    Args:
-        model: From `build_i3d`.
-        x: Clips, float32 (B, T, H, W, channels) in [-1, 1]; T >= 9 and 224 px without `endpoint`.
-        endpoint: A name of `STAGES`, or empty.
-
-    Returns:
-        float32 (B, ceil(T / 8) - 1, 1024), or (B, T', H', W', C) of the stage.
+    `x` holds clips, float32 (B, T, H, W, channels) in [-1, 1]; T >= 9 and 224 px without `endpoint`.
     """
     return keras.ops.convert_to_numpy(tap(model, endpoint)(x, training=False))
 
@@ -235,19 +214,16 @@ def published_variables(model: keras.Model) -> dict[str, keras.Variable]:
     and `.../Logits/Conv3d_0c_1x1/conv_3d/{w, b}`. Kernels are (t, h, w, in, out) on both sides.
     """
     stream = STREAMS[model.input_shape[-1]]
-    spelled = {"kernel": "w", "bias": "b"}
+    slashes = re.compile("_(Branch_|Conv3d_0|conv_3d|batch_norm)")  # Keras allows none in a layer's name
     return {
-        f"{stream}/inception_i3d/{_scope(layer.name)}/{spelled.get(variable.name, variable.name)}": variable
+        _published_name(stream, slashes.sub(r"/\1", layer.name), variable.name): variable
         for layer in model.layers
         for variable in layer.weights
     }
 
 
-def _scope(layer_name: str) -> str:
-    """Mixed_3b_Branch_0_Conv3d_0a_1x1_conv_3d -> Mixed_3b/Branch_0/Conv3d_0a_1x1/conv_3d, and so on."""
-    for part in ("_Branch_", "_Conv3d_0", "_conv_3d", "_batch_norm"):
-        layer_name = layer_name.replace(part, f"/{part[1:]}")
-    return layer_name
+def _published_name(stream: str, scope: str, variable: str) -> str:
+    return f"{stream}/inception_i3d/{scope}/{SPELLED.get(variable, variable)}"
 
 
 def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
@@ -265,30 +241,26 @@ def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
     load_variables(model, read_tf_checkpoint(path), path)
 
 
-def load_variables(
-    model: keras.Model, found: dict[str, np.ndarray], path: str | Path, *, n_classes: int = N_CLASSES
-) -> None:
+def load_variables(model: keras.Model, found: dict[str, np.ndarray], path: str | Path) -> None:
     """Assign the variables of a whole network by their published names, all or none; as for `load_tf_checkpoint`."""
-    stream = STREAMS[model.input_shape[-1]]
+    channels, variables = model.input_shape[-1], published_variables(model)
     streams = sorted({name.split("/")[0] for name in found} & set(STREAMS.values()))
-    if streams != [stream]:
+    if streams != [STREAMS[channels]]:
         raise ValueError(
-            f"path must be a checkpoint of the {stream} stream, for {model.input_shape[-1]} channels, got one of "
+            f"path must be a checkpoint of the {STREAMS[channels]} stream, for {channels} channels, got one of "
             f"{' and '.join(streams) or 'neither Flow nor RGB'}: {path}. Build the network with the other channels."
         )
-    variables = published_variables(model)
-    whole = _shapes(model.input_shape[-1], n_classes)
     problems = [f"{name} is missing" for name in sorted(variables.keys() - found.keys())]
-    problems += [f"{name} is unknown" for name in sorted(found.keys() - whole.keys())]
+    problems += [f"{name} is unknown" for name in sorted(found.keys() - _names(channels))]
     problems += [
-        f"{name} is {found[name].dtype} {found[name].shape}, not float32 {whole[name]}"
-        for name in sorted(found.keys() & whole.keys())
-        if found[name].shape != whole[name] or found[name].dtype != np.float32
+        f"{name} is {found[name].dtype} {found[name].shape}, not float32 {tuple(variables[name].shape)}"
+        for name in sorted(found.keys() & variables.keys())
+        if found[name].shape != tuple(variables[name].shape) or found[name].dtype != np.float32
     ]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
-            f"{path} must hold the {len(whole)} variables of I3D, got: {'; '.join(problems[:5])}{more}. "
+            f"{path} must hold the {len(_names(channels))} variables of I3D, got: {'; '.join(problems[:5])}{more}. "
             "Fetch the published checkpoint again."
         )
     for name, variable in variables.items():
@@ -296,35 +268,47 @@ def load_variables(
 
 
 @cache
-def _shapes(channels: int, n_classes: int) -> dict[str, tuple[int, ...]]:
-    variables = published_variables(build_i3d(channels, n_classes=n_classes))
-    return {name: tuple(variable.shape) for name, variable in variables.items()}
+def _names(channels: int) -> frozenset[str]:
+    return frozenset(published_variables(build_i3d(channels)))
 
 
 SOURCE = "__source__"  # in a converted file: which bytes it was made from; no variable is called so
-SAMPLE_TOLERANCE = 1e-3  # a port that pads or normalises otherwise is off by 6 % and more
 
 
-def read_variables(name: str) -> dict[str, np.ndarray]:
-    """Read the variables of a row of `WEIGHTS`, fetched if need be; of its converted file, if there is one.
+def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
+    """Read the variables of a row of `WEIGHTS`, fetched if need be, and their provenance.
+
+    The converted file is read where there is one, also without the original; its sha256 is that of the original.
 
     Returns:
-        Published variable name (as in the checkpoints of 400 classes) -> array.
+        Published variable name (as in the checkpoints of 400 classes) -> array; provenance.
 
     Raises:
         FileNotFoundError: As for `require`.
-        ValueError: What is there is damaged.
+        ValueError: What is there is damaged, or was converted from another original than is there.
     """
     require([name])
-    if not converted_path(name).is_file():
-        return read_original(name)
-    return {key: value for key, value in _read_converted(name).items() if key != SOURCE}
+    path, row = converted_path(name), WEIGHTS[name]
+    if not path.is_file():
+        return read_original(name), published_weights(name)
+    try:
+        found = read_arrays(path)
+        source = json.loads(str(found.pop(SOURCE)))
+        converted_from = source["name"], source["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} must be whole converted weights, got others. Delete it, and convert again.") from None
+    original = name, published_weights(name).sha256 if row.is_here else converted_from[1]
+    if converted_from != original:
+        raise ValueError(
+            f"{path} must be converted from {' with sha256 '.join(original)}, got it from "
+            f"{' with sha256 '.join(converted_from)}. Delete it, or run `python -m helpers weights convert {name}`."
+        )
+    return found, Weights(name, row.files[0].url, converted_from[1], row.licence)
 
 
 def read_original(name: str) -> dict[str, np.ndarray]:
-    """Read the variables of a row of `WEIGHTS` from the published file, which is there; as for `read_variables`."""
-    row = WEIGHTS[name]
-    path = weights_folder() / row.path
+    """Read the variables of a row of `WEIGHTS` from the published file, which is there; as for `read_published`."""
+    row, path = WEIGHTS[name], weights_folder() / WEIGHTS[name].path
     if row.kind == "i3d_h5":
         return read_keras_h5(path, STREAMS[row.channels])
     found = read_tf_checkpoint(path)
@@ -339,75 +323,47 @@ def convert(name: str) -> str:
     row, path = WEIGHTS[name], converted_path(name)
     if not row.kind.startswith("i3d"):
         raise ValueError(f"NAME must be of I3D's weights, got {name}. Keras and OpenCV read it as it is: use it so.")
-    verify(name)
-    source = json.dumps({"name": name, "sha256": file_sha256(row.main_file), "url": row.files[0].url})
-    with replacing(path) as part:
-        np.savez(part, **read_original(name), **{SOURCE: np.array(source)})
+    _verify_original(name)
+    source = json.dumps({"name": name, "sha256": published_weights(name).sha256, "url": row.files[0].url})
+    write_arrays(path, compressed=False, **read_original(name), **{SOURCE: source})
     return f"converted to {path}, {path.stat().st_size / 1e6:.1f} MB"
-
-
-def _read_converted(name: str) -> dict[str, np.ndarray]:
-    path = converted_path(name)
-    try:
-        # NumPy leaves a damaged file open that it has opened; every member carries a CRC-32, which is checked here.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {SOURCE: file[SOURCE], **file}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} must be whole converted weights, got: {error}. Delete it, and convert again."
-        ) from None
-
-
-def _provenance(name: str) -> Weights:
-    """As `published_weights`; of a converted file the sha256 is that of the file that it was made from."""
-    if not converted_path(name).is_file():
-        return published_weights(name)
-    row, source = WEIGHTS[name], json.loads(str(_read_converted(name)[SOURCE]))
-    return Weights(name, row.files[0].url, source["sha256"], row.licence)
 
 
 def verify(name: str) -> str:
     """Check bytes, values, names, shapes and, where the published sample is there, the logits of a row of `WEIGHTS`.
 
-    Raises:
-        FileNotFoundError: Its files are not there.
-        ValueError: At the first thing that is not as it should be.
+    Raises FileNotFoundError without its files; ValueError at the first thing, also of a converted file, that is wrong.
     """
+    said = _verify_original(name)
+    if converted_path(name).is_file():
+        read_published(name)
+    return said
+
+
+def _verify_original(name: str) -> str:
     said, found, row = verify_bytes(name), read_original(name), WEIGHTS[name]
     for variable, value in found.items():
         if not np.isfinite(value).all() or (variable.endswith("moving_variance") and value.min() < 0):
             raise ValueError(f"{variable} must be finite, and no variance below 0. Fetch {name} again.")
-    model = fill_published(name, found)
-    sample = weights_folder() / WEIGHTS[f"i3d_{STREAMS[row.channels].lower()}_sample"].path
-    if row.reference is None or not sample.is_file():
-        return f"{said}; names and shapes of I3D; logits not compared ({sample.name} and published ones are needed)"
-    verify_bytes(f"i3d_{STREAMS[row.channels].lower()}_sample")
-    y = logits(model, np.load(sample, allow_pickle=False).astype(np.float32))[0].astype(np.float64)
+    model, sample = fill_published(name, found), f"i3d_{STREAMS[row.channels].lower()}_sample"
+    if row.reference is None or not WEIGHTS[sample].is_here:
+        return f"{said}; names and shapes of I3D; logits not compared ({sample} and published ones are needed)"
+    verify_bytes(sample)
+    y = logits(model, np.load(WEIGHTS[sample].main_file, allow_pickle=False).astype(np.float32))[0].astype(np.float64)
     got = np.array([np.linalg.norm(y), y.argmax(), y.max(), 1 / np.exp(y - y.max()).sum()])
     text = f"norm, class, logit, probability of the sample: {got.round(6).tolist()}, published {list(row.reference)}"
-    if not np.allclose(got, row.reference, rtol=SAMPLE_TOLERANCE, atol=0):
+    if not np.allclose(got, row.reference, rtol=1e-3, atol=0):  # a port that pads otherwise is off by 6 % and more
         raise ValueError(f"{text}. These are other weights, or this installation computes otherwise.")
     return f"{said}; names and shapes of I3D; {text}"
 
 
 def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
-    """Read all variables of a TensorFlow checkpoint.
-
-    Args:
-        path: As TensorFlow names it, without `.index`.
-
-    Returns:
-        Variable name -> array.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint, or a part of it is missing.
-        ValueError: The checkpoint is damaged.
-    """
+    """Read all variables of a TensorFlow checkpoint by name; path and errors as for `load_tf_checkpoint`."""
     import tensorflow as tf
 
-    folder, name = Path(path).parent, Path(path).name
-    if not (folder / f"{name}.index").is_file() or not list(folder.glob(f"{name}.data-*")):
-        raise FileNotFoundError(f"{path}.index and {path}.data-* are not both there. Put both files into {folder}.")
+    path = Path(path)
+    if not (Path(f"{path}.index").is_file() and list(path.parent.glob(f"{path.name}.data-*"))):
+        raise FileNotFoundError(f"{path}.index and {path}.data-* are not both there. Put both into {path.parent}.")
     try:
         reader = tf.train.load_checkpoint(str(path))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
@@ -418,20 +374,16 @@ def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
 def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
     """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
 
-    Args:
-        path: A file with one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out).
-        stream: "Flow" or "RGB": the file does not say.
-
-    Returns:
-        Published variable name -> array; a layer that the port does not have keeps its own name.
+    It has one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out). It does not say its
+    `stream`, "Flow" or "RGB". A layer that the port does not have keeps its own name.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing. Put it there, or run `python -m helpers weights fetch`.")
     try:
         with h5py.File(path) as file:
             root = file.get("model_weights", file)
             return {
-                f"{stream}/inception_i3d/{_published_scope(layer)}/{_published_part(weight)}": root[layer][weight][()]
+                _published_name(stream, _scope(layer), weight.rpartition("/")[2].partition(":")[0]): root[layer][
+                    weight
+                ][()]
                 for layer in np.asarray(root.attrs["layer_names"]).astype(str)
                 for weight in np.asarray(root[layer].attrs["weight_names"]).astype(str)
             }
@@ -439,12 +391,7 @@ def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
 
 
-def _published_part(weight: str) -> str:
-    part = weight.rsplit("/", 1)[-1].split(":")[0]
-    return {"kernel": "w", "bias": "b"}.get(part, part)
-
-
-def _published_scope(layer: str) -> str:
+def _scope(layer: str) -> str:
     """Conv3d_3b_1a_1x1_conv -> Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d, and so on; others as they are."""
     layer = re.sub("_conv$", "/conv_3d", re.sub("_bn$", "/batch_norm", layer))
     layer = layer.replace("Conv3d_6a_1x1", "Logits/Conv3d_0c_1x1")

@@ -285,7 +285,7 @@ def require(names: list[str]) -> dict[str, Path]:
 
     Returns:
         name -> path of the file, or of the checkpoint without `.index`; of I3D's rows the converted file alone may be
-        there, which `helpers.i3d.read_variables` reads by name.
+        there, which `helpers.i3d.read_published` reads by name.
 
     Raises:
         FileNotFoundError: One error for all files that are missing and cannot be fetched: file, address, folder.
@@ -296,7 +296,7 @@ def require(names: list[str]) -> dict[str, Path]:
     for file in (file for row in absent for file in row.files if not file.place.is_file()):
         reason = reason or fetch(file)  # when one cannot be fetched the next would only wait for the same network
         if not file.place.is_file():
-            missing.append(f"  {file.place}\n    from {file.url}")
+            missing.append(f"  {file.place} from {file.url}")
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} weight file(s) are missing and could not be fetched ({reason}). Put each where it is "

@@ -284,8 +284,37 @@ def test_converted_weights_are_read_instead_of_the_original_also_without_it(caps
 
 def test_a_damaged_converted_file_is_refused(mine):
     (mine / f"{NO_TOP}.npz").write_bytes(b"PK and no more")
-    with pytest.raises(ValueError, match=r"must be whole converted weights, got: .*Delete it, and convert again"):
-        i3d.read_variables(NO_TOP)
+    with pytest.raises(ValueError, match=r"must be whole converted weights, .*Delete it, and convert again"):
+        i3d.read_published(NO_TOP)
+
+
+def test_a_converted_file_of_another_original_than_is_there_is_refused_until_it_is_converted_again(capsys, mine):
+    path = mine / weights.WEIGHTS[NO_TOP].path
+    assert weigh(capsys, "convert", NO_TOP)[0] == 0
+    converted_from = i3d.read_published(NO_TOP)[1].sha256
+    with h5py.File(path, "r+") as file:
+        file["Conv3d_1a_7x7_conv/Conv3d_1a_7x7_conv/kernel:0"][0, 0, 0, 0, 0] += 1
+        changed = file["Conv3d_1a_7x7_conv/Conv3d_1a_7x7_conv/kernel:0"][()]
+    sha256 = weights.file_sha256(path)
+    with pytest.raises(ValueError, match=f"sha256 {sha256}, got it from {NO_TOP} with sha256 {converted_from}"):
+        i3d.build_motion_network(NO_TOP)
+    status, _, error = weigh(capsys, "verify", NO_TOP)
+    assert (status, error.count("\n")) == (1, 1)
+    assert f"run `python -m helpers weights convert {NO_TOP}`" in error
+    assert weigh(capsys, "convert", NO_TOP)[0] == 0
+    model, provenance = i3d.build_motion_network(NO_TOP)
+    assert provenance.sha256 == sha256
+    kernel = "Flow/inception_i3d/Conv3d_1a_7x7/conv_3d/w"
+    assert np.array_equal(np.asarray(i3d.published_variables(model)[kernel]), changed)
+    with h5py.File(path, "r+") as file:
+        file["Conv3d_1a_7x7_conv/Conv3d_1a_7x7_conv/kernel:0"][0, 0, 0, 0, 0] -= 1
+
+
+def test_a_converted_file_under_another_name_is_refused(capsys, mine):
+    assert weigh(capsys, "convert", NO_TOP)[0] == 0
+    (mine / f"{NO_TOP}.npz").rename(mine / f"{PORT}.npz")
+    with pytest.raises(ValueError, match=f"must be converted from {PORT} .*, got it from {NO_TOP}"):
+        i3d.read_published(PORT)
 
 
 def test_weights_without_a_classifier_make_a_network_that_ends_at_the_feature_map(mine, variables):

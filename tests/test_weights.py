@@ -121,7 +121,7 @@ def test_all_weights_that_cannot_be_had_are_named_in_one_error(source):
     assert text.startswith("3 weight file(s) are missing and could not be fetched (URL fetch failure on file:")
     assert "OCEAN_WEIGHTS" in text
     for name in ("one/a.h5", "two/b.index", "two/b.data"):
-        assert f"{source / 'mine' / name}\n    from {(source / name.split('/')[1]).as_uri()}" in text
+        assert f"{source / 'mine' / name} from {(source / name.split('/')[1]).as_uri()}" in text
 
 
 def test_a_download_with_another_hash_is_not_kept(source):
@@ -214,7 +214,7 @@ def test_without_a_network_the_error_names_file_address_and_folder(capsys, tmp_p
     assert status == 1
     assert "2 weight file(s) are missing and could not be fetched (no answer)" in error
     for file in weights.WEIGHTS["i3d_flow_kinetics"].files:
-        assert f"  {tmp_path / file.name}\n    from {file.url}" in error
+        assert f"  {tmp_path / file.name} from {file.url}\n" in error
 
 
 @pytest.mark.parametrize(
