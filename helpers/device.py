@@ -161,13 +161,8 @@ def enable_memory_growth() -> str:
     return f"TensorFlow takes the memory of {len(gpus)} GPU(s) as it needs it."
 
 
-def require_gpu(found: pd.DataFrame | None = None) -> None:
-    """Raise RuntimeError that names what was found, unless there is a GPU.
-
-    Args:
-        found: A table of `list_devices`; None asks for it.
-    """
-    found = list_devices() if found is None else found
+def require_gpu(found: pd.DataFrame) -> None:
+    """Raise RuntimeError that names what was found, a table of `list_devices`, unless there is a GPU."""
     if "GPU" not in set(found["kind"]):
         there = ", ".join(f"{row.kind} {row.name} ({row.cores} cores)" for row in found.itertuples(index=False))
         raise RuntimeError(

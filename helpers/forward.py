@@ -271,16 +271,14 @@ def _torch_gradient(fn: Callable, x: Any) -> tuple[Any, Any]:
     return value.detach().cpu(), keras.tree.pack_sequence_as(x, slopes)
 
 
-def check_gradient(step: float = 1e-2) -> float:
+def check_gradient() -> float:
     """Compare the backend's gradient through convolution, tanh and matrix product with central finite differences.
-
-    Args:
-        step: Half the width of a finite difference; with float32, 1e-2 balances rounding against curvature.
 
     Returns:
         Largest difference over 12 of the kernel's 135 values, in units of the largest finite difference; under 1e-3
         where training can be trusted.
     """
+    step = 1e-2  # half the width of a difference: with float32 it balances rounding against curvature
     rng = np.random.default_rng(0)
     x, dense, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 7, 7, 3), (5, 2), (3, 3, 3, 5)))
     kernel *= np.float32(0.3)

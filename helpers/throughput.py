@@ -165,14 +165,12 @@ def measured_batch(
     return suggest_batch(table, memory_gib)
 
 
-def static_throughput(
-    batches: Iterable[int], *, backbone: str = "resnet50", precision: str = "float32", repeats: int = 3
-) -> pd.DataFrame:
-    """Time the static network of 03 over batch sizes; see `throughput`."""
-    built = build_backbone(backbone, "random")
+def static_throughput(batches: Iterable[int], *, precision: str = "float32", repeats: int = 3) -> pd.DataFrame:
+    """Time ResNet-50, the static network of 03, over batch sizes; see `throughput`."""
+    built = build_backbone("resnet50", "random")
     forward = compile_forward(built.model, precision, built.prepare)
     shape = (built.input_px, built.input_px, 3)
-    return throughput(forward, shape, batches, network=backbone, unit="images/s", repeats=repeats, dtype=np.uint8)
+    return throughput(forward, shape, batches, network="resnet50", unit="images/s", repeats=repeats, dtype=np.uint8)
 
 
 def motion_throughput(
@@ -180,16 +178,14 @@ def motion_throughput(
     *,
     endpoint: str = "Mixed_3c",
     px: int = 112,
-    flows: int = 16,
     precision: str = "float32",
     repeats: int = 3,
 ) -> pd.DataFrame:
-    """Time the motion network of 04 over batches of clips of `flows` flows, `px` wide; see `throughput`."""
+    """Time the motion network of 04 over batches of clips of 16 flows, `px` wide; see `throughput`."""
     model, _ = build_motion_network("random", endpoint)
-    name = f"I3D to {endpoint or 'its pooled features'}, {flows} flows"
-    shape = (flows, px, px, 2)
+    name = f"I3D to {endpoint or 'its pooled features'}, 16 flows"
     forward = compile_forward(model, precision)
-    return throughput(forward, shape, batches, network=name, unit="clips/s", repeats=repeats)
+    return throughput(forward, (16, px, px, 2), batches, network=name, unit="clips/s", repeats=repeats)
 
 
 def suggest_batch(table: pd.DataFrame, memory_gib: float = math.nan) -> int:

@@ -63,7 +63,7 @@ def test_a_static_network_is_timed_on_its_own_input(monkeypatch):
 
 
 def test_the_motion_network_is_timed_in_clips():
-    found = rates.motion_throughput([1, 2], endpoint="MaxPool3d_2a_3x3", px=32, flows=16, repeats=1)
+    found = rates.motion_throughput([1, 2], endpoint="MaxPool3d_2a_3x3", px=32, repeats=1)
     assert found["network"].unique().tolist() == ["I3D to MaxPool3d_2a_3x3, 16 flows"]
     assert (found["unit"] == "clips/s").all()
     assert (found["per_s"] > 0).all()
