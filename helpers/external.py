@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.files import FolderLock, file_sha256
-from helpers.names import natural_order, video_files
-from helpers.precomputed import match_clips, read_npy
+from helpers.names import match_clips, natural_order, video_files
+from helpers.precomputed import read_npy
 from helpers.store import STREAMS, FeatureFile, Stage, read_arrays, write_features
 
 log = logging.getLogger(__name__)

@@ -81,6 +81,29 @@ def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
     return [_candidates(name, tails) for name in names]
 
 
+def match_clips(names: Iterable[str], keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Find the clip of each name.
+
+    Args:
+        names: What a folder or table calls its clips: keys, or ends of keys, with or without a video's suffix.
+        keys: Of the clips there are.
+
+    Returns:
+        From key to name; and from every other name to the reason: it fits no clip, several, or another name's clip.
+    """
+    names = list(names)
+    named: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name, fitting in zip(names, fitting_keys(names, keys), strict=True):
+        if not fitting:
+            refused[name] = "there is no such clip"
+        elif len(fitting) > 1:
+            refused[name] = f"it fits {fitting[0]} and {fitting[1]}"
+        elif named.setdefault(fitting[0], name) != name:
+            refused[name] = f"{named[fitting[0]]} means the same clip {fitting[0]}"
+    return named, refused
+
+
 def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
     tidied = name.strip().replace("\\", "/").removeprefix("./")
     spellings = [s for path in (name, tidied) for s in (clip_key(path), unicodedata.normalize("NFC", path))]

@@ -9,7 +9,6 @@ cannot be used: such a one is zeros and becomes a masked row. Rows of features m
 """
 
 import hashlib
-import logging
 import os
 import re
 from collections import Counter
@@ -25,34 +24,19 @@ from PIL import Image, ImageOps
 
 from helpers.faces import crop_face
 from helpers.flow import flow_shape, normalise_flow, read_flow, resize_flow
-from helpers.names import clip_key, fitting_keys, natural_order, video_files
+from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
-
-log = logging.getLogger(__name__)
 
 PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number counts: face_frame_0035.jpg
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
 PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
 LOOKED_AT_CLIPS, LOOKED_AT_SAMPLES = 16, 3  # to find out what most samples of a folder are like
-EXIF_ORIENTATION = 0x0112
-OTHER_MODES = {
-    "1": "black and white",
-    "L": "greyscale",
-    "LA": "greyscale with transparency",
-    "P": "a palette of colours",
-    "RGBA": "with transparency (RGBA)",
-    "CMYK": "CMYK",
-}
 UNREADABLE = Exception  # damage makes Pillow raise nearly anything
 
 
 class StoredError(ValueError):
-    """A clip whose stored files cannot be used; the message is the reason."""
-
-
-class SampleError(ValueError):
-    """A picture or a field of flow that cannot be used; the message is the reason."""
+    """A clip, or a sample of it, whose file cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,7 @@ class StoredClip:
         return StoredTrack(self.fps, len(self.t_s) + self.between)
 
     def opened(self) -> Callable[[int], np.ndarray]:
-        """What reads the sample at a place as the network is shown it; it raises `SampleError`."""
+        """What reads the sample at a place as the network is shown it; it raises `StoredError`."""
         raise NotImplementedError
 
     def chunks(self, n: int) -> Iterator[tuple[slice, np.ndarray, dict[int, str]]]:
@@ -116,15 +100,9 @@ class StoredClip:
             for i, place in enumerate(places):
                 try:
                     values[i] = read(place)
-                except SampleError as error:
+                except StoredError as error:
                     reasons[i] = str(error)
             yield slice(first, places.stop), values, reasons
-
-
-def stamp_of(paths: Iterable[Path]) -> str:
-    """Tell one version of some files from another: their number, and a hash of names, sizes and times of change."""
-    lines = [f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape") for path in paths]
-    return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
 
 
 def _spread(items: Sequence[Any], n: int) -> list[Any]:
@@ -137,7 +115,7 @@ def _commonest(found: Iterable[Hashable]) -> Any:
     return next((value for value, _ in Counter(value for value in found if value).most_common(1)), None)
 
 
-def _by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     """Clips by key, in natural order. A folder's name keeps its last dot: `id.003` is a clip, not a suffix."""
     found: dict[str, Path] = {}
     for path in paths:
@@ -148,27 +126,86 @@ def _by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: natural_order(item[0])))
 
 
-def match_clips(names: Iterable[str], keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the clip of each name.
+def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
+    """The files in a folder whose names fit, by the number that is the pattern's first group, ascending.
 
-    Args:
-        names: What a folder or table calls its clips: keys, or ends of keys, with or without a video's suffix.
-        keys: Of the clips there are.
-
-    Returns:
-        From key to name; and from every other name to the reason: it fits no clip, several, or another name's clip.
+    Raises:
+        StoredError: There are none any more, or two have the same number.
     """
-    names = list(names)
-    named: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    for name, fitting in zip(names, fitting_keys(names, keys), strict=True):
-        if not fitting:
-            refused[name] = "there is no such clip"
-        elif len(fitting) > 1:
-            refused[name] = f"it fits {fitting[0]} and {fitting[1]}"
-        elif named.setdefault(fitting[0], name) != name:
-            refused[name] = f"{named[fitting[0]]} means the same clip {fitting[0]}"
-    return named, refused
+    found: dict[int, Path] = {}
+    for name in sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order):
+        if name.startswith(".") or not (match := pattern.fullmatch(name)):
+            continue
+        number = int(match[1])
+        if number > np.iinfo(np.int64).max:
+            raise StoredError(f"the number in {name} is too large")
+        if found.setdefault(number, folder / name).name != name:
+            raise StoredError(f"{found[number].name} and {name} have the same number {number}")
+    if not found:
+        raise StoredError(f"{folder.name} holds no numbered files")
+    return dict(sorted(found.items()))
+
+
+class Tree:
+    """A folder with the samples of many clips, all square and of one size.
+
+    Each kind says what its clips' paths are (`_paths`), the number, rate and origin of a clip's samples (`_about`),
+    shapes of a few that can be read (`_shapes`), and all files of a clip (`_files`).
+
+    Attributes:
+        clips: Path of each clip by what the folder calls it, in natural order.
+        side_px, fps, made: Side, samples or numbers per second, and origin of those in most of the clips that were
+            looked at. A network cannot be shown two of a kind.
+    """
+
+    parameter: ClassVar[str]
+    what: ClassVar[str]
+    like: ClassVar[str]
+    channels: ClassVar[int]
+
+    def __init__(self, folder: str | Path, fps: float):
+        """Find the clips, and what most of their samples are; a few of them are looked at.
+
+        Args:
+            folder: Searched to any depth, through links too.
+            fps: By how much the numbers in the files' names grow in a second.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: It holds no samples, none that can be read, or such that are not square.
+        """
+        self.folder, self.fps = Path(folder), float(fps)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.parameter} must be a folder of {self.what}, {folder} is none. Check it.")
+        self.clips = clips_by_name(self.folder, self._paths())
+        if not self.clips:
+            raise ValueError(f"{self.parameter} must hold {self.what} like {self.like}, got none below {folder}.")
+        few = _spread(list(self.clips.values()), LOOKED_AT_CLIPS)
+        common = _commonest(map(self._seen, few))
+        if common is None:
+            raise ValueError(
+                f"{self.parameter} must hold {self.what}, not one of {len(few)} clips looked at can be read."
+            )
+        self.fps, self.made, shape = common
+        if len(shape) != 3 or shape[0] != shape[1] or shape[2] != self.channels:
+            raise ValueError(
+                f"the {self.what} of {self.parameter} must have shape (S, S, {self.channels}), got {shape}. "
+                "Crop them to squares."
+            )
+        self.side_px = shape[0]
+
+    def _seen(self, path: Path) -> tuple[float, str, tuple[int, ...]] | None:
+        """Rate, origin and commonest shape of a clip's samples; None where they cannot be read."""
+        with suppress(StoredError):
+            _, fps, made = self._about(path)
+            shape = _commonest(self._shapes(path))
+            return shape and (fps, made, shape)
+
+    def stamp(self, name: str) -> str:
+        """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
+        paths = self._files(name)
+        lines = [f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape") for path in paths]
+        return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -187,43 +224,24 @@ class StoredFaces(StoredClip):
         return read
 
 
-class FaceTree:
-    """A folder with a folder of numbered JPEG or PNG pictures per clip, all square, RGB and of one size.
+class FaceTree(Tree):
+    """A folder with a folder of numbered JPEG or PNG pictures per clip, all RGB.
 
-    Attributes:
-        clips: Folder of each clip by what the tree calls it, in natural order.
-        side_px: Of most of the pictures that were looked at.
-        fps: By how much the numbers in the names grow in a second; where `helpers.faces` left exact times, these count.
+    Where `helpers.faces` left exact times beside it, these count, and not `fps`.
     """
 
-    def __init__(self, folder: str | Path, fps: float):
-        """Find the clips, and the side of their pictures; a few of them are looked at.
+    parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
 
-        Args:
-            folder: Searched to any depth, through links too. A folder that holds numbered pictures is a clip.
-            fps: The clips' own rate where the names number their frames.
+    def _paths(self) -> Iterable[Path]:
+        return dict.fromkeys((self.folder / name).parent for name in video_files(self.folder, PICTURE.fullmatch))
 
-        Raises:
-            FileNotFoundError: There is no such folder.
-            ValueError: It holds no pictures, none that can be read, or such that are not square.
-        """
-        self.folder, self.fps = Path(folder), float(fps)
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"faces_dir must be a folder of face pictures, {folder} is none. Check the path.")
-        pictures = video_files(self.folder, PICTURE.fullmatch)
-        self.clips = _by_name(self.folder, dict.fromkeys((self.folder / picture).parent for picture in pictures))
-        if not self.clips:
-            raise ValueError(f"faces_dir must hold pictures like clip/face_0001.jpg, got none below {folder}.")
-        few = _spread(list(self.clips.values()), LOOKED_AT_CLIPS)
-        looked_at = [path for clip in few for path in _spread(_pictures(clip), LOOKED_AT_SAMPLES)]
-        size = _commonest(map(_size, looked_at))
-        if size is None:
-            raise ValueError(f"faces_dir must hold pictures, not one of {len(looked_at)} looked at can be read.")
-        if size[0] != size[1]:
-            raise ValueError(
-                f"the pictures of faces_dir must be square, got {size[0]}x{size[1]} px. Crop them to squares."
-            )
-        self.side_px = size[0]
+    def _about(self, path: Path) -> tuple[int, float, str]:
+        return len(numbered_files(path, PICTURE)), self.fps, self.what
+
+    def _shapes(self, path: Path) -> Iterator[tuple[int, ...]]:
+        for picture in _spread(list(numbered_files(path, PICTURE).values()), LOOKED_AT_SAMPLES):
+            with suppress(UNREADABLE), Image.open(picture) as image:
+                yield image.height, image.width, 3
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -232,7 +250,7 @@ class FaceTree:
 
     def job(self, name: str, size_px: int) -> StoredFaces:
         """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
-        pictures = numbered_pictures(self.clips[name])
+        pictures = numbered_files(self.clips[name], PICTURE)
         number = np.array(list(pictures), np.int64)
         t_s, fps = number / self.fps, self.fps
         if (times := self._times(name)).exists():
@@ -241,45 +259,12 @@ class FaceTree:
         reader = f"Pillow {PIL.__version__}"
         return StoredFaces(tuple(pictures.values()), number, t_s, fps, self.side_px, size_px, reader)
 
-    def stamp(self, name: str) -> str:
-        """Tells one version of a clip's pictures, and of their exact times, from another."""
+    def _files(self, name: str) -> list[Path]:
         times = self._times(name)
-        return stamp_of([*numbered_pictures(self.clips[name]).values(), *([times] if times.exists() else [])])
+        return [*numbered_files(self.clips[name], PICTURE).values(), *([times] if times.exists() else [])]
 
     def _times(self, name: str) -> Path:
         return self.folder.with_name(self.folder.name + TIMES_SUFFIX) / f"{name}.npz"
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except UNREADABLE:
-        return None
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """The numbered pictures in a folder in natural order; other and hidden files are passed over."""
-    names = (name for name in os.listdir(folder) if PICTURE.fullmatch(name) and not name.startswith("."))
-    return [folder / name for name in sorted(names, key=natural_order)]
-
-
-def numbered_pictures(folder: Path) -> dict[int, Path]:
-    """The pictures of a clip by the last number in their names, ascending.
-
-    Raises:
-        StoredError: There are none any more, or two have the same number.
-    """
-    found: dict[int, Path] = {}
-    for path in _pictures(folder) if folder.is_dir() else []:
-        number = int(PICTURE.fullmatch(path.name)[1])
-        if number > np.iinfo(np.int64).max:
-            raise StoredError(f"the number in {path.name} is too large")
-        if found.setdefault(number, path) != path:
-            raise StoredError(f"{found[number].name} and {path.name} have the same number {number}")
-    if not found:
-        raise StoredError("its folder holds no numbered pictures")
-    return dict(sorted(found.items()))
 
 
 def _exact_times(path: Path, pictures: dict[int, Path]) -> np.ndarray:
@@ -301,33 +286,29 @@ def read_face(path: Path, side_px: int) -> np.ndarray:
         RGB uint8 (side_px, side_px, 3).
 
     Raises:
-        SampleError: Missing, empty, unreadable, cut short, not RGB, more than 8 bits per channel, or of another size.
+        StoredError: Missing, empty, unreadable, cut short, not RGB, more than 8 bits per channel, or of another size.
             Nothing is converted: among colour pictures a grey one is another input.
     """
     try:
         with Image.open(path) as image:
-            _require_like_all(image, side_px)
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
-            return np.asarray(ImageOps.exif_transpose(image) if turned else image)
-    except SampleError as error:
-        why = str(error)
-    except FileNotFoundError:
-        why = "there is no such file any more"
-    except PIL.UnidentifiedImageError:
-        why = "not a picture" if path.stat().st_size else "empty (0 bytes)"
+            deep = ";16" in str(image.tile)  # Pillow opens 16-bit RGB as RGB, and cuts it to 8 bits
+            if image.mode == "RGB" and not deep and image.size == (side_px, side_px):
+                return np.asarray(ImageOps.exif_transpose(image))
+            got = f"{image.width}x{image.height} px {image.mode}{' of 16 bits' if deep else ''}"
     except UNREADABLE as error:
-        why = f"unreadable ({getattr(error, 'strerror', None) or error})"  # the text of the others names no folder
-    raise SampleError(f"{path.name}: {why}")
+        raise _unreadable(path, error) from None
+    raise StoredError(f"{path.name}: {got}, not {side_px}x{side_px} px RGB of 8 bits like the others")
 
 
-def _require_like_all(image: Image.Image, side_px: int) -> None:
-    """Refuse by the header what is not 8-bit RGB of the tree's size."""
-    if ";16" in str(image.tile) or image.mode.startswith("I"):  # Pillow opens 16-bit RGB as RGB, and cuts it to 8 bits
-        raise SampleError("16 bits per channel, not 8")
-    if image.mode != "RGB":
-        raise SampleError(f"{OTHER_MODES.get(image.mode, image.mode)}, not RGB")
-    if image.size != (side_px, side_px):
-        raise SampleError(f"{image.width}x{image.height} px, not {side_px}x{side_px} px like the others")
+def _unreadable(path: Path, error: Exception) -> StoredError:
+    """Why a file cannot be read, without the name of its folder."""
+    if isinstance(error, FileNotFoundError):
+        why = "missing"
+    elif os.path.isfile(path) and not os.path.getsize(path):
+        why = "empty (0 bytes)"
+    else:
+        why = f"unreadable ({getattr(error, 'strerror', None) or error})".replace(f"{path.parent}/", "")
+    return StoredError(f"{path.name}: {why}")
 
 
 @dataclass(frozen=True)
@@ -355,13 +336,13 @@ class StoredFlow(StoredClip):
     def _stored(self) -> Callable[[int], np.ndarray]:
         """What reads the field at a place in pixels, as it is stored; of a file of ours, the codes stay in memory."""
         if self.made == PAIRS:
-            return lambda place: read_field(self.paths[place], self.side_px)
+            return lambda place: checked(read_npy(self.paths[place]), self.paths[place].name, self.side_px)
         (path,) = self.paths
         try:
             fields = _array(path).__getitem__ if path.suffix == ".npy" else read_flow(path).field
         except (ValueError, OSError) as error:
             raise _without_folder(error, path) from None
-        return lambda place: _checked(fields(place), f"field {place}", self.side_px)
+        return lambda place: checked(fields(place), f"field {place}", self.side_px)
 
 
 @dataclass(frozen=True)
@@ -375,44 +356,43 @@ class FlowBatch:
     keys: tuple[str, ...]
 
 
-class OpticalFlowSequenceLoader:
+class OpticalFlowSequenceLoader(Tree):
     """A folder of stored flow: a folder of `flow_0000_0001.npy`, ... per clip, or a file of ours, or a plain array.
 
-    Attributes:
-        clips: Path of each clip by what the folder calls it, in natural order.
-        side_px, fps, made: Of most of the fields that were looked at. A network cannot be shown two rates or methods.
+    `fps` is for pairs and arrays; our flow files know their own.
     """
 
-    def __init__(self, folder: str | Path, fps: float):
-        """Find the clips, and what most of their fields are; a few of them are looked at.
+    parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
 
-        Args:
-            folder: Searched to any depth, through links too.
-            fps: Fields per second, for pairs and arrays. Our flow files know their own.
-
-        Raises:
-            FileNotFoundError: There is no such folder.
-            ValueError: It holds no flow, none that can be read, or such that is not square.
-        """
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"flow_dir must be a folder of stored flow, {folder} is none. Check the path.")
-        files = [self.folder / path for path in video_files(self.folder, _is_array)]
+    def _paths(self) -> Iterable[Path]:
+        files = [self.folder / path for path in video_files(self.folder, is_array)]
         trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
-        self.clips = _by_name(self.folder, [*trees, *(path for path in files if path.parent not in trees)])
-        if not self.clips:
-            raise ValueError(f"flow_dir must hold flow (npz, npy, or flow_0000_0001.npy), got none below {folder}.")
-        few = _spread(list(self.clips.values()), LOOKED_AT_CLIPS)
-        kinds = []
-        for path in few:
+        return [*trees, *(path for path in files if path.parent not in trees)]
+
+    def _about(self, path: Path) -> tuple[int, float, str]:
+        try:
+            if path.is_dir():
+                return len(pair_files(path)), self.fps, PAIRS
+            if path.suffix == ".npy":
+                return len(_array(path)), self.fps, ARRAY
+            arrays = read_arrays(path, ("t_s", "fps", "method"))
+            t_s, rate, method = arrays["t_s"], float(arrays["fps"]), str(arrays["method"])
+        except (ValueError, OSError) as error:
+            raise _without_folder(error, path) from None
+        if not (rate > 0 and t_s.ndim == 1 and len(t_s)):
+            raise StoredError(f"{path.name}: it must have fields and a rate above 0, got {t_s.shape} times at {rate:g}")
+        if np.abs(t_s - np.arange(len(t_s)) / rate).max() > 0.5 / rate:
+            raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
+        return len(t_s), rate, method
+
+    def _shapes(self, path: Path) -> Iterator[tuple[int, ...]]:
+        if not path.is_dir():
+            with suppress(ValueError):
+                yield (_array(path).shape if path.suffix == ".npy" else flow_shape(path))[1:]
+            return
+        for file in _spread([file for file in pair_files(path).values() if file.exists()], LOOKED_AT_SAMPLES):
             with suppress(StoredError):
-                kinds.append(_about(path, fps)[1:])
-        kind, shape = _commonest(kinds), _commonest(shape for path in few for shape in _shapes(path))
-        if kind is None or shape is None:
-            raise ValueError(f"flow_dir must hold flow, not one of {len(few)} clips looked at can be read.")
-        if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 2:
-            raise ValueError(f"the fields of flow_dir must have shape (S, S, 2), got {shape}. Crop them to squares.")
-        self.side_px, (self.fps, self.made) = shape[0], kind
+                yield read_npy(file).shape
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -422,7 +402,7 @@ class OpticalFlowSequenceLoader:
     def job(self, name: str, size_px: int, clip_px: float | None) -> StoredFlow:
         """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
         path = self.clips[name]
-        n, fps, made = _about(path, self.fps)
+        n, fps, made = self._about(path)
         if (fps, made) != (self.fps, self.made):
             there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
             raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")
@@ -431,10 +411,9 @@ class OpticalFlowSequenceLoader:
         paths, reader = tuple(pairs.values()) or (path,), f"stored flow: {made}"
         return StoredFlow(paths, number, np.arange(n) / fps, fps, self.side_px, size_px, reader, made, clip_px)
 
-    def stamp(self, name: str) -> str:
-        """Tells one version of a clip's flow from another."""
+    def _files(self, name: str) -> list[Path]:
         path = self.clips[name]
-        return stamp_of(sorted(path.glob("flow_*.npy")) if path.is_dir() else [path])
+        return sorted(path.glob("flow_*.npy")) if path.is_dir() else [path]
 
     def load(
         self, name: str, size_px: int | None = None, clip_px: float | None = None
@@ -464,7 +443,6 @@ class OpticalFlowSequenceLoader:
         length: int,
         size_px: int,
         clip_px: float = 20.0,
-        repeat_single: bool = False,
     ) -> Iterator[FlowBatch]:
         """Yield batches of clips in the given order; the last one may hold fewer.
 
@@ -473,8 +451,6 @@ class OpticalFlowSequenceLoader:
             batch_size: Clips in a batch.
             length: Fields per clip; a longer one keeps its start, a shorter one gets no motion behind.
             size_px, clip_px: See `load`.
-            repeat_single: Repeat the field of a clip that has one only, as the source project did: a motion that
-                nobody made.
         """
         if batch_size < 1 or length < 1:
             raise ValueError(f"batch_size and length must be at least 1, got {batch_size} and {length}.")
@@ -484,13 +460,14 @@ class OpticalFlowSequenceLoader:
             mask = np.zeros((len(chosen), length), bool)
             for i, name in enumerate(chosen):
                 fields, reasons = self.load(name, size_px, clip_px)
-                n = length if repeat_single and len(fields) == 1 else min(length, len(fields))
+                n = min(length, len(fields))
                 flow[i, :n] = fields[:length]
                 mask[i, :n] = [place not in reasons for place in range(n)]
             yield FlowBatch(flow, mask, chosen)
 
 
-def _is_array(name: str) -> bool:
+def is_array(name: str) -> bool:
+    """Say whether a file is taken for arrays of NumPy."""
     return name.endswith((".npz", ".npy"))
 
 
@@ -500,36 +477,13 @@ def pair_files(folder: Path) -> dict[int, Path]:
     Numbers start at 0 as in the source project, or at 1 where there is no 0: a higher start means missing pairs. What
     is missing after the last file cannot be known. `StoredError`: a file is no pair of neighbours, or there is none.
     """
-    found: dict[int, Path] = {}
-    for path in sorted(folder.glob("flow_*.npy"), key=lambda path: natural_order(path.name)):
-        if match := PAIR.fullmatch(path.name):
-            first, second = int(match[1]), int(match[2])
-            if second != first + 1 or found.setdefault(first, path) != path:
-                name = f"{folder.name}/{path.name}"
-                raise StoredError(f"{name} must be the one pair of {first} and {first + 1}. Number faces without gaps.")
-    if not found:
-        raise StoredError(f"{folder.name} must hold files like flow_0000_0001.npy, got none.")
+    found = numbered_files(folder, PAIR)
+    for first, path in found.items():
+        if int(PAIR.fullmatch(path.name)[2]) != first + 1:
+            raise StoredError(f"{path.name} must be the pair of {first} and {first + 1}. Number faces without gaps.")
     digits = len(PAIR.fullmatch(found[min(found)].name)[1])
     numbers = range(0 if min(found) != 1 else 1, max(found) + 1)
     return {i: found.get(i, folder / f"flow_{i:0{digits}d}_{i + 1:0{digits}d}.npy") for i in numbers}
-
-
-def _about(path: Path, fps: float) -> tuple[int, float, str]:
-    """How many fields a clip has, how many a second, and how they were made; `StoredError` with the reason if not."""
-    try:
-        if path.is_dir():
-            return len(pair_files(path)), float(fps), PAIRS
-        if path.suffix == ".npy":
-            return len(_array(path)), float(fps), ARRAY
-        arrays = read_arrays(path, ("t_s", "fps", "method"))
-        t_s, rate, method = arrays["t_s"], float(arrays["fps"]), str(arrays["method"])
-    except (ValueError, OSError) as error:
-        raise _without_folder(error, path) from None
-    if not (rate > 0 and t_s.ndim == 1 and len(t_s)):
-        raise StoredError(f"{path.name}: it must have fields and a rate above 0, got {t_s.shape} times at {rate:g}")
-    if np.abs(t_s - np.arange(len(t_s)) / rate).max() > 0.5 / rate:
-        raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
-    return len(t_s), rate, method
 
 
 def _without_folder(error: Exception, path: Path) -> StoredError:
@@ -537,34 +491,14 @@ def _without_folder(error: Exception, path: Path) -> StoredError:
     return StoredError(str(error).replace(f"{path.parent}/", ""))
 
 
-def _shapes(path: Path) -> list[tuple[int, ...]]:
-    """Shapes of a few fields of a clip that can be read."""
-    shapes = []
-    with suppress(ValueError):
-        if not path.is_dir():
-            return [(_array(path).shape if path.suffix == ".npy" else flow_shape(path))[1:]]
-        for file in _spread([file for file in pair_files(path).values() if file.exists()], LOOKED_AT_SAMPLES):
-            with suppress(SampleError):
-                shapes.append(read_npy(file).shape)
-    return shapes
-
-
-def read_field(path: Path, side_px: int) -> np.ndarray:
-    """Read the field of one pair: flow float32 (side_px, side_px, 2) in pixels.
-
-    Raises:
-        SampleError: Missing, empty, unreadable, cut short, of another shape, not decimal numbers, or not finite.
-    """
-    return _checked(read_npy(path), path.name, side_px)
-
-
-def _checked(field: np.ndarray, name: str, side_px: int) -> np.ndarray:
+def checked(field: np.ndarray, name: str, side_px: int) -> np.ndarray:
+    """Flow float32 (side_px, side_px, 2); `StoredError`: of another shape, not decimal numbers, or not finite."""
     if field.shape != (side_px, side_px, 2):
-        raise SampleError(f"{name}: shape {field.shape}, not {(side_px, side_px, 2)} like the others")
+        raise StoredError(f"{name}: shape {field.shape}, not {(side_px, side_px, 2)} like the others")
     if field.dtype.kind != "f":
-        raise SampleError(f"{name}: {field.dtype} values, not decimal numbers in pixels")
+        raise StoredError(f"{name}: {field.dtype} values, not decimal numbers in pixels")
     if not np.isfinite(field).all():
-        raise SampleError(f"{name}: NaN or infinity")
+        raise StoredError(f"{name}: NaN or infinity")
     return field.astype(np.float32, copy=False)
 
 
@@ -575,19 +509,8 @@ def _array(path: Path) -> np.ndarray:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an npy file, mapped into memory: read where it is used. `SampleError` with the reason if not."""
+    """The array of an npy file, mapped into memory: read where it is used. `StoredError` with the reason if not."""
     try:
-        if not path.stat().st_size:
-            raise SampleError(f"{path.name}: empty (0 bytes)")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except SampleError:
-        raise
-    except FileNotFoundError:
-        raise SampleError(f"{path.name}: missing") from None
-    except OSError as error:
-        raise SampleError(f"{path.name}: unreadable ({error.strerror or error})") from None
-    except NOT_NPY as error:
-        with open(path, "rb") as file:
-            plain = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
-        what = f"cut short or damaged ({error})" if plain else "not an npy file"
-        raise SampleError(f"{path.name}: {what}") from None
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, *NOT_NPY) as error:
+        raise _unreadable(path, error) from None

@@ -16,7 +16,7 @@ from helpers.align import Aligned, align_streams
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import differences, replacing, write_json
-from helpers.precomputed import match_clips
+from helpers.names import match_clips
 from helpers.score import check_weights, load_model, read_card
 from helpers.sources import open_tree
 from helpers.store import STREAMS

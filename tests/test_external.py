@@ -16,7 +16,7 @@ from helpers.align import ChannelGroups, Reduction, align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
 from helpers.external import import_features, usable_rows
 from helpers.files import FolderLock, LockedError, read_json, write_json
-from helpers.precomputed import match_clips
+from helpers.names import match_clips
 from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
 
 DS, DD = 7, 11  # distinct primes

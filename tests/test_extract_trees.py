@@ -129,7 +129,7 @@ def test_stored_clips_that_cannot_be_used_leave_no_rows(run):
     assert {entry["clip"]: entry["reason"].split(". ")[0] for entry in dynamic(run)["failed"]} == {
         KEYS[0]: "only 3 flows, at least 4 needed",
         KEYS[1]: "there is nothing of it in flow",
-        KEYS[2]: "c.001/flow_0002_0004.npy must be the one pair of 2 and 3",
+        KEYS[2]: "flow_0002_0003.npy and flow_0002_0004.npy have the same number 2",
     }
     assert not list((root / "run" / "dynamic").rglob("*.npz"))
 

@@ -16,13 +16,14 @@ from helpers.faces import crop_at, export_faces, read_track
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
 from helpers.precomputed import (
+    PICTURE,
     FaceTree,
     OpticalFlowSequenceLoader,
-    SampleError,
     StoredError,
-    numbered_pictures,
+    checked,
+    numbered_files,
     read_face,
-    read_field,
+    read_npy,
 )
 from helpers.store import read_arrays, write_arrays
 from helpers.video import iter_frames
@@ -107,7 +108,7 @@ def test_a_png_under_the_name_of_a_jpeg_is_read(tmp_path):
     Image.fromarray(face(1)).save(tmp_path / "face_1.png")
     (tmp_path / "face_1.png").rename(tmp_path / "face_1.jpg")
     np.testing.assert_array_equal(read_face(tmp_path / "face_1.jpg", SIDE), face(1))
-    with pytest.raises(SampleError, match="face_2.jpg: there is no such file any more"):
+    with pytest.raises(StoredError, match="face_2.jpg: missing"):
         read_face(tmp_path / "face_2.jpg", SIDE)
 
 
@@ -172,20 +173,20 @@ def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_
     (root / "linked" / "loop").symlink_to(root)
     tree = FaceTree(root, 30.0)
     assert list(tree.clips) == ["b", "linked/a"]
-    assert list(numbered_pictures(tree.clips["b"])) == [3]
+    assert list(numbered_files(tree.clips["b"], PICTURE)) == [3]
 
 
 def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="faces_dir must be a folder of face pictures"):
         FaceTree(tmp_path / "nowhere", 30.0)
-    with pytest.raises(ValueError, match="faces_dir must hold pictures like clip/face_0001.jpg, got none below"):
+    with pytest.raises(ValueError, match="faces_dir must hold face pictures like clip/face_0001.jpg, got none below"):
         FaceTree(tmp_path, 30.0)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "face_0.jpg").touch()
-    with pytest.raises(ValueError, match="not one of 1 looked at can be read"):
+    with pytest.raises(ValueError, match="not one of 1 clips looked at can be read"):
         FaceTree(tmp_path, 30.0)
     Image.fromarray(face()[:20]).save(tmp_path / "a" / "face_1.jpg")
-    with pytest.raises(ValueError, match="must be square, got 32x20 px. Crop them to squares."):
+    with pytest.raises(ValueError, match=r"must have shape \(S, S, 3\), got \(20, 32, 3\). Crop them to squares."):
         FaceTree(tmp_path, 30.0)
 
 
@@ -278,9 +279,9 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
     values, _, _, reasons = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a")
     expected = {
         1: "flow_0001_0002.npy: empty (0 bytes)",
-        2: "flow_0002_0003.npy: not an npy file",
-        3: "flow_0003_0004.npy: cut short or damaged",
-        4: "flow_0004_0005.npy: cut short or damaged",
+        2: "flow_0002_0003.npy: unreadable (",
+        3: "flow_0003_0004.npy: unreadable (",
+        4: "flow_0004_0005.npy: unreadable (",
         5: "flow_0005_0006.npy: NaN or infinity",
         6: "flow_0006_0007.npy: NaN or infinity",
         7: "flow_0007_0008.npy: shape (7, 7, 2), not (8, 8, 2) like the others",
@@ -361,7 +362,7 @@ def test_a_clip_of_another_method_or_rate_or_that_cannot_be_read_costs_itself_on
         "slow": "its flow is dis_fast, 5 a second, that of the others",
         "damaged": "^damaged.npz is damaged",
         "other": "^other.npz is damaged",
-        "twice": "flow_0000_0002.npy must be the one pair of 0 and 1",
+        "twice": "flow_0000_0001.npy and flow_0000_0002.npy have the same number 0",
     }
     for name, reason in reasons.items():
         with pytest.raises(StoredError, match=reason) as error:
@@ -387,8 +388,8 @@ def test_a_damaged_header_costs_its_field(tmp_path):
     content = path.read_bytes()
     for place in range(10, 128):
         path.write_bytes(content[:place] + b"(" + content[place + 1 :])
-        with pytest.raises(SampleError):
-            read_field(path, FLOW_PX + 1)
+        with pytest.raises(StoredError):
+            checked(read_npy(path), path.name, FLOW_PX + 1)
 
 
 def test_times_that_do_not_fit_the_rate_cost_the_clip(tmp_path):
@@ -415,7 +416,7 @@ def test_a_changed_or_removed_field_changes_the_stamp_of_its_clip(tmp_path):
 def test_a_folder_that_cannot_be_used_at_all_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="flow_dir must be a folder of stored flow"):
         OpticalFlowSequenceLoader(tmp_path / "nowhere", 6.0)
-    with pytest.raises(ValueError, match="must hold flow .* got none"):
+    with pytest.raises(ValueError, match="must hold stored flow .* got none"):
         OpticalFlowSequenceLoader(tmp_path, 6.0)
     (tmp_path / "a.npy").touch()
     with pytest.raises(ValueError, match="not one of 1 clips looked at can be read"):
@@ -490,13 +491,11 @@ def test_clips_of_all_lengths_fill_batches_in_the_given_order(tmp_path):
         next(loader.batches(["a"], batch_size=0, length=5, size_px=FLOW_PX))
 
 
-def test_a_single_flow_is_repeated_only_on_request(tmp_path):
+def test_a_single_flow_is_not_repeated(tmp_path):
     np.save(tmp_path / "a.npy", np.full((FLOW_PX, FLOW_PX, 2), 5, np.float32))
-    padded, repeated = batch_of(tmp_path, "a"), batch_of(tmp_path, "a", repeat_single=True)
-    assert padded.mask.tolist() == [[True, False, False, False, False]]
-    assert not padded.flow[0, 1:].any()
-    assert repeated.mask.all()
-    np.testing.assert_allclose(repeated.flow, 5 / 20)
+    batch = batch_of(tmp_path, "a")
+    assert batch.mask.tolist() == [[True, False, False, False, False]]
+    assert not batch.flow[0, 1:].any()
 
 
 def test_a_field_that_cannot_be_used_is_masked_in_a_batch(tmp_path):
@@ -522,5 +521,5 @@ def test_a_hostile_pickle_is_never_loaded(tmp_path):
     write_pairs(tmp_path / "a", flow_of(3))
     np.save(tmp_path / "a" / "flow_0001_0002.npy", np.array([Hostile()], dtype=object))
     _, reasons = OpticalFlowSequenceLoader(tmp_path, 6.0).load("a")
-    assert reasons[1].startswith("flow_0001_0002.npy: cut short or damaged (")
+    assert reasons[1].startswith("flow_0001_0002.npy: unreadable (Array can't be memory-mapped: Python objects")
     assert not (tmp_path / "opened").exists()

@@ -42,16 +42,16 @@ def write_bad_pictures(folder) -> None:
 
 KINDS = {
     "empty": "face_000100.jpg: empty (0 bytes)",
-    "text": "face_000101.jpg: not a picture",
+    "text": "face_000101.jpg: unreadable (cannot identify image file 'face_000101.jpg')",
     "cut": "face_000102.jpg: unreadable (image file is truncated",
     "cut png": "face_000103.png: unreadable (",
-    "size": "face_000104.jpg: 32x31 px, not 32x32 px like the others",
-    "grey": "face_000105.jpg: greyscale, not RGB",
-    "alpha": "face_000106.png: with transparency (RGBA), not RGB",
-    "cmyk": "face_000107.jpg: CMYK, not RGB",
-    "palette": "face_000108.png: a palette of colours, not RGB",
-    "deep grey": "face_000109.png: 16 bits per channel, not 8",
-    "deep": "face_000110.png: 16 bits per channel, not 8",
+    "size": "face_000104.jpg: 32x31 px RGB, not 32x32 px RGB of 8 bits like the others",
+    "grey": "face_000105.jpg: 32x32 px L, not",
+    "alpha": "face_000106.png: 32x32 px RGBA, not",
+    "cmyk": "face_000107.jpg: 32x32 px CMYK, not",
+    "palette": "face_000108.png: 32x32 px P, not",
+    "deep grey": "face_000109.png: 32x32 px I;16 of 16 bits, not",
+    "deep": "face_000110.png: 32x32 px RGB of 16 bits, not",
 }
 
 
