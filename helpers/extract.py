@@ -6,10 +6,9 @@ filled across clips, and files are written, all at the same time. A clip that ca
 and the run goes on; a clip that is done is not done again. A folder is locked while it is filled.
 """
 
-import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -34,13 +33,14 @@ from helpers.pipeline import CLIP_ERRORS, ClipRun, Network, Progress, run_batche
 from helpers.precomputed import StoredTrack
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
-from helpers.store import FeatureFile, Stage, read_features
+from helpers.store import FeatureFile, Stage
 from helpers.throughput import measured_batch
 from helpers.video import backend_name, backend_version
 from helpers.workers import cores
 
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")
 STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
+UNITS = {"static": "image", "dynamic": "sequence"}  # what a row is made of, in the log
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 
 
@@ -74,29 +74,6 @@ def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]
         return stage.finish(**run.finish())
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """What 03 and 04 differ in.
-
-    Attributes:
-        name: Of the stage, also its folder.
-        unit: What a row is made of, in the log.
-        cfg: Its parameters.
-        weights: Provenance of the network.
-        size_px: Side of the crops.
-        rows_of: From the face's track to the rows of a clip, before they are made.
-        network: What they go through.
-    """
-
-    name: str
-    unit: str
-    cfg: StaticConfig | DynamicConfig
-    weights: dict[str, str]
-    size_px: int
-    rows_of: Callable[[FaceTrack | StoredTrack], ClipRows]
-    network: Network
-
-
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
     with use_device(cfg.device) as device:
@@ -107,8 +84,7 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
         measured = {"network": cfg.backbone, "unit": "images/s", "dtype": np.uint8, "memory_gib": _gpu_gib(device)}
         size = cfg.batch_size or measured_batch(forward, shape, **measured)
     network = Network(forward, size, device)
-    weights = backbone.weights.as_dict()
-    return _extract(clips, source, Extraction("static", "image", cfg, weights, shape[0], StaticRows, network))
+    return _extract(clips, cfg, source, network, backbone.weights.as_dict(), backbone.input_px, StaticRows)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
@@ -119,8 +95,8 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
         motion, weights = build_motion_network(cfg.weights, cfg.endpoint)
         forward = compile_forward(motion, cfg.precision)
         size = cfg.batch_size or _measured_rows(forward, cfg, device)
-    network, rows_of = Network(forward, size, device), partial(DynamicRows, cfg=cfg)
-    return _extract(clips, source, Extraction("dynamic", "sequence", cfg, weights.as_dict(), CROP_PX, rows_of, network))
+    network = Network(forward, size, device)
+    return _extract(clips, cfg, source, network, weights.as_dict(), CROP_PX, partial(DynamicRows, cfg=cfg))
 
 
 def _gpu_gib(device: str) -> float:
@@ -147,12 +123,33 @@ def check_dynamic(cfg: DynamicConfig) -> None:
         )
 
 
-def _extract(clips: pd.DataFrame, source: VideoSource | StoredSource, how: Extraction) -> dict[str, Any]:
-    """What both extractions share: clips in, feature files, invalid rows and the log out."""
-    cfg, network = how.cfg, how.network
+def _extract(
+    clips: pd.DataFrame,
+    cfg: StaticConfig | DynamicConfig,
+    source: VideoSource | StoredSource,
+    network: Network,
+    weights: dict[str, str],
+    size_px: int,
+    rows_of: Callable[[FaceTrack | StoredTrack], ClipRows],
+) -> dict[str, Any]:
+    """What both extractions share: clips in, feature files, invalid rows and the log out.
+
+    Args:
+        clips: The table of clips.
+        cfg: Parameters.
+        source: Where the clips' input comes from.
+        network: What the rows go through.
+        weights: Its provenance.
+        size_px: Side of the crops.
+        rows_of: From the face's track to the rows of a clip, before they are made.
+
+    Returns:
+        The manifest.
+    """
+    name = "static" if isinstance(cfg, StaticConfig) else "dynamic"
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
-        "weights": how.weights,
+        "weights": weights,
         "network_backend": keras.backend.backend(),
         **source.identity,
     }
@@ -168,56 +165,48 @@ def _extract(clips: pd.DataFrame, source: VideoSource | StoredSource, how: Extra
             stage.fail(key, reason, row)
             n_of["invalid_rows"] += 1
 
-    def count_found(key: str, track: FaceTrack | StoredTrack) -> None:
-        count(key, read_features(stage.path(key)), track)
-
     with (
-        Stage(cfg.out / how.name, how.name, identity, made_with) as stage,
+        Stage(cfg.out / name, name, identity, made_with) as stage,
         Monitor(gpu=gpu_index(network.device)) as monitor,
-        Progress(STEPS[how.name], len(clips), cfg.out, usage=monitor.in_words, **shown) as progress,
+        Progress(STEPS[name], len(clips), cfg.out, usage=monitor.in_words, **shown) as progress,
     ):
         started = datetime.now(UTC)
-        work = (source.work, partial(source.job, size_px=how.size_px), cfg.workers or cores(), progress)
-        with ClipRun(clips, cfg.data, stage, *work, source.stamp, count_found) as run:
-            spent_s, n_made = stream_rows(run, stage, how.rows_of, network, count)
+        work = (source.work, partial(source.job, size_px=size_px), cfg.workers or cores(), progress)
+        with ClipRun(clips, cfg.data, stage, *work, source.stamp, count) as run:
+            stream_rows(run, rows_of, network)
         counts = run.finish() | n_of
-        if n_made:
-            entry = extraction_log(how, started, n_made, (counts["rows"], counts["feature_dim"]), spent_s)
-            entry |= {"failed": counts["failed"], "usage": monitor.summary()}
+        if run.n_rows:
+            entry = _speed(name, network, started, run) | {
+                "features_shape": [counts["rows"], counts["feature_dim"]],
+                "features_saved_to": f"{cfg.out_dir}/{name}",
+                "weights": weights,
+                "failed": counts["failed"],
+                "usage": monitor.summary(),
+            }
             write_json(stage.folder / "extraction_log.json", entry)
         return stage.finish(**counts)
 
 
-def extraction_log(
-    how: Extraction, started: datetime, n_made: int, shape: tuple[int, int], spent_s: dict[str, float]
-) -> dict[str, Any]:
-    """Describe an extraction that ends now under the source project's eleven keys, and where its time went.
+def _speed(name: str, network: Network, started: datetime, run: ClipRun) -> dict[str, Any]:
+    """How fast an extraction that ends now was, under the source project's keys, and where its time went.
 
-    Args:
-        how: The extraction.
-        started: When it began.
-        n_made: Rows made since; clips that were there already are not in it.
-        shape: Rows and columns of the features of all clips.
-        spent_s: Seconds by what was done in them; several things are done at once.
+    Rows that were there already are not in it. Several things are done at once.
     """
-    chosen, ended = chosen_device(how.network.device), datetime.now(UTC)
+    chosen, ended, unit = chosen_device(network.device), datetime.now(UTC), UNITS[name]
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {
         "start_time": started.isoformat(timespec="seconds"),
-        f"total_{how.unit}s": n_made,
-        "batch_size": how.network.batch_size,
+        f"total_{unit}s": run.n_rows,
+        "batch_size": network.batch_size,
         "gpu_acceleration": chosen["kind"] == "GPU",
         "device": chosen["name"],
         "end_time": ended.isoformat(timespec="seconds"),
         "extraction_time_seconds": seconds,
         "extraction_time_formatted": str(timedelta(seconds=round(seconds))),
-        "features_shape": list(shape),
-        "features_saved_to": f"{how.cfg.out_dir}/{how.name}",
-        f"average_time_per_{how.unit}": seconds / n_made,
-        f"{how.unit}s_per_second": n_made / seconds,
-        "seconds_spent": {what: round(spent, 3) for what, spent in spent_s.items()},
-        "network_share": round(spent_s["network"] / seconds, 3),
-        "weights": how.weights,
+        f"average_time_per_{unit}": seconds / run.n_rows,
+        f"{unit}s_per_second": run.n_rows / seconds,
+        "seconds_spent": {what: round(spent, 3) for what, spent in run.spent_s.items()},
+        "network_share": round(run.spent_s["network"] / seconds, 3),
     }
 
 
@@ -300,6 +289,3 @@ class DynamicFeatureExtractor:
         if dense_units:
             x = layers.Dense(dense_units, "relu", name="dense")(x)
         return keras.Model(self.network.input, layers.Dense(n_outputs, name="outputs")(x), name="dynamic_with_head")
-
-
-log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from helpers.faces import NoFaceError
 from helpers.forward import Forward, NetworkError
 from helpers.precomputed import StoredError
 from helpers.rows import ClipRows, TooShortError
-from helpers.store import FeatureFile, Stage, clip_stamp
+from helpers.store import FeatureFile, Stage, clip_stamp, read_features
 from helpers.workers import ClipPool, WorkerError
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Network:
     Attributes:
         batch_size: Rows at once; less than it was after memory has run out.
         device: Where it runs; empty leaves the choice to the backend.
+        busy_s: Seconds that the network has worked so far, on one batch or on two.
     """
 
     def __init__(self, forward: Forward, batch_size: int, device: str = "") -> None:
@@ -68,16 +69,10 @@ class Network:
             batch_size: Rows at once. A sample that makes more rows than that is a batch by itself.
             device: What `helpers.device.use_device` gave.
         """
-        self.batch_size, self.device, self._forward = batch_size, device, forward
+        self.batch_size, self.device, self.busy_s, self._forward = batch_size, device, 0.0, forward
         self._turns, self._waits_for_all = Semaphore(AT_ONCE), Lock()
         self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first
-        self._inside, self._busy_since_s, self._busy_s, self._clock = 0, 0.0, 0.0, Lock()
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds that the network has worked so far, on one batch or on two."""
-        with self._clock:
-            return self._busy_s + (time.perf_counter() - self._busy_since_s if self._inside else 0.0)
+        self._inside, self._since_s, self._clock = 0, 0.0, Lock()
 
     def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | NetworkError]]:
         """Run the network over all samples.
@@ -112,14 +107,11 @@ class Network:
         for owner, sample, n_rows in samples:
             kind = (sample.shape, sample.dtype, n_rows)
             filling.setdefault(kind, []).append((owner, sample))
-            is_full = len(filling[kind]) == self._sizes.get(kind, max(1, self.batch_size // n_rows))
-            if (
-                not is_full
-                and sum(waiting.nbytes for batch in filling.values() for _, waiting in batch) > WAITING_BYTES
-            ):
-                kind, is_full = next(iter(filling)), True
-            if is_full:
+            if len(filling[kind]) == self._sizes.get(kind, max(1, self.batch_size // n_rows)):
                 yield kind, filling.pop(kind)
+            elif sum(waiting.nbytes for batch in filling.values() for _, waiting in batch) > WAITING_BYTES:
+                oldest = next(iter(filling))
+                yield oldest, filling.pop(oldest)
         yield from filling.items()
 
     def _run(self, samples: tuple[np.ndarray, ...], kind: Kind) -> list[np.ndarray | NetworkError]:
@@ -169,15 +161,17 @@ class Network:
     @contextmanager
     def _busy(self) -> Iterator[None]:
         """Count the time inside, once where it is that of two threads."""
-        with self._clock:
-            self._busy_since_s = self._busy_since_s if self._inside else time.perf_counter()
-            self._inside += 1
+        self._count(1)
         try:
             yield
         finally:
-            with self._clock:
-                self._inside -= 1
-                self._busy_s += 0.0 if self._inside else time.perf_counter() - self._busy_since_s
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._clock:
+            now_s = time.perf_counter()
+            self.busy_s += now_s - self._since_s if self._inside else 0.0
+            self._inside, self._since_s = self._inside + change, now_s
 
 
 def _delivered(running: deque[tuple[Future, list[Any]]]) -> Iterator[tuple[Any, np.ndarray | NetworkError]]:
@@ -283,14 +277,18 @@ class Clip:
     key: str
     path: Path
     stamp: str
-    kept: Any
+    kept: Any = None
 
 
 class ClipRun:
     """Goes through the clips of a stage; used as `with`, and iterated over once.
 
+    Rows are written in a thread of its own; a full disk comes out of a later call, or the end of `with`.
+
     Attributes:
         counts: Of the manifest, so far.
+        spent_s: Seconds by what was done in them, of rows.
+        n_rows: Rows that are written.
 
     Args:
         clips: Index `key`, column `path` below `data`.
@@ -301,7 +299,7 @@ class ClipRun:
         workers: Decoder processes.
         progress: Is told of every clip.
         stamp_of: From path and key of a clip to what tells one version of it from another.
-        on_found: Gets the key, and what stays of the job, of every clip that was done already.
+        on_rows: Gets the key, the rows and `Clip.kept` of every clip, also where they were there already.
     """
 
     def __init__(
@@ -314,33 +312,51 @@ class ClipRun:
         workers: int,
         progress: Progress,
         stamp_of: Callable[[Path, str], str] = lambda path, key: clip_stamp(path),
-        on_found: Callable[[str, Any], None] = lambda key, kept: None,
+        on_rows: Callable[[str, FeatureFile, Any], None] | None = None,
     ) -> None:
         self.counts = {"clips": len(clips), "made": 0, "failed": 0, "found": 0}
-        self._clips, self._data, self._stage = clips, data, stage
-        self._job_of, self._stamp_of, self._on_found, self._progress = job_of, stamp_of, on_found, progress
+        self.spent_s, self.n_rows = Counter(), 0
+        self._clips, self._data, self._stage, self._progress = clips, data, stage, progress
+        self._job_of, self._stamp_of, self._on_rows = job_of, stamp_of, on_rows
         self._pool = ClipPool(work, workers=workers, patience_s=PATIENCE_S)
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._unwritten: deque[Future] = deque()
 
     def __enter__(self) -> "ClipRun":
         self._pool.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._pool.__exit__(*error)
+    def __exit__(self, kind: object, *error: object) -> None:
+        self._pool.__exit__(kind, *error)
+        self._writer.shutdown()  # whatever ends the run, no clip that is complete is lost
+        if kind is None:
+            self._await_writer(0)
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
-        """Every clip that is not done, with its chunks; call `made` or `fail` for each, now or later."""
+        """Every clip that is not done, with its chunks; call `made`, `write` or `fail` for each, now or later."""
         return self._pool.run(self._tasks())
 
-    def finish(self) -> dict[str, int]:
-        """Put what failed into the order of the clips, and return the counts of the manifest."""
-        order = {key: place for place, key in enumerate(self._clips.index)}
-        self._stage.failed.sort(key=lambda entry: order[entry["clip"]])
-        return self.counts
+    def _tasks(self) -> Iterator[tuple[Clip, Any]]:
+        for key, below in self._clips["path"].items():
+            path = self._data / below
+            stamp = self._stamp_of(path, key)
+            try:
+                job, kept = self._job_of(path, key, stamp)
+            except CLIP_ERRORS as error:  # also where it could be used when it was done
+                self.fail(Clip(key, path, stamp), error)
+                continue
+            if not self._stage.done(key, stamp):
+                yield Clip(key, path, stamp, kept), job
+                continue
+            if self._on_rows:
+                self._on_rows(key, read_features(self._stage.path(key)), kept)
+            self.counts["found"] += 1
+            self._progress.clip(made=False)
 
     def made(self, n_rows: int = 0) -> None:
         """Count a clip whose file is there now."""
         self.counts["made"] += 1
+        self.n_rows += n_rows
         self._progress.clip(n_rows)
 
     def fail(self, clip: Clip, error: Exception) -> None:
@@ -352,84 +368,39 @@ class ClipRun:
         self.counts["failed"] += 1
         self._progress.clip(made=False)
 
-    def _tasks(self) -> Iterator[tuple[Clip, Any]]:
-        for key, below in self._clips["path"].items():
-            path = self._data / below
-            stamp = self._stamp_of(path, key)
-            try:
-                job, kept = self._job_of(path, key, stamp)
-            except CLIP_ERRORS as error:  # also where it could be used when it was done
-                self.fail(Clip(key, path, stamp, None), error)
-                continue
-            if self._stage.done(key, stamp):
-                self._on_found(key, kept)
-                self.counts["found"] += 1
-                self._progress.clip(made=False)
-            else:
-                yield Clip(key, path, stamp, kept), job
-
-
-class FeatureWriter:
-    """Writes the rows of clips in a thread of its own; a full disk comes out of a later call, or the end of `with`.
-
-    Attributes:
-        spent_s: Seconds spent on writing.
-        n_rows: Rows that are written.
-    """
-
-    def __init__(self, run: ClipRun, stage: Stage):
-        self.spent_s, self.n_rows = 0.0, 0
-        self._run, self._stage = run, stage
-        self._thread = ThreadPoolExecutor(1, "writer")
-        self._waiting: deque[Future] = deque()
-
-    def __enter__(self) -> "FeatureWriter":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._thread.shutdown()  # whatever ends the run, no clip that is complete is lost
-        if kind is None:
-            self._count(0)
-
     def write(self, clip: Clip, rows: FeatureFile) -> None:
         """Have the rows of a clip written; waits while too many are."""
-        self._waiting.append(self._thread.submit(self._write, clip, rows))
-        self._count(UNWRITTEN)
+        if self._on_rows:
+            self._on_rows(clip.key, rows, clip.kept)
+        self._unwritten.append(self._writer.submit(self._write, clip, rows))
+        self._await_writer(UNWRITTEN)
 
     def _write(self, clip: Clip, rows: FeatureFile) -> int:
         started_s = time.perf_counter()
         self._stage.write(clip.key, rows, clip.stamp)
-        self.spent_s += time.perf_counter() - started_s
+        self.spent_s["writing"] += time.perf_counter() - started_s
         return len(rows.valid)
 
-    def _count(self, n_waiting: int) -> None:
-        """Wait until at most so many are unwritten, and count those that are."""
-        while self._waiting and (len(self._waiting) > n_waiting or self._waiting[0].done()):
-            n_rows = self._waiting.popleft().result()
-            self.n_rows += n_rows
-            self._run.made(n_rows)
+    def _await_writer(self, n_unwritten: int) -> None:
+        """Wait until at most so many clips are unwritten, and count those that are not."""
+        while self._unwritten and (len(self._unwritten) > n_unwritten or self._unwritten[0].done()):
+            self.made(self._unwritten.popleft().result())
+
+    def finish(self) -> dict[str, int]:
+        """Put what failed into the order of the clips, and return the counts of the manifest."""
+        order = {key: place for place, key in enumerate(self._clips.index)}
+        self._stage.failed.sort(key=lambda entry: order[entry["clip"]])
+        return self.counts
 
 
-def stream_rows(
-    run: ClipRun,
-    stage: Stage,
-    rows_of: Callable[[Any], ClipRows],
-    network: Network,
-    on_made: Callable[[str, FeatureFile, Any], None] = lambda key, rows, kept: None,
-) -> tuple[dict[str, float], int]:
+def stream_rows(run: ClipRun, rows_of: Callable[[Any], ClipRows], network: Network) -> None:
     """Read, compute and write all clips at once; a clip's file is written when its last row is there.
 
     Args:
         run: The clips; closed by the caller.
-        stage: Where the files go.
         rows_of: From `Clip.kept` to the clip's rows, before they are made.
         network: What they go through.
-        on_made: Gets the key, the rows and `Clip.kept` of every clip whose rows are made.
-
-    Returns:
-        Seconds by what was done in them, and how many rows were made.
     """
-    spent_s: Counter[str] = Counter()
 
     def samples() -> Iterator[tuple[Any, np.ndarray, int]]:
         """Of all clips, one after the other; the owner of one is its clip, the clip's rows, and its place in them."""
@@ -446,17 +417,14 @@ def stream_rows(
     def hand_over(clip: Clip, rows: ClipRows) -> None:
         if not rows.complete:
             return
-        spent_s.update(rows.spent_s)
+        run.spent_s.update(rows.spent_s)
         try:
-            made = rows.result()
+            run.write(clip, rows.result())
         except CLIP_ERRORS as error:
             run.fail(clip, error)
-        else:
-            on_made(clip.key, made, clip.kept)
-            writer.write(clip, made)
 
-    with FeatureWriter(run, stage) as writer, closing(network.run(samples())) as outputs:
+    with closing(network.run(samples())) as outputs:
         for (clip, rows, place), output in outputs:
             rows.receive(place, output)
             hand_over(clip, rows)
-    return dict(spent_s) | {"network": network.busy_s, "writing": writer.spent_s}, writer.n_rows
+    run.spent_s["network"] = network.busy_s

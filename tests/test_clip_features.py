@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from data_sample.make.motion_sample import motion_plan
+from helpers import pipeline
 from helpers.backbones import build_backbone
 from helpers.classes import clip_features
 from helpers.classes.clip_features import average_scales, extract_clip_features, feature_file
@@ -25,6 +26,7 @@ from helpers.large import read_feature_set
 from helpers.pipeline import rows_of_clip
 from helpers.video import read_frames
 from helpers.weights import RANDOM_SHA256, Weights
+from helpers.workers import ClipPool
 
 SAMPLE = ROOT / "data_sample" / "motion"
 PX = 32
@@ -34,6 +36,7 @@ SCRIPT = """
 import sys, time
 from types import SimpleNamespace
 import numpy as np
+from helpers import pipeline
 from helpers.classes import clip_features
 from helpers.config import ClassificationConfig
 from helpers.weights import Weights
@@ -47,7 +50,7 @@ clip_features.build_backbone = lambda name, weights_, input_px: SimpleNamespace(
     input_px=32, feature_dim=3, prepare=None, weights=weights, model=slow_mean_colour
 )
 clip_features.compile_forward = lambda network, precision, prepare=None: network
-clip_features.cores = lambda: 0
+clip_features.cores = lambda: 1
 clip_features.extract_clip_features(ClassificationConfig.checked(eval(sys.argv[1])))
 """
 
@@ -55,6 +58,22 @@ clip_features.extract_clip_features(ClassificationConfig.checked(eval(sys.argv[1
 def mean_colour(x: np.ndarray) -> np.ndarray:
     """A network of 3 features."""
     return x.mean(axis=(1, 2))
+
+
+class PoolHere:
+    """Decodes in this process: starting one takes a second, and what it notes is not seen here."""
+
+    def __init__(self, work, **_):
+        self.work = work
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, tasks):
+        return ((clip, self.work(job)) for clip, job in tasks)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +87,7 @@ def network(monkeypatch):
     )
     monkeypatch.setattr(clip_features, "build_backbone", lambda name, weights, input_px: backbone)
     monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision, prepare=None: network)
-    monkeypatch.setattr(clip_features, "cores", lambda: 0)  # decode in this process: starting one takes a second
+    monkeypatch.setattr(pipeline, "ClipPool", PoolHere)
 
 
 @pytest.fixture
@@ -306,6 +325,7 @@ def test_further_views_are_added_to_those_that_are_there(cfg, tmp_path, monkeypa
     extract_clip_features(more)
     assert asked == {"view02", "view03"}
     monkeypatch.setattr(clip_features, "clip_frames", clip_frames)
+    monkeypatch.setattr(pipeline, "ClipPool", ClipPool)
     fresh = change(cfg, views=3, out_dir=str(tmp_path / "fresh"), workers=2)
     extract_clip_features(fresh)
     ours, theirs = contents(more), contents(fresh)

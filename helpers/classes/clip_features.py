@@ -117,10 +117,10 @@ def _extract(
         Progress("08 frames", len(table), cfg.out, shown=cfg.progress, network_s=lambda: network.busy_s) as progress,
         ClipRun(table, cfg.data, stage, clip_frames, job, cfg.workers or cores(), progress) as run,
     ):
-        spent_s, n_rows = stream_rows(run, stage, lambda _: FrameRows(), network)
+        stream_rows(run, lambda _: FrameRows(), network)
     failed = {entry["clip"] for entry in stage.failed}
     n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
-    return run.finish() | {"rows_made": n_rows, "invalid_rows": n_invalid}, spent_s
+    return run.finish() | {"rows_made": run.n_rows, "invalid_rows": n_invalid}, run.spent_s
 
 
 def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:
