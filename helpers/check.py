@@ -9,16 +9,16 @@ removed: on the beginning of one clip, which pays for starting, then on that of 
 a second of clip costs. Features, not the files of the run's notebooks, make up the disk.
 """
 
-import json
+import math
 import shutil
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -30,7 +30,7 @@ from helpers.clips import find_clips
 from helpers.config import NOTEBOOKS, AlignmentConfig
 from helpers.container import VideoError, VideoInfo, open_video, probe, write_excerpt
 from helpers.detectors import detect_faces, require_detector
-from helpers.files import duration, free_bytes, resolve, size
+from helpers.files import duration, free_bytes, read_json, resolve, size
 from helpers.video import Converter, decode_pyav, iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
 
@@ -40,6 +40,7 @@ LOWEST_FPS = 12.0  # below it, sampling at 25 fps shows every frame twice: half 
 SMALLEST_FACE_PX = 44  # of width: the crop of 1.7 widths is then enlarged threefold to 224 px
 LONGEST_TABLE = 40  # clips; of a longer table the text shows those with a problem or a remark
 WIDTH = 120  # characters of the text
+NAME = 48  # of a clip in it
 
 CLIP_ERRORS = (VideoError, WorkerError, av.FFmpegError, cv2.error, OSError, MemoryError)
 COLUMNS = {
@@ -47,42 +48,16 @@ COLUMNS = {
     "duration_s": "float64", "rotation_deg": "Int64", "n_frames": "Int64", "audio": "boolean", "coverage": "float64",
     "n_faces_max": "Int64", "face_px": "float64", "usable": "bool", "problems": "str", "remarks": "str",
 }  # fmt: skip
-CELLS = {"codec": 6, "size": 10, "fps": 6, "seconds": 8, "frames": 7, "turn": 5, "audio": 5, "face": 6, "faces": 5}
 OF_FILE = ("codec", "width", "height", "fps", "duration_s", "rotation_deg", "n_frames", "audio")
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a worker is asked to look at: the file, how many frames, with which detector, whether to decode them all."""
 
     path: Path
     looks: int
     detector: str
     thorough: bool
-
-
-@dataclass
-class Finding:
-    """What is known of a clip: `faces` (x, y, width, height, ... of each; see `detect_faces`) of each look so far."""
-
-    info: VideoInfo | None = None
-    faces: list[np.ndarray] = field(default_factory=list)
-    error: str = ""
-
-    @property
-    def coverage(self) -> float:
-        """Share of the looked-at frames with a face; NaN without a look."""
-        return float(np.mean([len(found) > 0 for found in self.faces])) if self.faces else float("nan")
-
-    @property
-    def n_faces_max(self) -> int | None:
-        return max(map(len, self.faces), default=None)
-
-    @property
-    def face_px(self) -> float:
-        """Median width of the largest face of a look, in pixels of the displayed frame; NaN without a face."""
-        widths = [found[:, 2].max() for found in self.faces if len(found)]
-        return float(np.median(widths)) if widths else float("nan")
 
 
 def check_clips(
@@ -110,9 +85,10 @@ def check_clips(
 
     Returns:
         Index `key` as of `find_clips`; columns `path`, `bytes`; `codec`, `width`, `height` (displayed pixels), `fps`,
-        `duration_s`, `rotation_deg`, `n_frames`, `audio` (empty where the file cannot be opened); `coverage`,
-        `n_faces_max`, `face_px` (see `Finding`); `usable`; `problems`, why a clip is unusable, and `remarks`, what is
-        odd about it and does not hinder: text, several joined by "; ".
+        `duration_s`, `rotation_deg`, `n_frames`, `audio` (empty where the file cannot be opened); `coverage`, the share
+        of looked-at frames with a face, `n_faces_max`, `face_px`, the median width of a frame's largest face in
+        displayed pixels (empty without any); `usable`; `problems`, why a clip is unusable, and `remarks`, what is odd
+        about it and does not hinder: text, several joined by "; ".
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: see `find_clips`; `looks` below 1.
@@ -125,8 +101,8 @@ def check_clips(
     requests = ((key, Request(Path(root, path), looks, detector, thorough)) for key, path in clips["path"].items())
     rows = []
     with ClipPool(look_at, workers=workers, ahead_clips=2 * workers) as pool:
-        for _, pieces in tqdm(pool.run(requests), total=len(clips), unit="clip", disable=not progress):
-            rows.append(_row(_gather(pieces), min_coverage))
+        for _, answers in tqdm(pool.run(requests), total=len(clips), unit="clip", disable=not progress):
+            rows.append(_row(answers, min_coverage))
     found = pd.DataFrame(rows, index=clips.index).join(clips[["path", "bytes"]])
     found["problems"] = [
         text.removeprefix(f"{Path(path).name}: ") for text, path in zip(found["problems"], found["path"], strict=True)
@@ -170,55 +146,42 @@ def spread_numbers(n_frames: int, looks: int, keys: Sequence[int] = ()) -> np.nd
     return keys[np.abs(keys[:, None] - middles).argmin(axis=0)]
 
 
-def _gather(pieces: Iterator[Any]) -> Finding:
-    """Collect what a worker says of a clip, up to its end or its first error."""
-    finding = Finding()
+def _row(answers: Iterator[Any], min_coverage: float) -> dict[str, Any]:
+    """Columns of one clip, from what a worker says of it up to its end or its first error."""
+    info, faces, problems = None, [], []
     try:
-        for piece in pieces:
-            if isinstance(piece, VideoInfo):
-                finding.info = piece
-            elif piece is not None:
-                finding.faces.append(piece)
+        for answer in answers:
+            if isinstance(answer, VideoInfo):
+                info = answer
+            elif answer is not None:
+                faces.append(answer)
     except CLIP_ERRORS as error:
-        finding.error = " ".join(str(error).split()) or type(error).__name__
-    return finding
-
-
-def _row(finding: Finding, min_coverage: float) -> dict[str, Any]:
-    info = finding.info
-    problems, remarks = problems_of(finding), remarks_of(finding, min_coverage)
-    of_file = {name: getattr(info, name, None) for name in OF_FILE}
-    return of_file | {
+        problems.append(" ".join(str(error).split()) or type(error).__name__)
+    widths_px = [found[:, 2].max() for found in faces if len(found)]
+    row = {name: getattr(info, name, None) for name in OF_FILE} | {
         "codec": info.codec if info else "",
-        "coverage": finding.coverage,
-        "n_faces_max": finding.n_faces_max,
-        "face_px": finding.face_px,
-        "usable": not problems,
-        "problems": "; ".join(problems),
-        "remarks": "; ".join(remarks),
+        "coverage": len(widths_px) / len(faces) if faces else math.nan,
+        "n_faces_max": max(map(len, faces), default=None),
+        "face_px": float(np.median(widths_px)) if widths_px else math.nan,
     }
+    looks = f"{len(faces)} looked-at frame{'s' if len(faces) > 1 else ''}"
+    if info and info.duration_s < SHORTEST_S:
+        problems.append(f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)")
+    if faces and not widths_px:
+        problems.append(f"no face in {looks}")
+    remarks = _remarks(row, info)
+    if 0 < row["coverage"] < min_coverage:
+        remarks.insert(0, f"face in only {len(widths_px)} of {looks}: 02 may refuse it")
+    return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": "; ".join(remarks)}
 
 
-def problems_of(finding: Finding) -> list[str]:
-    """Why a clip is unusable; empty if it is usable."""
-    problems = [finding.error] if finding.error else []
-    if finding.info and finding.info.duration_s < SHORTEST_S:
-        problems.append(f"too short for any motion ({finding.info.duration_s:.2f} s, at least {SHORTEST_S} s needed)")
-    if finding.faces and finding.coverage == 0:
-        problems.append(f"no face in {_looks(finding)}")
-    return problems
-
-
-def remarks_of(finding: Finding, min_coverage: float) -> list[str]:
+def _remarks(row: dict[str, Any], info: VideoInfo | None) -> list[str]:
     """What is odd about a clip and does not make it unusable."""
-    n_shown, n_most = sum(len(found) > 0 for found in finding.faces), finding.n_faces_max or 0
-    low = f"face in only {n_shown} of {_looks(finding)}: 02 may refuse it"
     remarks = {
-        low: n_shown and finding.coverage < min_coverage,
-        f"very low resolution face ({finding.face_px:.0f} px wide)": finding.face_px < SMALLEST_FACE_PX,
-        f"several faces ({n_most} at once)": n_most > 1,
+        f"very low resolution face ({row['face_px']:.0f} px wide)": row["face_px"] < SMALLEST_FACE_PX,
+        f"several faces ({row['n_faces_max']} at once)": (row["n_faces_max"] or 0) > 1,
     }
-    if info := finding.info:
+    if info:
         short = f"shorter than one segment ({info.duration_s:.2f} s of {SEGMENT_S} s): its only row is padded"
         remarks |= {
             short: SHORTEST_S <= info.duration_s < SEGMENT_S,
@@ -229,11 +192,6 @@ def remarks_of(finding: Finding, min_coverage: float) -> list[str]:
     return [remark for remark, holds in remarks.items() if holds]
 
 
-def _looks(finding: Finding) -> str:
-    n = len(finding.faces)
-    return f"{n} looked-at frame{'s' if n > 1 else ''}"
-
-
 def as_text(table: pd.DataFrame) -> str:
     """The table of `check_clips` as lines of at most `WIDTH` characters, problems and remarks below their clip.
 
@@ -242,27 +200,31 @@ def as_text(table: pd.DataFrame) -> str:
     long = len(table) > LONGEST_TABLE
     shown = table[(table["problems"] != "") | (table["remarks"] != "")] if long else table
     lines = [*_kinds(table), ""] if long else []
-    width = min(max(4, *map(len, shown.index)), WIDTH - sum(CELLS.values()) - len(CELLS)) if len(shown) else 0
-    lines += [_cells("clip", CELLS, width)] * (len(shown) > 0)
-    for key, row in shown.iterrows():
-        lines.append(_line(key, row, width))
-        lines += _wrapped("unusable: ", row["problems"]) + _wrapped("remark: ", row["remarks"])
-    return "\n".join([*lines, verdict(table)])
+    if len(shown):
+        head, *rows = _cells(shown).to_string().splitlines()
+        lines.append(head)
+        for row, problems, remarks in zip(rows, shown["problems"], shown["remarks"], strict=True):
+            lines += [row, *_wrapped("unusable: ", problems), *_wrapped("remark: ", remarks)]
+    return "\n".join([*lines, _verdict(table)])
 
 
-def _line(key: str, row: pd.Series, width: int) -> str:
-    name = key if len(key) <= width else f"…{key[len(key) - width + 1 :]}"
-    if pd.isna(row["width"]):
-        return _cells(name, "?" * len(CELLS), width)
-    face = "?" if np.isnan(row["coverage"]) else f"{100 * row['coverage']:.0f} %"
-    faces = "?" if pd.isna(row["n_faces_max"]) else row["n_faces_max"]
-    about = [row["codec"][:6], f"{row['width']}x{row['height']}", f"{row['fps']:.2f}", f"{row['duration_s']:.1f}"]
-    audio = "yes" if row["audio"] else "no"
-    return _cells(name, [*about, row["n_frames"], row["rotation_deg"], audio, face, faces], width)
-
-
-def _cells(name: str, cells: Iterable[Any], width: int) -> str:
-    return " ".join([f"{name:{width}}", *(f"{cell!s:>{n}}" for cell, n in zip(cells, CELLS.values(), strict=True))])
+def _cells(shown: pd.DataFrame) -> pd.DataFrame:
+    """The table as text; "?" where nothing is known."""
+    cells = {
+        "codec": shown["codec"].str[:6],
+        "size": shown["width"].astype(str) + "x" + shown["height"].astype(str),
+        "fps": shown["fps"].map("{:.2f}".format),
+        "seconds": shown["duration_s"].map("{:.1f}".format),
+        "frames": shown["n_frames"].astype(str),
+        "turn": shown["rotation_deg"].astype(str),
+        "audio": shown["audio"].map({True: "yes", False: "no"}),
+        "face": shown["coverage"].map("{:.0%}".format),
+        "faces": shown["n_faces_max"].astype(str),
+    }
+    of = ["width", "width", "fps", "duration_s", "n_frames", "rotation_deg", "audio", "coverage", "n_faces_max"]
+    table = pd.DataFrame(cells).where(shown[of].notna().to_numpy(), "?").rename_axis(columns="clip")
+    table.index = [key if len(key) <= NAME else f"…{key[1 - NAME :]}" for key in shown.index]
+    return table
 
 
 def _wrapped(label: str, text: str) -> list[str]:
@@ -271,26 +233,25 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 def _kinds(table: pd.DataFrame) -> list[str]:
     """How many clips there are of each codec, size and rate, most frequent first."""
-    opened = table[table["codec"] != ""]
-    size = opened["width"].astype(str) + "x" + opened["height"].astype(str)
-    kinds = (opened["codec"] + ", " + size + ", " + opened["fps"].map("{:.2f} fps".format)).value_counts()
+    cells = _cells(table[table["codec"] != ""])
+    kinds = (cells["codec"] + ", " + cells["size"] + ", " + cells["fps"] + " fps").value_counts()
     lines = [f"{n:6} clips: {kind}" for kind, n in kinds.head(10).items()]
     return lines + ([f"{kinds[10:].sum():6} clips of {len(kinds) - 10} other kinds"] if len(kinds) > 10 else [])
 
 
-def verdict(table: pd.DataFrame) -> str:
+def _verdict(table: pd.DataFrame) -> str:
     """One line: how many clips are usable, how many are not, and how long the usable ones are together."""
     usable = table[table["usable"]]
-    n, n_all, n_remarks = len(usable), len(table), int((usable["remarks"] != "").sum())
-    length = duration(usable["duration_s"].sum() / 3600)
-    return f"{n} of {n_all} clips are usable, {length}, {n_remarks} of them with a remark; {n_all - n} are not."
+    length, odd = duration(usable["duration_s"].sum() / 3600), (usable["remarks"] != "").sum()
+    said = f"{len(usable)} of {len(table)} clips are usable, {length}, {odd} of them with a remark"
+    return f"{said}; {len(table) - len(usable)} are not."
 
 
-# Stages that touch every clip: the notebook, and the folder of its files.
+# Stages that touch every clip: the notebook, the folder of its files, the function of `helpers.extract`.
 STAGES = {
-    "02 preparation": ("02_clip_preparation", "faces"),
-    "03 static": ("03_static_extraction", "static"),
-    "04 dynamic": ("04_dynamic_extraction", "dynamic"),
+    "02 preparation": ("02_clip_preparation", "faces", "prepare_clips"),
+    "03 static": ("03_static_extraction", "static", "extract_static"),
+    "04 dynamic": ("04_dynamic_extraction", "dynamic", "extract_dynamic"),
 }
 FIRST_S = 2.0  # of one clip: what a stage takes for it is mostly its start
 EXCERPT_S = 6.0  # of several clips: long enough for rows, short enough for clips of any length and size
@@ -300,8 +261,7 @@ PATIENCE_S = 20.0  # a stage that takes longer for the first clip, as TV-L1 may,
 BOUND = 0.8  # share of its time that a stage waits for the network when the network bounds it
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """One run of a stage: seconds in all (`spent_s`), without building the network (`run_s`), in the network; and what
     it made: seconds of clip, bytes, rows of `dim` features.
     """
@@ -337,7 +297,7 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     if not checked["usable"].any():
         raise ValueError("a forecast needs at least one usable clip, got none. See the problems above.")
     usable = checked[checked["usable"]]
-    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
+    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, *_) in STAGES.items()}
     trees = {"03 static": configs["03 static"].faces_dir, "04 dynamic": configs["04 dynamic"].flow_dir}
     trees = {stage: folder for stage, folder in trees.items() if folder}
     in_trees = usable
@@ -348,30 +308,27 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     enable_memory_growth()
     chosen, first, then = _run_some(in_trees, Path(root), configs, trees)
     devices = {stage: chosen_device(configs[stage].device.upper()) for stage in ("03 static", "04 dynamic")}
+    names = [d["name"] + ("" if d["kind"] == "GPU" else f" ({cores()} cores, no GPU)") for d in devices.values()]
     total_s = float(usable["duration_s"].sum())
     rows = {
         stage: scaled(first[stage], then[stage], configs[stage].workers, stage in devices and devices[stage]["kind"])
         for stage in STAGES
     }
-    bytes_per_s = {stage: then[stage].n_bytes / then[stage].clip_s for stage in STAGES}
     rows["05 alignment"] = {"per_s": 0.0, "start_s": 0.0, "bound": ""}
-    bytes_per_s["05 alignment"] = aligned_bytes(then, NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"]))
-    table = pd.DataFrame(rows.values(), index=pd.Index(rows, name="stage"))
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
     table["hours"] = (table["per_s"] * total_s + table["start_s"]) / 3600
-    table["bytes"] = (pd.Series(bytes_per_s) * total_s).round().astype(int)
+    bytes_per_s = [then[stage].n_bytes / then[stage].clip_s for stage in STAGES]
+    bytes_per_s.append(aligned_bytes(then, NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"])))
+    table["bytes"] = (np.array(bytes_per_s) * total_s).round().astype(int)
     table.attrs = {
         "clip": chosen,
         "clips": len(usable),
         "clip_hours": total_s / 3600,
-        "device": " and ".join(dict.fromkeys(map(_in_words, devices.values()))),
+        "device": " and ".join(dict.fromkeys(names)),
         "flow": "stored" if "04 dynamic" in trees else configs["04 dynamic"].flow,
         "trees": trees,
     }
     return table
-
-
-def _in_words(device: pd.Series) -> str:
-    return device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
 
 
 def _run_some(
@@ -401,8 +358,6 @@ def _run_stages(
     """Run the stages of `configs` into a folder, on the first `seconds` of each clip, or on all that a tree holds."""
     from helpers import extract
 
-    run = {"02 preparation": extract.prepare_clips, "03 static": extract.extract_static}
-    run["04 dynamic"] = extract.extract_dynamic
     lengths_s, found = pd.Series(0.0, clips.index), {}
     for key, path in clips["path"].items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -412,13 +367,14 @@ def _run_stages(
             shutil.copy(root / path, folder / path)
         lengths_s[key] = probe(folder / path).duration_s
     for stage, cfg in configs.items():
+        _, made_in, function = STAGES[stage]
         random = {"weights": "random"} if hasattr(cfg, "weights") else {}
         cfg = replace(cfg, data_dir=str(folder), out_dir=str(folder / "run"), progress=False, **random)
         started_s = time.perf_counter()
-        manifest = run[stage](clips[["path"]], cfg)
+        manifest = getattr(extract, function)(clips[["path"]], cfg)
         spent_s = time.perf_counter() - started_s
         of = clips["duration_s"] if stage in trees else lengths_s
-        found[stage] = _profile(folder / "run" / STAGES[stage][1], manifest, spent_s, of)
+        found[stage] = _profile(folder / "run" / made_in, manifest, spent_s, of)
     return found
 
 
@@ -428,9 +384,8 @@ def _profile(folder: Path, manifest: dict[str, Any], spent_s: float, lengths_s: 
     made = [key for key, path in files.items() if path.is_file()]
     if not made:
         raise ValueError(manifest["failed"][0]["reason"])
-    log = folder / "extraction_log.json"
-    spent = json.loads(log.read_text()) if log.is_file() else {}
-    counts = manifest["counts"]
+    log, counts = folder / "extraction_log.json", manifest["counts"]
+    spent = read_json(log) if log.is_file() else {}
     return Profile(
         spent_s=spent_s,
         run_s=spent.get("extraction_time_seconds", spent_s),
@@ -448,9 +403,8 @@ def scaled(first: Profile, then: Profile, workers: int, kind: str) -> dict[str, 
     network_s = then.network_s - first.network_s
     if min(clip_s, spent_s) <= 0:
         clip_s, network_s = then.clip_s, then.network_s
-        spent_s = network_s + max(0.0, then.run_s - network_s) / (
-            min(workers or cores(), cores()) if then is first else 1
-        )
+        shared_by = min(workers or cores(), cores()) if then is first else 1
+        spent_s = network_s + max(0.0, then.run_s - network_s) / shared_by
     per_s = spent_s / clip_s
     bound = "GPU" if kind == "GPU" and network_s > BOUND * spent_s else "cores"
     return {"per_s": per_s, "start_s": max(0.0, first.spent_s - per_s * first.clip_s), "bound": bound}
@@ -459,9 +413,7 @@ def scaled(first: Profile, then: Profile, workers: int, kind: str) -> dict[str, 
 def aligned_bytes(profiles: dict[str, Profile], cfg: AlignmentConfig) -> float:
     """Bytes of 05's files per second of clip: the tokens of both streams, and each face row paired with a motion row.
 
-    Args:
-        profiles: Of "03 static" and "04 dynamic".
-        cfg: Says to how many channels they are reduced.
+    `profiles` are those of "03 static" and "04 dynamic".
     """
     static, dynamic = profiles["03 static"], profiles["04 dynamic"]
     kept = [static.dim, dynamic.dim]
@@ -478,9 +430,9 @@ def forecast_text(table: pd.DataFrame, out: str | Path = "results") -> str:
         f"Forecast for {facts['clips']} clips ({duration(facts['clip_hours'])}) on {facts['device']}:",
         f"{'stage':15} {'per second':>11} {'start':>6}  {'bound by':8}  {'time':18} {'disk':>9}",
         *(
-            f"{stage:15} {row.per_s:9.3f} s {row.start_s:4.0f} s  {row.bound:8}  {duration(row.hours):18} "
+            f"{row.Index:15} {row.per_s:9.3f} s {row.start_s:4.0f} s  {row.bound:8}  {duration(row.hours):18} "
             f"{size(row.bytes):>9}"
-            for stage, row in zip(table.index, table.itertuples(), strict=True)
+            for row in table.itertuples()
         ),
         f"{'together':45} {duration(table['hours'].sum()):18} {size(table['bytes'].sum()):>9}",
         f"Measured on {facts['clip']} and others with {facts['flow']} flow and random weights of the same shape; per",
