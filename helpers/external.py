@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.files import FolderLock, file_sha256
-from helpers.names import match_clips, natural_order, video_files
-from helpers.precomputed import read_npy
-from helpers.store import STREAMS, FeatureFile, Stage, read_arrays, write_features
+from helpers.names import match_clips, video_files
+from helpers.precomputed import clips_by_name, is_array, read_npy
+from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,11 @@ def import_features(
         features = open_features(source, scratch, index=index, fps=fps)
         named, refused = match_clips(features.names, clips.index)
         if refused and (not skip_unmatched or not named):
-            _refuse(source, refused, skip_unmatched)
+            listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
+            raise ValueError(
+                f"{len(refused)} names in {source.name} must fit one clip each, got {listed}. Check "
+                "the data folder, call them by key, or leave them out (skip_unmatched)."
+            )
         failed, width = _survey(features, named, progress)
         failed |= {key: f"there are no features of it in {source.name}" for key in clips.index if key not in named}
         with Stage(out / stream, stream, _identity(features, source, fps), {"source": str(source.resolve())}) as stage:
@@ -116,13 +120,6 @@ def import_features(
                 else:
                     _write_clip(stage, features, key, named[key], counts)
             return stage.finish(**counts, feature_dim=width, unmatched=len(refused))
-
-
-def _refuse(source: Path, refused: dict[str, str], skip_unmatched: bool) -> None:
-    listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
-    more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
-    advice = "Check the data folder." if skip_unmatched else "Call them by key, or leave them out (skip_unmatched)."
-    raise ValueError(f"names in {source.name} must fit one clip each, got {listed}{more}. {advice}")
 
 
 def _survey(features: Features, named: dict[str, str], progress: bool) -> tuple[dict[str, str], int]:
@@ -158,7 +155,7 @@ def _write_clip(stage: Stage, features: Features, key: str, name: str, counts: d
     stamp = features.sha256[:16]
     done = stage.done(key, stamp)
     if not done:
-        write_features(stage.path(key), rows, stamp)
+        stage.write(key, rows, stamp)
     counts["found" if done else "made"] += 1
     counts["rows"] += len(rows.valid)
     counts["invalid_rows"] += len(reasons)
@@ -174,8 +171,7 @@ def open_features(
     Args:
         source: A folder, a `.npy` or a `.csv`.
         scratch: Folder for the numbers of a CSV, float32, as long as the features are used.
-        index: Index CSV of a `.npy`; default: the file of the same name with `.csv`. Its lines are those of the array
-            in order, or a column `row` says which they are, from 0.
+        index: See `import_features`. Its lines are those of the array in order, or a column `row` says which, from 0.
         fps: Frames per second, for rows without times.
 
     Raises:
@@ -187,25 +183,16 @@ def open_features(
         raise ValueError(f"fps must be above 0, got {fps}.")
     if not source.exists():
         raise FileNotFoundError(f"source must be a folder or a file of features, {source} does not exist.")
-    suffix = "" if source.is_dir() else source.suffix.lower()
-    if index is not None and suffix != ".npy":
-        raise ValueError(f"index must be left out unless the source is a .npy, got it with {source}.")
-    if source.is_dir():
-        return _files(source, fps)
-    if suffix == ".npy":
-        return _array(source, Path(index) if index is not None else source.with_suffix(".csv"), fps)
-    if suffix == ".csv":
-        return _table(source, Path(scratch), fps)
-    raise ValueError(f"source must be a folder, a .npy with an index, or a .csv, got {source}.")
+    kind = "folder" if source.is_dir() else source.suffix.lower()
+    if kind == ".npy":
+        return _array(source, Path(index or source.with_suffix(".csv")), fps)
+    if index is None and kind in ("folder", ".csv"):
+        return _files(source, fps) if kind == "folder" else _table(source, Path(scratch), fps)
+    raise ValueError(f"source must be a folder, a .csv, or a .npy with an index, got {source} and index {index}.")
 
 
 def _files(folder: Path, fps: float | None) -> Features:
-    paths: dict[str, Path] = {}
-    for path in video_files(folder, lambda name: name.endswith((".npy", ".npz"))):
-        name = path.rpartition(".")[0]
-        if name in paths:
-            raise ValueError(f"{folder} must hold one file of {name}, got .npy and .npz. Remove one of the two.")
-        paths[name] = folder / path
+    paths = clips_by_name(folder, (folder / path for path in video_files(folder, is_array)))
     if not paths:
         raise ValueError(f"{folder} must hold a .npy or .npz per clip, got none.")
     listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
@@ -217,7 +204,7 @@ def _files(folder: Path, fps: float | None) -> Features:
         except ValueError as error:
             raise ValueError(f"{paths[name].name}: {error}") from None
 
-    return Features("files", sorted(paths, key=natural_order), hashlib.sha256(listing.encode()).hexdigest(), rows)
+    return Features("files", list(paths), hashlib.sha256(listing.encode()).hexdigest(), rows)
 
 
 def _arrays_of(path: Path) -> dict[str, np.ndarray]:
@@ -395,16 +382,16 @@ def _known(path: Path, texts: pd.DataFrame) -> pd.DataFrame:
     for column in texts:
         cells = texts[column].fillna("").str.strip()
         if column == "clip":
-            made[column], wrong, rule = texts[column].fillna(""), cells == "", "name a clip"  # blanks may belong to it
+            made[column], right, rule = texts[column].fillna(""), cells != "", "name a clip"  # blanks may belong to it
         elif column == "valid":
             made[column] = cells.str.lower().map(FLAGS)
-            wrong, rule = made[column].isna(), "be True or False"
+            right, rule = made[column].notna(), "be True or False"
         else:
-            made[column] = cells.map(_exact).astype(np.float64)
-            wrong, rule = ~np.isfinite(made[column]), "be a number"
-            if column in ("row", "frame"):
-                wrong, rule = wrong | (made[column] % 1 != 0), "be a whole number"
-        _require(path, texts[column], ~wrong, rule)
+            number = made[column] = cells.map(_exact).astype(np.float64)
+            whole = column in ("row", "frame")
+            right = np.isfinite(number) & ((number % 1 == 0) | (not whole))
+            rule = "be a whole number" if whole else "be a number"
+        _require(path, texts[column], right, rule)
     return pd.DataFrame(made).astype({"valid": bool} if "valid" in made else {})
 
 
