@@ -219,6 +219,8 @@ def weights(
         if not chosen:
             raise FileNotFoundError(f"{published.weights_folder()} holds no weights. Fetch some first.")
     if action == "fetch":
+        with without_noise():
+            import keras  # noqa: F401  # downloads
         published.require(list(chosen))
     well = True
     for name in chosen:
