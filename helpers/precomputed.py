@@ -443,6 +443,7 @@ class OpticalFlowSequenceLoader(Tree):
         length: int,
         size_px: int,
         clip_px: float = 20.0,
+        repeat_single: bool = False,
     ) -> Iterator[FlowBatch]:
         """Yield batches of clips in the given order; the last one may hold fewer.
 
@@ -451,6 +452,8 @@ class OpticalFlowSequenceLoader(Tree):
             batch_size: Clips in a batch.
             length: Fields per clip; a longer one keeps its start, a shorter one gets no motion behind.
             size_px, clip_px: See `load`.
+            repeat_single: Repeat the field of a clip that has one only, as the source project did for all: a motion
+                that nobody made, so it is off.
         """
         if batch_size < 1 or length < 1:
             raise ValueError(f"batch_size and length must be at least 1, got {batch_size} and {length}.")
@@ -460,6 +463,8 @@ class OpticalFlowSequenceLoader(Tree):
             mask = np.zeros((len(chosen), length), bool)
             for i, name in enumerate(chosen):
                 fields, reasons = self.load(name, size_px, clip_px)
+                if repeat_single and len(fields) == 1 and not reasons:
+                    fields = np.repeat(fields, length, axis=0)
                 n = min(length, len(fields))
                 flow[i, :n] = fields[:length]
                 mask[i, :n] = [place not in reasons for place in range(n)]

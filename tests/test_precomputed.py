@@ -491,11 +491,15 @@ def test_clips_of_all_lengths_fill_batches_in_the_given_order(tmp_path):
         next(loader.batches(["a"], batch_size=0, length=5, size_px=FLOW_PX))
 
 
-def test_a_single_flow_is_not_repeated(tmp_path):
+def test_a_single_flow_is_repeated_only_on_request(tmp_path):
     np.save(tmp_path / "a.npy", np.full((FLOW_PX, FLOW_PX, 2), 5, np.float32))
     batch = batch_of(tmp_path, "a")
     assert batch.mask.tolist() == [[True, False, False, False, False]]
     assert not batch.flow[0, 1:].any()
+    loader = OpticalFlowSequenceLoader(tmp_path, 25)
+    (repeated,) = loader.batches(["a"], batch_size=1, length=4, size_px=FLOW_PX, repeat_single=True)
+    assert repeated.mask.tolist() == [[True] * 4]
+    np.testing.assert_allclose(repeated.flow, 5 / 20)
 
 
 def test_a_field_that_cannot_be_used_is_masked_in_a_batch(tmp_path):
