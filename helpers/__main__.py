@@ -153,6 +153,7 @@ def score(
     files = {"json": json, "csv": csv, "html": html}
     if out:
         files = {kind: name or out / f"score.{kind}" for kind, name in files.items()}
+    _check_targets(files, out)
     score.read_card(model)  # a folder that is no model is refused before any notebook is started
     page = files.pop("html")
     if page:
@@ -170,6 +171,15 @@ def score(
     if written := [str(path) for path in (*files.values(), page) if path]:
         print(f"written: {', '.join(written)}")
     return 1 if failed == len(results) else 0
+
+
+def _check_targets(files: dict[str, Path | None], out: Path | None) -> None:
+    """Raise before hours of work are lost: a folder where a file is to be written, or the other way round."""
+    if out and out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out must name a folder, {out} is a file. Name another.")
+    for kind, path in files.items():
+        if path and path.is_dir():
+            raise IsADirectoryError(f"--{kind} must name a file, {path} is a folder. Add a file's name.")
 
 
 for command in (training_commands.compare, training_commands.train, training_commands.predict):

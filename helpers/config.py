@@ -336,6 +336,11 @@ class ScoreConfig(Parameters):
     video: str | list[str] = "data_sample"
     model_dir: str = "results/sample/model"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.video:
+            raise ValueError(f"video must name at least one video or folder, got {self.video!r}. Name one.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Parameters):

@@ -95,6 +95,12 @@ def test_motion_of_the_camera_is_not_removed():
         config.DynamicConfig(remove_camera=True)
 
 
+@pytest.mark.parametrize("nothing", ["", []])
+def test_a_score_of_no_videos_is_refused(nothing):
+    with pytest.raises(ValueError, match="video must name at least one video or folder"):
+        config.ScoreConfig(video=nothing)
+
+
 def test_a_tuple_is_taken_for_a_list_and_stored_as_one():
     assert config.TrainingConfig(seeds=(3, 4)).seeds == [3, 4]
 

@@ -245,3 +245,11 @@ def test_a_table_of_clips_goes_to_a_file(capsys, data, tmp_path):
     status, error = run(capsys, "check", data, "--csv", tmp_path)
     assert status == 1
     assert "--csv must name a file" in error
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--html", "--out"])
+def test_scores_that_cannot_be_written_are_refused_before_any_work(tmp_path, capsys, option):
+    wrong = tmp_path / "wrong"
+    wrong.touch() if option == "--out" else wrong.mkdir()
+    assert __main__.main(["score", "clip.mp4", "--model", str(tmp_path), option, str(wrong)]) == 1
+    assert f"{option} must name a" in capsys.readouterr().err
