@@ -365,8 +365,9 @@ def is_alive(process):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(how):
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background, too
     with subprocess.Popen(
-        [sys.executable, "-c", script(BUSY)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", heeded + script(BUSY)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as parent:
         assert [parent.stdout.readline() for _ in range(2)] == ["a\n", "b\n"]
         workers = psutil.Process(parent.pid).children()
