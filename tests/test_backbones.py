@@ -94,9 +94,7 @@ def test_published_weights_that_cannot_be_had_are_an_error(tmp_path, monkeypatch
 
     monkeypatch.setattr(keras.utils, "get_file", offline)
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError, match=r"1 weight file.*no answer.*\n .*resnet50_weights_tf.*notop.h5 from"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"1 weight file.*no answer.*\n .*resnet50_weights_tf.*notop.h5 from"):
         backbones.build_backbone("resnet50", "pretrained")
 
 
