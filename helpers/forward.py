@@ -113,7 +113,7 @@ def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compile
 
     @cache  # per length of clips would be a graph and a session with all weights for each
     def compiled(sample_shape: tuple[int | None, ...], dtype: np.dtype) -> Forward:
-        function = tf.function(lambda x: tf.cast(model(prepare(x), training=False), tf.float32))
+        function = tf.function(lambda x: tf.cast(model(prepare(x), training=False), tf.float32), autograph=False)
         concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), dtype))
         frozen = convert_variables_to_constants_v2(concrete)
         session = tf.compat.v1.Session(graph=_graph_on(device, frozen.graph), config=config)  # with its own options
