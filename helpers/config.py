@@ -12,7 +12,6 @@ from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from annotated_types import Ge, Interval
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from helpers.files import resolve
 
@@ -53,7 +52,7 @@ class Parameters:
             value = getattr(self, f.name)
             try:
                 checked = _adapter(f.type).validate_python(list(value) if isinstance(value, tuple) else value)
-            except ValidationError:
+            except ValueError:  # pydantic's
                 got = f"{value!r} ({type(value).__name__})"
                 raise ValueError(f"{f.name} must be {_rule(f.type)}, got {got}.") from None
             object.__setattr__(self, f.name, checked)
@@ -99,7 +98,9 @@ class Parameters:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter:
+def _adapter(kind: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter  # here: processes that decode unpickle parameters, and check none
+
     return TypeAdapter(kind, config=ConfigDict(strict=True))
 
 

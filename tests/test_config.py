@@ -2,6 +2,9 @@
 
 import dataclasses
 import inspect
+import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -116,3 +119,8 @@ def test_every_notebook_has_its_parameters_class():
 
 def test_endpoints_are_the_stages_of_the_network():
     assert config.ENDPOINTS == STAGES
+
+
+def test_a_process_that_unpickles_parameters_imports_no_checker():
+    code = "import pickle, sys; pickle.load(sys.stdin.buffer); sys.exit('pydantic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(config.StaticConfig()), check=True)
