@@ -24,11 +24,12 @@ from data_sample.make.sample import draw_clip
 from helpers.align import ChannelGroups, Pca
 from helpers.clips import TRAITS
 from helpers.crops import Job, face_crops
-from helpers.faces import FaceTrack, crop_at, track_clip
+from helpers.faces import track_clip
 from helpers.files import ROOT
 from helpers.forward import gradient_of
 from helpers.saliency import Saliency, direction_target, grad_cam, layer_table, stages_of
 from helpers.score import Scorer, load_scorer, tokens_of_video
+from helpers.tracks import FaceTrack, crop_at
 
 DATA = ROOT / "data_sample"
 CUES = {"openness": "band", "conscientiousness": "scarf"}

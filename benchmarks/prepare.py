@@ -26,8 +26,9 @@ from helpers.config import DynamicConfig, PreparationConfig
 from helpers.container import probe
 from helpers.crops import CROP_PX, Job, face_flows
 from helpers.detectors import detect_faces
-from helpers.faces import FaceTrack, crop_at, track_clip
+from helpers.faces import track_clip
 from helpers.flow import METHODS, OpticalFlowComputer
+from helpers.tracks import FaceTrack, crop_at
 from helpers.video import backend_name, count_samples, iter_frames
 from helpers.workers import ClipPool, cores
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.faces import FaceTrack, crop_at
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
+from helpers.tracks import FaceTrack, crop_at
 from helpers.video import iter_frames
 
 CROP_PX = 224  # side of the face crop that flow is computed on

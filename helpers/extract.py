@@ -24,7 +24,7 @@ from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import CROP_PX
 from helpers.detectors import detector_file, require_detector
 from helpers.device import chosen_device, gpu_index, use_device
-from helpers.faces import TRACK_LAYOUT, FaceTrack, tracks_of, write_track
+from helpers.faces import TRACK_LAYOUT, tracks_of
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
@@ -35,6 +35,7 @@ from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_inva
 from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import FeatureFile, Stage
 from helpers.throughput import measured_batch
+from helpers.tracks import FaceTrack, write_track
 from helpers.video import backend_name, backend_version
 from helpers.workers import cores
 

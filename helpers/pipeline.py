@@ -26,11 +26,11 @@ from tqdm.auto import tqdm
 from helpers.container import VideoError
 from helpers.crops import Chunk
 from helpers.device import device_scope
-from helpers.faces import NoFaceError
 from helpers.forward import Forward, NetworkError
 from helpers.precomputed import StoredError
 from helpers.rows import ClipRows, TooShortError
 from helpers.store import FeatureFile, Stage, clip_stamp, read_features
+from helpers.tracks import NoFaceError
 from helpers.workers import ClipPool, WorkerError
 
 log = logging.getLogger(__name__)

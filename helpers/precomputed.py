@@ -22,10 +22,10 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from helpers.faces import crop_face
 from helpers.flow import flow_shape, normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
+from helpers.tracks import crop_face
 
 PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number counts: face_frame_0035.jpg
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")

@@ -15,10 +15,10 @@ import numpy as np
 
 from helpers.config import DynamicConfig
 from helpers.crops import Chunk
-from helpers.faces import FaceTrack
 from helpers.forward import NetworkError
 from helpers.precomputed import StoredTrack
 from helpers.store import FeatureFile
+from helpers.tracks import FaceTrack
 
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
 FLOWS_AT_ONCE = 512  # flows that go through the motion network in one pass; bounds memory for long videos

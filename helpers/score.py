@@ -20,7 +20,7 @@ from helpers.clips import DISPLAY
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
-from helpers.faces import FaceTrack, NoFaceError, crop_at, track_clip
+from helpers.faces import track_clip
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
@@ -29,6 +29,7 @@ from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, StaticRows
 from helpers.store import STREAMS, FeatureFile
+from helpers.tracks import FaceTrack, NoFaceError, crop_at
 from helpers.video import iter_frames
 
 N_FACES, FACE_PX = 8, 96  # pictures of the face along the time axis of a video

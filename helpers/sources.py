@@ -12,11 +12,11 @@ import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX, CROPS_PER_CHUNK, Chunk, Clock, Job, face_crops, face_flows
-from helpers.faces import FaceTrack, read_track, track_of
 from helpers.files import resolve
 from helpers.names import match_clips
 from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredClip, StoredError, StoredTrack
 from helpers.store import clip_stamp, read_manifest
+from helpers.tracks import FaceTrack, read_track, track_of
 from helpers.video import backend_version
 
 log = logging.getLogger(__name__)

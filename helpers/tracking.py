@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 
 from helpers.detectors import shrunk
+from helpers.tracks import DETECTED, INTERPOLATED, TRACKED
 
-NONE, DETECTED, TRACKED, INTERPOLATED = range(4)
-SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `source`
 SAME_FACE_IOU = 0.3
 CUT_OFF_S = 1.5  # period that smoothing halves; a nod (1 to 3 Hz) stays in the crop, a walk moves the box
 HALVED = float(np.sqrt(np.log(2) / 2) / np.pi)  # deviation of the Gaussian that halves a period of 1: 0.187
@@ -211,7 +210,7 @@ def face_path(
         max_gap_s: Longest time between two known boxes that is interpolated.
 
     Returns:
-        The fields of `helpers.faces.FaceTrack` that have a row per sample, and the two jitters.
+        The fields of `helpers.tracks.FaceTrack` that have a row per sample, and the two jitters.
     """
     looked = np.array([look for look, _ in places]) * every
     found, confidence, source = _join_legs(rows, places, legs, n, looked)

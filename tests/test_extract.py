@@ -14,9 +14,9 @@ import pytest
 from helpers import extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static, prepare_clips
-from helpers.faces import read_track
 from helpers.files import ROOT, DiskFullError, read_json
 from helpers.store import read_features
+from helpers.tracks import read_track
 from helpers.weights import Weights
 
 SAMPLE = ROOT / "data_sample"

@@ -15,24 +15,22 @@ from helpers import faces
 from helpers.config import PreparationConfig
 from helpers.detectors import detect_faces
 from helpers.extract import prepare_clips
-from helpers.faces import (
+from helpers.faces import export_faces, sheet_of_clip, stable_box, track_clip, tracks_of
+from helpers.files import ROOT
+from helpers.store import read_arrays, write_arrays
+from helpers.tracks import (
+    DETECTED,
+    NONE,
+    TRACKED,
     FaceTrack,
     NoFaceError,
     crop_at,
     crop_box,
     crop_face,
     crop_faces,
-    export_faces,
     read_track,
-    sheet_of_clip,
-    stable_box,
-    track_clip,
-    tracks_of,
     write_track,
 )
-from helpers.files import ROOT
-from helpers.store import read_arrays, write_arrays
-from helpers.tracking import DETECTED, NONE, TRACKED
 from helpers.video import iter_frames, read_frames
 
 SAMPLE = ROOT / "data_sample"

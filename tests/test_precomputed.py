@@ -12,7 +12,7 @@ from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pair
 
 from helpers.config import PreparationConfig
 from helpers.extract import prepare_clips
-from helpers.faces import crop_at, export_faces, read_track
+from helpers.faces import export_faces
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
 from helpers.precomputed import (
@@ -26,6 +26,7 @@ from helpers.precomputed import (
     read_npy,
 )
 from helpers.store import read_arrays, write_arrays
+from helpers.tracks import crop_at, read_track
 from helpers.video import iter_frames
 
 SAMPLE = ROOT / "data_sample"

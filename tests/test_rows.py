@@ -10,13 +10,14 @@ from helpers import rows
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import Chunk, Job, face_crops, face_flows
-from helpers.faces import FaceTrack, crop_at, crop_faces, track_clip
+from helpers.faces import track_clip
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, StaticRows, TooShortError, row_layout, why_invalid
+from helpers.tracks import FaceTrack, crop_at, crop_faces
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))

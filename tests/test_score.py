@@ -11,12 +11,12 @@ from helpers import score, scores
 from helpers.align import read_aligned
 from helpers.attention import effects_of_motion
 from helpers.clips import TRAITS
-from helpers.faces import NoFaceError
 from helpers.files import ROOT, read_json, write_json
 from helpers.metrics import conformal_quantile
 from helpers.model import CompletePersonalityModel
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.score import clip_warnings, model_warnings
+from helpers.tracks import NoFaceError
 
 DATA = ROOT / "data_sample"
 AWKWARD = DATA / "awkward"

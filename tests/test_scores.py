@@ -8,9 +8,9 @@ from scored import VALUES, made_up, scorer_of
 from helpers import score, scores, workbook
 from helpers.__main__ import main
 from helpers.clips import TRAITS
-from helpers.faces import NoFaceError
 from helpers.files import read_json
 from helpers.scores import Unusable
+from helpers.tracks import NoFaceError
 
 
 def test_videos_are_named_by_file_or_by_their_path_below_a_folder(tmp_path):

@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 
 from helpers.tracking import (
-    DETECTED,
-    INTERPOLATED,
     MAX_FACES,
-    NONE,
-    TRACKED,
     Follower,
     correlation,
     face_path,
@@ -23,6 +19,7 @@ from helpers.tracking import (
     roll_deg,
     smooth,
 )
+from helpers.tracks import DETECTED, INTERPOLATED, NONE, TRACKED
 
 NOTHING = np.zeros((0, 5), np.float32)
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 
 from helpers.plots import ACCENT, NEUTRAL
 
-# By the names in `helpers.tracking.SOURCES`: colour, line, and the marker of a sample.
+# By the names in `helpers.tracks.SOURCES`: colour, line, and the marker of a sample.
 SOURCE_LOOKS = {
     "detected": ("#E69F00", "-", "o"),
     "tracked": ("#56B4E9", "-", "."),
