@@ -59,7 +59,7 @@ def write_summary(out: str | Path) -> dict[str, Any]:
         `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
         (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`
         (None where 07 was not run), `split`, `live`, `provenance`, and `classification` (see
-        `helpers.classes.classification.score_models`) where 08 was run. Values of `models` and `attention` are means
+        `helpers.classification.score_models`) where 08 was run. Values of `models` and `attention` are means
         over seeds.
     """
     out = Path(out)

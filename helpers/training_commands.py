@@ -153,7 +153,7 @@ def train_classes(
     values |= {"data_dir": str(data.resolve()), "out_dir": str(out.resolve())}
     cfg = ClassificationConfig.checked(values | ({"weights": weights} if weights else {}))
     with without_noise():
-        from helpers.classes import classification, clip_classes, clip_features
+        from helpers import classification, clip_classes, clip_features
     with FolderLock(cfg.out):
         made = clip_features.extract_clip_features(cfg, to_train=True)
         for failure in made["failed"]:
@@ -179,7 +179,7 @@ def predict_classes(
     from helpers.files import write_json
 
     with without_noise():
-        from helpers.classes import clip_classes
+        from helpers import clip_classes
         from helpers.container import VideoError
         from helpers.pipeline import CLIP_ERRORS
         from helpers.scores import named_videos
@@ -220,7 +220,7 @@ def evaluate_classes(
         raise ValueError("--with is gone: runs are no longer joined. Leave it out, or average predictions.csv.")
     results = read_json(needs(run / "classification" / "classification.json", "classify train"))
     with without_noise():
-        from helpers.classes import classification
+        from helpers import classification
 
     if json:
         write_json(json, results)

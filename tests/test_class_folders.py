@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_sample.make.motion_sample import CLASSES, motion_plan
-from helpers.classes import array_clips
-from helpers.classes.array_clips import count_clips, read_clip
-from helpers.classes.class_folders import find_classes
+from helpers import array_clips
+from helpers.array_clips import count_clips, read_clip
+from helpers.class_folders import find_classes
 from helpers.container import VideoError
 from helpers.files import ROOT
 

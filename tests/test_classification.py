@@ -6,7 +6,7 @@ import pytest
 from drawn_features import write_drawn
 from sklearn.metrics import accuracy_score
 
-from helpers.classes.classification import (
+from helpers.classification import (
     calibration_error,
     class_curves,
     evaluate_all,

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import __main__
-from helpers.classes import clip_classes
-from helpers.classes.clip_classes import classify_clip, keep_model, load_clip_classifier, warnings_of
-from helpers.classes.clip_features import extract_clip_features, feature_file
-from helpers.classes.clip_training import models_folder
+from helpers import __main__, clip_classes
 from helpers.classifier import FrameClassifier, predict_classes
+from helpers.clip_classes import classify_clip, keep_model, load_clip_classifier, warnings_of
+from helpers.clip_features import extract_clip_features, feature_file
+from helpers.clip_training import models_folder
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT
 from helpers.large import read_feature_set

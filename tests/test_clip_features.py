@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 
 from data_sample.make.motion_sample import motion_plan
-from helpers import pipeline
+from helpers import clip_features, pipeline
 from helpers.backbones import build_backbone
-from helpers.classes import clip_features
-from helpers.classes.clip_features import average_scales, extract_clip_features, feature_file
-from helpers.classes.clip_frames import FrameJob, clip_frames
-from helpers.classes.frame_rows import FrameRows
+from helpers.clip_features import average_scales, extract_clip_features, feature_file
+from helpers.clip_frames import FrameJob, clip_frames
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT, read_json
+from helpers.frame_rows import FrameRows
 from helpers.large import read_feature_set
 from helpers.pipeline import rows_of_clip
 from helpers.video import read_frames
@@ -37,7 +36,7 @@ import sys, time
 from types import SimpleNamespace
 import numpy as np
 from helpers import pipeline
-from helpers.classes import clip_features
+from helpers import clip_features
 from helpers.config import ClassificationConfig
 from helpers.weights import Weights
 

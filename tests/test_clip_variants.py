@@ -3,11 +3,11 @@ import pandas as pd
 import pytest
 from drawn_features import D, T, draw_features, write_drawn
 
-from helpers.classes.class_folders import LabelledClips
-from helpers.classes.clip_variants import check_folds, plan_folds, read_variants
-from helpers.classes.views import PLAIN
+from helpers.class_folders import LabelledClips
+from helpers.clip_variants import check_folds, plan_folds, read_variants
 from helpers.config import ClassificationConfig
 from helpers.large import write_feature_set
+from helpers.views import PLAIN
 
 
 def read(folder):

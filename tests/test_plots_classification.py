@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.classes.classification import class_curves, per_class, reliability
+from helpers.classification import class_curves, per_class, reliability
 from helpers.plots import classification as drawings
 
 pytestmark = pytest.mark.usefixtures("figures")

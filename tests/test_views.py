@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from data_sample.make.motion_sample import motion_plan
-from helpers.classes import clip_frames
-from helpers.classes.clip_frames import FrameJob
-from helpers.classes.views import (
+from helpers import clip_frames
+from helpers.clip_frames import FrameJob
+from helpers.config import ClassificationConfig
+from helpers.files import ROOT
+from helpers.video import read_frames, uniform_indices
+from helpers.views import (
     CORRUPTIONS,
     PLAIN,
     STEP,
@@ -21,9 +24,6 @@ from helpers.classes.views import (
     split_name,
     view_names,
 )
-from helpers.config import ClassificationConfig
-from helpers.files import ROOT
-from helpers.video import read_frames, uniform_indices
 
 SAMPLE = ROOT / "data_sample" / "motion"
 KEY = motion_plan()["key"][0]

@@ -1,6 +1,6 @@
 """Pictures of 08: accuracies beside the baselines, confusion, ROC and precision-recall, reliability, robustness.
 
-In: the dictionaries and tables of `helpers.classes.classification`. Out: Axes, or Figures where there are several.
+In: the dictionaries and tables of `helpers.classification`. Out: Axes, or Figures where there are several.
 """
 
 from collections.abc import Mapping, Sequence

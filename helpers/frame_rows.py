@@ -1,6 +1,6 @@
 """The rows of one labelled clip in all its views, and the stage they lie in.
 
-In: the chunks of a clip (`helpers.classes.clip_frames`). Out: a feature file per view, `<key>/<view>.npz`
+In: the chunks of a clip (`helpers.clip_frames`). Out: a feature file per view, `<key>/<view>.npz`
 (`helpers.store`). A further view is computed alone; those that are there are not made again.
 """
 

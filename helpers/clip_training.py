@@ -1,6 +1,6 @@
 """All classifiers of all folds and seeds: what has to be trained still, the processes that do it, the files they leave.
 
-In: feature files (`helpers.classes.clip_variants`) and `ClassificationConfig`. Out, below
+In: feature files (`helpers.clip_variants`) and `ClassificationConfig`. Out, below
 `<out>/classification/models/`: for each training `<model>-<fold>-<seed>.npz` (the probabilities (n_test, n_classes) of
 its test clips in every variant, the history, the rows) and, for networks, `.keras`. Processes have one thread each, so
 that the figures depend neither on their number nor on what was done before; a training that is there is not done again.
@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from helpers.classes.clip_variants import ClipVariants, Fold, feature_files, plan_folds, read_variants
-from helpers.classes.views import PLAIN
+from helpers.clip_variants import ClipVariants, Fold, feature_files, plan_folds, read_variants
 from helpers.config import ClassificationConfig
 from helpers.files import file_sha256, read_json, replacing, write_json
 from helpers.store import read_arrays, write_arrays
+from helpers.views import PLAIN
 from helpers.workers import ONE_THREAD, ClipPool, cores
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.classes.array_clips import count_clips, is_array_file
+from helpers.array_clips import count_clips, is_array_file
 from helpers.container import VideoError
 from helpers.files import file_sha256
 from helpers.names import clip_key, is_video, natural_order, source_of, video_files

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from helpers.classes.class_folders import LabelledClips
-from helpers.classes.views import PLAIN
+from helpers.class_folders import LabelledClips
 from helpers.config import ClassificationConfig
 from helpers.large import FeatureSet, read_feature_set
+from helpers.views import PLAIN
 
 VIEW, TTA = re.compile(r"view\d+$"), re.compile(r"(?:(\w+)_)?tta\d+$")
 VALIDATION_NAMES = ("validation", "val", "valid")

@@ -17,18 +17,18 @@ import numpy as np
 import pandas as pd
 
 from helpers.backbones import Backbone, build_backbone
-from helpers.classes.class_folders import LabelledClips, find_classes
-from helpers.classes.clip_frames import FrameJob, clip_frames
-from helpers.classes.clip_variants import check_folds
-from helpers.classes.frame_rows import FrameRows, FrameStage
-from helpers.classes.views import PLAIN, view_names
+from helpers.class_folders import LabelledClips, find_classes
+from helpers.clip_frames import FrameJob, clip_frames
+from helpers.clip_variants import check_folds
 from helpers.config import ClassificationConfig
 from helpers.files import write_json
 from helpers.forward import compile_forward
+from helpers.frame_rows import FrameRows, FrameStage
 from helpers.large import Sequence, labelled_datasets, write_sequences
 from helpers.pipeline import ClipRun, Network, Progress, stream_rows
 from helpers.store import clip_stamp
 from helpers.video import backend_name, backend_version
+from helpers.views import PLAIN, view_names
 from helpers.workers import cores
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row

@@ -11,18 +11,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from helpers.classes.array_clips import read_clip
-from helpers.classes.views import PLAIN, STEP, corrupt, draw_view, exposed, generator, held, places_of, show, split_name
+from helpers.array_clips import read_clip
 from helpers.config import ClassificationConfig
 from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock, batches_of
 from helpers.video import iter_frames, uniform_indices
+from helpers.views import PLAIN, STEP, corrupt, draw_view, exposed, generator, held, places_of, show, split_name
 
 
 @dataclass(frozen=True)
 class FrameJob:
     """A labelled clip to be shown to a network: a video, or with `place` from 0 on one of an array file.
 
-    `views` are the names of its views (`helpers.classes.views`), `px` is the side of the network's input.
+    `views` are the names of its views (`helpers.views`), `px` is the side of the network's input.
     """
 
     path: Path

@@ -1,6 +1,6 @@
 """How good the classifiers are: accuracies with intervals beside the baselines, and what each step gains.
 
-In: probabilities of test clips by model and variant (`helpers.classes.clip_training`). Out: tables, and
+In: probabilities of test clips by model and variant (`helpers.clip_training`). Out: tables, and
 `<out>/classification/classification.json`. Every interval is a bootstrap over sources; every difference is paired.
 """
 
@@ -19,7 +19,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from helpers.classes.clip_training import (
+from helpers.clip_training import (
     AUGMENTED,
     BAG,
     PLAIN_MODEL,
@@ -27,11 +27,11 @@ from helpers.classes.clip_training import (
     gather_probabilities,
     train_all,
 )
-from helpers.classes.clip_variants import ClipVariants, Fold, plan_folds, read_variants
-from helpers.classes.views import PLAIN
+from helpers.clip_variants import ClipVariants, Fold, plan_folds, read_variants
 from helpers.config import ClassificationConfig
 from helpers.files import replacing, write_json
 from helpers.statistics import Paired, bootstrap_differences
+from helpers.views import PLAIN
 
 MAJORITY, ENSEMBLE = "majority", "ensemble"
 TABLE_ORDER = (MAJORITY, BAG, PLAIN_MODEL, f"{PLAIN_MODEL}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from helpers.backbones import Backbone, build_backbone
-from helpers.classes.clip_features import average_scales
-from helpers.classes.clip_frames import FrameJob, clip_frames
-from helpers.classes.clip_training import TRAINING_PARAMETERS, models_folder
-from helpers.classes.frame_rows import FrameRows
-from helpers.classes.views import PLAIN, view_names
 from helpers.classifier import FrameClassifier, load_classifier, predict_classes
+from helpers.clip_features import average_scales
+from helpers.clip_frames import FrameJob, clip_frames
+from helpers.clip_training import TRAINING_PARAMETERS, models_folder
 from helpers.config import ClassificationConfig
 from helpers.files import code_version, needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
+from helpers.frame_rows import FrameRows
 from helpers.pipeline import rows_of_clip
 from helpers.video import backend_name
+from helpers.views import PLAIN, view_names
 
 LOOKED_AT = ("backbone", "weights", "input_px", "n_frames", "frame_px", "scales", "flip", "seed", "precision")
 

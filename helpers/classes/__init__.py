@@ -1,1 +1,0 @@
-"""Clip classification: labelled folders to a classifier."""
