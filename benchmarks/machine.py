@@ -20,7 +20,7 @@ from benchmarks.alternation import options_of, report
 from helpers.device import use_device
 from helpers.files import read_json
 from helpers.forward import PRECISIONS
-from helpers.throughput import benchmark_convolution, benchmark_matmul, motion_throughput, static_throughput
+from helpers.machine import benchmark_convolution, benchmark_matmul, motion_throughput, static_throughput
 
 COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "memory_gib": "{:.2f}", "note": "{}"}
 

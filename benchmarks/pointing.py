@@ -26,7 +26,7 @@ from helpers.clips import TRAITS
 from helpers.crops import Job, face_crops
 from helpers.faces import track_clip
 from helpers.files import ROOT
-from helpers.forward import gradient_of
+from helpers.gradients import gradient_of
 from helpers.saliency import Saliency, direction_target, grad_cam, layer_table, stages_of
 from helpers.score import Scorer, load_scorer, tokens_of_video
 from helpers.tracks import FaceTrack, crop_at

@@ -15,7 +15,7 @@ import pandas as pd
 from keras import ops
 
 from helpers.align import Aligned
-from helpers.forward import gradient_of
+from helpers.gradients import gradient_of
 
 BATCH = 256
 PASS_NUMBERS = 2**22  # of tokens' channels, and of a head's attention, that go through the model at once: 16 MB each

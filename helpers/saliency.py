@@ -21,7 +21,7 @@ from PIL import Image
 
 from helpers.backbones import BACKBONES, Backbone
 from helpers.files import replacing
-from helpers.forward import gradient_of
+from helpers.gradients import gradient_of
 from helpers.weights import WEIGHTS
 
 NO_STAGES = ("InputLayer", "Normalization", "Rescaling", "ZeroPadding2D", "ZeroPadding3D")

@@ -16,7 +16,8 @@ from helpers.classifier import Trainee
 from helpers.clips import load_clips
 from helpers.config import ClassificationConfig, DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
-from helpers.forward import NetworkError, compile_forward, gradient_of
+from helpers.forward import NetworkError, compile_forward
+from helpers.gradients import gradient_of
 from helpers.model import CompletePersonalityModel
 from helpers.store import read_features, write_arrays
 from helpers.training.fitting import fit

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from helpers import forward
-from helpers.forward import gradient_of
+from helpers import gradients
+from helpers.gradients import gradient_of
 
 
 def test_the_gradient_of_a_known_function_is_the_known_one():
@@ -47,10 +47,10 @@ def test_the_functions_that_have_no_gradient_are_refused():
 
 
 def test_gradient_agrees_with_finite_differences():
-    assert forward.check_gradient() < 1e-3
+    assert gradients.check_gradient() < 1e-3
 
 
 def test_a_wrong_gradient_is_seen(monkeypatch):
-    right = forward.gradient_of
-    monkeypatch.setattr(forward, "gradient_of", lambda loss, at: (0.0, 1.05 * right(loss, at)[1]))
-    assert forward.check_gradient() > 0.04
+    right = gradients.gradient_of
+    monkeypatch.setattr(gradients, "gradient_of", lambda loss, at: (0.0, 1.05 * right(loss, at)[1]))
+    assert gradients.check_gradient() > 0.04

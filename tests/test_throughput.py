@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.machine import compare_machines
+from helpers import machine
 from helpers import throughput as rates
 from helpers.backbones import Backbone
 from helpers.throughput import THROUGHPUT_COLUMNS, suggest_batch, throughput
@@ -56,14 +57,14 @@ def test_a_static_network_is_timed_on_its_own_input(monkeypatch):
     inputs = keras.Input((31, 31, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 3)(inputs)))
     small = Backbone("resnet50", model, 31, 5, Weights("random", "", "", ""))
-    monkeypatch.setattr(rates, "build_backbone", lambda name, weights: small)
-    found = rates.static_throughput([1, 3], repeats=1)
+    monkeypatch.setattr(machine, "build_backbone", lambda name, weights: small)
+    found = machine.static_throughput([1, 3], repeats=1)
     assert found[["network", "unit"]].drop_duplicates().to_numpy().tolist() == [["resnet50", "images/s"]]
     assert (found["per_s"] > 0).all()
 
 
 def test_the_motion_network_is_timed_in_clips():
-    found = rates.motion_throughput([1, 2], endpoint="MaxPool3d_2a_3x3", px=32, repeats=1)
+    found = machine.motion_throughput([1, 2], endpoint="MaxPool3d_2a_3x3", px=32, repeats=1)
     assert found["network"].unique().tolist() == ["I3D to MaxPool3d_2a_3x3, 16 flows"]
     assert (found["unit"] == "clips/s").all()
     assert (found["per_s"] > 0).all()
@@ -115,7 +116,7 @@ def test_unusable_sizes_are_refused(batches, repeats):
 @pytest.mark.parametrize(("seconds_per_sample", "chosen"), [([1.0, 0.6, 0.5, 0.49, 0.48], 4), ([1.0, 1.0], 1)])
 def test_the_measured_batch_is_the_smallest_that_is_nearly_the_fastest(monkeypatch, seconds_per_sample, chosen):
     seconds = iter(2**k * each for k, each in enumerate(seconds_per_sample))
-    monkeypatch.setattr(rates, "_median_seconds", lambda run, repeats: next(seconds))
+    monkeypatch.setattr(rates, "median_seconds", lambda run, repeats: next(seconds))
     assert rates.measured_batch(len, (2,), network="n", unit="images/s") == chosen
 
 
@@ -136,7 +137,7 @@ def test_the_measured_batch_is_one_that_memory_holds():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_matrix_product_is_timed_with_its_work(dtype):
-    timing = rates.benchmark_matmul(67, repeats=3, dtype=dtype)
+    timing = machine.benchmark_matmul(67, repeats=3, dtype=dtype)
     assert (timing.name, timing.dtype, timing.repeats) == ("matmul 67 x 67", dtype, 3)
     assert timing.gflop == pytest.approx(2 * 67**3 / 1e9)
     assert timing.gflop_per_s == pytest.approx(timing.gflop / timing.seconds)
@@ -144,7 +145,7 @@ def test_matrix_product_is_timed_with_its_work(dtype):
 
 @pytest.mark.parametrize(("dims", "space"), [(2, "13 x 13"), (3, "8 x 13 x 13")])
 def test_convolution_is_timed_with_its_work(dims, space):
-    timing = rates.benchmark_convolution(dims, size=13, channels=5, batch=2, repeats=3)
+    timing = machine.benchmark_convolution(dims, size=13, channels=5, batch=2, repeats=3)
     assert timing.name == f"conv{dims}d 2 x {space} x 5"
     assert timing.gflop == pytest.approx(2 * 2 * 13 * 13 * (8 if dims == 3 else 1) * 5 * 5 * 3**dims / 1e9)
     assert timing.seconds > 0
@@ -153,11 +154,11 @@ def test_convolution_is_timed_with_its_work(dims, space):
 def test_timing_is_the_median_without_the_first_run(monkeypatch):
     clock = iter([0, 100, 100, 101, 101, 104, 104, 111])
     monkeypatch.setattr(rates.time, "perf_counter", lambda: next(clock))
-    assert rates._median_seconds(lambda: np.zeros((2, 3)), repeats=3) == 3
+    assert rates.median_seconds(lambda: np.zeros((2, 3)), repeats=3) == 3
 
 
 def test_unusable_benchmark_sizes_are_refused():
     with pytest.raises(ValueError, match="dims must be 2 .* got 1"):
-        rates.benchmark_convolution(1)
+        machine.benchmark_convolution(1)
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
-        rates.benchmark_matmul(3, repeats=0)
+        machine.benchmark_matmul(3, repeats=0)
