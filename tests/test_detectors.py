@@ -11,7 +11,7 @@ import pytest
 from numbered import FrameList
 from tiny_yunet import tiny_yunet
 
-from helpers import detectors, faces
+from helpers import detectors, faces, tracks
 from helpers.config import PreparationConfig
 from helpers.detectors import (
     YUNET,
@@ -106,7 +106,7 @@ def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(tiny, monkeypatc
     track = faces.track_clip("clip.mp4", cfg)
     assert track.coverage == 1
     np.testing.assert_allclose(track.angle_deg, np.degrees(np.arctan2(16, 32)), rtol=1e-4)
-    assert faces.crop_box(track, 0.0)[1] == pytest.approx(26.565, abs=0.01)
+    assert tracks.crop_box(track, 0.0)[1] == pytest.approx(26.565, abs=0.01)
     np.testing.assert_allclose(track.box_xyxy[[0, 2]].mean(), 64 + 32 + 16, atol=1e-3)
     assert track.detector.startswith("face_detection_yunet_2023mar")
 
