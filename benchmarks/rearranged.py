@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from helpers import extract
+from helpers import extract, faces
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.files import ROOT, stderr_into
 from helpers.weights import Weights
@@ -38,7 +38,7 @@ def extract_all(clips: pd.DataFrame, out: Path) -> None:
     tqdm.set_lock(threading.RLock())  # its own is a named semaphore, which a killed process leaves behind
     with stderr_into(os.devnull), patch.multiple(extract, **small_networks()):
         folders = {"data_dir": str(DATA), "out_dir": str(out), "workers": 1}
-        extract.prepare_clips(clips, PreparationConfig(**folders, backend="pyav"))
+        faces.prepare_clips(clips, PreparationConfig(**folders, backend="pyav"))
         extract.extract_static(clips, StaticConfig(**folders))
         extract.extract_dynamic(clips, DynamicConfig(**folders))
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from helpers import extract
+from helpers import extract, faces
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import face_flows
@@ -70,7 +70,7 @@ def _write_frames(folder: Path, video: Path) -> None:
 def prepare(clips: pd.DataFrame, out: Path) -> None:
     """Run 02 on a table made by `named`; the same clip's track is found once."""
     first = clips.iloc[:N_SOURCES]
-    extract.prepare_clips(first, PreparationConfig(data_dir=str(DATA), out_dir=str(out), backend="pyav"))
+    faces.prepare_clips(first, PreparationConfig(data_dir=str(DATA), out_dir=str(out), backend="pyav"))
     for place, key in enumerate(clips.index[N_SOURCES:]):
         shutil.copy(out / "faces" / f"{first.index[place % N_SOURCES]}.npz", out / "faces" / f"{key}.npz")
 

@@ -247,11 +247,11 @@ def _verdict(table: pd.DataFrame) -> str:
     return f"{said}; {len(table) - len(usable)} are not."
 
 
-# Stages that touch every clip: the notebook, the folder of its files, the function of `helpers.extract`.
+# Stages that touch every clip: the notebook, the folder of its files.
 STAGES = {
-    "02 preparation": ("02_clip_preparation", "faces", "prepare_clips"),
-    "03 static": ("03_static_extraction", "static", "extract_static"),
-    "04 dynamic": ("04_dynamic_extraction", "dynamic", "extract_dynamic"),
+    "02 preparation": ("02_clip_preparation", "faces"),
+    "03 static": ("03_static_extraction", "static"),
+    "04 dynamic": ("04_dynamic_extraction", "dynamic"),
 }
 FIRST_S = 2.0  # of one clip: what a stage takes for it is mostly its start
 EXCERPT_S = 6.0  # of several clips: long enough for rows, short enough for clips of any length and size
@@ -297,7 +297,7 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     if not checked["usable"].any():
         raise ValueError("a forecast needs at least one usable clip, got none. See the problems above.")
     usable = checked[checked["usable"]]
-    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, *_) in STAGES.items()}
+    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
     trees = {"03 static": configs["03 static"].faces_dir, "04 dynamic": configs["04 dynamic"].flow_dir}
     trees = {stage: folder for stage, folder in trees.items() if folder}
     in_trees = usable
@@ -356,8 +356,10 @@ def _run_stages(
     clips: pd.DataFrame, root: Path, folder: Path, seconds: float, configs: dict[str, Any], trees: dict[str, str]
 ) -> dict[str, Profile]:
     """Run the stages of `configs` into a folder, on the first `seconds` of each clip, or on all that a tree holds."""
-    from helpers import extract
+    from helpers.extract import extract_dynamic, extract_static
+    from helpers.faces import prepare_clips
 
+    run = dict(zip(STAGES, (prepare_clips, extract_static, extract_dynamic), strict=True))
     lengths_s, found = pd.Series(0.0, clips.index), {}
     for key, path in clips["path"].items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -367,14 +369,13 @@ def _run_stages(
             shutil.copy(root / path, folder / path)
         lengths_s[key] = probe(folder / path).duration_s
     for stage, cfg in configs.items():
-        _, made_in, function = STAGES[stage]
         random = {"weights": "random"} if hasattr(cfg, "weights") else {}
         cfg = replace(cfg, data_dir=str(folder), out_dir=str(folder / "run"), progress=False, **random)
         started_s = time.perf_counter()
-        manifest = getattr(extract, function)(clips[["path"]], cfg)
+        manifest = run[stage](clips[["path"]], cfg)
         spent_s = time.perf_counter() - started_s
         of = clips["duration_s"] if stage in trees else lengths_s
-        found[stage] = _profile(folder / "run" / made_in, manifest, spent_s, of)
+        found[stage] = _profile(folder / "run" / STAGES[stage][1], manifest, spent_s, of)
     return found
 
 

@@ -1,4 +1,4 @@
-"""From clips to features: face tracks (02), rows of the static network (03), rows of the motion network (04).
+"""From clips to features: rows of the static network (03), rows of the motion network (04).
 
 In: the table of clips (index `key`; column `path` below the data folder) and a notebook's parameters. Out: one npz per
 clip in the stage's folder and its manifest. Decoder processes prepare the next clips, the network works on batches
@@ -8,7 +8,6 @@ and the run goes on; a clip that is done is not done again. A folder is locked w
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,59 +19,25 @@ import pandas as pd
 from keras import layers
 
 from helpers.backbones import build_backbone, freeze, write_backbone
-from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX
-from helpers.detectors import detector_file, require_detector
 from helpers.device import chosen_device, gpu_index, use_device
-from helpers.faces import TRACK_LAYOUT, tracks_of
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.monitor import Monitor
-from helpers.pipeline import CLIP_ERRORS, ClipRun, Network, Progress, run_batches, stream_rows
+from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Progress, run_batches, stream_rows
 from helpers.precomputed import StoredTrack
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import FeatureFile, Stage
 from helpers.throughput import measured_batch
-from helpers.tracks import FaceTrack, write_track
-from helpers.video import backend_name, backend_version
+from helpers.tracks import FaceTrack
 from helpers.workers import cores
 
-NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")
 STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
 UNITS = {"static": "image", "dynamic": "sequence"}  # what a row is made of, in the log
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
-
-
-def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]:
-    """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
-    require_detector(cfg.detector)
-    cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
-    identity = {
-        "parameters": cfg.as_dict(without=NOT_DECISIVE),
-        "detector": detector_file(cfg.detector),
-        "track": TRACK_LAYOUT,
-    }
-
-    def job(path: Path, key: str, stamp: str) -> tuple[tuple[Path, PreparationConfig], None]:
-        return (path, cfg), None
-
-    made_with = {"decoder": backend_version(cfg.backend)}
-    with (
-        Stage(cfg.out / "faces", "faces", identity, made_with) as stage,
-        Progress("02 preparation", len(clips), cfg.out, shown=cfg.progress) as progress,
-        ClipRun(clips, cfg.data, stage, tracks_of, job, cfg.workers or cores(), progress) as run,
-    ):
-        for clip, tracks in run:
-            try:
-                (track,) = tracks
-            except CLIP_ERRORS as error:
-                run.fail(clip, error)
-            else:
-                write_track(stage.path(clip.key), track, clip.stamp)
-                run.made()
-        return stage.finish(**run.finish())
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:

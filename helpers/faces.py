@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,12 @@ from tqdm.auto import tqdm
 
 from helpers.config import PreparationConfig
 from helpers.container import VideoError
-from helpers.detectors import detect_faces, detector_version
+from helpers.detectors import detect_faces, detector_file, detector_version, require_detector
 from helpers.files import PART
 from helpers.store import Stage, clip_stamp, read_manifest, write_arrays
 from helpers.tracking import Follower, face_path, main_face
-from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of
-from helpers.video import Frames, backend_version, iter_frames, read_frames, uniform_indices
+from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of, write_track
+from helpers.video import Frames, backend_name, backend_version, iter_frames, read_frames, uniform_indices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,39 @@ log = logging.getLogger(__name__)
 ALIVE_S = 60.0  # between two signs of life of a decoder process
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
 SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source project's
+
+
+def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
+    """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
+    from helpers.pipeline import CLIP_ERRORS, NOT_DECISIVE, ClipRun, Progress  # slow to import for decoder processes
+    from helpers.workers import cores
+
+    require_detector(cfg.detector)
+    cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
+    identity = {
+        "parameters": cfg.as_dict(without=NOT_DECISIVE),
+        "detector": detector_file(cfg.detector),
+        "track": TRACK_LAYOUT,
+    }
+
+    def job(path: Path, key: str, stamp: str) -> tuple[tuple[Path, PreparationConfig], None]:
+        return (path, cfg), None
+
+    made_with = {"decoder": backend_version(cfg.backend)}
+    with (
+        Stage(cfg.out / "faces", "faces", identity, made_with) as stage,
+        Progress("02 preparation", len(clips), cfg.out, shown=cfg.progress) as progress,
+        ClipRun(clips, cfg.data, stage, tracks_of, job, cfg.workers or cores(), progress) as run,
+    ):
+        for clip, tracks in run:
+            try:
+                (track,) = tracks
+            except CLIP_ERRORS as error:
+                run.fail(clip, error)
+            else:
+                write_track(stage.path(clip.key), track, clip.stamp)
+                run.made()
+        return stage.finish(**run.finish())
 
 
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.clips import read_clips
 from helpers.config import PreparationConfig
-from helpers.extract import prepare_clips
+from helpers.faces import prepare_clips
 from helpers.files import ROOT
 from helpers.model import CompletePersonalityModel
 from helpers.store import read_arrays

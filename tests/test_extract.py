@@ -13,7 +13,8 @@ import pytest
 
 from helpers import extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.extract import extract_dynamic, extract_static, prepare_clips
+from helpers.extract import extract_dynamic, extract_static
+from helpers.faces import prepare_clips
 from helpers.files import ROOT, DiskFullError, read_json
 from helpers.store import read_features
 from helpers.tracks import read_track
@@ -227,7 +228,7 @@ def test_memory_that_does_not_suffice_for_a_batch_costs_nothing_but_time(run, mo
 
 def test_a_decoder_that_crashes_costs_one_clip(run, monkeypatch):
     clips, folders = run
-    monkeypatch.setattr(extract, "tracks_of", chunkwork.tracks_of_all_but_one)
+    monkeypatch.setattr("helpers.faces.tracks_of", chunkwork.tracks_of_all_but_one)
     failed = {entry["clip"]: entry["reason"] for entry in prepare_clips(clips, PreparationConfig(**folders))["failed"]}
     assert set(failed) == {*BAD, "a"}
     assert "SIGSEGV" in failed["a"]
@@ -237,7 +238,7 @@ def test_a_decoder_that_crashes_costs_one_clip(run, monkeypatch):
 
 def test_a_decoder_without_memory_costs_one_clip(run, monkeypatch):
     clips, folders = run
-    monkeypatch.setattr(extract, "tracks_of", chunkwork.tracks_but_no_memory_for_one)
+    monkeypatch.setattr("helpers.faces.tracks_of", chunkwork.tracks_but_no_memory_for_one)
     manifest = prepare_clips(clips, PreparationConfig(**folders))
     failed = {entry["clip"]: entry["reason"] for entry in manifest["failed"]}
     assert set(failed) == {*BAD, "a"}

@@ -14,8 +14,7 @@ from numbered import FrameList
 from helpers import faces
 from helpers.config import PreparationConfig
 from helpers.detectors import detect_faces
-from helpers.extract import prepare_clips
-from helpers.faces import export_faces, sheet_of_clip, stable_box, track_clip, tracks_of
+from helpers.faces import export_faces, prepare_clips, sheet_of_clip, stable_box, track_clip, tracks_of
 from helpers.files import ROOT
 from helpers.store import read_arrays, write_arrays
 from helpers.tracks import (

@@ -11,8 +11,7 @@ from PIL import Image
 from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pairs
 
 from helpers.config import PreparationConfig
-from helpers.extract import prepare_clips
-from helpers.faces import export_faces
+from helpers.faces import export_faces, prepare_clips
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
 from helpers.precomputed import (

@@ -22,7 +22,8 @@ from data_sample.make.sample import sample_plan, sample_ratings, sample_truth, w
 from helpers.align import Aligned, Pca, Reduction, align_streams, read_reduction, write_aligned, write_reduction
 from helpers.clips import TRAITS, read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.extract import extract_dynamic, extract_static, prepare_clips
+from helpers.extract import extract_dynamic, extract_static
+from helpers.faces import prepare_clips
 from helpers.files import ROOT, replacing
 from helpers.store import STREAMS, gather_rows, read_manifest, write_manifest
 
