@@ -13,7 +13,7 @@ from test_train import tokens
 
 from helpers import metrics, statistics
 from helpers.clips import TRAITS
-from helpers.plots import errors as pictures
+from helpers.plots import training as pictures
 
 
 def noisy(n=31, k=5, noise=0.1, seed=0):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from helpers.clips import TRAITS
-from helpers.plots import evidence, timeline
+from helpers.plots import attention
 
 TS, TD, HEADS, K = 3, 5, 2, 5
 
@@ -16,7 +16,7 @@ def test_pointing_has_a_bar_an_interval_and_dots_per_row():
     names = ("occlusion_pointing", "occlusion_pointing_shuffled", "deletion_pointing", "deletion_pointing_shuffled")
     values = dict(zip(names, (0.9, 0.3, 0.8, 0.4), strict=True))
     intervals = {f"{name}_interval": [value - 0.1, value + 0.05] for name, value in values.items()}
-    ax = evidence.plot_pointing(
+    ax = attention.plot_pointing(
         values | intervals | {"occlusion_chance": 0.35, "motion_pointing": 0.5, "seeds": [values, values]}
     )
     assert [bar.get_width() for bar in ax.patches] == [0.9, 0.3, 0.8, 0.4]
@@ -29,7 +29,7 @@ def test_pointing_has_a_bar_an_interval_and_dots_per_row():
 
 def test_shares_stand_beside_the_control_and_the_uniform_share():
     row = {"inside": 0.7, "interval": [0.6, 0.8], "inside_shuffled": 0.3, "interval_shuffled": None, "uniform": 0.35}
-    fig = evidence.plot_shares({"one": dict.fromkeys(TRAITS, row), "two": {TRAITS[0]: row}})
+    fig = attention.plot_planted_shares({"one": dict.fromkeys(TRAITS, row), "two": {TRAITS[0]: row}})
     first, second = fig.axes
     assert [bar.get_width() for bar in first.patches] == [0.7, 0.3] * 5
     assert first.lines[-1].get_xdata()[0] == 0.35
@@ -42,12 +42,12 @@ def test_deletion_draws_every_curve_of_both_models():
     rows = {
         key: {
             order: {kind: rng.random(TD + 1).tolist() for kind in ("deletion", "insertion")}
-            for order in evidence.ORDERS
+            for order in attention.ORDERS
         }
-        for key in evidence.MODELS
+        for key in attention.MODELS
     }
     table = {"replaced": np.linspace(0, 1, TD + 1).tolist()} | rows
-    fig = evidence.plot_deletion(table)
+    fig = attention.plot_deletion(table)
     assert [len(ax.lines) for ax in fig.axes] == [4] * 4
     assert fig.axes[1].lines[2].get_ydata().tolist() == rows["shuffled"]["attention"]["deletion"]
     assert fig.axes[2].lines[0].get_ydata().tolist() == rows["true"]["occlusion"]["insertion"]
@@ -56,7 +56,7 @@ def test_deletion_draws_every_curve_of_both_models():
 
 def test_correlations_are_drawn_per_comparison_and_measure():
     row = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "relevance": {"value": 0.1, "interval": None}}
-    ax = evidence.plot_correlations({"before training": row, "shuffled ratings": row})
+    ax = attention.plot_map_correlations({"before training": row, "shuffled ratings": row})
     points = {line.get_label(): list(line.get_xdata()) for line in ax.lines}
     assert points["attention"] == [0.8, 0.8]
     assert points["relevance"] == [0.1, 0.1]
@@ -68,7 +68,7 @@ def test_heads_and_traits_are_rows_on_the_clips_time_axis():
     rng = np.random.default_rng(0)
     shares, relevance = rng.random((HEADS, TD)), rng.normal(size=(K, TD))
     times = np.arange(TS) + 0.5, 0.6 * np.arange(TD) + 0.3
-    fig = timeline.plot_heads_and_traits(
+    fig = attention.plot_heads_and_traits(
         rng.integers(0, 255, (TS, 7, 7, 3), dtype=np.uint8),
         rng.random((TD, 11, 11)),
         shares,
@@ -95,7 +95,7 @@ def test_clips_are_rows_with_their_planted_tokens_outlined():
     shares[1, 3:] = np.nan
     inside = np.zeros((2, TD), bool)
     inside[0, 1] = True
-    fig = timeline.plot_clips(shares, ["a", "b"], np.arange(TD) + 0.5, [0.5, 0.75], inside=inside)
+    fig = attention.plot_clips(shares, ["a", "b"], np.arange(TD) + 0.5, [0.5, 0.75], inside=inside)
     ax = fig.axes[0]
     np.testing.assert_array_equal(ax.collections[0].get_array().filled(np.nan), shares)
     assert [patch.get_xy()[0] + patch.get_width() / 2 for patch in ax.patches] == [1.5]
@@ -104,7 +104,7 @@ def test_clips_are_rows_with_their_planted_tokens_outlined():
 
 def test_groups_are_drawn_by_their_median_clip():
     values = np.array([[0.1, 0.2], [0.3, 0.4], [0.8, np.nan]])
-    ax = timeline.plot_groups({"high": values}, np.array([0.5, 1.5]), ylabel="share")
+    ax = attention.plot_groups({"high": values}, np.array([0.5, 1.5]), ylabel="share")
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.3, 0.3])
     assert ax.get_legend().get_texts()[0].get_text() == "high (3 clips)"
     plt.close("all")

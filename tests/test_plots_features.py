@@ -51,7 +51,7 @@ def test_the_notebooks_draw_a_log_that_lacks_the_time_spent(name):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     (source,) = [cell.source for cell in cells if "plot_time_spent" in cell.source]
     _, *lines = source.split("plots.save")[0].splitlines()  # the first one reads the log
-    names = {"feature_plots": features, "cfg": SimpleNamespace(workers=2), "cores": lambda: 1}
+    names = {"pictures": features, "cfg": SimpleNamespace(workers=2), "cores": lambda: 1}
     exec("\n".join(lines), names | {"log": {"extraction_time_seconds": 8.0}}, found := {})
     assert [text.get_text() for text in found["ax"].texts] == [features.NOT_RECORDED]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.flow import accuracy_table
-from helpers.plots import methods
+from helpers.plots import preparation
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def texts(ax):
 def test_jitter_shows_every_clip_and_says_what_smoothing_leaves():
     jitter_px = pd.DataFrame({"as found": [4.0, 2.0, 6.0], "smoothed": [1.0, 0.5, 3.0], "one box": 0.0})
     _, ax = plt.subplots()
-    assert methods.plot_jitter(jitter_px, ax=ax) is ax
+    assert preparation.plot_jitter(jitter_px, ax=ax) is ax
     dots = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "."]
     assert dots == [[4, 2, 6], [1, 0.5, 3], [0, 0, 0]]
     assert [text.strip() for text in texts(ax)] == ["median 4.0 px", "median 1.0 px", "median 0.0 px"]
@@ -57,14 +57,14 @@ def test_jitter_shows_every_clip_and_says_what_smoothing_leaves():
 
 
 def test_one_clip_that_does_not_move_has_a_jitter_picture_too():
-    ax = methods.plot_jitter(pd.DataFrame({"as found": [0.0], "smoothed": [0.0], "one box": [0.0]}))
+    ax = preparation.plot_jitter(pd.DataFrame({"as found": [0.0], "smoothed": [0.0], "one box": [0.0]}))
     assert ax.get_xlim()[1] > 0
 
 
 def test_speeds_are_lines_with_their_means():
     _, ax = plt.subplots()
     speeds = {"one box": np.array([1.0, 3.0]), "box as found": np.array([0.5, 0.5])}
-    assert methods.plot_speeds(np.array([0, 0.1]), speeds, title="vanishes", ax=ax) is ax
+    assert preparation.plot_speeds(np.array([0, 0.1]), speeds, title="vanishes", ax=ax) is ax
     assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 3], [0.5, 0.5]]
     assert [t.get_text() for t in ax.get_legend().texts] == ["one box: mean 2.0", "box as found: mean 0.5"]
     assert ax.get_ylabel() == "speed (px per frame)"
@@ -73,11 +73,11 @@ def test_speeds_are_lines_with_their_means():
 
 def test_decoders_are_bars_that_say_whether_the_frames_are_the_same(decoders):
     _, ax = plt.subplots()
-    assert methods.plot_decoders(decoders, title="by pyav", ax=ax) is ax
+    assert preparation.plot_decoders(decoders, title="by pyav", ax=ax) is ax
     assert [bar.get_width() for bar in ax.patches] == [1, 0.5, 3, 0]
     colors = [mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.patches]
-    assert colors[0] == colors[1] == methods.BLUE.lower()
-    assert colors[2] == methods.RED.lower()
+    assert colors[0] == colors[1] == preparation.BLUE.lower()
+    assert colors[2] == preparation.RED.lower()
     said = [text for text in texts(ax) if len(text) > 6]
     assert said[1] == "same frames and times, pixels differ by 0.3 levels, at most 5"
     assert said[2].startswith("NOT THE SAME FRAMES")
@@ -88,13 +88,13 @@ def test_decoders_are_bars_that_say_whether_the_frames_are_the_same(decoders):
 
 def test_decoders_that_all_work_are_drawn_from_a_table_without_errors(decoders):
     table = decoders.iloc[:2].drop(columns="error").astype({"exact": bool})
-    ax = methods.plot_decoders(table)
-    assert {mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.patches} == {methods.BLUE.lower()}
+    ax = preparation.plot_decoders(table)
+    assert {mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.patches} == {preparation.BLUE.lower()}
 
 
 def test_the_table_of_flow_errors_keeps_the_order_and_both_errors(errors):
     _, ax = plt.subplots()
-    assert methods.plot_flow_errors(errors, ax=ax) is ax
+    assert preparation.plot_flow_errors(errors, ax=ax) is ax
     image = ax.images[0]
     np.testing.assert_allclose(image.get_array(), [[0.1, 0.5], [0.3, 0.7]])
     assert texts(ax) == ["0.10 / 0.20", "0.50 / 0.60", "0.30 / 0.40", "0.70 / 1.60"]
@@ -109,7 +109,7 @@ def test_the_table_of_flow_errors_keeps_the_order_and_both_errors(errors):
 
 def test_error_against_speed_has_a_full_and_a_hollow_point_per_method(errors):
     _, ax = plt.subplots()
-    assert methods.plot_error_against_speed(errors, title="trade", ax=ax) is ax
+    assert preparation.plot_error_against_speed(errors, title="trade", ax=ax) is ax
     clean, noisy = ax.lines
     np.testing.assert_allclose(clean.get_xydata(), [[5, 0.2], [900, 0.6]])
     np.testing.assert_allclose(noisy.get_xydata(), [[5, 0.3], [900, 1.1]])
@@ -121,6 +121,6 @@ def test_error_against_speed_has_a_full_and_a_hollow_point_per_method(errors):
 
 def test_real_measurements_can_be_drawn():
     table = accuracy_table(["dis_fast", "farneback"], side_px=64)
-    ax = methods.plot_flow_errors(table)
+    ax = preparation.plot_flow_errors(table)
     assert ax.images[0].get_array().shape == (6, 2)
-    assert len(methods.plot_error_against_speed(table).lines[0].get_xdata()) == 2
+    assert len(preparation.plot_error_against_speed(table).lines[0].get_xdata()) == 2

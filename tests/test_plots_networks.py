@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.plots import evolution, networks
+from helpers.plots import dynamic, features
 
 pytestmark = pytest.mark.usefixtures("figures")
 
@@ -14,7 +14,7 @@ def drawn(fig):
 
 def test_feature_maps_share_a_scale_and_lie_in_the_pixels_of_the_input():
     maps = np.random.default_rng(0).uniform(0, 3, (5, 7, 7))
-    fig = networks.plot_feature_maps(maps, [3, 1, 4, 11, 5], 112, columns=3, title="layer")
+    fig = features.plot_feature_maps(maps, [3, 1, 4, 11, 5], 112, columns=3, title="layer")
     axes = drawn(fig)[:5]
     assert [ax.get_title(loc="left") for ax in axes] == [f"channel {k}" for k in (3, 1, 4, 11, 5)]
     for ax, one in zip(axes, maps, strict=True):
@@ -28,7 +28,7 @@ def test_feature_maps_share_a_scale_and_lie_in_the_pixels_of_the_input():
 
 def test_maximised_inputs_are_drawn_as_they_are():
     pictures = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.uint8)
-    fig = networks.plot_maximised(pictures, ["a", "b"], title="what channels answer to")
+    fig = features.plot_maximised(pictures, ["a", "b"], title="what channels answer to")
     for ax, picture in zip(drawn(fig), pictures, strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), picture)
 
@@ -37,7 +37,7 @@ def test_a_map_lies_over_its_own_picture_and_says_its_time():
     faces = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3)).astype(np.uint8)
     heat = np.zeros((3, 5, 5))
     heat[1, 2, 3], heat[2, 0, 0] = 4, 2
-    ax = networks.plot_overlay(faces, heat, [0.25, 0.75, 1.5], title="clip")
+    ax = features.plot_overlay(faces, heat, [0.25, 0.75, 1.5], title="clip")
     np.testing.assert_array_equal(ax.images[0].get_array(), np.concatenate(list(faces), axis=1))
     for k in range(3):
         np.testing.assert_array_equal(ax.images[1 + k].get_array(), heat[k] / 4)
@@ -50,7 +50,7 @@ def test_a_map_lies_over_its_own_picture_and_says_its_time():
 
 def test_a_map_with_two_ends_is_centred_on_nothing():
     heat = np.array([[[0.0, -8.0], [2.0, 0.0]]])
-    ax = networks.plot_overlay(np.zeros((1, 4, 4, 3), np.uint8), heat, [0.5])
+    ax = features.plot_overlay(np.zeros((1, 4, 4, 3), np.uint8), heat, [0.5])
     np.testing.assert_array_equal(ax.images[1].get_array(), heat[0] / 8)
     assert ax.images[1].get_clim() == (-1, 1)
     assert ax.images[1].get_cmap().name == "RdBu_r"
@@ -58,7 +58,7 @@ def test_a_map_with_two_ends_is_centred_on_nothing():
 
 def test_layers_show_how_large_their_activations_are_and_how_many_are_zero():
     values = [np.linspace(0, 100, 101), np.r_[np.zeros(75), np.ones(25)]]
-    ax = networks.plot_layers(["early", "late"], values)
+    ax = features.plot_layers(["early", "late"], values)
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(5, 90), (0, 1)]
     assert ax.lines[0].get_xdata().tolist() == [50, 0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["early\n1% are 0", "late\n75% are 0"]
@@ -66,7 +66,7 @@ def test_layers_show_how_large_their_activations_are_and_how_many_are_zero():
 
 def test_features_evolve_between_their_own_ends():
     t_s = np.array([0.1, 0.2, 0.3])
-    ax = evolution.plot_evolution(t_s, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["channel 7", "flat"])
+    ax = dynamic.plot_evolution(t_s, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["channel 7", "flat"])
     assert ax.lines[0].get_xdata().tolist() == t_s.tolist()
     assert [line.get_ydata().tolist() for line in ax.lines] == [[0, 0.5, 1], [0, 0, 0]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["channel 7", "flat"]
@@ -75,13 +75,13 @@ def test_features_evolve_between_their_own_ends():
 def test_energy_lies_at_its_time_and_place():
     energy = np.arange(6.0).reshape(3, 2)
     t_s, place_px = np.array([0.5, 1.5, 2.5]), np.array([28.0, 84.0])
-    ax = evolution.plot_space_time(energy, t_s, place_px, axis="y")
+    ax = dynamic.plot_space_time(energy, t_s, place_px, axis="y")
     mesh = ax.collections[0]
     np.testing.assert_array_equal(mesh.get_array().reshape(2, 3), energy.T)
     assert mesh.get_coordinates()[0, :, 0].tolist() == [0, 1, 2, 3]
     assert ax.yaxis_inverted()
     assert ax.get_ylabel() == "y (px of the input)"
-    fig = evolution.plot_surface(energy, t_s, place_px, axis="x")
+    fig = dynamic.plot_surface(energy, t_s, place_px, axis="x")
     surface = fig.axes[0].collections[0]
     assert fig.axes[0].get_zlim()[1] >= 5
     assert (fig.axes[0].get_xlabel(), fig.axes[0].get_ylabel()) == ("time (s)", "x (px of the input)")
@@ -93,7 +93,7 @@ def test_flow_answer_and_features_stand_at_the_same_times():
     flow_t_s, energy_t_s, rows_t_s = np.arange(30) / 10, np.arange(15) / 5 + 0.1, np.array([0.5, 1.5, 2.5])
     flow_rgb = rng.integers(0, 256, (30, 4, 4, 3)).astype(np.uint8)
     energy, rows = rng.uniform(0, 1, (15, 3, 3)), rng.normal(size=(3, 11))
-    fig = evolution.plot_flow_and_features(flow_rgb, flow_t_s, energy, energy_t_s, rows, rows_t_s)
+    fig = dynamic.plot_flow_and_features(flow_rgb, flow_t_s, energy, energy_t_s, rows, rows_t_s)
     for image in fig.axes[0].images:
         at = np.mean(image.get_extent()[:2])
         np.testing.assert_array_equal(image.get_array(), flow_rgb[np.abs(flow_t_s - at).argmin()])
@@ -109,7 +109,7 @@ def test_the_pictures_of_an_animation_are_those_of_their_moment():
     flow_rgb[1] = (255, 0, 0)
     energy = np.zeros((3, 2, 2))
     energy[2] = 1
-    frames = evolution.draw_evolution(flow_rgb, energy, np.zeros((3, 2)), np.array([0.0, 1.0, 2.0]))
+    frames = dynamic.draw_evolution(flow_rgb, energy, np.zeros((3, 2)), np.array([0.0, 1.0, 2.0]))
     assert frames.shape == (3, 270, 420, 3)
     red = [(frame == (255, 0, 0)).all(-1).sum() for frame in frames]
     assert red[1] > 1000

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from helpers.model import CompletePersonalityModel
-from helpers.salience import GAIN, KNOT_S, PRICE, REACH_S, SalienceAttention
+from helpers.model import GAIN, KNOT_S, PRICE, REACH_S, CompletePersonalityModel, SalienceAttention
 
 B, TS, TD, STATIC, DYNAMIC, HEADS, WIDTH, TARGETS = 3, 5, 7, 11, 13, 2, 34, 17
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import __main__
 from helpers.config import TrainingConfig
 from helpers.files import read_json
-from helpers.plots import dashboard
+from helpers.plots import training as figures
 from helpers.training import arrays, training_seeds, training_system
 from helpers.training.training_system import TrainingSystem, predict_features, train_personality_model
 
@@ -187,7 +187,7 @@ def test_the_dashboards_show_what_was_logged():
     time |= {"epoch_s": 2.0, "recommendations": ["Steps take 60%."]}
     traits = {"mae": {"O": 0.1, "interview": 0.2, "mean": 0.15}, "r2": {"O": 0.5, "interview": None, "mean": 0.5}}
     found = {"metrics": traits, "constant": traits, "verdict": "better", "time": time}
-    losses, batches, rate, matrix, bars, shares, _ = dashboard.plot_dashboard(logs, found).axes
+    losses, batches, rate, matrix, bars, shares, _ = figures.plot_dashboard(logs, found).axes
     np.testing.assert_allclose(losses.lines[1].get_ydata(), [0.3, 0.1, 0.2, 0.4])
     assert losses.lines[2].get_xdata().tolist() == [2]
     assert batches.lines[0].get_xdata()[:3].tolist() == [0.5, 1.0, 1.5]
@@ -195,12 +195,12 @@ def test_the_dashboards_show_what_was_logged():
     assert [bar.get_height() for bar in bars.patches] == [0.1, 0.2, 0.1, 0.2]
     assert matrix.images[0].get_array()[2, 3] == pytest.approx(np.corrcoef(0.1 / 2.0**n, 3 - n / 2)[0, 1])
     assert [bar.get_width() for bar in shares.patches] == [0.1, 0.6, 0.2, 0.1]
-    figure = dashboard.plot_time_dashboard(logs["times"], time)
+    figure = figures.plot_time_dashboard(logs["times"], time)
     assert "Steps take 60%." in figure.get_supxlabel()
     assert figure.axes[1].lines[0].get_xdata() == [2.0, 2.0]  # the median without the first epoch
     assert figure.axes[2].get_xlabel() == "time per step (ms)"
     _, ax = plt.subplots()
-    assert dashboard.plot_rates(logs["rates"]["epoch"], ax=ax) is ax
+    assert figures.plot_rates(logs["rates"]["epoch"], ax=ax) is ax
 
 
 @pytest.mark.slow

@@ -15,8 +15,7 @@ import pandas as pd
 from IPython.display import clear_output, display
 
 from helpers.front_end import in_front_end
-from helpers.plots.dashboard import plot_losses
-from helpers.plots.training import plot_history
+from helpers.plots.training import plot_history, plot_losses
 
 log = logging.getLogger(__name__)
 

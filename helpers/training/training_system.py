@@ -19,7 +19,7 @@ from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
 from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
-from helpers.plots import dashboard
+from helpers.plots import training as figures
 from helpers.splits import split_clips
 from helpers.statistics import Paired, caveats, compare_sets
 from helpers.training.arrays import RowArrays, form_of, read_arrays_by_row, read_features_by_row
@@ -193,8 +193,8 @@ class TrainingSystem:
         with plt.rc_context():
             plots.use_style()
             for name, figure in (
-                ("training_dashboard", dashboard.plot_dashboard(logs, found)),
-                ("training_time", dashboard.plot_time_dashboard(logs["times"], found["time"])),
+                ("training_dashboard", figures.plot_dashboard(logs, found)),
+                ("training_time", figures.plot_time_dashboard(logs["times"], found["time"])),
             ):
                 plots.save(figure, self.folder, name)
                 plt.close(figure)
