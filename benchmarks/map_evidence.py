@@ -19,10 +19,9 @@ from helpers.align import Aligned
 from helpers.attention import get_attention_weights, occlusion
 from helpers.config import TrainingConfig
 from helpers.evidence import column_of, held_out, planted_windows, window_starts
+from helpers.experiment import TrainingData, load_run, rated_clips
 from helpers.files import ROOT
-from helpers.training.experiment import load_run
-from helpers.training.train import TrainingData, rated_clips
-from helpers.training.variants import chosen_models, variant_of
+from helpers.variants import chosen_models, variant_of
 
 TRAIT = "agreeableness"  # planted as an event in time
 COLUMNS = {

@@ -1,4 +1,4 @@
-"""How much faster does our `fit` (`helpers.training.fitting`) train the model than Keras' at its defaults?
+"""How much faster does our `fit` (`helpers.train`) train the model than Keras' at its defaults?
 
 As many samples as the source project had, 82,290 of one face vector and one motion vector each, with drawn ratings; the
 same seed, batch size, optimizer and learning rates both ways, the order of batches apart. The first epoch is mostly
@@ -29,10 +29,9 @@ from benchmarks.alternation import options_of, report, within
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, read_json
 from helpers.model import CompletePersonalityModel
-from helpers.training.fitting import Part, fit
-from helpers.training.objective import FINAL_RATE, MAX_NORM
+from helpers.train import FINAL_RATE, MAX_NORM, Part, fit
 
-PEER, OURS = "keras fit", "helpers.training.fitting.fit"
+PEER, OURS = "keras fit", "helpers.train.fit"
 SAMPLES = 82_290  # faces of the source project
 N_VALIDATION = 500
 SIGNAL = 0.03  # of a rating's spread that one channel explains: something to learn

@@ -21,8 +21,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from helpers.config import ClassificationConfig
 from helpers.model import PACKAGE
-from helpers.training.fitting import computing_in
-from helpers.training.serializer import saved_config
+from helpers.serializer import saved_config
+from helpers.train import computing_in
 
 DEVIATION_FLOOR = 0.1  # of the mean deviation: a channel that hardly moves must not be blown up by damaged frames
 BAG_PENALTIES = 10.0 ** np.arange(-4, 1)  # C of the bag's logistic regression

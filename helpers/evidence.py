@@ -28,9 +28,9 @@ from helpers.attention import (
     relevance,
 )
 from helpers.config import TrainingConfig
+from helpers.experiment import TrainingData, load_trained, rated_clips, split_of
 from helpers.statistics import mean_interval
-from helpers.training.train import TrainingData, load_trained, rated_clips, split_of
-from helpers.training.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order, variant_of
+from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order, variant_of
 
 DRAWS = 4  # random orders of deletion
 MODELS = {"true": TOKEN_MODEL, "shuffled": SHUFFLED_MODEL}

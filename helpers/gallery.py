@@ -31,12 +31,11 @@ from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import probe
 from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
+from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs, resolve
 from helpers.store import FeatureFile, read_features, read_manifest
 from helpers.tracks import FaceTrack, crop_at, read_track
-from helpers.training.experiment import load_run
-from helpers.training.train import load_trained, rated_clips, split_of
-from helpers.training.variants import TOKEN_MODEL
+from helpers.variants import TOKEN_MODEL
 from helpers.video import iter_frames
 
 HEIGHT_PX = 320  # of the video, at most: a clip is looked at beside its attention, not for itself

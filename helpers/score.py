@@ -289,7 +289,7 @@ def clip_warnings(
     Args:
         track: Its face.
         raw: The model's output before it is cut to [0, 1], (k,).
-        card: See `helpers.training.results.keep_model`; cards that were made earlier lack some entries.
+        card: See `helpers.results.keep_model`; cards that were made earlier lack some entries.
         familiarity: By stream, see `TrainingTokens.describe`; {} where nothing is known.
         n_motion: Number of motion tokens.
     """

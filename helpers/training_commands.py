@@ -54,13 +54,13 @@ def compare(
     from helpers.files import resolve
 
     with without_noise():
-        from helpers import compare
+        from helpers import results
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
     own = {"bank_dir": data, "out_dir": out, "models": models}
     cfg = TrainingConfig.checked(default | _given(params, seeds, own))
-    table, found = compare.compare_models_of(resolve(cfg.bank_dir), cfg)
-    print(compare.as_text(table), "", compare.sizes_as_text(table), "", *compare.telling(found), sep="\n")
+    table, found = results.compare_models_of(resolve(cfg.bank_dir), cfg)
+    print(results.as_text(table), "", results.sizes_as_text(table), "", *results.telling(found), sep="\n")
     print(f"all of it is in {cfg.out}")
     return 0
 
@@ -82,7 +82,7 @@ def train(
     from helpers.files import read_json
 
     with without_noise():
-        from helpers.training import training_seeds, training_system
+        from helpers import training_system
 
     default = asdict(training_system.SOURCE_CONFIG) | {"seeds": [0]}
     config = TrainingConfig.checked(default | _given(params, seeds, {"epochs": epochs, "batch_size": batch_size}))
@@ -90,8 +90,8 @@ def train(
     how = {"epochs": config.epochs, "batch_size": config.batch_size, "ids_path": ids, "config": config}
     folder = output.with_suffix("")
     if len(config.seeds) > 1:
-        *_, agreed = training_seeds.train_with_seeds(*paths, **how, seeds=config.seeds)
-        print(training_seeds.as_text(agreed))
+        *_, agreed = training_system.train_with_seeds(*paths, **how, seeds=config.seeds)
+        print(training_system.as_text(agreed))
     else:
         training_system.train_personality_model(*paths, **how)
         found = read_json(folder / "analysis.json")
@@ -122,8 +122,7 @@ def predict(
             f"predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir, got {named}."
         )
     with without_noise():
-        from helpers import tree_scores
-        from helpers.training import training_system
+        from helpers import training_system, tree_scores
 
     if given == list(trees):
         rates = {"faces_fps": faces_fps, "flow_fps": flow_fps}

@@ -20,7 +20,7 @@ from helpers.names import match_clips
 from helpers.score import check_weights, load_model, read_card
 from helpers.sources import open_tree
 from helpers.store import STREAMS
-from helpers.training.training_system import checked_npy
+from helpers.training_system import checked_npy
 
 log = logging.getLogger(__name__)
 

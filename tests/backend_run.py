@@ -20,8 +20,8 @@ from helpers.forward import NetworkError, compile_forward
 from helpers.gradients import gradient_of
 from helpers.model import CompletePersonalityModel
 from helpers.store import read_features, write_arrays
-from helpers.training.fitting import fit
-from helpers.training.networks import aligned_mlp
+from helpers.train import fit
+from helpers.variants import aligned_mlp
 
 TOO_WIDE = 2**22  # its square of float32 is more than any processor can address
 

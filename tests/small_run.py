@@ -16,7 +16,7 @@ from helpers.files import ROOT, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.store import FeatureFile, write_features, write_manifest
 from helpers.tracks import write_track
-from helpers.training.variants import TOKEN_MODEL
+from helpers.variants import TOKEN_MODEL
 
 DATA = ROOT / "data_sample"
 SHOWN = ("awkward/very_short", "test80_01/4rfnd819V3N.001", "training80_01/-5fEkrFeWrs.001")

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from test_train import DD, DS, T, tokens
+from test_experiment import DD, DS, T, tokens
 
+from helpers import variants
 from helpers.config import TrainingConfig
 from helpers.model import CompletePersonalityModel
-from helpers.training import architecture
-from helpers.training.networks import concat_mlp
+from helpers.variants import concat_mlp
 
 CFG = TrainingConfig(fusion_dim=16, num_heads=2)
 
@@ -16,7 +16,7 @@ CFG = TrainingConfig(fusion_dim=16, num_heads=2)
 def test_operations_of_dense_layers_are_those_counted_by_hand():
     model = concat_mlp(100, 50)
     by_hand = 2 * (150 * 256 + 256 * 64 + 64 * 5)
-    counted = architecture.count_flops(model, {"static": np.ones((3, 100)), "dynamic": np.ones((3, 50))})
+    counted = variants.count_flops(model, {"static": np.ones((3, 100)), "dynamic": np.ones((3, 50))})
     assert counted == pytest.approx(by_hand, rel=0.05)  # additions of biases, batch norm and activations beside
 
 
@@ -29,15 +29,15 @@ def test_operations_of_attention_grow_with_the_tokens_as_they_should():
         inner = heads * width
         per_token = DS * width + DD * width + 3 * width * inner + inner * width + width * 64
         by_hand = 2 * (n * per_token + 2 * n * n * inner + 64 * 5)
-        assert architecture.count_flops(model, inputs) == pytest.approx(by_hand, rel=0.12)
+        assert variants.count_flops(model, inputs) == pytest.approx(by_hand, rel=0.12)
     assert by_hand > 4 * 2 * 5 * per_token
 
 
 def test_a_users_own_model_stands_beside_ours():
     clips = tokens(3)
     mine = keras.Sequential([keras.Input((T, DS)), keras.layers.Flatten(), keras.layers.Dense(5)], name="mine")
-    models = architecture.own_architectures(clips, CFG) | {"mine": (mine, clips.static_features)}
-    table = architecture.compare_architectures(models)
+    models = variants.own_architectures(clips, CFG) | {"mine": (mine, clips.static_features)}
+    table = variants.compare_architectures(models)
     assert table.columns.tolist() == ["parameters", "trainable", "layers", "flops"]
     assert table.loc["mine", "parameters"] == T * DS * 5 + 5
     assert table.loc["mine", "layers"] == 1
@@ -48,7 +48,7 @@ def test_a_users_own_model_stands_beside_ours():
 
 
 def test_the_tree_names_every_part_with_its_parameters():
-    tree = architecture.as_tree(CompletePersonalityModel())
+    tree = variants.as_tree(CompletePersonalityModel())
     assert tree.splitlines()[0].endswith("371,717 parameters")
     assert "  cross_attention (CrossAttention): 362,624" in tree
     assert "    query (Dense): 66,048" in tree

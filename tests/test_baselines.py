@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from helpers import variants
 from helpers.align import Aligned
 from helpers.clips import TRAITS
-from helpers.training import baselines
 
 N, T, DS, DD = 60, 5, 7, 3
 
@@ -33,7 +33,7 @@ def test_the_constant_is_the_mean_of_the_training_ratings_that_are_there():
     data = clips()
     data.labels[0, 1] = np.nan
     train, validation = parts()
-    (prediction,) = baselines.constant([data], train, validation)
+    (prediction,) = variants.constant([data], train, validation)
     assert prediction[5, 1] == pytest.approx(data.labels[1:42, 1].mean(), abs=1e-6)
     assert np.ptp(prediction, axis=0).max() == 0
 
@@ -41,7 +41,7 @@ def test_the_constant_is_the_mean_of_the_training_ratings_that_are_there():
 def test_the_same_video_look_up_is_the_constant_where_no_source_is_parted():
     data, (train, validation) = clips(), parts()
     looked_up, constant = (
-        predictor([data], train, validation)[0] for predictor in (baselines.same_video, baselines.constant)
+        predictor([data], train, validation)[0] for predictor in (variants.same_video, variants.constant)
     )
     np.testing.assert_allclose(looked_up[~train], constant[~train], atol=1e-6)
 
@@ -52,7 +52,7 @@ def test_the_same_video_look_up_finds_what_a_leaking_split_gives_away():
     data.labels[:, 1] = np.repeat(kind, 3)  # clips of a source are rated alike
     train, validation = parts(by_source=False)
     train |= validation
-    (prediction,) = baselines.same_video([data], train, validation)
+    (prediction,) = variants.same_video([data], train, validation)
     assert np.corrcoef(prediction[~train, 1], data.labels[~train, 1])[0, 1] > 0.95
 
 
@@ -63,7 +63,7 @@ def test_sources_are_shrunken_by_the_variances_between_and_within_them():
         rng = np.random.default_rng(seed)
         values = np.repeat(rng.normal(0, between**0.5, N // 3), 3) + rng.normal(0, within**0.5, N)
         data.labels[:, 0] = np.clip(0.5 + values, 0, 1)
-        (prediction,) = baselines.same_video([data], train, ~train)
+        (prediction,) = variants.same_video([data], train, ~train)
         means = data.labels[:, 0].reshape(-1, 3).mean(1)
         weights.append(np.ptp(prediction[:, 0]) / np.ptp(means))
     true, groups = 3 * between / (3 * between + within), N // 3
@@ -76,7 +76,7 @@ def test_ridge_sees_the_stream_it_is_given_and_no_other():
     test = ~(train | validation)
     found = {}
     for name in ("ridge_face", "ridge_motion", "ridge"):
-        prediction = baselines.BASELINES[name]([data], train, validation)[0][test]
+        prediction = variants.BASELINES[name]([data], train, validation)[0][test]
         found[name] = [np.corrcoef(prediction[:, k], data.labels[test, k])[0, 1] for k in (0, 2)]
     assert found["ridge_face"][0] > 0.9 > 0.7 > abs(found["ridge_face"][1])
     assert found["ridge_motion"][1] > 0.9 > 0.7 > abs(found["ridge_motion"][0])
@@ -88,7 +88,7 @@ def test_ridge_is_fitted_to_the_clips_that_are_rated():
     data.labels[:10, 0] = np.nan
     data.labels[45, 0] = np.nan
     full = clips()
-    (prediction,) = baselines.BASELINES["ridge"]([data], train, validation)
-    (other,) = baselines.BASELINES["ridge"]([full], train & (np.arange(N) >= 10), validation & (np.arange(N) != 45))
+    (prediction,) = variants.BASELINES["ridge"]([data], train, validation)
+    (other,) = variants.BASELINES["ridge"]([full], train & (np.arange(N) >= 10), validation & (np.arange(N) != 45))
     assert np.isfinite(prediction).all()
     assert np.corrcoef(prediction[:, 0], other[:, 0])[0, 1] > 0.999

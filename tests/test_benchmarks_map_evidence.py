@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from test_train import tokens
+from test_experiment import tokens
 
 from benchmarks import map_evidence
 

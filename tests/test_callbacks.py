@@ -6,9 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from helpers import train
 from helpers.files import read_json, write_json
-from helpers.training import callbacks as watch
-from helpers.training import training_time
 
 N, BATCH = 29, 8
 
@@ -20,7 +19,7 @@ def trained(folder, epochs: int = 3, first: int = 0, every_s: float = 0.0) -> No
     model.compile(keras.optimizers.SGD(rate), "mse", run_eagerly=True)
     x, y = np.ones((N, 3), "float32"), np.zeros((N, 2), "float32")
     settings = {"batch_size": BATCH, "epochs": epochs, "initial_epoch": first, "verbose": 0}
-    model.fit(x, y, validation_data=(x, y), callbacks=watch.watchers(folder, every_s), **settings)
+    model.fit(x, y, validation_data=(x, y), callbacks=train.watchers(folder, every_s), **settings)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
@@ -78,7 +77,7 @@ def times(first: float, validation: float = 0.1, other: float = 0.1, steps: floa
 
 
 def test_the_shares_are_those_of_the_measured_seconds():
-    found = training_time.analyse_time(times(first=5.2))
+    found = train.analyse_time(times(first=5.2))
     assert found["seconds"] == pytest.approx({"start": 5.2, "steps": 4.0, "validation": 0.4, "other": 0.4})
     assert sum(found["share"].values()) == pytest.approx(1)
     assert found["step_ms"] == pytest.approx(100)
@@ -95,25 +94,25 @@ def test_the_shares_are_those_of_the_measured_seconds():
     ],
 )
 def test_a_recommendation_follows_from_its_share_and_names_it(measured, word):
-    said = training_time.analyse_time(measured)["recommendations"]
+    said = train.analyse_time(measured)["recommendations"]
     assert any(word in sentence for sentence in said)
-    plain = training_time.analyse_time(times(first=0))["recommendations"]
+    plain = train.analyse_time(times(first=0))["recommendations"]
     assert len(plain) == 1
     assert plain[0].startswith("Steps take")
 
 
 def test_epochs_after_the_best_are_counted_as_wasted():
     metrics = {"epoch": [{"epoch": e, "val_loss": loss} for e, loss in enumerate((3.0, 1.0, 2.0, 2.0))]}
-    said = training_time.analyse_time(times(first=0), metrics)["recommendations"]
+    said = train.analyse_time(times(first=0), metrics)["recommendations"]
     assert "The best of 4 epochs was number 2: the 2 after it took about 2.4 s" in said[0]
 
 
 def test_a_training_without_a_finished_epoch_cannot_be_analysed():
     with pytest.raises(ValueError, match="must hold a finished epoch"):
-        training_time.analyse_time({"epoch": [], "execution": []})
+        train.analyse_time({"epoch": [], "execution": []})
 
 
 def test_tensorboard_without_its_package_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install tensorboard"):
-        watch.tensorboard(tmp_path)
+        train.tensorboard(tmp_path)

@@ -12,8 +12,8 @@ from test_attention import DD, DS, TD, TS, aligned
 from helpers import evidence
 from helpers.config import TrainingConfig
 from helpers.evidence import HeldOut, planted_windows, window_spans
+from helpers.experiment import TrainingData
 from helpers.model import CompletePersonalityModel
-from helpers.training.train import TrainingData
 
 
 def test_a_token_is_inside_when_half_of_it_lies_in_a_window(tmp_path):

@@ -5,7 +5,7 @@ import logging
 import matplotlib.pyplot as plt
 import pytest
 
-from helpers.training import live
+from helpers import live
 
 LOSSES = [{"loss": 0.09, "val_loss": 0.16}, {"loss": 0.04, "val_loss": 0.09}]
 

@@ -3,17 +3,17 @@
 import nbformat
 import pytest
 from jupyterlab import run_notebook, served
-from test_train import tokens, write_folder
+from test_experiment import tokens, write_folder
 
 pytestmark = pytest.mark.browser
 
 CELL = """
 from pathlib import Path
-from helpers.training import experiment, train
+from helpers import experiment, results
 from helpers.config import TrainingConfig
 small = {{"epochs": 200, "batch_size": 16, "fusion_dim": 8, "num_heads": 1, "seeds": [0], "workers": 1}}
 cfg = TrainingConfig(out_dir={out!r}, models="constant", **small)
-found = experiment.run_table(train.TrainingData(Path({bank!r}), None, "small"), cfg)
+found = results.run_table(experiment.TrainingData(Path({bank!r}), None, "small"), cfg)
 """
 PICTURES = ".jp-RenderedImage img"
 COLLECT = f"""

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
-from test_train import tokens
+from test_experiment import tokens
 
 from helpers import metrics, statistics
 from helpers.clips import TRAITS

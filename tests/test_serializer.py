@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from helpers import serializer
 from helpers.model import CompletePersonalityModel
-from helpers.training import serializer
-from helpers.training.legacy import named_weights, read_h5_weights
-from helpers.training.serializer import ModelSerializer
+from helpers.serializer import ModelSerializer, named_weights, read_h5_weights
 
 DS, DD, F, HEADS = 7, 3, 8, 2
 KNOWN = {"data": "drawn", "split": {"by": "source"}, "seed": 0, "metrics": {"r2": 0.5}}

@@ -1,285 +1,182 @@
-"""Training: splits, controls, repeatability, resume, the summary's form. Small drawn tokens stand in for clips."""
+"""Fitting: the loss over what is rated, the optimizer's arithmetic, and going on after a kill."""
 
-import dataclasses
-import json
+import os
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, write_reduction
-from helpers.clips import TRAITS
+from helpers import train
 from helpers.config import TrainingConfig
-from helpers.files import read_json, write_json
-from helpers.out_of_distribution import read_training_tokens
-from helpers.store import read_arrays
-from helpers.training import experiment, fitting, live, results, train, variants
-from helpers.training.train import TrainingData, choose_data
-from helpers.training.variants import SHUFFLED_MODEL, TOKEN_MODEL
+from helpers.files import ROOT
+from helpers.model import CompletePersonalityModel
+from helpers.train import FusedAdamW, RatedError, ShuffledBatches, fit
+from helpers.variants import freeze_parts
 
-N, T, DS, DD = 60, 5, 7, 3
-SMALL = {"epochs": 2, "batch_size": 16, "fusion_dim": 8, "num_heads": 1, "seeds": [0, 1], "workers": 1}
-FEW = ("constant", "ridge", TOKEN_MODEL)
-IDENTITY = {"static": {"parameters": {"weights": "random"}}, "dynamic": {}, "reduction": {}}
+N, DS, DD, K = 53, 7, 3, 5
+CFG = TrainingConfig(epochs=5, batch_size=16, schedule="plateau", patience=4)
 
 
-def tokens(n: int = N, name: str = "bank") -> Aligned:
-    """Clips of 20 sources; openness is the mean of the first face channel, so that ridge can find it."""
-    rng = np.random.default_rng(n)
-    static = rng.normal(size=(n, T, DS)).astype("float32")
-    labels = rng.uniform(0.2, 0.8, (n, 5)).astype("float32")
-    labels[:, 0] = np.clip(0.5 + 0.4 * static[:, :, 0].mean(1), 0, 1)
-    times = np.tile((np.arange(T) + 0.5).astype("float32"), (n, 1))
-    return Aligned(
-        static,
-        rng.normal(size=(n, T, DD)).astype("float32"),
-        *[np.ones((n, T), bool)] * 2,
-        *[times] * 2,
-        labels,
-        np.array([f"{name}/{i:03d}" for i in range(n)]),
-        np.array([f"{name}{i // 3}" for i in range(n)]),
-        np.array(["train", "validation", "test"] * (n // 3)),
-        np.array(TRAITS),
-    )
+def clips(n: int = N, seed: int = 0) -> train.Part:
+    rng = np.random.default_rng(seed)
+    inputs = {"static": rng.standard_normal((n, DS), np.float32), "dynamic": rng.standard_normal((n, DD), np.float32)}
+    return inputs, rng.random((n, K), np.float32)
 
 
-def write_folder(folder, aligned: Aligned, identity: dict = IDENTITY, fitted_on: tuple = ()) -> None:
-    write_aligned(folder, aligned, frames=False)
-    write_reduction(folder / "reduction.npz", Reduction(ChannelGroups(DS, DS), ChannelGroups(DD, DD), {}, fitted_on))
-    write_json(folder / "manifest.json", {"identity": identity, "finished": True})
+def start(seed: int = 0) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    return CompletePersonalityModel(DS, DD, 8, 1, 0.3, K)
 
 
-@pytest.fixture
-def data(tmp_path):
-    write_folder(tmp_path / "bank", tokens())
-    unrated = tokens(6, "live")
-    unrated.labels[1] = np.nan
-    write_folder(tmp_path / "aligned", unrated)
-    return TrainingData(tmp_path / "bank", tmp_path / "aligned", "a bank")
+def test_the_error_counts_what_is_rated_and_is_the_mean_squared_error_where_all_is():
+    truth = np.array([[0.5, np.nan, 0.1], [np.nan, np.nan, 0.7]], "float32")
+    guess = np.array([[0.1, 9.0, 0.3], [9.0, 9.0, 0.4]], "float32")
+    assert float(RatedError()(truth, guess)) == pytest.approx((0.4**2 + 0.2**2 + 0.3**2) / 3, rel=1e-5)
+    full = np.nan_to_num(truth)
+    assert float(RatedError()(full, guess)) == pytest.approx(np.mean((full - guess) ** 2), rel=1e-6)
+    assert float(RatedError()(truth * np.nan, guess)) == 0
 
 
-@pytest.fixture
-def cfg(tmp_path):
-    return TrainingConfig(out_dir=str(tmp_path / "run"), models=",".join(FEW), **SMALL)
+def test_a_missing_rating_teaches_nothing_and_the_others_teach_as_before():
+    train, validation = clips(), clips(11, 1)
+    train[1][:, 2] = np.nan
+    model = start()
+    before = model.head.scores.get_weights()[0]
+    history = fit(model, train, validation, TrainingConfig(epochs=2, batch_size=16, weight_decay=0.0))
+    change = np.abs(model.head.scores.get_weights()[0] - before).max(0)
+    assert change[2] == 0
+    assert change[[0, 1, 3, 4]].min() > 0
+    assert np.isfinite(history.to_numpy()).all()
 
 
-def test_every_split_holds_clips_and_cuts_no_source(cfg):
-    aligned = tokens()
-    split = train.split_of(aligned, cfg, 0)
-    by_source = pd.DataFrame({"source": aligned.sources, "split": split}).groupby("source")["split"].nunique()
-    assert by_source.max() == 1
-    assert set(split) == {"train", "validation", "test"}
-    assert (split != train.split_of(aligned, cfg, 1)).any()
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends have Keras' own")
+def test_the_fused_optimizer_does_what_keras_does():
+    def moved(optimizer):
+        rng = np.random.default_rng(0)
+        variables = [keras.Variable(rng.standard_normal(shape).astype("float32")) for shape in ((DS, DD), (K,))]
+        for size in (9.0, 0.1, 3.0, 0.2, 0.1):  # the long gradients are clipped, the short ones are not
+            gradients = [keras.ops.convert_to_tensor(size * rng.standard_normal(v.shape), "float32") for v in variables]
+            optimizer.apply(gradients, variables)
+        return np.concatenate([keras.ops.convert_to_numpy(v.value).ravel() for v in variables])
+
+    rate = keras.optimizers.schedules.CosineDecay(0.05, 5, 0.02)
+    theirs = moved(keras.optimizers.AdamW(rate, weight_decay=0.3, clipnorm=1.0))
+    np.testing.assert_allclose(moved(FusedAdamW(rate, 0.3, 1.0)), theirs, atol=1e-6)
+    for other in ({"weight_decay": 0.3}, {"weight_decay": 0.0, "clipnorm": 1.0}):  # else nothing would be compared
+        assert np.abs(moved(keras.optimizers.AdamW(rate, **other)) - theirs).max() > 1e-3
 
 
-def test_shuffling_keeps_each_clips_tokens_and_leaves_padding_at_the_end():
-    aligned = tokens()
-    aligned.dynamic_mask[:, -1] = False
-    order = variants.shuffled_order(aligned, 3)
-    mixed = variants.shuffle_motion(aligned, 3)
-    assert (order[:, -1] == T - 1).all()
-    assert np.array_equal(np.sort(order, 1), np.tile(np.arange(T), (N, 1)))
-    assert np.array_equal(mixed.dynamic_features[4, 0], aligned.dynamic_features[4, order[4, 0]])
-    assert not np.array_equal(mixed.dynamic_features, aligned.dynamic_features)
-    assert np.array_equal(mixed.dynamic_t_s, aligned.dynamic_t_s)
+def test_each_epoch_has_an_order_of_its_own_and_the_same_seed_the_same():
+    first, again, other = (ShuffledBatches(*clips(), 16, seed) for seed in (1, 1, 2))
+    orders = []
+    for epoch in range(3):
+        for batches in (first, again, other):
+            batches.shuffle(epoch)
+        assert np.array_equal(first.order, again.order)
+        assert not np.array_equal(first.order, other.order)
+        orders.append(first.order.tolist())
+    assert sorted(orders[0]) == list(range(N))
+    assert len({tuple(order) for order in orders}) == 3
+    inputs, labels = first[len(first) - 1]  # the last batch is a part of one
+    assert len(labels) == len(inputs["static"]) == N % 16
 
 
-def test_the_constant_is_the_mean_of_the_training_ratings(cfg):
-    aligned = tokens()
-    fitted = train.train_one("constant", 0, aligned, None, cfg)
-    mean = aligned.labels[train.split_of(aligned, cfg, 0) == "train"].mean(0)
-    np.testing.assert_allclose(fitted.prediction, np.tile(mean, (N, 1)), atol=1e-6)
-    assert fitted.live_prediction.shape == (0, 5)
-    assert fitted.model is None
+def test_the_saved_model_needs_no_file_of_ours_but_the_models(tmp_path):
+    model = start()
+    fit(model, clips(), clips(11, 1), TrainingConfig(epochs=1, batch_size=64))
+    model.save(tmp_path / "m.keras")
+    assert type(model.optimizer) is keras.optimizers.AdamW
+    inputs = clips()[0]
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(again(inputs), model(inputs), atol=1e-6)
 
 
-def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends(cfg):
-    x, y = np.zeros((24, 3), "float32"), np.random.default_rng(0).uniform(0, 1, (24, 5)).astype("float32")
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])  # nothing to learn but the mean
-    slow = dataclasses.replace(cfg, schedule="plateau", patience=13, epochs=400, learning_rate=0.01)
-    history = fitting.fit(model, (x, y), (x, y[::-1] * 0 - 1), slow)
-    assert len(history) < 60
-    assert float(model.optimizer.learning_rate) < 0.01 / 2
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import keras
+from helpers import train
+from tests import test_train
 
-
-def test_ridge_finds_a_linear_cue(cfg):
-    aligned = tokens()
-    fitted = train.train_one("ridge", 0, aligned, tokens(6, "live"), cfg)
-    test = train.split_of(aligned, cfg, 0) == "test"
-    assert np.corrcoef(fitted.prediction[test, 0], aligned.labels[test, 0])[0, 1] > 0.9
-    assert fitted.live_prediction.shape == (6, 5)
-
-
-def test_aligned_inputs_pair_motion_by_time():
-    aligned = tokens()
-    late = Aligned(**vars(aligned) | {"dynamic_t_s": aligned.dynamic_t_s + 1})
-    inputs = variants.model_inputs("aligned_mlp", late, 0)
-    assert np.array_equal(inputs["dynamic"][:, 1], aligned.dynamic_features[:, 0])
+train.KEEP_EVERY_S = 0.0
+kill = lambda epoch, logs: os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else None
+callback = keras.callbacks.LambdaCallback(on_epoch_end=kill)
+train.fit(test_train.start(), test_train.clips(), test_train.clips(11, 1), test_train.CFG,
+            state=Path(sys.argv[1]), callbacks=[callback])
+"""
 
 
 @pytest.mark.slow
-def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg, tmp_path, monkeypatch):
-    aligned, state = tokens(), tmp_path / "state.npz"
-    monkeypatch.setattr(fitting, "KEEP_EVERY_S", 0.0)
-    first = train.train_one(TOKEN_MODEL, 0, aligned, None, cfg)
-    second = train.train_one(TOKEN_MODEL, 0, aligned, None, cfg, state=state)  # keeping its state changes nothing
-    assert read_arrays(state)["next_epoch"] == cfg.epochs
-    assert np.array_equal(first.prediction, second.prediction)
-    validation = train.split_of(aligned, cfg, 0) == "validation"
-    error = np.mean((first.prediction - aligned.labels)[validation] ** 2)
-    assert error == pytest.approx(first.history["val_loss"].min(), rel=1e-4)
-    assert first.history.columns.tolist() == ["epoch", "loss", "val_loss"]
+def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    state = tmp_path / "state.npz"
+    command = [sys.executable, "-c", KILLED, str(state)]
+    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert int(np.load(state)["next_epoch"]) == 3  # epochs 0 to 2 are kept, the fourth is lost
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    resumed = start()
+    history = fit(resumed, clips(), clips(11, 1), CFG, state=state, callbacks=[watch])
+    assert seen == [3, 4]
+    uninterrupted = start()
+    expected = fit(uninterrupted, clips(), clips(11, 1), CFG)
+    pd.testing.assert_frame_equal(history, expected, rtol=1e-6)
+    for ours, theirs in zip(resumed.get_weights(), uninterrupted.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
-def test_the_table_is_resumed_to_the_same_results(data, cfg, monkeypatch):
-    seen = live.TrainingLines(6)
-    monkeypatch.setattr(experiment, "watch_trainings", lambda n: seen if n == 6 else live.TrainingLines(n))
-    first = experiment.run_table(data, cfg)
-    folder = cfg.out / "training"
-    told = pd.DataFrame(seen.epochs)
-    pd.testing.assert_frame_equal(told, pd.read_csv(folder / "history.csv"), rtol=1e-4)
-    assert len(seen.finished) == 6
-    kept = folder / "ridge-1.npz"
-    before = kept.stat().st_mtime_ns
-    (folder / f"{TOKEN_MODEL}-1.npz").unlink()
-    (folder / "ridge-0.npz").write_bytes(b"half a file")
-    again = experiment.run_table(data, cfg)
-    assert again == first
-    assert kept.stat().st_mtime_ns == before
-    monkeypatch.setattr(experiment, "_start", None)  # nothing is left to train
-    assert experiment.run_table(data, cfg) == first
-    check_results(first, cfg, data)
+def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
+    state, cfg = tmp_path / "state.npz", TrainingConfig(epochs=1, batch_size=64)
+    fit(start(), clips(), clips(11, 1), cfg, state=state)
+    done = np.load(state)["stamp"]
+    assert len(fit(start(1), clips(), clips(11, 1), cfg, state=state)) == 1
+    assert np.load(state)["stamp"] != done
+    state.write_bytes(b"half a file")
+    assert fit(start(), clips(), clips(11, 1), cfg, state=state)["epoch"].tolist() == [0]
+    assert np.load(state)["stamp"] == done
 
 
-def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
-    assert read_json(cfg.out / "training" / "training.json") == json.loads(json.dumps(found))
-    assert list(found["models"]) == list(FEW)
-    ridge = found["models"]["ridge"]
-    assert list(ridge["r2"]) == ["O", "C", "E", "A", "N", "mean"]
-    assert ridge["r2"]["O"] == pytest.approx(np.mean([s["r2"]["O"] for s in ridge["seeds"]]))
-    assert {"ccc", "pearson", "mae", "mean_accuracy"} <= set(ridge)
-    assert found["models"]["constant"]["pearson"]["O"] == 0
-    assert found["split"] == {
-        "by": "source",
-        "train": 48,
-        "validation": 6,
-        "test": 6,
-        "test_clips_sharing_a_source_with_train": 0,
-        "warning": None,
-    }
-    pairs = [(c["a"], c["b"]) for c in found["comparisons"]]
-    assert pairs == [("ridge", "constant"), (TOKEN_MODEL, "constant"), (TOKEN_MODEL, "ridge")]
-    assert found["ratings"] == {"clips": 60, "rated": dict.fromkeys(TRAITS, 60), "first_missing": None}
-    assert found["live"]["clips"] == 5
-    assert found["about"]["constant"] == "the mean training rating for everyone"
-    shown = results.as_table(found)
-    assert shown.index.tolist() == [*FEW, "constant, 5 clips of this run", f"{TOKEN_MODEL}, 5 clips of this run"]
-    assert shown.loc["ridge", "O"] == ridge["r2"]["O"]
-    table = pd.read_csv(cfg.out / "predictions.csv")
-    assert table.columns.tolist() == ["model", "seed", "split", "clip", "source", "trait", "truth", "prediction"]
-    assert len(table) == len(FEW) * 2 * (6 + 6 + 6) * 5
-    assert table["truth"].isna().sum() == len(FEW) * 2 * 5
-    history = pd.read_csv(cfg.out / "training" / "history.csv")
-    assert len(history) == 2 * cfg.epochs
-    logs, shown = results.watched(cfg, found, TOKEN_MODEL, 1)
-    of_model = history[(history["model"] == TOKEN_MODEL) & (history["seed"] == 1)]
-    np.testing.assert_allclose([e["loss"] for e in logs["metrics"]["epoch"]], of_model["loss"], rtol=1e-4)
-    assert shown["verdict"] == found["comparisons"][1]["verdict"]
-    assert shown["time"]["epochs"] == cfg.epochs
-    card = results.keep_model(data, cfg, found)
-    assert card["licence"].startswith("that of the data and of the weights behind the features (static: unknown")
-    assert card["caveats"][0].startswith("Errors by group are unknown")
-    assert card["weights"] == "random"
-    assert len(card["training_quantiles"]["openness"]) == 101
-    assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing
-    assert (cfg.out / "model" / "model.keras").exists()
-    assert (cfg.out / "model" / "reduction.npz").exists()
-    assert card["training_length_s"] > 0
-    assert card["drawn"] is False  # no truth.csv beside them
-    familiar = read_training_tokens(cfg.out / "model" / "familiar.npz")
-    assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
+@pytest.mark.parametrize("patience", [1, 0])
+def test_a_training_killed_after_its_last_epoch_only_restores_the_best(tmp_path, monkeypatch, patience):
+    monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
+    cfg = TrainingConfig(epochs=4, batch_size=16, learning_rate=0.5, patience=patience)
+    first = start()
+    history = fit(first, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz")
+    again = start()
+    pd.testing.assert_frame_equal(fit(again, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz"), history)
+    for ours, theirs in zip(again.get_weights(), first.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.slow
-def test_a_failing_training_names_itself_its_error_and_the_log(data, cfg, monkeypatch):
-    monkeypatch.setattr(experiment, "chosen_models", lambda _: ("constant",))
-    monkeypatch.setattr(experiment, "_done", lambda *_: False)
-    (data.folder / "manifest.json").unlink()
-    monkeypatch.setattr(experiment, "write_json", lambda path, _: write_json(path, {"config": {"epochs": 0}}))
-    with pytest.raises(RuntimeError, match="training constant with seed 0 failed: .*epochs must be.*worker-0.log"):
-        experiment.run_table(data, cfg)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_computes_in_it_and_keeps_weights_and_scores_float32(precision):
+    with train.computing_in(precision):
+        model = start()
+    history = fit(model, clips(), clips(11, 1), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01))
+    assert model.head.hidden.compute_dtype == precision
+    assert {weight.dtype for weight in model.trainable_variables} == {"float32"}
+    assert keras.ops.convert_to_numpy(model(clips()[0])).dtype == np.float32
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert keras.config.dtype_policy().name == "float32"
 
 
-def test_other_parameters_or_other_clips_are_not_taken_for_done(data, cfg):
-    stamp = experiment._stamp(data, cfg)
-    other = TrainingConfig(**vars(cfg) | {"epochs": 3})
-    assert experiment._stamp(data, other) != stamp
-    assert experiment._stamp(data, TrainingConfig(**vars(cfg) | {"seeds": [5], "workers": 3})) == stamp
-    write_folder(data.live, tokens(9, "live"))
-    assert experiment._stamp(data, cfg) != stamp
-
-
-def test_clips_that_the_reduction_saw_may_not_be_held_out(data, cfg):
-    write_folder(data.folder, tokens(), fitted_on=tuple(tokens().clips[:30]))
-    with pytest.raises(ValueError, match="clips that the reduction was not fitted on.*with seed 0"):
-        experiment.run_table(data, cfg)
-
-
-def test_no_rated_clip_is_an_error_that_says_what_is_trained_on(data, cfg):
-    unrated = tokens()
-    unrated.labels[:] = np.nan
-    write_folder(data.folder, unrated)
-    with pytest.raises(ValueError, match="must hold rated clips to train on, got none of 60: a bank"):
-        experiment.run_table(data, cfg)
-
-
-def test_a_bank_made_like_the_run_is_trained_on_and_the_run_scored(data):
-    write_json(data.live.parent / "analysis.json", {"drawn": True})
-    chosen = choose_data(data.folder, data.live)
-    assert (chosen.folder, chosen.live) == (data.folder, data.live)
-    assert "the token bank" in chosen.statement
-
-
-def test_a_bank_of_drawn_clips_does_not_stand_in_for_real_ones(data):
-    for analysis in ({}, {"drawn": False}):
-        write_json(data.live.parent / "analysis.json", analysis)
-        chosen = choose_data(data.folder, data.live)
-        assert (chosen.folder, chosen.live) == (data.live, None)
-        assert chosen.statement == "the clips of this run; those of the token bank are drawn"
-
-
-def test_a_bank_made_otherwise_is_not_used_and_the_difference_is_said(data, tmp_path):
-    write_json(data.live.parent / "analysis.json", {"drawn": True})
-    write_folder(data.live, tokens(6), IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}})
-    chosen = choose_data(data.folder, data.live)
-    assert (chosen.folder, chosen.live) == (data.live, None)
-    assert "dynamic.endpoint: 'Mixed_4b' here, None there" in chosen.statement
-    assert "there is no token bank" in choose_data(tmp_path / "none", data.live).statement
-
-
-def test_the_shuffled_control_is_the_token_model_on_moved_motion():
-    aligned = tokens()
-    plain, mixed = (variants.model_inputs(name, aligned, 0) for name in (TOKEN_MODEL, SHUFFLED_MODEL))
-    assert not np.array_equal(plain["dynamic"], mixed["dynamic"])
-    assert np.array_equal(plain["static"], mixed["static"])
-    np.testing.assert_allclose(plain["dynamic"].sum(1), mixed["dynamic"].sum(1), atol=1e-5)
-
-
-def test_the_stamp_stands_in_every_training(data, cfg, tmp_path):
-    fitted = train.train_one("constant", 0, tokens(), None, cfg)
-    train.write_fitted(tmp_path, "constant", 0, "stamp", fitted)
-    assert str(read_arrays(tmp_path / "constant-0.npz")["stamp"]) == "stamp"
-    assert experiment._done(tmp_path, "constant", 0, "stamp")
-    assert not experiment._done(tmp_path, "constant", 0, "another")
-
-
-def test_one_more_network_is_trained_beside_a_run_once(data, cfg):
-    name, path = variants.SHUFFLED_LABELS_MODEL, cfg.out / "training" / f"{variants.SHUFFLED_LABELS_MODEL}-0.npz"
-    model = experiment.train_further(name, 0, data, cfg)
-    first = path.stat().st_mtime_ns
-    again = experiment.train_further(name, 0, data, cfg)
-    assert path.stat().st_mtime_ns == first
-    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_frozen_parts_stay_as_they_start_and_the_saved_model_is_loaded_whole(tmp_path):
+    model, cfg = start(), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01)
+    freeze_parts(model, "query, key")
+    attention = model.cross_attention
+    before = [layer.get_weights() for layer in (attention.query, attention.key, attention.value)]
+    fit(model, clips(), clips(11, 1), cfg)
+    after = [layer.get_weights() for layer in (attention.query, attention.key, attention.value)]
+    same = [all(map(np.array_equal, ours, theirs)) for ours, theirs in zip(before, after, strict=True)]
+    assert same == [True, True, False]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")  # a warning would be an error
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="frozen must be names among cross_attention, .* got 'ear'"):
+        freeze_parts(model, "ear")

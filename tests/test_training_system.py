@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import __main__
+from helpers import __main__, training_system
 from helpers.config import TrainingConfig
 from helpers.files import read_json
 from helpers.plots import training as figures
-from helpers.training import arrays, training_seeds, training_system
-from helpers.training.training_system import TrainingSystem, predict_features, train_personality_model
+from helpers.training_system import TrainingSystem, predict_features, train_personality_model
 
 N, DS, DD = 120, 7, 3
 SMALL = TrainingConfig(fusion_dim=8, num_heads=1, learning_rate=0.02, weight_decay=0.0, test_share=0.25)
@@ -34,14 +33,14 @@ def files(tmp_path):
 
 
 def test_rows_are_read_with_their_clips_and_sources(files):
-    data = arrays.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"])
+    data = training_system.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"])
     assert data.widths == (DS, DD)
     assert data.clips[4] == "train/video000001.001"
     assert data.sources[3] == data.sources[5] == "video000001"
     assert not data.order_trusted
     assert np.isnan(data.labels[5, 1])
     pd.DataFrame({"row": range(N), "clip": data.clips}).to_csv(files["ids"].with_suffix(".csv"), index=False)
-    again = arrays.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"].with_suffix(".csv"))
+    again = training_system.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"].with_suffix(".csv"))
     assert again.clips.tolist() == data.clips.tolist()
 
 
@@ -54,17 +53,17 @@ def test_rows_that_do_not_belong_together_or_are_not_finite_are_refused(files):
     with pytest.raises(
         ValueError, match=r"static_features must be finite, got nan .* column 2 of row 17 \(clip train/"
     ):
-        arrays.read_arrays_by_row(*paths, ids=files["ids"])
+        training_system.read_arrays_by_row(*paths, ids=files["ids"])
     np.save(paths[0], static[:-1])
     with pytest.raises(ValueError, match=r"got 119 in static_features.npy and 120 in dynamic_features.npy"):
-        arrays.read_arrays_by_row(*paths, ids=files["ids"])
+        training_system.read_arrays_by_row(*paths, ids=files["ids"])
     np.save(paths[0], static)
     np.save(paths[2], np.load(paths[2])[:-7])
     with pytest.raises(ValueError, match=r"got 113 in labels.npy and 120 in static_features.npy"):
-        arrays.read_arrays_by_row(*paths)
+        training_system.read_arrays_by_row(*paths)
     paths[1].write_bytes(b"no array")
     with pytest.raises(ValueError, match="cannot be read as a plain array"):
-        arrays.read_arrays_by_row(*paths)
+        training_system.read_arrays_by_row(*paths)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a cut archive open
@@ -73,10 +72,10 @@ def test_an_archive_is_no_array_and_what_it_holds_is_said(files, tmp_path):
     np.savez(tmp_path / "S.npz", rows=np.load(paths[0]), t_s=np.arange(N))
     for wrong in ([tmp_path / "S.npz", *paths[1:]], [*paths[:2], tmp_path / "S.npz"]):
         with pytest.raises(ValueError, match=r"S.npz must hold one plain array, got 2 in an archive \(rows, t_s\)"):
-            arrays.read_arrays_by_row(*wrong)
+            training_system.read_arrays_by_row(*wrong)
     (tmp_path / "S.npz").write_bytes((tmp_path / "S.npz").read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be read as a plain array"):
-        arrays.read_features_by_row(tmp_path / "S.npz", paths[1])
+        training_system.read_features_by_row(tmp_path / "S.npz", paths[1])
 
 
 def test_labels_of_another_scale_are_refused_with_what_can_be_done_here(files):
@@ -87,8 +86,8 @@ def test_labels_of_another_scale_are_refused_with_what_can_be_done_here(files):
     with pytest.raises(
         ValueError, match=r"labels.npy .* 0 and 1, got 7 in column 2 of row 17\. .* or scale the labels"
     ):
-        arrays.read_arrays_by_row(*paths)
-    assert arrays.read_arrays_by_row(*paths, rating_range=(0, 7)).labels[17, 2] == 1
+        training_system.read_arrays_by_row(*paths)
+    assert training_system.read_arrays_by_row(*paths, rating_range=(0, 7)).labels[17, 2] == 1
 
 
 @pytest.mark.parametrize(("saw", "got"), [("vector", "sequence"), ("sequence", "vector")])
@@ -249,7 +248,7 @@ def test_the_command_line_wins_over_the_file_and_several_seeds_of_the_file_are_t
         asked.append(options)
         raise ValueError("noted")
 
-    monkeypatch.setattr(training_seeds, "train_with_seeds", note)
+    monkeypatch.setattr(training_system, "train_with_seeds", note)
     monkeypatch.setattr(training_system, "train_personality_model", note)
     given = [f"--{name}=x" for name in ("static_features", "dynamic_features", "labels", "output")]
     (tmp_path / "p.yaml").write_text("06_training: {epochs: 3, batch_size: 7, seeds: [7, 8]}\n")
@@ -269,7 +268,7 @@ def test_the_command_line_wins_over_the_file_and_several_seeds_of_the_file_are_t
 
 def test_seeds_must_be_different_numbers(capsys):
     with pytest.raises(ValueError, match="at least two different ones, got \\[1, 1\\]"):
-        training_seeds.train_with_seeds("a", "b", "c", "m.keras", seeds=[1, 1])
+        training_system.train_with_seeds("a", "b", "c", "m.keras", seeds=[1, 1])
     given = [f"--{name}=x" for name in ("static_features", "dynamic_features", "labels", "output")]
     assert __main__.main(["train", *given, "--seeds", "0;1"]) == 1
     assert "--seeds must be numbers with commas between them" in capsys.readouterr().err

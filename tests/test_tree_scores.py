@@ -16,7 +16,7 @@ from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.training.serializer import load_model
+from helpers.serializer import load_model
 from helpers.tree_scores import _clips_of, predict_trees
 
 networks = test_extract.networks  # small ones in place of the real ones

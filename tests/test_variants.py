@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from helpers import variants
 from helpers.align import Aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
-from helpers.training import variants
-from helpers.training.variants import ABLATIONS, SHUFFLED_MODEL, TOKEN_MODEL, VARIANTS
+from helpers.variants import ABLATIONS, SHUFFLED_MODEL, TOKEN_MODEL, VARIANTS
 
 N, TS, TD, DS, DD = 4, 5, 7, 11, 3
 CFG = TrainingConfig(fusion_dim=8, num_heads=2, epochs=10, batch_size=2)

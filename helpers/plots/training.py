@@ -1,6 +1,6 @@
 """Figures of 06: learning curves, the table of models, where errors lie, intervals, and dashboards of one training.
 
-In: the tables and dictionaries of `helpers.training`, `helpers.metrics` and `helpers.compare`. Out: Axes, or Figures.
+In: the tables and dictionaries of `helpers.results`, `helpers.train` and `helpers.metrics`. Out: Axes, or Figures.
 """
 
 import textwrap
@@ -471,7 +471,7 @@ def plot_time_dashboard(times: Mapping[str, Entries], analysis: Mapping[str, Any
 
     Args:
         times: `epoch` and `execution` entries.
-        analysis: What `helpers.training.training_time.analyse_time` returned.
+        analysis: What `helpers.train.analyse_time` returned.
     """
     fig, axes = plt.subplots(2, 2, figsize=(8, 6.2), layout="constrained")
     plot_epoch_times(times["epoch"], ax=axes[0, 0])

@@ -1,11 +1,14 @@
-"""What the trainings came to: predictions as a table, metrics over seeds, and the model that is kept for scoring.
+"""What the trainings came to: predictions as a table, metrics over seeds, comparisons, and the model kept for scoring.
 
-In: the files that the trainings left, `Aligned` clips with ratings. Out: data frames, the `models`, `split` and `live`
-of `summary.json`, and the self-contained folder `model/`.
+In: `TrainingData`, `TrainingConfig` and the files that the trainings left. Out: `predictions.csv`,
+`training/training.json`, `training/history.csv`; data frames, the `models`, `split` and `live` of `summary.json`,
+`models.csv`, and the self-contained folder `model/`.
 """
 
+import logging
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +17,70 @@ import pandas as pd
 from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS, load_clips
 from helpers.config import TrainingConfig
+from helpers.experiment import (
+    NOT_DECISIVE,
+    WATCHED,
+    TrainingData,
+    check_rated,
+    check_unseen,
+    rated_clips,
+    split_of,
+    train_missing,
+)
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import as_summary, clip_lengths, conformal_quantile, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
+from helpers.report import verdicts
 from helpers.statistics import caveats, comparisons, group_errors
 from helpers.store import STREAMS, read_arrays
-from helpers.training.callbacks import read_logs
-from helpers.training.train import NOT_DECISIVE, WATCHED, TrainingData, rated_clips, split_of
-from helpers.training.training_time import write_time_analysis
-from helpers.training.variants import TOKEN_MODEL, chosen_models, variant_of
+from helpers.train import read_logs, write_time_analysis
+from helpers.variants import (
+    ABLATIONS,
+    SHUFFLED_MODEL,
+    TOKEN_MODEL,
+    VARIANTS,
+    chosen_models,
+    compare_architectures,
+    own_architectures,
+    variant_of,
+)
 
-LICENCE = "that of the data and of the weights behind the features"
-LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
+log = logging.getLogger(__name__)
+
+
+def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
+    """Train every model with every seed, score each once on its test clips, and write the results below `cfg.out`.
+
+    Trainings that are there from an earlier call with the same data and parameters are not done again.
+
+    Returns:
+        What `training.json` holds: `models` (per model the means over seeds of r2, ccc, pearson, mae, skill per trait,
+        mean_accuracy, and `seeds`), `comparisons`, `split`, `live`, `ratings`, `data`, `seeds`, `config`,
+        `synthetic_labels`.
+
+    Raises:
+        ValueError: Too few rated clips or sources for the split.
+        RuntimeError: A training failed; the message has its last error and the log's path.
+    """
+    folder = cfg.out / "training"
+    bank = rated_clips(data)
+    check_unseen(data, bank, cfg)
+    check_rated(bank, cfg)
+    train_missing(data, cfg, [(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds])
+    predictions = gather_predictions(data, cfg)
+    with replacing(cfg.out / "predictions.csv") as part:
+        predictions.to_csv(part, index=False, float_format="%.6f")
+    with replacing(folder / "history.csv") as part:
+        gather_history(cfg).to_csv(part, index=False, float_format="%.6g")
+    results = summarise(predictions, bank, cfg) | {
+        "data": data.statement,
+        "synthetic_labels": bank.synthetic or bool(data.live and data.live_clips.synthetic),
+    }
+    results["split"]["warning"] = leak_warning(results["split"])
+    if results["split"]["warning"]:
+        log.warning("%s", results["split"]["warning"])
+    write_json(folder / "training.json", results)
+    return results
 
 
 def gather_predictions(data: TrainingData, cfg: TrainingConfig) -> pd.DataFrame:
@@ -73,6 +128,10 @@ def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
             columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
             parts.append(pd.DataFrame({"model": name, "seed": seed} | columns) if columns else pd.DataFrame())
     return pd.concat(parts, ignore_index=True)
+
+
+LICENCE = "that of the data and of the weights behind the features"
+LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
 
 def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
@@ -141,8 +200,8 @@ def watched(
     """Read what was watched while one model was trained, and analyse where its time went.
 
     Returns:
-        The logs (see `helpers.training.callbacks.read_logs`), and `metrics` of the model and of the `constant` (means
-        over seeds), `verdict`, `time` (see `helpers.training.training_time.analyse_time`): what a dashboard shows.
+        The logs (see `helpers.train.read_logs`), and `metrics` of the model and of the `constant` (means
+        over seeds), `verdict`, `time` (see `helpers.train.analyse_time`): what a dashboard shows.
     """
     folder = cfg.out / "training" / WATCHED / f"{name}-{seed}"
     verdicts = {each["a"]: each["verdict"] for each in results["comparisons"] if each["b"] == "constant"}
@@ -281,3 +340,80 @@ def _licence(identity: dict[str, Any]) -> str:
 
 def _by_target(bank: Aligned, values: np.ndarray) -> dict[str, Any]:
     return dict(zip(map(str, bank.targets), values.astype(float).tolist(), strict=True))
+
+
+ONE_TOKEN_MODEL = "one_token_cross_attention"
+
+
+def compare_models_of(folder: str | Path, cfg: TrainingConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train the models that `cfg.models` names on the clips of a folder, and write the table below `cfg.out`.
+
+    Returns:
+        The table as `table_of` makes it, with the columns of `architecture.compare_architectures`; and what
+        `training.json` holds.
+    """
+    folder = Path(folder).resolve()
+    data = TrainingData(folder, None, f"the clips of {folder.name}")
+    found = run_table(data, cfg)
+    networks = own_architectures(rated_clips(data), cfg, list(found["models"]))
+    table = table_of(found).join(compare_architectures(networks))
+    with replacing(cfg.out / "models.csv") as part:
+        table.to_csv(part, float_format="%.6g")
+    return table, found
+
+
+def table_of(found: dict[str, Any]) -> pd.DataFrame:
+    """Lay out `training.json` as one row per model.
+
+    Returns:
+        Index `model`; R² per target and their `mean`; `1-MAE`, `CCC`, `skill`; `over_constant`, `over_constant_low`,
+        `over_constant_high`: mean R² minus the constant's, with the ends of its interval; `under_token`,
+        `under_token_low`, `under_token_high`: the token model's mean R² minus the row's; `what`.
+    """
+    rows = {}
+    for name in (name for name in VARIANTS | ABLATIONS if name in found["models"]):  # a JSON file has them by alphabet
+        row = found["models"][name]
+        rows[name] = row["r2"] | {
+            "1-MAE": row["mean_accuracy"],
+            "CCC": row["ccc"]["mean"],
+            "skill": row["skill"]["mean"],
+        }
+    for comparison in found["comparisons"]:
+        ends = {"": comparison["difference"], "_low": comparison["low"], "_high": comparison["high"]}
+        if comparison["b"] == "constant":
+            rows[comparison["a"]] |= {f"over_constant{end}": value for end, value in ends.items()}
+        elif comparison["a"] == TOKEN_MODEL:
+            rows[comparison["b"]] |= {f"under_token{end}": value for end, value in ends.items()}
+    ends = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
+    table = pd.DataFrame.from_dict(rows, "index", dtype=float).rename_axis("model")
+    table = table.reindex(columns=[*found["targets"], "mean", "1-MAE", "CCC", "skill", *ends])
+    return table.assign(what=[variant_of(name).says for name in table.index])
+
+
+def telling(found: dict[str, Any]) -> list[str]:
+    """The few sentences of `training.json` that matter: what `report.verdicts` says, and what time and order are worth.
+
+    The token model against the constant, against one token per stream, against its shuffled control, against its
+    strongest rival; what is no better than a constant; groups that it serves otherwise.
+    """
+    pairs = {each["b"]: each["verdict"] for each in found["comparisons"] if each["a"] == TOKEN_MODEL}
+    over_constant, *more = verdicts(found)
+    controls = [pairs[name] for name in (ONE_TOKEN_MODEL, SHUFFLED_MODEL) if name in pairs]
+    return list(dict.fromkeys([over_constant, *controls, *more]))  # a control may be the strongest rival
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for a terminal: R² per target, 1-MAE, and both differences with their intervals."""
+    targets = list(table.columns[: list(table.columns).index("1-MAE")])
+    shown = table[[*targets, "1-MAE"]].map(lambda value: f"{value:.2f}")
+    shown["1-MAE"] = table["1-MAE"].map("{:.3f}".format)
+    for column, title in (("over_constant", "over the constant"), ("under_token", "token model over it")):
+        ends = table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
+        shown[title] = ["" if pd.isna(d) else f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in ends]
+    return shown.rename_axis("test R²").to_string()
+
+
+def sizes_as_text(table: pd.DataFrame) -> str:
+    """How the networks of the table differ in size, for a terminal."""
+    sizes = table[["parameters", "trainable", "layers"]].dropna().astype(int)
+    return sizes.assign(Mflop=(table["flops"] / 1e6).map("{:.2f}".format)).to_string()

@@ -1,11 +1,16 @@
 """Training from plain arrays in one call: data, split, network, watching, results, and the model with its card.
 
-In: `.npy` files of features and labels (`helpers.training.arrays`). Out: a folder per experiment with the state of a
-training that runs, `helpers.training.callbacks`'s JSON, `analysis.json`, `predictions.csv` and figures; and the model.
+In: `static_features.npy` (N, D) or (N, T, D), `dynamic_features.npy` likewise, `labels.npy` (N, k), and, where there is
+one, a file that says whose the rows are. Out: a folder per experiment with the state of a training that runs, the JSON
+of the callbacks, `analysis.json`, `predictions.csv` and figures; and the model. With several seeds a folder
+`seed-<k>/` each, and `seeds.json`.
 """
 
 import logging
-from dataclasses import replace
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +20,174 @@ import numpy as np
 import pandas as pd
 
 from helpers import plots
+from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
+from helpers.live import watch_live
 from helpers.metrics import as_summary, score_table
 from helpers.model import CompletePersonalityModel
+from helpers.names import source_of
 from helpers.plots import training as figures
+from helpers.ratings import read_positional
+from helpers.results import LICENCE
+from helpers.serializer import card_beside, load_model, model_card
 from helpers.splits import split_clips
 from helpers.statistics import Paired, caveats, compare_sets
-from helpers.training.arrays import RowArrays, form_of, read_arrays_by_row, read_features_by_row
-from helpers.training.callbacks import read_logs, tensorboard, watchers
-from helpers.training.fitting import computing_in, fit
-from helpers.training.live import watch_live
-from helpers.training.networks import freeze_parts
-from helpers.training.results import LICENCE
-from helpers.training.serializer import card_beside, load_model, model_card
-from helpers.training.training_time import write_time_analysis
+from helpers.train import computing_in, fit, read_logs, tensorboard, watchers, write_time_analysis
+from helpers.variants import freeze_parts
 
 log = logging.getLogger(__name__)
+
+
+ROWS_AT_ONCE = 4096  # looked at while searching for what is not finite: 32 MB of 2048 channels
+
+
+@dataclass(frozen=True)
+class RowArrays:
+    """Rows of both streams with their ratings.
+
+    Attributes:
+        static, dynamic: float32 (N, D) or (N, T, D), on disk until they are used; D differs between the streams.
+        labels: float32 (N, k) in [0, 1], NaN where unrated.
+        clips: What each row is called, str (N,); rows of one clip share it.
+        targets: Names of the labels' columns.
+        order_trusted: True when nothing but their order ties rows to clips: sources, and so leakage, are unknown.
+    """
+
+    static: np.ndarray
+    dynamic: np.ndarray
+    labels: np.ndarray
+    clips: np.ndarray
+    targets: tuple[str, ...]
+    order_trusted: bool
+
+    @property
+    def sources(self) -> np.ndarray:
+        """What a split may not cut apart, str (N,)."""
+        return np.array([source_of(clip) for clip in self.clips])
+
+    @property
+    def forms(self) -> dict[str, str]:
+        """What a row of each stream is; see `form_of`."""
+        return {name: form_of(getattr(self, name)) for name in ("static", "dynamic")}
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Columns of the static and of the dynamic features."""
+        return self.static.shape[-1], self.dynamic.shape[-1]
+
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the network takes, for these rows, in memory."""
+        return {name: np.asarray(getattr(self, name)[rows], "float32") for name in ("static", "dynamic")}
+
+
+def read_arrays_by_row(
+    static_features: str | Path,
+    dynamic_features: str | Path,
+    labels: str | Path,
+    *,
+    ids: str | Path | None = None,
+    targets: Sequence[str] | None = None,
+    rating_range: tuple[float, float] = (0.0, 1.0),
+) -> RowArrays:
+    """Read three files whose rows belong together by position.
+
+    Args:
+        static_features, dynamic_features, labels: The `.npy` files.
+        ids: Clip of each row: a text file with a key per line, or a CSV with a column `clip`. Without it the order is
+            trusted, with a warning.
+        targets: Names of the labels' columns; default: the five traits, or `target_1` and so on for another number.
+        rating_range: Ends of the rating scale.
+
+    Raises:
+        ValueError: Other numbers of rows; another shape; a value that is not finite, with its clip and column.
+    """
+    static, dynamic = read_features_by_row(static_features, dynamic_features)
+    _check_scale(labels, rating_range)
+    n_columns = _load(labels).shape[-1]
+    if targets is None:
+        targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
+    clips = None if ids is None else _read_ids(Path(ids))
+    names = None if clips is None else [f"{clip}#{row}" for row, clip in enumerate(clips)]  # rows may share a clip
+    ratings = read_positional(labels, names, targets, rating_range)
+    if len(ratings) != len(static):
+        _refuse(labels, len(ratings), static_features, len(static))
+    clips = np.array(ratings.index if clips is None else clips, dtype=str)
+    for name, array in (("static_features", static), ("dynamic_features", dynamic)):
+        _check_finite(name, array, clips)
+    return RowArrays(
+        static, dynamic, ratings.to_numpy("float32"), clips, tuple(map(str, targets)), order_trusted=ids is None
+    )
+
+
+def read_features_by_row(static_features: str | Path, dynamic_features: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Open both feature files, mapped from disk; ValueError where their shapes cannot belong together."""
+    paths = {"static_features": static_features, "dynamic_features": dynamic_features}
+    opened = {name: _load(path) for name, path in paths.items()}
+    for name, array in opened.items():
+        if array.ndim not in (2, 3) or array.dtype.kind != "f":
+            raise ValueError(f"{name} must hold floats of shape (N, D) or (N, T, D), got {array.dtype} {array.shape}.")
+    static, dynamic = opened.values()
+    if len(static) != len(dynamic):
+        _refuse(static_features, len(static), dynamic_features, len(dynamic))
+    return static, dynamic
+
+
+def form_of(features: np.ndarray) -> str:
+    """Whether each row of (N, D) or (N, T, D) is a "vector" or a "sequence"; one vector in time is no sequence."""
+    return "sequence" if features.ndim == 3 and features.shape[1] > 1 else "vector"
+
+
+def _load(path: str | Path) -> np.ndarray:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as a plain array ({error}). Name a `.npy` file.") from None
+    if not isinstance(found, np.ndarray):
+        with found:
+            held = f"{len(found.files)} in an archive ({', '.join(found.files[:5])})"
+        raise ValueError(f"{path} must hold one plain array, got {held}. Name a `.npy` file: np.save writes one.")
+    return found
+
+
+def _refuse(one: str | Path, n: int, other: str | Path, m: int) -> None:
+    raise ValueError(
+        f"rows must belong together one by one, got {n} in {Path(one).name} and {m} in {Path(other).name}. "
+        "Cut neither to length: align them by clip (`python -m helpers features` and notebook 05)."
+    )
+
+
+def _check_scale(labels: str | Path, rating_range: tuple[float, float]) -> None:
+    """Raise ValueError where a label lies outside; arrays have no notebook 01 that could be told the scale."""
+    values, (low, high) = _load(labels), rating_range
+    outside = np.argwhere((values < low) | (values > high)) if values.dtype.kind in "fiu" and values.ndim == 2 else []
+    if len(outside):
+        row, column = outside[0]
+        raise ValueError(
+            f"{Path(labels).name} must hold labels between {low:g} and {high:g}, got {values[row, column]:g} in column "
+            f"{column} of row {row}. Correct it, or scale the labels to {low:g}..{high:g} before."
+        )
+
+
+def _read_ids(path: Path) -> list[str]:
+    if path.suffix.lower() != ".csv":
+        return path.read_text(encoding="utf-8").split("\n")[: -1 if path.read_bytes().endswith(b"\n") else None]
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "clip" not in table:
+        raise ValueError(f"{path.name} must have a column clip, got {', '.join(table)}. Name its column so.")
+    return table["clip"].tolist()
+
+
+def _check_finite(name: str, array: np.ndarray, clips: np.ndarray) -> None:
+    for start in range(0, len(array), ROWS_AT_ONCE):
+        bad = np.argwhere(~np.isfinite(array[start : start + ROWS_AT_ONCE]))
+        if len(bad):
+            row, column = int(start + bad[0][0]), int(bad[0][-1])
+            raise ValueError(
+                f"{name} must be finite, got {array[(row, *bad[0][1:])]} in column {column} of row {row} "
+                f"(clip {clips[row]}). Leave such rows out, or make them again."
+            )
+
 
 # Adam at 0.001, halved on a plateau, stopped early: how the source project trains
 SOURCE_CONFIG = TrainingConfig(learning_rate=1e-3, weight_decay=0.0, schedule="plateau", patience=10)
@@ -213,7 +369,7 @@ def train_personality_model(
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Train, analyse and save in one call, with the first seed of `config`.
 
-    Several seeds: `helpers.training.training_seeds.train_with_seeds`.
+    Several seeds: `helpers.training_system.train_with_seeds`.
 
     Args:
         static_features_path, dynamic_features_path, labels_path, ids_path, config: See `TrainingSystem`.
@@ -295,3 +451,111 @@ def _provenance(features: Path) -> Any:
     if not beside.exists():
         return "unknown: nothing lies beside the features that says so"
     return read_json(beside).get("identity", {}).get("weights", "not said")
+
+
+SEEDS_FILE = "seeds.json"
+
+
+def train_with_seeds(
+    static_features_path: str | Path,
+    dynamic_features_path: str | Path,
+    labels_path: str | Path,
+    output_path: str | Path,
+    epochs: int = 50,
+    batch_size: int = 32,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    ids_path: str | Path | None = None,
+    config: TrainingConfig = SOURCE_CONFIG,
+) -> tuple[keras.Model, pd.DataFrame, dict[str, Any]]:
+    """Train, analyse and save once per seed, and say what the seeds agree on.
+
+    Args:
+        static_features_path, dynamic_features_path, labels_path, output_path, epochs, batch_size, ids_path, config:
+            See `train_personality_model`; the seeds of `config` are not looked at.
+        seeds: At least two different ones.
+
+    Returns:
+        The first seed's network; the history of all, with a column `seed`; and what `seeds.json` holds: `seeds`,
+        `mean` and `sd` of the metrics over seeds (as `analyze_results` has them; `sd` with n - 1), `each` (per seed
+        mean_accuracy, mean R², kept epoch), `over_constant` of all test sets together, and its `verdict`.
+    """
+    if len(set(seeds)) != len(seeds) or len(seeds) < 2:
+        raise ValueError(f"seeds must be at least two different ones, got {list(seeds)}. Correct them.")
+    output = checked_output(output_path)
+    folder, paths = output.with_suffix(""), (static_features_path, dynamic_features_path, labels_path)
+    systems, models, histories, found, pairs = [], [], [], [], []
+    for seed in seeds:
+        one = replace(config, seeds=[seed])
+        system = TrainingSystem(*paths, folder / f"seed-{seed}", ids_path=ids_path, config=one)
+        model, history = system.train_model(batch_size=batch_size, epochs=epochs)
+        found.append(system.analyze_results(model, history))
+        pairs.append(system.test_pair(model))
+        systems.append(system)
+        models.append(model)
+        histories.append(history.assign(seed=seed))
+    for system, model, each in zip(systems, models, found, strict=True):  # now their states are not needed any more
+        system.save(model, system.folder / "model.keras", each)
+    agreed = summarise_seeds(seeds, found, compare_sets(pairs, system.data.targets, *OVER_CONSTANT))
+    write_json(folder / SEEDS_FILE, agreed)
+    _keep_first(folder / f"seed-{seeds[0]}", output, agreed)
+    return models[0], pd.concat(histories, ignore_index=True), agreed
+
+
+def summarise_seeds(
+    seeds: Sequence[int], found: Sequence[dict[str, Any]], over_constant: dict[str, Any]
+) -> dict[str, Any]:
+    """Put what `analyze_results` found with each seed together; see `train_with_seeds`."""
+    metrics = [each["metrics"] for each in found]
+    rows = [
+        {
+            "seed": seed,
+            "mean_accuracy": each["metrics"]["mean_accuracy"],
+            "r2": each["metrics"]["r2"]["mean"],
+            "best_epoch": each["best_epoch"],
+        }
+        for seed, each in zip(seeds, found, strict=True)
+    ]
+    return {
+        "seeds": list(seeds),
+        "mean": _each_number(metrics, np.mean),
+        "sd": _each_number(metrics, lambda values: np.std(values, ddof=1)),
+        "each": rows,
+        "over_constant": over_constant,
+        "verdict": over_constant["verdict"],
+    }
+
+
+def _each_number(items: Sequence[Any], reduce: Callable[[Sequence[float]], float]) -> Any:
+    """Reduce the numbers at the same place in dictionaries; None where one is missing."""
+    if isinstance(items[0], dict):
+        return {key: _each_number([item[key] for item in items], reduce) for key in items[0]}
+    return None if None in items else float(reduce(items))
+
+
+def _keep_first(folder: Path, output: Path, agreed: dict[str, Any]) -> None:
+    """Copy the first seed's model to `output`; its card says what all seeds came to."""
+    card = read_json(folder / "model.card.json")
+    with replacing(output) as part:
+        shutil.copyfile(folder / "model.keras", part)
+    over_seeds = {name: agreed[name] for name in ("seeds", "mean", "sd", "verdict")}
+    write_json(output.with_suffix(".card.json"), card | {"over_seeds": over_seeds})
+
+
+def as_text(agreed: dict[str, Any]) -> str:
+    """`seeds.json` for a terminal: a line per seed, mean and spread, the verdict."""
+    lines = [
+        f"seed {row['seed']}: mean accuracy {row['mean_accuracy']:.3f}, R² {_shown(row['r2'])}, "
+        f"epoch {row['best_epoch'] + 1} kept"
+        for row in agreed["each"]
+    ]
+    mean, sd = agreed["mean"], agreed["sd"]
+    lines.append(
+        f"mean ± sd of {len(lines)} seeds: mean accuracy {mean['mean_accuracy']:.3f} ± {sd['mean_accuracy']:.3f}, "
+        f"R² {_shown(mean['r2']['mean'])} ± {_shown(sd['r2']['mean'])}"
+    )
+    return "\n".join([*lines, agreed["verdict"]])
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

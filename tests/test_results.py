@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_train import tokens, write_folder
+from test_experiment import tokens, write_folder
 
-from helpers import compare
+from helpers import experiment, results
 from helpers.__main__ import main
 from helpers.align import Aligned
 from helpers.clips import write_clips
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, read_json, resolve, write_json
-from helpers.training import experiment, results, train
 
 QUICK = "constant,same_video,ridge"
 
@@ -23,19 +22,18 @@ QUICK = "constant,same_video,ridge"
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Compare the quick models on these clips, in this process; the token model, which takes long, is left out."""
-    for module in (experiment, results):
-        monkeypatch.setattr(module, "chosen_models", lambda models: tuple(models.split(",")))
+    monkeypatch.setattr(results, "chosen_models", lambda models: tuple(models.split(",")))
 
     def run_on(clips: Aligned, **changes) -> tuple[pd.DataFrame, dict]:
         def train_here(folder: Path, jobs: list, cfg: TrainingConfig) -> None:
             for name, seed, stamp in jobs:
-                train.write_fitted(folder, name, seed, stamp, train.train_one(name, seed, clips, None, cfg))
+                experiment.write_fitted(folder, name, seed, stamp, experiment.train_one(name, seed, clips, None, cfg))
 
         monkeypatch.setattr(experiment, "_run_jobs", train_here)
         write_folder(tmp_path / "clips", clips)
         options = {"models": QUICK, "seeds": [0, 1], "workers": 1, "validation_share": 0.2, "test_share": 0.4}
         cfg = TrainingConfig(out_dir=str(tmp_path / "run"), **options | changes)
-        return compare.compare_models_of(tmp_path / "clips", cfg)
+        return results.compare_models_of(tmp_path / "clips", cfg)
 
     return run_on
 
@@ -50,8 +48,8 @@ def test_the_table_has_every_model_with_intervals_and_is_written(run, tmp_path):
     np.testing.assert_allclose(written["mean"], table["mean"], rtol=1e-5)
     from_file = read_json(tmp_path / "run" / "training" / "training.json")
     assert from_file["comparisons"] == found["comparisons"]
-    pd.testing.assert_frame_equal(compare.table_of(from_file), compare.table_of(found))
-    text = compare.as_text(table)
+    pd.testing.assert_frame_equal(results.table_of(from_file), results.table_of(found))
+    text = results.as_text(table)
     assert "over the constant" in text
     assert "[" in text.splitlines()[-1]
 
@@ -84,7 +82,7 @@ def test_the_sentences_that_matter_are_few_and_none_is_said_twice():
     pairs = [(name, "constant") for name in names] + [(names[0], name) for name in names[1:]]
     comparisons = [{"a": a, "b": b, "low": 0.1, "verdict": f"{a} and {b}."} for a, b in pairs]
     comparisons[3]["low"] = -0.1
-    said = compare.telling({"models": models, "comparisons": comparisons, "groups": {}})
+    said = results.telling({"models": models, "comparisons": comparisons, "groups": {}})
     expected = [f"{names[0]} and {b}." for b in ("constant", *names[1:3])]
     assert said == [*expected, "No better than a constant: ridge."]  # the strongest rival is among the controls
 
@@ -115,9 +113,9 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_
         asked.append((folder, cfg))
         return None, None
 
-    monkeypatch.setattr(compare, "compare_models_of", note)
+    monkeypatch.setattr(results, "compare_models_of", note)
     for name in ("as_text", "sizes_as_text", "telling"):
-        monkeypatch.setattr(compare, name, lambda _: "")
+        monkeypatch.setattr(results, name, lambda _: "")
     (tmp_path / "p.yaml").write_text("06_training: {seeds: [5], models: ridge, epochs: 3}\n")
     params = ["--params", str(tmp_path / "p.yaml")]
     monkeypatch.chdir(tmp_path)
@@ -155,6 +153,6 @@ def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(run, tmp_pa
 def test_sizes_of_networks_are_a_table_without_the_models_that_are_none():
     rows = {"ridge": [np.nan] * 4, "aligned_mlp": [54_533, 54_000, 6, 853_489]}
     table = pd.DataFrame.from_dict(rows, "index", columns=["parameters", "trainable", "layers", "flops"])
-    header, row = compare.sizes_as_text(table).splitlines()
+    header, row = results.sizes_as_text(table).splitlines()
     assert header.split() == ["parameters", "trainable", "layers", "Mflop"]
     assert row.split() == ["aligned_mlp", "54533", "54000", "6", "0.85"]

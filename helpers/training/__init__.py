@@ -1,1 +1,0 @@
-"""Models, their rivals and controls, and how they are fitted."""

@@ -1,0 +1,458 @@
+"""The models by name: what each takes of a clip, the network or predictor it is, and how they differ as networks.
+
+In: `Aligned` clips with ratings (NaN where unrated) and the name of a model. Out: its inputs, arrays by name with N
+rows, and its Keras model, or predictions (N, k) of a baseline without one; tables of parameters and operations. A name
+says the same thing everywhere: in `training.json`, in the table, as the file of a training.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import layers, ops
+from sklearn.linear_model import Ridge
+
+from helpers.align import Aligned, nearest_motion
+from helpers.config import TrainingConfig
+from helpers.model import CompletePersonalityModel
+from helpers.tokens import middle
+
+
+def concat_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
+    """Build the pooled baseline: one vector per stream, concatenated, two hidden layers.
+
+    Returns:
+        Model from {"static": (B, static_dim), "dynamic": (B, dynamic_dim)} to scores (B, n_targets).
+    """
+    static, dynamic = keras.Input((static_dim,), name="static"), keras.Input((dynamic_dim,), name="dynamic")
+    x = layers.Dense(256, activation="relu")(layers.Concatenate()([static, dynamic]))
+    x = layers.Dropout(dropout_rate)(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Dense(64, activation="relu")(x)
+    scores = layers.Dense(n_targets, bias_initializer=middle())(x)
+    return keras.Model({"static": static, "dynamic": dynamic}, scores, name="concat_mlp")
+
+
+def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
+    """Build the attention-free baseline: face and motion of the same time concatenated per token, then averaged.
+
+    Returns:
+        Model from {"static": (B, T, static_dim), "dynamic": (B, T, dynamic_dim), "mask": bool (B, T)}, where token i
+        of both streams belongs to the same time, to scores (B, n_targets).
+    """
+    static, dynamic = keras.Input((None, static_dim), name="static"), keras.Input((None, dynamic_dim), name="dynamic")
+    mask = keras.Input((None,), dtype="bool", name="mask")
+    x = layers.Concatenate()([layers.Dense(128)(static), layers.Dense(128)(dynamic)])
+    x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(x))
+    x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
+    x = layers.Dense(64, activation="relu")(x)
+    scores = layers.Dense(n_targets, bias_initializer=middle())(x)
+    return keras.Model({"static": static, "dynamic": dynamic, "mask": mask}, scores, name="aligned_mlp")
+
+
+def stream_mlp(width: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
+    """Build what one stream alone can do: `aligned_mlp` over the tokens of a single stream.
+
+    Returns:
+        Model from {"tokens": (B, T, width), "mask": bool (B, T)} to scores (B, n_targets).
+    """
+    tokens, mask = keras.Input((None, width), name="tokens"), keras.Input((None,), dtype="bool", name="mask")
+    x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(layers.Dense(128)(tokens)))
+    x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
+    x = layers.Dense(64, activation="relu")(x)
+    scores = layers.Dense(n_targets, bias_initializer=middle())(x)
+    return keras.Model({"tokens": tokens, "mask": mask}, scores, name="stream_mlp")
+
+
+def freeze_parts(model: keras.Model, parts: str) -> None:
+    """Keep parts of a network as they start.
+
+    Args:
+        model: Any with parts of its own, as `architecture.as_tree` names them.
+        parts: Names with commas between them, such as "query,key"; a part is frozen with all in it. "" freezes none.
+
+    Raises:
+        ValueError: The network has no part of such a name.
+    """
+    known = {part.name: part for part in model._flatten_layers(include_self=False)}
+    for name in filter(None, (name.strip() for name in parts.split(","))):
+        if name not in known:
+            raise ValueError(f"frozen must be names among {', '.join(known)}, got {name!r}. Correct the name.")
+        known[name].trainable = False
+
+
+RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
+
+Predictor = Callable[[Sequence[Aligned], np.ndarray, np.ndarray], list[np.ndarray]]
+
+
+def constant(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
+    """Answer the mean training rating of each target for every clip.
+
+    Args:
+        sets: Clips to predict; those of the first one are trained on.
+        train, validation: Which clips of the first set these are, bool (N,).
+
+    Returns:
+        Predictions (N, k) of each set.
+    """
+    mean = np.nanmean(sets[0].labels[train], 0)
+    return [np.tile(mean, (len(clips), 1)) for clips in sets]
+
+
+def same_video(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
+    """Answer the mean rating of the training clips of the same source, shrunken to the mean of all: sees no pixel.
+
+    Whatever it knows beyond the constant is what the split leaks; by source it is the constant. The weight of a source
+    with n clips is n vb / (n vb + vw), the best linear predictor in a one-way random-effects model, with the variances
+    between and within sources from the analysis of variance (Searle, Casella and McCulloch 1992, ch. 3).
+    Arguments and result are those of `constant`.
+    """
+    labels, sources = sets[0].labels[train].astype(float), sets[0].sources[train]
+    columns = [_shrunken_means(pd.Series(column, index=sources).dropna()) for column in labels.T]
+    return [np.stack([means.reindex(s.sources).fillna(mean) for means, mean in columns], 1) for s in sets]
+
+
+def _shrunken_means(ratings: pd.Series) -> tuple[pd.Series, float]:
+    """Shrunken mean of each source (the index) and the mean of all ratings."""
+    groups = ratings.groupby(level=0)
+    size, mean, overall = groups.size(), groups.mean(), float(ratings.mean())
+    n, n_groups = len(ratings), len(size)
+    if n_groups < 2 or n_groups == n:
+        return mean.iloc[:0], overall  # nothing tells the variance between sources from that within
+    within = float(((ratings - groups.transform("mean")) ** 2).sum()) / (n - n_groups)
+    typical_size = (n - float((size**2).sum()) / n) / (n_groups - 1)
+    between = max(0.0, (float((size * (mean - overall) ** 2).sum()) / (n_groups - 1) - within) / typical_size)
+    if between == 0:
+        return mean.iloc[:0], overall
+    weight = size * between / (size * between + within)
+    return overall + weight * (mean - overall), overall
+
+
+def ridge(*streams: str) -> Predictor:
+    """Make the ridge regression on the mean tokens of these streams; its penalty is chosen on the validation clips."""
+
+    def predict(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
+        pooled = [clips.pooled() for clips in sets]
+        x = [np.concatenate([streams_of[name] for name in streams], 1) for streams_of in pooled]
+        mean, sd = x[0][train].mean(0), x[0][train].std(0)
+        x = [(part - mean) / np.where(sd > 0, sd, 1) for part in x]
+        models = fit_ridge(x[0], sets[0].labels, train, validation)
+        return [np.stack([m.predict(part) for m in models], 1) for part in x]
+
+    return predict
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> list[Ridge]:
+    """Fit one ridge regression per target on standardised x, its penalty chosen on the validation clips.
+
+    Args:
+        x: (N, D).
+        y: (N, k), NaN where unrated; each target is fitted to the clips that have it.
+        train, validation: bool (N,).
+    """
+    models = []
+    for column in y.T:
+        fitted_on, chosen_on = (part & ~np.isnan(column) for part in (train, validation))
+        tried = [Ridge(alpha).fit(x[fitted_on], column[fitted_on]) for alpha in RIDGE_ALPHAS]
+        errors = [np.mean((m.predict(x[chosen_on]) - column[chosen_on]) ** 2) for m in tried]
+        models.append(tried[int(np.argmin(errors))])
+    return models
+
+
+BASELINES: dict[str, Predictor] = {
+    "constant": constant,
+    "same_video": same_video,
+    "ridge_face": ridge("static"),
+    "ridge_motion": ridge("dynamic"),
+    "ridge": ridge("static", "dynamic"),
+}
+
+
+TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
+SHUFFLED_LABELS_MODEL = "token_cross_attention_shuffled_labels"
+SALIENCE_MODEL, SALIENCE_SHUFFLED_MODEL = "salience_cross_attention", "salience_cross_attention_shuffled"
+WARMUP_SHARE = 0.3  # of the training steps, for the salience model's auxiliary loss
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table of models.
+
+    Attributes:
+        says: What it is, in words.
+        inputs: "tokens", "shuffled", "pooled", "aligned", "static" or "dynamic" (one stream's tokens), "untimed" (all
+            tokens at one time), "coarse" (every other token); "" where there is no network.
+        network: "cross_attention", "concat_mlp", "aligned_mlp", "stream_mlp", or "" for a baseline without one.
+        options: Further arguments of CompletePersonalityModel.
+        changes: Parameters of the training that it has otherwise.
+        longer: Its epochs over those of the others.
+        settles: Share of its epochs of which none is kept.
+        labels: "own", or "shuffled": each training and validation clip has the ratings of another one of them.
+    """
+
+    says: str
+    inputs: str = "tokens"
+    network: str = "cross_attention"
+    options: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    longer: float = 1.0
+    settles: float = 0.0
+    labels: str = "own"
+
+    @property
+    def cost(self) -> float:
+        """Duration of a training, roughly, in trainings of an MLP."""
+        return self.longer * {"": 0, "cross_attention": 4}.get(self.network, 1)
+
+
+def _baseline(says: str) -> Variant:
+    return Variant(says, "", "")
+
+
+VARIANTS: dict[str, Variant] = {
+    "constant": _baseline("the mean training rating for everyone"),
+    "same_video": _baseline("the mean of the training clips of the same source, shrunken; sees no pixel"),
+    "ridge_face": _baseline("ridge regression on the mean face token"),
+    "ridge_motion": _baseline("ridge regression on the mean motion token"),
+    "ridge": _baseline("ridge regression on the mean tokens of both streams"),
+    "face_mlp": Variant("face tokens alone, no time", "static", "stream_mlp"),
+    "motion_mlp": Variant("motion tokens alone, no time", "dynamic", "stream_mlp"),
+    "concat_mlp": Variant("mean tokens of both streams, concatenated", "pooled", "concat_mlp"),
+    "one_token_cross_attention": Variant("cross-attention over one mean token per stream", "pooled"),
+    TOKEN_MODEL: Variant("cross-attention over tokens in time"),
+    SHUFFLED_MODEL: Variant("the same, motion tokens moved to other times: the control", "shuffled"),
+    SHUFFLED_LABELS_MODEL: Variant(
+        "the same, trained on other clips' ratings: nothing can be learned", labels="shuffled"
+    ),
+    "token_cross_attention_untied": Variant("the same, keys not started as queries", options={"tied_start": False}),
+    "token_cross_attention_pooled_before": Variant("the same, pooled before the head", options={"pool": "before"}),
+    SALIENCE_MODEL: Variant(
+        "attention from a flat start, at a price", options={"attention": "salience"}, longer=1.6, settles=0.6
+    ),
+    SALIENCE_SHUFFLED_MODEL: Variant(
+        "the same, motion tokens moved to other times: its control",
+        "shuffled",
+        options={"attention": "salience"},
+        longer=1.6,
+        settles=0.6,
+    ),
+    "aligned_mlp": Variant("face and motion of the same time concatenated, no attention", "aligned", "aligned_mlp"),
+}
+ABLATIONS: dict[str, Variant] = {
+    "heads_1": Variant("1 head", changes={"num_heads": 1}),
+    "heads_2": Variant("2 heads", changes={"num_heads": 2}),
+    "heads_8": Variant("8 heads", changes={"num_heads": 8}),
+    "fusion_dim_64": Variant("tokens of width 64", changes={"fusion_dim": 64}),
+    "fusion_dim_256": Variant("tokens of width 256", changes={"fusion_dim": 256}),
+    "every_other_token": Variant("every other token of both streams", "coarse"),
+    "no_positions": Variant("no times: attention cannot tell when", "untimed"),
+}
+MODELS = (
+    "constant", "same_video", "ridge_face", "ridge_motion", "ridge", "concat_mlp", "one_token_cross_attention",
+    TOKEN_MODEL, SHUFFLED_MODEL, "aligned_mlp",
+)  # fmt: skip  # the short list, which the demo has minutes for
+
+
+def variant_of(name: str) -> Variant:
+    """Look up a model or an ablation; ValueError lists the names."""
+    known = VARIANTS | ABLATIONS
+    if name not in known:
+        raise ValueError(f"models must be names among {', '.join(known)}, got {name!r}. Correct the name.")
+    return known[name]
+
+
+def chosen_models(models: str) -> tuple[str, ...]:
+    """The models that `models` of the training's parameters means.
+
+    Args:
+        models: Names with commas between them; "short" is MODELS, "all" every variant, "ablations" every ablation.
+
+    Returns:
+        Their names in the order of the table, the constant and the token model always among them: every comparison
+        needs both.
+    """
+    groups = {"all": tuple(VARIANTS), "ablations": tuple(ABLATIONS), "short": MODELS}
+    wanted = [each for name in models.split(",") for each in groups.get(name.strip(), (name.strip(),))]
+    for name in wanted:
+        variant_of(name)
+    return tuple(name for name in VARIANTS | ABLATIONS if name in {*wanted, "constant", TOKEN_MODEL})
+
+
+def config_of(name: str, cfg: TrainingConfig) -> TrainingConfig:
+    """The parameters that a model is trained with."""
+    variant = variant_of(name)
+    epochs = round(cfg.epochs * variant.longer)
+    return replace(
+        cfg, epochs=epochs, first_epoch=max(cfg.first_epoch, int(epochs * variant.settles)), **variant.changes
+    )
+
+
+def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
+    """Draw where the motion token at each place comes from, int (N, Td): a permutation within each clip's tokens."""
+    keys = np.random.RandomState(seed).random_sample(aligned.dynamic_mask.shape)
+    return np.where(aligned.dynamic_mask, keys, np.inf).argsort(1, kind="stable")
+
+
+def shuffle_motion(aligned: Aligned, seed: int) -> Aligned:
+    """Move the motion tokens of each clip to other times: the control that has all of the clip but what was when."""
+    order = shuffled_order(aligned, seed)
+    return replace(aligned, dynamic_features=np.take_along_axis(aligned.dynamic_features, order[..., None], 1))
+
+
+def model_labels(name: str, labels: np.ndarray, fitted: np.ndarray, seed: int) -> np.ndarray:
+    """The ratings (N, k) that the model of this name is fitted to; `fitted`, bool (N,), are the clips it may see."""
+    if variant_of(name).labels == "own":
+        return labels
+    out, rows = labels.copy(), np.flatnonzero(fitted)
+    out[rows] = labels[np.random.RandomState(seed).permutation(rows)]
+    return out
+
+
+def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray]:
+    """What the model of this name takes: token sequences, pooled vectors, or pairs of tokens of the same time."""
+    kind = variant_of(name).inputs
+    if kind in ("static", "dynamic"):
+        return {"tokens": getattr(aligned, f"{kind}_features"), "mask": getattr(aligned, f"{kind}_mask")}
+    if kind == "aligned":
+        motion = np.take_along_axis(aligned.dynamic_features, nearest_motion(aligned)[..., None], 1)
+        return {"static": aligned.static_features, "dynamic": motion, "mask": aligned.static_mask}
+    if kind == "pooled":
+        return aligned.pooled()
+    inputs = (shuffle_motion(aligned, seed) if kind == "shuffled" else aligned).inputs()
+    if kind == "untimed":
+        return inputs | {name: np.zeros_like(inputs[name]) for name in ("static_t_s", "dynamic_t_s")}
+    if kind == "coarse":
+        return {name: values[:, ::2] for name, values in inputs.items()}
+    return inputs
+
+
+def build_model(name: str, aligned: Aligned, cfg: TrainingConfig, n_train: int) -> keras.Model:
+    """Build the network of this name for the widths of these clips, to be trained on `n_train` of them."""
+    variant, cfg = variant_of(name), config_of(name, cfg)
+    widths = {"static": aligned.static_features.shape[-1], "dynamic": aligned.dynamic_features.shape[-1]}
+    n_targets = len(aligned.targets)
+    if variant.network == "stream_mlp":
+        return stream_mlp(widths[variant.inputs], cfg.dropout_rate, n_targets)
+    if variant.network in ("concat_mlp", "aligned_mlp"):
+        build = {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[variant.network]
+        return build(*widths.values(), cfg.dropout_rate, n_targets)
+    options = dict(variant.options)
+    if options.get("attention") == "salience":
+        options["warmup_steps"] = round(WARMUP_SHARE * cfg.epochs * -(-n_train // cfg.batch_size))
+    sizes = cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets
+    model = CompletePersonalityModel(*widths.values(), *sizes, **options)
+    freeze_parts(model, cfg.frozen)
+    return model
+
+
+def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int, n_train: int | None = None) -> keras.Model:
+    """The network as it is before its training with this seed: the same weights at every call.
+
+    Args:
+        name: Of a variant that has a network.
+        aligned: Clips whose widths it is for.
+        cfg: Its sizes.
+        seed: Of its weights.
+        n_train: Clips it will be trained on; default all of `aligned`. Only the salience model's warm-up needs it.
+    """
+    keras.utils.set_random_seed(seed)
+    return build_model(name, aligned, cfg, n_train or len(aligned))
+
+
+def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:
+    """Compare networks.
+
+    Args:
+        models: By name, a model and inputs it takes (arrays with a leading axis of clips, in whatever structure).
+
+    Returns:
+        Index model; `parameters`, `trainable`, `layers` (those with weights of their own), `flops` of one clip's
+        forward pass, a multiplication and an addition counting as two.
+    """
+    rows = {
+        name: {
+            "parameters": model.count_params(),
+            "trainable": sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
+            "layers": sum(1 for _, part in walk(model) if not _parts(part) and part.weights),
+            "flops": count_flops(model, inputs),
+        }
+        for name, (model, inputs) in models.items()
+    }
+    return pd.DataFrame.from_dict(rows, "index").rename_axis("model")
+
+
+def own_architectures(
+    clips: Aligned, cfg: TrainingConfig, names: Sequence[str] = tuple(VARIANTS)
+) -> dict[str, tuple[keras.Model, Any]]:
+    """The networks among these models, for the widths and tokens of these clips: what `compare_architectures` takes."""
+    one = clips.take(np.arange(1))
+    networks = [name for name in names if variant_of(name).network]
+    return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in networks}
+
+
+def walk(model: keras.Model, depth: int = 0) -> Iterator[tuple[int, keras.layers.Layer]]:
+    """The parts of a model with their depth, a part before its own parts."""
+    for part in _parts(model):
+        yield depth, part
+        yield from walk(part, depth + 1)
+
+
+def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return list(layer._flatten_layers(include_self=False, recursive=False))  # `layers` exists on models only
+
+
+def as_tree(model: keras.Model) -> str:
+    """The parts of a model as indented lines: name, kind, parameters."""
+    lines = [f"{model.name} ({type(model).__name__}): {model.count_params():,} parameters"]
+    lines += [
+        f"{'  ' * (depth + 1)}{part.name} ({type(part).__name__})"
+        + (f": {part.count_params():,}" if part.weights else "")
+        for depth, part in walk(model)
+    ]
+    return "\n".join(lines)
+
+
+def count_flops(model: keras.Model, inputs: Any) -> int:
+    """Count the floating-point operations of one clip's forward pass, by the counter of the running backend.
+
+    The counters differ in what they count beside matrix products (additions, activations), which is little.
+
+    Args:
+        model: Built.
+        inputs: What it takes; of arrays with several clips the first is used.
+    """
+    one = keras.tree.map_structure(lambda x: ops.convert_to_tensor(np.asarray(x)[:1]), inputs)
+    counters = {"tensorflow": _tensorflow_flops, "jax": _jax_flops, "torch": _torch_flops}
+    return counters[keras.backend.backend()](model, one)
+
+
+def _tensorflow_flops(model: keras.Model, one: Any) -> int:
+    import tensorflow as tf
+
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(one).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # the profiler calls functions of TensorFlow's own that are deprecated, and says so
+    try:
+        profile = tf.compat.v1.profiler.profile(graph, options=options.with_empty_output().build())
+    finally:
+        logger.setLevel(level)
+    return int(profile.total_float_ops)
+
+
+def _jax_flops(model: keras.Model, one: Any) -> int:
+    import jax
+
+    return int(jax.jit(lambda x: model(x, training=False)).lower(one).compile().cost_analysis()["flops"])
+
+
+def _torch_flops(model: keras.Model, one: Any) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model(one, training=False)
+    return int(counter.get_total_flops())
