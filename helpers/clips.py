@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import needs, replacing
-from helpers.names import VIDEO_SUFFIXES, clip_key, find_keys, natural_order, source_of, video_files
+from helpers.names import VIDEO_SUFFIXES, clip_key, fitting_keys, natural_order, source_of, video_files
 from helpers.ratings import STATED, Ratings, read_rating_rows, reliability, scaled
 from helpers.splits import split_named
 
@@ -238,3 +238,26 @@ def load_clips(path: str | Path) -> pd.DataFrame:
     targets = targets_of(pd.read_csv(made, index_col="key", nrows=0))
     text = dict.fromkeys(("key", "path", "source", "split", "group"), str)
     return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in targets})
+
+
+def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str]) -> list[str]:
+    """Find the clip that each name means.
+
+    Args:
+        names: As `fitting_keys` takes them.
+        splits: The split of each key there is, "" where it is unknown.
+        name_splits: For each name the split its clip is known to be in, or "". Clips of other splits are passed over.
+
+    Returns:
+        A key per name; "" where there is no such clip.
+
+    Raises:
+        ValueError: a name that fits more than one clip.
+    """
+    names, keys = list(names), []
+    for name, candidates, split in zip(names, fitting_keys(names, splits), name_splits, strict=True):
+        fitting = [key for key in candidates if not split or splits[key] in ("", split)]
+        if len(fitting) > 1:
+            raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
+        keys.append(fitting[0] if fitting else "")
+    return keys

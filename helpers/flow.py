@@ -1,4 +1,4 @@
-"""Optical flow between neighbouring frames: computing, scaling, normalising, colouring and storing it.
+"""Optical flow between neighbouring frames: computing, scaling, normalising and storing it.
 
 In: RGB uint8 frames (T, H, W, 3). Out: flow float32 (T-1, H, W, 2), (dx, dy) in pixels per frame; dx > 0 moves right,
 dy > 0 moves down. "Per frame" means from one of the given frames to the next: at half the rate the same movement is
@@ -93,33 +93,6 @@ def normalise_flow(flow: np.ndarray, clip_px: float = 20.0) -> np.ndarray:
     if clip_px <= 0:
         raise ValueError(f"clip_px must be above 0, got {clip_px}.")
     return (np.clip(flow, -clip_px, clip_px) / clip_px).astype(np.float32, copy=False)
-
-
-def flow_to_rgb(flow: np.ndarray, max_px: float | None = None) -> np.ndarray:
-    """Colour flow by direction (hue) and length (saturation); no motion is white.
-
-    Args:
-        flow: (..., H, W, 2) pixels.
-        max_px: Length shown in full colour; default: the longest vector.
-
-    Returns:
-        RGB uint8 (..., H, W, 3). Right is red, down yellow-green, left cyan, up violet.
-    """
-    length = np.linalg.norm(flow, axis=-1)
-    max_px = max(float(length.max()), 1e-6) if max_px is None else max_px
-    hue = np.degrees(np.arctan2(flow[..., 1], flow[..., 0])) % 360
-    hsv = np.stack([hue, (length / max_px).clip(0, 1), np.ones_like(length)], axis=-1).astype(np.float32)
-    rgb = cv2.cvtColor(hsv.reshape(-1, 1, 3), cv2.COLOR_HSV2RGB).reshape(hsv.shape)
-    return (rgb * 255).round().astype(np.uint8)
-
-
-def flow_wheel(side_px: int = 101) -> np.ndarray:
-    """The legend of `flow_to_rgb`: a disc that shows the colour of every direction and length, RGB uint8 (S, S, 3)."""
-    axis = np.linspace(-1, 1, side_px, dtype=np.float32)
-    flow = np.stack(np.meshgrid(axis, axis), axis=-1)
-    rgb = flow_to_rgb(flow, 1.0)
-    rgb[np.linalg.norm(flow, axis=-1) > 1] = 255
-    return rgb
 
 
 @dataclass(frozen=True)

@@ -44,29 +44,6 @@ def natural_order(key: str) -> tuple:
     return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], key
 
 
-def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str]) -> list[str]:
-    """Find the clip that each name means.
-
-    Args:
-        names: As `fitting_keys` takes them.
-        splits: The split of each key there is, "" where it is unknown.
-        name_splits: For each name the split its clip is known to be in, or "". Clips of other splits are passed over.
-
-    Returns:
-        A key per name; "" where there is no such clip.
-
-    Raises:
-        ValueError: a name that fits more than one clip.
-    """
-    names, keys = list(names), []
-    for name, candidates, split in zip(names, fitting_keys(names, splits), name_splits, strict=True):
-        fitting = [key for key in candidates if not split or splits[key] in ("", split)]
-        if len(fitting) > 1:
-            raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
-        keys.append(fitting[0] if fitting else "")
-    return keys
-
-
 def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
     """List for each name all keys it fits: the equal one, or else those that end in it.
 

@@ -180,7 +180,7 @@ def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
 
 def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():
     splits = {"x": "", "a/x": "", "a/b/y": "train", "id.003": ""}
-    assert names.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
+    assert clips.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
         "x",
         "x",
         "a/x",

@@ -8,13 +8,12 @@ from trees import some_flow
 from helpers.flow import (
     METHODS,
     OpticalFlowComputer,
-    flow_to_rgb,
-    flow_wheel,
     normalise_flow,
     read_flow,
     resize_flow,
     write_flow,
 )
+from helpers.plots.flow import flow_to_rgb, flow_wheel
 from helpers.store import write_arrays
 
 SIDE = 97

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.flow import flow_to_rgb, flow_wheel
 from helpers.plots import preparation
+from helpers.plots.flow import flow_to_rgb, flow_wheel
 
 
 @pytest.fixture(autouse=True)

@@ -209,8 +209,8 @@ def plot_flow(
     """Draw coloured flow with its wheel as legend.
 
     Args:
-        flow_rgb: RGB uint8 (H, W, 3), from `helpers.flow.flow_to_rgb`.
-        wheel_rgb: RGB uint8 (S, S, 3), from `helpers.flow.flow_wheel`.
+        flow_rgb: RGB uint8 (H, W, 3), from `helpers.plots.flow.flow_to_rgb`.
+        wheel_rgb: RGB uint8 (S, S, 3), from `helpers.plots.flow.flow_wheel`.
         max_px: Length at the wheel's rim, pixels per frame.
         title: What is to be seen.
         ax: Axes to draw on; a new figure by default.
