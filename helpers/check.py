@@ -30,7 +30,7 @@ from helpers.clips import find_clips
 from helpers.config import NOTEBOOKS, AlignmentConfig
 from helpers.container import VideoError, VideoInfo, open_video, probe, write_excerpt
 from helpers.detectors import detect_faces, require_detector
-from helpers.files import duration, free_bytes, read_json, resolve, size
+from helpers.files import read_json, resolve
 from helpers.video import Converter, decode_pyav, iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
 
@@ -242,7 +242,7 @@ def _kinds(table: pd.DataFrame) -> list[str]:
 def _verdict(table: pd.DataFrame) -> str:
     """One line: how many clips are usable, how many are not, and how long the usable ones are together."""
     usable = table[table["usable"]]
-    length, odd = duration(usable["duration_s"].sum() / 3600), (usable["remarks"] != "").sum()
+    length, odd = _duration(usable["duration_s"].sum() / 3600), (usable["remarks"] != "").sum()
     said = f"{len(usable)} of {len(table)} clips are usable, {length}, {odd} of them with a remark"
     return f"{said}; {len(table) - len(usable)} are not."
 
@@ -428,20 +428,34 @@ def forecast_text(table: pd.DataFrame, out: str | Path = "results") -> str:
     """The forecast as lines, and whether the disk that `out` is on has room for it."""
     facts = table.attrs
     lines = [
-        f"Forecast for {facts['clips']} clips ({duration(facts['clip_hours'])}) on {facts['device']}:",
+        f"Forecast for {facts['clips']} clips ({_duration(facts['clip_hours'])}) on {facts['device']}:",
         f"{'stage':15} {'per second':>11} {'start':>6}  {'bound by':8}  {'time':18} {'disk':>9}",
         *(
-            f"{row.Index:15} {row.per_s:9.3f} s {row.start_s:4.0f} s  {row.bound:8}  {duration(row.hours):18} "
-            f"{size(row.bytes):>9}"
+            f"{row.Index:15} {row.per_s:9.3f} s {row.start_s:4.0f} s  {row.bound:8}  {_duration(row.hours):18} "
+            f"{_size(row.bytes):>9}"
             for row in table.itertuples()
         ),
-        f"{'together':45} {duration(table['hours'].sum()):18} {size(table['bytes'].sum()):>9}",
+        f"{'together':45} {_duration(table['hours'].sum()):18} {_size(table['bytes'].sum()):>9}",
         f"Measured on {facts['clip']} and others with {facts['flow']} flow and random weights of the same shape; per",
         "second of clip. 06 and 07 are not in it; 05 is for its files only.",
     ]
     lines += [f"{stage} reads {folder} instead of the videos." for stage, folder in facts["trees"].items()]
     if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
         lines.append("The cores bound every stage: a second GPU would make none of them faster.")
-    free = free_bytes(out)
+    folder = resolve(out)
+    free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
     enough = "" if free > table["bytes"].sum() else " WARNING: not enough. Name a larger disk with --out."
-    return "\n".join([*lines, f"Free on the disk of {resolve(out)}: {size(free)}.{enough}"])
+    return "\n".join([*lines, f"Free on the disk of {folder}: {_size(free)}.{enough}"])
+
+
+def _duration(hours: float) -> str:
+    """Hours in words: "0.4 h (25 min)"; minutes under six hours, seconds under two minutes."""
+    seconds = 3600 * hours
+    if seconds < 120:
+        return f"{hours:.1f} h ({seconds:.0f} s)"
+    return f"{hours:.1f} h ({seconds / 60:.0f} min)" if hours < 6 else f"{hours:,.0f} h"
+
+
+def _size(n_bytes: float) -> str:
+    """Bytes in the unit that fits: "3.06MB"."""
+    return f"{tqdm.format_sizeof(n_bytes)}B"

@@ -13,6 +13,7 @@ All of these are readable with numpy, pandas and h5py alone; one clip is held at
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.clips import line_end, load_clips, targets_of
-from helpers.files import PART, DiskFullError, FolderLock, free_bytes, needs, replacing, size, write_json
+from helpers.files import PART, DiskFullError, FolderLock, needs, replacing, write_json
 from helpers.names import natural_order
 from helpers.store import STREAMS, FeatureFile, read_arrays, read_features, read_manifest
 
@@ -276,11 +277,11 @@ def clip_files(stage_folder: str | Path) -> dict[str, Path]:
 def _write_array(path: Path, files: dict[str, Path], shape: tuple[int, int]) -> None:
     """Write all rows as an npy; not through a memory map, where a full disk ends the process without a word."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype("float32")), "fortran_order": False, "shape": shape}
-    n_bytes, free = 4 * shape[0] * shape[1], free_bytes(path.parent.resolve())
+    n_bytes, free = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
     if n_bytes > free:
         raise DiskFullError(
-            f"the disk is full: {path.parent} needs room for {size(n_bytes)} of rows, {size(free)} are free there. "
-            "Free some and run the same command."
+            f"the disk is full: {path.parent} needs room for {n_bytes / 1e6:,.1f} MB of rows, {free / 1e6:,.1f} MB are "
+            "free there. Free some and run the same command."
         )
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import model as _registered
-from helpers.files import PART, code_version, differences, needs, read_json, replacing, sync_folder, write_json
+from helpers.files import PART, code_version, differences, needs, read_json, replacing, write_json
 
 ALIASES = {  # of parts of names, as other layers of the same kind were called
     "attention_output": "output_projection",
@@ -195,7 +195,6 @@ class ModelSerializer:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        sync_folder(self.folder)
         return version
 
     def card(self, version: int | None = None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def require_videos(videos: tuple[Path, ...]) -> None:
 
 def without_noise() -> AbstractContextManager[None]:
     """Hide the dozen lines about GPUs that TensorFlow writes while it is imported."""
-    from helpers.files import stderr_into
+    from helpers.workbook import stderr_into
 
     return stderr_into(os.devnull)
 

@@ -8,25 +8,23 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-import papermill
 import yaml
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 
 from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS, AnalysisConfig
-from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, stderr_into, write_json
+from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, write_json
 from helpers.names import video_files
-from helpers.pages import export
 from helpers.store import stage_is_whole
 
 log = logging.getLogger(__name__)
@@ -262,12 +260,16 @@ def write_report(out: str | Path) -> Path:
     """
     out = Path(out).resolve()
     needs(out / "training" / "training.json", "06_training")
+    from helpers.pages import export
+
     copy = execute(Task(REPORT, {"out_dir": str(out)}), out)
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
 
 
 def score_page(videos: Sequence[Path], model: Path, page: Path) -> list[dict[str, Any]]:
     """Execute notebook 09 on all of the videos and export it as a page; return what it wrote into `score.json`."""
+    from helpers.pages import export
+
     with TemporaryDirectory() as folder:
         parameters = {"video": list(map(os.path.abspath, videos)), "model_dir": os.path.abspath(model)}
         copy = execute(Task("09_score_a_clip", {"out_dir": folder, **parameters}), Path(folder))
@@ -279,6 +281,10 @@ def score_page(videos: Sequence[Path], model: Path, page: Path) -> list[dict[str
 
 def execute(task: Task, out: Path) -> Path:
     """Run one notebook into `<out>/notebooks/`; return the executed copy."""
+    import papermill  # as long as all the rest
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     copy = out / "notebooks" / f"{task.name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     where = {"cwd": ROOT / "notebooks", "kernel_name": "python3", "progress_bar": False}
@@ -336,3 +342,17 @@ def helpers_hash() -> str:
     for path in sorted((ROOT / "helpers").rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def stderr_into(path: str | Path) -> Iterator[None]:
+    """Send what this process, its C++ libraries and the processes it starts write to standard error into a file."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)

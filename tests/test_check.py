@@ -13,7 +13,7 @@ from numbered import read_numbers, write_numbered
 from trees import write_faces
 from trees import write_pairs as write_flow
 
-from helpers import __main__, check, files
+from helpers import __main__, check
 from helpers.config import AlignmentConfig
 from helpers.container import VideoError, open_video, probe
 
@@ -372,16 +372,4 @@ def test_a_forecast_that_fails_says_why_and_the_check_stands(capsys, good, monke
     [(0.01, "0.0 h (36 s)"), (0.4166, "0.4 h (25 min)"), (5.99, "6.0 h (359 min)"), (1234.5, "1,234 h")],
 )
 def test_hours_are_said_in_the_unit_that_fits(hours, text):
-    assert files.duration(hours) == text
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"), [(999, "999 B"), (1500, "1.5 kB"), (3.06e6, "3.1 MB"), (2e15, "2,000.0 TB")]
-)
-def test_bytes_are_said_in_the_unit_that_fits(n_bytes, text):
-    assert files.size(n_bytes) == text
-
-
-def test_room_is_that_of_the_disk_a_folder_will_be_on(tmp_path):
-    free = shutil.disk_usage(tmp_path).free
-    assert files.free_bytes(tmp_path / "not" / "yet") == pytest.approx(free, rel=0.05)
+    assert check._duration(hours) == text

@@ -22,14 +22,14 @@ def test_defaults_are_legal():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"fps": "15"}, r"fps must be float, at least 1\.0 and at most 240\.0, got '15' \(str\)"),
+        ({"fps": "15"}, r"fps must be float, at least 1\.0, at most 240\.0, got '15' \(str\)"),
         ({"fps": True}, r"fps must be float, .*got True \(bool\)"),
         ({"fps": 0}, r"fps must be float, at least 1\.0.*got 0"),
         ({"fps": float("nan")}, "fps must be float"),
-        ({"backend": "decord"}, "backend must be str, one of 'auto', 'pyav', 'opencv', 'cuda', .*got 'decord'"),
+        ({"backend": "decord"}, r"backend must be str, one of \['auto', 'pyav', 'opencv', 'cuda', .*got 'decord'"),
         ({"progress": "true"}, r"progress must be bool, got 'true' \(str\)"),
         ({"progress": 1}, r"progress must be bool, got 1 \(int\)"),
-        ({"workers": 2.0}, r"workers must be int, at least 0 and at most 256, got 2\.0 \(float\)"),
+        ({"workers": 2.0}, r"workers must be int, at least 0, at most 256, got 2\.0 \(float\)"),
         ({"workers": True}, r"workers must be int, .*got True \(bool\)"),
         ({"data_dir": 3}, r"data_dir must be str, got 3 \(int\)"),
         ({"fpz": 15.0}, "unknown parameter 'fpz'. Legal names: out_dir, data_dir, backend, fps"),
@@ -65,7 +65,7 @@ def test_from_notebook_takes_the_cells_values():
 
 
 def test_a_parameter_that_papermill_injected_under_a_wrong_name_is_refused():
-    namespace = notebook_namespace(config.SetupConfig, In=["", "size = 1024", '# Parameters\nsise = 512\nx = "a"\n'])
+    namespace = notebook_namespace(config.SetupConfig, In=["", "# Parameters\nsise = 512\n"], sise=512)
     with pytest.raises(ValueError, match="unknown parameter 'sise'. Legal names: out_dir, require_gpu, size"):
         config.SetupConfig.from_notebook(namespace)
 
@@ -88,19 +88,19 @@ def test_what_decides_the_result_leaves_folders_out():
 def test_a_parameter_that_folders_were_made_without_is_named_only_where_it_is_not_the_default():
     assert "flow_dir" not in config.DynamicConfig().as_dict()
     assert config.DynamicConfig(flow_dir="trees").as_dict()["flow_dir"] == "trees"
-    for name, kind in config.NOTEBOOKS.items():
-        assert set(kind.newer) <= {f.name for f in dataclasses.fields(kind)}, name
 
 
 def test_motion_of_the_camera_is_not_removed():
     assert config.DynamicConfig(remove_camera=False) == config.DynamicConfig()
-    with pytest.raises(ValueError, match="remove_camera must be False: motion of the camera is no longer removed"):
+    with pytest.raises(ValueError, match="remove_camera must be bool, always False, got True"):
         config.DynamicConfig(remove_camera=True)
 
 
 @pytest.mark.parametrize("nothing", ["", []])
 def test_a_score_of_no_videos_is_refused(nothing):
-    with pytest.raises(ValueError, match="video must name at least one video or folder"):
+    with pytest.raises(
+        ValueError, match="video must be str, of length at least 1 or list of str, of length at least 1"
+    ):
         config.ScoreConfig(video=nothing)
 
 

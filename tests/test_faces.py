@@ -200,7 +200,7 @@ def test_aligning_eyes_without_landmarks_is_refused_by_name():
     with pytest.raises(ValueError, match="align_eyes needs the detector 'yunet', got 'haar'"):
         PreparationConfig(align_eyes=True)
     assert PreparationConfig(align_eyes=True, detector="yunet").align_eyes
-    with pytest.raises(ValueError, match="crop must be str, one of 'stable', 'smooth', got 'none'"):
+    with pytest.raises(ValueError, match=r"crop must be str, one of \['stable', 'smooth'\], got 'none'"):
         PreparationConfig(crop="none")
 
 

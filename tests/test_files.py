@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from helpers import files
+from helpers import files, workbook
 
 
 def test_a_relative_path_lies_below_the_repository_whatever_the_working_folder(tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_the_code_version_begins_with_the_packages_own():
 
 
 def test_standard_error_of_libraries_and_children_goes_into_a_file_for_a_while(tmp_path, capfd):
-    with files.stderr_into(tmp_path / "log"):
+    with workbook.stderr_into(tmp_path / "log"):
         os.system("echo child >&2")
         os.write(2, b"library\n")
     os.write(2, b"after\n")
@@ -90,7 +90,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(tmp_path, 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(files.DiskFullError) as stopped:
         files.write_json(path, 2)
-    assert str(stopped.value).startswith(f"the disk is full (No space left on device): {path} needs more room, ")
+    assert str(stopped.value).startswith(f"the disk is full (No space left on device): {path} needs more room. ")
     assert str(stopped.value).endswith("Free some and run the same command: it goes on from here.")
     assert os.listdir(tmp_path) == ["a.json"]
     assert files.read_json(path) == 1
@@ -110,20 +110,3 @@ def test_want_of_room_is_found_behind_the_error_that_hid_it(tmp_path):
 def test_other_errors_pass_as_they_are(tmp_path):
     with pytest.raises(PermissionError, match="no"), files.replacing(tmp_path / "a"):
         raise PermissionError(errno.EACCES, "no")
-
-
-def test_names_are_flushed_with_the_names_of_new_folders(tmp_path, monkeypatch):
-    flushed = []
-    monkeypatch.setattr(files, "sync_folder", flushed.append)
-    files.write_json(tmp_path / "run" / "faces" / "manifest.json", {})
-    assert set(flushed) == {tmp_path / "run" / "faces", tmp_path / "run", tmp_path}
-    files.write_json(tmp_path / "run" / "faces" / "manifest.json", {})
-    assert flushed[3:] == [tmp_path / "run" / "faces"]
-
-
-def test_a_file_system_that_cannot_flush_a_folder_is_no_error(tmp_path, monkeypatch):
-    def refuse(handle):
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    files.sync_folder(tmp_path)

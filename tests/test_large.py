@@ -4,6 +4,7 @@ import dataclasses
 import json
 import traceback
 import tracemalloc
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -173,8 +174,8 @@ def test_a_run_that_is_being_filled_is_refused_and_locked_meanwhile(stage, tmp_p
 def test_an_array_without_room_says_how_much_it_needs_and_leaves_what_was_there(stage, tmp_path, monkeypatch):
     large.write_large(stage, tmp_path / "out", "static")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(large, "free_bytes", lambda folder: 391)
-    with pytest.raises(DiskFullError, match=r"out needs room for 392 B of rows, 391 B are free there") as caught:
+    monkeypatch.setattr(large.shutil, "disk_usage", lambda folder: SimpleNamespace(free=391))
+    with pytest.raises(DiskFullError, match=r"out needs room for 0\.0 MB of rows, 0\.0 MB are free there") as caught:
         large.write_large(stage, tmp_path / "out", "static")
     assert "DiskFullError" in "".join(traceback.format_exception(caught.value))
     assert contents(tmp_path / "out") == before
