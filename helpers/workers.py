@@ -5,35 +5,32 @@ whatever pickles. Scripts and notebooks need no guard, since workers run nothing
 what the function's module imports, which should not be TensorFlow.
 
 The pools of libraries give one result per task and limit its whole time; a long video must come in chunks, and end by
-silence. A chunk is pickled with its arrays beside it, which cross the socket into the memory where they stay.
+silence.
 """
 
-import json
 import os
 import pickle
 import queue
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedRWPair
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
-COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from helpers.workers import serve; serve()"
+COMMAND = "from helpers.workers import serve; serve()"
 START_S = 120.0  # what a start may take: imports from a cold network disk
 EXIT_S = 5.0  # a process that closed its socket has ended within this, or is killed
-MAX_STARTS = 3  # processes that may end before they are ready, one after the other, until the pool gives up
 
 KEEP_MEMORY = {  # glibc returns large blocks to the system at once: the next ones cost a decoder a quarter of its time
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -64,18 +61,9 @@ class WorkerHung(WorkerError):
 
 def cores() -> int:
     """Cores that this process may use: its affinity, within the limit of its control group (containers, SLURM)."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
-    shares = [_read_numbers("cpu.max"), _read_numbers("cpu/cpu.cfs_quota_us") + _read_numbers("cpu/cpu.cfs_period_us")]
-    limits = [quota // period for quota, period in (share for share in shares if len(share) == 2) if quota > 0]
-    return max(1, min([usable, *limits]))
+    from joblib import cpu_count  # not for decoder processes
 
-
-def _read_numbers(name: str) -> list[int]:
-    """Microseconds in a control group's file (version 2, then 1); none where it is missing or says "max"."""
-    with suppress(OSError, ValueError):
-        return [int(word) for word in Path("/sys/fs/cgroup", name).read_text().split()]
-    return []
+    return cpu_count()
 
 
 @dataclass(eq=False)
@@ -83,10 +71,9 @@ class _Clip:
     """A clip on its way, and those of its chunks that wait, as (bytes, chunk)."""
 
     key: Any
-    argument: bytes
+    argument: Any
     chunks: deque[tuple[int, Any]] = field(default_factory=deque)
-    error: Exception | None = None
-    ended: bool = False
+    made: Future = field(default_factory=Future)
     dropped: bool = False
 
 
@@ -102,7 +89,7 @@ class ClipPool:
             is raised from the clip's chunks. None, yielded now and then, is a sign of life and no chunk.
         workers: Processes, started with the first clips.
         ahead_clips: Clips that may be begun beyond the one whose turn it is.
-        ahead_bytes: Bytes of chunks that may wait.
+        ahead_bytes: Bytes of arrays in chunks that may wait.
         patience_s: Seconds of silence after which a worker counts as hung and is killed.
     """
 
@@ -115,40 +102,34 @@ class ClipPool:
         ahead_bytes: int = 256 * 2**20,
         patience_s: float = 600.0,
     ) -> None:
-        if workers < 1 or ahead_clips < 0:
-            raise ValueError(f"workers must be at least 1 and ahead_clips 0, got {workers} and {ahead_clips}.")
-        if ahead_bytes < 1 or patience_s <= 0:
-            raise ValueError(f"ahead_bytes and patience_s must be above 0, got {ahead_bytes} and {patience_s}.")
-        self._work, self._n_workers, self._patience_s = _pickle_work(work), workers, patience_s
+        if work.__module__ == "__main__" or "<" in work.__qualname__:
+            raise ValueError(f"work must be at the top level of a module that workers can import, got {work!r}.")
+        self._work, self._patience_s = pickle.dumps(work), patience_s
         self._ahead_clips, self._share = ahead_clips, ahead_bytes // (1 + ahead_clips)  # bytes that wait of a clip
-        self._changed = threading.Condition()  # guards all of the following
-        self._failure: Exception | None = RuntimeError("a ClipPool must be open. Use it as `with ClipPool(...)`.")
-        self._running = False
-        self._threads: list[threading.Thread] = []
+        self._threads = ThreadPoolExecutor(workers, "worker")
+        self._changed = threading.Condition()  # guards the following, and the clips
         self._processes: list[WorkerProcess] = []
-        self._to_begin: deque[_Clip] = deque()
+        self._idle: list[WorkerProcess] = []
+        self._closed = False
 
     def __enter__(self) -> "ClipPool":
-        self._failure = None
-        self._threads = [threading.Thread(target=self._keep_busy, daemon=True) for _ in range(self._n_workers)]
-        for thread in self._threads:
-            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the workers, busy or not, and wait until they are gone."""
         with self._changing():
-            self._failure = RuntimeError("a ClipPool must be open while its chunks are used. Use them inside `with`.")
+            self._closed = True
             for process in self._processes:
                 process.kill()
-        for thread in self._threads:
-            thread.join()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.end()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         with self._changed:
             yield
-            self._changed.notify_all()
+            self._tell()
 
     def run(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Iterator[Any]]]:
         """Work on all tasks; one `run` at a time.
@@ -157,112 +138,79 @@ class ClipPool:
             tasks: (key, argument) of each clip; taken from in this thread, the next clip and `ahead_clips` more.
 
         Yields:
-            (key, chunks) in the order of tasks. What is left of `chunks` is dropped when the next clip is asked for.
+            (key, chunks) in the order of tasks. What is left of `chunks` is dropped when the next clip is wanted.
 
         Raises:
-            RuntimeError: the pool is not open, or no worker can be started. `chunks` raise what `work` raises, or
-                WorkerError where that does not pickle, WorkerCrashed and WorkerHung.
+            RuntimeError: the pool is closed. `chunks` raise it where no worker can be started, or what `work` raises,
+                or WorkerError where that does not pickle, WorkerCrashed and WorkerHung.
         """
         tasks, begun = iter(tasks), deque()
-        if self._failure or self._running:
-            raise self._failure or RuntimeError("a ClipPool must have no other run going on. End that one first.")
-        self._running = True
         try:
             while True:
                 for key, argument in islice(tasks, 1 + self._ahead_clips - len(begun)):
-                    begun.append(_Clip(key, pickle.dumps(argument)))
-                    with self._changing():
-                        self._to_begin.append(begun[-1])
+                    begun.append(_Clip(key, argument))
+                    begun[-1].made = self._threads.submit(self._make, begun[-1])
+                    begun[-1].made.add_done_callback(lambda _: self._tell())
                 if not begun:
                     return
                 yield begun[0].key, self._chunks(begun[0])
                 self._drop(begun.popleft())
         finally:
-            self._running = False
             for clip in begun:
                 self._drop(clip)
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _chunks(self, clip: _Clip) -> Iterator[Any]:
         while True:
             with self._changing():
-                self._changed.wait_for(lambda: clip.chunks or clip.ended or clip.dropped or self._failure)
-                if self._failure:
-                    raise self._failure
-                if clip.dropped:
-                    raise RuntimeError(f"the chunks of {clip.key} must be used before the next clip is asked for.")
-                if clip.chunks:
-                    _, chunk = clip.chunks.popleft()
-                elif clip.error:
-                    raise clip.error
-                else:
-                    return
+                self._changed.wait_for(lambda: clip.chunks or clip.made.done() or clip.dropped or self._closed)
+                if clip.dropped or self._closed:
+                    raise RuntimeError(f"the chunks of {clip.key} must be used before the next clip or the pool's end.")
+                if not clip.chunks:
+                    break
+                _, chunk = clip.chunks.popleft()
             yield chunk
             del chunk  # it must not be held here while the next one is waited for
+        clip.made.result()
 
     def _drop(self, clip: _Clip) -> None:
         with self._changing():
             clip.dropped = True
             clip.chunks.clear()
-            with suppress(ValueError):
-                self._to_begin.remove(clip)
+            clip.made.cancel()
 
-    def _keep_busy(self) -> None:
-        """Keep one worker busy, in a thread: it waits without the GIL, and unpickling takes it microseconds."""
-        process = None
+    def _make(self, clip: _Clip) -> None:
+        """Have a worker make a clip's chunks, in a thread, which waits without the GIL; raises why it could not."""
+        process = self._ready()
         try:
-            while True:
-                with self._changed:  # clips are begun in order, so that none waits behind a later one
-                    self._changed.wait_for(lambda: self._to_begin or self._failure)
-                    if self._failure:
-                        return
-                    clip = self._to_begin.popleft()
-                if process and not process.is_alive():  # it died between two clips, or was ended
+            for chunk, n_bytes in process.answers(pickle.dumps(clip.argument), self._patience_s):
+                if not self._deliver(clip, chunk, n_bytes):
                     process.end(wait_s=0)
-                    process = None
-                process = process or self._start()
-                error = self._work_on(clip, process)
-                with self._changing():
-                    clip.ended, clip.error = True, error
-        except Exception as error:  # whatever it is, the caller must not wait for ever, nor blame a clip
-            reason = f"the pool must keep its workers, but {type(error).__name__}: {error}"
-            with self._changing():
-                self._failure = self._failure or (error if type(error) is RuntimeError else RuntimeError(reason))
+                    return
         finally:
-            if process:
-                process.end(wait_s=0)
+            self._idle.append(process)
 
-    def _start(self) -> "WorkerProcess":
-        """A worker that is ready; RuntimeError when several in a row end before they are."""
-        for _ in range(MAX_STARTS):
-            with self._changed:  # so that the pool cannot close between the look and the start
-                if self._failure:
-                    raise self._failure
-                process = WorkerProcess()
-                self._processes = [*filter(WorkerProcess.is_alive, self._processes), process]
-            try:
-                process.make_ready(self._work, self._patience_s)
-                return process
-            except Exception as error:
-                reason = process.end_after(error)
-        raise RuntimeError(
-            f"a decoder process must start, but {MAX_STARTS} in a row did not: {reason!r}. "
-            "Its standard error may say more."
-        )
-
-    def _work_on(self, clip: _Clip, process: "WorkerProcess") -> Exception | None:
-        """Have a worker make the clip's chunks; returns the error that it ended with."""
+    def _ready(self) -> "WorkerProcess":
+        """A worker that waits for a clip; RuntimeError where none can be started."""
+        with self._changed:
+            while self._idle:
+                process = self._idle.pop()
+                if process.is_alive():
+                    return process
+                process.end()
         try:
-            process.send(clip.argument)
-            while True:
-                (is_chunk, content), n_bytes = process.receive()
-                if not is_chunk:
-                    return content
-                if not self._deliver(clip, content, n_bytes):
-                    process.end(wait_s=0)
-                    return None
-                del content  # it is the caller's: it must not live longer than that
-        except Exception as error:
-            return process.end_after(error)
+            with self._changed:  # so that the pool cannot close between the look and the start
+                if self._closed:
+                    raise RuntimeError("the pool is closed")
+                process = WorkerProcess()
+                self._processes.append(process)
+            list(process.answers(self._work, START_S))
+        except Exception as error:  # it must not be blamed on a clip
+            raise RuntimeError(f"a decoder process must start, got {error!r}. Its output may say more.") from None
+        return process
 
     def _deliver(self, clip: _Clip, chunk: Any, n_bytes: int) -> bool:
         """Put a chunk where the caller finds it, once there is room; False if nobody wants more of the clip.
@@ -272,7 +220,7 @@ class ClipPool:
 
         def has_room() -> bool:
             fits = n_bytes + sum(waiting for waiting, _ in clip.chunks) <= self._share
-            return fits or not clip.chunks or clip.dropped or self._failure
+            return fits or not clip.chunks or clip.dropped or self._closed
 
         with self._changing():
             self._changed.wait_for(has_room)
@@ -281,80 +229,55 @@ class ClipPool:
             return not clip.dropped
 
 
-def _pickle_work(work: Callable[[Any], Iterator[Any]]) -> bytes:
-    if getattr(work, "__module__", None) == "__main__":
-        raise ValueError(f"work must be in a module that workers can import, got {work!r}. Move it to one.")
-    try:
-        return pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(f"work must be a function at the top level of a module, got {work!r} ({error}).") from None
-
-
-class Channel:
-    """One end of a socket, for whatever pickles; EOFError or OSError when the other end is gone."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
-
-    def send(self, message: Any) -> None:
-        arrays: list[pickle.PickleBuffer] = []
-        pickled = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
-        parts = [memoryview(pickled), *(array.raw() for array in arrays)]
-        for part in (struct.pack(f"<{1 + len(parts)}Q", len(parts), *(part.nbytes for part in parts)), *parts):
-            self._end.sendall(part)
-
-    def receive(self) -> tuple[Any, int]:
-        """Wait for a message; returns it and its bytes."""
-        (n_parts,) = struct.unpack("<Q", self._read(8))
-        sizes = struct.unpack(f"<{n_parts}Q", self._read(8 * n_parts))
-        pickled, *arrays = [self._read(size) for size in sizes]
-        return pickle.loads(pickled, buffers=arrays), sum(sizes)
-
-    def _read(self, size: int) -> np.ndarray:
-        buffer = np.empty(size, np.uint8)  # unlike a bytearray not filled with zeros first
-        view = memoryview(buffer)
-        while view:
-            count = self._end.recv_into(view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        return buffer
-
-
-class WorkerProcess(Channel):
-    """A decoder process as its parent sees it; TimeoutError when it is silent for too long.
+class WorkerProcess:
+    """A decoder process as its parent sees it.
 
     A fresh interpreter, not a fork (the parent may hold TensorFlow), in a session of its own, so that Ctrl-C in a
     terminal does not reach it. It runs nothing of the main script. What it prints goes to the parent's standard error.
     """
 
     def __init__(self) -> None:
-        ours, its = socket.socketpair()
-        super().__init__(ours)
-        ours.settimeout(START_S)
-        paths = json.dumps([os.path.abspath(path) for path in sys.path])
+        self._socket, its = socket.socketpair()
+        paths = os.pathsep.join(map(os.path.abspath, sys.path))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-c", COMMAND, paths, str(its.fileno())],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-u", "-P", "-c", COMMAND],
+                stdin=its,
                 stdout=2,
-                pass_fds=[its.fileno()],
-                env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1"},
+                env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
                 start_new_session=True,
             )
         except OSError:
-            ours.close()
+            self._socket.close()
             raise
         finally:
             its.close()
+        self._stream = self._socket.makefile("rwb")
 
-    def make_ready(self, work: bytes, patience_s: float) -> None:
-        """Hand over the pickled work and wait until its module is imported; raises what went wrong."""
-        self.send(work)
-        (is_ready, error), _ = self.receive()
-        if not is_ready:
-            raise error
-        self._end.settimeout(patience_s)
+    def answers(self, request: bytes, patience_s: float) -> Iterator[tuple[Any, int]]:
+        """The chunks that come of a pickled request, each with the bytes of its arrays.
+
+        Raises:
+            WorkerCrashed, WorkerHung: The process has ended. Whatever else the work raised comes out here, too.
+        """
+        self._socket.settimeout(patience_s)
+        try:
+            _send(self._stream, request)
+            while True:
+                (is_chunk, content), n_bytes = pickle.load(self._stream), pickle.load(self._stream)
+                if not is_chunk:
+                    break
+                yield content, n_bytes
+        except TimeoutError:
+            self.end(wait_s=0)
+            raise WorkerHung(f"the decoder process gave nothing for {patience_s:g} s and was killed") from None
+        except (EOFError, OSError, pickle.UnpicklingError):  # the socket is broken
+            raise self.end() from None
+        except BaseException:  # no memory for a chunk, a class that is unknown here
+            self.end(wait_s=0)
+            raise
+        if content:
+            raise content
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -369,62 +292,60 @@ class WorkerProcess(Channel):
             self._process.wait(wait_s)
         self._process.kill()
         status = self._process.wait()
-        self._end.close()
+        with suppress(OSError):  # of what was not sent
+            self._stream.close()
+        self._socket.close()
         if status >= 0:
             return WorkerCrashed(f"the decoder process ended with exit status {status}")
-        name = next((known.name for known in signal.Signals if known == -status), "unknown")
+        name = signal.Signals(-status).name
         cause = ": often want of memory" if name == "SIGKILL" else ""
         return WorkerCrashed(f"the decoder process stopped with signal {-status} ({name}){cause}")
 
-    def end_after(self, error: Exception) -> Exception:
-        """End it after an error, and say what was the matter: of the process, or the error of this one.
 
-        Such are no memory for a chunk, or a class that is unknown here.
-        """
-        if isinstance(error, TimeoutError):
-            error = WorkerHung(f"the decoder process gave nothing for {self._end.gettimeout():g} s and was killed")
-        elif isinstance(error, EOFError | OSError):  # the socket is broken
-            return self.end()
-        self.end(wait_s=0)
-        return error
+def _send(stream: BufferedRWPair, message: Any) -> None:
+    """Pickle a message into a socket, arrays without a copy, and then their bytes."""
+    sizes: list[int] = []
+    pickle.dump(message, stream, 5, buffer_callback=lambda array: sizes.append(array.raw().nbytes) or True)
+    pickle.dump(sum(sizes), stream)
+    stream.flush()
 
 
 def serve() -> None:
     """Answer requests until the pool is gone: all that a decoder process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     cv2.setNumThreads(1)  # the processes share the cores already
-    channel = Channel(socket.socket(fileno=int(sys.argv[2])))
-    inbox = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
+    stream, inbox = socket.socket(fileno=0).makefile("rwb"), queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(stream, inbox), daemon=True).start()
+    work, error = None, None
     with suppress(OSError):  # the socket is broken: the parent is gone
         try:
             work = pickle.loads(inbox.get())
-        except Exception as error:
-            channel.send((False, _portable(error)))
-            return
-        channel.send((True, None))
-        while True:
-            _answer(channel, work, inbox.get())
+        except Exception as raised:
+            error = _portable(raised)
+        _send(stream, (False, error))
+        while not error:
+            _answer(stream, work, inbox.get())
 
 
-def _listen(channel: Channel, inbox: queue.SimpleQueue) -> None:
+def _listen(stream: BufferedRWPair, inbox: queue.SimpleQueue) -> None:
     """Take requests while the work goes on; the end of them is the end of the parent, however it died, and so ours."""
     try:
         while True:
-            inbox.put(channel.receive()[0])
+            request, _ = pickle.load(stream), pickle.load(stream)
+            inbox.put(request)
     finally:
         os._exit(0)
 
 
-def _answer(channel: Channel, work: Callable[[Any], Iterator[Any]], argument: bytes) -> None:
+def _answer(stream: BufferedRWPair, work: Callable[[Any], Iterator[Any]], argument: bytes) -> None:
     """Send (True, chunk) for every chunk of a clip, then (False, error), or None where there was no error."""
     error = None
     try:
         for chunk in work(pickle.loads(argument)):
-            channel.send((True, chunk))
+            _send(stream, (True, chunk))
     except Exception as raised:
         error = _portable(raised)
-    channel.send((False, error))
+    _send(stream, (False, error))
 
 
 def _portable(error: Exception) -> Exception:

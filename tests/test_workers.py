@@ -181,7 +181,7 @@ def test_chunks_of_an_earlier_clip_are_refused():
     with ClipPool(call, workers=1) as pool:
         (_, first), (_, second) = pool.run((n, (some, 2)) for n in range(2))
         for chunks in (first, second):
-            with pytest.raises(RuntimeError, match="must be used before the next clip is asked for"):
+            with pytest.raises(RuntimeError, match="must be used before the next clip"):
                 next(chunks)
 
 
@@ -202,20 +202,8 @@ def test_chunks_outlive_no_pool():
         run = pool.run([("a", (endless,))])
         _, chunks = next(run)
         next(chunks)
-    with pytest.raises(RuntimeError, match="must be open while its chunks are used"):
+    with pytest.raises(RuntimeError, match="must be used before the next clip or the pool's end"):
         next(chunks)
-    run.close()
-    with pytest.raises(RuntimeError, match="must be open while its chunks are used"):
-        next(pool.run([]))
-    with pytest.raises(RuntimeError, match="must be open. Use it as"):
-        next(ClipPool(call, workers=1).run([]))
-
-
-def test_two_runs_at_a_time_are_refused(pool):
-    run = pool.run((n, (some, 1)) for n in range(2))
-    next(run)
-    with pytest.raises(RuntimeError, match="no other run going on"):
-        next(pool.run([]))
     run.close()
 
 
@@ -226,7 +214,7 @@ def test_workers_that_cannot_start_are_an_error_of_the_run(tmp_path, monkeypatch
         from gone_work import work
     with ClipPool(work, workers=2) as pool:
         _, chunks = next(run := pool.run([("a", 1), ("b", 2)]))
-        with pytest.raises(RuntimeError, match="3 in a row did not: ModuleNotFoundError.*gone_work") as caught:
+        with pytest.raises(RuntimeError, match="must start, got ModuleNotFoundError.*gone_work") as caught:
             next(chunks)
         run.close()
     assert not isinstance(caught.value, WorkerError)  # not a clip's: it must not be listed clip by clip
@@ -243,13 +231,9 @@ def test_a_machine_without_room_for_a_process_is_no_error_of_a_clip(monkeypatch)
     assert "Resource temporarily unavailable" in str(found)
 
 
-def test_work_and_limits_are_checked():
-    with pytest.raises(ValueError, match="work must be a function at the top level of a module, got <function"):
+def test_work_that_no_process_could_import_is_refused():
+    with pytest.raises(ValueError, match="work must be at the top level of a module .* got <function"):
         ClipPool(lambda argument: iter(()), workers=1)
-    with pytest.raises(ValueError, match="workers must be at least 1 and ahead_clips 0, got 0 and 4"):
-        ClipPool(call, workers=0)
-    with pytest.raises(ValueError, match="ahead_bytes and patience_s must be above 0, got 1 and 0"):
-        ClipPool(call, workers=1, ahead_bytes=1, patience_s=0)
 
 
 def test_memory_stays_flat_over_two_thousand_clips():
@@ -342,7 +326,7 @@ def test_it_works_from_any_main_program(way, tmp_path):
     (tmp_path / "main.py").write_text(script(SUM))
     command = {"standard input": ["-"], "-c": ["-c", script(SUM)]}.get(way, [str(tmp_path / "main.py")])
     done = subprocess.run([sys.executable, *command], input=script(SUM), capture_output=True, text=True, timeout=30)
-    assert done.stdout.startswith("10\nwork must be in a module that workers can import")
+    assert done.stdout.startswith("10\nwork must be at the top level of a module")
     assert not done.stderr
 
 
