@@ -27,7 +27,7 @@ from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.monitor import Monitor
 from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Progress, run_batches, stream_rows
-from helpers.precomputed import StoredTrack
+from helpers.precomputed import StoredClip
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import FeatureFile, Stage
@@ -96,7 +96,7 @@ def _extract(
     network: Network,
     weights: dict[str, str],
     size_px: int,
-    rows_of: Callable[[FaceTrack | StoredTrack], ClipRows],
+    rows_of: Callable[[FaceTrack | StoredClip], ClipRows],
 ) -> dict[str, Any]:
     """What both extractions share: clips in, feature files, invalid rows and the log out.
 
@@ -123,7 +123,7 @@ def _extract(
     shown = {"shown": cfg.progress, "network_s": lambda: network.busy_s}
     n_of = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
 
-    def count(key: str, rows: FeatureFile, track: FaceTrack | StoredTrack) -> None:
+    def count(key: str, rows: FeatureFile, track: FaceTrack | StoredClip) -> None:
         """Count the rows of a clip, and record the reason of every invalid one."""
         n_of["rows"] += len(rows.valid)
         n_of["feature_dim"] = rows.features.shape[1]

@@ -11,18 +11,18 @@ cannot be used: such a one is zeros and becomes a masked row. Rows of features m
 import hashlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from helpers.flow import flow_shape, normalise_flow, read_flow, resize_flow
+from helpers.flow import flow_header, normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
 from helpers.tracks import crop_face
@@ -34,26 +34,16 @@ TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces
 LOOKED_AT_CLIPS, LOOKED_AT_SAMPLES = 16, 3  # to find out what most samples of a folder are like
 UNREADABLE = Exception  # damage makes Pillow raise nearly anything
 
+Values = tuple[np.ndarray, dict[int, str]]  # of some samples, zeros where one cannot be used; and by place, why not
+
 
 class StoredError(ValueError):
     """A clip, or a sample of it, whose file cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
-class StoredTrack:
-    """Of a `FaceTrack` what rows need: `n_frames` samples at `fps`. Whoever stored them has seen the face in each."""
-
-    fps: float
-    n_frames: int
-
-    def has_face(self, t_s: np.ndarray) -> np.ndarray:
-        """True for every time in seconds: bool, same shape."""
-        return np.ones(np.shape(t_s), bool)
-
-
-@dataclass(frozen=True)
-class StoredClip:
-    """The samples of one clip, n of them, to be read in another process.
+class StoredClip(ABC):
+    """The samples of one clip, n of them, to be read in another process; to rows it is what a `FaceTrack` is.
 
     Attributes:
         paths: The file of each sample, also of one that is missing; or the one file that holds all.
@@ -63,6 +53,7 @@ class StoredClip:
         side_px: Of every sample as it is stored.
         size_px: Of the network's input.
         reader: What reads them, for the manifest.
+        n_frames: How many samples of the video they stand for.
     """
 
     paths: tuple[Path, ...]
@@ -72,18 +63,11 @@ class StoredClip:
     side_px: int
     size_px: int
     reader: str
-    dtype: ClassVar[type]
-    channels: ClassVar[int]
-    between: ClassVar[int]  # how many more samples of the video there are than of what lies between them
+    n_frames: int
 
-    @property
-    def track(self) -> StoredTrack:
-        """What stands in for the clip's track."""
-        return StoredTrack(self.fps, len(self.t_s) + self.between)
-
-    def opened(self) -> Callable[[int], np.ndarray]:
-        """What reads the sample at a place as the network is shown it; it raises `StoredError`."""
-        raise NotImplementedError
+    def has_face(self, t_s: np.ndarray) -> np.ndarray:
+        """True for every time in seconds, bool, same shape: whoever stored the samples has seen the face in each."""
+        return np.ones(np.shape(t_s), bool)
 
     def chunks(self, n: int) -> Iterator[tuple[slice, np.ndarray, dict[int, str]]]:
         """Up to `n` samples at a time.
@@ -94,15 +78,77 @@ class StoredClip:
         """
         read = self.opened()
         for first in range(0, len(self.t_s), n):
-            places = range(first, min(first + n, len(self.t_s)))
-            values = np.zeros((len(places), self.size_px, self.size_px, self.channels), self.dtype)
-            reasons = {}
-            for i, place in enumerate(places):
-                try:
-                    values[i] = read(place)
-                except StoredError as error:
-                    reasons[i] = str(error)
-            yield slice(first, places.stop), values, reasons
+            places = slice(first, min(first + n, len(self.t_s)))
+            yield places, *read(places)
+
+    @abstractmethod
+    def opened(self) -> Callable[[slice], Values]:
+        """What reads the samples at some places as the network is shown them. `StoredError`: none can be used."""
+
+
+@dataclass(frozen=True)
+class StoredFaces(StoredClip):
+    """The pictures of one clip: RGB uint8 (size_px, size_px, 3), each of which stands for the time of one number."""
+
+    def opened(self) -> Callable[[slice], Values]:
+        whole = np.array([0, 0, self.side_px, self.side_px])
+
+        def read(path: Path) -> np.ndarray:
+            face = read_face(path, self.side_px)
+            return face if self.size_px == self.side_px else crop_face(face, whole, self.size_px)
+
+        return lambda places: _each(read, self.paths[places], (self.size_px, self.size_px, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class StoredFlow(StoredClip):
+    """The fields of flow of one clip: float32 (size_px, size_px, 2).
+
+    `made`: how the flow was computed; for `PAIRS`, each field has a file. `clip_px`: fields are cut to +-this after
+    resizing and divided by it; None leaves them in pixels.
+    """
+
+    made: str
+    clip_px: float | None
+
+    def opened(self) -> Callable[[slice], Values]:
+        stored = self._stored()
+
+        def read(places: slice) -> Values:
+            flow, reasons = stored(places)
+            flow = resize_flow(flow, self.size_px)  # what is not finite stays so
+            for i in np.flatnonzero(~np.isfinite(flow).all(axis=(1, 2, 3))).tolist():
+                place = places.start + i
+                name = self.paths[place].name if self.made == PAIRS else f"field {place}"
+                flow[i], reasons[i] = 0, f"{name}: NaN or infinity"
+            return flow if self.clip_px is None else normalise_flow(flow, self.clip_px), dict(sorted(reasons.items()))
+
+        return read
+
+    def _stored(self) -> Callable[[slice], Values]:
+        """What reads the fields at some places in pixels, as they are stored; a file of ours is held as its codes."""
+        shape = self.side_px, self.side_px, 2
+        if self.made == PAIRS:
+            read = lambda path: checked(read_npy(path), path.name, shape)  # noqa: E731
+            return lambda places: _each(read, self.paths[places], shape, np.float32)
+        (path,) = self.paths
+        try:
+            fields = _fields_of(path)
+        except (ValueError, OSError) as error:
+            raise _of_clip(error, path) from None
+        return lambda places: (checked(fields(places), path.name, (places.stop - places.start, *shape)), {})
+
+
+def _each(read: Callable[[Path], np.ndarray], paths: Iterable[Path], shape: tuple[int, ...], dtype: type) -> Values:
+    """One sample per file."""
+    paths, reasons = list(paths), {}
+    values = np.zeros((len(paths), *shape), dtype)
+    for i, path in enumerate(paths):
+        try:
+            values[i] = read(path)
+        except StoredError as error:
+            reasons[i] = str(error)
+    return values, reasons
 
 
 def _spread(items: Sequence[Any], n: int) -> list[Any]:
@@ -110,9 +156,9 @@ def _spread(items: Sequence[Any], n: int) -> list[Any]:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(n, len(items))).astype(int))]
 
 
-def _commonest(found: Iterable[Hashable]) -> Any:
+def _commonest(values: Iterable[Any]) -> Any:
     """The value that occurs most often, of equally frequent ones the first; None without any."""
-    return next((value for value, _ in Counter(value for value in found if value).most_common(1)), None)
+    return next((value for value, _ in Counter(value for value in values if value).most_common(1)), None)
 
 
 def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
@@ -146,11 +192,8 @@ def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-class Tree:
+class Tree(ABC):
     """A folder with the samples of many clips, all square and of one size.
-
-    Each kind says what its clips' paths are (`_paths`), the number, rate and origin of a clip's samples (`_about`),
-    shapes of a few that can be read (`_shapes`), and all files of a clip (`_files`).
 
     Attributes:
         clips: Path of each clip by what the folder calls it, in natural order.
@@ -181,7 +224,7 @@ class Tree:
         if not self.clips:
             raise ValueError(f"{self.parameter} must hold {self.what} like {self.like}, got none below {folder}.")
         few = _spread(list(self.clips.values()), LOOKED_AT_CLIPS)
-        common = _commonest(map(self._seen, few))
+        common = _commonest(map(self._kind, few))
         if common is None:
             raise ValueError(
                 f"{self.parameter} must hold {self.what}, not one of {len(few)} clips looked at can be read."
@@ -194,12 +237,13 @@ class Tree:
             )
         self.side_px = shape[0]
 
-    def _seen(self, path: Path) -> tuple[float, str, tuple[int, ...]] | None:
+    def _kind(self, path: Path) -> tuple[float, str, tuple[int, ...]] | None:
         """Rate, origin and commonest shape of a clip's samples; None where they cannot be read."""
-        with suppress(StoredError):
-            _, fps, made = self._about(path)
-            shape = _commonest(self._shapes(path))
-            return shape and (fps, made, shape)
+        try:
+            _, *kind = self._about(path)
+        except StoredError:
+            return None
+        return tuple(kind) if kind[-1] else None
 
     def stamp(self, name: str) -> str:
         """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
@@ -207,21 +251,17 @@ class Tree:
         lines = [f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape") for path in paths]
         return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
 
+    @abstractmethod
+    def _paths(self) -> Iterable[Path]:
+        """The file or folder of each clip."""
 
-@dataclass(frozen=True)
-class StoredFaces(StoredClip):
-    """The pictures of one clip: RGB uint8 (size_px, size_px, 3), each of which stands for the time of one number."""
+    @abstractmethod
+    def _about(self, path: Path) -> tuple[int, float, str, tuple[int, ...] | None]:
+        """Number, rate, origin and commonest shape of a clip's samples; None where none that were looked at is read."""
 
-    dtype, channels, between = np.uint8, 3, 0
-
-    def opened(self) -> Callable[[int], np.ndarray]:
-        whole = np.array([0, 0, self.side_px, self.side_px])
-
-        def read(place: int) -> np.ndarray:
-            face = read_face(self.paths[place], self.side_px)
-            return face if self.size_px == self.side_px else crop_face(face, whole, self.size_px)
-
-        return read
+    @abstractmethod
+    def _files(self, name: str) -> list[Path]:
+        """All files of a clip."""
 
 
 class FaceTree(Tree):
@@ -235,13 +275,13 @@ class FaceTree(Tree):
     def _paths(self) -> Iterable[Path]:
         return dict.fromkeys((self.folder / name).parent for name in video_files(self.folder, PICTURE.fullmatch))
 
-    def _about(self, path: Path) -> tuple[int, float, str]:
-        return len(numbered_files(path, PICTURE)), self.fps, self.what
+    def _about(self, path: Path) -> tuple[int, float, str, tuple[int, ...] | None]:
+        pictures = list(numbered_files(path, PICTURE).values())
+        return len(pictures), self.fps, self.what, _commonest(map(_picture_shape, _spread(pictures, LOOKED_AT_SAMPLES)))
 
-    def _shapes(self, path: Path) -> Iterator[tuple[int, ...]]:
-        for picture in _spread(list(numbered_files(path, PICTURE).values()), LOOKED_AT_SAMPLES):
-            with suppress(UNREADABLE), Image.open(picture) as image:
-                yield image.height, image.width, 3
+    def _files(self, name: str) -> list[Path]:
+        times = self._times(name)
+        return [*numbered_files(self.clips[name], PICTURE).values(), *([times] if times.exists() else [])]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -256,12 +296,8 @@ class FaceTree(Tree):
         if (times := self._times(name)).exists():
             t_s = _exact_times(times, pictures)
             fps = float(np.ptp(number) / np.ptp(t_s)) if len(number) > 1 else fps
-        reader = f"Pillow {PIL.__version__}"
-        return StoredFaces(tuple(pictures.values()), number, t_s, fps, self.side_px, size_px, reader)
-
-    def _files(self, name: str) -> list[Path]:
-        times = self._times(name)
-        return [*numbered_files(self.clips[name], PICTURE).values(), *([times] if times.exists() else [])]
+        reader, paths = f"Pillow {PIL.__version__}", tuple(pictures.values())
+        return StoredFaces(paths, number, t_s, fps, self.side_px, size_px, reader, len(paths))
 
     def _times(self, name: str) -> Path:
         return self.folder.with_name(self.folder.name + TIMES_SUFFIX) / f"{name}.npz"
@@ -279,8 +315,16 @@ def _exact_times(path: Path, pictures: dict[int, Path]) -> np.ndarray:
     return np.array([t_s[number] for number in pictures], np.float64)
 
 
+def _picture_shape(path: Path) -> tuple[int, int, int] | None:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width, 3
+    except UNREADABLE:
+        return None
+
+
 def read_face(path: Path, side_px: int) -> np.ndarray:
-    """Read one JPEG or PNG, told by content, as it is to be seen: its EXIF orientation is applied.
+    """Read one JPEG or PNG, known by its content, as it is to be seen: its EXIF orientation is applied.
 
     Returns:
         RGB uint8 (side_px, side_px, 3).
@@ -311,42 +355,7 @@ def _unreadable(path: Path, error: Exception) -> StoredError:
     return StoredError(f"{path.name}: {why}")
 
 
-@dataclass(frozen=True)
-class StoredFlow(StoredClip):
-    """The fields of flow of one clip: float32 (size_px, size_px, 2).
-
-    Attributes:
-        made: How the flow was computed; for `PAIRS`, each field has a file.
-        clip_px: Fields are cut to +-this after resizing and divided by it; None leaves them in pixels.
-    """
-
-    made: str
-    clip_px: float | None
-    dtype, channels, between = np.float32, 2, 1
-
-    def opened(self) -> Callable[[int], np.ndarray]:
-        stored = self._stored()
-
-        def read(place: int) -> np.ndarray:
-            flow = resize_flow(stored(place), self.size_px)
-            return flow if self.clip_px is None else normalise_flow(flow, self.clip_px)
-
-        return read
-
-    def _stored(self) -> Callable[[int], np.ndarray]:
-        """What reads the field at a place in pixels, as it is stored; of a file of ours, the codes stay in memory."""
-        if self.made == PAIRS:
-            return lambda place: checked(read_npy(self.paths[place]), self.paths[place].name, self.side_px)
-        (path,) = self.paths
-        try:
-            fields = _array(path).__getitem__ if path.suffix == ".npy" else read_flow(path).field
-        except (ValueError, OSError) as error:
-            raise _without_folder(error, path) from None
-        return lambda place: checked(fields(place), f"field {place}", self.side_px)
-
-
-@dataclass(frozen=True)
-class FlowBatch:
+class FlowBatch(NamedTuple):
     """`flow (B, T, S, S, 2) float32` in [-1, 1]; `mask (B, T) bool`, False where a field is padding or cannot be used;
     `keys`, B of them.
     """
@@ -369,30 +378,27 @@ class OpticalFlowSequenceLoader(Tree):
         trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
         return [*trees, *(path for path in files if path.parent not in trees)]
 
-    def _about(self, path: Path) -> tuple[int, float, str]:
+    def _about(self, path: Path) -> tuple[int, float, str, tuple[int, ...] | None]:
         try:
             if path.is_dir():
-                return len(pair_files(path)), self.fps, PAIRS
+                files = list(pair_files(path).values())
+                shape = _commonest(map(_field_shape, _spread(files, LOOKED_AT_SAMPLES)))
+                return len(files), self.fps, PAIRS, shape
             if path.suffix == ".npy":
-                return len(_array(path)), self.fps, ARRAY
-            arrays = read_arrays(path, ("t_s", "fps", "method"))
-            t_s, rate, method = arrays["t_s"], float(arrays["fps"]), str(arrays["method"])
+                array = _array(path)
+                return len(array), self.fps, ARRAY, array.shape[1:]
+            (n, *shape), t_s, rate, method = flow_header(path)
         except (ValueError, OSError) as error:
-            raise _without_folder(error, path) from None
-        if not (rate > 0 and t_s.ndim == 1 and len(t_s)):
+            raise _of_clip(error, path) from None
+        if not (rate > 0 and n and t_s.shape == (n,)):
             raise StoredError(f"{path.name}: it must have fields and a rate above 0, got {t_s.shape} times at {rate:g}")
-        if np.abs(t_s - np.arange(len(t_s)) / rate).max() > 0.5 / rate:
+        if np.abs(t_s - np.arange(n) / rate).max() > 0.5 / rate:
             raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
-        return len(t_s), rate, method
+        return n, rate, method, tuple(shape)
 
-    def _shapes(self, path: Path) -> Iterator[tuple[int, ...]]:
-        if not path.is_dir():
-            with suppress(ValueError):
-                yield (_array(path).shape if path.suffix == ".npy" else flow_shape(path))[1:]
-            return
-        for file in _spread([file for file in pair_files(path).values() if file.exists()], LOOKED_AT_SAMPLES):
-            with suppress(StoredError):
-                yield read_npy(file).shape
+    def _files(self, name: str) -> list[Path]:
+        path = self.clips[name]
+        return sorted(path.glob("flow_*.npy")) if path.is_dir() else [path]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -402,22 +408,18 @@ class OpticalFlowSequenceLoader(Tree):
     def job(self, name: str, size_px: int, clip_px: float | None) -> StoredFlow:
         """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
         path = self.clips[name]
-        n, fps, made = self._about(path)
+        n, fps, made, _ = self._about(path)
         if (fps, made) != (self.fps, self.made):
             there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
             raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")
-        pairs = pair_files(path) if path.is_dir() else {}
-        number = np.array(list(pairs), np.int64) if pairs else np.arange(n)
-        paths, reader = tuple(pairs.values()) or (path,), f"stored flow: {made}"
-        return StoredFlow(paths, number, np.arange(n) / fps, fps, self.side_px, size_px, reader, made, clip_px)
+        paths = pair_files(path) if path.is_dir() else {}
+        number = np.array(list(paths), np.int64) if paths else np.arange(n)
+        files, reader = tuple(paths.values()) or (path,), f"stored flow: {made}"
+        return StoredFlow(
+            files, number, np.arange(n) / fps, fps, self.side_px, size_px, reader, n + 1, made=made, clip_px=clip_px
+        )
 
-    def _files(self, name: str) -> list[Path]:
-        path = self.clips[name]
-        return sorted(path.glob("flow_*.npy")) if path.is_dir() else [path]
-
-    def load(
-        self, name: str, size_px: int | None = None, clip_px: float | None = None
-    ) -> tuple[np.ndarray, dict[int, str]]:
+    def load(self, name: str, size_px: int | None = None, clip_px: float | None = None) -> Values:
         """Read the whole flow of a clip.
 
         Args:
@@ -432,8 +434,7 @@ class OpticalFlowSequenceLoader(Tree):
             few = ", ".join(list(self.clips)[:3])
             raise ValueError(f"name must be one of the {len(self.clips)} clips ({few}, ...), got {name!r}. See clips.")
         job = self.job(name, size_px or self.side_px, clip_px)
-        _, flow, reasons = next(job.chunks(len(job.t_s)))
-        return flow, reasons
+        return job.opened()(slice(0, len(job.t_s)))
 
     def batches(
         self,
@@ -491,20 +492,34 @@ def pair_files(folder: Path) -> dict[int, Path]:
     return {i: found.get(i, folder / f"flow_{i:0{digits}d}_{i + 1:0{digits}d}.npy") for i in numbers}
 
 
-def _without_folder(error: Exception, path: Path) -> StoredError:
+def _field_shape(path: Path) -> tuple[int, ...] | None:
+    try:
+        return read_npy(path).shape
+    except StoredError:
+        return None
+
+
+def _of_clip(error: Exception, path: Path) -> StoredError:
     """What is wrong with a clip's file, as the reason why the clip cannot be used."""
     return StoredError(str(error).replace(f"{path.parent}/", ""))
 
 
-def checked(field: np.ndarray, name: str, side_px: int) -> np.ndarray:
-    """Flow float32 (side_px, side_px, 2); `StoredError`: of another shape, not decimal numbers, or not finite."""
-    if field.shape != (side_px, side_px, 2):
-        raise StoredError(f"{name}: shape {field.shape}, not {(side_px, side_px, 2)} like the others")
-    if field.dtype.kind != "f":
-        raise StoredError(f"{name}: {field.dtype} values, not decimal numbers in pixels")
-    if not np.isfinite(field).all():
-        raise StoredError(f"{name}: NaN or infinity")
-    return field.astype(np.float32, copy=False)
+def checked(fields: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Flow as float32; `StoredError`: of another shape, or not decimal numbers."""
+    if fields.shape != shape:
+        raise StoredError(f"{name}: shape {fields.shape}, not {shape} like the others")
+    if fields.dtype.kind != "f":
+        raise StoredError(f"{name}: {fields.dtype} values, not decimal numbers in pixels")
+    with np.errstate(over="ignore"):  # too large for float32 is infinite
+        return fields.astype(np.float32, copy=False)
+
+
+def _fields_of(path: Path) -> Callable[[slice], np.ndarray]:
+    """What reads some fields (n, H, W, 2) of a clip's one file."""
+    if path.suffix != ".npy":
+        return read_flow(path).fields
+    array = _array(path)
+    return lambda places: np.array(array[places])
 
 
 def _array(path: Path) -> np.ndarray:

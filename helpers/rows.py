@@ -16,7 +16,7 @@ import numpy as np
 from helpers.config import DynamicConfig
 from helpers.crops import Chunk
 from helpers.forward import NetworkError
-from helpers.precomputed import StoredTrack
+from helpers.precomputed import StoredClip
 from helpers.store import FeatureFile
 from helpers.tracks import FaceTrack
 
@@ -36,7 +36,7 @@ class ClipRows(ABC):
         spent_s: Seconds of decoder processes on the clip, by what they did.
     """
 
-    def __init__(self, track: FaceTrack | StoredTrack | None = None):
+    def __init__(self, track: FaceTrack | StoredClip | None = None):
         """`track`: the face that the rows are about; None where they are about whole frames."""
         self.track, self.spent_s = track, Counter()
         self._seen: list[Chunk] = []  # without their values
@@ -153,7 +153,7 @@ class DynamicRows(ClipRows):
     Leaving neighbours out too would cost three rows for one flow. `windows` has no such neighbours.
     """
 
-    def __init__(self, track: FaceTrack | StoredTrack, cfg: DynamicConfig):
+    def __init__(self, track: FaceTrack | StoredClip, cfg: DynamicConfig):
         super().__init__(track)
         self._length, self._stride, self._rows_at_once = row_layout(cfg)
 
@@ -208,7 +208,7 @@ def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
         yield block
 
 
-def why_invalid(rows: FeatureFile, track: FaceTrack | StoredTrack) -> dict[int, str]:
+def why_invalid(rows: FeatureFile, track: FaceTrack | StoredClip) -> dict[int, str]:
     """The reason of every invalid row of a clip, by its number."""
     reasons = {}
     for row in np.flatnonzero(~rows.valid):

@@ -14,7 +14,7 @@ from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX, CROPS_PER_CHUNK, Chunk, Clock, Job, face_crops, face_flows
 from helpers.files import resolve
 from helpers.names import match_clips
-from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredClip, StoredError, StoredTrack
+from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredClip, StoredError
 from helpers.store import clip_stamp, read_manifest
 from helpers.tracks import FaceTrack, read_track, track_of
 from helpers.video import backend_version
@@ -85,14 +85,14 @@ class StoredSource:
         except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
             return "missing"
 
-    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[StoredClip, StoredTrack]:
-        """What `work` takes, and what stands in for a track; `StoredError` where the clip cannot be used."""
+    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[StoredClip, StoredClip]:
+        """What `work` takes, which is its own track; `StoredError` where the clip cannot be used."""
         if key not in self.named:
             raise StoredError(f"there is nothing of it in {self.tree.folder.name}")
         job = self.tree.job(self.named[key], *(self._sizes or (size_px,)))
-        return job, job.track
+        return job, job
 
-    def track(self, key: str) -> StoredTrack:
+    def track(self, key: str) -> StoredClip:
         return self.job(Path(), key, "", self.tree.side_px)[1]
 
 

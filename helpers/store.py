@@ -7,12 +7,14 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from helpers.files import (
     FolderLock,
@@ -38,15 +40,22 @@ def write_arrays(path: str | Path, *, compressed: bool = True, **arrays: Any) ->
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
 
-def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Read the arrays of an npz file, all or those named; a damaged one is a ValueError that names it."""
+@contextmanager
+def open_arrays(path: str | Path) -> Iterator[NpzFile]:
+    """An npz file, whose arrays are read where they are used; what is damaged then is a ValueError that names it."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in (names or file.files)}
+            yield file
     except FileNotFoundError:
         raise
     except _DAMAGED as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it and run its notebook again.") from None
+
+
+def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz file, all or those named; a damaged one is a ValueError that names it."""
+    with open_arrays(path) as file:
+        return {name: file[name] for name in (names or file.files)}
 
 
 @dataclass(frozen=True)
