@@ -26,7 +26,8 @@ from av.codec.hwaccel import hwdevices_available
 from benchmarks.alternation import alternate, options_of, ratio, report
 from benchmarks.clips import N_FRAMES, draw_benchmark_clips, droppable_share
 from benchmarks.readers import JOBS, OPENCV, SIZE, Job, Way, load_peers, ours, read_64
-from helpers.video import BACKENDS, HARDWARE, parity_table, read_frames
+from helpers.parity import parity_table
+from helpers.video import BACKENDS, HARDWARE, read_frames
 from helpers.workers import ClipPool, cores
 
 FOCUS = "64 uniform"

@@ -4,34 +4,36 @@ In: a path. Out: an `OpenVideo` with the table of its pictures, and a `VideoInfo
 decoded. A file that breaks off is an error here, before anything is computed from it, never a shorter clip.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections import Counter, deque
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import av
 import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.sidedata.sidedata import Type
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-HELD_BYTES = 64 * 2**20  # packets of larger files are read a second time instead of kept
 MISSING_S = 0.3  # packets ending this much before the duration in the header: the file is cut off
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it
 LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
 UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
-COPY_AGAIN = "Copy or download it again"
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
 
 
 class VideoError(ValueError):
     """A file that is not a whole, readable video; the message is one line that names the file."""
+
+
+def damaged(path: Path, what: str) -> VideoError:
+    """The error of a file that is not whole."""
+    return VideoError(f"{path.name}: {what}. Copy or download it again.")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class OpenVideo:
-    """An open file and the table of its pictures. `packets` are theirs, in decoding order; None when too many to keep.
+    """An open file and the table of its pictures.
 
     `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `t_s (n,)` the
     same in seconds from the first one. `timed`: whether packets and pictures carry that time, each another one, so that
@@ -66,17 +68,20 @@ class OpenVideo:
     path: Path
     container: av.container.InputContainer
     stream: av.VideoStream
-    packets: list[av.Packet] | None
     ticks: np.ndarray
-    t_s: np.ndarray
     timed: bool
     cut_out: bool
     keys: np.ndarray
 
     @property
+    def t_s(self) -> np.ndarray:
+        """When each picture appears, seconds from the first one, (n,)."""
+        return (self.ticks - self.ticks[0]) * float(self.stream.time_base)
+
+    @property
     def interval_s(self) -> float:
         """The median time from picture to picture; that of the declared rate where the times do not tell."""
-        between = float(np.median(np.diff(self.t_s))) if len(self.t_s) > 1 else 0.0
+        between = float(np.median(np.diff(self.t_s))) if len(self.ticks) > 1 else 0.0
         return between or 1 / float(self.stream.average_rate or 25)
 
     @property
@@ -91,7 +96,7 @@ class OpenVideo:
 
     def info(self, picture: av.VideoFrame | None = None) -> VideoInfo:
         """What is in the file; one decoded picture, by default the first, says how it is displayed."""
-        picture = picture or self.first_picture()
+        picture = picture or first_picture(self.path, self.stream.index)
         n, last_s, (turn, mirrored) = len(self.t_s), self.t_s[-1], orientation(picture)
         width, height = display_size(picture, self.stream.sample_aspect_ratio)
         return VideoInfo(
@@ -107,18 +112,14 @@ class OpenVideo:
             audio=len(self.container.streams.audio) > 0,
         )
 
-    def first_picture(self) -> av.VideoFrame:
-        """The first picture, decoded."""
-        return _first_picture(self.path, self.stream.index)
+    def packets_of(self, again: av.container.InputContainer) -> Iterator[av.Packet]:
+        """The packets of the picture in decoding order, from the file opened again; the last one is empty.
 
-    def iter_packets(self) -> Iterator[av.Packet]:
-        """The packets of the picture in decoding order."""
-        if self.packets is not None:
-            yield from self.packets
-            return
-        with open_container(self.path) as again:
-            packets = (packet for packet in again.demux(again.streams[self.stream.index]) if packet.size)
-            yield from _without_orphans(packets, self.ticks[0])
+        Left out are pictures shown before the first one that can be decoded: what they refer to was cut away.
+        """
+        for packet in again.demux(again.streams[self.stream.index]):
+            if packet.is_discard or packet.pts is None or packet.pts >= self.ticks[0]:
+                yield packet
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -129,24 +130,6 @@ def probe(path: str | Path) -> VideoInfo:
     """
     with open_video(path) as video:
         return video.info()
-
-
-def survey(paths: Mapping[str, Path]) -> tuple["pd.DataFrame", dict[str, str]]:
-    """Probe many videos, key of each clip to its file.
-
-    Returns:
-        The fields of `VideoInfo` as columns, index `key`; and key -> reason for those that cannot be opened.
-    """
-    import pandas as pd  # late: decoder processes import this file, and start in 0.25 instead of 0.57 s without it
-
-    infos, broken = {}, {}
-    for key, path in paths.items():
-        try:
-            infos[key] = asdict(probe(path))
-        except VideoError as error:
-            broken[key] = str(error)
-    columns = [f.name for f in fields(VideoInfo)]
-    return pd.DataFrame(infos.values(), columns=columns, index=pd.Index(infos, name="key")), broken
 
 
 def open_container(path: Path, hardware: HWAccel | None = None) -> av.container.InputContainer:
@@ -161,70 +144,56 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
     if not path.is_file():
         raise VideoError(f"{path.name}: there is no such file in {path.parent}.")
     if path.stat().st_size == 0:
-        raise VideoError(f"{path.name}: the file is empty (0 bytes). {COPY_AGAIN}.")
+        raise damaged(path, "the file is empty (0 bytes)")
     try:
         with open_container(path) as container:
             yield _read_table(path, container)
     except av.FFmpegError as error:
-        raise VideoError(f"{path.name}: not a readable video ({error.strerror}). {COPY_AGAIN}, or remove it.") from None
+        raise damaged(path, f"not a readable video ({error.strerror})") from None
 
 
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
     stream = _video_stream(path, container)
-    end = dict.fromkeys(range(len(container.streams)), 0)  # of each stream, in its ticks
-    packets, held, moments, keys, pts = [], 0, [], [], set()  # moments: of the pictures that are shown
+    end, moments, keys, pts, first = Counter(), [], [], set(), None  # moments: of the pictures that are shown
     for packet in container.demux():
-        moment = packet.dts if packet.pts is None else packet.pts
+        moment = packet.dts if packet.pts is None else packet.pts  # AVI knows the order of decoding only
         if moment is None or packet.stream.type == "data":
             continue
-        end[packet.stream_index] = max(end[packet.stream_index], moment + (packet.duration or 0))
+        end[packet.stream] = max(end[packet.stream], moment + (packet.duration or 0))
         if packet.stream is not stream:
             continue
         if packet.is_corrupt:
-            raise VideoError(f"{path.name}: breaks off at {float(moment * stream.time_base):.1f} s. {COPY_AGAIN}.")
-        held += packet.size
-        if held <= HELD_BYTES or not packets:
-            packets.append(packet)
+            raise damaged(path, f"breaks off at {float(moment * stream.time_base):.1f} s")
+        first = first or packet
+        pts.add(packet.pts)
         if not packet.is_discard:
             moments.append(moment)
             keys += [moment] * packet.is_keyframe
-        pts.add(packet.pts)
     if not moments:
-        raise VideoError(f"{path.name}: holds no frame that can be decoded. {COPY_AGAIN}, or remove it.")
-    _check_whole(path, container, max(float(end[s.index] * s.time_base) for s in container.streams))
+        raise damaged(path, "holds no frame that can be decoded")
+    _check_whole(path, container, max(float(ticks * each.time_base) for each, ticks in end.items()))
     if "matroska" in container.format.name:
         _check_matroska(path, container, stream, pts)
     ticks = np.sort(moments)
-    if not packets[0].is_keyframe or packets[0].pts != ticks[0]:
-        first = _first_picture(path, stream.index).pts
-        ticks = ticks if first is None else ticks[ticks >= first]
-        packets = list(_without_orphans(packets, ticks[0]))
-    # AVI knows the order of decoding only.
+    if not first.is_keyframe or first.pts != ticks[0]:
+        shown = first_picture(path, stream.index).pts
+        ticks = ticks if shown is None else ticks[ticks >= shown]
     timed = "avi" not in container.format.name and None not in pts and len(np.unique(ticks)) == len(ticks)
-    t_s, cut_out = (ticks - ticks[0]) * float(stream.time_base), len(ticks) < len(moments)
-    kept, keys = packets if held <= HELD_BYTES else None, np.flatnonzero(np.isin(ticks, keys) & timed)
-    video = OpenVideo(path, container, stream, kept, ticks, t_s, timed, cut_out, keys)
+    keys = np.flatnonzero(np.isin(ticks, keys) & timed)
+    video = OpenVideo(path, container, stream, ticks, timed, len(ticks) < len(moments), keys)
     _check_times(video)
     return video
 
 
-def _without_orphans(packets: Iterable[av.Packet], first_tick: int) -> Iterator[av.Packet]:
-    """Leave out pictures shown before the first one that can be decoded: what they refer to was cut away."""
-    for packet in packets:
-        if packet.is_discard or packet.pts is None or packet.pts >= first_tick:
-            yield packet
-
-
-def _first_picture(path: Path, index: int) -> av.VideoFrame:
-    with open_container(path) as container:
-        try:
-            for picture in container.decode(container.streams[index]):
+def first_picture(path: Path, index: int) -> av.VideoFrame:
+    """The first picture of a stream, decoded."""
+    try:
+        with open_container(path) as container:
+            if picture := next(container.decode(container.streams[index]), None):
                 return picture
-        except av.FFmpegError as error:
-            why = error.strerror
-        else:
-            raise VideoError(f"{path.name}: holds no frame that can be decoded. {COPY_AGAIN}, or remove it.")
-    raise VideoError(f"{path.name}: its first frame cannot be decoded ({why}). {COPY_AGAIN}.")
+    except av.FFmpegError as error:
+        raise damaged(path, f"its first frame cannot be decoded ({error.strerror})") from None
+    raise damaged(path, "holds no frame that can be decoded")
 
 
 def _video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
@@ -237,26 +206,22 @@ def _video_stream(path: Path, container: av.container.InputContainer) -> av.Vide
     stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
     if stream is None:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise VideoError(
-            f"{name}: holds no video stream ({kinds} only). Remove it, or take the file that has the picture."
-        )
+        raise VideoError(f"{name}: holds no video stream ({kinds} only). Remove it, or take the file with the picture.")
     if stream.codec_context is None:
-        raise VideoError(
-            f"{name}: its codec cannot be decoded here. Convert it: ffmpeg -i {name} -c:v libx264 new.mp4."
-        )
+        convert = f"ffmpeg -i {name} -c:v libx264 new.mp4"
+        raise VideoError(f"{name}: its codec cannot be decoded here. Convert it: {convert}.")
     return stream
 
 
 def _check_times(video: OpenVideo) -> None:
     """Refuse times that no camera gives."""
-    shown_s = np.append(np.diff(video.ticks.astype(float)) * float(video.stream.time_base), video.interval_s)
-    name, n = video.path.name, len(shown_s)
+    shown_s = np.diff(video.t_s, append=video.duration_s)
+    n, longest = len(shown_s), shown_s.argmax()
     if n > 1 and not shown_s[:-1].any() and not video.stream.average_rate:
-        raise VideoError(f"{name}: shows all of its {n} frames at once, and declares no rate. {COPY_AGAIN}.")
-    longest = shown_s.argmax()
+        raise damaged(video.path, f"shows all of its {n} frames at once, and declares no rate")
     if shown_s[longest] > LONGEST_S:
-        start_s, shown_h = shown_s[:longest].sum(), shown_s[longest] / 3600
-        raise VideoError(f"{name}: shows one frame for {shown_h:.1f} hours, from {start_s:.1f} s on. {COPY_AGAIN}.")
+        shown = f"{shown_s[longest] / 3600:.1f} hours, from {video.t_s[longest]:.1f} s on"
+        raise damaged(video.path, f"shows one frame for {shown}")
 
 
 def _check_whole(path: Path, container: av.container.InputContainer, end_s: float) -> None:
@@ -264,7 +229,7 @@ def _check_whole(path: Path, container: av.container.InputContainer, end_s: floa
         return
     declared_s = (container.duration + min(container.start_time or 0, 0)) / av.time_base
     if end_s < declared_s - MISSING_S:
-        raise VideoError(f"{path.name}: breaks off at {end_s:.1f} s of {declared_s:.1f} s. {COPY_AGAIN}.")
+        raise damaged(path, f"breaks off at {end_s:.1f} s of {declared_s:.1f} s")
 
 
 def _check_matroska(
@@ -272,13 +237,11 @@ def _check_matroska(
 ) -> None:
     """Refuse a Matroska or WebM file with a hole, which FFmpeg passes over without a word."""
     with open(path, "rb") as file:
-        hole = _hole(file, path.stat().st_size)
-    if hole:
-        raise VideoError(f"{path.name}: {hole}. {COPY_AGAIN}.")
+        if hole := _hole(file, path.stat().st_size):
+            raise damaged(path, hole)
     container.seek(0)  # FFmpeg reads the file's index when it seeks
     if lost := [entry.timestamp for entry in stream.index_entries if entry.timestamp not in pts]:
-        at_s = float(min(lost) * stream.time_base)
-        raise VideoError(f"{path.name}: what its index puts at {at_s:.1f} s is missing. {COPY_AGAIN}.")
+        raise damaged(path, f"what its index puts at {float(min(lost) * stream.time_base):.1f} s is missing")
 
 
 def _hole(file: BinaryIO, size: int) -> str:
@@ -313,13 +276,10 @@ def _elements(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, 
         m = 9 - head[n].bit_length()  # length and size carry their own length in leading zeros
         size, unknown = int.from_bytes(head[n : n + m], "big") & ((1 << 7 * m) - 1), (1 << 7 * m) - 1
         content = position + n + m
-        if size == unknown:
-            yield int.from_bytes(head[:n], "big"), content, content
-            return
-        if content + size > end:
-            raise EOFError(f"{position:,}")
-        position = content + size
-        yield int.from_bytes(head[:n], "big"), content, position
+        position = end if size == unknown else content + size
+        if position > end:
+            raise EOFError(f"{content - n - m:,}")
+        yield int.from_bytes(head[:n], "big"), content, content if size == unknown else position
 
 
 def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
@@ -330,17 +290,11 @@ def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
     """
     stored = picture.side_data.get(Type.DISPLAYMATRIX)
     a, b, c, d = (1, 0, 0, 1) if stored is None else np.frombuffer(stored, np.int32)[[0, 1, 3, 4]].tolist()
-    if abs(b) > abs(a):
-        a = d = 0
-    else:
-        b = c = 0
     if a * d == b * c:
         return 0, False
     mirrored = a * d < b * c
     a, b = (-a, -b) if mirrored else (a, b)
-    if a:
-        return (0 if a > 0 else 180), mirrored
-    return (90 if b < 0 else -90), mirrored
+    return 90 * round(math.degrees(math.atan2(-b, a)) / 90), mirrored
 
 
 def display_size(picture: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
@@ -363,25 +317,17 @@ def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path
     Raises:
         VideoError: see `probe`.
     """
-    with open_video(path) as video:
+    with open_video(path) as video, open_container(video.path) as again:
         end = video.ticks[0] + seconds / float(video.stream.time_base)
-        n_missing, packets = int((video.ticks <= end).sum()), []
-        for packet in video.iter_packets():
-            packets.append(packet)
-            n_missing -= not packet.is_discard and _moment(packet) <= end
-            if n_missing <= 0:
-                break
+        early = takewhile(lambda packet: packet.dts is None or packet.dts <= end, video.packets_of(again))
+        packets = [packet for packet in early if packet.size]
+        moments = [packet.dts if packet.pts is None else packet.pts for packet in packets]
         with av.open(str(excerpt), "w", format=video.container.format.name.split(",")[0]) as copy:
             stream = copy.add_stream_from_template(video.stream)
             # Matroska stores no times of decoding, and no file can be written without: made from those of showing.
-            shown = sorted(map(_moment, packets))
-            delay = max(tick - _moment(packet) for tick, packet in zip(shown, packets, strict=True))
-            for tick, packet in zip(shown, packets, strict=True):
-                packet.pts, packet.dts, packet.stream = _moment(packet), tick - delay, stream
+            shown = sorted(moments)
+            delay = max(tick - moment for tick, moment in zip(shown, moments, strict=True))
+            for tick, moment, packet in zip(shown, moments, packets, strict=True):
+                packet.pts, packet.dts, packet.stream = moment, tick - delay, stream
                 copy.mux(packet)
     return Path(excerpt)
-
-
-def _moment(packet: av.Packet) -> int:
-    """When a packet's picture is shown, in ticks; AVI knows the order of decoding only."""
-    return packet.dts if packet.pts is None else packet.pts

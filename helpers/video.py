@@ -3,19 +3,15 @@
 In: a path. Out: RGB uint8 frames (H, W, 3) in presentation order, upright as a player shows them, with times in seconds
 from the first frame. The packets tell beforehand when every picture is shown; a decoded picture counts only if it
 carries the time that this table announces, so that no decoder loses, repeats or shifts one unnoticed. A file that
-breaks off is an error before anything is computed from it. `python -m helpers.video CLIP` compares decoders.
+breaks off is an error before anything is computed from it. `helpers.parity` compares decoders.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import cv2
@@ -25,18 +21,16 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from helpers.container import (
-    COPY_AGAIN,
     OpenVideo,
     VideoError,
     VideoInfo,
+    damaged,
     display_size,
+    first_picture,
     open_container,
     open_video,
     orientation,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -47,10 +41,10 @@ REFERENCE = "pyav"
 FASTEST = {(codec, "yuv420p"): REFERENCE for codec in ("h264", "hevc", "vp9", "av1")}
 STRICT = {"err_detect": "crccheck+explode"}  # damage is an error, not a picture patched up from its neighbours
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
-
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
-TRIES = 3  # clips that may be damaged before "auto" is the reference
-MEAN_LEVELS, MAX_LEVELS = 1.0, 24  # rounding and the spreading of colour; another frame or colour matrix is far more
+
+Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
+Sampled = Iterator[tuple[np.ndarray, float, int]]  # RGB uint8 (H, W, 3), time in seconds, number in the file
 
 
 @dataclass(frozen=True)
@@ -78,11 +72,7 @@ class Converter:
     """
 
     def __init__(self, size: tuple[int, int] | None, pixel_aspect: Fraction | None = None):
-        """
-        Args:
-            size: (height, width) of the arrays; default: as displayed.
-            pixel_aspect: Width of a stored pixel in heights.
-        """
+        """Take (height, width) of the arrays, by default as displayed, and the width of a stored pixel in heights."""
         self._size, self._aspect, self._stored = size, pixel_aspect, (0, 0)
         self._scaler, self._colours = VideoReformatter(), VideoReformatter()
 
@@ -102,9 +92,6 @@ class Converter:
         return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turn // 90))
 
 
-Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
-
-
 def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "", alone: bool = False) -> Decoded:
     """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`; stops where one is not as announced.
 
@@ -113,21 +100,20 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "", alone: b
     Raises:
         RuntimeError: This machine has no such device.
     """
-    container = video.container
-    if device:
-        try:
-            container = open_container(video.path, HWAccel(device))
-        except (av.FFmpegError, RuntimeError, ValueError) as error:  # the file was opened before
-            why = getattr(error, "strerror", None) or error
-            message = f"backend {device!r} cannot be used on this machine ({why}). Take 'auto' or 'pyav'."
-            raise RuntimeError(message) from None
+    try:
+        container = open_container(video.path, HWAccel(device) if device else None)
+    except (av.FFmpegError, RuntimeError, ValueError) as error:  # the file was opened before
+        why = getattr(error, "strerror", None) or error
+        message = f"backend {device!r} cannot be used on this machine ({why}). Take 'auto' or 'pyav'."
+        raise RuntimeError(message) from None
     with container:
         codec = container.streams[video.stream.index].codec_context
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
         codec.options = {} if video.cut_out else STRICT  # after a cut the decoder misses what nothing refers to
         numbers = wanted if alone else np.arange(wanted[-1] + 1)
-        packets = (packet for packet in video.iter_packets() if not alone or packet.pts in video.ticks[wanted])
-        pictures = (picture for packet in chain(packets, [None]) for picture in codec.decode(packet))
+        packets, ticks = video.packets_of(container), set(video.ticks[wanted].tolist())
+        packets = (packet for packet in packets if not (alone and packet.size) or packet.pts in ticks)
+        pictures = (picture for packet in packets for picture in codec.decode(packet))
         for number, is_wanted, picture in zip(numbers, np.isin(numbers, wanted), pictures, strict=False):
             is_other = video.timed and picture.pts != video.ticks[number]
             if picture.is_corrupt or is_other or (alone and picture.pict_type != PictureType.I):
@@ -145,7 +131,7 @@ def _describe(codec: av.VideoCodecContext, device: str) -> str:
 
 def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     """Decode with OpenCV, which counts pictures and turns them by itself; what it shows wrongly is refused."""
-    first = video.first_picture()
+    first = first_picture(video.path, video.stream.index)
     for wrong, what in ((first.interlaced_frame, "interlaced"), (orientation(first)[1], "mirrored")):
         if wrong:
             raise VideoError(f"{video.path.name}: OpenCV does not show {what} video as it is. Take the backend 'pyav'.")
@@ -153,12 +139,10 @@ def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     decoder = f"opencv {cv2.__version__} (ffmpeg), {video.codec}, software"
     try:
         for number, is_wanted in enumerate(np.isin(np.arange(wanted[-1] + 1), wanted)):
-            if not capture.grab():
+            is_there, bgr = capture.read() if is_wanted else (capture.grab(), None)
+            if not is_there:
                 return
             if is_wanted:
-                ok, bgr = capture.retrieve()
-                if not ok:
-                    return
                 yield number, av.VideoFrame.from_ndarray(bgr, format="bgr24"), decoder
     finally:
         capture.release()
@@ -175,7 +159,7 @@ def backend_name(backend: str = "auto", clips: Iterable[Path] = ()) -> str:
         raise ValueError(f"backend must be one of {', '.join(map(repr, legal))}, got {backend!r}.")
     if backend != "auto":
         return backend
-    for path in islice(clips, TRIES):
+    for path in clips:
         with suppress(VideoError), open_video(path) as video:
             return _fastest(video)
     return REFERENCE
@@ -221,8 +205,8 @@ def fixed_rate_indices(t_s: np.ndarray, duration_s: float, fps: float) -> np.nda
     return np.searchsorted(t_s, moments + ROUNDING_S, side="right").clip(1) - 1
 
 
-class FrameStream(Iterator[tuple[np.ndarray, float, int]]):
-    """Frames of one video as they are decoded: (RGB uint8 (H, W, 3), time in seconds, number in the file).
+class FrameStream(Sampled):
+    """Frames of one video as they are decoded; see `iter_frames`.
 
     `info` and `decoder`, what is in the file and what decodes it, and `length`, how many frames will come, are there
     with the first frame.
@@ -238,13 +222,9 @@ class FrameStream(Iterator[tuple[np.ndarray, float, int]]):
     def __next__(self) -> tuple[np.ndarray, float, int]:
         return next(self._frames)
 
-    def close(self) -> None:
-        """Stop decoding and let go of the file."""
-        self._frames.close()
-
     def _decode(
         self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str
-    ) -> Iterator[tuple[np.ndarray, float, int]]:
+    ) -> Sampled:
         with open_video(path) as video:
             backend = _fastest(video) if backend == "auto" else backend_name(backend)
             index, t_s = _plan(video, *sampling)
@@ -253,6 +233,7 @@ class FrameStream(Iterator[tuple[np.ndarray, float, int]]):
                 pictures = decode_opencv(video, wanted)
             else:
                 pictures = decode_pyav(video, wanted, backend if backend in HARDWARE else "")
+            why = ""
             try:
                 for number, picture, self.decoder in pictures:
                     if not position:
@@ -262,14 +243,10 @@ class FrameStream(Iterator[tuple[np.ndarray, float, int]]):
                         yield frame, float(t_s[position]), number
                         position += 1
             except av.FFmpegError as error:
-                raise _broken(video, t_s[position], f" ({error.strerror})") from None
+                why = f" ({error.strerror})"
             if position < len(index):
-                raise _broken(video, t_s[position])
-
-
-def _broken(video: OpenVideo, t_s: float, why: str = "") -> VideoError:
-    where = f"from {t_s:.1f} s on (of {video.duration_s:.1f} s)"
-    return VideoError(f"{video.path.name}: cannot be decoded {where}{why}. {COPY_AGAIN}.")
+                where = f"from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s)"
+                raise damaged(video.path, f"cannot be decoded {where}{why}")
 
 
 def iter_frames(
@@ -311,14 +288,15 @@ def read_frames(
     backend: str = "auto",
 ) -> Frames:
     """Decode frames into one array; the arguments are those of `iter_frames`."""
-    stream = iter_frames(path, indices=indices, fps=fps, n_frames=n_frames, size=size, backend=backend)
-    first, t_s, index = next(stream)
-    frames = np.empty((stream.length, *first.shape), np.uint8)
-    times, numbers = np.full(stream.length, t_s), np.full(stream.length, index)
-    frames[0] = first
-    for k, (frame, t_s, index) in enumerate(stream, start=1):
-        frames[k], times[k], numbers[k] = frame, t_s, index
-    return Frames(frames, times, numbers, stream.decoder, stream.info)
+    stream = FrameStream(Path(path), (indices, fps, n_frames), size, backend)
+    t_s, index = [], []
+    for k, (frame, at_s, number) in enumerate(stream):
+        if k == 0:
+            frames = np.empty((stream.length, *frame.shape), np.uint8)
+        frames[k] = frame
+        t_s.append(at_s)
+        index.append(number)
+    return Frames(frames, np.array(t_s), np.array(index), stream.decoder, stream.info)
 
 
 def _plan(
@@ -331,70 +309,9 @@ def _plan(
         indices = uniform_indices(len(video.t_s), n_frames)
     index = np.arange(len(video.t_s)) if fps is None else fixed_rate_indices(video.t_s, video.duration_s, fps)
     t_s = video.t_s if fps is None else np.arange(len(index)) / fps
-    if indices is None:
-        return index, t_s
-    chosen = np.arange(len(index))[indices] if isinstance(indices, slice) else np.asarray(indices, int)
+    chosen = np.arange(len(index))
+    if indices is not None:
+        chosen = chosen[indices] if isinstance(indices, slice) else np.asarray(indices, int)
     if not len(chosen) or np.any(np.diff(chosen) < 0) or chosen[0] < 0 or chosen[-1] >= len(index):
         raise ValueError(f"indices must ascend within 0 to {len(index) - 1} and choose a frame, got {indices}.")
     return index[chosen], t_s[chosen]
-
-
-def parity_table(
-    path: str | Path, backends: Sequence[str] = BACKENDS, *, n_frames: int = 64, rounds: int = 3
-) -> "pd.DataFrame":
-    """Do decoders deliver the same frames as the reference, PyAV in software, and how fast?
-
-    Args:
-        path: A clip.
-        backends: Of `BACKENDS` or `HARDWARE`.
-        n_frames: Frames spread evenly over the clip, at full size.
-        rounds: Timings, in alternation.
-
-    Returns:
-        Index `backend`; `decoder` as the library reports it, `same_index`, `same_t_s`, `mean_levels`, `max_levels`
-        (difference of grey levels, 0 to 255), `exact`: the same frames within rounding, and `times_reference` (speed,
-        median of the ratios). Of one that cannot be used on this machine, or of a damaged clip, the `error`.
-    """
-    import pandas as pd
-
-    def seconds(backend: str) -> float:
-        start = time.perf_counter()
-        read_frames(path, n_frames=n_frames, size=(256, 256), backend=backend)
-        return time.perf_counter() - start
-
-    rows = []
-    for backend in backends:
-        try:
-            ours, theirs = (read_frames(path, n_frames=n_frames, backend=name) for name in (backend, REFERENCE))
-            ratios = [seconds(REFERENCE) / seconds(backend) for _ in range(rounds)]
-            rows.append(_differences(ours, theirs) | {"times_reference": statistics.median(ratios)})
-        except (VideoError, RuntimeError, OSError) as error:
-            rows.append({"error": str(error)})
-    return pd.DataFrame(rows, index=pd.Index(backends, name="backend"))
-
-
-def _differences(ours: Frames, theirs: Frames) -> dict[str, Any]:
-    same_t_s = (same_index := np.array_equal(ours.index, theirs.index)) and np.allclose(ours.t_s, theirs.t_s)
-    same_size = ours.frames.shape == theirs.frames.shape
-    levels = np.abs(ours.frames.astype(np.int16) - theirs.frames) if same_size else np.array(255)
-    return {
-        "decoder": ours.backend,
-        "same_index": same_index,
-        "same_t_s": same_t_s,
-        "mean_levels": float(levels.mean()),
-        "max_levels": int(levels.max()),
-        "exact": same_t_s and bool(levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS),
-    }
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Compare and print."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.video", description=parity_table.__doc__.splitlines()[0])
-    parser.add_argument("clip", type=Path)
-    parser.add_argument("--backend", nargs="+", choices=(*BACKENDS, *HARDWARE), default=BACKENDS)
-    options = parser.parse_args(argv)
-    print(parity_table(options.clip, options.backend).T.to_string())
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 from data_sample.make.awkward import turn_clockwise
 from data_sample.make.sample import write_mp4
 from helpers import container
-from helpers.container import CLUSTER, VideoError, open_video, probe, survey, write_excerpt
+from helpers.container import CLUSTER, VideoError, open_video, probe, write_excerpt
 from helpers.video import read_frames
 
 
@@ -64,10 +64,9 @@ def test_a_variable_rate_and_sound_are_told(tmp_path):
     kept = np.array([0, 1, 2, 5, 6, 11])
     write_mp4(np.zeros((6, 48, 80, 3), np.uint8), tmp_path / "vfr.mp4", 15, t_s=kept / 15)
     steady = write_numbered(tmp_path / "cfr.mp4", 9)
-    infos, broken = survey({"vfr": tmp_path / "vfr.mp4", "cfr": steady, "gone": tmp_path / "gone.mp4"})
-    assert infos["variable_rate"].to_dict() == {"vfr": True, "cfr": False}
-    assert not infos["audio"].any()
-    assert list(broken) == ["gone"]
+    assert probe(tmp_path / "vfr.mp4").variable_rate
+    assert not probe(steady).variable_rate
+    assert not probe(steady).audio
 
 
 def test_a_first_picture_that_cannot_be_decoded_is_named(tmp_path):

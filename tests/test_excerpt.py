@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from helpers.container import VideoError, open_video, probe, write_excerpt
+from helpers.container import VideoError, probe, write_excerpt
 from helpers.video import read_frames
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data_sample"
@@ -26,11 +26,12 @@ def test_an_excerpt_shows_the_same_pictures(tmp_path, path):
 @pytest.mark.parametrize("suffix", [".mkv", ".mov", ".flv", ".ts"])
 def test_any_format_can_be_cut(tmp_path, suffix):
     path = tmp_path / f"whole{suffix}"
-    with open_video(CLIP) as video, av.open(str(path), "w") as copy:
-        stream = copy.add_stream_from_template(video.stream)
-        for packet in video.iter_packets():
-            packet.stream = stream
-            copy.mux(packet)
+    with av.open(str(CLIP)) as whole, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                copy.mux(packet)
     excerpt = write_excerpt(path, tmp_path / f"excerpt{suffix}", 1.0)
     assert 1.0 <= probe(excerpt).duration_s < 1.5
 

@@ -13,6 +13,7 @@ from data_sample.make.sample import write_mp4
 from helpers import video
 from helpers.container import VideoError, probe
 from helpers.files import ROOT
+from helpers.parity import differences, main, parity_table
 from helpers.video import (
     BACKENDS,
     Converter,
@@ -21,7 +22,6 @@ from helpers.video import (
     count_samples,
     fixed_rate_indices,
     iter_frames,
-    parity_table,
     read_frames,
     uniform_indices,
 )
@@ -296,9 +296,9 @@ def test_auto_is_what_the_table_says_of_a_codec_and_its_pixels(clip, tmp_path, m
 
 
 def test_parity_tells_the_same_frames_from_others(clip, capsys):
-    video.main([str(clip), "--backend", "pyav"])
+    main([str(clip), "--backend", "pyav"])
     assert "mean_levels" in capsys.readouterr().out
     table = parity_table(clip, n_frames=8, rounds=1)
     assert table.loc["pyav", "max_levels"] == 0
     assert table.loc["opencv", ["same_index", "same_t_s", "exact"]].all()
-    assert not video._differences(read_frames(clip, [0, 9, 20]), read_frames(clip, [0, 10, 20]))["exact"]
+    assert not differences(read_frames(clip, [0, 9, 20]), read_frames(clip, [0, 10, 20]))["exact"]

@@ -332,7 +332,7 @@ def plot_decoders(table: pd.DataFrame, *, title: str = "", ax: Axes | None = Non
     """Draw the speed of decoders against the reference, and whether they deliver its frames.
 
     Args:
-        table: As `helpers.video.parity_table` returns it, index the backend.
+        table: As `helpers.parity.parity_table` returns it, index the backend.
         title: Finding.
         ax: Axes to draw on; a new figure by default.
     """
