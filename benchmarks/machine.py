@@ -49,7 +49,7 @@ def operations(options: Namespace) -> list[dict[str, Any]]:
     timings = [benchmark_matmul(options.size, repeats=options.repeats, dtype=options.precision)]
     for dims in (2, 3):
         timings.append(benchmark_convolution(dims, repeats=options.repeats, dtype=options.precision))
-    return [{"name": t.name, "unit": "GFLOP/s", "batch": 1, "per_s": t.gflop_per_s} for t in timings]
+    return [{"name": t["name"], "unit": "GFLOP/s", "batch": 1, "per_s": t["gflop_per_s"]} for t in timings]
 
 
 def networks(options: Namespace) -> list[dict[str, Any]]:

@@ -30,19 +30,26 @@ def list_devices() -> pd.DataFrame:
     This starts the backend: call `enable_memory_growth` before it.
 
     Returns:
-        One row per device: `backend` (with version), `kind` (CPU or GPU), `physical` and `logical` (the backend's
-        names, several logical ones joined by a comma), `name`, `compute_capability` ("" where there is none),
+        One row per device: `backend` (with version), `kind` (CPU or GPU), `physical` and `logical` (the latter as
+        `use_device` takes them, several joined by a comma), `name`, `compute_capability` ("" where there is none),
         `memory_gib` (NaN where unknown), `cores` (physical cores of a CPU, 0 for a GPU).
     """
     name = keras.backend.backend()
-    gpus = {"tensorflow": _tensorflow_gpus, "jax": _jax_gpus, "torch": _torch_gpus}[name]()
-    cpu = {
-        "kind": "CPU", "physical": "CPU:0", "logical": "CPU:0", "name": _cpu_name(), "compute_capability": "",
-        "memory_gib": psutil.virtual_memory().total / GIB, "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-    }  # fmt: skip
-    table = pd.DataFrame([cpu, *({"kind": "GPU", "cores": 0, **gpu} for gpu in gpus)])
+    n_cpus, gpus = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[name]()
+    logical, memory = ", ".join(f"CPU:{index}" for index in range(n_cpus)), psutil.virtual_memory().total / GIB
+    cores = psutil.cpu_count(logical=False) or os.cpu_count()
+    rows = [("CPU", "CPU:0", logical, _cpu_name(), "", memory, cores)]
+    rows += [("GPU", f"GPU:{index}", *gpu, 0) for index, gpu in enumerate(gpus)]
+    table = pd.DataFrame(
+        rows, columns=["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]
+    )
     table.insert(0, "backend", f"{name} {__import__(name).__version__}")
     return table
+
+
+def device_names() -> list[str]:
+    """List the devices that `use_device` takes, such as CPU:0 and GPU:0; this starts the backend."""
+    return ", ".join(list_devices()["logical"]).split(", ")
 
 
 def chosen_device(name: str) -> pd.Series:
@@ -61,83 +68,76 @@ def gpu_index(name: str) -> int:
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")  # Linux; platform.processor() is empty there
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
+    return name[1] if name else platform.processor() or platform.machine()
 
 
-def _tensorflow_gpus() -> list[dict[str, Any]]:
+# How many processors the backend counts; of each GPU its logical names, name, compute capability, memory in GiB.
+Found = tuple[int, list[tuple[str, str, str, float]]]
+
+
+def _tensorflow() -> Found:
     import tensorflow as tf
 
     physical = tf.config.list_physical_devices("GPU")
-    logical = [device.name for device in tf.config.list_logical_devices("GPU")]
-    share = max(len(logical) // len(physical), 1) if physical else 1  # a GPU may be split, each into as many
+    logical = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
+    share = len(logical) // max(len(physical), 1)  # a GPU may be split, each into as many
     rows = []
-    for index, device in enumerate(physical):
-        details = tf.config.experimental.get_device_details(device)
-        rows.append(
-            {
-                "physical": device.name.removeprefix("/physical_device:"),
-                "logical": ", ".join(logical[index * share : (index + 1) * share]).replace("/device:", ""),
-                "name": details.get("device_name", ""),
-                "compute_capability": ".".join(map(str, details.get("compute_capability", ()))),
-                "memory_gib": _nvml_memory_gib(index),
-            }
-        )
-    return rows
+    for index, gpu in enumerate(physical):
+        known = tf.config.experimental.get_device_details(gpu)
+        names = ", ".join(logical[index * share : (index + 1) * share])
+        capability = ".".join(map(str, known.get("compute_capability", ())))
+        rows.append((names, known.get("device_name", ""), capability, _nvml_memory_gib(index)))
+    return len(tf.config.list_logical_devices("CPU")), rows
+
+
+def _jax() -> Found:
+    import jax
+
+    rows = []
+    for gpu in _jax_gpus():
+        memory = (gpu.memory_stats() or {}).get("bytes_limit", math.nan)
+        rows.append((f"GPU:{gpu.id}", gpu.device_kind, str(getattr(gpu, "compute_capability", "")), memory / GIB))
+    return len(jax.devices("cpu")), rows
+
+
+def _jax_gpus() -> list:
+    import jax
+
+    return [device for device in jax.devices() if device.platform == "gpu"]
+
+
+def _torch() -> Found:
+    from torch import cuda
+
+    gpus = enumerate(map(cuda.get_device_properties, range(cuda.device_count())))
+    return 1, [(f"GPU:{i}", gpu.name, f"{gpu.major}.{gpu.minor}", gpu.total_memory / GIB) for i, gpu in gpus]
+
+
+def open_nvml(index: int) -> tuple[ModuleType, Any]:
+    """NVML's module (the `gpu` extra, nvidia-ml-py), and its handle of the index-th GPU that this process may see.
+
+    `CUDA_VISIBLE_DEVICES` may hold numbers, which are NVML's where CUDA_DEVICE_ORDER is PCI_BUS_ID, or UUIDs.
+
+    Raises:
+        ImportError: The extra is not installed.
+        Exception: NVML's own, where there is no driver or no such GPU.
+    """
+    import pynvml
+
+    pynvml.nvmlInit()
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    name = visible[index] if index < len(visible) else str(index)
+    by_name = pynvml.nvmlDeviceGetHandleByIndex if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
+    return pynvml, by_name(int(name) if name.isdigit() else name)
 
 
 def _nvml_memory_gib(index: int) -> float:
-    """Total memory of the index-th visible NVIDIA GPU, NaN without the `gpu` extra (nvidia-ml-py) or its driver."""
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetMemoryInfo(gpu_handle(pynvml, index)).total / GIB
-    except Exception:  # no such library here; a card that NVML does not know by this name: told, not needed
-        return float("nan")
-
-
-def gpu_handle(nvml: ModuleType, index: int) -> Any:
-    """Return NVML's handle of the index-th GPU that this process may see; NVML has been started.
-
-    `CUDA_VISIBLE_DEVICES` may hold numbers, which are NVML's where CUDA_DEVICE_ORDER is PCI_BUS_ID, or UUIDs.
-    """
-    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    name = visible[index] if index < len(visible) else str(index)
-    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
-
-
-def _jax_gpus() -> list[dict[str, Any]]:
-    import jax
-
-    return [
-        {
-            "physical": f"GPU:{device.id}",
-            "logical": str(device),
-            "name": device.device_kind,
-            "compute_capability": str(getattr(device, "compute_capability", "")),
-            "memory_gib": (device.memory_stats() or {}).get("bytes_limit", float("nan")) / GIB,
-        }
-        for device in jax.devices()
-        if device.platform == "gpu"
-    ]
-
-
-def _torch_gpus() -> list[dict[str, Any]]:
-    import torch
-
-    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return [
-        {
-            "physical": f"GPU:{index}",
-            "logical": f"cuda:{index}",
-            "name": gpu.name,
-            "compute_capability": f"{gpu.major}.{gpu.minor}",
-            "memory_gib": gpu.total_memory / GIB,
-        }
-        for index, gpu in enumerate(properties)
-    ]
+        nvml, gpu = open_nvml(index)
+        return nvml.nvmlDeviceGetMemoryInfo(gpu).total / GIB
+    except Exception:  # no such library here; a card that NVML does not know by this name: not needed
+        return math.nan
 
 
 def enable_memory_growth() -> str:
@@ -171,29 +171,6 @@ def require_gpu(found: pd.DataFrame) -> None:
         )
 
 
-def device_names() -> list[str]:
-    """List the devices that `use_device` takes, such as CPU:0 and GPU:0; this starts the backend."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
-    if backend == "jax":
-        return [f"{kind.upper()}:{index}" for kind in ("cpu", "gpu") for index in range(len(_jax_devices(kind)))]
-    import torch
-
-    return ["CPU:0", *(f"GPU:{index}" for index in range(torch.cuda.device_count()))]
-
-
-def _jax_devices(kind: str) -> list:
-    import jax
-
-    try:
-        return jax.devices(kind)
-    except RuntimeError:  # there is no such platform
-        return []
-
-
 @contextmanager
 def use_device(name: str) -> Iterator[str]:
     """Build and run networks on one device while the context lasts, in this thread.
@@ -210,31 +187,19 @@ def use_device(name: str) -> Iterator[str]:
     Raises:
         ValueError: There is no such device; lists those that are there.
     """
-    if not name:
-        yield ""
-        return
-    full = name.upper() if ":" in name else f"{name.upper()}:0"
-    there = device_names()
-    if not re.fullmatch(r"(CPU|GPU):\d+", full) or full not in there:
-        raise ValueError(f"device must be one of {', '.join(there)}, got {name!r}. Choose one of them.")
-    log.info("computing on %s (%s)", full, keras.backend.backend())
+    full = name.upper() if ":" in name or not name else f"{name.upper()}:0"
+    if full:
+        there = device_names()
+        if full not in there:
+            raise ValueError(f"device must be one of {', '.join(there)}, got {name!r}. Choose one of them.")
+        log.info("computing on %s (%s)", full, keras.backend.backend())
     with device_scope(full):
         yield full
 
 
 def device_scope(name: str) -> AbstractContextManager:
-    """The backend's own context for a name that `use_device` has given, for use in further threads; empty: none.
-
-    Keras' `device` would take the first of JAX's devices by the number of any.
-    """
-    if not name:
-        return nullcontext()
-    if keras.backend.backend() != "jax":
-        return keras.device(name.lower())
-    import jax
-
-    kind, index = name.lower().split(":")
-    return jax.default_device(_jax_devices(kind)[int(index)])
+    """The context of a name that `use_device` has given, for use in further threads; empty: none."""
+    return keras.device(name.lower()) if name else nullcontext()
 
 
 def measure_peak_gib(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -242,35 +207,25 @@ def measure_peak_gib(work: Callable[[], Any]) -> tuple[Any, float]:
 
     On JAX, which cannot forget a peak, it is the largest since the process began. NaN without a GPU.
     """
-    reset, read = {"tensorflow": _tensorflow_peaks, "jax": _jax_peaks, "torch": _torch_peaks}[keras.backend.backend()]()
-    reset()
+    _peaks(forget=True)
     result = work()
-    return result, max((n_bytes / GIB for n_bytes in read()), default=math.nan)
+    return result, max(_peaks(), default=math.nan) / GIB
 
 
-Peaks = tuple[Callable[[], object], Callable[[], list[float]]]  # forget the peaks of all GPUs; their bytes
+def _peaks(forget: bool = False) -> list[float]:
+    """Bytes of each GPU at most since they were last forgotten; `forget` does so."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return [(gpu.memory_stats() or {}).get("peak_bytes_in_use", math.nan) for gpu in _jax_gpus()]
+    if backend == "tensorflow":
+        import tensorflow as tf
 
+        memory, gpus = tf.config.experimental, [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+        reset, read = memory.reset_memory_stats, lambda gpu: memory.get_memory_info(gpu)["peak"]
+    else:
+        from torch import cuda
 
-def _tensorflow_peaks() -> Peaks:
-    import tensorflow as tf
-
-    memory, gpus = tf.config.experimental, [name for name in device_names() if name.startswith("GPU")]
-    return (
-        lambda: [memory.reset_memory_stats(gpu) for gpu in gpus],
-        lambda: [memory.get_memory_info(gpu)["peak"] for gpu in gpus],
-    )
-
-
-def _jax_peaks() -> Peaks:
-    gpus = _jax_devices("gpu")
-    return lambda: None, lambda: [(gpu.memory_stats() or {}).get("peak_bytes_in_use", math.nan) for gpu in gpus]
-
-
-def _torch_peaks() -> Peaks:
-    from torch import cuda
-
-    gpus = range(cuda.device_count())
-    return (
-        lambda: [cuda.reset_peak_memory_stats(gpu) for gpu in gpus],
-        lambda: [cuda.max_memory_allocated(gpu) for gpu in gpus],
-    )
+        gpus, reset, read = range(cuda.device_count()), cuda.reset_peak_memory_stats, cuda.max_memory_allocated
+    for gpu in gpus if forget else ():
+        reset(gpu)
+    return [read(gpu) for gpu in gpus]

@@ -1,10 +1,10 @@
 """How fast this machine is: single operations in GFLOP/s, the networks of 03 and 04 in samples per second.
 
-In: sizes and dtypes. Out: timings, and tables of rates over growing batches.
+In: sizes and dtypes. Out: rows of timings, and tables of rates over growing batches.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -12,36 +12,24 @@ import numpy as np
 import pandas as pd
 
 from helpers.backbones import build_backbone
-from helpers.forward import compile_forward
+from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.throughput import median_seconds, throughput
+from helpers.throughput import measured_rate, median_seconds
 
 
-@dataclass(frozen=True)
-class Timing:
-    """A benchmark: median `seconds` of `repeats` runs after one to warm up, and the work of one run in GFLOP."""
+def benchmark_matmul(size: int = 1024, *, repeats: int = 5, dtype: str = "float32") -> dict[str, Any]:
+    """Time the product of two (size, size) matrices, 2 size^3 operations.
 
-    name: str
-    dtype: str
-    seconds: float
-    repeats: int
-    gflop: float
-
-    @property
-    def gflop_per_s(self) -> float:
-        return self.gflop / self.seconds
-
-
-def benchmark_matmul(size: int = 1024, *, repeats: int = 5, dtype: str = "float32") -> Timing:
-    """Time the product of two (size, size) matrices: 2 size^3 operations."""
+    Returns:
+        name, dtype, repeats, median `seconds` of them after one to warm up, `gflop` of one run, `gflop_per_s`.
+    """
     a, b = (_random((size, size), seed, dtype) for seed in (0, 1))
-    seconds = median_seconds(lambda: keras.ops.matmul(a, b), repeats)
-    return Timing(f"matmul {size} x {size}", dtype, seconds, repeats, 2 * size**3 / 1e9)
+    return _timed(f"matmul {size} x {size}", dtype, 2 * size**3, repeats, lambda: keras.ops.matmul(a, b))
 
 
 def benchmark_convolution(
     dims: int = 2, *, size: int = 56, channels: int = 64, batch: int = 4, repeats: int = 5, dtype: str = "float32"
-) -> Timing:
+) -> dict[str, Any]:
     """Time a convolution with 3-wide kernels, stride 1, SAME padding, as ResNet-50 and I3D hold them.
 
     Args:
@@ -51,22 +39,58 @@ def benchmark_convolution(
         batch: Samples at once.
         repeats: Timed runs.
         dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+        As for `benchmark_matmul`.
     """
-    if dims not in (2, 3):
-        raise ValueError(f"dims must be 2 (images) or 3 (clips), got {dims!r}. Choose one of them.")
-    space = (size, size) if dims == 2 else (8, size, size)
-    x = _random((batch, *space, channels), 0, dtype)
-    kernel = _random((*(3,) * dims, channels, channels), 1, dtype)
-    seconds = median_seconds(lambda: keras.ops.conv(x, kernel, padding="same"), repeats)
-    gflop = 2 * batch * np.prod(space) * channels**2 * 3**dims / 1e9
-    return Timing(
-        f"conv{dims}d {' x '.join(map(str, (batch, *space, channels)))}", dtype, seconds, repeats, float(gflop)
-    )
+    space = {2: (size, size), 3: (8, size, size)}[dims]
+    shape = (batch, *space, channels)
+    x, kernel = _random(shape, 0, dtype), _random((*(3,) * dims, channels, channels), 1, dtype)
+    operations = 2 * batch * math.prod(space) * channels**2 * 3**dims
+    name = f"conv{dims}d {' x '.join(map(str, shape))}"
+    return _timed(name, dtype, operations, repeats, lambda: keras.ops.conv(x, kernel, padding="same"))
 
 
 def _random(shape: tuple[int, ...], seed: int, dtype: str) -> Any:
     values = np.random.default_rng(seed).standard_normal(shape, np.float32)
     return keras.ops.cast(keras.ops.convert_to_tensor(values), dtype)
+
+
+def _timed(name: str, dtype: str, operations: int, repeats: int, run: Callable[[], Any]) -> dict[str, Any]:
+    seconds, gflop = median_seconds(run, repeats), operations / 1e9
+    row = {"name": name, "dtype": dtype, "seconds": seconds, "repeats": repeats, "gflop": gflop}
+    return row | {"gflop_per_s": gflop / seconds}
+
+
+def throughput(
+    forward: Forward,
+    sample_shape: tuple[int, ...],
+    batches: Iterable[int],
+    *,
+    network: str,
+    unit: str,
+    repeats: int,
+    dtype: type = np.float32,
+) -> pd.DataFrame:
+    """Time a network over growing batches of noise; running out of memory is the last row, not an error.
+
+    Args:
+        forward, sample_shape, repeats, dtype: As for `measured_rate`.
+        batches: Samples at once; taken in increasing order.
+        network: What the rows are called.
+        unit: What is counted: "images/s" or "clips/s".
+
+    Returns:
+        Columns network, unit, batch, and per_s and memory_gib of `measured_rate`; `note` says what went wrong.
+    """
+    rows = []
+    for batch in sorted(set(batches)):
+        per_s, memory_gib = measured_rate(forward, sample_shape, batch, repeats=repeats, dtype=dtype)
+        row = {"network": network, "unit": unit, "batch": batch, "per_s": per_s, "memory_gib": memory_gib}
+        rows.append(row | {"note": "out of memory" if math.isnan(per_s) else ""})
+        if math.isnan(per_s):
+            break
+    return pd.DataFrame(rows)
 
 
 def static_throughput(batches: Iterable[int], *, precision: str = "float32", repeats: int = 3) -> pd.DataFrame:

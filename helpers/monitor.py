@@ -1,22 +1,20 @@
 """What a stage takes while it runs: memory of this process and its children, processor load, and the GPU's by NVML.
 
 In: nothing but a `with` around the work. Out: samples as a DataFrame, one row every few seconds, and their peaks and
-medians for manifests and logs. A thread takes the samples; what it cannot read it says once in the log and leaves out,
-and it never ends a run.
+medians for manifests and logs. A thread takes the samples; what it cannot read it leaves out, and it never ends a run.
 """
 
 import logging
 import math
 import threading
 import time
-from importlib import import_module
-from types import ModuleType
-from typing import Any
+from contextlib import suppress
+from functools import partial
 
 import pandas as pd
 import psutil
 
-from helpers.device import GIB, gpu_handle
+from helpers.device import GIB, open_nvml
 
 log = logging.getLogger(__name__)
 
@@ -31,33 +29,21 @@ class Monitor:
     Args:
         every_s: Seconds from sample to sample, above 0. A sample takes some milliseconds of one core.
         gpu: Which of the visible GPUs.
-        nvml: NVML's Python module; None takes `pynvml` where the `gpu` extra is installed.
     """
 
-    def __init__(self, *, every_s: float = 5.0, gpu: int = 0, nvml: ModuleType | None = None) -> None:
-        if not 0 < every_s <= threading.TIMEOUT_MAX:
-            raise ValueError(f"every_s must be above 0, got {every_s}. 5 is enough for a stage that takes minutes.")
-        self._every_s, self._gpu, self._nvml = every_s, gpu, nvml
-        self._handle: Any = None
+    def __init__(self, *, every_s: float = 5.0, gpu: int = 0) -> None:
+        self._every_s, self._gpu = every_s, gpu
         self._rows: list[dict[str, float]] = []
-        self._said: set[str] = set()
-        self._process = psutil.Process()
-        self._cpu: Any = None
-        self._start_s = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_sampling, name="monitor", daemon=True)
 
     def __enter__(self) -> "Monitor":
-        self._start_s, self._cpu = time.monotonic(), psutil.cpu_times()
-        self._open_gpu()
-        self._sample()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._sample()
 
     def samples(self) -> pd.DataFrame:
         """Return one row per sample, also while the work goes on.
@@ -93,52 +79,38 @@ class Monitor:
         return ", ".join(form.format(value) for form, value in parts.items() if value is not None) or "nothing sampled"
 
     def _keep_sampling(self) -> None:
-        while not self._ended.wait(self._every_s):
-            self._sample()
+        started_s = time.monotonic()
+        readers = {"memory": _of_processes, "load": _of_processor, "GPU": partial(_of_gpu, self._gpu)}
+        psutil.cpu_percent()  # it counts from one call in a thread to the next
+        silent, ended = set(), False
+        while True:
+            row = {"t_s": time.monotonic() - started_s}
+            for what, read in readers.items():
+                try:
+                    row |= read() if self._rows or what != "load" else {}
+                except Exception as error:  # no library, no driver, a GPU that is lost: none of them is the work's
+                    if what not in silent:
+                        log.info("the %s is not monitored: %s: %s", what, type(error).__name__, error)
+                    silent.add(what)
+            self._rows.append(row)
+            if ended:
+                return
+            ended = self._ended.wait(self._every_s)
 
-    def _sample(self) -> None:
-        row = {"t_s": time.monotonic() - self._start_s}
-        readings = (("memory", self._read_memory), ("processor", self._read_load), ("GPU", self._read_gpu))
-        for what, read in readings:
-            try:
-                row |= read()
-            except Exception as error:  # NVML has errors of its own; none of them is the work's
-                self._say(f"the {what} could not be read: {type(error).__name__}: {error}", what)
-        self._rows.append(row)
 
-    def _say(self, message: str, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            log.info("%s", message)
+def _of_processes() -> dict[str, float]:
+    me, children = psutil.Process(), 0
+    for child in me.children(recursive=True):
+        with suppress(psutil.Error):  # it has ended since
+            children += child.memory_info().rss
+    return {"memory_gib": me.memory_info().rss / GIB, "children_gib": children / GIB}
 
-    def _read_memory(self) -> dict[str, float]:
-        children = 0
-        for child in self._process.children(recursive=True):
-            try:
-                children += child.memory_info().rss
-            except psutil.NoSuchProcess:  # it has ended since
-                continue
-        return {"memory_gib": self._process.memory_info().rss / GIB, "children_gib": children / GIB}
 
-    def _read_load(self) -> dict[str, float]:
-        before, self._cpu = self._cpu, psutil.cpu_times()
-        spent = {name: getattr(self._cpu, name) - getattr(before, name) for name in before._fields}
-        total = sum(value for name, value in spent.items() if not name.startswith("guest"))  # which user holds already
-        idle = spent["idle"] + spent.get("iowait", 0.0)
-        return {"load": min(max(1 - idle / total, 0.0), 1.0)} if total > 0 else {}
+def _of_processor() -> dict[str, float]:
+    return {"load": psutil.cpu_percent() / 100}
 
-    def _read_gpu(self) -> dict[str, float]:
-        if self._handle is None:
-            return {}
-        memory = {"gpu_memory_gib": self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used / GIB}
-        return memory | {"gpu_load": self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100}
 
-    def _open_gpu(self) -> None:
-        try:
-            self._nvml = self._nvml or import_module("pynvml")
-            self._nvml.nvmlInit()
-            self._handle = gpu_handle(self._nvml, self._gpu)
-        except ImportError:
-            self._say("no GPU is monitored: the gpu extra (nvidia-ml-py) is not installed", "GPU")
-        except Exception as error:  # no driver, no such GPU: NVML has errors of its own
-            self._say(f"no GPU is monitored: {error}", "GPU")
+def _of_gpu(index: int) -> dict[str, float]:
+    nvml, gpu = open_nvml(index)
+    used, busy = nvml.nvmlDeviceGetMemoryInfo(gpu).used, nvml.nvmlDeviceGetUtilizationRates(gpu).gpu
+    return {"gpu_memory_gib": used / GIB, "gpu_load": busy / 100}

@@ -1,25 +1,23 @@
-"""How many samples per second a network makes over growing batches, and the batch size to use.
+"""How many samples per second a compiled network makes, and the batch size that this speaks for.
 
-In: a compiled network and the shape of a sample. Out: a table of rates, and the batch size that it speaks for.
+In: a compiled network and the shape of a sample. Out: rates of batches of noise, and a batch size.
 """
 
 import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 
 from helpers.device import measure_peak_gib
 from helpers.forward import Forward
 
 log = logging.getLogger(__name__)
 
-THROUGHPUT_COLUMNS = ("network", "unit", "batch", "per_s", "memory_gib", "note")
 NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
 LARGEST_POWER = 10  # batches of 1,024 at most
 SHARE = 0.4  # of a device's memory that a batch may take: two are in the network, and other programs need some
@@ -27,8 +25,6 @@ SHARE = 0.4  # of a device's memory that a batch may take: two are in the networ
 
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     """Median over `repeats` runs after one untimed; one value is read back, since a device computes behind our back."""
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}. Ask for one run or more.")
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -38,48 +34,29 @@ def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds[1:])
 
 
-def throughput(
-    forward: Forward,
-    sample_shape: tuple[int, ...],
-    batches: Iterable[int],
-    *,
-    network: str,
-    unit: str,
-    repeats: int,
-    dtype: type = np.float32,
-) -> pd.DataFrame:
-    """Time a network over growing batches of noise; running out of memory is the last row, not an error.
+def measured_rate(
+    forward: Forward, sample_shape: tuple[int, ...], batch: int, *, repeats: int = 1, dtype: type = np.float32
+) -> tuple[float, float]:
+    """Time a network on one batch of noise.
 
     Args:
         forward: Compiled network.
         sample_shape: Of one sample, without the batch.
-        batches: Samples at once, each at least 1; taken in increasing order.
-        network: What the rows are called.
-        unit: What is counted: "images/s" or "clips/s".
-        repeats: Timed runs of each batch after one that compiles.
+        batch: Samples at once.
+        repeats: Timed runs after one that compiles.
         dtype: Of a sample: np.uint8 for pixels.
 
     Returns:
-        `THROUGHPUT_COLUMNS`: `per_s` is samples per second by the median run, NaN where memory did not suffice;
-        `memory_gib` the peak on the GPU, weights included, NaN where unknown; `note` says what went wrong.
+        Samples per second by the median run, NaN where memory did not suffice; the peak of memory on the GPU in GiB,
+        weights included, NaN where unknown.
     """
-    sizes = sorted(set(batches))
-    if repeats < 1 or not sizes or sizes[0] < 1:
-        raise ValueError(f"batches and repeats must be at least 1, got {sizes} and {repeats}. Name one or more.")
-    rows = []
-    for size in sizes:
-        row = {"network": network, "unit": unit, "batch": size, "per_s": math.nan, "memory_gib": math.nan, "note": ""}
-        rows.append(row)
-        try:
-            x = np.random.default_rng(0).integers(0, 256, (size, *sample_shape), np.uint8).astype(dtype)
-            row["per_s"], row["memory_gib"] = measure_peak_gib(
-                lambda x=x: len(x) / median_seconds(lambda: forward(x), repeats)
-            )
-        except MemoryError as error:
-            log.info("%s, batch %d: %s", network, size, error)
-            row["note"] = "out of memory"
-            break
-    return pd.DataFrame(rows, columns=list(THROUGHPUT_COLUMNS))
+    x = np.random.default_rng(0).integers(0, 256, (batch, *sample_shape), np.uint8).astype(dtype)
+    try:
+        seconds, memory_gib = measure_peak_gib(lambda: median_seconds(lambda: forward(x), repeats))
+    except MemoryError as error:
+        log.info("batch %d: %s", batch, error)
+        return math.nan, math.nan
+    return batch / seconds, memory_gib
 
 
 def measured_batch(
@@ -91,57 +68,25 @@ def measured_batch(
     dtype: type = np.float32,
     memory_gib: float = math.nan,
 ) -> int:
-    """Choose a batch size by measuring: doubled until memory runs out or a doubling brings under 5 %; see `throughput`.
+    """Choose a batch size by measuring, and log why: the smallest that comes within 5 % of the best rate.
 
-    `memory_gib` is as for `suggest_batch`. MemoryError when not even one sample fits.
-    """
-    parts: list[pd.DataFrame] = []
-    best = 0.0
-    for size in (2**k for k in range(LARGEST_POWER + 1)):
-        parts.append(throughput(forward, sample_shape, [size], network=network, unit=unit, repeats=1, dtype=dtype))
-        rate = parts[-1]["per_s"].iloc[0]
-        if not rate > best / NEARLY:  # NaN, too
-            break
-        best = rate
-    table = pd.concat(parts, ignore_index=True)
-    if table["per_s"].isna().all():
-        raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
-    return suggest_batch(table, memory_gib)
-
-
-def suggest_batch(table: pd.DataFrame, memory_gib: float = math.nan) -> int:
-    """Choose a batch size from the measured rows of one network, and log why.
-
-    It is the smallest that comes within 5 % of the best rate among those that fit into `SHARE` of the memory. What a
-    batch takes is a line through the measured peaks: a constant for the weights, and so much per sample.
+    It is doubled until memory runs out, `SHARE` of it is passed, or a doubling brings less than 5 %.
 
     Args:
-        table: Of `throughput`, one network, at least one row that has a rate.
+        forward, sample_shape, dtype: As for `measured_rate`.
+        network, unit: What the log calls the network, and what is counted: "images/s" or "clips/s".
         memory_gib: Of the device that will be used; NaN where unknown: then every batch that ran fits.
+
+    Raises:
+        MemoryError: Not even one sample fits.
     """
-    ran = table[table["per_s"].notna()]
-    if ran.empty or table["network"].nunique() != 1:
-        raise ValueError(
-            f"table must hold the rows of one network of which one ran, got {len(ran)} that ran, of "
-            f"{', '.join(table['network'].unique()) or 'no network'}. Measure smaller batches, one network at a time."
-        )
-    needed = _memory_of(ran)
-    fitting = ran[~(needed > SHARE * memory_gib)]  # NaN is no reason against
-    if fitting.empty:
-        fitting = ran.head(1)
-    best = fitting["per_s"].max()
-    chosen = fitting[fitting["per_s"] >= NEARLY * best].iloc[0]
-    log.info(
-        "%s: batch %d makes %.1f %s, the best that fits %.1f", chosen["network"], chosen["batch"], chosen["per_s"],
-        chosen["unit"], best,
-    )  # fmt: skip
-    return int(chosen["batch"])
-
-
-def _memory_of(ran: pd.DataFrame) -> pd.Series:
-    """GiB of each batch by the line through the known ones; the known value where there is only one."""
-    known = ran.dropna(subset="memory_gib")
-    if len(known) < 2:
-        return ran["memory_gib"]
-    slope, constant = np.polyfit(known["batch"], known["memory_gib"], 1)
-    return ran["batch"] * slope + constant
+    chosen, best = 0, 0.0
+    for batch in (2**power for power in range(LARGEST_POWER + 1)):
+        per_s, taken_gib = measured_rate(forward, sample_shape, batch, dtype=dtype)
+        if not per_s > best / NEARLY or (chosen and taken_gib > SHARE * memory_gib):  # NaN: out of memory; no reason
+            break
+        chosen, best = batch, per_s
+    if not chosen:
+        raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
+    log.info("%s: batch %d makes %.1f %s", network, chosen, best, unit)
+    return chosen

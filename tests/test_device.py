@@ -23,7 +23,7 @@ def test_a_gpu_is_listed_with_its_details(monkeypatch):
     halves = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(4)]
     details = {"device_name": "Loom 3", "compute_capability": (9, 0)}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: halves)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: halves if kind == "GPU" else ["CPU:0"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
     monkeypatch.setattr(device, "_nvml_memory_gib", lambda index: 11.0 + index)
     row = device.list_devices().iloc[2]

@@ -1,12 +1,13 @@
 import logging
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from helpers.device import GIB, gpu_handle
+from helpers.device import GIB, open_nvml
 from helpers.files import read_json, write_json
 from helpers.monitor import Monitor
 
@@ -40,74 +41,89 @@ def without_gpu():
     return SimpleNamespace(nvmlInit=fail)
 
 
-def test_memory_of_this_process_is_seen_to_grow():
-    with Monitor(every_s=3600, nvml=without_gpu()) as watched:
+@pytest.fixture
+def watch(monkeypatch):
+    """Starts a monitor beside this NVML, and waits until it has sampled so often."""
+
+    def watching(module=None, **how):
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+        return Monitor(every_s=0.02, **how)
+
+    return watching
+
+
+def wait_for(watched, n_samples):
+    n_samples += len(watched.samples())
+    while len(watched.samples()) < n_samples:
+        time.sleep(0.01)
+
+
+def test_memory_of_this_process_is_seen_to_grow(watch):
+    with watch() as watched:
+        wait_for(watched, 1)
         before = watched.summary()
         block = np.ones(GIB // 64, np.float64)  # an eighth of a GiB
-        watched._sample()
+        wait_for(watched, 2)
         grown = watched.summary()["memory_peak_gib"] - before["memory_peak_gib"]
         assert len(block)
     assert 0.1 < grown < 0.4
-    assert watched.summary()["samples"] == 3
 
 
-def test_memory_of_child_processes_is_counted_apart():
+def test_memory_of_child_processes_is_counted_apart(watch):
     hold = "b = b'1' * 2**27; print('ready', flush=True); input()"
-    with Monitor(every_s=3600, nvml=without_gpu()) as watched:
+    with watch() as watched:
         child = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         child.stdout.readline()
-        watched._sample()
+        wait_for(watched, 2)
         child.communicate(b"\n")
     children = watched.samples()["children_gib"]
-    assert 0.125 < children[1] < 0.5
-    assert children[2] < children[1]
+    assert 0.125 < children.max() < 0.5
+    assert children.iloc[-1] < children.max(), watched.samples()
 
 
-def test_the_thread_samples_by_itself_and_ends_with_the_work():
-    with Monitor(every_s=0.01, nvml=without_gpu()) as watched:
-        while len(watched.samples()) < 4:
-            sum(range(1000))
+def test_samples_are_taken_until_the_work_ends(watch):
+    with watch() as watched:
+        wait_for(watched, 3)
+        n_samples = len(watched.samples())
     table = watched.samples()
+    assert len(table) > n_samples
     assert table["t_s"].is_monotonic_increasing
+    assert table["load"].isna().tolist() == [True] + [False] * (len(table) - 1)
     assert table["load"].dropna().between(0, 1).all()
     assert not watched._thread.is_alive()
 
 
-def test_the_gpu_is_sampled_with_its_peak_and_median(monkeypatch):
+def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(watch, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     opened = []
-    with Monitor(every_s=3600, gpu=1, nvml=nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=opened)) as watched:
-        watched._sample()
+    with watch(nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=opened), gpu=1) as watched:
+        wait_for(watched, 5)
     used = watched.summary()
-    assert opened == [1]
+    assert set(opened) == {1}
     assert (used["gpu_memory_peak_gib"], used["gpu_memory_median_gib"]) == (7, 3)
     assert (used["gpu_load_peak"], used["gpu_load_median"]) == (0.97, 0.53)
     assert "GPU 53% busy, GPU memory 7.0 GiB" in watched.in_words()
+    assert caplog.text.count("the GPU is not monitored: LostError: GPU is lost") == 1
+    assert watched.samples()["memory_gib"].notna().all()
+    assert watched.samples()["gpu_load"].notna().sum() == 3
 
 
 @pytest.mark.parametrize(("visible", "handle"), [("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)])
 def test_the_gpu_is_the_one_that_the_process_may_see(monkeypatch, visible, handle):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     opened = []
-    gpu_handle(nvml(opened=opened), 1)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(opened=opened))
+    open_nvml(1)
     assert opened == [handle]
 
 
-def test_a_gpu_that_is_lost_is_said_once_and_the_rest_goes_on(caplog):
+@pytest.mark.parametrize(("module", "reason"), [(without_gpu(), "NVML Shared Library Not Found"), (None, "pynvml")])
+def test_a_machine_without_a_gpu_or_the_extra_is_said_once(watch, caplog, tmp_path, module, reason):
     caplog.set_level(logging.INFO)
-    with Monitor(every_s=3600, nvml=nvml(used_gib=(2,), busy=(50,))) as watched:
-        watched._sample()
-        watched._sample()
-    assert caplog.text.count("the GPU could not be read: LostError: GPU is lost") == 1
-    assert watched.samples()["memory_gib"].notna().all()
-    assert watched.samples()["gpu_load"].notna().tolist() == [True, False, False, False]
-
-
-def test_a_machine_without_a_gpu_is_said_once_and_has_no_gpu_values(caplog, tmp_path):
-    caplog.set_level(logging.INFO)
-    with Monitor(every_s=3600, nvml=without_gpu()) as watched:
-        pass
-    assert caplog.text.count("no GPU is monitored: NVML Shared Library Not Found") == 1
+    with watch(module) as watched:
+        wait_for(watched, 3)
+    assert caplog.text.count("the GPU is not monitored") == caplog.text.count(reason) == 1
     used = watched.summary()
     assert used["gpu_memory_peak_gib"] is None
     assert "GPU" not in watched.in_words()
@@ -116,16 +132,8 @@ def test_a_machine_without_a_gpu_is_said_once_and_has_no_gpu_values(caplog, tmp_
     assert read_json(tmp_path / "log.json")["gpu_load_median"] is None
 
 
-def test_without_the_extra_no_gpu_is_monitored(caplog, monkeypatch):
-    caplog.set_level(logging.INFO)
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    with Monitor(every_s=3600):
-        pass
-    assert "the gpu extra (nvidia-ml-py) is not installed" in caplog.text
-
-
-def test_an_error_of_the_work_comes_out_as_it_is():
-    with pytest.raises(KeyError, match="mine"), Monitor(every_s=3600, nvml=without_gpu()) as watched:
+def test_an_error_of_the_work_comes_out_as_it_is(watch):
+    with pytest.raises(KeyError, match="mine"), watch() as watched:
         raise KeyError("mine")
     assert not watched._thread.is_alive()
 
@@ -134,8 +142,3 @@ def test_a_monitor_that_has_not_begun_has_nothing_to_say():
     watched = Monitor()
     assert watched.in_words() == "nothing sampled"
     assert watched.summary()["memory_peak_gib"] is None
-
-
-def test_an_interval_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="every_s must be above 0, got 0"):
-        Monitor(every_s=0)

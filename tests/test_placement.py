@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from helpers import device as placement
 from helpers.files import ROOT
@@ -73,11 +74,13 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(name, monkeyp
 
 
 def test_the_largest_peak_of_the_gpus_belongs_to_the_work(monkeypatch):
-    done = []
-    peaks = (lambda: done.append("forgotten"), lambda: [2 * 2**30, 3 * 2**30])
-    monkeypatch.setattr(placement, "_tensorflow_peaks", lambda: peaks)
+    done, memory = [], tf.config.experimental
+    gpus = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(2)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    monkeypatch.setattr(memory, "reset_memory_stats", lambda name: done.append(f"forgotten {name[-5:]}"))
+    monkeypatch.setattr(memory, "get_memory_info", lambda name: {"peak": (2 + int(name[-1])) * 2**30})
     assert placement.measure_peak_gib(lambda: done.append("worked") or 7) == (7, 3.0)
-    assert done == ["forgotten", "worked"]
+    assert done == ["forgotten GPU:0", "forgotten GPU:1", "worked"]
 
 
 def test_without_a_gpu_no_peak_is_known():

@@ -27,7 +27,7 @@ def plot_throughput(throughput: pd.DataFrame) -> Figure:
     """Draw each network's samples per second over the batch size; where memory ran out stands a mark on the axis.
 
     Args:
-        throughput: Columns network, unit, batch, per_s (NaN: out of memory), as of `helpers.throughput`.
+        throughput: Columns network, unit, batch, per_s (NaN: out of memory), as of `helpers.machine`.
     """
     networks = list(throughput.groupby("network", sort=False))
     figure, axes = plt.subplots(1, len(networks), figsize=(7, 2.6), layout="constrained", squeeze=False)
