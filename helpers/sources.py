@@ -14,7 +14,7 @@ from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX, CROPS_PER_CHUNK, Chunk, Clock, Job, face_crops, face_flows
 from helpers.files import resolve
 from helpers.names import match_clips
-from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredClip, StoredError
+from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError
 from helpers.store import clip_stamp, read_manifest
 from helpers.tracks import FaceTrack, read_track, track_of
 from helpers.video import backend_version
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 FOLDERS = ("faces_dir", "flow_dir")  # the parameters that name a tree
 OF_TREES = (*FOLDERS, "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
-OF_VIDEOS = {FaceTree: ("every_n_frames",), OpticalFlowSequenceLoader: ("flow", "remove_camera")}  # how to read them
-Tree = FaceTree | OpticalFlowSequenceLoader
+OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow", "remove_camera")}  # how to read them
+Tree = FaceTree | FlowTree
 
 
 def stored_chunks(job: StoredClip) -> Iterator[Chunk]:
@@ -127,7 +127,7 @@ def open_tree(cfg: StaticConfig | DynamicConfig) -> Tree | None:
     """The tree that the parameters of 03 or 04 name; None when they name none."""
     if isinstance(cfg, StaticConfig):
         return FaceTree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
-    return OpticalFlowSequenceLoader(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
+    return FlowTree(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
 
 
 def inputs_at(

@@ -42,7 +42,7 @@ def predict_trees(
         face_dir: A folder of numbered square pictures per clip.
         flow_dir: Stored flow of the same clips, called alike.
         output: Ends in `.npy`.
-        faces_fps, flow_fps: See `FaceTree`, `OpticalFlowSequenceLoader`; default: as in a training on trees.
+        faces_fps, flow_fps: See `FaceTree`, `FlowTree`; default: as in a training on trees.
         progress: Show progress bars.
 
     Returns:

@@ -14,10 +14,10 @@ from helpers.config import PreparationConfig
 from helpers.faces import export_faces, prepare_clips
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
+from helpers.flow_loader import OpticalFlowSequenceLoader
 from helpers.precomputed import (
     PICTURE,
     FaceTree,
-    OpticalFlowSequenceLoader,
     StoredError,
     checked,
     numbered_files,
@@ -154,13 +154,6 @@ def test_a_change_is_seen_in_a_clip_of_which_a_link_leads_nowhere(tmp_path):
     assert tree.stamp("a") != before
 
 
-def test_a_number_that_no_computer_counts_to_costs_the_clip(tmp_path):
-    write_faces(tmp_path / "a", [10**19])
-    write_faces(tmp_path / "b", [10])
-    with pytest.raises(StoredError, match="the number in face_1.*0.jpg is too large"):
-        FaceTree(tmp_path, 30.0).job("a", SIDE)
-
-
 def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_path):
     write_faces(tmp_path / "elsewhere" / "a", [0])
     root = tmp_path / "tree"
@@ -169,6 +162,7 @@ def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_
     write_faces(root / "b", [3])
     shutil.copy(root / "b" / "face_000003.jpg", root / "b" / "cover.jpg")
     (root / "b" / "face_000004.txt").touch()
+    shutil.copy(root / "b" / "face_000003.jpg", root / "b" / ".part-5.jpg")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "linked" / "loop").symlink_to(root)
     tree = FaceTree(root, 30.0)
@@ -183,7 +177,7 @@ def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path):
         FaceTree(tmp_path, 30.0)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "face_0.jpg").touch()
-    with pytest.raises(ValueError, match="not one of 1 clips looked at can be read"):
+    with pytest.raises(ValueError, match="not one of 1 looked at can be read"):
         FaceTree(tmp_path, 30.0)
     Image.fromarray(face()[:20]).save(tmp_path / "a" / "face_1.jpg")
     with pytest.raises(ValueError, match=r"must have shape \(S, S, 3\), got \(20, 32, 3\). Crop them to squares."):
@@ -226,7 +220,7 @@ def test_exported_times_that_do_not_fit_the_pictures_cost_the_clip(exported, tmp
     with pytest.raises(StoredError, match="say nothing of face_000003.jpg"):
         tree.job("ü.001", 224)
     times.write_bytes(b"half")
-    with pytest.raises(StoredError, match="ü.001.npz, is damaged"):
+    with pytest.raises(StoredError, match="^ü.001.npz is damaged"):
         tree.job("ü.001", 224)
 
 
@@ -419,7 +413,7 @@ def test_a_folder_that_cannot_be_used_at_all_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must hold stored flow .* got none"):
         OpticalFlowSequenceLoader(tmp_path, 6.0)
     (tmp_path / "a.npy").touch()
-    with pytest.raises(ValueError, match="not one of 1 clips looked at can be read"):
+    with pytest.raises(ValueError, match="not one of 1 looked at can be read"):
         OpticalFlowSequenceLoader(tmp_path, 6.0)
     np.save(tmp_path / "a.npy", np.zeros((3, 8, 6, 2), np.float32))
     with pytest.raises(ValueError, match=r"must have shape \(S, S, 2\), got \(8, 6, 2\)"):
