@@ -14,7 +14,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional
 from tyro.extras import SubcommandApp
 
 from helpers import training_commands
-from helpers.training_commands import Pretrained, UsageError, Videos, option, require_videos, without_noise
+from helpers.training_commands import Pretrained, Video, Videos, option, without_noise
 
 log = logging.getLogger("helpers")
 app = SubcommandApp()
@@ -34,9 +34,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         log.debug("", exc_info=True)
         return 1
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("stopped. The same command goes on from here.", file=sys.stderr)
         return 1
@@ -134,7 +131,8 @@ def report(
 
 @app.command
 def score(
-    videos: Videos,
+    video: Video,
+    more: Videos = (),
     *,
     model: Annotated[Path, option("the model folder of a run: results/<run>/model")],
     out: Annotated[Path | None, option("write score.json, score.csv and score.html here", "DIR")] = None,
@@ -146,30 +144,26 @@ def score(
 
     Exit 0: at least one is scored, and those that failed are listed.
     """
-    require_videos(videos)
-    with without_noise():
-        from helpers import score, scores
-
     files = {"json": json, "csv": csv, "html": html}
     if out:
-        files = {kind: name or out / f"score.{kind}" for kind, name in files.items()}
+        files = {kind: path or out / f"score.{kind}" for kind, path in files.items()}
     _check_targets(files, out)
-    score.read_card(model)  # a folder that is no model is refused before any notebook is started
+    with without_noise():
+        from helpers import scores
+        from helpers.score import N_FACES, load_scorer
     page = files.pop("html")
-    if page:
-        from helpers import workbook
-
-        results = [scores.from_dict(record) for record in workbook.score_page(videos, model, page)]
-        scores.write_scores(results, **files)
-        for result in results:
-            scores.tell(result)
-    else:
-        results = scores.score_all(videos, score.load_scorer(model), faces=0, **files, tell=scores.tell)
+    how = {"faces": N_FACES if page else 0, "report": scores.print_score}
+    results = scores.score_all([video, *more], load_scorer(model), **files, **how)
     failed = sum(isinstance(result, scores.Unusable) for result in results)
     if failed:
         print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
-    if written := [str(path) for path in (*files.values(), page) if path]:
-        print(f"written: {', '.join(written)}")
+    if written := [str(path) for path in files.values() if path]:
+        print(f"written: {', '.join(written)}", flush=True)
+    if page:
+        from helpers import workbook
+
+        workbook.score_page(results, model, page)
+        print(f"written: {page}")
     return 1 if failed == len(results) else 0
 
 

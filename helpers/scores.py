@@ -7,19 +7,21 @@ a table that say the same.
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from helpers.clips import LETTERS, TRAITS, load_clips, targets_of
 from helpers.container import VideoError
-from helpers.files import replacing, resolve, write_json
+from helpers.files import read_json, replacing, resolve, write_json
 from helpers.names import clip_key, natural_order, video_files
 from helpers.pipeline import CLIP_ERRORS
 from helpers.score import N_FACES, ClipScore, Scorer, as_text, score_clip
+from helpers.store import read_arrays, write_arrays
 
 SHOWN = 50  # videos with figures of their own: more make a page too large for a phone
 EXAMPLES = 5  # videos that are tried until one shows its face throughout
@@ -31,7 +33,7 @@ class Unusable:
     """A video that could not be scored, and why."""
 
     video: str
-    reason: str
+    failed: str
 
 
 def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
@@ -50,23 +52,11 @@ def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
     return [(name if often[name] == 1 else path.relative_to(root).as_posix(), path) for name, path in found]
 
 
-def score_videos(
-    paths: Iterable[str | Path], scorer: Scorer, *, faces: int = N_FACES
-) -> Iterator[ClipScore | Unusable]:
-    """Score videos one after the other; one that cannot be used is an `Unusable`, and the others go on.
-
-    Args:
-        paths: Video files, and folders that stand for all videos below them.
-        scorer: See `load_scorer`.
-        faces: See `score_clip`.
-    """
-    for name, path in named_videos(paths):
-        try:
-            if path.is_dir():
-                raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
-            yield score_clip(path, scorer, name=name, faces=faces)
-        except CLIP_ERRORS as error:
-            yield Unusable(name, str(error).removeprefix(f"{path.name}: "))
+def videos_of(video: str | list[str]) -> list[Path]:
+    """The videos that 09's parameter names: one path, several with commas between them, or a list."""
+    if isinstance(video, str):
+        video = [video] if resolve(video).exists() else [part.strip() for part in video.split(",")]
+    return [resolve(path) for path in video]
 
 
 def score_all(
@@ -76,35 +66,45 @@ def score_all(
     faces: int = N_FACES,
     json: Path | None = None,
     csv: Path | None = None,
-    tell: Callable[[ClipScore | Unusable], None] = lambda result: None,
+    report: Callable[[ClipScore | Unusable], None] = lambda result: None,
 ) -> list[ClipScore | Unusable]:
-    """Score videos (see `score_videos`), `tell` of each, and write the files that are named.
+    """Score videos one after the other, `report` each, and write the files that are named.
 
-    What ends a long list of videos early leaves the scores that are there.
+    A video that cannot be used is an `Unusable`, and the others go on. What ends a long list of videos early leaves
+    the scores that are there.
+
+    Args:
+        paths: Video files, and folders that stand for all videos below them.
+        scorer: See `load_scorer`.
+        faces: See `score_clip`.
+        json, csv: See `write_scores`.
+        report: Takes each result as soon as it is there.
     """
     results: list[ClipScore | Unusable] = []
     try:
-        for result in score_videos(paths, scorer, faces=faces):
-            results.append(result)
-            tell(result)
+        for name, path in named_videos(paths):
+            results.append(_score(path, scorer, name, faces))
+            report(results[-1])
     finally:
         write_scores(results, json=json, csv=csv)
     return results
 
 
-def tell(result: ClipScore | Unusable) -> None:
+def _score(path: Path, scorer: Scorer, name: str, faces: int = N_FACES) -> ClipScore | Unusable:
+    try:
+        if path.is_dir():
+            raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
+        return score_clip(path, scorer, name=name, faces=faces)
+    except CLIP_ERRORS as error:
+        return Unusable(name, str(error).removeprefix(f"{path.name}: "))
+
+
+def print_score(result: ClipScore | Unusable) -> None:
     """Print a score; why there is none goes to stderr."""
     if isinstance(result, Unusable):
-        print(f"error: {result.video}: {result.reason}", file=sys.stderr, flush=True)
+        print(f"error: {result.video}: {result.failed}", file=sys.stderr, flush=True)
     else:
         print(as_text(result), flush=True)
-
-
-def videos_of(video: str | list[str]) -> list[Path]:
-    """The videos that 09's parameter names: one path, several with commas between them, or a list."""
-    if isinstance(video, str):
-        video = [video] if resolve(video).exists() else [part.strip() for part in video.split(",")]
-    return [resolve(path) for path in video]
 
 
 def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
@@ -115,20 +115,16 @@ def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
     Raises:
         ValueError: No video of the folder can be used; the message has the first reason.
     """
-    ratings = ratings_of(out)
-    names = sorted(video_files(folder), key=lambda name: (clip_key(name) not in ratings.index, natural_order(name)))
-    usable, reasons = [], []
-    for name in names:
-        try:
-            usable.append(score_clip(folder / name, scorer, name=name))
-        except CLIP_ERRORS as error:
-            reasons.append(f"{Path(name).name}: {str(error).removeprefix(f'{Path(name).name}: ')}")
-            continue
-        if len(usable) == EXAMPLES or (usable[-1].face_coverage == 1 and not usable[-1].unlike):
+    rated = ratings_of(out).index
+    results: list[ClipScore | Unusable] = []
+    for name in sorted(video_files(folder), key=lambda name: (clip_key(name) not in rated, natural_order(name))):
+        results.append(_score(folder / name, scorer, name))
+        usable = [result for result in results if isinstance(result, ClipScore)]
+        if len(usable) == EXAMPLES or (usable and usable[-1].face_coverage == 1 and not usable[-1].unlike):
             break
-    if not usable:
-        first = f": {reasons[0]}" if reasons else ""
-        raise ValueError(f"{folder} must hold a video that can be scored, got {len(reasons)} that cannot{first}")
+    if not results or not usable:
+        first = f": {results[0].video}: {results[0].failed}" if results else ""
+        raise ValueError(f"{folder} must hold a video that can be scored, got {len(results)} that cannot{first}")
     return max(usable, key=lambda result: (not result.unlike, result.face_coverage))
 
 
@@ -142,19 +138,42 @@ def ratings_of(out: Path) -> pd.DataFrame:
     return clips.loc[clips.index.isin(held_out), targets_of(clips)].dropna()
 
 
-def as_dict(result: ClipScore | Unusable) -> dict[str, Any]:
-    """A result as plain types, for JSON, without the pictures; `video` and `failed`, the reason, if there is none."""
-    if isinstance(result, Unusable):
-        return {"video": result.video, "failed": result.reason}
-    return {key: value for key, value in asdict(result).items() if key != "faces"}
+def write_scores(
+    results: Sequence[ClipScore | Unusable],
+    *,
+    json: Path | None = None,
+    csv: Path | None = None,
+    pictures: bool = False,
+) -> None:
+    """Write the files that are named.
+
+    Args:
+        results: Scores, and what could not be scored.
+        json: A record of each: the fields of `ClipScore` without the pictures, or `video` and `failed`, the reason.
+        csv: `as_table`.
+        pictures: Write the faces into an npz beside the JSON.
+    """
+    if json:
+        records = [asdict(result) for result in results]
+        faces = {f"faces_{n}": np.array(record.pop("faces", [])) for n, record in enumerate(records)}
+        write_json(json, records)
+        if pictures:
+            write_arrays(json.with_suffix(".npz"), **faces)
+    if csv:
+        with replacing(csv) as part:
+            as_table(results).to_csv(part, index=False, float_format="%.6g")
 
 
-def from_dict(record: dict[str, Any]) -> ClipScore | Unusable:
-    """What `as_dict` was made of, without the pictures; traits in their order, which a JSON file does not keep."""
-    if "failed" in record:
-        return Unusable(record["video"], record["failed"])
-    order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))
-    return ClipScore(**record | {name: {target: record[name][target] for target in order} for name in VALUES})
+def read_scores(json: Path) -> list[ClipScore | Unusable]:
+    """Read what `write_scores` wrote with pictures; traits in their order, which a JSON file does not keep."""
+    faces, results = read_arrays(json.with_suffix(".npz")), []
+    for n, record in enumerate(read_json(json)):
+        if "failed" not in record:
+            order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))
+            record |= {name: {target: record[name][target] for target in order} for name in VALUES}
+            record["faces"] = list(faces[f"faces_{n}"])
+        results.append(Unusable(**record) if "failed" in record else ClipScore(**record))
+    return results
 
 
 def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
@@ -168,7 +187,7 @@ def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for result in results:
         if isinstance(result, Unusable):
-            rows.append(as_dict(result))
+            rows.append(asdict(result))
             continue
         about = {"face_coverage": result.face_coverage, "duration_s": result.duration_s}
         about |= {"video": result.video, "warnings": "; ".join(result.warnings)}
@@ -189,12 +208,3 @@ def in_context(results: Sequence[ClipScore], card: dict[str, Any], ratings: pd.D
         rating=[rated.get((clip_key(video), target)) for video, target in pairs],
         r2=[r2.get(letters.get(target, target)) for target in table["target"]],
     )
-
-
-def write_scores(results: Sequence[ClipScore | Unusable], *, json: Path | None = None, csv: Path | None = None) -> None:
-    """Write the files that are named: `as_dict` of every result as JSON, `as_table` as CSV."""
-    if json:
-        write_json(json, [as_dict(result) for result in results])
-    if csv:
-        with replacing(csv) as part:
-            as_table(results).to_csv(part, index=False, float_format="%.6g")

@@ -6,12 +6,14 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
 from tyro.extras import SubcommandApp
 
-SECTION = "06_training"  # of a file given with `--params`; what the command line says wins over it
+TRAINING, CLASSES = "06_training", "08_clip_classification"  # sections of a file given with `--params`
+WEIGHTS = ("pretrained", "random")
 classify = SubcommandApp()
 
 
@@ -20,18 +22,17 @@ def option(text: str, metavar: str | None = None, *, name: str | None = None) ->
     return arg(help=text, metavar=metavar, name=name, help_behavior_hint="")
 
 
-Pretrained = Annotated[Literal["pretrained", "random"] | None, option("published ones, or none; default: pretrained")]
-Videos = Positional[Annotated[tuple[Path, ...], option("video files, or folders of them", "VIDEO [VIDEO ...]")]]
-
-
-class UsageError(Exception):
-    """Wrong usage that the types of a command's parameters do not say."""
-
-
-def require_videos(videos: tuple[Path, ...]) -> None:
-    """Raise UsageError where no video is named."""
-    if not videos:
-        raise UsageError("VIDEO must name at least one file or folder, got none. --help says more.")
+_CHOICE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar=f"{{{','.join(WEIGHTS)}}}",
+    instance_from_str=lambda given: given[0],
+    is_instance=lambda value: value is None or value in WEIGHTS,
+    str_from_instance=lambda value: [str(value)],
+    choices=WEIGHTS,
+)  # a Literal or None would list None among the choices
+Pretrained = Annotated[str | None, _CHOICE, option("published ones, or none; default: pretrained")]
+Video = Positional[Annotated[Path, option("a video file, or a folder of them", "VIDEO")]]
+Videos = Positional[Annotated[tuple[Path, ...], option("further ones", "[VIDEO ...]")]]
 
 
 def without_noise() -> AbstractContextManager[None]:
@@ -58,7 +59,7 @@ def compare(
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
     own = {"bank_dir": data, "out_dir": out, "models": models}
-    cfg = TrainingConfig.checked(default | _given(params, seeds, own))
+    cfg = TrainingConfig.checked(default | _given(TRAINING, params, own | _seeds(seeds)))
     table, found = results.compare_models_of(resolve(cfg.bank_dir), cfg)
     print(results.as_text(table), "", results.sizes_as_text(table), "", *results.telling(found), sep="\n")
     print(f"all of it is in {cfg.out}")
@@ -85,7 +86,8 @@ def train(
         from helpers import training_system
 
     default = asdict(training_system.SOURCE_CONFIG) | {"seeds": [0]}
-    config = TrainingConfig.checked(default | _given(params, seeds, {"epochs": epochs, "batch_size": batch_size}))
+    own = {"epochs": epochs, "batch_size": batch_size} | _seeds(seeds)
+    config = TrainingConfig.checked(default | _given(TRAINING, params, own))
     paths = (static_features, dynamic_features, labels, output)
     how = {"epochs": config.epochs, "batch_size": config.batch_size, "ids_path": ids, "config": config}
     folder = output.with_suffix("")
@@ -145,12 +147,10 @@ def train_classes(
     """Features, cross-validated training and evaluation of class folders."""
     from helpers.config import ClassificationConfig
     from helpers.files import FolderLock
-    from helpers.workbook import read_params
 
-    values = {"weights": "pretrained", "progress": sys.stderr.isatty()}
-    values |= read_params(params).get("08_clip_classification", {}) if params else {}
-    values |= {"data_dir": str(data.resolve()), "out_dir": str(out.resolve())}
-    cfg = ClassificationConfig.checked(values | ({"weights": weights} if weights else {}))
+    default = {"weights": "pretrained", "progress": sys.stderr.isatty()}
+    own = {"data_dir": data, "out_dir": out, "weights": weights}
+    cfg = ClassificationConfig.checked(default | _given(CLASSES, params, own))
     with without_noise():
         from helpers import classification, clip_classes, clip_features
     with FolderLock(cfg.out):
@@ -165,7 +165,8 @@ def train_classes(
 
 @classify.command(name="predict")
 def predict_classes(
-    videos: Videos,
+    video: Video,
+    more: Videos = (),
     *,
     model: Annotated[Path, option("a run's classification/model")],
     further: Annotated[
@@ -174,7 +175,6 @@ def predict_classes(
     json: Annotated[Path | None, option("write the probabilities and notes here as well", "FILE")] = None,
 ) -> int:
     """Classes of videos."""
-    require_videos(videos)
     from helpers.files import write_json
 
     with without_noise():
@@ -186,17 +186,17 @@ def predict_classes(
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
     classifier = clip_classes.load_clip_classifier(model, list(further))
     said, failed = {}, 0
-    for _, video in named_videos(videos):
+    for _, path in named_videos([video, *more]):
         try:
-            if video.is_dir():
-                raise VideoError(f"{video.name}: this folder holds no videos. Check the path")
-            p = said[str(video)] = clip_classes.classify_clip(video, classifier)
+            if path.is_dir():
+                raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
+            p = said[str(path)] = clip_classes.classify_clip(path, classifier)
         except CLIP_ERRORS as error:
             failed += 1
-            print(f"error: {video}: {str(error).removeprefix(f'{video.name}: ')}", file=sys.stderr)
+            print(f"error: {path}: {str(error).removeprefix(f'{path.name}: ')}", file=sys.stderr)
         else:
             ranked = sorted(p, key=p.get, reverse=True)
-            print(f"{video}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)
+            print(f"{path}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)
     notes = clip_classes.warnings_of(classifier)
     for note in notes:
         print(f"note: {note}")
@@ -227,24 +227,23 @@ def evaluate_classes(
     return 0
 
 
-def _given(params: Path | None, seeds: str | None, own: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the `--params` file, and over them those of the command line that are not None.
+def _given(section: str, params: Path | None, own: dict[str, Any]) -> dict[str, Any]:
+    """A section of the `--params` file, and over it the parameters of the command line that are not None.
 
     Paths of the command line are taken from the current folder, those of the file from the repository.
     """
     from helpers.workbook import read_params
 
-    sections = read_params(params) if params else {SECTION: {}}
-    if SECTION not in sections:
+    sections = read_params(params) if params else {section: {}}
+    if section not in sections:
         held = ", ".join(sections) or "nothing"
-        raise ValueError(f"{params} must have a section {SECTION}, got {held}. Add it, or leave it out.")
-    own = own | {name: str(value.resolve()) for name, value in own.items() if isinstance(value, Path)}
-    own["seeds"] = None if seeds is None else _numbers(seeds)
-    return sections[SECTION] | {name: value for name, value in own.items() if value is not None}
+        raise ValueError(f"{params} must have a section {section}, got {held}. Add it, or leave it out.")
+    own = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
+    return sections[section] | {name: value for name, value in own.items() if value is not None}
 
 
-def _numbers(text: str) -> list[int]:
+def _seeds(text: str | None) -> dict[str, Any]:
     try:
-        return [int(number) for number in text.split(",")]
+        return {"seeds": None if text is None else [int(number) for number in text.split(",")]}
     except ValueError:
         raise ValueError(f"--seeds must be numbers with commas between them, got {text!r}. Correct it.") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -41,6 +42,7 @@ WRITES = {
     "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
     "09_score_a_clip": ("score.json", "score.csv"),
 }
+TRAINING, SCORE = "06_training", "09_score_a_clip"
 REPORT = "10_report"  # executed after the others whenever one of them was
 
 
@@ -69,6 +71,12 @@ def read_params(path: str | Path) -> dict[str, dict[str, Any]]:
     """Read a YAML file of parameters: one section per notebook, called by its name or its two digits."""
     try:
         sections = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except IsADirectoryError:
+        raise ValueError(
+            f"the file of parameters must be a YAML file, {path} is a folder. Name a file in it."
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"the file of parameters must be UTF-8 text, {path} is not. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
@@ -94,16 +102,15 @@ def plan(
     planned where the `params` file has a section for it, or the data folder a folder `motion` of classes.
     """
     given = read_params(params) if params else {}
-    asked = weights or next((v["weights"] for v in given.values() if "weights" in v), "pretrained")
-    preset = read_params(ROOT / "params" / "pretrained.yaml") if asked == "pretrained" else {}
-    default = {"weights": asked, "video": str(data)}
+    kind = weights or next((v["weights"] for v in given.values() if "weights" in v), "pretrained")
+    preset = read_params(ROOT / "params" / "pretrained.yaml") if kind == "pretrained" else {}
+    default = {"weights": kind, "video": str(data)}
     pinned = {"data_dir": str(data), "out_dir": str(out), "model_dir": str(out / "model")}
     pinned |= ({"weights": weights} if weights else {}) | ({"limit": limit} if limit else {})
     tasks = []
     for name, config in NOTEBOOKS.items():
-        legal = {f.name for f in fields(config)}
-        own = preset.get(name, {}) | given.get(name, {})
-        values = _only(default, legal) | own | _only(pinned, legal)
+        first, last = ({f.name: of[f.name] for f in fields(config) if f.name in of} for of in (default, pinned))
+        values = first | preset.get(name, {}) | given.get(name, {}) | last
         if name == CLASSES:
             values["data_dir"] = given.get(name, {}).get("data_dir", str(data / CLASS_FOLDER))
             if name not in given and not Path(values["data_dir"]).is_dir():
@@ -114,10 +121,6 @@ def plan(
             raise ValueError(f"{name}: {error}") from None
         tasks.append(Task(name, values))
     return tasks
-
-
-def _only(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in names}
 
 
 def select(only: str | None = None, start: str | None = None) -> list[str]:
@@ -168,21 +171,29 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, store
     given = {task.name: task.parameters for task in tasks}
     analysis = AnalysisConfig.checked(given.get("01_data_analysis", {}))
     scale, targets = (analysis.rating_low, analysis.rating_high), target_names(analysis.targets)
-    clips = read_clips(data, limit=limit, targets=targets, rating_range=scale, stored=stored)
+    clips = read_clips(data, targets=targets, rating_range=scale, stored=stored)
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
-    invented = any(values.get("synthetic_labels") for values in given.values())
-    if "06_training" in given and not invented and clips[targets].isna().all(axis=None):
-        raise ValueError(
-            f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or the annotation files, "
-            "or stop before training with --only 00,01,02,03,04."
-        )
+    rated = clips[targets].notna().any(axis=1).to_numpy()
+    limit, invented = limit or len(clips), any(values.get("synthetic_labels") for values in given.values())
+    if TRAINING in given and not invented and not rated[:limit].any():
+        raise ValueError(_nothing_to_train_on(data, rated, limit))
     if "pretrained" in {values.get("weights") for values in given.values()}:
         require_pretrained(tasks)
-    return clips
+    return clips.head(limit)
+
+
+def _nothing_to_train_on(data: Path, rated: np.ndarray, limit: int) -> str:
+    stop = "or stop before training with --only 00,01,02,03,04."
+    if not rated.any():
+        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files, {stop}"
+    return (
+        f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated clip is "
+        f"number {rated.argmax() + 1}: take that many with --limit, {stop}"
+    )
 
 
 def require_pretrained(tasks: list[Task]) -> None:
@@ -266,26 +277,32 @@ def write_report(out: str | Path) -> Path:
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
 
 
-def score_page(videos: Sequence[Path], model: Path, page: Path) -> list[dict[str, Any]]:
-    """Execute notebook 09 on all of the videos and export it as a page; return what it wrote into `score.json`."""
+def score_page(results: Sequence[Any], model: Path, page: Path) -> None:
+    """Execute notebook 09 on scores that `helpers.scores` made, and export it as a page.
+
+    Where it fails, the error names its executed copy, which then stays beside the page.
+    """
     from helpers.pages import export
+    from helpers.scores import write_scores
 
+    copy = page.with_name(f"{page.stem}_{SCORE}.ipynb")
+    title = f"What viewers would say of {results[0].video}" if len(results) == 1 else f"Scores of {len(results)} videos"
     with TemporaryDirectory() as folder:
-        parameters = {"video": list(map(os.path.abspath, videos)), "model_dir": os.path.abspath(model)}
-        copy = execute(Task("09_score_a_clip", {"out_dir": folder, **parameters}), Path(folder))
-        records = read_json(Path(folder) / "score.json")
-        one = f"What viewers would say of {records[0]['video']}" if len(records) == 1 else ""
-        export(copy, page, one or f"Scores of {len(records)} videos")
-    return records
+        scored = Path(folder) / "score.json"
+        write_scores(results, json=scored, pictures=True)
+        parameters = {"out_dir": folder, "video": str(scored), "model_dir": os.path.abspath(model)}
+        execute(Task(SCORE, parameters), Path(folder), copy)
+    export(copy, page, title)
+    copy.unlink()
 
 
-def execute(task: Task, out: Path) -> Path:
-    """Run one notebook into `<out>/notebooks/`; return the executed copy."""
+def execute(task: Task, out: Path, copy: Path | None = None) -> Path:
+    """Run one notebook; return the executed copy, by default in `<out>/notebooks/`."""
     import papermill  # as long as all the rest
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    copy = out / "notebooks" / f"{task.name}.ipynb"
+    copy = copy or out / "notebooks" / f"{task.name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     where = {"cwd": ROOT / "notebooks", "kernel_name": "python3", "progress_bar": False}
     try:

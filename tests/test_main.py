@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import pickle
+import re
 
 import pytest
 from trees import write_faces
@@ -153,6 +154,15 @@ def test_wrong_usage_is_exit_status_two(given):
     assert status == 2
 
 
+@pytest.mark.parametrize("command", [("run",), ("classify", "train")])
+def test_misspelt_weights_are_answered_with_those_there_are(capsys, command):
+    with pytest.raises(SystemExit):
+        __main__.main([*command, "--data", "a", "--out", "b", "--weights", "none"])
+    error = " ".join(capsys.readouterr().err.split())
+    assert re.search("'pretrained',.* 'random'", error)
+    assert "None" not in error
+
+
 def test_the_commands_of_the_readme_are_spelled_as_there(monkeypatch):
     """Every option is taken as README and docs write it, with underscores or hyphens."""
     taken = []
@@ -178,7 +188,7 @@ def test_the_commands_of_the_readme_are_spelled_as_there(monkeypatch):
     said = dict(taken)
     assert said["run"]["start"] == "03"
     assert said["train"]["batch_size"] == 2
-    assert [str(path) for path in said["score"]["videos"]] == ["v.mp4", "w"]
+    assert [str(path) for path in (said["score"]["video"], *said["score"]["more"])] == ["v.mp4", "w"]
     assert said["check"]["no_forecast"] is True
     assert said["weights"]["names"] == ("a", "b")
 

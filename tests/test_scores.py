@@ -8,7 +8,7 @@ from scored import VALUES, made_up, scorer_of
 from helpers import score, scores, workbook
 from helpers.__main__ import main
 from helpers.clips import TRAITS
-from helpers.files import read_json
+from helpers.files import read_json, write_json
 from helpers.scores import Unusable
 from helpers.tracks import NoFaceError
 
@@ -33,11 +33,10 @@ def test_one_bad_video_is_listed_and_the_rest_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scores, "score_clip", score_clip)
     (tmp_path / "empty").mkdir()
-    paths = [tmp_path / "bad.mp4", tmp_path / "good.mp4", tmp_path / "empty"]
-    bad, good, empty = scores.score_videos(paths, None)
+    bad, good, empty = scores.score_all([tmp_path / "bad.mp4", tmp_path / "good.mp4", tmp_path / "empty"], None)
     assert bad == Unusable("bad.mp4", "no face found in 6 looked-at frames")
     assert good.video == "good.mp4"
-    assert empty.reason == "this folder holds no videos. Check the path"
+    assert empty.failed == "this folder holds no videos. Check the path"
 
 
 def test_the_table_has_a_row_for_each_video_and_trait():
@@ -55,25 +54,29 @@ def test_the_table_has_a_row_for_each_video_and_trait():
 def test_the_files_say_the_same(tmp_path):
     results = [made_up("a.mp4"), Unusable("b.mp4", "no face")]
     names = {kind: tmp_path / "out" / f"score.{kind}" for kind in ("json", "csv")}
-    scores.write_scores(results, **names)
+    scores.write_scores(results, **names, pictures=True)
     records = read_json(names["json"])
     assert records[0]["score"] == VALUES
     assert "faces" not in records[0]
     assert records[1] == {"video": "b.mp4", "failed": "no face"}
-    assert score.as_text(scores.from_dict(records[0])) == score.as_text(results[0])
+    back = scores.read_scores(names["json"])
+    assert score.as_text(back[0]) == score.as_text(results[0])
+    assert [face.tolist() for face in back[0].faces] == [face.tolist() for face in results[0].faces]
+    assert back[1] == results[1]
     table = pd.read_csv(names["csv"])
     rows = table.dropna(subset="target").set_index("target")
     assert rows["high"].to_dict() == pytest.approx(records[0]["high"], rel=1e-5)
 
 
 def test_what_ends_a_list_of_videos_early_leaves_the_scores_that_are_there(tmp_path, monkeypatch):
-    def interrupted(paths, scorer, faces):
-        yield made_up("a.mp4")
-        raise KeyboardInterrupt
+    def interrupted(path, scorer, *, name, faces):
+        if name == "b.mp4":
+            raise KeyboardInterrupt
+        return made_up(name)
 
-    monkeypatch.setattr(scores, "score_videos", interrupted)
+    monkeypatch.setattr(scores, "score_clip", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        scores.score_all([], None, json=tmp_path / "score.json")
+        scores.score_all(["a.mp4", "b.mp4"], None, json=tmp_path / "score.json")
     assert [record["video"] for record in read_json(tmp_path / "score.json")] == ["a.mp4"]
 
 
@@ -95,7 +98,7 @@ def test_the_example_is_a_rated_clip_that_was_held_out_and_shows_its_face(tmp_pa
     )
     coverage = {"a.mp4": 1, "b.mp4": 1, "c.mp4": 0.4, "d.mp4": 0.9}
     monkeypatch.setattr(
-        scores, "score_clip", lambda path, scorer, name: made_up(name, face_coverage=coverage[path.name])
+        scores, "score_clip", lambda path, scorer, name, faces: made_up(name, face_coverage=coverage[path.name])
     )
     monkeypatch.setattr(scores, "EXAMPLES", 2)
     example = scores.score_example(tmp_path, None, tmp_path)
@@ -117,19 +120,65 @@ def test_the_training_ratings_are_drawn_from_their_quantiles():
 
 @pytest.mark.parametrize(("usable", "status"), [((True, False), 0), ((False, False), 1)])
 def test_the_command_lists_failures_and_fails_only_without_a_score(tmp_path, monkeypatch, capsys, usable, status):
-    results = [made_up(f"{n}.mp4") if well else Unusable(f"{n}.mp4", "no face") for n, well in enumerate(usable)]
-    records = [scores.as_dict(result) for result in results]
-    monkeypatch.setattr(score, "read_card", lambda folder: None)
+    results = {f"{n}.mp4": made_up(f"{n}.mp4") if well else None for n, well in enumerate(usable)}
+
+    def score_clip(path, scorer, *, name, faces):
+        if not results[name]:
+            raise NoFaceError(f"{path.name}: no face")
+        return results[name]
+
+    def score_page(results, model, page):
+        said.append(capsys.readouterr())  # what is printed before the page is made
+        page.touch()
+
+    said = []
     monkeypatch.setattr(score, "load_scorer", scorer_of)
-    monkeypatch.setattr(scores, "score_videos", lambda paths, scorer, faces: iter(results))
-    monkeypatch.setattr(workbook, "score_page", lambda videos, model, page: page.touch() or records)
+    monkeypatch.setattr(scores, "score_clip", score_clip)
+    monkeypatch.setattr(workbook, "score_page", score_page)
     (tmp_path / "o").mkdir()
-    page = ["--out", str(tmp_path / "o")]
-    for files in (["--json", str(tmp_path / "s.json")], page):
-        assert main(["score", "x", "--model", str(tmp_path), "--csv", str(tmp_path / "t.csv"), *files]) == status
-        said = capsys.readouterr()
-        assert "error: 1.mp4: no face" in said.err
-        assert f"{usable.count(False)} of 2 videos could not be scored" in said.err
+    for files in (["--json", str(tmp_path / "s.json")], ["--out", str(tmp_path / "o")]):
+        csv = ["--csv", str(tmp_path / "t.csv")]
+        assert main(["score", *results, "--model", str(tmp_path), *csv, *files]) == status
+        said.append(capsys.readouterr())
+        assert "error: 1.mp4: no face" in said[1 if "--out" in files else 0].err
+        assert f"{usable.count(False)} of 2 videos could not be scored" in said[1 if "--out" in files else 0].err
         assert len(pd.read_csv(tmp_path / "t.csv")) == 5 * usable.count(True) + usable.count(False)
+    assert ("openness (O)" in said[1].out) == usable[0]
     assert read_json(tmp_path / "s.json") == read_json(tmp_path / "o" / "score.json")
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["score.html", "score.json"]
+
+
+@pytest.fixture(scope="module")
+def score_page(tmp_path_factory):
+    """Path of the page of two scores and a failure, by notebook 09."""
+    folder = tmp_path_factory.mktemp("model")
+    write_json(folder / "card.json", scorer_of(folder).card)
+    results = [made_up("a.mp4"), made_up("b.mp4"), Unusable("c.mp4", "no face found")]
+    workbook.score_page(results, folder, folder / "page" / "all.html")
+    return folder / "page" / "all.html"
+
+
+def test_the_page_shows_every_score_and_nothing_else_is_left(score_page):
+    text = score_page.read_text(encoding="utf-8")
+    for fact in ("Scores of 3 videos", "2 scored, 1 could not be used", "“c.mp4”: no face found", "One &lt;b&gt;thing"):
+        assert fact in text, fact
+    assert text.count("data:image/png;base64,") == 4
+    assert [path.name for path in score_page.parent.iterdir()] == ["all.html"]
+
+
+def test_a_page_that_cannot_be_made_leaves_the_failed_notebook_that_the_error_names(tmp_path):
+    with pytest.raises(workbook.WorkbookError, match="09_score_a_clip failed in cell 4: FileNotFoundError") as failed:
+        workbook.score_page([made_up("a.mp4")], tmp_path / "nothing", tmp_path / "page.html")
+    copy = tmp_path / "page_09_score_a_clip.ipynb"
+    assert str(failed.value).endswith(f"executed copy: {copy}")
+    assert copy.exists()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1100, 390])
+def test_the_page_opens_in_a_browser(page, score_page, width):
+    page.page.set_viewport_size({"width": width, "height": 800})
+    page.page.goto(score_page.as_uri())
+    assert page.page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert page.page.evaluate("[...document.images].every(image => image.clientWidth > 100)")
+    assert page.errors == page.outside == []

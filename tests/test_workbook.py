@@ -136,6 +136,25 @@ def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, text, messa
         workbook.plan(tmp_path, tmp_path, weights="random", params=tmp_path / "p.yaml")
 
 
+def test_a_file_of_parameters_that_is_none_is_named(tmp_path):
+    (tmp_path / "p.yaml").write_bytes("02: {backend: ä}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"must be UTF-8 text, .*p\.yaml is not"):
+        workbook.read_params(tmp_path / "p.yaml")
+    with pytest.raises(ValueError, match=f"must be a YAML file, {tmp_path} is a folder"):
+        workbook.read_params(tmp_path)
+
+
+def test_unrated_first_clips_are_no_folder_without_ratings(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").touch()
+    (tmp_path / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\nc,.1,.2,.3,.4,.5\n")
+    tasks = workbook.plan(tmp_path, tmp_path / "out", weights="random", limit=2)
+    message = "none of the first 2 clips of .* is rated.* The first rated clip is number 3: take that many with --limit"
+    with pytest.raises(ValueError, match=message):
+        workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=2)
+    assert len(workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)) == 3
+
+
 def test_pretrained_is_the_default_and_brings_its_own_settings(tmp_path):
     planned = {task.name: task.parameters for task in workbook.plan(tmp_path, tmp_path)}
     assert planned["03_static_extraction"]["weights"] == planned["04_dynamic_extraction"]["weights"] == "pretrained"
