@@ -25,11 +25,10 @@ from helpers.files import write_json
 from helpers.forward import compile_forward
 from helpers.frame_rows import FrameRows, FrameStage
 from helpers.large import Sequence, labelled_datasets, write_sequences
-from helpers.pipeline import ClipRun, Network, Progress, stream_rows
+from helpers.pipeline import ClipRun, Network, Work
 from helpers.store import clip_stamp
 from helpers.video import backend_name, backend_version
 from helpers.views import PLAIN, view_names
-from helpers.workers import cores
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
 SEQUENCE = ("features", "t_start_s", "valid")  # of a feature file
@@ -113,14 +112,11 @@ def _extract(
 
     forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
     network = Network(forward, cfg.batch_size)
-    with (
-        Progress("08 frames", len(table), cfg.out, shown=cfg.progress, network_s=lambda: network.busy_s) as progress,
-        ClipRun(table, cfg.data, stage, clip_frames, job, cfg.workers or cores(), progress) as run,
-    ):
-        stream_rows(run, lambda _: FrameRows(), network)
+    with ClipRun("08 frames", table, cfg, stage, Work(clip_frames, job), network) as run:
+        run.stream(lambda _: FrameRows())
     failed = {entry["clip"] for entry in stage.failed}
     n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
-    return run.finish() | {"rows_made": run.n_rows, "invalid_rows": n_invalid}, run.spent_s
+    return run.finish() | {"rows_made": run.progress.n_rows, "invalid_rows": n_invalid}, run.spent_s
 
 
 def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:

@@ -5,6 +5,7 @@ flows. Nothing here imports a network, so that decoder processes start quickly; 
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,19 +26,14 @@ CROPS_PER_CHUNK = 32  # crops that are handed over at a time: 5 MB at 224 px
 FLOWS_PER_CHUNK = 32  # flows that are handed over at a time: 3 MB at 112 px
 
 
-class Clock:
+class Clock(Counter):
     """Seconds by what was done in them."""
-
-    def __init__(self) -> None:
-        self._spent_s: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
         started_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._spent_s[what] = self._spent_s.get(what, 0.0) + time.perf_counter() - started_s
+        yield
+        self[what] += time.perf_counter() - started_s
 
     def each(self, what: str, items: Iterable[Any]) -> Iterator[Any]:
         """The items; the time in which the next one is made counts."""
@@ -51,7 +47,8 @@ class Clock:
 
     def read(self) -> dict[str, float]:
         """What was counted since the last time."""
-        spent_s, self._spent_s = self._spent_s, {}
+        spent_s = dict(self)
+        self.clear()
         return spent_s
 
 
@@ -103,26 +100,25 @@ def face_flows(job: Job) -> Iterator[Chunk]:
     """Flow of the face crop from every sample to the next: float32 (n, input_px, input_px, 2) in [-1, 1]."""
     stream = iter_frames(job.path, fps=job.track.fps, backend=job.backend)
     clock = Clock()
-    for batch in batches_of(_flows(clock.each("decoding", stream), job.track, job.cfg, clock), FLOWS_PER_CHUNK):
+    for batch in batches_of(_flows(clock.each("decoding", stream), job, clock), FLOWS_PER_CHUNK):
         flows, t_s, numbers = zip(*batch, strict=True)
         yield Chunk(np.stack(flows), np.array(t_s), np.array(numbers), stream.decoder, spent_s=clock.read())
 
 
 def _flows(
-    stream: Iterable[tuple[np.ndarray, float, int]], track: FaceTrack, cfg: DynamicConfig, clock: Clock
+    stream: Iterable[tuple[np.ndarray, float, int]], job: Job, clock: Clock
 ) -> Iterator[tuple[np.ndarray, float, int]]:
     """Flow, and time and number of its first sample."""
-    computer = OpticalFlowComputer(cfg.flow)
-    before = None
+    computer, before = OpticalFlowComputer(job.cfg.flow), None
     for frame, t, number in stream:
         with clock("cropping"):
-            crop = cv2.cvtColor(crop_at(frame, track, t, CROP_PX), cv2.COLOR_RGB2GRAY)
+            crop = cv2.cvtColor(crop_at(frame, job.track, t, CROP_PX), cv2.COLOR_RGB2GRAY)
         if before is not None:
-            crop_before, t_before, number_before = before
+            crop_before, *of_before = before
             with clock("flow"):
-                flow = resize_flow(computer.pair(crop_before, crop), cfg.input_px)
-                flow = normalise_flow(flow, cfg.flow_clip_px)
-            yield flow, t_before, number_before
+                flow = resize_flow(computer.pair(crop_before, crop), job.cfg.input_px)
+                flow = normalise_flow(flow, job.cfg.flow_clip_px)
+            yield flow, *of_before
         before = crop, t, number
 
 

@@ -20,20 +20,18 @@ from keras import layers
 
 from helpers.backbones import build_backbone, freeze, write_backbone
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.crops import CROP_PX
 from helpers.device import chosen_device, gpu_index, use_device
 from helpers.files import write_json
-from helpers.forward import Forward, compile_forward
+from helpers.forward import Forward, NetworkError, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.monitor import Monitor
-from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Progress, run_batches, stream_rows
+from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Work
 from helpers.precomputed import StoredClip
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import FeatureFile, Stage
 from helpers.throughput import measured_batch
 from helpers.tracks import FaceTrack
-from helpers.workers import cores
 
 STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
 UNITS = {"static": "image", "dynamic": "sequence"}  # what a row is made of, in the log
@@ -50,7 +48,8 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
         measured = {"network": cfg.backbone, "unit": "images/s", "dtype": np.uint8, "memory_gib": _gpu_gib(device)}
         size = cfg.batch_size or measured_batch(forward, shape, **measured)
     network = Network(forward, size, device)
-    return _extract(clips, cfg, source, network, backbone.weights.as_dict(), backbone.input_px, StaticRows)
+    work = Work(source.work, partial(source.job, size_px=backbone.input_px), source.stamp)
+    return _extract(clips, cfg, source, network, backbone.weights.as_dict(), work, StaticRows)
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
@@ -62,7 +61,8 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
         forward = compile_forward(motion, cfg.precision)
         size = cfg.batch_size or _measured_rows(forward, cfg, device)
     network = Network(forward, size, device)
-    return _extract(clips, cfg, source, network, weights.as_dict(), CROP_PX, partial(DynamicRows, cfg=cfg))
+    work = Work(source.work, source.job, source.stamp)
+    return _extract(clips, cfg, source, network, weights.as_dict(), work, partial(DynamicRows, cfg=cfg))
 
 
 def _gpu_gib(device: str) -> float:
@@ -95,22 +95,12 @@ def _extract(
     source: VideoSource | StoredSource,
     network: Network,
     weights: dict[str, str],
-    size_px: int,
+    work: Work,
     rows_of: Callable[[FaceTrack | StoredClip], ClipRows],
 ) -> dict[str, Any]:
-    """What both extractions share: clips in, feature files, invalid rows and the log out.
+    """What both extractions share: clips in, feature files, invalid rows and the log out; returns the manifest.
 
-    Args:
-        clips: The table of clips.
-        cfg: Parameters.
-        source: Where the clips' input comes from.
-        network: What the rows go through.
-        weights: Its provenance.
-        size_px: Side of the crops.
-        rows_of: From the face's track to the rows of a clip, before they are made.
-
-    Returns:
-        The manifest.
+    `weights` is the provenance of those of `network`; `rows_of` makes of the face's track the rows of a clip.
     """
     name = "static" if isinstance(cfg, StaticConfig) else "dynamic"
     identity = {
@@ -119,38 +109,35 @@ def _extract(
         "network_backend": keras.backend.backend(),
         **source.identity,
     }
-    made_with = {"keras": keras.__version__, **source.made_with}
-    shown = {"shown": cfg.progress, "network_s": lambda: network.busy_s}
-    n_of = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
-
-    def count(key: str, rows: FeatureFile, track: FaceTrack | StoredClip) -> None:
-        """Count the rows of a clip, and record the reason of every invalid one."""
-        n_of["rows"] += len(rows.valid)
-        n_of["feature_dim"] = rows.features.shape[1]
-        for row, reason in why_invalid(rows, track).items():
-            stage.fail(key, reason, row)
-            n_of["invalid_rows"] += 1
-
+    counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
     with (
-        Stage(cfg.out / name, name, identity, made_with) as stage,
+        Stage(cfg.out / name, name, identity, {"keras": keras.__version__, **source.made_with}) as stage,
         Monitor(gpu=gpu_index(network.device)) as monitor,
-        Progress(STEPS[name], len(clips), cfg.out, usage=monitor.in_words, **shown) as progress,
     ):
         started = datetime.now(UTC)
-        work = (source.work, partial(source.job, size_px=size_px), cfg.workers or cores(), progress)
-        with ClipRun(clips, cfg.data, stage, *work, source.stamp, count) as run:
-            stream_rows(run, rows_of, network)
-        counts = run.finish() | n_of
-        if run.n_rows:
-            entry = _speed(name, network, started, run) | {
+        count = partial(_count, stage, counts)
+        with ClipRun(STEPS[name], clips, cfg, stage, work, network, monitor.in_words, count) as run:
+            run.stream(rows_of)
+        counts |= run.finish()
+        if run.progress.n_rows:
+            log = _speed(name, network, started, run) | {
                 "features_shape": [counts["rows"], counts["feature_dim"]],
                 "features_saved_to": f"{cfg.out_dir}/{name}",
                 "weights": weights,
                 "failed": counts["failed"],
                 "usage": monitor.summary(),
             }
-            write_json(stage.folder / "extraction_log.json", entry)
+            write_json(stage.folder / "extraction_log.json", log)
         return stage.finish(**counts)
+
+
+def _count(stage: Stage, counts: dict[str, int], key: str, rows: FeatureFile, track: FaceTrack | StoredClip) -> None:
+    """Count the rows of a clip, and record the reason of every invalid one."""
+    counts["rows"] += len(rows.valid)
+    counts["feature_dim"] = rows.features.shape[1]
+    for row, reason in why_invalid(rows, track).items():
+        stage.fail(key, reason, row)
+        counts["invalid_rows"] += 1
 
 
 def _speed(name: str, network: Network, started: datetime, run: ClipRun) -> dict[str, Any]:
@@ -158,22 +145,32 @@ def _speed(name: str, network: Network, started: datetime, run: ClipRun) -> dict
 
     Rows that were there already are not in it. Several things are done at once.
     """
-    chosen, ended, unit = chosen_device(network.device), datetime.now(UTC), UNITS[name]
+    chosen, ended, unit, n_rows = chosen_device(network.device), datetime.now(UTC), UNITS[name], run.progress.n_rows
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {
         "start_time": started.isoformat(timespec="seconds"),
-        f"total_{unit}s": run.n_rows,
+        f"total_{unit}s": n_rows,
         "batch_size": network.batch_size,
         "gpu_acceleration": chosen["kind"] == "GPU",
         "device": chosen["name"],
         "end_time": ended.isoformat(timespec="seconds"),
         "extraction_time_seconds": seconds,
         "extraction_time_formatted": str(timedelta(seconds=round(seconds))),
-        f"average_time_per_{unit}": seconds / run.n_rows,
-        f"{unit}s_per_second": run.n_rows / seconds,
+        f"average_time_per_{unit}": seconds / n_rows,
+        f"{unit}s_per_second": n_rows / seconds,
         "seconds_spent": {what: round(spent, 3) for what, spent in run.spent_s.items()},
         "network_share": round(run.spent_s["network"] / seconds, 3),
     }
+
+
+def _mean_rows(forward: Forward, samples: np.ndarray, batch_size: int, width: int) -> np.ndarray:
+    """The network's output for every sample, averaged over all its axes but the last: float32 (n, width)."""
+    rows = np.zeros((len(samples), width), np.float32)
+    for place, output in Network(forward, batch_size).run((k, sample, 1) for k, sample in enumerate(samples)):
+        if isinstance(output, NetworkError):
+            raise output
+        rows[place] = output.reshape(-1, width).mean(axis=0)
+    return rows
 
 
 class StaticFeatureExtractor:
@@ -199,8 +196,7 @@ class StaticFeatureExtractor:
 
     def extract_features(self, frames_rgb: np.ndarray) -> np.ndarray:
         """Rows float32 (n, feature_dim) of frames RGB uint8 (n, input_px, input_px, 3)."""
-        rows = run_batches(self._forward, frames_rgb, self._batch_size)
-        return np.stack(rows) if rows else np.zeros((0, self.backbone.feature_dim), np.float32)
+        return _mean_rows(self._forward, frames_rgb, self._batch_size, self.backbone.feature_dim)
 
     def save(self, path: str | Path) -> None:
         """Write the weights as npz, which `weights=path` reads."""
@@ -230,8 +226,7 @@ class DynamicFeatureExtractor:
 
     def extract_features(self, clips: np.ndarray) -> np.ndarray:
         """Rows float32 (n, C) of clips float32 (n, T, S, S, channels) in [-1, 1]: means over time, height and width."""
-        rows = run_batches(self._forward, clips, self._batch_size, lambda y: y.reshape(-1, y.shape[-1]).mean(axis=0))
-        return np.stack(rows) if rows else np.zeros((0, self.network.output_shape[-1]), np.float32)
+        return _mean_rows(self._forward, clips, self._batch_size, self.network.output_shape[-1])
 
     def with_head(
         self, n_outputs: int, *, dropout_rate: float = 0.5, dense_units: int = 1024, frozen: int | None = None

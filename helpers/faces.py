@@ -39,8 +39,7 @@ SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source
 
 def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
     """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
-    from helpers.pipeline import CLIP_ERRORS, NOT_DECISIVE, ClipRun, Progress  # slow to import for decoder processes
-    from helpers.workers import cores
+    from helpers.pipeline import CLIP_ERRORS, NOT_DECISIVE, ClipRun, Work  # slow to import for decoder processes
 
     require_detector(cfg.detector)
     cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
@@ -50,14 +49,11 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
         "track": TRACK_LAYOUT,
     }
 
-    def job(path: Path, key: str, stamp: str) -> tuple[tuple[Path, PreparationConfig], None]:
-        return (path, cfg), None
-
     made_with = {"decoder": backend_version(cfg.backend)}
+    work = Work(tracks_of, lambda path, key, stamp: ((path, cfg), None))
     with (
         Stage(cfg.out / "faces", "faces", identity, made_with) as stage,
-        Progress("02 preparation", len(clips), cfg.out, shown=cfg.progress) as progress,
-        ClipRun(clips, cfg.data, stage, tracks_of, job, cfg.workers or cores(), progress) as run,
+        ClipRun("02 preparation", clips, cfg, stage, work) as run,
     ):
         for clip, tracks in run:
             try:
@@ -66,7 +62,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
                 run.fail(clip, error)
             else:
                 write_track(stage.path(clip.key), track, clip.stamp)
-                run.made()
+                run.progress.clip("made")
         return stage.finish(**run.finish())
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock, Semaphore
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ import pandas as pd
 from av import FFmpegError
 from tqdm.auto import tqdm
 
+from helpers.config import Parameters
 from helpers.container import VideoError
 from helpers.crops import Chunk
 from helpers.device import device_scope
@@ -31,7 +32,7 @@ from helpers.precomputed import StoredError
 from helpers.rows import ClipRows, TooShortError
 from helpers.store import FeatureFile, Stage, clip_stamp, read_features
 from helpers.tracks import NoFaceError
-from helpers.workers import ClipPool, WorkerError
+from helpers.workers import ClipPool, WorkerError, cores
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,9 @@ class Network:
             device: What `helpers.device.use_device` gave.
         """
         self.batch_size, self.device, self.busy_s, self._forward = batch_size, device, 0.0, forward
-        self._turns, self._waits_for_all = Semaphore(AT_ONCE), Lock()
+        self._turns, self._entrance, self._clock = Semaphore(AT_ONCE), Lock(), Lock()
         self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first
-        self._inside, self._since_s, self._clock = 0, 0.0, Lock()
+        self._inside, self._since_s = 0, 0.0
 
     def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | NetworkError]]:
         """Run the network over all samples.
@@ -93,12 +94,12 @@ class Network:
         try:
             for kind, batch in self._batches(samples):
                 while running and (len(running) >= BEGUN or running[0][0].done()):
-                    yield from _delivered(running)
+                    yield from _delivered(*running.popleft())
                 owners, values = zip(*batch, strict=True)
                 self._sizes.setdefault(kind, len(batch))
                 running.append((threads.submit(self._run, values, kind), owners))
             while running:
-                yield from _delivered(running)
+                yield from _delivered(*running.popleft())
         finally:
             threads.shutdown(cancel_futures=True)
 
@@ -148,25 +149,26 @@ class Network:
     def _forwarded(self, x: np.ndarray) -> np.ndarray:
         """What the network makes of a batch; where memory has no room for one sample, without others beside it."""
         try:
-            with self._turns, self._busy():
+            with self._inside_it(1):
                 return self._forward(x)
         except MemoryError:
             if len(x) > 1:
                 raise
-        with ExitStack() as turns, self._waits_for_all:
-            for _ in range(AT_ONCE):
-                turns.enter_context(self._turns)
-            with self._busy():
-                return self._forward(x)
+        with self._inside_it(AT_ONCE):
+            return self._forward(x)
 
     @contextmanager
-    def _busy(self) -> Iterator[None]:
-        """Count the time inside, once where it is that of two threads."""
-        self._count(1)
-        try:
-            yield
-        finally:
-            self._count(-1)
+    def _inside_it(self, turns: int) -> Iterator[None]:
+        """Take so many of the network's `AT_ONCE` turns, and count the time inside, once where it is two threads'."""
+        with ExitStack() as taken:
+            with self._entrance:  # so that no two wait for each other's turn
+                for _ in range(turns):
+                    taken.enter_context(self._turns)
+            self._count(1)
+            try:
+                yield
+            finally:
+                self._count(-1)
 
     def _count(self, change: int) -> None:
         with self._clock:
@@ -175,24 +177,8 @@ class Network:
             self._inside, self._since_s = self._inside + change, now_s
 
 
-def _delivered(running: deque[tuple[Future, list[Any]]]) -> Iterator[tuple[Any, np.ndarray | NetworkError]]:
-    future, owners = running.popleft()
+def _delivered(future: Future, owners: list[Any]) -> Iterator[tuple[Any, np.ndarray | NetworkError]]:
     yield from zip(owners, future.result(), strict=True)
-
-
-def run_batches(
-    forward: Forward,
-    samples: Iterable[np.ndarray],
-    batch_size: int,
-    kept: Callable[[np.ndarray], np.ndarray] = lambda output: output,
-) -> list[np.ndarray]:
-    """What is `kept` of the network's output for every sample, in their order; NetworkError if it fails on one."""
-    outputs = {}
-    for place, output in Network(forward, batch_size).run((k, sample, 1) for k, sample in enumerate(samples)):
-        if isinstance(output, NetworkError):
-            raise output
-        outputs[place] = kept(output)
-    return [outputs[place] for place in range(len(outputs))]
 
 
 def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batch_size: int) -> FeatureFile:
@@ -204,6 +190,10 @@ def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batc
 
 class Progress:
     """How far a stage is and how fast: a bar, and for those without a screen a line a minute in `progress.log`.
+
+    Attributes:
+        counts: Of the manifest: "clips" in all; "made", "failed" and "found" so far.
+        n_rows: Rows that were made.
 
     Args:
         name: Of the stage.
@@ -222,13 +212,12 @@ class Progress:
         *,
         shown: bool,
         network_s: Callable[[], float] | None = None,
-        usage: Callable[[], str] | None = None,
+        usage: Callable[[], str] = str,
     ):
-        self._name, self._total, self._folder = name, total, folder
-        self._network_s, self._usage = network_s, usage
+        self.counts, self.n_rows = {"clips": total, "made": 0, "failed": 0, "found": 0}, 0
+        self._name, self._folder, self._network_s, self._usage = name, folder, network_s, usage
         self._bar = tqdm(total=total, desc=name, disable=not shown, bar_format=FORMAT)
         self._started_s = self._line_s = time.monotonic()
-        self._done = self._made = self._rows = 0
 
     def __enter__(self) -> "Progress":
         return self
@@ -236,13 +225,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         elapsed = timedelta(seconds=round(time.monotonic() - self._started_s))
-        self._write(f"{'done' if self._done == self._total else 'stopped'} after {elapsed}")
+        self._write(f"{'stopped' if self._n_left() else 'done'} after {elapsed}")
 
-    def clip(self, n_rows: int = 0, *, made: bool = True) -> None:
-        """Count a clip; one that was there already, or cannot be used, is not `made`."""
-        self._done += 1
-        self._made += made
-        self._rows += n_rows
+    def clip(self, became: str, n_rows: int = 0) -> None:
+        """Count a clip that was "made", has "failed", or was "found" there already."""
+        self.counts[became] += 1
+        self.n_rows += n_rows
         self._bar.set_postfix_str(self._speed(), refresh=False)
         self._bar.update()
         if time.monotonic() - self._line_s >= LINE_S:
@@ -251,24 +239,39 @@ class Progress:
 
     def left(self) -> timedelta | str:
         """Time until the end, to the second, if it goes on as it went; "?" before the first clip is made."""
-        if not self._made:
+        if not self.counts["made"]:
             return "?"
         elapsed_s = time.monotonic() - self._started_s
-        return timedelta(seconds=round(elapsed_s / self._made * (self._total - self._done)))
+        return timedelta(seconds=round(elapsed_s / self.counts["made"] * self._n_left()))
+
+    def _n_left(self) -> int:
+        return 2 * self.counts["clips"] - sum(self.counts.values())
 
     def _write(self, when: str) -> None:
-        line = f"{self._name}: {self._done} of {self._total} clips, {self._speed()}, {when}"
-        line += f"; {self._usage()}" if self._usage else ""
+        n, usage = self.counts["clips"], self._usage()
+        line = f"{self._name}: {n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}"
         log.info("%s", line)
         with suppress(OSError), open(self._folder / "progress.log", "a", encoding="utf-8") as file:  # no run ends here
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
 
     def _speed(self) -> str:
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
-        parts = [f"{self._made / elapsed_s:.2f} clips/s"]
+        speed = f"{self.counts['made'] / elapsed_s:.2f} clips/s"
         if self._network_s:
-            parts += [f"{self._rows / elapsed_s:.1f} rows/s", f"network {self._network_s() / elapsed_s:.0%}"]
-        return ", ".join(parts)
+            speed += f", {self.n_rows / elapsed_s:.1f} rows/s, network {self._network_s() / elapsed_s:.0%}"
+        return speed
+
+
+class Work(NamedTuple):
+    """What is done with every clip of a stage.
+
+    `function` runs in the decoder processes and gives a job's chunks. `job` makes of path, key and stamp of a clip its
+    job, and what stays here, `Clip.kept`. `stamp` makes of path and key what tells one version of it from another.
+    """
+
+    function: Callable[[Any], Iterator[Any]]
+    job: Callable[[Path, str, str], tuple[Any, Any]]
+    stamp: Callable[[Path, str], str] = lambda path, key: clip_stamp(path)
 
 
 @dataclass(frozen=True)
@@ -282,44 +285,42 @@ class Clip:
 
 
 class ClipRun:
-    """Goes through the clips of a stage; used as `with`, and iterated over once.
+    """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
     Rows are written in a thread of its own; a full disk comes out of a later call, or the end of `with`.
 
     Attributes:
-        counts: Of the manifest, so far.
+        progress: With the counts of the manifest, so far.
         spent_s: Seconds by what was done in them, of rows.
-        n_rows: Rows that are written.
 
     Args:
-        clips: Index `key`, column `path` below `data`.
-        data: Folder of the clips.
-        stage: Where their files go.
-        work: Runs in the decoder processes: a job's chunks.
-        job_of: From path, key and stamp of a clip to its job, and to what stays here, `Clip.kept`.
-        workers: Decoder processes.
-        progress: Is told of every clip.
-        stamp_of: From path and key of a clip to what tells one version of it from another.
+        name: Of the stage, as shown.
+        clips: Index `key`, column `path` below `cfg.data`.
+        cfg: Parameters of the stage's notebook.
+        stage: Where the clips' files go.
+        work: What is done with them.
+        network: What their rows go through.
+        usage: See `Progress`.
         on_rows: Gets the key, the rows and `Clip.kept` of every clip, also where they were there already.
     """
 
     def __init__(
         self,
+        name: str,
         clips: pd.DataFrame,
-        data: Path,
+        cfg: Parameters,
         stage: Stage,
-        work: Callable[[Any], Iterator[Any]],
-        job_of: Callable[[Path, str, str], tuple[Any, Any]],
-        workers: int,
-        progress: Progress,
-        stamp_of: Callable[[Path, str], str] = lambda path, key: clip_stamp(path),
+        work: Work,
+        network: Network | None = None,
+        usage: Callable[[], str] = str,
         on_rows: Callable[[str, FeatureFile, Any], None] | None = None,
     ) -> None:
-        self.counts = {"clips": len(clips), "made": 0, "failed": 0, "found": 0}
-        self.spent_s, self.n_rows = Counter(), 0
-        self._clips, self._data, self._stage, self._progress = clips, data, stage, progress
-        self._job_of, self._stamp_of, self._on_rows = job_of, stamp_of, on_rows
-        self._pool = ClipPool(work, workers=workers, patience_s=PATIENCE_S)
+        network_s = network and (lambda: network.busy_s)
+        self.progress = Progress(name, len(clips), cfg.out, shown=cfg.progress, network_s=network_s, usage=usage)
+        self.spent_s = Counter()
+        self._clips, self._data, self._stage, self._work = clips, cfg.data, stage, work
+        self._network, self._on_rows = network, on_rows
+        self._pool = ClipPool(work.function, workers=cfg.workers or cores(), patience_s=PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, "writer")
         self._unwritten: deque[Future] = deque()
 
@@ -328,10 +329,11 @@ class ClipRun:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self._pool.__exit__(kind, *error)
-        self._writer.shutdown()  # whatever ends the run, no clip that is complete is lost
-        if kind is None:
-            self._await_writer(0)
+        with self.progress:
+            self._pool.__exit__(kind, *error)
+            self._writer.shutdown()  # whatever ends the run, no clip that is complete is lost
+            if kind is None:
+                self._await_writer(0)
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
         """Every clip that is not done, with its chunks; call `made`, `write` or `fail` for each, now or later."""
@@ -340,9 +342,9 @@ class ClipRun:
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
         for key, below in self._clips["path"].items():
             path = self._data / below
-            stamp = self._stamp_of(path, key)
+            stamp = self._work.stamp(path, key)
             try:
-                job, kept = self._job_of(path, key, stamp)
+                job, kept = self._work.job(path, key, stamp)
             except CLIP_ERRORS as error:  # also where it could be used when it was done
                 self.fail(Clip(key, path, stamp), error)
                 continue
@@ -351,14 +353,7 @@ class ClipRun:
                 continue
             if self._on_rows:
                 self._on_rows(key, read_features(self._stage.path(key)), kept)
-            self.counts["found"] += 1
-            self._progress.clip(made=False)
-
-    def made(self, n_rows: int = 0) -> None:
-        """Count a clip whose file is there now."""
-        self.counts["made"] += 1
-        self.n_rows += n_rows
-        self._progress.clip(n_rows)
+            self.progress.clip("found")
 
     def fail(self, clip: Clip, error: Exception) -> None:
         """Record a clip that cannot be used, and remove what an earlier version of it has left."""
@@ -366,14 +361,45 @@ class ClipRun:
         log.warning("%s: %s", clip.key, reason)
         self._stage.path(clip.key).unlink(missing_ok=True)
         self._stage.fail(clip.key, reason)
-        self.counts["failed"] += 1
-        self._progress.clip(made=False)
+        self.progress.clip("failed")
 
-    def write(self, clip: Clip, rows: FeatureFile) -> None:
+    def stream(self, rows_of: Callable[[Any], ClipRows]) -> None:
+        """Read, compute and write all clips at once; a clip's file is written when its last row is there.
+
+        Args:
+            rows_of: From `Clip.kept` to the clip's rows, before they are made.
+        """
+        with closing(self._network.run(self._samples(rows_of))) as outputs:
+            for (clip, rows, place), output in outputs:
+                rows.receive(place, output)
+                self._write_if_complete(clip, rows)
+        self.spent_s["network"] = self._network.busy_s
+
+    def _samples(self, rows_of: Callable[[Any], ClipRows]) -> Iterator[tuple[Any, np.ndarray, int]]:
+        """Of all clips, one after the other; the owner of one is its clip, the clip's rows, and its place in them."""
+        for clip, chunks in self:
+            rows = rows_of(clip.kept)
+            try:
+                for place, sample, n_rows in rows.samples(chunks):
+                    yield (clip, rows, place), sample, n_rows
+            except CLIP_ERRORS as error:
+                self.fail(clip, error)
+            else:
+                self._write_if_complete(clip, rows)
+
+    def _write_if_complete(self, clip: Clip, rows: ClipRows) -> None:
         """Have the rows of a clip written; waits while too many are."""
+        if not rows.complete:
+            return
+        self.spent_s.update(rows.spent_s)
+        try:
+            made = rows.result()
+        except CLIP_ERRORS as error:
+            self.fail(clip, error)
+            return
         if self._on_rows:
-            self._on_rows(clip.key, rows, clip.kept)
-        self._unwritten.append(self._writer.submit(self._write, clip, rows))
+            self._on_rows(clip.key, made, clip.kept)
+        self._unwritten.append(self._writer.submit(self._write, clip, made))
         self._await_writer(UNWRITTEN)
 
     def _write(self, clip: Clip, rows: FeatureFile) -> int:
@@ -385,47 +411,10 @@ class ClipRun:
     def _await_writer(self, n_unwritten: int) -> None:
         """Wait until at most so many clips are unwritten, and count those that are not."""
         while self._unwritten and (len(self._unwritten) > n_unwritten or self._unwritten[0].done()):
-            self.made(self._unwritten.popleft().result())
+            self.progress.clip("made", self._unwritten.popleft().result())
 
     def finish(self) -> dict[str, int]:
         """Put what failed into the order of the clips, and return the counts of the manifest."""
         order = {key: place for place, key in enumerate(self._clips.index)}
         self._stage.failed.sort(key=lambda entry: order[entry["clip"]])
-        return self.counts
-
-
-def stream_rows(run: ClipRun, rows_of: Callable[[Any], ClipRows], network: Network) -> None:
-    """Read, compute and write all clips at once; a clip's file is written when its last row is there.
-
-    Args:
-        run: The clips; closed by the caller.
-        rows_of: From `Clip.kept` to the clip's rows, before they are made.
-        network: What they go through.
-    """
-
-    def samples() -> Iterator[tuple[Any, np.ndarray, int]]:
-        """Of all clips, one after the other; the owner of one is its clip, the clip's rows, and its place in them."""
-        for clip, chunks in run:
-            rows = rows_of(clip.kept)
-            try:
-                for place, sample, n_rows in rows.samples(chunks):
-                    yield (clip, rows, place), sample, n_rows
-            except CLIP_ERRORS as error:
-                run.fail(clip, error)
-            else:
-                hand_over(clip, rows)
-
-    def hand_over(clip: Clip, rows: ClipRows) -> None:
-        if not rows.complete:
-            return
-        run.spent_s.update(rows.spent_s)
-        try:
-            run.write(clip, rows.result())
-        except CLIP_ERRORS as error:
-            run.fail(clip, error)
-
-    with closing(network.run(samples())) as outputs:
-        for (clip, rows, place), output in outputs:
-            rows.receive(place, output)
-            hand_over(clip, rows)
-    run.spent_s["network"] = network.busy_s
+        return self.progress.counts

@@ -40,14 +40,13 @@ class ClipRows(ABC):
         """`track`: the face that the rows are about; None where they are about whole frames."""
         self.track, self.spent_s = track, Counter()
         self._seen: list[Chunk] = []  # without their values
-        self._outputs: list[np.ndarray | NetworkError | None] = []  # rows of each sample; None: not there yet
-        self._n_rows: list[int] = []
-        self._n_awaited, self._all_in = 0, False
+        self._made: list[tuple[int, Any]] = []  # of each sample: how many rows come of it; they, or a NetworkError
+        self._n_awaited = 1  # samples, and their end
 
     @property
     def complete(self) -> bool:
         """Whether all samples are in, and what the network says about each is here."""
-        return self._all_in and not self._n_awaited
+        return not self._n_awaited
 
     def samples(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, np.ndarray, int]]:
         """Place of each sample, what the network is shown, and how many rows come of it.
@@ -55,30 +54,27 @@ class ClipRows(ABC):
         Raises what `chunks` raise, and TooShortError.
         """
         for place, (sample, n_rows) in enumerate(self._samples(self._values(chunks))):
-            self._outputs.append(None)
-            self._n_rows.append(n_rows)
+            self._made.append((n_rows, None))
             self._n_awaited += 1
             yield place, sample, n_rows
-        self._all_in = True
+        self._n_awaited -= 1
 
     def receive(self, place: int, output: np.ndarray | NetworkError) -> None:
         """Take what the network says about the sample of that place."""
+        n_rows, _ = self._made[place]
         is_made = not isinstance(output, NetworkError)
-        self._outputs[place] = self._rows_of(output, self._n_rows[place]) if is_made else output
+        self._made[place] = n_rows, self._rows_of(output, n_rows) if is_made else output
         self._n_awaited -= 1
 
     def result(self) -> FeatureFile:
         """The rows, once `complete`. NetworkError if the network failed on every sample; on some: their rows are NaN,
         which makes them invalid.
         """
-        made = [output for output in self._outputs if not isinstance(output, NetworkError)]
-        if not made:
-            raise self._outputs[0]
-        nothing = np.full((1, made[0].shape[1]), np.nan, np.float32)
-        parts = [
-            np.repeat(nothing, n_rows, 0) if isinstance(output, NetworkError) else output
-            for output, n_rows in zip(self._outputs, self._n_rows, strict=True)
-        ]
+        widths = {rows.shape[1] for _, rows in self._made if not isinstance(rows, NetworkError)}
+        if not widths:
+            raise self._made[0][1]
+        nothing = np.full((1, *widths), np.nan, np.float32)
+        parts = [nothing.repeat(n, 0) if isinstance(rows, NetworkError) else rows for n, rows in self._made]
         return self._file(np.concatenate(parts))
 
     def _values(self, chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
@@ -88,28 +84,30 @@ class ClipRows(ABC):
             self.spent_s.update(chunk.spent_s)
             yield from chunk.values
 
-    def _unusable(self) -> dict[int, str]:
-        """Places of the crops or flows that cannot be used, and why."""
-        begins = np.cumsum([0] + [len(chunk.frame) for chunk in self._seen])
-        parts = zip(begins, self._seen, strict=False)
-        return {int(begin) + place: why for begin, chunk in parts for place, why in chunk.unusable.items()}
+    def _column(self, name: str) -> np.ndarray:
+        """An array of all chunks."""
+        return np.concatenate([getattr(chunk, name) for chunk in self._seen])
 
-    def _usable(
+    def _reasons(self) -> list[str]:
+        """Why each crop or flow cannot be used; "" where it can."""
+        return [chunk.unusable.get(place, "") for chunk in self._seen for place in range(len(chunk.frame))]
+
+    def _checked(
         self,
         features: np.ndarray,
         t_start_s: np.ndarray,
         t_end_s: np.ndarray,
         frame: np.ndarray,
-        reasons: dict[int, str],
+        reasons: list[str],
         padded: np.ndarray | bool = False,
     ) -> FeatureFile:
         """Mark rows as invalid and set them to zero: those with a reason, without a face, or with values that are not
         finite; mark padded ones.
         """
-        reason = np.array([reasons.get(row, "") for row in range(len(frame))]) if reasons else None
-        bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((t_start_s + t_end_s) / 2)
-        bad[list(reasons)] = True
+        reason = np.array(reasons)
+        bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((t_start_s + t_end_s) / 2) | (reason != "")
         features = np.where(bad[:, None], np.float32(0), features)
+        reason = reason if any(reasons) else None
         return FeatureFile(features, t_start_s, t_end_s, frame, ~(bad | padded), self._seen[-1].decoder, reason)
 
     @abstractmethod
@@ -132,9 +130,8 @@ class StaticRows(ClipRows):
         return ((crop, 1) for crop in values)
 
     def _file(self, features: np.ndarray) -> FeatureFile:
-        start_s = np.concatenate([chunk.t_s for chunk in self._seen])
-        frame = np.concatenate([chunk.frame for chunk in self._seen])
-        return self._usable(features, start_s, start_s + 1 / self.track.fps, frame, self._unusable())
+        start_s = self._column("t_s")
+        return self._checked(features, start_s, start_s + 1 / self.track.fps, self._column("frame"), self._reasons())
 
 
 class DynamicRows(ClipRows):
@@ -147,10 +144,8 @@ class DynamicRows(ClipRows):
     if half of it is real.
 
     A row whose own flows are not all usable is invalid. In `whole` mode the rows beside it stay valid although the
-    convolutions reach over: a flow that is missing is stillness to them, as what lies beyond the ends of a clip is to
-    all. One missing flow moved its own row by .20 of the rows' spread and either neighbour by .06, none further, at
-    Mixed_3c; without an endpoint its two rows by .13, the next ones by .10, .06, .03 (random weights, drawn clips).
-    Leaving neighbours out too would cost three rows for one flow. `windows` has no such neighbours.
+    convolutions reach over: one missing flow moved its own row by .20 of the rows' spread and either neighbour by .06
+    (Mixed_3c, random weights, synthetic clips), and leaving those out would cost three rows for one flow.
     """
 
     def __init__(self, track: FaceTrack | StoredClip, cfg: DynamicConfig):
@@ -179,13 +174,10 @@ class DynamicRows(ClipRows):
         fps, n_flows = self.track.fps, self.track.n_frames - 1
         start = np.arange(len(features)) * self._stride
         stop = np.minimum(start + self._length, n_flows)
-        frame = np.concatenate([chunk.frame for chunk in self._seen])
-        reasons: dict[int, str] = {}
-        for flow, why in self._unusable().items():
-            for row in np.flatnonzero((start <= flow) & (flow < stop)):
-                reasons.setdefault(int(row), why)
+        flows = self._reasons()
+        reasons = [next(filter(None, flows[first:last]), "") for first, last in zip(start, stop, strict=True)]
         padded = 2 * (stop - start) < self._length
-        return self._usable(features, start / fps, stop / fps, frame[start], reasons, padded)
+        return self._checked(features, start / fps, stop / fps, self._column("frame")[start], reasons, padded)
 
 
 def row_layout(cfg: DynamicConfig) -> tuple[int, int, int]:

@@ -58,7 +58,7 @@ class VideoSource:
         """Tells one version of a clip from another."""
         return clip_stamp(path)
 
-    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[Job, FaceTrack]:
+    def job(self, path: Path, key: str, stamp: str, size_px: int = CROP_PX) -> tuple[Job, FaceTrack]:
         """What `work` takes, and the track; NoFaceError with the reason where there is none."""
         track = track_of(self._cfg.out, key, stamp, self._no_track)
         return Job(path, track, self._cfg, self._backend, size_px), track
@@ -85,7 +85,7 @@ class StoredSource:
         except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
             return "missing"
 
-    def job(self, path: Path, key: str, stamp: str, size_px: int) -> tuple[StoredClip, StoredClip]:
+    def job(self, path: Path, key: str, stamp: str, size_px: int = CROP_PX) -> tuple[StoredClip, StoredClip]:
         """What `work` takes, which is its own track; `StoredError` where the clip cannot be used."""
         if key not in self.named:
             raise StoredError(f"there is nothing of it in {self.tree.folder.name}")
