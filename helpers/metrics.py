@@ -7,7 +7,8 @@ a dict for JSON.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS
 
+LETTER_OF = dict(zip(TRAITS, LETTERS, strict=True))  # of the traits among the targets
 COLUMNS = ("mean_accuracy", "mae", "r2", "pearson", "ccc")
 
 
@@ -119,9 +121,16 @@ def as_summary(table: pd.DataFrame) -> dict[str, dict[str, float | None] | float
         `r2`, `ccc`, `pearson`, `mae`, `skill`: dicts by the traits' letters (other targets by their names) and `mean`;
         `mean_accuracy`: one number. None stands for NaN.
     """
-    named = table.rename(index=dict(zip(TRAITS, LETTERS, strict=True)))
+    named = table.rename(index=LETTER_OF)
     summary = named.astype(object).where(named.notna(), None).to_dict()
     return summary | {"mean_accuracy": summary["mean_accuracy"]["mean"]}
+
+
+def each_number(items: Sequence[Any], reduce: Callable[[Sequence[float]], float]) -> Any:
+    """Reduce the numbers at the same place in several summaries, as those of seeds; None where one is missing."""
+    if isinstance(items[0], dict):
+        return {key: each_number([item[key] for item in items], reduce) for key in items[0]}
+    return None if None in items else float(reduce(items))
 
 
 def constant_floor(train: np.ndarray, test: np.ndarray, targets: Sequence[str] = TRAITS) -> pd.DataFrame:

@@ -7,7 +7,6 @@ In: `TrainingData`, `TrainingConfig` and the files that the trainings left. Out:
 
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,24 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
-from helpers.clips import LETTERS, TRAITS, load_clips
+from helpers.callbacks import read_logs, write_time_analysis
+from helpers.clips import load_clips
 from helpers.config import TrainingConfig
 from helpers.experiment import (
     NOT_DECISIVE,
     WATCHED,
     TrainingData,
-    check_rated,
-    check_unseen,
+    check_splits,
     rated_clips,
     split_of,
-    train_missing,
+    train_all,
 )
 from helpers.files import code_version, read_json, replacing, write_json
-from helpers.metrics import as_summary, clip_lengths, conformal_quantile, score_table
+from helpers.metrics import LETTER_OF, as_summary, clip_lengths, conformal_quantile, each_number, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.report import verdicts
 from helpers.statistics import caveats, comparisons, group_errors
 from helpers.store import STREAMS, read_arrays
-from helpers.train import read_logs, write_time_analysis
 from helpers.variants import (
     ABLATIONS,
     SHUFFLED_MODEL,
@@ -46,6 +44,9 @@ from helpers.variants import (
 )
 
 log = logging.getLogger(__name__)
+
+LICENCE = "that of the data and of the weights behind the features"
+LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
 
 def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
@@ -64,9 +65,8 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     """
     folder = cfg.out / "training"
     bank = rated_clips(data)
-    check_unseen(data, bank, cfg)
-    check_rated(bank, cfg)
-    train_missing(data, cfg, [(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds])
+    check_splits(data, bank, cfg)
+    train_all([(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds], data, cfg)
     predictions = gather_predictions(data, cfg)
     with replacing(cfg.out / "predictions.csv") as part:
         predictions.to_csv(part, index=False, float_format="%.6f")
@@ -89,34 +89,27 @@ def gather_predictions(data: TrainingData, cfg: TrainingConfig) -> pd.DataFrame:
     Returns:
         Columns model, seed, split ("validation", "test", "live"), clip, source, trait, truth, prediction.
     """
-    bank = rated_clips(data)
-    live = data.live_clips
-    parts = []
+    bank, live, parts = rated_clips(data), data.live_clips, []
     for seed in cfg.seeds:
         split = split_of(bank, cfg, seed)
         held_out = np.flatnonzero(np.isin(split, ("validation", "test")))
         for name in chosen_models(cfg.models):
-            arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+            arrays = _arrays_of(cfg, name, seed)
             parts.append(_long(name, seed, split[held_out], bank.take(held_out), arrays["prediction"][held_out]))
             if live is not None:
                 parts.append(_long(name, seed, np.full(len(live), "live"), live, arrays["live_prediction"]))
     return pd.concat(parts, ignore_index=True)
 
 
+def _arrays_of(cfg: TrainingConfig, name: str, seed: int) -> dict[str, np.ndarray]:
+    return read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+
+
 def _long(name: str, seed: int, split: np.ndarray, clips: Aligned, prediction: np.ndarray) -> pd.DataFrame:
     k = len(clips.targets)
-    return pd.DataFrame(
-        {
-            "model": name,
-            "seed": seed,
-            "split": np.repeat(split, k),
-            "clip": np.repeat(clips.clips, k),
-            "source": np.repeat(clips.sources, k),
-            "trait": np.tile(clips.targets, len(clips)),
-            "truth": clips.labels.ravel(),
-            "prediction": prediction.ravel(),
-        }
-    )
+    columns = {"split": np.repeat(split, k), "clip": np.repeat(clips.clips, k), "source": np.repeat(clips.sources, k)}
+    columns |= {"trait": np.tile(clips.targets, len(clips)), "truth": clips.labels.ravel()}
+    return pd.DataFrame({"model": name, "seed": seed} | columns | {"prediction": prediction.ravel()})
 
 
 def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
@@ -124,14 +117,10 @@ def gather_history(cfg: TrainingConfig) -> pd.DataFrame:
     parts = []
     for name in chosen_models(cfg.models):
         for seed in cfg.seeds:
-            arrays = read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+            arrays = _arrays_of(cfg, name, seed)
             columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
             parts.append(pd.DataFrame({"model": name, "seed": seed} | columns) if columns else pd.DataFrame())
     return pd.concat(parts, ignore_index=True)
-
-
-LICENCE = "that of the data and of the weights behind the features"
-LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
 
 def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
@@ -184,14 +173,7 @@ def _over_seeds(
         )
         per_seed.append(as_summary(table))
     seeds = [{"r2": s["r2"], "mean_accuracy": s["mean_accuracy"]} for s in per_seed]
-    return _mean_of(per_seed) | {"seeds": seeds}
-
-
-def _mean_of(items: Sequence[Any]) -> Any:
-    """Mean of numbers, or of the numbers at the same place in dictionaries; None where one is missing."""
-    if isinstance(items[0], dict):
-        return {key: _mean_of([item[key] for item in items]) for key in items[0]}
-    return None if None in items else float(np.mean(items))
+    return each_number(per_seed, np.mean) | {"seeds": seeds}
 
 
 def watched(
@@ -200,8 +182,8 @@ def watched(
     """Read what was watched while one model was trained, and analyse where its time went.
 
     Returns:
-        The logs (see `helpers.train.read_logs`), and `metrics` of the model and of the `constant` (means
-        over seeds), `verdict`, `time` (see `helpers.train.analyse_time`): what a dashboard shows.
+        The logs (see `helpers.callbacks.read_logs`), and `metrics` of the model and of the `constant` (means
+        over seeds), `verdict`, `time` (see `helpers.callbacks.analyse_time`): what a dashboard shows.
     """
     folder = cfg.out / "training" / WATCHED / f"{name}-{seed}"
     verdicts = {each["a"]: each["verdict"] for each in results["comparisons"] if each["b"] == "constant"}
@@ -216,30 +198,30 @@ def as_table(results: dict[str, Any]) -> pd.DataFrame:
     if results["live"]:
         own = f"{results['live']['clips']} clips of this run"
         rows |= {f"constant, {own}": results["live"]["constant"], f"{TOKEN_MODEL}, {own}": results["live"]}
-    columns = {
-        name: row["r2"] | {"1-MAE": row["mean_accuracy"], "CCC": row["ccc"]["mean"]} for name, row in rows.items()
-    }
+    columns = {name: _row(row) for name, row in rows.items()}
     if results["ceiling"]:
         columns["a perfect model, as far as the raters agree"] = results["ceiling"]["r2"]
     return pd.DataFrame(columns).T.astype(float)
+
+
+def _row(metrics: dict[str, Any]) -> dict[str, float]:
+    return metrics["r2"] | {"1-MAE": metrics["mean_accuracy"], "CCC": metrics["ccc"]["mean"]}
 
 
 def _split_counts(bank: Aligned, splits: dict[int, np.ndarray]) -> dict[str, int]:
     """Clips per part for the first seed, and the most test clips of a seed that share a source with train."""
     first = next(iter(splits.values()))
     counts = {part: int((first == part).sum()) for part in ("train", "validation", "test")}
-    sharing = [
-        int(np.isin(bank.sources[split == "test"], bank.sources[split == "train"]).sum()) for split in splits.values()
-    ]
-    return counts | {"test_clips_sharing_a_source_with_train": max(sharing)}
+    sources = bank.sources
+    sharing = max(np.isin(sources[s == "test"], sources[s == "train"]).sum() for s in splits.values())
+    return counts | {"test_clips_sharing_a_source_with_train": int(sharing)}
 
 
 def _ratings_given(bank: Aligned) -> dict[str, Any]:
     """How many clips each target is rated for, and the first rating that is missing."""
     rated = ~np.isnan(bank.labels)
-    counts = _by_target(bank, rated.sum(0))
-    first = [f"{bank.targets[column]} of {bank.clips[clip]}" for clip, column in np.argwhere(~rated)[:1]]
-    return {"clips": len(bank), "rated": {k: int(n) for k, n in counts.items()}, "first_missing": (first or [None])[0]}
+    first = next((f"{bank.targets[column]} of {bank.clips[clip]}" for clip, column in np.argwhere(~rated)), None)
+    return {"clips": len(bank), "rated": _by_target(bank, rated.sum(0)), "first_missing": first}
 
 
 def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
@@ -247,9 +229,8 @@ def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
     agreement = read_json(path)["reliability"] if path.exists() else None
     if agreement is None:
         return None
-    letters = dict(zip(TRAITS, LETTERS, strict=True))
     return {
-        name: {letters.get(target, target): row[f"max_{name}"] for target, row in agreement.items()}
+        name: {LETTER_OF.get(target, target): row[f"max_{name}"] for target, row in agreement.items()}
         for name in ("r2", "pearson")
     }
 
@@ -285,71 +266,69 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         training clip), `drawn` (whether its clips were drawn, with a planted truth), `metrics`, `verdicts`, `split`,
         `ceiling`, `groups`, `caveats` and `licence` (sentences), `extractors`, `weights`, `data`, and so on.
     """
-    folder, seed = cfg.out / "model", cfg.seeds[0]
+    folder, name = cfg.out / "model", f"{TOKEN_MODEL}-{cfg.seeds[0]}"
     bank = rated_clips(data)
-    split = split_of(bank, cfg, seed)
-    prediction = read_arrays(cfg.out / "training" / f"{TOKEN_MODEL}-{seed}.npz")["prediction"]
-    validation = split == "validation"
-    # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
-    width = np.minimum(conformal_quantile(bank.labels[validation] - prediction[validation], 0.9), 1.0)
-    training = bank.labels[split == "train"]
-    identity = data.manifest["identity"]
-    card = {
+    split = split_of(bank, cfg, cfg.seeds[0])
+    train, validation = bank.take(split == "train"), bank.take(split == "validation")
+    residuals = validation.labels - _arrays_of(cfg, TOKEN_MODEL, cfg.seeds[0])["prediction"][split == "validation"]
+    card = _known_of_clips(train, residuals) | _known_of_data(data) | {
         "model": TOKEN_MODEL,
-        "seed": seed,
-        "targets": list(bank.targets),
-        "constant": _by_target(bank, np.nanmean(training, 0)),
-        "interval_half_width": _by_target(bank, width),
-        "training_quantiles": _by_target(bank, np.nanquantile(training, LEVELS, axis=0).T),
-        "training_clips": len(training),
+        "seed": cfg.seeds[0],
         "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
         "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
-        "split": results["split"],
-        "ceiling": results["ceiling"],
-        "groups": results["groups"],
         "caveats": caveats(results["groups"]),
-        "licence": _licence(identity),
-        "config": results["config"],
-        "data": data.statement,
-        "synthetic_labels": bank.synthetic,
-        "training_length_s": float(clip_lengths(bank.take(split == "train")).max()),
-        "drawn": (data.folder / "truth.csv").exists(),
-        "extractors": {name: identity[name] for name in STREAMS},
-        "weights": identity["static"]["parameters"]["weights"],
-        "reduction": identity["reduction"],
         "code_version": code_version(),
-    }
-    for source, name in (
-        (cfg.out / "training" / f"{TOKEN_MODEL}-{seed}.keras", "model.keras"),
-        (data.folder / "reduction.npz", "reduction.npz"),
-    ):
-        with replacing(folder / name) as part:
-            shutil.copyfile(source, part)
-    write_training_tokens(
-        folder / "familiar.npz", learn_training_tokens(bank.take(split == "train"), bank.take(validation))
-    )
+    } | {name: results[name] for name in ("split", "ceiling", "groups", "config")}  # fmt: skip
+    _copy(cfg.out / "training" / f"{name}.keras", folder / "model.keras")
+    _copy(data.folder / "reduction.npz", folder / "reduction.npz")
+    write_training_tokens(folder / "familiar.npz", learn_training_tokens(train, validation))
     write_json(folder / "card.json", card)
     return card
 
 
-def _licence(identity: dict[str, Any]) -> str:
-    """What a card says about who may do what with the model."""
-    behind = [f"{name}: {identity[name].get('weights', {}).get('licence', 'unknown')}" for name in STREAMS]
-    return f"{LICENCE} ({', '.join(behind)}): look there before passing the model on"
+def _known_of_clips(train: Aligned, residuals: np.ndarray) -> dict[str, Any]:
+    """What a card says of its training clips, and how far a score of theirs is to be believed."""
+    # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
+    width = np.minimum(conformal_quantile(residuals, 0.9), 1.0)
+    return {
+        "targets": list(train.targets),
+        "constant": _by_target(train, np.nanmean(train.labels, 0).astype(float)),
+        "interval_half_width": _by_target(train, width),
+        "training_quantiles": _by_target(train, np.nanquantile(train.labels, LEVELS, axis=0).T.astype(float)),
+        "training_clips": len(train),
+        "training_length_s": float(clip_lengths(train).max()),
+        "synthetic_labels": train.synthetic,
+    }
 
 
-def _by_target(bank: Aligned, values: np.ndarray) -> dict[str, Any]:
-    return dict(zip(map(str, bank.targets), values.astype(float).tolist(), strict=True))
+def _known_of_data(data: TrainingData) -> dict[str, Any]:
+    """What a card says of the data and of the networks behind its features."""
+    identity = data.manifest["identity"]
+    licences = [f"{name}: {identity[name].get('weights', {}).get('licence', 'unknown')}" for name in STREAMS]
+    return {
+        "data": data.statement,
+        "drawn": (data.folder / "truth.csv").exists(),
+        "extractors": {name: identity[name] for name in STREAMS},
+        "weights": identity["static"]["parameters"]["weights"],
+        "reduction": identity["reduction"],
+        "licence": f"{LICENCE} ({', '.join(licences)}): look there before passing the model on",
+    }
 
 
-ONE_TOKEN_MODEL = "one_token_cross_attention"
+def _copy(source: Path, to: Path) -> None:
+    with replacing(to) as part:
+        shutil.copyfile(source, part)
+
+
+def _by_target(clips: Aligned, values: np.ndarray) -> dict[str, Any]:
+    return dict(zip(map(str, clips.targets), values.tolist(), strict=True))
 
 
 def compare_models_of(folder: str | Path, cfg: TrainingConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Train the models that `cfg.models` names on the clips of a folder, and write the table below `cfg.out`.
 
     Returns:
-        The table as `table_of` makes it, with the columns of `architecture.compare_architectures`; and what
+        The table as `table_of` makes it, with the columns of `compare_architectures`; and what
         `training.json` holds.
     """
     folder = Path(folder).resolve()
@@ -370,14 +349,9 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
         `over_constant_high`: mean R² minus the constant's, with the ends of its interval; `under_token`,
         `under_token_low`, `under_token_high`: the token model's mean R² minus the row's; `what`.
     """
-    rows = {}
-    for name in (name for name in VARIANTS | ABLATIONS if name in found["models"]):  # a JSON file has them by alphabet
-        row = found["models"][name]
-        rows[name] = row["r2"] | {
-            "1-MAE": row["mean_accuracy"],
-            "CCC": row["ccc"]["mean"],
-            "skill": row["skill"]["mean"],
-        }
+    # a JSON file has the models by alphabet
+    named = {name: found["models"][name] for name in VARIANTS | ABLATIONS if name in found["models"]}
+    rows = {name: _row(metrics) | {"skill": metrics["skill"]["mean"]} for name, metrics in named.items()}
     for comparison in found["comparisons"]:
         ends = {"": comparison["difference"], "_low": comparison["low"], "_high": comparison["high"]}
         if comparison["b"] == "constant":
@@ -398,7 +372,7 @@ def telling(found: dict[str, Any]) -> list[str]:
     """
     pairs = {each["b"]: each["verdict"] for each in found["comparisons"] if each["a"] == TOKEN_MODEL}
     over_constant, *more = verdicts(found)
-    controls = [pairs[name] for name in (ONE_TOKEN_MODEL, SHUFFLED_MODEL) if name in pairs]
+    controls = [pairs[name] for name in ("one_token_cross_attention", SHUFFLED_MODEL) if name in pairs]
     return list(dict.fromkeys([over_constant, *controls, *more]))  # a control may be the strongest rival
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from helpers.clips import LETTERS, TRAITS
-from helpers.metrics import METRICS, from_sums, terms
+from helpers.metrics import LETTER_OF, METRICS, from_sums, terms
 
 DRAWS, LEVEL = 2000, 0.95
 CRITICISM = (
@@ -150,10 +149,9 @@ def compare_sets(
         by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
     """
     rows = bootstrap_differences(sets, metric, n)
-    letters = dict(zip(TRAITS, LETTERS, strict=True))
     ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]
     found = {"a": a, "b": b, "metric": metric} | ends[-1]
-    found["targets"] = {letters.get(target, target): end for target, end in zip(targets, ends[:-1], strict=True)}
+    found["targets"] = {LETTER_OF.get(target, target): end for target, end in zip(targets, ends[:-1], strict=True)}
     found["sources"] = len(np.unique(np.concatenate([s.sources for s in sets])))
     found["clips"] = int(sum(len(s.truth) for s in sets))
     return found | {"verdict": verdict(found)}

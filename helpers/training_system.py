@@ -9,8 +9,8 @@ of the callbacks, `analysis.json`, `predictions.csv` and figures; and the model.
 import logging
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 
 from helpers import plots
+from helpers.align import Aligned
+from helpers.callbacks import read_logs, watchers, write_time_analysis
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
-from helpers.live import watch_live
-from helpers.metrics import as_summary, score_table
-from helpers.model import CompletePersonalityModel
+from helpers.metrics import as_summary, each_number, score_table
 from helpers.names import source_of
 from helpers.plots import training as figures
 from helpers.ratings import read_positional
@@ -33,101 +33,63 @@ from helpers.results import LICENCE
 from helpers.serializer import card_beside, load_model, model_card
 from helpers.splits import split_clips
 from helpers.statistics import Paired, caveats, compare_sets
-from helpers.train import computing_in, fit, read_logs, tensorboard, watchers, write_time_analysis
-from helpers.variants import freeze_parts
+from helpers.store import STREAMS
+from helpers.train import fit
+from helpers.variants import TOKEN_MODEL, start_model
 
 log = logging.getLogger(__name__)
 
-
-ROWS_AT_ONCE = 4096  # looked at while searching for what is not finite: 32 MB of 2048 channels
-
-
-@dataclass(frozen=True)
-class RowArrays:
-    """Rows of both streams with their ratings.
-
-    Attributes:
-        static, dynamic: float32 (N, D) or (N, T, D), on disk until they are used; D differs between the streams.
-        labels: float32 (N, k) in [0, 1], NaN where unrated.
-        clips: What each row is called, str (N,); rows of one clip share it.
-        targets: Names of the labels' columns.
-        order_trusted: True when nothing but their order ties rows to clips: sources, and so leakage, are unknown.
-    """
-
-    static: np.ndarray
-    dynamic: np.ndarray
-    labels: np.ndarray
-    clips: np.ndarray
-    targets: tuple[str, ...]
-    order_trusted: bool
-
-    @property
-    def sources(self) -> np.ndarray:
-        """What a split may not cut apart, str (N,)."""
-        return np.array([source_of(clip) for clip in self.clips])
-
-    @property
-    def forms(self) -> dict[str, str]:
-        """What a row of each stream is; see `form_of`."""
-        return {name: form_of(getattr(self, name)) for name in ("static", "dynamic")}
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Columns of the static and of the dynamic features."""
-        return self.static.shape[-1], self.dynamic.shape[-1]
-
-    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """What the network takes, for these rows, in memory."""
-        return {name: np.asarray(getattr(self, name)[rows], "float32") for name in ("static", "dynamic")}
+# Adam at 0.001, halved on a plateau, stopped early: how the source project trains
+SOURCE_CONFIG = TrainingConfig(learning_rate=1e-3, weight_decay=0.0, schedule="plateau", patience=10)
+DRAWS = 500  # of the bootstrap
+OVER_CONSTANT = "the model", "constant", "mean_accuracy"
+STATE = "training.state.npz"
 
 
 def read_arrays_by_row(
-    static_features: str | Path,
-    dynamic_features: str | Path,
-    labels: str | Path,
-    *,
-    ids: str | Path | None = None,
-    targets: Sequence[str] | None = None,
-    rating_range: tuple[float, float] = (0.0, 1.0),
-) -> RowArrays:
-    """Read three files whose rows belong together by position.
+    static_features: str | Path, dynamic_features: str | Path, labels: str | Path, ids: str | Path | None = None
+) -> Aligned:
+    """Read three files whose rows belong together by position as the clips that 05 aligns.
 
     Args:
-        static_features, dynamic_features, labels: The `.npy` files.
+        static_features, dynamic_features, labels: The `.npy` files; columns of labels are the five traits, or
+            `target_1` and so on where it is another number.
         ids: Clip of each row: a text file with a key per line, or a CSV with a column `clip`. Without it the order is
             trusted, with a warning.
-        targets: Names of the labels' columns; default: the five traits, or `target_1` and so on for another number.
-        rating_range: Ends of the rating scale.
 
     Raises:
-        ValueError: Other numbers of rows; another shape; a value that is not finite, with its clip and column.
+        ValueError: Other numbers of rows; another shape; a value that is not finite, a label outside of [0, 1], with
+            its clip and column.
     """
-    static, dynamic = read_features_by_row(static_features, dynamic_features)
-    _check_scale(labels, rating_range)
+    features = dict(zip(STREAMS, read_features_by_row(static_features, dynamic_features), strict=True))
     n_columns = _load(labels).shape[-1]
-    if targets is None:
-        targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
-    clips = None if ids is None else _read_ids(Path(ids))
-    names = None if clips is None else [f"{clip}#{row}" for row, clip in enumerate(clips)]  # rows may share a clip
-    ratings = read_positional(labels, names, targets, rating_range)
-    if len(ratings) != len(static):
-        _refuse(labels, len(ratings), static_features, len(static))
-    clips = np.array(ratings.index if clips is None else clips, dtype=str)
-    for name, array in (("static_features", static), ("dynamic_features", dynamic)):
-        _check_finite(name, array, clips)
-    return RowArrays(
-        static, dynamic, ratings.to_numpy("float32"), clips, tuple(map(str, targets)), order_trusted=ids is None
-    )
+    targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
+    clips = names = None if ids is None else _read_ids(Path(ids))
+    if clips and len(set(clips)) < len(clips):  # rows may share a clip
+        names = [f"{clip}#{row}" for row, clip in enumerate(clips)]
+    ratings = read_positional(labels, names, targets)
+    n = len(ratings)
+    if n != len(features["static"]):
+        _refuse(labels, n, static_features, len(features["static"]))
+    known = {}
+    for name, array in features.items():
+        array = array[:, None] if array.ndim == 2 else array  # (N, T, D)
+        known |= {f"{name}_features": array, f"{name}_mask": np.ones(array.shape[:2], bool)}
+        known[f"{name}_t_s"] = np.tile(np.arange(array.shape[1], dtype="float32"), (n, 1))
+    known |= {"clips": ratings.index.to_numpy(str), "splits": np.full(n, ""), "targets": np.array(targets)}
+    sources = np.array([source_of(clip) for clip in clips or ratings.index])
+    return Aligned(**known, sources=sources, labels=ratings.to_numpy("float32"))
 
 
 def read_features_by_row(static_features: str | Path, dynamic_features: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Open both feature files, mapped from disk; ValueError where their shapes cannot belong together."""
-    paths = {"static_features": static_features, "dynamic_features": dynamic_features}
-    opened = {name: _load(path) for name, path in paths.items()}
-    for name, array in opened.items():
+    """Read both files of features, float32; ValueError where their shapes cannot belong together."""
+    read = []
+    for name, path in (("static_features", static_features), ("dynamic_features", dynamic_features)):
+        array = _load(path)
         if array.ndim not in (2, 3) or array.dtype.kind != "f":
             raise ValueError(f"{name} must hold floats of shape (N, D) or (N, T, D), got {array.dtype} {array.shape}.")
-    static, dynamic = opened.values()
+        read.append(array.astype("float32", copy=False))
+    static, dynamic = read
     if len(static) != len(dynamic):
         _refuse(static_features, len(static), dynamic_features, len(dynamic))
     return static, dynamic
@@ -140,7 +102,7 @@ def form_of(features: np.ndarray) -> str:
 
 def _load(path: str | Path) -> np.ndarray:
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as a plain array ({error}). Name a `.npy` file.") from None
     if not isinstance(found, np.ndarray):
@@ -157,43 +119,13 @@ def _refuse(one: str | Path, n: int, other: str | Path, m: int) -> None:
     )
 
 
-def _check_scale(labels: str | Path, rating_range: tuple[float, float]) -> None:
-    """Raise ValueError where a label lies outside; arrays have no notebook 01 that could be told the scale."""
-    values, (low, high) = _load(labels), rating_range
-    outside = np.argwhere((values < low) | (values > high)) if values.dtype.kind in "fiu" and values.ndim == 2 else []
-    if len(outside):
-        row, column = outside[0]
-        raise ValueError(
-            f"{Path(labels).name} must hold labels between {low:g} and {high:g}, got {values[row, column]:g} in column "
-            f"{column} of row {row}. Correct it, or scale the labels to {low:g}..{high:g} before."
-        )
-
-
 def _read_ids(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
-        return path.read_text(encoding="utf-8").split("\n")[: -1 if path.read_bytes().endswith(b"\n") else None]
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if "clip" not in table:
         raise ValueError(f"{path.name} must have a column clip, got {', '.join(table)}. Name its column so.")
     return table["clip"].tolist()
-
-
-def _check_finite(name: str, array: np.ndarray, clips: np.ndarray) -> None:
-    for start in range(0, len(array), ROWS_AT_ONCE):
-        bad = np.argwhere(~np.isfinite(array[start : start + ROWS_AT_ONCE]))
-        if len(bad):
-            row, column = int(start + bad[0][0]), int(bad[0][-1])
-            raise ValueError(
-                f"{name} must be finite, got {array[(row, *bad[0][1:])]} in column {column} of row {row} "
-                f"(clip {clips[row]}). Leave such rows out, or make them again."
-            )
-
-
-# Adam at 0.001, halved on a plateau, stopped early: how the source project trains
-SOURCE_CONFIG = TrainingConfig(learning_rate=1e-3, weight_decay=0.0, schedule="plateau", patience=10)
-DRAWS = 500  # of the bootstrap
-OVER_CONSTANT = "the model", "constant", "mean_accuracy"
-STATE = "training.state.npz"
 
 
 class TrainingSystem:
@@ -219,28 +151,20 @@ class TrainingSystem:
         config: TrainingConfig = SOURCE_CONFIG,
     ):
         self.paths = [Path(path) for path in (static_features_path, dynamic_features_path, labels_path)]
-        self.data: RowArrays = read_arrays_by_row(*self.paths, ids=ids_path)
+        self.data, self.order_trusted = read_arrays_by_row(*self.paths, ids_path), ids_path is None
         named = Path(experiment_name)
         self.folder = resolve(named if len(named.parts) > 1 else Path("results") / named)
         self.config, self.seed = config, config.seeds[0]
-        self.kind = "random" if self.data.order_trusted else config.split
+        self.kind = "random" if self.order_trusted else config.split
         if self.kind == "random":
             log.warning("rows are split at random: clips of one source may lie on both sides, and results flatter")
         shares = config.validation_share, config.test_share
-        sources = self.data.sources
-        keys, official = np.arange(len(sources)).astype(str), np.full(len(sources), "")
-        self.split = split_clips(keys, sources, official, self.kind, self.seed, *shares)
+        keys = np.arange(len(self.data)).astype(str)
+        self.split = split_clips(keys, self.data.sources, self.data.splits, self.kind, self.seed, *shares)
 
-    def build_model(self) -> CompletePersonalityModel:
+    def build_model(self) -> keras.Model:
         """The network for the widths of these features, as it is before its training with this seed."""
-        cfg = self.config
-        keras.utils.set_random_seed(self.seed)
-        with computing_in(cfg.precision):
-            model = CompletePersonalityModel(
-                *self.data.widths, cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, len(self.data.targets)
-            )
-        freeze_parts(model, cfg.frozen)
-        return model
+        return start_model(TOKEN_MODEL, self.data, self.config, self.seed)
 
     def train_model(
         self, model: keras.Model | None = None, batch_size: int = 32, epochs: int = 50
@@ -253,15 +177,24 @@ class TrainingSystem:
             epochs: At most; fewer where `config.patience` ends them.
 
         Returns:
-            The network, and one row per epoch: epoch, loss, val_loss (mean squared errors), learning_rate.
+            The network, and one row per epoch: epoch, loss, val_loss (mean squared errors).
         """
         model = self.build_model() if model is None else model
         keras.utils.set_random_seed(self.seed)
         cfg = replace(self.config, batch_size=batch_size, epochs=epochs)
-        parts = [self._part(name) for name in ("train", "validation")]
-        more = [watch_live(), *([tensorboard(self.folder / "tensorboard")] if cfg.tensorboard else [])]
-        history = fit(model, *parts, cfg, state=self.folder / STATE, callbacks=[*watchers(self.folder), *more])
-        return model, history
+        parts = []
+        for name in ("train", "validation"):
+            rows = (self.split == name) & self.data.rated
+            if not rows.any():
+                raise ValueError(f"labels must hold rated rows for {name}, got none of {len(rows)}. Add ratings.")
+            parts.append((self._inputs(rows), self.data.labels[rows]))
+        callbacks = watchers(self.folder, self.folder / "tensorboard" if cfg.tensorboard else None)
+        return model, fit(model, *parts, cfg, state=self.folder / STATE, callbacks=callbacks)
+
+    def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the network takes: sequences, or vectors where rows are such."""
+        taken = {name: getattr(self.data, f"{name}_features")[rows] for name in STREAMS}
+        return {name: array if form_of(array) == "sequence" else array[:, 0] for name, array in taken.items()}
 
     def analyze_results(self, model: keras.Model, history: pd.DataFrame) -> dict[str, Any]:
         """Score the test rows beside the constant predictor; write `analysis.json`, `predictions.csv`, figures.
@@ -295,8 +228,8 @@ class TrainingSystem:
         """The test rows as the model and the constant predictor score them."""
         test = self.split == "test"
         truth, mean = self.data.labels[test], np.nanmean(self.data.labels[self.split == "train"], axis=0)
-        prediction = model.predict(self.data.inputs(test), batch_size=1024, verbose=0).astype("float32")
-        return Paired(truth, prediction, np.tile(mean, (len(truth), 1)), np.asarray(self.data.sources[test]))
+        prediction = model.predict(self._inputs(test), batch_size=1024, verbose=0).astype("float32")
+        return Paired(truth, prediction, np.tile(mean, (len(truth), 1)), self.data.sources[test])
 
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
         """Write the model as `.keras` with its card beside it; then the state of the training is not needed any more.
@@ -310,10 +243,13 @@ class TrainingSystem:
             The card.
         """
         path = checked_output(path)
-        files = {p.name: file_sha256(p) for p in self.paths}
         card = model_card(
             model,
-            data={"sha256": files, "rows": len(self.data.labels), "order_trusted": self.data.order_trusted},
+            data={
+                "sha256": {p.name: file_sha256(p) for p in self.paths},
+                "rows": len(self.data),
+                "order_trusted": self.order_trusted,
+            },
             split=found["split"],
             seed=self.seed,
             metrics=found["metrics"],
@@ -321,7 +257,7 @@ class TrainingSystem:
             licence=f"{LICENCE}: look there before passing the model on",
             caveats=caveats({}),
             targets=list(self.data.targets),
-            forms=self.data.forms,
+            forms={name: form_of(getattr(self.data, f"{name}_features")) for name in STREAMS},
             verdict=found["verdict"],
         )
         with replacing(path) as part:
@@ -330,19 +266,12 @@ class TrainingSystem:
         (self.folder / STATE).unlink(missing_ok=True)
         return card
 
-    def _part(self, name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        rated = ~np.isnan(self.data.labels).all(1)
-        rows = np.flatnonzero((self.split == name) & rated)
-        if not len(rows):
-            raise ValueError(f"labels must hold rated rows for {name}, got none of {len(rated)}. Add ratings.")
-        return self.data.inputs(rows), self.data.labels[rows]
-
     def _split_facts(self) -> dict[str, Any]:
         sources = self.data.sources
         sharing = np.isin(sources[self.split == "test"], sources[self.split == "train"]).sum()
         counts = {part: int((self.split == part).sum()) for part in ("train", "validation", "test")}
-        unknown = self.data.order_trusted
-        return {"by": self.kind} | counts | {"test_rows_sharing_a_source_with_train": None if unknown else int(sharing)}
+        counts["test_rows_sharing_a_source_with_train"] = None if self.order_trusted else int(sharing)
+        return {"by": self.kind} | counts
 
     def _draw(self, found: dict[str, Any]) -> None:
         logs = read_logs(self.folder)
@@ -400,11 +329,11 @@ def predict_features(
     Raises:
         ValueError: Vectors for a model of sequences, or the reverse; other widths.
     """
-    output = checked_npy(output)
+    output = checked_output(output, ".npy")
     static, dynamic = read_features_by_row(static_features_path, dynamic_features_path)
     model = load_model(model_path, widths=(static.shape[-1], dynamic.shape[-1]))
-    _check_forms(model_path, {"static": static, "dynamic": dynamic})
-    inputs = {"static": np.asarray(static, "float32"), "dynamic": np.asarray(dynamic, "float32")}
+    inputs = {"static": static, "dynamic": dynamic}
+    _check_forms(model_path, inputs)
     scores = model.predict(inputs, batch_size=1024, verbose=0).astype("float32")
     with replacing(output) as part:
         np.save(part, scores)
@@ -427,21 +356,12 @@ def _check_forms(model_path: str | Path, features: dict[str, np.ndarray]) -> Non
             )
 
 
-def checked_output(path: str | Path) -> Path:
-    """An absolute path that ends in `.keras`; ValueError says what became of `.h5`."""
+def checked_output(path: str | Path, suffix: str = ".keras") -> Path:
+    """An absolute path that ends so; ValueError says what became of `.h5`."""
     path = Path(path).expanduser().absolute()
-    if path.suffix != ".keras":
-        raise ValueError(
-            f"output must end in .keras, got {path.name}. Keras' old .h5 cannot hold this network; it is only read."
-        )
-    return path
-
-
-def checked_npy(path: str | Path) -> Path:
-    """An absolute path that ends in `.npy`."""
-    path = Path(path).expanduser().absolute()
-    if path.suffix != ".npy":
-        raise ValueError(f"output must end in .npy, got {path.name}.")
+    if path.suffix != suffix:
+        old = " Keras' old .h5 cannot hold this network; it is only read." if path.suffix == ".h5" else ""
+        raise ValueError(f"output must end in {suffix}, got {path.name}.{old}")
     return path
 
 
@@ -451,9 +371,6 @@ def _provenance(features: Path) -> Any:
     if not beside.exists():
         return "unknown: nothing lies beside the features that says so"
     return read_json(beside).get("identity", {}).get("weights", "not said")
-
-
-SEEDS_FILE = "seeds.json"
 
 
 def train_with_seeds(
@@ -484,20 +401,18 @@ def train_with_seeds(
         raise ValueError(f"seeds must be at least two different ones, got {list(seeds)}. Correct them.")
     output = checked_output(output_path)
     folder, paths = output.with_suffix(""), (static_features_path, dynamic_features_path, labels_path)
-    systems, models, histories, found, pairs = [], [], [], [], []
+    done = []
     for seed in seeds:
         one = replace(config, seeds=[seed])
         system = TrainingSystem(*paths, folder / f"seed-{seed}", ids_path=ids_path, config=one)
         model, history = system.train_model(batch_size=batch_size, epochs=epochs)
-        found.append(system.analyze_results(model, history))
-        pairs.append(system.test_pair(model))
-        systems.append(system)
-        models.append(model)
-        histories.append(history.assign(seed=seed))
-    for system, model, each in zip(systems, models, found, strict=True):  # now their states are not needed any more
-        system.save(model, system.folder / "model.keras", each)
-    agreed = summarise_seeds(seeds, found, compare_sets(pairs, system.data.targets, *OVER_CONSTANT))
-    write_json(folder / SEEDS_FILE, agreed)
+        done.append((system, model, history.assign(seed=seed), system.analyze_results(model, history)))
+    for system, model, _, found in done:  # now their states are not needed any more
+        system.save(model, system.folder / "model.keras", found)
+    systems, models, histories, found = zip(*done, strict=True)
+    pairs = [system.test_pair(model) for system, model in zip(systems, models, strict=True)]
+    agreed = summarise_seeds(seeds, found, compare_sets(pairs, systems[0].data.targets, *OVER_CONSTANT))
+    write_json(folder / "seeds.json", agreed)
     _keep_first(folder / f"seed-{seeds[0]}", output, agreed)
     return models[0], pd.concat(histories, ignore_index=True), agreed
 
@@ -507,30 +422,18 @@ def summarise_seeds(
 ) -> dict[str, Any]:
     """Put what `analyze_results` found with each seed together; see `train_with_seeds`."""
     metrics = [each["metrics"] for each in found]
-    rows = [
-        {
-            "seed": seed,
-            "mean_accuracy": each["metrics"]["mean_accuracy"],
-            "r2": each["metrics"]["r2"]["mean"],
-            "best_epoch": each["best_epoch"],
-        }
-        for seed, each in zip(seeds, found, strict=True)
-    ]
+    best = [each["best_epoch"] for each in found]
     return {
         "seeds": list(seeds),
-        "mean": _each_number(metrics, np.mean),
-        "sd": _each_number(metrics, lambda values: np.std(values, ddof=1)),
-        "each": rows,
+        "mean": each_number(metrics, np.mean),
+        "sd": each_number(metrics, lambda values: np.std(values, ddof=1)),
+        "each": [
+            {"seed": seed, "mean_accuracy": m["mean_accuracy"], "r2": m["r2"]["mean"], "best_epoch": epoch}
+            for seed, m, epoch in zip(seeds, metrics, best, strict=True)
+        ],
         "over_constant": over_constant,
         "verdict": over_constant["verdict"],
     }
-
-
-def _each_number(items: Sequence[Any], reduce: Callable[[Sequence[float]], float]) -> Any:
-    """Reduce the numbers at the same place in dictionaries; None where one is missing."""
-    if isinstance(items[0], dict):
-        return {key: _each_number([item[key] for item in items], reduce) for key in items[0]}
-    return None if None in items else float(reduce(items))
 
 
 def _keep_first(folder: Path, output: Path, agreed: dict[str, Any]) -> None:

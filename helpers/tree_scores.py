@@ -20,7 +20,7 @@ from helpers.names import match_clips
 from helpers.score import check_weights, load_model, read_card
 from helpers.sources import open_tree
 from helpers.store import STREAMS
-from helpers.training_system import checked_npy
+from helpers.training_system import checked_output
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def predict_trees(
         ValueError: `model_dir` is a file, no clip is in both trees, the model's features were made elsewhere, or the
             networks have other weights here.
     """
-    output, folder = checked_npy(output), Path(model_dir)
+    output, folder = checked_output(output, ".npy"), Path(model_dir)
     if folder.is_file():
         raise ValueError(
             f"model must be a folder results/<run>/model to score trees, got the file {folder}. A model of `train` "

@@ -19,6 +19,7 @@ from helpers.align import Aligned, nearest_motion
 from helpers.config import TrainingConfig
 from helpers.model import CompletePersonalityModel
 from helpers.tokens import middle
+from helpers.train import computing_in
 
 
 def concat_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
@@ -359,7 +360,8 @@ def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int, n_t
         n_train: Clips it will be trained on; default all of `aligned`. Only the salience model's warm-up needs it.
     """
     keras.utils.set_random_seed(seed)
-    return build_model(name, aligned, cfg, n_train or len(aligned))
+    with computing_in(cfg.precision):
+        return build_model(name, aligned, cfg, n_train or len(aligned))
 
 
 def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:

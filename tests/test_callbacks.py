@@ -6,20 +6,21 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import train
+from helpers import callbacks
 from helpers.files import read_json, write_json
 
 N, BATCH = 29, 8
+FALLING = {"epoch": [{"epoch": e, "val_loss": 1.0 - e / 10} for e in range(4)]}
 
 
-def trained(folder, epochs: int = 3, first: int = 0, every_s: float = 0.0) -> None:
+def trained(folder, epochs: int = 3, first: int = 0) -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     rate = keras.optimizers.schedules.PolynomialDecay(0.1, 12, 0.0)
     model.compile(keras.optimizers.SGD(rate), "mse", run_eagerly=True)
     x, y = np.ones((N, 3), "float32"), np.zeros((N, 2), "float32")
     settings = {"batch_size": BATCH, "epochs": epochs, "initial_epoch": first, "verbose": 0}
-    model.fit(x, y, validation_data=(x, y), callbacks=train.watchers(folder, every_s), **settings)
+    model.fit(x, y, validation_data=(x, y), callbacks=callbacks.watchers(folder), **settings)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
@@ -55,8 +56,8 @@ def test_a_training_that_goes_on_goes_on_in_its_files_and_a_new_one_starts_them_
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
-def test_rare_writing_still_writes_the_end_and_a_training_that_is_done_overwrites_nothing(tmp_path):
-    trained(tmp_path, epochs=2, every_s=1e9)
+def test_the_end_is_written_and_a_training_that_is_done_overwrites_nothing(tmp_path):
+    trained(tmp_path, epochs=2)
     path = tmp_path / "time_tracking" / "time_logs.json"
     assert [e["epoch"] for e in read_json(path)["epoch"]] == [0, 1]
     trained(tmp_path, epochs=2, first=2)
@@ -77,7 +78,7 @@ def times(first: float, validation: float = 0.1, other: float = 0.1, steps: floa
 
 
 def test_the_shares_are_those_of_the_measured_seconds():
-    found = train.analyse_time(times(first=5.2))
+    found = callbacks.analyse_time(times(first=5.2), FALLING)
     assert found["seconds"] == pytest.approx({"start": 5.2, "steps": 4.0, "validation": 0.4, "other": 0.4})
     assert sum(found["share"].values()) == pytest.approx(1)
     assert found["step_ms"] == pytest.approx(100)
@@ -94,25 +95,25 @@ def test_the_shares_are_those_of_the_measured_seconds():
     ],
 )
 def test_a_recommendation_follows_from_its_share_and_names_it(measured, word):
-    said = train.analyse_time(measured)["recommendations"]
+    said = callbacks.analyse_time(measured, FALLING)["recommendations"]
     assert any(word in sentence for sentence in said)
-    plain = train.analyse_time(times(first=0))["recommendations"]
+    plain = callbacks.analyse_time(times(first=0), FALLING)["recommendations"]
     assert len(plain) == 1
     assert plain[0].startswith("Steps take")
 
 
 def test_epochs_after_the_best_are_counted_as_wasted():
     metrics = {"epoch": [{"epoch": e, "val_loss": loss} for e, loss in enumerate((3.0, 1.0, 2.0, 2.0))]}
-    said = train.analyse_time(times(first=0), metrics)["recommendations"]
+    said = callbacks.analyse_time(times(first=0), metrics)["recommendations"]
     assert "The best of 4 epochs was number 2: the 2 after it took about 2.4 s" in said[0]
 
 
 def test_a_training_without_a_finished_epoch_cannot_be_analysed():
     with pytest.raises(ValueError, match="must hold a finished epoch"):
-        train.analyse_time({"epoch": [], "execution": []})
+        callbacks.analyse_time({"epoch": [], "execution": []}, {})
 
 
 def test_tensorboard_without_its_package_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install tensorboard"):
-        train.tensorboard(tmp_path)
+        callbacks.watchers(tmp_path, tmp_path)

@@ -25,11 +25,12 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "chosen_models", lambda models: tuple(models.split(",")))
 
     def run_on(clips: Aligned, **changes) -> tuple[pd.DataFrame, dict]:
-        def train_here(folder: Path, jobs: list, cfg: TrainingConfig) -> None:
-            for name, seed, stamp in jobs:
-                experiment.write_fitted(folder, name, seed, stamp, experiment.train_one(name, seed, clips, None, cfg))
+        def train_here(wanted: list, data: experiment.TrainingData, cfg: TrainingConfig) -> None:
+            for name, seed in wanted:
+                fitted = experiment.train_one(name, seed, clips, None, cfg)
+                experiment.write_fitted(cfg.out / "training", name, seed, "", fitted)
 
-        monkeypatch.setattr(experiment, "_run_jobs", train_here)
+        monkeypatch.setattr(results, "train_all", train_here)
         write_folder(tmp_path / "clips", clips)
         options = {"models": QUICK, "seeds": [0, 1], "workers": 1, "validation_share": 0.2, "test_share": 0.4}
         cfg = TrainingConfig(out_dir=str(tmp_path / "run"), **options | changes)

@@ -116,12 +116,11 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypat
     command = [sys.executable, "-c", KILLED, str(state)]
     killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    assert int(np.load(state)["next_epoch"]) == 3  # epochs 0 to 2 are kept, the fourth is lost
     seen = []
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     resumed = start()
     history = fit(resumed, clips(), clips(11, 1), CFG, state=state, callbacks=[watch])
-    assert seen == [3, 4]
+    assert seen == [3, 4]  # epochs 0 to 2 were kept, the fourth was lost
     uninterrupted = start()
     expected = fit(uninterrupted, clips(), clips(11, 1), CFG)
     pd.testing.assert_frame_equal(history, expected, rtol=1e-6)
@@ -133,12 +132,13 @@ def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_pa
     monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
     state, cfg = tmp_path / "state.npz", TrainingConfig(epochs=1, batch_size=64)
     fit(start(), clips(), clips(11, 1), cfg, state=state)
-    done = np.load(state)["stamp"]
-    assert len(fit(start(1), clips(), clips(11, 1), cfg, state=state)) == 1
-    assert np.load(state)["stamp"] != done
-    state.write_bytes(b"half a file")
-    assert fit(start(), clips(), clips(11, 1), cfg, state=state)["epoch"].tolist() == [0]
-    assert np.load(state)["stamp"] == done
+    for model, damage in ((start(1), None), (start(), b"half a file")):
+        if damage:
+            state.write_bytes(damage)
+        seen = []
+        watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append(epoch))
+        history = fit(model, clips(), clips(11, 1), cfg, state=state, callbacks=[watch])
+        assert seen == history["epoch"].tolist() == [0]
 
 
 @pytest.mark.parametrize("patience", [1, 0])

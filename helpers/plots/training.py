@@ -471,7 +471,7 @@ def plot_time_dashboard(times: Mapping[str, Entries], analysis: Mapping[str, Any
 
     Args:
         times: `epoch` and `execution` entries.
-        analysis: What `helpers.train.analyse_time` returned.
+        analysis: What `helpers.callbacks.analyse_time` returned.
     """
     fig, axes = plt.subplots(2, 2, figsize=(8, 6.2), layout="constrained")
     plot_epoch_times(times["epoch"], ax=axes[0, 0])

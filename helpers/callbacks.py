@@ -1,0 +1,248 @@
+"""What a training is watched by: callbacks that write what happened as JSON, and what follows from its times.
+
+In: what Keras tells its callbacks. Out: below a folder `batch_metrics/metrics_history.json` (losses),
+`time_tracking/time_logs.json` (seconds) and `lr_tracking/lr_logs.json` (learning rates), always whole; where the time
+went, in seconds, in shares and in words. "Execution" is the steps between two returns to Python.
+"""
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from helpers.files import needs, read_json, write_json
+
+WRITE_EVERY_S = 30.0  # and at the end of the training
+LOG_FILES = {
+    "metrics": Path("batch_metrics", "metrics_history.json"),
+    "times": Path("time_tracking", "time_logs.json"),
+    "rates": Path("lr_tracking", "lr_logs.json"),
+}
+MUCH = {"start": 0.2, "validation": 0.2, "other": 0.15}  # shares from which a part is worth changing something
+UNEVEN = 2.0  # slowest twentieth of the executions over the median: something else uses the machine
+WASTED = 0.25  # share of the epochs after the best one, from which patience is recommended
+
+
+class _Log(keras.callbacks.Callback):
+    """Lists of entries, each with its `epoch`, in one JSON file, written twice a minute and at the end of the training.
+
+    A training that goes on after a kill goes on in the same file.
+
+    Args:
+        folder: Of the experiment.
+    """
+
+    file: str  # a key of LOG_FILES
+    lists: tuple[str, str]  # what is logged after executions, after epochs
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        self.path, self._written = Path(folder) / LOG_FILES[self.file], time.monotonic()
+        self.logs: dict[str, list[dict[str, Any]]] = {name: [] for name in self.lists}
+        self.epoch: int | None = None  # none has begun
+
+    def on_train_begin(self, logs=None):
+        self.epoch = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.epoch is None:  # earlier epochs stay, what a killed epoch left does not
+            found = read_json(self.path) if epoch and self.path.exists() else {}
+            self.logs = {name: [e for e in found.get(name, []) if e["epoch"] < epoch] for name in self.lists}
+        self.epoch = epoch
+
+    def add(self, kind: int, **entry: Any) -> None:
+        """Log an entry of this epoch after an execution (0) or after the epoch (1)."""
+        self.logs[self.lists[kind]].append({"epoch": self.epoch} | entry)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if time.monotonic() - self._written >= WRITE_EVERY_S:
+            write_json(self.path, self.logs)
+            self._written = time.monotonic()
+
+    def on_train_end(self, logs=None):
+        if self.epoch is not None:  # a training that was done already has nothing to say
+            write_json(self.path, self.logs)
+
+
+class PerformanceMonitorCallback(_Log):
+    """Losses: `batch` (epoch, step, means of the epoch so far) after each execution; `epoch`, all at its end."""
+
+    file, lists = "metrics", ("batch", "epoch")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.add(0, step=int(batch), **_plain(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.add(1, **_plain(logs))
+        super().on_epoch_end(epoch, logs)
+
+
+class TimeTrackingCallback(_Log):
+    """Seconds: `execution` (epoch, steps, seconds) and `epoch` (epoch, seconds, steps_s, validation_s, other_s).
+
+    `other_s` is what is left of an epoch: reading batches between executions, callbacks, files.
+    """
+
+    file, lists = "times", ("execution", "epoch")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self._epoch_began, self._steps_s, self._validation_s, self._last_step = time.perf_counter(), 0.0, 0.0, -1
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        seconds = time.perf_counter() - self._began
+        self.add(0, steps=batch - self._last_step, seconds=seconds)
+        self._steps_s, self._last_step = self._steps_s + seconds, batch
+
+    def on_test_begin(self, logs=None):
+        self._test_began = time.perf_counter()
+
+    def on_test_end(self, logs=None):
+        self._validation_s += time.perf_counter() - self._test_began
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self._epoch_began
+        other_s = max(seconds - self._steps_s - self._validation_s, 0.0)
+        self.add(1, seconds=seconds, steps_s=self._steps_s, validation_s=self._validation_s, other_s=other_s)
+        super().on_epoch_end(epoch, logs)
+
+
+class LearningRateTrackerCallback(_Log):
+    """Learning rates: `execution` (epoch, step, learning_rate, after it) and `epoch` (epoch, learning_rate)."""
+
+    file, lists = "rates", ("execution", "epoch")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.add(0, step=int(batch), learning_rate=float(self.model.optimizer.learning_rate))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.add(1, learning_rate=float(self.model.optimizer.learning_rate))
+        super().on_epoch_end(epoch, logs)
+
+
+def _plain(logs: dict[str, Any] | None) -> dict[str, float]:
+    return {name: float(value) for name, value in (logs or {}).items()}
+
+
+def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[keras.callbacks.Callback]:
+    """The three that log below `folder`, and Keras' TensorBoard where a folder for it is given.
+
+    Raises:
+        ValueError: The package tensorboard is missing.
+    """
+    logs = [kind(folder) for kind in (PerformanceMonitorCallback, TimeTrackingCallback, LearningRateTrackerCallback)]
+    if tensorboard_in is None:
+        return logs
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError(
+            "tensorboard must be False without the package of that name, got True. Install it: pip install tensorboard."
+        )
+    return [*logs, keras.callbacks.TensorBoard(str(tensorboard_in), update_freq="epoch", write_graph=False)]
+
+
+def read_logs(folder: str | Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """What the three wrote below `folder`: `metrics`, `times` and `rates`."""
+    return {name: read_json(needs(Path(folder) / file, "a training")) for name, file in LOG_FILES.items()}
+
+
+def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Share out the time of a training and say what would shorten it.
+
+    The first execution and the first validation include tracing: what they take beyond the median of the later ones is
+    the start. With a single one of a kind, nothing can be told apart and its time stays where it was measured.
+
+    Args:
+        times: What `TimeTrackingCallback` wrote.
+        metrics: What `PerformanceMonitorCallback` wrote, to judge how many epochs were worth it.
+
+    Returns:
+        `seconds` and `share` of start, steps, validation and other, `total_s`, `epoch_s` and `step_ms` (medians without
+        the start), `uneven` (slowest twentieth of the executions over the median), `epochs`, `recommendations`
+        (sentences, each with the measured number that it rests on; at least one).
+
+    Raises:
+        ValueError: No epoch was finished.
+    """
+    epochs, executions = pd.DataFrame(times["epoch"]), pd.DataFrame(times["execution"])
+    if epochs.empty:
+        raise ValueError("times must hold a finished epoch, got none. Train for one at least.")
+    per_step = executions["seconds"] / executions["steps"]
+    usual = _usual(per_step)
+    steps_start = max(executions["seconds"][0] - usual * executions["steps"][0], 0.0)
+    validation_start = max(epochs["validation_s"][0] - _usual(epochs["validation_s"]), 0.0)
+    seconds = {
+        "start": steps_start + validation_start,
+        "steps": epochs["steps_s"].sum() - steps_start,
+        "validation": epochs["validation_s"].sum() - validation_start,
+        "other": epochs["other_s"].sum(),
+    }
+    total = sum(seconds.values())
+    found = {
+        "seconds": _plain(seconds),
+        "share": _plain({name: value / total for name, value in seconds.items()}),
+        "total_s": float(total),
+        "epoch_s": _usual(epochs["seconds"]),
+        "step_ms": usual * 1000,
+        "uneven": float(per_step[1:].quantile(0.95) / usual) if len(per_step) > 1 else 1.0,
+        "epochs": len(epochs),
+    }
+    return found | {"recommendations": _recommend(found, [entry["val_loss"] for entry in metrics["epoch"]])}
+
+
+def _usual(seconds: pd.Series) -> float:
+    """Median without the first, where there are others."""
+    return float(seconds[1:].median() if len(seconds) > 1 else seconds[0])
+
+
+def _recommend(found: dict[str, Any], losses: list[float]) -> list[str]:
+    """Sentences that follow from the shares of `analyse_time`."""
+    share, seconds = found["share"], found["seconds"]
+    much = {name: f"{share[name]:.0%} ({seconds[name]:.1f} s" for name, limit in MUCH.items() if share[name] > limit}
+    said = []
+    if "start" in much:
+        said.append(
+            f"Starting takes {much['start']}, once per training): a longer training costs only {found['epoch_s']:.2f} "
+            "s per epoch more, and a faster step would hardly be felt."
+        )
+    if "validation" in much:
+        said.append(
+            f"Validation takes {much['validation']}): a smaller validation_share or larger validation batches would "
+            "shorten it."
+        )
+    if "other" in much:
+        said.append(
+            f"Callbacks, files and waiting for batches take {much['other']}): leave TensorBoard or other callbacks "
+            "out, or write to a local disk."
+        )
+    if found["uneven"] > UNEVEN:
+        said.append(
+            f"The slowest twentieth of the executions takes {found['uneven']:.1f} times the median: something else "
+            "uses this machine; fewer workers at a time would make each steadier."
+        )
+    after = len(losses) - 1 - int(np.argmin(losses))
+    if after / len(losses) > WASTED:
+        said.append(
+            f"The best of {len(losses)} epochs was number {len(losses) - after}: the {after} after it took about "
+            f"{after * found['epoch_s']:.1f} s and changed nothing; patience would end such a training earlier."
+        )
+    if not said or max(share, key=share.get) == "steps":
+        said.append(
+            f"Steps take {share['steps']:.0%} at {found['step_ms']:.1f} ms each: only larger batches, a smaller "
+            "network, another backend or a faster device shorten the training itself."
+        )
+    return said
+
+
+def write_time_analysis(folder: str | Path) -> dict[str, Any]:
+    """Analyse an experiment's folder; write and return `training_time_analysis/training_time_analysis.json`."""
+    logs = read_logs(folder)
+    found = analyse_time(logs["times"], logs["metrics"])
+    write_json(Path(folder) / "training_time_analysis" / "training_time_analysis.json", found)
+    return found
