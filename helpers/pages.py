@@ -7,7 +7,9 @@ committed notebooks compare equal on any machine; an HTML file that needs no oth
 import html
 import io
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -37,10 +39,10 @@ def say(*sentences: str, kind: str = "") -> None:
 
 
 def show(table: pd.DataFrame, *, caption: str = "") -> None:
-    """Display a table of texts, index first, in a box that it can be scrolled in; nothing where it is empty."""
+    """Display a table, index first, in a box that it can be scrolled in; nothing where it is empty."""
     if table.empty:
         return
-    named = table.rename_axis(index=None, columns=table.index.name)
+    named = table.map(cell).rename_axis(index=None, columns=table.index.name)
     title = f"<p><b>{html.escape(caption)}</b></p>" if caption else ""
     box = f'<div class="scroll" style="overflow-x:auto">{named.to_html(border=0, na_rep=NONE)}</div>'
     show_html(title + box, f"table of {', '.join(map(str, table.columns))}")
@@ -90,6 +92,16 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     if value is None or pd.isna(value):
         return NONE
     return f"{round(value, digits) + 0.0:{'+' if sign else ''},.{digits}f}"
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: intervals in brackets, counts without decimals, others with one, below 10 three."""
+    if value is None or isinstance(value, str):
+        return value or NONE
+    if isinstance(value, list | tuple):
+        return span(value)
+    count = isinstance(value, Integral) or (value > 1 and float(value).is_integer())
+    return number(value, 0 if count else 3 if abs(value) < 10 else 1)
 
 
 def span(ends: Iterable[float] | None, digits: int = 2) -> str:

@@ -1,11 +1,9 @@
 """summary.json of a run, and the sentences and tables of its report, notebook 10.
 
 In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests). Only 06 must
-have been run. Out: `summary.json`; sentences; tables of texts, one row per model, clip, reason or stage.
+have been run. Out: `summary.json`; sentences; tables, one row per model, clip, reason or stage.
 """
 
-import re
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ import pandas as pd
 
 from helpers.clips import DISPLAY, TRAITS
 from helpers.files import code_version, needs, read_json, write_json
-from helpers.pages import NONE, number, span
+from helpers.pages import number, span
 from helpers.statistics import in_words
 
 MAIN = "token_cross_attention"
+LEAKAGE = ["split", "against", "clips", "sharing", "share"]
 SHOWN = 30  # failed clips, kinds of masked rows: the rest is counted
 FILES = {
     "setup": "setup.json",
@@ -32,12 +31,6 @@ STAGES = {
     "static": "03_static_extraction",
     "dynamic": "04_dynamic_extraction",
     "aligned": "05_alignment",
-}
-POINTING = {
-    "occlusion_pointing": "the model: its largest single effect",
-    "occlusion_pointing_shuffled": "the control, trained on shuffled motion",
-    "motion_pointing": "no model: the most unusual motion",
-    "occlusion_chance": "chance: any token",
 }
 
 
@@ -118,11 +111,13 @@ def pointing_in_words(attention: dict[str, Any] | None) -> list[str]:
     """What the answer rests on, beside what it would be by chance and without a model; [] without planted events."""
     if not attention or attention.get("occlusion_pointing") is None:
         return []
-    share = {name: f"{attention[name]:.0%}" for name in POINTING if attention.get(name) is not None}
-    free = f", most unusual motion {share['motion_pointing']}" if "motion_pointing" in share else ""
+    others = {"occlusion_pointing_shuffled": "control", "motion_pointing": "most unusual motion"}
+    others |= {"occlusion_chance": "chance"}
+    beside = [f"{what} {attention[name]:.0%}" for name, what in others.items() if attention.get(name) is not None]
+    interval = span(attention.get("occlusion_pointing_interval"))
     return [
-        f"In {share['occlusion_pointing']} of the test clips the motion whose loss moves the score most lies in a "
-        f"planted event (control {share['occlusion_pointing_shuffled']}{free}, chance {share['occlusion_chance']})."
+        f"In {attention['occlusion_pointing']:.0%} {interval} of the test clips the motion whose loss moves the score "
+        f"most lies in a planted event ({', '.join(beside)})."
     ]
 
 
@@ -150,76 +145,39 @@ def spoken(name: str) -> str:
 
 def model_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Test R² of every model by target, the constant first, then from the worst to the best; further scores."""
-    over = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
+    over = {c["a"]: (c["low"], c["high"]) for c in summary["comparisons"] if c["b"] == "constant"}
     names = sorted(summary["models"], key=lambda n: (n != "constant", summary["models"][n]["r2"]["mean"] or 0.0))
-    rows = {spoken(name): _model_row(summary["models"][name], summary["targets"], over.get(name)) for name in names}
+    rows = {spoken(name): summary["models"][name] | {"over": over.get(name)} for name in names}
     live = summary["live"]
     if live.get("clips"):
         known = {"constant": live.get("constant"), spoken(MAIN): live}
-        for name, row in ((name, row) for name, row in known.items() if row):
-            rows[f"{name} on the {live['clips']} rated clips of this run"] = _model_row(row, summary["targets"])
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model, test R²")
+        rows |= {f"{name} on the {live['clips']} rated clips of this run": row for name, row in known.items() if row}
     if summary["ceiling"]:
-        r2 = {target: number(summary["ceiling"]["r2"].get(target)) for target in summary["targets"]}
-        table.loc["a perfect model, as far as the raters agree"] = pd.Series(r2)
-    return table
+        rows["a perfect model, as far as the raters agree"] = {"r2": summary["ceiling"]["r2"]}
+    return _table({name: _scores(row, summary["targets"]) for name, row in rows.items()}, "model, test R²")
 
 
-def _model_row(row: dict[str, Any], targets: list[str], over: dict[str, Any] | None = None) -> dict[str, str]:
-    cells = {target: number(row["r2"].get(target)) for target in [*targets, "mean"]}
-    cells["mean over the constant's"] = span((over["low"], over["high"])) if over else NONE
-    further = {"1 − MAE": number(row["mean_accuracy"], 3), "CCC": number(row["ccc"]["mean"])}
-    return cells | further | {"Pearson": number(row["pearson"]["mean"])}
-
-
-def evidence_table(attention: dict[str, Any]) -> pd.DataFrame:
-    """Share of the test clips whose largest effect lies in a planted event, beside its control and chance."""
-    rows = {
-        what: {"share": f"{attention[name]:.0%}", "95 %": span(attention.get(f"{name}_interval"))}
-        for name, what in POINTING.items()
-        if attention.get(name) is not None
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("in a planted event")
-
-
-def relevance_table(attention: dict[str, Any]) -> pd.DataFrame:
-    """Share of each trait's relevance inside planted events, of model and control, beside the tokens' share."""
-    rows = {
-        DISPLAY.get(trait, trait): {
-            "relevance inside": number(of["inside"]),
-            "95 %": span(of.get("interval")),
-            "control": number(of.get("inside_shuffled")),
-            "tokens inside": number(of.get("uniform")),
-        }
-        for trait, of in (attention.get("relevance") or {}).items()
-        if isinstance(of, dict) and of.get("inside") is not None
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("trait")
+def _scores(row: dict[str, Any], targets: list[str]) -> dict[str, Any]:
+    r2 = {target: row["r2"].get(target) for target in [*targets, "mean"]}
+    means = {head: row.get(name, {}).get("mean") for head, name in (("CCC", "ccc"), ("Pearson", "pearson"))}
+    return r2 | {"mean over the constant's": row.get("over"), "1 − MAE": row.get("mean_accuracy")} | means
 
 
 def target_table(analysis: dict[str, Any], name: str) -> pd.DataFrame:
     """An entry of `analysis.json` by target, the traits first and in order; empty where there is none."""
     found = analysis.get(name) or {}
     order = [t for t in TRAITS if t in found] + [t for t in found if t not in TRAITS]
-    rows = {DISPLAY.get(t, t): {spoken(key): cell(value) for key, value in found[t].items()} for t in order}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
+    return _table({t: {spoken(key): value for key, value in found[t].items()} for t in order}, "target")
 
 
 def pairs_table(pairs: Iterable[tuple[str, Any]], name: str) -> pd.DataFrame:
     """Names and values below the heading `name`."""
-    return pd.DataFrame({"": {key: cell(value) for key, value in pairs}}).rename_axis(name)
+    return _table({key: {"": value} for key, value in pairs}, name)
 
 
 def leakage_table(analysis: dict[str, Any]) -> pd.DataFrame:
     """How many clips of each official split share a source with another."""
-    rows = {
-        leak["split"] + " against " + leak["against"]: {
-            "clips": cell(leak["clips"]),
-            "share a source": f"{leak['sharing']} ({leak['share']:.0%})",
-        }
-        for leak in analysis.get("leakage") or []
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
+    return pd.DataFrame(analysis.get("leakage") or [], columns=LEAKAGE).set_index("split")
 
 
 def group_table(groups: dict[str, Any]) -> pd.DataFrame:
@@ -227,82 +185,56 @@ def group_table(groups: dict[str, Any]) -> pd.DataFrame:
     heads = {"mae": "mean absolute error", "mae_over_others": "over the others'", "bias": "mean signed error"}
     heads |= {"bias_over_others": "over the others' bias"}
     rows = {
-        group: {name: cell(of.get(name)) for name in ("clips", "sources")}
+        group: {name: of.get(name) for name in ("clips", "sources")}
         | {head: f"{number(of[m]['value'], 3)} {span((of[m]['low'], of[m]['high']), 3)}" for m, head in heads.items()}
         for group, of in sorted(groups.items())
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
+    return _table(rows, "group")
 
 
 def problem_table(analysis: dict[str, Any]) -> pd.DataFrame:
-    """What does not fit between clips and ratings, by kind."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for entry in analysis.get("problems", []):
-        names[entry["problem"]].append(entry["name"])
-    rows = {problem: {"how many": cell(len(of)), "for example": of[0]} for problem, of in names.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what")
-
-
-def cell(value: Any) -> str:
-    """A value as a table shows it: counts without decimals, others with one, below 10 with three."""
-    if value is None or isinstance(value, str):
-        return value or NONE
-    count = isinstance(value, int) or (value > 1 and value.is_integer())
-    return number(value, 0 if count else 3 if abs(value) < 10 else 1)
+    """What does not fit between clips and ratings, by kind: how many, and the first."""
+    table = pd.DataFrame(analysis.get("problems", []), columns=["problem", "name"])
+    return table.groupby("problem", sort=False)["name"].agg(**{"how many": "size", "for example": "first"})
 
 
 def failed_clips(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Every clip that a stage could not use, once, with the first stage's `notebook` and `reason`; index clip."""
-    found: dict[str, dict[str, str]] = {}
-    for stage, manifest in manifests.items():
-        for entry in (entry for entry in manifest.get("failed", []) if "row" not in entry):
-            found.setdefault(entry["clip"], {"notebook": STAGES[stage], "reason": entry["reason"]})
-    return pd.DataFrame.from_dict(found, orient="index", columns=["notebook", "reason"]).rename_axis("clip")
+    table = _failures(manifests)
+    return table[table["row"].isna()].drop_duplicates("clip").set_index("clip")[["notebook", "reason"]]
 
 
 def masked_rows(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Rows that were masked by stage and kind of reason (… for its numbers), the most frequent first."""
-    kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for stage, manifest in manifests.items():
-        for entry in (entry for entry in manifest.get("failed", []) if "row" in entry):
-            kinds[STAGES[stage], re.sub(r"\d+(\.\d+)?", "…", entry["reason"])].append(entry["clip"])
-    rows = [
-        {"notebook": notebook, "reason": reason, "rows": len(clips), "clips": len(set(clips)), "for example": clips[0]}
-        for (notebook, reason), clips in sorted(kinds.items(), key=lambda item: -len(item[1]))
-    ]
-    return pd.DataFrame(rows, columns=["notebook", "reason", "rows", "clips", "for example"]).set_index("notebook")
+    table = _failures(manifests).dropna(subset="row")
+    kinds = table.assign(reason=table["reason"].str.replace(r"\d+(\.\d+)?", "…", regex=True))
+    counts = {"rows": "size", "clips": "nunique", "for example": "first"}
+    counted = kinds.groupby(["notebook", "reason"], sort=False)["clip"].agg(**counts)
+    return counted.sort_values("rows", ascending=False, kind="stable").reset_index("reason")
+
+
+def _failures(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    failed = [entry | {"notebook": STAGES[stage]} for stage, of in manifests.items() for entry in of.get("failed", [])]
+    return pd.DataFrame(failed, columns=["notebook", "clip", "reason", "row"]).astype({"reason": "str"})
 
 
 def class_table(classified: dict[str, Any]) -> pd.DataFrame:
     """Accuracy of every classifier of 08, from the worst to the best."""
-    rows = {
-        spoken(name): {
-            "accuracy": number(row["accuracy"]),
-            "95 %": span(row.get("interval")),
-            "over the largest class": span(row.get("minus_majority")),
-            "on damaged clips": number(row.get("accuracy_corrupted")),
-        }
-        for name, row in sorted(classified["models"].items(), key=lambda item: item[1]["accuracy"])
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    heads = {"accuracy": "accuracy", "interval": "95 %", "minus_majority": "over the largest class"}
+    heads |= {"accuracy_corrupted": "on damaged clips"}
+    ranked = sorted(classified["models"].items(), key=lambda item: item[1]["accuracy"])
+    return _table({spoken(name): {head: row.get(key) for key, head in heads.items()} for name, row in ranked}, "model")
 
 
-def stage_table(out: Path, manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Clips, time and rows of 02 to 04; rows per second are of the last extraction."""
+def stage_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Clips, time and rows of 02 to 04."""
     rows = {}
     for stage in (stage for stage in ("faces", "static", "dynamic") if stage in manifests):
         counts, seconds = manifests[stage]["counts"], manifests[stage].get("seconds")
         clips = counts.get("made", 0) + counts.get("found", 0)
-        log = read_if_there(out / stage / "extraction_log.json") or {}
-        rate = log.get("images_per_second", log.get("sequences_per_second"))
-        rows[STAGES[stage]] = {
-            "clips": number(clips, 0),
-            "seconds": number(seconds, 1),
-            "clips/s": number(clips / seconds) if seconds else NONE,
-            "rows": number(counts.get("rows"), 0),
-            "rows/s": number(rate, 1),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
+        pace = clips / seconds if seconds else None
+        rows[STAGES[stage]] = {"clips": clips, "seconds": seconds, "clips/s": pace, "rows": counts.get("rows")}
+    return _table(rows, "stage")
 
 
 def provenance_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -311,10 +243,16 @@ def provenance_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
     for stage, manifest in manifests.items():
         weights = manifest["identity"].get("weights", {})
         rows[STAGES[stage]] = {
-            "weights": ": ".join(weights[key] for key in ("name", "source") if weights.get(key)) or NONE,
-            "sha256": weights.get("sha256", NONE)[:12],
-            "licence": weights.get("licence", NONE),
-            "code": manifest.get("code_version", NONE),
+            "weights": ": ".join(weights[key] for key in ("name", "source") if weights.get(key)),
+            "sha256": weights.get("sha256", "")[:12],
+            "licence": weights.get("licence"),
+            "code": manifest.get("code_version"),
             "finished": "yes" if manifest.get("finished", True) else "no",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
+    return _table(rows, "stage")
+
+
+def _table(rows: dict[str, dict[str, Any]], name: str) -> pd.DataFrame:
+    """Rows by their names, the traits as they are displayed, below the heading `name`."""
+    shown = {DISPLAY.get(key, key): row for key, row in rows.items()}
+    return pd.DataFrame.from_dict(shown, orient="index").rename_axis(name).astype(object)
