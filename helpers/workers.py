@@ -20,8 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from io import BufferedRWPair
 from itertools import islice
 from typing import Any
@@ -66,17 +65,6 @@ def cores() -> int:
     return cpu_count()
 
 
-@dataclass(eq=False)
-class _Clip:
-    """A clip on its way, and those of its chunks that wait, as (bytes, chunk)."""
-
-    key: Any
-    argument: Any
-    chunks: deque[tuple[int, Any]] = field(default_factory=deque)
-    made: Future = field(default_factory=Future)
-    dropped: bool = False
-
-
 class ClipPool:
     """Worker processes that run `work` over clips while the caller uses the chunks of an earlier one.
 
@@ -107,7 +95,7 @@ class ClipPool:
         self._work, self._patience_s = pickle.dumps(work), patience_s
         self._ahead_clips, self._share = ahead_clips, ahead_bytes // (1 + ahead_clips)  # bytes that wait of a clip
         self._threads = ThreadPoolExecutor(workers, "worker")
-        self._changed = threading.Condition()  # guards the following, and the clips
+        self._changed = threading.Condition()  # guards the following, and the chunks that wait
         self._processes: list[WorkerProcess] = []
         self._idle: list[WorkerProcess] = []
         self._closed = False
@@ -117,79 +105,65 @@ class ClipPool:
 
     def __exit__(self, *_: object) -> None:
         """End the workers, busy or not, and wait until they are gone."""
-        with self._changing():
+        with self._changed:
             self._closed = True
             for process in self._processes:
                 process.kill()
+            self._changed.notify_all()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.end()
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        with self._changed:
-            yield
-            self._tell()
-
     def run(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Iterator[Any]]]:
-        """Work on all tasks; one `run` at a time.
+        """Work on all tasks; begin no other run before this one has ended.
 
         Args:
             tasks: (key, argument) of each clip; taken from in this thread, the next clip and `ahead_clips` more.
 
         Yields:
-            (key, chunks) in the order of tasks. What is left of `chunks` is dropped when the next clip is wanted.
+            (key, chunks) in the order of tasks. `chunks` must be used before the next clip; what is left is dropped.
 
         Raises:
             RuntimeError: the pool is closed. `chunks` raise it where no worker can be started, or what `work` raises,
                 or WorkerError where that does not pickle, WorkerCrashed and WorkerHung.
         """
         tasks, begun = iter(tasks), deque()
-        try:
-            while True:
-                for key, argument in islice(tasks, 1 + self._ahead_clips - len(begun)):
-                    begun.append(_Clip(key, argument))
-                    begun[-1].made = self._threads.submit(self._make, begun[-1])
-                    begun[-1].made.add_done_callback(lambda _: self._tell())
-                if not begun:
-                    return
-                yield begun[0].key, self._chunks(begun[0])
-                self._drop(begun.popleft())
-        finally:
-            for clip in begun:
-                self._drop(clip)
+        while True:
+            for key, argument in islice(tasks, 1 + self._ahead_clips - len(begun)):
+                waiting: deque[tuple[Any, int]] = deque()
+                made = self._threads.submit(self._make, argument, waiting)
+                made.add_done_callback(self._tell)
+                begun.append((key, self._chunks(waiting, made)))
+            if not begun:
+                return
+            yield begun[0]
+            with suppress(Exception):
+                deque(begun.popleft()[1], maxlen=0)
 
-    def _tell(self) -> None:
+    def _chunks(self, waiting: deque[tuple[Any, int]], made: Future) -> Iterator[Any]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: waiting or made.done() or self._closed)
+                if self._closed:
+                    raise RuntimeError("a ClipPool must be open while its chunks are used. Use them inside `with`.")
+                if not waiting:
+                    break
+                chunk, _ = waiting.popleft()
+                self._changed.notify_all()
+            yield chunk
+            del chunk  # it must not be held here while the next one is waited for
+        made.result()
+
+    def _tell(self, _: Future) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def _chunks(self, clip: _Clip) -> Iterator[Any]:
-        while True:
-            with self._changing():
-                self._changed.wait_for(lambda: clip.chunks or clip.made.done() or clip.dropped or self._closed)
-                if clip.dropped or self._closed:
-                    raise RuntimeError(f"the chunks of {clip.key} must be used before the next clip or the pool's end.")
-                if not clip.chunks:
-                    break
-                _, chunk = clip.chunks.popleft()
-            yield chunk
-            del chunk  # it must not be held here while the next one is waited for
-        clip.made.result()
-
-    def _drop(self, clip: _Clip) -> None:
-        with self._changing():
-            clip.dropped = True
-            clip.chunks.clear()
-            clip.made.cancel()
-
-    def _make(self, clip: _Clip) -> None:
+    def _make(self, argument: Any, waiting: deque[tuple[Any, int]]) -> None:
         """Have a worker make a clip's chunks, in a thread, which waits without the GIL; raises why it could not."""
         process = self._ready()
         try:
-            for chunk, n_bytes in process.answers(pickle.dumps(clip.argument), self._patience_s):
-                if not self._deliver(clip, chunk, n_bytes):
-                    process.end(wait_s=0)
-                    return
+            for chunk in process.answers(pickle.dumps(argument), self._patience_s):
+                self._deliver(waiting, *chunk)
         finally:
             self._idle.append(process)
 
@@ -200,7 +174,6 @@ class ClipPool:
                 process = self._idle.pop()
                 if process.is_alive():
                     return process
-                process.end()
         try:
             with self._changed:  # so that the pool cannot close between the look and the start
                 if self._closed:
@@ -212,21 +185,17 @@ class ClipPool:
             raise RuntimeError(f"a decoder process must start, got {error!r}. Its output may say more.") from None
         return process
 
-    def _deliver(self, clip: _Clip, chunk: Any, n_bytes: int) -> bool:
-        """Put a chunk where the caller finds it, once there is room; False if nobody wants more of the clip.
-
-        A clip has room for its share of `ahead_bytes`, or one chunk. None is a sign of life.
-        """
+    def _deliver(self, waiting: deque[tuple[Any, int]], chunk: Any, n_bytes: int) -> None:
+        """Put a chunk where the caller finds it, once the clip's share has room, or holds none. None is no chunk."""
 
         def has_room() -> bool:
-            fits = n_bytes + sum(waiting for waiting, _ in clip.chunks) <= self._share
-            return fits or not clip.chunks or clip.dropped or self._closed
+            return n_bytes + sum(size for _, size in waiting) <= self._share or not waiting or self._closed
 
-        with self._changing():
+        with self._changed:
             self._changed.wait_for(has_room)
-            if chunk is not None and not clip.dropped:
-                clip.chunks.append((n_bytes, chunk))
-            return not clip.dropped
+            if chunk is not None:
+                waiting.append((chunk, n_bytes))
+                self._changed.notify_all()
 
 
 class WorkerProcess:
@@ -311,20 +280,27 @@ def _send(stream: BufferedRWPair, message: Any) -> None:
 
 
 def serve() -> None:
-    """Answer requests until the pool is gone: all that a decoder process does."""
+    """Answer requests until the pool is gone: all that a decoder process does.
+
+    The first request is the work, the others are arguments; each is answered by (True, chunk) as often as there is one,
+    then (False, error), or None where there was no error.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     cv2.setNumThreads(1)  # the processes share the cores already
     stream, inbox = socket.socket(fileno=0).makefile("rwb"), queue.SimpleQueue()
     threading.Thread(target=_listen, args=(stream, inbox), daemon=True).start()
-    work, error = None, None
+    work = None
     with suppress(OSError):  # the socket is broken: the parent is gone
-        try:
-            work = pickle.loads(inbox.get())
-        except Exception as raised:
-            error = _portable(raised)
-        _send(stream, (False, error))
-        while not error:
-            _answer(stream, work, inbox.get())
+        while True:
+            request, error = inbox.get(), None
+            try:
+                content = pickle.loads(request)
+                work, chunks = (work, work(content)) if work else (content, ())
+                for chunk in chunks:
+                    _send(stream, (True, chunk))
+            except Exception as raised:
+                error = _portable(raised)
+            _send(stream, (False, error))
 
 
 def _listen(stream: BufferedRWPair, inbox: queue.SimpleQueue) -> None:
@@ -337,29 +313,18 @@ def _listen(stream: BufferedRWPair, inbox: queue.SimpleQueue) -> None:
         os._exit(0)
 
 
-def _answer(stream: BufferedRWPair, work: Callable[[Any], Iterator[Any]], argument: bytes) -> None:
-    """Send (True, chunk) for every chunk of a clip, then (False, error), or None where there was no error."""
-    error = None
-    try:
-        for chunk in work(pickle.loads(argument)):
-            _send(stream, (True, chunk))
-    except Exception as raised:
-        error = _portable(raised)
-    _send(stream, (False, error))
-
-
 def _portable(error: Exception) -> Exception:
     """An error with the traceback as a note; a WorkerError where it would not come out of a pickle the same.
 
     So is a want of memory: here it costs one clip, while a MemoryError is one of the parent, which ends the run.
     """
     note = f"In the decoder process:\n{''.join(traceback.format_exception(error))}"
-    stand_in = WorkerError(f"{type(error).__name__}: {error}")
     if isinstance(error, MemoryError):
-        stand_in = error = WorkerError(f"no memory: {error}".removesuffix(": "))
-    with suppress(Exception):
-        copy = pickle.loads(pickle.dumps(error))
-        if type(copy) is type(error) and str(copy) == str(error):
-            stand_in = copy
-    stand_in.add_note(note)
-    return stand_in
+        error = WorkerError(f"no memory: {error}".removesuffix(": "))
+    try:
+        is_same = str(pickle.loads(pickle.dumps(error))) == str(error)
+    except Exception:
+        is_same = False
+    error = error if is_same else WorkerError(f"{type(error).__name__}: {error}")
+    error.add_note(note)
+    return error
