@@ -27,7 +27,7 @@ from helpers.clips import DISPLAY
 from helpers.front_end import in_front_end
 from helpers.gallery import ORDERS, ClipView, Gallery, in_digits
 from helpers.plots import NEUTRAL, TRAIT_COLORS
-from helpers.plots import explorer as pictures
+from helpers.plots import attention as pictures
 from helpers.plots.attention import COOL, WARM
 
 log = logging.getLogger(__name__)
@@ -118,18 +118,7 @@ def scene_of(view: ClipView, choice: Choice) -> dict[str, Any]:
 
 def close_up(view: ClipView, head: int | None, segment: int) -> bytes:
     """A motion token with the face of its time, as PNG."""
-    face = view.face_of(segment)
-    fig = pictures.plot_segment(
-        view.crops[face],
-        view.speed[segment],
-        view.flow[segment],
-        view.attention[:, :, segment],
-        view.face_t_s,
-        face=face,
-        fastest_px=float(view.speed.max()),
-        top=float(view.attention.max()),
-        head=head,
-    )
+    fig = pictures.plot_segment(view, segment, head=head)
     file = io.BytesIO()
     fig.savefig(file, dpi=DPI)
     plt.close(fig)
@@ -157,19 +146,11 @@ def draw_clip(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness")
     choice = Choice(None, trait, column, next(iter(view.measures)))
     segment = view.strongest(choice.measure, column)
     return pictures.plot_clip(
-        view.crops,
-        view.speed,
-        view.flow,
-        view.attention,
-        view.face_t_s,
-        view.t_start_s,
-        view.t_end_s,
+        view,
+        segment,
         view.measures[choice.measure][:, column],
-        segment=segment,
-        face=view.face_of(segment),
         color=choice.color,
         label=textwrap.fill(choice.label, 26),
-        windows=view.windows,
         title=f"{view.clip}\n{gallery.judged(row, column)}",
     )
 

@@ -120,14 +120,18 @@ class ClipView:
     measures: Mapping[str, np.ndarray]
     windows: Mapping[str, tuple[float, float]]
 
+    @property
+    def motion_t_s(self) -> np.ndarray:
+        """Centre of each motion token in seconds, (Td,)."""
+        return (self.t_start_s + self.t_end_s) / 2
+
     def head(self, head: int | None) -> np.ndarray:
         """The map of one head, or the mean of all where it is None, (Ts, Td)."""
         return self.attention.mean(axis=0) if head is None else self.attention[head]
 
     def face_of(self, segment: int) -> int:
         """The face token nearest to the middle of a motion token."""
-        middle_s = (self.t_start_s[segment] + self.t_end_s[segment]) / 2
-        return int(np.abs(self.face_t_s - middle_s).argmin())
+        return int(np.abs(self.face_t_s - self.motion_t_s[segment]).argmin())
 
     def strongest(self, measure: str, trait: int) -> int:
         """The motion token with the largest value of a measure, in either direction."""

@@ -21,7 +21,7 @@ from helpers.container import VideoError
 from helpers.crops import Chunk
 from helpers.gallery import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
 from helpers.plots import TRAIT_COLORS
-from helpers.plots import explorer as pictures
+from helpers.plots import attention as pictures
 from helpers.video import read_frames
 
 CLIP = SHOWN[1]
@@ -280,7 +280,7 @@ def test_arrows_point_where_the_flow_goes_and_axes_are_used():
     assert not np.any(arrows.V)
     assert ax.images[0].get_clim() == (0, 3.0)
     weights = np.arange(6.0).reshape(2, 3) / 6
-    ax = pictures.plot_head_weights(weights, np.arange(3.0), 1.0, head=1)
+    ax = pictures.plot_head_weights(weights, np.arange(3.0), 1.0, face=0, head=1)
     assert [label.get_fontweight() for label in ax.get_yticklabels()] == ["normal", "bold"]
 
 

@@ -1,4 +1,4 @@
-"""Plots of notebook 01 and the common look: what is drawn is read back from the artists."""
+"""Plots of notebooks 00, 01 and 05 and the common look: what is drawn is read back from the artists."""
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -8,7 +8,7 @@ import pytest
 
 from helpers import metrics, plots
 from helpers.clips import DISPLAY, TRAITS
-from helpers.plots import TRAIT_COLORS, analysis
+from helpers.plots import TRAIT_COLORS, alignment, analysis, setup
 
 pytestmark = pytest.mark.usefixtures("figures")
 
@@ -59,10 +59,9 @@ def test_correlations_are_drawn_as_numbers_on_a_scale_centred_on_zero(ratings):
     correlations = ratings.corr()
     ax = analysis.plot_trait_correlations(correlations, ax=given)
     assert ax is given
-    image = ax.images[0]
-    np.testing.assert_array_equal(image.get_array(), correlations)
-    assert (image.get_clim(), image.get_cmap().name) == ((-1, 1), "RdBu_r")
-    assert image.colorbar.ax.get_ylabel() == "Pearson's r between ratings"
+    cells = ax.collections[0]
+    np.testing.assert_array_equal(cells.get_array(), correlations)
+    assert (cells.get_clim(), cells.get_cmap().name) == ((-1, 1), "RdBu_r")
     shown = [t.get_text() for t in ax.texts]
     assert len(shown) == 25
     assert shown[4] == "-1.00"
@@ -74,10 +73,10 @@ def test_the_floor_shows_the_score_of_each_trait_and_the_mean(ratings):
     _, given = plt.subplots()
     ax = analysis.plot_constant_floor(table, n_clips=5, ax=given)
     assert ax is given
-    points = ax.collections[0].get_offsets()
-    np.testing.assert_allclose(points[::-1, 0], table["mean_accuracy"])
-    assert [t.get_text().strip() for t in ax.texts][::-1] == [f"{score:.3f}" for score in table["mean_accuracy"]]
-    assert [label.get_text() for label in ax.get_yticklabels()][::-1] == [*DISPLAY.values(), "mean"]
+    points = [x for dots in ax.collections for x in dots.get_offsets()[:, 0]]
+    np.testing.assert_allclose(points, table["mean_accuracy"])
+    assert [t.get_text().strip() for t in ax.texts] == [f"{score:.3f}" for score in table["mean_accuracy"]]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [*DISPLAY.values(), "mean"]
     assert ax.get_xlabel() == "mean accuracy, 1 - MAE (right edge: perfect)"
     assert ax.get_xlim()[1] == 1
     assert ax.get_title(loc="left").endswith(f"scores {table['mean_accuracy'].iloc[-1]:.3f} on 5 clips")
@@ -135,3 +134,35 @@ def test_a_saved_figure_is_a_whole_png_of_its_size(tmp_path):
     assert path == tmp_path / "ein Lauf" / "figures" / "01_ratings.png"
     assert plt.imread(path).shape[:2] == (200, 300)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_speed_is_a_bar_per_operation():
+    ax = setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["matmul", "conv2d"]))
+    assert [bar.get_width() for bar in ax.patches] == [7, 11]
+    assert "GFLOP/s" in ax.get_xlabel()
+
+
+def test_throughput_is_a_line_per_network_with_a_mark_where_memory_ran_out():
+    rows = {"network": ["a", "a", "b"], "unit": ["images/s", "images/s", "clips/s"], "batch": [2, 8, 3]}
+    figure = setup.plot_throughput(pd.DataFrame(rows | {"per_s": [5.0, np.nan, 7.0]}))
+    first, second = figure.axes
+    line, mark = first.lines
+    np.testing.assert_array_equal(line.get_xydata(), [[2, 5], [8, np.nan]])
+    assert mark.get_xydata().tolist() == [[8, 0]]
+    assert [line.get_xydata().tolist() for line in second.lines] == [[[3, 7]]]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["images/s", "clips/s"]
+    assert first.get_legend().get_texts()[0].get_text() == "out of memory"
+    assert [label.get_text() for label in first.get_xticklabels()] == ["2", "8"]
+
+
+def test_tokens_lie_at_their_times():
+    _, ax = plt.subplots()
+    drawn = alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5, ax=ax)
+    assert drawn is ax
+    assert ax.lines[0].get_xdata().tolist() == [0.3, 0.9]
+    assert [bar.get_x() for bar in ax.patches] == [0.0, 0.5]
+
+
+def test_the_spread_of_each_channel_is_drawn_per_stream():
+    ax = alignment.plot_component_spread({"face": np.array([[0.0, 0.0], [2.0, 6.0]])})
+    assert ax.lines[0].get_ydata().tolist() == [1, 3]

@@ -1,22 +1,16 @@
 """Plots of notebook 02: what is drawn is read back from the artists."""
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.flow import accuracy_table
 from helpers.plots import preparation
 from helpers.plots.flow import flow_to_rgb, flow_wheel
 
-
-@pytest.fixture(autouse=True)
-def figures():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures")
 
 
 @pytest.fixture
@@ -49,7 +43,7 @@ def test_the_contact_sheet_shows_every_frame_with_its_time_and_boxes(frames):
         np.testing.assert_array_equal(ax.images[0].get_array(), frames[k])
         assert ax.patches[0].get_bbox().extents.tolist() == [0, 1, 8, 9]
         assert ax.patches[0].get_linestyle() == "--"
-    assert [ax.get_title() for ax in drawn[4:]] == ["1.00 s", "1.25 s", "1.50 s, no box"]
+    assert [ax.get_title(loc="left") for ax in drawn[4:]] == ["1.00 s", "1.25 s", "1.50 s, no box"]
     assert drawn[0].patches[1].get_bbox().extents.tolist() == [1, 2, 4, 5]
     assert len(drawn[6].patches) == 1
     assert figure.get_suptitle() == "a/b.001"
@@ -58,20 +52,11 @@ def test_the_contact_sheet_shows_every_frame_with_its_time_and_boxes(frames):
 def test_the_contact_sheet_tells_boxes_apart_by_where_they_are_from(frames):
     boxes = np.float32([[1, 2, 4, 5]] * 3)
     sources = ["detected", "tracked", "interpolated"]
-    figure = preparation.plot_contact_sheet(frames[:3], np.arange(3), boxes=boxes, sources=sources)
-    looks = [
-        (mpl.colors.to_hex(ax.patches[0].get_edgecolor()), ax.patches[0].get_linestyle()) for ax in figure.axes[:3]
-    ]
+    figure = preparation.plot_contact_sheet(frames[:3], np.arange(3), boxes=boxes, sources=sources, stable_box=boxes[0])
+    of_face = [ax.patches[1] for ax in figure.axes[:3]]
+    looks = [(mpl.colors.to_hex(box.get_edgecolor()), box.get_linestyle()) for box in of_face]
     assert looks == [("#e69f00", "-"), ("#56b4e9", "-"), ("#cc79a7", ":")]
-    assert [text.get_text() for text in figure.legends[0].texts] == sources
-    for line, (color, style) in zip(figure.legends[0].legend_handles, looks, strict=True):
-        assert (line.get_color().lower(), line.get_linestyle()) == (color, style)
-
-
-def test_a_contact_sheet_without_boxes_has_no_legend(frames):
-    figure = preparation.plot_contact_sheet(frames, np.arange(7))
-    assert not figure.legends
-    assert not any(ax.patches for ax in figure.axes)
+    assert [text.get_text() for text in figure.legends[0].texts] == [*sources, "the clip's one box"]
 
 
 def test_coverage_counts_every_clip_once_and_the_refused_apart():
@@ -83,7 +68,7 @@ def test_coverage_counts_every_clip_once_and_the_refused_apart():
     assert list(heights)[1:3] == [0.4, 0.95]
     assert list(heights)[-1] < 0
     assert ax.lines[0].get_xdata() == [0.3, 0.3]
-    assert ax.get_title() == "3 of 7 clips show the face at every look"
+    assert ax.get_title(loc="left") == "3 of 7 clips show the face at every look"
     assert "refused" in [label.get_text() for label in ax.get_xticklabels()]
 
 
@@ -180,3 +165,109 @@ def test_arrows_point_where_the_picture_moves(flow):
     assert ax.texts[0].get_text() == "arrows 2 times the motion"
     preparation.plot_flow_arrows(crop, flow, ax=ax)
     assert ax.texts[-1].get_text() == "arrows to scale"
+
+
+@pytest.fixture
+def decoders():
+    rows = {
+        "pyav": {"exact": True, "mean_levels": 0.0, "max_levels": 0, "times_reference": 1.0},
+        "opencv": {"exact": True, "mean_levels": 0.3, "max_levels": 5, "times_reference": 0.5},
+        "cuda": {"exact": False, "mean_levels": 31.0, "max_levels": 255, "times_reference": 3.0},
+        "qsv": {"error": "it decodes in software"},
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+@pytest.fixture
+def errors():
+    rows = [
+        ("slow", "shift 3 px", 3.0, 0.1, 0.2, 5.0),
+        ("slow", "turn 3°", 2.0, 0.3, 0.4, 5.0),
+        ("fast", "shift 3 px", 3.0, 0.5, 0.6, 900.0),
+        ("fast", "turn 3°", 2.0, 0.7, 1.6, 900.0),
+    ]
+    return pd.DataFrame(rows, columns=["method", "warp", "motion_px", "clean_px", "noisy_px", "fields_per_s"])
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_jitter_shows_every_clip_and_says_what_smoothing_leaves():
+    jitter_px = pd.DataFrame({"as found": [4.0, 2.0, 6.0], "smoothed": [1.0, 0.5, 3.0], "one box": 0.0})
+    _, ax = plt.subplots()
+    assert preparation.plot_jitter(jitter_px, ax=ax) is ax
+    dots = [sorted(dots.get_offsets()[:, 0]) for dots in ax.collections if hasattr(dots.get_offsets(), "mask")][-3:]
+    assert dots == [[2, 4, 6], [0.5, 1, 3], [0, 0, 0]]
+    assert [text.strip() for text in texts(ax)] == ["median 4.0 px", "median 1.0 px", "median 0.0 px"]
+    assert ax.get_title(loc="left") == "Smoothing leaves 25% of the jitter, one box for the clip none"
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(jitter_px)
+
+
+def test_one_clip_that_does_not_move_has_a_jitter_picture_too():
+    ax = preparation.plot_jitter(pd.DataFrame({"as found": [0.0], "smoothed": [0.0], "one box": [0.0]}))
+    assert ax.get_xlim()[1] > 0
+
+
+def test_speeds_are_lines_with_their_means():
+    _, ax = plt.subplots()
+    speeds = {"one box": np.array([1.0, 3.0]), "box as found": np.array([0.5, 0.5])}
+    assert preparation.plot_speeds(np.array([0, 0.1]), speeds, title="vanishes", ax=ax) is ax
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 3], [0.5, 0.5]]
+    assert [t.get_text() for t in ax.get_legend().texts] == ["one box: mean 2.0", "box as found: mean 0.5"]
+    assert ax.get_ylabel() == "speed (px per frame)"
+    assert ax.get_ylim()[1] > 3
+
+
+def test_decoders_are_bars_that_say_whether_the_frames_are_the_same(decoders):
+    _, ax = plt.subplots()
+    assert preparation.plot_decoders(decoders, title="by pyav", ax=ax) is ax
+    assert [bar.get_width() for bar in ax.patches] == [1, 0.5, 3, 0]
+    colors = [mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.patches]
+    assert colors[0] == colors[1] == preparation.BLUE.lower()
+    assert colors[2] == preparation.RED.lower()
+    said = [text for text in texts(ax) if len(text) > 6]
+    assert said[1] == "same frames and times, pixels differ by 0.3 levels, at most 5"
+    assert said[2].startswith("NOT THE SAME FRAMES")
+    assert said[3] == "cannot be used on this machine"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["pyav", "opencv", "cuda", "qsv"]
+    assert ax.get_xlabel() == "speed, times pyav (measured just now)"
+
+
+def test_decoders_that_all_work_are_drawn_from_a_table_without_errors(decoders):
+    table = decoders.iloc[:2].drop(columns="error").astype({"exact": bool})
+    ax = preparation.plot_decoders(table)
+    assert {mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.patches} == {preparation.BLUE.lower()}
+
+
+def test_the_table_of_flow_errors_keeps_the_order_and_both_errors(errors):
+    _, ax = plt.subplots()
+    assert preparation.plot_flow_errors(errors, ax=ax) is ax
+    cells = ax.collections[0]
+    np.testing.assert_allclose(cells.get_array(), [[0.1, 0.5], [0.3, 0.7]])
+    assert texts(ax) == ["0.10 / 0.20", "0.50 / 0.60", "0.30 / 0.40", "0.70 / 1.60"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["slow", "fast"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "shift 3 px\n(mean 3.0 px)",
+        "turn 3°\n(mean 2.0 px)",
+    ]
+    assert cells.colorbar.ax.get_ylabel() == "clean pictures (px)"
+
+
+def test_error_against_speed_has_a_full_and_a_hollow_point_per_method(errors):
+    _, ax = plt.subplots()
+    assert preparation.plot_error_against_speed(errors, title="trade", ax=ax) is ax
+    clean, noisy = ax.lines
+    np.testing.assert_allclose(clean.get_xydata(), [[5, 0.2], [900, 0.6]])
+    np.testing.assert_allclose(noisy.get_xydata(), [[5, 0.3], [900, 1.1]])
+    assert noisy.get_markerfacecolor() == "white"
+    assert ax.get_xscale() == "log"
+    assert texts(ax) == ["slow", "fast"]
+    assert [text.get_text() for text in ax.get_legend().texts] == ["clean pictures", "with noise"]
+
+
+def test_real_measurements_can_be_drawn():
+    table = accuracy_table(["dis_fast", "farneback"], side_px=64)
+    ax = preparation.plot_flow_errors(table)
+    assert ax.collections[0].get_array().shape == (6, 2)
+    assert len(preparation.plot_error_against_speed(table).lines[0].get_xdata()) == 2

@@ -20,7 +20,7 @@ def test_scores_stand_before_the_training_ratings():
     np.testing.assert_allclose(bars, 0.8 * np.array([0.25, 1, 0.75, 0.5]))
     assert [bar.get_x() for bar in ax.containers[0]] == [0, 0.25, 0.5, 0.75]
     assert [label.get_text() for label in ax.get_yticklabels()][4] == "emotional stability (N)"
-    assert len(ax.containers) == len(TRAITS) + 1  # and one for the legend
+    assert len(ax.containers) == len(TRAITS)
 
 
 def test_scores_are_drawn_without_training_ratings_too():
@@ -41,7 +41,7 @@ def test_effects_are_drawn_as_they_are_on_a_scale_around_zero():
 def test_faces_attention_and_effects_share_one_time_axis():
     result = made_up()
     faces, shares, effects, _ = pictures.plot_looks(result, result.faces).axes
-    assert [image.get_extent()[0] for image in faces.images] == [0, 2]
+    assert [np.mean(image.get_extent()[:2]) for image in faces.images] == [1, 3]
     assert faces.images[0].get_array().shape == (96, 96, 3)
     assert [bar.get_height() for bar in shares.patches] == result.motion_share
     assert effects.get_xlim() == faces.get_xlim() == (0, 4)

@@ -191,7 +191,7 @@ def test_the_dashboards_show_what_was_logged():
     assert batches.lines[0].get_xdata()[:3].tolist() == [0.5, 1.0, 1.5]
     assert rate.get_yscale() == "log"
     assert [bar.get_height() for bar in bars.patches] == [0.1, 0.2, 0.1, 0.2]
-    assert matrix.images[0].get_array()[2, 3] == pytest.approx(np.corrcoef(0.1 / 2.0**n, 3 - n / 2)[0, 1])
+    assert matrix.collections[0].get_array()[2, 3] == pytest.approx(np.corrcoef(0.1 / 2.0**n, 3 - n / 2)[0, 1])
     assert [bar.get_width() for bar in shares.patches] == [0.1, 0.6, 0.2, 0.1]
     figure = figures.plot_time_dashboard(logs["times"], time)
     assert "Steps take 60%." in figure.get_supxlabel()

@@ -1,20 +1,27 @@
-"""Pictures: one module per notebook, functions `plot_*(data, *, ax=None)` that draw arrays and tables.
+"""Figures: one module per notebook, functions `plot_*(data, *, ax=None)` that draw arrays and tables.
 
-Here: the common look, the colours of the traits, and how a figure is saved. Nothing here or in the modules computes a
-result, shows a figure or writes a file, `save` apart.
+Everywhere `ax` is the axes to draw on, by default those of a new figure, and `title` the finding, the clip, or what is
+to be seen. Nothing here computes a result, shows a figure or writes a file, `save` apart. This module holds the common
+look, the colours and names of the traits, and the pieces that several figures are made of.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.clips import TRAITS
+from helpers.clips import DISPLAY, LETTERS, TRAITS
 from helpers.files import replacing
 
 # Okabe and Ito's palette: told apart in the common forms of colour blindness.
-TRAIT_COLORS = dict(zip(TRAITS, ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7"), strict=True))
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW = PALETTE
+TRAIT_COLORS = dict(zip(TRAITS, (BLUE, ORANGE, RED, GREEN, PINK), strict=True))
 NEUTRAL, ACCENT = "#9A9A9A", "#333333"
 
 
@@ -32,6 +39,7 @@ def use_style() -> None:
             "xtick.labelsize": 9,
             "ytick.labelsize": 9,
             "legend.fontsize": 9,
+            "legend.frameon": False,
             "axes.titlelocation": "left",
             "axes.edgecolor": "0.6",
             "grid.color": "0.9",
@@ -45,3 +53,71 @@ def save(fig: Figure, run_dir: str | Path, name: str) -> Path:
     with replacing(path) as part:
         fig.savefig(part, dpi=mpl.rcParams["figure.dpi"])
     return path
+
+
+def axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """The given axes, or those of a new figure of this size in inches."""
+    return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
+
+
+def spoken(name: str) -> str:
+    """The name of a model or class as it stands on a figure."""
+    return name.replace("_", " ")
+
+
+def name_of(target: str, *, lines: int = 1) -> str:
+    """The name of a target as it stands on a figure, on one line or on two."""
+    return DISPLAY.get(target, target).replace(" ", "\n", lines - 1)
+
+
+def letter_of(target: str) -> str:
+    """The letter of a trait, or the name of another target."""
+    return dict(zip(TRAITS, LETTERS, strict=True)).get(target, target)
+
+
+def legend_below(fig: Figure, ax: Axes | None = None, *, ncols: int = 4) -> None:
+    """Put one legend below the figure, each label once, of one of its axes or of all."""
+    pairs = [one.get_legend_handles_labels() for one in ([ax] if ax else fig.axes)]
+    kinds = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
+    fig.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=ncols)
+
+
+def matrix(values: np.ndarray, ax: Axes, *, bar: str = "", texts: np.ndarray | None = None, form: str = ".2f", **look):
+    """Draw a table as coloured cells with a number, or the given text, in each.
+
+    Args:
+        values: (n, m) or a DataFrame, whose names are then those of the rows and columns.
+        ax: Axes to draw on.
+        bar: Label of the colour bar; "": there is none.
+        texts: What stands in the cells; default the values in the given form.
+        form: Of the numbers.
+        look: Of `seaborn.heatmap`, such as `cmap` and `vmin`.
+    """
+    annot, form = (np.round(values, 2) + 0.0, form) if texts is None else (texts, "")  # no negative zero
+    bars = {"cbar": bool(bar), "cbar_kws": {"label": bar}}
+    sns.heatmap(values, ax=ax, annot=annot, fmt=form, annot_kws={"fontsize": 9}, **bars, **look)
+    ax.tick_params(axis="y", rotation=0)
+
+
+def intervals(ax: Axes, value: Sequence, low: Sequence, high: Sequence, y: Sequence, **look) -> None:
+    """Draw values as dots with the lines of their intervals, one per row; what is None or NaN is left out."""
+    value, low, high = (np.asarray(one, float) for one in (value, low, high))
+    reach = np.maximum([value - low, high - value], 0)
+    ax.errorbar(value, y, xerr=reach, **{"fmt": "o", "ms": 4} | look)
+
+
+def picture_at(ax: Axes, image: np.ndarray, t_s: float, side_s: float, **look) -> mpl.image.AxesImage:
+    """Draw a picture `side_s` seconds wide around its time on a time axis."""
+    shown = ax.imshow(image, extent=(t_s - side_s / 2, t_s + side_s / 2, 0, 1), aspect="auto", **look)
+    ax.set(ylim=(0, 1), yticks=[])
+    ax.grid(False)
+    return shown
+
+
+def pictures_beside(ax: Axes, images: Sequence[np.ndarray], t_s: Sequence[float]) -> None:
+    """Draw pictures of one size side by side, each over its time."""
+    side = images[0].shape[1]
+    ax.imshow(np.concatenate(list(images), axis=1))
+    ax.set_xticks((np.arange(len(images)) + 0.5) * side, [f"{t:.2f}" for t in t_s])
+    ax.set(yticks=[], xlabel="time (s)")
+    ax.grid(False)

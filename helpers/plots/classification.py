@@ -1,4 +1,4 @@
-"""Pictures of 08: accuracies beside the baselines, confusion, ROC and precision-recall, reliability, robustness.
+"""Figures of 08: accuracies beside the baselines, confusion, ROC and precision-recall, reliability, gains.
 
 In: the dictionaries and tables of `helpers.classification`. Out: Axes, or Figures where there are several.
 """
@@ -12,35 +12,26 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.plots import ACCENT, NEUTRAL
+from helpers.plots import ACCENT, BLUE, NEUTRAL, PALETTE, RED, axes, intervals, legend_below, matrix, spoken
 
-CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito
 BASELINES = ("majority", "bag_of_frames")
 FEW_CLIPS = 5  # fewer in a bin tell no share
 
 
 def plot_accuracies(models: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
-    """Draw the accuracy of every model with its interval; the dotted line is the majority.
-
-    Args:
-        models: `models` of `classification.json`.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 0.45 * len(models) + 1), layout="constrained")
+    """Draw the accuracy of every model of `classification.json` with its interval; the dotted line is the majority."""
+    ax = axes(ax, 7, 0.45 * len(models) + 1)
     y = np.arange(len(models))[::-1]
-    for row, (name, scores) in zip(y, models.items(), strict=True):
-        color = NEUTRAL if name in BASELINES else CLASS_COLORS[0]
-        low, high = scores["interval"]
-        ax.barh(row, scores["accuracy"], color=color, alpha=0.5, height=0.65)
-        ax.plot([low, high], [row, row], color=ACCENT, lw=1.5)
-        if scores["accuracy_corrupted"] is not None:
-            ax.plot(scores["accuracy_corrupted"], row, "D", color=CLASS_COLORS[3], ms=5)
-    floor = models["majority"]["accuracy"]
+    table = pd.DataFrame(models).T
+    table[["low", "high"]] = table["interval"].tolist()
+    ax.barh(y, table["accuracy"], 0.65, color=[NEUTRAL if name in BASELINES else BLUE for name in models], alpha=0.5)
+    intervals(ax, table["accuracy"], table["low"], table["high"], y, color=ACCENT, fmt="none")
+    ax.plot(table["accuracy_corrupted"].astype(float), y, "D", color=RED, ms=5)
+    floor, best = models["majority"]["accuracy"], table["accuracy"].astype(float).idxmax()
     ax.axvline(floor, ls=":", color=ACCENT, lw=1)
-    ax.set_yticks(y, [_spoken(name) for name in models])
+    ax.set_yticks(y, [spoken(name) for name in models])
     ax.set(xlim=(0, 1), xlabel="accuracy, line: 95 % interval, diamond: mean over damaged clips")
-    best = max(models, key=lambda name: models[name]["accuracy"])
-    ax.set_title(f"{_spoken(best)}: {models[best]['accuracy']:.2f}, majority {floor:.2f}")
+    ax.set_title(f"{spoken(best)}: {models[best]['accuracy']:.2f}, majority {floor:.2f}")
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -53,19 +44,12 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], *, ax: Axes | Non
         classes: Names of the k classes.
     """
     counts = np.asarray(counts)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(4.6, 3.8), layout="constrained")
+    ax = axes(ax, 4.6, 3.8)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = ax.imshow(share, cmap="viridis", vmin=0, vmax=1)
-    for (i, j), n in np.ndenumerate(counts):
-        ax.text(j, i, n, ha="center", va="center", color="k" if share[i, j] > 0.6 else "w")
-    names = [_spoken(name).replace(" ", "\n") for name in classes]
-    ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="predicted", ylabel="true class")
-    ax.set_title(f"{np.trace(counts)} of {counts.sum()} clips right")
-    ax.grid(visible=False)
-    ax.figure.colorbar(image, ax=ax, label="share of the true class")
+    names = [spoken(name).replace(" ", "\n") for name in classes]
+    look = {"cmap": "viridis", "vmin": 0, "vmax": 1, "xticklabels": names, "yticklabels": names}
+    matrix(share, ax, bar="share of the true class", texts=counts, **look)
+    ax.set(xlabel="predicted", ylabel="true class", title=f"{np.trace(counts)} of {counts.sum()} clips right")
     return ax
 
 
@@ -76,21 +60,20 @@ def plot_curves(curves: Mapping[str, Mapping[str, np.ndarray]], table: pd.DataFr
         curves: What `class_curves` returns.
         table: What `per_class` returns: `roc_auc`, `average_precision` and `clips` by class.
     """
-    fig, axes = plt.subplots(1, 2, figsize=(8, 3.6), sharex=True, sharey=True, layout="constrained")
+    fig, (roc, pr) = plt.subplots(1, 2, figsize=(8, 3.6), sharex=True, layout="constrained")
     for k, (color, (name, points)) in enumerate(zip(_colors(len(curves)), curves.items(), strict=True)):
-        row, label = table.loc[name], _spoken(name)
-        width = 1.5 + 1.5 * (len(curves) - k)  # the first ones show where curves coincide
-        axes[0].plot(points["fpr"], points["tpr"], color=color, lw=width, label=f"{label} {row['roc_auc']:.2f}")
-        precision = f"{label} {row['average_precision']:.2f}"
-        axes[1].step(points["recall"], points["precision"], where="post", color=color, lw=width, label=precision)
-        axes[1].axhline(row["clips"] / table["clips"].sum(), ls=":", lw=1, color=color)
-    axes[0].plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
-    axes[0].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, area under it")
-    axes[1].set(xlabel="recall", ylabel="precision", title="precision-recall, average precision")
-    for ax in axes:
+        row = table.loc[name]
+        look = {"color": color, "lw": 1.5 + 1.5 * (len(curves) - k)}  # the first ones show where curves coincide
+        precision = f"{spoken(name)} {row['average_precision']:.2f}"
+        roc.plot(points["fpr"], points["tpr"], label=f"{spoken(name)} {row['roc_auc']:.2f}", **look)
+        pr.step(points["recall"], points["precision"], where="post", label=precision, **look)
+        pr.axhline(row["clips"] / table["clips"].sum(), ls=":", lw=1, color=color)
+    roc.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
+    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, area under it")
+    pr.set(xlabel="recall", ylabel="precision", title="precision-recall, average precision")
+    for ax, corner in ((roc, "lower right"), (pr, "lower left")):
         ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
-        ax.yaxis.set_tick_params(labelleft=True)
-        ax.legend(loc="lower right" if ax is axes[0] else "lower left", frameon=True)
+        ax.legend(loc=corner, frameon=True)
     return fig
 
 
@@ -104,43 +87,22 @@ def plot_reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, fl
         errors: Expected calibration error, by model.
     """
     size = {"figsize": (8, 3.6), "layout": "constrained", "squeeze": False, "height_ratios": (1, 3)}
-    fig, axes = plt.subplots(2, len(tables), sharex=True, sharey="row", **size)
-    for (above, ax), (name, table) in zip(axes.T, tables.items(), strict=True):
-        width = table["high"] - table["low"]
-        middle = (table["low"] + table["high"]) / 2
-        counts = above.bar(middle, table["clips"], width=0.9 * width, color=NEUTRAL)
+    fig, panels = plt.subplots(2, len(tables), sharex=True, sharey="row", **size)
+    for (above, ax), (name, table) in zip(panels.T, tables.items(), strict=True):
+        width, middle = 0.9 * (table["high"] - table["low"]), (table["low"] + table["high"]) / 2
+        counts = above.bar(middle, table["clips"], width, color=NEUTRAL)
         above.bar_label(counts, [str(n) if n else "" for n in table["clips"]], fontsize=9)
         above.margins(y=0.3)
-        enough = table["clips"] >= FEW_CLIPS
+        shares = table["accuracy"].where(table["clips"] >= FEW_CLIPS)
         ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
-        ax.bar(middle, table["accuracy"].where(enough), width=0.9 * width, color=CLASS_COLORS[0], alpha=0.35)
-        ax.plot(table["confidence"], table["accuracy"], "o", color=CLASS_COLORS[0], mfc="none", ms=4)
-        ax.plot(table["confidence"], table["accuracy"].where(enough), "o", color=CLASS_COLORS[0], ms=4)
-        above.set_title(f"{_spoken(name)}\ncalibration error {errors[name]:.2f}", fontsize=10)
+        ax.bar(middle, shares, width, color=BLUE, alpha=0.35)
+        ax.plot(table["confidence"], table["accuracy"], "o", color=BLUE, mfc="none", ms=4)
+        ax.plot(table["confidence"], shares, "o", color=BLUE, ms=4)
+        above.set_title(f"{spoken(name)}\ncalibration error {errors[name]:.2f}", fontsize=10)
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="probability of the predicted class")
-    axes[0, 0].set_ylabel("clips")
-    axes[1, 0].set_ylabel("share right")
+    panels[0, 0].set_ylabel("clips")
+    panels[1, 0].set_ylabel("share right")
     return fig
-
-
-def plot_robustness(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw accuracies as a table of colours: models in rows, the clips as they are and damaged in columns.
-
-    Args:
-        table: What `robustness` returns.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8, 0.45 * len(table) + 1.4), layout="constrained")
-    image = ax.imshow(table.to_numpy(), cmap="viridis", vmin=0, vmax=1, aspect="auto")
-    for (i, j), value in np.ndenumerate(table.to_numpy()):
-        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color="k" if value > 0.6 else "w")
-    ax.set_xticks(range(table.shape[1]), [_spoken(name) for name in table.columns])
-    ax.set_yticks(range(len(table)), [_spoken(name) for name in table.index])
-    ax.set(xlabel="the clips")
-    ax.set_title("accuracy on clips as they are, and damaged")
-    ax.grid(visible=False)
-    ax.figure.colorbar(image, ax=ax, label="accuracy")
-    return ax
 
 
 def plot_gains(gains: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
@@ -149,37 +111,22 @@ def plot_gains(gains: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     Args:
         gains: `gains` of `classification.json`: by "a - b", by kind of clips, `difference` and `interval`.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 0.6 * len(gains) + 1.2), layout="constrained")
-    colors = {"clean": CLASS_COLORS[0], "corrupted": CLASS_COLORS[3]}
-    for row, kinds in enumerate(gains.values()):
-        for kind, gain in kinds.items():
-            y = -row + (0.15 if kind == "clean" else -0.15)
-            ax.plot(gain["interval"], [y, y], color=colors[kind], lw=2)
-            ax.plot(
-                gain["difference"],
-                y,
-                "o",
-                color=colors[kind],
-                ms=6,
-                label={"clean": "clips as they are", "corrupted": "damaged clips"}[kind],
-            )
+    ax = axes(ax, 7, 0.6 * len(gains) + 1.2)
+    kinds = {"clean": (BLUE, "clips as they are", -0.15), "corrupted": (RED, "damaged clips", 0.15)}
+    for kind, (color, label, shift) in kinds.items():
+        rows = [(row + shift, step[kind]) for row, step in enumerate(gains.values()) if kind in step]
+        if rows:
+            low, high = zip(*(gain["interval"] for _, gain in rows), strict=True)
+            differences, y = [gain["difference"] for _, gain in rows], [y for y, _ in rows]
+            intervals(ax, differences, low, high, y, color=color, ms=6, lw=2, label=label)
     ax.axvline(0, color=ACCENT, lw=1)
-    names = [f"{_spoken(step.split(' - ')[0])}\n− {_spoken(step.split(' - ')[1])}" for step in gains]
-    ax.set_yticks(-np.arange(len(gains)), names)
-    ax.set(xlabel="difference of accuracies, 95 % interval", ylim=(0.6 - len(gains), 0.6))
+    ax.set_yticks(range(len(gains)), [spoken(step).replace(" - ", "\n− ") for step in gains])
+    ax.set(xlabel="difference of accuracies, 95 % interval", ylim=(len(gains) - 0.4, -0.6))
     ax.set_title("what each step adds")
-    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each kind once
-    ax.legend(handles.values(), handles.keys(), frameon=True, loc="best")
+    legend_below(ax.figure)
     return ax
 
 
 def _colors(n: int) -> list:
     """A colour per class: those told apart in colour blindness, or a colour map's where there are more classes."""
-    if n <= len(CLASS_COLORS):
-        return list(CLASS_COLORS[:n])
-    return list(plt.get_cmap("viridis")(np.linspace(0, 0.95, n)))
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
+    return list(PALETTE[:n] if n <= len(PALETTE) else plt.get_cmap("viridis")(np.linspace(0, 0.95, n)))

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from helpers.clips import DISPLAY, LETTERS, TRAITS
-from helpers.plots import ACCENT, NEUTRAL
+from helpers.clips import LETTERS, TRAITS
+from helpers.plots import ACCENT, NEUTRAL, legend_below, name_of, spoken
 from helpers.plots.training import MODEL_COLORS
 
 
@@ -20,19 +20,17 @@ def plot_verdict(models: dict[str, Any], names: list[str], letters: list[str]) -
         letters: Targets as `models` names them.
     """
     fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    place = {letter: column for column, letter in enumerate(letters)}
     for k, name in enumerate(names):
         color = ACCENT if name == "constant" else MODEL_COLORS.get(name, NEUTRAL)
         x = np.arange(len(letters)) + (k - (len(names) - 1) / 2) * 0.7 / len(names)
         means = [models[name]["r2"][letter] for letter in letters]
-        ax.plot(x, means, "_", color=color, ms=14, mew=2.5, label=name.replace("_", " "))
+        ax.plot(x, means, "_", color=color, ms=14, mew=2.5, label=spoken(name))
         for seed in models[name]["seeds"]:
-            known = [letter for letter in letters if letter in seed.get("r2", {})]
-            ax.plot([x[place[letter]] for letter in known], [seed["r2"][letter] for letter in known], ".", color=color)
+            ax.plot(x, [seed.get("r2", {}).get(letter, np.nan) for letter in letters], ".", color=color)
     ax.axhline(0, color=ACCENT, lw=0.8)
-    full = {letter: DISPLAY[trait].replace(" ", "\n", 1) for letter, trait in zip(LETTERS, TRAITS, strict=True)}
+    full = {letter: name_of(trait, lines=2) for letter, trait in zip(LETTERS, TRAITS, strict=True)}
     ax.set_xticks(range(len(letters)), [full.get(letter, letter) for letter in letters])
     ax.set(ylabel="test R²", title="What the models are worth: 0 is the constant, 1 is perfect", ylim=(None, 1))
     ax.grid(False, axis="x")
-    fig.legend(loc="outside lower center", ncols=4, frameon=False)
+    legend_below(fig)
     return fig

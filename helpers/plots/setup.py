@@ -2,24 +2,20 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.plots import axes
+
 
 def plot_speed(speed: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the work per second of each timed operation.
-
-    Args:
-        speed: Index = the operation; column `gflop_per_s`.
-        ax: Axes to draw on; a new figure by default.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
-    bars = ax.barh(speed.index, speed["gflop_per_s"], color="C0")
-    ax.bar_label(bars, fmt="%.0f", padding=3)
+    """Draw the work per second of each timed operation: index the operation, column `gflop_per_s`."""
+    ax = axes(ax, 7, 2.2)
+    sns.barplot(x=speed["gflop_per_s"], y=speed.index, color="C0", saturation=1, ax=ax)
+    ax.bar_label(ax.containers[0], fmt="%.0f", padding=3)
     ax.margins(x=0.1)
-    ax.invert_yaxis()
-    ax.set(xlabel="GFLOP/s (more is faster)", title="What the networks are made of, on this machine")
+    ax.set(xlabel="GFLOP/s (more is faster)", ylabel="", title="What the networks are made of, on this machine")
     return ax
 
 
@@ -27,18 +23,18 @@ def plot_throughput(throughput: pd.DataFrame) -> Figure:
     """Draw each network's samples per second over the batch size; where memory ran out stands a mark on the axis.
 
     Args:
-        throughput: Columns network, unit, batch, per_s (NaN: out of memory), as of `helpers.machine`.
+        throughput: Columns network, unit, batch, per_s (NaN: out of memory).
     """
     networks = list(throughput.groupby("network", sort=False))
-    figure, axes = plt.subplots(1, len(networks), figsize=(7, 2.6), layout="constrained", squeeze=False)
-    for number, (ax, (name, rows)) in enumerate(zip(axes[0], networks, strict=True)):
-        ran, failed = rows[rows["per_s"].notna()], rows[rows["per_s"].isna()]
-        ax.plot(ran["batch"], ran["per_s"], marker="o", color=f"C{number}")
+    fig, panels = plt.subplots(1, len(networks), figsize=(7, 2.6), layout="constrained", squeeze=False)
+    for number, (ax, (name, rows)) in enumerate(zip(panels[0], networks, strict=True)):
+        failed = rows.loc[rows["per_s"].isna(), "batch"]
+        ax.plot(rows["batch"], rows["per_s"], marker="o", color=f"C{number}")
         if len(failed):
-            ax.plot(failed["batch"], [0] * len(failed), "x", color="C3", label="out of memory", clip_on=False)
-            ax.legend(frameon=False)
+            ax.plot(failed, [0] * len(failed), "x", color="C3", label="out of memory", clip_on=False)
+            ax.legend()
         ax.set_xscale("log", base=2)
         ax.set_xticks(rows["batch"], [str(batch) for batch in rows["batch"]], minor=False)
-        top = 1.15 * ran["per_s"].max() if len(ran) else None
+        top = None if rows["per_s"].isna().all() else 1.15 * rows["per_s"].max()
         ax.set(xlabel="batch size", ylabel=rows["unit"].iloc[0], title=name, ylim=(0, top))
-    return figure
+    return fig
