@@ -1,19 +1,20 @@
-"""Labelled clips in folders: `<split>/<class>[/<sub>…]/<clip>`, videos or arrays (`array_clips`).
+"""Labelled clips in folders `<split>/<class>[/<sub>…]/<clip>`, videos or arrays, and their folds for training.
 
-In: a folder. Out: a table with one row per clip and the label of every class. What splits are called, and what a clip's
-key and source are, is as everywhere (`helpers.names`); the clips of an array are sources of their own.
+In: a folder. Out: a table with one row per clip and the label of every class; parts of it to train and to test on. What
+splits are called, and what a clip's key and source are, is as everywhere (`helpers.names`); the clips of an array are
+sources of their own.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
-from helpers.array_clips import count_clips, is_array_file
+from helpers.clip_frames import ARRAY_FILES, count_clips
+from helpers.config import ClassificationConfig
 from helpers.container import VideoError
 from helpers.files import file_sha256
 from helpers.names import clip_key, is_video, natural_order, source_of, video_files
@@ -21,16 +22,14 @@ from helpers.splits import SPLITS, split_named
 
 log = logging.getLogger(__name__)
 
-BEGINNING = 65536  # bytes
-
 
 @dataclass(frozen=True)
 class LabelledClips:
     """Clips and their classes.
 
     Attributes:
-        table: Index key; columns path (below the data folder), place (in an array of clips; -1: a video), source,
-            split, category, label.
+        table: Index key; columns path (below the data folder), place (in an array of clips; -1: a video), split,
+            category, source, label.
         categories: Name of each class, sorted, to its label from 0; the same in all splits.
         problems: Columns name and problem: what was left out, or is to be known before training.
     """
@@ -40,6 +39,15 @@ class LabelledClips:
     problems: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Rows of the clips to train on, to choose the epoch on, and to test on, int."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
 def find_classes(data_dir: str | Path) -> LabelledClips:
     """Find the clips of all classes in all splits.
 
@@ -47,11 +55,8 @@ def find_classes(data_dir: str | Path) -> LabelledClips:
     files are left out. A class folder without clips, a class that a split lacks, a file beside the class folders and
     an array that cannot be read are problems, not errors.
 
-    Args:
-        data_dir: The data folder.
-
     Raises:
-        FileNotFoundError: It does not exist.
+        FileNotFoundError: There is no such folder.
         RuntimeError: A pt file, and no torch to read it.
         ValueError: No splits, fewer than two classes with clips, one file's content in two classes, or two files with
             one key.
@@ -65,14 +70,14 @@ def find_classes(data_dir: str | Path) -> LabelledClips:
             f"data_dir must hold folders {', '.join(SPLITS)} with a folder per class in each, got none in {root}. "
             "Name the folder above them."
         )
-    problems: list[tuple[str, str]] = []
-    rows: list[tuple] = []
+    problems, rows = [], []
     for split in splits:
-        problems += [(f"{split.name}/{name}", "lies beside the class folders") for name in _loose_clips(split)]
+        loose = sorted(path.name for path in split.iterdir() if path.is_file() and _is_clip(path.name))
+        problems += [(f"{split.name}/{name}", "lies beside the class folders") for name in loose]
         for folder in _subfolders(split):
-            found = _clips_below(root, folder, problems)
-            rows += [(key, path, place, split_named(split.name), folder.name) for key, path, place in found]
-            if not found:
+            clips = _clips_below(root, folder, problems)
+            rows += [(*clip, split_named(split.name), folder.name) for clip in clips]
+            if not clips:
                 problems.append((f"{split.name}/{folder.name}", "a class folder without clips"))
     return _labelled(root, rows, problems)
 
@@ -93,20 +98,15 @@ def _labelled(root: Path, rows: list[tuple], problems: list[tuple[str, str]]) ->
         problems += [(split, f"no clips of class {name}") for name in categories if name not in set(present)]
     for name, problem in problems:
         log.warning("%s: %s", name, problem)
-    columns = ["path", "place", "source", "split", "category", "label"]
-    return LabelledClips(table[columns], categories, pd.DataFrame(problems, columns=["name", "problem"], dtype="str"))
+    return LabelledClips(table, categories, pd.DataFrame(problems, columns=["name", "problem"], dtype="str"))
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _loose_clips(split: Path) -> list[str]:
-    return sorted(path.name for path in split.iterdir() if path.is_file() and _is_clip(path.name))
-
-
 def _is_clip(name: str) -> bool:
-    return is_video(name) or is_array_file(name)
+    return is_video(name) or name in ARRAY_FILES
 
 
 def _clips_below(root: Path, folder: Path, problems: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
@@ -118,39 +118,66 @@ def _clips_below(root: Path, folder: Path, problems: list[tuple[str, str]]) -> l
             clips.append((clip_key(path), path, -1))
             continue
         try:
-            places = range(count_clips(root / path))
+            stem = clip_key(path.removesuffix(Path(path).suffix))
+            clips += [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
         except VideoError as error:
             problems.append((path, str(error).removeprefix(f"{Path(path).name}: ")))
-            continue
-        stem = clip_key(path.removesuffix(Path(path).suffix))
-        clips += [(f"{stem}/{place:04d}", path, place) for place in places]
     return clips
 
 
 def _check_one_class_each(root: Path, table: pd.DataFrame) -> None:
-    """Refuse one content in two classes; only what cannot be told apart by size and beginning is read whole."""
+    """Refuse one content in two classes; files are read only where others have their size."""
     files = table.drop_duplicates("path")
-    category_of = dict(zip(files["path"], files["category"], strict=True))
-    groups = [[path for path in category_of if (root / path).exists()]]
-    for told_by in (lambda path: path.stat().st_size, _beginning, file_sha256):
-        groups = [alike for group in groups for alike in _alike(root, group, told_by)]
-        groups = [group for group in groups if len({category_of[path] for path in group}) > 1]
-    for group in groups:
-        first, *others = group
-        other = next(path for path in others if category_of[path] != category_of[first])
-        if (root / first).stat().st_size:
+    files = files[[(root / path).exists() for path in files["path"]]]
+    files = files.assign(size=[(root / path).stat().st_size for path in files["path"]])
+    files = files[(files["size"] > 0) & (files.groupby("size")["category"].transform("nunique") > 1)]
+    for _, alike in files.assign(sha256=[file_sha256(root / path) for path in files["path"]]).groupby("sha256"):
+        others = alike[alike["category"] != alike["category"].iloc[0]]
+        if len(others):
             raise ValueError(
-                f"a clip must have one class, {first} and {other} are the same file. Delete it where it is wrong."
+                f"a clip must have one class, {alike['path'].iloc[0]} and {others['path'].iloc[0]} are the same file. "
+                "Delete it where it is wrong."
             )
 
 
-def _alike(root: Path, paths: list[str], told_by: Callable[[Path], Any]) -> list[list[str]]:
-    groups = defaultdict(list)
-    for path in paths:
-        groups[told_by(root / path)].append(path)
-    return list(groups.values())
+def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
+    """Divide clips for training; their table has columns split, source and label.
+
+    "source": `cfg.folds` parts of whole sources with equal shares of the classes; each is the test part once and the
+    validation part once, so that every clip has a prediction of a model that saw neither it nor its source.
+    "official": one fold, the folders train, validation and test.
+    """
+    if cfg.split == "official":
+        fold = Fold(*(np.flatnonzero(table["split"] == split) for split in SPLITS))
+        if not all(len(rows) for rows in (fold.train, fold.validation, fold.test)):
+            there = ", ".join(sorted(set(table["split"])))
+            raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
+        return [fold]
+    n_sources = table["source"].nunique()
+    if n_sources < cfg.folds:
+        raise ValueError(f"folds must be at most the number of sources, {n_sources}, got {cfg.folds}. Lower it.")
+    part = np.empty(len(table), int)
+    divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
+    for k, (_, rows) in enumerate(divide.split(table, table["label"], table["source"])):
+        part[rows] = k
+    after = (part - 1) % cfg.folds  # the part after a test part chooses the epoch
+    kinds = [((part != k) & (after != k), after == k, part == k) for k in range(cfg.folds)]
+    return [Fold(*map(np.flatnonzero, kind)) for kind in kinds]
 
 
-def _beginning(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(BEGINNING)
+def check_folds(table: pd.DataFrame, classes: list[str], cfg: ClassificationConfig) -> None:
+    """Raise ValueError, before hours of work, where labelled clips cannot be trained and tested on as `cfg` says.
+
+    Every class has to be in the training clips of every fold and among the test clips, which are of two sources at
+    least: intervals are drawn over sources.
+    """
+    folds = plan_folds(table, cfg)
+    parts = {f"the training clips of fold {k}": fold.train for k, fold in enumerate(folds)}
+    parts["the test clips"] = test = np.concatenate([fold.test for fold in folds])
+    for part, rows in parts.items():
+        absent = [name for label, name in enumerate(classes) if label not in set(table["label"].iloc[rows])]
+        if absent:
+            raise ValueError(f"{part} must be of all classes, got none of {absent[0]}. Add some, or leave it out.")
+    n_sources = table["source"].iloc[test].nunique()
+    if n_sources < 2:
+        raise ValueError(f"the test clips must be of 2 sources at least, got {n_sources}. Add clips of another source.")

@@ -1,62 +1,146 @@
-"""How good the classifiers are: accuracies with intervals beside the baselines, and what each step gains.
+"""Trains the classifiers of all folds and seeds, and says how good they are beside the baselines.
 
-In: probabilities of test clips by model and variant (`helpers.clip_training`). Out: tables, and
-`<out>/classification/classification.json`. Every interval is a bootstrap over sources; every difference is paired.
+In: feature files (`helpers.clip_features`) and `ClassificationConfig`. Out, below `<out>/classification/`: for each
+training `models/<model>-<fold>-<seed>.npz` (the probabilities (n_test, n_classes) of its test clips in every view, the
+history, the rows) and, for networks, `.keras`; of all, `classification.json`, `predictions.csv`, `history.csv`.
+Processes have one thread each, so that the figures depend neither on their number nor on what was done before; a
+training that is there is not done again. Every interval is a bootstrap over sources; every difference is paired.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import (
-    average_precision_score,
-    confusion_matrix,
-    precision_recall_curve,
-    precision_recall_fscore_support,
-    roc_auc_score,
-    roc_curve,
-)
+from sklearn import metrics
+from tqdm.auto import tqdm
 
-from helpers.clip_training import (
-    AUGMENTED,
-    BAG,
-    PLAIN_MODEL,
-    gather_history,
-    gather_probabilities,
-    train_all,
-)
-from helpers.clip_variants import ClipVariants, Fold, plan_folds, read_variants
+from helpers.class_folders import check_folds, plan_folds
+from helpers.classifier import Trainee, fit_bag, predict_classes
+from helpers.clip_features import ClipVariants, feature_files, read_variants
+from helpers.clip_frames import PLAIN
 from helpers.config import ClassificationConfig
-from helpers.files import replacing, write_json
-from helpers.statistics import Paired, bootstrap_differences
-from helpers.views import PLAIN
+from helpers.files import file_sha256, read_json, replacing, write_json
+from helpers.statistics import mean_interval
+from helpers.store import read_arrays, write_arrays
+from helpers.workers import ONE_THREAD, ClipPool, cores
 
-MAJORITY, ENSEMBLE = "majority", "ensemble"
-TABLE_ORDER = (MAJORITY, BAG, PLAIN_MODEL, f"{PLAIN_MODEL}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)
+log = logging.getLogger(__name__)
+
+MAJORITY, BAG, BILSTM, AUGMENTED, ENSEMBLE = "majority", "bag_of_frames", "bilstm", "bilstm_augmented", "ensemble"
+TABLE_ORDER = (MAJORITY, BAG, BILSTM, f"{BILSTM}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)
+TRAINING_PARAMETERS = (
+    "split", "seed", "folds", "components", "units", "dropout_rate", "learning_rate", "label_smoothing",
+    "clips_per_batch", "epochs", "patience", "precision",
+)  # fmt: skip
+PATIENCE_S = 24 * 3600.0  # that a training may take
 BINS = 10  # of confidence, as Guo et al. (2017, ICML, arXiv:1706.04599) have 15 for larger sets
-Probabilities = Mapping[str, Mapping[str, np.ndarray]]  # model -> variant (plain or a corruption) -> (N, n_classes)
+Probabilities = Mapping[str, Mapping[str, np.ndarray]]  # model -> view (plain or a corruption) -> (N, n_classes)
 
 
-def paired_accuracy(wrong_a: np.ndarray, wrong_b: np.ndarray, sources: np.ndarray) -> tuple[float, list[float]]:
-    """Difference of two models' accuracies on the same clips, with its interval by a paired bootstrap over sources.
+class Job(NamedTuple):
+    """One training: the name of the model, the number of the fold, the seed of weights and order."""
 
-    Args:
-        wrong_a, wrong_b: Whether each model is wrong, bool (N, k): k kinds of the same N clips, which count alike.
-        sources: Source of each clip, (N,).
+    model: str
+    fold: int
+    seed: int
 
-    Returns:
-        accuracy(a) - accuracy(b), and the low and high end of 95 %.
-    """
-    pair = Paired(np.zeros(wrong_a.shape), wrong_a.astype(float), wrong_b.astype(float), sources)
-    value, low, high = bootstrap_differences([pair], "mean_accuracy")[-1]  # 1 - mean |0 - wrong|
-    return float(value), [float(low), float(high)]
+    @property
+    def stem(self) -> str:
+        return f"{self.model}-{self.fold}-{self.seed}"
 
 
-def is_wrong(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Whether the class of highest probability (N, n_classes) is not the true one, bool (N, 1)."""
-    return (p.argmax(axis=1) != truth)[:, None]
+def models_folder(cfg: ClassificationConfig) -> Path:
+    return cfg.out / "classification" / "models"
+
+
+def plan_jobs(clips: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
+    """The trainings of a run, the longest first; the seeds of an ensemble follow `cfg.seed`."""
+    folds, best = range(len(plan_folds(clips.table, cfg))), AUGMENTED if clips.views else BILSTM
+    members = [Job(best, fold, cfg.seed + i) for i in range(cfg.n_models) for fold in folds]
+    single = [BILSTM, BAG] if clips.views else [BAG]
+    return members + [Job(name, fold, cfg.seed) for name in single for fold in folds]
+
+
+def train_all(clips: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
+    """Do every training of a run that is not done, in `cfg.workers` processes (0: one per core), and return all."""
+    folder, jobs, stamp = models_folder(cfg), plan_jobs(clips, cfg), _stamp(cfg)
+    write_json(folder / "task.json", {"config": cfg.as_dict(without=("workers", "progress")), "stamp": stamp})
+    left = [job for job in jobs if not _is_done(folder, job, stamp)]
+    if not left:
+        return jobs
+    workers = min(cfg.workers or cores(), len(left))
+    with (
+        tqdm(total=len(left), unit="training", disable=not cfg.progress) as bar,
+        ClipPool(
+            serve_training, workers=workers, ahead_clips=len(left), patience_s=PATIENCE_S, environment=ONE_THREAD
+        ) as pool,
+    ):
+        for job, answers in pool.run((job, (str(folder), job)) for job in left):
+            list(answers)
+            log.info("trained %s of fold %d with seed %d", *job)
+            bar.update()
+    return jobs
+
+
+def _stamp(cfg: ClassificationConfig) -> str:
+    """What the trainings depend on beside model, fold and seed, as sha256."""
+    parts = {"/".join(names): file_sha256(path) for names, path in feature_files(cfg).items()}
+    config = {name: getattr(cfg, name) for name in TRAINING_PARAMETERS}
+    text = json.dumps([parts, config, os.environ.get("KERAS_BACKEND", "")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_done(folder: Path, job: Job, stamp: str) -> bool:
+    """Whether this training is there, whole, and made from the same features and parameters."""
+    try:
+        return str(read_arrays(folder / f"{job.stem}.npz", ["stamp"])["stamp"]) == stamp
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def serve_training(task: tuple[str, Job]) -> Iterator[None]:
+    """Do one training in a worker process, with the data and the compiled network of the one before."""
+    folder, job = task
+    _train(job, *_prepare(folder))
+    yield
+
+
+@lru_cache(maxsize=1)
+def _prepare(folder: str) -> tuple[ClipVariants, ClassificationConfig, str, Trainee]:
+    """The clips of a run, its parameters, the stamp of its trainings, and what is trained."""
+    task = read_json(Path(folder) / "task.json")
+    cfg = ClassificationConfig.checked(task["config"])
+    clips = read_variants(cfg)
+    return clips, cfg, task["stamp"], Trainee(clips.features[PLAIN].shape[-1], len(clips.classes), cfg)
+
+
+def _train(job: Job, clips: ClipVariants, cfg: ClassificationConfig, stamp: str, trainee: Trainee) -> None:
+    """Train one model on one fold and write it: the network first, then the stamped arrays."""
+    fold, arrays = plan_folds(clips.table, cfg)[job.fold], {}
+    train = clips.training(fold.train, augmented=job.model == AUGMENTED)
+    validation = clips.training(fold.validation, augmented=False)
+    if job.model == BAG:
+        predict = fit_bag(train, validation)
+    else:
+        history = trainee.fit(train, validation, job.seed)
+        arrays = {f"history_{column}": values.to_numpy() for column, values in history.items()}
+        with replacing(models_folder(cfg) / f"{job.stem}.keras") as part:
+            trainee.model.save(part)
+
+        def predict(inputs: dict[str, np.ndarray]) -> np.ndarray:
+            return predict_classes(trainee.model, inputs)
+
+    for view in (name for name in clips.features if name not in clips.views):
+        arrays[f"p_{view}"] = predict(clips.inputs(view, fold.test)).astype("float32")
+    write_arrays(models_folder(cfg) / f"{job.stem}.npz", stamp=stamp, test=fold.test, **arrays)
 
 
 def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
@@ -64,113 +148,88 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
 
     Returns:
         What `classification.json` holds: `models` (see `score_models`), `best` (the last of them) and `members` (its
-        trainings), `gains`, `robustness`, `per_class`, `confusion`, `calibration`, `classes`, `split`, `config`.
+        trainings), `gains`, `per_class`, `confusion`, `calibration`, `classes`, `split`, `config`.
     """
-    variants = read_variants(cfg.features, multi_scale=cfg.multi_scale)
-    jobs = train_all(variants, cfg)
-    p, rows = all_probabilities(variants, cfg)
-    truth, sources = variants.labels[rows], variants.sources[rows]
-    _check_tested(truth, variants.classes)
+    clips = read_variants(cfg)
+    check_folds(clips.table, clips.classes, cfg)
+    jobs = train_all(clips, cfg)
+    p, rows = all_probabilities(clips, cfg)
+    truth, sources = (clips.table[column].to_numpy()[rows] for column in ("label", "source"))
     best = list(p)[-1]
-    members = [job.stem for job in jobs if job.model == jobs[0].model]
     results = {
         "models": score_models(p, truth, sources),
         "gains": gains(p, truth, sources),
-        "robustness": robustness(p, truth).to_dict("index"),
         "best": best,
-        "members": members,
-        "per_class": per_class(p[best][PLAIN], truth, variants.classes).to_dict("index"),
-        "confusion": confusion_matrix(truth, p[best][PLAIN].argmax(1), labels=range(len(variants.classes))).tolist(),
-        "calibration": {name: calibration_error(values[PLAIN], truth) for name, values in p.items()},
-        "classes": list(variants.classes),
-        "split": split_counts(variants, cfg, rows),
+        "members": [job.stem for job in jobs if job.model == jobs[0].model],
+        "per_class": per_class(p[best][PLAIN], truth, clips.classes).to_dict("index"),
+        "confusion": metrics.confusion_matrix(truth, p[best][PLAIN].argmax(1)).tolist(),
+        "calibration": {name: calibration_error(views[PLAIN], truth) for name, views in p.items()},
+        "classes": clips.classes,
+        "split": _split_counts(clips.table, cfg),
         "config": cfg.as_dict(without=("data_dir", "out_dir", "workers", "progress")),
     }
     folder = cfg.out / "classification"
     with replacing(folder / "predictions.csv") as part:
-        prediction_table(p, variants, rows, plan_folds(variants, cfg)).to_csv(part, index=False, float_format="%.9g")
+        _prediction_table(p, clips, cfg).to_csv(part, index=False, float_format="%.9g")
     with replacing(folder / "history.csv") as part:
-        gather_history(cfg, jobs).to_csv(part, index=False, float_format="%.6g")
+        _gather_history(cfg, jobs).to_csv(part, index=False, float_format="%.6g")
     write_json(folder / "classification.json", results)
     return results
 
 
-def as_table(models: Mapping[str, Mapping[str, Any]], order: Sequence[str] = TABLE_ORDER) -> pd.DataFrame:
-    """One row per model: accuracy, low, high, the paired difference to both baselines as text, accuracy_corrupted."""
-    rows = {
-        name: {
-            "accuracy": scores["accuracy"],
-            "95 % interval": _ends(scores["interval"], ""),
-            "minus majority": _ends(scores["minus_majority"]),
-            "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
-            "accuracy, damaged": scores["accuracy_corrupted"],
-        }
-        for name, scores in sorted(models.items(), key=lambda item: order.index(item[0]))  # JSON has them by name
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-
-def as_text(results: Mapping[str, Any]) -> str:
-    """The tables of `classification.json`, or of runs that are joined, as text: models, classes of the best, gains."""
-    split = results["split"]
-    gained = [
-        f"{step}: {kind} {gain['difference']:+.3f} {_ends(gain['interval'])}"
-        for step, kinds in results["gains"].items()
-        for kind, gain in kinds.items()
-    ]
-    n_sources = split.get("test_sources", split["sources"])  # an older run has counted all of them only
-    said = f"{split['test_clips']} test clips of {n_sources} sources, split by {split['by']}"
-    models = as_table(results["models"], results.get("order", TABLE_ORDER))
-    tables = models, pd.DataFrame.from_dict(results["per_class"], orient="index")
-    return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
-
-
-def _ends(interval: list[float], sign: str = "+") -> str:
-    low, high = interval
-    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _check_tested(truth: np.ndarray, classes: tuple[str, ...]) -> None:
-    absent = [name for label, name in enumerate(classes) if label not in truth]
-    if absent:
-        raise ValueError(f"test clips must be of all classes, got none of {absent[0]}. Add some, or leave it out.")
-
-
-def all_probabilities(variants: ClipVariants, cfg: ClassificationConfig) -> tuple[Probabilities, np.ndarray]:
-    """What every model of the table says of the test clips, as they are and damaged.
+def all_probabilities(clips: ClipVariants, cfg: ClassificationConfig) -> tuple[Probabilities, np.ndarray]:
+    """What every model of the table says of the test clips, as they are and corrupted.
 
     Returns:
-        Probabilities (n_test, n_classes) by model, from the majority to the ensemble, and by variant; the rows of the
+        Probabilities (n_test, n_classes) by model, from the majority to the ensemble, and by view; the rows of the
         test clips, int (n_test,). `bilstm_augmented` and `..._tta` are there where the features have views for them.
     """
-    seeds = [cfg.seed + i for i in range(cfg.n_models)]
-    single = [BAG, PLAIN_MODEL] + ([AUGMENTED] if variants.views else [])
-    found = {name: gather_probabilities(variants, cfg, name, cfg.seed) for name in single}
-    rows = np.flatnonzero(~np.isnan(found[BAG][PLAIN][:, 0]))
-    damaged = [PLAIN, *variants.corruptions]
-    table = {MAJORITY: majority(variants, cfg)} | {n: {v: p[v] for v in damaged} for n, p in found.items()}
-    best = single[-1]
-    if variants.tta():
-        table[f"{best}_tta"] = {v: averaged(found[best], [v, *variants.tta(v)]) for v in damaged}
-    members = [found[best], *(gather_probabilities(variants, cfg, best, seed) for seed in seeds[1:])]
-    table[ENSEMBLE] = {
-        v: np.mean([averaged(member, [v, *variants.tta(v)]) for member in members], axis=0) for v in damaged
-    }
-    return {name: {v: p[rows] for v, p in by_variant.items()} for name, by_variant in table.items()}, rows
+    names = [BAG, BILSTM] + ([AUGMENTED] if clips.views else [])
+    best, shown = names[-1], [PLAIN, *clips.corruptions]
+    single = {name: _gather_probabilities(clips, cfg, name, cfg.seed) for name in names}
+
+    def averaged(p: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {view: np.mean([p[name] for name in (view, *clips.tta(view))], axis=0) for view in shown}
+
+    seeds = range(cfg.seed, cfg.seed + cfg.n_models)
+    members = [averaged(_gather_probabilities(clips, cfg, best, seed)) for seed in seeds]
+    table = {MAJORITY: dict.fromkeys(shown, _majority(clips.table, cfg))}
+    table |= {name: {view: p[view] for view in shown} for name, p in single.items()}
+    if clips.tta():
+        table[f"{best}_tta"] = averaged(single[best])
+    table[ENSEMBLE] = {view: np.mean([member[view] for member in members], axis=0) for view in shown}
+    rows = np.flatnonzero(~np.isnan(table[MAJORITY][PLAIN][:, 0]))
+    return {name: {v: p[rows] for v, p in views.items()} for name, views in table.items()}, rows
 
 
-def averaged(p: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
-    """Mean of the probabilities of several views of the same clips, (N, n_classes)."""
-    return np.mean([p[name] for name in names], axis=0)
+def _gather_probabilities(clips: ClipVariants, cfg: ClassificationConfig, model: str, seed: int) -> dict[str, Any]:
+    """Test probabilities of all folds of one model and seed, by view float32 (N, n_classes); NaN where none tests."""
+    p: dict[str, np.ndarray] = {}
+    for fold in range(len(plan_folds(clips.table, cfg))):
+        arrays = read_arrays(models_folder(cfg) / f"{Job(model, fold, seed).stem}.npz")
+        for name in (name for name in arrays if name.startswith("p_")):
+            whole = p.setdefault(name[2:], np.full((len(clips.table), len(clips.classes)), np.nan, "float32"))
+            whole[arrays["test"]] = arrays[name]
+    return p
 
 
-def majority(variants: ClipVariants, cfg: ClassificationConfig) -> dict[str, np.ndarray]:
-    """The shares of the classes among each fold's training clips, whatever the clip and its variant."""
-    p = np.full((len(variants.keys), len(variants.classes)), np.nan, "float32")
-    for fold in plan_folds(variants, cfg):
-        counts = np.bincount(variants.labels[fold.train], minlength=len(variants.classes))
-        p[fold.test] = counts / counts.sum()
-    return dict.fromkeys([PLAIN, *variants.corruptions], p)
+def _majority(table: pd.DataFrame, cfg: ClassificationConfig) -> np.ndarray:
+    """The shares of the classes among each fold's training clips, whatever the test clip; NaN for clips untested."""
+    n_classes = table["label"].max() + 1
+    p = np.full((len(table), n_classes), np.nan, "float32")
+    for fold in plan_folds(table, cfg):
+        p[fold.test] = np.bincount(table["label"].iloc[fold.train], minlength=n_classes) / len(fold.train)
+    return p
+
+
+def _gather_history(cfg: ClassificationConfig, jobs: list[Job]) -> pd.DataFrame:
+    """Columns model, fold, seed, epoch, loss, val_loss, val_accuracy of all networks."""
+    parts = []
+    for job in (job for job in jobs if job.model != BAG):
+        arrays = read_arrays(models_folder(cfg) / f"{job.stem}.npz")
+        columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
+        parts.append(pd.DataFrame(job._asdict() | columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 def score_models(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -185,20 +244,15 @@ def score_models(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> di
         By model: `accuracy`, `interval`, `minus_majority` and `minus_bag_of_frames` ([low, high] of 95 %),
         `accuracy_corrupted` (mean over corruptions; None without any), `n_clips`.
     """
-    wrong = {name: is_wrong(by_variant[PLAIN], truth) for name, by_variant in p.items()}
-    never_right = np.ones((len(truth), 1), bool)  # the difference to it is the accuracy
-    scores = {}
-    for name in p:
-        accuracy, ends = paired_accuracy(wrong[name], never_right, sources)
-        damaged = [1 - is_wrong(values, truth).mean() for v, values in p[name].items() if v != PLAIN]
-        scores[name] = {
-            "accuracy": accuracy,
-            "interval": ends,
-            "minus_majority": paired_accuracy(wrong[name], wrong[MAJORITY], sources)[1],
-            "minus_bag_of_frames": paired_accuracy(wrong[name], wrong[BAG], sources)[1],
-            "accuracy_corrupted": float(np.mean(damaged)) if damaged else None,
-            "n_clips": len(truth),
-        }
+    right, scores = _right(p, truth), {}
+    for name, table in right.items():
+        own, corrupted = table[PLAIN], table.drop(columns=PLAIN)
+        accuracy = mean_interval([own.to_numpy()], [sources])
+        less = {base: (own - right[base][PLAIN]).to_numpy() for base in (MAJORITY, BAG)}
+        scores[name] = {"accuracy": accuracy["value"], "interval": accuracy["interval"]}
+        scores[name] |= {f"minus_{b}": mean_interval([gain], [sources])["interval"] for b, gain in less.items()}
+        scores[name]["accuracy_corrupted"] = None if corrupted.empty else float(corrupted.mean().mean())
+        scores[name]["n_clips"] = len(truth)
     return scores
 
 
@@ -206,49 +260,45 @@ def gains(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str,
     """What each step adds to the one before it: augmentation, averaging over views, the ensemble.
 
     Returns:
-        By "a - b": `clean` and, where there are damaged copies, `corrupted` (all of them together), each with
+        By "a - b": `clean` and, where there are corrupted copies, `corrupted` (all of them together), each with
         `difference` of accuracies and `interval`, paired over the same clips.
     """
-    names = [name for name in p if name not in (MAJORITY, BAG)]
-    steps = pairwise(names)
-    return {f"{after} - {before}": gain(p[after], p[before], truth, sources) for before, after in steps}
+    right = _right(p, truth)
+    corruptions = [view for view in p[BAG] if view != PLAIN]
+    kinds = {"clean": [PLAIN]} | ({"corrupted": corruptions} if corruptions else {})
+    steps: dict[str, dict[str, Any]] = {}
+    for before, after in pairwise(name for name in p if name not in (MAJORITY, BAG)):
+        for kind, views in kinds.items():
+            gain = (right[after][views] - right[before][views]).mean(axis=1).to_numpy()
+            value, ends = mean_interval([gain], [sources]).values()
+            steps.setdefault(f"{after} - {before}", {})[kind] = {"difference": value, "interval": ends}
+    return steps
 
 
-def gain(a: Mapping, b: Mapping, truth: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, Any]]:
-    """By how much the accuracy of one model's probabilities by variant exceeds another's; see `gains`."""
-    kinds = {"clean": [PLAIN], "corrupted": [name for name in a if name != PLAIN]}
-    return {kind: _difference(a, b, chosen, truth, sources) for kind, chosen in kinds.items() if chosen}
+def _right(p: Probabilities, truth: np.ndarray) -> dict[str, pd.DataFrame]:
+    """By model, whether the class of highest probability is the true one: 0 or 1 by clip (rows) and view (columns)."""
+    return {
+        name: pd.DataFrame({view: (x.argmax(axis=1) == truth).astype(float) for view, x in views.items()})
+        for name, views in p.items()
+    }
 
 
-def _difference(a: Mapping, b: Mapping, names: list[str], truth: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
-    """Difference of mean accuracies over some variants, with its interval."""
-    wrong = [np.hstack([is_wrong(p[name], truth) for name in names]) for p in (a, b)]  # (N, variants)
-    value, ends = paired_accuracy(*wrong, sources)
-    return {"difference": value, "interval": ends}
-
-
-def robustness(p: Probabilities, truth: np.ndarray) -> pd.DataFrame:
-    """Accuracy of every model (rows) on the clips as they are and damaged (columns)."""
-    cells = {name: {v: float(1 - is_wrong(x, truth).mean()) for v, x in by.items()} for name, by in p.items()}
-    return pd.DataFrame.from_dict(cells, orient="index").rename_axis("model")
-
-
-def per_class(p: np.ndarray, truth: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
+def per_class(p: np.ndarray, truth: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """Precision, recall, F1, clips, area under ROC and average precision of each class against the others."""
-    labels = range(len(classes))
-    columns = precision_recall_fscore_support(truth, p.argmax(axis=1), labels=labels, zero_division=0.0)
+    columns = metrics.precision_recall_fscore_support(truth, p.argmax(axis=1), zero_division=0.0)
     table = pd.DataFrame(dict(zip(("precision", "recall", "f1", "clips"), columns, strict=True)), index=list(classes))
-    for column, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
-        table[column] = [float(score(truth == k, p[:, k])) for k in labels]
+    scores = {"roc_auc": metrics.roc_auc_score, "average_precision": metrics.average_precision_score}
+    for column, score in scores.items():
+        table[column] = [float(score(truth == k, p[:, k])) for k in range(len(classes))]
     return table.rename_axis("class")
 
 
-def class_curves(p: np.ndarray, truth: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
+def class_curves(p: np.ndarray, truth: np.ndarray, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
     """Points of the ROC (`fpr`, `tpr`) and precision-recall curve (`recall`, `precision`) of each class."""
     curves = {}
     for k, name in enumerate(classes):
-        fpr, tpr, _ = roc_curve(truth == k, p[:, k])
-        precision, recall, _ = precision_recall_curve(truth == k, p[:, k])
+        fpr, tpr, _ = metrics.roc_curve(truth == k, p[:, k])
+        precision, recall, _ = metrics.precision_recall_curve(truth == k, p[:, k])
         curves[name] = {"fpr": fpr, "tpr": tpr, "recall": recall, "precision": precision}
     return curves
 
@@ -273,30 +323,72 @@ def calibration_error(p: np.ndarray, truth: np.ndarray, bins: int = BINS) -> flo
     return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["clips"]))
 
 
-def split_counts(variants: ClipVariants, cfg: ClassificationConfig, rows: np.ndarray) -> dict[str, Any]:
+def _split_counts(table: pd.DataFrame, cfg: ClassificationConfig) -> dict[str, Any]:
     """How the clips were divided, and the most test clips of a fold that share a source with its training clips."""
-    folds = plan_folds(variants, cfg)
-    sources = variants.sources
-    sharing = [int(np.isin(sources[fold.test], sources[fold.train]).sum()) for fold in folds]
-    counts = {"clips": len(variants.keys), "sources": len(np.unique(sources)), "test_clips": len(rows)}
-    counts["test_sources"] = len(np.unique(sources[rows]))
-    return {"by": cfg.split, "folds": len(folds), "test_clips_sharing_a_source_with_train": max(sharing)} | counts
+    folds, sources = plan_folds(table, cfg), table["source"].to_numpy()
+    tested = np.concatenate([fold.test for fold in folds])
+    return {
+        "by": cfg.split,
+        "folds": len(folds),
+        "test_clips_sharing_a_source_with_train": max(
+            int(np.isin(sources[fold.test], sources[fold.train]).sum()) for fold in folds
+        ),
+        "clips": len(table),
+        "sources": len(set(sources)),
+        "test_clips": len(tested),
+        "test_sources": len(set(sources[tested])),
+    }
 
 
-def prediction_table(p: Probabilities, clips: ClipVariants, rows: np.ndarray, folds: list[Fold]) -> pd.DataFrame:
+def _prediction_table(p: Probabilities, clips: ClipVariants, cfg: ClassificationConfig) -> pd.DataFrame:
     """Columns model, variant, clip, source, fold (that tested it), truth, prediction and `p_<class>` for each class."""
-    classes, fold_of = np.array(clips.classes), np.zeros(len(clips.keys), int)
-    for number, fold in enumerate(folds):
-        fold_of[fold.test] = number
-    base = {"clip": clips.keys, "source": clips.sources, "fold": fold_of, "truth": classes[clips.labels]}
+    classes, folds = np.array(clips.classes), plan_folds(clips.table, cfg)
+    tests = [pd.Series(number, index=fold.test) for number, fold in enumerate(folds)]
+    fold_of = pd.concat(tests).sort_index()
+    tested = clips.table.iloc[fold_of.index]
+    base = {"clip": tested.index, "source": tested["source"].to_numpy(), "fold": fold_of.to_numpy()}
+    base["truth"] = classes[tested["label"]]
     parts = [
         pd.DataFrame(
-            {"model": name, "variant": variant}
-            | {column: values[rows] for column, values in base.items()}
+            {"model": name, "variant": view}
+            | base
             | {"prediction": classes[x.argmax(1)]}
             | {f"p_{category}": column for category, column in zip(classes, x.T, strict=True)}
         )
-        for name, by_variant in p.items()
-        for variant, x in by_variant.items()
+        for name, views in p.items()
+        for view, x in views.items()
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per model: accuracy, its interval and the paired differences to both baselines as text, corrupted."""
+    rows = {
+        name: {
+            "accuracy": scores["accuracy"],
+            "95 % interval": _ends(scores["interval"], ""),
+            "minus majority": _ends(scores["minus_majority"]),
+            "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
+            "accuracy, damaged": scores["accuracy_corrupted"],
+        }
+        for name, scores in sorted(models.items(), key=lambda item: TABLE_ORDER.index(item[0]))  # JSON: by name
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def as_text(results: Mapping[str, Any]) -> str:
+    """The tables of `classification.json` as text: models, classes of the best, gains."""
+    split = results["split"]
+    said = f"{split['test_clips']} test clips of {split['test_sources']} sources, split by {split['by']}"
+    gained = [
+        f"{step}: {kind} {gain['difference']:+.3f} {_ends(gain['interval'])}"
+        for step, kinds in results["gains"].items()
+        for kind, gain in kinds.items()
+    ]
+    tables = as_table(results["models"]), pd.DataFrame.from_dict(results["per_class"], orient="index")
+    return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
+
+
+def _ends(interval: list[float], sign: str = "+") -> str:
+    low, high = interval
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"

@@ -4,7 +4,7 @@ In: features float32 (B, T, D) with a mask (B, T), labels int (B,). Out: probabi
 features come from a frozen backbone; nothing here looks at pixels, and nothing trains the backbone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from keras import layers, ops
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -199,7 +199,7 @@ class Trainee:
             for batch in _batches(len(labels), self.cfg.clips_per_batch, random):
                 part = {name: array[batch] for name, array in inputs.items()}
                 loss = model.train_on_batch(part, one_hot[batch], sample_weight=weights[batch])
-            rows.append({"epoch": epoch, "loss": float(np.mean(loss))} | validation_scores(model, *validation))
+            rows.append({"epoch": epoch, "loss": float(np.mean(loss))} | _validation(model, *validation))
             stop.on_epoch_end(epoch, rows[-1])
             if model.stop_training:
                 break
@@ -223,7 +223,7 @@ def _batches(n: int, size: int, random: np.random.RandomState) -> np.ndarray:
     return random.permutation(n)[: n // size * size].reshape(-1, size)
 
 
-def validation_scores(model: FrameClassifier, inputs: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+def _validation(model: FrameClassifier, inputs: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
     """`val_loss` (log loss) and `val_accuracy` on labelled clips."""
     p = predict_classes(model, inputs).astype("float64")
     loss = log_loss(labels, p / p.sum(axis=1, keepdims=True), labels=range(model.n_classes))
@@ -263,19 +263,12 @@ def frame_means(features: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (features * weight).sum(axis=1) / np.maximum(weight.sum(axis=1), 1)
 
 
-def fit_bag(
-    train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray], n_classes: int
-) -> Pipeline:
-    """Fit the logistic regression on frame means (n, D) and labels (n,); its penalty is chosen on validation clips."""
-    absent = sorted(set(range(n_classes)) - set(train[1].tolist()))
-    if absent:
-        raise ValueError(f"train must hold clips of all {n_classes} classes, got none of label {absent[0]}.")
-
-    def loss(bag: Pipeline) -> float:
-        return log_loss(validation[1], bag.predict_proba(validation[0]), labels=range(n_classes))
-
-    tried = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000)).fit(*train)
+def fit_bag(train: Labelled, validation: Labelled) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Fit a logistic regression on frame means, its penalty chosen on validation clips; returns what predicts."""
+    (x, labels), (x_validation, labels_validation) = ((frame_means(**i), labels) for i, labels in (train, validation))
+    bags = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000)).fit(x, labels)
         for c in BAG_PENALTIES
     ]
-    return min(tried, key=loss)
+    best = min(bags, key=lambda b: log_loss(labels_validation, b.predict_proba(x_validation), labels=b.classes_))
+    return lambda inputs: best.predict_proba(frame_means(**inputs))

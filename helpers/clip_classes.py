@@ -14,19 +14,15 @@ from typing import Any
 import numpy as np
 
 from helpers.backbones import Backbone, build_backbone
+from helpers.classification import TRAINING_PARAMETERS, models_folder
 from helpers.classifier import FrameClassifier, load_classifier, predict_classes
-from helpers.clip_features import average_scales
-from helpers.clip_frames import FrameJob, clip_frames
-from helpers.clip_training import TRAINING_PARAMETERS, models_folder
+from helpers.clip_features import DECISIVE, FrameRows, average_scales
+from helpers.clip_frames import PLAIN, FrameJob, clip_frames, view_names
 from helpers.config import ClassificationConfig
 from helpers.files import code_version, needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
-from helpers.frame_rows import FrameRows
 from helpers.pipeline import rows_of_clip
 from helpers.video import backend_name
-from helpers.views import PLAIN, view_names
-
-LOOKED_AT = ("backbone", "weights", "input_px", "n_frames", "frame_px", "scales", "flip", "seed", "precision")
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ def keep_model(cfg: ClassificationConfig, results: dict[str, Any]) -> dict[str, 
 
     Returns:
         The card: `classes`, `checkpoints`, `metrics`, `split`, `config`, `tta_views`, `weights`, `drawn`
-        (whether its clips were drawn, with a planted truth), `code_version`.
+        (whether its clips are synthetic, with a planted truth), `code_version`.
     """
     folder = cfg.out / "classification" / "model"
     names = [f"{member}.keras" for member in results["members"]]
@@ -69,7 +65,7 @@ def keep_model(cfg: ClassificationConfig, results: dict[str, Any]) -> dict[str, 
         "checkpoints": names,
         "metrics": results["models"],
         "split": results["split"],
-        "config": {name: getattr(cfg, name) for name in (*LOOKED_AT, *TRAINING_PARAMETERS)},
+        "config": {name: getattr(cfg, name) for name in (*DECISIVE, "scales", *TRAINING_PARAMETERS)},
         "tta_views": cfg.tta_views,
         "weights": cfg.weights,
         "drawn": (cfg.data / "truth.csv").exists(),
@@ -93,18 +89,22 @@ def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ())
     """
     folder, further = Path(folder), [Path(path) for path in further]
     card = _read_card(folder)
+    classes, runs = card["classes"], [path for path in further if path.is_dir()]
+    for run in runs:  # before anything is loaded
+        if (others := _read_card(run)["classes"]) != classes:
+            raise ValueError(
+                f"{run} must tell the {len(classes)} classes {', '.join(classes)}, got {len(others)}: "
+                f"{', '.join(others)}. Leave it out."
+            )
     cfg = ClassificationConfig.checked(card["config"] | {"tta_views": card["tta_views"]})
-    for other in filter(Path.is_dir, further):
-        _check_classes(other, card["classes"])
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
-    paths = [folder / name for name in card["checkpoints"]] + [path for path in further if not path.is_dir()]
+    paths = [folder / name for name in card["checkpoints"]] + [path for path in further if path not in runs]
     members = [load_classifier(path, backbone.feature_dim) for path in paths]
     for path, member in zip(paths, members, strict=True):
-        if member.n_classes != len(card["classes"]):
-            raise ValueError(f"{path} must tell {len(card['classes'])} classes, got {member.n_classes}. Leave it out.")
-    others = [load_clip_classifier(path) for path in further if path.is_dir()]
+        if member.n_classes != len(classes):
+            raise ValueError(f"{path} must tell {len(classes)} classes, got {member.n_classes}. Leave it out.")
     forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
-    return ClipClassifier(members, card, cfg, backbone, forward, others)
+    return ClipClassifier(members, card, cfg, backbone, forward, [load_clip_classifier(run) for run in runs])
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
@@ -117,24 +117,14 @@ def _read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def _check_classes(folder: Path, expected: list[str]) -> None:
-    """Raise ValueError where a classifier tells other classes; nothing of it is loaded."""
-    found = _read_card(folder)["classes"]
-    if found != expected:
-        raise ValueError(
-            f"{folder} must tell the {len(expected)} classes {', '.join(expected)}, got {len(found)}: "
-            f"{', '.join(found)}. Leave it out."
-        )
-
-
 def warnings_of(classifier: ClipClassifier) -> list[str]:
     """What weakens everything that a classifier, or one that it is averaged with, says: sentences."""
-    runs, found = (classifier, *classifier.others), []
+    runs, said = (classifier, *classifier.others), []
     if any(run.cfg.weights == "random" for run in runs):
-        found.append("the backbone has random weights: these probabilities say nothing about a real video")
+        said.append("the backbone has random weights: these probabilities say nothing about a real video")
     if any(run.card.get("drawn") for run in runs):
-        found.append("the model was trained on drawn clips: what it learned is about drawings, not about people")
-    return found
+        said.append("the model was trained on drawn clips: what it learned is about drawings, not about people")
+    return said
 
 
 def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, float]:
@@ -143,22 +133,20 @@ def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, fl
     Raises:
         helpers.pipeline.CLIP_ERRORS: The video cannot be used.
     """
-    p = np.mean([_probabilities(video, run) for run in (classifier, *classifier.others)], axis=0)
+    p = np.mean([_probabilities(Path(video), run) for run in (classifier, *classifier.others)], axis=0)
     return dict(zip(classifier.card["classes"], p.astype(float).tolist(), strict=True))
 
 
-def _probabilities(video: str | Path, classifier: ClipClassifier) -> np.ndarray:
+def _probabilities(video: Path, run: ClipClassifier) -> np.ndarray:
     """What one run's classifier says of a video, (n_classes,)."""
-    cfg, path = classifier.cfg, Path(video)
-    tta = tuple(name for name in view_names(0, cfg.tta_views)[1] if name.startswith("tta"))
-    px, backend = classifier.backbone.input_px, backend_name("auto", [path])
-    pieces = clip_frames(FrameJob(path, -1, path.stem, (PLAIN, *tta), cfg, backend, px))
-    rows = rows_of_clip(FrameRows(), pieces, classifier.forward, cfg.batch_size)
+    cfg, tta = run.cfg, [name for name in view_names(0, run.cfg.tta_views)[1] if name.startswith("tta")]
+    backend = backend_name("auto", [video])
+    job = FrameJob(video, -1, video.stem, (PLAIN, *tta), cfg, backend, run.backbone.input_px)
+    rows = rows_of_clip(FrameRows(), clip_frames(job), run.forward, cfg.batch_size)
     p = []
-    for view in dict.fromkeys(rows.views):
-        seen = rows.views == view
-        sequence = rows.features[seen], rows.t_start_s[seen], rows.valid[seen]
-        features, _, valid = average_scales(sequence, cfg.scales)
+    for view in job.views:
+        own = rows.views == view
+        features, _, valid = average_scales((rows.features[own], rows.t_start_s[own], rows.valid[own]), cfg.scales)
         inputs = {"features": features[None], "mask": valid[None]}
-        p += [predict_classes(member, inputs)[0] for member in classifier.members]
+        p += [predict_classes(member, inputs)[0] for member in run.members]
     return np.mean(p, axis=0)

@@ -1,13 +1,16 @@
-"""Frame features of labelled clips (08): from class folders to one HDF5 file per split and view.
+"""Frame features of labelled clips (08): from class folders to HDF5 files, and from these to arrays for training.
 
 In: `ClassificationConfig`. Out, in `<out>/classification/`: a stage `frames/` with a feature file per clip and view,
-and of these `features/{split}_features[_multiscale][_{view}].h5` (`helpers.store`) with `configuration_analysis.json`.
-The pipeline is that of 03 and 04: stopped and started again it goes on, a damaged clip is recorded and left out, and
-memory does not grow with the number of clips. Of clips and views that are added later only these are computed.
+`<key>/<view>.npz`, and of these `features/{split}_features[_multiscale][_{view}].h5` (`helpers.large`) with
+`configuration_analysis.json`. The pipeline is that of 03 and 04: stopped and started again it goes on, a damaged clip
+is recorded and left out, and memory does not grow with the number of clips. Of clips and views that are added later
+only these are computed. `read_variants` holds all of them: 4 N T D bytes for each view.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +20,84 @@ import numpy as np
 import pandas as pd
 
 from helpers.backbones import Backbone, build_backbone
-from helpers.class_folders import LabelledClips, find_classes
-from helpers.clip_frames import FrameJob, clip_frames
-from helpers.clip_variants import check_folds
+from helpers.class_folders import LabelledClips, check_folds, find_classes
+from helpers.clip_frames import PLAIN, FrameJob, clip_frames, split_name, view_names
 from helpers.config import ClassificationConfig
 from helpers.files import write_json
 from helpers.forward import compile_forward
-from helpers.frame_rows import FrameRows, FrameStage
-from helpers.large import Sequence, labelled_datasets, write_sequences
+from helpers.large import Sequence, read_labelled, write_sequences
 from helpers.pipeline import ClipRun, Network, Work
-from helpers.store import clip_stamp
+from helpers.rows import ClipRows
+from helpers.splits import SPLITS
+from helpers.store import FeatureFile, Stage, clip_stamp, read_arrays
 from helpers.video import backend_name, backend_version
-from helpers.views import PLAIN, view_names
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
-SEQUENCE = ("features", "t_start_s", "valid")  # of a feature file
-FORMAT = 2  # of the files, counted up when one has to be written anew
+PARTS = ("features", "t_start_s", "t_end_s", "frame", "valid")  # of a feature file
+FORMAT = 2  # of the HDF5 files, counted up when one has to be written anew
+
+
+@dataclass(frozen=True)
+class ViewRows(FeatureFile):
+    """Rows of several views, one below the other; `views (n,)` names them. A row stands for the moment of its frame."""
+
+    views: np.ndarray = field(default_factory=lambda: np.empty(0, str))
+
+
+class FrameRows(ClipRows):
+    """A row stands for one frame; equal frames, such as those of a low rate, are shown to the network once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sample_of: list[int] = []  # of each frame
+
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        known: dict[bytes, int] = {}
+        for frame in values:
+            content = hashlib.blake2b(frame, digest_size=16).digest()
+            is_new = content not in known
+            self._sample_of.append(known.setdefault(content, len(known)))
+            if is_new:
+                yield frame, 1
+
+    def _file(self, features: np.ndarray) -> ViewRows:
+        t_s, frame = self._column("t_s"), self._column("frame")
+        views = np.concatenate([[chunk.view] * len(chunk.t_s) for chunk in self._seen])
+        features = features[self._sample_of]
+        valid = np.isfinite(features).all(axis=1)
+        features[~valid] = 0
+        return ViewRows(features, t_s, t_s, frame, valid, self._seen[-1].decoder, views=views)
+
+
+@dataclass
+class FrameStage(Stage):
+    """A stage with a file per clip and view; `views` says which each clip is to have, by key."""
+
+    views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def missing(self, key: str, stamp: str) -> tuple[str, ...]:
+        """The views that a clip is to have and has not, of this version of the clip."""
+        return tuple(view for view in self.views[key] if not Stage.done(self, f"{key}/{view}", stamp))
+
+    def done(self, key: str, stamp: str) -> bool:
+        return not self.missing(key, stamp)
+
+    def write(self, key: str, rows: ViewRows, stamp: str) -> None:
+        """Write the rows of a clip's views beside those that are there."""
+        for view in dict.fromkeys(rows.views.tolist()):
+            arrays = [getattr(rows, part)[rows.views == view] for part in PARTS]
+            super().write(f"{key}/{view}", FeatureFile(*arrays, rows.decoder), stamp)
+
+    def read(self, key: str, view: str, *parts: str) -> tuple[np.ndarray, ...]:
+        """Some of the arrays of a view's feature file."""
+        return tuple(read_arrays(self.path(f"{key}/{view}"), parts).values())
+
+    def fail_rows(self, key: str) -> int:
+        """Record the rows of a clip that cannot be used, and return how many they are."""
+        lost = [(view, row) for view in self.views[key] for row in np.flatnonzero(~self.read(key, view, "valid")[0])]
+        for view, row in lost:
+            self.fail(key, f"{view}: the network failed on it, or gave values that are not finite", int(row))
+        return len(lost)
 
 
 def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> dict[str, Any]:
@@ -50,23 +115,21 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
         `problems` of the folders.
 
     Raises:
-        ValueError: See `find_classes` and `check_folds`; or the official split has no training clips of a class.
+        ValueError: See `find_classes` and `check_folds`; or no clip could be used.
     """
     clips = find_classes(cfg.data)
-    _check_split(clips, cfg.split)
     if to_train:
-        check_folds(clips, cfg)
+        check_folds(clips.table, list(clips.categories), cfg)
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
-    paths = [cfg.data / row.path for row in clips.table.itertuples() if row.place < 0]
-    backend = backend_name("auto", paths)
+    backend = backend_name("auto", [cfg.data / row.path for row in clips.table.itertuples() if row.place < 0])
     identity = {
         "parameters": {name: getattr(cfg, name) for name in DECISIVE} | {"backend": backend},
         "weights": backbone.weights.as_dict(),
         "network_backend": keras.backend.backend(),
     }
-    folder, made_with = cfg.out / "classification" / "frames", {"keras": keras.__version__}
-    made_with["decoder"] = backend_version(backend)
+    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
     views = {key: views_of(split, cfg) for key, split in clips.table["split"].items()}
+    folder = cfg.out / "classification" / "frames"
     with FrameStage(folder, "frames", identity, made_with, views=views) as stage:
         counts, spent_s = _extract(clips.table, cfg, stage, backbone, backend)
         made = _gather(clips, cfg, stage)
@@ -91,14 +154,14 @@ def feature_file(cfg: ClassificationConfig, split: str, view: str = PLAIN) -> Pa
     return cfg.features / f"{split}_features{suffix}.h5"
 
 
-def _check_split(clips: LabelledClips, kind: str) -> None:
-    trained = set(clips.table.loc[clips.table["split"] == "train", "category"])
-    absent = sorted(set(clips.categories) - trained)
-    if kind == "official" and absent:
-        raise ValueError(
-            f"the official split must have clips of every class in train, got none of {', '.join(absent)}. "
-            "Use split: source, or leave the class out."
-        )
+def feature_files(cfg: ClassificationConfig) -> dict[tuple[str, str], Path]:
+    """The feature files that are there, by split and view. FileNotFoundError: none of a clip as it is."""
+    files = {(split, view): feature_file(cfg, split, view) for split in sorted(SPLITS) for view in views_of(split, cfg)}
+    files = {names: path for names, path in files.items() if path.exists()}
+    if PLAIN not in {view for _, view in files}:
+        kind = "features averaged over scales" if cfg.multi_scale else "features of one scale"
+        raise FileNotFoundError(f"{cfg.features} holds no {kind}. Run 08_clip_classification first: it makes them.")
+    return files
 
 
 def _extract(
@@ -110,8 +173,7 @@ def _extract(
         place, views = int(table["place"][key]), stage.missing(key, stamp)
         return FrameJob(path, place, key, views, cfg, backend, backbone.input_px), None
 
-    forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
-    network = Network(forward, cfg.batch_size)
+    network = Network(compile_forward(backbone.model, cfg.precision, backbone.prepare), cfg.batch_size)
     with ClipRun("08 frames", table, cfg, stage, Work(clip_frames, job), network) as run:
         run.stream(lambda _: FrameRows())
     failed = {entry["clip"] for entry in stage.failed}
@@ -122,24 +184,21 @@ def _extract(
 def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:
     """Write the HDF5 files, those that are not as they would be made; others of this folder go."""
     failed = {entry["clip"] for entry in stage.failed if "row" not in entry}
-    table = clips.table.loc[[key for key in clips.table.index if key not in failed]]
+    table = clips.table[~clips.table.index.isin(failed)]
     if table.empty:
         raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
     attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.multi_scale}
     attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
-    table = table.assign(stamp=[clip_stamp(cfg.data / path) for path in table["path"]])
     files = []
     for split, part in table.groupby("split", sort=False):
-        described = json.dumps(
-            [FORMAT, attributes["identity"], clips.categories, list(part.index), list(part["stamp"])]
-        )
+        stamps = [clip_stamp(cfg.data / path) for path in part["path"]]
+        described = json.dumps([FORMAT, attributes["identity"], clips.categories, list(part.index), stamps])
         made_of = hashlib.sha256((described + part["label"].to_json()).encode()).hexdigest()
         for view in views_of(split, cfg):
-            path = feature_file(cfg, split, view)
-            files.append(path)
-            if _made_of(path) != made_of:
-                _write(path, part, view, stage, cfg.scales, attributes | {"made_of": made_of})
-    for path in set(files[0].parent.glob("*_features*.h5")).difference(files):
+            files.append(feature_file(cfg, split, view))
+            if _made_of(files[-1]) != made_of:
+                _write(files[-1], part, view, stage, cfg.scales, attributes | {"made_of": made_of})
+    for path in set(cfg.features.glob("*_features*.h5")).difference(files):
         path.unlink()
     return [path.relative_to(cfg.out).as_posix() for path in files]
 
@@ -157,10 +216,12 @@ def _write(
 ) -> None:
     """Write the rows of some clips in a view, averaged over the scales."""
     lengths = np.array([len(stage.read(key, view, "valid")[0]) for key in part.index], np.int32)
-    sequences = (average_scales(stage.read(key, view, *SEQUENCE), scales) for key in part.index)
+    rows = (stage.read(key, view, "features", "t_start_s", "valid") for key in part.index)
     width = stage.read(part.index[0], view, "features")[0].shape[1]
-    datasets = labelled_datasets(part["label"], part.index, part["source"])
-    write_sequences(path, sequences, (lengths, width), datasets, attributes)
+    texts = {"key": part.index, "source": part["source"]}
+    datasets = {"labels": part["label"].to_numpy("int64")}
+    datasets |= {name: np.asarray(list(values), h5py.string_dtype()) for name, values in texts.items()}
+    write_sequences(path, (average_scales(each, scales) for each in rows), (lengths, width), datasets, attributes)
 
 
 def average_scales(rows: Sequence, scales: list[float]) -> Sequence:
@@ -206,13 +267,11 @@ def _write_analysis(
         if not feature_file(cfg, split).exists():  # every clip of it has failed
             continue
         with h5py.File(feature_file(cfg, split), "r") as file:
-            lengths = file["num_frames"][:]
+            lengths, labels = file["num_frames"][:], file["labels"][:]
             splits[split] = {
                 "features_shape": list(file["features"].shape),
                 "num_frames": {"min": int(lengths.min()), "max": int(lengths.max()), "mean": float(lengths.mean())},
-                "clips_per_class": {
-                    name: int((file["labels"][:] == label).sum()) for name, label in clips.categories.items()
-                },
+                "clips_per_class": {name: int((labels == label).sum()) for name, label in clips.categories.items()},
                 "views": list(views_of(split, cfg)),
             }
     analysis = {
@@ -231,3 +290,77 @@ def _write_analysis(
         "failed": stage.failed,
     }
     write_json(cfg.features / "configuration_analysis.json", analysis)
+
+
+@dataclass(frozen=True)
+class ClipVariants:
+    """N clips of all splits, each in some views; T is the longest clip of any of them.
+
+    Attributes:
+        table: Index key; columns split, source, label (place in `classes`).
+        classes: Names.
+        features: By view, float32 (N, T, D).
+        masks: By view, bool (N, T); no frame of a clip is kept in a view that its split does not have.
+    """
+
+    table: pd.DataFrame
+    classes: list[str]
+    features: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views that are further training clips."""
+        return sorted(name for name in self.features if name.startswith("view"))
+
+    @property
+    def corruptions(self) -> list[str]:
+        return sorted(name for name in self.features if split_name(name)[0] and split_name(name)[1] == PLAIN)
+
+    def tta(self, variant: str = PLAIN) -> list[str]:
+        """Names of the views to average over with `variant`: of the clips as they are, or of a corrupted copy."""
+        corruption = split_name(variant)[0]
+        return sorted(n for n in self.features if split_name(n)[0] == corruption and split_name(n)[1][:3] == "tta")
+
+    def inputs(self, variant: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the classifier takes for these clips in this view; ValueError where one has no usable frame in it."""
+        mask = self.masks[variant][rows]
+        if not mask.any(axis=1).all():
+            clip = self.table.index[rows][~mask.any(axis=1)][0]
+            raise ValueError(f"clip {clip} must have usable frames in the view {variant}, got none. Leave it out.")
+        return {"features": self.features[variant][rows], "mask": mask}
+
+    def training(self, rows: np.ndarray, *, augmented: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Inputs and labels of these clips to train on, followed by their views where `augmented`."""
+        names = [PLAIN, *self.views] if augmented else [PLAIN]
+        parts = [self.inputs(name, rows) for name in names]
+        labels = np.tile(self.table["label"].to_numpy()[rows], len(names))
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, labels
+
+
+def read_variants(cfg: ClassificationConfig) -> ClipVariants:
+    """Read the feature files of all splits in all views.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: A damaged file, or files that do not belong together.
+    """
+    files = {names: read_labelled(path) for names, path in feature_files(cfg).items()}
+    plain = {split: file for (split, view), file in files.items() if view == PLAIN}
+    first = next(iter(plain.values()))
+    for (split, view), file in files.items():
+        same_clips = split in plain and np.array_equal(file["key"], plain[split]["key"])
+        if not same_clips or file["categories"] != first["categories"]:
+            raise ValueError(f"features ({split}, {view}) must be of the clips of the plain ones. Extract them again.")
+    columns = {"key": "key", "source": "source", "label": "labels"}
+    parts = [
+        pd.DataFrame({k: file[v] for k, v in columns.items()}).assign(split=split) for split, file in plain.items()
+    ]
+    table, features, masks = pd.concat(parts).set_index("key"), {}, {}
+    shape = len(table), max(file["valid"].shape[1] for file in files.values()), first["features"].shape[2]
+    for (split, view), file in files.items():
+        values = features.setdefault(view, np.zeros(shape, np.float32))
+        mask = masks.setdefault(view, np.zeros(shape[:2], bool))
+        rows, n = np.flatnonzero(table["split"] == split), file["valid"].shape[1]
+        values[rows, :n], mask[rows, :n] = file["features"], file["valid"]
+    return ClipVariants(table, list(first["categories"]), features, masks)

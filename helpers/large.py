@@ -8,15 +8,14 @@ All of these are readable with numpy, pandas and h5py alone; one clip is held at
 - HDF5 of one sequence per clip, padded with zeros to the longest: N clips with at most T rows of D channels.
   `features` float32 (N, T, D), gzip 4; `t_s` float64 (N, T), seconds; `valid` bool (N, T); `num_frames` int32 (N,);
   attributes `num_videos`, `max_frames`, `feature_dim`, `category_mapping` (JSON: name to label), `multi_scale`.
-  Of 03 and 04: `<stage>_features.h5`, see `write_hdf5`. Of labelled clips (08): a `FeatureSet`, with `labels` int64
-  (N,), `key` and `source` text (N,).
+  Of 03 and 04: `<stage>_features.h5`, see `write_hdf5`. Of labelled clips (08): with `labels` int64 (N,), `key` and
+  `source` text (N,).
 """
 
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -34,66 +33,6 @@ CHUNK_ROWS = 256  # of a clip that are compressed together: 2 MB of 2048 channel
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
 
 Sequence = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, D), t_s (n,), valid (n,) of one clip
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """Frame features of labelled clips.
-
-    Attributes:
-        features: float32 (N, T, D), zero where not valid.
-        labels: int64 (N,), values of `categories`.
-        num_frames: int32 (N,), rows of each clip, without what fills up to T.
-        t_s: float64 (N, T), seconds from the clip's first frame.
-        valid: bool (N, T), False for padding and for rows that are not to be used.
-        keys: str (N,), see `helpers.names`.
-        sources: str (N,), what splits may not cut apart.
-        categories: Name of each class to its label.
-        multi_scale: Whether rows are means over temporal scales.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    num_frames: np.ndarray
-    t_s: np.ndarray
-    valid: np.ndarray
-    keys: np.ndarray
-    sources: np.ndarray
-    categories: dict[str, int]
-    multi_scale: bool = False
-
-    def __post_init__(self):
-        if self.features.ndim != 3:
-            raise ValueError(f"features must have shape (N, T, D), got {self.features.shape}.")
-        n, longest, _ = self.features.shape
-        shapes = dict.fromkeys(("labels", "num_frames", "keys", "sources"), (n,))
-        for name, shape in (shapes | {"t_s": (n, longest), "valid": (n, longest)}).items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ValueError(f"{name} must have shape {shape} to match features, got {found}.")
-        unknown = set(self.labels.tolist()) - set(self.categories.values())
-        if unknown:
-            raise ValueError(f"labels must be among {sorted(self.categories.values())}, got {min(unknown)}.")
-        if self.features[~self.valid].any():
-            raise ValueError("features must be zero where valid is False, got other values. Set them to zero.")
-
-
-def write_feature_set(path: str | Path, feature_set: FeatureSet) -> None:
-    """Write a feature set, atomically."""
-    clips = zip(feature_set.features, feature_set.t_s, feature_set.valid, feature_set.num_frames, strict=True)
-    sequences = ((rows[:n], t_s[:n], valid[:n]) for rows, t_s, valid, n in clips)
-    shape = feature_set.num_frames, feature_set.features.shape[2]
-    datasets = labelled_datasets(feature_set.labels, feature_set.keys, feature_set.sources)
-    attributes = {"category_mapping": json.dumps(feature_set.categories), "multi_scale": feature_set.multi_scale}
-    write_sequences(path, sequences, shape, datasets, attributes)
-
-
-def labelled_datasets(labels: Iterable[int], keys: Iterable[str], sources: Iterable[str]) -> dict[str, np.ndarray]:
-    """The datasets that say what each clip of a file is."""
-    texts = {"key": keys, "source": sources}
-    return {"labels": np.asarray(labels, np.int64)} | {
-        name: np.asarray(list(values), h5py.string_dtype()) for name, values in texts.items()
-    }
 
 
 def write_sequences(
@@ -161,8 +100,11 @@ class _Sink(FileIO):
             raise self._error
 
 
-def read_feature_set(path: str | Path) -> FeatureSet:
-    """Read a feature set.
+def read_labelled(path: str | Path) -> dict[str, Any]:
+    """Read frame features of labelled clips (08).
+
+    Returns:
+        The datasets, `key` and `source` as str (N,); `categories`, name of each class to its label; `multi_scale`.
 
     Raises:
         FileNotFoundError: It is not made yet.
@@ -171,8 +113,11 @@ def read_feature_set(path: str | Path) -> FeatureSet:
     try:
         with h5py.File(needs(path, "08_clip_classification"), "r") as file:
             arrays = {name: file[name][:] for name in ("features", "labels", "num_frames", "t_s", "valid")}
-            texts = {f"{name}s": file[name].asstr()[:].astype(str) for name in ("key", "source")}
-            categories, multi_scale = json.loads(file.attrs["category_mapping"]), bool(file.attrs["multi_scale"])
+            arrays |= {name: file[name].asstr()[:].astype(str) for name in ("key", "source")}
+            return arrays | {
+                "categories": json.loads(file.attrs["category_mapping"]),
+                "multi_scale": bool(file.attrs["multi_scale"]),
+            }
     except FileNotFoundError:
         raise
     except (OSError, KeyError, ValueError) as error:
@@ -180,7 +125,6 @@ def read_feature_set(path: str | Path) -> FeatureSet:
             f"{path} must be frame features of labelled clips, got something else or a damaged file ({error}). "
             "Delete it and run 08_clip_classification again."
         ) from None
-    return FeatureSet(**arrays, **texts, categories=categories, multi_scale=multi_scale)
 
 
 @contextmanager

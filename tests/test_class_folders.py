@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_sample.make.motion_sample import CLASSES, motion_plan
-from helpers import array_clips
-from helpers.array_clips import count_clips, read_clip
+from helpers import clip_frames
 from helpers.class_folders import find_classes
+from helpers.clip_frames import count_clips, read_clip
 from helpers.container import VideoError
 from helpers.files import ROOT
 
@@ -40,7 +40,8 @@ def test_the_sample_is_found_whole():
 def test_a_class_has_the_same_label_in_every_split_and_may_lie_deep(tmp_path):
     make(tmp_path, "train/b/1.mp4", "train/a/x/y/-AmMDnVl4s8.002.mov", "val/b/2.mp4", "notes/c/3.mp4", "train/.c/4.mp4")
     found = find_classes(tmp_path)
-    assert found.table.reset_index().drop(columns=["path", "place"]).to_numpy().tolist() == [
+    columns = ["key", "source", "split", "category", "label"]
+    assert found.table.reset_index()[columns].to_numpy().tolist() == [
         ["train/a/x/y/-AmMDnVl4s8.002", "-AmMDnVl4s8", "train", "a", 0],
         ["train/b/1", "train/b/1", "train", "b", 1],
         ["val/b/2", "val/b/2", "validation", "b", 1],
@@ -118,7 +119,7 @@ def test_a_damaged_array_is_a_problem_of_its_own(tmp_path):
 
 def test_a_torch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):
     make(tmp_path, "train/a/1.mp4", "train/b/processed_data.pt")
-    monkeypatch.setattr(array_clips.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(clip_frames.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"needs torch, which is not installed\. Install it, or save"):
         find_classes(tmp_path)
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from helpers import __main__, clip_classes
+from helpers.classification import models_folder
 from helpers.classifier import FrameClassifier, predict_classes
 from helpers.clip_classes import classify_clip, keep_model, load_clip_classifier, warnings_of
 from helpers.clip_features import extract_clip_features, feature_file
-from helpers.clip_training import models_folder
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT
-from helpers.large import read_feature_set
+from helpers.large import read_labelled
 
 MOTION = ROOT / "data_sample" / "motion" / "test"
 
@@ -30,15 +30,15 @@ def run(tmp_path_factory):
         data_dir=str(folder / "data"), out_dir=str(folder), views=0, tta_views=0, n_frames=4, input_px=32
     )
     extract_clip_features(cfg)
-    features = read_feature_set(feature_file(cfg, "train"))
+    features = read_labelled(feature_file(cfg, "train"))
     models_folder(cfg).mkdir(parents=True)
     for seed, name in enumerate(("bilstm-0-0", "bilstm-1-0")):
         keras.utils.set_random_seed(seed)
         model = FrameClassifier(2048, 2, units=4, components=1)
-        model.reduction.adapt(features.features, features.valid)
+        model.reduction.adapt(features["features"], features["valid"])
         model.save(models_folder(cfg) / f"{name}.keras")
     found = {"members": ["bilstm-0-0", "bilstm-1-0"], "models": {}, "split": {}}
-    keep_model(cfg, found | {"classes": list(features.categories)})
+    keep_model(cfg, found | {"classes": list(features["categories"])})
     return cfg, features
 
 
@@ -62,11 +62,11 @@ def joined(run, tmp_path_factory):
 def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run, joined):
     cfg, features = run
     classifier = replace(joined, others=())
-    inputs = {"features": features.features, "mask": features.valid}
+    inputs = {"features": features["features"], "mask": features["valid"]}
     members = [predict_classes(member, inputs) for member in classifier.members]
     assert np.abs(members[0] - members[1]).max() > 0.01
     expected = np.mean(members, axis=0)
-    for key, p in zip(features.keys, expected, strict=True):
+    for key, p in zip(features["key"], expected, strict=True):
         found = classify_clip(cfg.data / f"{key}.mp4", classifier)
         assert list(found) == ["lean_raise_bow", "raise_bow_lean"]
         np.testing.assert_allclose(list(found.values()), p, atol=1e-3)
@@ -74,7 +74,7 @@ def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_av
 
 def test_classifiers_of_two_runs_each_see_their_own_frames_and_count_alike(run, joined):
     cfg, features = run
-    video = cfg.data / f"{features.keys[0]}.mp4"
+    video = cfg.data / f"{features['key'][0]}.mp4"
     p = [list(classify_clip(video, one).values()) for one in (replace(joined, others=()), *joined.others)]
     assert np.abs(np.subtract(*p)).max() > 1e-3
     np.testing.assert_allclose(list(classify_clip(video, joined).values()), np.mean(p, axis=0), atol=1e-6)
@@ -90,7 +90,7 @@ def test_a_classifier_of_other_classes_is_refused_before_it_is_loaded(run, tmp_p
 
 def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp_path, capsys):
     cfg, features = run
-    good, bad = str(cfg.data / f"{features.keys[0]}.mp4"), tmp_path / "bad.mp4"
+    good, bad = str(cfg.data / f"{features['key'][0]}.mp4"), tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
     model = str(cfg.out / "classification" / "model")
     arguments = ["classify", "predict", good, str(bad), "--model", model, "--json", str(tmp_path / "said.json")]
@@ -126,7 +126,7 @@ def test_drawn_clips_are_noted_on_the_card_and_with_what_it_says(run, joined, tm
     assert len(warnings_of(joined)) == 1
     (tmp_path / "truth.csv").touch()
     shutil.copytree(models_folder(cfg), models_folder(replace(cfg, out_dir=str(tmp_path))))
-    found = {"members": ["bilstm-0-0"], "models": {}, "split": {}, "classes": list(features.categories)}
+    found = {"members": ["bilstm-0-0"], "models": {}, "split": {}, "classes": list(features["categories"])}
     card = keep_model(replace(cfg, data_dir=str(tmp_path), out_dir=str(tmp_path)), found)
     drawn = replace(joined, others=(replace(joined, others=(), card=card),))
     assert "the model was trained on drawn clips" in warnings_of(drawn)[1]
@@ -144,7 +144,7 @@ def test_a_model_of_traits_is_refused_with_what_to_name(run, tmp_path, capsys):
 def test_a_checkpoint_of_another_backbone_is_refused_by_name(run, tmp_path, capsys):
     cfg, features = run
     FrameClassifier(1280, 2, units=4).save(tmp_path / "other.keras")
-    model, video = str(cfg.out / "classification" / "model"), str(cfg.data / f"{features.keys[0]}.mp4")
+    model, video = str(cfg.out / "classification" / "model"), str(cfg.data / f"{features['key'][0]}.mp4")
     assert __main__.main(["classify", "predict", video, "--model", model, "--with", str(tmp_path / "other.keras")]) == 1
     assert "other.keras must fit features of 2048 channels, it was trained on 1280" in capsys.readouterr().err
 

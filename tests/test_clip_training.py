@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from drawn_features import write_drawn
 
-from helpers.clip_training import models_folder, plan_jobs, train_all
-from helpers.clip_variants import read_variants
+from helpers.classification import models_folder, plan_jobs, train_all
+from helpers.clip_features import read_variants
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT
 from helpers.store import read_arrays
@@ -17,20 +17,19 @@ from helpers.store import read_arrays
 SMALL = {"scales": [1.0], "folds": 3, "n_models": 1, "units": 4, "epochs": 4, "workers": 1}
 SCRIPT = """
 import sys
-from helpers.clip_training import train_all
-from helpers.clip_variants import read_variants
+from helpers.classification import train_all
+from helpers.clip_features import read_variants
 from helpers.config import ClassificationConfig
 
 cfg = ClassificationConfig.checked(eval(sys.argv[1]))
-train_all(read_variants(cfg.features, multi_scale=False), cfg)
+train_all(read_variants(cfg), cfg)
 """
 
 
 def drawn_run(folder):
     cfg = ClassificationConfig(out_dir=str(folder), **SMALL)
-    cfg.features.mkdir(parents=True)
     write_drawn(cfg.features, 6, view01=0.3, noise=1.0)
-    return cfg, read_variants(cfg.features, multi_scale=False)
+    return cfg, read_variants(cfg)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ def test_what_is_done_is_not_done_again_unless_the_features_changed(whole, monke
     def refuse(*_, **__):
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr("helpers.clip_training.ClipPool", refuse)
+    monkeypatch.setattr("helpers.classification.ClipPool", refuse)
     assert train_all(clips, cfg) == jobs
     with pytest.raises(AssertionError, match="started"):
         train_all(clips, ClassificationConfig(out_dir=cfg.out_dir, **SMALL | {"epochs": 5}))

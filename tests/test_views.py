@@ -5,14 +5,11 @@ import pytest
 
 from data_sample.make.motion_sample import motion_plan
 from helpers import clip_frames
-from helpers.clip_frames import FrameJob
-from helpers.config import ClassificationConfig
-from helpers.files import ROOT
-from helpers.video import read_frames, uniform_indices
-from helpers.views import (
+from helpers.clip_frames import (
     CORRUPTIONS,
     PLAIN,
     STEP,
+    FrameJob,
     View,
     corrupt,
     draw_view,
@@ -24,6 +21,9 @@ from helpers.views import (
     split_name,
     view_names,
 )
+from helpers.config import ClassificationConfig
+from helpers.files import ROOT
+from helpers.video import read_frames, uniform_indices
 
 SAMPLE = ROOT / "data_sample" / "motion"
 KEY = motion_plan()["key"][0]
@@ -68,8 +68,8 @@ def test_a_view_does_not_depend_on_the_others_or_their_order():
 
 
 def test_all_views_come_from_one_decoding(monkeypatch):
-    opened, iter_frames = [], clip_frames.iter_frames
-    monkeypatch.setattr(clip_frames, "iter_frames", lambda *a, **k: opened.append(a) or iter_frames(*a, **k))
+    opened, read = [], clip_frames.read_frames
+    monkeypatch.setattr(clip_frames, "read_frames", lambda *a, **k: opened.append(a) or read(*a, **k))
     training, testing = view_names(10, 2)
     assert len(frames_of(job(PLAIN, *training, *testing))) == 1 + 10 + 2 + 5 * 3
     assert len(opened) == 1
