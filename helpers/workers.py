@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import BufferedRWPair
@@ -79,6 +79,7 @@ class ClipPool:
         ahead_clips: Clips that may be begun beyond the one whose turn it is.
         ahead_bytes: Bytes of arrays in chunks that may wait.
         patience_s: Seconds of silence after which a worker counts as hung and is killed.
+        environment: Further variables of the workers, such as `ONE_THREAD`.
     """
 
     def __init__(
@@ -89,10 +90,12 @@ class ClipPool:
         ahead_clips: int = 4,
         ahead_bytes: int = 256 * 2**20,
         patience_s: float = 600.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         if work.__module__ == "__main__" or "<" in work.__qualname__:
             raise ValueError(f"work must be at the top level of a module that workers can import, got {work!r}.")
         self._work, self._patience_s = pickle.dumps(work), patience_s
+        self._environment = environment or {}
         self._ahead_clips, self._share = ahead_clips, ahead_bytes // (1 + ahead_clips)  # bytes that wait of a clip
         self._threads = ThreadPoolExecutor(workers, "worker")
         self._changed = threading.Condition()  # guards the following, and the chunks that wait
@@ -178,7 +181,7 @@ class ClipPool:
             with self._changed:  # so that the pool cannot close between the look and the start
                 if self._closed:
                     raise RuntimeError("the pool is closed")
-                process = WorkerProcess()
+                process = WorkerProcess(self._environment)
                 self._processes.append(process)
             list(process.answers(self._work, START_S))
         except Exception as error:  # it must not be blamed on a clip
@@ -205,7 +208,7 @@ class WorkerProcess:
     terminal does not reach it. It runs nothing of the main script. What it prints goes to the parent's standard error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self._socket, its = socket.socketpair()
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
         try:
@@ -213,7 +216,7 @@ class WorkerProcess:
                 [sys.executable, "-u", "-P", "-c", COMMAND],
                 stdin=its,
                 stdout=2,
-                env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+                env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
                 start_new_session=True,
             )
         except OSError:
