@@ -10,7 +10,6 @@ import logging
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import traitlets
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from helpers.clips import DISPLAY
-from helpers.front_end import in_front_end
 from helpers.gallery import ORDERS, ClipView, Gallery, in_digits
-from helpers.plots import NEUTRAL, TRAIT_COLORS
+from helpers.plots import NEUTRAL, TRAIT_COLORS, name_of
 from helpers.plots import attention as pictures
 from helpers.plots.attention import COOL, WARM
 
@@ -35,26 +33,6 @@ log = logging.getLogger(__name__)
 SMALLEST = 0.01  # the axis of effects reaches at least so far: small ones are to look small
 DPI = 200  # of the close-up, which is shown at half of it: screens are sharp
 KEPT = 8  # views of clips that are held: 7 MB each for a clip of 5 s
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What of a clip is shown: a head, or None for the mean of all; a trait and its column; one of its measures."""
-
-    head: int | None
-    trait: str
-    column: int
-    measure: str
-
-    @property
-    def label(self) -> str:
-        """Trait and measure, in words."""
-        return f"{DISPLAY.get(self.trait, self.trait)}: {self.measure}"
-
-    @property
-    def color(self) -> str:
-        """The trait's colour."""
-        return TRAIT_COLORS.get(self.trait, NEUTRAL)
 
 
 class ClipPlayer(anywidget.AnyWidget):
@@ -76,28 +54,13 @@ class ClipPlayer(anywidget.AnyWidget):
     state = traitlets.Unicode().tag(sync=True)
     seq = traitlets.Int(0).tag(sync=True)
 
-    def show(self, view: ClipView, choice: Choice, segment: int, message: str) -> None:
-        """Send the browser all that is to be seen, in one piece: the motion token `segment` close up."""
-        with self.hold_sync():
-            self.segment = segment
-            self.video, self.mime = view.preview.data, view.preview.mime
-            self.scene = scene_of(view, choice)
-            self.picture = close_up(view, choice.head, segment)
-            self.described = (
-                f"{view.clip} from {view.t_start_s[segment]:.2f} to {view.t_end_s[segment]:.2f} s: the face, its "
-                "motion, and the attention of each face token to that motion, head by head"
-            )
-            self.message = message
-            head = "mean" if choice.head is None else f"head{choice.head + 1}"
-            self.state = "|".join((view.clip, head, choice.trait, str(segment)))
-            self.seq += 1
 
+def scene_of(view: ClipView, head: int | None, measure: str, column: int, target: str) -> dict[str, Any]:
+    """Numbers of the time axis: seconds, attention in [0, 1], values of the measure for the target in that column.
 
-def scene_of(view: ClipView, choice: Choice) -> dict[str, Any]:
-    """Numbers of the time axis: seconds, attention in [0, 1], values of the measure. The scales are the clip's own,
-    alike for all heads and traits.
+    The scales are the clip's own, alike for all heads and traits; `head` None is the mean of all.
     """
-    rows, values = view.head(choice.head), view.measures[choice.measure]
+    rows, values = view.head(head), view.measures[measure]
     spans = zip(view.windows.items(), (WARM, COOL), strict=False)
     return {
         "clip": view.clip,
@@ -108,25 +71,33 @@ def scene_of(view: ClipView, choice: Choice) -> dict[str, Any]:
         "rows": rows.tolist(),
         "share": rows.mean(axis=0).tolist(),
         "share_top": float(view.attention.max()),
-        "values": values[:, choice.column].tolist(),
+        "values": values[:, column].tolist(),
         "value_range": [min(float(values.min()), -SMALLEST), max(float(values.max()), SMALLEST)],
-        "label": choice.label,
-        "color": choice.color,
+        "label": f"{name_of(target)}: {measure}",
+        "color": TRAIT_COLORS.get(target, NEUTRAL),
         "windows": [{"name": n, "start_s": a, "stop_s": b, "color": color} for (n, (a, b)), color in spans],
     }
 
 
 def close_up(view: ClipView, head: int | None, segment: int) -> bytes:
     """A motion token with the face of its time, as PNG."""
-    fig = pictures.plot_segment(view, segment, head=head)
-    file = io.BytesIO()
+    fig, file = pictures.plot_segment(view, segment, head=head), io.BytesIO()
     fig.savefig(file, dpi=DPI)
     plt.close(fig)
     return file.getvalue()
 
 
+def in_front_end() -> bool:
+    """Whether the running cell was sent by JupyterLab, Notebook or VS Code, so that widgets are seen.
+
+    They name the cell in their request; papermill, nbval and nbconvert do not, whatever started them.
+    """
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and "cellId" in kernel.get_parent("shell").get("metadata", {})
+
+
 def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> Figure | None:
-    """Show the explorer and return None; where nobody can click, return the figure of one clip instead.
+    """Show the explorer and return None; where nobody can click, return the figure of one clip as it opens instead.
 
     Args:
         gallery: The clips.
@@ -136,21 +107,15 @@ def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> F
     if in_front_end():
         display(Explorer(gallery, clip=clip, trait=trait))
         return None
-    return draw_clip(gallery, clip=clip, trait=trait)
-
-
-def draw_clip(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> Figure:
-    """Draw what the explorer shows of a clip when it opens; the arguments are those of `show`."""
     row, column = gallery.start(clip, trait)
     view = gallery.load(str(gallery.clips[row]))
-    choice = Choice(None, trait, column, next(iter(view.measures)))
-    segment = view.strongest(choice.measure, column)
+    measure = next(iter(view.measures))
     return pictures.plot_clip(
         view,
-        segment,
-        view.measures[choice.measure][:, column],
-        color=choice.color,
-        label=textwrap.fill(choice.label, 26),
+        view.strongest(measure, column),
+        view.measures[measure][:, column],
+        color=TRAIT_COLORS.get(trait, NEUTRAL),
+        label=textwrap.fill(f"{name_of(trait)}: {measure}", 26),
         title=f"{view.clip}\n{gallery.judged(row, column)}",
     )
 
@@ -174,7 +139,7 @@ class Explorer(widgets.Box):
         self.search = widgets.Text(description="Search", placeholder="part of a clip's key")
         self.order = widgets.Dropdown(options=ORDERS, description="Sort by")
         self.clips = widgets.Select(description="Clip", rows=12)
-        traits = [(DISPLAY.get(name, name), k) for k, name in enumerate(gallery.targets)]
+        traits = [(name_of(name), k) for k, name in enumerate(gallery.targets)]
         self.trait = widgets.Dropdown(options=traits, value=column, description="Trait")
         self.head = widgets.Dropdown(options=[("mean of all", None)], description="Head")
         self.measure = widgets.Dropdown(description="Bars")
@@ -248,14 +213,24 @@ class Explorer(widgets.Box):
                 box.options, box.index = options, 0
 
     def _draw(self, segment: int | None = None) -> None:
-        """Show what the inputs say, of the motion token that is chosen or of another."""
+        """Send the browser, in one piece, what the inputs say, of the motion token that is chosen or of another."""
         if self.view is None:  # the first clip could not be shown
             return
-        trait = self.trait.value
-        choice = Choice(self.head.value, self.gallery.targets[trait], trait, self.measure.value)
-        with self._quietly():
-            chosen = self.player.segment if segment is None else segment
-            self.player.show(self.view, choice, chosen, self._said(chosen))
+        view, player, head, column = self.view, self.player, self.head.value, self.trait.value
+        target, segment = self.gallery.targets[column], player.segment if segment is None else segment
+        with self._quietly(), player.hold_sync():
+            player.segment = segment
+            player.video, player.mime = view.preview.data, view.preview.mime
+            player.scene = scene_of(view, head, self.measure.value, column, target)
+            player.picture = close_up(view, head, segment)
+            player.described = (
+                f"{view.clip} from {view.t_start_s[segment]:.2f} to {view.t_end_s[segment]:.2f} s: the face, its "
+                "motion, and the attention of each face token to that motion, head by head"
+            )
+            player.message = self._said(segment)
+            of_head = "mean" if head is None else f"head{head + 1}"
+            player.state = "|".join((view.clip, of_head, target, str(segment)))
+            player.seq += 1
 
     def _said(self, segment: int) -> str:
         """The clip's score, and what the chosen motion has to do with it."""

@@ -66,15 +66,9 @@ def encode_preview(path: str | Path) -> Preview:
 
     Raises:
         VideoError: See `helpers.video.iter_frames`.
-        RuntimeError: PyAV has no encoder whose videos a browser plays.
+        ValueError: PyAV has no encoder whose videos a browser plays; its wheels have.
     """
-    kind = next((kind for kind in KINDS if kind[0] in av.codecs_available), None)
-    if kind is None:
-        raise RuntimeError(
-            f"PyAV must have the encoder {' or '.join(kind[0] for kind in KINDS)} to show a clip in a browser, got "
-            f"PyAV {av.__version__} with neither. Install its wheel, which has both: pip install --force-reinstall av."
-        )
-    encoder, container, mime, options = kind
+    encoder, container, mime, options = next((kind for kind in KINDS if kind[0] in av.codecs_available), KINDS[0])
     info, file = probe(path), io.BytesIO()
     share = min(1.0, HEIGHT_PX / info.height)
     size = tuple(max(2, 2 * round(share * side / 2)) for side in (info.height, info.width))  # 4:2:0 wants even sides
@@ -264,6 +258,7 @@ class Reader:
             VideoError: The video cannot be decoded.
         """
         one = self.run.take(self.run.clips == clip)
+        inputs = one.inputs()
         faces, motions = one.static_mask[0], one.dynamic_mask[0]  # the rest is padding
         face = _rows(self.out / "static" / f"{clip}.npz", int(faces.sum()), "03_static_extraction")
         motion = _rows(self.out / "dynamic" / f"{clip}.npz", int(motions.sum()), "04_dynamic_extraction")
@@ -272,7 +267,7 @@ class Reader:
         speed, flow = self._motion(path, track, motion)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # its entropy is NaN
-            attention = get_attention_weights(self.model, one.inputs())[0]
+            attention = get_attention_weights(self.model, inputs)[0]
         frames = iter_frames(path, indices=face.frame.tolist())
         return ClipView(
             clip=clip,
@@ -284,16 +279,12 @@ class Reader:
             speed=speed,
             flow=flow,
             attention=attention[:, faces][:, :, motions],
-            measures=self._measures(one.inputs(), np.flatnonzero(motions)),
+            measures={
+                CHANGE: -effects_of_motion(self.model, inputs, np.flatnonzero(motions)[:, None], self.baseline),
+                RELEVANCE: relevance(self.model, inputs, self.baseline).sum(2)[0][:, motions].T,
+            },
             windows=window_spans(self.data, clip),
         )
-
-    def _measures(self, inputs: dict[str, np.ndarray], tokens: np.ndarray) -> dict[str, np.ndarray]:
-        """What each motion token does to each score, two ways, (Td, k) each."""
-        return {
-            CHANGE: -effects_of_motion(self.model, inputs, tokens[:, None], self.baseline),
-            RELEVANCE: relevance(self.model, inputs, self.baseline).sum(2)[0][:, tokens].T,
-        }
 
     def _motion(self, path: Path, track: FaceTrack, motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
         manifest = read_manifest(self.out / "dynamic", "04_dynamic_extraction")

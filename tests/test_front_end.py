@@ -6,10 +6,10 @@ import nbformat
 import papermill
 import pytest
 
-from helpers import front_end
+from helpers import explorer
 from helpers.files import ROOT
 
-ASKS = "from helpers.front_end import in_front_end\nprint(in_front_end())"
+ASKS = "from helpers.explorer import in_front_end\nprint(in_front_end())"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -27,8 +27,8 @@ def test_papermill_is_no_front_end_even_inside_a_notebook(tmp_path, monkeypatch)
 def test_a_request_that_names_its_cell_is_from_a_front_end(monkeypatch):
     asked = {"shell": {"metadata": {"cellId": "07-05", "trusted": True}}}
     kernel = SimpleNamespace(get_parent=asked.get)
-    assert not front_end.in_front_end()  # a script
-    monkeypatch.setattr(front_end, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
-    assert front_end.in_front_end()
+    assert not explorer.in_front_end()  # a script
+    monkeypatch.setattr(explorer, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    assert explorer.in_front_end()
     asked["shell"] = {"metadata": {}}  # nbval
-    assert not front_end.in_front_end()
+    assert not explorer.in_front_end()

@@ -39,9 +39,3 @@ def test_a_preview_is_upright_and_even_sided():
     assert height > width
     assert height <= gallery.HEIGHT_PX
     assert height % 2 == width % 2 == 0
-
-
-def test_without_an_encoder_for_browsers_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(gallery.av, "codecs_available", {"mpeg4"})
-    with pytest.raises(RuntimeError, match="must have the encoder libx264 or libvpx-vp9.*pip install"):
-        encode_preview(DATA / "awkward" / "very_short.mp4")
