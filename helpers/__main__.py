@@ -210,44 +210,14 @@ def weights(
     folder: Annotated[Path | None, option("your weights folder; default: OCEAN_WEIGHTS", "DIR")] = None,
 ) -> int:
     """List, fetch, verify or convert published weights."""
-    from helpers import weights as published
-
     if folder:
         os.environ["OCEAN_WEIGHTS"] = str(folder.resolve())
-    if action == "list":
-        print(published.as_text())
-        return 0
-    chosen = published.choose(list(names) or ["all"] * (action == "verify"))
-    if action != "fetch" and chosen is published.WEIGHTS:
-        chosen = [name for name, row in chosen.items() if row.is_here and (action == "verify" or row.kind[:3] == "i3d")]
-        if not chosen:
-            raise FileNotFoundError(f"{published.weights_folder()} holds no weights. Fetch some first.")
-    if action == "fetch":
+    if action != "list":
         with without_noise():
-            import keras  # noqa: F401  # downloads
-        published.require(list(chosen))
-    well = True
-    for name in chosen:
-        try:
-            print(f"{name}: {_weights_done(action, name)}", flush=True)
-        except ValueError as error:
-            print(f"error: {name}: {error}", file=sys.stderr, flush=True)
-            well = False
-    return 0 if well else 1
+            import keras  # noqa: F401  # fetches, and fills networks
+    from helpers import weights_commands
 
-
-def _weights_done(action: str, name: str) -> str:
-    from helpers import weights as published
-
-    with without_noise():
-        from helpers import backbones, i3d
-    if action == "convert":
-        return i3d.convert(name)
-    if action == "fetch":
-        here = published.WEIGHTS[name].is_here
-        return published.verify_bytes(name) if here else f"converted to {published.converted_path(name)}"
-    kind = published.WEIGHTS[name].kind.partition("_")[0]
-    return "well: " + {"keras": backbones.verify, "i3d": i3d.verify}.get(kind, published.verify_bytes)(name)
+    return weights_commands.run(action, list(names))
 
 
 @app.command

@@ -16,7 +16,7 @@ import numpy as np
 
 from helpers.files import file_sha256
 from helpers.store import read_arrays, write_arrays
-from helpers.weights import WEIGHTS, Weights, published_weights, random_weights, require, verify_bytes
+from helpers.weights import WEIGHTS, Weights, published_weights, random_weights, require
 
 MIN_INPUT_PX = 32  # five halvings leave one position
 
@@ -121,24 +121,6 @@ def build_backbone(name: str, weights: str, *, frozen: int | None = None, input_
         provenance = _read_weights(model, name, weights)
     freeze(model, frozen)
     return Backbone(name, model, px, record.feature_dim, provenance)
-
-
-def verify(published: str) -> str:
-    """Check bytes, layers, shapes and values of weights of keras.applications, a name of `WEIGHTS`, which are here.
-
-    Raises:
-        FileNotFoundError: They are not here.
-        ValueError: At the first thing that is not as it should be.
-    """
-    said = verify_bytes(published)
-    name = next(name for name, row in BACKBONES.items() if row.published == published)
-    try:
-        model = build_backbone(name, "pretrained").model
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{published} must hold the layers of {name}, got: {error}. Fetch it again.") from None
-    if bad := [variable.path for variable in model.variables if not np.isfinite(np.asarray(variable)).all()]:
-        raise ValueError(f"{bad[0]} must be finite. Fetch {published} again.")
-    return f"{said}; layers and shapes of {name}, all values finite"
 
 
 def freeze(model: keras.Model, n_convolutions: int | None = None) -> None:

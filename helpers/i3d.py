@@ -11,14 +11,13 @@ import re
 from functools import cache
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 from keras import layers
 
 from helpers.files import weights_folder
-from helpers.store import read_arrays, write_arrays
-from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require, verify_bytes
+from helpers.store import read_arrays
+from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require
 
 STREAMS = {2: "Flow", 3: "RGB"}
 N_CLASSES = 400  # Kinetics-400
@@ -216,13 +215,13 @@ def published_variables(model: keras.Model) -> dict[str, keras.Variable]:
     stream = STREAMS[model.input_shape[-1]]
     slashes = re.compile("_(Branch_|Conv3d_0|conv_3d|batch_norm)")  # Keras allows none in a layer's name
     return {
-        _published_name(stream, slashes.sub(r"/\1", layer.name), variable.name): variable
+        published_name(stream, slashes.sub(r"/\1", layer.name), variable.name): variable
         for layer in model.layers
         for variable in layer.weights
     }
 
 
-def _published_name(stream: str, scope: str, variable: str) -> str:
+def published_name(stream: str, scope: str, variable: str) -> str:
     return f"{stream}/inception_i3d/{scope}/{SPELLED.get(variable, variable)}"
 
 
@@ -285,76 +284,28 @@ def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
 
     Raises:
         FileNotFoundError: As for `require`.
-        ValueError: What is there is damaged, or was converted from another original than is there.
+        ValueError: What is there is damaged, was converted from another original than is there, or is not a checkpoint
+            of 400 classes and is not converted yet.
     """
     require([name])
-    path, row = converted_path(name), WEIGHTS[name]
+    path, row, convert = converted_path(name), WEIGHTS[name], f"run `python -m helpers weights convert {name}`"
     if not path.is_file():
-        return read_original(name), published_weights(name)
+        if (row.kind, row.n_classes) != ("i3d_checkpoint", N_CLASSES):
+            raise ValueError(f"{name} must be converted before it is used: {convert}.")
+        return read_tf_checkpoint(weights_folder() / row.path), published_weights(name)
     try:
         found = read_arrays(path)
-        source = json.loads(str(found.pop(SOURCE)))
-        converted_from = source["name"], source["sha256"]
+        made_from = json.loads(str(found.pop(SOURCE)))
+        converted_from = made_from["name"], made_from["sha256"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} must be whole converted weights, got others. Delete it, and convert again.") from None
     original = name, published_weights(name).sha256 if row.is_here else converted_from[1]
     if converted_from != original:
         raise ValueError(
             f"{path} must be converted from {' with sha256 '.join(original)}, got it from "
-            f"{' with sha256 '.join(converted_from)}. Delete it, or run `python -m helpers weights convert {name}`."
+            f"{' with sha256 '.join(converted_from)}. Delete it, or {convert}."
         )
     return found, Weights(name, row.files[0].url, converted_from[1], row.licence)
-
-
-def read_original(name: str) -> dict[str, np.ndarray]:
-    """Read the variables of a row of `WEIGHTS` from the published file, which is there; as for `read_published`."""
-    row, path = WEIGHTS[name], weights_folder() / WEIGHTS[name].path
-    if row.kind == "i3d_h5":
-        return read_keras_h5(path, STREAMS[row.channels])
-    found = read_tf_checkpoint(path)
-    if row.n_classes != 600:
-        return found
-    # The checkpoint of 600 classes names its variables without the stream, and holds the optimizer's beside them.
-    return {f"RGB/inception_i3d/{key}": value for key, value in found.items() if not key.endswith("/Momentum")}
-
-
-def convert(name: str) -> str:
-    """Write a row's variables as `<name>.npz`, which every Keras backend loads; say where. Raises as `verify`."""
-    row, path = WEIGHTS[name], converted_path(name)
-    if not row.kind.startswith("i3d"):
-        raise ValueError(f"NAME must be of I3D's weights, got {name}. Keras and OpenCV read it as it is: use it so.")
-    _verify_original(name)
-    source = json.dumps({"name": name, "sha256": published_weights(name).sha256, "url": row.files[0].url})
-    write_arrays(path, compressed=False, **read_original(name), **{SOURCE: source})
-    return f"converted to {path}, {path.stat().st_size / 1e6:.1f} MB"
-
-
-def verify(name: str) -> str:
-    """Check bytes, values, names, shapes and, where the published sample is there, the logits of a row of `WEIGHTS`.
-
-    Raises FileNotFoundError without its files; ValueError at the first thing, also of a converted file, that is wrong.
-    """
-    said = _verify_original(name)
-    if converted_path(name).is_file():
-        read_published(name)
-    return said
-
-
-def _verify_original(name: str) -> str:
-    said, found, row = verify_bytes(name), read_original(name), WEIGHTS[name]
-    for variable, value in found.items():
-        if not np.isfinite(value).all() or (variable.endswith("moving_variance") and value.min() < 0):
-            raise ValueError(f"{variable} must be finite, and no variance below 0. Fetch {name} again.")
-    model, sample = fill_published(name, found), f"i3d_{STREAMS[row.channels].lower()}_sample"
-    if row.reference is None or not WEIGHTS[sample].is_here:
-        return f"{said}; names and shapes of I3D; logits not compared ({sample} and published ones are needed)"
-    verify_bytes(sample)
-    y = logits(model, np.load(WEIGHTS[sample].main_file, allow_pickle=False).astype(np.float32))[0].astype(np.float64)
-    got = np.array([np.linalg.norm(y), y.argmax(), y.max(), 1 / np.exp(y - y.max()).sum()])
-    text = f"norm, class, logit, probability of the sample: {got.round(6).tolist()}, published {list(row.reference)}"
-    if not np.allclose(got, row.reference, rtol=1e-3, atol=0):  # a port that pads otherwise is off by 6 % and more
-        raise ValueError(f"{text}. These are other weights, or this installation computes otherwise.")
-    return f"{said}; names and shapes of I3D; {text}"
 
 
 def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
@@ -369,31 +320,3 @@ def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
         raise ValueError(f"{path} must be a whole TensorFlow checkpoint, got: {error}. Fetch it again.") from error
-
-
-def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
-    """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
-
-    It has one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out). It does not say its
-    `stream`, "Flow" or "RGB". A layer that the port does not have keeps its own name.
-    """
-    try:
-        with h5py.File(path) as file:
-            root = file.get("model_weights", file)
-            return {
-                _published_name(stream, _scope(layer), weight.rpartition("/")[2].partition(":")[0]): root[layer][
-                    weight
-                ][()]
-                for layer in np.asarray(root.attrs["layer_names"]).astype(str)
-                for weight in np.asarray(root[layer].attrs["weight_names"]).astype(str)
-            }
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
-
-
-def _scope(layer: str) -> str:
-    """Conv3d_3b_1a_1x1_conv -> Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d, and so on; others as they are."""
-    layer = re.sub("_conv$", "/conv_3d", re.sub("_bn$", "/batch_norm", layer))
-    layer = layer.replace("Conv3d_6a_1x1", "Logits/Conv3d_0c_1x1")
-    layer = layer.replace("Conv3d_5b_2b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")  # 0a in the checkpoints, 0b elsewhere
-    return re.sub(r"^Conv3d_(\d[b-f])_(\d)([ab])_(\dx\d)", r"Mixed_\1/Branch_\2/Conv3d_0\3_\4", layer)

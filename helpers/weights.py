@@ -7,12 +7,11 @@ processes that detect faces read the table without it.
 
 import hashlib
 import logging
-import os
 import socket
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,7 +35,6 @@ RESNET = "He et al. 2016, https://arxiv.org/abs/1512.03385"
 EFFICIENTNETV2 = "Tan and Le 2021, https://arxiv.org/abs/2104.00298"
 VGG = "Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556"
 I3D = "Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750"
-DEFAULT = ": what weights=pretrained takes"
 
 
 @dataclass(frozen=True)
@@ -59,33 +57,18 @@ FLOW_INPUT = Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=2
 RGB_INPUT = Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3)
 
 
-class Reference(NamedTuple):
-    """Logits of the published sample: their norm, the top-1 class from 0, its logit, its probability in [0, 1]."""
-
-    norm: float
-    top: int
-    logit: float
-    probability: float
-
-
 @dataclass(frozen=True)
 class PublishedFile:
     """One file: its name below the weights folder, its address, and what is published of its bytes.
 
-    `file_hash` is its md5 or sha256; `git_blob` the id of its blob in the publishing repository, the sha1 over "blob
-    <bytes>", a zero byte, and the bytes.
+    `file_hash` is, by its length, an md5, a sha256, or the id of its blob in the publishing repository: the sha1 over
+    "blob <bytes>", a zero byte, and the bytes; "" where nothing is published. `n_bytes` is None where unknown.
     """
 
     name: str
     url: str
-    file_hash: str | None = None
+    file_hash: str = ""
     n_bytes: int | None = None
-    git_blob: str | None = None
-
-    @property
-    def published_hash(self) -> str:
-        """What is published of its bytes, "" where nothing is."""
-        return self.git_blob or self.file_hash or ""
 
     @property
     def place(self) -> Path:
@@ -98,23 +81,21 @@ class Published:
     """A row of the table; below the weights folder, `path` is what a loader takes: a file, or a checkpoint's prefix.
 
     `kind` says who reads it: "keras" (Keras on any backend), "i3d_checkpoint" (TensorFlow's reader), "i3d_h5" (h5py),
-    "onnx" (OpenCV), "sample" (NumPy). `n_classes` is 0 where the file holds no classifier; `reference` is None where no
-    logits of the sample are published.
+    "onnx" (OpenCV), "sample" (NumPy). `n_classes` is 0 where the file holds no classifier; `reference` is what is
+    published of the sample's logits: their norm, the class of the largest (from 0), its value and probability.
     """
 
     path: str
     files: tuple[PublishedFile, ...]
     licence: str
-    origin: str
     paper: str
     purpose: str
     kind: str
     input_px: int | None = None
     preprocessing: Preprocessing | None = None
-    feature_layer: str = ""
     feature_dim: int = 0
     n_classes: int = 0
-    reference: Reference | None = None
+    reference: tuple[float, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -133,56 +114,53 @@ class Published:
 
 
 def _imagenet(
-    address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str, more: str = "", **known
+    address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str, n_bytes: int | None = None
 ) -> Published:
     """A network of keras.applications without its classifier; md5, side and width as in that package's source."""
-    file = address.rpartition("/")[2]
-    files = (PublishedFile(file, f"{KERAS}/{address}", md5, **known),)
-    origin, purpose = "keras.applications", f"static features of 03{more}"
-    return Published(file, files, licence, origin, paper, purpose, "keras", px, seen, "avg_pool", dim)
+    file = PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5, n_bytes)
+    return Published(file.name, (file,), licence, paper, "static features of 03", "keras", px, seen, dim)
 
 
-def _i3d(stream: str, path: str, files: tuple[PublishedFile, ...], origin: str, purpose: str, **more) -> Published:
-    seen = FLOW_INPUT if stream == "flow" else RGB_INPUT
-    what = {"input_px": 224, "preprocessing": seen, "feature_layer": "average pool after Mixed_5c", "feature_dim": 1024}
-    return Published(path, files, "Apache-2.0", origin, I3D, f"I3D {stream} stream, {purpose}", **what, **more)
+def _i3d(stream: str, path: str, files: tuple[PublishedFile, ...], trained: str, **more) -> Published:
+    seen, purpose = FLOW_INPUT if stream == "flow" else RGB_INPUT, f"I3D {stream} stream, {trained}"
+    return Published(
+        path, files, "Apache-2.0", I3D, purpose, input_px=224, preprocessing=seen, feature_dim=1024, **more
+    )
 
 
 # Bytes and blobs of DeepMind's files are those of its commit 0667e88. The logits are those of out/imagenet_*.txt there,
 # and of out/no_imagenet_*.txt in its first commit, 6da69a3, which later ones overwrote.
 def _checkpoint(
-    name: str, there: str, index: tuple[int, str], data: tuple[int, str], reference: Reference | None
+    name: str, there: str, index: tuple[int, str], data: tuple[int, str], reference: tuple[float, ...] | None
 ) -> Published:
     stream, n_classes = there.partition("_")[0], 600 if there.endswith("kin600") else 400
-    how = "trained on Kinetics-{} alone" if "scratch" in there else "ImageNet inflated, trained on Kinetics-{}"
-    trained = how.format(n_classes)
+    trained = f"trained on Kinetics-{n_classes} alone" if "scratch" in there else "ImageNet inflated, then Kinetics-400"
     parts = {"model.ckpt.index": index, "model.ckpt.data-00000-of-00001": data}  # nobody needs the .meta, a graph
     files = tuple(
-        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{there}/{part}", n_bytes=n_bytes, git_blob=blob)
+        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{there}/{part}", blob, n_bytes)
         for part, (n_bytes, blob) in parts.items()
     )
     more = {"kind": "i3d_checkpoint", "n_classes": n_classes, "reference": reference}
-    purpose = trained + (DEFAULT if name == "i3d_flow_kinetics" else "")
-    return _i3d(stream, f"{name}/model.ckpt", files, f"google-deepmind/kinetics-i3d, {trained}", purpose, **more)
+    return _i3d(stream, f"{name}/model.ckpt", files, trained, **more)
 
 
 CRICKET = 227  # "playing cricket", counted from 0 in data/label_map.txt
 CHECKPOINTS = {
     "i3d_flow_kinetics": (
         "flow_imagenet", (10_968, "8217f9450d851d24782aaf1af01c5c3b35b81a35"),
-        (50_730_368, "bf56831f663abc3de0d35f193030b73a3df7fb61"), Reference(63.252754, CRICKET, 15.957031, 0.94775660),
+        (50_730_368, "bf56831f663abc3de0d35f193030b73a3df7fb61"), (63.252754, CRICKET, 15.957031, 0.94775660),
     ),
     "i3d_rgb_kinetics": (
         "rgb_imagenet", (10_953, "5ab1058b8f4f89a896c01f67c0a4c96a31548af7"),
-        (50_818_176, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"), Reference(87.108871, CRICKET, 25.856646, 0.9999968),
+        (50_818_176, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"), (87.108871, CRICKET, 25.856646, 0.9999968),
     ),
     "i3d_flow_kinetics_scratch": (
         "flow_scratch", (10_968, "193bc425100f3978c793da66bd9eb54baea8dc6a"),
-        (50_730_368, "1d6a0b68f32544af11111342857e47e30d13afa9"), Reference(85.503799, CRICKET, 15.4269, 0.697696),
+        (50_730_368, "1d6a0b68f32544af11111342857e47e30d13afa9"), (85.503799, CRICKET, 15.4269, 0.697696),
     ),
     "i3d_rgb_kinetics_scratch": (
         "rgb_scratch", (10_953, "84dd4518e982d9ca6ce1ff02e95fca2e8cbb1f73"),
-        (50_818_176, "fa7df95674dbf3579e7fccd954e51e706b4734c1"), Reference(87.217987, CRICKET, 19.4886, 0.996896),
+        (50_818_176, "fa7df95674dbf3579e7fccd954e51e706b4734c1"), (87.217987, CRICKET, 19.4886, 0.996896),
     ),
     "i3d_rgb_kinetics600_scratch": (
         "rgb_scratch_kin600", (19_632, "d378d8f01215fe92a29cd170f040c284070e9cd5"),
@@ -194,25 +172,22 @@ CHECKPOINTS = {
 def _keras_port(stream: str, scratch: str, top: bool) -> Published:
     trained = "kinetics_only" if scratch else "imagenet_and_kinetics"
     file = f"{stream}_inception_i3d_{trained}_tf_dim_ordering_tf_kernels{'' if top else '_no_top'}.h5"
-    origin = f"dlpbc/keras-kinetics-i3d v0.2, {trained}, ported from google-deepmind/kinetics-i3d"
-    purpose = f"{trained.replace('_', ' ')}, Keras port, {'with classifier' if top else 'features only'}"
     files = (PublishedFile(file, f"{KERAS_PORT}/{file}"),)  # no hash is published
+    words = f"{trained.replace('_', ' ')}, Keras port, {'with classifier' if top else 'features only'}"
     reference = CHECKPOINTS[f"i3d_{stream}_kinetics{scratch}"][-1] if top else None
-    return _i3d(stream, file, files, origin, purpose, kind="i3d_h5", n_classes=400 * top, reference=reference)
+    return _i3d(stream, file, files, words, kind="i3d_h5", n_classes=400 * top, reference=reference)
 
 
 def _sample(stream: str, blob: str) -> Published:
-    file = f"v_CricketShot_g04_c01_{stream}.npy"
-    return Published(
-        file, (PublishedFile(file, f"{DEEPMIND}/{file}", git_blob=blob),), "Apache-2.0 (the video is of UCF101)",
-        "google-deepmind/kinetics-i3d", I3D, f"reference: the {stream} clip whose logits are published", "sample",
-    )  # fmt: skip
+    file = PublishedFile(f"v_CricketShot_g04_c01_{stream}.npy", f"{DEEPMIND}/v_CricketShot_g04_c01_{stream}.npy", blob)
+    purpose = f"reference: the {stream} clip whose logits are published"
+    return Published(file.name, (file,), "Apache-2.0 (the video is of UCF101)", I3D, purpose, "sample")
 
 
 WEIGHTS: dict[str, Published] = {
     "resnet50_imagenet": _imagenet(
         "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626",
-        MIT, CAFFE, 224, 2048, RESNET, DEFAULT, n_bytes=94_765_736,
+        MIT, CAFFE, 224, 2048, RESNET, 94_765_736,
     ),
     "resnet101_imagenet": _imagenet(
         "resnet/resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "88cf7a10940856eca736dc7b7e228a21",
@@ -236,7 +211,7 @@ WEIGHTS: dict[str, Published] = {
         for stream in ("flow", "rgb") for scratch in ("", "_scratch") for top in (True, False)
     },
     "yunet": Published(
-        YUNET, (PublishedFile(YUNET, f"{OPENCV_ZOO}/{YUNET}", YUNET_SHA256, 232_589),), "MIT", "opencv_zoo",
+        YUNET, (PublishedFile(YUNET, f"{OPENCV_ZOO}/{YUNET}", YUNET_SHA256, 232_589),), "MIT",
         "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y", "face detector of 02, detector: yunet",
         "onnx",
     ),
@@ -267,16 +242,8 @@ def published_weights(name: str) -> Weights:
     return Weights(name, row.files[0].url, file_sha256(row.main_file), row.licence)
 
 
-def choose(names: list[str]) -> dict[str, Published]:
-    """Return the rows of these names; "all" means all of them. ValueError names what is unknown, and the choices."""
-    unknown = ", ".join(name for name in names if name not in WEIGHTS and names != ["all"])
-    if unknown or not names:
-        raise ValueError(f"NAME must be all or of {', '.join(WEIGHTS)}, got {unknown or 'nothing'}. Correct the name.")
-    return WEIGHTS if names == ["all"] else {name: WEIGHTS[name] for name in names}
-
-
 def converted_path(name: str) -> Path:
-    """Where the converted file of a row of I3D's lies, which NumPy alone reads (see `helpers.i3d.convert`)."""
+    """Where the converted file of a row of I3D's lies, which NumPy alone reads (see `helpers.weights_commands`)."""
     return weights_folder() / f"{name}.npz"
 
 
@@ -290,8 +257,7 @@ def require(names: list[str]) -> dict[str, Path]:
     Raises:
         FileNotFoundError: One error for all files that are missing and cannot be fetched: file, address, folder.
     """
-    rows = choose(names)
-    absent = [row for name, row in rows.items() if not converted_path(name).is_file()]
+    absent = [WEIGHTS[name] for name in names if not converted_path(name).is_file()]
     missing, reason = [], ""
     for file in (file for row in absent for file in row.files if not file.place.is_file()):
         reason = reason or fetch(file)  # when one cannot be fetched the next would only wait for the same network
@@ -303,7 +269,7 @@ def require(names: list[str]) -> dict[str, Path]:
             "named, or name another folder in OCEAN_WEIGHTS, or choose weights=random to try things:\n"
             + "\n".join(missing)
         )
-    return {name: weights_folder() / row.path for name, row in rows.items()}
+    return {name: weights_folder() / WEIGHTS[name].path for name in names}
 
 
 def fetch(file: PublishedFile) -> str:
@@ -313,15 +279,10 @@ def fetch(file: PublishedFile) -> str:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # seconds without an answer; urllib waits for ever otherwise
     try:
-        folder = file.place.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        where = {"cache_dir": str(folder), "cache_subdir": str(folder), "force_download": True}
-        part = keras.utils.get_file(f"{file.place.name}.part", file.url, file_hash=file.file_hash, **where)
-        if not is_as_published(part, file):
-            Path(part).unlink()
-            return f"{file.url} is not the file that was published"
-        with replacing(file.place) as whole:  # flushes it: after a power cut it must not be there without its bytes
-            os.replace(part, whole)
+        with replacing(file.place) as part:  # flushes it: after a power cut it must not be there without its bytes
+            keras.utils.get_file(part.name, file.url, cache_dir=part.parent, cache_subdir="", force_download=True)
+            if not is_as_published(part, file):
+                raise ValueError(f"{file.url} is not the file that was published")
     except Exception as error:  # get_file raises a bare Exception when an address does not answer
         return str(error).splitlines()[0]
     finally:
@@ -330,48 +291,15 @@ def fetch(file: PublishedFile) -> str:
     return ""
 
 
-def is_as_published(path: str | Path, file: PublishedFile) -> bool:
+def is_as_published(path: Path, file: PublishedFile) -> bool:
     """Whether a file's bytes have the hash that the table knows; True where none is published."""
-    if not file.published_hash:
+    if not file.file_hash:
         return True
+    digest = hashlib.new({32: "md5", 40: "sha1", 64: "sha256"}[len(file.file_hash)])
+    if digest.name == "sha1":
+        digest.update(f"blob {path.stat().st_size}\0".encode())
     with open(path, "rb") as stream:
-        if file.git_blob:
-            start = hashlib.sha1(f"blob {Path(path).stat().st_size}\0".encode())
-            return hashlib.file_digest(stream, start.copy).hexdigest() == file.git_blob
-        return (
-            hashlib.file_digest(stream, "md5" if len(file.file_hash) == 32 else "sha256").hexdigest() == file.file_hash
-        )
-
-
-def verify_bytes(name: str) -> str:
-    """Compare a row's files with what is published of them; say the sha256 of each.
-
-    Raises:
-        FileNotFoundError: They are not there; says where to get them.
-        ValueError: They are others.
-    """
-    row = WEIGHTS[name]
-    if missing := ", ".join(str(file.place) for file in row.files if not file.place.is_file()):
-        how = f"Run `python -m helpers weights fetch {name}`, or put it there from {row.files[0].url}"
-        raise FileNotFoundError(f"{name}: {missing} is not there. {how}")
-    for file in row.files:
-        if not is_as_published(file.place, file):
-            raise ValueError(f"{file.place} must have the published hash {file.published_hash}. Fetch it again.")
-    return ", ".join(f"{file.name} sha256 {file_sha256(file.place)}" for file in row.files)
-
-
-def as_text() -> str:
-    """Return the table of `python -m helpers weights list`: a block of lines per row."""
-    lines = [f"weights folder: {weights_folder()}   (another: --folder DIR, or OCEAN_WEIGHTS)"]
-    for name, row in WEIGHTS.items():
-        sizes = [file.place.stat().st_size if row.is_here else file.n_bytes for file in row.files]
-        size = "? MB" if None in sizes else f"{sum(sizes) / 1e6:.1f} MB"
-        state = "here" if row.is_here else "not here"
-        lines += ["", f"{name:32} {size:>9}  {state}", f"    {row.purpose}", f"    licence  {row.licence}"]
-        lines += [f"    from     {file.url}\n    to       {file.place}" for file in row.files]
-        if converted_path(name).is_file():
-            lines.append(f"    converted to {converted_path(name)}")
-    return "\n".join(lines)
+        return hashlib.file_digest(stream, lambda: digest).hexdigest() == file.file_hash
 
 
 # Numerators of the laws. 4.4 by trying: EfficientNetV2-M's features are 0 to 1e-1 at 4 and reach 2e8 at 6.
@@ -408,8 +336,6 @@ def fill_random(model: "keras.Model", seed: int, law: str) -> str:
     """
     import keras
 
-    if law not in LAWS:
-        raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}. Choose one of them.")
     kernels = {
         f"{layer.name}/{variable.name}": (variable, isinstance(layer, keras.layers.DepthwiseConv2D))
         for layer in model.layers
@@ -429,16 +355,9 @@ def fill_random(model: "keras.Model", seed: int, law: str) -> str:
 
 
 def random_weights(model: "keras.Model", network: str, *, seed: int, law: str) -> Weights:
-    """Fill a model from the frozen generator and check it against the hash recorded for this network.
+    """Fill a model as `fill_random` does, and check it against the hash recorded for this network, if there is one.
 
-    Args:
-        model: As for `fill_random`.
-        network: Name of the network, with the endpoint where it is cut short; unchecked when not in `RANDOM_SHA256`.
-        seed: Any int.
-        law: As for `fill_random`.
-
-    Raises:
-        RuntimeError: The generator gave other values than when the hash was recorded.
+    `network` is its name, with the endpoint where it is cut short. RuntimeError where the generator gave other values.
     """
     sha256 = fill_random(model, seed, law)
     expected = RANDOM_SHA256.get((network, law, seed), sha256)

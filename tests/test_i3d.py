@@ -8,7 +8,7 @@ import pytest
 import reference_i3d
 from stand_ins import random_variables, save_checkpoint, save_keras_port
 
-from helpers import __main__, i3d, weights
+from helpers import __main__, i3d, weights, weights_commands
 
 CHANNELS = {"flow": 2, "rgb": 3}
 
@@ -214,7 +214,7 @@ def mine(stand_ins, monkeypatch):
     """The folder in use; its files need not have the published bytes."""
     monkeypatch.setenv("OCEAN_WEIGHTS", str(stand_ins))
     for name, row in weights.WEIGHTS.items():
-        files = tuple(replace(file, git_blob=None) for file in row.files)
+        files = tuple(replace(file, file_hash="") for file in row.files)
         monkeypatch.setitem(weights.WEIGHTS, name, replace(row, files=files))
     yield stand_ins
     for path in stand_ins.glob("*.npz"):
@@ -225,16 +225,16 @@ def test_whole_weights_are_verified_with_their_logits(capsys, mine, variables, m
     clip = np.load(mine / "v_CricketShot_g04_c01_flow.npy")
     logits = np.asarray(reference_i3d.pooled_and_logits(variables, clip)[1][0], np.float64)  # an independent one
     probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    truth = weights.Reference(np.linalg.norm(logits), int(logits.argmax()), logits.max(), probability.max())
-    assert 0.01 < truth.probability < 0.99
+    truth = (np.linalg.norm(logits), int(logits.argmax()), logits.max(), probability.max())
+    assert 0.01 < truth[-1] < 0.99
     row = weights.WEIGHTS[CHECKPOINT]
     monkeypatch.setitem(weights.WEIGHTS, CHECKPOINT, replace(row, reference=truth))
     status, text, error = weigh(capsys, "verify", CHECKPOINT)
     assert (status, error, text.count("\n")) == (0, "", 1)
     assert weights.file_sha256(mine / CHECKPOINT / "model.ckpt.data-00000-of-00001") in text
-    assert "names and shapes of I3D; norm, class, logit, probability of the sample: [" in text
+    assert "names, shapes and finite values of i3d_flow; norm, class, logit, probability of the sample: [" in text
 
-    other = truth._replace(norm=1.002 * truth.norm)
+    other = (1.002 * truth[0], *truth[1:])
     monkeypatch.setitem(weights.WEIGHTS, CHECKPOINT, replace(row, reference=other))
     status, text, error = weigh(capsys, "verify", CHECKPOINT)
     assert (status, text) == (1, "")
@@ -244,14 +244,14 @@ def test_whole_weights_are_verified_with_their_logits(capsys, mine, variables, m
 
 def test_changed_or_damaged_weights_are_named(capsys, mine, monkeypatch):
     path, row = mine / weights.WEIGHTS[NO_TOP].path, weights.WEIGHTS[NO_TOP]
-    monkeypatch.setitem(weights.WEIGHTS, NO_TOP, replace(row, files=(replace(row.files[0], git_blob="0" * 40),)))
+    monkeypatch.setitem(weights.WEIGHTS, NO_TOP, replace(row, files=(replace(row.files[0], file_hash="0" * 40),)))
     assert "must have the published hash 0000" in weigh(capsys, "verify", NO_TOP)[2]
     monkeypatch.setitem(weights.WEIGHTS, NO_TOP, row)
     with h5py.File(path, "r+") as file:
         value = file["Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0"]
         before = value[0, 0, 0, 0, 0]
         value[0, 0, 0, 0, 0] = np.nan
-    assert "Mixed_3b/Branch_0/Conv3d_0a_1x1/conv_3d/w must be finite" in weigh(capsys, "verify", NO_TOP)[2]
+    assert "Mixed_3b_Branch_0_Conv3d_0a_1x1_conv_3d/kernel must be finite" in weigh(capsys, "verify", NO_TOP)[2]
     with h5py.File(path, "r+") as file:
         file["Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0"][0, 0, 0, 0, 0] = before
         names = file["Conv3d_5b_2b_3x3_bn"].attrs["weight_names"]
@@ -264,7 +264,7 @@ def test_changed_or_damaged_weights_are_named(capsys, mine, monkeypatch):
 
 
 def test_the_port_and_the_checkpoint_hold_the_same_variables(mine, variables):
-    found = i3d.read_original(PORT)
+    found = weights_commands.read_original(PORT)
     assert found.keys() == variables.keys()
     assert all(np.array_equal(found[name], variables[name]) for name in variables)
 
@@ -317,7 +317,10 @@ def test_a_converted_file_under_another_name_is_refused(capsys, mine):
         i3d.read_published(PORT)
 
 
-def test_weights_without_a_classifier_make_a_network_that_ends_at_the_feature_map(mine, variables):
+def test_weights_without_a_classifier_make_a_network_that_ends_at_the_feature_map(capsys, mine, variables):
+    with pytest.raises(ValueError, match=f"must be converted before it is used: run .*weights convert {NO_TOP}"):
+        i3d.build_motion_network(NO_TOP)
+    assert weigh(capsys, "convert", NO_TOP)[0] == 0
     features, provenance = i3d.build_motion_network(NO_TOP)
     assert features.output_shape == (None, None, 1024)
     assert provenance.name == NO_TOP
@@ -332,7 +335,7 @@ def test_the_checkpoint_of_600_classes_is_read_without_the_optimizers_variables(
     bias = np.arange(600, dtype=np.float32)
     scope = "Logits/Conv3d_0c_1x1/conv_3d/b"
     save_checkpoint({scope: bias, f"{scope}/Momentum": bias + 1}, tmp_path / name / "model.ckpt")
-    found = i3d.read_original(name)
+    found = weights_commands.read_original(name)
     assert list(found) == [f"RGB/inception_i3d/{scope}"]
     assert np.array_equal(found[f"RGB/inception_i3d/{scope}"], bias)
     assert i3d.build_i3d(3, n_classes=600).output_shape == (None, 600)
