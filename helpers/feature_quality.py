@@ -125,27 +125,6 @@ def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
     return (z / max(float(np.linalg.norm(z)), 1e-30) / np.where(z != 0, rows.std(axis=0), 1)).astype("float32")
 
 
-def clip_similarity(clip_means: pd.DataFrame) -> pd.DataFrame:
-    """Cosine similarity of the clips' mean features, each channel standardised over the clips: (n, n), in [-1, 1]."""
-    alike = cosine_similarity(standardised(clip_means.to_numpy("float32")))
-    return pd.DataFrame(alike, index=clip_means.index, columns=clip_means.index)
-
-
-def same_source_gap(similarity: pd.DataFrame, sources: np.ndarray) -> tuple[float, float] | None:
-    """Mean similarity between clips of one source, and between clips of two; None when no source has two clips."""
-    same = sources[:, None] == sources[None, :]
-    pairs = same & ~np.eye(len(sources), dtype=bool)
-    values = similarity.to_numpy()
-    return (float(values[pairs].mean()), float(values[~same].mean())) if pairs.any() and not same.all() else None
-
-
-def gap_sentence(gap: tuple[float, float] | None) -> str:
-    """Say what `same_source_gap` found."""
-    if gap is None:
-        return "no two clips share a source"
-    return f"mean similarity {gap[0]:+.2f} within a source, {gap[1]:+.2f} between sources"
-
-
 def no_plane(clip_means: pd.DataFrame) -> str:
     """Say why clips cannot be laid out in a plane; "" where they can."""
     n = len(clip_means)

@@ -6,7 +6,6 @@ from helpers.feature_quality import (
     Comparison,
     apart,
     channel_health,
-    clip_similarity,
     compare_clips,
     consistency,
     effective_dimensions,
@@ -15,7 +14,6 @@ from helpers.feature_quality import (
     rated_or_all,
     rating_relation,
     relation_sentence,
-    same_source_gap,
     sample_rows,
 )
 from helpers.store import FeatureFile, write_features
@@ -171,17 +169,6 @@ def test_planes_that_cannot_be_are_named():
     assert no_plane(means.iloc[:2]) == "clip_means must have 3 clips or more to be laid out in a plane, got 2."
     assert no_plane(copies) == "clip_means must differ between clips to be laid out in a plane, got 5 equal ones."
     assert len(of_clips(means.iloc[:3]).planes()[1]) == 3
-
-
-def test_clips_of_one_direction_are_alike_and_of_opposite_ones_are_not():
-    rows = pd.DataFrame([[1.0, 2.0, 5.0], [1.1, 2.1, 5.0], [-1.0, -2.0, 5.0]], index=["a", "b", "c"])
-    similarity = clip_similarity(rows)
-    assert similarity.loc["a", "b"] > 0.99
-    assert similarity.loc["a", "c"] < -0.9
-    within, between = same_source_gap(similarity, np.array(["x", "x", "y"]))
-    assert within > 0.99
-    assert between < -0.9
-    assert same_source_gap(similarity, np.array(["x", "y", "z"])) is None
 
 
 def table_of_clips():

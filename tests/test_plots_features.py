@@ -16,12 +16,6 @@ POINTS = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [5.0, 6.0, 7.0, 8.0]})
 POINTS.attrs["shares"] = [0.6, 0.25]
 
 
-def test_similarity_is_drawn_as_it_is():
-    similarity = pd.DataFrame([[1.0, 0.5], [0.5, 1.0]], index=["a", "b"], columns=["a", "b"])
-    ax = features.plot_similarity(similarity)
-    np.testing.assert_allclose(ax.collections[0].get_array(), similarity)
-
-
 def test_rows_show_the_channels_that_vary_most_on_the_clips_time():
     t_s = np.array([0.25, 0.75, 1.25])
     rows = np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float)

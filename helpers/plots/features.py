@@ -50,15 +50,6 @@ def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, 
     return ax
 
 
-def plot_similarity(similarity: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the similarity of clips, in the order of the table; a block on the diagonal is a source."""
-    ax = axes(ax, 6, 5)
-    look = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "cbar_kws": {"label": "cosine similarity"}}
-    sns.heatmap(similarity.to_numpy(), ax=ax, xticklabels=10, yticklabels=10, **look)
-    ax.set(xlabel="clip", ylabel="clip (clips of one source are neighbours)", title=title)
-    return ax
-
-
 def plot_rows(features: np.ndarray, t_s: np.ndarray, *, n_channels: int = 64, title: str = "", ax: Axes | None = None):
     """Draw a clip's rows over time: the channels that vary most, each standardised over the clip.
 
