@@ -17,11 +17,14 @@ from typing import Any
 import h5py
 import keras
 import numpy as np
-import pandas as pd
 
 from helpers import model as _registered
-from helpers.files import PART, code_version, differences, needs, read_json, replacing, write_json
+from helpers.files import PART, code_version, needs, read_json, replacing, write_json
 
+MODEL_FILE, CARD_FILE = "model.keras", "card.json"
+REQUIRED = ("data", "split", "seed", "metrics", "weights", "licence")
+EXPORTS = {"savedmodel": "tf_saved_model", "onnx": "onnx"}
+ONNX_PACKAGES = ("onnx", "tf2onnx")
 ALIASES = {  # of parts of names, as other layers of the same kind were called
     "attention_output": "output_projection",
     "output": "output_projection",
@@ -34,6 +37,171 @@ ALIASES = {  # of parts of names, as other layers of the same kind were called
     "batch_norm": "norm",
     "batch_normalization": "norm",
 }
+
+
+def model_card(model: keras.Model, **known: Any) -> dict[str, Any]:
+    """Complete what is to be known about a model by what can be seen.
+
+    Args:
+        model: The network.
+        known: At least `data`, `split`, `seed`, `metrics`, `weights` (behind the features) and `licence`; any further.
+
+    Returns:
+        The card: `known`, and `parameters`, `config` of the network, `keras`, `backend`, `code_version`, `saved` (UTC).
+    """
+    missing = [name for name in REQUIRED if name not in known]
+    if missing:
+        raise ValueError(f"a card must say {', '.join(REQUIRED)}, got none of {', '.join(missing)}. Pass them.")
+    return {
+        "parameters": model.count_params(),
+        "network": type(model).__name__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "code_version": code_version(),
+        "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+    } | known
+
+
+class ModelSerializer:
+    """The versions of one model in one folder.
+
+    Args:
+        folder: Made with the first version.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    @property
+    def versions(self) -> list[int]:
+        """Numbers of the versions that are there, ascending."""
+        return sorted(int(path.name[1:]) for path in self.folder.glob("v[0-9]*") if path.name[1:].isdigit())
+
+    def path(self, version: int | None = None) -> Path:
+        """Folder of a version, by default the latest; FileNotFoundError where there is none, ValueError for another."""
+        versions = self.versions
+        if not versions:
+            raise FileNotFoundError(f"{self.folder} must hold a version of a model, got none. Save one first.")
+        version = versions[-1] if version is None else version
+        if version not in versions:
+            raise ValueError(f"version must be one of {versions}, got {version}.")
+        return self.folder / f"v{version:04d}"
+
+    def save(self, model: keras.Model, card: dict[str, Any], *, beside: tuple[Path, ...] = ()) -> int:
+        """Write a new version, which is there as a whole or not at all.
+
+        Args:
+            model: The network.
+            card: See `model_card`.
+            beside: Further files to copy into the version, such as the reduction of its features.
+
+        Returns:
+            Its number.
+        """
+        version = self.versions[-1] + 1 if self.versions else 1
+        part = self.folder / f"{PART}v{version:04d}-{os.getpid()}"
+        part.mkdir(parents=True)
+        try:
+            with replacing(part / MODEL_FILE) as file:
+                model.save(file)
+            for path in beside:
+                shutil.copyfile(path, part / path.name)
+            write_json(part / CARD_FILE, card | {"version": version})
+            os.rename(part, self.folder / f"v{version:04d}")
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        return version
+
+    def card(self, version: int | None = None) -> dict[str, Any]:
+        """What is known about a version, by default the latest."""
+        return read_json(needs(self.path(version) / CARD_FILE, "ModelSerializer.save"))
+
+    def load(self, version: int | None = None, *, widths: tuple[int, int] | None = None) -> keras.Model:
+        """Load a version, by default the latest; `widths`: see `load_model`."""
+        return load_model(self.path(version), widths=widths)
+
+    def export(self, path: str | Path, version: int | None = None, kind: str = "savedmodel") -> Path:
+        """Write a version for programs that know nothing of this package; see `export_model`."""
+        return export_model(self.load(version), path, kind)
+
+
+def load_model(folder: str | Path, *, widths: tuple[int, int] | None = None) -> keras.Model:
+    """Load the network of a model folder, or of a `.keras` file; FileNotFoundError where there is none.
+
+    Args:
+        folder: Folder or file.
+        widths: Columns of the static and dynamic features that it is to take; a network that takes others is not
+            loaded: ValueError.
+    """
+    path = needs(model_file(folder), "06_training or `python -m helpers train`")
+    if widths is not None:
+        _check_fits(path, *widths)
+    return keras.saving.load_model(path)
+
+
+def model_file(path: str | Path) -> Path:
+    """The `.keras` file that is named itself or by its folder; ValueError for another file."""
+    path = Path(path)
+    if path.suffix != ".keras" and path.is_file():
+        raise ValueError(f"model must be a .keras file, or a model folder such as results/<run>/model, got {path}.")
+    return path if path.suffix == ".keras" else path / MODEL_FILE
+
+
+def card_beside(path: str | Path) -> dict[str, Any]:
+    """The card of a model folder, or of a `.keras` file that `train` wrote; {} where there is none."""
+    file = model_file(path)
+    cards = file.with_suffix(".card.json"), file.with_name(CARD_FILE)
+    return next((read_json(card) for card in cards if card.exists()), {})
+
+
+def saved_config(path: str | Path) -> dict[str, Any]:
+    """What a saved network was built with, read without loading it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("config.json"))["config"]
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        raise ValueError(f"{path} is not a saved model, or a damaged one. Train again, or name another file.") from None
+
+
+def _check_fits(path: Path, static_dim: int, dynamic_dim: int) -> None:
+    config = saved_config(path)
+    expected = config.get("static_dim"), config.get("dynamic_dim")
+    if None not in expected and expected != (static_dim, dynamic_dim):
+        raise ValueError(
+            f"features must have {expected[0]} static and {expected[1]} dynamic columns, as {path.name} was "
+            f"trained on, got {static_dim} and {dynamic_dim}. Reduce them as in its training, or take another model."
+        )
+
+
+def export_model(model: keras.Model, path: str | Path, kind: str = "savedmodel") -> Path:
+    """Write a cross-attention network for inference elsewhere.
+
+    Inputs, by name: `static` (B, Ts, static_dim), `dynamic` (B, Td, dynamic_dim), `static_t_s`, `dynamic_t_s` in
+    seconds, float32, `static_mask`, `dynamic_mask` bool; output: scores (B, n_targets).
+
+    Args:
+        model: A `CompletePersonalityModel`.
+        path: Folder of the SavedModel, or the `.onnx` file.
+        kind: "savedmodel", or "onnx", which needs the packages onnx and tf2onnx.
+
+    Raises:
+        ValueError: Another kind or network, or a package is missing.
+    """
+    if kind not in EXPORTS:
+        raise ValueError(f"kind must be {' or '.join(EXPORTS)}, got {kind!r}.")
+    absent = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if kind == "onnx" and absent:
+        raise ValueError(f"kind 'onnx' needs {' and '.join(absent)}. Install: pip install {' '.join(absent)}.")
+    if not isinstance(model, _registered.CompletePersonalityModel):
+        raise ValueError(f"model must be a CompletePersonalityModel, got {type(model).__name__}. Export that one.")
+    signature: dict[str, keras.InputSpec] = {}
+    for name, width in (("static", model.static_dim), ("dynamic", model.dynamic_dim)):
+        signature[name] = keras.InputSpec("float32", (None, None, width), name=name)
+        signature[f"{name}_t_s"] = keras.InputSpec("float32", (None, None), name=f"{name}_t_s")
+        signature[f"{name}_mask"] = keras.InputSpec("bool", (None, None), name=f"{name}_mask")
+    model.export(str(path), format=EXPORTS[kind], input_signature=[signature], verbose=False)
+    return Path(path)
 
 
 def read_h5_weights(model: keras.Model, path: str | Path) -> keras.Model:
@@ -109,204 +277,3 @@ def _matching(name: str, shape: tuple[int, ...], arrays: dict[str, np.ndarray], 
         f"{file} must hold one array for {name} of shape {tuple(shape)}, got {got}. "
         "Build the model with the sizes that the weights were trained with."
     )
-
-
-MODEL_FILE, CARD_FILE = "model.keras", "card.json"
-REQUIRED = ("data", "split", "seed", "metrics", "weights", "licence")
-EXPORTS = {"savedmodel": "tf_saved_model", "onnx": "onnx"}
-ONNX_PACKAGES = ("onnx", "tf2onnx")
-_VERSION = re.compile(r"v(\d{4,})")
-
-
-def model_card(model: keras.Model, **known: Any) -> dict[str, Any]:
-    """Complete what is to be known about a model by what can be seen.
-
-    Args:
-        model: The network.
-        known: At least `data`, `split`, `seed`, `metrics`, `weights` (behind the features) and `licence`; any further.
-
-    Returns:
-        The card: `known`, and `parameters`, `config` of the network, `keras`, `backend`, `code_version`, `saved` (UTC).
-    """
-    missing = [name for name in REQUIRED if name not in known]
-    if missing:
-        raise ValueError(f"a card must say {', '.join(REQUIRED)}, got none of {', '.join(missing)}. Pass them.")
-    return {
-        "parameters": model.count_params(),
-        "network": type(model).__name__,
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "code_version": code_version(),
-        "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-    } | known
-
-
-class ModelSerializer:
-    """The versions of one model in one folder.
-
-    Args:
-        folder: Made with the first version.
-    """
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-
-    @property
-    def versions(self) -> list[int]:
-        """Numbers of the versions that are there, ascending."""
-        names = [path.name for path in self.folder.glob("v*")] if self.folder.exists() else []
-        return sorted(int(match[1]) for name in names if (match := _VERSION.fullmatch(name)))
-
-    @property
-    def latest(self) -> int:
-        """The highest version; FileNotFoundError when there is none."""
-        if not self.versions:
-            raise FileNotFoundError(f"{self.folder} must hold a version of a model, got none. Save one first.")
-        return self.versions[-1]
-
-    def path(self, version: int | None = None) -> Path:
-        """Folder of a version, by default the latest; ValueError lists those there are."""
-        version = self.latest if version is None else version
-        if version not in self.versions:
-            raise ValueError(f"version must be one of {self.versions}, got {version}.")
-        return self.folder / f"v{version:04d}"
-
-    def save(self, model: keras.Model, card: dict[str, Any], *, beside: tuple[Path, ...] = ()) -> int:
-        """Write a new version, which is there as a whole or not at all.
-
-        Args:
-            model: The network.
-            card: See `model_card`.
-            beside: Further files to copy into the version, such as the reduction of its features.
-
-        Returns:
-            Its number.
-        """
-        version = self.versions[-1] + 1 if self.versions else 1
-        part = self.folder / f"{PART}v{version:04d}-{os.getpid()}"
-        part.mkdir(parents=True)
-        try:
-            with replacing(part / MODEL_FILE) as file:
-                model.save(file)
-            for path in beside:
-                shutil.copyfile(path, part / path.name)
-            write_json(part / CARD_FILE, card | {"version": version})
-            os.rename(part, self.folder / f"v{version:04d}")
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        return version
-
-    def card(self, version: int | None = None) -> dict[str, Any]:
-        """What is known about a version, by default the latest."""
-        return read_json(needs(self.path(version) / CARD_FILE, "ModelSerializer.save"))
-
-    def load(self, version: int | None = None, *, widths: tuple[int, int] | None = None) -> keras.Model:
-        """Load a version, by default the latest.
-
-        Args:
-            version: Its number.
-            widths: Columns of the static and dynamic features that it is to take; see `check_fits`.
-        """
-        return load_model(self.path(version), widths=widths)
-
-    def table(self) -> pd.DataFrame:
-        """One row per version: saved, parameters, seed, and every number among its metrics."""
-        rows = {}
-        for version in self.versions:
-            card = self.card(version)
-            numbers = {name: value for name, value in card["metrics"].items() if isinstance(value, int | float)}
-            rows[version] = {name: card.get(name) for name in ("saved", "parameters", "seed")} | numbers
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("version")
-
-    def compare(self, first: int, second: int) -> list[str]:
-        """Say in what the cards of two versions differ: "seed: 0 here, 1 there", here being the first."""
-        return differences(self.card(first), self.card(second))
-
-    def export(self, path: str | Path, version: int | None = None, kind: str = "savedmodel") -> Path:
-        """Write a version for programs that know nothing of this package; see `export_model`."""
-        return export_model(self.load(version), path, kind)
-
-
-def load_model(folder: str | Path, *, widths: tuple[int, int] | None = None) -> keras.Model:
-    """Load the network of a model folder, or of a `.keras` file; FileNotFoundError where there is none.
-
-    Args:
-        folder: Folder or file.
-        widths: See `check_fits`.
-    """
-    path = needs(model_file(folder), "06_training or `python -m helpers train`")
-    if widths is not None:
-        check_fits(path, *widths)
-    return keras.saving.load_model(path)
-
-
-def model_file(path: str | Path) -> Path:
-    """The `.keras` file that is named itself or by its folder; ValueError for another file."""
-    path = Path(path)
-    if path.suffix != ".keras" and path.is_file():
-        raise ValueError(f"model must be a .keras file, or a model folder such as results/<run>/model, got {path}.")
-    return path if path.suffix == ".keras" else path / MODEL_FILE
-
-
-def card_beside(path: str | Path) -> dict[str, Any]:
-    """The card of a model folder, or of a `.keras` file that `train` wrote; {} where there is none."""
-    file = model_file(path)
-    cards = file.with_suffix(".card.json"), file.with_name(CARD_FILE)
-    return next((read_json(card) for card in cards if card.exists()), {})
-
-
-def saved_config(path: str | Path) -> dict[str, Any]:
-    """What a saved network was built with, read without loading it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("config.json"))["config"]
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        raise ValueError(f"{path} is not a saved model, or a damaged one. Train again, or name another file.") from None
-
-
-def saved_widths(path: str | Path) -> tuple[int, int] | None:
-    """Columns of static and dynamic features that a saved network takes, read without loading it; None if unsaid."""
-    config = saved_config(path)
-    widths = config.get("static_dim"), config.get("dynamic_dim")
-    return None if None in widths else widths
-
-
-def check_fits(path: str | Path, static_dim: int, dynamic_dim: int) -> None:
-    """Raise ValueError when a saved network takes features of other widths; nothing is loaded for it."""
-    expected = saved_widths(path)
-    if expected is not None and expected != (static_dim, dynamic_dim):
-        raise ValueError(
-            f"features must have {expected[0]} static and {expected[1]} dynamic columns, as {Path(path).name} was "
-            f"trained on, got {static_dim} and {dynamic_dim}. Reduce them as in its training, or take another model."
-        )
-
-
-def export_model(model: keras.Model, path: str | Path, kind: str = "savedmodel") -> Path:
-    """Write a cross-attention network for inference elsewhere.
-
-    Inputs, by name: `static` (B, Ts, static_dim), `dynamic` (B, Td, dynamic_dim), `static_t_s`, `dynamic_t_s` in
-    seconds, float32, `static_mask`, `dynamic_mask` bool; output: scores (B, n_targets).
-
-    Args:
-        model: A `CompletePersonalityModel`.
-        path: Folder of the SavedModel, or the `.onnx` file.
-        kind: "savedmodel", or "onnx", which needs the packages onnx and tf2onnx.
-
-    Raises:
-        ValueError: Another kind or network, or a package is missing.
-    """
-    if kind not in EXPORTS:
-        raise ValueError(f"kind must be {' or '.join(EXPORTS)}, got {kind!r}.")
-    absent = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if kind == "onnx" and absent:
-        raise ValueError(f"kind 'onnx' needs {' and '.join(absent)}. Install: pip install {' '.join(absent)}.")
-    if not isinstance(model, _registered.CompletePersonalityModel):
-        raise ValueError(f"model must be a CompletePersonalityModel, got {type(model).__name__}. Export that one.")
-    signature: dict[str, keras.InputSpec] = {}
-    for name, width in (("static", model.static_dim), ("dynamic", model.dynamic_dim)):
-        signature[name] = keras.InputSpec("float32", (None, None, width), name=name)
-        signature[f"{name}_t_s"] = keras.InputSpec("float32", (None, None), name=f"{name}_t_s")
-        signature[f"{name}_mask"] = keras.InputSpec("bool", (None, None), name=f"{name}_mask")
-    model.export(str(path), format=EXPORTS[kind], input_signature=[signature], verbose=False)
-    return Path(path)

@@ -31,9 +31,7 @@ def concat_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_t
     static, dynamic = keras.Input((static_dim,), name="static"), keras.Input((dynamic_dim,), name="dynamic")
     x = layers.Dense(256, activation="relu")(layers.Concatenate()([static, dynamic]))
     x = layers.Dropout(dropout_rate)(layers.BatchNormalization(momentum=0.9)(x))
-    x = layers.Dense(64, activation="relu")(x)
-    scores = layers.Dense(n_targets, bias_initializer=middle())(x)
-    return keras.Model({"static": static, "dynamic": dynamic}, scores, name="concat_mlp")
+    return keras.Model({"static": static, "dynamic": dynamic}, _scores(x, n_targets), name="concat_mlp")
 
 
 def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
@@ -48,9 +46,8 @@ def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_
     x = layers.Concatenate()([layers.Dense(128)(static), layers.Dense(128)(dynamic)])
     x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(x))
     x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
-    x = layers.Dense(64, activation="relu")(x)
-    scores = layers.Dense(n_targets, bias_initializer=middle())(x)
-    return keras.Model({"static": static, "dynamic": dynamic, "mask": mask}, scores, name="aligned_mlp")
+    inputs = {"static": static, "dynamic": dynamic, "mask": mask}
+    return keras.Model(inputs, _scores(x, n_targets), name="aligned_mlp")
 
 
 def stream_mlp(width: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
@@ -62,16 +59,19 @@ def stream_mlp(width: int, dropout_rate: float = 0.3, n_targets: int = 5) -> ker
     tokens, mask = keras.Input((None, width), name="tokens"), keras.Input((None,), dtype="bool", name="mask")
     x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(layers.Dense(128)(tokens)))
     x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
+    return keras.Model({"tokens": tokens, "mask": mask}, _scores(x, n_targets), name="stream_mlp")
+
+
+def _scores(x, n_targets: int):
     x = layers.Dense(64, activation="relu")(x)
-    scores = layers.Dense(n_targets, bias_initializer=middle())(x)
-    return keras.Model({"tokens": tokens, "mask": mask}, scores, name="stream_mlp")
+    return layers.Dense(n_targets, bias_initializer=middle())(x)
 
 
 def freeze_parts(model: keras.Model, parts: str) -> None:
     """Keep parts of a network as they start.
 
     Args:
-        model: Any with parts of its own, as `architecture.as_tree` names them.
+        model: Any with parts of its own, as `as_tree` names them.
         parts: Names with commas between them, such as "query,key"; a part is frozen with all in it. "" freezes none.
 
     Raises:
@@ -213,6 +213,9 @@ def _baseline(says: str) -> Variant:
     return Variant(says, "", "")
 
 
+SALIENCE = Variant(
+    "attention from a flat start, at a price", options={"attention": "salience"}, longer=1.6, settles=0.6
+)
 VARIANTS: dict[str, Variant] = {
     "constant": _baseline("the mean training rating for everyone"),
     "same_video": _baseline("the mean of the training clips of the same source, shrunken; sees no pixel"),
@@ -230,15 +233,9 @@ VARIANTS: dict[str, Variant] = {
     ),
     "token_cross_attention_untied": Variant("the same, keys not started as queries", options={"tied_start": False}),
     "token_cross_attention_pooled_before": Variant("the same, pooled before the head", options={"pool": "before"}),
-    SALIENCE_MODEL: Variant(
-        "attention from a flat start, at a price", options={"attention": "salience"}, longer=1.6, settles=0.6
-    ),
-    SALIENCE_SHUFFLED_MODEL: Variant(
-        "the same, motion tokens moved to other times: its control",
-        "shuffled",
-        options={"attention": "salience"},
-        longer=1.6,
-        settles=0.6,
+    SALIENCE_MODEL: SALIENCE,
+    SALIENCE_SHUFFLED_MODEL: replace(
+        SALIENCE, says="the same, motion tokens moved to other times: its control", inputs="shuffled"
     ),
     "aligned_mlp": Variant("face and motion of the same time concatenated, no attention", "aligned", "aligned_mlp"),
 }
@@ -286,9 +283,8 @@ def config_of(name: str, cfg: TrainingConfig) -> TrainingConfig:
     """The parameters that a model is trained with."""
     variant = variant_of(name)
     epochs = round(cfg.epochs * variant.longer)
-    return replace(
-        cfg, epochs=epochs, first_epoch=max(cfg.first_epoch, int(epochs * variant.settles)), **variant.changes
-    )
+    first_epoch = max(cfg.first_epoch, int(epochs * variant.settles))
+    return replace(cfg, epochs=epochs, first_epoch=first_epoch, **variant.changes)
 
 
 def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
@@ -330,25 +326,6 @@ def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray
     return inputs
 
 
-def build_model(name: str, aligned: Aligned, cfg: TrainingConfig, n_train: int) -> keras.Model:
-    """Build the network of this name for the widths of these clips, to be trained on `n_train` of them."""
-    variant, cfg = variant_of(name), config_of(name, cfg)
-    widths = {"static": aligned.static_features.shape[-1], "dynamic": aligned.dynamic_features.shape[-1]}
-    n_targets = len(aligned.targets)
-    if variant.network == "stream_mlp":
-        return stream_mlp(widths[variant.inputs], cfg.dropout_rate, n_targets)
-    if variant.network in ("concat_mlp", "aligned_mlp"):
-        build = {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[variant.network]
-        return build(*widths.values(), cfg.dropout_rate, n_targets)
-    options = dict(variant.options)
-    if options.get("attention") == "salience":
-        options["warmup_steps"] = round(WARMUP_SHARE * cfg.epochs * -(-n_train // cfg.batch_size))
-    sizes = cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets
-    model = CompletePersonalityModel(*widths.values(), *sizes, **options)
-    freeze_parts(model, cfg.frozen)
-    return model
-
-
 def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int, n_train: int | None = None) -> keras.Model:
     """The network as it is before its training with this seed: the same weights at every call.
 
@@ -360,8 +337,23 @@ def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int, n_t
         n_train: Clips it will be trained on; default all of `aligned`. Only the salience model's warm-up needs it.
     """
     keras.utils.set_random_seed(seed)
+    variant, cfg = variant_of(name), config_of(name, cfg)
+    widths = {"static": aligned.static_features.shape[-1], "dynamic": aligned.dynamic_features.shape[-1]}
+    n_targets = len(aligned.targets)
     with computing_in(cfg.precision):
-        return build_model(name, aligned, cfg, n_train or len(aligned))
+        if variant.network == "stream_mlp":
+            return stream_mlp(widths[variant.inputs], cfg.dropout_rate, n_targets)
+        if variant.network != "cross_attention":
+            build = {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[variant.network]
+            return build(*widths.values(), cfg.dropout_rate, n_targets)
+        options = dict(variant.options)
+        if "attention" in options:
+            steps = cfg.epochs * -(-(n_train or len(aligned)) // cfg.batch_size)
+            options["warmup_steps"] = round(WARMUP_SHARE * steps)
+        sizes = cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets
+        model = CompletePersonalityModel(*widths.values(), *sizes, **options)
+    freeze_parts(model, cfg.frozen)
+    return model
 
 
 def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:
