@@ -31,7 +31,7 @@ from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
 log = logging.getLogger(__name__)
 
 TIMES = ("t_s", "t_start_s", "t_end_s")
-NOT_FEATURES = ("clip", "row", "frame", "valid", *TIMES)  # columns that are known by name
+COLUMNS = ("frame", "valid", *TIMES)  # known by name, beside `clip`, and `row` of an index
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 NOT_A_NUMBER = ["", "nan", "NaN", "NA", "null"]
 CELLS_AT_A_TIME = 2**21  # of a CSV: 2,097,152 numbers are 16 MB
@@ -44,12 +44,9 @@ Rows = tuple[FeatureFile, dict[int, str]]  # of a clip, and the reason of every 
 class Features:
     """Features of many clips as they were found.
 
-    Attributes:
-        kind: "files", "array" or "table".
-        names: What the files call the clips.
-        sha256: Of the file; of a folder, of the sorted lines `<sha256>  <path>`.
-        rows: From a name to its rows. ValueError: they cannot be used.
-        index_sha256: Of the index CSV of an array, "" without one.
+    `kind`: "files", "array" or "table". `names`: what the files call the clips. `sha256`: of the file; of a folder, of
+    the sorted lines `<sha256>  <path>`. `rows`: from a name to its rows, ValueError where they cannot be used.
+    `index_sha256`: of the index CSV of an array, "" without one.
     """
 
     kind: str
@@ -76,11 +73,12 @@ def import_features(
     manifest; so does a clip whose file is damaged, and a clip of the data folder without features, as failed.
 
     Args:
-        source: See `open_features`, as `index` and `fps`.
+        source: A folder, a `.npy` or a `.csv`.
         out: The run's folder.
         stream: "static" or "dynamic", which becomes the name of the stage.
         data: The folder of clips. Features belong to the clip with that key, or whose key ends in the name.
-        index: Index CSV of a `.npy`; default: the file of the same name with `.csv`.
+        index: Index CSV of a `.npy`, default: the file of the same name with `.csv`. Its lines are those of the array
+            in order, or a column `row` says which, from 0.
         fps: Frames per second, for rows without times.
         skip_unmatched: Leave out features whose name fits no clip or several, with the reason, instead of refusing.
         progress: Whether to show a progress bar.
@@ -89,15 +87,16 @@ def import_features(
         The manifest of the stage.
 
     Raises:
-        ValueError: Names that fit no clip or several; a damaged table; no usable rows; rows of different widths; a
-            stage that is there already and was made otherwise.
+        FileNotFoundError: The source or its index is missing.
+        ValueError: Names that fit no clip or several; a damaged table, with file, line and column; no usable rows; rows
+            of different widths; a stage that is there already and was made otherwise.
         LockedError: The run is being filled.
     """
     if stream not in STREAMS:
         raise ValueError(f"stream must be {' or '.join(STREAMS)}, got {stream!r}.")
     source, out, clips = Path(source), Path(out), find_clips(data)
     with FolderLock(out), tempfile.TemporaryDirectory(dir=out, prefix=".part-") as scratch:
-        features = open_features(source, scratch, index=index, fps=fps)
+        features = _open(source, Path(scratch), index, fps)
         named, refused = match_clips(features.names, clips.index)
         if refused and (not skip_unmatched or not named):
             listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
@@ -107,18 +106,21 @@ def import_features(
             )
         failed, width = _survey(features, named, progress)
         failed |= {key: f"there are no features of it in {source.name}" for key in clips.index if key not in named}
-        with Stage(out / stream, stream, _identity(features, source, fps), {"source": str(source.resolve())}) as stage:
-            for name, reason in refused.items():
-                log.warning("%s is left out: %s", name, reason)
-                stage.fail(name, reason)
-            counts = {"clips": len(clips), "made": 0, "found": 0, "failed": len(failed), "rows": 0, "invalid_rows": 0}
+        identity = {
+            "parameters": {"weights": "elsewhere"},
+            "weights": {"name": "elsewhere", "source": source.name, "sha256": features.sha256},
+            "elsewhere": {"layout": features.kind, "index_sha256": features.index_sha256, "fps": fps},
+        }
+        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": len(failed), "rows": 0, "invalid_rows": 0}
+        with Stage(out / stream, stream, identity, {"source": str(source.resolve())}) as stage:
+            for key, reason in [*refused.items(), *failed.items()]:
+                log.warning("%s is left out: %s", key, reason)
+                stage.fail(key, reason)
             for key in clips.index:
                 if key in failed:
-                    log.warning("%s is left out: %s", key, failed[key])
                     stage.path(key).unlink(missing_ok=True)  # of an earlier import, when it could be told from others
-                    stage.fail(key, failed[key])
                 else:
-                    _write_clip(stage, features, key, named[key], counts)
+                    _write_clip(stage, key, features.rows(named[key]), features.sha256[:16], counts)
             return stage.finish(**counts, feature_dim=width, unmatched=len(refused))
 
 
@@ -131,28 +133,16 @@ def _survey(features: Features, named: dict[str, str], progress: bool) -> tuple[
             widths.setdefault(features.rows(name)[0].features.shape[1], name)
         except ValueError as error:
             failed[key] = str(error)
-        if len(widths) > 1:
-            (a, first), (b, other) = widths.items()
-            raise ValueError(
-                f"features must be of one width, got {a} for {first} and {b} for {other}. Take those of one network."
-            )
     if not widths:
         raise ValueError(f"a clip at least must have usable features, got none of {len(named)}: {min(failed.values())}")
+    if len(widths) > 1:
+        each = " and ".join(f"{width} for {name}" for width, name in list(widths.items())[:2])
+        raise ValueError(f"features must be of one width, got {each}. Take those of one network.")
     return failed, next(iter(widths))
 
 
-def _identity(features: Features, source: Path, fps: float | None) -> dict[str, Any]:
-    """What later stages compare and name: `weights` as other stages have it, so that nothing takes it for ours."""
-    return {
-        "parameters": {"weights": "elsewhere"},
-        "weights": {"name": "elsewhere", "source": source.name, "sha256": features.sha256},
-        "elsewhere": {"layout": features.kind, "index_sha256": features.index_sha256, "fps": fps},
-    }
-
-
-def _write_clip(stage: Stage, features: Features, key: str, name: str, counts: dict[str, int]) -> None:
-    rows, reasons = features.rows(name)
-    stamp = features.sha256[:16]
+def _write_clip(stage: Stage, key: str, found: Rows, stamp: str, counts: dict[str, int]) -> None:
+    rows, reasons = found
     done = stage.done(key, stamp)
     if not done:
         stage.write(key, rows, stamp)
@@ -163,22 +153,8 @@ def _write_clip(stage: Stage, features: Features, key: str, name: str, counts: d
         stage.fail(key, reason, row)
 
 
-def open_features(
-    source: str | Path, scratch: str | Path, *, index: str | Path | None = None, fps: float | None = None
-) -> Features:
-    """Find the clips of a folder or file of features, and what it says about its rows.
-
-    Args:
-        source: A folder, a `.npy` or a `.csv`.
-        scratch: Folder for the numbers of a CSV, float32, as long as the features are used.
-        index: See `import_features`. Its lines are those of the array in order, or a column `row` says which, from 0.
-        fps: Frames per second, for rows without times.
-
-    Raises:
-        FileNotFoundError: The source or its index is missing.
-        ValueError: Nothing that is read; a table that names file, line and column of what is wrong with it.
-    """
-    source = Path(source)
+def _open(source: Path, scratch: Path, index: str | Path | None, fps: float | None) -> Features:
+    """Find the clips of a folder or file of features; `scratch` holds the numbers of a CSV meanwhile."""
     if fps is not None and not 0 < fps < np.inf:
         raise ValueError(f"fps must be above 0, got {fps}.")
     if not source.exists():
@@ -187,7 +163,7 @@ def open_features(
     if kind == ".npy":
         return _array(source, Path(index or source.with_suffix(".csv")), fps)
     if index is None and kind in ("folder", ".csv"):
-        return _files(source, fps) if kind == "folder" else _table(source, Path(scratch), fps)
+        return _files(source, fps) if kind == "folder" else _table(source, scratch, fps)
     raise ValueError(f"source must be a folder, a .csv, or a .npy with an index, got {source} and index {index}.")
 
 
@@ -196,28 +172,21 @@ def _files(folder: Path, fps: float | None) -> Features:
     if not paths:
         raise ValueError(f"{folder} must hold a .npy or .npz per clip, got none.")
     listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
-
-    def rows(name: str) -> Rows:
-        arrays = _arrays_of(paths[name])
-        try:
-            return usable_rows(arrays.pop("features"), arrays, fps)
-        except ValueError as error:
-            raise ValueError(f"{paths[name].name}: {error}") from None
-
-    return Features("files", list(paths), hashlib.sha256(listing.encode()).hexdigest(), rows)
+    sha256 = hashlib.sha256(listing.encode()).hexdigest()
+    return Features("files", list(paths), sha256, lambda name: _rows_of(paths[name], fps))
 
 
-def _arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of one clip that are known by name; an only array is the features."""
+def _rows_of(path: Path, fps: float | None) -> Rows:
+    """The rows of a clip's own file, whose arrays are known by name; an only array is the features."""
     try:
         arrays = read_arrays(path) if path.suffix == ".npz" else {"features": np.asarray(read_npy(path))}
-    except ValueError:
-        raise ValueError(f"{path.name} is damaged, or holds objects instead of numbers. Make it again.") from None
-    if len(arrays) == 1:
-        return {"features": next(iter(arrays.values()))}
-    if "features" not in arrays:
-        raise ValueError(f"{path.name} must hold an array 'features', got {', '.join(sorted(arrays)) or 'none'}.")
-    return {name: array for name, array in arrays.items() if name in ("features", "frame", "valid", *TIMES)}
+        if len(arrays) == 1:
+            arrays = {"features": next(iter(arrays.values()))}
+        if "features" not in arrays:
+            raise ValueError(f"it must hold an array 'features', got {', '.join(sorted(arrays)) or 'none'}.")
+        return usable_rows(arrays["features"], {name: arrays[name] for name in COLUMNS if name in arrays}, fps)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}".replace(f"{path.parent}/", "")) from None
 
 
 def _array(path: Path, index: Path, fps: float | None) -> Features:
@@ -231,15 +200,14 @@ def _array(path: Path, index: Path, fps: float | None) -> Features:
     table = pd.concat([known for known, _ in table_chunks(index, features=False)])
     if "row" not in table and len(table) != len(array):
         raise ValueError(f"{index.name} must have a line per row of {path.name}, {len(array)}, got {len(table)}.")
-    at = table.pop("row").to_numpy() if "row" in table else np.arange(len(table))
-    odd = (at < 0) | (at >= len(array)) | pd.Series(at).duplicated().to_numpy()
+    at = table.pop("row") if "row" in table else pd.Series(range(len(table)), table.index)
+    odd = ~at.between(0, len(array) - 1) | at.duplicated()
     if odd.any():
-        line = int(odd.argmax())
         raise ValueError(
-            f"{index.name} line {line + 2}: row must be 0 to {len(array) - 1}, each once, got {at[line]:g}. "
-            f"Take the index that belongs to {path.name}."
+            f"{index.name} line {odd.idxmax()}: row must be 0 to {len(array) - 1}, each once, got "
+            f"{at[odd.idxmax()]:g}. Take the index that belongs to {path.name}."
         )
-    names, rows = _of_lines(index, table, partial(read_npy, path), at.astype(np.int64), fps)
+    names, rows = _of_lines(index, table, partial(read_npy, path), at.to_numpy(np.int64), fps)
     return Features("array", names, file_sha256(path), rows, file_sha256(index))
 
 
@@ -339,14 +307,11 @@ def _placed(columns: Mapping[str, np.ndarray], n: int, fps: float | None) -> tup
 
 
 def table_chunks(path: Path, *, features: bool) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Read a CSV some lines at a time.
-
-    Args:
-        path: UTF-8, one line of column names.
-        features: Whether the columns that are not known by name are numbers to be read; otherwise they are passed over.
+    """Read a UTF-8 CSV some lines at a time; one line of it are the names of the columns.
 
     Yields:
-        The columns that are known by name, with their types; the others as float32 (n, D), NaN for an empty cell.
+        The columns that are known by name, their index the number of the line; and, with `features`, all others as
+        float32 (n, D), NaN for an empty cell.
 
     Raises:
         ValueError: Not such a CSV, no column `clip`, or a cell that is not what its column holds, with its line.
@@ -354,14 +319,14 @@ def table_chunks(path: Path, *, features: bool) -> Iterator[tuple[pd.DataFrame, 
     reading: dict[str, Any] = {"encoding": "utf-8-sig", "low_memory": False}
     try:
         header = pd.read_csv(path, nrows=0, dtype=str, **reading).columns.tolist()
-        known = [name for name in header if name in NOT_FEATURES]
-        others = [name for name in header if name not in NOT_FEATURES] if features else []
+        known = [name for name in header if name in ("clip", "row", *COLUMNS)]
+        others = [name for name in header if name not in known] if features else []
         if "clip" not in known:
             raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(header[:8])}.")
         if features and not others:
             raise ValueError(f"{path.name} must have columns of features beside {', '.join(known)}, got none.")
-        reading |= {"keep_default_na": False, "dtype": dict.fromkeys(known, str)}
-        reading |= {"na_values": dict.fromkeys(others, NOT_A_NUMBER), "chunksize": CELLS_AT_A_TIME // len(header) + 1}
+        reading |= {"keep_default_na": False, "na_values": dict.fromkeys(others, NOT_A_NUMBER)}
+        reading |= {"dtype": dict.fromkeys(known, str), "chunksize": CELLS_AT_A_TIME // len(header) + 1}
         line = 2
         with pd.read_csv(path, **reading) as chunks:
             for chunk in chunks:
@@ -369,30 +334,32 @@ def table_chunks(path: Path, *, features: bool) -> Iterator[tuple[pd.DataFrame, 
                     raise ValueError(f"{path.name} must have a name for each column, got lines with further cells.")
                 chunk.index = range(line, line + len(chunk))
                 line += len(chunk)
-                yield _known(path, chunk[known]), _numbers(path, chunk[others])
+                for name in chunk[others].select_dtypes(exclude="number"):
+                    _typed(path, chunk[name])
+                with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
+                    numbers = chunk[others].to_numpy(np.float32, na_value=np.nan)
+                yield pd.DataFrame({name: _typed(path, chunk[name]) for name in known}), numbers
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).") from None
     if line == 2:
         raise ValueError(f"{path.name} must have lines below its column names, got none.")
 
 
-def _known(path: Path, texts: pd.DataFrame) -> pd.DataFrame:
-    """The columns that are known by name with their types; the index is the number of the line in the file."""
-    made = {}
-    for column in texts:
-        cells = texts[column].fillna("").str.strip()
-        if column == "clip":
-            made[column], right, rule = texts[column].fillna(""), cells != "", "name a clip"  # blanks may belong to it
-        elif column == "valid":
-            made[column] = cells.str.lower().map(FLAGS)
-            right, rule = made[column].notna(), "be True or False"
-        else:
-            number = made[column] = cells.map(_exact).astype(np.float64)
-            whole = column in ("row", "frame")
-            right = np.isfinite(number) & ((number % 1 == 0) | (not whole))
-            rule = "be a whole number" if whole else "be a number"
-        _require(path, texts[column], right, rule)
-    return pd.DataFrame(made).astype({"valid": bool} if "valid" in made else {})
+def _typed(path: Path, cells: pd.Series) -> pd.Series:
+    """A column with its type; a cell that is not what it must be is a ValueError with its line."""
+    rule, typed = "be a number", cells.map(_exact).astype(np.float64)
+    right = np.isfinite(typed) if cells.name in ("row", *COLUMNS) else typed.notna() | cells.isna()
+    if cells.name == "clip":
+        rule, typed, right = "name a clip", cells, cells.str.strip() != ""  # blanks may belong to it
+    elif cells.name == "valid":
+        typed = cells.str.strip().str.lower().map(FLAGS)
+        rule, right = "be True or False", typed.notna()
+    elif cells.name in ("row", "frame"):
+        rule, right = "be a whole number", right & (typed % 1 == 0)
+    if not right.all():
+        line = right.idxmin()
+        raise ValueError(f"{path.name} line {line}: {cells.name} must {rule}, got {cells[line]!r}.")
+    return typed.astype(bool) if cells.name == "valid" else typed
 
 
 def _exact(text: str) -> float:
@@ -401,19 +368,3 @@ def _exact(text: str) -> float:
         return float(text)
     except ValueError:
         return np.nan
-
-
-def _numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:
-    """Cells as float32 (n, D); one that is not a number is a ValueError with its line and column."""
-    for column in cells.columns[[dtype.kind not in "fiu" for dtype in cells.dtypes]]:
-        numbers = pd.to_numeric(cells[column].astype(str), errors="coerce")
-        _require(path, cells[column], numbers.notna() | cells[column].isna(), "be a number")
-    with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
-        return cells.to_numpy(np.float32, na_value=np.nan)
-
-
-def _require(path: Path, cells: pd.Series, right: pd.Series, rule: str) -> None:
-    """Raise ValueError with line and column of the first cell that is not right."""
-    if not right.all():
-        line = right.idxmin()
-        raise ValueError(f"{path.name} line {line}: {cells.name} must {rule}, got {cells[line]!r}.")

@@ -35,6 +35,7 @@ LOOKED_AT_CLIPS, LOOKED_AT_SAMPLES = 16, 3  # to find out what most samples of a
 UNREADABLE = Exception  # damage makes Pillow raise nearly anything
 
 Values = tuple[np.ndarray, dict[int, str]]  # of some samples, zeros where one cannot be used; and by place, why not
+About = tuple[int, float, str, tuple[int, ...]]  # number, rate, origin and shape of samples
 
 
 class StoredError(ValueError):
@@ -171,8 +172,8 @@ class Tree:
 
     `clips`: path of each by what the folder calls it, in natural order. `side_px`, `fps`, `made`: side, numbers per
     second, and origin of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
-    Each kind of tree says what its clips' paths are (`_paths`), number, rate and origin of a clip's samples (`_about`),
-    the shape of most (`_shape`), and all files of a clip (`_files`).
+    Each kind of tree says what its clips' paths are (`_paths`), number, rate, origin and commonest shape of a clip's
+    samples (`_about`), and all files of a clip (`_files`).
     """
 
     parameter: str
@@ -195,10 +196,10 @@ class Tree:
         if not self.clips:
             raise ValueError(f"{self.parameter} must hold {self.what} like {self.like}, got none below {folder}.")
         try:
-            kinds = self.clips.values(), LOOKED_AT_CLIPS
-            self.fps, self.made, shape = _commonest(lambda path: (*self._about(path)[1:], self._shape(path)), *kinds)
+            kind = _commonest(lambda path: self._about(path)[1:], self.clips.values(), LOOKED_AT_CLIPS)
         except StoredError as error:
             raise ValueError(f"{self.parameter} must hold {self.what}, {error}. Check the folder.") from None
+        self.fps, self.made, shape = kind
         if shape not in {(side, side, self.channels) for side in shape}:
             raise ValueError(
                 f"the {self.what} of {self.parameter} must have shape (S, S, {self.channels}), got {shape}. "
@@ -224,11 +225,9 @@ class FaceTree(Tree):
     def _paths(self) -> Iterable[Path]:
         return dict.fromkeys((self.folder / name).parent for name in video_files(self.folder, PICTURE.fullmatch))
 
-    def _about(self, path: Path) -> tuple[int, float, str]:
-        return len(numbered_files(path, PICTURE)), self.fps, self.what
-
-    def _shape(self, path: Path) -> tuple[int, ...]:
-        return _commonest(_picture_shape, numbered_files(path, PICTURE).values(), LOOKED_AT_SAMPLES)
+    def _about(self, path: Path) -> About:
+        pictures = numbered_files(path, PICTURE).values()
+        return len(pictures), self.fps, self.what, _commonest(_picture_shape, pictures, LOOKED_AT_SAMPLES)
 
     def _files(self, name: str) -> list[Path]:
         times = self._times(name)
@@ -312,20 +311,17 @@ class FlowTree(Tree):
         trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
         return [*trees, *(path for path in files if path.parent not in trees)]
 
-    def _about(self, path: Path) -> tuple[int, float, str]:
+    def _about(self, path: Path) -> About:
         if path.is_dir():
-            return len(pair_files(path)), self.fps, PAIRS
+            pairs = pair_files(path).values()
+            return len(pairs), self.fps, PAIRS, _commonest(lambda pair: read_npy(pair).shape, pairs, LOOKED_AT_SAMPLES)
         if path.suffix == ".npy":
-            return len(_array(path)), self.fps, ARRAY
-        (n, *_), t_s, rate, method = _of_clip(flow_header, path)
+            n, *shape = _array(path).shape
+            return n, self.fps, ARRAY, tuple(shape)
+        (n, *shape), t_s, rate, method = _of_clip(flow_header, path)
         if not (rate > 0 and t_s.shape == (n,) and (np.abs(t_s - np.arange(n) / rate) <= 0.5 / rate).all()):
             raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
-        return n, rate, method
-
-    def _shape(self, path: Path) -> tuple[int, ...]:
-        if path.is_dir():
-            return _commonest(lambda file: read_npy(file).shape, pair_files(path).values(), LOOKED_AT_SAMPLES)
-        return (_array(path).shape if path.suffix == ".npy" else _of_clip(flow_header, path)[0])[1:]
+        return n, rate, method, tuple(shape)
 
     def _files(self, name: str) -> list[Path]:
         path = self.clips[name]
@@ -339,7 +335,7 @@ class FlowTree(Tree):
     def job(self, name: str, size_px: int, clip_px: float | None) -> StoredClip:
         """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
         path = self.clips[name]
-        n, fps, made = self._about(path)
+        n, fps, made, _ = self._about(path)
         if (fps, made) != (self.fps, self.made):
             there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
             raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")
