@@ -149,7 +149,8 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
         with open_container(path) as container:
             yield _read_table(path, container)
     except av.FFmpegError as error:
-        raise damaged(path, f"not a readable video ({error.strerror})") from None
+        what = f"{path.name}: not a readable video ({error.strerror})"
+        raise VideoError(f"{what}. Copy or download it again, or remove it.") from None
 
 
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:

@@ -86,22 +86,8 @@ def _cascade() -> cv2.CascadeClassifier:
 
 @cache
 def _yunet() -> "cv2.FaceDetectorYN":
-    return cv2.FaceDetectorYN.create(str(_yunet_file()), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
-
-
-def _yunet_file(can_fetch: bool = False) -> Path:
-    place = YUNET.place
-    reason = fetch(YUNET) if can_fetch and not place.is_file() else ""
-    how = (
-        f"Put {YUNET.name} ({YUNET.n_bytes:,} bytes, {WEIGHTS['yunet'].licence} licence) there, from\n  {YUNET.url}\n"
-        "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file."
-    )
-    if not place.is_file():
-        why = f" and could not be fetched ({reason})" if reason else ""
-        raise FileNotFoundError(f"{place} is missing{why}. {how}")
-    if (found := file_sha256(place)) != YUNET.file_hash:
-        raise ValueError(f"{place} must have sha256 {YUNET.file_hash}, got {found}. {how}")
-    return place
+    _check_yunet()
+    return cv2.FaceDetectorYN.create(str(YUNET.place), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
 def require_detector(detector: str) -> None:
@@ -115,7 +101,20 @@ def require_detector(detector: str) -> None:
     if detector == "haar":
         _cascade()
     else:
-        _yunet_file(can_fetch=True)
+        _check_yunet("" if YUNET.place.is_file() else fetch(YUNET))
+
+
+def _check_yunet(why_not_fetched: str = "") -> None:
+    place = YUNET.place
+    how = (
+        f"Put {YUNET.name} ({YUNET.n_bytes:,} bytes, {WEIGHTS['yunet'].licence} licence) there, from\n  {YUNET.url}\n"
+        "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file."
+    )
+    if not place.is_file():
+        why = f" and could not be fetched ({why_not_fetched})" if why_not_fetched else ""
+        raise FileNotFoundError(f"{place} is missing{why}. {how}")
+    if (found := file_sha256(place)) != YUNET.file_hash:
+        raise ValueError(f"{place} must have sha256 {YUNET.file_hash}, got {found}. {how}")
 
 
 def detector_file(detector: str) -> str:

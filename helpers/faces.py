@@ -7,16 +7,14 @@ guess. `export_faces` writes the crops as the tree of JPEG files that the source
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import cv2
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers.config import PreparationConfig
 from helpers.container import VideoError
@@ -25,14 +23,13 @@ from helpers.files import PART
 from helpers.store import Stage, clip_stamp, read_manifest, write_arrays
 from helpers.tracking import Follower, face_path, main_face
 from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of, write_track
-from helpers.video import Frames, backend_name, backend_version, iter_frames, read_frames, uniform_indices
+from helpers.video import backend_name, backend_version, iter_frames
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
 
-ALIVE_S = 60.0  # between two signs of life of a decoder process
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
 SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source project's
 
@@ -66,6 +63,75 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
         return stage.finish(**run.finish())
 
 
+def export_faces(
+    clips: "pd.DataFrame", data: str | Path, run: str | Path, to: str | Path, *, every: int = 5, progress: bool = False
+) -> dict[str, Any]:
+    """Write the face crops of all clips into `faces_jpeg/` and their times into `faces_jpeg_times/`, both below `to`.
+
+    Clips that are done are not done again.
+
+    Args:
+        clips: Index `key`, column `path` below `data`.
+        data: Folder of the clips.
+        run: The run's folder, with `faces/` of 02.
+        every: Every which frame of the file, from the first; 5 as in the source project.
+
+    Returns:
+        The manifest: counts of clips, and those that could not be exported, with the reason.
+
+    Raises:
+        FileNotFoundError: 02 is not done.
+        ValueError: `to` was made with other settings.
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}.")
+    faces = read_manifest(Path(run) / "faces", "02_clip_preparation")
+    backend = faces["identity"]["parameters"]["backend"]
+    no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
+    identity = {"preparation": faces["identity"], "every": every, "quality": QUALITY, "size_px": SIZE_PX}
+    made_with = {"decoder": backend_version(backend), "opencv": cv2.__version__}
+    with Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with) as stage:
+        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0}
+        for key, below in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
+            path, folder = Path(data) / below, Path(to) / "faces_jpeg" / key
+            stamp = clip_stamp(path)
+            if folder.is_dir() and stage.done(key, stamp):
+                counts["found"] += 1
+                continue
+            try:
+                rows = _write_crops(path, track_of(Path(run), key, stamp, no_track), folder, every, backend)
+                write_arrays(stage.path(key), **rows, stamp=stamp)
+                counts["made"] += 1
+            except (VideoError, NoFaceError, cv2.error) as error:
+                log.warning("%s: %s", key, error)
+                shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
+                stage.path(key).unlink(missing_ok=True)
+                stage.fail(key, str(error).removeprefix(f"{path.name}: "))
+                counts["failed"] += 1
+        return stage.finish(**counts)
+
+
+def _write_crops(path: Path, track: FaceTrack, folder: Path, every: int, backend: str) -> dict[str, np.ndarray]:
+    """Put a clip's crops in the place of `folder`; returns `frame` numbers int64 and `t_s` of those with the face."""
+    numbers, t_s = [], []
+    part = folder.parent / f"{PART}{folder.name}"
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
+    try:
+        for frame, t, number in iter_frames(path, indices=slice(0, None, every), backend=backend):
+            if track.has_face(t):
+                crop = cv2.cvtColor(crop_at(frame, track, t, SIZE_PX), cv2.COLOR_RGB2BGR)
+                _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+                (part / f"face_{number:06d}.jpg").write_bytes(jpeg.tobytes())
+                numbers.append(number)
+                t_s.append(t)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return {"frame": np.array(numbers, np.int64), "t_s": np.array(t_s, np.float64)}
+
+
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
     """Find the main face of a clip, its one stable box, and its smoothed box at every sample.
 
@@ -81,20 +147,18 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 
 
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
-    """The one track of a clip, as decoder processes make it; before it None about once a minute, as a sign of life."""
+    """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life."""
     video, cfg = job
     found, times, follower = [], [], Follower()
     stream = iter_frames(video, fps=cfg.fps, backend=cfg.backend)
-    told_s = time.monotonic()
     for sample, (frame, t, number) in enumerate(stream):
-        faces = detect_faces(frame, cfg.detector) if sample % cfg.detect_every == 0 else None
-        follower.step(sample, frame, faces)
-        if faces is not None:
+        faces = None
+        if sample % cfg.detect_every == 0:
+            faces = detect_faces(frame, cfg.detector)
             found.append(faces)
-        times.append((t, number))
-        if time.monotonic() >= told_s + ALIVE_S:
             yield None
-            told_s = time.monotonic()
+        follower.step(sample, frame, faces)
+        times.append((t, number))
     places, reason = main_face(found)
     coverage = len(places) / len(found)
     if not places:
@@ -132,81 +196,3 @@ def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
     x, y, w, h = faces[:, :4].astype(np.float64).T
     cx, cy, width = np.median([x + w / 2, y + h / 2, w], axis=1)
     return square(cx, cy - UP * width, width * scale)
-
-
-def sheet_of_clip(path: str | Path, track: FaceTrack, n: int, *, backend: str = "auto") -> tuple[Frames, np.ndarray]:
-    """Frames for a contact sheet: up to `n` samples spread evenly, and their numbers (n,) in the track's arrays."""
-    samples = uniform_indices(track.n_frames, min(n, track.n_frames))
-    return read_frames(path, fps=track.fps, indices=samples.tolist(), backend=backend), samples
-
-
-def export_faces(
-    clips: "pd.DataFrame", data: str | Path, run: str | Path, to: str | Path, *, every: int = 5, progress: bool = False
-) -> dict[str, Any]:
-    """Write the face crops of all clips into `faces_jpeg/` and their times into `faces_jpeg_times/`, both below `to`.
-
-    Clips that are done are not done again.
-
-    Args:
-        clips: Index `key`, column `path` below `data`.
-        data: Folder of the clips.
-        run: The run's folder, with `faces/` of 02.
-        every: Every which frame of the file, from the first; 5 as in the source project.
-
-    Returns:
-        The manifest: counts of clips and files, and the clips that could not be exported, with the reason.
-
-    Raises:
-        FileNotFoundError: 02 is not done.
-        ValueError: `to` was made with other settings.
-    """
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}.")
-    faces = read_manifest(Path(run) / "faces", "02_clip_preparation")
-    backend = faces["identity"]["parameters"]["backend"]
-    no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    identity = {"preparation": faces["identity"], "every": every, "quality": QUALITY, "size_px": SIZE_PX}
-    made_with = {"decoder": backend_version(backend), "opencv": cv2.__version__}
-    with Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with) as stage:
-        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
-        for key, path in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
-            path, folder = Path(data) / path, Path(to) / "faces_jpeg" / key
-            stamp = clip_stamp(path)
-            if folder.is_dir() and stage.done(key, stamp):
-                counts["found"] += 1
-                continue
-            try:
-                track = track_of(Path(run), key, stamp, no_track)
-                rows = _export_clip(path, track, folder, every, backend)
-            except (VideoError, NoFaceError, cv2.error, av.FFmpegError) as error:
-                log.warning("%s: %s", key, error)
-                shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
-                stage.path(key).unlink(missing_ok=True)
-                stage.fail(key, str(error).removeprefix(f"{path.name}: "))
-                counts["failed"] += 1
-                continue
-            write_arrays(stage.path(key), **rows, stamp=stamp)
-            counts["made"] += 1
-            counts["files"] += len(rows["frame"])
-        return stage.finish(**counts)
-
-
-def _export_clip(path: Path, track: FaceTrack, folder: Path, every: int, backend: str) -> dict[str, np.ndarray]:
-    """Put a clip's crops in the place of `folder`; returns `frame` numbers int64 and `t_s` of those with the face."""
-    numbers, t_s = [], []
-    part = folder.parent / f"{PART}{folder.name}"
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
-        for frame, t, number in iter_frames(path, indices=slice(0, None, every), backend=backend):
-            if track.has_face(t):
-                crop = cv2.cvtColor(crop_at(frame, track, t, SIZE_PX), cv2.COLOR_RGB2BGR)
-                _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-                (part / f"face_{number:06d}.jpg").write_bytes(jpeg.tobytes())
-                numbers.append(number)
-                t_s.append(t)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return {"frame": np.array(numbers, np.int64), "t_s": np.array(t_s, np.float64)}

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 CLIP_ERRORS = (VideoError, NoFaceError, StoredError, TooShortError, NetworkError, WorkerError, cv2.error, FFmpegError)
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")  # for files
-PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one a minute, but none while a file is opened
+PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
 UNWRITTEN = 8  # files that may wait to be written
 AT_ONCE = 2  # batches in the network, where memory suffices for both
 BEGUN = AT_ONCE + 1  # batches on their way: one more waits for it

@@ -30,6 +30,7 @@ PATCH_PX = 24  # side of the patches that similarity is measured on
 MIN_SIMILARITY = 0.6  # correlation with the detected face; below it the face is lost
 MAX_FACES = 4  # followed at once, the largest
 LUCAS_KANADE = {"winSize": (11, 11), "maxLevel": 2, "criteria": (3, 10, 0.03)}
+Place = tuple[int, int]  # of a detection: look, and row among the faces found there
 PAIRS = cache(partial(np.triu_indices, k=1))  # by the number of points
 
 
@@ -40,7 +41,7 @@ class Leg:
     sample: its number in `samples`, `boxes_xyxy` in pixels of the frame, `similarity` with the detected face, up to 1.
     """
 
-    def __init__(self, start: tuple[int, int], gray: np.ndarray, box_xyxy: np.ndarray) -> None:
+    def __init__(self, start: Place, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
         """Take the face in a box of a small grey picture, in pixels of that."""
         self.start, self.arrived = start, None
         self.samples, self.boxes_xyxy, self.similarity = [], [], []
@@ -109,19 +110,18 @@ class Follower:
         for row in np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES].tolist():
             start = (self._n_looks, row)
             if start not in arrived and len(self._pictures) > 2:
-                self.legs.append(self._back(Leg(start, gray, boxes[row] * scale), sample, scale))
+                self.legs.append(Leg(start, gray, boxes[row] * scale))
+                self._go_back(self.legs[-1], sample, scale)
             self._moving.append(Leg(start, gray, boxes[row] * scale))
             self.legs.append(self._moving[-1])
         self._moving += bridging[: MAX_FACES - len(self._moving)]
         self._pictures = [gray]
         self._n_looks += 1
 
-    def _back(self, leg: Leg, sample: int, scale: float) -> Leg:
+    def _go_back(self, leg: Leg, sample: int, scale: float) -> None:
         """Follow a face that appeared at a look backwards to the look before."""
-        for back, (later, earlier) in enumerate(pairwise(self._pictures[:0:-1]), start=1):
-            if not leg.step(sample - back, later, earlier, scale):
-                break
-        return leg
+        backwards = enumerate(pairwise(self._pictures[:0:-1]), start=1)
+        all(leg.step(sample - back, later, earlier, scale) for back, (later, earlier) in backwards)
 
 
 def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -160,26 +160,23 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
 
 
-def main_face(found: list[np.ndarray]) -> tuple[list[tuple[int, int]], str]:
+def main_face(found: list[np.ndarray]) -> tuple[list[Place], str]:
     """Link the detector's rows from look to look by overlap and take the face with the largest summed area.
 
     Returns:
-        (look, row) of each of its detections, none when there is no face at all, and why it was chosen.
+        The place of each of its detections, none when there is no face at all, and why it was chosen.
     """
-    tracks: list[list[tuple[int, int]]] = []  # (look, row) of each face
+    tracks: list[list[Place]] = []  # of each face
     boxes = [corners(rows) for rows in found]
     for look, here in enumerate(boxes):
         last = [boxes[i][j] for i, j in (track[-1] for track in tracks)]
         pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
-        linked: dict[int, int] = {}
+        free = dict.fromkeys(range(len(here)))
         for overlap, i, j in pairs:
-            if overlap >= SAME_FACE_IOU and j not in linked and i not in linked.values():
-                linked[j] = i
-        for j in range(len(here)):
-            if j in linked:
-                tracks[linked[j]].append((look, j))
-            else:
-                tracks.append([(look, j)])
+            if overlap >= SAME_FACE_IOU and j in free and tracks[i][-1][0] < look:
+                tracks[i].append((look, j))
+                del free[j]
+        tracks += [[(look, j)] for j in free]
     if not tracks:
         return [], "no face"
     areas = [sum(found[i][j][2] * found[i][j][3] for i, j in track) for track in tracks]
@@ -191,20 +188,13 @@ def main_face(found: list[np.ndarray]) -> tuple[list[tuple[int, int]], str]:
 
 
 def face_path(
-    rows: np.ndarray,
-    places: list[tuple[int, int]],
-    legs: list[Leg],
-    n: int,
-    *,
-    every: int,
-    fps: float,
-    max_gap_s: float,
+    rows: np.ndarray, places: list[Place], legs: list[Leg], n: int, *, every: int, fps: float, max_gap_s: float
 ) -> dict[str, Any]:
     """Give a face a box at every one of the `n` samples of a clip.
 
     Args:
         rows: The detector's rows of the face, (k, >= 5), at least one.
-        places: (look, row) of each, as `main_face` gives them.
+        places: Of each, as `main_face` gives them.
         legs: Legs of all followed faces.
         every: Every which sample was looked at, from the first.
         max_gap_s: Longest time between two known boxes that is interpolated.
@@ -235,7 +225,7 @@ def face_path(
 
 
 def _join_legs(
-    rows: np.ndarray, places: list[tuple[int, int]], legs: list[Leg], n: int, looked: np.ndarray
+    rows: np.ndarray, places: list[Place], legs: list[Leg], n: int, looked: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Lay a face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
 

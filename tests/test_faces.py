@@ -14,7 +14,7 @@ from numbered import FrameList
 from helpers import faces
 from helpers.config import PreparationConfig
 from helpers.detectors import detect_faces
-from helpers.faces import export_faces, prepare_clips, sheet_of_clip, stable_box, track_clip, tracks_of
+from helpers.faces import export_faces, prepare_clips, stable_box, track_clip, tracks_of
 from helpers.files import ROOT
 from helpers.store import read_arrays, write_arrays
 from helpers.tracks import (
@@ -142,12 +142,10 @@ def test_memory_does_not_grow_with_the_clip(monkeypatch):
     assert peak[400] < peak[100] + 1e6
 
 
-def test_signs_of_life_come_before_the_track_when_they_are_due(monkeypatch):
-    job = SAMPLE / "awkward" / "very_short.mp4", PreparationConfig(backend="pyav")
-    assert [type(piece) for piece in tracks_of(job)] == [FaceTrack]
-    monkeypatch.setattr(faces, "ALIVE_S", 0)
+def test_signs_of_life_come_before_the_track_with_every_look():
+    job = SAMPLE / "awkward" / "very_short.mp4", PreparationConfig(backend="pyav", detect_every=3)
     *signs, got = tracks_of(job)
-    assert signs == [None] * 7
+    assert signs == [None] * 3
     assert got.n_frames == track_clip(*job).n_frames == 7
 
 
@@ -213,15 +211,6 @@ def test_parameters_of_02_decide_the_track():
 def test_later_parameters_stand_in_a_manifest_only_when_they_are_chosen():
     assert not {"detector", "crop", "align_eyes", "max_gap_s"} & set(PreparationConfig().as_dict())
     assert PreparationConfig(max_gap_s=2.0).as_dict()["max_gap_s"] == 2
-
-
-def test_a_contact_sheet_has_frames_and_the_samples_they_are():
-    got = track_clip(SHIPPED[0], LAW)
-    shown, samples = sheet_of_clip(SHIPPED[0], got, 5)
-    assert samples.tolist() == [0, 18, 36, 54, 72]
-    assert shown.frames.shape == (5, 240, 320, 3)
-    np.testing.assert_allclose(shown.t_s, got.t_s[samples])
-    assert len(sheet_of_clip(SAMPLE / "awkward" / "very_short.mp4", track("very_short"), 10)[1]) == 7
 
 
 def test_a_crop_shows_the_box_and_repeats_the_edge_beyond_the_frame():
