@@ -8,6 +8,7 @@ sources of their own.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,8 +40,7 @@ class LabelledClips:
     problems: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(NamedTuple):
     """Rows of the clips to train on, to choose the epoch on, and to test on, int."""
 
     train: np.ndarray
@@ -70,15 +70,20 @@ def find_classes(data_dir: str | Path) -> LabelledClips:
             f"data_dir must hold folders {', '.join(SPLITS)} with a folder per class in each, got none in {root}. "
             "Name the folder above them."
         )
-    problems, rows = [], []
+    rows, problems = [], []
     for split in splits:
-        loose = sorted(path.name for path in split.iterdir() if path.is_file() and _is_clip(path.name))
-        problems += [(f"{split.name}/{name}", "lies beside the class folders") for name in loose]
-        for folder in _subfolders(split):
-            clips = _clips_below(root, folder, problems)
-            rows += [(*clip, split_named(split.name), folder.name) for clip in clips]
-            if not clips:
-                problems.append((f"{split.name}/{folder.name}", "a class folder without clips"))
+        empty = {folder.name for folder in _subfolders(split)}
+        for below in video_files(split, _is_clip):
+            path, (category, _, inside) = f"{split.name}/{below}", below.partition("/")
+            empty.discard(category)
+            if not inside:
+                problems.append((path, "lies beside the class folders"))
+                continue
+            try:
+                rows += [(*clip, split_named(split.name), category) for clip in _clips_of(root, path)]
+            except VideoError as error:
+                problems.append((path, str(error).removeprefix(f"{Path(path).name}: ")))
+        problems += [(f"{split.name}/{name}", "a class folder without clips") for name in sorted(empty)]
     return _labelled(root, rows, problems)
 
 
@@ -109,20 +114,12 @@ def _is_clip(name: str) -> bool:
     return is_video(name) or name in ARRAY_FILES
 
 
-def _clips_below(root: Path, folder: Path, problems: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """Key, path below root, and place of every clip of a class folder."""
-    clips = []
-    for below in video_files(folder, _is_clip):
-        path = (folder / below).relative_to(root).as_posix()
-        if is_video(path):
-            clips.append((clip_key(path), path, -1))
-            continue
-        try:
-            stem = clip_key(path.removesuffix(Path(path).suffix))
-            clips += [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
-        except VideoError as error:
-            problems.append((path, str(error).removeprefix(f"{Path(path).name}: ")))
-    return clips
+def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
+    """Key, path below root, and place of the clip that a video is, or of those in an array."""
+    if is_video(path):
+        return [(clip_key(path), path, -1)]
+    stem = clip_key(path.removesuffix(Path(path).suffix))
+    return [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
 
 
 def _check_one_class_each(root: Path, table: pd.DataFrame) -> None:
@@ -149,7 +146,7 @@ def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
     """
     if cfg.split == "official":
         fold = Fold(*(np.flatnonzero(table["split"] == split) for split in SPLITS))
-        if not all(len(rows) for rows in (fold.train, fold.validation, fold.test)):
+        if not all(map(len, fold)):
             there = ", ".join(sorted(set(table["split"])))
             raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
         return [fold]

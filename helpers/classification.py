@@ -27,6 +27,7 @@ from helpers.classifier import Trainee, fit_bag, predict_classes
 from helpers.clip_features import ClipVariants, feature_files, read_variants
 from helpers.clip_frames import PLAIN
 from helpers.config import ClassificationConfig
+from helpers.experiment import is_done
 from helpers.files import file_sha256, read_json, replacing, write_json
 from helpers.statistics import mean_interval
 from helpers.store import read_arrays, write_arrays
@@ -73,7 +74,7 @@ def train_all(clips: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
     """Do every training of a run that is not done, in `cfg.workers` processes (0: one per core), and return all."""
     folder, jobs, stamp = models_folder(cfg), plan_jobs(clips, cfg), _stamp(cfg)
     write_json(folder / "task.json", {"config": cfg.as_dict(without=("workers", "progress")), "stamp": stamp})
-    left = [job for job in jobs if not _is_done(folder, job, stamp)]
+    left = [job for job in jobs if not is_done(folder, f"{job.model}-{job.fold}", job.seed, stamp)]
     if not left:
         return jobs
     workers = min(cfg.workers or cores(), len(left))
@@ -96,14 +97,6 @@ def _stamp(cfg: ClassificationConfig) -> str:
     config = {name: getattr(cfg, name) for name in TRAINING_PARAMETERS}
     text = json.dumps([parts, config, os.environ.get("KERAS_BACKEND", "")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_done(folder: Path, job: Job, stamp: str) -> bool:
-    """Whether this training is there, whole, and made from the same features and parameters."""
-    try:
-        return str(read_arrays(folder / f"{job.stem}.npz", ["stamp"])["stamp"]) == stamp
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 def serve_training(task: tuple[str, Job]) -> Iterator[None]:
@@ -198,7 +191,7 @@ def all_probabilities(clips: ClipVariants, cfg: ClassificationConfig) -> tuple[P
     if clips.tta():
         table[f"{best}_tta"] = averaged(single[best])
     table[ENSEMBLE] = {view: np.mean([member[view] for member in members], axis=0) for view in shown}
-    rows = np.flatnonzero(~np.isnan(table[MAJORITY][PLAIN][:, 0]))
+    rows = _tested(clips.table, cfg).index.to_numpy()
     return {name: {v: p[rows] for v, p in views.items()} for name, views in table.items()}, rows
 
 
@@ -325,8 +318,8 @@ def calibration_error(p: np.ndarray, truth: np.ndarray, bins: int = BINS) -> flo
 
 def _split_counts(table: pd.DataFrame, cfg: ClassificationConfig) -> dict[str, Any]:
     """How the clips were divided, and the most test clips of a fold that share a source with its training clips."""
-    folds, sources = plan_folds(table, cfg), table["source"].to_numpy()
-    tested = np.concatenate([fold.test for fold in folds])
+    folds, tested = plan_folds(table, cfg), table.iloc[_tested(table, cfg).index]
+    sources = table["source"].to_numpy()
     return {
         "by": cfg.split,
         "folds": len(folds),
@@ -334,30 +327,29 @@ def _split_counts(table: pd.DataFrame, cfg: ClassificationConfig) -> dict[str, A
             int(np.isin(sources[fold.test], sources[fold.train]).sum()) for fold in folds
         ),
         "clips": len(table),
-        "sources": len(set(sources)),
+        "sources": table["source"].nunique(),
         "test_clips": len(tested),
-        "test_sources": len(set(sources[tested])),
+        "test_sources": tested["source"].nunique(),
     }
+
+
+def _tested(table: pd.DataFrame, cfg: ClassificationConfig) -> pd.Series:
+    """The fold that tests each clip, by the clip's row; clips that none tests are not in it."""
+    tests = [pd.Series(number, index=fold.test) for number, fold in enumerate(plan_folds(table, cfg))]
+    return pd.concat(tests).sort_index()
 
 
 def _prediction_table(p: Probabilities, clips: ClipVariants, cfg: ClassificationConfig) -> pd.DataFrame:
     """Columns model, variant, clip, source, fold (that tested it), truth, prediction and `p_<class>` for each class."""
-    classes, folds = np.array(clips.classes), plan_folds(clips.table, cfg)
-    tests = [pd.Series(number, index=fold.test) for number, fold in enumerate(folds)]
-    fold_of = pd.concat(tests).sort_index()
-    tested = clips.table.iloc[fold_of.index]
-    base = {"clip": tested.index, "source": tested["source"].to_numpy(), "fold": fold_of.to_numpy()}
-    base["truth"] = classes[tested["label"]]
-    parts = [
-        pd.DataFrame(
-            {"model": name, "variant": view}
-            | base
-            | {"prediction": classes[x.argmax(1)]}
-            | {f"p_{category}": column for category, column in zip(classes, x.T, strict=True)}
-        )
-        for name, views in p.items()
-        for view, x in views.items()
-    ]
+    classes, fold_of = np.array(clips.classes), _tested(clips.table, cfg)
+    tested = clips.table.iloc[fold_of.index].reset_index(names="clip")
+    base = tested[["clip", "source"]].assign(fold=fold_of.to_numpy(), truth=classes[tested["label"]])
+    parts = []
+    for name, views in p.items():
+        for view, x in views.items():
+            said = pd.DataFrame(x, columns=[f"p_{category}" for category in classes])
+            said.insert(0, "prediction", classes[x.argmax(1)])
+            parts.append(pd.concat([pd.DataFrame({"model": name, "variant": view}, said.index), base, said], axis=1))
     return pd.concat(parts, ignore_index=True)
 
 
