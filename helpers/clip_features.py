@@ -178,7 +178,7 @@ def _extract(
         run.stream(lambda _: FrameRows())
     failed = {entry["clip"] for entry in stage.failed}
     n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
-    return run.finish() | {"rows_made": run.progress.n_rows, "invalid_rows": n_invalid}, run.spent_s
+    return run.finish() | {"rows_made": run.n_rows, "invalid_rows": n_invalid}, run.spent_s
 
 
 def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:

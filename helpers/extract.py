@@ -119,7 +119,7 @@ def _extract(
         with ClipRun(STEPS[name], clips, cfg, stage, work, network, monitor.in_words, count) as run:
             run.stream(rows_of)
         counts |= run.finish()
-        if run.progress.n_rows:
+        if run.n_rows:
             log = _speed(name, network, started, run) | {
                 "features_shape": [counts["rows"], counts["feature_dim"]],
                 "features_saved_to": f"{cfg.out_dir}/{name}",
@@ -145,7 +145,7 @@ def _speed(name: str, network: Network, started: datetime, run: ClipRun) -> dict
 
     Rows that were there already are not in it. Several things are done at once.
     """
-    chosen, ended, unit, n_rows = chosen_device(network.device), datetime.now(UTC), UNITS[name], run.progress.n_rows
+    chosen, ended, unit, n_rows = chosen_device(network.device), datetime.now(UTC), UNITS[name], run.n_rows
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {
         "start_time": started.isoformat(timespec="seconds"),

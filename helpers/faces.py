@@ -59,7 +59,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
                 run.fail(clip, error)
             else:
                 write_track(stage.path(clip.key), track, clip.stamp)
-                run.progress.clip("made")
+                run.count("made")
         return stage.finish(**run.finish())
 
 

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock, Semaphore
@@ -188,80 +187,6 @@ def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batc
     return clip.result()
 
 
-class Progress:
-    """How far a stage is and how fast: a bar, and for those without a screen a line a minute in `progress.log`.
-
-    Attributes:
-        counts: Of the manifest: "clips" in all; "made", "failed" and "found" so far.
-        n_rows: Rows that were made.
-
-    Args:
-        name: Of the stage.
-        total: Clips.
-        folder: Of the run.
-        shown: Show a bar.
-        network_s: Gives the seconds that the network has worked so far; None where there is none.
-        usage: Gives words about memory and load for the log, such as `Monitor.in_words`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        total: int,
-        folder: Path,
-        *,
-        shown: bool,
-        network_s: Callable[[], float] | None = None,
-        usage: Callable[[], str] = str,
-    ):
-        self.counts, self.n_rows = {"clips": total, "made": 0, "failed": 0, "found": 0}, 0
-        self._name, self._folder, self._network_s, self._usage = name, folder, network_s, usage
-        self._bar = tqdm(total=total, desc=name, disable=not shown, bar_format=FORMAT)
-        self._started_s = self._line_s = time.monotonic()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        elapsed = timedelta(seconds=round(time.monotonic() - self._started_s))
-        self._write(f"{'stopped' if self._n_left() else 'done'} after {elapsed}")
-
-    def clip(self, became: str, n_rows: int = 0) -> None:
-        """Count a clip that was "made", has "failed", or was "found" there already."""
-        self.counts[became] += 1
-        self.n_rows += n_rows
-        self._bar.set_postfix_str(self._speed(), refresh=False)
-        self._bar.update()
-        if time.monotonic() - self._line_s >= LINE_S:
-            self._line_s = time.monotonic()
-            self._write(f"{self.left()} left")
-
-    def left(self) -> timedelta | str:
-        """Time until the end, to the second, if it goes on as it went; "?" before the first clip is made."""
-        if not self.counts["made"]:
-            return "?"
-        elapsed_s = time.monotonic() - self._started_s
-        return timedelta(seconds=round(elapsed_s / self.counts["made"] * self._n_left()))
-
-    def _n_left(self) -> int:
-        return 2 * self.counts["clips"] - sum(self.counts.values())
-
-    def _write(self, when: str) -> None:
-        n, usage = self.counts["clips"], self._usage()
-        line = f"{self._name}: {n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}"
-        log.info("%s", line)
-        with suppress(OSError), open(self._folder / "progress.log", "a", encoding="utf-8") as file:  # no run ends here
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
-
-    def _speed(self) -> str:
-        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
-        speed = f"{self.counts['made'] / elapsed_s:.2f} clips/s"
-        if self._network_s:
-            speed += f", {self.n_rows / elapsed_s:.1f} rows/s, network {self._network_s() / elapsed_s:.0%}"
-        return speed
-
-
 class Work(NamedTuple):
     """What is done with every clip of a stage.
 
@@ -274,8 +199,7 @@ class Work(NamedTuple):
     stamp: Callable[[Path, str], str] = lambda path, key: clip_stamp(path)
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(NamedTuple):
     """A clip to be made: its key, its file and that file's version, and what its rows are made with besides chunks."""
 
     key: str
@@ -287,10 +211,12 @@ class Clip:
 class ClipRun:
     """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
-    Rows are written in a thread of its own; a full disk comes out of a later call, or the end of `with`.
+    Rows are written in a thread of its own; a full disk comes out of a later call, or the end of `with`. A bar shows
+    how far the run is and how fast, and for those without a screen a line a minute in `progress.log`.
 
     Attributes:
-        progress: With the counts of the manifest, so far.
+        counts: Of the manifest: "clips" in all; "made", "failed" and "found" there already, so far.
+        n_rows: Rows that were made.
         spent_s: Seconds by what was done in them, of rows.
 
     Args:
@@ -300,7 +226,7 @@ class ClipRun:
         stage: Where the clips' files go.
         work: What is done with them.
         network: What their rows go through.
-        usage: See `Progress`.
+        usage: Gives words about memory and load for the log, such as `Monitor.in_words`.
         on_rows: Gets the key, the rows and `Clip.kept` of every clip, also where they were there already.
     """
 
@@ -315,33 +241,37 @@ class ClipRun:
         usage: Callable[[], str] = str,
         on_rows: Callable[[str, FeatureFile, Any], None] | None = None,
     ) -> None:
-        network_s = network and (lambda: network.busy_s)
-        self.progress = Progress(name, len(clips), cfg.out, shown=cfg.progress, network_s=network_s, usage=usage)
+        self.counts, self.n_rows = {"clips": len(clips), "made": 0, "failed": 0, "found": 0}, 0
         self.spent_s = Counter()
-        self._clips, self._data, self._stage, self._work = clips, cfg.data, stage, work
-        self._network, self._on_rows = network, on_rows
+        self._name, self._clips, self._cfg, self._stage, self._work = name, clips, cfg, stage, work
+        self._network, self._usage, self._on_rows = network, usage, on_rows
+        self._bar = tqdm(total=len(clips), desc=name, disable=not cfg.progress, bar_format=FORMAT)
+        self._started_s = self._line_s = time.monotonic()
         self._pool = ClipPool(work.function, workers=cfg.workers or cores(), patience_s=PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, "writer")
         self._unwritten: deque[Future] = deque()
 
     def __enter__(self) -> "ClipRun":
-        self._pool.__enter__()
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        with self.progress:
+        try:
             self._pool.__exit__(kind, *error)
             self._writer.shutdown()  # whatever ends the run, no clip that is complete is lost
             if kind is None:
                 self._await_writer(0)
+        finally:
+            self._bar.close()
+            elapsed = timedelta(seconds=round(time.monotonic() - self._started_s))
+            self._log(f"{'stopped' if self._n_left() else 'done'} after {elapsed}")
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
-        """Every clip that is not done, with its chunks; call `made`, `write` or `fail` for each, now or later."""
+        """Every clip that is not done, with its chunks; call `fail` or `count` for each."""
         return self._pool.run(self._tasks())
 
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
         for key, below in self._clips["path"].items():
-            path = self._data / below
+            path = self._cfg.data / below
             stamp = self._work.stamp(path, key)
             try:
                 job, kept = self._work.job(path, key, stamp)
@@ -353,7 +283,7 @@ class ClipRun:
                 continue
             if self._on_rows:
                 self._on_rows(key, read_features(self._stage.path(key)), kept)
-            self.progress.clip("found")
+            self.count("found")
 
     def fail(self, clip: Clip, error: Exception) -> None:
         """Record a clip that cannot be used, and remove what an earlier version of it has left."""
@@ -361,7 +291,7 @@ class ClipRun:
         log.warning("%s: %s", clip.key, reason)
         self._stage.path(clip.key).unlink(missing_ok=True)
         self._stage.fail(clip.key, reason)
-        self.progress.clip("failed")
+        self.count("failed")
 
     def stream(self, rows_of: Callable[[Any], ClipRows]) -> None:
         """Read, compute and write all clips at once; a clip's file is written when its last row is there.
@@ -411,10 +341,44 @@ class ClipRun:
     def _await_writer(self, n_unwritten: int) -> None:
         """Wait until at most so many clips are unwritten, and count those that are not."""
         while self._unwritten and (len(self._unwritten) > n_unwritten or self._unwritten[0].done()):
-            self.progress.clip("made", self._unwritten.popleft().result())
+            self.count("made", self._unwritten.popleft().result())
 
     def finish(self) -> dict[str, int]:
         """Put what failed into the order of the clips, and return the counts of the manifest."""
         order = {key: place for place, key in enumerate(self._clips.index)}
         self._stage.failed.sort(key=lambda entry: order[entry["clip"]])
-        return self.progress.counts
+        return self.counts
+
+    def count(self, became: str, n_rows: int = 0) -> None:
+        """Count a clip that was "made", has "failed", or was "found"."""
+        self.counts[became] += 1
+        self.n_rows += n_rows
+        self._bar.set_postfix_str(self._speed(), refresh=False)
+        self._bar.update()
+        if time.monotonic() - self._line_s >= LINE_S:
+            self._line_s = time.monotonic()
+            self._log(f"{self.left()} left")
+
+    def left(self) -> timedelta | str:
+        """Time until the end, to the second, if it goes on as it went; "?" before the first clip is made."""
+        if not self.counts["made"]:
+            return "?"
+        elapsed_s = time.monotonic() - self._started_s
+        return timedelta(seconds=round(elapsed_s / self.counts["made"] * self._n_left()))
+
+    def _n_left(self) -> int:
+        return 2 * self.counts["clips"] - sum(self.counts.values())
+
+    def _log(self, when: str) -> None:
+        n, usage = self.counts["clips"], self._usage()
+        line = f"{self._name}: {n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}"
+        log.info("%s", line)
+        with suppress(OSError), open(self._cfg.out / "progress.log", "a", encoding="utf-8") as file:  # no run ends here
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+
+    def _speed(self) -> str:
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        speed = f"{self.counts['made'] / elapsed_s:.2f} clips/s"
+        if self._network:
+            speed += f", {self.n_rows / elapsed_s:.1f} rows/s, network {self._network.busy_s / elapsed_s:.0%}"
+        return speed

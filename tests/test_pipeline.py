@@ -4,13 +4,16 @@ import logging
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
+import chunkwork
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers import pipeline
 from helpers.forward import NetworkError
-from helpers.pipeline import AT_ONCE, Network, Progress
+from helpers.pipeline import AT_ONCE, ClipRun, Network, Work
 
 
 def doubled(x: np.ndarray) -> np.ndarray:
@@ -163,13 +166,21 @@ def lines(folder) -> list[str]:
     return [line.split(" ", 2)[2] for line in (folder / "progress.log").read_text().splitlines()]
 
 
+def stage_of(name, n_clips, folder, *, shown=False, busy_s=None, usage=str) -> ClipRun:
+    """A run of so many clips, none of which is ever begun."""
+    clips = pd.DataFrame({"path": ["x.mp4"] * n_clips}, index=range(n_clips))
+    cfg = SimpleNamespace(data=folder, out=folder, progress=shown, workers=1)
+    network = busy_s and type("Busy", (), {"busy_s": property(lambda self: busy_s())})()
+    return ClipRun(name, clips, cfg, None, Work(chunkwork.call, None), network, usage)
+
+
 def test_a_line_a_minute_and_one_at_the_end(tmp_path, clock):
-    network_s, usage = lambda: 0.9 * clock[0], lambda: "memory 2.0 GiB at most"
-    with Progress("03 static", 5, tmp_path, shown=False, network_s=network_s, usage=usage) as told:
-        told.clip("found")  # was there
+    busy_s, usage = lambda: 0.9 * clock[0], lambda: "memory 2.0 GiB at most"
+    with stage_of("03 static", 5, tmp_path, busy_s=busy_s, usage=usage) as run:
+        run.count("found")
         for _ in range(4):
             clock[0] += 40
-            told.clip("made", 10)
+            run.count("made", 10)
     assert lines(tmp_path) == [
         "03 static: 3 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, 0:01:20 left; memory 2.0 GiB at most",
         "03 static: 5 of 5 clips, 0.03 clips/s, 0.2 rows/s, network 90%, 0:00:00 left; memory 2.0 GiB at most",
@@ -178,32 +189,32 @@ def test_a_line_a_minute_and_one_at_the_end(tmp_path, clock):
 
 
 def test_a_stage_without_a_network_tells_clips_only(tmp_path, clock):
-    with Progress("02 preparation", 2, tmp_path, shown=False) as told:
+    with stage_of("02 preparation", 2, tmp_path) as run:
         clock[0] += 4
-        told.clip("made")
+        run.count("made")
     assert lines(tmp_path) == ["02 preparation: 1 of 2 clips, 0.25 clips/s, stopped after 0:00:04"]
 
 
 def test_the_time_left_is_that_of_the_clips_that_had_to_be_made(tmp_path, clock):
-    with Progress("02 preparation", 12, tmp_path, shown=False) as told:
-        assert told.left() == "?"
+    with stage_of("02 preparation", 12, tmp_path) as run:
+        assert run.left() == "?"
         for _ in range(6):
-            told.clip("found")
+            run.count("found")
         clock[0] += 30
         for _ in range(3):
-            told.clip("made")
-        assert told.left() == timedelta(seconds=30)
+            run.count("made")
+        assert run.left() == timedelta(seconds=30)
 
 
 def test_a_bar_shows_the_same(tmp_path, clock, capsys):
-    with Progress("03 static", 2, tmp_path, shown=True, network_s=lambda: 1.0) as told:
+    with stage_of("03 static", 2, tmp_path, shown=True, busy_s=lambda: 1.0) as run:
         clock[0] += 2
-        told.clip("made", 9)
-        told.clip("made", 9)
+        run.count("made", 9)
+        run.count("made", 9)
     assert "03 static: 100%" in (shown := capsys.readouterr().err)
     assert "9.0 rows/s, network 50%" in shown
 
 
 def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, clock):
-    with Progress("03 static", 1, tmp_path / "missing", shown=False) as told:
-        told.clip("made")
+    with stage_of("03 static", 1, tmp_path / "missing") as run:
+        run.count("made")
