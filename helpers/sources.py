@@ -21,8 +21,7 @@ from helpers.video import backend_version
 
 log = logging.getLogger(__name__)
 
-FOLDERS = ("faces_dir", "flow_dir")  # the parameters that name a tree
-OF_TREES = (*FOLDERS, "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
+OF_TREES = ("faces_dir", "flow_dir", "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
 OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow", "remove_camera")}  # how to read them
 Tree = FaceTree | FlowTree
 
@@ -55,7 +54,6 @@ class VideoSource:
         self.work = face_crops if isinstance(cfg, StaticConfig) else face_flows
 
     def stamp(self, path: Path, key: str) -> str:
-        """Tells one version of a clip from another."""
         return clip_stamp(path)
 
     def job(self, path: Path, key: str, stamp: str, size_px: int = CROP_PX) -> tuple[Job, FaceTrack]:
@@ -69,14 +67,31 @@ class VideoSource:
 
 
 class StoredSource:
-    """A tree, and what it calls the clips of a run, by their keys; used as a `VideoSource` is."""
+    """A tree and what it calls the clips of a run, by their keys: those in which they end; used as a `VideoSource` is.
 
-    def __init__(self, cfg: StaticConfig | DynamicConfig, tree: Tree, named: dict[str, str]):
-        self.tree, self.named = tree, named
+    Raises:
+        ValueError: The tree holds nothing that can be used, or nothing of these clips.
+    """
+
+    work = staticmethod(stored_chunks)
+
+    def __init__(self, cfg: StaticConfig | DynamicConfig, tree: Tree, keys: Iterable[str]):
+        self.tree, (self.named, refused) = tree, match_clips(tree.clips, keys)
         self.identity, self.made_with = {"stored": tree.identity}, {"stored": str(tree.folder)}
         self.not_decisive = OF_TREES + OF_VIDEOS[type(tree)]
-        self.work = stored_chunks
         self._sizes = () if isinstance(tree, FaceTree) else (cfg.input_px, cfg.flow_clip_px)
+        if not self.named:
+            name, reason = next(iter(refused.items()))
+            raise ValueError(
+                f"{tree.folder} must hold clips of this run, got {len(refused)} others: {name}: {reason}. "
+                "Call its folders like the clips."
+            )
+        for name, reason in refused.items():
+            if reason != "there is no such clip":
+                log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
+        n_others = list(refused.values()).count("there is no such clip")
+        if n_others:
+            log.info("%s holds %d clips that are not of this run", tree.folder.name, n_others)
 
     def stamp(self, path: Path, key: str) -> str:
         """Tells one version of a clip's files from another; "missing" where there are none that can be used."""
@@ -97,30 +112,9 @@ class StoredSource:
 
 
 def open_source(cfg: StaticConfig | DynamicConfig, keys: Iterable[str]) -> VideoSource | StoredSource:
-    """Where the parameters of 03 or 04 say that the clips are.
-
-    What a tree holds belongs to the clip with that key, or whose key ends in its name.
-
-    Raises:
-        FileNotFoundError: 02 is not done, or there is no such tree.
-        ValueError: The tree holds nothing that can be used, or nothing of these clips.
-    """
+    """Where the parameters of 03 or 04 say that the clips are; raises what the two kinds raise."""
     tree = open_tree(cfg)
-    if tree is None:
-        return VideoSource(cfg)
-    named, refused = match_clips(tree.clips, keys)
-    if not named:
-        name, reason = next(iter(refused.items()))
-        raise ValueError(
-            f"{tree.folder} must hold clips of this run, got {len(refused)} others: {name}: {reason}. "
-            "Call its folders like the clips."
-        )
-    unclear = {name: reason for name, reason in refused.items() if reason != "there is no such clip"}
-    for name, reason in unclear.items():
-        log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
-    if len(refused) > len(unclear):
-        log.info("%s holds %d clips that are not of this run", tree.folder.name, len(refused) - len(unclear))
-    return StoredSource(cfg, tree, named)
+    return StoredSource(cfg, tree, keys) if tree else VideoSource(cfg)
 
 
 def open_tree(cfg: StaticConfig | DynamicConfig) -> Tree | None:
