@@ -91,16 +91,11 @@ def check(
     from helpers import check
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
+    from helpers.workbook import plan
 
-    if csv and csv.is_dir():
-        raise IsADirectoryError(f"--csv must name a file, {csv} is a folder. Add a file's name.")
-    parameters = {}
-    if params or not no_forecast:
-        from helpers import workbook  # takes as long to import as a few clips to check
-
-        tasks = workbook.plan(data.resolve(), resolve("results"), params=params)
-        parameters = {task.name: task.parameters for task in tasks}
-    wanted = PreparationConfig.checked(parameters.get("02_clip_preparation", {}))
+    _check_targets({"csv": csv})
+    parameters = {task.name: task.parameters for task in plan(data.resolve(), resolve("results"), params=params)}
+    wanted = PreparationConfig.checked(parameters["02_clip_preparation"])
     how = {"limit": limit, "thorough": thorough, "detector": wanted.detector, "min_coverage": wanted.min_coverage}
     table = check.check_clips(data, **how, progress=sys.stderr.isatty())
     print(check.as_text(table), flush=True)
@@ -167,7 +162,7 @@ def score(
     return 1 if failed == len(results) else 0
 
 
-def _check_targets(files: dict[str, Path | None], out: Path | None) -> None:
+def _check_targets(files: dict[str, Path | None], out: Path | None = None) -> None:
     """Raise before hours of work are lost: a folder where a file is to be written, or the other way round."""
     if out and out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out must name a folder, {out} is a file. Name another.")

@@ -5,7 +5,7 @@ clips that were held out; `familiar.npz` of a model folder. The distance is Maha
 arXiv:1807.03888), judged by a conformal p-value (Bates et al. 2023, Ann. Statist. 51:149).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +37,28 @@ class TrainingTokens:
         """Root mean square distance of a clip's tokens (n, D) from the mean; 1 for training tokens on average."""
         return float(np.sqrt((((tokens - self.mean) @ self.whitener) ** 2).sum(1).mean()))
 
-    def p_value(self, distance: float) -> float:
-        """Share of clips like the held-out ones that lie so far away: (1 + number at least as far) / (1 + n)."""
-        return float((1 + (self.held_out >= distance).sum()) / (1 + len(self.held_out)))
-
-    def is_unlike(self, distance: float) -> bool:
-        """Whether hardly a held-out clip lies so far away: p-value `RARE` at most, or the smallest that n allows."""
-        return self.p_value(distance) <= max(RARE, 1 / (1 + len(self.held_out)))
-
     def describe(self, tokens: np.ndarray) -> dict[str, Any]:
-        """`distance`, `p_value`, `unlike`, `farthest_held_out` and `held_out_clips` of a clip's tokens (n, D)."""
-        distance = self.distance(tokens)
+        """How far a clip's tokens (n, D) lie away.
+
+        Returns:
+            `distance`; `farthest_held_out`; `held_out_clips`, their number n; `p_value`, the share of clips like them
+            that lie so far away: (1 + number at least as far) / (1 + n); `unlike`: whether that is `RARE` at most, or
+            the smallest that n allows.
+        """
+        distance, n = self.distance(tokens), len(self.held_out)
+        p_value = float(1 + (self.held_out >= distance).sum()) / (1 + n)
         return {
             "distance": round(distance, 4),
             "farthest_held_out": round(float(self.held_out[-1]), 4),
-            "held_out_clips": len(self.held_out),
-            "p_value": round(self.p_value(distance), 6),
-            "unlike": self.is_unlike(distance),
+            "held_out_clips": n,
+            "p_value": round(p_value, 6),
+            "unlike": p_value <= max(RARE, 1 / (1 + n)),
         }
 
 
 def learn_training_tokens(training: Aligned, held_out: Aligned) -> dict[str, TrainingTokens]:
     """Describe the tokens of both streams of the training clips, and how far held-out clips lie from them."""
-    return {name: _learn(_tokens(training, name), _tokens(held_out, name)) for name in STREAMS}
+    return {name: _learn(*(_tokens(clips, name) for clips in (training, held_out))) for name in STREAMS}
 
 
 def _tokens(clips: Aligned, name: str) -> list[np.ndarray]:
@@ -75,7 +74,7 @@ def _learn(training: list[np.ndarray], held_out: list[np.ndarray]) -> TrainingTo
     scale = 1 / np.sqrt(np.maximum(values, 1e-12 * max(values[-1], 1e-12)) * len(values))
     known = TrainingTokens(chosen.mean(0), (vectors * scale).astype("float32"), np.empty(0, "float32"))
     distances = np.sort([known.distance(clip) for clip in held_out]).astype("float32")
-    return TrainingTokens(known.mean, known.whitener, distances)
+    return replace(known, held_out=distances)
 
 
 def write_training_tokens(path: str | Path, known: dict[str, TrainingTokens]) -> None:
@@ -88,8 +87,7 @@ def read_training_tokens(path: str | Path) -> dict[str, TrainingTokens]:
     if not Path(path).exists():
         return {}
     arrays = read_arrays(path)
-    parts = ("mean", "whitener", "held_out")
     try:
-        return {name: TrainingTokens(*(arrays[f"{name}_{part}"] for part in parts)) for name in STREAMS}
+        return {n: TrainingTokens(*(arrays[f"{n}_{of.name}"] for of in fields(TrainingTokens))) for n in STREAMS}
     except KeyError as error:
         raise ValueError(f"{path} is damaged: {error} is missing. Run 06_training again.") from None

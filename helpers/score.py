@@ -33,6 +33,7 @@ from helpers.tracks import FaceTrack, NoFaceError, crop_at
 from helpers.video import iter_frames
 
 N_FACES, FACE_PX = 8, 96  # pictures of the face along the time axis of a video
+WORDS = {"static": "face", "dynamic": "motion"}
 MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
 LOW_COVERAGE, MUCH_LONGER = 0.7, 1.5  # a score below the one, or so often the longest training clip, has a warning
 
@@ -194,7 +195,6 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     card, targets = scorer.card, scorer.card["targets"]
     half = np.array([card["interval_half_width"][t] for t in targets])
     known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.training.items()}
-    times = _spread(tokens["static"].t_s, track.n_frames / track.fps, faces)
     return ClipScore(
         video=name or Path(video).name,
         score=_by_target(targets, raw),
@@ -207,8 +207,7 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
         duration_s=round(track.n_frames / track.fps, 3),
         familiarity=known,
         **_over_time(inputs, tokens["dynamic"], scorer),
-        faces_t_s=[round(float(t), 3) for t in times],
-        faces=_faces_at(times, video, track, scorer.preparation.backend),
+        **_faces(video, track, tokens["static"].t_s, faces, scorer.preparation.backend),
     )
 
 
@@ -251,16 +250,13 @@ def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Score
     }
 
 
-def _spread(t_s: np.ndarray, duration_s: float, n: int) -> np.ndarray:
-    """Of n equal places on a clip's time axis, the token time (m,) nearest to the middle of each: (n,), increasing."""
-    middles = (np.arange(n) + 0.5) * duration_s / max(n, 1)
-    return t_s[np.abs(t_s[:, None] - middles).argmin(axis=0)]
-
-
-def _faces_at(t_s: np.ndarray, video: str | Path, track: FaceTrack, backend: str) -> list[np.ndarray]:
-    """The face at some times in seconds, increasing: RGB uint8 (`FACE_PX`, `FACE_PX`, 3) each."""
-    frames = iter_frames(video, fps=track.fps, indices=track.sample_at(t_s).tolist(), backend=backend)
-    return [crop_at(frame, track, t, FACE_PX) for frame, t, _ in frames] if len(t_s) else []
+def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend: str) -> dict[str, list]:
+    """`faces_t_s` and `faces` of a clip: at the token times (m,) nearest to the middles of n equal stretches."""
+    middles = (np.arange(n) + 0.5) * track.n_frames / track.fps / max(n, 1)
+    chosen = t_s[np.abs(t_s[:, None] - middles).argmin(axis=0)]
+    frames = iter_frames(video, fps=track.fps, indices=track.sample_at(chosen).tolist(), backend=backend) if n else ()
+    faces = [crop_at(frame, track, t, FACE_PX) for frame, t, _ in frames]
+    return {"faces_t_s": [round(float(t), 3) for t in chosen], "faces": faces}
 
 
 def _by_target(targets: list[str], values: np.ndarray) -> dict[str, float]:
@@ -303,30 +299,24 @@ def clip_warnings(
         "the video is so short that it has one stretch of motion: attention has nothing to choose from": n_motion == 1,
         "a score was cut to [0, 1]": bool(np.any((raw < 0) | (raw > 1))),
     }
-    unlike = [_unlike({"static": "face", "dynamic": "motion"}[name], of) for name, of in familiarity.items()]
-    return model_warnings(card) + list(filter(None, unlike)) + [text for text, holds in found.items() if holds]
-
-
-def _unlike(what: str, of: dict[str, Any]) -> str:
-    if not of["unlike"]:
-        return ""
-    return (
+    unlike = [
         f"the {what} is unlike the training clips: {of['distance']:.1f} times as far from their mean as they are, "
         f"the farthest of {of['held_out_clips']} held-out clips {of['farthest_held_out']:.1f} times; "
         "the interval does not hold for such a clip"
-    )
+        for what, of in ((WORDS[stream], of) for stream, of in familiarity.items() if of["unlike"])
+    ]
+    return model_warnings(card) + unlike + [text for text, holds in found.items() if holds]
 
 
 def model_warnings(card: dict[str, Any]) -> list[str]:
     """What weakens every score of a model."""
     split = card.get("split", {}).get("warning")
     random = "random" in [card["extractors"][name]["weights"]["name"] for name in STREAMS]
+    invented = card.get("synthetic_labels")
     found = {
         "the networks have random weights: these scores say nothing about a person": random,
         "the model was trained on drawn clips: what it learned is about drawings, not about people": card.get("drawn"),
-        "the ratings of the training clips were invented: no score of this model means anything": card.get(
-            "synthetic_labels"
-        ),
+        "the ratings of the training clips were invented: no score of this model means anything": invented,
         f"the model's own scores are too high: {split}": split,
     }
     return [text for text, holds in found.items() if holds]

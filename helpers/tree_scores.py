@@ -62,8 +62,9 @@ def predict_trees(
         )
     card = read_card(folder, of_videos=False)
     model, reduction = load_model(folder)
-    rates = {"faces_fps": faces_fps, "flow_fps": flow_fps}
-    static, dynamic = _configs(card, Path(face_dir), Path(flow_dir), output.with_suffix(""), rates, progress)
+    own = {"out_dir": str(output.with_suffix("")), "progress": progress}
+    static = _config(StaticConfig, card["extractors"]["static"], "faces", face_dir, faces_fps, own)
+    dynamic = _config(DynamicConfig, card["extractors"]["dynamic"], "flow", flow_dir, flow_fps, own)
     clips, left_out = _clips_of(static, dynamic)
     manifests, odd = {}, []
     for stream, extract, cfg in (("static", extract_static, static), ("dynamic", extract_dynamic, dynamic)):
@@ -85,21 +86,12 @@ def ids_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}_ids.txt")
 
 
-def _configs(
-    card: dict[str, Any], faces: Path, flow: Path, out: Path, rates: dict[str, float | None], progress: bool
-) -> tuple[StaticConfig, DynamicConfig]:
-    """The parameters that the model's features were made with, for these trees."""
-    made = []
-    for kind, stream, name, path in (
-        (StaticConfig, "static", "faces", faces),
-        (DynamicConfig, "dynamic", "flow", flow),
-    ):
-        trained = card["extractors"][stream]
-        own = {f"{name}_dir": str(path.resolve()), "out_dir": str(out), "progress": progress}
-        if fps := rates[f"{name}_fps"] or trained.get("stored", {}).get("fps"):
-            own[f"{name}_fps"] = float(fps)
-        made.append(kind.checked(trained["parameters"] | own))
-    return tuple(made)
+def _config(kind: type, trained: dict[str, Any], name: str, folder: str | Path, fps: float | None, own: dict) -> Any:
+    """The parameters that a stream of the model was made with, for the tree in `folder`."""
+    own = own | {f"{name}_dir": str(Path(folder).resolve())}
+    if fps := fps or trained.get("stored", {}).get("fps"):
+        own[f"{name}_fps"] = float(fps)
+    return kind.checked(trained["parameters"] | own)
 
 
 def _clips_of(static: StaticConfig, dynamic: DynamicConfig) -> tuple[pd.DataFrame, dict[str, str]]:

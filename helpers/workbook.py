@@ -44,8 +44,6 @@ WRITES = {
 }
 TRAINING, SCORE = "06_training", "09_score_a_clip"
 REPORT = "10_report"  # executed after the others whenever one of them was
-
-
 NEED_VIDEOS = ("01_data_analysis", "02_clip_preparation", "07_attention_visualization", "09_score_a_clip")
 TREES = {"03_static_extraction": "faces_dir", "04_dynamic_extraction": "flow_dir"}  # read instead of videos
 CLASSES, CLASS_FOLDER = "08_clip_classification", "motion"  # labelled clips, beside those with ratings
@@ -152,13 +150,13 @@ def stored_keys(tasks: list[Task], data: Path) -> list[str]:
 def without_videos(tasks: list[Task], chosen: list[str], data: Path) -> list[str]:
     """Leave out of the chosen notebooks those that need videos; ValueError where one needs a tree and names none."""
     for task in tasks:
-        if task.name in chosen and task.name in TREES and not task.parameters.get(TREES[task.name]):
+        tree = TREES.get(task.name)
+        if task.name in chosen and tree and not task.parameters.get(tree):
             raise ValueError(
-                f"{task.name}: {TREES[task.name]} must name a folder, as {data} holds no videos. "
+                f"{task.name}: {tree} must name a folder, as {data} holds no videos. "
                 "Set it, or choose other notebooks with --only."
             )
-    left_out = [name for name in chosen if name in NEED_VIDEOS]
-    if left_out:
+    if left_out := [name for name in chosen if name in NEED_VIDEOS]:
         log.info("%s holds no videos: %s are left out", data, ", ".join(left_out))
     return [name for name in chosen if name not in left_out]
 
@@ -269,10 +267,10 @@ def write_report(out: str | Path) -> Path:
     Raises:
         FileNotFoundError: 06 was not run.
     """
-    out = Path(out).resolve()
-    needs(out / "training" / "training.json", "06_training")
     from helpers.pages import export
 
+    out = Path(out).resolve()
+    needs(out / "training" / "training.json", TRAINING)
     copy = execute(Task(REPORT, {"out_dir": str(out)}), out)
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
 
@@ -308,20 +306,17 @@ def execute(task: Task, out: Path, copy: Path | None = None) -> Path:
     try:
         with stderr_into(out / "kernel.log"):
             papermill.execute_notebook(task.source, copy, task.parameters, **where)
+        return copy
     except PapermillExecutionError as error:
         last = " ".join(str(error.evalue).split())
         if error.ename == DiskFullError.__name__:
             raise WorkbookError(f"{task.name}: {last}") from None
-        raise WorkbookError(
-            f"{task.name} failed in cell {error.exec_count}: {error.ename}: {last}\n  executed copy: {copy}"
-        ) from None
+        why = f"in cell {error.exec_count}: {error.ename}: {last}"
+    except DeadKernelError:
+        why = "as its kernel died, most often for lack of memory."
     except OSError as error:  # the executed copy could not be written
         raise (disk_full(error, copy) or error) from None
-    except DeadKernelError:
-        raise WorkbookError(
-            f"{task.name} failed: its kernel died, most often for lack of memory.\n  executed copy: {copy}"
-        ) from None
-    return copy
+    raise WorkbookError(f"{task.name} failed {why}\n  executed copy: {copy}")
 
 
 def _fingerprint(task: Task, before: str) -> str:
@@ -332,18 +327,16 @@ def _fingerprint(task: Task, before: str) -> str:
 
 def _listing_hash(data: Path, out: Path) -> str:
     """Hash of names, sizes and times of change of all files below the data folder, behind links too, but results."""
-    digest = hashlib.sha256()
+    lines = []
     seen = {out.resolve(), data.resolve(), *data.resolve().parents}
     for folder, folders, files in os.walk(data, followlinks=True):
         below = {name: Path(folder, name).resolve() for name in sorted(folders)}
         folders[:] = [name for name, there in below.items() if there not in seen]
         seen.update(below.values())
-        for name in sorted(files):
-            path = os.path.join(folder, name)
-            stat = os.stat(path, follow_symlinks=os.path.exists(path))
-            line = f"{os.path.relpath(path, data)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-            digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
+        for path in (Path(folder, name) for name in sorted(files)):
+            stat = path.stat() if path.exists() else path.lstat()
+            lines.append(f"{path.relative_to(data)}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def cells_hash(notebook: Path) -> str:
@@ -355,10 +348,9 @@ def cells_hash(notebook: Path) -> str:
 
 def helpers_hash() -> str:
     """Hash of every source file of `helpers/`."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "helpers").rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    files = sorted((ROOT / "helpers").rglob("*.py"))
+    parts = [path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() for path in files]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def raise_full(*_, **__):
 def test_a_dead_kernel_is_said(book):
     path = book / "notebooks" / "01_data_analysis.ipynb"
     path.write_text(path.read_text().replace("open(out_dir + ", "import os; os._exit(9); open(out_dir + "))
-    with pytest.raises(workbook.WorkbookError, match="01_data_analysis failed: its kernel died"):
+    with pytest.raises(workbook.WorkbookError, match="01_data_analysis failed as its kernel died"):
         execute(book)
 
 
