@@ -59,11 +59,7 @@ def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
 
 
 def match_clips(names: Iterable[str], keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the clip of each name.
-
-    Args:
-        names: What a folder or table calls its clips: keys, or ends of keys, with or without a video's suffix.
-        keys: Of the clips there are.
+    """Find the clip of each name: see `fitting_keys`.
 
     Returns:
         From key to name; and from every other name to the reason: it fits no clip, several, or another name's clip.
@@ -106,27 +102,17 @@ def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterato
             raise error
         log.warning("%s cannot be read (%s): its clips are left out", error.filename, error.strerror)
 
-    visited = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    visited = {root.resolve(), *root.resolve().parents}
     for folder, folders, files in os.walk(str(root), followlinks=True, onerror=unreadable):
         if LEAVE_OUT in files and folder != str(root):
             folders.clear()
             continue
-        folders[:] = [name for name in sorted(folders) if name[0] != "." and _is_new(Path(folder, name), visited)]
+        below = {Path(folder, name).resolve(): name for name in sorted(folders, reverse=True) if name[0] != "."}
+        folders[:] = sorted(name for path, name in below.items() if path not in visited)
+        visited.update(below)
         for path in (Path(folder, name) for name in sorted(files) if name[0] != "." and wanted(name)):
-            if os.path.isfile(path) or not os.path.exists(path):
+            if path.is_file() or not path.exists():
                 yield _utf8(path.relative_to(root).as_posix())
-
-
-def _is_new(folder: Path, visited: set[tuple[int, int]]) -> bool:
-    """Say whether a folder was not visited yet, under whatever name, and take it for visited."""
-    before = len(visited)
-    visited.add(_identity(folder))
-    return len(visited) > before
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    stat = folder.stat()
-    return stat.st_dev, stat.st_ino
 
 
 def _utf8(path: str) -> str:
