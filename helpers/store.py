@@ -152,14 +152,12 @@ def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
 
 def clip_stamp(path: str | Path) -> str:
     """What tells one version of a video file from another: its size and time of change; "missing" where it is not."""
-    if not Path(path).exists():
-        return "missing"
-    stat = Path(path).stat()
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+    stat = Path(path).stat() if Path(path).exists() else None
+    return f"{stat.st_size}-{stat.st_mtime_ns}" if stat else "missing"
 
 
 @dataclass
-class Stage:
+class Stage(FolderLock):
     """A stage's folder while it is being filled.
 
     `identity` (parameters, weights, backend, precision, inputs) decides the numbers. Opening a folder that was made
@@ -175,20 +173,13 @@ class Stage:
 
     def __post_init__(self):
         self.folder = Path(self.folder)
-        self._started = time.monotonic()
-        self._seconds = 0.0
-        self._lock = FolderLock(self.folder)
+        self._started, self._seconds = time.monotonic(), 0.0
+        super().__init__(self.folder)
         try:
             self._open()
         except BaseException:
-            self._lock.release()
+            self.release()
             raise
-
-    def __enter__(self) -> "Stage":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
     def _open(self) -> None:
         if self.manifest_path.exists():
@@ -201,7 +192,7 @@ class Stage:
                 )
             self._seconds = before["seconds"]
             self.made_with = before.get("made_with", {}) | self.made_with
-        self._write(finished=False, counts={})
+        self._write(False, {})
 
     @property
     def manifest_path(self) -> Path:
@@ -228,35 +219,25 @@ class Stage:
 
     def finish(self, **counts: int) -> dict[str, Any]:
         """Write the final manifest, give the folder back, and return the manifest."""
-        manifest = self._write(finished=True, counts=counts)
-        self._lock.release()
+        manifest = self._write(True, counts)
+        self.release()
         return manifest
 
-    def _write(self, *, finished: bool, counts: dict[str, int]) -> dict[str, Any]:
-        manifest = {
-            "stage": self.name,
-            "identity": self.identity,
-            "made_with": self.made_with,
-            "code_version": code_version(),
-            "finished": finished,
-            "counts": counts,
-            "seconds": round(self._seconds + time.monotonic() - self._started, 3),
-            "failed": self.failed,
-        }
-        write_json(self.manifest_path, manifest)
-        return manifest
+    def _write(self, finished: bool, counts: dict[str, int]) -> dict[str, Any]:
+        seconds = round(self._seconds + time.monotonic() - self._started, 3)
+        about = {"made_with": self.made_with, "finished": finished, "seconds": seconds, "failed": self.failed}
+        return write_manifest(self.folder, self.name, self.identity, about, **counts)
 
 
-def write_manifest(folder: str | Path, stage: str, identity: dict[str, Any], **counts: int) -> dict[str, Any]:
-    """Write the manifest of a folder that is made in one go, and return it."""
-    manifest = {
-        "stage": stage,
-        "identity": identity,
-        "code_version": code_version(),
-        "finished": True,
-        "counts": counts,
-        "failed": [],
-    }
+def write_manifest(
+    folder: str | Path, stage: str, identity: dict[str, Any], about: dict[str, Any] | None = None, /, **counts: int
+) -> dict[str, Any]:
+    """Write the manifest of a folder, and return it; of one that is made in one go, there is nothing else to say.
+
+    `about`: what takes the place of `finished` (True) and `failed` ([]), and what is added.
+    """
+    manifest = {"stage": stage, "identity": identity, "code_version": code_version(), "finished": True}
+    manifest |= {"counts": counts, "failed": []} | (about or {})
     write_json(Path(folder) / "manifest.json", manifest)
     return manifest
 
