@@ -18,14 +18,12 @@ from helpers.files import file_sha256
 from helpers.store import read_arrays, write_arrays
 from helpers.weights import WEIGHTS, Weights, published_weights, random_weights, require
 
-MIN_INPUT_PX = 32  # five halvings leave one position
-
 
 @dataclass(frozen=True)
 class BackboneRow:
     """`build(weights=, include_top=, input_shape=, pooling=)` makes the network, without any preprocessing inside.
 
-    `published` is the row of `WEIGHTS` that belongs to it; `law` draws random kernels (see fill_random).
+    `published` is the row of `WEIGHTS` that belongs to it; `law` draws random kernels (see `fill_random`).
     """
 
     build: Callable[..., keras.Model]
@@ -68,11 +66,11 @@ class Backbone:
         Returns:
             float32 of the same shape, in the units of the weights' record.
         """
-        expected = (self.input_px, self.input_px, 3)
-        if frames_rgb.dtype != np.uint8 or frames_rgb.shape[1:] != expected:
+        px = self.input_px
+        if frames_rgb.dtype != np.uint8 or frames_rgb.shape[1:] != (px, px, 3):
             raise ValueError(
-                f"frames_rgb must be uint8 (n, {', '.join(map(str, expected))}), got {frames_rgb.dtype} "
-                f"{frames_rgb.shape}. Pass whole RGB frames in [0, 255], resized to the network's input."
+                f"frames_rgb must be uint8 (n, {px}, {px}, 3), got {frames_rgb.dtype} {frames_rgb.shape}. "
+                "Pass whole RGB frames in [0, 255], resized to the network's input."
             )
         return keras.ops.convert_to_numpy(self.prepare(frames_rgb))
 
@@ -103,11 +101,10 @@ def build_backbone(name: str, weights: str, *, frozen: int | None = None, input_
         raise ValueError(f"name must be one of {', '.join(BACKBONES)}, got {name!r}. Correct the backbone's name.")
     if weights not in ("random", "pretrained") and Path(weights).suffix != ".npz":
         raise ValueError(
-            f"weights must be random, pretrained or an npz file, got {weights!r}. Choose one of them, or name the "
-            "file that write_backbone made."
+            f"weights must be random, pretrained or a file of write_backbone, got {weights!r}. Choose one."
         )
-    if input_px and input_px < MIN_INPUT_PX:
-        raise ValueError(f"input_px must be 0 or at least {MIN_INPUT_PX}, got {input_px}. Take larger frames.")
+    if 0 < input_px < 32:
+        raise ValueError(f"input_px must be 0 or at least 32, got {input_px}. Five halvings leave one position of 32.")
     row = BACKBONES[name]
     record = WEIGHTS[row.published]
     px = input_px or record.input_px
@@ -133,7 +130,8 @@ def freeze(model: keras.Model, n_convolutions: int | None = None) -> None:
         n_convolutions: The first so many convolutions are frozen, with every layer that stands before the next one in
             `model.layers`: the source project's default is 4. None freezes the whole model, 0 nothing.
     """
-    convolutions = [i for i, layer in enumerate(model.layers) if _convolves(layer)]
+    kinds = keras.layers.Conv2D | keras.layers.Conv3D | keras.layers.DepthwiseConv2D
+    convolutions = [i for i, layer in enumerate(model.layers) if isinstance(layer, kinds)]
     if n_convolutions is not None and not 0 <= n_convolutions <= len(convolutions):
         raise ValueError(
             f"n_convolutions must be 0 to {len(convolutions)}, the convolutions of {model.name}, or None, "
@@ -146,10 +144,6 @@ def freeze(model: keras.Model, n_convolutions: int | None = None) -> None:
         layer.trainable = i >= first_trained
 
 
-def _convolves(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.Conv2D | keras.layers.Conv3D | keras.layers.DepthwiseConv2D)
-
-
 def write_backbone(path: str | Path, backbone: Backbone) -> None:
     """Write a backbone's weights as npz, atomically: `layer/variable` -> array, which NumPy alone reads."""
     write_arrays(path, **{name: np.asarray(variable) for name, variable in _variables(backbone.model).items()})
@@ -158,9 +152,8 @@ def write_backbone(path: str | Path, backbone: Backbone) -> None:
 def _read_weights(model: keras.Model, name: str, path: str) -> Weights:
     """Fill a model from a file of `write_backbone`; ValueError when names or shapes are not the model's."""
     found, wanted = read_arrays(path), _variables(model)
-    other = list(found.keys() ^ wanted.keys())
-    other += [key for key in found.keys() & wanted.keys() if found[key].shape != tuple(wanted[key].shape)]
-    if other:
+    shapes = [{(key, tuple(value.shape)) for key, value in part.items()} for part in (found, wanted)]
+    if other := {key for key, _ in shapes[0] ^ shapes[1]}:
         raise ValueError(
             f"{path} must hold the weights of {name}, got others: {len(other)} of {len(wanted)} arrays do not fit, "
             f"such as {min(other)}. Name the backbone that the file was written from."

@@ -55,15 +55,11 @@ class SegmentPool(layers.AveragePooling3D):
 
     def call(self, inputs):
         n_steps, *size = inputs.shape[1:4]
-        if n_steps is not None and n_steps < 2:
+        if (n_steps or 2) < 2 or (None not in size and size != [7, 7]):
             raise ValueError(
-                f"x must have at least 9 time steps for pooled features, got at most {8 * n_steps}. "
-                "Pass a longer clip, or tap a stage before the pool with endpoint=."
-            )
-        if None not in size and size != [7, 7]:
-            raise ValueError(
-                f"x must be 224 px wide and high for pooled features, which makes 7x7 here, got {size[0]}x{size[1]}. "
-                "Resize the clip, or tap a stage before the pool with endpoint=."
+                "x must have at least 9 time steps and be 224 px wide and high for pooled features, which makes 2x7x7 "
+                f"or more here, got {'x'.join(map(str, (n_steps, *size)))}. Pass such a clip, or tap a stage before "
+                "the pool with endpoint=."
             )
         return super().call(inputs)
 
@@ -79,7 +75,7 @@ def build_i3d(channels: int = 2, *, endpoint: str = "", n_classes: int = N_CLASS
     Returns:
         A model from (B, T, H, W, channels) to the logits (B, n_classes), or to the stage's (B, T', H', W', C).
     """
-    _check_channels(channels)
+    name = f"i3d_{_stream(channels)}"
     if endpoint and endpoint not in STAGES:
         raise ValueError(f"endpoint must be one of {', '.join(STAGES)}, got {endpoint!r}. Choose a stage.")
     inputs = keras.Input((None, None, None, channels), name="clip")
@@ -87,16 +83,17 @@ def build_i3d(channels: int = 2, *, endpoint: str = "", n_classes: int = N_CLASS
     for stage in STAGES:
         x = _stage(x, stage)
         if stage == endpoint:
-            return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}_{endpoint}")
+            return keras.Model(inputs, x, name=f"{name}_{endpoint}")
     x = SegmentPool(name="AvgPool3d_6a_7x7")(x)
     x = layers.Conv3D(n_classes, 1, name="Logits_Conv3d_0c_1x1_conv_3d")(x)
     x = layers.GlobalAveragePooling3D(name="Logits")(x)  # the mean over time: height and width are 1
-    return keras.Model(inputs, x, name=f"i3d_{STREAMS[channels].lower()}")
+    return keras.Model(inputs, x, name=name)
 
 
-def _check_channels(channels: int) -> None:
+def _stream(channels: int) -> str:
     if channels not in STREAMS:
         raise ValueError(f"channels must be 2 (flow) or 3 (RGB), got {channels!r}. Choose the stream.")
+    return STREAMS[channels].lower()
 
 
 def _stage(x: keras.KerasTensor, stage: str) -> keras.KerasTensor:
@@ -139,17 +136,16 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
     Returns:
         The model, to (B, T', H', W', C) of the stage or to (B, ceil(T / 8) - 1, 1024), and its provenance.
     """
-    _check_channels(channels)
-    names = [name for name, row in WEIGHTS.items() if row.kind.startswith("i3d") and row.channels == channels]
-    if weights not in ("random", "pretrained", *names):
-        raise ValueError(
-            f"weights must be random or pretrained, got {weights!r}. Choose one of them, or of {', '.join(names)}."
-        )
     if weights == "random":
         model = build_i3d(channels, endpoint=endpoint)
         provenance = random_weights(model, model.name, seed=0, law="he")
     else:
-        name = f"i3d_{STREAMS[channels].lower()}_kinetics" if weights == "pretrained" else weights
+        name = f"i3d_{_stream(channels)}_kinetics" if weights == "pretrained" else weights
+        names = [name for name, row in WEIGHTS.items() if row.kind.startswith("i3d") and row.channels == channels]
+        if name not in names:
+            raise ValueError(
+                f"weights must be random, pretrained or of {', '.join(names)}, got {weights!r}. Choose one."
+            )
         found, provenance = read_published(name)
         model = fill_published(name, found, endpoint)
     return (model if endpoint else tap(model)), provenance
@@ -243,24 +239,25 @@ def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
 def load_variables(model: keras.Model, found: dict[str, np.ndarray], path: str | Path) -> None:
     """Assign the variables of a whole network by their published names, all or none; as for `load_tf_checkpoint`."""
     channels, variables = model.input_shape[-1], published_variables(model)
-    streams = sorted({name.split("/")[0] for name in found} & set(STREAMS.values()))
-    if streams != [STREAMS[channels]]:
+    streams = {name.split("/")[0] for name in found} & set(STREAMS.values())
+    if streams != {STREAMS[channels]}:
         raise ValueError(
             f"path must be a checkpoint of the {STREAMS[channels]} stream, for {channels} channels, got one of "
-            f"{' and '.join(streams) or 'neither Flow nor RGB'}: {path}. Build the network with the other channels."
+            f"{' and '.join(sorted(streams)) or 'neither Flow nor RGB'}: {path}. Build the network for the other one."
         )
-    problems = [f"{name} is missing" for name in sorted(variables.keys() - found.keys())]
-    problems += [f"{name} is unknown" for name in sorted(found.keys() - _names(channels))]
+    wanted = {name: ("float32", tuple(variable.shape)) for name, variable in variables.items()}
+    there = {name: (value.dtype.name, value.shape) for name, value in found.items()}
+    problems = [f"{name} is missing" for name in sorted(wanted.keys() - there.keys())]
+    problems += [f"{name} is unknown" for name in sorted(there.keys() - _names(channels))]
     problems += [
-        f"{name} is {found[name].dtype} {found[name].shape}, not float32 {tuple(variables[name].shape)}"
-        for name in sorted(found.keys() & variables.keys())
-        if found[name].shape != tuple(variables[name].shape) or found[name].dtype != np.float32
+        f"{name} is {there[name]}, not {wanted[name]}"
+        for name in sorted(there.keys() & wanted.keys())
+        if there[name] != wanted[name]
     ]
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
-            f"{path} must hold the {len(_names(channels))} variables of I3D, got: {'; '.join(problems[:5])}{more}. "
-            "Fetch the published checkpoint again."
+            f"{path} must hold the {len(_names(channels))} variables of I3D, {len(problems)} are otherwise: "
+            f"{'; '.join(problems[:5])}. Fetch the published checkpoint again."
         )
     for name, variable in variables.items():
         variable.assign(found[name])
@@ -288,24 +285,22 @@ def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
             of 400 classes and is not converted yet.
     """
     require([name])
-    path, row, convert = converted_path(name), WEIGHTS[name], f"run `python -m helpers weights convert {name}`"
+    path, row, how = converted_path(name), WEIGHTS[name], f"`python -m helpers weights convert {name}`"
     if not path.is_file():
         if (row.kind, row.n_classes) != ("i3d_checkpoint", N_CLASSES):
-            raise ValueError(f"{name} must be converted before it is used: {convert}.")
+            raise ValueError(f"{name} must be converted before it is used. Run {how}.")
         return read_tf_checkpoint(weights_folder() / row.path), published_weights(name)
     try:
         found = read_arrays(path)
-        made_from = json.loads(str(found.pop(SOURCE)))
-        converted_from = made_from["name"], made_from["sha256"]
+        source = json.loads(str(found.pop(SOURCE)))
+        made_from = source["name"], source["sha256"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} must be whole converted weights, got others. Delete it, and convert again.") from None
-    original = name, published_weights(name).sha256 if row.is_here else converted_from[1]
-    if converted_from != original:
-        raise ValueError(
-            f"{path} must be converted from {' with sha256 '.join(original)}, got it from "
-            f"{' with sha256 '.join(converted_from)}. Delete it, or {convert}."
-        )
-    return found, Weights(name, row.files[0].url, converted_from[1], row.licence)
+        raise ValueError(f"{path} must be whole converted weights, got others. Delete it, and run {how}.") from None
+    original = name, published_weights(name).sha256 if row.is_here else made_from[1]
+    if made_from != original:
+        of, got = (" with sha256 ".join(pair) for pair in (original, made_from))
+        raise ValueError(f"{path} must be converted from {of}, got it from {got}. Delete it, or run {how}.")
+    return found, Weights(name, row.files[0].url, made_from[1], row.licence)
 
 
 def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:

@@ -101,7 +101,9 @@ def test_published_weights_that_cannot_be_had_are_an_error(tmp_path, monkeypatch
 def test_unknown_choices_are_refused():
     with pytest.raises(ValueError, match="name must be one of resnet50, resnet101, .*, got 'resnet5'"):
         backbones.build_backbone("resnet5", "random")
-    with pytest.raises(ValueError, match="weights must be random, pretrained or an npz file, got 'imagenet'"):
+    with pytest.raises(
+        ValueError, match="weights must be random, pretrained or a file of write_backbone, got 'imagenet'"
+    ):
         backbones.build_backbone("resnet50", "imagenet")
 
 

@@ -110,11 +110,11 @@ UNIT = f"{ROOT}/Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d/w"
     ("removed", "changed", "message"),
     [
         ([f"{ROOT}/Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta"], {}, "Conv3d_0a_3x3/batch_norm/beta is missing"),
-        ([], {UNIT: np.zeros((1, 1, 1, 192, 97), "f4")}, rf"{UNIT} is float32 \(1,.*, 97\), not float32 \(1,.*96\)"),
+        ([], {UNIT: np.zeros((1, 1, 1, 192, 97), "f4")}, rf"{UNIT} is .*, 97\)\), not .*96\)\)"),
         ([], {f"{ROOT}/Conv3d_1a_7x7/batch_norm/gamma": np.ones(64, "f4")}, "1a_7x7/batch_norm/gamma is unknown"),
-        ([], {f"{ROOT}/Logits/Conv3d_0c_1x1/conv_3d/b": np.zeros(400, "f8")}, "conv_3d/b is float64"),
+        ([], {f"{ROOT}/Logits/Conv3d_0c_1x1/conv_3d/b": np.zeros(400, "f8")}, "conv_3d/b is .'float64'"),
         ([f"{ROOT}/Conv3d_{unit}/conv_3d/w" for unit in ("1a_7x7", "2b_1x1", "2c_3x3")]
-         + [f"{ROOT}/Mixed_3b/Branch_{k}/Conv3d_0a_1x1/conv_3d/w" for k in range(3)], {}, r"is missing; .*and 1 more"),
+         + [f"{ROOT}/Mixed_3b/Branch_{k}/Conv3d_0a_1x1/conv_3d/w" for k in range(3)], {}, "6 are otherwise: .*"),
     ],
     ids=["missing", "misshaped", "unknown", "dtype", "many"],
 )  # fmt: skip
@@ -137,9 +137,9 @@ def test_a_checkpoint_of_the_other_stream_is_refused_naming_both(tmp_path):
 
 
 def test_pooled_features_of_short_or_small_clips_are_refused(whole):
-    with pytest.raises(ValueError, match="at least 9 time steps for pooled features, got at most 8"):
+    with pytest.raises(ValueError, match="at least 9 time steps .* for pooled features, .* got 1x7x7"):
         i3d.features(whole, np.zeros((1, 8, 224, 224, 2), np.float32))
-    with pytest.raises(ValueError, match="must be 224 px wide and high for pooled features.*got 2x2"):
+    with pytest.raises(ValueError, match="224 px wide and high for pooled features.*got 2x2x2"):
         i3d.logits(whole, np.zeros((1, 9, 64, 64, 2), np.float32))
     assert i3d.feature_map(whole, np.zeros((1, 1, 16, 16, 2), np.float32), endpoint="Mixed_5c").shape[-1] == 1024
 
@@ -149,7 +149,7 @@ def test_unknown_choices_are_refused():
         i3d.build_i3d(4)
     with pytest.raises(ValueError, match="endpoint must be one of Conv3d_1a_7x7, .*got 'Mixed_6a'"):
         i3d.build_i3d(2, endpoint="Mixed_6a")
-    with pytest.raises(ValueError, match="weights must be random or pretrained, got 'imagenet'"):
+    with pytest.raises(ValueError, match="weights must be random, pretrained or of .*, got 'imagenet'"):
         i3d.build_motion_network("imagenet")
     part = i3d.build_i3d(2, endpoint="Conv3d_1a_7x7")
     with pytest.raises(ValueError, match="endpoint must be a part of i3d_flow_Conv3d_1a_7x7, got Mixed_3b"):
@@ -284,7 +284,7 @@ def test_converted_weights_are_read_instead_of_the_original_also_without_it(caps
 
 def test_a_damaged_converted_file_is_refused(mine):
     (mine / f"{NO_TOP}.npz").write_bytes(b"PK and no more")
-    with pytest.raises(ValueError, match=r"must be whole converted weights, .*Delete it, and convert again"):
+    with pytest.raises(ValueError, match=r"must be whole converted weights, .*Delete it, and run"):
         i3d.read_published(NO_TOP)
 
 
@@ -318,7 +318,7 @@ def test_a_converted_file_under_another_name_is_refused(capsys, mine):
 
 
 def test_weights_without_a_classifier_make_a_network_that_ends_at_the_feature_map(capsys, mine, variables):
-    with pytest.raises(ValueError, match=f"must be converted before it is used: run .*weights convert {NO_TOP}"):
+    with pytest.raises(ValueError, match=f"must be converted before it is used. Run .*weights convert {NO_TOP}"):
         i3d.build_motion_network(NO_TOP)
     assert weigh(capsys, "convert", NO_TOP)[0] == 0
     features, provenance = i3d.build_motion_network(NO_TOP)
