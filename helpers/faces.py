@@ -58,7 +58,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
             except CLIP_ERRORS as error:
                 run.fail(clip, error)
             else:
-                write_track(stage.path(clip.key), track, clip.stamp)
+                write_track(stage.path(clip.key), replace(track, stamp=clip.stamp))
                 run.count("made")
         return stage.finish(**run.finish())
 

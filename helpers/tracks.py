@@ -5,7 +5,6 @@ displayed frame and times in seconds, and square RGB uint8 crops (S, S, 3). By d
 box per frame would cancel the head's motion. `helpers.faces` finds the faces.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class FaceTrack:
     `frame (n,)` numbers in the file. `coverage`: share of the looked-at frames with the main face. `n_faces_max`: most
     faces in one frame. `every`: every which sample was looked at. `scale`: side of the stable box in face widths.
     `crop`, `align_eyes`: how `crop_at` cuts. `detector`, `decoder`: names with versions. `reason`: why this is the main
-    face.
+    face. `stamp`: the version of the clip (see `helpers.store.clip_stamp`), "" unknown.
     """
 
     found_xyxy: np.ndarray
@@ -61,6 +60,7 @@ class FaceTrack:
     detector: str
     decoder: str
     reason: str
+    stamp: str = ""
 
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
         """Whether the face was found within two looks of each time in seconds, or is tracked then: bool, same shape."""
@@ -120,26 +120,16 @@ def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int, angle_deg: 
     return cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def crop_faces(frames: Iterable[np.ndarray], box_xyxy: np.ndarray, size_px: int = 224) -> np.ndarray:
-    """Cut the same box out of every RGB uint8 frame: (T, size_px, size_px, 3)."""
-    return np.stack([crop_face(frame, box_xyxy, size_px) for frame in frames])
-
-
-def write_track(path: str | Path, track: FaceTrack, stamp: str = "") -> None:
-    """Write a track as npz; `stamp` tells later which version of the clip it was made from."""
-    write_arrays(path, **asdict(track), stamp=stamp)
+def write_track(path: str | Path, track: FaceTrack) -> None:
+    """Write a track as npz."""
+    write_arrays(path, **asdict(track))
 
 
 def read_track(path: str | Path) -> FaceTrack:
     """Read a track; a damaged file is a ValueError that names it."""
-    return _read_track(path)[0]
-
-
-def _read_track(path: str | Path) -> tuple[FaceTrack, str]:
     arrays = {name: value.item() if value.ndim == 0 else value for name, value in read_arrays(path).items()}
-    stamp = arrays.pop("stamp", "")
     try:
-        return FaceTrack(**arrays), stamp
+        return FaceTrack(**arrays)
     except TypeError:
         raise ValueError(f"{path} is not a face track: it holds {', '.join(sorted(arrays))}.") from None
 
@@ -155,8 +145,8 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
     if stamp == "missing":
         raise NoFaceError("the video is not in the folder of clips")
     try:
-        track, found = _read_track(out / "faces" / f"{key}.npz")
-        if found == stamp:
+        track = read_track(out / "faces" / f"{key}.npz")
+        if track.stamp == stamp:
             return track
         why = "the clip has changed since"
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, StaticRows, TooShortError, row_layout, why_invalid
-from helpers.tracks import FaceTrack, crop_at, crop_faces
+from helpers.tracks import FaceTrack, crop_at, crop_face
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
@@ -187,7 +187,8 @@ def test_flow_of_a_clip_is_that_of_its_stable_crop():
     track = track_clip(SHIPPED[0], PreparationConfig())
     chunks = list(face_flows(Job(SHIPPED[0], track, DynamicConfig(flow_clip_px=2.0))))
     got = np.concatenate([chunk.values for chunk in chunks])
-    crops = crop_faces(read_frames(SHIPPED[0], fps=15).frames, track.box_xyxy, 224)
+    frames = read_frames(SHIPPED[0], fps=15).frames
+    crops = np.stack([crop_face(frame, track.box_xyxy, 224) for frame in frames])
     flow = resize_flow(OpticalFlowComputer("dis_fast").compute(crops), 112)
     np.testing.assert_array_equal(got, normalise_flow(flow, 2.0))
     assert got.shape == (72, 112, 112, 2)
@@ -207,7 +208,7 @@ def test_a_box_that_follows_the_face_gives_crops_at_the_time_of_each_row():
     frames = read_frames(SHIPPED[0], fps=15).frames
     expected = [crop_at(frames[k], track, k / 15, WIDTH) for k in range(4, 73, 8)]
     np.testing.assert_array_equal(seen[: len(expected)], expected)
-    stable = crop_faces(frames[4::8], track.box_xyxy, WIDTH)
+    stable = np.stack([crop_face(frame, track.box_xyxy, WIDTH) for frame in frames[4::8]])
     assert np.abs(stable.astype(int) - expected).mean() > 1
 
 
