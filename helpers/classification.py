@@ -371,7 +371,8 @@ def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def as_text(results: Mapping[str, Any]) -> str:
     """The tables of `classification.json` as text: models, classes of the best, gains."""
     split = results["split"]
-    said = f"{split['test_clips']} test clips of {split['test_sources']} sources, split by {split['by']}"
+    n_sources = split.get("test_sources", split["sources"])  # an older run has counted all of them only
+    said = f"{split['test_clips']} test clips of {n_sources} sources, split by {split['by']}"
     gained = [
         f"{step}: {kind} {gain['difference']:+.3f} {_ends(gain['interval'])}"
         for step, kinds in results["gains"].items()
