@@ -149,7 +149,7 @@ def test_unrated_first_clips_are_no_folder_without_ratings(tmp_path):
         (tmp_path / f"{name}.mp4").touch()
     (tmp_path / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\nc,.1,.2,.3,.4,.5\n")
     tasks = workbook.plan(tmp_path, tmp_path / "out", weights="random", limit=2)
-    message = "none of the first 2 clips of .* is rated.* The first rated clip is number 3: take that many with --limit"
+    message = "--limit 2 leaves no clip of .* that is rated.* The first rated clip is number 3: take that many, or stop"
     with pytest.raises(ValueError, match=message):
         workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=2)
     assert len(workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)) == 3
