@@ -14,8 +14,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from helpers.tokens import INPUT_NAMES, PACKAGE, as_tokens, masked_mean, middle, time_code
-
+PACKAGE = "ocean_workbook"
+INPUT_NAMES = ("static", "dynamic", "static_t_s", "dynamic_t_s", "static_mask", "dynamic_mask")
+SHORTEST_S, LONGEST_S = 0.35, 8.0  # periods of the time code
+TIME_GAIN = 3.0  # of the time code beside projected tokens of about unit size
 QUERY_SCALE, KEY_GAIN = 1.5, 2.0  # start of the query kernel; of the key kernel over it at a tied start
 KNOT_S, REACH_S = 0.5, 4.0  # of SalienceAttention: spacing and reach of the learned bias over time differences
 GAIN = 10.0  # of the bias over its table, so that it learns as fast as the kernels around it
@@ -23,8 +25,92 @@ PRICE = 2e-3  # of one nat of attention, beside a mean squared error of about 0.
 SAME_TIME_WEIGHT = 0.1  # of the auxiliary loss while it lasts
 
 
+def time_code(t_s, dim: int):
+    """Code times as sines and cosines of fixed periods; there is nothing to learn.
+
+    code = TIME_GAIN [sin(2 pi t / P_i), cos(2 pi t / P_i)], i = 1 ... dim / 2, with periods P_i in geometric steps from
+    LONGEST_S to SHORTEST_S, so that the inner product of two codes depends on the difference of their times only.
+
+    Args:
+        t_s: Times in seconds, float32 (B, T).
+        dim: Length of the code, even.
+
+    Returns:
+        float32 (B, T, dim).
+    """
+    n = dim // 2
+    periods = LONGEST_S * (SHORTEST_S / LONGEST_S) ** (np.arange(n) / max(n - 1, 1))
+    angle = ops.expand_dims(t_s, -1) * ops.convert_to_tensor((2 * math.pi / periods).astype("float32"))  # (B, T, n)
+    return TIME_GAIN * ops.concatenate([ops.sin(angle), ops.cos(angle)], axis=-1)
+
+
+def masked_mean(x, mask):
+    """Return the mean over time of the tokens (B, T, D) that the mask (B, T) keeps, (B, D); 0 where it keeps none."""
+    weight = ops.expand_dims(ops.cast(mask, x.dtype), -1)  # (B, T, 1)
+    return ops.sum(x * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
+
+
+def as_tokens(name: str, x, width: int, dtype: str):
+    """Return a stream as (B, T, width) with default times 0, 1, 2, ... and an all-true mask, both (B, T)."""
+    x = ops.cast(ops.convert_to_tensor(x), dtype)
+    if len(x.shape) not in (2, 3) or x.shape[-1] != width:
+        raise ValueError(
+            f"{name} must have shape (batch, {width}) or (batch, tokens, {width}), got {tuple(x.shape)}. "
+            f"Build the model with {name}_dim={x.shape[-1]}, or pass features of {width} columns."
+        )
+    if len(x.shape) == 2:
+        x = ops.expand_dims(x, 1)
+    row = ops.cast(ops.arange(ops.shape(x)[1]), "float32")
+    times = ops.zeros_like(x[..., 0], dtype="float32") + row  # (B, T)
+    return x, times, ops.ones_like(times, dtype="bool")
+
+
+def middle() -> keras.initializers.Initializer:
+    """Start of an output bias: the middle of the rating range [0, 1]."""
+    return keras.initializers.Constant(0.5)
+
+
+class _Attention(layers.Layer):
+    """What both kinds of attention share: projections to the width F, masks, the reading of values by heads."""
+
+    def __init__(self, fusion_dim: int, num_heads: int, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # times keep float32 under a mixed policy
+        self.fusion_dim, self.num_heads = fusion_dim, num_heads
+        self.static_projection = layers.Dense(fusion_dim, name="static_projection")
+        self.dynamic_projection = layers.Dense(fusion_dim, name="dynamic_projection")
+
+    def _add_reading(self) -> None:
+        self.value = layers.Dense(self.num_heads * self.fusion_dim, name="value")
+        self.output_projection = layers.Dense(self.fusion_dim, name="output_projection")
+        self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
+
+    def _build(self, static_shape, dynamic_shape, *own: layers.Layer) -> None:
+        self.static_projection.build((None, None, static_shape[-1]))
+        self.dynamic_projection.build((None, None, dynamic_shape[-1]))
+        for layer in (*own, self.value, self.norm):
+            layer.build((None, None, self.fusion_dim))
+        self.output_projection.build((None, None, self.num_heads * self.fusion_dim))
+        self.built = True
+
+    def _read(self, logits, m, static_mask, dynamic_mask, attention_delta):
+        """Return what logits (B, heads, Ts, Td) read of m, (B, Ts, F), and attention, 0 in rows of masked tokens."""
+        logits = ops.where(dynamic_mask[:, None, None, :], ops.cast(logits, "float32"), -1e9)
+        attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
+        attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
+        if attention_delta is not None:
+            attention = attention + attention_delta
+        read = ops.matmul(ops.cast(attention, m.dtype), self._heads(self.value(m)))  # (B, heads, Ts, F)
+        width = self.num_heads * self.fusion_dim
+        read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(static_mask)[1], width))
+        return self.output_projection(read), attention
+
+    def _heads(self, x):
+        x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads, self.fusion_dim))  # (B, T, heads, F)
+        return ops.transpose(x, (0, 2, 1, 3))
+
+
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class CrossAttention(layers.Layer):
+class CrossAttention(_Attention):
     """Let every face token read the motion tokens.
 
     q = Ws s + bs, m = Wd d + bd (both of width F = fusion_dim), c = time code;
@@ -40,28 +126,19 @@ class CrossAttention(layers.Layer):
     """
 
     def __init__(self, fusion_dim: int = 128, num_heads: int = 4, tied_start: bool = True, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # times keep float32 under a mixed policy
         if fusion_dim < 2 or fusion_dim % 2:
             raise ValueError(f"fusion_dim must be a positive even number, got {fusion_dim}. Choose 64, 128 or 256.")
-        self.fusion_dim, self.num_heads, self.tied_start = fusion_dim, num_heads, tied_start
-        self.static_projection = layers.Dense(fusion_dim, name="static_projection")
-        self.dynamic_projection = layers.Dense(fusion_dim, name="dynamic_projection")
+        super().__init__(fusion_dim, num_heads, **kwargs)
+        self.tied_start = tied_start
         inner, seed = num_heads * fusion_dim, random.randrange(2**31)  # keras.utils.set_random_seed governs `random`
         limit = QUERY_SCALE * math.sqrt(6 / (inner + fusion_dim**2))
         key_limit, key_seed = (KEY_GAIN * limit, seed) if tied_start else (limit, seed + 1)
         self.query = layers.Dense(inner, kernel_initializer=_uniform(limit, seed), name="query")
         self.key = layers.Dense(inner, kernel_initializer=_uniform(key_limit, key_seed), name="key")
-        self.value = layers.Dense(inner, name="value")
-        self.output_projection = layers.Dense(fusion_dim, name="output_projection")
-        self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self._add_reading()
 
     def build(self, static_shape, dynamic_shape):
-        self.static_projection.build((None, None, static_shape[-1]))
-        self.dynamic_projection.build((None, None, dynamic_shape[-1]))
-        for layer in (self.query, self.key, self.value, self.norm):
-            layer.build((None, None, self.fusion_dim))
-        self.output_projection.build((None, None, self.num_heads * self.fusion_dim))
-        self.built = True
+        self._build(static_shape, dynamic_shape, self.query, self.key)
 
     def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask, attention_delta=None):
         """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens.
@@ -72,19 +149,8 @@ class CrossAttention(layers.Layer):
         query = self._heads(self.query(q + ops.cast(time_code(static_t_s, self.fusion_dim), q.dtype)))
         key = self._heads(self.key(m + ops.cast(time_code(dynamic_t_s, self.fusion_dim), m.dtype)))
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(self.fusion_dim)  # (B, heads, Ts, Td)
-        logits = ops.where(dynamic_mask[:, None, None, :], ops.cast(logits, "float32"), -1e9)
-        attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
-        attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
-        if attention_delta is not None:
-            attention = attention + attention_delta
-        read = ops.matmul(ops.cast(attention, q.dtype), self._heads(self.value(m)))  # (B, heads, Ts, F)
-        width = self.num_heads * self.fusion_dim
-        read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(static)[1], width))
-        return self.norm(q + self.output_projection(read)), attention
-
-    def _heads(self, x):
-        x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads, self.fusion_dim))  # (B, T, heads, F)
-        return ops.transpose(x, (0, 2, 1, 3))
+        read, attention = self._read(logits, m, static_mask, dynamic_mask, attention_delta)
+        return self.norm(q + read), attention
 
     def get_config(self) -> dict:
         own = {"fusion_dim": self.fusion_dim, "num_heads": self.num_heads, "tied_start": self.tied_start}
@@ -92,7 +158,7 @@ class CrossAttention(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class SalienceAttention(layers.Layer):
+class SalienceAttention(_Attention):
     """Let every face token read the motion tokens at a learned distance in time, as sharply as it is salient.
 
     q = Ws s + bs, m = Wd d + bd; salience g_h = softplus(w_h . q + 1); A_h = softmax_j(GAIN g_h(t) b_h(t - t_j));
@@ -113,27 +179,18 @@ class SalienceAttention(layers.Layer):
     def __init__(
         self, fusion_dim: int = 128, num_heads: int = 4, price: float = PRICE, warmup_steps: int = 0, **kwargs
     ):
-        super().__init__(autocast=False, **kwargs)  # times keep float32 under a mixed policy
-        self.fusion_dim, self.num_heads, self.price, self.warmup_steps = fusion_dim, num_heads, price, warmup_steps
-        self.static_projection = layers.Dense(fusion_dim, name="static_projection")
-        self.dynamic_projection = layers.Dense(fusion_dim, name="dynamic_projection")
+        super().__init__(fusion_dim, num_heads, **kwargs)
+        self.price, self.warmup_steps = price, warmup_steps
         self.salience = layers.Dense(num_heads, activation="softplus", bias_initializer="ones", name="salience")
-        self.value = layers.Dense(num_heads * fusion_dim, name="value")
-        self.output_projection = layers.Dense(fusion_dim, name="output_projection")
-        self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self._add_reading()
 
     def build(self, static_shape, dynamic_shape):
-        self.static_projection.build((None, None, static_shape[-1]))
-        self.dynamic_projection.build((None, None, dynamic_shape[-1]))
-        for layer in (self.salience, self.value, self.norm):
-            layer.build((None, None, self.fusion_dim))
-        self.output_projection.build((None, None, self.num_heads * self.fusion_dim))
+        self._build(static_shape, dynamic_shape, self.salience)
         self.same_time = layers.Dense(dynamic_shape[-1], name="same_time")
         self.same_time.build((None, None, self.fusion_dim))
         n_knots = 2 * round(REACH_S / KNOT_S) + 1
         self.bias = self.add_weight(shape=(n_knots, self.num_heads), initializer="zeros", name="bias")
         self.steps = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps")
-        self.built = True
 
     def call(
         self,
@@ -150,14 +207,7 @@ class SalienceAttention(layers.Layer):
         q, m = self.static_projection(static), self.dynamic_projection(dynamic)
         lag_s = static_t_s[:, :, None] - dynamic_t_s[:, None, :]  # (B, Ts, Td)
         logits = ops.cast(ops.transpose(self.salience(q), (0, 2, 1)), "float32")[..., None] * self._bias(lag_s)
-        logits = ops.where(dynamic_mask[:, None, None, :], logits, -1e9)  # (B, heads, Ts, Td)
-        attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
-        attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
-        if attention_delta is not None:
-            attention = attention + attention_delta
-        value = ops.reshape(self.value(m), (-1, ops.shape(m)[1], self.num_heads, self.fusion_dim))
-        read = ops.einsum("bhst,bthf->bshf", ops.cast(attention, q.dtype), value)
-        read = self.output_projection(ops.reshape(read, (-1, ops.shape(q)[1], self.num_heads * self.fusion_dim)))
+        read, attention = self._read(logits, m, static_mask, dynamic_mask, attention_delta)
         if training:
             self._add_losses(attention, read, dynamic, lag_s, static_mask, dynamic_mask)
         return self.norm(q + read), attention

@@ -17,8 +17,7 @@ from sklearn.linear_model import Ridge
 
 from helpers.align import Aligned, nearest_motion
 from helpers.config import TrainingConfig
-from helpers.model import CompletePersonalityModel
-from helpers.tokens import middle
+from helpers.model import CompletePersonalityModel, middle
 from helpers.train import computing_in
 
 

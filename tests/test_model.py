@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from helpers.model import CompletePersonalityModel, CrossAttention
-from helpers.tokens import TIME_GAIN, masked_mean, time_code
+from helpers.model import TIME_GAIN, CompletePersonalityModel, CrossAttention, masked_mean, time_code
 from helpers.variants import aligned_mlp, concat_mlp
 
 B, TS, TD, STATIC, DYNAMIC, HEADS, WIDTH, TARGETS = 3, 5, 7, 11, 13, 2, 34, 17  # distinct primes (34 = 2 x 17)
