@@ -189,8 +189,8 @@ def _nothing_to_train_on(data: Path, rated: np.ndarray, limit: int) -> str:
     if not rated.any():
         return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files, {stop}"
     return (
-        f"--limit {limit} leaves no clip of {data} that is rated, so there is nothing to train on. The first rated clip "
-        f"is number {rated.argmax() + 1}: take that many, {stop}"
+        f"--limit {limit} leaves no clip of {data} that is rated, so there is nothing to train on. The first rated "
+        f"clip is number {rated.argmax() + 1}: take that many, {stop}"
     )
 
 
