@@ -123,8 +123,7 @@ class Reduction:
 
     def check(self, extractors: dict[str, Any]) -> None:
         """Raise ValueError with the differences when rows come from other extractors than this was made for."""
-        found = differences(extractors, self.extractors)
-        if found:
+        if found := differences(extractors, self.extractors):
             raise ValueError(
                 f"the reduction was made for other features: {'; '.join(found)}. Make features with the same "
                 "parameters and weights, or align with another reduction."
@@ -133,20 +132,14 @@ class Reduction:
     @property
     def identity(self) -> dict[str, dict[str, Any]]:
         """What a manifest says of it: per stream method, widths and sha256 of its numbers."""
-        return {name: _identity(getattr(self, name)) for name in STREAMS}
-
-
-def _identity(method: ChannelGroups | Pca) -> dict[str, Any]:
-    arrays = method.arrays()
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode() + str(arrays[name].dtype).encode() + arrays[name].tobytes())
-    return {
-        "method": str(arrays["method"]),
-        "n_in": method.n_in,
-        "n_out": method.n_out,
-        "sha256": digest.hexdigest(),
-    }
+        said = {}
+        for name in STREAMS:
+            method, digest = getattr(self, name), hashlib.sha256()
+            for key, array in sorted(method.arrays().items()):
+                digest.update(key.encode() + str(array.dtype).encode() + array.tobytes())
+            widths = {"n_in": method.n_in, "n_out": method.n_out}
+            said[name] = {"method": str(method.arrays()["method"]), **widths, "sha256": digest.hexdigest()}
+        return said
 
 
 def _checked(rows: np.ndarray, n_in: int) -> np.ndarray:
@@ -223,9 +216,9 @@ def _bank_reduction(cfg: AlignmentConfig, extractors: dict[str, Any]) -> tuple[R
 
 def _width(keys: Iterable[str], folder: Path) -> int:
     """Columns of a stage's rows, by its first clip that has any; ValueError when none has."""
-    for key in keys:
-        if (rows := valid_rows(folder / f"{key}.npz")) is not None:
-            return rows.features.shape[1]
+    found = (valid_rows(folder / f"{key}.npz") for key in keys)
+    if rows := next((rows for rows in found if rows is not None), None):
+        return rows.features.shape[1]
     raise ValueError(f"{folder} must hold rows of the clips to reduce, got none. Run its notebook first.")
 
 
@@ -274,27 +267,36 @@ class Aligned:
         n = len(self.clips)
         shapes = {"labels": (n, len(self.targets)), "sources": (n,), "splits": (n,)}
         for name in STREAMS:
-            features, mask = getattr(self, f"{name}_features"), getattr(self, f"{name}_mask")
-            if features.ndim != 3 or len(features) != n:
-                raise ValueError(f"{name}_features must have shape ({n}, T, D) like clips, got {features.shape}.")
-            _check_finite(name, features, self.clips)
-            shapes |= {f"{name}_{part}": features.shape[:2] for part in ("mask", "t_s")}
-            if mask.shape == features.shape[:2] and not mask.any(1).all():
-                raise ValueError(
-                    f"{name}_mask must keep a token of every clip, got none for {self.clips[mask.any(1).argmin()]}. "
-                    "Leave the clip out."
-                )
+            shape = getattr(self, f"{name}_features").shape
+            if len(shape) != 3 or shape[0] != n:
+                raise ValueError(f"{name}_features must have shape ({n}, T, D) like clips, got {shape}.")
+            shapes |= {f"{name}_{part}": shape[:2] for part in ("mask", "t_s")}
         for name, shape in shapes.items():
             if (got := getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} must have shape {shape} like the features, got {got}. Align the clips again.")
+        for name in STREAMS:
+            self._check_stream(name)
         if len(np.unique(self.clips)) < n:
             raise ValueError("clips must be different keys, got one twice. Align each clip once.")
-        outside = (self.labels < 0) | (self.labels > 1)
-        if outside.any():
-            clip, column = np.argwhere(outside)[0]
+        if len(outside := np.argwhere((self.labels < 0) | (self.labels > 1))):
+            clip, column = outside[0]
             raise ValueError(
                 f"labels must lie in [0, 1], got {self.labels[clip, column]:g} for {self.targets[column]} of "
                 f"{self.clips[clip]}. Scale the ratings (rating_low, rating_high in 01)."
+            )
+
+    def _check_stream(self, name: str) -> None:
+        features, some = getattr(self, f"{name}_features"), getattr(self, f"{name}_mask").any(1)
+        bad = ~np.isfinite(features)
+        if bad.any():
+            clip, token, column = np.argwhere(bad)[0]
+            raise ValueError(
+                f"{name}_features must be finite, got {features[clip, token, column]} in {bad.any((1, 2)).sum()} "
+                f"clips, first in {self.clips[clip]}, token {token}, column {column}. Leave the clips out."
+            )
+        if not some.all():
+            raise ValueError(
+                f"{name}_mask must keep a token of every clip, got none for {self.clips[some.argmin()]}. Leave it out."
             )
 
     def __len__(self) -> int:
@@ -324,21 +326,10 @@ class Aligned:
         return out
 
 
-def _check_finite(name: str, features: np.ndarray, clips: np.ndarray) -> None:
-    """Raise ValueError with clip, token and column when a feature is NaN or infinite."""
-    bad = ~np.isfinite(features)
-    if bad.any():
-        clip, token, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"{name}_features must be finite, got {features[clip, token, column]} in {bad.any((1, 2)).sum()} clips, "
-            f"first in {clips[clip]}, token {token}, column {column}. Make them again, or leave the clips out."
-        )
-
-
 def stream_table(clips: pd.DataFrame, static_dir: str | Path, dynamic_dir: str | Path) -> pd.DataFrame:
     """Say which streams each clip has: index key, bool columns static, dynamic, rated."""
-    folders = {"static": Path(static_dir), "dynamic": Path(dynamic_dir)}
-    table = {name: [(folder / f"{key}.npz").exists() for key in clips.index] for name, folder in folders.items()}
+    folders = zip(STREAMS, (static_dir, dynamic_dir), strict=True)
+    table = {name: [Path(folder, f"{key}.npz").exists() for key in clips.index] for name, folder in folders}
     return pd.DataFrame(table | {"rated": clips[targets_of(clips)].notna().any(axis=1)}, index=clips.index)
 
 
@@ -382,11 +373,9 @@ def align_streams(
             "Run 03_static_extraction and 04_dynamic_extraction, and look at what they list as failed."
         )
     table = clips.loc[kept]
-    arrays = {}
-    for name in STREAMS:
-        arrays |= _padded(name, rows[name])
     return Aligned(
-        **arrays,
+        **_padded("static", rows["static"]),
+        **_padded("dynamic", rows["dynamic"]),
         labels=table[targets].to_numpy("float32"),
         clips=np.array(kept, dtype=str),
         sources=table["source"].to_numpy(str),
@@ -463,16 +452,12 @@ def read_aligned(folder: str | Path) -> Aligned:
 
 
 def bank_differences(bank_manifest: dict[str, Any], run_manifest: dict[str, Any]) -> list[str]:
-    """Say in what the token bank's making differs from the run's; an empty list means they may be used together.
-
-    Args:
-        bank_manifest: Manifest of the bank's aligned folder.
-        run_manifest: Manifest of the run's aligned folder.
+    """Say in what the manifests of two aligned folders differ; an empty list means they may be used together.
 
     Returns:
         Lines such as "static.weights.source: 'pretrained' here, 'random' there", here being the run.
     """
-    decisive = ("static", "dynamic", "reduction")
+    decisive = (*STREAMS, "reduction")
     ours, theirs = ({k: m["identity"].get(k, {}) for k in decisive} for m in (run_manifest, bank_manifest))
     return differences(ours, theirs)
 

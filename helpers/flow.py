@@ -180,9 +180,8 @@ def checked_flow(flow: np.ndarray) -> np.ndarray:
         raise ValueError(f"flow must have shape (n, H, W, 2), n at least 1, got {flow.shape}. Put (dx, dy) last.")
     if flow.dtype.kind != "f":
         raise ValueError(f"flow must be decimal numbers in pixels, got {flow.dtype}. Pictures are no flow.")
-    finite = np.isfinite(flow).all(axis=(1, 2, 3))
-    if not finite.all():
-        raise ValueError(f"flow must be finite, got NaN or infinity in field {finite.argmin()}. Compute it again.")
+    if len(bad := np.argwhere(~np.isfinite(flow))):
+        raise ValueError(f"flow must be finite, got NaN or infinity in field {bad[0, 0]}. Compute it again.")
     return flow.astype(np.float32, copy=False)
 
 
@@ -194,21 +193,15 @@ def read_flow(path: str | Path) -> FlowFile:
         raise ValueError(f"{path} is not a flow file: it holds {', '.join(sorted(arrays))}. Write it with write_flow.")
     codes, t_s = arrays.pop("codes"), arrays.pop("t_s")
     known = codes.dtype.name in ("uint8", "int16", "float16", "float32")
-    if not known or codes.ndim != 4 or codes.shape[1] != 2 or 0 in codes.shape:
-        raise ValueError(
-            f"{path}: codes must have shape (n, 2, H, W), got {codes.shape} {codes.dtype}. Write it again."
-        )
-    if t_s.shape != (len(codes),) or any(value.size != 1 for value in arrays.values()):
-        raise ValueError(f"{path}: t_s must be one per field, {len(codes)}, got {t_s.shape}. Write it again.")
+    right = known and codes.ndim == 4 and codes.shape[1] == 2 and 0 not in codes.shape
+    if not right or t_s.shape != codes.shape[:1] or any(value.size != 1 for value in arrays.values()):
+        got = f"{codes.dtype} {codes.shape} and {t_s.shape}"
+        raise ValueError(f"{path}: codes must have shape (n, 2, H, W) and t_s (n,), got {got}. Write it again.")
     return FlowFile(codes, t_s, **{name: value.item() for name, value in arrays.items()})
 
 
 def flow_header(path: str | Path) -> tuple[tuple[int, int, int, int], np.ndarray, float, str]:
-    """What a file of `write_flow` says of itself, its fields unread; ValueError where it is none.
-
-    Returns:
-        Its shape (n, H, W, 2), `t_s`, `fps` and `method`.
-    """
+    """Shape (n, H, W, 2), `t_s`, `fps` and `method` of a file of `write_flow`, its fields unread; else a ValueError."""
     with open_arrays(path) as file:
         with file.zip.open("codes.npy") as codes:
             np.lib.format.read_magic(codes)
