@@ -40,7 +40,6 @@ LOWEST_FPS = 12.0  # below it, sampling at 25 fps shows every frame twice: half 
 SMALLEST_FACE_PX = 44  # of width: the crop of 1.7 widths is then enlarged threefold to 224 px
 LONGEST_TABLE = 40  # clips; of a longer table the text shows those with a problem or a remark
 WIDTH = 120  # characters of the text
-NAME = 48  # of a clip in it
 
 CLIP_ERRORS = (VideoError, WorkerError, av.FFmpegError, cv2.error, OSError, MemoryError)
 COLUMNS = {
@@ -104,9 +103,8 @@ def check_clips(
         for _, answers in tqdm(pool.run(requests), total=len(clips), unit="clip", disable=not progress):
             rows.append(_row(answers, min_coverage))
     found = pd.DataFrame(rows, index=clips.index).join(clips[["path", "bytes"]])
-    found["problems"] = [
-        text.removeprefix(f"{Path(path).name}: ") for text, path in zip(found["problems"], found["path"], strict=True)
-    ]
+    names = (f"{Path(path).name}: " for path in found["path"])
+    found["problems"] = [text.removeprefix(name) for text, name in zip(found["problems"], names, strict=True)]
     return found[list(COLUMNS)].astype(COLUMNS)
 
 
@@ -164,14 +162,13 @@ def _row(answers: Iterator[Any], min_coverage: float) -> dict[str, Any]:
         "n_faces_max": max(map(len, faces), default=None),
         "face_px": float(np.median(widths_px)) if widths_px else math.nan,
     }
-    looks = f"{len(faces)} looked-at frame{'s' if len(faces) > 1 else ''}"
     if info and info.duration_s < SHORTEST_S:
         problems.append(f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)")
     if faces and not widths_px:
-        problems.append(f"no face in {looks}")
+        problems.append(f"no face in {len(faces)} looked-at frame{'s' if len(faces) > 1 else ''}")
     remarks = _remarks(row, info)
     if 0 < row["coverage"] < min_coverage:
-        remarks.insert(0, f"face in only {len(widths_px)} of {looks}: 02 may refuse it")
+        remarks.insert(0, f"face in only {len(widths_px)} of {len(faces)} looked-at frames: 02 may refuse it")
     return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": "; ".join(remarks)}
 
 
@@ -192,59 +189,40 @@ def _remarks(row: dict[str, Any], info: VideoInfo | None) -> list[str]:
     return [remark for remark, holds in remarks.items() if holds]
 
 
+TEXT_COLUMNS = {
+    "codec": "codec", "width": "width", "height": "height", "fps": "fps", "duration_s": "seconds",
+    "n_frames": "frames", "rotation_deg": "turn", "audio": "audio", "coverage": "face", "n_faces_max": "faces",
+}  # fmt: skip
+FORMATS = {"fps": "{:.2f}", "seconds": "{:.1f}", "face": "{:.0%}"}
+
+
 def as_text(table: pd.DataFrame) -> str:
     """The table of `check_clips` as lines of at most `WIDTH` characters, problems and remarks below their clip.
 
     Of more than `LONGEST_TABLE` clips it shows those that have any, after a count by codec, size and rate.
     """
-    long = len(table) > LONGEST_TABLE
-    shown = table[(table["problems"] != "") | (table["remarks"] != "")] if long else table
-    lines = [*_kinds(table), ""] if long else []
+    usable, lines, shown = table[table["usable"]], [], table
+    if len(table) > LONGEST_TABLE:
+        kinds = table.round({"fps": 2}).value_counts(["codec", "width", "height", "fps"])
+        lines = [f"{n:6} clips: {c}, {w}x{h}, {fps:.2f} fps" for (c, w, h, fps), n in kinds.head(10).items()]
+        lines += [f"{kinds[10:].sum():6} clips of {len(kinds) - 10} other kinds"] * (len(kinds) > 10) + [""]
+        shown = table[(table["problems"] != "") | (table["remarks"] != "")]
     if len(shown):
-        head, *rows = _cells(shown).to_string().splitlines()
+        cells = shown.rename(index=lambda key: f"…{key[-47:]}" if len(key) > 48 else key, columns=TEXT_COLUMNS)
+        cells = cells[list(TEXT_COLUMNS.values())].rename_axis(index=None, columns="clip").astype(object)
+        for name, form in FORMATS.items():
+            cells[name] = cells[name].map(form.format, na_action="ignore")
+        cells["audio"] = cells["audio"].map({True: "yes", False: "no"})
+        head, *rows = cells.where(cells.notna(), "?").to_string().splitlines()
         lines.append(head)
         for row, problems, remarks in zip(rows, shown["problems"], shown["remarks"], strict=True):
-            lines += [row, *_wrapped("unusable: ", problems), *_wrapped("remark: ", remarks)]
-    return "\n".join([*lines, _verdict(table)])
-
-
-def _cells(shown: pd.DataFrame) -> pd.DataFrame:
-    """The table as text; "?" where nothing is known."""
-    cells = {
-        "codec": shown["codec"].str[:6],
-        "size": shown["width"].astype(str) + "x" + shown["height"].astype(str),
-        "fps": shown["fps"].map("{:.2f}".format),
-        "seconds": shown["duration_s"].map("{:.1f}".format),
-        "frames": shown["n_frames"].astype(str),
-        "turn": shown["rotation_deg"].astype(str),
-        "audio": shown["audio"].map({True: "yes", False: "no"}),
-        "face": shown["coverage"].map("{:.0%}".format),
-        "faces": shown["n_faces_max"].astype(str),
-    }
-    of = ["width", "width", "fps", "duration_s", "n_frames", "rotation_deg", "audio", "coverage", "n_faces_max"]
-    table = pd.DataFrame(cells).where(shown[of].notna().to_numpy(), "?").rename_axis(columns="clip")
-    table.index = [key if len(key) <= NAME else f"…{key[1 - NAME :]}" for key in shown.index]
-    return table
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=f"    {label}", subsequent_indent=" " * 6) if text else []
-
-
-def _kinds(table: pd.DataFrame) -> list[str]:
-    """How many clips there are of each codec, size and rate, most frequent first."""
-    cells = _cells(table[table["codec"] != ""])
-    kinds = (cells["codec"] + ", " + cells["size"] + ", " + cells["fps"] + " fps").value_counts()
-    lines = [f"{n:6} clips: {kind}" for kind, n in kinds.head(10).items()]
-    return lines + ([f"{kinds[10:].sum():6} clips of {len(kinds) - 10} other kinds"] if len(kinds) > 10 else [])
-
-
-def _verdict(table: pd.DataFrame) -> str:
-    """One line: how many clips are usable, how many are not, and how long the usable ones are together."""
-    usable = table[table["usable"]]
+            lines.append(row)
+            for label, text in (("unusable: ", problems), ("remark: ", remarks)):
+                more = {"initial_indent": f"    {label}", "subsequent_indent": " " * 6}
+                lines += textwrap.wrap(text, WIDTH, **more) if text else []
     length, odd = _duration(usable["duration_s"].sum() / 3600), (usable["remarks"] != "").sum()
     said = f"{len(usable)} of {len(table)} clips are usable, {length}, {odd} of them with a remark"
-    return f"{said}; {len(table) - len(usable)} are not."
+    return "\n".join([*lines, f"{said}; {len(table) - len(usable)} are not."])
 
 
 # Stages that touch every clip: the notebook, the folder of its files.
@@ -257,17 +235,15 @@ FIRST_S = 2.0  # of one clip: what a stage takes for it is mostly its start
 EXCERPT_S = 6.0  # of several clips: long enough for rows, short enough for clips of any length and size
 MOST_CLIPS = 32  # for all cores of a large machine
 CANDIDATES = 3  # clips that are tried first, since a few looks do not show that a whole clip can be used
-PATIENCE_S = 20.0  # a stage that takes longer for the first clip, as TV-L1 may, is not run again
 BOUND = 0.8  # share of its time that a stage waits for the network when the network bounds it
 
 
 class Profile(NamedTuple):
-    """One run of a stage: seconds in all (`spent_s`), without building the network (`run_s`), in the network; and what
-    it made: seconds of clip, bytes, rows of `dim` features.
+    """One run of a stage: seconds in all (`spent_s`) and in the network; what it made: seconds of clip, bytes, rows of
+    `dim` features.
     """
 
     spent_s: float
-    run_s: float
     network_s: float
     clip_s: float
     n_bytes: int
@@ -291,13 +267,14 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     Raises:
         ValueError: no clip is usable, a tree holds none of them, or none of those tried can be run; says why.
     """
-    from helpers.device import chosen_device, enable_memory_growth
+    from helpers.device import chosen_device
+    from helpers.machine import enable_memory_growth
     from helpers.sources import open_source
 
-    if not checked["usable"].any():
-        raise ValueError("a forecast needs at least one usable clip, got none. See the problems above.")
     usable = checked[checked["usable"]]
-    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
+    if usable.empty:
+        raise ValueError("a forecast needs at least one usable clip, got none. See the problems above.")
+    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, *_) in STAGES.items()}
     trees = {"03 static": configs["03 static"].faces_dir, "04 dynamic": configs["04 dynamic"].flow_dir}
     trees = {stage: folder for stage, folder in trees.items() if folder}
     in_trees = usable
@@ -310,24 +287,16 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     devices = {stage: chosen_device(configs[stage].device.upper()) for stage in ("03 static", "04 dynamic")}
     names = [d["name"] + ("" if d["kind"] == "GPU" else f" ({cores()} cores, no GPU)") for d in devices.values()]
     total_s = float(usable["duration_s"].sum())
-    rows = {
-        stage: scaled(first[stage], then[stage], configs[stage].workers, stage in devices and devices[stage]["kind"])
-        for stage in STAGES
-    }
+    rows = {stage: scaled(first[stage], then[stage], stage in devices and devices[stage]["kind"]) for stage in STAGES}
     rows["05 alignment"] = {"per_s": 0.0, "start_s": 0.0, "bound": ""}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
     table["hours"] = (table["per_s"] * total_s + table["start_s"]) / 3600
     bytes_per_s = [then[stage].n_bytes / then[stage].clip_s for stage in STAGES]
     bytes_per_s.append(aligned_bytes(then, NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"])))
     table["bytes"] = (np.array(bytes_per_s) * total_s).round().astype(int)
-    table.attrs = {
-        "clip": chosen,
-        "clips": len(usable),
-        "clip_hours": total_s / 3600,
-        "device": " and ".join(dict.fromkeys(names)),
-        "flow": "stored" if "04 dynamic" in trees else configs["04 dynamic"].flow,
-        "trees": trees,
-    }
+    flow = "stored" if "04 dynamic" in trees else configs["04 dynamic"].flow
+    about = {"clip": chosen, "clips": len(usable), "clip_hours": total_s / 3600}
+    table.attrs = about | {"device": " and ".join(dict.fromkeys(names)), "flow": flow, "trees": trees}
     return table
 
 
@@ -341,21 +310,18 @@ def _run_some(
         for key in order[:CANDIDATES]:
             try:
                 first = _run_stages(clips.loc[[key]], root, Path(folder, f"{len(reasons)}"), FIRST_S, configs, trees)
-                break
             except CLIP_ERRORS + (ValueError,) as error:
                 reasons.append(f"{key}: {error}")
-        else:
-            raise ValueError(f"a forecast needs a clip that can be run, got {'; '.join(reasons)}.")
-        slow = [stage for stage, profile in first.items() if profile.run_s - profile.network_s > PATIENCE_S]
-        more = {} if "02 preparation" in slow else {k: cfg for k, cfg in configs.items() if k not in slow}
-        several = clips.loc[order[: min(MOST_CLIPS, 2 * cores())]]
-        return key, first, first | _run_stages(several, root, Path(folder, "several"), EXCERPT_S, more, trees)
+                continue
+            several = clips.loc[order[: min(MOST_CLIPS, 2 * cores())]]
+            return key, first, _run_stages(several, root, Path(folder, "several"), EXCERPT_S, configs, trees)
+    raise ValueError(f"a forecast needs a clip that can be run, got {'; '.join(reasons)}.")
 
 
 def _run_stages(
     clips: pd.DataFrame, root: Path, folder: Path, seconds: float, configs: dict[str, Any], trees: dict[str, str]
 ) -> dict[str, Profile]:
-    """Run the stages of `configs` into a folder, on the first `seconds` of each clip, or on all that a tree holds."""
+    """Run the stages into a folder, on the first `seconds` of each clip, or on all that a tree holds."""
     from helpers.extract import extract_dynamic, extract_static
     from helpers.faces import prepare_clips
 
@@ -386,11 +352,9 @@ def _profile(folder: Path, manifest: dict[str, Any], spent_s: float, lengths_s: 
     if not made:
         raise ValueError(manifest["failed"][0]["reason"])
     log, counts = folder / "extraction_log.json", manifest["counts"]
-    spent = read_json(log) if log.is_file() else {}
     return Profile(
         spent_s=spent_s,
-        run_s=spent.get("extraction_time_seconds", spent_s),
-        network_s=spent.get("seconds_spent", {}).get("network", 0.0),
+        network_s=read_json(log)["seconds_spent"]["network"] if log.is_file() else 0.0,
         clip_s=float(lengths_s[made].sum()),
         n_bytes=sum(files[key].stat().st_size for key in made),
         rows=counts.get("rows", 0),
@@ -398,14 +362,10 @@ def _profile(folder: Path, manifest: dict[str, Any], spent_s: float, lengths_s: 
     )
 
 
-def scaled(first: Profile, then: Profile, workers: int, kind: str) -> dict[str, Any]:
-    """What a second of clip costs beyond the start, and what bounds it; one clip keeps one worker busy only."""
-    clip_s, spent_s = then.clip_s - first.clip_s, then.spent_s - first.spent_s
-    network_s = then.network_s - first.network_s
-    if min(clip_s, spent_s) <= 0:
-        clip_s, network_s = then.clip_s, then.network_s
-        shared_by = min(workers or cores(), cores()) if then is first else 1
-        spent_s = network_s + max(0.0, then.run_s - network_s) / shared_by
+def scaled(first: Profile, then: Profile, kind: str) -> dict[str, Any]:
+    """What a second of clip costs beyond the start, and what bounds it."""
+    further = [getattr(then, name) - getattr(first, name) for name in ("clip_s", "spent_s", "network_s")]
+    clip_s, spent_s, network_s = further if min(further[:2]) > 0 else (then.clip_s, then.spent_s, then.network_s)
     per_s = spent_s / clip_s
     bound = "GPU" if kind == "GPU" and network_s > BOUND * spent_s else "cores"
     return {"per_s": per_s, "start_s": max(0.0, first.spent_s - per_s * first.clip_s), "bound": bound}
@@ -416,12 +376,10 @@ def aligned_bytes(profiles: dict[str, Profile], cfg: AlignmentConfig) -> float:
 
     `profiles` are those of "03 static" and "04 dynamic".
     """
-    static, dynamic = profiles["03 static"], profiles["04 dynamic"]
-    kept = [static.dim, dynamic.dim]
-    if cfg.reduction != "none":
-        kept = [min(static.dim, cfg.static_dim), min(dynamic.dim, cfg.dynamic_dim)]
-    static_rows, dynamic_rows = static.rows / static.clip_s, dynamic.rows / dynamic.clip_s
-    return 4 * (static_rows * kept[0] + dynamic_rows * kept[1] + static_rows * sum(kept))  # 4: float32
+    streams = ((profiles["03 static"], cfg.static_dim), (profiles["04 dynamic"], cfg.dynamic_dim))
+    dims = [made.dim if cfg.reduction == "none" else min(made.dim, most) for made, most in streams]
+    static, dynamic = (made.rows / made.clip_s for made, _ in streams)
+    return 4 * (static * dims[0] + dynamic * dims[1] + static * sum(dims))  # 4: float32
 
 
 def forecast_text(table: pd.DataFrame, out: str | Path = "results") -> str:

@@ -1,6 +1,6 @@
 """What this machine computes with: its processor and GPUs, the choice of one, and the memory that work takes on it.
 
-In: names of devices ("CPU:0", "GPU:1"). Out: a table of devices, sentences for a notebook. It sees the devices of the
+In: names of devices ("CPU:0", "GPU:1"). Out: a table of devices. It sees the devices of the
 Keras backend that runs (TensorFlow, JAX or PyTorch), and imports that backend only.
 """
 
@@ -27,7 +27,7 @@ GIB = 2**30
 def list_devices() -> pd.DataFrame:
     """List the processor and the GPUs that the Keras backend sees.
 
-    This starts the backend: call `enable_memory_growth` before it.
+    This starts the backend: call `helpers.machine.enable_memory_growth` before it.
 
     Returns:
         One row per device: `backend` (with version), `kind` (CPU or GPU), `physical` and `logical` (the latter as
@@ -138,37 +138,6 @@ def _nvml_memory_gib(index: int) -> float:
         return nvml.nvmlDeviceGetMemoryInfo(gpu).total / GIB
     except Exception:  # no such library here; a card that NVML does not know by this name: not needed
         return math.nan
-
-
-def enable_memory_growth() -> str:
-    """Let TensorFlow take GPU memory as it needs it, not all at once; must come before the GPU is first used.
-
-    Returns:
-        One sentence that says what is now so, also when it is too late or there is nothing to set.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return f"Memory growth is TensorFlow's setting; the backend is {keras.backend.backend()}."
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "TensorFlow sees no GPU, so there is no GPU memory to grow."
-    try:
-        for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
-    except RuntimeError:  # "Physical devices cannot be modified after being initialized"
-        return "TensorFlow already uses the GPU, so memory growth stays as it was: restart the kernel and set it first."
-    return f"TensorFlow takes the memory of {len(gpus)} GPU(s) as it needs it."
-
-
-def require_gpu(found: pd.DataFrame) -> None:
-    """Raise RuntimeError that names what was found, a table of `list_devices`, unless there is a GPU."""
-    if "GPU" not in set(found["kind"]):
-        there = ", ".join(f"{row.kind} {row.name} ({row.cores} cores)" for row in found.itertuples(index=False))
-        raise RuntimeError(
-            f"a GPU must be there because require_gpu is on, got {there} on {found['backend'].iloc[0]}. "
-            "Install the gpu extra and a driver, or turn require_gpu off to run on the processor."
-        )
 
 
 @contextmanager

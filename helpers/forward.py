@@ -58,9 +58,7 @@ def compile_forward(model: keras.Model, precision: str = "float32", prepare: Pre
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them.")
-    compiler = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
-    if compiler is None:
-        raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch, got {keras.backend.backend()}. Set it.")
+    compiler = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
     run, failures = compiler(model, precision, prepare or (lambda x: x))
     compiled, compiling = set(), Lock()
 
@@ -169,7 +167,7 @@ def _jax(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
 def _torch(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
     import torch
 
-    model = _twin(model) if precision == "float32" else in_half(model, precision)
+    model = in_half(model, precision)
 
     def forward(x: np.ndarray) -> np.ndarray:  # not torch.compile: it breaks off at every Keras layer, for minutes
         with torch.inference_mode():
@@ -180,18 +178,16 @@ def _torch(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
 
 
 def in_half(model: keras.Model, precision: str) -> keras.Model:
-    """Return a copy of a model that computes in bfloat16 or float16 on float32 weights, by Keras' own policy."""
+    """Return a copy of a model that computes in bfloat16 or float16 on float32 weights, by Keras' own policy.
 
-    def copy(layer: keras.Layer) -> keras.Layer:
+    Later changes of the model do not reach it, of "float32" neither.
+    """
+
+    def copied(layer: keras.Layer) -> keras.Layer:
         kept = precision == "float16" and isinstance(layer, layers.MaxPooling3D | layers.AveragePooling3D)
         dtype = "float32" if kept else f"mixed_{precision}"  # TensorFlow pools no float16 volumes on a processor
-        return type(layer).from_config({**layer.get_config(), "dtype": dtype})
+        return type(layer).from_config(layer.get_config() | ({} if precision == "float32" else {"dtype": dtype}))
 
-    return _twin(model, copy)
-
-
-def _twin(model: keras.Model, copy: Callable[[keras.Layer], keras.Layer] | None = None) -> keras.Model:
-    """A model of copied layers with the same weights, which later changes of the first do not reach."""
-    twin = keras.models.clone_model(model, clone_function=copy)
-    twin.set_weights(model.get_weights())
-    return twin
+    copy = keras.models.clone_model(model, clone_function=copied)
+    copy.set_weights(model.get_weights())
+    return copy

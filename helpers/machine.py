@@ -1,6 +1,6 @@
-"""How fast this machine is: single operations in GFLOP/s, the networks of 03 and 04 in samples per second.
+"""What 00 asks of this machine: whether it has a GPU, and how fast single operations and the networks of 03 and 04 are.
 
-In: sizes and dtypes. Out: rows of timings, and tables of rates over growing batches.
+In: sizes and dtypes. Out: sentences, rows of timings in GFLOP/s, tables of samples per second over growing batches.
 """
 
 import math
@@ -15,6 +15,37 @@ from helpers.backbones import build_backbone
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.throughput import measured_rate, median_seconds
+
+
+def enable_memory_growth() -> str:
+    """Let TensorFlow take GPU memory as it needs it, not all at once; must come before the GPU is first used.
+
+    Returns:
+        One sentence that says what is now so, also when it is too late or there is nothing to set.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return f"Memory growth is TensorFlow's setting; the backend is {keras.backend.backend()}."
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "TensorFlow sees no GPU, so there is no GPU memory to grow."
+    try:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:  # "Physical devices cannot be modified after being initialized"
+        return "TensorFlow already uses the GPU, so memory growth stays as it was: restart the kernel and set it first."
+    return f"TensorFlow takes the memory of {len(gpus)} GPU(s) as it needs it."
+
+
+def require_gpu(found: pd.DataFrame) -> None:
+    """Raise RuntimeError that names what was found, a table of `list_devices`, unless there is a GPU."""
+    if "GPU" not in set(found["kind"]):
+        there = ", ".join(f"{row.kind} {row.name} ({row.cores} cores)" for row in found.itertuples(index=False))
+        raise RuntimeError(
+            f"a GPU must be there because require_gpu is on, got {there} on {found['backend'].iloc[0]}. "
+            "Install the gpu extra and a driver, or turn require_gpu off to run on the processor."
+        )
 
 
 def benchmark_matmul(size: int = 1024, *, repeats: int = 5, dtype: str = "float32") -> dict[str, Any]:

@@ -316,28 +316,26 @@ def test_trees_without_a_common_clip_give_no_forecast(clips, tmp_path):
 
 
 def profile(spent_s, network_s, clip_s):
-    return check.Profile(spent_s, spent_s - 1, network_s, clip_s, n_bytes=0, rows=0, dim=0)
+    return check.Profile(spent_s, network_s, clip_s, n_bytes=0, rows=0, dim=0)
 
 
 def test_what_a_second_of_clip_costs_is_what_further_ones_added():
     first, then = profile(12.0, 1.0, clip_s=2.0), profile(22.0, 10.0, clip_s=7.0)
-    assert check.scaled(first, then, 1, "GPU") == {"per_s": 2.0, "start_s": 8.0, "bound": "GPU"}
-    assert check.scaled(first, then, 1, "CPU")["bound"] == "cores"
-    assert check.scaled(first, profile(22.0, 5.0, clip_s=7.0), 1, "GPU")["bound"] == "cores"  # it waited for these
+    assert check.scaled(first, then, "GPU") == {"per_s": 2.0, "start_s": 8.0, "bound": "GPU"}
+    assert check.scaled(first, then, "CPU")["bound"] == "cores"
+    assert check.scaled(first, profile(22.0, 5.0, clip_s=7.0), "GPU")["bound"] == "cores"  # it waited for these
 
 
-def test_a_stage_that_is_too_slow_to_be_run_twice_is_scaled_to_its_workers(monkeypatch):
-    monkeypatch.setattr(check, "cores", lambda: 4)
-    slow = profile(42.0, 1.0, clip_s=1.0)
-    assert check.scaled(slow, slow, 0, "CPU")["per_s"] == 1 + 40 / 4
-    assert check.scaled(slow, slow, 2, "CPU")["per_s"] == 1 + 40 / 2
+def test_clips_that_are_no_longer_than_the_first_are_taken_as_a_whole():
+    short = profile(12.0, 1.0, clip_s=2.0)
+    assert check.scaled(short, short, "CPU") == {"per_s": 6.0, "start_s": 0.0, "bound": "cores"}
 
 
 @pytest.mark.parametrize(("reduction", "static_dim", "dynamic_dim"), [("groups", 512, 256), ("none", 2048, 1024)])
 def test_the_aligned_file_is_as_large_as_its_arrays(reduction, static_dim, dynamic_dim):
     profiles = {
-        "03 static": check.Profile(1, 1, 1, clip_s=2, n_bytes=0, rows=10, dim=2048),
-        "04 dynamic": check.Profile(1, 1, 1, clip_s=2, n_bytes=0, rows=6, dim=1024),
+        "03 static": check.Profile(1, 1, clip_s=2, n_bytes=0, rows=10, dim=2048),
+        "04 dynamic": check.Profile(1, 1, clip_s=2, n_bytes=0, rows=6, dim=1024),
     }
     tokens = [np.zeros((5, static_dim), np.float32), np.zeros((3, dynamic_dim), np.float32)]
     pairs = [np.zeros((5, static_dim), np.float32), np.zeros((5, dynamic_dim), np.float32)]

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from helpers import device
+from helpers import device, machine
 
 PROCESSOR = pd.DataFrame({"backend": ["tensorflow 2.0"], "kind": ["CPU"], "name": ["Abacus 9"], "cores": [7]})
 
@@ -34,11 +34,11 @@ def test_a_gpu_is_listed_with_its_details(monkeypatch):
 
 def test_memory_growth_says_what_is_so(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert device.enable_memory_growth() == "TensorFlow sees no GPU, so there is no GPU memory to grow."
+    assert machine.enable_memory_growth() == "TensorFlow sees no GPU, so there is no GPU memory to grow."
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
     grown = []
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
-    assert device.enable_memory_growth() == "TensorFlow takes the memory of 2 GPU(s) as it needs it."
+    assert machine.enable_memory_growth() == "TensorFlow takes the memory of 2 GPU(s) as it needs it."
     assert grown == [("a", True), ("b", True)]
 
 
@@ -48,10 +48,10 @@ def test_memory_growth_that_comes_too_late_is_a_sentence_and_no_error(monkeypatc
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", late)
-    assert "restart the kernel and set it first" in device.enable_memory_growth()
+    assert "restart the kernel and set it first" in machine.enable_memory_growth()
 
 
 def test_a_required_gpu_that_is_missing_is_an_error_naming_what_was_found():
     with pytest.raises(RuntimeError, match=r"got CPU Abacus 9 \(7 cores\) on tensorflow 2.0. Install the gpu extra"):
-        device.require_gpu(PROCESSOR)
-    device.require_gpu(pd.concat([PROCESSOR, PROCESSOR.assign(kind="GPU")]))
+        machine.require_gpu(PROCESSOR)
+    machine.require_gpu(pd.concat([PROCESSOR, PROCESSOR.assign(kind="GPU")]))
