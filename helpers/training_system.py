@@ -1,14 +1,12 @@
 """Training from plain arrays in one call: data, split, network, watching, results, and the model with its card.
 
-In: `static_features.npy` (N, D) or (N, T, D), `dynamic_features.npy` likewise, `labels.npy` (N, k), and, where there is
-one, a file that says whose the rows are. Out: a folder per experiment with the state of a training that runs, the JSON
-of the callbacks, `analysis.json`, `predictions.csv` and figures; and the model. With several seeds a folder
+In: `.npy` files as `helpers.arrays` reads them. Out: a folder per experiment with the state of a training that runs,
+the JSON of the callbacks, `analysis.json`, `predictions.csv` and figures; and the model. With several seeds a folder
 `seed-<k>/` each, and `seeds.json`.
 """
 
 import logging
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +18,15 @@ import numpy as np
 import pandas as pd
 
 from helpers import plots
-from helpers.align import Aligned
+from helpers.arrays import checked_output, form_of, read_arrays_by_row, read_features_by_row
 from helpers.callbacks import read_logs, watchers, write_time_analysis
-from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
 from helpers.metrics import as_summary, each_number, score_table
-from helpers.names import source_of
 from helpers.plots import training as figures
-from helpers.ratings import read_positional
 from helpers.results import LICENCE
 from helpers.serializer import card_beside, load_model, model_card
-from helpers.splits import split_clips
+from helpers.splits import SPLITS, split_clips
 from helpers.statistics import Paired, caveats, compare_sets
 from helpers.store import STREAMS
 from helpers.train import fit
@@ -44,88 +39,6 @@ SOURCE_CONFIG = TrainingConfig(learning_rate=1e-3, weight_decay=0.0, schedule="p
 DRAWS = 500  # of the bootstrap
 OVER_CONSTANT = "the model", "constant", "mean_accuracy"
 STATE = "training.state.npz"
-
-
-def read_arrays_by_row(
-    static_features: str | Path, dynamic_features: str | Path, labels: str | Path, ids: str | Path | None = None
-) -> Aligned:
-    """Read three files whose rows belong together by position as the clips that 05 aligns.
-
-    Args:
-        static_features, dynamic_features, labels: The `.npy` files; columns of labels are the five traits, or
-            `target_1` and so on where it is another number.
-        ids: Clip of each row: a text file with a key per line, or a CSV with a column `clip`. Without it the order is
-            trusted, with a warning.
-
-    Raises:
-        ValueError: Other numbers of rows; another shape; a value that is not finite, a label outside of [0, 1], with
-            its clip and column.
-    """
-    features = dict(zip(STREAMS, read_features_by_row(static_features, dynamic_features), strict=True))
-    n_columns = _load(labels).shape[-1]
-    targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
-    clips = names = None if ids is None else _read_ids(Path(ids))
-    if clips and len(set(clips)) < len(clips):  # rows may share a clip
-        names = [f"{clip}#{row}" for row, clip in enumerate(clips)]
-    ratings = read_positional(labels, names, targets)
-    n = len(ratings)
-    if n != len(features["static"]):
-        _refuse(labels, n, static_features, len(features["static"]))
-    known = {}
-    for name, array in features.items():
-        array = array[:, None] if array.ndim == 2 else array  # (N, T, D)
-        known |= {f"{name}_features": array, f"{name}_mask": np.ones(array.shape[:2], bool)}
-        known[f"{name}_t_s"] = np.tile(np.arange(array.shape[1], dtype="float32"), (n, 1))
-    known |= {"clips": ratings.index.to_numpy(str), "splits": np.full(n, ""), "targets": np.array(targets)}
-    sources = np.array([source_of(clip) for clip in clips or ratings.index])
-    return Aligned(**known, sources=sources, labels=ratings.to_numpy("float32"))
-
-
-def read_features_by_row(static_features: str | Path, dynamic_features: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read both files of features, float32; ValueError where their shapes cannot belong together."""
-    read = []
-    for name, path in (("static_features", static_features), ("dynamic_features", dynamic_features)):
-        array = _load(path)
-        if array.ndim not in (2, 3) or array.dtype.kind != "f":
-            raise ValueError(f"{name} must hold floats of shape (N, D) or (N, T, D), got {array.dtype} {array.shape}.")
-        read.append(array.astype("float32", copy=False))
-    static, dynamic = read
-    if len(static) != len(dynamic):
-        _refuse(static_features, len(static), dynamic_features, len(dynamic))
-    return static, dynamic
-
-
-def form_of(features: np.ndarray) -> str:
-    """Whether each row of (N, D) or (N, T, D) is a "vector" or a "sequence"; one vector in time is no sequence."""
-    return "sequence" if features.ndim == 3 and features.shape[1] > 1 else "vector"
-
-
-def _load(path: str | Path) -> np.ndarray:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as a plain array ({error}). Name a `.npy` file.") from None
-    if not isinstance(found, np.ndarray):
-        with found:
-            held = f"{len(found.files)} in an archive ({', '.join(found.files[:5])})"
-        raise ValueError(f"{path} must hold one plain array, got {held}. Name a `.npy` file: np.save writes one.")
-    return found
-
-
-def _refuse(one: str | Path, n: int, other: str | Path, m: int) -> None:
-    raise ValueError(
-        f"rows must belong together one by one, got {n} in {Path(one).name} and {m} in {Path(other).name}. "
-        "Cut neither to length: align them by clip (`python -m helpers features` and notebook 05)."
-    )
-
-
-def _read_ids(path: Path) -> list[str]:
-    if path.suffix.lower() != ".csv":
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if "clip" not in table:
-        raise ValueError(f"{path.name} must have a column clip, got {', '.join(table)}. Name its column so.")
-    return table["clip"].tolist()
 
 
 class TrainingSystem:
@@ -269,9 +182,9 @@ class TrainingSystem:
     def _split_facts(self) -> dict[str, Any]:
         sources = self.data.sources
         sharing = np.isin(sources[self.split == "test"], sources[self.split == "train"]).sum()
-        counts = {part: int((self.split == part).sum()) for part in ("train", "validation", "test")}
-        counts["test_rows_sharing_a_source_with_train"] = None if self.order_trusted else int(sharing)
-        return {"by": self.kind} | counts
+        known = {part: int((self.split == part).sum()) for part in SPLITS}
+        known["test_rows_sharing_a_source_with_train"] = None if self.order_trusted else int(sharing)
+        return {"by": self.kind} | known
 
     def _draw(self, found: dict[str, Any]) -> None:
         logs = read_logs(self.folder)
@@ -343,26 +256,15 @@ def predict_features(
 def _check_forms(model_path: str | Path, features: dict[str, np.ndarray]) -> None:
     """Raise ValueError where rows are vectors and the model saw sequences, or the reverse: it never learned such."""
     card = card_beside(model_path)
-    of_06 = dict.fromkeys(features, "sequence") if "extractors" in card else None
-    trained = card.get("forms", of_06)
-    if trained is None:
+    trained = card.get("forms", dict.fromkeys(features, "sequence") if "extractors" in card else {})  # of 06
+    if not trained:
         log.warning("%s: no card says whether it saw vectors or sequences; it can score only what it saw", model_path)
-        return
-    for name, array in features.items():
-        if form_of(array) != trained[name]:
+    for name, array in features.items() if trained else ():
+        if (got := form_of(array)) != trained[name]:
             raise ValueError(
                 f"{name}_features must hold a {trained[name]} per row, as {model_path} was trained on, "
-                f"got {form_of(array)}s, {array.shape}. Pass such, or train a model on these."
+                f"got {got}s, {array.shape}. Pass such, or train a model on these."
             )
-
-
-def checked_output(path: str | Path, suffix: str = ".keras") -> Path:
-    """An absolute path that ends so; ValueError says what became of `.h5`."""
-    path = Path(path).expanduser().absolute()
-    if path.suffix != suffix:
-        old = " Keras' old .h5 cannot hold this network; it is only read." if path.suffix == ".h5" else ""
-        raise ValueError(f"output must end in {suffix}, got {path.name}.{old}")
-    return path
 
 
 def _provenance(features: Path) -> Any:
@@ -452,12 +354,11 @@ def as_text(agreed: dict[str, Any]) -> str:
         f"epoch {row['best_epoch'] + 1} kept"
         for row in agreed["each"]
     ]
-    mean, sd = agreed["mean"], agreed["sd"]
-    lines.append(
-        f"mean ± sd of {len(lines)} seeds: mean accuracy {mean['mean_accuracy']:.3f} ± {sd['mean_accuracy']:.3f}, "
-        f"R² {_shown(mean['r2']['mean'])} ± {_shown(sd['r2']['mean'])}"
+    (accuracy, r2), (accuracy_sd, r2_sd) = (
+        (m["mean_accuracy"], m["r2"]["mean"]) for m in (agreed["mean"], agreed["sd"])
     )
-    return "\n".join([*lines, agreed["verdict"]])
+    spread = f"mean accuracy {accuracy:.3f} ± {accuracy_sd:.3f}, R² {_shown(r2)} ± {_shown(r2_sd)}"
+    return "\n".join([*lines, f"mean ± sd of {len(lines)} seeds: {spread}", agreed["verdict"]])
 
 
 def _shown(value: float | None) -> str:

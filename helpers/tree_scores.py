@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned, align_streams
+from helpers.arrays import checked_output
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import differences, replacing, write_json
@@ -20,7 +21,6 @@ from helpers.names import match_clips
 from helpers.score import check_weights, load_model, read_card
 from helpers.sources import open_tree
 from helpers.store import STREAMS
-from helpers.training_system import checked_output
 
 log = logging.getLogger(__name__)
 

@@ -146,12 +146,9 @@ def ridge(*streams: str) -> Predictor:
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> list[Ridge]:
-    """Fit one ridge regression per target on standardised x, its penalty chosen on the validation clips.
+    """Fit one ridge per target of y (N, k) on standardised x (N, D), its penalty chosen on the validation clips.
 
-    Args:
-        x: (N, D).
-        y: (N, k), NaN where unrated; each target is fitted to the clips that have it.
-        train, validation: bool (N,).
+    Each target is fitted to the clips that have it: NaN is unrated.
     """
     models = []
     for column in y.T:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import __main__, training_system
+from helpers import __main__, arrays, training_system
 from helpers.config import TrainingConfig
 from helpers.files import read_json
 from helpers.plots import training as figures
@@ -33,16 +33,16 @@ def files(tmp_path):
 
 
 def test_rows_are_read_with_their_clips_and_sources(files):
-    data = training_system.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"])
+    data = arrays.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"])
     assert (data.static_features.shape, data.dynamic_features.shape) == ((N, 1, DS), (N, 1, DD))
     assert data.clips[4] == "train/video000001.001"
     assert data.sources[3] == data.sources[5] == "video000001"
     assert np.isnan(data.labels[5, 1])
     pd.DataFrame({"row": range(N), "clip": data.clips}).to_csv(files["ids"].with_suffix(".csv"), index=False)
-    again = training_system.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"].with_suffix(".csv"))
+    again = arrays.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"].with_suffix(".csv"))
     assert again.clips.tolist() == data.clips.tolist()
     files["ids"].write_text("\n".join(data.sources) + "\n")  # three rows of each clip
-    shared = training_system.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"])
+    shared = arrays.read_arrays_by_row(*list(files.values())[:3], ids=files["ids"])
     assert shared.sources.tolist() == data.sources.tolist()
 
 
@@ -55,17 +55,17 @@ def test_rows_that_do_not_belong_together_or_are_not_finite_are_refused(files):
     with pytest.raises(
         ValueError, match=r"static_features must be finite, got nan .* train/video000005.002, .* column 2"
     ):
-        training_system.read_arrays_by_row(*paths, ids=files["ids"])
+        arrays.read_arrays_by_row(*paths, ids=files["ids"])
     np.save(paths[0], static[:-1])
     with pytest.raises(ValueError, match=r"got 119 in static_features.npy and 120 in dynamic_features.npy"):
-        training_system.read_arrays_by_row(*paths, ids=files["ids"])
+        arrays.read_arrays_by_row(*paths, ids=files["ids"])
     np.save(paths[0], static)
     np.save(paths[2], np.load(paths[2])[:-7])
     with pytest.raises(ValueError, match=r"got 113 in labels.npy and 120 in static_features.npy"):
-        training_system.read_arrays_by_row(*paths)
+        arrays.read_arrays_by_row(*paths)
     paths[1].write_bytes(b"no array")
     with pytest.raises(ValueError, match="cannot be read as a plain array"):
-        training_system.read_arrays_by_row(*paths)
+        arrays.read_arrays_by_row(*paths)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a cut archive open
@@ -74,10 +74,10 @@ def test_an_archive_is_no_array_and_what_it_holds_is_said(files, tmp_path):
     np.savez(tmp_path / "S.npz", rows=np.load(paths[0]), t_s=np.arange(N))
     for wrong in ([tmp_path / "S.npz", *paths[1:]], [*paths[:2], tmp_path / "S.npz"]):
         with pytest.raises(ValueError, match=r"S.npz must hold one plain array, got 2 in an archive \(rows, t_s\)"):
-            training_system.read_arrays_by_row(*wrong)
+            arrays.read_arrays_by_row(*wrong)
     (tmp_path / "S.npz").write_bytes((tmp_path / "S.npz").read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be read as a plain array"):
-        training_system.read_features_by_row(tmp_path / "S.npz", paths[1])
+        arrays.read_features_by_row(tmp_path / "S.npz", paths[1])
 
 
 def test_labels_of_another_scale_are_refused(files):
@@ -86,7 +86,7 @@ def test_labels_of_another_scale_are_refused(files):
     labels[17, 2] = 7
     np.save(paths[2], labels)
     with pytest.raises(ValueError, match=r"labels.npy: extraversion of 17 must be between 0 and 1, got 7"):
-        training_system.read_arrays_by_row(*paths)
+        arrays.read_arrays_by_row(*paths)
 
 
 @pytest.mark.parametrize(("saw", "got"), [("vector", "sequence"), ("sequence", "vector")])
