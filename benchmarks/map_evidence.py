@@ -85,7 +85,7 @@ def of_model(name: str, data: TrainingData, cfg: TrainingConfig) -> dict[str, An
     for seed in cfg.seeds:
         test = held_out(name, bank, inside, cfg, seed)
         inputs = test.clips.inputs()
-        effects = occlusion(test.model, inputs, column_of(bank, TRAIT), test.baseline)
+        effects = occlusion(test.model, inputs, test.baseline)[..., column_of(bank, TRAIT)]
         found = map_evidence(get_attention_weights(test.model, inputs), test.clips, event_rows(data.folder, test.clips))
         rows.append({"occlusion": test.points(effects).mean(), "occlusion_chance": test.uniform()} | found)
     return {"model": name} | pd.DataFrame(rows).mean().to_dict()

@@ -121,41 +121,27 @@ def scores_without(
     return np.concatenate(scores).reshape(n, times, -1)
 
 
-def occlusion(model: keras.Model, inputs: dict[str, np.ndarray], target: int, baseline: np.ndarray) -> np.ndarray:
-    """Replace one motion token at a time and see how far the prediction moves.
+def occlusion(
+    model: keras.Model, inputs: dict[str, np.ndarray], baseline: np.ndarray, parts: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
+    """Replace the motion of one part at a time and see how far every score moves.
 
     Args:
         model, inputs, baseline: See `scores_without`.
-        target: Column of the prediction.
+        parts: Indices of the motion tokens of each part; default each token by itself.
 
     Returns:
-        Change of the prediction by each token, float32 (N, Td); 0 where the mask is False.
+        Score without the part minus score of the whole clip, float32 (N, parts, k); of single tokens 0 where the mask
+        is False. Below 0, the part raised the score.
     """
-    mask = inputs["dynamic_mask"]
-    one_each = np.eye(mask.shape[1] + 1, dtype=bool)[None, :, 1:]  # none of them at first
-    scores = scores_without(model, inputs, one_each, baseline)[..., target]
-    return (scores[:, 1:] - scores[:, :1]) * mask
-
-
-def effects_of_motion(
-    model: keras.Model, inputs: dict[str, np.ndarray], parts: Sequence[np.ndarray], usual: np.ndarray
-) -> np.ndarray:
-    """How far every score moves when the motion of one part is replaced by the usual motion: occlusion.
-
-    Args:
-        model: Trained model.
-        inputs: Of one clip, each (1, T, ...) or (1, T).
-        parts: Indices of the motion tokens of each part.
-        usual: What they are replaced by: the mean motion token of the training clips, (D,).
-
-    Returns:
-        Score of the whole clip minus score without the part, float32 (n, k): above 0, the part raised the score.
-    """
-    replaced = np.zeros((1, len(parts) + 1, inputs["dynamic"].shape[1]), bool)
-    for row, part in enumerate(parts, 1):
+    n_tokens = inputs["dynamic"].shape[1]
+    each = [[token] for token in range(n_tokens)] if parts is None else parts
+    replaced = np.zeros((1, 1 + len(each), n_tokens), bool)
+    for row, part in enumerate(each, 1):  # in the first row none is replaced
         replaced[0, row, part] = True
-    scores = scores_without(model, inputs, replaced, usual)[0]
-    return scores[0] - scores[1:]
+    scores = scores_without(model, inputs, replaced, baseline)
+    effects = scores[:, 1:] - scores[:, :1]
+    return effects * inputs["dynamic_mask"][..., None] if parts is None else effects
 
 
 def order_of(importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -189,7 +175,8 @@ def delete(
     Deletion and insertion of Petsiuk, Das and Saenko (2018), RISE, with the mean motion token for a blurred picture.
 
     Args:
-        model, inputs, target, baseline: See `occlusion`.
+        model, inputs, baseline: See `scores_without`.
+        target: Column of the prediction.
         order: Tokens of each clip in the order in which they go, or come, int (N, Td); see `order_of`.
         insert: Start from mean motion, and put the clip's tokens back.
 
@@ -224,7 +211,8 @@ def curves(
     """How far the prediction is from that of the clip as it is, while tokens go (deletion) and come (insertion).
 
     Args:
-        model, inputs, target, baseline: See `occlusion`.
+        model, inputs, baseline: See `scores_without`.
+        target: Column of the prediction.
         orders: By name one order, or several random ones, over which the mean is taken; those are inserted backwards,
             which is as random and needs no further predictions.
 

@@ -149,7 +149,7 @@ def measure(test: HeldOut, column: int) -> dict[str, Any]:
         absolute; `curves` by order, see `attention.curves`, of the target in that column.
     """
     inputs, mask = test.clips.inputs(), test.clips.dynamic_mask
-    effects = occlusion(test.model, inputs, column, test.baseline)
+    effects = occlusion(test.model, inputs, test.baseline)[..., column]
     relevant = np.abs(relevance(test.model, inputs, test.baseline).sum(2))
     share = attention_by_time(get_attention_weights(test.model, inputs), test.clips.static_mask)
     orders = {"occlusion": np.abs(effects), "relevance": relevant[:, column], "attention": share}
@@ -281,7 +281,7 @@ def show(model: keras.Model, clips: Aligned, baseline: np.ndarray, column: int) 
     maps = get_attention_weights(model, inputs).mean(1)  # (N, Ts, Td)
     real = clips.static_mask[:, :, None] & clips.dynamic_mask[:, None]
     worth = relevance(model, inputs, baseline).sum(2)[:, column]
-    effects = occlusion(model, inputs, column, baseline)
+    effects = occlusion(model, inputs, baseline)[..., column]
     return {
         "attention": np.where(real, maps, np.nan).reshape(len(clips), -1),
         "relevance": np.where(clips.dynamic_mask, np.abs(worth), np.nan),
@@ -311,7 +311,8 @@ def randomisation(
         model: The trained one.
         others: By name, such as "before training".
         clips: That none was trained on.
-        baseline, column: See `attention.occlusion`.
+        baseline: Mean motion token.
+        column: Of the target.
 
     Returns:
         By name and measure ("attention", "relevance", "occlusion") `value`, mean rank correlation over clips, and

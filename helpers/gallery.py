@@ -21,9 +21,9 @@ from helpers.align import Aligned, read_aligned
 from helpers.attention import (
     BATCH,
     attention_entropy,
-    effects_of_motion,
     get_attention_weights,
     mean_motion,
+    occlusion,
     relevance,
 )
 from helpers.clips import DISPLAY, load_clips
@@ -280,7 +280,7 @@ class Reader:
             flow=flow,
             attention=attention[:, faces][:, :, motions],
             measures={
-                CHANGE: -effects_of_motion(self.model, inputs, np.flatnonzero(motions)[:, None], self.baseline),
+                CHANGE: occlusion(self.model, inputs, self.baseline)[0][motions],
                 RELEVANCE: relevance(self.model, inputs, self.baseline).sum(2)[0][:, motions].T,
             },
             windows=window_spans(self.data, clip),

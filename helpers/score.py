@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from helpers.align import Reduction, read_reduction
-from helpers.attention import effects_of_motion, get_attention_weights
+from helpers.attention import get_attention_weights, occlusion
 from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
@@ -70,7 +70,7 @@ class ClipScore:
         warnings: Sentences.
         duration_s: Length of the video.
         parts_s: Start and end in seconds of the parts that `effects` is about.
-        effects: By target, how far each part's motion moves the score (`helpers.attention.effects_of_motion`);
+        effects: By target, how far each part's motion moves the score (minus `helpers.attention.occlusion`);
             {} where the model folder does not hold the usual motion, as those made earlier do not.
         familiarity: By stream, how far the tokens lie from the training clips
             (`helpers.out_of_distribution.TrainingTokens.describe`); {} likewise.
@@ -239,7 +239,7 @@ def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Score
         share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
     parts, effects = np.array_split(np.arange(len(share)), min(len(share), MOST_PARTS)), {}
     if scorer.training:
-        moved = effects_of_motion(scorer.model, inputs, parts, scorer.training["dynamic"].mean)
+        moved = -occlusion(scorer.model, inputs, scorer.training["dynamic"].mean, parts)[0]
         effects = {target: moved[:, i].astype(float).tolist() for i, target in enumerate(scorer.card["targets"])}
     ends = [(motion.t_start_s[part[0]], motion.t_end_s[part[-1]]) for part in parts]
     return {

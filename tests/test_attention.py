@@ -111,7 +111,7 @@ def test_a_clock_shows_in_the_lag():
 def test_occlusion_moves_the_answer_only_where_the_model_looks():
     inputs = tokens()
     baseline = np.full(DD, 4.0, "float32")
-    effects = occlusion(OneTokenModel(2), inputs, 3, baseline)
+    effects = occlusion(OneTokenModel(2), inputs, baseline)[..., 3]
     assert effects.shape == (B, TD)
     np.testing.assert_allclose(effects[:, 2], 3 * (4 - inputs["dynamic"][:, 2, 0]), rtol=1e-5)
     assert not np.delete(effects, 2, axis=1).any()

@@ -106,7 +106,7 @@ def test_the_bars_are_occlusion_and_relevance(run, opened, view):
     baseline = opened.load.baseline
     assert list(view.measures) == [CHANGE, RELEVANCE]
     for column in (4, 2):
-        expected = occlusion(model, one.inputs(), column, baseline)[0]
+        expected = occlusion(model, one.inputs(), baseline)[0][..., column]
         np.testing.assert_allclose(view.measures[CHANGE][:, column], expected, atol=1e-6)
     assert np.abs(view.measures[CHANGE]).max() > 1e-4
     expected = relevance(model, one.inputs(), baseline).sum(2)[0]

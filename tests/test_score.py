@@ -9,7 +9,7 @@ import pytest
 
 from helpers import score, scores
 from helpers.align import read_aligned
-from helpers.attention import effects_of_motion
+from helpers.attention import occlusion
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.metrics import conformal_quantile
@@ -160,7 +160,7 @@ def test_an_effect_is_what_the_score_loses_with_that_motion(scorer):
     inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
     usual = scorer.training["dynamic"].mean
     parts = [np.array([0, 1]), np.array([5])]
-    effects = effects_of_motion(scorer.model, inputs, parts, usual)
+    effects = -occlusion(scorer.model, inputs, usual, parts)[0]
     changed = inputs | {"dynamic": inputs["dynamic"].copy()}
     changed["dynamic"][0, :2] = usual
     expected = np.asarray(scorer.model(inputs))[0] - np.asarray(scorer.model(changed))[0]

@@ -32,8 +32,7 @@ from helpers.plots import (
 )
 
 WARM, COOL = ORANGE, SKY
-WIDTH_IN, MOST_PICTURES = 5.9, 10
-ARROWS = 14  # along a side of the picture of motion
+WIDTH_IN, MOST_PICTURES, ARROWS = 5.9, 10, 14  # arrows along a side of the picture of motion
 SEGMENT_IN = (6.6, 2.35)  # at notebook width: the explorer's text is then not scaled down
 ORDERS = {"occlusion": (RED, "-"), "relevance": (BLUE, "--"), "attention": (GREEN, "-."), "random": (NEUTRAL, ":")}
 MODELS = {"true": "true model", "shuffled": "trained on shuffled motion"}
@@ -83,11 +82,10 @@ def _timeline(view, labels: Sequence[str], height: float) -> tuple[Figure, Seque
     """Rows on the clip's time axis; pictures of faces and motion are square, the others `height` inches high."""
     all_s, step_s = np.concatenate([view.face_t_s, view.motion_t_s]), _step(view.motion_t_s)
     span_s = all_s.min() - 0.6 * step_s, all_s.max() + 0.6 * step_s
-    side_in = WIDTH_IN * _side(view) / (span_s[1] - span_s[0])
+    side_in = WIDTH_IN * _shown(view)[1] / (span_s[1] - span_s[0])
     tall = [side_in if label in ("face", "motion") else height for label in labels]
-    fig, rows = plt.subplots(
-        len(tall), 1, figsize=(8, sum(tall) + 1.3), sharex=True, height_ratios=tall, layout="constrained"
-    )
+    size = {"figsize": (8, sum(tall) + 1.3), "height_ratios": tall, "layout": "constrained"}
+    fig, rows = plt.subplots(len(tall), 1, sharex=True, **size)
     for ax, label in zip(rows, labels, strict=True):
         ax.set(xlim=span_s, ylabel=label)
     rows[-1].set_xlabel("time (s)")
@@ -98,22 +96,20 @@ def _step(t_s: np.ndarray) -> float:
     return float(np.median(np.diff(t_s))) if len(t_s) > 1 else 0.5
 
 
-def _every(view) -> int:
-    return -(-max(len(view.face_t_s), len(view.motion_t_s)) // MOST_PICTURES)
-
-
-def _side(view) -> float:
-    """Width of a picture in seconds, where not more than `MOST_PICTURES` are shown."""
-    return 0.94 * _every(view) * _step(view.motion_t_s)
+def _shown(view) -> tuple[int, float]:
+    """The step in which tokens are shown as pictures, and the width of a picture in seconds."""
+    step = -(-max(len(view.face_t_s), len(view.motion_t_s)) // MOST_PICTURES)
+    return step, 0.94 * step * _step(view.motion_t_s)
 
 
 def _strips(face_ax: Axes, motion_ax: Axes, view) -> None:
     """Draw some of the faces and of the speeds of motion at their times, with a bar of the speed."""
-    for k in range(0, len(view.face_t_s), _every(view)):
-        picture_at(face_ax, view.crops[k], view.face_t_s[k], _side(view))
+    step, side_s = _shown(view)
+    for t_s, crop in zip(view.face_t_s[::step], view.crops[::step], strict=True):
+        picture_at(face_ax, crop, t_s, side_s)
     look = {"cmap": "viridis", "vmin": 0, "vmax": float(view.speed.max()) or 1.0}
-    for k in range(0, len(view.motion_t_s), _every(view)):
-        image = picture_at(motion_ax, view.speed[k], view.motion_t_s[k], _side(view), **look)
+    for t_s, speed in zip(view.motion_t_s[::step], view.speed[::step], strict=True):
+        image = picture_at(motion_ax, speed, t_s, side_s, **look)
     unit = f"mean speed\n(px/frame\nof {view.speed.shape[-1]} px)"
     motion_ax.figure.colorbar(image, ax=motion_ax, label=unit, pad=0.01)
 
@@ -136,15 +132,7 @@ def plot_effects(
     label: str = "change of the score",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what each motion token does to a score.
-
-    Args:
-        t_s: Centre of each motion token in seconds, (Td,).
-        effects: (Td,), signed.
-        windows: What was planted; shaded.
-        color: Of the bars.
-        label: What is measured.
-    """
+    """Draw what each motion token does to a score: signed, (Td,), at its centre; what was planted is shaded."""
     ax = axes(ax, 7, 2.2)
     _shade(ax, windows)
     ax.bar(t_s, effects, 0.8 * _step(t_s), color=color)
@@ -184,9 +172,8 @@ def plot_heads(
 ) -> Figure:
     """Draw the map of every head, (heads, Ts, Td), on one scale, its entropy, (heads,), above it (1 = uniform)."""
     n, rows = len(attention), -(-len(attention) // 4)
-    fig, panels = plt.subplots(
-        rows, min(n, 4), figsize=(8, 2.5 * rows + 0.2), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    size = {"figsize": (8, 2.5 * rows + 0.2), "squeeze": False, "layout": "constrained"}
+    fig, panels = plt.subplots(rows, min(n, 4), sharex=True, sharey=True, **size)
     for h, ax in enumerate(panels.flat[:n]):
         image = _map(ax, attention[h], static_t_s, dynamic_t_s, float(attention.max()))
         ax.set_title(f"head {h + 1}: entropy {entropy[h]:.2f}", fontsize=9)
@@ -254,9 +241,8 @@ def plot_clips(
 
     Args:
         relevance: Share per motion token, (clips, Td), NaN where there is no token; rows sum to 1.
-        names: Of the clips.
+        names, entropy: Of the clips, and of their attention (1 = uniform), shown beside the name.
         t_s: Centres of the tokens in seconds, (Td,).
-        entropy: Of each clip's attention, 1 = uniform; shown beside the name.
         inside: Tokens in a planted window, bool (clips, Td); outlined.
     """
     fig, ax = plt.subplots(figsize=(8, 1.2 + 0.27 * len(names)), layout="constrained")
@@ -404,12 +390,8 @@ def _close_up(panels: Sequence[Axes], view, segment: int, head: int | None) -> N
 
 
 def plot_motion(speed: np.ndarray, flow: np.ndarray, fastest_px: float, *, ax: Axes | None = None) -> Axes:
-    """Draw where a face moves: mean speed as colour, its fastest moment as arrows.
-
-    Args:
-        speed: Px per frame, (S, S).
-        flow: dx and dy in px per frame, (S, S, 2). Arrows are scaled to the longest.
-        fastest_px: End of the colour scale.
+    """Draw where a face moves, in px per frame: mean speed (S, S) as colour, up to `fastest_px`, and the flow (S, S, 2)
+    of its fastest moment as arrows, which are scaled to the longest.
     """
     ax = axes(ax, 2.8, 2.3)
     image = ax.imshow(speed, cmap="viridis", vmin=0, vmax=max(fastest_px, 1e-6))
@@ -427,14 +409,7 @@ def plot_motion(speed: np.ndarray, flow: np.ndarray, fastest_px: float, *, ax: A
 def plot_head_weights(
     weights: np.ndarray, face_t_s: np.ndarray, top: float, *, face: int, head: int | None, ax: Axes | None = None
 ) -> Axes:
-    """Draw how much each face token attends to one motion token, head by head.
-
-    Args:
-        weights: (heads, Ts).
-        face_t_s: Centre of each face token in seconds, (Ts,).
-        top: End of the colour scale.
-        face, head: The face token and the head that are marked.
-    """
+    """Draw how much face tokens attend to one motion token, (heads, Ts), up to `top`; one face and head are marked."""
     ax = axes(ax, 3.2, 2.3)
     heads = np.arange(1, len(weights) + 1)
     image = ax.pcolormesh(face_t_s, heads, weights, shading="nearest", cmap="viridis", vmin=0, vmax=top)
