@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from drawn_features import draw_features
+from drawn_features import as_inputs, draw_features
 
 from helpers import extract
 from helpers.attention import get_attention_weights
@@ -93,7 +93,7 @@ def clip_classes():
     """Validation losses of a classifier of ordered frames, and whether its steps are compiled."""
     parts = [draw_features(15, seed=seed) for seed in (0, 3)]
     trainee = Trainee(6, 3, ClassificationConfig(units=8, epochs=12, patience=0, learning_rate=0.02))
-    history = trainee.fit(*(({"features": x.features, "mask": x.valid}, x.labels) for x in parts), seed=0)
+    history = trainee.fit(*map(as_inputs, parts), seed=0)
     return {"class_losses": history["val_loss"].to_numpy(), "compiled": np.array(trainee.model.jit_compile)}
 
 
