@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from helpers.config import PreparationConfig
 from helpers.container import VideoError
@@ -83,6 +82,8 @@ def export_faces(
         FileNotFoundError: 02 is not done.
         ValueError: `to` was made with other settings.
     """
+    from tqdm import tqdm  # not for decoder processes
+
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")
     faces = read_manifest(Path(run) / "faces", "02_clip_preparation")
