@@ -10,19 +10,17 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-from keras import layers
 
-from helpers.backbones import build_backbone, freeze, write_backbone
+from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.device import chosen_device, gpu_index, use_device
 from helpers.files import write_json
-from helpers.forward import Forward, NetworkError, compile_forward
+from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.monitor import Monitor
 from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Work
@@ -161,92 +159,3 @@ def _speed(name: str, network: Network, started: datetime, run: ClipRun) -> dict
         "seconds_spent": {what: round(spent, 3) for what, spent in run.spent_s.items()},
         "network_share": round(run.spent_s["network"] / seconds, 3),
     }
-
-
-def _mean_rows(forward: Forward, samples: np.ndarray, batch_size: int, width: int) -> np.ndarray:
-    """The network's output for every sample, averaged over all its axes but the last: float32 (n, width)."""
-    rows = np.zeros((len(samples), width), np.float32)
-    for place, output in Network(forward, batch_size).run((k, sample, 1) for k, sample in enumerate(samples)):
-        if isinstance(output, NetworkError):
-            raise output
-        rows[place] = output.reshape(-1, width).mean(axis=0)
-    return rows
-
-
-class StaticFeatureExtractor:
-    """A backbone that turns frames of a face into rows.
-
-    Attributes:
-        backbone: Network, preprocessing, sizes and provenance.
-    """
-
-    def __init__(
-        self,
-        backbone: str = "resnet50",
-        weights: str = "pretrained",
-        *,
-        precision: str = "float32",
-        batch_size: int = 32,
-        frozen: int | None = None,
-    ):
-        """Arguments as for `build_backbone` and `compile_forward`; `batch_size` frames at once."""
-        self.backbone = build_backbone(backbone, weights, frozen=frozen)
-        self._forward = compile_forward(self.backbone.model, precision, self.backbone.prepare)
-        self._batch_size = batch_size
-
-    def extract_features(self, frames_rgb: np.ndarray) -> np.ndarray:
-        """Rows float32 (n, feature_dim) of frames RGB uint8 (n, input_px, input_px, 3)."""
-        return _mean_rows(self._forward, frames_rgb, self._batch_size, self.backbone.feature_dim)
-
-    def save(self, path: str | Path) -> None:
-        """Write the weights as npz, which `weights=path` reads."""
-        write_backbone(path, self.backbone)
-
-
-class DynamicFeatureExtractor:
-    """I3D on flow.
-
-    Attributes:
-        network: To the pooled features (B, T', C) along time, or to the activation of a stage (B, T', H', W', C).
-        weights: Its provenance.
-    """
-
-    def __init__(
-        self,
-        weights: str = "pretrained",
-        endpoint: str = "",
-        *,
-        channels: int = 2,
-        precision: str = "float32",
-        batch_size: int = 4,
-    ):
-        """Arguments as for `build_motion_network` and `compile_forward`; `batch_size` clips at once."""
-        self.network, self.weights = build_motion_network(weights, endpoint, channels)
-        self._forward, self._batch_size = compile_forward(self.network, precision), batch_size
-
-    def extract_features(self, clips: np.ndarray) -> np.ndarray:
-        """Rows float32 (n, C) of clips float32 (n, T, S, S, channels) in [-1, 1]: means over time, height and width."""
-        return _mean_rows(self._forward, clips, self._batch_size, self.network.output_shape[-1])
-
-    def with_head(
-        self, n_outputs: int, *, dropout_rate: float = 0.5, dense_units: int = 1024, frozen: int | None = None
-    ) -> keras.Model:
-        """The network with dropout and dense layers behind its mean, to be trained end to end.
-
-        Args:
-            n_outputs: Of the last, linear layer.
-            dropout_rate: Share of features that a training step leaves out, in [0, 1).
-            dense_units: Of a ReLU layer before the last; 0 for none.
-            frozen: How many convolutions training leaves alone; None: all of them (see `helpers.backbones.freeze`).
-
-        Returns:
-            A model from (B, T, S, S, channels) to (B, n_outputs). It shares the network's weights; `extract_features`
-            keeps those of before a training.
-        """
-        freeze(self.network, frozen)
-        pool = layers.GlobalAveragePooling3D if len(self.network.output_shape) == 5 else layers.GlobalAveragePooling1D
-        x = pool(name="mean")(self.network.output)
-        x = layers.Dropout(dropout_rate, name="dropout")(x)
-        if dense_units:
-            x = layers.Dense(dense_units, "relu", name="dense")(x)
-        return keras.Model(self.network.input, layers.Dense(n_outputs, name="outputs")(x), name="dynamic_with_head")

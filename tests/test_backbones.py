@@ -101,9 +101,7 @@ def test_published_weights_that_cannot_be_had_are_an_error(tmp_path, monkeypatch
 def test_unknown_choices_are_refused():
     with pytest.raises(ValueError, match="name must be one of resnet50, resnet101, .*, got 'resnet5'"):
         backbones.build_backbone("resnet5", "random")
-    with pytest.raises(
-        ValueError, match="weights must be random, pretrained or a file of write_backbone, got 'imagenet'"
-    ):
+    with pytest.raises(ValueError, match="weights must be random or pretrained, got 'imagenet'"):
         backbones.build_backbone("resnet50", "imagenet")
 
 
@@ -166,73 +164,3 @@ def test_preprocessing_of_efficientnet_is_the_layer_that_keras_would_put_in_fron
     ours = replace(resnet50, name="efficientnetv2_m").preprocess(frames(2))
     theirs = keras.layers.Rescaling(1 / 128, -1)(frames(2).astype(np.float32))
     assert np.array_equal(ours, theirs)
-
-
-def convolutions(model):
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-
-
-def test_extraction_is_frozen_and_training_may_leave_the_first_convolutions_so(resnet50):
-    assert resnet50.model.trainable_variables == []
-    model = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg")
-    backbones.freeze(model, 4)
-    assert [layer.trainable for layer in convolutions(model)] == [False] * 4 + [True] * 49
-    fifth = model.layers.index(convolutions(model)[4])
-    assert not any(layer.trainable for layer in model.layers[:fifth])
-    assert all(layer.trainable for layer in model.layers[fifth:])
-    assert (
-        len(model.trainable_variables) == 4 * 49 + 2
-    )  # kernel, bias, gamma, beta; a shortcut's norm stands behind the fifth
-    backbones.freeze(model, 0)
-    assert all(layer.trainable for layer in model.layers)
-    backbones.freeze(model, 53)
-    assert model.trainable_variables == []
-    with pytest.raises(ValueError, match="n_convolutions must be 0 to 53, .* got 54. None freezes everything"):
-        backbones.freeze(model, 54)
-
-
-def test_frozen_variables_stay_as_they_are_in_training():
-    inputs = keras.Input((8, 8, 3))
-    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(5, 3)(inputs))
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(7, 3)(x))
-    model = keras.Model(inputs, x)
-    backbones.freeze(model, 1)
-    before = [np.array(v) for v in model.weights]
-    model.compile("sgd", "mse")
-    rng = np.random.default_rng(0)
-    model.fit(rng.standard_normal((4, 8, 8, 3)), rng.standard_normal((4, 7)), verbose=0)
-    same = [np.array_equal(a, b) for a, b in zip(before, model.weights, strict=True)]
-    assert same == [True] * 6 + [False] * 2  # kernel, bias, gamma, beta, mean, variance; kernel, bias
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """A backbone of two convolutions under the name of VGG19."""
-
-    def build(weights, include_top, input_shape, pooling):
-        inputs = keras.Input(input_shape)
-        x = keras.layers.Conv2D(3, 3, strides=8, name="one")(inputs)
-        x = keras.layers.BatchNormalization(name="norm")(x)
-        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(512, 3, name="two")(x)))
-
-    row = replace(backbones.BACKBONES["vgg19"], build=build, law="glorot")
-    monkeypatch.setitem(backbones.BACKBONES, "vgg19", row)
-    return backbones.build_backbone("vgg19", "random")
-
-
-def test_weights_written_are_weights_read(tiny, tmp_path):
-    tiny.model.layers[1].bias.assign([1.0, 2.0, 3.0])  # as training would
-    backbones.write_backbone(tmp_path / "mine.npz", tiny)
-    again = backbones.build_backbone("vgg19", str(tmp_path / "mine.npz"), frozen=1)
-    assert all(map(np.array_equal, again.model.get_weights(), tiny.model.get_weights()))
-    assert (again.weights.name, again.weights.source) == ("file", "mine.npz")
-    assert again.weights.sha256 == weights.file_sha256(tmp_path / "mine.npz")
-    assert [layer.trainable for layer in convolutions(again.model)] == [False, True]
-
-
-def test_weights_of_another_network_are_refused(tiny, tmp_path):
-    np.savez(tmp_path / "other.npz", **{"one/kernel": np.zeros((3, 3, 3, 3)), "two/bias": np.zeros(7)})
-    with pytest.raises(ValueError, match="other.npz must hold the weights of vgg19, .* 7 of 8 arrays do not fit"):
-        backbones.build_backbone("vgg19", str(tmp_path / "other.npz"))
-    with pytest.raises(FileNotFoundError, match="none.npz"):
-        backbones.build_backbone("vgg19", str(tmp_path / "none.npz"))
