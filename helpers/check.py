@@ -28,8 +28,9 @@ from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.config import NOTEBOOKS, AlignmentConfig
-from helpers.container import VideoError, VideoInfo, open_video, probe, write_excerpt
+from helpers.container import VideoError, VideoInfo, open_video, probe
 from helpers.detectors import detect_faces, require_detector
+from helpers.excerpt import write_excerpt
 from helpers.files import read_json, resolve
 from helpers.video import Converter, decode_pyav, iter_frames
 from helpers.workers import ClipPool, WorkerError, cores

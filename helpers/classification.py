@@ -27,11 +27,11 @@ from helpers.classifier import Trainee, fit_bag, predict_classes
 from helpers.clip_features import ClipVariants, feature_files, read_variants
 from helpers.clip_frames import PLAIN
 from helpers.config import ClassificationConfig
-from helpers.experiment import is_done
+from helpers.experiment import ONE_THREAD, is_done
 from helpers.files import file_sha256, read_json, replacing, write_json
 from helpers.statistics import mean_interval
 from helpers.store import read_arrays, write_arrays
-from helpers.workers import ONE_THREAD, ClipPool, cores
+from helpers.workers import ClipPool, cores
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -302,33 +301,3 @@ def display_size(picture: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple
     """Width and height at which a player shows a picture: pixels that are not square are widened."""
     width, height = round(picture.width * (pixel_aspect or 1)), picture.height
     return (height, width) if orientation(picture)[0] in (90, -90) else (width, height)
-
-
-def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path:
-    """Copy the first seconds of a video, its pictures only: nothing is decoded or coded again.
-
-    Args:
-        path: Video file.
-        excerpt: File to write, of the same format.
-        seconds: Length; a few later pictures, which these refer to, come with them.
-
-    Returns:
-        `excerpt`.
-
-    Raises:
-        VideoError: see `probe`.
-    """
-    with open_video(path) as video, open_container(video.path) as again:
-        end = video.ticks[0] + seconds / float(video.stream.time_base)
-        early = takewhile(lambda packet: packet.dts is None or packet.dts <= end, video.packets_of(again))
-        packets = [packet for packet in early if packet.size]
-        moments = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-        with av.open(str(excerpt), "w", format=video.container.format.name.split(",")[0]) as copy:
-            stream = copy.add_stream_from_template(video.stream)
-            # Matroska stores no times of decoding, and no file can be written without: made from those of showing.
-            shown = sorted(moments)
-            delay = max(tick - moment for tick, moment in zip(shown, moments, strict=True))
-            for tick, moment, packet in zip(shown, moments, packets, strict=True):
-                packet.pts, packet.dts, packet.stream = moment, tick - delay, stream
-                copy.mux(packet)
-    return Path(excerpt)

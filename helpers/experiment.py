@@ -22,21 +22,30 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from helpers.align import CLIPS_FILE, Aligned, bank_differences, read_aligned, read_reduction
+from helpers.align import CLIPS_FILE, Aligned, read_aligned
 from helpers.callbacks import watchers
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, needs, read_json, replacing, write_json
+from helpers.reduction import bank_differences, read_reduction
 from helpers.splits import SPLITS, split_clips
 from helpers.store import read_arrays, read_manifest, write_arrays
 from helpers.train import fit
 from helpers.variants import BASELINES, config_of, model_inputs, model_labels, start_model, variant_of
-from helpers.workers import ONE_THREAD
 
 log = logging.getLogger(__name__)
 
 WATCHED = "watched"  # below training/: what the callbacks of each training wrote
 # parameters that change no single training
 NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
+ONE_THREAD = {  # for processes whose figures may depend neither on their number nor on the machine's cores
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_DETERMINISTIC_OPS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from helpers.store import open_arrays, read_arrays, write_arrays
+from helpers.store import open_arrays, read_arrays
 
 STEP_PX = 1 / 64  # between stored values, as in the files of the KITTI flow benchmark
 MOST_PX = np.iinfo(np.int16).max * STEP_PX  # 511.98
@@ -138,51 +138,6 @@ class FlowFile:
         for k in range(2):  # not both by one call, which takes twice as long
             np.multiply(codes[:, k], np.float32(self.quantum_px), out=flow[..., k])
         return flow
-
-
-def write_flow(
-    path: str | Path, flow: np.ndarray, t_s: np.ndarray, fps: float, method: str, clip_px: float = 20.0
-) -> None:
-    """Write the flow of one clip, cut to +-clip_px and rounded to whole steps; atomic, no pickle.
-
-    Args:
-        path: The npz file.
-        flow: (n, H, W, 2), n >= 1, pixels per frame, finite.
-        t_s: Seconds of each field's first frame, ascending, (n,).
-        fps: Frames per second between which the flow is.
-        method: One of `METHODS`, or another name for flow that was not computed here.
-        clip_px: Largest component kept, at most 511.98. 20 px is what I3D was trained on.
-    """
-    flow, t_s = checked_flow(flow), np.asarray(t_s, np.float64)
-    if t_s.shape != (len(flow),) or np.any(np.diff(t_s) <= 0):
-        raise ValueError(f"t_s must ascend and have shape ({len(flow)},) like flow, got {t_s.shape}.")
-    if not (fps > 0 and method):
-        raise ValueError(f"fps must be above 0 and method a name, got {fps} and {method!r}. Say what the flow is.")
-    if not 0 < clip_px <= MOST_PX:
-        raise ValueError(f"clip_px must be above 0 and at most {MOST_PX:g}, got {clip_px}.")
-    codes = np.round(np.moveaxis(np.clip(flow, -clip_px, clip_px), -1, 1) / STEP_PX).astype(np.int16)
-    write_arrays(
-        path,
-        codes=np.diff(codes, axis=2, prepend=np.int16(0)),  # 16-bit numbers wrap around, and back
-        t_s=t_s,
-        fps=float(fps),
-        method=method,
-        clip_px=float(clip_px),
-        quantum_px=STEP_PX,
-        clamped_share=float((np.abs(flow) > clip_px).mean()),
-    )
-
-
-def checked_flow(flow: np.ndarray) -> np.ndarray:
-    """Flow as float32, or a ValueError: not (n, H, W, 2), not decimal numbers, not finite."""
-    flow = np.asarray(flow)
-    if flow.ndim != 4 or flow.shape[-1] != 2 or 0 in flow.shape:
-        raise ValueError(f"flow must have shape (n, H, W, 2), n at least 1, got {flow.shape}. Put (dx, dy) last.")
-    if flow.dtype.kind != "f":
-        raise ValueError(f"flow must be decimal numbers in pixels, got {flow.dtype}. Pictures are no flow.")
-    if len(bad := np.argwhere(~np.isfinite(flow))):
-        raise ValueError(f"flow must be finite, got NaN or infinity in field {bad[0, 0]}. Compute it again.")
-    return flow.astype(np.float32, copy=False)
 
 
 def read_flow(path: str | Path) -> FlowFile:

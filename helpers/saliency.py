@@ -7,7 +7,7 @@ and nothing that was learned.
 """
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from keras import ops
 from PIL import Image
 
 from helpers.backbones import BACKBONES, Backbone
+from helpers.crops import CROP_PX
 from helpers.files import replacing
 from helpers.gradients import gradient_of
+from helpers.sources import StoredSource, VideoSource
 from helpers.weights import WEIGHTS
 
 NO_STAGES = ("InputLayer", "Normalization", "Rescaling", "ZeroPadding2D", "ZeroPadding3D")
@@ -29,6 +31,28 @@ BATCH = 8  # inputs at once; early layers of a clip are large
 
 Tensors = Callable[[keras.KerasTensor], keras.KerasTensor]
 Target = Tensors  # features (n, ..., D) to numbers (n,)
+
+
+def inputs_at(
+    source: VideoSource | StoredSource, path: Path, key: str, places: Iterable[int], size_px: int = CROP_PX
+) -> np.ndarray:
+    """What the network is shown of a clip, to be looked at.
+
+    Args:
+        source: Where it comes from.
+        path, key: Of the clip.
+        places: Which of its faces or flows, counted from 0.
+        size_px: Side of the faces.
+
+    Returns:
+        Faces RGB uint8 (k, size_px, size_px, 3), or flow float32 (k, input_px, input_px, 2) in [-1, 1].
+    """
+    job, _ = source.job(path, key, source.stamp(path, key), size_px)
+    places, seen, n_seen = list(places), {}, 0
+    for chunk in source.work(job):
+        seen |= {n_seen + i: chunk.values[i] for i in range(len(chunk.values)) if n_seen + i in places}
+        n_seen += len(chunk.values)
+    return np.stack([seen[place] for place in places])
 
 
 def layer_table(model: keras.Model, sample_shape: Sequence[int]) -> pd.DataFrame:

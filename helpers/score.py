@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from helpers.align import Reduction, read_reduction
 from helpers.attention import get_attention_weights, occlusion
 from helpers.backbones import Backbone, build_backbone
 from helpers.clips import DISPLAY
@@ -27,6 +26,7 @@ from helpers.i3d import build_motion_network
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
+from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
 from helpers.store import STREAMS, FeatureFile
 from helpers.tracks import FaceTrack, NoFaceError, crop_at

@@ -8,8 +8,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX, CROPS_PER_CHUNK, Chunk, Clock, Job, face_crops, face_flows
 from helpers.files import resolve
@@ -122,25 +120,3 @@ def open_tree(cfg: StaticConfig | DynamicConfig) -> Tree | None:
     if isinstance(cfg, StaticConfig):
         return FaceTree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
     return FlowTree(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
-
-
-def inputs_at(
-    source: VideoSource | StoredSource, path: Path, key: str, places: Iterable[int], size_px: int = CROP_PX
-) -> np.ndarray:
-    """What the network is shown of a clip, to be looked at.
-
-    Args:
-        source: Where it comes from.
-        path, key: Of the clip.
-        places: Which of its faces or flows, counted from 0.
-        size_px: Side of the faces.
-
-    Returns:
-        Faces RGB uint8 (k, size_px, size_px, 3), or flow float32 (k, input_px, input_px, 2) in [-1, 1].
-    """
-    job, _ = source.job(path, key, source.stamp(path, key), size_px)
-    places, seen, n_seen = list(places), {}, 0
-    for chunk in source.work(job):
-        seen |= {n_seen + i: chunk.values[i] for i in range(len(chunk.values)) if n_seen + i in places}
-        n_seen += len(chunk.values)
-    return np.stack([seen[place] for place in places])

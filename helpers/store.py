@@ -125,29 +125,10 @@ def read_features(path: str | Path) -> FeatureFile:
         raise ValueError(f"{path} is not a feature file: it holds {', '.join(sorted(arrays))}.") from None
 
 
-def stage_is_whole(folder: Path) -> bool:
-    """Whether a stage was finished and the files of all its clips end as they should; their content is not read."""
-    try:
-        manifest = read_json(folder / "manifest.json")
-    except ValueError:
-        return False
-    files = [zipfile.is_zipfile(path) for path in folder.rglob("*.npz")]
-    n_made = sum(manifest.get("counts", {}).get(name, 0) for name in ("made", "found"))
-    return manifest.get("finished", False) and all(files) and len(files) >= n_made
-
-
 def valid_rows(path: str | Path) -> FeatureFile | None:
     """The valid rows of a clip in the order of time; None when there is no file or no such row."""
     rows = read_features(path).in_time() if Path(path).exists() else None
     return rows if rows is not None and len(rows.valid) else None
-
-
-def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
-    """All valid rows of some clips, float32 (n, D), to fit a reduction on. Clips without rows are passed over."""
-    found = [rows.features for key in clips if (rows := valid_rows(Path(folder) / f"{key}.npz")) is not None]
-    if not found:
-        raise ValueError(f"{folder} must hold rows of the clips to fit on, got none. Run its notebook first.")
-    return np.concatenate(found)
 
 
 def clip_stamp(path: str | Path) -> str:

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -26,7 +27,6 @@ from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS, AnalysisConfig
 from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, write_json
 from helpers.names import video_files
-from helpers.store import stage_is_whole
 
 log = logging.getLogger(__name__)
 
@@ -252,6 +252,17 @@ def _is_whole(out: Path, name: str) -> bool:
     if not all(path.exists() for path in paths):
         return False
     return all(stage_is_whole(path.parent) for path in paths if path.name == "manifest.json")
+
+
+def stage_is_whole(folder: Path) -> bool:
+    """Whether a stage was finished and the files of all its clips end as they should; their content is not read."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except ValueError:
+        return False
+    files = [zipfile.is_zipfile(path) for path in folder.rglob("*.npz")]
+    n_made = sum(manifest.get("counts", {}).get(name, 0) for name in ("made", "found"))
+    return manifest.get("finished", False) and all(files) and len(files) >= n_made
 
 
 def forget(out: Path, first: str) -> None:

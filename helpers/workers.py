@@ -35,15 +35,6 @@ KEEP_MEMORY = {  # glibc returns large blocks to the system at once: the next on
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
 }
-ONE_THREAD = {  # for processes whose figures may depend neither on their number nor on the machine's cores
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_DETERMINISTIC_OPS": "1",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-}
 
 
 class WorkerError(RuntimeError):
@@ -79,7 +70,7 @@ class ClipPool:
         ahead_clips: Clips that may be begun beyond the one whose turn it is.
         ahead_bytes: Bytes of arrays in chunks that may wait.
         patience_s: Seconds of silence after which a worker counts as hung and is killed.
-        environment: Further variables of the workers, such as `ONE_THREAD`.
+        environment: Further variables of the workers, such as numbers of threads.
     """
 
     def __init__(

@@ -11,22 +11,17 @@ from helpers.align import (
     CLIPS_FILE,
     FRAMES_FILE,
     Aligned,
-    ChannelGroups,
-    Pca,
-    Reduction,
     align_streams,
-    bank_differences,
     nearest_motion,
     pair_frames,
     read_aligned,
-    read_reduction,
     stream_table,
     with_synthetic_labels,
     write_aligned,
-    write_reduction,
     write_run,
 )
 from helpers.clips import TRAITS
+from helpers.reduction import ChannelGroups, Pca, Reduction, bank_differences, read_reduction, write_reduction
 from helpers.store import FeatureFile, read_arrays, read_manifest, write_features
 
 DS, DD = 11, 13  # distinct primes

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks.pointing import face_saliency, score_slopes
-from helpers.align import ChannelGroups, Pca
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
+from helpers.reduction import ChannelGroups, Pca
 from helpers.score import load_scorer, tokens_of_video
 
 DATA = ROOT / "data_sample"

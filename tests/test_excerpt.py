@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from helpers.container import VideoError, probe, write_excerpt
+from helpers.container import VideoError, probe
+from helpers.excerpt import write_excerpt
 from helpers.video import read_frames
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data_sample"

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from helpers import experiment, results, train, variants
-from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, write_reduction
+from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.experiment import TrainingData, choose_data
 from helpers.files import read_json, write_json
 from helpers.out_of_distribution import read_training_tokens
+from helpers.reduction import ChannelGroups, Reduction, write_reduction
 from helpers.store import read_arrays
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 

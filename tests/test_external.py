@@ -12,11 +12,12 @@ from layout import make_clips
 
 from helpers import external, large
 from helpers.__main__ import main
-from helpers.align import ChannelGroups, Reduction, align_streams
+from helpers.align import align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
 from helpers.external import import_features, usable_rows
 from helpers.files import FolderLock, LockedError, read_json, write_json
 from helpers.names import match_clips
+from helpers.reduction import ChannelGroups, Reduction
 from helpers.store import FeatureFile, Stage, read_features, read_manifest, write_features
 
 DS, DD = 7, 11  # distinct primes

@@ -11,10 +11,10 @@ from helpers.flow import (
     normalise_flow,
     read_flow,
     resize_flow,
-    write_flow,
 )
 from helpers.plots.flow import flow_to_rgb, flow_wheel
 from helpers.store import write_arrays
+from helpers.stored_flow import write_flow
 
 SIDE = 97
 

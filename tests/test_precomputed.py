@@ -13,8 +13,7 @@ from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pair
 from helpers.config import PreparationConfig
 from helpers.faces import export_faces, prepare_clips
 from helpers.files import ROOT
-from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
-from helpers.flow_loader import OpticalFlowSequenceLoader
+from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.precomputed import (
     PICTURE,
     FaceTree,
@@ -25,6 +24,7 @@ from helpers.precomputed import (
     read_npy,
 )
 from helpers.store import read_arrays, write_arrays
+from helpers.stored_flow import OpticalFlowSequenceLoader, write_flow
 from helpers.tracks import crop_at, read_track
 from helpers.video import iter_frames
 

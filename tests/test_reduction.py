@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import align
+from helpers import reduction
 from helpers.clips import TRAITS
 from helpers.config import AlignmentConfig
 from helpers.store import FeatureFile, Stage, write_features
@@ -38,13 +38,13 @@ def run(tmp_path, clips):
 
 def choose(run, clips, **changed):
     cfg = AlignmentConfig(out_dir=str(run), bank_dir=str(run / "bank"), static_dim=7, dynamic_dim=3, **changed)
-    return align.choose_reduction(cfg, clips)
+    return reduction.choose_reduction(cfg, clips)
 
 
 def write_bank(run, **changed):
     extractors = {name: {"weights": {"name": "random"}, "of": name} | changed for name in WIDTHS}
-    methods = [align.ChannelGroups(width, 2) for width in WIDTHS.values()]
-    align.write_reduction(run / "bank" / "reduction.npz", align.Reduction(*methods, extractors))
+    methods = [reduction.ChannelGroups(width, 2) for width in WIDTHS.values()]
+    reduction.write_reduction(run / "bank" / "reduction.npz", reduction.Reduction(*methods, extractors))
 
 
 def test_the_banks_reduction_is_taken_when_the_bank_was_made_alike(run, clips):
@@ -97,8 +97,8 @@ def test_an_unfinished_stage_is_named(tmp_path, clips):
 
 def test_what_it_was_fitted_on_comes_back(run, clips, tmp_path):
     chosen, _ = choose(run, clips, reduction="pca", validation_share=0.1, test_share=0.2)
-    align.write_reduction(tmp_path / "r.npz", chosen)
-    assert align.read_reduction(tmp_path / "r.npz").fitted_on == chosen.fitted_on
+    reduction.write_reduction(tmp_path / "r.npz", chosen)
+    assert reduction.read_reduction(tmp_path / "r.npz").fitted_on == chosen.fitted_on
 
 
 def test_the_width_is_that_of_the_first_clip_with_rows_and_no_other_is_read(run, clips):

@@ -9,7 +9,8 @@ from trees import SIDE, some_flow, write_faces, write_pairs
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.precomputed import StoredError
-from helpers.sources import inputs_at, open_source
+from helpers.saliency import inputs_at
+from helpers.sources import open_source
 
 KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
 

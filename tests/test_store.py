@@ -67,24 +67,6 @@ def test_a_damaged_file_is_named_and_never_counts_as_done(tmp_path, damage):
         store.read_features(path)
 
 
-def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_missing_or_cut_short(tmp_path):
-    stage = store.Stage(tmp_path, "static", {})
-    for key in ("a", "below/b"):
-        stage.write(key, rows(), "1-1")
-    assert not store.stage_is_whole(tmp_path)
-    stage.finish(made=1, found=1)
-    assert store.stage_is_whole(tmp_path)
-    content = stage.path("a").read_bytes()
-    stage.path("a").write_bytes(content[:-9])
-    assert not store.stage_is_whole(tmp_path)
-    stage.path("a").unlink()
-    assert not store.stage_is_whole(tmp_path)
-    stage.path("a").write_bytes(content)
-    assert store.stage_is_whole(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    assert not store.stage_is_whole(tmp_path)
-
-
 def test_whatever_damage_does_to_a_file_is_damage(tmp_path):
     stage = store.Stage(tmp_path, "static", {})
     stage.write("a", rows(), "1-1")

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import nbformat
+import numpy as np
 import pytest
 from trees import some_flow, write_faces
 from trees import write_pairs as write_flow
@@ -12,6 +13,9 @@ from trees import write_pairs as write_flow
 from helpers import config, workbook
 from helpers.clips import TRAITS
 from helpers.files import ROOT, DiskFullError, read_json
+from helpers.store import FeatureFile, Stage
+
+ROWS = FeatureFile(np.eye(3, dtype=np.float32), np.arange(3.0), np.arange(3.0) + 1, np.arange(3), np.full(3, True))
 
 
 @pytest.fixture
@@ -292,3 +296,21 @@ def test_committed_notebooks_are_fresh_normalised_and_small():
         ignored += tags.count("nbval-ignore-output")
         n_code += len(code)
     assert ignored <= 0.05 * n_code
+
+
+def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_missing_or_cut_short(tmp_path):
+    stage = Stage(tmp_path, "static", {})
+    for key in ("a", "below/b"):
+        stage.write(key, ROWS, "1-1")
+    assert not workbook.stage_is_whole(tmp_path)
+    stage.finish(made=1, found=1)
+    assert workbook.stage_is_whole(tmp_path)
+    content = stage.path("a").read_bytes()
+    stage.path("a").write_bytes(content[:-9])
+    assert not workbook.stage_is_whole(tmp_path)
+    stage.path("a").unlink()
+    assert not workbook.stage_is_whole(tmp_path)
+    stage.path("a").write_bytes(content)
+    assert workbook.stage_is_whole(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    assert not workbook.stage_is_whole(tmp_path)
