@@ -27,6 +27,7 @@ from benchmarks.alternation import alternate, options_of, ratio, report
 from benchmarks.clips import N_FRAMES, draw_benchmark_clips, droppable_share
 from benchmarks.readers import JOBS, OPENCV, SIZE, Job, Way, load_peers, ours, read_64
 from helpers.parity import parity_table
+from helpers.probe import probe
 from helpers.video import BACKENDS, HARDWARE, read_frames
 from helpers.workers import ClipPool, cores
 
@@ -105,7 +106,7 @@ def usable(ways: dict[str, Way], job: Job) -> tuple[dict[str, Way], dict[str, in
 def measure(clip: str, path: Path, job_name: str, ways: dict[str, Way], options: Namespace) -> list[dict[str, Any]]:
     """Return one row per way of doing a job on a clip."""
     known = read_frames(path, **JOBS[job_name], size=(16, 16), backend="pyav")
-    job = Job(path, JOBS[job_name], np.unique(known.index), known.info.n_frames)
+    job = Job(path, JOBS[job_name], np.unique(known.index), probe(path).n_frames)
     able, wrong, failed = usable(ways, job)
     rounds = options.rounds if job_name == FOCUS else max(1, options.rounds // 3)
     seconds = alternate({name: partial(way.whole, job) for name, way in able.items()}, rounds)

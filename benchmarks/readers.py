@@ -19,7 +19,8 @@ import av
 import cv2
 import numpy as np
 
-from helpers.container import VideoError, probe
+from helpers.container import VideoError
+from helpers.probe import probe
 from helpers.video import iter_frames, read_frames
 from helpers.workbook import stderr_into
 

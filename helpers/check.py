@@ -24,15 +24,17 @@ import av
 import cv2
 import numpy as np
 import pandas as pd
+from av.video.frame import PictureType
 from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.config import NOTEBOOKS, AlignmentConfig
-from helpers.container import VideoError, VideoInfo, open_video, probe
+from helpers.container import OpenVideo, VideoError, open_container, open_video
 from helpers.detectors import detect_faces, require_detector
 from helpers.excerpt import write_excerpt
 from helpers.files import read_json, resolve
-from helpers.video import Converter, decode_pyav, iter_frames
+from helpers.probe import VideoInfo, describe, probe
+from helpers.video import STRICT, Converter, iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
 
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
@@ -116,22 +118,38 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
         VideoError: see `helpers.video.iter_frames`.
     """
     with open_video(request.path) as video, suppress(av.FFmpegError):
-        keys = [] if request.thorough else video.keys
-        numbers = spread_numbers(len(video.t_s), request.looks, keys)
-        info, convert = video.info(), Converter(None, video.stream.sample_aspect_ratio)
-        if np.isin(numbers, keys).all():
-            pictures = decode_pyav(video, numbers, alone=True)
-            faces = [detect_faces(convert(picture), request.detector) for _, picture, _ in pictures]
-            if len(faces) == len(numbers):
-                yield from (info, *faces)
-                return
-    # There are too few key pictures, or one is damaged or refers to others.
+        info, convert = describe(video), Converter(None, video.stream.sample_aspect_ratio)
+        numbers = spread_numbers(len(video.t_s), request.looks)
+        pictures = [] if request.thorough else key_pictures(video, request.looks)
+        faces = [detect_faces(convert(picture), request.detector) for picture in pictures]
+        if faces:
+            yield from (info, *faces)
+            return
     stream = iter_frames(request.path, indices=None if request.thorough else numbers, backend="pyav")
     looked_at = set(numbers.tolist())
     for position, (frame, _, number) in enumerate(stream):
         if position == 0:
-            yield stream.info
+            yield info
         yield detect_faces(frame, request.detector) if number in looked_at else None
+
+
+def key_pictures(video: OpenVideo, looks: int) -> list[av.VideoFrame]:
+    """Of each of `looks` equal parts of a clip the key picture nearest to its middle, decoded alone: that costs least.
+
+    None where a part has no key picture, or one of them is damaged or refers to others.
+    """
+    with open_container(video.path) as container:
+        packets = {packet.pts: packet for packet in video.packets_of(container) if packet.is_keyframe}
+        keys = np.flatnonzero(np.isin(video.ticks, list(packets)))
+        numbers = spread_numbers(len(video.ticks), looks, keys)
+        if not video.timed or not np.isin(numbers, keys).all():
+            return []
+        codec = container.streams[video.stream.index].codec_context
+        codec.options = STRICT
+        moments = video.ticks[numbers].tolist()
+        pictures = [picture for moment in (*moments, None) for picture in codec.decode(packets.get(moment))]
+    is_alone = [not picture.is_corrupt and picture.pict_type == PictureType.I for picture in pictures]
+    return pictures if [picture.pts for picture in pictures] == moments and all(is_alone) else []
 
 
 def spread_numbers(n_frames: int, looks: int, keys: Sequence[int] = ()) -> np.ndarray:

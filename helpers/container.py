@@ -1,7 +1,7 @@
 """What is in a video file, read from its packets: when every picture is shown, and whether the file is whole.
 
-In: a path. Out: an `OpenVideo` with the table of its pictures, and a `VideoInfo`. Nothing but the first picture is
-decoded. A file that breaks off is an error here, before anything is computed from it, never a shorter clip.
+In: a path. Out: an `OpenVideo` with the table of its pictures. Nothing but the first picture is decoded. A file that
+breaks off is an error here, before anything is computed from it, never a shorter clip.
 """
 
 import math
@@ -21,7 +21,6 @@ from av.sidedata.sidedata import Type
 MISSING_S = 0.3  # packets ending this much before the duration in the header: the file is cut off
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it
 LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
-UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
 
@@ -36,32 +35,13 @@ def damaged(path: Path, what: str) -> VideoError:
 
 
 @dataclass(frozen=True)
-class VideoInfo:
-    """What is in a video file: `width`, `height` in pixels as displayed, `fps` the mean rate, `duration_s` seconds,
-    `rotation_deg` the turn that displays it, counter-clockwise, `mirrored` whether it is flipped left to right as well.
-    """
-
-    codec: str
-    width: int
-    height: int
-    fps: float
-    n_frames: int
-    duration_s: float
-    rotation_deg: int
-    mirrored: bool
-    variable_rate: bool
-    audio: bool
-
-
-@dataclass(frozen=True)
 class OpenVideo:
     """An open file and the table of its pictures.
 
     `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `t_s (n,)` the
     same in seconds from the first one. `timed`: whether packets and pictures carry that time, each another one, so that
     a decoded picture is known by it; otherwise pictures can only be counted. `cut_out`: it begins with pictures that
-    refer to what was cut away before them; they are left out. `keys (k,) int`: numbers of the pictures that the file
-    calls key pictures, which refer to no other; none unless `timed`.
+    refer to what was cut away before them; they are left out.
     """
 
     path: Path
@@ -70,7 +50,6 @@ class OpenVideo:
     ticks: np.ndarray
     timed: bool
     cut_out: bool
-    keys: np.ndarray
 
     @property
     def t_s(self) -> np.ndarray:
@@ -93,24 +72,6 @@ class OpenVideo:
         """The codec's common name: "h264", "av1"."""
         return self.stream.codec_context.codec.canonical_name
 
-    def info(self, picture: av.VideoFrame | None = None) -> VideoInfo:
-        """What is in the file; one decoded picture, by default the first, says how it is displayed."""
-        picture = picture or first_picture(self.path, self.stream.index)
-        n, last_s, (turn, mirrored) = len(self.t_s), self.t_s[-1], orientation(picture)
-        width, height = display_size(picture, self.stream.sample_aspect_ratio)
-        return VideoInfo(
-            codec=self.codec,
-            width=width,
-            height=height,
-            fps=float((n - 1) / last_s if last_s > 0 else 1 / self.interval_s),
-            n_frames=n,
-            duration_s=self.duration_s,
-            rotation_deg=turn,
-            mirrored=mirrored,
-            variable_rate=bool(n > 1 and np.diff(self.t_s).max() > UNEVEN * self.interval_s),
-            audio=len(self.container.streams.audio) > 0,
-        )
-
     def packets_of(self, again: av.container.InputContainer) -> Iterator[av.Packet]:
         """The packets of the picture in decoding order, from the file opened again; the last one is empty.
 
@@ -121,16 +82,6 @@ class OpenVideo:
                 yield packet
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """Read what is in a video without decoding more than its first frame.
-
-    Raises:
-        VideoError: the file is missing, empty, cut off, or no video.
-    """
-    with open_video(path) as video:
-        return video.info()
-
-
 def open_container(path: Path, hardware: HWAccel | None = None) -> av.container.InputContainer:
     """Open a file with FFmpeg; titles and the like in another encoding than UTF-8 are no reason to refuse it."""
     return av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hardware)
@@ -138,7 +89,11 @@ def open_container(path: Path, hardware: HWAccel | None = None) -> av.container.
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[OpenVideo]:
-    """Open a video file and read the table of its pictures; raises as `probe`."""
+    """Open a video file and read the table of its pictures.
+
+    Raises:
+        VideoError: the file is missing, empty, cut off, or no video.
+    """
     path = Path(path)
     if not path.is_file():
         raise VideoError(f"{path.name}: there is no such file in {path.parent}.")
@@ -154,7 +109,7 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
     stream = _video_stream(path, container)
-    end, moments, keys, pts, first = Counter(), [], [], set(), None  # moments: of the pictures that are shown
+    end, moments, pts, first = Counter(), [], set(), None  # moments: of the pictures that are shown
     for packet in container.demux():
         moment = packet.dts if packet.pts is None else packet.pts  # AVI knows the order of decoding only
         if moment is None or packet.stream.type == "data":
@@ -168,7 +123,6 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         pts.add(packet.pts)
         if not packet.is_discard:
             moments.append(moment)
-            keys += [moment] * packet.is_keyframe
     if not moments:
         raise damaged(path, "holds no frame that can be decoded")
     _check_whole(path, container, max(float(ticks * each.time_base) for each, ticks in end.items()))
@@ -179,8 +133,7 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         shown = first_picture(path, stream.index).pts
         ticks = ticks if shown is None else ticks[ticks >= shown]
     timed = "avi" not in container.format.name and None not in pts and len(np.unique(ticks)) == len(ticks)
-    keys = np.flatnonzero(np.isin(ticks, keys) & timed)
-    video = OpenVideo(path, container, stream, ticks, timed, len(ticks) < len(moments), keys)
+    video = OpenVideo(path, container, stream, ticks, timed, len(ticks) < len(moments))
     _check_times(video)
     return video
 

@@ -20,7 +20,7 @@ def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path
         `excerpt`.
 
     Raises:
-        VideoError: see `probe`.
+        VideoError: see `helpers.container.open_video`.
     """
     with open_video(path) as video, open_container(video.path) as again:
         end = video.ticks[0] + seconds / float(video.stream.time_base)

@@ -76,7 +76,7 @@ def export_faces(
         every: Every which frame of the file, from the first; 5 as in the source project.
 
     Returns:
-        The manifest: counts of clips, and those that could not be exported, with the reason.
+        The manifest: counts of clips and files, and the clips that could not be exported, with the reason.
 
     Raises:
         FileNotFoundError: 02 is not done.
@@ -92,7 +92,7 @@ def export_faces(
     identity = {"preparation": faces["identity"], "every": every, "quality": QUALITY, "size_px": SIZE_PX}
     made_with = {"decoder": backend_version(backend), "opencv": cv2.__version__}
     with Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with) as stage:
-        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0}
+        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
         for key, below in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
             path, folder = Path(data) / below, Path(to) / "faces_jpeg" / key
             stamp = clip_stamp(path)
@@ -103,6 +103,7 @@ def export_faces(
                 rows = _write_crops(path, track_of(Path(run), key, stamp, no_track), folder, every, backend)
                 write_arrays(stage.path(key), **rows, stamp=stamp)
                 counts["made"] += 1
+                counts["files"] += len(rows["frame"])
             except (VideoError, NoFaceError, cv2.error) as error:
                 log.warning("%s: %s", key, error)
                 shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip

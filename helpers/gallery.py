@@ -28,11 +28,11 @@ from helpers.attention import (
 )
 from helpers.clips import DISPLAY, load_clips
 from helpers.config import AttentionConfig, DynamicConfig
-from helpers.container import probe
 from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs, resolve
+from helpers.probe import probe
 from helpers.store import FeatureFile, read_features, read_manifest
 from helpers.tracks import FaceTrack, crop_at, read_track
 from helpers.variants import TOKEN_MODEL

@@ -17,13 +17,11 @@ import av
 import cv2
 import numpy as np
 from av.codec.hwaccel import HWAccel
-from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from helpers.container import (
     OpenVideo,
     VideoError,
-    VideoInfo,
     damaged,
     display_size,
     first_picture,
@@ -58,7 +56,6 @@ class Frames:
     t_s: np.ndarray
     index: np.ndarray
     backend: str
-    info: VideoInfo
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.frames, self.t_s))
@@ -92,10 +89,8 @@ class Converter:
         return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turn // 90))
 
 
-def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "", alone: bool = False) -> Decoded:
+def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:
     """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`; stops where one is not as announced.
-
-    `alone`: decode no others. The wanted ones are of `video.keys`; stops where one refers to others all the same.
 
     Raises:
         RuntimeError: This machine has no such device.
@@ -110,16 +105,17 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "", alone: b
         codec = container.streams[video.stream.index].codec_context
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
         codec.options = {} if video.cut_out else STRICT  # after a cut the decoder misses what nothing refers to
-        numbers = wanted if alone else np.arange(wanted[-1] + 1)
-        packets, ticks = video.packets_of(container), set(video.ticks[wanted].tolist())
-        packets = (packet for packet in packets if not (alone and packet.size) or packet.pts in ticks)
-        pictures = (picture for packet in packets for picture in codec.decode(packet))
-        for number, is_wanted, picture in zip(numbers, np.isin(numbers, wanted), pictures, strict=False):
-            is_other = video.timed and picture.pts != video.ticks[number]
-            if picture.is_corrupt or is_other or (alone and picture.pict_type != PictureType.I):
+        pictures = (picture for packet in video.packets_of(container) for picture in codec.decode(packet))
+        for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), pictures, strict=False)):
+            if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
                 return
             if is_wanted:
                 yield number, picture, _describe(codec, device)
+
+
+def _is_wanted(wanted: np.ndarray) -> np.ndarray:
+    """Of each picture up to the last wanted one."""
+    return np.isin(np.arange(wanted[-1] + 1), wanted)
 
 
 def _describe(codec: av.VideoCodecContext, device: str) -> str:
@@ -138,7 +134,7 @@ def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     capture = cv2.VideoCapture(str(video.path.absolute()), cv2.CAP_FFMPEG)
     decoder = f"opencv {cv2.__version__} (ffmpeg), {video.codec}, software"
     try:
-        for number, is_wanted in enumerate(np.isin(np.arange(wanted[-1] + 1), wanted)):
+        for number, is_wanted in enumerate(_is_wanted(wanted)):
             is_there, bgr = capture.read() if is_wanted else (capture.grab(), None)
             if not is_there:
                 return
@@ -208,11 +204,9 @@ def fixed_rate_indices(t_s: np.ndarray, duration_s: float, fps: float) -> np.nda
 class FrameStream(Sampled):
     """Frames of one video as they are decoded; see `iter_frames`.
 
-    `info` and `decoder`, what is in the file and what decodes it, and `length`, how many frames will come, are there
-    with the first frame.
+    `decoder`, what decodes it, and `length`, how many frames will come, are there with the first frame.
     """
 
-    info: VideoInfo
     decoder: str
     length: int
 
@@ -233,11 +227,9 @@ class FrameStream(Sampled):
                 pictures = decode_opencv(video, wanted)
             else:
                 pictures = decode_pyav(video, wanted, backend if backend in HARDWARE else "")
-            why = ""
+            why, self.length = "", len(index)
             try:
                 for number, picture, self.decoder in pictures:
-                    if not position:
-                        self.info, self.length = video.info(None if backend == "opencv" else picture), len(index)
                     frame = convert(picture)
                     while position < len(index) and index[position] == number:
                         yield frame, float(t_s[position]), number
@@ -273,7 +265,8 @@ def iter_frames(
         of the sample.
 
     Raises:
-        VideoError: see `probe`; also when decoding fails somewhere, saying at which second. Both come with the frames.
+        VideoError: see `open_video`; also when decoding fails somewhere, saying at which second. Both come with the
+            frames.
     """
     return FrameStream(Path(path), (indices, fps, n_frames), size, backend)
 
@@ -296,7 +289,7 @@ def read_frames(
         frames[k] = frame
         t_s.append(at_s)
         index.append(number)
-    return Frames(frames, np.array(t_s), np.array(index), stream.decoder, stream.info)
+    return Frames(frames, np.array(t_s), np.array(index), stream.decoder)
 
 
 def _plan(

@@ -10,8 +10,9 @@ import pytest
 from benchmarks import clips, damaged, decode, readers, variants
 from benchmarks.decode import AUTO
 from benchmarks.readers import OPENCV, Job, Way
-from helpers.container import VideoError, probe
+from helpers.container import VideoError
 from helpers.files import read_json
+from helpers.probe import probe
 from helpers.video import read_frames
 from helpers.workers import ClipPool, WorkerCrashed, WorkerHung
 
@@ -33,7 +34,7 @@ def sources(small):
 
 def job_on(path, **asked):
     frames = read_frames(path, **asked, size=(16, 16), backend="pyav")
-    return Job(path, asked, np.unique(frames.index), frames.info.n_frames)
+    return Job(path, asked, np.unique(frames.index), probe(path).n_frames)
 
 
 def source_of(sources, name):

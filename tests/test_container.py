@@ -15,8 +15,9 @@ from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 from data_sample.make.awkward import turn_clockwise
 from data_sample.make.sample import write_mp4
 from helpers import container
-from helpers.container import CLUSTER, VideoError, open_video, probe
+from helpers.container import CLUSTER, VideoError, open_video
 from helpers.excerpt import write_excerpt
+from helpers.probe import probe
 from helpers.video import read_frames
 
 

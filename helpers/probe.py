@@ -1,0 +1,57 @@
+"""What a video is like: codec, size, rate, length, how it is turned; no more than its first frame is decoded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from helpers.container import OpenVideo, display_size, first_picture, open_video, orientation
+
+UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is in a video file: `width`, `height` in pixels as displayed, `fps` the mean rate, `duration_s` seconds,
+    `rotation_deg` the turn that displays it, counter-clockwise, `mirrored` whether it is flipped left to right as well.
+    """
+
+    codec: str
+    width: int
+    height: int
+    fps: float
+    n_frames: int
+    duration_s: float
+    rotation_deg: int
+    mirrored: bool
+    variable_rate: bool
+    audio: bool
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read what is in a video without decoding more than its first frame.
+
+    Raises:
+        VideoError: see `helpers.container.open_video`.
+    """
+    with open_video(path) as video:
+        return describe(video)
+
+
+def describe(video: OpenVideo) -> VideoInfo:
+    """What is in an open file."""
+    picture = first_picture(video.path, video.stream.index)
+    n, last_s, (turn, mirrored) = len(video.t_s), video.t_s[-1], orientation(picture)
+    width, height = display_size(picture, video.stream.sample_aspect_ratio)
+    return VideoInfo(
+        codec=video.codec,
+        width=width,
+        height=height,
+        fps=float((n - 1) / last_s if last_s > 0 else 1 / video.interval_s),
+        n_frames=n,
+        duration_s=video.duration_s,
+        rotation_deg=turn,
+        mirrored=mirrored,
+        variable_rate=bool(n > 1 and np.diff(video.t_s).max() > UNEVEN * video.interval_s),
+        audio=len(video.container.streams.audio) > 0,
+    )
