@@ -12,8 +12,8 @@ import pandas as pd
 
 from helpers.align import Aligned
 from helpers.clips import TRAITS
-from helpers.names import source_of
 from helpers.ratings import read_positional
+from helpers.splits import source_of
 from helpers.store import STREAMS
 
 

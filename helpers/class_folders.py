@@ -18,8 +18,8 @@ from helpers.clip_frames import ARRAY_FILES, count_clips
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
 from helpers.files import file_sha256
-from helpers.names import clip_key, is_video, natural_order, source_of, video_files
-from helpers.splits import SPLITS, split_named
+from helpers.names import clip_key, is_video, natural_order, video_files
+from helpers.splits import SPLITS, source_of, split_named
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import needs, replacing
-from helpers.names import VIDEO_SUFFIXES, clip_key, fitting_keys, natural_order, source_of, video_files
+from helpers.names import VIDEO_SUFFIXES, clip_key, fitting_keys, natural_order, video_files
 from helpers.ratings import STATED, Ratings, read_rating_rows, reliability, scaled
-from helpers.splits import split_named
+from helpers.splits import source_of, split_named
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 LETTERS = ("O", "C", "E", "A", "N")

@@ -192,6 +192,17 @@ class DynamicConfig(Parameters):
     workers: Workers = 0
     progress: bool = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mode == "whole" and self.segment % 8:
+            raise ValueError(
+                f"segment must be a multiple of 8, got {self.segment}: the network halves time three times."
+            )
+        if not self.endpoint and self.input_px != 224:
+            raise ValueError(
+                f"input_px must be 224 without an endpoint, got {self.input_px}. Set it, or name an endpoint."
+            )
+
 
 class AlignmentConfig(Parameters):
     """05_alignment."""

@@ -52,7 +52,6 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
-    check_dynamic(cfg)
     with use_device(cfg.device) as device:
         source = open_source(cfg, clips.index)
         motion, weights = build_motion_network(cfg.weights, cfg.endpoint)
@@ -75,16 +74,6 @@ def _measured_rows(forward: Forward, cfg: DynamicConfig, device: str) -> int:
     n_rows = max(1, MEASURED_FLOWS // stride) if cfg.mode == "whole" else 1
     shape = ((n_rows - 1) * stride + length, cfg.input_px, cfg.input_px, 2)
     return n_rows * measured_batch(forward, shape, network="I3D", unit="clips/s", memory_gib=_gpu_gib(device))
-
-
-def check_dynamic(cfg: DynamicConfig) -> None:
-    """Refuse parameters that do not go together, before any work."""
-    if cfg.mode == "whole" and cfg.segment % 8:
-        raise ValueError(f"segment must be a multiple of 8, got {cfg.segment}. The network halves time three times.")
-    if not cfg.endpoint and cfg.input_px != 224:
-        raise ValueError(
-            f"input_px must be 224 for pooled features (endpoint ''), got {cfg.input_px}. Set it, or name an endpoint."
-        )
 
 
 def _extract(

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from helpers.detectors import detect_faces, detector_file, detector_version, req
 from helpers.files import PART
 from helpers.store import Stage, clip_stamp, read_manifest, write_arrays
 from helpers.tracking import Follower, face_path, main_face
-from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of, write_track
+from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of
 from helpers.video import backend_name, backend_version, iter_frames
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
                 write_track(stage.path(clip.key), replace(track, stamp=clip.stamp))
                 run.count("made")
         return stage.finish(**run.finish())
+
+
+def write_track(path: str | Path, track: FaceTrack) -> None:
+    """Write a track as npz."""
+    write_arrays(path, **asdict(track))
 
 
 def export_faces(

@@ -68,15 +68,8 @@ class Monitor:
 
     def in_words(self) -> str:
         """Say the summary in one line, for a log."""
-        used = self.summary()
-        parts = {
-            "memory {:.1f} GiB at most": used["memory_peak_gib"],
-            "decoders {:.1f} GiB": used["children_peak_gib"],
-            "processor {:.0%} busy": used["load_median"],
-            "GPU {:.0%} busy": used["gpu_load_median"],
-            "GPU memory {:.1f} GiB": used["gpu_memory_peak_gib"],
-        }
-        return ", ".join(form.format(value) for form, value in parts.items() if value is not None) or "nothing sampled"
+        used = {name.replace("_", " "): value for name, value in self.summary().items() if value is not None}
+        return ", ".join(f"{name} {value:g}" for name, value in used.items())
 
     def _keep_sampling(self) -> None:
         started_s = time.monotonic()

@@ -1,8 +1,6 @@
-"""What clips are called, and where they lie: keys, sources, the clip that a name means, and walking a folder.
+"""What clips are called, and where they lie: keys, the clip that a name means, and walking a folder.
 
 A key is the clip's path below the data folder without suffix (`training80_01/-AmMDnVl4s8.003`), "/" between its parts.
-A source is what splits may not cut apart: a `source` column in `ratings.csv`, or the first 11 characters of names like
-`<11 characters>.003` (the video's id in ChaLearn First Impressions), or else the clip itself: then it equals the key.
 """
 
 import logging
@@ -16,7 +14,6 @@ log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
 LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
-CHALEARN_NAME = re.compile(r"([\w-]{11})\.\d{3}", re.ASCII)
 
 
 def is_video(name: str) -> bool:
@@ -30,12 +27,6 @@ def clip_key(path: str) -> str:
     Only the last suffix goes, and only if it is one of videos: `id.003.mp4` and `id.003` both give `id.003`.
     """
     return unicodedata.normalize("NFC", path.rpartition(".")[0] if is_video(path) else path)
-
-
-def source_of(key: str) -> str:
-    """Return the video id in a ChaLearn name (`<11 characters>.003`), else the key: a clip is then its own source."""
-    match = CHALEARN_NAME.fullmatch(PurePosixPath(key).name)
-    return match[1] if match else key
 
 
 def natural_order(key: str) -> tuple:

@@ -14,7 +14,7 @@ from helpers.files import resolve
 from helpers.names import match_clips
 from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError
 from helpers.store import clip_stamp, read_manifest
-from helpers.tracks import FaceTrack, read_track, track_of
+from helpers.tracks import FaceTrack, track_of
 from helpers.video import backend_version
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,6 @@ class VideoSource:
         track = track_of(self._cfg.out, key, stamp, self._no_track)
         return Job(path, track, self._cfg, self._backend, size_px), track
 
-    def track(self, key: str) -> FaceTrack:
-        """The track of a clip whose rows are made."""
-        return read_track(self._cfg.out / "faces" / f"{key}.npz")
-
 
 class StoredSource:
     """A tree and what it calls the clips of a run, by their keys: those in which they end; used as a `VideoSource` is.
@@ -104,9 +100,6 @@ class StoredSource:
             raise StoredError(f"there is nothing of it in {self.tree.folder.name}")
         job = self.tree.job(self.named[key], *(self._sizes or (size_px,)))
         return job, job
-
-    def track(self, key: str) -> StoredClip:
-        return self.job(Path(), key, "", self.tree.side_px)[1]
 
 
 def open_source(cfg: StaticConfig | DynamicConfig, keys: Iterable[str]) -> VideoSource | StoredSource:

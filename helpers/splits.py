@@ -1,15 +1,24 @@
 """Splits of N clips into training, validation and test, by source unless asked otherwise.
 
-In: keys, sources and official splits of N clips. Out: "train", "validation" or "test" for each, (N,) str.
+In: keys, sources and official splits of N clips. Out: "train", "validation" or "test" for each, (N,) str. A source is
+what splits may not cut apart: a `source` column in `ratings.csv`, or what `source_of` says of the key.
 """
 
 import re
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAME = re.compile(r"(?:(train|training)|(val|valid|validation)|(test))[\d _-]*", re.I)  # training80_01, val-1
+CHALEARN_NAME = re.compile(r"([\w-]{11})\.\d{3}", re.ASCII)
+
+
+def source_of(key: str) -> str:
+    """Return the video's id in a name of ChaLearn First Impressions (`<11 characters>.003`), else the key itself."""
+    match = CHALEARN_NAME.fullmatch(PurePosixPath(key).name)
+    return match[1] if match else key
 
 
 def split_named(name: str) -> str:

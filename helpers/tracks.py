@@ -5,13 +5,13 @@ displayed frame and times in seconds, and square RGB uint8 crops (S, S, 3). By d
 box per frame would cancel the head's motion. `helpers.faces` finds the faces.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from helpers.store import read_arrays, write_arrays
+from helpers.store import read_arrays
 
 NONE, DETECTED, TRACKED, INTERPOLATED = range(4)
 SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `FaceTrack.source`
@@ -118,11 +118,6 @@ def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int, angle_deg: 
         matrix = np.float32(turn @ np.vstack([matrix, [0, 0, 1]]))
     size = (size_px, size_px)
     return cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
-def write_track(path: str | Path, track: FaceTrack) -> None:
-    """Write a track as npz."""
-    write_arrays(path, **asdict(track))
 
 
 def read_track(path: str | Path) -> FaceTrack:

@@ -14,7 +14,7 @@ from numbered import FrameList
 from helpers import faces
 from helpers.config import PreparationConfig
 from helpers.detectors import detect_faces
-from helpers.faces import export_faces, prepare_clips, stable_box, track_clip, tracks_of
+from helpers.faces import export_faces, prepare_clips, stable_box, track_clip, tracks_of, write_track
 from helpers.files import ROOT
 from helpers.store import read_arrays, write_arrays
 from helpers.tracks import (
@@ -27,7 +27,6 @@ from helpers.tracks import (
     crop_box,
     crop_face,
     read_track,
-    write_track,
 )
 from helpers.video import iter_frames, read_frames
 

@@ -103,7 +103,9 @@ def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(watch, mon
     assert set(opened) == {1}
     assert (used["gpu_memory_peak_gib"], used["gpu_memory_median_gib"]) == (7, 3)
     assert (used["gpu_load_peak"], used["gpu_load_median"]) == (0.97, 0.53)
-    assert "GPU 53% busy, GPU memory 7.0 GiB" in watched.in_words()
+    assert (
+        "gpu memory peak gib 7, gpu memory median gib 3, gpu load peak 0.97, gpu load median 0.53" in watched.in_words()
+    )
     assert caplog.text.count("the GPU is not monitored: LostError: GPU is lost") == 1
     assert watched.samples()["memory_gib"].notna().all()
     assert watched.samples()["gpu_load"].notna().sum() == 3
@@ -126,7 +128,7 @@ def test_a_machine_without_a_gpu_or_the_extra_is_said_once(watch, caplog, tmp_pa
     assert caplog.text.count("the GPU is not monitored") == caplog.text.count(reason) == 1
     used = watched.summary()
     assert used["gpu_memory_peak_gib"] is None
-    assert "GPU" not in watched.in_words()
+    assert "gpu" not in watched.in_words()
     assert "memory " in watched.in_words()
     write_json(tmp_path / "log.json", used)
     assert read_json(tmp_path / "log.json")["gpu_load_median"] is None
@@ -140,5 +142,5 @@ def test_an_error_of_the_work_comes_out_as_it_is(watch):
 
 def test_a_monitor_that_has_not_begun_has_nothing_to_say():
     watched = Monitor()
-    assert watched.in_words() == "nothing sampled"
+    assert watched.in_words() == "seconds 0, samples 0"
     assert watched.summary()["memory_peak_gib"] is None

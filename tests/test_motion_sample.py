@@ -19,7 +19,8 @@ from data_sample.make.motion_sample import (
 )
 from helpers.clips import find_clips
 from helpers.files import ROOT
-from helpers.names import LEAVE_OUT, source_of
+from helpers.names import LEAVE_OUT
+from helpers.splits import source_of
 from helpers.video import read_frames
 
 SHIPPED = ROOT / "data_sample" / "motion"

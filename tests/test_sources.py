@@ -29,7 +29,7 @@ def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplo
     assert "training80_01/b in faces is left out: b means the same clip" in caplog.text
     assert "faces holds 1 clips that are not of this run" in caplog.text
     job, track = source.job(tmp_path, KEYS[0], "", SIDE)
-    assert len(job.paths) == track.n_frames == source.track(KEYS[0]).n_frames == 3
+    assert len(job.paths) == track.n_frames == 3
     assert source.stamp(tmp_path, KEYS[0]).startswith("3-")
     assert source.stamp(tmp_path, "c") == "missing"
     with pytest.raises(StoredError, match="there is nothing of it in faces"):
