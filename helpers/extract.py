@@ -6,7 +6,6 @@ filled across clips, and files are written, all at the same time. A clip that ca
 and the run goes on; a clip that is done is not done again. A folder is locked while it is filled.
 """
 
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -43,8 +42,7 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
         backbone = build_backbone(cfg.backbone, cfg.weights)
         forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
         shape = (backbone.input_px, backbone.input_px, 3)
-        measured = {"network": cfg.backbone, "unit": "images/s", "dtype": np.uint8, "memory_gib": _gpu_gib(device)}
-        size = cfg.batch_size or measured_batch(forward, shape, **measured)
+        size = cfg.batch_size or measured_batch(forward, shape, device, network=cfg.backbone, dtype=np.uint8)
     network = Network(forward, size, device)
     work = Work(source.work, partial(source.job, size_px=backbone.input_px), source.stamp)
     return _extract(clips, cfg, source, network, backbone.weights.as_dict(), work, StaticRows)
@@ -62,18 +60,12 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     return _extract(clips, cfg, source, network, weights.as_dict(), work, partial(DynamicRows, cfg=cfg))
 
 
-def _gpu_gib(device: str) -> float:
-    """Memory of the chosen GPU; NaN for a processor, which runs out later than it becomes slow."""
-    chosen = chosen_device(device)
-    return float(chosen["memory_gib"]) if chosen["kind"] == "GPU" else math.nan
-
-
 def _measured_rows(forward: Forward, cfg: DynamicConfig, device: str) -> int:
     """Rows of the motion network at once, by measuring on windows, or on clips of `MEASURED_FLOWS` flows."""
     length, stride, _ = row_layout(cfg)
     n_rows = max(1, MEASURED_FLOWS // stride) if cfg.mode == "whole" else 1
     shape = ((n_rows - 1) * stride + length, cfg.input_px, cfg.input_px, 2)
-    return n_rows * measured_batch(forward, shape, network="I3D", unit="clips/s", memory_gib=_gpu_gib(device))
+    return n_rows * measured_batch(forward, shape, device, network="I3D")
 
 
 def _extract(

@@ -22,6 +22,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock
 from helpers.flow import flow_header, normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
@@ -74,14 +75,20 @@ class StoredClip:
         """True for every time in seconds, bool, same shape: whoever stored the samples has seen the face in each."""
         return np.ones(np.shape(t_s), bool)
 
-    def chunks(self, n: int) -> Iterator[tuple[slice, np.ndarray, dict[int, str]]]:
-        """Up to `n` samples at a time: their places; the samples (k, size_px, size_px, C), zeros where one cannot be
-        used; and by place in these, why not. `StoredError`: none of the clip can be used.
-        """
-        read = self.open(self)
-        for first in range(0, len(self.t_s), n):
-            places = slice(first, min(first + n, len(self.t_s)))
-            yield places, *read(places)
+
+def stored_chunks(clip: StoredClip) -> Iterator[Chunk]:
+    """What is stored of a clip, chunk by chunk; what cannot be used is zeros and has its reason.
+
+    `StoredError`: none of the clip can be used.
+    """
+    clock = Clock()
+    with clock("reading"):
+        read = clip.open(clip)
+    for first in range(0, len(clip.t_s), CROPS_PER_CHUNK):
+        places = slice(first, min(first + CROPS_PER_CHUNK, len(clip.t_s)))
+        with clock("reading"):
+            values, reasons = read(places)
+        yield Chunk(values, clip.t_s[places], clip.number[places], clip.reader, reasons, clock.read())
 
 
 def open_faces(clip: StoredClip) -> Callable[[slice], Values]:

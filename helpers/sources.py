@@ -5,14 +5,14 @@ files, the job that its work function takes, and its track. Both kinds are used 
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.crops import CROP_PX, CROPS_PER_CHUNK, Chunk, Clock, Job, face_crops, face_flows
+from helpers.crops import CROP_PX, Job, face_crops, face_flows
 from helpers.files import resolve
 from helpers.names import match_clips
-from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError
+from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, stored_chunks
 from helpers.store import clip_stamp, read_manifest
 from helpers.tracks import FaceTrack, track_of
 from helpers.video import backend_version
@@ -22,14 +22,6 @@ log = logging.getLogger(__name__)
 OF_TREES = ("faces_dir", "flow_dir", "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
 OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow", "remove_camera")}  # how to read them
 Tree = FaceTree | FlowTree
-
-
-def stored_chunks(job: StoredClip) -> Iterator[Chunk]:
-    """What is stored of a clip, chunk by chunk; what cannot be used is zeros and has its reason."""
-    clock, chunks = Clock(), job.chunks(CROPS_PER_CHUNK)
-    for places, values, reasons in clock.each("reading", chunks):
-        t_s, number = job.t_s[places], job.number[places]
-        yield Chunk(values, t_s, number, job.reader, unusable=reasons, spent_s=clock.read())
 
 
 class VideoSource:

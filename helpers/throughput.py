@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from helpers.device import measure_peak_gib
+from helpers.device import chosen_device, measure_peak_gib
 from helpers.forward import Forward
 
 log = logging.getLogger(__name__)
@@ -62,11 +62,10 @@ def measured_rate(
 def measured_batch(
     forward: Forward,
     sample_shape: tuple[int, ...],
+    device: str = "",
     *,
     network: str,
-    unit: str,
     dtype: type = np.float32,
-    memory_gib: float = math.nan,
 ) -> int:
     """Choose a batch size by measuring, and log why: the smallest that comes within 5 % of the best rate.
 
@@ -74,12 +73,14 @@ def measured_batch(
 
     Args:
         forward, sample_shape, dtype: As for `measured_rate`.
-        network, unit: What the log calls the network, and what is counted: "images/s" or "clips/s".
-        memory_gib: Of the device that will be used; NaN where unknown: then every batch that ran fits.
+        device: A name of `helpers.device.use_device`. Where the memory of a GPU is unknown, every batch that ran fits.
+        network: What the log calls the network.
 
     Raises:
         MemoryError: Not even one sample fits.
     """
+    there = chosen_device(device)
+    memory_gib = there["memory_gib"] if there["kind"] == "GPU" else math.nan  # a processor runs out after it is slow
     chosen, best = 0, 0.0
     for batch in (2**power for power in range(LARGEST_POWER + 1)):
         per_s, taken_gib = measured_rate(forward, sample_shape, batch, dtype=dtype)
@@ -88,5 +89,5 @@ def measured_batch(
         chosen, best = batch, per_s
     if not chosen:
         raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
-    log.info("%s: batch %d makes %.1f %s", network, chosen, best, unit)
+    log.info("%s: batch %d makes %.1f samples/s", network, chosen, best)
     return chosen

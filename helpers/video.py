@@ -271,17 +271,9 @@ def iter_frames(
     return FrameStream(Path(path), (indices, fps, n_frames), size, backend)
 
 
-def read_frames(
-    path: str | Path,
-    indices: Sequence[int] | slice | None = None,
-    *,
-    fps: float | None = None,
-    n_frames: int | None = None,
-    size: tuple[int, int] | None = None,
-    backend: str = "auto",
-) -> Frames:
+def read_frames(path: str | Path, indices: Sequence[int] | slice | None = None, **sampling: Any) -> Frames:
     """Decode frames into one array; the arguments are those of `iter_frames`."""
-    stream = FrameStream(Path(path), (indices, fps, n_frames), size, backend)
+    stream = iter_frames(path, indices=indices, **sampling)
     t_s, index = [], []
     for k, (frame, at_s, number) in enumerate(stream):
         if k == 0:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pairs
 
+from helpers import precomputed
 from helpers.config import PreparationConfig
 from helpers.faces import export_faces, prepare_clips
 from helpers.files import ROOT
@@ -22,6 +23,7 @@ from helpers.precomputed import (
     numbered_files,
     read_face,
     read_npy,
+    stored_chunks,
 )
 from helpers.store import read_arrays, write_arrays
 from helpers.stored_flow import OpticalFlowSequenceLoader, write_flow
@@ -42,13 +44,15 @@ def ours(path, flow, fps=15.0, method="dis_fast"):
     write_flow(path, flow, np.arange(len(flow)) / fps, fps, method)
 
 
-def samples_of(job, at_a_time=32):
+def samples_of(job):
     """All samples of a clip, their times and numbers, and the reasons by their place in the clip."""
-    values, reasons = [], {}
-    for places, chunk, unusable in job.chunks(at_a_time):
-        values.append(chunk)
-        reasons |= {places.start + at: reason for at, reason in unusable.items()}
-    return np.concatenate(values), job.t_s, job.number, reasons
+    values, t_s, numbers, reasons = [], [], [], {}
+    for chunk in stored_chunks(job):
+        reasons |= {len(t_s) + at: reason for at, reason in chunk.unusable.items()}
+        values.append(chunk.values)
+        t_s += chunk.t_s.tolist()
+        numbers += chunk.frame.tolist()
+    return np.concatenate(values), np.array(t_s), np.array(numbers), reasons
 
 
 def crops_of(tree, name, size_px=SIDE):
@@ -81,12 +85,13 @@ def test_the_pictures_are_decoded_exactly_and_in_colour(tmp_path):
 
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 64])
-def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, at_a_time):
+def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, monkeypatch, at_a_time):
+    monkeypatch.setattr(precomputed, "CROPS_PER_CHUNK", at_a_time)
     folder = tmp_path / "tree" / "a"
     write_faces(folder, [0, 5, 200])
     write_faces(tmp_path / "tree" / "b", range(3))
     write_bad_pictures(folder)
-    crops, _, numbers, reasons = samples_of(FaceTree(tmp_path / "tree", 30.0).job("a", SIDE), at_a_time)
+    crops, _, numbers, reasons = samples_of(FaceTree(tmp_path / "tree", 30.0).job("a", SIDE))
     assert numbers.tolist() == [0, 5, *range(100, 111), 200]
     assert list(reasons) == list(range(2, 13))
     for got, expected in zip(reasons.values(), KINDS.values(), strict=True):
@@ -320,7 +325,7 @@ def test_a_long_clip_is_looked_at_by_its_header_and_decoded_in_pieces(tmp_path):
     np.testing.assert_array_equal(values, normalise_flow(read_flow(tmp_path / "a.npz").flow, 20.0))
     assert peak_of(lambda: OpticalFlowSequenceLoader(tmp_path, 6.0)) < 0.1 * flow.nbytes
     job = OpticalFlowSequenceLoader(tmp_path, 6.0).job("a", side, 20.0)
-    assert peak_of(lambda: [None for _ in job.chunks(32)]) < 0.9 * flow.nbytes  # half of it: the codes, in int16
+    assert peak_of(lambda: [None for _ in stored_chunks(job)]) < 0.9 * flow.nbytes  # half of it: the codes, in int16
 
 
 def test_a_bad_field_of_a_file_of_ours_is_told_by_its_place(tmp_path):

@@ -92,8 +92,10 @@ def test_the_measured_batch_is_the_smallest_near_the_best_that_fits(
     caplog.set_level(logging.INFO)
     measured = zip(per_s, memory_gib, strict=True)
     monkeypatch.setattr(rates, "measured_rate", lambda *_, **__: next(measured))
-    assert rates.measured_batch(len, (2,), network="abacus", unit="images/s", memory_gib=there_gib) == batch
-    assert f"abacus: batch {batch} makes {per_s[int(math.log2(batch))]:.1f} images/s" in caplog.text
+    gpu = {"kind": "GPU", "memory_gib": there_gib}
+    monkeypatch.setattr(rates, "chosen_device", {"GPU:1": gpu}.get)
+    assert rates.measured_batch(len, (2,), "GPU:1", network="abacus") == batch
+    assert f"abacus: batch {batch} makes {per_s[int(math.log2(batch))]:.1f} samples/s" in caplog.text
 
 
 def test_the_measured_batch_is_one_that_memory_holds():
@@ -102,13 +104,13 @@ def test_the_measured_batch_is_one_that_memory_holds():
             raise MemoryError("the network ran out of memory.")
         return x
 
-    assert rates.measured_batch(room_for_two, (2,), network="n", unit="images/s") in (1, 2)
+    assert rates.measured_batch(room_for_two, (2,), network="n") in (1, 2)
 
     def no_room(x):
         raise MemoryError("the network ran out of memory.")
 
     with pytest.raises(MemoryError, match="n does not fit into memory with one sample"):
-        rates.measured_batch(no_room, (2,), network="n", unit="images/s")
+        rates.measured_batch(no_room, (2,), network="n")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
