@@ -59,8 +59,8 @@ def cores() -> int:
 class ClipPool:
     """Worker processes that run `work` over clips while the caller uses the chunks of an earlier one.
 
-    At most `ahead_bytes` wait in this process, or one chunk of each clip where that is more; beside them there are up
-    to three per worker: received, being sent, being made. A worker that fails costs the clip it is at; a new process
+    Of each clip that is begun, at most `ahead_chunks` wait in this process; beside them there are up to three per
+    worker: received, being sent, being made. A worker that fails costs the clip it is at; a new process
     takes the next. A thread per worker hands over the clips, in order, and takes the chunks.
 
     Args:
@@ -68,7 +68,7 @@ class ClipPool:
             is raised from the clip's chunks. None, yielded now and then, is a sign of life and no chunk.
         workers: Processes, started with the first clips.
         ahead_clips: Clips that may be begun beyond the one whose turn it is.
-        ahead_bytes: Bytes of arrays in chunks that may wait.
+        ahead_chunks: Chunks of a clip that may wait.
         patience_s: Seconds of silence after which a worker counts as hung and is killed.
         environment: Further variables of the workers, such as numbers of threads.
     """
@@ -79,7 +79,7 @@ class ClipPool:
         *,
         workers: int,
         ahead_clips: int = 4,
-        ahead_bytes: int = 256 * 2**20,
+        ahead_chunks: int = 4,
         patience_s: float = 600.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -87,7 +87,7 @@ class ClipPool:
             raise ValueError(f"work must be at the top level of a module that workers can import, got {work!r}.")
         self._work, self._patience_s = pickle.dumps(work), patience_s
         self._environment = environment or {}
-        self._ahead_clips, self._share = ahead_clips, ahead_bytes // (1 + ahead_clips)  # bytes that wait of a clip
+        self._ahead_clips, self._ahead_chunks = ahead_clips, ahead_chunks
         self._threads = ThreadPoolExecutor(workers, "worker")
         self._changed = threading.Condition()  # guards the following, and the chunks that wait
         self._processes: list[WorkerProcess] = []
@@ -124,7 +124,7 @@ class ClipPool:
         tasks, begun = iter(tasks), deque()
         while True:
             for key, argument in islice(tasks, 1 + self._ahead_clips - len(begun)):
-                waiting: deque[tuple[Any, int]] = deque()
+                waiting: deque[Any] = deque()
                 made = self._threads.submit(self._make, argument, waiting)
                 made.add_done_callback(self._tell)
                 begun.append((key, self._chunks(waiting, made)))
@@ -134,7 +134,7 @@ class ClipPool:
             with suppress(Exception):
                 deque(begun.popleft()[1], maxlen=0)
 
-    def _chunks(self, waiting: deque[tuple[Any, int]], made: Future) -> Iterator[Any]:
+    def _chunks(self, waiting: deque[Any], made: Future) -> Iterator[Any]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: waiting or made.done() or self._closed)
@@ -142,7 +142,7 @@ class ClipPool:
                     raise RuntimeError("a ClipPool must be open while its chunks are used. Use them inside `with`.")
                 if not waiting:
                     break
-                chunk, _ = waiting.popleft()
+                chunk = waiting.popleft()
                 self._changed.notify_all()
             yield chunk
             del chunk  # it must not be held here while the next one is waited for
@@ -152,12 +152,12 @@ class ClipPool:
         with self._changed:
             self._changed.notify_all()
 
-    def _make(self, argument: Any, waiting: deque[tuple[Any, int]]) -> None:
+    def _make(self, argument: Any, waiting: deque[Any]) -> None:
         """Have a worker make a clip's chunks, in a thread, which waits without the GIL; raises why it could not."""
         process = self._ready()
         try:
             for chunk in process.answers(pickle.dumps(argument), self._patience_s):
-                self._deliver(waiting, *chunk)
+                self._deliver(waiting, chunk)
         finally:
             self._idle.append(process)
 
@@ -179,16 +179,12 @@ class ClipPool:
             raise RuntimeError(f"a decoder process must start, got {error!r}. Its output may say more.") from None
         return process
 
-    def _deliver(self, waiting: deque[tuple[Any, int]], chunk: Any, n_bytes: int) -> None:
-        """Put a chunk where the caller finds it, once the clip's share has room, or holds none. None is no chunk."""
-
-        def has_room() -> bool:
-            return n_bytes + sum(size for _, size in waiting) <= self._share or not waiting or self._closed
-
+    def _deliver(self, waiting: deque[Any], chunk: Any) -> None:
+        """Put a chunk where the caller finds it, once there is room. None is no chunk."""
         with self._changed:
-            self._changed.wait_for(has_room)
+            self._changed.wait_for(lambda: len(waiting) < self._ahead_chunks or self._closed)
             if chunk is not None:
-                waiting.append((chunk, n_bytes))
+                waiting.append(chunk)
                 self._changed.notify_all()
 
 
@@ -217,8 +213,8 @@ class WorkerProcess:
             its.close()
         self._stream = self._socket.makefile("rwb")
 
-    def answers(self, request: bytes, patience_s: float) -> Iterator[tuple[Any, int]]:
-        """The chunks that come of a pickled request, each with the bytes of its arrays.
+    def answers(self, request: bytes, patience_s: float) -> Iterator[Any]:
+        """The chunks that come of a pickled request.
 
         Raises:
             WorkerCrashed, WorkerHung: The process has ended. Whatever else the work raised comes out here, too.
@@ -227,10 +223,10 @@ class WorkerProcess:
         try:
             _send(self._stream, request)
             while True:
-                (is_chunk, content), n_bytes = pickle.load(self._stream), pickle.load(self._stream)
+                is_chunk, content = pickle.load(self._stream)
                 if not is_chunk:
                     break
-                yield content, n_bytes
+                yield content
         except TimeoutError:
             self.end(wait_s=0)
             raise WorkerHung(f"the decoder process gave nothing for {patience_s:g} s and was killed") from None
@@ -266,10 +262,8 @@ class WorkerProcess:
 
 
 def _send(stream: BufferedRWPair, message: Any) -> None:
-    """Pickle a message into a socket, arrays without a copy, and then their bytes."""
-    sizes: list[int] = []
-    pickle.dump(message, stream, 5, buffer_callback=lambda array: sizes.append(array.raw().nbytes) or True)
-    pickle.dump(sum(sizes), stream)
+    """Pickle a message into a socket; large arrays are not copied for it."""
+    pickle.dump(message, stream, 5)
     stream.flush()
 
 
@@ -301,8 +295,7 @@ def _listen(stream: BufferedRWPair, inbox: queue.SimpleQueue) -> None:
     """Take requests while the work goes on; the end of them is the end of the parent, however it died, and so ours."""
     try:
         while True:
-            request, _ = pickle.load(stream), pickle.load(stream)
-            inbox.put(request)
+            inbox.put(pickle.load(stream))
     finally:
         os._exit(0)
 

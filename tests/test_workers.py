@@ -121,20 +121,20 @@ def test_signs_of_life_renew_the_patience_and_are_no_chunks():
 
 
 def test_a_caller_that_takes_its_time_is_not_a_hanging_worker():
-    with ClipPool(call, workers=1, patience_s=0.5, ahead_bytes=50_000) as pool:
+    with ClipPool(call, workers=1, patience_s=0.5, ahead_chunks=1) as pool:
         for _, chunks in pool.run([("a", (counting, os.devnull, 3, 40_000))]):
             assert sum(time.sleep(0.6) is None for _ in chunks) == 3
 
 
-def test_no_more_bytes_wait_than_allowed(tmp_path):
+def test_no_more_chunks_wait_than_allowed(tmp_path):
     logs = [tmp_path / str(n) for n in range(4)]
     size = 300_000  # more than a pipe holds
-    with ClipPool(call, workers=2, ahead_clips=3, ahead_bytes=4 * size) as pool:
+    with ClipPool(call, workers=2, ahead_clips=3, ahead_chunks=1) as pool:
         run = pool.run((log.name, (counting, log, 50, size)) for log in logs)
         _, chunks = next(run)
         next(chunks)
         made = [settled(log) for log in logs]
-        assert 5 <= sum(made) <= 1 + 4 + 2 * 3  # taken, waiting, and per worker one received, one sent and one made
+        assert 5 <= sum(made) <= 1 + 2 * 4  # taken, and per worker one waiting, one received, one sent and one made
         assert made[2:] == [0, 0]
         assert 1 + len(list(chunks)) == 50
         assert [len(list(chunks)) for _, chunks in run] == [50] * 3
@@ -157,7 +157,7 @@ def test_no_more_clips_are_begun_than_allowed(tmp_path):
 
 
 def test_a_giant_clip_passes_a_small_budget():
-    with ClipPool(call, workers=2, ahead_bytes=1000) as pool:
+    with ClipPool(call, workers=2, ahead_chunks=1) as pool:
         for _, chunks in pool.run((n, (counting, os.devnull, 30, 1_000_000)) for n in range(3)):
             assert sum(chunk.nbytes for chunk in chunks) == 30_000_000
 
@@ -170,7 +170,7 @@ def test_chunks_that_nobody_takes_are_dropped(pool):
 
 def test_leaving_early_leaves_no_process():
     before = set(children())
-    with pytest.raises(KeyboardInterrupt), ClipPool(call, workers=2, ahead_bytes=1000) as pool:
+    with pytest.raises(KeyboardInterrupt), ClipPool(call, workers=2, ahead_chunks=1) as pool:
         for _, chunks in pool.run((n, (endless,)) for n in range(6)):
             next(chunks)
             assert len(set(children()) - before) == 2
@@ -314,7 +314,7 @@ def test_it_works_from_any_main_program(way, tmp_path):
 
 
 BUSY = """
-with ClipPool(chunkwork.call, workers=2, ahead_bytes=1000) as pool:
+with ClipPool(chunkwork.call, workers=2, ahead_chunks=1) as pool:
     tasks = ("a", (chunkwork.surroundings,)), ("b", (chunkwork.hanging,)), ("c", (chunkwork.endless,))
     for key, chunks in pool.run(tasks):
         for chunk in chunks:
