@@ -100,6 +100,16 @@ class FrameStage(Stage):
         return len(lost)
 
 
+def features_folder(cfg: ClassificationConfig) -> Path:
+    """Folder of the run's HDF5 files."""
+    return cfg.out / "classification" / "features"
+
+
+def is_multi_scale(cfg: ClassificationConfig) -> bool:
+    """Whether rows are means over temporal scales."""
+    return cfg.scales != [1.0]
+
+
 def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> dict[str, Any]:
     """Make the feature files of all splits, in all views.
 
@@ -150,8 +160,8 @@ def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
 
 def feature_file(cfg: ClassificationConfig, split: str, view: str = PLAIN) -> Path:
     """Where the features of a split in a view lie."""
-    suffix = ("_multiscale" if cfg.multi_scale else "") + (f"_{view}" if view != PLAIN else "")
-    return cfg.features / f"{split}_features{suffix}.h5"
+    suffix = ("_multiscale" if is_multi_scale(cfg) else "") + (f"_{view}" if view != PLAIN else "")
+    return features_folder(cfg) / f"{split}_features{suffix}.h5"
 
 
 def feature_files(cfg: ClassificationConfig) -> dict[tuple[str, str], Path]:
@@ -159,8 +169,10 @@ def feature_files(cfg: ClassificationConfig) -> dict[tuple[str, str], Path]:
     files = {(split, view): feature_file(cfg, split, view) for split in sorted(SPLITS) for view in views_of(split, cfg)}
     files = {names: path for names, path in files.items() if path.exists()}
     if PLAIN not in {view for _, view in files}:
-        kind = "features averaged over scales" if cfg.multi_scale else "features of one scale"
-        raise FileNotFoundError(f"{cfg.features} holds no {kind}. Run 08_clip_classification first: it makes them.")
+        kind = "features averaged over scales" if is_multi_scale(cfg) else "features of one scale"
+        raise FileNotFoundError(
+            f"{features_folder(cfg)} holds no {kind}. Run 08_clip_classification first: it makes them."
+        )
     return files
 
 
@@ -186,8 +198,10 @@ def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) 
     failed = {entry["clip"] for entry in stage.failed if "row" not in entry}
     table = clips.table[~clips.table.index.isin(failed)]
     if table.empty:
-        raise ValueError(f"no clip in {cfg.data} could be used. Look at what {stage.manifest_path} lists as failed.")
-    attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.multi_scale}
+        raise ValueError(
+            f"no clip in {cfg.data} could be used. Look at what {stage.folder}/manifest.json lists as failed."
+        )
+    attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": is_multi_scale(cfg)}
     attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
     files = []
     for split, part in table.groupby("split", sort=False):
@@ -198,7 +212,7 @@ def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) 
             files.append(feature_file(cfg, split, view))
             if _made_of(files[-1]) != made_of:
                 _write(files[-1], part, view, stage, cfg.scales, attributes | {"made_of": made_of})
-    for path in set(cfg.features.glob("*_features*.h5")).difference(files):
+    for path in set(features_folder(cfg).glob("*_features*.h5")).difference(files):
         path.unlink()
     return [path.relative_to(cfg.out).as_posix() for path in files]
 
@@ -289,7 +303,7 @@ def _write_analysis(
         "problems": clips.problems.to_dict("records"),
         "failed": stage.failed,
     }
-    write_json(cfg.features / "configuration_analysis.json", analysis)
+    write_json(features_folder(cfg) / "configuration_analysis.json", analysis)
 
 
 @dataclass(frozen=True)

@@ -218,10 +218,6 @@ class AlignmentConfig(Parameters):
     seed: Count = 0
     synthetic_labels: bool = False
 
-    def width(self, stream: str) -> int:
-        """Channels of a stream after the reduction."""
-        return getattr(self, f"{stream}_dim")
-
 
 class TrainingConfig(Parameters):
     """06_training. `fusion_dim` 64, `num_heads` 2 and `dropout_rate` 0.5 are the legal variants of the source model."""
@@ -288,16 +284,6 @@ class ClassificationConfig(Parameters):
     clips_per_batch: Annotated[int, Interval(ge=1, le=65536)] = 16
     epochs: Annotated[int, Interval(ge=1, le=100000)] = 30
     patience: Annotated[int, Interval(ge=0, le=100000)] = 8
-
-    @property
-    def multi_scale(self) -> bool:
-        """Whether rows are means over temporal scales."""
-        return self.scales != [1.0]
-
-    @property
-    def features(self) -> Path:
-        """Folder of the feature files."""
-        return self.out / "classification" / "features"
 
 
 class ScoreConfig(Parameters):

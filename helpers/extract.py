@@ -30,7 +30,6 @@ from helpers.store import FeatureFile, Stage
 from helpers.throughput import measured_batch
 from helpers.tracks import FaceTrack
 
-STEPS = {"static": "03 static", "dynamic": "04 dynamic"}  # as shown
 UNITS = {"static": "image", "dynamic": "sequence"}  # what a row is made of, in the log
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 
@@ -81,7 +80,7 @@ def _extract(
 
     `weights` is the provenance of those of `network`; `rows_of` makes of the face's track the rows of a clip.
     """
-    name = "static" if isinstance(cfg, StaticConfig) else "dynamic"
+    step, name = ("03", "static") if isinstance(cfg, StaticConfig) else ("04", "dynamic")
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
         "weights": weights,
@@ -95,7 +94,7 @@ def _extract(
     ):
         started = datetime.now(UTC)
         count = partial(_count, stage, counts)
-        with ClipRun(STEPS[name], clips, cfg, stage, work, network, monitor.in_words, count) as run:
+        with ClipRun(f"{step} {name}", clips, cfg, stage, work, network, monitor.in_words, count) as run:
             run.stream(rows_of)
         counts |= run.finish()
         if run.n_rows:

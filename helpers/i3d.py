@@ -56,10 +56,10 @@ class SegmentPool(layers.AveragePooling3D):
     def call(self, inputs):
         n_steps, *size = inputs.shape[1:4]
         if (n_steps or 2) < 2 or (None not in size and size != [7, 7]):
+            got = "x".join(map(str, (n_steps, *size)))
             raise ValueError(
                 "x must have at least 9 time steps and be 224 px wide and high for pooled features, which makes 2x7x7 "
-                f"or more here, got {'x'.join(map(str, (n_steps, *size)))}. Pass such a clip, or tap a stage before "
-                "the pool with endpoint=."
+                f"or more here, got {got}. Pass such a clip, or tap a stage before the pool with endpoint=."
             )
         return super().call(inputs)
 

@@ -46,11 +46,7 @@ class Monitor:
         self._thread.join()
 
     def samples(self) -> pd.DataFrame:
-        """Return one row per sample, also while the work goes on.
-
-        Returns:
-            Columns t_s (seconds since the start) and `SAMPLE_COLUMNS`; NaN where nothing could be read.
-        """
+        """Return one row per sample so far: t_s, seconds since the start, and `SAMPLE_COLUMNS`; NaN where unknown."""
         return pd.DataFrame(list(self._rows), columns=["t_s", *SAMPLE_COLUMNS], dtype="float64")
 
     def summary(self) -> dict[str, float | int | None]:
@@ -73,14 +69,14 @@ class Monitor:
 
     def _keep_sampling(self) -> None:
         started_s = time.monotonic()
-        readers = {"memory": _of_processes, "load": _of_processor, "GPU": partial(_of_gpu, self._gpu)}
-        psutil.cpu_percent()  # it counts from one call in a thread to the next
+        readers = {"memory": _of_processes, "GPU": partial(_of_gpu, self._gpu)}
         silent, ended = set(), False
         while True:
-            row = {"t_s": time.monotonic() - started_s}
+            busy = psutil.cpu_percent() / 100  # since the call before, of this thread
+            row = {"t_s": time.monotonic() - started_s, "load": busy if self._rows else math.nan}
             for what, read in readers.items():
                 try:
-                    row |= read() if self._rows or what != "load" else {}
+                    row |= read()
                 except Exception as error:  # no library, no driver, a GPU that is lost: none of them is the work's
                     if what not in silent:
                         log.info("the %s is not monitored: %s: %s", what, type(error).__name__, error)
@@ -97,10 +93,6 @@ def _of_processes() -> dict[str, float]:
         with suppress(psutil.Error):  # it has ended since
             children += child.memory_info().rss
     return {"memory_gib": me.memory_info().rss / GIB, "children_gib": children / GIB}
-
-
-def _of_processor() -> dict[str, float]:
-    return {"load": psutil.cpu_percent() / 100}
 
 
 def _of_gpu(index: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
+UNDECODED = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
 LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
 
 
@@ -103,12 +104,7 @@ def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterato
         visited.update(below)
         for path in (Path(folder, name) for name in sorted(files) if name[0] != "." and wanted(name)):
             if path.is_file() or not path.exists():
-                yield _utf8(path.relative_to(root).as_posix())
-
-
-def _utf8(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"file names must be UTF-8, got {path!r}. Rename the file.") from None
-    return path
+                name = path.relative_to(root).as_posix()
+                if UNDECODED.search(name):
+                    raise ValueError(f"file names must be UTF-8, got {name!r}. Rename the file.")
+                yield name

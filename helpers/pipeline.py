@@ -58,18 +58,13 @@ class Network:
     running the samples of its batch one by one.
 
     Attributes:
-        batch_size: Rows at once; less than it was after memory has run out.
+        batch_size: Rows at once; less than it was after memory has run out. A sample of more rows is a batch by itself.
         device: Where it runs; empty leaves the choice to the backend.
         busy_s: Seconds that the network has worked so far, on one batch or on two.
     """
 
     def __init__(self, forward: Forward, batch_size: int, device: str = "") -> None:
-        """
-        Args:
-            forward: Compiled network, (B, ...) to (B, ...).
-            batch_size: Rows at once. A sample that makes more rows than that is a batch by itself.
-            device: What `helpers.device.use_device` gave.
-        """
+        """Take a compiled network, (B, ...) to (B, ...), and what `helpers.device.use_device` gave."""
         self.batch_size, self.device, self.busy_s, self._forward = batch_size, device, 0.0, forward
         self._turns, self._entrance, self._clock = Semaphore(AT_ONCE), Lock(), Lock()
         self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first

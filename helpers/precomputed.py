@@ -33,7 +33,6 @@ PAIR = re.compile(r"flow_(\d{1,18})_(\d+)\.npy")
 PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
 LOOKED_AT_CLIPS, LOOKED_AT_SAMPLES = 16, 3  # to find out what most samples of a folder are like
-UNREADABLE = Exception  # damage makes Pillow raise nearly anything
 
 Values = tuple[np.ndarray, dict[int, str]]  # of some samples, zeros where one cannot be used; and by place, why not
 About = tuple[int, float, str, tuple[int, ...]]  # number, rate, origin and shape of samples
@@ -180,13 +179,9 @@ class Tree:
     `clips`: path of each by what the folder calls it, in natural order. `side_px`, `fps`, `made`: side, numbers per
     second, and origin of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
     Each kind of tree says what its clips' paths are (`_paths`), number, rate, origin and commonest shape of a clip's
-    samples (`_about`), and all files of a clip (`_files`).
+    samples (`_about`), and all files of a clip (`_files`); its errors name its `parameter`, `what` it holds, and what a
+    file is called (`like`). `channels`: of a sample.
     """
-
-    parameter: str
-    what: str
-    like: str
-    channels: int
 
     def __init__(self, folder: str | Path, fps: float):
         """Find the clips, and what most of their samples are; a few of them are looked at.
@@ -273,7 +268,7 @@ def _picture_shape(path: Path) -> tuple[int, int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width, 3
-    except UNREADABLE as error:
+    except Exception as error:  # damage makes Pillow raise nearly anything
         raise _unreadable(path, error) from None
 
 
@@ -289,7 +284,7 @@ def read_face(path: Path, side_px: int) -> np.ndarray:
             if image.mode == "RGB" and not deep and image.size == (side_px, side_px):
                 return np.asarray(ImageOps.exif_transpose(image))
             got = f"{image.width}x{image.height} px {image.mode}{' of 16 bits' if deep else ''}"
-    except UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(path, error) from None
     raise StoredError(f"{path.name}: {got}, not {side_px}x{side_px} px RGB of 8 bits like the others")
 

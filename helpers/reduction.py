@@ -173,7 +173,9 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
     extractors = {name: read_manifest(cfg.out / name, made_by)["identity"] for name, made_by in STREAMS.items()}
     if cfg.reduction == "pca":
         train = _training_clips(cfg, clips)
-        methods = [Pca.fit(gather_rows(train, cfg.out / name), cfg.width(name), seed=cfg.seed) for name in STREAMS]
+        methods = [
+            Pca.fit(gather_rows(train, cfg.out / name), _target_width(cfg, name), seed=cfg.seed) for name in STREAMS
+        ]
         return Reduction(*methods, extractors, tuple(train)), f"principal components of {len(train)} training clips"
     bank, why = _bank_reduction(cfg, extractors) if cfg.reduction == "auto" else (None, "")
     if bank:
@@ -181,10 +183,15 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
     methods = []
     for name in STREAMS:
         n_in = _width(clips.index, cfg.out / name)
-        narrow = {"none": n_in, "auto": min(n_in, cfg.width(name))}
-        methods.append(ChannelGroups(n_in, narrow.get(cfg.reduction, cfg.width(name))))
+        narrow = {"none": n_in, "auto": min(n_in, _target_width(cfg, name))}
+        methods.append(ChannelGroups(n_in, narrow.get(cfg.reduction, _target_width(cfg, name))))
     whole = all(method.n_in == method.n_out for method in methods)
     return Reduction(*methods, extractors), f"{'all channels' if whole else 'means of neighbouring channels'}{why}"
+
+
+def _target_width(cfg: AlignmentConfig, stream: str) -> int:
+    """Channels of a stream after the reduction."""
+    return {"static": cfg.static_dim, "dynamic": cfg.dynamic_dim}[stream]
 
 
 def _bank_reduction(cfg: AlignmentConfig, extractors: dict[str, Any]) -> tuple[Reduction | None, str]:

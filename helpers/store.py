@@ -16,14 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from helpers.files import (
-    FolderLock,
-    code_version,
-    differences,
-    read_json,
-    replacing,
-    write_json,
-)
+from helpers.files import FolderLock, code_version, differences, read_json, replacing, write_json
 
 STREAMS = {"static": "03_static_extraction", "dynamic": "04_dynamic_extraction"}  # and what makes it
 NOT_NPY = (ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)  # the header is Python's
@@ -163,8 +156,8 @@ class Stage(FolderLock):
             raise
 
     def _open(self) -> None:
-        if self.manifest_path.exists():
-            before = read_json(self.manifest_path)
+        if (path := self.folder / "manifest.json").exists():
+            before = read_json(path)
             changed = differences(self.identity, before["identity"])
             if changed:
                 raise ValueError(
@@ -174,10 +167,6 @@ class Stage(FolderLock):
             self._seconds = before["seconds"]
             self.made_with = before.get("made_with", {}) | self.made_with
         self._write(False, {})
-
-    @property
-    def manifest_path(self) -> Path:
-        return self.folder / "manifest.json"
 
     def path(self, key: str) -> Path:
         """The file of one clip."""

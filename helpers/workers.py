@@ -102,7 +102,7 @@ class ClipPool:
         with self._changed:
             self._closed = True
             for process in self._processes:
-                process.kill()
+                process.popen.kill()
             self._changed.notify_all()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
@@ -166,7 +166,7 @@ class ClipPool:
         with self._changed:
             while self._idle:
                 process = self._idle.pop()
-                if process.is_alive():
+                if process.popen.poll() is None:
                     return process
         try:
             with self._changed:  # so that the pool cannot close between the look and the start
@@ -199,7 +199,7 @@ class WorkerProcess:
         self._socket, its = socket.socketpair()
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
         try:
-            self._process = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 [sys.executable, "-u", "-P", "-c", COMMAND],
                 stdin=its,
                 stdout=2,
@@ -238,19 +238,12 @@ class WorkerProcess:
         if content:
             raise content
 
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        """End it at once, from any thread."""
-        self._process.kill()
-
     def end(self, wait_s: float = EXIT_S) -> WorkerCrashed:
         """Wait until it has ended by itself or kill it, and say what became of it."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(wait_s)
-        self._process.kill()
-        status = self._process.wait()
+            self.popen.wait(wait_s)
+        self.popen.kill()
+        status = self.popen.wait()
         with suppress(OSError):  # of what was not sent
             self._stream.close()
         self._socket.close()

@@ -15,6 +15,7 @@ from helpers.classification import (
     reliability,
     score_models,
 )
+from helpers.clip_features import features_folder
 from helpers.config import ClassificationConfig
 
 CLASSES = ("a", "b", "c")
@@ -95,7 +96,7 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
         out_dir=str(tmp_path), scales=[1.0], folds=3, n_models=2, units=8, epochs=30, patience=0, workers=1,
         learning_rate=0.02, clips_per_batch=8,
     )  # fmt: skip
-    write_drawn(cfg.features, 9, view01=0.3, tta01=0.2, noise=1.0, noise_tta01=1.0)
+    write_drawn(features_folder(cfg), 9, view01=0.3, tta01=0.2, noise=1.0, noise_tta01=1.0)
     results = evaluate_all(cfg)
     names = ["majority", "bag_of_frames", "bilstm", "bilstm_augmented", "bilstm_augmented_tta", "ensemble"]
     assert list(results["models"]) == names

@@ -9,7 +9,7 @@ import pytest
 from drawn_features import write_drawn
 
 from helpers.classification import models_folder, plan_jobs, train_all
-from helpers.clip_features import read_variants
+from helpers.clip_features import features_folder, read_variants
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT
 from helpers.store import read_arrays
@@ -18,7 +18,7 @@ SMALL = {"scales": [1.0], "folds": 3, "n_models": 1, "units": 4, "epochs": 4, "w
 SCRIPT = """
 import sys
 from helpers.classification import train_all
-from helpers.clip_features import read_variants
+from helpers.clip_features import features_folder, read_variants
 from helpers.config import ClassificationConfig
 
 cfg = ClassificationConfig.checked(eval(sys.argv[1]))
@@ -28,7 +28,7 @@ train_all(read_variants(cfg), cfg)
 
 def drawn_run(folder):
     cfg = ClassificationConfig(out_dir=str(folder), **SMALL)
-    write_drawn(cfg.features, 6, view01=0.3, noise=1.0)
+    write_drawn(features_folder(cfg), 6, view01=0.3, noise=1.0)
     return cfg, read_variants(cfg)
 
 

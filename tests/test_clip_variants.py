@@ -6,7 +6,7 @@ import pytest
 from drawn_features import D, T, draw_features, write_drawn, write_features
 
 from helpers.class_folders import check_folds, plan_folds
-from helpers.clip_features import read_variants
+from helpers.clip_features import features_folder, read_variants
 from helpers.clip_frames import PLAIN
 from helpers.config import ClassificationConfig
 
@@ -17,9 +17,9 @@ def config(folder, **values):
 
 def test_views_of_several_splits_are_pooled_in_one_order(tmp_path):
     cfg = config(tmp_path)
-    write_drawn(cfg.features, 2, view01=1.0, tta01=0.5, noise=2.0, noise_tta01=2.5)
-    write_drawn(cfg.features, 1, split="test")
-    write_drawn(cfg.features, 5, split="other")
+    write_drawn(features_folder(cfg), 2, view01=1.0, tta01=0.5, noise=2.0, noise_tta01=2.5)
+    write_drawn(features_folder(cfg), 1, split="test")
+    write_drawn(features_folder(cfg), 5, split="other")
     clips = read_variants(cfg)
     assert clips.features[PLAIN].shape == (9, T, D)
     assert clips.table["split"].tolist() == ["test"] * 3 + ["train"] * 6
@@ -37,9 +37,9 @@ def test_views_of_several_splits_are_pooled_in_one_order(tmp_path):
 
 def test_a_shorter_view_is_padded_and_masked(tmp_path):
     cfg = config(tmp_path)
-    write_drawn(cfg.features, 1)
+    write_drawn(features_folder(cfg), 1)
     short = draw_features(1)
-    write_features(cfg.features / "train_features_low_rate.h5", short | {"features": short["features"][:, :5]})
+    write_features(features_folder(cfg) / "train_features_low_rate.h5", short | {"features": short["features"][:, :5]})
     clips = read_variants(cfg)
     assert clips.features["low_rate"].shape == (3, T, D)
     assert clips.masks["low_rate"].sum(axis=1).tolist() == [5, 5, 5]
@@ -47,8 +47,8 @@ def test_a_shorter_view_is_padded_and_masked(tmp_path):
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     cfg = config(tmp_path)
-    write_drawn(cfg.features, 2)
-    write_features(cfg.features / "train_features_noise.h5", draw_features(1))
+    write_drawn(features_folder(cfg), 2)
+    write_features(features_folder(cfg) / "train_features_noise.h5", draw_features(1))
     with pytest.raises(ValueError, match=r"features \(train, noise\) must be of the clips of the plain ones"):
         read_variants(cfg)
     with pytest.raises(FileNotFoundError, match="holds no features averaged over scales"):
