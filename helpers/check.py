@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -138,29 +138,29 @@ def key_pictures(video: OpenVideo, looks: int) -> list[av.VideoFrame]:
 
     None where a part has no key picture, or one of them is damaged or refers to others.
     """
+    n, nearest = len(video.ticks), {}  # by part: how far from its middle, and the packet; no more are held
     with open_container(video.path) as container:
-        packets = {packet.pts: packet for packet in video.packets_of(container) if packet.is_keyframe}
-        keys = np.flatnonzero(np.isin(video.ticks, list(packets)))
-        numbers = spread_numbers(len(video.ticks), looks, keys)
-        if not video.timed or not np.isin(numbers, keys).all():
+        for packet in video.packets_of(container):
+            if packet.is_keyframe and video.timed:
+                number = int(np.searchsorted(video.ticks, packet.pts))
+                part = number * looks // n
+                away = abs(number - (part + 0.5) * n / looks)
+                if away < nearest.get(part, (n, None))[0]:
+                    nearest[part] = away, packet
+        if len(nearest) < looks:
             return []
         codec = container.streams[video.stream.index].codec_context
         codec.options = STRICT
-        moments = video.ticks[numbers].tolist()
-        pictures = [picture for moment in (*moments, None) for picture in codec.decode(packets.get(moment))]
+        packets = [nearest[part][1] for part in range(looks)]
+        pictures = [picture for packet in (*packets, None) for picture in codec.decode(packet)]
     is_alone = [not picture.is_corrupt and picture.pict_type == PictureType.I for picture in pictures]
-    return pictures if [picture.pts for picture in pictures] == moments and all(is_alone) else []
+    as_known = [picture.pts for picture in pictures] == [packet.pts for packet in packets]
+    return pictures if as_known and all(is_alone) else []
 
 
-def spread_numbers(n_frames: int, looks: int, keys: Sequence[int] = ()) -> np.ndarray:
-    """The middle frame of each of `looks` equal parts of a clip, int (n,); all frames of a shorter clip.
-
-    Where every part has a key picture, of `keys`, it is the part's nearest to the middle, as that costs least.
-    """
-    middles, keys = (np.arange(looks) + 0.5) * n_frames / looks, np.asarray(keys, int)
-    if len(np.unique(keys * looks // n_frames)) < looks:
-        return np.unique(middles.astype(int))
-    return keys[np.abs(keys[:, None] - middles).argmin(axis=0)]
+def spread_numbers(n_frames: int, looks: int) -> np.ndarray:
+    """The middle frame of each of `looks` equal parts of a clip, int (n,); all frames of a shorter clip."""
+    return np.unique(((np.arange(looks) + 0.5) * n_frames / looks).astype(int))
 
 
 def _row(answers: Iterator[Any], min_coverage: float) -> dict[str, Any]:

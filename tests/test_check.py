@@ -112,19 +112,6 @@ def test_looks_are_spread_over_a_clip_and_see_all_of_a_short_one():
     assert check.spread_numbers(3, 5).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("n_frames", "keys", "numbers"),
-    [
-        (50, range(0, 50, 7), [7, 14, 28, 35, 42]),
-        (50, [0, 12, 21, 32, 39, 49], [0, 12, 21, 32, 49]),
-        (7, [0, 2, 3, 5, 6], [0, 2, 3, 5, 6]),
-        (50, [0, 25], [5, 15, 25, 35, 45]),
-    ],
-)
-def test_looks_are_at_key_pictures_where_every_part_has_one(n_frames, keys, numbers):
-    assert check.spread_numbers(n_frames, 5, keys).tolist() == numbers
-
-
 @pytest.fixture
 def looked_at(monkeypatch):
     """What a clip's look saw: the numbers that its frames carry."""
