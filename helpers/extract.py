@@ -30,7 +30,6 @@ from helpers.store import FeatureFile, Stage
 from helpers.throughput import measured_batch
 from helpers.tracks import FaceTrack
 
-UNITS = {"static": "image", "dynamic": "sequence"}  # what a row is made of, in the log
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 
 
@@ -80,7 +79,7 @@ def _extract(
 
     `weights` is the provenance of those of `network`; `rows_of` makes of the face's track the rows of a clip.
     """
-    step, name = ("03", "static") if isinstance(cfg, StaticConfig) else ("04", "dynamic")
+    step, name, unit = ("03", "static", "image") if isinstance(cfg, StaticConfig) else ("04", "dynamic", "sequence")
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
         "weights": weights,
@@ -98,7 +97,7 @@ def _extract(
             run.stream(rows_of)
         counts |= run.finish()
         if run.n_rows:
-            log = _speed(name, network, started, run) | {
+            log = _speed(unit, network, started, run) | {
                 "features_shape": [counts["rows"], counts["feature_dim"]],
                 "features_saved_to": f"{cfg.out_dir}/{name}",
                 "weights": weights,
@@ -118,12 +117,12 @@ def _count(stage: Stage, counts: dict[str, int], key: str, rows: FeatureFile, tr
         counts["invalid_rows"] += 1
 
 
-def _speed(name: str, network: Network, started: datetime, run: ClipRun) -> dict[str, Any]:
+def _speed(unit: str, network: Network, started: datetime, run: ClipRun) -> dict[str, Any]:
     """How fast an extraction that ends now was, under the source project's keys, and where its time went.
 
     Rows that were there already are not in it. Several things are done at once.
     """
-    chosen, ended, unit, n_rows = chosen_device(network.device), datetime.now(UTC), UNITS[name], run.n_rows
+    chosen, ended, n_rows = chosen_device(network.device), datetime.now(UTC), run.n_rows
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {
         "start_time": started.isoformat(timespec="seconds"),

@@ -28,8 +28,8 @@ from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
 from helpers.tracks import crop_face
 
-PICTURE = re.compile(r"(?:.*\D)?(\d{1,18})\D*\.(?:jpe?g|png)", re.I)  # the last number: face_frame_0035.jpg
-PAIR = re.compile(r"flow_(\d{1,18})_(\d+)\.npy")
+PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number: face_frame_0035.jpg
+PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
 PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
 LOOKED_AT_CLIPS, LOOKED_AT_SAMPLES = 16, 3  # to find out what most samples of a folder are like
@@ -161,11 +161,13 @@ def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     """The files in a folder whose names fit, by the number that is the pattern's first group, ascending.
 
-    `StoredError`: there are none any more, or two have the same number.
+    `StoredError`: there are none any more, two have the same number, or one has more than 18 digits.
     """
     found: dict[int, Path] = {}
     for name in sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order):
         match = pattern.fullmatch(name) if name[0] != "." else None
+        if match and len(match[1]) > 18:
+            raise StoredError(f"the number in {name} is too large")
         if match and found.setdefault(int(match[1]), folder / name).name != name:
             raise StoredError(f"{found[int(match[1])].name} and {name} have the same number {int(match[1])}")
     if not found:

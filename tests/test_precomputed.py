@@ -159,6 +159,13 @@ def test_a_change_is_seen_in_a_clip_of_which_a_link_leads_nowhere(tmp_path):
     assert tree.stamp("a") != before
 
 
+def test_a_number_that_no_computer_counts_to_costs_the_clip(tmp_path):
+    write_faces(tmp_path / "a", [10**19])
+    write_faces(tmp_path / "b", [10])
+    with pytest.raises(StoredError, match="the number in face_1.*0.jpg is too large"):
+        FaceTree(tmp_path, 30.0).job("a", SIDE)
+
+
 def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_path):
     write_faces(tmp_path / "elsewhere" / "a", [0])
     root = tmp_path / "tree"

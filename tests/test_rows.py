@@ -128,7 +128,7 @@ def pooled(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n", [72, 77, 31])
 def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, endpoint, network, overhang, segment, n):
     monkeypatch.setattr(rows, "FLOWS_AT_ONCE", chunk)
-    cfg = DynamicConfig(endpoint=endpoint, segment=segment)
+    cfg = DynamicConfig(endpoint=endpoint, segment=segment, input_px=224)
     got = dynamic_of_chunks(chunks_of(n), track_of(n + 1), network, cfg)
     starts = np.arange(0, n - segment - overhang + 1, segment)
     expected = [100 + np.mean(np.arange(start, start + segment + overhang)) for start in starts]
@@ -165,7 +165,7 @@ def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n, valid):
 
 
 def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
-    for cfg, network in ((DynamicConfig(endpoint=""), pooled), (DynamicConfig(mode="windows"), stage)):
+    for cfg, network in ((DynamicConfig(endpoint="", input_px=224), pooled), (DynamicConfig(mode="windows"), stage)):
         got = dynamic_of_chunks(chunks_of(7), track_of(8), network, cfg)
         assert got.features.any()
         assert why_invalid(got, track_of(8)) == {0: "made mostly of padding: the clip is too short"}

@@ -22,7 +22,8 @@ import pandas as pd
 POINT, INTERVAL = 1e-6, 0.01
 SHOWN = 30  # differences of one part
 IGNORED_FILES = re.compile(
-    r"^(setup|run)\.json|^(figures|notebooks)/|\.(log|html|keras|ipynb|png|gif|mp4|onnx)$|(^|/)\.|time_(track|anal)"
+    r"^(setup|run)\.json|task\.json$|^(figures|notebooks)/|\.(log|html|keras|ipynb|png|gif|mp4|onnx)$|(^|/)\."
+    r"|time_(track|anal)"
 )
 IGNORED_KEYS = re.compile(
     r"seconds|_time_|_time$|^(total|step|epoch|other|steps|start|validation|training_length)_m?s$|per_s(econd)?$"
