@@ -33,8 +33,9 @@ from helpers.container import OpenVideo, VideoError, open_container, open_video
 from helpers.detectors import detect_faces, require_detector
 from helpers.excerpt import write_excerpt
 from helpers.files import read_json, resolve
+from helpers.pictures import Converter
 from helpers.probe import VideoInfo, describe, probe
-from helpers.video import STRICT, Converter, iter_frames
+from helpers.video import STRICT, iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
 
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training

@@ -9,7 +9,6 @@ breaks off is an error before anything is computed from it. `helpers.parity` com
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,17 @@ import av
 import cv2
 import numpy as np
 from av.codec.hwaccel import HWAccel
-from av.video.reformatter import VideoReformatter
 
 from helpers.container import (
     OpenVideo,
     VideoError,
     damaged,
-    display_size,
     first_picture,
     open_container,
     open_video,
     orientation,
 )
+from helpers.pictures import Converter
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -38,7 +36,6 @@ REFERENCE = "pyav"
 # each of these; no hardware has been measured.
 FASTEST = {(codec, "yuv420p"): REFERENCE for codec in ("h264", "hevc", "vp9", "av1")}
 STRICT = {"err_detect": "crccheck+explode"}  # damage is an error, not a picture patched up from its neighbours
-PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
 
 Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
@@ -59,34 +56,6 @@ class Frames:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.frames, self.t_s))
-
-
-class Converter:
-    """Turns the decoded pictures of one video into upright RGB uint8 arrays (H, W, 3), of one size.
-
-    One scaler serves every decoder: swscale's area averaging when a picture shrinks, bilinear otherwise. Its tables are
-    made once and used again.
-    """
-
-    def __init__(self, size: tuple[int, int] | None, pixel_aspect: Fraction | None = None):
-        """Take (height, width) of the arrays, by default as displayed, and the width of a stored pixel in heights."""
-        self._size, self._aspect, self._stored = size, pixel_aspect, (0, 0)
-        self._scaler, self._colours = VideoReformatter(), VideoReformatter()
-
-    def __call__(self, picture: av.VideoFrame) -> np.ndarray:
-        """Convert a picture; the first one decides on turn and size."""
-        if self._stored == (0, 0):
-            self._turn, self._mirrored = orientation(picture)
-            shown = self._size[::-1] if self._size else display_size(picture, self._aspect)
-            self._stored = shown[::-1] if self._turn in (90, -90) else shown
-        width, height = self._stored
-        shrinks = width * height < picture.width * picture.height
-        how = "AREA" if shrinks else "BILINEAR"
-        if shrinks and picture.format.name in PLANAR:
-            # Scaling first and colouring the few pixels that are left takes less than half of doing both at once.
-            picture = self._scaler.reformat(picture, width, height, picture.format.name, interpolation=how, threads=1)
-        pixels = self._colours.reformat(picture, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
-        return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turn // 90))
 
 
 def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:
@@ -257,7 +226,7 @@ def iter_frames(
         indices: Which frames, ascending numbers or a slice; of the samples when `fps` is given. Default: all.
         fps: Samples per second at fixed rate (see `fixed_rate_indices`); default: the frames as they are.
         n_frames: So many frames spread evenly (see `uniform_indices`), instead of the two above.
-        size: (height, width) to scale to; default: as displayed. See `Converter`.
+        size: (height, width) to scale to; default: as displayed. See `helpers.pictures.Converter`.
         backend: See `backend_name`.
 
     Returns:

@@ -14,10 +14,10 @@ from helpers import video
 from helpers.container import VideoError
 from helpers.files import ROOT
 from helpers.parity import differences, main, parity_table
+from helpers.pictures import Converter
 from helpers.probe import probe
 from helpers.video import (
     BACKENDS,
-    Converter,
     backend_name,
     backend_version,
     count_samples,
