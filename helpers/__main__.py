@@ -64,6 +64,7 @@ def run(
     if stored:
         chosen = workbook.without_videos(tasks, chosen, data)
     clips = workbook.check_inputs([task for task in tasks if task.name in chosen], data, out, limit, stored)
+    workbook.settle_detector(tasks, out, chosen)
     with FolderLock(out):
         if stored:
             write_clips(clips, out / "clips.csv")  # as 01 does for videos

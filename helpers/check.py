@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from helpers.clips import find_clips
 from helpers.config import NOTEBOOKS, AlignmentConfig
 from helpers.container import OpenVideo, VideoError, open_container, open_video
-from helpers.detectors import detect_faces, require_detector
+from helpers.detectors import chosen_detector, detect_faces, require_detector
 from helpers.excerpt import write_excerpt
 from helpers.files import read_json, resolve
 from helpers.pictures import Converter
@@ -99,6 +99,7 @@ def check_clips(
     if looks < 1:
         raise ValueError(f"looks must be at least 1, got {looks}. Ask for 5 frames per clip or so.")
     clips = find_clips(root, limit)
+    detector = chosen_detector(detector)
     require_detector(detector)
     workers = min(cores() if workers is None else workers, len(clips))
     requests = ((key, Request(Path(root, path), looks, detector, thorough)) for key, path in clips["path"].items())

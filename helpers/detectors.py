@@ -1,19 +1,24 @@
 """Face detectors: OpenCV's Haar cascade, which needs no download, and YuNet, a small network with landmarks.
 
+"auto" is YuNet where its file can be had, else Haar.
+
 In: one RGB uint8 frame (H, W, 3). Out: a row per face, float32 (n, 5) or (n, 15): x, y, width, height in pixels of the
 frame, a confidence, and with landmarks x, y of right eye, left eye, nose, right and left mouth corner (the person's
 right, which lies left in the picture). No deep-learning library is imported here, so that decoding processes stay
 small.
 """
 
+import logging
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from helpers.files import file_sha256
+from helpers.files import file_sha256, read_json
 from helpers.weights import WEIGHTS, fetch
+
+log = logging.getLogger(__name__)
 
 DETECTION_PX = 360  # longest shorter side that is searched
 MIN_FACE = 0.2  # of the shorter side, Haar only
@@ -21,6 +26,7 @@ N_NEIGHBOURS = 5  # overlapping hits that make a face
 MIN_SCORE, MAX_OVERLAP = 0.6, 0.3  # of YuNet, as in opencv_zoo's models/face_detection_yunet/yunet.py
 HAAR = "haarcascade_frontalface_alt2"
 YUNET = WEIGHTS["yunet"].files[0]
+PATIENCE_S = 5  # without an answer when YuNet is not asked for by name
 
 
 def detect_faces(frame: np.ndarray, detector: str = "haar") -> np.ndarray:
@@ -90,6 +96,48 @@ def _yunet() -> "cv2.FaceDetectorYN":
     return cv2.FaceDetectorYN.create(str(YUNET.place), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
+def chosen_detector(detector: str, faces: Path | None = None) -> str:
+    """What "auto" stands for on this machine, "yunet" or "haar", which is logged; another name stays as it is.
+
+    Args:
+        faces: 02's folder of the run, which may be gone on with.
+
+    Raises:
+        ValueError: "auto" stands for another one than these faces were found with, or YuNet's file is another one.
+    """
+    if detector != "auto":
+        return detector
+    why = _why_no_yunet()
+    detector = "haar" if why else "yunet"
+    before = found_with(faces) if faces else None
+    if before not in (None, detector):
+        raise ValueError(
+            f"the faces in {faces} were found with {before}, and detector: auto is {detector} on this machine now. "
+            f"Set detector: {before} to go on with them, or take another --out (out_dir)."
+        )
+    log.info("detector: auto is %s%s", detector, why)
+    return detector
+
+
+def found_with(faces: Path) -> str | None:
+    """The detector that 02's folder of a run was made with; None where there is no such folder."""
+    path = faces / "manifest.json"
+    return read_json(path)["identity"]["parameters"].get("detector", "haar") if path.exists() else None
+
+
+@cache
+def _why_no_yunet() -> str:
+    """Why YuNet cannot be used, and how to get it; "" where its file is there or was fetched."""
+    why = "" if YUNET.place.is_file() else fetch(YUNET, PATIENCE_S)
+    if YUNET.place.is_file():
+        _check_yunet()
+        return ""
+    return (
+        f", as YuNet's file could not be fetched ({why}). It finds turned and small faces better: run `python -m "
+        f"helpers weights fetch yunet` where there is a network, or put {YUNET.url} at {YUNET.place}"
+    )
+
+
 def require_detector(detector: str) -> None:
     """Make sure that a detector can be used, fetching YuNet's file if it is not there yet; call it before any work.
 
@@ -108,7 +156,7 @@ def _check_yunet(why_not_fetched: str = "") -> None:
     place = YUNET.place
     how = (
         f"Put {YUNET.name} ({YUNET.n_bytes:,} bytes, {WEIGHTS['yunet'].licence} licence) there, from\n  {YUNET.url}\n"
-        "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file."
+        "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file, for a new run."
     )
     if not place.is_file():
         why = f" and could not be fetched ({why_not_fetched})" if why_not_fetched else ""

@@ -17,7 +17,7 @@ import numpy as np
 
 from helpers.config import PreparationConfig
 from helpers.container import VideoError
-from helpers.detectors import detect_faces, detector_file, detector_version, require_detector
+from helpers.detectors import chosen_detector, detect_faces, detector_file, detector_version, require_detector
 from helpers.files import PART
 from helpers.store import Stage, clip_stamp, read_manifest, write_arrays
 from helpers.tracking import Follower, face_path, main_face
@@ -37,6 +37,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
     """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
     from helpers.pipeline import CLIP_ERRORS, NOT_DECISIVE, ClipRun, Work  # slow to import for decoder processes
 
+    cfg = replace(cfg, detector=chosen_detector(cfg.detector, cfg.out / "faces"))
     require_detector(cfg.detector)
     cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
     identity = {

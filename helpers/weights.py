@@ -272,12 +272,12 @@ def require(names: list[str]) -> dict[str, Path]:
     return {name: weights_folder() / WEIGHTS[name].path for name in names}
 
 
-def fetch(file: PublishedFile) -> str:
+def fetch(file: PublishedFile, patience_s: float = 30) -> str:
     """Download one file to its place, whole or not at all; return "" or the reason why not."""
     import keras
 
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # seconds without an answer; urllib waits for ever otherwise
+    socket.setdefaulttimeout(patience_s)  # seconds without an answer; urllib waits for ever otherwise
     try:
         with replacing(file.place) as part:  # flushes it: after a power cut it must not be there without its bytes
             keras.utils.get_file(part.name, file.url, cache_dir=part.parent, cache_subdir="", force_download=True)

@@ -42,7 +42,7 @@ WRITES = {
     "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
     "09_score_a_clip": ("score.json", "score.csv"),
 }
-TRAINING, SCORE = "06_training", "09_score_a_clip"
+PREPARATION, TRAINING, SCORE = "02_clip_preparation", "06_training", "09_score_a_clip"
 REPORT = "10_report"  # executed after the others whenever one of them was
 NEED_VIDEOS = ("01_data_analysis", "02_clip_preparation", "07_attention_visualization", "09_score_a_clip")
 TREES = {"03_static_extraction": "faces_dir", "04_dynamic_extraction": "flow_dir"}  # read instead of videos
@@ -182,6 +182,21 @@ def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, store
     if "pretrained" in {values.get("weights") for values in given.values()}:
         require_pretrained(tasks)
     return clips.head(limit)
+
+
+def settle_detector(tasks: list[Task], out: Path, chosen: Sequence[str]) -> None:
+    """Put what `detector: auto` stands for into the parameters of 02, once for the whole run.
+
+    Where 02 is not to be executed, that is what it was executed with. Raises what `chosen_detector` raises.
+    """
+    from helpers.detectors import chosen_detector, found_with  # OpenCV takes a while
+
+    parameters = next(task.parameters for task in tasks if task.name == PREPARATION)
+    if parameters.get("detector") == "auto":
+        faces = out / "faces"
+        parameters["detector"] = (
+            chosen_detector("auto", faces) if PREPARATION in chosen else found_with(faces) or "auto"
+        )
 
 
 def _nothing_to_train_on(data: Path, rated: np.ndarray, limit: int) -> str:

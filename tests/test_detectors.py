@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from numbered import FrameList
 from tiny_yunet import tiny_yunet
@@ -15,6 +16,7 @@ from helpers import detectors, faces, tracks
 from helpers.config import PreparationConfig
 from helpers.detectors import (
     YUNET,
+    chosen_detector,
     detect_faces,
     detector_file,
     detector_version,
@@ -32,9 +34,11 @@ SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
 def folder(tmp_path, monkeypatch):
     """An empty weights folder, and no detector in memory."""
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
-    detectors._yunet.cache_clear()
+    for cached in (detectors._yunet, detectors._why_no_yunet):
+        cached.cache_clear()
     yield tmp_path
-    detectors._yunet.cache_clear()
+    for cached in (detectors._yunet, detectors._why_no_yunet):
+        cached.cache_clear()
 
 
 def test_a_face_is_found_where_it_is_at_any_size():
@@ -134,6 +138,41 @@ def test_yunets_file_is_fetched_once_and_checked(folder, monkeypatch):
     (weights_folder() / YUNET.name).write_bytes(b"another network")
     with pytest.raises(ValueError, match=f"must have sha256 {digest}, got"):
         require_detector("yunet")
+
+
+def no_network(file, patience_s):
+    assert patience_s <= 5  # a run does not wait long for what it can do without
+    return "no network"
+
+
+def test_auto_is_yunet_where_its_file_is_there_and_haar_with_a_reason_elsewhere(tiny, monkeypatch, caplog):
+    caplog.set_level("INFO", "helpers.detectors")
+    assert chosen_detector("auto") == "yunet"
+    (weights_folder() / YUNET.name).unlink()
+    detectors._why_no_yunet.cache_clear()
+    monkeypatch.setattr(detectors, "fetch", no_network)
+    assert chosen_detector("auto") == "haar"
+    assert caplog.records[0].message == "detector: auto is yunet"
+    for part in ("auto is haar", "no network", "python -m helpers weights fetch yunet", YUNET.url):
+        assert part in caplog.records[1].message
+    assert chosen_detector("haar") == "haar"
+
+
+def test_a_run_is_not_gone_on_with_by_another_detector(tiny, monkeypatch, tmp_path):
+    clips = pd.DataFrame({"path": []}, index=pd.Index([], name="key"))
+    cfg = PreparationConfig(out_dir=str(tmp_path / "run"), detector="auto")
+    manifest = faces.prepare_clips(clips, cfg)
+    assert manifest["identity"]["parameters"]["detector"] == "yunet"
+    assert YUNET.name in manifest["identity"]["detector"]
+    (weights_folder() / YUNET.name).unlink()
+    detectors._why_no_yunet.cache_clear()
+    monkeypatch.setattr(detectors, "fetch", no_network)
+    message = "were found with yunet, and detector: auto is haar on this machine now. Set detector: yunet .* --out"
+    with pytest.raises(ValueError, match=message):
+        faces.prepare_clips(clips, cfg)
+    other = replace(cfg, out_dir=str(tmp_path / "other"))
+    identity = faces.prepare_clips(clips, other)["identity"]
+    assert identity == faces.prepare_clips(clips, replace(other, detector="haar"))["identity"]  # as before, silent
 
 
 @pytest.mark.weights

@@ -12,7 +12,7 @@ from trees import write_pairs as write_flow
 
 from helpers import config, workbook
 from helpers.clips import TRAITS
-from helpers.files import ROOT, DiskFullError, read_json
+from helpers.files import ROOT, DiskFullError, read_json, write_json
 from helpers.store import FeatureFile, Stage
 
 ROWS = FeatureFile(np.eye(3, dtype=np.float32), np.arange(3.0), np.arange(3.0) + 1, np.arange(3), np.full(3, True))
@@ -167,6 +167,16 @@ def test_pretrained_is_the_default_and_brings_its_own_settings(tmp_path):
     assert random["04_dynamic_extraction"] == {
         "weights": "random", "data_dir": str(tmp_path), "out_dir": str(tmp_path)
     }  # fmt: skip
+
+
+def test_auto_is_settled_once_for_a_run_and_stays_what_it_was_where_02_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.detectors.chosen_detector", lambda name, folder: "yunet")
+    for chosen, before, expected in ((["02_clip_preparation"], None, "yunet"), (["05_alignment"], {}, "haar")):
+        tasks = workbook.plan(tmp_path, tmp_path)
+        if before is not None:
+            write_json(tmp_path / "faces" / "manifest.json", {"identity": {"parameters": before}})
+        workbook.settle_detector(tasks, tmp_path, chosen)
+        assert tasks[2].parameters["detector"] == expected
 
 
 def test_the_weights_asked_for_are_those_of_the_chosen_backbone(tmp_path, monkeypatch):
