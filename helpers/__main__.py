@@ -7,6 +7,9 @@ imported by the command that needs it.
 import logging
 import os
 import sys
+import tempfile
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,22 +24,27 @@ app = SubcommandApp()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; every expected error is one line on stderr."""
+    """Run one command; every error is one line on stderr, with the file of its traceback where nobody foresaw it."""
     argv = sys.argv[1:] if argv is None else argv
     # A clip's name may begin with a dash (YouTube ids do); it would be taken for an option.
     argv = [f"./{a}" if a.startswith("-") and Path(a).is_file() else a for a in argv]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
+    with suppress(AttributeError):  # names that are not UTF-8, or a terminal that is not
+        sys.stdout.reconfigure(errors="backslashreplace")
     about = {"prog": "python -m helpers", "description": "The ocean workbook from the command line."}
     try:
         return app.cli(args=argv, config=(FlagCreatePairsOff, DisallowNone), **about)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        log.debug("", exc_info=True)
-        return 1
     except KeyboardInterrupt:
         print("stopped. The same command goes on from here.", file=sys.stderr)
-        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error or type(error).__name__}", file=sys.stderr)
+    except Exception as error:  # nobody foresaw it: whoever mends it needs more than a line
+        with tempfile.NamedTemporaryFile("w", suffix=".log", prefix="ocean-workbook-", delete=False) as file:
+            traceback.print_exc(file=file)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"error: {said}. Nobody foresaw this: please report it with {file.name}.", file=sys.stderr)
+    return 1
 
 
 @app.command
@@ -63,7 +71,7 @@ def run(
     stored = workbook.stored_keys(tasks, data)
     if stored:
         chosen = workbook.without_videos(tasks, chosen, data)
-    clips = workbook.check_inputs([task for task in tasks if task.name in chosen], data, out, limit, stored)
+    clips = workbook.check_inputs(tasks, data, out, limit, stored, chosen)
     workbook.settle_detector(tasks, out, chosen)
     with FolderLock(out):
         if stored:

@@ -27,8 +27,10 @@ def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path
         early = takewhile(lambda packet: packet.dts is None or packet.dts <= end, video.packets_of(again))
         packets = [packet for packet in early if packet.size]
         moments = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-        with av.open(str(excerpt), "w", format=video.container.format.name.split(",")[0]) as copy:
-            stream = copy.add_stream_from_template(video.stream)
+        names = video.container.format.name.split(",")
+        name = "mp4" if video.codec == "av1" and "mp4" in names else names[0]  # QuickTime's own writer refuses AV1
+        with av.open(str(excerpt), "w", format=name) as copy:
+            stream = copy.add_stream_from_template(video.stream, opaque=True)  # what reads AV1 cannot write it
             # Matroska stores no times of decoding, and no file can be written without: made from those of showing.
             shown = sorted(moments)
             delay = max(tick - moment for tick, moment in zip(shown, moments, strict=True))

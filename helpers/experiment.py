@@ -27,7 +27,7 @@ from helpers.callbacks import watchers
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, needs, read_json, replacing, write_json
 from helpers.reduction import bank_differences, read_reduction
-from helpers.splits import SPLITS, split_clips
+from helpers.splits import split_clips, training_splits
 from helpers.store import read_arrays, read_manifest, write_arrays
 from helpers.train import fit
 from helpers.variants import BASELINES, config_of, model_inputs, model_labels, start_model, variant_of
@@ -122,10 +122,10 @@ def split_of(aligned: Aligned, cfg: TrainingConfig, seed: int) -> np.ndarray:
 
 
 def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None:
-    """Raise ValueError when the reduction was fitted on held-out clips, or a part has no rating of a target."""
+    """Raise ValueError when the reduction was fitted on held-out clips, or see `helpers.splits.training_splits`."""
     fitted_on = read_reduction(data.folder / "reduction.npz").fitted_on
-    for seed in cfg.seeds:
-        split = split_of(bank, cfg, seed)
+    about = {"source": bank.sources, "split": bank.splits} | dict(zip(bank.targets, bank.labels.T, strict=True))
+    for seed, split in training_splits(pd.DataFrame(about, bank.clips), bank.targets, cfg).items():
         seen = np.isin(bank.clips[split != "train"], fitted_on).sum()
         if seen:
             raise ValueError(
@@ -133,13 +133,6 @@ def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None
                 f"with seed {seed}. Train with the split, shares and seed of 05_alignment alone, or take its reduction "
                 "'groups', which fits nothing."
             )
-        for part in SPLITS:
-            unrated = np.isnan(bank.labels[split == part]).all(0)
-            if unrated.any():
-                raise ValueError(
-                    f"{bank.targets[unrated.argmax()]} must be rated in every part of the split, got no rating in the "
-                    f"{(split == part).sum()} {part} clips of seed {seed}. Leave the target out, or rate more clips."
-                )
 
 
 @dataclass(frozen=True)

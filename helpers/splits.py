@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
+import pandas as pd
+
+from helpers.config import TrainingConfig
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAME = re.compile(r"(?:(train|training)|(val|valid|validation)|(test))[\d _-]*", re.I)  # training80_01, val-1
@@ -62,6 +65,49 @@ def split_clips(
             f"the official split must have rated {' and '.join(absent)} clips, got none. Use split: source."
         )
     return split
+
+
+def training_splits(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingConfig) -> dict[int, np.ndarray]:
+    """The split of every seed of a training.
+
+    Args:
+        clips: Rated clips: index key, columns `source`, `split` (the official one) and one per target, NaN = unrated.
+        targets: What was rated.
+        cfg: `split`, its shares or folds, and `seeds`.
+
+    Returns:
+        By seed "train", "validation" or "test" for each clip, (N,) str; see `split_clips`.
+
+    Raises:
+        ValueError: 06 cannot train on these clips: too few sources for a part, a target without a rating in one, or
+            ratings of a target that are all equal.
+    """
+    for target, ratings in clips[list(targets)].items():
+        if ratings.nunique() == 1:
+            raise ValueError(
+                f"ratings of {target} must differ, got {ratings.max():g} for all of {ratings.count()} clips. "
+                "Correct them, or leave it out of targets in 01."
+            )
+    how = cfg.validation_share, cfg.test_share, cfg.folds
+    splits = {s: split_clips(clips.index, clips["source"], clips["split"], cfg.split, s, *how) for s in cfg.seeds}
+    for seed, split in splits.items():
+        for part in SPLITS:
+            here = clips.loc[split == part, list(targets)]
+            if unrated := [target for target in targets if here[target].isna().all()]:
+                raise ValueError(
+                    f"{unrated[0]} must be rated in every part of the split, got no rating in the {len(here)} {part} "
+                    f"clips of seed {seed}. Leave the target out, or rate more clips."
+                )
+    return splits
+
+
+def training_problem(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingConfig) -> str:
+    """Why 06 could not train on the rated ones of these clips, "" where it can: to be told before hours are spent."""
+    try:
+        training_splits(clips[clips[list(targets)].notna().any(axis=1)], targets, cfg)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def split_by_source(sources: Sequence[str], seed: int, *, validation: float, test: float) -> np.ndarray:

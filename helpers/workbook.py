@@ -24,9 +24,10 @@ import pandas as pd
 import yaml
 
 from helpers.clips import read_clips, target_names
-from helpers.config import NOTEBOOKS, AnalysisConfig
+from helpers.config import NOTEBOOKS, AnalysisConfig, TrainingConfig
 from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, write_json
 from helpers.names import video_files
+from helpers.splits import training_problem
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ WRITES = {
     "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
     "09_score_a_clip": ("score.json", "score.csv"),
 }
-PREPARATION, TRAINING, SCORE = "02_clip_preparation", "06_training", "09_score_a_clip"
+ANALYSIS, PREPARATION, TRAINING = "01_data_analysis", "02_clip_preparation", "06_training"
+SCORE = "09_score_a_clip"
 REPORT = "10_report"  # executed after the others whenever one of them was
 NEED_VIDEOS = ("01_data_analysis", "02_clip_preparation", "07_attention_visualization", "09_score_a_clip")
 TREES = {"03_static_extraction": "faces_dir", "04_dynamic_extraction": "flow_dir"}  # read instead of videos
@@ -161,27 +163,60 @@ def without_videos(tasks: list[Task], chosen: list[str], data: Path) -> list[str
     return [name for name in chosen if name not in left_out]
 
 
-def check_inputs(tasks: list[Task], data: Path, out: Path, limit: int = 0, stored: Sequence[str] = ()) -> pd.DataFrame:
-    """Raise before any work is done: no clips, unreadable ratings, a folder that cannot be written, absent weights.
+def check_inputs(
+    tasks: list[Task],
+    data: Path,
+    out: Path,
+    limit: int = 0,
+    stored: Sequence[str] = (),
+    chosen: Sequence[str] = tuple(NOTEBOOKS),
+) -> pd.DataFrame:
+    """Raise before any work is done: no clips, unreadable ratings or none to train on, a folder that cannot be written,
+    absent weights. What 06 could not train on is a warning where it is not among the `chosen`.
 
     Returns the clips, which are those of the keys `stored` if there are any.
     """
-    given = {task.name: task.parameters for task in tasks}
-    analysis = AnalysisConfig.checked(given.get("01_data_analysis", {}))
-    scale, targets = (analysis.rating_low, analysis.rating_high), target_names(analysis.targets)
-    clips = read_clips(data, targets=targets, rating_range=scale, stored=stored)
+    clips, targets = rated_clips(tasks, data, stored)
+    if out == data:
+        raise ValueError(
+            f"--out must be another folder than --data, got {data} for both. Name a folder in it, or beside."
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
-    rated = clips[targets].notna().any(axis=1).to_numpy()
-    limit, invented = limit or len(clips), any(values.get("synthetic_labels") for values in given.values())
-    if TRAINING in given and not invented and not rated[:limit].any():
-        raise ValueError(_nothing_to_train_on(data, rated, limit))
-    if "pretrained" in {values.get("weights") for values in given.values()}:
+    if problem := why_no_training(tasks, clips, targets, data, limit):
+        if TRAINING in chosen and TRAINING in (task.name for task in tasks):
+            raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04.")
+        log.warning("WARNING: 06 could not train: %s", problem)
+    tasks = [task for task in tasks if task.name in chosen]
+    if "pretrained" in {task.parameters.get("weights") for task in tasks}:
         require_pretrained(tasks)
-    return clips.head(limit)
+    return clips.head(limit or len(clips))
+
+
+def rated_clips(tasks: list[Task], data: Path, stored: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """The clips of a folder with their ratings as 01 will read them, and what was rated; see `read_clips`."""
+    given = next((task.parameters for task in tasks if task.name == ANALYSIS), {})
+    analysis = AnalysisConfig.checked(given)
+    targets, scale = target_names(analysis.targets), (analysis.rating_low, analysis.rating_high)
+    return read_clips(data, targets=targets, rating_range=scale, stored=stored), targets
+
+
+def why_no_training(tasks: list[Task], clips: pd.DataFrame, targets: list[str], data: Path, limit: int = 0) -> str:
+    """Why 06 could not train on the first `limit` clips even if all of them can be used; "" where it can.
+
+    Synthetic clips, and ratings that are to be invented, are trained on whatever their number: see `choose_data`.
+    """
+    given, rated = {task.name: task.parameters for task in tasks}, clips[targets].notna().any(axis=1).to_numpy()
+    if any(values.get("synthetic_labels") for values in given.values()):
+        return ""
+    if not rated[: limit or None].any():
+        return _nothing_to_train_on(data, rated, limit)
+    if (data / "truth.csv").exists():
+        return ""
+    return training_problem(clips.head(limit or len(clips)), targets, TrainingConfig.checked(given.get(TRAINING, {})))
 
 
 def settle_detector(tasks: list[Task], out: Path, chosen: Sequence[str]) -> None:
@@ -200,12 +235,11 @@ def settle_detector(tasks: list[Task], out: Path, chosen: Sequence[str]) -> None
 
 
 def _nothing_to_train_on(data: Path, rated: np.ndarray, limit: int) -> str:
-    stop = "or stop before training with --only 00,01,02,03,04."
     if not rated.any():
-        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files, {stop}"
+        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files."
     return (
-        f"--limit {limit} leaves no clip of {data} that is rated, so there is nothing to train on. The first rated "
-        f"clip is number {rated.argmax() + 1}: take that many, {stop}"
+        f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated "
+        f"clip is number {rated.argmax() + 1}: take more with --limit."
     )
 
 
@@ -331,7 +365,7 @@ def execute(task: Task, out: Path, copy: Path | None = None) -> Path:
     where = {"cwd": ROOT / "notebooks", "kernel_name": "python3", "progress_bar": False}
     try:
         with stderr_into(out / "kernel.log"):
-            papermill.execute_notebook(task.source, copy, task.parameters, **where)
+            papermill.execute_notebook(*map(_as_it_is, (task.source, copy)), task.parameters, **where)
         return copy
     except PapermillExecutionError as error:
         last = " ".join(str(error.evalue).split())
@@ -343,6 +377,11 @@ def execute(task: Task, out: Path, copy: Path | None = None) -> Path:
     except OSError as error:  # the executed copy could not be written
         raise (disk_full(error, copy) or error) from None
     raise WorkbookError(f"{task.name} failed {why}\n  executed copy: {copy}")
+
+
+def _as_it_is(path: Path) -> str:
+    """A path for papermill, which takes what stands in braces for a parameter."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _fingerprint(task: Task, before: str) -> str:

@@ -204,9 +204,11 @@ def test_the_command_ends_with_3_when_a_clip_is_unusable(capsys, tmp_path):
     assert table.at["portrait_rotated", "rotation_deg"] == -90
 
 
-def test_the_command_ends_with_0_when_every_clip_is_usable_and_needs_no_tensorflow(good):
+def test_the_command_ends_with_0_when_every_clip_is_usable_and_needs_no_tensorflow(good, tmp_path):
+    (tmp_path / "p.yaml").write_text("02: {detector: haar}")
     code = "import sys; from helpers.__main__ import main; s = main(sys.argv[1:]); assert 'keras' not in sys.modules"
     command = [sys.executable, "-c", f"{code}; sys.exit(s)", "check", str(good), "--no-forecast", "--limit", "2"]
+    command += ["--params", str(tmp_path / "p.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 of 2 clips are usable" in done.stdout

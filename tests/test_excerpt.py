@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numbered import write_numbered
 
 from helpers.container import VideoError
 from helpers.excerpt import write_excerpt
@@ -48,6 +49,14 @@ def test_an_avi_without_times_of_showing_can_be_cut(tmp_path):
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     assert 1.0 <= probe(write_excerpt(path, tmp_path / "excerpt.avi", 1.0)).duration_s <= 1.2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_av1_can_be_cut_though_its_decoder_writes_none(tmp_path, suffix):
+    path = write_numbered(tmp_path / f"whole{suffix}", 30, codec="libsvtav1", codec_options={"preset": "12"})
+    excerpt = write_excerpt(path, tmp_path / f"excerpt{suffix}", 1.0)
+    assert probe(excerpt).codec == "av1"
+    assert 1.0 <= probe(excerpt).duration_s < probe(path).duration_s
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path):

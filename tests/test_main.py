@@ -5,23 +5,28 @@ import inspect
 import os
 import pickle
 import re
+import shutil
+import tempfile
 
+import pandas as pd
 import pytest
 from trees import write_faces
 
 from data_sample.make.sample import draw_clip, sample_plan, sample_ratings, write_mp4
-from helpers import __main__, weights
-from helpers.clips import load_clips
+from helpers import __main__, weights, workbook
+from helpers.clips import TRAITS, load_clips
 from helpers.files import FolderLock
 
 
 @pytest.fixture
 def data(tmp_path):
-    """A data folder with one short clip and its rating, below a name with a space and an umlaut."""
+    """A data folder with eight copies of a short clip and their ratings, below a name with a space and an umlaut."""
     folder = tmp_path / "meine Dätén"
     write_mp4(draw_clip(3, 5).frames[:20], folder / "-a b.mp4")
-    row = sample_ratings(sample_plan(1)).iloc[0].drop("interview")
-    (folder / "ratings.csv").write_text(f"clip,{','.join(row.index)}\n-a b,{','.join(map(str, row))}\n")
+    for k in range(7):
+        shutil.copy(folder / "-a b.mp4", folder / f"c{k}.mp4")
+    ratings = sample_ratings(sample_plan(8))[list(TRAITS)]
+    ratings.set_axis(["-a b", *(f"c{k}" for k in range(7))]).to_csv(folder / "ratings.csv", index_label="clip")
     return folder
 
 
@@ -38,7 +43,7 @@ def try_run(capsys, data, out, *more):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: (d / "-a b.mp4").unlink(), "data_dir must hold clips"),
+        (lambda d: [path.unlink() for path in d.glob("*.mp4")], "data_dir must hold clips"),
         (lambda d: (d / "ratings.json").write_text("{}"), "ratings must be of one kind, got csv"),
         (
             lambda d: (d / "ratings.csv").write_text("clip,openness\n-a b,0.5\n"),
@@ -59,6 +64,56 @@ def test_bad_data_stops_before_any_work_with_one_line(capsys, data, tmp_path, ch
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def rated(change):
+    """Change the table of ratings of a data folder."""
+
+    def changed(folder):
+        change(pd.read_csv(folder / "ratings.csv")).to_csv(folder / "ratings.csv", index=False)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (rated(lambda t: t.assign(source="one")), "must leave a source to each part, got 0 and 0 of 1 sources"),
+        (rated(lambda t: t.head(6)), "must leave a source to each part, got 0 and 1 of 6 sources"),
+        (
+            rated(lambda t: t.assign(extraversion=0.5)),
+            "ratings of extraversion must differ, got 0.5 for all of 8 clips",
+        ),
+        (rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 6)), "openness must be rated in every part of the"),
+    ],
+)
+def test_what_06_cannot_train_on_is_refused_up_front_only_where_06_is_to_run(capsys, data, tmp_path, change, message):
+    change(data)
+    status, error = try_run(capsys, data, tmp_path / "out")
+    assert (status, error.count("\n")) == (1, 1)
+    assert message in error
+    assert not list(tmp_path.glob("out/*"))
+    status, error = try_run(capsys, data, tmp_path / "out", "--only", "03")  # which fails, for want of 01
+    assert error.startswith(f"WARNING: 06 could not train: {error.partition('train: ')[2]}")
+    assert message in error
+    assert "03_static_extraction ..." in error
+
+
+def test_results_in_the_data_folder_itself_are_refused(capsys, data):
+    status, error = try_run(capsys, data, data / "." / ".." / data.name)
+    assert (status, error.count("\n")) == (1, 1)
+    assert "--out must be another folder than --data" in error
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(workbook, "write_report", lambda _: {}["a\nkey"])
+    status, error = run(capsys, "report", tmp_path)
+    assert (status, error.count("\n")) == (1, 1)
+    (written,) = tmp_path.glob("*.log")
+    assert error.startswith("error: KeyError: 'a\\nkey'. Nobody foresaw this")
+    assert str(written) in error
+    assert "Traceback" in written.read_text()
 
 
 def test_a_missing_data_folder_is_named(capsys, tmp_path):

@@ -60,6 +60,14 @@ def test_a_second_run_does_nothing_and_a_change_repeats_only_what_depends_on_it(
     assert execute(book, seed=1) == ["01_data_analysis", "05_alignment"]
 
 
+def test_braces_in_a_path_are_no_parameters(book):
+    out = book / "plain" / "{limit} {} {0.x} {{out_dir}} % # ü\n'"
+    out.mkdir(parents=True)
+    workbook.run([workbook.Task("05_alignment", {"out_dir": str(out), "seed": "{seed}"})], book / "data", out)
+    assert (out / "05_alignment.txt").read_text() == "{seed}"
+    assert (out / "notebooks" / "05_alignment.ipynb").exists()
+
+
 def test_a_failed_notebook_is_named_with_its_error_and_runs_again(book):
     path = book / "notebooks" / "05_alignment.ipynb"
     good = path.read_text()
@@ -153,10 +161,13 @@ def test_unrated_first_clips_are_no_folder_without_ratings(tmp_path):
         (tmp_path / f"{name}.mp4").touch()
     (tmp_path / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\nc,.1,.2,.3,.4,.5\n")
     tasks = workbook.plan(tmp_path, tmp_path / "out", weights="random", limit=2)
-    message = "--limit 2 leaves no clip of .* that is rated.* The first rated clip is number 3: take that many, or stop"
+    message = (
+        "none of the first 2 clips of .* is rated.* The first rated clip is number 3: take more with --limit. Or stop"
+    )
     with pytest.raises(ValueError, match=message):
         workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=2)
-    assert len(workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)) == 3
+    with pytest.raises(ValueError, match="ratings of openness must differ, got 0.1 for all of 1 clips"):
+        workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)
 
 
 def test_pretrained_is_the_default_and_brings_its_own_settings(tmp_path):
