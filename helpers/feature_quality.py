@@ -17,13 +17,14 @@ from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 
 from helpers.clips import DISPLAY, targets_of
+from helpers.statistics import FEWEST
 from helpers.store import valid_rows
 
 MOST_CLIPS = 1000  # clips whose pairs are looked at: a million pairs
 SAMPLED_ROWS = 4096
 DRAWS = 500  # of intervals, and of what chance gives
 EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
-EQUAL = 1e-6  # share of a channel's range within which two values count as equal
+EQUAL = 1e-6  # share of a channel's size within which two values count as equal: ten roundings of float32
 
 
 def extracted(table: pd.DataFrame, manifest: dict[str, Any]) -> tuple[list[str], pd.Series, str]:
@@ -107,7 +108,7 @@ def effective_dimensions(rows: np.ndarray) -> float:
 def standardised(rows: np.ndarray) -> np.ndarray:
     """Rows (n, D) with mean 0 and sd 1 per channel; channels that do not vary are 0."""
     sd = rows.std(axis=0)
-    varies = sd > 1e-7 * max(float(sd.max()), 1e-30)
+    varies = sd > EQUAL * np.abs(rows).max(axis=0, initial=0)
     return np.where(varies, (rows - rows.mean(axis=0)) / np.where(varies, sd, 1), 0).astype("float32")
 
 
@@ -127,12 +128,18 @@ def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
 
 def no_plane(clip_means: pd.DataFrame) -> str:
     """Say why clips cannot be laid out in a plane; "" where they can."""
-    n = len(clip_means)
-    if n < 3:
+    if (n := len(clip_means)) < 3:
         return f"clip_means must have 3 clips or more to be laid out in a plane, got {n}."
-    if not standardised(clip_means.to_numpy("float32")).any():
+    if all_equal(clip_means):
         return f"clip_means must differ between clips to be laid out in a plane, got {n} equal ones."
-    return ""
+    return (
+        "" if clip_means.shape[1] > 1 else "clip_means must have 2 channels or more to be laid out in a plane, got 1."
+    )
+
+
+def all_equal(clip_means: pd.DataFrame) -> bool:
+    """Whether no channel tells one clip from another, as in copies of a clip."""
+    return not standardised(clip_means.to_numpy("float32")).any()
 
 
 def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise: bool = True) -> pd.DataFrame | None:
@@ -145,15 +152,15 @@ def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise
 
     Returns:
         Rows "within sources: cosine similarity" and "between sources: cosine distance"; columns value, low, high (95 %,
-        over sources), permuted, permuted_low, permuted_high (the same with the sources permuted). None when no
-        two clips share a source, or all do.
+        over sources; NaN for fewer than `FEWEST` of them), permuted, permuted_low, permuted_high (the same with the
+        sources permuted). None when no two clips share a source, or all do, or all clips are equal.
     """
     rng = np.random.default_rng(0)
     chosen = _whole_sources(np.asarray(sources), rng)
     codes, names = pd.factorize(np.asarray(sources)[chosen])
-    if len(names) < 2 or len(names) == len(codes):
-        return None
     rows = clip_means.to_numpy("float32")[chosen]
+    if len(names) < 2 or len(names) == len(codes) or not standardised(rows).any():
+        return None
     similarity = cosine_similarity(standardised(rows) if standardise else rows).astype("float64")
     np.fill_diagonal(similarity, 0)
     sums, pairs = _by_sources(similarity, codes)
@@ -161,7 +168,7 @@ def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise
     drawn = [_within_between(sums, pairs, weight) for weight in rng.multinomial(k, once / k, DRAWS)]
     permuted = [_within_between(*_by_sources(similarity, rng.permutation(codes)), once) for _ in range(DRAWS)]
     columns = {"value": _within_between(sums, pairs, once)}
-    columns["low"], columns["high"] = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    columns["low"], columns["high"] = np.nanpercentile(drawn, [2.5, 97.5], axis=0) if k >= FEWEST else (np.nan, np.nan)
     columns["permuted"] = np.mean(permuted, axis=0)
     columns["permuted_low"], columns["permuted_high"] = np.percentile(permuted, [2.5, 97.5], axis=0)
     return pd.DataFrame(columns, index=["within sources: cosine similarity", "between sources: cosine distance"])
@@ -202,7 +209,8 @@ def rating_relation(clip_means: pd.DataFrame, ratings: pd.DataFrame, sources: Se
 
     Returns:
         Index target; columns value, permuted_low, permuted_high (95 %), p (one-sided, times the number of targets:
-        Bonferroni), clips. Targets with fewer than 5 rated clips, or without two sources, are left out.
+        Bonferroni), clips. Targets with fewer than 5 rated clips, without two sources, or of which ratings or features
+        do not vary, are left out.
     """
     rng, rows = np.random.default_rng(0), {}
     for target in ratings:
@@ -213,9 +221,11 @@ def rating_relation(clip_means: pd.DataFrame, ratings: pd.DataFrame, sources: Se
             continue
         alike = cosine_similarity(standardised(clip_means.to_numpy("float32")[rated]))[other]
         score = ratings[target].to_numpy("float64")[rated]
-        permuted = np.array([_closeness(rng.permutation(score), other, alike) for _ in range(DRAWS)])
-        low, high = np.percentile(permuted, [2.5, 97.5])
         value = _closeness(score, other, alike)
+        if np.isnan(value):
+            continue
+        permuted = np.array([_closeness(rng.permutation(score), other, alike) for _ in range(DRAWS)])
+        low, high = np.nanpercentile(permuted, [2.5, 97.5])
         p = (1 + (permuted >= value).sum()) / (1 + DRAWS)
         rows[target] = {"value": value, "permuted_low": low, "permuted_high": high, "p": p, "clips": len(rated)}
     columns = ["value", "permuted_low", "permuted_high", "p", "clips"]
@@ -225,13 +235,16 @@ def rating_relation(clip_means: pd.DataFrame, ratings: pd.DataFrame, sources: Se
 
 def relation_sentence(table: pd.DataFrame) -> str:
     """Say what `rating_relation` found, at 5 % over all targets."""
+    if not len(table):
+        return "similar ratings, similar features: too few rated clips, or ratings or features that do not vary"
     related = table.index[table["p"] < 0.05].tolist()
     return f"similar ratings, similar features: {', '.join(related) or 'for no target'}"
 
 
 def _closeness(score: np.ndarray, pairs: np.ndarray, alike: np.ndarray) -> float:
+    """Correlation over pairs of closeness in score with likeness; NaN where either does not vary."""
     near = -np.abs(score[:, None] - score[None, :])[pairs]
-    return float(np.corrcoef(near, alike)[0, 1]) if near.std() > 0 and alike.std() > 0 else 0.0
+    return float(np.corrcoef(near, alike)[0, 1]) if np.ptp(near) > EQUAL and np.ptp(alike) > EQUAL else np.nan
 
 
 @dataclass(frozen=True)
@@ -256,7 +269,9 @@ class Comparison:
     def on_sources(self) -> list[str]:
         """Say whether the features know who it is."""
         if self.same is None:
-            return ["no two clips share a source, or all do"]
+            return [
+                "the clips do not differ" if all_equal(self.clip_means) else "no two clips share a source, or all do"
+            ]
         same, raw = self.same.iloc[0], self.raw.iloc[0]
         more = "more" if same["value"] > same["permuted_high"] else "no more"
         chance = f"{raw['permuted_low']:.4f} to {raw['permuted_high']:.4f} with permuted sources"

@@ -106,10 +106,10 @@ def disk_full(error: BaseException | None, path: Path) -> DiskFullError | None:
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write JSON atomically, keys sorted. NaN and infinity are refused (ValueError): they are not JSON."""
-    text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """Write JSON atomically, keys sorted. NaN and infinity, which are no numbers of JSON, become null."""
+    known = json.loads(json.dumps(data, sort_keys=True), parse_constant=lambda name: None)
     with replacing(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:

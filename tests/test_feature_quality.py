@@ -168,7 +168,33 @@ def test_planes_that_cannot_be_are_named():
     assert no_plane(means) == ""
     assert no_plane(means.iloc[:2]) == "clip_means must have 3 clips or more to be laid out in a plane, got 2."
     assert no_plane(copies) == "clip_means must differ between clips to be laid out in a plane, got 5 equal ones."
+    assert no_plane(means[[0]]) == "clip_means must have 2 channels or more to be laid out in a plane, got 1."
     assert len(of_clips(means.iloc[:3]).planes()[1]) == 3
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize("n_sources", [1, 2, 8])
+@pytest.mark.parametrize(("features", "ratings"), [("vary", "vary"), ("equal", "vary"), ("vary", "equal")])
+def test_few_or_equal_clips_are_compared_as_far_as_they_can_be(n, n_sources, features, ratings):
+    rows = np.random.default_rng(0).normal(size=(n, 7))
+    if features == "equal":  # copies, up to rounding
+        rows = rows[:1] * (1 + 1e-7 * np.arange(n)[:, None])
+    names = [f"clip {k}" for k in range(n)]
+    table = pd.DataFrame({"path": "x", "source": [f"s{k % n_sources}" for k in range(n)], "split": ""}, index=names)
+    table["openness"] = 0.5 if ratings == "equal" else np.linspace(0.2, 0.8, n)
+    compared = compare_clips(pd.DataFrame(rows, index=names), table)
+    assert len(compared.relation) == (n == 8 and n_sources > 1 and features == ratings == "vary")
+    assert compared.relation.notna().all(axis=None)
+    assert (compared.best_rating() is None) == compared.relation.empty
+    assert (compared.same is None) == (features == "equal" or not 1 < min(n, n_sources) < n)
+    if features == "equal" and n > 1:
+        assert compared.on_sources() == ["the clips do not differ"]
+    if compared.same is not None:  # fewer than 5 sources have no interval
+        assert compared.same[["value", "permuted"]].notna().all(axis=None)
+        assert compared.same[["low", "high"]].isna().all(axis=None)
+    if not no_plane(compared.clip_means):
+        assert np.isfinite(compared.planes()).all()
+    assert bool(no_plane(compared.clip_means)) == (n < 3 or features == "equal")
 
 
 def table_of_clips():

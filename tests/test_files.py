@@ -4,6 +4,7 @@ import errno
 import json
 import os
 
+import numpy as np
 import pytest
 
 from helpers import files, workbook
@@ -41,10 +42,12 @@ def test_a_written_file_is_readable_by_others_as_the_umask_says(tmp_path):
     assert list(json.loads(path.read_text(encoding="utf-8"))) == ["a", "b"]
 
 
-def test_nan_is_not_json(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        files.write_json(tmp_path / "a.json", {"r2": float("nan")})
-    assert not (tmp_path / "a.json").exists()
+def test_a_number_that_does_not_exist_is_null(tmp_path):
+    given = {10: float("nan"), 9: [1, float("-inf")], 1: {"r2": np.float64("nan"), "n": 2**70, "text": "NaN"}}
+    files.write_json(tmp_path / "a.json", given)
+    read = files.read_json(tmp_path / "a.json")
+    assert read == {"1": {"r2": None, "n": 2**70, "text": "NaN"}, "9": [1, None], "10": None}
+    assert list(read) == ["1", "9", "10"]  # by number, as they are sorted before they are text
 
 
 def test_a_damaged_json_file_is_named(tmp_path):
