@@ -33,7 +33,7 @@ from helpers.container import OpenVideo, VideoError, open_container, open_video
 from helpers.detectors import chosen_detector, detect_faces, require_detector
 from helpers.excerpt import write_excerpt
 from helpers.files import read_json, resolve
-from helpers.pictures import Converter
+from helpers.pictures import Converter, shapes_of
 from helpers.probe import VideoInfo, describe, probe
 from helpers.video import STRICT, iter_frames
 from helpers.workers import ClipPool, WorkerError, cores
@@ -120,7 +120,7 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
         VideoError: see `helpers.video.iter_frames`.
     """
     with open_video(request.path) as video, suppress(av.FFmpegError):
-        info, convert = describe(video), Converter(None, video.stream.sample_aspect_ratio)
+        info, convert = describe(video), Converter(None, shapes_of(video))
         numbers = spread_numbers(len(video.t_s), request.looks)
         pictures = [] if request.thorough else key_pictures(video, request.looks)
         faces = [detect_faces(convert(picture), request.detector) for picture in pictures]

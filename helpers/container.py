@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,7 +40,7 @@ class OpenVideo:
     `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `t_s (n,)` the
     same in seconds from the first one. `timed`: whether packets and pictures carry that time, each another one, so that
     a decoded picture is known by it; otherwise pictures can only be counted. `cut_out`: it begins with pictures that
-    refer to what was cut away before them; they are left out.
+    refer to what was cut away before them; they are left out. `keys`: when its key pictures appear.
     """
 
     path: Path
@@ -50,6 +49,7 @@ class OpenVideo:
     ticks: np.ndarray
     timed: bool
     cut_out: bool
+    keys: np.ndarray
 
     @property
     def t_s(self) -> np.ndarray:
@@ -109,7 +109,7 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
     stream = _video_stream(path, container)
-    end, moments, pts, first = Counter(), [], set(), None  # moments: of the pictures that are shown
+    end, moments, keys, pts, first = Counter(), [], [], set(), None  # moments: of the pictures that are shown
     for packet in container.demux():
         moment = packet.dts if packet.pts is None else packet.pts  # AVI knows the order of decoding only
         if moment is None or packet.stream.type == "data":
@@ -123,6 +123,7 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         pts.add(packet.pts)
         if not packet.is_discard:
             moments.append(moment)
+            keys += [moment] * packet.is_keyframe
     if not moments:
         raise damaged(path, "holds no frame that can be decoded")
     _check_whole(path, container, max(float(ticks * each.time_base) for each, ticks in end.items()))
@@ -133,7 +134,7 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         shown = first_picture(path, stream.index).pts
         ticks = ticks if shown is None else ticks[ticks >= shown]
     timed = "avi" not in container.format.name and None not in pts and len(np.unique(ticks)) == len(ticks)
-    video = OpenVideo(path, container, stream, ticks, timed, len(ticks) < len(moments))
+    video = OpenVideo(path, container, stream, ticks, timed, len(ticks) < len(moments), np.sort(keys))
     _check_times(video)
     return video
 
@@ -248,9 +249,3 @@ def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
     mirrored = a * d < b * c
     a, b = (-a, -b) if mirrored else (a, b)
     return 90 * round(math.degrees(math.atan2(-b, a)) / 90), mirrored
-
-
-def display_size(picture: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """Width and height at which a player shows a picture: pixels that are not square are widened."""
-    width, height = round(picture.width * (pixel_aspect or 1)), picture.height
-    return (height, width) if orientation(picture)[0] in (90, -90) else (width, height)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.container import OpenVideo, display_size, first_picture, open_video, orientation
+from helpers.container import OpenVideo, first_picture, open_video, orientation
+from helpers.pictures import CHANGES, clip_size, remarks_of, shapes_of
 
 UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 
@@ -14,6 +15,7 @@ UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 class VideoInfo:
     """What is in a video file: `width`, `height` in pixels as displayed, `fps` the mean rate, `duration_s` seconds,
     `rotation_deg` the turn that displays it, counter-clockwise, `mirrored` whether it is flipped left to right as well.
+    `remarks` say in words what is odd about the file or its pictures, and what is done about it.
     """
 
     codec: str
@@ -26,6 +28,7 @@ class VideoInfo:
     mirrored: bool
     variable_rate: bool
     audio: bool
+    remarks: tuple[str, ...] = ()
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -42,7 +45,11 @@ def describe(video: OpenVideo) -> VideoInfo:
     """What is in an open file."""
     picture = first_picture(video.path, video.stream.index)
     n, last_s, (turn, mirrored) = len(video.t_s), video.t_s[-1], orientation(picture)
-    width, height = display_size(picture, video.stream.sample_aspect_ratio)
+    shapes = shapes_of(video)
+    if (0, 0) in shapes:
+        shapes = {(picture.width, picture.height): shapes[0, 0]}
+    width, height = clip_size(shapes, turn)
+    changes = [CHANGES.format(width, height)] if len(shapes) > 1 else []
     return VideoInfo(
         codec=video.codec,
         width=width,
@@ -54,4 +61,5 @@ def describe(video: OpenVideo) -> VideoInfo:
         mirrored=mirrored,
         variable_rate=bool(n > 1 and np.diff(video.t_s).max() > UNEVEN * video.interval_s),
         audio=len(video.container.streams.audio) > 0,
+        remarks=(*getattr(video, "remarks", ()), *changes, *remarks_of(picture)),
     )

@@ -26,7 +26,7 @@ from helpers.container import (
     open_video,
     orientation,
 )
-from helpers.pictures import Converter
+from helpers.pictures import DEINTERLACED, Converter, Deinterlacer, shapes_of
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -75,11 +75,19 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
         codec.options = {} if video.cut_out else STRICT  # after a cut the decoder misses what nothing refers to
         pictures = (picture for packet in video.packets_of(container) for picture in codec.decode(packet))
-        for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), pictures, strict=False)):
-            if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
-                return
+        whole = Deinterlacer()
+        shown = whole(_as_announced(video, pictures))
+        for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), shown, strict=False)):
             if is_wanted:
-                yield number, picture, _describe(codec, device)
+                yield number, picture, _describe(codec, device) + (f"; {DEINTERLACED}" if whole.used else "")
+
+
+def _as_announced(video: OpenVideo, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """The pictures up to the first that is damaged or shown at another time than the packets tell."""
+    for number, picture in enumerate(pictures):
+        if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
+            return
+        yield picture
 
 
 def _is_wanted(wanted: np.ndarray) -> np.ndarray:
@@ -191,15 +199,16 @@ class FrameStream(Sampled):
         with open_video(path) as video:
             backend = _fastest(video) if backend == "auto" else backend_name(backend)
             index, t_s = _plan(video, *sampling)
-            convert, wanted, position = Converter(size, video.stream.sample_aspect_ratio), np.unique(index), 0
+            convert, wanted, position = Converter(size, shapes_of(video)), np.unique(index), 0
             if backend == "opencv":
                 pictures = decode_opencv(video, wanted)
             else:
                 pictures = decode_pyav(video, wanted, backend if backend in HARDWARE else "")
             why, self.length = "", len(index)
             try:
-                for number, picture, self.decoder in pictures:
+                for number, picture, decoder in pictures:
                     frame = convert(picture)
+                    self.decoder = "; ".join((decoder, *convert.done))
                     while position < len(index) and index[position] == number:
                         yield frame, float(t_s[position]), number
                         position += 1
