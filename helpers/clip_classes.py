@@ -131,7 +131,7 @@ def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, fl
     """Probability of each class: the mean over checkpoints, over the views that the run tested with, and over runs.
 
     Raises:
-        helpers.pipeline.CLIP_ERRORS: The video cannot be used.
+        VideoError: The video cannot be used.
     """
     p = np.mean([_probabilities(Path(video), run) for run in (classifier, *classifier.others)], axis=0)
     return dict(zip(classifier.card["classes"], p.astype(float).tolist(), strict=True))

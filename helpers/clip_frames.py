@@ -27,8 +27,6 @@ from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock, batches_of
 from helpers.video import read_frames, uniform_indices
 
 ARRAY_FILES, ARRAY = ("processed_data.npz", "processed_data.npy", "processed_data.pt"), "videos"
-DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError)
-DAMAGED += (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 ArrayFile = tuple[tuple[int, ...], Callable[[int], np.ndarray]]  # shape, and what reads one clip (T, 3, H, W)
 
@@ -293,7 +291,7 @@ def _opened(path: Path) -> Iterator[ArrayFile]:
             if len(shape) != 5 or shape[2] != 3 or 0 in shape:
                 raise ValueError(f"{ARRAY} must have shape (N, T, 3, H, W), got {shape}")
             yield shape, read
-    except DAMAGED as error:
+    except Exception as error:  # damage raises nearly anything
         raise VideoError(f"{path.name}: cannot be read as an array of clips ({error}).") from None
 
 

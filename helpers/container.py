@@ -17,6 +17,8 @@ import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.sidedata.sidedata import Type
 
+from helpers.failures import ClipError
+
 MISSING_S = 0.3  # packets ending this much before the duration in the header: the file is cut off
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it
 LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
@@ -24,7 +26,7 @@ NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "sv
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
 
 
-class VideoError(ValueError):
+class VideoError(ClipError):
     """A file that is not a whole, readable video; the message is one line that names the file."""
 
 

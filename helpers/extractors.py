@@ -12,7 +12,7 @@ from keras import layers
 
 from helpers.backbones import Backbone, build_backbone
 from helpers.files import file_sha256
-from helpers.forward import Forward, NetworkError, compile_forward
+from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import Network
 from helpers.store import read_arrays, write_arrays
@@ -23,7 +23,7 @@ def _mean_rows(forward: Forward, samples: np.ndarray, batch_size: int, width: in
     """The network's output for every sample, averaged over all its axes but the last: float32 (n, width)."""
     rows = np.zeros((len(samples), width), np.float32)
     for place, output in Network(forward, batch_size).run((k, sample, 1) for k, sample in enumerate(samples)):
-        if isinstance(output, NetworkError):
+        if isinstance(output, Exception):
             raise output
         rows[place] = output.reshape(-1, width).mean(axis=0)
     return rows

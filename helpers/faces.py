@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from helpers.config import PreparationConfig
-from helpers.container import VideoError
 from helpers.detectors import chosen_detector, detect_faces, detector_file, detector_version, require_detector
+from helpers.failures import reason_of
 from helpers.files import PART
 from helpers.store import Stage, clip_stamp, read_manifest, write_arrays
 from helpers.tracking import Follower, face_path, main_face
@@ -35,7 +35,7 @@ SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source
 
 def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
     """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
-    from helpers.pipeline import CLIP_ERRORS, NOT_DECISIVE, ClipRun, Work  # slow to import for decoder processes
+    from helpers.pipeline import NOT_DECISIVE, ClipRun, Work  # slow to import for decoder processes
 
     cfg = replace(cfg, detector=chosen_detector(cfg.detector, cfg.out / "faces"))
     require_detector(cfg.detector)
@@ -53,11 +53,8 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
         ClipRun("02 preparation", clips, cfg, stage, work) as run,
     ):
         for clip, tracks in run:
-            try:
+            with run.of(clip):
                 (track,) = tracks
-            except CLIP_ERRORS as error:
-                run.fail(clip, error)
-            else:
                 write_track(stage.path(clip.key), replace(track, stamp=clip.stamp))
                 run.count("made")
         return stage.finish(**run.finish())
@@ -110,11 +107,12 @@ def export_faces(
                 write_arrays(stage.path(key), **rows, stamp=stamp)
                 counts["made"] += 1
                 counts["files"] += len(rows["frame"])
-            except (VideoError, NoFaceError, cv2.error) as error:
-                log.warning("%s: %s", key, error)
+            except BaseException as error:
+                reason = reason_of(error, path.name)
+                log.warning("%s: %s", key, reason)
                 shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
                 stage.path(key).unlink(missing_ok=True)
-                stage.fail(key, str(error).removeprefix(f"{path.name}: "))
+                stage.fail(key, reason)
                 counts["failed"] += 1
         return stage.finish(**counts)
 

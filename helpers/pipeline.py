@@ -7,6 +7,7 @@ clips. What cannot be used is recorded with its reason and the run goes on; what
 
 import logging
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,26 +17,21 @@ from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
-from av import FFmpegError
 from tqdm.auto import tqdm
 
 from helpers.config import Parameters
-from helpers.container import VideoError
 from helpers.crops import Chunk
 from helpers.device import device_scope
+from helpers.failures import ClipError, Repeated, outcome, reason_of
 from helpers.forward import Forward, NetworkError
-from helpers.precomputed import StoredError
-from helpers.rows import ClipRows, TooShortError
+from helpers.rows import ClipRows
 from helpers.store import FeatureFile, Stage, clip_stamp, read_features
-from helpers.tracks import NoFaceError
-from helpers.workers import ClipPool, WorkerError, cores
+from helpers.workers import ClipPool, cores
 
 log = logging.getLogger(__name__)
 
-CLIP_ERRORS = (VideoError, NoFaceError, StoredError, TooShortError, NetworkError, WorkerError, cv2.error, FFmpegError)
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")  # for files
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
 UNWRITTEN = 8  # files that may wait to be written
@@ -43,6 +39,7 @@ AT_ONCE = 2  # batches in the network, where memory suffices for both
 BEGUN = AT_ONCE + 1  # batches on their way: one more waits for it
 WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
 LINE_S = 60.0  # between two lines in the log
+LONGEST_TRACEBACK = 20_000  # characters in the log
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 Kind = tuple[tuple[int, ...], np.dtype, int]  # shape and type of a sample, and its rows: what fits into one batch
@@ -54,8 +51,8 @@ class Network:
     Cores that one batch leaves idle at the end of a layer the other uses. No result depends on what else is in its
     batch. All batches of a kind have the size of the first, so that nothing is compiled twice, and no more is computed
     where there are too few samples to fill it. When memory does not suffice for a batch, half of it is tried, and kept
-    to from then on; a single sample, with no other batch beside it. A sample that the network fails on is found by
-    running the samples of its batch one by one.
+    to from then on; a single sample, with no other batch beside it. A sample that the network fails on, or that does
+    not fit by itself, is found by running the samples of its batch one by one.
 
     Attributes:
         batch_size: Rows at once; less than it was after memory has run out. A sample of more rows is a batch by itself.
@@ -69,8 +66,9 @@ class Network:
         self._turns, self._entrance, self._clock = Semaphore(AT_ONCE), Lock(), Lock()
         self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first
         self._inside, self._since_s = 0, 0.0
+        self._works, self._failure = False, None  # whether any sample went through, and the first error of another kind
 
-    def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | NetworkError]]:
+    def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
         """Run the network over all samples.
 
         Args:
@@ -81,7 +79,8 @@ class Network:
             Each owner with the network's output, or why it failed, some batches later; of one kind in order.
 
         Raises:
-            MemoryError: not even one sample fits. Whatever else the network raised comes out here, too.
+            Exception: At the end, where not one sample went through, what the network raised if it was no NetworkError:
+                then it is the network's fault, or memory is too small for it (MemoryError).
         """
         running: deque[tuple[Future, list[Any]]] = deque()
         threads = ThreadPoolExecutor(AT_ONCE, "network")
@@ -96,6 +95,8 @@ class Network:
                 yield from _delivered(*running.popleft())
         finally:
             threads.shutdown(cancel_futures=True)
+        if self._failure and not self._works:
+            raise self._failure
 
     def _batches(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Kind, list[tuple]]]:
         """Samples of one kind together, (owner, sample) each; full but for the first and the last."""
@@ -110,35 +111,46 @@ class Network:
                 yield oldest, filling.pop(oldest)
         yield from filling.items()
 
-    def _run(self, samples: tuple[np.ndarray, ...], kind: Kind) -> list[np.ndarray | NetworkError]:
+    def _run(self, samples: tuple[np.ndarray, ...], kind: Kind) -> list[np.ndarray | Exception]:
         """What the network says about every sample; where memory does not suffice, of half as many at a time."""
         n_rows = kind[-1]
         room = min(self._sizes[kind], max(1, self.batch_size // n_rows))  # less, if memory has run out since
-        outputs: list[np.ndarray | NetworkError] = []
+        outputs: list[np.ndarray | Exception] = []
         with device_scope(self.device):  # which holds for one thread only
             while len(outputs) < len(samples):
                 try:
                     outputs += self._outputs(samples[len(outputs) :][:room], room)
                 except MemoryError as error:
                     if room == 1:
-                        raise MemoryError(f"{error} Not even one at a time fits into memory.") from None
+                        outputs.append(self._failed(MemoryError(f"{error} Not even one at a time fits into memory.")))
+                        continue
                     room //= 2
                     self.batch_size = min(self.batch_size, room * n_rows)
                     log.warning("%s Going on with %d at a time, here and in what follows.", error, room)
         return outputs
 
-    def _outputs(self, samples: tuple[np.ndarray, ...], room: int) -> list[np.ndarray | NetworkError]:
+    def _outputs(self, samples: tuple[np.ndarray, ...], room: int) -> list[np.ndarray | Exception]:
         """The network's outputs, always of `room` samples, so that it meets one shape only: zeros fill it up."""
         x = samples[0][None] if room == 1 else np.zeros((room, *samples[0].shape), samples[0].dtype)
         if room > 1:
             np.stack(samples, out=x[: len(samples)])
         try:
-            return list(self._forwarded(x)[: len(samples)])
-        except NetworkError as error:
+            outputs = list(self._forwarded(x)[: len(samples)])
+        except MemoryError:
+            raise
+        except Exception as error:
             if len(samples) > 1:
                 return [output for sample in samples for output in self._outputs((sample,), room)]
-            log.warning("%s", error)
-            return [error]
+            return [self._failed(error)]
+        self._works = True
+        return outputs
+
+    def _failed(self, error: Exception) -> Exception:
+        """Take note of a sample that the network failed on."""
+        log.warning("%s", error)
+        if not isinstance(error, NetworkError):
+            self._failure = self._failure or error
+        return error
 
     def _forwarded(self, x: np.ndarray) -> np.ndarray:
         """What the network makes of a batch; where memory has no room for one sample, without others beside it."""
@@ -171,7 +183,7 @@ class Network:
             self._inside, self._since_s = self._inside + change, now_s
 
 
-def _delivered(future: Future, owners: list[Any]) -> Iterator[tuple[Any, np.ndarray | NetworkError]]:
+def _delivered(future: Future, owners: list[Any]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
     yield from zip(owners, future.result(), strict=True)
 
 
@@ -206,8 +218,10 @@ class Clip(NamedTuple):
 class ClipRun:
     """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
-    Rows are written in a thread of its own; a full disk comes out of a later call, or the end of `with`. A bar shows
-    how far the run is and how fast, and for those without a screen a line a minute in `progress.log`.
+    Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
+    What is not (`helpers.failures.reason_of`) ends the run, and what is done stays. Rows are written in a thread of its
+    own; a full disk comes out of a later call, or the end of `with`. A bar shows how far the run is and how fast, and
+    for those without a screen a line a minute in `progress.log`.
 
     Attributes:
         counts: Of the manifest: "clips" in all; "made", "failed" and "found" there already, so far.
@@ -240,11 +254,14 @@ class ClipRun:
         self.spent_s = Counter()
         self._name, self._clips, self._cfg, self._stage, self._work = name, clips, cfg, stage, work
         self._network, self._usage, self._on_rows = network, usage, on_rows
+        self._order, self._n_begun = {key: place for place, key in enumerate(clips.index)}, 0
+        self._failed, self._repeated = set(), Repeated()
+        self._names: dict[str, str] = {}  # of files, as the file system tells them apart, and whose each is
         self._bar = tqdm(total=len(clips), desc=name, disable=not cfg.progress, bar_format=FORMAT)
         self._started_s = self._line_s = time.monotonic()
         self._pool = ClipPool(work.function, workers=cfg.workers or cores(), patience_s=PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, "writer")
-        self._unwritten: deque[Future] = deque()
+        self._unwritten: deque[tuple[Clip, FeatureFile, Future]] = deque()
 
     def __enter__(self) -> "ClipRun":
         return self
@@ -258,35 +275,59 @@ class ClipRun:
         finally:
             self._bar.close()
             elapsed = timedelta(seconds=round(time.monotonic() - self._started_s))
-            self._log(f"{'stopped' if self._n_left() else 'done'} after {elapsed}")
+            self._log_speed(f"{'stopped' if self._n_left() else 'done'} after {elapsed}")
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
-        """Every clip that is not done, with its chunks; call `fail` or `count` for each."""
+        """Every clip that is not done, with its chunks; `count` each, inside `of`."""
         return self._pool.run(self._tasks())
+
+    @contextmanager
+    def of(self, clip: Clip) -> Iterator[None]:
+        """What is raised inside is the clip's failure, if it is not the run's."""
+        try:
+            yield
+        except BaseException as error:
+            self._fail(clip, error)
 
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
         for key, below in self._clips["path"].items():
-            path = self._cfg.data / below
-            stamp = self._work.stamp(path, key)
-            try:
-                job, kept = self._work.job(path, key, stamp)
-            except CLIP_ERRORS as error:  # also where it could be used when it was done
-                self.fail(Clip(key, path, stamp), error)
-                continue
-            if not self._stage.done(key, stamp):
-                yield Clip(key, path, stamp, kept), job
-                continue
-            if self._on_rows:
-                self._on_rows(key, read_features(self._stage.path(key)), kept)
-            self.count("found")
+            self._n_begun += 1
+            clip = Clip(key, self._cfg.data / below, "missing")
+            with self.of(clip):
+                if (other := self._names.setdefault(self._stage.name_of(key), key)) != key:
+                    raise ClipError(f"its file would take the place of that of {other}. Rename one of the two.")
+                clip = clip._replace(stamp=self._work.stamp(clip.path, key))
+                job, kept = self._work.job(clip.path, key, clip.stamp)  # also where it could be used when it was done
+                clip = clip._replace(kept=kept)
+                if not self._is_found(clip):
+                    yield clip, job
 
-    def fail(self, clip: Clip, error: Exception) -> None:
-        """Record a clip that cannot be used, and remove what an earlier version of it has left."""
-        reason = str(error).removeprefix(f"{clip.path.name}: ")
+    def _is_found(self, clip: Clip) -> bool:
+        """Whether the clip's file is there already; if so, count it."""
+        try:
+            is_done = self._stage.done(clip.key, clip.stamp)
+            rows = read_features(self._stage.path(clip.key)) if is_done and self._on_rows else None
+        except ValueError:  # it holds something else
+            return False
+        if rows:
+            self._on_rows(clip.key, rows, clip.kept)
+        if is_done:
+            self.count("found")
+        return is_done
+
+    def _fail(self, clip: Clip, error: BaseException) -> None:
+        """Record a clip that cannot be used; raises what is the run's, and RepeatedError."""
+        reason = reason_of(error, clip.path.name)
+        if clip.key in self._failed:
+            return
+        self._failed.add(clip.key)
         log.warning("%s: %s", clip.key, reason)
-        self._stage.path(clip.key).unlink(missing_ok=True)
+        if not isinstance(error, ClipError):
+            self._log(f"{clip.key}: {reason}\n{''.join(traceback.format_exception(error))[:LONGEST_TRACEBACK]}")
         self._stage.fail(clip.key, reason)
         self.count("failed")
+        names = str(clip.path), clip.key, clip.path.name, clip.path.stem
+        self._repeated.add(error, reason, names, self._order[clip.key], self._n_begun)
 
     def stream(self, rows_of: Callable[[Any], ClipRows]) -> None:
         """Read, compute and write all clips at once; a clip's file is written when its last row is there.
@@ -296,52 +337,54 @@ class ClipRun:
         """
         with closing(self._network.run(self._samples(rows_of))) as outputs:
             for (clip, rows, place), output in outputs:
-                rows.receive(place, output)
-                self._write_if_complete(clip, rows)
+                with self.of(clip):
+                    rows.receive(place, output)
+                    self._write_if_complete(clip, rows)
         self.spent_s["network"] = self._network.busy_s
 
     def _samples(self, rows_of: Callable[[Any], ClipRows]) -> Iterator[tuple[Any, np.ndarray, int]]:
         """Of all clips, one after the other; the owner of one is its clip, the clip's rows, and its place in them."""
         for clip, chunks in self:
-            rows = rows_of(clip.kept)
-            try:
+            with self.of(clip):
+                rows = rows_of(clip.kept)
                 for place, sample, n_rows in rows.samples(chunks):
                     yield (clip, rows, place), sample, n_rows
-            except CLIP_ERRORS as error:
-                self.fail(clip, error)
-            else:
                 self._write_if_complete(clip, rows)
 
     def _write_if_complete(self, clip: Clip, rows: ClipRows) -> None:
         """Have the rows of a clip written; waits while too many are."""
-        if not rows.complete:
-            return
-        self.spent_s.update(rows.spent_s)
-        try:
+        if rows.complete:
+            self.spent_s.update(rows.spent_s)
             made = rows.result()
-        except CLIP_ERRORS as error:
-            self.fail(clip, error)
-            return
-        if self._on_rows:
-            self._on_rows(clip.key, made, clip.kept)
-        self._unwritten.append(self._writer.submit(self._write, clip, made))
-        self._await_writer(UNWRITTEN)
+            self._unwritten.append((clip, made, self._writer.submit(self._write, clip, made)))
+            self._await_writer(UNWRITTEN)
 
-    def _write(self, clip: Clip, rows: FeatureFile) -> int:
+    def _write(self, clip: Clip, rows: FeatureFile) -> None:
         started_s = time.perf_counter()
         self._stage.write(clip.key, rows, clip.stamp)
         self.spent_s["writing"] += time.perf_counter() - started_s
-        return len(rows.valid)
 
     def _await_writer(self, n_unwritten: int) -> None:
         """Wait until at most so many clips are unwritten, and count those that are not."""
-        while self._unwritten and (len(self._unwritten) > n_unwritten or self._unwritten[0].done()):
-            self.count("made", self._unwritten.popleft().result())
+        while self._unwritten and (len(self._unwritten) > n_unwritten or self._unwritten[0][-1].done()):
+            clip, rows, written = self._unwritten.popleft()
+            with self.of(clip):
+                written.result()
+                if self._on_rows:
+                    self._on_rows(clip.key, rows, clip.kept)
+                self.count("made", len(rows.valid))
 
     def finish(self) -> dict[str, int]:
-        """Put what failed into the order of the clips, and return the counts of the manifest."""
-        order = {key: place for place, key in enumerate(self._clips.index)}
-        self._stage.failed.sort(key=lambda entry: order[entry["clip"]])
+        """Remove what earlier versions of failed clips have left, list these in the order of the clips, and say how
+        many they are; returns the counts of the manifest.
+        """
+        for key in self._failed:
+            if self._names.get(self._stage.name_of(key)) == key:
+                with suppress(OSError):  # no file is there, or a folder of that name
+                    self._stage.path(key).unlink()
+        self._stage.failed.sort(key=lambda entry: self._order[entry["clip"]])
+        said = outcome(self.counts, self._stage.failed, self._stage.folder / "manifest.json")
+        log.info("%s: %s", self._name, said)
         return self.counts
 
     def count(self, became: str, n_rows: int = 0) -> None:
@@ -352,7 +395,7 @@ class ClipRun:
         self._bar.update()
         if time.monotonic() - self._line_s >= LINE_S:
             self._line_s = time.monotonic()
-            self._log(f"{self.left()} left")
+            self._log_speed(f"{self.left()} left")
 
     def left(self) -> timedelta | str:
         """Time until the end, to the second, if it goes on as it went; "?" before the first clip is made."""
@@ -364,12 +407,17 @@ class ClipRun:
     def _n_left(self) -> int:
         return 2 * self.counts["clips"] - sum(self.counts.values())
 
-    def _log(self, when: str) -> None:
+    def _log_speed(self, when: str) -> None:
         n, usage = self.counts["clips"], self._usage()
-        line = f"{self._name}: {n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}"
-        log.info("%s", line)
-        with suppress(OSError), open(self._cfg.out / "progress.log", "a", encoding="utf-8") as file:  # no run ends here
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        self._log(f"{n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}")
+
+    def _log(self, text: str) -> None:
+        log.info("%s: %s", self._name, text)
+        with (
+            suppress(OSError),  # no run ends here
+            open(self._cfg.out / "progress.log", "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {self._name}: {text}\n")
 
     def _speed(self) -> str:
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)

@@ -23,6 +23,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock
+from helpers.failures import ClipError
 from helpers.flow import flow_header, normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
@@ -38,7 +39,7 @@ Values = tuple[np.ndarray, dict[int, str]]  # of some samples, zeros where one c
 About = tuple[int, float, str, tuple[int, ...]]  # number, rate, origin and shape of samples
 
 
-class StoredError(ValueError):
+class StoredError(ClipError):
     """A clip, or a sample of it, whose file cannot be used; the message is the reason."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from helpers.config import DynamicConfig
 from helpers.crops import Chunk
-from helpers.forward import NetworkError
+from helpers.failures import ClipError
 from helpers.precomputed import StoredClip
 from helpers.store import FeatureFile
 from helpers.tracks import FaceTrack
@@ -25,7 +25,7 @@ FLOWS_AT_ONCE = 512  # flows that go through the motion network in one pass; bou
 POOL_OVERHANG = 8  # the 2x7x7 pool joins two steps of 8 flows: row i stands for flows 8i to 8i+15
 
 
-class TooShortError(ValueError):
+class TooShortError(ClipError):
     """A clip with fewer flows than a row needs; the message is the reason."""
 
 
@@ -40,7 +40,7 @@ class ClipRows(ABC):
         """`track`: the face that the rows are about; None where they are about whole frames."""
         self.track, self.spent_s = track, Counter()
         self._seen: list[Chunk] = []  # without their values
-        self._made: list[tuple[int, Any]] = []  # of each sample: how many rows come of it; they, or a NetworkError
+        self._made: list[tuple[int, Any]] = []  # of each sample: how many rows come of it; they, or why there are none
         self._n_awaited = 1  # samples, and their end
 
     @property
@@ -59,22 +59,24 @@ class ClipRows(ABC):
             yield place, sample, n_rows
         self._n_awaited -= 1
 
-    def receive(self, place: int, output: np.ndarray | NetworkError) -> None:
+    def receive(self, place: int, output: np.ndarray | Exception) -> None:
         """Take what the network says about the sample of that place."""
         n_rows, _ = self._made[place]
-        is_made = not isinstance(output, NetworkError)
+        is_made = not isinstance(output, Exception)
         self._made[place] = n_rows, self._rows_of(output, n_rows) if is_made else output
         self._n_awaited -= 1
 
     def result(self) -> FeatureFile:
-        """The rows, once `complete`. NetworkError if the network failed on every sample; on some: their rows are NaN,
-        which makes them invalid.
+        """The rows, once `complete`. What the network raised, if it failed on every sample; on some: their rows are
+        NaN, which makes them invalid.
         """
-        widths = {rows.shape[1] for _, rows in self._made if not isinstance(rows, NetworkError)}
+        if not self._made:
+            raise ClipError("there is nothing of it that a network could be shown")
+        widths = {rows.shape[1] for _, rows in self._made if not isinstance(rows, Exception)}
         if not widths:
             raise self._made[0][1]
         nothing = np.full((1, *widths), np.nan, np.float32)
-        parts = [nothing.repeat(n, 0) if isinstance(rows, NetworkError) else rows for n, rows in self._made]
+        parts = [nothing.repeat(n, 0) if isinstance(rows, Exception) else rows for n, rows in self._made]
         return self._file(np.concatenate(parts))
 
     def _values(self, chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:

@@ -17,9 +17,9 @@ import pandas as pd
 
 from helpers.clips import LETTERS, TRAITS, load_clips, targets_of
 from helpers.container import VideoError
+from helpers.failures import reason_of
 from helpers.files import read_json, replacing, resolve, write_json
 from helpers.names import clip_key, natural_order, video_files
-from helpers.pipeline import CLIP_ERRORS
 from helpers.score import N_FACES, ClipScore, Scorer, as_text, score_clip
 from helpers.store import read_arrays, write_arrays
 
@@ -95,8 +95,8 @@ def _score(path: Path, scorer: Scorer, name: str, faces: int = N_FACES) -> ClipS
         if path.is_dir():
             raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
         return score_clip(path, scorer, name=name, faces=faces)
-    except CLIP_ERRORS as error:
-        return Unusable(name, str(error).removeprefix(f"{path.name}: "))
+    except BaseException as error:
+        return Unusable(name, reason_of(error, path.name))
 
 
 def print_score(result: ClipScore | Unusable) -> None:

@@ -120,7 +120,7 @@ def read_features(path: str | Path) -> FeatureFile:
 
 def valid_rows(path: str | Path) -> FeatureFile | None:
     """The valid rows of a clip in the order of time; None when there is no file or no such row."""
-    rows = read_features(path).in_time() if Path(path).exists() else None
+    rows = read_features(path).in_time() if Path(path).is_file() else None
     return rows if rows is not None and len(rows.valid) else None
 
 
@@ -172,11 +172,15 @@ class Stage(FolderLock):
         """The file of one clip."""
         return self.folder / f"{key}.npz"
 
+    def name_of(self, key: str) -> str:
+        """The key as the folder's file system tells it from others: some do not know "A" from "a"."""
+        return key.lower() if (self.folder / "MANIFEST.JSON").exists() else key
+
     def done(self, key: str, stamp: str) -> bool:
         """Whether the clip's file is there, whole, and made from this version of the clip."""
         try:
             return str(read_arrays(self.path(key))["stamp"]) == stamp
-        except (FileNotFoundError, ValueError, KeyError):
+        except Exception:  # whatever damage does to it
             return False
 
     def write(self, key: str, rows: FeatureFile, stamp: str) -> None:

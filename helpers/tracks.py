@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from helpers.failures import ClipError
 from helpers.store import read_arrays
 
 NONE, DETECTED, TRACKED, INTERPOLATED = range(4)
@@ -18,7 +19,7 @@ SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `F
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
 
 
-class NoFaceError(ValueError):
+class NoFaceError(ClipError):
     """A clip without a usable face; the message is the reason."""
 
 

@@ -180,7 +180,7 @@ def predict_classes(
     with without_noise():
         from helpers import clip_classes
         from helpers.container import VideoError
-        from helpers.pipeline import CLIP_ERRORS
+        from helpers.failures import reason_of
         from helpers.scores import named_videos
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
@@ -191,9 +191,9 @@ def predict_classes(
             if path.is_dir():
                 raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
             p = said[str(path)] = clip_classes.classify_clip(path, classifier)
-        except CLIP_ERRORS as error:
+        except BaseException as error:
             failed += 1
-            print(f"error: {path}: {str(error).removeprefix(f'{path.name}: ')}", file=sys.stderr)
+            print(f"error: {path}: {reason_of(error, path.name)}", file=sys.stderr)
         else:
             ranked = sorted(p, key=p.get, reverse=True)
             print(f"{path}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)

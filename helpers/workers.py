@@ -37,6 +37,10 @@ KEEP_MEMORY = {  # glibc returns large blocks to the system at once: the next on
 }
 
 
+class PoolError(RuntimeError):
+    """No process can be started, or the pool is closed: no clip's fault."""
+
+
 class WorkerError(RuntimeError):
     """An error in a worker that could not be carried over as it was; the message is its type and text."""
 
@@ -118,8 +122,8 @@ class ClipPool:
             (key, chunks) in the order of tasks. `chunks` must be used before the next clip; what is left is dropped.
 
         Raises:
-            RuntimeError: the pool is closed. `chunks` raise it where no worker can be started, or what `work` raises,
-                or WorkerError where that does not pickle, WorkerCrashed and WorkerHung.
+            PoolError: the pool is closed. `chunks` raise it where no worker can be started, or what `work` raises,
+                or WorkerError where that is no Exception or does not pickle, WorkerCrashed and WorkerHung.
         """
         tasks, begun = iter(tasks), deque()
         while True:
@@ -139,7 +143,7 @@ class ClipPool:
             with self._changed:
                 self._changed.wait_for(lambda: waiting or made.done() or self._closed)
                 if self._closed:
-                    raise RuntimeError("a ClipPool must be open while its chunks are used. Use them inside `with`.")
+                    raise PoolError("a ClipPool must be open while its chunks are used. Use them inside `with`.")
                 if not waiting:
                     break
                 chunk = waiting.popleft()
@@ -162,7 +166,7 @@ class ClipPool:
             self._idle.append(process)
 
     def _ready(self) -> "WorkerProcess":
-        """A worker that waits for a clip; RuntimeError where none can be started."""
+        """A worker that waits for a clip; PoolError where none can be started."""
         with self._changed:
             while self._idle:
                 process = self._idle.pop()
@@ -176,7 +180,7 @@ class ClipPool:
                 self._processes.append(process)
             list(process.answers(self._work, START_S))
         except Exception as error:  # it must not be blamed on a clip
-            raise RuntimeError(f"a decoder process must start, got {error!r}. Its output may say more.") from None
+            raise PoolError(f"a decoder process must start, got {error!r}. Its output may say more.") from None
         return process
 
     def _deliver(self, waiting: deque[Any], chunk: Any) -> None:
@@ -235,7 +239,7 @@ class WorkerProcess:
         except BaseException:  # no memory for a chunk, a class that is unknown here
             self.end(wait_s=0)
             raise
-        if content:
+        if content is not None:
             raise content
 
     def end(self, wait_s: float = EXIT_S) -> WorkerCrashed:
@@ -279,7 +283,7 @@ def serve() -> None:
                 work, chunks = (work, work(content)) if work else (content, ())
                 for chunk in chunks:
                     _send(stream, (True, chunk))
-            except Exception as raised:
+            except BaseException as raised:
                 error = _portable(raised)
             _send(stream, (False, error))
 
@@ -293,18 +297,19 @@ def _listen(stream: BufferedRWPair, inbox: queue.SimpleQueue) -> None:
         os._exit(0)
 
 
-def _portable(error: Exception) -> Exception:
+def _portable(error: BaseException) -> Exception:
     """An error with the traceback as a note; a WorkerError where it would not come out of a pickle the same.
 
-    So is a want of memory: here it costs one clip, while a MemoryError is one of the parent, which ends the run.
+    So are a want of memory and what is no Exception: here they cost one clip, while in the parent they end the run.
     """
+    kind, text = "no memory" if isinstance(error, MemoryError) else type(error).__name__, ""
     note = f"In the decoder process:\n{''.join(traceback.format_exception(error))}"
-    if isinstance(error, MemoryError):
-        error = WorkerError(f"no memory: {error}".removesuffix(": "))
-    try:
-        is_same = str(pickle.loads(pickle.dumps(error))) == str(error)
-    except Exception:
-        is_same = False
-    error = error if is_same else WorkerError(f"{type(error).__name__}: {error}")
-    error.add_note(note)
-    return error
+    with suppress(Exception):  # of the error's own methods
+        text = str(error)
+        again = pickle.loads(pickle.dumps(error))
+        if isinstance(error, Exception) and kind != "no memory" and str(again) == text:
+            again.add_note(note)
+            return again
+    carried = WorkerError(f"{kind}: {text}".removesuffix(": "))
+    carried.add_note(note)
+    return carried

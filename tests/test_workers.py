@@ -32,7 +32,7 @@ from chunkwork import (
 )
 
 from helpers.container import VideoError
-from helpers.workers import ClipPool, WorkerCrashed, WorkerError, WorkerHung, cores
+from helpers.workers import ClipPool, PoolError, WorkerCrashed, WorkerError, WorkerHung, cores
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_sample" / "training80_01"
@@ -210,7 +210,7 @@ def test_a_machine_without_room_for_a_process_is_no_error_of_a_clip(monkeypatch)
     monkeypatch.setattr("subprocess.Popen", refuse)
     with ClipPool(call, workers=1) as pool:
         (found,) = outcomes(pool.run([("a", (some, 1))]))["a"]
-    assert type(found) is RuntimeError
+    assert isinstance(found, PoolError)
     assert "Resource temporarily unavailable" in str(found)
 
 

@@ -1,0 +1,92 @@
+"""What becomes of an error: it is one clip's, whatever its class, or it ends the run; and how many clips were left out.
+
+In: what was raised, where a clip is worked on. Out: the clip's reason in one line for the list, or the error again.
+Nothing here is slow to import: decoder processes use it.
+"""
+
+import errno
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from helpers.files import disk_full
+from helpers.workers import PoolError, WorkerError
+
+FIRST, LEAST = 20, 40  # clips: all of the first ones, or half of at least so many, that fail alike end a run
+LONGEST = 400  # characters of a reason
+KINDS, SHOWN = 5, 60  # of reasons that a line tells, and characters of each
+VARYING = re.compile(r"\.part-\w+|\b0x[0-9a-f]+\b|\d+(?:[.,]\d+)*")  # what differs between clips that fail alike
+
+
+class ClipError(ValueError):
+    """What is wrong with a clip, in words for the list; it needs no traceback."""
+
+
+class RepeatedError(RuntimeError):
+    """So many clips failed alike that it is not theirs; the message says how, how many, and what to do."""
+
+
+def reason_of(error: BaseException, name: str = "") -> str:
+    """Say in one line why the clip called `name` cannot be used.
+
+    Raises:
+        BaseException: The same error, where it is the run's: an interrupt, a full or read-only disk, processes that do
+            not start, the same failure in clip after clip.
+    """
+    is_of_run = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | PoolError | RepeatedError)
+    if is_of_run or disk_full(error, Path(name)) or getattr(error, "errno", None) == errno.EROFS:
+        raise error
+    kind = type(error).__name__
+    try:
+        text = str(error).removeprefix(f"{name}: ")
+    except Exception:  # an error of the error's own
+        text = ""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST]).split())
+    if not isinstance(error, ClipError | WorkerError):
+        text = f"{kind}: {text}" if text else kind
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+class Repeated:
+    """Counts failures that are alike: of one class and one text but for numbers and the clip's own name."""
+
+    def __init__(self) -> None:
+        self._first, self._all = Counter(), Counter()
+
+    def add(self, error: BaseException, reason: str, names: Iterable[str], place: int, n: int) -> None:
+        """Count the failure of the clip at `place` among the `n` that were begun or found.
+
+        Raises:
+            RepeatedError: The first `FIRST` clips failed like this, or half of `LEAST` or more.
+        """
+        for name in names:
+            reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", reason)
+        kind = type(error), VARYING.sub("…", reason)
+        self._all[kind] += 1
+        self._first[kind] += place < FIRST
+        if self._first[kind] < FIRST and not (n >= LEAST and 2 * self._all[kind] >= n):
+            return
+        raise RepeatedError(
+            f"{self._all[kind]} of the first {n} clips failed alike: {kind[1].rstrip('.')}. This is rarely the clips' "
+            "fault: look for the cause, remove it and run the same command, which goes on from here; or take such "
+            "clips out of the folder."
+        ) from None
+
+
+def by_kind(reasons: Iterable[str]) -> str:
+    """Count reasons that are alike but for numbers and details: "3 no face found in … frames, 1 the file is empty"."""
+    kinds = Counter(re.split(r" \(|[.;] ", VARYING.sub("…", reason), maxsplit=1)[0][:SHOWN] for reason in reasons)
+    told = [f"{n} {kind}" for kind, n in kinds.most_common(KINDS)]
+    others = kinds.total() - sum(n for _, n in kinds.most_common(KINDS))
+    return ", ".join(told + [f"{others} of other kinds"] * bool(others))
+
+
+def outcome(counts: dict[str, int], failed: Iterable[dict], where: Path | str) -> str:
+    """Say what became of the clips of a stage: "38 of 44 clips made, 2 found, 4 left out (4 the file is empty): see …".
+
+    `counts` and `failed` as in its manifest, which lies at `where`.
+    """
+    reasons = by_kind(entry["reason"] for entry in failed if "row" not in entry)
+    left_out = f"{counts['failed']} left out" + (f" ({reasons}): see {where}" if reasons else "")
+    return f"{counts['made']} of {counts['clips']} clips made, {counts['found']} found, {left_out}"
