@@ -382,6 +382,5 @@ def as_text(results: Mapping[str, Any]) -> str:
     return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
 
 
-def _ends(interval: list[float], sign: str = "+") -> str:
-    low, high = interval
-    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+def _ends(interval: list[float] | None, sign: str = "+") -> str:
+    return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else "–"

@@ -21,7 +21,7 @@ CRITICISM = (
     "2021, Person perception biases exposed), and models take biases over (Yan et al. 2020, Mitigating biases in "
     "multimodal personality assessment)."
 )
-FEWEST = 5  # sources on either side: no resampling of fewer reaches a coverage of 95 %
+FEWEST = 5  # sources, on either side: no resampling of fewer reaches a coverage of 95 %, so they have no interval
 MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 
 
@@ -58,9 +58,11 @@ def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(n > 0, np.nansum(values, axis) / np.maximum(n, 1), np.nan)
 
 
-def _percentiles(draws: np.ndarray) -> np.ndarray:
-    """Low and high end over the draws, which come first, (2, ...)."""
-    return np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+def _percentiles(draws: np.ndarray, n_sources: int) -> np.ndarray:
+    """Low and high end over the draws, which come first, (2, ...); NaN for few sources, or without a value."""
+    known = np.isfinite(draws).any(0) & (n_sources >= FEWEST)
+    ends = np.nanquantile(np.where(known, draws, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.where(known, ends, np.nan)
 
 
 def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> dict[str, float | list[float] | None]:
@@ -71,16 +73,15 @@ def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -
         sources: Per seed the clips' sources, str (N,); all seeds see the same draw of sources.
 
     Returns:
-        `value` and `interval` [low, high]; None where there is nothing to average, or a single source.
+        `value` and `interval` [low, high]; None where there is nothing to average, or fewer than `FEWEST` sources.
     """
     kept = [(v[~np.isnan(v)], s[~np.isnan(v)]) for v, s in zip(values, sources, strict=True) if not np.isnan(v).all()]
     if not kept:
         return {"value": None, "interval": None}
     draws = Bootstrap(np.concatenate([s for _, s in kept]))
-    value, *means = _mean_over(np.hstack([draws.means(v, s) for v, s in kept]), 1)
-    if len(draws.names) < 2:
-        return {"value": float(value), "interval": None}
-    return {"value": float(value), "interval": _percentiles(means).tolist()}
+    means = _mean_over(np.hstack([draws.means(v, s) for v, s in kept]), 1)
+    low, high = _percentiles(means[1:], len(draws.names)).tolist()
+    return {"value": float(means[0]), "interval": None if np.isnan(low) else [low, high]}
 
 
 @dataclass(frozen=True)
@@ -105,23 +106,19 @@ def bootstrap_differences(sets: Sequence[Paired], metric: str = "r2", n: int = D
         n: Number of draws.
 
     Returns:
-        float64 (k + 1, 3): metric(a) - metric(b), the percentile interval's low and high end; the last row is the mean
-        over the targets that have a value.
+        float64 (k + 1, 3): metric(a) - metric(b), the percentile interval's low and high end (NaN for fewer than
+        `FEWEST` sources); the last row is the mean over the targets that have a value.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}.")
     draws = Bootstrap(np.concatenate([s.sources for s in sets]), n)
-    if len(draws.names) < 2:
-        raise ValueError(
-            f"sources must be at least 2 different ones, got {len(draws.names)}. Test on clips of more sources."
-        )
     a, b = (
         np.stack([from_sums(metric, draws.sums(terms(s.truth, getattr(s, side)), s.sources)) for s in sets])
         for side in "ab"
     )  # (seeds, n + 1, k) each
     differences = _mean_over(a - b, 0)
     differences = np.column_stack([differences, _mean_over(differences, 1)])  # (n + 1, k + 1)
-    return np.stack([differences[0], *_percentiles(differences[1:])], 1)
+    return np.stack([differences[0], *_percentiles(differences[1:], len(draws.names))], 1)
 
 
 def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2") -> dict[str, Any]:
@@ -165,19 +162,22 @@ def comparisons(predictions: pd.DataFrame, names: Sequence[str], main: str) -> l
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Say what a comparison came to: better, worse, or not to be told apart, with the interval.
+    """Say what a comparison came to: better, worse, or not to be told apart, with the interval; or why it has none.
 
     Better and worse mean that the whole interval lies on that side of 0.
     """
     a, b = (found[side].replace("_", " ") for side in "ab")
+    than = "a constant" if b == "constant" else b
     r2 = "mean R²" if len(found.get("targets", ())) > 1 else "R²"
     unit = {"r2": r2, "mean_accuracy": "mean accuracy"}.get(found["metric"], found["metric"])
     difference, low, high = (found[end] for end in ("difference", "low", "high"))
-    if None in (difference, low, high):
-        return f"{a} cannot be compared with {b}: too few rated test clips."
+    if difference is None:
+        return f"{a} cannot be compared with {than}: {unit} needs 2 test clips of different ratings."
+    if low is None:
+        few = f"{found['sources']} sources are too few for an interval, which needs {FEWEST}"
+        return f"{a} cannot be compared with {than}: {signed(difference)} {unit} on the test clips, but {few}."
     errors = found["metric"] in ("mae", "mse")
     better, worse = (high < 0, low > 0) if errors else (low > 0, high < 0)
-    than = "a constant" if b == "constant" else b
     if better or (worse and b != "constant"):
         least, most = sorted(map(abs, (low, high)))
         how = "better" if better else "worse"

@@ -105,10 +105,27 @@ def test_seeds_count_alike_and_are_drawn_together():
     np.testing.assert_allclose(rows[:, 0], np.mean(alone, axis=0))
 
 
+@pytest.mark.parametrize("n_sources", [1, 2, 4])
+def test_few_sources_have_a_difference_and_no_interval(n_sources):
+    truth, a = noisy(n=8)
+    pair = Paired(truth, a, truth, np.arange(8) % n_sources)
+    found = statistics.compare_sets([pair], TRAITS, "a", "constant", "mae")
+    assert found["difference"] > 0
+    assert (found["low"], found["high"]) == (None, None)
+    assert f"{n_sources} sources are too few for an interval, which needs 5" in found["verdict"]
+    assert mean_interval([a[:, 0]], [pair.sources])["interval"] is None
+
+
+@pytest.mark.parametrize("truth", [np.full((1, 5), 0.4), np.full((8, 5), 0.5), np.full((8, 5), np.nan)])
+def test_what_is_not_defined_for_one_or_equal_ratings_is_none_and_said(truth):
+    pair = Paired(truth, np.random.default_rng(0).random(truth.shape), truth, np.arange(len(truth)))
+    found = statistics.compare_sets([pair], TRAITS, "a", "ridge", "r2")
+    assert (found["difference"], found["low"], found["high"]) == (None, None, None)
+    assert found["verdict"] == "a cannot be compared with ridge: mean R² needs 2 test clips of different ratings."
+
+
 def test_what_cannot_be_compared_is_refused():
     truth, a = noisy(n=7)
-    with pytest.raises(ValueError, match="at least 2 different ones, got 1"):
-        compared(truth, a, a, ["x"] * 7)
     with pytest.raises(ValueError, match="metric must be one of mean_accuracy, .*got 'r'"):
         compared(truth, a, a, np.arange(7), "r")
 
@@ -171,9 +188,10 @@ def test_the_mean_is_over_clips_then_over_seeds():
 
 def test_clips_of_one_source_move_together():
     values, n = np.repeat([0.0, 1.0], 50), 100
-    pairs = mean_interval([values], [np.repeat(["a", "b"], 50)])["interval"]
+    low, high = mean_interval([values], [np.repeat(list("abcdefgh"), [13, 13, 12, 12] * 2)])["interval"]
     alone = mean_interval([values], [np.arange(n).astype(str)])["interval"]
-    assert pairs == [0.0, 1.0]
+    assert low < 0.2
+    assert high > 0.8
     assert alone == pytest.approx([0.4, 0.6], abs=0.03)  # 1.96 sqrt(.25 / 100) = .098
 
 

@@ -355,9 +355,7 @@ def plot_map_correlations(
     for k, measure in enumerate(measures):
         y = np.arange(len(rows)) + 0.22 * (k - (len(measures) - 1) / 2)
         values = [row[measure]["value"] for row in rows.values()]
-        low, high = zip(
-            *(row[measure]["interval"] or [row[measure]["value"]] * 2 for row in rows.values()), strict=True
-        )
+        low, high = zip(*(row[measure]["interval"] or [None] * 2 for row in rows.values()), strict=True)
         look = {"color": ORDERS[measure][0], "fmt": "osD^"[k % 4], "ms": 6, "label": measure}
         intervals(ax, values, low, high, y, **look)
     ax.axvline(0, color=ACCENT, lw=0.8)

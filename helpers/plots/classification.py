@@ -23,7 +23,7 @@ def plot_accuracies(models: Mapping[str, Any], *, ax: Axes | None = None) -> Axe
     ax = axes(ax, 7, 0.45 * len(models) + 1)
     y = np.arange(len(models))[::-1]
     table = pd.DataFrame(models).T
-    table[["low", "high"]] = table["interval"].tolist()
+    table[["low", "high"]] = [ends or [np.nan] * 2 for ends in table["interval"]]
     ax.barh(y, table["accuracy"], 0.65, color=[NEUTRAL if name in BASELINES else BLUE for name in models], alpha=0.5)
     intervals(ax, table["accuracy"], table["low"], table["high"], y, color=ACCENT, fmt="none")
     ax.plot(table["accuracy_corrupted"].astype(float), y, "D", color=RED, ms=5)
@@ -116,7 +116,7 @@ def plot_gains(gains: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     for kind, (color, label, shift) in kinds.items():
         rows = [(row + shift, step[kind]) for row, step in enumerate(gains.values()) if kind in step]
         if rows:
-            low, high = zip(*(gain["interval"] for _, gain in rows), strict=True)
+            low, high = zip(*(gain["interval"] or [None] * 2 for _, gain in rows), strict=True)
             differences, y = [gain["difference"] for _, gain in rows], [y for y, _ in rows]
             intervals(ax, differences, low, high, y, color=color, ms=6, lw=2, label=label)
     ax.axvline(0, color=ACCENT, lw=1)
