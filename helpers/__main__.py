@@ -249,12 +249,13 @@ def large(
 @app.command
 def features(
     *,
-    source: Annotated[Path, option("a folder, a .npy or a .csv file", "SOURCE", name="from")],
+    source: Annotated[Path, option("a folder of a file per clip, a .npy or a .csv file", "SOURCE", name="from")],
     stream: Annotated[Literal["static", "dynamic"], option("which of the two they are")],
     data: Annotated[Path, option("folder of clips")],
     out: Annotated[Path, option("the run's folder")],
     index: Annotated[Path | None, option("says whose the rows of a .npy are", "FILE.csv")] = None,
     fps: Annotated[float | None, option("frames per second, for rows without times")] = None,
+    columns: Annotated[str, option("those of a CSV that are features, default all not known", "'AU*_r,AU*_c'")] = "",
     skip_unmatched: Annotated[bool, option("leave out features of clips that are not there")] = False,
 ) -> int:
     """Take features that were made elsewhere for a run's 03 or 04."""
@@ -262,12 +263,16 @@ def features(
 
     out = out.resolve()
     how = {"data": data, "index": index, "fps": fps, "skip_unmatched": skip_unmatched}
-    counts = external.import_features(source, out, stream, **how, progress=sys.stderr.isatty())["counts"]
+    how["columns"] = [name.strip() for name in columns.split(",") if name.strip()]
+    manifest = external.import_features(source, out, stream, **how, progress=sys.stderr.isatty())
+    counts = manifest["counts"]
     if counts["made"]:
         workbook.forget(out, "05")
     print(
         f"{counts['made']} clips made, {counts['found']} were there, {counts['failed']} left out; "
-        f"{counts['rows']} rows of {counts['feature_dim']}, {counts['invalid_rows']} of them invalid"
+        f"{counts['rows']} rows of {counts['feature_dim']}, {counts['invalid_rows']} of them invalid",
+        *external.as_lines(manifest),
+        sep="\n",
     )
     return 0
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +146,22 @@ def _commonest(look: Callable[[Path], Any], paths: Iterable[Path], n: int) -> An
     if not counter:
         raise StoredError(f"not one of {len(few)} looked at can be read")
     return counter.most_common(1)[0][0]
+
+
+def files_below(folder: Path, wanted: Callable[[str], Any]) -> tuple[list[Path], Counter]:
+    """The files below a folder whose names are `wanted`, and the number of the others by suffix."""
+    others = Counter()
+
+    def is_wanted(name: str) -> bool:
+        others[os.path.splitext(name)[1].lower() or name] += not (found := bool(wanted(name)))
+        return found
+
+    return [folder / path for path in video_files(folder, is_wanted)], +others
+
+
+def kinds_as_text(kinds: Mapping[str, int]) -> str:
+    """Numbers of files by kind, in words: `450 .bmp, 1 .hog`."""
+    return ", ".join(f"{n} {kind}" for kind, n in kinds.items())
 
 
 def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:

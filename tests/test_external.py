@@ -14,7 +14,8 @@ from helpers import external, large
 from helpers.__main__ import main
 from helpers.align import align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
-from helpers.external import import_features, usable_rows
+from helpers.external import import_features
+from helpers.feature_files import usable_rows
 from helpers.files import FolderLock, LockedError, read_json, write_json
 from helpers.names import match_clips
 from helpers.reduction import ChannelGroups, Reduction
@@ -210,7 +211,7 @@ def test_a_clip_whose_file_is_damaged_is_left_out_with_its_reason(folder, per_cl
         ("clip,t_s,valid,f0\n_plk5k7PBEg.001,0,maybe,1", "line 2: valid must be True or False, got 'maybe'"),
         ("clip,t_s,f0\n_plk5k7PBEg.001,0,1,2", "must have a name for each column"),
         ("clip,t_s,f0\n_plk5k7PBEg.001,0,1\n_plk5k7PBEg.001,0,1,2", "all.csv is not a CSV in UTF-8 .*line 3"),
-        ("video,t_s,f0\na,0,1", "all.csv must have a column 'clip', got video, t_s, f0"),
+        ("who,t_s,f0\na,0,1", "all.csv must have a column 'clip', got who, t_s, f0"),
         ("clip,t_s\n_plk5k7PBEg.001,0", "must have columns of features beside clip, t_s"),
         ("clip,t_s,f0\n", "must have lines below its column names"),
         ("", "is not a CSV in UTF-8"),
