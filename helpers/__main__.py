@@ -97,7 +97,7 @@ def check(
     no_forecast: Annotated[bool, option("the clips only, not the hours and disk of a run")] = False,
 ) -> int:
     """Look at every clip of a folder, and forecast what a run will take."""
-    from helpers import check
+    from helpers import check, forecast
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
     from helpers.workbook import plan
@@ -115,10 +115,10 @@ def check(
         log.info("running the stages on some of the clips, for a forecast")
         try:
             with without_noise():
-                found = check.forecast(table, data, parameters)
-            print("\n" + check.forecast_text(found))
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            print(f"\nNo forecast: {error}")
+                found = forecast.forecast(table, data, parameters)
+            print("\n" + forecast.forecast_text(found))
+        except Exception as error:  # the table stands, whatever came of the forecast
+            print(f"\nNo forecast: {' '.join(str(error).split()) or type(error).__name__}")
     return 0 if table["usable"].all() else 3
 
 
