@@ -10,11 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import needs, replacing
-from helpers.names import VIDEO_SUFFIXES, clip_key, fitting_keys, natural_order, video_files
-from helpers.ratings import STATED, Ratings, read_rating_rows, reliability, scaled
+from helpers.inventory import as_line, take_inventory
+from helpers.matching import match_names
+from helpers.names import natural_order
+from helpers.rating_tables import STATED, TRAITS
+from helpers.ratings import Ratings, read_rating_rows, reliability, scaled
 from helpers.splits import source_of, split_named
 
-TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 LETTERS = ("O", "C", "E", "A", "N")
 ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of clips that are no ratings
 DISPLAY = {  # high "neuroticism" in this data means emotionally stable
@@ -32,35 +34,36 @@ def split_of(key: str) -> str:
 
 
 def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
-    """Find every video file below a folder, in any layout (see `video_files`).
+    """Find every clip below a folder: the first half of `scan_clips`."""
+    return scan_clips(data_dir, limit)[0]
+
+
+def scan_clips(data_dir: str | Path, limit: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Find every clip below a folder, in any layout, and what else lies there (see `inventory.take_inventory`).
 
     Args:
         data_dir: The data folder.
         limit: The first so many clips in natural order (`clip 2` before `clip 10`); 0 means all.
 
     Returns:
-        Index `key`; columns `path` (below `data_dir`, "/" between its parts), `source`, `split` ("train",
-        "validation", "test", or "" when no folder's name says it; the innermost counts) and `bytes`.
+        The clips: index `key`; columns `path` (below `data_dir`, "/" between its parts), `source`, `split` ("train",
+        "validation", "test", or "" when no folder's name says it; the innermost counts) and `bytes`. What was left out:
+        columns `path`, `kind` and `problem`.
 
     Raises:
         FileNotFoundError, NotADirectoryError: `data_dir` is missing or a file.
-        ValueError: no clips; two files with one key; a name that is not UTF-8.
+        ValueError: no clips.
     """
     root = Path(data_dir)
     if not root.exists():
         raise FileNotFoundError(f"data_dir must be a folder of clips, {root} does not exist. Check the path.")
     if not root.is_dir():
         raise NotADirectoryError(f"data_dir must be a folder of clips, {root} is a file. Name the folder it is in.")
-    paths: dict[str, str] = {}
-    for path in sorted(video_files(root)):
-        key = clip_key(path)
-        if key in paths:
-            raise ValueError(f"{paths[key]!r} and {path!r} have the same key {key!r}. Rename one of the two.")
-        paths[key] = path
+    paths, left_out = take_inventory(root)
     if not paths:
-        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
-        raise ValueError(f"data_dir must hold clips ({suffixes}), got none below {root}. Check the path.")
-    return _first(clip_table(paths, root), limit)
+        seen = as_line(0, left_out)
+        raise ValueError(f"data_dir must hold clips (videos of any suffix), got none below {root}: {seen}. Check it.")
+    return _first(clip_table(paths, root), limit), left_out
 
 
 def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:
@@ -122,7 +125,8 @@ def read_ratings(
     """
     kind, rows = read_rating_rows(data_dir, targets)
     rows = scaled(rows, targets, rating_range)
-    rows["key"] = find_keys(rows["name"], clips["split"].to_dict(), rows["file_split"])
+    matched = match_names(rows["name"], clips, rows["file_split"], data_dir)
+    rows["key"] = matched["key"].to_numpy()
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
     if len(rows) and (rows["key"] == "").all():
         raise ValueError(
@@ -140,7 +144,7 @@ def read_ratings(
         problems = _misfits(rows, means, clips)
     table = pd.DataFrame(problems, columns=["name", "problem"], dtype="str")
     agreement = reliability(once, targets) if (once["rater"] != "").any() else None
-    return Ratings(means, kind, table, given, reliability=agreement)
+    return Ratings(means, kind, table, given, matched.drop_duplicates(ignore_index=True), agreement)
 
 
 def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -238,26 +242,3 @@ def load_clips(path: str | Path) -> pd.DataFrame:
     targets = targets_of(pd.read_csv(made, index_col="key", nrows=0))
     text = dict.fromkeys(("key", "path", "source", "split", "group"), str)
     return pd.read_csv(made, index_col="key", dtype=text, keep_default_na=False, na_values={t: [""] for t in targets})
-
-
-def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str]) -> list[str]:
-    """Find the clip that each name means.
-
-    Args:
-        names: As `fitting_keys` takes them.
-        splits: The split of each key there is, "" where it is unknown.
-        name_splits: For each name the split its clip is known to be in, or "". Clips of other splits are passed over.
-
-    Returns:
-        A key per name; "" where there is no such clip.
-
-    Raises:
-        ValueError: a name that fits more than one clip.
-    """
-    names, keys = list(names), []
-    for name, candidates, split in zip(names, fitting_keys(names, splits), name_splits, strict=True):
-        fitting = [key for key in candidates if not split or splits[key] in ("", split)]
-        if len(fitting) > 1:
-            raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
-        keys.append(fitting[0] if fitting else "")
-    return keys

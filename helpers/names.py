@@ -12,7 +12,10 @@ from pathlib import Path, PurePosixPath
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
+VIDEOS = """3g2 3gp 3gpp amv asf avi divx dv f4v ivf m1v m2t m2ts m2v m4v mjpeg mjpg mk3d mkv mov mp4 mpe mpeg mpg mts
+mxf nut obu ogm ogv qt rm rmvb tod vob webm wmv wtv y4m"""
+VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in VIDEOS.split())
+DOUBTFUL = frozenset({".dat", ".gif", ".mod", ".ts"})  # of videos and of other things: the file is opened to know
 UNDECODED = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
 LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
 
@@ -27,7 +30,8 @@ def clip_key(path: str) -> str:
 
     Only the last suffix goes, and only if it is one of videos: `id.003.mp4` and `id.003` both give `id.003`.
     """
-    return unicodedata.normalize("NFC", path.rpartition(".")[0] if is_video(path) else path)
+    known = PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES | DOUBTFUL
+    return unicodedata.normalize("NFC", path.rpartition(".")[0] if known else path)
 
 
 def natural_order(key: str) -> tuple:
@@ -78,33 +82,49 @@ def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
 
 
 def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:
-    """Yield the path of every video file, or of those whose names are `wanted`, below a folder, relative to it.
+    """Yield the path of every video file, or of those whose names are `wanted`, below a folder: see `walk_files`.
+
+    A link to nothing is a file too: it will be named where it fails. A name that is not UTF-8 is logged and left out.
+    """
+    for path in walk_files(root):
+        if wanted(PurePosixPath(path).name) and is_regular(root / path):
+            if not UNDECODED.search(path):
+                yield path
+            else:
+                log.warning("%r is left out: file names must be UTF-8. Rename the file.", path)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a file, or a link to nothing, and no pipe, socket or device."""
+    return path.is_file() or not path.exists()
+
+
+def walk_files(root: Path, passed_over: Callable[[str, str], None] = lambda path, why: None) -> Iterator[str]:
+    """Yield the path of everything below a folder that is no folder, relative to it.
 
     Hidden files and folders are left out, and folders below `root` that hold a file `.nomedia`: clips of another kind,
     such as the sample's classes of motion. Folders that are links are followed, each folder once, however many links
-    lead to it. A link to nothing is a file too: it will be named where it fails. A folder that cannot be read is logged
-    and left out, if not `root`.
-
-    Raises:
-        ValueError: a name that is not UTF-8: no table could hold it.
+    lead to it. A folder that cannot be read is logged and left out, if not `root`. `passed_over` is called with the
+    path of what is left out, and why.
     """
 
     def unreadable(error: OSError) -> None:
         if error.filename == str(root):
             raise error
         log.warning("%s cannot be read (%s): its clips are left out", error.filename, error.strerror)
+        passed_over(Path(error.filename).relative_to(root).as_posix(), "folder that cannot be read")
 
     visited = {root.resolve(), *root.resolve().parents}
     for folder, folders, files in os.walk(str(root), followlinks=True, onerror=unreadable):
+        inside = Path(folder).relative_to(root)
         if LEAVE_OUT in files and folder != str(root):
             folders.clear()
+            passed_over(inside.as_posix(), f"folder with {LEAVE_OUT}")
             continue
         below = {Path(folder, name).resolve(): name for name in sorted(folders, reverse=True) if name[0] != "."}
+        for name in sorted({*folders, *files}):
+            if name[0] == ".":
+                passed_over((inside / name).as_posix(), "hidden")
         folders[:] = sorted(name for path, name in below.items() if path not in visited)
         visited.update(below)
-        for path in (Path(folder, name) for name in sorted(files) if name[0] != "." and wanted(name)):
-            if path.is_file() or not path.exists():
-                name = path.relative_to(root).as_posix()
-                if UNDECODED.search(name):
-                    raise ValueError(f"file names must be UTF-8, got {name!r}. Rename the file.")
-                yield name
+        yield from ((inside / name).as_posix() for name in sorted(files) if name[0] != ".")

@@ -1,35 +1,35 @@
-"""Reads rating files safely: ChaLearn pickles, JSON of the same shape, CSV, positional arrays.
+"""Reads rating files safely: ChaLearn pickles, JSON of the same shape, tables, positional arrays.
 
 In: a folder. Out: a table of rating rows, one per (file, clip name), values as they stand in the file; which clip a
 name means is for `helpers.names`. Nothing in a file is executed: pickles yield dicts, strings and numbers, or an error.
 """
 
-import csv
-import io
 import json
 import logging
 import math
 import pickle
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from helpers.rating_tables import STATED, columns_of, is_table, table_rows
 from helpers.splits import split_named
 
 log = logging.getLogger(__name__)
 
-RATING_FILE = re.compile(r"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?:pkl|pickle|json|csv)", re.I)
-KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv"}
-REST = "cells beyond the last column"
-STATED = ("source", "split", "rater", "group")  # optional columns of a CSV
-HEADINGS = {"videoname": "clip", "neurotisicm": "neuroticism"}  # sic, in the challenge's CSV
-NOT_A_NUMBER = {"", "nan", "na", "n/a", "none", "null"}
+KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv", "tsv": "tsv", "txt": "txt"} | {
+    "xlsx": "excel",
+    "xlsm": "excel",
+}
+RATING_FILE = re.compile(rf"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?:{'|'.join(KINDS)})", re.I)
+LIKE_RATINGS = re.compile(r".*(?:rating|annotation).*", re.I | re.S)
+OTHER_TABLES = {"csv", "tsv", "xlsx", "xlsm", "xls", "ods", "numbers"}  # may be ratings where no others are
+NOT_READ = {"", "xls", "ods", "numbers", "sav", "dta", "rds", "parquet", "feather", "gz", "zip"}
 PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -39,9 +39,11 @@ class Ratings:
 
     Attributes:
         table: One row per rated clip (index `key`), one float64 column per target in [0, 1]; NaN where unrated.
-        kind: "pickle", "json", "csv", or "none" when the folder holds no ratings.
+        kind: One of `KINDS`, or "none" when the folder holds no ratings.
         problems: Columns `name` (a clip's key, or the name in the file) and `problem`; empty when all is in order.
         given: Columns `source`, `split` and `group` as the files state them, index as `table`; "" where they do not.
+        matched: One row per name in the files: `name`, `key` ("" where it fits no clip) and `rule`, see
+            `matching.match_names`.
         reliability: Of mean ratings, see `reliability`; None where no raters are named.
     """
 
@@ -49,33 +51,36 @@ class Ratings:
     kind: str
     problems: pd.DataFrame
     given: pd.DataFrame
+    matched: pd.DataFrame
     reliability: pd.DataFrame | None = None
 
 
 def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str, pd.DataFrame]:
-    """Read every rating file of a data folder.
-
-    The folder itself is searched, and where it has none, its direct children: `annotation_{training,validation,test}`
-    (`.pkl`, `.json`) or `ratings.csv`.
+    """Read every rating file of a data folder, see `rating_files`.
 
     Returns:
-        The kind ("pickle", "json", "csv" or "none"), and one row per (file, clip name) with the columns `file`, `name`,
+        The kind (of `KINDS`, or "none"), and one row per (file, clip name) with the columns `file`, `name`,
         `file_split` (which split the file's name speaks of), `source`, `split`, `rater`, `group` (as stated in the
         file; "" if not), and one float64 column per target.
 
     Raises:
         ValueError: two kinds of ratings; a file that is damaged, asks for code, or lacks a target.
     """
-    paths = _rating_files(Path(data_dir))
+    paths = rating_files(Path(data_dir))
     kinds = {KINDS[path.suffix[1:].lower()]: path for path in reversed(paths)}
     if len(kinds) > 1:
         named = " and ".join(f"{kind} ({path.name})" for kind, path in sorted(kinds.items()))
         raise ValueError(f"ratings must be of one kind, got {named} in {data_dir}. Keep the one that holds.")
     kind = next(iter(kinds), "none")
-    readers = {"pickle": _pickle_rows, "json": _json_rows, "csv": _csv_rows}
-    rows = [row for path in paths for row in readers[kind](path, targets)]
+    read = {"pickle": _pickle_rows, "json": _json_rows}.get(kind, table_rows)
+    rows = [_about(path) | row for path in paths for row in read(path, targets)]
     table = pd.DataFrame(rows, columns=["file", "name", "file_split", *STATED, *targets])
     return kind, table.astype(dict.fromkeys(targets, np.float64))
+
+
+def _about(path: Path) -> dict[str, str]:
+    file_split = split_named(RATING_FILE.fullmatch(path.name)["split"] or "")
+    return {"file": path.name, "file_split": file_split} | dict.fromkeys(STATED, "")
 
 
 def read_positional(
@@ -132,8 +137,12 @@ def scaled(rows: pd.DataFrame, targets: Sequence[str], rating_range: tuple[float
     return rows.assign(**{target: (rows[target] - low) / (high - low) for target in targets})
 
 
-def _rating_files(folder: Path) -> list[Path]:
-    """The rating files of a folder; where it has none, those of its direct children."""
+def rating_files(folder: Path) -> list[Path]:
+    """The rating files of a folder; where it has none, those of its direct children.
+
+    They are called `annotation_{training,validation,test}` (`.pkl`, `.json`) or `ratings` (`.csv`, `.xlsx`, …). A text
+    that is no table is none.
+    """
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if here := [path for path in entries if _is_rating_file(path)]:
         return here
@@ -148,7 +157,28 @@ def _rating_files(folder: Path) -> list[Path]:
 
 def _is_rating_file(path: Path) -> bool:
     match = RATING_FILE.fullmatch(path.name)
-    return bool(match) and path.is_file() and (match["split"] is None or split_named(match["split"]) != "")
+    named = bool(match) and path.is_file() and (match["split"] is None or split_named(match["split"]) != "")
+    return named and (path.suffix.lower() != ".txt" or is_table(path))
+
+
+def why_not_read(path: PurePosixPath, read: Sequence[Path]) -> str:
+    """Say what to do with a file of a data folder that looks like ratings and is not among those read; else "".
+
+    Where none is read any table beside the clips is thought to be ratings.
+    """
+    suffix = path.suffix[1:].lower()
+    named = bool(LIKE_RATINGS.fullmatch(path.name)) and len(path.parts) < 3 and suffix in NOT_READ | set(KINDS)
+    if path.name.startswith("~$"):  # Excel's sign that a file is open
+        return ""
+    if not named and (read or len(path.parts) > 1 or suffix not in OTHER_TABLES):
+        return ""
+    if read:
+        return f"looks like ratings and is not read: {read[0].name} is. Remove one of the two, or join them."
+    if suffix not in KINDS:
+        return "may be ratings and is not read. Save it as ratings.csv or ratings.xlsx."
+    if RATING_FILE.fullmatch(path.name) and suffix == "txt":
+        return "looks like ratings and is not read. Give it a first line of column names, clip among them."
+    return f"may be ratings and is not read. Call it ratings.{suffix} beside the clips to have it read."
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -194,10 +224,10 @@ def _null_as_nan(data: dict[str, Any]) -> dict[str, Any]:
 def _mapping_rows(path: Path, data: Any, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of `{trait: {clip: number}}`, read by name, never by position."""
     _check_shape(path, data)
-    traits = _columns(path, list(data), targets)
-    for name in dict.fromkeys(name for trait in traits.values() for name in data[trait]):
-        values = {target: float(data[trait].get(name, math.nan)) for target, trait in traits.items()}
-        yield _row(path, name) | values
+    headings = list(data)
+    traits = {target: data[headings[at]] for target, at in columns_of(path, headings, targets).items()}
+    for name in dict.fromkeys(name for values in traits.values() for name in values):
+        yield {"name": name} | {target: float(values.get(name, math.nan)) for target, values in traits.items()}
 
 
 def _check_shape(path: Path, data: Any) -> None:
@@ -212,76 +242,6 @@ def _check_shape(path: Path, data: Any) -> None:
                 raise ValueError(f"{rule} {type(value).__name__} for {trait} of {name!r}.")
             if abs(value) > 2**53:
                 raise ValueError(f"{rule} a number too large for a rating for {trait} of {name!r}.")
-
-
-def _csv_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        lines = csv.DictReader(
-            io.StringIO(text, newline=""), None, REST, "", delimiter=delimiter, skipinitialspace=True
-        )
-        if not any(lines.fieldnames or []):
-            raise ValueError(f"{path.name} must begin with a line of column names, got none.")
-        columns = _columns(path, lines.fieldnames, ["clip", *targets])
-        columns |= {name: column for column in lines.fieldnames if (name := _heading(column)) in STATED}
-        for line in lines:
-            where, n = f"{path.name} line {lines.line_num}", len(lines.fieldnames)
-            if rest := list(filter(str.strip, line.pop(REST, []))):
-                raise ValueError(f"{where} must have at most {n} fields, got {n + len(rest)}.")
-            if any(map(str.strip, line.values())):
-                yield _csv_row(path, {name: line[column].strip() for name, column in columns.items()}, targets, where)
-    except UnicodeDecodeError:
-        raise ValueError(f"{path.name} must be UTF-8 text. Save it as CSV UTF-8.") from None
-    except csv.Error as error:
-        raise ValueError(f"{path.name} is not CSV ({error}).") from None
-
-
-def _csv_row(path: Path, cells: dict[str, str], targets: Sequence[str], where: str) -> dict[str, Any]:
-    stated = {name: cells.get(name, "") for name in STATED}
-    if not cells["clip"]:
-        raise ValueError(f"{where} must name a clip, got {cells}.")
-    if cells.get("rater") == "":
-        raise ValueError(f"{where} must name a rater like the other lines, got {cells}.")
-    if stated["split"] and not split_named(stated["split"]):
-        raise ValueError(f"{where}: split must be train, validation or test, got {stated['split']!r}.")
-    numbers = {target: _number(cells[target], f"{where}: {target}") for target in targets}
-    return _row(path, cells["clip"]) | stated | {"split": split_named(stated["split"])} | numbers
-
-
-def _number(text: str, what: str) -> float:
-    """The number in a CSV cell, NaN for an empty one; a decimal comma is read as a point."""
-    if text.casefold() in NOT_A_NUMBER:
-        return math.nan
-    try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        raise ValueError(f"{what} must be a number, got {text!r}.") from None
-
-
-def _columns(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
-    """Which heading stands for each wanted column."""
-    by_name: dict[str, str] = {}
-    for heading in filter(None, headings):
-        if _heading(heading) in by_name:
-            raise ValueError(f"{path.name} must have one column {_heading(heading)!r}, got two.")
-        by_name[_heading(heading)] = heading
-    for name in wanted:
-        if _heading(name) not in by_name:
-            raise ValueError(f"{path.name} must have a column {name!r}, got {', '.join(headings[:20]) or 'none'}.")
-    return {name: by_name[_heading(name)] for name in wanted}
-
-
-def _heading(text: str) -> str:
-    """A column's name without case, spaces, and the prefix of the challenge's CSV (`ValueOpenness`)."""
-    name = unicodedata.normalize("NFC", text).strip().casefold()
-    name = name.removeprefix("value") or name
-    return HEADINGS.get(name, name)
-
-
-def _row(path: Path, name: str) -> dict[str, str]:
-    file_split = split_named(RATING_FILE.fullmatch(path.name)["split"] or "")
-    return {"file": path.name, "name": name, "file_split": file_split} | dict.fromkeys(STATED, "")
 
 
 def reliability(ratings: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:

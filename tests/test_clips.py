@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import clips, names
+from helpers import clips, inventory, matching, names
 from helpers.clips import TRAITS
 
 
@@ -70,10 +70,13 @@ def test_hidden_files_other_files_and_special_files_are_left_out(tmp_path):
     assert clips.find_clips(tmp_path).index.tolist() == ["a"]
 
 
-def test_two_files_with_one_key_are_refused_by_name(tmp_path):
-    make_clips(tmp_path, "a/x.mp4", "a/x.mov")
-    with pytest.raises(ValueError, match=r"'a/x.mov' and 'a/x.mp4' have the same key 'a/x'"):
-        clips.find_clips(tmp_path)
+def test_two_files_with_one_key_are_named_and_the_others_go_on(tmp_path):
+    make_clips(tmp_path, "IMG_1.MOV", "IMG_1.mp4", "b.mp4")
+    table, left_out = clips.scan_clips(tmp_path)
+    assert table.index.tolist() == ["b"]
+    problem = "IMG_1.MOV and IMG_1.mp4 have the same key IMG_1. Rename or remove all but one."
+    assert left_out.to_numpy().tolist() == [[name, "same key", problem] for name in ("IMG_1.MOV", "IMG_1.mp4")]
+    assert inventory.as_line(1, left_out) == ("seen 3 files: 1 clips, 2 left out (2 same key: IMG_1.MOV, IMG_1.mp4)")
 
 
 def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
@@ -82,7 +85,7 @@ def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
     (tmp_path / "a file").touch()
     with pytest.raises(NotADirectoryError, match="a file is a file"):
         clips.find_clips(tmp_path / "a file")
-    with pytest.raises(ValueError, match=r"data_dir must hold clips \(.avi .*.webm.*\), got none below"):
+    with pytest.raises(ValueError, match=r"data_dir must hold clips \(videos .*\), got none below .*1 empty"):
         clips.find_clips(tmp_path)
 
 
@@ -119,13 +122,17 @@ def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_scanned(tmp_pa
         clips.find_clips(tmp_path / "locked")
 
 
-def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+def test_a_name_that_is_not_utf8_is_named_and_the_others_go_on(tmp_path):
+    make_clips(tmp_path, "b.mp4")
     try:
         open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"), "wb").close()
     except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(ValueError, match="file names must be UTF-8"):
-        clips.find_clips(tmp_path)
+        return  # this file system takes UTF-8 names only
+    table, left_out = clips.scan_clips(tmp_path)
+    assert table.index.tolist() == ["b"]
+    assert left_out.iloc[0, :2].tolist() == ["caf\\xe9.mp4", "not UTF-8"]
+    inventory.write_left_out(left_out, tmp_path / "left_out.csv")
+    assert "caf\\xe9.mp4,not UTF-8,its name is not UTF-8" in (tmp_path / "left_out.csv").read_text()
 
 
 def test_leakage_counts_the_clips_that_share_a_source():
@@ -180,7 +187,7 @@ def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
 
 def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():
     splits = {"x": "", "a/x": "", "a/b/y": "train", "id.003": ""}
-    assert clips.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
+    assert matching.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
         "x",
         "x",
         "a/x",

@@ -1,0 +1,166 @@
+"""What lies in a data folder: which files are clips, and what was left out, by kind.
+
+In: a folder in any layout. Out: an `Inventory`: the clips by key, and a table of everything else. A file is a clip if
+it holds a video stream of more than one picture. What a suffix tells is not opened: videos are looked at by whoever
+reads them, and pictures, sound and the like, of which there may be many thousands, not at all.
+"""
+
+import codecs
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import av
+import pandas as pd
+
+from helpers.container import NO_VIDEOS
+from helpers.files import replacing
+from helpers.names import UNDECODED, clip_key, is_regular, is_video, walk_files
+from helpers.ratings import rating_files, why_not_read
+
+KINDS = {
+    "pictures": "ai arw avif bmp cr2 cr3 dcm dds dng emf eps exr hdr heic heif icns ico j2k jfif jp2 jpe jpeg jpg jxl "
+    "nef orf pbm pcx pgm png pnm ppm psd raf raw rw2 svg tga thm tif tiff webp wmf xcf",
+    "sound": "aac ac3 aif aifc aiff amr ape au caf dts eac3 flac m4a m4b mid midi mka mp2 mp3 oga ogg opus ra spx wav "
+    "wma wv",
+    "subtitles": "ass dfxp eaf idx lrc sbv smi srt ssa sub textgrid ttml vtt",
+    "text": "cfg conf css diz htm html ini json jsonl log markdown md nfo rst sha1 sha256 toml txt xml yaml yml",
+    "tables": "csv db feather numbers ods parquet sav sqlite sqlite3 tsv xls xlsm xlsx",
+    "arrays": "arrow bin ckpt dta h5 hdf5 index joblib keras mat msgpack nc npy npz onnx pb pickle pkl pt pth rda rds "
+    "safetensors tflite tfrecord tfrecords",
+    "archives": "7z bz2 dmg gz iso jar lz4 rar tar tbz tgz txz xz z zip zst",
+    "documents": "bib doc docm docx epub key odp odt pages pdf ppt pptx rtf tex xps",
+    "code": "bat c cc cmd cpp cs dll exe go h hpp ipynb java jl js lua m o php pl ps1 py pyc r rb rmd rs sh so sps tsx",
+    "playlists": "asx cue m3u m3u8 mpd pls xspf",
+    "projects of editors": "aep aup drp edl fcpxml kdenlive mlt prproj veg",
+    "camera previews": "lrf lrv",
+    "unfinished downloads": "aria2 crdownload download filepart opdownload part partial tmp ytdl",
+    "links": "desktop lnk url webloc",
+}
+KIND_OF = {f".{suffix}": kind for kind, suffixes in KINDS.items() for suffix in suffixes.split()}
+PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # names of formats: their videos are files of their own
+HIDDEN = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx"}  # what systems leave, hidden to them
+PATIENCE_S = 10.0  # for opening and reading a file of unknown kind
+NAMED = 3  # files that one line names
+
+
+class Inventory(NamedTuple):
+    """Everything in a folder.
+
+    Attributes:
+        clips: Paths of the clips by key, "/" between the parts of both.
+        left_out: One row per other file, and per folder that was not entered: `path` (bytes that are not UTF-8 as
+            `\\xe9`), `kind` ("pictures", "sound", …; "ratings" for those that are read) and `problem`: what hinders
+            and what to do, "" where there is nothing to be done.
+    """
+
+    clips: dict[str, str]
+    left_out: pd.DataFrame
+
+
+def take_inventory(root: Path) -> Inventory:
+    """Sort everything below a folder (see `walk_files`) into clips and what is none.
+
+    Of files with the same key none is a clip: features could be of either. Nor is a file whose name is not UTF-8.
+    """
+    rows: list[tuple[str, str, str]] = []
+    by_key: dict[str, list[str]] = {}
+    read = rating_files(root)
+    for path in walk_files(root, lambda path, kind: rows.append((path, kind, ""))):
+        if root / path in read:
+            kind, problem = "ratings", ""
+        elif problem := why_not_read(PurePosixPath(path), read):
+            kind = "ratings not read"
+        else:
+            kind = kind_of(root, path)
+        if kind == "clip" and UNDECODED.search(path):
+            kind, problem = "not UTF-8", "its name is not UTF-8: no table could hold it. Rename the file."
+        if kind == "clip":
+            by_key.setdefault(clip_key(path), []).append(path)
+        else:
+            rows.append((path, kind, problem))
+    for key, paths in by_key.items():
+        if len(paths) > 1:
+            problem = f"{' and '.join(paths)} have the same key {key}. Rename or remove all but one."
+            rows += [(path, "same key", problem) for path in paths]
+    table = pd.DataFrame([tuple(map(printable, row)) for row in rows], columns=["path", "kind", "problem"], dtype="str")
+    return Inventory({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, table)
+
+
+def printable(text: str) -> str:
+    """Text that every table and terminal holds: bytes that are not UTF-8 as `\\xe9`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def kind_of(root: Path, path: str) -> str:
+    """What a file is: "clip", one of `KINDS`, "hidden", "special file", "link to nothing" or what `look_into` says."""
+    name, file = PurePosixPath(path).name.lower(), root / path
+    suffix = PurePosixPath(name).suffix
+    if name in HIDDEN or name.startswith("~$") or HIDDEN & set(path.lower().split("/")[:-1]):
+        return "hidden"
+    if suffix in KIND_OF:
+        return KIND_OF[suffix]
+    if not is_regular(file):
+        return "special file"
+    if is_video(name):
+        return "clip"
+    return look_into(file) if file.exists() else "link to nothing"
+
+
+def look_into(file: Path) -> str:
+    """What a file of unknown kind holds: "clip", "pictures", "text", "sound" or "no video". Two pictures are read."""
+    try:
+        if not file.stat().st_size:
+            return "empty"
+        local = {"protocol_whitelist": "file"}  # whatever a playlist names
+        with av.open(str(file.absolute()), options=local, metadata_errors="replace", timeout=PATIENCE_S) as container:
+            kind = container.format.name
+            if kind in PLAYLISTS:
+                return "playlists"
+            if kind.endswith("_pipe") or kind in NO_VIDEOS:
+                return "text" if kind in ("tty", "ass") else "pictures"
+            cover = av.stream.Disposition.attached_pic
+            videos = [s for s in container.streams.video if not s.disposition & cover and s.codec_context]
+            if videos and videos[0].width:
+                packets = (packet for packet in container.demux(videos[0]) if packet.size)
+                return "clip" if len(list(islice(packets, 2))) == 2 else "pictures"
+            return "sound" if container.streams.audio else "no video"
+    except PermissionError:
+        return "cannot be read"
+    except (av.FFmpegError, OSError, ValueError):
+        return "text" if _is_text(file) else "no video"
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file begins with UTF-8 text."""
+    try:
+        with file.open("rb") as opened:  # an incremental decoder: the last character may be cut
+            return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(opened.read(1000))
+    except UnicodeDecodeError:
+        return False
+
+
+def as_line(n_clips: int, left_out: pd.DataFrame, where: str = "") -> str:
+    """What was seen, used and left out, in one line; `where`: the file that lists it.
+
+    Files that want a hand, and those that had to be opened, are named.
+    """
+    counts = left_out["kind"].value_counts()
+    n_ratings, counts = counts.get("ratings", 0), counts.drop("ratings", errors="ignore")
+    parts = []
+    for kind, n in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
+        paths = left_out.loc[left_out["kind"] == kind, "path"]
+        named = kind in ("no video", "cannot be read") or (left_out.loc[paths.index, "problem"] != "").any()
+        names = f": {', '.join(paths[:NAMED])}{', …' if n > NAMED else ''}" if named else ""
+        parts.append(f"{n:,} {kind}{names}")
+    said = f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips"
+    said += f", {n_ratings} of ratings" if n_ratings else ""
+    if not parts:
+        return f"{said}, none left out"
+    return f"{said}, {counts.sum():,} left out ({'; '.join(parts)})" + (f"; list: {where}" if where else "")
+
+
+def write_left_out(left_out: pd.DataFrame, path: str | Path) -> None:
+    """Write what was left out as CSV: path, kind, problem."""
+    with replacing(Path(path)) as part:
+        left_out.to_csv(part, index=False)

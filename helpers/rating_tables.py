@@ -1,0 +1,194 @@
+"""Reads tables of ratings as people keep them: text with any usual separator, and Excel's workbooks.
+
+In: a file with a line of column names, `clip` among them, and one line per clip, or per clip and rater. Out: one dict
+per line. Columns are found by name, never by place; scales and missing names are never guessed.
+"""
+
+import csv
+import io
+import logging
+import math
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from helpers.splits import split_named
+
+log = logging.getLogger(__name__)
+
+TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
+STATED = ("source", "split", "rater", "group")  # optional columns
+HEADINGS = {"videoname": "clip", "neurotisicm": "neuroticism", "extroversion": "extraversion"}  # the first two sic
+NOT_A_NUMBER = {"", "nan", "na", "n/a", "#n/a", "<na>", "none", "null", "-", "–", "—", ".", "?"}
+SEPARATORS = ",;\t| "
+HEAD_LINES = 20  # in which the column names must stand; before them `sep=`, titles and comments
+HEAD_CHARACTERS = 100_000
+EXCEL = {".xlsx", ".xlsm"}
+
+Line = tuple[str, list[str]]  # where it stands, for messages; its cells
+
+
+def table_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield `name`, the columns of `STATED` ("" where there are none) and a number per target of every line.
+
+    Raises:
+        ValueError: no such table; a column is missing or there twice; a cell is no number; a line without a clip.
+    """
+    lines = iter(_excel_lines(path) if path.suffix.lower() in EXCEL else _text_lines(path))
+    headings = _head(path, lines)
+    columns = columns_of(path, headings, ["clip", *targets], STATED)
+    for where, cells in lines:
+        if rest := list(filter(str.strip, cells[len(headings) :])):
+            raise ValueError(f"{where} must have at most {len(headings)} fields, got {len(headings) + len(rest)}.")
+        cells += [""] * (len(headings) - len(cells))
+        if any(map(str.strip, cells)):
+            yield _table_row({name: cells[at].strip() for name, at in columns.items()}, targets, where)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a text file has a line of column names, `clip` among them; other texts are called ratings.txt too."""
+    try:
+        return any(_is_head(cells) for _, cells in islice(_text_lines(path), HEAD_LINES))
+    except (OSError, ValueError):
+        return False
+
+
+def columns_of(
+    path: Path, headings: Sequence[str], wanted: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, int]:
+    """Find the place of each wanted column, and of the optional ones that are there.
+
+    A heading is taken as it is, without regard to case and spaces; else without what stands in brackets behind it; else
+    as a trait's initial, where all of O, C, E, A, N are there.
+    """
+    full = [heading_name(heading) for heading in headings]
+    bare = [heading_name(re.sub(r"\s*[(\[].*[)\]]\s*$", "", heading)) for heading in headings]
+    spelled = [full, bare]
+    if set("ocean") <= set(bare):
+        initials = {trait[0]: trait for trait in TRAITS}
+        spelled.append([initials.get(name, "") for name in bare])
+    columns = {}
+    for name in (*wanted, *optional):
+        kinds = spelled if name in wanted else [full]
+        places = next(filter(None, ([i for i, n in enumerate(kind) if n == heading_name(name)] for kind in kinds)), [])
+        if len(places) > 1:
+            raise ValueError(f"{path.name} must have one column {heading_name(name)!r}, got two.")
+        if not places and name in wanted:
+            raise ValueError(f"{path.name} must have a column {name!r}, got {', '.join(headings[:20]) or 'none'}.")
+        if places:
+            columns[name] = places[0]
+    return columns
+
+
+def heading_name(text: str) -> str:
+    """A column's name without case, spaces, and the prefix of the challenge's CSV (`ValueOpenness`)."""
+    name = unicodedata.normalize("NFC", text).strip().casefold()
+    name = name.removeprefix("value") or name
+    return HEADINGS.get(name, name)
+
+
+def _is_head(cells: Iterable[str]) -> bool:
+    return any(heading_name(cell.partition("(")[0]) == "clip" for cell in cells)
+
+
+def _head(path: Path, lines: Iterator[Line]) -> list[str]:
+    """The line of column names, which is taken from the lines with all before it."""
+    seen = []
+    for _, cells in islice(lines, HEAD_LINES):
+        if _is_head(cells):
+            return cells
+        seen += [cells] if any(map(str.strip, cells)) else []
+    if not seen:
+        raise ValueError(f"{path.name} must begin with a line of column names, got none.")
+    raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(seen[0][:20])}.")
+
+
+def _table_row(cells: dict[str, str], targets: Sequence[str], where: str) -> dict[str, Any]:
+    stated = {name: cells.get(name, "") for name in STATED}
+    if not cells["clip"]:
+        raise ValueError(f"{where} must name a clip, got {cells}.")
+    if cells.get("rater") == "":
+        raise ValueError(f"{where} must name a rater like the other lines, got {cells}.")
+    if stated["split"] and not split_named(stated["split"]):
+        raise ValueError(f"{where}: split must be train, validation or test, got {stated['split']!r}.")
+    numbers = {target: _number(cells[target], f"{where}: {target}") for target in targets}
+    return {"name": cells["clip"]} | stated | {"split": split_named(stated["split"])} | numbers
+
+
+def _number(text: str, what: str) -> float:
+    """The number in a cell, NaN for an empty one; a decimal comma is read as a point."""
+    if text.casefold() in NOT_A_NUMBER:
+        return math.nan
+    try:
+        return float(text.replace(",", ".").replace("_", "no number"))
+    except ValueError:
+        raise ValueError(f"{what} must be a number, got {text!r}.") from None
+
+
+def _text_lines(path: Path) -> Iterator[Line]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), skipinitialspace=True)
+        for cells in lines:
+            yield f"{path.name} line {lines.line_num}", cells
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} must be UTF-8 text. Save it as CSV UTF-8.") from None
+    except csv.Error as error:
+        raise ValueError(f"{path.name} is not CSV ({error}).") from None
+
+
+def _separator(text: str) -> str:
+    """What parts the cells: as Excel's line `sep=;` says, or the most frequent one of the line of column names."""
+    heads = text[:HEAD_CHARACTERS].splitlines()[:HEAD_LINES]
+    if heads and (said := re.match(r'"?sep=(.)', heads[0], re.I)):
+        return said[1]
+    for line in heads:
+        for separator in sorted(SEPARATORS, key=lambda each: (each == " ", -line.count(each))):
+            if _is_head(cell.strip().strip('"') for cell in line.split(separator)):
+                return separator
+    return max(SEPARATORS[:-1], key=heads[0].count) if heads else ","
+
+
+def _excel_lines(path: Path) -> list[Line]:
+    """Lines of the first sheet with a column `clip`; where there is none, of the first one."""
+    try:
+        from openpyxl import load_workbook
+    except ImportError:
+        advice = "Run pip install openpyxl, or save it as ratings.csv."
+        raise ValueError(f"{path.name} is read with openpyxl, which is not installed. {advice}") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what Excel knows and openpyxl does not
+            values, formulas = (load_workbook(path, read_only=True, data_only=computed) for computed in (True, False))
+            sheets = {
+                sheet.title: _sheet_lines(f"{path.name} row", sheet.values, formulas[sheet.title].values)
+                for sheet in values.worksheets
+            }
+    except Exception as error:  # openpyxl raises whatever it stumbles over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path.name} is not a workbook of Excel ({reason}). Save it anew, or as CSV UTF-8.") from None
+    filled = {title: lines for title, lines in sheets.items() if lines}
+    tables = [title for title, lines in filled.items() if any(_is_head(cells) for _, cells in lines[:HEAD_LINES])]
+    chosen = next(iter([*tables, *filled]), None)
+    if others := [title for title in filled if title != chosen]:
+        log.warning("%s: the sheet %r is read, and not %s", path.name, chosen, ", ".join(map(repr, others)))
+    return filled.get(chosen, [])
+
+
+def _sheet_lines(name: str, values: Iterable[tuple], formulas: Iterable[tuple]) -> list[Line]:
+    """The lines of a sheet that hold anything; a formula that was never computed stands as such."""
+    rows = zip_longest(values, formulas, fillvalue=())
+    lines = (
+        (f"{name} {n}", [_text(*cell) for cell in zip(row, told, strict=False)])
+        for n, (row, told) in enumerate(rows, 1)
+    )
+    return [(where, cells) for where, cells in lines if any(map(str.strip, cells))]
+
+
+def _text(value: Any, formula: Any) -> str:
+    value = formula if value is None else value
+    whole = isinstance(value, float) and value.is_integer()
+    return "" if value is None else str(int(value) if whole else value)
