@@ -4,7 +4,8 @@ In: a folder with the samples of many clips. Each of the two readers finds the c
 samples in the order of time, what tells one version of its files from another, and the reason of every sample that
 cannot be used: such a one is zeros and becomes a masked row. Rows of features made elsewhere: `helpers.external`.
 
-- `FaceTree`: `<clip>/face_000035.jpg`, as the source project and `helpers.faces.export_faces` write them.
+- `FaceTree`: `<clip>/face_000035.jpg`, as the source project and `helpers.faces.export_faces` write them, and
+  `<clip>_aligned/frame_det_00_000001.bmp`, as OpenFace does.
 - `FlowTree`: `<clip>/flow_0000_0001.npy` as of the source project, `helpers.flow` files, plain arrays.
 """
 
@@ -29,7 +30,8 @@ from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
 from helpers.tracks import crop_face
 
-PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:jpe?g|png)", re.I)  # the last number: face_frame_0035.jpg
+PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:bmp|jpe?g|png|webp)", re.I)  # the last number: face_frame_0035.jpg
+OPENFACE = "frame_det_"  # begins its pictures, frame_det_00_000001.bmp: the number of the face, and of the frame from 1
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
 PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
@@ -178,18 +180,39 @@ def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     """The files in a folder whose names fit, by the number that is the pattern's first group, ascending.
 
-    `StoredError`: there are none any more, two have the same number, or one has more than 18 digits.
+    Of pictures of several faces, those of the face with most are taken, see `_main_face`. `StoredError`: there are none
+    any more, two have the same number, or one has more than 18 digits.
     """
+    names = sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order)
+    numbers = {name: match[1] for name in names if name[0] != "." and (match := pattern.fullmatch(name))}
     found: dict[int, Path] = {}
-    for name in sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order):
-        match = pattern.fullmatch(name) if name[0] != "." else None
-        if match and len(match[1]) > 18:
+    for name, digits in (_main_face(numbers) if pattern is PICTURE else numbers).items():
+        if len(digits) > 18:
             raise StoredError(f"the number in {name} is too large")
-        if match and found.setdefault(int(match[1]), folder / name).name != name:
-            raise StoredError(f"{found[int(match[1])].name} and {name} have the same number {int(match[1])}")
+        number = int(digits) - name.startswith(OPENFACE)
+        if found.setdefault(number, folder / name).name != name:
+            raise StoredError(f"{found[number].name} and {name} have the same number {int(digits)}")
     if not found:
         raise StoredError(f"{folder.name} holds no numbered files")
     return dict(sorted(found.items()))
+
+
+def _main_face(numbers: dict[str, str]) -> dict[str, str]:
+    """The pictures of the face that has most of them, with the digits of their frames, where names tell faces apart.
+
+    They do as OpenFace's do, or where the last number repeats in names that differ in numbers only
+    (`clip_0001_0.jpg`, a detector's): then the number that takes most values, or the longer one, is the frame's.
+    """
+    parts = {name: re.split(r"(\d+)", name.rpartition(".")[0]) for name in numbers}
+    openface = all(name.startswith(OPENFACE) for name in numbers)
+    repeated = len({int(digits) for digits in numbers.values()}) < len(numbers)
+    if len({tuple(part[::2]) for part in parts.values()}) != 1 or not (openface or repeated):
+        return numbers
+    columns = list(zip(*(part[1::2] for part in parts.values()), strict=True))
+    frame = -1 if openface else max(range(len(columns)), key=lambda i: (len(set(columns[i])), len(columns[i][0]), i))
+    faces = {name: (*part[1::2][:frame], *part[1::2][frame:][1:]) for name, part in parts.items()}
+    main = Counter(faces.values()).most_common(1)[0][0]
+    return {name: parts[name][1::2][frame] for name, face in faces.items() if face == main}
 
 
 class Tree:
@@ -197,6 +220,7 @@ class Tree:
 
     `clips`: path of each by what the folder calls it, in natural order. `side_px`, `fps`, `made`: side, numbers per
     second, and origin of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
+    `passed_over`: number of files that are no samples, by suffix.
     Each kind of tree says what its clips' paths are (`_paths`), number, rate, origin and commonest shape of a clip's
     samples (`_about`), and all files of a clip (`_files`); its errors name its `parameter`, `what` it holds, and what a
     file is called (`like`). `channels`: of a sample.
@@ -236,7 +260,7 @@ class Tree:
 
 
 class FaceTree(Tree):
-    """A folder with a folder of numbered JPEG or PNG pictures per clip, all RGB.
+    """A folder with a folder of numbered pictures per clip, all RGB: BMP, JPEG, PNG or WebP.
 
     Where `helpers.faces` left exact times beside it, these count, and not `fps`.
     """
@@ -244,7 +268,8 @@ class FaceTree(Tree):
     parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
 
     def _paths(self) -> Iterable[Path]:
-        return dict.fromkeys((self.folder / name).parent for name in video_files(self.folder, PICTURE.fullmatch))
+        files, self.passed_over = files_below(self.folder, PICTURE.fullmatch)
+        return dict.fromkeys(path.parent for path in files)
 
     def _about(self, path: Path) -> About:
         pictures = numbered_files(path, PICTURE).values()
@@ -292,7 +317,7 @@ def _picture_shape(path: Path) -> tuple[int, int, int]:
 
 
 def read_face(path: Path, side_px: int) -> np.ndarray:
-    """Read one JPEG or PNG, known by its content and turned as its EXIF says: RGB uint8 (side_px, side_px, 3).
+    """Read one picture, known by its content and turned as its EXIF says: RGB uint8 (side_px, side_px, 3).
 
     `StoredError`: missing, empty, unreadable, cut short, not RGB, more than 8 bits per channel, or of another size.
     Nothing is converted: among colour pictures a grey one is another input.
@@ -328,7 +353,7 @@ class FlowTree(Tree):
     parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
 
     def _paths(self) -> Iterable[Path]:
-        files = [self.folder / path for path in video_files(self.folder, is_array)]
+        files, self.passed_over = files_below(self.folder, is_array)
         trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
         return [*trees, *(path for path in files if path.parent not in trees)]
 

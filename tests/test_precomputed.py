@@ -124,6 +124,30 @@ def test_pictures_are_scaled_to_the_network_like_crops(tmp_path):
     assert np.abs(crops[0].astype(int) - face(0, 64)[::2, ::2]).mean() < 3
 
 
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["frame_det_00_{:06d}.bmp"], [0, 1, 2, 3]),  # OpenFace: from 1
+        (["frame_det_00_{:06d}.bmp", "frame_det_01_00000{}9.bmp"], [0, 1, 2, 3]),  # another face, at other times
+        (["clip_{:04d}_0.jpg"], [1, 2, 3, 4]),
+        (["clip_{:04d}_1.png", "clip_{:04d}_0.png"], [1, 2, 3, 4]),
+        (["{:04d}.webp"], [1, 2, 3, 4]),
+        (["id003_frame_{}.png"], [1, 2, 3, 4]),
+    ],
+)
+def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, names, numbers):
+    for seed, name in enumerate(names):
+        for number in range(1, 5 - seed):  # the first face is there longer
+            path = tmp_path / "anna_aligned" / name.format(number)
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(face(10 * seed + number)).save(path)
+    crops, t_s, found, reasons = crops_of(FaceTree(tmp_path, 30.0), "anna_aligned")
+    assert (found.tolist(), reasons) == (numbers, {})
+    np.testing.assert_allclose(t_s, np.array(numbers) / 30)
+    for crop, seed in zip(crops, range(1, 5), strict=True):
+        assert np.abs(crop.astype(int) - face(seed)).mean() < 5
+
+
 def test_two_pictures_of_one_number_cost_their_clip_only(tmp_path):
     write_faces(tmp_path / "a", [10])
     write_faces(tmp_path / "a", [10], "frame_{}.png")
