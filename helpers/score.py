@@ -26,6 +26,7 @@ from helpers.i3d import build_motion_network
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
+from helpers.probe import probe
 from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
 from helpers.store import STREAMS, FeatureFile
@@ -75,6 +76,7 @@ class ClipScore:
         familiarity: By stream, how far the tokens lie from the training clips
             (`helpers.out_of_distribution.TrainingTokens.describe`); {} likewise.
         faces_t_s, faces: Some faces of the video, RGB uint8 (96, 96, 3), and their times in seconds.
+        remarks: What is odd about the picture or the faces and what was done about it, in words; [] for most videos.
     """
 
     video: str
@@ -93,6 +95,7 @@ class ClipScore:
     familiarity: dict[str, dict[str, Any]]
     faces_t_s: list[float]
     faces: list[np.ndarray] = field(repr=False, default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def unlike(self) -> bool:
@@ -206,6 +209,7 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
         warnings=clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
         familiarity=known,
+        remarks=clip_remarks(video, track),
         **_over_time(inputs, tokens["dynamic"], scorer),
         **_faces(video, track, tokens["static"].t_s, faces, scorer.preparation.backend),
     )
@@ -308,6 +312,12 @@ def clip_warnings(
     return model_warnings(card) + unlike + [text for text, holds in found.items() if holds]
 
 
+def clip_remarks(video: str | Path, track: FaceTrack) -> list[str]:
+    """What is odd about a video's file, its pictures (also those after the first) and its faces, each once."""
+    of_track = "; ".join([*track.decoder.split("; ")[1:], getattr(track, "remarks", "")])
+    return list(dict.fromkeys(filter(None, [*probe(video).remarks, *of_track.split("; ")])))
+
+
 def model_warnings(card: dict[str, Any]) -> list[str]:
     """What weakens every score of a model."""
     split = card.get("split", {}).get("warning")
@@ -330,4 +340,5 @@ def as_text(score: ClipScore) -> str:
             f"  {DISPLAY.get(target, target):24} {score.score[target]:.2f}   {score.low[target]:.2f} to "
             f"{score.high[target]:.2f}    {score.constant[target]:.2f}      {score.share_below[target]:4.0%}"
         )
-    return "\n".join(lines + [f"  note: {text}" for text in score.warnings])
+    lines += [f"  note: {text}" for text in score.warnings] + [f"  remark: {text}" for text in score.remarks]
+    return "\n".join(lines)

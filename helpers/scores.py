@@ -181,8 +181,8 @@ def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
 
     Returns:
         Columns `video`, `target`, `score`, `low`, `high` (90 % interval), `constant`, `share_below` (share of training
-        ratings below the score), `face_coverage`, `duration_s`, `warnings` (with "; " between them), `failed` (the
-        reason; such a video has one row, without target and numbers).
+        ratings below the score), `face_coverage`, `duration_s`, `warnings` and `remarks` (with "; " between them),
+        `failed` (the reason; such a video has one row, without target and numbers).
     """
     rows: list[dict[str, Any]] = []
     for result in results:
@@ -190,10 +190,10 @@ def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
             rows.append(asdict(result))
             continue
         about = {"face_coverage": result.face_coverage, "duration_s": result.duration_s}
-        about |= {"video": result.video, "warnings": "; ".join(result.warnings)}
+        about |= {name: "; ".join(getattr(result, name)) for name in ("warnings", "remarks")} | {"video": result.video}
         for target in result.score:
             rows.append({"target": target} | {name: getattr(result, name)[target] for name in VALUES} | about)
-    columns = ["video", "target", *VALUES, "face_coverage", "duration_s", "warnings", "failed"]
+    columns = ["video", "target", *VALUES, "face_coverage", "duration_s", "warnings", "remarks", "failed"]
     return pd.DataFrame(rows, columns=columns)
 
 

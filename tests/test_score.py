@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numbered import write_numbered
+from scored import made_up
 
 from helpers import score, scores
 from helpers.align import read_aligned
@@ -137,6 +139,20 @@ def test_what_a_model_was_trained_on_is_said_with_every_score(scorer):
         "the ratings of the training clips were invented",
         "the model's own scores are too high",
     ]
+
+
+def test_what_is_odd_about_picture_and_faces_is_remarked_once_in_text_json_and_table(tmp_path):
+    tags = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
+    path = write_numbered(tmp_path / "hdr.mp4", 5, codec_options={"x264-params": tags})
+    hdr = "HDR (PQ): brought to SDR"
+    track = SimpleNamespace(decoder=f"pyav 18.1.0 (ffmpeg), h264, software; {hdr}", remarks="3 shots; a still face")
+    remarks = score.clip_remarks(path, track)
+    assert remarks == [hdr, "3 shots", "a still face"]
+    made = [made_up("hdr.mp4", remarks=remarks)]
+    scores.write_scores(made, json=tmp_path / "score.json", csv=tmp_path / "score.csv")
+    assert read_json(tmp_path / "score.json")[0]["remarks"] == remarks
+    assert "HDR (PQ): brought to SDR; 3 shots; a still face" in (tmp_path / "score.csv").read_text()
+    assert score.as_text(made[0]).splitlines()[-3:] == [f"  remark: {text}" for text in remarks]
 
 
 def test_a_video_unlike_the_training_clips_is_called_so(scorer):

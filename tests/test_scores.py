@@ -43,7 +43,7 @@ def test_the_table_has_a_row_for_each_video_and_trait():
     table = scores.as_table([made_up("a.mp4"), Unusable("b.mp4", "no face")])
     assert table.columns.tolist() == [
         "video", "target", "score", "low", "high", "constant", "share_below", "face_coverage", "duration_s", "warnings",
-        "failed",
+        "remarks", "failed",
     ]  # fmt: skip
     assert table["target"].tolist()[:5] == list(TRAITS)
     assert table["score"].tolist()[:5] == list(VALUES.values())
