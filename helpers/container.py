@@ -5,17 +5,21 @@ breaks off is an error here, before anything is computed from it, never a shorte
 """
 
 import math
-from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.codec.hwaccel import HWAccel
 from av.sidedata.sidedata import Type
+from av.stream import Disposition
 
 from helpers.failures import ClipError
 
@@ -23,6 +27,8 @@ MISSING_S = 0.3  # packets ending this much before the duration in the header: t
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it
 LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
+STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+UNORDERED = ("h264", "hevc")  # of these FFmpeg only guesses the times that AVI does not store
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
 
 
@@ -39,19 +45,22 @@ def damaged(path: Path, what: str) -> VideoError:
 class OpenVideo:
     """An open file and the table of its pictures.
 
-    `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `t_s (n,)` the
-    same in seconds from the first one. `timed`: whether packets and pictures carry that time, each another one, so that
-    a decoded picture is known by it; otherwise pictures can only be counted. `cut_out`: it begins with pictures that
-    refer to what was cut away before them; they are left out. `keys`: when its key pictures appear.
+    `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `keys` those of
+    key pictures; `t_s (n,)` in seconds from the first one. `timed`: whether packets and pictures carry that time, each
+    another one, so that a decoded picture is known by it; otherwise pictures can only be counted. `start`: how many
+    packets come before the first that decoding can begin with. `is_open`: H.264 that begins with another picture than
+    an IDR, and speaks of ones that were cut away. `remarks`: what is not as one expects, a phrase each.
     """
 
     path: Path
     container: av.container.InputContainer
     stream: av.VideoStream
     ticks: np.ndarray
-    timed: bool
-    cut_out: bool
     keys: np.ndarray
+    timed: bool
+    start: int = 0
+    is_open: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def t_s(self) -> np.ndarray:
@@ -75,13 +84,28 @@ class OpenVideo:
         return self.stream.codec_context.codec.canonical_name
 
     def packets_of(self, again: av.container.InputContainer) -> Iterator[av.Packet]:
-        """The packets of the picture in decoding order, from the file opened again; the last one is empty.
+        """The packets of the picture in decoding order, from the file opened again; the last one is empty."""
+        return islice(again.demux(again.streams[self.stream.index]), self.start, None)
 
-        Left out are pictures shown before the first one that can be decoded: what they refer to was cut away.
-        """
-        for packet in again.demux(again.streams[self.stream.index]):
-            if packet.is_discard or packet.pts is None or packet.pts >= self.ticks[0]:
-                yield packet
+    @cached_property
+    def first_picture(self) -> av.VideoFrame:
+        """The first picture that can be decoded; VideoError where there is none."""
+        try:
+            with closing(self._decode()) as pictures:
+                return next(pictures)
+        except av.FFmpegError as error:
+            raise damaged(self.path, f"its first frame cannot be decoded ({error.strerror})") from None
+        except StopIteration:
+            raise damaged(self.path, "holds no frame that can be decoded") from None
+
+    def count_pictures(self) -> int:
+        """How many pictures can be decoded."""
+        return sum(1 for _ in self._decode())
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        with open_container(self.path) as container:
+            for packet in self.packets_of(container):
+                yield from container.streams[self.stream.index].codec_context.decode(packet)
 
 
 def open_container(path: Path, hardware: HWAccel | None = None) -> av.container.InputContainer:
@@ -109,64 +133,110 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
         raise VideoError(f"{what}. Copy or download it again, or remove it.") from None
 
 
+class Row(NamedTuple):
+    """What is kept of a packet; `moment`: when its picture is shown, in ticks, where the container knows."""
+
+    moment: int | None
+    pts: int | None
+    dts: int | None
+    key: bool
+    hidden: bool
+
+
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
-    stream = _video_stream(path, container)
-    end, moments, keys, pts, first = Counter(), [], [], set(), None  # moments: of the pictures that are shown
+    _check_format(path, container)
+    end, rows, first = Counter(), defaultdict(list), {}  # by stream; first: its first key packet
     for packet in container.demux():
-        moment = packet.dts if packet.pts is None else packet.pts  # AVI knows the order of decoding only
-        if moment is None or packet.stream.type == "data":
-            continue
-        end[packet.stream] = max(end[packet.stream], moment + (packet.duration or 0))
-        if packet.stream is not stream:
-            continue
-        if packet.is_corrupt:
-            raise damaged(path, f"breaks off at {float(moment * stream.time_base):.1f} s")
-        first = first or packet
-        pts.add(packet.pts)
-        if not packet.is_discard:
-            moments.append(moment)
-            keys += [moment] * packet.is_keyframe
-    if not moments:
+        stream, moment = packet.stream, packet.dts if packet.pts is None else packet.pts  # AVI knows dts only
+        if moment is not None and stream.type != "data":
+            end[stream] = max(end[stream], moment + (packet.duration or 0))
+        if stream.type == "video":
+            if packet.is_corrupt and moment is not None:
+                raise damaged(path, f"breaks off at {float(moment * stream.time_base):.1f} s")
+            if packet.is_keyframe:
+                first.setdefault(stream, packet)
+            rows[stream].append(Row(moment, packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+    stream, remarks = _choose_stream(path, container, rows)
+    if all(row.moment is None for row in rows[stream]):
         raise damaged(path, "holds no frame that can be decoded")
     _check_whole(path, container, max(float(ticks * each.time_base) for each, ticks in end.items()))
     if "matroska" in container.format.name:
-        _check_matroska(path, container, stream, pts)
-    ticks = np.sort(moments)
-    if not first.is_keyframe or first.pts != ticks[0]:
-        shown = first_picture(path, stream.index).pts
-        ticks = ticks if shown is None else ticks[ticks >= shown]
-    timed = "avi" not in container.format.name and None not in pts and len(np.unique(ticks)) == len(ticks)
-    video = OpenVideo(path, container, stream, ticks, timed, len(ticks) < len(moments), np.sort(keys))
+        _check_matroska(path, container, stream, {row.pts for row in rows[stream]})
+    video = _video_of(path, container, stream, rows[stream], first.get(stream))
     _check_times(video)
-    return video
+    return replace(video, remarks=remarks + video.remarks)
 
 
-def first_picture(path: Path, index: int) -> av.VideoFrame:
-    """The first picture of a stream, decoded."""
-    try:
-        with open_container(path) as container:
-            if picture := next(container.decode(container.streams[index]), None):
-                return picture
-    except av.FFmpegError as error:
-        raise damaged(path, f"its first frame cannot be decoded ({error.strerror})") from None
-    raise damaged(path, "holds no frame that can be decoded")
+def _video_of(
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream, rows: list[Row], first: av.Packet | None
+) -> OpenVideo:
+    """The table of a stream's pictures from its packets; what cannot be decoded for what was cut away is left out."""
+    start = next((k for k, row in enumerate(rows) if row.key), 0)
+    shown = [row for row in rows[start:] if row.moment is not None and not row.hidden]
+    if not shown:
+        raise damaged(path, "holds no frame that can be decoded")
+    ticks, keys = (np.sort([row.moment for row in part]) for part in (shown, [row for row in shown if row.key]))
+    no_times, gaps = "avi" in container.format.name, ()
+    if no_times and stream.codec_context.name in UNORDERED:
+        ticks, gaps = _times_of_avi(stream, np.array([row.dts for row in shown]))
+    timed = not no_times and len(np.unique(ticks)) == len(ticks) and all(row.pts is not None for row in shown)
+    is_open = first is not None and stream.codec_context.codec.canonical_name == "h264" and not _has_idr(stream, first)
+    video = OpenVideo(path, container, stream, ticks, keys, timed, start, is_open)
+    n_cut = sum(not row.hidden for row in rows[:start])
+    if is_open or first is None or rows[start].pts != ticks[0]:
+        ticks = ticks[-video.count_pictures() :] if no_times else ticks[ticks >= video.first_picture.pts]
+        n_cut += len(video.ticks) - len(ticks)
+    cut = f"left out are pictures that need what was cut away: {n_cut}" if n_cut else "no picture is left out"
+    cuts = (f"begins in the middle of a longer video; {cut}",) if is_open or n_cut else ()
+    return replace(video, ticks=ticks, remarks=cuts + gaps)
 
 
-def _video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The stream of the picture. FFmpeg takes pictures and even text for short videos; a GIF must be called so."""
-    kind, name = container.format.name, path.name
+def _has_idr(stream: av.VideoStream, packet: av.Packet) -> bool:
+    """Whether an H.264 packet begins anew: it holds an IDR picture (unit 5 of Rec. ITU-T H.264, table 7-1)."""
+    return bool(BitStreamFilterContext("filter_units=pass_types=5", stream).filter(packet))
+
+
+def _times_of_avi(stream: av.VideoStream, decoded: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """When the pictures of an AVI with null frames are shown, from when they are decoded, (n,); and a remark.
+
+    The k-th shown is decoded so many places before as the decoder holds pictures back.
+    """
+    between = np.diff(decoded)
+    step, delay = (int(np.median(between)) or 1) if len(between) else 1, stream.codec_context.reorder_depth
+    ticks = np.append(decoded[delay:], decoded[-1] + step * np.arange(1, delay + 1))[-len(decoded) :]
+    if not len(between) or between.max() <= step:
+        return ticks, ()
+    gap_s, where_s = (float(tick * stream.time_base) for tick in (between.max(), decoded[between.argmax()]))
+    said = f"AVI stores no times of showing: beside its gaps (the longest {gap_s:.1f} s, at {where_s:.1f} s) a time is"
+    return ticks, (f"{said} unsure",)
+
+
+def _check_format(path: Path, container: av.container.InputContainer) -> None:
+    """Refuse what FFmpeg takes for a short video: pictures and even text. A GIF must be called so."""
+    kind = container.format.name
     if kind.endswith("_pipe") or kind in NO_VIDEOS or (kind == "gif" and path.suffix.lower() != ".gif"):
         what = NO_VIDEOS.get(kind, f"a picture ({kind.removesuffix('_pipe')})")
-        raise VideoError(f"{name}: not a video but {what}. Remove it.")
-    cover = av.stream.Disposition.attached_pic
-    stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
-    if stream is None:
+        raise VideoError(f"{path.name}: not a video but {what}. Remove it.")
+
+
+def _choose_stream(
+    path: Path, container: av.container.InputContainer, rows: Mapping[av.VideoStream, list[Row]]
+) -> tuple[av.VideoStream, tuple[str, ...]]:
+    """The stream of the picture, which is the default one of those that are no covers or stills; and a remark."""
+    name, streams = path.name, [stream for stream in container.streams.video if not stream.disposition & STILLS]
+    if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise VideoError(f"{name}: holds no video stream ({kinds} only). Remove it, or take the file with the picture.")
+    streams = [stream for stream in streams if len(rows[stream]) > 2] or streams  # the last packet is empty
+    stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     if stream.codec_context is None:
         convert = f"ffmpeg -i {name} -c:v libx264 new.mp4"
         raise VideoError(f"{name}: its codec cannot be decoded here. Convert it: {convert}.")
-    return stream
+    if len(streams) == 1:
+        return stream, ()
+    which = "default one" if stream.disposition & Disposition.default else "first one"
+    sizes = ", ".join(f"{each.width}x{each.height}" for each in streams)
+    return stream, (f"{len(streams)} video streams ({sizes}): number {streams.index(stream) + 1} is read, the {which}",)
 
 
 def _check_times(video: OpenVideo) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.container import OpenVideo, first_picture, open_video, orientation
+from helpers.container import OpenVideo, open_video, orientation
 from helpers.pictures import CHANGES, clip_size, remarks_of, shapes_of
 
 UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
@@ -43,7 +43,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 def describe(video: OpenVideo) -> VideoInfo:
     """What is in an open file."""
-    picture = first_picture(video.path, video.stream.index)
+    picture = video.first_picture
     n, last_s, (turn, mirrored) = len(video.t_s), video.t_s[-1], orientation(picture)
     shapes = shapes_of(video)
     if (0, 0) in shapes:

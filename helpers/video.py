@@ -21,7 +21,6 @@ from helpers.container import (
     OpenVideo,
     VideoError,
     damaged,
-    first_picture,
     open_container,
     open_video,
     orientation,
@@ -36,6 +35,10 @@ REFERENCE = "pyav"
 # each of these; no hardware has been measured.
 FASTEST = {(codec, "yuv420p"): REFERENCE for codec in ("h264", "hevc", "vp9", "av1")}
 STRICT = {"err_detect": "crccheck+explode"}  # damage is an error, not a picture patched up from its neighbours
+LENIENT = {"err_detect": "crccheck"}
+# What FFmpeg says where H.264 begins with no IDR picture: it is told to forget, or to use, one that was cut away.
+FORGOTTEN = ("mmco: unref short failure", "number of reference frames")
+MISSING = (*FORGOTTEN, "reference picture missing", "Missing reference picture", "co located POCs unavailable")
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
 
 Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
@@ -73,8 +76,12 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
     with container:
         codec = container.streams[video.stream.index].codec_context
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
-        codec.options = {} if video.cut_out else STRICT  # after a cut the decoder misses what nothing refers to
-        pictures = (picture for packet in video.packets_of(container) for picture in codec.decode(packet))
+        codec.options = STRICT
+        if video.is_open:
+            codec.options, codec.thread_count = LENIENT, 1
+            pictures = _decode_open(codec, video, container)
+        else:
+            pictures = (picture for packet in video.packets_of(container) for picture in codec.decode(packet))
         whole = Deinterlacer()
         shown = whole(_as_announced(video, pictures))
         for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), shown, strict=False)):
@@ -88,6 +95,29 @@ def _as_announced(video: OpenVideo, pictures: Iterator[av.VideoFrame]) -> Iterat
         if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
             return
         yield picture
+
+
+def _decode_open(codec: av.VideoCodecContext, video: OpenVideo, container: av.container.InputContainer) -> Iterator:
+    """Decode H.264 that begins with no IDR picture, where `STRICT` refuses good pictures; stops at damage.
+
+    FFmpeg tells damage by messages only. Up to the second key picture it may say that a picture is to be forgotten that
+    was cut away, and of those that are not shown that they lack what they refer to.
+    """
+    level, n_keys = av.logging.get_level(), 0
+    for packet in video.packets_of(container):
+        n_keys += packet.is_keyframe
+        is_shown = packet.pts is None or packet.pts >= video.ticks[0]
+        harmless = () if n_keys > 1 else FORGOTTEN if is_shown else MISSING
+        av.logging.set_level(av.logging.INFO)  # for this call only: a decoder of many threads may wait for the GIL
+        try:
+            with av.logging.Capture() as said:
+                pictures = codec.decode(packet)
+        finally:
+            av.logging.set_level(level)
+        yield from pictures
+        errors = [text for how, _, text in said if how <= av.logging.ERROR or "concealing" in text]
+        if not all(text.startswith(harmless) for text in errors):
+            return
 
 
 def _is_wanted(wanted: np.ndarray) -> np.ndarray:
@@ -104,7 +134,7 @@ def _describe(codec: av.VideoCodecContext, device: str) -> str:
 
 def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     """Decode with OpenCV, which counts pictures and turns them by itself; what it shows wrongly is refused."""
-    first = first_picture(video.path, video.stream.index)
+    first = video.first_picture
     for wrong, what in ((first.interlaced_frame, "interlaced"), (orientation(first)[1], "mirrored")):
         if wrong:
             raise VideoError(f"{video.path.name}: OpenCV does not show {what} video as it is. Take the backend 'pyav'.")
