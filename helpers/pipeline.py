@@ -39,7 +39,6 @@ AT_ONCE = 2  # batches in the network, where memory suffices for both
 BEGUN = AT_ONCE + 1  # batches on their way: one more waits for it
 WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
 LINE_S = 60.0  # between two lines in the log
-LONGEST_TRACEBACK = 20_000  # characters in the log
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 Kind = tuple[tuple[int, ...], np.dtype, int]  # shape and type of a sample, and its rows: what fits into one batch
@@ -323,7 +322,7 @@ class ClipRun:
         self._failed.add(clip.key)
         log.warning("%s: %s", clip.key, reason)
         if not isinstance(error, ClipError):
-            self._log(f"{clip.key}: {reason}\n{''.join(traceback.format_exception(error))[:LONGEST_TRACEBACK]}")
+            self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
         self._stage.fail(clip.key, reason)
         self.count("failed")
         names = str(clip.path), clip.key, clip.path.name, clip.path.stem
@@ -380,7 +379,7 @@ class ClipRun:
         """
         for key in self._failed:
             if self._names.get(self._stage.name_of(key)) == key:
-                with suppress(OSError):  # no file is there, or a folder of that name
+                with suppress(OSError, ValueError):  # no file, a folder, a name that no file can have
                     self._stage.path(key).unlink()
         self._stage.failed.sort(key=lambda entry: self._order[entry["clip"]])
         said = outcome(self.counts, self._stage.failed, self._stage.folder / "manifest.json")

@@ -303,11 +303,11 @@ def _portable(error: BaseException) -> Exception:
     So are a want of memory and what is no Exception: here they cost one clip, while in the parent they end the run.
     """
     kind, text = "no memory" if isinstance(error, MemoryError) else type(error).__name__, ""
-    note = f"In the decoder process:\n{''.join(traceback.format_exception(error))}"
+    note = f"In the decoder process:\n{''.join(part[:2000] for part in traceback.format_exception(error))}"
     with suppress(Exception):  # of the error's own methods
         text = str(error)
         again = pickle.loads(pickle.dumps(error))
-        if isinstance(error, Exception) and kind != "no memory" and str(again) == text:
+        if isinstance(error, Exception) and kind != "no memory" and str(again) == text and again:  # futures ask that
             again.add_note(note)
             return again
     carried = WorkerError(f"{kind}: {text}".removesuffix(": "))

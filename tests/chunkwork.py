@@ -25,6 +25,59 @@ class LossyError(Exception):
         super().__init__(f"{clip} fails at {second} s")  # cannot be made again from its one argument
 
 
+class Panic(BaseException):
+    pass
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError("it cannot even say what it is")
+
+
+class EmptyError(Exception):
+    def __len__(self):
+        return 0
+
+
+ERRORS = {  # of unrelated classes, and what must be said of them
+    "key": (lambda: KeyError("t_s"), "KeyError: 't_s'"),
+    "zero": (lambda: ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    "unicode": (lambda: UnicodeDecodeError("utf-8", b"\xe4", 0, 1, "odd"), "UnicodeDecodeError: 'utf-8' codec can't"),
+    "recursion": (lambda: RecursionError("too deep"), "RecursionError: too deep"),
+    "disk": (lambda: OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error"),
+    "stop": (lambda: StopIteration(), "RuntimeError: generator raised StopIteration"),
+    "nothing": (lambda: AssertionError(), "AssertionError"),
+    "lines": (lambda: ValueError("a\nb\t" * 100_000), "ValueError: a b a b"),
+    "surrogate": (lambda: ValueError("caf\udce9"), "ValueError: caf"),
+    "lossy": (lambda: LossyError("it", 2), "LossyError: it fails at 2 s"),
+    "opencv": (lambda: cv2.error("assertion failed"), "error: assertion failed"),
+    "ffmpeg": (lambda: av.error.InvalidDataError(1094995529, "Invalid data"), "InvalidDataError: [Errno 1094995529]"),
+    "empty": (lambda: EmptyError("no length"), "EmptyError: no length"),
+    "mute": (MuteError, "MuteError"),
+}
+OF_WORKERS = {  # which would end this process
+    "memory": (lambda: MemoryError("full"), "no memory: full"),
+    "panic": (lambda: Panic("a panic"), "Panic: a panic"),
+    "exit": (lambda: SystemExit(3), "SystemExit: 3"),
+    "interrupt": (KeyboardInterrupt, "KeyboardInterrupt"),
+}
+
+
+def raising(name):
+    """Raises the error of this name; without one it gives a chunk."""
+    if name in ERRORS or name in OF_WORKERS:
+        raise (ERRORS | OF_WORKERS)[name][0]()
+    yield "fine"
+
+
+def growing(key):
+    """Two crops of a clip; if it is called "odd" the second one is larger."""
+    from helpers.crops import Chunk
+
+    for t, size in enumerate((4, 6) if key == "odd" else (4, 4)):
+        yield Chunk(np.full((1, size, size, 3), t, np.uint8), np.array([t / 15]), np.array([t]), "a stand-in")
+
+
 def call(order):
     """What the workers of these tests do: (function, *arguments) -> its chunks."""
     function, *arguments = order
