@@ -113,6 +113,7 @@ function render({ model, el }) {
 
   function choose(j, focus = false) {
     video.currentTime = middle(scene(), j);
+    if (video.hidden) moveTo(middle(scene(), j));
     if (j !== model.get("segment")) {
       el.classList.add("waiting"); // until Python has drawn it
       model.set("segment", j);
@@ -166,7 +167,9 @@ function render({ model, el }) {
   function draw() {
     const now = scene();
     if (now.share) {
-      if (show("video", video, model.get("video"), model.get("mime"))) {
+      const bytes = model.get("video");
+      video.hidden = !bytes.byteLength; // of features from elsewhere, there may be none
+      if (!video.hidden && show("video", video, bytes, model.get("mime"))) {
         video.setAttribute("aria-label", `video of ${now.clip}`);
         video.currentTime = middle(now, model.get("segment"));
       }

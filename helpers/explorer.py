@@ -64,7 +64,7 @@ def scene_of(view: ClipView, head: int | None, measure: str, column: int, target
     spans = zip(view.windows.items(), (WARM, COOL), strict=False)
     return {
         "clip": view.clip,
-        "duration_s": max(view.preview.duration_s, float(view.t_end_s[-1])),
+        "duration_s": max(view.preview.duration_s if view.preview else 0.0, float(view.t_end_s[-1])),
         "start_s": view.t_start_s.tolist(),
         "end_s": view.t_end_s.tolist(),
         "face_s": view.face_t_s.tolist(),
@@ -220,7 +220,7 @@ class Explorer(widgets.Box):
         target, segment = self.gallery.targets[column], player.segment if segment is None else segment
         with self._quietly(), player.hold_sync():
             player.segment = segment
-            player.video, player.mime = view.preview.data, view.preview.mime
+            player.video, player.mime = (view.preview.data, view.preview.mime) if view.preview else (b"", "")
             player.scene = scene_of(view, head, self.measure.value, column, target)
             player.picture = close_up(view, head, segment)
             player.described = (
@@ -244,4 +244,5 @@ class Explorer(widgets.Box):
             f"Motion from {view.t_start_s[segment]:.2f} to {view.t_end_s[segment]:.2f} s: "
             f"{100 * share:.0f} % of the attention, "
             f"{self.measure.value} {in_digits(view.measures[self.measure.value][segment, trait], 3)}."
+            + (f" {view.absent.capitalize()}." if view.absent else "")
         )

@@ -28,12 +28,13 @@ from helpers.attention import (
 )
 from helpers.clips import DISPLAY, load_clips
 from helpers.config import AttentionConfig, DynamicConfig
+from helpers.container import VideoError
 from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
-from helpers.files import needs, resolve
+from helpers.files import needs, read_json, resolve
 from helpers.probe import probe
-from helpers.store import FeatureFile, read_features, read_manifest
+from helpers.store import STREAMS, FeatureFile, read_features, read_manifest
 from helpers.tracks import FaceTrack, crop_at, read_track
 from helpers.variants import TOKEN_MODEL
 from helpers.video import iter_frames
@@ -91,28 +92,36 @@ class ClipView:
 
     Attributes:
         clip: Its key.
-        preview: Its video, small.
-        crops: Face of each face token, RGB uint8 (Ts, S, S, 3).
+        preview: Its video, small; None where features were made elsewhere and there is no video that can be read.
+        crops: Face of each face token, RGB uint8 (Ts, S, S, 3); None where 02 was not run, as with features from
+            elsewhere.
         face_t_s: Centre of each face token in seconds, (Ts,).
         t_start_s, t_end_s: Start and end of each motion token in seconds, (Td,).
-        speed: Mean speed in each motion token in px per frame, (Td, S, S).
-        flow: Its fastest moment, dx and dy in px per frame, (Td, S, S, 2).
+        speed: Mean speed in each motion token in px per frame, (Td, S, S); None where 04 did not see the video.
+        flow: Its fastest moment, dx and dy in px per frame, (Td, S, S, 2); None as `speed`.
         attention: (heads, Ts, Td), rows sum to 1.
         measures: What each motion token does to each trait, by the name of the measure, (Td, k).
         windows: Start and stop in seconds of what was planted, by name.
     """
 
     clip: str
-    preview: Preview
-    crops: np.ndarray
+    preview: Preview | None
+    crops: np.ndarray | None
     face_t_s: np.ndarray
     t_start_s: np.ndarray
     t_end_s: np.ndarray
-    speed: np.ndarray
-    flow: np.ndarray
+    speed: np.ndarray | None
+    flow: np.ndarray | None
     attention: np.ndarray
     measures: Mapping[str, np.ndarray]
     windows: Mapping[str, tuple[float, float]]
+
+    @property
+    def absent(self) -> str:
+        """What cannot be shown of the clip, in words; "" where all can."""
+        parts = {"its video": self.preview, "pictures of its faces": self.crops, "its motion": self.speed}
+        gone = [name for name, part in parts.items() if part is None]
+        return f"not shown: {', '.join(gone)}, as the features were not made of this video here" if gone else ""
 
     @property
     def motion_t_s(self) -> np.ndarray:
@@ -262,20 +271,22 @@ class Reader:
         faces, motions = one.static_mask[0], one.dynamic_mask[0]  # the rest is padding
         face = _rows(self.out / "static" / f"{clip}.npz", int(faces.sum()), "03_static_extraction")
         motion = _rows(self.out / "dynamic" / f"{clip}.npz", int(motions.sum()), "04_dynamic_extraction")
-        track = read_track(needs(self.out / "faces" / f"{clip}.npz", "02_clip_preparation"))
         path = self.data / self.paths.loc[clip]
-        speed, flow = self._motion(path, track, motion)
+        made_here = {stream: self._made_here(stream) for stream in STREAMS}
+        prepared = self.out / "faces" / f"{clip}.npz"
+        if made_here["static"] or made_here["dynamic"]:
+            needs(prepared, "02_clip_preparation")
+        track = read_track(prepared) if prepared.exists() else None
+        speed, flow = self._motion(path, track, motion) if made_here["dynamic"] else (None, None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # its entropy is NaN
             attention = get_attention_weights(self.model, inputs)[0]
-        frames = iter_frames(path, indices=face.frame.tolist())
         return ClipView(
             clip=clip,
-            preview=encode_preview(path),
-            crops=np.stack([crop_at(f, track, t, CROP_PX) for (f, _, _), t in zip(frames, face.t_s, strict=True)]),
+            preview=_preview(path, needed=any(made_here.values())),
+            crops=None if track is None else _crops(path, track, face),
             face_t_s=face.t_s,
-            t_start_s=motion.t_start_s,
-            t_end_s=motion.t_end_s,
+            **_spans(motion),
             speed=speed,
             flow=flow,
             attention=attention[:, faces][:, :, motions],
@@ -286,11 +297,40 @@ class Reader:
             windows=window_spans(self.data, clip),
         )
 
+    def _made_here(self, stream: str) -> bool:
+        """Whether the features of a stream were made of the videos, and not of stored pictures or by others."""
+        manifest = self.out / stream / "manifest.json"
+        return not (manifest.exists() and {"elsewhere", "stored"} & read_json(manifest)["identity"].keys())
+
     def _motion(self, path: Path, track: FaceTrack, motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
         manifest = read_manifest(self.out / "dynamic", "04_dynamic_extraction")
         how = DynamicConfig.checked(manifest["identity"]["parameters"])
         speed, flow = motion_per_token(face_flows(Job(path, track, how)), motion.t_start_s, motion.t_end_s)
         return speed * how.flow_clip_px, flow * how.flow_clip_px
+
+
+def _preview(path: Path, needed: bool) -> Preview | None:
+    try:
+        return encode_preview(path)
+    except VideoError:
+        if needed:
+            raise
+        return None
+
+
+def _crops(path: Path, track: FaceTrack, face: FeatureFile) -> np.ndarray:
+    """The face of each row (n, S, S, 3); rows that know no frame take the one on screen at their time."""
+    number = face.frame if (face.frame >= 0).all() else track.frame[track.sample_at(face.t_s)]
+    wanted, first, of_row = np.unique(number, return_index=True, return_inverse=True)
+    frames = zip(iter_frames(path, indices=wanted.tolist()), face.t_s[first], strict=True)
+    return np.stack([crop_at(frame, track, t, CROP_PX) for (frame, _, _), t in frames])[of_row]
+
+
+def _spans(motion: FeatureFile) -> dict[str, np.ndarray]:
+    """Start and end of each motion token; one that was taken for a moment reaches half of the way to the next."""
+    half_s = float(np.median(np.diff(motion.t_s))) / 2 if len(motion.t_s) > 1 else 0.25
+    more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, half_s)
+    return {"t_start_s": motion.t_start_s - more_s, "t_end_s": motion.t_end_s + more_s}
 
 
 def _rows(path: Path, n: int, made_by: str) -> FeatureFile:

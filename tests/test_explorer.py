@@ -19,9 +19,11 @@ from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.container import VideoError
 from helpers.crops import Chunk
+from helpers.files import write_json
 from helpers.gallery import CHANGE, ORDERS, RELEVANCE, Gallery, motion_per_token, open_gallery
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import attention as pictures
+from helpers.store import read_features, write_features
 from helpers.video import read_frames
 
 CLIP = SHOWN[1]
@@ -111,6 +113,47 @@ def test_the_bars_are_occlusion_and_relevance(run, opened, view):
     assert np.abs(view.measures[CHANGE]).max() > 1e-4
     expected = relevance(model, one.inputs(), baseline).sum(2)[0]
     np.testing.assert_allclose(view.measures[RELEVANCE], expected.T, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def from_elsewhere(run, opened, tmp_path_factory):
+    """The same run as of features that were made elsewhere: nothing of 02, rows that are moments of unknown frames."""
+    out = copytree(run[0], tmp_path_factory.mktemp("elsewhere") / "run", ignore=lambda *_: ["faces"])
+    for stream in ("static", "dynamic"):
+        write_json(out / stream / "manifest.json", {"identity": {"elsewhere": {}}, "finished": True})
+        for path in (out / stream).rglob("*.npz"):
+            rows = read_features(path)
+            unknown = np.full(len(rows.frame), -1)
+            write_features(path, replace(rows, t_start_s=rows.t_s, t_end_s=rows.t_s, frame=unknown))
+    return replace(opened.load, out=out)
+
+
+def test_features_from_elsewhere_are_shown_without_pictures(from_elsewhere, gallery, view, figures):
+    shown = from_elsewhere(CLIP)
+    assert (shown.crops, shown.speed, shown.flow) == (None, None, None)
+    assert shown.absent == (
+        "not shown: pictures of its faces, its motion, as the features were not made of this video here"
+    )
+    np.testing.assert_array_equal(shown.attention, view.attention)
+    np.testing.assert_allclose(shown.t_end_s - shown.t_start_s, STEP_S)  # a moment would be a bar of no width
+    fig = pictures.plot_clip_attention(shown, shown.measures[CHANGE][:, 0])
+    assert [ax.get_ylabel() for ax in fig.axes] == ["attention", "change of\nthe score"]
+    fig = pictures.plot_heads_and_traits(shown, shown.measures[RELEVANCE].T, TRAITS)
+    assert [ax.get_ylabel() for ax in fig.axes[:2]] == ["attention", "relevance"]
+    fig = pictures.plot_segment(shown, 1)
+    assert all("no picture" in ax.texts[0].get_text() for ax in fig.axes[:2])
+    assert from_elsewhere(GONE).absent.startswith("not shown: its video, pictures of its faces")
+    explorer = explorers.Explorer(replace(gallery, load=from_elsewhere), clip=GONE)
+    assert explorer.player.video == b""
+    assert explorer.player.message.endswith("as the features were not made of this video here.")
+
+
+def test_with_02_the_faces_of_features_from_elsewhere_are_shown(run, from_elsewhere, view, tmp_path):
+    out = copytree(from_elsewhere.out, tmp_path / "run")
+    copytree(run[0] / "faces", out / "faces")
+    shown = replace(from_elsewhere, out=out)(CLIP)
+    assert shown.speed is None
+    assert np.abs(shown.crops.astype(int) - view.crops).mean() < 12  # at most a frame beside
 
 
 def test_motion_is_gathered_by_the_time_of_its_token():

@@ -33,6 +33,7 @@ from helpers.plots import (
 
 WARM, COOL = ORANGE, SKY
 WIDTH_IN, MOST_PICTURES, ARROWS = 5.9, 10, 14  # arrows along a side of the picture of motion
+MOST_LINES = 5_000  # of a clip's attention; the faintest are left out
 SEGMENT_IN = (6.6, 2.35)  # at notebook width: the explorer's text is then not scaled down
 ORDERS = {"occlusion": (RED, "-"), "relevance": (BLUE, "--"), "attention": (GREEN, "-."), "random": (NEUTRAL, ":")}
 MODELS = {"true": "true model", "shuffled": "trained on shuffled motion"}
@@ -46,9 +47,10 @@ def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure
         view: The clip; a line's strength is its weight, the mean over heads.
         effects: Change of the prediction when a motion token is taken away, (Td,).
     """
-    fig, (faces, links, motion, bars) = _timeline(view, ("face", "attention", "motion", "change of\nthe score"), 1.3)
-    _links(links, view.attention.mean(axis=0), view.face_t_s, view.motion_t_s)
-    _strips(faces, motion, view)
+    fig, rows = _timeline(view, ("face", "attention", "motion", "change of\nthe score"), 1.3)
+    _links(rows["attention"], view.attention.mean(axis=0), view.face_t_s, view.motion_t_s)
+    _strips(rows, view)
+    bars = rows["change of\nthe score"]
     plot_effects(view.motion_t_s, effects, windows=view.windows, ax=bars).set(ylabel="change of\nthe score")
     fig.suptitle(title)
     return fig
@@ -63,8 +65,9 @@ def plot_heads_and_traits(view, relevance: np.ndarray, targets: Sequence[str], *
         targets: Names of the k rows.
     """
     labels = ("face", "motion", "attention", "relevance")
-    fig, (faces, motion, heads, traits) = _timeline(view, labels, 0.22 * max(len(targets), len(view.attention)) + 0.1)
-    _strips(faces, motion, view)
+    fig, rows = _timeline(view, labels, 0.22 * max(len(targets), len(view.attention)) + 0.1)
+    _strips(rows, view)
+    heads, traits = rows["attention"], rows["relevance"]
     names = [f"head {h + 1}" for h in range(len(view.attention))]
     _rows(heads, view.attention.mean(axis=1), view.motion_t_s, names, "share", cmap="viridis", vmin=0)
     look = {"cmap": "RdBu_r", "norm": CenteredNorm()}
@@ -78,8 +81,13 @@ def plot_heads_and_traits(view, relevance: np.ndarray, targets: Sequence[str], *
     return fig
 
 
-def _timeline(view, labels: Sequence[str], height: float) -> tuple[Figure, Sequence[Axes]]:
-    """Rows on the clip's time axis; pictures of faces and motion are square, the others `height` inches high."""
+def _timeline(view, labels: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
+    """Rows on the clip's time axis by label; pictures of faces and motion are square, the others `height` inches high.
+
+    There is no row for pictures that there are none of.
+    """
+    absent = [label for label, part in (("face", view.crops), ("motion", view.speed)) if part is None]
+    labels = [label for label in labels if label not in absent]
     all_s, step_s = np.concatenate([view.face_t_s, view.motion_t_s]), _step(view.motion_t_s)
     span_s = all_s.min() - 0.6 * step_s, all_s.max() + 0.6 * step_s
     side_in = WIDTH_IN * _shown(view)[1] / (span_s[1] - span_s[0])
@@ -89,7 +97,7 @@ def _timeline(view, labels: Sequence[str], height: float) -> tuple[Figure, Seque
     for ax, label in zip(rows, labels, strict=True):
         ax.set(xlim=span_s, ylabel=label)
     rows[-1].set_xlabel("time (s)")
-    return fig, rows
+    return fig, dict(zip(labels, rows, strict=True))
 
 
 def _step(t_s: np.ndarray) -> float:
@@ -102,22 +110,27 @@ def _shown(view) -> tuple[int, float]:
     return step, 0.94 * step * _step(view.motion_t_s)
 
 
-def _strips(face_ax: Axes, motion_ax: Axes, view) -> None:
-    """Draw some of the faces and of the speeds of motion at their times, with a bar of the speed."""
+def _strips(rows: Mapping[str, Axes], view) -> None:
+    """Draw some of the faces and of the speeds of motion at their times, with a bar of the speed, where there are."""
     step, side_s = _shown(view)
-    for t_s, crop in zip(view.face_t_s[::step], view.crops[::step], strict=True):
-        picture_at(face_ax, crop, t_s, side_s)
-    look = {"cmap": "viridis", "vmin": 0, "vmax": float(view.speed.max()) or 1.0}
-    for t_s, speed in zip(view.motion_t_s[::step], view.speed[::step], strict=True):
-        image = picture_at(motion_ax, speed, t_s, side_s, **look)
-    unit = f"mean speed\n(px/frame\nof {view.speed.shape[-1]} px)"
-    motion_ax.figure.colorbar(image, ax=motion_ax, label=unit, pad=0.01)
+    if view.crops is not None:
+        for t_s, crop in zip(view.face_t_s[::step], view.crops[::step], strict=True):
+            picture_at(rows["face"], crop, t_s, side_s)
+    if view.speed is not None:
+        look = {"cmap": "viridis", "vmin": 0, "vmax": float(view.speed.max()) or 1.0}
+        for t_s, speed in zip(view.motion_t_s[::step], view.speed[::step], strict=True):
+            image = picture_at(rows["motion"], speed, t_s, side_s, **look)
+        unit = f"mean speed\n(px/frame\nof {view.speed.shape[-1]} px)"
+        rows["motion"].figure.colorbar(image, ax=rows["motion"], label=unit, pad=0.01)
 
 
 def _links(ax: Axes, attention: np.ndarray, static_t_s: np.ndarray, dynamic_t_s: np.ndarray) -> None:
     """Lines from each face token (top) to each motion token (bottom), as dark as the weight."""
-    lines = [[(top, 1), (bottom, 0)] for top in static_t_s for bottom in dynamic_t_s]
     share = attention.ravel() / max(float(attention.max()), 1e-9)
+    strong = np.sort(np.argsort(-share, kind="stable")[:MOST_LINES])
+    top, bottom = np.divmod(strong, len(dynamic_t_s))
+    lines = [[(static_t_s[i], 1), (dynamic_t_s[j], 0)] for i, j in zip(top, bottom, strict=True)]
+    share = share[strong]
     ax.add_collection(LineCollection(lines, colors=[(0.2, 0.2, 0.2, a) for a in share], linewidths=0.3 + 2 * share))
     ax.set(ylim=(0, 1), yticks=[])
     ax.grid(False)
@@ -380,10 +393,16 @@ def plot_segment(view, segment: int, *, head: int | None = None) -> Figure:
 
 def _close_up(panels: Sequence[Axes], view, segment: int, head: int | None) -> None:
     face, top = view.face_of(segment), view.attention.max()
-    panels[0].imshow(view.crops[face])
     panels[0].set_title(f"face at {view.face_t_s[face]:.2f} s")
     panels[0].axis("off")
-    plot_motion(view.speed[segment], view.flow[segment], float(view.speed.max()), ax=panels[1])
+    if view.crops is not None:
+        panels[0].imshow(view.crops[face])
+    if view.speed is not None:
+        plot_motion(view.speed[segment], view.flow[segment], float(view.speed.max()), ax=panels[1])
+    for ax, part in ((panels[0], view.crops), (panels[1], view.speed)):
+        if part is None:
+            ax.axis("off")
+            ax.text(0.5, 0.5, "no picture:\nnot made of\nthis video here", ha="center", va="center")
     plot_head_weights(view.attention[:, :, segment], view.face_t_s, top, face=face, head=head, ax=panels[2])
 
 
