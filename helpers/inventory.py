@@ -160,7 +160,7 @@ def as_line(n_clips: int, left_out: pd.DataFrame, where: str = "") -> str:
     return f"{said}, {counts.sum():,} left out ({'; '.join(parts)})" + (f"; list: {where}" if where else "")
 
 
-def write_left_out(left_out: pd.DataFrame, path: str | Path) -> None:
-    """Write what was left out as CSV: path, kind, problem."""
-    with replacing(Path(path)) as part:
-        left_out.to_csv(part, index=False)
+def write_rows(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table without index as CSV, atomically: what was left out, or what was matched."""
+    with replacing(path) as part:
+        table.to_csv(part, index=False)

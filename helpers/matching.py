@@ -16,6 +16,7 @@ from helpers.names import clip_key, fitting_keys
 
 ABSOLUTE = re.compile(r"(?:/|~|\.\./|[a-z]:|[a-z]+://)", re.I)  # how a path begins that is no path below the folder
 NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")  # 1, 001, and 1.0 as spreadsheets write it
+NONE = "there is no such clip"
 SHOWN = 5  # names in one line
 
 Forms = Callable[[str], Iterable[str]]
@@ -68,7 +69,7 @@ def match_names(
                 found[pair], rules[pair] = fitting[0], rule.label
             elif fitting:
                 rules[pair] = f"fits {fitting[0]} and {fitting[1]}"
-    rows = [(pair[0], found[pair], rules[pair] or "there is no such clip") for pair in zip(names, splits, strict=True)]
+    rows = [(pair[0], found[pair], rules[pair] or NONE) for pair in zip(names, splits, strict=True)]
     return pd.DataFrame(rows, columns=["name", "key", "rule"], dtype="str")
 
 
@@ -110,7 +111,7 @@ def _rules(root: Path, by_path: Mapping[str, str]) -> Iterator[Rule]:
             yield name.rpartition("/")[2]
 
     def without_suffix(key: str) -> Iterator[str]:  # only of a file of unknown suffix, which its key has kept
-        if by_path.get(key) == key and re.fullmatch(r"\.[a-z]\w{1,4}", PurePosixPath(key).suffix, re.I):
+        if by_path.get(key) == key and re.fullmatch(r"\.[a-z]\w*", PurePosixPath(key).suffix, re.I):
             yield from _ends(key.rpartition(".")[0])
 
     def number(name: str) -> Iterator[str]:
@@ -144,10 +145,12 @@ def _tidied(name: str) -> str:
 def as_lines(matched: pd.DataFrame, what: str = "ratings") -> list[str]:
     """How many names were matched by which rule, and which fit no clip: a line each."""
     fits = matched["key"] != ""
-    rules = matched.loc[fits, "rule"].value_counts()
-    lines = [f"{what}: {fits.sum():,} names matched ({', '.join(f'{n:,} by {rule}' for rule, n in rules.items())})"]
+    rules = sorted(matched.loc[fits, "rule"].value_counts().items(), key=lambda each: (-each[1], each[0]))
+    by = f" ({', '.join(f'{n:,} by {rule}' for rule, n in rules)})" if rules else ""
+    lines = [f"{what}: {fits.sum():,} names matched{by}"]
     lost = matched.loc[~fits].drop_duplicates("name")
     if len(lost):
-        named = "; ".join(f"{name} ({rule})" for name, rule in zip(lost["name"][:SHOWN], lost["rule"], strict=False))
-        lines.append(f"{what}: {len(lost):,} names fit no clip: {named}{'; …' if len(lost) > SHOWN else ''}")
+        why = lost["rule"].map(lambda reason: "" if reason == NONE else f" ({reason})")
+        named = ", ".join((lost["name"] + why)[:SHOWN])
+        lines.append(f"{what}: {len(lost):,} names fit no clip: {named}{', …' if len(lost) > SHOWN else ''}")
     return lines if len(matched) else []

@@ -17,6 +17,7 @@ mxf nut obu ogm ogv qt rm rmvb tod vob webm wmv wtv y4m"""
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in VIDEOS.split())
 DOUBTFUL = frozenset({".dat", ".gif", ".mod", ".ts"})  # of videos and of other things: the file is opened to know
 UNDECODED = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
+ALIGNED = "_aligned"
 LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
 
 
@@ -78,7 +79,8 @@ def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
     spellings = [s for path in (name, tidied) for s in (clip_key(path), unicodedata.normalize("NFC", path))]
     equal = ([s] for s in spellings if s in tails.get(s, []))
     ends = (tails[s] for s in spellings if s in tails)
-    return next(equal, None) or next(ends, [])
+    found = next(equal, None) or next(ends, [])  # OpenFace writes the faces of a clip into `clip_aligned`
+    return _candidates(tidied[: -len(ALIGNED)], tails) if not found and tidied.endswith(ALIGNED) else found
 
 
 def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:
@@ -121,10 +123,10 @@ def walk_files(root: Path, passed_over: Callable[[str, str], None] = lambda path
             folders.clear()
             passed_over(inside.as_posix(), f"folder with {LEAVE_OUT}")
             continue
-        below = {Path(folder, name).resolve(): name for name in sorted(folders, reverse=True) if name[0] != "."}
-        for name in sorted({*folders, *files}):
-            if name[0] == ".":
-                passed_over((inside / name).as_posix(), "hidden")
+        for name in sorted(name for name in (*folders, *files) if name[0] == "."):
+            passed_over((inside / name).as_posix(), "hidden")
+        entered = sorted((name for name in folders if name[0] != "." and name != "__pycache__"), reverse=True)
+        below = {Path(folder, name).resolve(): name for name in entered}
         folders[:] = sorted(name for path, name in below.items() if path not in visited)
         visited.update(below)
         yield from ((inside / name).as_posix() for name in sorted(files) if name[0] != ".")

@@ -131,7 +131,7 @@ def test_a_name_that_is_not_utf8_is_named_and_the_others_go_on(tmp_path):
     table, left_out = clips.scan_clips(tmp_path)
     assert table.index.tolist() == ["b"]
     assert left_out.iloc[0, :2].tolist() == ["caf\\xe9.mp4", "not UTF-8"]
-    inventory.write_left_out(left_out, tmp_path / "left_out.csv")
+    inventory.write_rows(left_out, tmp_path / "left_out.csv")
     assert "caf\\xe9.mp4,not UTF-8,its name is not UTF-8" in (tmp_path / "left_out.csv").read_text()
 
 
@@ -219,3 +219,8 @@ def test_a_name_is_taken_as_it_is_before_it_is_tidied():
     fitting = names.fitting_keys([" x", "x", " x.mp4", "y ", "a/y ", "b\\z", "./x ", " b\\z"], keys)
     assert fitting == [[" x"], ["x"], [" x"], ["a/y "], ["a/y "], ["b\\z"], ["x"], ["b/z"]]
     assert names.fitting_keys(["b\\z"], ["b/z"]) == [["b/z"]]
+
+
+def test_the_faces_that_openface_wrote_are_their_clips():
+    keys = ["a", "x/b", "c_aligned", "c"]
+    assert names.fitting_keys(["a_aligned", "b_aligned", "c_aligned"], keys) == [["a"], ["x/b"], ["c_aligned"]]
