@@ -77,8 +77,8 @@ def run(
         if stored:
             write_clips(clips, out / "clips.csv")  # as 01 does for videos
         executed = workbook.run(tasks, data, out, chosen)
-        if not (out / "training" / "training.json").exists():
-            log.info("There is no report yet: it needs 06_training.")
+        if workbook.REPORT not in chosen and not (out / "training" / "training.json").exists():
+            log.info("No report, as nothing was trained. `report %s` makes one of what there is.", out)
         elif executed or chosen == [workbook.REPORT] or not (out / "report.html").exists():
             log.info("report: %s", workbook.write_report(out))
         else:
@@ -124,7 +124,7 @@ def check(
 
 @app.command
 def report(
-    run: Positional[Annotated[Path, option("the run's folder: 06 is done in it", "DIR")]],
+    run: Positional[Annotated[Path, option("the run's folder", "DIR")]],
 ) -> int:
     """Write summary.json and report.html of a run again."""
     from helpers import workbook

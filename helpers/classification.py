@@ -29,7 +29,7 @@ from helpers.clip_frames import PLAIN
 from helpers.config import ClassificationConfig
 from helpers.experiment import ONE_THREAD, is_done
 from helpers.files import file_sha256, read_json, replacing, write_json
-from helpers.statistics import mean_interval
+from helpers.statistics import NONE, mean_interval
 from helpers.store import read_arrays, write_arrays
 from helpers.workers import ClipPool, cores
 
@@ -383,4 +383,4 @@ def as_text(results: Mapping[str, Any]) -> str:
 
 
 def _ends(interval: list[float] | None, sign: str = "+") -> str:
-    return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else "–"
+    return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else NONE

@@ -25,10 +25,12 @@ def evaluate(metric: str, truth: np.ndarray, prediction: np.ndarray) -> np.ndarr
 
     - mae, mse: mean absolute and mean squared error; mean_accuracy: 1 - mae, the score of the ChaLearn First
       Impressions challenge.
-    - r2: coefficient of determination; NaN for constant truth.
-    - pearson: Pearson's r; 0 where prediction or truth is constant.
+    - r2: coefficient of determination.
+    - pearson: Pearson's r; 0 where the prediction is constant.
     - ccc: Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2) with
-      moments over N, as Lin (1989, Biometrics 45:255) has them; 0 where prediction or truth is constant.
+      moments over N, as Lin (1989, Biometrics 45:255) has them; 0 where the prediction is constant.
+
+    Where truth is constant, as that of a single clip is, these three do not exist: NaN.
     """
     return from_sums(metric, terms(truth, prediction).sum(0))
 
@@ -62,12 +64,12 @@ def _r2(m: np.ndarray) -> np.ndarray:
 
 def _pearson(m: np.ndarray) -> np.ndarray:
     truth, prediction, covariance = _spread(m)
-    return _ratio(covariance, np.sqrt(truth * prediction), 0.0)
+    return np.where(truth == 0, np.nan, _ratio(covariance, np.sqrt(truth * prediction), 0.0))
 
 
 def _ccc(m: np.ndarray) -> np.ndarray:
     truth, prediction, covariance = _spread(m)
-    return _ratio(2 * covariance, truth + prediction + (m[1] - m[2]) ** 2, 0.0)
+    return np.where(truth == 0, np.nan, _ratio(2 * covariance, truth + prediction + (m[1] - m[2]) ** 2, 0.0))
 
 
 def _spread(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,11 +19,12 @@ from PIL import Image as Picture
 from traitlets.config import Config
 
 from helpers.files import replacing
+from helpers.statistics import NONE, number
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 OFF_PAGE = "not-on-page"  # tag of cells that are for readers of the notebook
 WIDEST_PX, COLORS = 800, 128  # of a figure in a report
-NONE = "–"
+NOT_DEFINED = f"{NONE}: not known, or not defined for so few or so equal values."
 
 
 def show_html(content: str, plain: str) -> None:
@@ -39,13 +40,14 @@ def say(*sentences: str, kind: str = "") -> None:
 
 
 def show(table: pd.DataFrame, *, caption: str = "") -> None:
-    """Display a table, index first, in a box that it can be scrolled in; nothing where it is empty."""
+    """Display a table, index first, in a box that it can be scrolled in, under it what – is; nothing if it is empty."""
     if table.empty:
         return
     named = table.map(cell).rename_axis(index=None, columns=table.index.name)
+    absent = f'<p class="note">{NOT_DEFINED}</p>' if (named == NONE).any(axis=None) else ""
     title = f"<p><b>{html.escape(caption)}</b></p>" if caption else ""
     box = f'<div class="scroll" style="overflow-x:auto">{named.to_html(border=0, na_rep=NONE)}</div>'
-    show_html(title + box, f"table of {', '.join(map(str, table.columns))}")
+    show_html(title + box + absent, f"table of {', '.join(map(str, table.columns))}")
 
 
 def fold(title: str, lines: Iterable[str]) -> None:
@@ -85,13 +87,6 @@ def small_picture(path: Path) -> bytes:
 def sentence(text: str) -> str:
     """A text with a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
-
-
-def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
-    """A number with so many decimals; – where there is none. What rounds to 0 has no minus."""
-    if value is None or pd.isna(value):
-        return NONE
-    return f"{round(value, digits) + 0.0:{'+' if sign else ''},.{digits}f}"
 
 
 def cell(value: Any) -> str:

@@ -1,7 +1,7 @@
 """summary.json of a run, and the sentences and tables of its report, notebook 10.
 
-In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests). Only 06 must
-have been run. Out: `summary.json`; sentences; tables, one row per model, clip, reason or stage.
+In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests); what is not
+there is said, and is empty or None. Out: `summary.json`; sentences; tables, one row per model, clip, reason or stage.
 """
 
 from collections.abc import Iterable
@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from helpers.clips import DISPLAY, TRAITS
-from helpers.files import code_version, needs, read_json, write_json
+from helpers.files import code_version, read_json, write_json
 from helpers.pages import number, span
 from helpers.statistics import in_words
+from helpers.workbook import WRITES
 
 MAIN = "token_cross_attention"
 LEAKAGE = ["split", "against", "clips", "sharing", "share"]
@@ -46,7 +47,7 @@ def read_manifests(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_summary(out: str | Path) -> dict[str, Any]:
-    """Gather `summary.json` from what 06, 07 and 08 wrote.
+    """Gather `summary.json` from what 06, 07 and 08 wrote, as far as they were run.
 
     Returns:
         `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
@@ -56,17 +57,19 @@ def write_summary(out: str | Path) -> dict[str, Any]:
         over seeds.
     """
     out = Path(out)
-    training = read_json(needs(out / "training" / "training.json", "06_training"))
-    summary = {name: training[name] for name in ("targets", "models", "comparisons", "split")}
+    training = read_if_there(out / "training" / "training.json") or {}
+    summary = {name: training.get(name, []) for name in ("targets", "comparisons")}
     summary |= {
+        "models": training.get("models", {}),
+        "split": training.get("split", {}),
         "groups": training.get("groups", {}),
         "ceiling": training.get("ceiling"),
         "live": training.get("live", {}),
         "attention": read_if_there(out / "attention.json"),
         "provenance": {
             "code_version": code_version(),
-            "data": training["data"],
-            "synthetic_labels": training["synthetic_labels"],
+            "data": training.get("data"),
+            "synthetic_labels": training.get("synthetic_labels", False),
             "stages": {stage: manifest["identity"] for stage, manifest in read_manifests(out).items()},
         },
     }
@@ -91,14 +94,29 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
     return said + [text for text in [summary["split"].get("warning")] if text]
 
 
+def left_out(out: Path) -> dict[str, str]:
+    """Why the files of a notebook are not in a run's folder, by its name: "was not run", or how it ended."""
+    found = {}
+    for name in (name for name, paths in WRITES.items() if not all((out / path).exists() for path in paths)):
+        copy = read_if_there(out / "notebooks" / f"{name}.ipynb") or {"cells": []}
+        outputs = [output for cell in copy["cells"] for output in cell.get("outputs", [])]
+        failed = [" ".join(o["evalue"].split()) for o in outputs if o["output_type"] == "error"]
+        found[name] = f"failed: {failed[0]}" if failed else "was not finished" if outputs else "was not run"
+    return found
+
+
 def verdicts(summary: dict[str, Any]) -> list[str]:
     """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival,
-    groups.
+    groups; [] where nothing was trained.
     """
     models = summary["models"]
+    if not models:
+        return []
     with_constant = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
     said = [with_constant[MAIN]["verdict"]]
-    useless = [spoken(name) for name, c in with_constant.items() if name != MAIN and not (c["low"] or 0) > 0]
+    useless = [
+        spoken(name) for name, c in with_constant.items() if name != MAIN and c["low"] is not None and c["low"] <= 0
+    ]
     if useless:
         said.append(f"No better than a constant: {', '.join(useless)}.")
     rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
@@ -255,4 +273,4 @@ def provenance_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
 def _table(rows: dict[str, dict[str, Any]], name: str) -> pd.DataFrame:
     """Rows by their names, the traits as they are displayed, below the heading `name`."""
     shown = {DISPLAY.get(key, key): row for key, row in rows.items()}
-    return pd.DataFrame.from_dict(shown, orient="index").rename_axis(name).astype(object)
+    return pd.DataFrame.from_dict(shown, orient="index", dtype=object).rename_axis(name)

@@ -7,6 +7,7 @@ In: `TrainingData`, `TrainingConfig` and the files that the trainings left. Out:
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import LETTER_OF, as_summary, clip_lengths, conformal_quantile, each_number, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.report import verdicts
-from helpers.statistics import caveats, comparisons, group_errors
+from helpers.statistics import caveats, comparisons, group_errors, number
 from helpers.store import STREAMS, read_arrays
 from helpers.variants import (
     ABLATIONS,
@@ -379,11 +380,12 @@ def telling(found: dict[str, Any]) -> list[str]:
 def as_text(table: pd.DataFrame) -> str:
     """The table for a terminal: R² per target, 1-MAE, and both differences with their intervals."""
     targets = list(table.columns[: list(table.columns).index("1-MAE")])
-    shown = table[[*targets, "1-MAE"]].map(lambda value: f"{value:.2f}")
-    shown["1-MAE"] = table["1-MAE"].map("{:.3f}".format)
+    shown = table[[*targets, "1-MAE"]].map(number)
+    shown["1-MAE"] = table["1-MAE"].map(partial(number, digits=3))
     for column, title in (("over_constant", "over the constant"), ("under_token", "token model over it")):
         ends = table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
-        shown[title] = ["" if pd.isna(d) else f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in ends]
+        signed = partial(number, sign=True)
+        shown[title] = ["" if pd.isna(d) else f"{signed(d)} [{signed(low)}, {signed(high)}]" for d, low, high in ends]
     return shown.rename_axis("test R²").to_string()
 
 

@@ -21,6 +21,7 @@ CRITICISM = (
     "2021, Person perception biases exposed), and models take biases over (Yan et al. 2020, Mitigating biases in "
     "multimodal personality assessment)."
 )
+NONE = "–"  # for a number that does not exist
 FEWEST = 5  # sources, on either side: no resampling of fewer reaches a coverage of 95 %, so they have no interval
 MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 
@@ -188,9 +189,16 @@ def verdict(found: dict[str, Any]) -> str:
     return f"{a} and {than} cannot be told apart: {measured}"
 
 
+def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    """A number with so many decimals; `NONE` where there is none. What rounds to 0 has no minus."""
+    if value is None or np.isnan(value):
+        return NONE
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''},.{digits}f}"
+
+
 def signed(value: float) -> str:
     """Three decimals with a sign; what rounds to 0 is +0.000."""
-    return f"{round(value, 3) + 0.0:+.3f}"
+    return number(value, 3, sign=True)
 
 
 def _or_none(value: float) -> float | None:

@@ -27,7 +27,7 @@ from helpers.plots import training as figures
 from helpers.results import LICENCE
 from helpers.serializer import card_beside, load_model, model_card
 from helpers.splits import SPLITS, split_clips
-from helpers.statistics import Paired, caveats, compare_sets
+from helpers.statistics import Paired, caveats, compare_sets, number
 from helpers.store import STREAMS
 from helpers.train import fit
 from helpers.variants import TOKEN_MODEL, start_model
@@ -350,16 +350,12 @@ def _keep_first(folder: Path, output: Path, agreed: dict[str, Any]) -> None:
 def as_text(agreed: dict[str, Any]) -> str:
     """`seeds.json` for a terminal: a line per seed, mean and spread, the verdict."""
     lines = [
-        f"seed {row['seed']}: mean accuracy {row['mean_accuracy']:.3f}, R² {_shown(row['r2'])}, "
+        f"seed {row['seed']}: mean accuracy {number(row['mean_accuracy'], 3)}, R² {number(row['r2'])}, "
         f"epoch {row['best_epoch'] + 1} kept"
         for row in agreed["each"]
     ]
     (accuracy, r2), (accuracy_sd, r2_sd) = (
         (m["mean_accuracy"], m["r2"]["mean"]) for m in (agreed["mean"], agreed["sd"])
     )
-    spread = f"mean accuracy {accuracy:.3f} ± {accuracy_sd:.3f}, R² {_shown(r2)} ± {_shown(r2_sd)}"
+    spread = f"mean accuracy {number(accuracy, 3)} ± {number(accuracy_sd, 3)}, R² {number(r2)} ± {number(r2_sd)}"
     return "\n".join([*lines, f"mean ± sd of {len(lines)} seeds: {spread}", agreed["verdict"]])
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

@@ -25,7 +25,7 @@ import yaml
 
 from helpers.clips import read_clips, target_names
 from helpers.config import NOTEBOOKS, AnalysisConfig, TrainingConfig
-from helpers.files import ROOT, DiskFullError, disk_full, needs, read_json, resolve, write_json
+from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, write_json
 from helpers.names import video_files
 from helpers.splits import training_problem
 
@@ -325,12 +325,13 @@ def write_report(out: str | Path) -> Path:
     """Execute notebook 10 on a run's folder, which writes `summary.json`, and export it as `report.html`.
 
     Raises:
-        FileNotFoundError: 06 was not run.
+        FileNotFoundError: Nothing of a run is there.
     """
     from helpers.pages import export
 
     out = Path(out).resolve()
-    needs(out / "training" / "training.json", TRAINING)
+    if not any((out / path).exists() for paths in WRITES.values() for path in paths):
+        raise FileNotFoundError(f"{out} holds nothing of a run. Name a folder that `run` has written to.")
     copy = execute(Task(REPORT, {"out_dir": str(out)}), out)
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
 

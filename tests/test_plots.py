@@ -96,7 +96,7 @@ def test_leakage_is_drawn_in_clips_and_the_worst_pair_is_the_title():
 
 def test_without_ratings_or_splits_the_pictures_say_so(unrated):
     assert analysis.plot_rating_distributions(unrated).get_suptitle() == "No clip is rated"
-    assert analysis.plot_trait_correlations(unrated.corr()).get_title(loc="left") == "No pair is rated"
+    assert analysis.plot_trait_correlations(unrated.corr()).get_title(loc="left") == "No pair of ratings varies"
     floor = metrics.constant_floor(unrated.to_numpy(), unrated.to_numpy())
     assert analysis.plot_constant_floor(floor).get_title(loc="left") == "No ratings to score against"
     assert analysis.plot_leakage(leaks()).get_title(loc="left") == "There are no two splits that could leak"

@@ -10,6 +10,7 @@ from PIL import Image
 from helpers import pages, report, workbook
 from helpers.files import read_json, write_json
 from helpers.metrics import as_summary, score_table
+from helpers.plots.report import plot_verdict
 from helpers.statistics import verdict
 
 LETTERS = "OCEAN"
@@ -127,10 +128,45 @@ def test_a_run_of_06_alone_has_a_report(tmp_path):
     assert read_json(out / "summary.json")["attention"] is None
 
 
-def test_without_training_there_is_no_report(out):
+def test_without_training_the_report_says_what_is_missing_and_why(out):
     shutil.rmtree(out / "training")
-    with pytest.raises(FileNotFoundError, match="Run 06_training first"):
-        workbook.write_report(out)
+    (out / "attention.json").unlink()
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "labels must\nvary <here>", "traceback": []}
+    cell = {"cell_type": "code", "source": [], "metadata": {}, "execution_count": 1, "outputs": [error]}
+    write_json(out / "notebooks" / "06_training.ipynb", {"cells": [cell]})
+    write_json(out / "analysis.json", {"table": [["clips", 1]], "statistics": {"openness": {"n": 1, "sd": np.nan}}})
+    text = workbook.write_report(out).read_text(encoding="utf-8")
+    for fact in (
+        "06_training failed: labels must vary &lt;here&gt;: no model was trained, and nothing is scored.",
+        "07_attention_visualization was not run: nothing is known",
+        "Missing: 04_dynamic_extraction was not run.",
+        "1 clips could not be used",
+        f'<p class="note">{pages.NOT_DEFINED}</p>',
+    ):
+        assert fact in text, fact
+    summary = read_json(out / "summary.json")
+    assert (summary["models"], summary["comparisons"], summary["split"]) == ({}, [], {})
+
+
+def test_a_folder_that_holds_nothing_of_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds nothing of a run"):
+        workbook.write_report(tmp_path)
+
+
+def test_metrics_that_do_not_exist_are_said(out):
+    nothing = as_summary(score_table(np.full((1, 5), 0.5), np.full((1, 5), 0.4), np.full(5, 0.5)))
+    models = {name: nothing | {"seeds": [nothing]} for name in ("constant", "ridge", MAIN)}
+    unknown = {"metric": "r2", "difference": None, "low": None, "high": None}
+    pairs = [{"a": a, "b": b} | unknown for a, b in (("ridge", "constant"), (MAIN, "constant"), (MAIN, "ridge"))]
+    change(out, models=models, comparisons=[pair | {"verdict": verdict(pair)} for pair in pairs])
+    summary = report.write_summary(out)
+    cannot = "cannot be compared with"
+    assert report.verdicts(summary) == [
+        f"token cross attention {cannot} {name}: R² needs 2 test clips of different ratings."
+        for name in ("a constant", "ridge")
+    ]
+    assert pages.cell(report.model_table(summary).loc["ridge", "O"]) == pages.NONE
+    assert plot_verdict(models, report.best_models(summary), summary["targets"])
 
 
 def test_a_model_that_is_no_better_than_the_constant_is_called_so(out):

@@ -70,6 +70,13 @@ def name_of(target: str, *, lines: int = 1) -> str:
     return DISPLAY.get(target, target).replace(" ", "\n", lines - 1)
 
 
+def say(ax: Axes, words: str) -> Axes:
+    """Write in the middle of axes why they are empty; returns them."""
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", wrap=True)
+    ax.set(xticks=[], yticks=[])
+    return ax
+
+
 def letter_of(target: str) -> str:
     """The letter of a trait, or the name of another target."""
     return dict(zip(TRAITS, LETTERS, strict=True)).get(target, target)

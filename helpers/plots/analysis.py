@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from helpers.clips import TRAITS
 from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS, axes, matrix, name_of
+from helpers.statistics import number
 
 
 def plot_rating_distributions(clips: pd.DataFrame, *, targets: Sequence[str] = TRAITS) -> Figure:
@@ -32,7 +33,7 @@ def plot_rating_distributions(clips: pd.DataFrame, *, targets: Sequence[str] = T
         ax.hist(clips[target].dropna(), bins=np.linspace(0, 1, 11), color=TRAIT_COLORS.get(target, NEUTRAL))
         if n:
             ax.axvline(mean, color=ACCENT, ls="--", lw=1)
-        ax.set_title(name_of(target, lines=2) + (f"\nmean {mean:.2f}, sd {sd:.2f}" if n else ""), fontsize=9)
+        ax.set_title(f"{name_of(target, lines=2)}\nmean {number(mean)}, sd {number(sd)}", fontsize=9)
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         ax.set(xlim=(0, 1))
     panels[0, 0].set_ylabel("clips")
@@ -51,8 +52,8 @@ def plot_trait_correlations(correlations: pd.DataFrame, *, ax: Axes | None = Non
     matrix(table, ax, bar="Pearson's r between ratings", cmap="RdBu_r", vmin=-1, vmax=1)
     plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
     pairs = correlations.to_numpy()[np.triu_indices(len(names), 1)]
-    rated = np.isfinite(pairs).any()
-    ax.set_title(f"Pairs correlate by r = {_span(pairs, '+.2f')}" if rated else "No pair is rated")
+    varies = np.isfinite(pairs).any()
+    ax.set_title(f"Pairs correlate by r = {_span(pairs, sign=True)}" if varies else "No pair of ratings varies")
     return ax
 
 
@@ -99,5 +100,5 @@ def plot_leakage(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _span(values: Sequence[float], form: str = ".2f") -> str:
-    return f"{np.fmin.reduce(values):{form}} to {np.fmax.reduce(values):{form}}"
+def _span(values: Sequence[float], *, sign: bool = False) -> str:
+    return " to ".join(number(end, sign=sign) for end in (np.fmin.reduce(values), np.fmax.reduce(values)))

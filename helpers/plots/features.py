@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from helpers.plots import ACCENT, BLUE, GREEN, NEUTRAL, ORANGE, PINK, RED, SKY, axes, legend_below, pictures_beside
+from helpers.plots import ACCENT, BLUE, GREEN, NEUTRAL, ORANGE, PINK, RED, SKY, axes, legend_below, pictures_beside, say
 
 IN_DECODERS = ("reading", "decoding", "cropping", "flow")  # what decoder processes do, in their order
 NOT_RECORDED = "Not recorded: an older version made these rows.\nDelete the stage's folder to make and time them again."
@@ -34,9 +34,7 @@ def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, 
     ax = axes(ax, 7, 0.9 + 0.32 * max(len(spent_s), 2))
     ax.set(xlabel="seconds", xlim=(0, 1.12 * total_s))
     if not spent_s:
-        ax.text(0.5, 0.5, NOT_RECORDED, transform=ax.transAxes, ha="center", va="center", wrap=True)
-        ax.set(yticks=[])
-        return ax
+        return say(ax, NOT_RECORDED)
     alone = {what: spent_s[what] for what in ("network", "writing") if what in spent_s}
     shared = {what: spent_s[what] / workers for what in IN_DECODERS if what in spent_s}
     for parts, label in ((shared, f"each of {workers} decoder processes"), (alone, "this process")):
@@ -62,6 +60,9 @@ def plot_rows(features: np.ndarray, t_s: np.ndarray, *, n_channels: int = 64, ti
     sd = features.std(axis=0)
     most = np.argsort(sd)[::-1][:n_channels]
     most = most[sd[most] > 1e-7 * max(float(sd.max()), 1e-30)]  # those that vary
+    ax.set(xlabel="time (s)", ylabel="channel", title=title)
+    if not len(most):
+        return say(ax, f"no channel varies over the clip's {len(t_s)} rows")
     rows = (features[:, most] - features[:, most].mean(axis=0)) / sd[most]
     half = (t_s[1] - t_s[0]) / 2 if len(t_s) > 1 else 0.5
     extent = (t_s[0] - half, t_s[-1] + half, rows.shape[1], 0)
@@ -69,7 +70,6 @@ def plot_rows(features: np.ndarray, t_s: np.ndarray, *, n_channels: int = 64, ti
     image = ax.imshow(rows.T, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label="standard deviations")
-    ax.set(xlabel="time (s)", ylabel="channel", title=title)
     return ax
 
 
@@ -133,7 +133,7 @@ def plot_overlay(
         t_s: Time of each picture in seconds, (n,).
     """
     n, side = pictures.shape[:2]
-    ax = axes(ax, 8, 7 / n + 0.9)
+    ax = axes(ax, 8, 7 / max(n, 2) + 0.9)
     pictures_beside(ax, pictures, t_s)
     share = heat / max(float(np.abs(heat).max()), 1e-30)
     scale = ScalarMappable(Normalize(-1, 1), "RdBu_r")

@@ -180,7 +180,7 @@ def _by_source(ax: Axes, t_s: np.ndarray, values: np.ndarray, sources: Sequence[
 
 def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw face crops, RGB uint8 (n, S, S, 3), side by side, each over its time in seconds, (n,)."""
-    ax = axes(ax, 1.15 * len(crops), 2.0)
+    ax = axes(ax, max(1.15 * len(crops), 4.0), 2.0)
     pictures_beside(ax, crops, t_s)
     ax.set_title(title)
     return ax

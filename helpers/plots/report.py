@@ -23,10 +23,10 @@ def plot_verdict(models: dict[str, Any], names: list[str], letters: list[str]) -
     for k, name in enumerate(names):
         color = ACCENT if name == "constant" else MODEL_COLORS.get(name, NEUTRAL)
         x = np.arange(len(letters)) + (k - (len(names) - 1) / 2) * 0.7 / len(names)
-        means = [models[name]["r2"][letter] for letter in letters]
+        means = np.array([models[name]["r2"][letter] for letter in letters], float)
         ax.plot(x, means, "_", color=color, ms=14, mew=2.5, label=spoken(name))
         for seed in models[name]["seeds"]:
-            ax.plot(x, [seed.get("r2", {}).get(letter, np.nan) for letter in letters], ".", color=color)
+            ax.plot(x, np.array([seed.get("r2", {}).get(letter) for letter in letters], float), ".", color=color)
     ax.axhline(0, color=ACCENT, lw=0.8)
     full = {letter: name_of(trait, lines=2) for letter, trait in zip(LETTERS, TRAITS, strict=True)}
     ax.set_xticks(range(len(letters)), [full.get(letter, letter) for letter in letters])

@@ -33,8 +33,10 @@ from helpers.plots import (
     letter_of,
     matrix,
     name_of,
+    say,
     spoken,
 )
+from helpers.statistics import number
 
 MODEL_COLORS = {
     "token_cross_attention": RED,
@@ -188,7 +190,8 @@ def plot_correlations(truth: pd.DataFrame, prediction: pd.DataFrame) -> Figure:
     for ax, table, title in zip(panels, (truth, prediction), ("ratings", "predictions"), strict=True):
         matrix(table.to_numpy(), ax, form="+.2f", square=True, **look)
         off_diagonal = table.to_numpy()[~np.eye(len(table), dtype=bool)]
-        ax.set_title(f"{title}: mean |r| {np.nanmean(np.abs(off_diagonal)):.2f}" if len(table) > 1 else title)
+        mean = pd.Series(np.abs(off_diagonal)).mean()  # NaN, without a warning, where nothing varies
+        ax.set_title(f"{title}: mean |r| {number(mean)}" if len(table) > 1 else title)
     fig.colorbar(panels[0].collections[0], ax=panels, label="Pearson r", shrink=0.8)
     return fig
 
@@ -198,7 +201,7 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax, 4.2, 4)
     ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1, label="calibrated")
     for trait, rows in table.groupby("trait", sort=False):
-        label = f"{letter_of(trait)}, slope {rows['slope'].iloc[0]:.2f}"
+        label = f"{letter_of(trait)}, slope {number(rows['slope'].iloc[0])}"
         ax.plot(rows["prediction"], rows["truth"], "o-", ms=4, color=TRAIT_COLORS.get(trait, NEUTRAL), label=label)
     ax.set(xlabel="mean prediction of a fifth of the clips", ylabel="their mean rating", xlim=(0, 1), ylim=(0, 1))
     ax.set_box_aspect(1)
@@ -243,6 +246,8 @@ def plot_intervals(table: pd.DataFrame, column: str = "over_constant", *, ax: Ax
     """
     rows = table.dropna(subset=[column]).sort_values(column)
     ax = axes(ax, 7, 0.28 * len(rows) + 1)
+    if not len(rows):
+        return say(ax, f"{INTERVALS[column].title}: R² is not defined for these test clips")
     what, low, high = INTERVALS[column], rows[f"{column}_low"], rows[f"{column}_high"]
     _by_sign(ax, rows[column], low, high, (what.better, BLUE), (what.same, NEUTRAL), (what.worse, RED))
     ax.set_yticks(range(len(rows)), [spoken(name) for name in rows.index])
@@ -252,8 +257,8 @@ def plot_intervals(table: pd.DataFrame, column: str = "over_constant", *, ax: Ax
 
 def _by_sign(ax: Axes, value: pd.Series, low: pd.Series, high: pd.Series, *looks: tuple[str, str]) -> None:
     """Draw intervals, a row each from below, with label and colour of those above 0, across 0 and below it."""
-    y = np.arange(len(value))
-    for chosen, (label, color) in zip((low > 0, (low <= 0) & (high >= 0), high < 0), looks, strict=True):
+    y, kinds = np.arange(len(value)), (low > 0, (low <= 0) & (high >= 0), high < 0, low.isna() & value.notna())
+    for chosen, (label, color) in zip(kinds, (*looks, ("too few sources for an interval", SKY)), strict=True):
         if chosen.any():
             intervals(ax, value[chosen], low[chosen], high[chosen], y[chosen], color=color, label=label)
     ax.axvline(0, color=ACCENT, lw=1)
@@ -261,11 +266,11 @@ def _by_sign(ax: Axes, value: pd.Series, low: pd.Series, high: pd.Series, *looks
 
 def plot_comparisons(table: pd.DataFrame) -> Figure:
     """Draw every model minus the constant, and the token model minus every other, with 95 % intervals by source."""
-    height = 0.24 * table["over_constant"].notna().sum() + 1.1
+    height = 0.24 * max(table["over_constant"].notna().sum(), 2) + 1.1
     fig, panels = plt.subplots(2, 1, figsize=(7.5, 2 * height), layout="constrained")
     for ax, column in zip(panels, INTERVALS, strict=True):
-        plot_intervals(table, column, ax=ax)
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        if plot_intervals(table, column, ax=ax).lines:
+            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
