@@ -1,7 +1,7 @@
 """Which clip a name in a file of ratings means, by which rule, and why a name means none.
 
 In: names as people keep them (keys, file names, paths of another computer) and the table of clips. Out: one row per
-name. Rules go from strict to loose; a loose one counts only where it leaves one clip, which no stricter one has named.
+name. Rules go from strict to loose; a loose one counts only where it leaves one clip.
 """
 
 import re
@@ -23,11 +23,15 @@ Forms = Callable[[str], Iterable[str]]
 
 
 class Rule(NamedTuple):
-    """A loose rule: a name means the clip that shares a form with it; forms are tried in order."""
+    """A loose rule: a name means the clip that shares a form with it; forms are tried in order.
+
+    With `unnamed` it counts for clips only that no stricter rule has found: the folders of a path were passed over.
+    """
 
     label: str
     of_name: Forms
     of_key: Forms
+    unnamed: bool = False
 
 
 def match_names(
@@ -57,9 +61,8 @@ def match_names(
     for rule in _rules(Path(root), dict(zip(clips["path"], clips.index, strict=True))):
         if not (left := [pair for pair in asked if not found[pair]]):
             break
-        taken = set(found.values())
         forms: dict[str, list[str]] = {}
-        for key in clips.index.difference(taken, sort=False):
+        for key in clips.index.difference(set(found.values()) if rule.unnamed else [], sort=False):
             for form in dict.fromkeys(rule.of_key(key)):
                 forms.setdefault(form, []).append(key)
         for pair in left:
@@ -118,11 +121,11 @@ def _rules(root: Path, by_path: Mapping[str, str]) -> Iterator[Rule]:
         if match := NUMBER.fullmatch(name.rpartition("/")[2]):
             yield name.rpartition("/")[0] + "/" + match[1]
 
-    strict = [Rule("path", below, lambda key: [key]), Rule("file name of a path", file_name, _ends)]
+    strict = [Rule("path", below, lambda key: [key]), Rule("file name of a path", file_name, _ends, unnamed=True)]
     yield from strict
-    yield Rule("other case", lambda name: [name.casefold()], lambda key: map(str.casefold, _ends(key)))
-    for label, of_name, of_key in strict:
-        yield Rule(f"{label}, other case", _folded(of_name), _folded(of_key))
+    yield Rule("other case", lambda name: [name.casefold()], _folded(_ends))
+    for label, of_name, of_key, unnamed in strict:
+        yield Rule(f"{label}, other case", _folded(of_name), _folded(of_key), unnamed)
     yield Rule("without suffix", lambda name: [name], without_suffix)
     yield Rule("same number", number, lambda key: (form for end in _ends(key) for form in number(end)))
 

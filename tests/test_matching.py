@@ -55,9 +55,9 @@ def test_a_name_means_the_clip_of_the_strictest_rule_that_fits(tmp_path, name, p
     assert found.to_numpy().tolist() == [[name, key, rule]]
 
 
-def test_a_loose_rule_never_names_a_clip_that_a_stricter_one_has_named():
+def test_the_file_of_another_folder_does_not_stand_for_one_that_is_named_and_another_spelling_does():
     found = matching.match_names(["/x/p1/anna.mp4", "/x/p2/anna.mp4", "ANNA"], table("p1/anna.mp4"))
-    assert found["key"].tolist() == ["p1/anna", "", ""]
+    assert found["key"].tolist() == ["p1/anna", "", "p1/anna"]
 
 
 def test_what_was_matched_is_told_by_rule_and_what_was_not_by_name():
