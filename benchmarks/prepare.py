@@ -98,7 +98,7 @@ def crop_of(frame: Any, track: FaceTrack, t_s: float) -> Any:
 def measure(paths: list[Path], options: Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The rows of the table, and times real time by method of flow."""
     cfg = PREPARATION if options.data is None else PreparationConfig(
-        fps=options.fps, detect_every=max(1, round(options.fps / 2)), backend=backend_name("auto", paths)
+        fps=options.fps, detect_every=max(1, round(options.fps / 2)), backend=backend_name()
     )  # fmt: skip
     n_samples = {path: count_samples(probe(path).duration_s, cfg.fps) for path in dict.fromkeys(paths)}
     video_s = sum(n_samples[path] for path in paths) / cfg.fps

@@ -140,7 +140,7 @@ def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, fl
 def _probabilities(video: Path, run: ClipClassifier) -> np.ndarray:
     """What one run's classifier says of a video, (n_classes,)."""
     cfg, tta = run.cfg, [name for name in view_names(0, run.cfg.tta_views)[1] if name.startswith("tta")]
-    backend = backend_name("auto", [video])
+    backend = backend_name()
     job = FrameJob(video, -1, video.stem, (PLAIN, *tta), cfg, backend, run.backbone.input_px)
     rows = rows_of_clip(FrameRows(), clip_frames(job), run.forward, cfg.batch_size)
     p = []

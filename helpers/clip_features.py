@@ -131,7 +131,7 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
     if to_train:
         check_folds(clips.table, list(clips.categories), cfg)
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
-    backend = backend_name("auto", [cfg.data / row.path for row in clips.table.itertuples() if row.place < 0])
+    backend = backend_name()
     identity = {
         "parameters": {name: getattr(cfg, name) for name in DECISIVE} | {"backend": backend},
         "weights": backbone.weights.as_dict(),

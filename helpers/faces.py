@@ -39,7 +39,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
 
     cfg = replace(cfg, detector=chosen_detector(cfg.detector, cfg.out / "faces"))
     require_detector(cfg.detector)
-    cfg = replace(cfg, backend=backend_name(cfg.backend, [cfg.data / path for path in clips["path"]]))
+    cfg = replace(cfg, backend=backend_name(cfg.backend))
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE),
         "detector": detector_file(cfg.detector),

@@ -6,8 +6,7 @@ carries the time that this table announces, so that no decoder loses, repeats or
 breaks off is an error before anything is computed from it. `helpers.parity` compares decoders.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from helpers.container import (
     open_video,
     orientation,
 )
-from helpers.pictures import DEINTERLACED, Converter, Deinterlacer, shapes_of
+from helpers.pictures import DEINTERLACED, Converter, Deinterlacer, remarks_of, shapes_of
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -134,10 +133,8 @@ def _describe(codec: av.VideoCodecContext, device: str) -> str:
 
 def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     """Decode with OpenCV, which counts pictures and turns them by itself; what it shows wrongly is refused."""
-    first = video.first_picture
-    for wrong, what in ((first.interlaced_frame, "interlaced"), (orientation(first)[1], "mirrored")):
-        if wrong:
-            raise VideoError(f"{video.path.name}: OpenCV does not show {what} video as it is. Take the backend 'pyav'.")
+    if odd := _oddities(video):
+        raise VideoError(f"{video.path.name}: OpenCV would show it wrongly ({odd[0]}). Take the backend 'pyav'.")
     capture = cv2.VideoCapture(str(video.path.absolute()), cv2.CAP_FFMPEG)
     decoder = f"opencv {cv2.__version__} (ffmpeg), {video.codec}, software"
     try:
@@ -151,25 +148,31 @@ def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
         capture.release()
 
 
-def backend_name(backend: str = "auto", clips: Iterable[Path] = ()) -> str:
-    """The backend that `backend` stands for: "auto" is the one of `FASTEST` for the first clip that can be opened.
+def _oddities(video: OpenVideo) -> list[str]:
+    """Why only the reference is exact on a clip: nothing where it is as most are."""
+    picture = video.first_picture
+    found = {
+        "mirrored": orientation(picture)[1],
+        "picture size changes": len(shapes_of(video)) > 1,
+        "pixels are not square": (video.stream.sample_aspect_ratio or 1) != 1,
+        "more than 8 bits a colour": picture.format.components[0].bits > 8,
+    }
+    return [*video.remarks, *remarks_of(picture), *(what for what, holds in found.items() if holds)]
 
-    Args:
-        backend: "auto", one of `BACKENDS` or of `HARDWARE`.
-        clips: Real clips; without one "auto" is the reference.
+
+def backend_name(backend: str = "auto") -> str:
+    """What `backend`, "auto", one of `BACKENDS` or of `HARDWARE`, stands for in a manifest.
+
+    "auto" is what suits each clip, by `FASTEST`; where that names the reference only, it is the reference.
     """
     if backend not in (legal := ("auto", *BACKENDS, *HARDWARE)):
         raise ValueError(f"backend must be one of {', '.join(map(repr, legal))}, got {backend!r}.")
-    if backend != "auto":
-        return backend
-    for path in clips:
-        with suppress(VideoError), open_video(path) as video:
-            return _fastest(video)
-    return REFERENCE
+    return REFERENCE if backend == "auto" and set(FASTEST.values()) == {REFERENCE} else backend
 
 
 def _fastest(video: OpenVideo) -> str:
-    return FASTEST.get((video.codec, video.stream.codec_context.pix_fmt), REFERENCE)
+    fastest = FASTEST.get((video.codec, video.stream.codec_context.pix_fmt), REFERENCE)
+    return REFERENCE if fastest != REFERENCE and _oddities(video) else fastest
 
 
 def backend_version(backend: str = "auto") -> str:
@@ -227,7 +230,7 @@ class FrameStream(Sampled):
         self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str
     ) -> Sampled:
         with open_video(path) as video:
-            backend = _fastest(video) if backend == "auto" else backend_name(backend)
+            backend = _fastest(video) if backend_name(backend) == "auto" else backend_name(backend)
             index, t_s = _plan(video, *sampling)
             convert, wanted, position = Converter(size, shapes_of(video)), np.unique(index), 0
             if backend == "opencv":
