@@ -97,12 +97,14 @@ def face_crops(job: Job) -> Iterator[Chunk]:
 
 
 def face_flows(job: Job) -> Iterator[Chunk]:
-    """Flow of the face crop from every sample to the next: float32 (n, input_px, input_px, 2) in [-1, 1]."""
+    """Flow of the face crop from sample to sample, 0 across a cut: float32 (n, input_px, input_px, 2) in [-1, 1]."""
     stream = iter_frames(job.path, fps=job.track.fps, backend=job.backend)
-    clock = Clock()
+    clock, across = Clock(), job.track.cuts - 1  # flows from one shot to another
     for batch in batches_of(_flows(clock.each("decoding", stream), job, clock), FLOWS_PER_CHUNK):
-        flows, t_s, numbers = zip(*batch, strict=True)
-        yield Chunk(np.stack(flows), np.array(t_s), np.array(numbers), stream.decoder, spent_s=clock.read())
+        flows, t_s, numbers = map(np.array, zip(*batch, strict=True))
+        cut = across[(across >= 0) & (across < len(flows))]
+        across, flows[cut] = across - len(flows), 0
+        yield Chunk(flows, t_s, numbers, stream.decoder, dict.fromkeys(cut.tolist(), "crosses a cut"), clock.read())
 
 
 def _flows(

@@ -21,7 +21,7 @@ from helpers.weights import WEIGHTS, fetch
 log = logging.getLogger(__name__)
 
 DETECTION_PX = 360  # longest shorter side that is searched
-MIN_FACE = 0.2  # of the shorter side, Haar only
+MIN_FACE, SMALLER = 0.2, 0.05  # of the shorter side, Haar only: 02's default, and what is too small for it
 N_NEIGHBOURS = 5  # overlapping hits that make a face
 MIN_SCORE, MAX_OVERLAP = 0.6, 0.3  # of YuNet, as in opencv_zoo's models/face_detection_yunet/yunet.py
 HAAR = "haarcascade_frontalface_alt2"
@@ -29,12 +29,13 @@ YUNET = WEIGHTS["yunet"].files[0]
 PATIENCE_S = 5  # without an answer when YuNet is not asked for by name
 
 
-def detect_faces(frame: np.ndarray, detector: str = "haar") -> np.ndarray:
+def detect_faces(frame: np.ndarray, detector: str = "haar", min_face: float = MIN_FACE) -> np.ndarray:
     """Find the faces of one frame.
 
     Args:
         frame: RGB uint8 (H, W, 3).
         detector: "haar" (frontal faces) or "yunet" (any pose; its file must be there: `require_detector`).
+        min_face: Least width of a face as a share of the picture's shorter side, of "haar".
 
     Returns:
         float32, (n, 5) of "haar" and (n, 15) of "yunet": x, y, width, height in pixels of `frame`, confidence,
@@ -48,7 +49,7 @@ def detect_faces(frame: np.ndarray, detector: str = "haar") -> np.ndarray:
     if detector == "yunet":
         _yunet().setInputSize((width, height))
         return rows_of_yunet(_yunet().detect(picture)[1], scale)
-    least = round(MIN_FACE * min(height, width))
+    least = round(min_face * min(height, width))
     boxes, hits = _cascade().detectMultiScale2(picture, 1.1, N_NEIGHBOURS, minSize=(least, least))
     return np.column_stack([boxes / scale, hits]).astype(np.float32) if len(boxes) else np.zeros((0, 5), np.float32)
 

@@ -7,20 +7,22 @@ guess. `export_faces` writes the crops as the tree of JPEG files that the source
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from helpers.config import PreparationConfig
-from helpers.detectors import chosen_detector, detect_faces, detector_file, detector_version, require_detector
+from helpers.detectors import SMALLER, chosen_detector, detect_faces, detector_file, detector_version, require_detector
 from helpers.failures import reason_of
 from helpers.files import PART
+from helpers.people import MainFace, main_face
+from helpers.shots import shots_in_words
 from helpers.store import Stage, clip_stamp, read_manifest, write_arrays
-from helpers.tracking import Follower, face_path, main_face
+from helpers.tracking import Follower, face_path
 from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of
 from helpers.video import backend_name, backend_version, iter_frames
 
@@ -141,8 +143,7 @@ def _write_crops(path: Path, track: FaceTrack, folder: Path, every: int, backend
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
     """Find the main face of a clip, its one stable box, and its smoothed box at every sample.
 
-    The main face is the one whose boxes, linked by overlap from look to look, have the largest summed area. Between
-    looks it is followed; one frame is held at a time.
+    `helpers.people` says which face is the main one. Between looks it is followed; one frame is held at a time.
 
     Raises:
         NoFaceError: no face, or too rarely.
@@ -153,44 +154,111 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 
 
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
-    """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life."""
+    """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life.
+
+    A clip without a face that moves is watched again for smaller ones, so that it is known when they are too small.
+    """
     video, cfg = job
-    found, times, follower = [], [], Follower()
+    seen = yield from _watch(video, cfg)
+    if cfg.detector == "haar" and cfg.min_face > SMALLER and not (seen.face and seen.face.moves):
+        smaller = yield from _watch(video, replace(cfg, min_face=SMALLER))
+        seen = _of_both(seen, smaller, cfg)
+    coverage = seen.coverage
+    if not seen.face:
+        turned = "; there is one when the picture is turned a quarter" if _is_turned(video, cfg, len(seen.t_s)) else ""
+        raise NoFaceError(f"no face found in {len(seen.found)} looked-at frames{turned}")
+    if coverage < cfg.min_coverage:
+        share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
+        raise NoFaceError(f"face in only {share}{f' ({shots_in_words(seen.cuts)})' if len(seen.cuts) else ''}")
+    yield _track(seen, cfg)
+
+
+class _Seen(NamedTuple):
+    """What one pass over a clip has shown: the detector's rows by look, and the face that the clip is about."""
+
+    found: list[np.ndarray]
+    follower: Follower
+    cuts: np.ndarray
+    face: MainFace | None
+    t_s: np.ndarray
+    frame: np.ndarray
+    decoder: str
+
+    @property
+    def coverage(self) -> float:
+        return len(self.face.places) / len(self.found) if self.face else 0.0
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The detector's rows of the face, (k, >= 5)."""
+        return np.stack([self.found[look][row] for look, row in self.face.places])
+
+
+def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _Seen]:
+    found, times, follower = [], [], Follower(cfg.fps)
     stream = iter_frames(video, fps=cfg.fps, backend=cfg.backend)
     for sample, (frame, t, number) in enumerate(stream):
         faces = None
         if sample % cfg.detect_every == 0:
-            faces = detect_faces(frame, cfg.detector)
+            faces = detect_faces(frame, cfg.detector, cfg.min_face)
             found.append(faces)
             yield None
         follower.step(sample, frame, faces)
         times.append((t, number))
-    places, reason = main_face(found)
-    coverage = len(places) / len(found)
-    if not places:
-        raise NoFaceError(f"no face found in {len(found)} looked-at frames")
-    if coverage < cfg.min_coverage:
-        share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
-        raise NoFaceError(f"face in only {share}")
-    rows = np.stack([found[look][row] for look, row in places])
+    cuts = follower.cuts()
     t_s, numbers = map(np.array, zip(*times, strict=True))
+    return _Seen(found, follower, cuts, main_face(found, follower, cuts), t_s, numbers, stream.decoder)
+
+
+def _of_both(seen: _Seen, smaller: _Seen, cfg: PreparationConfig) -> _Seen:
+    """The pass that counts where the first showed no face that moves; NoFaceError where one is there but too small."""
+    if smaller.coverage < max(cfg.min_coverage, 2 / len(seen.found)) or not (smaller.face.moves or not seen.face):
+        return seen
+    width = round(float(np.median(smaller.rows[:, 2])))
+    small = f"{width} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
+    if not seen.face:
+        raise NoFaceError(f"the face is too small: {small}. Set a smaller min_face, or take a larger picture")
+    smaller.face.remarks.append(f"the face is {small}")
+    return smaller
+
+
+def _is_turned(video: str | Path, cfg: PreparationConfig, n: int) -> bool:
+    """Whether the detector finds faces in three frames once they are turned, as a lost rotation tag leaves them."""
+    middles = sorted({(2 * k + 1) * n // 6 for k in range(3)})
+    frames = [frame for frame, *_ in iter_frames(video, fps=cfg.fps, indices=middles, backend=cfg.backend)]
+    turned = ([np.ascontiguousarray(np.rot90(frame, quarters)) for frame in frames] for quarters in (1, 3))
+    return any(all(len(detect_faces(frame, cfg.detector, cfg.min_face)) for frame in way) for way in turned)
+
+
+def _track(seen: _Seen, cfg: PreparationConfig) -> FaceTrack:
+    rows, n, legs = seen.rows, len(seen.t_s), seen.follower.legs
+    through = {cut for leg in legs if leg.start in seen.face.places for cut in leg.through}
+    cuts = np.array([cut for cut in seen.cuts.tolist() if cut not in through], np.int64)
+    shot = np.searchsorted(cuts, np.arange(n), side="right")
     gap = {"every": cfg.detect_every, "fps": cfg.fps, "max_gap_s": cfg.max_gap_s}
-    yield FaceTrack(
-        **face_path(rows, places, follower.legs, len(t_s), **gap),
+    remarks = list(seen.face.remarks)
+    if len(cuts):
+        remarks.insert(0, shots_in_words(cuts))
+        if seen.coverage < np.mean([len(faces) > 0 for faces in seen.found]):
+            remarks[0] += f"; the face of {seen.coverage * n / cfg.fps:.1f} s of {n / cfg.fps:.1f} s is taken"
+    return FaceTrack(
+        **face_path(rows, seen.face.places, legs, shot, **gap),
         box_xyxy=stable_box(rows, cfg.crop_scale),
-        t_s=t_s,
-        frame=numbers,
-        coverage=coverage,
-        n_faces_max=max(map(len, found)),
+        t_s=seen.t_s,
+        frame=seen.frame,
+        coverage=seen.coverage,
+        n_faces_max=max(map(len, seen.found)),
         fps=cfg.fps,
         every=cfg.detect_every,
-        n_frames=len(t_s),
+        n_frames=n,
         scale=cfg.crop_scale,
         crop=cfg.crop,
         align_eyes=cfg.align_eyes,
         detector=detector_version(cfg.detector),
-        decoder=stream.decoder,
-        reason=reason,
+        decoder=seen.decoder,
+        reason=seen.face.reason,
+        cuts=cuts,
+        remarks="; ".join(remarks),
     )
 
 

@@ -1,4 +1,4 @@
-"""One face through a clip: followed between the looks of the detector, chosen, and given a box at every sample.
+"""One face through a clip: followed between the looks of the detector, and given a box at every sample.
 
 In: every sample, RGB uint8 (H, W, 3), in order, at a look with the detector's rows. Out: box, confidence, source and
 roll per sample, in pixels of the frame. A sample's box is detected, followed, interpolated over a short gap, or missing
@@ -6,7 +6,8 @@ roll per sample, in pixels of the frame. A sample's box is detected, followed, i
 
 Between looks, points in the face are moved by pyramidal Lucas-Kanade and kept if they come back to where they started
 (Kalal, Mikolajczyk and Matas 2010, "Forward-backward error"); their median gives shift and scale. A face that no longer
-looks like the one that was detected is lost.
+looks like the one that was detected is lost, and so is one that a cut takes away: where the picture changes as no face
+makes it, what surrounds the face must stay.
 """
 
 from functools import cache, partial
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 
 from helpers.detectors import shrunk
+from helpers.shots import Shots, small, unlikeness
 from helpers.tracks import DETECTED, INTERPOLATED, TRACKED
 
 SAME_FACE_IOU = 0.3
@@ -28,6 +30,8 @@ N_POINTS, MIN_POINTS = 24, 6
 MAX_RETURN_PX = 1.0  # of the grey picture: a point that comes back farther off is dropped
 PATCH_PX = 24  # side of the patches that similarity is measured on
 MIN_SIMILARITY = 0.6  # correlation with the detected face; below it the face is lost
+AROUND = 2.4  # widths of a face that are compared to know it again: with hair, collar and wall
+CLOSE, STAYS = 1.2, 0.05  # widths that must stay where the rest of the picture changes, and how unlike they may become
 MAX_FACES = 4  # followed at once, the largest
 LUCAS_KANADE = {"winSize": (11, 11), "maxLevel": 2, "criteria": (3, 10, 0.03)}
 Place = tuple[int, int]  # of a detection: look, and row among the faces found there
@@ -39,12 +43,13 @@ class Leg:
 
     `start` (look, row) is the detection it comes from, `arrived` the one that it ran into, None when it did not. Per
     sample: its number in `samples`, `boxes_xyxy` in pixels of the frame, `similarity` with the detected face, up to 1.
+    `through`: samples at which the picture changed, but not about the face: a slide behind a speaker.
     """
 
     def __init__(self, start: Place, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
         """Take the face in a box of a small grey picture, in pixels of that."""
         self.start, self.arrived = start, None
-        self.samples, self.boxes_xyxy, self.similarity = [], [], []
+        self.samples, self.boxes_xyxy, self.similarity, self.through = [], [], [], []
         self._detected = _patch(gray, box_xyxy)
         self._seed(gray, box_xyxy)
 
@@ -55,10 +60,13 @@ class Leg:
         spacing = max(3.0, (box_xyxy[2] - box_xyxy[0]) / 10)
         points = cv2.goodFeaturesToTrack(face, N_POINTS, 0.01, spacing) if face.size else None
         points = np.zeros((0, 2), np.float32) if points is None else points.reshape(-1, 2) + np.float32([x0, y0])
-        self._box, self._seeded, self._points = box_xyxy, points, points
+        self._box, self._seeded, self._points, self._last = box_xyxy, points, points, box_xyxy
 
-    def step(self, sample: int, before: np.ndarray, gray: np.ndarray, scale: float) -> bool:
-        """Move the box to the next picture and note it; False when the face is lost."""
+    def step(self, sample: int, before: np.ndarray, gray: np.ndarray, scale: float, change: int | None) -> bool:
+        """Move the box to the next picture and note it; False when the face is lost.
+
+        `change`: the later of both samples where they differ as no face makes them, else None.
+        """
         if len(self._points) < MIN_POINTS:
             return False
         there, went, _ = cv2.calcOpticalFlowPyrLK(before, gray, self._points, None, **LUCAS_KANADE)
@@ -72,28 +80,53 @@ class Leg:
         similarity = correlation(self._detected, _patch(gray, box))
         if similarity < MIN_SIMILARITY:
             return False
+        if change is not None:
+            close = (small(_cut_out(*there, CLOSE)) for there in ((before, self._last), (gray, box)))
+            if unlikeness(*close) > STAYS:
+                return False
+            self.through.append(change)
         if len(self._points) < N_POINTS // 2 and not kept.all():
             self._seed(gray, box)
+        self._last = box
         self.samples.append(sample)
         self.boxes_xyxy.append(box / scale)
         self.similarity.append(similarity)
         return True
 
+    def end_at(self, cuts: np.ndarray, start: int) -> None:
+        """Forget what lies beyond a cut; `start`: the sample of its detection."""
+        cuts = np.setdiff1d(cuts, self.through)
+        there = np.searchsorted(cuts, self.samples, side="right") == np.searchsorted(cuts, start, side="right")
+        if not there.all():
+            n = int(there.argmin())
+            self.samples, self.boxes_xyxy, self.similarity = (
+                values[:n] for values in (self.samples, self.boxes_xyxy, self.similarity)
+            )
+            self.arrived = None
+
 
 class Follower:
-    """Takes the samples of a clip one by one; the legs of all followed faces gather in `legs`."""
+    """Takes the samples of a clip one by one, `fps` a second; the legs of all followed faces gather in `legs`.
 
-    def __init__(self) -> None:
+    `looked`: numbers of the looked-at samples. `looks`: of every detection what is about it (`surroundings`).
+    """
+
+    def __init__(self, fps: float = 15.0) -> None:
         self.legs: list[Leg] = []
+        self.looked: list[int] = []
+        self.looks: dict[Place, np.ndarray | None] = {}
+        self.fps, self._shots = fps, Shots(fps)
+        self._changes: list[int | None] = []  # of `_pictures`
         self._moving: list[Leg] = []
         self._pictures: list[np.ndarray] = []  # grey, since the last look and with it, the newest last
-        self._n_looks = 0
 
     def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
         """Take the next sample: number, RGB uint8 (H, W, 3), and the rows of `detect_faces` at a look, else None."""
         gray, scale = shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), PICTURE_PX)
-        self._moving = [leg for leg in self._moving if leg.step(sample, self._pictures[-1], gray, scale)]
+        change = sample if self._shots.step(gray) else None
+        self._moving = [leg for leg in self._moving if leg.step(sample, self._pictures[-1], gray, scale, change)]
         self._pictures.append(gray)
+        self._changes.append(change)
         if faces is not None:
             self._look(sample, scale, faces)
 
@@ -103,25 +136,37 @@ class Follower:
         for leg in self._moving:
             overlaps = [iou(leg.boxes_xyxy[-1], box) for box in boxes]
             if max(overlaps, default=0) >= SAME_FACE_IOU:
-                leg.arrived = (self._n_looks, int(np.argmax(overlaps)))
+                leg.arrived = (len(self.looked), int(np.argmax(overlaps)))
         arrived = {leg.arrived for leg in self._moving}
         bridging = [leg for leg in self._moving if leg.arrived is None]
         self._moving = []
         for row in np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES].tolist():
-            start = (self._n_looks, row)
+            start = (len(self.looked), row)
+            self.looks[start] = surroundings(gray, boxes[row] * scale)
             if start not in arrived and len(self._pictures) > 2:
                 self.legs.append(Leg(start, gray, boxes[row] * scale))
                 self._go_back(self.legs[-1], sample, scale)
             self._moving.append(Leg(start, gray, boxes[row] * scale))
             self.legs.append(self._moving[-1])
         self._moving += bridging[: MAX_FACES - len(self._moving)]
-        self._pictures = [gray]
-        self._n_looks += 1
+        self._pictures, self._changes = [gray], [None]
+        self.looked.append(sample)
 
     def _go_back(self, leg: Leg, sample: int, scale: float) -> None:
         """Follow a face that appeared at a look backwards to the look before."""
-        backwards = enumerate(pairwise(self._pictures[:0:-1]), start=1)
-        all(leg.step(sample - back, later, earlier, scale) for back, (later, earlier) in backwards)
+        backwards = enumerate(zip(pairwise(self._pictures[:0:-1]), self._changes[::-1], strict=False), start=1)
+        all(leg.step(sample - back, *pictures, scale, change) for back, (pictures, change) in backwards)
+
+    def unlikeness(self, one: Place, other: Place) -> float:
+        """How unlike the surroundings of two detections are."""
+        return unlikeness(self.looks.get(one), self.looks.get(other))
+
+    def cuts(self) -> np.ndarray:
+        """The samples that begin a shot, but for the first; no leg reaches beyond one any longer."""
+        cuts = self._shots.cuts()
+        for leg in self.legs:
+            leg.end_at(cuts, self.looked[leg.start[0]])
+        return cuts
 
 
 def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -136,10 +181,19 @@ def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np
 
 def _patch(gray: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
     """What a box shows, float32 (24, 24)."""
-    size = np.maximum(np.round(box_xyxy[2:] - box_xyxy[:2]), 2).astype(int)
+    shown = cv2.resize(_cut_out(gray, box_xyxy), (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA)
+    return shown.astype(np.float32)
+
+
+def _cut_out(gray: np.ndarray, box_xyxy: np.ndarray, widths: float = 1.0) -> np.ndarray:
+    size = np.maximum(np.round(widths * (box_xyxy[2:] - box_xyxy[:2])), 2).astype(int)
     centre = (box_xyxy[:2] + box_xyxy[2:] - 1) / 2
-    shown = cv2.getRectSubPix(gray, tuple(size.tolist()), tuple(centre.tolist()))
-    return cv2.resize(shown, (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return cv2.getRectSubPix(gray, tuple(size.tolist()), tuple(centre.tolist()))
+
+
+def surroundings(gray: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray | None:
+    """What is about a face, as `helpers.shots.small` makes it."""
+    return small(_cut_out(gray, box_xyxy, AROUND))
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -160,59 +214,42 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
 
 
-def main_face(found: list[np.ndarray]) -> tuple[list[Place], str]:
-    """Link the detector's rows from look to look by overlap and take the face with the largest summed area.
-
-    Returns:
-        The place of each of its detections, none when there is no face at all, and why it was chosen.
-    """
-    tracks: list[list[Place]] = []  # of each face
-    boxes = [corners(rows) for rows in found]
-    for look, here in enumerate(boxes):
-        last = [boxes[i][j] for i, j in (track[-1] for track in tracks)]
-        pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
-        free = dict.fromkeys(range(len(here)))
-        for overlap, i, j in pairs:
-            if overlap >= SAME_FACE_IOU and j in free and tracks[i][-1][0] < look:
-                tracks[i].append((look, j))
-                del free[j]
-        tracks += [[(look, j)] for j in free]
-    if not tracks:
-        return [], "no face"
-    areas = [sum(found[i][j][2] * found[i][j][3] for i, j in track) for track in tracks]
-    reason = "the only face"
-    if len(areas) > 1:
-        second, first = sorted(areas)[-2:]
-        reason = f"largest summed area: {first / second:.1f} times the next of {len(areas)} faces"
-    return tracks[int(np.argmax(areas))], reason
-
-
 def face_path(
-    rows: np.ndarray, places: list[Place], legs: list[Leg], n: int, *, every: int, fps: float, max_gap_s: float
+    rows: np.ndarray,
+    places: list[Place],
+    legs: list[Leg],
+    shot: np.ndarray,
+    *,
+    every: int,
+    fps: float,
+    max_gap_s: float,
 ) -> dict[str, Any]:
-    """Give a face a box at every one of the `n` samples of a clip.
+    """Give a face a box at every sample of a clip.
 
     Args:
         rows: The detector's rows of the face, (k, >= 5), at least one.
-        places: Of each, as `main_face` gives them.
+        places: Of each, as `helpers.people.main_face` gives them.
         legs: Legs of all followed faces.
+        shot: Number of each sample's shot, (n,): nothing is interpolated or smoothed from one to another.
         every: Every which sample was looked at, from the first.
         max_gap_s: Longest time between two known boxes that is interpolated.
 
     Returns:
         The fields of `helpers.tracks.FaceTrack` that have a row per sample, and the two jitters.
     """
-    looked = np.array([look for look, _ in places]) * every
+    n, looked = len(shot), np.array([look for look, _ in places]) * every
     found, confidence, source = _join_legs(rows, places, legs, n, looked)
     known = np.flatnonzero(source)
-    fills = fillable(known, max_gap_s * fps)
+    fills = fillable(known, max_gap_s * fps, shot)
     for column in found.T:
         column[fills] = np.interp(fills, known, column[known])
     source[fills] = INTERPOLATED
     angle_deg = np.full(n, np.nan)
     if rows.shape[1] == 15:
         angle_deg = np.where(source, np.interp(np.arange(n), looked, roll_deg(rows)), np.nan)
-    smoothed = smooth(np.column_stack([found, angle_deg]), CUT_OFF_S * fps)
+    smoothed = np.column_stack([found, angle_deg])
+    for cut in np.unique(shot):
+        smoothed[shot == cut] = smooth(smoothed[shot == cut], CUT_OFF_S * fps)
     return {
         "found_xyxy": found.astype(np.float32),
         "boxes_xyxy": smoothed[:, :4].astype(np.float32),
@@ -252,11 +289,12 @@ def _join_legs(
     return found, confidence, source
 
 
-def fillable(known: np.ndarray, max_gap: float) -> np.ndarray:
-    """Samples that are unknown and lie between two known ones at most `max_gap` samples apart."""
+def fillable(known: np.ndarray, max_gap: float, shot: np.ndarray) -> np.ndarray:
+    """Samples that are unknown and lie between two known ones of one shot, at most `max_gap` samples apart."""
     unknown = np.setdiff1d(np.arange(known[0], known[-1]), known)
     following = np.searchsorted(known, unknown)
-    return unknown[known[following] - known[following - 1] <= max_gap + 1e-9]
+    before, after = known[following - 1], known[following]
+    return unknown[(after - before <= max_gap + 1e-9) & (shot[after] == shot[before])]
 
 
 def smooth(values: np.ndarray, cut_off: float) -> np.ndarray:

@@ -5,7 +5,7 @@ displayed frame and times in seconds, and square RGB uint8 crops (S, S, 3). By d
 box per frame would cancel the head's motion. `helpers.faces` finds the faces.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -37,7 +37,8 @@ class FaceTrack:
     `frame (n,)` numbers in the file. `coverage`: share of the looked-at frames with the main face. `n_faces_max`: most
     faces in one frame. `every`: every which sample was looked at. `scale`: side of the stable box in face widths.
     `crop`, `align_eyes`: how `crop_at` cuts. `detector`, `decoder`: names with versions. `reason`: why this is the main
-    face. `stamp`: the version of the clip (see `helpers.store.clip_stamp`), "" unknown.
+    face. `stamp`: the version of the clip (see `helpers.store.clip_stamp`), "" unknown. `cuts (k,) int64`: samples that
+    begin a shot, but for the first. `remarks`: what is odd about the choice of the face, joined by "; ".
     """
 
     found_xyxy: np.ndarray
@@ -62,13 +63,20 @@ class FaceTrack:
     decoder: str
     reason: str
     stamp: str = ""
+    cuts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    remarks: str = ""
 
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
-        """Whether the face was found within two looks of each time in seconds, or is tracked then: bool, same shape."""
-        t_s, looks = np.asarray(t_s), self.t_s[self.source == DETECTED]
+        """Whether the face was found within two looks of each time in seconds and in the same shot, or is tracked then.
+
+        bool, same shape.
+        """
+        apart_s = 1e6 * np.searchsorted(self.cuts, np.arange(len(self.t_s)), side="right")  # from shot to shot
+        sample, looks = self.sample_at(t_s), (self.t_s + apart_s)[self.source == DETECTED]
+        t_s = np.asarray(t_s) + apart_s[sample]
         nearest = looks[np.searchsorted((looks[1:] + looks[:-1]) / 2, t_s)]
         is_near = np.abs(t_s - nearest) <= 2 * self.every / self.fps + 1e-9
-        return is_near | (self.source[self.sample_at(t_s)] == TRACKED)
+        return is_near | (self.source[sample] == TRACKED)
 
     def sample_at(self, t_s: np.ndarray) -> np.ndarray:
         """Number of the sample on screen at each time in seconds: int, same shape."""

@@ -117,7 +117,7 @@ def test_the_stable_box_is_the_median_enlarged_and_raised():
 
 def test_a_face_that_is_tracked_is_there_though_the_detector_misses_it(monkeypatch):
     looks = iter(range(99))
-    monkeypatch.setattr(faces, "detect_faces", lambda frame, _: detect_faces(frame)[: next(looks) in (0, 1)])
+    monkeypatch.setattr(faces, "detect_faces", lambda frame, *_: detect_faces(frame)[: next(looks) in (0, 1)])
     got = track_clip(SHIPPED[0], PreparationConfig(min_coverage=0.1))
     assert got.coverage == 0.2
     assert (got.source[9:] == TRACKED).all()

@@ -1,4 +1,4 @@
-"""The main face and its box at every sample: linking, joining, filling gaps, smoothing."""
+"""A face's box at every sample: following, joining, filling gaps, smoothing."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,6 @@ from helpers.tracking import (
     fillable,
     iou,
     jitter,
-    main_face,
     moved_box,
     roll_deg,
     smooth,
@@ -42,27 +41,13 @@ def path_of(looks: list[int], rows: list[float] | np.ndarray, legs: list, n: int
     """The path of a face with one row per look, or whose rows begin at these x."""
     rows = np.stack([row(x) for x in rows]) if isinstance(rows, list) else rows
     law = {"every": 4, "fps": 10.0, "max_gap_s": 0.4}
-    return SimpleNamespace(**face_path(rows, [(look, 0) for look in looks], legs, n, **law))
+    return SimpleNamespace(**face_path(rows, [(look, 0) for look in looks], legs, np.zeros(n, int), **law))
 
 
 def test_overlap_of_boxes():
     assert iou(np.array([0, 0, 4, 4]), np.array([2, 0, 6, 4])) == pytest.approx(8 / 24)
     assert iou(np.array([0, 0, 4, 4]), np.array([4, 0, 8, 4])) == 0
     assert iou(np.array([1, 2, 4, 7]), np.array([1, 2, 4, 7])) == 1
-
-
-def test_the_main_face_is_followed_by_overlap_not_by_order_or_size_alone():
-    small = [np.float32([[10 + 2 * k, 10, 20, 20, 7]]) for k in range(5)]
-    large = np.float32([[100, 10, 40, 40, 9]])
-    found = [np.concatenate([large, small[0]]), small[1], small[2], np.concatenate([small[3], large]), small[4]]
-    assert main_face(found) == ([(0, 0), (3, 1)], "largest summed area: 1.6 times the next of 2 faces")
-    places, _ = main_face([small[0], large / 2, *small[1:]])
-    assert places == [(0, 0), (2, 0), (3, 0), (4, 0), (5, 0)]
-
-
-def test_one_face_or_none_needs_no_choice():
-    assert main_face([row(3)[None], NOTHING, row(4)[None]]) == ([(0, 0), (2, 0)], "the only face")
-    assert main_face([NOTHING, NOTHING]) == ([], "no face")
 
 
 def test_a_leg_that_arrives_is_bent_onto_the_detection():
@@ -97,9 +82,11 @@ def test_a_gap_is_filled_up_to_the_limit_and_masked_beyond_it():
 
 
 def test_gaps_are_counted_between_known_samples():
-    assert fillable(np.array([2, 5, 6, 11]), 3).tolist() == [3, 4]
-    assert fillable(np.array([2, 5, 6, 11]), 5).tolist() == [3, 4, 7, 8, 9, 10]
-    assert fillable(np.array([7]), 99).tolist() == []
+    one, two = np.zeros(12, int), np.repeat([0, 1], [8, 4])
+    assert fillable(np.array([2, 5, 6, 11]), 3, one).tolist() == [3, 4]
+    assert fillable(np.array([2, 5, 6, 11]), 5, one).tolist() == [3, 4, 7, 8, 9, 10]
+    assert fillable(np.array([2, 5, 6, 11]), 5, two).tolist() == [3, 4]  # a cut lies in the second gap
+    assert fillable(np.array([7]), 99, one).tolist() == []
 
 
 def test_smoothing_has_no_delay_and_halves_its_cut_off():

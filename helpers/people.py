@@ -1,0 +1,124 @@
+"""People: which of the faces of a clip is the one that it is about, and what there is to say about that.
+
+In: the detector's rows at every look, the legs that lead from look to look (`helpers.tracking`), and the cuts. Out: a
+`MainFace`. There is no face recognition here: a face is the same from one look to the next if a leg leads there, or if
+it is at the same place and what is about it looks alike; so a person comes back after a cut where the camera does.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from helpers.shots import ALIKE
+from helpers.tracking import SAME_FACE_IOU, Follower, Leg, Place, corners, iou
+
+SAME_SHOT = 0.25  # unlikeness of what is about a face that was lost in between; two people: .35 in the middle
+NEARLY = 1.5  # times the area of the next face; below it there is a remark
+# How far a still picture's patch is from the one detected, as 1 - correlation: .0007 in the middle and .013 at most, be
+# it noisy, compressed, filmed by hand or zoomed into; a man who smiles .004 and .028, a blink at most .02.
+STILL_MEDIAN, STILL_MOST = 0.0015, 0.015
+FEWEST = 8  # followed samples that show whether a face moves
+
+
+class MainFace(NamedTuple):
+    """The places of the face's detections, why it was chosen, whether it moves, and remarks."""
+
+    places: list[Place]
+    reason: str
+    moves: bool
+    remarks: list[str]
+
+
+def main_face(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] = ()) -> MainFace | None:
+    """Choose the face that a clip is about; None where there is none.
+
+    Faces that do not move are passed over where another one does. In a clip that is cut it is then the face that is
+    the largest one at most looks, else the one with the largest summed area.
+
+    Args:
+        found: The detector's rows, by look.
+        follower: What followed them, after its `cuts`.
+        cuts: The samples that begin a shot.
+    """
+    faces = link(found, follower, cuts)
+    if not faces:
+        return None
+    moving = [face for face in faces if not is_still(face, follower.legs)]
+    others, left = (moving or faces), len(faces) - len(moving)
+    areas = [sum(_area(found, place) for place in face) for face in others]
+    first, *further = sorted(range(len(others)), key=lambda k: -areas[k])
+    reason = "the only face" if len(others) == len(faces) else "the only face that moves"
+    remarks = [] if moving else ["the face does not move: a still picture?"]
+    if moving and left:
+        widths = sorted({round(_width(found, face)) for face in faces if face not in moving}, reverse=True)
+        remarks.append(f"a still face of {' and one of '.join(map(str, widths))} px is passed over")
+    if further:
+        times = areas[first] / areas[further[0]]
+        reason = f"largest summed area: {times:.1f} times the next of {len(areas)} faces"
+        if len(cuts):
+            led = _looks_led(found, others)
+            first = max(range(len(others)), key=lambda k: (led[k], areas[k]))
+            reason = f"the largest face at {led[first]} of {sum(led)} looks with a face, of {len(areas)} faces"
+        elif times < NEARLY:
+            remarks.append(f"another face is nearly as large ({times:.1f} times)")
+    return MainFace(others[first], reason, bool(moving), remarks)
+
+
+def link(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] = ()) -> list[list[Place]]:
+    """The detections of each face: they overlap from look to look, and a leg leads there or they look alike."""
+    faces: list[list[Place]] = []
+    boxes = [corners(rows) for rows in found]
+    led = {(leg.start, leg.arrived) for leg in follower.legs}
+    shot = np.searchsorted(cuts, follower.looked, side="right")
+    for look, here in enumerate(boxes):
+        last = [boxes[i][j] for i, j in (face[-1] for face in faces)]
+        pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
+        free = dict.fromkeys(range(len(here)))
+        for overlap, i, j in pairs:
+            before, place = faces[i][-1], (look, j)
+            if overlap < SAME_FACE_IOU or j not in free or before[0] == look:
+                continue
+            limit = SAME_SHOT if shot[look] == shot[before[0]] else ALIKE
+            if (before, place) in led or follower.unlikeness(before, place) <= limit:
+                faces[i].append(place)
+                del free[j]
+        faces += [[(look, j)] for j in free]
+    return [part for face in faces for part in _parted(face, follower, cuts)]
+
+
+def _parted(face: list[Place], follower: Follower, cuts: Sequence[int]) -> list[list[Place]]:
+    """A face, or its parts where it becomes another one: in the middle of a cross-fade it looks like both."""
+    for cut in cuts:
+        away = [follower.looked[look] - cut for look, _ in face]
+        before = [k for k, samples in enumerate(away) if samples <= -follower.fps]
+        after = [k for k, samples in enumerate(away) if samples >= follower.fps]
+        if before and after and follower.unlikeness(face[before[-1]], face[after[0]]) > ALIKE:
+            start = int(np.searchsorted(away, 0))
+            return [face[:start], *_parted(face[start:], follower, cuts)]
+    return [face]
+
+
+def is_still(face: list[Place], legs: list[Leg]) -> bool:
+    """Whether a face hardly changes while it is followed, blinks and breathing included: a picture of one."""
+    changes = [1 - value for leg in legs if leg.start in face for value in leg.similarity]
+    return len(changes) >= FEWEST and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
+
+
+def _area(found: list[np.ndarray], place: Place) -> float:
+    look, row = place
+    return found[look][row][2] * found[look][row][3]
+
+
+def _width(found: list[np.ndarray], face: list[Place]) -> float:
+    return float(np.median([found[look][row][2] for look, row in face]))
+
+
+def _looks_led(found: list[np.ndarray], faces: list[list[Place]]) -> list[int]:
+    """At how many looks each face is the largest one."""
+    largest: dict[int, tuple[float, int]] = {}
+    for k, face in enumerate(faces):
+        for place in face:
+            largest[place[0]] = max(largest.get(place[0], (0.0, 0)), (float(_area(found, place)), k))
+    leaders = [k for _, k in largest.values()]
+    return [leaders.count(k) for k in range(len(faces))]
