@@ -152,6 +152,7 @@ def _oddities(video: OpenVideo) -> list[str]:
     """Why only the reference is exact on a clip: nothing where it is as most are."""
     picture = video.first_picture
     found = {
+        "one of several video streams": len(video.container.streams.video) > 1,
         "mirrored": orientation(picture)[1],
         "picture size changes": len(shapes_of(video)) > 1,
         "pixels are not square": (video.stream.sample_aspect_ratio or 1) != 1,

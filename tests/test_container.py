@@ -3,6 +3,7 @@
 import re
 from contextlib import suppress
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 
 from data_sample.make.awkward import turn_clockwise
@@ -237,3 +239,58 @@ def test_a_renamed_picture_is_no_video(tmp_path, suffix):
     (tmp_path / "clip.mp4").write_bytes(data)
     with pytest.raises(VideoError, match=r"clip\.mp4: not a video but a picture"):
         probe(tmp_path / "clip.mp4")
+
+
+def write_streams(path, streams) -> None:
+    """Write video streams side by side: so many frames, size, disposition."""
+    with av.open(str(path), "w") as target:
+        added = [target.add_stream("libx264" if path.suffix != ".webm" else "libvpx-vp9", rate=15) for _ in streams]
+        for stream, (_, (stream.width, stream.height), stream.disposition) in zip(added, streams, strict=True):
+            stream.pix_fmt = "yuv420p"
+        for stream, (n, size, _) in zip(added, streams, strict=True):
+            for frame in numbered_frames(n):
+                target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(*size)))
+            target.mux(stream.encode())
+
+
+NONE, DEFAULT = Disposition(0), Disposition.default
+SMALL, LARGE = (80, 48), (160, 96)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+@pytest.mark.parametrize(
+    ("streams", "width", "remark"),
+    [
+        ([(9, SMALL, NONE), (7, LARGE, DEFAULT)], 160, ("number 2 is read, the default one",)),
+        ([(9, LARGE, DEFAULT), (7, SMALL, NONE)], 160, ("number 1 is read, the default one",)),
+        ([(1, SMALL, DEFAULT), (7, LARGE, NONE)], 160, ()),
+        ([(9, LARGE, DEFAULT), (1, SMALL, NONE)], 160, ()),
+    ],
+)
+def test_the_default_stream_of_several_is_read_and_the_others_are_mentioned(tmp_path, suffix, streams, width, remark):
+    path = tmp_path / f"clip{suffix}"
+    write_streams(path, streams)
+    info = probe(path)
+    assert info.width == width == read_frames(path).frames.shape[2]
+    assert info.n_frames == max(n for n, size, _ in streams if size == LARGE)
+    assert tuple(text.split(": ")[1] for text in info.remarks) == remark
+    with pytest.raises(VideoError, match="OpenCV would show it wrongly"):
+        read_frames(path, backend="opencv")
+
+
+@pytest.mark.parametrize("bf", ["0", "2"])
+def test_null_frames_of_avi_are_waited_for_and_named_where_times_are_unsure(tmp_path, bf):
+    path, times = tmp_path / "clip.avi", np.array([*range(10), *range(51, 70)])  # in frames of 1/25 s
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=25, options={"bf": bf, "x264-params": "b-adapt=0"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, 48, "yuv420p"
+        for time, frame in zip(times, numbered_frames(len(times)), strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = int(time), Fraction(1, 25)
+            target.mux(stream.encode(picture))
+        target.mux(stream.encode())
+    got = read_frames(path)
+    assert read_numbers(got.frames) == list(range(29))
+    np.testing.assert_allclose(got.t_s, times / 25, atol=1e-6)
+    assert "beside its gaps (the longest 1.7 s, at 0.4 s) a time is unsure" in probe(path).remarks[0]
+    assert probe(write_numbered(tmp_path / "steady.avi", 23, codec_options={"bf": bf})).remarks == ()
