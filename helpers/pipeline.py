@@ -11,10 +11,10 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from threading import Lock, Semaphore
+from threading import Condition
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,9 +62,8 @@ class Network:
     def __init__(self, forward: Forward, batch_size: int, device: str = "") -> None:
         """Take a compiled network, (B, ...) to (B, ...), and what `helpers.device.use_device` gave."""
         self.batch_size, self.device, self.busy_s, self._forward = batch_size, device, 0.0, forward
-        self._turns, self._entrance, self._clock = Semaphore(AT_ONCE), Lock(), Lock()
         self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first
-        self._inside, self._since_s = 0, 0.0
+        self._changed, self._taken, self._since_s = Condition(), 0, 0.0  # guards the other two: turns, and since when
         self._works, self._failure = False, None  # whether any sample went through, and the first error of another kind
 
     def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
@@ -81,17 +80,16 @@ class Network:
             Exception: At the end, where not one sample went through, what the network raised if it was no NetworkError:
                 then it is the network's fault, or memory is too small for it (MemoryError).
         """
-        running: deque[tuple[Future, list[Any]]] = deque()
+        running: deque[Future] = deque()
         threads = ThreadPoolExecutor(AT_ONCE, "network")
         try:
             for kind, batch in self._batches(samples):
-                while running and (len(running) >= BEGUN or running[0][0].done()):
-                    yield from _delivered(*running.popleft())
-                owners, values = zip(*batch, strict=True)
+                while running and (len(running) >= BEGUN or running[0].done()):
+                    yield from running.popleft().result()
                 self._sizes.setdefault(kind, len(batch))
-                running.append((threads.submit(self._run, values, kind), owners))
+                running.append(threads.submit(self._run, batch, kind))
             while running:
-                yield from _delivered(*running.popleft())
+                yield from running.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
         if self._failure and not self._works:
@@ -110,9 +108,9 @@ class Network:
                 yield oldest, filling.pop(oldest)
         yield from filling.items()
 
-    def _run(self, samples: tuple[np.ndarray, ...], kind: Kind) -> list[np.ndarray | Exception]:
+    def _run(self, batch: list[tuple], kind: Kind) -> list[tuple[Any, np.ndarray | Exception]]:
         """What the network says about every sample; where memory does not suffice, of half as many at a time."""
-        n_rows = kind[-1]
+        n_rows, (owners, samples) = kind[-1], zip(*batch, strict=True)
         room = min(self._sizes[kind], max(1, self.batch_size // n_rows))  # less, if memory has run out since
         outputs: list[np.ndarray | Exception] = []
         with device_scope(self.device):  # which holds for one thread only
@@ -126,7 +124,7 @@ class Network:
                     room //= 2
                     self.batch_size = min(self.batch_size, room * n_rows)
                     log.warning("%s Going on with %d at a time, here and in what follows.", error, room)
-        return outputs
+        return list(zip(owners, outputs, strict=True))
 
     def _outputs(self, samples: tuple[np.ndarray, ...], room: int) -> list[np.ndarray | Exception]:
         """The network's outputs, always of `room` samples, so that it meets one shape only: zeros fill it up."""
@@ -165,25 +163,20 @@ class Network:
     @contextmanager
     def _inside_it(self, turns: int) -> Iterator[None]:
         """Take so many of the network's `AT_ONCE` turns, and count the time inside, once where it is two threads'."""
-        with ExitStack() as taken:
-            with self._entrance:  # so that no two wait for each other's turn
-                for _ in range(turns):
-                    taken.enter_context(self._turns)
-            self._count(1)
-            try:
-                yield
-            finally:
-                self._count(-1)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + turns <= AT_ONCE)
+            self._take(turns)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._take(-turns)
+                self._changed.notify_all()
 
-    def _count(self, change: int) -> None:
-        with self._clock:
-            now_s = time.perf_counter()
-            self.busy_s += now_s - self._since_s if self._inside else 0.0
-            self._inside, self._since_s = self._inside + change, now_s
-
-
-def _delivered(future: Future, owners: list[Any]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
-    yield from zip(owners, future.result(), strict=True)
+    def _take(self, turns: int) -> None:
+        now_s = time.perf_counter()
+        self.busy_s += now_s - self._since_s if self._taken else 0.0
+        self._taken, self._since_s = self._taken + turns, now_s
 
 
 def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batch_size: int) -> FeatureFile:
@@ -297,22 +290,12 @@ class ClipRun:
                     raise ClipError(f"its file would take the place of that of {other}. Rename one of the two.")
                 clip = clip._replace(stamp=self._work.stamp(clip.path, key))
                 job, kept = self._work.job(clip.path, key, clip.stamp)  # also where it could be used when it was done
-                clip = clip._replace(kept=kept)
-                if not self._is_found(clip):
-                    yield clip, job
-
-    def _is_found(self, clip: Clip) -> bool:
-        """Whether the clip's file is there already; if so, count it."""
-        try:
-            is_done = self._stage.done(clip.key, clip.stamp)
-            rows = read_features(self._stage.path(clip.key)) if is_done and self._on_rows else None
-        except ValueError:  # it holds something else
-            return False
-        if rows:
-            self._on_rows(clip.key, rows, clip.kept)
-        if is_done:
-            self.count("found")
-        return is_done
+                if not self._stage.done(key, clip.stamp):
+                    yield clip._replace(kept=kept), job
+                    continue
+                if self._on_rows:
+                    self._on_rows(key, read_features(self._stage.path(key)), kept)
+                self.count("found")
 
     def _fail(self, clip: Clip, error: BaseException) -> None:
         """Record a clip that cannot be used; raises what is the run's, and RepeatedError."""
