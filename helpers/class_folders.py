@@ -6,9 +6,10 @@ sources of their own.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -125,16 +126,23 @@ def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
 def _check_one_class_each(root: Path, table: pd.DataFrame) -> None:
     """Refuse one content in two classes; files are read only where others have their size."""
     files = table.drop_duplicates("path")
-    files = files[[(root / path).exists() for path in files["path"]]]
-    files = files.assign(size=[(root / path).stat().st_size for path in files["path"]])
+    files = files.assign(size=[_known(lambda path: path.stat().st_size, root / path) for path in files["path"]])
     files = files[(files["size"] > 0) & (files.groupby("size")["category"].transform("nunique") > 1)]
-    for _, alike in files.assign(sha256=[file_sha256(root / path) for path in files["path"]]).groupby("sha256"):
+    for _, alike in files.assign(sha256=[_known(file_sha256, root / path) for path in files["path"]]).groupby("sha256"):
         others = alike[alike["category"] != alike["category"].iloc[0]]
         if len(others):
             raise ValueError(
                 f"a clip must have one class, {alike['path'].iloc[0]} and {others['path'].iloc[0]} are the same file. "
                 "Delete it where it is wrong."
             )
+
+
+def _known(ask: Callable[[Path], Any], path: Path) -> Any:
+    """What `ask` says of a file, None where it cannot be read: it is named where it fails."""
+    try:
+        return ask(path)
+    except OSError:
+        return None
 
 
 def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:

@@ -9,6 +9,7 @@ only these are computed. `read_variants` holds all of them: 4 N T D bytes for ea
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from helpers.rows import ClipRows
 from helpers.splits import SPLITS
 from helpers.store import FeatureFile, Stage, clip_stamp, read_arrays
 from helpers.video import backend_name, backend_version
+
+log = logging.getLogger(__name__)
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
 PARTS = ("features", "t_start_s", "t_end_s", "frame", "valid")  # of a feature file
@@ -353,7 +356,7 @@ class ClipVariants:
 
 
 def read_variants(cfg: ClassificationConfig) -> ClipVariants:
-    """Read the feature files of all splits in all views.
+    """Read the feature files of all splits in all views. A clip without a usable row in one of them is left out.
 
     Raises:
         FileNotFoundError: There are none.
@@ -371,10 +374,15 @@ def read_variants(cfg: ClassificationConfig) -> ClipVariants:
         pd.DataFrame({k: file[v] for k, v in columns.items()}).assign(split=split) for split, file in plain.items()
     ]
     table, features, masks = pd.concat(parts).set_index("key"), {}, {}
+    usable = np.ones(len(table), bool)
     shape = len(table), max(file["valid"].shape[1] for file in files.values()), first["features"].shape[2]
     for (split, view), file in files.items():
         values = features.setdefault(view, np.zeros(shape, np.float32))
         mask = masks.setdefault(view, np.zeros(shape[:2], bool))
         rows, n = np.flatnonzero(table["split"] == split), file["valid"].shape[1]
         values[rows, :n], mask[rows, :n] = file["features"], file["valid"]
-    return ClipVariants(table, list(first["categories"]), features, masks)
+        usable[rows] &= file["valid"].any(axis=1)
+    if not usable.all():
+        log.warning("left out, without a usable row in one of their views: %s", ", ".join(table.index[~usable]))
+        features, masks = ({view: of[usable] for view, of in each.items()} for each in (features, masks))
+    return ClipVariants(table[usable], list(first["categories"]), features, masks)

@@ -159,14 +159,12 @@ class DynamicRows(ClipRows):
         if n_flows < MIN_FLOWS:
             raise TooShortError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
         at_once = self._rows_at_once
-        is_first = True
         for block in _blocks(values, (at_once - 1) * self._stride + self._length, at_once * self._stride):
             n_rows = min(at_once, (len(block) - self._length) // self._stride + 1)
-            if n_rows < 1 and is_first:
+            if n_rows < 1 and not self._made:
                 block, n_rows = block + [np.zeros_like(block[0])] * (self._length - len(block)), 1
             if n_rows >= 1:
                 yield np.stack(block[: (n_rows - 1) * self._stride + self._length]), n_rows  # (T, S, S, 2)
-            is_first = False
 
     def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
         """A stage's activation (T', H', W', C), T' a multiple of n_rows, is averaged over a row's part of it."""
@@ -177,6 +175,8 @@ class DynamicRows(ClipRows):
         start = np.arange(len(features)) * self._stride
         stop = np.minimum(start + self._length, n_flows)
         flows = self._reasons()
+        for cut in getattr(self.track, "cuts", ()):  # samples with which a new shot begins
+            flows[cut - 1] = flows[cut - 1] or f"crosses a cut at {cut / fps:.1f} s"
         reasons = [next(filter(None, flows[first:last]), "") for first, last in zip(start, stop, strict=True)]
         padded = 2 * (stop - start) < self._length
         return self._checked(features, start / fps, stop / fps, self._column("frame")[start], reasons, padded)

@@ -160,3 +160,12 @@ def test_a_torch_file_with_code_or_without_a_tensor_is_refused_and_runs_nothing(
     with pytest.raises(VideoError, match="nothing of it was run"):
         count_clips(path)
     assert not trace.exists()
+
+
+def test_a_file_that_cannot_be_read_ends_no_search(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("helpers.class_folders.file_sha256", refuse)
+    make(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "test/b/3.mp4")
+    assert len(find_classes(tmp_path).table) == 3

@@ -197,6 +197,8 @@ def test_rows_that_the_network_fails_on_are_recorded_and_not_valid(cfg, monkeypa
         assert not dark["valid"].all()
         assert plain["valid"].all()
         assert manifest["counts"]["invalid_rows"] == len(manifest["failed"]) > 0
+    dark = read_labelled(feature_file(cfg, "train", "dark"))
+    assert set(dark["key"][~dark["valid"].any(axis=1)]).isdisjoint(clip_features.read_variants(cfg).table.index)
 
 
 def test_stopped_and_started_again_it_gives_the_same(cfg, monkeypatch, tmp_path):
