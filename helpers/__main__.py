@@ -59,9 +59,10 @@ def run(
     limit: Annotated[int, option("the first N clips only", "N")] = 0,
 ) -> int:
     """Run the notebooks on a folder of clips."""
-    from helpers import workbook
+    from helpers import inputs, workbook
     from helpers.clips import write_clips
     from helpers.files import FolderLock
+    from helpers.names import LEAVE_OUT
 
     data, out = data.resolve(), out.resolve()
     if limit < 0:
@@ -71,9 +72,11 @@ def run(
     stored = workbook.stored_keys(tasks, data)
     if stored:
         chosen = workbook.without_videos(tasks, chosen, data)
-    clips = workbook.check_inputs(tasks, data, out, limit, stored, chosen)
+    clips = inputs.check_inputs(tasks, data, out, limit, stored, chosen)
     workbook.settle_detector(tasks, out, chosen)
     with FolderLock(out):
+        if out.is_relative_to(data):
+            (out / LEAVE_OUT).touch()  # nothing in it is a clip
         if stored:
             write_clips(clips, out / "clips.csv")  # as 01 does for videos
         executed = workbook.run(tasks, data, out, chosen)
@@ -83,6 +86,7 @@ def run(
             log.info("report: %s", workbook.write_report(out))
         else:
             log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
+        log.info("%s", inputs.account(clips, data, out))
     return 0
 
 
@@ -90,27 +94,32 @@ def run(
 def check(
     data: Positional[Annotated[Path, option("folder of clips, with or without ratings", "DIR")]],
     *,
-    csv: Annotated[Path | None, option("write the table here, every clip and column", "FILE")] = None,
+    csv: Annotated[
+        Path | None, option("write the table here, every clip and column; beside it what is no clip", "FILE")
+    ] = None,
     limit: Annotated[int, option("the first N clips only", "N")] = 0,
     thorough: Annotated[bool, option("decode every frame, to find damage inside")] = False,
     params: Annotated[Path | None, option("parameters that the run will have", "FILE.yaml")] = None,
     no_forecast: Annotated[bool, option("the clips only, not the hours and disk of a run")] = False,
 ) -> int:
     """Look at every clip of a folder, and forecast what a run will take."""
-    from helpers import check, forecast
+    from helpers import check, forecast, inputs
+    from helpers.clips import line_end
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
     from helpers.workbook import plan
 
     _check_targets({"csv": csv})
-    parameters = {task.name: task.parameters for task in plan(data.resolve(), resolve("results"), params=params)}
+    tasks = plan(data.resolve(), resolve("results"), params=params)
+    parameters = {task.name: task.parameters for task in tasks}
     wanted = PreparationConfig.checked(parameters["02_clip_preparation"])
     how = {"limit": limit, "thorough": thorough, "detector": wanted.detector, "min_coverage": wanted.min_coverage}
     table = check.check_clips(data, **how, progress=sys.stderr.isatty())
-    print(check.as_text(table), flush=True)
+    print(check.as_text(table), inputs.ratings_text(tasks, data.resolve(), limit), sep="\n", flush=True)
     if csv:
         with replacing(csv) as part:
-            table.to_csv(part, float_format="%.6g")
+            table.to_csv(part, float_format="%.6g", lineterminator=line_end(table.index))
+        inputs.write_rows(check.left_out(table), csv.with_stem(f"{csv.stem}_left_out"))
     if not no_forecast and table["usable"].any():
         log.info("running the stages on some of the clips, for a forecast")
         try:

@@ -18,10 +18,11 @@ import pandas as pd
 from av.video.frame import PictureType
 from tqdm.auto import tqdm
 
-from helpers.clips import find_clips
+from helpers.clips import scan_clips
 from helpers.container import OpenVideo, open_container, open_video
 from helpers.detectors import chosen_detector, detect_faces, require_detector
 from helpers.failures import reason_of
+from helpers.inventory import as_line
 from helpers.pictures import Converter, shapes_of
 from helpers.probe import VideoInfo, describe
 from helpers.video import STRICT, iter_frames
@@ -34,6 +35,7 @@ SMALLEST_FACE_PX = 44  # of width: the crop of 1.7 widths is then enlarged three
 LONGEST_TABLE = 40  # clips; of a longer table the text shows those with a problem or a remark
 WIDTH = 120  # characters of the text
 
+MISNAMED = ("same key", "not UTF-8")  # kinds of files, see `helpers.inventory`
 COLUMNS = {
     "path": "str", "bytes": "int64", "codec": "str", "width": "Int64", "height": "Int64", "fps": "float64",
     "duration_s": "float64", "rotation_deg": "Int64", "n_frames": "Int64", "audio": "boolean", "coverage": "float64",
@@ -75,18 +77,21 @@ def check_clips(
         progress: Whether to show a bar.
 
     Returns:
-        Index `key` as of `find_clips`; columns `path`, `bytes`; `codec`, `width`, `height` (displayed pixels), `fps`,
-        `duration_s`, `rotation_deg`, `n_frames`, `audio` (empty where the file cannot be opened); `coverage`, the share
-        of looked-at frames with a face, `n_faces_max`, `face_px`, the median width of a frame's largest face in
-        displayed pixels (empty without any); `usable`; `problems`, why a clip is unusable, and `remarks`, what is odd
-        about it and does not hinder: text, several joined by "; ".
+        Index `key` as of `find_clips`, after them the paths of files that are no clips for their names; columns `path`,
+        `bytes`; `codec`, `width`, `height` (displayed pixels), `fps`, `duration_s`, `rotation_deg`, `n_frames`, `audio`
+        (empty where the file cannot be opened); `coverage`, the share of looked-at frames with a face, `n_faces_max`,
+        `face_px`, the median width of a frame's largest face in displayed pixels (empty without any); `usable`;
+        `problems`, why a clip is unusable, and `remarks`, what is odd about it and does not hinder: text, several
+        joined by "; ". `attrs` tell `clips`, how many there are without the limit, and `left_out`, records of the other
+        files: `path`, `kind`, `problem`.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: see `find_clips`; `looks` below 1.
+        FileNotFoundError, NotADirectoryError, ValueError: see `scan_clips`; `looks` or `limit` too small.
     """
-    if looks < 1:
-        raise ValueError(f"looks must be at least 1, got {looks}. Ask for 5 frames per clip or so.")
-    clips = find_clips(root, limit)
+    if looks < 1 or limit < 0:
+        raise ValueError(f"looks must be at least 1 and limit at least 0, got {looks} and {limit}. Correct them.")
+    clips, others = scan_clips(root)
+    n_seen, clips = len(clips), clips.head(limit or len(clips))
     detector = chosen_detector(detector)
     require_detector(detector)
     workers = min(cores() if workers is None else workers, len(clips))
@@ -96,7 +101,12 @@ def check_clips(
         for _, answers in tqdm(pool.run(requests), total=len(clips), unit="clip", disable=not progress):
             rows.append(_row(Path(clips["path"].iloc[len(rows)]).name, answers, min_coverage))
     found = pd.DataFrame(rows, index=clips.index).join(clips[["path", "bytes"]])
-    return found[list(COLUMNS)].astype(COLUMNS)
+    misnamed = others[others["kind"].isin(MISNAMED)].rename(columns={"problem": "problems"})
+    empty = {"bytes": 0, "codec": "", "usable": False, "remarks": ""}
+    found = pd.concat([found, misnamed.assign(**empty).set_index(misnamed["path"].rename("key"))])
+    found = found[list(COLUMNS)].astype(COLUMNS)
+    found.attrs = {"clips": n_seen, "left_out": others.to_dict("records")}
+    return found
 
 
 def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
@@ -220,7 +230,7 @@ def as_text(table: pd.DataFrame) -> str:
         for name, form in FORMATS.items():
             cells[name] = cells[name].map(form.format, na_action="ignore")
         cells["audio"] = cells["audio"].map({True: "yes", False: "no"})
-        head, *rows = cells.where(cells.notna(), "?").to_string().splitlines()
+        head, *rows = cells.where(cells.notna(), "?").to_string().split("\n")
         lines.append(head)
         for row, problems, remarks in zip(rows, shown["problems"], shown["remarks"], strict=True):
             lines.append(row)
@@ -229,7 +239,13 @@ def as_text(table: pd.DataFrame) -> str:
                 lines += textwrap.wrap(text, WIDTH, **more) if text else []
     length, odd = duration_text(usable["duration_s"].sum() / 3600), (usable["remarks"] != "").sum()
     said = f"{len(usable)} of {len(table)} clips are usable, {length}, {odd} of them with a remark"
+    lines.append(as_line(table.attrs["clips"], left_out(table)))
     return "\n".join([*lines, f"{said}; {len(table) - len(usable)} are not."])
+
+
+def left_out(table: pd.DataFrame) -> pd.DataFrame:
+    """The files that `check_clips` took for no clips: see `helpers.inventory.Inventory`."""
+    return pd.DataFrame(table.attrs["left_out"], columns=["path", "kind", "problem"], dtype="str")
 
 
 def duration_text(hours: float) -> str:

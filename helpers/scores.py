@@ -4,6 +4,7 @@ In: video files and folders of them, a `Scorer`. Out: a `ClipScore` of each, or 
 a table that say the same.
 """
 
+import logging
 import os
 import sys
 from collections import Counter
@@ -19,9 +20,12 @@ from helpers.clips import LETTERS, TRAITS, load_clips, targets_of
 from helpers.container import VideoError
 from helpers.failures import reason_of
 from helpers.files import read_json, replacing, resolve, write_json
-from helpers.names import clip_key, natural_order, video_files
+from helpers.inventory import as_line, take_inventory
+from helpers.names import clip_key, natural_order
 from helpers.score import N_FACES, ClipScore, Scorer, as_text, score_clip
 from helpers.store import read_arrays, write_arrays
+
+log = logging.getLogger(__name__)
 
 SHOWN = 50  # videos with figures of their own: more make a page too large for a phone
 EXAMPLES = 5  # videos that are tried until one shows its face throughout
@@ -45,11 +49,20 @@ def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
     paths = [Path(os.path.abspath(path)) for path in paths]
     found: list[tuple[str, Path]] = []
     for path in paths:
-        below = sorted(video_files(path), key=natural_order) if path.is_dir() else []
+        below = sorted(_clips_in(path), key=natural_order) if path.is_dir() else []
         found += [(name, path / name) for name in below] or [(path.name, path)]
     often = Counter(name for name, _ in found)
     root = os.path.commonpath([path.parent for path in paths]) if paths else ""
     return [(name if often[name] == 1 else path.relative_to(root).as_posix(), path) for name, path in found]
+
+
+def _clips_in(folder: Path) -> list[str]:
+    """The videos of a folder, also those of one key: nothing is filed under keys here. Others are logged by kind."""
+    clips, left_out = take_inventory(folder)
+    again = left_out["kind"] == "same key"
+    if not left_out[~again].empty:
+        log.info("%s: %s", folder, as_line(len(clips) + again.sum(), left_out[~again]))
+    return [*clips.values(), *left_out.loc[again, "path"]]
 
 
 def videos_of(video: str | list[str]) -> list[Path]:
@@ -117,7 +130,9 @@ def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
     """
     rated = ratings_of(out).index
     results: list[ClipScore | Unusable] = []
-    for name in sorted(video_files(folder), key=lambda name: (clip_key(name) not in rated, natural_order(name))):
+    for name in sorted(
+        take_inventory(folder).clips.values(), key=lambda name: (clip_key(name) not in rated, natural_order(name))
+    ):
         results.append(_score(folder / name, scorer, name))
         usable = [result for result in results if isinstance(result, ClipScore)]
         if len(usable) == EXAMPLES or (usable and usable[-1].face_coverage == 1 and not usable[-1].unlike):

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import yaml
 
-from helpers.clips import read_clips, target_names
-from helpers.config import NOTEBOOKS, AnalysisConfig, TrainingConfig
+from helpers.config import NOTEBOOKS
 from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, write_json
 from helpers.names import video_files
-from helpers.splits import training_problem
 
 log = logging.getLogger(__name__)
 
@@ -163,62 +158,6 @@ def without_videos(tasks: list[Task], chosen: list[str], data: Path) -> list[str
     return [name for name in chosen if name not in left_out]
 
 
-def check_inputs(
-    tasks: list[Task],
-    data: Path,
-    out: Path,
-    limit: int = 0,
-    stored: Sequence[str] = (),
-    chosen: Sequence[str] = tuple(NOTEBOOKS),
-) -> pd.DataFrame:
-    """Raise before any work is done: no clips, unreadable ratings or none to train on, a folder that cannot be written,
-    absent weights. What 06 could not train on is a warning where it is not among the `chosen`.
-
-    Returns the clips, which are those of the keys `stored` if there are any.
-    """
-    clips, targets = rated_clips(tasks, data, stored)
-    if out == data:
-        raise ValueError(
-            f"--out must be another folder than --data, got {data} for both. Name a folder in it, or beside."
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
-    if problem := why_no_training(tasks, clips, targets, data, limit):
-        if TRAINING in chosen and TRAINING in (task.name for task in tasks):
-            raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04.")
-        log.warning("WARNING: 06 could not train: %s", problem)
-    tasks = [task for task in tasks if task.name in chosen]
-    if "pretrained" in {task.parameters.get("weights") for task in tasks}:
-        require_pretrained(tasks)
-    return clips.head(limit or len(clips))
-
-
-def rated_clips(tasks: list[Task], data: Path, stored: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The clips of a folder with their ratings as 01 will read them, and what was rated; see `read_clips`."""
-    given = next((task.parameters for task in tasks if task.name == ANALYSIS), {})
-    analysis = AnalysisConfig.checked(given)
-    targets, scale = target_names(analysis.targets), (analysis.rating_low, analysis.rating_high)
-    return read_clips(data, targets=targets, rating_range=scale, stored=stored), targets
-
-
-def why_no_training(tasks: list[Task], clips: pd.DataFrame, targets: list[str], data: Path, limit: int = 0) -> str:
-    """Why 06 could not train on the first `limit` clips even if all of them can be used; "" where it can.
-
-    Synthetic clips, and ratings that are to be invented, are trained on whatever their number: see `choose_data`.
-    """
-    given, rated = {task.name: task.parameters for task in tasks}, clips[targets].notna().any(axis=1).to_numpy()
-    if any(values.get("synthetic_labels") for values in given.values()):
-        return ""
-    if not rated[: limit or None].any():
-        return _nothing_to_train_on(data, rated, limit)
-    if (data / "truth.csv").exists():
-        return ""
-    return training_problem(clips.head(limit or len(clips)), targets, TrainingConfig.checked(given.get(TRAINING, {})))
-
-
 def settle_detector(tasks: list[Task], out: Path, chosen: Sequence[str]) -> None:
     """Put what `detector: auto` stands for into the parameters of 02, once for the whole run.
 
@@ -232,29 +171,6 @@ def settle_detector(tasks: list[Task], out: Path, chosen: Sequence[str]) -> None
         parameters["detector"] = (
             chosen_detector("auto", faces) if PREPARATION in chosen else found_with(faces) or "auto"
         )
-
-
-def _nothing_to_train_on(data: Path, rated: np.ndarray, limit: int) -> str:
-    if not rated.any():
-        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files."
-    return (
-        f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated "
-        f"clip is number {rated.argmax() + 1}: take more with --limit."
-    )
-
-
-def require_pretrained(tasks: list[Task]) -> None:
-    """Raise FileNotFoundError naming every published weight file that a task asks for and that is not to be had."""
-    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import weights
-        from helpers.backbones import BACKBONES
-
-    names = {"04_dynamic_extraction": "i3d_flow_kinetics"}
-    for task in tasks:
-        if task.name in ("03_static_extraction", CLASSES):
-            backbone = NOTEBOOKS[task.name].checked(task.parameters).backbone
-            names[task.name] = BACKBONES[backbone].published
-    weights.require([names[t.name] for t in tasks if t.name in names and t.parameters.get("weights") == "pretrained"])
 
 
 def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """The check before a run: the drawn awkward clips, whose truth is known, and the command's exit status."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -100,8 +101,46 @@ def test_a_clip_that_crashes_the_decoder_costs_that_clip(good, monkeypatch):
 
 def test_the_limit_takes_the_first_clips(good):
     assert check.check_clips(good, limit=2, workers=1).index.tolist() == ["a", "b"]
-    with pytest.raises(ValueError, match="looks must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="looks must be at least 1 .*, got 0"):
         check.check_clips(good, looks=0)
+
+
+def test_names_that_no_clip_can_have_hide_nothing(good, capsys, tmp_path):
+    for name in (b"c.MOV", b"d\xe9.mp4", b"e\n\x0b{}.mp4"):
+        shutil.copy(CLIP, os.fsencode(good) + b"/" + name)
+    (good / "notes.pdf").touch()
+    (good / "f.MTS").write_bytes((good / "a.mp4").read_bytes())
+    status, printed = run(capsys, good, "--no-forecast", "--csv", tmp_path / "t.csv")
+    assert status == 3
+    table = pd.read_csv(tmp_path / "t.csv", index_col="key", keep_default_na=False)
+    assert table.index[table["usable"]].tolist() == ["a", "b", "e\n\x0b{}", "f"]
+    assert sorted(table.index[~table["usable"]]) == ["c.MOV", "c.mp4", "d\\xe9.mp4"]
+    assert table.at["c.mp4", "problems"].startswith("c.MOV and c.mp4 have the same key c")
+    assert "seen 8 files: 4 clips, 4 left out" in printed.out
+    assert "4 of 7 clips are usable" in printed.out
+    others = pd.read_csv(tmp_path / "t_left_out.csv")
+    assert others.loc[others["kind"] == "documents", "path"].tolist() == ["notes.pdf"]
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a\nb"), AssertionError(), MemoryError(), UnicodeError("x"), KeyError("k")]
+)
+def test_no_error_of_a_clip_ends_the_check(good, monkeypatch, error):
+    def one_fails(answers):
+        for number, (key, chunks) in enumerate(answers):
+            yield key, failing(error) if number == 1 else chunks
+
+    run_all = check.ClipPool.run
+    monkeypatch.setattr(check.ClipPool, "run", lambda pool, tasks: one_fails(run_all(pool, tasks)))
+    table = check.check_clips(good, workers=1)
+    assert table["usable"].tolist() == [True, False, True]
+    assert table.at["b", "problems"].startswith(type(error).__name__)
+    assert "\n" not in table.at["b", "problems"]
+
+
+def failing(error):
+    yield None
+    raise error
 
 
 def test_looks_are_spread_over_a_clip_and_see_all_of_a_short_one():

@@ -10,7 +10,7 @@ import pytest
 from trees import some_flow, write_faces
 from trees import write_pairs as write_flow
 
-from helpers import config, workbook
+from helpers import config, inputs, workbook
 from helpers.clips import TRAITS
 from helpers.files import ROOT, DiskFullError, read_json, write_json
 from helpers.store import FeatureFile, Stage
@@ -165,9 +165,9 @@ def test_unrated_first_clips_are_no_folder_without_ratings(tmp_path):
         "none of the first 2 clips of .* is rated.* The first rated clip is number 3: take more with --limit. Or stop"
     )
     with pytest.raises(ValueError, match=message):
-        workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=2)
+        inputs.check_inputs(tasks, tmp_path, tmp_path / "out", limit=2)
     with pytest.raises(ValueError, match="ratings of openness must differ, got 0.1 for all of 1 clips"):
-        workbook.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)
+        inputs.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)
 
 
 def test_pretrained_is_the_default_and_brings_its_own_settings(tmp_path):
@@ -194,7 +194,7 @@ def test_the_weights_asked_for_are_those_of_the_chosen_backbone(tmp_path, monkey
     (tmp_path / "p.yaml").write_text("03_static_extraction: {backbone: vgg19}")
     asked = []
     monkeypatch.setattr("helpers.weights.require", asked.extend)
-    workbook.require_pretrained(workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml"))
+    inputs.require_pretrained(workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml"))
     assert asked == ["vgg19_imagenet", "i3d_flow_kinetics"]
 
 
@@ -257,7 +257,7 @@ def test_without_videos_the_tree_says_which_clips_there_are(trees, tmp_path):
     assert keys == ["training80_01/a.001", "training80_01/b.001"]
     chosen = workbook.without_videos(trees, workbook.select(), data)
     assert [name[:2] for name in chosen] == ["00", "03", "04", "05", "06", "08", "10"]
-    clips = workbook.check_inputs([], data, tmp_path / "out", stored=keys)
+    clips = inputs.check_inputs([], data, tmp_path / "out", stored=keys)
     assert clips["split"].tolist() == ["train", "train"]
     assert clips["openness"].notna().tolist() == [False, True]
     assert clips.loc["training80_01/b.001", "neuroticism"] == 0.5

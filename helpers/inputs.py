@@ -1,0 +1,139 @@
+"""What goes into a run: what is refused or told before any work is done, and what became of it at the end.
+
+In: the planned notebooks, the data folder and the run's folder. Out: the table of clips, sentences, or one error.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from helpers.clips import add_ratings, clip_table, read_ratings, scan_clips, target_names
+from helpers.config import NOTEBOOKS, AnalysisConfig, TrainingConfig
+from helpers.failures import by_kind
+from helpers.files import read_json
+from helpers.inventory import as_line, take_inventory, write_rows
+from helpers.matching import as_lines
+from helpers.ratings import Ratings
+from helpers.splits import training_problem
+from helpers.workbook import ANALYSIS, CLASSES, TRAINING, Task, stderr_into
+
+log = logging.getLogger(__name__)
+
+
+def check_inputs(
+    tasks: list[Task],
+    data: Path,
+    out: Path,
+    limit: int = 0,
+    stored: Sequence[str] = (),
+    chosen: Sequence[str] = tuple(NOTEBOOKS),
+) -> pd.DataFrame:
+    """Raise before any work is done: no clips, unreadable ratings or none to train on, a folder that cannot be written,
+    absent weights. What 06 could not train on is a warning where it is not among the `chosen`.
+
+    Returns the clips, which are those of the keys `stored` if there are any.
+    """
+    clips, _, targets = rated_clips(tasks, data, stored)
+    if out == data:
+        raise ValueError(
+            f"--out must be another folder than --data, got {data} for both. Name a folder in it, or beside."
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
+    if problem := why_no_training(tasks, clips, targets, data, limit):
+        if TRAINING in chosen and TRAINING in (task.name for task in tasks):
+            raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04.")
+        log.warning("WARNING: 06 could not train: %s", problem)
+    tasks = [task for task in tasks if task.name in chosen]
+    if "pretrained" in {task.parameters.get("weights") for task in tasks}:
+        require_pretrained(tasks)
+    return clips.head(limit or len(clips))
+
+
+def rated_clips(tasks: list[Task], data: Path, stored: Sequence[str] = ()) -> tuple[pd.DataFrame, Ratings, list[str]]:
+    """The clips of a folder with their ratings as 01 will read them, these ratings, and what was rated.
+
+    Raises:
+        ValueError, OSError: see `helpers.clips.scan_clips` and `read_ratings`.
+    """
+    given = next((task.parameters for task in tasks if task.name == ANALYSIS), {})
+    analysis = AnalysisConfig.checked(given)
+    targets, scale = target_names(analysis.targets), (analysis.rating_low, analysis.rating_high)
+    clips = clip_table({key: key for key in stored}, data) if stored else scan_clips(data)[0]
+    ratings = read_ratings(data, clips, targets, scale)
+    return add_ratings(clips, ratings), ratings, targets
+
+
+def why_no_training(tasks: list[Task], clips: pd.DataFrame, targets: list[str], data: Path, limit: int = 0) -> str:
+    """Why 06 could not train on the first `limit` clips even if all of them can be used; "" where it can.
+
+    Synthetic clips, and ratings that are to be invented, are trained on whatever their number: see `choose_data`.
+    """
+    given, rated = {task.name: task.parameters for task in tasks}, clips[targets].notna().any(axis=1).to_numpy()
+    if any(values.get("synthetic_labels") for values in given.values()):
+        return ""
+    if not rated[: limit or None].any():
+        return _nothing_to_train_on(data, rated, limit)
+    if (data / "truth.csv").exists():
+        return ""
+    return training_problem(clips.head(limit or len(clips)), targets, TrainingConfig.checked(given.get(TRAINING, {})))
+
+
+def _nothing_to_train_on(data: Path, rated: np.ndarray, limit: int) -> str:
+    if not rated.any():
+        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files."
+    return (
+        f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated "
+        f"clip is number {rated.argmax() + 1}: take more with --limit."
+    )
+
+
+def ratings_text(tasks: list[Task], data: Path, limit: int = 0) -> str:
+    """What the ratings of a folder were matched to, and why 06 could not train on them, as lines."""
+    try:
+        clips, ratings, targets = rated_clips(tasks, data)
+    except Exception as error:  # the table of clips stands, whatever the ratings are like
+        return f"ratings cannot be used: {error}"
+    rated = clips[targets].notna().any(axis=1)
+    lines = [f"{rated.sum():,} of {len(clips):,} clips are rated", *as_lines(ratings.matched)]
+    if problem := why_no_training(tasks, clips, targets, data, limit):
+        lines.append(f"WARNING: 06 could not train: {problem}")
+    return "\n".join(lines)
+
+
+def account(clips: pd.DataFrame, data: Path, out: Path) -> str:
+    """What a run has seen, used and left out, in one line; `left_out.csv` in `out` lists it: path, kind, problem."""
+    failed: dict[str, str] = {}
+    for stage in ("faces", "static", "dynamic"):
+        path = out / stage / "manifest.json"
+        for entry in read_json(path)["failed"] if path.exists() else []:
+            if "row" not in entry and entry["clip"] in clips.index:
+                failed.setdefault(entry["clip"], entry["reason"])
+    left_out, path = take_inventory(data).left_out, out / "left_out.csv"
+    rows = [(clips.at[key, "path"], "clip", reason) for key, reason in failed.items()]
+    write_rows(pd.concat([left_out, pd.DataFrame(rows, columns=left_out.columns, dtype="str")]), path)
+    why = f" ({by_kind(failed.values())})" if failed else ""
+    used = f"{len(clips) - len(failed):,} used, {len(failed):,} cannot be{why}"
+    return f"{as_line(len(clips), left_out)}; of these clips {used}; list: {path}"
+
+
+def require_pretrained(tasks: list[Task]) -> None:
+    """Raise FileNotFoundError naming every published weight file that a task asks for and that is not to be had."""
+    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+        from helpers import weights
+        from helpers.backbones import BACKBONES
+
+    names = {"04_dynamic_extraction": "i3d_flow_kinetics"}
+    for task in tasks:
+        if task.name in ("03_static_extraction", CLASSES):
+            backbone = NOTEBOOKS[task.name].checked(task.parameters).backbone
+            names[task.name] = BACKBONES[backbone].published
+    weights.require([names[t.name] for t in tasks if t.name in names and t.parameters.get("weights") == "pretrained"])
