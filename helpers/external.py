@@ -1,30 +1,65 @@
 """Features that other programs made become a stage like any other.
 
-In: what `helpers.feature_files` reads, and the clips of a data folder. Out: the stage folder `static/` or `dynamic/` of
-a run, which 05 aligns like those of 03 and 04.
+In: a folder of one `.npy`, `.npz` or `.csv` per clip, one `.npy` with an index CSV, or one CSV; and the clips of a data
+folder. Out: the stage folder `static/` or `dynamic/` of a run, which 05 aligns like those of 03 and 04.
+
+Arrays are known by name: times in seconds as `t_s` (centre of a row: it is taken for a moment) or `t_start_s` and
+`t_end_s`; if there are any, `frame` (first frame of a row in the video, from 0) and `valid`. Without times, a row
+stands for its frame, at `fps` frames per second; without `frame`, rows are taken for frames 0, 1, 2, …. The columns of
+a CSV are known by these names and by those of other programs (`helpers.feature_table`); all others are features.
 """
 
+import hashlib
 import logging
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.container import VideoError, open_video
-from helpers.feature_files import Features, Rows, open_features
-from helpers.files import FolderLock
+from helpers.feature_table import ROLES, FeatureTable, open_table
+from helpers.files import FolderLock, file_sha256
 from helpers.names import match_clips
-from helpers.precomputed import kinds_as_text
-from helpers.store import STREAMS, FeatureFile, Stage
+from helpers.precomputed import clips_by_name, files_below, is_array, kinds_as_text, read_npy
+from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
 
 log = logging.getLogger(__name__)
 
+KNOWN = ("frame", "valid", "t_s", "t_start_s", "t_end_s")  # what may be known of a row
+TABLES = (".csv", ".tsv")
 SHOWN = 5  # names that an error lists
 LONGER, LONGER_S = 1.1, 1.0  # than its video a clip's times may be: by this factor, and by so many seconds
+
+Rows = tuple[FeatureFile, dict[int, str]]  # of a clip, and the reason of every invalid one by its number
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of many clips as they were found.
+
+    `kind`: "files", "array", "table" or "tables". `names`: what the files call the clips. `sha256`: of the file; of a
+    folder, of the sorted lines `<sha256>  <path>`. `rows`: from a name to its rows, ValueError where they cannot be
+    used. `index_sha256`: of the index CSV of an array, "" without one. `columns`: names of a table's columns by what
+    they are: `features`, `known` by role, `renamed` (of these, those under other names than our own), `left_out`.
+    `other_faces`: number of rows left out, of other people in a clip. `passed_over`: of other files, by suffix.
+    """
+
+    kind: str
+    names: list[str]
+    sha256: str
+    rows: Callable[[str], Rows]
+    index_sha256: str = ""
+    columns: dict[str, Any] = field(default_factory=dict)
+    other_faces: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 def import_features(
@@ -72,7 +107,7 @@ def import_features(
         raise ValueError(f"stream must be {' or '.join(STREAMS)}, got {stream!r}.")
     source, out, clips = Path(source), Path(out), find_clips(data)
     with FolderLock(out), tempfile.TemporaryDirectory(dir=out, prefix=".part-") as scratch:
-        features = open_features(source, Path(scratch), index, fps, columns)
+        features = _open(source, Path(scratch), index, fps, columns)
         named, refused = match_clips(features.names, clips.index)
         if refused and (not skip_unmatched or not named):
             listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
@@ -107,28 +142,17 @@ def import_features(
 
 
 def as_lines(manifest: Mapping[str, Any]) -> list[str]:
-    """What the features of a stage were made of, in words, for people."""
-    columns, passed_over = manifest["made_with"].get("columns", {}), manifest["made_with"]["passed_over"]
-    lines = []
-    if columns:
-        lines.append(f"{len(columns['features'])} columns are features: {_listed(columns['features'])}")
-        known = [role if role == name else f"{role} from {name}" for role, name in columns["known"].items()]
-        lines.append(f"known of a row: {', '.join(known) or 'nothing'}")
-    for name, said in (
-        ("left_out", "columns left out"),
-        ("constant", "columns that never vary, features all the same"),
-    ):
-        if columns.get(name):
-            lines.append(f"{len(columns[name])} {said}: {_listed(columns[name])}")
-    if other := manifest["counts"].get("other_faces"):
-        lines.append(f"{other} rows of other faces left out: of each clip the face with the most valid rows is taken")
-    return lines + ([f"files passed over: {kinds_as_text(passed_over)}"] if passed_over else [])
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    """Names in one line, the middle of many left out."""
-    few = [*names[: most - 2], "…", names[-1]] if len(names) > most else names
-    return ", ".join(few)
+    """What the features of a stage were made of, in words."""
+    made_with, lines = manifest["made_with"], []
+    columns = dict(made_with.get("columns", {"features": [], "known": {}, "left_out": []}))
+    columns["known"] = [f"{name} as {role}" if name != role else name for role, name in columns["known"].items()]
+    for name, said in (("features", "are features"), ("known", "are known"), ("left_out", "are left out")):
+        names = columns[name]
+        few = [*names[:SHOWN], "…", *names[-SHOWN:]] if len(names) > 2 * SHOWN + 1 else names
+        lines += [f"{len(names)} columns {said}: {', '.join(few)}"] * bool(names)
+    if others := manifest["counts"].get("other_faces"):
+        lines.append(f"{others} rows of other faces left out: of each clip the face with the most valid rows is taken")
+    return lines + ([f"files passed over: {kinds_as_text(made_with['passed_over'])}"] * bool(made_with["passed_over"]))
 
 
 def _survey(
@@ -140,7 +164,7 @@ def _survey(
     for key, name in tqdm(named.items(), unit="clip", disable=not progress):
         try:
             rows = features.rows(name)[0]
-            _check_times(rows, videos[key])
+            _check_times(float(rows.t_start_s.max()), videos[key])
             widths.setdefault(rows.features.shape[1], name)
         except ValueError as error:
             failed[key] = str(error)
@@ -152,16 +176,14 @@ def _survey(
     return failed, next(iter(widths))
 
 
-def _check_times(rows: FeatureFile, video: Path) -> None:
-    """Refuse times beyond the end of a clip, whose length is looked up; where it cannot be, they are taken as told."""
-    last_s = float(rows.t_start_s.max())
+def _check_times(last_s: float, video: Path) -> None:
+    """Refuse times beyond the end of a clip; where its length cannot be looked up, they are taken as told."""
     try:
         with av.open(str(video)) as container:
-            stated_s = (container.duration or 0) / av.time_base
-        if not stated_s or last_s <= LONGER * stated_s + LONGER_S:
-            return
-        with open_video(video) as opened:
-            length_s = opened.duration_s
+            length_s = (container.duration or np.inf) / av.time_base
+        if last_s > LONGER * length_s + LONGER_S:  # a header may be wrong
+            with open_video(video) as opened:
+                length_s = opened.duration_s
     except (OSError, av.FFmpegError, VideoError):
         return
     if last_s > LONGER * length_s + LONGER_S:
@@ -181,3 +203,248 @@ def _write_clip(stage: Stage, key: str, found: Rows, stamp: str, counts: dict[st
     counts["invalid_rows"] += len(reasons)
     for row, reason in sorted(reasons.items()):
         stage.fail(key, reason, row)
+
+
+def _open(source: Path, scratch: Path, index: str | Path | None, fps: float | None, wanted: Sequence[str]) -> Features:
+    """Find the clips of a folder or file of features; `scratch` holds the numbers of CSVs meanwhile."""
+    if fps is not None and not 0 < fps < np.inf:
+        raise ValueError(f"fps must be above 0, got {fps}.")
+    if not source.exists():
+        raise FileNotFoundError(f"source must be a folder or a file of features, {source} does not exist.")
+    if source.is_file() and source.suffix.lower() == ".npy":
+        return _array(source, Path(index or source.with_suffix(".csv")), fps)
+    if index is None and source.is_dir():
+        return _folder(source, scratch, fps, wanted)
+    if index is None and source.suffix.lower() in (*TABLES, ".txt"):
+        return _tables({"": source}, scratch, fps, wanted, file_sha256(source))
+    raise ValueError(
+        f"source must be a folder, a .csv, or a .npy with an index, got {source} and index {index}. "
+        "Unpack it, or save it as one of these."
+    )
+
+
+def _folder(folder: Path, scratch: Path, fps: float | None, wanted: Sequence[str]) -> Features:
+    """A file per clip: arrays, or where there are none, CSVs."""
+    found, others = files_below(folder, is_array)
+    if tables := not found:
+        found, others = files_below(folder, lambda name: name.lower().endswith(TABLES))
+    if not found:
+        there = kinds_as_text(others) or "nothing"
+        raise ValueError(f"{folder} must hold a .npy or .npz per clip, got none, nor a .csv of each: it holds {there}.")
+    paths = clips_by_name(folder, found)
+    listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
+    sha256 = hashlib.sha256(listing.encode()).hexdigest()
+    if tables:
+        return replace(_tables(paths, scratch, fps, wanted, sha256), kind="tables", passed_over=others)
+    return Features("files", list(paths), sha256, lambda name: _rows_of(paths[name], fps), passed_over=others)
+
+
+def _rows_of(path: Path, fps: float | None) -> Rows:
+    """The rows of a clip's own file, whose arrays are known by name; an only array is the features."""
+    try:
+        arrays = read_arrays(path) if path.suffix == ".npz" else {"features": np.asarray(read_npy(path))}
+        if len(arrays) == 1:
+            arrays = {"features": next(iter(arrays.values()))}
+        if "features" not in arrays:
+            raise ValueError(f"it must hold an array 'features', got {', '.join(sorted(arrays)) or 'none'}.")
+        return usable_rows(arrays["features"], {name: arrays[name] for name in KNOWN if name in arrays}, fps)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}".replace(f"{path.parent}/", "")) from None
+
+
+def _array(path: Path, index: Path, fps: float | None) -> Features:
+    if not index.exists():
+        raise FileNotFoundError(
+            f"{index} is missing: an array needs an index CSV whose column 'clip' says whose its rows are. Name it."
+        )
+    array = read_npy(path)
+    if array.ndim != 2:
+        raise ValueError(f"{path.name} must have shape (n, D), got {array.shape}.")
+    if "clip" not in (columns := replace(open_table(index), features=())).known:
+        raise _no_clip(columns)
+    table = pd.concat([known for known, _ in columns.chunks()])
+    if "row" not in table and len(table) != len(array):
+        raise ValueError(f"{index.name} must have a line per row of {path.name}, {len(array)}, got {len(table)}.")
+    at = table.pop("row") if "row" in table else pd.Series(range(len(table)), table.index)
+    odd = ~at.between(0, len(array) - 1) | at.duplicated()
+    if odd.any():
+        raise ValueError(
+            f"{index.name} line {odd.idxmax()}: row must be 0 to {len(array) - 1}, each once, got "
+            f"{at[odd.idxmax()]:g}. Take the index that belongs to {path.name}."
+        )
+    table = table.assign(line=table.index, file=index.name)
+    numbers = at.to_numpy(np.int64)
+    names, rows, others = _of_lines(table, lambda lines: np.asarray(read_npy(path)[numbers[lines]]), fps, {})
+    return Features("array", names, file_sha256(path), rows, file_sha256(index), other_faces=others)
+
+
+def _tables(
+    paths: Mapping[str, Path], scratch: Path, fps: float | None, wanted: Sequence[str], sha256: str
+) -> Features:
+    """CSVs, turned into one array on disk some lines at a time: as text they may be larger than memory.
+
+    `paths` by what the clips are called, "" for a single CSV of many clips, which is refused for what in a folder costs
+    a file's own clip only. A column `clip`, or another with several names in it, tells better whose the rows are.
+    """
+    numbers, first, parts, failed = scratch / "features.float32", None, [], {}
+    numbers.touch()
+    for name, path in paths.items():
+        size = numbers.stat().st_size
+        try:
+            table = open_table(path, wanted)
+            if not (name or "clip" in table.known):
+                raise _no_clip(table)
+            if not table.features:
+                raise ValueError(
+                    f"{path.name} must have columns of features beside {', '.join(table.names)}, got none."
+                )
+            known, found = _append(numbers, table.ordered_like(first := first or table))
+        except ValueError as error:
+            if not name:
+                raise
+            failed[name] = str(error)
+            os.truncate(numbers, size)
+            continue
+        by_column = "clip" in known and ("clip" in table.names or known["clip"].nunique() > 1)
+        parts.append((known if by_column or not name else known.assign(clip=name), found))
+    if not parts:
+        raise ValueError(f"a clip at least must have usable features, got none of {len(paths)}: {min(failed.values())}")
+    table, used = pd.concat([known for known, _ in parts], ignore_index=True), np.any([found for _, found in parts], 0)
+
+    def read(lines: np.ndarray) -> np.ndarray:  # mapped anew: pages once read do not stay in this process's memory
+        return np.memmap(numbers, np.float32, "r", shape=(len(table), len(used)))[lines][:, used]
+
+    names, rows, others = _of_lines(table, read, fps, failed)
+    return Features("table", names, sha256, rows, columns=_about(first, used), other_faces=others)
+
+
+def _no_clip(table: FeatureTable) -> ValueError:
+    got = f"{table.path.name} must have a column 'clip', got {', '.join(table.names[:8])}"
+    return ValueError(f"{got}. Add it, or name the folder of a file per clip.")
+
+
+def _append(numbers: Path, table: FeatureTable) -> tuple[pd.DataFrame, np.ndarray]:
+    """Add a table's features to a file; what is known of its rows, and which features have a number anywhere."""
+    parts, found = [], np.zeros(len(table.features), bool)
+    with open(numbers, "ab") as file:
+        for known, features in table.chunks():
+            file.write(features.tobytes())
+            found |= ~np.isnan(features).all(0)
+            parts.append(known.assign(line=known.index, file=table.path.name))
+    known = pd.concat(parts)
+    if {"frame", "t_s"} <= {*known}:  # other programs count from 1, as their times tell
+        known["frame"] -= float(((known["frame"] == 1) & (known["t_s"] == 0)).any())
+    return known, found
+
+
+def _about(table: FeatureTable, used: np.ndarray) -> dict[str, Any]:
+    """Names of a table's columns by what they are; features that have no number anywhere are left out."""
+    features = [name for name, is_used in zip(table.feature_names, used, strict=True) if is_used]
+    known = {role: table.names[at] for role, at in table.known.items()}
+    taken = {*features, *known.values()}
+    return {
+        "features": features,
+        "known": known,
+        "renamed": {role: name for role, name in known.items() if name != ROLES[role].split()[0]},
+        "left_out": [name or "(no name)" for name in table.names if name not in taken],
+    }
+
+
+def _of_lines(
+    table: pd.DataFrame, read: Callable[[np.ndarray], np.ndarray], fps: float | None, failed: Mapping[str, str]
+) -> tuple[list[str], Callable[[str], Rows], int]:
+    """Names of the clips in a table, what gives the rows of one, and how many rows are left out, as of other faces.
+
+    `table`: `clip`, `file`, `line` and what is known of each row. `read`: from numbers of rows to their features.
+    `failed`: reasons of clips that it says nothing of.
+    """
+    main = _main_faces(table)
+    lines = {name: np.flatnonzero(main)[at] for name, at in table[main].groupby("clip", sort=False).indices.items()}
+    columns = {name: table[name].to_numpy() for name in (*KNOWN, "file", "line") if name in table}
+
+    def rows(name: str) -> Rows:
+        if name in failed:
+            raise ValueError(failed[name])
+        mine = {column: values[lines[name]] for column, values in columns.items()}
+        file, line = mine.pop("file"), mine.pop("line")
+        return usable_rows(read(lines[name]), mine, fps, lambda i: f"{file[i]} line {line[i]}: {name}")
+
+    return [*lines, *failed], rows, int((~main).sum())
+
+
+def _main_faces(table: pd.DataFrame) -> np.ndarray:
+    """Which rows are of the face of their clip that has the most valid rows, or of two alike the surer one, bool."""
+    if "face" not in table:
+        return np.ones(len(table), bool)
+    faces = table.assign(valid=table.get("valid", True), confidence=table.get("confidence", 1.0))
+    faces = faces.groupby(["clip", "face"], sort=False, as_index=False).agg({"valid": "sum", "confidence": "mean"})
+    main = faces.sort_values(["valid", "confidence"], ascending=False, kind="stable").drop_duplicates("clip")
+    return pd.MultiIndex.from_frame(table[["clip", "face"]]).isin(pd.MultiIndex.from_frame(main[["clip", "face"]]))
+
+
+def usable_rows(
+    features: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    fps: float | None,
+    place: Callable[[int], str] = "row {}: the clip".format,
+) -> Rows:
+    """Rows of one clip in the order of time; those with values that are not finite are zero and invalid.
+
+    Args:
+        features: Numbers (n, D); (n, 1, D) and (1, n, D) are taken for it.
+        columns: Some of `frame`, `valid` and `TIMES`, each (n,).
+        fps: Frames per second, for rows without times.
+        place: Says of which clip a row is, and where.
+
+    Returns:
+        The rows, `frame` -1 where it is unknown, and the reason of every invalid one by its number.
+    """
+    if features.ndim == 3 and 1 in features.shape[:2]:
+        features = features.reshape(-1, features.shape[2])
+    if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
+        raise ValueError(f"features must be numbers of shape (n, D), got {features.dtype} {features.shape}.")
+    for name, column in columns.items():
+        if column.shape != (len(features),) or column.dtype.kind not in "fiub":
+            raise ValueError(f"{name} must be numbers of shape ({len(features)},), got {column.dtype} {column.shape}.")
+    start_s, end_s, frame = _placed(columns, len(features), fps)
+    _, once = np.unique(np.stack([start_s, end_s]), axis=1, return_index=True)
+    if len(once) < len(features):
+        i = int(np.setdiff1d(np.arange(len(features)), once)[0])
+        time = next(name for name in ("t_start_s", "t_s", "frame") if name in columns)
+        raise ValueError(
+            f"{place(i)} must have one row at a time, got another with {time} {columns[time][i]:g}. Keep the right one."
+        )
+    with np.errstate(over="ignore"):
+        features = features.astype(np.float32)
+    given = np.asarray(columns.get("valid", np.ones(len(features)))).astype(bool)
+    order = np.argsort((start_s + end_s) / 2, kind="stable")
+    features, given = features[order], given[order]
+    finite = np.isfinite(features)
+    usable = finite.all(axis=1)
+    reasons = {int(i): "marked invalid where it was made" for i in np.flatnonzero(~given)}
+    reasons |= {int(i): f"value {int(finite[i].argmin())} is not finite" for i in np.flatnonzero(~usable)}
+    features[~usable] = 0
+    return FeatureFile(features, start_s[order], end_s[order], frame[order], given & usable), reasons
+
+
+def _placed(columns: Mapping[str, np.ndarray], n: int, fps: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Start and end of each row in seconds, and its first frame."""
+    start_s, end_s, frame = (columns.get(name) for name in ("t_start_s", "t_end_s", "frame"))
+    if (start_s is None) != (end_s is None):
+        raise ValueError("t_start_s and t_end_s must come together, got one of the two.")
+    if start_s is None:
+        start_s = end_s = columns.get("t_s")
+    if start_s is None:
+        if fps is None:
+            raise ValueError("rows must have times (t_s, or t_start_s and t_end_s), got none. Give fps.")
+        frame = np.arange(n) if frame is None else frame
+        start_s, end_s = frame / fps, (frame + 1) / fps
+    frame = np.full(n, -1) if frame is None else frame
+    wrong = ~(np.isfinite(start_s) & np.isfinite(end_s) & (end_s >= start_s) & (frame % 1 == 0))
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(
+            f"row {i} must have a whole frame and end when or after it starts, "
+            f"got frame {frame[i]:g}, {start_s[i]:g} to {end_s[i]:g} s."
+        )
+    return start_s.astype(np.float64), end_s.astype(np.float64), frame.astype(np.int64)

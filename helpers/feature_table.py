@@ -1,13 +1,11 @@
-"""Tables of features as programs write them: CSVs whose columns are known by name.
+"""CSVs of features as programs write them: what their columns are, by name, and their rows some lines at a time.
 
-In: a CSV with one line of column names, whatever separates its cells. Out: what each column is, and chunk by chunk what
-is known of the rows and their features. `ROLES` is the one list of known names: all other columns are features.
+In: UTF-8 text with one line of column names, `,` `;` or tab between cells. Out: what is known of each row, and its
+features. `ROLES` is the one list of known names: all other columns are features.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,10 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.csv_text import csv_format
-
 # Roles and the names they go by, in small letters with "_" between words, the first of each our own. Of OpenFace 2.2,
-# py-feat, openSMILE, LibreFace and iMotions, and as people name MediaPipe's and DeepFace's results.
+# py-feat, openSMILE and LibreFace, and as people name MediaPipe's results; "": neither known of a row nor a feature.
 ROLES = {
     "clip": "clip video clip_id clip_name video_id video_name videoname file file_name filename file_path input name",
     "t_start_s": "t_start_s start_s start_time start",
@@ -28,32 +24,59 @@ ROLES = {
     "t_ms": "t_ms timestamp_ms time_ms timestampms frame_time_in_ms milliseconds",
     "frame": "frame frame_number frame_idx frame_index frame_id frame_no frame_num framenumber",
     "valid": "valid success is_valid face_detected detected",
-    "confidence": "confidence face_confidence facescore face_score detection_confidence face_detection_score "
-    "presence visibility",
+    "confidence": "confidence face_confidence facescore face_score detection_confidence presence visibility",
     "face": "face_id faceid face person_id person identity track_id",
     "row": "row",  # of an array that the table is the index of
+    "": "index id level_0 approx_time facerectx facerecty facerectwidth facerectheight frameheight framewidth "
+    "facial_expression dominant_emotion unnamed_0",
 }
-LEFT_OUT = (  # neither known of a row nor a feature: numbers of lines, boxes in pixels, words
-    "index id level_0 approx_time facerectx facerecty facerectwidth facerectheight frameheight framewidth "
-    "facial_expression dominant_emotion dominant_gender dominant_race face_alignment_method"
-)
-TIMES = ("t_s", "t_start_s", "t_end_s")
-TABLES = (".csv", ".tsv")
-TEXTS = ("clip", "face")
+ROLE_OF = {name: role for role, names in ROLES.items() for name in names.split()} | {"": ""}
 FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 NOT_A_NUMBER = ["", "nan", "NaN", "NA", "null"]
-_NOT_CSV = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
-CELLS_AT_A_TIME = 2**21  # of a CSV: 2,097,152 numbers are 16 MB
-_ROLE_OF = {name: role for role, names in ROLES.items() for name in names.split()} | dict.fromkeys(LEFT_OUT.split(), "")
+CELLS_AT_A_TIME = 2**21  # 2,097,152 numbers are 16 MB
+NOT_CSV = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
+REMOVE = " Remove the column, or say which are features (columns)."
+
+
+def _number(text: str) -> float | None:
+    """The number that a text says, to the last bit, which readers of CSV miss; None for another text."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _finite(text: str) -> float | None:
+    number = _number(text)
+    return number if number is not None and np.isfinite(number) else None
+
+
+def _whole(text: str) -> float | None:
+    number = _finite(text)
+    return number if number is not None and number % 1 == 0 else None
+
+
+# What a cell must be by the role of its column, and what reads it: None where it is not. Blanks may belong to a name.
+RULES: dict[str | None, tuple[str, Callable[[str], Any]]] = {
+    "clip": ("name a clip", lambda text: text if text.strip() else None),
+    "face": ("name a face", str),
+    "valid": ("be True or False", lambda text: FLAGS.get(text.strip().lower())),
+    "confidence": ("be a number", lambda text: 0.0 if text.strip() in NOT_A_NUMBER else _number(text)),
+    "frame": ("be a whole number", _whole),
+    "row": ("be a whole number", _whole),
+    None: ("be a number", lambda text: np.nan if text in NOT_A_NUMBER else _number(text)),
+} | dict.fromkeys(("t_s", "t_ms", "t_start_s", "t_end_s"), ("be a number", _finite))
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What the columns of a table are, by their places in `names`: `known` by role, `features`; the rest is left out.
+class FeatureTable:
+    """A CSV. By their places in `names`, what its columns are: `known` by role, and `features`; the rest is left out.
 
-    Several columns may have a role: the one whose name comes first in `ROLES` counts.
+    `reading`: how pandas reads it. Of several columns with one role the one counts whose name comes first in `ROLES`.
     """
 
+    path: Path
+    reading: dict[str, Any]
     names: tuple[str, ...]
     known: dict[str, int]
     features: tuple[int, ...]
@@ -63,34 +86,71 @@ class Columns:
         """Names of the features."""
         return [self.names[at] for at in self.features]
 
-    @property
-    def renamed(self) -> dict[str, str]:
-        """From the roles to the columns that have them under another name than our own."""
-        return {role: self.names[at] for role, at in self.known.items() if self.names[at] != ROLES[role].split()[0]}
-
-    def about(self, used: Sequence[int]) -> dict[str, Any]:
-        """Names by what they are, for a manifest; `used`: places, among the features, of those that hold numbers."""
-        taken = {*self.known.values(), *(self.features[place] for place in used)}
-        return {
-            "features": [self.names[self.features[place]] for place in used],
-            "known": {role: self.names[at] for role, at in self.known.items()},
-            "renamed": self.renamed,
-            "left_out": [name or "(no name)" for at, name in enumerate(self.names) if at not in taken],
-        }
-
-    def ordered_like(self, other: "Columns", path: Path) -> "Columns":
-        """The same with the features in the order of another table; ValueError where it has others, or other roles."""
-        ours, theirs = (set(columns.feature_names) | columns.known.keys() for columns in (self, other))
-        if ours != theirs:
-            odd = sorted(ours ^ theirs)
-            raise ValueError(
-                f"{path.name} must have the columns of the other files, got {'another' if odd[0] in ours else 'no'} "
-                f"{odd[0]!r}. Make all with the same options."
-            )
+    def ordered_like(self, other: "FeatureTable") -> "FeatureTable":
+        """The same with the features in the order of another table; ValueError where what the two hold differs."""
+        ours, theirs = ({*table.feature_names, *table.known} for table in (self, other))
+        if odd := sorted(ours ^ theirs):
+            got = f"{'another' if odd[0] in ours else 'no'} {odd[0]!r}"
+            raise ValueError(f"{self.path.name} must have the columns of {other.path.name}, got {got}.")
         return replace(self, features=tuple(self.names.index(name) for name in other.feature_names))
 
+    def chunks(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+        """Read some lines at a time.
 
-def read_columns(path: Path, wanted: Sequence[str] = ()) -> Columns:
+        Yields:
+            One column per role, the index the number of the line; milliseconds are `t_s` too, and `valid` is False
+            where the confidence is not above 0. And the features, float32 (n, D), NaN for an empty cell.
+
+        Raises:
+            ValueError: No CSV, no lines, or a cell that is not what its column holds, with its line.
+        """
+        n, features, line = len(self.names), list(self.features), self.reading["skiprows"] + 2
+        how = self.reading | {"skiprows": line - 1, "header": None, "names": range(n + 1), "low_memory": False}
+        how |= {"keep_default_na": False, "na_values": dict.fromkeys(features, NOT_A_NUMBER)}
+        how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(features), str)}
+        try:
+            with pd.read_csv(self.path, chunksize=CELLS_AT_A_TIME // (n + 1) + 1, **how) as chunks:
+                for chunk in chunks:
+                    if not len(chunk):
+                        raise ValueError(f"{self.path.name} must have lines below its column names, got none.")
+                    whole = isinstance(chunk.index, pd.RangeIndex)  # the first cells of longer lines would be the index
+                    chunk.index = range(line, line + len(chunk))
+                    longer = ~chunk[n].isin(["", np.nan])  # an empty one is behind a last separator
+                    if longer.any() or not whole:
+                        where = longer.idxmax() if whole else line
+                        raise self._no_csv(f"it must have a name for each column, line {where} has further cells")
+                    for at in chunk[features].select_dtypes(exclude="number"):
+                        chunk[at] = self._typed(chunk, at, None)
+                    with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
+                        numbers = chunk[features].to_numpy(np.float32, na_value=np.nan)
+                    known = {role: self._typed(chunk, at, role) for role, at in self.known.items()}
+                    if "t_ms" in known:
+                        known.setdefault("t_s", known.pop("t_ms") / 1000)
+                    if "confidence" in known:
+                        known["valid"] = known.get("valid", True) & (known["confidence"] > 0)
+                    yield pd.DataFrame(known), numbers
+                    line += len(chunk)
+        except NOT_CSV as error:
+            raise self._no_csv(error) from None
+
+    def _typed(self, chunk: pd.DataFrame, at: int, role: str | None) -> pd.Series:
+        """A column with its type; a cell that is not what its role wants is a ValueError with its line."""
+        rule, read = RULES[role]
+        cells = chunk[at].fillna("").astype(str)
+        if self.reading["decimal"] == "," and role not in ("clip", "face"):
+            cells = cells.str.replace(",", ".")
+        values = [read(text) for text in cells]
+        if None in values:
+            line, name = cells.index[values.index(None)], self.names[at]
+            got = f"{self.path.name} line {line}: {name} must {rule}, got {cells[line].strip()!r}."
+            raise ValueError(got + ("" if role else REMOVE))
+        return pd.Series(values, chunk.index, None if values else float)
+
+    def _no_csv(self, error: Exception | str) -> ValueError:
+        return ValueError(f"{self.path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).")
+
+
+def open_table(path: Path, wanted: Sequence[str] = ()) -> FeatureTable:
     """Read the names of a CSV's columns and tell what they are.
 
     Args:
@@ -99,134 +159,33 @@ def read_columns(path: Path, wanted: Sequence[str] = ()) -> Columns:
             called by its whole name is a feature whatever it is known as.
 
     Raises:
-        ValueError: Not a CSV in UTF-8; two columns of one name; no features.
+        ValueError: Not a CSV in UTF-8; two columns of one name.
     """
+    table = FeatureTable(path, _format(path), (), {}, ())
     try:
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **csv_format(path))
-    except _NOT_CSV as error:
-        raise _not_csv(path, error) from None
-    names = [name.strip() for name in first.iloc[0]]
-    counts = Counter(filter(None, names))
-    if counts and max(counts.values()) > 1:
-        raise ValueError(f"{path.name} must have one column {max(counts, key=counts.get)!r}, got two. Rename one.")
-    roles = [None if name in wanted else _role_of(name) for name in names]
-    known = {}
-    for role, spellings in ROLES.items():
-        places = [at for at, found in enumerate(roles) if found == role]
-        if places:
-            known[role] = min(places, key=lambda at: spellings.split().index(_plain(names[at])))
-    features = tuple(at for at, role in enumerate(roles) if role is None and _is_wanted(names[at], wanted))
-    return Columns(tuple(names), known, features)
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **table.reading)
+    except NOT_CSV as error:
+        raise table._no_csv(error) from None
+    names = tuple(name.strip() for name in first.iloc[0])
+    if len(set(filter(None, names))) < sum(map(bool, names)):
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        raise ValueError(f"{path.name} must have one column {twice!r}, got two. Rename one.")
+    plain = [re.sub(r"[^0-9a-z]+", "_", name.casefold()).strip("_") if name.isascii() else name for name in names]
+    roles = [None if name in wanted else ROLE_OF.get(word) for name, word in zip(names, plain, strict=True)]
+    known: dict[str, int] = {}
+    for word, role in ROLE_OF.items():
+        if role and word in plain and roles[at := plain.index(word)] == role:
+            known.setdefault(role, at)
+    features = (at for at, role in enumerate(roles) if role is None)
+    features = (at for at in features if not wanted or any(fnmatchcase(names[at], pattern) for pattern in wanted))
+    return replace(table, names=names, known=known, features=tuple(features))
 
 
-def _plain(name: str) -> str:
-    """A column's name as `ROLES` spells it: `Timestamp (ms)` is `timestamp_ms`."""
-    return re.sub(r"[^0-9a-z]+", "_", name.casefold()).strip("_") if name.isascii() else name
-
-
-def _role_of(name: str) -> str | None:
-    """The role of a column, "" where it is left out, None for a feature."""
-    return "" if not name or re.fullmatch(r"Unnamed: \d+", name) else _ROLE_OF.get(_plain(name))
-
-
-def _is_wanted(name: str, wanted: Sequence[str]) -> bool:
-    return not wanted or any(fnmatchcase(name, pattern) for pattern in wanted)
-
-
-def table_chunks(path: Path, columns: Columns) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Read a UTF-8 CSV some lines at a time.
-
-    Yields:
-        One column per role, their index the number of the line; times in seconds, `valid` bool where a flag or a
-        confidence (above 0) says it. And the features as float32 (n, D), NaN for an empty cell.
-
-    Raises:
-        ValueError: Not such a CSV, or a cell that is not what its column holds, with its line.
-    """
-    n, features, form = len(columns.names), list(columns.features), csv_format(path)
-    reading = form | {"skiprows": form["skiprows"] + 1, "header": None, "names": range(n + 1), "low_memory": False}
-    reading |= {"keep_default_na": False, "na_values": dict.fromkeys(features, NOT_A_NUMBER)}
-    reading |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(features), str)}
-    line = first = reading["skiprows"] + 1
-    try:
-        with pd.read_csv(path, chunksize=CELLS_AT_A_TIME // (n + 1) + 1, **reading) as chunks:
-            for chunk in filter(len, chunks):
-                whole = isinstance(chunk.index, pd.RangeIndex)  # the first cells of longer lines would be the index
-                chunk.index = range(line, line + len(chunk))
-                _check_length(path, chunk, whole, n)
-                line += len(chunk)
-
-                def typed(at: int, role: str = "", chunk: pd.DataFrame = chunk) -> pd.Series:
-                    return _typed(path, chunk[at].rename(columns.names[at]), role, form["decimal"])
-
-                for at in chunk[features].select_dtypes(exclude="number"):
-                    chunk[at] = typed(at)
-                with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
-                    numbers = chunk[features].to_numpy(np.float32, na_value=np.nan)
-                yield (
-                    _in_our_words(pd.DataFrame({role: typed(at, role) for role, at in columns.known.items()})),
-                    numbers,
-                )
-    except _NOT_CSV as error:
-        raise _not_csv(path, error) from None
-    if line == first:
-        raise ValueError(f"{path.name} must have lines below its column names, got none.")
-
-
-def _not_csv(path: Path, error: Exception | str) -> ValueError:
-    return ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).")
-
-
-def _check_length(path: Path, chunk: pd.DataFrame, whole: bool, n: int) -> None:
-    """Refuse lines with cells beyond the names of the columns; an empty one, behind a last separator, is none."""
-    longer = ~chunk[n].isin(["", np.nan]) if whole else chunk[n] == chunk[n]
-    if longer.any() or not whole:
-        line = longer.idxmax()
-        raise _not_csv(path, f"it must have a name for each column, line {line} has further cells")
-
-
-def _in_our_words(table: pd.DataFrame) -> pd.DataFrame:
-    """Seconds for milliseconds, and a confidence above 0 for a flag."""
-    if "t_ms" in table:
-        table["t_s"] = table.get("t_s", table["t_ms"] / 1000)
-    if "confidence" in table:
-        table["valid"] = table.get("valid", True) & (table["confidence"] > 0)
-    return table.drop(columns=["t_ms"], errors="ignore")
-
-
-def _typed(path: Path, cells: pd.Series, role: str, decimal: str) -> pd.Series:
-    """A column with its type; a cell that is not what its role wants is a ValueError with its line."""
-    rule, hint = "be a number", ""
-    if role in TEXTS:
-        typed = cells.fillna("")  # blanks may belong to a name
-        rule, right = "name a clip", (typed.str.strip() != "") | (role == "face")
-    elif role == "valid":
-        typed = cells.fillna("").str.strip().str.lower().map(FLAGS)
-        rule, right = "be True or False", typed.notna()
-    else:
-        typed = cells.map(lambda text: _number(text, decimal, role in (*TIMES, "t_ms"))).astype(np.float64)
-        right = typed.notna() | cells.isna() if role == "" else np.isfinite(typed)
-    if role in ("row", "frame"):
-        rule, right = "be a whole number", right & (typed % 1 == 0)
-    elif role == "confidence":
-        right |= cells.fillna("").str.strip().isin(NOT_A_NUMBER)
-    elif role == "":
-        hint = " Remove the column, or say which are features (columns)."
-    if not right.all():
-        line = right.idxmin()
-        got = "" if cells.isna()[line] else cells[line].strip()
-        raise ValueError(f"{path.name} line {line}: {cells.name} must {rule}, got {got!r}.{hint}")
-    return typed.astype(bool) if role == "valid" else typed
-
-
-def _number(text: Any, decimal: str, is_time: bool) -> float:
-    """The number that a text says, to the last bit, which readers of CSV miss; NaN for another text.
-
-    A time may be a duration, as openSMILE's `0 days 00:00:01.250`.
-    """
-    try:
-        return float(text.replace(decimal, ".") if isinstance(text, str) else text)
-    except ValueError:
-        with suppress(ValueError):
-            return pd.Timedelta(text).total_seconds() if is_time else np.nan
-    return np.nan
+def _format(path: Path) -> dict[str, Any]:
+    """How a CSV is written, from its first lines: separator, decimal sign, whether a line `sep=;` comes first."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        first, *more = [file.readline().rstrip("\n") for _ in range(4)]
+    said = re.fullmatch('"?sep=(.)"?', first, re.I)
+    sep = said[1] if said else max(",;\t", key=first.count)
+    comma = sep != "," and any(re.fullmatch(r"\s*-?\d+,\d+", cell) for line in more for cell in line.split(sep))
+    return {"sep": sep, "decimal": "," if comma else ".", "skiprows": int(bool(said)), "encoding": "utf-8-sig"}

@@ -14,8 +14,7 @@ from helpers import external, large
 from helpers.__main__ import main
 from helpers.align import align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
-from helpers.external import import_features
-from helpers.feature_files import usable_rows
+from helpers.external import import_features, usable_rows
 from helpers.files import FolderLock, LockedError, read_json, write_json
 from helpers.names import match_clips
 from helpers.reduction import ChannelGroups, Reduction

@@ -40,8 +40,8 @@ PYFEAT = """,FaceRectX,FaceScore,x_0,AU01,Identity_1,FrameHeight,input,frame,app
 """
 OPENSMILE = "name;frameTime;F0;loudness\r\n'unknown';0.00;1.5;10\r\n'unknown';0.01;2.5;20\r\n"
 AUDFORMAT = """file,start,end,F0
-/a/anna_01.wav,0 days,0 days 00:00:00.020000,1
-/a/anna_01.wav,0 days 00:00:00.010000,0 days 00:00:00.030000,2
+/a/anna_01.wav,0,0.02,1
+/a/anna_01.wav,0.01,0.03,2
 """
 MEDIAPIPE = "\ufeffsep=;\r\nPerson;Timestamp (ms);presence;jawOpen;\r\n0;500,5;0,99;0,25;\r\n0;0;0;0,5;\r\n"
 FROM_FRAMES = "frame_idx\tfacial_expression\tau_1\n0\tNeutral\t1\n5\tHappy\t2\n"
@@ -95,7 +95,7 @@ def test_a_folder_of_openface_gives_a_clip_per_csv_and_counts_the_other_files(tm
     ("text", "reason"),
     [
         (OPENFACE.replace("2.5", "much"), "bert_02.csv line 4: AU01_r must be a number, got 'much'"),
-        (OPENFACE.replace("AU02_r", "AU09_r"), "must have the columns of the other files, got no 'AU02_r'"),
+        (OPENFACE.replace("AU02_r", "AU09_r"), "must have the columns of anna_01.csv, got no 'AU02_r'"),
         (OPENFACE.splitlines()[0], "bert_02.csv must have lines below its column names"),
         (OPENFACE.replace("0.067", "0.033"), "bert_02.csv line 4: bert_02 must have one row at a time"),
         (OPENFACE.replace("AU01_r", "AU02_r"), "must have one column 'AU02_r', got two"),
@@ -145,8 +145,8 @@ def test_the_columns_that_are_features_may_be_named(tmp_path, data, capsys):
     said = capsys.readouterr().out
     for line in (
         "3 columns are features: AU1, AU2, confidence",
-        "1 columns left out: mood",
-        "never vary, features all the",
+        "2 columns are known: clip, t as t_s",
+        "1 columns are left out: mood",
     ):
         assert line in said
 
