@@ -116,7 +116,7 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
         VideoError: see `helpers.video.iter_frames`.
     """
     with open_video(request.path) as video, suppress(av.FFmpegError):
-        info, convert = describe(video), Converter(None, shapes_of(video))
+        info, convert = describe(video), Converter(None, video.stream.sample_aspect_ratio, shapes_of(video))
         numbers = spread_numbers(len(video.t_s), request.looks)
         pictures = [] if request.thorough else key_pictures(video, request.looks)
         faces = [detect_faces(convert(picture), request.detector) for picture in pictures]

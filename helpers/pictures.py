@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache
+from itertools import groupby
 
 import av
 import cv2
@@ -22,13 +23,13 @@ from helpers.container import OpenVideo, open_container, orientation
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
 RESCALING = ("vp9", "av1")  # their pictures may change size anywhere, those of others at key pictures
 LOOKS, APART_S = 32, 1.0  # key pictures that are looked at for the clip's size, at least so far apart
-SNAP_PX = 2  # encoders round sizes to even ones: 426 x 240 fills 640 x 360
 UNTOLD, BT2020, P3, PQ, HLG = 2, 9, 12, 16, 18  # of matrix, primaries and transfer in ITU-T H.273
+HDR = (PQ, HLG)
 TO_BT709 = {  # of linear light: ITU-R BT.2087-0; SMPTE EG 432-1
-    BT2020: [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
-    P3: [[1.2249, -0.2247, 0], [-0.0420, 1.0419, 0], [-0.0197, -0.0786, 1.0979]],
+    BT2020: np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]),
+    P3: np.float32([[1.2249, -0.2247, 0], [-0.0420, 1.0419, 0], [-0.0197, -0.0786, 1.0979]]),
 }
-LUMA = [[0.2627, 0.6780, 0.0593]]  # of BT.2020
+LUMA = np.float32([[0.2627, 0.6780, 0.0593]])  # of BT.2020
 WHITE, PEAK = 203, 1000  # cd/m²: HDR's diffuse white (ITU-R BT.2408), which becomes SDR's; the screen HLG is made for
 GAMMA = 2.4  # of an SDR screen (ITU-R BT.1886)
 DEINTERLACED = "interlaced: deinterlaced (bwdif)"
@@ -38,14 +39,13 @@ Shapes = dict[tuple[int, int], Fraction | None]  # by stored width and height: t
 
 
 def shapes_of(video: OpenVideo) -> Shapes:
-    """The sizes of a clip's pictures, from key pictures spread over it; (0, 0) where the first picture tells it."""
-    told, apart, keys = video.stream.sample_aspect_ratio, max(APART_S, video.duration_s / LOOKS), []
-    for tick in video.keys.tolist():
-        if not keys or (tick - keys[-1]) * video.stream.time_base >= apart:
-            keys.append(tick)
-    if len(keys) < 2 and video.codec not in RESCALING:
-        return {(0, 0): told}
+    """The shapes of a clip's pictures, from key pictures spread over it; {} where the first picture tells it alone."""
+    told, apart_s = video.stream.sample_aspect_ratio, max(APART_S, video.duration_s / LOOKS)
+    spans = (video.keys - video.keys[:1]) * float(video.stream.time_base) // apart_s
+    keys = video.keys[np.unique(spans, return_index=True)[1]]  # the first of each span
     shapes: Shapes = {}
+    if len(keys) < 2 and video.codec not in RESCALING:
+        return shapes
     with open_container(video.path) as container:
         codec = container.streams[video.stream.index].codec_context
         codec.thread_count = 1  # so that the aspect is that of the picture
@@ -56,52 +56,43 @@ def shapes_of(video: OpenVideo) -> Shapes:
                         aspect = codec.sample_aspect_ratio or told
                         shapes.setdefault((picture.width, picture.height), aspect if shapes else told)
                 codec.flush_buffers()
-    return shapes or {(0, 0): told}
+    return shapes
 
 
-def shown_size(stored: tuple[int, int], pixel_aspect: Fraction | None, turn: int) -> tuple[int, int]:
-    """Width and height at which a player shows a picture: pixels that are not square are widened."""
-    width, height = round(stored[0] * (pixel_aspect or 1)), stored[1]
+def shown_size(shapes: Shapes, turn: int) -> tuple[int, int]:
+    """Width and height at which a player shows the largest picture: pixels that are not square are widened."""
+    width, height = max(((round(w * (aspect or 1)), h) for (w, h), aspect in shapes.items()), key=math.prod)
     return (height, width) if turn in (90, -90) else (width, height)
-
-
-def clip_size(shapes: Shapes, turn: int) -> tuple[int, int]:
-    """Width and height of the largest picture as shown."""
-    return max((shown_size(stored, aspect, turn) for stored, aspect in shapes.items()), key=math.prod)
 
 
 def remarks_of(picture: av.VideoFrame) -> list[str]:
     """What is odd about the scan and the colours of a picture, and what is done about it here."""
-    hdr, wide = picture.color_trc in (PQ, HLG), picture.color_primaries
     found = {
         DEINTERLACED: picture.interlaced_frame,
-        f"HDR ({'PQ' if picture.color_trc == PQ else 'HLG'}): brought to SDR": hdr,
-        f"wide gamut ({'P3' if wide == P3 else 'BT.2020'}): brought to BT.709": not hdr and wide in TO_BT709,
+        "HDR (PQ): brought to SDR": picture.color_trc == PQ,
+        "HDR (HLG): brought to SDR": picture.color_trc == HLG,
+        "wide gamut: brought to BT.709": picture.color_primaries in TO_BT709 and picture.color_trc not in HDR,
     }
     return [remark for remark, holds in found.items() if holds]
 
 
 class Deinterlacer:
-    """Makes whole pictures of interlaced ones with FFmpeg's bwdif, one of each; others pass as they are.
+    """Makes whole pictures of interlaced ones with FFmpeg's bwdif, one of each, as at the time of its first field.
 
-    `used` tells whether there were any.
+    Pictures that are not flagged as interlaced pass as they are. `used` tells whether there were others.
     """
 
     used = False
 
     def __call__(self, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """Pass all pictures of a clip, in order: a picture needs its neighbours."""
-        graph, kind = None, None
-        for picture in pictures:
-            if graph and kind != (kind := (picture.width, picture.height, picture.format.name)):
-                yield from _flow(graph, None)
-                graph = None
-            if graph is None and picture.interlaced_frame:
-                graph, self.used = _bwdif(picture), True
-                kind = (picture.width, picture.height, picture.format.name)
-            yield from _flow(graph, picture) if graph else (picture,)
-        if graph:
-            yield from _flow(graph, None)
+        """Pass all pictures of a clip in order: a picture needs its neighbours."""
+        for _, alike in groupby(pictures, lambda picture: (picture.width, picture.height, picture.format.name)):
+            graph = None
+            for picture in alike:
+                if graph is None and picture.interlaced_frame:
+                    graph, self.used = _bwdif(picture), True
+                yield from _through(graph, picture) if graph else (picture,)
+            yield from _through(graph, None) if graph else ()
 
 
 def _bwdif(like: av.VideoFrame) -> Graph:
@@ -113,7 +104,7 @@ def _bwdif(like: av.VideoFrame) -> Graph:
     return graph
 
 
-def _flow(graph: Graph, picture: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+def _through(graph: Graph, picture: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
     """Put a picture, or the end, into a graph; what comes out."""
     graph.push(picture)
     with suppress(BlockingIOError, EOFError):
@@ -128,44 +119,41 @@ class Converter:
     another shape than the largest lies in the middle of black. `done` tells in words what was changed.
     """
 
-    def __init__(self, size: tuple[int, int] | None = None, shapes: Shapes | None = None):
-        """Take (height, width) of the arrays, by default that of the largest picture as displayed; see `shapes_of`."""
-        self._size, self._shapes, self._clip = size, shapes or {(0, 0): None}, None
-        self._scaler, self._colours, self._plans = VideoReformatter(), VideoReformatter(), {}
+    def __init__(self, size: tuple[int, int] | None, aspect: Fraction | None = None, shapes: Shapes | None = None):
+        """Take (height, width) of the arrays, by default of the largest picture as displayed; see `shapes_of`."""
+        self._size, self._aspect, self._shapes, self._clip = size, aspect, shapes, None
+        self._scaler, self._colours, self._sizes = VideoReformatter(), VideoReformatter(), {}
         self.done: dict[str, None] = {}
 
     def __call__(self, picture: av.VideoFrame) -> np.ndarray:
-        """Convert a picture."""
+        """Convert a picture; the first one decides on the clip's turn, and on its size where `shapes` do not."""
         turn, mirrored = orientation(picture)
         kind = picture.width, picture.height, turn, picture.color_trc, picture.color_primaries
-        if kind not in self._plans:
-            self._plans[kind] = self._place(picture, turn)
+        if kind not in self._sizes:
+            self._sizes[kind] = self._fit(picture, turn)
             self.done |= dict.fromkeys(remarks_of(picture))
-        height, width = self._plans[kind]
+        height, width = self._sizes[kind]
         pixels = self._rgb(picture, *((height, width) if turn in (90, -90) else (width, height)))
         upright = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, turn // 90))
         if (height, width) == self._size:
             return upright
-        top, left = (self._size[0] - height) // 2, (self._size[1] - width) // 2
         whole = np.zeros((*self._size, 3), np.uint8)
+        top, left = (self._size[0] - height) // 2, (self._size[1] - width) // 2
         whole[top : top + height, left : left + width] = upright
         return whole
 
-    def _place(self, picture: av.VideoFrame, turn: int) -> tuple[int, int]:
+    def _fit(self, picture: av.VideoFrame, turn: int) -> tuple[int, int]:
         """Height and width that a picture takes up in the array."""
         stored = picture.width, picture.height
-        if (0, 0) in self._shapes:
-            self._shapes = {stored: self._shapes[0, 0]}
-        self._clip = self._clip or clip_size(self._shapes, turn)
+        shapes = self._shapes or {stored: self._aspect}
+        self._clip = self._clip or shown_size(shapes, turn)
         self._size = self._size or self._clip[::-1]
-        shown = shown_size(stored, self._shapes.get(stored, next(iter(self._shapes.values()))), turn)
-        share = min(whole / part for whole, part in zip(self._clip, shown, strict=True))
-        if shown != self._clip:
-            self.done[CHANGES.format(*self._clip)] = None
-        fitted = [w if w - share * p <= SNAP_PX else share * p for w, p in zip(self._clip, shown, strict=True)]
-        return tuple(
-            max(1, round(n * f / w)) for n, f, w in zip(self._size, fitted[::-1], self._clip[::-1], strict=True)
-        )
+        shown = shown_size({stored: shapes.get(stored, self._aspect)}, turn)
+        if shown == self._clip:
+            return self._size
+        self.done[CHANGES.format(*self._clip)] = None
+        share = [part / whole for part, whole in zip(shown[::-1], self._clip[::-1], strict=True)]
+        return tuple(max(1, round(n * part / max(share))) for n, part in zip(self._size, share, strict=True))
 
     def _rgb(self, picture: av.VideoFrame, width: int, height: int) -> np.ndarray:
         shrinks = width * height < picture.width * picture.height
@@ -174,46 +162,38 @@ class Converter:
             # Scaling first and colouring the few pixels that are left takes less than half of doing both at once.
             picture = self._scaler.reformat(picture, width, height, picture.format.name, interpolation=how, threads=1)
         transfer, primaries = picture.color_trc, picture.color_primaries
-        plain = transfer not in (PQ, HLG) and primaries not in TO_BT709
+        plain = primaries not in TO_BT709 and transfer not in HDR
         if not plain and primaries != P3 and picture.colorspace == UNTOLD:
             picture.colorspace = BT2020
         form = "rgb24" if plain else "rgb48le"
         pixels = self._colours.reformat(picture, width, height, form, interpolation=how, threads=1).to_ndarray()
-        return pixels if plain else to_sdr(pixels, transfer, primaries)
+        return pixels if plain else to_sdr(pixels, transfer, BT2020 if primaries == UNTOLD else primaries)
 
 
 def to_sdr(pixels: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
-    """RGB of an SDR BT.709 screen, uint8, of HDR or wide gamut RGB uint16 (H, W, 3); what such a screen cannot show is
-    clipped.
+    """SDR BT.709 uint8 of RGB uint16 (H, W, 3) in PQ, HLG or SDR; numbers of ITU-T H.273.
 
-    Light is that of ITU-R BT.2100 (tables 4 and 5), on a screen of `PEAK` for HLG, of BT.1886 for SDR.
+    Diffuse white becomes white; what is brighter, or more colourful than BT.709 can be, is clipped.
     """
-    light = _light(transfer)[pixels]
-    if transfer == HLG:
-        light *= PEAK / WHITE * cv2.transform(light, np.array(LUMA, np.float32))[..., None] ** np.float32(0.2)
-    light = cv2.transform(light, np.array(TO_BT709.get(primaries, TO_BT709[BT2020]), np.float32))
-    return _screen()[(np.clip(light, 0, 1) * 65535).astype(np.uint16)]
+    table, screen = _tables(transfer)
+    light = table[pixels]
+    if transfer == HLG:  # ITU-R BT.2100, table 5: on a screen of `PEAK`
+        light *= PEAK / WHITE * cv2.transform(light, LUMA)[..., None] ** np.float32(0.2)
+    if primaries in TO_BT709:
+        light = cv2.transform(light, TO_BT709[primaries])
+    return screen[(np.clip(light, 0, 1) * 65535).astype(np.uint16)]
 
 
 @cache
-def _light(transfer: int) -> np.ndarray:
-    """Linear light of every 16-bit value, float32 (65536,); 1 is SDR's white, of HLG the camera's full range."""
+def _tables(transfer: int) -> tuple[np.ndarray, np.ndarray]:
+    """Light of 16-bit values (ITU-R BT.2100, tables 4 and 5), float32, 1 is white or HLG's peak; SDR of light."""
     v = np.linspace(0, 1, 65536)
     if transfer == PQ:
         power = v ** (1 / 78.84375)
-        light = (
-            10_000
-            / WHITE
-            * (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / 0.1593017578125)
-        )
+        part = np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
+        light = 10_000 / WHITE * part ** (1 / 0.1593017578125)
     elif transfer == HLG:
         light = np.where(v <= 0.5, v**2 / 3, (np.exp((v - 0.55991073) / 0.17883277) + 0.28466892) / 12)
     else:
         light = v**GAMMA
-    return light.astype(np.float32)
-
-
-@cache
-def _screen() -> np.ndarray:
-    """SDR's value of linear light in [0, 65535], uint8 (65536,)."""
-    return np.rint(255 * np.linspace(0, 1, 65536) ** (1 / GAMMA)).astype(np.uint8)
+    return light.astype(np.float32), np.rint(255 * v ** (1 / GAMMA)).astype(np.uint8)

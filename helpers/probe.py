@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.container import OpenVideo, open_video, orientation
-from helpers.pictures import CHANGES, clip_size, remarks_of, shapes_of
+from helpers.pictures import CHANGES, remarks_of, shapes_of, shown_size
 
 UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 
@@ -45,11 +45,9 @@ def describe(video: OpenVideo) -> VideoInfo:
     """What is in an open file."""
     picture = video.first_picture
     n, last_s, (turn, mirrored) = len(video.t_s), video.t_s[-1], orientation(picture)
-    shapes = shapes_of(video)
-    if (0, 0) in shapes:
-        shapes = {(picture.width, picture.height): shapes[0, 0]}
-    width, height = clip_size(shapes, turn)
-    changes = [CHANGES.format(width, height)] if len(shapes) > 1 else []
+    shapes = shapes_of(video) or {(picture.width, picture.height): video.stream.sample_aspect_ratio}
+    width, height = shown_size(shapes, turn)
+    changes = [CHANGES.format(width, height)] * (len(shapes) > 1)
     return VideoInfo(
         codec=video.codec,
         width=width,
@@ -61,5 +59,5 @@ def describe(video: OpenVideo) -> VideoInfo:
         mirrored=mirrored,
         variable_rate=bool(n > 1 and np.diff(video.t_s).max() > UNEVEN * video.interval_s),
         audio=len(video.container.streams.audio) > 0,
-        remarks=(*getattr(video, "remarks", ()), *changes, *remarks_of(picture)),
+        remarks=(*video.remarks, *changes, *remarks_of(picture)),
     )

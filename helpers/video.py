@@ -233,7 +233,8 @@ class FrameStream(Sampled):
         with open_video(path) as video:
             backend = _fastest(video) if backend_name(backend) == "auto" else backend_name(backend)
             index, t_s = _plan(video, *sampling)
-            convert, wanted, position = Converter(size, shapes_of(video)), np.unique(index), 0
+            shapes, wanted, position = shapes_of(video), np.unique(index), 0
+            convert = Converter(size, video.stream.sample_aspect_ratio, shapes)
             if backend == "opencv":
                 pictures = decode_opencv(video, wanted)
             else:
@@ -241,7 +242,7 @@ class FrameStream(Sampled):
             why, self.length = "", len(index)
             try:
                 for number, picture, decoder in pictures:
-                    frame = convert(picture)
+                    frame = _converted(picture, convert, path)
                     self.decoder = "; ".join((decoder, *convert.done))
                     while position < len(index) and index[position] == number:
                         yield frame, float(t_s[position]), number
@@ -250,7 +251,16 @@ class FrameStream(Sampled):
                 why = f" ({error.strerror})"
             if position < len(index):
                 where = f"from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s)"
+                why += "; its picture changes size" if len(shapes) > 1 else ""
                 raise damaged(video.path, f"cannot be decoded {where}{why}")
+
+
+def _converted(picture: av.VideoFrame, convert: Converter, path: Path) -> np.ndarray:
+    try:
+        return convert(picture)
+    except av.FFmpegError as error:
+        what = f"{path.name}: its colours cannot be read ({error.strerror}, matrix {picture.colorspace} of ITU-T H.273)"
+        raise VideoError(f"{what}. Convert it: ffmpeg -i {path.name} -vf zscale=matrix=709 new.mp4.") from None
 
 
 def iter_frames(
