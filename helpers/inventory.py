@@ -5,7 +5,6 @@ it holds a video stream of more than one picture. What a suffix tells is not ope
 reads them, and pictures, sound and the like, of which there may be many thousands, not at all.
 """
 
-import codecs
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -32,7 +31,6 @@ KINDS = {
     "documents": "bib doc docm docx epub key odp odt pages pdf ppt pptx rtf tex xps",
     "code": "bat c cc cmd cpp cs dll exe go h hpp ipynb java jl js lua m o php pl ps1 py pyc r rb rmd rs sh so sps tsx",
     "playlists": "asx cue m3u m3u8 mpd pls xspf",
-    "projects of editors": "aep aup drp edl fcpxml kdenlive mlt prproj veg",
     "camera previews": "lrf lrv",
     "unfinished downloads": "aria2 crdownload download filepart opdownload part partial tmp ytdl",
     "links": "desktop lnk url webloc",
@@ -128,16 +126,7 @@ def look_into(file: Path) -> str:
     except PermissionError:
         return "cannot be read"
     except (av.FFmpegError, OSError, ValueError):
-        return "text" if _is_text(file) else "no video"
-
-
-def _is_text(file: Path) -> bool:
-    """Whether a file begins with UTF-8 text."""
-    try:
-        with file.open("rb") as opened:  # an incremental decoder: the last character may be cut
-            return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(opened.read(1000))
-    except UnicodeDecodeError:
-        return False
+        return "no video"
 
 
 def as_line(n_clips: int, left_out: pd.DataFrame, where: str = "") -> str:

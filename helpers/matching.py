@@ -6,7 +6,7 @@ name. Rules go from strict to loose; a loose one counts only where it leaves one
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ ABSOLUTE = re.compile(r"(?:/|~|\.\./|[a-z]:|[a-z]+://)", re.I)  # how a path beg
 NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")  # 1, 001, and 1.0 as spreadsheets write it
 NONE = "there is no such clip"
 SHOWN = 5  # names in one line
+COLUMNS = ["name", "key", "rule"]
 
 Forms = Callable[[str], Iterable[str]]
 
@@ -53,50 +54,32 @@ def match_names(
         ValueError: a key or file name that fits more than one clip.
     """
     names = list(names)
-    splits = list(name_splits) if name_splits is not None else [""] * len(names)
-    keys, of_split = find_keys(names, clips["split"].to_dict(), splits), clips["split"]
-    asked = dict.fromkeys(zip(names, splits, strict=True))
-    found = dict(zip(zip(names, splits, strict=True), keys, strict=True))
-    rules = {pair: ("key" if clip_key(pair[0]) == key else "file name") if key else "" for pair, key in found.items()}
-    for rule in _rules(Path(root), dict(zip(clips["path"], clips.index, strict=True))):
-        if not (left := [pair for pair in asked if not found[pair]]):
-            break
-        forms: dict[str, list[str]] = {}
-        for key in clips.index.difference(set(found.values()) if rule.unnamed else [], sort=False):
-            for form in dict.fromkeys(rule.of_key(key)):
-                forms.setdefault(form, []).append(key)
-        for pair in left:
-            fitting = next((forms[form] for form in rule.of_name(_tidied(pair[0])) if form in forms), [])
-            fitting = [key for key in fitting if not pair[1] or of_split[key] in ("", pair[1])]
-            if len(fitting) == 1:
-                found[pair], rules[pair] = fitting[0], rule.label
-            elif fitting:
-                rules[pair] = f"fits {fitting[0]} and {fitting[1]}"
-    rows = [(pair[0], found[pair], rules[pair] or NONE) for pair in zip(names, splits, strict=True)]
-    return pd.DataFrame(rows, columns=["name", "key", "rule"], dtype="str")
-
-
-def find_keys(names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str]) -> list[str]:
-    """Find the clip that each name means as a key, or as the end of one.
-
-    Args:
-        names: As `fitting_keys` takes them.
-        splits: The split of each key there is, "" where it is unknown.
-        name_splits: For each name the split its clip is known to be in, or "". Clips of other splits are passed over.
-
-    Returns:
-        A key per name; "" where there is no such clip.
-
-    Raises:
-        ValueError: a name that fits more than one clip.
-    """
-    names, keys = list(names), []
-    for name, candidates, split in zip(names, fitting_keys(names, splits), name_splits, strict=True):
-        fitting = [key for key in candidates if not split or splits[key] in ("", split)]
+    pairs = list(zip(names, name_splits if name_splits is not None else [""] * len(names), strict=True))
+    found: dict[tuple[str, str], tuple[str, str]] = {}  # key and rule by name and split
+    for (name, split), fitting in zip(pairs, fitting_keys(names, clips.index), strict=True):
+        fitting = _of_split(fitting, split, clips)
         if len(fitting) > 1:
             raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
-        keys.append(fitting[0] if fitting else "")
-    return keys
+        found[name, split] = (
+            ("", NONE) if not fitting else (fitting[0], "key" if _tidied(name) == fitting[0] else "file name")
+        )
+    for loose in _rules(Path(root), dict(zip(clips["path"], clips.index, strict=True))):
+        if not (left := [pair for pair, (key, _) in found.items() if not key]):
+            break
+        forms: dict[str, list[str]] = {}
+        for key in clips.index.difference([key for key, _ in found.values()] if loose.unnamed else [], sort=False):
+            for form in dict.fromkeys(loose.of_key(key)):
+                forms.setdefault(form, []).append(key)
+        for name, split in left:
+            fitting = next((forms[form] for form in loose.of_name(_tidied(name)) if form in forms), [])
+            if fitting := _of_split(fitting, split, clips):
+                unclear = "", f"fits {' and '.join(fitting[:2])}"
+                found[name, split] = (fitting[0], loose.label) if len(fitting) == 1 else unclear
+    return pd.DataFrame([(name, *found[name, split]) for name, split in pairs], columns=COLUMNS, dtype="str")
+
+
+def _of_split(keys: Sequence[str], split: str, clips: pd.DataFrame) -> list[str]:
+    return [key for key in keys if not split or clips.at[key, "split"] in ("", split)]
 
 
 def _rules(root: Path, by_path: Mapping[str, str]) -> Iterator[Rule]:

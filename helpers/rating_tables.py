@@ -12,9 +12,11 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from helpers.splits import split_named
 
@@ -27,7 +29,6 @@ NOT_A_NUMBER = {"", "nan", "na", "n/a", "#n/a", "<na>", "none", "null", "-", "â€
 SEPARATORS = ",;\t| "
 HEAD_LINES = 20  # in which the column names must stand; before them `sep=`, titles and comments
 HEAD_CHARACTERS = 100_000
-EXCEL = {".xlsx", ".xlsm"}
 
 Line = tuple[str, list[str]]  # where it stands, for messages; its cells
 
@@ -38,7 +39,7 @@ def table_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: no such table; a column is missing or there twice; a cell is no number; a line without a clip.
     """
-    lines = iter(_excel_lines(path) if path.suffix.lower() in EXCEL else _text_lines(path))
+    lines = _excel_lines(path) if path.suffix.lower() == ".xlsx" else _text_lines(path)
     headings = _head(path, lines)
     columns = columns_of(path, headings, ["clip", *targets], STATED)
     for where, cells in lines:
@@ -47,14 +48,6 @@ def table_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
         cells += [""] * (len(headings) - len(cells))
         if any(map(str.strip, cells)):
             yield _table_row({name: cells[at].strip() for name, at in columns.items()}, targets, where)
-
-
-def is_table(path: Path) -> bool:
-    """Whether a text file has a line of column names, `clip` among them; other texts are called ratings.txt too."""
-    try:
-        return any(_is_head(cells) for _, cells in islice(_text_lines(path), HEAD_LINES))
-    except (OSError, ValueError):
-        return False
 
 
 def columns_of(
@@ -153,42 +146,20 @@ def _separator(text: str) -> str:
     return max(SEPARATORS[:-1], key=heads[0].count) if heads else ","
 
 
-def _excel_lines(path: Path) -> list[Line]:
+def _excel_lines(path: Path) -> Iterator[Line]:
     """Lines of the first sheet with a column `clip`; where there is none, of the first one."""
     try:
-        from openpyxl import load_workbook
+        with warnings.catch_warnings(action="ignore"):  # of what Excel knows and openpyxl does not
+            sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=str, na_filter=False, engine="openpyxl")
     except ImportError:
         advice = "Run pip install openpyxl, or save it as ratings.csv."
         raise ValueError(f"{path.name} is read with openpyxl, which is not installed. {advice}") from None
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of what Excel knows and openpyxl does not
-            values, formulas = (load_workbook(path, read_only=True, data_only=computed) for computed in (True, False))
-            sheets = {
-                sheet.title: _sheet_lines(f"{path.name} row", sheet.values, formulas[sheet.title].values)
-                for sheet in values.worksheets
-            }
     except Exception as error:  # openpyxl raises whatever it stumbles over
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path.name} is not a workbook of Excel ({reason}). Save it anew, or as CSV UTF-8.") from None
-    filled = {title: lines for title, lines in sheets.items() if lines}
-    tables = [title for title, lines in filled.items() if any(_is_head(cells) for _, cells in lines[:HEAD_LINES])]
+    filled = {title: sheet.fillna("").to_numpy().tolist() for title, sheet in sheets.items() if len(sheet)}
+    tables = [title for title, rows in filled.items() if any(map(_is_head, rows[:HEAD_LINES]))]
     chosen = next(iter([*tables, *filled]), None)
     if others := [title for title in filled if title != chosen]:
         log.warning("%s: the sheet %r is read, and not %s", path.name, chosen, ", ".join(map(repr, others)))
-    return filled.get(chosen, [])
-
-
-def _sheet_lines(name: str, values: Iterable[tuple], formulas: Iterable[tuple]) -> list[Line]:
-    """The lines of a sheet that hold anything; a formula that was never computed stands as such."""
-    rows = zip_longest(values, formulas, fillvalue=())
-    lines = (
-        (f"{name} {n}", [_text(*cell) for cell in zip(row, told, strict=False)])
-        for n, (row, told) in enumerate(rows, 1)
-    )
-    return [(where, cells) for where, cells in lines if any(map(str.strip, cells))]
-
-
-def _text(value: Any, formula: Any) -> str:
-    value = formula if value is None else value
-    whole = isinstance(value, float) and value.is_integer()
-    return "" if value is None else str(int(value) if whole else value)
+    return ((f"{path.name} row {n}", cells) for n, cells in enumerate(filled.get(chosen, []), 1))

@@ -17,19 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.rating_tables import STATED, columns_of, is_table, table_rows
+from helpers.rating_tables import STATED, columns_of, table_rows
 from helpers.splits import split_named
 
 log = logging.getLogger(__name__)
 
-KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv", "tsv": "tsv", "txt": "txt"} | {
-    "xlsx": "excel",
-    "xlsm": "excel",
-}
+KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv", "tsv": "tsv", "txt": "txt", "xlsx": "excel"}
 RATING_FILE = re.compile(rf"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?:{'|'.join(KINDS)})", re.I)
-LIKE_RATINGS = re.compile(r".*(?:rating|annotation).*", re.I | re.S)
-OTHER_TABLES = {"csv", "tsv", "xlsx", "xlsm", "xls", "ods", "numbers"}  # may be ratings where no others are
-NOT_READ = {"", "xls", "ods", "numbers", "sav", "dta", "rds", "parquet", "feather", "gz", "zip"}
+TABLES = {"csv", "tsv", "xlsx", "xls", "ods", "numbers"}  # may be ratings where no others are
+NOT_READ = {"", "xlsm", "sav", "dta", "rds", "parquet", "feather", "gz", "zip"} | TABLES | set(KINDS)
 PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -140,8 +136,7 @@ def scaled(rows: pd.DataFrame, targets: Sequence[str], rating_range: tuple[float
 def rating_files(folder: Path) -> list[Path]:
     """The rating files of a folder; where it has none, those of its direct children.
 
-    They are called `annotation_{training,validation,test}` (`.pkl`, `.json`) or `ratings` (`.csv`, `.xlsx`, …). A text
-    that is no table is none.
+    They are called `annotation_{training,validation,test}` (`.pkl`, `.json`) or `ratings` (`.csv`, `.xlsx`, …).
     """
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if here := [path for path in entries if _is_rating_file(path)]:
@@ -157,8 +152,7 @@ def rating_files(folder: Path) -> list[Path]:
 
 def _is_rating_file(path: Path) -> bool:
     match = RATING_FILE.fullmatch(path.name)
-    named = bool(match) and path.is_file() and (match["split"] is None or split_named(match["split"]) != "")
-    return named and (path.suffix.lower() != ".txt" or is_table(path))
+    return bool(match) and path.is_file() and (match["split"] is None or split_named(match["split"]) != "")
 
 
 def why_not_read(path: PurePosixPath, read: Sequence[Path]) -> str:
@@ -166,19 +160,13 @@ def why_not_read(path: PurePosixPath, read: Sequence[Path]) -> str:
 
     Where none is read any table beside the clips is thought to be ratings.
     """
-    suffix = path.suffix[1:].lower()
-    named = bool(LIKE_RATINGS.fullmatch(path.name)) and len(path.parts) < 3 and suffix in NOT_READ | set(KINDS)
-    if path.name.startswith("~$"):  # Excel's sign that a file is open
-        return ""
-    if not named and (read or len(path.parts) > 1 or suffix not in OTHER_TABLES):
+    depth, suffix, name = len(path.parts), path.suffix[1:].lower(), path.name.lower()
+    like = depth < 3 and suffix in NOT_READ and ("rating" in name or "annotation" in name)
+    if name.startswith("~$") or not (like or (not read and depth == 1 and suffix in TABLES)):  # ~$: open in Excel
         return ""
     if read:
         return f"looks like ratings and is not read: {read[0].name} is. Remove one of the two, or join them."
-    if suffix not in KINDS:
-        return "may be ratings and is not read. Save it as ratings.csv or ratings.xlsx."
-    if RATING_FILE.fullmatch(path.name) and suffix == "txt":
-        return "looks like ratings and is not read. Give it a first line of column names, clip among them."
-    return f"may be ratings and is not read. Call it ratings.{suffix} beside the clips to have it read."
+    return "may be ratings and is not read. Save it beside the clips as ratings.csv or .xlsx, with a column clip."
 
 
 class _PlainUnpickler(pickle.Unpickler):

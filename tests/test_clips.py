@@ -186,17 +186,10 @@ def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
 
 
 def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():
-    splits = {"x": "", "a/x": "", "a/b/y": "train", "id.003": ""}
-    assert matching.find_keys(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], splits, [""] * 8) == [
-        "x",
-        "x",
-        "a/x",
-        "a/b/y",
-        "a/b/y",
-        "",
-        "id.003",
-        "",
-    ]
+    keys = ["x", "a/x", "a/b/y", "id.003"]
+    table = pd.DataFrame({"path": [f"{key}.mp4" for key in keys], "split": ["", "", "train", ""]}, index=keys)
+    found = matching.match_names(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], table)
+    assert found["key"].tolist() == ["x", "x", "a/x", "a/b/y", "a/b/y", "", "id.003", ""]
 
 
 def test_only_the_suffix_of_a_video_is_taken_off():

@@ -43,8 +43,8 @@ def test_a_file_is_a_clip_by_what_it_holds(tmp_path, name, form, codec, key):
 @pytest.mark.parametrize(
     ("name", "write", "kind"),
     [
-        ("a.ts", lambda p: p.write_text("export const a = 1;\n" * 9), "text"),
-        ("README", lambda p: p.write_text("Größe " * 400, encoding="utf-8"), "text"),
+        ("a.ts", lambda p: p.write_text("export const a = 1;\n" * 9), "no video"),
+        ("README", lambda p: p.write_text("Größe " * 400, encoding="utf-8"), "no video"),
         ("x.dat", lambda p: p.write_bytes(np.random.RandomState(0).bytes(50_000)), "no video"),
         ("empty", lambda p: p.touch(), "empty"),
         ("still", lambda p: write_video(p, "image2pipe", "mjpeg", pictures=1), "pictures"),
@@ -92,12 +92,17 @@ def test_one_line_says_what_was_seen_used_and_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "read", "advice"),
     [
-        ("ratings (1).csv", False, "Call it ratings.csv beside the clips"),
-        ("My Ratings.XLSX", False, "Call it ratings.xlsx beside the clips"),
-        ("ratings.xls", False, "Save it as ratings.csv or ratings.xlsx"),
-        ("ratings.csv.gz", False, "Save it as ratings.csv"),
-        ("big five.csv", False, "Call it ratings.csv beside the clips"),
-        ("ratings.txt", False, "Give it a first line of column names, clip among them"),
+        *(
+            (name, False, "Save it beside the clips as ratings.csv or .xlsx, with a column clip.")
+            for name in (
+                "ratings (1).csv",
+                "My Ratings.XLSX",
+                "ratings.xls",
+                "ratings.csv.gz",
+                "big five.csv",
+                "sub/ratings_new.json",
+            )
+        ),
         ("ratings (1).csv", True, "ratings.csv is. Remove one of the two"),
         ("sub/ratings.csv", True, "ratings.csv is. Remove one of the two"),
         ("big five.csv", True, ""),
