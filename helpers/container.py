@@ -5,14 +5,14 @@ breaks off is an error here, before anything is computed from it, never a shorte
 """
 
 import math
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict, deque, namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -29,6 +29,7 @@ LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 UNORDERED = ("h264", "hevc")  # of these FFmpeg only guesses the times that AVI does not store
+Row = namedtuple("Row", "moment pts dts key hidden")  # of a packet: when its picture is shown, in ticks
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
 
 
@@ -91,18 +92,14 @@ class OpenVideo:
     def first_picture(self) -> av.VideoFrame:
         """The first picture that can be decoded; VideoError where there is none."""
         try:
-            with closing(self._decode()) as pictures:
+            with closing(self.decode()) as pictures:
                 return next(pictures)
-        except av.FFmpegError as error:
-            raise damaged(self.path, f"its first frame cannot be decoded ({error.strerror})") from None
-        except StopIteration:
-            raise damaged(self.path, "holds no frame that can be decoded") from None
+        except (av.FFmpegError, StopIteration) as error:
+            why = f" ({error.strerror})" if isinstance(error, av.FFmpegError) else ""
+            raise damaged(self.path, f"its first frame cannot be decoded{why}") from None
 
-    def count_pictures(self) -> int:
-        """How many pictures can be decoded."""
-        return sum(1 for _ in self._decode())
-
-    def _decode(self) -> Iterator[av.VideoFrame]:
+    def decode(self) -> Iterator[av.VideoFrame]:
+        """The pictures as a player shows them, damaged or not."""
         with open_container(self.path) as container:
             for packet in self.packets_of(container):
                 yield from container.streams[self.stream.index].codec_context.decode(packet)
@@ -133,18 +130,7 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
         raise VideoError(f"{what}. Copy or download it again, or remove it.") from None
 
 
-class Row(NamedTuple):
-    """What is kept of a packet; `moment`: when its picture is shown, in ticks, where the container knows."""
-
-    moment: int | None
-    pts: int | None
-    dts: int | None
-    key: bool
-    hidden: bool
-
-
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
-    _check_format(path, container)
     end, rows, first = Counter(), defaultdict(list), {}  # by stream; first: its first key packet
     for packet in container.demux():
         stream, moment = packet.stream, packet.dts if packet.pts is None else packet.pts  # AVI knows dts only
@@ -157,86 +143,73 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
                 first.setdefault(stream, packet)
             rows[stream].append(Row(moment, packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
     stream, remarks = _choose_stream(path, container, rows)
-    if all(row.moment is None for row in rows[stream]):
-        raise damaged(path, "holds no frame that can be decoded")
+    video = _table_of(path, container, stream, rows[stream], first.get(stream))
     _check_whole(path, container, max(float(ticks * each.time_base) for each, ticks in end.items()))
     if "matroska" in container.format.name:
         _check_matroska(path, container, stream, {row.pts for row in rows[stream]})
-    video = _video_of(path, container, stream, rows[stream], first.get(stream))
+    video = _without_cut(replace(video, remarks=remarks + video.remarks))
     _check_times(video)
-    return replace(video, remarks=remarks + video.remarks)
-
-
-def _video_of(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, rows: list[Row], first: av.Packet | None
-) -> OpenVideo:
-    """The table of a stream's pictures from its packets; what cannot be decoded for what was cut away is left out."""
-    start = next((k for k, row in enumerate(rows) if row.key), 0)
-    shown = [row for row in rows[start:] if row.moment is not None and not row.hidden]
-    if not shown:
-        raise damaged(path, "holds no frame that can be decoded")
-    ticks, keys = (np.sort([row.moment for row in part]) for part in (shown, [row for row in shown if row.key]))
-    no_times, gaps = "avi" in container.format.name, ()
-    if no_times and stream.codec_context.name in UNORDERED:
-        ticks, gaps = _times_of_avi(stream, np.array([row.dts for row in shown]))
-    timed = not no_times and len(np.unique(ticks)) == len(ticks) and all(row.pts is not None for row in shown)
-    is_open = first is not None and stream.codec_context.codec.canonical_name == "h264" and not _has_idr(stream, first)
-    video = OpenVideo(path, container, stream, ticks, keys, timed, start, is_open)
-    n_cut = sum(not row.hidden for row in rows[:start])
-    if is_open or first is None or rows[start].pts != ticks[0]:
-        ticks = ticks[-video.count_pictures() :] if no_times else ticks[ticks >= video.first_picture.pts]
-        n_cut += len(video.ticks) - len(ticks)
-    cut = f"left out are pictures that need what was cut away: {n_cut}" if n_cut else "no picture is left out"
-    cuts = (f"begins in the middle of a longer video; {cut}",) if is_open or n_cut else ()
-    return replace(video, ticks=ticks, remarks=cuts + gaps)
-
-
-def _has_idr(stream: av.VideoStream, packet: av.Packet) -> bool:
-    """Whether an H.264 packet begins anew: it holds an IDR picture (unit 5 of Rec. ITU-T H.264, table 7-1)."""
-    return bool(BitStreamFilterContext("filter_units=pass_types=5", stream).filter(packet))
-
-
-def _times_of_avi(stream: av.VideoStream, decoded: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """When the pictures of an AVI with null frames are shown, from when they are decoded, (n,); and a remark.
-
-    The k-th shown is decoded so many places before as the decoder holds pictures back.
-    """
-    between = np.diff(decoded)
-    step, delay = (int(np.median(between)) or 1) if len(between) else 1, stream.codec_context.reorder_depth
-    ticks = np.append(decoded[delay:], decoded[-1] + step * np.arange(1, delay + 1))[-len(decoded) :]
-    if not len(between) or between.max() <= step:
-        return ticks, ()
-    gap_s, where_s = (float(tick * stream.time_base) for tick in (between.max(), decoded[between.argmax()]))
-    said = f"AVI stores no times of showing: beside its gaps (the longest {gap_s:.1f} s, at {where_s:.1f} s) a time is"
-    return ticks, (f"{said} unsure",)
-
-
-def _check_format(path: Path, container: av.container.InputContainer) -> None:
-    """Refuse what FFmpeg takes for a short video: pictures and even text. A GIF must be called so."""
-    kind = container.format.name
-    if kind.endswith("_pipe") or kind in NO_VIDEOS or (kind == "gif" and path.suffix.lower() != ".gif"):
-        what = NO_VIDEOS.get(kind, f"a picture ({kind.removesuffix('_pipe')})")
-        raise VideoError(f"{path.name}: not a video but {what}. Remove it.")
+    return video
 
 
 def _choose_stream(
     path: Path, container: av.container.InputContainer, rows: Mapping[av.VideoStream, list[Row]]
 ) -> tuple[av.VideoStream, tuple[str, ...]]:
-    """The stream of the picture, which is the default one of those that are no covers or stills; and a remark."""
-    name, streams = path.name, [stream for stream in container.streams.video if not stream.disposition & STILLS]
+    """The stream of the picture, which is the default one of those that are no covers or stills; and a remark.
+
+    FFmpeg takes pictures and even text for short videos; a GIF must be called so.
+    """
+    kind, name = container.format.name, path.name
+    if kind.endswith("_pipe") or kind in NO_VIDEOS or (kind == "gif" and path.suffix.lower() != ".gif"):
+        what = NO_VIDEOS.get(kind, f"a picture ({kind.removesuffix('_pipe')})")
+        raise VideoError(f"{name}: not a video but {what}. Remove it.")
+    streams = [stream for stream in container.streams.video if not stream.disposition & STILLS]
+    streams = [stream for stream in streams if len(rows[stream]) > 2] or streams  # the last packet is empty
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise VideoError(f"{name}: holds no video stream ({kinds} only). Remove it, or take the file with the picture.")
-    streams = [stream for stream in streams if len(rows[stream]) > 2] or streams  # the last packet is empty
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     if stream.codec_context is None:
         convert = f"ffmpeg -i {name} -c:v libx264 new.mp4"
         raise VideoError(f"{name}: its codec cannot be decoded here. Convert it: {convert}.")
-    if len(streams) == 1:
-        return stream, ()
-    which = "default one" if stream.disposition & Disposition.default else "first one"
-    sizes = ", ".join(f"{each.width}x{each.height}" for each in streams)
-    return stream, (f"{len(streams)} video streams ({sizes}): number {streams.index(stream) + 1} is read, the {which}",)
+    which = "default" if stream.disposition & Disposition.default else "first"
+    several = f"{len(streams)} video streams: number {streams.index(stream) + 1} is read, the {which} one"
+    return stream, (several,) if len(streams) > 1 else ()
+
+
+def _table_of(
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream, rows: list[Row], first: av.Packet | None
+) -> OpenVideo:
+    """The table of a stream's pictures, by its packets from the first key packet on."""
+    start = next((k for k, row in enumerate(rows) if row.key), 0)
+    shown = [row for row in rows[start:] if row.moment is not None and not row.hidden]
+    if not shown:
+        raise damaged(path, "holds no frame that can be decoded")
+    ticks, keys = (np.sort([row.moment for row in part]) for part in (shown, [row for row in shown if row.key]))
+    in_avi, codec, remarks = "avi" in container.format.name, stream.codec_context.codec.canonical_name, ()
+    gaps = np.diff([row.dts for row in shown]) if in_avi and codec in UNORDERED else np.zeros(0)
+    if len(set(gaps)) > 1:  # AVI tells when pictures are decoded: so many before as the decoder holds back
+        held, where = stream.codec_context.reorder_depth, gaps.argmax()
+        ticks = shown[held].dts + np.cumsum([0, *gaps[held:], *[int(np.median(gaps))] * held])
+        gap_s, at_s = (float(tick * stream.time_base) for tick in (gaps[where], shown[where].dts))
+        remarks = (f"AVI tells no times of showing: beside gaps (the longest {gap_s:.1f} s, at {at_s:.1f} s) unsure",)
+    timed = not in_avi and len(np.unique(ticks)) == len(ticks) and all(row.pts is not None for row in shown)
+    # Unit 5 of Rec. ITU-T H.264, table 7-1, is an IDR picture.
+    is_open = codec == "h264" and not (
+        first and BitStreamFilterContext("filter_units=pass_types=5", stream).filter(first)
+    )
+    return OpenVideo(path, container, stream, ticks, keys, timed, start, is_open, remarks)
+
+
+def _without_cut(video: OpenVideo) -> OpenVideo:
+    """Leave out what cannot be decoded because it refers to what was cut away."""
+    ticks, n = video.ticks, video.start
+    if video.is_open or not len(video.keys) or video.keys[0] != ticks[0]:
+        ticks = ticks[ticks >= video.first_picture.pts] if video.timed else ticks[-sum(1 for _ in video.decode()) :]
+        n += len(video.ticks) - len(ticks)
+    cut = f"left out are pictures that need what was cut away: {n}" if n else "no picture is left out"
+    remark = f"begins in the middle of a longer video; {cut}"
+    return replace(video, ticks=ticks, remarks=video.remarks + (remark,) * (n > 0 or video.is_open))
 
 
 def _check_times(video: OpenVideo) -> None:

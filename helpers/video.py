@@ -16,14 +16,7 @@ import cv2
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
-from helpers.container import (
-    OpenVideo,
-    VideoError,
-    damaged,
-    open_container,
-    open_video,
-    orientation,
-)
+from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video, orientation
 from helpers.pictures import DEINTERLACED, Converter, Deinterlacer, remarks_of, shapes_of
 
 BACKENDS = ("pyav", "opencv")

@@ -55,8 +55,8 @@ def test_a_cut_shows_the_pictures_of_the_whole_from_the_first_that_can_be_decode
     np.testing.assert_array_equal(got.frames, frames[numbers])
     np.testing.assert_array_equal(read_frames(path, [3, 20]).frames, frames[[numbers[3], numbers[20]]])
     with open_video(path) as video:
-        assert video.remarks == () or video.remarks[0].startswith("begins in the middle of a longer video; ")
-        assert video.remarks or (codec != "libx264" and not before)
+        told = any(text.startswith("begins in the middle of a longer video; ") for text in video.remarks)
+    assert told or (codec != "libx264" and not before)
 
 
 @pytest.mark.parametrize("options", [OPEN, REFRESH])
