@@ -21,7 +21,7 @@ from helpers.failures import reason_of
 from helpers.files import PART
 from helpers.people import MainFace, main_face
 from helpers.shots import shots_in_words
-from helpers.store import Stage, clip_stamp, read_manifest, write_arrays
+from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
 from helpers.tracking import Follower, face_path
 from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of
 from helpers.video import backend_name, backend_version, iter_frames
@@ -36,7 +36,10 @@ SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source
 
 
 def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
-    """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest."""
+    """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest.
+
+    Its `remarks`, if there are any, say by key what is odd about a clip's face, or was done to its pictures.
+    """
     from helpers.pipeline import NOT_DECISIVE, ClipRun, Work  # slow to import for decoder processes
 
     cfg = replace(cfg, detector=chosen_detector(cfg.detector, cfg.out / "faces"))
@@ -59,7 +62,15 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
                 (track,) = tracks
                 write_track(stage.path(clip.key), replace(track, stamp=clip.stamp))
                 run.count("made")
-        return stage.finish(**run.finish())
+        files = {key: path for key in clips.index if (path := stage.path(key)).is_file()}
+        remarks = {key: text for key, path in files.items() if (text := _remarks(path))}
+        return stage.finish({"remarks": remarks} if remarks else {}, **run.finish())
+
+
+def _remarks(path: Path) -> str:
+    """What a track's file says of its face and its pictures; files made earlier know nothing of that."""
+    found = read_arrays(path)
+    return "; ".join(filter(None, [str(found.get("remarks", "")), *str(found["decoder"]).split("; ")[1:]]))
 
 
 def write_track(path: str | Path, track: FaceTrack) -> None:

@@ -191,16 +191,16 @@ class Stage(FolderLock):
         """Record a clip, or one row of it, that could not be made."""
         self.failed.append({"clip": clip, "reason": reason} | ({} if row is None else {"row": row}))
 
-    def finish(self, **counts: int) -> dict[str, Any]:
-        """Write the final manifest, give the folder back, and return the manifest."""
-        manifest = self._write(True, counts)
+    def finish(self, about: dict[str, Any] | None = None, /, **counts: int) -> dict[str, Any]:
+        """Write the final manifest, with what more there is to say `about` it, free the folder, return the manifest."""
+        manifest = self._write(True, counts, about)
         self.release()
         return manifest
 
-    def _write(self, finished: bool, counts: dict[str, int]) -> dict[str, Any]:
+    def _write(self, finished: bool, counts: dict[str, int], more: dict[str, Any] | None = None) -> dict[str, Any]:
         seconds = round(self._seconds + time.monotonic() - self._started, 3)
         about = {"made_with": self.made_with, "finished": finished, "seconds": seconds, "failed": self.failed}
-        return write_manifest(self.folder, self.name, self.identity, about, **counts)
+        return write_manifest(self.folder, self.name, self.identity, about | (more or {}), **counts)
 
 
 def write_manifest(

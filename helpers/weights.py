@@ -7,11 +7,13 @@ processes that detect faces read the table without it.
 
 import hashlib
 import logging
-import socket
+import shutil
 import zlib
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -274,19 +276,14 @@ def require(names: list[str]) -> dict[str, Path]:
 
 def fetch(file: PublishedFile, patience_s: float = 30) -> str:
     """Download one file to its place, whole or not at all; return "" or the reason why not."""
-    import keras
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(patience_s)  # seconds without an answer; urllib waits for ever otherwise
     try:
         with replacing(file.place) as part:  # flushes it: after a power cut it must not be there without its bytes
-            keras.utils.get_file(part.name, file.url, cache_dir=part.parent, cache_subdir="", force_download=True)
+            with urlopen(file.url, timeout=patience_s) as answer, open(part, "wb") as stream:
+                shutil.copyfileobj(answer, stream)
             if not is_as_published(part, file):
                 raise ValueError(f"{file.url} is not the file that was published")
-    except Exception as error:  # get_file raises a bare Exception when an address does not answer
-        return str(error).splitlines()[0]
-    finally:
-        socket.setdefaulttimeout(before)
+    except (OSError, ValueError, HTTPException) as error:
+        return (str(error) or type(error).__name__).splitlines()[0]
     log.info("fetched %s from %s", file.place, file.url)
     return ""
 

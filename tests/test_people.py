@@ -3,6 +3,7 @@
 import av
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from numbered import FrameList
 
@@ -44,6 +45,15 @@ def track(monkeypatch):
         return faces.track_clip("clip.mp4", PreparationConfig(**parameters))
 
     return of
+
+
+def write(path, frames: np.ndarray) -> None:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=15, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
 
 
 def on_a_page(*pictures: tuple[np.ndarray, int, int]) -> np.ndarray:
@@ -101,12 +111,7 @@ def test_too_little_of_a_person_says_how_often_the_clip_is_cut(track):
 
 def test_flow_across_a_cut_is_masked(track, tmp_path):
     frames = np.concatenate([ONE[:20], OTHER[:20]])
-    with av.open(str(tmp_path / "a.mp4"), "w") as file:
-        stream = file.add_stream("libx264", rate=15, options={"crf": "18"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
+    write(tmp_path / "a.mp4", frames)
     cfg = DynamicConfig(input_px=32)
     found = track(frames, detect_every=4)
     assert found.cuts.tolist() == [20]
@@ -155,3 +160,11 @@ def test_a_turned_clip_without_its_tag_is_told(track):
         NoFaceError, match="^no face found in 2 looked-at frames; there is one when the picture is turned"
     ):
         track(np.rot90(ONE[:12], axes=(1, 2)))
+
+
+def test_remarks_stand_in_the_manifest_also_of_clips_that_were_done_before(tmp_path):
+    write(tmp_path / "still.mp4", ONE[[0] * 12])
+    clips = pd.DataFrame({"path": ["still.mp4"]}, index=pd.Index(["still"], name="key"))
+    cfg = PreparationConfig(data_dir=str(tmp_path), out_dir=str(tmp_path / "run"), workers=1)
+    for _ in range(2):
+        assert faces.prepare_clips(clips, cfg)["remarks"] == {"still": "the face does not move: a still picture?"}
