@@ -305,4 +305,6 @@ def test_parity_tells_the_same_frames_from_others(clip, capsys):
     table = parity_table(clip, n_frames=8, rounds=1)
     assert table.loc["pyav", "max_levels"] == 0
     assert table.loc["opencv", ["same_index", "same_t_s", "exact"]].all()
-    assert not differences(read_frames(clip, [0, 9, 20]), read_frames(clip, [0, 10, 20]))["exact"]
+    others = differences(read_frames(clip, [0, 9, 20]), read_frames(clip, [0, 10, 20], size=(24, 40)))
+    assert (others["differs"], others["exact"]) == ("which frames, times, size (80x48, not 40x24), pixels", False)
+    assert "there is no such file" in parity_table(clip.parent / "gone.mp4").loc["opencv", "error"]
