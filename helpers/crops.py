@@ -102,9 +102,9 @@ def face_flows(job: Job) -> Iterator[Chunk]:
     clock, across = Clock(), job.track.cuts - 1  # flows from one shot to another
     for batch in batches_of(_flows(clock.each("decoding", stream), job, clock), FLOWS_PER_CHUNK):
         flows, t_s, numbers = map(np.array, zip(*batch, strict=True))
-        cut = across[(across >= 0) & (across < len(flows))]
-        across, flows[cut] = across - len(flows), 0
-        yield Chunk(flows, t_s, numbers, stream.decoder, dict.fromkeys(cut.tolist(), "crosses a cut"), clock.read())
+        flows[across[(across >= 0) & (across < len(flows))]] = 0
+        across = across - len(flows)
+        yield Chunk(flows, t_s, numbers, stream.decoder, spent_s=clock.read())
 
 
 def _flows(
