@@ -132,21 +132,21 @@ def look_into(file: Path) -> str:
 def as_line(n_clips: int, left_out: pd.DataFrame, where: str = "") -> str:
     """What was seen, used and left out, in one line; `where`: the file that lists it.
 
-    Files that want a hand, and those that had to be opened, are named.
+    Files that want a hand, and those that had to be opened, are named; what looks like ratings with what to do.
     """
-    counts = left_out["kind"].value_counts()
-    n_ratings, counts = counts.get("ratings", 0), counts.drop("ratings", errors="ignore")
+    others = left_out[left_out["kind"] != "ratings"]
     parts = []
-    for kind, n in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
-        paths = left_out.loc[left_out["kind"] == kind, "path"]
-        named = kind in ("no video", "cannot be read") or (left_out.loc[paths.index, "problem"] != "").any()
-        names = f": {', '.join(paths[:NAMED])}{', …' if n > NAMED else ''}" if named else ""
+    for kind, n in sorted(others["kind"].value_counts().items(), key=lambda each: (-each[1], each[0])):
+        these = others[others["kind"] == kind]
+        named = kind in ("no video", "cannot be read") or (these["problem"] != "").any()
+        names = f": {', '.join(these['path'][:NAMED])}{', …' if n > NAMED else ''}" if named else ""
         parts.append(f"{n:,} {kind}{names}")
-    said = f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips"
-    said += f", {n_ratings} of ratings" if n_ratings else ""
-    if not parts:
-        return f"{said}, none left out"
-    return f"{said}, {counts.sum():,} left out ({'; '.join(parts)})" + (f"; list: {where}" if where else "")
+    n_ratings = len(left_out) - len(others)
+    said = f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips" + f", {n_ratings} of ratings" * bool(n_ratings)
+    said += f", {len(others):,} left out ({'; '.join(parts)})" if parts else ", none left out"
+    unread = others[others["kind"] == "ratings not read"]
+    hints = [f"{path} {problem.rstrip('.')}" for path, problem in zip(unread["path"], unread["problem"], strict=True)]
+    return "; ".join([said, *[f"list: {where}"] * bool(where), *hints[:1]])
 
 
 def write_rows(table: pd.DataFrame, path: str | Path) -> None:

@@ -84,7 +84,8 @@ def test_one_line_says_what_was_seen_used_and_left_out(tmp_path):
     found, left_out = take_inventory(tmp_path)
     assert as_line(len(found), left_out, "out/left_out.csv") == (
         "seen 8 files: 1 clips, 1 of ratings, 6 left out (2 pictures; 2 same key: c/IMG.MOV, c/IMG.mp4; "
-        "1 folder with .nomedia; 1 ratings not read: ratings (1).csv); list: out/left_out.csv"
+        "1 folder with .nomedia; 1 ratings not read: ratings (1).csv); list: out/left_out.csv; "
+        "ratings (1).csv looks like ratings and is not read: ratings.csv is. Remove one of the two, or join them"
     )
     assert as_line(1, left_out[:0]) == "seen 1 files: 1 clips, none left out"
 
