@@ -166,7 +166,7 @@ def test_colours_come_as_in_the_sdr_original(tmp_path, curve, to, tags, remark):
     deep = curve((original / 255) ** 2.4 @ to.T)
     how = dict(zip(("color_trc", "color_primaries", "colorspace"), tags, strict=True)) | {"color_range": 1}
     options = QUIET | {"crf": "1"}
-    path = write_parts(tmp_path / "clip.mp4", [[deep] * 2], "libx265", pixels="yuv420p10le", options=options, **how)
+    path = write_parts(tmp_path / "clip.mkv", [[deep] * 2], "libx265", pixels="yuv420p10le", options=options, **how)
     frames = read_frames(path)
     middle = slice(PATCH_PX // 2, None, PATCH_PX)
     assert np.abs(frames.frames[1][middle, middle].astype(int) - patches).max() <= 3
