@@ -92,7 +92,8 @@ class FeatureTable:
         if odd := sorted(ours ^ theirs):
             got = f"{'another' if odd[0] in ours else 'no'} {odd[0]!r}"
             raise ValueError(f"{self.path.name} must have the columns of {other.path.name}, got {got}.")
-        return replace(self, features=tuple(self.names.index(name) for name in other.feature_names))
+        places = {name: at for at, name in enumerate(self.names)}
+        return replace(self, features=tuple(places[name] for name in other.feature_names))
 
     def chunks(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
         """Read some lines at a time.
@@ -109,7 +110,7 @@ class FeatureTable:
         how |= {"keep_default_na": False, "na_values": dict.fromkeys(features, NOT_A_NUMBER)}
         how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(features), str)}
         try:
-            with pd.read_csv(self.path, chunksize=CELLS_AT_A_TIME // (n + 1) + 1, **how) as chunks:
+            with pd.read_csv(self.path, chunksize=max(CELLS_AT_A_TIME // (n + 1), 100), **how) as chunks:
                 for chunk in chunks:
                     if not len(chunk):
                         raise ValueError(f"{self.path.name} must have lines below its column names, got none.")

@@ -95,11 +95,11 @@ def stored_chunks(clip: StoredClip) -> Iterator[Chunk]:
 
 def open_faces(clip: StoredClip) -> Callable[[slice], Values]:
     """What reads pictures: RGB uint8 (k, size_px, size_px, 3)."""
-    whole = np.array([0, 0, clip.side_px, clip.side_px])
 
     def read(path: Path) -> np.ndarray:
         face = read_face(path, clip.side_px)
-        return face if clip.size_px == clip.side_px else crop_face(face, whole, clip.size_px)
+        same = clip.size_px == clip.side_px
+        return face if same else crop_face(face, np.array([0, 0, *face.shape[1::-1]]), clip.size_px)
 
     return lambda places: _each(read, clip.paths[places], (clip.size_px, clip.size_px, 3), np.uint8)
 
@@ -180,8 +180,8 @@ def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     """The files in a folder whose names fit, by the number that is the pattern's first group, ascending.
 
-    Of pictures of several faces, those of the face with most are taken, see `_main_face`. `StoredError`: there are none
-    any more, two have the same number, or one has more than 18 digits.
+    Of pictures of several faces, those of one are taken. `StoredError`: there are none any more, two have the same
+    number, or one has more than 18 digits.
     """
     names = sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order)
     numbers = {name: match[1] for name in names if name[0] != "." and (match := pattern.fullmatch(name))}
@@ -198,21 +198,21 @@ def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
 
 
 def _main_face(numbers: dict[str, str]) -> dict[str, str]:
-    """The pictures of the face that has most of them, with the digits of their frames, where names tell faces apart.
+    """The pictures of the face with most of them, with the digits of their frames, where names tell faces apart.
 
-    They do as OpenFace's do, or where the last number repeats in names that differ in numbers only
-    (`clip_0001_0.jpg`, a detector's): then the number that takes most values, or the longer one, is the frame's.
+    They do in OpenFace's, and where the last number repeats (`clip_0001_0.jpg`): then the number that takes most values
+    is the frame's.
     """
-    parts = {name: re.split(r"(\d+)", name.rpartition(".")[0]) for name in numbers}
+    runs = {name: re.findall(r"\d+", name.rpartition(".")[0]) for name in numbers}
     openface = all(name.startswith(OPENFACE) for name in numbers)
     repeated = len({int(digits) for digits in numbers.values()}) < len(numbers)
-    if len({tuple(part[::2]) for part in parts.values()}) != 1 or not (openface or repeated):
+    if not (openface or repeated) or len(set(map(len, runs.values()))) > 1:
         return numbers
-    columns = list(zip(*(part[1::2] for part in parts.values()), strict=True))
-    frame = -1 if openface else max(range(len(columns)), key=lambda i: (len(set(columns[i])), len(columns[i][0]), i))
-    faces = {name: (*part[1::2][:frame], *part[1::2][frame:][1:]) for name, part in parts.items()}
-    main = Counter(faces.values()).most_common(1)[0][0]
-    return {name: parts[name][1::2][frame] for name, face in faces.items() if face == main}
+    columns = list(zip(*runs.values(), strict=True))
+    at = 1 if openface else max(range(len(columns)), key=lambda i: (len(set(columns[i])), len(columns[i][0]), i))
+    faces = {name: (*run[:at], *run[at + 1 :]) for name, run in runs.items()}
+    main = Counter(faces.values()).most_common(1)[0][0] if faces else ()
+    return {name: runs[name][at] for name, face in faces.items() if face == main}
 
 
 class Tree:
@@ -227,12 +227,10 @@ class Tree:
     """
 
     def __init__(self, folder: str | Path, fps: float):
-        """Find the clips, and what most of their samples are; a few of them are looked at.
+        """Find the clips in a folder, to any depth, and what most of their samples are; a few are looked at.
 
-        Args:
-            folder: Searched to any depth, through links too; FileNotFoundError where there is none, ValueError where it
-                holds no samples, none that can be read, or such that are not square.
-            fps: By how much the numbers in the files' names grow in a second.
+        `fps`: by how much the numbers in the files' names grow in a second. FileNotFoundError: there is no folder;
+        ValueError: it holds no samples, none that can be read, or such that are not square.
         """
         self.folder, self.fps = Path(folder), float(fps)
         if not self.folder.is_dir():
@@ -251,6 +249,12 @@ class Tree:
                 "Crop them to squares."
             )
         self.side_px = shape[0]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers, besides the samples themselves."""
+        about = {self.parameter.removesuffix("_dir"): self.folder.name, "side_px": self.side_px, "fps": self.fps}
+        return about if self.parameter == "faces_dir" else about | {"made": self.made}
 
     def stamp(self, name: str) -> str:
         """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
@@ -278,11 +282,6 @@ class FaceTree(Tree):
     def _files(self, name: str) -> list[Path]:
         times = self._times(name)
         return [*numbered_files(self.clips[name], PICTURE).values(), *([times] if times.exists() else [])]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers, besides the pictures themselves."""
-        return {"faces": self.folder.name, "side_px": self.side_px, "fps": self.fps}
 
     def job(self, name: str, size_px: int) -> StoredClip:
         """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
@@ -372,11 +371,6 @@ class FlowTree(Tree):
     def _files(self, name: str) -> list[Path]:
         path = self.clips[name]
         return sorted(path.glob("flow_*.npy")) if path.is_dir() else [path]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers, besides the fields themselves."""
-        return {"flow": self.folder.name, "side_px": self.side_px, "fps": self.fps, "made": self.made}
 
     def job(self, name: str, size_px: int, clip_px: float | None) -> StoredClip:
         """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""

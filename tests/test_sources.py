@@ -36,6 +36,14 @@ def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplo
         source.job(tmp_path, "c", "missing", SIDE)
 
 
+def test_a_folder_of_openface_belongs_to_its_clip(tmp_path):
+    cfg = stored_faces(tmp_path, "b_aligned", "c")
+    (tmp_path / "faces" / "b.hog").touch()
+    source = open_source(cfg, KEYS)
+    assert source.named == {KEYS[1]: "b_aligned", "c": "c"}
+    assert source.made_with["passed_over"] == {".hog": 1}
+
+
 def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path):
     cfg = stored_faces(tmp_path, "c")
     source = open_source(cfg, KEYS)
