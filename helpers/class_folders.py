@@ -6,6 +6,7 @@ sources of their own.
 """
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,13 +159,15 @@ def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
             there = ", ".join(sorted(set(table["split"])))
             raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
         return [fold]
-    n_sources = table["source"].nunique()
-    if n_sources < cfg.folds:
-        raise ValueError(f"folds must be at most the number of sources, {n_sources}, got {cfg.folds}. Lower it.")
+    n_sources, largest = table["source"].nunique(), table["label"].value_counts().max()
+    for n, what in ((n_sources, "sources"), (largest, "clips of the largest class")):
+        if n < cfg.folds:
+            raise ValueError(f"folds must be at most the number of {what}, {n}, got {cfg.folds}. Lower it.")
     part = np.empty(len(table), int)
     divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
-    for k, (_, rows) in enumerate(divide.split(table, table["label"], table["source"])):
-        part[rows] = k
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of small classes: see `check_folds`
+        for k, (_, rows) in enumerate(divide.split(table, table["label"], table["source"])):
+            part[rows] = k
     after = (part - 1) % cfg.folds  # the part after a test part chooses the epoch
     kinds = [((part != k) & (after != k), after == k, part == k) for k in range(cfg.folds)]
     return [Fold(*map(np.flatnonzero, kind)) for kind in kinds]

@@ -17,6 +17,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 
 from helpers.clips import DISPLAY, targets_of
+from helpers.reduction import EQUAL, varying
 from helpers.statistics import FEWEST
 from helpers.store import valid_rows
 
@@ -24,7 +25,6 @@ MOST_CLIPS = 1000  # clips whose pairs are looked at: a million pairs
 SAMPLED_ROWS = 4096
 DRAWS = 500  # of intervals, and of what chance gives
 EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
-EQUAL = 1e-6  # share of a channel's size within which two values count as equal: ten roundings of float32
 
 
 def extracted(table: pd.DataFrame, manifest: dict[str, Any]) -> tuple[list[str], pd.Series, str]:
@@ -107,9 +107,9 @@ def effective_dimensions(rows: np.ndarray) -> float:
 
 def standardised(rows: np.ndarray) -> np.ndarray:
     """Rows (n, D) with mean 0 and sd 1 per channel; channels that do not vary are 0."""
-    sd = rows.std(axis=0)
-    varies = sd > EQUAL * np.abs(rows).max(axis=0, initial=0)
-    return np.where(varies, (rows - rows.mean(axis=0)) / np.where(varies, sd, 1), 0).astype("float32")
+    varies = varying(rows)
+    sd = np.where(varies, rows.std(axis=0), 1)
+    return np.where(varies, (rows - rows.mean(axis=0)) / sd, 0).astype("float32")
 
 
 def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
@@ -117,10 +117,10 @@ def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
 
     Returns:
         float32 (D,), such that features @ direction rises by 1 per standard deviation on the way from the mean clip to
-        this one. Of a single clip, which cannot be compared: the direction of its features.
+        this one. Where clips are equal, or there is one: the direction of its features.
     """
     rows = clip_means.to_numpy("float32")
-    if len(rows) == 1:
+    if all_equal(clip_means):
         return rows[0] / max(float(np.linalg.norm(rows[0])), 1e-30)
     z = standardised(rows)[clip_means.index.get_loc(key)]
     return (z / max(float(np.linalg.norm(z)), 1e-30) / np.where(z != 0, rows.std(axis=0), 1)).astype("float32")
@@ -139,7 +139,7 @@ def no_plane(clip_means: pd.DataFrame) -> str:
 
 def all_equal(clip_means: pd.DataFrame) -> bool:
     """Whether no channel tells one clip from another, as in copies of a clip."""
-    return not standardised(clip_means.to_numpy("float32")).any()
+    return not varying(clip_means.to_numpy("float32")).any()
 
 
 def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise: bool = True) -> pd.DataFrame | None:
@@ -159,7 +159,7 @@ def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise
     chosen = _whole_sources(np.asarray(sources), rng)
     codes, names = pd.factorize(np.asarray(sources)[chosen])
     rows = clip_means.to_numpy("float32")[chosen]
-    if len(names) < 2 or len(names) == len(codes) or not standardised(rows).any():
+    if len(names) < 2 or len(names) == len(codes) or not varying(rows).any():
         return None
     similarity = cosine_similarity(standardised(rows) if standardise else rows).astype("float64")
     np.fill_diagonal(similarity, 0)

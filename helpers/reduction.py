@@ -20,7 +20,13 @@ from helpers.files import differences, resolve
 from helpers.splits import split_clips
 from helpers.store import STREAMS, read_arrays, read_manifest, valid_rows, write_arrays
 
+EQUAL = 1e-6  # share of a channel's size within which two values count as equal: ten roundings of float32
 FIRST_SD = 3.0  # standard deviation of the first component: the size at which the fusion model was tried
+
+
+def varying(rows: np.ndarray) -> np.ndarray:
+    """Whether each channel of rows (n, D) varies by more than rounding, bool (D,)."""
+    return rows.std(axis=0) > EQUAL * np.abs(rows).max(axis=0, initial=0)
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,15 @@ class Pca:
 
     @classmethod
     def fit(cls, rows: np.ndarray, n_out: int, *, seed: int = 0) -> "Pca":
-        """Fit on rows (n, n_in) of training clips; ValueError when there are fewer rows or channels than components."""
+        """Fit on rows (n, n_in) of training clips; ValueError for equal rows, or fewer rows or channels than n_out."""
         if not 0 < n_out <= min(rows.shape):
             raise ValueError(
                 f"n_out must be 1 to {min(rows.shape)} for rows of shape {rows.shape}, got {n_out}. "
                 "Lower static_dim or dynamic_dim, or fit on more clips."
+            )
+        if not varying(rows).any():
+            raise ValueError(
+                f"rows must differ to have components, got {len(rows)} equal ones. Take another reduction."
             )
         mean, sd = (x.astype("float32") for x in (rows.mean(0, dtype="float64"), rows.std(0, dtype="float64")))
         gain = np.where(sd > 1e-7 * sd.max(), 1 / np.maximum(sd, 1e-30), 0).astype("float32")

@@ -100,6 +100,9 @@ def test_clips_that_cannot_be_trained_and_tested_on_are_refused_before_any_work(
         check_folds(labelled(*clips), ["a", "b"], cfg)
 
 
-def test_too_few_sources_for_the_folds_are_refused_before_any_work():
+def test_too_few_sources_or_clips_for_the_folds_are_refused_before_any_work():
     with pytest.raises(ValueError, match="folds must be at most the number of sources, 6, got 7"):
         check_folds(labelled(*ENOUGH), ["a", "b"], ClassificationConfig(folds=7))
+    alone = labelled(*(("train", name, f"of {name} {k}") for name in "ab" for k in range(3)))
+    with pytest.raises(ValueError, match="folds must be at most the number of clips of the largest class, 3, got 5"):
+        check_folds(alone, ["a", "b"], ClassificationConfig(folds=5))

@@ -9,8 +9,10 @@ import pytest
 
 from helpers import metrics
 from helpers.clips import TRAITS
-from helpers.plots import analysis, attention, classification, features, preparation, training
+from helpers.feature_quality import channel_health
+from helpers.plots import alignment, analysis, attention, classification, dynamic, features, preparation, training
 
+PIXELS = np.zeros((1, 8, 8, 3), np.uint8)
 ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
 EQUAL = pd.DataFrame(np.full((8, 5), 0.5), columns=TRAITS)
 NO_ENDS = {"value": 0.1, "low": None, "high": None}
@@ -39,8 +41,27 @@ DRAWN = {
         "no channel varies over the clip's 1 row",
     ),
     "equal rows": (lambda: features.plot_rows(np.ones((3, 7)), np.arange(3.0)), "varies over the clip's 3 rows"),
-    "one crop": (lambda: preparation.plot_crops(np.zeros((1, 8, 8, 3), np.uint8), [0.0], title="a long " * 8), ""),
-    "one map": (lambda: features.plot_overlay(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 2, 2)), [0.0]), ""),
+    "one token": (
+        lambda: alignment.plot_component_spread({"face": np.ones((1, 5)), "motion": np.zeros((1, 3))}),
+        "no channel varies over the tokens",
+    ),
+    "times of one token": (lambda: alignment.plot_token_times(np.zeros(1), np.zeros(1), segment_s=0.5), "motion"),
+    "one moment": (lambda: dynamic.plot_evolution(np.zeros(1), np.zeros((1, 2)), ["a", "b"]), "a"),
+    "no answer": (lambda: dynamic.plot_space_time(np.zeros((1, 1)), np.zeros(1), np.zeros(1)), "activation"),
+    "flat": (lambda: dynamic.plot_surface(np.zeros((2, 2)), np.arange(2), np.arange(2)), "activation"),
+    "no motion": (
+        lambda: dynamic.plot_flow_and_features(
+            PIXELS, np.zeros(1), np.zeros((1, 2, 2)), np.zeros(1), np.zeros((1, 3)), np.zeros(1)
+        ),
+        "flow",
+    ),
+    "silent layers": (lambda: features.plot_layers(["a", "b"], [np.zeros(3), np.ones(1)]), "100% are 0"),
+    "silent maps": (lambda: features.plot_feature_maps(np.zeros((1, 2, 2)), [3], 32), "channel 3"),
+    "one row's channels": (lambda: features.plot_channels(np.ones((1, 1))), "median"),
+    "dead channels": (lambda: features.plot_channel_health(channel_health(np.zeros((1, 4)))), "4 (100.0%)"),
+    "copies": (lambda: features.plot_points(pd.DataFrame(np.zeros((3, 2)), columns=["x", "y"])), "t-SNE 1"),
+    "one crop": (lambda: preparation.plot_crops(PIXELS, [0.0], title="a long " * 8), ""),
+    "one map": (lambda: features.plot_overlay(PIXELS, np.zeros((1, 2, 2)), [0.0]), ""),
     "one rating": (lambda: analysis.plot_rating_distributions(ONE), "sd –"),
     "equal ratings": (lambda: analysis.plot_rating_distributions(EQUAL), "sd 0.00"),
     "correlations of one": (lambda: analysis.plot_trait_correlations(ONE.corr()), "No pair of ratings varies"),
@@ -70,6 +91,7 @@ def test_what_is_not_defined_is_said_in_the_figure(name):
     fig = getattr(drawn, "figure", drawn)
     fig.savefig(io.BytesIO())
     said = " ".join(text.get_text() for text in fig.findobj(plt.Text))
+    plt.close("all")
     assert words in said
     assert "nan" not in said
     assert "None" not in said

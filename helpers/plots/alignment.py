@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from helpers.plots import axes
+from helpers.plots import axes, say
 
 
 def plot_token_times(
@@ -25,6 +25,8 @@ def plot_token_times(
 def plot_component_spread(tokens: dict[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
     """Draw the standard deviation of each reduced channel, per stream: its name to its tokens, (n, D)."""
     ax = axes(ax, 6, 3)
+    if not any(rows.std(axis=0).any() for rows in tokens.values()):
+        return say(ax, "no channel varies over the tokens")
     for name, rows in tokens.items():
         ax.plot(np.arange(1, rows.shape[1] + 1), rows.std(axis=0), ".-", label=name)
     ax.set(xlabel="channel after reduction", ylabel="standard deviation over tokens", yscale="log")

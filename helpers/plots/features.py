@@ -262,7 +262,7 @@ def plot_channels(rows: np.ndarray, *, title: str = "", ax: Axes | None = None) 
     ax.fill_between(rank, quantiles[0], quantiles[4], color=SKY, alpha=0.4, lw=0, label="5 to 95 % of the rows")
     ax.fill_between(rank, quantiles[1], quantiles[3], color=BLUE, alpha=0.6, lw=0, label="25 to 75 %")
     ax.plot(rank, quantiles[2], color=ACCENT, lw=1.2, label="median")
-    ax.set(xlabel="channel, by its median", ylabel="value of the feature", title=title, xlim=(1, len(rank)))
+    ax.set(xlabel="channel, by its median", ylabel="value of the feature", title=title, xlim=(1, max(len(rank), 2)))
     ax.locator_params(axis="y", nbins=5)
     ax.legend(loc="upper left")
     return ax
