@@ -85,13 +85,9 @@ def read_clips(
     *,
     targets: Sequence[str] = TRAITS,
     rating_range: tuple[float, float] = (0.0, 1.0),
-    stored: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one.
-
-    With `stored`, the clips are those of these keys, of which there are no videos; their `path` is their key.
-    """
-    clips = clip_table({key: key for key in stored}, Path(data_dir)) if stored else find_clips(data_dir)
+    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one."""
+    clips = find_clips(data_dir)
     return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
 
 

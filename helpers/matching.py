@@ -124,7 +124,7 @@ def _ends(key: str) -> Iterator[str]:
 
 
 def _tidied(name: str) -> str:
-    path = name.strip().strip("\"'").replace("\\", "/").removeprefix("./")
+    path = name.strip().replace("\\", "/").removeprefix("./")
     return unicodedata.normalize("NFC", clip_key(path))
 
 

@@ -17,7 +17,6 @@ mxf nut obu ogm ogv qt rm rmvb tod vob webm wmv wtv y4m"""
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in VIDEOS.split())
 DOUBTFUL = frozenset({".dat", ".gif", ".mod", ".ts"})  # of videos and of other things: the file is opened to know
 UNDECODED = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
-ALIGNED = "_aligned"
 LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
 
 
@@ -79,8 +78,8 @@ def _candidates(name: str, tails: Mapping[str, list[str]]) -> list[str]:
     spellings = [s for path in (name, tidied) for s in (clip_key(path), unicodedata.normalize("NFC", path))]
     equal = ([s] for s in spellings if s in tails.get(s, []))
     ends = (tails[s] for s in spellings if s in tails)
-    found = next(equal, None) or next(ends, [])  # OpenFace writes the faces of a clip into `clip_aligned`
-    return _candidates(tidied[: -len(ALIGNED)], tails) if not found and tidied.endswith(ALIGNED) else found
+    found, clip = next(equal, None) or next(ends, []), tidied.removesuffix("_aligned")  # as OpenFace calls its faces
+    return found if found or clip == tidied else _candidates(clip, tails)
 
 
 def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:
@@ -89,7 +88,7 @@ def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterato
     A link to nothing is a file too: it will be named where it fails. A name that is not UTF-8 is logged and left out.
     """
     for path in walk_files(root):
-        if wanted(PurePosixPath(path).name) and is_regular(root / path):
+        if wanted(path.rpartition("/")[2]) and is_regular(root / path):
             if not UNDECODED.search(path):
                 yield path
             else:

@@ -25,7 +25,6 @@ def table(*paths):
         ("file:///home/u/anna_01.mp4", ["anna_01.mp4"], "anna_01", "path"),
         ("../data/anna_01.mp4", ["anna_01.mp4"], "anna_01", "path"),
         ("~/study/anna_01.mp4", ["anna_01.mp4"], "anna_01", "path"),
-        ('"C:\\study\\anna_01.mp4"', ["anna_01.mp4"], "anna_01", "path"),
         ("/home/u/anna_01.mp4", ["train/anna_01.mp4"], "train/anna_01", "file name of a path"),
         ("study/anna_01.mp4", ["anna_01.mp4"], "anna_01", "path"),  # the data folder is called study
         ("other/anna_01.mp4", ["anna_01.mp4"], "", "there is no such clip"),
