@@ -114,4 +114,4 @@ def test_the_width_is_that_of_the_first_clip_with_rows_and_no_other_is_read(run,
 def test_equal_rows_have_no_components():
     rows = np.full((7, 5), 0.3, np.float32) * (1 + 1e-7 * np.arange(7, dtype=np.float32)[:, None])
     with pytest.raises(ValueError, match="rows must differ to have components, got 7 equal ones"):
-        Pca.fit(rows, 3)
+        reduction.Pca.fit(rows, 3)
