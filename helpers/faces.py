@@ -62,15 +62,16 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
                 (track,) = tracks
                 write_track(stage.path(clip.key), replace(track, stamp=clip.stamp))
                 run.count("made")
-        files = {key: path for key in clips.index if (path := stage.path(key)).is_file()}
-        remarks = {key: text for key, path in files.items() if (text := _remarks(path))}
-        return stage.finish({"remarks": remarks} if remarks else {}, **run.finish())
+        counts = run.finish()
+        there = clips.index.difference([entry["clip"] for entry in stage.failed], sort=False)
+        remarks = {key: text for key in there if (text := _remarks(stage.path(key)))}
+        return stage.finish({"remarks": remarks} if remarks else {}, **counts)
 
 
 def _remarks(path: Path) -> str:
     """What a track's file says of its face and its pictures; files made earlier know nothing of that."""
     found = read_arrays(path)
-    return "; ".join(filter(None, [str(found.get("remarks", "")), *str(found["decoder"]).split("; ")[1:]]))
+    return "; ".join(filter(None, [str(found.get("remarks", "")), *str(found.get("decoder", "")).split("; ")[1:]]))
 
 
 def write_track(path: str | Path, track: FaceTrack) -> None:

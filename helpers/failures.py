@@ -8,7 +8,9 @@ import errno
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 
 from helpers.files import disk_full
 from helpers.workers import PoolError, WorkerError
@@ -27,6 +29,9 @@ class RepeatedError(RuntimeError):
     """So many clips failed alike that it is not theirs; the message says how, how many, and what to do."""
 
 
+OF_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, PoolError, RepeatedError)
+
+
 def reason_of(error: BaseException, name: str = "") -> str:
     """Say in one line why the clip called `name` cannot be used.
 
@@ -34,25 +39,22 @@ def reason_of(error: BaseException, name: str = "") -> str:
         BaseException: The same error, where it is the run's: an interrupt, a full or read-only disk, processes that do
             not start, the same failure in clip after clip.
     """
-    is_of_run = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | PoolError | RepeatedError)
-    if is_of_run or disk_full(error, Path(name)) or getattr(error, "errno", None) == errno.EROFS:
+    if isinstance(error, OF_RUN) or disk_full(error, Path(name)) or getattr(error, "errno", None) == errno.EROFS:
         raise error
-    kind = type(error).__name__
-    try:
-        text = str(error).removeprefix(f"{name}: ")
-    except Exception:  # an error of the error's own
-        text = ""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST]).split())
-    if not isinstance(error, ClipError | WorkerError):
-        text = f"{kind}: {text}" if text else kind
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    text = ""
+    with suppress(Exception):  # an error of the error's own
+        text = str(error).removeprefix(f"{name}: ")[: 4 * LONGEST]
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if not (text and isinstance(error, ClipError | WorkerError)):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return shorten(text, LONGEST, placeholder=" …")
 
 
 class Repeated:
     """Counts failures that are alike: of one class and one text but for numbers and the clip's own name."""
 
     def __init__(self) -> None:
-        self._first, self._all = Counter(), Counter()
+        self._counter = Counter()
 
     def add(self, error: BaseException, reason: str, names: Iterable[str], place: int, n: int) -> None:
         """Count the failure of the clip at `place` among the `n` that were begun or found.
@@ -60,15 +62,14 @@ class Repeated:
         Raises:
             RepeatedError: The first `FIRST` clips failed like this, or half of `LEAST` or more.
         """
-        for name in names:
-            reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", reason)
-        kind = type(error), VARYING.sub("…", reason)
-        self._all[kind] += 1
-        self._first[kind] += place < FIRST
-        if self._first[kind] < FIRST and not (n >= LEAST and 2 * self._all[kind] >= n):
+        own = "|".join(re.escape(name) for name in names)
+        text = VARYING.sub("…", re.sub(rf"(?<!\w)(?:{own})(?!\w)", "…", reason))
+        kind = type(error), text
+        self._counter.update([kind, (*kind, place < FIRST)])
+        if self._counter[*kind, True] < FIRST and not (n >= LEAST and 2 * self._counter[kind] >= n):
             return
         raise RepeatedError(
-            f"{self._all[kind]} of the first {n} clips failed alike: {kind[1].rstrip('.')}. This is rarely the clips' "
+            f"{self._counter[kind]} of the first {n} clips failed alike: {text.rstrip('.')}. This is rarely the clips' "
             "fault: look for the cause, remove it and run the same command, which goes on from here; or take such "
             "clips out of the folder."
         ) from None
@@ -78,7 +79,7 @@ def by_kind(reasons: Iterable[str]) -> str:
     """Count reasons that are alike but for numbers and details: "3 no face found in … frames, 1 the file is empty"."""
     kinds = Counter(re.split(r" \(|[.;] ", VARYING.sub("…", reason), maxsplit=1)[0][:SHOWN] for reason in reasons)
     told = [f"{n} {kind}" for kind, n in kinds.most_common(KINDS)]
-    others = kinds.total() - sum(n for _, n in kinds.most_common(KINDS))
+    others = sum(n for _, n in kinds.most_common()[KINDS:])
     return ", ".join(told + [f"{others} of other kinds"] * bool(others))
 
 

@@ -8,10 +8,11 @@ clips. What cannot be used is recorded with its reason and the run goes on; what
 import logging
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Condition
@@ -22,7 +23,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.config import Parameters
-from helpers.crops import Chunk
+from helpers.crops import Chunk, Clock
 from helpers.device import device_scope
 from helpers.failures import ClipError, Repeated, outcome, reason_of
 from helpers.forward import Forward, NetworkError
@@ -118,9 +119,6 @@ class Network:
                 try:
                     outputs += self._outputs(samples[len(outputs) :][:room], room)
                 except MemoryError as error:
-                    if room == 1:
-                        outputs.append(self._failed(MemoryError(f"{error} Not even one at a time fits into memory.")))
-                        continue
                     room //= 2
                     self.batch_size = min(self.batch_size, room * n_rows)
                     log.warning("%s Going on with %d at a time, here and in what follows.", error, room)
@@ -133,21 +131,16 @@ class Network:
             np.stack(samples, out=x[: len(samples)])
         try:
             outputs = list(self._forwarded(x)[: len(samples)])
-        except MemoryError:
-            raise
         except Exception as error:
+            if isinstance(error, MemoryError) and room > 1:
+                raise
             if len(samples) > 1:
                 return [output for sample in samples for output in self._outputs((sample,), room)]
-            return [self._failed(error)]
+            log.warning("%s", error)
+            self._failure = self._failure or (None if isinstance(error, NetworkError) else error)
+            return [error]
         self._works = True
         return outputs
-
-    def _failed(self, error: Exception) -> Exception:
-        """Take note of a sample that the network failed on."""
-        log.warning("%s", error)
-        if not isinstance(error, NetworkError):
-            self._failure = self._failure or error
-        return error
 
     def _forwarded(self, x: np.ndarray) -> np.ndarray:
         """What the network makes of a batch; where memory has no room for one sample, without others beside it."""
@@ -158,7 +151,10 @@ class Network:
             if len(x) > 1:
                 raise
         with self._inside_it(AT_ONCE):
-            return self._forward(x)
+            try:
+                return self._forward(x)
+            except MemoryError as error:
+                raise MemoryError(f"{error} Not even one at a time fits into memory.") from None
 
     @contextmanager
     def _inside_it(self, turns: int) -> Iterator[None]:
@@ -207,6 +203,7 @@ class Clip(NamedTuple):
     kept: Any = None
 
 
+@dataclass
 class ClipRun:
     """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
@@ -216,11 +213,6 @@ class ClipRun:
     for those without a screen a line a minute in `progress.log`.
 
     Attributes:
-        counts: Of the manifest: "clips" in all; "made", "failed" and "found" there already, so far.
-        n_rows: Rows that were made.
-        spent_s: Seconds by what was done in them, of rows.
-
-    Args:
         name: Of the stage, as shown.
         clips: Index `key`, column `path` below `cfg.data`.
         cfg: Parameters of the stage's notebook.
@@ -229,29 +221,29 @@ class ClipRun:
         network: What their rows go through.
         usage: Gives words about memory and load for the log, such as `Monitor.in_words`.
         on_rows: Gets the key, the rows and `Clip.kept` of every clip, also where they were there already.
+        counts: Of the manifest: "clips" in all; "made", "failed" and "found" there already, so far.
+        n_rows: Rows that were made.
+        spent_s: Seconds by what was done in them, of rows.
     """
 
-    def __init__(
-        self,
-        name: str,
-        clips: pd.DataFrame,
-        cfg: Parameters,
-        stage: Stage,
-        work: Work,
-        network: Network | None = None,
-        usage: Callable[[], str] = str,
-        on_rows: Callable[[str, FeatureFile, Any], None] | None = None,
-    ) -> None:
-        self.counts, self.n_rows = {"clips": len(clips), "made": 0, "failed": 0, "found": 0}, 0
-        self.spent_s = Counter()
-        self._name, self._clips, self._cfg, self._stage, self._work = name, clips, cfg, stage, work
-        self._network, self._usage, self._on_rows = network, usage, on_rows
-        self._order, self._n_begun = {key: place for place, key in enumerate(clips.index)}, 0
+    name: str
+    clips: pd.DataFrame
+    cfg: Parameters
+    stage: Stage
+    work: Work
+    network: Network | None = None
+    usage: Callable[[], str] = str
+    on_rows: Callable[[str, FeatureFile, Any], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.counts = {"clips": len(self.clips), "made": 0, "failed": 0, "found": 0}
+        self.n_rows, self.spent_s = 0, Clock()
+        self._order, self._n_begun = {key: place for place, key in enumerate(self.clips.index)}, 0
         self._failed, self._repeated = set(), Repeated()
         self._names: dict[str, str] = {}  # of files, as the file system tells them apart, and whose each is
-        self._bar = tqdm(total=len(clips), desc=name, disable=not cfg.progress, bar_format=FORMAT)
+        self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, bar_format=FORMAT)
         self._started_s = self._line_s = time.monotonic()
-        self._pool = ClipPool(work.function, workers=cfg.workers or cores(), patience_s=PATIENCE_S)
+        self._pool = ClipPool(self.work.function, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, "writer")
         self._unwritten: deque[tuple[Clip, FeatureFile, Future]] = deque()
 
@@ -282,19 +274,19 @@ class ClipRun:
             self._fail(clip, error)
 
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
-        for key, below in self._clips["path"].items():
+        for key, below in self.clips["path"].items():
             self._n_begun += 1
-            clip = Clip(key, self._cfg.data / below, "missing")
+            clip = Clip(key, self.cfg.data / below, "missing")
             with self.of(clip):
-                if (other := self._names.setdefault(self._stage.name_of(key), key)) != key:
+                if (other := self._names.setdefault(self.stage.name_of(key), key)) != key:
                     raise ClipError(f"its file would take the place of that of {other}. Rename one of the two.")
-                clip = clip._replace(stamp=self._work.stamp(clip.path, key))
-                job, kept = self._work.job(clip.path, key, clip.stamp)  # also where it could be used when it was done
-                if not self._stage.done(key, clip.stamp):
+                clip = clip._replace(stamp=self.work.stamp(clip.path, key))
+                job, kept = self.work.job(clip.path, key, clip.stamp)  # also where it could be used when it was done
+                if not self.stage.done(key, clip.stamp):
                     yield clip._replace(kept=kept), job
                     continue
-                if self._on_rows:
-                    self._on_rows(key, read_features(self._stage.path(key)), kept)
+                if self.on_rows:
+                    self.on_rows(key, read_features(self.stage.path(key)), kept)
                 self.count("found")
 
     def _fail(self, clip: Clip, error: BaseException) -> None:
@@ -306,7 +298,7 @@ class ClipRun:
         log.warning("%s: %s", clip.key, reason)
         if not isinstance(error, ClipError):
             self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
-        self._stage.fail(clip.key, reason)
+        self.stage.fail(clip.key, reason)
         self.count("failed")
         names = str(clip.path), clip.key, clip.path.name, clip.path.stem
         self._repeated.add(error, reason, names, self._order[clip.key], self._n_begun)
@@ -317,12 +309,12 @@ class ClipRun:
         Args:
             rows_of: From `Clip.kept` to the clip's rows, before they are made.
         """
-        with closing(self._network.run(self._samples(rows_of))) as outputs:
+        with closing(self.network.run(self._samples(rows_of))) as outputs:
             for (clip, rows, place), output in outputs:
                 with self.of(clip):
                     rows.receive(place, output)
                     self._write_if_complete(clip, rows)
-        self.spent_s["network"] = self._network.busy_s
+        self.spent_s["network"] = self.network.busy_s
 
     def _samples(self, rows_of: Callable[[Any], ClipRows]) -> Iterator[tuple[Any, np.ndarray, int]]:
         """Of all clips, one after the other; the owner of one is its clip, the clip's rows, and its place in them."""
@@ -342,9 +334,8 @@ class ClipRun:
             self._await_writer(UNWRITTEN)
 
     def _write(self, clip: Clip, rows: FeatureFile) -> None:
-        started_s = time.perf_counter()
-        self._stage.write(clip.key, rows, clip.stamp)
-        self.spent_s["writing"] += time.perf_counter() - started_s
+        with self.spent_s("writing"):
+            self.stage.write(clip.key, rows, clip.stamp)
 
     def _await_writer(self, n_unwritten: int) -> None:
         """Wait until at most so many clips are unwritten, and count those that are not."""
@@ -352,8 +343,8 @@ class ClipRun:
             clip, rows, written = self._unwritten.popleft()
             with self.of(clip):
                 written.result()
-                if self._on_rows:
-                    self._on_rows(clip.key, rows, clip.kept)
+                if self.on_rows:
+                    self.on_rows(clip.key, rows, clip.kept)
                 self.count("made", len(rows.valid))
 
     def finish(self) -> dict[str, int]:
@@ -361,12 +352,12 @@ class ClipRun:
         many they are; returns the counts of the manifest.
         """
         for key in self._failed:
-            if self._names.get(self._stage.name_of(key)) == key:
+            if self._names.get(self.stage.name_of(key)) == key:
                 with suppress(OSError, ValueError):  # no file, a folder, a name that no file can have
-                    self._stage.path(key).unlink()
-        self._stage.failed.sort(key=lambda entry: self._order[entry["clip"]])
-        said = outcome(self.counts, self._stage.failed, self._stage.folder / "manifest.json")
-        log.info("%s: %s", self._name, said)
+                    self.stage.path(key).unlink()
+        self.stage.failed.sort(key=lambda entry: self._order[entry["clip"]])
+        said = outcome(self.counts, self.stage.failed, self.stage.folder / "manifest.json")
+        log.info("%s: %s", self.name, said)
         return self.counts
 
     def count(self, became: str, n_rows: int = 0) -> None:
@@ -390,20 +381,20 @@ class ClipRun:
         return 2 * self.counts["clips"] - sum(self.counts.values())
 
     def _log_speed(self, when: str) -> None:
-        n, usage = self.counts["clips"], self._usage()
+        n, usage = self.counts["clips"], self.usage()
         self._log(f"{n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}")
 
     def _log(self, text: str) -> None:
-        log.info("%s: %s", self._name, text)
+        log.info("%s: %s", self.name, text)
         with (
             suppress(OSError),  # no run ends here
-            open(self._cfg.out / "progress.log", "a", encoding="utf-8", errors="backslashreplace") as file,
+            open(self.cfg.out / "progress.log", "a", encoding="utf-8", errors="backslashreplace") as file,
         ):
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {self._name}: {text}\n")
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {self.name}: {text}\n")
 
     def _speed(self) -> str:
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
         speed = f"{self.counts['made'] / elapsed_s:.2f} clips/s"
-        if self._network:
-            speed += f", {self.n_rows / elapsed_s:.1f} rows/s, network {self._network.busy_s / elapsed_s:.0%}"
+        if self.network:
+            speed += f", {self.n_rows / elapsed_s:.1f} rows/s, network {self.network.busy_s / elapsed_s:.0%}"
         return speed
