@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from helpers.shots import ALIKE
-from helpers.tracking import SAME_FACE_IOU, Follower, Leg, Place, corners, iou
+from helpers.tracking import SAME_FACE_IOU, Follower, Place, corners, iou
 
 SAME_SHOT = 0.25  # unlikeness of what is about a face that was lost in between; two people: .35 in the middle
 NEARLY = 1.5  # times the area of the next face; below it there is a remark
 # How far a still picture's patch is from the one detected, as 1 - correlation: .0007 in the middle and .013 at most, be
 # it noisy, compressed, filmed by hand or zoomed into; a man who smiles .004 and .028, a blink at most .02.
 STILL_MEDIAN, STILL_MOST = 0.0015, 0.015
-FEWEST = 8  # followed samples that show whether a face moves
+STILL_S = 1.5  # that a face must be followed for: for a second a man may keep as quiet as a picture
 
 
 class MainFace(NamedTuple):
@@ -44,7 +44,7 @@ def main_face(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] =
     faces = link(found, follower, cuts)
     if not faces:
         return None
-    moving = [face for face in faces if not is_still(face, follower.legs)]
+    moving = [face for face in faces if not is_still(face, follower)]
     others, left = (moving or faces), len(faces) - len(moving)
     areas = [sum(_area(found, place) for place in face) for face in others]
     first, *further = sorted(range(len(others)), key=lambda k: -areas[k])
@@ -89,7 +89,8 @@ def link(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] = ()) 
 
 def _parted(face: list[Place], follower: Follower, cuts: Sequence[int]) -> list[list[Place]]:
     """A face, or its parts where it becomes another one: in the middle of a cross-fade it looks like both."""
-    for cut in cuts:
+    through = {cut for leg in follower.legs if leg.start in face for cut in leg.through}
+    for cut in sorted(set(cuts) - through):
         away = [follower.looked[look] - cut for look, _ in face]
         before = [k for k, samples in enumerate(away) if samples <= -follower.fps]
         after = [k for k, samples in enumerate(away) if samples >= follower.fps]
@@ -99,10 +100,10 @@ def _parted(face: list[Place], follower: Follower, cuts: Sequence[int]) -> list[
     return [face]
 
 
-def is_still(face: list[Place], legs: list[Leg]) -> bool:
+def is_still(face: list[Place], follower: Follower) -> bool:
     """Whether a face hardly changes while it is followed, blinks and breathing included: a picture of one."""
-    changes = [1 - value for leg in legs if leg.start in face for value in leg.similarity]
-    return len(changes) >= FEWEST and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
+    changes = [1 - value for leg in follower.legs if leg.start in face for value in leg.similarity]
+    return len(changes) >= STILL_S * follower.fps and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
 
 
 def _area(found: list[np.ndarray], place: Place) -> float:

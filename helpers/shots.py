@@ -44,25 +44,10 @@ def unlikeness(before: np.ndarray | None, after: np.ndarray | None) -> float:
         return 0.0 if before is after else 2.0
     if cv2.norm(before, after, cv2.NORM_L1) < NEAR * after.size:
         return 0.0  # .03 at most, without any motion
-    unlike = _unlikeness(before, after, np.zeros(2))
-    if unlike > SUSPECT:  # a shift too large for the flow to find by itself, as of a shaken camera
-        shift, _ = cv2.phaseCorrelate(before.astype(np.float32), after.astype(np.float32), _window(after.shape))
-        unlike = min(unlike, _unlikeness(before, after, -np.array(shift)))
-    return unlike
-
-
-def _unlikeness(before: np.ndarray, after: np.ndarray, shift: np.ndarray) -> float:
-    """By the flow that is found from a first guess on, (2,)."""
-    height, width = after.shape
-    flow = _flow().calc(after, before, np.tile(shift.astype(np.float32), (height, width, 1)))
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    flow = _flow().calc(after, before, None)
+    x, y = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in after.shape[::-1]))
     moved = cv2.remap(before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return 1.0 - float(np.corrcoef(moved.ravel(), after.ravel())[0, 1])
-
-
-@cache
-def _window(shape: tuple[int, int]) -> np.ndarray:
-    return cv2.createHanningWindow(shape[::-1], cv2.CV_32F)
 
 
 @cache

@@ -145,7 +145,7 @@ def test_who_moves_wins_over_a_still_picture_though_smaller_than_min_face(track)
 
 
 def test_a_still_picture_alone_is_told_and_a_face_too_small_has_the_parameters_name(track):
-    assert track(np.repeat(ONE[:1], 20, axis=0)).remarks == "the face does not move: a still picture?"
+    assert track(np.repeat(ONE[:1], 30, axis=0)).remarks == "the face does not move: a still picture?"
     inset = on_a_page((sized(ONE[:24], 160), 460, 230))
     with pytest.raises(
         NoFaceError, match=r"^the face is too small: \d\d px wide, below min_face \(0.2 of .*smaller min_face"
@@ -162,7 +162,7 @@ def test_a_turned_clip_without_its_tag_is_told(track):
 
 
 def test_remarks_stand_in_the_manifest_also_of_clips_that_were_done_before(tmp_path):
-    write(tmp_path / "still.mp4", ONE[[0] * 12])
+    write(tmp_path / "still.mp4", ONE[[0] * 30])
     clips = pd.DataFrame({"path": ["still.mp4"]}, index=pd.Index(["still"], name="key"))
     cfg = PreparationConfig(data_dir=str(tmp_path), out_dir=str(tmp_path / "run"), workers=1)
     for _ in range(2):
