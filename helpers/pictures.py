@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 
 import av
 import cv2
@@ -22,7 +22,7 @@ from helpers.container import OpenVideo, open_container, orientation
 
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
 RESCALING = ("vp9", "av1")  # their pictures may change size anywhere, those of others at key pictures
-LOOKS, APART_S = 32, 1.0  # key pictures that are looked at for the clip's size, at least so far apart
+LOOKS = 16  # key pictures that are looked at for the clip's size, at most
 UNTOLD, BT2020, P3, PQ, HLG = 2, 9, 12, 16, 18  # of matrix, primaries and transfer in ITU-T H.273
 HDR = (PQ, HLG)
 TO_BT709 = {  # of linear light: ITU-R BT.2087-0; SMPTE EG 432-1
@@ -40,12 +40,10 @@ Shapes = dict[tuple[int, int], Fraction | None]  # by stored width and height: t
 
 def shapes_of(video: OpenVideo) -> Shapes:
     """The shapes of a clip's pictures, from key pictures spread over it; {} where the first picture tells it alone."""
-    told, apart_s = video.stream.sample_aspect_ratio, max(APART_S, video.duration_s / LOOKS)
-    spans = (video.keys - video.keys[:1]) * float(video.stream.time_base) // apart_s
-    keys = video.keys[np.unique(spans, return_index=True)[1]]  # the first of each span
-    shapes: Shapes = {}
-    if len(keys) < 2 and video.codec not in RESCALING:
+    shapes, told = {}, video.stream.sample_aspect_ratio
+    if len(video.keys) < 2 and video.codec not in RESCALING:
         return shapes
+    keys = video.keys[np.unique(np.linspace(0, len(video.keys) - 1, LOOKS).astype(int))]
     with open_container(video.path) as container:
         codec = container.streams[video.stream.index].codec_context
         codec.thread_count = 1  # so that the aspect is that of the picture
@@ -88,28 +86,25 @@ class Deinterlacer:
         """Pass all pictures of a clip in order: a picture needs its neighbours."""
         for _, alike in groupby(pictures, lambda picture: (picture.width, picture.height, picture.format.name)):
             graph = None
-            for picture in alike:
-                if graph is None and picture.interlaced_frame:
+            for picture in chain(alike, [None]):
+                if graph is None and picture and picture.interlaced_frame:
                     graph, self.used = _bwdif(picture), True
-                yield from _through(graph, picture) if graph else (picture,)
-            yield from _through(graph, None) if graph else ()
+                if graph:
+                    graph.push(picture)
+                    with suppress(BlockingIOError, EOFError):
+                        while True:
+                            yield graph.pull()
+                elif picture:
+                    yield picture
 
 
 def _bwdif(like: av.VideoFrame) -> Graph:
     graph = Graph()
     graph.threads = 1
-    source = graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=like.time_base)
+    source = graph.add_buffer(like, time_base=like.time_base)
     bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
     graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
     return graph
-
-
-def _through(graph: Graph, picture: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-    """Put a picture, or the end, into a graph; what comes out."""
-    graph.push(picture)
-    with suppress(BlockingIOError, EOFError):
-        while True:
-            yield graph.pull()
 
 
 class Converter:
@@ -161,13 +156,13 @@ class Converter:
         if shrinks and picture.format.name in PLANAR:
             # Scaling first and colouring the few pixels that are left takes less than half of doing both at once.
             picture = self._scaler.reformat(picture, width, height, picture.format.name, interpolation=how, threads=1)
-        transfer, primaries = picture.color_trc, picture.color_primaries
-        plain = primaries not in TO_BT709 and transfer not in HDR
-        if not plain and primaries != P3 and picture.colorspace == UNTOLD:
+        if picture.color_trc not in HDR and picture.color_primaries not in TO_BT709:
+            return self._colours.reformat(picture, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
+        primaries = BT2020 if picture.color_primaries == UNTOLD else picture.color_primaries
+        if picture.colorspace == UNTOLD and primaries == BT2020:
             picture.colorspace = BT2020
-        form = "rgb24" if plain else "rgb48le"
-        pixels = self._colours.reformat(picture, width, height, form, interpolation=how, threads=1).to_ndarray()
-        return pixels if plain else to_sdr(pixels, transfer, BT2020 if primaries == UNTOLD else primaries)
+        deep = self._colours.reformat(picture, width, height, "rgb48le", interpolation=how, threads=1).to_ndarray()
+        return to_sdr(deep, picture.color_trc, primaries)
 
 
 def to_sdr(pixels: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
