@@ -5,6 +5,7 @@ it holds a video stream of more than one picture. What a suffix tells is not ope
 reads them, and pictures, sound and the like, of which there may be many thousands, not at all.
 """
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -59,7 +60,7 @@ class Inventory(NamedTuple):
 def take_inventory(root: Path) -> Inventory:
     """Sort everything below a folder (see `walk_files`) into clips and what is none.
 
-    Of files with the same key none is a clip: features could be of either. Nor is a file whose name is not UTF-8.
+    Of videos with the same key none is a clip: features could be of either. Nor is a file whose name is not UTF-8.
     """
     rows: list[tuple[str, str, str]] = []
     by_key: dict[str, list[str]] = {}
@@ -77,12 +78,21 @@ def take_inventory(root: Path) -> Inventory:
             by_key.setdefault(clip_key(path), []).append(path)
         else:
             rows.append((path, kind, problem))
+    for path in [path for paths in by_key.values() for path in paths if _is_copy(path, by_key)]:
+        by_key[clip_key(path)].remove(path)
+        rows.append((path, "copies", "is called like a video beside it. Rename it if it is another clip."))
     for key, paths in by_key.items():
         if len(paths) > 1:
             problem = f"{' and '.join(paths)} have the same key {key}. Rename or remove all but one."
             rows += [(path, "same key", problem) for path in paths]
     table = pd.DataFrame([tuple(map(printable, row)) for row in rows], columns=["path", "kind", "problem"], dtype="str")
     return Inventory({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, table)
+
+
+def _is_copy(path: str, by_key: Mapping[str, list[str]]) -> bool:
+    """Whether a video of no video's suffix is called like one beside it, as previews and backups are."""
+    beside = by_key.get(clip_key(str(PurePosixPath(path).with_suffix(""))), [])
+    return not is_video(path) and any(map(is_video, beside))
 
 
 def printable(text: str) -> str:

@@ -68,6 +68,15 @@ def test_what_is_no_clip_is_named_with_its_kind(tmp_path, name, write, kind):
     assert left_out[["path", "kind"]].to_numpy().tolist() == [[name, kind]]
 
 
+def test_previews_and_backups_of_a_video_are_no_clips(tmp_path, monkeypatch):
+    make_clips(tmp_path, "a.mp4", "a.gif", "a.mp4.bak", "a.mp4~", "a.mov_original", "a", "b.gif", "p.q/a", "id.003")
+    monkeypatch.setattr(inventory, "look_into", lambda file: "clip")
+    found, left_out = take_inventory(tmp_path)
+    assert found == {"a": "a.mp4", "b": "b.gif", "p.q/a": "p.q/a", "id.003": "id.003"}
+    assert sorted(left_out["path"]) == ["a", "a.gif", "a.mov_original", "a.mp4.bak", "a.mp4~"]
+    assert set(left_out["kind"]) == {"copies"}
+
+
 def test_what_a_suffix_tells_is_not_opened(tmp_path, monkeypatch):
     make_clips(tmp_path, "a.MTS", "b.m2ts", "faces/1.JPG", "faces/2.png", "c.wav", "d.npz", "e.zip", "f.srt", "g.py")
     monkeypatch.setattr(inventory, "look_into", None)
