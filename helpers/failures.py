@@ -81,13 +81,3 @@ def by_kind(reasons: Iterable[str]) -> str:
     told = [f"{n} {kind}" for kind, n in kinds.most_common(KINDS)]
     others = sum(n for _, n in kinds.most_common()[KINDS:])
     return ", ".join(told + [f"{others} of other kinds"] * bool(others))
-
-
-def outcome(counts: dict[str, int], failed: Iterable[dict], where: Path | str) -> str:
-    """Say what became of the clips of a stage: "38 of 44 clips made, 2 found, 4 left out (4 the file is empty): see …".
-
-    `counts` and `failed` as in its manifest, which lies at `where`.
-    """
-    reasons = by_kind(entry["reason"] for entry in failed if "row" not in entry)
-    left_out = f"{counts['failed']} left out" + (f" ({reasons}): see {where}" if reasons else "")
-    return f"{counts['made']} of {counts['clips']} clips made, {counts['found']} found, {left_out}"

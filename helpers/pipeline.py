@@ -11,7 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from helpers.config import Parameters
 from helpers.crops import Chunk, Clock
 from helpers.device import device_scope
-from helpers.failures import ClipError, Repeated, outcome, reason_of
+from helpers.failures import ClipError, Repeated, by_kind, reason_of
 from helpers.forward import Forward, NetworkError
 from helpers.rows import ClipRows
 from helpers.store import FeatureFile, Stage, clip_stamp, read_features
@@ -204,7 +204,7 @@ class Clip(NamedTuple):
 
 
 @dataclass
-class ClipRun:
+class ClipRun(AbstractContextManager):
     """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
     Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
@@ -246,9 +246,6 @@ class ClipRun:
         self._pool = ClipPool(self.work.function, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, "writer")
         self._unwritten: deque[tuple[Clip, FeatureFile, Future]] = deque()
-
-    def __enter__(self) -> "ClipRun":
-        return self
 
     def __exit__(self, kind: object, *error: object) -> None:
         try:
@@ -348,16 +345,15 @@ class ClipRun:
                 self.count("made", len(rows.valid))
 
     def finish(self) -> dict[str, int]:
-        """Remove what earlier versions of failed clips have left, list these in the order of the clips, and say how
-        many they are; returns the counts of the manifest.
-        """
+        """Remove what failed clips have left, list them in the order of all, say how many; the manifest's counts."""
         for key in self._failed:
             if self._names.get(self.stage.name_of(key)) == key:
                 with suppress(OSError, ValueError):  # no file, a folder, a name that no file can have
                     self.stage.path(key).unlink()
         self.stage.failed.sort(key=lambda entry: self._order[entry["clip"]])
-        said = outcome(self.counts, self.stage.failed, self.stage.folder / "manifest.json")
-        log.info("%s: %s", self.name, said)
+        why = by_kind(entry["reason"] for entry in self.stage.failed if "row" not in entry)
+        said = "%s: {made} of {clips} clips made, {found} found, {failed} left out%s: see %s".format(**self.counts)
+        log.info(said, self.name, why and f" ({why})", self.stage.folder / "manifest.json")
         return self.counts
 
     def count(self, became: str, n_rows: int = 0) -> None:

@@ -67,14 +67,10 @@ class ClipRows(ABC):
         self._n_awaited -= 1
 
     def result(self) -> FeatureFile:
-        """The rows, once `complete`. What the network raised, if it failed on every sample; on some: their rows are
-        NaN, which makes them invalid.
-        """
-        if not self._made:
-            raise ClipError("there is nothing of it that a network could be shown")
+        """The rows, once `complete`, NaN where the network failed; where it failed on every sample, what it raised."""
         widths = {rows.shape[1] for _, rows in self._made if not isinstance(rows, Exception)}
         if not widths:
-            raise self._made[0][1]
+            raise self._made[0][1] if self._made else ClipError("there is nothing of it to show to a network")
         nothing = np.full((1, *widths), np.nan, np.float32)
         parts = [nothing.repeat(n, 0) if isinstance(rows, Exception) else rows for n, rows in self._made]
         return self._file(np.concatenate(parts))

@@ -19,6 +19,7 @@ from numpy.lib.npyio import NpzFile
 from helpers.files import FolderLock, code_version, differences, read_json, replacing, write_json
 
 STREAMS = {"static": "03_static_extraction", "dynamic": "04_dynamic_extraction"}  # and what makes it
+DTYPES = {"features": "float32", "t_start_s": "float64", "t_end_s": "float64", "frame": "int64", "valid": bool}
 NOT_NPY = (ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)  # the header is Python's
 _DAMAGED = (*NOT_NPY, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -93,18 +94,9 @@ def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None
 
     Not compressed: it would save a sixth of the bytes and take six times as long.
     """
-    write_arrays(
-        path,
-        compressed=False,
-        features=np.asarray(rows.features, np.float32),
-        t_start_s=np.asarray(rows.t_start_s, np.float64),
-        t_end_s=np.asarray(rows.t_end_s, np.float64),
-        frame=np.asarray(rows.frame, np.int64),
-        valid=np.asarray(rows.valid, bool),
-        decoder=rows.decoder,
-        stamp=stamp,
-        **({} if rows.reason is None else {"reason": np.asarray(rows.reason, np.str_)}),
-    )
+    arrays = {name: np.asarray(getattr(rows, name), dtype) for name, dtype in DTYPES.items()}
+    reason = {} if rows.reason is None else {"reason": np.asarray(rows.reason, np.str_)}
+    write_arrays(path, compressed=False, **arrays, decoder=rows.decoder, stamp=stamp, **reason)
 
 
 def read_features(path: str | Path) -> FeatureFile:

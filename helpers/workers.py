@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from io import BufferedRWPair
 from itertools import islice
 from typing import Any
@@ -60,7 +60,7 @@ def cores() -> int:
     return cpu_count()
 
 
-class ClipPool:
+class ClipPool(AbstractContextManager):
     """Worker processes that run `work` over clips while the caller uses the chunks of an earlier one.
 
     Of each clip that is begun, at most `ahead_chunks` wait in this process; beside them there are up to three per
@@ -97,9 +97,6 @@ class ClipPool:
         self._processes: list[WorkerProcess] = []
         self._idle: list[WorkerProcess] = []
         self._closed = False
-
-    def __enter__(self) -> "ClipPool":
-        return self
 
     def __exit__(self, *_: object) -> None:
         """End the workers, busy or not, and wait until they are gone."""
@@ -302,7 +299,7 @@ def _portable(error: BaseException) -> Exception:
 
     So are a want of memory and what is no Exception: here they cost one clip, while in the parent they end the run.
     """
-    kind, text = "no memory" if isinstance(error, MemoryError) else type(error).__name__, ""
+    text, kind = "", "no memory" if isinstance(error, MemoryError) else type(error).__name__
     note = f"In the decoder process:\n{''.join(part[:2000] for part in traceback.format_exception(error))}"
     with suppress(Exception):  # of the error's own methods
         text = str(error)

@@ -378,12 +378,34 @@ def test_the_log_names_the_device_that_computed(monkeypatch):
     assert names == {"": "one", "CPU:0": "loom", "GPU:0": "one", "GPU:1": "two", "GPU:3": "two"}
 
 
-def test_a_damaged_track_costs_its_clip_until_02_has_made_it_again(run):
+def cut_short(track: Path) -> None:
+    track.write_bytes(track.read_bytes()[:300])
+
+
+def made_a_folder(track: Path) -> None:
+    track.unlink()
+    (track / "within").mkdir(parents=True)
+
+
+def of_another(track: Path) -> None:
+    shutil.copy(track.with_name("-b") / "ü 1.001.npz", track)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why", "made"),
+    [
+        (cut_short, "it is damaged", 1),
+        (made_a_folder, "it is damaged", 0),
+        (of_another, "the clip has changed since", 1),
+    ],
+)
+def test_a_damaged_track_costs_its_clip_until_02_has_made_it_again(run, damage, why, made):
     clips, folders = run
     prepare_clips(clips, PreparationConfig(**folders))
-    track = Path(folders["out_dir"]) / "faces" / "a.npz"
-    track.write_bytes(track.read_bytes()[:300])
-    reasons = {entry["clip"]: entry["reason"] for entry in extract_static(clips, StaticConfig(**folders))["failed"]}
-    assert reasons["a"] == "no faces file: it is damaged. Run 02_clip_preparation again"
-    prepare_clips(clips, PreparationConfig(**folders))
-    assert extract_static(clips, StaticConfig(**folders))["counts"]["made"] == 1
+    damage(Path(folders["out_dir"]) / "faces" / "a.npz")
+    for extracted in (extract_static(clips, StaticConfig(**folders)), extract_dynamic(clips, DynamicConfig(**folders))):
+        reasons = {entry["clip"]: entry["reason"] for entry in extracted["failed"]}
+        assert reasons["a"] == f"no faces file: {why}. Run 02_clip_preparation again"
+    failed = {entry["clip"]: entry["reason"] for entry in prepare_clips(clips, PreparationConfig(**folders))["failed"]}
+    assert failed.get("a", "").startswith("" if made else "IsADirectoryError")
+    assert extract_static(clips, StaticConfig(**folders))["counts"]["made"] == made

@@ -18,7 +18,7 @@ import pytest
 from helpers.config import PreparationConfig
 from helpers.container import VideoError
 from helpers.faces import prepare_clips
-from helpers.failures import RepeatedError, by_kind, outcome
+from helpers.failures import RepeatedError, by_kind
 from helpers.files import ROOT, DiskFullError, read_json
 from helpers.pipeline import ClipRun, Network, Work
 from helpers.rows import StaticRows
@@ -218,15 +218,18 @@ def test_two_clips_never_share_a_file(tmp_path):
     assert reasons(manifest) == {"b/film": "its file would take the place of that of b/Film. Rename one of the two."}
 
 
-def test_the_end_says_in_one_line_how_many_and_why():
-    counts = {"clips": 9, "made": 3, "found": 2, "failed": 4}
-    failed = [{"clip": "a", "reason": f"no face found in {n} looked-at frames"} for n in (3, 61, 7)]
-    failed += [{"clip": "b", "reason": "the file is empty (0 bytes). Copy it again."}, {"row": 1, "reason": "lost"}]
-    kinds = "3 no face found in … looked-at frames, 1 the file is empty"
-    assert outcome(counts, failed, "faces/manifest.json") == (
-        f"3 of 9 clips made, 2 found, 4 left out ({kinds}): see faces/manifest.json"
+def test_the_end_says_in_one_line_how_many_and_why(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run_stage(["c1", "c2"], tmp_path)
+    run_stage(
+        ["c1", "c2", "c3", "c4", "c5", "zero"],
+        tmp_path,
+        lambda *of: job(*of) if of[1] == "zero" else fails([3, 4], *of),
     )
-    assert outcome(counts | {"failed": 0}, [], "x") == "3 of 9 clips made, 2 found, 0 left out"
+    assert (
+        "a stage: 1 of 6 clips made, 2 found, 3 left out (2 breaks off at … s of c…, 1 ZeroDivisionError: division by "
+        f"zero): see {tmp_path}/stage/manifest.json"
+    ) in caplog.text
     assert by_kind(f"{'abcdefg'[n]} is odd" for n in range(7)).endswith(", 2 of other kinds")
 
 
