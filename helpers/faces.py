@@ -217,7 +217,7 @@ def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _
             yield None
         follower.step(sample, frame, faces)
         times.append((t, number))
-    cuts = follower.cuts()
+    cuts = follower.shots.cuts()
     t_s, numbers = map(np.array, zip(*times, strict=True))
     return _Seen(found, follower, cuts, main_face(found, follower, cuts), t_s, numbers, stream.decoder)
 

@@ -33,44 +33,45 @@ class MainFace(NamedTuple):
 def main_face(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] = ()) -> MainFace | None:
     """Choose the face that a clip is about; None where there is none.
 
-    Faces that do not move are passed over where another one does. In a clip that is cut it is then the face that is
-    the largest one at most looks, else the one with the largest summed area.
+    Faces that do not move are passed over where another one does. In a clip that is cut it is then the face of most
+    looks, else the one with the largest summed area.
 
     Args:
         found: The detector's rows, by look.
-        follower: What followed them, after its `cuts`.
+        follower: What followed them.
         cuts: The samples that begin a shot.
     """
     faces = link(found, follower, cuts)
     if not faces:
         return None
     moving = [face for face in faces if not is_still(face, follower)]
-    others, left = (moving or faces), len(faces) - len(moving)
-    areas = [sum(_area(found, place) for place in face) for face in others]
-    first, *further = sorted(range(len(others)), key=lambda k: -areas[k])
-    reason = "the only face" if len(others) == len(faces) else "the only face that moves"
+    still = [face for face in faces if face not in moving]
     remarks = [] if moving else ["the face does not move: a still picture?"]
-    if moving and left:
-        widths = sorted({round(_width(found, face)) for face in faces if face not in moving}, reverse=True)
-        remarks.append(f"a still face of {' and one of '.join(map(str, widths))} px is passed over")
-    if further:
-        times = areas[first] / areas[further[0]]
-        reason = f"largest summed area: {times:.1f} times the next of {len(areas)} faces"
+    if moving and still:
+        widths = {round(max(found[look][row][2] for look, row in face)) for face in still}
+        remarks.append(f"a still face of {max(widths)} px is passed over")
+    sizes = [sum(found[look][row][2] * found[look][row][3] for look, row in face) for face in moving or faces]
+    order = sorted(zip(sizes, moving or faces, strict=True), key=lambda of: -of[0])
+    size, face = order[0]
+    reason = "the only face" if len(faces) == 1 else "the only face that moves"
+    if len(order) > 1:
+        times = size / order[1][0]
+        reason = f"largest summed area: {times:.1f} times the next of {len(order)} faces"
         if len(cuts):
-            led = _looks_led(found, others)
-            first = max(range(len(others)), key=lambda k: (led[k], areas[k]))
-            reason = f"the largest face at {led[first]} of {sum(led)} looks with a face, of {len(areas)} faces"
+            _, face = max(order, key=lambda of: (len(of[1]), of[0]))
+            reason = f"most time on screen: {len(face)} of {len(found)} looks, of {len(order)} faces"
         elif times < NEARLY:
             remarks.append(f"another face is nearly as large ({times:.1f} times)")
-    return MainFace(others[first], reason, bool(moving), remarks)
+    return MainFace(face, reason, bool(moving), remarks)
 
 
 def link(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] = ()) -> list[list[Place]]:
     """The detections of each face: they overlap from look to look, and a leg leads there or they look alike."""
     faces: list[list[Place]] = []
     boxes = [corners(rows) for rows in found]
-    led = {(leg.start, leg.arrived) for leg in follower.legs}
     shot = np.searchsorted(cuts, follower.looked, side="right")
+    arrived = [leg for leg in follower.legs if leg.arrived]
+    led = {(leg.start, leg.arrived) for leg in arrived if leg.through or shot[leg.start[0]] == shot[leg.arrived[0]]}
     for look, here in enumerate(boxes):
         last = [boxes[i][j] for i, j in (face[-1] for face in faces)]
         pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
@@ -92,8 +93,8 @@ def _parted(face: list[Place], follower: Follower, cuts: Sequence[int]) -> list[
     through = {cut for leg in follower.legs if leg.start in face for cut in leg.through}
     for cut in sorted(set(cuts) - through):
         away = [follower.looked[look] - cut for look, _ in face]
-        before = [k for k, samples in enumerate(away) if samples <= -follower.fps]
-        after = [k for k, samples in enumerate(away) if samples >= follower.fps]
+        before = [k for k, samples in enumerate(away) if samples <= -follower.shots.fps]
+        after = [k for k, samples in enumerate(away) if samples >= follower.shots.fps]
         if before and after and follower.unlikeness(face[before[-1]], face[after[0]]) > ALIKE:
             start = int(np.searchsorted(away, 0))
             return [face[:start], *_parted(face[start:], follower, cuts)]
@@ -103,23 +104,6 @@ def _parted(face: list[Place], follower: Follower, cuts: Sequence[int]) -> list[
 def is_still(face: list[Place], follower: Follower) -> bool:
     """Whether a face hardly changes while it is followed, blinks and breathing included: a picture of one."""
     changes = [1 - value for leg in follower.legs if leg.start in face for value in leg.similarity]
-    return len(changes) >= STILL_S * follower.fps and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
-
-
-def _area(found: list[np.ndarray], place: Place) -> float:
-    look, row = place
-    return found[look][row][2] * found[look][row][3]
-
-
-def _width(found: list[np.ndarray], face: list[Place]) -> float:
-    return float(np.median([found[look][row][2] for look, row in face]))
-
-
-def _looks_led(found: list[np.ndarray], faces: list[list[Place]]) -> list[int]:
-    """At how many looks each face is the largest one."""
-    largest: dict[int, tuple[float, int]] = {}
-    for k, face in enumerate(faces):
-        for place in face:
-            largest[place[0]] = max(largest.get(place[0], (0.0, 0)), (float(_area(found, place)), k))
-    leaders = [k for _, k in largest.values()]
-    return [leaders.count(k) for k in range(len(faces))]
+    return (
+        len(changes) >= STILL_S * follower.shots.fps and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
+    )

@@ -67,7 +67,7 @@ class Shots:
         self._blends: list[int] = []  # samples in the middle of a cross-fade
         self._last: np.ndarray | None = None
         self._held: tuple[int, np.ndarray] | None = None  # the last suspect change, and the picture before it
-        self._fps, self._near = fps, round(BLEND_S * fps / 2)
+        self.fps, self._near = fps, round(BLEND_S * fps / 2)
         self._recent: deque[np.ndarray | None] = deque(maxlen=2 * self._near + 1)
 
     def step(self, gray: np.ndarray) -> bool:
@@ -84,7 +84,7 @@ class Shots:
 
     def _return(self, sample: int, picture: np.ndarray) -> None:
         """Forgive the changes since the picture that is back now; hold the one before a suspect change."""
-        if self._held and sample - self._held[0] > max(1, RETURN_S * self._fps):
+        if self._held and sample - self._held[0] > max(1, RETURN_S * self.fps):
             self._held = None
         if self._held and unlikeness(self._held[1], picture) < SUSPECT:
             self._changes[self._held[0] :] = [0.0] * (sample + 1 - self._held[0])

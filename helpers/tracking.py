@@ -93,29 +93,19 @@ class Leg:
         self.similarity.append(similarity)
         return True
 
-    def end_at(self, cuts: np.ndarray, start: int) -> None:
-        """Forget what lies beyond a cut; `start`: the sample of its detection."""
-        cuts = np.setdiff1d(cuts, self.through)
-        there = np.searchsorted(cuts, self.samples, side="right") == np.searchsorted(cuts, start, side="right")
-        if not there.all():
-            n = int(there.argmin())
-            self.samples, self.boxes_xyxy, self.similarity = (
-                values[:n] for values in (self.samples, self.boxes_xyxy, self.similarity)
-            )
-            self.arrived = None
-
 
 class Follower:
     """Takes the samples of a clip one by one, `fps` a second; the legs of all followed faces gather in `legs`.
 
-    `looked`: numbers of the looked-at samples. `looks`: of every detection what is about it (`surroundings`).
+    `looked`: numbers of the looked-at samples. `looks`: of every detection what is about it (`surroundings`). `shots`
+    knows where the clip is cut.
     """
 
     def __init__(self, fps: float = 15.0) -> None:
         self.legs: list[Leg] = []
         self.looked: list[int] = []
         self.looks: dict[Place, np.ndarray | None] = {}
-        self.fps, self._shots = fps, Shots(fps)
+        self.shots = Shots(fps)
         self._changes: list[int | None] = []  # of `_pictures`
         self._moving: list[Leg] = []
         self._pictures: list[np.ndarray] = []  # grey, since the last look and with it, the newest last
@@ -123,7 +113,7 @@ class Follower:
     def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
         """Take the next sample: number, RGB uint8 (H, W, 3), and the rows of `detect_faces` at a look, else None."""
         gray, scale = shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), PICTURE_PX)
-        change = sample if self._shots.step(gray) else None
+        change = sample if self.shots.step(gray) else None
         self._moving = [leg for leg in self._moving if leg.step(sample, self._pictures[-1], gray, scale, change)]
         self._pictures.append(gray)
         self._changes.append(change)
@@ -160,13 +150,6 @@ class Follower:
     def unlikeness(self, one: Place, other: Place) -> float:
         """How unlike the surroundings of two detections are."""
         return unlikeness(self.looks.get(one), self.looks.get(other))
-
-    def cuts(self) -> np.ndarray:
-        """The samples that begin a shot, but for the first; no leg reaches beyond one any longer."""
-        cuts = self._shots.cuts()
-        for leg in self.legs:
-            leg.end_at(cuts, self.looked[leg.start[0]])
-        return cuts
 
 
 def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -238,7 +221,7 @@ def face_path(
         The fields of `helpers.tracks.FaceTrack` that have a row per sample, and the two jitters.
     """
     n, looked = len(shot), np.array([look for look, _ in places]) * every
-    found, confidence, source = _join_legs(rows, places, legs, n, looked)
+    found, confidence, source = _join_legs(rows, places, legs, shot, looked)
     known = np.flatnonzero(source)
     fills = fillable(known, max_gap_s * fps, shot)
     for column in found.T:
@@ -262,14 +245,15 @@ def face_path(
 
 
 def _join_legs(
-    rows: np.ndarray, places: list[Place], legs: list[Leg], n: int, looked: np.ndarray
+    rows: np.ndarray, places: list[Place], legs: list[Leg], shot: np.ndarray, looked: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Lay a face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
 
     A leg that arrives at the next detection is bent so that it ends on it; where two legs meet, each sample takes the
-    one whose detection is nearer.
+    one whose detection is nearer. None reaches into another shot.
     """
     detected, detections = {place: k for k, place in enumerate(places)}, corners(rows)
+    n = len(shot)
     found, confidence, source = np.full((n, 4), np.nan), np.zeros(n), np.zeros(n, np.uint8)
     away = np.full(n, np.inf)  # samples to the detection that a box comes from
     for leg in legs:
@@ -278,10 +262,10 @@ def _join_legs(
         k = detected[leg.start]
         samples, boxes = np.array(leg.samples), np.array(leg.boxes_xyxy)
         distance = np.abs(samples - looked[k])
-        if leg.arrived in detected:
+        if leg.arrived in detected and shot[samples[-1]] == shot[looked[k]]:
             boxes += (distance / distance[-1])[:, None] * (detections[detected[leg.arrived]] - boxes[-1])
             distance = np.minimum(distance, distance[-1] - distance)
-        nearer = distance < away[samples]
+        nearer = (distance < away[samples]) & (shot[samples] == shot[looked[k]])
         samples = samples[nearer]
         found[samples], away[samples], source[samples] = boxes[nearer], distance[nearer], TRACKED
         confidence[samples] = rows[k, 4] * np.array(leg.similarity)[nearer]

@@ -100,7 +100,7 @@ def test_a_cut_to_another_person_and_back_leaves_the_first_one_with_a_gap(track)
     np.testing.assert_allclose(got.box_xyxy, alone.box_xyxy, atol=3)
     np.testing.assert_allclose(got.found_xyxy[:25], alone.found_xyxy[:25], atol=1e-3)
     assert got.remarks == "3 shots; the face of 4.0 s of 6.0 s is taken"
-    assert got.reason == "the largest face at 8 of 12 looks with a face, of 2 faces"
+    assert got.reason == "most time on screen: 8 of 12 looks, of 2 faces"
 
 
 def test_too_little_of_a_person_says_how_often_the_clip_is_cut(track):
