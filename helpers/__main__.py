@@ -113,7 +113,8 @@ def check(
     tasks = plan(data.resolve(), resolve("results"), params=params)
     parameters = {task.name: task.parameters for task in tasks}
     wanted = PreparationConfig.checked(parameters["02_clip_preparation"])
-    how = {"limit": limit, "thorough": thorough, "detector": wanted.detector, "min_coverage": wanted.min_coverage}
+    how = {"limit": limit, "thorough": thorough, "detector": wanted.detector}
+    how |= {"min_coverage": wanted.min_coverage, "min_face": wanted.min_face}
     table = check.check_clips(data, **how, progress=sys.stderr.isatty())
     print(check.as_text(table), inputs.ratings_text(tasks, data.resolve(), limit), sep="\n", flush=True)
     if csv:

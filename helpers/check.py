@@ -9,10 +9,12 @@ import math
 import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import cv2
 import numpy as np
 import pandas as pd
 from av.video.frame import PictureType
@@ -20,11 +22,12 @@ from tqdm.auto import tqdm
 
 from helpers.clips import scan_clips
 from helpers.container import OpenVideo, open_container, open_video
-from helpers.detectors import chosen_detector, detect_faces, require_detector
+from helpers.detectors import MIN_FACE, SMALLER, chosen_detector, detect_faces, require_detector
 from helpers.failures import reason_of
 from helpers.inventory import as_line
 from helpers.pictures import Converter, shapes_of
 from helpers.probe import VideoInfo, describe
+from helpers.shots import Shots, small, unlikeness
 from helpers.video import STRICT, iter_frames
 from helpers.workers import ClipPool, cores
 
@@ -32,6 +35,8 @@ SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's 
 SEGMENT_S = 0.5  # a row of 04: 8 flows at the 15 fps of the defaults; 8 and the pool's overhang at 25 fps
 LOWEST_FPS = 12.0  # below it, sampling at 25 fps shows every frame twice: half of the flow is zero
 SMALLEST_FACE_PX = 44  # of width: the crop of 1.7 widths is then enlarged threefold to 224 px
+DIFFER = 0.15  # unlikeness of two looks from which on a clip may be cut: of two people 95 % are beyond .12
+SHOWN_FPS, SHOWN_PX, LONGEST_SHOWN_S = 15.0, 96, 180.0  # how it is then watched for cuts: rate, shorter side, length
 LONGEST_TABLE = 40  # clips; of a longer table the text shows those with a problem or a remark
 WIDTH = 120  # characters of the text
 
@@ -45,12 +50,23 @@ OF_FILE = ("codec", "width", "height", "fps", "duration_s", "rotation_deg", "n_f
 
 
 class Request(NamedTuple):
-    """What a worker is asked to look at: the file, how many frames, with which detector, whether to decode them all."""
+    """What a worker is asked to look at: the file, how many frames, how faces are found, whether to decode them all."""
 
     path: Path
     looks: int
     detector: str
+    min_face: float
     thorough: bool
+
+
+class Look(NamedTuple):
+    """A frame that was looked at: the detector's rows; without any, the width of a face that is too small for 02 in
+    pixels, NaN where there is none; the picture as `helpers.shots` compares it.
+    """
+
+    faces: np.ndarray
+    small_px: float
+    picture: np.ndarray | None
 
 
 def check_clips(
@@ -62,6 +78,7 @@ def check_clips(
     thorough: bool = False,
     detector: str = "haar",
     min_coverage: float = 0.3,
+    min_face: float = MIN_FACE,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Look at every clip below a folder.
@@ -72,7 +89,7 @@ def check_clips(
         workers: Processes, one clip each; default: one per core that may be used.
         looks: Frames of a clip in which a face is searched; see `spread_numbers`.
         thorough: Decode every frame, which finds damage inside a file.
-        detector: See `detect_faces`.
+        detector, min_face: See `detect_faces`.
         min_coverage: Share of frames with a face that 02 will ask for; less is a remark here, as looks are few.
         progress: Whether to show a bar.
 
@@ -95,11 +112,13 @@ def check_clips(
     detector = chosen_detector(detector)
     require_detector(detector)
     workers = min(cores() if workers is None else workers, len(clips))
-    requests = ((key, Request(Path(root, path), looks, detector, thorough)) for key, path in clips["path"].items())
+    requests = (
+        (key, Request(Path(root, path), looks, detector, min_face, thorough)) for key, path in clips["path"].items()
+    )
     rows = []
     with ClipPool(look_at, workers=workers, ahead_clips=2 * workers) as pool:
         for _, answers in tqdm(pool.run(requests), total=len(clips), unit="clip", disable=not progress):
-            rows.append(_row(Path(clips["path"].iloc[len(rows)]).name, answers, min_coverage))
+            rows.append(_row(Path(clips["path"].iloc[len(rows)]).name, answers, min_coverage, min_face))
     found = pd.DataFrame(rows, index=clips.index).join(clips[["path", "bytes"]])
     misnamed = others[others["kind"].isin(MISNAMED)].rename(columns={"problem": "problems"})
     empty = {"bytes": 0, "codec": "", "usable": False, "remarks": ""}
@@ -109,8 +128,8 @@ def check_clips(
     return found
 
 
-def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
-    """Look at one clip: what is in the file, then the faces of each looked-at frame; None is a sign of life.
+def look_at(request: Request) -> Iterator[VideoInfo | Look | int | None]:
+    """Look at one clip: what is in the file, each looked-at frame, how many shots; None is a sign of life.
 
     Raises:
         VideoError: see `helpers.video.iter_frames`.
@@ -119,16 +138,44 @@ def look_at(request: Request) -> Iterator[VideoInfo | np.ndarray | None]:
         info, convert = describe(video), Converter(None, video.stream.sample_aspect_ratio, shapes_of(video))
         numbers = spread_numbers(len(video.t_s), request.looks)
         pictures = [] if request.thorough else key_pictures(video, request.looks)
-        faces = [detect_faces(convert(picture), request.detector) for picture in pictures]
-        if faces:
-            yield from (info, *faces)
+        looks = [look(convert(picture), request) for picture in pictures]
+        if looks:
+            yield from (info, *looks)
+            yield from _shots(request.path, info, looks)
             return
     stream = iter_frames(request.path, indices=None if request.thorough else numbers, backend="pyav")
-    looked_at = set(numbers.tolist())
+    looked_at, looks, shots = set(numbers.tolist()), [], Shots(info.fps)
     for position, (frame, _, number) in enumerate(stream):
         if position == 0:
             yield info
-        yield detect_faces(frame, request.detector) if number in looked_at else None
+        if request.thorough:
+            shots.step(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+        if number in looked_at:
+            looks.append(look(frame, request))
+        yield looks[-1] if number in looked_at else None
+    yield from [len(shots.cuts()) + 1] if request.thorough else _shots(request.path, info, looks)
+
+
+def look(frame: np.ndarray, request: Request) -> Look:
+    """Look at a frame, RGB uint8 (H, W, 3)."""
+    faces, small_px = detect_faces(frame, request.detector, request.min_face), math.nan
+    if request.detector == "haar" and not len(faces) and request.min_face > SMALLER:
+        smaller = detect_faces(frame, request.detector, SMALLER)
+        small_px = float(smaller[:, 2].max()) if len(smaller) else math.nan
+    return Look(faces, small_px, small(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)))
+
+
+def _shots(path: Path, info: VideoInfo, looks: list[Look]) -> Iterator[int | None]:
+    """How many shots a clip has, for which all of it is decoded where its looks differ, unless it is long."""
+    changes = (unlikeness(before.picture, after.picture) for before, after in pairwise(looks))
+    if info.duration_s > LONGEST_SHOWN_S or max(changes, default=0) < DIFFER:
+        return
+    shots, scale = Shots(SHOWN_FPS), SHOWN_PX / min(info.width, info.height)
+    size = round(info.height * scale), round(info.width * scale)
+    for frame, _, _ in iter_frames(path, fps=SHOWN_FPS, size=size, backend="pyav"):
+        shots.step(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+        yield None
+    yield len(shots.cuts()) + 1
 
 
 def key_pictures(video: OpenVideo, looks: int) -> list[av.VideoFrame]:
@@ -161,17 +208,20 @@ def spread_numbers(n_frames: int, looks: int) -> np.ndarray:
     return np.unique(((np.arange(looks) + 0.5) * n_frames / looks).astype(int))
 
 
-def _row(name: str, answers: Iterator[Any], min_coverage: float) -> dict[str, Any]:
+def _row(name: str, answers: Iterator[Any], min_coverage: float, min_face: float) -> dict[str, Any]:
     """Columns of one clip, from what a worker says of the file `name` up to its end or its first error."""
-    info, faces, problems = None, [], []
+    info, looks, shots, problems = None, [], 1, []
     try:
         for answer in answers:
             if isinstance(answer, VideoInfo):
                 info = answer
+            elif isinstance(answer, Look):
+                looks.append(answer)
             elif answer is not None:
-                faces.append(answer)
+                shots = answer
     except BaseException as error:
         problems.append(reason_of(error, name))
+    faces, small_px = [each.faces for each in looks], [each.small_px for each in looks if each.small_px > 0]
     widths_px = [found[:, 2].max() for found in faces if len(found)]
     row = {name: getattr(info, name, None) for name in OF_FILE} | {
         "codec": info.codec if info else "",
@@ -181,9 +231,14 @@ def _row(name: str, answers: Iterator[Any], min_coverage: float) -> dict[str, An
     }
     if info and info.duration_s < SHORTEST_S:
         problems.append(f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)")
+    remarks, too_small = _remarks(row, info) + [f"{shots} shots"] * (shots > 1), 2 * len(small_px) > len(faces)
+    small = f"{np.median(small_px or 0):.0f} px wide, below min_face ({min_face:g} of the picture's shorter side)"
     if faces and not widths_px:
-        problems.append(f"no face in {len(faces)} looked-at frame{'s' if len(faces) > 1 else ''}")
-    remarks = _remarks(row, info)
+        looks = f"no face in {len(faces)} looked-at frame{'s' if len(faces) > 1 else ''}"
+        more = "Set a smaller min_face in 02, or take a larger picture"
+        problems.append(f"the face is too small: {small}. {more}" if too_small else looks)
+    elif too_small:
+        remarks.append(f"the face is {small}")
     if 0 < row["coverage"] < min_coverage:
         remarks.insert(0, f"face in only {len(widths_px)} of {len(faces)} looked-at frames: 02 may refuse it")
     return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": "; ".join(remarks)}

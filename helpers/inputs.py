@@ -51,7 +51,8 @@ def check_inputs(
     if problem := why_no_training(tasks, clips, targets, data, limit):
         if TRAINING in chosen and TRAINING in (task.name for task in tasks):
             raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04.")
-        log.warning("WARNING: 06 could not train: %s", problem)
+        if clips[targets].notna().any(axis=None):
+            log.warning("WARNING: 06 could not train: %s", problem)
     tasks = [task for task in tasks if task.name in chosen]
     if "pretrained" in {task.parameters.get("weights") for task in tasks}:
         require_pretrained(tasks)

@@ -7,18 +7,22 @@ import sys
 from pathlib import Path
 
 import av
+import cv2
 import lookers
 import numpy as np
 import pandas as pd
 import pytest
 from numbered import read_numbers, write_numbered
 
+from data_sample.make.sample import write_mp4
 from helpers import __main__, check, forecast
 from helpers.container import VideoError, open_video
 from helpers.probe import probe
+from helpers.video import read_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = ROOT / "data_sample" / "awkward"
+PEOPLE = ("4rfnd819V3N.000", "B62kW3nmp1p.000")
 CLIP = ROOT / "data_sample" / "training80_01" / "4eke_igcKkn.000.mp4"
 
 
@@ -143,6 +147,21 @@ def failing(error):
     raise error
 
 
+def test_cuts_and_faces_that_are_too_small_are_told(tmp_path):
+    one, other = (read_frames(ROOT / "data_sample" / "training80_01" / f"{name}.mp4").frames[:30] for name in PEOPLE)
+    write_mp4(np.concatenate([one, other, one]), tmp_path / "cut.mp4")
+    page = np.full((20, 360, 640, 3), 235, np.uint8)
+    page[:, 15::24, 30:300] = 90
+    page[:, 230:350, 460:620] = cv2.resize(one[0], (160, 120), interpolation=cv2.INTER_AREA)
+    write_mp4(page, tmp_path / "inset.mp4")
+    for thorough in (False, True):
+        table = check.check_clips(tmp_path, workers=1, thorough=thorough)
+        assert "3 shots" in table.at["cut", "remarks"].split("; ")
+        assert "the face is too small: 5" in table.at["inset", "problems"]
+        assert "below min_face (0.2 of" in table.at["inset", "problems"]
+    assert check.check_clips(tmp_path, workers=1, min_face=0.1).loc["inset", "usable"]
+
+
 def test_looks_are_spread_over_a_clip_and_see_all_of_a_short_one():
     assert check.spread_numbers(50, 5).tolist() == [5, 15, 25, 35, 45]
     assert check.spread_numbers(3, 5).tolist() == [0, 1, 2]
@@ -152,11 +171,12 @@ def test_looks_are_spread_over_a_clip_and_see_all_of_a_short_one():
 def looked_at(monkeypatch):
     """What a clip's look saw: the numbers that its frames carry."""
     seen = []
-    monkeypatch.setattr(check, "detect_faces", lambda frame, _: seen.append(frame) or np.zeros((0, 5)))
+    monkeypatch.setattr(check, "DIFFER", 9.0)  # nothing is watched for cuts
+    monkeypatch.setattr(check, "detect_faces", lambda frame, *_: seen.append(frame) or np.ones((1, 5)))
 
     def look(path, *, thorough=False):
         seen.clear()
-        list(check.look_at(check.Request(path, 5, "haar", thorough)))
+        list(check.look_at(check.Request(path, 5, "haar", 0.2, thorough)))
         return read_numbers(np.stack(seen))
 
     return look
