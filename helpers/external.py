@@ -47,9 +47,8 @@ class Features:
 
     `kind`: "files", "array", "table" or "tables". `names`: what the files call the clips. `sha256`: of the file; of a
     folder, of the sorted lines `<sha256>  <path>`. `rows`: from a name to its rows, ValueError where they cannot be
-    used. `index_sha256`: of the index CSV of an array, "" without one. `columns`: names of a table's columns by what
-    they are: `features`, `known` by role, `renamed` (of these, those under other names than our own), `left_out`.
-    `other_faces`: number of rows left out, of other people in a clip. `passed_over`: of other files, by suffix.
+    used. `index_sha256`: of an array's index. `columns`: see `_about`. `other_faces`: number of rows left out.
+    `passed_over`: number of other files by suffix.
     """
 
     kind: str
@@ -187,10 +186,8 @@ def _check_times(last_s: float, video: Path) -> None:
     except (OSError, av.FFmpegError, VideoError):
         return
     if last_s > LONGER * length_s + LONGER_S:
-        raise ValueError(
-            f"its rows must lie within its video of {length_s:.1f} s, got {last_s:g} s. Say t_ms if times are in "
-            "milliseconds; if there are none, give the fps of the rows."
-        )
+        what = f"its rows must lie within its video of {length_s:.1f} s, got {last_s:g} s"
+        raise ValueError(f"{what}. Say t_ms if times are in milliseconds; if there are none, give the rows' fps.")
 
 
 def _write_clip(stage: Stage, key: str, found: Rows, stamp: str, counts: dict[str, int]) -> None:
@@ -217,10 +214,8 @@ def _open(source: Path, scratch: Path, index: str | Path | None, fps: float | No
         return _folder(source, scratch, fps, wanted)
     if index is None and source.suffix.lower() in (*TABLES, ".txt"):
         return _tables({"": source}, scratch, fps, wanted, file_sha256(source))
-    raise ValueError(
-        f"source must be a folder, a .csv, or a .npy with an index, got {source} and index {index}. "
-        "Unpack it, or save it as one of these."
-    )
+    must = f"source must be a folder, a .csv, or a .npy with an index, got {source} and index {index}"
+    raise ValueError(f"{must}. Unpack it, or save it as one of these.")
 
 
 def _folder(folder: Path, scratch: Path, fps: float | None, wanted: Sequence[str]) -> Features:
@@ -230,7 +225,8 @@ def _folder(folder: Path, scratch: Path, fps: float | None, wanted: Sequence[str
         found, others = files_below(folder, lambda name: name.lower().endswith(TABLES))
     if not found:
         there = kinds_as_text(others) or "nothing"
-        raise ValueError(f"{folder} must hold a .npy or .npz per clip, got none, nor a .csv of each: it holds {there}.")
+        what = f"{folder} must hold a .npy or .npz per clip, got none, nor a .csv of each: it holds {there}"
+        raise ValueError(f"{what}. Unpack them, or save them as one of these.")
     paths = clips_by_name(folder, found)
     listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
     sha256 = hashlib.sha256(listing.encode()).hexdigest()
@@ -411,9 +407,8 @@ def usable_rows(
     if len(once) < len(features):
         i = int(np.setdiff1d(np.arange(len(features)), once)[0])
         time = next(name for name in ("t_start_s", "t_s", "frame") if name in columns)
-        raise ValueError(
-            f"{place(i)} must have one row at a time, got another with {time} {columns[time][i]:g}. Keep the right one."
-        )
+        got = f"got another with {time} {columns[time][i]:g}. Keep the right one."
+        raise ValueError(f"{place(i)} must have one row at a time, {got}")
     with np.errstate(over="ignore"):
         features = features.astype(np.float32)
     given = np.asarray(columns.get("valid", np.ones(len(features)))).astype(bool)
@@ -443,8 +438,6 @@ def _placed(columns: Mapping[str, np.ndarray], n: int, fps: float | None) -> tup
     wrong = ~(np.isfinite(start_s) & np.isfinite(end_s) & (end_s >= start_s) & (frame % 1 == 0))
     if wrong.any():
         i = int(wrong.argmax())
-        raise ValueError(
-            f"row {i} must have a whole frame and end when or after it starts, "
-            f"got frame {frame[i]:g}, {start_s[i]:g} to {end_s[i]:g} s."
-        )
+        got = f"frame {frame[i]:g}, {start_s[i]:g} to {end_s[i]:g} s"
+        raise ValueError(f"row {i} must have a whole frame and end when or after it starts, got {got}.")
     return start_s.astype(np.float64), end_s.astype(np.float64), frame.astype(np.int64)

@@ -106,7 +106,13 @@ class FeatureTable:
             ValueError: No CSV, no lines, or a cell that is not what its column holds, with its line.
         """
         n, features, line = len(self.names), list(self.features), self.reading["skiprows"] + 2
-        how = self.reading | {"skiprows": line - 1, "header": None, "names": range(n + 1), "low_memory": False}
+        how = self.reading | {
+            "skiprows": line - 1,
+            "header": None,
+            "names": range(n + 1),
+            "low_memory": False,
+            "skip_blank_lines": False,
+        }
         how |= {"keep_default_na": False, "na_values": dict.fromkeys(features, NOT_A_NUMBER)}
         how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(features), str)}
         try:
@@ -116,9 +122,12 @@ class FeatureTable:
                         raise ValueError(f"{self.path.name} must have lines below its column names, got none.")
                     whole = isinstance(chunk.index, pd.RangeIndex)  # the first cells of longer lines would be the index
                     chunk.index = range(line, line + len(chunk))
+                    line += len(chunk)
+                    if self.known:  # blank lines, as spreadsheets leave them; where rows are counted they count
+                        chunk = chunk[~chunk.isin(["", np.nan]).all(axis=1)]
                     longer = ~chunk[n].isin(["", np.nan])  # an empty one is behind a last separator
                     if longer.any() or not whole:
-                        where = longer.idxmax() if whole else line
+                        where = longer.idxmax() if whole else chunk.index[0]
                         raise self._no_csv(f"it must have a name for each column, line {where} has further cells")
                     for at in chunk[features].select_dtypes(exclude="number"):
                         chunk[at] = self._typed(chunk, at, None)
@@ -129,8 +138,7 @@ class FeatureTable:
                         known.setdefault("t_s", known.pop("t_ms") / 1000)
                     if "confidence" in known:
                         known["valid"] = known.get("valid", True) & (known["confidence"] > 0)
-                    yield pd.DataFrame(known), numbers
-                    line += len(chunk)
+                    yield pd.DataFrame(known, chunk.index), numbers
         except NOT_CSV as error:
             raise self._no_csv(error) from None
 

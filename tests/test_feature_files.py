@@ -44,6 +44,8 @@ AUDFORMAT = """file,start,end,F0
 /a/anna_01.wav,0.01,0.03,2
 """
 MEDIAPIPE = "\ufeffsep=;\r\nPerson;Timestamp (ms);presence;jawOpen;\r\n0;500,5;0,99;0,25;\r\n0;0;0;0,5;\r\n"
+FROM_EXCEL = "t;f;g\n0,5;1;\n;;\n1,5;2;\n\n;;\n"
+FROM_NOTHING = "f\n1\n2\n"
 FROM_FRAMES = "frame_idx\tfacial_expression\tau_1\n0\tNeutral\t1\n5\tHappy\t2\n"
 
 
@@ -55,6 +57,8 @@ FROM_FRAMES = "frame_idx\tfacial_expression\tau_1\n0\tNeutral\t1\n5\tHappy\t2\n"
         (OPENSMILE, "F0 loudness", [0, 0.01], [-1, -1], [[1.5, 10], [2.5, 20]], [1, 1], {}),
         (AUDFORMAT, "F0", [0.01, 0.02], [-1, -1], [[1], [2]], [1, 1], {}),
         (MEDIAPIPE, "jawOpen", [0, 0.5005], [-1, -1], [[0.5], [0.25]], [0, 1], {}),
+        (FROM_EXCEL, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], {}),
+        (FROM_NOTHING, "f", [0.25, 0.75], [0, 1], [[1], [2]], [1, 1], {"fps": 2}),
         (FROM_FRAMES, "au_1", [0.05, 0.55], [0, 5], [[1], [2]], [1, 1], {"fps": 10}),
     ],
 )
@@ -65,9 +69,8 @@ def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t
     assert (rows.frame.tolist(), rows.valid.tolist()) == (frames, np.array(valid, bool).tolist())
     columns = manifest["made_with"]["columns"]
     assert columns["features"] == names.split()
-    assert manifest["identity"]["elsewhere"]["columns"] == {
-        k: columns[k] for k in ("renamed", "left_out") if columns[k]
-    }
+    told = {name: columns[name] for name in ("renamed", "left_out") if columns[name]}
+    assert manifest["identity"]["elsewhere"].get("columns", {}) == told
     assert f"{len(names.split())} columns are features: {', '.join(names.split())}" in as_lines(manifest)
 
 
@@ -94,7 +97,10 @@ def test_a_folder_of_openface_gives_a_clip_per_csv_and_counts_the_other_files(tm
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (OPENFACE.replace("2.5", "much"), "bert_02.csv line 4: AU01_r must be a number, got 'much'"),
+        (
+            OPENFACE.replace("2.5", "much").replace("\n2", "\n\n2"),
+            "bert_02.csv line 5: AU01_r must be a number, got 'much'",
+        ),
         (OPENFACE.replace("AU02_r", "AU09_r"), "must have the columns of anna_01.csv, got no 'AU02_r'"),
         (OPENFACE.splitlines()[0], "bert_02.csv must have lines below its column names"),
         (OPENFACE.replace("0.067", "0.033"), "bert_02.csv line 4: bert_02 must have one row at a time"),
