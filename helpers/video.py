@@ -244,7 +244,9 @@ class FrameStream(Sampled):
                 why = f" ({error.strerror})"
             if position < len(index):
                 where = f"from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s)"
-                why += "; its picture changes size" if len(shapes) > 1 else ""
+                if len(shapes) > 1:
+                    what = f"{path.name}: its picture changes size, and cannot be decoded {where}"
+                    raise VideoError(f"{what}. Convert it: ffmpeg -i {path.name} new.mp4.")
                 raise damaged(video.path, f"cannot be decoded {where}{why}")
 
 

@@ -11,6 +11,7 @@ import pytest
 from av.filter import Graph
 
 from helpers.container import VideoError
+from helpers.pictures import Converter, Deinterlacer
 from helpers.probe import probe
 from helpers.video import read_frames
 
@@ -128,6 +129,31 @@ def test_the_number_of_decoding_threads_decides_nothing(tmp_path):
     finally:
         cv2.setNumThreads(threads)
     np.testing.assert_array_equal(*got)
+
+
+def test_pictures_may_change_size_format_and_time_base_midway():
+    kinds = [
+        ((64, 48), "yuv420p", 25),
+        ((64, 48), "yuv444p10le", 90_000),
+        ((32, 24), "nv12", 1000),
+        ((36, 64), "gray", 1),
+    ]
+    pictures = []
+    for (width, height), pixels, ticks in kinds:
+        for picture in pictures_of(disc(3, width, height), {}, pixels, "setfield=tff"):
+            picture.time_base = Fraction(1, ticks)
+            pictures.append(picture)
+    convert, whole = Converter(None, shapes={(64, 48): None}), Deinterlacer()
+    frames = np.stack([convert(picture) for picture in whole(iter(pictures))])
+    assert frames.shape == (12, 48, 64, 3)
+    assert whole.used
+    assert np.abs(np.array(boxes_of(frames)) - (24, 16, 17, 17)).max() <= 3
+
+
+def test_a_loss_where_the_size_changes_is_named(tmp_path):
+    path = write_parts(tmp_path / "clip.ts", [disc(13, 320, 240), disc(13, 160, 120)], "mpeg2video")
+    with pytest.raises(VideoError, match=r"clip\.ts: its picture changes size, and cannot be decoded from 0\.5 s on"):
+        read_frames(path)
 
 
 def pq(light: np.ndarray) -> np.ndarray:
