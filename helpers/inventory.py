@@ -38,7 +38,7 @@ KINDS = {
 }
 KIND_OF = {f".{suffix}": kind for kind, suffixes in KINDS.items() for suffix in suffixes.split()}
 PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # names of formats: their videos are files of their own
-HIDDEN = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx"}  # what systems leave, hidden to them
+HIDDEN = {"thumbs.db", "desktop.ini"}  # what systems leave
 PATIENCE_S = 10.0  # for opening and reading a file of unknown kind
 NAMED = 3  # files that one line names
 
@@ -104,7 +104,7 @@ def kind_of(root: Path, path: str) -> str:
     """What a file is: "clip", one of `KINDS`, "hidden", "special file", "link to nothing" or what `look_into` says."""
     name, file = PurePosixPath(path).name.lower(), root / path
     suffix = PurePosixPath(name).suffix
-    if name in HIDDEN or name.startswith("~$") or HIDDEN & set(path.lower().split("/")[:-1]):
+    if name in HIDDEN or name.startswith("~$"):
         return "hidden"
     if suffix in KIND_OF:
         return KIND_OF[suffix]
