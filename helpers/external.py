@@ -224,9 +224,10 @@ def _folder(folder: Path, scratch: Path, fps: float | None, wanted: Sequence[str
     if tables := not found:
         found, others = files_below(folder, lambda name: name.lower().endswith(TABLES))
     if not found:
-        there = kinds_as_text(others) or "nothing"
-        what = f"{folder} must hold a .npy or .npz per clip, got none, nor a .csv of each: it holds {there}"
-        raise ValueError(f"{what}. Unpack them, or save them as one of these.")
+        there = (
+            f"; what is there ({kinds_as_text(others)}) must be unpacked, or saved as one of these" if others else ""
+        )
+        raise ValueError(f"{folder} must hold a .npy or .npz per clip, got none, nor a .csv of each{there}.")
     paths = clips_by_name(folder, found)
     listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
     sha256 = hashlib.sha256(listing.encode()).hexdigest()

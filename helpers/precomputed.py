@@ -10,6 +10,7 @@ cannot be used: such a one is zeros and becomes a masked row. Rows of features m
 """
 
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -30,7 +31,9 @@ from helpers.names import clip_key, natural_order, video_files
 from helpers.store import NOT_NPY, clip_stamp, read_arrays
 from helpers.tracks import crop_face
 
-PICTURE = re.compile(r"(?:.*\D)?(\d+)\D*\.(?:bmp|jpe?g|png|webp)", re.I)  # the last number: face_frame_0035.jpg
+log = logging.getLogger(__name__)
+
+PICTURE = re.compile(r"(?!\.)(?:.*\D)?(\d+)\D*\.(?:bmp|jpe?g|png|webp)", re.I)  # the last number: face_frame_0035.jpg
 OPENFACE = "frame_det_"  # begins its pictures, frame_det_00_000001.bmp: the number of the face, and of the frame from 1
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
 PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
@@ -184,7 +187,7 @@ def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     number, or one has more than 18 digits.
     """
     names = sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order)
-    numbers = {name: match[1] for name in names if name[0] != "." and (match := pattern.fullmatch(name))}
+    numbers = {name: match[1] for name in names if (match := pattern.fullmatch(name))}
     found: dict[int, Path] = {}
     for name, digits in (_main_face(numbers) if pattern is PICTURE else numbers).items():
         if len(digits) > 18:
@@ -198,10 +201,8 @@ def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
 
 
 def _main_face(numbers: dict[str, str]) -> dict[str, str]:
-    """The pictures of the face with most of them, with the digits of their frames, where names tell faces apart.
-
-    They do in OpenFace's, and where the last number repeats (`clip_0001_0.jpg`): then the number that takes most values
-    is the frame's.
+    """The digits of the frames of the face with most pictures, by name, where names tell faces apart: OpenFace's, and
+    those whose last number repeats (`clip_0001_0.jpg`); then the number that takes most values is the frame's.
     """
     runs = {name: re.findall(r"\d+", name.rpartition(".")[0]) for name in numbers}
     openface = all(name.startswith(OPENFACE) for name in numbers)
@@ -220,10 +221,9 @@ class Tree:
 
     `clips`: path of each by what the folder calls it, in natural order. `side_px`, `fps`, `made`: side, numbers per
     second, and origin of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
-    `passed_over`: number of files that are no samples, by suffix.
-    Each kind of tree says what its clips' paths are (`_paths`), number, rate, origin and commonest shape of a clip's
-    samples (`_about`), and all files of a clip (`_files`); its errors name its `parameter`, `what` it holds, and what a
-    file is called (`like`). `channels`: of a sample.
+    `passed_over`: number of other files by suffix. Each kind of tree says what its clips' paths are (`_paths`), number,
+    rate, origin and commonest shape of a clip's samples (`_about`), and all files of a clip (`_files`); and for errors
+    its `parameter`, `what` it holds, what a file is called (`like`), and `channels` of a sample.
     """
 
     def __init__(self, folder: str | Path, fps: float):
@@ -244,10 +244,8 @@ class Tree:
             raise ValueError(f"{self.parameter} must hold {self.what}, {error}. Check the folder.") from None
         self.fps, self.made, shape = kind
         if shape not in {(side, side, self.channels) for side in shape}:
-            raise ValueError(
-                f"the {self.what} of {self.parameter} must have shape (S, S, {self.channels}), got {shape}. "
-                "Crop them to squares."
-            )
+            must = f"the {self.what} of {self.parameter} must have shape (S, S, {self.channels})"
+            raise ValueError(f"{must}, got {shape}. Crop them to squares.")
         self.side_px = shape[0]
 
     @property
@@ -286,6 +284,8 @@ class FaceTree(Tree):
     def job(self, name: str, size_px: int) -> StoredClip:
         """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
         pictures = numbered_files(self.clips[name], PICTURE)
+        if others := sum(map(bool, map(PICTURE.fullmatch, os.listdir(self.clips[name])))) - len(pictures):
+            log.warning("%s: %d pictures of other faces are left out", name, others)
         number = np.array(list(pictures), np.int64)
         t_s, fps = number / self.fps, self.fps
         if (times := self._times(name)).exists():

@@ -135,13 +135,14 @@ def test_pictures_are_scaled_to_the_network_like_crops(tmp_path):
         (["id003_frame_{}.png"], [1, 2, 3, 4]),
     ],
 )
-def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, names, numbers):
+def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, caplog, names, numbers):
     for seed, name in enumerate(names):
         for number in range(1, 5 - seed):  # the first face is there longer
             path = tmp_path / "anna_aligned" / name.format(number)
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(face(10 * seed + number)).save(path)
     crops, t_s, found, reasons = crops_of(FaceTree(tmp_path, 30.0), "anna_aligned")
+    assert ("anna_aligned: 3 pictures of other faces are left out" in caplog.text) == (len(names) > 1)
     assert (found.tolist(), reasons) == (numbers, {})
     np.testing.assert_allclose(t_s, np.array(numbers) / 30)
     for crop, seed in zip(crops, range(1, 5), strict=True):
