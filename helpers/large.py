@@ -213,8 +213,9 @@ def clip_files(stage_folder: str | Path) -> dict[str, Path]:
     table = folder.parent / "clips.csv"
     if table.exists():
         paths = {key: folder / f"{key}.npz" for key in load_clips(table).index}
-        return {key: path for key, path in paths.items() if path.exists()}
-    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.npz")}
+        return {key: path for key, path in paths.items() if path.is_file()}
+    found = (path for path in folder.rglob("*.npz") if path.is_file())
+    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
     return {key: paths[key] for key in sorted(paths, key=natural_order) if not paths[key].name.startswith(PART)}
 
 
