@@ -235,7 +235,7 @@ class FrameStream(Sampled):
             why, self.length = "", len(index)
             try:
                 for number, picture, decoder in pictures:
-                    frame = _converted(picture, convert, path)
+                    frame = convert(picture)
                     self.decoder = "; ".join((decoder, *convert.done))
                     while position < len(index) and index[position] == number:
                         yield frame, float(t_s[position]), number
@@ -244,18 +244,11 @@ class FrameStream(Sampled):
                 why = f" ({error.strerror})"
             if position < len(index):
                 where = f"from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s)"
-                if len(shapes) > 1:
-                    what = f"{path.name}: its picture changes size, and cannot be decoded {where}"
-                    raise VideoError(f"{what}. Convert it: ffmpeg -i {path.name} new.mp4.")
-                raise damaged(video.path, f"cannot be decoded {where}{why}")
-
-
-def _converted(picture: av.VideoFrame, convert: Converter, path: Path) -> np.ndarray:
-    try:
-        return convert(picture)
-    except av.FFmpegError as error:
-        what = f"{path.name}: its colours cannot be read ({error.strerror}, matrix {picture.colorspace} of ITU-T H.273)"
-        raise VideoError(f"{what}. Convert it: ffmpeg -i {path.name} -vf zscale=matrix=709 new.mp4.") from None
+                what = f"cannot be decoded {where}{why}"
+                if len(shapes) > 1 or "not supported" in why:
+                    of = "its picture changes size" if len(shapes) > 1 else "its colours are none that FFmpeg reads"
+                    raise VideoError(f"{path.name}: {what}: {of}. Convert it: ffmpeg -i {path.name} new.mp4.")
+                raise damaged(path, what)
 
 
 def iter_frames(

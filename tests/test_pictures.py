@@ -152,7 +152,9 @@ def test_pictures_may_change_size_format_and_time_base_midway():
 
 def test_a_loss_where_the_size_changes_is_named(tmp_path):
     path = write_parts(tmp_path / "clip.ts", [disc(13, 320, 240), disc(13, 160, 120)], "mpeg2video")
-    with pytest.raises(VideoError, match=r"clip\.ts: its picture changes size, and cannot be decoded from 0\.5 s on"):
+    with pytest.raises(
+        VideoError, match=r"clip\.ts: cannot be decoded from 0\.5 s on .*: its picture changes size\. Convert it"
+    ):
         read_frames(path)
 
 
@@ -212,7 +214,7 @@ def test_colours_that_cannot_be_read_are_named(tmp_path):
     )
     assert plain.shape == (3, 48, 64, 3)
     with pytest.raises(
-        VideoError, match=r"odd\.mkv: its colours cannot be read \(.*, matrix 8 of ITU-T H\.273\)\. Convert"
+        VideoError, match=r"odd\.mkv: cannot be decoded from 0\.0 s on .*: its colours are none .*Convert it"
     ):
         read_frames(odd)
 
