@@ -20,7 +20,6 @@ from helpers.detectors import SMALLER, chosen_detector, detect_faces, detector_f
 from helpers.failures import reason_of
 from helpers.files import PART
 from helpers.people import MainFace, main_face
-from helpers.shots import shots_in_words
 from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
 from helpers.tracking import Follower, face_path
 from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
+MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the stable box without a remark
 SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source project's
 
 
@@ -181,7 +181,7 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
         raise NoFaceError(f"no face found in {len(seen.found)} looked-at frames{turned}")
     if coverage < cfg.min_coverage:
         share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
-        raise NoFaceError(f"face in only {share}{f' ({shots_in_words(seen.cuts)})' if len(seen.cuts) else ''}")
+        raise NoFaceError(f"face in only {share}{f' ({len(seen.cuts) + 1} shots)' if len(seen.cuts) else ''}")
     yield _track(seen, cfg)
 
 
@@ -248,14 +248,20 @@ def _track(seen: _Seen, cfg: PreparationConfig) -> FaceTrack:
     cuts = np.array([cut for cut in seen.cuts.tolist() if cut not in through], np.int64)
     shot = np.searchsorted(cuts, np.arange(n), side="right")
     gap = {"every": cfg.detect_every, "fps": cfg.fps, "max_gap_s": cfg.max_gap_s}
-    remarks = list(seen.face.remarks)
+    box, remarks = stable_box(rows, cfg.crop_scale), list(seen.face.remarks)
     if len(cuts):
-        remarks.insert(0, shots_in_words(cuts))
-        if seen.coverage < np.mean([len(faces) > 0 for faces in seen.found]):
-            remarks[0] += f"; the face of {seen.coverage * n / cfg.fps:.1f} s of {n / cfg.fps:.1f} s is taken"
+        others = seen.coverage < np.mean([len(faces) > 0 for faces in seen.found])
+        taken = f"; the face of {seen.coverage * n / cfg.fps:.1f} s of {n / cfg.fps:.1f} s is taken" if others else ""
+        remarks.insert(0, f"{len(cuts) + 1} shots{taken}")
+    centres = rows[:, :2] + rows[:, 2:4] / 2
+    outside = np.mean(((centres < box[:2]) | (centres > box[2:])).any(axis=1))
+    if outside > MOST_OUTSIDE and cfg.crop == "stable":
+        remarks.append(
+            f"the face is outside of the clip's one box at {outside:.0%} of the looks: crop: smooth follows it"
+        )
     return FaceTrack(
         **face_path(rows, seen.face.places, legs, shot, **gap),
-        box_xyxy=stable_box(rows, cfg.crop_scale),
+        box_xyxy=box,
         t_s=seen.t_s,
         frame=seen.frame,
         coverage=seen.coverage,

@@ -42,6 +42,8 @@ def unlikeness(before: np.ndarray | None, after: np.ndarray | None) -> float:
     """How unlike two pictures of `small` are, from 0 to 2; 2 where only one of them is plain."""
     if before is None or after is None:
         return 0.0 if before is after else 2.0
+    if before.shape != after.shape:
+        after = cv2.resize(after, before.shape[::-1], interpolation=cv2.INTER_AREA)
     if cv2.norm(before, after, cv2.NORM_L1) < NEAR * after.size:
         return 0.0  # .03 at most, without any motion
     flow = _flow().calc(after, before, None)
@@ -53,10 +55,6 @@ def unlikeness(before: np.ndarray | None, after: np.ndarray | None) -> float:
 @cache
 def _flow() -> cv2.DISOpticalFlow:
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-
-
-def shots_in_words(cuts: np.ndarray) -> str:
-    return f"{len(cuts) + 1} shots"
 
 
 class Shots:

@@ -154,6 +154,14 @@ def test_a_still_picture_alone_is_told_and_a_face_too_small_has_the_parameters_n
     assert track(inset, min_face=0.1).box_xyxy[0] > 440
 
 
+def test_a_face_that_walks_out_of_the_clips_one_box_is_told(track):
+    wall = np.full((60, 240, 660, 3), 128, np.uint8)
+    for k in range(60):
+        wall[k, :, 5 * k : 5 * k + 320] = ONE[0]
+    assert "outside of the clip's one box at" in track(wall).remarks
+    assert track(wall, crop="smooth").remarks == ""
+
+
 def test_a_turned_clip_without_its_tag_is_told(track):
     with pytest.raises(
         NoFaceError, match="^no face found in 2 looked-at frames; there is one when the picture is turned"

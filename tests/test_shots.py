@@ -84,6 +84,7 @@ def test_a_moved_brighter_picture_is_alike_and_another_one_is_not():
     moved = cv2.warpAffine(gray, np.float32([[1, 0, 5], [0, 1, -4]]), (320, 240), borderMode=cv2.BORDER_REPLICATE)
     assert unlikeness(small(gray), small(moved // 2 + 20)) < 0.05
     assert unlikeness(small(gray), small(cv2.cvtColor(OTHER[0], cv2.COLOR_RGB2GRAY))) > 0.2
+    assert unlikeness(small(gray), small(gray[:, :-4])) < 0.05  # of another size
     assert small(gray * 0) is None
     assert unlikeness(None, None) == 0
     assert unlikeness(small(gray), None) == 2
