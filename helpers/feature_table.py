@@ -105,40 +105,39 @@ class FeatureTable:
         Raises:
             ValueError: No CSV, no lines, or a cell that is not what its column holds, with its line.
         """
-        n, features, line = len(self.names), list(self.features), self.reading["skiprows"] + 2
-        how = self.reading | {
-            "skiprows": line - 1,
-            "header": None,
-            "names": range(n + 1),
-            "low_memory": False,
-            "skip_blank_lines": False,
-        }
-        how |= {"keep_default_na": False, "na_values": dict.fromkeys(features, NOT_A_NUMBER)}
-        how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(features), str)}
+        for chunk in self._lines():
+            texts = chunk[list(self.features)].select_dtypes(exclude="number").columns
+            chunk[texts] = pd.DataFrame({at: self._typed(chunk, at, None) for at in texts}, chunk.index)
+            with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
+                numbers = chunk[list(self.features)].to_numpy(np.float32, na_value=np.nan)
+            known = {role: self._typed(chunk, at, role) for role, at in self.known.items()}
+            if "t_ms" in known:
+                known.setdefault("t_s", known.pop("t_ms") / 1000)
+            if "confidence" in known:
+                known["valid"] = known.get("valid", True) & (known["confidence"] > 0)
+            yield pd.DataFrame(known, chunk.index), numbers
+
+    def _lines(self) -> Iterator[pd.DataFrame]:
+        """Cells by place, some lines at a time, the index their numbers; the last column is what has no name."""
+        n, line = len(self.names), self.reading["skiprows"] + 2
+        how = self.reading | {"skiprows": line - 1, "header": None, "names": range(n + 1), "keep_default_na": False}
+        how |= {"na_values": dict.fromkeys(self.features, NOT_A_NUMBER), "low_memory": False, "skip_blank_lines": False}
+        how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(self.features), str)}
         try:
             with pd.read_csv(self.path, chunksize=max(CELLS_AT_A_TIME // (n + 1), 100), **how) as chunks:
                 for chunk in chunks:
                     if not len(chunk):
                         raise ValueError(f"{self.path.name} must have lines below its column names, got none.")
-                    whole = isinstance(chunk.index, pd.RangeIndex)  # the first cells of longer lines would be the index
+                    longer = ~chunk[n].isin(["", np.nan])  # an empty cell is behind a last separator
+                    if longer.any() or not isinstance(chunk.index, pd.RangeIndex):  # of more cells, some are the index
+                        where = line + int(longer.argmax())
+                        raise self._no_csv(f"it must have a name for each column, line {where} has further cells")
                     chunk.index = range(line, line + len(chunk))
                     line += len(chunk)
-                    if self.known:  # blank lines, as spreadsheets leave them; where rows are counted they count
-                        chunk = chunk[~chunk.isin(["", np.nan]).all(axis=1)]
-                    longer = ~chunk[n].isin(["", np.nan])  # an empty one is behind a last separator
-                    if longer.any() or not whole:
-                        where = longer.idxmax() if whole else chunk.index[0]
-                        raise self._no_csv(f"it must have a name for each column, line {where} has further cells")
-                    for at in chunk[features].select_dtypes(exclude="number"):
-                        chunk[at] = self._typed(chunk, at, None)
-                    with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
-                        numbers = chunk[features].to_numpy(np.float32, na_value=np.nan)
-                    known = {role: self._typed(chunk, at, role) for role, at in self.known.items()}
-                    if "t_ms" in known:
-                        known.setdefault("t_s", known.pop("t_ms") / 1000)
-                    if "confidence" in known:
-                        known["valid"] = known.get("valid", True) & (known["confidence"] > 0)
-                    yield pd.DataFrame(known, chunk.index), numbers
+                    blank = chunk.isin(["", np.nan]).all(axis=1) & bool(
+                        self.known
+                    )  # where rows are counted, they count
+                    yield chunk[~blank].copy()
         except NOT_CSV as error:
             raise self._no_csv(error) from None
 
