@@ -135,7 +135,8 @@ def look_at(request: Request) -> Iterator[VideoInfo | Look | int | None]:
         VideoError: see `helpers.video.iter_frames`.
     """
     with open_video(request.path) as video, suppress(av.FFmpegError):
-        info, convert = describe(video), Converter(None, video.stream.sample_aspect_ratio, shapes_of(video))
+        info = describe(video)
+        convert = Converter(None, video.stream.sample_aspect_ratio, shapes_of(video) if info.remarks else None)
         numbers = spread_numbers(len(video.t_s), request.looks)
         pictures = [] if request.thorough else key_pictures(video, request.looks)
         looks = [look(convert(picture), request) for picture in pictures]

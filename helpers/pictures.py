@@ -32,6 +32,7 @@ TO_BT709 = {  # of linear light: ITU-R BT.2087-0; SMPTE EG 432-1
 LUMA = np.float32([[0.2627, 0.6780, 0.0593]])  # of BT.2020
 WHITE, PEAK = 203, 1000  # cd/m²: HDR's diffuse white (ITU-R BT.2408), which becomes SDR's; the screen HLG is made for
 GAMMA = 2.4  # of an SDR screen (ITU-R BT.1886)
+BWDIF = "mode=send_frame:deint=interlaced"
 DEINTERLACED = "interlaced: deinterlaced (bwdif)"
 CHANGES = "picture size changes: brought to {}x{}"
 
@@ -74,37 +75,26 @@ def remarks_of(picture: av.VideoFrame) -> list[str]:
     return [remark for remark, holds in found.items() if holds]
 
 
-class Deinterlacer:
-    """Makes whole pictures of interlaced ones with FFmpeg's bwdif, one of each, as at the time of its first field.
+def deinterlaced(pictures: Iterator[av.VideoFrame], done: dict[str, None]) -> Iterator[av.VideoFrame]:
+    """Of every picture of a clip, in order, one by FFmpeg's bwdif, as at the time of its first field.
 
-    Pictures that are not flagged as interlaced pass as they are. `used` tells whether there were others.
+    Pictures that are not flagged as interlaced pass as they are; `DEINTERLACED` is put into `done` where one is.
     """
-
-    used = False
-
-    def __call__(self, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """Pass all pictures of a clip in order: a picture needs its neighbours."""
-        for _, alike in groupby(pictures, lambda picture: (picture.width, picture.height, picture.format.name)):
-            graph = None
-            for picture in chain(alike, [None]):
-                if graph is None and picture and picture.interlaced_frame:
-                    graph, self.used = _bwdif(picture), True
-                if graph:
-                    graph.push(picture)
-                    with suppress(BlockingIOError, EOFError):
-                        while True:
-                            yield graph.pull()
-                elif picture:
-                    yield picture
-
-
-def _bwdif(like: av.VideoFrame) -> Graph:
-    graph = Graph()
-    graph.threads = 1
-    source = graph.add_buffer(like, time_base=like.time_base)
-    bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
-    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
-    return graph
+    for _, alike in groupby(pictures, lambda picture: (picture.width, picture.height, picture.format.name)):
+        graph = None
+        for picture in chain(alike, [None]):
+            if graph is None and picture and picture.interlaced_frame:
+                graph, done[DEINTERLACED] = Graph(), None
+                graph.threads = 1
+                nodes = graph.add_buffer(picture, time_base=picture.time_base), graph.add("bwdif", BWDIF)
+                graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+            if graph:
+                graph.push(picture)
+                with suppress(BlockingIOError, EOFError):
+                    while True:
+                        yield graph.pull()
+            elif picture:
+                yield picture
 
 
 class Converter:
@@ -132,10 +122,9 @@ class Converter:
         upright = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, turn // 90))
         if (height, width) == self._size:
             return upright
-        whole = np.zeros((*self._size, 3), np.uint8)
-        top, left = (self._size[0] - height) // 2, (self._size[1] - width) // 2
-        whole[top : top + height, left : left + width] = upright
-        return whole
+        below, right = self._size[0] - height, self._size[1] - width
+        sides = below // 2, below - below // 2, right // 2, right - right // 2
+        return cv2.copyMakeBorder(upright, *sides, cv2.BORDER_CONSTANT)
 
     def _fit(self, picture: av.VideoFrame, turn: int) -> tuple[int, int]:
         """Height and width that a picture takes up in the array."""
@@ -183,12 +172,11 @@ def to_sdr(pixels: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 def _tables(transfer: int) -> tuple[np.ndarray, np.ndarray]:
     """Light of 16-bit values (ITU-R BT.2100, tables 4 and 5), float32, 1 is white or HLG's peak; SDR of light."""
     v = np.linspace(0, 1, 65536)
+    light = v**GAMMA
     if transfer == PQ:
         power = v ** (1 / 78.84375)
         part = np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
         light = 10_000 / WHITE * part ** (1 / 0.1593017578125)
     elif transfer == HLG:
         light = np.where(v <= 0.5, v**2 / 3, (np.exp((v - 0.55991073) / 0.17883277) + 0.28466892) / 12)
-    else:
-        light = v**GAMMA
     return light.astype(np.float32), np.rint(255 * v ** (1 / GAMMA)).astype(np.uint8)

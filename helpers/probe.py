@@ -1,4 +1,4 @@
-"""What a video is like: codec, size, rate, length, how it is turned; no more than its first frame is decoded."""
+"""What a video is like: codec, size, rate, length, how it is turned; only key frames are decoded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read what is in a video without decoding more than its first frame.
+    """Read what is in a video without decoding more than its first frame, and key frames that may be of other sizes.
 
     Raises:
         VideoError: see `helpers.container.open_video`.

@@ -17,7 +17,7 @@ import numpy as np
 from av.codec.hwaccel import HWAccel
 
 from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video, orientation
-from helpers.pictures import DEINTERLACED, Converter, Deinterlacer, remarks_of, shapes_of
+from helpers.pictures import Converter, deinterlaced, remarks_of, shapes_of
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -74,11 +74,11 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
             pictures = _decode_open(codec, video, container)
         else:
             pictures = (picture for packet in video.packets_of(container) for picture in codec.decode(packet))
-        whole = Deinterlacer()
-        shown = whole(_as_announced(video, pictures))
+        done: dict[str, None] = {}
+        shown = deinterlaced(_as_announced(video, pictures), done)
         for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), shown, strict=False)):
             if is_wanted:
-                yield number, picture, _describe(codec, device) + (f"; {DEINTERLACED}" if whole.used else "")
+                yield number, picture, "; ".join((_describe(codec, device), *done))
 
 
 def _as_announced(video: OpenVideo, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
