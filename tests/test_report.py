@@ -166,7 +166,8 @@ def test_metrics_that_do_not_exist_are_said(out):
         for name in ("a constant", "ridge")
     ]
     assert pages.cell(report.model_table(summary).loc["ridge", "O"]) == pages.NONE
-    assert plot_verdict(models, report.best_models(summary), summary["targets"])
+    (ax,) = plot_verdict(models, report.best_models(summary), summary["targets"]).axes
+    assert ax.texts[0].get_text() == "R² needs 2 test clips of different ratings"
 
 
 def test_a_model_that_is_no_better_than_the_constant_is_called_so(out):

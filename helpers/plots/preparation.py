@@ -182,7 +182,7 @@ def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: 
     """Draw face crops, RGB uint8 (n, S, S, 3), side by side, each over its time in seconds, (n,)."""
     ax = axes(ax, max(1.15 * len(crops), 4.0), 2.0)
     pictures_beside(ax, crops, t_s)
-    ax.set_title(title)
+    ax.set_title(title, wrap=True)
     return ax
 
 

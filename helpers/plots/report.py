@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from helpers.clips import LETTERS, TRAITS
-from helpers.plots import ACCENT, NEUTRAL, legend_below, name_of, spoken
+from helpers.plots import ACCENT, NEUTRAL, legend_below, name_of, say, spoken
 from helpers.plots.training import MODEL_COLORS
 
 
@@ -20,6 +20,9 @@ def plot_verdict(models: dict[str, Any], names: list[str], letters: list[str]) -
         letters: Targets as `models` names them.
     """
     fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    if all(value is None for name in names for value in models[name]["r2"].values()):
+        say(ax, "R² needs 2 test clips of different ratings")
+        return fig
     for k, name in enumerate(names):
         color = ACCENT if name == "constant" else MODEL_COLORS.get(name, NEUTRAL)
         x = np.arange(len(letters)) + (k - (len(names) - 1) / 2) * 0.7 / len(names)
