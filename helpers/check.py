@@ -184,20 +184,15 @@ def key_pictures(video: OpenVideo, looks: int) -> list[av.VideoFrame]:
 
     None where a part has no key picture, or one of them is damaged or refers to others.
     """
-    n, nearest = len(video.ticks), {}  # by part: how far from its middle, and the packet; no more are held
+    numbers, half = np.searchsorted(video.ticks, video.keys), len(video.ticks) / looks / 2
+    away = np.abs(numbers - (2 * np.arange(looks)[:, None] + 1) * half)  # (looks, keys)
+    if not video.timed or not len(numbers) or away.min(axis=1).max() > half:
+        return []
+    wanted = set(video.keys[away.argmin(axis=1)].tolist())
     with open_container(video.path) as container:
-        for packet in video.packets_of(container):
-            if packet.is_keyframe and video.timed:
-                number = int(np.searchsorted(video.ticks, packet.pts))
-                part = number * looks // n
-                away = abs(number - (part + 0.5) * n / looks)
-                if away < nearest.get(part, (n, None))[0]:
-                    nearest[part] = away, packet
-        if len(nearest) < looks:
-            return []
+        packets = [packet for packet in video.packets_of(container) if packet.is_keyframe and packet.pts in wanted]
         codec = container.streams[video.stream.index].codec_context
         codec.options = STRICT
-        packets = [nearest[part][1] for part in range(looks)]
         pictures = [picture for packet in (*packets, None) for picture in codec.decode(packet)]
     is_alone = [not picture.is_corrupt and picture.pict_type == PictureType.I for picture in pictures]
     as_known = [picture.pts for picture in pictures] == [packet.pts for packet in packets]

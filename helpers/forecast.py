@@ -149,17 +149,19 @@ def beginnings(clips: pd.DataFrame, root: Path, folder: Path, seconds: float) ->
     """
     lengths_s, hindered = {}, None
     for key, path, whole_s in clips[["path", "duration_s"]].itertuples():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         try:
             if whole_s > seconds:
-                write_excerpt(root / path, file, seconds)
-                lengths_s[key] = probe(file).duration_s
+                write_excerpt(root / path, folder / path, seconds)
+                whole_s = probe(folder / path).duration_s
+            else:
+                shutil.copy(root / path, folder / path)
         except Exception as error:
             hindered = error
-        if key not in lengths_s and whole_s <= max(seconds, WHOLE_S):
-            shutil.copy(root / path, file)
-            lengths_s[key] = whole_s
+            if whole_s > WHOLE_S:
+                continue
+            shutil.copy(root / path, folder / path)
+        lengths_s[key] = whole_s
     if not lengths_s:
         raise hindered
     return pd.Series(lengths_s)

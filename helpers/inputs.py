@@ -50,7 +50,7 @@ def check_inputs(
         raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
     if problem := why_no_training(tasks, clips, targets, data, limit):
         if TRAINING in chosen and TRAINING in (task.name for task in tasks):
-            raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04.")
+            raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04,05.")
         if clips[targets].notna().any(axis=None):
             log.warning("WARNING: 06 could not train: %s", problem)
     tasks = [task for task in tasks if task.name in chosen]

@@ -118,6 +118,8 @@ def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any
     if (folder / "model" / "card.json").exists():
         raise FileNotFoundError(f"{folder} is a run, not a model. Name its folder {folder / 'model'}.")
     card = read_json(needs(folder / "card.json", "06_training"))
+    if not isinstance(card, dict) or "extractors" not in card:
+        raise ValueError(f"{folder / 'card.json'} must be the card of a model, got another file. Name a run's model/.")
     for name, how in card["extractors"].items():
         if how["weights"]["name"] == "elsewhere" or (of_videos and "stored" in how):
             stored = ", or of stored faces or flow" if of_videos else ""

@@ -82,14 +82,14 @@ def training_splits(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingCo
         ValueError: 06 cannot train on these clips: too few sources for a part, a target without a rating in one, or
             ratings of a target that are all equal.
     """
+    how = cfg.validation_share, cfg.test_share, cfg.folds
+    splits = {s: split_clips(clips.index, clips["source"], clips["split"], cfg.split, s, *how) for s in cfg.seeds}
     for target, ratings in clips[list(targets)].items():
         if ratings.nunique() == 1:
             raise ValueError(
                 f"ratings of {target} must differ, got {ratings.max():g} for all of {ratings.count()} clips. "
                 "Correct them, or leave it out of targets in 01."
             )
-    how = cfg.validation_share, cfg.test_share, cfg.folds
-    splits = {s: split_clips(clips.index, clips["source"], clips["split"], cfg.split, s, *how) for s in cfg.seeds}
     for seed, split in splits.items():
         for part in SPLITS:
             here = clips.loc[split == part, list(targets)]
