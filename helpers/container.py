@@ -94,9 +94,11 @@ class OpenVideo:
         try:
             with closing(self.decode()) as pictures:
                 return next(pictures)
-        except (av.FFmpegError, StopIteration) as error:
-            why = f" ({error.strerror})" if isinstance(error, av.FFmpegError) else ""
-            raise damaged(self.path, f"its first frame cannot be decoded{why}") from None
+        except av.FFmpegError as error:
+            raise damaged(self.path, f"its first frame cannot be decoded ({error.strerror})") from None
+        except StopIteration:
+            cut = " without what was cut away before it" if self.is_open or self.start else ""
+            raise damaged(self.path, f"holds no frame that can be decoded{cut}") from None
 
     def decode(self) -> Iterator[av.VideoFrame]:
         """The pictures as a player shows them, damaged or not."""
@@ -205,7 +207,8 @@ def _without_cut(video: OpenVideo) -> OpenVideo:
     """Leave out what cannot be decoded because it refers to what was cut away."""
     ticks, n = video.ticks, video.start
     if video.is_open or not len(video.keys) or video.keys[0] != ticks[0]:
-        ticks = ticks[ticks >= video.first_picture.pts] if video.timed else ticks[-sum(1 for _ in video.decode()) :]
+        shown = video.first_picture.pts
+        ticks = ticks[ticks >= shown] if video.timed else ticks[-sum(1 for _ in video.decode()) :]
         n += len(video.ticks) - len(ticks)
     cut = f"left out are pictures that need what was cut away: {n}" if n else "no picture is left out"
     remark = f"begins in the middle of a longer video; {cut}"

@@ -8,6 +8,7 @@ breaks off is an error before anything is computed from it. `helpers.parity` com
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ FASTEST = {(codec, "yuv420p"): REFERENCE for codec in ("h264", "hevc", "vp9", "a
 STRICT = {"err_detect": "crccheck+explode"}  # damage is an error, not a picture patched up from its neighbours
 LENIENT = {"err_detect": "crccheck"}
 # What FFmpeg says where H.264 begins with no IDR picture: it is told to forget, or to use, one that was cut away.
-FORGOTTEN = ("mmco: unref short failure", "number of reference frames")
-MISSING = (*FORGOTTEN, "reference picture missing", "Missing reference picture", "co located POCs unavailable")
+HELD = 16  # pictures, at most (Rec. ITU-T H.264, A.3.1)
+CUT_AWAY = ("mmco: unref short failure", "number of reference frames", "co located POCs unavailable")
+CUT_AWAY += ("reference picture missing", "Missing reference picture", "illegal short term buffer state")
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
 
 Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
@@ -69,11 +71,15 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
         codec = container.streams[video.stream.index].codec_context
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
         codec.options = STRICT
+        packets = video.packets_of(container)
         if video.is_open:
             codec.options, codec.thread_count = LENIENT, 1
-            pictures = _decode_open(codec, video, container)
+            if not video.first_picture.key_frame:  # a refresh step by step: it must have a picture to refer to, any
+                codec.decode(first := next(packets))
+                packets = chain((first,), packets)
+            pictures = _decode_open(codec, packets)
         else:
-            pictures = (picture for packet in video.packets_of(container) for picture in codec.decode(packet))
+            pictures = (picture for packet in packets for picture in codec.decode(packet))
         done: dict[str, None] = {}
         shown = deinterlaced(_as_announced(video, pictures), done)
         for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), shown, strict=False)):
@@ -89,17 +95,17 @@ def _as_announced(video: OpenVideo, pictures: Iterator[av.VideoFrame]) -> Iterat
         yield picture
 
 
-def _decode_open(codec: av.VideoCodecContext, video: OpenVideo, container: av.container.InputContainer) -> Iterator:
+def _decode_open(codec: av.VideoCodecContext, packets: Iterator[av.Packet]) -> Iterator:
     """Decode H.264 that begins with no IDR picture, where `STRICT` refuses good pictures; stops at damage.
 
-    FFmpeg tells damage by messages only. Up to the second key picture it may say that a picture is to be forgotten that
-    was cut away, and of those that are not shown that they lack what they refer to.
+    FFmpeg tells damage in messages only. Those of `CUT_AWAY` are none up to the second key picture and as long as the
+    decoder holds pictures (`HELD`): a recovery point promises right pictures (Rec. ITU-T H.264, D.2.8), and before the
+    first one FFmpeg shows none.
     """
     level, n_keys = av.logging.get_level(), 0
-    for packet in video.packets_of(container):
+    av.logging.set_skip_repeated(False)  # it would tell of an earlier file's messages here
+    for k, packet in enumerate(packets):
         n_keys += packet.is_keyframe
-        is_shown = packet.pts is None or packet.pts >= video.ticks[0]
-        harmless = () if n_keys > 1 else FORGOTTEN if is_shown else MISSING
         av.logging.set_level(av.logging.INFO)  # for this call only: a decoder of many threads may wait for the GIL
         try:
             with av.logging.Capture() as said:
@@ -108,7 +114,7 @@ def _decode_open(codec: av.VideoCodecContext, video: OpenVideo, container: av.co
             av.logging.set_level(level)
         yield from pictures
         errors = [text for how, _, text in said if how <= av.logging.ERROR or "concealing" in text]
-        if not all(text.startswith(harmless) for text in errors):
+        if not all(text.startswith(CUT_AWAY if n_keys < 2 or k < HELD else ()) for text in errors):
             return
 
 

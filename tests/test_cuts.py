@@ -59,6 +59,16 @@ def test_a_cut_shows_the_pictures_of_the_whole_from_the_first_that_can_be_decode
     assert told or (codec != "libx264" and not before)
 
 
+def test_a_refresh_is_right_whatever_the_number_of_its_first_picture(tmp_path):
+    """H.264 counts to 16 here: at 0 FFmpeg has nothing to refer to, and would show wrong pictures without a word."""
+    options = {"x264-params": "keyint=4:intra-refresh=1:bframes=0:scenecut=0"}
+    whole = write_numbered(tmp_path / "whole.mkv", N, codec_options=options)
+    frames = read_frames(whole).frames
+    for path in (cut(whole, tmp_path / f"{k}.mkv", -4 * k) for k in range(4)):
+        got = read_frames(path)
+        np.testing.assert_array_equal(got.frames, frames[-len(got.frames) :])
+
+
 @pytest.mark.parametrize("options", [OPEN, REFRESH])
 @pytest.mark.parametrize("share", [0.15, 0.4, 0.9])
 def test_damage_in_a_cut_is_named(tmp_path, options, share):
