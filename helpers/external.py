@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
 from helpers.container import VideoError, open_video
-from helpers.feature_table import ROLES, FeatureTable, open_table
+from helpers.feature_table import FeatureTable, open_table
 from helpers.files import FolderLock, file_sha256
 from helpers.names import match_clips
 from helpers.precomputed import clips_by_name, files_below, is_array, kinds_as_text, read_npy
@@ -47,7 +48,7 @@ class Features:
 
     `kind`: "files", "array", "table" or "tables". `names`: what the files call the clips. `sha256`: of the file; of a
     folder, of the sorted lines `<sha256>  <path>`. `rows`: from a name to its rows, ValueError where they cannot be
-    used. `index_sha256`: of an array's index. `columns`: see `_about`. `other_faces`: number of rows left out.
+    used. `index_sha256`: of an array's index. `columns`: see `FeatureTable.about`. `other_faces`: number of rows left out.
     `passed_over`: number of other files by suffix.
     """
 
@@ -224,9 +225,7 @@ def _folder(folder: Path, scratch: Path, fps: float | None, wanted: Sequence[str
     if tables := not found:
         found, others = files_below(folder, lambda name: name.lower().endswith(TABLES))
     if not found:
-        there = (
-            f"; what is there ({kinds_as_text(others)}) must be unpacked, or saved as one of these" if others else ""
-        )
+        there = f" ({kinds_as_text(others)} must be saved as one of these)" if others else ""
         raise ValueError(f"{folder} must hold a .npy or .npz per clip, got none, nor a .csv of each{there}.")
     paths = clips_by_name(folder, found)
     listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
@@ -251,9 +250,8 @@ def _rows_of(path: Path, fps: float | None) -> Rows:
 
 def _array(path: Path, index: Path, fps: float | None) -> Features:
     if not index.exists():
-        raise FileNotFoundError(
-            f"{index} is missing: an array needs an index CSV whose column 'clip' says whose its rows are. Name it."
-        )
+        what = "an array needs an index CSV whose column 'clip' says whose its rows are"
+        raise FileNotFoundError(f"{index} is missing: {what}. Name it.")
     array = read_npy(path)
     if array.ndim != 2:
         raise ValueError(f"{path.name} must have shape (n, D), got {array.shape}.")
@@ -265,14 +263,13 @@ def _array(path: Path, index: Path, fps: float | None) -> Features:
     at = table.pop("row") if "row" in table else pd.Series(range(len(table)), table.index)
     odd = ~at.between(0, len(array) - 1) | at.duplicated()
     if odd.any():
-        raise ValueError(
-            f"{index.name} line {odd.idxmax()}: row must be 0 to {len(array) - 1}, each once, got "
-            f"{at[odd.idxmax()]:g}. Take the index that belongs to {path.name}."
-        )
+        must = f"{index.name} line {odd.idxmax()}: row must be 0 to {len(array) - 1}, each once"
+        raise ValueError(f"{must}, got {at[odd.idxmax()]:g}. Take the index that belongs to {path.name}.")
     table = table.assign(line=table.index, file=index.name)
     numbers = at.to_numpy(np.int64)
     names, rows, others = _of_lines(table, lambda lines: np.asarray(read_npy(path)[numbers[lines]]), fps, {})
-    return Features("array", names, file_sha256(path), rows, file_sha256(index), other_faces=others)
+    about = columns.about([]) | {"left_out": []}  # they never were features
+    return Features("array", names, file_sha256(path), rows, file_sha256(index), about, others)
 
 
 def _tables(
@@ -281,20 +278,22 @@ def _tables(
     """CSVs, turned into one array on disk some lines at a time: as text they may be larger than memory.
 
     `paths` by what the clips are called, "" for a single CSV of many clips, which is refused for what in a folder costs
-    a file's own clip only. A column `clip`, or another with several names in it, tells better whose the rows are.
+    a file's own clip only. A column `clip`, or another with several names in it, tells better whose the rows are. All
+    files must have the columns that most of them have.
     """
     numbers, first, parts, failed = scratch / "features.float32", None, [], {}
     numbers.touch()
-    for name, path in paths.items():
+    headers = {name: _header(path) for name, path in paths.items()}
+    usual = Counter(filter(None, headers.values())).most_common(1)
+    for name, path in sorted(paths.items(), key=lambda item: not usual or headers[item[0]] != usual[0][0]):
         size = numbers.stat().st_size
         try:
             table = open_table(path, wanted)
             if not (name or "clip" in table.known):
                 raise _no_clip(table)
             if not table.features:
-                raise ValueError(
-                    f"{path.name} must have columns of features beside {', '.join(table.names)}, got none."
-                )
+                got = f"{', '.join(table.names)}, got none"
+                raise ValueError(f"{path.name} must have columns of features beside {got}.")
             known, found = _append(numbers, table.ordered_like(first := first or table))
         except ValueError as error:
             if not name:
@@ -312,7 +311,15 @@ def _tables(
         return np.memmap(numbers, np.float32, "r", shape=(len(table), len(used)))[lines][:, used]
 
     names, rows, others = _of_lines(table, read, fps, failed)
-    return Features("table", names, sha256, rows, columns=_about(first, used), other_faces=others)
+    return Features("table", names, sha256, rows, columns=first.about(used), other_faces=others)
+
+
+def _header(path: Path) -> frozenset[str]:
+    """The names of a CSV's columns; none where it is no CSV, which will be said where it is read."""
+    try:
+        return frozenset(open_table(path).names)
+    except ValueError:
+        return frozenset()
 
 
 def _no_clip(table: FeatureTable) -> ValueError:
@@ -332,19 +339,6 @@ def _append(numbers: Path, table: FeatureTable) -> tuple[pd.DataFrame, np.ndarra
     if {"frame", "t_s"} <= {*known}:  # other programs count from 1, as their times tell
         known["frame"] -= float(((known["frame"] == 1) & (known["t_s"] == 0)).any())
     return known, found
-
-
-def _about(table: FeatureTable, used: np.ndarray) -> dict[str, Any]:
-    """Names of a table's columns by what they are; features that have no number anywhere are left out."""
-    features = [name for name, is_used in zip(table.feature_names, used, strict=True) if is_used]
-    known = {role: table.names[at] for role, at in table.known.items()}
-    taken = {*features, *known.values()}
-    return {
-        "features": features,
-        "known": known,
-        "renamed": {role: name for role, name in known.items() if name != ROLES[role].split()[0]},
-        "left_out": [name or "(no name)" for name in table.names if name not in taken],
-    }
 
 
 def _of_lines(

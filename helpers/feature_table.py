@@ -86,6 +86,17 @@ class FeatureTable:
         """Names of the features."""
         return [self.names[at] for at in self.features]
 
+    def about(self, used: Sequence[bool]) -> dict[str, Any]:
+        """Names of the columns: `features`, of these those that are `used`; `known` by role, and `renamed`, those of
+        them that go by another name than our own; `left_out`.
+        """
+        features = [name for name, is_used in zip(self.feature_names, used, strict=True) if is_used]
+        known = {role: self.names[at] for role, at in self.known.items()}
+        renamed = {role: name for role, name in known.items() if name != ROLES[role].split()[0]}
+        taken = {*features, *known.values()}
+        left_out = [name or "(no name)" for name in self.names if name not in taken]
+        return {"features": features, "known": known, "renamed": renamed, "left_out": left_out}
+
     def ordered_like(self, other: "FeatureTable") -> "FeatureTable":
         """The same with the features in the order of another table; ValueError where what the two hold differs."""
         ours, theirs = ({*table.feature_names, *table.known} for table in (self, other))

@@ -164,6 +164,14 @@ def test_a_table_in_our_own_words_has_the_identity_that_it_had(tmp_path, data):
     assert rows.frame.tolist() == [7]
 
 
+def test_the_columns_that_most_files_have_count(tmp_path, data):
+    source = write(tmp_path / "processed", "aa_summary.csv", "name,n\nx,1\n")
+    for name in ("anna_01.csv", "bert_02.csv"):
+        write(source, name, OPENFACE)
+    _, manifest = taken(source, tmp_path, data, skip_unmatched=True)
+    assert (manifest["counts"]["made"], manifest["counts"]["unmatched"]) == (2, 1)
+
+
 def test_parts_of_a_table_in_several_files_are_one(tmp_path, data):
     source = write(tmp_path / "parts", "part 1.csv", "clip,t,f\nanna_01,0,1\nbert_02,0,5\n")
     write(source, "part 2.csv", "clip,t,f\nanna_01,1,2\n")
