@@ -131,16 +131,22 @@ class Network:
             np.stack(samples, out=x[: len(samples)])
         try:
             outputs = list(self._forwarded(x)[: len(samples)])
+            self._works = True
         except Exception as error:
             if isinstance(error, MemoryError) and room > 1:
                 raise
-            if len(samples) > 1:
-                return [output for sample in samples for output in self._outputs((sample,), room)]
-            log.warning("%s", error)
-            self._failure = self._failure or (None if isinstance(error, NetworkError) else error)
-            return [error]
-        self._works = True
+            if len(samples) == 1:
+                return [self._failed(error)]
+            outputs = [output for sample in samples for output in self._outputs((sample,), room)]
         return outputs
+
+    def _failed(self, error: Exception) -> Exception:
+        """Take note of a sample that the network failed on; the traceback as text, since as such it holds a batch."""
+        log.warning("%s", error)
+        error.add_note("".join(traceback.format_exception(error)))
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        self._failure = self._failure or (None if isinstance(error, NetworkError) else error)
+        return error
 
     def _forwarded(self, x: np.ndarray) -> np.ndarray:
         """What the network makes of a batch; where memory has no room for one sample, without others beside it."""

@@ -146,7 +146,7 @@ def _commonest(look: Callable[[Path], Any], paths: Iterable[Path], n: int) -> An
     paths, counter = list(paths), Counter()
     few = np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int))
     for i in few:
-        with suppress(StoredError):
+        with suppress(Exception):  # of a clip, which it will be told of
             counter[look(paths[i])] += 1
     if not counter:
         raise StoredError(f"not one of {len(few)} looked at can be read")

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import tracemalloc
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -128,6 +129,21 @@ def test_a_sample_that_the_network_fails_on_costs_itself_only(caplog):
     np.testing.assert_array_equal(values(outputs), [0, 2, 4, 6, 8, 10, np.nan])
     assert isinstance(outputs[6], NetworkError)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_samples_that_the_network_fails_on_hold_no_batches():
+    def fails(x: np.ndarray) -> np.ndarray:
+        try:
+            return x.reshape(7)
+        except ValueError as error:
+            raise NetworkError("the network failed") from error
+
+    tracemalloc.start()
+    outputs = run(fails, [np.zeros(100_000, np.uint8)] * 64, 16)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert all(isinstance(output, NetworkError) for output in outputs)
+    assert held < 3_000_000  # 64 batches are 100 MB
 
 
 def test_any_other_error_of_the_network_comes_out():
