@@ -115,7 +115,7 @@ def account(clips: pd.DataFrame, data: Path, out: Path) -> str:
     failed: dict[str, str] = {}
     for stage in ("faces", "static", "dynamic"):
         path = out / stage / "manifest.json"
-        for entry in read_json(path)["failed"] if path.exists() else []:
+        for entry in read_json(path).get("failed", []) if path.exists() else []:
             if "row" not in entry and entry["clip"] in clips.index:
                 failed.setdefault(entry["clip"], entry["reason"])
     left_out, path = take_inventory(data).left_out, out / "left_out.csv"
