@@ -48,8 +48,8 @@ class Features:
 
     `kind`: "files", "array", "table" or "tables". `names`: what the files call the clips. `sha256`: of the file; of a
     folder, of the sorted lines `<sha256>  <path>`. `rows`: from a name to its rows, ValueError where they cannot be
-    used. `index_sha256`: of an array's index. `columns`: see `FeatureTable.about`. `other_faces`: number of rows left out.
-    `passed_over`: number of other files by suffix.
+    used. `index_sha256`: of an array's index. `columns`: see `FeatureTable.about`. `other_faces`: number of rows that
+    are left out. `passed_over`: number of other files by suffix.
     """
 
     kind: str
