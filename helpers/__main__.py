@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped. The same command goes on from here.", file=sys.stderr)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
     except Exception as error:  # nobody foresaw it: whoever mends it needs more than a line
         with tempfile.NamedTemporaryFile("w", suffix=".log", prefix="ocean-workbook-", delete=False) as file:
             traceback.print_exc(file=file)
