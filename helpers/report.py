@@ -101,7 +101,7 @@ def left_out(out: Path) -> dict[str, str]:
         copy = read_if_there(out / "notebooks" / f"{name}.ipynb") or {"cells": []}
         outputs = [output for cell in copy["cells"] for output in cell.get("outputs", [])]
         failed = [" ".join(o["evalue"].split()) for o in outputs if o["output_type"] == "error"]
-        found[name] = f"failed: {failed[0]}" if failed else "was not finished" if outputs else "was not run"
+        found[name] = f"failed: {failed[0]}" if failed else "has not left all its files" if outputs else "was not run"
     return found
 
 

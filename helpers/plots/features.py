@@ -222,7 +222,8 @@ def plot_plane(
 
 def plot_consistency(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw how alike sources are within and between, beside the same with permuted sources (`consistency`)."""
-    ax = _with_chance(table, "measured (95 % over sources)", "permuted sources (95 %)", ax)
+    ends = "95 % over sources" if table["low"].notna().any() else "too few sources for an interval"
+    ax = _with_chance(table, f"measured ({ends})", "permuted sources (95 %)", ax)
     arms = np.maximum([table["value"] - table["low"], table["high"] - table["value"]], 0)
     ax.errorbar(table["value"], np.arange(len(table)), xerr=arms, fmt="none", color=ACCENT, capsize=3)
     ax.set(xlabel="cosine similarity or distance", title=title)
