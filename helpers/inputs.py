@@ -121,8 +121,8 @@ def account(clips: pd.DataFrame, data: Path, out: Path) -> str:
     left_out, path = take_inventory(data).left_out, out / "left_out.csv"
     rows = [(clips.at[key, "path"], "clip", reason) for key, reason in failed.items()]
     write_rows(pd.concat([left_out, pd.DataFrame(rows, columns=left_out.columns, dtype="str")]), path)
-    why = f" ({by_kind(failed.values())})" if failed else ""
-    used = f"{len(clips) - len(failed):,} used, {len(failed):,} cannot be{why}"
+    used = f"{len(clips) - len(failed):,} used"
+    used += f", {len(failed):,} cannot be ({by_kind(failed.values())})" if failed else ""
     return f"{as_line(len(clips), left_out)}; of these clips {used}; list: {path}"
 
 
