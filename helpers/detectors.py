@@ -108,15 +108,12 @@ def chosen_detector(detector: str, faces: Path | None = None) -> str:
     """
     if detector != "auto":
         return detector
-    why = _why_no_yunet()
-    detector = "haar" if why else "yunet"
-    before = found_with(faces) if faces else None
+    detector, before = _auto(), found_with(faces) if faces else None
     if before not in (None, detector):
         raise ValueError(
             f"the faces in {faces} were found with {before}, and detector: auto is {detector} on this machine now. "
             f"Set detector: {before} to go on with them, or take another --out (out_dir)."
         )
-    log.info("detector: auto is %s%s", detector, why)
     return detector
 
 
@@ -127,16 +124,18 @@ def found_with(faces: Path) -> str | None:
 
 
 @cache
-def _why_no_yunet() -> str:
-    """Why YuNet cannot be used, and how to get it; "" where its file is there or was fetched."""
+def _auto() -> str:
     why = "" if YUNET.place.is_file() else fetch(YUNET, PATIENCE_S)
     if YUNET.place.is_file():
         _check_yunet()
-        return ""
-    return (
-        f", as YuNet's file could not be fetched ({why}). It finds turned and small faces better: run `python -m "
-        f"helpers weights fetch yunet` where there is a network, or put {YUNET.url} at {YUNET.place}"
+        log.info("detector: auto is yunet")
+        return "yunet"
+    log.info(
+        "detector: auto is haar, as YuNet's file could not be fetched (%s). YuNet finds turned and small faces better: "
+        "run `python -m helpers weights fetch yunet` where there is a network, or put %s at %s",
+        *(why, YUNET.url, YUNET.place),
     )
+    return "haar"
 
 
 def require_detector(detector: str) -> None:

@@ -67,10 +67,7 @@ class FaceTrack:
     remarks: str = ""
 
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
-        """Whether the face was found within two looks of each time in seconds and in the same shot, or is tracked then.
-
-        bool, same shape.
-        """
+        """Whether the face was found within two looks of a time, in its shot, or is tracked then: bool, same shape."""
         apart_s = 1e6 * np.searchsorted(self.cuts, np.arange(len(self.t_s)), side="right")  # from shot to shot
         sample, looks = self.sample_at(t_s), (self.t_s + apart_s)[self.source == DETECTED]
         t_s = np.asarray(t_s) + apart_s[sample]

@@ -34,10 +34,10 @@ SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
 def folder(tmp_path, monkeypatch):
     """An empty weights folder, and no detector in memory."""
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
-    for cached in (detectors._yunet, detectors._why_no_yunet):
+    for cached in (detectors._yunet, detectors._auto):
         cached.cache_clear()
     yield tmp_path
-    for cached in (detectors._yunet, detectors._why_no_yunet):
+    for cached in (detectors._yunet, detectors._auto):
         cached.cache_clear()
 
 
@@ -149,7 +149,7 @@ def test_auto_is_yunet_where_its_file_is_there_and_haar_with_a_reason_elsewhere(
     caplog.set_level("INFO", "helpers.detectors")
     assert chosen_detector("auto") == "yunet"
     (weights_folder() / YUNET.name).unlink()
-    detectors._why_no_yunet.cache_clear()
+    detectors._auto.cache_clear()
     monkeypatch.setattr(detectors, "fetch", no_network)
     assert chosen_detector("auto") == "haar"
     assert caplog.records[0].message == "detector: auto is yunet"
@@ -165,7 +165,7 @@ def test_a_run_is_not_gone_on_with_by_another_detector(tiny, monkeypatch, tmp_pa
     assert manifest["identity"]["parameters"]["detector"] == "yunet"
     assert YUNET.name in manifest["identity"]["detector"]
     (weights_folder() / YUNET.name).unlink()
-    detectors._why_no_yunet.cache_clear()
+    detectors._auto.cache_clear()
     monkeypatch.setattr(detectors, "fetch", no_network)
     message = "were found with yunet, and detector: auto is haar on this machine now. Set detector: yunet .* --out"
     with pytest.raises(ValueError, match=message):
