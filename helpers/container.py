@@ -208,7 +208,12 @@ def _without_cut(video: OpenVideo) -> OpenVideo:
     ticks, n = video.ticks, video.start
     if video.is_open or not len(video.keys) or video.keys[0] != ticks[0]:
         shown = video.first_picture.pts
-        ticks = ticks[ticks >= shown] if video.timed else ticks[-sum(1 for _ in video.decode()) :]
+        if video.timed:
+            ticks = ticks if shown is None else ticks[ticks >= shown]
+        else:
+            ticks = ticks[-sum(1 for _ in video.decode()) :]
+        if not len(ticks):
+            raise damaged(video.path, "its first frame comes after all others")
         n += len(video.ticks) - len(ticks)
     cut = f"left out are pictures that need what was cut away: {n}" if n else "no picture is left out"
     remark = f"begins in the middle of a longer video; {cut}"
