@@ -43,15 +43,13 @@ Windows = Mapping[str, tuple[float, float]]  # start and stop in seconds of what
 def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure:
     """Draw one clip on its time axis: faces above, motion below, attention between them, and what occlusion says.
 
-    Args:
-        view: The clip; a line's strength is its weight, the mean over heads.
-        effects: Change of the prediction when a motion token is taken away, (Td,).
+    A line's strength is its weight, the mean over heads; `effects` (Td,): change of the prediction without each token.
     """
     fig, rows = _timeline(view, ("face", "attention", "motion", "change of\nthe score"), 1.3)
     _links(rows["attention"], view.attention.mean(axis=0), view.face_t_s, view.motion_t_s)
     _strips(rows, view)
-    bars = rows["change of\nthe score"]
-    plot_effects(view.motion_t_s, effects, windows=view.windows, ax=bars).set(ylabel="change of\nthe score")
+    what = "change of\nthe score"
+    plot_effects(view.motion_t_s, effects, windows=view.windows, ax=rows[what]).set(ylabel=what)
     fig.suptitle(title)
     return fig
 
@@ -59,10 +57,7 @@ def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure
 def plot_heads_and_traits(view, relevance: np.ndarray, targets: Sequence[str], *, title: str = "") -> Figure:
     """Draw one clip on its time axis: faces, motion, a row per head, a row per trait.
 
-    Args:
-        view: The clip.
-        relevance: Signed, of each trait and motion token, (k, Td), in units of the score.
-        targets: Names of the k rows.
+    `relevance` (k, Td): signed, of each trait and motion token, in units of the score; `targets`: names of the k rows.
     """
     labels = ("face", "motion", "attention", "relevance")
     fig, rows = _timeline(view, labels, 0.22 * max(len(targets), len(view.attention)) + 0.1)
@@ -82,12 +77,10 @@ def plot_heads_and_traits(view, relevance: np.ndarray, targets: Sequence[str], *
 
 
 def _timeline(view, labels: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
-    """Rows on the clip's time axis by label; pictures of faces and motion are square, the others `height` inches high.
-
-    There is no row for pictures that there are none of.
+    """Rows on the clip's time axis by label, but for faces or motion that there are no pictures of; these are square,
+    the others `height` inches high.
     """
-    absent = [label for label, part in (("face", view.crops), ("motion", view.speed)) if part is None]
-    labels = [label for label in labels if label not in absent]
+    labels = [label for label in labels if {"face": view.crops, "motion": view.speed}.get(label, ()) is not None]
     all_s, step_s = np.concatenate([view.face_t_s, view.motion_t_s]), _step(view.motion_t_s)
     span_s = all_s.min() - 0.6 * step_s, all_s.max() + 0.6 * step_s
     side_in = WIDTH_IN * _shown(view)[1] / (span_s[1] - span_s[0])
@@ -126,11 +119,9 @@ def _strips(rows: Mapping[str, Axes], view) -> None:
 
 def _links(ax: Axes, attention: np.ndarray, static_t_s: np.ndarray, dynamic_t_s: np.ndarray) -> None:
     """Lines from each face token (top) to each motion token (bottom), as dark as the weight."""
-    share = attention.ravel() / max(float(attention.max()), 1e-9)
-    strong = np.sort(np.argsort(-share, kind="stable")[:MOST_LINES])
-    top, bottom = np.divmod(strong, len(dynamic_t_s))
-    lines = [[(static_t_s[i], 1), (dynamic_t_s[j], 0)] for i, j in zip(top, bottom, strict=True)]
-    share = share[strong]
+    strong = np.sort(np.argsort(-attention.ravel(), kind="stable")[:MOST_LINES])
+    lines = [[(static_t_s[i // len(dynamic_t_s)], 1), (dynamic_t_s[i % len(dynamic_t_s)], 0)] for i in strong]
+    share = attention.ravel()[strong] / max(float(attention.max()), 1e-9)
     ax.add_collection(LineCollection(lines, colors=[(0.2, 0.2, 0.2, a) for a in share], linewidths=0.3 + 2 * share))
     ax.set(ylim=(0, 1), yticks=[])
     ax.grid(False)
@@ -381,10 +372,7 @@ def plot_map_correlations(
 def plot_segment(view, segment: int, *, head: int | None = None) -> Figure:
     """Draw one stretch of motion: the face of its time, where it moves, and which faces attend to it in each head.
 
-    Args:
-        view: The clip, whose own scales are used.
-        segment: Number of the motion token.
-        head: The head that is marked; None marks none.
+    The scales are the clip's own; `segment`: number of the motion token; `head`: the one that is marked, None for none.
     """
     fig, panels = plt.subplots(1, 3, figsize=SEGMENT_IN, width_ratios=(1, 1.25, 1.45), layout="constrained")
     _close_up(panels, view, segment, head)
@@ -394,15 +382,14 @@ def plot_segment(view, segment: int, *, head: int | None = None) -> Figure:
 def _close_up(panels: Sequence[Axes], view, segment: int, head: int | None) -> None:
     face, top = view.face_of(segment), view.attention.max()
     panels[0].set_title(f"face at {view.face_t_s[face]:.2f} s")
-    panels[0].axis("off")
+    for ax, part in zip(panels, (view.crops, view.speed), strict=False):
+        ax.axis("off")
+        if part is None:
+            ax.text(0.5, 0.5, "no picture:\nnot made of\nthis video here", ha="center", va="center")
     if view.crops is not None:
         panels[0].imshow(view.crops[face])
     if view.speed is not None:
         plot_motion(view.speed[segment], view.flow[segment], float(view.speed.max()), ax=panels[1])
-    for ax, part in ((panels[0], view.crops), (panels[1], view.speed)):
-        if part is None:
-            ax.axis("off")
-            ax.text(0.5, 0.5, "no picture:\nnot made of\nthis video here", ha="center", va="center")
     plot_head_weights(view.attention[:, :, segment], view.face_t_s, top, face=face, head=head, ax=panels[2])
 
 
@@ -442,11 +429,8 @@ def plot_head_weights(
 def plot_clip(view, segment: int, values: np.ndarray, *, color: str, label: str, title: str = "") -> Figure:
     """Draw what the explorer shows of a clip: its time axis, and one stretch of motion close up.
 
-    Args:
-        view: The clip.
-        segment: The motion token that is shown close up, with the face of its time.
-        values: What each motion token does to a trait, (Td,).
-        color, label: Of the values.
+    `segment`: the motion token that is shown close up, with the face of its time. `values` (Td,): what each motion
+    token does to a trait; `color`, `label`: of them.
     """
     fig = plt.figure(figsize=(7.4, 6.4), layout="constrained")
     above, below = fig.subfigures(2, 1, height_ratios=(1.7, 1))
