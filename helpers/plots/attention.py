@@ -106,9 +106,8 @@ def _shown(view) -> tuple[int, float]:
 def _strips(rows: Mapping[str, Axes], view) -> None:
     """Draw some of the faces and of the speeds of motion at their times, with a bar of the speed, where there are."""
     step, side_s = _shown(view)
-    if view.crops is not None:
-        for t_s, crop in zip(view.face_t_s[::step], view.crops[::step], strict=True):
-            picture_at(rows["face"], crop, t_s, side_s)
+    for t_s, crop in zip(view.face_t_s[::step], () if view.crops is None else view.crops[::step], strict=False):
+        picture_at(rows["face"], crop, t_s, side_s)
     if view.speed is not None:
         look = {"cmap": "viridis", "vmin": 0, "vmax": float(view.speed.max()) or 1.0}
         for t_s, speed in zip(view.motion_t_s[::step], view.speed[::step], strict=True):
