@@ -166,7 +166,7 @@ def test_unrated_first_clips_are_no_folder_without_ratings(tmp_path):
     )
     with pytest.raises(ValueError, match=message):
         inputs.check_inputs(tasks, tmp_path, tmp_path / "out", limit=2)
-    with pytest.raises(ValueError, match="ratings of openness must differ, got 0.1 for all of 1 clips"):
+    with pytest.raises(ValueError, match="must leave a source to each part, got 0 and 0 of 1 sources"):
         inputs.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)
 
 
