@@ -15,6 +15,7 @@ from itertools import chain, groupby
 import av
 import cv2
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.filter import Graph
 from av.video.reformatter import VideoReformatter
 
@@ -22,6 +23,7 @@ from helpers.container import OpenVideo, open_container, orientation
 
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
 RESCALING = ("vp9", "av1")  # their pictures may change size anywhere, those of others at key pictures
+PARAMETERS = {"h264": "filter_units=pass_types=7", "hevc": "filter_units=pass_types=33"}  # Rec. ITU-T H.264, H.265
 LOOKS = 16  # key pictures that are looked at for the clip's size, at most
 UNTOLD, BT2020, P3, PQ, HLG = 2, 9, 12, 16, 18  # of matrix, primaries and transfer in ITU-T H.273
 HDR = (PQ, HLG)
@@ -42,7 +44,7 @@ Shapes = dict[tuple[int, int], Fraction | None]  # by stored width and height: t
 def shapes_of(video: OpenVideo) -> Shapes:
     """The shapes of a clip's pictures, from key pictures spread over it; {} where the first picture tells it alone."""
     shapes, told = {}, video.stream.sample_aspect_ratio
-    if len(video.keys) < 2 and video.codec not in RESCALING:
+    if not _may_change(video):
         return shapes
     keys = video.keys[np.unique(np.linspace(0, len(video.keys) - 1, LOOKS).astype(int))]
     with open_container(video.path) as container:
@@ -56,6 +58,18 @@ def shapes_of(video: OpenVideo) -> Shapes:
                         shapes.setdefault((picture.width, picture.height), aspect if shapes else told)
                 codec.flush_buffers()
     return shapes
+
+
+def _may_change(video: OpenVideo) -> bool:
+    """Whether a clip's pictures may be of several shapes: without decoding where sequence parameters tell it."""
+    if video.codec not in PARAMETERS:
+        return len(video.keys) > 1 or video.codec in RESCALING
+    sets = set()
+    with open_container(video.path) as container:
+        units = BitStreamFilterContext(PARAMETERS[video.codec], container.streams[video.stream.index])
+        for packet in filter(lambda packet: packet.is_keyframe, video.packets_of(container)):
+            sets |= {bytes(each) for each in units.filter(packet)} | {packet.has_sidedata("new_extradata")}
+    return len(sets - {False}) > 1 or True in sets
 
 
 def shown_size(shapes: Shapes, turn: int) -> tuple[int, int]:

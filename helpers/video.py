@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
-from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video
-from helpers.pictures import Converter, deinterlaced, shapes_of
-from helpers.probe import describe
+from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video, orientation
+from helpers.pictures import Converter, deinterlaced, remarks_of, shapes_of
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -150,14 +149,15 @@ def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
 
 def _oddities(video: OpenVideo) -> list[str]:
     """Why only the reference is exact on a clip: nothing where it is as most are."""
-    info, streams = describe(video), video.container.streams.video
+    first = video.first_picture
     found = {
-        "one of several video streams": len(streams) > 1,
-        "mirrored": info.mirrored,
+        "one of several video streams": len(video.container.streams.video) > 1,
+        "mirrored": orientation(first)[1],
+        "its picture changes size": len(shapes_of(video)) > 1,
         "pixels are not square": (video.stream.sample_aspect_ratio or 1) != 1,
-        "more than 8 bits a colour": video.first_picture.format.components[0].bits > 8,
+        "more than 8 bits a colour": first.format.components[0].bits > 8,
     }
-    return [*info.remarks, *(what for what, holds in found.items() if holds)]
+    return [*video.remarks, *remarks_of(first), *(what for what, holds in found.items() if holds)]
 
 
 def backend_name(backend: str = "auto") -> str:
