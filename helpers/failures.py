@@ -17,7 +17,7 @@ from helpers.workers import PoolError, WorkerError
 
 FIRST, LEAST = 20, 40  # clips: all of the first ones, or half of at least so many, that fail alike end a run
 LONGEST = 400  # characters of a reason
-KINDS, SHOWN = 5, 60  # of reasons that a line tells, and characters of each
+KINDS, SHOWN = 5, 70  # of reasons that a line tells, and characters of each
 VARYING = re.compile(r"(?<!\w)/[^'\"]*[^'\". ]|\b0x[0-9a-f]+\b|\d+(?:[.,]\d+)*")  # paths and numbers
 
 

@@ -301,7 +301,7 @@ def clip_warnings(
         f"the video is {seconds:.0f} s long, the training clips at most {longest_s:.0f} s: the model has never "
         "attended over so long a time; cut the video into such pieces": seconds > MUCH_LONGER * longest_s,
         f"the face was found in only {track.coverage:.0%} of the looked-at frames": track.coverage < LOW_COVERAGE,
-        f"up to {track.n_faces_max} faces in one frame: the largest one that stays was scored": track.n_faces_max > 1,
+        f"up to {track.n_faces_max} faces in one frame; why this one was scored: {track.reason}": track.n_faces_max > 1,
         "the video is so short that it has one stretch of motion: attention has nothing to choose from": n_motion == 1,
         "a score was cut to [0, 1]": bool(np.any((raw < 0) | (raw > 1))),
     }

@@ -22,8 +22,8 @@ NEAR = 8  # grey levels on average
 SUSPECT = 0.08  # unlikeness of neighbours from which on something has happened: dissolves of 6 samples reach it
 ALIKE = 0.1  # of the same face at other times: .06 at most in 52 clips; of two people: 99 % are beyond .12
 ALONE = 3.0  # a cut stands out so many times from its neighbours; a gesture, a hand or a shaken camera goes on
-RETURN_S = 0.35  # a picture that is back so soon was not cut: a flash, a damaged frame
-BLEND_S = 0.5  # over which a cross-fade is looked for
+RETURN_S = 0.2  # a picture that is back so soon was not cut: a flash, a damaged frame
+BLENDS_S = (0.5, 1.0)  # over which a cross-fade is looked for: one of 3 s is found, and one of a face that moves
 BLEND_MISS = 0.13  # share of the middle picture's variance that its ends do not explain
 
 
@@ -65,8 +65,8 @@ class Shots:
         self._blends: list[int] = []  # samples in the middle of a cross-fade
         self._last: np.ndarray | None = None
         self._held: tuple[int, np.ndarray] | None = None  # the last suspect change, and the picture before it
-        self.fps, self._near = fps, round(BLEND_S * fps / 2)
-        self._recent: deque[np.ndarray | None] = deque(maxlen=2 * self._near + 1)
+        self.fps, self._halves = fps, [round(span_s * fps / 2) for span_s in BLENDS_S]
+        self._recent: deque[np.ndarray | None] = deque(maxlen=2 * max(self._halves) + 1)
 
     def step(self, gray: np.ndarray) -> bool:
         """Take the next picture; whether it differs from the last one as no face makes it."""
@@ -77,7 +77,8 @@ class Shots:
             self._return(sample, picture)
             self._last = picture
         self._recent.append(picture)
-        self._blend(sample - self._near)
+        for half in self._halves:
+            self._blend(sample - half, half)
         return self._changes[-1] > SUSPECT
 
     def _return(self, sample: int, picture: np.ndarray) -> None:
@@ -90,12 +91,12 @@ class Shots:
         elif self._changes[sample] > SUSPECT and not self._held:
             self._held = sample, self._last
 
-    def _blend(self, middle: int) -> None:
+    def _blend(self, middle: int, half: int) -> None:
         """Note the middle of the recent pictures where it is about half of the first and half of the last."""
-        pictures = list(self._recent)
-        if self._near < 2 or len(pictures) < 2 * self._near + 1 or any(picture is None for picture in pictures):
+        pictures = list(self._recent)[-2 * half - 1 :]
+        if half < 2 or len(pictures) < 2 * half + 1 or any(picture is None for picture in pictures):
             return
-        first, between, last = (pictures[k].ravel().astype(np.float32) - 128 for k in (0, self._near, -1))
+        first, between, last = (pictures[k].ravel().astype(np.float32) - 128 for k in (0, half, -1))
         if np.abs(first - last).mean() < CONTRAST / 4:
             return
         (a, b), *_ = np.linalg.lstsq(np.column_stack([first, last]), between, rcond=None)
@@ -109,6 +110,6 @@ class Shots:
         padded = np.pad(changes, 2)
         around = np.max([padded[k : k + len(changes)] for k in (0, 1, 3, 4)], axis=0, initial=0)
         found = set(np.flatnonzero((changes > SUSPECT) & (changes >= ALONE * around)).tolist())
-        blends = np.array(self._blends, int)
-        runs = [run for run in np.split(blends, np.flatnonzero(np.diff(blends) > self._near) + 1) if len(run)]
+        blends = np.unique(np.array(self._blends, int))
+        runs = [run for run in np.split(blends, np.flatnonzero(np.diff(blends) > max(self._halves)) + 1) if len(run)]
         return np.array(sorted(found | {int(run[len(run) // 2]) for run in runs}), np.int64)

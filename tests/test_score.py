@@ -123,11 +123,12 @@ def test_a_reduction_of_other_features_is_refused(model_dir, tmp_path):
 
 
 def test_a_score_outside_the_scale_is_cut_and_said(scorer):
-    track = SimpleNamespace(coverage=0.5, n_faces_max=1, n_frames=150, fps=15.0)
+    track = SimpleNamespace(coverage=0.5, n_faces_max=2, reason="the only face that moves", n_frames=150, fps=15.0)
     found = clip_warnings(track, np.array([0.5, 1.2]), scorer.card | {"training_length_s": 5.0}, {}, 3)
     assert any("the video is 10 s long, the training clips at most 5 s" in text for text in found)
     assert "a score was cut to [0, 1]" in found
     assert "the face was found in only 50% of the looked-at frames" in found
+    assert "up to 2 faces in one frame; why this one was scored: the only face that moves" in found
 
 
 def test_what_a_model_was_trained_on_is_said_with_every_score(scorer):
