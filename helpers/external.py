@@ -28,6 +28,8 @@ from helpers.clips import find_clips
 from helpers.container import VideoError, open_video
 from helpers.feature_table import FeatureTable, open_table
 from helpers.files import FolderLock, file_sha256
+from helpers.matching import NONE, match_names
+from helpers.matching import as_lines as match_lines
 from helpers.names import match_clips
 from helpers.precomputed import clips_by_name, files_below, is_array, kinds_as_text, read_npy
 from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
@@ -108,7 +110,7 @@ def import_features(
     source, out, clips = Path(source), Path(out), find_clips(data)
     with FolderLock(out), tempfile.TemporaryDirectory(dir=out, prefix=".part-") as scratch:
         features = _open(source, Path(scratch), index, fps, columns)
-        named, refused = match_clips(features.names, clips.index)
+        named, refused = _match(features.names, clips, Path(data))
         if refused and (not skip_unmatched or not named):
             listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
             raise ValueError(
@@ -155,6 +157,21 @@ def as_lines(manifest: Mapping[str, Any]) -> list[str]:
     return lines + ([f"files passed over: {kinds_as_text(made_with['passed_over'])}"] * bool(made_with["passed_over"]))
 
 
+def _match(names: Sequence[str], clips: pd.DataFrame, data: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """As `match_clips`; what fits no clip is then taken for a name of another computer, see `match_names`."""
+    named, refused = match_clips(names, clips.index)
+    lost = [name for name, reason in refused.items() if reason == NONE]
+    matched = match_names(lost, clips.assign(split=""), root=data)
+    for name, key, rule in matched.itertuples(index=False):
+        if not key or named.setdefault(key, name) != name:
+            refused[name] = f"{named[key]} means the same clip {key}" if key else rule
+        else:
+            del refused[name]
+    for line in match_lines(matched[matched["key"] != ""], "features"):
+        log.info("%s", line)
+    return named, refused
+
+
 def _survey(
     features: Features, named: dict[str, str], videos: Mapping[str, Path], progress: bool
 ) -> tuple[dict[str, str], int]:
@@ -163,7 +180,9 @@ def _survey(
     widths: dict[int, str] = {}
     for key, name in tqdm(named.items(), unit="clip", disable=not progress):
         try:
-            rows = features.rows(name)[0]
+            rows, reasons = features.rows(name)
+            if not rows.valid.any():
+                raise ValueError(f"none of its {len(rows.valid)} rows is valid (the first: {reasons[0]}).")
             _check_times(float(rows.t_start_s.max()), videos[key])
             widths.setdefault(rows.features.shape[1], name)
         except ValueError as error:

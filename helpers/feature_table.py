@@ -51,6 +51,14 @@ def _finite(text: str) -> float | None:
     return number if number is not None and np.isfinite(number) else None
 
 
+def _seconds(text: str) -> float | None:
+    """Seconds, or `0 days 00:00:01.50` as openSMILE's package for Python writes them."""
+    if not (clock := re.fullmatch(r"(?:(\d+) days? )?(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())):
+        return _finite(text)
+    days, hours, minutes, seconds = map(float, clock.groups("0"))
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
 def _whole(text: str) -> float | None:
     number = _finite(text)
     return number if number is not None and number % 1 == 0 else None
@@ -64,8 +72,9 @@ RULES: dict[str | None, tuple[str, Callable[[str], Any]]] = {
     "confidence": ("be a number", lambda text: 0.0 if text.strip() in NOT_A_NUMBER else _number(text)),
     "frame": ("be a whole number", _whole),
     "row": ("be a whole number", _whole),
+    "t_ms": ("be a number", _finite),
     None: ("be a number", lambda text: np.nan if text in NOT_A_NUMBER else _number(text)),
-} | dict.fromkeys(("t_s", "t_ms", "t_start_s", "t_end_s"), ("be a number", _finite))
+} | dict.fromkeys(("t_s", "t_start_s", "t_end_s"), ("be a number", _seconds))
 
 
 @dataclass(frozen=True)

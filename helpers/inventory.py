@@ -5,6 +5,7 @@ it holds a video stream of more than one picture. What a suffix tells is not ope
 reads them, and pictures, sound and the like, of which there may be many thousands, not at all.
 """
 
+import re
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -26,8 +27,8 @@ KINDS = {
     "subtitles": "ass dfxp eaf idx lrc sbv smi srt ssa sub textgrid ttml vtt",
     "text": "cfg conf css diz htm html ini json jsonl log markdown md nfo rst sha1 sha256 toml txt xml yaml yml",
     "tables": "csv db feather numbers ods parquet sav sqlite sqlite3 tsv xls xlsm xlsx",
-    "arrays": "arrow bin ckpt dta h5 hdf5 index joblib keras mat msgpack nc npy npz onnx pb pickle pkl pt pth rda rds "
-    "safetensors tflite tfrecord tfrecords",
+    "arrays": "arrow bin ckpt dta h5 hdf5 hog index joblib keras mat msgpack nc npy npz onnx pb pickle pkl pt pth rda "
+    "rds safetensors tflite tfrecord tfrecords",
     "archives": "7z bz2 dmg gz iso jar lz4 rar tar tbz tgz txz xz z zip zst",
     "documents": "bib doc docm docx epub key odp odt pages pdf ppt pptx rtf tex xps",
     "code": "bat c cc cmd cpp cs dll exe go h hpp ipynb java jl js lua m o php pl ps1 py pyc r rb rmd rs sh so sps tsx",
@@ -111,8 +112,18 @@ def kind_of(root: Path, path: str) -> str:
     if not is_regular(file):
         return "special file"
     if is_video(name):
-        return "clip"
+        return "videos that OpenFace drew on" if suffix == ".avi" and _is_drawn_on(file) else "clip"
     return look_into(file) if file.exists() else "link to nothing"
+
+
+def _is_drawn_on(file: Path) -> bool:
+    """Whether OpenFace made a video: its list beside names the video as output, or another one as what it read."""
+    try:
+        said = file.with_name(f"{file.stem}_of_details.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    read = re.search(r"^Input:.*?([^/\\\s]+)\s*$", said, re.M)
+    return f"Output video:{file.name}" in said or not read or read[1] != file.name
 
 
 def look_into(file: Path) -> str:

@@ -161,7 +161,7 @@ def why_not_read(path: PurePosixPath, read: Sequence[Path]) -> str:
     Where none is read any table beside the clips is thought to be ratings.
     """
     depth, suffix, name = len(path.parts), path.suffix[1:].lower(), path.name.lower()
-    like = depth < 3 and suffix in NOT_READ and ("rating" in name or "annotation" in name)
+    like = (depth < 3 or not read) and suffix in NOT_READ and ("rating" in name or "annotation" in name)
     if name.startswith("~$") or not (like or (not read and depth == 1 and suffix in TABLES)):  # ~$: open in Excel
         return ""
     if read:

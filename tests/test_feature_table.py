@@ -40,7 +40,7 @@ PYFEAT = """,FaceRectX,FaceScore,x_0,AU01,Identity_1,FrameHeight,input,frame,app
 """
 OPENSMILE = "name;frameTime;F0;loudness\r\n'unknown';0.00;1.5;10\r\n'unknown';0.01;2.5;20\r\n"
 AUDFORMAT = """file,start,end,F0
-/a/anna_01.wav,0,0.02,1
+/a/anna_01.wav,0 days 00:00:00,0 days 00:00:00.020000,1
 /a/anna_01.wav,0.01,0.03,2
 """
 MEDIAPIPE = "\ufeffsep=;\r\nPerson;Timestamp (ms);presence;jawOpen;\r\n0;500,5;0,99;0,25;\r\n0;0;0;0,5;\r\n"
@@ -218,3 +218,19 @@ def test_a_clip_in_two_files_or_with_a_time_twice_is_told(tmp_path, data):
     np.savez(tmp_path / "source" / "one" / "anna_01.npz", features=np.ones((2, 3)), t_s=[1, 1])
     with pytest.raises(ValueError, match="anna_01.npz: row 1: the clip must have one row at a time"):
         taken(tmp_path / "source" / "one", tmp_path, data)
+
+
+def test_names_of_another_computer_are_matched_as_those_of_ratings_are(tmp_path, data):
+    (tmp_path / "f.csv").write_text("input,t_s,f\n/home/u/study/ANNA_01.MP4,0,1\nC:\\study\\bert_02.mp4,0,2\n")
+    assert taken(tmp_path / "f.csv", tmp_path, data, B)[0].features.tolist() == [[2]]
+    (tmp_path / "f.csv").write_text("input,t_s,f\nx/anna_01,0,1\n/home/u/anna_01.mp4,0,2\n")
+    with pytest.raises(ValueError, match="/home/u/anna_01.mp4: x/anna_01 means the same clip x/anna_01"):
+        taken(tmp_path / "f.csv", tmp_path, data)
+
+
+def test_a_clip_without_a_valid_row_is_left_out(tmp_path, data):
+    """A tool that never found the face says so in every row."""
+    write(tmp_path / "of", "anna_01.csv", OPENFACE)
+    write(tmp_path / "of", "bert_02.csv", OPENFACE.replace(", 1, ", ", 0, "))
+    reason = "none of its 3 rows is valid (the first: marked invalid where it was made)."
+    assert taken(tmp_path / "of", tmp_path, data)[1]["failed"][0] == {"clip": B, "reason": reason}
