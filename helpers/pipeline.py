@@ -387,12 +387,10 @@ class ClipRun(AbstractContextManager):
         self._log(f"{n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}")
 
     def _log(self, text: str) -> None:
-        log.info("%s: %s", self.name, text)
-        with (
-            suppress(OSError),  # no run ends here
-            open(self.cfg.out / "progress.log", "a", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {self.name}: {text}\n")
+        line = f"{self.name}: {text}".encode(errors="backslashreplace").decode()  # names may hold what is no text
+        log.info("%s", line)
+        with suppress(OSError), open(self.cfg.out / "progress.log", "a", encoding="utf-8") as file:  # no run ends here
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
 
     def _speed(self) -> str:
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
