@@ -33,8 +33,9 @@ from helpers.tracks import crop_face
 
 log = logging.getLogger(__name__)
 
-PICTURE = re.compile(r"(?!\.)(?:.*\D)?(\d+)\D*\.(?:bmp|jpe?g|png|webp)", re.I)  # the last number: face_frame_0035.jpg
-OPENFACE = "frame_det_"  # begins its pictures, frame_det_00_000001.bmp: the number of the face, and of the frame from 1
+SUFFIX = r"\.(?:bmp|jpe?g|png|webp)"
+PICTURE = re.compile(rf"(?!\.)(?:.*\D)?(\d+)\D*{SUFFIX}", re.I)  # the last number: face_frame_0035.jpg
+OPENFACE = re.compile(rf"frame_det_(\d+)_\d+{SUFFIX}")  # the number of the face, then of the frame
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
 PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
@@ -52,17 +53,12 @@ class StoredError(ClipError):
 class StoredClip:
     """The samples of one clip, n of them, to be read in another process; for rows it takes the place of a `FaceTrack`.
 
-    Attributes:
-        paths: The file of each sample, also of one that is missing; or the one file that holds all.
-        number: int (n,), ascending: in the names of pictures, or of the frame that a field of flow begins with.
-        t_s: (n,) seconds.
-        fps: By how much the number grows in a second.
-        n_frames: Of the video that they stand for.
-        side_px: Of every sample as it is stored.
-        size_px: Of the network's input.
-        reader: What reads them, for the manifest.
-        open: From the clip to what reads the samples at some places as the network is shown them.
-        clip_px: Flow is cut to +-this after resizing and divided by it; None leaves it in pixels.
+    `paths`: the file of each sample, also of one that is missing; or the one file that holds all. `number`: int (n,),
+    ascending: in the names of pictures, or of the frame that a field of flow begins with. `t_s`: (n,) seconds. `fps`:
+    by how much the number grows in a second. `n_frames`: of the video that they stand for. `side_px`: as stored.
+    `size_px`: of the network's input. `reader`: what reads them, for the manifest. `open`: from the clip to what reads
+    the samples at some places as the network is shown them. `clip_px`: flow is cut to +-this after resizing and
+    divided by it; None leaves it in pixels.
     """
 
     paths: tuple[Path, ...]
@@ -98,19 +94,17 @@ def stored_chunks(clip: StoredClip) -> Iterator[Chunk]:
 
 def open_faces(clip: StoredClip) -> Callable[[slice], Values]:
     """What reads pictures: RGB uint8 (k, size_px, size_px, 3)."""
+    whole, shape = np.array([0, 0, clip.side_px, clip.side_px]), (clip.size_px, clip.size_px, 3)
 
     def read(path: Path) -> np.ndarray:
-        face = read_face(path, clip.side_px)
-        same = clip.size_px == clip.side_px
-        return face if same else crop_face(face, np.array([0, 0, *face.shape[1::-1]]), clip.size_px)
+        return crop_face(read_face(path, clip.side_px), whole, clip.size_px)
 
-    return lambda places: _each(read, clip.paths[places], (clip.size_px, clip.size_px, 3), np.uint8)
+    return lambda places: _each(read, clip.paths[places], shape, np.uint8)
 
 
 def open_flow(clip: StoredClip) -> Callable[[slice], Values]:
     """What reads fields of flow: float32 (k, size_px, size_px, 2)."""
-    shape, per_file = (clip.side_px, clip.side_px, 2), len(clip.paths) > 1
-    path = clip.paths[0]
+    shape, path, per_file = (clip.side_px, clip.side_px, 2), clip.paths[0], len(clip.paths) > 1
     if not per_file:
         fields = _array(path).__getitem__ if path.suffix == ".npy" else _of_clip(read_flow, path).fields
 
@@ -155,13 +149,14 @@ def _commonest(look: Callable[[Path], Any], paths: Iterable[Path], n: int) -> An
 
 def files_below(folder: Path, wanted: Callable[[str], Any]) -> tuple[list[Path], Counter]:
     """The files below a folder whose names are `wanted`, and the number of the others by suffix."""
-    others = Counter()
+    paths = [folder / path for path in video_files(folder, bool)]
+    others = Counter(path.suffix.lower() or path.name for path in paths if not wanted(path.name))
+    return [path for path in paths if wanted(path.name)], others
 
-    def is_wanted(name: str) -> bool:
-        others[os.path.splitext(name)[1].lower() or name] += not (found := bool(wanted(name)))
-        return found
 
-    return [folder / path for path in video_files(folder, is_wanted)], +others
+def is_array(name: str) -> bool:
+    """Say whether a file is taken for arrays of NumPy."""
+    return name.endswith((".npz", ".npy"))
 
 
 def kinds_as_text(kinds: Mapping[str, int]) -> str:
@@ -183,37 +178,27 @@ def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     """The files in a folder whose names fit, by the number that is the pattern's first group, ascending.
 
-    Of pictures of several faces, those of one are taken. `StoredError`: there are none any more, two have the same
-    number, or one has more than 18 digits.
+    `StoredError`: there are none any more, two have the same number, or one has more than 18 digits.
     """
-    names = sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order)
-    numbers = {name: match[1] for name in names if (match := pattern.fullmatch(name))}
     found: dict[int, Path] = {}
-    for name, digits in (_main_face(numbers) if pattern is PICTURE else numbers).items():
-        if len(digits) > 18:
+    for name in sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order):
+        match = pattern.fullmatch(name)
+        if match and len(match[1]) > 18:
             raise StoredError(f"the number in {name} is too large")
-        number = int(digits) - name.startswith(OPENFACE)
-        if found.setdefault(number, folder / name).name != name:
-            raise StoredError(f"{found[number].name} and {name} have the same number {int(digits)}")
+        if match and found.setdefault(int(match[1]), folder / name).name != name:
+            raise StoredError(f"{found[int(match[1])].name} and {name} have the same number {int(match[1])}")
     if not found:
         raise StoredError(f"{folder.name} holds no numbered files")
     return dict(sorted(found.items()))
 
 
-def _main_face(numbers: dict[str, str]) -> dict[str, str]:
-    """The digits of the frames of the face with most pictures, by name, where names tell faces apart: OpenFace's, and
-    those whose last number repeats (`clip_0001_0.jpg`); then the number that takes most values is the frame's.
-    """
-    runs = {name: re.findall(r"\d+", name.rpartition(".")[0]) for name in numbers}
-    openface = all(name.startswith(OPENFACE) for name in numbers)
-    repeated = len({int(digits) for digits in numbers.values()}) < len(numbers)
-    if not (openface or repeated) or len(set(map(len, runs.values()))) > 1:
-        return numbers
-    columns = list(zip(*runs.values(), strict=True))
-    at = 1 if openface else max(range(len(columns)), key=lambda i: (len(set(columns[i])), len(columns[i][0]), i))
-    faces = {name: (*run[:at], *run[at + 1 :]) for name, run in runs.items()}
-    main = Counter(faces.values()).most_common(1)[0][0] if faces else ()
-    return {name: runs[name][at] for name, face in faces.items() if face == main}
+def face_files(folder: Path) -> dict[int, Path]:
+    """The pictures in a folder by number; of OpenFace's, which count from 1, those of the face that has most."""
+    faces = Counter(match[1] for name in sorted(os.listdir(folder)) if (match := OPENFACE.fullmatch(name)))
+    if not faces:
+        return numbered_files(folder, PICTURE)
+    main = re.compile(rf"frame_det_{faces.most_common(1)[0][0]}_(\d+){SUFFIX}")
+    return {number - 1: path for number, path in numbered_files(folder, main).items()}
 
 
 class Tree:
@@ -221,9 +206,9 @@ class Tree:
 
     `clips`: path of each by what the folder calls it, in natural order. `side_px`, `fps`, `made`: side, numbers per
     second, and origin of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
-    `passed_over`: number of other files by suffix. Each kind of tree says what its clips' paths are (`_paths`), number,
-    rate, origin and commonest shape of a clip's samples (`_about`), and all files of a clip (`_files`); and for errors
-    its `parameter`, `what` it holds, what a file is called (`like`), and `channels` of a sample.
+    `passed_over`: number of other files by suffix. Each kind of tree says which files are its own (`_is_mine`), the
+    clips' paths (`_paths`), number, rate, origin and commonest shape of a clip's samples (`_about`), all files of a
+    clip (`_files`); and for errors its `parameter`, `what` it holds, a file's name (`like`), a sample's `channels`.
     """
 
     def __init__(self, folder: str | Path, fps: float):
@@ -235,7 +220,8 @@ class Tree:
         self.folder, self.fps = Path(folder), float(fps)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.parameter} must be a folder of {self.what}, {folder} is none. Check it.")
-        self.clips = clips_by_name(self.folder, self._paths())
+        files, self.passed_over = files_below(self.folder, self._is_mine)
+        self.clips = clips_by_name(self.folder, self._paths(files))
         if not self.clips:
             raise ValueError(f"{self.parameter} must hold {self.what} like {self.like}, got none below {folder}.")
         try:
@@ -251,8 +237,7 @@ class Tree:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the numbers, besides the samples themselves."""
-        about = {self.parameter.removesuffix("_dir"): self.folder.name, "side_px": self.side_px, "fps": self.fps}
-        return about if self.parameter == "faces_dir" else about | {"made": self.made}
+        return {self.parameter.removesuffix("_dir"): self.folder.name, "side_px": self.side_px, "fps": self.fps}
 
     def stamp(self, name: str) -> str:
         """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
@@ -268,22 +253,22 @@ class FaceTree(Tree):
     """
 
     parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
+    _is_mine = PICTURE.fullmatch
 
-    def _paths(self) -> Iterable[Path]:
-        files, self.passed_over = files_below(self.folder, PICTURE.fullmatch)
-        return dict.fromkeys(path.parent for path in files)
+    def _paths(self, files: list[Path]) -> Iterable[Path]:
+        return {path.parent for path in files}
 
     def _about(self, path: Path) -> About:
-        pictures = numbered_files(path, PICTURE).values()
+        pictures = face_files(path).values()
         return len(pictures), self.fps, self.what, _commonest(_picture_shape, pictures, LOOKED_AT_SAMPLES)
 
     def _files(self, name: str) -> list[Path]:
         times = self._times(name)
-        return [*numbered_files(self.clips[name], PICTURE).values(), *([times] if times.exists() else [])]
+        return [*face_files(self.clips[name]).values(), *[times] * times.exists()]
 
     def job(self, name: str, size_px: int) -> StoredClip:
         """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
-        pictures = numbered_files(self.clips[name], PICTURE)
+        pictures = face_files(self.clips[name])
         if others := sum(map(bool, map(PICTURE.fullmatch, os.listdir(self.clips[name])))) - len(pictures):
             log.warning("%s: %d pictures of other faces are left out", name, others)
         number = np.array(list(pictures), np.int64)
@@ -308,11 +293,8 @@ def _exact_times(path: Path, pictures: dict[int, Path]) -> np.ndarray:
 
 
 def _picture_shape(path: Path) -> tuple[int, int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width, 3
-    except Exception as error:  # damage makes Pillow raise nearly anything
-        raise _unreadable(path, error) from None
+    with Image.open(path) as image:
+        return image.height, image.width, 3
 
 
 def read_face(path: Path, side_px: int) -> np.ndarray:
@@ -327,7 +309,7 @@ def read_face(path: Path, side_px: int) -> np.ndarray:
             if image.mode == "RGB" and not deep and image.size == (side_px, side_px):
                 return np.asarray(ImageOps.exif_transpose(image))
             got = f"{image.width}x{image.height} px {image.mode}{' of 16 bits' if deep else ''}"
-    except Exception as error:
+    except Exception as error:  # damage makes Pillow raise nearly anything
         raise _unreadable(path, error) from None
     raise StoredError(f"{path.name}: {got}, not {side_px}x{side_px} px RGB of 8 bits like the others")
 
@@ -350,9 +332,14 @@ class FlowTree(Tree):
     """
 
     parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
+    _is_mine = staticmethod(is_array)
 
-    def _paths(self) -> Iterable[Path]:
-        files, self.passed_over = files_below(self.folder, is_array)
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers, besides the fields themselves."""
+        return super().identity | {"made": self.made}
+
+    def _paths(self, files: list[Path]) -> Iterable[Path]:
         trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
         return [*trees, *(path for path in files if path.parent not in trees)]
 
@@ -383,11 +370,6 @@ class FlowTree(Tree):
         files, number = tuple(pairs.values()) if path.is_dir() else (path,), np.array(list(pairs), np.int64)
         how = (self.side_px, size_px, f"stored flow: {made}", open_flow, clip_px)
         return StoredClip(files, number, np.arange(n) / fps, fps, n + 1, *how)
-
-
-def is_array(name: str) -> bool:
-    """Say whether a file is taken for arrays of NumPy."""
-    return name.endswith((".npz", ".npy"))
 
 
 def pair_files(folder: Path) -> dict[int, Path]:

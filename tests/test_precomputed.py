@@ -129,8 +129,6 @@ def test_pictures_are_scaled_to_the_network_like_crops(tmp_path):
     [
         (["frame_det_00_{:06d}.bmp"], [0, 1, 2, 3]),  # OpenFace: from 1
         (["frame_det_00_{:06d}.bmp", "frame_det_01_00000{}9.bmp"], [0, 1, 2, 3]),  # another face, at other times
-        (["clip_{:04d}_0.jpg"], [1, 2, 3, 4]),
-        (["clip_{:04d}_1.png", "clip_{:04d}_0.png"], [1, 2, 3, 4]),
         (["{:04d}.webp"], [1, 2, 3, 4]),
         (["id003_frame_{}.png"], [1, 2, 3, 4]),
     ],
