@@ -16,7 +16,16 @@ import cv2
 import numpy as np
 
 from helpers.config import PreparationConfig
-from helpers.detectors import SMALLER, chosen_detector, detect_faces, detector_file, detector_version, require_detector
+from helpers.detectors import (
+    DETECTION_PX,
+    SMALLER,
+    chosen_detector,
+    detect_faces,
+    detector_file,
+    detector_version,
+    require_detector,
+    shrunk,
+)
 from helpers.failures import reason_of
 from helpers.files import PART
 from helpers.people import MainFace, main_face
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
+KEPT = 9  # looks of a clip, spread over it, that are searched once more where no face moves
 MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the stable box without a remark
 SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source project's
 
@@ -168,33 +178,40 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
     """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life.
 
-    A clip without a face that moves is watched again for smaller ones, so that it is known when they are too small.
+    A clip without a face that moves is watched again where looks that were kept have smaller ones: one of them may
+    move, or be too small.
     """
     video, cfg = job
     seen = yield from _watch(video, cfg)
-    if cfg.detector == "haar" and cfg.min_face > SMALLER and not (seen.face and seen.face.moves):
+    if cfg.detector == "haar" and not (seen.face and seen.face.moves) and _has_smaller(seen, cfg):
         smaller = yield from _watch(video, replace(cfg, min_face=SMALLER))
         seen = _of_both(seen, smaller, cfg)
-    coverage = seen.coverage
     if not seen.face:
-        turned = "; there is one when the picture is turned a quarter" if _is_turned(video, cfg, len(seen.t_s)) else ""
+        turned = "; there is one when the picture is turned a quarter" if _is_turned(seen, cfg) else ""
         raise NoFaceError(f"no face found in {len(seen.found)} looked-at frames{turned}")
-    if coverage < cfg.min_coverage:
-        share = f"{100 * coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
+    if seen.coverage < cfg.min_coverage:
+        share = f"{100 * seen.coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
         raise NoFaceError(f"face in only {share}{f' ({len(seen.cuts) + 1} shots)' if len(seen.cuts) else ''}")
     yield _track(seen, cfg)
 
 
 class _Seen(NamedTuple):
-    """What one pass over a clip has shown: the detector's rows by look, and the face that the clip is about."""
+    """What one pass over a clip has shown: faces, the one that it is about, and `KEPT` looks at most, made small."""
 
-    found: list[np.ndarray]
     follower: Follower
-    cuts: np.ndarray
     face: MainFace | None
     t_s: np.ndarray
     frame: np.ndarray
     decoder: str
+    kept: dict[int, np.ndarray]
+
+    @property
+    def found(self) -> list[np.ndarray]:
+        return self.follower.found
+
+    @property
+    def cuts(self) -> np.ndarray:
+        return self.follower.shots.cuts()
 
     @property
     def coverage(self) -> float:
@@ -207,47 +224,53 @@ class _Seen(NamedTuple):
 
 
 def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _Seen]:
-    found, times, follower = [], [], Follower(cfg.fps)
+    times, kept, follower = [], {}, Follower(cfg.fps)
     stream = iter_frames(video, fps=cfg.fps, backend=cfg.backend)
     for sample, (frame, t, number) in enumerate(stream):
+        look, since = divmod(sample, cfg.detect_every)
         faces = None
-        if sample % cfg.detect_every == 0:
+        if not since:
+            n = -(-stream.length // cfg.detect_every)
+            if look * KEPT // n < (look + 1) * KEPT // n:
+                kept[look] = shrunk(frame, DETECTION_PX)[0]
             faces = detect_faces(frame, cfg.detector, cfg.min_face)
-            found.append(faces)
             yield None
         follower.step(sample, frame, faces)
         times.append((t, number))
-    cuts = follower.shots.cuts()
-    t_s, numbers = map(np.array, zip(*times, strict=True))
-    return _Seen(found, follower, cuts, main_face(found, follower, cuts), t_s, numbers, stream.decoder)
+    return _Seen(follower, main_face(follower), *map(np.array, zip(*times, strict=True)), stream.decoder, kept)
+
+
+def _has_smaller(seen: _Seen, cfg: PreparationConfig) -> bool:
+    """Whether faces below `min_face` are in so many of the kept looks that all should be searched for them."""
+    searched = ((look, detect_faces(picture, cfg.detector, SMALLER)) for look, picture in seen.kept.items())
+    return cfg.min_face > SMALLER and np.mean([len(faces) > len(seen.found[look]) for look, faces in searched]) > (
+        cfg.min_coverage / 2
+    )
 
 
 def _of_both(seen: _Seen, smaller: _Seen, cfg: PreparationConfig) -> _Seen:
     """The pass that counts where the first showed no face that moves; NoFaceError where one is there but too small."""
     if smaller.coverage < max(cfg.min_coverage, 2 / len(seen.found)) or not (smaller.face.moves or not seen.face):
         return seen
-    width = round(float(np.median(smaller.rows[:, 2])))
-    small = f"{width} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
+    width = np.median(smaller.rows[:, 2])
+    small = f"{width:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
     if not seen.face:
         raise NoFaceError(f"the face is too small: {small}. Set a smaller min_face, or take a larger picture")
     smaller.face.remarks.append(f"the face is {small}")
     return smaller
 
 
-def _is_turned(video: str | Path, cfg: PreparationConfig, n: int) -> bool:
-    """Whether the detector finds faces in three frames once they are turned, as a lost rotation tag leaves them."""
-    middles = sorted({(2 * k + 1) * n // 6 for k in range(3)})
-    frames = [frame for frame, *_ in iter_frames(video, fps=cfg.fps, indices=middles, backend=cfg.backend)]
-    turned = ([np.ascontiguousarray(np.rot90(frame, quarters)) for frame in frames] for quarters in (1, 3))
-    return any(all(len(detect_faces(frame, cfg.detector, cfg.min_face)) for frame in way) for way in turned)
+def _is_turned(seen: _Seen, cfg: PreparationConfig) -> bool:
+    """Whether the detector finds faces in three kept looks once they are turned, as a lost rotation tag leaves them."""
+    turned = ([np.ascontiguousarray(np.rot90(look, k)) for look in list(seen.kept.values())[::4]] for k in (1, 3))
+    return any(all(len(detect_faces(picture, cfg.detector, cfg.min_face)) for picture in way) for way in turned)
 
 
 def _track(seen: _Seen, cfg: PreparationConfig) -> FaceTrack:
-    rows, n, legs = seen.rows, len(seen.t_s), seen.follower.legs
-    through = {cut for leg in legs if leg.start in seen.face.places for cut in leg.through}
-    cuts = np.array([cut for cut in seen.cuts.tolist() if cut not in through], np.int64)
+    rows, n, legs, places = seen.rows, len(seen.t_s), seen.follower.legs, seen.face.places
+    through = [cut for leg in legs if leg.start in places for cut in leg.through]
+    cuts = np.setdiff1d(seen.cuts, through).astype(np.int64)
     shot = np.searchsorted(cuts, np.arange(n), side="right")
-    gap = {"every": cfg.detect_every, "fps": cfg.fps, "max_gap_s": cfg.max_gap_s}
     box, remarks = stable_box(rows, cfg.crop_scale), list(seen.face.remarks)
     if len(cuts):
         others = seen.coverage < np.mean([len(faces) > 0 for faces in seen.found])
@@ -256,11 +279,11 @@ def _track(seen: _Seen, cfg: PreparationConfig) -> FaceTrack:
     centres = rows[:, :2] + rows[:, 2:4] / 2
     outside = np.mean(((centres < box[:2]) | (centres > box[2:])).any(axis=1))
     if outside > MOST_OUTSIDE and cfg.crop == "stable":
-        remarks.append(
-            f"the face is outside of the clip's one box at {outside:.0%} of the looks: crop: smooth follows it"
-        )
+        where = f"outside of the clip's one box at {outside:.0%} of the looks"
+        remarks.append(f"the face is {where}: crop: smooth follows it")
+    gap = {"every": cfg.detect_every, "fps": cfg.fps, "max_gap_s": cfg.max_gap_s}
     return FaceTrack(
-        **face_path(rows, seen.face.places, legs, shot, **gap),
+        **face_path(rows, places, legs, shot, **gap),
         box_xyxy=box,
         t_s=seen.t_s,
         frame=seen.frame,

@@ -30,26 +30,21 @@ class MainFace(NamedTuple):
     remarks: list[str]
 
 
-def main_face(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] = ()) -> MainFace | None:
-    """Choose the face that a clip is about; None where there is none.
+def main_face(follower: Follower) -> MainFace | None:
+    """Choose the face that a clip is about, once it is followed; None where there is none.
 
     Faces that do not move are passed over where another one does. In a clip that is cut it is then the face of most
     looks, else the one with the largest summed area.
-
-    Args:
-        found: The detector's rows, by look.
-        follower: What followed them.
-        cuts: The samples that begin a shot.
     """
-    faces = link(found, follower, cuts)
+    found, cuts = follower.found, follower.shots.cuts().tolist()
+    faces = link(follower, cuts)
     if not faces:
         return None
     moving = [face for face in faces if not is_still(face, follower)]
-    still = [face for face in faces if face not in moving]
     remarks = [] if moving else ["the face does not move: a still picture?"]
-    if moving and still:
-        widths = {round(max(found[look][row][2] for look, row in face)) for face in still}
-        remarks.append(f"a still face of {max(widths)} px is passed over")
+    if 0 < len(moving) < len(faces):
+        width = max(found[look][row][2] for face in faces if face not in moving for look, row in face)
+        remarks.append(f"a still face of {width:.0f} px is passed over")
     sizes = [sum(found[look][row][2] * found[look][row][3] for look, row in face) for face in moving or faces]
     order = sorted(zip(sizes, moving or faces, strict=True), key=lambda of: -of[0])
     size, face = order[0]
@@ -65,10 +60,10 @@ def main_face(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] =
     return MainFace(face, reason, bool(moving), remarks)
 
 
-def link(found: list[np.ndarray], follower: Follower, cuts: Sequence[int] = ()) -> list[list[Place]]:
+def link(follower: Follower, cuts: Sequence[int]) -> list[list[Place]]:
     """The detections of each face: they overlap from look to look, and a leg leads there or they look alike."""
     faces: list[list[Place]] = []
-    boxes = [corners(rows) for rows in found]
+    boxes = [corners(rows) for rows in follower.found]
     shot = np.searchsorted(cuts, follower.looked, side="right")
     arrived = [leg for leg in follower.legs if leg.arrived]
     led = {(leg.start, leg.arrived) for leg in arrived if leg.through or shot[leg.start[0]] == shot[leg.arrived[0]]}

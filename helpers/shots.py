@@ -32,7 +32,7 @@ def small(gray: np.ndarray) -> np.ndarray | None:
     scale = PICTURE_PX / min(gray.shape)
     size = [max(16, round(side * scale)) for side in gray.shape[::-1]]
     picture = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-    mean, deviation = float(picture.mean()), float(picture.std())
+    (mean,), (deviation,) = (found.ravel().tolist() for found in cv2.meanStdDev(picture))
     if deviation < PLAIN:
         return None
     return cv2.convertScaleAbs(picture, alpha=CONTRAST / deviation, beta=128 - mean * CONTRAST / deviation)
@@ -49,7 +49,14 @@ def unlikeness(before: np.ndarray | None, after: np.ndarray | None) -> float:
     flow = _flow().calc(after, before, None)
     x, y = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in after.shape[::-1]))
     moved = cv2.remap(before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return 1.0 - float(np.corrcoef(moved.ravel(), after.ravel())[0, 1])
+    return 1.0 - correlation(moved, after)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of two pictures of one shape; 0 when one of them is plain."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else 0.0
 
 
 @cache
@@ -71,8 +78,8 @@ class Shots:
     def step(self, gray: np.ndarray) -> bool:
         """Take the next picture; whether it differs from the last one as no face makes it."""
         sample, picture = len(self._changes), small(gray)
-        first = self._last is None or picture is None
-        self._changes.append(0.0 if first else unlikeness(self._last, picture))
+        comparable = self._last is not None and picture is not None
+        self._changes.append(unlikeness(self._last, picture) if comparable else 0.0)
         if picture is not None:
             self._return(sample, picture)
             self._last = picture
@@ -94,14 +101,15 @@ class Shots:
     def _blend(self, middle: int, half: int) -> None:
         """Note the middle of the recent pictures where it is about half of the first and half of the last."""
         pictures = list(self._recent)[-2 * half - 1 :]
-        if half < 2 or len(pictures) < 2 * half + 1 or any(picture is None for picture in pictures):
+        if half < 2 or len(pictures) <= 2 * half or any(picture is None for picture in pictures):
             return
-        first, between, last = (pictures[k].ravel().astype(np.float32) - 128 for k in (0, half, -1))
-        if np.abs(first - last).mean() < CONTRAST / 4:
+        first, between, last = (pictures[k] for k in (0, half, -1))
+        if cv2.norm(first, last, cv2.NORM_L1) < CONTRAST / 4 * first.size:
             return
-        (a, b), *_ = np.linalg.lstsq(np.column_stack([first, last]), between, rcond=None)
-        missed = np.square(between - a * first - b * last).sum() / np.square(between).sum()
-        if min(a, b) > 0.3 and missed < BLEND_MISS and unlikeness(pictures[0], pictures[-1]) > ALIKE:
+        ends, whole = (np.float32(part).reshape(len(part), -1) - 128 for part in ([first, last], [between]))
+        weights, *_ = np.linalg.lstsq(ends.T, whole[0], rcond=None)
+        missed = np.square(whole[0] - weights @ ends).sum() / np.square(whole).sum()
+        if weights.min() > 0.3 and missed < BLEND_MISS and unlikeness(first, last) > ALIKE:
             self._blends.append(middle)
 
     def cuts(self) -> np.ndarray:

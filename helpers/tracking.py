@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from helpers.detectors import shrunk
-from helpers.shots import Shots, small, unlikeness
+from helpers.shots import Shots, correlation, small, unlikeness
 from helpers.tracks import DETECTED, INTERPOLATED, TRACKED
 
 SAME_FACE_IOU = 0.3
@@ -97,13 +97,14 @@ class Leg:
 class Follower:
     """Takes the samples of a clip one by one, `fps` a second; the legs of all followed faces gather in `legs`.
 
-    `looked`: numbers of the looked-at samples. `looks`: of every detection what is about it (`surroundings`). `shots`
-    knows where the clip is cut.
+    Of every look, `looked` has the sample's number and `found` the detector's rows; `looks` of every followed detection
+    what is about it, as `helpers.shots.small` makes it. `shots` knows where the clip is cut.
     """
 
     def __init__(self, fps: float = 15.0) -> None:
         self.legs: list[Leg] = []
         self.looked: list[int] = []
+        self.found: list[np.ndarray] = []
         self.looks: dict[Place, np.ndarray | None] = {}
         self.shots = Shots(fps)
         self._changes: list[int | None] = []  # of `_pictures`
@@ -132,7 +133,7 @@ class Follower:
         self._moving = []
         for row in np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES].tolist():
             start = (len(self.looked), row)
-            self.looks[start] = surroundings(gray, boxes[row] * scale)
+            self.looks[start] = small(_cut_out(gray, boxes[row] * scale, AROUND))
             if start not in arrived and len(self._pictures) > 2:
                 self.legs.append(Leg(start, gray, boxes[row] * scale))
                 self._go_back(self.legs[-1], sample, scale)
@@ -141,6 +142,7 @@ class Follower:
         self._moving += bridging[: MAX_FACES - len(self._moving)]
         self._pictures, self._changes = [gray], [None]
         self.looked.append(sample)
+        self.found.append(faces)
 
     def _go_back(self, leg: Leg, sample: int, scale: float) -> None:
         """Follow a face that appeared at a look backwards to the look before."""
@@ -172,18 +174,6 @@ def _cut_out(gray: np.ndarray, box_xyxy: np.ndarray, widths: float = 1.0) -> np.
     size = np.maximum(np.round(widths * (box_xyxy[2:] - box_xyxy[:2])), 2).astype(int)
     centre = (box_xyxy[:2] + box_xyxy[2:] - 1) / 2
     return cv2.getRectSubPix(gray, tuple(size.tolist()), tuple(centre.tolist()))
-
-
-def surroundings(gray: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray | None:
-    """What is about a face, as `helpers.shots.small` makes it."""
-    return small(_cut_out(gray, box_xyxy, AROUND))
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson correlation of two pictures of one shape; 0 when one of them is plain."""
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / norm if norm > 0 else 0.0
 
 
 def corners(faces: np.ndarray) -> np.ndarray:

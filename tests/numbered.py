@@ -29,6 +29,7 @@ class FrameList(list):
     """Frames that come from a list, (frame, t_s, number), instead of a file."""
 
     decoder = "a list"
+    length = property(len)
 
 
 def write_numbered(

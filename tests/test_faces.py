@@ -93,9 +93,12 @@ def test_a_turned_clip_has_its_face_in_the_displayed_frame():
     assert 80 < got.box_xyxy[[1, 3]].mean() < 240
 
 
-def test_a_clip_without_a_face_says_so():
+def test_a_clip_without_a_face_says_so_and_is_decoded_once(monkeypatch):
+    opened = []
+    monkeypatch.setattr(faces, "iter_frames", lambda path, **how: opened.append(path) or iter_frames(path, **how))
     with pytest.raises(NoFaceError, match="^no face found in 6 looked-at frames$"):
         track("no_face")
+    assert len(opened) == 1
 
 
 def test_a_face_that_leaves_is_lost_two_looks_later():

@@ -11,7 +11,7 @@ from helpers import faces
 from helpers.config import DynamicConfig, PreparationConfig
 from helpers.crops import Job, face_flows
 from helpers.files import ROOT
-from helpers.people import main_face
+from helpers.people import MainFace, main_face
 from helpers.rows import DynamicRows
 from helpers.tracking import Follower
 from helpers.tracks import NoFaceError
@@ -26,10 +26,10 @@ def row(x: float) -> np.ndarray:
     return np.float32([[x, 10, 20, 20, 8]])
 
 
-def follower(n_looks: int) -> Follower:
-    made = Follower()
-    made.looked = [8 * look for look in range(n_looks)]
-    return made
+def face_of(found: list[np.ndarray]) -> MainFace | None:
+    follower = Follower()
+    follower.found, follower.looked = found, [8 * look for look in range(len(found))]
+    return main_face(follower)
 
 
 @pytest.fixture
@@ -73,21 +73,21 @@ def test_the_main_face_is_followed_by_overlap_not_by_order_or_size_alone():
     small_ones = [np.float32([[10 + 2 * k, 10, 20, 20, 7]]) for k in range(5)]
     large = np.float32([[100, 10, 40, 40, 9]])
     found = [np.concatenate([large, small_ones[0]]), *small_ones[1:3], np.concatenate([small_ones[3], large])]
-    got = main_face([*found, small_ones[4]], follower(5))
+    got = face_of([*found, small_ones[4]])
     assert (got.places, got.reason) == ([(0, 0), (3, 1)], "largest summed area: 1.6 times the next of 2 faces")
-    got = main_face([small_ones[0], large / 2, *small_ones[1:]], follower(6))
+    got = face_of([small_ones[0], large / 2, *small_ones[1:]])
     assert got.places == [(0, 0), (2, 0), (3, 0), (4, 0), (5, 0)]
 
 
 def test_one_face_or_none_needs_no_choice():
-    got = main_face([row(3), NOTHING, row(4)], follower(3))
+    got = face_of([row(3), NOTHING, row(4)])
     assert got == ([(0, 0), (2, 0)], "the only face", True, [])
-    assert main_face([NOTHING, NOTHING], follower(2)) is None
+    assert face_of([NOTHING, NOTHING]) is None
 
 
 def test_faces_of_about_one_size_are_told():
     found = [np.concatenate([row(3), row(60) * np.float32([1, 1, 1.1, 1.1, 1])])] * 3
-    assert main_face(found, follower(3)).remarks == ["another face is nearly as large (1.2 times)"]
+    assert face_of(found).remarks == ["another face is nearly as large (1.2 times)"]
 
 
 def test_a_cut_to_another_person_and_back_leaves_the_first_one_with_a_gap(track):
