@@ -65,14 +65,12 @@ def run(
     from helpers.names import LEAVE_OUT
 
     data, out = data.resolve(), out.resolve()
-    if limit < 0:
-        raise ValueError(f"--limit must be 0 or more, got {limit}.")
     tasks = workbook.plan(data, out, weights=weights, params=params, limit=limit)
     chosen = workbook.select(only, start)
     stored = workbook.stored_keys(tasks, data)
     if stored:
         chosen = workbook.without_videos(tasks, chosen, data)
-    clips = inputs.check_inputs(tasks, data, out, limit, stored, chosen)
+    clips, left_out = inputs.check_inputs(tasks, data, out, limit, stored, chosen)
     workbook.settle_detector(tasks, out, chosen)
     with FolderLock(out):
         if out.is_relative_to(data):
@@ -86,7 +84,7 @@ def run(
             log.info("report: %s", workbook.write_report(out))
         else:
             log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
-        log.info("%s", inputs.account(clips, data, out))
+        log.info("%s", inputs.account(clips, left_out, out))
     return 0
 
 
@@ -103,24 +101,27 @@ def check(
     no_forecast: Annotated[bool, option("the clips only, not the hours and disk of a run")] = False,
 ) -> int:
     """Look at every clip of a folder, and forecast what a run will take."""
-    from helpers import check, forecast, inputs
-    from helpers.clips import line_end
+    from helpers import check, forecast, inputs, inventory
+    from helpers.clips import line_end, scan_clips
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
     from helpers.workbook import plan
 
     _check_targets({"csv": csv})
-    tasks = plan(data.resolve(), resolve("results"), params=params)
+    data = data.resolve()
+    tasks = plan(data, resolve("results"), params=params, limit=limit)
     parameters = {task.name: task.parameters for task in tasks}
     wanted = PreparationConfig.checked(parameters["02_clip_preparation"])
-    how = {"limit": limit, "thorough": thorough, "detector": wanted.detector}
-    how |= {"min_coverage": wanted.min_coverage, "min_face": wanted.min_face}
-    table = check.check_clips(data, **how, progress=sys.stderr.isatty())
-    print(check.as_text(table), inputs.ratings_text(tasks, data.resolve(), limit), sep="\n", flush=True)
+    clips, left_out = scan_clips(data)
+    how = {name: getattr(wanted, name) for name in ("detector", "min_coverage", "min_face")} | {"thorough": thorough}
+    table = check.check_clips(data, clips.head(limit or len(clips)), left_out, **how, progress=sys.stderr.isatty())
+    where = csv.with_stem(f"{csv.stem}_left_out") if csv else "--csv FILE writes it"
+    print(check.as_text(table), inventory.as_line(len(clips), left_out, where), sep="\n")
+    print(inputs.ratings_text(tasks, data, clips, limit), flush=True)
     if csv:
         with replacing(csv) as part:
             table.to_csv(part, float_format="%.6g", lineterminator=line_end(table.index))
-        inputs.write_rows(check.left_out(table), csv.with_stem(f"{csv.stem}_left_out"))
+        inventory.write_rows(left_out, where)
     if not no_forecast and table["usable"].any():
         log.info("running the stages on some of the clips, for a forecast")
         try:

@@ -1,8 +1,8 @@
 """The check before a run: what is in every clip of a folder.
 
-In: a folder of clips; ratings are not needed. Out: a table with one row per clip, index `key`, and the same as text.
-Few frames of a clip are decoded, in processes of their own: a clip that crashes a decoder costs that clip. These
-processes import this module.
+In: the files of a folder as `helpers.clips.scan_clips` sorts them; ratings are not needed. Out: a table with one row
+per clip, index `key`, and the same as text. Few frames of a clip are decoded, in processes of their own, which import
+this module: a clip that crashes a decoder costs that clip.
 """
 
 import math
@@ -20,17 +20,16 @@ import pandas as pd
 from av.video.frame import PictureType
 from tqdm.auto import tqdm
 
-from helpers.clips import scan_clips
 from helpers.container import OpenVideo, open_container, open_video
 from helpers.detectors import MIN_FACE, SMALLER, chosen_detector, detect_faces, require_detector
 from helpers.failures import reason_of
-from helpers.inventory import as_line
 from helpers.pictures import Converter, shapes_of
 from helpers.probe import VideoInfo, describe
 from helpers.shots import Shots, small, unlikeness
 from helpers.video import STRICT, iter_frames
 from helpers.workers import ClipPool, cores
 
+LOOKS = 5  # frames of a clip in which a face is searched
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
 SEGMENT_S = 0.5  # a row of 04: 8 flows at the 15 fps of the defaults; 8 and the pool's overhang at 25 fps
 LOWEST_FPS = 12.0  # below it, sampling at 25 fps shows every frame twice: half of the flow is zero
@@ -47,21 +46,26 @@ COLUMNS = {
     "n_faces_max": "Int64", "face_px": "float64", "usable": "bool", "problems": "str", "remarks": "str",
 }  # fmt: skip
 OF_FILE = ("codec", "width", "height", "fps", "duration_s", "rotation_deg", "n_frames", "audio")
+TEXT_COLUMNS = {
+    "codec": "codec", "width": "width", "height": "height", "fps": "fps", "duration_s": "seconds",
+    "n_frames": "frames", "rotation_deg": "turn", "audio": "audio", "coverage": "face", "n_faces_max": "faces",
+}  # fmt: skip
+FORMATS = {name: form.format for name, form in {"fps": "{:.2f}", "duration_s": "{:.1f}", "coverage": "{:.0%}"}.items()}
+FORMATS["audio"] = {True: "yes", False: "no"}.get
 
 
 class Request(NamedTuple):
-    """What a worker is asked to look at: the file, how many frames, how faces are found, whether to decode them all."""
+    """What a worker is asked to look at: the file, how faces are found, whether to decode all frames."""
 
     path: Path
-    looks: int
     detector: str
     min_face: float
     thorough: bool
 
 
 class Look(NamedTuple):
-    """A frame that was looked at: the detector's rows; without any, the width of a face that is too small for 02 in
-    pixels, NaN where there is none; the picture as `helpers.shots` compares it.
+    """A frame that was looked at: the detector's rows; without any, the width in pixels of a face that is too small for
+    02, 0 where there is none; the picture as `helpers.shots` compares it.
     """
 
     faces: np.ndarray
@@ -71,61 +75,48 @@ class Look(NamedTuple):
 
 def check_clips(
     root: str | Path,
+    clips: pd.DataFrame,
+    left_out: pd.DataFrame,
     *,
-    limit: int = 0,
     workers: int | None = None,
-    looks: int = 5,
     thorough: bool = False,
     detector: str = "haar",
     min_coverage: float = 0.3,
     min_face: float = MIN_FACE,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Look at every clip below a folder.
+    """Look at clips.
 
     Args:
-        root: The folder.
-        limit: The first so many clips only; 0 means all.
+        root: The folder they lie below.
+        clips, left_out: See `helpers.clips.scan_clips`; of files that were left out, those are shown which are no clips
+            for their names.
         workers: Processes, one clip each; default: one per core that may be used.
-        looks: Frames of a clip in which a face is searched; see `spread_numbers`.
         thorough: Decode every frame, which finds damage inside a file.
         detector, min_face: See `detect_faces`.
         min_coverage: Share of frames with a face that 02 will ask for; less is a remark here, as looks are few.
         progress: Whether to show a bar.
 
     Returns:
-        Index `key` as of `find_clips`, after them the paths of files that are no clips for their names; columns `path`,
-        `bytes`; `codec`, `width`, `height` (displayed pixels), `fps`, `duration_s`, `rotation_deg`, `n_frames`, `audio`
-        (empty where the file cannot be opened); `coverage`, the share of looked-at frames with a face, `n_faces_max`,
-        `face_px`, the median width of a frame's largest face in displayed pixels (empty without any); `usable`;
-        `problems`, why a clip is unusable, and `remarks`, what is odd about it and does not hinder: text, several
-        joined by "; ". `attrs` tell `clips`, how many there are without the limit, and `left_out`, records of the other
-        files: `path`, `kind`, `problem`.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: see `scan_clips`; `looks` or `limit` too small.
+        Index `key`, of files that are no clips their path; columns `path`, `bytes`; `codec`, `width`, `height`
+        (displayed pixels), `fps`, `duration_s`, `rotation_deg`, `n_frames`, `audio` (empty where the file cannot be
+        opened); `coverage`, the share of looked-at frames with a face, `n_faces_max`, `face_px`, the median width of a
+        frame's largest face in displayed pixels (empty without any); `usable`; `problems`, why a clip is unusable, and
+        `remarks`, what is odd about it and does not hinder: text, several joined by "; ".
     """
-    if looks < 1 or limit < 0:
-        raise ValueError(f"looks must be at least 1 and limit at least 0, got {looks} and {limit}. Correct them.")
-    clips, others = scan_clips(root)
-    n_seen, clips = len(clips), clips.head(limit or len(clips))
     detector = chosen_detector(detector)
     require_detector(detector)
     workers = min(cores() if workers is None else workers, len(clips))
-    requests = (
-        (key, Request(Path(root, path), looks, detector, min_face, thorough)) for key, path in clips["path"].items()
-    )
+    requests = [Request(Path(root, path), detector, min_face, thorough) for path in clips["path"]]
     rows = []
     with ClipPool(look_at, workers=workers, ahead_clips=2 * workers) as pool:
-        for _, answers in tqdm(pool.run(requests), total=len(clips), unit="clip", disable=not progress):
-            rows.append(_row(Path(clips["path"].iloc[len(rows)]).name, answers, min_coverage, min_face))
+        answers = pool.run(zip(clips.index, requests, strict=True))
+        for _, of_clip in tqdm(answers, total=len(clips), unit="clip", disable=not progress):
+            rows.append(_row(requests[len(rows)], of_clip, min_coverage))
     found = pd.DataFrame(rows, index=clips.index).join(clips[["path", "bytes"]])
-    misnamed = others[others["kind"].isin(MISNAMED)].rename(columns={"problem": "problems"})
-    empty = {"bytes": 0, "codec": "", "usable": False, "remarks": ""}
-    found = pd.concat([found, misnamed.assign(**empty).set_index(misnamed["path"].rename("key"))])
-    found = found[list(COLUMNS)].astype(COLUMNS)
-    found.attrs = {"clips": n_seen, "left_out": others.to_dict("records")}
-    return found
+    misnamed = left_out[left_out["kind"].isin(MISNAMED)].rename(columns={"problem": "problems"})
+    misnamed = misnamed.set_index(misnamed["path"].rename("key")).assign(bytes=0, codec="", usable=False, remarks="")
+    return pd.concat([found, misnamed])[list(COLUMNS)].astype(COLUMNS)
 
 
 def look_at(request: Request) -> Iterator[VideoInfo | Look | int | None]:
@@ -134,16 +125,17 @@ def look_at(request: Request) -> Iterator[VideoInfo | Look | int | None]:
     Raises:
         VideoError: see `helpers.video.iter_frames`.
     """
-    with open_video(request.path) as video, suppress(av.FFmpegError):
+    with open_video(request.path) as video:
         info = describe(video)
-        convert = Converter(None, video.stream.sample_aspect_ratio, shapes_of(video) if info.remarks else None)
-        numbers = spread_numbers(len(video.t_s), request.looks)
-        pictures = [] if request.thorough else key_pictures(video, request.looks)
-        looks = [look(convert(picture), request) for picture in pictures]
-        if looks:
-            yield from (info, *looks)
-            yield from _shots(request.path, info, looks)
-            return
+        numbers = spread_numbers(len(video.t_s))
+        with suppress(av.FFmpegError):
+            pictures = [] if request.thorough else key_pictures(video)
+            shapes = shapes_of(video) if pictures and info.remarks else None
+            convert = Converter(None, video.stream.sample_aspect_ratio, shapes)
+            if looks := [look(convert(picture), request) for picture in pictures]:
+                yield from (info, *looks)
+                yield from _shots(request.path, info, looks)
+                return
     stream = iter_frames(request.path, indices=None if request.thorough else numbers, backend="pyav")
     looked_at, looks, shots = set(numbers.tolist()), [], Shots(info.fps)
     for position, (frame, _, number) in enumerate(stream):
@@ -159,10 +151,10 @@ def look_at(request: Request) -> Iterator[VideoInfo | Look | int | None]:
 
 def look(frame: np.ndarray, request: Request) -> Look:
     """Look at a frame, RGB uint8 (H, W, 3)."""
-    faces, small_px = detect_faces(frame, request.detector, request.min_face), math.nan
+    faces, smaller = detect_faces(frame, request.detector, request.min_face), ()
     if request.detector == "haar" and not len(faces) and request.min_face > SMALLER:
         smaller = detect_faces(frame, request.detector, SMALLER)
-        small_px = float(smaller[:, 2].max()) if len(smaller) else math.nan
+    small_px = float(max((width for _, _, width, *_ in smaller), default=0))
     return Look(faces, small_px, small(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)))
 
 
@@ -179,13 +171,13 @@ def _shots(path: Path, info: VideoInfo, looks: list[Look]) -> Iterator[int | Non
     yield len(shots.cuts()) + 1
 
 
-def key_pictures(video: OpenVideo, looks: int) -> list[av.VideoFrame]:
-    """Of each of `looks` equal parts of a clip the key picture nearest to its middle, decoded alone: that costs least.
+def key_pictures(video: OpenVideo) -> list[av.VideoFrame]:
+    """Of each of `LOOKS` equal parts of a clip the key picture nearest to its middle, decoded alone: that costs least.
 
     None where a part has no key picture, or one of them is damaged or refers to others.
     """
-    numbers, half = np.searchsorted(video.ticks, video.keys), len(video.ticks) / looks / 2
-    away = np.abs(numbers - (2 * np.arange(looks)[:, None] + 1) * half)  # (looks, keys)
+    numbers, half = np.searchsorted(video.ticks, video.keys), len(video.ticks) / LOOKS / 2
+    away = np.abs(numbers - (2 * np.arange(LOOKS)[:, None] + 1) * half)  # (LOOKS, keys)
     if not video.timed or not len(numbers) or away.min(axis=1).max() > half:
         return []
     wanted = set(video.keys[away.argmin(axis=1)].tolist())
@@ -199,69 +191,64 @@ def key_pictures(video: OpenVideo, looks: int) -> list[av.VideoFrame]:
     return pictures if as_known and all(is_alone) else []
 
 
-def spread_numbers(n_frames: int, looks: int) -> np.ndarray:
-    """The middle frame of each of `looks` equal parts of a clip, int (n,); all frames of a shorter clip."""
-    return np.unique(((np.arange(looks) + 0.5) * n_frames / looks).astype(int))
+def spread_numbers(n_frames: int) -> np.ndarray:
+    """The middle frame of each of `LOOKS` equal parts of a clip, int (n,); all frames of a shorter clip."""
+    return np.unique(((np.arange(LOOKS) + 0.5) * n_frames / LOOKS).astype(int))
 
 
-def _row(name: str, answers: Iterator[Any], min_coverage: float, min_face: float) -> dict[str, Any]:
-    """Columns of one clip, from what a worker says of the file `name` up to its end or its first error."""
+def _row(request: Request, answers: Iterator[Any], min_coverage: float) -> dict[str, Any]:
+    """Columns of one clip, from what a worker says of it up to its end or its first error."""
     info, looks, shots, problems = None, [], 1, []
     try:
         for answer in answers:
-            if isinstance(answer, VideoInfo):
-                info = answer
-            elif isinstance(answer, Look):
-                looks.append(answer)
-            elif answer is not None:
-                shots = answer
+            match answer:
+                case VideoInfo():
+                    info = answer
+                case Look():
+                    looks.append(answer)
+                case int():
+                    shots = answer
     except BaseException as error:
-        problems.append(reason_of(error, name))
-    faces, small_px = [each.faces for each in looks], [each.small_px for each in looks if each.small_px > 0]
-    widths_px = [found[:, 2].max() for found in faces if len(found)]
+        problems.append(reason_of(error, request.path.name))
+    widths_px = [look.faces[:, 2].max() for look in looks if len(look.faces)]
     row = {name: getattr(info, name, None) for name in OF_FILE} | {
         "codec": info.codec if info else "",
-        "coverage": len(widths_px) / len(faces) if faces else math.nan,
-        "n_faces_max": max(map(len, faces), default=None),
+        "coverage": len(widths_px) / len(looks) if looks else math.nan,
+        "n_faces_max": max((len(look.faces) for look in looks), default=None),
         "face_px": float(np.median(widths_px)) if widths_px else math.nan,
     }
+    small_px, n = np.median([look.small_px for look in looks] or 0), len(looks)
+    too_small = (
+        f"the face is too small: {small_px:.0f} px wide, below min_face ({request.min_face:g} of the picture's shorter "
+        "side). Set a smaller min_face in 02, or take a larger picture"
+    )
     if info and info.duration_s < SHORTEST_S:
         problems.append(f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)")
-    remarks, too_small = _remarks(row, info) + [f"{shots} shots"] * (shots > 1), 2 * len(small_px) > len(faces)
-    small = f"{np.median(small_px or 0):.0f} px wide, below min_face ({min_face:g} of the picture's shorter side)"
-    if faces and not widths_px:
-        looks = f"no face in {len(faces)} looked-at frame{'s' if len(faces) > 1 else ''}"
-        more = "Set a smaller min_face in 02, or take a larger picture"
-        problems.append(f"the face is too small: {small}. {more}" if too_small else looks)
-    elif too_small:
-        remarks.append(f"the face is {small}")
-    if 0 < row["coverage"] < min_coverage:
-        remarks.insert(0, f"face in only {len(widths_px)} of {len(faces)} looked-at frames: 02 may refuse it")
+    if row["coverage"] == 0:
+        problems.append(too_small if small_px else f"no face in {n} looked-at frame{'s' if n > 1 else ''}")
+    odd = {
+        f"face in only {len(widths_px)} of {n} looked-at frames: 02 may refuse it": 0 < row["coverage"] < min_coverage,
+        too_small: widths_px and small_px,
+        f"very low resolution face ({row['face_px']:.0f} px wide)": row["face_px"] < SMALLEST_FACE_PX,
+        f"several faces ({row['n_faces_max']} at once)": (row["n_faces_max"] or 0) > 1,
+        f"{shots} shots": shots > 1,
+    }
+    remarks = [text for text, holds in odd.items() if holds] + _remarks(info)
     return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": "; ".join(remarks)}
 
 
-def _remarks(row: dict[str, Any], info: VideoInfo | None) -> list[str]:
-    """What is odd about a clip and does not make it unusable."""
-    remarks = {
-        f"very low resolution face ({row['face_px']:.0f} px wide)": row["face_px"] < SMALLEST_FACE_PX,
-        f"several faces ({row['n_faces_max']} at once)": (row["n_faces_max"] or 0) > 1,
+def _remarks(info: VideoInfo | None) -> list[str]:
+    """What is odd about a file and does not make it unusable."""
+    if not info:
+        return []
+    short = f"shorter than one segment ({info.duration_s:.2f} s of {SEGMENT_S} s): its only row is padded"
+    odd = {
+        short: SHORTEST_S <= info.duration_s < SEGMENT_S,
+        f"rate below {LOWEST_FPS:g} fps ({info.fps:.1f})": info.fps < LOWEST_FPS,
+        "variable frame rate": info.variable_rate,
+        "mirrored": info.mirrored,
     }
-    if info:
-        short = f"shorter than one segment ({info.duration_s:.2f} s of {SEGMENT_S} s): its only row is padded"
-        remarks |= {
-            short: SHORTEST_S <= info.duration_s < SEGMENT_S,
-            f"rate below {LOWEST_FPS:g} fps ({info.fps:.1f})": info.fps < LOWEST_FPS,
-            "variable frame rate": info.variable_rate,
-            "mirrored": info.mirrored,
-        }
-    return [remark for remark, holds in remarks.items() if holds] + list(info.remarks if info else ())
-
-
-TEXT_COLUMNS = {
-    "codec": "codec", "width": "width", "height": "height", "fps": "fps", "duration_s": "seconds",
-    "n_frames": "frames", "rotation_deg": "turn", "audio": "audio", "coverage": "face", "n_faces_max": "faces",
-}  # fmt: skip
-FORMATS = {"fps": "{:.2f}", "seconds": "{:.1f}", "face": "{:.0%}"}
+    return [text for text, holds in odd.items() if holds] + list(info.remarks)
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -269,34 +256,26 @@ def as_text(table: pd.DataFrame) -> str:
 
     Of more than `LONGEST_TABLE` clips it shows those that have any, after a count by codec, size and rate.
     """
-    usable, lines, shown = table[table["usable"]], [], table
+    lines, shown = [], table
     if len(table) > LONGEST_TABLE:
         kinds = table.round({"fps": 2}).value_counts(["codec", "width", "height", "fps"])
         lines = [f"{n:6} clips: {c}, {w}x{h}, {fps:.2f} fps" for (c, w, h, fps), n in kinds.head(10).items()]
-        lines += [f"{kinds[10:].sum():6} clips of {len(kinds) - 10} other kinds"] * (len(kinds) > 10) + [""]
+        lines += [f"{kinds[10:].sum():6} clips of {len(kinds) - 10} other kinds"] * (len(kinds) > 10)
         shown = table[(table["problems"] != "") | (table["remarks"] != "")]
     if len(shown):
-        cells = shown.rename(index=lambda key: f"…{key[-47:]}" if len(key) > 48 else key, columns=TEXT_COLUMNS)
-        cells = cells[list(TEXT_COLUMNS.values())].rename_axis(index=None, columns="clip").astype(object)
-        for name, form in FORMATS.items():
-            cells[name] = cells[name].map(form.format, na_action="ignore")
-        cells["audio"] = cells["audio"].map({True: "yes", False: "no"})
-        head, *rows = cells.where(cells.notna(), "?").to_string().split("\n")
+        cells = shown.rename(index=lambda key: f"…{key[-47:]}" if len(key) > 48 else key).astype(object)
+        cells = cells.rename_axis(index=None, columns="clip")
+        how = {"columns": list(TEXT_COLUMNS), "header": list(TEXT_COLUMNS.values()), "formatters": FORMATS}
+        head, *rows = cells.to_string(**how, na_rep="?").split("\n")
         lines.append(head)
         for row, problems, remarks in zip(rows, shown["problems"], shown["remarks"], strict=True):
             lines.append(row)
             for label, text in (("unusable: ", problems), ("remark: ", remarks)):
-                more = {"initial_indent": f"    {label}", "subsequent_indent": " " * 6}
-                lines += textwrap.wrap(text, WIDTH, **more) if text else []
+                lines += textwrap.wrap(text, WIDTH, initial_indent=f"    {label}", subsequent_indent=" " * 6)
+    usable = table[table["usable"]]
     length, odd = duration_text(usable["duration_s"].sum() / 3600), (usable["remarks"] != "").sum()
     said = f"{len(usable)} of {len(table)} clips are usable, {length}, {odd} of them with a remark"
-    lines.append(as_line(table.attrs["clips"], left_out(table)))
     return "\n".join([*lines, f"{said}; {len(table) - len(usable)} are not."])
-
-
-def left_out(table: pd.DataFrame) -> pd.DataFrame:
-    """The files that `check_clips` took for no clips: see `helpers.inventory.Inventory`."""
-    return pd.DataFrame(table.attrs["left_out"], columns=["path", "kind", "problem"], dtype="str")
 
 
 def duration_text(hours: float) -> str:

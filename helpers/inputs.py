@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from helpers.clips import add_ratings, clip_table, read_ratings, scan_clips, target_names
@@ -20,7 +19,7 @@ from helpers.inventory import as_line, take_inventory, write_rows
 from helpers.matching import as_lines
 from helpers.ratings import Ratings
 from helpers.splits import training_problem
-from helpers.workbook import ANALYSIS, CLASSES, TRAINING, Task, stderr_into
+from helpers.workbook import ANALYSIS, TRAINING, Task, stderr_into
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +31,19 @@ def check_inputs(
     limit: int = 0,
     stored: Sequence[str] = (),
     chosen: Sequence[str] = tuple(NOTEBOOKS),
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Raise before any work is done: no clips, unreadable ratings or none to train on, a folder that cannot be written,
     absent weights. What 06 could not train on is a warning where it is not among the `chosen`.
 
-    Returns the clips, which are those of the keys `stored` if there are any.
+    Returns the clips, those of the keys `stored` if there are any, and what was left out: see `scan_clips`.
     """
-    clips, _, targets = rated_clips(tasks, data, stored)
     if out == data:
-        raise ValueError(
-            f"--out must be another folder than --data, got {data} for both. Name a folder in it, or beside."
-        )
+        raise ValueError(f"--out must be another folder than --data, got {data} for both. Name one in it, or beside.")
+    if stored:
+        found, left_out = clip_table({key: key for key in stored}, data), take_inventory(data).left_out
+    else:
+        found, left_out = scan_clips(data)
+    clips, _, targets = rated_clips(tasks, data, found)
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
@@ -53,22 +54,19 @@ def check_inputs(
             raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04,05.")
         if clips[targets].notna().any(axis=None):
             log.warning("WARNING: 06 could not train: %s", problem)
-    tasks = [task for task in tasks if task.name in chosen]
-    if "pretrained" in {task.parameters.get("weights") for task in tasks}:
-        require_pretrained(tasks)
-    return clips.head(limit or len(clips))
+    require_pretrained([task for task in tasks if task.name in chosen])
+    return clips.head(limit or len(clips)), left_out
 
 
-def rated_clips(tasks: list[Task], data: Path, stored: Sequence[str] = ()) -> tuple[pd.DataFrame, Ratings, list[str]]:
-    """The clips of a folder with their ratings as 01 will read them, these ratings, and what was rated.
+def rated_clips(tasks: list[Task], data: Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, Ratings, list[str]]:
+    """All clips of a folder with their ratings as 01 will read them, these ratings, and what was rated.
 
     Raises:
-        ValueError, OSError: see `helpers.clips.scan_clips` and `read_ratings`.
+        ValueError, OSError: see `helpers.clips.read_ratings`.
     """
     given = next((task.parameters for task in tasks if task.name == ANALYSIS), {})
     analysis = AnalysisConfig.checked(given)
     targets, scale = target_names(analysis.targets), (analysis.rating_low, analysis.rating_high)
-    clips = clip_table({key: key for key in stored}, data) if stored else scan_clips(data)[0]
     ratings = read_ratings(data, clips, targets, scale)
     return add_ratings(clips, ratings), ratings, targets
 
@@ -81,26 +79,22 @@ def why_no_training(tasks: list[Task], clips: pd.DataFrame, targets: list[str], 
     given, rated = {task.name: task.parameters for task in tasks}, clips[targets].notna().any(axis=1).to_numpy()
     if any(values.get("synthetic_labels") for values in given.values()):
         return ""
+    if not rated.any():
+        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files."
     if not rated[: limit or None].any():
-        return _nothing_to_train_on(data, rated, limit)
+        return (
+            f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated "
+            f"clip is number {rated.argmax() + 1}: take more with --limit."
+        )
     if (data / "truth.csv").exists():
         return ""
     return training_problem(clips.head(limit or len(clips)), targets, TrainingConfig.checked(given.get(TRAINING, {})))
 
 
-def _nothing_to_train_on(data: Path, rated: np.ndarray, limit: int) -> str:
-    if not rated.any():
-        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files."
-    return (
-        f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated "
-        f"clip is number {rated.argmax() + 1}: take more with --limit."
-    )
-
-
-def ratings_text(tasks: list[Task], data: Path, limit: int = 0) -> str:
-    """What the ratings of a folder were matched to, and why 06 could not train on them, as lines."""
+def ratings_text(tasks: list[Task], data: Path, clips: pd.DataFrame, limit: int = 0) -> str:
+    """What the ratings of a folder's clips were matched to, and why 06 could not train on them, as lines."""
     try:
-        clips, ratings, targets = rated_clips(tasks, data)
+        clips, ratings, targets = rated_clips(tasks, data, clips)
     except Exception as error:  # the table of clips stands, whatever the ratings are like
         return f"ratings cannot be used: {error}"
     rated = clips[targets].notna().any(axis=1)
@@ -110,31 +104,30 @@ def ratings_text(tasks: list[Task], data: Path, limit: int = 0) -> str:
     return "\n".join(lines)
 
 
-def account(clips: pd.DataFrame, data: Path, out: Path) -> str:
+def account(clips: pd.DataFrame, left_out: pd.DataFrame, out: Path) -> str:
     """What a run has seen, used and left out, in one line; `left_out.csv` in `out` lists it: path, kind, problem."""
     failed: dict[str, str] = {}
-    for stage in ("faces", "static", "dynamic"):
-        path = out / stage / "manifest.json"
+    for path in (out / stage / "manifest.json" for stage in ("faces", "static", "dynamic")):
         for entry in read_json(path).get("failed", []) if path.exists() else []:
             if "row" not in entry and entry["clip"] in clips.index:
                 failed.setdefault(entry["clip"], entry["reason"])
-    left_out, path = take_inventory(data).left_out, out / "left_out.csv"
     rows = [(clips.at[key, "path"], "clip", reason) for key, reason in failed.items()]
-    write_rows(pd.concat([left_out, pd.DataFrame(rows, columns=left_out.columns, dtype="str")]), path)
-    used = f"{len(clips) - len(failed):,} used"
-    used += f", {len(failed):,} cannot be ({by_kind(failed.values())})" if failed else ""
-    return f"{as_line(len(clips), left_out)}; of these clips {used}; list: {path}"
+    rows = pd.DataFrame(rows, columns=left_out.columns, dtype="str")
+    write_rows(pd.concat([left_out, rows]), out / "left_out.csv")
+    cannot = f", {len(failed):,} cannot be ({by_kind(failed.values())})" if failed else ""
+    used = f"of these clips {len(clips) - len(failed):,} used{cannot}"
+    return f"{as_line(len(clips), left_out)}; {used}; list: {out / 'left_out.csv'}"
 
 
 def require_pretrained(tasks: list[Task]) -> None:
     """Raise FileNotFoundError naming every published weight file that a task asks for and that is not to be had."""
+    configs = [NOTEBOOKS[t.name].checked(t.parameters) for t in tasks if t.parameters.get("weights") == "pretrained"]
+    if not configs:
+        return
     with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers import weights
         from helpers.backbones import BACKBONES
 
-    names = {"04_dynamic_extraction": "i3d_flow_kinetics"}
-    for task in tasks:
-        if task.name in ("03_static_extraction", CLASSES):
-            backbone = NOTEBOOKS[task.name].checked(task.parameters).backbone
-            names[task.name] = BACKBONES[backbone].published
-    weights.require([names[t.name] for t in tasks if t.name in names and t.parameters.get("weights") == "pretrained"])
+    weights.require(
+        [BACKBONES[c.backbone].published if hasattr(c, "backbone") else "i3d_flow_kinetics" for c in configs]
+    )

@@ -150,7 +150,7 @@ def look_into(file: Path) -> str:
         return "no video"
 
 
-def as_line(n_clips: int, left_out: pd.DataFrame, where: str = "") -> str:
+def as_line(n_clips: int, left_out: pd.DataFrame, where: str | Path = "") -> str:
     """What was seen, used and left out, in one line; `where`: the file that lists it.
 
     Files that want a hand, and those that had to be opened, are named; what looks like ratings with what to do.

@@ -16,6 +16,7 @@ from numbered import read_numbers, write_numbered
 
 from data_sample.make.sample import write_mp4
 from helpers import __main__, check, forecast
+from helpers.clips import scan_clips
 from helpers.container import VideoError, open_video
 from helpers.probe import probe
 from helpers.video import read_frames
@@ -26,9 +27,14 @@ PEOPLE = ("4rfnd819V3N.000", "B62kW3nmp1p.000")
 CLIP = ROOT / "data_sample" / "training80_01" / "4eke_igcKkn.000.mp4"
 
 
+def checked(folder, **how):
+    """The table of a folder's clips."""
+    return check.check_clips(folder, *scan_clips(folder), **how)
+
+
 @pytest.fixture(scope="module")
 def awkward():
-    return check.check_clips(AWKWARD, workers=2)
+    return checked(AWKWARD, workers=2)
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_coverage_is_that_of_a_face_that_leaves(awkward):
 
 
 def test_too_few_faces_for_02_are_remarked():
-    table = check.check_clips(AWKWARD, workers=1, min_coverage=0.5).loc["face_leaving"]
+    table = checked(AWKWARD, workers=1, min_coverage=0.5).loc["face_leaving"]
     assert table["usable"]
     assert table["remarks"] == "face in only 2 of 5 looked-at frames: 02 may refuse it"
 
@@ -88,8 +94,8 @@ def test_damage_inside_a_clip_is_found_by_decoding_all_of_it(good):
     data = bytearray(CLIP.read_bytes())
     data[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)
     (good / "b.mp4").write_bytes(data)
-    assert check.check_clips(good, workers=1)["usable"].all()
-    table = check.check_clips(good, workers=1, thorough=True)
+    assert checked(good, workers=1)["usable"].all()
+    table = checked(good, workers=1, thorough=True)
     assert table["usable"].tolist() == [True, False, True]
     assert table.at["b", "problems"].startswith("cannot be decoded from 4.")
     assert table.at["b", "coverage"] == table.at["a", "coverage"] == 1
@@ -98,15 +104,9 @@ def test_damage_inside_a_clip_is_found_by_decoding_all_of_it(good):
 
 def test_a_clip_that_crashes_the_decoder_costs_that_clip(good, monkeypatch):
     monkeypatch.setattr(check, "look_at", lookers.dying_at_b)
-    table = check.check_clips(good, workers=1)
+    table = checked(good, workers=1)
     assert table["usable"].tolist() == [True, False, True]
     assert "SIGSEGV" in table.at["b", "problems"]
-
-
-def test_the_limit_takes_the_first_clips(good):
-    assert check.check_clips(good, limit=2, workers=1).index.tolist() == ["a", "b"]
-    with pytest.raises(ValueError, match="looks must be at least 1 .*, got 0"):
-        check.check_clips(good, looks=0)
 
 
 def test_names_that_no_clip_can_have_hide_nothing(good, capsys, tmp_path):
@@ -121,6 +121,8 @@ def test_names_that_no_clip_can_have_hide_nothing(good, capsys, tmp_path):
     assert sorted(table.index[~table["usable"]]) == ["c.MOV", "c.mp4", "d\\xe9.mp4"]
     assert table.at["c.mp4", "problems"].startswith("c.MOV and c.mp4 have the same key c")
     assert "seen 8 files: 4 clips, 4 left out" in printed.out
+    assert f"list: {tmp_path / 't_left_out.csv'}" in printed.out
+    assert "list: --csv FILE writes it" in run(capsys, good, "--no-forecast")[1].out
     assert "4 of 7 clips are usable" in printed.out
     others = pd.read_csv(tmp_path / "t_left_out.csv")
     assert others.loc[others["kind"] == "documents", "path"].tolist() == ["notes.pdf"]
@@ -136,7 +138,7 @@ def test_no_error_of_a_clip_ends_the_check(good, monkeypatch, error):
 
     run_all = check.ClipPool.run
     monkeypatch.setattr(check.ClipPool, "run", lambda pool, tasks: one_fails(run_all(pool, tasks)))
-    table = check.check_clips(good, workers=1)
+    table = checked(good, workers=1)
     assert table["usable"].tolist() == [True, False, True]
     assert table.at["b", "problems"].startswith(type(error).__name__)
     assert "\n" not in table.at["b", "problems"]
@@ -155,16 +157,16 @@ def test_cuts_and_faces_that_are_too_small_are_told(tmp_path):
     page[:, 230:350, 460:620] = cv2.resize(one[0], (160, 120), interpolation=cv2.INTER_AREA)
     write_mp4(page, tmp_path / "inset.mp4")
     for thorough in (False, True):
-        table = check.check_clips(tmp_path, workers=1, thorough=thorough)
+        table = checked(tmp_path, workers=1, thorough=thorough)
         assert "3 shots" in table.at["cut", "remarks"].split("; ")
         assert "the face is too small: 5" in table.at["inset", "problems"]
         assert "below min_face (0.2 of" in table.at["inset", "problems"]
-    assert check.check_clips(tmp_path, workers=1, min_face=0.1).loc["inset", "usable"]
+    assert checked(tmp_path, workers=1, min_face=0.1).loc["inset", "usable"]
 
 
 def test_looks_are_spread_over_a_clip_and_see_all_of_a_short_one():
-    assert check.spread_numbers(50, 5).tolist() == [5, 15, 25, 35, 45]
-    assert check.spread_numbers(3, 5).tolist() == [0, 1, 2]
+    assert check.spread_numbers(50).tolist() == [5, 15, 25, 35, 45]
+    assert check.spread_numbers(3).tolist() == [0, 1, 2]
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def looked_at(monkeypatch):
 
     def look(path, *, thorough=False):
         seen.clear()
-        list(check.look_at(check.Request(path, 5, "haar", 0.2, thorough)))
+        list(check.look_at(check.Request(path, "haar", 0.2, thorough)))
         return read_numbers(np.stack(seen))
 
     return look
@@ -278,6 +280,7 @@ def test_the_command_ends_with_1_at_a_missing_folder_or_a_wrong_parameter(capsys
     status, printed = run(capsys, good, "--no-forecast", "--params", tmp_path / "p.yaml")
     assert status == 1
     assert "unknown parameter 'fsp'" in printed.err
+    assert run(capsys, good, "--no-forecast", "--limit", -1)[0] == 1
 
 
 def test_a_forecast_that_fails_says_why_and_the_check_stands(capsys, good, monkeypatch):

@@ -10,6 +10,7 @@ from trees import write_faces
 from trees import write_pairs as write_flow
 
 from helpers import check, forecast
+from helpers.clips import scan_clips
 from helpers.config import AlignmentConfig
 from helpers.probe import probe
 
@@ -36,7 +37,7 @@ def clips(tmp_path_factory):
     for name in "ab":
         shutil.copy(CLIP, folder / f"{name}.mp4")
     shutil.copy(AWKWARD / "broken.mp4", folder / "c.mp4")
-    return folder, check.check_clips(folder, workers=1)
+    return folder, check.check_clips(folder, *scan_clips(folder), workers=1)
 
 
 @pytest.fixture(scope="module")

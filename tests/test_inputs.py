@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from helpers import inputs, workbook
-from helpers.clips import TRAITS, find_clips
+from helpers.clips import TRAITS, find_clips, scan_clips
 from helpers.files import write_json
 
 
@@ -21,7 +21,9 @@ def data(tmp_path):
 
 
 def text_of(data, limit=0):
-    return inputs.ratings_text(workbook.plan(data, data / "out", weights="random"), data, limit).splitlines()
+    return inputs.ratings_text(
+        workbook.plan(data, data / "out", weights="random"), data, find_clips(data), limit
+    ).splitlines()
 
 
 def test_check_tells_what_ratings_were_matched_to_and_what_06_needs(data):
@@ -47,7 +49,7 @@ def test_the_end_of_a_run_tells_what_was_seen_used_and_left_out_and_lists_it(dat
     write_json(tmp_path / "out/faces/manifest.json", {"failed": [{"clip": "c1", "reason": "no face found in 6 looks"}]})
     failed = [{"clip": "c2", "reason": "too short (0.1 s)"}, {"clip": "c3", "row": 2, "reason": "empty"}]
     write_json(tmp_path / "out/static/manifest.json", {"failed": [*failed, {"clip": "c1", "reason": "no track"}]})
-    said = inputs.account(find_clips(data), data, tmp_path / "out")
+    said = inputs.account(*scan_clips(data), tmp_path / "out")
     assert "\n" not in said
     assert said.startswith("seen 11 files: 9 clips, 1 of ratings, 1 left out (1 pictures)")
     assert "7 used, 2 cannot be (1 no face found in … looks, 1 too short)" in said

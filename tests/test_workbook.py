@@ -257,7 +257,7 @@ def test_without_videos_the_tree_says_which_clips_there_are(trees, tmp_path):
     assert keys == ["training80_01/a.001", "training80_01/b.001"]
     chosen = workbook.without_videos(trees, workbook.select(), data)
     assert [name[:2] for name in chosen] == ["00", "03", "04", "05", "06", "08", "10"]
-    clips = inputs.check_inputs([], data, tmp_path / "out", stored=keys)
+    clips, _ = inputs.check_inputs([], data, tmp_path / "out", stored=keys)
     assert clips["split"].tolist() == ["train", "train"]
     assert clips["openness"].notna().tolist() == [False, True]
     assert clips.loc["training80_01/b.001", "neuroticism"] == 0.5
