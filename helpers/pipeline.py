@@ -48,14 +48,12 @@ Kind = tuple[tuple[int, ...], np.dtype, int]  # shape and type of a sample, and 
 class Network:
     """Runs a network over samples in batches of one shape; two batches are in it while the next one is filled.
 
-    Cores that one batch leaves idle at the end of a layer the other uses. No result depends on what else is in its
-    batch. All batches of a kind have the size of the first, so that nothing is compiled twice, and no more is computed
-    where there are too few samples to fill it. When memory does not suffice for a batch, half of it is tried, and kept
-    to from then on; a single sample, with no other batch beside it. A sample that the network fails on, or that does
-    not fit by itself, is found by running the samples of its batch one by one.
+    No result depends on what else is in its batch. All batches of a kind have the size of the first, so that nothing is
+    compiled twice. When memory does not suffice for a batch, half of it is tried, and kept to from then on; a single
+    sample, with no other batch beside it. Where the network fails, the samples of the batch are run one by one.
 
     Attributes:
-        batch_size: Rows at once; less than it was after memory has run out. A sample of more rows is a batch by itself.
+        batch_size: Rows at once; less after memory has run out. A sample of more rows is a batch by itself.
         device: Where it runs; empty leaves the choice to the backend.
         busy_s: Seconds that the network has worked so far, on one batch or on two.
     """
@@ -68,11 +66,7 @@ class Network:
         self._works, self._failure = False, None  # whether any sample went through, and the first error of another kind
 
     def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
-        """Run the network over all samples.
-
-        Args:
-            samples: Of each its owner, what the network takes (without the axis of the batch, not to be changed
-                afterwards), and the rows of features that come of it.
+        """Run the network over all samples: (owner, what the network takes without the axis of the batch, its rows).
 
         Yields:
             Each owner with the network's output, or why it failed, some batches later; of one kind in order.
@@ -132,13 +126,13 @@ class Network:
         try:
             outputs = list(self._forwarded(x)[: len(samples)])
             self._works = True
+            return outputs
         except Exception as error:
             if isinstance(error, MemoryError) and room > 1:
                 raise
             if len(samples) == 1:
                 return [self._failed(error)]
-            outputs = [output for sample in samples for output in self._outputs((sample,), room)]
-        return outputs
+        return [output for sample in samples for output in self._outputs((sample,), room)]
 
     def _failed(self, error: Exception) -> Exception:
         """Take note of a sample that the network failed on; the traceback as text, since as such it holds a batch."""
@@ -150,17 +144,15 @@ class Network:
 
     def _forwarded(self, x: np.ndarray) -> np.ndarray:
         """What the network makes of a batch; where memory has no room for one sample, without others beside it."""
-        try:
-            with self._inside_it(1):
-                return self._forward(x)
-        except MemoryError:
-            if len(x) > 1:
-                raise
-        with self._inside_it(AT_ONCE):
+        for turns in (1, AT_ONCE):
             try:
-                return self._forward(x)
+                with self._inside_it(turns):
+                    return self._forward(x)
             except MemoryError as error:
-                raise MemoryError(f"{error} Not even one at a time fits into memory.") from None
+                if len(x) > 1:
+                    raise
+                failure = MemoryError(f"{error} Not even one at a time fits into memory.")
+        raise failure
 
     @contextmanager
     def _inside_it(self, turns: int) -> Iterator[None]:
@@ -215,16 +207,13 @@ class ClipRun(AbstractContextManager):
 
     Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
     What is not (`helpers.failures.reason_of`) ends the run, and what is done stays. Rows are written in a thread of its
-    own; a full disk comes out of a later call, or the end of `with`. A bar shows how far the run is and how fast, and
-    for those without a screen a line a minute in `progress.log`.
+    own; a full disk comes out of a later call, or the end of `with`. A bar, and a line a minute in `progress.log`, show
+    how far the run is and how fast.
 
     Attributes:
-        name: Of the stage, as shown.
+        name, cfg: Of the stage, and of its notebook.
         clips: Index `key`, column `path` below `cfg.data`.
-        cfg: Parameters of the stage's notebook.
-        stage: Where the clips' files go.
-        work: What is done with them.
-        network: What their rows go through.
+        stage, work, network: Where the clips' files go, what is done with them, what their rows go through.
         usage: Gives words about memory and load for the log, such as `Monitor.in_words`.
         on_rows: Gets the key, the rows and `Clip.kept` of every clip, also where they were there already.
         counts: Of the manifest: "clips" in all; "made", "failed" and "found" there already, so far.
@@ -307,11 +296,7 @@ class ClipRun(AbstractContextManager):
         self._repeated.add(error, reason, names, self._order[clip.key], self._n_begun)
 
     def stream(self, rows_of: Callable[[Any], ClipRows]) -> None:
-        """Read, compute and write all clips at once; a clip's file is written when its last row is there.
-
-        Args:
-            rows_of: From `Clip.kept` to the clip's rows, before they are made.
-        """
+        """Read, compute and write all clips at once, each with its last row; `rows_of` makes them of `Clip.kept`."""
         with closing(self.network.run(self._samples(rows_of))) as outputs:
             for (clip, rows, place), output in outputs:
                 with self.of(clip):
