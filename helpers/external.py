@@ -28,9 +28,9 @@ from helpers.clips import find_clips
 from helpers.container import VideoError, open_video
 from helpers.feature_table import FeatureTable, open_table
 from helpers.files import FolderLock, file_sha256
-from helpers.matching import NONE, match_names
 from helpers.matching import as_lines as match_lines
-from helpers.names import match_clips
+from helpers.matching import match_names
+from helpers.names import NO_CLIP, match_clips
 from helpers.precomputed import clips_by_name, files_below, is_array, kinds_as_text, read_npy
 from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
 
@@ -160,7 +160,7 @@ def as_lines(manifest: Mapping[str, Any]) -> list[str]:
 def _match(names: Sequence[str], clips: pd.DataFrame, data: Path) -> tuple[dict[str, str], dict[str, str]]:
     """As `match_clips`; what fits no clip is then taken for a name of another computer, see `match_names`."""
     named, refused = match_clips(names, clips.index)
-    lost = [name for name, reason in refused.items() if reason == NONE]
+    lost = [name for name, reason in refused.items() if reason == NO_CLIP]
     matched = match_names(lost, clips.assign(split=""), root=data)
     for name, key, rule in matched.itertuples(index=False):
         if not key or named.setdefault(key, name) != name:

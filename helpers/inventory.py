@@ -1,44 +1,40 @@
 """What lies in a data folder: which files are clips, and what was left out, by kind.
 
-In: a folder in any layout. Out: an `Inventory`: the clips by key, and a table of everything else. A file is a clip if
-it holds a video stream of more than one picture. What a suffix tells is not opened: videos are looked at by whoever
-reads them, and pictures, sound and the like, of which there may be many thousands, not at all.
+In: a folder in any layout. Out: the clips by key, and a table of everything else. A file is a clip if it holds a video
+stream of more than one picture. What a suffix tells is not opened: of pictures there may be many thousands.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import av
 import pandas as pd
 
-from helpers.container import NO_VIDEOS
+from helpers.container import NO_VIDEOS, STILLS
 from helpers.files import replacing
 from helpers.names import UNDECODED, clip_key, is_regular, is_video, walk_files
 from helpers.ratings import rating_files, why_not_read
 
 KINDS = {
-    "pictures": "ai arw avif bmp cr2 cr3 dcm dds dng emf eps exr hdr heic heif icns ico j2k jfif jp2 jpe jpeg jpg jxl "
-    "nef orf pbm pcx pgm png pnm ppm psd raf raw rw2 svg tga thm tif tiff webp wmf xcf",
-    "sound": "aac ac3 aif aifc aiff amr ape au caf dts eac3 flac m4a m4b mid midi mka mp2 mp3 oga ogg opus ra spx wav "
-    "wma wv",
-    "subtitles": "ass dfxp eaf idx lrc sbv smi srt ssa sub textgrid ttml vtt",
-    "text": "cfg conf css diz htm html ini json jsonl log markdown md nfo rst sha1 sha256 toml txt xml yaml yml",
+    "pictures": "ai arw avif bmp cr2 cr3 dcm dng eps exr heic heif ico j2k jp2 jpe jpeg jpg jxl nef orf pbm pgm png "
+    "pnm ppm psd raf raw rw2 svg tga tif tiff webp",
+    "sound": "aac ac3 aif aifc aiff amr ape au caf flac m4a m4b mid midi mka mp2 mp3 oga ogg opus ra wav wma",
+    "subtitles": "ass eaf lrc sbv srt ssa sub textgrid ttml vtt",
+    "text": "cfg conf css htm html ini json jsonl log markdown md nfo rst toml txt url xml yaml yml",
     "tables": "csv db feather numbers ods parquet sav sqlite sqlite3 tsv xls xlsm xlsx",
-    "arrays": "arrow bin ckpt dta h5 hdf5 hog index joblib keras mat msgpack nc npy npz onnx pb pickle pkl pt pth rda "
+    "arrays": "arrow bin ckpt dta h5 hdf5 hog joblib keras mat msgpack nc npy npz onnx pb pickle pkl pt pth rda "
     "rds safetensors tflite tfrecord tfrecords",
-    "archives": "7z bz2 dmg gz iso jar lz4 rar tar tbz tgz txz xz z zip zst",
-    "documents": "bib doc docm docx epub key odp odt pages pdf ppt pptx rtf tex xps",
-    "code": "bat c cc cmd cpp cs dll exe go h hpp ipynb java jl js lua m o php pl ps1 py pyc r rb rmd rs sh so sps tsx",
-    "playlists": "asx cue m3u m3u8 mpd pls xspf",
+    "archives": "7z bz2 dmg gz iso jar rar tar tbz tgz txz xz z zip zst",
+    "documents": "bib doc docm docx epub key odp odt pages pdf ppt pptx rtf tex",
+    "code": "bat c cpp dll exe go h hpp ipynb java js m php ps1 py pyc r rb rmd rs sh so sps",
     "camera previews": "lrf lrv",
-    "unfinished downloads": "aria2 crdownload download filepart opdownload part partial tmp ytdl",
-    "links": "desktop lnk url webloc",
+    "unfinished downloads": "aria2 crdownload download part partial tmp ytdl",
 }
 KIND_OF = {f".{suffix}": kind for kind, suffixes in KINDS.items() for suffix in suffixes.split()}
-PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # names of formats: their videos are files of their own
+PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # formats: their videos are files of their own
 HIDDEN = {"thumbs.db", "desktop.ini"}  # what systems leave
 PATIENCE_S = 10.0  # for opening and reading a file of unknown kind
 NAMED = 3  # files that one line names
@@ -66,13 +62,13 @@ def take_inventory(root: Path) -> Inventory:
     rows: list[tuple[str, str, str]] = []
     by_key: dict[str, list[str]] = {}
     read = rating_files(root)
-    for path in walk_files(root, lambda path, kind: rows.append((path, kind, ""))):
-        if root / path in read:
-            kind, problem = "ratings", ""
-        elif problem := why_not_read(PurePosixPath(path), read):
-            kind = "ratings not read"
-        else:
-            kind = kind_of(root, path)
+    for path, kind in walk_files(root):
+        problem = ""
+        if not kind and root / path in read:
+            kind = "ratings"
+        elif not kind:
+            problem = why_not_read(PurePosixPath(path), read)
+            kind = "ratings not read" if problem else kind_of(root / path)
         if kind == "clip" and UNDECODED.search(path):
             kind, problem = "not UTF-8", "its name is not UTF-8: no table could hold it. Rename the file."
         if kind == "clip":
@@ -101,10 +97,9 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def kind_of(root: Path, path: str) -> str:
+def kind_of(file: Path) -> str:
     """What a file is: "clip", one of `KINDS`, "hidden", "special file", "link to nothing" or what `look_into` says."""
-    name, file = PurePosixPath(path).name.lower(), root / path
-    suffix = PurePosixPath(name).suffix
+    name, suffix = file.name.lower(), file.suffix.lower()
     if name in HIDDEN or name.startswith("~$"):
         return "hidden"
     if suffix in KIND_OF:
@@ -127,27 +122,32 @@ def _is_drawn_on(file: Path) -> bool:
 
 
 def look_into(file: Path) -> str:
-    """What a file of unknown kind holds: "clip", "pictures", "text", "sound" or "no video". Two pictures are read."""
+    """What a file of unknown kind holds: "clip", "pictures", "playlists", "text", "sound" or "no video"."""
+    local = {"protocol_whitelist": "file"}  # whatever a playlist names
     try:
         if not file.stat().st_size:
             return "empty"
-        local = {"protocol_whitelist": "file"}  # whatever a playlist names
         with av.open(str(file.absolute()), options=local, metadata_errors="replace", timeout=PATIENCE_S) as container:
-            kind = container.format.name
-            if kind in PLAYLISTS:
-                return "playlists"
-            if kind.endswith("_pipe") or kind in NO_VIDEOS:
-                return "text" if kind in ("tty", "ass") else "pictures"
-            cover = av.stream.Disposition.attached_pic
-            videos = [s for s in container.streams.video if not s.disposition & cover and s.codec_context]
-            if videos and videos[0].width:
-                packets = (packet for packet in container.demux(videos[0]) if packet.size)
-                return "clip" if len(list(islice(packets, 2))) == 2 else "pictures"
-            return "sound" if container.streams.audio else "no video"
+            return _kind_in(container)
     except PermissionError:
         return "cannot be read"
     except (av.FFmpegError, OSError, ValueError):
         return "no video"
+
+
+def _kind_in(container: av.container.InputContainer) -> str:
+    kind = container.format.name
+    if kind in PLAYLISTS:
+        return "playlists"
+    if kind.endswith("_pipe") or kind in NO_VIDEOS:
+        return "text" if kind in ("tty", "ass") else "pictures"
+    videos = [s for s in container.streams.video if not s.disposition & STILLS and s.codec_context and s.width]
+    pictures = Counter()
+    for packet in container.demux(videos) if videos else ():
+        pictures[packet.stream] += packet.size > 0
+        if pictures[packet.stream] == 2:
+            return "clip"
+    return "pictures" if videos else "sound" if container.streams.audio else "no video"
 
 
 def as_line(n_clips: int, left_out: pd.DataFrame, where: str | Path = "") -> str:
@@ -157,17 +157,18 @@ def as_line(n_clips: int, left_out: pd.DataFrame, where: str | Path = "") -> str
     """
     others = left_out[left_out["kind"] != "ratings"]
     parts = []
-    for kind, n in sorted(others["kind"].value_counts().items(), key=lambda each: (-each[1], each[0])):
-        these = others[others["kind"] == kind]
+    for kind, these in sorted(others.groupby("kind"), key=lambda group: -len(group[1])):
         named = kind in ("no video", "cannot be read") or (these["problem"] != "").any()
-        names = f": {', '.join(these['path'][:NAMED])}{', …' if n > NAMED else ''}" if named else ""
-        parts.append(f"{n:,} {kind}{names}")
+        names = f": {', '.join(these['path'][:NAMED])}{', …' if len(these) > NAMED else ''}" if named else ""
+        parts.append(f"{len(these):,} {kind}{names}")
     n_ratings = len(left_out) - len(others)
-    said = f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips" + f", {n_ratings} of ratings" * bool(n_ratings)
-    said += f", {len(others):,} left out ({'; '.join(parts)})" if parts else ", none left out"
-    unread = others[others["kind"] == "ratings not read"]
-    hints = [f"{path} {problem.rstrip('.')}" for path, problem in zip(unread["path"], unread["problem"], strict=True)]
-    return "; ".join([said, *[f"list: {where}"] * bool(where), *hints[:1]])
+    of_ratings = f", {n_ratings} of ratings" if n_ratings else ""
+    not_used = f"{len(others):,} left out ({'; '.join(parts)})" if parts else "none left out"
+    said = [f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips{of_ratings}, {not_used}"]
+    said += [f"list: {where}"] if where else []
+    for row in others[others["kind"] == "ratings not read"][:1].itertuples():
+        said.append(f"{row.path} {row.problem.rstrip('.')}")
+    return "; ".join(said)
 
 
 def write_rows(table: pd.DataFrame, path: str | Path) -> None:

@@ -5,34 +5,19 @@ name. Rules go from strict to loose; a loose one counts only where it leaves one
 """
 
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from helpers.names import clip_key, fitting_keys
+from helpers.names import NO_CLIP, clip_key, ends, fitting_keys
 
 ABSOLUTE = re.compile(r"(?:/|~|\.\./|[a-z]:|[a-z]+://)", re.I)  # how a path begins that is no path below the folder
 NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")  # 1, 001, and 1.0 as spreadsheets write it
-NONE = "there is no such clip"
 SHOWN = 5  # names in one line
-COLUMNS = ["name", "key", "rule"]
 
 Forms = Callable[[str], Iterable[str]]
-
-
-class Rule(NamedTuple):
-    """A loose rule: a name means the clip that shares a form with it; forms are tried in order.
-
-    With `unnamed` it counts for clips only that no stricter rule has found: the folders of a path were passed over.
-    """
-
-    label: str
-    of_name: Forms
-    of_key: Forms
-    unnamed: bool = False
+Rule = tuple[str, Forms, Forms]  # a name means the clip whose key shares a form with it; forms are tried in order
 
 
 def match_names(
@@ -60,31 +45,33 @@ def match_names(
         fitting = _of_split(fitting, split, clips)
         if len(fitting) > 1:
             raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
-        found[name, split] = (
-            ("", NONE) if not fitting else (fitting[0], "key" if _tidied(name) == fitting[0] else "file name")
-        )
-    for loose in _rules(Path(root), dict(zip(clips["path"], clips.index, strict=True))):
+        rule = "key" if [_tidied(name)] == fitting else "file name"
+        found[name, split] = (fitting[0], rule) if fitting else ("", NO_CLIP)
+    for rule, of_name, of_key in _rules(Path(root), clips):
         if not (left := [pair for pair, (key, _) in found.items() if not key]):
             break
+        # Where the folders of a path are passed over, only clips count that no stricter rule has found.
+        taken = [key for key, _ in found.values()] if "file name" in rule else []
         forms: dict[str, list[str]] = {}
-        for key in clips.index.difference([key for key, _ in found.values()] if loose.unnamed else [], sort=False):
-            for form in dict.fromkeys(loose.of_key(key)):
+        for key in clips.index.difference(taken, sort=False):
+            for form in dict.fromkeys(of_key(key)):
                 forms.setdefault(form, []).append(key)
         for name, split in left:
-            fitting = next((forms[form] for form in loose.of_name(_tidied(name)) if form in forms), [])
+            fitting = next((forms[form] for form in of_name(_tidied(name)) if form in forms), [])
             if fitting := _of_split(fitting, split, clips):
                 unclear = "", f"fits {' and '.join(fitting[:2])}"
-                found[name, split] = (fitting[0], loose.label) if len(fitting) == 1 else unclear
-    return pd.DataFrame([(name, *found[name, split]) for name, split in pairs], columns=COLUMNS, dtype="str")
+                found[name, split] = (fitting[0], rule) if len(fitting) == 1 else unclear
+    rows = [(name, *found[name, split]) for name, split in pairs]
+    return pd.DataFrame(rows, columns=["name", "key", "rule"], dtype="str")
 
 
 def _of_split(keys: Sequence[str], split: str, clips: pd.DataFrame) -> list[str]:
     return [key for key in keys if not split or clips.at[key, "split"] in ("", split)]
 
 
-def _rules(root: Path, by_path: Mapping[str, str]) -> Iterator[Rule]:
+def _rules(root: Path, clips: pd.DataFrame) -> Iterator[Rule]:
     """The loose rules, strictest first."""
-    folder = root.absolute().parts if str(root) else ()
+    folder = root.absolute().parts
 
     def below(name: str) -> Iterator[str]:  # ends of a path of another computer, or from the folder above the data
         parts = name.split("/")
@@ -92,40 +79,36 @@ def _rules(root: Path, by_path: Mapping[str, str]) -> Iterator[Rule]:
             if ABSOLUTE.match(name) or tuple(parts[:i]) == folder[-i:]:
                 yield "/".join(parts[i:])
 
-    def file_name(name: str) -> Iterator[str]:
-        if ABSOLUTE.match(name):
-            yield name.rpartition("/")[2]
+    def file_name(name: str) -> list[str]:
+        return [name.rpartition("/")[2]] if ABSOLUTE.match(name) else []
 
-    def without_suffix(key: str) -> Iterator[str]:  # only of a file of unknown suffix, which its key has kept
-        if by_path.get(key) == key and re.fullmatch(r"\.[a-z]\w*", PurePosixPath(key).suffix, re.I):
-            yield from _ends(key.rpartition(".")[0])
+    def without_suffix(key: str) -> Iterable[str]:  # only of a file of unknown suffix, which its key has kept
+        stem, _, suffix = key.rpartition(".")
+        return ends(stem) if suffix[:1].isalpha() and clips.at[key, "path"] == key else []
 
-    def number(name: str) -> Iterator[str]:
-        if match := NUMBER.fullmatch(name.rpartition("/")[2]):
-            yield name.rpartition("/")[0] + "/" + match[1]
+    def number(name: str) -> list[str]:
+        folder, _, last = name.rpartition("/")
+        return [f"{folder}/{match[1]}"] if (match := NUMBER.fullmatch(last)) else []
 
-    strict = [Rule("path", below, lambda key: [key]), Rule("file name of a path", file_name, _ends, unnamed=True)]
+    strict = [("path", below, _alone), ("file name of a path", file_name, ends)]
     yield from strict
-    yield Rule("other case", lambda name: [name.casefold()], _folded(_ends))
-    for label, of_name, of_key, unnamed in strict:
-        yield Rule(f"{label}, other case", _folded(of_name), _folded(of_key), unnamed)
-    yield Rule("without suffix", lambda name: [name], without_suffix)
-    yield Rule("same number", number, lambda key: (form for end in _ends(key) for form in number(end)))
+    yield "other case", _folded(_alone), _folded(ends)
+    for rule, of_name, of_key in strict:
+        yield f"{rule}, other case", _folded(of_name), _folded(of_key)
+    yield "without suffix", _alone, without_suffix
+    yield "same number", number, lambda key: (form for end in ends(key) for form in number(end))
+
+
+def _alone(text: str) -> list[str]:
+    return [text]
 
 
 def _folded(forms: Forms) -> Forms:
     return lambda text: [form.casefold() for form in forms(text)]
 
 
-def _ends(key: str) -> Iterator[str]:
-    """A key, and the key without its first folder, and so on."""
-    parts = key.split("/")
-    return ("/".join(parts[first:]) for first in range(len(parts)))
-
-
 def _tidied(name: str) -> str:
-    path = name.strip().replace("\\", "/").removeprefix("./")
-    return unicodedata.normalize("NFC", clip_key(path))
+    return clip_key(name.strip().replace("\\", "/").removeprefix("./"))
 
 
 def as_lines(matched: pd.DataFrame, what: str = "ratings") -> list[str]:
@@ -136,7 +119,7 @@ def as_lines(matched: pd.DataFrame, what: str = "ratings") -> list[str]:
     lines = [f"{what}: {fits.sum():,} names matched{by}"]
     lost = matched.loc[~fits].drop_duplicates("name")
     if len(lost):
-        why = lost["rule"].map(lambda reason: "" if reason == NONE else f" ({reason})")
+        why = lost["rule"].map(lambda reason: "" if reason == NO_CLIP else f" ({reason})")
         named = ", ".join((lost["name"] + why)[:SHOWN])
         lines.append(f"{what}: {len(lost):,} names fit no clip: {named}{', …' if len(lost) > SHOWN else ''}")
     return lines if len(matched) else []

@@ -11,7 +11,7 @@ from pathlib import Path
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX, Job, face_crops, face_flows
 from helpers.files import resolve
-from helpers.names import match_clips
+from helpers.names import NO_CLIP, match_clips
 from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, kinds_as_text, stored_chunks
 from helpers.store import clip_stamp, read_manifest
 from helpers.tracks import FaceTrack, track_of
@@ -76,9 +76,9 @@ class StoredSource:
                 "Call its folders like the clips."
             )
         for name, reason in refused.items():
-            if reason != "there is no such clip":
+            if reason != NO_CLIP:
                 log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
-        n_others = list(refused.values()).count("there is no such clip")
+        n_others = list(refused.values()).count(NO_CLIP)
         if n_others:
             log.info("%s holds %d clips that are not of this run", tree.folder.name, n_others)
 
