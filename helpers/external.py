@@ -14,7 +14,8 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,9 @@ def import_features(
 
     Rows are brought into the order of time. Rows with values that are not finite, or that another program marked as
     failed, become invalid, with the reason in the manifest; a clip whose file is damaged, and one of the data folder
-    without features, is there as failed. Of several faces in a clip the one with the most valid rows is taken, and of
-    two alike the one that the program was surer of; the others' rows are counted. What became of the columns of a CSV
-    is the manifest's `made_with.columns`, and its identity's where other names than our own were understood.
+    without features, is there as failed. Of several faces in a clip the one with the most valid rows is taken, of two
+    alike the surer one; the others' rows are counted. The manifest's `made_with.columns` says what the columns of a
+    CSV became.
 
     Args:
         source: A folder, a `.npy`, or a `.csv` (also `.tsv`, `.txt`).
@@ -125,8 +126,9 @@ def import_features(
             "weights": {"name": "elsewhere", "source": source.name, "sha256": features.sha256},
             "elsewhere": {"layout": features.kind, "index_sha256": features.index_sha256, "fps": fps},
         }
-        understood = {name: features.columns[name] for name in ("renamed", "left_out") if features.columns.get(name)}
-        identity["elsewhere"] |= {"columns": understood} if understood else {}
+        renamed = {role: name for role, name in features.columns.get("known", {}).items() if role != name}
+        if renamed or features.columns.get("left_out"):
+            identity["elsewhere"]["columns"] = {"renamed": renamed, "left_out": features.columns["left_out"]}
         made_with = {"source": str(source.resolve()), "passed_over": dict(features.passed_over)}
         made_with |= {"columns": features.columns} if features.columns else {}
         counts = {"clips": len(clips), "made": 0, "found": 0, "failed": len(failed), "rows": 0, "invalid_rows": 0}
@@ -145,16 +147,16 @@ def import_features(
 
 def as_lines(manifest: Mapping[str, Any]) -> list[str]:
     """What the features of a stage were made of, in words."""
-    made_with, lines = manifest["made_with"], []
-    columns = dict(made_with.get("columns", {"features": [], "known": {}, "left_out": []}))
-    columns["known"] = [f"{name} as {role}" if name != role else name for role, name in columns["known"].items()]
-    for name, said in (("features", "are features"), ("known", "are known"), ("left_out", "are left out")):
-        names = columns[name]
-        few = [*names[:SHOWN], "…", *names[-SHOWN:]] if len(names) > 2 * SHOWN + 1 else names
-        lines += [f"{len(names)} columns {said}: {', '.join(few)}"] * bool(names)
+    columns, lines = manifest["made_with"].get("columns", {}), []
+    for what, names in columns.items():
+        if what == "known":
+            names = [f"{name} as {role}" if name != role else name for role, name in names.items()]
+        few = [*names[:SHOWN], "…", *names[-SHOWN:]] if len(names) > 2 * SHOWN else names
+        lines += [f"{len(names)} columns are {what.replace('_', ' ')}: {', '.join(few)}"] * bool(names)
     if others := manifest["counts"].get("other_faces"):
         lines.append(f"{others} rows of other faces left out: of each clip the face with the most valid rows is taken")
-    return lines + ([f"files passed over: {kinds_as_text(made_with['passed_over'])}"] * bool(made_with["passed_over"]))
+    passed_over = manifest["made_with"]["passed_over"]
+    return lines + [f"files passed over: {kinds_as_text(passed_over)}"] * bool(passed_over)
 
 
 def _match(names: Sequence[str], clips: pd.DataFrame, data: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -179,14 +181,12 @@ def _survey(
     failed: dict[str, str] = {}
     widths: dict[int, str] = {}
     for key, name in tqdm(named.items(), unit="clip", disable=not progress):
-        try:
+        with _costs(key, failed):
             rows, reasons = features.rows(name)
             if not rows.valid.any():
                 raise ValueError(f"none of its {len(rows.valid)} rows is valid (the first: {reasons[0]}).")
             _check_times(float(rows.t_start_s.max()), videos[key])
             widths.setdefault(rows.features.shape[1], name)
-        except ValueError as error:
-            failed[key] = str(error)
     if not widths:
         raise ValueError(f"a clip at least must have usable features, got none of {len(named)}: {min(failed.values())}")
     if len(widths) > 1:
@@ -280,15 +280,14 @@ def _array(path: Path, index: Path, fps: float | None) -> Features:
     if "row" not in table and len(table) != len(array):
         raise ValueError(f"{index.name} must have a line per row of {path.name}, {len(array)}, got {len(table)}.")
     at = table.pop("row") if "row" in table else pd.Series(range(len(table)), table.index)
-    odd = ~at.between(0, len(array) - 1) | at.duplicated()
+    odd = ~at.between(0, len(array) - 1) | at.duplicated() | (at % 1 != 0)
     if odd.any():
         must = f"{index.name} line {odd.idxmax()}: row must be 0 to {len(array) - 1}, each once"
         raise ValueError(f"{must}, got {at[odd.idxmax()]:g}. Take the index that belongs to {path.name}.")
     table = table.assign(line=table.index, file=index.name)
     numbers = at.to_numpy(np.int64)
     names, rows, others = _of_lines(table, lambda lines: np.asarray(read_npy(path)[numbers[lines]]), fps, {})
-    about = columns.about([]) | {"left_out": []}  # they never were features
-    return Features("array", names, file_sha256(path), rows, file_sha256(index), about, others)
+    return Features("array", names, file_sha256(path), rows, file_sha256(index), other_faces=others)
 
 
 def _tables(
@@ -297,33 +296,25 @@ def _tables(
     """CSVs, turned into one array on disk some lines at a time: as text they may be larger than memory.
 
     `paths` by what the clips are called, "" for a single CSV of many clips, which is refused for what in a folder costs
-    a file's own clip only. A column `clip`, or another with several names in it, tells better whose the rows are. All
-    files must have the columns that most of them have.
+    a file's own clip only. A column `clip` tells better whose the rows are. All files must have the columns that most
+    of them have.
     """
-    numbers, first, parts, failed = scratch / "features.float32", None, [], {}
+    numbers, size, tables, failed, parts = scratch / "features.float32", 0, {}, {}, []
     numbers.touch()
-    headers = {name: _header(path) for name, path in paths.items()}
-    usual = Counter(filter(None, headers.values())).most_common(1)
-    for name, path in sorted(paths.items(), key=lambda item: not usual or headers[item[0]] != usual[0][0]):
-        size = numbers.stat().st_size
-        try:
-            table = open_table(path, wanted)
-            if not (name or "clip" in table.known):
-                raise _no_clip(table)
-            if not table.features:
-                got = f"{', '.join(table.names)}, got none"
-                raise ValueError(f"{path.name} must have columns of features beside {got}.")
-            known, found = _append(numbers, table.ordered_like(first := first or table))
-        except ValueError as error:
-            if not name:
-                raise
-            failed[name] = str(error)
-            os.truncate(numbers, size)
-            continue
-        by_column = "clip" in known and ("clip" in table.names or known["clip"].nunique() > 1)
-        parts.append((known if by_column or not name else known.assign(clip=name), found))
+    for name, path in paths.items():
+        with _costs(name, failed):
+            tables[name] = _opened(path, wanted, needs_clip=not name)
+    kinds = Counter(frozenset(table.names) for table in tables.values())
+    first = max(tables.values(), key=lambda table: kinds[frozenset(table.names)], default=None)
+    for name, table in tables.items():
+        with _costs(name, failed):
+            os.truncate(numbers, size)  # what was written of one that failed
+            known, found = _append(numbers, table.ordered_like(first))
+            parts.append((known if "clip" in table.names or not name else known.assign(clip=name), found))
+            size = numbers.stat().st_size
     if not parts:
-        raise ValueError(f"a clip at least must have usable features, got none of {len(paths)}: {min(failed.values())}")
+        got = "" if "" in paths else f"a clip at least must have usable features, got none of {len(paths)}: "
+        raise ValueError(got + min(failed.values()))
     table, used = pd.concat([known for known, _ in parts], ignore_index=True), np.any([found for _, found in parts], 0)
 
     def read(lines: np.ndarray) -> np.ndarray:  # mapped anew: pages once read do not stay in this process's memory
@@ -333,12 +324,22 @@ def _tables(
     return Features("table", names, sha256, rows, columns=first.about(used), other_faces=others)
 
 
-def _header(path: Path) -> frozenset[str]:
-    """The names of a CSV's columns; none where it is no CSV, which will be said where it is read."""
+@contextmanager
+def _costs(name: str, failed: dict[str, str]) -> Iterator[None]:
+    """Let what is wrong with a clip's features be the reason why the clip is left out."""
     try:
-        return frozenset(open_table(path).names)
-    except ValueError:
-        return frozenset()
+        yield
+    except ValueError as error:
+        failed[name] = str(error)
+
+
+def _opened(path: Path, wanted: Sequence[str], needs_clip: bool) -> FeatureTable:
+    table = open_table(path, wanted)
+    if needs_clip and "clip" not in table.known:
+        raise _no_clip(table)
+    if not table.features:
+        raise ValueError(f"{path.name} must have columns of features beside {', '.join(table.names)}, got none.")
+    return table
 
 
 def _no_clip(table: FeatureTable) -> ValueError:
@@ -401,7 +402,7 @@ def usable_rows(
     """Rows of one clip in the order of time; those with values that are not finite are zero and invalid.
 
     Args:
-        features: Numbers (n, D); (n, 1, D) and (1, n, D) are taken for it.
+        features: Numbers (n, D).
         columns: Some of `frame`, `valid` and `TIMES`, each (n,).
         fps: Frames per second, for rows without times.
         place: Says of which clip a row is, and where.
@@ -409,20 +410,17 @@ def usable_rows(
     Returns:
         The rows, `frame` -1 where it is unknown, and the reason of every invalid one by its number.
     """
-    if features.ndim == 3 and 1 in features.shape[:2]:
-        features = features.reshape(-1, features.shape[2])
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
         raise ValueError(f"features must be numbers of shape (n, D), got {features.dtype} {features.shape}.")
     for name, column in columns.items():
         if column.shape != (len(features),) or column.dtype.kind not in "fiub":
             raise ValueError(f"{name} must be numbers of shape ({len(features)},), got {column.dtype} {column.shape}.")
-    start_s, end_s, frame = _placed(columns, len(features), fps)
-    _, once = np.unique(np.stack([start_s, end_s]), axis=1, return_index=True)
-    if len(once) < len(features):
-        i = int(np.setdiff1d(np.arange(len(features)), once)[0])
-        time = next(name for name in ("t_start_s", "t_s", "frame") if name in columns)
-        got = f"got another with {time} {columns[time][i]:g}. Keep the right one."
-        raise ValueError(f"{place(i)} must have one row at a time, {got}")
+    start_s, end_s, frame = _placed(columns, len(features), fps, place)
+    if (twice := pd.DataFrame({"start": start_s, "end": end_s}).duplicated()).any():
+        i = int(twice.argmax())
+        raise ValueError(
+            f"{place(i)} must have one row at a time, got another at {start_s[i]:g} s. Keep the right one."
+        )
     with np.errstate(over="ignore"):
         features = features.astype(np.float32)
     given = np.asarray(columns.get("valid", np.ones(len(features)))).astype(bool)
@@ -436,7 +434,9 @@ def usable_rows(
     return FeatureFile(features, start_s[order], end_s[order], frame[order], given & usable), reasons
 
 
-def _placed(columns: Mapping[str, np.ndarray], n: int, fps: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _placed(
+    columns: Mapping[str, np.ndarray], n: int, fps: float | None, place: Callable[[int], str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start and end of each row in seconds, and its first frame."""
     start_s, end_s, frame = (columns.get(name) for name in ("t_start_s", "t_end_s", "frame"))
     if (start_s is None) != (end_s is None):
@@ -453,5 +453,5 @@ def _placed(columns: Mapping[str, np.ndarray], n: int, fps: float | None) -> tup
     if wrong.any():
         i = int(wrong.argmax())
         got = f"frame {frame[i]:g}, {start_s[i]:g} to {end_s[i]:g} s"
-        raise ValueError(f"row {i} must have a whole frame and end when or after it starts, got {got}.")
+        raise ValueError(f"{place(i)} must have a whole frame and end when or after it starts, got {got}.")
     return start_s.astype(np.float64), end_s.astype(np.float64), frame.astype(np.int64)

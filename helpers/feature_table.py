@@ -38,30 +38,22 @@ NOT_CSV = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
 REMOVE = " Remove the column, or say which are features (columns)."
 
 
-def _number(text: str) -> float | None:
+def _number(text: str, empty: float | None = None) -> float | None:
     """The number that a text says, to the last bit, which readers of CSV miss; None for another text."""
+    if text.strip() in NOT_A_NUMBER:
+        return empty
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def _finite(text: str) -> float | None:
-    number = _number(text)
-    return number if number is not None and np.isfinite(number) else None
-
-
 def _seconds(text: str) -> float | None:
     """Seconds, or `0 days 00:00:01.50` as openSMILE's package for Python writes them."""
-    if not (clock := re.fullmatch(r"(?:(\d+) days? )?(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())):
-        return _finite(text)
-    days, hours, minutes, seconds = map(float, clock.groups("0"))
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _whole(text: str) -> float | None:
-    number = _finite(text)
-    return number if number is not None and number % 1 == 0 else None
+    try:
+        return pd.Timedelta(text).total_seconds() if ":" in text else _number(text)
+    except ValueError:
+        return None
 
 
 # What a cell must be by the role of its column, and what reads it: None where it is not. Blanks may belong to a name.
@@ -69,11 +61,8 @@ RULES: dict[str | None, tuple[str, Callable[[str], Any]]] = {
     "clip": ("name a clip", lambda text: text if text.strip() else None),
     "face": ("name a face", str),
     "valid": ("be True or False", lambda text: FLAGS.get(text.strip().lower())),
-    "confidence": ("be a number", lambda text: 0.0 if text.strip() in NOT_A_NUMBER else _number(text)),
-    "frame": ("be a whole number", _whole),
-    "row": ("be a whole number", _whole),
-    "t_ms": ("be a number", _finite),
-    None: ("be a number", lambda text: np.nan if text in NOT_A_NUMBER else _number(text)),
+    "confidence": ("be a number", lambda text: _number(text, 0.0)),
+    None: ("be a number", lambda text: _number(text, np.nan)),
 } | dict.fromkeys(("t_s", "t_start_s", "t_end_s"), ("be a number", _seconds))
 
 
@@ -96,24 +85,18 @@ class FeatureTable:
         return [self.names[at] for at in self.features]
 
     def about(self, used: Sequence[bool]) -> dict[str, Any]:
-        """Names of the columns: `features`, of these those that are `used`; `known` by role, and `renamed`, those of
-        them that go by another name than our own; `left_out`.
-        """
+        """Names of the columns: `features`, of these those that are `used`; `known` by role; `left_out`."""
         features = [name for name, is_used in zip(self.feature_names, used, strict=True) if is_used]
         known = {role: self.names[at] for role, at in self.known.items()}
-        renamed = {role: name for role, name in known.items() if name != ROLES[role].split()[0]}
-        taken = {*features, *known.values()}
-        left_out = [name or "(no name)" for name in self.names if name not in taken]
-        return {"features": features, "known": known, "renamed": renamed, "left_out": left_out}
+        left_out = [name or "(no name)" for name in self.names if name not in (*features, *known.values())]
+        return {"features": features, "known": known, "left_out": left_out}
 
     def ordered_like(self, other: "FeatureTable") -> "FeatureTable":
-        """The same with the features in the order of another table; ValueError where what the two hold differs."""
-        ours, theirs = ({*table.feature_names, *table.known} for table in (self, other))
-        if odd := sorted(ours ^ theirs):
-            got = f"{'another' if odd[0] in ours else 'no'} {odd[0]!r}"
+        """The same with the features in the order of another table; ValueError where their columns differ."""
+        if odd := sorted({*self.names} ^ {*other.names}):
+            got = f"{'another' if odd[0] in self.names else 'no'} {odd[0]!r}"
             raise ValueError(f"{self.path.name} must have the columns of {other.path.name}, got {got}.")
-        places = {name: at for at, name in enumerate(self.names)}
-        return replace(self, features=tuple(places[name] for name in other.feature_names))
+        return replace(self, features=tuple(map(self.names.index, other.feature_names)))
 
     def chunks(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
         """Read some lines at a time.
@@ -140,32 +123,32 @@ class FeatureTable:
     def _lines(self) -> Iterator[pd.DataFrame]:
         """Cells by place, some lines at a time, the index their numbers; the last column is what has no name."""
         n, line = len(self.names), self.reading["skiprows"] + 2
-        how = self.reading | {"skiprows": line - 1, "header": None, "names": range(n + 1), "keep_default_na": False}
-        how |= {"na_values": dict.fromkeys(self.features, NOT_A_NUMBER), "low_memory": False, "skip_blank_lines": False}
+        how = self.reading | {"skiprows": line - 1, "header": None, "names": range(n + 1), "index_col": False}
+        how |= {"na_values": dict.fromkeys(self.features, NOT_A_NUMBER), "keep_default_na": False}
         how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(self.features), str)}
+        how |= {"low_memory": False, "skip_blank_lines": False}
         try:
             with pd.read_csv(self.path, chunksize=max(CELLS_AT_A_TIME // (n + 1), 100), **how) as chunks:
                 for chunk in chunks:
-                    if not len(chunk):
-                        raise ValueError(f"{self.path.name} must have lines below its column names, got none.")
-                    longer = ~chunk[n].isin(["", np.nan])  # an empty cell is behind a last separator
-                    if longer.any() or not isinstance(chunk.index, pd.RangeIndex):  # of more cells, some are the index
-                        where = line + int(longer.argmax())
-                        raise self._no_csv(f"it must have a name for each column, line {where} has further cells")
                     chunk.index = range(line, line + len(chunk))
                     line += len(chunk)
-                    blank = chunk.isin(["", np.nan]).all(axis=1) & bool(
-                        self.known
-                    )  # where rows are counted, they count
-                    yield chunk[~blank].copy()
+                    empty = chunk.isin(["", np.nan])
+                    if not empty[n].all():  # an empty cell is behind a last separator
+                        raise _no_csv(
+                            self.path, f"line {empty[n].idxmin()} must not have more cells than there are names"
+                        )
+                    # where rows are counted, blank ones count
+                    yield chunk[~empty.all(axis=1)].copy() if self.known else chunk
         except NOT_CSV as error:
-            raise self._no_csv(error) from None
+            raise _no_csv(self.path, error) from None
+        if line == self.reading["skiprows"] + 2:
+            raise ValueError(f"{self.path.name} must have lines below its column names, got none.")
 
     def _typed(self, chunk: pd.DataFrame, at: int, role: str | None) -> pd.Series:
         """A column with its type; a cell that is not what its role wants is a ValueError with its line."""
-        rule, read = RULES[role]
+        rule, read = RULES.get(role, ("be a number", _number))
         cells = chunk[at].fillna("").astype(str)
-        if self.reading["decimal"] == "," and role not in ("clip", "face"):
+        if self.reading["sep"] != "," and role not in ("clip", "face"):
             cells = cells.str.replace(",", ".")
         values = [read(text) for text in cells]
         if None in values:
@@ -174,8 +157,9 @@ class FeatureTable:
             raise ValueError(got + ("" if role else REMOVE))
         return pd.Series(values, chunk.index, None if values else float)
 
-    def _no_csv(self, error: Exception | str) -> ValueError:
-        return ValueError(f"{self.path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).")
+
+def _no_csv(path: Path, error: Exception | str) -> ValueError:
+    return ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).")
 
 
 def open_table(path: Path, wanted: Sequence[str] = ()) -> FeatureTable:
@@ -189,11 +173,15 @@ def open_table(path: Path, wanted: Sequence[str] = ()) -> FeatureTable:
     Raises:
         ValueError: Not a CSV in UTF-8; two columns of one name.
     """
-    table = FeatureTable(path, _format(path), (), {}, ())
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline().strip("\n")
+    said = re.fullmatch('"?sep=(.)"?', line, re.I)  # by Excel
+    reading = {"sep": said[1] if said else max(",;\t", key=line.count), "skiprows": int(bool(said))}
+    reading["encoding"] = "utf-8-sig"
     try:
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **table.reading)
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **reading)
     except NOT_CSV as error:
-        raise table._no_csv(error) from None
+        raise _no_csv(path, error) from None
     names = tuple(name.strip() for name in first.iloc[0])
     if len(set(filter(None, names))) < sum(map(bool, names)):
         twice = next(name for at, name in enumerate(names) if name in names[:at])
@@ -204,16 +192,6 @@ def open_table(path: Path, wanted: Sequence[str] = ()) -> FeatureTable:
     for word, role in ROLE_OF.items():
         if role and word in plain and roles[at := plain.index(word)] == role:
             known.setdefault(role, at)
-    features = (at for at, role in enumerate(roles) if role is None)
-    features = (at for at in features if not wanted or any(fnmatchcase(names[at], pattern) for pattern in wanted))
-    return replace(table, names=names, known=known, features=tuple(features))
-
-
-def _format(path: Path) -> dict[str, Any]:
-    """How a CSV is written, from its first lines: separator, decimal sign, whether a line `sep=;` comes first."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first, *more = [file.readline().rstrip("\n") for _ in range(4)]
-    said = re.fullmatch('"?sep=(.)"?', first, re.I)
-    sep = said[1] if said else max(",;\t", key=first.count)
-    comma = sep != "," and any(re.fullmatch(r"\s*-?\d+,\d+", cell) for line in more for cell in line.split(sep))
-    return {"sep": sep, "decimal": "," if comma else ".", "skiprows": int(bool(said)), "encoding": "utf-8-sig"}
+    unknown = [at for at, role in enumerate(roles) if role is None]
+    features = [at for at in unknown if not wanted or any(fnmatchcase(names[at], pattern) for pattern in wanted)]
+    return FeatureTable(path, reading, names, known, tuple(features))

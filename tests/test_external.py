@@ -178,7 +178,10 @@ def test_rows_that_are_not_finite_are_invalid_with_their_reason(folder, per_clip
         (lambda p: np.savez(p, features=features(1), t_s=np.arange(3)), r"t_s must be numbers of shape \(4,\)"),
         (lambda p: np.savez(p, features=features(1)[0], t_s=0), r"features must be numbers of shape \(n, D\)"),
         (lambda p: np.savez(p, features=features(1), t_start_s=np.arange(4)), "must come together"),
-        (lambda p: np.savez(p, features=features(1), t_s=[0, 1, np.nan, 3]), "row 2 must have a whole frame and end"),
+        (
+            lambda p: np.savez(p, features=features(1), t_s=[0, 1, np.nan, 3]),
+            "row 2: the clip must have a whole frame and end",
+        ),
         (lambda p: np.savez(p, rows=features(1), times=np.arange(4)), "must hold an array 'features', got rows, times"),
         (lambda p: np.savez(p, np.array([{}], dtype=object)), "is damaged"),
     ],
@@ -206,9 +209,12 @@ def test_a_clip_whose_file_is_damaged_is_left_out_with_its_reason(folder, per_cl
         ("clip,t_s,f0\n_plk5k7PBEg.001,soon,1", "all.csv line 2: t_s must be a number, got 'soon'"),
         ("clip,t_s,f0\n_plk5k7PBEg.001,,1", "all.csv line 2: t_s must be a number, got ''"),
         ("clip,t_s,f0\n,0,1", "all.csv line 2: clip must name a clip"),
-        ("clip,t_s,frame,f0\n_plk5k7PBEg.001,0,0.5,1", "line 2: frame must be a whole number, got '0.5'"),
+        (
+            "clip,t_s,frame,f0\n_plk5k7PBEg.001,0,0.5,1",
+            "all.csv line 2: _plk5k7PBEg.001 must have a whole frame .* got frame 0.5",
+        ),
         ("clip,t_s,valid,f0\n_plk5k7PBEg.001,0,maybe,1", "line 2: valid must be True or False, got 'maybe'"),
-        ("clip,t_s,f0\n_plk5k7PBEg.001,0,1,2", "must have a name for each column"),
+        ("clip,t_s,f0\n_plk5k7PBEg.001,0,1,2", "line 2 must not have more cells than there are names"),
         ("clip,t_s,f0\n_plk5k7PBEg.001,0,1\n_plk5k7PBEg.001,0,1,2", "all.csv is not a CSV in UTF-8 .*line 3"),
         ("who,t_s,f0\na,0,1", "all.csv must have a column 'clip', got who, t_s, f0"),
         ("clip,t_s\n_plk5k7PBEg.001,0", "must have columns of features beside clip, t_s"),
@@ -320,8 +326,7 @@ def test_clips_with_odd_names_come_back_from_our_own_files(tmp_path, source):
 def test_a_clip_with_one_time_twice_is_refused(folder, tmp_path, columns):
     cells = [",".join([k] * (1 + columns.count(","))) for k in "010"]
     (tmp_path / "x.csv").write_text(f"clip,{columns},f0\n" + "".join(f"{KEYS[0]},{cell},5\n" for cell in cells))
-    first = columns.split(",")[0]
-    with pytest.raises(ValueError, match=rf"x\.csv line 4: {KEYS[0]} must have one row at a time, .* {first} 0\."):
+    with pytest.raises(ValueError, match=rf"x\.csv line 4: {KEYS[0]} must have one row at a time, got another at 0 s"):
         import_features(tmp_path / "x.csv", tmp_path / "new", "static", data=folder, fps=5)
     assert not (tmp_path / "new" / "static").exists()
 
