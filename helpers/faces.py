@@ -183,7 +183,8 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
     """
     video, cfg = job
     seen = yield from _watch(video, cfg)
-    if cfg.detector == "haar" and not (seen.face and seen.face.moves) and _has_smaller(seen, cfg):
+    may_be_small = cfg.detector == "haar" and cfg.min_face > SMALLER and not (seen.face and seen.face.moves)
+    if may_be_small and _has_smaller(seen, cfg):
         smaller = yield from _watch(video, replace(cfg, min_face=SMALLER))
         seen = _of_both(seen, smaller, cfg)
     if not seen.face:
@@ -242,10 +243,8 @@ def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _
 
 def _has_smaller(seen: _Seen, cfg: PreparationConfig) -> bool:
     """Whether faces below `min_face` are in so many of the kept looks that all should be searched for them."""
-    searched = ((look, detect_faces(picture, cfg.detector, SMALLER)) for look, picture in seen.kept.items())
-    return cfg.min_face > SMALLER and np.mean([len(faces) > len(seen.found[look]) for look, faces in searched]) > (
-        cfg.min_coverage / 2
-    )
+    searched = {look: detect_faces(picture, cfg.detector, SMALLER) for look, picture in seen.kept.items()}
+    return np.mean([len(faces) > len(seen.found[look]) for look, faces in searched.items()]) > cfg.min_coverage / 2
 
 
 def _of_both(seen: _Seen, smaller: _Seen, cfg: PreparationConfig) -> _Seen:

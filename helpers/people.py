@@ -99,6 +99,5 @@ def _parted(face: list[Place], follower: Follower, cuts: Sequence[int]) -> list[
 def is_still(face: list[Place], follower: Follower) -> bool:
     """Whether a face hardly changes while it is followed, blinks and breathing included: a picture of one."""
     changes = [1 - value for leg in follower.legs if leg.start in face for value in leg.similarity]
-    return (
-        len(changes) >= STILL_S * follower.shots.fps and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
-    )
+    is_long = len(changes) >= STILL_S * follower.shots.fps
+    return is_long and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST

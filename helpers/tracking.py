@@ -188,14 +188,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def face_path(
-    rows: np.ndarray,
-    places: list[Place],
-    legs: list[Leg],
-    shot: np.ndarray,
-    *,
-    every: int,
-    fps: float,
-    max_gap_s: float,
+    rows: np.ndarray, places: list[Place], legs: list[Leg], shot: np.ndarray, every: int, fps: float, max_gap_s: float
 ) -> dict[str, Any]:
     """Give a face a box at every sample of a clip.
 
@@ -217,10 +210,8 @@ def face_path(
     for column in found.T:
         column[fills] = np.interp(fills, known, column[known])
     source[fills] = INTERPOLATED
-    angle_deg = np.full(n, np.nan)
-    if rows.shape[1] == 15:
-        angle_deg = np.where(source, np.interp(np.arange(n), looked, roll_deg(rows)), np.nan)
-    smoothed = np.column_stack([found, angle_deg])
+    roll = roll_deg(rows) if rows.shape[1] == 15 else np.full(len(rows), np.nan)
+    smoothed = np.column_stack([found, np.where(source, np.interp(np.arange(n), looked, roll), np.nan)])
     for cut in np.unique(shot):
         smoothed[shot == cut] = smooth(smoothed[shot == cut], CUT_OFF_S * fps)
     return {

@@ -29,8 +29,8 @@ REFERENCE = "pyav"
 FASTEST = {(codec, "yuv420p"): REFERENCE for codec in ("h264", "hevc", "vp9", "av1")}
 STRICT = {"err_detect": "crccheck+explode"}  # damage is an error, not a picture patched up from its neighbours
 LENIENT = {"err_detect": "crccheck"}
+HELD = 16  # pictures that a decoder holds, at most (Rec. ITU-T H.264, A.3.1)
 # What FFmpeg says where H.264 begins with no IDR picture: it is told to forget, or to use, one that was cut away.
-HELD = 16  # pictures, at most (Rec. ITU-T H.264, A.3.1)
 CUT_AWAY = ("mmco: unref short failure", "number of reference frames", "co located POCs unavailable")
 CUT_AWAY += ("reference picture missing", "Missing reference picture", "illegal short term buffer state")
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
@@ -220,8 +220,8 @@ class FrameStream(Sampled):
     decoder: str
     length: int
 
-    def __init__(self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str):
-        self._frames = self._decode(path, sampling, size, backend)
+    def __init__(self, *how: Any):
+        self._frames = self._decode(*how)
 
     def __next__(self) -> tuple[np.ndarray, float, int]:
         return next(self._frames)
@@ -234,10 +234,10 @@ class FrameStream(Sampled):
             index, t_s = _plan(video, *sampling)
             shapes, wanted, position = shapes_of(video), np.unique(index), 0
             convert = Converter(size, video.stream.sample_aspect_ratio, shapes)
-            if backend == "opencv":
-                pictures = decode_opencv(video, wanted)
-            else:
-                pictures = decode_pyav(video, wanted, backend if backend in HARDWARE else "")
+            decode, *device = (
+                (decode_opencv,) if backend == "opencv" else (decode_pyav, backend.removeprefix(REFERENCE))
+            )
+            pictures = decode(video, wanted, *device)
             why, self.length = "", len(index)
             try:
                 for number, picture, decoder in pictures:
@@ -251,10 +251,10 @@ class FrameStream(Sampled):
             if position < len(index):
                 where = f"from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s)"
                 what = f"cannot be decoded {where}{why}"
-                if len(shapes) > 1 or "not supported" in why:
-                    of = "its picture changes size" if len(shapes) > 1 else "its colours are none that FFmpeg reads"
-                    raise VideoError(f"{path.name}: {what}: {of}. Convert it: ffmpeg -i {path.name} new.mp4.")
-                raise damaged(path, what)
+                if len(shapes) < 2 and "not supported" not in why:
+                    raise damaged(path, what)
+                of = "its picture changes size" if len(shapes) > 1 else "its colours are none that FFmpeg reads"
+                raise VideoError(f"{path.name}: {what}: {of}. Convert it: ffmpeg -i {path.name} new.mp4.")
 
 
 def iter_frames(
