@@ -122,7 +122,7 @@ def check(
         with replacing(csv) as part:
             table.to_csv(part, float_format="%.6g", lineterminator=line_end(table.index))
         inventory.write_rows(left_out, where)
-    if not no_forecast and table["usable"].any():
+    if not no_forecast:
         log.info("running the stages on some of the clips, for a forecast")
         try:
             with without_noise():

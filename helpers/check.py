@@ -89,13 +89,10 @@ def check_clips(
 
     Args:
         root: The folder they lie below.
-        clips, left_out: See `helpers.clips.scan_clips`; of files that were left out, those are shown which are no clips
-            for their names.
+        clips, left_out: See `helpers.clips.scan_clips`; files that are no clips for their names alone are told as well.
         workers: Processes, one clip each; default: one per core that may be used.
         thorough: Decode every frame, which finds damage inside a file.
-        detector, min_face: See `detect_faces`.
-        min_coverage: Share of frames with a face that 02 will ask for; less is a remark here, as looks are few.
-        progress: Whether to show a bar.
+        detector, min_coverage, min_face: Parameters of 02; too few faces are a remark here, as looks are few.
 
     Returns:
         Index `key`, of files that are no clips their path; columns `path`, `bytes`; `codec`, `width`, `height`
@@ -116,7 +113,7 @@ def check_clips(
     found = pd.DataFrame(rows, index=clips.index).join(clips[["path", "bytes"]])
     misnamed = left_out[left_out["kind"].isin(MISNAMED)].rename(columns={"problem": "problems"})
     misnamed = misnamed.set_index(misnamed["path"].rename("key")).assign(bytes=0, codec="", usable=False, remarks="")
-    return pd.concat([found, misnamed])[list(COLUMNS)].astype(COLUMNS)
+    return pd.concat([found, misnamed]).reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def look_at(request: Request) -> Iterator[VideoInfo | Look | int | None]:
@@ -210,45 +207,45 @@ def _row(request: Request, answers: Iterator[Any], min_coverage: float) -> dict[
                     shots = answer
     except BaseException as error:
         problems.append(reason_of(error, request.path.name))
-    widths_px = [look.faces[:, 2].max() for look in looks if len(look.faces)]
-    row = {name: getattr(info, name, None) for name in OF_FILE} | {
-        "codec": info.codec if info else "",
-        "coverage": len(widths_px) / len(looks) if looks else math.nan,
-        "n_faces_max": max((len(look.faces) for look in looks), default=None),
-        "face_px": float(np.median(widths_px)) if widths_px else math.nan,
-    }
-    small_px, n = np.median([look.small_px for look in looks] or 0), len(looks)
-    too_small = (
-        f"the face is too small: {small_px:.0f} px wide, below min_face ({request.min_face:g} of the picture's shorter "
-        "side). Set a smaller min_face in 02, or take a larger picture"
-    )
-    if info and info.duration_s < SHORTEST_S:
-        problems.append(f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)")
-    if row["coverage"] == 0:
-        problems.append(too_small if small_px else f"no face in {n} looked-at frame{'s' if n > 1 else ''}")
-    odd = {
-        f"face in only {len(widths_px)} of {n} looked-at frames: 02 may refuse it": 0 < row["coverage"] < min_coverage,
-        too_small: widths_px and small_px,
-        f"very low resolution face ({row['face_px']:.0f} px wide)": row["face_px"] < SMALLEST_FACE_PX,
-        f"several faces ({row['n_faces_max']} at once)": (row["n_faces_max"] or 0) > 1,
-        f"{shots} shots": shots > 1,
-    }
-    remarks = [text for text, holds in odd.items() if holds] + _remarks(info)
+    row, remarks = {"codec": ""}, []
+    if info:
+        row, wrong, odd = _judged(info, looks, request.min_face, min_coverage)
+        problems += [text for text, holds in wrong.items() if holds]
+        remarks = [text for text, holds in odd.items() if holds] + [*info.remarks, *[f"{shots} shots"] * (shots > 1)]
     return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": "; ".join(remarks)}
 
 
-def _remarks(info: VideoInfo | None) -> list[str]:
-    """What is odd about a file and does not make it unusable."""
-    if not info:
-        return []
-    short = f"shorter than one segment ({info.duration_s:.2f} s of {SEGMENT_S} s): its only row is padded"
+def _judged(
+    info: VideoInfo, looks: list[Look], min_face: float, min_coverage: float
+) -> tuple[dict[str, Any], dict[str, bool], dict[str, bool]]:
+    """Columns of a clip; what may be wrong with it, and what odd, and whether it is."""
+    n, widths_px = len(looks), [look.faces[:, 2].max() for look in looks if len(look.faces)]
+    coverage = len(widths_px) / n if n else math.nan
+    n_faces = max((len(look.faces) for look in looks), default=0)
+    face_px = float(np.median(widths_px)) if widths_px else math.nan
+    small_px = np.median([look.small_px for look in looks] or 0)
+    length, share = f"{info.duration_s:.2f} s", f"{min_face:g} of the picture's shorter side"
+    too_small = (
+        f"the face is too small: {small_px:.0f} px wide, below min_face ({share}). Set a smaller min_face in 02, or "
+        "take a larger picture"
+    )
+    wrong = {
+        f"too short for any motion ({length}, at least {SHORTEST_S} s needed)": info.duration_s < SHORTEST_S,
+        too_small: coverage == 0 and small_px > 0,
+        f"no face in {n} looked-at frame{'s' if n > 1 else ''}": coverage == 0 and small_px == 0,
+    }
     odd = {
-        short: SHORTEST_S <= info.duration_s < SEGMENT_S,
+        f"face in only {len(widths_px)} of {n} looked-at frames: 02 may refuse it": 0 < coverage < min_coverage,
+        too_small: coverage > 0 and small_px > 0,
+        f"very low resolution face ({face_px:.0f} px wide)": face_px < SMALLEST_FACE_PX,
+        f"several faces ({n_faces} at once)": n_faces > 1,
+        f"shorter than one segment ({length} of {SEGMENT_S} s): its only row is padded": info.duration_s < SEGMENT_S,
         f"rate below {LOWEST_FPS:g} fps ({info.fps:.1f})": info.fps < LOWEST_FPS,
         "variable frame rate": info.variable_rate,
         "mirrored": info.mirrored,
     }
-    return [text for text, holds in odd.items() if holds] + list(info.remarks)
+    of_faces = {"coverage": coverage, "n_faces_max": n_faces if n else None, "face_px": face_px}
+    return {name: getattr(info, name) for name in OF_FILE} | of_faces, wrong, odd
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -2,8 +2,8 @@
 
 In: the table of `helpers.check` and the parameters of the run. Out: a table with one row per stage, and the same as
 text. The stages themselves are run, 02 to 04, with random weights of the same shape, into a folder that is then
-removed: on the beginning of one clip, which pays for starting, then on that of several, whose further seconds are what
-a second of clip costs. Features, not the files of the run's notebooks, make up the disk.
+removed: on the first seconds of few clips, which pay for starting, then on more of several, whose further seconds are
+what a second of clip costs. Features, not the files of the run's notebooks, make up the disk.
 """
 
 import shutil
@@ -30,11 +30,10 @@ STAGES = {
     "03 static": ("03_static_extraction", "static"),
     "04 dynamic": ("04_dynamic_extraction", "dynamic"),
 }
-FIRST_S = 2.0  # of one clip: what a stage takes for it is mostly its start
+FIRST_S = 2.0  # of few clips: what a stage takes for them is mostly its start
 EXCERPT_S = 6.0  # of several clips: long enough for rows, short enough for clips of any length and size
 WHOLE_S = 60.0  # a clip that cannot be cut is run as a whole up to this length
-MOST_CLIPS = 32  # for all cores of a large machine
-CANDIDATES = 3  # clips that are tried first, since a few looks do not show that a whole clip can be used
+FEWEST_CLIPS, MOST_CLIPS = 6, 32  # of which half are run first: a clip may be unusable; enough for all cores
 BOUND = 0.8  # share of its time that a stage waits for the network when the network bounds it
 
 
@@ -65,7 +64,7 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
         first one run), `clips`, `clip_hours`, `device`, `flow`, and `trees` (what 03 and 04 read instead of videos).
 
     Raises:
-        ValueError: no clip is usable, a tree holds none of them, or none of those tried can be run; says why.
+        ValueError: no clip is usable, a tree holds none of them, or none of those tried can be run.
     """
     from helpers.device import chosen_device
     from helpers.machine import enable_memory_growth
@@ -74,68 +73,58 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     usable = checked[checked["usable"]]
     if usable.empty:
         raise ValueError("a forecast needs at least one usable clip, got none. See the problems above.")
-    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, *_) in STAGES.items()}
-    trees = {"03 static": configs["03 static"].faces_dir, "04 dynamic": configs["04 dynamic"].flow_dir}
-    trees = {stage: folder for stage, folder in trees.items() if folder}
-    in_trees = usable
+    configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
+    trees, in_trees = {stage: tree_of(cfg) for stage, cfg in configs.items() if tree_of(cfg)}, usable
     for stage in trees:
         in_trees = in_trees[in_trees.index.isin(open_source(configs[stage], usable.index).named)]
     if in_trees.empty:
         raise ValueError(f"a forecast needs a clip that all trees hold, got none in {' and '.join(trees.values())}.")
     enable_memory_growth()
-    chosen, first, then = _run_some(in_trees, Path(root), configs, trees)
+    unlike = (in_trees["duration_s"] - in_trees["duration_s"].median()).abs().round(1)
+    several = in_trees.loc[unlike.sort_values(kind="stable").index[: min(max(FEWEST_CLIPS, 2 * cores()), MOST_CLIPS)]]
+    few = several.head(max(1, len(several) // 2))
+    with tempfile.TemporaryDirectory() as folder:
+        first = _run_stages(few, Path(root), Path(folder, "first"), FIRST_S, configs)
+        then = _run_stages(several, Path(root), Path(folder, "then"), EXCERPT_S, configs)
     devices = {stage: chosen_device(configs[stage].device.upper()) for stage in ("03 static", "04 dynamic")}
-    names = [d["name"] + ("" if d["kind"] == "GPU" else f" ({cores()} cores, no GPU)") for d in devices.values()]
+    kinds = {stage: device["kind"] for stage, device in devices.items()}
+    names = {d["name"] + ("" if d["kind"] == "GPU" else f" ({cores()} cores, no GPU)") for d in devices.values()}
     total_s = float(usable["duration_s"].sum())
-    rows = {stage: scaled(first[stage], then[stage], stage in devices and devices[stage]["kind"]) for stage in STAGES}
+    rows = {stage: scaled(first[stage], then[stage], kinds.get(stage)) for stage in STAGES}
     rows["05 alignment"] = {"per_s": 0.0, "start_s": 0.0, "bound": ""}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
     table["hours"] = (table["per_s"] * total_s + table["start_s"]) / 3600
-    bytes_per_s = [then[stage].n_bytes / then[stage].clip_s for stage in STAGES]
+    bytes_per_s = [of.n_bytes / of.clip_s for of in then.values()]
     bytes_per_s.append(aligned_bytes(then, NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"])))
     table["bytes"] = (np.array(bytes_per_s) * total_s).round().astype(int)
     flow = "stored" if "04 dynamic" in trees else configs["04 dynamic"].flow
-    about = {"clip": chosen, "clips": len(usable), "clip_hours": total_s / 3600}
-    table.attrs = about | {"device": " and ".join(dict.fromkeys(names)), "flow": flow, "trees": trees}
+    table.attrs = {"clip": few.index[0], "clips": len(usable), "clip_hours": total_s / 3600}
+    table.attrs |= {"device": " and ".join(sorted(names)), "flow": flow, "trees": trees}
     return table
 
 
-def _run_some(
-    clips: pd.DataFrame, root: Path, configs: dict[str, Any], trees: dict[str, str]
-) -> tuple[str, dict[str, Profile], dict[str, Profile]]:
-    """Run the stages on one clip of about median length, then on several; the key of the one, and both profiles."""
-    order = (clips["duration_s"] - clips["duration_s"].median()).abs().round(1).sort_values(kind="stable").index
-    reasons = []
-    with tempfile.TemporaryDirectory() as folder:
-        for key in order[:CANDIDATES]:
-            try:
-                first = _run_stages(clips.loc[[key]], root, Path(folder, f"{len(reasons)}"), FIRST_S, configs, trees)
-            except Exception as error:  # of the clip, whatever its class, or the next one will say it again
-                reasons.append(f"{key}: {error}")
-                continue
-            several = clips.loc[order[: min(MOST_CLIPS, 2 * cores())]]
-            return key, first, _run_stages(several, root, Path(folder, "several"), EXCERPT_S, configs, trees)
-    raise ValueError(f"a forecast needs a clip that can be run, got {'; '.join(reasons)}.")
+def tree_of(cfg: Any) -> str:
+    """The folder that a stage reads instead of videos, "" where it reads those."""
+    return getattr(cfg, "faces_dir", "") or getattr(cfg, "flow_dir", "")
 
 
 def _run_stages(
-    clips: pd.DataFrame, root: Path, folder: Path, seconds: float, configs: dict[str, Any], trees: dict[str, str]
+    clips: pd.DataFrame, root: Path, folder: Path, seconds: float, configs: dict[str, Any]
 ) -> dict[str, Profile]:
     """Run the stages into a folder, on the first `seconds` of each clip, or on all that a tree holds."""
     from helpers.extract import extract_dynamic, extract_static
     from helpers.faces import prepare_clips
 
-    run = dict(zip(STAGES, (prepare_clips, extract_static, extract_dynamic), strict=True))
     lengths_s, found = beginnings(clips, root, folder, seconds), {}
     clips = clips.loc[lengths_s.index]
-    for stage, cfg in configs.items():
+    for (stage, cfg), run in zip(configs.items(), (prepare_clips, extract_static, extract_dynamic), strict=True):
         random = {"weights": "random"} if hasattr(cfg, "weights") else {}
         cfg = replace(cfg, data_dir=str(folder), out_dir=str(folder / "run"), progress=False, **random)
         started_s = time.perf_counter()
-        manifest = run[stage](clips[["path"]], cfg)
+        manifest = run(clips[["path"]], cfg)
         spent_s = time.perf_counter() - started_s
-        of = clips["duration_s"] if stage in trees else lengths_s
-        found[stage] = _profile(folder / "run" / STAGES[stage][1], manifest, spent_s, of)
+        read_s = clips["duration_s"] if tree_of(cfg) else lengths_s
+        found[stage] = _profile(folder / "run" / STAGES[stage][1], manifest, spent_s, read_s)
     return found
 
 
@@ -149,19 +138,15 @@ def beginnings(clips: pd.DataFrame, root: Path, folder: Path, seconds: float) ->
     """
     lengths_s, hindered = {}, None
     for key, path, whole_s in clips[["path", "duration_s"]].itertuples():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        excerpt = folder / path
+        excerpt.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if whole_s > seconds:
-                write_excerpt(root / path, folder / path, seconds)
-                whole_s = probe(folder / path).duration_s
-            else:
-                shutil.copy(root / path, folder / path)
+            lengths_s[key] = probe(write_excerpt(root / path, excerpt, seconds)).duration_s
         except Exception as error:
             hindered = error
-            if whole_s > WHOLE_S:
-                continue
-            shutil.copy(root / path, folder / path)
-        lengths_s[key] = whole_s
+            if whole_s <= WHOLE_S:
+                shutil.copy(root / path, excerpt)
+                lengths_s[key] = whole_s
     if not lengths_s:
         raise hindered
     return pd.Series(lengths_s)
@@ -169,22 +154,17 @@ def beginnings(clips: pd.DataFrame, root: Path, folder: Path, seconds: float) ->
 
 def _profile(folder: Path, manifest: dict[str, Any], spent_s: float, lengths_s: pd.Series) -> Profile:
     """Read what a stage made and where its time went; ValueError where no clip could be used."""
-    files = {key: folder / f"{key}.npz" for key in lengths_s.index}
-    made = [key for key, path in files.items() if path.is_file()]
-    if not made:
-        raise ValueError(manifest["failed"][0]["reason"])
+    sizes = {key: path.stat().st_size for key in lengths_s.index if (path := folder / f"{key}.npz").is_file()}
+    if not sizes:
+        failed = manifest["failed"][0]
+        raise ValueError(f"a forecast needs a clip that can be run, got {failed['clip']}: {failed['reason']}")
     log, counts = folder / "extraction_log.json", manifest["counts"]
-    return Profile(
-        spent_s=spent_s,
-        network_s=read_json(log)["seconds_spent"]["network"] if log.is_file() else 0.0,
-        clip_s=float(lengths_s[made].sum()),
-        n_bytes=sum(files[key].stat().st_size for key in made),
-        rows=counts.get("rows", 0),
-        dim=counts.get("feature_dim", 0),
-    )
+    network_s = read_json(log)["seconds_spent"]["network"] if log.is_file() else 0.0
+    clip_s, n_bytes = float(lengths_s[list(sizes)].sum()), sum(sizes.values())
+    return Profile(spent_s, network_s, clip_s, n_bytes, counts.get("rows", 0), counts.get("feature_dim", 0))
 
 
-def scaled(first: Profile, then: Profile, kind: str) -> dict[str, Any]:
+def scaled(first: Profile, then: Profile, kind: str | None) -> dict[str, Any]:
     """What a second of clip costs beyond the start, and what bounds it."""
     further = [getattr(then, name) - getattr(first, name) for name in ("clip_s", "spent_s", "network_s")]
     clip_s, spent_s, network_s = further if min(further[:2]) > 0 else (then.clip_s, then.spent_s, then.network_s)
@@ -204,28 +184,29 @@ def aligned_bytes(profiles: dict[str, Profile], cfg: AlignmentConfig) -> float:
     return 4 * (static * dims[0] + dynamic * dims[1] + static * sum(dims))  # 4: float32
 
 
-def forecast_text(table: pd.DataFrame, out: str | Path = "results") -> str:
-    """The forecast as lines, and whether the disk that `out` is on has room for it."""
-    facts = table.attrs
+def forecast_text(table: pd.DataFrame) -> str:
+    """The forecast as lines, and whether the disk that `results/` is on has room for it."""
+    facts, together = table.attrs, table[["hours", "bytes"]].sum()
     lines = [
         f"Forecast for {facts['clips']} clips ({duration_text(facts['clip_hours'])}) on {facts['device']}:",
         f"{'stage':15} {'per second':>11} {'start':>6}  {'bound by':8}  {'time':18} {'disk':>9}",
-        *(
-            f"{row.Index:15} {row.per_s:9.3f} s {row.start_s:4.0f} s  {row.bound:8}  {duration_text(row.hours):18} "
-            f"{_size(row.bytes):>9}"
-            for row in table.itertuples()
-        ),
-        f"{'together':45} {duration_text(table['hours'].sum()):18} {_size(table['bytes'].sum()):>9}",
+    ]
+    for row in table.itertuples():
+        lines.append(f"{row.Index:15} {row.per_s:9.3f} s {row.start_s:4.0f} s  {row.bound:8}  {_cost(row)}")
+    lines += [
+        f"{'together':45} {_cost(together)}",
         f"Measured on {facts['clip']} and others with {facts['flow']} flow and random weights of the same shape; per",
         "second of clip. 06 and 07 are not in it; 05 is for its files only.",
     ]
     lines += [f"{stage} reads {folder} instead of the videos." for stage, folder in facts["trees"].items()]
-    if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
-        lines.append("The cores bound every stage: a second GPU would make none of them faster.")
-    folder = resolve(out)
+    folder = resolve("results")
     free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
-    enough = "" if free > table["bytes"].sum() else " WARNING: not enough. Name a larger disk with --out."
+    enough = "" if free > together.bytes else " WARNING: not enough. Name a larger disk with --out."
     return "\n".join([*lines, f"Free on the disk of {folder}: {_size(free)}.{enough}"])
+
+
+def _cost(row: Any) -> str:
+    return f"{duration_text(row.hours):18} {_size(row.bytes):>9}"
 
 
 def _size(n_bytes: float) -> str:
