@@ -19,7 +19,7 @@ from av.bitstream import BitStreamFilterContext
 from av.filter import Graph
 from av.video.reformatter import VideoReformatter
 
-from helpers.container import OpenVideo, open_container, orientation
+from helpers.container import OpenVideo, VideoError, open_container, orientation
 
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
 RESCALING = ("vp9", "av1")  # their pictures may change size anywhere, those of others at key pictures
@@ -42,8 +42,11 @@ Shapes = dict[tuple[int, int], Fraction | None]  # by stored width and height: t
 
 
 def shapes_of(video: OpenVideo) -> Shapes:
-    """The shapes of a clip's pictures, from key pictures spread over it; {} where the first picture tells it alone."""
-    shapes, told = {}, video.stream.sample_aspect_ratio
+    """The shapes of a clip's pictures, from key pictures spread over it; {} where the first picture tells it alone.
+
+    VideoError: pictures of one size have pixels of several shapes, which a decoded picture does not tell.
+    """
+    shapes, aspects, told = {}, {}, video.stream.sample_aspect_ratio
     if not _may_change(video):
         return shapes
     keys = video.keys[np.unique(np.linspace(0, len(video.keys) - 1, LOOKS).astype(int))]
@@ -54,8 +57,11 @@ def shapes_of(video: OpenVideo) -> Shapes:
             if packet.is_keyframe and (packet.dts if packet.pts is None else packet.pts) in keys:
                 with suppress(av.FFmpegError):  # damage is told when all is decoded
                     for picture in (*codec.decode(packet), *codec.decode(None)):
-                        aspect = codec.sample_aspect_ratio or told
-                        shapes.setdefault((picture.width, picture.height), aspect if shapes else told)
+                        size, aspect = (picture.width, picture.height), codec.sample_aspect_ratio
+                        if aspects.setdefault(size, aspect) != aspect:
+                            convert = f"Convert it: ffmpeg -i {video.path.name} -vf scale=iw*sar:ih,setsar=1 new.mp4."
+                            raise VideoError(f"{video.path.name}: its pixels change their shape. {convert}")
+                        shapes.setdefault(size, aspect or told if shapes else told)
                 codec.flush_buffers()
     return shapes
 

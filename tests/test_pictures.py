@@ -158,6 +158,14 @@ def test_a_loss_where_the_size_changes_is_named(tmp_path):
         read_frames(path)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_pixels_that_change_their_shape_are_named(tmp_path, codec):
+    parts, aspects = [disc(13, 320, 240)] * 2, [Fraction(12, 11), Fraction(16, 11)]
+    path = write_parts(tmp_path / "clip.ts", parts, codec, sample_aspect_ratio=aspects)
+    with pytest.raises(VideoError, match="clip.ts: its pixels change their shape"):
+        read_frames(path)
+
+
 def pq(light: np.ndarray) -> np.ndarray:
     """SMPTE ST 2084 of light, 1 at 203 cd/m²."""
     power = (light * 203 / 10_000) ** (2610 / 16384)
