@@ -11,8 +11,7 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ HEADINGS = {"videoname": "clip", "neurotisicm": "neuroticism", "extroversion": "
 NOT_A_NUMBER = {"", "nan", "na", "n/a", "#n/a", "<na>", "none", "null", "-", "–", "—", ".", "?"}
 SEPARATORS = ",;\t| "
 HEAD_LINES = 20  # in which the column names must stand; before them `sep=`, titles and comments
-HEAD_CHARACTERS = 100_000
 
 Line = tuple[str, list[str]]  # where it stands, for messages; its cells
 
@@ -39,15 +37,30 @@ def table_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: no such table; a column is missing or there twice; a cell is no number; a line without a clip.
     """
-    lines = _excel_lines(path) if path.suffix.lower() == ".xlsx" else _text_lines(path)
-    headings = _head(path, lines)
+    tables = _excel_sheets(path) if path.suffix.lower() == ".xlsx" else _text_tables(path)
+    seen: list[str] = []
+    for lines in tables:
+        if (head := _place_of_head(lines)) is not None:
+            break
+        seen = seen or next((cells for _, cells in lines if any(map(str.strip, cells))), [])
+    else:
+        if not seen:
+            raise ValueError(f"{path.name} must begin with a line of column names, got none.")
+        raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(seen[:20])}.")
+    headings = lines[head][1]
     columns = columns_of(path, headings, ["clip", *targets], STATED)
-    for where, cells in lines:
+    for where, cells in lines[head + 1 :]:
         if rest := list(filter(str.strip, cells[len(headings) :])):
             raise ValueError(f"{where} must have at most {len(headings)} fields, got {len(headings) + len(rest)}.")
         cells += [""] * (len(headings) - len(cells))
         if any(map(str.strip, cells)):
             yield _table_row({name: cells[at].strip() for name, at in columns.items()}, targets, where)
+
+
+def _place_of_head(lines: list[Line]) -> int | None:
+    """The place of the line of column names."""
+    is_clip = [any(heading_name(cell.partition("(")[0]) == "clip" for cell in cells) for _, cells in lines[:HEAD_LINES]]
+    return is_clip.index(True) if any(is_clip) else None
 
 
 def columns_of(
@@ -60,20 +73,18 @@ def columns_of(
     """
     full = [heading_name(heading) for heading in headings]
     bare = [heading_name(re.sub(r"\s*[(\[].*[)\]]\s*$", "", heading)) for heading in headings]
-    spelled = [full, bare]
-    if set("ocean") <= set(bare):
-        initials = {trait[0]: trait for trait in TRAITS}
-        spelled.append([initials.get(name, "") for name in bare])
+    initials = {trait[0]: trait for trait in TRAITS} if set("ocean") <= set(bare) else {}
     columns = {}
     for name in (*wanted, *optional):
-        kinds = spelled if name in wanted else [full]
-        places = next(filter(None, ([i for i, n in enumerate(kind) if n == heading_name(name)] for kind in kinds)), [])
-        if len(places) > 1:
-            raise ValueError(f"{path.name} must have one column {heading_name(name)!r}, got two.")
-        if not places and name in wanted:
+        for spelled in (full, bare, [initials.get(heading, "") for heading in bare]):
+            places = [place for place, heading in enumerate(spelled) if heading == heading_name(name)]
+            if len(places) > 1:
+                raise ValueError(f"{path.name} must have one column {heading_name(name)!r}, got two.")
+            if places:
+                columns[name] = places[0]
+                break
+        if name in wanted and name not in columns:
             raise ValueError(f"{path.name} must have a column {name!r}, got {', '.join(headings[:20]) or 'none'}.")
-        if places:
-            columns[name] = places[0]
     return columns
 
 
@@ -82,22 +93,6 @@ def heading_name(text: str) -> str:
     name = unicodedata.normalize("NFC", text).strip().casefold()
     name = name.removeprefix("value") or name
     return HEADINGS.get(name, name)
-
-
-def _is_head(cells: Iterable[str]) -> bool:
-    return any(heading_name(cell.partition("(")[0]) == "clip" for cell in cells)
-
-
-def _head(path: Path, lines: Iterator[Line]) -> list[str]:
-    """The line of column names, which is taken from the lines with all before it."""
-    seen = []
-    for _, cells in islice(lines, HEAD_LINES):
-        if _is_head(cells):
-            return cells
-        seen += [cells] if any(map(str.strip, cells)) else []
-    if not seen:
-        raise ValueError(f"{path.name} must begin with a line of column names, got none.")
-    raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(seen[0][:20])}.")
 
 
 def _table_row(cells: dict[str, str], targets: Sequence[str], where: str) -> dict[str, Any]:
@@ -122,44 +117,34 @@ def _number(text: str, what: str) -> float:
         raise ValueError(f"{what} must be a number, got {text!r}.") from None
 
 
-def _text_lines(path: Path) -> Iterator[Line]:
+def _text_tables(path: Path) -> Iterator[list[Line]]:
+    """The lines as each separator parts them, or as that of Excel's line `sep=;` does."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), skipinitialspace=True)
-        for cells in lines:
-            yield f"{path.name} line {lines.line_num}", cells
+        said = re.match(r'"?sep=(.)', text, re.I)
+        for separator in said[1] if said else SEPARATORS:
+            lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+            yield [(f"{path.name} line {lines.line_num}", cells) for cells in lines]
     except UnicodeDecodeError:
         raise ValueError(f"{path.name} must be UTF-8 text. Save it as CSV UTF-8.") from None
     except csv.Error as error:
         raise ValueError(f"{path.name} is not CSV ({error}).") from None
 
 
-def _separator(text: str) -> str:
-    """What parts the cells: as Excel's line `sep=;` says, or the most frequent one of the line of column names."""
-    heads = text[:HEAD_CHARACTERS].splitlines()[:HEAD_LINES]
-    if heads and (said := re.match(r'"?sep=(.)', heads[0], re.I)):
-        return said[1]
-    for line in heads:
-        for separator in sorted(SEPARATORS, key=lambda each: (each == " ", -line.count(each))):
-            if _is_head(cell.strip().strip('"') for cell in line.split(separator)):
-                return separator
-    return max(SEPARATORS[:-1], key=heads[0].count) if heads else ","
-
-
-def _excel_lines(path: Path) -> Iterator[Line]:
-    """Lines of the first sheet with a column `clip`; where there is none, of the first one."""
+def _excel_sheets(path: Path) -> list[list[Line]]:
+    """The lines of the sheets that hold any, those with a column `clip` first."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of what Excel knows and openpyxl does not
-            sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=str, na_filter=False, engine="openpyxl")
+            read = pd.read_excel(path, sheet_name=None, header=None, dtype=str, na_filter=False, engine="openpyxl")
     except ImportError:
         advice = "Run pip install openpyxl, or save it as ratings.csv."
         raise ValueError(f"{path.name} is read with openpyxl, which is not installed. {advice}") from None
     except Exception as error:  # openpyxl raises whatever it stumbles over
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path.name} is not a workbook of Excel ({reason}). Save it anew, or as CSV UTF-8.") from None
-    filled = {title: sheet.fillna("").to_numpy().tolist() for title, sheet in sheets.items() if len(sheet)}
-    tables = [title for title, rows in filled.items() if any(map(_is_head, rows[:HEAD_LINES]))]
-    chosen = next(iter([*tables, *filled]), None)
-    if others := [title for title in filled if title != chosen]:
+    rows = {title: enumerate(sheet.fillna("").to_numpy().tolist(), 1) for title, sheet in read.items() if len(sheet)}
+    sheets = {title: [(f"{path.name} row {n}", cells) for n, cells in lines] for title, lines in rows.items()}
+    chosen, *others = sorted(sheets, key=lambda title: _place_of_head(sheets[title]) is None) or [""]
+    if others:
         log.warning("%s: the sheet %r is read, and not %s", path.name, chosen, ", ".join(map(repr, others)))
-    return ((f"{path.name} row {n}", cells) for n, cells in enumerate(filled.get(chosen, []), 1))
+    return [sheets[title] for title in (chosen, *others) if sheets]
