@@ -92,9 +92,7 @@ def run(
 def check(
     data: Positional[Annotated[Path, option("folder of clips, with or without ratings", "DIR")]],
     *,
-    csv: Annotated[
-        Path | None, option("write the table here, every clip and column; beside it what is no clip", "FILE")
-    ] = None,
+    csv: Annotated[Path | None, option("write the whole table here, beside it what is no clip", "FILE")] = None,
     limit: Annotated[int, option("the first N clips only", "N")] = 0,
     thorough: Annotated[bool, option("decode every frame, to find damage inside")] = False,
     params: Annotated[Path | None, option("parameters that the run will have", "FILE.yaml")] = None,
@@ -134,9 +132,7 @@ def check(
 
 
 @app.command
-def report(
-    run: Positional[Annotated[Path, option("the run's folder", "DIR")]],
-) -> int:
+def report(run: Positional[Annotated[Path, option("the run's folder", "DIR")]]) -> int:
     """Write summary.json and report.html of a run again."""
     from helpers import workbook
 
@@ -169,11 +165,10 @@ def score(
     page = files.pop("html")
     how = {"faces": N_FACES if page else 0, "report": scores.print_score}
     results = scores.score_all([video, *more], load_scorer(model), **files, **how)
-    failed = sum(isinstance(result, scores.Unusable) for result in results)
-    if failed:
+    if failed := sum(isinstance(result, scores.Unusable) for result in results):
         print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
-    if written := [str(path) for path in files.values() if path]:
-        print(f"written: {', '.join(written)}", flush=True)
+    for path in filter(None, files.values()):
+        print(f"written: {path}", flush=True)
     if page:
         from helpers import workbook
 
@@ -218,9 +213,7 @@ def export(
 @app.command
 def weights(
     action: Positional[Annotated[Literal["list", "fetch", "verify", "convert"], option("what to do")]],
-    names: Positional[
-        Annotated[tuple[str, ...], option("names of the list, or all; verify: all that is there", "[NAME ...]")]
-    ] = (),
+    names: Positional[Annotated[tuple[str, ...], option("of the list, or all (verify: if there)", "[NAME ...]")]] = (),
     *,
     folder: Annotated[Path | None, option("your weights folder; default: OCEAN_WEIGHTS", "DIR")] = None,
 ) -> int:

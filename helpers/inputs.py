@@ -35,7 +35,7 @@ def check_inputs(
     """Raise before any work is done: no clips, unreadable ratings or none to train on, a folder that cannot be written,
     absent weights. What 06 could not train on is a warning where it is not among the `chosen`.
 
-    Returns the clips, those of the keys `stored` if there are any, and what was left out: see `scan_clips`.
+    Returns what `scan_clips` returns, or the clips of the keys `stored` if there are any.
     """
     if out == data:
         raise ValueError(f"--out must be another folder than --data, got {data} for both. Name one in it, or beside.")

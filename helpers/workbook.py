@@ -22,7 +22,6 @@ import yaml
 
 from helpers.config import NOTEBOOKS
 from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, write_json
-from helpers.names import video_files
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +37,11 @@ WRITES = {
     "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
     "09_score_a_clip": ("score.json", "score.csv"),
 }
-ANALYSIS, PREPARATION, TRAINING = "01_data_analysis", "02_clip_preparation", "06_training"
-SCORE = "09_score_a_clip"
+ANALYSIS, PREPARATION, STATIC, DYNAMIC, _, TRAINING, ATTENTION, CLASSES, SCORE = list(WRITES)[1:]
 REPORT = "10_report"  # executed after the others whenever one of them was
-NEED_VIDEOS = ("01_data_analysis", "02_clip_preparation", "07_attention_visualization", "09_score_a_clip")
-TREES = {"03_static_extraction": "faces_dir", "04_dynamic_extraction": "flow_dir"}  # read instead of videos
-CLASSES, CLASS_FOLDER = "08_clip_classification", "motion"  # labelled clips, beside those with ratings
+NEED_VIDEOS = (ANALYSIS, PREPARATION, ATTENTION, SCORE)
+TREES = {STATIC: "faces_dir", DYNAMIC: "flow_dir"}  # read instead of videos
+CLASS_FOLDER = "motion"  # of labelled clips, beside those with ratings
 
 
 class WorkbookError(RuntimeError):
@@ -66,14 +64,8 @@ def read_params(path: str | Path) -> dict[str, dict[str, Any]]:
     """Read a YAML file of parameters: one section per notebook, called by its name or its two digits."""
     try:
         sections = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except IsADirectoryError:
-        raise ValueError(
-            f"the file of parameters must be a YAML file, {path} is a folder. Name a file in it."
-        ) from None
-    except UnicodeDecodeError:
-        raise ValueError(f"the file of parameters must be UTF-8 text, {path} is not. Save it as UTF-8.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} must be YAML in UTF-8, got {' '.join(str(error).split())}. Correct it.") from None
     if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
         raise ValueError(f"{path} must hold one section of `name: value` lines per notebook.")
     return {full_name(str(name), path): values for name, values in sections.items()}
@@ -130,18 +122,18 @@ def select(only: str | None = None, start: str | None = None) -> list[str]:
 
 
 def stored_keys(tasks: list[Task], data: Path) -> list[str]:
-    """Keys of the clips of the first tree that the tasks name, where there is no video below the data folder.
+    """Keys of the clips of the first tree that the tasks name, where there is no clip below the data folder.
 
-    Without the videos `NEED_VIDEOS` cannot be run, and the tree says which clips there are. Every tree is opened, so
-    that one which cannot be used at all is refused before any work.
+    Every tree is opened, so that one which cannot be used at all is refused before any work.
     """
     named = [task for task in tasks if task.parameters.get(TREES.get(task.name))]
     if not named:
         return []
+    from helpers.inventory import take_inventory
     from helpers.sources import open_tree  # takes as long to import as the rest
 
     trees = [open_tree(NOTEBOOKS[task.name].checked(task.parameters)) for task in named]
-    return [] if next(video_files(data), None) else list(trees[0].clips)
+    return [] if take_inventory(data).clips else list(trees[0].clips)
 
 
 def without_videos(tasks: list[Task], chosen: list[str], data: Path) -> list[str]:
@@ -168,19 +160,15 @@ def settle_detector(tasks: list[Task], out: Path, chosen: Sequence[str]) -> None
     parameters = next(task.parameters for task in tasks if task.name == PREPARATION)
     if parameters.get("detector") == "auto":
         faces = out / "faces"
-        parameters["detector"] = (
-            chosen_detector("auto", faces) if PREPARATION in chosen else found_with(faces) or "auto"
-        )
+        settled = chosen_detector("auto", faces) if PREPARATION in chosen else found_with(faces)
+        parameters["detector"] = settled or "auto"
 
 
 def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = None) -> int:
     """Execute the tasks that are not done; return how many were executed. WorkbookError at the first that fails.
 
-    Args:
-        tasks: All notebooks in order: what a notebook depends on includes those before it.
-        data: Folder of clips.
-        out: Folder of the run.
-        chosen: Names of those that may be executed; default all. 10 is left out: see `write_report`.
+    `tasks` are all notebooks in order, as what one depends on includes those before it; `chosen` names those that may
+    be executed, default all. 10 is left out: see `write_report`.
     """
     state_path = out / "run.json"
     state = read_json(state_path) if state_path.exists() else {}
@@ -201,11 +189,11 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
         log.info("%s ...", label)
         if state.pop(task.name, None):  # killed half-way, it is not done
             write_json(state_path, state)
-        started = time.monotonic()
+        started_s = time.monotonic()
         execute(task, out)
-        seconds = round(time.monotonic() - started, 1)
-        log.info("%s: done in %.0f s", label, seconds)
-        state[task.name] = {"fingerprint": chain, "seconds": seconds}
+        spent_s = round(time.monotonic() - started_s, 1)
+        log.info("%s: done in %.0f s", label, spent_s)
+        state[task.name] = {"fingerprint": chain, "seconds": spent_s}
         write_json(state_path, state)
         executed += 1
     return executed
@@ -214,9 +202,8 @@ def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = Non
 def _is_whole(out: Path, name: str) -> bool:
     """Whether a notebook's files are there, and no clip's file of its stage is missing or cut short."""
     paths = [out / path for path in WRITES[name]]
-    if not all(path.exists() for path in paths):
-        return False
-    return all(stage_is_whole(path.parent) for path in paths if path.name == "manifest.json")
+    stages = [path.parent for path in paths if path.name == "manifest.json"]
+    return all(path.exists() for path in paths) and all(map(stage_is_whole, stages))
 
 
 def stage_is_whole(folder: Path) -> bool:
@@ -240,8 +227,7 @@ def forget(out: Path, first: str) -> None:
 def write_report(out: str | Path) -> Path:
     """Execute notebook 10 on a run's folder, which writes `summary.json`, and export it as `report.html`.
 
-    Raises:
-        FileNotFoundError: Nothing of a run is there.
+    FileNotFoundError where nothing of a run is there.
     """
     from helpers.pages import export
 

@@ -40,21 +40,23 @@ def try_run(capsys, data, out, *more):
     return run(capsys, "run", "--data", data, "--out", out, "--weights", "random", *more)
 
 
+def rated(change):
+    """Change the table of ratings of a data folder."""
+
+    def changed(folder):
+        change(pd.read_csv(folder / "ratings.csv")).to_csv(folder / "ratings.csv", index=False)
+
+    return changed
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (shutil.rmtree, "meine Dätén does not exist"),
         (lambda d: [path.unlink() for path in d.glob("*.mp4")], "data_dir must hold clips"),
         (lambda d: (d / "ratings.json").write_text("{}"), "ratings must be of one kind, got csv"),
-        (
-            lambda d: (d / "ratings.csv").write_text("clip,openness\n-a b,0.5\n"),
-            "must have a column 'conscientiousness'",
-        ),
-        (
-            lambda d: (d / "ratings.csv").write_text(
-                "clip,openness,conscientiousness,extraversion,agreeableness,neuroticism\n-a b,.5,.5,7,.5,.5\n"
-            ),
-            "extraversion of -a b must be between 0 and 1, got 7",
-        ),
+        (rated(lambda t: t[["clip", "openness"]]), "must have a column 'conscientiousness'"),
+        (rated(lambda t: t.assign(extraversion=7)), "extraversion of -a b must be between 0 and 1, got 7"),
     ],
 )
 def test_bad_data_stops_before_any_work_with_one_line(capsys, data, tmp_path, change, message):
@@ -64,15 +66,6 @@ def test_bad_data_stops_before_any_work_with_one_line(capsys, data, tmp_path, ch
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def rated(change):
-    """Change the table of ratings of a data folder."""
-
-    def changed(folder):
-        change(pd.read_csv(folder / "ratings.csv")).to_csv(folder / "ratings.csv", index=False)
-
-    return changed
 
 
 @pytest.mark.parametrize(
@@ -114,12 +107,6 @@ def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(c
     assert error.startswith("error: KeyError: 'a\\nkey'. Nobody foresaw this")
     assert str(written) in error
     assert "Traceback" in written.read_text()
-
-
-def test_a_missing_data_folder_is_named(capsys, tmp_path):
-    status, error = try_run(capsys, tmp_path / "nowhere", tmp_path / "out")
-    assert status == 1
-    assert f"{tmp_path / 'nowhere'} does not exist" in error
 
 
 class Evil:
@@ -165,10 +152,11 @@ def test_missing_pretrained_weights_are_all_named_before_any_work(capsys, data, 
     assert not (tmp_path / "out" / "notebooks").exists()
 
 
-def test_training_without_ratings_is_refused_up_front(capsys, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["pretrained", "random"])
+def test_training_without_ratings_is_refused_up_front(capsys, data, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(weights, "require", lambda names: {})
     (data / "ratings.csv").unlink()
-    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out", "--weights", "pretrained")
+    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out", "--weights", kind)
     assert status == 1
     assert "holds no ratings" in error
 
@@ -291,13 +279,6 @@ def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
     assert "04_dynamic_extraction: flow_dir must name a folder, as" in error
 
 
-def test_training_without_ratings_is_refused_with_random_weights_too(capsys, data, tmp_path):
-    (data / "ratings.csv").unlink()
-    status, error = try_run(capsys, data, tmp_path / "out")
-    assert status == 1
-    assert "holds no ratings" in error
-
-
 def test_a_run_is_not_taken_for_its_model(capsys, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "card.json").write_text("{}")
@@ -306,15 +287,14 @@ def test_a_run_is_not_taken_for_its_model(capsys, tmp_path):
     assert "is a run, not a model. Name its folder" in error
 
 
-def test_a_table_of_clips_goes_to_a_file(capsys, data, tmp_path):
-    status, error = run(capsys, "check", data, "--csv", tmp_path)
-    assert status == 1
-    assert "--csv must name a file" in error
-
-
-@pytest.mark.parametrize("option", ["--json", "--csv", "--html", "--out"])
-def test_scores_that_cannot_be_written_are_refused_before_any_work(tmp_path, capsys, option):
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("check", "--csv"), ("score", "--json"), ("score", "--csv"), ("score", "--html"), ("score", "--out")],
+)
+def test_files_that_cannot_be_written_are_refused_before_any_work(capsys, tmp_path, command, option):
     wrong = tmp_path / "wrong"
     wrong.touch() if option == "--out" else wrong.mkdir()
-    assert __main__.main(["score", "clip.mp4", "--model", str(tmp_path), option, str(wrong)]) == 1
-    assert f"{option} must name a" in capsys.readouterr().err
+    model = ["--model", tmp_path] if command == "score" else []
+    status, error = run(capsys, command, tmp_path, *model, option, wrong)
+    assert status == 1
+    assert f"{option} must name a" in error
