@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers.files import needs, replacing
 from helpers.inventory import as_line, take_inventory
-from helpers.matching import match_names
+from helpers.matching import NO_CLIP, match_names
 from helpers.names import natural_order
 from helpers.rating_tables import STATED, TRAITS
 from helpers.ratings import Ratings, read_rating_rows, reliability, scaled
@@ -125,9 +125,11 @@ def read_ratings(
     rows["key"] = matched["key"].to_numpy()
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
     if len(rows) and (rows["key"] == "").all():
+        first = matched["name"].iloc[0] + ("" if matched["rule"].iloc[0] == NO_CLIP else f" {matched['rule'].iloc[0]}")
         raise ValueError(
             f"ratings must be of the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names in "
-            f"{rows['file'].iloc[0]}, none of which is one of them (the first: {rows['name'].iloc[0]}). Take theirs."
+            f"{rows['file'].iloc[0]}, none of which is one of them (the first: {first}). Take theirs, or call clips by "
+            f"their keys, such as {clips.index[0]}."
         )
     once = rows[rows["key"] != ""].drop_duplicates(["key", *STATED, *targets])
     _check_rated_once(once, [*STATED, *targets])

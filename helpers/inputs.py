@@ -80,7 +80,8 @@ def why_no_training(tasks: list[Task], clips: pd.DataFrame, targets: list[str], 
     if any(values.get("synthetic_labels") for values in given.values()):
         return ""
     if not rated.any():
-        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files."
+        beside = "".join(f" ({path} is not in it: move it there)" for path in sorted(data.parent.glob("ratings.*"))[:1])
+        return f"{data} holds no ratings, so there is nothing to train on. Add ratings.csv or annotation files{beside}."
     if not rated[: limit or None].any():
         return (
             f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated "

@@ -48,7 +48,7 @@ def match_names(
         rule = "key" if [_tidied(name)] == fitting else "file name"
         found[name, split] = (fitting[0], rule) if fitting else ("", NO_CLIP)
     for rule, of_name, of_key in _rules(Path(root), clips):
-        if not (left := [pair for pair, (key, _) in found.items() if not key]):
+        if not (left := [pair for pair, (_, why) in found.items() if why == NO_CLIP]):
             break
         # Where the folders of a path are passed over, only clips count that no stricter rule has found.
         taken = [key for key, _ in found.values()] if "file name" in rule else []
@@ -70,7 +70,7 @@ def _of_split(keys: Sequence[str], split: str, clips: pd.DataFrame) -> list[str]
 
 
 def _rules(root: Path, clips: pd.DataFrame) -> Iterator[Rule]:
-    """The loose rules, strictest first."""
+    """The loose rules, strictest first; what fits several clips by one is not settled by a looser one."""
     folder = root.absolute().parts
 
     def below(name: str) -> Iterator[str]:  # ends of a path of another computer, or from the folder above the data
@@ -97,6 +97,8 @@ def _rules(root: Path, clips: pd.DataFrame) -> Iterator[Rule]:
         yield f"{rule}, other case", _folded(of_name), _folded(of_key)
     yield "without suffix", _alone, without_suffix
     yield "same number", number, lambda key: (form for end in ends(key) for form in number(end))
+    folders = _folded(lambda key: filter(None, ends(key.rpartition("/")[0])))
+    yield "only clip of its folder", _folded(_alone), folders
 
 
 def _alone(text: str) -> list[str]:

@@ -47,6 +47,8 @@ def table(*paths):
         ("01", ["1.mp4", "001.mp4"], "", "fits 1 and 001"),
         ("10", ["1.mp4"], "", "there is no such clip"),
         ("", ["1.mp4"], "", "there is no such clip"),
+        ("p01", ["day1/P01/talk.mp4", "day1/P02/talk.mp4"], "day1/P01/talk", "only clip of its folder"),
+        ("P01", ["P01/talk.mp4", "P01/read.mp4"], "", "fits P01/talk and P01/read"),
     ],
 )
 def test_a_name_means_the_clip_of_the_strictest_rule_that_fits(tmp_path, name, paths, key, rule):
