@@ -86,11 +86,10 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     with tempfile.TemporaryDirectory() as folder:
         first = _run_stages(few, Path(root), Path(folder, "first"), FIRST_S, configs)
         then = _run_stages(several, Path(root), Path(folder, "then"), EXCERPT_S, configs)
-    devices = {stage: chosen_device(configs[stage].device.upper()) for stage in ("03 static", "04 dynamic")}
-    kinds = {stage: device["kind"] for stage, device in devices.items()}
-    names = {d["name"] + ("" if d["kind"] == "GPU" else f" ({cores()} cores, no GPU)") for d in devices.values()}
+    device = chosen_device(configs["04 dynamic"].device.upper())
+    name = device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
     total_s = float(usable["duration_s"].sum())
-    rows = {stage: scaled(first[stage], then[stage], kinds.get(stage)) for stage in STAGES}
+    rows = {stage: scaled(first[stage], then[stage], device["kind"]) for stage in STAGES}
     rows["05 alignment"] = {"per_s": 0.0, "start_s": 0.0, "bound": ""}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
     table["hours"] = (table["per_s"] * total_s + table["start_s"]) / 3600
@@ -99,7 +98,7 @@ def forecast(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     table["bytes"] = (np.array(bytes_per_s) * total_s).round().astype(int)
     flow = "stored" if "04 dynamic" in trees else configs["04 dynamic"].flow
     table.attrs = {"clip": few.index[0], "clips": len(usable), "clip_hours": total_s / 3600}
-    table.attrs |= {"device": " and ".join(sorted(names)), "flow": flow, "trees": trees}
+    table.attrs |= {"device": name, "flow": flow, "trees": trees}
     return table
 
 
@@ -164,7 +163,7 @@ def _profile(folder: Path, manifest: dict[str, Any], spent_s: float, lengths_s: 
     return Profile(spent_s, network_s, clip_s, n_bytes, counts.get("rows", 0), counts.get("feature_dim", 0))
 
 
-def scaled(first: Profile, then: Profile, kind: str | None) -> dict[str, Any]:
+def scaled(first: Profile, then: Profile, kind: str) -> dict[str, Any]:
     """What a second of clip costs beyond the start, and what bounds it."""
     further = [getattr(then, name) - getattr(first, name) for name in ("clip_s", "spent_s", "network_s")]
     clip_s, spent_s, network_s = further if min(further[:2]) > 0 else (then.clip_s, then.spent_s, then.network_s)
