@@ -19,12 +19,8 @@ from helpers.splits import source_of, split_named
 
 LETTERS = ("O", "C", "E", "A", "N")
 ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of clips that are no ratings
-DISPLAY = {  # high "neuroticism" in this data means emotionally stable
-    "openness": "openness (O)",
-    "conscientiousness": "conscientiousness (C)",
-    "extraversion": "extraversion (E)",
-    "agreeableness": "agreeableness (A)",
-    "neuroticism": "emotional stability (N)",
+DISPLAY = {trait: f"{trait} ({letter})" for trait, letter in zip(TRAITS, LETTERS, strict=True)} | {
+    "neuroticism": "emotional stability (N)"  # what is high "neuroticism" in this data
 }
 
 
@@ -33,22 +29,18 @@ def split_of(key: str) -> str:
     return next(filter(None, map(split_named, reversed(key.split("/")[:-1]))), "")
 
 
-def find_clips(data_dir: str | Path, limit: int = 0) -> pd.DataFrame:
+def find_clips(data_dir: str | Path) -> pd.DataFrame:
     """Find every clip below a folder: the first half of `scan_clips`."""
-    return scan_clips(data_dir, limit)[0]
+    return scan_clips(data_dir)[0]
 
 
-def scan_clips(data_dir: str | Path, limit: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scan_clips(data_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Find every clip below a folder, in any layout, and what else lies there (see `inventory.take_inventory`).
 
-    Args:
-        data_dir: The data folder.
-        limit: The first so many clips in natural order (`clip 2` before `clip 10`); 0 means all.
-
     Returns:
-        The clips: index `key`; columns `path` (below `data_dir`, "/" between its parts), `source`, `split` ("train",
-        "validation", "test", or "" when no folder's name says it; the innermost counts) and `bytes`. What was left out:
-        columns `path`, `kind` and `problem`.
+        The clips in natural order (`clip 2` before `clip 10`): index `key`; columns `path` (below `data_dir`, "/"
+        between its parts), `source`, `split` ("train", "validation", "test", or "" when no folder's name says it; the
+        innermost counts) and `bytes`. What was left out: columns `path`, `kind` and `problem`.
 
     Raises:
         FileNotFoundError, NotADirectoryError: `data_dir` is missing or a file.
@@ -63,7 +55,7 @@ def scan_clips(data_dir: str | Path, limit: int = 0) -> tuple[pd.DataFrame, pd.D
     if not paths:
         seen = as_line(0, left_out)
         raise ValueError(f"data_dir must hold clips (videos of any suffix), got none below {root}: {seen}. Check it.")
-    return _first(clip_table(paths, root), limit), left_out
+    return clip_table(paths, root), left_out
 
 
 def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:
@@ -86,15 +78,11 @@ def read_clips(
     targets: Sequence[str] = TRAITS,
     rating_range: tuple[float, float] = (0.0, 1.0),
 ) -> pd.DataFrame:
-    """Return the clips of a data folder with their ratings: `find_clips`, `read_ratings` and `add_ratings` in one."""
-    clips = find_clips(data_dir)
-    return _first(add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)), limit)
-
-
-def _first(clips: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """Return the first `limit` clips (0: all) of a data folder with ratings: see `find_clips` and `read_ratings`."""
     if limit < 0:
         raise ValueError(f"limit must be 0 (all) or more, got {limit}.")
-    return clips.head(limit) if limit else clips
+    clips = find_clips(data_dir)
+    return add_ratings(clips, read_ratings(data_dir, clips, targets, rating_range)).head(limit or len(clips))
 
 
 def read_ratings(

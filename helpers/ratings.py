@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,13 @@ def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str,
         raise ValueError(f"ratings must be of one kind, got {named} in {data_dir}. Keep the one that holds.")
     kind = next(iter(kinds), "none")
     read = {"pickle": _pickle_rows, "json": _json_rows}.get(kind, table_rows)
-    rows = [_about(path) | row for path in paths for row in read(path, targets)]
+    rows = []
+    for path in paths:
+        file_split = split_named(RATING_FILE.fullmatch(path.name)["split"] or "")
+        about = {"file": path.name, "file_split": file_split} | dict.fromkeys(STATED, "")
+        rows += [about | row for row in read(path, targets)]
     table = pd.DataFrame(rows, columns=["file", "name", "file_split", *STATED, *targets])
     return kind, table.astype(dict.fromkeys(targets, np.float64))
-
-
-def _about(path: Path) -> dict[str, str]:
-    file_split = split_named(RATING_FILE.fullmatch(path.name)["split"] or "")
-    return {"file": path.name, "file_split": file_split} | dict.fromkeys(STATED, "")
 
 
 def read_positional(
@@ -199,14 +199,10 @@ def _pickle_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]
 
 def _json_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"), object_hook=_null_as_nan)
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not JSON ({error}). Get it anew.") from None
     return _mapping_rows(path, data, targets)
-
-
-def _null_as_nan(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in data.items()}
 
 
 def _mapping_rows(path: Path, data: Any, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -215,7 +211,7 @@ def _mapping_rows(path: Path, data: Any, targets: Sequence[str]) -> Iterator[dic
     headings = list(data)
     traits = {target: data[headings[at]] for target, at in columns_of(path, headings, targets).items()}
     for name in dict.fromkeys(name for values in traits.values() for name in values):
-        yield {"name": name} | {target: float(values.get(name, math.nan)) for target, values in traits.items()}
+        yield {"name": name} | {target: values.get(name) for target, values in traits.items()}
 
 
 def _check_shape(path: Path, data: Any) -> None:
@@ -226,9 +222,9 @@ def _check_shape(path: Path, data: Any) -> None:
         if not isinstance(trait, str) or not isinstance(values, dict):
             raise ValueError(f"{rule} {type(values).__name__} for {trait!r}.")
         for name, value in values.items():
-            if not isinstance(name, str) or type(value) not in (int, float):
+            if not isinstance(name, str) or type(value) not in (int, float, NoneType):
                 raise ValueError(f"{rule} {type(value).__name__} for {trait} of {name!r}.")
-            if abs(value) > 2**53:
+            if value and abs(value) > 2**53:
                 raise ValueError(f"{rule} a number too large for a rating for {trait} of {name!r}.")
 
 
@@ -253,11 +249,6 @@ def reliability(ratings: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     """
     rows = {target: _of_target(ratings[["key", "rater", target]].dropna(), target) for target in targets}
     return pd.DataFrame.from_dict(rows, "index").rename_axis("target")
-
-
-def as_records(table: pd.DataFrame | None) -> dict[str, dict] | None:
-    """The table for JSON: one dict per target, None for NaN; None where no raters are named."""
-    return None if table is None else table.astype(object).where(table.notna(), None).to_dict("index")
 
 
 def _of_target(long: pd.DataFrame, target: str) -> dict[str, float | int | str]:

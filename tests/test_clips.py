@@ -56,12 +56,9 @@ def test_a_clip_whose_name_tells_no_source_is_its_own(tmp_path):
     assert (table["source"] == table.index).all()
 
 
-def test_clips_are_in_natural_order_and_limit_takes_the_first(tmp_path):
+def test_clips_are_in_natural_order(tmp_path):
     make_clips(tmp_path, "p10/a.mp4", "p2/clip10.mp4", "p2/clip9.mp4")
     assert clips.find_clips(tmp_path).index.tolist() == ["p2/clip9", "p2/clip10", "p10/a"]
-    assert clips.find_clips(tmp_path, limit=2).index.tolist() == ["p2/clip9", "p2/clip10"]
-    with pytest.raises(ValueError, match="limit must be 0 .* got -1"):
-        clips.find_clips(tmp_path, limit=-1)
 
 
 def test_hidden_files_other_files_and_special_files_are_left_out(tmp_path):

@@ -1,12 +1,10 @@
 """Agreement of raters: the published example, a known noise, unequal numbers of raters."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.ratings import as_records, reliability
+from helpers.ratings import reliability
 
 SHROUT_AND_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]  # table 2
 
@@ -51,8 +49,5 @@ def test_one_rater_per_clip_tells_nothing_and_chance_agreement_is_zero():
     alone = reliability(long(np.random.default_rng(0).random((9, 1))), ["warmth"]).loc["warmth"]
     assert alone["clips"] == 0
     assert np.isnan(alone["mean"])
-    record = as_records(reliability(long(np.random.default_rng(0).random((9, 1))), ["warmth"]))["warmth"]
-    assert json.loads(json.dumps(record, allow_nan=False))["mean"] is None
-    assert as_records(None) is None
     against = reliability(long([[1, 5], [5, 1], [2, 4], [4, 2]]), ["warmth"]).loc["warmth"]
     assert against["mean"] == 0
