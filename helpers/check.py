@@ -260,8 +260,8 @@ def as_text(table: pd.DataFrame) -> str:
         lines += [f"{kinds[10:].sum():6} clips of {len(kinds) - 10} other kinds"] * (len(kinds) > 10)
         shown = table[(table["problems"] != "") | (table["remarks"] != "")]
     if len(shown):
-        cells = shown.rename(index=lambda key: f"…{key[-47:]}" if len(key) > 48 else key).astype(object)
-        cells = cells.rename_axis(index=None, columns="clip")
+        cells = shown.rename(index=lambda key: f"…{key[-47:]}" if len(key) > 48 else key)
+        cells = cells.astype(object).where(cells.notna(), math.nan).rename_axis(index=None, columns="clip")
         how = {"columns": list(TEXT_COLUMNS), "header": list(TEXT_COLUMNS.values()), "formatters": FORMATS}
         head, *rows = cells.to_string(**how, na_rep="?").split("\n")
         lines.append(head)

@@ -230,6 +230,7 @@ def test_the_text_fits_the_terminal_and_holds_every_clip(awkward):
     assert max(map(len, text.splitlines())) <= check.WIDTH
     assert all(key[:8] in text for key in awkward.index)
     assert "unusable: no face in 5 looked-at frames" in text
+    assert next(line for line in text.splitlines() if line.startswith("broken")).split()[1:] == ["?"] * 9
     assert text.endswith("6 of 8 clips are usable, 0.0 h (23 s), 3 of them with a remark; 2 are not.")
 
 
