@@ -15,7 +15,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,11 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from helpers import matching
 from helpers.clips import find_clips
 from helpers.container import VideoError, open_video
 from helpers.feature_table import FeatureTable, open_table
 from helpers.files import FolderLock, file_sha256
-from helpers.matching import as_lines as match_lines
-from helpers.matching import match_names
 from helpers.names import NO_CLIP, match_clips
 from helpers.precomputed import clips_by_name, files_below, is_array, kinds_as_text, read_npy
 from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
@@ -50,9 +49,9 @@ class Features:
     """Features of many clips as they were found.
 
     `kind`: "files", "array", "table" or "tables". `names`: what the files call the clips. `sha256`: of the file; of a
-    folder, of the sorted lines `<sha256>  <path>`. `rows`: from a name to its rows, ValueError where they cannot be
-    used. `index_sha256`: of an array's index. `columns`: see `FeatureTable.about`. `other_faces`: number of rows that
-    are left out. `passed_over`: number of other files by suffix.
+    folder, of the sorted lines `<sha256>  <path>`. `rows`: from a name to its rows, or a ValueError. `index_sha256`:
+    of an array's index. `columns`: see `FeatureTable.about`. `other_faces`: number of their rows, which are left out.
+    `passed_over`: number of other files by suffix.
     """
 
     kind: str
@@ -114,10 +113,8 @@ def import_features(
         named, refused = _match(features.names, clips, Path(data))
         if refused and (not skip_unmatched or not named):
             listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
-            raise ValueError(
-                f"{len(refused)} names in {source.name} must fit one clip each, got {listed}. Check "
-                "the data folder, call them by key, or leave them out (skip_unmatched)."
-            )
+            must = f"{len(refused)} names in {source.name} must fit one clip each, got {listed}"
+            raise ValueError(f"{must}. Check the data folder, call them by key, or leave them out (skip_unmatched).")
         videos = {key: Path(data) / path for key, path in clips["path"].items()}
         failed, width = _survey(features, named, videos, progress)
         failed |= {key: f"there are no features of it in {source.name}" for key in clips.index if key not in named}
@@ -129,10 +126,10 @@ def import_features(
         renamed = {role: name for role, name in features.columns.get("known", {}).items() if role != name}
         if renamed or features.columns.get("left_out"):
             identity["elsewhere"]["columns"] = {"renamed": renamed, "left_out": features.columns["left_out"]}
-        made_with = {"source": str(source.resolve()), "passed_over": dict(features.passed_over)}
-        made_with |= {"columns": features.columns} if features.columns else {}
+        passed_over = dict(features.passed_over)
+        made_with = {"source": str(source.resolve()), "columns": features.columns, "passed_over": passed_over}
         counts = {"clips": len(clips), "made": 0, "found": 0, "failed": len(failed), "rows": 0, "invalid_rows": 0}
-        counts |= {"other_faces": features.other_faces} if features.other_faces else {}
+        counts["other_faces"] = features.other_faces
         with Stage(out / stream, stream, identity, made_with) as stage:
             for key, reason in [*refused.items(), *failed.items()]:
                 log.warning("%s is left out: %s", key, reason)
@@ -147,29 +144,29 @@ def import_features(
 
 def as_lines(manifest: Mapping[str, Any]) -> list[str]:
     """What the features of a stage were made of, in words."""
-    columns, lines = manifest["made_with"].get("columns", {}), []
-    for what, names in columns.items():
+    lines = []
+    for what, names in manifest["made_with"]["columns"].items():
         if what == "known":
             names = [f"{name} as {role}" if name != role else name for role, name in names.items()]
         few = [*names[:SHOWN], "…", *names[-SHOWN:]] if len(names) > 2 * SHOWN else names
         lines += [f"{len(names)} columns are {what.replace('_', ' ')}: {', '.join(few)}"] * bool(names)
-    if others := manifest["counts"].get("other_faces"):
+    if others := manifest["counts"]["other_faces"]:
         lines.append(f"{others} rows of other faces left out: of each clip the face with the most valid rows is taken")
     passed_over = manifest["made_with"]["passed_over"]
     return lines + [f"files passed over: {kinds_as_text(passed_over)}"] * bool(passed_over)
 
 
 def _match(names: Sequence[str], clips: pd.DataFrame, data: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """As `match_clips`; what fits no clip is then taken for a name of another computer, see `match_names`."""
+    """As `match_clips`; what fits no clip is then taken for a name of another computer, see `matching`."""
     named, refused = match_clips(names, clips.index)
     lost = [name for name, reason in refused.items() if reason == NO_CLIP]
-    matched = match_names(lost, clips.assign(split=""), root=data)
+    matched = matching.match_names(lost, clips.assign(split=""), root=data)
     for name, key, rule in matched.itertuples(index=False):
         if not key or named.setdefault(key, name) != name:
             refused[name] = f"{named[key]} means the same clip {key}" if key else rule
         else:
             del refused[name]
-    for line in match_lines(matched[matched["key"] != ""], "features"):
+    for line in matching.as_lines(matched[matched["key"] != ""], "features"):
         log.info("%s", line)
     return named, refused
 
@@ -197,17 +194,14 @@ def _survey(
 
 def _check_times(last_s: float, video: Path) -> None:
     """Refuse times beyond the end of a clip; where its length cannot be looked up, they are taken as told."""
-    try:
-        with av.open(str(video)) as container:
-            length_s = (container.duration or np.inf) / av.time_base
-        if last_s > LONGER * length_s + LONGER_S:  # a header may be wrong
-            with open_video(video) as opened:
-                length_s = opened.duration_s
-    except (OSError, av.FFmpegError, VideoError):
-        return
-    if last_s > LONGER * length_s + LONGER_S:
-        what = f"its rows must lie within its video of {length_s:.1f} s, got {last_s:g} s"
-        raise ValueError(f"{what}. Say t_ms if times are in milliseconds; if there are none, give the rows' fps.")
+    with suppress(OSError, av.FFmpegError, VideoError), av.open(str(video)) as container:
+        if last_s <= LONGER * (container.duration or np.inf) / av.time_base + LONGER_S:
+            return
+        with open_video(video) as opened:  # a header may be wrong
+            length_s = opened.duration_s
+        if last_s > LONGER * length_s + LONGER_S:
+            what = f"its rows must lie within its video of {length_s:.1f} s, got {last_s:g} s"
+            raise ValueError(f"{what}. Say t_ms if times are in milliseconds; if there are none, give the rows' fps.")
 
 
 def _write_clip(stage: Stage, key: str, found: Rows, stamp: str, counts: dict[str, int]) -> None:
@@ -415,15 +409,20 @@ def usable_rows(
     for name, column in columns.items():
         if column.shape != (len(features),) or column.dtype.kind not in "fiub":
             raise ValueError(f"{name} must be numbers of shape ({len(features)},), got {column.dtype} {column.shape}.")
-    start_s, end_s, frame = _placed(columns, len(features), fps, place)
+    columns = {name: column.astype(np.float64) for name, column in columns.items()}
+    start_s, end_s, frame = _placed(columns, len(features), fps)
+    wrong = ~(np.isfinite(start_s) & np.isfinite(end_s) & (end_s >= start_s) & (frame % 1 == 0))
+    if wrong.any():
+        i = int(wrong.argmax())
+        got = f"frame {frame[i]:g}, {start_s[i]:g} to {end_s[i]:g} s"
+        raise ValueError(f"{place(i)} must have a whole frame and end when or after it starts, got {got}.")
     if (twice := pd.DataFrame({"start": start_s, "end": end_s}).duplicated()).any():
         i = int(twice.argmax())
-        raise ValueError(
-            f"{place(i)} must have one row at a time, got another at {start_s[i]:g} s. Keep the right one."
-        )
+        got = f"got another at {start_s[i]:g} s. Keep the right one."
+        raise ValueError(f"{place(i)} must have one row at a time, {got}")
     with np.errstate(over="ignore"):
         features = features.astype(np.float32)
-    given = np.asarray(columns.get("valid", np.ones(len(features)))).astype(bool)
+    given = columns.get("valid", np.ones(len(features))).astype(bool)
     order = np.argsort((start_s + end_s) / 2, kind="stable")
     features, given = features[order], given[order]
     finite = np.isfinite(features)
@@ -431,12 +430,10 @@ def usable_rows(
     reasons = {int(i): "marked invalid where it was made" for i in np.flatnonzero(~given)}
     reasons |= {int(i): f"value {int(finite[i].argmin())} is not finite" for i in np.flatnonzero(~usable)}
     features[~usable] = 0
-    return FeatureFile(features, start_s[order], end_s[order], frame[order], given & usable), reasons
+    return FeatureFile(features, start_s[order], end_s[order], frame[order].astype(np.int64), given & usable), reasons
 
 
-def _placed(
-    columns: Mapping[str, np.ndarray], n: int, fps: float | None, place: Callable[[int], str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _placed(columns: Mapping[str, np.ndarray], n: int, fps: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start and end of each row in seconds, and its first frame."""
     start_s, end_s, frame = (columns.get(name) for name in ("t_start_s", "t_end_s", "frame"))
     if (start_s is None) != (end_s is None):
@@ -448,10 +445,4 @@ def _placed(
             raise ValueError("rows must have times (t_s, or t_start_s and t_end_s), got none. Give fps.")
         frame = np.arange(n) if frame is None else frame
         start_s, end_s = frame / fps, (frame + 1) / fps
-    frame = np.full(n, -1) if frame is None else frame
-    wrong = ~(np.isfinite(start_s) & np.isfinite(end_s) & (end_s >= start_s) & (frame % 1 == 0))
-    if wrong.any():
-        i = int(wrong.argmax())
-        got = f"frame {frame[i]:g}, {start_s[i]:g} to {end_s[i]:g} s"
-        raise ValueError(f"{place(i)} must have a whole frame and end when or after it starts, got {got}.")
-    return start_s.astype(np.float64), end_s.astype(np.float64), frame.astype(np.int64)
+    return start_s, end_s, np.full(n, -1) if frame is None else frame

@@ -18,21 +18,14 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned, read_aligned
-from helpers.attention import (
-    BATCH,
-    attention_entropy,
-    get_attention_weights,
-    mean_motion,
-    occlusion,
-    relevance,
-)
+from helpers.attention import BATCH, attention_entropy, get_attention_weights, mean_motion, occlusion, relevance
 from helpers.clips import DISPLAY, load_clips
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
 from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
-from helpers.files import needs, read_json, resolve
+from helpers.files import needs, resolve
 from helpers.probe import probe
 from helpers.store import STREAMS, FeatureFile, read_features, read_manifest
 from helpers.tracks import FaceTrack, crop_at, read_track
@@ -92,9 +85,8 @@ class ClipView:
 
     Attributes:
         clip: Its key.
-        preview: Its video, small; None where features were made elsewhere and there is no video that can be read.
-        crops: Face of each face token, RGB uint8 (Ts, S, S, 3); None where 02 was not run, as with features from
-            elsewhere.
+        preview: Its video, small; None where no features were made of it here and it cannot be read.
+        crops: Face of each face token, RGB uint8 (Ts, S, S, 3); None where 02 was not run.
         face_t_s: Centre of each face token in seconds, (Ts,).
         t_start_s, t_end_s: Start and end of each motion token in seconds, (Td,).
         speed: Mean speed in each motion token in px per frame, (Td, S, S); None where 04 did not see the video.
@@ -180,9 +172,8 @@ class Gallery:
         """The row of a key; ValueError where there is none."""
         found = np.flatnonzero(self.clips == clip)
         if not len(found):
-            raise ValueError(
-                f"clip must be one of this run's {len(self.clips)}, got {clip!r}. Take a key of clips.csv."
-            )
+            must = f"clip must be one of this run's {len(self.clips)}"
+            raise ValueError(f"{must}, got {clip!r}. Take a key of clips.csv.")
         return int(found[0])
 
     def start(self, clip: str, trait: str) -> tuple[int, int]:
@@ -215,6 +206,7 @@ def open_gallery(cfg: AttentionConfig) -> Gallery:
     bank, run = rated_clips(data), read_aligned(cfg.out / "aligned")
     split = split_of(bank, trained, seed)
     known = {} if data.live else dict(zip(bank.clips.tolist(), split.tolist(), strict=True))
+    paths, baseline = load_clips(cfg.out / "clips.csv")["path"], mean_motion(bank.take(split == "train"))
     return Gallery(
         clips=run.clips,
         targets=tuple(run.targets.tolist()),
@@ -222,14 +214,7 @@ def open_gallery(cfg: AttentionConfig) -> Gallery:
         rated=run.labels,
         entropy=_entropies(model, run),
         part=np.array([known.get(clip, NOT_TRAINED_ON) for clip in run.clips.tolist()]),
-        load=Reader(
-            cfg.out,
-            cfg.data,
-            load_clips(cfg.out / "clips.csv")["path"],
-            run,
-            model,
-            mean_motion(bank.take(split == "train")),
-        ),
+        load=Reader(cfg.out, cfg.data, paths, run, model, baseline),
     )
 
 
@@ -272,18 +257,16 @@ class Reader:
         face = _rows(self.out / "static" / f"{clip}.npz", int(faces.sum()), "03_static_extraction")
         motion = _rows(self.out / "dynamic" / f"{clip}.npz", int(motions.sum()), "04_dynamic_extraction")
         path = self.data / self.paths.loc[clip]
-        made_here = {stream: self._made_here(stream) for stream in STREAMS}
-        prepared = self.out / "faces" / f"{clip}.npz"
-        if made_here["static"] or made_here["dynamic"]:
-            needs(prepared, "02_clip_preparation")
-        track = read_track(prepared) if prepared.exists() else None
-        speed, flow = self._motion(path, track, motion) if made_here["dynamic"] else (None, None)
+        static_here, dynamic_here = map(self._made_here, STREAMS)
+        prepared, needed = self.out / "faces" / f"{clip}.npz", static_here or dynamic_here
+        track = read_track(needs(prepared, "02_clip_preparation")) if needed or prepared.exists() else None
+        speed, flow = self._motion(path, track, motion) if dynamic_here else (None, None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # its entropy is NaN
             attention = get_attention_weights(self.model, inputs)[0]
         return ClipView(
             clip=clip,
-            preview=_preview(path, needed=any(made_here.values())),
+            preview=_preview(path, needed),
             crops=None if track is None else _crops(path, track, face),
             face_t_s=face.t_s,
             **_spans(motion),
@@ -299,8 +282,7 @@ class Reader:
 
     def _made_here(self, stream: str) -> bool:
         """Whether the features of a stream were made of the videos, and not of stored pictures or by others."""
-        manifest = self.out / stream / "manifest.json"
-        return not (manifest.exists() and {"elsewhere", "stored"} & read_json(manifest)["identity"].keys())
+        return not {"elsewhere", "stored"} & read_manifest(self.out / stream, STREAMS[stream])["identity"].keys()
 
     def _motion(self, path: Path, track: FaceTrack, motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
         manifest = read_manifest(self.out / "dynamic", "04_dynamic_extraction")

@@ -32,6 +32,7 @@ def write_small_run(out):
     write_aligned(out / "aligned", aligned, frames=False)
     write_manifest(out / "aligned", "aligned", {"static": {"parameters": {"weights": "random"}}}, clips=N)
     write_manifest(out / "dynamic", "dynamic", {"parameters": DynamicConfig(flow_clip_px=8.0).as_dict()}, clips=N)
+    write_manifest(out / "static", "static", {}, clips=N)
     for row, clip in enumerate(clips[:4]):
         source = SHOWN[1] if clip == GONE else clip
         write_track(out / "faces" / f"{clip}.npz", track_clip(DATA / f"{source}.mp4", PreparationConfig()))

@@ -67,7 +67,8 @@ def test_a_large_array_comes_back_as_the_stage_it_was_made_of(folder, tmp_path):
     manifest = import_features(path, tmp_path / "new", "static", data=folder)
     assert_equal_stages(tmp_path / "new" / "static", original)
     assert manifest["counts"] == {
-        "clips": 3, "made": 3, "found": 0, "failed": 0, "rows": 12, "invalid_rows": 3, "feature_dim": DS, "unmatched": 0
+        "clips": 3, "made": 3, "found": 0, "failed": 0, "rows": 12, "invalid_rows": 3, "other_faces": 0,
+        "feature_dim": DS, "unmatched": 0,
     }  # fmt: skip
     assert read_manifest(tmp_path / "new" / "static", "03")["finished"]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -287,7 +288,8 @@ def test_wrong_arguments_are_named(folder, per_clip, tmp_path):
 
 def test_whole_numbers_and_half_floats_are_features_too():
     for dtype in ("float16", "int32", "uint8"):
-        rows, reasons = usable_rows(np.ones((2, 3), dtype), {}, 5)
+        rows, reasons = usable_rows(np.ones((2, 3), dtype), {"frame": np.array([255, 7], "uint8")}, 5)
+        np.testing.assert_allclose(rows.t_end_s, [1.6, 51.2])  # 8 bits are not enough for frame 256
         assert rows.features.dtype == np.float32
         assert rows.valid.all()
         assert not reasons
