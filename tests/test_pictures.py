@@ -20,7 +20,7 @@ TO_P3 = np.array([[0.8225, 0.1774, 0], [0.0332, 0.9669, 0], [0.0171, 0.0724, 0.9
 GRAYS = [(v, v, v) for v in range(0, 256, 17)]
 SKIN = [(224, 172, 150), (150, 100, 80), (90, 60, 50), (241, 194, 175)]
 PATCH_PX = 16
-QUIET = {"x265-params": "log-level=none"}
+QUIET = {"x265-params": "log-level=none:bframes=0"}  # in the order of showing
 WIDENED = [Fraction(1), Fraction(4, 3)]
 
 
