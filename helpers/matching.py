@@ -90,10 +90,9 @@ def _rules(root: Path, clips: pd.DataFrame) -> Iterator[Rule]:
         folder, _, last = name.rpartition("/")
         return [f"{folder}/{match[1]}"] if (match := NUMBER.fullmatch(last)) else []
 
-    strict = [("path", below, _alone), ("file name of a path", file_name, ends)]
-    yield from strict
     yield "other case", _folded(_alone), _folded(ends)
-    for rule, of_name, of_key in strict:
+    for rule, of_name, of_key in [("path", below, _alone), ("file name of a path", file_name, ends)]:
+        yield rule, of_name, of_key
         yield f"{rule}, other case", _folded(of_name), _folded(of_key)
     yield "without suffix", _alone, without_suffix
     yield "same number", number, lambda key: (form for end in ends(key) for form in number(end))

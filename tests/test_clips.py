@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import clips, inventory, matching, names
+from helpers import clips, inventory, names
 from helpers.clips import TRAITS
 
 
@@ -73,7 +73,6 @@ def test_two_files_with_one_key_are_named_and_the_others_go_on(tmp_path):
     assert table.index.tolist() == ["b"]
     problem = "IMG_1.MOV and IMG_1.mp4 have the same key IMG_1. Rename or remove all but one."
     assert left_out.to_numpy().tolist() == [[name, "same key", problem] for name in ("IMG_1.MOV", "IMG_1.mp4")]
-    assert inventory.as_line(1, left_out) == ("seen 3 files: 1 clips, 2 left out (2 same key: IMG_1.MOV, IMG_1.mp4)")
 
 
 def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
@@ -180,13 +179,6 @@ def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
     assert list(clips.DISPLAY) == list(TRAITS)
     assert clips.DISPLAY["neuroticism"] == "emotional stability (N)"
     assert "".join(clips.LETTERS) == "OCEAN"
-
-
-def test_names_are_matched_by_the_end_of_a_key_exact_keys_first():
-    keys = ["x", "a/x", "a/b/y", "id.003"]
-    table = pd.DataFrame({"path": [f"{key}.mp4" for key in keys], "split": ["", "", "train", ""]}, index=keys)
-    found = matching.match_names(["x", "x.mp4", "a/x", "./y.mov", "b/y", "c/y", "id.003", "z"], table)
-    assert found["key"].tolist() == ["x", "x", "a/x", "a/b/y", "a/b/y", "", "id.003", ""]
 
 
 def test_only_the_suffix_of_a_video_is_taken_off():

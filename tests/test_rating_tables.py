@@ -68,13 +68,9 @@ def test_a_cell_without_a_rating_is_missing(tmp_path, cell):
         ('clip,warmth\na,"1,234.5"\n', "line 2: warmth must be a number, got '1,234.5'"),
         ("clip,warmth\na,1_0\n", "must be a number, got '1_0'"),
         ("clip,warmth\na,0,5\n", "line 2 must have at most 2 fields, got 3"),
-        ("clip,warmth\na,4\n", "warmth of a must be between 0 and 1, got 4.*rating_low and rating_high"),
         ("clip,warmth\na,.5\nTotal,50.5\n", "warmth of Total must be between 0 and 1"),
-        ("clip,warmth\na,.5\n,.5\n", "line 3 must name a clip"),
-        ("clip,warmth,Warmth\na,.5,.6\n", "must have one column 'warmth', got two"),
         ("clip,warmth (m),warmth (sd)\na,.5,.6\n", "must have one column 'warmth', got two"),
         ("clip,Clip,warmth\na,b,.5\n", "must have one column 'clip', got two"),
-        ("video,warmth\na,.5\n", "must have a column 'clip', got video, warmth"),
         ("clip,W\na,.5\n", "must have a column 'warmth', got clip, W"),
     ],
 )
@@ -154,12 +150,6 @@ def test_without_openpyxl_the_command_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(ValueError, match="not installed. Run pip install openpyxl, or save it as ratings.csv"):
         read(tmp_path)
-
-
-def test_two_tables_of_ratings_are_refused_by_name(tmp_path):
-    make_clips(tmp_path, "a.mp4", "ratings.csv", "ratings.txt")
-    with pytest.raises(ValueError, match=r"one kind, got csv \(ratings.csv\) and txt \(ratings.txt\)"):
-        read(tmp_path, ["warmth"])
 
 
 def test_one_line_per_rater_is_averaged_from_any_table(tmp_path):
