@@ -198,6 +198,8 @@ def forecast_text(table: pd.DataFrame) -> str:
         "second of clip. 06 and 07 are not in it; 05 is for its files only.",
     ]
     lines += [f"{stage} reads {folder} instead of the videos." for stage, folder in facts["trees"].items()]
+    if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
+        lines.append("The cores bound every stage: a second GPU would make none of them faster.")
     folder = resolve("results")
     free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
     enough = "" if free > together.bytes else " WARNING: not enough. Name a larger disk with --out."

@@ -70,6 +70,10 @@ def test_the_text_of_a_forecast_names_stages_hours_disk_and_room(table):
     assert "WARNING" not in text
     assert max(map(len, text.splitlines())) <= check.WIDTH
     assert "WARNING: not enough" in forecast.forecast_text(table.assign(bytes=10**18))
+    table = table.copy()
+    table.attrs = table.attrs | {"device": "NVIDIA H200"}
+    for bound, useless in (("cores", True), ("GPU", False)):
+        assert ("second GPU" in forecast.forecast_text(table.assign(bound=bound))) == useless
 
 
 def test_stages_that_read_trees_are_measured_on_them(clips, tmp_path):
