@@ -127,17 +127,17 @@ class Converter:
     def __init__(self, size: tuple[int, int] | None, aspect: Fraction | None = None, shapes: Shapes | None = None):
         """Take (height, width) of the arrays, by default of the largest picture as displayed; see `shapes_of`."""
         self._size, self._aspect, self._shapes, self._clip = size, aspect, shapes, None
-        self._scaler, self._colours, self._sizes = VideoReformatter(), VideoReformatter(), {}
+        self._scaler, self._colours, self._kinds = VideoReformatter(), VideoReformatter(), {}
         self.done: dict[str, None] = {}
 
     def __call__(self, picture: av.VideoFrame) -> np.ndarray:
-        """Convert a picture; the first one decides on the clip's turn, and on its size where `shapes` do not."""
-        turn, mirrored = orientation(picture)
-        kind = picture.width, picture.height, turn, picture.color_trc, picture.color_primaries
-        if kind not in self._sizes:
-            self._sizes[kind] = self._fit(picture, turn)
+        """Convert a picture; the first one decides on the clip's size where `shapes` do not."""
+        kind = picture.width, picture.height, picture.color_trc, picture.color_primaries
+        if kind not in self._kinds:  # a picture whose side data are looked at stays in memory for long
+            turn, mirrored = orientation(picture)
+            self._kinds[kind] = turn, mirrored, *self._fit(picture, turn)
             self.done |= dict.fromkeys(remarks_of(picture))
-        height, width = self._sizes[kind]
+        turn, mirrored, height, width = self._kinds[kind]
         pixels = self._rgb(picture, *((height, width) if turn in (90, -90) else (width, height)))
         upright = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, turn // 90))
         if (height, width) == self._size:

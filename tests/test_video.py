@@ -1,5 +1,6 @@
 """Decoding: every frame once, at its time, upright, by both backends alike; broken files are errors with one line."""
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -308,3 +309,15 @@ def test_parity_tells_the_same_frames_from_others(clip, capsys):
     others = differences(read_frames(clip, [0, 9, 20]), read_frames(clip, [0, 10, 20], size=(24, 40)))
     assert (others["differs"], others["exact"]) == ("which frames, times, size (80x48, not 40x24), pixels", False)
     assert "there is no such file" in parity_table(clip.parent / "gone.mp4").loc["opencv", "error"]
+
+
+def test_pictures_do_not_stay_in_memory(tmp_path):
+    path = write_numbered(tmp_path / "clip.mp4", 40)
+    gc.collect()
+    gc.disable()  # which would find those that hold themselves, some hundreds later
+    try:
+        for _ in iter_frames(path, size=(32, 48)):
+            pass
+        assert sum(isinstance(each, av.VideoFrame) for each in gc.get_objects()) < 10
+    finally:
+        gc.enable()
