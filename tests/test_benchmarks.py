@@ -1,12 +1,9 @@
 """The benchmarks run and say what they promise; how fast anything is, no test judges."""
 
-import sys
-
 import keras
-import numpy as np
 import pytest
 
-from benchmarks import __main__, alternation, dynamic, machine, memory, networks, static, training
+from benchmarks import __main__, alternation, dynamic, machine, memory, static, training
 from helpers.backbones import Backbone
 from helpers.files import ROOT, read_json, write_json
 from helpers.weights import Weights
@@ -33,22 +30,6 @@ def test_ways_take_turns_and_the_order_turns():
     assert "".join(calls) == "abccbaabc"
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
     assert min(map(min, seconds.values())) >= 0
-
-
-def test_no_round_begins_after_the_limit_but_one_is_always_run():
-    calls = []
-    assert len(alternation.alternate({"a": lambda: calls.append(1)}, 7, limit_s=0)["a"]) == 1
-    assert len(calls) == 1
-
-
-def test_rounds_are_at_least_one():
-    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
-        alternation.alternate({}, 0)
-
-
-def test_a_ratio_is_the_median_of_the_rounds_ratios():
-    assert alternation.ratio([2, 30, 7], [1, 5, 7]) == 2
-    assert alternation.minus([5, 9], [2, 3]) == [3, 6]
 
 
 def small_backbone(name, weights):
@@ -94,12 +75,6 @@ def test_memory(tmp_path, capsys, monkeypatch):
     assert result["rows_per_s"] * result["decoder_cpu_ms_per_row"] > 0
 
 
-def test_the_cosine_is_that_of_the_worst_row():
-    a = np.array([[3.0, 4.0], [1.0, 1.0]])[:, None]  # (rows, places, C)
-    b = np.array([[4.0, 3.0], [1.0, 1.0]])[:, None]
-    assert networks.worst_cosine(a, b, 2) == pytest.approx(24 / 25)
-
-
 class SmallModel(keras.Model):
     def __init__(self, *widths):
         super().__init__()
@@ -143,19 +118,6 @@ def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "measured with different settings: " in said
     assert said.count(" 2.00\n") == len(result["rows"])
-
-
-def test_all_benchmarks_run_though_one_fails(tmp_path, capfd, monkeypatch):
-    """Processes of their own, here without a benchmark in them."""
-    fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$@"\ncase "$2" in *static) exit 3;; esac\n')
-    fake.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(fake))
-    assert __main__.main(["--json", str(tmp_path)]) == 1
-    out, err = capfd.readouterr()
-    for name in ("static", "training"):
-        assert f"== {name}\n-m benchmarks.{name} --json {tmp_path / name}.json" in out
-    assert "error: static failed" in err
 
 
 def test_every_benchmark_of_the_folder_is_run():

@@ -69,10 +69,3 @@ def _score(scorer, tokens):
     inputs = {name: rows.features[None] for name, rows in tokens.items()}
     inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
     return float(keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0, 0])
-
-
-def test_a_trait_that_the_model_does_not_know_is_refused(scorer):
-    with pytest.raises(
-        ValueError, match=r"trait must be one of openness, .*, got 'charm'\. Choose a target of the model"
-    ):
-        face_saliency(CLIP, scorer, "charm")

@@ -139,12 +139,6 @@ def test_rows_are_not_compared_bit_for_bit_where_boxes_moved(folders: tuple[Path
     assert "rows of 1 clips not compared bit for bit" in text
 
 
-def test_what_is_no_results_folder_cannot_be_compared(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    status, text = compare(folders[0], tmp_path / "none")
-    assert status == 2
-    assert "must be a results folder" in text
-
-
 def test_a_damaged_file_cannot_be_compared(folders: tuple[Path, Path]) -> None:
     (folders[1] / "summary.json").write_text("{")
     status, text = compare(*folders)
