@@ -178,7 +178,7 @@ def train_one(
         predictions = BASELINES[name](sets, train, validation)
     else:
         inputs = [model_inputs(name, each, seed) for each in sets]
-        model = start_model(name, data, cfg, seed, int(train.sum()))
+        model = start_model(name, data, cfg, seed)
         labels = model_labels(name, data.labels, train | validation, seed)
         parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
         history = fit(model, *parts, config_of(name, cfg), state=state, callbacks=callbacks)

@@ -13,20 +13,23 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import layers, ops
+from keras.initializers import Constant
 from sklearn.linear_model import Ridge
 
 from helpers.align import Aligned, nearest_motion
 from helpers.config import TrainingConfig
-from helpers.model import CompletePersonalityModel, middle
+from helpers.model import MIDDLE, CompletePersonalityModel
 from helpers.train import computing_in
+
+RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
+TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
+SHUFFLED_LABELS_MODEL = "token_cross_attention_shuffled_labels"
+
+Predictor = Callable[[Sequence[Aligned], np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 def concat_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
-    """Build the pooled baseline: one vector per stream, concatenated, two hidden layers.
-
-    Returns:
-        Model from {"static": (B, static_dim), "dynamic": (B, dynamic_dim)} to scores (B, n_targets).
-    """
+    """Build the pooled baseline, from {"static": (B, static_dim), "dynamic": (B, dynamic_dim)} to (B, n_targets)."""
     static, dynamic = keras.Input((static_dim,), name="static"), keras.Input((dynamic_dim,), name="dynamic")
     x = layers.Dense(256, activation="relu")(layers.Concatenate()([static, dynamic]))
     x = layers.Dropout(dropout_rate)(layers.BatchNormalization(momentum=0.9)(x))
@@ -44,48 +47,36 @@ def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_
     mask = keras.Input((None,), dtype="bool", name="mask")
     x = layers.Concatenate()([layers.Dense(128)(static), layers.Dense(128)(dynamic)])
     x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(x))
-    x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
     inputs = {"static": static, "dynamic": dynamic, "mask": mask}
-    return keras.Model(inputs, _scores(x, n_targets), name="aligned_mlp")
+    return keras.Model(inputs, _scores(_pooled(x, mask), n_targets), name="aligned_mlp")
 
 
 def stream_mlp(width: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
-    """Build what one stream alone can do: `aligned_mlp` over the tokens of a single stream.
-
-    Returns:
-        Model from {"tokens": (B, T, width), "mask": bool (B, T)} to scores (B, n_targets).
-    """
+    """Build `aligned_mlp` of one stream, from {"tokens": (B, T, width), "mask": bool (B, T)} to (B, n_targets)."""
     tokens, mask = keras.Input((None, width), name="tokens"), keras.Input((None,), dtype="bool", name="mask")
     x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(layers.Dense(128)(tokens)))
-    x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
-    return keras.Model({"tokens": tokens, "mask": mask}, _scores(x, n_targets), name="stream_mlp")
+    return keras.Model({"tokens": tokens, "mask": mask}, _scores(_pooled(x, mask), n_targets), name="stream_mlp")
+
+
+def _pooled(x, mask):
+    return layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
 
 
 def _scores(x, n_targets: int):
     x = layers.Dense(64, activation="relu")(x)
-    return layers.Dense(n_targets, bias_initializer=middle())(x)
+    return layers.Dense(n_targets, bias_initializer=Constant(MIDDLE))(x)
 
 
 def freeze_parts(model: keras.Model, parts: str) -> None:
-    """Keep parts of a network as they start.
+    """Keep parts of a network as they start: names with commas between them, such as "query,key", each with all in it.
 
-    Args:
-        model: Any with parts of its own, as `as_tree` names them.
-        parts: Names with commas between them, such as "query,key"; a part is frozen with all in it. "" freezes none.
-
-    Raises:
-        ValueError: The network has no part of such a name.
+    ValueError lists the names that `as_tree` shows.
     """
     known = {part.name: part for part in model._flatten_layers(include_self=False)}
     for name in filter(None, (name.strip() for name in parts.split(","))):
         if name not in known:
             raise ValueError(f"frozen must be names among {', '.join(known)}, got {name!r}. Correct the name.")
         known[name].trainable = False
-
-
-RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
-
-Predictor = Callable[[Sequence[Aligned], np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 def constant(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
@@ -132,31 +123,26 @@ def _shrunken_means(ratings: pd.Series) -> tuple[pd.Series, float]:
 
 
 def ridge(*streams: str) -> Predictor:
-    """Make the ridge regression on the mean tokens of these streams; its penalty is chosen on the validation clips."""
+    """Make the ridge regression on the mean tokens of these streams; its penalty is chosen on the validation clips.
+
+    Each target is fitted to the clips that have it.
+    """
 
     def predict(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
         pooled = [clips.pooled() for clips in sets]
         x = [np.concatenate([streams_of[name] for name in streams], 1) for streams_of in pooled]
         mean, sd = x[0][train].mean(0), x[0][train].std(0)
         x = [(part - mean) / np.where(sd > 0, sd, 1) for part in x]
-        models = fit_ridge(x[0], sets[0].labels, train, validation)
+        models = [_best_ridge(x[0], column, train, validation) for column in sets[0].labels.T]
         return [np.stack([m.predict(part) for m in models], 1) for part in x]
 
     return predict
 
 
-def fit_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> list[Ridge]:
-    """Fit one ridge per target of y (N, k) on standardised x (N, D), its penalty chosen on the validation clips.
-
-    Each target is fitted to the clips that have it: NaN is unrated.
-    """
-    models = []
-    for column in y.T:
-        fitted_on, chosen_on = (part & ~np.isnan(column) for part in (train, validation))
-        tried = [Ridge(alpha).fit(x[fitted_on], column[fitted_on]) for alpha in RIDGE_ALPHAS]
-        errors = [np.mean((m.predict(x[chosen_on]) - column[chosen_on]) ** 2) for m in tried]
-        models.append(tried[int(np.argmin(errors))])
-    return models
+def _best_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Ridge:
+    fitted_on, chosen_on = (part & ~np.isnan(y) for part in (train, validation))
+    tried = [Ridge(alpha).fit(x[fitted_on], y[fitted_on]) for alpha in RIDGE_ALPHAS]
+    return min(tried, key=lambda m: np.mean((m.predict(x[chosen_on]) - y[chosen_on]) ** 2))
 
 
 BASELINES: dict[str, Predictor] = {
@@ -168,12 +154,6 @@ BASELINES: dict[str, Predictor] = {
 }
 
 
-TOKEN_MODEL, SHUFFLED_MODEL = "token_cross_attention", "token_cross_attention_shuffled"
-SHUFFLED_LABELS_MODEL = "token_cross_attention_shuffled_labels"
-SALIENCE_MODEL, SALIENCE_SHUFFLED_MODEL = "salience_cross_attention", "salience_cross_attention_shuffled"
-WARMUP_SHARE = 0.3  # of the training steps, for the salience model's auxiliary loss
-
-
 @dataclass(frozen=True)
 class Variant:
     """One row of the table of models.
@@ -183,41 +163,28 @@ class Variant:
         inputs: "tokens", "shuffled", "pooled", "aligned", "static" or "dynamic" (one stream's tokens), "untimed" (all
             tokens at one time), "coarse" (every other token); "" where there is no network.
         network: "cross_attention", "concat_mlp", "aligned_mlp", "stream_mlp", or "" for a baseline without one.
-        options: Further arguments of CompletePersonalityModel.
         changes: Parameters of the training that it has otherwise.
-        longer: Its epochs over those of the others.
-        settles: Share of its epochs of which none is kept.
-        labels: "own", or "shuffled": each training and validation clip has the ratings of another one of them.
+        own_labels: Or each training and validation clip has the ratings of another one of them.
     """
 
     says: str
     inputs: str = "tokens"
     network: str = "cross_attention"
-    options: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
-    longer: float = 1.0
-    settles: float = 0.0
-    labels: str = "own"
+    own_labels: bool = True
 
     @property
-    def cost(self) -> float:
+    def cost(self) -> int:
         """Duration of a training, roughly, in trainings of an MLP."""
-        return self.longer * {"": 0, "cross_attention": 4}.get(self.network, 1)
+        return {"": 0, "cross_attention": 4}.get(self.network, 1)
 
 
-def _baseline(says: str) -> Variant:
-    return Variant(says, "", "")
-
-
-SALIENCE = Variant(
-    "attention from a flat start, at a price", options={"attention": "salience"}, longer=1.6, settles=0.6
-)
 VARIANTS: dict[str, Variant] = {
-    "constant": _baseline("the mean training rating for everyone"),
-    "same_video": _baseline("the mean of the training clips of the same source, shrunken; sees no pixel"),
-    "ridge_face": _baseline("ridge regression on the mean face token"),
-    "ridge_motion": _baseline("ridge regression on the mean motion token"),
-    "ridge": _baseline("ridge regression on the mean tokens of both streams"),
+    "constant": Variant("the mean training rating for everyone", "", ""),
+    "same_video": Variant("the mean of the training clips of the same source, shrunken; sees no pixel", "", ""),
+    "ridge_face": Variant("ridge regression on the mean face token", "", ""),
+    "ridge_motion": Variant("ridge regression on the mean motion token", "", ""),
+    "ridge": Variant("ridge regression on the mean tokens of both streams", "", ""),
     "face_mlp": Variant("face tokens alone, no time", "static", "stream_mlp"),
     "motion_mlp": Variant("motion tokens alone, no time", "dynamic", "stream_mlp"),
     "concat_mlp": Variant("mean tokens of both streams, concatenated", "pooled", "concat_mlp"),
@@ -225,13 +192,7 @@ VARIANTS: dict[str, Variant] = {
     TOKEN_MODEL: Variant("cross-attention over tokens in time"),
     SHUFFLED_MODEL: Variant("the same, motion tokens moved to other times: the control", "shuffled"),
     SHUFFLED_LABELS_MODEL: Variant(
-        "the same, trained on other clips' ratings: nothing can be learned", labels="shuffled"
-    ),
-    "token_cross_attention_untied": Variant("the same, keys not started as queries", options={"tied_start": False}),
-    "token_cross_attention_pooled_before": Variant("the same, pooled before the head", options={"pool": "before"}),
-    SALIENCE_MODEL: SALIENCE,
-    SALIENCE_SHUFFLED_MODEL: replace(
-        SALIENCE, says="the same, motion tokens moved to other times: its control", inputs="shuffled"
+        "the same, trained on other clips' ratings: nothing can be learned", own_labels=False
     ),
     "aligned_mlp": Variant("face and motion of the same time concatenated, no attention", "aligned", "aligned_mlp"),
 }
@@ -277,10 +238,7 @@ def chosen_models(models: str) -> tuple[str, ...]:
 
 def config_of(name: str, cfg: TrainingConfig) -> TrainingConfig:
     """The parameters that a model is trained with."""
-    variant = variant_of(name)
-    epochs = round(cfg.epochs * variant.longer)
-    first_epoch = max(cfg.first_epoch, int(epochs * variant.settles))
-    return replace(cfg, epochs=epochs, first_epoch=first_epoch, **variant.changes)
+    return replace(cfg, **variant_of(name).changes)
 
 
 def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
@@ -297,7 +255,7 @@ def shuffle_motion(aligned: Aligned, seed: int) -> Aligned:
 
 def model_labels(name: str, labels: np.ndarray, fitted: np.ndarray, seed: int) -> np.ndarray:
     """The ratings (N, k) that the model of this name is fitted to; `fitted`, bool (N,), are the clips it may see."""
-    if variant_of(name).labels == "own":
+    if variant_of(name).own_labels:
         return labels
     out, rows = labels.copy(), np.flatnonzero(fitted)
     out[rows] = labels[np.random.RandomState(seed).permutation(rows)]
@@ -322,34 +280,32 @@ def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray
     return inputs
 
 
-def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int, n_train: int | None = None) -> keras.Model:
-    """The network as it is before its training with this seed: the same weights at every call.
+def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
+    """The network of a variant as it is before its training with this seed, the same weights at every call.
 
-    Args:
-        name: Of a variant that has a network.
-        aligned: Clips whose widths it is for.
-        cfg: Its sizes.
-        seed: Of its weights.
-        n_train: Clips it will be trained on; default all of `aligned`. Only the salience model's warm-up needs it.
+    Its input widths are those of `aligned`, its sizes those of `cfg`.
     """
     keras.utils.set_random_seed(seed)
     variant, cfg = variant_of(name), config_of(name, cfg)
     widths = {"static": aligned.static_features.shape[-1], "dynamic": aligned.dynamic_features.shape[-1]}
-    n_targets = len(aligned.targets)
+    rest = cfg.dropout_rate, len(aligned.targets)
     with computing_in(cfg.precision):
         if variant.network == "stream_mlp":
-            return stream_mlp(widths[variant.inputs], cfg.dropout_rate, n_targets)
+            return stream_mlp(widths[variant.inputs], *rest)
         if variant.network != "cross_attention":
-            build = {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[variant.network]
-            return build(*widths.values(), cfg.dropout_rate, n_targets)
-        options = dict(variant.options)
-        if "attention" in options:
-            steps = cfg.epochs * -(-(n_train or len(aligned)) // cfg.batch_size)
-            options["warmup_steps"] = round(WARMUP_SHARE * steps)
-        sizes = cfg.fusion_dim, cfg.num_heads, cfg.dropout_rate, n_targets
-        model = CompletePersonalityModel(*widths.values(), *sizes, **options)
+            return {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[variant.network](*widths.values(), *rest)
+        model = CompletePersonalityModel(*widths.values(), cfg.fusion_dim, cfg.num_heads, *rest)
     freeze_parts(model, cfg.frozen)
     return model
+
+
+def own_architectures(
+    clips: Aligned, cfg: TrainingConfig, names: Sequence[str] = tuple(VARIANTS)
+) -> dict[str, tuple[keras.Model, Any]]:
+    """The networks among these models, for the widths and tokens of these clips: what `compare_architectures` takes."""
+    one = clips.take(np.arange(1))
+    networks = [name for name in names if variant_of(name).network]
+    return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in networks}
 
 
 def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:
@@ -366,7 +322,7 @@ def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.D
         name: {
             "parameters": model.count_params(),
             "trainable": sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
-            "layers": sum(1 for _, part in walk(model) if not _parts(part) and part.weights),
+            "layers": sum(1 for _, part in _walk(model) if not _parts(part) and part.weights),
             "flops": count_flops(model, inputs),
         }
         for name, (model, inputs) in models.items()
@@ -374,34 +330,23 @@ def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.D
     return pd.DataFrame.from_dict(rows, "index").rename_axis("model")
 
 
-def own_architectures(
-    clips: Aligned, cfg: TrainingConfig, names: Sequence[str] = tuple(VARIANTS)
-) -> dict[str, tuple[keras.Model, Any]]:
-    """The networks among these models, for the widths and tokens of these clips: what `compare_architectures` takes."""
-    one = clips.take(np.arange(1))
-    networks = [name for name in names if variant_of(name).network]
-    return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in networks}
+def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return list(layer._flatten_layers(include_self=False, recursive=False))  # `layers` exists on models only
 
 
-def walk(model: keras.Model, depth: int = 0) -> Iterator[tuple[int, keras.layers.Layer]]:
+def _walk(model: keras.Model, depth: int = 0) -> Iterator[tuple[int, keras.layers.Layer]]:
     """The parts of a model with their depth, a part before its own parts."""
     for part in _parts(model):
         yield depth, part
-        yield from walk(part, depth + 1)
-
-
-def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return list(layer._flatten_layers(include_self=False, recursive=False))  # `layers` exists on models only
+        yield from _walk(part, depth + 1)
 
 
 def as_tree(model: keras.Model) -> str:
     """The parts of a model as indented lines: name, kind, parameters."""
     lines = [f"{model.name} ({type(model).__name__}): {model.count_params():,} parameters"]
-    lines += [
-        f"{'  ' * (depth + 1)}{part.name} ({type(part).__name__})"
-        + (f": {part.count_params():,}" if part.weights else "")
-        for depth, part in walk(model)
-    ]
+    for depth, part in _walk(model):
+        size = f": {part.count_params():,}" if part.weights else ""
+        lines.append(f"{'  ' * (depth + 1)}{part.name} ({type(part).__name__}){size}")
     return "\n".join(lines)
 
 
@@ -415,34 +360,24 @@ def count_flops(model: keras.Model, inputs: Any) -> int:
         inputs: What it takes; of arrays with several clips the first is used.
     """
     one = keras.tree.map_structure(lambda x: ops.convert_to_tensor(np.asarray(x)[:1]), inputs)
-    counters = {"tensorflow": _tensorflow_flops, "jax": _jax_flops, "torch": _torch_flops}
-    return counters[keras.backend.backend()](model, one)
+    if keras.backend.backend() == "jax":
+        import jax
 
+        return int(jax.jit(lambda x: model(x, training=False)).lower(one).compile().cost_analysis()["flops"])
+    if keras.backend.backend() == "torch":
+        from torch.utils.flop_counter import FlopCounterMode
 
-def _tensorflow_flops(model: keras.Model, one: Any) -> int:
+        with FlopCounterMode(display=False) as counter:
+            model(one, training=False)
+        return int(counter.get_total_flops())
     import tensorflow as tf
 
+    profiler = tf.compat.v1.profiler
     graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(one).graph
-    options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")  # the profiler calls functions of TensorFlow's own that are deprecated, and says so
+    options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")  # the profiler calls functions of TensorFlow's own that are deprecated
     try:
-        profile = tf.compat.v1.profiler.profile(graph, options=options.with_empty_output().build())
+        return int(profiler.profile(graph, options=options).total_float_ops)
     finally:
-        logger.setLevel(level)
-    return int(profile.total_float_ops)
-
-
-def _jax_flops(model: keras.Model, one: Any) -> int:
-    import jax
-
-    return int(jax.jit(lambda x: model(x, training=False)).lower(one).compile().cost_analysis()["flops"])
-
-
-def _torch_flops(model: keras.Model, one: Any) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        model(one, training=False)
-    return int(counter.get_total_flops())
+        tf.get_logger().setLevel(level)

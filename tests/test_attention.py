@@ -178,10 +178,10 @@ def test_a_good_order_changes_the_answer_sooner_than_a_random_one():
 K = 3
 
 
-@pytest.fixture(params=["content", "salience"])
-def model(request):
+@pytest.fixture
+def model():
     keras.utils.set_random_seed(1)
-    return CompletePersonalityModel(DS, DD, 8, HEADS, n_targets=K, attention=request.param)
+    return CompletePersonalityModel(DS, DD, 8, HEADS, n_targets=K)
 
 
 @pytest.fixture
