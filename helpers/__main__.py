@@ -160,12 +160,18 @@ def score(
         files = {kind: path or out / f"score.{kind}" for kind, path in files.items()}
     _check_targets(files, out)
     with without_noise():
-        from helpers import scores
-        from helpers.score import N_FACES, load_scorer
+        from helpers.score import N_FACES, Unusable, as_text, load_scorer, score_all
+
+    def report(result):
+        if isinstance(result, Unusable):
+            print(f"error: {result.video}: {result.failed}", file=sys.stderr, flush=True)
+        else:
+            print(as_text(result), flush=True)
+
     page = files.pop("html")
-    how = {"faces": N_FACES if page else 0, "report": scores.print_score}
-    results = scores.score_all([video, *more], load_scorer(model), **files, **how)
-    if failed := sum(isinstance(result, scores.Unusable) for result in results):
+    scorer, faces = load_scorer(model), N_FACES if page else 0
+    results = score_all([video, *more], scorer, faces=faces, report=report, **files)
+    if failed := sum(isinstance(result, Unusable) for result in results):
         print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
     for path in filter(None, files.values()):
         print(f"written: {path}", flush=True)

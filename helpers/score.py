@@ -1,42 +1,55 @@
-"""Scores a video with a trained model: five traits with intervals, beside the constant predictor.
+"""Scores videos with a trained model: five traits with intervals, beside the constant predictor.
 
-In: a video file and the `model/` folder of a run, whose `card.json` says how clips were prepared for training. Out: a
-`ClipScore`, and the same as text.
+In: video files or folders of them, and the `model/` folder of a run, whose `card.json` says how clips were prepared for
+training. Out: a `ClipScore` of each, or the reason why there is none; text, JSON and a table that say the same.
 """
 
+import logging
+import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 
 from helpers.attention import get_attention_weights, occlusion
 from helpers.backbones import Backbone, build_backbone
-from helpers.clips import DISPLAY
+from helpers.clips import DISPLAY, LETTERS, TRAITS, load_clips, targets_of
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.container import VideoError
 from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
 from helpers.faces import track_clip
-from helpers.files import needs, read_json
+from helpers.failures import reason_of
+from helpers.files import needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.inventory import as_line, take_inventory
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
+from helpers.names import clip_key, natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
 from helpers.probe import probe
 from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
-from helpers.store import STREAMS, FeatureFile
+from helpers.store import STREAMS, FeatureFile, read_arrays, write_arrays
 from helpers.tracks import FaceTrack, NoFaceError, crop_at
 from helpers.video import iter_frames
+
+log = logging.getLogger(__name__)
 
 N_FACES, FACE_PX = 8, 96  # pictures of the face along the time axis of a video
 WORDS = {"static": "face", "dynamic": "motion"}
 MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
 LOW_COVERAGE, MUCH_LONGER = 0.7, 1.5  # a score below the one, or so often the longest training clip, has a warning
+SHOWN = 50  # videos with figures of their own: more make a page too large for a phone
+EXAMPLES = 5  # videos that are tried until one shows its face throughout
+VALUES = ("score", "low", "high", "constant", "share_below")
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,6 @@ class Scorer:
     """A trained model and the networks it was trained behind: load it once, score many videos."""
 
     model: keras.Model
-    folder: Path
     card: dict[str, Any]
     training: dict[str, TrainingTokens]
     reduction: Reduction
@@ -60,23 +72,14 @@ class Scorer:
 class ClipScore:
     """The scores of one video, in [0, 1], and what stands behind them.
 
-    Attributes:
-        video: Its name; below the folder that was named, if one was.
-        score, low, high: By target; `low` and `high` bound the 90 % interval (split conformal, from validation clips).
-        constant: What the constant predictor gives, by target.
-        share_below: Share of the training ratings below the score, by target.
-        motion_t_s, motion_share: Attention per motion token (mean over heads and face tokens, sums to 1) at so many
-            seconds.
-        face_coverage: Share of the looked-at frames that show the face.
-        warnings: Sentences.
-        duration_s: Length of the video.
-        parts_s: Start and end in seconds of the parts that `effects` is about.
-        effects: By target, how far each part's motion moves the score (minus `helpers.attention.occlusion`);
-            {} where the model folder does not hold the usual motion, as those made earlier do not.
-        familiarity: By stream, how far the tokens lie from the training clips
-            (`helpers.out_of_distribution.TrainingTokens.describe`); {} likewise.
-        faces_t_s, faces: Some faces of the video, RGB uint8 (96, 96, 3), and their times in seconds.
-        remarks: What is odd about the picture or the faces and what was done about it, in words; [] for most videos.
+    By target: `score`; `low` and `high` of the 90 % interval (split conformal, from validation clips); `constant`, what
+    the constant predictor gives; `share_below`, the share of training ratings below the score; `effects`, how far the
+    motion of each of `parts_s` (start and end in seconds) moves the score.
+
+    By motion token: `motion_t_s` in seconds, `motion_share` of the attention (mean over heads and face tokens, sum 1).
+    `face_coverage`: share of the looked-at frames that show the face. `familiarity`: by stream, how far the tokens lie
+    from the training clips (`TrainingTokens.describe`). `faces`: RGB uint8 (96, 96, 3) at `faces_t_s` seconds.
+    `warnings`: what weakens the score; `remarks`: what is odd about picture or faces and was done about it.
     """
 
     video: str
@@ -103,12 +106,16 @@ class ClipScore:
         return any(of["unlike"] for of in self.familiarity.values())
 
 
-def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any]:
-    """The `card.json` of a model folder.
+@dataclass(frozen=True)
+class Unusable:
+    """A video that could not be scored, and why."""
 
-    Args:
-        model_dir: `results/<run>/model`.
-        of_videos: Refuse a model of features that were not made of videos.
+    video: str
+    failed: str
+
+
+def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any]:
+    """The `card.json` of `results/<run>/model`; `of_videos` refuses a model that was not trained on videos.
 
     Raises:
         FileNotFoundError: The folder is not a model folder.
@@ -122,10 +129,9 @@ def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any
         raise ValueError(f"{folder / 'card.json'} must be the card of a model, got another file. Name a run's model/.")
     for name, how in card["extractors"].items():
         if how["weights"]["name"] == "elsewhere" or (of_videos and "stored" in how):
-            stored = ", or of stored faces or flow" if of_videos else ""
             raise ValueError(
-                f"{folder} must be a model of features made here to score with it, its {name} features were made "
-                f"elsewhere{stored}. Train on features that 03 and 04 made{' of videos' if of_videos else ''}."
+                f"{folder} cannot score: its {name} features were made elsewhere, or of stored faces or flow. "
+                f"Train on features that 03 and 04 made{' of videos' if of_videos else ''}."
             )
     return card
 
@@ -150,9 +156,8 @@ def load_model(model_dir: str | Path) -> tuple[keras.Model, Reduction]:
 def load_scorer(model_dir: str | Path) -> Scorer:
     """Load a model folder and build the networks its card names.
 
-    Raises:
-        FileNotFoundError: The folder is not a model folder, or pretrained weights or the detector's file are missing.
-        ValueError: The networks built here, or those the reduction was made behind, are not those of the card.
+    FileNotFoundError where it is none, or published weights or the detector's file are missing; ValueError where the
+    networks built here, or those the reduction was made behind, are not those of the card.
     """
     folder, card = Path(model_dir), read_card(model_dir)
     model, reduction = load_model(folder)
@@ -168,9 +173,8 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     reduction.check(extractors)
     return Scorer(
         model=model,
-        folder=folder,
         card=card,
-        training=read_training_tokens(folder / "familiar.npz"),
+        training=read_training_tokens(needs(folder / "familiar.npz", "06_training")),
         reduction=reduction,
         preparation=preparation,
         static=static,
@@ -182,13 +186,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
 
 
 def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int = N_FACES) -> ClipScore:
-    """Score one video.
-
-    Args:
-        video: Its file.
-        scorer: See `load_scorer`.
-        name: What it is called; by default its file's name.
-        faces: How many pictures of the face are taken along.
+    """Score one video, called `name` (its file's), with so many pictures of its face.
 
     Raises:
         VideoError, NoFaceError, TooShortError: The video cannot be used; the message says why.
@@ -206,9 +204,9 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
         low=_by_target(targets, raw - half),
         high=_by_target(targets, raw + half),
         constant=card["constant"],
-        share_below={t: float(np.interp(raw[i], *_ratings(card, t))) for i, t in enumerate(targets)},
+        share_below={t: float(_share_below(raw[i], card, t)) for i, t in enumerate(targets)},
         face_coverage=track.coverage,
-        warnings=clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
+        warnings=model_warnings(card) + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
         familiarity=known,
         remarks=clip_remarks(video, track),
@@ -224,18 +222,15 @@ def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[
     crops = face_crops(Job(Path(video), track, scorer.static, backend, size_px))
     flows = face_flows(Job(Path(video), track, scorer.dynamic, backend))
     static, dynamic = StaticRows(track), DynamicRows(track, scorer.dynamic)
-    rows = {
+    tokens = {
         "static": rows_of_clip(static, crops, scorer.face_forward, scorer.static.batch_size).in_time(),
         "dynamic": rows_of_clip(dynamic, flows, scorer.motion_forward, scorer.dynamic.batch_size).in_time(),
     }
-    for name, of in rows.items():
-        if not len(of.valid):
-            raise NoFaceError(
-                f"{Path(video).name}: the face is lost wherever a {name} row would lie. Take another clip."
-            )
-    return track, {
-        name: replace(of, features=getattr(scorer.reduction, name).transform(of.features)) for name, of in rows.items()
-    }
+    for name, rows in tokens.items():
+        if not len(rows.valid):
+            raise NoFaceError(f"the face is lost wherever a {name} row would lie. Take another clip.")
+        tokens[name] = replace(rows, features=getattr(scorer.reduction, name).transform(rows.features))
+    return track, tokens
 
 
 def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Scorer) -> dict[str, Any]:
@@ -243,16 +238,14 @@ def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Score
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # `clip_warnings` says it
         share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
-    parts, effects = np.array_split(np.arange(len(share)), min(len(share), MOST_PARTS)), {}
-    if scorer.training:
-        moved = -occlusion(scorer.model, inputs, scorer.training["dynamic"].mean, parts)[0]
-        effects = {target: moved[:, i].astype(float).tolist() for i, target in enumerate(scorer.card["targets"])}
+    parts = np.array_split(np.arange(len(share)), min(len(share), MOST_PARTS))
+    moved = -occlusion(scorer.model, inputs, scorer.training["dynamic"].mean, parts)[0]  # (parts, targets)
     ends = [(motion.t_start_s[part[0]], motion.t_end_s[part[-1]]) for part in parts]
     return {
         "motion_t_s": [round(float(t), 3) for t in motion.t_s],
         "motion_share": [float(s) for s in share],
         "parts_s": [(round(float(start), 3), round(float(end), 3)) for start, end in ends],
-        "effects": effects,
+        "effects": dict(zip(scorer.card["targets"], moved.T.astype(float).tolist(), strict=True)),
     }
 
 
@@ -267,37 +260,36 @@ def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend
 
 def _by_target(targets: list[str], values: np.ndarray) -> dict[str, float]:
     """Values cut to [0, 1], where ratings lie; the model's own output is linear."""
-    return {target: float(np.clip(value, 0, 1)) for target, value in zip(targets, values, strict=True)}
+    return dict(zip(targets, np.clip(values, 0, 1).tolist(), strict=True))
 
 
-def _ratings(card: dict[str, Any], target: str) -> tuple[Sequence[float], np.ndarray]:
-    """Quantiles of the training ratings, and their orders 0, 1/n, …, 1."""
+def _share_below(values: np.ndarray | float, card: dict[str, Any], target: str) -> np.ndarray:
+    """Share of the training ratings below values, from the quantiles 0, 1/n, …, 1 that the card holds."""
     quantiles = card["training_quantiles"][target]
-    return quantiles, np.linspace(0, 1, len(quantiles))
+    return np.interp(values, quantiles, np.linspace(0, 1, len(quantiles)))
 
 
 def training_shares(card: dict[str, Any], bins: int = 20) -> dict[str, np.ndarray]:
     """Share of the training ratings in equal parts of [0, 1], by target: (bins,), sum 1."""
     edges = np.linspace(0, 1, bins + 1)
-    below = {target: np.interp(edges, *_ratings(card, target)) for target in card["targets"]}
-    return {target: np.diff(np.concatenate([[0], shares[1:-1], [1]])) for target, shares in below.items()}
+    below = {target: _share_below(edges[1:-1], card, target) for target in card["targets"]}
+    return {target: np.diff(shares, prepend=0, append=1) for target, shares in below.items()}
 
 
 def clip_warnings(
     track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
 ) -> list[str]:
-    """List what weakens the scores of one video, the heaviest first.
+    """What weakens the scores of one video beside `model_warnings`, the heaviest first.
 
-    Args:
-        track: Its face.
-        raw: The model's output before it is cut to [0, 1], (k,).
-        card: See `helpers.results.keep_model`; cards that were made earlier lack some entries.
-        familiarity: By stream, see `TrainingTokens.describe`; {} where nothing is known.
-        n_motion: Number of motion tokens.
+    `raw (k,)` is the model's output before it is cut to [0, 1], `n_motion` the number of motion tokens.
     """
     seconds, longest_s = track.n_frames / track.fps, card.get("training_length_s", np.inf)
     found = {
-        "how unlike the video is to the training clips is not known: the model folder is an older one": not familiarity,
+        f"the {WORDS[stream]} is unlike the training clips: {of['distance']:.1f} times as far from their mean as they "
+        f"are, the farthest of {of['held_out_clips']} held-out clips {of['farthest_held_out']:.1f} times; the interval "
+        "does not hold for such a clip": of["unlike"]
+        for stream, of in familiarity.items()
+    } | {
         f"the video is {seconds:.0f} s long, the training clips at most {longest_s:.0f} s: the model has never "
         "attended over so long a time; cut the video into such pieces": seconds > MUCH_LONGER * longest_s,
         f"the face was found in only {track.coverage:.0%} of the looked-at frames": track.coverage < LOW_COVERAGE,
@@ -305,19 +297,13 @@ def clip_warnings(
         "the video is so short that it has one stretch of motion: attention has nothing to choose from": n_motion == 1,
         "a score was cut to [0, 1]": bool(np.any((raw < 0) | (raw > 1))),
     }
-    unlike = [
-        f"the {what} is unlike the training clips: {of['distance']:.1f} times as far from their mean as they are, "
-        f"the farthest of {of['held_out_clips']} held-out clips {of['farthest_held_out']:.1f} times; "
-        "the interval does not hold for such a clip"
-        for what, of in ((WORDS[stream], of) for stream, of in familiarity.items() if of["unlike"])
-    ]
-    return model_warnings(card) + unlike + [text for text, holds in found.items() if holds]
+    return [text for text, holds in found.items() if holds]
 
 
 def clip_remarks(video: str | Path, track: FaceTrack) -> list[str]:
     """What is odd about a video's file, its pictures (also those after the first) and its faces, each once."""
-    of_track = "; ".join([*track.decoder.split("; ")[1:], getattr(track, "remarks", "")])
-    return list(dict.fromkeys(filter(None, [*probe(video).remarks, *of_track.split("; ")])))
+    of_track = [*track.decoder.split("; ")[1:], *track.remarks.split("; ")]
+    return list(dict.fromkeys(filter(None, [*probe(video).remarks, *of_track])))
 
 
 def model_warnings(card: dict[str, Any]) -> list[str]:
@@ -344,3 +330,147 @@ def as_text(score: ClipScore) -> str:
         )
     lines += [f"  note: {text}" for text in score.warnings] + [f"  remark: {text}" for text in score.remarks]
     return "\n".join(lines)
+
+
+def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
+    """Each video with its name: its file's name, or its path below the folder that was named.
+
+    Names that occur twice are paths below the folder that all lie in. A folder without videos, or a path to nothing,
+    stays in the list; what else a folder holds is logged by kind.
+    """
+    paths, found = [Path(os.path.abspath(path)) for path in paths], []
+    for path in paths:
+        clips, left_out = take_inventory(path) if path.is_dir() else ({}, ())
+        if len(left_out):
+            log.info("%s: %s", path, as_line(len(clips), left_out))
+        found += [(name, path / name) for name in sorted(clips.values(), key=natural_order)] or [(path.name, path)]
+    often = Counter(name for name, _ in found)
+    root = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [(name if often[name] == 1 else path.relative_to(root).as_posix(), path) for name, path in found]
+
+
+def score_all(
+    paths: Iterable[str | Path],
+    scorer: Scorer,
+    *,
+    faces: int = N_FACES,
+    json: Path | None = None,
+    csv: Path | None = None,
+    report: Callable[[ClipScore | Unusable], None] = lambda result: None,
+) -> list[ClipScore | Unusable]:
+    """Score the videos of `named_videos` one after the other, `report` each, and write the files that are named.
+
+    A video that cannot be used is an `Unusable`, and the others go on. What ends a long list of videos early leaves
+    the scores that are there in `json` and `csv`.
+    """
+    results: list[ClipScore | Unusable] = []
+    try:
+        for name, path in named_videos(paths):
+            results.append(_score(path, scorer, name, faces))
+            report(results[-1])
+    finally:
+        write_scores(results, json=json, csv=csv)
+    return results
+
+
+def _score(path: Path, scorer: Scorer, name: str, faces: int = N_FACES) -> ClipScore | Unusable:
+    try:
+        if path.is_dir():
+            raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
+        return score_clip(path, scorer, name=name, faces=faces)
+    except BaseException as error:
+        return Unusable(name, reason_of(error, path.name))
+
+
+def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
+    """Score one video of a folder: held out by the run in `out` and rated if there is one, its face always visible.
+
+    Of the first `EXAMPLES` that can be used the one with the most face is taken. ValueError where none can be used.
+    """
+    rated, clips = ratings_of(out).index, take_inventory(folder).clips
+    usable, failed = [], []
+    for key in sorted(clips, key=lambda key: (key not in rated, natural_order(key))):
+        result = _score(folder / clips[key], scorer, clips[key])
+        if isinstance(result, Unusable):
+            failed.append(f"{result.video}: {result.failed}")
+            continue
+        usable.append(result)
+        if len(usable) == EXAMPLES or (result.face_coverage == 1 and not result.unlike):
+            break
+    if not usable:
+        raise ValueError(f"{folder} must hold a video that can be scored, got {': '.join(failed[:1]) or 'none'}")
+    return max(usable, key=lambda result: (not result.unlike, result.face_coverage))
+
+
+def ratings_of(out: Path) -> pd.DataFrame:
+    """Ratings of the clips that a run held out of training, index clip, a column per target; empty without a run."""
+    if not (out / "clips.csv").exists() or not (out / "predictions.csv").exists():
+        return pd.DataFrame()
+    clips = load_clips(out / "clips.csv")
+    said = pd.read_csv(out / "predictions.csv", usecols=["split", "clip"])
+    held_out = said.loc[said["split"].isin(["test", "live"]), "clip"].unique()
+    return clips.loc[clips.index.isin(held_out), targets_of(clips)].dropna()
+
+
+def write_scores(
+    results: Sequence[ClipScore | Unusable],
+    *,
+    json: Path | None = None,
+    csv: Path | None = None,
+    pictures: bool = False,
+) -> None:
+    """Write the files that are named: as JSON a record of each, `csv` as `as_table` has them.
+
+    A record has the fields of `ClipScore` but for the faces, which `pictures` writes into an npz beside it.
+    """
+    if json:
+        records = [asdict(result) for result in results]
+        faces = {f"faces_{n}": np.array(record.pop("faces", [])) for n, record in enumerate(records)}
+        write_json(json, records)
+        if pictures:
+            write_arrays(json.with_suffix(".npz"), **faces)
+    if csv:
+        with replacing(csv) as part:
+            as_table(results).to_csv(part, index=False, float_format="%.6g")
+
+
+def read_scores(json: Path) -> list[ClipScore | Unusable]:
+    """Read what `write_scores` wrote with pictures; traits in their order, which a JSON file does not keep."""
+    faces, results = read_arrays(json.with_suffix(".npz")), []
+    for n, record in enumerate(read_json(json)):
+        if "failed" in record:
+            results.append(Unusable(**record))
+            continue
+        order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))
+        values = {name: {target: record[name][target] for target in order} for name in VALUES}
+        results.append(ClipScore(**record | values | {"faces": list(faces[f"faces_{n}"])}))
+    return results
+
+
+def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
+    """One row per video and target, as `score.csv` has them.
+
+    Columns `video`, `target`, those of `VALUES`, `face_coverage`, `duration_s`, `warnings` and `remarks` (with "; "
+    between them), `failed` (the reason; such a video has one row, without target and numbers).
+    """
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        if isinstance(result, Unusable):
+            rows.append(asdict(result))
+            continue
+        about = {name: getattr(result, name) for name in ("video", "face_coverage", "duration_s")}
+        about |= {name: "; ".join(getattr(result, name)) for name in ("warnings", "remarks")}
+        for target in result.score:
+            rows.append(about | {"target": target} | {name: getattr(result, name)[target] for name in VALUES})
+    columns = ["video", "target", *VALUES, "face_coverage", "duration_s", "warnings", "remarks", "failed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def in_context(results: Sequence[ClipScore], card: dict[str, Any], ratings: pd.DataFrame) -> pd.DataFrame:
+    """`as_table`, with the `rating` of each clip where it is known (`ratings_of`), and the model's `r2` by target."""
+    r2 = card.get("metrics", {}).get("r2", {})
+    table = as_table(results)
+    rated = ratings.stack().to_dict() if len(ratings) else {}
+    pairs = zip(table["video"].map(clip_key), table["target"], strict=True)
+    names = table["target"].replace(dict(zip(TRAITS, LETTERS, strict=True)))
+    return table.assign(rating=[rated.get(pair) for pair in pairs], r2=names.map(r2))

@@ -181,7 +181,7 @@ def predict_classes(
         from helpers import clip_classes
         from helpers.container import VideoError
         from helpers.failures import reason_of
-        from helpers.scores import named_videos
+        from helpers.score import named_videos
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
     classifier = clip_classes.load_clip_classifier(model, list(further))

@@ -239,12 +239,12 @@ def write_report(out: str | Path) -> Path:
 
 
 def score_page(results: Sequence[Any], model: Path, page: Path) -> None:
-    """Execute notebook 09 on scores that `helpers.scores` made, and export it as a page.
+    """Execute notebook 09 on scores that `helpers.score` made, and export it as a page.
 
     Where it fails, the error names its executed copy, which then stays beside the page.
     """
     from helpers.pages import export
-    from helpers.scores import write_scores
+    from helpers.score import write_scores
 
     copy = page.with_name(f"{page.stem}_{SCORE}.ipynb")
     title = f"What viewers would say of {results[0].video}" if len(results) == 1 else f"Scores of {len(results)} videos"
