@@ -27,10 +27,10 @@ from helpers.classifier import Trainee, fit_bag, predict_classes
 from helpers.clip_features import ClipVariants, feature_files, read_variants
 from helpers.clip_frames import PLAIN
 from helpers.config import ClassificationConfig
-from helpers.experiment import ONE_THREAD, is_done
 from helpers.files import file_sha256, read_json, replacing, write_json
 from helpers.statistics import NONE, mean_interval
 from helpers.store import read_arrays, write_arrays
+from helpers.train import ONE_THREAD, is_done
 from helpers.workers import ClipPool, cores
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def train_all(clips: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
     """Do every training of a run that is not done, in `cfg.workers` processes (0: one per core), and return all."""
     folder, jobs, stamp = models_folder(cfg), plan_jobs(clips, cfg), _stamp(cfg)
     write_json(folder / "task.json", {"config": cfg.as_dict(without=("workers", "progress")), "stamp": stamp})
-    left = [job for job in jobs if not is_done(folder, f"{job.model}-{job.fold}", job.seed, stamp)]
+    left = [job for job in jobs if not is_done(folder / f"{job.stem}.npz", stamp)]
     if not left:
         return jobs
     workers = min(cfg.workers or cores(), len(left))

@@ -237,7 +237,7 @@ class TrainingConfig(Parameters):
     batch_size: Annotated[int, Interval(ge=1, le=65536)] = 32
     epochs: Annotated[int, Interval(ge=1, le=100000)] = 50
     schedule: Literal["cosine", "plateau"] = "cosine"
-    patience: Annotated[int, Interval(ge=0, le=100000)] = 0
+    patience: Annotated[int, Interval(ge=0, le=100000)] = 16
     first_epoch: Annotated[int, Interval(ge=0, le=100000), NEWER] = 0
     frozen: Annotated[str, NEWER] = ""
     models: Annotated[str, NEWER] = "short"

@@ -1,51 +1,42 @@
-"""All models with all seeds: the clips, one training each, the worker processes that do it, predictions as files.
+"""All models with all seeds: the clips, one training each in worker processes, predictions as files.
 
 In: `Aligned` clips with ratings and `TrainingConfig`. Out: below `training/` for each model and seed an `.npz` and a
-`.keras` called `<model>-<seed>`. As a program (`python -m helpers.experiment FOLDER K N`) it does every N-th training
-that is left. Every choice is made on the validation clips. Workers have one thread each, so the figures depend neither
-on their number nor on what was done before.
+`.keras` called `<model>-<seed>`. Every choice is made on the validation clips.
 """
 
 import hashlib
 import json
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from helpers.align import CLIPS_FILE, Aligned, read_aligned
 from helpers.callbacks import watchers
 from helpers.config import TrainingConfig
-from helpers.files import ROOT, needs, read_json, replacing, write_json
+from helpers.files import needs, read_json, replacing, write_json
 from helpers.reduction import bank_differences, read_reduction
 from helpers.splits import split_clips, training_splits
-from helpers.store import read_arrays, read_manifest, write_arrays
-from helpers.train import fit
+from helpers.store import read_manifest, write_arrays
+from helpers.train import Trainer, is_done, run_jobs
 from helpers.variants import BASELINES, config_of, model_inputs, model_labels, start_model, variant_of
-
-log = logging.getLogger(__name__)
 
 WATCHED = "watched"  # below training/: what the callbacks of each training wrote
 # parameters that change no single training
 NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
-ONE_THREAD = {  # for processes whose figures may depend neither on their number nor on the machine's cores
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_DETERMINISTIC_OPS": "1",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-}
+
+
+class Job(NamedTuple):
+    """One training: the name of the model, and the seed of its split, its start and its order of batches."""
+
+    model: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -152,81 +143,104 @@ class Fitted:
 
 
 def train_one(
-    name: str,
-    seed: int,
+    job: Job,
     data: Aligned,
     live: Aligned | None,
     cfg: TrainingConfig,
     *,
+    trainer: Trainer | None = None,
     state: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Fitted:
-    """Train one model with one seed, which decides its split, its start and its order of batches.
+    """Train one model with one seed.
 
     Args:
-        name: A baseline, or a name that `variants` knows.
-        seed: Any int from 0.
+        job: Name of a baseline or of a network, and any seed from 0.
         data: Rated clips to train on and to test.
         live: Further clips to score, or None.
         cfg: Parameters of the training.
-        state, callbacks: See `helpers.train.fit`.
+        trainer: See `trainer_of`; where other seeds of the model are trained as well.
+        state, callbacks: See `helpers.train.Trainer.fit`.
     """
+    name, seed = job
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
     sets, history, model = [data] if live is None else [data, live], pd.DataFrame(), None
     if name in BASELINES:
         predictions = BASELINES[name](sets, train, validation)
     else:
+        trainer = trainer or trainer_of(name, data, cfg)
         inputs = [model_inputs(name, each, seed) for each in sets]
-        model = start_model(name, data, cfg, seed)
         labels = model_labels(name, data.labels, train | validation, seed)
+        model = start_model(name, data, cfg, seed)
         parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
-        history = fit(model, *parts, config_of(name, cfg), state=state, callbacks=callbacks)
-        predictions = [model.predict(each, batch_size=1024, verbose=0) for each in inputs]
+        history = trainer.fit(model, *parts, state=state, callbacks=callbacks)
+        predictions = [trainer.model.predict(each, batch_size=1024, verbose=0) for each in inputs]
     own, of_live = (p.astype("float32") for p in [*predictions, predictions[0][:0]][:2])
     return Fitted(own, of_live, history, model)
 
 
-def write_fitted(folder: Path, name: str, seed: int, stamp: str, fitted: Fitted) -> None:
-    """Write one training: the model first, then the arrays whose stamp says that all of it is there."""
+def trainer_of(name: str, data: Aligned, cfg: TrainingConfig) -> Trainer:
+    """What trains the network of this name with any seed."""
+    return Trainer(start_model(name, data, cfg, 0), config_of(name, cfg))
+
+
+def write_fitted(folder: Path, job: Job, fingerprint: str, fitted: Fitted) -> None:
+    """Write one training: the model first, then the arrays whose fingerprint says that all of it is there."""
     if fitted.model is not None:
-        with replacing(folder / f"{name}-{seed}.keras") as part:
+        with replacing(trained_file(folder, job, ".keras")) as part:
             fitted.model.save(part)
     history = {f"history_{column}": fitted.history[column].to_numpy() for column in fitted.history}
     predictions = {"prediction": fitted.prediction, "live_prediction": fitted.live_prediction}
-    write_arrays(folder / f"{name}-{seed}.npz", stamp=stamp, **predictions, **history)
+    write_arrays(trained_file(folder, job), stamp=fingerprint, **predictions, **history)
+
+
+def trained_file(folder: Path, job: Job, suffix: str = ".npz") -> Path:
+    """What a training leaves in the folder `training/`."""
+    return folder / f"{job[0]}-{job[1]}{suffix}"
 
 
 def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
     """Load the network that a training left in `cfg.out`."""
-    return keras.saving.load_model(cfg.out / "training" / f"{name}-{seed}.keras")
+    return keras.saving.load_model(trained_file(cfg.out / "training", Job(name, seed), ".keras"))
 
 
 def train_further(name: str, seed: int, data: TrainingData, cfg: TrainingConfig) -> keras.Model:
     """Train one more network as those of a run were, beside them; where it is there already, take it."""
-    train_all([(name, seed)], data, cfg)
+    train_all([Job(name, seed)], data, cfg)
     return load_trained(cfg, name, seed)
 
 
-def train_all(wanted: Sequence[tuple[str, int]], data: TrainingData, cfg: TrainingConfig) -> None:
-    """Do those trainings (model, seed) that are not done, the longest first, in `cfg.workers` processes.
+def train_all(wanted: Sequence[Job], data: TrainingData, cfg: TrainingConfig) -> None:
+    """Do those trainings that are not done, the longest first, in `cfg.workers` processes.
 
     Raises:
-        RuntimeError: A training failed; the message has its last error and the log's path.
+        RuntimeError: A training failed; the message names it and its reason.
     """
-    folder, stamp = cfg.out / "training", fingerprint(data, cfg)
-    jobs = [(name, seed) for name, seed in wanted if not is_done(folder, name, seed, stamp)]
+    folder, known = cfg.out / "training", fingerprint(data, cfg)
+    jobs = [Job(*job) for job in wanted if not is_done(trained_file(folder, job), known)]
     if not jobs:
         return
     task = {
         "config": cfg.as_dict(without=NOT_DECISIVE),
         "data": str(data.folder),
         "live": str(data.live) if data.live else None,
-        "stamp": stamp,
-        "jobs": sorted(jobs, key=lambda job: -variant_of(job[0]).cost),
+        "stamp": known,
     }
     write_json(folder / "task.json", task)
-    _run_workers(folder, task["jobs"], stamp, cfg)
+    run_jobs(serve_trainings, folder, _grouped(jobs, cfg.workers), workers=cfg.workers, progress=cfg.progress)
+
+
+def _grouped(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
+    """Seeds of one model together, as far as no worker gets more than its share; the longest groups first."""
+    cost = {job.model: variant_of(job.model).cost for job in jobs}
+    share = sum(cost[job.model] for job in jobs) / workers
+    groups = []
+    for name in cost:
+        of_model = [job for job in jobs if job.model == name]
+        size = max(int(share / cost[name]), 1) if cost[name] else len(of_model)
+        groups += [of_model[k : k + size] for k in range(0, len(of_model), size)]
+    return sorted(groups, key=lambda group: -len(group) * cost[group[0].model])
 
 
 def fingerprint(data: TrainingData, cfg: TrainingConfig) -> str:
@@ -238,77 +252,25 @@ def fingerprint(data: TrainingData, cfg: TrainingConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def is_done(folder: Path, name: str, seed: int, stamp: str) -> bool:
-    """Whether this training is there, whole, and of the same clips and parameters."""
-    try:
-        return str(read_arrays(folder / f"{name}-{seed}.npz")["stamp"]) == stamp
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
+def serve_trainings(task: tuple[str, Sequence[Job]]) -> Iterator[bool]:
+    """Do the trainings of one model, one after another, in a worker process."""
+    folder, jobs = Path(task[0]), task[1]
+    cfg, data, live, known = _read_task(task[0])
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it minds that several networks are traced
+    trainer = None if jobs[0].model in BASELINES else trainer_of(jobs[0].model, data, cfg)
+    for job in jobs:
+        named = trained_file(folder, job, "").name
+        board = folder / "tensorboard" / named if cfg.tensorboard else None
+        callbacks, state = watchers(folder / WATCHED / named, board), folder / f"{named}.state.npz"
+        fitted = train_one(job, data, live, cfg, trainer=trainer, state=state, callbacks=callbacks)
+        write_fitted(folder, job, known, fitted)
+        state.unlink(missing_ok=True)
+        yield True
+    keras.backend.clear_session()
 
 
-def _run_workers(folder: Path, jobs: list[tuple[str, int]], stamp: str, cfg: TrainingConfig) -> None:
-    """Have worker processes do the jobs of `task.json`; on one pipe they say what is done, or who has failed."""
-    n, (read, write) = min(cfg.workers, len(jobs)), os.pipe()
-    workers = [_start(folder, k, n, write) for k in range(n)]
-    os.close(write)  # the ends that are left are those of the workers
-    with open(read, encoding="utf-8") as said, tqdm(total=len(jobs), unit="model", disable=not cfg.progress) as bar:
-        try:
-            failed = None
-            for line in said:
-                if line.startswith("failed"):
-                    failed = int(line.split()[1])
-                    break
-                bar.update()
-                log.info("trained %s", line.strip())
-            else:
-                failed = next((k for k, worker in enumerate(workers) if worker.wait()), None)
-            if failed is not None:
-                workers[failed].wait()  # until its log is whole
-                name, seed = next(job for job in jobs[failed::n] if not is_done(folder, *job, stamp))
-                path = _log_of(folder, failed)
-                reason = (path.read_text(encoding="utf-8").strip().splitlines() or ["the process ended"])[-1]
-                raise RuntimeError(f"training {name} with seed {seed} failed: {reason}. All of it is in {path}.")
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()
-
-
-def _log_of(folder: Path, k: int) -> Path:
-    return folder / f"worker-{k}.log"
-
-
-def _start(folder: Path, k: int, n: int, stdout: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "helpers.experiment", str(folder), str(k), str(n)]
-    with open(_log_of(folder, k), "wb") as errors:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | ONE_THREAD, stdin=subprocess.DEVNULL, stdout=stdout, stderr=errors
-        )
-
-
-def main(folder: Path, k: int, n: int) -> None:
-    """Do every `n`-th training of `task.json` from the `k`-th, and say on standard output what is done.
-
-    Nothing reads it once the process that started this one has ended: the next line ends this one, too.
-    """
-    try:
-        task = read_json(folder / "task.json")
-        cfg = TrainingConfig.checked(task["config"])
-        chosen = TrainingData(Path(task["data"]), Path(task["live"]) if task["live"] else None, "")
-        data, live = rated_clips(chosen), chosen.live_clips
-        for name, seed in task["jobs"][k::n]:
-            state = folder / f"{name}-{seed}.state.npz"
-            board = folder / "tensorboard" / f"{name}-{seed}" if cfg.tensorboard else None
-            callbacks = watchers(folder / WATCHED / f"{name}-{seed}", board)
-            fitted = train_one(name, seed, data, live, cfg, state=state, callbacks=callbacks)
-            write_fitted(folder, name, seed, task["stamp"], fitted)
-            state.unlink(missing_ok=True)
-            keras.backend.clear_session()
-            print(f"{name} with seed {seed}", flush=True)
-    except Exception:
-        print(f"failed {k}", flush=True)
-        raise
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+@lru_cache(maxsize=1)
+def _read_task(folder: str) -> tuple[TrainingConfig, Aligned, Aligned | None, str]:
+    task = read_json(Path(folder) / "task.json")
+    data = TrainingData(Path(task["data"]), Path(task["live"]) if task["live"] else None, "")
+    return TrainingConfig.checked(task["config"]), rated_clips(data), data.live_clips, task["stamp"]

@@ -21,11 +21,13 @@ from helpers.config import TrainingConfig
 from helpers.experiment import (
     NOT_DECISIVE,
     WATCHED,
+    Job,
     TrainingData,
     check_splits,
     rated_clips,
     split_of,
     train_all,
+    trained_file,
 )
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import LETTER_OF, as_summary, clip_lengths, conformal_quantile, each_number, score_table
@@ -67,7 +69,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     folder = cfg.out / "training"
     bank = rated_clips(data)
     check_splits(data, bank, cfg)
-    train_all([(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds], data, cfg)
+    train_all([Job(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds], data, cfg)
     predictions = gather_predictions(data, cfg)
     with replacing(cfg.out / "predictions.csv") as part:
         predictions.to_csv(part, index=False, float_format="%.6f")
@@ -103,7 +105,7 @@ def gather_predictions(data: TrainingData, cfg: TrainingConfig) -> pd.DataFrame:
 
 
 def _arrays_of(cfg: TrainingConfig, name: str, seed: int) -> dict[str, np.ndarray]:
-    return read_arrays(cfg.out / "training" / f"{name}-{seed}.npz")
+    return read_arrays(trained_file(cfg.out / "training", Job(name, seed)))
 
 
 def _long(name: str, seed: int, split: np.ndarray, clips: Aligned, prediction: np.ndarray) -> pd.DataFrame:

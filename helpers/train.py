@@ -1,104 +1,204 @@
-"""How one network is fitted: what is minimised, batches from memory, the best validation epoch, going on after a kill.
+"""How networks are fitted: what is minimised, the best validation epoch, going on after a kill, and many trainings.
 
 In: a network, inputs and labels (n, k), NaN where a rating is missing, of training and validation clips. Out: the
 fitted network and one row per epoch. The order of batches is drawn from the seed and the number of the epoch, so that a
-training that was interrupted goes on as if it had not been.
+training that was interrupted goes on as if it had not been. Worker processes have one thread each, so the figures
+depend neither on their number nor on what was done before.
 """
 
 import hashlib
 import json
+import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pandas as pd
 from keras import ops
+from tqdm.auto import tqdm
 
 from helpers.config import TrainingConfig
 from helpers.files import replacing
 from helpers.store import read_arrays
+from helpers.workers import ClipPool
 
-Part = tuple[Any, np.ndarray]  # inputs as the network takes them: an array, or several in a dict or tuple; labels
+log = logging.getLogger(__name__)
+
+Part = tuple[Any, ...]  # inputs as the network takes them, an array or several in a dict or tuple; labels; weights (n,)
 
 FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
 MAX_NORM = 1.0  # gradients are clipped to it, each weight's by itself
 PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
 STEPS_AT_ONCE = 64  # between two returns to Python, whose cost is lost among so many
 KEEP_EVERY_S = 30.0  # seconds between two writings of the state: shorter trainings write none
+PATIENCE_S = 24 * 3600.0  # that a training may take
 STOPPER = ("wait", "best", "best_epoch", "stopped_epoch")  # what EarlyStopping remembers, its weights apart
 REDUCER = ("wait", "best", "cooldown_counter")  # what ReduceLROnPlateau remembers
+ONE_THREAD = {  # for processes whose figures may depend neither on their number nor on the machine's cores
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_DETERMINISTIC_OPS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
 
 
-def fit(
-    model: keras.Model,
-    train: Part,
-    validation: Part,
-    cfg: TrainingConfig,
+def is_done(path: Path, fingerprint: str) -> bool:
+    """Whether the arrays of this training are there, whole, and of the same clips and parameters."""
+    try:
+        return str(read_arrays(path)["stamp"]) == fingerprint
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def run_jobs(
+    serve: Callable[[tuple[str, Sequence[NamedTuple]]], Iterator[Any]],
+    folder: Path,
+    groups: Sequence[Sequence[NamedTuple]],
     *,
-    state: Path | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> pd.DataFrame:
-    """Fit by AdamW and restore the best validation epoch.
-
-    The learning rate falls on a cosine to 2 % of its start, or halves whenever the validation loss has not fallen for
-    `PLATEAU` epochs. Gradients are clipped to norm 1. Afterwards the model is compiled with a plain AdamW without
-    memory, or SGD where parts of it are frozen: a saved model needs nothing of this file.
+    workers: int,
+    progress: bool = False,
+) -> None:
+    """Do trainings in worker processes; each group of them in one process, one after another.
 
     Args:
-        model: Not yet compiled.
-        train, validation: Inputs, and labels (n, k), NaN where a rating is missing.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end),
-            the first epoch that may be kept.
-        state: File that the training is kept in while it runs, and gone on from where it is one of the same training;
-            the caller removes it when the results are safe.
-        callbacks: Further ones, called before the state is kept.
+        serve: Takes (folder, group) and yields something, not None, after each job of the group; at the top level of a
+            module.
+        folder: Where it reads the task and leaves results.
+        groups: Jobs, named tuples; the longest group first.
+        workers: Processes at a time.
+        progress: Show a progress bar.
 
-    Returns:
-        One row per epoch: epoch, loss, val_loss (mean squared errors over what is rated).
+    Raises:
+        RuntimeError: A training failed; the message names it and its reason.
     """
-    seed = random.randrange(2**31)  # keras.utils.set_random_seed governs `random`
-    batches = ShuffledBatches(*train, cfg.batch_size, seed)
-    missing = np.isnan(train[1]).any() or np.isnan(validation[1]).any()
-    at_once = 1 if keras.backend.backend() == "torch" else min(len(batches), STEPS_AT_ONCE)  # PyTorch refuses more
-    optimizer = build_optimizer(cfg, cfg.epochs * len(batches))
-    model.compile(optimizer, RatedError() if missing else "mse", steps_per_execution=at_once)
-    optimizer.build(model.trainable_variables)
-    stopper = keras.callbacks.EarlyStopping(
-        patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
-    )
-    reducers = [keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU)] * (cfg.schedule == "plateau")
-    kept = TrainingState(stopper, reducers, cfg.epochs)
-    if state is not None:
-        kept.open(state, fingerprint(model, train, validation, cfg))
-    shuffler = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
-    model.fit(
-        batches,
-        epochs=cfg.epochs,
-        initial_epoch=kept.next_epoch,
-        validation_data=validation,
-        validation_batch_size=1024,
-        callbacks=[shuffler, stopper, *reducers, *callbacks, kept],
-        shuffle=False,
-        verbose=0,
-    )
-    _compile_plainly(model, cfg.weight_decay)
-    return pd.DataFrame(kept.rows)
+    n_jobs = sum(map(len, groups))
+    options = {"ahead_clips": len(groups), "ahead_chunks": n_jobs, "patience_s": PATIENCE_S, "environment": ONE_THREAD}
+    with (
+        tqdm(total=n_jobs, unit="training", disable=not progress) as bar,
+        ClipPool(serve, workers=max(min(workers, len(groups)), 1), **options) as pool,
+    ):
+        for group, done in pool.run((group, (str(folder), group)) for group in groups):
+            for job in group:
+                named = ", ".join(f"{name} {value}" for name, value in job._asdict().items())
+                try:
+                    next(done)
+                except Exception as error:
+                    raise RuntimeError(
+                        f"the training of {named} failed: {str(error) or type(error).__name__}"
+                    ) from error
+                log.info("trained %s", named)
+                bar.update()
 
 
-def _compile_plainly(model: keras.Model, weight_decay: float) -> None:
-    """So that a saved model needs nothing of this file, and goes on from the last learning rate."""
+class Trainer:
+    """A network that is compiled once and fitted from many starts: tracing takes as long as a short training.
+
+    Minimised is a loss by AdamW; gradients are clipped to norm 1; the learning rate falls on a cosine to 2 % of its
+    start, or halves whenever the validation loss has not fallen for `PLATEAU` epochs. What a training gives depends on
+    its start, data and seed alone, not on those before it.
+
+    Args:
+        model: The network that is compiled and trained.
+        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end), the first
+            epoch that may be kept.
+        loss: Default: mean squared error over what is rated.
+    """
+
+    def __init__(self, model: keras.Model, cfg: TrainingConfig, loss: keras.losses.Loss | None = None):
+        self.model, self.cfg, self.loss = model, cfg, loss
+        self._compiled_for, self._optimizer_start = None, []
+
+    def fit(
+        self,
+        start: keras.Model,
+        train: Part,
+        validation: Part,
+        *,
+        state: Path | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> pd.DataFrame:
+        """Fit from the variables of `start`, and leave those of the best validation epoch in it.
+
+        The order of batches is drawn from Python's `random`, which `keras.utils.set_random_seed` governs.
+
+        Args:
+            start: The network itself, or another one built alike that is not compiled and can be saved afterwards.
+            train, validation: Inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
+            state: File that the training is kept in while it runs, and gone on from where it is one of the same
+                training; the caller removes it when the results are safe.
+            callbacks: Further ones, called before the state is kept.
+
+        Returns:
+            One row per epoch: epoch, loss, val_loss.
+        """
+        model, cfg = self.model, self.cfg
+        batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))
+        self._compile(len(batches), missing=bool(np.isnan(train[1]).any() or np.isnan(validation[1]).any()))
+        _copy_variables(start, model)
+        stopper = keras.callbacks.EarlyStopping(
+            patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
+        )
+        reducers = [keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU)] * (cfg.schedule == "plateau")
+        kept = TrainingState(stopper, reducers, cfg.epochs)
+        if state is not None:
+            kept.open(state, fingerprint(start, train, validation, cfg))
+        shuffler = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
+        model.fit(
+            batches,
+            epochs=cfg.epochs,
+            initial_epoch=kept.next_epoch,
+            validation_data=validation,
+            validation_batch_size=1024,
+            callbacks=[shuffler, stopper, *reducers, *callbacks, kept],
+            shuffle=False,
+            verbose=0,
+        )
+        _copy_variables(model, start)
+        return pd.DataFrame(kept.rows)
+
+    def _compile(self, n_batches: int, missing: bool) -> None:
+        """Compile where that is not done for so many batches, else set the optimizer back to its start."""
+        if (n_batches, missing) == self._compiled_for:
+            for variable, value in zip(self.model.optimizer.variables, self._optimizer_start, strict=True):
+                variable.assign(value)
+            return
+        at_once = 1 if keras.backend.backend() == "torch" else min(n_batches, STEPS_AT_ONCE)  # PyTorch refuses more
+        optimizer = build_optimizer(self.cfg, self.cfg.epochs * n_batches)
+        self.model.compile(optimizer, self.loss or (RatedError() if missing else "mse"), steps_per_execution=at_once)
+        optimizer.build(self.model.trainable_variables)
+        self._compiled_for = n_batches, missing
+        self._optimizer_start = [ops.convert_to_numpy(variable.value) for variable in self.model.optimizer.variables]
+
+
+def _copy_variables(of: keras.Model, to: keras.Model) -> None:
+    """Weights and the seeds of dropout."""
+    for variable, other in zip(to.variables, of.variables, strict=True) if of is not to else ():
+        variable.assign(other.value)
+
+
+def fit(model: keras.Model, train: Part, validation: Part, cfg: TrainingConfig, **options: Any) -> pd.DataFrame:
+    """Fit one network once and return its history; arguments and `options` are those of `Trainer` and its `fit`.
+
+    Afterwards the model is compiled with a plain AdamW without memory, or SGD where parts of it are frozen, at the last
+    learning rate: a saved model needs nothing of this file.
+    """
+    history = Trainer(model, cfg).fit(model, train, validation, **options)
     rate = float(model.optimizer.learning_rate)
     if all(part.trainable for part in model._flatten_layers()):
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay)
     else:  # without memory per weight: a loaded model does not know which were frozen
         optimizer = keras.optimizers.SGD(rate)
     model.compile(optimizer, loss="mse")
     optimizer.build(model.trainable_variables)  # else what is saved could not be loaded
+    return history
 
 
 @contextmanager
@@ -186,21 +286,21 @@ def build_optimizer(cfg: TrainingConfig, steps: int) -> keras.optimizers.Optimiz
 class ShuffledBatches(keras.utils.PyDataset):
     """Batches of arrays in memory, in an order that seed and epoch decide."""
 
-    def __init__(self, inputs: Any, labels: np.ndarray, batch_size: int, seed: int):
+    def __init__(self, part: Part, batch_size: int, seed: int):
         super().__init__()
-        self.inputs, self.labels, self.batch_size, self.seed = inputs, labels, batch_size, seed
+        self.part, self.batch_size, self.seed = part, batch_size, seed
         self.shuffle(0)
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return -(-len(self.part[1]) // self.batch_size)
 
     def __getitem__(self, index: int) -> Part:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return keras.tree.map_structure(lambda array: array[rows], self.inputs), self.labels[rows]
+        return keras.tree.map_structure(lambda array: array[rows], self.part)
 
     def shuffle(self, epoch: int) -> None:
         """Draw the order of an epoch."""
-        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.labels))
+        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.part[1]))
 
 
 def fingerprint(model: keras.Model, train: Part, validation: Part, cfg: TrainingConfig) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 
 import keras
 import numpy as np
@@ -13,11 +12,12 @@ from helpers import experiment, results, train, variants
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
-from helpers.experiment import TrainingData, choose_data
+from helpers.experiment import Job, TrainingData, choose_data
 from helpers.files import read_json, write_json
 from helpers.out_of_distribution import read_training_tokens
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
 from helpers.store import read_arrays
+from helpers.train import is_done
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N, T, DS, DD = 60, 5, 7, 3
@@ -89,7 +89,7 @@ def test_shuffling_keeps_each_clips_tokens_and_leaves_padding_at_the_end():
 
 def test_the_constant_is_the_mean_of_the_training_ratings(cfg):
     aligned = tokens()
-    fitted = experiment.train_one("constant", 0, aligned, None, cfg)
+    fitted = experiment.train_one(Job("constant", 0), aligned, None, cfg)
     mean = aligned.labels[experiment.split_of(aligned, cfg, 0) == "train"].mean(0)
     np.testing.assert_allclose(fitted.prediction, np.tile(mean, (N, 1)), atol=1e-6)
     assert fitted.live_prediction.shape == (0, 5)
@@ -107,7 +107,7 @@ def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends(c
 
 def test_ridge_finds_a_linear_cue(cfg):
     aligned = tokens()
-    fitted = experiment.train_one("ridge", 0, aligned, tokens(6, "live"), cfg)
+    fitted = experiment.train_one(Job("ridge", 0), aligned, tokens(6, "live"), cfg)
     test = experiment.split_of(aligned, cfg, 0) == "test"
     assert np.corrcoef(fitted.prediction[test, 0], aligned.labels[test, 0])[0, 1] > 0.9
     assert fitted.live_prediction.shape == (6, 5)
@@ -124,8 +124,10 @@ def test_aligned_inputs_pair_motion_by_time():
 def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg, tmp_path, monkeypatch):
     aligned, state = tokens(), tmp_path / "state.npz"
     monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
-    first = experiment.train_one(TOKEN_MODEL, 0, aligned, None, cfg)
-    second = experiment.train_one(TOKEN_MODEL, 0, aligned, None, cfg, state=state)  # keeping its state changes nothing
+    first = experiment.train_one(Job(TOKEN_MODEL, 0), aligned, None, cfg)
+    second = experiment.train_one(
+        Job(TOKEN_MODEL, 0), aligned, None, cfg, state=state
+    )  # keeping its state changes nothing
     assert state.exists()
     assert np.array_equal(first.prediction, second.prediction)
     validation = experiment.split_of(aligned, cfg, 0) == "validation"
@@ -146,7 +148,7 @@ def test_the_table_is_resumed_to_the_same_results(data, cfg, monkeypatch):
     assert again == first
     assert kept.stat().st_mtime_ns == before
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "Popen", None)  # nothing is left to train
+        patch.setattr(experiment, "run_jobs", None)  # nothing is left to train
         assert results.run_table(data, cfg) == first
     check_results(first, cfg, data)
 
@@ -203,7 +205,7 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
 @pytest.mark.slow
 def test_a_failing_training_names_itself_its_error_and_the_log(data, cfg, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "abacus")  # of the workers: here Keras is imported already
-    with pytest.raises(RuntimeError, match=r"token_cross_attention with seed 0 failed: .*abacus.*worker-0\.log"):
+    with pytest.raises(RuntimeError, match="model token_cross_attention, seed 0 failed: .*abacus"):
         results.run_table(data, cfg)
 
 
@@ -211,8 +213,8 @@ def test_the_reason_of_an_error_in_a_training_is_said(data, cfg):
     unrated = tokens()
     unrated.labels[:] = np.nan
     write_folder(data.folder, unrated)
-    with pytest.raises(RuntimeError, match=r"constant with seed 1 failed: .* must hold rated clips .*worker-0\.log"):
-        experiment.train_all([("constant", 1)], data, cfg)
+    with pytest.raises(RuntimeError, match="model constant, seed 1 failed: .* must hold rated clips"):
+        experiment.train_all([Job("constant", 1)], data, cfg)
 
 
 def test_other_parameters_or_other_clips_are_not_taken_for_done(data, cfg):
@@ -271,11 +273,11 @@ def test_the_shuffled_control_is_the_token_model_on_moved_motion():
 
 
 def test_the_stamp_stands_in_every_training(data, cfg, tmp_path):
-    fitted = experiment.train_one("constant", 0, tokens(), None, cfg)
-    experiment.write_fitted(tmp_path, "constant", 0, "stamp", fitted)
+    fitted = experiment.train_one(Job("constant", 0), tokens(), None, cfg)
+    experiment.write_fitted(tmp_path, Job("constant", 0), "stamp", fitted)
     assert str(read_arrays(tmp_path / "constant-0.npz")["stamp"]) == "stamp"
-    assert experiment.is_done(tmp_path, "constant", 0, "stamp")
-    assert not experiment.is_done(tmp_path, "constant", 0, "another")
+    assert is_done(tmp_path / "constant-0.npz", "stamp")
+    assert not is_done(tmp_path / "constant-0.npz", "another")
 
 
 def test_one_more_network_is_trained_beside_a_run_once(data, cfg):

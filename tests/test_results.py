@@ -26,9 +26,9 @@ def run(tmp_path, monkeypatch):
 
     def run_on(clips: Aligned, **changes) -> tuple[pd.DataFrame, dict]:
         def train_here(wanted: list, data: experiment.TrainingData, cfg: TrainingConfig) -> None:
-            for name, seed in wanted:
-                fitted = experiment.train_one(name, seed, clips, None, cfg)
-                experiment.write_fitted(cfg.out / "training", name, seed, "", fitted)
+            for job in wanted:
+                fitted = experiment.train_one(job, clips, None, cfg)
+                experiment.write_fitted(cfg.out / "training", job, "", fitted)
 
         monkeypatch.setattr(results, "train_all", train_here)
         write_folder(tmp_path / "clips", clips)

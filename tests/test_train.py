@@ -71,7 +71,7 @@ def test_the_fused_optimizer_does_what_keras_does():
 
 
 def test_each_epoch_has_an_order_of_its_own_and_the_same_seed_the_same():
-    first, again, other = (ShuffledBatches(*clips(), 16, seed) for seed in (1, 1, 2))
+    first, again, other = (ShuffledBatches(clips(), 16, seed) for seed in (1, 1, 2))
     orders = []
     for epoch in range(3):
         for batches in (first, again, other):
