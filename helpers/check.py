@@ -106,7 +106,7 @@ def check_clips(
     workers = min(cores() if workers is None else workers, len(clips))
     requests = [Request(Path(root, path), detector, min_face, thorough) for path in clips["path"]]
     rows = []
-    with ClipPool(look_at, workers=workers, ahead_clips=2 * workers) as pool:
+    with ClipPool(look_at, workers=workers) as pool:
         answers = pool.run(zip(clips.index, requests, strict=True))
         for _, of_clip in tqdm(answers, total=len(clips), unit="clip", disable=not progress):
             rows.append(_row(requests[len(rows)], of_clip, min_coverage))

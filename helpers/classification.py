@@ -80,9 +80,7 @@ def train_all(clips: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
     workers = min(cfg.workers or cores(), len(left))
     with (
         tqdm(total=len(left), unit="training", disable=not cfg.progress) as bar,
-        ClipPool(
-            serve_training, workers=workers, ahead_clips=len(left), patience_s=PATIENCE_S, environment=ONE_THREAD
-        ) as pool,
+        ClipPool(serve_training, workers=workers, patience_s=PATIENCE_S, environment=ONE_THREAD) as pool,
     ):
         for job, answers in pool.run((job, (str(folder), job)) for job in left):
             list(answers)

@@ -15,7 +15,6 @@ from textwrap import shorten
 from helpers.files import disk_full
 from helpers.workers import PoolError, WorkerError
 
-FIRST, LEAST = 20, 40  # clips: all of the first ones, or half of at least so many, that fail alike end a run
 LONGEST = 400  # characters of a reason
 KINDS, SHOWN = 5, 70  # of reasons that a line tells, and characters of each
 VARYING = re.compile(r"(?<!\w)/[^'\"]*[^'\". ]|\b0x[0-9a-f]+\b|\d+(?:[.,]\d+)*")  # paths and numbers
@@ -26,7 +25,7 @@ class ClipError(ValueError):
 
 
 class RepeatedError(RuntimeError):
-    """So many clips failed alike that it is not theirs; the message says how, how many, and what to do."""
+    """The first clips failed alike: that is not theirs; the message says how, how many, and what to do."""
 
 
 OF_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, PoolError, RepeatedError)
@@ -50,34 +49,13 @@ def reason_of(error: BaseException, name: str = "") -> str:
     return shorten(text, LONGEST, placeholder=" …")
 
 
-class Repeated:
-    """Counts failures that are alike: of one class and one text but for numbers and the clip's own name."""
-
-    def __init__(self) -> None:
-        self._counter = Counter()
-
-    def add(self, error: BaseException, reason: str, names: Iterable[str], place: int, n: int) -> None:
-        """Count the failure of the clip at `place` among the `n` that were begun or found.
-
-        Raises:
-            RepeatedError: The first `FIRST` clips failed like this, or half of `LEAST` or more.
-        """
-        own = "|".join(re.escape(name) for name in names)
-        text = VARYING.sub("…", re.sub(rf"(?<!\w)(?:{own})(?!\w)", "…", reason))
-        kind = type(error), text
-        self._counter.update([kind, (*kind, place < FIRST)])
-        if self._counter[*kind, True] < FIRST and not (n >= LEAST and 2 * self._counter[kind] >= n):
-            return
-        raise RepeatedError(
-            f"{self._counter[kind]} of the first {n} clips failed alike: {text.rstrip('.')}. This is rarely the clips' "
-            "fault: look for the cause, remove it and run the same command, which goes on from here; or take such "
-            "clips out of the folder."
-        ) from None
+def kind_of(reason: str) -> str:
+    """What reasons that are alike but for numbers and details have in common: "no face found in … frames"."""
+    return re.split(r" \(|[.;] ", VARYING.sub("…", reason), maxsplit=1)[0][:SHOWN]
 
 
 def by_kind(reasons: Iterable[str]) -> str:
-    """Count reasons that are alike but for numbers and details: "3 no face found in … frames, 1 the file is empty"."""
-    kinds = Counter(re.split(r" \(|[.;] ", VARYING.sub("…", reason), maxsplit=1)[0][:SHOWN] for reason in reasons)
-    told = [f"{n} {kind}" for kind, n in kinds.most_common(KINDS)]
-    others = sum(n for _, n in kinds.most_common()[KINDS:])
-    return ", ".join(told + [f"{others} of other kinds"] * bool(others))
+    """Count reasons that are alike: "3 no face found in … frames, 1 the file is empty"."""
+    kinds = Counter(map(kind_of, reasons)).most_common()
+    others = sum(n for _, n in kinds[KINDS:])
+    return ", ".join([f"{n} {kind}" for kind, n in kinds[:KINDS]] + [f"{others} of other kinds"] * bool(others))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from threading import Condition
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from helpers.config import Parameters
 from helpers.crops import Chunk, Clock
 from helpers.device import device_scope
-from helpers.failures import ClipError, Repeated, by_kind, reason_of
+from helpers.failures import ClipError, RepeatedError, by_kind, kind_of, reason_of
 from helpers.forward import Forward, NetworkError
 from helpers.rows import ClipRows
 from helpers.store import FeatureFile, Stage, clip_stamp, read_features
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")  # for files
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
 UNWRITTEN = 8  # files that may wait to be written
-AT_ONCE = 2  # batches in the network, where memory suffices for both
-BEGUN = AT_ONCE + 1  # batches on their way: one more waits for it
+AT_ONCE = 2  # batches in the network, where memory suffices for both; one more waits for it
 WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
+FIRST = 20  # clips that end a run if all of them fail alike
 LINE_S = 60.0  # between two lines in the log
-FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+LINE = "{n_fmt} of {total_fmt} clips in {elapsed}, {remaining} left, {rate_fmt}{postfix}"
 
 Kind = tuple[tuple[int, ...], np.dtype, int]  # shape and type of a sample, and its rows: what fits into one batch
 
@@ -79,7 +79,7 @@ class Network:
         threads = ThreadPoolExecutor(AT_ONCE, "network")
         try:
             for kind, batch in self._batches(samples):
-                while running and (len(running) >= BEGUN or running[0].done()):
+                while running and (len(running) > AT_ONCE or running[0].done()):
                     yield from running.popleft().result()
                 self._sizes.setdefault(kind, len(batch))
                 running.append(threads.submit(self._run, batch, kind))
@@ -131,16 +131,12 @@ class Network:
             if isinstance(error, MemoryError) and room > 1:
                 raise
             if len(samples) == 1:
-                return [self._failed(error)]
+                log.warning("%s", error)
+                error.add_note("".join(traceback.format_exception(error)))  # as text, since the traceback holds a batch
+                error.__traceback__ = error.__cause__ = error.__context__ = None
+                self._failure = self._failure or (None if isinstance(error, NetworkError) else error)
+                return [error]
         return [output for sample in samples for output in self._outputs((sample,), room)]
-
-    def _failed(self, error: Exception) -> Exception:
-        """Take note of a sample that the network failed on; the traceback as text, since as such it holds a batch."""
-        log.warning("%s", error)
-        error.add_note("".join(traceback.format_exception(error)))
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        self._failure = self._failure or (None if isinstance(error, NetworkError) else error)
-        return error
 
     def _forwarded(self, x: np.ndarray) -> np.ndarray:
         """What the network makes of a batch; where memory has no room for one sample, without others beside it."""
@@ -233,10 +229,9 @@ class ClipRun(AbstractContextManager):
     def __post_init__(self) -> None:
         self.counts = {"clips": len(self.clips), "made": 0, "failed": 0, "found": 0}
         self.n_rows, self.spent_s = 0, Clock()
-        self._order, self._n_begun = {key: place for place, key in enumerate(self.clips.index)}, 0
-        self._failed, self._repeated = set(), Repeated()
+        self._failed: dict[str, str] = {}  # reasons by key
         self._names: dict[str, str] = {}  # of files, as the file system tells them apart, and whose each is
-        self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, bar_format=FORMAT)
+        self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
         self._started_s = self._line_s = time.monotonic()
         self._pool = ClipPool(self.work.function, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, "writer")
@@ -250,8 +245,7 @@ class ClipRun(AbstractContextManager):
                 self._await_writer(0)
         finally:
             self._bar.close()
-            elapsed = timedelta(seconds=round(time.monotonic() - self._started_s))
-            self._log_speed(f"{'stopped' if self._n_left() else 'done'} after {elapsed}")
+            self._log_progress("stopped: " if kind else "done: ")
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
         """Every clip that is not done, with its chunks; `count` each, inside `of`."""
@@ -267,7 +261,6 @@ class ClipRun(AbstractContextManager):
 
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
         for key, below in self.clips["path"].items():
-            self._n_begun += 1
             clip = Clip(key, self.cfg.data / below, "missing")
             with self.of(clip):
                 if (other := self._names.setdefault(self.stage.name_of(key), key)) != key:
@@ -286,14 +279,18 @@ class ClipRun(AbstractContextManager):
         reason = reason_of(error, clip.path.name)
         if clip.key in self._failed:
             return
-        self._failed.add(clip.key)
+        self._failed[clip.key] = reason
         log.warning("%s: %s", clip.key, reason)
         if not isinstance(error, ClipError):
             self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
         self.stage.fail(clip.key, reason)
         self.count("failed")
-        names = str(clip.path), clip.key, clip.path.name, clip.path.stem
-        self._repeated.add(error, reason, names, self._order[clip.key], self._n_begun)
+        kinds = {kind_of(self._failed.get(key, key)) for key in self.clips.index[:FIRST]}
+        if len(self._failed) >= FIRST and len(kinds) == 1:
+            raise RepeatedError(
+                f"the first {FIRST} clips failed alike: {kinds.pop()}. This is rarely the clips' fault: look for the "
+                "cause, remove it and run the same command; or take such clips out of the folder."
+            ) from None
 
     def stream(self, rows_of: Callable[[Any], ClipRows]) -> None:
         """Read, compute and write all clips at once, each with its last row; `rows_of` makes them of `Clip.kept`."""
@@ -341,10 +338,10 @@ class ClipRun(AbstractContextManager):
             if self._names.get(self.stage.name_of(key)) == key:
                 with suppress(OSError, ValueError):  # no file, a folder, a name that no file can have
                     self.stage.path(key).unlink()
-        self.stage.failed.sort(key=lambda entry: self._order[entry["clip"]])
-        why = by_kind(entry["reason"] for entry in self.stage.failed if "row" not in entry)
-        said = "%s: {made} of {clips} clips made, {found} found, {failed} left out%s: see %s".format(**self.counts)
-        log.info(said, self.name, why and f" ({why})", self.stage.folder / "manifest.json")
+        order = {key: place for place, key in enumerate(self.clips.index)}
+        self.stage.failed.sort(key=lambda entry: order[entry["clip"]])
+        said = "%s: {made} of {clips} clips made, {found} found, {failed} left out (%s): see %s".format(**self.counts)
+        log.info(said, self.name, by_kind(self._failed.values()), self.stage.folder / "manifest.json")
         return self.counts
 
     def count(self, became: str, n_rows: int = 0) -> None:
@@ -355,31 +352,22 @@ class ClipRun(AbstractContextManager):
         self._bar.update()
         if time.monotonic() - self._line_s >= LINE_S:
             self._line_s = time.monotonic()
-            self._log_speed(f"{self.left()} left")
+            self._log_progress()
 
-    def left(self) -> timedelta | str:
-        """Time until the end, to the second, if it goes on as it went; "?" before the first clip is made."""
-        if not self.counts["made"]:
-            return "?"
-        elapsed_s = time.monotonic() - self._started_s
-        return timedelta(seconds=round(elapsed_s / self.counts["made"] * self._n_left()))
+    def _speed(self) -> str:
+        if not self.network:
+            return ""
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        return f"{self.n_rows / elapsed_s:.1f} rows/s, network {self.network.busy_s / elapsed_s:.0%}"
 
-    def _n_left(self) -> int:
-        return 2 * self.counts["clips"] - sum(self.counts.values())
-
-    def _log_speed(self, when: str) -> None:
-        n, usage = self.counts["clips"], self.usage()
-        self._log(f"{n - self._n_left()} of {n} clips, {self._speed()}, {when}{usage and '; '}{usage}")
+    def _log_progress(self, what: str = "") -> None:
+        n, *done = self.counts.values()
+        how = {"initial": self.counts["found"], "unit": "clip", "bar_format": LINE}
+        postfix = ", ".join(filter(None, [self._speed(), self.usage()]))
+        self._log(what + tqdm.format_meter(sum(done), n, time.monotonic() - self._started_s, postfix=postfix, **how))
 
     def _log(self, text: str) -> None:
         line = f"{self.name}: {text}".encode(errors="backslashreplace").decode()  # names may hold what is no text
         log.info("%s", line)
         with suppress(OSError), open(self.cfg.out / "progress.log", "a", encoding="utf-8") as file:  # no run ends here
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
-
-    def _speed(self) -> str:
-        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
-        speed = f"{self.counts['made'] / elapsed_s:.2f} clips/s"
-        if self.network:
-            speed += f", {self.n_rows / elapsed_s:.1f} rows/s, network {self.network.busy_s / elapsed_s:.0%}"
-        return speed

@@ -22,6 +22,7 @@ from helpers.tracks import FaceTrack
 
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
 FLOWS_AT_ONCE = 512  # flows that go through the motion network in one pass; bounds memory for long videos
+FAILED = "the network failed on it, or gave values that are not finite"
 POOL_OVERHANG = 8  # the 2x7x7 pool joins two steps of 8 flows: row i stands for flows 8i to 8i+15
 
 
@@ -33,11 +34,11 @@ class ClipRows(ABC):
     """The rows of one clip while they are being made.
 
     Attributes:
+        track: The face that the rows are about; None where they are about whole frames.
         spent_s: Seconds of decoder processes on the clip, by what they did.
     """
 
     def __init__(self, track: FaceTrack | StoredClip | None = None):
-        """`track`: the face that the rows are about; None where they are about whole frames."""
         self.track, self.spent_s = track, Counter()
         self._seen: list[Chunk] = []  # without their values
         self._made: list[tuple[int, Any]] = []  # of each sample: how many rows come of it; they, or why there are none
@@ -62,8 +63,7 @@ class ClipRows(ABC):
     def receive(self, place: int, output: np.ndarray | Exception) -> None:
         """Take what the network says about the sample of that place."""
         n_rows, _ = self._made[place]
-        is_made = not isinstance(output, Exception)
-        self._made[place] = n_rows, self._rows_of(output, n_rows) if is_made else output
+        self._made[place] = n_rows, output if isinstance(output, Exception) else self._rows_of(output, n_rows)
         self._n_awaited -= 1
 
     def result(self) -> FeatureFile:
@@ -86,27 +86,20 @@ class ClipRows(ABC):
         """An array of all chunks."""
         return np.concatenate([getattr(chunk, name) for chunk in self._seen])
 
+    def _checked(self, features: np.ndarray, bounds_s: Any, frame: np.ndarray, reasons: list[str]) -> FeatureFile:
+        """Rows with their start and end in seconds; those that have a reason, no face, or values that are not finite
+        are invalid and zero.
+        """
+        reason, (start_s, end_s) = np.array(reasons), bounds_s
+        bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((start_s + end_s) / 2) | (reason != "")
+        features = np.where(bad[:, None], np.float32(0), features)
+        return FeatureFile(
+            features, start_s, end_s, frame, ~bad, self._seen[-1].decoder, reason if any(reasons) else None
+        )
+
     def _reasons(self) -> list[str]:
         """Why each crop or flow cannot be used; "" where it can."""
         return [chunk.unusable.get(place, "") for chunk in self._seen for place in range(len(chunk.frame))]
-
-    def _checked(
-        self,
-        features: np.ndarray,
-        t_start_s: np.ndarray,
-        t_end_s: np.ndarray,
-        frame: np.ndarray,
-        reasons: list[str],
-        padded: np.ndarray | bool = False,
-    ) -> FeatureFile:
-        """Mark rows as invalid and set them to zero: those with a reason, without a face, or with values that are not
-        finite; mark padded ones.
-        """
-        reason = np.array(reasons)
-        bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((t_start_s + t_end_s) / 2) | (reason != "")
-        features = np.where(bad[:, None], np.float32(0), features)
-        reason = reason if any(reasons) else None
-        return FeatureFile(features, t_start_s, t_end_s, frame, ~(bad | padded), self._seen[-1].decoder, reason)
 
     @abstractmethod
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
@@ -128,8 +121,8 @@ class StaticRows(ClipRows):
         return ((crop, 1) for crop in values)
 
     def _file(self, features: np.ndarray) -> FeatureFile:
-        start_s = self._column("t_s")
-        return self._checked(features, start_s, start_s + 1 / self.track.fps, self._column("frame"), self._reasons())
+        t_s = self._column("t_s")
+        return self._checked(features, (t_s, t_s + 1 / self.track.fps), self._column("frame"), self._reasons())
 
 
 class DynamicRows(ClipRows):
@@ -151,31 +144,28 @@ class DynamicRows(ClipRows):
         self._length, self._stride, self._rows_at_once = row_layout(cfg)
 
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
-        n_flows = self.track.n_frames - 1
+        n_flows, length, stride, most = self.track.n_frames - 1, self._length, self._stride, self._rows_at_once
         if n_flows < MIN_FLOWS:
             raise TooShortError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
-        at_once = self._rows_at_once
-        for block in _blocks(values, (at_once - 1) * self._stride + self._length, at_once * self._stride):
-            n_rows = min(at_once, (len(block) - self._length) // self._stride + 1)
+        for block in _blocks(values, (most - 1) * stride + length, most * stride):
+            n_rows = min(most, (len(block) - length) // stride + 1)
             if n_rows < 1 and not self._made:
-                block, n_rows = block + [np.zeros_like(block[0])] * (self._length - len(block)), 1
+                block, n_rows = block + [np.zeros_like(block[0])] * (length - len(block)), 1
             if n_rows >= 1:
-                yield np.stack(block[: (n_rows - 1) * self._stride + self._length]), n_rows  # (T, S, S, 2)
+                yield np.stack(block[: (n_rows - 1) * stride + length]), n_rows  # (T, S, S, 2)
 
     def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
         """A stage's activation (T', H', W', C), T' a multiple of n_rows, is averaged over a row's part of it."""
         return output.reshape(n_rows, -1, output.shape[-1]).mean(axis=1)
 
     def _file(self, features: np.ndarray) -> FeatureFile:
-        fps, n_flows = self.track.fps, self.track.n_frames - 1
-        start = np.arange(len(features)) * self._stride
-        stop = np.minimum(start + self._length, n_flows)
-        flows = self._reasons()
+        fps, start = self.track.fps, np.arange(len(features)) * self._stride
+        stop, flows = np.minimum(start + self._length, self.track.n_frames - 1), self._reasons()
         for cut in getattr(self.track, "cuts", ()):  # samples with which a new shot begins
             flows[cut - 1] = flows[cut - 1] or f"crosses a cut at {cut / fps:.1f} s"
         reasons = [next(filter(None, flows[first:last]), "") for first, last in zip(start, stop, strict=True)]
-        padded = 2 * (stop - start) < self._length
-        return self._checked(features, start / fps, stop / fps, self._column("frame")[start], reasons, padded)
+        rows = self._checked(features, (start / fps, stop / fps), self._column("frame")[start], reasons)
+        return replace(rows, valid=rows.valid & (2 * (stop - start) >= self._length))  # mostly padding: kept, invalid
 
 
 def row_layout(cfg: DynamicConfig) -> tuple[int, int, int]:
@@ -187,7 +177,7 @@ def row_layout(cfg: DynamicConfig) -> tuple[int, int, int]:
 
 
 def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
-    """Lists of at least `size` neighbours, each starting `hop` items after the one before; the last may be shorter."""
+    """Lists of at least `size` neighbours, each `hop` items after the one before; the last may be shorter."""
     block: list[Any] = []
     for item in items:
         block.append(item)
@@ -201,13 +191,9 @@ def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
 def why_invalid(rows: FeatureFile, track: FaceTrack | StoredClip) -> dict[int, str]:
     """The reason of every invalid row of a clip, by its number."""
     reasons = {}
-    for row in np.flatnonzero(~rows.valid):
-        if rows.reason is not None and rows.reason[row]:
-            reasons[int(row)] = str(rows.reason[row])
-        elif not track.has_face(rows.t_s[row]):
-            reasons[int(row)] = f"the face is lost at {rows.t_s[row]:.1f} s"
-        elif rows.features[row].any():
-            reasons[int(row)] = "made mostly of padding: the clip is too short"
-        else:
-            reasons[int(row)] = "the network failed on it, or gave values that are not finite"
+    for row in np.flatnonzero(~rows.valid).tolist():
+        told = "" if rows.reason is None else str(rows.reason[row])
+        lost = "" if track.has_face(rows.t_s[row]) else f"the face is lost at {rows.t_s[row]:.1f} s"
+        padded = "made mostly of padding: the clip is too short" if rows.features[row].any() else ""
+        reasons[row] = told or lost or padded or FAILED
     return reasons

@@ -56,7 +56,7 @@ ERRORS = {  # of unrelated classes, and what must be said of them
     "mute": (MuteError, "MuteError"),
 }
 OF_WORKERS = {  # which would end this process
-    "memory": (lambda: MemoryError("full"), "no memory: full"),
+    "memory": (lambda: MemoryError("full"), "MemoryError: full"),
     "panic": (lambda: Panic("a panic"), "Panic: a panic"),
     "exit": (lambda: SystemExit(3), "SystemExit: 3"),
     "interrupt": (KeyboardInterrupt, "KeyboardInterrupt"),
@@ -100,8 +100,6 @@ def failing(kind):
         next(frames_of("no/such.mp4"))
     if kind == "av":
         av.open("no/such.mp4")
-    if kind == "cv2":
-        cv2.cvtColor(np.zeros(0), cv2.COLOR_BGR2RGB)
     raise {"memory": MemoryError("full"), "os": PermissionError(13, "no"), "lossy": LossyError("a", 2)}[kind]
 
 

@@ -9,8 +9,6 @@ import textwrap
 import time
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 import psutil
 import pytest
@@ -40,7 +38,7 @@ SAMPLE = ROOT / "data_sample" / "training80_01"
 
 @pytest.fixture(scope="module")
 def pool():
-    with ClipPool(call, workers=2, ahead_clips=3) as pool:
+    with ClipPool(call, workers=2) as pool:
         yield pool
 
 
@@ -121,7 +119,7 @@ def test_signs_of_life_renew_the_patience_and_are_no_chunks():
 
 
 def test_a_caller_that_takes_its_time_is_not_a_hanging_worker():
-    with ClipPool(call, workers=1, patience_s=0.5, ahead_chunks=1) as pool:
+    with ClipPool(call, workers=1, patience_s=0.5) as pool:
         for _, chunks in pool.run([("a", (counting, os.devnull, 3, 40_000))]):
             assert sum(time.sleep(0.6) is None for _ in chunks) == 3
 
@@ -129,12 +127,12 @@ def test_a_caller_that_takes_its_time_is_not_a_hanging_worker():
 def test_no_more_chunks_wait_than_allowed(tmp_path):
     logs = [tmp_path / str(n) for n in range(4)]
     size = 300_000  # more than a pipe holds
-    with ClipPool(call, workers=2, ahead_clips=3, ahead_chunks=1) as pool:
+    with ClipPool(call, workers=2) as pool:
         run = pool.run((log.name, (counting, log, 50, size)) for log in logs)
         _, chunks = next(run)
         next(chunks)
         made = [settled(log) for log in logs]
-        assert 5 <= sum(made) <= 1 + 2 * 4  # taken, and per worker one waiting, one received, one sent and one made
+        assert 9 <= sum(made) <= 1 + 2 * 7  # taken, and per worker four waiting, one received, one sent and one made
         assert made[2:] == [0, 0]
         assert 1 + len(list(chunks)) == 50
         assert [len(list(chunks)) for _, chunks in run] == [50] * 3
@@ -148,16 +146,16 @@ def test_no_more_clips_are_begun_than_allowed(tmp_path):
             taken.append(n)
             yield n, (counting, tmp_path / str(n), 1, 10)
 
-    with ClipPool(call, workers=2, ahead_clips=3) as pool:
+    with ClipPool(call, workers=2) as pool:
         for n, chunks in itertools.islice(pool.run(tasks()), 5):
             assert len(list(chunks)) == 1
-            assert taken == list(range(n + 4))
-            assert settled(tmp_path / str(n + 3), 0.05) <= 1
-            assert not (tmp_path / str(n + 4)).exists()
+            assert taken == list(range(n + 5))
+            assert settled(tmp_path / str(n + 4), 0.05) <= 1
+            assert not (tmp_path / str(n + 5)).exists()
 
 
 def test_a_giant_clip_passes_a_small_budget():
-    with ClipPool(call, workers=2, ahead_chunks=1) as pool:
+    with ClipPool(call, workers=2) as pool:
         for _, chunks in pool.run((n, (counting, os.devnull, 30, 1_000_000)) for n in range(3)):
             assert sum(chunk.nbytes for chunk in chunks) == 30_000_000
 
@@ -170,7 +168,7 @@ def test_chunks_that_nobody_takes_are_dropped(pool):
 
 def test_leaving_early_leaves_no_process():
     before = set(children())
-    with pytest.raises(KeyboardInterrupt), ClipPool(call, workers=2, ahead_chunks=1) as pool:
+    with pytest.raises(KeyboardInterrupt), ClipPool(call, workers=2) as pool:
         for _, chunks in pool.run((n, (endless,)) for n in range(6)):
             next(chunks)
             assert len(set(children()) - before) == 2
@@ -197,7 +195,7 @@ def test_workers_that_cannot_start_are_an_error_of_the_run(tmp_path, monkeypatch
         from gone_work import work
     with ClipPool(work, workers=2) as pool:
         _, chunks = next(run := pool.run([("a", 1), ("b", 2)]))
-        with pytest.raises(RuntimeError, match="must start, got ModuleNotFoundError.*gone_work") as caught:
+        with pytest.raises(RuntimeError, match="must start.*gone_work") as caught:
             next(chunks)
         run.close()
     assert not isinstance(caught.value, WorkerError)  # not a clip's: it must not be listed clip by clip
@@ -247,10 +245,9 @@ def test_whatever_pickles_arrives_as_it_was(pool):
 def test_expected_errors_keep_their_type_and_cost_one_clip(pool):
     types = {
         "video": VideoError,
-        "av": av.FFmpegError,
-        "cv2": cv2.error,
-        "memory": WorkerError,  # a MemoryError is one of the parent
-        "os": PermissionError,
+        "av": WorkerError,
+        "memory": WorkerError,
+        "os": WorkerError,
         "lossy": WorkerError,
     }
     tasks = [(kind, (failing, kind)) for kind in types]
@@ -261,7 +258,7 @@ def test_expected_errors_keep_their_type_and_cost_one_clip(pool):
         assert isinstance(error, expected)
     assert str(found["video"][1]) == "such.mp4: there is no such file in no."
     assert str(found["lossy"][1]) == "LossyError: a fails at 2 s"
-    assert str(found["memory"][1]) == "no memory: full"
+    assert str(found["memory"][1]) == "MemoryError: full"
     assert "in failing" in found["lossy"][1].__notes__[0]
     assert "in failing" in found["memory"][1].__notes__[0]
     assert "in failing" in found["video"][1].__notes__[0]
@@ -314,7 +311,7 @@ def test_it_works_from_any_main_program(way, tmp_path):
 
 
 BUSY = """
-with ClipPool(chunkwork.call, workers=2, ahead_chunks=1) as pool:
+with ClipPool(chunkwork.call, workers=2) as pool:
     tasks = ("a", (chunkwork.surroundings,)), ("b", (chunkwork.hanging,)), ("c", (chunkwork.endless,))
     for key, chunks in pool.run(tasks):
         for chunk in chunks:
