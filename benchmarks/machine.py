@@ -17,10 +17,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.alternation import options_of, report
-from helpers.device import use_device
+from helpers.device import benchmark_operation, network_rates, use_device
 from helpers.files import read_json
 from helpers.forward import PRECISIONS
-from helpers.machine import benchmark_convolution, benchmark_matmul, motion_throughput, static_throughput
 
 COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "memory_gib": "{:.2f}", "note": "{}"}
 
@@ -46,20 +45,16 @@ def compare_machines(one: dict[str, Any], other: dict[str, Any]) -> pd.DataFrame
 
 def operations(options: Namespace) -> list[dict[str, Any]]:
     """Return a row per operation, its work per second."""
-    timings = [benchmark_matmul(options.size, repeats=options.repeats, dtype=options.precision)]
-    for dims in (2, 3):
-        timings.append(benchmark_convolution(dims, repeats=options.repeats, dtype=options.precision))
+    how = {"repeats": options.repeats, "dtype": options.precision}
+    timings = [benchmark_operation("matmul", size=options.size, **how)]
+    timings += [benchmark_operation(kind, **how) for kind in ("conv2d", "conv3d")]
     return [{"name": t["name"], "unit": "GFLOP/s", "batch": 1, "per_s": t["gflop_per_s"]} for t in timings]
 
 
 def networks(options: Namespace) -> list[dict[str, Any]]:
     """Return a row per network and batch size; what is not known of it is left out."""
-    same = {"precision": options.precision, "repeats": options.repeats}
-    tables = [
-        static_throughput(options.batches, **same),
-        motion_throughput(options.clips, px=options.px, endpoint=options.endpoint, **same),
-    ]
-    rows = pd.concat(tables).rename(columns={"network": "name"}).to_dict("records")
+    how = {name: getattr(options, name) for name in ("batches", "clips", "precision", "repeats", "endpoint", "px")}
+    rows = network_rates(**how).rename(columns={"network": "name"}).to_dict("records")
     return [{key: value for key, value in row.items() if pd.notna(value) and value != ""} for row in rows]
 
 

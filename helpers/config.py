@@ -119,7 +119,7 @@ class SetupConfig(Parameters):
     require_gpu: bool = False
     size: Annotated[int, Interval(ge=64, le=16384)] = 1024
     repeats: Annotated[int, Interval(ge=1, le=1000)] = 5
-    batches: list[Annotated[int, Interval(ge=1, le=65536)]] = field(default_factory=lambda: [1, 2, 4, 8])
+    batches: list[Annotated[int, Interval(ge=1, le=65536)]] = field(default_factory=lambda: [1, 2, 4])
 
 
 class AnalysisConfig(Parameters):

@@ -1,7 +1,7 @@
-"""What this machine computes with: its processor and GPUs, the choice of one, and the memory that work takes on it.
+"""What this machine computes with: its processor and GPUs, the choice of one, how fast it is, and how busy.
 
-In: names of devices ("CPU:0", "GPU:1"). Out: a table of devices. It sees the devices of the
-Keras backend that runs (TensorFlow, JAX or PyTorch), and imports that backend only.
+In: names of devices ("CPU:0", "GPU:1"), compiled networks. Out: a table of devices, timings, memory and load over time.
+It sees the devices of the Keras backend that runs (TensorFlow, JAX or PyTorch), and imports that backend only.
 """
 
 import logging
@@ -9,25 +9,58 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 import psutil
+
+from helpers.backbones import build_backbone
+from helpers.forward import Forward, compile_forward
+from helpers.i3d import build_motion_network
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
+LARGEST_POWER = 10  # batches of 1,024 at most
+SHARE = 0.4  # of a device's memory that a batch may take: two are in the network, and other programs need some
+
+# Resident memory of this process and, shared pages counted in each, of its children together (the decoders); busy share
+# of all cores, in [0, 1], whoever uses them; what is taken of the GPU's memory, by everyone; the share it was busy.
+SAMPLE_COLUMNS = ("memory_gib", "children_gib", "load", "gpu_memory_gib", "gpu_load")
+
+
+def enable_memory_growth() -> str:
+    """Let TensorFlow take GPU memory as it needs it, not all at once; must come before the GPU is first used.
+
+    Returns one sentence that says what is now so, also when it is too late or there is nothing to set.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return f"Memory growth is TensorFlow's setting; the backend is {keras.backend.backend()}."
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "TensorFlow sees no GPU, so there is no GPU memory to grow."
+    try:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:  # "Physical devices cannot be modified after being initialized"
+        return "TensorFlow already uses the GPU, so memory growth stays as it was: restart the kernel and set it first."
+    return f"TensorFlow takes the memory of {len(gpus)} GPU(s) as it needs it."
 
 
 def list_devices() -> pd.DataFrame:
-    """List the processor and the GPUs that the Keras backend sees.
-
-    This starts the backend: call `helpers.machine.enable_memory_growth` before it.
+    """List the processor and the GPUs that the Keras backend sees, which starts it: set memory growth before.
 
     Returns:
         One row per device: `backend` (with version), `kind` (CPU or GPU), `physical` and `logical` (the latter as
@@ -45,6 +78,16 @@ def list_devices() -> pd.DataFrame:
     )
     table.insert(0, "backend", f"{name} {__import__(name).__version__}")
     return table
+
+
+def require_gpu(found: pd.DataFrame) -> None:
+    """Raise RuntimeError that names what was found, a table of `list_devices`, unless there is a GPU."""
+    if "GPU" not in set(found["kind"]):
+        there = ", ".join(f"{row.kind} {row.name} ({row.cores} cores)" for row in found.itertuples(index=False))
+        raise RuntimeError(
+            f"a GPU must be there because require_gpu is on, got {there} on {found['backend'].iloc[0]}. "
+            "Install the gpu extra and a driver, or turn require_gpu off to run on the processor."
+        )
 
 
 def device_names() -> list[str]:
@@ -117,11 +160,8 @@ def _torch() -> Found:
 def open_nvml(index: int) -> tuple[ModuleType, Any]:
     """NVML's module (the `gpu` extra, nvidia-ml-py), and its handle of the index-th GPU that this process may see.
 
-    `CUDA_VISIBLE_DEVICES` may hold numbers, which are NVML's where CUDA_DEVICE_ORDER is PCI_BUS_ID, or UUIDs.
-
-    Raises:
-        ImportError: The extra is not installed.
-        Exception: NVML's own, where there is no driver or no such GPU.
+    `CUDA_VISIBLE_DEVICES` may hold numbers, which are NVML's where CUDA_DEVICE_ORDER is PCI_BUS_ID, or UUIDs. Raises
+    ImportError without the extra, NVML's own errors where there is no driver or no such GPU.
     """
     import pynvml
 
@@ -142,19 +182,11 @@ def _nvml_memory_gib(index: int) -> float:
 
 @contextmanager
 def use_device(name: str) -> Iterator[str]:
-    """Build and run networks on one device while the context lasts, in this thread.
+    """Build and run networks on one device while the context lasts, in this thread; yields its full name, or empty.
 
     Both must happen inside: a network stays where its weights were made, and a compiled pass where it first ran.
-
-    Args:
-        name: "CPU:0", "GPU:1", ...; without a number the first; empty leaves the choice to the backend, which takes
-            the first GPU where there is one.
-
-    Yields:
-        The name in full, or empty. It is logged.
-
-    Raises:
-        ValueError: There is no such device; lists those that are there.
+    `name` is "CPU:0", "GPU:1", ..., without a number the first; empty leaves the choice to the backend, which takes the
+    first GPU where there is one. ValueError names the devices that are there.
     """
     full = name.upper() if ":" in name or not name else f"{name.upper()}:0"
     if full:
@@ -198,3 +230,190 @@ def _peaks(forget: bool = False) -> list[float]:
     for gpu in gpus if forget else ():
         reset(gpu)
     return [read(gpu) for gpu in gpus]
+
+
+def median_seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median over `repeats` runs after one untimed; one value is read back, since a device computes behind our back."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        y = run()
+        float(keras.ops.cast(y[(0,) * len(y.shape)], "float32"))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def benchmark_operation(kind: str, *, size: int = 0, repeats: int = 5, dtype: str = "float32") -> dict[str, Any]:
+    """Time what the networks are made of.
+
+    Args:
+        kind: "matmul" of two (size, size) matrices, 1024 by default; "conv2d" or "conv3d", 3-wide kernels over
+            (4, [8,] size, size, 64), 56 by default, as ResNet-50 and I3D hold them.
+        size, repeats: Side in elements or pixels; timed runs after one to warm up.
+        dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+        name, dtype, repeats, median `seconds` of them, `gflop` of one run, `gflop_per_s`.
+    """
+    side = size or (1024 if kind == "matmul" else 56)
+    shape, kernel = {
+        "matmul": ((side, side), (side, side)),
+        "conv2d": ((4, side, side, 64), (3, 3, 64, 64)),
+        "conv3d": ((4, 8, side, side, 64), (3, 3, 3, 64, 64)),
+    }[kind]
+    random = np.random.default_rng(0)
+    x, w = (keras.ops.cast(random.standard_normal(s, np.float32), dtype) for s in (shape, kernel))
+    run = keras.ops.matmul if kind == "matmul" else lambda x, w: keras.ops.conv(x, w, padding="same")
+    seconds, gflop = median_seconds(lambda: run(x, w), repeats), 2 * math.prod(shape[:-1]) * math.prod(kernel) / 1e9
+    row = {"name": f"{kind} {' x '.join(map(str, shape))}", "dtype": dtype, "seconds": seconds, "repeats": repeats}
+    return row | {"gflop": gflop, "gflop_per_s": gflop / seconds}
+
+
+def measured_rates(
+    forward: Forward,
+    sample_shape: tuple[int, ...],
+    batches: Iterable[int],
+    *,
+    repeats: int = 1,
+    dtype: type = np.float32,
+) -> Iterator[tuple[int, float, float]]:
+    """Time a compiled network on batches of noise (batch, *sample_shape), up to the first that memory does not hold.
+
+    Yields:
+        Samples at once; samples per second by the median of `repeats` runs after one that compiles, NaN where memory
+        did not suffice; the peak of memory on the GPU in GiB, weights included, NaN where unknown.
+    """
+    for batch in batches:
+        x = np.random.default_rng(0).integers(0, 256, (batch, *sample_shape), np.uint8).astype(dtype)
+        try:
+            seconds, memory_gib = measure_peak_gib(lambda x=x: median_seconds(lambda: forward(x), repeats))
+        except MemoryError as error:
+            log.info("batch %d: %s", batch, error)
+            yield batch, math.nan, math.nan
+            return
+        yield batch, batch / seconds, memory_gib
+
+
+def network_rates(
+    batches: Iterable[int],
+    clips: Iterable[int] | None = None,
+    *,
+    precision: str = "float32",
+    repeats: int = 2,
+    endpoint: str = "Mixed_3c",
+    px: int = 112,
+) -> pd.DataFrame:
+    """Time ResNet-50 over growing batches, and the motion network on so many `clips` (default: alike) of 16 flows.
+
+    Returns:
+        Columns network, unit ("images/s", "clips/s"), batch, per_s and memory_gib of `measured_rates`; `note` says that
+        memory ran out.
+    """
+    static = build_backbone("resnet50", "random")
+    motion, _ = build_motion_network("random", endpoint)
+    sizes = sorted(set(batches)), sorted(set(clips or batches))
+    image = measured_rates(
+        compile_forward(static.model, precision, static.prepare),
+        (static.input_px, static.input_px, 3),
+        sizes[0],
+        repeats=repeats,
+        dtype=np.uint8,
+    )
+    clip = measured_rates(compile_forward(motion, precision), (16, px, px, 2), sizes[1], repeats=repeats)
+    name = f"I3D to {endpoint or 'its pooled features'}, 16 flows"
+    rows = [("resnet50", "images/s", *row) for row in image] + [(name, "clips/s", *row) for row in clip]
+    table = pd.DataFrame(rows, columns=["network", "unit", "batch", "per_s", "memory_gib"])
+    return table.assign(note=np.where(table["per_s"].isna(), "out of memory", ""))
+
+
+def measured_batch(
+    forward: Forward, sample_shape: tuple[int, ...], device: str = "", *, network: str, dtype: type = np.float32
+) -> int:
+    """Choose a batch size by measuring, and log why: the smallest that comes within 5 % of the best rate.
+
+    It is doubled until memory runs out, `SHARE` of that of `device` is passed (where the memory of a GPU is unknown,
+    every batch that ran fits), or a doubling brings less than 5 %. MemoryError where not even one sample fits.
+    """
+    there = chosen_device(device)
+    memory_gib = there["memory_gib"] if there["kind"] == "GPU" else math.nan  # a processor runs out after it is slow
+    chosen, best = 0, 0.0
+    batches = (2**power for power in range(LARGEST_POWER + 1))
+    for batch, per_s, taken_gib in measured_rates(forward, sample_shape, batches, dtype=dtype):
+        if not per_s > best / NEARLY or (chosen and taken_gib > SHARE * memory_gib):  # NaN: out of memory; no reason
+            break
+        chosen, best = batch, per_s
+    if not chosen:
+        raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
+    log.info("%s: batch %d makes %.1f samples/s", network, chosen, best)
+    return chosen
+
+
+class Monitor:
+    """Sample what the work inside `with` takes: at its start, every `every_s` seconds, and at its end.
+
+    A thread takes the samples, in some milliseconds each; what it cannot read it leaves out, and it never ends a run.
+    `gpu` is one of the visible ones.
+    """
+
+    def __init__(self, *, every_s: float = 5.0, gpu: int = 0) -> None:
+        self._every_s, self._gpu = every_s, gpu
+        self._rows: list[dict[str, float]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_sampling, name="monitor", daemon=True)
+
+    def __enter__(self) -> "Monitor":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def samples(self) -> pd.DataFrame:
+        """Return one row per sample so far: t_s, seconds since the start, and `SAMPLE_COLUMNS`; NaN where unknown."""
+        return pd.DataFrame(list(self._rows), columns=["t_s", *SAMPLE_COLUMNS], dtype="float64")
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return seconds, samples, and peak and median of `SAMPLE_COLUMNS`, such as memory_peak_gib; None unknown."""
+        table = self.samples()
+        values = {"seconds": table["t_s"].max() if len(table) else 0.0, "samples": len(table)}
+        for name in SAMPLE_COLUMNS:
+            stem, unit = (name.removesuffix("_gib"), "_gib") if name.endswith("_gib") else (name, "")
+            values |= {f"{stem}_peak{unit}": table[name].max(), f"{stem}_median{unit}": table[name].median()}
+        return {name: None if math.isnan(value) else round(float(value), 3) for name, value in values.items()}
+
+    def in_words(self) -> str:
+        """Say the summary in one line, for a log."""
+        known = {name.replace("_", " "): value for name, value in self.summary().items() if value is not None}
+        return ", ".join(f"{name} {value:g}" for name, value in known.items())
+
+    def _keep_sampling(self) -> None:
+        started_s, gpu_is_read, ended = time.monotonic(), True, False
+        while True:
+            busy = psutil.cpu_percent() / 100  # since the call before, of this thread
+            row = {"t_s": time.monotonic() - started_s, "load": busy if self._rows else math.nan}
+            with suppress(psutil.Error):
+                row |= _memory_of_processes()
+            try:
+                row |= _use_of_gpu(self._gpu) if gpu_is_read else {}
+            except Exception as error:  # no library, no driver, a GPU that is lost: none of them is the work's
+                log.info("the GPU is not monitored: %s: %s", type(error).__name__, error)
+                gpu_is_read = False
+            self._rows.append(row)
+            if ended:
+                return
+            ended = self._ended.wait(self._every_s)
+
+
+def _memory_of_processes() -> dict[str, float]:
+    me, children = psutil.Process(), 0
+    for child in me.children(recursive=True):
+        with suppress(psutil.Error):  # it has ended since
+            children += child.memory_info().rss
+    return {"memory_gib": me.memory_info().rss / GIB, "children_gib": children / GIB}
+
+
+def _use_of_gpu(index: int) -> dict[str, float]:
+    nvml, gpu = open_nvml(index)
+    used, busy = nvml.nvmlDeviceGetMemoryInfo(gpu).used, nvml.nvmlDeviceGetUtilizationRates(gpu).gpu
+    return {"gpu_memory_gib": used / GIB, "gpu_load": busy / 100}

@@ -17,17 +17,15 @@ import pandas as pd
 
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.device import chosen_device, gpu_index, use_device
+from helpers.device import Monitor, chosen_device, gpu_index, measured_batch, use_device
 from helpers.files import write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.monitor import Monitor
 from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Work
 from helpers.precomputed import StoredClip
 from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
 from helpers.sources import StoredSource, VideoSource, open_source
 from helpers.store import FeatureFile, Stage
-from helpers.throughput import measured_batch
 from helpers.tracks import FaceTrack
 
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second

@@ -1,16 +1,28 @@
+"""Devices, the choice of one, timings, and what a stage takes while it runs."""
+
+import logging
+import math
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
 import keras
+import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 
-from helpers import device, machine
+from benchmarks.machine import compare_machines
+from helpers import device
+from helpers.device import GIB, Monitor
+from helpers.files import ROOT, read_json, write_json
 
-PROCESSOR = pd.DataFrame({"backend": ["tensorflow 2.0"], "kind": ["CPU"], "name": ["Abacus 9"], "cores": [7]})
+GPUS = [tf.config.PhysicalDevice(f"/physical_device:GPU:{index}", "GPU") for index in range(2)]
 
 
 def test_the_processor_is_listed_with_name_memory_and_cores():
-    table = device.list_devices()
-    cpu = table.iloc[0]
+    cpu = device.list_devices().iloc[0]
     assert cpu["backend"].startswith(keras.backend.backend())
     assert (cpu["kind"], cpu["physical"], cpu["compute_capability"]) == ("CPU", "CPU:0", "")
     assert cpu["name"]
@@ -19,39 +31,264 @@ def test_the_processor_is_listed_with_name_memory_and_cores():
 
 
 def test_a_gpu_is_listed_with_its_details(monkeypatch):
-    gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{index}", "GPU") for index in range(2)]
     halves = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(4)]
     details = {"device_name": "Loom 3", "compute_capability": (9, 0)}
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: GPUS)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: halves if kind == "GPU" else ["CPU:0"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    monkeypatch.setattr(device, "_nvml_memory_gib", lambda index: 11.0 + index)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(total_gib=11))
     row = device.list_devices().iloc[2]
     assert row[["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]].tolist() == [
-        "GPU", "GPU:1", "GPU:2, GPU:3", "Loom 3", "9.0", 12.0, 0,
+        "GPU", "GPU:1", "GPU:2, GPU:3", "Loom 3", "9.0", 11.0, 0,
     ]  # fmt: skip
 
 
-def test_memory_growth_says_what_is_so(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert machine.enable_memory_growth() == "TensorFlow sees no GPU, so there is no GPU memory to grow."
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
+def test_memory_growth_says_what_is_so_also_when_it_comes_too_late(monkeypatch):
+    assert "no GPU" in device.enable_memory_growth()
     grown = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
-    assert machine.enable_memory_growth() == "TensorFlow takes the memory of 2 GPU(s) as it needs it."
+    assert "2 GPU(s)" in device.enable_memory_growth()
     assert grown == [("a", True), ("b", True)]
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: fail(RuntimeError("initialized")))
+    assert "restart the kernel" in device.enable_memory_growth()
 
 
-def test_memory_growth_that_comes_too_late_is_a_sentence_and_no_error(monkeypatch):
-    def late(gpu, on):
-        raise RuntimeError("Physical devices cannot be modified after being initialized")
-
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a"])
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", late)
-    assert "restart the kernel and set it first" in machine.enable_memory_growth()
+def fail(error):
+    raise error
 
 
 def test_a_required_gpu_that_is_missing_is_an_error_naming_what_was_found():
-    with pytest.raises(RuntimeError, match=r"got CPU Abacus 9 \(7 cores\) on tensorflow 2.0. Install the gpu extra"):
-        machine.require_gpu(PROCESSOR)
-    machine.require_gpu(pd.concat([PROCESSOR, PROCESSOR.assign(kind="GPU")]))
+    found = pd.DataFrame({"backend": ["tensorflow 2.0"], "kind": ["CPU"], "name": ["Abacus 9"], "cores": [7]})
+    with pytest.raises(RuntimeError, match="Abacus 9"):
+        device.require_gpu(found)
+    device.require_gpu(pd.concat([found, found.assign(kind="GPU")]))
+
+
+# Two logical processors must be asked for before TensorFlow starts: in a process of its own.
+SECOND_PROCESSOR = """
+import keras, numpy as np, tensorflow as tf
+from helpers.forward import compile_forward
+from helpers.device import device_names, use_device
+
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+ran = []
+
+def traced(session, fetch, feed_list):
+    def run(x):
+        seen = tf.compat.v1.RunMetadata()
+        options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+        y = session.run(fetch, {feed_list[0]: x}, options=options, run_metadata=seen)
+        used = seen.step_stats.dev_stats
+        ran.append([stats.device[-5:] for stats in used if any("conv" in node.node_name for node in stats.node_stats)])
+        return y
+    return run
+
+tf.compat.v1.Session.make_callable = traced
+x, outputs = np.ones((2, 9, 9, 3), np.float32), []
+for name in ("CPU:1", "cpu"):
+    with use_device(name) as full:
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((9, 9, 3))
+        model = keras.Model(inputs, keras.layers.Conv2D(5, 3)(inputs))
+        outputs.append(compile_forward(model)(x))
+        print(full, model.weights[0].value.device[-5:], *ran[-1])
+assert np.abs(outputs[0] - outputs[1]).max() < 1e-6
+print(*device_names())
+"""
+
+
+def test_a_network_is_built_and_run_on_the_chosen_device():
+    done = subprocess.run([sys.executable, "-c", SECOND_PROCESSOR], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["CPU:1 CPU:1 CPU:1", "CPU:0 CPU:0 CPU:0", "CPU:0 CPU:1"]
+
+
+@pytest.mark.parametrize(("name", "full"), [("cpu", "CPU:0"), ("", "")])
+def test_the_choice_is_logged(caplog, name, full):
+    caplog.set_level(logging.INFO)
+    with device.use_device(name) as chosen:
+        assert chosen == full
+    assert caplog.text.count("CPU:0") == len(full[:1])
+
+
+@pytest.mark.parametrize("name", ["GPU:7", "CPU:1", "TPU", "CPU:0:1", "first"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name):
+    with pytest.raises(ValueError, match="CPU:0"), device.use_device(name):
+        pass
+
+
+def test_the_largest_peak_of_the_gpus_belongs_to_the_work(monkeypatch):
+    assert math.isnan(device.measure_peak_gib(lambda: 7)[1])
+    done, memory = [], tf.config.experimental
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: GPUS)
+    monkeypatch.setattr(memory, "reset_memory_stats", lambda name: done.append(name[-5:]))
+    monkeypatch.setattr(memory, "get_memory_info", lambda name: {"peak": (2 + int(name[-1])) * GIB})
+    assert device.measure_peak_gib(lambda: done.append("worked") or 7) == (7, 3.0)
+    assert done == ["GPU:0", "GPU:1", "worked"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "name", "gflop"),
+    [
+        ("matmul", 67, "matmul 67 x 67", 2 * 67**3 / 1e9),
+        ("conv2d", 13, "conv2d 4 x 13 x 13 x 64", 2 * 4 * 13**2 * 64**2 * 3**2 / 1e9),
+        ("conv3d", 13, "conv3d 4 x 8 x 13 x 13 x 64", 2 * 4 * 8 * 13**2 * 64**2 * 3**3 / 1e9),
+    ],
+)
+def test_an_operation_is_timed_with_its_work(kind, size, name, gflop):
+    timing = device.benchmark_operation(kind, size=size, repeats=2, dtype="bfloat16")
+    assert (timing["name"], timing["dtype"], timing["repeats"]) == (name, "bfloat16", 2)
+    assert timing["gflop"] == pytest.approx(gflop)
+    assert timing["gflop_per_s"] == pytest.approx(gflop / timing["seconds"])
+
+
+def holds(n):
+    """A network for which the memory suffices up to n samples."""
+    return lambda x: x.mean(axis=1) if len(x) <= n else fail(MemoryError("ran out of memory"))
+
+
+def test_the_rate_is_samples_over_the_median_run_without_the_first(monkeypatch):
+    clock = iter([0, 99, 0, 1, 1, 5, 5, 13])
+    monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
+    ((batch, per_s, _),) = device.measured_rates(holds(9), (3,), [6], repeats=3)
+    assert (batch, per_s) == (6, 6 / 4)
+
+
+def test_want_of_memory_is_the_last_rate_and_no_error():
+    rates = list(device.measured_rates(holds(4), (3,), [2, 4, 8, 16]))
+    assert [batch for batch, *_ in rates] == [2, 4, 8]
+    assert [math.isnan(per_s) for _, per_s, _ in rates] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("per_s", "memory_gib", "there_gib", "batch"),
+    [
+        ([10, 18, 20, 20.5], [math.nan] * 4, math.nan, 4),  # 20 is within 5 % of 20.5, 18 is not
+        ([10, 20, 30, math.nan], [math.nan] * 4, math.nan, 4),  # the last did not fit
+        ([10, 10], [math.nan] * 2, math.nan, 1),
+        ([10, 20, 30, 40], [2.0, 3.0, 5.0, 9.0], 14.0, 4),  # 40 % of 14 GiB hold 5, not 9
+        ([10, 20], [2.0, 3.0], 1.0, 1),  # none fits: the smallest
+    ],
+)
+def test_the_measured_batch_is_the_smallest_near_the_best_that_fits(monkeypatch, per_s, memory_gib, there_gib, batch):
+    rates = zip([1, 2, 4, 8], per_s, memory_gib, strict=False)
+    monkeypatch.setattr(device, "measured_rates", lambda *_, **__: rates)
+    monkeypatch.setattr(device, "chosen_device", {"GPU:1": {"kind": "GPU", "memory_gib": there_gib}}.get)
+    assert device.measured_batch(len, (2,), "GPU:1", network="abacus") == batch
+
+
+def test_the_measured_batch_is_one_that_memory_holds():
+    assert device.measured_batch(holds(2), (2,), network="n") in (1, 2)
+    with pytest.raises(MemoryError, match="does not fit"):
+        device.measured_batch(holds(0), (2,), network="n")
+
+
+def test_two_machines_are_compared_where_both_were_measured():
+    def machine(**per_s):
+        return {"rows": [{"name": n, "unit": "u", "batch": 2, "per_s": v} for n, v in per_s.items()]}
+
+    found = compare_machines(machine(a=3.0, b=5.0, c=7.0), machine(c=None, a=12.0))
+    assert found[["name", "one_per_s", "other_per_s"]].iloc[0].tolist() == ["a", 3.0, 12.0]
+    np.testing.assert_equal(found["ratio"].tolist(), [4, np.nan])
+    with pytest.raises(ValueError, match="in common"):
+        compare_machines(machine(a=1.0), machine(b=1.0))
+
+
+def nvml(*, used_gib=(), busy=(), total_gib=0, opened=None):
+    """NVML of a machine whose GPUs are used so from sample to sample, and are then lost."""
+    used_gib, busy, opened = iter(used_gib), iter(busy), [] if opened is None else opened
+
+    def following(values, last):
+        return next(values, None) or last or fail(LookupError("GPU is lost"))
+
+    return SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: opened.append(index) or "handle",
+        nvmlDeviceGetHandleByUUID=lambda uuid: opened.append(uuid) or "handle",
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(
+            used=following(used_gib, total_gib) * GIB, total=total_gib * GIB
+        ),
+        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=following(busy, 0)),
+    )
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Starts a monitor beside this NVML."""
+
+    def watching(module=None, **how):
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+        return Monitor(every_s=0.02, **how)
+
+    return watching
+
+
+def wait_for(watched, n_samples):
+    n_samples += len(watched.samples())
+    while len(watched.samples()) < n_samples:
+        time.sleep(0.01)
+
+
+def test_memory_of_this_process_and_of_its_children_is_seen_to_grow(watch):
+    hold = "b = b'1' * 2**27; print('ready', flush=True); input()"
+    with watch() as watched:
+        wait_for(watched, 1)
+        before = watched.summary()
+        block = np.ones(GIB // 64, np.float64)  # an eighth of a GiB
+        child = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        wait_for(watched, 2)
+        child.communicate(b"\n")
+        assert len(block)
+    after, children = watched.summary(), watched.samples()["children_gib"]
+    assert 0.1 < after["memory_peak_gib"] - before["memory_peak_gib"] < 0.4
+    assert 0.125 < children.max() < 0.5
+    assert children.iloc[-1] < children.max()
+
+
+def test_samples_are_taken_until_the_work_ends_also_by_an_error(watch):
+    with pytest.raises(KeyError, match="mine"), watch() as watched:
+        wait_for(watched, 3)
+        n_samples = len(watched.samples())
+        raise KeyError("mine")
+    table = watched.samples()
+    assert len(table) > n_samples
+    assert table["t_s"].is_monotonic_increasing
+    assert table["load"].isna().tolist() == [True] + [False] * (len(table) - 1)
+    assert table["load"].dropna().between(0, 1).all()
+
+
+def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(watch, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    opened = []
+    with watch(nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=opened), gpu=1) as watched:
+        wait_for(watched, 5)
+    used = watched.summary()
+    assert set(opened) == {1}
+    assert (used["gpu_memory_peak_gib"], used["gpu_memory_median_gib"]) == (7, 3)
+    assert (used["gpu_load_peak"], used["gpu_load_median"]) == (0.97, 0.53)
+    assert "gpu load peak 0.97" in watched.in_words()
+    assert caplog.text.count("GPU is lost") == 1
+    assert watched.samples()["memory_gib"].notna().all()
+
+
+@pytest.mark.parametrize(("visible", "handle"), [("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)])
+def test_the_gpu_is_the_one_that_the_process_may_see(monkeypatch, visible, handle):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    opened = []
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(opened=opened))
+    device.open_nvml(1)
+    assert opened == [handle]
+
+
+def test_a_machine_without_the_extra_is_said_once(watch, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    with watch(None) as watched:
+        wait_for(watched, 3)
+    assert caplog.text.count("the GPU is not monitored") == 1
+    assert "gpu" not in watched.in_words()
+    write_json(tmp_path / "log.json", watched.summary())
+    assert read_json(tmp_path / "log.json")["gpu_load_median"] is None
