@@ -105,13 +105,12 @@ def test_share_against_effect_uses_the_given_axes():
 
 
 def test_pointing_has_a_bar_an_interval_and_dots_per_row():
-    names = ("occlusion_pointing", "occlusion_pointing_shuffled", "deletion_pointing", "deletion_pointing_shuffled")
-    values = dict(zip(names, (0.9, 0.3, 0.8, 0.4), strict=True))
+    values = {"occlusion_pointing": 0.9, "occlusion_pointing_shuffled": 0.3}
     intervals = {f"{name}_interval": [value - 0.1, value + 0.05] for name, value in values.items()}
     ax = attention.plot_pointing(
         values | intervals | {"occlusion_chance": 0.35, "motion_pointing": 0.5, "seeds": [values, values]}
     )
-    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.3, 0.8, 0.4]
+    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.3]
     ends = [line.get_segments()[0][:, 0].tolist() for line in ax.collections]
     np.testing.assert_allclose(ends, [[v - 0.1, v + 0.05] for v in values.values()])
     assert [0.9, 0.9] in [list(line.get_xdata()) for line in ax.lines]
@@ -127,23 +126,6 @@ def test_shares_stand_beside_the_control_and_the_uniform_share():
     assert first.lines[-1].get_xdata()[0] == 0.35
     assert second.get_title(loc="left") == "two"
     assert second.get_xlabel() == "share in planted windows"
-
-
-def test_deletion_draws_every_curve_of_both_models():
-    rng = np.random.default_rng(0)
-    rows = {
-        key: {
-            order: {kind: rng.random(TD + 1).tolist() for kind in ("deletion", "insertion")}
-            for order in attention.ORDERS
-        }
-        for key in attention.MODELS
-    }
-    table = {"replaced": np.linspace(0, 1, TD + 1).tolist()} | rows
-    fig = attention.plot_deletion(table)
-    assert [len(ax.lines) for ax in fig.axes] == [4] * 4
-    assert fig.axes[1].lines[2].get_ydata().tolist() == rows["shuffled"]["attention"]["deletion"]
-    assert fig.axes[2].lines[0].get_ydata().tolist() == rows["true"]["occlusion"]["insertion"]
-    assert fig.axes[0].get_ylabel() == "mean |change of the score|"
 
 
 def test_correlations_are_drawn_per_comparison_and_measure():

@@ -35,8 +35,7 @@ WARM, COOL = ORANGE, SKY
 WIDTH_IN, MOST_PICTURES, ARROWS = 5.9, 10, 14  # arrows along a side of the picture of motion
 MOST_LINES = 5_000  # of a clip's attention; the faintest are left out
 SEGMENT_IN = (6.6, 2.35)  # at notebook width: the explorer's text is then not scaled down
-ORDERS = {"occlusion": (RED, "-"), "relevance": (BLUE, "--"), "attention": (GREEN, "-."), "random": (NEUTRAL, ":")}
-MODELS = {"true": "true model", "shuffled": "trained on shuffled motion"}
+COLORS = {"occlusion": RED, "relevance": BLUE, "attention": GREEN}
 Windows = Mapping[str, tuple[float, float]]  # start and stop in seconds of what was planted, by name
 
 
@@ -279,10 +278,8 @@ def plot_pointing(evidence: Mapping[str, Any], *, title: str = "", ax: Axes | No
     """
     ax = axes(ax, 7.5, 2.6)
     labels = {
-        "occlusion_pointing": "one token away: true model",
-        "occlusion_pointing_shuffled": "one token away: shuffled motion",
-        "deletion_pointing": "random deletions: true model",
-        "deletion_pointing_shuffled": "random deletions: shuffled motion",
+        "occlusion_pointing": "true model",
+        "occlusion_pointing_shuffled": "trained on shuffled motion",
     }
     for row, name in enumerate(labels):
         _bar(ax, row, evidence[name], evidence[f"{name}_interval"], NEUTRAL if name.endswith("shuffled") else RED)
@@ -328,23 +325,6 @@ def plot_planted_shares(measures: Mapping[str, Mapping[str, Mapping[str, Any]]],
     return fig
 
 
-def plot_deletion(table: Mapping[str, Any], *, title: str = "") -> Figure:
-    """Draw curves of deletion and insertion (`helpers.evidence.deletion_table`), the model's beside its control's."""
-    fig, panels = plt.subplots(2, 2, figsize=(8, 5.2), sharex=True, sharey=True, layout="constrained")
-    for column, (key, model) in enumerate(MODELS.items()):
-        for row, (kind, what) in enumerate((("deletion", "taken away"), ("insertion", "put back"))):
-            ax = panels[row, column]
-            for order, (color, style) in ORDERS.items():
-                label = "at random" if order == "random" else f"by {order}"
-                ax.plot(table["replaced"], table[key][order][kind], style, color=color, label=label, lw=1.8)
-            ax.set(title=f"{model}: {kind}", xlabel=f"share of motion tokens {what}")
-        panels[column, 0].set_ylabel("mean |change of the score|")
-    panels[0, 0].set_ylim(0, None)
-    panels[0, 1].legend(loc="upper left")
-    fig.suptitle(title)
-    return fig
-
-
 def plot_map_correlations(
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]], *, title: str = "", ax: Axes | None = None
 ) -> Axes:
@@ -359,7 +339,7 @@ def plot_map_correlations(
         y = np.arange(len(rows)) + 0.22 * (k - (len(measures) - 1) / 2)
         values = [row[measure]["value"] for row in rows.values()]
         low, high = zip(*(row[measure]["interval"] or [None] * 2 for row in rows.values()), strict=True)
-        look = {"color": ORDERS[measure][0], "fmt": "osD^"[k % 4], "ms": 6, "label": measure}
+        look = {"color": COLORS[measure], "fmt": "osD^"[k % 4], "ms": 6, "label": measure}
         intervals(ax, values, low, high, y, **look)
     ax.axvline(0, color=ACCENT, lw=0.8)
     ax.set_yticks(range(len(rows)), list(rows))
