@@ -8,7 +8,7 @@ network is frozen; `helpers.extractors` thaws it, and keeps weights in files.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,8 +16,7 @@ import numpy as np
 from helpers.weights import WEIGHTS, Weights, published_weights, random_weights, require
 
 
-@dataclass(frozen=True)
-class BackboneRow:
+class BackboneRow(NamedTuple):
     """`build(weights=, include_top=, input_shape=, pooling=)` makes the network, without any preprocessing inside.
 
     `published` is the row of `WEIGHTS` that belongs to it; `law` draws random kernels (see `fill_random`).
@@ -28,15 +27,15 @@ class BackboneRow:
     law: str
 
 
+def _efficientnet(name: str) -> Callable[..., keras.Model]:
+    return partial(getattr(keras.applications, name), include_preprocessing=False)
+
+
 BACKBONES: dict[str, BackboneRow] = {
     "resnet50": BackboneRow(keras.applications.ResNet50, "resnet50_imagenet", "glorot"),
     "resnet101": BackboneRow(keras.applications.ResNet101, "resnet101_imagenet", "glorot"),
-    "efficientnetv2_s": BackboneRow(
-        partial(keras.applications.EfficientNetV2S, include_preprocessing=False), "efficientnetv2_s_imagenet", "swish"
-    ),
-    "efficientnetv2_m": BackboneRow(
-        partial(keras.applications.EfficientNetV2M, include_preprocessing=False), "efficientnetv2_m_imagenet", "swish"
-    ),
+    "efficientnetv2_s": BackboneRow(_efficientnet("EfficientNetV2S"), "efficientnetv2_s_imagenet", "swish"),
+    "efficientnetv2_m": BackboneRow(_efficientnet("EfficientNetV2M"), "efficientnetv2_m_imagenet", "swish"),
     "vgg19": BackboneRow(keras.applications.VGG19, "vgg19_imagenet", "he"),
 }
 
@@ -55,14 +54,7 @@ class Backbone:
     weights: Weights
 
     def preprocess(self, frames_rgb: np.ndarray) -> np.ndarray:
-        """Return frames as the network's weights saw them: what the weights' record says, nothing else.
-
-        Args:
-            frames_rgb: RGB uint8 in [0, 255], (n, input_px, input_px, 3); left as it is.
-
-        Returns:
-            float32 of the same shape, in the units of the weights' record.
-        """
+        """Return frames as the network's weights saw them, float32, of RGB uint8 (n, input_px, input_px, 3)."""
         px = self.input_px
         if frames_rgb.dtype != np.uint8 or frames_rgb.shape[1:] != (px, px, 3):
             raise ValueError(
@@ -100,8 +92,11 @@ def build_backbone(name: str, weights: str, *, input_px: int = 0) -> Backbone:
     row = BACKBONES[name]
     record = WEIGHTS[row.published]
     px = input_px or record.input_px
-    file = str(require([row.published])[row.published]) if weights == "pretrained" else None
+    pretrained = weights == "pretrained"
+    if pretrained:
+        require([row.published])
+    file = str(record.path) if pretrained else None
     model = row.build(weights=file, include_top=False, input_shape=(px, px, 3), pooling="avg")
-    provenance = published_weights(row.published) if file else random_weights(model, name, seed=0, law=row.law)
+    provenance = published_weights(row.published) if pretrained else random_weights(model, name, row.law)
     model.trainable = False
     return Backbone(name, model, px, record.feature_dim, provenance)

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from helpers.files import file_sha256, read_json
-from helpers.weights import WEIGHTS, fetch
+from helpers.files import read_json
+from helpers.weights import YUNET, check_bytes, require
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ MIN_FACE, SMALLER = 0.2, 0.05  # of the shorter side, Haar only: 02's default, a
 N_NEIGHBOURS = 5  # overlapping hits that make a face
 MIN_SCORE, MAX_OVERLAP = 0.6, 0.3  # of YuNet, as in opencv_zoo's models/face_detection_yunet/yunet.py
 HAAR = "haarcascade_frontalface_alt2"
-YUNET = WEIGHTS["yunet"].files[0]
 PATIENCE_S = 5  # without an answer when YuNet is not asked for by name
 
 
@@ -42,7 +41,6 @@ def detect_faces(frame: np.ndarray, detector: str = "haar", min_face: float = MI
         landmarks. The confidence is the number of overlapping hits of "haar" (at least 5), the score of "yunet"
         (0.6 to 1); the two cannot be compared.
     """
-    _check_name(detector)
     color = cv2.COLOR_RGB2GRAY if detector == "haar" else cv2.COLOR_RGB2BGR
     picture, scale = shrunk(cv2.cvtColor(frame, color), DETECTION_PX)
     height, width = picture.shape[:2]
@@ -76,11 +74,6 @@ def rows_of_yunet(found: np.ndarray | None, scale: float) -> np.ndarray:
     return np.concatenate([corner, side, side, score, landmarks], axis=1).astype(np.float32)
 
 
-def _check_name(detector: str) -> None:
-    if detector not in ("haar", "yunet"):
-        raise ValueError(f"detector must be one of 'haar', 'yunet', got {detector!r}.")
-
-
 @cache
 def _cascade() -> cv2.CascadeClassifier:
     path = Path(cv2.__file__).parent / "data" / f"{HAAR}.xml"
@@ -93,7 +86,7 @@ def _cascade() -> cv2.CascadeClassifier:
 
 @cache
 def _yunet() -> "cv2.FaceDetectorYN":
-    _check_yunet()
+    check_bytes("yunet")
     return cv2.FaceDetectorYN.create(str(YUNET.place), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
@@ -125,17 +118,14 @@ def found_with(faces: Path) -> str | None:
 
 @cache
 def _auto() -> str:
-    why = "" if YUNET.place.is_file() else fetch(YUNET, PATIENCE_S)
-    if YUNET.place.is_file():
-        _check_yunet()
-        log.info("detector: auto is yunet")
-        return "yunet"
-    log.info(
-        "detector: auto is haar, as YuNet's file could not be fetched (%s). YuNet finds turned and small faces better: "
-        "run `python -m helpers weights fetch yunet` where there is a network, or put %s at %s",
-        *(why, YUNET.url, YUNET.place),
-    )
-    return "haar"
+    try:
+        require(["yunet"], PATIENCE_S)
+    except FileNotFoundError as error:
+        log.info("detector: auto is haar. YuNet would find turned and small faces better, but %s", error)
+        return "haar"
+    check_bytes("yunet")
+    log.info("detector: auto is yunet")
+    return "yunet"
 
 
 def require_detector(detector: str) -> None:
@@ -143,31 +133,20 @@ def require_detector(detector: str) -> None:
 
     Raises:
         FileNotFoundError: The file cannot be had; the message has its address and place.
-        ValueError: The file that is there is another one.
+        ValueError: The file that is there is another one, or there is no such detector.
     """
-    _check_name(detector)
     if detector == "haar":
         _cascade()
+    elif detector == "yunet":
+        require(["yunet"])
+        check_bytes("yunet")
     else:
-        _check_yunet("" if YUNET.place.is_file() else fetch(YUNET))
-
-
-def _check_yunet(why_not_fetched: str = "") -> None:
-    place = YUNET.place
-    how = (
-        f"Put {YUNET.name} ({YUNET.n_bytes:,} bytes, {WEIGHTS['yunet'].licence} licence) there, from\n  {YUNET.url}\n"
-        "or name another folder in OCEAN_WEIGHTS, or choose detector=haar, which needs no file, for a new run."
-    )
-    if not place.is_file():
-        why = f" and could not be fetched ({why_not_fetched})" if why_not_fetched else ""
-        raise FileNotFoundError(f"{place} is missing{why}. {how}")
-    if (found := file_sha256(place)) != YUNET.file_hash:
-        raise ValueError(f"{place} must have sha256 {YUNET.file_hash}, got {found}. {how}")
+        raise ValueError(f"detector must be haar or yunet, got {detector!r}.")
 
 
 def detector_file(detector: str) -> str:
     """What decides a detector's boxes besides OpenCV, as manifests record it."""
-    return {"haar": HAAR, "yunet": f"{YUNET.name} sha256:{YUNET.file_hash}"}[detector]
+    return HAAR if detector == "haar" else f"{YUNET.name} sha256:{YUNET.file_hash}"
 
 
 def detector_version(detector: str) -> str:

@@ -3,6 +3,7 @@
 In: frames RGB uint8 (n, S, S, 3), or clips of flow float32 (n, T, S, S, 2) in [-1, 1]. Out: float32 rows (n, D).
 """
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from helpers.files import file_sha256
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import Network
-from helpers.store import read_arrays, write_arrays
 from helpers.weights import Weights
+
+WEIGHTS_FILE = ".weights.h5"  # how Keras wants a file of weights to end
 
 
 def _mean_rows(forward: Forward, samples: np.ndarray, batch_size: int, width: int) -> np.ndarray:
@@ -30,11 +32,7 @@ def _mean_rows(forward: Forward, samples: np.ndarray, batch_size: int, width: in
 
 
 class StaticFeatureExtractor:
-    """A backbone that turns frames of a face into rows.
-
-    Attributes:
-        backbone: Network, preprocessing, sizes and provenance.
-    """
+    """A backbone (`backbone`: network, preprocessing, sizes, provenance) that turns frames of a face into rows."""
 
     def __init__(
         self,
@@ -47,10 +45,10 @@ class StaticFeatureExtractor:
     ):
         """Arguments as for `build_backbone`, `compile_forward` and `freeze`; `batch_size` frames at once.
 
-        `weights` may also be the path of a file of `save`.
+        `weights` may also be the path of a file of `save`; ValueError where that was written from another backbone.
         """
-        is_file = Path(weights).suffix == ".npz"
-        self.backbone = read_backbone(backbone, weights) if is_file else build_backbone(backbone, weights)
+        own = str(weights).endswith(WEIGHTS_FILE)
+        self.backbone = _read_backbone(backbone, weights) if own else build_backbone(backbone, weights)
         freeze(self.backbone.model, frozen)
         self._forward = compile_forward(self.backbone.model, precision, self.backbone.prepare)
         self._batch_size = batch_size
@@ -60,17 +58,12 @@ class StaticFeatureExtractor:
         return _mean_rows(self._forward, frames_rgb, self._batch_size, self.backbone.feature_dim)
 
     def save(self, path: str | Path) -> None:
-        """Write the weights as npz, atomically: `layer/variable` -> array, which NumPy alone reads."""
-        write_arrays(path, **{name: np.asarray(variable) for name, variable in _variables(self.backbone.model).items()})
+        """Write the weights as Keras does; the file's name ends in .weights.h5."""
+        self.backbone.model.save_weights(path)
 
 
 class DynamicFeatureExtractor:
-    """I3D on flow.
-
-    Attributes:
-        network: To the pooled features (B, T', C) along time, or to the activation of a stage (B, T', H', W', C).
-        weights: Its provenance.
-    """
+    """I3D on flow: `network` gives features (B, T', C) along time, or a stage (B, T', H', W', C); `weights` whence."""
 
     def __init__(
         self,
@@ -92,13 +85,9 @@ class DynamicFeatureExtractor:
     def with_head(
         self, n_outputs: int, *, dropout_rate: float = 0.5, dense_units: int = 1024, frozen: int | None = None
     ) -> keras.Model:
-        """The network with dropout and dense layers behind its mean, to be trained end to end.
+        """The network with dropout, a ReLU layer (`dense_units`, 0 for none) and a linear one, to be trained whole.
 
-        Args:
-            n_outputs: Of the last, linear layer.
-            dropout_rate: Share of features that a training step leaves out, in [0, 1).
-            dense_units: Of a ReLU layer before the last; 0 for none.
-            frozen: How many convolutions training leaves alone; None: all of them (see `freeze`).
+        Of the network itself training leaves the first `frozen` convolutions alone, None: all of it (see `freeze`).
 
         Returns:
             A model from (B, T, S, S, channels) to (B, n_outputs). It shares the network's weights; `extract_features`
@@ -114,44 +103,30 @@ class DynamicFeatureExtractor:
 
 
 def freeze(model: keras.Model, n_convolutions: int | None = None) -> None:
-    """Decide what training may change: nothing, or all that follows the first convolutions.
+    """Have training leave the first convolutions alone, with every layer that stands before the next one.
 
-    It matters only where a network is trained end to end; rows of features are the same either way.
-
-    Args:
-        model: Any Keras model.
-        n_convolutions: The first so many convolutions are frozen, with every layer that stands before the next one in
-            `model.layers`: the source project's default is 4. None freezes the whole model, 0 nothing.
+    None freezes the whole model, 0 nothing; the source project's default is 4. Rows of features are the same either
+    way.
     """
-    kinds = keras.layers.Conv2D | keras.layers.Conv3D | keras.layers.DepthwiseConv2D
+    kinds = layers.Conv2D | layers.Conv3D | layers.DepthwiseConv2D
     convolutions = [i for i, layer in enumerate(model.layers) if isinstance(layer, kinds)]
-    if n_convolutions is not None and not 0 <= n_convolutions <= len(convolutions):
+    n = len(convolutions) if n_convolutions is None else n_convolutions
+    if not 0 <= n <= len(convolutions):
         raise ValueError(
-            f"n_convolutions must be 0 to {len(convolutions)}, the convolutions of {model.name}, or None, "
-            f"got {n_convolutions}. None freezes everything."
+            f"frozen must be 0 to {len(convolutions)}, the convolutions of {model.name}, or None, got {n}."
         )
-    n_layers = len(model.layers)
-    first_trained = n_layers if n_convolutions is None else [0, *convolutions[1:], n_layers][n_convolutions]
-    model.trainable = first_trained < n_layers  # before the layers, which it sets as well
+    first_trained = [0, *convolutions[1:], len(model.layers)][n]
+    model.trainable = True  # before the layers, of which it sets some
     for i, layer in enumerate(model.layers):
         layer.trainable = i >= first_trained
 
 
-def read_backbone(name: str, path: str | Path) -> Backbone:
-    """Build a backbone, and fill it from a file of `StaticFeatureExtractor.save`; ValueError where it does not fit."""
+def _read_backbone(name: str, path: str | Path) -> Backbone:
     backbone = build_backbone(name, "random")
-    found, wanted = read_arrays(path), _variables(backbone.model)
-    shapes = [{(key, tuple(value.shape)) for key, value in part.items()} for part in (found, wanted)]
-    if other := {key for key, _ in shapes[0] ^ shapes[1]}:
-        raise ValueError(
-            f"{path} must hold the weights of {name}, got others: {len(other)} of {len(wanted)} arrays do not fit, "
-            f"such as {min(other)}. Name the backbone that the file was written from."
-        )
-    for key, variable in wanted.items():
-        variable.assign(found[key])
+    try:
+        with warnings.catch_warnings(action="error"):  # Keras only warns of layers that are not in the file
+            backbone.model.load_weights(path)
+    except (OSError, ValueError, KeyError, UserWarning) as error:
+        raise ValueError(f"{path} must hold the weights of {name}, got others: {error}") from error
     licence = "that of the weights it was trained from"
     return replace(backbone, weights=Weights("file", Path(path).name, file_sha256(path), licence))
-
-
-def _variables(model: keras.Model) -> dict[str, keras.Variable]:
-    return {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights}

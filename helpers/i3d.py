@@ -8,15 +8,14 @@ of the published checkpoints (google-deepmind/kinetics-i3d), which load into it.
 
 import json
 import re
-from functools import cache
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 from keras import layers
 
-from helpers.files import weights_folder
-from helpers.store import read_arrays
+from helpers.store import read_arrays, write_arrays
 from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require
 
 STREAMS = {2: "Flow", 3: "RGB"}
@@ -64,16 +63,15 @@ class SegmentPool(layers.AveragePooling3D):
         return super().call(inputs)
 
 
-def build_i3d(channels: int = 2, *, endpoint: str = "", n_classes: int = N_CLASSES) -> keras.Model:
+def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
     """Build the network for any number of time steps; its variables hold Keras' initial values.
 
     Args:
         channels: 2 for the flow stream, 3 for the RGB stream.
         endpoint: A name of `STAGES`: the network ends there, and nothing after it is built. Empty: all of it.
-        n_classes: Size of the logits: 400, or 600 for the weights of Kinetics-600.
 
     Returns:
-        A model from (B, T, H, W, channels) to the logits (B, n_classes), or to the stage's (B, T', H', W', C).
+        A model from (B, T, H, W, channels) to the logits (B, 400), or to the stage's (B, T', H', W', C).
     """
     name = f"i3d_{_stream(channels)}"
     if endpoint and endpoint not in STAGES:
@@ -85,7 +83,7 @@ def build_i3d(channels: int = 2, *, endpoint: str = "", n_classes: int = N_CLASS
         if stage == endpoint:
             return keras.Model(inputs, x, name=f"{name}_{endpoint}")
     x = SegmentPool(name="AvgPool3d_6a_7x7")(x)
-    x = layers.Conv3D(n_classes, 1, name="Logits_Conv3d_0c_1x1_conv_3d")(x)
+    x = layers.Conv3D(N_CLASSES, 1, name="Logits_Conv3d_0c_1x1_conv_3d")(x)
     x = layers.GlobalAveragePooling3D(name="Logits")(x)  # the mean over time: height and width are 1
     return keras.Model(inputs, x, name=name)
 
@@ -129,7 +127,7 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
 
     Args:
         weights: "pretrained" (published weights: ImageNet, then Kinetics-400), a name of `WEIGHTS` for other published
-            ones, or "random" (the frozen generator, he, seed 0).
+            ones, or "random" (the frozen generator).
         endpoint: A name of `STAGES`, or empty for the 1024 pooled features of every 8 time steps.
         channels: 2 for the flow stream, 3 for the RGB stream.
 
@@ -138,7 +136,7 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
     """
     if weights == "random":
         model = build_i3d(channels, endpoint=endpoint)
-        provenance = random_weights(model, model.name, seed=0, law="he")
+        provenance = random_weights(model, model.name, law="he")
     else:
         name = f"i3d_{_stream(channels)}_kinetics" if weights == "pretrained" else weights
         names = [name for name, row in WEIGHTS.items() if row.kind.startswith("i3d") and row.channels == channels]
@@ -147,31 +145,30 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
                 f"weights must be random, pretrained or of {', '.join(names)}, got {weights!r}. Choose one."
             )
         found, provenance = read_published(name)
-        model = fill_published(name, found, endpoint)
-    return (model if endpoint else tap(model)), provenance
+        model = fill(name, found, endpoint)
+    return (model if endpoint or not _is_whole(model) else tap(model)), provenance
 
 
-def fill_published(name: str, found: dict[str, np.ndarray], endpoint: str = "") -> keras.Model:
-    """Build the network of a row of `WEIGHTS` and fill it with its variables, `found`; see `read_published`.
+def fill(name: str, found: dict[str, np.ndarray], endpoint: str = "") -> keras.Model:
+    """Build the network of a row of `WEIGHTS` up to `endpoint`, and fill it with its variables, of `read_published`.
 
-    It ends at `endpoint`, or at the feature map where the weights were published without a classifier.
+    Where they were published without a classifier, it ends at the feature map.
     """
-    row = WEIGHTS[name]
-    model = build_i3d(row.channels, endpoint=endpoint, n_classes=row.n_classes or N_CLASSES)
-    model = model if endpoint or row.n_classes else tap(model)
+    model = build_i3d(WEIGHTS[name].channels, endpoint=endpoint)
+    if not (endpoint or any("/Logits/" in variable for variable in found)):
+        model = tap(model)
     load_variables(model, found, name)
     return model
+
+
+def _is_whole(model: keras.Model) -> bool:
+    return model.layers[-1].name == "Logits"
 
 
 def tap(model: keras.Model, endpoint: str = "") -> keras.Model:
     """Return the part of a network up to a stage; it shares the weights and computes nothing after it.
 
-    Args:
-        model: From `build_i3d`.
-        endpoint: A name of `STAGES`, or empty for the pooled feature map.
-
-    Returns:
-        A model to the stage's (B, T', H', W', C), or to (B, ceil(T / 8) - 1, 1024).
+    `endpoint` is a name of `STAGES`, for (B, T', H', W', C), or empty for the pooled (B, ceil(T / 8) - 1, 1024).
     """
     name = endpoint or "AvgPool3d_6a_7x7"
     if name not in {layer.name for layer in model.layers}:
@@ -197,7 +194,7 @@ def features(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 def logits(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Return the Kinetics-400 logits, mean over time, float32 (B, 400); arguments as for `feature_map`."""
-    if model.layers[-1].name != "Logits":
+    if not _is_whole(model):
         raise ValueError(f"model must be a whole network, got {model.name}. Build it without endpoint=.")
     return keras.ops.convert_to_numpy(model(x, training=False))
 
@@ -211,21 +208,20 @@ def published_variables(model: keras.Model) -> dict[str, keras.Variable]:
     stream = STREAMS[model.input_shape[-1]]
     slashes = re.compile("_(Branch_|Conv3d_0|conv_3d|batch_norm)")  # Keras allows none in a layer's name
     return {
-        published_name(stream, slashes.sub(r"/\1", layer.name), variable.name): variable
+        _published_name(stream, slashes.sub(r"/\1", layer.name), variable.name): variable
         for layer in model.layers
         for variable in layer.weights
     }
 
 
-def published_name(stream: str, scope: str, variable: str) -> str:
+def _published_name(stream: str, scope: str, variable: str) -> str:
     return f"{stream}/inception_i3d/{scope}/{SPELLED.get(variable, variable)}"
 
 
 def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
-    """Load a published checkpoint into a network; a network that ends at a stage takes its part of it.
+    """Load a published checkpoint into a network from `build_i3d`; one that ends at a stage takes its part of it.
 
     Args:
-        model: From `build_i3d`.
         path: As TensorFlow names it, without `.index`.
 
     Raises:
@@ -237,38 +233,25 @@ def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
 
 
 def load_variables(model: keras.Model, found: dict[str, np.ndarray], path: str | Path) -> None:
-    """Assign the variables of a whole network by their published names, all or none; as for `load_tf_checkpoint`."""
-    channels, variables = model.input_shape[-1], published_variables(model)
-    streams = {name.split("/")[0] for name in found} & set(STREAMS.values())
-    if streams != {STREAMS[channels]}:
-        raise ValueError(
-            f"path must be a checkpoint of the {STREAMS[channels]} stream, for {channels} channels, got one of "
-            f"{' and '.join(sorted(streams)) or 'neither Flow nor RGB'}: {path}. Build the network for the other one."
-        )
-    wanted = {name: ("float32", tuple(variable.shape)) for name, variable in variables.items()}
-    there = {name: (value.dtype.name, value.shape) for name, value in found.items()}
-    problems = [f"{name} is missing" for name in sorted(wanted.keys() - there.keys())]
-    problems += [f"{name} is unknown" for name in sorted(there.keys() - _names(channels))]
-    problems += [
-        f"{name} is {there[name]}, not {wanted[name]}"
-        for name in sorted(there.keys() & wanted.keys())
-        if there[name] != wanted[name]
+    """Assign the variables of a network by their published names, all or none; as for `load_tf_checkpoint`."""
+    variables = published_variables(model)
+    wanted = {name: (tuple(variable.shape), "float32") for name, variable in variables.items()}
+    there = {name: (value.shape, value.dtype.name) for name, value in found.items()}
+    others = [
+        f"{name} must be {want}, got {there.get(name)}" for name, want in wanted.items() if there.get(name) != want
     ]
-    if problems:
+    others += [f"{name} is unknown" for name in sorted(there.keys() - wanted.keys()) if _is_whole(model)]
+    if others:
+        stream = STREAMS[model.input_shape[-1]]
         raise ValueError(
-            f"{path} must hold the {len(_names(channels))} variables of I3D, {len(problems)} are otherwise: "
-            f"{'; '.join(problems[:5])}. Fetch the published checkpoint again."
+            f"{path} must hold the variables of I3D's {stream} stream, {len(others)} are otherwise: "
+            f"{'; '.join(others[:3])}. Fetch the published file again, or build the network for the other stream."
         )
     for name, variable in variables.items():
         variable.assign(found[name])
 
 
-@cache
-def _names(channels: int) -> frozenset[str]:
-    return frozenset(published_variables(build_i3d(channels)))
-
-
-SOURCE = "__source__"  # in a converted file: which bytes it was made from; no variable is called so
+SOURCE = "__source__"  # in a converted file: the sha256 of what it was made from; no variable is called so
 
 
 def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
@@ -277,30 +260,37 @@ def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
     The converted file is read where there is one, also without the original; its sha256 is that of the original.
 
     Returns:
-        Published variable name (as in the checkpoints of 400 classes) -> array; provenance.
+        Published variable name -> array; provenance.
 
     Raises:
         FileNotFoundError: As for `require`.
-        ValueError: What is there is damaged, was converted from another original than is there, or is not a checkpoint
-            of 400 classes and is not converted yet.
+        ValueError: What is there is damaged, or was converted from another original than is there.
     """
     require([name])
-    path, row, how = converted_path(name), WEIGHTS[name], f"`python -m helpers weights convert {name}`"
+    path, row = converted_path(name), WEIGHTS[name]
     if not path.is_file():
-        if (row.kind, row.n_classes) != ("i3d_checkpoint", N_CLASSES):
-            raise ValueError(f"{name} must be converted before it is used. Run {how}.")
-        return read_tf_checkpoint(weights_folder() / row.path), published_weights(name)
-    try:
-        found = read_arrays(path)
-        source = json.loads(str(found.pop(SOURCE)))
-        made_from = source["name"], source["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} must be whole converted weights, got others. Delete it, and run {how}.") from None
-    original = name, published_weights(name).sha256 if row.is_here else made_from[1]
-    if made_from != original:
-        of, got = (" with sha256 ".join(pair) for pair in (original, made_from))
-        raise ValueError(f"{path} must be converted from {of}, got it from {got}. Delete it, or run {how}.")
-    return found, Weights(name, row.files[0].url, made_from[1], row.licence)
+        return read_original(name), published_weights(name)
+    found, how = read_arrays(path), f"Delete it, or run `python -m helpers weights convert {name}`"
+    source = json.loads(str(found.pop(SOURCE, '{"name": "", "sha256": ""}')))
+    if source["name"] != name or (row.is_here and source["sha256"] != published_weights(name).sha256):
+        raise ValueError(f"{path} must be converted from the files of {name} that are there, got others. {how}.")
+    return found, Weights(name, row.files[0].url, source["sha256"], row.licence)
+
+
+def convert(name: str) -> Path:
+    """Write a row's variables as `<name>.npz`, which every Keras backend loads; its original must be there."""
+    path, row = converted_path(name), WEIGHTS[name]
+    source = json.dumps({"name": name, "sha256": published_weights(name).sha256, "url": row.files[0].url})
+    write_arrays(path, compressed=False, **read_original(name), **{SOURCE: source})
+    return path
+
+
+def read_original(name: str) -> dict[str, np.ndarray]:
+    """Read the variables of a row of `WEIGHTS` from the published file, which is there, by their published names."""
+    row = WEIGHTS[name]
+    if row.kind == "i3d_h5":
+        return read_keras_h5(row.path, STREAMS[row.channels])
+    return read_tf_checkpoint(row.path)
 
 
 def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
@@ -315,3 +305,30 @@ def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
         raise ValueError(f"{path} must be a whole TensorFlow checkpoint, got: {error}. Fetch it again.") from error
+
+
+def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
+    """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
+
+    It has one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out). It does not say its
+    `stream`, "Flow" or "RGB". A layer that the port does not have keeps its own name.
+    """
+    found = {}
+    try:
+        with h5py.File(path) as file:
+            root = file.get("model_weights", file)
+            for layer in np.asarray(root.attrs["layer_names"]).astype(str):
+                for weight in np.asarray(root[layer].attrs["weight_names"]).astype(str):
+                    variable = weight.rpartition("/")[2].partition(":")[0]
+                    found[_published_name(stream, _scope(layer), variable)] = root[layer][weight][()]
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
+    return found
+
+
+def _scope(layer: str) -> str:
+    """Conv3d_3b_1a_1x1_conv -> Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d, and so on; others as they are."""
+    layer = re.sub("_conv$", "/conv_3d", re.sub("_bn$", "/batch_norm", layer))
+    layer = layer.replace("Conv3d_6a_1x1", "Logits/Conv3d_0c_1x1")
+    layer = layer.replace("Conv3d_5b_2b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")  # 0a in the checkpoints, 0b elsewhere
+    return re.sub(r"^Conv3d_(\d[b-f])_(\d)([ab])_(\dx\d)", r"Mixed_\1/Branch_\2/Conv3d_0\3_\4", layer)

@@ -1,8 +1,8 @@
 """Published weights: what each is, where it comes from, how it is fetched and verified; and a frozen generator.
 
-In: names of `WEIGHTS`, Keras models to fill. Out: paths of files in the weights folder, and provenance (`Weights`),
-which goes into every manifest. Nothing else in `helpers` touches the network. Keras is imported only where it works:
-processes that detect faces read the table without it.
+Files lie in the weights folder (`helpers.files.weights_folder`); provenance (`Weights`) goes into every manifest.
+Nothing else in `helpers` touches the network. Keras is imported only where it works: processes that detect faces read
+the table without it.
 """
 
 import hashlib
@@ -28,8 +28,6 @@ DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
 KERAS_PORT = "https://github.com/dlpbc/keras-kinetics-i3d/releases/download/v0.2"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 OPENCV_ZOO = "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet"
-YUNET = "face_detection_yunet_2023mar.onnx"
-YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"  # of the pointer file in opencv_zoo
 MIT = "MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)"
 CC_BY = "CC BY 4.0" + MIT[3:]
 APACHE = "Apache-2.0 (weights ported from google/automl; ImageNet terms for the images)"
@@ -55,8 +53,10 @@ class Preprocessing:
 
 CAFFE = Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0,) * 3)  # of weights ported from Caffe
 HALVED = Preprocessing("RGB", mean=(128.0,) * 3, scale=(1 / 128,) * 3)  # the Rescaling that Keras would put in front
-FLOW_INPUT = Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=20.0)
-RGB_INPUT = Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3)
+I3D_INPUT = {
+    "flow": Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=20.0),
+    "rgb": Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3),
+}
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,26 @@ class PublishedFile:
         """Where the file lies, or is to lie."""
         return weights_folder() / self.name
 
+    def fits(self, path: Path) -> bool:
+        """Whether the bytes at `path` have the published hash; True where none is published."""
+        if not self.file_hash:
+            return True
+        digest = hashlib.new({32: "md5", 40: "sha1", 64: "sha256"}[len(self.file_hash)])
+        if digest.name == "sha1":
+            digest.update(f"blob {path.stat().st_size}\0".encode())
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, lambda: digest).hexdigest() == self.file_hash
+
 
 @dataclass(frozen=True)
 class Published:
-    """A row of the table; below the weights folder, `path` is what a loader takes: a file, or a checkpoint's prefix.
+    """A row of the table.
 
     `kind` says who reads it: "keras" (Keras on any backend), "i3d_checkpoint" (TensorFlow's reader), "i3d_h5" (h5py),
-    "onnx" (OpenCV), "sample" (NumPy). `n_classes` is 0 where the file holds no classifier; `reference` is what is
-    published of the sample's logits: their norm, the class of the largest (from 0), its value and probability.
+    "onnx" (OpenCV), "sample" (NumPy). `reference` is what is published of the sample's logits: their norm, the class of
+    the largest (from 0), its value and probability.
     """
 
-    path: str
     files: tuple[PublishedFile, ...]
     licence: str
     paper: str
@@ -96,8 +105,13 @@ class Published:
     input_px: int | None = None
     preprocessing: Preprocessing | None = None
     feature_dim: int = 0
-    n_classes: int = 0
     reference: tuple[float, ...] | None = None
+
+    @property
+    def path(self) -> Path:
+        """What a loader takes: a file, or a checkpoint without `.index`."""
+        place = self.files[0].place
+        return place.with_suffix("") if place.suffix == ".index" else place
 
     @property
     def channels(self) -> int:
@@ -109,83 +123,64 @@ class Published:
         """Whether every file lies in the weights folder."""
         return all(file.place.is_file() for file in self.files)
 
-    @property
-    def main_file(self) -> Path:
-        """The largest file that is here: the one whose sha256 stands for the weights."""
-        return max((file.place for file in self.files), key=lambda path: path.stat().st_size)
-
 
 def _imagenet(
     address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str, n_bytes: int | None = None
 ) -> Published:
     """A network of keras.applications without its classifier; md5, side and width as in that package's source."""
     file = PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5, n_bytes)
-    return Published(file.name, (file,), licence, paper, "static features of 03", "keras", px, seen, dim)
+    return Published((file,), licence, paper, "static features of 03", "keras", px, seen, dim)
 
 
-def _i3d(stream: str, path: str, files: tuple[PublishedFile, ...], trained: str, **more) -> Published:
-    seen, purpose = FLOW_INPUT if stream == "flow" else RGB_INPUT, f"I3D {stream} stream, {trained}"
-    return Published(
-        path, files, "Apache-2.0", I3D, purpose, input_px=224, preprocessing=seen, feature_dim=1024, **more
-    )
-
-
-# Bytes and blobs of DeepMind's files are those of its commit 0667e88. The logits are those of out/imagenet_*.txt there,
-# and of out/no_imagenet_*.txt in its first commit, 6da69a3, which later ones overwrote.
-def _checkpoint(
-    name: str, there: str, index: tuple[int, str], data: tuple[int, str], reference: tuple[float, ...] | None
-) -> Published:
-    stream, n_classes = there.partition("_")[0], 600 if there.endswith("kin600") else 400
-    trained = f"trained on Kinetics-{n_classes} alone" if "scratch" in there else "ImageNet inflated, then Kinetics-400"
-    parts = {"model.ckpt.index": index, "model.ckpt.data-00000-of-00001": data}  # nobody needs the .meta, a graph
-    files = tuple(
-        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{there}/{part}", blob, n_bytes)
-        for part, (n_bytes, blob) in parts.items()
-    )
-    more = {"kind": "i3d_checkpoint", "n_classes": n_classes, "reference": reference}
-    return _i3d(stream, f"{name}/model.ckpt", files, trained, **more)
+def _i3d(stream: str, files: list[PublishedFile], kind: str, reference: tuple[float, ...] | None) -> Published:
+    purpose = f"I3D {stream} stream, ImageNet inflated, then Kinetics-400"
+    return Published(tuple(files), "Apache-2.0", I3D, purpose, kind, 224, I3D_INPUT[stream], 1024, reference)
 
 
 CRICKET = 227  # "playing cricket", counted from 0 in data/label_map.txt
-CHECKPOINTS = {
-    "i3d_flow_kinetics": (
-        "flow_imagenet", (10_968, "8217f9450d851d24782aaf1af01c5c3b35b81a35"),
-        (50_730_368, "bf56831f663abc3de0d35f193030b73a3df7fb61"), (63.252754, CRICKET, 15.957031, 0.94775660),
-    ),
-    "i3d_rgb_kinetics": (
-        "rgb_imagenet", (10_953, "5ab1058b8f4f89a896c01f67c0a4c96a31548af7"),
-        (50_818_176, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"), (87.108871, CRICKET, 25.856646, 0.9999968),
-    ),
-    "i3d_flow_kinetics_scratch": (
-        "flow_scratch", (10_968, "193bc425100f3978c793da66bd9eb54baea8dc6a"),
-        (50_730_368, "1d6a0b68f32544af11111342857e47e30d13afa9"), (85.503799, CRICKET, 15.4269, 0.697696),
-    ),
-    "i3d_rgb_kinetics_scratch": (
-        "rgb_scratch", (10_953, "84dd4518e982d9ca6ce1ff02e95fca2e8cbb1f73"),
-        (50_818_176, "fa7df95674dbf3579e7fccd954e51e706b4734c1"), (87.217987, CRICKET, 19.4886, 0.996896),
-    ),
-    "i3d_rgb_kinetics600_scratch": (
-        "rgb_scratch_kin600", (19_632, "d378d8f01215fe92a29cd170f040c284070e9cd5"),
-        (103_218_112, "6392a74c3180e706cabada39d8f40a50a48642e5"), None,
-    ),
-}  # fmt: skip
+REFERENCE = {  # out/imagenet_*.txt of DeepMind's commit 0667e88
+    "flow": (63.252754, CRICKET, 15.957031, 0.94775660),
+    "rgb": (87.108871, CRICKET, 25.856646, 0.9999968),
+}
+DEEPMIND_FILES = {  # name -> bytes and blob, as in that commit; nobody needs the .meta, a graph
+    "flow": {
+        "model.ckpt.index": (10_968, "8217f9450d851d24782aaf1af01c5c3b35b81a35"),
+        "model.ckpt.data-00000-of-00001": (50_730_368, "bf56831f663abc3de0d35f193030b73a3df7fb61"),
+    },
+    "rgb": {
+        "model.ckpt.index": (10_953, "5ab1058b8f4f89a896c01f67c0a4c96a31548af7"),
+        "model.ckpt.data-00000-of-00001": (50_818_176, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"),
+    },
+}
+SAMPLE_BLOBS = {
+    "flow": "ee00e78e6f380caa5463de878d7c85ad7a01e668",
+    "rgb": "d756c5020a6e0fb56a99b210e32f5865da712bba",
+}
 
 
-def _keras_port(stream: str, scratch: str, top: bool) -> Published:
-    trained = "kinetics_only" if scratch else "imagenet_and_kinetics"
-    file = f"{stream}_inception_i3d_{trained}_tf_dim_ordering_tf_kernels{'' if top else '_no_top'}.h5"
-    files = (PublishedFile(file, f"{KERAS_PORT}/{file}"),)  # no hash is published
-    words = f"{trained.replace('_', ' ')}, Keras port, {'with classifier' if top else 'features only'}"
-    reference = CHECKPOINTS[f"i3d_{stream}_kinetics{scratch}"][-1] if top else None
-    return _i3d(stream, file, files, words, kind="i3d_h5", n_classes=400 * top, reference=reference)
-
-
-def _sample(stream: str, blob: str) -> Published:
-    file = PublishedFile(f"v_CricketShot_g04_c01_{stream}.npy", f"{DEEPMIND}/v_CricketShot_g04_c01_{stream}.npy", blob)
+def _i3d_rows(stream: str) -> dict[str, Published]:
+    """DeepMind's checkpoint, both files of the Keras port, of which no hash is published, and the sample."""
+    name, port = f"i3d_{stream}_kinetics", f"{stream}_inception_i3d_imagenet_and_kinetics_tf_dim_ordering_tf_kernels"
+    checkpoint = [
+        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{stream}_imagenet/{part}", blob, n_bytes)
+        for part, (n_bytes, blob) in DEEPMIND_FILES[stream].items()
+    ]
+    whole, no_top = (PublishedFile(file, f"{KERAS_PORT}/{file}") for file in (f"{port}.h5", f"{port}_no_top.h5"))
+    clip = f"v_CricketShot_g04_c01_{stream}.npy"
+    sample = PublishedFile(clip, f"{DEEPMIND}/{clip}", SAMPLE_BLOBS[stream])
     purpose = f"reference: the {stream} clip whose logits are published"
-    return Published(file.name, (file,), "Apache-2.0 (the video is of UCF101)", I3D, purpose, "sample")
+    return {
+        name: _i3d(stream, checkpoint, "i3d_checkpoint", REFERENCE[stream]),
+        f"{name}_h5": _i3d(stream, [whole], "i3d_h5", REFERENCE[stream]),
+        f"{name}_h5_no_top": _i3d(stream, [no_top], "i3d_h5", None),
+        f"i3d_{stream}_sample": Published((sample,), "Apache-2.0 (the video is of UCF101)", I3D, purpose, "sample"),
+    }
 
 
+YUNET = PublishedFile(
+    "face_detection_yunet_2023mar.onnx", f"{OPENCV_ZOO}/face_detection_yunet_2023mar.onnx",
+    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", 232_589,  # of the pointer file in opencv_zoo
+)  # fmt: skip
 WEIGHTS: dict[str, Published] = {
     "resnet50_imagenet": _imagenet(
         "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626",
@@ -207,18 +202,12 @@ WEIGHTS: dict[str, Published] = {
         "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6",
         CC_BY, CAFFE, 224, 512, VGG,
     ),
-    **{name: _checkpoint(name, *row) for name, row in CHECKPOINTS.items()},
-    **{
-        f"i3d_{stream}_kinetics{scratch}_h5{'' if top else '_no_top'}": _keras_port(stream, scratch, top)
-        for stream in ("flow", "rgb") for scratch in ("", "_scratch") for top in (True, False)
-    },
+    **_i3d_rows("flow"),
+    **_i3d_rows("rgb"),
     "yunet": Published(
-        YUNET, (PublishedFile(YUNET, f"{OPENCV_ZOO}/{YUNET}", YUNET_SHA256, 232_589),), "MIT",
-        "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y", "face detector of 02, detector: yunet",
-        "onnx",
+        (YUNET,), "MIT", "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y",
+        "face detector of 02, detector: yunet", "onnx",
     ),
-    "i3d_flow_sample": _sample("flow", "ee00e78e6f380caa5463de878d7c85ad7a01e668"),
-    "i3d_rgb_sample": _sample("rgb", "d756c5020a6e0fb56a99b210e32f5865da712bba"),
 }  # fmt: skip
 
 
@@ -241,20 +230,19 @@ class Weights:
 def published_weights(name: str) -> Weights:
     """Return the provenance of published weights that are here; the sha256 is that of the largest file."""
     row = WEIGHTS[name]
-    return Weights(name, row.files[0].url, file_sha256(row.main_file), row.licence)
+    largest = max((file.place for file in row.files), key=lambda path: path.stat().st_size)
+    return Weights(name, row.files[0].url, file_sha256(largest), row.licence)
 
 
 def converted_path(name: str) -> Path:
-    """Where the converted file of a row of I3D's lies, which NumPy alone reads (see `helpers.weights_commands`)."""
+    """Where the converted file of a row of I3D's lies, which NumPy alone reads (see `helpers.i3d.convert`)."""
     return weights_folder() / f"{name}.npz"
 
 
-def require(names: list[str]) -> dict[str, Path]:
-    """Return what loaders take for each name of `WEIGHTS`, fetching the files that are not there yet.
+def require(names: list[str], patience_s: float = 30) -> None:
+    """See to it that published weights are in the weights folder: fetch what is not there yet.
 
-    Returns:
-        name -> path of the file, or of the checkpoint without `.index`; of I3D's rows the converted file alone may be
-        there, which `helpers.i3d.read_published` reads by name.
+    Of I3D's rows the converted file alone may be there. No answer for `patience_s` seconds is a failure.
 
     Raises:
         FileNotFoundError: One error for all files that are missing and cannot be fetched: file, address, folder.
@@ -262,25 +250,24 @@ def require(names: list[str]) -> dict[str, Path]:
     absent = [WEIGHTS[name] for name in names if not converted_path(name).is_file()]
     missing, reason = [], ""
     for file in (file for row in absent for file in row.files if not file.place.is_file()):
-        reason = reason or fetch(file)  # when one cannot be fetched the next would only wait for the same network
+        reason = reason or _fetch(file, patience_s)  # when one cannot be fetched the next would only wait as long
         if not file.place.is_file():
             missing.append(f"  {file.place} from {file.url}")
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} weight file(s) are missing and could not be fetched ({reason}). Put each where it is "
-            "named, or name another folder in OCEAN_WEIGHTS, or choose weights=random to try things:\n"
-            + "\n".join(missing)
+            "named, or name another folder in OCEAN_WEIGHTS, or choose what needs no file (weights=random, "
+            "detector=haar):\n" + "\n".join(missing)
         )
-    return {name: weights_folder() / WEIGHTS[name].path for name in names}
 
 
-def fetch(file: PublishedFile, patience_s: float = 30) -> str:
+def _fetch(file: PublishedFile, patience_s: float) -> str:
     """Download one file to its place, whole or not at all; return "" or the reason why not."""
     try:
         with replacing(file.place) as part:  # flushes it: after a power cut it must not be there without its bytes
             with urlopen(file.url, timeout=patience_s) as answer, open(part, "wb") as stream:
                 shutil.copyfileobj(answer, stream)
-            if not is_as_published(part, file):
+            if not file.fits(part):
                 raise ValueError(f"{file.url} is not the file that was published")
     except (OSError, ValueError, HTTPException) as error:
         return (str(error) or type(error).__name__).splitlines()[0]
@@ -288,30 +275,34 @@ def fetch(file: PublishedFile, patience_s: float = 30) -> str:
     return ""
 
 
-def is_as_published(path: Path, file: PublishedFile) -> bool:
-    """Whether a file's bytes have the hash that the table knows; True where none is published."""
-    if not file.file_hash:
-        return True
-    digest = hashlib.new({32: "md5", 40: "sha1", 64: "sha256"}[len(file.file_hash)])
-    if digest.name == "sha1":
-        digest.update(f"blob {path.stat().st_size}\0".encode())
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, lambda: digest).hexdigest() == file.file_hash
+def check_bytes(name: str) -> dict[str, str]:
+    """Compare the files of a row with what is published of them; return file name -> sha256.
+
+    Raises FileNotFoundError where one is not there, ValueError where it is another one.
+    """
+    row = WEIGHTS[name]
+    for file in row.files:
+        how = f"Run `python -m helpers weights fetch {name}`, or put it there from {file.url}"
+        if not file.place.is_file():
+            raise FileNotFoundError(f"{file.place} is not there. {how}")
+        if not file.fits(file.place):
+            raise ValueError(f"{file.place} must have the published hash {file.file_hash}. Delete it, then: {how}")
+    return {file.name: file_sha256(file.place) for file in row.files}
 
 
 # Numerators of the laws. 4.4 by trying: EfficientNetV2-M's features are 0 to 1e-1 at 4 and reach 2e8 at 6.
 LAWS = {"glorot": 6, "he": 6, "swish": 4.4}
 
-# What `fill_random` gave when it was written, by (network, law, seed): the same bytes on every machine, or an error.
+# What `fill_random` gave when it was written, with seed 0: the same bytes on every machine, or an error.
 RANDOM_SHA256 = {
-    ("resnet50", "glorot", 0): "9d37f5944bb77df906718c2918e59502153b76f10afe2fa2376e174b4edcdb36",
-    ("efficientnetv2_s", "swish", 0): "67fe90ae88570f3a1ec4a872e84d1241151321249bd1ea42d2045bd5fcda003f",
-    ("efficientnetv2_m", "swish", 0): "42bcc4cd4715f5c040e59a6b67d02c954b075daea3d9a5d26e8e9f8fe99cda6a",
-    ("resnet101", "glorot", 0): "7bb036174b8d4a2ac2d31abcf6f6573cd77b7b88b0c19b1b8671cd023133951c",
-    ("vgg19", "he", 0): "89cc0db15e5f7c1949509e34d433176c1f5b63a8ffedb2182089ecf35e143daf",
-    ("i3d_flow", "he", 0): "fd559489d8bece21bdc5b32b41789dbe2c59dd621b3bb7e9ba6247a9eab6b2e6",
-    ("i3d_flow_Mixed_3c", "he", 0): "44992ec1f5b6620d4924a841e3f8c2736e02766c5acb78ef28543550b0981507",
-    ("i3d_rgb", "he", 0): "daf39e7bfc3029791d7e164fd4bedd5cc3950b9694a971d90b92085a656d7b4f",
+    "resnet50": "9d37f5944bb77df906718c2918e59502153b76f10afe2fa2376e174b4edcdb36",
+    "efficientnetv2_s": "67fe90ae88570f3a1ec4a872e84d1241151321249bd1ea42d2045bd5fcda003f",
+    "efficientnetv2_m": "42bcc4cd4715f5c040e59a6b67d02c954b075daea3d9a5d26e8e9f8fe99cda6a",
+    "resnet101": "7bb036174b8d4a2ac2d31abcf6f6573cd77b7b88b0c19b1b8671cd023133951c",
+    "vgg19": "89cc0db15e5f7c1949509e34d433176c1f5b63a8ffedb2182089ecf35e143daf",
+    "i3d_flow": "fd559489d8bece21bdc5b32b41789dbe2c59dd621b3bb7e9ba6247a9eab6b2e6",
+    "i3d_flow_Mixed_3c": "44992ec1f5b6620d4924a841e3f8c2736e02766c5acb78ef28543550b0981507",
+    "i3d_rgb": "daf39e7bfc3029791d7e164fd4bedd5cc3950b9694a971d90b92085a656d7b4f",
 }
 
 
@@ -319,14 +310,11 @@ def fill_random(model: "keras.Model", seed: int, law: str) -> str:
     """Fill every kernel (rank 2 and more) from a frozen generator; biases and batch norm stay as they were built.
 
     Each kernel has its own stream, `RandomState(crc32("seed/layer/variable"))`, so a part of a network holds the same
-    values as the whole. Uniform in +-sqrt(LAWS[law] / n), n = fan_in + fan_out for "glorot" and fan_in otherwise, where
-    a depthwise kernel counts one channel of input. RandomState is frozen by NumPy, and one multiplication of its 53-bit
-    numbers rounds alike on every machine; normal deviates would not: they pass through the machine's logarithm.
-
-    Args:
-        model: A freshly built model; layer names must not depend on what was built before it.
-        seed: Any int.
-        law: "glorot" (Glorot and Bengio 2010), "he" (He et al. 2015), or "swish": He's with less variance.
+    values as the whole; layer names must not depend on what was built before. Uniform in +-sqrt(LAWS[law] / n),
+    n = fan_in + fan_out for "glorot" (Glorot and Bengio 2010) and fan_in for "he" (He et al. 2015) and "swish" (less
+    variance), where a depthwise kernel counts one channel of input. RandomState is frozen by NumPy, and one
+    multiplication of its 53-bit numbers rounds alike on every machine; normal deviates would not: they pass through
+    the machine's logarithm.
 
     Returns:
         sha256 over names and float32 values of the kernels, in the order of their names.
@@ -351,16 +339,16 @@ def fill_random(model: "keras.Model", seed: int, law: str) -> str:
     return digest.hexdigest()
 
 
-def random_weights(model: "keras.Model", network: str, *, seed: int, law: str) -> Weights:
-    """Fill a model as `fill_random` does, and check it against the hash recorded for this network, if there is one.
+def random_weights(model: "keras.Model", network: str, law: str) -> Weights:
+    """Fill a model as `fill_random` does with seed 0, and check it against the hash recorded for this network, if any.
 
     `network` is its name, with the endpoint where it is cut short. RuntimeError where the generator gave other values.
     """
-    sha256 = fill_random(model, seed, law)
-    expected = RANDOM_SHA256.get((network, law, seed), sha256)
+    sha256 = fill_random(model, 0, law)
+    expected = RANDOM_SHA256.get(network, sha256)
     if sha256 != expected:
         raise RuntimeError(
-            f"random weights of {network} ({law}, seed {seed}) must have sha256 {expected}, got {sha256}. "
+            f"random weights of {network} ({law}) must have sha256 {expected}, got {sha256}. "
             f"NumPy {np.__version__} or this Keras builds them otherwise: install requirements.lock."
         )
-    return Weights("random", f"frozen generator, {law}, seed {seed}, {network}", sha256, "none")
+    return Weights("random", f"frozen generator, {law}, seed 0, {network}", sha256, "none")

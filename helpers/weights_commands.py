@@ -4,18 +4,13 @@ In: names of `helpers.weights.WEIGHTS`. Out: lines for the terminal, files of th
 `helpers` needs it: extraction reads published checkpoints, and what `convert` has written.
 """
 
-import json
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-import h5py
 import numpy as np
 
-from helpers.files import file_sha256, weights_folder
-from helpers.store import write_arrays
-from helpers.weights import WEIGHTS, converted_path, is_as_published, published_weights, require
+from helpers.files import weights_folder
+from helpers.weights import WEIGHTS, check_bytes, converted_path, require
 
 
 def run(action: str, names: list[str]) -> int:
@@ -75,20 +70,8 @@ def fetched(name: str) -> str:
 
 
 def published_bytes(name: str) -> str:
-    """Compare a row's files with what is published of them; say the sha256 of each.
-
-    Raises:
-        FileNotFoundError: They are not there; says where to get them.
-        ValueError: They are others.
-    """
-    row = WEIGHTS[name]
-    if missing := ", ".join(str(file.place) for file in row.files if not file.place.is_file()):
-        how = f"Run `python -m helpers weights fetch {name}`, or put it there from {row.files[0].url}"
-        raise FileNotFoundError(f"{name}: {missing} is not there. {how}")
-    for file in row.files:
-        if not is_as_published(file.place, file):
-            raise ValueError(f"{file.place} must have the published hash {file.file_hash}. Fetch it again.")
-    return ", ".join(f"{file.name} sha256 {file_sha256(file.place)}" for file in row.files)
+    """Compare a row's files with what is published of them, as `check_bytes`; say the sha256 of each."""
+    return ", ".join(f"{file} sha256 {sha256}" for file, sha256 in check_bytes(name).items())
 
 
 def verify(name: str) -> str:
@@ -117,7 +100,7 @@ def _verify_published(name: str) -> str:
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"{name} must hold the layers of {backbone}, got: {error}. Fetch it again.") from None
     else:
-        model = i3d.fill_published(name, read_original(name))
+        model = i3d.fill(name, i3d.read_original(name))
     if bad := [variable.path for variable in model.variables if not np.isfinite(np.asarray(variable)).all()]:
         raise ValueError(f"{bad[0]} must be finite. Fetch {name} again.")
     return f"{said}; names, shapes and finite values of {model.name}{_logits_compared(name, model)}"
@@ -130,7 +113,7 @@ def _logits_compared(name: str, model: Callable) -> str:
     if row.reference is None or not WEIGHTS[sample].is_here:
         return "; logits not compared: there are none, or no sample" if row.kind != "keras" else ""
     published_bytes(sample)
-    clip = np.load(WEIGHTS[sample].main_file, allow_pickle=False).astype(np.float32)
+    clip = np.load(WEIGHTS[sample].path, allow_pickle=False).astype(np.float32)
     y = np.asarray(model(clip, training=False)[0], np.float64)
     got = np.array([np.linalg.norm(y), y.argmax(), y.max(), 1 / np.exp(y - y.max()).sum()])
     text = f"; norm, class, logit, probability of the sample: {got.round(6).tolist()}, published {list(row.reference)}"
@@ -141,59 +124,13 @@ def _logits_compared(name: str, model: Callable) -> str:
 
 def convert(name: str) -> str:
     """Write a row's variables as `<name>.npz`, which every Keras backend loads; say where. Raises as `verify`."""
-    from helpers.i3d import SOURCE
+    from helpers import i3d
 
-    row, path = WEIGHTS[name], converted_path(name)
-    if not row.kind.startswith("i3d"):
+    if not WEIGHTS[name].kind.startswith("i3d"):
         raise ValueError(f"NAME must be of I3D's weights, got {name}. Keras and OpenCV read it as it is: use it so.")
     _verify_published(name)
-    source = json.dumps({"name": name, "sha256": published_weights(name).sha256, "url": row.files[0].url})
-    write_arrays(path, compressed=False, **read_original(name), **{SOURCE: source})
+    path = i3d.convert(name)
     return f"converted to {path}, {path.stat().st_size / 1e6:.1f} MB"
 
 
 DONE = {"fetch": fetched, "verify": verify, "convert": convert}
-
-
-def read_original(name: str) -> dict[str, np.ndarray]:
-    """Read the variables of a row of I3D's from the published file, which is there, by their published names."""
-    from helpers.i3d import read_tf_checkpoint
-
-    row, path = WEIGHTS[name], weights_folder() / WEIGHTS[name].path
-    if row.kind == "i3d_h5":
-        return read_keras_h5(path, "Flow" if row.channels == 2 else "RGB")
-    found = read_tf_checkpoint(path)
-    if row.n_classes != 600:
-        return found
-    # The checkpoint of 600 classes names its variables without the stream, and holds the optimizer's beside them.
-    return {f"RGB/inception_i3d/{key}": value for key, value in found.items() if not key.endswith("/Momentum")}
-
-
-def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
-    """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
-
-    It has one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out). It does not say its
-    `stream`, "Flow" or "RGB". A layer that the port does not have keeps its own name.
-    """
-    from helpers.i3d import published_name
-
-    try:
-        with h5py.File(path) as file:
-            root = file.get("model_weights", file)
-            return {
-                published_name(stream, _scope(layer), weight.rpartition("/")[2].partition(":")[0]): root[layer][weight][
-                    ()
-                ]
-                for layer in np.asarray(root.attrs["layer_names"]).astype(str)
-                for weight in np.asarray(root[layer].attrs["weight_names"]).astype(str)
-            }
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} must be a whole weights file of Keras 2, got: {error}. Fetch it again.") from None
-
-
-def _scope(layer: str) -> str:
-    """Conv3d_3b_1a_1x1_conv -> Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d, and so on; others as they are."""
-    layer = re.sub("_conv$", "/conv_3d", re.sub("_bn$", "/batch_norm", layer))
-    layer = layer.replace("Conv3d_6a_1x1", "Logits/Conv3d_0c_1x1")
-    layer = layer.replace("Conv3d_5b_2b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")  # 0a in the checkpoints, 0b elsewhere
-    return re.sub(r"^Conv3d_(\d[b-f])_(\d)([ab])_(\dx\d)", r"Mixed_\1/Branch_\2/Conv3d_0\3_\4", layer)

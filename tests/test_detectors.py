@@ -12,31 +12,29 @@ import pytest
 from numbered import FrameList
 from tiny_yunet import tiny_yunet
 
-from helpers import detectors, faces, tracks
+from helpers import detectors, faces, tracks, weights
 from helpers.config import PreparationConfig
-from helpers.detectors import (
-    YUNET,
-    chosen_detector,
-    detect_faces,
-    detector_file,
-    detector_version,
-    require_detector,
-    rows_of_yunet,
-    shrunk,
-)
-from helpers.files import ROOT, weights_folder
+from helpers.detectors import chosen_detector, detect_faces, require_detector, rows_of_yunet, shrunk
+from helpers.files import ROOT
 from helpers.video import read_frames
 
 SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty weights folder, and no detector in memory."""
+def yunet(tmp_path, monkeypatch):
+    """The row of YuNet as a network that sees a face in every red square of 32 px, to be fetched from a file."""
+    source = tmp_path / "source.onnx"
+    source.write_bytes(tiny_yunet())
+    digest = hashlib.sha256(tiny_yunet()).hexdigest()
+    file = replace(weights.YUNET, url=source.as_uri(), file_hash=digest)
+    row = replace(weights.WEIGHTS["yunet"], files=(file,))
+    monkeypatch.setitem(weights.WEIGHTS, "yunet", row)
+    monkeypatch.setattr(detectors, "YUNET", file)
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
     for cached in (detectors._yunet, detectors._auto):
         cached.cache_clear()
-    yield tmp_path
+    yield source
     for cached in (detectors._yunet, detectors._auto):
         cached.cache_clear()
 
@@ -44,8 +42,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_face_is_found_where_it_is_at_any_size():
     frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
     found = detect_faces(frame)
-    assert found.shape == (1, 5)
-    assert found.dtype == np.float32
+    assert (found.shape, found.dtype) == ((1, 5), np.float32)
     assert found[0, 4] >= detectors.N_NEIGHBOURS
     x, y, w, h = found[0, :4]
     assert 80 < x + w / 2 < 240
@@ -56,8 +53,7 @@ def test_a_face_is_found_where_it_is_at_any_size():
 
 def test_a_large_picture_is_shrunk_and_says_how_small_it_is():
     small, scale = shrunk(np.zeros((720, 1280), np.uint8), 180)
-    assert small.shape == (180, 320)
-    assert scale == 0.25
+    assert (small.shape, scale) == ((180, 320), 0.25)
     assert shrunk(np.zeros((60, 80, 3), np.uint8), 180)[1] == 1
 
 
@@ -73,16 +69,6 @@ def test_a_table_of_yunet_is_brought_into_our_order_and_its_boxes_made_square():
     rows = rows_of_yunet(found, scale=0.5)
     assert rows[:, :5].tolist() == [[0, 40, 100, 100, np.float32(0.9)], [2, 0, 16, 16, np.float32(0.7)]]
     assert rows[0, 5:].tolist() == (landmarks * 2).tolist()
-    assert rows.dtype == np.float32
-
-
-@pytest.fixture
-def tiny(folder, monkeypatch):
-    """A network in the place of YuNet's file that sees a face in every red square of 32 px."""
-    network = tiny_yunet()
-    weights_folder().mkdir(parents=True)
-    (weights_folder() / YUNET.name).write_bytes(network)
-    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, file_hash=hashlib.sha256(network).hexdigest()))
 
 
 def red_square(x: int, y: int, side: int, height: int, width: int) -> np.ndarray:
@@ -91,7 +77,7 @@ def red_square(x: int, y: int, side: int, height: int, width: int) -> np.ndarray
     return frame
 
 
-def test_opencv_runs_a_network_of_yunets_shape_on_frames_of_any_size(tiny):
+def test_opencv_runs_a_network_of_yunets_shape_on_frames_of_any_size(yunet):
     require_detector("yunet")
     assert detect_faces(np.full((100, 100, 3), 128, np.uint8), "yunet").shape == (0, 15)
     (row,) = detect_faces(red_square(128, 64, 32, 180, 320), "yunet")
@@ -102,7 +88,8 @@ def test_opencv_runs_a_network_of_yunets_shape_on_frames_of_any_size(tiny):
     np.testing.assert_allclose(large[:4], [448, 192, 256, 256], atol=1e-2)
 
 
-def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(tiny, monkeypatch):
+def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(yunet, monkeypatch):
+    require_detector("yunet")
     frames = [red_square(64 + 32 * (k // 4), 64, 32, 180, 320) for k in range(9)]
     stream = FrameList([(frame, k / 4, k) for k, frame in enumerate(frames)])
     monkeypatch.setattr(faces, "iter_frames", lambda path, fps, backend: stream)
@@ -112,63 +99,39 @@ def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(tiny, monkeypatc
     np.testing.assert_allclose(track.angle_deg, np.degrees(np.arctan2(16, 32)), rtol=1e-4)
     assert tracks.crop_box(track, 0.0)[1] == pytest.approx(26.565, abs=0.01)
     np.testing.assert_allclose(track.box_xyxy[[0, 2]].mean(), 64 + 32 + 16, atol=1e-3)
-    assert track.detector.startswith("face_detection_yunet_2023mar")
+    assert track.detector == f"face_detection_yunet_2023mar, OpenCV {cv2.__version__}"
 
 
-def test_yunets_missing_file_says_where_to_put_it(folder, monkeypatch):
-    monkeypatch.setattr(detectors, "fetch", lambda file: "no network")
-    place = weights_folder() / YUNET.name
-    with pytest.raises(FileNotFoundError) as error:
-        require_detector("yunet")
-    for part in (str(place), YUNET.url, "232,589 bytes", "MIT", "no network", "OCEAN_WEIGHTS", "detector=haar"):
-        assert part in str(error.value)
-    with pytest.raises(FileNotFoundError, match="is missing. Put"):
+def test_a_detector_that_cannot_be_had_is_refused(yunet):
+    with pytest.raises(FileNotFoundError):
         detect_faces(np.zeros((40, 40, 3), np.uint8), "yunet")
-
-
-def test_yunets_file_is_fetched_once_and_checked(folder, monkeypatch):
-    source = folder / "source.onnx"
-    source.write_bytes(b"a network")
-    digest = hashlib.sha256(b"a network").hexdigest()
-    monkeypatch.setattr(detectors, "YUNET", replace(YUNET, url=source.as_uri(), file_hash=digest))
-    require_detector("yunet")
-    assert (weights_folder() / YUNET.name).read_bytes() == b"a network"
-    source.unlink()
-    require_detector("yunet")
-    (weights_folder() / YUNET.name).write_bytes(b"another network")
-    with pytest.raises(ValueError, match=f"must have sha256 {digest}, got"):
+    yunet.unlink()
+    with pytest.raises(FileNotFoundError, match="OCEAN_WEIGHTS") as error:
         require_detector("yunet")
+    place = weights.WEIGHTS["yunet"].path
+    assert f"{place} from {yunet.as_uri()}" in str(error.value)
+    place.write_bytes(b"another network")
+    with pytest.raises(ValueError, match="published hash"):
+        require_detector("yunet")
+    with pytest.raises(ValueError, match="mtcnn"):
+        require_detector("mtcnn")
 
 
-def no_network(file, patience_s):
-    assert patience_s <= 5  # a run does not wait long for what it can do without
-    return "no network"
-
-
-def test_auto_is_yunet_where_its_file_is_there_and_haar_with_a_reason_elsewhere(tiny, monkeypatch, caplog):
+def test_auto_is_yunet_where_it_can_be_had_else_haar_and_a_run_is_not_gone_on_with_by_the_other(
+    yunet, tmp_path, caplog
+):
     caplog.set_level("INFO", "helpers.detectors")
-    assert chosen_detector("auto") == "yunet"
-    (weights_folder() / YUNET.name).unlink()
-    detectors._auto.cache_clear()
-    monkeypatch.setattr(detectors, "fetch", no_network)
-    assert chosen_detector("auto") == "haar"
-    assert caplog.records[0].message == "detector: auto is yunet"
-    for part in ("auto is haar", "no network", "python -m helpers weights fetch yunet", YUNET.url):
-        assert part in caplog.records[1].message
-    assert chosen_detector("haar") == "haar"
-
-
-def test_a_run_is_not_gone_on_with_by_another_detector(tiny, monkeypatch, tmp_path):
     clips = pd.DataFrame({"path": []}, index=pd.Index([], name="key"))
     cfg = PreparationConfig(out_dir=str(tmp_path / "run"), detector="auto")
-    manifest = faces.prepare_clips(clips, cfg)
-    assert manifest["identity"]["parameters"]["detector"] == "yunet"
-    assert YUNET.name in manifest["identity"]["detector"]
-    (weights_folder() / YUNET.name).unlink()
+    identity = faces.prepare_clips(clips, cfg)["identity"]
+    assert identity["parameters"]["detector"] == "yunet"
+    assert weights.WEIGHTS["yunet"].files[0].file_hash in identity["detector"]
+    weights.WEIGHTS["yunet"].path.unlink()
+    yunet.unlink()
     detectors._auto.cache_clear()
-    monkeypatch.setattr(detectors, "fetch", no_network)
-    message = "were found with yunet, and detector: auto is haar on this machine now. Set detector: yunet .* --out"
-    with pytest.raises(ValueError, match=message):
+    assert (chosen_detector("auto"), chosen_detector("yunet")) == ("haar", "yunet")
+    assert yunet.as_uri() in caplog.text
+    with pytest.raises(ValueError, match="Set detector: yunet .* --out"):
         faces.prepare_clips(clips, cfg)
     other = replace(cfg, out_dir=str(tmp_path / "other"))
     identity = faces.prepare_clips(clips, other)["identity"]
@@ -177,33 +140,14 @@ def test_a_run_is_not_gone_on_with_by_another_detector(tiny, monkeypatch, tmp_pa
 
 @pytest.mark.weights
 def test_yunet_finds_the_faces_that_haar_finds_and_their_eyes():
-    if not (weights_folder() / YUNET.name).is_file():
-        pytest.skip(f"{YUNET.name} is not in {weights_folder()}")
+    if not weights.YUNET.place.is_file():
+        pytest.skip(f"{weights.YUNET.place} is not there")
     frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
     (haar,), (yunet,) = detect_faces(frame), detect_faces(frame, "yunet")
     np.testing.assert_allclose(yunet[:2] + yunet[2:4] / 2, haar[:2] + haar[2:4] / 2, atol=0.25 * haar[2])
     right, left = yunet[5:7], yunet[7:9]
     assert right[0] < left[0]
     assert yunet[1] < right[1] < yunet[1] + yunet[3] / 2
-
-
-def test_an_unknown_detector_is_refused_with_the_legal_names():
-    for use in (require_detector, lambda name: detect_faces(np.zeros((40, 40, 3), np.uint8), name)):
-        with pytest.raises(ValueError, match="detector must be one of 'haar', 'yunet', got 'mtcnn'"):
-            use("mtcnn")
-
-
-def test_a_detector_is_named_with_its_version():
-    assert detector_version("haar") == f"haarcascade_frontalface_alt2, OpenCV {cv2.__version__}"
-    assert detector_version("yunet") == f"face_detection_yunet_2023mar, OpenCV {cv2.__version__}"
-    assert detector_file("haar") == "haarcascade_frontalface_alt2"
-    assert YUNET.file_hash in detector_file("yunet")
-
-
-def test_an_opencv_without_haar_data_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(cv2, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(RuntimeError, match=r"ships no Haar data. Install 'opencv-contrib-python-headless>=4\.10,<5'"):
-        detectors._cascade.__wrapped__()
 
 
 def test_finding_and_exporting_faces_needs_no_deep_learning_library():
