@@ -169,13 +169,13 @@ function render({ model, el }) {
     if (now.share) {
       const bytes = model.get("video");
       video.hidden = !bytes.byteLength; // of features from elsewhere, there may be none
-      if (!video.hidden && show("video", video, bytes, model.get("mime"))) {
+      if (!video.hidden && show("video", video, bytes, "video/mp4")) {
         video.setAttribute("aria-label", `video of ${now.clip}`);
         video.currentTime = middle(now, model.get("segment"));
       }
       drawAxis();
       show("picture", picture, model.get("picture"), "image/png");
-      picture.alt = model.get("described");
+      picture.alt = `face and motion of ${now.clip} close up, and the attention of each face token to it by head`;
     }
     say();
     status.dataset.seq = model.get("seq");

@@ -1,20 +1,23 @@
-"""The explorer: choose a clip, see its video with the attention beside it, click a stretch of motion to look closer.
+"""The explorer of 07: choose a clip, see its video with the attention beside it, click a stretch of motion.
 
-In: a `Gallery`. Out: a widget in JupyterLab, or a figure where nobody can click. `clip_player.js` plays the video,
-draws the time axis and tells which motion token was chosen; Python draws the close-up. What a callback raises stands in
-the line below the clip, as no front end shows it.
+A `Gallery` holds every clip of a finished run, and makes the `ClipView` of one. The `Explorer` shows it in JupyterLab:
+`clip_player.js` keeps video and time axis in step and tells which motion was clicked, Python draws it close up. What a
+callback raises stands in the line below the clip, as no front end shows it. The run's first seed is the model.
 """
 
 import io
-import logging
 import textwrap
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import av
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,32 +26,262 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from helpers.gallery import ORDERS, ClipView, Gallery, in_digits
+from helpers.align import read_aligned
+from helpers.attention import BATCH, attention_entropy, get_attention_weights, mean_motion, occlusion, relevance
+from helpers.clips import load_clips
+from helpers.config import AttentionConfig, DynamicConfig
+from helpers.container import VideoError
+from helpers.crops import CROP_PX, Chunk, Job, face_flows
+from helpers.evidence import window_spans
+from helpers.experiment import load_run, load_trained, rated_clips, split_of
+from helpers.files import needs, resolve
 from helpers.plots import NEUTRAL, TRAIT_COLORS, name_of
 from helpers.plots import attention as pictures
-from helpers.plots.attention import COOL, WARM
+from helpers.probe import probe
+from helpers.statistics import number
+from helpers.store import STREAMS, FeatureFile, read_features, read_manifest
+from helpers.tracks import FaceTrack, crop_at, read_track
+from helpers.variants import TOKEN_MODEL
+from helpers.video import iter_frames
 
-log = logging.getLogger(__name__)
-
-SMALLEST = 0.01  # the axis of effects reaches at least so far: small ones are to look small
+HEIGHT_PX = 320  # of the video, at most: a clip is looked at beside its attention, not for itself
+TICK_S = Fraction(1, 1000)
 DPI = 200  # of the close-up, which is shown at half of it: screens are sharp
 KEPT = 8  # views of clips that are held: 7 MB each for a clip of 5 s
+SMALLEST = 0.01  # the axis of effects reaches at least so far: small ones are to look small
+ORDERS = ("name", "error, largest first", "error, smallest first", "entropy, highest first", "entropy, lowest first")
+CHANGE = "change of the score without this motion"  # the mean motion token in its place
+RELEVANCE = "relevance: what this motion brought to the score"
+ALL_HEADS = ("mean of all", None)
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """All that can be seen of one clip with Ts face tokens, Td motion tokens and k traits; times are in seconds."""
+
+    clip: str
+    video: bytes  # MP4, small; b"" where no features were made of it here and it cannot be read
+    duration_s: float  # of the video
+    crops: np.ndarray | None  # face of each face token, RGB uint8 (Ts, S, S, 3); None where 02 was not run
+    face_t_s: np.ndarray  # centre of each face token, (Ts,)
+    t_start_s: np.ndarray  # of each motion token, (Td,)
+    t_end_s: np.ndarray
+    speed: np.ndarray | None  # mean px per frame in each motion token, (Td, S, S); None where 04 did not see the video
+    flow: np.ndarray | None  # dx, dy in px per frame at its fastest moment, (Td, S, S, 2)
+    attention: np.ndarray  # (heads, Ts, Td), rows sum to 1
+    measures: Mapping[str, np.ndarray]  # what each motion token does to each trait, (Td, k), by name of the measure
+    windows: Mapping[str, tuple[float, float]]  # start and stop of what was planted, by name
+
+    @property
+    def absent(self) -> str:
+        """What cannot be shown of the clip, in words; "" where all can."""
+        parts = {"its video": self.video or None, "pictures of its faces": self.crops, "its motion": self.speed}
+        gone = [name for name, part in parts.items() if part is None]
+        return f" Not shown: {', '.join(gone)}, as the features were not made of this video here." if gone else ""
+
+    @property
+    def motion_t_s(self) -> np.ndarray:
+        """Centre of each motion token in seconds, (Td,)."""
+        return (self.t_start_s + self.t_end_s) / 2
+
+    def head(self, head: int | None) -> np.ndarray:
+        """The map of one head, or the mean of all where it is None, (Ts, Td)."""
+        return self.attention.mean(axis=0) if head is None else self.attention[head]
+
+    def face_of(self, segment: int) -> int:
+        """The face token nearest to the middle of a motion token."""
+        return int(np.abs(self.face_t_s - self.motion_t_s[segment]).argmin())
+
+    def strongest(self, measure: str, trait: int) -> int:
+        """The motion token with the largest value of a measure, in either direction."""
+        return int(np.abs(self.measures[measure][:, trait]).argmax())
+
+
+class Gallery:
+    """The N clips of a finished run that have both streams, and its model; k traits.
+
+    `clips`: keys, str (N,). `targets`: names of the traits. `predicted`, `rated`: (N, k) in [0, 1], NaN where unrated.
+    `entropy`: of a clip's attention against uniform rows, mean over heads, (N,), NaN with one motion token. `part`:
+    what the model had of each clip: "train", "validation", "test" or "not trained on", str (N,).
+    """
+
+    def __init__(self, cfg: AttentionConfig) -> None:
+        """Read a run, by the parameters of 07; FileNotFoundError, naming the notebook, where it is not finished."""
+        data, trained = load_run(cfg.out, resolve(cfg.bank_dir))
+        seed = trained.seeds[0]
+        bank, self.run = rated_clips(data), read_aligned(cfg.out / "aligned")
+        split = split_of(bank, trained, seed)
+        known = {} if data.live else dict(zip(bank.clips.tolist(), split.tolist(), strict=True))
+        self.out, self.data = cfg.out, cfg.data
+        self.paths = load_clips(cfg.out / "clips.csv")["path"]
+        self.model = load_trained(trained, TOKEN_MODEL, seed)
+        self.baseline = mean_motion(bank.take(split == "train"))
+        self.clips, self.targets, self.rated = self.run.clips, tuple(self.run.targets.tolist()), self.run.labels
+        self.predicted = self.model.predict(self.run.inputs(), batch_size=BATCH, verbose=0)
+        self.entropy = self._entropies()
+        self.part = np.array([known.get(clip, "not trained on") for clip in self.clips.tolist()])
+
+    def _entropies(self) -> np.ndarray:
+        """Mean over heads of each clip's entropy, (N,); the maps of all clips are never held at once."""
+        entropies = []
+        for i in range(0, len(self.run), BATCH):
+            some = self.run.take(np.arange(i, min(i + BATCH, len(self.run))))
+            weights = get_attention_weights(self.model, some.inputs())
+            entropies.append(attention_entropy(weights, some.static_mask, some.dynamic_mask).mean(axis=1))
+        return np.concatenate(entropies)
+
+    def error(self, trait: int) -> np.ndarray:
+        """Predicted minus rated, (N,); NaN where unrated."""
+        return self.predicted[:, trait] - self.rated[:, trait]
+
+    def listing(self, trait: int, order: str = ORDERS[0], search: str = "") -> np.ndarray:
+        """Rows of the clips whose key holds `search` in either case, in one of `ORDERS`; what is unknown comes last."""
+        values = {"name": self.clips, "error": np.abs(self.error(trait)), "entropy": self.entropy}
+        value = values[order.split(",")[0]]
+        descending = order.endswith(("largest first", "highest first"))
+        rows = np.argsort(-value if descending else value, kind="stable")  # NaN sorts last either way
+        return np.array([row for row in rows if search.strip().lower() in self.clips[row].lower()], int)
+
+    def start(self, clip: str, trait: str) -> tuple[int, int]:
+        """Row and column of these, by default of the first rated clip; ValueError where there is none."""
+        if trait not in self.targets:
+            raise ValueError(f"trait must be one of {', '.join(self.targets)}, got {trait!r}.")
+        if clip and clip not in self.clips:
+            raise ValueError(f"clip must be a key of this run's clips.csv, got {clip!r}.")
+        rows = self.clips == clip if clip else ~np.isnan(self.rated).all(axis=1)
+        return int(rows.argmax()), self.targets.index(trait)
+
+    def judged(self, row: int, column: int) -> str:
+        """A clip's score beside its rating, in words."""
+        rated, error = self.rated[row, column], number(self.error(column)[row], sign=True)
+        said = "not rated" if np.isnan(rated) else f"rated {rated:.2f} (error {error})"
+        return f"{name_of(self.targets[column])} predicted {self.predicted[row, column]:.2f}, {said}"
+
+    def load(self, clip: str) -> ClipView:
+        """Make the view of a clip of its video and its files of 02 to 04.
+
+        FileNotFoundError, ValueError and VideoError name a file that is missing, not that of the tokens, or broken.
+        """
+        one = self.run.take(self.clips == clip)
+        inputs = one.inputs()
+        faces, motions = one.static_mask[0], one.dynamic_mask[0]  # the rest is padding
+        face = _rows(self.out / "static" / f"{clip}.npz", int(faces.sum()), "03_static_extraction")
+        motion = _rows(self.out / "dynamic" / f"{clip}.npz", int(motions.sum()), "04_dynamic_extraction")
+        path, prepared = self.data / self.paths.loc[clip], self.out / "faces" / f"{clip}.npz"
+        static_here, dynamic_here = map(self._made_here, STREAMS)
+        needed = static_here or dynamic_here
+        track = read_track(needs(prepared, "02_clip_preparation")) if needed or prepared.exists() else None
+        try:
+            video, duration_s = encode_preview(path)
+        except VideoError:
+            if needed:
+                raise
+            video, duration_s = b"", 0.0
+        speed, flow = self._motion(path, track, motion) if dynamic_here else (None, None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # its entropy is NaN
+            attention = get_attention_weights(self.model, inputs)[0]
+        return ClipView(
+            clip=clip,
+            video=video,
+            duration_s=duration_s,
+            crops=None if track is None else _crops(path, track, face),
+            face_t_s=face.t_s,
+            **_spans(motion),
+            speed=speed,
+            flow=flow,
+            attention=attention[:, faces][:, :, motions],
+            measures={
+                CHANGE: occlusion(self.model, inputs, self.baseline)[0][motions],
+                RELEVANCE: relevance(self.model, inputs, self.baseline).sum(2)[0][:, motions].T,
+            },
+            windows=window_spans(self.data, clip),
+        )
+
+    def _made_here(self, stream: str) -> bool:
+        """Whether the features of a stream were made of the videos, and not of stored pictures or by others."""
+        return not {"elsewhere", "stored"} & read_manifest(self.out / stream, STREAMS[stream])["identity"].keys()
+
+    def _motion(self, path: Path, track: FaceTrack, motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
+        manifest = read_manifest(self.out / "dynamic", "04_dynamic_extraction")
+        how = DynamicConfig.checked(manifest["identity"]["parameters"])
+        speed, flow = motion_per_token(face_flows(Job(path, track, how)), motion.t_start_s, motion.t_end_s)
+        return speed * how.flow_clip_px, flow * how.flow_clip_px
+
+
+def encode_preview(path: str | Path) -> tuple[bytes, float]:
+    """Encode a clip again as MP4: small, upright, without sound, its first picture at 0 s; its bytes and seconds."""
+    info, file = probe(path), io.BytesIO()
+    share = min(1.0, HEIGHT_PX / info.height)
+    size = tuple(max(2, 2 * round(share * side / 2)) for side in (info.height, info.width))  # 4:2:0 wants even sides
+    with av.open(file, "w", format="mp4") as video:
+        rate = Fraction(info.fps).limit_denominator(1001)
+        stream = video.add_stream("libx264", rate=rate, options={"crf": "26", "preset": "veryfast"})
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size, stream.codec_context.time_base = 10, TICK_S  # a click shows its picture at once
+        for frame, t_s, _ in iter_frames(path, size=size):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = round(t_s / TICK_S), TICK_S
+            video.mux(stream.encode(picture))
+        video.mux(stream.encode())
+    return file.getvalue(), info.duration_s
+
+
+def _crops(path: Path, track: FaceTrack, face: FeatureFile) -> np.ndarray:
+    """The face of each row (n, S, S, 3); rows that know no frame take the one on screen at their time."""
+    number = face.frame if (face.frame >= 0).all() else track.frame[track.sample_at(face.t_s)]
+    wanted, first, of_row = np.unique(number, return_index=True, return_inverse=True)
+    frames = zip(iter_frames(path, indices=wanted.tolist()), face.t_s[first], strict=True)
+    return np.stack([crop_at(frame, track, t, CROP_PX) for (frame, _, _), t in frames])[of_row]
+
+
+def _spans(motion: FeatureFile) -> dict[str, np.ndarray]:
+    """Start and end of each motion token; one that was taken for a moment reaches half of the way to the next."""
+    half_s = float(np.median(np.diff(motion.t_s))) / 2 if len(motion.t_s) > 1 else 0.25
+    more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, half_s)
+    return {"t_start_s": motion.t_start_s - more_s, "t_end_s": motion.t_end_s + more_s}
+
+
+def _rows(path: Path, n: int, made_by: str) -> FeatureFile:
+    rows = read_features(needs(path, made_by)).in_time()
+    if len(rows.features) != n:
+        raise ValueError(f"{path} must hold {n} valid rows like 05's tokens, got {len(rows.features)}. Run 05 again.")
+    return rows
+
+
+def motion_per_token(
+    chunks: Iterable[Chunk], t_start_s: np.ndarray, t_end_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean speed within each motion token, (Td, S, S), and the flow at its fastest moment, (Td, S, S, 2).
+
+    Flows (n, S, S, 2) are gone through once; tokens, (Td,) in seconds, may overlap; one without flow has zeros.
+    """
+    n, total, fastest = np.zeros(len(t_start_s), int), None, None
+    peak = np.full(len(t_start_s), -1.0)
+    for flow, t in ((flow, t) for chunk in chunks for flow, t in zip(chunk.values, chunk.t_s, strict=True)):
+        if total is None:
+            total, fastest = (np.zeros((len(n), *shape), "float32") for shape in (flow.shape[:2], flow.shape))
+        speed = np.linalg.norm(flow, axis=-1)
+        for j in np.flatnonzero((t_start_s <= t + 1e-6) & (t < t_end_s - 1e-6)):
+            n[j] += 1
+            total[j] += speed
+            if speed.mean() > peak[j]:
+                peak[j], fastest[j] = speed.mean(), flow
+    return total / np.maximum(n, 1)[:, None, None], fastest
 
 
 class ClipPlayer(anywidget.AnyWidget):
     """What `clip_player.js` shows. All traits are set at once; `seq` then grows by one, and `state` says what is shown.
 
-    `scene`: numbers of the time axis. `video`, `mime`: the clip. `picture`: the close-up as PNG, `described` in words.
-    `segment`: the chosen motion token, set from both sides. `message`: the line below.
+    `scene`: numbers of the time axis. `picture`: the close-up as PNG. `segment`: the chosen token, set from both sides.
     """
 
     _esm = Path(__file__).with_name("clip_player.js")
     _css = Path(__file__).with_name("clip_player.css")
     scene = traitlets.Dict().tag(sync=True)
     video = traitlets.Bytes().tag(sync=True)
-    mime = traitlets.Unicode().tag(sync=True)
     picture = traitlets.Bytes().tag(sync=True)
-    described = traitlets.Unicode().tag(sync=True)
     segment = traitlets.Int(0).tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
     state = traitlets.Unicode().tag(sync=True)
@@ -56,15 +289,12 @@ class ClipPlayer(anywidget.AnyWidget):
 
 
 def scene_of(view: ClipView, head: int | None, measure: str, column: int, target: str) -> dict[str, Any]:
-    """Numbers of the time axis: seconds, attention in [0, 1], values of the measure for the target in that column.
-
-    The scales are the clip's own, alike for all heads and traits; `head` None is the mean of all.
-    """
+    """Numbers of the time axis, on the clip's own scales: those of a target in its column, of a head (None: of all)."""
     rows, values = view.head(head), view.measures[measure]
-    spans = zip(view.windows.items(), (WARM, COOL), strict=False)
+    spans = zip(view.windows.items(), pictures.WINDOW_COLORS, strict=False)
     return {
         "clip": view.clip,
-        "duration_s": max(view.preview.duration_s if view.preview else 0.0, float(view.t_end_s[-1])),
+        "duration_s": max(view.duration_s, float(view.t_end_s[-1])),
         "start_s": view.t_start_s.tolist(),
         "end_s": view.t_end_s.tolist(),
         "face_s": view.face_t_s.tolist(),
@@ -79,14 +309,6 @@ def scene_of(view: ClipView, head: int | None, measure: str, column: int, target
     }
 
 
-def close_up(view: ClipView, head: int | None, segment: int) -> bytes:
-    """A motion token with the face of its time, as PNG."""
-    fig, file = pictures.plot_segment(view, segment, head=head), io.BytesIO()
-    fig.savefig(file, dpi=DPI)
-    plt.close(fig)
-    return file.getvalue()
-
-
 def in_front_end() -> bool:
     """Whether the running cell was sent by JupyterLab, Notebook or VS Code, so that widgets are seen.
 
@@ -97,38 +319,27 @@ def in_front_end() -> bool:
 
 
 def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> Figure | None:
-    """Show the explorer and return None; where nobody can click, return the figure of one clip as it opens instead.
+    """Show the explorer, at a clip (default: the first that is rated) and a trait, and return None.
 
-    Args:
-        gallery: The clips.
-        clip: Key of the clip to begin with; default the first that is rated.
-        trait: The trait to begin with.
+    Where nobody can click, return the figure of that clip instead.
     """
     if in_front_end():
         display(Explorer(gallery, clip=clip, trait=trait))
         return None
     row, column = gallery.start(clip, trait)
     view = gallery.load(str(gallery.clips[row]))
-    measure = next(iter(view.measures))
     return pictures.plot_clip(
         view,
-        view.strongest(measure, column),
-        view.measures[measure][:, column],
+        view.strongest(CHANGE, column),
+        view.measures[CHANGE][:, column],
         color=TRAIT_COLORS.get(trait, NEUTRAL),
-        label=textwrap.fill(f"{name_of(trait)}: {measure}", 26),
+        label=textwrap.fill(f"{name_of(trait)}: {CHANGE}", 26),
         title=f"{view.clip}\n{gallery.judged(row, column)}",
     )
 
 
 class Explorer(widgets.Box):
-    """The list of clips, the choice of head and trait, and the clip that is shown.
-
-    Attributes:
-        gallery: What is chosen from.
-        view: The clip that is shown; None before the first.
-        search, order, clips, head, trait, measure: The inputs.
-        player: The clip's own widget.
-    """
+    """The list of clips, the choice of head, trait and bars, and the clip that is shown, each an attribute."""
 
     def __init__(self, gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> None:
         row, column = gallery.start(clip, trait)
@@ -141,8 +352,8 @@ class Explorer(widgets.Box):
         self.clips = widgets.Select(description="Clip", rows=12)
         traits = [(name_of(name), k) for k, name in enumerate(gallery.targets)]
         self.trait = widgets.Dropdown(options=traits, value=column, description="Trait")
-        self.head = widgets.Dropdown(options=[("mean of all", None)], description="Head")
-        self.measure = widgets.Dropdown(description="Bars")
+        self.head = widgets.Dropdown(options=[ALL_HEADS], description="Head")
+        self.measure = widgets.Dropdown(options=[CHANGE, RELEVANCE], description="Bars")
         choices = widgets.Box([self.head, self.trait, self.measure]).add_class("explorer-choices")
         left = widgets.VBox([self.search, self.order, self.clips]).add_class("explorer-list")
         super().__init__([left, widgets.VBox([choices, self.player]).add_class("explorer-clip")])
@@ -166,7 +377,6 @@ class Explorer(widgets.Box):
             elif box not in (self.search, self.order):
                 self._draw()
         except Exception as error:  # whatever it is, it would be lost
-            log.debug("a callback of the explorer failed", exc_info=True)
             kept = f" Shown is still {self.view.clip}." if self.view else ""
             self.player.message = f"error: {type(error).__name__}: {error}{kept}"
 
@@ -185,11 +395,9 @@ class Explorer(widgets.Box):
         by_entropy = self.order.value.startswith("entropy")
         values = self.gallery.entropy if by_entropy else self.gallery.error(self.trait.value)
         keys = self.gallery.clips[rows].tolist()
+        widths = [number(values[row], sign=not by_entropy).rjust(5, "\u2007") for row in rows]  # figure spaces
         with self._quietly():
-            self.clips.options = [
-                (f"{in_digits(values[row], signed=not by_entropy)}  {key}", key)
-                for row, key in zip(rows, keys, strict=True)
-            ]
+            self.clips.options = [(f"{value}  {key}", key) for value, key in zip(widths, keys, strict=True)]
             self.clips.value = chosen if chosen in keys else None
         shown = "entropy" if by_entropy else f"error of {self.trait.label}"
         self.clips.description = f"{len(rows)} of {len(self.gallery.clips)} clips: {shown}, key"
@@ -199,18 +407,12 @@ class Explorer(widgets.Box):
         if self.clips.value is None:
             return
         self.player.message = f"reading {self.clips.value} …"
-        view = self._load(self.clips.value)
-        self._offer(self.head, [("mean of all", None), *((f"head {h + 1}", h) for h in range(len(view.attention)))])
-        self._offer(self.measure, [(name, name) for name in view.measures])
-        self.measure.layout.display = None if len(view.measures) > 1 else "none"
-        self.view = view
-        self._draw(view.strongest(self.measure.value, self.trait.value))
-
-    def _offer(self, box: widgets.Dropdown, options: list[tuple[str, Any]]) -> None:
-        """Replace what can be chosen where it differs; the first is chosen then."""
-        if list(box.options) != options:
+        self.view = self._load(self.clips.value)
+        heads = [ALL_HEADS, *((f"head {h + 1}", h) for h in range(len(self.view.attention)))]
+        if list(self.head.options) != heads:
             with self._quietly():
-                box.options, box.index = options, 0
+                self.head.options, self.head.index = heads, 0
+        self._draw(self.view.strongest(self.measure.value, self.trait.value))
 
     def _draw(self, segment: int | None = None) -> None:
         """Send the browser, in one piece, what the inputs say, of the motion token that is chosen or of another."""
@@ -219,30 +421,29 @@ class Explorer(widgets.Box):
         view, player, head, column = self.view, self.player, self.head.value, self.trait.value
         target, segment = self.gallery.targets[column], player.segment if segment is None else segment
         with self._quietly(), player.hold_sync():
-            player.segment = segment
-            player.video, player.mime = (view.preview.data, view.preview.mime) if view.preview else (b"", "")
+            player.segment, player.video = segment, view.video
             player.scene = scene_of(view, head, self.measure.value, column, target)
-            player.picture = close_up(view, head, segment)
-            player.described = (
-                f"{view.clip} from {view.t_start_s[segment]:.2f} to {view.t_end_s[segment]:.2f} s: the face, its "
-                "motion, and the attention of each face token to that motion, head by head"
-            )
+            player.picture = self._close_up(segment)
             player.message = self._said(segment)
             of_head = "mean" if head is None else f"head{head + 1}"
             player.state = "|".join((view.clip, of_head, target, str(segment)))
             player.seq += 1
 
+    def _close_up(self, segment: int) -> bytes:
+        """A motion token with the face of its time, as PNG."""
+        fig, file = pictures.plot_segment(self.view, segment, head=self.head.value), io.BytesIO()
+        fig.savefig(file, dpi=DPI)
+        plt.close(fig)
+        return file.getvalue()
+
     def _said(self, segment: int) -> str:
         """The clip's score, and what the chosen motion has to do with it."""
-        view, row, trait = self.view, self.gallery.row_of(self.view.clip), self.trait.value
-        entropy, share = self.gallery.entropy[row], view.head(self.head.value).mean(axis=0)[segment]
-        spread = f"attention entropy {entropy:.2f} of uniform"
-        if np.isnan(entropy):
-            spread = "one motion token, so its attention says nothing"
+        view, trait, measure, gallery = self.view, self.trait.value, self.measure.value, self.gallery
+        row = gallery.start(view.clip, gallery.targets[trait])[0]
+        share, value = view.head(self.head.value).mean(axis=0)[segment], view.measures[measure][segment, trait]
         return (
-            f"{view.clip}: {self.gallery.judged(row, trait)}; {self.gallery.part[row]}; {spread}. "
-            f"Motion from {view.t_start_s[segment]:.2f} to {view.t_end_s[segment]:.2f} s: "
-            f"{100 * share:.0f} % of the attention, "
-            f"{self.measure.value} {in_digits(view.measures[self.measure.value][segment, trait], 3)}."
-            + (f" {view.absent.capitalize()}." if view.absent else "")
+            f"{view.clip}: {gallery.judged(row, trait)}; {gallery.part[row]}; attention entropy "
+            f"{number(gallery.entropy[row])} of uniform. Motion from {view.t_start_s[segment]:.2f} to "
+            f"{view.t_end_s[segment]:.2f} s: {share:.0%} of the attention, {measure} {number(value, 3, True)}."
+            f"{view.absent}"
         )

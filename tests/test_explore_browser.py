@@ -43,7 +43,9 @@ def explorer_notebook(out, path):
     heading = next(i for i, cell in enumerate(cells) if cell.source.startswith("## Explore"))
     end = next(i for i in range(heading + 1, len(cells)) if cells[i].cell_type == "markdown")
     given = nbformat.v4.new_code_cell(f"out_dir = {str(out)!r}; bank_dir = 'no bank'; clip = {CLIP!r}")
-    checked = nbformat.v4.new_code_cell("cfg = AttentionConfig.from_notebook(globals())\ngallery = open_gallery(cfg)")
+    checked = nbformat.v4.new_code_cell(
+        "cfg = AttentionConfig.from_notebook(globals())\ngallery = explorer.Gallery(cfg)"
+    )
     kept = [*cells[parameters : parameters + 1], given, cells[parameters + 1], checked, *cells[heading:end]]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=kept, metadata={"kernelspec": kernel}), path)

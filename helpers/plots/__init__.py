@@ -1,8 +1,8 @@
-"""Figures: one module per notebook, functions `plot_*(data, *, ax=None)` that draw arrays and tables.
+"""Figures: one module per notebook, functions `plot_*(data, *, title="", ax=None)` that draw arrays and tables.
 
 Everywhere `ax` is the axes to draw on, by default those of a new figure, and `title` the finding, the clip, or what is
-to be seen. Nothing here computes a result, shows a figure or writes a file, `save` apart. This module holds the common
-look, the colours and names of the traits, and the pieces that several figures are made of.
+to be seen; an Axes is returned, or a Figure of several. Nothing here computes a result, shows a figure or writes a
+file, `save` apart. This module holds the common look and the pieces that several figures are made of.
 """
 
 from collections.abc import Sequence
@@ -55,9 +55,25 @@ def save(fig: Figure, run_dir: str | Path, name: str) -> Path:
     return path
 
 
-def axes(ax: Axes | None, width: float, height: float) -> Axes:
-    """The given axes, or those of a new figure of this size in inches."""
-    return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
+def axes(ax: Axes | None, size: tuple[float, float], *, grid: str = "both", **texts) -> Axes:
+    """The given axes, or those of a new figure of this size in inches.
+
+    `grid`: lines across "x", "y", "both" or neither, "". `texts`: what `Axes.set` takes, as title, labels and limits.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    ax.set(**texts)
+    ax.grid(False)
+    if grid:
+        ax.grid(True, axis=grid)
+    return ax
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], *, title: str = "", **how) -> tuple[Figure, np.ndarray]:
+    """A new figure of this size in inches with a title, and its axes (rows, columns); `how`: see `plt.subplots`."""
+    fig, array = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **how)
+    fig.suptitle(title)
+    return fig, array
 
 
 def spoken(name: str) -> str:
@@ -70,16 +86,16 @@ def name_of(target: str, *, lines: int = 1) -> str:
     return DISPLAY.get(target, target).replace(" ", "\n", lines - 1)
 
 
+def letter_of(target: str) -> str:
+    """The letter of a trait, or the name of another target."""
+    return dict(zip(TRAITS, LETTERS, strict=True)).get(target, target)
+
+
 def say(ax: Axes, words: str) -> Axes:
     """Write in the middle of axes why they are empty; returns them."""
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", wrap=True)
     ax.set(xticks=[], yticks=[])
     return ax
-
-
-def letter_of(target: str) -> str:
-    """The letter of a trait, or the name of another target."""
-    return dict(zip(TRAITS, LETTERS, strict=True)).get(target, target)
 
 
 def legend_below(fig: Figure, ax: Axes | None = None, *, ncols: int = 4) -> None:
@@ -89,16 +105,17 @@ def legend_below(fig: Figure, ax: Axes | None = None, *, ncols: int = 4) -> None
     fig.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=ncols)
 
 
+def named_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, … of the axes, the first on top."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+
+
 def matrix(values: np.ndarray, ax: Axes, *, bar: str = "", texts: np.ndarray | None = None, form: str = ".2f", **look):
     """Draw a table as coloured cells with a number, or the given text, in each.
 
-    Args:
-        values: (n, m) or a DataFrame, whose names are then those of the rows and columns.
-        ax: Axes to draw on.
-        bar: Label of the colour bar; "": there is none.
-        texts: What stands in the cells; default the values in the given form.
-        form: Of the numbers.
-        look: Of `seaborn.heatmap`, such as `cmap` and `vmin`.
+    `values` (n, m) may be a DataFrame, whose names are then those of rows and columns; `bar`: label of the colour bar,
+    if there is one; `form`: of the numbers; `look`: of `seaborn.heatmap`, such as `cmap` and `vmin`.
     """
     annot, form = (np.round(values, 2) + 0.0, form) if texts is None else (texts, "")  # no negative zero
     bars = {"cbar": bool(bar), "cbar_kws": {"label": bar}}
@@ -111,6 +128,22 @@ def intervals(ax: Axes, value: Sequence, low: Sequence, high: Sequence, y: Seque
     value, low, high = (np.asarray(one, float) for one in (value, low, high))
     reach = np.maximum([value - low, high - value], 0)
     ax.errorbar(value, y, xerr=reach, **{"fmt": "o", "ms": 4} | look)
+
+
+def step_of(t_s: np.ndarray) -> float:
+    """Seconds from one time to the next, the median."""
+    return float(np.median(np.diff(t_s))) if len(t_s) > 1 else 0.5
+
+
+def time_rows(ax: Axes, values: np.ndarray, t_s: np.ndarray, names: Sequence[str], bar: str, **look) -> None:
+    """Draw values (rows, n) as coloured cells around their times in seconds, (n,), a named row each, with a bar."""
+    edges = np.append(t_s - step_of(t_s) / 2, t_s[-1] + step_of(t_s) / 2)
+    cells = ax.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, **look)
+    if len(names):
+        ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.grid(False)
+    ax.figure.colorbar(cells, ax=ax, label=bar, pad=0.01)
 
 
 def picture_at(ax: Axes, image: np.ndarray, t_s: float, side_s: float, **look) -> mpl.image.AxesImage:
