@@ -27,8 +27,7 @@ from benchmarks.alternation import alternate, options_of, ratio, report
 from benchmarks.clips import N_FRAMES, draw_benchmark_clips, droppable_share
 from benchmarks.readers import JOBS, OPENCV, SIZE, Job, Way, load_peers, ours, read_64
 from helpers.parity import parity_table
-from helpers.probe import probe
-from helpers.video import BACKENDS, HARDWARE, read_frames
+from helpers.video import BACKENDS, HARDWARE, probe, read_frames
 from helpers.workers import ClipPool, cores
 
 FOCUS = "64 uniform"
@@ -143,7 +142,7 @@ def to_exact_peers(rows: list[dict[str, Any]], peers: list[str]) -> float | None
 def own_ways(path: Path) -> tuple[dict[str, Way], list[dict[str, Any]]]:
     """The backends that this machine has, "auto" first, and the parity table of this clip as rows."""
     hardware = [name for name in hwdevices_available() if name in HARDWARE]
-    parity = parity_table(path, (*BACKENDS, *hardware), rounds=1).reset_index()
+    parity = parity_table(path, (*BACKENDS, *hardware)).reset_index()
     rows = [row.dropna().to_dict() for _, row in parity.iterrows()]
     rows = [row for row in rows if row["backend"] in BACKENDS or not row.get("decoder", "").endswith("software")]
     ways = {AUTO: ours(AUTO, read_frames(path, [0], size=SIZE).backend)}

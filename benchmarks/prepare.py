@@ -27,9 +27,8 @@ from helpers.crops import CROP_PX, Job, face_flows
 from helpers.detectors import detect_faces
 from helpers.faces import track_clip
 from helpers.flow import METHODS, OpticalFlowComputer
-from helpers.probe import probe
 from helpers.tracks import FaceTrack, crop_at
-from helpers.video import backend_name, count_samples, iter_frames
+from helpers.video import backend_name, count_samples, iter_frames, probe
 from helpers.workers import ClipPool, cores
 
 PREPARATION = PreparationConfig(fps=FPS, detect_every=FPS // 2, backend="pyav")  # two looks a second, as by default

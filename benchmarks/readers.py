@@ -20,8 +20,7 @@ import cv2
 import numpy as np
 
 from helpers.container import VideoError
-from helpers.probe import probe
-from helpers.video import iter_frames, read_frames
+from helpers.video import iter_frames, probe, read_frames
 from helpers.workbook import stderr_into
 
 PX = 256

@@ -24,9 +24,8 @@ from helpers.container import OpenVideo, open_container, open_video
 from helpers.detectors import MIN_FACE, SMALLER, chosen_detector, detect_faces, require_detector
 from helpers.failures import reason_of
 from helpers.pictures import Converter, shapes_of
-from helpers.probe import VideoInfo, describe
 from helpers.shots import Shots, small, unlikeness
-from helpers.video import STRICT, iter_frames
+from helpers.video import STRICT, VideoInfo, describe, iter_frames
 from helpers.workers import ClipPool, cores
 
 LOOKS = 5  # frames of a clip in which a face is searched

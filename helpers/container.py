@@ -4,8 +4,7 @@ In: a path. Out: an `OpenVideo` with the table of its pictures. Nothing but the 
 breaks off is an error here, before anything is computed from it, never a shorter clip.
 """
 
-import math
-from collections import Counter, defaultdict, deque, namedtuple
+from collections import Counter, defaultdict, namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.codec.hwaccel import HWAccel
-from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from helpers.failures import ClipError
@@ -28,7 +26,10 @@ DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the dur
 LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-UNORDERED = ("h264", "hevc")  # of these FFmpeg only guesses the times that AVI does not store
+IDR = "filter_units=pass_types=5"  # pictures that refer to none before them (Rec. ITU-T H.264, table 7-1)
+# What passes their sequence parameters (Rec. ITU-T H.264, H.265). AVI does not store the times of these codecs.
+SEQUENCE = {"h264": "filter_units=pass_types=7", "hevc": "filter_units=pass_types=33"}
+RESCALING = ("vp9", "av1")  # their pictures may change size anywhere, those of others at key pictures
 Row = namedtuple("Row", "moment pts dts key hidden")  # of a packet: when its picture is shown, in ticks
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
 
@@ -48,9 +49,9 @@ class OpenVideo:
 
     `ticks (n,) int64`: when each shown picture appears, ascending, in units of the stream's time base; `keys` those of
     key pictures; `t_s (n,)` in seconds from the first one. `timed`: whether packets and pictures carry that time, each
-    another one, so that a decoded picture is known by it; otherwise pictures can only be counted. `start`: how many
-    packets come before the first that decoding can begin with. `is_open`: H.264 that begins with another picture than
-    an IDR, and speaks of ones that were cut away. `remarks`: what is not as one expects, a phrase each.
+    another one, so that a decoded picture is known by it; otherwise pictures can only be counted. `start`: packets
+    before the first that decoding can begin with. `is_open`: H.264 that does not begin with an IDR picture, and speaks
+    of ones that were cut away. `may_change`: pictures may be of several shapes. `remarks`: what is odd, a phrase each.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class OpenVideo:
     timed: bool
     start: int = 0
     is_open: bool = False
+    may_change: bool = False
     remarks: tuple[str, ...] = ()
 
     @property
@@ -133,7 +135,10 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 
 
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
-    end, rows, first = Counter(), defaultdict(list), {}  # by stream; first: its first key packet
+    end, rows = Counter(), defaultdict(list)  # by stream, as are the following
+    codecs = {each: each.codec_context.codec.canonical_name for each in container.streams.video if each.codec_context}
+    filters = {each: BitStreamFilterContext(SEQUENCE[name], each) for each, name in codecs.items() if name in SEQUENCE}
+    sets, begins_with_idr = defaultdict(set), {}  # of sequence parameters
     for packet in container.demux():
         stream, moment = packet.stream, packet.dts if packet.pts is None else packet.pts  # AVI knows dts only
         if moment is not None and stream.type != "data":
@@ -141,17 +146,19 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         if stream.type == "video":
             if packet.is_corrupt and moment is not None:
                 raise damaged(path, f"breaks off at {float(moment * stream.time_base):.1f} s")
-            if packet.is_keyframe:
-                first.setdefault(stream, packet)
             rows[stream].append(Row(moment, packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+            if packet.is_keyframe and stream in filters:
+                if codecs[stream] == "h264" and stream not in begins_with_idr:
+                    begins_with_idr[stream] = any(BitStreamFilterContext(IDR, stream).filter(av.Packet(bytes(packet))))
+                sets[stream].update(("new", "parameters") if packet.has_sidedata("new_extradata") else ())
+                sets[stream].update(map(bytes, filters[stream].filter(packet)))  # which takes the packet's content
     stream, remarks = _choose_stream(path, container, rows)
-    video = _table_of(path, container, stream, rows[stream], first.get(stream))
-    _check_whole(path, container, max(float(ticks * each.time_base) for each, ticks in end.items()))
-    if "matroska" in container.format.name:
-        _check_matroska(path, container, stream, {row.pts for row in rows[stream]})
-    video = _without_cut(replace(video, remarks=remarks + video.remarks))
-    _check_times(video)
-    return video
+    video = _table_of(path, container, stream, rows[stream])
+    is_open = video.codec == "h264" and not begins_with_idr.get(stream)
+    may_change = len(sets[stream]) > 1 or (stream not in filters and (len(video.keys) > 1 or video.codec in RESCALING))
+    video = replace(video, is_open=is_open, may_change=may_change, remarks=remarks + video.remarks)
+    _check_whole(video, max(float(ticks * each.time_base) for each, ticks in end.items()), rows[stream])
+    return _without_cut(video)
 
 
 def _choose_stream(
@@ -179,9 +186,7 @@ def _choose_stream(
     return stream, (several,) if len(streams) > 1 else ()
 
 
-def _table_of(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, rows: list[Row], first: av.Packet | None
-) -> OpenVideo:
+def _table_of(path: Path, container: av.container.InputContainer, stream: av.VideoStream, rows: list[Row]) -> OpenVideo:
     """The table of a stream's pictures, by its packets from the first key packet on."""
     start = next((k for k, row in enumerate(rows) if row.key), 0)
     shown = [row for row in rows[start:] if row.moment is not None and not row.hidden]
@@ -189,18 +194,14 @@ def _table_of(
         raise damaged(path, "holds no frame that can be decoded")
     ticks, keys = (np.sort([row.moment for row in part]) for part in (shown, [row for row in shown if row.key]))
     in_avi, codec, remarks = "avi" in container.format.name, stream.codec_context.codec.canonical_name, ()
-    gaps = np.diff([row.dts for row in shown]) if in_avi and codec in UNORDERED else np.zeros(0)
+    gaps = np.diff([row.dts for row in shown]) if in_avi and codec in SEQUENCE else np.zeros(0)
     if len(set(gaps)) > 1:  # AVI tells when pictures are decoded: so many before as the decoder holds back
         held, where = stream.codec_context.reorder_depth, gaps.argmax()
         ticks = shown[held].dts + np.cumsum([0, *gaps[held:], *[int(np.median(gaps))] * held])
         gap_s, at_s = (float(tick * stream.time_base) for tick in (gaps[where], shown[where].dts))
         remarks = (f"AVI tells no times of showing: beside gaps (the longest {gap_s:.1f} s, at {at_s:.1f} s) unsure",)
     timed = not in_avi and len(np.unique(ticks)) == len(ticks) and all(row.pts is not None for row in shown)
-    # Unit 5 of Rec. ITU-T H.264, table 7-1, is an IDR picture.
-    is_open = codec == "h264" and not (
-        first and BitStreamFilterContext("filter_units=pass_types=5", stream).filter(first)
-    )
-    return OpenVideo(path, container, stream, ticks, keys, timed, start, is_open, remarks)
+    return OpenVideo(path, container, stream, ticks, keys, timed, start, remarks=remarks)
 
 
 def _without_cut(video: OpenVideo) -> OpenVideo:
@@ -220,85 +221,47 @@ def _without_cut(video: OpenVideo) -> OpenVideo:
     return replace(video, ticks=ticks, remarks=video.remarks + (remark,) * (n > 0 or video.is_open))
 
 
-def _check_times(video: OpenVideo) -> None:
-    """Refuse times that no camera gives."""
+def _check_whole(video: OpenVideo, end_s: float, rows: list[Row]) -> None:
+    """Refuse a file that breaks off or has a hole, and times that no camera gives."""
+    path, container = video.path, video.container
+    kind, declared = container.format.name, container.duration
+    declared_s = ((declared or 0) + min(container.start_time or 0, 0)) / av.time_base
+    if end_s < declared_s - MISSING_S and DECLARING & set(kind.split(",")):
+        raise damaged(path, f"breaks off at {end_s:.1f} s of {declared_s:.1f} s")
+    if "matroska" in kind:
+        with open(path, "rb") as file:
+            _check_elements(path, file, 0, path.stat().st_size)
+        container.seek(0)  # FFmpeg reads the file's index when it seeks
+        shown = {row.pts for row in rows}
+        if lost := [entry.timestamp for entry in video.stream.index_entries if entry.timestamp not in shown]:
+            raise damaged(path, f"what its index puts at {float(min(lost) * video.stream.time_base):.1f} s is missing")
     shown_s = np.diff(video.t_s, append=video.duration_s)
     n, longest = len(shown_s), shown_s.argmax()
-    if n > 1 and not shown_s[:-1].any() and not video.stream.average_rate:
-        raise damaged(video.path, f"shows all of its {n} frames at once, and declares no rate")
+    if n > 1 and not shown_s[:-1].any():
+        raise damaged(path, f"shows all of its {n} frames at once")
     if shown_s[longest] > LONGEST_S:
         shown = f"{shown_s[longest] / 3600:.1f} hours, from {video.t_s[longest]:.1f} s on"
-        raise damaged(video.path, f"shows one frame for {shown}")
+        raise damaged(path, f"shows one frame for {shown}")
 
 
-def _check_whole(path: Path, container: av.container.InputContainer, end_s: float) -> None:
-    if container.duration is None or not DECLARING & set(container.format.name.split(",")):
-        return
-    declared_s = (container.duration + min(container.start_time or 0, 0)) / av.time_base
-    if end_s < declared_s - MISSING_S:
-        raise damaged(path, f"breaks off at {end_s:.1f} s of {declared_s:.1f} s")
+def _check_elements(path: Path, file: BinaryIO, place: int, end: int) -> None:
+    """Refuse a place of Matroska where no element begins (RFC 8794, 4), which FFmpeg passes over without a word.
 
-
-def _check_matroska(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, pts: set[int | None]
-) -> None:
-    """Refuse a Matroska or WebM file with a hole, which FFmpeg passes over without a word."""
-    with open(path, "rb") as file:
-        if hole := _hole(file, path.stat().st_size):
-            raise damaged(path, hole)
-    container.seek(0)  # FFmpeg reads the file's index when it seeks
-    if lost := [entry.timestamp for entry in stream.index_entries if entry.timestamp not in pts]:
-        raise damaged(path, f"what its index puts at {float(min(lost) * stream.time_base):.1f} s is missing")
-
-
-def _hole(file: BinaryIO, size: int) -> str:
-    """What is missing from a Matroska file of so many bytes; "" if nothing is, or a live recording knew no end."""
-    try:
-        start, end = next(content for number, *content in _elements(file, 0, 2 * size) if number == SEGMENT)
-        if end > size:
-            return f"its last {end - size:,} bytes are missing"
-        for number, inner, stop in _elements(file, start, end):
-            if number == CLUSTER:
-                deque(_elements(file, inner, stop), maxlen=0)
-    except EOFError as error:
-        return f"what follows byte {error} is damaged"
-    return ""
-
-
-def _elements(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The elements between two places of a file (RFC 8794, 4): number, where its content begins and ends.
-
-    One of unknown size is the last, and empty.
-
-    Raises:
-        EOFError: Something else stands there; the message is the place.
+    One of unknown size, as in a live recording, is the last.
     """
-    position = start
-    while position < end:
-        file.seek(position)
+    while place < end:
+        file.seek(place)
         head = file.read(12)
         n = 9 - head[0].bit_length() if head else 9
         if n > 4 or len(head) <= n or not head[n]:
-            raise EOFError(f"{position:,}")
+            raise damaged(path, f"what follows byte {place:,} is damaged")
         m = 9 - head[n].bit_length()  # length and size carry their own length in leading zeros
-        size, unknown = int.from_bytes(head[n : n + m], "big") & ((1 << 7 * m) - 1), (1 << 7 * m) - 1
-        content = position + n + m
-        position = end if size == unknown else content + size
-        if position > end:
-            raise EOFError(f"{content - n - m:,}")
-        yield int.from_bytes(head[:n], "big"), content, content if size == unknown else position
-
-
-def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
-    """Degrees, counter-clockwise, by which a picture is turned for display, and whether it is mirrored before.
-
-    A stored pixel (x, y) is shown at (a x + c y, b x + d y) of ISO/IEC 14496-12, 8.3.2. What is no turn or flip, as
-    when all are zero, leaves a picture as it is.
-    """
-    stored = picture.side_data.get(Type.DISPLAYMATRIX) if len(picture.side_data) else None  # `get` alone is slow
-    a, b, c, d = (1, 0, 0, 1) if stored is None else np.frombuffer(stored, np.int32)[[0, 1, 3, 4]].tolist()
-    if a * d == b * c:
-        return 0, False
-    mirrored = a * d < b * c
-    a, b = (-a, -b) if mirrored else (a, b)
-    return 90 * round(math.degrees(math.atan2(-b, a)) / 90), mirrored
+        number, unknown = int.from_bytes(head[:n], "big"), (1 << 7 * m) - 1
+        size, content = int.from_bytes(head[n : n + m], "big") & unknown, place + n + m
+        if size == unknown:
+            return
+        place = content + size
+        if place > end:
+            raise damaged(path, f"{place - end:,} bytes before byte {place:,} are missing")
+        if number in (SEGMENT, CLUSTER):
+            _check_elements(path, file, content, place)

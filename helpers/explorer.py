@@ -37,12 +37,11 @@ from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs, resolve
 from helpers.plots import NEUTRAL, TRAIT_COLORS, name_of
 from helpers.plots import attention as pictures
-from helpers.probe import probe
 from helpers.statistics import number
 from helpers.store import STREAMS, FeatureFile, read_features, read_manifest
 from helpers.tracks import FaceTrack, crop_at, read_track
 from helpers.variants import TOKEN_MODEL
-from helpers.video import iter_frames
+from helpers.video import iter_frames, probe
 
 HEIGHT_PX = 320  # of the video, at most: a clip is looked at beside its attention, not for itself
 TICK_S = Fraction(1, 1000)

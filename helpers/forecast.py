@@ -21,7 +21,7 @@ from helpers.check import duration_text
 from helpers.config import NOTEBOOKS, AlignmentConfig
 from helpers.excerpt import write_excerpt
 from helpers.files import read_json, resolve
-from helpers.probe import probe
+from helpers.video import probe
 from helpers.workers import cores
 
 # Stages that touch every clip: the notebook, the folder of its files.

@@ -15,15 +15,13 @@ from itertools import chain, groupby
 import av
 import cv2
 import numpy as np
-from av.bitstream import BitStreamFilterContext
 from av.filter import Graph
+from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
 
-from helpers.container import OpenVideo, VideoError, open_container, orientation
+from helpers.container import OpenVideo, VideoError, open_container
 
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
-RESCALING = ("vp9", "av1")  # their pictures may change size anywhere, those of others at key pictures
-PARAMETERS = {"h264": "filter_units=pass_types=7", "hevc": "filter_units=pass_types=33"}  # Rec. ITU-T H.264, H.265
 LOOKS = 16  # key pictures that are looked at for the clip's size, at most
 UNTOLD, BT2020, P3, PQ, HLG = 2, 9, 12, 16, 18  # of matrix, primaries and transfer in ITU-T H.273
 HDR = (PQ, HLG)
@@ -41,13 +39,28 @@ CHANGES = "picture size changes: brought to {}x{}"
 Shapes = dict[tuple[int, int], Fraction | None]  # by stored width and height: the width of a pixel in heights
 
 
+def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
+    """Degrees, counter-clockwise, by which a picture is turned for display, and whether it is mirrored before.
+
+    A stored pixel (x, y) is shown at (a x + c y, b x + d y) of ISO/IEC 14496-12, 8.3.2. What is no turn or flip, as
+    when all are zero, leaves a picture as it is.
+    """
+    stored = picture.side_data.get(Type.DISPLAYMATRIX) if len(picture.side_data) else None  # `get` alone is slow
+    a, b, c, d = (1, 0, 0, 1) if stored is None else np.frombuffer(stored, np.int32)[[0, 1, 3, 4]].tolist()
+    if a * d == b * c:
+        return 0, False
+    mirrored = a * d < b * c
+    a, b = (-a, -b) if mirrored else (a, b)
+    return 90 * round(math.degrees(math.atan2(-b, a)) / 90), mirrored
+
+
 def shapes_of(video: OpenVideo) -> Shapes:
     """The shapes of a clip's pictures, from key pictures spread over it; {} where the first picture tells it alone.
 
     VideoError: pictures of one size have pixels of several shapes, which a decoded picture does not tell.
     """
     shapes, aspects, told = {}, {}, video.stream.sample_aspect_ratio
-    if not _may_change(video):
+    if not video.may_change:
         return shapes
     keys = video.keys[np.unique(np.linspace(0, len(video.keys) - 1, LOOKS).astype(int))]
     with open_container(video.path) as container:
@@ -64,18 +77,6 @@ def shapes_of(video: OpenVideo) -> Shapes:
                         shapes.setdefault(size, aspect or told if shapes else told)
                 codec.flush_buffers()
     return shapes
-
-
-def _may_change(video: OpenVideo) -> bool:
-    """Whether a clip's pictures may be of several shapes: without decoding where sequence parameters tell it."""
-    if video.codec not in PARAMETERS:
-        return len(video.keys) > 1 or video.codec in RESCALING
-    sets = set()
-    with open_container(video.path) as container:
-        units = BitStreamFilterContext(PARAMETERS[video.codec], container.streams[video.stream.index])
-        for packet in filter(lambda packet: packet.is_keyframe, video.packets_of(container)):
-            sets |= {bytes(each) for each in units.filter(packet)} | {packet.has_sidedata("new_extradata")}
-    return len(sets - {False}) > 1 or True in sets
 
 
 def shown_size(shapes: Shapes, turn: int) -> tuple[int, int]:

@@ -34,12 +34,11 @@ from helpers.model import CompletePersonalityModel  # noqa: F401  registers the 
 from helpers.names import clip_key, natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
-from helpers.probe import probe
 from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
 from helpers.store import STREAMS, FeatureFile, read_arrays, write_arrays
 from helpers.tracks import FaceTrack, NoFaceError, crop_at
-from helpers.video import iter_frames
+from helpers.video import iter_frames, probe
 
 log = logging.getLogger(__name__)
 

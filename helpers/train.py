@@ -80,7 +80,7 @@ def run_jobs(
         RuntimeError: A training failed; the message names it and its reason.
     """
     n_jobs = sum(map(len, groups))
-    options = {"ahead_clips": len(groups), "ahead_chunks": n_jobs, "patience_s": PATIENCE_S, "environment": ONE_THREAD}
+    options = {"ahead_chunks": n_jobs, "patience_s": PATIENCE_S, "environment": ONE_THREAD}
     with (
         tqdm(total=n_jobs, unit="training", disable=not progress) as bar,
         ClipPool(serve, workers=max(min(workers, len(groups)), 1), **options) as pool,

@@ -1,9 +1,10 @@
 """Exact frames of video files with their times: all, chosen ones, evenly spread ones, or at a fixed rate.
 
 In: a path. Out: RGB uint8 frames (H, W, 3) in presentation order, upright as a player shows them, with times in seconds
-from the first frame. The packets tell beforehand when every picture is shown; a decoded picture counts only if it
-carries the time that this table announces, so that no decoder loses, repeats or shifts one unnoticed. A file that
-breaks off is an error before anything is computed from it. `helpers.parity` compares decoders.
+from the first frame; or what the video is like (`probe`). The packets tell beforehand when every picture is shown; a
+decoded picture counts only if it carries the time that this table announces, so that no decoder loses, repeats or
+shifts one unnoticed. A file that breaks off is an error before anything is computed from it. `helpers.parity` compares
+decoders.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ import cv2
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
-from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video, orientation
-from helpers.pictures import Converter, deinterlaced, remarks_of, shapes_of
+from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video
+from helpers.pictures import CHANGES, Converter, deinterlaced, orientation, remarks_of, shapes_of, shown_size
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -34,9 +35,62 @@ HELD = 16  # pictures that a decoder holds, at most (Rec. ITU-T H.264, A.3.1)
 CUT_AWAY = ("mmco: unref short failure", "number of reference frames", "co located POCs unavailable")
 CUT_AWAY += ("reference picture missing", "Missing reference picture", "illegal short term buffer state")
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
+UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 
 Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
 Sampled = Iterator[tuple[np.ndarray, float, int]]  # RGB uint8 (H, W, 3), time in seconds, number in the file
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is in a video file: `width`, `height` in pixels as displayed, `fps` the mean rate, `duration_s` seconds,
+    `rotation_deg` the turn that displays it, counter-clockwise, `mirrored` whether it is flipped left to right as well.
+    `remarks` say in words what is odd about the file or its pictures, and what is done about it.
+    """
+
+    codec: str
+    width: int
+    height: int
+    fps: float
+    n_frames: int
+    duration_s: float
+    rotation_deg: int
+    mirrored: bool
+    variable_rate: bool
+    audio: bool
+    remarks: tuple[str, ...] = ()
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """What is in a video; only its first frame, and key frames that may be of other sizes, are decoded.
+
+    Raises:
+        VideoError: see `helpers.container.open_video`.
+    """
+    with open_video(path) as video:
+        return describe(video)
+
+
+def describe(video: OpenVideo) -> VideoInfo:
+    """What is in an open file."""
+    picture, n, last_s = video.first_picture, len(video.t_s), video.t_s[-1]
+    turn, mirrored = orientation(picture)
+    shapes = shapes_of(video) or {(picture.width, picture.height): video.stream.sample_aspect_ratio}
+    width, height = shown_size(shapes, turn)
+    changes = [CHANGES.format(width, height)] * (len(shapes) > 1)
+    return VideoInfo(
+        codec=video.codec,
+        width=width,
+        height=height,
+        fps=float((n - 1) / last_s if n > 1 else 1 / video.interval_s),
+        n_frames=n,
+        duration_s=video.duration_s,
+        rotation_deg=turn,
+        mirrored=mirrored,
+        variable_rate=bool(n > 1 and np.diff(video.t_s).max() > UNEVEN * video.interval_s),
+        audio=len(video.container.streams.audio) > 0,
+        remarks=(*video.remarks, *changes, *remarks_of(picture)),
+    )
 
 
 @dataclass(frozen=True)
@@ -170,15 +224,20 @@ def backend_name(backend: str = "auto") -> str:
     return REFERENCE if backend == "auto" and set(FASTEST.values()) == {REFERENCE} else backend
 
 
-def _fastest(video: OpenVideo) -> str:
-    fastest = FASTEST.get((video.codec, video.stream.codec_context.pix_fmt), REFERENCE)
-    return REFERENCE if fastest != REFERENCE and _oddities(video) else fastest
-
-
 def backend_version(backend: str = "auto") -> str:
     """The backend with its library's version, as manifests record it: "pyav 18.1.0"."""
     name = backend_name(backend)
     return f"{name} {cv2.__version__ if name == 'opencv' else av.__version__}"
+
+
+def _decode(video: OpenVideo, wanted: np.ndarray, backend: str) -> Decoded:
+    """The wanted pictures, by the backend of this name."""
+    if (name := backend_name(backend)) == "auto":
+        name = FASTEST.get((video.codec, video.stream.codec_context.pix_fmt), REFERENCE)
+        name = REFERENCE if name != REFERENCE and _oddities(video) else name
+    if name == "opencv":
+        return decode_opencv(video, wanted)
+    return decode_pyav(video, wanted, "" if name == REFERENCE else name)
 
 
 def uniform_indices(n_total: int, n: int) -> np.ndarray:
@@ -220,27 +279,19 @@ class FrameStream(Sampled):
     decoder: str
     length: int
 
-    def __init__(self, *how: Any):
-        self._frames = self._decode(*how)
+    def __init__(self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str):
+        self._frames = self._read(path, sampling, size, backend)
 
     def __next__(self) -> tuple[np.ndarray, float, int]:
         return next(self._frames)
 
-    def _decode(
-        self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str
-    ) -> Sampled:
+    def _read(self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str) -> Sampled:
         with open_video(path) as video:
-            backend = _fastest(video) if backend_name(backend) == "auto" else backend_name(backend)
             index, t_s = _plan(video, *sampling)
-            shapes, wanted, position = shapes_of(video), np.unique(index), 0
+            shapes, position, why, self.length = shapes_of(video), 0, "", len(index)
             convert = Converter(size, video.stream.sample_aspect_ratio, shapes)
-            decode, *device = (
-                (decode_opencv,) if backend == "opencv" else (decode_pyav, backend.removeprefix(REFERENCE))
-            )
-            pictures = decode(video, wanted, *device)
-            why, self.length = "", len(index)
             try:
-                for number, picture, decoder in pictures:
+                for number, picture, decoder in _decode(video, np.unique(index), backend):
                     frame = convert(picture)
                     self.decoder = "; ".join((decoder, *convert.done))
                     while position < len(index) and index[position] == number:
@@ -249,8 +300,7 @@ class FrameStream(Sampled):
             except av.FFmpegError as error:
                 why = f" ({error.strerror})"
             if position < len(index):
-                where = f"from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s)"
-                what = f"cannot be decoded {where}{why}"
+                what = f"cannot be decoded from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s){why}"
                 if len(shapes) < 2 and "not supported" not in why:
                     raise damaged(path, what)
                 of = "its picture changes size" if len(shapes) > 1 else "its colours are none that FFmpeg reads"

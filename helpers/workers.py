@@ -26,7 +26,6 @@ import cv2
 
 COMMAND = "from helpers.workers import serve; serve()"
 AHEAD_CLIPS = 4  # that may be begun beyond the one whose turn it is; with more workers as many as these
-AHEAD_CHUNKS = 4  # of a clip that wait here; up to three more per worker are received, being sent, being made
 START_S = 120.0  # what a start may take: imports from a cold network disk
 EXIT_S = 5.0  # a process that closed its pipe has ended within this, or is killed
 LOOK_S = 0.1  # between two looks whether the pool was closed
@@ -70,6 +69,7 @@ class ClipPool(AbstractContextManager):
         work: Takes an argument, yields chunks; at the top level of a module, not of the main script. What it raises
             is raised from the clip's chunks. None, yielded now and then, is a sign of life and no chunk.
         workers: Processes, started with the first clips.
+        ahead_chunks: Of a clip that may wait here; up to three more per worker are received, being sent, being made.
         patience_s: Seconds of silence after which a worker counts as hung and is killed.
         environment: Further variables of the workers, such as numbers of threads.
     """
@@ -79,13 +79,14 @@ class ClipPool(AbstractContextManager):
         work: Callable[[Any], Iterator[Any]],
         *,
         workers: int,
+        ahead_chunks: int = 4,
         patience_s: float = 600.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         if work.__module__ == "__main__" or "<" in work.__qualname__:
             raise ValueError(f"work must be at the top level of a module that workers can import, got {work!r}.")
         self._work, self._patience_s, self._environment = work, patience_s, environment or {}
-        self._n_begun = 1 + max(AHEAD_CLIPS, workers)
+        self._n_begun, self._ahead_chunks = 1 + max(AHEAD_CLIPS, workers), ahead_chunks
         self._threads, self._own = ThreadPoolExecutor(workers, "worker"), threading.local()
         self._starting = threading.Lock()  # guards the following
         self._processes: list[WorkerProcess] = []
@@ -117,7 +118,7 @@ class ClipPool(AbstractContextManager):
         tasks, begun = iter(tasks), deque()
         while True:
             for key, argument in islice(tasks, self._n_begun - len(begun)):
-                waiting, room = queue.SimpleQueue(), threading.Semaphore(AHEAD_CHUNKS)
+                waiting, room = queue.SimpleQueue(), threading.Semaphore(self._ahead_chunks)
                 made = self._threads.submit(self._make, argument, waiting, room)
                 made.add_done_callback(waiting.put)
                 begun.append((key, self._chunks(waiting, room)))

@@ -12,8 +12,7 @@ from benchmarks.decode import AUTO
 from benchmarks.readers import OPENCV, Job, Way
 from helpers.container import VideoError
 from helpers.files import read_json
-from helpers.probe import probe
-from helpers.video import read_frames
+from helpers.video import probe, read_frames
 from helpers.workers import ClipPool, WorkerCrashed, WorkerHung
 
 N_FRAMES = 31

@@ -18,8 +18,7 @@ from data_sample.make.sample import write_mp4
 from helpers import __main__, check, forecast
 from helpers.clips import scan_clips
 from helpers.container import VideoError, open_video
-from helpers.probe import probe
-from helpers.video import read_frames
+from helpers.video import probe, read_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = ROOT / "data_sample" / "awkward"

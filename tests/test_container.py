@@ -1,11 +1,10 @@
-"""The table of a file's pictures: edit lists, cut-off files, streams without times, files too large to be kept."""
+"""The table of a file's pictures: edit lists, broken files, several streams, cuts out of longer videos."""
 
 import re
 from contextlib import suppress
-from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import cv2
@@ -14,32 +13,31 @@ import pytest
 from av.stream import Disposition
 from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 
-from data_sample.make.awkward import turn_clockwise
 from data_sample.make.sample import write_mp4
-from helpers import container
 from helpers.container import CLUSTER, VideoError, open_video
-from helpers.excerpt import write_excerpt
-from helpers.probe import probe
-from helpers.video import read_frames
+from helpers.video import iter_frames, probe, read_frames
+
+both_backends = pytest.mark.parametrize("backend", ["pyav", "opencv"])
 
 
-def shifted(whole, path, frames: int):
-    """Copy a clip's packets with all times moved; times before zero become an edit list that hides them."""
+def copied(whole: Path, path: Path, shift_frames: int = 0, first=lambda packets: 0) -> Path:
+    """Copy a clip's packets from the `first` on, with all times moved; those before zero an edit list hides."""
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                ticks = round(frames / (15 * packet.time_base))
+        stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        for packet in packets[first(packets) :]:
+            if shift_frames:
+                ticks = round(shift_frames / (15 * packet.time_base))
                 packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
-                packet.stream = stream
-                target.mux(packet)
+            packet.stream = stream
+            target.mux(packet)
     return path
 
 
-@pytest.mark.parametrize("backend", ["pyav", "opencv"])
+@both_backends
 def test_what_an_edit_list_hides_is_not_shown(tmp_path, backend):
     whole = write_numbered(tmp_path / "whole.mp4", 29, codec_options={"bf": "2", "g": "50"})
-    path = shifted(whole, tmp_path / "hidden.mp4", -6)
+    path = copied(whole, tmp_path / "hidden.mp4", -6)
     got = read_frames(path, backend=backend)
     numbers = read_numbers(got.frames)
     assert numbers == list(range(numbers[0], 29))
@@ -48,39 +46,12 @@ def test_what_an_edit_list_hides_is_not_shown(tmp_path, backend):
     assert got.t_s[0] == 0
 
 
-@pytest.mark.parametrize("backend", ["pyav", "opencv"])
+@both_backends
 def test_a_late_start_is_time_zero(tmp_path, backend):
-    path = shifted(write_numbered(tmp_path / "whole.mp4", 12), tmp_path / "late.mkv", 30)
+    path = copied(write_numbered(tmp_path / "whole.mp4", 12), tmp_path / "late.mkv", 30)
     got = read_frames(path, backend=backend)
     assert read_numbers(got.frames) == list(range(12))
     np.testing.assert_allclose(got.t_s, np.arange(12) / 15, atol=2e-3)
-
-
-def test_streams_without_times_are_counted(tmp_path):
-    path = write_numbered(tmp_path / "clip.avi", 23, codec_options={"bf": "3"})
-    with open_video(path) as video:
-        assert not video.timed
-    assert read_numbers(read_frames(path).frames) == list(range(23))
-    assert read_numbers(read_frames(path, [4, 20]).frames) == [4, 20]
-
-
-def test_a_variable_rate_and_sound_are_told(tmp_path):
-    kept = np.array([0, 1, 2, 5, 6, 11])
-    write_mp4(np.zeros((6, 48, 80, 3), np.uint8), tmp_path / "vfr.mp4", 15, t_s=kept / 15)
-    steady = write_numbered(tmp_path / "cfr.mp4", 9)
-    assert probe(tmp_path / "vfr.mp4").variable_rate
-    assert not probe(steady).variable_rate
-    assert not probe(steady).audio
-
-
-def test_a_first_picture_that_cannot_be_decoded_is_named(tmp_path):
-    path = write_numbered(tmp_path / "clip.mp4", 9)
-    data = bytearray(path.read_bytes())
-    start = data.index(b"mdat") + 4
-    data[start : start + 700] = bytes(700)
-    path.write_bytes(data)
-    with pytest.raises(VideoError, match=r"clip\.mp4: (its first frame cannot|holds no frame that can) be decoded"):
-        probe(path)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
@@ -93,43 +64,40 @@ def test_a_title_in_another_encoding_is_no_reason_to_refuse_a_file(tmp_path, suf
         for frame in numbered_frames(11):
             target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         target.mux(stream.encode())
-    data = path.read_bytes()
-    assert b"Gruesse" in data
-    data = data.replace(b"Gruesse", "Gr\xfc\xdfe--".encode("latin-1"))
-    path.write_bytes(turn_clockwise(data, width=WIDTH) if suffix == ".mp4" else data)
-    assert abs(probe(path).rotation_deg) == (90 if suffix == ".mp4" else 0)
+    path.write_bytes(path.read_bytes().replace(b"Gruesse", "Gr\xfc\xdfe--".encode("latin-1")))
     with open_video(path) as video:
         assert video.container.metadata["title"] == "Gr\ufffd\ufffde--"
-    assert probe(write_excerpt(path, tmp_path / f"part{suffix}", 0.2)).n_frames >= 3
     assert len(read_frames(path).frames) == 11
 
 
-def test_frames_that_are_all_shown_at_once_have_the_declared_rate(tmp_path):
-    path = write_numbered(tmp_path / "clip.mp4", 9, codec_options={"bf": "0"})
-    data = bytearray(path.read_bytes())
+def numbered(path: Path, **options) -> bytearray:
+    return bytearray(write_numbered(path, 61, codec_options={"g": "8", "bf": "0"}, **options).read_bytes())
+
+
+def zero_durations(path):
+    data = numbered(path)
     count = data.index(b"stts") + 12  # of the frames in the first entry of the table of durations
     data[count : count + 4] = bytes(4)
     path.write_bytes(data)
-    info = probe(path)
-    assert (info.n_frames, info.fps) == (9, pytest.approx(1 / info.duration_s))
-    with open_video(path) as video:
-        rateless = replace(video, stream=SimpleNamespace(time_base=video.stream.time_base, average_rate=None))
-    with pytest.raises(VideoError, match=r"^clip\.mp4: shows all of its 9 frames at once, and declares no rate\."):
-        container._check_times(rateless)
 
 
-@pytest.mark.parametrize("late_s", [4000.0, 100_000.0])
-def test_a_time_that_no_camera_gives_is_refused_before_anything_is_sampled(tmp_path, late_s):
-    times = np.array([0, 1, 2, 3, 15 * late_s, 15 * late_s + 1]) / 15
-    write_mp4(numbered_frames(6), tmp_path / "clip.mp4", 15, t_s=times)
-    message = (
-        rf"^clip\.mp4: shows one frame for {late_s / 3600:.1f} hours, from 0\.2 s on\. Copy or download it again\.$"
-    )
-    with pytest.raises(VideoError, match=message):
-        read_frames(tmp_path / "clip.mp4", fps=15)
+def spoil_the_first(path):
+    data = bytearray(write_numbered(path, 9).read_bytes())
+    start = data.index(b"mdat") + 4
+    data[start : start + 700] = bytes(700)
+    path.write_bytes(data)
 
 
-def write_sound(path: Path) -> None:
+def cut_off(path, share, **options):
+    data = numbered(path, **options)
+    path.write_bytes(data[: int(share * len(data))])
+
+
+def wait(path, hours):
+    write_mp4(numbered_frames(6), path, 15, t_s=np.array([0, 1, 2, 3, 54_000 * hours, 54_000 * hours + 1]) / 15)
+
+
+def write_sound(path):
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=16000)
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
@@ -138,36 +106,53 @@ def write_sound(path: Path) -> None:
         container.mux(stream.encode())
 
 
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (lambda path: None, r"bad\.mp4: there is no such file"),
-        (lambda path: path.write_bytes(b""), r"bad\.mp4: the file is empty \(0 bytes\)\. Copy or download it again"),
-        (lambda path: path.write_text("not a video\n" * 99), r"bad\.mp4: not a readable video \(Invalid data"),
-        (write_sound, r"bad\.mp4: holds no video stream \(audio only\)"),
-    ],
-)
-def test_what_is_no_video_is_refused_with_a_reason(tmp_path, write, message):
-    path = tmp_path / "bad.mp4"
-    write(path)
-    with pytest.raises(VideoError, match=message):
-        probe(path)
+def lose_a_start(path):
+    def ninth(packets):
+        return 9
+
+    copied(write_numbered(path.with_name("w.ts"), 61, codec_options={"g": "999", "sc_threshold": "0"}), path, 0, ninth)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "share", "message"),
-    [
-        ("index last.mp4", {}, 0.5, "not a readable video"),
-        ("index first.mp4", {"movflags": "faststart"}, 0.6, r"breaks off at \d\.\d s"),
-        ("clip.mkv", {}, 0.6, r"breaks off at [0123]\.\d s of 4\.1 s"),
-    ],
-)
-def test_a_truncated_file_is_refused(tmp_path, name, options, share, message):
-    path = write_numbered(tmp_path / name, 61, codec_options={"g": "8"}, container_options=options)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(VideoError, match=f"{name}: {message}"):
-        probe(path)
+REFUSED = {  # a file's name, what makes it, and a word of the reason
+    "gone.mp4": (lambda path: None, "no such file"),
+    "empty.mp4": (lambda path: path.write_bytes(b""), "empty"),
+    "text.mp4": (lambda path: path.write_text("not a video\n" * 99), "not a readable video"),
+    "sound.mp4": (write_sound, "no video stream"),
+    "first picture.mp4": (spoil_the_first, "decoded"),
+    "at once.mp4": (zero_durations, "at once"),
+    "hours.mp4": (lambda path: wait(path, 1.1), "hours"),
+    "days.mp4": (lambda path: wait(path, 28), "hours"),
+    "index last.mp4": (lambda path: cut_off(path, 0.5), "not a readable video"),
+    "index first.mp4": (lambda p: cut_off(p, 0.6, container_options={"movflags": "faststart"}), "breaks off at"),
+    "cut.mkv": (lambda path: cut_off(path, 0.6), r"breaks off at [0123]\.\d s of 4\.1 s"),
+    "no beginning.ts": (lose_a_start, "first frame"),
+} | {
+    f"picture{suffix}.mp4": (
+        lambda p, suffix=suffix: p.write_bytes(cv2.imencode(suffix, np.full((48, 80, 3), 99, np.uint8))[1]), "picture",
+    )
+    for suffix in (".jpg", ".png", ".bmp", ".gif", ".webp")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_whole_video_is_refused_with_its_name_and_a_reason_before_anything_is_sampled(tmp_path, name):
+    write, word = REFUSED[name]
+    write(tmp_path / name)
+    with pytest.raises(VideoError, match=rf"^{name}: .*{word}"):
+        next(iter_frames(tmp_path / name, fps=15))
+
+
+@both_backends
+def test_damage_in_the_middle_is_an_error_that_says_where(tmp_path, backend):
+    data = numbered(tmp_path / "clip.mp4")
+    middle = len(data) // 2
+    data[middle : middle + 1500] = np.random.default_rng(0).bytes(1500)
+    (tmp_path / "clip.mp4").write_bytes(data)
+    before = []
+    with pytest.raises(VideoError, match=r"clip\.mp4: cannot be decoded from [123]\.\d s on \(of 4\.1 s\)"):
+        before.extend(number for _, _, number in iter_frames(tmp_path / "clip.mp4", backend=backend))
+    assert before == list(range(len(before)))
+    assert 10 < len(before) < 50
 
 
 @pytest.fixture(scope="module")
@@ -176,15 +161,11 @@ def matroska(tmp_path_factory):
     return write_numbered(path, 61, codec_options={"g": "10"}, container_options={"cluster_time_limit": "800"})
 
 
-def second_cluster(data) -> tuple[int, int]:
-    """First byte of the second cluster and of the third."""
-    _, second, third, *_ = (m.start() for m in re.finditer(CLUSTER.to_bytes(4, "big"), data))
-    return second, third
-
-
 def changed(matroska, tmp_path, change) -> Path:
+    """A copy in which the second cluster, from its first byte to its end, was changed."""
     data = bytearray(matroska.read_bytes())
-    change(data, *second_cluster(data))
+    _, second, third, *_ = (m.start() for m in re.finditer(CLUSTER.to_bytes(4, "big"), data))
+    change(data, second, third)
     (tmp_path / "clip.mkv").write_bytes(data)
     return tmp_path / "clip.mkv"
 
@@ -202,15 +183,10 @@ def void_a_part(data, start, end):  # as an element that readers pass over (Void
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lose_the_end, r"its last 1 bytes are missing"),
-        (blank_a_part, r"what follows byte [\d,]+ is damaged"),
-        (void_a_part, r"what its index puts at [01]\.\d s is missing"),
-    ],
+    ("change", "word"), [(lose_the_end, "1 bytes"), (blank_a_part, "byte"), (void_a_part, "index")]
 )
-def test_a_matroska_file_that_lost_something_says_so(matroska, tmp_path, change, reason):
-    with pytest.raises(VideoError, match=rf"clip\.mkv: {reason}\. Copy or download it again"):
+def test_a_matroska_file_that_lost_something_says_so(matroska, tmp_path, change, word):
+    with pytest.raises(VideoError, match=rf"clip\.mkv: .*{word}"):
         probe(changed(matroska, tmp_path, change))
 
 
@@ -232,49 +208,36 @@ def test_a_damaged_matroska_file_is_never_more_than_a_reason(matroska, tmp_path)
             probe(changed(matroska, tmp_path, spoil))
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".gif", ".webp"])
-def test_a_renamed_picture_is_no_video(tmp_path, suffix):
-    ok, data = cv2.imencode(suffix, np.full((48, 80, 3), 99, np.uint8))
-    assert ok
-    (tmp_path / "clip.mp4").write_bytes(data)
-    with pytest.raises(VideoError, match=r"clip\.mp4: not a video but a picture"):
-        probe(tmp_path / "clip.mp4")
-
-
-def write_streams(path, streams) -> None:
-    """Write video streams side by side: so many frames, size, disposition."""
-    with av.open(str(path), "w") as target:
-        added = [target.add_stream("libx264" if path.suffix != ".webm" else "libvpx-vp9", rate=15) for _ in streams]
-        for stream, (_, (stream.width, stream.height), stream.disposition) in zip(added, streams, strict=True):
-            stream.pix_fmt = "yuv420p"
-        for stream, (n, size, _) in zip(added, streams, strict=True):
-            for frame in numbered_frames(n):
-                target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(*size)))
-            target.mux(stream.encode())
-
-
 NONE, DEFAULT = Disposition(0), Disposition.default
 SMALL, LARGE = (80, 48), (160, 96)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
 @pytest.mark.parametrize(
-    ("streams", "width", "remark"),
+    ("streams", "remark"),
     [
-        ([(9, SMALL, NONE), (7, LARGE, DEFAULT)], 160, ("number 2 is read, the default one",)),
-        ([(9, LARGE, DEFAULT), (7, SMALL, NONE)], 160, ("number 1 is read, the default one",)),
-        ([(1, SMALL, DEFAULT), (7, LARGE, NONE)], 160, ()),
-        ([(9, LARGE, DEFAULT), (1, SMALL, NONE)], 160, ()),
+        ([(9, SMALL, NONE), (7, LARGE, DEFAULT)], "number 2"),
+        ([(9, LARGE, DEFAULT), (7, SMALL, NONE)], "number 1"),
+        ([(1, SMALL, DEFAULT), (7, LARGE, NONE)], ""),
+        ([(9, LARGE, DEFAULT), (1, SMALL, NONE)], ""),
     ],
 )
-def test_the_default_stream_of_several_is_read_and_the_others_are_mentioned(tmp_path, suffix, streams, width, remark):
+def test_the_default_stream_of_several_is_read_and_the_others_are_mentioned(tmp_path, suffix, streams, remark):
     path = tmp_path / f"clip{suffix}"
-    write_streams(path, streams)
+    with av.open(str(path), "w") as target:
+        added = [target.add_stream("libx264" if suffix != ".webm" else "libvpx-vp9", rate=15) for _ in streams]
+        for stream, (_, (stream.width, stream.height), stream.disposition) in zip(added, streams, strict=True):
+            stream.pix_fmt = "yuv420p"
+        for stream, (n, size, _) in zip(added, streams, strict=True):
+            for frame in numbered_frames(n):
+                target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(*size)))
+            target.mux(stream.encode())
     info = probe(path)
-    assert info.width == width == read_frames(path).frames.shape[2]
+    assert info.width == 160 == read_frames(path).frames.shape[2]
     assert info.n_frames == max(n for n, size, _ in streams if size == LARGE)
-    assert tuple(text.split(": ")[1] for text in info.remarks) == remark
-    with pytest.raises(VideoError, match="OpenCV would show it wrongly"):
+    assert remark in " ".join(info.remarks)
+    assert bool(remark) == bool(info.remarks)
+    with pytest.raises(VideoError, match="OpenCV"):
         read_frames(path, backend="opencv")
 
 
@@ -292,5 +255,74 @@ def test_null_frames_of_avi_are_waited_for_and_named_where_times_are_unsure(tmp_
     got = read_frames(path)
     assert read_numbers(got.frames) == list(range(29))
     np.testing.assert_allclose(got.t_s, times / 25, atol=1e-6)
-    assert "beside gaps (the longest 1.7 s, at 0.4 s) unsure" in probe(path).remarks[0]
+    assert "the longest 1.7 s, at 0.4 s" in probe(path).remarks[0]
     assert probe(write_numbered(tmp_path / "steady.avi", 23, codec_options={"bf": bf})).remarks == ()
+
+
+N = 61
+OPEN = {"x264-params": "keyint=24:open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
+REFRESH = {"x264-params": "intra-refresh=1:keyint=12:bframes=2"}
+HEVC = {"x265-params": "log-level=none:keyint=24:min-keyint=24:open-gop=1:bframes=4:b-adapt=0"}
+KEYS = {"g": "12", "bf": "2", "b": "800000"}
+VP9 = {"b": "0", "g": "20"}
+CUTS = {  # encoder, its options, how many packets before the second key picture the cut begins
+    "forgetting.mp4": ("libx264", {"x264-params": "keyint=25:open-gop=1:bframes=3"}, 0),
+    "open.mp4": ("libx264", OPEN, 0),
+    "open.ts": ("libx264", OPEN, 0),
+    "open.avi": ("libx264", OPEN, 0),
+    "before a key picture.mkv": ("libx264", OPEN, 3),
+    "refreshed.ts": ("libx264", REFRESH, 0),
+    "hevc.mp4": ("libx265", HEVC, 0),
+    "hevc before.ts": ("libx265", HEVC, 2),
+    "mpeg2.ts": ("mpeg2video", KEYS, 0),
+    "mpeg2 before.mpg": ("mpeg2video", KEYS, 3),
+    "mpeg4 before.mp4": ("mpeg4", KEYS, 3),
+    "vp9.webm": ("libvpx-vp9", VP9, 0),
+    "vp9 before.webm": ("libvpx-vp9", VP9, 3),
+}
+
+
+def cut(whole: Path, path: Path, before: int = 0) -> Path:
+    """The clip from its second key picture on, or from so many packets before it."""
+
+    def first(packets):
+        return next(islice((k for k, packet in enumerate(packets) if packet.is_keyframe), 1, None)) - before
+
+    return copied(whole, path, 0, first)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_cut_shows_the_pictures_of_the_whole_from_the_first_that_can_be_decoded(tmp_path, name):
+    codec, options, before = CUTS[name]
+    whole = write_numbered(tmp_path / f"whole {name}", N, codec=codec, codec_options=options)
+    path = cut(whole, tmp_path / name, before)
+    frames, got = read_frames(whole).frames, read_frames(path)
+    numbers = read_numbers(got.frames)
+    assert numbers == list(range(numbers[0], N))
+    assert 5 < numbers[0] <= 25
+    np.testing.assert_array_equal(got.frames, frames[numbers])
+    np.testing.assert_array_equal(read_frames(path, [3, 20]).frames, frames[[numbers[3], numbers[20]]])
+    assert "begins in the middle" in " ".join(probe(path).remarks) or (codec != "libx264" and not before)
+
+
+def test_a_refresh_is_right_whatever_the_number_of_its_first_picture(tmp_path):
+    """H.264 counts to 16 here: at 0 FFmpeg has nothing to refer to, and would show wrong pictures without a word."""
+    options = {"x264-params": "keyint=4:intra-refresh=1:bframes=0:scenecut=0"}
+    whole = write_numbered(tmp_path / "whole.mkv", N, codec_options=options)
+    frames = read_frames(whole).frames
+    for path in (cut(whole, tmp_path / f"{k}.mkv", -4 * k) for k in range(4)):
+        got = read_frames(path)
+        np.testing.assert_array_equal(got.frames, frames[-len(got.frames) :])
+
+
+@pytest.mark.parametrize("options", [OPEN, REFRESH])
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.9])
+def test_damage_in_a_cut_is_named(tmp_path, options, share):
+    path = cut(write_numbered(tmp_path / "whole.mp4", N, codec_options=options), tmp_path / "cut.mp4")
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    place = start + round(share * (len(data) - start))
+    data[place : place + 300] = np.random.default_rng(0).bytes(300)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=r"cut\.mp4: "):
+        read_frames(path)

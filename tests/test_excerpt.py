@@ -9,8 +9,7 @@ from numbered import write_numbered
 
 from helpers.container import VideoError
 from helpers.excerpt import write_excerpt
-from helpers.probe import probe
-from helpers.video import read_frames
+from helpers.video import probe, read_frames
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data_sample"
 CLIP = SAMPLE / "training80_01" / "4eke_igcKkn.000.mp4"

@@ -12,7 +12,7 @@ from trees import write_pairs as write_flow
 from helpers import check, forecast
 from helpers.clips import scan_clips
 from helpers.config import AlignmentConfig
-from helpers.probe import probe
+from helpers.video import probe
 
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = ROOT / "data_sample" / "awkward"

@@ -12,8 +12,7 @@ from av.filter import Graph
 
 from helpers.container import VideoError
 from helpers.pictures import DEINTERLACED, Converter, deinterlaced
-from helpers.probe import probe
-from helpers.video import read_frames
+from helpers.video import probe, read_frames
 
 TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])  # ITU-R BT.2087-0
 TO_P3 = np.array([[0.8225, 0.1774, 0], [0.0332, 0.9669, 0], [0.0171, 0.0724, 0.9108]])
