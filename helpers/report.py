@@ -1,26 +1,35 @@
-"""summary.json of a run, and the sentences and tables of its report, notebook 10.
+"""summary.json of a run, the sentences and tables of its report, notebook 10, and the page that a notebook becomes.
 
-In: what the notebooks left in the run's folder (training.json, attention.json, analysis.json, manifests); what is not
-there is said, and is empty or None. Out: `summary.json`; sentences; tables, one row per model, clip, reason or stage.
+In: what the notebooks left in the run's folder; what is not there is said, and is empty or None. Out: `summary.json`;
+sentences and tables, displayed so that their plain text holds no number and committed notebooks compare equal on any
+machine; an HTML file that needs no other file, without script or request.
 """
 
-from collections.abc import Iterable
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
+from IPython.display import Image, display
+from nbconvert import HTMLExporter
+from PIL import Image as Picture
+from traitlets.config import Config
 
-from helpers.clips import DISPLAY, TRAITS
-from helpers.files import code_version, read_json, write_json
-from helpers.pages import number, span
-from helpers.statistics import in_words
-from helpers.workbook import WRITES
+from helpers.clips import DISPLAY
+from helpers.files import code_version, read_json, replacing, write_json
+from helpers.statistics import NONE, in_words, number
 
 MAIN = "token_cross_attention"
-LEAKAGE = ["split", "against", "clips", "sharing", "share"]
 SHOWN = 30  # failed clips, kinds of masked rows: the rest is counted
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+OFF_PAGE = "not-on-page"  # tag of cells that are for readers of the notebook
+WIDEST_PX, COLORS = 800, 128  # of a figure in a report
 FILES = {
-    "setup": "setup.json",
+    "training": "training/training.json",
     "analysis": "analysis.json",
     "attention": "attention.json",
     "classification": "classification/classification.json",
@@ -57,27 +66,32 @@ def write_summary(out: str | Path) -> dict[str, Any]:
         over seeds.
     """
     out = Path(out)
-    training = read_if_there(out / "training" / "training.json") or {}
+    found = {name: read_if_there(out / path) for name, path in FILES.items()}
+    training = found["training"] or {}
     summary = {name: training.get(name, []) for name in ("targets", "comparisons")}
-    summary |= {
-        "models": training.get("models", {}),
-        "split": training.get("split", {}),
-        "groups": training.get("groups", {}),
-        "ceiling": training.get("ceiling"),
-        "live": training.get("live", {}),
-        "attention": read_if_there(out / "attention.json"),
-        "provenance": {
-            "code_version": code_version(),
-            "data": training.get("data"),
-            "synthetic_labels": training.get("synthetic_labels", False),
-            "stages": {stage: manifest["identity"] for stage, manifest in read_manifests(out).items()},
-        },
+    summary |= {name: training.get(name, {}) for name in ("models", "split", "groups", "live")}
+    summary |= {"ceiling": training.get("ceiling"), "attention": found["attention"]}
+    summary["provenance"] = {
+        "code_version": code_version(),
+        "data": training.get("data"),
+        "synthetic_labels": training.get("synthetic_labels", False),
+        "stages": {stage: manifest["identity"] for stage, manifest in read_manifests(out).items()},
     }
-    classified = read_if_there(out / "classification" / "classification.json")
-    if classified is not None:
-        summary["classification"] = classified["models"]
+    if found["classification"]:
+        summary["classification"] = found["classification"]["models"]
     write_json(out / "summary.json", summary)
     return summary
+
+
+def left_out(out: Path, writes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Why the files that a notebook writes are not all in a run's folder, by its name: not run, or how it ended."""
+    found = {}
+    for name in (name for name, paths in writes.items() if not all((out / path).exists() for path in paths)):
+        copy = read_if_there(out / "notebooks" / f"{name}.ipynb") or {"cells": []}
+        outputs = [output for cell in copy["cells"] for output in cell.get("outputs", [])]
+        failed = [" ".join(o["evalue"].split()) for o in outputs if o["output_type"] == "error"]
+        found[name] = f"failed: {failed[0]}" if failed else "has not left all its files" if outputs else "was not run"
+    return found
 
 
 def warnings_of(summary: dict[str, Any]) -> list[str]:
@@ -85,24 +99,10 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
     stages, said = summary["provenance"]["stages"], []
     random = [s for s, identity in stages.items() if identity.get("weights", {}).get("name") == "random"]
     if random:
-        said.append(
-            f"The networks of {' and '.join(random)} had random weights. This run shows that the workbook works; its "
-            "scores say nothing about people."
-        )
+        said.append(f"The networks of {' and '.join(random)} had random weights: the scores say nothing about people")
     if summary["provenance"]["synthetic_labels"]:
-        said.append("The ratings of this run were invented by request: no score of it means anything.")
+        said.append("The ratings of this run were invented by request: no score of it means anything")
     return said + [text for text in [summary["split"].get("warning")] if text]
-
-
-def left_out(out: Path) -> dict[str, str]:
-    """Why the files of a notebook are not in a run's folder, by its name: "was not run", or how it ended."""
-    found = {}
-    for name in (name for name, paths in WRITES.items() if not all((out / path).exists() for path in paths)):
-        copy = read_if_there(out / "notebooks" / f"{name}.ipynb") or {"cells": []}
-        outputs = [output for cell in copy["cells"] for output in cell.get("outputs", [])]
-        failed = [" ".join(o["evalue"].split()) for o in outputs if o["output_type"] == "error"]
-        found[name] = f"failed: {failed[0]}" if failed else "has not left all its files" if outputs else "was not run"
-    return found
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
@@ -132,10 +132,9 @@ def pointing_in_words(attention: dict[str, Any] | None) -> list[str]:
     others = {"occlusion_pointing_shuffled": "control", "motion_pointing": "most unusual motion"}
     others |= {"occlusion_chance": "chance"}
     beside = [f"{what} {attention[name]:.0%}" for name, what in others.items() if attention.get(name) is not None]
-    interval = span(attention.get("occlusion_pointing_interval"))
     return [
-        f"In {attention['occlusion_pointing']:.0%} {interval} of the test clips the motion whose loss moves the score "
-        f"most lies in a planted event ({', '.join(beside)})."
+        f"In {attention['occlusion_pointing']:.0%} {cell(attention.get('occlusion_pointing_interval'))} of the test "
+        f"clips the motion whose loss moves the score most lies in a planted event ({', '.join(beside)})."
     ]
 
 
@@ -156,23 +155,18 @@ def best_models(summary: dict[str, Any]) -> list[str]:
     return [name for name in ("constant", "ridge", best, MAIN) if name in summary["models"]]
 
 
-def spoken(name: str) -> str:
-    """A name of files and code as words."""
-    return name.replace("_", " ")
-
-
 def model_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Test R² of every model by target, the constant first, then from the worst to the best; further scores."""
     over = {c["a"]: (c["low"], c["high"]) for c in summary["comparisons"] if c["b"] == "constant"}
     names = sorted(summary["models"], key=lambda n: (n != "constant", summary["models"][n]["r2"]["mean"] or 0.0))
-    rows = {spoken(name): summary["models"][name] | {"over": over.get(name)} for name in names}
+    rows = {name: summary["models"][name] | {"over": over.get(name)} for name in names}
     live = summary["live"]
     if live.get("clips"):
-        known = {"constant": live.get("constant"), spoken(MAIN): live}
+        known = {"constant": live.get("constant"), MAIN: live}
         rows |= {f"{name} on the {live['clips']} rated clips of this run": row for name, row in known.items() if row}
     if summary["ceiling"]:
         rows["a perfect model, as far as the raters agree"] = {"r2": summary["ceiling"]["r2"]}
-    return _table({name: _scores(row, summary["targets"]) for name, row in rows.items()}, "model, test R²")
+    return table({name: _scores(row, summary["targets"]) for name, row in rows.items()}, "model, test R²")
 
 
 def _scores(row: dict[str, Any], targets: list[str]) -> dict[str, Any]:
@@ -181,96 +175,129 @@ def _scores(row: dict[str, Any], targets: list[str]) -> dict[str, Any]:
     return r2 | {"mean over the constant's": row.get("over"), "1 − MAE": row.get("mean_accuracy")} | means
 
 
-def target_table(analysis: dict[str, Any], name: str) -> pd.DataFrame:
-    """An entry of `analysis.json` by target, the traits first and in order; empty where there is none."""
-    found = analysis.get(name) or {}
-    order = [t for t in TRAITS if t in found] + [t for t in found if t not in TRAITS]
-    return _table({t: {spoken(key): value for key, value in found[t].items()} for t in order}, "target")
-
-
-def pairs_table(pairs: Iterable[tuple[str, Any]], name: str) -> pd.DataFrame:
-    """Names and values below the heading `name`."""
-    return _table({key: {"": value} for key, value in pairs}, name)
-
-
-def leakage_table(analysis: dict[str, Any]) -> pd.DataFrame:
-    """How many clips of each official split share a source with another."""
-    return pd.DataFrame(analysis.get("leakage") or [], columns=LEAKAGE).set_index("split")
-
-
-def group_table(groups: dict[str, Any]) -> pd.DataFrame:
-    """Errors of each group of clips, and how far they are from everyone else's."""
-    heads = {"mae": "mean absolute error", "mae_over_others": "over the others'", "bias": "mean signed error"}
-    heads |= {"bias_over_others": "over the others' bias"}
-    rows = {
-        group: {name: of.get(name) for name in ("clips", "sources")}
-        | {head: f"{number(of[m]['value'], 3)} {span((of[m]['low'], of[m]['high']), 3)}" for m, head in heads.items()}
-        for group, of in sorted(groups.items())
-    }
-    return _table(rows, "group")
-
-
-def problem_table(analysis: dict[str, Any]) -> pd.DataFrame:
-    """What does not fit between clips and ratings, by kind: how many, and the first."""
-    table = pd.DataFrame(analysis.get("problems", []), columns=["problem", "name"])
-    return table.groupby("problem", sort=False)["name"].agg(**{"how many": "size", "for example": "first"})
-
-
-def failed_clips(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Every clip that a stage could not use, once, with the first stage's `notebook` and `reason`; index clip."""
-    table = _failures(manifests)
-    return table[table["row"].isna()].drop_duplicates("clip").set_index("clip")[["notebook", "reason"]]
-
-
-def masked_rows(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Rows that were masked by stage and kind of reason (… for its numbers), the most frequent first."""
-    table = _failures(manifests).dropna(subset="row")
-    kinds = table.assign(reason=table["reason"].str.replace(r"\d+(\.\d+)?", "…", regex=True))
-    counts = {"rows": "size", "clips": "nunique", "for example": "first"}
-    counted = kinds.groupby(["notebook", "reason"], sort=False)["clip"].agg(**counts)
-    return counted.sort_values("rows", ascending=False, kind="stable").reset_index("reason")
-
-
-def _failures(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    failed = [entry | {"notebook": STAGES[stage]} for stage, of in manifests.items() for entry in of.get("failed", [])]
-    return pd.DataFrame(failed, columns=["notebook", "clip", "reason", "row"]).astype({"reason": "str"})
-
-
 def class_table(classified: dict[str, Any]) -> pd.DataFrame:
     """Accuracy of every classifier of 08, from the worst to the best."""
     heads = {"accuracy": "accuracy", "interval": "95 %", "minus_majority": "over the largest class"}
     heads |= {"accuracy_corrupted": "on damaged clips"}
     ranked = sorted(classified["models"].items(), key=lambda item: item[1]["accuracy"])
-    return _table({spoken(name): {head: row.get(key) for key, head in heads.items()} for name, row in ranked}, "model")
+    return table({name: {head: row.get(key) for key, head in heads.items()} for name, row in ranked}, "model")
+
+
+def failures(manifests: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Clips that a stage could not use, once, with the first such stage; and masked rows, the most frequent first, by
+    stage and kind of reason (… for its numbers).
+    """
+    failed = [entry | {"notebook": STAGES[stage]} for stage, of in manifests.items() for entry in of.get("failed", [])]
+    found = pd.DataFrame(failed, columns=["clip", "notebook", "reason", "row"]).astype({"reason": "str"})
+    clips, rows = found[found["row"].isna()], found.dropna(subset="row")
+    kinds = rows.assign(reason=rows["reason"].str.replace(r"\d+(\.\d+)?", "…", regex=True))
+    counts = {"rows": "size", "clips": "nunique", "for example": "first"}
+    counted = kinds.groupby(["notebook", "reason"], sort=False)["clip"].agg(**counts).reset_index("reason")
+    clips = clips.drop_duplicates("clip").set_index("clip")[["notebook", "reason"]]
+    return clips, counted.sort_values("rows", ascending=False, kind="stable")
 
 
 def stage_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Clips, time and rows of 02 to 04."""
-    rows = {}
-    for stage in (stage for stage in ("faces", "static", "dynamic") if stage in manifests):
-        counts, seconds = manifests[stage]["counts"], manifests[stage].get("seconds")
-        clips = counts.get("made", 0) + counts.get("found", 0)
-        pace = clips / seconds if seconds else None
-        rows[STAGES[stage]] = {"clips": clips, "seconds": seconds, "clips/s": pace, "rows": counts.get("rows")}
-    return _table(rows, "stage")
-
-
-def provenance_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Weights, licence and code of every stage, and whether it was finished."""
+    """Clips, time and rows of each stage, its weights, licence and code, and whether it was finished."""
     rows = {}
     for stage, manifest in manifests.items():
-        weights = manifest["identity"].get("weights", {})
+        counts, seconds = manifest.get("counts", {}), manifest.get("seconds")
+        weights, clips = manifest["identity"].get("weights", {}), counts.get("made", 0) + counts.get("found", 0)
         rows[STAGES[stage]] = {
+            "clips": clips or None,
+            "seconds": seconds,
+            "clips/s": clips / seconds if seconds else None,
+            "rows": counts.get("rows"),
             "weights": ": ".join(weights[key] for key in ("name", "source") if weights.get(key)),
             "sha256": weights.get("sha256", "")[:12],
             "licence": weights.get("licence"),
             "code": manifest.get("code_version"),
             "finished": "yes" if manifest.get("finished", True) else "no",
         }
-    return _table(rows, "stage")
+    return table(rows, "stage")
 
 
-def _table(rows: dict[str, dict[str, Any]], name: str) -> pd.DataFrame:
-    """Rows by their names, the traits as they are displayed, below the heading `name`."""
-    shown = {DISPLAY.get(key, key): row for key, row in rows.items()}
+def table(rows: dict[str, dict[str, Any]], name: str) -> pd.DataFrame:
+    """Rows by their names, as they are spoken and traits are displayed, below the heading `name`."""
+    shown = {DISPLAY.get(key, spoken(key)): row for key, row in rows.items()}
     return pd.DataFrame.from_dict(shown, orient="index", dtype=object).rename_axis(name)
+
+
+def spoken(name: str) -> str:
+    """A name of files and code as words."""
+    return name if name[:1].isdigit() else name.replace("_", " ")  # notebooks keep theirs
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: intervals in brackets, counts without decimals, others with one, below 10 three."""
+    if value is None or isinstance(value, str):
+        return value or NONE
+    if isinstance(value, list | tuple):
+        return NONE if value[0] is None else "[" + ",\N{NO-BREAK SPACE}".join(map(number, value)) + "]"
+    count = isinstance(value, Integral) or (value > 1 and float(value).is_integer())
+    return number(value, 0 if count else 3 if abs(value) < 10 else 1)
+
+
+def say(*sentences: str, kind: str = "") -> None:
+    """Display sentences as paragraphs, each with a capital and a full stop; `kind` is "warn", "note" or ""."""
+    if sentences:
+        ended = [s[:1].upper() + s[1:] + ("" if s.endswith((".", "!", "?", "…", ":")) else ".") for s in sentences]
+        paragraphs = "".join(f'<p class="{kind}">{html.escape(text)}</p>' for text in ended)
+        _show_html(paragraphs, f"{len(sentences)} sentences")
+
+
+def show(rows: pd.DataFrame, *, caption: str = "") -> None:
+    """Display a table, index first, in a box that it can be scrolled in, under it what – is; nothing if it is empty."""
+    if rows.empty:
+        return
+    named = rows.map(cell).rename_axis(index=None, columns=rows.index.name)
+    absent = f"{NONE}: not known, or not defined for so few or so equal values."
+    note = f'<p class="note">{absent}</p>' if (named == NONE).any(axis=None) else ""
+    title = f"<p><b>{html.escape(caption)}</b></p>" if caption else ""
+    box = f'<div class="scroll" style="overflow-x:auto">{named.to_html(border=0, na_rep=NONE)}</div>'
+    _show_html(title + box + note, f"table of {', '.join(map(str, rows.columns))}")
+
+
+def fold(title: str, lines: Iterable[str]) -> None:
+    """Display lines that only their title is seen of until it is clicked."""
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    _show_html(f"<details><summary>{html.escape(title)}</summary><ul>{items}</ul></details>", title)
+
+
+def _show_html(content: str, plain: str) -> None:
+    """Display HTML; `plain` is what a reader without HTML gets, and what is compared."""
+    display({"text/html": content, "text/plain": plain}, raw=True)
+
+
+def show_figures(out: Path, *names: str) -> None:
+    """Display saved figures `<out>/figures/<name>.png`, no wider than `WIDEST_PX`; name those that are not there."""
+    paths = {name: out / "figures" / f"{name}.png" for name in names}
+    for name, path in paths.items():
+        if path.exists():
+            display(Image(small_picture(path), format="png", alt=f"figure {name}"))
+    if missing := [name for name, path in paths.items() if not path.exists()]:
+        say(f"not saved by this run: {', '.join(missing)}", kind="note")
+
+
+def small_picture(path: Path) -> bytes:
+    """A picture file as PNG of `COLORS` colours, scaled down to `WIDEST_PX`; ValueError where it is no picture."""
+    try:
+        with Picture.open(path) as image:
+            image = image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path} is not a picture ({error}). Delete it, and run its notebook again.") from None
+    image.thumbnail((WIDEST_PX, 10 * WIDEST_PX), Picture.Resampling.LANCZOS)
+    content = io.BytesIO()
+    image.quantize(COLORS, Picture.Quantize.MAXCOVERAGE, kmeans=1).save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def export(notebook: Path, page: Path, title: str) -> Path:
+    """Write an executed notebook as one page without its code; cells tagged `OFF_PAGE` are left out."""
+    tags = Config(TagRemovePreprocessor={"enabled": True, "remove_cell_tags": [OFF_PAGE]})
+    exporter = HTMLExporter(exclude_anchor_links=True, exclude_input=True, template_file=str(TEMPLATE), config=tags)
+    content = nbformat.read(notebook, as_version=4)
+    body, _ = exporter.from_notebook_node(content, resources={"metadata": {"name": title}})
+    with replacing(page) as part:
+        part.write_text(body, encoding="utf-8")
+    return page

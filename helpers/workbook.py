@@ -229,7 +229,7 @@ def write_report(out: str | Path) -> Path:
 
     FileNotFoundError where nothing of a run is there.
     """
-    from helpers.pages import export
+    from helpers.report import export
 
     out = Path(out).resolve()
     if not any((out / path).exists() for paths in WRITES.values() for path in paths):
@@ -243,7 +243,7 @@ def score_page(results: Sequence[Any], model: Path, page: Path) -> None:
 
     Where it fails, the error names its executed copy, which then stays beside the page.
     """
-    from helpers.pages import export
+    from helpers.report import export
     from helpers.score import write_scores
 
     copy = page.with_name(f"{page.stem}_{SCORE}.ipynb")

@@ -2,27 +2,23 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from helpers.clips import LETTERS, TRAITS
-from helpers.plots import ACCENT, NEUTRAL, legend_below, name_of, say, spoken
+from helpers.plots import ACCENT, NEUTRAL, axes, legend_below, name_of, say, spoken
 from helpers.plots.training import MODEL_COLORS
 
 
-def plot_verdict(models: dict[str, Any], names: list[str], letters: list[str]) -> Figure:
-    """Draw test R² of a few models per target: a line at the mean over seeds, a dot for each seed.
+def plot_verdict(models: dict[str, Any], names: list[str], letters: list[str]) -> Axes:
+    """Draw test R² of a few models of `summary.json` per target: a line at the mean over seeds, a dot for each seed.
 
-    Args:
-        models: `models` of `summary.json`.
-        names: Those that are drawn, in this order.
-        letters: Targets as `models` names them.
+    `names`: those that are drawn, in this order; `letters`: targets as `models` names them.
     """
-    fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    title = "What the models are worth: 0 is the constant, 1 is perfect"
+    ax = axes(None, (7, 3.2), grid="y", ylabel="test R²", title=title)
     if all(value is None for name in names for value in models[name]["r2"].values()):
-        say(ax, "R² needs 2 test clips of different ratings")
-        return fig
+        return say(ax, "R² needs 2 test clips of different ratings")
     for k, name in enumerate(names):
         color = ACCENT if name == "constant" else MODEL_COLORS.get(name, NEUTRAL)
         x = np.arange(len(letters)) + (k - (len(names) - 1) / 2) * 0.7 / len(names)
@@ -31,9 +27,8 @@ def plot_verdict(models: dict[str, Any], names: list[str], letters: list[str]) -
         for seed in models[name]["seeds"]:
             ax.plot(x, np.array([seed.get("r2", {}).get(letter) for letter in letters], float), ".", color=color)
     ax.axhline(0, color=ACCENT, lw=0.8)
+    ax.set_ylim(top=1)
     full = {letter: name_of(trait, lines=2) for letter, trait in zip(LETTERS, TRAITS, strict=True)}
     ax.set_xticks(range(len(letters)), [full.get(letter, letter) for letter in letters])
-    ax.set(ylabel="test R²", title="What the models are worth: 0 is the constant, 1 is perfect", ylim=(None, 1))
-    ax.grid(False, axis="x")
-    legend_below(fig)
-    return fig
+    legend_below(ax.figure)
+    return ax
