@@ -15,7 +15,7 @@ def plot_token_times(
         static_t_s, dynamic_t_s: Centre of each token in seconds, (Ts,), (Td,).
         segment_s: Length of a motion token in seconds.
     """
-    ax = axes(ax, 7, 1.8)
+    ax = axes(ax, (7, 1.8))
     ax.plot(static_t_s, np.ones(len(static_t_s)), "o", color="C0")
     ax.barh(np.zeros(len(dynamic_t_s)), segment_s, 0.4, dynamic_t_s - segment_s / 2, color="C1", ec="w", lw=0.7)
     ax.set(xlabel="time (s)", yticks=[0, 1], yticklabels=["motion", "face"], ylim=(-0.6, 1.6), title=title)
@@ -24,7 +24,7 @@ def plot_token_times(
 
 def plot_component_spread(tokens: dict[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
     """Draw the standard deviation of each reduced channel, per stream: its name to its tokens, (n, D)."""
-    ax = axes(ax, 6, 3)
+    ax = axes(ax, (6, 3))
     if not any(rows.std(axis=0).any() for rows in tokens.values()):
         return say(ax, "no channel varies over the tokens")
     for name, rows in tokens.items():

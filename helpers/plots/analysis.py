@@ -46,7 +46,7 @@ def plot_rating_distributions(clips: pd.DataFrame, *, targets: Sequence[str] = T
 
 def plot_trait_correlations(correlations: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw a matrix of Pearson correlations, as `clips[list(TRAITS)].corr()` gives it, (k, k) in [-1, 1]."""
-    ax = axes(ax, 5.6, 4.2)
+    ax = axes(ax, (5.6, 4.2))
     names = [name_of(target) for target in correlations]
     table = correlations.set_axis(names).set_axis(names, axis=1)
     matrix(table, ax, bar="Pearson's r between ratings", cmap="RdBu_r", vmin=-1, vmax=1)
@@ -64,7 +64,7 @@ def plot_constant_floor(table: pd.DataFrame, *, n_clips: int = 0, ax: Axes | Non
         table: `mean_accuracy` (1 - MAE, at most 1) by target, last row `mean`, as `metrics.constant_floor` gives it.
         n_clips: How many clips that is; 0: not said.
     """
-    ax = axes(ax, 6.4, 2.8)
+    ax = axes(ax, (6.4, 2.8))
     scores = table["mean_accuracy"]
     names = [name_of(target) for target in scores.index]
     colors = [TRAIT_COLORS.get(target, ACCENT) for target in scores.index]
@@ -81,7 +81,7 @@ def plot_constant_floor(table: pd.DataFrame, *, n_clips: int = 0, ax: Axes | Non
 
 def plot_leakage(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw how many clips of a split share a source with clips that are trained on, as `clips.leakage` counts them."""
-    ax = axes(ax, 6.4, 0.5 * max(len(table), 1) + 1.5)
+    ax = axes(ax, (6.4, 0.5 * max(len(table), 1) + 1.5))
     ax.set_xlabel("clips")
     ax.grid(axis="y", visible=False)
     if not len(table):

@@ -20,7 +20,7 @@ FEW_CLIPS = 5  # fewer in a bin tell no share
 
 def plot_accuracies(models: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     """Draw the accuracy of every model of `classification.json` with its interval; the dotted line is the majority."""
-    ax = axes(ax, 7, 0.45 * len(models) + 1)
+    ax = axes(ax, (7, 0.45 * len(models) + 1))
     y = np.arange(len(models))[::-1]
     table = pd.DataFrame(models).T
     table[["low", "high"]] = [ends or [np.nan] * 2 for ends in table["interval"]]
@@ -44,7 +44,7 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], *, ax: Axes | Non
         classes: Names of the k classes.
     """
     counts = np.asarray(counts)
-    ax = axes(ax, 4.6, 3.8)
+    ax = axes(ax, (4.6, 3.8))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [spoken(name).replace(" ", "\n") for name in classes]
     look = {"cmap": "viridis", "vmin": 0, "vmax": 1, "xticklabels": names, "yticklabels": names}
@@ -111,7 +111,7 @@ def plot_gains(gains: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     Args:
         gains: `gains` of `classification.json`: by "a - b", by kind of clips, `difference` and `interval`.
     """
-    ax = axes(ax, 7, 0.6 * len(gains) + 1.2)
+    ax = axes(ax, (7, 0.6 * len(gains) + 1.2))
     kinds = {"clean": (BLUE, "clips as they are", -0.15), "corrupted": (RED, "damaged clips", 0.15)}
     for kind, (color, label, shift) in kinds.items():
         rows = [(row + shift, step[kind]) for row, step in enumerate(gains.values()) if kind in step]

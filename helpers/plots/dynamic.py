@@ -26,7 +26,7 @@ def plot_evolution(
         values: (n, k).
         labels: Of the k features.
     """
-    ax = axes(ax, 7, 2.4)
+    ax = axes(ax, (7, 2.4))
     low = values.min(axis=0)
     scaled = (values - low) / np.maximum(values.max(axis=0) - low, 1e-30)
     for k, label in enumerate(labels):
@@ -54,7 +54,7 @@ def plot_space_time(
         position_px: Centre of each position in pixels of the input, (P,).
         axis: "x" or "y".
     """
-    ax = axes(ax, 7, 2.6)
+    ax = axes(ax, (7, 2.6))
     mesh = ax.pcolormesh(t_s, position_px, energy.T, shading="nearest", cmap="viridis", vmin=0)
     if axis == "y":
         ax.invert_yaxis()  # as in the picture: up is up

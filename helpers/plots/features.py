@@ -31,7 +31,7 @@ def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, 
         total_s: From begin to end.
         workers: Decoder processes, which share all but the network and the writing; a bar is what each of them spent.
     """
-    ax = axes(ax, 7, 0.9 + 0.32 * max(len(spent_s), 2))
+    ax = axes(ax, (7, 0.9 + 0.32 * max(len(spent_s), 2)))
     ax.set(xlabel="seconds", xlim=(0, 1.12 * total_s))
     if not spent_s:
         return say(ax, NOT_RECORDED)
@@ -56,7 +56,7 @@ def plot_rows(features: np.ndarray, t_s: np.ndarray, *, n_channels: int = 64, ti
         t_s: Centre of each row in seconds, (n,).
         n_channels: How many channels are shown.
     """
-    ax = axes(ax, 7, 2.8)
+    ax = axes(ax, (7, 2.8))
     sd = features.std(axis=0)
     most = np.argsort(sd)[::-1][:n_channels]
     most = most[sd[most] > 1e-7 * max(float(sd.max()), 1e-30)]  # those that vary
@@ -133,7 +133,7 @@ def plot_overlay(
         t_s: Time of each picture in seconds, (n,).
     """
     n, side = pictures.shape[:2]
-    ax = axes(ax, 8, 7 / max(n, 2) + 0.9)
+    ax = axes(ax, (8, 7 / max(n, 2) + 0.9))
     pictures_beside(ax, pictures, t_s)
     share = heat / max(float(np.abs(heat).max()), 1e-30)
     scale = ScalarMappable(Normalize(-1, 1), "RdBu_r")
@@ -153,7 +153,7 @@ def plot_layers(names: Sequence[str], values: Sequence[np.ndarray], *, title: st
         names: Of the layers, in their order.
         values: Activations of each layer, of any shape.
     """
-    ax = axes(ax, 6.5, 1.2 + 0.34 * len(names))
+    ax = axes(ax, (6.5, 1.2 + 0.34 * len(names)))
     rows = np.arange(len(names))
     low, middle, high = np.array([np.percentile(one, [5, 50, 95]) for one in values]).T
     ax.barh(rows, high - low, 0.5, low, color=NEUTRAL, alpha=0.6, label="5 to 95 % of all activations")
@@ -181,7 +181,7 @@ def plot_points(
         sources: Of each clip, (n,).
         ratings: Of each clip, in [0, 1], (n,), NaN where unrated, which is drawn as a cross; its name is the target's.
     """
-    ax = axes(ax, 4, 3.4)
+    ax = axes(ax, (4, 3.4))
     if ratings is not None:
         rated = ratings.notna().to_numpy()
         ax.plot(points["x"][~rated], points["y"][~rated], "x", color=NEUTRAL, ms=5)
@@ -239,7 +239,7 @@ def plot_rating_relation(table: pd.DataFrame, *, title: str = "", ax: Axes | Non
 
 def _with_chance(table: pd.DataFrame, measured: str, chance: str, ax: Axes | None) -> Axes:
     """A row per entry: what chance gives as a bar, what was measured as a dot."""
-    ax = axes(ax, 7, 1.3 + 0.32 * len(table))
+    ax = axes(ax, (7, 1.3 + 0.32 * len(table)))
     rows = np.arange(len(table))
     width = table["permuted_high"] - table["permuted_low"]
     ax.barh(rows, width, 0.5, table["permuted_low"], color=NEUTRAL, alpha=0.6, label=chance)
@@ -256,7 +256,7 @@ def _with_chance(table: pd.DataFrame, measured: str, chance: str, ax: Axes | Non
 
 def plot_channels(rows: np.ndarray, *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw how every channel is distributed over rows (n, D): channels side by side, in the order of their medians."""
-    ax = axes(ax, 6.5, 2.3)
+    ax = axes(ax, (6.5, 2.3))
     quantiles = np.percentile(rows, [5, 25, 50, 75, 95], axis=0)
     quantiles = quantiles[:, np.argsort(quantiles[2], kind="stable")]
     rank = np.arange(1, rows.shape[1] + 1)
@@ -271,7 +271,7 @@ def plot_channels(rows: np.ndarray, *, title: str = "", ax: Axes | None = None) 
 
 def plot_channel_health(counts: pd.Series, *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw how many channels say something, and what is the matter with the others (`channel_health`)."""
-    ax = axes(ax, 6.5, 1.8)
+    ax = axes(ax, (6.5, 1.8))
     counts = counts[list(KINDS)]
     bars = ax.barh(counts.index, counts, color=list(KINDS.values()), height=0.7)
     ax.bar_label(bars, [f" {n} ({n / max(counts.sum(), 1):.1%})" for n in counts], fontsize=9)

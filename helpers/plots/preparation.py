@@ -101,7 +101,7 @@ def plot_coverage(coverage: np.ndarray, n_refused: int, *, min_coverage: float, 
         n_refused: Clips without a track: unreadable, or with too little face.
         min_coverage: Least share that is allowed.
     """
-    ax = axes(ax, 5.5, 3)
+    ax = axes(ax, (5.5, 3))
     counts, edges = np.histogram(coverage, bins=20, range=(0, 1))
     usable = ax.bar(edges[:-1], counts, 0.05, align="edge", color=ORANGE)
     refused = ax.bar([-0.175], [n_refused], 0.05, color="white", edgecolor=ACCENT, hatch="////")
@@ -124,7 +124,7 @@ def plot_sources(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = Non
     Args:
         shares: A row per clip or group of clips; columns are keys of `SOURCE_LOOKS`, rows sum to 1.
     """
-    ax = axes(ax, 6, 0.4 * len(shares) + 1.4)
+    ax = axes(ax, (6, 0.4 * len(shares) + 1.4))
     shares.plot.barh(stacked=True, width=0.62, color=[SOURCE_LOOKS[name][0] for name in shares], ax=ax)
     for bars in ax.containers:
         ax.bar_label(bars, fmt=lambda share: f"{share:.0%}" if share > 0.08 else "", label_type="center", fontsize=9)
@@ -180,7 +180,7 @@ def _by_source(ax: Axes, t_s: np.ndarray, values: np.ndarray, sources: Sequence[
 
 def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw face crops, RGB uint8 (n, S, S, 3), side by side, each over its time in seconds, (n,)."""
-    ax = axes(ax, max(1.15 * len(crops), 4.0), 2.0)
+    ax = axes(ax, (max(1.15 * len(crops), 4.0), 2.0))
     pictures_beside(ax, crops, t_s)
     ax.set_title(title, wrap=True)
     return ax
@@ -242,7 +242,7 @@ def plot_flow_arrows(
 
 
 def _picture(image: np.ndarray, title: str, ax: Axes | None, **look) -> Axes:
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     ax.imshow(image, **look)
     ax.axis("off")
     ax.set_title(title)
@@ -255,7 +255,7 @@ def plot_jitter(jitter_px: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Args:
         jitter_px: One row per clip, one column per way, in pixels.
     """
-    ax = axes(ax, 6, 2.4)
+    ax = axes(ax, (6, 2.4))
     rows = np.arange(len(jitter_px.columns))
     quarter, middle, three_quarters = jitter_px.quantile([0.25, 0.5, 0.75]).to_numpy()
     ax.barh(rows, three_quarters - quarter, 0.6, quarter, color="0.85")
@@ -277,7 +277,7 @@ def plot_speeds(t_s: np.ndarray, speeds: Mapping[str, np.ndarray], *, title: str
         t_s: Time of each flow field in seconds, (n,).
         speeds: Name to mean length of the flow, (n,), pixels per frame.
     """
-    ax = axes(ax, 7, 2.3)
+    ax = axes(ax, (7, 2.3))
     for (name, values), color in zip(speeds.items(), (BLUE, RED, GREEN), strict=False):
         ax.plot(t_s, values, color=color, label=f"{name}: mean {values.mean():.1f}")
     top = max(values.max() for values in speeds.values())
@@ -292,7 +292,7 @@ def plot_decoders(table: pd.DataFrame, *, title: str = "", ax: Axes | None = Non
     Args:
         table: As `helpers.parity.parity_table` returns it, index the backend.
     """
-    ax = axes(ax, 8, 3)
+    ax = axes(ax, (8, 3))
     table = table.reindex(columns=["times_reference", "exact", "mean_levels", "max_levels"])
     speed = table["times_reference"].astype(float)
     ax.barh(range(len(table)), speed.fillna(0), 0.6, color=np.where(table["exact"].eq(True), BLUE, RED))
@@ -319,7 +319,7 @@ def plot_flow_errors(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Args:
         table: As `benchmarks.flow.accuracy_table` returns it.
     """
-    ax = axes(ax, 6, 3.6)
+    ax = axes(ax, (6, 3.6))
     warps, methods = table["warp"].unique(), table["method"].unique()
     motion_px = table.groupby("warp")["motion_px"].first()
     clean, noisy = (table.pivot(index="warp", columns="method", values=c).loc[warps, methods] for c in ERRORS)
@@ -341,7 +341,7 @@ def plot_error_against_speed(table: pd.DataFrame, *, title: str = "", ax: Axes |
     Args:
         table: As `benchmarks.flow.accuracy_table` returns it.
     """
-    ax = axes(ax, 4.4, 3.6)
+    ax = axes(ax, (4.4, 3.6))
     means = table.groupby("method", sort=False)[[*ERRORS, "fields_per_s"]].mean()
     ax.vlines(means["fields_per_s"], means["clean_px"], means["noisy_px"], color=NEUTRAL, lw=1)
     for column, label, face in zip(ERRORS, ("clean pictures", "with noise"), (BLUE, "white"), strict=True):

@@ -44,7 +44,7 @@ def plot_score(result, shares: Mapping[str, np.ndarray] | None = None) -> Figure
 
 def plot_motion_share(result, *, ax: Axes | None = None) -> Axes:
     """Draw the attention per motion token on the clip's time axis, beside the uniform share."""
-    ax = axes(ax, 7, 2.2)
+    ax = axes(ax, (7, 2.2))
     t_s, share = np.array(result.motion_t_s), np.array(result.motion_share)
     width = np.diff(t_s).min() if len(t_s) > 1 else 0.5
     ax.bar(t_s, share, width=0.92 * width, color="C1")
@@ -76,7 +76,7 @@ def plot_looks(result, faces: Sequence[np.ndarray]) -> Figure:
 
 def plot_effects(result, *, ax: Axes | None = None) -> Axes:
     """Draw how far each stretch of motion moves the score of each trait, for a `ClipScore` with `effects`."""
-    ax = axes(ax, 7, 2.4)
+    ax = axes(ax, (7, 2.4))
     values = np.array(list(result.effects.values()))  # (targets, parts)
     edges = np.array([start for start, _ in result.parts_s] + [result.parts_s[-1][1]])
     limit = np.abs(values).max() or 1.0

@@ -11,7 +11,7 @@ from helpers.plots import axes
 
 def plot_speed(speed: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the work per second of each timed operation: index the operation, column `gflop_per_s`."""
-    ax = axes(ax, 7, 2.2)
+    ax = axes(ax, (7, 2.2))
     sns.barplot(x=speed["gflop_per_s"], y=speed.index, color="C0", saturation=1, ax=ax)
     ax.bar_label(ax.containers[0], fmt="%.0f", padding=3)
     ax.margins(x=0.1)

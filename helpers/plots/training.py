@@ -198,7 +198,7 @@ def plot_correlations(truth: pd.DataFrame, prediction: pd.DataFrame) -> Figure:
 
 def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw mean rating over mean prediction per trait (`metrics.calibration`); on the dotted line it is calibrated."""
-    ax = axes(ax, 4.2, 4)
+    ax = axes(ax, (4.2, 4))
     ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1, label="calibrated")
     for trait, rows in table.groupby("trait", sort=False):
         label = f"{letter_of(trait)}, slope {number(rows['slope'].iloc[0])}"
@@ -211,7 +211,7 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 def plot_errors_by_source(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the mean absolute error of each source, worst first, and in what share of it all its clips err alike."""
-    ax = axes(ax, 7, 2.6)
+    ax = axes(ax, (7, 2.6))
     x = np.arange(len(table))
     ax.bar(x, table["mae"], color=NEUTRAL, width=0.9, label="mean absolute error")
     ax.plot(x, table["bias"], ".", color=RED, label="mean of prediction − rating")
@@ -225,7 +225,7 @@ def plot_errors_by_source(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
 
 def plot_errors_by_length(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the errors over clip length (`metrics.errors_by_length`), the number of clips at each point."""
-    ax = axes(ax, 4.2, 2.6)
+    ax = axes(ax, (4.2, 2.6))
     ax.plot(table["length_s"], table["mae"], "o-", color=ACCENT, label="mean absolute error")
     ax.plot(table["length_s"], table["bias"], "o-", color=RED, label="mean of prediction − rating")
     for row in table.itertuples():
@@ -245,7 +245,7 @@ def plot_intervals(table: pd.DataFrame, column: str = "over_constant", *, ax: Ax
         column: "over_constant", each model minus the constant, or "under_token", the token model minus each.
     """
     rows = table.dropna(subset=[column]).sort_values(column)
-    ax = axes(ax, 7, 0.28 * len(rows) + 1)
+    ax = axes(ax, (7, 0.28 * len(rows) + 1))
     if not len(rows):
         return say(ax, f"{INTERVALS[column].title}: R² is not defined for these test clips")
     what, low, high = INTERVALS[column], rows[f"{column}_low"], rows[f"{column}_high"]
@@ -298,7 +298,7 @@ def plot_losses(epochs: Entries, *, ax: Axes | None = None) -> Axes:
     Args:
         epochs: Entries with epoch, loss, val_loss (mean squared errors).
     """
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     table = pd.DataFrame(epochs)
     error = np.sqrt(table[["loss", "val_loss"]]).set_index(table["epoch"] + 1)
     ax.plot(error["loss"], color=BLUE, label="training")
@@ -313,7 +313,7 @@ def plot_losses(epochs: Entries, *, ax: Axes | None = None) -> Axes:
 
 def plot_batches(batches: Entries, *, ax: Axes | None = None) -> Axes:
     """Draw the mean loss of each epoch so far, by entries with epoch, step, loss, in the order of time."""
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     table = pd.DataFrame(batches)
     per_epoch = table["step"].max() + 1
     ax.plot(table["epoch"] + (table["step"] + 1) / per_epoch, table["loss"], color=BLUE, lw=1)
@@ -324,7 +324,7 @@ def plot_batches(batches: Entries, *, ax: Axes | None = None) -> Axes:
 
 def plot_rates(rates: Entries, *, ax: Axes | None = None) -> Axes:
     """Draw the learning rate at the end of each epoch, by entries with epoch, learning_rate."""
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     table = pd.DataFrame(rates)
     ax.step(table["epoch"] + 1, table["learning_rate"], where="mid", color=ACCENT)
     ax.set(xlabel="epoch", ylabel="learning rate", title="learning rate", yscale="log")
@@ -337,7 +337,7 @@ def plot_traits(metrics: Mapping[str, Any], constant: Mapping[str, Any], *, ax: 
     Args:
         metrics, constant: Of the model and of the constant, with `mae` by letter (other targets by name) and `mean`.
     """
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     names = sorted((name for name in metrics["mae"] if name != "mean"), key=[*LETTERS, *metrics["mae"]].index)
     ours, floor = (np.array([one["mae"][name] for name in names], float) for one in (metrics, constant))
     x = np.arange(len(names))
@@ -355,7 +355,7 @@ def plot_epoch_correlations(epochs: Entries, rates: Entries, times: Entries, *, 
     Args:
         epochs, rates, times: The `epoch` entries of losses, learning rates and seconds.
     """
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     wanted = ((epochs, ["loss", "val_loss"]), (rates, ["learning_rate"]), (times, ["seconds"]))
     table = pd.concat([pd.DataFrame(entries).set_index("epoch")[names] for entries, names in wanted], axis=1)
     names = ["loss", "val.\nloss", "rate", "time"]
@@ -367,7 +367,7 @@ def plot_epoch_correlations(epochs: Entries, rates: Entries, times: Entries, *, 
 
 def plot_epoch_times(epochs: Entries, *, ax: Axes | None = None) -> Axes:
     """Draw the seconds of each epoch by what they went into: entries with epoch, steps_s, validation_s, other_s."""
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     table = pd.DataFrame(epochs)
     bottom = np.zeros(len(table))
     for part in ("steps", "validation", "other"):
@@ -396,7 +396,7 @@ def plot_step_times(executions: Entries, *, ax: Axes | None = None) -> Axes:
 
 def _distribution(values: pd.Series, unit: str, ax: Axes | None) -> Axes:
     """A histogram of all values but the first, with their median."""
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     later = values[1:] if len(values) > 1 else values
     ax.hist(later, bins=min(30, max(5, len(later) // 3)), color=BLUE, alpha=0.7)
     ax.axvline(later.median(), color=ACCENT, lw=1.5, label=f"median {later.median():.2f} {unit}")
@@ -406,7 +406,7 @@ def _distribution(values: pd.Series, unit: str, ax: Axes | None) -> Axes:
 
 def plot_time_shares(share: Mapping[str, float], *, ax: Axes | None = None) -> Axes:
     """Draw the shares of start, steps, validation and the rest of the time, summing to 1."""
-    ax = axes(ax, 4, 3)
+    ax = axes(ax, (4, 3))
     bars = ax.barh(list(PART_COLORS), [share[part] for part in PART_COLORS], color=list(PART_COLORS.values()))
     ax.bar_label(bars, fmt="{:.0%}", padding=3)
     ax.invert_yaxis()
