@@ -99,7 +99,7 @@ def check(
     no_forecast: Annotated[bool, option("the clips only, not the hours and disk of a run")] = False,
 ) -> int:
     """Look at every clip of a folder, and forecast what a run will take."""
-    from helpers import check, forecast, inputs, inventory
+    from helpers import check, inputs, inventory
     from helpers.clips import line_end, scan_clips
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
@@ -109,10 +109,10 @@ def check(
     data = data.resolve()
     tasks = plan(data, resolve("results"), params=params, limit=limit)
     parameters = {task.name: task.parameters for task in tasks}
-    wanted = PreparationConfig.checked(parameters["02_clip_preparation"])
+    cfg = PreparationConfig.checked(parameters["02_clip_preparation"])
     clips, left_out = scan_clips(data)
-    how = {name: getattr(wanted, name) for name in ("detector", "min_coverage", "min_face")} | {"thorough": thorough}
-    table = check.check_clips(data, clips.head(limit or len(clips)), left_out, **how, progress=sys.stderr.isatty())
+    how = {"thorough": thorough, "progress": sys.stderr.isatty()}
+    table = check.check_clips(data, clips.head(limit or len(clips)), left_out, cfg, **how)
     where = csv.with_stem(f"{csv.stem}_left_out") if csv else "--csv FILE writes it"
     print(check.as_text(table), inventory.as_line(len(clips), left_out, where), sep="\n")
     print(inputs.ratings_text(tasks, data, clips, limit), flush=True)
@@ -124,8 +124,8 @@ def check(
         log.info("running the stages on some of the clips, for a forecast")
         try:
             with without_noise():
-                found = forecast.forecast(table, data, parameters)
-            print("\n" + forecast.forecast_text(found))
+                found = check.estimate(table, data, parameters)
+            print("\n" + check.estimate_text(found))
         except Exception as error:  # the table stands, whatever came of the forecast
             print(f"\nNo forecast: {' '.join(str(error).split()) or type(error).__name__}")
     return 0 if table["usable"].all() else 3

@@ -1,4 +1,4 @@
-"""The check before a run: the drawn awkward clips, whose truth is known, and the command's exit status."""
+"""The check before a run: the awkward clips, whose truth is known; estimates; the command's exit status."""
 
 import os
 import shutil
@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from numbered import read_numbers, write_numbered
+from trees import write_faces
+from trees import write_pairs as write_flow
 
 from data_sample.make.sample import write_mp4
-from helpers import __main__, check, forecast
+from helpers import __main__, check
 from helpers.clips import scan_clips
+from helpers.config import AlignmentConfig, PreparationConfig
 from helpers.container import VideoError, open_video
 from helpers.video import probe, read_frames
 
@@ -26,9 +29,10 @@ PEOPLE = ("4rfnd819V3N.000", "B62kW3nmp1p.000")
 CLIP = ROOT / "data_sample" / "training80_01" / "4eke_igcKkn.000.mp4"
 
 
-def checked(folder, **how):
+def checked(folder, *, thorough=False, workers=1, **parameters):
     """The table of a folder's clips."""
-    return check.check_clips(folder, *scan_clips(folder), **how)
+    how = {"thorough": thorough, "workers": workers}
+    return check.check_clips(folder, *scan_clips(folder), PreparationConfig(**parameters), **how)
 
 
 @pytest.fixture(scope="module")
@@ -47,59 +51,48 @@ def good(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "problem"),
+    ("key", "usable", "text", "coverage"),
     [
-        ("broken", "not a readable video"),
-        ("no_face", "no face in 5 looked-at frames"),
+        ("broken", False, "not a readable video", None),
+        ("no_face", False, "no face in 5", 0),
+        ("two_faces", True, "several faces (2 at once)", 1),
+        ("variable_frame_rate", True, "rate below 12 fps (9.0); variable frame rate", 1),
+        ("odd_frame_rate", True, "", 1),
+        ("face_leaving", True, "", 0.4),  # gone from half of the clip on
+        ("portrait_rotated", True, "", 1),
     ],
 )
-def test_unusable_clips_say_why(awkward, key, problem):
-    assert not awkward.at[key, "usable"]
-    assert awkward.at[key, "problems"].startswith(problem)
-
-
-def test_odd_clips_are_usable_with_a_remark(awkward):
-    assert awkward["usable"].sum() == 6
-    assert awkward.at["very_short", "remarks"].startswith("shorter than one segment (0.47 s of 0.5 s)")
-    assert awkward.at["two_faces", "remarks"] == "several faces (2 at once)"
-    assert awkward.at["variable_frame_rate", "remarks"] == "rate below 12 fps (9.0); variable frame rate"
-    assert awkward.at["odd_frame_rate", "remarks"] == ""
-
-
-def test_the_columns_say_what_is_in_the_file(awkward):
-    for key in awkward.index.drop("broken"):
-        info = probe(AWKWARD / f"{key}.mp4")
-        for name in check.OF_FILE:
-            assert awkward.at[key, name] == getattr(info, name)
-    assert awkward.loc["broken", ["width", "n_frames", "audio", "coverage", "n_faces_max"]].isna().all()
-    assert awkward["bytes"].tolist() == [(AWKWARD / path).stat().st_size for path in awkward["path"]]
-
-
-def test_coverage_is_that_of_a_face_that_leaves(awkward):
-    assert awkward.at["face_leaving", "coverage"] == 0.4  # gone from half of the clip on
-    assert awkward.at["no_face", "coverage"] == 0
-    assert awkward.at["portrait_rotated", "coverage"] == 1
+def test_what_is_in_each_clip_is_said(awkward, key, usable, text, coverage):
+    row = awkward.loc[key]
+    assert row["usable"] == usable
+    assert row["remarks" if usable else "problems"].startswith(text)
+    assert (row["bytes"], row["path"]) == ((AWKWARD / f"{key}.mp4").stat().st_size, f"{key}.mp4")
+    if coverage is None:
+        assert row[["width", "n_frames", "audio", "coverage", "n_faces_max"]].isna().all()
+        return
+    assert row["coverage"] == coverage
+    info = probe(AWKWARD / f"{key}.mp4")
+    assert all(row[name] == getattr(info, name) for name in check.OF_FILE)
 
 
 def test_too_few_faces_for_02_are_remarked():
-    table = checked(AWKWARD, workers=1, min_coverage=0.5).loc["face_leaving"]
-    assert table["usable"]
-    assert table["remarks"] == "face in only 2 of 5 looked-at frames: 02 may refuse it"
+    row = checked(AWKWARD, min_coverage=0.5).loc["face_leaving"]
+    assert row["usable"]
+    assert "only 2 of 5" in row["remarks"]
 
 
 def test_damage_inside_a_clip_is_found_by_decoding_all_of_it(good):
     damaged(good / "b.mp4", -2).rename(good / "b.mp4")
-    assert checked(good, workers=1)["usable"].all()
-    table = checked(good, workers=1, thorough=True)
+    assert checked(good)["usable"].all()
+    table = checked(good, thorough=True)
     assert table["usable"].tolist() == [True, False, True]
     assert table.at["b", "problems"].startswith("cannot be decoded from 4.")
     assert table.at["b", "coverage"] == table.at["a", "coverage"] == 1
-    assert table.at["b", "codec"] == "h264"
 
 
 def test_a_clip_that_crashes_the_decoder_costs_that_clip(good, monkeypatch):
     monkeypatch.setattr(check, "look_at", lookers.dying_at_b)
-    table = checked(good, workers=1)
+    table = checked(good)
     assert table["usable"].tolist() == [True, False, True]
     assert "SIGSEGV" in table.at["b", "problems"]
 
@@ -114,11 +107,8 @@ def test_names_that_no_clip_can_have_hide_nothing(good, capsys, tmp_path):
     table = pd.read_csv(tmp_path / "t.csv", index_col="key", keep_default_na=False)
     assert table.index[table["usable"]].tolist() == ["a", "b", "e\n\x0b{}", "f"]
     assert sorted(table.index[~table["usable"]]) == ["c.MOV", "c.mp4", "d\\xe9.mp4"]
-    assert table.at["c.mp4", "problems"].startswith("c.MOV and c.mp4 have the same key c")
+    assert "c.MOV and c.mp4 have the same key c" in table.at["c.mp4", "problems"]
     assert "seen 8 files: 4 clips, 4 left out" in printed.out
-    assert f"list: {tmp_path / 't_left_out.csv'}" in printed.out
-    assert "list: --csv FILE writes it" in run(capsys, good, "--no-forecast")[1].out
-    assert "4 of 7 clips are usable" in printed.out
     others = pd.read_csv(tmp_path / "t_left_out.csv")
     assert others.loc[others["kind"] == "documents", "path"].tolist() == ["notes.pdf"]
 
@@ -133,7 +123,7 @@ def test_no_error_of_a_clip_ends_the_check(good, monkeypatch, error):
 
     run_all = check.ClipPool.run
     monkeypatch.setattr(check.ClipPool, "run", lambda pool, tasks: one_fails(run_all(pool, tasks)))
-    table = checked(good, workers=1)
+    table = checked(good)
     assert table["usable"].tolist() == [True, False, True]
     assert table.at["b", "problems"].startswith(type(error).__name__)
     assert "\n" not in table.at["b", "problems"]
@@ -144,24 +134,19 @@ def failing(error):
     raise error
 
 
-def test_cuts_and_faces_that_are_too_small_are_told(tmp_path):
+@pytest.mark.parametrize("thorough", [False, True])
+def test_cuts_and_faces_that_are_too_small_are_told(tmp_path, thorough):
     one, other = (read_frames(ROOT / "data_sample" / "training80_01" / f"{name}.mp4").frames[:30] for name in PEOPLE)
     write_mp4(np.concatenate([one, other, one]), tmp_path / "cut.mp4")
     page = np.full((20, 360, 640, 3), 235, np.uint8)
     page[:, 15::24, 30:300] = 90
     page[:, 230:350, 460:620] = cv2.resize(one[0], (160, 120), interpolation=cv2.INTER_AREA)
     write_mp4(page, tmp_path / "inset.mp4")
-    for thorough in (False, True):
-        table = checked(tmp_path, workers=1, thorough=thorough)
-        assert "3 shots" in table.at["cut", "remarks"].split("; ")
-        assert "the face is too small: 5" in table.at["inset", "problems"]
-        assert "below min_face (0.2 of" in table.at["inset", "problems"]
-    assert checked(tmp_path, workers=1, min_face=0.1).loc["inset", "usable"]
-
-
-def test_looks_are_spread_over_a_clip_and_see_all_of_a_short_one():
-    assert check.spread_numbers(50).tolist() == [5, 15, 25, 35, 45]
-    assert check.spread_numbers(3).tolist() == [0, 1, 2]
+    table = checked(tmp_path, thorough=thorough)
+    assert "3 shots" in table.at["cut", "remarks"].split("; ")
+    assert "too small" in table.at["inset", "problems"]
+    assert "min_face (0.2 of" in table.at["inset", "problems"]
+    assert checked(tmp_path, thorough=thorough, min_face=0.1).loc["inset", "usable"]
 
 
 @pytest.fixture
@@ -173,7 +158,7 @@ def looked_at(monkeypatch):
 
     def look(path, *, thorough=False):
         seen.clear()
-        list(check.look_at(check.Request(path, "haar", 0.2, thorough)))
+        list(check.look_at(check.Request(path, PreparationConfig(), thorough)))
         return read_numbers(np.stack(seen))
 
     return look
@@ -196,7 +181,7 @@ CLOSED = {"g": "6", "bf": "2", "sc_threshold": "0"}
         ("untimed.avi", "mpeg4", {"g": "6"}, MIDDLES),
     ],
 )
-def test_a_look_sees_the_pictures_it_asks_for(tmp_path, looked_at, name, codec, options, numbers):
+def test_a_look_sees_the_pictures_that_it_should(tmp_path, looked_at, name, codec, options, numbers):
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = write_numbered(tmp_path / name, 100, codec=codec, pixels=pixels, codec_options=options)
     assert looked_at(path) == numbers
@@ -224,24 +209,6 @@ def test_key_pictures_are_decoded_alone_and_a_damaged_one_is_named(tmp_path, loo
         looked_at(damaged(whole, 90))
 
 
-def test_the_text_fits_the_terminal_and_holds_every_clip(awkward):
-    text = check.as_text(awkward.rename({"two_faces": "folder/" * 20 + "two_faces"}))
-    assert max(map(len, text.splitlines())) <= check.WIDTH
-    assert all(key[:8] in text for key in awkward.index)
-    assert "unusable: no face in 5 looked-at frames" in text
-    assert next(line for line in text.splitlines() if line.startswith("broken")).split()[1:] == ["?"] * 9
-    assert text.endswith("6 of 8 clips are usable, 0.0 h (23 s), 3 of them with a remark; 2 are not.")
-
-
-def test_the_text_of_many_clips_shows_the_odd_ones_and_counts_the_rest(awkward):
-    many = pd.concat([awkward.add_prefix(f"{k}/", axis=0) for k in range(6)])
-    many.loc[many["usable"], "remarks"] = ""
-    text = check.as_text(many)
-    assert "    24 clips: h264, 320x240, 15.00 fps" in text
-    assert "0/broken" in text
-    assert "0/two_faces" not in text
-
-
 def run(capsys, *arguments):
     status = __main__.main(["check", *map(str, arguments)])
     return status, capsys.readouterr()
@@ -250,11 +217,10 @@ def run(capsys, *arguments):
 def test_the_command_ends_with_3_when_a_clip_is_unusable(capsys, tmp_path):
     status, printed = run(capsys, AWKWARD, "--no-forecast", "--csv", tmp_path / "new" / "table.csv")
     assert status == 3
-    assert "2 are not." in printed.out
-    assert "Forecast" not in printed.out
+    assert "6 of 8 clips are usable" in printed.out
+    assert "no_face: no face in 5" in printed.out
     table = pd.read_csv(tmp_path / "new" / "table.csv", index_col="key")
     assert list(table.columns) == list(check.COLUMNS)
-    assert table.at["no_face", "problems"] == "no face in 5 looked-at frames"
     assert table.at["portrait_rotated", "rotation_deg"] == -90
 
 
@@ -270,29 +236,123 @@ def test_the_command_ends_with_0_when_every_clip_is_usable_and_needs_no_tensorfl
 
 def test_the_command_ends_with_1_at_a_missing_folder_or_a_wrong_parameter(capsys, good, tmp_path):
     status, printed = run(capsys, tmp_path / "nowhere", "--no-forecast")
-    assert status == 1
-    assert "does not exist" in printed.err
+    assert (status, "nowhere does not exist" in printed.err) == (1, True)
     (tmp_path / "p.yaml").write_text("02: {fsp: 25}")
     status, printed = run(capsys, good, "--no-forecast", "--params", tmp_path / "p.yaml")
-    assert status == 1
-    assert "unknown parameter 'fsp'" in printed.err
+    assert (status, "'fsp'" in printed.err) == (1, True)
     assert run(capsys, good, "--no-forecast", "--limit", -1)[0] == 1
 
 
-def test_a_forecast_that_fails_says_why_and_the_check_stands(capsys, good, monkeypatch):
+def test_an_estimate_that_fails_says_why_and_the_check_stands(capsys, good, monkeypatch):
     def fail(*_):
         raise KeyError("the face tree\nholds none")
 
-    monkeypatch.setattr(forecast, "forecast", fail)
+    monkeypatch.setattr(check, "estimate", fail)
     status, printed = run(capsys, good)
     assert status == 0
     assert "No forecast: 'the face tree\\nholds none'" in printed.out
     assert "3 of 3 clips are usable" in printed.out
 
 
+def parameters(**changed):
+    """Small ones, by notebook."""
+    small = {
+        "02_clip_preparation": {"fps": 2.0, "detect_every": 2},
+        "03_static_extraction": {"every_n_frames": 4, "workers": 1},
+        "04_dynamic_extraction": {"endpoint": "Conv3d_1a_7x7", "input_px": 32},
+        "05_alignment": {},
+    }
+    return {name: values | changed.get(f"of_{name[:2]}", {}) for name, values in small.items()}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two good clips and a broken one, checked."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name in "ab":
+        shutil.copy(CLIP, folder / f"{name}.mp4")
+    shutil.copy(AWKWARD / "broken.mp4", folder / "c.mp4")
+    return folder, checked(folder)
+
+
+def test_an_estimate_is_the_rates_times_the_length_of_the_usable_clips(clips):
+    folder, table = clips
+    found = check.estimate(table, folder, parameters())
+    assert found.index.tolist() == ["02 preparation", "03 static", "04 dynamic", "05 alignment"]
+    assert (found["per_s"].iloc[:3] > 0).all()
+    assert found["bound"].tolist() == ["cores"] * 3 + [""]
+    seconds = found.attrs["clip_s"]
+    assert (found.attrs["clips"], seconds) == (2, pytest.approx(2 * probe(CLIP).duration_s))
+    row = found.loc["03 static"]
+    assert row["hours"] * 3600 == pytest.approx(seconds * row["per_s"] + row["start_s"])
+    one_row = 2048 * 4
+    assert 0.5 * one_row < row["bytes"] / (seconds / 2) < 1.5 * one_row  # 2 fps, every 4th: a row in 2 seconds
+    assert "WARNING" not in check.estimate_text(found)
+    assert "WARNING" in check.estimate_text(found.assign(bytes=10**18))
+    found.attrs["device"] = "NVIDIA H200"
+    for bound in ("cores", "GPU"):
+        assert ("second GPU" in check.estimate_text(found.assign(bound=bound))) == (bound == "cores")
+
+
+def trees_of(folder, faces, flow):
+    write_faces(folder / "faces" / faces, range(0, 40, 5))  # clips of 5 s: 1.6 faces and 5 flows a second
+    write_flow(folder / "flow" / flow, np.random.default_rng(0).normal(0, 2, (25, 32, 32, 2)).astype(np.float32))
+    return parameters(of_03={"faces_dir": str(folder / "faces")}, of_04={"flow_dir": str(folder / "flow")})
+
+
+def test_stages_that_read_trees_are_measured_on_them(clips, tmp_path):
+    folder, table = clips
+    found = check.estimate(table, folder, trees_of(tmp_path, "b", "b"))
+    duration_s = probe(CLIP).duration_s
+    rows = found.loc["03 static", "bytes"] / (2 * duration_s) / (2048 * 4)
+    assert 0.5 < rows / (8 / duration_s) < 1.5
+    assert found.attrs["trees"] == {"03 static": str(tmp_path / "faces"), "04 dynamic": str(tmp_path / "flow")}
+
+
+def test_without_a_clip_that_can_be_run_there_is_no_estimate(clips, tmp_path):
+    folder, table = clips
+    unusable = table.loc[["c"]].assign(usable=True, duration_s=5.0)  # as a few looks may say
+    for of_clips, given, message in (
+        (table.loc[["c"]], parameters(), "got none"),
+        (table, trees_of(tmp_path, "a", "b"), "got none"),
+        (unusable, parameters(), r"got c: .*not a readable video"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check.estimate(of_clips, folder, given)
+
+
+def test_clips_that_cannot_be_cut_are_run_as_a_whole_or_left_out(clips, tmp_path, monkeypatch):
+    def fail(*_):
+        raise LookupError("libdav1d")
+
+    monkeypatch.setattr(check, "write_excerpt", fail)
+    folder, table = clips
+    ab = table.loc[["a", "b"]].assign(duration_s=[5.0, 7200.0])
+    assert check.beginnings(ab, folder, tmp_path, 2.0).to_dict() == {"a": 5.0}
+    with pytest.raises(LookupError, match="libdav1d"):
+        check.beginnings(ab.loc[["b"]], folder, tmp_path, 2.0)
+
+
+def profile(**values):
+    return pd.DataFrame(values, index=["03 static"])
+
+
 @pytest.mark.parametrize(
-    ("hours", "text"),
-    [(0.01, "0.0 h (36 s)"), (0.4166, "0.4 h (25 min)"), (5.99, "6.0 h (359 min)"), (1234.5, "1,234 h")],
+    ("then", "kind", "found"),
+    [
+        (profile(spent_s=22.0, network_s=10.0, clip_s=7.0), "GPU", [2.0, 8.0, "GPU"]),
+        (profile(spent_s=22.0, network_s=10.0, clip_s=7.0), "CPU", [2.0, 8.0, "cores"]),
+        (profile(spent_s=22.0, network_s=5.0, clip_s=7.0), "GPU", [2.0, 8.0, "cores"]),  # it waited for these
+        (profile(spent_s=12.0, network_s=1.0, clip_s=2.0), "CPU", [6.0, 0.0, "cores"]),  # no longer than the first
+    ],
 )
-def test_hours_are_said_in_the_unit_that_fits(hours, text):
-    assert check.duration_text(hours) == text
+def test_what_a_second_of_clip_costs_is_what_further_ones_added(then, kind, found):
+    first = profile(spent_s=12.0, network_s=1.0, clip_s=2.0)
+    assert check.scaled(first, then, kind).iloc[0].tolist() == found
+
+
+@pytest.mark.parametrize(("reduction", "static_dim", "dynamic_dim"), [("groups", 512, 256), ("none", 2048, 1024)])
+def test_the_aligned_file_is_as_large_as_its_arrays(reduction, static_dim, dynamic_dim):
+    made = pd.DataFrame({"clip_s": 2.0, "rows": [10, 6], "dim": [2048, 1024]}, index=["03 static", "04 dynamic"])
+    tokens, pairs = (5 * static_dim + 3 * dynamic_dim), 5 * (static_dim + dynamic_dim)
+    assert check.aligned_bytes(made, AlignmentConfig(reduction=reduction)) == 4 * (tokens + pairs)
