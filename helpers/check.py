@@ -401,16 +401,13 @@ def aligned_bytes(made: pd.DataFrame, cfg: Any) -> float:
 
 def estimate_text(table: pd.DataFrame) -> str:
     """The estimate as lines, and whether the disk that `results/` is on has room for it."""
-    facts, n_bytes = table.attrs, table["bytes"].sum()
-    shown = table.assign(
-        hours=[tqdm.format_interval(3600 * h) for h in table["hours"]], bytes=[_size(n) for n in table["bytes"]]
-    )
+    facts, n_bytes, time_text = table.attrs, table["bytes"].sum(), tqdm.format_interval
+    shown = table.assign(hours=[time_text(3600 * h) for h in table["hours"]], bytes=[_size(n) for n in table["bytes"]])
     shown.columns = ["per second", "start (s)", "bound by", "time", "disk"]
     lines = [
-        f"Forecast for {facts['clips']} clips ({tqdm.format_interval(facts['clip_s'])}) on {facts['device']}:",
+        f"Forecast for {facts['clips']} clips ({time_text(facts['clip_s'])}) on {facts['device']}:",
         shown.round(3).to_string(index_names=False),
-        f"together {tqdm.format_interval(3600 * table['hours'].sum())}, {_size(n_bytes)}; 06 and 07 are not in it, 05 is for its "
-        "files only.",
+        f"together {time_text(3600 * table['hours'].sum())}, {_size(n_bytes)}; without 06 and 07, of 05 its files only.",
     ]
     lines += [f"{stage} reads {folder} instead of the videos." for stage, folder in facts["trees"].items()]
     if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
