@@ -31,7 +31,7 @@ from helpers.failures import reason_of
 from helpers.files import read_json, resolve
 from helpers.pictures import Converter, shapes_of
 from helpers.shots import Shots, small, unlikeness
-from helpers.video import STRICT, VideoInfo, describe, iter_frames
+from helpers.video import STRICT, VideoInfo, describe, iter_frames, probe
 from helpers.workers import ClipPool, cores
 
 LOOKS = 5  # frames of a clip in which a face is searched
@@ -407,7 +407,7 @@ def estimate_text(table: pd.DataFrame) -> str:
     lines = [
         f"Forecast for {facts['clips']} clips ({time_text(facts['clip_s'])}) on {facts['device']}:",
         shown.round(3).to_string(index_names=False),
-        f"together {time_text(3600 * table['hours'].sum())}, {_size(n_bytes)}; without 06 and 07, of 05 its files only.",
+        f"together {time_text(3600 * table['hours'].sum())}, {_size(n_bytes)}; without 06 and 07, of 05 the disk.",
     ]
     lines += [f"{stage} reads {folder} instead of the videos." for stage, folder in facts["trees"].items()]
     if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
