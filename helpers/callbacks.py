@@ -22,9 +22,20 @@ LOG_FILES = {
     "times": Path("time_tracking", "time_logs.json"),
     "rates": Path("lr_tracking", "lr_logs.json"),
 }
-MUCH = {"start": 0.2, "validation": 0.2, "other": 0.15}  # shares from which a part is worth changing something
-UNEVEN = 2.0  # slowest twentieth of the executions over the median: something else uses the machine
-WASTED = 0.25  # share of the epochs after the best one, from which patience is recommended
+ADVICE = {  # by figure of the analysis: from which value something is said, and what
+    "start": (0.2, "Starting takes {start:.0%} ({start_s:.1f} s, once per training): a longer training costs only "
+              "{epoch_s:.2f} s per epoch more."),
+    "validation": (0.2, "Validation takes {validation:.0%} ({validation_s:.1f} s): a smaller validation_share would "
+                   "shorten it."),
+    "other": (0.15, "Callbacks, files and waiting for batches take {other:.0%} ({other_s:.1f} s): leave TensorBoard "
+              "out, or write to a local disk."),
+    "uneven": (2.0, "The slowest twentieth of the executions takes {uneven:.1f} times the median: something else uses "
+               "this machine."),
+    "wasted": (0.25, "The best of {epochs} epochs was number {best}: the {after} after it took about {after_s:.1f} s "
+               "and changed nothing; less patience would end such a training earlier."),
+    "steps": (0.5, "Steps take {steps:.0%} at {step_ms:.1f} ms each: larger batches, a smaller network or a faster "
+              "device would shorten them."),
+}  # fmt: skip
 
 
 class _Log(keras.callbacks.Callback):
@@ -54,11 +65,11 @@ class _Log(keras.callbacks.Callback):
             self.logs = {name: [e for e in found.get(name, []) if e["epoch"] < epoch] for name in self.lists}
         self.epoch = epoch
 
-    def add(self, kind: int, **entry: Any) -> None:
-        """Log an entry of this epoch after an execution (0) or after the epoch (1)."""
-        self.logs[self.lists[kind]].append({"epoch": self.epoch} | entry)
+    def on_train_batch_end(self, batch, logs=None):
+        self._add(0, self.of_execution(int(batch), _plain(logs or {})))
 
     def on_epoch_end(self, epoch, logs=None):
+        self._add(1, self.of_epoch(_plain(logs or {})))
         if time.monotonic() - self._written >= WRITE_EVERY_S:
             write_json(self.path, self.logs)
             self._written = time.monotonic()
@@ -67,18 +78,32 @@ class _Log(keras.callbacks.Callback):
         if self.epoch is not None:  # a training that was done already has nothing to say
             write_json(self.path, self.logs)
 
+    def _add(self, kind: int, entry: dict[str, Any]) -> None:
+        self.logs[self.lists[kind]].append({"epoch": self.epoch} | entry)
+
 
 class PerformanceMonitorCallback(_Log):
     """Losses: `batch` (epoch, step, means of the epoch so far) after each execution; `epoch`, all at its end."""
 
     file, lists = "metrics", ("batch", "epoch")
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.add(0, step=int(batch), **_plain(logs))
+    def of_execution(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
+        return {"step": step} | logs
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.add(1, **_plain(logs))
-        super().on_epoch_end(epoch, logs)
+    def of_epoch(self, logs: dict[str, float]) -> dict[str, Any]:
+        return logs
+
+
+class LearningRateTrackerCallback(_Log):
+    """Learning rates: `execution` (epoch, step, learning_rate, after it) and `epoch` (epoch, learning_rate)."""
+
+    file, lists = "rates", ("execution", "epoch")
+
+    def of_execution(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
+        return {"step": step} | self.of_epoch(logs)
+
+    def of_epoch(self, logs: dict[str, float]) -> dict[str, Any]:
+        return {"learning_rate": float(self.model.optimizer.learning_rate)}
 
 
 class TimeTrackingCallback(_Log):
@@ -96,39 +121,25 @@ class TimeTrackingCallback(_Log):
     def on_train_batch_begin(self, batch, logs=None):
         self._began = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
-        seconds = time.perf_counter() - self._began
-        self.add(0, steps=batch - self._last_step, seconds=seconds)
-        self._steps_s, self._last_step = self._steps_s + seconds, batch
-
     def on_test_begin(self, logs=None):
         self._test_began = time.perf_counter()
 
     def on_test_end(self, logs=None):
         self._validation_s += time.perf_counter() - self._test_began
 
-    def on_epoch_end(self, epoch, logs=None):
+    def of_execution(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
+        seconds, steps = time.perf_counter() - self._began, step - self._last_step
+        self._steps_s, self._last_step = self._steps_s + seconds, step
+        return {"steps": steps, "seconds": seconds}
+
+    def of_epoch(self, logs: dict[str, float]) -> dict[str, Any]:
         seconds = time.perf_counter() - self._epoch_began
         other_s = max(seconds - self._steps_s - self._validation_s, 0.0)
-        self.add(1, seconds=seconds, steps_s=self._steps_s, validation_s=self._validation_s, other_s=other_s)
-        super().on_epoch_end(epoch, logs)
+        return {"seconds": seconds, "steps_s": self._steps_s, "validation_s": self._validation_s, "other_s": other_s}
 
 
-class LearningRateTrackerCallback(_Log):
-    """Learning rates: `execution` (epoch, step, learning_rate, after it) and `epoch` (epoch, learning_rate)."""
-
-    file, lists = "rates", ("execution", "epoch")
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.add(0, step=int(batch), learning_rate=float(self.model.optimizer.learning_rate))
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.add(1, learning_rate=float(self.model.optimizer.learning_rate))
-        super().on_epoch_end(epoch, logs)
-
-
-def _plain(logs: dict[str, Any] | None) -> dict[str, float]:
-    return {name: float(value) for name, value in (logs or {}).items()}
+def _plain(numbers: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[keras.callbacks.Callback]:
@@ -147,9 +158,15 @@ def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[ker
     return [*logs, keras.callbacks.TensorBoard(str(tensorboard_in), update_freq="epoch", write_graph=False)]
 
 
-def read_logs(folder: str | Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """What the three wrote below `folder`: `metrics`, `times` and `rates`."""
-    return {name: read_json(needs(Path(folder) / file, "a training")) for name, file in LOG_FILES.items()}
+def read_logs(folder: str | Path) -> dict[str, Any]:
+    """What the three wrote below `folder`, `metrics`, `times` and `rates`, and `analysis`, see `analyse_time`.
+
+    The analysis is written as well: `training_time_analysis/training_time_analysis.json`.
+    """
+    logs = {name: read_json(needs(Path(folder) / file, "a training")) for name, file in LOG_FILES.items()}
+    logs["analysis"] = analyse_time(logs["times"], logs["metrics"])
+    write_json(Path(folder) / "training_time_analysis" / "training_time_analysis.json", logs["analysis"])
+    return logs
 
 
 def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +182,7 @@ def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
     Returns:
         `seconds` and `share` of start, steps, validation and other, `total_s`, `epoch_s` and `step_ms` (medians without
         the start), `uneven` (slowest twentieth of the executions over the median), `epochs`, `recommendations`
-        (sentences, each with the measured number that it rests on; at least one).
+        (sentences, each with the measured number that it rests on).
 
     Raises:
         ValueError: No epoch was finished.
@@ -193,7 +210,7 @@ def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
         "uneven": float(per_step[1:].quantile(0.95) / usual) if len(per_step) > 1 else 1.0,
         "epochs": len(epochs),
     }
-    return found | {"recommendations": _recommend(found, [entry["val_loss"] for entry in metrics["epoch"]])}
+    return found | {"recommendations": _advice(found, [entry["val_loss"] for entry in metrics["epoch"]])}
 
 
 def _usual(seconds: pd.Series) -> float:
@@ -201,48 +218,10 @@ def _usual(seconds: pd.Series) -> float:
     return float(seconds[1:].median() if len(seconds) > 1 else seconds[0])
 
 
-def _recommend(found: dict[str, Any], losses: list[float]) -> list[str]:
-    """Sentences that follow from the shares of `analyse_time`."""
-    share, seconds = found["share"], found["seconds"]
-    much = {name: f"{share[name]:.0%} ({seconds[name]:.1f} s" for name, limit in MUCH.items() if share[name] > limit}
-    said = []
-    if "start" in much:
-        said.append(
-            f"Starting takes {much['start']}, once per training): a longer training costs only {found['epoch_s']:.2f} "
-            "s per epoch more, and a faster step would hardly be felt."
-        )
-    if "validation" in much:
-        said.append(
-            f"Validation takes {much['validation']}): a smaller validation_share or larger validation batches would "
-            "shorten it."
-        )
-    if "other" in much:
-        said.append(
-            f"Callbacks, files and waiting for batches take {much['other']}): leave TensorBoard or other callbacks "
-            "out, or write to a local disk."
-        )
-    if found["uneven"] > UNEVEN:
-        said.append(
-            f"The slowest twentieth of the executions takes {found['uneven']:.1f} times the median: something else "
-            "uses this machine; fewer workers at a time would make each steadier."
-        )
-    after = len(losses) - 1 - int(np.argmin(losses))
-    if after / len(losses) > WASTED:
-        said.append(
-            f"The best of {len(losses)} epochs was number {len(losses) - after}: the {after} after it took about "
-            f"{after * found['epoch_s']:.1f} s and changed nothing; patience would end such a training earlier."
-        )
-    if not said or max(share, key=share.get) == "steps":
-        said.append(
-            f"Steps take {share['steps']:.0%} at {found['step_ms']:.1f} ms each: only larger batches, a smaller "
-            "network, another backend or a faster device shorten the training itself."
-        )
-    return said
-
-
-def write_time_analysis(folder: str | Path) -> dict[str, Any]:
-    """Analyse an experiment's folder; write and return `training_time_analysis/training_time_analysis.json`."""
-    logs = read_logs(folder)
-    found = analyse_time(logs["times"], logs["metrics"])
-    write_json(Path(folder) / "training_time_analysis" / "training_time_analysis.json", found)
-    return found
+def _advice(found: dict[str, Any], losses: list[float]) -> list[str]:
+    """The sentences of `ADVICE` whose figure is beyond its limit."""
+    best = int(np.argmin(losses)) + 1
+    figures = found | found["share"] | {f"{name}_s": value for name, value in found["seconds"].items()}
+    figures |= {"best": best, "after": len(losses) - best, "wasted": 1 - best / len(losses)}
+    figures["after_s"] = figures["after"] * found["epoch_s"]
+    return [sentence.format(**figures) for name, (limit, sentence) in ADVICE.items() if figures[name] > limit]

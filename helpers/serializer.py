@@ -4,7 +4,6 @@ In: a network and what is to be known about it. Out: `<folder>/v0001/model.keras
 files as in the `model/` folder of a run, so that either can be read here. A version is never changed once it is there.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -18,13 +17,10 @@ import h5py
 import keras
 import numpy as np
 
-from helpers import model as _registered
 from helpers.files import PART, code_version, needs, read_json, replacing, write_json
+from helpers.model import CompletePersonalityModel
 
 MODEL_FILE, CARD_FILE = "model.keras", "card.json"
-REQUIRED = ("data", "split", "seed", "metrics", "weights", "licence")
-EXPORTS = {"savedmodel": "tf_saved_model", "onnx": "onnx"}
-ONNX_PACKAGES = ("onnx", "tf2onnx")
 ALIASES = {  # of parts of names, as other layers of the same kind were called
     "attention_output": "output_projection",
     "output": "output_projection",
@@ -39,19 +35,13 @@ ALIASES = {  # of parts of names, as other layers of the same kind were called
 }
 
 
-def model_card(model: keras.Model, **known: Any) -> dict[str, Any]:
-    """Complete what is to be known about a model by what can be seen.
-
-    Args:
-        model: The network.
-        known: At least `data`, `split`, `seed`, `metrics`, `weights` (behind the features) and `licence`; any further.
-
-    Returns:
-        The card: `known`, and `parameters`, `config` of the network, `keras`, `backend`, `code_version`, `saved` (UTC).
+def model_card(
+    model: keras.Model, *, data: Any, split: Any, seed: int, metrics: Any, weights: Any, licence: str, **more: Any
+) -> dict[str, Any]:
+    """Complete what is to be known about a model (`weights`: those behind its features) by what can be seen:
+    `parameters`, `network`, `keras`, `backend`, `code_version`, `saved` (UTC).
     """
-    missing = [name for name in REQUIRED if name not in known]
-    if missing:
-        raise ValueError(f"a card must say {', '.join(REQUIRED)}, got none of {', '.join(missing)}. Pass them.")
+    known = {"data": data, "split": split, "seed": seed, "metrics": metrics, "weights": weights, "licence": licence}
     return {
         "parameters": model.count_params(),
         "network": type(model).__name__,
@@ -59,15 +49,11 @@ def model_card(model: keras.Model, **known: Any) -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "code_version": code_version(),
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-    } | known
+    } | known | more  # fmt: skip
 
 
 class ModelSerializer:
-    """The versions of one model in one folder.
-
-    Args:
-        folder: Made with the first version.
-    """
+    """The versions of one model in one folder, which is made with the first."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -78,25 +64,19 @@ class ModelSerializer:
         return sorted(int(path.name[1:]) for path in self.folder.glob("v[0-9]*") if path.name[1:].isdigit())
 
     def path(self, version: int | None = None) -> Path:
-        """Folder of a version, by default the latest; FileNotFoundError where there is none, ValueError for another."""
+        """Folder of a version, by default the latest; ValueError where it is not there."""
         versions = self.versions
-        if not versions:
-            raise FileNotFoundError(f"{self.folder} must hold a version of a model, got none. Save one first.")
-        version = versions[-1] if version is None else version
+        version = versions[-1] if versions and version is None else version
         if version not in versions:
-            raise ValueError(f"version must be one of {versions}, got {version}.")
+            raise ValueError(f"version must be one of {versions} in {self.folder}, got {version}. Save one first.")
         return self.folder / f"v{version:04d}"
 
     def save(self, model: keras.Model, card: dict[str, Any], *, beside: tuple[Path, ...] = ()) -> int:
-        """Write a new version, which is there as a whole or not at all.
+        """Write a new version, which is there as a whole or not at all, and return its number.
 
         Args:
-            model: The network.
             card: See `model_card`.
             beside: Further files to copy into the version, such as the reduction of its features.
-
-        Returns:
-            Its number.
         """
         version = self.versions[-1] + 1 if self.versions else 1
         part = self.folder / f"{PART}v{version:04d}-{os.getpid()}"
@@ -115,28 +95,32 @@ class ModelSerializer:
 
     def card(self, version: int | None = None) -> dict[str, Any]:
         """What is known about a version, by default the latest."""
-        return read_json(needs(self.path(version) / CARD_FILE, "ModelSerializer.save"))
+        return read_json(self.path(version) / CARD_FILE)
 
     def load(self, version: int | None = None, *, widths: tuple[int, int] | None = None) -> keras.Model:
         """Load a version, by default the latest; `widths`: see `load_model`."""
         return load_model(self.path(version), widths=widths)
 
-    def export(self, path: str | Path, version: int | None = None, kind: str = "savedmodel") -> Path:
+    def export(self, path: str | Path, version: int | None = None) -> Path:
         """Write a version for programs that know nothing of this package; see `export_model`."""
-        return export_model(self.load(version), path, kind)
+        return export_model(self.load(version), path)
 
 
-def load_model(folder: str | Path, *, widths: tuple[int, int] | None = None) -> keras.Model:
-    """Load the network of a model folder, or of a `.keras` file; FileNotFoundError where there is none.
+def load_model(path: str | Path, *, widths: tuple[int, int] | None = None) -> keras.Model:
+    """Load the network of a model folder, or of a `.keras` file.
 
     Args:
-        folder: Folder or file.
-        widths: Columns of the static and dynamic features that it is to take; a network that takes others is not
-            loaded: ValueError.
+        widths: Columns of the static and dynamic features that it is to take; ValueError for a network of others.
     """
-    path = needs(model_file(folder), "06_training or `python -m helpers train`")
+    path = needs(model_file(path), "06_training or `python -m helpers train`")
     if widths is not None:
-        _check_fits(path, *widths)
+        config = saved_config(path)
+        trained = config.get("static_dim"), config.get("dynamic_dim")
+        if None not in trained and trained != tuple(widths):
+            raise ValueError(
+                f"features must have {trained[0]} static and {trained[1]} dynamic columns, as {path.name} was trained "
+                f"on, got {widths[0]} and {widths[1]}. Reduce them as in its training, or take another model."
+            )
     return keras.saving.load_model(path)
 
 
@@ -164,43 +148,18 @@ def saved_config(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a saved model, or a damaged one. Train again, or name another file.") from None
 
 
-def _check_fits(path: Path, static_dim: int, dynamic_dim: int) -> None:
-    config = saved_config(path)
-    expected = config.get("static_dim"), config.get("dynamic_dim")
-    if None not in expected and expected != (static_dim, dynamic_dim):
-        raise ValueError(
-            f"features must have {expected[0]} static and {expected[1]} dynamic columns, as {path.name} was "
-            f"trained on, got {static_dim} and {dynamic_dim}. Reduce them as in its training, or take another model."
-        )
-
-
-def export_model(model: keras.Model, path: str | Path, kind: str = "savedmodel") -> Path:
-    """Write a cross-attention network for inference elsewhere.
+def export_model(model: CompletePersonalityModel, path: str | Path) -> Path:
+    """Write a cross-attention network as a SavedModel, in a folder, for inference elsewhere.
 
     Inputs, by name: `static` (B, Ts, static_dim), `dynamic` (B, Td, dynamic_dim), `static_t_s`, `dynamic_t_s` in
     seconds, float32, `static_mask`, `dynamic_mask` bool; output: scores (B, n_targets).
-
-    Args:
-        model: A `CompletePersonalityModel`.
-        path: Folder of the SavedModel, or the `.onnx` file.
-        kind: "savedmodel", or "onnx", which needs the packages onnx and tf2onnx.
-
-    Raises:
-        ValueError: Another kind or network, or a package is missing.
     """
-    if kind not in EXPORTS:
-        raise ValueError(f"kind must be {' or '.join(EXPORTS)}, got {kind!r}.")
-    absent = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if kind == "onnx" and absent:
-        raise ValueError(f"kind 'onnx' needs {' and '.join(absent)}. Install: pip install {' '.join(absent)}.")
-    if not isinstance(model, _registered.CompletePersonalityModel):
-        raise ValueError(f"model must be a CompletePersonalityModel, got {type(model).__name__}. Export that one.")
     signature: dict[str, keras.InputSpec] = {}
     for name, width in (("static", model.static_dim), ("dynamic", model.dynamic_dim)):
         signature[name] = keras.InputSpec("float32", (None, None, width), name=name)
         signature[f"{name}_t_s"] = keras.InputSpec("float32", (None, None), name=f"{name}_t_s")
         signature[f"{name}_mask"] = keras.InputSpec("bool", (None, None), name=f"{name}_mask")
-    model.export(str(path), format=EXPORTS[kind], input_signature=[signature], verbose=False)
+    model.export(str(path), format="tf_saved_model", input_signature=[signature], verbose=False)
     return Path(path)
 
 
@@ -208,26 +167,47 @@ def read_h5_weights(model: keras.Model, path: str | Path) -> keras.Model:
     """Fill a built network with the arrays of an `.h5` file; nothing is changed unless all of them are found.
 
     Args:
-        model: Its weights exist already.
         path: Weights, or a whole model whose weights are looked for; attention kernels may be split by heads.
 
-    Returns:
-        The same model.
-
     Raises:
-        ValueError: Not an HDF5 file; a weight without its array, or with several; the message names both sizes.
+        ValueError: Not an HDF5 file; a weight without its array, or with several.
     """
-    arrays, file = _arrays(Path(path)), Path(path).name
+    arrays: dict[str, np.ndarray] = {}
+
+    def keep(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and "optimizer" not in name:
+            arrays[name] = item[()]
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(keep)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as HDF5 ({error}). Name a file of weights.") from None
     if any("/vars/" in name for name in arrays):  # the form of Keras 3, numbers for names
         model.load_weights(path)
         return model
-    weights = named_weights(model)
-    found = {name: _matching(name, weight.shape, arrays, file) for name, weight in weights.items()}
-    if len(set(found.values())) < len(found):
-        raise ValueError(f"{file} must hold an array for each weight, got one for two. Is it another model?")
+    weights, found = named_weights(model), {}
+    for name, weight in weights.items():
+        kind, *parts = _parts(name)
+        shared = {other: len({*parts} & {*_parts(other)}) for other in arrays if _parts(other)[0] == kind}
+        fitting = {other: n for other, n in shared.items() if n and arrays[other].size == np.prod(weight.shape)}
+        best = [other for other, n in fitting.items() if n == max(fitting.values()) and other not in found.values()]
+        if len(best) != 1:
+            near = [f"{other} {arrays[other].shape}" for other, n in shared.items() if n == max(shared.values())]
+            raise ValueError(
+                f"{path} must hold one array for {name} of shape {tuple(weight.shape)}, got {', '.join(near)}. "
+                "Build the model with the sizes that the weights were trained with."
+            )
+        found[name] = best[0]
     for name, weight in weights.items():
         weight.assign(arrays[found[name]].reshape(weight.shape))
     return model
+
+
+def _parts(name: str) -> list[str]:
+    """Parts of a name, the last first, without numbers behind them: `dense_2/kernel:0` is kernel, dense."""
+    parts = [re.sub(r"(:0|_\d+)$", "", part) for part in reversed(name.split("/"))]
+    return [ALIASES.get(part, part) for part in parts]
 
 
 def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
@@ -239,41 +219,3 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
             prefix = f"{layer.name}/{owner.name}" if inner else layer.name
             named |= {f"{prefix}/{weight.name}": weight for weight in owner.weights}
     return named
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name, those of an optimizer left out."""
-    arrays = {}
-
-    def keep(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset) and "optimizer" not in name:
-            arrays[name] = item[()]
-
-    try:
-        with h5py.File(path) as file:
-            file.visititems(keep)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as HDF5 ({error}). Name a file of weights.") from None
-    return arrays
-
-
-def _parts(name: str) -> list[str]:
-    """Parts of a name, without numbers behind them: `dense_2/kernel:0` is dense, kernel."""
-    parts = [re.sub(r"(:0|_\d+)$", "", part) for part in name.split("/")]
-    return [ALIASES.get(part, part) for part in parts]
-
-
-def _matching(name: str, shape: tuple[int, ...], arrays: dict[str, np.ndarray], file: str) -> str:
-    """Name of the one array that is of the size and kind of a weight and shares most of its name."""
-    wanted = _parts(name)
-    alike = {other: len(set(wanted) & set(_parts(other))) for other in arrays if _parts(other)[-1] == wanted[-1]}
-    fitting = {other: shared for other, shared in alike.items() if arrays[other].size == np.prod(shape)}
-    best = [other for other, shared in fitting.items() if shared == max(fitting.values())]
-    if len(best) == 1 and fitting[best[0]] > 1:  # the kind alone says too little
-        return best[0]
-    near = max(alike, key=alike.get, default=None)
-    got = f"{len(best)} alike" if len(best) > 1 else f"{near} {arrays[near].shape}" if near else "none"
-    raise ValueError(
-        f"{file} must hold one array for {name} of shape {tuple(shape)}, got {got}. "
-        "Build the model with the sizes that the weights were trained with."
-    )

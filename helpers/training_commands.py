@@ -32,6 +32,7 @@ _CHOICE = PrimitiveConstructorSpec(
 )  # a Literal or None would list None among the choices
 Pretrained = Annotated[str | None, _CHOICE, option("published ones, or none; default: pretrained")]
 Video = Positional[Annotated[Path, option("a video file, or a folder of them", "VIDEO")]]
+Params = Annotated[Path | None, option("further parameters, in a section for this notebook", "FILE.yaml")]
 Videos = Positional[Annotated[tuple[Path, ...], option("further ones", "[VIDEO ...]")]]
 
 
@@ -47,22 +48,26 @@ def compare(
     data: Annotated[Path | None, option("token bank, or a run's aligned/; default: data_sample/tokens")] = None,
     out: Annotated[Path | None, option("folder of the table and its trainings; default: results/compare")] = None,
     models: Annotated[str | None, option("names, or all (default), short, ablations", "NAMES")] = None,
-    seeds: Annotated[str | None, option("each with its own split and start; default: 0,1,2", "0,1,2")] = None,
-    params: Annotated[Path | None, option("further parameters, in a section 06_training", "FILE.yaml")] = None,
+    params: Params = None,
 ) -> int:
     """Train models on the same clips and compare them in one table."""
     from helpers.config import TrainingConfig
-    from helpers.files import resolve
+    from helpers.files import replacing, resolve
 
     with without_noise():
-        from helpers import results
+        from helpers import experiment, report, results, variants
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
     own = {"bank_dir": data, "out_dir": out, "models": models}
-    cfg = TrainingConfig.checked(default | _given(TRAINING, params, own | _seeds(seeds)))
-    table, found = results.compare_models_of(resolve(cfg.bank_dir), cfg)
-    print(results.as_text(table), "", results.sizes_as_text(table), "", *results.telling(found), sep="\n")
-    print(f"all of it is in {cfg.out}")
+    cfg = TrainingConfig.checked(default | _given(TRAINING, params, own))
+    folder = resolve(cfg.bank_dir)
+    clips = experiment.TrainingData(folder, None, f"the clips of {folder.name}")
+    found = results.run_table(clips, cfg)
+    networks = variants.own_architectures(experiment.rated_clips(clips), cfg, list(found["models"]))
+    table = results.as_table(found).join(variants.compare_architectures(networks))
+    with replacing(cfg.out / "models.csv") as part:
+        table.to_csv(part, float_format="%.6g")
+    print(table.round(3).to_string(), "", *report.verdicts(found), f"all of it is in {cfg.out}", sep="\n")
     return 0
 
 
@@ -75,8 +80,7 @@ def train(
     output: Annotated[Path, option("the model", "FILE.keras")],
     epochs: Annotated[int | None, option("at most; default: 50")] = None,
     batch_size: Annotated[int | None, option("default: 32")] = None,
-    seeds: Annotated[str | None, option("each with its own split and start; default: one", "0,1,2")] = None,
-    params: Annotated[Path | None, option("further parameters, in a section 06_training", "FILE.yaml")] = None,
+    params: Params = None,
 ) -> int:
     """Train the cross-attention model on arrays whose rows belong together."""
     from helpers.config import TrainingConfig
@@ -85,21 +89,14 @@ def train(
     with without_noise():
         from helpers import training_system
 
-    default = asdict(training_system.SOURCE_CONFIG) | {"seeds": [0]}
-    own = {"epochs": epochs, "batch_size": batch_size} | _seeds(seeds)
-    config = TrainingConfig.checked(default | _given(TRAINING, params, own))
-    paths = (static_features, dynamic_features, labels, output)
-    how = {"epochs": config.epochs, "batch_size": config.batch_size, "ids_path": ids, "config": config}
+    own = {"epochs": epochs, "batch_size": batch_size}
+    cfg = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | _given(TRAINING, params, own))
+    paths = static_features, dynamic_features, labels, output
+    training_system.train_personality_model(*paths, cfg.epochs, cfg.batch_size, ids_path=ids, config=cfg)
     folder = output.with_suffix("")
-    if len(config.seeds) > 1:
-        *_, agreed = training_system.train_with_seeds(*paths, **how, seeds=config.seeds)
-        print(training_system.as_text(agreed))
-    else:
-        training_system.train_personality_model(*paths, **how)
-        found = read_json(folder / "analysis.json")
-        print(f"{output}: {found['verdict']} Epoch {found['best_epoch'] + 1} of {found['epochs']} was kept.")
-        print(*found["time"]["recommendations"], sep="\n")
-    print(f"all of it is in {folder}")
+    found = read_json(folder / "analysis.json")
+    print(f"{output}: {found['verdict']} Epoch {found['best_epoch'] + 1} of {found['epochs']} was kept.")
+    print(*found["time"]["recommendations"], f"all of it is in {folder}", sep="\n")
     return 0
 
 
@@ -129,7 +126,7 @@ def predict(
     if given == list(trees):
         rates = {"faces_fps": faces_fps, "flow_fps": flow_fps}
         scores = tree_scores.predict_trees(model, *trees.values(), output, **rates, progress=sys.stderr.isatty())
-        print(f"the clip of each row is in {tree_scores.ids_file(output)}")
+        print(f"the clip of each row is in {output.stem}_ids.txt beside it")
     else:
         scores = training_system.predict_features(model, *arrays.values(), output)
     print(f"{output}: {len(scores)} rows of {scores.shape[1]} scores")
@@ -141,7 +138,7 @@ def train_classes(
     *,
     data: Annotated[Path, option("folder <split>/<class>/…")],
     out: Annotated[Path, option("folder of this run's results")],
-    params: Annotated[Path | None, option("parameters, in a section for notebook 08", "FILE.yaml")] = None,
+    params: Params = None,
     weights: Pretrained = None,
 ) -> int:
     """Features, cross-validated training and evaluation of class folders."""
@@ -209,14 +206,11 @@ def predict_classes(
 def evaluate_classes(
     *,
     run: Annotated[Path, option("the run's folder")],
-    further: Annotated[tuple[Path, ...], option("no longer there", "RUN [RUN ...]", name="with")] = (),
     json: Annotated[Path | None, option("write the results here as well", "FILE")] = None,
 ) -> int:
     """The tables of a run that is trained."""
     from helpers.files import needs, read_json, write_json
 
-    if further:
-        raise ValueError("--with is gone: runs are no longer joined. Leave it out, or average predictions.csv.")
     results = read_json(needs(run / "classification" / "classification.json", "classify train"))
     with without_noise():
         from helpers import classification
@@ -240,10 +234,3 @@ def _given(section: str, params: Path | None, own: dict[str, Any]) -> dict[str, 
         raise ValueError(f"{params} must have a section {section}, got {held}. Add it, or leave it out.")
     own = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
     return sections[section] | {name: value for name, value in own.items() if value is not None}
-
-
-def _seeds(text: str | None) -> dict[str, Any]:
-    try:
-        return {"seeds": None if text is None else [int(number) for number in text.split(",")]}
-    except ValueError:
-        raise ValueError(f"--seeds must be numbers with commas between them, got {text!r}. Correct it.") from None

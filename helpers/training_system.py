@@ -1,13 +1,12 @@
-"""Training from plain arrays in one call: data, split, network, watching, results, and the model with its card.
+"""Training from plain arrays in one call: `.npy` files whose rows belong together become the clips that 05 aligns.
 
-In: `.npy` files as `helpers.arrays` reads them. Out: a folder per experiment with the state of a training that runs,
-the JSON of the callbacks, `analysis.json`, `predictions.csv` and figures; and the model. With several seeds a folder
-`seed-<k>/` each, and `seeds.json`.
+In: `static_features.npy` (N, D) or (N, T, D), `dynamic_features.npy` likewise, `labels.npy` (N, k), and, where there is
+one, a file that says whose the rows are. Out: a folder per experiment with the state of a training that runs, the JSON
+of the callbacks, `analysis.json`, `predictions.csv` and figures; the model with its card.
 """
 
 import logging
-import shutil
-from collections.abc import Sequence
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,19 @@ import numpy as np
 import pandas as pd
 
 from helpers import plots
-from helpers.arrays import checked_output, form_of, read_arrays_by_row, read_features_by_row
-from helpers.callbacks import read_logs, watchers, write_time_analysis
+from helpers.align import Aligned
+from helpers.callbacks import read_logs, watchers
+from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
+from helpers.experiment import Job, split_of
 from helpers.files import file_sha256, read_json, replacing, resolve, write_json
-from helpers.metrics import as_summary, each_number, score_table
+from helpers.metrics import as_summary, score_table
 from helpers.plots import training as figures
-from helpers.results import LICENCE
+from helpers.ratings import read_positional
+from helpers.results import LICENCE, prediction_rows, split_facts
 from helpers.serializer import card_beside, load_model, model_card
-from helpers.splits import SPLITS, split_clips
-from helpers.statistics import Paired, caveats, compare_sets, number
+from helpers.splits import source_of
+from helpers.statistics import caveats, compare_models
 from helpers.store import STREAMS
 from helpers.train import fit
 from helpers.variants import TOKEN_MODEL, start_model
@@ -35,16 +37,15 @@ from helpers.variants import TOKEN_MODEL, start_model
 log = logging.getLogger(__name__)
 
 # Adam at 0.001, halved on a plateau, stopped early: how the source project trains
-SOURCE_CONFIG = TrainingConfig(learning_rate=1e-3, weight_decay=0.0, schedule="plateau", patience=10)
-DRAWS = 500  # of the bootstrap
-OVER_CONSTANT = "the model", "constant", "mean_accuracy"
+SOURCE_CONFIG = TrainingConfig(seeds=[0], learning_rate=1e-3, weight_decay=0.0, schedule="plateau", patience=10)
 STATE = "training.state.npz"
 
 
 class TrainingSystem:
-    """One experiment: features and labels that belong together by row, their split, and what was trained on it.
+    """One experiment: features and labels that belong together by row, their split, and what is trained on it.
 
-    Rows with ids are split by source. Without ids sources are unknown, rows are split at random, and that is said.
+    Rows with ids are split as `config` says. Without ids sources are unknown, rows are split at random, and that is
+    said.
 
     Args:
         static_features_path, dynamic_features_path, labels_path: See `read_arrays_by_row`.
@@ -67,17 +68,15 @@ class TrainingSystem:
         self.data, self.order_trusted = read_arrays_by_row(*self.paths, ids_path), ids_path is None
         named = Path(experiment_name)
         self.folder = resolve(named if len(named.parts) > 1 else Path("results") / named)
-        self.config, self.seed = config, config.seeds[0]
-        self.kind = "random" if self.order_trusted else config.split
-        if self.kind == "random":
+        self.config = replace(config, split="random") if self.order_trusted else config
+        self.job = Job(TOKEN_MODEL, config.seeds[0])
+        if self.config.split == "random":
             log.warning("rows are split at random: clips of one source may lie on both sides, and results flatter")
-        shares = config.validation_share, config.test_share
-        keys = np.arange(len(self.data)).astype(str)
-        self.split = split_clips(keys, self.data.sources, self.data.splits, self.kind, self.seed, *shares)
+        self.split = split_of(self.data, self.config, self.job.seed)
 
     def build_model(self) -> keras.Model:
         """The network for the widths of these features, as it is before its training with this seed."""
-        return start_model(TOKEN_MODEL, self.data, self.config, self.seed)
+        return start_model(TOKEN_MODEL, self.data, self.config, self.job.seed)
 
     def train_model(
         self, model: keras.Model | None = None, batch_size: int = 32, epochs: int = 50
@@ -86,21 +85,19 @@ class TrainingSystem:
 
         Args:
             model: Layers that are not trainable stay as they are; default: `build_model()`.
-            batch_size: Rows per step.
             epochs: At most; fewer where `config.patience` ends them.
 
         Returns:
             The network, and one row per epoch: epoch, loss, val_loss (mean squared errors).
         """
-        model = self.build_model() if model is None else model
-        keras.utils.set_random_seed(self.seed)
-        cfg = replace(self.config, batch_size=batch_size, epochs=epochs)
-        parts = []
+        model, parts = self.build_model() if model is None else model, []
         for name in ("train", "validation"):
             rows = (self.split == name) & self.data.rated
             if not rows.any():
                 raise ValueError(f"labels must hold rated rows for {name}, got none of {len(rows)}. Add ratings.")
             parts.append((self._inputs(rows), self.data.labels[rows]))
+        keras.utils.set_random_seed(self.job.seed)
+        cfg = replace(self.config, batch_size=batch_size, epochs=epochs)
         callbacks = watchers(self.folder, self.folder / "tensorboard" if cfg.tensorboard else None)
         return model, fit(model, *parts, cfg, state=self.folder / STATE, callbacks=callbacks)
 
@@ -114,35 +111,35 @@ class TrainingSystem:
 
         Returns:
             `metrics` and `constant` (see `as_summary`), `over_constant` (difference of mean accuracy and its 95 %
-            interval by source, see `compare_sets`), `verdict`, `split`, `epochs`, `best_epoch`, `time` (see
+            interval by source, see `compare_models`), `verdict`, `split`, `epochs`, `best_epoch`, `time` (see
             `analyse_time`).
         """
-        pair, targets = self.test_pair(model), list(self.data.targets)
-        mean = pair.b[0]
-        over_constant = compare_sets([pair], targets, *OVER_CONSTANT, n=DRAWS)
-        found = {
-            "metrics": as_summary(score_table(pair.truth, pair.a, mean, targets)),
-            "constant": as_summary(score_table(pair.truth, pair.b, mean, targets)),
-            "over_constant": over_constant,
-            "verdict": over_constant["verdict"],
-            "split": self._split_facts(),
-            "epochs": len(history),
-            "best_epoch": int(history["val_loss"].idxmin()),
-            "time": write_time_analysis(self.folder),
-        }
+        test = self.data.take(self.split == "test")
+        mean = np.nanmean(self.data.labels[self.split == "train"], axis=0)
+        prediction = model.predict(self._inputs(self.split == "test"), batch_size=1024, verbose=0).astype("float32")
+        said = {TOKEN_MODEL: prediction, "constant": np.tile(mean, (len(test), 1))}
+        scores = {name: as_summary(score_table(test.labels, p, mean, list(test.targets))) for name, p in said.items()}
+        split = np.full(len(test), "test")
+        rows = [prediction_rows(Job(name, self.job.seed), split, test, p) for name, p in said.items()]
+        table, logs = pd.concat(rows, ignore_index=True), read_logs(self.folder)
+        found = {"metrics": scores[TOKEN_MODEL], "constant": scores["constant"]}
+        found["over_constant"] = compare_models(table, TOKEN_MODEL, "constant", "mean_accuracy")
+        found |= {"verdict": found["over_constant"]["verdict"], "split": self._split_facts(), "time": logs["analysis"]}
+        found |= {"epochs": len(history), "best_epoch": int(history["val_loss"].idxmin())}
         write_json(self.folder / "analysis.json", found)
-        table = pd.DataFrame(pair.a, columns=targets).assign(clip=self.data.clips[self.split == "test"])
         with replacing(self.folder / "predictions.csv") as part:
-            table.to_csv(part, index_label="row_of_test", float_format="%.6f")
-        self._draw(found)
+            table.to_csv(part, index=False, float_format="%.6f")
+        with plt.rc_context():
+            plots.use_style()
+            plots.save(figures.plot_dashboard(logs, found), self.folder, "training_dashboard")
+            plots.save(figures.plot_time_dashboard(logs["times"], found["time"]), self.folder, "training_time")
+            plt.close("all")
         return found
 
-    def test_pair(self, model: keras.Model) -> Paired:
-        """The test rows as the model and the constant predictor score them."""
-        test = self.split == "test"
-        truth, mean = self.data.labels[test], np.nanmean(self.data.labels[self.split == "train"], axis=0)
-        prediction = model.predict(self._inputs(test), batch_size=1024, verbose=0).astype("float32")
-        return Paired(truth, prediction, np.tile(mean, (len(truth), 1)), self.data.sources[test])
+    def _split_facts(self) -> dict[str, Any]:
+        facts = split_facts(self.data, self.config.split, [self.split])
+        sharing = facts.pop("test_clips_sharing_a_source_with_train")
+        return facts | {"test_rows_sharing_a_source_with_train": None if self.order_trusted else sharing}
 
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
         """Write the model as `.keras` with its card beside it; then the state of the training is not needed any more.
@@ -156,15 +153,12 @@ class TrainingSystem:
             The card.
         """
         path = checked_output(path)
+        hashes = {p.name: file_sha256(p) for p in self.paths}
         card = model_card(
             model,
-            data={
-                "sha256": {p.name: file_sha256(p) for p in self.paths},
-                "rows": len(self.data),
-                "order_trusted": self.order_trusted,
-            },
+            data={"sha256": hashes, "rows": len(self.data), "order_trusted": self.order_trusted},
             split=found["split"],
-            seed=self.seed,
+            seed=self.job.seed,
             metrics=found["metrics"],
             weights={p.name: _provenance(p) for p in self.paths[:2]},
             licence=f"{LICENCE}: look there before passing the model on",
@@ -179,23 +173,13 @@ class TrainingSystem:
         (self.folder / STATE).unlink(missing_ok=True)
         return card
 
-    def _split_facts(self) -> dict[str, Any]:
-        sources = self.data.sources
-        sharing = np.isin(sources[self.split == "test"], sources[self.split == "train"]).sum()
-        known = {part: int((self.split == part).sum()) for part in SPLITS}
-        known["test_rows_sharing_a_source_with_train"] = None if self.order_trusted else int(sharing)
-        return {"by": self.kind} | known
 
-    def _draw(self, found: dict[str, Any]) -> None:
-        logs = read_logs(self.folder)
-        with plt.rc_context():
-            plots.use_style()
-            for name, figure in (
-                ("training_dashboard", figures.plot_dashboard(logs, found)),
-                ("training_time", figures.plot_time_dashboard(logs["times"], found["time"])),
-            ):
-                plots.save(figure, self.folder, name)
-                plt.close(figure)
+def _provenance(features: Path) -> Any:
+    """What a file of features says about the weights behind it, in the JSON that `large` writes beside it."""
+    beside = features.with_suffix(".json")
+    if not beside.exists():
+        return "unknown: nothing lies beside the features that says so"
+    return read_json(beside).get("identity", {}).get("weights", "not said")
 
 
 def train_personality_model(
@@ -210,8 +194,6 @@ def train_personality_model(
     config: TrainingConfig = SOURCE_CONFIG,
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Train, analyse and save in one call, with the first seed of `config`.
-
-    Several seeds: `helpers.training_system.train_with_seeds`.
 
     Args:
         static_features_path, dynamic_features_path, labels_path, ids_path, config: See `TrainingSystem`.
@@ -236,126 +218,112 @@ def predict_features(
 
     Args:
         model_path: The `.keras` file, or a model folder.
-        static_features_path, dynamic_features_path: See `read_features_by_row`; reduced as in the training.
+        static_features_path, dynamic_features_path: See `read_arrays_by_row`; reduced as in the training.
         output: The `.npy` file.
 
     Raises:
         ValueError: Vectors for a model of sequences, or the reverse; other widths.
     """
     output = checked_output(output, ".npy")
-    static, dynamic = read_features_by_row(static_features_path, dynamic_features_path)
-    model = load_model(model_path, widths=(static.shape[-1], dynamic.shape[-1]))
-    inputs = {"static": static, "dynamic": dynamic}
-    _check_forms(model_path, inputs)
+    inputs = _read_features(static_features_path, dynamic_features_path)
+    model = load_model(model_path, widths=tuple(array.shape[-1] for array in inputs.values()))
+    card = card_beside(model_path)
+    trained = card.get("forms", dict.fromkeys(STREAMS, "sequence") if "extractors" in card else {})  # of 06
+    if not trained:
+        log.warning("%s: no card says whether it saw vectors or sequences; it can score only what it saw", model_path)
+    for name, array in inputs.items():
+        if (got := form_of(array)) != trained.get(name, got):  # it never learned such
+            raise ValueError(
+                f"{name}_features must hold a {trained[name]} per row, as {model_path} was trained on, "
+                f"got {got}s, {array.shape}. Pass such, or train a model on these."
+            )
     scores = model.predict(inputs, batch_size=1024, verbose=0).astype("float32")
     with replacing(output) as part:
         np.save(part, scores)
     return scores
 
 
-def _check_forms(model_path: str | Path, features: dict[str, np.ndarray]) -> None:
-    """Raise ValueError where rows are vectors and the model saw sequences, or the reverse: it never learned such."""
-    card = card_beside(model_path)
-    trained = card.get("forms", dict.fromkeys(features, "sequence") if "extractors" in card else {})  # of 06
-    if not trained:
-        log.warning("%s: no card says whether it saw vectors or sequences; it can score only what it saw", model_path)
-    for name, array in features.items() if trained else ():
-        if (got := form_of(array)) != trained[name]:
-            raise ValueError(
-                f"{name}_features must hold a {trained[name]} per row, as {model_path} was trained on, "
-                f"got {got}s, {array.shape}. Pass such, or train a model on these."
-            )
-
-
-def _provenance(features: Path) -> Any:
-    """What a file of features says about the weights behind it, in the JSON that `large` writes beside it."""
-    beside = features.with_suffix(".json")
-    if not beside.exists():
-        return "unknown: nothing lies beside the features that says so"
-    return read_json(beside).get("identity", {}).get("weights", "not said")
-
-
-def train_with_seeds(
-    static_features_path: str | Path,
-    dynamic_features_path: str | Path,
-    labels_path: str | Path,
-    output_path: str | Path,
-    epochs: int = 50,
-    batch_size: int = 32,
-    *,
-    seeds: Sequence[int] = (0, 1, 2),
-    ids_path: str | Path | None = None,
-    config: TrainingConfig = SOURCE_CONFIG,
-) -> tuple[keras.Model, pd.DataFrame, dict[str, Any]]:
-    """Train, analyse and save once per seed, and say what the seeds agree on.
+def read_arrays_by_row(
+    static_features: str | Path, dynamic_features: str | Path, labels: str | Path, ids: str | Path | None = None
+) -> Aligned:
+    """Read three files whose rows belong together by position as the clips that 05 aligns.
 
     Args:
-        static_features_path, dynamic_features_path, labels_path, output_path, epochs, batch_size, ids_path, config:
-            See `train_personality_model`; the seeds of `config` are not looked at.
-        seeds: At least two different ones.
+        static_features, dynamic_features, labels: The `.npy` files; columns of labels are the five traits, or
+            `target_1` and so on where it is another number.
+        ids: Clip of each row: a text file with a key per line, or a CSV with a column `clip`. Without it the order is
+            trusted, with a warning.
 
-    Returns:
-        The first seed's network; the history of all, with a column `seed`; and what `seeds.json` holds: `seeds`,
-        `mean` and `sd` of the metrics over seeds (as `analyze_results` has them; `sd` with n - 1), `each` (per seed
-        mean_accuracy, mean R², kept epoch), `over_constant` of all test sets together, and its `verdict`.
+    Raises:
+        ValueError: Other numbers of rows; another shape; a value that is not finite, a label outside of [0, 1], with
+            its clip and column.
     """
-    if len(set(seeds)) != len(seeds) or len(seeds) < 2:
-        raise ValueError(f"seeds must be at least two different ones, got {list(seeds)}. Correct them.")
-    output = checked_output(output_path)
-    folder, paths = output.with_suffix(""), (static_features_path, dynamic_features_path, labels_path)
-    done = []
-    for seed in seeds:
-        one = replace(config, seeds=[seed])
-        system = TrainingSystem(*paths, folder / f"seed-{seed}", ids_path=ids_path, config=one)
-        model, history = system.train_model(batch_size=batch_size, epochs=epochs)
-        done.append((system, model, history.assign(seed=seed), system.analyze_results(model, history)))
-    for system, model, _, found in done:  # now their states are not needed any more
-        system.save(model, system.folder / "model.keras", found)
-    systems, models, histories, found = zip(*done, strict=True)
-    pairs = [system.test_pair(model) for system, model in zip(systems, models, strict=True)]
-    agreed = summarise_seeds(seeds, found, compare_sets(pairs, systems[0].data.targets, *OVER_CONSTANT))
-    write_json(folder / "seeds.json", agreed)
-    _keep_first(folder / f"seed-{seeds[0]}", output, agreed)
-    return models[0], pd.concat(histories, ignore_index=True), agreed
+    features = _read_features(static_features, dynamic_features)
+    n_columns = _load(labels).shape[-1]
+    targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
+    clips = names = None if ids is None else _read_ids(Path(ids))
+    if clips and len(set(clips)) < len(clips):  # rows may share a clip
+        names = [f"{clip}#{row}" for row, clip in enumerate(clips)]
+    ratings = read_positional(labels, names, targets)
+    _check_rows(labels, ratings, static_features, features["static"])
+    known = {}
+    for name, array in features.items():
+        array = array[:, None] if array.ndim == 2 else array  # (N, T, D)
+        known |= {f"{name}_features": array, f"{name}_mask": np.ones(array.shape[:2], bool)}
+        known[f"{name}_t_s"] = np.tile(np.arange(array.shape[1], dtype="float32"), (len(array), 1))
+    known |= {"clips": ratings.index.to_numpy(str), "splits": np.full(len(ratings), ""), "targets": np.array(targets)}
+    sources = np.array([source_of(clip) for clip in clips or ratings.index])
+    return Aligned(**known, sources=sources, labels=ratings.to_numpy("float32"))
 
 
-def summarise_seeds(
-    seeds: Sequence[int], found: Sequence[dict[str, Any]], over_constant: dict[str, Any]
-) -> dict[str, Any]:
-    """Put what `analyze_results` found with each seed together; see `train_with_seeds`."""
-    metrics = [each["metrics"] for each in found]
-    best = [each["best_epoch"] for each in found]
-    return {
-        "seeds": list(seeds),
-        "mean": each_number(metrics, np.mean),
-        "sd": each_number(metrics, lambda values: np.std(values, ddof=1)),
-        "each": [
-            {"seed": seed, "mean_accuracy": m["mean_accuracy"], "r2": m["r2"]["mean"], "best_epoch": epoch}
-            for seed, m, epoch in zip(seeds, metrics, best, strict=True)
-        ],
-        "over_constant": over_constant,
-        "verdict": over_constant["verdict"],
-    }
+def _read_features(static_features: str | Path, dynamic_features: str | Path) -> dict[str, np.ndarray]:
+    """Both files of features, float32 (N, D) or (N, T, D), by stream."""
+    read = {}
+    for name, path in zip(STREAMS, (static_features, dynamic_features), strict=True):
+        array = _load(path)
+        if array.ndim not in (2, 3) or array.dtype.kind != "f":
+            raise ValueError(f"{path} must hold floats of shape (N, D) or (N, T, D), got {array.dtype} {array.shape}.")
+        read[name] = array.astype("float32", copy=False)
+    _check_rows(static_features, read["static"], dynamic_features, read["dynamic"])
+    return read
 
 
-def _keep_first(folder: Path, output: Path, agreed: dict[str, Any]) -> None:
-    """Copy the first seed's model to `output`; its card says what all seeds came to."""
-    card = read_json(folder / "model.card.json")
-    with replacing(output) as part:
-        shutil.copyfile(folder / "model.keras", part)
-    over_seeds = {name: agreed[name] for name in ("seeds", "mean", "sd", "verdict")}
-    write_json(output.with_suffix(".card.json"), card | {"over_seeds": over_seeds})
+def form_of(features: np.ndarray) -> str:
+    """Whether each row of (N, D) or (N, T, D) is a "vector" or a "sequence"; one vector in time is no sequence."""
+    return "sequence" if features.ndim == 3 and features.shape[1] > 1 else "vector"
 
 
-def as_text(agreed: dict[str, Any]) -> str:
-    """`seeds.json` for a terminal: a line per seed, mean and spread, the verdict."""
-    lines = [
-        f"seed {row['seed']}: mean accuracy {number(row['mean_accuracy'], 3)}, R² {number(row['r2'])}, "
-        f"epoch {row['best_epoch'] + 1} kept"
-        for row in agreed["each"]
-    ]
-    (accuracy, r2), (accuracy_sd, r2_sd) = (
-        (m["mean_accuracy"], m["r2"]["mean"]) for m in (agreed["mean"], agreed["sd"])
-    )
-    spread = f"mean accuracy {number(accuracy, 3)} ± {number(accuracy_sd, 3)}, R² {number(r2)} ± {number(r2_sd)}"
-    return "\n".join([*lines, f"mean ± sd of {len(lines)} seeds: {spread}", agreed["verdict"]])
+def _load(path: str | Path) -> np.ndarray:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as a plain array ({error}). Name a `.npy` file.") from None
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise ValueError(f"{path} must hold one plain array, got an archive. Name a `.npy` file: np.save writes one.")
+    return found
+
+
+def _check_rows(one: str | Path, rows: Any, other: str | Path, others: Any) -> None:
+    if len(rows) != len(others):
+        raise ValueError(
+            f"rows must belong together one by one, got {len(rows)} in {Path(one).name} and {len(others)} in "
+            f"{Path(other).name}. Cut neither to length: align them by clip (`python -m helpers features`, 05)."
+        )
+
+
+def _read_ids(path: Path) -> list[str]:
+    if path.suffix.lower() != ".csv":
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "clip" not in table:
+        raise ValueError(f"{path.name} must have a column clip, got {', '.join(table)}. Name its column so.")
+    return table["clip"].tolist()
+
+
+def checked_output(path: str | Path, suffix: str = ".keras") -> Path:
+    """An absolute path that ends so; ValueError for another."""
+    path = Path(path).expanduser().absolute()
+    if path.suffix != suffix:
+        raise ValueError(f"output must end in {suffix}, got {path.name}. Name another file.")
+    return path

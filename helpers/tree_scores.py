@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.align import Aligned, align_streams
-from helpers.arrays import checked_output
+from helpers.align import align_streams
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import differences, replacing, write_json
 from helpers.names import match_clips
 from helpers.score import check_weights, load_model, read_card
 from helpers.sources import open_tree
-from helpers.store import STREAMS
+from helpers.training_system import checked_output
 
 log = logging.getLogger(__name__)
 
@@ -58,43 +57,44 @@ def predict_trees(
     if folder.is_file():
         raise ValueError(
             f"model must be a folder results/<run>/model to score trees, got the file {folder}. A model of `train` "
-            "does not know what its features were made with: pass it --static_features and --dynamic_features."
+            "takes --static_features and --dynamic_features."
         )
     card = read_card(folder, of_videos=False)
     model, reduction = load_model(folder)
     own = {"out_dir": str(output.with_suffix("")), "progress": progress}
-    static = _config(StaticConfig, card["extractors"]["static"], "faces", face_dir, faces_fps, own)
-    dynamic = _config(DynamicConfig, card["extractors"]["dynamic"], "flow", flow_dir, flow_fps, own)
-    clips, left_out = _clips_of(static, dynamic)
-    manifests, odd = {}, []
-    for stream, extract, cfg in (("static", extract_static, static), ("dynamic", extract_dynamic, dynamic)):
-        manifests[stream] = extract(clips, cfg)
-        odd += _other_view(stream, manifests[stream], card)
+    trained = card["extractors"]
+    static = _config(StaticConfig, trained["static"], own, faces_dir=face_dir, faces_fps=faces_fps)
+    dynamic = _config(DynamicConfig, trained["dynamic"], own, flow_dir=flow_dir, flow_fps=flow_fps)
+    clips, left_out = clips_of_trees(static, dynamic)
+    failed, odd = {}, []
+    for stream, extract, cfg in (("dynamic", extract_dynamic, dynamic), ("static", extract_static, static)):
+        manifest = extract(clips, cfg)
+        odd = _other_input(stream, manifest["identity"], card) + odd
+        failed |= {entry["clip"]: f"{stream}: {entry['reason']}" for entry in manifest["failed"]}
     for line in odd:
         log.warning("the model was trained on other input: %s", line)
     aligned = align_streams(clips, static.out / "static", dynamic.out / "dynamic", reduction, targets=())
-    left_out |= _failed(clips, aligned, manifests)
+    unscored = clips.index.difference(aligned.clips, sort=False)
+    left_out |= {key: failed.get(key, "it has no row that can be used") for key in unscored}
     scores = model.predict(aligned.inputs(), batch_size=1024, verbose=0).astype("float32")
-    table = pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
-    about = {"model": str(folder), "targets": card["targets"], "clips": len(table), "left_out": left_out}
-    _write(output, table, about | {"trained_on_other_input": odd})
-    return table
+    with replacing(output.with_name(f"{output.stem}_ids.txt")) as part:
+        part.write_text("".join(f"{clip}\n" for clip in aligned.clips), encoding="utf-8")
+    about = {"model": str(folder), "targets": card["targets"], "clips": len(scores), "left_out": left_out}
+    write_json(output.with_suffix(".json"), about | {"trained_on_other_input": odd})
+    with replacing(output) as part:
+        np.save(part, scores)
+    return pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
 
 
-def ids_file(output: Path) -> Path:
-    """Beside the scores: line i is the clip of row i."""
-    return output.with_name(f"{output.stem}_ids.txt")
-
-
-def _config(kind: type, trained: dict[str, Any], name: str, folder: str | Path, fps: float | None, own: dict) -> Any:
-    """The parameters that a stream of the model was made with, for the tree in `folder`."""
-    own = own | {f"{name}_dir": str(Path(folder).resolve())}
-    if fps := fps or trained.get("stored", {}).get("fps"):
-        own[f"{name}_fps"] = float(fps)
+def _config(kind: type, trained: dict[str, Any], own: dict[str, Any], **tree: Any) -> Any:
+    """The parameters that a stream of the model was made with, for another tree: its folder and its rate or None."""
+    (name, folder), (rate, fps) = tree.items()
+    fps = fps or trained.get("stored", {}).get("fps")
+    own = own | {name: str(Path(folder).resolve())} | ({rate: float(fps)} if fps else {})
     return kind.checked(trained["parameters"] | own)
 
 
-def _clips_of(static: StaticConfig, dynamic: DynamicConfig) -> tuple[pd.DataFrame, dict[str, str]]:
+def clips_of_trees(static: StaticConfig, dynamic: DynamicConfig) -> tuple[pd.DataFrame, dict[str, str]]:
     """The clips of both trees as a table that extraction takes, and why others are left out."""
     faces, flow = open_tree(static), open_tree(dynamic)
     named, refused = match_clips(flow.clips, faces.clips)
@@ -110,28 +110,11 @@ def _clips_of(static: StaticConfig, dynamic: DynamicConfig) -> tuple[pd.DataFram
     return pd.DataFrame({"path": keys, "source": keys, "split": ""}, index=pd.Index(keys, name="key")), left_out
 
 
-def _other_view(stream: str, manifest: dict[str, Any], card: dict[str, Any]) -> list[str]:
+def _other_input(stream: str, ours: dict[str, Any], card: dict[str, Any]) -> list[str]:
     """In what the input differs from that of the training; ValueError when the network does."""
-    ours, trained = manifest["identity"], card["extractors"][stream]
+    trained = card["extractors"][stream]
     check_weights(stream, ours["weights"]["sha256"], card)
     if "stored" not in trained:
         return [f"{stream}: cut from videos there, from {ours['stored']} here"]
     views = [{k: v for k, v in of["stored"].items() if k not in ("faces", "flow")} for of in (ours, trained)]
     return [f"{stream}: {line}" for line in differences(*views)]
-
-
-def _failed(clips: pd.DataFrame, aligned: Aligned, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Why clips of both trees have no score."""
-    reasons = {
-        entry["clip"]: f"{name}: {entry['reason']}" for name in reversed(STREAMS) for entry in manifests[name]["failed"]
-    }
-    missing = clips.index.difference(aligned.clips, sort=False)
-    return {key: reasons.get(key, "it has no row that can be used") for key in missing}
-
-
-def _write(output: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
-    with replacing(ids_file(output)) as part:
-        part.write_text("".join(f"{clip}\n" for clip in table.index), encoding="utf-8")
-    write_json(output.with_suffix(".json"), about)
-    with replacing(output) as part:
-        np.save(part, table.to_numpy("float32"))

@@ -1,23 +1,23 @@
-"""Training: splits, controls, repeatability, resume, the summary's form. Small drawn tokens stand in for clips."""
+"""Training: splits, controls, repeatability, resume, the table and the card, on small synthetic tokens."""
 
 import dataclasses
 import json
+import logging
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
 
 from helpers import experiment, results, train, variants
+from helpers.__main__ import main
 from helpers.align import Aligned, write_aligned
-from helpers.clips import TRAITS
+from helpers.callbacks import read_logs
+from helpers.clips import TRAITS, write_clips
 from helpers.config import TrainingConfig
 from helpers.experiment import Job, TrainingData, choose_data
 from helpers.files import read_json, write_json
 from helpers.out_of_distribution import read_training_tokens
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
-from helpers.store import read_arrays
-from helpers.train import is_done
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N, T, DS, DD = 60, 5, 7, 3
@@ -75,42 +75,17 @@ def test_every_split_holds_clips_and_cuts_no_source(cfg):
     assert (split != experiment.split_of(aligned, cfg, 1)).any()
 
 
-def test_shuffling_keeps_each_clips_tokens_and_leaves_padding_at_the_end():
+def test_the_control_keeps_each_clips_tokens_and_moves_its_motion():
     aligned = tokens()
     aligned.dynamic_mask[:, -1] = False
     order = variants.shuffled_order(aligned, 3)
-    mixed = variants.shuffle_motion(aligned, 3)
+    plain, mixed = (variants.model_inputs(name, aligned, 3) for name in (TOKEN_MODEL, SHUFFLED_MODEL))
     assert (order[:, -1] == T - 1).all()
     assert np.array_equal(np.sort(order, 1), np.tile(np.arange(T), (N, 1)))
-    assert np.array_equal(mixed.dynamic_features[4, 0], aligned.dynamic_features[4, order[4, 0]])
-    assert not np.array_equal(mixed.dynamic_features, aligned.dynamic_features)
-    assert np.array_equal(mixed.dynamic_t_s, aligned.dynamic_t_s)
-
-
-def test_the_constant_is_the_mean_of_the_training_ratings(cfg):
-    aligned = tokens()
-    fitted = experiment.train_one(Job("constant", 0), aligned, None, cfg)
-    mean = aligned.labels[experiment.split_of(aligned, cfg, 0) == "train"].mean(0)
-    np.testing.assert_allclose(fitted.prediction, np.tile(mean, (N, 1)), atol=1e-6)
-    assert fitted.live_prediction.shape == (0, 5)
-    assert fitted.model is None
-
-
-def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends(cfg):
-    x, y = np.zeros((24, 3), "float32"), np.random.default_rng(0).uniform(0, 1, (24, 5)).astype("float32")
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])  # nothing to learn but the mean
-    slow = dataclasses.replace(cfg, schedule="plateau", patience=13, epochs=400, learning_rate=0.01)
-    history = train.fit(model, (x, y), (x, y[::-1] * 0 - 1), slow)
-    assert len(history) < 60
-    assert float(model.optimizer.learning_rate) < 0.01 / 2
-
-
-def test_ridge_finds_a_linear_cue(cfg):
-    aligned = tokens()
-    fitted = experiment.train_one(Job("ridge", 0), aligned, tokens(6, "live"), cfg)
-    test = experiment.split_of(aligned, cfg, 0) == "test"
-    assert np.corrcoef(fitted.prediction[test, 0], aligned.labels[test, 0])[0, 1] > 0.9
-    assert fitted.live_prediction.shape == (6, 5)
+    assert np.array_equal(mixed["dynamic"][4, 0], aligned.dynamic_features[4, order[4, 0]])
+    assert not np.array_equal(mixed["dynamic"], plain["dynamic"])
+    for name in ("static", "dynamic_t_s"):
+        assert np.array_equal(mixed[name], plain[name])
 
 
 def test_aligned_inputs_pair_motion_by_time():
@@ -121,15 +96,18 @@ def test_aligned_inputs_pair_motion_by_time():
 
 
 @pytest.mark.slow
-def test_one_training_repeats_exactly_and_the_best_epoch_is_restored(cfg, tmp_path, monkeypatch):
+def test_a_training_depends_on_its_seed_alone_and_the_best_epoch_is_restored(cfg, tmp_path, monkeypatch):
     aligned, state = tokens(), tmp_path / "state.npz"
     monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
     first = experiment.train_one(Job(TOKEN_MODEL, 0), aligned, None, cfg)
-    second = experiment.train_one(
-        Job(TOKEN_MODEL, 0), aligned, None, cfg, state=state
-    )  # keeping its state changes nothing
+    trainer = experiment.trainer_of(TOKEN_MODEL, aligned, cfg)
+    other, again = (
+        experiment.train_one(Job(TOKEN_MODEL, k), aligned, None, cfg, trainer=trainer, state=state) for k in (1, 0)
+    )
     assert state.exists()
-    assert np.array_equal(first.prediction, second.prediction)
+    assert not np.array_equal(first.prediction, other.prediction)
+    assert np.array_equal(first.prediction, again.prediction)
+    np.testing.assert_allclose(again.model.predict(aligned.inputs(), verbose=0), again.prediction, atol=1e-6)
     validation = experiment.split_of(aligned, cfg, 0) == "validation"
     error = np.mean((first.prediction - aligned.labels)[validation] ** 2)
     assert error == pytest.approx(first.history["val_loss"].min(), rel=1e-4)
@@ -144,16 +122,16 @@ def test_the_table_is_resumed_to_the_same_results(data, cfg, monkeypatch):
     before = kept.stat().st_mtime_ns
     (folder / f"{TOKEN_MODEL}-1.npz").unlink()
     (folder / "ridge-0.npz").write_bytes(b"half a file")
-    again = results.run_table(data, cfg)
-    assert again == first
+    assert results.run_table(data, cfg) == first
     assert kept.stat().st_mtime_ns == before
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "run_jobs", None)  # nothing is left to train
         assert results.run_table(data, cfg) == first
-    check_results(first, cfg, data)
+    check_results(first, cfg)
+    check_card(results.keep_model(data, cfg, first), cfg)
 
 
-def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
+def check_results(found: dict, cfg: TrainingConfig) -> None:
     assert read_json(cfg.out / "training" / "training.json") == json.loads(json.dumps(found))
     assert list(found["models"]) == list(FEW)
     ridge = found["models"]["ridge"]
@@ -161,125 +139,89 @@ def check_results(found: dict, cfg: TrainingConfig, data: TrainingData) -> None:
     assert ridge["r2"]["O"] == pytest.approx(np.mean([s["r2"]["O"] for s in ridge["seeds"]]))
     assert {"ccc", "pearson", "mae", "mean_accuracy"} <= set(ridge)
     assert found["models"]["constant"]["pearson"]["O"] == 0
-    assert found["split"] == {
-        "by": "source",
-        "train": 48,
-        "validation": 6,
-        "test": 6,
-        "test_clips_sharing_a_source_with_train": 0,
-        "warning": None,
-    }
+    counts = {"train": 48, "validation": 6, "test": 6, "test_clips_sharing_a_source_with_train": 0}
+    assert found["split"] == {"by": "source"} | counts | {"warning": None}
     pairs = [(c["a"], c["b"]) for c in found["comparisons"]]
     assert pairs == [("ridge", "constant"), (TOKEN_MODEL, "constant"), (TOKEN_MODEL, "ridge")]
     assert found["ratings"] == {"clips": 60, "rated": dict.fromkeys(TRAITS, 60), "first_missing": None}
-    assert found["live"]["clips"] == 5
-    assert found["about"]["constant"] == "the mean training rating for everyone"
     shown = results.as_table(found)
     assert shown.index.tolist() == [*FEW, "constant, 5 clips of this run", f"{TOKEN_MODEL}, 5 clips of this run"]
     assert shown.loc["ridge", "O"] == ridge["r2"]["O"]
+    pd.testing.assert_frame_equal(results.as_table(read_json(cfg.out / "training" / "training.json")), shown)
     table = pd.read_csv(cfg.out / "predictions.csv")
     assert table.columns.tolist() == ["model", "seed", "split", "clip", "source", "trait", "truth", "prediction"]
     assert len(table) == len(FEW) * 2 * (6 + 6 + 6) * 5
     assert table["truth"].isna().sum() == len(FEW) * 2 * 5
     history = pd.read_csv(cfg.out / "training" / "history.csv")
     assert len(history) == 2 * cfg.epochs
-    logs, shown = results.watched(cfg, found, TOKEN_MODEL, 1)
+    logs = read_logs(cfg.out / "training" / "watched" / f"{TOKEN_MODEL}-1")
     of_model = history[(history["model"] == TOKEN_MODEL) & (history["seed"] == 1)]
     np.testing.assert_allclose([e["loss"] for e in logs["metrics"]["epoch"]], of_model["loss"], rtol=1e-4)
-    assert shown["verdict"] == found["comparisons"][1]["verdict"]
-    assert shown["time"]["epochs"] == cfg.epochs
-    card = results.keep_model(data, cfg, found)
-    assert card["licence"].startswith("that of the data and of the weights behind the features (static: unknown")
-    assert card["caveats"][0].startswith("Errors by group are unknown")
+
+
+def check_card(card: dict, cfg: TrainingConfig) -> None:
     assert card["weights"] == "random"
     assert len(card["training_quantiles"]["openness"]) == 101
     assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing
-    assert (cfg.out / "model" / "model.keras").exists()
-    assert (cfg.out / "model" / "reduction.npz").exists()
     assert card["training_length_s"] > 0
     assert card["drawn"] is False  # no truth.csv beside them
+    assert {"licence", "caveats", "verdicts", "metrics", "constant", "split"} <= set(card)
+    assert {path.name for path in (cfg.out / "model").iterdir()} >= {"model.keras", "reduction.npz", "card.json"}
     familiar = read_training_tokens(cfg.out / "model" / "familiar.npz")
     assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
 
 
 @pytest.mark.slow
-def test_a_failing_training_names_itself_its_error_and_the_log(data, cfg, monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "abacus")  # of the workers: here Keras is imported already
-    with pytest.raises(RuntimeError, match="model token_cross_attention, seed 0 failed: .*abacus"):
-        results.run_table(data, cfg)
-
-
-def test_the_reason_of_an_error_in_a_training_is_said(data, cfg):
+def test_a_failing_training_names_itself_and_its_reason(data, cfg, monkeypatch):
     unrated = tokens()
     unrated.labels[:] = np.nan
-    write_folder(data.folder, unrated)
-    with pytest.raises(RuntimeError, match="model constant, seed 1 failed: .* must hold rated clips"):
+    with pytest.raises(ValueError, match="rated clips .* a bank"):
+        write_folder(data.folder, unrated)
+        results.run_table(data, cfg)
+    with pytest.raises(RuntimeError, match="constant, seed 1 failed: .* rated clips"):
         experiment.train_all([Job("constant", 1)], data, cfg)
+    monkeypatch.setenv("KERAS_BACKEND", "abacus")  # of the workers: here Keras is imported already
+    with pytest.raises(RuntimeError, match=f"{TOKEN_MODEL}, seed 0 failed: .*abacus"):
+        experiment.train_all([Job(TOKEN_MODEL, 0)], data, cfg)
 
 
-def test_other_parameters_or_other_clips_are_not_taken_for_done(data, cfg):
-    stamp = experiment.fingerprint(data, cfg)
-    other = TrainingConfig(**vars(cfg) | {"epochs": 3})
-    assert experiment.fingerprint(data, other) != stamp
-    assert experiment.fingerprint(data, TrainingConfig(**vars(cfg) | {"seeds": [5], "workers": 3})) == stamp
+def test_other_parameters_or_other_clips_are_not_taken_for_done(data, cfg, tmp_path):
+    known = experiment.fingerprint(data, cfg)
+    assert experiment.fingerprint(data, TrainingConfig(**vars(cfg) | {"epochs": 3})) != known
+    assert experiment.fingerprint(data, TrainingConfig(**vars(cfg) | {"seeds": [5], "workers": 3})) == known
     write_folder(data.live, tokens(9, "live"))
-    assert experiment.fingerprint(data, cfg) != stamp
+    assert experiment.fingerprint(data, cfg) != known
+    job = Job("constant", 0)
+    experiment.write_fitted(tmp_path, job, known, experiment.train_one(job, tokens(), None, cfg))
+    assert train.is_done(tmp_path / "constant-0.npz", known)
+    assert not train.is_done(tmp_path / "constant-0.npz", "another")
 
 
 def test_clips_that_the_reduction_saw_may_not_be_held_out(data, cfg):
     write_folder(data.folder, tokens(), fitted_on=tuple(tokens().clips[:30]))
-    with pytest.raises(ValueError, match="clips that the reduction was not fitted on.*with seed 0"):
+    with pytest.raises(ValueError, match="fitted on.*with seed 0"):
         results.run_table(data, cfg)
 
 
-def test_no_rated_clip_is_an_error_that_says_what_is_trained_on(data, cfg):
-    unrated = tokens()
-    unrated.labels[:] = np.nan
-    write_folder(data.folder, unrated)
-    with pytest.raises(ValueError, match="must hold rated clips to train on, got none of 60: a bank"):
-        results.run_table(data, cfg)
-
-
-def test_a_bank_made_like_the_run_is_trained_on_and_the_run_scored(data):
-    write_json(data.live.parent / "analysis.json", {"drawn": True})
+@pytest.mark.parametrize(
+    ("analysis", "identity", "takes_bank"),
+    [
+        ({"drawn": True}, IDENTITY, True),
+        ({}, IDENTITY, False),
+        ({"drawn": False}, IDENTITY, False),
+        ({"drawn": True}, IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}}, False),
+    ],
+)
+def test_a_bank_stands_in_for_synthetic_clips_made_alike_only(data, analysis, identity, takes_bank, tmp_path):
+    write_json(data.live.parent / "analysis.json", analysis)
+    write_folder(data.live, tokens(6), identity)
     chosen = choose_data(data.folder, data.live)
-    assert (chosen.folder, chosen.live) == (data.folder, data.live)
-    assert "the token bank" in chosen.statement
+    assert (chosen.folder, chosen.live) == ((data.folder, data.live) if takes_bank else (data.live, None))
+    assert ("dynamic.endpoint: 'Mixed_4b' here" in chosen.statement) == (identity != IDENTITY)
+    assert choose_data(tmp_path / "none", data.live).folder == data.live
 
 
-def test_a_bank_of_drawn_clips_does_not_stand_in_for_real_ones(data):
-    for analysis in ({}, {"drawn": False}):
-        write_json(data.live.parent / "analysis.json", analysis)
-        chosen = choose_data(data.folder, data.live)
-        assert (chosen.folder, chosen.live) == (data.live, None)
-        assert chosen.statement == "the clips of this run; those of the token bank are drawn"
-
-
-def test_a_bank_made_otherwise_is_not_used_and_the_difference_is_said(data, tmp_path):
-    write_json(data.live.parent / "analysis.json", {"drawn": True})
-    write_folder(data.live, tokens(6), IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}})
-    chosen = choose_data(data.folder, data.live)
-    assert (chosen.folder, chosen.live) == (data.live, None)
-    assert "dynamic.endpoint: 'Mixed_4b' here, None there" in chosen.statement
-    assert "there is no token bank" in choose_data(tmp_path / "none", data.live).statement
-
-
-def test_the_shuffled_control_is_the_token_model_on_moved_motion():
-    aligned = tokens()
-    plain, mixed = (variants.model_inputs(name, aligned, 0) for name in (TOKEN_MODEL, SHUFFLED_MODEL))
-    assert not np.array_equal(plain["dynamic"], mixed["dynamic"])
-    assert np.array_equal(plain["static"], mixed["static"])
-    np.testing.assert_allclose(plain["dynamic"].sum(1), mixed["dynamic"].sum(1), atol=1e-5)
-
-
-def test_the_stamp_stands_in_every_training(data, cfg, tmp_path):
-    fitted = experiment.train_one(Job("constant", 0), tokens(), None, cfg)
-    experiment.write_fitted(tmp_path, Job("constant", 0), "stamp", fitted)
-    assert str(read_arrays(tmp_path / "constant-0.npz")["stamp"]) == "stamp"
-    assert is_done(tmp_path / "constant-0.npz", "stamp")
-    assert not is_done(tmp_path / "constant-0.npz", "another")
-
-
+@pytest.mark.slow
 def test_one_more_network_is_trained_beside_a_run_once(data, cfg):
     name, path = variants.SHUFFLED_LABELS_MODEL, cfg.out / "training" / f"{variants.SHUFFLED_LABELS_MODEL}-0.npz"
     model = experiment.train_further(name, 0, data, cfg)
@@ -288,3 +230,94 @@ def test_one_more_network_is_trained_beside_a_run_once(data, cfg):
     assert path.stat().st_mtime_ns == first
     for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture
+def compare(tmp_path):
+    """Score baselines on these clips, in this process; ridge stands in for the token model, which takes long."""
+
+    def run_on(clips: Aligned, names: tuple = ("constant", "same_video", "ridge"), **changes) -> dict:
+        options = {"seeds": [0, 1], "validation_share": 0.2, "test_share": 0.4, "out_dir": str(tmp_path / "run")}
+        cfg, parts = TrainingConfig(models=",".join(names), **options | changes), []
+        for job in (Job(name, seed) for seed in cfg.seeds for name in names):
+            test = experiment.split_of(clips, cfg, job.seed) == "test"
+            said = experiment.train_one(job, clips, None, cfg).prediction[test]
+            parts.append(results.prediction_rows(job, np.full(test.sum(), "test"), clips.take(test), said))
+            if job.model == "ridge":
+                parts.append(parts[-1].assign(model=TOKEN_MODEL))
+        return results.summarise(pd.concat(parts, ignore_index=True), clips, cfg)
+
+    return run_on
+
+
+def test_the_table_has_every_model_with_intervals(compare):
+    table = results.as_table(compare(tokens()))
+    assert table.loc["ridge", "O"] > 0.5
+    assert table.loc["ridge", "over_constant_low"] < table.loc["ridge", "over_constant"]
+    assert table.loc["ridge", "under_token"] == 0
+    assert np.isnan(table.loc["constant", "over_constant"])
+
+
+def test_shuffled_labels_are_reported_as_no_better_than_a_constant(compare):
+    clips = tokens()
+    order = np.random.default_rng(0).permutation(len(clips))
+    found = compare(dataclasses.replace(clips, labels=clips.labels[order]))
+    of_constant = [c for c in found["comparisons"] if c["b"] == "constant"]
+    assert len(of_constant) == 3
+    assert all("no better" in c["verdict"] for c in of_constant)
+
+
+def test_a_leaking_split_is_flagged_and_the_look_up_shows_what_it_gives_away(compare):
+    clips = tokens()
+    of_source = np.random.default_rng(1).uniform(0.2, 0.8, (20, 5)).astype("float32")
+    clips.labels[:] = np.repeat(of_source, 3, 0)  # the clips of a source are rated alike
+    found = compare(clips, split="random")
+    assert "leaks" in found["split"]["warning"]
+    assert found["comparisons"][0]["low"] > 0
+    found = compare(clips)
+    assert found["split"]["warning"] is None
+    assert found["comparisons"][0]["low"] <= 0
+
+
+def test_missing_ratings_are_counted_and_left_out(compare):
+    clips = tokens()
+    clips.labels[::2, 1] = np.nan
+    found = compare(clips)
+    assert found["ratings"]["rated"]["conscientiousness"] == 30
+    assert found["ratings"]["first_missing"] == "conscientiousness of bank/000"
+    assert np.isfinite(found["models"]["ridge"]["r2"]["C"])
+
+
+def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(compare, tmp_path):
+    clips = tokens()
+    group = np.where(np.arange(len(clips)) // 3 % 2, "b", "a")
+    table = pd.DataFrame({"path": "x", "source": clips.sources, "split": "", "group": group}, index=clips.clips)
+    write_clips(table.rename_axis("key").assign(openness=0.5), tmp_path / "run" / "clips.csv")
+    agreement = {"openness": {"max_r2": 0.64, "max_pearson": 0.8}}
+    write_json(tmp_path / "run" / "analysis.json", {"reliability": agreement})
+    found = compare(clips)
+    assert found["ceiling"] == {"r2": {"O": 0.64}, "pearson": {"O": 0.8}}
+    errors = found["groups"]["a"]
+    assert errors["mae"]["low"] < errors["mae"]["value"] < errors["mae"]["high"]
+
+
+@pytest.mark.slow
+def test_the_command_compares_and_the_line_wins_over_the_file(data, tmp_path, capsys, caplog):
+    out, params = tmp_path / "compared", tmp_path / "p.yaml"
+    params.write_text("06_training: {seeds: [5], models: aligned_mlp, epochs: 1, batch_size: 16, num_heads: 1}\n")
+    given = ["compare", "--data", str(data.folder), "--out", str(out), "--params", str(params)]
+    with caplog.at_level(logging.ERROR):
+        assert main([*given, "--models", "concat_mlp"]) == 0
+    table = pd.read_csv(out / "models.csv", index_col="model")
+    assert table.index.tolist() == ["constant", "concat_mlp", TOKEN_MODEL]
+    assert table["parameters"].isna().tolist() == [True, False, False]
+    assert table.loc["concat_mlp", "flops"] > 0
+    assert read_json(out / "training" / "training.json")["seeds"] == [5]
+    assert str(out) in capsys.readouterr().out
+
+
+def test_wrong_parameters_of_a_comparison_are_refused(tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text("03: {weights: random}\n")
+    for more, said in ((["--models", "ridge,oracle"], "'oracle'"), (["--params", str(tmp_path / "p.yaml")], "06_")):
+        assert main(["compare", "--out", str(tmp_path / "out"), *more]) == 1
+        assert said in capsys.readouterr().err

@@ -241,7 +241,7 @@ def plot_intervals(table: pd.DataFrame, column: str = "over_constant", *, ax: Ax
     """Draw a difference of mean R² with its interval per model, best on top; those that tell nothing apart.
 
     Args:
-        table: As `results.table_of` makes it.
+        table: As `results.as_table` makes it.
         column: "over_constant", each model minus the constant, or "under_token", the token model minus each.
     """
     rows = table.dropna(subset=[column]).sort_values(column)
