@@ -36,12 +36,12 @@ class Clock(Counter):
         self[what] += time.perf_counter() - started_s
 
     def each(self, what: str, items: Iterable[Any]) -> Iterator[Any]:
-        """The items; the time in which the next one is made counts."""
-        items, end = iter(items), object()
+        """The items, none of them None; the time in which the next one is made counts."""
+        items = iter(items)
         while True:
             with self(what):
-                item = next(items, end)
-            if item is end:
+                item = next(items, None)
+            if item is None:
                 return
             yield item
 
@@ -65,14 +65,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Crops or flows that are neighbours in time.
-
-    Attributes:
-        values: (n, S, S, C).
-        t_s, frame: (n,) seconds, and number in the file, of the sample that each begins with.
-        decoder: What decoded them.
-        unusable: By place, why one cannot be used; its values are zeros.
-        spent_s: Seconds that making the chunk took, by what was done.
+    """Crops or flows that are neighbours in time: `values (n, S, S, C)`; `t_s`, `frame (n,)`: seconds, and number in
+    the file, of the sample that each begins with; `decoder`: what decoded them; `unusable`: by place, why one cannot be
+    used, whose values are zeros; `spent_s`: seconds that making the chunk took, by what was done.
     """
 
     values: np.ndarray
@@ -99,28 +94,24 @@ def face_crops(job: Job) -> Iterator[Chunk]:
 def face_flows(job: Job) -> Iterator[Chunk]:
     """Flow of the face crop from sample to sample, 0 across a cut: float32 (n, input_px, input_px, 2) in [-1, 1]."""
     stream = iter_frames(job.path, fps=job.track.fps, backend=job.backend)
-    clock, across = Clock(), job.track.cuts - 1  # flows from one shot to another
+    clock = Clock()
     for batch in batches_of(_flows(clock.each("decoding", stream), job, clock), FLOWS_PER_CHUNK):
         flows, t_s, numbers = map(np.array, zip(*batch, strict=True))
-        flows[across[(across >= 0) & (across < len(flows))]] = 0
-        across = across - len(flows)
         yield Chunk(flows, t_s, numbers, stream.decoder, spent_s=clock.read())
 
 
-def _flows(
-    stream: Iterable[tuple[np.ndarray, float, int]], job: Job, clock: Clock
-) -> Iterator[tuple[np.ndarray, float, int]]:
+def _flows(stream: Iterable[tuple[np.ndarray, float, int]], job: Job, clock: Clock) -> Iterator[tuple[Any, ...]]:
     """Flow, and time and number of its first sample."""
-    computer, before = OpticalFlowComputer(job.cfg.flow), None
-    for frame, t, number in stream:
+    computer, before, cuts = OpticalFlowComputer(job.cfg.flow), None, set(job.track.cuts.tolist())
+    for sample, (frame, t, number) in enumerate(stream):
         with clock("cropping"):
             crop = cv2.cvtColor(crop_at(frame, job.track, t, CROP_PX), cv2.COLOR_RGB2GRAY)
-        if before is not None:
+        if before:
             crop_before, *of_before = before
             with clock("flow"):
                 flow = resize_flow(computer.pair(crop_before, crop), job.cfg.input_px)
                 flow = normalise_flow(flow, job.cfg.flow_clip_px)
-            yield flow, *of_before
+            yield np.zeros_like(flow) if sample in cuts else flow, *of_before
         before = crop, t, number
 
 

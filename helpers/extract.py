@@ -84,13 +84,19 @@ def _extract(
         "network_backend": keras.backend.backend(),
         **source.identity,
     }
-    counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}
+    counts, started = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}, datetime.now(UTC)
     with (
         Stage(cfg.out / name, name, identity, {"keras": keras.__version__, **source.made_with}) as stage,
         Monitor(gpu=gpu_index(network.device)) as monitor,
     ):
-        started = datetime.now(UTC)
-        count = partial(_count, stage, counts)
+
+        def count(key: str, rows: FeatureFile, track: FaceTrack | StoredClip) -> None:
+            why = why_invalid(rows, track)
+            for row, reason in why.items():
+                stage.fail(key, reason, row)
+            counts.update(feature_dim=rows.features.shape[1], rows=counts["rows"] + len(rows.valid))
+            counts["invalid_rows"] += len(why)
+
         with ClipRun(f"{step} {name}", clips, cfg, stage, work, network, monitor.in_words, count) as run:
             run.stream(rows_of)
         counts |= run.finish()
@@ -104,15 +110,6 @@ def _extract(
             }
             write_json(stage.folder / "extraction_log.json", log)
         return stage.finish(**counts)
-
-
-def _count(stage: Stage, counts: dict[str, int], key: str, rows: FeatureFile, track: FaceTrack | StoredClip) -> None:
-    """Count the rows of a clip, and record the reason of every invalid one."""
-    counts["rows"] += len(rows.valid)
-    counts["feature_dim"] = rows.features.shape[1]
-    for row, reason in why_invalid(rows, track).items():
-        stage.fail(key, reason, row)
-        counts["invalid_rows"] += 1
 
 
 def _speed(unit: str, network: Network, started: datetime, run: ClipRun) -> dict[str, Any]:

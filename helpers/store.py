@@ -68,13 +68,10 @@ class FeatureFile:
     reason: np.ndarray | None = None
 
     def __post_init__(self):
-        n = len(self.features)
-        if self.features.ndim != 2:
-            raise ValueError(f"features must have shape (n, D), got {self.features.shape}.")
-        for name in ("t_start_s", "t_end_s", "frame", "valid", *(() if self.reason is None else ("reason",))):
-            shape = getattr(self, name).shape
-            if shape != (n,):
-                raise ValueError(f"{name} must have shape ({n},) like features, got {shape}.")
+        shapes = {name: array.shape for name, array in vars(self).items() if isinstance(array, np.ndarray)}
+        rows = {shape for name, shape in shapes.items() if name != "features"}
+        if self.features.ndim != 2 or rows != {(len(self.features),)}:
+            raise ValueError(f"features must have shape (n, D) and all else (n,), got {shapes}.")
 
     @property
     def t_s(self) -> np.ndarray:
@@ -139,26 +136,22 @@ class Stage(FolderLock):
 
     def __post_init__(self):
         self.folder = Path(self.folder)
-        self._started, self._seconds = time.monotonic(), 0.0
+        self._since_s = time.monotonic()
         super().__init__(self.folder)
         try:
-            self._open()
+            if (path := self.folder / "manifest.json").exists():
+                before = read_json(path)
+                if changed := differences(self.identity, before["identity"]):
+                    raise ValueError(
+                        f"{self.folder} was made differently: {'; '.join(changed)}. "
+                        "Take another out_dir, or delete the folder to make it again."
+                    )
+                self._since_s -= before["seconds"]
+                self.made_with = before.get("made_with", {}) | self.made_with
+            self._write(False, {})
         except BaseException:
             self.release()
             raise
-
-    def _open(self) -> None:
-        if (path := self.folder / "manifest.json").exists():
-            before = read_json(path)
-            changed = differences(self.identity, before["identity"])
-            if changed:
-                raise ValueError(
-                    f"{self.folder} was made differently: {'; '.join(changed)}. "
-                    "Take another out_dir, or delete the folder to make it again."
-                )
-            self._seconds = before["seconds"]
-            self.made_with = before.get("made_with", {}) | self.made_with
-        self._write(False, {})
 
     def path(self, key: str) -> Path:
         """The file of one clip."""
@@ -190,9 +183,9 @@ class Stage(FolderLock):
         return manifest
 
     def _write(self, finished: bool, counts: dict[str, int], more: dict[str, Any] | None = None) -> dict[str, Any]:
-        seconds = round(self._seconds + time.monotonic() - self._started, 3)
-        about = {"made_with": self.made_with, "finished": finished, "seconds": seconds, "failed": self.failed}
-        return write_manifest(self.folder, self.name, self.identity, about | (more or {}), **counts)
+        about = {"finished": finished, "seconds": round(time.monotonic() - self._since_s, 3)}
+        about |= {"made_with": self.made_with, "failed": self.failed} | (more or {})
+        return write_manifest(self.folder, self.name, self.identity, about, **counts)
 
 
 def write_manifest(

@@ -180,16 +180,6 @@ def tracks_of_all_but_one(job):
     yield from tracks_of(job)
 
 
-def tracks_but_no_memory_for_one(job):
-    """As `helpers.faces.tracks_of`, with signs of life, but the clip called "a" asks for more memory than there is."""
-    from helpers.faces import tracks_of
-
-    yield None
-    if job[0].stem == "a":
-        np.zeros(1 << 62, np.uint8)
-    yield from tracks_of(job)
-
-
 def fill(clips, out, *, forgetful):
     """A run of three stages for `benchmarks.resume`; forgetful: a file depends on what the same run did before."""
     from helpers.store import Stage, write_arrays

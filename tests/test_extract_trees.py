@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_extract
-from PIL import Image
 from trees import KINDS, face, write_bad_pictures, write_faces
 from trees import write_pairs as write_flow
 
@@ -78,18 +77,6 @@ def test_bad_pictures_are_rows_with_a_reason_that_a_second_run_repeats(run):
     assert rows.valid.tolist() == [True] * 20 + [False] * 11
     assert not rows.features[20:].any()
     assert len(rows.in_time().valid) == 20
-
-
-def test_a_repaired_picture_makes_its_clip_again_and_no_other(run):
-    bad = run[2] / "faces" / "a.001" / "face_000010.jpg"
-    bad.write_bytes(b"")
-    assert static(run)["counts"]["invalid_rows"] == 1
-    other = run[2] / "run" / "static" / f"{KEYS[1]}.npz"
-    before = other.stat().st_mtime_ns
-    Image.fromarray(face(10)).save(bad)
-    counts = static(run)["counts"]
-    assert (counts["made"], counts["found"], counts["invalid_rows"]) == (1, 1, 0)
-    assert other.stat().st_mtime_ns == before
 
 
 def test_a_bad_flow_costs_the_rows_that_it_is_part_of(run):
