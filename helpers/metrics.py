@@ -211,19 +211,6 @@ def clip_lengths(aligned: Aligned) -> pd.Series:
     return pd.Series(np.maximum(*last), index=pd.Index(aligned.clips, name="clip"), name="length_s")
 
 
-def errors_by_length(predictions: pd.DataFrame, lengths_s: pd.Series) -> pd.DataFrame:
-    """Mean absolute and mean signed error by clip length, in 4 parts of about equal size; equal lengths stay together.
-
-    Returns:
-        Columns length_s (the median of the part), mae, bias, clips; one row where all clips are equally long.
-    """
-    rows = _with_errors(predictions)
-    rows = rows.assign(length_s=rows["clip"].map(lengths_s))
-    edges = np.unique(np.quantile(rows["length_s"], np.linspace(0, 1, 5)))
-    part = np.clip(np.searchsorted(edges, rows["length_s"], side="right") - 1, 0, max(len(edges) - 2, 0))
-    return rows.groupby(part).agg(length_s=("length_s", "median"), **ERRORS).reset_index(drop=True)
-
-
 def errors_by_source(predictions: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute and mean signed error of each source, worst first: index source, columns mae, bias, clips."""
     return _with_errors(predictions).groupby("source").agg(**ERRORS).sort_values("mae", ascending=False)

@@ -3,7 +3,6 @@
 import logging
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,8 +193,6 @@ def test_the_dashboards_show_what_was_logged():
     assert [bar.get_width() for bar in shares.patches] == [0.1, 0.6, 0.2, 0.1]
     figure = figures.plot_time_dashboard(logs["times"], time)
     assert figure.axes[1].lines[0].get_xdata() == [2.0, 2.0]  # the median without the first epoch
-    _, ax = plt.subplots()
-    assert figures.plot_rates(logs["rates"]["epoch"], ax=ax) is ax
     assert rate.get_yscale() == "log"
 
 

@@ -1,7 +1,6 @@
 """Figures of 01: ratings, their correlations, the constant floor, and what leaks between splits.
 
-In: tables as `helpers.clips` and `helpers.metrics` return them; without ratings or splits the figures are empty and
-their titles say so. Out: Axes, or a Figure for grids.
+In: tables as `helpers.clips` and `helpers.metrics` return them; without ratings or splits the titles say so.
 """
 
 from collections.abc import Sequence
@@ -14,21 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.clips import TRAITS
-from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS, axes, matrix, name_of
+from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS, axes, matrix, name_of, named_rows, panels
 from helpers.statistics import number
 
 
 def plot_rating_distributions(clips: pd.DataFrame, *, targets: Sequence[str] = TRAITS) -> Figure:
-    """Draw a histogram of the ratings of each target; a dashed line marks their mean.
-
-    Args:
-        clips: One column per target, ratings in [0, 1]; NaN is left out.
-        targets: The columns to draw.
-    """
-    size = (1.5 * len(targets) + 0.4, 2.8)
-    fig, panels = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    """Draw a histogram of the ratings of each target, a column in [0, 1], NaN left out; a line marks their mean."""
+    fig, (row,) = panels(1, len(targets), (1.5 * len(targets) + 0.4, 2.8), sharey=True)
     statistics = clips[list(targets)].agg(["count", "mean", "std"])
-    for target, ax in zip(targets, panels[0], strict=True):
+    for target, ax in zip(targets, row, strict=True):
         n, mean, sd = statistics[target]
         ax.hist(clips[target].dropna(), bins=np.linspace(0, 1, 11), color=TRAIT_COLORS.get(target, NEUTRAL))
         if n:
@@ -36,7 +29,7 @@ def plot_rating_distributions(clips: pd.DataFrame, *, targets: Sequence[str] = T
         ax.set_title(f"{name_of(target, lines=2)}\nmean {number(mean)}, sd {number(sd)}", fontsize=9)
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         ax.set(xlim=(0, 1))
-    panels[0, 0].set_ylabel("clips")
+    row[0].set_ylabel("clips")
     fig.supxlabel("rating (0 to 1)", fontsize=10)
     rated = clips[list(targets)].notna().any(axis=1).sum()
     found = f"means {_span(statistics.loc['mean'])}, standard deviations {_span(statistics.loc['std'])}"
@@ -46,57 +39,48 @@ def plot_rating_distributions(clips: pd.DataFrame, *, targets: Sequence[str] = T
 
 def plot_trait_correlations(correlations: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw a matrix of Pearson correlations, as `clips[list(TRAITS)].corr()` gives it, (k, k) in [-1, 1]."""
-    ax = axes(ax, (5.6, 4.2))
     names = [name_of(target) for target in correlations]
+    pairs = correlations.to_numpy()[np.triu_indices(len(names), 1)]
+    varies = np.isfinite(pairs).any()
+    title = f"Pairs correlate by r = {_span(pairs, sign=True)}" if varies else "No pair of ratings varies"
+    ax = axes(ax, (5.6, 4.2), grid="", title=title)
     table = correlations.set_axis(names).set_axis(names, axis=1)
     matrix(table, ax, bar="Pearson's r between ratings", cmap="RdBu_r", vmin=-1, vmax=1)
     plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
-    pairs = correlations.to_numpy()[np.triu_indices(len(names), 1)]
-    varies = np.isfinite(pairs).any()
-    ax.set_title(f"Pairs correlate by r = {_span(pairs, sign=True)}" if varies else "No pair of ratings varies")
     return ax
 
 
-def plot_constant_floor(table: pd.DataFrame, *, n_clips: int = 0, ax: Axes | None = None) -> Axes:
-    """Draw what the constant predictor scores: the mark that a model has to beat.
+def plot_constant_floor(table: pd.DataFrame, *, n_clips: int, ax: Axes | None = None) -> Axes:
+    """Draw what the constant predictor scores on so many clips: the mark that a model has to beat.
 
-    Args:
-        table: `mean_accuracy` (1 - MAE, at most 1) by target, last row `mean`, as `metrics.constant_floor` gives it.
-        n_clips: How many clips that is; 0: not said.
+    `table`: `mean_accuracy` (1 - MAE, at most 1) by target, last row `mean`, as `metrics.constant_floor` gives it.
     """
-    ax = axes(ax, (6.4, 2.8))
     scores = table["mean_accuracy"]
+    mean, left = scores.iloc[-1], np.floor(20 * scores.min() - 1) / 20 if scores.notna().any() else 0.5
+    said = f"Answering the mean for everyone scores {mean:.3f} on {n_clips} clips"
+    ax = axes(ax, (6.4, 2.8), grid="x", title=said if np.isfinite(mean) else "No ratings to score against")
     names = [name_of(target) for target in scores.index]
     colors = [TRAIT_COLORS.get(target, ACCENT) for target in scores.index]
     sns.stripplot(x=scores.to_numpy(), y=names, hue=names, palette=colors, size=7, jitter=False, legend=False, ax=ax)
     for y, score in enumerate(scores):
         ax.text(score, y, f"   {score:.3f}" if np.isfinite(score) else "", va="center", fontsize=9)
-    left = np.floor(20 * scores.min() - 1) / 20 if scores.notna().any() else 0.5
     ax.set(xlim=(left, 1), xlabel="mean accuracy, 1 - MAE (right edge: perfect)")
-    mean = scores.iloc[-1]
-    said = f"Answering the mean for everyone scores {mean:.3f}" + (f" on {n_clips} clips" if n_clips else "")
-    ax.set_title(said if np.isfinite(mean) else "No ratings to score against")
     return ax
 
 
 def plot_leakage(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw how many clips of a split share a source with clips that are trained on, as `clips.leakage` counts them."""
-    ax = axes(ax, (6.4, 0.5 * max(len(table), 1) + 1.5))
-    ax.set_xlabel("clips")
-    ax.grid(axis="y", visible=False)
-    if not len(table):
-        ax.set(xticks=[], yticks=[], title="There are no two splits that could leak")
-        return ax
+    worst = table.loc[table["share"].idxmax()]
+    title = f"{worst.share:.0%} of the {worst.split} clips share a source with {worst.against}"
+    ax = axes(ax, (6.4, 0.5 * len(table) + 1.5), grid="x", xlabel="clips", title=title)
     rows = range(len(table))
     ax.barh(rows, table["sharing"], color=ACCENT, height=0.6, label="their source is in it too")
     ax.barh(rows, table["clips"] - table["sharing"], left=table["sharing"], color="0.8", height=0.6, label="it is not")
     texts = [f" {row.sharing} of {row.clips} ({row.share:.0%})" for row in table.itertuples()]
     ax.bar_label(ax.containers[1], texts, fontsize=9)
-    ax.set_yticks(rows, [f"{row.split}, against\n{row.against}" for row in table.itertuples()])
-    ax.set(xlim=(0, 1.45 * table["clips"].max()), ylim=(len(table) - 0.4, -0.6))
+    named_rows(ax, [f"{row.split}, against\n{row.against}" for row in table.itertuples()])
+    ax.set(xlim=(0, 1.45 * table["clips"].max()))
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.28), ncols=2)
-    worst = table.loc[table["share"].idxmax()]
-    ax.set_title(f"{worst.share:.0%} of the {worst.split} clips share a source with {worst.against}")
     return ax
 
 

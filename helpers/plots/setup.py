@@ -1,33 +1,31 @@
 """Figures of 00: how fast this machine is, by operation and by batch size."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.plots import axes
+from helpers.plots import axes, panels
 
 
 def plot_speed(speed: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the work per second of each timed operation: index the operation, column `gflop_per_s`."""
-    ax = axes(ax, (7, 2.2))
+    ax = axes(ax, (7, 2.2), grid="x", title="What the networks are made of, on this machine")
     sns.barplot(x=speed["gflop_per_s"], y=speed.index, color="C0", saturation=1, ax=ax)
     ax.bar_label(ax.containers[0], fmt="%.0f", padding=3)
     ax.margins(x=0.1)
-    ax.set(xlabel="GFLOP/s (more is faster)", ylabel="", title="What the networks are made of, on this machine")
+    ax.set(xlabel="GFLOP/s (more is faster)", ylabel="")
     return ax
 
 
 def plot_throughput(throughput: pd.DataFrame) -> Figure:
     """Draw each network's samples per second over the batch size; where memory ran out stands a mark on the axis.
 
-    Args:
-        throughput: Columns network, unit, batch, per_s (NaN: out of memory).
+    `throughput`: columns network, unit, batch, per_s (NaN: out of memory).
     """
     networks = list(throughput.groupby("network", sort=False))
-    fig, panels = plt.subplots(1, len(networks), figsize=(7, 2.6), layout="constrained", squeeze=False)
-    for number, (ax, (name, rows)) in enumerate(zip(panels[0], networks, strict=True)):
+    fig, (row,) = panels(1, len(networks), (7, 2.6))
+    for number, (ax, (name, rows)) in enumerate(zip(row, networks, strict=True)):
         failed = rows.loc[rows["per_s"].isna(), "batch"]
         ax.plot(rows["batch"], rows["per_s"], marker="o", color=f"C{number}")
         if len(failed):
