@@ -265,25 +265,16 @@ def features(
     out: Annotated[Path, option("the run's folder")],
     index: Annotated[Path | None, option("says whose the rows of a .npy are", "FILE.csv")] = None,
     fps: Annotated[float | None, option("frames per second, for rows without times")] = None,
-    columns: Annotated[str, option("those of a CSV that are features, default all not known", "'AU*_r,AU*_c'")] = "",
     skip_unmatched: Annotated[bool, option("leave out features of clips that are not there")] = False,
 ) -> int:
     """Take features that were made elsewhere for a run's 03 or 04."""
     from helpers import external, workbook
 
-    out = out.resolve()
     how = {"data": data, "index": index, "fps": fps, "skip_unmatched": skip_unmatched}
-    how["columns"] = [name.strip() for name in columns.split(",") if name.strip()]
     manifest = external.import_features(source, out, stream, **how, progress=sys.stderr.isatty())
-    counts = manifest["counts"]
-    if counts["made"]:
+    if manifest["counts"]["made"]:
         workbook.forget(out, "05")
-    print(
-        f"{counts['made']} clips made, {counts['found']} were there, {counts['failed']} left out; "
-        f"{counts['rows']} rows of {counts['feature_dim']}, {counts['invalid_rows']} of them invalid",
-        *external.as_lines(manifest),
-        sep="\n",
-    )
+    print(external.as_text(manifest))
     return 0
 
 

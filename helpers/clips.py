@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers.files import needs, replacing
 from helpers.inventory import as_line, take_inventory
-from helpers.matching import NO_CLIP, match_names
+from helpers.matching import NO_CLIP, SEVERAL, match_names
 from helpers.names import natural_order
 from helpers.rating_tables import STATED, TRAITS
 from helpers.ratings import Ratings, read_rating_rows, reliability, scaled
@@ -110,6 +110,8 @@ def read_ratings(
     kind, rows = read_rating_rows(data_dir, targets)
     rows = scaled(rows, targets, rating_range)
     matched = match_names(rows["name"], clips, rows["file_split"], data_dir)
+    for name, _, why in matched[matched["rule"].str.startswith(SEVERAL)].itertuples(index=False):
+        raise ValueError(f"{name!r} in {rows['file'].iloc[0]} must name one clip, it {why}. Call it by its key.")
     rows["key"] = matched["key"].to_numpy()
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
     if len(rows) and (rows["key"] == "").all():

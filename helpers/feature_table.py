@@ -1,15 +1,14 @@
-"""CSVs of features as programs write them: what their columns are, by name, and their rows some lines at a time.
+"""CSVs of features as programs write them: what their columns are, by name, and their rows.
 
 In: UTF-8 text with one line of column names, `,` `;` or tab between cells. Out: what is known of each row, and its
 features. `ROLES` is the one list of known names: all other columns are features.
 """
 
+import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,165 +32,131 @@ ROLES = {
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names.split()} | {"": ""}
 FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 NOT_A_NUMBER = ["", "nan", "NaN", "NA", "null"]
-CELLS_AT_A_TIME = 2**21  # 2,097,152 numbers are 16 MB
-NOT_CSV = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
-REMOVE = " Remove the column, or say which are features (columns)."
 
 
-def _number(text: str, empty: float | None = None) -> float | None:
-    """The number that a text says, to the last bit, which readers of CSV miss; None for another text."""
-    if text.strip() in NOT_A_NUMBER:
-        return empty
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError
+    return text
 
 
-def _seconds(text: str) -> float | None:
+def _seconds(text: str) -> float:
     """Seconds, or `0 days 00:00:01.50` as openSMILE's package for Python writes them."""
-    try:
-        return pd.Timedelta(text).total_seconds() if ":" in text else _number(text)
-    except ValueError:
-        return None
+    return pd.Timedelta(text).total_seconds() if ":" in text else float(text)
 
 
-# What a cell must be by the role of its column, and what reads it: None where it is not. Blanks may belong to a name.
-RULES: dict[str | None, tuple[str, Callable[[str], Any]]] = {
-    "clip": ("name a clip", lambda text: text if text.strip() else None),
-    "face": ("name a face", str),
-    "valid": ("be True or False", lambda text: FLAGS.get(text.strip().lower())),
-    "confidence": ("be a number", lambda text: _number(text, 0.0)),
-    None: ("be a number", lambda text: _number(text, np.nan)),
-} | dict.fromkeys(("t_s", "t_start_s", "t_end_s"), ("be a number", _seconds))
+# What a cell must be by the role of its column, and what reads it, to the last bit, which readers of CSV miss; a
+# ValueError or KeyError where it is not. Blanks may belong to a name.
+READERS: dict[str | None, tuple[str, Callable[[str], Any]]] = {
+    "clip": ("a name", _name),
+    "face": ("a name", str),
+    "valid": ("True or False", lambda text: FLAGS[text.strip().lower()]),
+    "confidence": ("a number", lambda text: 0.0 if text.strip() in NOT_A_NUMBER else float(text)),
+    None: ("a number", lambda text: np.nan if text.strip() in NOT_A_NUMBER else float(text)),
+} | dict.fromkeys(("t_s", "t_start_s", "t_end_s"), ("a number", _seconds))
 
 
-@dataclass(frozen=True)
-class FeatureTable:
-    """A CSV. By their places in `names`, what its columns are: `known` by role, and `features`; the rest is left out.
+class Rows(NamedTuple):
+    """Rows as they were found.
 
-    `reading`: how pandas reads it. Of several columns with one role the one counts whose name comes first in `ROLES`.
+    Attributes:
+        known: One column per role; the index says where in its file a row is. Times are in seconds, frames count from
+            0 where that can be told, and `valid` is False where the confidence is not above 0.
+        features: (n, D), NaN for an empty cell.
+        columns: Names of a CSV's columns: "features" (D), "known" by role, and "left_out", which are no features or
+            without any number.
     """
 
-    path: Path
-    reading: dict[str, Any]
-    names: tuple[str, ...]
-    known: dict[str, int]
-    features: tuple[int, ...]
-
-    @property
-    def feature_names(self) -> list[str]:
-        """Names of the features."""
-        return [self.names[at] for at in self.features]
-
-    def about(self, used: Sequence[bool]) -> dict[str, Any]:
-        """Names of the columns: `features`, of these those that are `used`; `known` by role; `left_out`."""
-        features = [name for name, is_used in zip(self.feature_names, used, strict=True) if is_used]
-        known = {role: self.names[at] for role, at in self.known.items()}
-        left_out = [name or "(no name)" for name in self.names if name not in (*features, *known.values())]
-        return {"features": features, "known": known, "left_out": left_out}
-
-    def ordered_like(self, other: "FeatureTable") -> "FeatureTable":
-        """The same with the features in the order of another table; ValueError where their columns differ."""
-        if odd := sorted({*self.names} ^ {*other.names}):
-            got = f"{'another' if odd[0] in self.names else 'no'} {odd[0]!r}"
-            raise ValueError(f"{self.path.name} must have the columns of {other.path.name}, got {got}.")
-        return replace(self, features=tuple(map(self.names.index, other.feature_names)))
-
-    def chunks(self) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-        """Read some lines at a time.
-
-        Yields:
-            One column per role, the index the number of the line; milliseconds are `t_s` too, and `valid` is False
-            where the confidence is not above 0. And the features, float32 (n, D), NaN for an empty cell.
-
-        Raises:
-            ValueError: No CSV, no lines, or a cell that is not what its column holds, with its line.
-        """
-        for chunk in self._lines():
-            texts = chunk[list(self.features)].select_dtypes(exclude="number").columns
-            chunk[texts] = pd.DataFrame({at: self._typed(chunk, at, None) for at in texts}, chunk.index)
-            with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
-                numbers = chunk[list(self.features)].to_numpy(np.float32, na_value=np.nan)
-            known = {role: self._typed(chunk, at, role) for role, at in self.known.items()}
-            if "t_ms" in known:
-                known.setdefault("t_s", known.pop("t_ms") / 1000)
-            if "confidence" in known:
-                known["valid"] = known.get("valid", True) & (known["confidence"] > 0)
-            yield pd.DataFrame(known, chunk.index), numbers
-
-    def _lines(self) -> Iterator[pd.DataFrame]:
-        """Cells by place, some lines at a time, the index their numbers; the last column is what has no name."""
-        n, line = len(self.names), self.reading["skiprows"] + 2
-        how = self.reading | {"skiprows": line - 1, "header": None, "names": range(n + 1), "index_col": False}
-        how |= {"na_values": dict.fromkeys(self.features, NOT_A_NUMBER), "keep_default_na": False}
-        how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(self.features), str)}
-        how |= {"low_memory": False, "skip_blank_lines": False}
-        try:
-            with pd.read_csv(self.path, chunksize=max(CELLS_AT_A_TIME // (n + 1), 100), **how) as chunks:
-                for chunk in chunks:
-                    chunk.index = range(line, line + len(chunk))
-                    line += len(chunk)
-                    empty = chunk.isin(["", np.nan])
-                    if not empty[n].all():  # an empty cell is behind a last separator
-                        raise _no_csv(
-                            self.path, f"line {empty[n].idxmin()} must not have more cells than there are names"
-                        )
-                    # where rows are counted, blank ones count
-                    yield chunk[~empty.all(axis=1)].copy() if self.known else chunk
-        except NOT_CSV as error:
-            raise _no_csv(self.path, error) from None
-        if line == self.reading["skiprows"] + 2:
-            raise ValueError(f"{self.path.name} must have lines below its column names, got none.")
-
-    def _typed(self, chunk: pd.DataFrame, at: int, role: str | None) -> pd.Series:
-        """A column with its type; a cell that is not what its role wants is a ValueError with its line."""
-        rule, read = RULES.get(role, ("be a number", _number))
-        cells = chunk[at].fillna("").astype(str)
-        if self.reading["sep"] != "," and role not in ("clip", "face"):
-            cells = cells.str.replace(",", ".")
-        values = [read(text) for text in cells]
-        if None in values:
-            line, name = cells.index[values.index(None)], self.names[at]
-            got = f"{self.path.name} line {line}: {name} must {rule}, got {cells[line].strip()!r}."
-            raise ValueError(got + ("" if role else REMOVE))
-        return pd.Series(values, chunk.index, None if values else float)
+    known: pd.DataFrame
+    features: np.ndarray
+    columns: dict[str, Any] = {}  # noqa: RUF012  never changed
 
 
-def _no_csv(path: Path, error: Exception | str) -> ValueError:
-    return ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).")
-
-
-def open_table(path: Path, wanted: Sequence[str] = ()) -> FeatureTable:
-    """Read the names of a CSV's columns and tell what they are.
+def read_table(path: Path, *, clips: bool = False, features: bool = True) -> Rows:
+    """Read a CSV; of several columns with one role that one counts whose name comes first in `ROLES`.
 
     Args:
         path: The CSV.
-        wanted: Patterns (`AU*_r`) of the columns that are features, default: all that are not known. A column that is
-            called by its whole name is a feature whatever it is known as.
+        clips, features: Whether a column must say the clip, and others are features.
 
     Raises:
-        ValueError: Not a CSV in UTF-8; two columns of one name.
+        ValueError: No CSV in UTF-8, no lines, two columns of one name, a missing column, or a cell that is not what its
+            column holds, with its line.
     """
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        line = file.readline().strip("\n")
-    said = re.fullmatch('"?sep=(.)"?', line, re.I)  # by Excel
-    reading = {"sep": said[1] if said else max(",;\t", key=line.count), "skiprows": int(bool(said))}
-    reading["encoding"] = "utf-8-sig"
     try:
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **reading)
-    except NOT_CSV as error:
-        raise _no_csv(path, error) from None
-    names = tuple(name.strip() for name in first.iloc[0])
-    if len(set(filter(None, names))) < sum(map(bool, names)):
-        twice = next(name for at, name in enumerate(names) if name in names[:at])
-        raise ValueError(f"{path.name} must have one column {twice!r}, got two. Rename one.")
-    plain = [re.sub(r"[^0-9a-z]+", "_", name.casefold()).strip("_") if name.isascii() else name for name in names]
-    roles = [None if name in wanted else ROLE_OF.get(word) for name, word in zip(names, plain, strict=True)]
-    known: dict[str, int] = {}
-    for word, role in ROLE_OF.items():
-        if role and word in plain and roles[at := plain.index(word)] == role:
-            known.setdefault(role, at)
-    unknown = [at for at, role in enumerate(roles) if role is None]
-    features = [at for at in unknown if not wanted or any(fnmatchcase(names[at], pattern) for pattern in wanted)]
-    return FeatureTable(path, reading, names, known, tuple(features))
+        separator, head, names = _head(path)
+        plain = [re.sub(r"[^0-9a-z]+", "_", name.casefold()).strip("_") if name.isascii() else name for name in names]
+        roles = {role: plain.index(word) for word, role in reversed(ROLE_OF.items()) if role and word in plain}
+        places = [at for at, word in enumerate(plain) if features and word not in ROLE_OF]
+        cells = _cells(path, separator, head, len(names), places, counted=not roles)
+    except ValueError as error:  # pandas' errors are such, too
+        raise ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).") from None
+
+    if clips and "clip" not in roles:
+        must = f"{path.name} must have a column 'clip', got {', '.join(names[:8])}"
+        raise ValueError(f"{must}. Add it, or name the folder of a file per clip.")
+
+    where = {at: (separator != ",", f"{path.name} line {{}}: {name}") for at, name in enumerate(names)}
+    known = pd.DataFrame({role: _typed(cells[at], role, *where[at]) for role, at in roles.items()}, cells.index)
+    for at in cells[places].select_dtypes(exclude="number").columns:
+        cells[at] = _typed(cells[at], None, *where[at])
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
+        numbers = cells[places].to_numpy(np.float32, na_value=np.nan)
+    used = ~np.isnan(numbers).all(axis=0)
+    if features and not used.any():
+        raise ValueError(f"{path.name} must have columns of features beside {', '.join(names)}, got none.")
+    said = {"features": [names[at] for at in np.array(places, int)[used]]}
+    said |= {"known": {role: names[at] for role, at in roles.items()}}
+    others = [name for name in names if name not in (*said["features"], *said["known"].values())]
+    return Rows(_tidied(known), numbers[:, used], said | {"left_out": [name or "(no name)" for name in others]})
+
+
+def _typed(cells: pd.Series, role: str | None, commas: bool, where: str) -> pd.Series:
+    """A column as what its role wants; `commas`: of decimals."""
+    (rule, read), values = READERS.get(role, ("a number", float)), {}
+    for line, cell in cells.fillna("").astype(str).items():
+        try:
+            values[line] = read(cell.replace(",", ".") if commas and role not in ("clip", "face") else cell)
+        except (ValueError, KeyError):
+            what = f"{where.format(line)} must be {rule}, got {cell!r}"
+            raise ValueError(f"{what}. Correct it, or remove the column.") from None
+    return pd.Series(values)
+
+
+def _head(path: Path) -> tuple[str, int, list[str]]:
+    """What separates cells, the number of lines before the first row, and the names of the columns."""
+    with open(path, encoding="utf-8-sig") as file:
+        first, second = file.readline(), file.readline()
+    by_excel = re.fullmatch('"?sep=(.)"?\n', first, re.I)
+    line = second if by_excel else first
+    separator = by_excel[1] if by_excel else max(",;\t", key=line.count)
+    names = [name.strip() for name in next(csv.reader([line], delimiter=separator), ())]
+    if not any(names) or len(set(filter(None, names))) < sum(map(bool, names)):
+        raise ValueError(f"its columns must have different names, got {', '.join(names) or 'none'}")
+    return separator, 1 + bool(by_excel), names
+
+
+def _cells(path: Path, separator: str, head: int, n: int, features: list[int], counted: bool) -> pd.DataFrame:
+    """Cells by place, features as numbers; the index is the line, and empty ones are there where rows are `counted`."""
+    how = {"sep": separator, "skiprows": head, "header": None, "names": range(n + 1), "index_col": False}
+    how |= {"encoding": "utf-8-sig", "low_memory": False, "skip_blank_lines": False, "keep_default_na": False}
+    how |= {"dtype": dict.fromkeys(set(range(n + 1)).difference(features), str)}
+    cells = pd.read_csv(path, na_values=dict.fromkeys(features, NOT_A_NUMBER), **how)
+    cells.index += head + 1
+    empty = cells.isin(["", np.nan])
+    if not empty[n].all():  # an empty cell is behind a last separator
+        raise ValueError(f"line {empty[n].idxmin()} has more cells than there are names")
+    cells = cells if counted else cells[~empty.all(axis=1)].copy()
+    if cells.empty:
+        raise ValueError("it has no lines below the names of its columns")
+    return cells
+
+
+def _tidied(known: pd.DataFrame) -> pd.DataFrame:
+    if "t_ms" in known:
+        known = known.assign(t_s=known.get("t_s", known["t_ms"] / 1000))
+    if "confidence" in known:
+        known = known.assign(valid=known.get("valid", True) & (known["confidence"] > 0))
+    if {"frame", "t_s"} <= {*known} and ((known["frame"] == 1) & (known["t_s"] == 0)).any():
+        known = known.assign(frame=known["frame"] - 1)  # other programs count from 1, as their times tell
+    return known

@@ -5,15 +5,16 @@ name. Rules go from strict to loose; a loose one counts only where it leaves one
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from helpers.names import NO_CLIP, clip_key, ends, fitting_keys
+from helpers.names import NO_CLIP, clip_key, ends, spellings, tidied
 
 ABSOLUTE = re.compile(r"(?:/|~|\.\./|[a-z]:|[a-z]+://)", re.I)  # how a path begins that is no path below the folder
 NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")  # 1, 001, and 1.0 as spreadsheets write it
+SEVERAL = "is the name of"  # begins the reason of a name that is the end of several keys
 SHOWN = 5  # names in one line
 
 Forms = Callable[[str], Iterable[str]]
@@ -34,43 +35,31 @@ def match_names(
     Returns:
         One row per name, in their order: `name`, `key` and `rule`; where it fits no clip `key` is "", and `rule` the
         reason.
-
-    Raises:
-        ValueError: a key or file name that fits more than one clip.
     """
     names = list(names)
-    pairs = list(zip(names, name_splits if name_splits is not None else [""] * len(names), strict=True))
-    found: dict[tuple[str, str], tuple[str, str]] = {}  # key and rule by name and split
-    for (name, split), fitting in zip(pairs, fitting_keys(names, clips.index), strict=True):
-        fitting = _of_split(fitting, split, clips)
-        if len(fitting) > 1:
-            raise ValueError(f"{name!r} must name one clip, got {fitting[0]} and {fitting[1]}. Call it by its key.")
-        rule = "key" if [_tidied(name)] == fitting else "file name"
-        found[name, split] = (fitting[0], rule) if fitting else ("", NO_CLIP)
+    pairs = list(zip(names, [""] * len(names) if name_splits is None else name_splits, strict=True))
+    found = dict.fromkeys(pairs, ("", NO_CLIP))  # key and rule by name and split
     for rule, of_name, of_key in _rules(Path(root), clips):
         if not (left := [pair for pair, (_, why) in found.items() if why == NO_CLIP]):
             break
         # Where the folders of a path are passed over, only clips count that no stricter rule has found.
-        taken = [key for key, _ in found.values()] if "file name" in rule else []
+        taken = [key for key, _ in found.values()] if "file name of" in rule else []
         forms: dict[str, list[str]] = {}
         for key in clips.index.difference(taken, sort=False):
             for form in dict.fromkeys(of_key(key)):
                 forms.setdefault(form, []).append(key)
         for name, split in left:
-            fitting = next((forms[form] for form in of_name(_tidied(name)) if form in forms), [])
-            if fitting := _of_split(fitting, split, clips):
-                unclear = "", f"fits {' and '.join(fitting[:2])}"
-                found[name, split] = (fitting[0], rule) if len(fitting) == 1 else unclear
+            spelled = of_name(name if of_name is spellings else clip_key(tidied(name)))
+            fitting = next((forms[form] for form in spelled if form in forms), [])
+            if fitting := [key for key in fitting if not split or clips.at[key, "split"] in ("", split)]:
+                why = f"{SEVERAL if rule == 'file name' else 'fits'} {' and '.join(fitting[:2])}"
+                found[name, split] = (fitting[0], rule) if len(fitting) == 1 else ("", why)
     rows = [(name, *found[name, split]) for name, split in pairs]
     return pd.DataFrame(rows, columns=["name", "key", "rule"], dtype="str")
 
 
-def _of_split(keys: Sequence[str], split: str, clips: pd.DataFrame) -> list[str]:
-    return [key for key in keys if not split or clips.at[key, "split"] in ("", split)]
-
-
 def _rules(root: Path, clips: pd.DataFrame) -> Iterator[Rule]:
-    """The loose rules, strictest first; what fits several clips by one is not settled by a looser one."""
+    """The rules, strictest first; what fits several clips by one is not settled by a looser one."""
     folder = root.absolute().parts
 
     def below(name: str) -> Iterator[str]:  # ends of a path of another computer, or from the folder above the data
@@ -90,6 +79,8 @@ def _rules(root: Path, clips: pd.DataFrame) -> Iterator[Rule]:
         folder, _, last = name.rpartition("/")
         return [f"{folder}/{match[1]}"] if (match := NUMBER.fullmatch(last)) else []
 
+    yield "key", spellings, _alone
+    yield "file name", spellings, ends
     yield "other case", _folded(_alone), _folded(ends)
     for rule, of_name, of_key in [("path", below, _alone), ("file name of a path", file_name, ends)]:
         yield rule, of_name, of_key
@@ -106,10 +97,6 @@ def _alone(text: str) -> list[str]:
 
 def _folded(forms: Forms) -> Forms:
     return lambda text: [form.casefold() for form in forms(text)]
-
-
-def _tidied(name: str) -> str:
-    return clip_key(name.strip().replace("\\", "/").removeprefix("./"))
 
 
 def as_lines(matched: pd.DataFrame, what: str = "ratings") -> list[str]:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 log = logging.getLogger(__name__)
@@ -41,39 +41,39 @@ def natural_order(key: str) -> tuple:
     return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], key
 
 
-def fitting_keys(names: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
-    """List for each name all keys it fits: the equal one, or else those that end in it.
-
-    Names are keys, or their last parts (a file name; a folder and a file name), with or without video suffix. A name is
-    tried as it is, then without spaces around it and with "/" for backslashes, then without OpenFace's `_aligned`.
-    """
-    ending: dict[str, list[str]] = {}
-    for key in keys:
-        for end in ends(key):
-            ending.setdefault(end, []).append(key)
-    return [next(_fitting(name, ending), []) for name in names]
-
-
 def ends(key: str) -> Iterator[str]:
     """A key, and the key without its first folder, and so on."""
     parts = key.split("/")
     return ("/".join(parts[first:]) for first in range(len(parts)))
 
 
-def _fitting(name: str, ending: Mapping[str, list[str]]) -> Iterator[list[str]]:
-    tidied = name.strip().replace("\\", "/").removeprefix("./")
-    for path in (name, tidied, tidied.removesuffix("_aligned")):
-        known = [s for s in (clip_key(path), unicodedata.normalize("NFC", path)) if s in ending]
-        yield from ([s] for s in known if s in ending[s])
-        yield from (ending[s] for s in known)
+def tidied(name: str) -> str:
+    """A name without spaces around it, with "/" for backslashes."""
+    return name.strip().replace("\\", "/").removeprefix("./")
+
+
+def spellings(name: str) -> Iterator[str]:
+    """What a name with or without video suffix may mean: it, it tidied, and without OpenFace's `_aligned`."""
+    for path in (name, tidied(name), tidied(name).removesuffix("_aligned")):
+        yield from (clip_key(path), unicodedata.normalize("NFC", path))
 
 
 def match_clips(names: Iterable[str], keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the clip of each name: from key to name; and from every other name to the reason, see `fitting_keys`."""
-    names = list(names)
+    """Find the clip of each name, by its key or else the only one that ends in the name.
+
+    Returns:
+        From key to name; and from every other name to the reason.
+    """
+    ending: dict[str, list[str]] = {}
+    for key in keys:
+        for end in ends(key):
+            ending.setdefault(end, []).append(key)
     named: dict[str, str] = {}
     refused: dict[str, str] = {}
-    for name, fitting in zip(names, fitting_keys(names, keys), strict=True):
+    for name in names:
+        known = [spelled for spelled in spellings(name) if spelled in ending]
+        exact = [spelled for spelled in known if spelled in ending[spelled]]
+        fitting = exact[:1] or (ending[known[0]] if known else [])
         if len(fitting) != 1:
             refused[name] = f"it fits {fitting[0]} and {fitting[1]}" if fitting else NO_CLIP
         elif named.setdefault(fitting[0], name) != name:

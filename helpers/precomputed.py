@@ -14,9 +14,10 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces
 LOOKED_AT_CLIPS, LOOKED_AT_SAMPLES = 16, 3  # to find out what most samples of a folder are like
 
 Values = tuple[np.ndarray, dict[int, str]]  # of some samples, zeros where one cannot be used; and by place, why not
-About = tuple[int, float, str, tuple[int, ...]]  # number, rate, origin and shape of samples
+About = tuple[float, str, tuple[int, ...]]  # rate, origin and shape (n, ...) of a clip's samples
 
 
 class StoredError(ClipError):
@@ -53,24 +54,17 @@ class StoredError(ClipError):
 class StoredClip:
     """The samples of one clip, n of them, to be read in another process; for rows it takes the place of a `FaceTrack`.
 
-    `paths`: the file of each sample, also of one that is missing; or the one file that holds all. `number`: int (n,),
-    ascending: in the names of pictures, or of the frame that a field of flow begins with. `t_s`: (n,) seconds. `fps`:
-    by how much the number grows in a second. `n_frames`: of the video that they stand for. `side_px`: as stored.
-    `size_px`: of the network's input. `reader`: what reads them, for the manifest. `open`: from the clip to what reads
-    the samples at some places as the network is shown them. `clip_px`: flow is cut to +-this after resizing and
-    divided by it; None leaves it in pixels.
+    `number`: int (n,), ascending: in the names of pictures, or of the frame that a field of flow begins with. `t_s`:
+    (n,) seconds. `fps`: by how much the number grows in a second. `n_frames`: of the video that they stand for.
+    `reader`: what reads them, for the manifest. `read`: yields samples as the network is shown them.
     """
 
-    paths: tuple[Path, ...]
     number: np.ndarray
     t_s: np.ndarray
     fps: float
     n_frames: int
-    side_px: int
-    size_px: int
     reader: str
-    open: Callable[["StoredClip"], Callable[[slice], Values]]
-    clip_px: float | None = None
+    read: Callable[[], Iterator[Values]]
 
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
         """True for every time in seconds, bool, same shape: whoever stored the samples has seen the face in each."""
@@ -78,90 +72,76 @@ class StoredClip:
 
 
 def stored_chunks(clip: StoredClip) -> Iterator[Chunk]:
-    """What is stored of a clip, chunk by chunk; what cannot be used is zeros and has its reason.
-
-    `StoredError`: none of the clip can be used.
-    """
-    clock = Clock()
-    with clock("reading"):
-        read = clip.open(clip)
-    for first in range(0, len(clip.t_s), CROPS_PER_CHUNK):
-        places = slice(first, min(first + CROPS_PER_CHUNK, len(clip.t_s)))
-        with clock("reading"):
-            values, reasons = read(places)
+    """What is stored of a clip, chunk by chunk; `StoredError`: none of it can be used."""
+    clock, first = Clock(), 0
+    for values, reasons in clock.each("reading", clip.read()):
+        places = slice(first, first + len(values))
         yield Chunk(values, clip.t_s[places], clip.number[places], clip.reader, reasons, clock.read())
+        first += len(values)
 
 
-def open_faces(clip: StoredClip) -> Callable[[slice], Values]:
-    """What reads pictures: RGB uint8 (k, size_px, size_px, 3)."""
-    whole, shape = np.array([0, 0, clip.side_px, clip.side_px]), (clip.size_px, clip.size_px, 3)
-
-    def read(path: Path) -> np.ndarray:
-        return crop_face(read_face(path, clip.side_px), whole, clip.size_px)
-
-    return lambda places: _each(read, clip.paths[places], shape, np.uint8)
+def _read_faces(paths: Sequence[Path], side_px: int, size_px: int) -> Iterator[Values]:
+    """Pictures: RGB uint8 (k, size_px, size_px, 3)."""
+    whole = np.array([0, 0, side_px, side_px])
+    yield from _each(paths, lambda path: crop_face(read_face(path, side_px), whole, size_px), size_px, 3, np.uint8)
 
 
-def open_flow(clip: StoredClip) -> Callable[[slice], Values]:
-    """What reads fields of flow: float32 (k, size_px, size_px, 2)."""
-    shape, path, per_file = (clip.side_px, clip.side_px, 2), clip.paths[0], len(clip.paths) > 1
-    if not per_file:
-        fields = _array(path).__getitem__ if path.suffix == ".npy" else _of_clip(read_flow, path).fields
-
-    def stored(places: slice) -> Values:
-        if per_file:
-            return _each(lambda path: checked(read_npy(path), path.name, shape), clip.paths[places], shape, np.float32)
-        return checked(fields(places), path.name, (places.stop - places.start, *shape)), {}
-
-    def read(places: slice) -> Values:
-        flow, reasons = stored(places)
-        flow = resize_flow(flow, clip.size_px)  # what is not finite stays so
+def _read_flow(paths: Sequence[Path], side_px: int, size_px: int, clip_px: float | None) -> Iterator[Values]:
+    """Fields of flow: float32 (k, size_px, size_px, 2)."""
+    shape = (side_px, side_px, 2)
+    if len(paths) > 1:
+        chunks = _each(paths, lambda path: _checked(read_npy(path), path.name, shape), side_px, 2, np.float32)
+    else:
+        chunks = _of_one(paths[0], shape)
+    first = 0
+    for flow, reasons in chunks:
+        flow = resize_flow(flow, size_px)  # what is not finite stays so
         for i in np.flatnonzero(~np.isfinite(flow).all(axis=(1, 2, 3))).tolist():
-            name = clip.paths[places.start + i].name if per_file else f"field {places.start + i}"
+            name = paths[first + i].name if len(paths) > 1 else f"field {first + i}"
             flow[i], reasons[i] = 0, f"{name}: NaN or infinity"
-        return flow if clip.clip_px is None else normalise_flow(flow, clip.clip_px), dict(sorted(reasons.items()))
+        first += len(flow)
+        yield flow if clip_px is None else normalise_flow(flow, clip_px), dict(sorted(reasons.items()))
 
-    return read
 
-
-def _each(read: Callable[[Path], np.ndarray], paths: Sequence[Path], shape: tuple[int, ...], dtype: type) -> Values:
+def _each(paths: Sequence[Path], read: Callable, size: int, channels: int, dtype: type) -> Iterator[Values]:
     """What is read of files that hold one sample each."""
-    values, reasons = np.zeros((len(paths), *shape), dtype), {}
-    for i, path in enumerate(paths):
-        try:
-            values[i] = read(path)
-        except StoredError as error:
-            reasons[i] = str(error)
-    return values, reasons
+    for first in range(0, len(paths), CROPS_PER_CHUNK):
+        some = paths[first : first + CROPS_PER_CHUNK]
+        values, reasons = np.zeros((len(some), size, size, channels), dtype), {}
+        for i, path in enumerate(some):
+            try:
+                values[i] = read(path)
+            except StoredError as error:
+                reasons[i] = str(error)
+        yield values, reasons
 
 
-def _commonest(look: Callable[[Path], Any], paths: Iterable[Path], n: int) -> Any:
-    """What `look` sees most often in `n` of the paths, evenly spread; StoredError where it sees nothing."""
-    paths, counter = list(paths), Counter()
-    few = np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int))
-    for i in few:
-        with suppress(Exception):  # of a clip, which it will be told of
-            counter[look(paths[i])] += 1
-    if not counter:
-        raise StoredError(f"not one of {len(few)} looked at can be read")
-    return counter.most_common(1)[0][0]
+def _of_one(path: Path, shape: tuple[int, ...]) -> Iterator[Values]:
+    """What is read of one file that holds all samples."""
+    if path.suffix == ".npy":
+        fields, n = _array(path).__getitem__, len(_array(path))
+    else:
+        file = _of_clip(read_flow, path)
+        fields, n = file.fields, len(file.t_s)
+    for first in range(0, n, CROPS_PER_CHUNK):
+        some = fields(slice(first, first + CROPS_PER_CHUNK))
+        yield _checked(some, path.name, (len(some), *shape)), {}
 
 
-def files_below(folder: Path, wanted: Callable[[str], Any]) -> tuple[list[Path], Counter]:
-    """The files below a folder whose names are `wanted`, and the number of the others by suffix."""
+def files_below(folder: Path, *wanted: Callable[[str], Any]) -> list[Path]:
+    """The files below a folder whose names the first of `wanted` fits that fits any; others are told in the log."""
     paths = [folder / path for path in video_files(folder, bool)]
-    others = Counter(path.suffix.lower() or path.name for path in paths if not wanted(path.name))
-    return [path for path in paths if wanted(path.name)], others
+    found = next(filter(None, ([path for path in paths if fits(path.name)] for fits in wanted)), [])
+    others = Counter(path.suffix.lower() or path.name for path in set(paths).difference(found))
+    if others:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
+        log.warning("in %s other files are passed over: %s", folder, kinds)
+    return found
 
 
 def is_array(name: str) -> bool:
     """Say whether a file is taken for arrays of NumPy."""
     return name.endswith((".npz", ".npy"))
-
-
-def kinds_as_text(kinds: Mapping[str, int]) -> str:
-    """Numbers of files by kind, in words: `450 .bmp, 1 .hog`."""
-    return ", ".join(f"{n} {kind}" for kind, n in kinds.items())
 
 
 def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
@@ -178,13 +158,11 @@ def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     """The files in a folder whose names fit, by the number that is the pattern's first group, ascending.
 
-    `StoredError`: there are none any more, two have the same number, or one has more than 18 digits.
+    `StoredError`: there are none any more, or two have the same number.
     """
     found: dict[int, Path] = {}
     for name in sorted(os.listdir(folder) if folder.is_dir() else [], key=natural_order):
         match = pattern.fullmatch(name)
-        if match and len(match[1]) > 18:
-            raise StoredError(f"the number in {name} is too large")
         if match and found.setdefault(int(match[1]), folder / name).name != name:
             raise StoredError(f"{found[int(match[1])].name} and {name} have the same number {int(match[1])}")
     if not found:
@@ -192,7 +170,7 @@ def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def face_files(folder: Path) -> dict[int, Path]:
+def _face_files(folder: Path) -> dict[int, Path]:
     """The pictures in a folder by number; of OpenFace's, which count from 1, those of the face that has most."""
     faces = Counter(match[1] for name in sorted(os.listdir(folder)) if (match := OPENFACE.fullmatch(name)))
     if not faces:
@@ -201,14 +179,29 @@ def face_files(folder: Path) -> dict[int, Path]:
     return {number - 1: path for number, path in numbered_files(folder, main).items()}
 
 
+def _pair_files(folder: Path) -> dict[int, Path]:
+    """The file of each pair of faces in a folder by the first number, ascending; also of those that are missing.
+
+    Numbers start at 0 as in the source project, or at 1 where there is no 0: a higher start means missing pairs. What
+    is missing after the last file cannot be known. `StoredError`: a file is no pair of neighbours, or there is none.
+    """
+    found = numbered_files(folder, PAIR)
+    for first, path in found.items():
+        if int(PAIR.fullmatch(path.name)[2]) != first + 1:
+            raise StoredError(f"{path.name} must be the pair of {first} and {first + 1}. Number faces without gaps.")
+    digits = len(PAIR.fullmatch(found[min(found)].name)[1])
+    numbers = range(0 if min(found) != 1 else 1, max(found) + 1)
+    return {i: found.get(i, folder / f"flow_{i:0{digits}d}_{i + 1:0{digits}d}.npy") for i in numbers}
+
+
 class Tree:
     """A folder with the samples of many clips, all square and of one size.
 
-    `clips`: path of each by what the folder calls it, in natural order. `side_px`, `fps`, `made`: side, numbers per
-    second, and origin of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
-    `passed_over`: number of other files by suffix. Each kind of tree says which files are its own (`_is_mine`), the
-    clips' paths (`_paths`), number, rate, origin and commonest shape of a clip's samples (`_about`), all files of a
-    clip (`_files`); and for errors its `parameter`, `what` it holds, a file's name (`like`), a sample's `channels`.
+    `clips`: path of each by what the folder calls it, in natural order. `fps`, `made`, `side_px`: numbers per second,
+    origin and side of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
+    Each kind of tree says which files are its own (`_is_mine`), the clips' paths (`_paths`), rate, origin and
+    commonest shape of a clip's samples (`_about`), all files of a clip (`_files`); and for errors its `parameter`,
+    `what` it holds, a file's name (`like`), a sample's `channels`.
     """
 
     def __init__(self, folder: str | Path, fps: float):
@@ -220,19 +213,20 @@ class Tree:
         self.folder, self.fps = Path(folder), float(fps)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.parameter} must be a folder of {self.what}, {folder} is none. Check it.")
-        files, self.passed_over = files_below(self.folder, self._is_mine)
-        self.clips = clips_by_name(self.folder, self._paths(files))
-        if not self.clips:
-            raise ValueError(f"{self.parameter} must hold {self.what} like {self.like}, got none below {folder}.")
+        self.clips = clips_by_name(self.folder, self._paths(files_below(self.folder, self._is_mine)))
         try:
-            kind = _commonest(lambda path: self._about(path)[1:], self.clips.values(), LOOKED_AT_CLIPS)
+            self.fps, self.made, shape = _commonest(self._kind, self.clips.values(), LOOKED_AT_CLIPS)
         except StoredError as error:
-            raise ValueError(f"{self.parameter} must hold {self.what}, {error}. Check the folder.") from None
-        self.fps, self.made, shape = kind
+            must = f"{self.parameter} must hold {self.what} like {self.like}"
+            raise ValueError(f"{must}, got {error} below {folder}. Check it.") from None
         if shape not in {(side, side, self.channels) for side in shape}:
             must = f"the {self.what} of {self.parameter} must have shape (S, S, {self.channels})"
             raise ValueError(f"{must}, got {shape}. Crop them to squares.")
         self.side_px = shape[0]
+
+    def _kind(self, path: Path) -> tuple[float, str, tuple[int, ...]]:
+        fps, made, (_, *shape) = self._about(path)
+        return fps, made, tuple(shape)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -244,6 +238,17 @@ class Tree:
         paths = self._files(name)
         lines = [f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape") for path in paths]
         return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
+
+
+def _commonest(look: Callable[[Path], Any], paths: Iterable[Path], n: int) -> Any:
+    """What `look` sees most often in `n` of the paths, evenly spread; StoredError where it sees nothing."""
+    paths, counter = list(paths), Counter()
+    for i in np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int)):
+        with suppress(Exception):  # of a clip, which it will be told of
+            counter[look(paths[i])] += 1
+    if not counter:
+        raise StoredError("none that can be read" if paths else "none")
+    return counter.most_common(1)[0][0]
 
 
 class FaceTree(Tree):
@@ -259,16 +264,16 @@ class FaceTree(Tree):
         return {path.parent for path in files}
 
     def _about(self, path: Path) -> About:
-        pictures = face_files(path).values()
-        return len(pictures), self.fps, self.what, _commonest(_picture_shape, pictures, LOOKED_AT_SAMPLES)
+        pictures = _face_files(path).values()
+        return self.fps, self.what, (len(pictures), *_commonest(_picture_shape, pictures, LOOKED_AT_SAMPLES))
 
     def _files(self, name: str) -> list[Path]:
         times = self._times(name)
-        return [*face_files(self.clips[name]).values(), *[times] * times.exists()]
+        return [*_face_files(self.clips[name]).values(), *[times] * times.exists()]
 
     def job(self, name: str, size_px: int) -> StoredClip:
         """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
-        pictures = face_files(self.clips[name])
+        pictures = _face_files(self.clips[name])
         if others := sum(map(bool, map(PICTURE.fullmatch, os.listdir(self.clips[name])))) - len(pictures):
             log.warning("%s: %d pictures of other faces are left out", name, others)
         number = np.array(list(pictures), np.int64)
@@ -276,8 +281,8 @@ class FaceTree(Tree):
         if (times := self._times(name)).exists():
             t_s = _exact_times(times, pictures)
             fps = float(np.ptp(number) / np.ptp(t_s)) if len(number) > 1 else fps
-        files, sizes = tuple(pictures.values()), (self.side_px, size_px)
-        return StoredClip(files, number, t_s, fps, len(files), *sizes, f"Pillow {PIL.__version__}", open_faces)
+        read = partial(_read_faces, tuple(pictures.values()), self.side_px, size_px)
+        return StoredClip(number, t_s, fps, len(number), f"Pillow {PIL.__version__}", read)
 
     def _times(self, name: str) -> Path:
         return self.folder.with_name(self.folder.name + TIMES_SUFFIX) / f"{name}.npz"
@@ -300,8 +305,8 @@ def _picture_shape(path: Path) -> tuple[int, int, int]:
 def read_face(path: Path, side_px: int) -> np.ndarray:
     """Read one picture, known by its content and turned as its EXIF says: RGB uint8 (side_px, side_px, 3).
 
-    `StoredError`: missing, empty, unreadable, cut short, not RGB, more than 8 bits per channel, or of another size.
-    Nothing is converted: among colour pictures a grey one is another input.
+    `StoredError`: unreadable, not RGB, more than 8 bits per channel, or of another size. Nothing is converted: among
+    colour pictures a grey one is another input.
     """
     try:
         with Image.open(path) as image:
@@ -316,12 +321,9 @@ def read_face(path: Path, side_px: int) -> np.ndarray:
 
 def _unreadable(path: Path, error: Exception) -> StoredError:
     """Why a file cannot be read, without the name of its folder."""
-    if isinstance(error, FileNotFoundError):
-        why = "missing"
-    elif os.path.isfile(path) and not os.path.getsize(path):
-        why = "empty (0 bytes)"
-    else:
-        why = f"unreadable ({getattr(error, 'strerror', None) or error})".replace(f"{path.parent}/", "")
+    why = f"unreadable ({getattr(error, 'strerror', None) or error})".replace(f"{path.parent}/", "")
+    if isinstance(error, FileNotFoundError) or not os.path.getsize(path):
+        why = "empty (0 bytes)" if path.exists() else "missing"
     return StoredError(f"{path.name}: {why}")
 
 
@@ -345,15 +347,15 @@ class FlowTree(Tree):
 
     def _about(self, path: Path) -> About:
         if path.is_dir():
-            pairs = pair_files(path).values()
-            return len(pairs), self.fps, PAIRS, _commonest(lambda pair: read_npy(pair).shape, pairs, LOOKED_AT_SAMPLES)
+            pairs = _pair_files(path).values()
+            shape = _commonest(lambda pair: read_npy(pair).shape, pairs, LOOKED_AT_SAMPLES)
+            return self.fps, PAIRS, (len(pairs), *shape)
         if path.suffix == ".npy":
-            n, *shape = _array(path).shape
-            return n, self.fps, ARRAY, tuple(shape)
-        (n, *shape), t_s, rate, method = _of_clip(flow_header, path)
-        if not (rate > 0 and t_s.shape == (n,) and (np.abs(t_s - np.arange(n) / rate) <= 0.5 / rate).all()):
+            return self.fps, ARRAY, _array(path).shape
+        shape, t_s, rate, method = _of_clip(flow_header, path)
+        if not (rate > 0 and len(t_s) == shape[0] and np.allclose(t_s * rate, range(len(t_s)), rtol=0, atol=0.5)):
             raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
-        return n, rate, method, tuple(shape)
+        return rate, method, shape
 
     def _files(self, name: str) -> list[Path]:
         path = self.clips[name]
@@ -362,29 +364,15 @@ class FlowTree(Tree):
     def job(self, name: str, size_px: int, clip_px: float | None) -> StoredClip:
         """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
         path = self.clips[name]
-        n, fps, made, _ = self._about(path)
+        fps, made, (n, *_) = self._about(path)
         if (fps, made) != (self.fps, self.made):
             there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
             raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")
-        pairs = pair_files(path) if path.is_dir() else dict.fromkeys(range(n), path)
-        files, number = tuple(pairs.values()) if path.is_dir() else (path,), np.array(list(pairs), np.int64)
-        how = (self.side_px, size_px, f"stored flow: {made}", open_flow, clip_px)
-        return StoredClip(files, number, np.arange(n) / fps, fps, n + 1, *how)
-
-
-def pair_files(folder: Path) -> dict[int, Path]:
-    """The file of each pair of faces in a folder by the first number, ascending; also of those that are missing.
-
-    Numbers start at 0 as in the source project, or at 1 where there is no 0: a higher start means missing pairs. What
-    is missing after the last file cannot be known. `StoredError`: a file is no pair of neighbours, or there is none.
-    """
-    found = numbered_files(folder, PAIR)
-    for first, path in found.items():
-        if int(PAIR.fullmatch(path.name)[2]) != first + 1:
-            raise StoredError(f"{path.name} must be the pair of {first} and {first + 1}. Number faces without gaps.")
-    digits = len(PAIR.fullmatch(found[min(found)].name)[1])
-    numbers = range(0 if min(found) != 1 else 1, max(found) + 1)
-    return {i: found.get(i, folder / f"flow_{i:0{digits}d}_{i + 1:0{digits}d}.npy") for i in numbers}
+        pairs = _pair_files(path) if path.is_dir() else {}
+        number = np.array(list(pairs) or range(n), np.int64)
+        read = partial(_read_flow, tuple(pairs.values()) or (path,), self.side_px, size_px, clip_px)
+        t_s = np.arange(len(number)) / fps
+        return StoredClip(number, t_s, fps, len(number) + 1, f"stored flow: {made}", read)
 
 
 def _of_clip(read: Callable[[Path], Any], path: Path) -> Any:
@@ -395,12 +383,10 @@ def _of_clip(read: Callable[[Path], Any], path: Path) -> Any:
         raise StoredError(str(error).replace(f"{path.parent}/", "")) from None
 
 
-def checked(fields: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _checked(fields: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Flow as float32; `StoredError`: of another shape, or not decimal numbers."""
-    if fields.shape != shape:
-        raise StoredError(f"{name}: shape {fields.shape}, not {shape} like the others")
-    if fields.dtype.kind != "f":
-        raise StoredError(f"{name}: {fields.dtype} values, not decimal numbers in pixels")
+    if fields.shape != shape or fields.dtype.kind != "f":
+        raise StoredError(f"{name}: {fields.dtype} {fields.shape}, not decimal numbers {shape} like the others")
     with np.errstate(over="ignore"):  # too large for float32 is infinite
         return fields.astype(np.float32, copy=False)
 

@@ -12,7 +12,7 @@ from helpers.config import DynamicConfig, StaticConfig
 from helpers.crops import CROP_PX, Job, face_crops, face_flows
 from helpers.files import resolve
 from helpers.names import NO_CLIP, match_clips
-from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, kinds_as_text, stored_chunks
+from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, stored_chunks
 from helpers.store import clip_stamp, read_manifest
 from helpers.tracks import FaceTrack, track_of
 from helpers.video import backend_version
@@ -64,9 +64,6 @@ class StoredSource:
     def __init__(self, cfg: StaticConfig | DynamicConfig, tree: Tree, keys: Iterable[str]):
         self.tree, (self.named, refused) = tree, match_clips(tree.clips, keys)
         self.identity, self.made_with = {"stored": tree.identity}, {"stored": str(tree.folder)}
-        if tree.passed_over:
-            self.made_with["passed_over"] = dict(tree.passed_over)
-            log.warning("in %s were passed over: %s", tree.folder, kinds_as_text(tree.passed_over))
         self.not_decisive = OF_TREES + OF_VIDEOS[type(tree)]
         self._sizes = () if isinstance(tree, FaceTree) else (cfg.input_px, cfg.flow_clip_px)
         if not self.named:

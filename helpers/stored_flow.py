@@ -1,7 +1,7 @@
 """Stored flow for networks of one's own: a file per clip is written, and many are read as batches of equal size.
 
 In: flow in pixels per frame, or a folder of stored flow (`helpers.precomputed.FlowTree`). Out: files that
-`helpers.flow.read_flow` reads; `FlowBatch`es, with one clip at full size at a time.
+`helpers.flow.read_flow` reads; batches, with one clip at full size at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,19 +22,28 @@ def write_flow(
 
     Args:
         path: The npz file.
-        flow: (n, H, W, 2), n >= 1, pixels per frame, finite.
+        flow: Decimal numbers (n, H, W, 2), n >= 1, pixels per frame, finite.
         t_s: Seconds of each field's first frame, ascending, (n,).
         fps: Frames per second between which the flow is.
         method: One of `METHODS`, or another name for flow that was not computed here.
         clip_px: Largest component kept, at most 511.98. 20 px is what I3D was trained on.
     """
-    flow, t_s = checked_flow(flow), np.asarray(t_s, np.float64)
-    if t_s.shape != (len(flow),) or np.any(np.diff(t_s) <= 0):
-        raise ValueError(f"t_s must ascend and have shape ({len(flow)},) like flow, got {t_s.shape}.")
-    if not (fps > 0 and method):
-        raise ValueError(f"fps must be above 0 and method a name, got {fps} and {method!r}. Say what the flow is.")
-    if not 0 < clip_px <= MOST_PX:
-        raise ValueError(f"clip_px must be above 0 and at most {MOST_PX:g}, got {clip_px}.")
+    flow, t_s = np.asarray(flow), np.asarray(t_s, np.float64)
+    right = {
+        "flow must be decimal numbers (n, H, W, 2)": flow.ndim == 4
+        and flow.shape[-1] == 2
+        and flow.size
+        and flow.dtype.kind == "f",
+        "flow must be finite": flow.dtype.kind != "f" or np.isfinite(flow).all(),
+        "t_s must ascend and have shape (n,) like flow": t_s.shape == flow.shape[:1] and np.all(np.diff(t_s) > 0),
+        "fps must be above 0, method a name": fps > 0 and method,
+        f"clip_px must be above 0 and at most {MOST_PX:g}": 0 < clip_px <= MOST_PX,
+    }
+    for rule, holds in right.items():
+        if not holds:
+            got = f"flow {flow.dtype} {flow.shape}, t_s {t_s.shape}, fps {fps}, method {method!r}, clip_px {clip_px}"
+            raise ValueError(f"{rule}, got {got}. Compute the flow again.")
+    flow = flow.astype(np.float32, copy=False)
     codes = np.round(np.moveaxis(np.clip(flow, -clip_px, clip_px), -1, 1) / STEP_PX).astype(np.int16)
     write_arrays(
         path,
@@ -46,18 +55,6 @@ def write_flow(
         quantum_px=STEP_PX,
         clamped_share=float((np.abs(flow) > clip_px).mean()),
     )
-
-
-def checked_flow(flow: np.ndarray) -> np.ndarray:
-    """Flow as float32, or a ValueError: not (n, H, W, 2), not decimal numbers, not finite."""
-    flow = np.asarray(flow)
-    if flow.ndim != 4 or flow.shape[-1] != 2 or 0 in flow.shape:
-        raise ValueError(f"flow must have shape (n, H, W, 2), n at least 1, got {flow.shape}. Put (dx, dy) last.")
-    if flow.dtype.kind != "f":
-        raise ValueError(f"flow must be decimal numbers in pixels, got {flow.dtype}. Pictures are no flow.")
-    if len(bad := np.argwhere(~np.isfinite(flow))):
-        raise ValueError(f"flow must be finite, got NaN or infinity in field {bad[0, 0]}. Compute it again.")
-    return flow.astype(np.float32, copy=False)
 
 
 class FlowBatch(NamedTuple):
@@ -77,14 +74,17 @@ class OpticalFlowSequenceLoader(FlowTree):
         """Read the whole flow of one of `clips`.
 
         Returns:
-            Flow float32 (T, size_px, size_px, 2), u and v scaled with the fields; `clip_px`: see `StoredClip`. And by
-            place the reason of every field that cannot be used: zeros.
+            Flow float32 (T, size_px, size_px, 2), u and v scaled with the fields, in pixels, or cut to +-`clip_px` and
+            divided by it. And by place the reason of every field that cannot be used: zeros.
         """
         if name not in self.clips:
-            few = ", ".join(list(self.clips)[:3])
-            raise ValueError(f"name must be one of the {len(self.clips)} clips ({few}, ...), got {name!r}. See clips.")
-        job = self.job(name, size_px or self.side_px, clip_px)
-        return job.open(job)(slice(0, len(job.t_s)))
+            raise ValueError(f"name must be one of the {len(self.clips)} clips, got {name!r}. See clips.")
+        fields, reasons, n = [], {}, 0
+        for values, unusable in self.job(name, size_px or self.side_px, clip_px).read():
+            fields.append(values)
+            reasons |= {n + place: reason for place, reason in unusable.items()}
+            n += len(values)
+        return np.concatenate(fields), reasons
 
     def batches(
         self,
@@ -105,8 +105,6 @@ class OpticalFlowSequenceLoader(FlowTree):
             repeat_single: Repeat the field of a clip that has one only, as the source project did for all: a motion
                 that nobody made, so it is off.
         """
-        if batch_size < 1 or length < 1:
-            raise ValueError(f"batch_size and length must be at least 1, got {batch_size} and {length}.")
         for start in range(0, len(names), batch_size):
             chosen = tuple(names[start : start + batch_size])
             flow = np.zeros((len(chosen), length, size_px, size_px, 2), np.float32)

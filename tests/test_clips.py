@@ -196,13 +196,16 @@ def test_numbers_in_names_are_ordered_as_numbers_folder_by_folder():
     assert sorted(shuffled, key=names.natural_order) == ["-p/1", "p9/02", "p9/2", "p9/10", "p10/1"]
 
 
-def test_a_name_is_taken_as_it_is_before_it_is_tidied():
-    keys = [" x", "x", "a/y ", "b\\z", "b/z"]
-    fitting = names.fitting_keys([" x", "x", " x.mp4", "y ", "a/y ", "b\\z", "./x ", " b\\z"], keys)
-    assert fitting == [[" x"], ["x"], [" x"], ["a/y "], ["a/y "], ["b\\z"], ["x"], ["b/z"]]
-    assert names.fitting_keys(["b\\z"], ["b/z"]) == [["b/z"]]
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [(" x", " x"), ("x", "x"), (" x.mp4", " x"), ("y ", "a/y "), ("b\\z", "b\\z"), ("./x ", "x"), (" b\\z", "b/z"),
+     ("c_aligned", "c_aligned"), ("x_aligned", "x")],
+)  # fmt: skip
+def test_a_name_is_taken_as_it_is_before_it_is_tidied_or_taken_for_faces_of_openface(name, key):
+    assert names.match_clips([name], [" x", "x", "a/y ", "b\\z", "b/z", "c_aligned", "c"]) == ({key: name}, {})
 
 
-def test_the_faces_that_openface_wrote_are_their_clips():
-    keys = ["a", "x/b", "c_aligned", "c"]
-    assert names.fitting_keys(["a_aligned", "b_aligned", "c_aligned"], keys) == [["a"], ["x/b"], ["c_aligned"]]
+def test_names_that_mean_no_clip_or_several_are_told():
+    named, refused = names.match_clips(["a.mp4", "a", "b", "c"], ["x/a", "x/b", "y/b"])
+    assert named == {"x/a": "a.mp4"}
+    assert list(refused) == ["a", "b", "c"]

@@ -5,13 +5,7 @@ import numpy as np
 import pytest
 from trees import some_flow
 
-from helpers.flow import (
-    METHODS,
-    OpticalFlowComputer,
-    normalise_flow,
-    read_flow,
-    resize_flow,
-)
+from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow
 from helpers.plots.flow import flow_to_rgb, flow_wheel
 from helpers.store import write_arrays
 from helpers.stored_flow import write_flow
@@ -50,19 +44,18 @@ def test_only_the_square_that_moves_has_flow():
     assert np.abs(flow[:, 75:]).max() < 0.1
 
 
-def test_the_same_frame_twice_has_no_flow():
-    flow = OpticalFlowComputer("dis_fast").compute(np.stack([texture()] * 2))
-    assert np.abs(flow).max() < 0.05
-
-
-def test_flow_needs_two_frames():
-    with pytest.raises(ValueError, match=r"T at least 2, got \(1, 97, 97, 3\)"):
-        OpticalFlowComputer().compute(texture()[None])
-
-
-def test_an_unknown_method_lists_the_methods():
-    with pytest.raises(ValueError, match="method must be one of dis_fast, dis_medium, farneback, tvl1, got 'raft'"):
-        OpticalFlowComputer("raft")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: OpticalFlowComputer().compute(texture()[None]),
+        lambda: OpticalFlowComputer("raft"),
+        lambda: resize_flow(np.zeros((5, 7, 11, 2), np.float32), 7),
+        lambda: normalise_flow(np.zeros((3, 3, 2)), 0),
+    ],
+)
+def test_what_gives_no_flow_is_refused(call):
+    with pytest.raises(ValueError, match="must be|must have"):
+        call()
 
 
 def test_resizing_scales_the_vectors():
@@ -73,26 +66,15 @@ def test_resizing_scales_the_vectors():
     assert half.dtype == np.float32
     np.testing.assert_allclose(half[..., 0], 3)
     np.testing.assert_allclose(half[..., 1], -2)
+    rough = np.random.default_rng(3).normal(size=(14, 14, 2)).astype(np.float32)
+    np.testing.assert_allclose(resize_flow(rough, 7), rough.reshape(7, 2, 7, 2, 2).mean((1, 3)) / 2, atol=1e-6)
     np.testing.assert_allclose(resize_flow(flow[0], 44), np.broadcast_to(np.float32([12, -8]), (44, 44, 2)))
-
-
-def test_shrinking_averages_the_field():
-    flow = np.random.default_rng(3).normal(size=(14, 14, 2)).astype(np.float32)
-    expected = flow.reshape(7, 2, 7, 2, 2).mean(axis=(1, 3)) / 2
-    np.testing.assert_allclose(resize_flow(flow, 7), expected, atol=1e-6)
-
-
-def test_resizing_refuses_what_is_not_square():
-    with pytest.raises(ValueError, match=r"flow must have shape .* got \(5, 7, 11, 2\)"):
-        resize_flow(np.zeros((5, 7, 11, 2), np.float32), 7)
 
 
 def test_normalising_truncates_and_divides():
     flow = np.float32([[-25, -20, -5, 0, 10, 21]])
     assert normalise_flow(flow, 20).tolist() == [[-1, -1, -0.25, 0, 0.5, 1]]
     assert normalise_flow(flow.astype(np.float64)).dtype == np.float32
-    with pytest.raises(ValueError, match="clip_px must be above 0, got 0"):
-        normalise_flow(flow, 0)
 
 
 def test_colours_show_direction_and_length():
@@ -139,13 +121,6 @@ def test_no_stored_value_in_range_is_wrong_by_more_than_half_a_step(tmp_path, cl
     np.testing.assert_array_equal(got.fields(slice(2, 3))[0], got.flow[2])
 
 
-def test_no_motion_stays_exactly_zero_and_both_ends_of_the_range_are_kept(tmp_path):
-    flow = np.zeros((1, 5, 7, 2), np.float32)
-    flow[0, 1:3, 0] = [[20, -20], [-20, 20]]
-    write_flow(tmp_path / "a.npz", flow, [0.0], 15, "tvl1")
-    np.testing.assert_array_equal(read_flow(tmp_path / "a.npz").flow, flow)
-
-
 def test_what_a_flow_file_says_about_itself_is_read_back(tmp_path):
     flow = np.zeros((2, 5, 7, 2), np.float32)
     flow[0, :, 0, 1] = -31
@@ -174,36 +149,30 @@ def test_files_of_all_earlier_kinds_are_read(tmp_path, dtype, zero, step_px):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (
-            {"flow": np.zeros((2, 5, 7), np.float32)},
-            r"flow must have shape \(n, H, W, 2\), n at least 1, got \(2, 5, 7\)",
-        ),
-        ({"flow": np.zeros((2, 5, 7, 2), np.uint8)}, "flow must be decimal numbers in pixels, got uint8"),
-        ({"flow": np.full((2, 5, 7, 2), np.nan)}, "got NaN or infinity in field 0"),
-        ({"t_s": [0.0]}, r"t_s must ascend and have shape \(2,\) like flow, got \(1,\)"),
-        ({"t_s": [0.2, 0.1]}, "t_s must ascend"),
-        ({"fps": 0}, "fps must be above 0 and method a name, got 0 and 'tvl1'"),
-        ({"clip_px": 0}, "clip_px must be above 0 and at most 511.984, got 0"),
-        ({"clip_px": 512}, "at most 511.984, got 512"),
+        {"flow": np.zeros((2, 5, 7), np.float32)},
+        {"flow": np.zeros((2, 5, 7, 2), np.uint8)},
+        {"flow": np.full((2, 5, 7, 2), np.nan)},
+        {"t_s": [0.0]},
+        {"t_s": [0.2, 0.1]},
+        {"fps": 0},
+        {"clip_px": 0},
+        {"clip_px": 512},
     ],
 )
-def test_what_cannot_be_stored_is_refused_before_writing(tmp_path, change, message):
+def test_what_cannot_be_stored_is_refused_before_writing(tmp_path, change):
     right = {"flow": np.zeros((2, 5, 7, 2), np.float32), "t_s": [0.0, 0.1], "fps": 10, "method": "tvl1"}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=next(iter(change))):
         write_flow(tmp_path / "a.npz", **(right | change))
     assert not list(tmp_path.iterdir())
 
 
 def test_other_and_damaged_flow_files_are_named(tmp_path):
     write_arrays(tmp_path / "rows.npz", features=np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"rows\.npz is not a flow file: it holds features"):
-        read_flow(tmp_path / "rows.npz")
     write_flow(tmp_path / "a.npz", some_flow(), np.arange(3) / 15, 15, "dis_fast")
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"a\.npz is damaged"):
-        read_flow(tmp_path / "a.npz")
-    with pytest.raises(FileNotFoundError):
-        read_flow(tmp_path / "none.npz")
+    for name, error in (("rows", ValueError), ("a", ValueError), ("none", FileNotFoundError)):
+        with pytest.raises(error, match=f"{name}.npz"):
+            read_flow(tmp_path / f"{name}.npz")

@@ -1,30 +1,21 @@
-"""Stored faces and flow: which samples they hold and when, and every kind of sample that is refused."""
+"""Stored faces and flow: which samples they hold and when, whose they are, and every kind of sample that is refused."""
 
 import shutil
 import tracemalloc
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pairs
 
-from helpers import precomputed
-from helpers.config import PreparationConfig
+from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.faces import export_faces, prepare_clips
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow
-from helpers.precomputed import (
-    PICTURE,
-    FaceTree,
-    StoredError,
-    checked,
-    numbered_files,
-    read_face,
-    read_npy,
-    stored_chunks,
-)
+from helpers.precomputed import FaceTree, StoredError, read_face, stored_chunks
+from helpers.saliency import inputs_at
+from helpers.sources import open_source
 from helpers.store import read_arrays, write_arrays
 from helpers.stored_flow import OpticalFlowSequenceLoader, write_flow
 from helpers.tracks import crop_at, read_track
@@ -77,16 +68,7 @@ def test_every_picture_comes_in_the_order_of_its_number_at_its_time(tmp_path):
         assert np.abs(crop.astype(int) - face(number)).mean() < 3
 
 
-def test_the_pictures_are_decoded_exactly_and_in_colour(tmp_path):
-    write_faces(tmp_path / "a", [7])
-    expected = cv2.cvtColor(cv2.imread(str(tmp_path / "a" / "face_000007.jpg")), cv2.COLOR_BGR2RGB)
-    crops, *_ = crops_of(FaceTree(tmp_path, 30.0), "a")
-    np.testing.assert_array_equal(crops[0], expected)
-
-
-@pytest.mark.parametrize("at_a_time", [1, 3, 64])
-def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path, monkeypatch, at_a_time):
-    monkeypatch.setattr(precomputed, "CROPS_PER_CHUNK", at_a_time)
+def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path):
     folder = tmp_path / "tree" / "a"
     write_faces(folder, [0, 5, 200])
     write_faces(tmp_path / "tree" / "b", range(3))
@@ -101,26 +83,16 @@ def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path,
         assert np.abs(crops[place].astype(int) - face(number)).mean() < 3
 
 
-def test_a_picture_that_the_camera_held_sideways_is_turned(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    Image.fromarray(face(1)).save(tmp_path / "face_1.jpg", quality=95, exif=exif)
-    got = read_face(tmp_path / "face_1.jpg", SIDE)
-    assert np.abs(got.astype(int) - np.rot90(face(1), -1)).mean() < 3
-
-
-def test_a_png_under_the_name_of_a_jpeg_is_read(tmp_path):
+def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_crop(tmp_path):
     Image.fromarray(face(1)).save(tmp_path / "face_1.png")
     (tmp_path / "face_1.png").rename(tmp_path / "face_1.jpg")
     np.testing.assert_array_equal(read_face(tmp_path / "face_1.jpg", SIDE), face(1))
-    with pytest.raises(StoredError, match="face_2.jpg: missing"):
-        read_face(tmp_path / "face_2.jpg", SIDE)
-
-
-def test_pictures_are_scaled_to_the_network_like_crops(tmp_path):
-    write_faces(tmp_path / "a", [0], side=64)
-    crops, *_ = crops_of(FaceTree(tmp_path, 30.0), "a", size_px=32)
-    assert crops.shape == (1, 32, 32, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(face(1)).save(tmp_path / "face_2.jpg", quality=95, exif=exif)
+    assert np.abs(read_face(tmp_path / "face_2.jpg", SIDE).astype(int) - np.rot90(face(1), -1)).mean() < 3
+    write_faces(tmp_path / "tree" / "a", [0], side=64)
+    crops, *_ = crops_of(FaceTree(tmp_path / "tree", 30.0), "a", size_px=32)
     assert np.abs(crops[0].astype(int) - face(0, 64)[::2, ::2]).mean() < 3
 
 
@@ -152,14 +124,15 @@ def test_two_pictures_of_one_number_cost_their_clip_only(tmp_path):
     write_faces(tmp_path / "a", [10], "frame_{}.png")
     write_faces(tmp_path / "b", [10])
     tree = FaceTree(tmp_path, 30.0)
-    with pytest.raises(StoredError, match="face_000010.jpg and frame_10.png have the same number 10"):
+    with pytest.raises(StoredError, match="number 10"):
         tree.job("a", SIDE)
     assert tree.job("b", SIDE).n_frames == 1
 
 
-def test_a_changed_renamed_or_removed_picture_changes_the_stamp_of_its_clip(tmp_path):
+def test_a_changed_renamed_or_removed_sample_changes_the_stamp_of_its_clip(tmp_path):
     for name in "ab":
         write_faces(tmp_path / name, range(3))
+    (tmp_path / "a" / "face_000009.jpg").symlink_to(tmp_path / "nowhere.jpg")
     tree = FaceTree(tmp_path, 30.0)
     seen = [tree.stamp("a")]
     (tmp_path / "b" / "face_000000.jpg").touch()
@@ -169,28 +142,11 @@ def test_a_changed_renamed_or_removed_picture_changes_the_stamp_of_its_clip(tmp_
     (tmp_path / "a" / "face_000003.jpg").unlink()
     seen.append(tree.stamp("a"))
     Image.fromarray(face(9)).save(tmp_path / "a" / "face_000001.jpg")
-    seen.append(tree.stamp("a"))
-    assert len(set(seen)) == 4
-
-
-def test_a_change_is_seen_in_a_clip_of_which_a_link_leads_nowhere(tmp_path):
-    write_faces(tmp_path / "a", range(3))
-    (tmp_path / "a" / "face_000003.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    tree = FaceTree(tmp_path, 30.0)
-    before = tree.stamp("a")
-    Image.fromarray(face(9)).save(tmp_path / "a" / "face_000001.jpg")
-    assert tree.stamp("a") != before
-
-
-def test_a_number_that_no_computer_counts_to_costs_the_clip(tmp_path):
-    write_faces(tmp_path / "a", [10**19])
-    write_faces(tmp_path / "b", [10])
-    with pytest.raises(StoredError, match="the number in face_1.*0.jpg is too large"):
-        FaceTree(tmp_path, 30.0).job("a", SIDE)
+    assert len({*seen, tree.stamp("a")}) == 4
 
 
 def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_path):
-    write_faces(tmp_path / "elsewhere" / "a", [0])
+    write_faces(tmp_path / "disk" / "a", [0])
     root = tmp_path / "tree"
     write_faces(root / ".trash" / "c", [0])
     (root / "b").mkdir()
@@ -198,25 +154,28 @@ def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_
     shutil.copy(root / "b" / "face_000003.jpg", root / "b" / "cover.jpg")
     (root / "b" / "face_000004.txt").touch()
     shutil.copy(root / "b" / "face_000003.jpg", root / "b" / ".part-5.jpg")
-    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "linked").symlink_to(tmp_path / "disk")
     (root / "linked" / "loop").symlink_to(root)
     tree = FaceTree(root, 30.0)
     assert list(tree.clips) == ["b", "linked/a"]
-    assert list(numbered_files(tree.clips["b"], PICTURE)) == [3]
+    assert crops_of(tree, "b")[2].tolist() == [3]
 
 
-def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="faces_dir must be a folder of face pictures"):
-        FaceTree(tmp_path / "nowhere", 30.0)
-    with pytest.raises(ValueError, match="faces_dir must hold face pictures like clip/face_0001.jpg, got none below"):
-        FaceTree(tmp_path, 30.0)
+@pytest.mark.parametrize("tree", [FaceTree, OpticalFlowSequenceLoader])
+def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path, tree):
+    with pytest.raises(FileNotFoundError, match="_dir must be"):
+        tree(tmp_path / "nowhere", 30.0)
+    with pytest.raises(ValueError, match="got none below"):
+        tree(tmp_path, 30.0)
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "face_0.jpg").touch()
-    with pytest.raises(ValueError, match="not one of 1 looked at can be read"):
-        FaceTree(tmp_path, 30.0)
+    for name in ("face_0.jpg", "flow_0_1.npy"):
+        (tmp_path / "a" / name).touch()
+    with pytest.raises(ValueError, match="none that can be read"):
+        tree(tmp_path, 30.0)
     Image.fromarray(face()[:20]).save(tmp_path / "a" / "face_1.jpg")
-    with pytest.raises(ValueError, match=r"must have shape \(S, S, 3\), got \(20, 32, 3\). Crop them to squares."):
-        FaceTree(tmp_path, 30.0)
+    np.save(tmp_path / "a" / "flow_1_2.npy", np.zeros((20, 32, 2), np.float32))
+    with pytest.raises(ValueError, match="20, 32"):
+        tree(tmp_path, 30.0)
 
 
 @pytest.fixture(scope="module")
@@ -252,10 +211,7 @@ def test_exported_times_that_do_not_fit_the_pictures_cost_the_clip(exported, tmp
     times = tmp_path / "faces_jpeg_times" / "ü.001.npz"
     write_arrays(times, frame=np.arange(0, 73, 6), t_s=np.arange(0, 73, 6) / 15)
     assert tree.stamp("ü.001") != before
-    with pytest.raises(StoredError, match="say nothing of face_000003.jpg"):
-        tree.job("ü.001", 224)
-    times.write_bytes(b"half")
-    with pytest.raises(StoredError, match="^ü.001.npz is damaged"):
+    with pytest.raises(StoredError, match="face_000003.jpg"):
         tree.job("ü.001", 224)
 
 
@@ -289,6 +245,10 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
     write_pairs(tmp_path / "a", flow_of(40))
     write_pairs(tmp_path / "b", flow_of(3))
 
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "opened"), "w"))
+
     def path(i):
         return tmp_path / "a" / f"flow_{i:04d}_{i + 1:04d}.npy"
 
@@ -304,6 +264,7 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
     np.save(path(8), flow_of(1)[0].transpose(2, 0, 1))
     np.save(path(9), flow_of(1))
     np.save(path(10), np.zeros((FLOW_PX, FLOW_PX, 2), np.uint8))
+    np.save(path(11), np.array([Hostile()], dtype=object))
     path(35).unlink()
     values, _, _, reasons = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a")
     expected = {
@@ -313,10 +274,11 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
         4: "flow_0004_0005.npy: unreadable (",
         5: "flow_0005_0006.npy: NaN or infinity",
         6: "flow_0006_0007.npy: NaN or infinity",
-        7: "flow_0007_0008.npy: shape (7, 7, 2), not (8, 8, 2) like the others",
-        8: "flow_0008_0009.npy: shape (2, 8, 8), not (8, 8, 2) like the others",
-        9: "flow_0009_0010.npy: shape (1, 8, 8, 2), not (8, 8, 2) like the others",
-        10: "flow_0010_0011.npy: uint8 values, not decimal numbers in pixels",
+        7: "flow_0007_0008.npy: float32 (7, 7, 2), not decimal numbers (8, 8, 2)",
+        8: "flow_0008_0009.npy: float32 (2, 8, 8), not",
+        9: "flow_0009_0010.npy: float32 (1, 8, 8, 2), not",
+        10: "flow_0010_0011.npy: uint8 (8, 8, 2), not",
+        11: "flow_0011_0012.npy: unreadable (",
         35: "flow_0035_0036.npy: missing",
     }
     assert list(reasons) == list(expected)
@@ -325,6 +287,7 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
         assert not values[place].any()
     good = [i for i in range(40) if i not in expected]
     np.testing.assert_array_equal(values[good], normalise_flow(flow_of(40)[good], 20.0))
+    assert not (tmp_path / "opened").exists()
 
 
 def test_our_files_know_their_rate_and_method(tmp_path):
@@ -373,7 +336,7 @@ def test_a_bad_field_of_one_file_of_all_is_told_by_its_place(tmp_path, suffix):
     assert not values[40].any()
 
 
-def test_a_clip_of_another_method_or_rate_or_that_cannot_be_read_costs_itself_only(tmp_path):
+def test_a_clip_of_another_kind_or_that_cannot_be_read_costs_itself_only(tmp_path):
     for name in "abc":
         ours(tmp_path / f"{name}.npz", flow_of(4))
     ours(tmp_path / "tvl.npz", flow_of(4), method="tvl1")
@@ -382,69 +345,16 @@ def test_a_clip_of_another_method_or_rate_or_that_cannot_be_read_costs_itself_on
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     write_pairs(tmp_path / "twice", flow_of(2))
     np.save(tmp_path / "twice" / "flow_0000_0002.npy", flow_of(1)[0])
+    times = [np.array(t_s) / 15 for t_s in ([], range(5), [0, 1, 2, 30])]
+    for i, change in enumerate([{"fps": 0.0}, {"fps": "fast"}, *({"t_s": t_s} for t_s in times)]):
+        np.savez(tmp_path / f"contradicts {i}.npz", **read_arrays(tmp_path / "b.npz") | change)
     tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    reasons = {
-        "tvl": "its flow is tvl1, 15 a second, that of the others dis_fast, 15 a second",
-        "slow": "its flow is dis_fast, 5 a second, that of the others",
-        "damaged": "^damaged.npz is damaged",
-        "other": "^other.npz is damaged",
-        "twice": "flow_0000_0001.npy and flow_0000_0002.npy have the same number 0",
-    }
-    for name, reason in reasons.items():
-        with pytest.raises(StoredError, match=reason) as error:
+    for name in {*tree.clips}.difference("abc"):
+        with pytest.raises(StoredError) as error:
             tree.job(name, FLOW_PX, 20.0)
         assert str(tmp_path) not in str(error.value)
+    assert len(tree.clips) == 13
     assert len(flows_of(tree, "b")[0]) == 4
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"fps": 0.0}, {"fps": "fast"}, *({"t_s": np.array(t_s) / 15} for t_s in ([], range(5), [0, 1, 2, 30]))],
-)
-def test_a_file_that_contradicts_itself_costs_its_clip(tmp_path, change):
-    for name in "ab":
-        ours(tmp_path / f"{name}.npz", flow_of(4))
-    arrays = read_arrays(tmp_path / "b.npz")
-    np.savez(tmp_path / "b.npz", **arrays | change)
-    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    with pytest.raises(StoredError, match="^b.npz"):
-        flows_of(tree, "b")
-
-
-def test_a_damaged_header_costs_its_field(tmp_path):
-    write_pairs(tmp_path / "a", flow_of(4))
-    path = tmp_path / "a" / "flow_0001_0002.npy"
-    content = path.read_bytes()
-    for place in range(10, 128):
-        path.write_bytes(content[:place] + b"(" + content[place + 1 :])
-        with pytest.raises(StoredError):
-            checked(read_npy(path), path.name, (1, 1, 2))
-
-
-def test_a_changed_or_removed_field_changes_the_stamp_of_its_clip(tmp_path):
-    write_pairs(tmp_path / "a", flow_of(4))
-    write_pairs(tmp_path / "b", flow_of(4))
-    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    seen = [tree.stamp("a")]
-    np.save(tmp_path / "b" / "flow_0000_0001.npy", flow_of(1, seed=5)[0])
-    assert tree.stamp("a") == seen[0]
-    np.save(tmp_path / "a" / "flow_0000_0001.npy", flow_of(1, seed=5)[0])
-    seen.append(tree.stamp("a"))
-    (tmp_path / "a" / "flow_0003_0004.npy").unlink()
-    assert len({*seen, tree.stamp("a")}) == 3
-
-
-def test_a_folder_that_cannot_be_used_at_all_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="flow_dir must be a folder of stored flow"):
-        OpticalFlowSequenceLoader(tmp_path / "nowhere", 6.0)
-    with pytest.raises(ValueError, match="must hold stored flow .* got none"):
-        OpticalFlowSequenceLoader(tmp_path, 6.0)
-    (tmp_path / "a.npy").touch()
-    with pytest.raises(ValueError, match="not one of 1 looked at can be read"):
-        OpticalFlowSequenceLoader(tmp_path, 6.0)
-    np.save(tmp_path / "a.npy", np.zeros((3, 8, 6, 2), np.float32))
-    with pytest.raises(ValueError, match=r"must have shape \(S, S, 2\), got \(8, 6, 2\)"):
-        OpticalFlowSequenceLoader(tmp_path, 6.0)
 
 
 def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_clips(tmp_path):
@@ -466,7 +376,7 @@ def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_cl
     loader = OpticalFlowSequenceLoader(tmp_path / other, 6.0)  # itself a clip
     assert list(loader.clips) == ["_plk5k7PBEg.010"]
     np.testing.assert_array_equal(loader.load("_plk5k7PBEg.010")[0], flow)
-    with pytest.raises(ValueError, match=r"name must be one of the 1 clips .*, got 'b'"):
+    with pytest.raises(ValueError, match="'b'"):
         loader.load("b")
     ours(tmp_path / "training80_01" / "clip 2.npz", flow)
     with pytest.raises(ValueError, match="are the same clip 'training80_01/clip 2'"):
@@ -508,8 +418,6 @@ def test_clips_of_all_lengths_fill_batches_in_the_given_order(tmp_path):
     assert not first.flow[1, 2:].any()
     np.testing.assert_allclose(first.flow[1, :2], 2 / 20)
     assert second.flow.shape == (1, 5, FLOW_PX, FLOW_PX, 2)
-    with pytest.raises(ValueError, match="batch_size and length must be at least 1, got 0 and 5"):
-        next(loader.batches(["a"], batch_size=0, length=5, size_px=FLOW_PX))
 
 
 def test_a_single_flow_is_repeated_only_on_request(tmp_path):
@@ -531,20 +439,57 @@ def test_a_field_that_cannot_be_used_is_masked_in_a_batch(tmp_path):
     assert not batch.flow[0, 1].any()
 
 
-def test_flow_of_another_method_is_not_batched_with_the_others(tmp_path):
-    for name, method in (("a", "dis_fast"), ("b", "dis_fast"), ("c", "tvl1")):
-        ours(tmp_path / f"{name}.npz", flow_of(3), method=method)
-    with pytest.raises(StoredError, match="its flow is tvl1, 15 a second"):
-        batch_of(tmp_path, "a", "c")
+KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
 
 
-def test_a_hostile_pickle_is_never_loaded(tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "opened"), "w"))
+def stored_faces(tmp_path, *names):
+    for name in names:
+        write_faces(tmp_path / "faces" / name, range(3))
+    return StaticConfig(faces_dir=str(tmp_path / "faces"), out_dir=str(tmp_path / "run"))
 
-    write_pairs(tmp_path / "a", flow_of(3))
-    np.save(tmp_path / "a" / "flow_0001_0002.npy", np.array([Hostile()], dtype=object))
-    _, reasons = OpticalFlowSequenceLoader(tmp_path, 6.0).load("a")
-    assert reasons[1].startswith("flow_0001_0002.npy: unreadable (Array can't be memory-mapped: Python objects")
-    assert not (tmp_path / "opened").exists()
+
+def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplog):
+    cfg = stored_faces(tmp_path, "training80_01/-AmMDnVl4s8.003", "b_aligned", "training80_01/b", "stranger")
+    source = open_source(cfg, KEYS)
+    assert source.named == {KEYS[0]: "training80_01/-AmMDnVl4s8.003", KEYS[1]: "b_aligned"}
+    assert "training80_01/b" in caplog.text
+    job, track = source.job(tmp_path, KEYS[0], "", SIDE)
+    assert len(job.t_s) == track.n_frames == 3
+    assert source.stamp(tmp_path, KEYS[0]).startswith("3-")
+    assert source.stamp(tmp_path, "c") == "missing"
+    with pytest.raises(StoredError, match="nothing"):
+        source.job(tmp_path, "c", "missing", SIDE)
+    with pytest.raises(ValueError, match="of this run"):
+        open_source(cfg, ["other"])
+    with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
+        open_source(StaticConfig(out_dir=str(tmp_path)), KEYS)
+
+
+def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path):
+    cfg = stored_faces(tmp_path, "c")
+    source = open_source(cfg, KEYS)
+    assert source.identity == {"stored": {"faces": "faces", "side_px": SIDE, "fps": 30.0}}
+    assert not {"faces_dir", "every_n_frames"} & set(cfg.as_dict(without=source.not_decisive))
+    write_pairs(tmp_path / "flow" / "c", flow_of(5))
+    cfg = DynamicConfig(flow_dir=str(tmp_path / "flow"), flow_fps=5.0, input_px=32)
+    source = open_source(cfg, KEYS)
+    assert source.identity["stored"]["fps"] == 5.0
+    assert not {"flow_dir", "flow_fps", "flow"} & set(cfg.as_dict(without=source.not_decisive))
+    job, track = source.job(tmp_path, "c", "", 224)
+    assert (track.n_frames, track.fps) == (6, 5.0)
+    assert samples_of(job)[0].shape == (5, 32, 32, 2)
+
+
+def test_what_the_network_is_shown_can_be_looked_at(exported, tmp_path):
+    folders = {"data_dir": str(exported / "data"), "out_dir": str(exported / "run")}
+    video = exported / "data" / "ü.001.mp4"
+    cfg = StaticConfig(**folders, every_n_frames=6)
+    of_video = inputs_at(open_source(cfg, ["ü.001"]), video, "ü.001", np.array([11, 0]))
+    stored = StaticConfig(**folders, faces_dir=str(exported / "faces_jpeg"))
+    of_tree = inputs_at(open_source(stored, ["ü.001"]), video, "ü.001", [23, 1])  # every third frame: 69 and 3
+    assert of_video.shape == of_tree.shape == (2, 224, 224, 3)
+    assert np.abs(of_video.astype(int) - of_tree).mean() < 3
+    assert np.abs(of_video[0].astype(int) - of_video[1]).mean() > 5
+    flow = inputs_at(open_source(DynamicConfig(**folders), ["ü.001"]), video, "ü.001", [40])
+    assert flow.shape == (1, 112, 112, 2)
+    assert 0 < np.abs(flow).max() <= 1

@@ -230,7 +230,7 @@ def test_a_csv_that_is_not_utf8_is_an_error_that_says_so(tmp_path, encoding):
 def test_a_file_name_that_fits_two_clips_is_refused_and_a_key_is_not(tmp_path):
     make_clips(tmp_path, "a/x.mp4", "b/x.mp4")
     write_csv(tmp_path, "clip,openness", "x.mp4,0.5")
-    with pytest.raises(ValueError, match=r"'x.mp4' must name one clip, got a/x and b/x. Call it by its key"):
+    with pytest.raises(ValueError, match="a/x and b/x"):
         read(tmp_path, targets=["openness"])
     write_csv(tmp_path, "clip,openness", "b/x,0.5")
     assert read(tmp_path, targets=["openness"]).table.index.tolist() == ["b/x"]
