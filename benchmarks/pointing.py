@@ -27,7 +27,7 @@ from helpers.faces import track_clip
 from helpers.files import ROOT
 from helpers.gradients import gradient_of
 from helpers.reduction import ChannelGroups, Pca
-from helpers.saliency import Saliency, direction_target, grad_cam, layer_table, stages_of
+from helpers.saliency import grad_cam, layer_table, stages_of
 from helpers.score import Scorer, load_scorer, tokens_of_video
 from helpers.tracks import FaceTrack, crop_at
 
@@ -47,19 +47,19 @@ class FaceSaliency:
     Attributes:
         faces: What the backbone was shown, RGB uint8 (n, S, S, 3).
         t_s: Centre of each face token in seconds, (n,).
-        saliency: A map per face; `value` is each face's part of the score up to a constant.
-        score: The model's own, linear output.
+        layer: Of the backbone, that the maps are of.
+        maps: Where the score comes from in each face, float32 (n, H', W'); below 0 what lowers it.
     """
 
     faces: np.ndarray
     t_s: np.ndarray
-    saliency: Saliency
-    score: float
+    layer: str
+    maps: np.ndarray
 
 
 def score_slopes(
     model: keras.Model, inputs: Mapping[str, np.ndarray], column: int, reduction: ChannelGroups | Pca, stream: str
-) -> tuple[float, np.ndarray]:
+) -> np.ndarray:
     """How a clip's score changes with every feature of every row of one stream, before the reduction.
 
     Args:
@@ -70,16 +70,16 @@ def score_slopes(
         stream: "static" or "dynamic".
 
     Returns:
-        The score, and its slopes float32 (T, n_in); all other tokens are held as they are.
+        float32 (T, n_in); all other tokens are held as they are.
     """
 
     def score(tokens: keras.KerasTensor) -> keras.KerasTensor:
         return model({**inputs, stream: tokens}, training=False)[0, column]
 
-    value, slopes = gradient_of(score, inputs[stream])
+    _, slopes = gradient_of(score, inputs[stream])
     origin = np.zeros((1, reduction.n_in), np.float32)
     linear = reduction.transform(np.eye(reduction.n_in, dtype=np.float32)) - reduction.transform(origin)
-    return value, slopes[0] @ linear.T  # (T, n_out) @ (n_out, n_in)
+    return slopes[0] @ linear.T  # (T, n_out) @ (n_out, n_in)
 
 
 def face_saliency(video: str | Path, scorer: Scorer, trait: str, *, layer: str = "") -> FaceSaliency:
@@ -101,15 +101,15 @@ def face_saliency(video: str | Path, scorer: Scorer, trait: str, *, layer: str =
     track, tokens = tokens_of_video(video, scorer)
     inputs = {name: rows.features[None] for name, rows in tokens.items()}
     inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
-    score, slopes = score_slopes(scorer.model, inputs, targets.index(trait), scorer.reduction.static, "static")
+    slopes = score_slopes(scorer.model, inputs, targets.index(trait), scorer.reduction.static, "static")
     side = scorer.backbone.input_px
     pieces = list(face_crops(Job(Path(video), track, scorer.static, scorer.preparation.backend, side)))
     faces, frame = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("values", "frame"))
     faces = faces[np.isin(frame, tokens["static"].frame)]
     network = scorer.backbone.model
     layer = layer or stages_of(network, layer_table(network, faces.shape[1:]))[-2]
-    seen = grad_cam(network, scorer.backbone.preprocess(faces), layer, direction_target(slopes))
-    return FaceSaliency(faces, tokens["static"].t_s, seen, score)
+    maps = grad_cam(network, scorer.backbone.preprocess(faces), layer, slopes)
+    return FaceSaliency(faces, tokens["static"].t_s, layer, maps)
 
 
 def planted_places(truth: pd.Series, trait: str, track: FaceTrack, t_s: np.ndarray, side_px: int) -> np.ndarray:
@@ -155,8 +155,8 @@ def of_clip(key: str, options: Namespace, scorer: Any, truth: pd.Series) -> list
     for of, cue in CUES.items():
         places = planted_places(truth, of, track, seen[of].t_s - half_s, scorer.backbone.input_px)
         for trait, maps in seen.items():
-            found = pointing(maps.saliency.signed, places)
-            rows.append({"trait": trait, "layer": maps.saliency.layer, "cue": cue, "faces": len(places), **found})
+            found = pointing(maps.maps, places)
+            rows.append({"trait": trait, "layer": maps.layer, "cue": cue, "faces": len(places), **found})
     return rows
 
 

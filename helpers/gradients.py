@@ -1,8 +1,4 @@
-"""The gradient of a number with respect to its inputs on each backend, and whether it can be trusted.
-
-In: a function of tensors, arrays of its input. Out: the number and float32 arrays of slopes. Only the backend that runs
-is imported.
-"""
+"""The gradient of a number with respect to its input on each backend, and whether it can be trusted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,78 +6,41 @@ from typing import Any
 import keras
 import numpy as np
 
-Arrays = Any  # an array, or a list, tuple or dict of arrays
 
-
-def gradient_of(fn: Callable[[Any], Any], x: Arrays) -> tuple[float, Arrays]:
-    """Compute a number and its gradient, once, without compiling anything.
+def gradient_of(fn: Callable[[Any], Any], x: np.ndarray) -> tuple[float, np.ndarray]:
+    """Compute a number and its gradient, once, without compiling anything; only the backend that runs is imported.
 
     Args:
-        fn: Takes tensors in the structure of `x` and returns a tensor of one value. Models in it are to be called with
-            `training=False`; conversions to NumPy in it cut the gradient off.
-        x: float32 array, or a list, tuple or dict of arrays; copied to the device.
+        fn: From a tensor to a tensor without axes. Models in it are to be called with `training=False`; conversions to
+            NumPy in it cut the gradient off.
+        x: Input, copied to the device as float32.
 
     Returns:
-        The number; its gradient, float32 in the structure of `x`, 0 where the number does not depend on a value.
-
-    Raises:
-        ValueError: `fn` gives more than one value, or what it gives has no connection with `x`.
+        The number; its gradient, float32 in the shape of `x`. An error where the number has no connection with `x`.
     """
-    gradient = {"tensorflow": _tensorflow_gradient, "jax": _jax_gradient, "torch": _torch_gradient}.get(
-        keras.backend.backend()
-    )
-    if gradient is None:
-        raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch, got {keras.backend.backend()}. Set it.")
-    x = keras.tree.map_structure(lambda values: keras.ops.convert_to_tensor(np.asarray(values, np.float32)), x)
-    value, slopes = gradient(lambda tensors: _one_number(fn(tensors)), x)
-    return float(value), keras.tree.map_structure(lambda slope: np.array(slope, np.float32), slopes)
+    x = keras.ops.convert_to_tensor(np.asarray(x, np.float32))
+    if keras.backend.backend() == "jax":
+        import jax
 
+        value, slope = jax.value_and_grad(fn)(x)
+    elif keras.backend.backend() == "torch":
+        import torch
 
-def _one_number(value: Any) -> Any:
-    shape = tuple(keras.ops.shape(value))
-    if int(np.prod(shape)) != 1:
-        raise ValueError(f"fn must return one value, got shape {shape}. Sum it, or choose one of its values.")
-    return keras.ops.reshape(value, ())
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = fn(x)
+            (slope,) = torch.autograd.grad(value, x)
+        slope = slope.cpu()
+    else:
+        import tensorflow as tf
 
-
-def _unconnected() -> ValueError:
-    return ValueError(
-        "fn must depend on x, got a value without any connection. Compute with keras.ops inside, not with NumPy."
-    )
-
-
-def _tensorflow_gradient(fn: Callable, x: Any) -> tuple[Any, Any]:
-    import tensorflow as tf
-
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        value = tf.convert_to_tensor(fn(x))
-    flat = tape.gradient(value, keras.tree.flatten(x))
-    if all(slope is None for slope in flat):
-        raise _unconnected()
-    flat = [
-        np.zeros(one.shape) if slope is None else slope for slope, one in zip(flat, keras.tree.flatten(x), strict=True)
-    ]
-    return value, keras.tree.pack_sequence_as(x, flat)
-
-
-def _jax_gradient(fn: Callable, x: Any) -> tuple[Any, Any]:
-    import jax
-
-    return jax.value_and_grad(fn)(x)  # NumPy inside is an error of its own here
-
-
-def _torch_gradient(fn: Callable, x: Any) -> tuple[Any, Any]:
-    import torch
-
-    with torch.enable_grad():
-        x = keras.tree.map_structure(lambda values: values.detach().requires_grad_(), x)
-        value = fn(x)
-        if not (torch.is_tensor(value) and value.requires_grad):
-            raise _unconnected()
-        flat = torch.autograd.grad(value, keras.tree.flatten(x), allow_unused=True, materialize_grads=True)
-    slopes = [slope.detach().cpu().numpy() for slope in flat]
-    return value.detach().cpu(), keras.tree.pack_sequence_as(x, slopes)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            value = fn(x)
+        slope = tape.gradient(value, x)
+        if slope is None:
+            raise ValueError("fn must depend on x, got a value without any connection. Compute with keras.ops inside.")
+    return float(value), np.array(slope, np.float32)
 
 
 def check_gradient() -> float:

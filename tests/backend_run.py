@@ -74,9 +74,11 @@ def gradients(folder):
     """Of one score with respect to both streams of features."""
     x = inputs()
     model = keras.saving.load_model(folder / "model.keras")
-    streams = {name: x[name] for name in ("static", "dynamic")}
-    _, slopes = gradient_of(lambda tensors: keras.ops.sum(model(x | tensors, training=False)[:, 2]), streams)
-    return {f"gradient of {name}": slope for name, slope in slopes.items()}
+
+    def slope(name):
+        return gradient_of(lambda tensor: keras.ops.sum(model(x | {name: tensor}, training=False)[:, 2]), x[name])[1]
+
+    return {f"gradient of {name}": slope(name) for name in ("static", "dynamic")}
 
 
 def losses():

@@ -1,7 +1,6 @@
 import base64
 
 import numpy as np
-import pytest
 from PIL import Image, ImageSequence
 
 from helpers.saliency import shown, write_gif
@@ -26,7 +25,7 @@ def test_a_gif_of_few_colours_is_read_back_as_it_was(tmp_path):
 def test_a_gif_of_many_colours_is_close_to_what_it_was(tmp_path):
     ramp = np.linspace(0, 255, 96)
     frames = np.stack([np.stack(np.broadcast_arrays(ramp, ramp[:, None], 40.0 * k), -1) for k in range(5)])
-    read, _, _ = read_gif(write_gif(tmp_path / "a.gif", frames.astype(np.uint8), 0.1, colors=256))
+    read, _, _ = read_gif(write_gif(tmp_path / "a.gif", frames.astype(np.uint8), 0.1))
     assert np.abs(read.astype(int) - frames).mean() < 12
     assert read.shape == (5, 96, 96, 3)
 
@@ -34,9 +33,3 @@ def test_a_gif_of_many_colours_is_close_to_what_it_was(tmp_path):
 def test_a_notebook_holds_the_file_itself(tmp_path):
     path = write_gif(tmp_path / "a.gif", np.zeros((2, 3, 5, 3), np.uint8), 0.1)
     assert base64.b64encode(path.read_bytes()).decode() in shown(path).data
-
-
-def test_frames_that_are_no_pictures_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"frames must be uint8 \(n, H, W, 3\) with n > 0, got float64 \(2, 3, 5, 3\)"):
-        write_gif(tmp_path / "a.gif", np.zeros((2, 3, 5, 3)), 0.1)
-    assert not list(tmp_path.iterdir())

@@ -9,7 +9,6 @@ import pytest
 
 from helpers import metrics
 from helpers.clips import TRAITS
-from helpers.feature_quality import channel_health, consistency
 from helpers.plots import alignment, analysis, attention, classification, dynamic, features, preparation, training
 
 PIXELS = np.zeros((1, 8, 8, 3), np.uint8)
@@ -58,13 +57,6 @@ DRAWN = {
     "silent layers": (lambda: features.plot_layers(["a", "b"], [np.zeros(3), np.ones(1)]), "100% are 0"),
     "silent maps": (lambda: features.plot_feature_maps(np.zeros((1, 2, 2)), [3], 32), "channel 3"),
     "one row's channels": (lambda: features.plot_channels(np.ones((1, 1))), "median"),
-    "dead channels": (lambda: features.plot_channel_health(channel_health(np.zeros((1, 4)))), "4 (100.0%)"),
-    "two sources": (
-        lambda: features.plot_consistency(
-            consistency(pd.DataFrame(np.random.default_rng(0).normal(size=(4, 3))), list("aabb"))
-        ),
-        "too few sources for an interval",
-    ),
     "copies": (lambda: features.plot_points(pd.DataFrame(np.zeros((3, 2)), columns=["x", "y"])), "t-SNE 1"),
     "one crop": (lambda: preparation.plot_crops(PIXELS, [0.0], title="a long " * 8), ""),
     "one map": (lambda: features.plot_overlay(PIXELS, np.zeros((1, 2, 2)), [0.0]), ""),

@@ -14,12 +14,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from helpers.plots import ACCENT, BLUE, GREEN, NEUTRAL, ORANGE, PINK, RED, SKY, axes, legend_below, pictures_beside, say
+from helpers.plots import ACCENT, BLUE, NEUTRAL, RED, SKY, axes, legend_below, pictures_beside, say
 
 IN_DECODERS = ("reading", "decoding", "cropping", "flow")  # what decoder processes do, in their order
 NOT_RECORDED = "Not recorded: an older version made these rows.\nDelete the stage's folder to make and time them again."
 TILE_IN = 1.0  # side of a small picture, in inches
-KINDS = {"in use": GREEN, "mostly zero": SKY, "saturated": ORANGE, "constant": PINK, "dead": RED}
 
 
 def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, ax: Axes | None = None) -> Axes:
@@ -129,7 +128,7 @@ def plot_overlay(
 
     Args:
         pictures: RGB uint8 (n, S, S, 3).
-        heat: (n, H', W'), such as `Saliency.signed`: red above 0, blue below, see-through where there is nothing.
+        heat: (n, H', W'), such as `grad_cam` makes: red above 0, blue below, see-through where there is nothing.
         t_s: Time of each picture in seconds, (n,).
     """
     n, side = pictures.shape[:2]
@@ -177,7 +176,7 @@ def plot_points(
     """Draw clips in a plane; clips of one source are joined by a line, or the colour is a rating.
 
     Args:
-        points: As `Comparison.planes` makes them: columns x and y, and the shares of the variance for PCA.
+        points: As `feature_quality.planes` makes them: columns x and y, and the shares of the variance for PCA.
         sources: Of each clip, (n,).
         ratings: Of each clip, in [0, 1], (n,), NaN where unrated, which is drawn as a cross; its name is the target's.
     """
@@ -206,7 +205,7 @@ def plot_plane(
     """Draw clips in the plane three times: PCA by source, PCA by a rating, t-SNE by source.
 
     Args:
-        pca, tsne: As `Comparison.planes` makes them, of the same clips.
+        pca, tsne: As `feature_quality.planes` makes them, of the same clips.
         sources: Of each clip, (n,).
         ratings: Of each clip, its name that of the target; None where there are none.
     """
@@ -222,34 +221,18 @@ def plot_plane(
 
 def plot_consistency(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw how alike sources are within and between, beside the same with permuted sources (`consistency`)."""
-    ends = "95 % over sources" if table["low"].notna().any() else "too few sources for an interval"
-    ax = _with_chance(table, f"measured ({ends})", "permuted sources (95 %)", ax)
-    arms = np.maximum([table["value"] - table["low"], table["high"] - table["value"]], 0)
-    ax.errorbar(table["value"], np.arange(len(table)), xerr=arms, fmt="none", color=ACCENT, capsize=3)
-    ax.set(xlabel="cosine similarity or distance", title=title)
-    return ax
-
-
-def plot_rating_relation(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw for each target whether clips of similar rating have similar features (`rating_relation`)."""
-    ax = _with_chance(table, "measured", "permuted ratings (95 % of each)", ax)
-    ax.set(xlabel="correlation of likeness in features with likeness in rating", title=title)
-    return ax
-
-
-def _with_chance(table: pd.DataFrame, measured: str, chance: str, ax: Axes | None) -> Axes:
-    """A row per entry: what chance gives as a bar, what was measured as a dot."""
     ax = axes(ax, (7, 1.3 + 0.32 * len(table)))
     rows = np.arange(len(table))
     width = table["permuted_high"] - table["permuted_low"]
-    ax.barh(rows, width, 0.5, table["permuted_low"], color=NEUTRAL, alpha=0.6, label=chance)
-    ax.plot(table["value"], rows, "o", color=RED, ms=6, label=measured)
+    ax.barh(rows, width, 0.5, table["permuted_low"], color=NEUTRAL, alpha=0.6, label="permuted sources (95 %)")
+    ax.plot(table["value"], rows, "o", color=RED, ms=6, label="measured")
     ax.axvline(0, color=ACCENT, lw=0.8)
     ax.set_yticks(rows, table.index)
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.grid(False, axis="y")
     ax.use_sticky_edges = False
     ax.margins(x=0.06)
+    ax.set(xlabel="cosine similarity or distance", title=title)
     legend_below(ax.figure)
     return ax
 
@@ -266,16 +249,4 @@ def plot_channels(rows: np.ndarray, *, title: str = "", ax: Axes | None = None) 
     ax.set(xlabel="channel, by its median", ylabel="value of the feature", title=title, xlim=(1, max(len(rank), 2)))
     ax.locator_params(axis="y", nbins=5)
     ax.legend(loc="upper left")
-    return ax
-
-
-def plot_channel_health(counts: pd.Series, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw how many channels say something, and what is the matter with the others (`channel_health`)."""
-    ax = axes(ax, (6.5, 1.8))
-    counts = counts[list(KINDS)]
-    bars = ax.barh(counts.index, counts, color=list(KINDS.values()), height=0.7)
-    ax.bar_label(bars, [f" {n} ({n / max(counts.sum(), 1):.1%})" for n in counts], fontsize=9)
-    ax.invert_yaxis()
-    ax.grid(False, axis="y")
-    ax.set(xlabel="channels", title=title, xlim=(0, 1.2 * max(counts.max(), 1)))
     return ax
