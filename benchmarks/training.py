@@ -1,4 +1,4 @@
-"""How much faster does our `fit` (`helpers.train`) train the model than Keras' at its defaults?
+"""How much faster does our `Trainer` (`helpers.train`) train the model than Keras' at its defaults?
 
 As many samples as the source project had, 82,290 of one face vector and one motion vector each, with drawn ratings; the
 same seed, batch size, optimizer and learning rates both ways, the order of batches apart. The first epoch is mostly
@@ -29,9 +29,9 @@ from benchmarks.alternation import options_of, report, within
 from helpers.config import TrainingConfig
 from helpers.files import ROOT, read_json
 from helpers.model import CompletePersonalityModel
-from helpers.train import FINAL_RATE, MAX_NORM, Part, fit
+from helpers.train import FINAL_RATE, MAX_NORM, Part, Trainer
 
-PEER, OURS = "keras fit", "helpers.train.fit"
+PEER, OURS = "keras fit", "helpers.train.Trainer"
 SAMPLES = 82_290  # faces of the source project
 N_VALIDATION = 500
 SIGNAL = 0.03  # of a rating's spread that one channel explains: something to learn
@@ -73,7 +73,7 @@ def keras_fit(model: keras.Model, training: Part, validation: Part, cfg: Trainin
 
 def ours(model: keras.Model, training: Part, validation: Part, cfg: TrainingConfig, timer: EpochTimer) -> float:
     """Train as notebook 06 and the command line do; returns the last training loss."""
-    return float(fit(model, training, validation, cfg, callbacks=[timer])["loss"].iloc[-1])
+    return float(Trainer(model, cfg).fit(model, training, validation, callbacks=[timer])["loss"].iloc[-1])
 
 
 WAYS: dict[str, Callable[..., float]] = {PEER: keras_fit, OURS: ours}

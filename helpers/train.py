@@ -37,17 +37,15 @@ PLATEAU = 5  # epochs without a better validation loss before the learning rate 
 STEPS_AT_ONCE = 64  # between two returns to Python, whose cost is lost among so many
 KEEP_EVERY_S = 30.0  # seconds between two writings of the state: shorter trainings write none
 PATIENCE_S = 24 * 3600.0  # that a training may take
-STOPPER = ("wait", "best", "best_epoch", "stopped_epoch")  # what EarlyStopping remembers, its weights apart
-REDUCER = ("wait", "best", "cooldown_counter")  # what ReduceLROnPlateau remembers
-ONE_THREAD = {  # for processes whose figures may depend neither on their number nor on the machine's cores
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_DETERMINISTIC_OPS": "1",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-}
+# for processes whose figures may depend neither on their number nor on the machine's cores
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+ONE_THREAD = dict.fromkeys(THREADS, "1") | {"TF_DETERMINISTIC_OPS": "1", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 def is_done(path: Path, fingerprint: str) -> bool:
@@ -101,7 +99,7 @@ def run_jobs(
 class Trainer:
     """A network that is compiled once and fitted from many starts: tracing takes as long as a short training.
 
-    Minimised is a loss by AdamW; gradients are clipped to norm 1; the learning rate falls on a cosine to 2 % of its
+    A loss is minimised by AdamW; gradients are clipped to norm 1; the learning rate falls on a cosine to 2 % of its
     start, or halves whenever the validation loss has not fallen for `PLATEAU` epochs. What a training gives depends on
     its start, data and seed alone, not on those before it.
 
@@ -125,12 +123,12 @@ class Trainer:
         state: Path | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> pd.DataFrame:
-        """Fit from the variables of `start`, and leave those of the best validation epoch in it.
+        """Fit from the variables of `start`, and leave those of the best validation epoch in it, to be saved.
 
         The order of batches is drawn from Python's `random`, which `keras.utils.set_random_seed` governs.
 
         Args:
-            start: The network itself, or another one built alike that is not compiled and can be saved afterwards.
+            start: The network itself, or another one built alike that is not compiled.
             train, validation: Inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
             state: File that the training is kept in while it runs, and gone on from where it is one of the same
                 training; the caller removes it when the results are safe.
@@ -142,26 +140,27 @@ class Trainer:
         model, cfg = self.model, self.cfg
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))
         self._compile(len(batches), missing=bool(np.isnan(train[1]).any() or np.isnan(validation[1]).any()))
+        model.compiled = True
         _copy_variables(start, model)
         stopper = keras.callbacks.EarlyStopping(
             patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
         )
         reducers = [keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU)] * (cfg.schedule == "plateau")
-        kept = TrainingState(stopper, reducers, cfg.epochs)
+        kept = TrainingState(batches, [stopper, *reducers], cfg.epochs)
         if state is not None:
             kept.open(state, fingerprint(start, train, validation, cfg))
-        shuffler = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
         model.fit(
             batches,
             epochs=cfg.epochs,
             initial_epoch=kept.next_epoch,
             validation_data=validation,
             validation_batch_size=1024,
-            callbacks=[shuffler, stopper, *reducers, *callbacks, kept],
+            callbacks=[stopper, *reducers, *callbacks, kept],
             shuffle=False,
             verbose=0,
         )
         _copy_variables(model, start)
+        start.compiled = False  # what is saved needs nothing of this file
         return pd.DataFrame(kept.rows)
 
     def _compile(self, n_batches: int, missing: bool) -> None:
@@ -184,23 +183,6 @@ def _copy_variables(of: keras.Model, to: keras.Model) -> None:
         variable.assign(other.value)
 
 
-def fit(model: keras.Model, train: Part, validation: Part, cfg: TrainingConfig, **options: Any) -> pd.DataFrame:
-    """Fit one network once and return its history; arguments and `options` are those of `Trainer` and its `fit`.
-
-    Afterwards the model is compiled with a plain AdamW without memory, or SGD where parts of it are frozen, at the last
-    learning rate: a saved model needs nothing of this file.
-    """
-    history = Trainer(model, cfg).fit(model, train, validation, **options)
-    rate = float(model.optimizer.learning_rate)
-    if all(part.trainable for part in model._flatten_layers()):
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=cfg.weight_decay)
-    else:  # without memory per weight: a loaded model does not know which were frozen
-        optimizer = keras.optimizers.SGD(rate)
-    model.compile(optimizer, loss="mse")
-    optimizer.build(model.trainable_variables)  # else what is saved could not be loaded
-    return history
-
-
 @contextmanager
 def computing_in(precision: str) -> Iterator[None]:
     """Make networks compute in this precision, their weights float32, while they are built inside.
@@ -217,11 +199,7 @@ def computing_in(precision: str) -> Iterator[None]:
 
 
 class RatedError(keras.losses.Loss):
-    """Mean of squared errors over the ratings that are there: labels that are NaN count for nothing.
-
-    Where no rating is missing it is the mean squared error; where a batch has none at all it is 0. Over an epoch Keras
-    averages it by the rows of the batches, whatever share of them is rated.
-    """
+    """Mean of squared errors over the ratings that are there, 0 where a batch has none; NaN counts for nothing."""
 
     def call(self, y_true, y_pred):
         y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
@@ -235,15 +213,10 @@ class FusedAdamW(keras.optimizers.Adam):
 
     Equal to `keras.optimizers.AdamW(rate, weight_decay=decay, clipnorm=max_norm)` but for rounding. Most of a step of a
     small network is its optimizer, which there makes dozens of short passes over every weight.
-
-    Args:
-        learning_rate: Number or schedule.
-        decay: Share of a weight that a step takes off, times the learning rate.
-        max_norm: Longest gradient of one weight.
     """
 
-    def __init__(self, learning_rate: Any, decay: float, max_norm: float, **kwargs):
-        super().__init__(learning_rate, **kwargs)
+    def __init__(self, learning_rate: Any, decay: float, max_norm: float):
+        super().__init__(learning_rate)
         self.decay, self.max_norm = decay, max_norm
 
     def update_step(self, gradient, variable, learning_rate):
@@ -268,9 +241,6 @@ class FusedAdamW(keras.optimizers.Adam):
             epsilon=one * self.epsilon,
             grad=clipped,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"decay": self.decay, "max_norm": self.max_norm}
 
 
 def build_optimizer(cfg: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -317,58 +287,57 @@ class TrainingState(keras.callbacks.Callback):
     Keras' BackupAndRestore keeps neither the best weights nor the counters of patience.
 
     Args:
-        stopper, reducers: The callbacks whose counters belong to the training; they come before this one.
+        batches: Shuffled anew for every epoch.
+        counting: EarlyStopping, then others whose counters belong to the training; they are called before this one.
         epochs: Of the whole training.
     """
 
-    def __init__(
-        self, stopper: keras.callbacks.EarlyStopping, reducers: list[keras.callbacks.ReduceLROnPlateau], epochs: int
-    ):
+    def __init__(self, batches: ShuffledBatches, counting: Sequence[keras.callbacks.Callback], epochs: int):
         super().__init__()
-        self.counters = [(stopper, STOPPER), *((reducer, REDUCER) for reducer in reducers)]
-        self.stopper, self.epochs, self.next_epoch, self.rows = stopper, epochs, 0, []
-        self.path, self.stamp, self._found = None, "", None
+        self.batches, self.counting, self.epochs, self.next_epoch, self.rows = batches, counting, epochs, 0, []
+        self.path, self.known, self._found = None, "", None
 
-    def open(self, path: Path, stamp: str) -> None:
-        """Keep the state in this file from now on, and go on from what is in it if it bears the same stamp."""
-        self.path, self.stamp = path, stamp
+    def open(self, path: Path, known: str) -> None:
+        """Keep the state in this file from now on, and go on from what is in it if it is of the same training."""
+        self.path, self.known = path, known
         try:
-            found = read_arrays(path)
-            known = json.loads(str(found["known"]))
+            arrays = read_arrays(path)
+            found = json.loads(str(arrays["known"]))
         except (FileNotFoundError, ValueError, KeyError):  # none, or a damaged one: the training starts anew
             return
-        if known["stamp"] == stamp:
-            self._found, self.next_epoch, self.rows = found, known["next_epoch"], known["rows"]
-            self._counted = known["counters"]
+        if found["stamp"] == known:
+            self._found, self.next_epoch, self.rows = (arrays, found["counters"]), found["next_epoch"], found["rows"]
 
     def on_train_begin(self, logs=None):
         self._kept = time.monotonic()
         if self._found is None:
             return
+        arrays, counters = self._found
         for k, variable in enumerate(self._variables()):
-            variable.assign(self._found[f"variable_{k}"])
-        n_best = sum(name.startswith("best_") for name in self._found)
-        self.stopper.best_weights = [self._found[f"best_{k}"] for k in range(n_best)] or None
-        for (callback, names), values in zip(self.counters, self._counted, strict=True):
-            for name, value in zip(names, values, strict=True):
-                setattr(callback, name, value)
-        self._found = None
+            variable.assign(arrays[f"variable_{k}"])
+        n_best = sum(name.startswith("best_") for name in arrays)
+        self.counting[0].best_weights = [arrays[f"best_{k}"] for k in range(n_best)] or None
+        for callback, values in zip(self.counting, counters, strict=True):
+            vars(callback).update(values)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.shuffle(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch} | {name: float(value) for name, value in logs.items()})
         self.next_epoch = self.epochs if self.model.stop_training else epoch + 1
         if self.path is not None and time.monotonic() - self._kept >= KEEP_EVERY_S:
-            self.keep()
+            self._keep()
             self._kept = time.monotonic()
 
-    def keep(self) -> None:
+    def _keep(self) -> None:
         """Write the state; the file that was there is replaced only by a whole one."""
-        counters = [[getattr(callback, name) for name in names] for callback, names in self.counters]
-        known = {"stamp": self.stamp, "next_epoch": self.next_epoch, "rows": self.rows, "counters": counters}
+        counters = [{k: v for k, v in vars(each).items() if isinstance(v, int | float)} for each in self.counting]
+        known = {"stamp": self.known, "next_epoch": self.next_epoch, "rows": self.rows, "counters": counters}
         arrays = {f"variable_{k}": ops.convert_to_numpy(v.value) for k, v in enumerate(self._variables())}
-        arrays |= {f"best_{k}": value for k, value in enumerate(self.stopper.best_weights or [])}
+        arrays |= {f"best_{k}": value for k, value in enumerate(self.counting[0].best_weights or [])}
         with replacing(self.path) as part, open(part, "wb") as file:  # not compressed: noise does not get smaller
-            np.savez(file, known=json.dumps(known, default=float), **arrays)
+            np.savez(file, known=json.dumps(known), **arrays)
 
     def _variables(self) -> list[keras.Variable]:
         return [*self.model.variables, *self.model.optimizer.variables]  # seeds of dropout and metrics included

@@ -31,7 +31,7 @@ from helpers.serializer import card_beside, load_model, model_card
 from helpers.splits import source_of
 from helpers.statistics import caveats, compare_models
 from helpers.store import STREAMS
-from helpers.train import fit
+from helpers.train import Trainer
 from helpers.variants import TOKEN_MODEL, start_model
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class TrainingSystem:
         keras.utils.set_random_seed(self.job.seed)
         cfg = replace(self.config, batch_size=batch_size, epochs=epochs)
         callbacks = watchers(self.folder, self.folder / "tensorboard" if cfg.tensorboard else None)
-        return model, fit(model, *parts, cfg, state=self.folder / STATE, callbacks=callbacks)
+        return model, Trainer(model, cfg).fit(model, *parts, state=self.folder / STATE, callbacks=callbacks)
 
     def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """What the network takes: sequences, or vectors where rows are such."""

@@ -20,7 +20,7 @@ from helpers.forward import NetworkError, compile_forward
 from helpers.gradients import gradient_of
 from helpers.model import CompletePersonalityModel
 from helpers.store import read_features, write_arrays
-from helpers.train import fit
+from helpers.train import Trainer
 from helpers.variants import aligned_mlp
 
 TOO_WIDE = 2**22  # its square of float32 is more than any processor can address
@@ -88,7 +88,7 @@ def losses():
     parts = [({name: value[part] for name, value in x.items()}, y[part]) for part in (slice(48), slice(48, 64))]
     keras.utils.set_random_seed(0)
     model = CompletePersonalityModel(11, 13, 16, 2)
-    return {"losses": fit(model, *parts, TrainingConfig(epochs=8, batch_size=16))["val_loss"].to_numpy()}
+    return {"losses": Trainer(model, TrainingConfig(epochs=8, batch_size=16)).fit(model, *parts)["val_loss"].to_numpy()}
 
 
 def clip_classes():

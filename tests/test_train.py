@@ -14,7 +14,7 @@ from helpers import train
 from helpers.config import TrainingConfig
 from helpers.files import ROOT
 from helpers.model import CompletePersonalityModel
-from helpers.train import FusedAdamW, RatedError, ShuffledBatches, fit
+from helpers.train import FusedAdamW, RatedError, Trainer
 from helpers.variants import freeze_parts
 
 N, DS, DD, K = 53, 7, 3, 5
@@ -25,6 +25,10 @@ def clips(n: int = N, seed: int = 0) -> train.Part:
     rng = np.random.default_rng(seed)
     inputs = {"static": rng.standard_normal((n, DS), np.float32), "dynamic": rng.standard_normal((n, DD), np.float32)}
     return inputs, rng.random((n, K), np.float32)
+
+
+def fit(model: keras.Model, train: train.Part, validation: train.Part, cfg: TrainingConfig, **more) -> pd.DataFrame:
+    return Trainer(model, cfg).fit(model, train, validation, **more)
 
 
 def start(seed: int = 0) -> keras.Model:
@@ -71,28 +75,45 @@ def test_the_fused_optimizer_does_what_keras_does():
 
 
 def test_each_epoch_has_an_order_of_its_own_and_the_same_seed_the_same():
-    first, again, other = (ShuffledBatches(clips(), 16, seed) for seed in (1, 1, 2))
     orders = []
-    for epoch in range(3):
-        for batches in (first, again, other):
-            batches.shuffle(epoch)
-        assert np.array_equal(first.order, again.order)
-        assert not np.array_equal(first.order, other.order)
-        orders.append(first.order.tolist())
+    for seed, epoch in ((1, 0), (1, 1), (2, 0), (1, 0)):
+        batches = train.ShuffledBatches(clips(), 16, seed)
+        batches.shuffle(epoch)
+        orders.append(batches.order.tolist())
     assert sorted(orders[0]) == list(range(N))
+    assert orders[0] == orders[3]
     assert len({tuple(order) for order in orders}) == 3
-    inputs, labels = first[len(first) - 1]  # the last batch is a part of one
+    inputs, labels = batches[len(batches) - 1]  # the last batch is a part of one
     assert len(labels) == len(inputs["static"]) == N % 16
 
 
-def test_the_saved_model_needs_no_file_of_ours_but_the_models(tmp_path):
-    model = start()
-    fit(model, clips(), clips(11, 1), TrainingConfig(epochs=1, batch_size=64))
+def test_a_saved_model_needs_no_file_of_ours_and_a_second_fit_starts_anew(tmp_path):
+    trainer, weights = Trainer(start(7), TrainingConfig(epochs=2, batch_size=32)), []
+    for seed in (0, 1, 0):
+        model = start(seed)
+        history = trainer.fit(model, clips(), clips(11, 1))
+        weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    assert np.array_equal(weights[0], weights[2])
+    assert not np.array_equal(weights[0], weights[1])
+    pd.testing.assert_frame_equal(history, fit(start(), clips(), clips(11, 1), trainer.cfg))
     model.save(tmp_path / "m.keras")
-    assert type(model.optimizer) is keras.optimizers.AdamW
-    inputs = clips()[0]
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_allclose(again(inputs), model(inputs), atol=1e-6)
+    again = keras.saving.load_model(tmp_path / "m.keras")  # a warning would be an error
+    np.testing.assert_allclose(again(clips()[0]), model(clips()[0]), atol=1e-6)
+
+
+def test_a_clip_without_weight_teaches_nothing():
+    model, cfg = start(), TrainingConfig(epochs=1, batch_size=64, weight_decay=0.0)
+    fit(model, (*clips(), np.zeros(N, "float32")), clips(11, 1), cfg)
+    for ours, theirs in zip(model.trainable_variables, start().trainable_variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends():
+    x, y = np.zeros((24, 3), "float32"), np.random.default_rng(0).uniform(0, 1, (24, 5)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])  # nothing to learn but the mean
+    cfg = TrainingConfig(schedule="plateau", patience=13, epochs=400, learning_rate=0.01, batch_size=16)
+    assert len(fit(model, (x, y), (x, y * 0 - 1), cfg)) < 60
+    assert float(model.optimizer.learning_rate) < 0.01 / 2
 
 
 KILLED = """
@@ -105,8 +126,8 @@ from tests import test_train
 train.KEEP_EVERY_S = 0.0
 kill = lambda epoch, logs: os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else None
 callback = keras.callbacks.LambdaCallback(on_epoch_end=kill)
-train.fit(test_train.start(), test_train.clips(), test_train.clips(11, 1), test_train.CFG,
-            state=Path(sys.argv[1]), callbacks=[callback])
+test_train.fit(test_train.start(), test_train.clips(), test_train.clips(11, 1), test_train.CFG,
+               state=Path(sys.argv[1]), callbacks=[callback])
 """
 
 
