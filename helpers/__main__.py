@@ -66,12 +66,8 @@ def run(
 
     data, out = data.resolve(), out.resolve()
     tasks = workbook.plan(data, out, weights=weights, params=params, limit=limit)
-    chosen = workbook.select(only, start)
-    stored = workbook.stored_keys(tasks, data)
-    if stored:
-        chosen = workbook.without_videos(tasks, chosen, data)
+    stored, chosen = workbook.stored_clips(tasks, workbook.select(only, start), data)
     clips, left_out = inputs.check_inputs(tasks, data, out, limit, stored, chosen)
-    workbook.settle_detector(tasks, out, chosen)
     with FolderLock(out):
         if out.is_relative_to(data):
             (out / LEAVE_OUT).touch()  # nothing in it is a clip
@@ -219,19 +215,36 @@ def export(
 @app.command
 def weights(
     action: Positional[Annotated[Literal["list", "fetch", "verify", "convert"], option("what to do")]],
-    names: Positional[Annotated[tuple[str, ...], option("of the list, or all (verify: if there)", "[NAME ...]")]] = (),
+    names: Positional[Annotated[tuple[str, ...], option("of the list, or all", "[NAME ...]")]] = (),
     *,
     folder: Annotated[Path | None, option("your weights folder; default: OCEAN_WEIGHTS", "DIR")] = None,
 ) -> int:
     """List, fetch, verify or convert published weights."""
     if folder:
         os.environ["OCEAN_WEIGHTS"] = str(folder.resolve())
-    if action != "list":
-        with without_noise():
-            import keras  # noqa: F401  # fetches, and fills networks
-    from helpers import weights_commands
+    from helpers.weights import WEIGHTS, require
 
-    return weights_commands.run(action, list(names))
+    if action == "list":
+        for name, row in WEIGHTS.items():
+            print(f"\n{name}: {row.purpose}; {'here' if row.is_here else 'not here'}; licence {row.licence}")
+            print(*(f"    {file.url}\n    to {file.place}" for file in row.files), sep="\n")
+        return 0
+    is_there = [name for name, row in WEIGHTS.items() if row.is_here and (action == "verify" or row.kind[:3] == "i3d")]
+    names = (list(WEIGHTS) if action == "fetch" else is_there) if names in ((), ("all",)) else names
+    if unknown := [name for name in names if name not in WEIGHTS] or not names:
+        raise ValueError(f"NAME must be all that are there, or of {', '.join(WEIGHTS)}, got {unknown}.")
+    if action == "fetch":
+        require(list(names))
+    with without_noise():
+        from helpers import i3d
+    failed = 0
+    for name in names:
+        try:
+            print(f"{name}: {i3d.convert(name) if action == 'convert' else i3d.verify(name)}", flush=True)
+        except ValueError as error:
+            failed = 1
+            print(f"error: {name}: {error}", file=sys.stderr)
+    return failed
 
 
 @app.command

@@ -4,28 +4,28 @@ In: the planned notebooks, the data folder and the run's folder. Out: the table 
 """
 
 import logging
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from helpers.clips import add_ratings, clip_table, read_ratings, scan_clips, target_names
-from helpers.config import NOTEBOOKS, AnalysisConfig, TrainingConfig
+from helpers.config import NOTEBOOKS, AnalysisConfig, Parameters, TrainingConfig
 from helpers.failures import by_kind
 from helpers.files import read_json
 from helpers.inventory import as_line, take_inventory, write_rows
 from helpers.matching import as_lines
 from helpers.ratings import Ratings
 from helpers.splits import training_problem
-from helpers.workbook import ANALYSIS, TRAINING, Task, stderr_into
+from helpers.workbook import ANALYSIS, TRAINING, stderr_into
 
 log = logging.getLogger(__name__)
 
 
 def check_inputs(
-    tasks: list[Task],
+    tasks: dict[str, dict[str, Any]],
     data: Path,
     out: Path,
     limit: int = 0,
@@ -50,34 +50,37 @@ def check_inputs(
     except OSError as error:
         raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
     if problem := why_no_training(tasks, clips, targets, data, limit):
-        if TRAINING in chosen and TRAINING in (task.name for task in tasks):
+        if TRAINING in chosen and TRAINING in tasks:
             raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04,05.")
         if clips[targets].notna().any(axis=None):
             log.warning("WARNING: 06 could not train: %s", problem)
-    require_pretrained([task for task in tasks if task.name in chosen])
+    _require_weights([NOTEBOOKS[name].checked(values) for name, values in tasks.items() if name in chosen])
     return clips.head(limit or len(clips)), left_out
 
 
-def rated_clips(tasks: list[Task], data: Path, clips: pd.DataFrame) -> tuple[pd.DataFrame, Ratings, list[str]]:
+def rated_clips(
+    tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFrame
+) -> tuple[pd.DataFrame, Ratings, list[str]]:
     """All clips of a folder with their ratings as 01 will read them, these ratings, and what was rated.
 
     Raises:
         ValueError, OSError: see `helpers.clips.read_ratings`.
     """
-    given = next((task.parameters for task in tasks if task.name == ANALYSIS), {})
-    analysis = AnalysisConfig.checked(given)
-    targets, scale = target_names(analysis.targets), (analysis.rating_low, analysis.rating_high)
-    ratings = read_ratings(data, clips, targets, scale)
+    cfg = AnalysisConfig.checked(tasks.get(ANALYSIS, {}))
+    targets = target_names(cfg.targets)
+    ratings = read_ratings(data, clips, targets, (cfg.rating_low, cfg.rating_high))
     return add_ratings(clips, ratings), ratings, targets
 
 
-def why_no_training(tasks: list[Task], clips: pd.DataFrame, targets: list[str], data: Path, limit: int = 0) -> str:
+def why_no_training(
+    tasks: dict[str, dict[str, Any]], clips: pd.DataFrame, targets: list[str], data: Path, limit: int = 0
+) -> str:
     """Why 06 could not train on the first `limit` clips even if all of them can be used; "" where it can.
 
     Synthetic clips, and ratings that are to be invented, are trained on whatever their number: see `choose_data`.
     """
-    given, rated = {task.name: task.parameters for task in tasks}, clips[targets].notna().any(axis=1).to_numpy()
-    if any(values.get("synthetic_labels") for values in given.values()):
+    rated = clips[targets].notna().any(axis=1).to_numpy()
+    if any(values.get("synthetic_labels") for values in tasks.values()):
         return ""
     if not rated.any():
         beside = "".join(f" ({path} is not in it: move it there)" for path in sorted(data.parent.glob("ratings.*"))[:1])
@@ -89,10 +92,10 @@ def why_no_training(tasks: list[Task], clips: pd.DataFrame, targets: list[str], 
         )
     if (data / "truth.csv").exists():
         return ""
-    return training_problem(clips.head(limit or len(clips)), targets, TrainingConfig.checked(given.get(TRAINING, {})))
+    return training_problem(clips.head(limit or len(clips)), targets, TrainingConfig.checked(tasks.get(TRAINING, {})))
 
 
-def ratings_text(tasks: list[Task], data: Path, clips: pd.DataFrame, limit: int = 0) -> str:
+def ratings_text(tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFrame, limit: int = 0) -> str:
     """What the ratings of a folder's clips were matched to, and why 06 could not train on them, as lines."""
     try:
         clips, ratings, targets = rated_clips(tasks, data, clips)
@@ -120,12 +123,12 @@ def account(clips: pd.DataFrame, left_out: pd.DataFrame, out: Path) -> str:
     return f"{as_line(len(clips), left_out)}; {used}; list: {out / 'left_out.csv'}"
 
 
-def require_pretrained(tasks: list[Task]) -> None:
-    """Raise FileNotFoundError naming every published weight file that a task asks for and that is not to be had."""
-    configs = [NOTEBOOKS[t.name].checked(t.parameters) for t in tasks if t.parameters.get("weights") == "pretrained"]
+def _require_weights(configs: list[Parameters]) -> None:
+    """Raise FileNotFoundError naming every published weight file that is needed and not to be had."""
+    configs = [cfg for cfg in configs if getattr(cfg, "weights", "") == "pretrained"]
     if not configs:
         return
-    with stderr_into(os.devnull):  # TensorFlow writes a dozen lines about GPUs while it is imported
+    with stderr_into():  # TensorFlow writes a dozen lines about GPUs while it is imported
         from helpers import weights
         from helpers.backbones import BACKBONES
 

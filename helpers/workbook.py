@@ -13,7 +13,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,18 +48,6 @@ class WorkbookError(RuntimeError):
     """A notebook failed; the message names it, its last error and its executed copy."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One notebook with the parameters it runs with."""
-
-    name: str
-    parameters: dict[str, Any]
-
-    @property
-    def source(self) -> Path:
-        return ROOT / "notebooks" / f"{self.name}.ipynb"
-
-
 def read_params(path: str | Path) -> dict[str, dict[str, Any]]:
     """Read a YAML file of parameters: one section per notebook, called by its name or its two digits."""
     try:
@@ -81,8 +69,8 @@ def full_name(name: str, where: str | Path = "the command line") -> str:
 
 def plan(
     data: Path, out: Path, *, weights: str | None = None, params: str | Path | None = None, limit: int = 0
-) -> list[Task]:
-    """The notebooks with their checked parameters.
+) -> dict[str, dict[str, Any]]:
+    """The notebooks in order with their checked parameters.
 
     Later ones win: the notebook's defaults, `params/pretrained.yaml` for pretrained weights, the `params` file, and
     what is named here. The first illegal one is a ValueError that names notebook, parameter and legal values. 08 is
@@ -94,7 +82,7 @@ def plan(
     default = {"weights": kind, "video": str(data)}
     pinned = {"data_dir": str(data), "out_dir": str(out), "model_dir": str(out / "model")}
     pinned |= ({"weights": weights} if weights else {}) | ({"limit": limit} if limit else {})
-    tasks = []
+    tasks = {}
     for name, config in NOTEBOOKS.items():
         first, last = ({f.name: of[f.name] for f in fields(config) if f.name in of} for of in (default, pinned))
         values = first | preset.get(name, {}) | given.get(name, {}) | last
@@ -106,7 +94,7 @@ def plan(
             config.checked(values)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        tasks.append(Task(name, values))
+        tasks[name] = values
     return tasks
 
 
@@ -121,100 +109,92 @@ def select(only: str | None = None, start: str | None = None) -> list[str]:
     return chosen
 
 
-def stored_keys(tasks: list[Task], data: Path) -> list[str]:
-    """Keys of the clips of the first tree that the tasks name, where there is no clip below the data folder.
+def stored_clips(tasks: dict[str, dict[str, Any]], chosen: list[str], data: Path) -> tuple[list[str], list[str]]:
+    """Where there are trees instead of videos: the keys of the first tree's clips, and the notebooks that can be run.
 
-    Every tree is opened, so that one which cannot be used at all is refused before any work.
+    Without a tree, or with videos in the data folder: no keys, and all of the `chosen`. Every tree is opened, so that
+    one that cannot be used is refused before any work; so are chosen notebooks that need a tree and name none.
     """
-    named = [task for task in tasks if task.parameters.get(TREES.get(task.name))]
+    named = [name for name, tree in TREES.items() if tasks[name].get(tree)]
     if not named:
-        return []
+        return [], chosen
     from helpers.inventory import take_inventory
     from helpers.sources import open_tree  # takes as long to import as the rest
 
-    trees = [open_tree(NOTEBOOKS[task.name].checked(task.parameters)) for task in named]
-    return [] if take_inventory(data).clips else list(trees[0].clips)
-
-
-def without_videos(tasks: list[Task], chosen: list[str], data: Path) -> list[str]:
-    """Leave out of the chosen notebooks those that need videos; ValueError where one needs a tree and names none."""
-    for task in tasks:
-        tree = TREES.get(task.name)
-        if task.name in chosen and tree and not task.parameters.get(tree):
+    trees = [open_tree(NOTEBOOKS[name].checked(tasks[name])) for name in named]
+    if take_inventory(data).clips:
+        return [], chosen
+    for name, tree in TREES.items():
+        if name in chosen and name not in named:
             raise ValueError(
-                f"{task.name}: {tree} must name a folder, as {data} holds no videos. "
-                "Set it, or choose other notebooks with --only."
+                f"{name}: {tree} must name a folder, as {data} holds no videos. Set it, or choose others with --only."
             )
     if left_out := [name for name in chosen if name in NEED_VIDEOS]:
         log.info("%s holds no videos: %s are left out", data, ", ".join(left_out))
-    return [name for name in chosen if name not in left_out]
+    return list(trees[0].clips), [name for name in chosen if name not in NEED_VIDEOS]
 
 
-def settle_detector(tasks: list[Task], out: Path, chosen: Sequence[str]) -> None:
-    """Put what `detector: auto` stands for into the parameters of 02, once for the whole run.
-
-    Where 02 is not to be executed, that is what it was executed with. Raises what `chosen_detector` raises.
-    """
-    from helpers.detectors import chosen_detector, found_with  # OpenCV takes a while
-
-    parameters = next(task.parameters for task in tasks if task.name == PREPARATION)
-    if parameters.get("detector") == "auto":
-        faces = out / "faces"
-        settled = chosen_detector("auto", faces) if PREPARATION in chosen else found_with(faces)
-        parameters["detector"] = settled or "auto"
-
-
-def run(tasks: list[Task], data: Path, out: Path, chosen: list[str] | None = None) -> int:
+def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequence[str] = tuple(WRITES)) -> int:
     """Execute the tasks that are not done; return how many were executed. WorkbookError at the first that fails.
 
     `tasks` are all notebooks in order, as what one depends on includes those before it; `chosen` names those that may
-    be executed, default all. 10 is left out: see `write_report`.
+    be executed. 10 is left out: see `write_report`. What `detector: auto` of 02 stands for is settled for the run.
     """
     state_path = out / "run.json"
     state = read_json(state_path) if state_path.exists() else {}
-    chosen = [t.name for t in tasks if t.name != REPORT and (chosen is None or t.name in chosen)]
-    if CLASSES not in (task.name for task in tasks):
+    chosen = [name for name in tasks if name in chosen and name != REPORT]
+    if CLASSES not in tasks:
         log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
-    trees = [resolve(path) for task in tasks if (path := task.parameters.get(TREES.get(task.name)))]
+    if tasks.get(PREPARATION, {}).get("detector") == "auto":
+        tasks[PREPARATION]["detector"] = _detector(out / "faces", PREPARATION in chosen)
+    trees = [resolve(path) for name, values in tasks.items() if (path := values.get(TREES.get(name)))]
     chain = "".join(_listing_hash(folder, out) for folder in (data, *trees))
     executed = 0
-    for task in tasks:
-        chain = _fingerprint(task, chain)
-        if task.name not in chosen:
+    for name, parameters in tasks.items():
+        chain = _fingerprint(name, parameters, chain)
+        if name not in chosen:
             continue
-        label = f"[{chosen.index(task.name) + 1}/{len(chosen)}] {task.name}"
-        if _is_whole(out, task.name) and state.get(task.name, {}).get("fingerprint") == chain:
+        label = f"[{chosen.index(name) + 1}/{len(chosen)}] {name}"
+        if is_whole(out, name) and state.get(name, {}).get("fingerprint") == chain:
             log.info("%s: done before", label)
             continue
         log.info("%s ...", label)
-        if state.pop(task.name, None):  # killed half-way, it is not done
+        if state.pop(name, None):  # killed half-way, it is not done
             write_json(state_path, state)
         started_s = time.monotonic()
-        execute(task, out)
+        execute(name, parameters, out)
         spent_s = round(time.monotonic() - started_s, 1)
         log.info("%s: done in %.0f s", label, spent_s)
-        state[task.name] = {"fingerprint": chain, "seconds": spent_s}
+        state[name] = {"fingerprint": chain, "seconds": spent_s}
         write_json(state_path, state)
         executed += 1
     return executed
 
 
-def _is_whole(out: Path, name: str) -> bool:
-    """Whether a notebook's files are there, and no clip's file of its stage is missing or cut short."""
+def _detector(faces: Path, is_chosen: bool) -> str:
+    """What `auto` stands for; where 02 is not to be executed, what it was executed with."""
+    from helpers.detectors import chosen_detector, found_with  # OpenCV takes a while
+
+    return chosen_detector("auto", faces) if is_chosen else found_with(faces) or "auto"
+
+
+def is_whole(out: Path, name: str) -> bool:
+    """Whether a notebook's files are there, and its stage, if it has one, is finished and no clip's file is missing or
+    cut short; their content is not read.
+    """
     paths = [out / path for path in WRITES[name]]
-    stages = [path.parent for path in paths if path.name == "manifest.json"]
-    return all(path.exists() for path in paths) and all(map(stage_is_whole, stages))
-
-
-def stage_is_whole(folder: Path) -> bool:
-    """Whether a stage was finished and the files of all its clips end as they should; their content is not read."""
-    try:
-        manifest = read_json(folder / "manifest.json")
-    except ValueError:
+    if not all(path.exists() for path in paths):
         return False
-    files = [zipfile.is_zipfile(path) for path in folder.rglob("*.npz")]
-    n_made = sum(manifest.get("counts", {}).get(name, 0) for name in ("made", "found"))
-    return manifest.get("finished", False) and all(files) and len(files) >= n_made
+    for path in (path for path in paths if path.name == "manifest.json"):
+        try:
+            manifest = read_json(path)
+        except ValueError:
+            return False
+        files = [zipfile.is_zipfile(file) for file in path.parent.rglob("*.npz")]
+        n_made = sum(manifest.get("counts", {}).get(count, 0) for count in ("made", "found"))
+        if not (manifest.get("finished", False) and all(files) and len(files) >= n_made):
+            return False
+    return True
 
 
 def forget(out: Path, first: str) -> None:
@@ -234,12 +214,12 @@ def write_report(out: str | Path) -> Path:
     out = Path(out).resolve()
     if not any((out / path).exists() for paths in WRITES.values() for path in paths):
         raise FileNotFoundError(f"{out} holds nothing of a run. Name a folder that `run` has written to.")
-    copy = execute(Task(REPORT, {"out_dir": str(out)}), out)
+    copy = execute(REPORT, {"out_dir": str(out)}, out)
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
 
 
 def score_page(results: Sequence[Any], model: Path, page: Path) -> None:
-    """Execute notebook 09 on scores that `helpers.score` made, and export it as a page.
+    """Execute notebook 09 on what `helpers.score` found, and export it as a page.
 
     Where it fails, the error names its executed copy, which then stays beside the page.
     """
@@ -252,44 +232,46 @@ def score_page(results: Sequence[Any], model: Path, page: Path) -> None:
         scored = Path(folder) / "score.json"
         write_scores(results, json=scored, pictures=True)
         parameters = {"out_dir": folder, "video": str(scored), "model_dir": os.path.abspath(model)}
-        execute(Task(SCORE, parameters), Path(folder), copy)
+        execute(SCORE, parameters, Path(folder), copy)
     export(copy, page, title)
     copy.unlink()
 
 
-def execute(task: Task, out: Path, copy: Path | None = None) -> Path:
+def execute(name: str, parameters: dict[str, Any], out: Path, copy: Path | None = None) -> Path:
     """Run one notebook; return the executed copy, by default in `<out>/notebooks/`."""
     import papermill  # as long as all the rest
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    copy = copy or out / "notebooks" / f"{task.name}.ipynb"
+    copy = copy or out / "notebooks" / f"{name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
-    where = {"cwd": ROOT / "notebooks", "kernel_name": "python3", "progress_bar": False}
+    # Papermill takes what stands in braces in a path for a parameter.
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (_source(name), copy)]
     try:
         with stderr_into(out / "kernel.log"):
-            papermill.execute_notebook(*map(_as_it_is, (task.source, copy)), task.parameters, **where)
+            papermill.execute_notebook(
+                *paths, parameters, cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False
+            )
         return copy
     except PapermillExecutionError as error:
         last = " ".join(str(error.evalue).split())
         if error.ename == DiskFullError.__name__:
-            raise WorkbookError(f"{task.name}: {last}") from None
+            raise WorkbookError(f"{name}: {last}") from None
         why = f"in cell {error.exec_count}: {error.ename}: {last}"
     except DeadKernelError:
         why = "as its kernel died, most often for lack of memory."
     except OSError as error:  # the executed copy could not be written
         raise (disk_full(error, copy) or error) from None
-    raise WorkbookError(f"{task.name} failed {why}\n  executed copy: {copy}")
+    raise WorkbookError(f"{name} failed {why}\n  executed copy: {copy}")
 
 
-def _as_it_is(path: Path) -> str:
-    """A path for papermill, which takes what stands in braces for a parameter."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+def _source(name: str) -> Path:
+    return ROOT / "notebooks" / f"{name}.ipynb"
 
 
-def _fingerprint(task: Task, before: str) -> str:
+def _fingerprint(name: str, parameters: dict[str, Any], before: str) -> str:
     """Hash of a notebook's cells, its parameters, the helpers, and the fingerprint of the one before it."""
-    parts = [before, json.dumps(task.parameters, sort_keys=True), cells_hash(task.source), helpers_hash()]
+    parts = [before, json.dumps(parameters, sort_keys=True), cells_hash(_source(name)), helpers_hash()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -322,7 +304,7 @@ def helpers_hash() -> str:
 
 
 @contextmanager
-def stderr_into(path: str | Path) -> Iterator[None]:
+def stderr_into(path: str | Path = os.devnull) -> Iterator[None]:
     """Send what this process, its C++ libraries and the processes it starts write to standard error into a file."""
     sys.stderr.flush()
     before = os.dup(2)

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from helpers import files, workbook
+from helpers import files
 
 
 def test_a_relative_path_lies_below_the_repository_whatever_the_working_folder(tmp_path, monkeypatch):
@@ -73,15 +73,6 @@ def test_differences_are_named_by_their_path():
 
 def test_the_code_version_begins_with_the_packages_own():
     assert files.code_version().startswith("0.")
-
-
-def test_standard_error_of_libraries_and_children_goes_into_a_file_for_a_while(tmp_path, capfd):
-    with workbook.stderr_into(tmp_path / "log"):
-        os.system("echo child >&2")
-        os.write(2, b"library\n")
-    os.write(2, b"after\n")
-    assert (tmp_path / "log").read_text() == "child\nlibrary\n"
-    assert capfd.readouterr().err == "after\n"
 
 
 def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

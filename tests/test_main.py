@@ -49,53 +49,70 @@ def rated(change):
     return changed
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (shutil.rmtree, "meine Dätén does not exist"),
-        (lambda d: [path.unlink() for path in d.glob("*.mp4")], "data_dir must hold clips"),
-        (lambda d: (d / "ratings.json").write_text("{}"), "ratings must be of one kind, got csv"),
-        (rated(lambda t: t[["clip", "openness"]]), "must have a column 'conscientiousness'"),
-        (rated(lambda t: t.assign(extraversion=7)), "extraversion of -a b must be between 0 and 1, got 7"),
-    ],
-)
-def test_bad_data_stops_before_any_work_with_one_line(capsys, data, tmp_path, change, message):
-    change(data)
-    status, error = try_run(capsys, data, tmp_path / "out")
-    assert status == 1
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+class Evil:
+    def __reduce__(self):
+        return eval, ("open('executed', 'w')",)
+
+
+def pickled(folder):
+    (folder / "ratings.csv").unlink()
+    (folder / "annotation_training.pkl").write_bytes(pickle.dumps({"openness": Evil()}))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "more", "message"),
     [
-        (rated(lambda t: t.assign(source="one")), "must leave a source to each part, got 0 and 0 of 1 sources"),
-        (rated(lambda t: t.head(6)), "must leave a source to each part, got 0 and 1 of 6 sources"),
-        (
-            rated(lambda t: t.assign(extraversion=0.5)),
-            "ratings of extraversion must differ, got 0.5 for all of 8 clips",
-        ),
-        (rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 6)), "openness must be rated in every part of the"),
+        (shutil.rmtree, (), "meine Dätén does not exist"),
+        (lambda d: [path.unlink() for path in d.glob("*.mp4")], (), "must hold clips"),
+        (lambda d: (d / "ratings.json").write_text("{}"), (), "of one kind, got csv"),
+        (rated(lambda t: t[["clip", "openness"]]), (), "'conscientiousness'"),
+        (rated(lambda t: t.assign(extraversion=7)), (), "extraversion of -a b must be between 0 and 1, got 7"),
+        (pickled, (), "annotation_training.pkl asks for builtins.eval"),
+        (lambda d: (d / "ratings.csv").unlink(), (), "holds no ratings"),
+        (lambda d: (d / "ratings.csv").unlink(), ("--weights", "pretrained"), "holds no ratings"),
+        (rated(lambda t: t.assign(source="one")), (), "got 0 and 0 of 1 sources"),
+        (rated(lambda t: t.head(6)), (), "got 0 and 1 of 6 sources"),
+        (rated(lambda t: t.assign(extraversion=0.5)), (), "extraversion must differ, got 0.5 for all of 8 clips"),
+        (rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 6)), (), "openness must be rated in every part"),
+        (rated(lambda t: t.tail(6)), ("--limit", "2"), "number 3: take more"),
+        (lambda d: d, ("--limit", "3"), "got 0 and 0 of 3 sources"),
+        (lambda d: (d / "p.yaml").write_text("06: {learning_rat: 0.1}"), (), "06_training: .*'learning_rat'"),
     ],
 )
-def test_what_06_cannot_train_on_is_refused_up_front_only_where_06_is_to_run(capsys, data, tmp_path, change, message):
+def test_what_cannot_be_done_stops_before_any_work_with_one_line(
+    capsys, data, tmp_path, monkeypatch, change, more, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "require", lambda names: {})
     change(data)
-    status, error = try_run(capsys, data, tmp_path / "out")
+    params = ["--params", data / "p.yaml"] if (data / "p.yaml").exists() else []
+    status, error = try_run(capsys, data, tmp_path / "out", *more, *params)
     assert (status, error.count("\n")) == (1, 1)
-    assert message in error
+    assert re.search(message, error)
     assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_06_cannot_train_on_is_a_warning_where_06_is_not_to_run(capsys, data, tmp_path):
+    rated(lambda t: t.assign(source="one"))(data)
     status, error = try_run(capsys, data, tmp_path / "out", "--only", "03")  # which fails, for want of 01
-    assert error.startswith(f"WARNING: 06 could not train: {error.partition('train: ')[2]}")
-    assert message in error
-    assert "03_static_extraction ..." in error
+    assert status == 1
+    assert error.startswith("WARNING: 06 could not train: ")
+    assert "03_static_extraction failed" in error
 
 
-def test_results_in_the_data_folder_itself_are_refused(capsys, data):
-    status, error = try_run(capsys, data, data / "." / ".." / data.name)
+def test_results_need_a_folder_of_their_own_that_can_be_written(capsys, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out, message in ((data / "." / ".." / data.name, "another folder"), (tmp_path / "file" / "out", "written")):
+        status, error = try_run(capsys, data, out)
+        assert (status, error.count("\n")) == (1, 1)
+        assert message in error
+        assert "--out" in error
+    with FolderLock(tmp_path / "out"):
+        status, error = try_run(capsys, data, tmp_path / "out")
     assert (status, error.count("\n")) == (1, 1)
-    assert "--out must be another folder than --data" in error
+    assert f"process {os.getpid()}" in error
+    assert not (tmp_path / "out" / "run.json").exists()
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(capsys, tmp_path, monkeypatch):
@@ -104,75 +121,44 @@ def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(c
     status, error = run(capsys, "report", tmp_path)
     assert (status, error.count("\n")) == (1, 1)
     (written,) = tmp_path.glob("*.log")
-    assert error.startswith("error: KeyError: 'a\\nkey'. Nobody foresaw this")
+    assert "KeyError: 'a\\nkey'" in error
     assert str(written) in error
     assert "Traceback" in written.read_text()
 
 
-class Evil:
-    def __reduce__(self):
-        return eval, ("open('executed', 'w')",)
-
-
-def test_a_pickle_that_asks_for_code_is_refused_and_not_executed(capsys, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (data / "ratings.csv").unlink()
-    (data / "annotation_training.pkl").write_bytes(pickle.dumps({"openness": Evil()}))
-    status, error = try_run(capsys, data, tmp_path / "out")
-    assert status == 1
-    assert "annotation_training.pkl asks for builtins.eval" in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "executed").exists()
-
-
-def test_results_that_cannot_be_written_are_said_before_any_work(capsys, data, tmp_path):
-    (tmp_path / "file").write_text("")
-    status, error = try_run(capsys, data, tmp_path / "file" / "out")
-    assert status == 1
-    assert "cannot be written" in error
-    assert "--out" in error
-
-
-def test_a_wrong_parameter_names_notebook_and_legal_values(capsys, data, tmp_path):
-    (tmp_path / "p.yaml").write_text("06_training: {learning_rat: 0.1}")
-    status, error = try_run(capsys, data, tmp_path / "out", "--params", tmp_path / "p.yaml")
-    assert status == 1
-    assert "06_training: unknown parameter 'learning_rat'. Legal names: out_dir" in error
-
-
 def test_missing_pretrained_weights_are_all_named_before_any_work(capsys, data, tmp_path, monkeypatch):
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "weights"))
-    monkeypatch.setattr(weights, "fetch", lambda file: "no network")
-    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out")
+    monkeypatch.setattr(weights, "urlopen", lambda *_, **__: fail(OSError("no network")))
+    (tmp_path / "p.yaml").write_text("03: {backbone: vgg19}\n02: {detector: haar}")
+    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out", "--params", tmp_path / "p.yaml")
     assert status == 1
-    for name in ("resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "model.ckpt.index", "model.ckpt.data-00000"):
-        assert f"{name}" in error
+    for name in ("vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "model.ckpt.index", "model.ckpt.data-00000"):
+        assert name in error
+    assert "resnet50" not in error
     assert str(tmp_path / "weights") in error
     assert "https://" in error
     assert not (tmp_path / "out" / "notebooks").exists()
 
 
-@pytest.mark.parametrize("kind", ["pretrained", "random"])
-def test_training_without_ratings_is_refused_up_front(capsys, data, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(weights, "require", lambda names: {})
-    (data / "ratings.csv").unlink()
-    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out", "--weights", kind)
-    assert status == 1
-    assert "holds no ratings" in error
+def fail(error):
+    raise error
 
 
 def test_an_input_that_no_notebook_has_made_yet_is_named_by_its_maker(capsys, data, tmp_path):
     status, error = try_run(capsys, data, tmp_path / "out", "--only", "02")
     assert status == 1
-    assert "02_clip_preparation failed" in error
     assert "clips.csv is missing. Run 01_data_analysis first" in error
     assert str(tmp_path / "out" / "notebooks" / "02_clip_preparation.ipynb") in error
 
 
-def test_scoring_without_a_model_says_which_notebook_makes_it(capsys, data, tmp_path):
-    status, error = run(capsys, "score", data / "-a b.mp4", "--model", tmp_path)
-    assert status == 1
-    assert "card.json is missing. Run 06_training first" in error
+def test_scoring_without_a_model_says_where_one_is(capsys, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)  # a name that begins with a dash is no option
+    status, error = run(capsys, "score", "-a b.mp4", "--model", tmp_path)
+    assert (status, "Run 06_training first" in error) == (1, True)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "card.json").write_text("{}")
+    status, error = run(capsys, "score", "-a b.mp4", "--model", tmp_path)
+    assert (status, "is a run, not a model" in error) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -245,22 +231,6 @@ def spies(command, taken):
     return spy
 
 
-def test_a_file_whose_name_begins_with_a_dash_is_no_option(capsys, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(data)
-    status, error = run(capsys, "score", "-a b.mp4", "--model", tmp_path)
-    assert status == 1
-    assert "card.json is missing" in error
-
-
-def test_a_second_run_on_a_folder_is_refused_with_one_line(capsys, data, tmp_path):
-    with FolderLock(tmp_path / "out"):
-        status, error = try_run(capsys, data, tmp_path / "out")
-    assert status == 1
-    assert error.startswith(f"error: {tmp_path / 'out'} is being filled by process {os.getpid()} on ")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out" / "run.json").exists()
-
-
 def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
     for key in ("training80_01/a.002", "training80_01/a.010"):
         write_faces(tmp_path / "faces" / key, range(2))
@@ -270,21 +240,9 @@ def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
         capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml", "--only", "01,02"
     )
     assert status == 0
-    assert "holds no videos: 01_data_analysis, 02_clip_preparation are left out" in error
     clips = load_clips(tmp_path / "out" / "clips.csv")
     assert clips["path"].tolist() == ["training80_01/a.002", "training80_01/a.010"]
     assert clips["split"].tolist() == ["train", "train"]
-    status, error = try_run(capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml")
-    assert status == 1
-    assert "04_dynamic_extraction: flow_dir must name a folder, as" in error
-
-
-def test_a_run_is_not_taken_for_its_model(capsys, tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "card.json").write_text("{}")
-    status, error = run(capsys, "score", tmp_path / "a.mp4", "--model", tmp_path)
-    assert status == 1
-    assert "is a run, not a model. Name its folder" in error
 
 
 @pytest.mark.parametrize(

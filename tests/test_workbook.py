@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import nbformat
@@ -39,13 +40,13 @@ def book(tmp_path, monkeypatch):
 
 def tasks(book, **seed):
     out = {"out_dir": str(book / "out")}
-    return [workbook.Task("01_data_analysis", out), workbook.Task("05_alignment", out | seed)]
+    return {"01_data_analysis": out, "05_alignment": out | seed}
 
 
-def execute(book, *, seed=0):
+def execute(book, *, seed=0, chosen=tuple(workbook.WRITES)):
     """Run both notebooks; return which were executed."""
     (book / "executed.txt").write_text("")
-    workbook.run(tasks(book, seed=seed), book / "data", book / "out")
+    workbook.run(tasks(book, seed=seed), book / "data", book / "out", chosen)
     return (book / "executed.txt").read_text().split()
 
 
@@ -63,81 +64,81 @@ def test_a_second_run_does_nothing_and_a_change_repeats_only_what_depends_on_it(
 def test_braces_in_a_path_are_no_parameters(book):
     out = book / "plain" / "{limit} {} {0.x} {{out_dir}} % # ü\n'"
     out.mkdir(parents=True)
-    workbook.run([workbook.Task("05_alignment", {"out_dir": str(out), "seed": "{seed}"})], book / "data", out)
+    workbook.run({"05_alignment": {"out_dir": str(out), "seed": "{seed}"}}, book / "data", out)
     assert (out / "05_alignment.txt").read_text() == "{seed}"
     assert (out / "notebooks" / "05_alignment.ipynb").exists()
 
 
-def test_a_failed_notebook_is_named_with_its_error_and_runs_again(book):
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise ValueError('no\\nrows')", r"05_alignment failed in cell 4: ValueError: no rows\n.*05_alignment\.ipynb"),
+        ("raise type('DiskFullError', (OSError,), {})('the disk is full')", "^05_alignment: the disk is full$"),
+        ("import os; os._exit(9)", "kernel died"),
+    ],
+)
+def test_a_failed_notebook_is_named_with_its_error_and_runs_again(book, code, message):
     path = book / "notebooks" / "05_alignment.ipynb"
-    good = path.read_text()
-    path.write_text(good.replace("open(out_dir + ", "raise ValueError('no rows'); open(out_dir + "))
-    message = r"05_alignment failed in cell 4: ValueError: no rows\n  executed copy: .*05_alignment\.ipynb"
+    good = nbformat.read(path, as_version=4)
+    bad = nbformat.read(path, as_version=4)
+    bad.cells[2].source = code
+    nbformat.write(bad, path)
     with pytest.raises(workbook.WorkbookError, match=message):
         execute(book)
-    assert (book / "out" / "notebooks" / "05_alignment.ipynb").exists()
-    path.write_text(good)
+    nbformat.write(good, path)
     assert execute(book) == ["05_alignment"]
 
 
-def test_a_notebook_that_was_stopped_when_it_was_done_again_is_not_done(book, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "full"), DiskFullError)]
+)
+def test_a_notebook_that_was_stopped_when_it_was_done_again_is_not_done(book, monkeypatch, error, raised):
     assert len(execute(book)) == 2
     (book / "out" / "05_alignment.txt").unlink()
 
-    def killed(task, out):
-        (out / f"{task.name}.txt").write_text("half")
-        raise KeyboardInterrupt
+    def stopped(source, *_, **__):
+        (book / "out" / "05_alignment.txt").write_text("half")
+        raise error
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(workbook, "execute", killed)
+    with monkeypatch.context() as patch, pytest.raises(raised):
+        patch.setattr("papermill.execute_notebook", stopped)
         execute(book)
     assert execute(book) == ["05_alignment"]
 
 
-def test_clips_behind_a_link_count(book, tmp_path):
+def test_clips_behind_a_link_and_pictures_of_a_tree_count(book, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "c.mp4").write_bytes(b"1")
     (book / "data" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(book / "data")
-    assert (len(execute(book)), len(execute(book))) == (2, 0)
+    write_faces(tmp_path / "faces" / "a", range(3))
+    shutil.copy(book / "notebooks" / "05_alignment.ipynb", book / "notebooks" / "03_static_extraction.ipynb")
+
+    def n_executed():
+        of_tree = {"03_static_extraction": {"faces_dir": str(tmp_path / "faces")}}
+        return workbook.run(of_tree | tasks(book), book / "data", book / "out", list(tasks(book)))
+
+    assert (n_executed(), n_executed()) == (2, 0)
     (tmp_path / "elsewhere" / "c.mp4").write_bytes(b"22")
-    assert len(execute(book)) == 2
+    assert (n_executed(), n_executed()) == (2, 0)
+    (tmp_path / "faces" / "a" / "face_000001.jpg").unlink()
+    assert n_executed() == 2
 
 
-def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(book, monkeypatch):
-    path = book / "notebooks" / "05_alignment.ipynb"
-    good = path.read_text()
-    full = "raise type('DiskFullError', (OSError,), {})('the disk is full'); open(out_dir + "
-    path.write_text(good.replace("open(out_dir + ", full))
-    with pytest.raises(workbook.WorkbookError, match=r"^05_alignment: the disk is full$"):
-        execute(book)
-    path.write_text(good)
-    with monkeypatch.context() as patch, pytest.raises(DiskFullError, match=r"05_alignment\.ipynb needs more room"):
-        patch.setattr("papermill.execute_notebook", raise_full)
-        execute(book)
+def test_a_notebook_run_by_itself_counts_as_done_in_the_whole(book):
+    assert execute(book, chosen=["01_data_analysis"]) == ["01_data_analysis"]
     assert execute(book) == ["05_alignment"]
-
-
-def raise_full(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_dead_kernel_is_said(book):
-    path = book / "notebooks" / "01_data_analysis.ipynb"
-    path.write_text(path.read_text().replace("open(out_dir + ", "import os; os._exit(9); open(out_dir + "))
-    with pytest.raises(workbook.WorkbookError, match="01_data_analysis failed as its kernel died"):
-        execute(book)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"02_clip_preparation: {fpz: 25}", "02_clip_preparation: unknown parameter 'fpz'. Legal names: out_dir, data"),
-        (b"'02': {fps: fast}", r"02_clip_preparation: fps must be float, .* got 'fast' \(str\)"),
-        (b"12: {fps: 25}", "names the notebook '12'. There are: 00_setup_check, 01_data_analysis"),
-        (b"- fps", "must hold one section"),
-        (b"a: [", r"p\.yaml must be YAML in UTF-8, got .* line 1"),
-        ("02: {backend: ä}".encode("latin-1"), r"p\.yaml must be YAML in UTF-8, got 'utf-8' codec"),
+        (b"02_clip_preparation: {fpz: 25}", "02_clip_preparation: unknown parameter 'fpz'"),
+        (b"'02': {fps: fast}", "02_clip_preparation: fps .*'fast'"),
+        (b"12: {fps: 25}", "'12'.*01_data_analysis"),
+        (b"- fps", "one section"),
+        (b"a: [", r"p\.yaml must be YAML"),
+        ("02: {backend: ä}".encode("latin-1"), r"p\.yaml must be YAML in UTF-8"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, text, message):
@@ -146,65 +147,40 @@ def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, text, messa
         workbook.plan(tmp_path, tmp_path, weights="random", params=tmp_path / "p.yaml")
 
 
-def test_unrated_first_clips_are_no_folder_without_ratings(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.mp4").touch()
-    (tmp_path / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\nc,.1,.2,.3,.4,.5\n")
-    tasks = workbook.plan(tmp_path, tmp_path / "out", weights="random", limit=2)
-    message = (
-        "none of the first 2 clips of .* is rated.* The first rated clip is number 3: take more with --limit. Or stop"
-    )
-    with pytest.raises(ValueError, match=message):
-        inputs.check_inputs(tasks, tmp_path, tmp_path / "out", limit=2)
-    with pytest.raises(ValueError, match="must leave a source to each part, got 0 and 0 of 1 sources"):
-        inputs.check_inputs(tasks, tmp_path, tmp_path / "out", limit=3)
-
-
-def test_pretrained_is_the_default_and_brings_its_own_settings(tmp_path):
-    planned = {task.name: task.parameters for task in workbook.plan(tmp_path, tmp_path)}
+def test_parameters_are_defaults_then_pretrained_settings_then_the_file_then_the_command_line(tmp_path):
+    planned = workbook.plan(tmp_path, tmp_path)
     assert planned["03_static_extraction"]["weights"] == planned["04_dynamic_extraction"]["weights"] == "pretrained"
     assert planned["04_dynamic_extraction"]["input_px"] == 224
-    random = {task.name: task.parameters for task in workbook.plan(tmp_path, tmp_path, weights="random")}
-    assert random["04_dynamic_extraction"] == {
-        "weights": "random", "data_dir": str(tmp_path), "out_dir": str(tmp_path)
-    }  # fmt: skip
-
-
-def test_auto_is_settled_once_for_a_run_and_stays_what_it_was_where_02_is_not_executed(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.detectors.chosen_detector", lambda name, folder: "yunet")
-    for chosen, before, expected in ((["02_clip_preparation"], None, "yunet"), (["05_alignment"], {}, "haar")):
-        tasks = workbook.plan(tmp_path, tmp_path)
-        if before is not None:
-            write_json(tmp_path / "faces" / "manifest.json", {"identity": {"parameters": before}})
-        workbook.settle_detector(tasks, tmp_path, chosen)
-        assert tasks[2].parameters["detector"] == expected
-
-
-def test_the_weights_asked_for_are_those_of_the_chosen_backbone(tmp_path, monkeypatch):
-    (tmp_path / "p.yaml").write_text("03_static_extraction: {backbone: vgg19}")
-    asked = []
-    monkeypatch.setattr("helpers.weights.require", asked.extend)
-    inputs.require_pretrained(workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml"))
-    assert asked == ["vgg19_imagenet", "i3d_flow_kinetics"]
-
-
-def test_a_parameter_file_wins_over_pretrained_settings_and_the_command_line_over_both(tmp_path):
+    random = workbook.plan(tmp_path, tmp_path, weights="random")["04_dynamic_extraction"]
+    assert random == {"weights": "random", "data_dir": str(tmp_path), "out_dir": str(tmp_path)}
     (tmp_path / "p.yaml").write_text("02: {fps: 30}\n03: {weights: random}\n01: {limit: 7}")
-    planned = {t.name: t.parameters for t in workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml", limit=3)}
+    planned = workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml", limit=3)
     assert planned["02_clip_preparation"]["fps"] == 30
     assert planned["03_static_extraction"]["weights"] == "random"
     assert planned["01_data_analysis"]["limit"] == 3
 
 
+@pytest.mark.parametrize(("is_chosen", "detector"), [(True, "yunet"), (False, "haar")])
+def test_auto_is_settled_once_for_a_run_and_stays_what_it_was_where_02_is_not_executed(
+    tmp_path, monkeypatch, is_chosen, detector
+):
+    monkeypatch.setattr("helpers.detectors.chosen_detector", lambda name, folder: "yunet")
+    monkeypatch.setattr(workbook, "execute", lambda *_: None)
+    write_json(tmp_path / "faces" / "manifest.json", {"identity": {"parameters": {}}})
+    planned = workbook.plan(tmp_path, tmp_path)
+    workbook.run(planned, tmp_path, tmp_path, ["02_clip_preparation" if is_chosen else "05_alignment"])
+    assert planned["02_clip_preparation"]["detector"] == detector
+
+
 def test_every_shipped_parameter_file_is_legal(tmp_path):
     (tmp_path / "motion").mkdir()
     for path in (ROOT / "params").glob("*.yaml"):
-        assert len(workbook.plan(tmp_path, tmp_path, params=path)) == len(config.NOTEBOOKS)
+        assert list(workbook.plan(tmp_path, tmp_path, params=path)) == list(config.NOTEBOOKS)
 
 
 def test_clips_are_classified_where_there_is_a_folder_of_classes(tmp_path):
     def planned(**options):
-        found = {task.name: task.parameters for task in workbook.plan(tmp_path, tmp_path, weights="random", **options)}
+        found = workbook.plan(tmp_path, tmp_path, weights="random", **options)
         return found.get("08_clip_classification", {}).get("data_dir")
 
     assert planned() is None
@@ -214,18 +190,23 @@ def test_clips_are_classified_where_there_is_a_folder_of_classes(tmp_path):
     assert planned() == str(tmp_path / "motion")
 
 
-@pytest.mark.parametrize(("only", "start"), [("", None), (",", None), ("05", "07")])
-def test_a_choice_of_no_notebook_is_refused(only, start):
-    with pytest.raises(ValueError, match="leave no notebook"):
+@pytest.mark.parametrize(
+    ("only", "start", "chosen"),
+    [
+        ("03,", None, ["03"]),
+        ("3, 04_dynamic_extraction", None, ["03", "04"]),
+        (None, "06", ["06", "07", "08", "09", "10"]),
+        ("", None, "no notebook"),
+        ("05", "07", "no notebook"),
+        ("12", None, "'12'"),
+    ],
+)
+def test_only_and_from_choose_notebooks(only, start, chosen):
+    if isinstance(chosen, list):
+        assert [name[:2] for name in workbook.select(only, start)] == chosen
+        return
+    with pytest.raises(ValueError, match=chosen):
         workbook.select(only, start)
-
-
-def test_only_and_from_choose_notebooks():
-    assert workbook.select("03,") == ["03_static_extraction"]
-    assert [name[:2] for name in workbook.select(only="3, 04_dynamic_extraction")] == ["03", "04"]
-    assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09", "10"]
-    with pytest.raises(ValueError, match="names the notebook '12'"):
-        workbook.select(only="12")
 
 
 @pytest.fixture
@@ -243,48 +224,24 @@ def trees(tmp_path):
 
 def test_without_videos_the_tree_says_which_clips_there_are(trees, tmp_path):
     data = tmp_path / "data"
-    keys = workbook.stored_keys(trees, data)
+    keys, chosen = workbook.stored_clips(trees, workbook.select(), data)
     assert keys == ["training80_01/a.001", "training80_01/b.001"]
-    chosen = workbook.without_videos(trees, workbook.select(), data)
     assert [name[:2] for name in chosen] == ["00", "03", "04", "05", "06", "08", "10"]
-    clips, _ = inputs.check_inputs([], data, tmp_path / "out", stored=keys)
+    clips, _ = inputs.check_inputs({}, data, tmp_path / "out", stored=keys)
     assert clips["split"].tolist() == ["train", "train"]
     assert clips["openness"].notna().tolist() == [False, True]
-    assert clips.loc["training80_01/b.001", "neuroticism"] == 0.5
     (data / "c.mp4").touch()
-    assert workbook.stored_keys(trees, data) == []
+    assert workbook.stored_clips(trees, chosen, data) == ([], chosen)
 
 
-def test_without_videos_and_a_tree_nothing_is_left_to_read(trees, tmp_path):
-    trees[4].parameters.pop("flow_dir")
-    with pytest.raises(ValueError, match="04_dynamic_extraction: flow_dir must name a folder, as .* holds no videos"):
-        workbook.without_videos(trees, workbook.select(), tmp_path / "data")
-    assert workbook.without_videos(trees, ["03_static_extraction"], tmp_path / "data") == ["03_static_extraction"]
-    trees[3].parameters["faces_dir"] = str(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="faces_dir must be a folder of face pictures, .*nowhere is none"):
-        workbook.stored_keys(trees, tmp_path / "data")
-
-
-def test_a_changed_picture_repeats_what_depends_on_it(book, tmp_path):
-    write_faces(tmp_path / "faces" / "a", range(3))
-    tree = workbook.Task("03_static_extraction", {"faces_dir": str(tmp_path / "faces")})
-    shutil.copy(book / "notebooks" / "05_alignment.ipynb", book / "notebooks" / f"{tree.name}.ipynb")
-
-    def executed():
-        (book / "executed.txt").write_text("")
-        workbook.run([tree, *tasks(book)], book / "data", book / "out", ["01_data_analysis", "05_alignment"])
-        return len((book / "executed.txt").read_text().split())
-
-    assert (executed(), executed()) == (2, 0)
-    (tmp_path / "faces" / "a" / "face_000001.jpg").unlink()
-    assert executed() == 2
-
-
-def test_a_notebook_run_by_itself_counts_as_done_in_the_whole(book):
-    (book / "executed.txt").write_text("")
-    workbook.run(tasks(book), book / "data", book / "out", ["01_data_analysis"])
-    assert (book / "executed.txt").read_text().split() == ["01_data_analysis"]
-    assert execute(book) == ["05_alignment"]
+def test_trees_that_are_missing_are_refused(trees, tmp_path):
+    trees["04_dynamic_extraction"].pop("flow_dir")
+    with pytest.raises(ValueError, match="04_dynamic_extraction: flow_dir"):
+        workbook.stored_clips(trees, workbook.select(), tmp_path / "data")
+    assert workbook.stored_clips(trees, ["03_static_extraction"], tmp_path / "data")[1] == ["03_static_extraction"]
+    trees["03_static_extraction"]["faces_dir"] = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        workbook.stored_clips(trees, workbook.select(), tmp_path / "data")
 
 
 def test_committed_notebooks_are_fresh_normalised_and_small():
@@ -310,18 +267,30 @@ def test_committed_notebooks_are_fresh_normalised_and_small():
 
 
 def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_missing_or_cut_short(tmp_path):
-    stage = Stage(tmp_path, "static", {})
+    def is_whole():
+        return workbook.is_whole(tmp_path, "03_static_extraction")
+
+    stage = Stage(tmp_path / "static", "static", {})
     for key in ("a", "below/b"):
         stage.write(key, ROWS, "1-1")
-    assert not workbook.stage_is_whole(tmp_path)
+    assert not is_whole()
     stage.finish(made=1, found=1)
-    assert workbook.stage_is_whole(tmp_path)
+    assert is_whole()
     content = stage.path("a").read_bytes()
     stage.path("a").write_bytes(content[:-9])
-    assert not workbook.stage_is_whole(tmp_path)
+    assert not is_whole()
     stage.path("a").unlink()
-    assert not workbook.stage_is_whole(tmp_path)
+    assert not is_whole()
     stage.path("a").write_bytes(content)
-    assert workbook.stage_is_whole(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    assert not workbook.stage_is_whole(tmp_path)
+    assert is_whole()
+    (stage.folder / "manifest.json").write_text("{")
+    assert not is_whole()
+
+
+def test_standard_error_of_libraries_and_children_goes_into_a_file_for_a_while(tmp_path, capfd):
+    with workbook.stderr_into(tmp_path / "log"):
+        os.system("echo child >&2")
+        os.write(2, b"library\n")
+    os.write(2, b"after\n")
+    assert (tmp_path / "log").read_text() == "child\nlibrary\n"
+    assert capfd.readouterr().err == "after\n"
