@@ -24,9 +24,8 @@ from av.video.frame import PictureType
 from tqdm.auto import tqdm
 
 from helpers.config import NOTEBOOKS, PreparationConfig
-from helpers.container import OpenVideo, open_container, open_video
+from helpers.container import OpenVideo, open_container, open_video, write_excerpt
 from helpers.detectors import SMALLER, chosen_detector, detect_faces, require_detector
-from helpers.excerpt import write_excerpt
 from helpers.failures import reason_of
 from helpers.files import read_json, resolve
 from helpers.pictures import Converter, shapes_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -265,3 +265,26 @@ def _check_elements(path: Path, file: BinaryIO, place: int, end: int) -> None:
             raise damaged(path, f"{place - end:,} bytes before byte {place:,} are missing")
         if number in (SEGMENT, CLUSTER):
             _check_elements(path, file, content, place)
+
+
+def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path:
+    """Copy the first seconds of a video's pictures into a file of the same format: nothing is decoded or coded again.
+
+    A few later pictures, which these refer to, come with them. VideoError: see `open_video`.
+    """
+    with open_video(path) as video, open_container(video.path) as again:
+        end = video.ticks[0] + seconds / float(video.stream.time_base)
+        early = takewhile(lambda packet: packet.dts is None or packet.dts <= end, video.packets_of(again))
+        packets = [packet for packet in early if packet.size]
+        moments = [packet.dts if packet.pts is None else packet.pts for packet in packets]
+        names = video.container.format.name.split(",")
+        name = "mp4" if video.codec == "av1" and "mp4" in names else names[0]  # QuickTime's own writer refuses AV1
+        with av.open(str(excerpt), "w", format=name) as copy:
+            stream = copy.add_stream_from_template(video.stream, opaque=True)  # what reads AV1 cannot write it
+            # Matroska stores no times of decoding, and no file can be written without: made from those of showing.
+            shown = sorted(moments)
+            delay = max(tick - moment for tick, moment in zip(shown, moments, strict=True))
+            for tick, moment, packet in zip(shown, moments, packets, strict=True):
+                packet.pts, packet.dts, packet.stream = moment, tick - delay, stream
+                copy.mux(packet)
+    return Path(excerpt)

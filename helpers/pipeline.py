@@ -11,11 +11,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from threading import Condition
+from threading import Lock, Semaphore
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +62,8 @@ class Network:
         """Take a compiled network, (B, ...) to (B, ...), and what `helpers.device.use_device` gave."""
         self.batch_size, self.device, self.busy_s, self._forward = batch_size, device, 0.0, forward
         self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first
-        self._changed, self._taken, self._since_s = Condition(), 0, 0.0  # guards the other two: turns, and since when
+        self._turns, self._alone = Semaphore(AT_ONCE), Lock()
+        self._counting, self._until_s = Lock(), 0.0  # up to when `busy_s` counts
         self._works, self._failure = False, None  # whether any sample went through, and the first error of another kind
 
     def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
@@ -153,20 +154,18 @@ class Network:
     @contextmanager
     def _inside_it(self, turns: int) -> Iterator[None]:
         """Take so many of the network's `AT_ONCE` turns, and count the time inside, once where it is two threads'."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken + turns <= AT_ONCE)
-            self._take(turns)
+        with self._alone if turns > 1 else nullcontext():
+            for _ in range(turns):
+                self._turns.acquire()
+        since_s = time.perf_counter()
         try:
             yield
         finally:
-            with self._changed:
-                self._take(-turns)
-                self._changed.notify_all()
-
-    def _take(self, turns: int) -> None:
-        now_s = time.perf_counter()
-        self.busy_s += now_s - self._since_s if self._taken else 0.0
-        self._taken, self._since_s = self._taken + turns, now_s
+            self._turns.release(turns)
+            with self._counting:
+                now_s = time.perf_counter()
+                self.busy_s += now_s - max(since_s, self._until_s)
+                self._until_s = now_s
 
 
 def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batch_size: int) -> FeatureFile:
@@ -177,10 +176,8 @@ def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batc
 
 
 class Work(NamedTuple):
-    """What is done with every clip of a stage.
-
-    `function` runs in the decoder processes and gives a job's chunks. `job` makes of path, key and stamp of a clip its
-    job, and what stays here, `Clip.kept`. `stamp` makes of path and key what tells one version of it from another.
+    """What is done with every clip of a stage: `function` runs in the decoder processes and gives a job's chunks; `job`
+    makes of path, key and stamp of a clip its job, and what stays here, `Clip.kept`; `stamp` tells versions apart.
     """
 
     function: Callable[[Any], Iterator[Any]]
@@ -203,18 +200,14 @@ class ClipRun(AbstractContextManager):
 
     Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
     What is not (`helpers.failures.reason_of`) ends the run, and what is done stays. Rows are written in a thread of its
-    own; a full disk comes out of a later call, or the end of `with`. A bar, and a line a minute in `progress.log`, show
-    how far the run is and how fast.
+    own; a full disk comes out of a later call, or the end of `with`.
 
     Attributes:
-        name, cfg: Of the stage, and of its notebook.
         clips: Index `key`, column `path` below `cfg.data`.
         stage, work, network: Where the clips' files go, what is done with them, what their rows go through.
         usage: Gives words about memory and load for the log, such as `Monitor.in_words`.
         on_rows: Gets the key, the rows and `Clip.kept` of every clip, also where they were there already.
-        counts: Of the manifest: "clips" in all; "made", "failed" and "found" there already, so far.
-        n_rows: Rows that were made.
-        spent_s: Seconds by what was done in them, of rows.
+        counts, n_rows, spent_s: Clips of the manifest, rows that were made, and seconds by what was done, so far.
     """
 
     name: str

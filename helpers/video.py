@@ -97,16 +97,13 @@ def describe(video: OpenVideo) -> VideoInfo:
 class Frames:
     """Decoded frames: `frames (T, H, W, 3) uint8` RGB, `t_s (T,)` seconds, `index (T,)` number in the file from 0.
 
-    `backend`: what decoded them, as the library reports it. `frames, t_s = read_frames(...)` works as well.
+    `backend`: what decoded them, as the library reports it.
     """
 
     frames: np.ndarray
     t_s: np.ndarray
     index: np.ndarray
     backend: str
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter((self.frames, self.t_s))
 
 
 def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from numbered import write_numbered
 
-from helpers.container import VideoError
-from helpers.excerpt import write_excerpt
+from helpers.container import VideoError, write_excerpt
 from helpers.video import probe, read_frames
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data_sample"
