@@ -6,7 +6,7 @@ import pytest
 from trees import some_flow
 
 from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow
-from helpers.plots.flow import flow_to_rgb, flow_wheel
+from helpers.plots.preparation import flow_to_rgb, flow_wheel
 from helpers.store import write_arrays
 from helpers.stored_flow import write_flow
 

@@ -1,7 +1,6 @@
 """Figures of 04 about features in time: single channels, energy over space and time, and flow above the features.
 
-In: arrays of one clip, times in seconds, positions in pixels of the network's input. Out: Axes, or Figures for grids,
-or pictures for an animation.
+In: arrays of one clip, times in seconds, positions in pixels of the network's input.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.plots import ACCENT, PALETTE, axes, picture_at
+from helpers.plots import ACCENT, PALETTE, axes, panels, picture_at, step_of, time_rows
 
 MOST_PICTURES = 9
 
@@ -19,54 +18,35 @@ MOST_PICTURES = 9
 def plot_evolution(
     t_s: np.ndarray, values: np.ndarray, labels: Sequence[str], *, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """Draw several features over time in one picture, each between its own smallest and largest value.
-
-    Args:
-        t_s: Time of each row in seconds, (n,).
-        values: (n, k).
-        labels: Of the k features.
-    """
-    ax = axes(ax, (7, 2.4))
+    """Draw k features (n, k) over time (n,), each between its own smallest and largest value."""
+    ax = axes(ax, (7, 2.4), xlabel="time (s)", ylabel="feature, from its\nsmallest to largest", title=title)
     low = values.min(axis=0)
     scaled = (values - low) / np.maximum(values.max(axis=0) - low, 1e-30)
     for k, label in enumerate(labels):
         style = ("-", "--", ":")[k // len(PALETTE) % 3]
         ax.plot(t_s, scaled[:, k], style, marker="o", ms=3, color=PALETTE[k % len(PALETTE)], label=label)
-    ax.set(xlabel="time (s)", ylabel="feature, from its\nsmallest to largest", title=title)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
-def plot_space_time(
-    energy: np.ndarray,
-    t_s: np.ndarray,
-    position_px: np.ndarray,
-    *,
-    axis: str = "x",
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw energy over time and one direction in space.
+def plot_space_time(energy: np.ndarray, t_s: np.ndarray, position_px: np.ndarray, *, title: str = "") -> Figure:
+    """Draw energy (T', H', W') over time and x, and over time and y, averaged over the other.
 
-    Args:
-        energy: (T', P), averaged over the other direction.
-        t_s: Centre of each step in seconds, (T',).
-        position_px: Centre of each position in pixels of the input, (P,).
-        axis: "x" or "y".
+    `t_s`: centre of each step in seconds, (T',); `position_px`: of each place in pixels of the input, both ways alike.
     """
-    ax = axes(ax, (7, 2.6))
-    mesh = ax.pcolormesh(t_s, position_px, energy.T, shading="nearest", cmap="viridis", vmin=0)
-    if axis == "y":
-        ax.invert_yaxis()  # as in the picture: up is up
-    ax.figure.colorbar(mesh, ax=ax, label="activation (rms)")
-    ax.set(xlabel="time (s)", ylabel=f"{axis} (px of the input)", title=title)
-    return ax
+    fig, array = panels(2, 1, (7, 4.2), title=title, sharex=True)
+    for ax, axis, other in zip(array[:, 0], "xy", (1, 2), strict=True):
+        look = {"shading": "nearest", "cmap": "viridis", "vmin": 0}
+        mesh = ax.pcolormesh(t_s, position_px, energy.mean(axis=other).T, **look)
+        fig.colorbar(mesh, ax=ax, label="activation (rms)")
+        ax.set(ylabel=f"{axis} (px of the input)", title=f"mean over {'yx'[other - 1]}")
+    array[1, 0].invert_yaxis()  # as in the picture: up is up
+    array[1, 0].set_xlabel("time (s)")
+    return fig
 
 
-def plot_surface(
-    energy: np.ndarray, t_s: np.ndarray, position_px: np.ndarray, *, axis: str = "x", title: str = ""
-) -> Figure:
-    """Draw the same as a surface over time and space; arguments as for `plot_space_time`."""
+def plot_surface(energy: np.ndarray, t_s: np.ndarray, position_px: np.ndarray, *, title: str = "") -> Figure:
+    """Draw energy over time and x, (T', W'), as a surface; arguments as for `plot_space_time`."""
     fig, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained", subplot_kw={"projection": "3d"})
     t, position = np.meshgrid(t_s, position_px, indexing="ij")
     surface = ax.plot_surface(t, position, energy, cmap="viridis", vmin=0, lw=0, antialiased=False)
@@ -74,7 +54,7 @@ def plot_surface(
     ax.view_init(elev=38, azim=-60)
     ax.set_box_aspect(None, zoom=0.82)  # leaves room for the labels, which no layout knows of in 3-D
     ax.set_xlabel("time (s)", labelpad=8)
-    ax.set_ylabel(f"{axis} (px of the input)", labelpad=8)
+    ax.set_ylabel("x (px of the input)", labelpad=8)
     ax.set(zlabel="activation", title=title)
     return fig
 
@@ -92,33 +72,27 @@ def plot_flow_and_features(
     """Draw one clip on its time axis: flow, where the network answers to it, and the features of each segment.
 
     Args:
-        flow_rgb: RGB uint8 (n, S, S, 3).
-        flow_t_s: Time of each in seconds, (n,).
-        energy: Of a layer, (T', H', W').
-        energy_t_s: Centre of each step in seconds, (T',).
-        features: Rows of the clip, (m, k), such as the channels that vary most, standardised.
-        features_t_s: Centre of each row in seconds, (m,).
+        flow_rgb, flow_t_s: RGB uint8 (n, S, S, 3), and the time of each in seconds, (n,).
+        energy, energy_t_s: Of a layer, (T', H', W'), and the centre of each step, (T',).
+        features, features_t_s: Rows of the clip, standardised, (m, k), and their centres, (m,).
     """
-    half = float(np.median(np.diff(features_t_s))) / 2 if len(features_t_s) > 1 else 0.25
+    half = step_of(features_t_s) / 2
     span = (min(flow_t_s[0], features_t_s[0] - half), max(flow_t_s[-1], features_t_s[-1] + half))
     step_s = (span[1] - span[0]) / MOST_PICTURES
-    tall = (0.7, 0.7, 1.5)
-    fig, (above, middle, below) = plt.subplots(
-        3, 1, figsize=(8, 4.5), sharex=True, height_ratios=tall, layout="constrained"
+    fig, ((above,), (middle,), (below,)) = panels(
+        3, 1, (8, 4.5), title=title, sharex=True, height_ratios=(0.7, 0.7, 1.5)
     )
-    look = {"interpolation": "nearest", "vmin": 0, "vmax": float(energy.max())}
+    look = {"interpolation": "nearest", "cmap": "viridis", "vmin": 0, "vmax": float(energy.max())}
     for t in span[0] + (np.arange(MOST_PICTURES) + 0.5) * step_s:
         picture_at(above, flow_rgb[np.abs(flow_t_s - t).argmin()], t, 0.96 * step_s, interpolation="nearest")
-        image = picture_at(middle, energy[np.abs(energy_t_s - t).argmin()], t, 0.96 * step_s, cmap="viridis", **look)
+        image = picture_at(middle, energy[np.abs(energy_t_s - t).argmin()], t, 0.96 * step_s, **look)
     fig.colorbar(image, ax=middle, label="rms", pad=0.01)
     limit = max(float(np.abs(features).max()), 1e-9)
-    signed = {"shading": "nearest", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    mesh = below.pcolormesh(features_t_s, np.arange(features.shape[1]), features.T, **signed)
-    fig.colorbar(mesh, ax=below, label="standard\ndeviations", pad=0.01)
+    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    time_rows(below, features.T, features_t_s, (), "standard\ndeviations", **look)
     for ax, label in ((above, "flow"), (middle, "activation"), (below, "channel, by\nits spread")):
         ax.set(ylabel=label, xlim=span)
     below.set_xlabel("time (s)")
-    fig.suptitle(title)
     return fig
 
 
@@ -136,8 +110,8 @@ def draw_evolution(
     Returns:
         RGB uint8 (n, 270, 420, 3).
     """
-    panels = [["flow", "energy"], ["line", "line"]]
-    fig, axs = plt.subplot_mosaic(panels, figsize=(4.2, 2.7), dpi=100, height_ratios=(2, 1.2), layout="constrained")
+    mosaic = [["flow", "energy"], ["line", "line"]]
+    fig, axs = plt.subplot_mosaic(mosaic, figsize=(4.2, 2.7), dpi=100, height_ratios=(2, 1.2), layout="constrained")
     side = flow_rgb.shape[1]
     extent = (0, side, side, 0)
     left = axs["flow"].imshow(flow_rgb[0], extent=extent)
