@@ -13,8 +13,7 @@ from helpers.files import needs, replacing
 from helpers.inventory import as_line, take_inventory
 from helpers.matching import NO_CLIP, SEVERAL, match_names
 from helpers.names import natural_order
-from helpers.rating_tables import STATED, TRAITS
-from helpers.ratings import Ratings, read_rating_rows, reliability, scaled
+from helpers.ratings import STATED, TRAITS, Ratings, read_rating_rows, reliability, scaled
 from helpers.splits import source_of, split_named
 
 LETTERS = ("O", "C", "E", "A", "N")

@@ -1,14 +1,20 @@
-"""Reads rating files safely: ChaLearn pickles, JSON of the same shape, tables, positional arrays.
+"""Reads rating files safely, as people keep them, and says how far raters agree.
 
-In: a folder. Out: a table of rating rows, one per (file, clip name), values as they stand in the file; which clip a
-name means is for `helpers.names`. Nothing in a file is executed: pickles yield dicts, strings and numbers, or an error.
+In: a folder. Out: a table of rating rows, one per (file, clip name) or rater, values as they stand in the file; which
+clip a name means is for `helpers.matching`. ChaLearn's pickles and JSON of the same shape, text with any usual
+separator, Excel's workbooks, positional arrays. Columns are found by name, never by place; scales and missing names are
+never guessed. Nothing in a file is executed: pickles yield dicts, strings and numbers, or an error.
 """
 
+import csv
+import io
 import json
 import logging
 import math
 import pickle
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,16 +24,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.rating_tables import STATED, columns_of, table_rows
 from helpers.splits import split_named
 
 log = logging.getLogger(__name__)
 
+TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
+STATED = ("source", "split", "rater", "group")  # optional columns
 KINDS = {"pkl": "pickle", "pickle": "pickle", "json": "json", "csv": "csv", "tsv": "tsv", "txt": "txt", "xlsx": "excel"}
 RATING_FILE = re.compile(rf"(?:annotations?|ratings)(?:[_-](?P<split>[a-z]+))?\.(?:{'|'.join(KINDS)})", re.I)
 TABLES = {"csv", "tsv", "xlsx", "xls", "ods", "numbers"}  # may be ratings where no others are
 NOT_READ = {"", "xlsm", "sav", "dta", "rds", "parquet", "feather", "gz", "zip"} | TABLES | set(KINDS)
-PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError)
+HEADINGS = {"videoname": "clip", "neurotisicm": "neuroticism", "extroversion": "extraversion"}  # the first two sic
+NOT_A_NUMBER = {"", "nan", "na", "n/a", "#n/a", "<na>", "none", "null", "-", "–", "—", ".", "?"}
+SEPARATORS = ",;\t| "
+HEAD_LINES = 20  # in which the column names must stand; before them `sep=`, titles and comments
+
+Line = tuple[str, list[str]]  # where it stands, for messages; its cells
 
 
 @dataclass(frozen=True)
@@ -61,22 +73,19 @@ def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str,
         file; "" if not), and one float64 column per target.
 
     Raises:
-        ValueError: two kinds of ratings; a file that is damaged, asks for code, or lacks a target.
+        ValueError: Two kinds of ratings; a file that is damaged, asks for code, or lacks a target.
     """
     paths = rating_files(Path(data_dir))
     kinds = {KINDS[path.suffix[1:].lower()]: path for path in reversed(paths)}
     if len(kinds) > 1:
         named = " and ".join(f"{kind} ({path.name})" for kind, path in sorted(kinds.items()))
         raise ValueError(f"ratings must be of one kind, got {named} in {data_dir}. Keep the one that holds.")
-    kind = next(iter(kinds), "none")
-    read = {"pickle": _pickle_rows, "json": _json_rows}.get(kind, table_rows)
     rows = []
     for path in paths:
-        file_split = split_named(RATING_FILE.fullmatch(path.name)["split"] or "")
-        about = {"file": path.name, "file_split": file_split} | dict.fromkeys(STATED, "")
-        rows += [about | row for row in read(path, targets)]
+        about = {"file": path.name, "file_split": split_named(RATING_FILE.fullmatch(path.name)["split"] or "")}
+        rows += [about | row for row in _file_rows(path, targets)]
     table = pd.DataFrame(rows, columns=["file", "name", "file_split", *STATED, *targets])
-    return kind, table.astype(dict.fromkeys(targets, np.float64))
+    return next(iter(kinds), "none"), table.astype(dict.fromkeys(targets, np.float64))
 
 
 def read_positional(
@@ -96,9 +105,6 @@ def read_positional(
 
     Returns:
         One row per clip (index `key`), one float64 column per target in [0, 1].
-
-    Raises:
-        ValueError: not a plain numeric (N, k) array; doubled ids; a value out of range.
     """
     file = Path(labels_npy)
     try:
@@ -169,63 +175,154 @@ def why_not_read(path: PurePosixPath, read: Sequence[Path]) -> str:
     return "may be ratings and is not read. Save it beside the clips as ratings.csv or .xlsx, with a column clip."
 
 
+def _file_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield `name`, the columns of `STATED` ("" where there are none) and a number per target of every line."""
+    read = {"pkl": _pickle_tables, "pickle": _pickle_tables, "json": _json_tables, "xlsx": _excel_tables}
+    first: list[str] = []
+    for lines in read.get(path.suffix[1:].lower(), _text_tables)(path):
+        if (head := _place_of_head(lines)) is not None:
+            break
+        first = first or next((cells for _, cells in lines if any(map(str.strip, cells))), [])
+    else:
+        raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(first[:20]) or 'none'}.")
+    headings = lines[head][1]
+    columns = _columns_of(path, headings, ["clip", *targets])
+    for where, cells in lines[head + 1 :]:
+        if rest := list(filter(str.strip, cells[len(headings) :])):
+            raise ValueError(f"{where} must have at most {len(headings)} fields, got {len(headings) + len(rest)}.")
+        cells += [""] * (len(headings) - len(cells))
+        if any(map(str.strip, cells)):
+            yield _row({name: cells[at].strip() for name, at in columns.items()}, targets, where)
+
+
+def _place_of_head(lines: list[Line]) -> int | None:
+    """The place of the line of column names."""
+    is_clip = [any(_heading(cell.partition("(")[0]) == "clip" for cell in cells) for _, cells in lines[:HEAD_LINES]]
+    return is_clip.index(True) if any(is_clip) else None
+
+
+def _columns_of(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
+    """Find the place of each wanted column, and of those of `STATED` that are there.
+
+    A heading is taken as it is, without regard to case and spaces; else without what stands in brackets behind it; else
+    as a trait's initial, where all of O, C, E, A, N are there.
+    """
+    full = [_heading(heading) for heading in headings]
+    bare = [_heading(re.sub(r"\s*[(\[].*[)\]]\s*$", "", heading)) for heading in headings]
+    initials = {trait[0]: trait for trait in TRAITS} if set("ocean") <= set(bare) else {}
+    columns = {}
+    for name in (*wanted, *STATED):
+        for spelled in (full, bare, [initials.get(heading, "") for heading in bare]):
+            if places := [place for place, heading in enumerate(spelled) if heading == _heading(name)]:
+                columns[name] = places[0]
+                break
+        if len(places) > 1 or (name in wanted and not places):
+            must = f"{path.name} must have one column {_heading(name)!r}"
+            raise ValueError(f"{must}, got {len(places)} in {', '.join(headings[:20])}.")
+    return columns
+
+
+def _heading(text: str) -> str:
+    """A column's name without case, spaces, and the prefix of the challenge's CSV (`ValueOpenness`)."""
+    name = unicodedata.normalize("NFC", text).strip().casefold()
+    name = name.removeprefix("value") or name
+    return HEADINGS.get(name, name)
+
+
+def _row(cells: dict[str, str], targets: Sequence[str], where: str) -> dict[str, Any]:
+    stated = {name: cells.get(name, "") for name in STATED}
+    if not cells["clip"] or cells.get("rater") == "":
+        raise ValueError(f"{where} must name a clip, and a rater where other lines do, got {cells}.")
+    if stated["split"] and not split_named(stated["split"]):
+        raise ValueError(f"{where}: split must be train, validation or test, got {stated['split']!r}.")
+    numbers = {target: _number(cells[target], f"{where}: {target}") for target in targets}
+    return {"name": cells["clip"]} | stated | {"split": split_named(stated["split"])} | numbers
+
+
+def _number(text: str, what: str) -> float:
+    """The number in a cell, NaN for an empty one; a decimal comma is read as a point."""
+    if text.casefold() in NOT_A_NUMBER:
+        return math.nan
+    try:
+        return float(text.replace(",", ".").replace("_", "no number"))
+    except ValueError:
+        raise ValueError(f"{what} must be a number, got {text!r}.") from None
+
+
+def _text_tables(path: Path) -> Iterator[list[Line]]:
+    """The lines as each separator parts them, or as that of Excel's line `sep=;` does."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        said = re.match(r'"?sep=(.)', text, re.I)
+        for separator in said[1] if said else SEPARATORS:
+            lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+            yield [(f"{path.name} line {lines.line_num}", cells) for cells in lines]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} must be UTF-8 text. Save it as CSV UTF-8.") from None
+    except csv.Error as error:
+        raise ValueError(f"{path.name} is not CSV ({error}).") from None
+
+
+def _excel_tables(path: Path) -> list[list[Line]]:
+    """The lines of the sheets that hold any, those with a column `clip` first."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what Excel knows and openpyxl does not
+            read = pd.read_excel(path, sheet_name=None, header=None, dtype=str, na_filter=False, engine="openpyxl")
+    except Exception as error:  # openpyxl raises whatever it stumbles over, and may not be installed
+        reason = " ".join(str(error).split()) or type(error).__name__
+        advice = "pip install openpyxl" if isinstance(error, ImportError) else "Save it anew"
+        raise ValueError(f"{path.name} cannot be read ({reason}). {advice}, or save it as ratings.csv.") from None
+    rows = {title: enumerate(sheet.fillna("").to_numpy().tolist(), 1) for title, sheet in read.items() if len(sheet)}
+    sheets = {title: [(f"{path.name} row {n}", cells) for n, cells in lines] for title, lines in rows.items()}
+    chosen, *others = sorted(sheets, key=lambda title: _place_of_head(sheets[title]) is None) or [""]
+    if others:
+        log.warning("%s: the sheet %r is read, and not %s", path.name, chosen, ", ".join(map(repr, others)))
+    return [sheets[title] for title in (chosen, *others) if sheets]
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Loads dicts, strings and numbers. Whatever names a class or a function is refused before it is looked up."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise _Refused(ascii(f"{module}.{name}")[1:-1][:100])  # words of a hostile file stay on one line
+        asked = ascii(f"{module}.{name}")[1:-1][:100]  # words of a hostile file stay on one line
+        raise pickle.UnpicklingError(f"it asks for {asked}, and may be unsafe")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("an object kept elsewhere (persistent id)")
+        raise pickle.UnpicklingError("it asks for an object kept elsewhere (persistent id), and may be unsafe")
 
 
-class _Refused(Exception):
-    """What a pickle asked for."""
-
-
-def _pickle_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _pickle_tables(path: Path) -> list[list[Line]]:
     try:
         with path.open("rb") as file:
-            data = _PlainUnpickler(file, encoding="latin1").load()  # Python 2 wrote the challenge's files
-    except _Refused as refused:
-        raise ValueError(
-            f"{path.name} asks for {refused}. Only dicts, strings and numbers are read: it may be unsafe, get it anew."
-        ) from None
-    except PICKLE_ERRORS as error:
+            return _table_of(path, _PlainUnpickler(file, encoding="latin1").load())  # Python 2 wrote the challenge's
+    except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path.name} cannot be read as dicts, strings and numbers ({reason}). Get it anew.") from None
-    return _mapping_rows(path, data, targets)
 
 
-def _json_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _json_tables(path: Path) -> list[list[Line]]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        return _table_of(path, json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not JSON ({error}). Get it anew.") from None
-    return _mapping_rows(path, data, targets)
+        raise ValueError(f"{path.name} is not JSON of ratings ({error}). Get it anew.") from None
 
 
-def _mapping_rows(path: Path, data: Any, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of `{trait: {clip: number}}`, read by name, never by position."""
-    _check_shape(path, data)
-    headings = list(data)
-    traits = {target: data[headings[at]] for target, at in columns_of(path, headings, targets).items()}
-    for name in dict.fromkeys(name for values in traits.values() for name in values):
-        yield {"name": name} | {target: values.get(name) for target, values in traits.items()}
+def _table_of(path: Path, data: Any) -> list[list[Line]]:
+    """`{trait: {clip: number}}` as lines."""
+    whole = isinstance(data, dict) and all(isinstance(values, dict) for values in data.values())
+    cells = [(trait, *each) for trait, values in data.items() for each in values.items()] if whole else [None]
+    for cell in cells:
+        if not cell or not isinstance(cell[0], str) or not isinstance(cell[1], str) or not _is_rating(cell[2]):
+            raise ValueError(f"it must hold {{trait: {{clip: number}}}}, got {str(cell or type(data).__name__)[:80]}")
+    said = {name: dict.fromkeys(data, "") for _, name, _ in cells}
+    for trait, name, value in cells:
+        said[name][trait] = "" if value is None else str(value)
+    lines = [(f"{path.name}, {name}", [name, *values.values()]) for name, values in said.items()]
+    return [[(path.name, ["clip", *data]), *lines]]
 
 
-def _check_shape(path: Path, data: Any) -> None:
-    rule = f"{path.name} must hold {{trait: {{clip: number}}}}, got"
-    if not isinstance(data, dict):
-        raise ValueError(f"{rule} {type(data).__name__}.")
-    for trait, values in data.items():
-        if not isinstance(trait, str) or not isinstance(values, dict):
-            raise ValueError(f"{rule} {type(values).__name__} for {trait!r}.")
-        for name, value in values.items():
-            if not isinstance(name, str) or type(value) not in (int, float, NoneType):
-                raise ValueError(f"{rule} {type(value).__name__} for {trait} of {name!r}.")
-            if value and abs(value) > 2**53:
-                raise ValueError(f"{rule} a number too large for a rating for {trait} of {name!r}.")
+def _is_rating(value: Any) -> bool:
+    return type(value) in (int, float, NoneType) and not abs(value or 0) > 2**53
 
 
 def reliability(ratings: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
