@@ -105,22 +105,45 @@ def occlusion(
         Score without the part minus score of the whole clip, float32 (N, parts, k); of single tokens 0 where the mask
         is False. Below 0, the part raised the score.
     """
-    n, n_tokens, width = inputs["dynamic"].shape
+    n_tokens = inputs["dynamic"].shape[1]
     each = [[token] for token in range(n_tokens)] if parts is None else parts
-    replaced = np.zeros((1 + len(each), n_tokens), bool)
+    replaced = np.zeros((1, 1 + len(each), n_tokens), bool)
     for row, part in enumerate(each, 1):  # in the first row none is replaced
-        replaced[row, part] = True
-    clip, row = (index.ravel() for index in np.indices((n, len(replaced))))
-    at_once = max(1, PASS_NUMBERS // (n_tokens * max(width, inputs["static"].shape[1])))
-    scores = []
-    for i in range(0, len(clip), at_once):
-        some = slice(i, i + at_once)
-        batch = {name: x[clip[some]] for name, x in inputs.items()}
-        batch["dynamic"] = np.where(replaced[row[some], :, None], baseline, batch["dynamic"]).astype("float32")
-        scores.append(ops.convert_to_numpy(model(batch, training=False)))
-    scores = np.concatenate(scores).reshape(n, len(replaced), -1)
+        replaced[0, row, part] = True
+    scores = _scores_without(model, inputs, replaced, baseline)
     effects = scores[:, 1:] - scores[:, :1]
     return effects * inputs["dynamic_mask"][..., None] if parts is None else effects
+
+
+def deletion_area(
+    model: keras.Model, inputs: Inputs, importance: np.ndarray, baseline: np.ndarray, column: int
+) -> np.ndarray:
+    """Replace motion tokens one after the other, from the most important (N, Td) on, and see how soon a score moves.
+
+    Returns:
+        Mean |change of the score| over the steps: the area under the deletion curve of Petsiuk, Das and Saenko (2018),
+        RISE, (N,). Clips of fewer tokens than others have the same number of steps, some empty.
+    """
+    mask = inputs["dynamic_mask"]
+    steps = np.arange(mask.shape[1] + 1) / mask.shape[1]
+    count = np.rint(mask.sum(1)[:, None] * steps)  # (N, Td + 1), of replaced tokens
+    rank = np.where(mask, -importance, np.inf).argsort(1, kind="stable").argsort(1)
+    scores = _scores_without(model, inputs, rank[:, None] < count[..., None], baseline)[..., column]
+    return np.abs(scores - scores[:, :1]).mean(1)
+
+
+def _scores_without(model: keras.Model, inputs: Inputs, replaced: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Scores (N, times, k) of clips with tokens `replaced`: bool (N, times, Td), or (1, times, Td) for all alike."""
+    (n, n_tokens, width), times = inputs["dynamic"].shape, replaced.shape[1]
+    replaced = np.broadcast_to(replaced, (n, times, n_tokens)).reshape(-1, n_tokens)
+    at_once = max(1, PASS_NUMBERS // (n_tokens * max(width, inputs["static"].shape[1])))
+    scores = []
+    for i in range(0, len(replaced), at_once):
+        chosen = replaced[i : i + at_once]
+        batch = {name: x[np.arange(i, i + len(chosen)) // times] for name, x in inputs.items()}
+        batch["dynamic"] = np.where(chosen[..., None], baseline, batch["dynamic"]).astype("float32")
+        scores.append(ops.convert_to_numpy(model(batch, training=False)))
+    return np.concatenate(scores).reshape(n, times, -1)
 
 
 def relevance(model: keras.Model, inputs: Inputs, baseline: np.ndarray) -> np.ndarray:

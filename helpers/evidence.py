@@ -16,12 +16,20 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
-from helpers.attention import attention_by_time, get_attention_weights, mean_motion, occlusion, relevance
+from helpers.attention import (
+    attention_by_time,
+    deletion_area,
+    get_attention_weights,
+    mean_motion,
+    occlusion,
+    relevance,
+)
 from helpers.config import TrainingConfig
 from helpers.experiment import TrainingData, load_trained, rated_clips, split_of
 from helpers.statistics import mean_interval
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order
 
+DRAWS = 4  # random orders of deletion
 MODELS = {"": TOKEN_MODEL, "_shuffled": SHUFFLED_MODEL}  # by the end of their keys in attention.json
 MEASURES = ("attention", "relevance", "occlusion")
 POINTING = ("occlusion_pointing", "occlusion_pointing_shuffled", "motion_pointing")
@@ -96,13 +104,15 @@ class Tested:
 
     Attributes:
         clips: Their motion shuffled for a control.
-        inside: Which motion tokens come from a planted window, bool (N, Td).
+        sooner: Area under each clip's deletion curve by the order of attention, minus that by random orders, (N,).
+        inside: Which motion tokens come from a planted window, bool (N, Td); None where nothing was planted.
         weights: By measure what each token weighs, not negative, (N, Td): `occlusion` of the target that is asked
             about, `attention`, `motion` (distance from mean motion), and `relevance` by target, (N, k, Td).
     """
 
     clips: Aligned
-    inside: np.ndarray
+    sooner: np.ndarray
+    inside: np.ndarray | None
     weights: dict[str, np.ndarray]
 
     def points(self, measure: str) -> np.ndarray:
@@ -121,25 +131,30 @@ class Tested:
         return float(self.share(np.ones(self.inside.shape)).mean())
 
 
-def examine(name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, seed: int, column: int) -> Tested:
+def examine(name: str, bank: Aligned, inside: np.ndarray | None, cfg: TrainingConfig, seed: int, column: int) -> Tested:
     """Measure a trained model on its test clips; shuffled motion tokens are judged by the time that they came from."""
     split = split_of(bank, cfg, seed)
     baseline, test = mean_motion(bank.take(split == "train")), split == "test"
     if name == SHUFFLED_MODEL:
-        inside, bank = np.take_along_axis(inside, shuffled_order(bank, seed), 1), shuffle_motion(bank, seed)
+        inside = None if inside is None else np.take_along_axis(inside, shuffled_order(bank, seed), 1)
+        bank = shuffle_motion(bank, seed)
     model, clips = load_trained(cfg, name, seed), bank.take(test)
-    inputs = clips.inputs()
+    inputs, random = clips.inputs(), np.random.RandomState(0)
+    share = attention_by_time(get_attention_weights(model, inputs), clips.static_mask)
+    orders = [share, *(random.random_sample(share.shape) for _ in range(DRAWS))]
+    by_attention, *at_random = [deletion_area(model, inputs, order, baseline, column) for order in orders]
     weights = {
         "occlusion": np.abs(occlusion(model, inputs, baseline)[..., column]),
-        "attention": attention_by_time(get_attention_weights(model, inputs), clips.static_mask),
+        "attention": share,
         "relevance": np.abs(relevance(model, inputs, baseline).sum(2)),
         "motion": np.linalg.norm(clips.dynamic_features - baseline, axis=-1),
     }
-    return Tested(clips, inside[test], weights)
+    sooner = by_attention - np.mean(at_random, 0)
+    return Tested(clips, sooner, None if inside is None else inside[test], weights)
 
 
 def evaluate(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, Any]:
-    """Measure on each seed's test clips whether the model's answer rests on what was planted.
+    """Measure on each seed's test clips what the model's answer rests on, and whether that is what was planted.
 
     Args:
         data: What the models were trained on; its folder holds `truth.csv` where the clips are synthetic.
@@ -147,19 +162,21 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, 
         column: Of the target whose cue is an event in time.
 
     Returns:
-        `trait`; `occlusion_pointing`, share of clips whose largest effect is inside, the same of the control as
+        `trait`; `deletion`: how much sooner the score moves when motion goes in the order of the attention than in
+        random order, `value` and `interval` [low, high] over sources, and the same of the `control`. And, empty without
+        a planted truth: `occlusion_pointing`, share of clips whose largest effect is inside, the same of the control as
         `occlusion_pointing_shuffled`, and `motion_pointing`, that of the token farthest from mean motion, which needs
-        no model; each with `_interval` [low, high] over sources; `occlusion_chance`, the share of tokens that are
-        inside; `seeds`, the pointing of each; `relevance`, by target what `share_table` returns; `attention`, the same
-        of the one map. Without a planted truth all but `trait` are empty.
+        no model, each with `_interval`; `occlusion_chance`, the share of tokens that are inside; `seeds`, the pointing
+        of each; `relevance`, by target what `share_table` returns; `attention`, the same of the one map.
     """
     bank = rated_clips(data)
-    trait, inside = str(bank.targets[column]), planted_windows(data.folder, bank)
+    inside = planted_windows(data.folder, bank)
+    tests = {end: [examine(name, bank, inside, cfg, s, column) for s in cfg.seeds] for end, name in MODELS.items()}
+    own, control = (_mean_over_clips([test.sooner for test in tests[end]], tests[end]) for end in MODELS)
+    found: dict[str, Any] = {"trait": str(bank.targets[column]), "deletion": own | {"control": control}}
     if inside is None:
         empty = [*POINTING, *(f"{name}_interval" for name in POINTING), "occlusion_chance", "relevance", "attention"]
-        return dict.fromkeys(empty) | {"trait": trait, "seeds": []}
-    tests = {end: [examine(name, bank, inside, cfg, s, column) for s in cfg.seeds] for end, name in MODELS.items()}
-    found: dict[str, Any] = {"trait": trait}
+        return found | dict.fromkeys(empty) | {"seeds": []}
     hits = {f"occlusion_pointing{end}": [test.points("occlusion") for test in tests[end]] for end in MODELS}
     chance = [test.uniform() for test in tests[""]]
     found["seeds"] = [
@@ -168,14 +185,19 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, 
     ]
     hits["motion_pointing"] = [test.points("motion") for test in tests[""]]
     for name, each in hits.items():  # test clips of a seed are the same for both models
-        interval = mean_interval(each, [test.clips.sources for test in tests[""]])
-        found |= {name: interval["value"], f"{name}_interval": interval["interval"]}
+        mean = _mean_over_clips(each, tests[""])
+        found |= {name: mean["value"], f"{name}_interval": mean["interval"]}
     targets = enumerate(bank.targets.tolist())
     return found | {
         "occlusion_chance": float(np.mean(chance)),
         "attention": share_table(tests, lambda test: test.weights["attention"]),
         "relevance": {t: share_table(tests, lambda test, k=k: test.weights["relevance"][:, k]) for k, t in targets},
     }
+
+
+def _mean_over_clips(values: Sequence[np.ndarray], tests: Sequence[Tested]) -> dict[str, Any]:
+    """Mean over clips and seeds, `value`, and its `interval` over sources."""
+    return mean_interval(values, [test.clips.sources for test in tests])
 
 
 def share_table(tests: Mapping[str, Sequence[Tested]], weight_of: Callable[[Tested], np.ndarray]) -> dict[str, Any]:
@@ -187,8 +209,7 @@ def share_table(tests: Mapping[str, Sequence[Tested]], weight_of: Callable[[Test
     """
     row: dict[str, Any] = {"uniform": float(np.mean([test.uniform() for test in tests[""]]))}
     for end, of_model in tests.items():
-        shares = [test.share(weight_of(test)) for test in of_model]
-        found = mean_interval(shares, [test.clips.sources for test in of_model])
+        found = _mean_over_clips([test.share(weight_of(test)) for test in of_model], of_model)
         row |= {f"inside{end}": found["value"], f"interval{end}": found["interval"]}
     return row
 

@@ -11,6 +11,7 @@ from helpers.attention import (
     attention_by_lag,
     attention_by_time,
     attention_entropy,
+    deletion_area,
     get_attention_weights,
     mean_motion,
     occlusion,
@@ -120,6 +121,17 @@ def test_occlusion_moves_the_answer_only_where_the_model_looks(inputs):
     assert not of_parts[:, 0].any()
 
 
+def test_a_good_order_moves_the_answer_sooner_than_others():
+    """The model reads token 2: where it goes first, all of TD + 1 steps but the first are without it."""
+    inputs, baseline = tokens(), np.full(DD, 4.0, "float32")
+    inputs["dynamic_mask"][1, 3:] = False  # a short clip has as many steps, of which its tokens take a share
+    change = np.abs(4 - inputs["dynamic"][:, 2, 0])
+    first, last = np.eye(TD)[[2] * B], -np.eye(TD)[[2] * B]
+    early, late = (deletion_area(OneTokenModel(2), inputs, order, baseline, 1) for order in (first, last))
+    np.testing.assert_allclose(early / change, [7 / 8, 5 / 8 + 1 / 8, 7 / 8], rtol=1e-5)
+    np.testing.assert_allclose(late / change, [1 / 8, 2 / 8, 1 / 8], rtol=1e-5)
+
+
 def test_shares_are_of_real_tokens_and_sum_to_one():
     found = shares(np.array([[1.0, -3.0, 5.0], [0.0, 0.0, 0.0]]), np.array([[True, True, False]] * 2))
     np.testing.assert_array_equal(found, [[0.25, 0.75, np.nan], [np.nan] * 3])
@@ -218,11 +230,14 @@ def test_a_model_that_rests_on_what_was_planted_is_told_from_one_that_does_not(b
         assert row["inside"] > 0.99
         assert row["inside_shuffled"] < 0.7
     assert found["attention"]["uniform"] == pytest.approx(2 / TD)
+    for deletion in (found["deletion"], found["deletion"]["control"]):
+        assert deletion["interval"][0] <= deletion["value"] <= deletion["interval"][1]
 
 
 def test_without_a_planted_truth_nothing_is_measured_against_it(bank, tmp_path):
     found = evidence.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), 3)
     assert found.pop("trait") == "agreeableness"
+    assert found.pop("deletion")["control"]["value"] is not None
     assert found.pop("seeds") == []
     assert not any(found.values())
 
@@ -232,7 +247,8 @@ def test_shares_are_of_each_clips_own_weight():
     inside[:, 0] = True
     first = alike + (TD - 2) * inside
     tests = {
-        end: [evidence.Tested(clips, inside, {"a": weight})] for end, weight in (("", first), ("_shuffled", alike))
+        end: [evidence.Tested(clips, None, inside, {"a": weight})]
+        for end, weight in (("", first), ("_shuffled", alike))
     }
     row = evidence.share_table(tests, lambda test: test.weights["a"])
     assert row["inside"] == pytest.approx(0.5)
