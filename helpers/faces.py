@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,10 +28,9 @@ from helpers.detectors import (
 )
 from helpers.failures import reason_of
 from helpers.files import PART
-from helpers.people import MainFace, main_face
 from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
-from helpers.tracking import Follower, face_path
-from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of
+from helpers.tracking import Follower, MainFace, face_path, main_face
+from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of, write_track
 from helpers.video import backend_name, backend_version, iter_frames
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
-KEPT = 9  # looks of a clip, spread over it, that are searched once more where no face moves
+KEPT = 9  # looks of a clip at least, spread over it, that are searched once more where no face moves
 MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the stable box without a remark
 SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source project's
 
@@ -60,7 +59,6 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
         "detector": detector_file(cfg.detector),
         "track": TRACK_LAYOUT,
     }
-
     made_with = {"decoder": backend_version(cfg.backend)}
     work = Work(tracks_of, lambda path, key, stamp: ((path, cfg), None))
     with (
@@ -84,23 +82,13 @@ def _remarks(path: Path) -> str:
     return "; ".join(filter(None, [str(found.get("remarks", "")), *str(found.get("decoder", "")).split("; ")[1:]]))
 
 
-def write_track(path: str | Path, track: FaceTrack) -> None:
-    """Write a track as npz."""
-    write_arrays(path, **asdict(track))
-
-
 def export_faces(
     clips: "pd.DataFrame", data: str | Path, run: str | Path, to: str | Path, *, every: int = 5, progress: bool = False
 ) -> dict[str, Any]:
     """Write the face crops of all clips into `faces_jpeg/` and their times into `faces_jpeg_times/`, both below `to`.
 
-    Clips that are done are not done again.
-
-    Args:
-        clips: Index `key`, column `path` below `data`.
-        data: Folder of the clips.
-        run: The run's folder, with `faces/` of 02.
-        every: Every which frame of the file, from the first; 5 as in the source project.
+    `clips` has the index `key` and the column `path` below `data`; `run` holds 02's `faces/`; every `every`th frame of
+    a file is taken from its first on, 5 as in the source project. Clips that are done are not done again.
 
     Returns:
         The manifest: counts of clips and files, and the clips that could not be exported, with the reason.
@@ -118,8 +106,8 @@ def export_faces(
     no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
     identity = {"preparation": faces["identity"], "every": every, "quality": QUALITY, "size_px": SIZE_PX}
     made_with = {"decoder": backend_version(backend), "opencv": cv2.__version__}
+    counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
     with Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with) as stage:
-        counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
         for key, below in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
             path, folder = Path(data) / below, Path(to) / "faces_jpeg" / key
             stamp = clip_stamp(path)
@@ -132,11 +120,10 @@ def export_faces(
                 counts["made"] += 1
                 counts["files"] += len(rows["frame"])
             except BaseException as error:
-                reason = reason_of(error, path.name)
-                log.warning("%s: %s", key, reason)
+                stage.fail(key, reason_of(error, path.name))
+                log.warning("%s: %s", key, stage.failed[-1]["reason"])
                 shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
                 stage.path(key).unlink(missing_ok=True)
-                stage.fail(key, reason)
                 counts["failed"] += 1
         return stage.finish(**counts)
 
@@ -165,8 +152,6 @@ def _write_crops(path: Path, track: FaceTrack, folder: Path, every: int, backend
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
     """Find the main face of a clip, its one stable box, and its smoothed box at every sample.
 
-    `helpers.people` says which face is the main one. Between looks it is followed; one frame is held at a time.
-
     Raises:
         NoFaceError: no face, or too rarely.
         VideoError: the file cannot be decoded.
@@ -178,50 +163,34 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
     """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life.
 
-    A clip without a face that moves is watched again where looks that were kept have smaller ones: one of them may
-    move, or be too small.
+    A clip without a face that moves is watched again where a few kept looks have smaller ones: one of them may move,
+    or be too small.
     """
     video, cfg = job
     seen = yield from _watch(video, cfg)
-    may_be_small = cfg.detector == "haar" and cfg.min_face > SMALLER and not (seen.face and seen.face.moves)
-    if may_be_small and _has_smaller(seen, cfg):
-        smaller = yield from _watch(video, replace(cfg, min_face=SMALLER))
-        seen = _of_both(seen, smaller, cfg)
+    face, found = seen.face, seen.follower.found
+    if cfg.detector == "haar" and cfg.min_face > SMALLER and not (face and face.moves):
+        more = [len(detect_faces(picture, "haar", SMALLER)) > len(found[look]) for look, picture in seen.kept.items()]
+        if np.mean(more) > cfg.min_coverage / 2:
+            smaller = yield from _watch(video, replace(cfg, min_face=SMALLER))
+            seen = _of_both(seen, smaller, cfg)
     if not seen.face:
-        turned = "; there is one when the picture is turned a quarter" if _is_turned(seen, cfg) else ""
-        raise NoFaceError(f"no face found in {len(seen.found)} looked-at frames{turned}")
-    if seen.coverage < cfg.min_coverage:
-        share = f"{100 * seen.coverage:.0f} % of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
-        raise NoFaceError(f"face in only {share}{f' ({len(seen.cuts) + 1} shots)' if len(seen.cuts) else ''}")
+        raise NoFaceError(f"no face found in {len(found)} looked-at frames")
+    if seen.face.coverage < cfg.min_coverage:
+        wanted = f"of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
+        cut = f" ({len(seen.face.cuts) + 1} shots)" if len(seen.face.cuts) else ""
+        raise NoFaceError(f"face in only {100 * seen.face.coverage:.0f} % {wanted}{cut}")
     yield _track(seen, cfg)
 
 
 class _Seen(NamedTuple):
-    """What one pass over a clip has shown: faces, the one that it is about, and `KEPT` looks at most, made small."""
+    """What one pass over a clip has shown: faces, the one that it is about, and some looks, made small."""
 
     follower: Follower
     face: MainFace | None
-    t_s: np.ndarray
-    frame: np.ndarray
+    times: list[tuple[float, int]]  # seconds, and number in the file, of every sample
     decoder: str
     kept: dict[int, np.ndarray]
-
-    @property
-    def found(self) -> list[np.ndarray]:
-        return self.follower.found
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return self.follower.shots.cuts()
-
-    @property
-    def coverage(self) -> float:
-        return len(self.face.places) / len(self.found) if self.face else 0.0
-
-    @property
-    def rows(self) -> np.ndarray:
-        """The detector's rows of the face, (k, >= 5)."""
-        return np.stack([self.found[look][row] for look, row in self.face.places])
 
 
 def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _Seen]:
@@ -231,63 +200,47 @@ def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _
         look, since = divmod(sample, cfg.detect_every)
         faces = None
         if not since:
-            n = -(-stream.length // cfg.detect_every)
-            if look * KEPT // n < (look + 1) * KEPT // n:
+            if look % max(1, stream.length // (KEPT * cfg.detect_every)) == 0:
                 kept[look] = shrunk(frame, DETECTION_PX)[0]
             faces = detect_faces(frame, cfg.detector, cfg.min_face)
             yield None
         follower.step(sample, frame, faces)
         times.append((t, number))
-    return _Seen(follower, main_face(follower), *map(np.array, zip(*times, strict=True)), stream.decoder, kept)
-
-
-def _has_smaller(seen: _Seen, cfg: PreparationConfig) -> bool:
-    """Whether faces below `min_face` are in so many of the kept looks that all should be searched for them."""
-    searched = {look: detect_faces(picture, cfg.detector, SMALLER) for look, picture in seen.kept.items()}
-    return np.mean([len(faces) > len(seen.found[look]) for look, faces in searched.items()]) > cfg.min_coverage / 2
+    return _Seen(follower, main_face(follower), times, stream.decoder, kept)
 
 
 def _of_both(seen: _Seen, smaller: _Seen, cfg: PreparationConfig) -> _Seen:
     """The pass that counts where the first showed no face that moves; NoFaceError where one is there but too small."""
-    if smaller.coverage < max(cfg.min_coverage, 2 / len(seen.found)) or not (smaller.face.moves or not seen.face):
+    face, least = smaller.face, max(cfg.min_coverage, 2 / len(seen.follower.found))
+    if not face or face.coverage < least or not (face.moves or not seen.face):
         return seen
-    width = np.median(smaller.rows[:, 2])
-    small = f"{width:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
+    small = f"{np.median(face.rows[:, 2]):.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
     if not seen.face:
         raise NoFaceError(f"the face is too small: {small}. Set a smaller min_face, or take a larger picture")
-    smaller.face.remarks.append(f"the face is {small}")
+    face.remarks.append(f"the face is {small}")
     return smaller
 
 
-def _is_turned(seen: _Seen, cfg: PreparationConfig) -> bool:
-    """Whether the detector finds faces in three kept looks once they are turned, as a lost rotation tag leaves them."""
-    turned = ([np.ascontiguousarray(np.rot90(look, k)) for look in list(seen.kept.values())[::4]] for k in (1, 3))
-    return any(all(len(detect_faces(picture, cfg.detector, cfg.min_face)) for picture in way) for way in turned)
-
-
 def _track(seen: _Seen, cfg: PreparationConfig) -> FaceTrack:
-    rows, n, legs, places = seen.rows, len(seen.t_s), seen.follower.legs, seen.face.places
-    through = [cut for leg in legs if leg.start in places for cut in leg.through]
-    cuts = np.setdiff1d(seen.cuts, through).astype(np.int64)
-    shot = np.searchsorted(cuts, np.arange(n), side="right")
-    box, remarks = stable_box(rows, cfg.crop_scale), list(seen.face.remarks)
-    if len(cuts):
-        others = seen.coverage < np.mean([len(faces) > 0 for faces in seen.found])
-        taken = f"; the face of {seen.coverage * n / cfg.fps:.1f} s of {n / cfg.fps:.1f} s is taken" if others else ""
-        remarks.insert(0, f"{len(cuts) + 1} shots{taken}")
-    centres = rows[:, :2] + rows[:, 2:4] / 2
+    face, found, n = seen.face, seen.follower.found, len(seen.times)
+    box, remarks = stable_box(face.rows, cfg.crop_scale), list(face.remarks)
+    if len(face.cuts):
+        others = face.coverage < np.mean([len(rows) > 0 for rows in found])
+        taken = f"; the face of {face.coverage * n / cfg.fps:.1f} s of {n / cfg.fps:.1f} s is taken" if others else ""
+        remarks.insert(0, f"{len(face.cuts) + 1} shots{taken}")
+    centres = face.rows[:, :2] + face.rows[:, 2:4] / 2
     outside = np.mean(((centres < box[:2]) | (centres > box[2:])).any(axis=1))
     if outside > MOST_OUTSIDE and cfg.crop == "stable":
         where = f"outside of the clip's one box at {outside:.0%} of the looks"
         remarks.append(f"the face is {where}: crop: smooth follows it")
-    gap = {"every": cfg.detect_every, "fps": cfg.fps, "max_gap_s": cfg.max_gap_s}
+    t_s, frame = map(np.array, zip(*seen.times, strict=True))
     return FaceTrack(
-        **face_path(rows, places, legs, shot, **gap),
+        **face_path(seen.follower, face, n, cfg.detect_every, cfg.max_gap_s),
         box_xyxy=box,
-        t_s=seen.t_s,
-        frame=seen.frame,
-        coverage=seen.coverage,
-        n_faces_max=max(map(len, seen.found)),
+        t_s=t_s,
+        frame=frame,
+        coverage=face.coverage,
+        n_faces_max=max(map(len, found)),
         fps=cfg.fps,
         every=cfg.detect_every,
         n_frames=n,
@@ -296,8 +249,8 @@ def _track(seen: _Seen, cfg: PreparationConfig) -> FaceTrack:
         align_eyes=cfg.align_eyes,
         detector=detector_version(cfg.detector),
         decoder=seen.decoder,
-        reason=seen.face.reason,
-        cuts=cuts,
+        reason=face.reason,
+        cuts=face.cuts,
         remarks="; ".join(remarks),
     )
 

@@ -1,10 +1,8 @@
 """Shots: where a clip is cut or cross-faded, and whether two pictures show the same.
 
-In: grey pictures uint8 (h, w). Out: the numbers of the samples that begin a shot.
-
 Two pictures are alike if one, moved along its optical flow to the other (DIS, Kroeger et al. 2016,
 https://arxiv.org/abs/1603.03590), correlates with it. That leaves out all that a head, a hand or a camera does between
-neighbours, and brightness; a cut stays: on pictures of 48 px, neighbours of 52 clips differed by .02 at most, two
+neighbours, and brightness; a cut stays: on pictures of 45 px, neighbours of 52 clips differed by .02 at most, two
 people in the same place by .26. A plain picture (black, white, the peak of a flash) is passed over: what comes after it
 is compared with what was before it.
 """
@@ -21,14 +19,13 @@ CONTRAST = 40.0  # deviation in grey levels that pictures are brought to
 NEAR = 8  # grey levels on average
 SUSPECT = 0.08  # unlikeness of neighbours from which on something has happened: dissolves of 6 samples reach it
 ALIKE = 0.1  # of the same face at other times: .06 at most in 52 clips; of two people: 99 % are beyond .12
-ALONE = 3.0  # a cut stands out so many times from its neighbours; a gesture, a hand or a shaken camera goes on
-RETURN_S = 0.2  # a picture that is back so soon was not cut: a flash, a damaged frame
+ALONE = 3.0  # a cut stands out so many times from three neighbours on each side; a gesture, a hand, a flash does not
 BLENDS_S = (0.5, 1.0)  # over which a cross-fade is looked for: one of 3 s is found, and one of a face that moves
 BLEND_MISS = 0.13  # share of the middle picture's variance that its ends do not explain
 
 
 def small(gray: np.ndarray) -> np.ndarray | None:
-    """A picture as it is compared: 45 px, of one contrast; None where it is plain."""
+    """A grey picture uint8 (h, w) as it is compared: 45 px, of one contrast; None where it is plain."""
     scale = PICTURE_PX / min(gray.shape)
     size = [max(16, round(side * scale)) for side in gray.shape[::-1]]
     picture = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
@@ -65,59 +62,48 @@ def _flow() -> cv2.DISOpticalFlow:
 
 
 class Shots:
-    """Takes the pictures of a clip one by one, `fps` of them a second."""
+    """Takes the grey pictures of a clip one by one, `fps` of them a second."""
 
     def __init__(self, fps: float) -> None:
-        self._changes: list[float] = []
-        self._blends: list[int] = []  # samples in the middle of a cross-fade
-        self._last: np.ndarray | None = None
-        self._held: tuple[int, np.ndarray] | None = None  # the last suspect change, and the picture before it
         self.fps, self._halves = fps, [round(span_s * fps / 2) for span_s in BLENDS_S]
+        self._changes: list[float] = []
+        self._blended: list[int] = []  # samples in the middle of a cross-fade
+        self._last: np.ndarray | None = None
         self._recent: deque[np.ndarray | None] = deque(maxlen=2 * max(self._halves) + 1)
 
     def step(self, gray: np.ndarray) -> bool:
         """Take the next picture; whether it differs from the last one as no face makes it."""
-        sample, picture = len(self._changes), small(gray)
+        picture = small(gray)
         comparable = self._last is not None and picture is not None
         self._changes.append(unlikeness(self._last, picture) if comparable else 0.0)
-        if picture is not None:
-            self._return(sample, picture)
-            self._last = picture
+        self._last = self._last if picture is None else picture
         self._recent.append(picture)
-        for half in self._halves:
-            self._blend(sample - half, half)
+        self._blended += [len(self._changes) - 1 - half for half in self._halves if self._is_blend(half)]
         return self._changes[-1] > SUSPECT
 
-    def _return(self, sample: int, picture: np.ndarray) -> None:
-        """Forgive the changes since the picture that is back now; hold the one before a suspect change."""
-        if self._held and sample - self._held[0] > max(1, RETURN_S * self.fps):
-            self._held = None
-        if self._held and unlikeness(self._held[1], picture) < SUSPECT:
-            self._changes[self._held[0] :] = [0.0] * (sample + 1 - self._held[0])
-            self._held = None
-        elif self._changes[sample] > SUSPECT and not self._held:
-            self._held = sample, self._last
-
-    def _blend(self, middle: int, half: int) -> None:
-        """Note the middle of the recent pictures where it is about half of the first and half of the last."""
+    def _is_blend(self, half: int) -> bool:
+        """Whether the middle one of the last 2 half + 1 pictures is about half of the first and half of the last."""
         pictures = list(self._recent)[-2 * half - 1 :]
         if half < 2 or len(pictures) <= 2 * half or any(picture is None for picture in pictures):
-            return
+            return False
         first, between, last = (pictures[k] for k in (0, half, -1))
         if cv2.norm(first, last, cv2.NORM_L1) < CONTRAST / 4 * first.size:
-            return
+            return False
         ends, whole = (np.float32(part).reshape(len(part), -1) - 128 for part in ([first, last], [between]))
         weights, *_ = np.linalg.lstsq(ends.T, whole[0], rcond=None)
         missed = np.square(whole[0] - weights @ ends).sum() / np.square(whole).sum()
-        if weights.min() > 0.3 and missed < BLEND_MISS and unlikeness(first, last) > ALIKE:
-            self._blends.append(middle)
+        return weights.min() > 0.3 and missed < BLEND_MISS and unlikeness(first, last) > ALIKE
+
+    def fades(self) -> list[int]:
+        """The samples in the middle of cross-fades, increasing."""
+        samples = np.unique(np.array(self._blended, int))
+        runs = np.split(samples, np.flatnonzero(np.diff(samples) > max(self._halves)) + 1)
+        return [int(run[len(run) // 2]) for run in runs if len(run)]
 
     def cuts(self) -> np.ndarray:
-        """The samples that begin a shot, but for the first shot: int64, increasing."""
+        """The samples that begin a shot, but for the first shot, those of cross-fades included: int64, increasing."""
         changes = np.array(self._changes)
-        padded = np.pad(changes, 2)
-        around = np.max([padded[k : k + len(changes)] for k in (0, 1, 3, 4)], axis=0, initial=0)
-        found = set(np.flatnonzero((changes > SUSPECT) & (changes >= ALONE * around)).tolist())
-        blends = np.unique(np.array(self._blends, int))
-        runs = [run for run in np.split(blends, np.flatnonzero(np.diff(blends) > max(self._halves)) + 1) if len(run)]
-        return np.array(sorted(found | {int(run[len(run) // 2]) for run in runs}), np.int64)
+        padded = np.pad(changes, 3)
+        around = np.max([padded[k : k + len(changes)] for k in (0, 1, 2, 4, 5, 6)], axis=0, initial=0)
+        hard = np.flatnonzero((changes > SUSPECT) & (changes >= ALONE * around))
+        return np.union1d(hard, self.fades()).astype(np.int64)

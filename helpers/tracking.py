@@ -1,24 +1,26 @@
-"""One face through a clip: followed between the looks of the detector, and given a box at every sample.
+"""The faces of a clip: followed from look to look, linked, the one that the clip is about, and its box at every sample.
 
 In: every sample, RGB uint8 (H, W, 3), in order, at a look with the detector's rows. Out: box, confidence, source and
 roll per sample, in pixels of the frame. A sample's box is detected, followed, interpolated over a short gap, or missing
-(NaN); it is then smoothed in time without delay. Held are small grey pictures since the last look only.
+(NaN); it is then smoothed in time without delay. Held is one small grey picture.
 
 Between looks, points in the face are moved by pyramidal Lucas-Kanade and kept if they come back to where they started
 (Kalal, Mikolajczyk and Matas 2010, "Forward-backward error"); their median gives shift and scale. A face that no longer
 looks like the one that was detected is lost, and so is one that a cut takes away: where the picture changes as no face
 makes it, what surrounds the face must stay.
+
+There is no face recognition here: a face is the same from one look to the next if a leg leads there, or if it is at the
+same place and what is about it looks alike; so a person comes back after a cut where the camera does.
 """
 
 from functools import cache, partial
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from helpers.detectors import shrunk
-from helpers.shots import Shots, correlation, small, unlikeness
+from helpers.shots import ALIKE, Shots, correlation, small, unlikeness
 from helpers.tracks import DETECTED, INTERPOLATED, TRACKED
 
 SAME_FACE_IOU = 0.3
@@ -34,16 +36,23 @@ AROUND = 2.4  # widths of a face that are compared to know it again: with hair, 
 CLOSE, STAYS = 1.2, 0.05  # widths that must stay where the rest of the picture changes, and how unlike they may become
 MAX_FACES = 4  # followed at once, the largest
 LUCAS_KANADE = {"winSize": (11, 11), "maxLevel": 2, "criteria": (3, 10, 0.03)}
+SAME_SHOT = 0.25  # unlikeness of what is about a face that was lost in between; two people: .35 in the middle
+FADE_S = 0.5  # on each side of a cross-fade's middle: what is seen there is of two pictures
+NEARLY = 1.5  # times the area of the next face; below it there is a remark
+# How far a still picture's patch is from the one detected, as 1 - correlation: .0007 in the middle and .013 at most, be
+# it noisy, compressed, filmed by hand or zoomed into; a man who smiles .004 and .028, a blink at most .02.
+STILL_MEDIAN, STILL_MOST = 0.0015, 0.015
+STILL_S = 1.5  # that a face must be followed for: for a second a man may keep as quiet as a picture
 Place = tuple[int, int]  # of a detection: look, and row among the faces found there
 PAIRS = cache(partial(np.triu_indices, k=1))  # by the number of points
 
 
 class Leg:
-    """The path of one face from a detection on, forwards or backwards, until it is found again or lost.
+    """The path of one face from a detection on, until it is found again or lost.
 
-    `start` (look, row) is the detection it comes from, `arrived` the one that it ran into, None when it did not. Per
-    sample: its number in `samples`, `boxes_xyxy` in pixels of the frame, `similarity` with the detected face, up to 1.
-    `through`: samples at which the picture changed, but not about the face: a slide behind a speaker.
+    `start` is the detection it comes from, `arrived` the one that it ran into, None when it did not. Per sample: its
+    number in `samples`, `boxes_xyxy` in pixels of the frame, `similarity` with the detected face, up to 1. `through`:
+    samples at which the picture changed, but not about the face: a slide behind a speaker.
     """
 
     def __init__(self, start: Place, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
@@ -62,10 +71,10 @@ class Leg:
         points = np.zeros((0, 2), np.float32) if points is None else points.reshape(-1, 2) + np.float32([x0, y0])
         self._box, self._seeded, self._points, self._last = box_xyxy, points, points, box_xyxy
 
-    def step(self, sample: int, before: np.ndarray, gray: np.ndarray, scale: float, change: int | None) -> bool:
+    def step(self, sample: int, before: np.ndarray, gray: np.ndarray, scale: float, changed: bool) -> bool:
         """Move the box to the next picture and note it; False when the face is lost.
 
-        `change`: the later of both samples where they differ as no face makes them, else None.
+        `changed`: the pictures differ as no face makes them.
         """
         if len(self._points) < MIN_POINTS:
             return False
@@ -80,11 +89,10 @@ class Leg:
         similarity = correlation(self._detected, _patch(gray, box))
         if similarity < MIN_SIMILARITY:
             return False
-        if change is not None:
-            close = (small(_cut_out(*there, CLOSE)) for there in ((before, self._last), (gray, box)))
-            if unlikeness(*close) > STAYS:
+        if changed:
+            if unlikeness(small(_cut_out(before, self._last, CLOSE)), small(_cut_out(gray, box, CLOSE))) > STAYS:
                 return False
-            self.through.append(change)
+            self.through.append(sample)
         if len(self._points) < N_POINTS // 2 and not kept.all():
             self._seed(gray, box)
         self._last = box
@@ -97,7 +105,7 @@ class Leg:
 class Follower:
     """Takes the samples of a clip one by one, `fps` a second; the legs of all followed faces gather in `legs`.
 
-    Of every look, `looked` has the sample's number and `found` the detector's rows; `looks` of every followed detection
+    Of every look, `looked` has the sample's number and `found` the detector's rows; `about` of every followed detection
     what is about it, as `helpers.shots.small` makes it. `shots` knows where the clip is cut.
     """
 
@@ -105,53 +113,41 @@ class Follower:
         self.legs: list[Leg] = []
         self.looked: list[int] = []
         self.found: list[np.ndarray] = []
-        self.looks: dict[Place, np.ndarray | None] = {}
+        self.about: dict[Place, np.ndarray | None] = {}
         self.shots = Shots(fps)
-        self._changes: list[int | None] = []  # of `_pictures`
         self._moving: list[Leg] = []
-        self._pictures: list[np.ndarray] = []  # grey, since the last look and with it, the newest last
+        self._last: np.ndarray | None = None  # picture, grey
 
     def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
         """Take the next sample: number, RGB uint8 (H, W, 3), and the rows of `detect_faces` at a look, else None."""
         gray, scale = shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), PICTURE_PX)
-        change = sample if self.shots.step(gray) else None
-        self._moving = [leg for leg in self._moving if leg.step(sample, self._pictures[-1], gray, scale, change)]
-        self._pictures.append(gray)
-        self._changes.append(change)
+        changed = self.shots.step(gray)
+        self._moving = [leg for leg in self._moving if leg.step(sample, self._last, gray, scale, changed)]
+        self._last = gray
         if faces is not None:
             self._look(sample, scale, faces)
 
     def _look(self, sample: int, scale: float, faces: np.ndarray) -> None:
-        """End the legs that arrive at a detection; start one at every detection, and one back where none arrived."""
-        boxes, gray = corners(faces), self._pictures[-1]
+        """End the legs that arrive at a detection; start one at every detection."""
+        boxes = corners(faces)
         for leg in self._moving:
             overlaps = [iou(leg.boxes_xyxy[-1], box) for box in boxes]
             if max(overlaps, default=0) >= SAME_FACE_IOU:
                 leg.arrived = (len(self.looked), int(np.argmax(overlaps)))
-        arrived = {leg.arrived for leg in self._moving}
         bridging = [leg for leg in self._moving if leg.arrived is None]
         self._moving = []
         for row in np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES].tolist():
-            start = (len(self.looked), row)
-            self.looks[start] = small(_cut_out(gray, boxes[row] * scale, AROUND))
-            if start not in arrived and len(self._pictures) > 2:
-                self.legs.append(Leg(start, gray, boxes[row] * scale))
-                self._go_back(self.legs[-1], sample, scale)
-            self._moving.append(Leg(start, gray, boxes[row] * scale))
-            self.legs.append(self._moving[-1])
+            start, box = (len(self.looked), row), boxes[row] * scale
+            self.about[start] = small(_cut_out(self._last, box, AROUND))
+            self._moving.append(Leg(start, self._last, box))
+        self.legs += self._moving
         self._moving += bridging[: MAX_FACES - len(self._moving)]
-        self._pictures, self._changes = [gray], [None]
         self.looked.append(sample)
         self.found.append(faces)
 
-    def _go_back(self, leg: Leg, sample: int, scale: float) -> None:
-        """Follow a face that appeared at a look backwards to the look before."""
-        backwards = enumerate(zip(pairwise(self._pictures[:0:-1]), self._changes[::-1], strict=False), start=1)
-        all(leg.step(sample - back, *pictures, scale, change) for back, (pictures, change) in backwards)
-
     def unlikeness(self, one: Place, other: Place) -> float:
         """How unlike the surroundings of two detections are."""
-        return unlikeness(self.looks.get(one), self.looks.get(other))
+        return unlikeness(self.about.get(one), self.about.get(other))
 
 
 def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -187,33 +183,111 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
 
 
-def face_path(
-    rows: np.ndarray, places: list[Place], legs: list[Leg], shot: np.ndarray, every: int, fps: float, max_gap_s: float
-) -> dict[str, Any]:
-    """Give a face a box at every sample of a clip.
+class MainFace(NamedTuple):
+    """The face that a clip is about.
 
-    Args:
-        rows: The detector's rows of the face, (k, >= 5), at least one.
-        places: Of each, as `helpers.people.main_face` gives them.
-        legs: Legs of all followed faces.
-        shot: Number of each sample's shot, (n,): nothing is interpolated or smoothed from one to another.
-        every: Every which sample was looked at, from the first.
-        max_gap_s: Longest time between two known boxes that is interpolated.
+    `places` of its detections and their `rows` (k, >= 5); `coverage`, their share of the looks; `cuts`, samples that
+    begin a shot, but for the first shot and for what changed behind the face alone; why it was chosen; remarks.
+    """
+
+    places: list[Place]
+    rows: np.ndarray
+    coverage: float
+    cuts: np.ndarray
+    moves: bool
+    reason: str
+    remarks: list[str]
+
+
+def main_face(follower: Follower) -> MainFace | None:
+    """Choose the face that a clip is about, once it is followed; None where there is none.
+
+    Faces that do not move are passed over where another one does. In a clip that is cut it is then the face of most
+    looks, else the one with the largest summed area.
+    """
+    found, faces, cuts = follower.found, link(follower), follower.shots.cuts()
+    if not faces:
+        return None
+    moving = [face for face in faces if not is_still(face, follower)]
+    remarks = [] if moving else ["the face does not move: a still picture?"]
+    if 0 < len(moving) < len(faces):
+        width = max(found[look][row][2] for face in faces if face not in moving for look, row in face)
+        remarks.append(f"a still face of {width:.0f} px is passed over")
+    sizes = [sum(found[look][row][2] * found[look][row][3] for look, row in face) for face in moving or faces]
+    order = sorted(zip(sizes, moving or faces, strict=True), key=lambda of: -of[0])
+    size, face = order[0]
+    reason = "the only face" if len(faces) == 1 else "the only face that moves"
+    if len(order) > 1:
+        times = size / order[1][0]
+        reason = f"largest summed area: {times:.1f} times the next of {len(order)} faces"
+        if len(cuts):
+            _, face = max(order, key=lambda of: (len(of[1]), of[0]))
+            reason = f"most time on screen: {len(face)} of {len(found)} looks, of {len(order)} faces"
+        elif times < NEARLY:
+            remarks.append(f"another face is nearly as large ({times:.1f} times)")
+    rows = np.stack([found[look][row] for look, row in face])
+    behind = [sample for leg in follower.legs if leg.start in face for sample in leg.through]
+    cuts = np.setdiff1d(cuts, behind).astype(np.int64)
+    return MainFace(face, rows, len(face) / len(found), cuts, bool(moving), reason, remarks)
+
+
+def link(follower: Follower) -> list[list[Place]]:
+    """The detections of each face: they overlap from look to look, and a leg leads there or they look alike.
+
+    Those in a cross-fade are nobody's.
+    """
+    faces: list[list[Place]] = []
+    boxes, looked, shots = [corners(rows) for rows in follower.found], follower.looked, follower.shots
+    shot = np.searchsorted(shots.cuts(), looked, side="right")
+    arrived = [leg for leg in follower.legs if leg.arrived]
+    led = {(leg.start, leg.arrived) for leg in arrived if leg.through or shot[leg.start[0]] == shot[leg.arrived[0]]}
+    fading = [any(abs(sample - fade) < FADE_S * shots.fps for fade in shots.fades()) for sample in looked]
+    for look, here in enumerate(boxes):
+        last = [boxes[i][j] for i, j in (face[-1] for face in faces)]
+        pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
+        free = dict.fromkeys(range(0 if fading[look] else len(here)))
+        for overlap, i, j in pairs:
+            before, place = faces[i][-1], (look, j)
+            if overlap < SAME_FACE_IOU or j not in free or before[0] == look:
+                continue
+            limit = SAME_SHOT if shot[look] == shot[before[0]] else ALIKE
+            if (before, place) in led or follower.unlikeness(before, place) <= limit:
+                faces[i].append(place)
+                del free[j]
+        faces += [[(look, j)] for j in free]
+    return faces
+
+
+def is_still(face: list[Place], follower: Follower) -> bool:
+    """Whether a face hardly changes while it is followed, blinks and breathing included: a picture of one."""
+    changes = [1 - value for leg in follower.legs if leg.start in face for value in leg.similarity]
+    is_long = len(changes) >= STILL_S * follower.shots.fps
+    return is_long and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
+
+
+def face_path(follower: Follower, face: MainFace, n: int, every: int, max_gap_s: float) -> dict[str, Any]:
+    """Give the face a box at each of a clip's `n` samples, of which every `every`th was looked at, from the first.
+
+    Unknown boxes between two known ones of a shot, at most `max_gap_s` apart, are interpolated.
 
     Returns:
         The fields of `helpers.tracks.FaceTrack` that have a row per sample, and the two jitters.
     """
-    n, looked = len(shot), np.array([look for look, _ in places]) * every
-    found, confidence, source = _join_legs(rows, places, legs, shot, looked)
+    fps, shot = follower.shots.fps, np.searchsorted(face.cuts, np.arange(n), side="right")
+    rows, looked = face.rows, np.array([look for look, _ in face.places]) * every
+    found, confidence, source = _join_legs(face, dict(zip(face.places, looked, strict=True)), follower.legs, shot)
     known = np.flatnonzero(source)
-    fills = fillable(known, max_gap_s * fps, shot)
+    unknown = np.setdiff1d(np.arange(known[0], known[-1]), known)
+    after = np.searchsorted(known, unknown)
+    before, after = known[after - 1], known[after]
+    fills = unknown[(after - before <= max_gap_s * fps + 1e-9) & (shot[after] == shot[before])]
     for column in found.T:
         column[fills] = np.interp(fills, known, column[known])
     source[fills] = INTERPOLATED
     roll = roll_deg(rows) if rows.shape[1] == 15 else np.full(len(rows), np.nan)
     smoothed = np.column_stack([found, np.where(source, np.interp(np.arange(n), looked, roll), np.nan)])
-    for cut in np.unique(shot):
-        smoothed[shot == cut] = smooth(smoothed[shot == cut], CUT_OFF_S * fps)
+    for number in np.unique(shot):
+        smoothed[shot == number] = smooth(smoothed[shot == number], CUT_OFF_S * fps)
     return {
         "found_xyxy": found.astype(np.float32),
         "boxes_xyxy": smoothed[:, :4].astype(np.float32),
@@ -226,40 +300,28 @@ def face_path(
 
 
 def _join_legs(
-    rows: np.ndarray, places: list[Place], legs: list[Leg], shot: np.ndarray, looked: np.ndarray
-) -> tuple[np.ndarray, ...]:
+    face: MainFace, looked: dict[Place, int], legs: list[Leg], shot: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay a face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
 
-    A leg that arrives at the next detection is bent so that it ends on it; where two legs meet, each sample takes the
-    one whose detection is nearer. None reaches into another shot.
+    A leg that arrives at a detection is bent so that it ends on it; a later leg counts more; none reaches into another
+    shot. `looked` has the samples of the detections.
     """
-    detected, detections = {place: k for k, place in enumerate(places)}, corners(rows)
-    n = len(shot)
+    n, boxes_at = len(shot), dict(zip(looked, corners(face.rows), strict=True))
+    trust = dict(zip(looked, face.rows[:, 4], strict=True))
     found, confidence, source = np.full((n, 4), np.nan), np.zeros(n), np.zeros(n, np.uint8)
-    away = np.full(n, np.inf)  # samples to the detection that a box comes from
     for leg in legs:
-        if leg.start not in detected or not leg.samples:
+        if leg.start not in looked or not leg.samples:
             continue
-        k = detected[leg.start]
-        samples, boxes = np.array(leg.samples), np.array(leg.boxes_xyxy)
-        distance = np.abs(samples - looked[k])
-        if leg.arrived in detected and shot[samples[-1]] == shot[looked[k]]:
-            boxes += (distance / distance[-1])[:, None] * (detections[detected[leg.arrived]] - boxes[-1])
-            distance = np.minimum(distance, distance[-1] - distance)
-        nearer = (distance < away[samples]) & (shot[samples] == shot[looked[k]])
-        samples = samples[nearer]
-        found[samples], away[samples], source[samples] = boxes[nearer], distance[nearer], TRACKED
-        confidence[samples] = rows[k, 4] * np.array(leg.similarity)[nearer]
-    found[looked], confidence[looked], source[looked] = detections, rows[:, 4], DETECTED
+        start, samples, boxes = looked[leg.start], np.array(leg.samples), np.array(leg.boxes_xyxy)
+        inside = shot[samples] == shot[start]
+        if leg.arrived in looked and inside[-1]:
+            boxes += ((samples - start) / (samples[-1] - start))[:, None] * (boxes_at[leg.arrived] - boxes[-1])
+        found[samples[inside]], source[samples[inside]] = boxes[inside], TRACKED
+        confidence[samples[inside]] = trust[leg.start] * np.array(leg.similarity)[inside]
+    at = list(looked.values())
+    found[at], confidence[at], source[at] = list(boxes_at.values()), face.rows[:, 4], DETECTED
     return found, confidence, source
-
-
-def fillable(known: np.ndarray, max_gap: float, shot: np.ndarray) -> np.ndarray:
-    """Samples that are unknown and lie between two known ones of one shot, at most `max_gap` samples apart."""
-    unknown = np.setdiff1d(np.arange(known[0], known[-1]), known)
-    following = np.searchsorted(known, unknown)
-    before, after = known[following - 1], known[following]
-    return unknown[(after - before <= max_gap + 1e-9) & (shot[after] == shot[before])]
 
 
 def smooth(values: np.ndarray, cut_off: float) -> np.ndarray:

@@ -5,14 +5,15 @@ displayed frame and times in seconds, and square RGB uint8 crops (S, S, 3). By d
 box per frame would cancel the head's motion. `helpers.faces` finds the faces.
 """
 
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from helpers.failures import ClipError
-from helpers.store import read_arrays
+from helpers.store import read_arrays, write_arrays
 
 NONE, DETECTED, TRACKED, INTERPOLATED = range(4)
 SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `FaceTrack.source`
@@ -25,46 +26,32 @@ class NoFaceError(ClipError):
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """The main face of a clip, sample by sample; n = `n_frames` samples at `fps`.
+    """The main face of a clip, sample by sample; boxes are pixels of the displayed frame, NaN where there is none."""
 
-    `found_xyxy (n, 4)` as found, `boxes_xyxy (n, 4)` smoothed, float32 pixels, NaN if none. `source (n,) uint8` counts
-    in `SOURCES`. `confidence (n,) float32`: the detector's own where detected; where tracked that of
-    the detection it comes from times the similarity with it; 0 elsewhere. `angle_deg (n,) float32`: roll of the eye
-    line, positive when the picture's right eye is lower, NaN without landmarks. `jitter_found_px`, `jitter_px`:
-    deviation of the change of the box's centre from sample to sample, before and after smoothing.
-
-    `box_xyxy (4,) float32`: the clip's one square box, enlarged, may reach beyond the frame. `t_s (n,)` seconds and
-    `frame (n,)` numbers in the file. `coverage`: share of the looked-at frames with the main face. `n_faces_max`: most
-    faces in one frame. `every`: every which sample was looked at. `scale`: side of the stable box in face widths.
-    `crop`, `align_eyes`: how `crop_at` cuts. `detector`, `decoder`: names with versions. `reason`: why this is the main
-    face. `stamp`: the version of the clip (see `helpers.store.clip_stamp`), "" unknown. `cuts (k,) int64`: samples that
-    begin a shot, but for the first. `remarks`: what is odd about the choice of the face, joined by "; ".
-    """
-
-    found_xyxy: np.ndarray
-    boxes_xyxy: np.ndarray
-    confidence: np.ndarray
-    source: np.ndarray
-    angle_deg: np.ndarray
-    jitter_found_px: float
-    jitter_px: float
-    box_xyxy: np.ndarray
-    t_s: np.ndarray
-    frame: np.ndarray
-    coverage: float
-    n_faces_max: int
-    fps: float
-    every: int
-    n_frames: int
-    scale: float
-    crop: str
+    found_xyxy: np.ndarray  # (n, 4) float32, as found
+    boxes_xyxy: np.ndarray  # (n, 4) float32, smoothed
+    confidence: np.ndarray  # (n,) float32: detected: the detector's own; tracked: that times the similarity; else 0
+    source: np.ndarray  # (n,) uint8, counts in `SOURCES`
+    angle_deg: np.ndarray  # (n,) float32, roll of the eyes, positive when the picture's right is lower; NaN unknown
+    jitter_found_px: float  # deviation of the change of the box's centre from sample to sample
+    jitter_px: float  # the same after smoothing
+    box_xyxy: np.ndarray  # (4,) float32, the clip's one square box, enlarged; may reach beyond the frame
+    t_s: np.ndarray  # (n,) seconds
+    frame: np.ndarray  # (n,) numbers in the file
+    coverage: float  # share of the looks with the main face
+    n_faces_max: int  # in one frame
+    fps: float  # of the samples
+    every: int  # every which sample was looked at
+    n_frames: int  # n, samples
+    scale: float  # side of the stable box in face widths
+    crop: str  # this and the next: how `crop_at` cuts
     align_eyes: bool
-    detector: str
+    detector: str  # this and the next: names with versions
     decoder: str
-    reason: str
-    stamp: str = ""
-    cuts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    remarks: str = ""
+    reason: str  # why this is the main face
+    stamp: str = ""  # version of the clip (`helpers.store.clip_stamp`)
+    cuts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (k,) samples that begin a later shot
+    remarks: str = ""  # what is odd about the choice of the face, joined by "; "
 
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
         """Whether the face was found within two looks of a time, in its shot, or is tracked then: bool, same shape."""
@@ -81,13 +68,10 @@ class FaceTrack:
 
 
 def crop_box(track: FaceTrack, t_s: float) -> tuple[np.ndarray, float]:
-    """The square box that the crop at a time shows, and the roll that is taken out of it.
+    """The square that the crop at a time shows, pixels (4,), and the roll in degrees that is taken out of it.
 
     "stable": the clip's one box and median roll. "smooth": a box of the same size about the smoothed face, raised
-    alike; where the face has no box, at the nearest sample that has one (such rows are invalid unless it is near).
-
-    Returns:
-        x0, y0, x1, y1 in pixels (4,), and degrees, 0 unless the track says `align_eyes`.
+    alike; where the face has no box, at the nearest sample that has one. The roll is 0 unless `align_eyes`.
     """
     box, angle_deg = track.box_xyxy, track.angle_deg
     if track.crop == "smooth":
@@ -126,6 +110,10 @@ def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int, angle_deg: 
     return cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
+def write_track(path: str | Path, track: FaceTrack) -> None:
+    write_arrays(path, **asdict(track))
+
+
 def read_track(path: str | Path) -> FaceTrack:
     """Read a track; a damaged file is a ValueError that names it."""
     arrays = {name: value.item() if value.ndim == 0 else value for name, value in read_arrays(path).items()}
@@ -145,13 +133,10 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
         raise NoFaceError(f"no faces file: {no_track[key]}")
     if stamp == "missing":
         raise NoFaceError("the video is not in the folder of clips")
-    try:
+    with suppress(FileNotFoundError, ValueError):
         track = read_track(out / "faces" / f"{key}.npz")
         if track.stamp == stamp:
             return track
-        why = "the clip has changed since"
-    except FileNotFoundError:
-        why = "the clip is new, or it was deleted"
-    except ValueError:
-        why = "it is damaged"
-    raise NoFaceError(f"no faces file: {why}. Run 02_clip_preparation again")
+    raise NoFaceError(
+        "no faces file: there is none, it is damaged, or the clip has changed since. Run 02_clip_preparation again"
+    )

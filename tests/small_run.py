@@ -11,10 +11,11 @@ import pandas as pd
 from helpers.align import Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import DynamicConfig, PreparationConfig, TrainingConfig
-from helpers.faces import track_clip, write_track
+from helpers.faces import track_clip
 from helpers.files import ROOT, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.store import FeatureFile, write_features, write_manifest
+from helpers.tracks import write_track
 from helpers.variants import TOKEN_MODEL
 
 DATA = ROOT / "data_sample"

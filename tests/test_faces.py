@@ -14,7 +14,7 @@ from numbered import FrameList
 from helpers import faces
 from helpers.config import PreparationConfig
 from helpers.detectors import detect_faces
-from helpers.faces import export_faces, prepare_clips, stable_box, track_clip, tracks_of, write_track
+from helpers.faces import export_faces, prepare_clips, stable_box, track_clip
 from helpers.files import ROOT
 from helpers.store import read_arrays, write_arrays
 from helpers.tracks import (
@@ -27,6 +27,7 @@ from helpers.tracks import (
     crop_box,
     crop_face,
     read_track,
+    write_track,
 )
 from helpers.video import iter_frames, read_frames
 
@@ -93,42 +94,6 @@ def test_a_turned_clip_has_its_face_in_the_displayed_frame():
     assert 80 < got.box_xyxy[[1, 3]].mean() < 240
 
 
-def test_a_clip_without_a_face_says_so_and_is_decoded_once(monkeypatch):
-    opened = []
-    monkeypatch.setattr(faces, "iter_frames", lambda path, **how: opened.append(path) or iter_frames(path, **how))
-    with pytest.raises(NoFaceError, match="^no face found in 6 looked-at frames$"):
-        track("no_face")
-    assert len(opened) == 1
-
-
-def test_a_face_that_leaves_is_lost_two_looks_later():
-    got = track("face_leaving")
-    assert got.coverage == pytest.approx(0.4)
-    last_s = got.t_s[got.source == DETECTED][-1]
-    assert got.has_face(np.array([0, last_s, last_s + 16 / 15, last_s + 17 / 15])).tolist() == [True, True, True, False]
-    message = "^face in only 40 % of the looked-at frames, at least 50 % needed$"
-    with pytest.raises(NoFaceError, match=message):
-        track("face_leaving", min_coverage=0.5)
-
-
-def test_the_stable_box_is_the_median_enlarged_and_raised():
-    rows = np.float32([[10, 20, 30, 30, 9], [12, 22, 30, 30, 9], [100, 90, 50, 50, 9]])
-    cx, cy, side = 27, 37 - 0.08 * 30, 1.7 * 30
-    expected = [cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2]
-    np.testing.assert_allclose(stable_box(rows, 1.7), expected, rtol=1e-6)
-
-
-def test_a_face_that_is_tracked_is_there_though_the_detector_misses_it(monkeypatch):
-    looks = iter(range(99))
-    monkeypatch.setattr(faces, "detect_faces", lambda frame, *_: detect_faces(frame)[: next(looks) in (0, 1)])
-    got = track_clip(SHIPPED[0], PreparationConfig(min_coverage=0.1))
-    assert got.coverage == 0.2
-    assert (got.source[9:] == TRACKED).all()
-    assert got.has_face(got.t_s).all()  # though nothing was detected after 8 / 15 s
-    lost = replace(got, source=np.where(np.arange(73) < 40, got.source, NONE))
-    assert lost.has_face(got.t_s).tolist() == [True] * 40 + [False] * 33
-
-
 def test_memory_does_not_grow_with_the_clip(monkeypatch):
     frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
     monkeypatch.setattr(
@@ -141,41 +106,6 @@ def test_memory_does_not_grow_with_the_clip(monkeypatch):
         peak[n] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak[400] < peak[100] + 1e6
-
-
-def test_signs_of_life_come_before_the_track_with_every_look():
-    job = SAMPLE / "awkward" / "very_short.mp4", PreparationConfig(backend="pyav", detect_every=3)
-    *signs, got = tracks_of(job)
-    assert signs == [None] * 3
-    assert got.n_frames == track_clip(*job).n_frames == 7
-
-
-def test_the_sample_on_screen_at_a_time():
-    got = track("very_short")
-    assert got.sample_at(np.array([0, 0.06, 1 / 15, 6.5 / 15, 9])).tolist() == [0, 0, 1, 6, 6]
-
-
-def test_a_stable_crop_is_the_clips_box_and_a_smooth_one_follows_the_face():
-    frame = np.random.default_rng(2).integers(0, 256, (240, 320, 3)).astype(np.uint8)
-    stable = track_clip(SHIPPED[0], LAW)
-    np.testing.assert_array_equal(crop_at(frame, stable, 1.0, 224), crop_face(frame, stable.box_xyxy, 224))
-    moving = replace(stable, crop="smooth")
-    for k in (0, 30, 72):
-        box, angle = crop_box(moving, k / 15)
-        side = stable.box_xyxy[2] - stable.box_xyxy[0]
-        np.testing.assert_allclose(box[2:] - box[:2], side, rtol=1e-5)
-        face = moving.boxes_xyxy[k]
-        np.testing.assert_allclose((box[0] + box[2]) / 2, (face[0] + face[2]) / 2, rtol=1e-5)
-        np.testing.assert_allclose((box[1] + box[3]) / 2, (face[1] + face[3]) / 2 - 0.08 * side / 1.7, rtol=1e-5)
-        assert angle == 0
-        np.testing.assert_array_equal(crop_at(frame, moving, k / 15, 64), crop_face(frame, box, 64))
-
-
-def test_a_smooth_crop_where_the_face_is_lost_stays_where_it_was_last():
-    got = replace(track("face_leaving"), crop="smooth")
-    last = np.flatnonzero(got.source)[-1]
-    assert last < 72
-    np.testing.assert_array_equal(crop_box(got, 72 / 15)[0], crop_box(got, last / 15)[0])
 
 
 @pytest.mark.parametrize("angle", [-20.0, 12.0])
@@ -195,25 +125,6 @@ def test_eyes_are_turned_level(angle):
         assert abs(left - right) < 3
 
 
-def test_aligning_eyes_without_landmarks_is_refused_by_name():
-    with pytest.raises(ValueError, match="align_eyes needs the detector 'yunet', got 'haar'"):
-        PreparationConfig(align_eyes=True)
-    assert PreparationConfig(align_eyes=True, detector="yunet").align_eyes
-    with pytest.raises(ValueError, match=r"crop must be str, one of \['stable', 'smooth'\], got 'none'"):
-        PreparationConfig(crop="none")
-
-
-def test_parameters_of_02_decide_the_track():
-    cfg = PreparationConfig(crop="smooth", crop_scale=2.0, detect_every=12, fps=10.0)
-    got = track_clip(SHIPPED[0], cfg)
-    assert (got.crop, got.scale, got.every, got.fps, got.align_eyes) == ("smooth", 2.0, 12, 10.0, False)
-
-
-def test_later_parameters_stand_in_a_manifest_only_when_they_are_chosen():
-    assert not {"detector", "crop", "align_eyes", "max_gap_s"} & set(PreparationConfig().as_dict())
-    assert PreparationConfig(max_gap_s=2.0).as_dict()["max_gap_s"] == 2
-
-
 def test_a_crop_shows_the_box_and_repeats_the_edge_beyond_the_frame():
     frame = np.random.default_rng(1).integers(0, 256, (31, 47, 3)).astype(np.uint8)
     np.testing.assert_array_equal(crop_face(frame, np.float32([5, 7, 18, 20]), 13), frame[7:20, 5:18])
@@ -230,15 +141,6 @@ def test_a_track_is_the_same_after_writing_and_reading(tmp_path):
     for f in fields(FaceTrack):
         np.testing.assert_array_equal(getattr(got, f.name), getattr(written, f.name))
         assert type(getattr(got, f.name)) is type(getattr(written, f.name))
-
-
-def test_a_damaged_track_names_the_file(tmp_path):
-    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(ValueError, match=r"cut\.npz is damaged"):
-        read_track(tmp_path / "cut.npz")
-    write_arrays(tmp_path / "other.npz", features=np.zeros(3))
-    with pytest.raises(ValueError, match=r"other\.npz is not a face track: it holds features"):
-        read_track(tmp_path / "other.npz")
 
 
 @pytest.fixture(scope="module")
@@ -260,11 +162,67 @@ def names(to: Path, key: str) -> list[str]:
     return sorted(path.name for path in (to / "faces_jpeg" / key).iterdir())
 
 
+def test_a_clip_without_a_face_says_so_and_is_decoded_once(monkeypatch):
+    opened = []
+    monkeypatch.setattr(faces, "iter_frames", lambda path, **how: opened.append(path) or iter_frames(path, **how))
+    with pytest.raises(NoFaceError, match="^no face found in 6 looked-at frames$"):
+        track("no_face")
+    assert len(opened) == 1
+
+
+def test_a_face_that_leaves_is_lost_two_looks_later_and_a_smooth_crop_stays_where_it_was():
+    got = track("face_leaving")
+    assert got.coverage == pytest.approx(0.4)
+    last_s = got.t_s[got.source == DETECTED][-1]
+    assert got.has_face(np.array([0, last_s, last_s + 16 / 15, last_s + 17 / 15])).tolist() == [True, True, True, False]
+    assert got.sample_at(np.array([0, 0.06, 1 / 15, 6.5 / 15, 9])).tolist() == [0, 0, 1, 6, 72]
+    smooth, last = replace(got, crop="smooth"), np.flatnonzero(got.source)[-1]
+    np.testing.assert_array_equal(crop_box(smooth, 72 / 15)[0], crop_box(smooth, last / 15)[0])
+    with pytest.raises(NoFaceError, match="40 % .* 50 %"):
+        track("face_leaving", min_coverage=0.5)
+
+
+def test_a_face_that_is_tracked_is_there_though_the_detector_misses_it(monkeypatch):
+    looks = iter(range(99))
+    monkeypatch.setattr(faces, "detect_faces", lambda frame, *_: detect_faces(frame)[: next(looks) in (0, 1)])
+    got = track_clip(SHIPPED[0], PreparationConfig(min_coverage=0.1))
+    assert got.coverage == 0.2
+    assert got.has_face(got.t_s).all()  # though nothing was detected after 8 / 15 s
+    lost = replace(got, source=np.where(np.arange(73) < 40, got.source, NONE))
+    assert lost.has_face(got.t_s).tolist() == [True] * 40 + [False] * 33
+
+
+def test_the_stable_box_is_the_median_enlarged_and_raised_and_a_smooth_one_follows_the_face():
+    rows = np.float32([[10, 20, 30, 30, 9], [12, 22, 30, 30, 9], [100, 90, 50, 50, 9]])
+    cx, cy, half = 27, 37 - 0.08 * 30, 1.7 * 30 / 2
+    np.testing.assert_allclose(stable_box(rows, 1.7), [cx - half, cy - half, cx + half, cy + half], rtol=1e-6)
+    stable = track_clip(SHIPPED[0], LAW)
+    np.testing.assert_array_equal(crop_box(stable, 1.0)[0], stable.box_xyxy)
+    moving = replace(stable, crop="smooth")
+    for k in (0, 30, 72):
+        box, angle = crop_box(moving, k / 15)
+        side, face = stable.box_xyxy[2] - stable.box_xyxy[0], moving.boxes_xyxy[k]
+        cx, cy = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2 - 0.08 * side / 1.7
+        np.testing.assert_allclose(box, [cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2], rtol=1e-5)
+        assert angle == 0
+
+
+def test_a_damaged_track_names_the_file(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
+    write_arrays(tmp_path / "other.npz", features=np.zeros(3))
+    for name in ("cut", "other"):
+        with pytest.raises(ValueError, match=rf"{name}\.npz"):
+            read_track(tmp_path / f"{name}.npz")
+
+
 def test_every_fifth_frame_is_a_crop_under_its_number(prepared, tmp_path):
     clips, data, run = prepared
     manifest = export_faces(clips, data, run, tmp_path)
     assert names(tmp_path, GOOD) == [f"face_{number:06d}.jpg" for number in range(0, 73, 5)]
-    assert manifest["counts"]["made"] == 2
+    numbers = np.arange(0, 73, 5)
+    there = numbers[read_track(run / "faces" / f"{LEAVING}.npz").has_face(numbers / 15)]
+    assert names(tmp_path, LEAVING) == [f"face_{number:06d}.jpg" for number in there]
+    assert manifest["counts"] | {"made": 2, "failed": 1, "files": 15 + len(there)} == manifest["counts"]
     assert manifest["failed"] == [{"clip": WALL, "reason": "no faces file: no face found in 6 looked-at frames"}]
     got = cv2.cvtColor(cv2.imread(str(tmp_path / "faces_jpeg" / GOOD / "face_000035.jpg")), cv2.COLOR_BGR2RGB)
     frame = read_frames(data / f"{GOOD}.mp4", indices=[35]).frames[0]
@@ -272,21 +230,22 @@ def test_every_fifth_frame_is_a_crop_under_its_number(prepared, tmp_path):
     assert got.shape == (224, 224, 3)
     assert np.abs(got.astype(int) - expected).mean() < 3
     times = read_arrays(tmp_path / "faces_jpeg_times" / f"{GOOD}.npz")
-    assert times["frame"].tolist() == list(range(0, 73, 5))
-    np.testing.assert_allclose(times["t_s"], np.arange(0, 73, 5) / 15)
+    assert times["frame"].tolist() == numbers.tolist()
+    np.testing.assert_allclose(times["t_s"], numbers / 15)
 
 
-def test_frames_without_the_face_are_left_out(prepared, tmp_path):
+def test_an_export_goes_on_with_what_is_missing_broken_off_or_changed(prepared, tmp_path, monkeypatch):
     clips, data, run = prepared
-    export_faces(clips, data, run, tmp_path, every=1)
-    numbers = [int(name[5:11]) for name in names(tmp_path, LEAVING)]
-    track = read_track(run / "faces" / f"{LEAVING}.npz")
-    assert numbers == np.flatnonzero(track.has_face(np.arange(73) / 15)).tolist()
-    assert 30 < len(numbers) < 60
 
+    def breaks(frame, track, t_s, size_px):
+        if t_s > 2:
+            raise KeyboardInterrupt
+        return crop_at(frame, track, t_s, size_px)
 
-def test_what_is_done_stays_and_what_is_missing_is_made_again(prepared, tmp_path):
-    clips, data, run = prepared
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(faces, "crop_at", breaks)
+        export_faces(clips, data, run, tmp_path)
+    assert list((tmp_path / "faces_jpeg" / "training80_01").iterdir()) == []
     export_faces(clips, data, run, tmp_path)
     before = (tmp_path / "faces_jpeg" / GOOD / "face_000000.jpg").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "faces_jpeg" / LEAVING)
@@ -294,45 +253,26 @@ def test_what_is_done_stays_and_what_is_missing_is_made_again(prepared, tmp_path
     assert (counts["made"], counts["found"], counts["failed"]) == (1, 1, 1)
     assert (tmp_path / "faces_jpeg" / GOOD / "face_000000.jpg").stat().st_mtime_ns == before
     assert names(tmp_path, LEAVING)
-
-
-def test_an_export_that_breaks_off_leaves_no_half_folder(prepared, tmp_path, monkeypatch):
-    clips, data, run = prepared
-    whole = faces.crop_at
-
-    def breaks(frame, track, t_s, size_px):
-        if t_s > 2:
-            raise KeyboardInterrupt
-        return whole(frame, track, t_s, size_px)
-
-    monkeypatch.setattr(faces, "crop_at", breaks)
-    with pytest.raises(KeyboardInterrupt) as kept:  # with all that its frames hold
-        export_faces(clips, data, run, tmp_path)
-    assert list((tmp_path / "faces_jpeg" / "training80_01").iterdir()) == []
-    monkeypatch.undo()
-    export_faces(clips, data, run, tmp_path)  # the folder is free
-    assert kept.tb is not None
-    assert len(names(tmp_path, GOOD)) == 15
-
-
-def test_a_clip_that_has_changed_is_not_exported_with_its_old_face(prepared, tmp_path):
-    clips, data, run = prepared
     changed = tmp_path / "data"
     shutil.copytree(data, changed)
     (changed / f"{LEAVING}.mp4").touch()
-    export_faces(clips, data, run, tmp_path / "to")
-    manifest = export_faces(clips, changed, run, tmp_path / "to")
+    manifest = export_faces(clips, changed, run, tmp_path)
     assert {entry["clip"] for entry in manifest["failed"]} == {LEAVING, WALL}
-    assert "the clip has changed since" in manifest["failed"][0]["reason"]
-    assert not (tmp_path / "to" / "faces_jpeg" / LEAVING).exists()
+    assert not (tmp_path / "faces_jpeg" / LEAVING).exists()
 
 
-def test_other_settings_are_refused(prepared, tmp_path):
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda clips, data, run, to: export_faces(clips, data, run, to, every=4), ValueError, "every: 4 here, 5"),
+        (lambda clips, data, run, to: export_faces(clips, data, run, to, every=0), ValueError, "every"),
+        (lambda clips, data, run, to: export_faces(clips, data, to, to), FileNotFoundError, "02_clip_preparation"),
+        (lambda *_: PreparationConfig(align_eyes=True), ValueError, "yunet"),
+        (lambda *_: PreparationConfig(crop="none"), ValueError, "crop"),
+    ],
+)
+def test_what_cannot_be_is_refused(prepared, tmp_path, act, error, message):
     clips, data, run = prepared
     export_faces(clips.iloc[2:], data, run, tmp_path)
-    with pytest.raises(ValueError, match="was made differently: every: 4 here, 5 there"):
-        export_faces(clips, data, run, tmp_path, every=4)
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        export_faces(clips, data, run, tmp_path, every=0)
-    with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
-        export_faces(clips, data, tmp_path / "nowhere", tmp_path)
+    with pytest.raises(error, match=message):
+        act(clips, data, run, tmp_path)
