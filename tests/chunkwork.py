@@ -5,19 +5,12 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import psutil
-
-
-@dataclass(frozen=True)
-class Batch:
-    crops: np.ndarray
-    t_s: np.ndarray
 
 
 class LossyError(Exception):
@@ -89,17 +82,10 @@ def some(n_chunks, first=0):
         yield number, np.full((number % 5, 3), number, np.uint8)
 
 
-def mixed():
-    yield Batch(np.arange(24.0, dtype=np.float32).reshape(2, 3, 4), np.array([0.0, 0.5]))
-    yield [np.arange(12).reshape(3, 4)[:, ::2], np.asfortranarray(np.eye(3)), np.zeros((0, 2)), "text", None]
-
-
 def failing(kind):
     yield "before"
     if kind == "video":
         next(frames_of("no/such.mp4"))
-    if kind == "av":
-        av.open("no/such.mp4")
     raise {"memory": MemoryError("full"), "os": PermissionError(13, "no"), "lossy": LossyError("a", 2)}[kind]
 
 
@@ -112,11 +98,6 @@ def dying(how, log):
     if how.startswith("SIG"):
         os.kill(os.getpid(), signal.Signals[how])
     yield np.arange(3)
-
-
-def hanging():
-    yield "before"
-    time.sleep(60)
 
 
 def counting(log, n_chunks, n_bytes):
@@ -143,12 +124,11 @@ def endless():
 def frames_of(path):
     from helpers.video import iter_frames
 
-    yield from iter_frames(path, backend="pyav")  # "auto" would first measure which is fastest
+    yield from iter_frames(path)
 
 
 def surroundings():
     print("this must not end up among the chunks")
-    os.write(1, b"nor this\n")
     interrupt = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     loaded = {"tensorflow", "keras", "jax", "torch"} & set(sys.modules)
     yield loaded, cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"], interrupt, os.getpid()
