@@ -1,8 +1,4 @@
-"""The parameters of every notebook with their defaults and legal values, as frozen dataclasses that pydantic checks.
-
-In: names and values from a notebook's parameters cell, papermill or a YAML file. Out: an immutable object whose every
-value has the right type and lies in its legal range, or a `ValueError` that names the parameter and what is legal.
-"""
+"""The parameters of every notebook with their defaults and legal values, as frozen dataclasses that pydantic checks."""
 
 import ast
 from dataclasses import asdict, dataclass, field, fields
@@ -10,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, dataclass_transform
 
-from annotated_types import Ge, Interval, MinLen
+from annotated_types import Ge, Interval, MinLen, MultipleOf
 
 from helpers.files import resolve
 
@@ -21,10 +17,6 @@ ENDPOINTS = (
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")
 NEWER = "folders were made without it: they count as made with the default"
-_TYPES = {"number": "float", "integer": "int", "string": "str", "boolean": "bool"}  # JSON schema's names, Python's
-_BOUNDS = {"minimum": "at least", "maximum": "at most", "enum": "one of", "const": "always"}
-_BOUNDS |= {"minLength": "of length at least", "minItems": "of length at least"}
-
 Backbone = Literal["resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19"]
 Weights = Literal["random", "pretrained"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -50,12 +42,11 @@ class Parameters:
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
-            adapter = _adapter(f.type)
             try:
-                checked = adapter.validate_python(list(value) if isinstance(value, tuple) else value)
-            except ValueError:
-                got = f"{value!r} ({type(value).__name__})"
-                raise ValueError(f"{f.name} must be {_rule(adapter.json_schema())}, got {got}.") from None
+                checked = _adapter(f.type).validate_python(list(value) if isinstance(value, tuple) else value)
+            except ValueError as error:
+                said = " or ".join(dict.fromkeys(part["msg"].removeprefix("Input ") for part in error.errors()))
+                raise ValueError(f"{f.name} {said}, got {value!r} ({type(value).__name__}).") from None
             object.__setattr__(self, f.name, checked)
 
     @classmethod
@@ -105,12 +96,25 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind, config=ConfigDict(strict=True))
 
 
-def _rule(schema: dict[str, Any]) -> str:
-    """A JSON schema in words: "float, at least 1.0, at most 240.0"."""
-    if "anyOf" in schema:
-        return " or ".join(map(_rule, schema["anyOf"]))
-    kind = f"list of {_rule(schema['items'])}" if "items" in schema else _TYPES[schema["type"]]
-    return ", ".join([kind, *(f"{word} {schema[key]}" for key, word in _BOUNDS.items() if key in schema)])
+class Extraction(Parameters):
+    """What 03 and 04 share."""
+
+    data_dir: str = "data_sample"
+    weights: Weights = "random"
+    device: Annotated[str, NEWER] = ""
+    precision: Precision = "float32"
+    workers: Workers = 0
+    progress: bool = False
+
+
+class Splits(Parameters):
+    """What 05 and 06 share."""
+
+    bank_dir: str = "data_sample/tokens"
+    split: Split = "source"
+    validation_share: Share = 0.075
+    test_share: Share = 0.125
+    folds: Annotated[int, Interval(ge=2, le=1000), NEWER] = 5
 
 
 class SetupConfig(Parameters):
@@ -155,27 +159,19 @@ class PreparationConfig(Parameters):
             raise ValueError("align_eyes needs the detector 'yunet', got 'haar', which finds no eyes. Set detector.")
 
 
-class StaticConfig(Parameters):
+class StaticConfig(Extraction):
     """03_static_extraction."""
 
-    data_dir: str = "data_sample"
     backbone: Backbone = "resnet50"
-    weights: Weights = "random"
     every_n_frames: Annotated[int, Interval(ge=1, le=1000)] = 8
     faces_dir: Annotated[str, NEWER] = ""
     faces_fps: Annotated[float, Interval(ge=0.1, le=1000.0), NEWER] = 30.0
     batch_size: Annotated[int, Interval(ge=0, le=4096)] = 32
-    device: Annotated[str, NEWER] = ""
-    precision: Precision = "float32"
-    workers: Workers = 0
-    progress: bool = False
 
 
-class DynamicConfig(Parameters):
+class DynamicConfig(Extraction):
     """04_dynamic_extraction."""
 
-    data_dir: str = "data_sample"
-    weights: Weights = "random"
     endpoint: Literal["", *ENDPOINTS] = "Mixed_3c"
     input_px: Annotated[int, Interval(ge=32, le=512)] = 112
     flow: Literal["dis_fast", "dis_medium", "farneback", "tvl1"] = "dis_fast"
@@ -184,51 +180,33 @@ class DynamicConfig(Parameters):
     flow_dir: Annotated[str, NEWER] = ""
     flow_fps: Annotated[float, Interval(ge=0.1, le=1000.0), NEWER] = 6.0
     mode: Literal["whole", "windows"] = "whole"
-    segment: Annotated[int, Interval(ge=8, le=512)] = 8
+    segment: Annotated[int, Interval(ge=8, le=512), MultipleOf(8)] = 8  # the network halves time three times
     window: Annotated[int, Interval(ge=9, le=512)] = 16
     stride: Annotated[int, Interval(ge=1, le=512)] = 8
     batch_size: Annotated[int, Interval(ge=0, le=1024)] = 4
-    device: Annotated[str, NEWER] = ""
-    precision: Precision = "float32"
-    workers: Workers = 0
-    progress: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.mode == "whole" and self.segment % 8:
-            raise ValueError(
-                f"segment must be a multiple of 8, got {self.segment}: the network halves time three times."
-            )
         if not self.endpoint and self.input_px != 224:
             raise ValueError(
                 f"input_px must be 224 without an endpoint, got {self.input_px}. Set it, or name an endpoint."
             )
 
 
-class AlignmentConfig(Parameters):
+class AlignmentConfig(Splits):
     """05_alignment."""
 
-    bank_dir: str = "data_sample/tokens"
     reduction: Literal["auto", "groups", "pca", "none"] = "auto"
     static_dim: Annotated[int, Interval(ge=1, le=8192)] = 512
     dynamic_dim: Annotated[int, Interval(ge=1, le=8192)] = 256
-    split: Split = "source"
-    validation_share: Share = 0.075
-    test_share: Share = 0.125
-    folds: Annotated[int, Interval(ge=2, le=1000), NEWER] = 5
     seed: Count = 0
     synthetic_labels: bool = False
 
 
-class TrainingConfig(Parameters):
+class TrainingConfig(Splits):
     """06_training. `fusion_dim` 64, `num_heads` 2 and `dropout_rate` 0.5 are the legal variants of the source model."""
 
-    bank_dir: str = "data_sample/tokens"
     seeds: list[Count] = field(default_factory=lambda: [0, 1, 2])
-    split: Split = "source"
-    validation_share: Share = 0.075
-    test_share: Share = 0.125
-    folds: Annotated[int, Interval(ge=2, le=1000), NEWER] = 5
     fusion_dim: Annotated[int, Interval(ge=8, le=4096)] = 128
     num_heads: Annotated[int, Interval(ge=1, le=64)] = 4
     dropout_rate: Annotated[float, Interval(ge=0.0, le=0.95)] = 0.3

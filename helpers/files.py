@@ -1,11 +1,8 @@
 """Where files lie and how they are written: paths, atomic replacement, JSON, locks, the code's version.
 
 A file that these functions wrote is whole whenever it is there, however the process stopped. A full disk is a
-`DiskFullError`.
-
-The lock of a folder is an operating system's (`filelock`), on the file `.lock`, which stays there: a dead process holds
-none, whatever that file says. Linux hands such locks to the server on NFS and SMB, so they hold between machines,
-unless the mount says `nolock`, `local_lock` or `nobrl`. Reading takes no lock.
+`DiskFullError`. Locks are the operating system's: a dead process holds none, and on NFS and SMB they hold between
+machines, unless the mount says `nolock`, `local_lock` or `nobrl`.
 """
 
 import errno
@@ -45,11 +42,7 @@ class LockedError(RuntimeError):
 
 
 def resolve(path: str | Path) -> Path:
-    """Return an absolute path; a relative one lies below the repository.
-
-    A leading `results/` is replaced by the folder in the environment variable `WORKBOOK_RESULTS` when that is set
-    (a larger disk, or a scratch folder for tests).
-    """
+    """Return an absolute path; a relative one lies below the repository, a leading `results/` in `WORKBOOK_RESULTS`."""
     path, elsewhere = Path(path).expanduser(), os.environ.get("WORKBOOK_RESULTS")
     if elsewhere and path.parts[:1] == ("results",):
         return Path(elsewhere).resolve().joinpath(*path.parts[1:])
@@ -72,8 +65,7 @@ def needs(path: str | Path, made_by: str) -> Path:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success its file is flushed to disk and renamed, otherwise removed.
 
-    Raises:
-        DiskFullError: There is no room; what was at `path` before is still there.
+    DiskFullError where there is no room; what was at `path` before is then still there.
     """
     path = Path(path)
     temporary = path.with_name(f"{PART}{secrets.token_hex(4)}{path.suffix}")
@@ -129,8 +121,7 @@ def file_sha256(path: str | Path) -> str:
 @cache
 def code_version() -> str:
     """Version of the package, with the git commit when it runs from a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
-    commit = ""
+    command, commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ""
     with suppress(OSError, subprocess.CalledProcessError):
         commit = "+" + subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return metadata.version("ocean-workbook") + commit
@@ -151,11 +142,9 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
 class FolderLock(AbstractContextManager):
     """A folder that this process alone fills, from now until `release`, the end of a `with`, or its own end.
 
-    The folder is made if it is not there. What killed writers left in it is removed: nobody is writing it any more.
-    Where the file system has no locks, a warning says so and the run goes on.
-
-    Raises:
-        LockedError: Someone else holds it. The same process counts as someone else.
+    The folder is made, and what killed writers left in it is removed: nobody is writing it any more. Where the file
+    system has no locks, a warning says so and the run goes on. LockedError where someone else holds it, be it this
+    process.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -167,9 +156,11 @@ class FolderLock(AbstractContextManager):
             self._lock.acquire()
             _remove_leftovers(folder)
         except Timeout:
+            holder = "another process"
+            with suppress(OSError):  # SMB lets nobody read a locked file
+                holder = path.read_bytes().decode().strip("\0 ") or holder
             raise LockedError(
-                f"{folder} is being filled by {_holder(path)}. "
-                "Wait until that has ended, or stop it, or take another folder."
+                f"{folder} is being filled by {holder}. Wait until that has ended, or stop it, or take another folder."
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -189,14 +180,6 @@ def _sign(handle: int) -> None:
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     os.ftruncate(handle, 0)
     os.write(handle, f" process {os.getpid()} on {platform.node()} since {since}".encode())
-
-
-def _holder(path: Path) -> str:
-    """Who says in the lock's file that it holds the lock."""
-    with suppress(OSError), open(path, "rb", buffering=0) as file:  # SMB lets nobody read a locked file
-        file.seek(1)
-        return file.read().decode() or "another process"  # which is about to write its name
-    return "another process"
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -1,63 +1,80 @@
-"""Paths, atomic writing, JSON."""
+"""Paths, atomic writing, JSON; locks on folders: one filler at a time, and a dead one counts for nothing."""
 
 import errno
-import json
+import fcntl
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from helpers import files
+from helpers.files import ROOT, DiskFullError, FolderLock, LockedError
+from helpers.store import Stage
 
 
-def test_a_relative_path_lies_below_the_repository_whatever_the_working_folder(tmp_path, monkeypatch):
+def test_a_relative_path_lies_below_the_repository_or_the_folder_of_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WORKBOOK_RESULTS", raising=False)
-    assert files.resolve("results/sample") == files.ROOT / "results" / "sample"
+    assert files.resolve("results/sample") == ROOT / "results" / "sample"
     assert files.resolve(tmp_path) == tmp_path
-
-
-def test_results_can_lie_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_RESULTS", str(tmp_path))
     assert files.resolve("results/sample/model") == tmp_path / "sample" / "model"
-    assert files.resolve("data_sample") == files.ROOT / "data_sample"
+    assert files.resolve("data_sample") == ROOT / "data_sample"
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("half-way"), RuntimeError),
+        (PermissionError(errno.EACCES, "no"), PermissionError),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFullError),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error, raised):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="half-way"), files.replacing(path) as part:
+    with pytest.raises(raised), files.replacing(path) as part:
         part.write_text("new")
-        raise RuntimeError("half-way")
+        raise error
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_written_file_is_readable_by_others_as_the_umask_says(tmp_path):
+def test_want_of_room_is_found_behind_the_error_that_hid_it(tmp_path, monkeypatch):
+    def fail():
+        try:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        finally:
+            raise ValueError("cannot close the archive")
+
+    with pytest.raises(DiskFullError, match=r"a\.npz"), files.replacing(tmp_path / "a.npz"):
+        fail()
+    monkeypatch.setattr(os, "fsync", lambda handle: fail())
+    with pytest.raises(DiskFullError):
+        files.write_json(tmp_path / "a.json", 1)
+    assert not os.listdir(tmp_path)
+
+
+def test_json_is_readable_by_others_as_the_umask_says_and_sorted(tmp_path):
     mask = os.umask(0o022)
     os.umask(mask)
-    files.write_json(tmp_path / "deep" / "ä b.json", {"b": 1, "a": "é"})
     path = tmp_path / "deep" / "ä b.json"
+    given = {10: float("nan"), 9: [1, float("-inf")], 1: {"r2": np.float64("nan"), "n": 2**70, "text": "NaN é"}}
+    files.write_json(path, given)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
-    assert list(json.loads(path.read_text(encoding="utf-8"))) == ["a", "b"]
-
-
-def test_a_number_that_does_not_exist_is_null(tmp_path):
-    given = {10: float("nan"), 9: [1, float("-inf")], 1: {"r2": np.float64("nan"), "n": 2**70, "text": "NaN"}}
-    files.write_json(tmp_path / "a.json", given)
-    read = files.read_json(tmp_path / "a.json")
-    assert read == {"1": {"r2": None, "n": 2**70, "text": "NaN"}, "9": [1, None], "10": None}
+    read = files.read_json(path)
+    assert read == {"1": {"r2": None, "n": 2**70, "text": "NaN é"}, "9": [1, None], "10": None}
     assert list(read) == ["1", "9", "10"]  # by number, as they are sorted before they are text
 
 
-def test_a_damaged_json_file_is_named(tmp_path):
+def test_damaged_and_missing_files_are_named(tmp_path):
     (tmp_path / "run.json").write_text('{"a": ')
-    with pytest.raises(ValueError, match=r"run\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"run\.json"):
         files.read_json(tmp_path / "run.json")
-
-
-def test_a_missing_input_says_which_notebook_makes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"clips\.csv is missing\. Run 01_data_analysis first"):
+    with pytest.raises(FileNotFoundError, match=r"clips\.csv .*01_data_analysis"):
         files.needs(tmp_path / "clips.csv", "01_data_analysis")
 
 
@@ -75,32 +92,87 @@ def test_the_code_version_begins_with_the_packages_own():
     assert files.code_version().startswith("0.")
 
 
-def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    def full(handle):
+HOLD = """
+import sys, time
+from helpers.files import FolderLock
+kept = FolderLock(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the lock on `tmp_path / "faces"`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "faces")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_with_the_name_of_the_first_while_that_lives(tmp_path, other):
+    with pytest.raises(LockedError, match=f"process {other.pid} on "):
+        Stage(tmp_path / "faces", "faces", {})
+    assert not (tmp_path / "faces" / "manifest.json").exists()
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with FolderLock(tmp_path / "faces"), pytest.raises(LockedError):
+        FolderLock(tmp_path / "faces")
+
+
+def test_a_lock_ends_with_its_with_its_release_or_its_owner(tmp_path):
+    with pytest.raises(RuntimeError, match="half-way"), FolderLock(tmp_path):
+        raise RuntimeError("half-way")
+    kept = FolderLock(tmp_path)
+    kept.release()
+    kept.release()
+    forgotten = FolderLock(tmp_path)
+    del forgotten
+    FolderLock(tmp_path).release()
+
+
+def test_a_refused_stage_gives_the_folder_back_at_once(tmp_path):
+    Stage(tmp_path, "static", {"every": 8}).finish()
+    with pytest.raises(ValueError, match="every: 5 here, 8 there") as refused:
+        Stage(tmp_path, "static", {"every": 5})
+    Stage(tmp_path, "static", {"every": 8}).finish()
+    assert refused.tb  # would have kept the lock alive
+
+
+def test_leftovers_of_killed_writers_are_removed_except_below_a_lock_of_their_own(tmp_path, other):
+    names = ("aligned/.part-x.npz", ".part-a1b2/deep/features", "faces/a/.part-y.npz", "aligned/x.npz")
+    for path in (tmp_path / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    FolderLock(tmp_path).release()
+    with pytest.raises(LockedError):
+        FolderLock(tmp_path / "faces")
+    assert [(tmp_path / name).exists() for name in names] == [False, False, True, True]
+    assert not (tmp_path / ".part-a1b2").exists()
+    other.kill()
+    other.wait()
+    FolderLock(tmp_path / "faces").release()
+    assert not (tmp_path / names[2]).exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_said_and_the_run_goes_on(tmp_path, monkeypatch, caplog, code):
+    def refuse(handle, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with Stage(tmp_path, "faces", {}) as stage:
+        stage.finish()
+    assert "cannot be locked" in caplog.text
+    assert (tmp_path / "manifest.json").exists()
+
+
+def test_a_full_disk_is_no_lock_and_is_said(tmp_path, monkeypatch):
+    def full(handle, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    path = tmp_path / "a.json"
-    files.write_json(path, 1)
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(files.DiskFullError) as stopped:
-        files.write_json(path, 2)
-    assert str(stopped.value).startswith(f"the disk is full (No space left on device): {path} needs more room. ")
-    assert str(stopped.value).endswith("Free some and run the same command: it goes on from here.")
-    assert os.listdir(tmp_path) == ["a.json"]
-    assert files.read_json(path) == 1
-
-
-def test_want_of_room_is_found_behind_the_error_that_hid_it(tmp_path):
-    def fail():
-        try:
-            raise OSError(errno.EDQUOT, "Disk quota exceeded")
-        finally:
-            raise ValueError("cannot close the archive")
-
-    with pytest.raises(files.DiskFullError, match="quota"), files.replacing(tmp_path / "a.npz"):
-        fail()
-
-
-def test_other_errors_pass_as_they_are(tmp_path):
-    with pytest.raises(PermissionError, match="no"), files.replacing(tmp_path / "a"):
-        raise PermissionError(errno.EACCES, "no")
+    with monkeypatch.context() as patched, pytest.raises(DiskFullError):
+        patched.setattr(os, "write", full)
+        FolderLock(tmp_path)
+    FolderLock(tmp_path).release()

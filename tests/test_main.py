@@ -236,9 +236,7 @@ def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
         write_faces(tmp_path / "faces" / key, range(2))
     (tmp_path / "data").mkdir()
     (tmp_path / "p.yaml").write_text(f"03: {{faces_dir: {tmp_path / 'faces'}}}")
-    status, error = try_run(
-        capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml", "--only", "01,02"
-    )
+    status, _ = try_run(capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml", "--only", "01,02")
     assert status == 0
     clips = load_clips(tmp_path / "out" / "clips.csv")
     assert clips["path"].tolist() == ["training80_01/a.002", "training80_01/a.010"]
