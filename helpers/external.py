@@ -241,14 +241,13 @@ def _open(source: Path, index: str | Path | None) -> Features:
 
 def _folder(folder: Path) -> Features:
     """A file per clip: arrays, or where there are none, CSVs."""
-    arrays = files_below(folder, is_array)
-    found = arrays or files_below(folder, lambda name: name.lower().endswith(TABLES))
+    found = files_below(folder, is_array, lambda name: name.lower().endswith(TABLES))
     if not found:
         raise ValueError(f"{folder} must hold a .npy or .npz per clip, or a .csv of each, got none. Save them as such.")
     paths = clips_by_name(folder, found)
     listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
     sha256 = hashlib.sha256(listing.encode()).hexdigest()
-    kind, read = ("files", _read_arrays) if arrays else ("tables", read_table)
+    kind, read = ("files", _read_arrays) if is_array(found[0].name) else ("tables", read_table)
     return Features(kind, list(paths), lambda name: read(paths[name]), sha256)
 
 

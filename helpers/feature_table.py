@@ -86,7 +86,10 @@ def read_table(path: Path, *, clips: bool = False, features: bool = True) -> Row
     try:
         separator, head, names = _head(path)
         plain = [re.sub(r"[^0-9a-z]+", "_", name.casefold()).strip("_") if name.isascii() else name for name in names]
-        roles = {role: plain.index(word) for word, role in reversed(ROLE_OF.items()) if role and word in plain}
+        roles: dict[str, int] = {}
+        for word in filter(plain.__contains__, ROLE_OF):
+            roles.setdefault(ROLE_OF[word], plain.index(word))
+        roles.pop("", None)
         places = [at for at, word in enumerate(plain) if features and word not in ROLE_OF]
         cells = _cells(path, separator, head, len(names), places, counted=not roles)
     except ValueError as error:  # pandas' errors are such, too

@@ -13,7 +13,6 @@ All of these are readable with numpy, pandas and h5py alone; one clip is held at
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
@@ -25,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.clips import line_end, load_clips, targets_of
-from helpers.files import PART, DiskFullError, FolderLock, needs, replacing, write_json
+from helpers.files import PART, FolderLock, needs, replacing, write_json
 from helpers.names import natural_order
 from helpers.store import STREAMS, FeatureFile, read_arrays, read_features, read_manifest
 
@@ -114,35 +113,17 @@ def read_labelled(path: str | Path) -> dict[str, Any]:
         with h5py.File(needs(path, "08_clip_classification"), "r") as file:
             arrays = {name: file[name][:] for name in ("features", "labels", "num_frames", "t_s", "valid")}
             arrays |= {name: file[name].asstr()[:].astype(str) for name in ("key", "source")}
-            return arrays | {
-                "categories": json.loads(file.attrs["category_mapping"]),
-                "multi_scale": bool(file.attrs["multi_scale"]),
-            }
+            categories = json.loads(file.attrs["category_mapping"])
+            return arrays | {"categories": categories, "multi_scale": bool(file.attrs["multi_scale"])}
     except FileNotFoundError:
         raise
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} must be frame features of labelled clips, got something else or a damaged file ({error}). "
-            "Delete it and run 08_clip_classification again."
-        ) from None
-
-
-@contextmanager
-def _files_of(stage_folder: str | Path, name: str) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
-    """The manifest and the feature files of a stage, whose run is locked meanwhile."""
-    if name not in STREAMS:
-        raise ValueError(f"name must be {' or '.join(STREAMS)}, got {name!r}.")
-    manifest = read_manifest(stage_folder, STREAMS[name])
-    if manifest["stage"] != name:
-        raise ValueError(f"stage_folder must hold the stage {name}, {stage_folder} holds {manifest['stage']}.")
-    with FolderLock(Path(stage_folder).parent):
-        if not (files := clip_files(stage_folder)):
-            raise ValueError("the stage must hold clips, got none. Look at what its manifest lists as failed.")
-        yield manifest, files
+        what = f"{path} must be frame features of labelled clips, got something else or a damaged file ({error})"
+        raise ValueError(f"{what}. Delete it and run 08_clip_classification again.") from None
 
 
 def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
-    """Write the rows of a stage as one array with its index.
+    """Write the rows of a stage as one array with its index, in the order of `_clip_files`; returns the array's path.
 
     The array takes the place of the one before once it is whole, the index last: an index that is there fits the array
     beside it.
@@ -152,26 +133,25 @@ def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
         out: Where the files go.
         name: "static" or "dynamic".
 
-    Returns:
-        Path of the array; clips are in the order of `clip_files`, rows of a clip as in its file.
-
     Raises:
         FileNotFoundError: The stage is not made.
         ValueError: A damaged file, clips of different widths, or no rows at all.
-        LockedError: The run is being filled.
         DiskFullError: There is no room; what was there before still is.
     """
     path = Path(out) / f"{name}_features_large.npy"
     listing = path.with_suffix(".csv")
-    with _files_of(stage_folder, name) as (manifest, files), replacing(listing) as listing_part:
-        index, width = _index(files)
+    with _stage(stage_folder, name) as (manifest, files, index, width), replacing(listing) as listing_part:
         index.to_csv(listing_part, lineterminator=line_end(files))
+        shape = (len(index), width)
         with replacing(path) as part:
-            _write_array(part, files, (len(index), width))
+            with open(part, "wb") as file:  # not through a memory map: a full disk would end the process without a word
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for source in files.values():
+                    file.write(np.ascontiguousarray(_rows(source, width).features, np.float32))
             listing.unlink(missing_ok=True)
         counts = {"clips": len(files), "rows": len(index), "invalid_rows": int((~index["valid"]).sum())}
-        said = {"counts": counts, "shape": [len(index), width], "dtype": "float32"}
-        write_json(path.with_suffix(".json"), manifest | said)
+        write_json(path.with_suffix(".json"), manifest | {"counts": counts, "shape": shape, "dtype": "float32"})
     return path
 
 
@@ -182,73 +162,59 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
     attributes `category_mapping` "{}" (ratings, not categories) and `identity` (JSON, how the rows were made).
 
     Args:
-        stage_folder: See `write_large`, also for what is raised.
+        stage_folder, name: See `write_large`, also for what is raised.
         path: The file.
-        name: "static" or "dynamic".
         ratings: Index key, one column per target in [0, 1], and what else a table of clips holds.
     """
-    with _files_of(stage_folder, name) as (manifest, files):
-        index, width = _index(files)
+    with _stage(stage_folder, name) as (manifest, files, index, width):
         lengths = index.groupby("clip", sort=False).size().reindex(list(files), fill_value=0).to_numpy("int32")
-        targets = targets_of(ratings)
-        text = h5py.string_dtype()
+        targets, text = targets_of(ratings), h5py.string_dtype()
         datasets = {
             "labels": ratings.reindex(list(files))[targets].to_numpy("float32"),
             "clips": np.asarray(list(files), text),
             "targets": np.asarray(targets, text),
         }
-        identity = json.dumps(manifest["identity"], sort_keys=True)
         clips = (_rows(file, width) for file in files.values())
         sequences = ((rows.features, rows.t_s, rows.valid) for rows in clips)
+        identity = json.dumps(manifest["identity"], sort_keys=True)
         attributes = {"category_mapping": "{}", "multi_scale": False, "identity": identity}
         write_sequences(path, sequences, (lengths, width), datasets, attributes)
 
 
-def clip_files(stage_folder: str | Path) -> dict[str, Path]:
+@contextmanager
+def _stage(folder: str | Path, name: str) -> Iterator[tuple[dict[str, Any], dict[str, Path], pd.DataFrame, int]]:
+    """The manifest of a stage whose run is locked meanwhile, its files by clip, the index of all rows, their width."""
+    manifest = read_manifest(folder, STREAMS.get(name, "03_static_extraction"))
+    if manifest["stage"] != name or name not in STREAMS:
+        raise ValueError(f"name must be that of the stage in {folder}, {manifest['stage']}, got {name!r}.")
+    with FolderLock(Path(folder).parent):
+        if not (files := _clip_files(Path(folder))):
+            raise ValueError("the stage must hold clips, got none. Look at what its manifest lists as failed.")
+        parts = []
+        for clip, path in files.items():
+            columns = read_arrays(path, ("t_start_s", "t_end_s", "frame", "valid"))
+            parts.append(pd.DataFrame({"clip": clip} | columns, index=range(len(columns["valid"]))))
+        index = pd.concat(parts, ignore_index=True).rename_axis("row")
+        yield manifest, files, index, read_features(next(iter(files.values()))).features.shape[1]
+
+
+def _clip_files(folder: Path) -> dict[str, Path]:
     """The feature files of a stage by key: of the clips in the run's table, in its order.
 
     Without such a table, of all clips there are, in natural order; files that were never finished are passed over.
     """
-    folder = Path(stage_folder)
-    table = folder.parent / "clips.csv"
-    if table.exists():
-        paths = {key: folder / f"{key}.npz" for key in load_clips(table).index}
-        return {key: path for key, path in paths.items() if path.is_file()}
-    found = (path for path in folder.rglob("*.npz") if path.is_file())
-    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
-    return {key: paths[key] for key in sorted(paths, key=natural_order) if not paths[key].name.startswith(PART)}
-
-
-def _write_array(path: Path, files: dict[str, Path], shape: tuple[int, int]) -> None:
-    """Write all rows as an npy; not through a memory map, where a full disk ends the process without a word."""
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype("float32")), "fortran_order": False, "shape": shape}
-    n_bytes, free = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
-    if n_bytes > free:
-        raise DiskFullError(
-            f"the disk is full: {path.parent} needs room for {n_bytes / 1e6:,.1f} MB of rows, {free / 1e6:,.1f} MB are "
-            "free there. Free some and run the same command."
-        )
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for source in files.values():
-            file.write(np.ascontiguousarray(_rows(source, shape[1]).features, np.float32))
-
-
-def _index(files: dict[str, Path]) -> tuple[pd.DataFrame, int]:
-    """The index of all rows, and their width; features are not read, but for one clip."""
-    parts = []
-    for clip, path in files.items():
-        columns = read_arrays(path, ("t_start_s", "t_end_s", "frame", "valid"))
-        parts.append(pd.DataFrame({"clip": clip} | columns, index=range(len(columns["valid"]))))
-    index = pd.concat(parts, ignore_index=True).rename_axis("row")
-    return index, read_features(next(iter(files.values()))).features.shape[1]
+    if (table := folder.parent / "clips.csv").exists():
+        keys = load_clips(table).index
+    else:
+        found = (path for path in folder.rglob("*.npz") if not path.name.startswith(PART))
+        keys = sorted((path.relative_to(folder).as_posix().removesuffix(".npz") for path in found), key=natural_order)
+    paths = {key: folder / f"{key}.npz" for key in keys}
+    return {key: path for key, path in paths.items() if path.is_file()}
 
 
 def _rows(path: Path, width: int) -> FeatureFile:
     rows = read_features(path)
     if rows.features.shape[1] != width:
-        raise ValueError(
-            f"{path} must hold rows of width {width} like the clips before it, got {rows.features.shape[1]}. "
-            "Delete the stage and make it again."
-        )
+        must = f"{path} must hold rows of width {width} like the clips before it, got {rows.features.shape[1]}"
+        raise ValueError(f"{must}. Delete the stage and make it again.")
     return rows

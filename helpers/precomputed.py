@@ -133,7 +133,7 @@ def files_below(folder: Path, *wanted: Callable[[str], Any]) -> list[Path]:
     paths = [folder / path for path in video_files(folder, bool)]
     found = next(filter(None, ([path for path in paths if fits(path.name)] for fits in wanted)), [])
     others = Counter(path.suffix.lower() or path.name for path in set(paths).difference(found))
-    if others:
+    if found and others:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
         log.warning("in %s other files are passed over: %s", folder, kinds)
     return found
