@@ -17,43 +17,34 @@ import pandas as pd
 from helpers.files import needs, read_json, write_json
 
 WRITE_EVERY_S = 30.0  # and at the end of the training
-LOG_FILES = {
-    "metrics": Path("batch_metrics", "metrics_history.json"),
-    "times": Path("time_tracking", "time_logs.json"),
-    "rates": Path("lr_tracking", "lr_logs.json"),
-}
 ADVICE = {  # by figure of the analysis: from which value something is said, and what
-    "start": (0.2, "Starting takes {start:.0%} ({start_s:.1f} s, once per training): a longer training costs only "
-              "{epoch_s:.2f} s per epoch more."),
-    "validation": (0.2, "Validation takes {validation:.0%} ({validation_s:.1f} s): a smaller validation_share would "
-                   "shorten it."),
+    "start": (0.2, "Starting takes {start:.0%} ({start_s:.1f} s, once per training): each further epoch costs "
+                   "{epoch_s:.2f} s only."),
+    "validation": (0.2, "Validation takes {validation:.0%} ({validation_s:.1f} s): lower validation_share."),
     "other": (0.15, "Callbacks, files and waiting for batches take {other:.0%} ({other_s:.1f} s): leave TensorBoard "
-              "out, or write to a local disk."),
+                    "out, or write to a local disk."),
     "uneven": (2.0, "The slowest twentieth of the executions takes {uneven:.1f} times the median: something else uses "
-               "this machine."),
+                    "this machine."),
     "wasted": (0.25, "The best of {epochs} epochs was number {best}: the {after} after it took about {after_s:.1f} s "
-               "and changed nothing; less patience would end such a training earlier."),
+                     "and changed nothing: lower patience."),
     "steps": (0.5, "Steps take {steps:.0%} at {step_ms:.1f} ms each: larger batches, a smaller network or a faster "
-              "device would shorten them."),
+                   "device would shorten them."),
 }  # fmt: skip
 
 
 class _Log(keras.callbacks.Callback):
     """Lists of entries, each with its `epoch`, in one JSON file, written twice a minute and at the end of the training.
 
-    A training that goes on after a kill goes on in the same file.
-
-    Args:
-        folder: Of the experiment.
+    A training that goes on after a kill goes on in the same file, which lies below `folder`.
     """
 
-    file: str  # a key of LOG_FILES
-    lists: tuple[str, str]  # what is logged after executions, after epochs
+    file: str
+    executions = "execution"  # the list of what is logged after each execution; "epoch" is that of epochs
 
     def __init__(self, folder: str | Path):
         super().__init__()
-        self.path, self._written = Path(folder) / LOG_FILES[self.file], time.monotonic()
-        self.logs: dict[str, list[dict[str, Any]]] = {name: [] for name in self.lists}
+        self.path, self._written = Path(folder) / self.file, time.monotonic()
+        self.logs: dict[str, list[dict[str, Any]]] = {}
         self.epoch: int | None = None  # none has begun
 
     def on_train_begin(self, logs=None):
@@ -62,14 +53,15 @@ class _Log(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self.epoch is None:  # earlier epochs stay, what a killed epoch left does not
             found = read_json(self.path) if epoch and self.path.exists() else {}
-            self.logs = {name: [e for e in found.get(name, []) if e["epoch"] < epoch] for name in self.lists}
+            names = (self.executions, "epoch")
+            self.logs = {name: [e for e in found.get(name, []) if e["epoch"] < epoch] for name in names}
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        self._add(0, self.of_execution(int(batch), _plain(logs or {})))
+        self.logs[self.executions].append({"epoch": self.epoch} | self.of_execution(int(batch), logs or {}))
 
     def on_epoch_end(self, epoch, logs=None):
-        self._add(1, self.of_epoch(_plain(logs or {})))
+        self.logs["epoch"].append({"epoch": epoch} | self.of_epoch(logs or {}))
         if time.monotonic() - self._written >= WRITE_EVERY_S:
             write_json(self.path, self.logs)
             self._written = time.monotonic()
@@ -78,31 +70,25 @@ class _Log(keras.callbacks.Callback):
         if self.epoch is not None:  # a training that was done already has nothing to say
             write_json(self.path, self.logs)
 
-    def _add(self, kind: int, entry: dict[str, Any]) -> None:
-        self.logs[self.lists[kind]].append({"epoch": self.epoch} | entry)
+    def of_execution(self, step: int, logs: dict[str, Any]) -> dict[str, Any]:
+        return {"step": step} | self.of_epoch(logs)
 
 
 class PerformanceMonitorCallback(_Log):
     """Losses: `batch` (epoch, step, means of the epoch so far) after each execution; `epoch`, all at its end."""
 
-    file, lists = "metrics", ("batch", "epoch")
+    file, executions = "batch_metrics/metrics_history.json", "batch"
 
-    def of_execution(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
-        return {"step": step} | logs
-
-    def of_epoch(self, logs: dict[str, float]) -> dict[str, Any]:
-        return logs
+    def of_epoch(self, logs: dict[str, Any]) -> dict[str, float]:
+        return _plain(logs)
 
 
 class LearningRateTrackerCallback(_Log):
     """Learning rates: `execution` (epoch, step, learning_rate, after it) and `epoch` (epoch, learning_rate)."""
 
-    file, lists = "rates", ("execution", "epoch")
+    file = "lr_tracking/lr_logs.json"
 
-    def of_execution(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
-        return {"step": step} | self.of_epoch(logs)
-
-    def of_epoch(self, logs: dict[str, float]) -> dict[str, Any]:
+    def of_epoch(self, logs: dict[str, Any]) -> dict[str, float]:
         return {"learning_rate": float(self.model.optimizer.learning_rate)}
 
 
@@ -112,7 +98,7 @@ class TimeTrackingCallback(_Log):
     `other_s` is what is left of an epoch: reading batches between executions, callbacks, files.
     """
 
-    file, lists = "times", ("execution", "epoch")
+    file = "time_tracking/time_logs.json"
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -127,15 +113,22 @@ class TimeTrackingCallback(_Log):
     def on_test_end(self, logs=None):
         self._validation_s += time.perf_counter() - self._test_began
 
-    def of_execution(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
+    def of_execution(self, step: int, logs: dict[str, Any]) -> dict[str, Any]:
         seconds, steps = time.perf_counter() - self._began, step - self._last_step
         self._steps_s, self._last_step = self._steps_s + seconds, step
         return {"steps": steps, "seconds": seconds}
 
-    def of_epoch(self, logs: dict[str, float]) -> dict[str, Any]:
+    def of_epoch(self, logs: dict[str, Any]) -> dict[str, float]:
         seconds = time.perf_counter() - self._epoch_began
         other_s = max(seconds - self._steps_s - self._validation_s, 0.0)
         return {"seconds": seconds, "steps_s": self._steps_s, "validation_s": self._validation_s, "other_s": other_s}
+
+
+LOGS = {
+    "metrics": PerformanceMonitorCallback,
+    "times": TimeTrackingCallback,
+    "rates": LearningRateTrackerCallback,
+}
 
 
 def _plain(numbers: dict[str, Any]) -> dict[str, float]:
@@ -148,7 +141,7 @@ def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[ker
     Raises:
         ValueError: The package tensorboard is missing.
     """
-    logs = [kind(folder) for kind in (PerformanceMonitorCallback, TimeTrackingCallback, LearningRateTrackerCallback)]
+    logs = [kind(folder) for kind in LOGS.values()]
     if tensorboard_in is None:
         return logs
     if importlib.util.find_spec("tensorboard") is None:
@@ -163,7 +156,7 @@ def read_logs(folder: str | Path) -> dict[str, Any]:
 
     The analysis is written as well: `training_time_analysis/training_time_analysis.json`.
     """
-    logs = {name: read_json(needs(Path(folder) / file, "a training")) for name, file in LOG_FILES.items()}
+    logs = {name: read_json(needs(Path(folder) / kind.file, "a training")) for name, kind in LOGS.items()}
     logs["analysis"] = analyse_time(logs["times"], logs["metrics"])
     write_json(Path(folder) / "training_time_analysis" / "training_time_analysis.json", logs["analysis"])
     return logs
@@ -173,19 +166,15 @@ def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
     """Share out the time of a training and say what would shorten it.
 
     The first execution and the first validation include tracing: what they take beyond the median of the later ones is
-    the start. With a single one of a kind, nothing can be told apart and its time stays where it was measured.
+    the start.
 
     Args:
-        times: What `TimeTrackingCallback` wrote.
-        metrics: What `PerformanceMonitorCallback` wrote, to judge how many epochs were worth it.
+        times, metrics: What `TimeTrackingCallback` and `PerformanceMonitorCallback` wrote.
 
     Returns:
         `seconds` and `share` of start, steps, validation and other, `total_s`, `epoch_s` and `step_ms` (medians without
         the start), `uneven` (slowest twentieth of the executions over the median), `epochs`, `recommendations`
         (sentences, each with the measured number that it rests on).
-
-    Raises:
-        ValueError: No epoch was finished.
     """
     epochs, executions = pd.DataFrame(times["epoch"]), pd.DataFrame(times["execution"])
     if epochs.empty:

@@ -64,11 +64,7 @@ class TrainingData:
 
 def choose_data(bank: Path, run: Path) -> TrainingData:
     """Take the token bank when the run's clips are synthetic as its own, and both were made alike; otherwise the clips
-    at hand, and say why.
-
-    Args:
-        bank: Aligned folder of the bank; it may be missing.
-        run: Aligned folder of the run.
+    at hand, and say why. Both are aligned folders; the bank may be missing.
     """
     ours, analysis = read_manifest(run, "05_alignment"), run.parent / "analysis.json"
     if not (bank / "manifest.json").exists():
@@ -84,12 +80,7 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
 
 
 def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:
-    """Return what a run was trained on and how. FileNotFoundError names the notebook that is missing.
-
-    Args:
-        out: Folder of the run.
-        bank: Aligned folder of the token bank; it may be missing.
-    """
+    """What the run in `out` was trained on and how; `bank`: aligned folder of the token bank, which may be missing."""
     training = read_json(needs(out / "training" / "training.json", "06_training"))
     own = {"seeds": training["seeds"], "models": ",".join(training["models"]), "out_dir": str(out)}
     return choose_data(bank, out / "aligned"), TrainingConfig.checked(training["config"] | own)
@@ -126,32 +117,9 @@ def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None
             )
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What one training leaves; `history` is empty and `model` None where there is no network.
-
-    Attributes:
-        prediction, live_prediction: float32 (N, k) for all clips, and for the run's own.
-        history: Columns epoch, loss, val_loss.
-        model: The network.
-    """
-
-    prediction: np.ndarray
-    live_prediction: np.ndarray
-    history: pd.DataFrame
-    model: keras.Model | None
-
-
 def train_one(
-    job: Job,
-    data: Aligned,
-    live: Aligned | None,
-    cfg: TrainingConfig,
-    *,
-    trainer: Trainer | None = None,
-    state: Path | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> Fitted:
+    job: Job, data: Aligned, live: Aligned | None, cfg: TrainingConfig, *, trainer: Trainer | None = None, **how: Any
+) -> tuple[dict[str, np.ndarray], keras.Model | None]:
     """Train one model with one seed.
 
     Args:
@@ -160,12 +128,16 @@ def train_one(
         live: Further clips to score, or None.
         cfg: Parameters of the training.
         trainer: See `trainer_of`; where other seeds of the model are trained as well.
-        state, callbacks: See `helpers.train.Trainer.fit`.
+        how: See `helpers.train.Trainer.fit`.
+
+    Returns:
+        `prediction`, `live_prediction`: float32 (N, k) for all clips, and for the run's own; of a network also
+        `history_epoch`, `history_loss`, `history_val_loss`; and the network.
     """
     name, seed = job
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
-    sets, history, model = [data] if live is None else [data, live], pd.DataFrame(), None
+    sets, history, model = [data] if live is None else [data, live], {}, None
     if name in BASELINES:
         predictions = BASELINES[name](sets, train, validation)
     else:
@@ -174,10 +146,10 @@ def train_one(
         labels = model_labels(name, data.labels, train | validation, seed)
         model = start_model(name, data, cfg, seed)
         parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
-        history = trainer.fit(model, *parts, state=state, callbacks=callbacks)
+        history = trainer.fit(model, *parts, **how).add_prefix("history_").to_dict("series")
         predictions = [trainer.model.predict(each, batch_size=1024, verbose=0) for each in inputs]
     own, of_live = (p.astype("float32") for p in [*predictions, predictions[0][:0]][:2])
-    return Fitted(own, of_live, history, model)
+    return {"prediction": own, "live_prediction": of_live} | {k: v.to_numpy() for k, v in history.items()}, model
 
 
 def trainer_of(name: str, data: Aligned, cfg: TrainingConfig) -> Trainer:
@@ -185,19 +157,9 @@ def trainer_of(name: str, data: Aligned, cfg: TrainingConfig) -> Trainer:
     return Trainer(start_model(name, data, cfg, 0), config_of(name, cfg))
 
 
-def write_fitted(folder: Path, job: Job, fingerprint: str, fitted: Fitted) -> None:
-    """Write one training: the model first, then the arrays whose fingerprint says that all of it is there."""
-    if fitted.model is not None:
-        with replacing(trained_file(folder, job, ".keras")) as part:
-            fitted.model.save(part)
-    history = {f"history_{column}": fitted.history[column].to_numpy() for column in fitted.history}
-    predictions = {"prediction": fitted.prediction, "live_prediction": fitted.live_prediction}
-    write_arrays(trained_file(folder, job), stamp=fingerprint, **predictions, **history)
-
-
 def trained_file(folder: Path, job: Job, suffix: str = ".npz") -> Path:
     """What a training leaves in the folder `training/`."""
-    return folder / f"{job[0]}-{job[1]}{suffix}"
+    return folder / f"{job.model}-{job.seed}{suffix}"
 
 
 def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
@@ -218,29 +180,23 @@ def train_all(wanted: Sequence[Job], data: TrainingData, cfg: TrainingConfig) ->
         RuntimeError: A training failed; the message names it and its reason.
     """
     folder, known = cfg.out / "training", fingerprint(data, cfg)
-    jobs = [Job(*job) for job in wanted if not is_done(trained_file(folder, job), known)]
-    if not jobs:
-        return
-    task = {
-        "config": cfg.as_dict(without=NOT_DECISIVE),
-        "data": str(data.folder),
-        "live": str(data.live) if data.live else None,
-        "stamp": known,
-    }
-    write_json(folder / "task.json", task)
-    run_jobs(serve_trainings, folder, _grouped(jobs, cfg.workers), workers=cfg.workers, progress=cfg.progress)
+    jobs = [job for job in wanted if not is_done(trained_file(folder, job), known)]
+    if jobs:
+        live = str(data.live) if data.live else None
+        task = {"config": cfg.as_dict(without=NOT_DECISIVE), "data": str(data.folder), "live": live, "stamp": known}
+        write_json(folder / "task.json", task)
+        run_jobs(serve_trainings, folder, _grouped(jobs, cfg.workers), workers=cfg.workers, progress=cfg.progress)
 
 
 def _grouped(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
     """Seeds of one model together, as far as no worker gets more than its share; the longest groups first."""
     cost = {job.model: variant_of(job.model).cost for job in jobs}
-    share = sum(cost[job.model] for job in jobs) / workers
-    groups = []
-    for name in cost:
+    share, groups = sum(cost[job.model] for job in jobs) / workers, []
+    for name in sorted(cost, key=lambda name: -cost[name]):
         of_model = [job for job in jobs if job.model == name]
         size = max(int(share / cost[name]), 1) if cost[name] else len(of_model)
         groups += [of_model[k : k + size] for k in range(0, len(of_model), size)]
-    return sorted(groups, key=lambda group: -len(group) * cost[group[0].model])
+    return groups
 
 
 def fingerprint(data: TrainingData, cfg: TrainingConfig) -> str:
@@ -253,24 +209,30 @@ def fingerprint(data: TrainingData, cfg: TrainingConfig) -> str:
 
 
 def serve_trainings(task: tuple[str, Sequence[Job]]) -> Iterator[bool]:
-    """Do the trainings of one model, one after another, in a worker process."""
+    """Do the trainings of one model, one after another, in a worker process.
+
+    Of each the model is written first, then the arrays, whose fingerprint says that all of it is there.
+    """
     folder, jobs = Path(task[0]), task[1]
-    cfg, data, live, known = _read_task(task[0])
+    cfg, data, live, known = _read_task(folder)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it minds that several networks are traced
     trainer = None if jobs[0].model in BASELINES else trainer_of(jobs[0].model, data, cfg)
     for job in jobs:
         named = trained_file(folder, job, "").name
         board = folder / "tensorboard" / named if cfg.tensorboard else None
-        callbacks, state = watchers(folder / WATCHED / named, board), folder / f"{named}.state.npz"
-        fitted = train_one(job, data, live, cfg, trainer=trainer, state=state, callbacks=callbacks)
-        write_fitted(folder, job, known, fitted)
-        state.unlink(missing_ok=True)
+        how = {"state": folder / f"{named}.state.npz", "callbacks": watchers(folder / WATCHED / named, board)}
+        arrays, model = train_one(job, data, live, cfg, trainer=trainer, **how)
+        if model is not None:
+            with replacing(trained_file(folder, job, ".keras")) as part:
+                model.save(part)
+        write_arrays(trained_file(folder, job), stamp=known, **arrays)
+        how["state"].unlink(missing_ok=True)
         yield True
     keras.backend.clear_session()
 
 
 @lru_cache(maxsize=1)
-def _read_task(folder: str) -> tuple[TrainingConfig, Aligned, Aligned | None, str]:
-    task = read_json(Path(folder) / "task.json")
+def _read_task(folder: Path) -> tuple[TrainingConfig, Aligned, Aligned | None, str]:
+    task = read_json(folder / "task.json")
     data = TrainingData(Path(task["data"]), Path(task["live"]) if task["live"] else None, "")
     return TrainingConfig.checked(task["config"]), rated_clips(data), data.live_clips, task["stamp"]

@@ -18,6 +18,7 @@ from helpers.experiment import Job, TrainingData, choose_data
 from helpers.files import read_json, write_json
 from helpers.out_of_distribution import read_training_tokens
 from helpers.reduction import ChannelGroups, Reduction, write_reduction
+from helpers.store import write_arrays
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N, T, DS, DD = 60, 5, 7, 3
@@ -99,19 +100,18 @@ def test_aligned_inputs_pair_motion_by_time():
 def test_a_training_depends_on_its_seed_alone_and_the_best_epoch_is_restored(cfg, tmp_path, monkeypatch):
     aligned, state = tokens(), tmp_path / "state.npz"
     monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
-    first = experiment.train_one(Job(TOKEN_MODEL, 0), aligned, None, cfg)
+    first, _ = experiment.train_one(Job(TOKEN_MODEL, 0), aligned, None, cfg)
     trainer = experiment.trainer_of(TOKEN_MODEL, aligned, cfg)
-    other, again = (
+    (other, _), (again, model) = (
         experiment.train_one(Job(TOKEN_MODEL, k), aligned, None, cfg, trainer=trainer, state=state) for k in (1, 0)
     )
     assert state.exists()
-    assert not np.array_equal(first.prediction, other.prediction)
-    assert np.array_equal(first.prediction, again.prediction)
-    np.testing.assert_allclose(again.model.predict(aligned.inputs(), verbose=0), again.prediction, atol=1e-6)
+    assert not np.array_equal(first["prediction"], other["prediction"])
+    assert np.array_equal(first["prediction"], again["prediction"])
+    np.testing.assert_allclose(model.predict(aligned.inputs(), verbose=0), again["prediction"], atol=1e-6)
     validation = experiment.split_of(aligned, cfg, 0) == "validation"
-    error = np.mean((first.prediction - aligned.labels)[validation] ** 2)
-    assert error == pytest.approx(first.history["val_loss"].min(), rel=1e-4)
-    assert first.history.columns.tolist() == ["epoch", "loss", "val_loss"]
+    error = np.mean((first["prediction"] - aligned.labels)[validation] ** 2)
+    assert error == pytest.approx(first["history_val_loss"].min(), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -191,8 +191,7 @@ def test_other_parameters_or_other_clips_are_not_taken_for_done(data, cfg, tmp_p
     assert experiment.fingerprint(data, TrainingConfig(**vars(cfg) | {"seeds": [5], "workers": 3})) == known
     write_folder(data.live, tokens(9, "live"))
     assert experiment.fingerprint(data, cfg) != known
-    job = Job("constant", 0)
-    experiment.write_fitted(tmp_path, job, known, experiment.train_one(job, tokens(), None, cfg))
+    write_arrays(tmp_path / "constant-0.npz", stamp=known)
     assert train.is_done(tmp_path / "constant-0.npz", known)
     assert not train.is_done(tmp_path / "constant-0.npz", "another")
 
@@ -241,7 +240,7 @@ def compare(tmp_path):
         cfg, parts = TrainingConfig(models=",".join(names), **options | changes), []
         for job in (Job(name, seed) for seed in cfg.seeds for name in names):
             test = experiment.split_of(clips, cfg, job.seed) == "test"
-            said = experiment.train_one(job, clips, None, cfg).prediction[test]
+            said = experiment.train_one(job, clips, None, cfg)[0]["prediction"][test]
             parts.append(results.prediction_rows(job, np.full(test.sum(), "test"), clips.take(test), said))
             if job.model == "ridge":
                 parts.append(parts[-1].assign(model=TOKEN_MODEL))
