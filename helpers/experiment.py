@@ -6,7 +6,7 @@ In: `Aligned` clips with ratings and `TrainingConfig`. Out: below `training/` fo
 
 import hashlib
 import json
-import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -215,7 +215,8 @@ def serve_trainings(task: tuple[str, Sequence[Job]]) -> Iterator[bool]:
     """
     folder, jobs = Path(task[0]), task[1]
     cfg, data, live, known = _read_task(folder)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it minds that several networks are traced
+    with open(folder / "workers.log", "ab") as file:
+        os.dup2(file.fileno(), 2)  # TensorFlow minds this and that
     trainer = None if jobs[0].model in BASELINES else trainer_of(jobs[0].model, data, cfg)
     for job in jobs:
         named = trained_file(folder, job, "").name

@@ -206,17 +206,14 @@ def predict_classes(
 def evaluate_classes(
     *,
     run: Annotated[Path, option("the run's folder")],
-    json: Annotated[Path | None, option("write the results here as well", "FILE")] = None,
 ) -> int:
     """The tables of a run that is trained."""
-    from helpers.files import needs, read_json, write_json
+    from helpers.files import needs, read_json
 
     results = read_json(needs(run / "classification" / "classification.json", "classify train"))
     with without_noise():
         from helpers import classification
 
-    if json:
-        write_json(json, results)
     print(classification.as_text(results))
     return 0
 

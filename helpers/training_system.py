@@ -1,8 +1,8 @@
 """Training from plain arrays in one call: `.npy` files whose rows belong together become the clips that 05 aligns.
 
-In: `static_features.npy` (N, D) or (N, T, D), `dynamic_features.npy` likewise, `labels.npy` (N, k), and, where there is
-one, a file that says whose the rows are. Out: a folder per experiment with the state of a training that runs, the JSON
-of the callbacks, `analysis.json`, `predictions.csv` and figures; the model with its card.
+In: `static_features.npy` (N, D) or (N, T, D), `dynamic_features.npy` likewise, `labels.npy` (N, k), and perhaps a file
+that says whose the rows are. Out: a folder per experiment with the JSON of the callbacks, `analysis.json`,
+`predictions.csv` and figures; the model with its card.
 """
 
 import logging
@@ -44,13 +44,10 @@ STATE = "training.state.npz"
 class TrainingSystem:
     """One experiment: features and labels that belong together by row, their split, and what is trained on it.
 
-    Rows with ids are split as `config` says. Without ids sources are unknown, rows are split at random, and that is
-    said.
-
     Args:
-        static_features_path, dynamic_features_path, labels_path: See `read_arrays_by_row`.
+        static_features_path, dynamic_features_path, labels_path, ids_path: See `read_arrays_by_row`. Without ids
+            sources are unknown, rows are split at random, and that is said.
         experiment_name: Folder of the results, below `results/` unless it is a path with folders.
-        ids_path: Clip of each row.
         config: Parameters of the training; its first seed decides split and start.
     """
 
@@ -74,23 +71,19 @@ class TrainingSystem:
             log.warning("rows are split at random: clips of one source may lie on both sides, and results flatter")
         self.split = split_of(self.data, self.config, self.job.seed)
 
-    def build_model(self) -> keras.Model:
-        """The network for the widths of these features, as it is before its training with this seed."""
-        return start_model(TOKEN_MODEL, self.data, self.config, self.job.seed)
-
     def train_model(
         self, model: keras.Model | None = None, batch_size: int = 32, epochs: int = 50
     ) -> tuple[keras.Model, pd.DataFrame]:
         """Train a network and restore its best validation epoch; started again after a kill, go on.
 
         Args:
-            model: Layers that are not trainable stay as they are; default: `build_model()`.
+            model: Default: the token model. Layers that are not trainable stay as they are.
             epochs: At most; fewer where `config.patience` ends them.
 
         Returns:
             The network, and one row per epoch: epoch, loss, val_loss (mean squared errors).
         """
-        model, parts = self.build_model() if model is None else model, []
+        model, parts = model or start_model(TOKEN_MODEL, self.data, self.config, self.job.seed), []
         for name in ("train", "validation"):
             rows = (self.split == name) & self.data.rated
             if not rows.any():
@@ -142,16 +135,7 @@ class TrainingSystem:
         return facts | {"test_rows_sharing_a_source_with_train": None if self.order_trusted else sharing}
 
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
-        """Write the model as `.keras` with its card beside it; then the state of the training is not needed any more.
-
-        Args:
-            model: Trained by `train_model`.
-            path: Ends in `.keras`.
-            found: What `analyze_results` returned.
-
-        Returns:
-            The card.
-        """
+        """Write a trained model as `.keras`, and beside it its card, returned; `found`: of `analyze_results`."""
         path = checked_output(path)
         hashes = {p.name: file_sha256(p) for p in self.paths}
         card = model_card(
@@ -160,7 +144,7 @@ class TrainingSystem:
             split=found["split"],
             seed=self.job.seed,
             metrics=found["metrics"],
-            weights={p.name: _provenance(p) for p in self.paths[:2]},
+            weights={p.name: _weights_behind(p) for p in self.paths[:2]},
             licence=f"{LICENCE}: look there before passing the model on",
             caveats=caveats({}),
             targets=list(self.data.targets),
@@ -174,8 +158,8 @@ class TrainingSystem:
         return card
 
 
-def _provenance(features: Path) -> Any:
-    """What a file of features says about the weights behind it, in the JSON that `large` writes beside it."""
+def _weights_behind(features: Path) -> Any:
+    """What the JSON says that `large` writes beside a file of features."""
     beside = features.with_suffix(".json")
     if not beside.exists():
         return "unknown: nothing lies beside the features that says so"
@@ -193,15 +177,9 @@ def train_personality_model(
     ids_path: str | Path | None = None,
     config: TrainingConfig = SOURCE_CONFIG,
 ) -> tuple[keras.Model, pd.DataFrame]:
-    """Train, analyse and save in one call, with the first seed of `config`.
+    """Train, analyse and save in one call; the network and its history. Arguments: see `TrainingSystem`.
 
-    Args:
-        static_features_path, dynamic_features_path, labels_path, ids_path, config: See `TrainingSystem`.
-        output_path: The model, `<name>.keras`; its card and the folder `<name>/` of the experiment lie beside it.
-        epochs, batch_size: See `TrainingSystem.train_model`.
-
-    Returns:
-        The network and its history.
+    The model is `output_path`, `<name>.keras`; its card and the folder `<name>/` of the experiment lie beside it.
     """
     output = checked_output(output_path)
     paths = static_features_path, dynamic_features_path, labels_path
@@ -218,11 +196,7 @@ def predict_features(
 
     Args:
         model_path: The `.keras` file, or a model folder.
-        static_features_path, dynamic_features_path: See `read_arrays_by_row`; reduced as in the training.
-        output: The `.npy` file.
-
-    Raises:
-        ValueError: Vectors for a model of sequences, or the reverse; other widths.
+        static_features_path, dynamic_features_path: Reduced as in the training, and vectors or sequences as there.
     """
     output = checked_output(output, ".npy")
     inputs = _read_features(static_features_path, dynamic_features_path)
@@ -246,17 +220,13 @@ def predict_features(
 def read_arrays_by_row(
     static_features: str | Path, dynamic_features: str | Path, labels: str | Path, ids: str | Path | None = None
 ) -> Aligned:
-    """Read three files whose rows belong together by position as the clips that 05 aligns.
+    """Read files whose rows belong together by position as the clips that 05 aligns.
 
     Args:
-        static_features, dynamic_features, labels: The `.npy` files; columns of labels are the five traits, or
-            `target_1` and so on where it is another number.
+        static_features, dynamic_features, labels: `.npy` files; columns of labels are the five traits, or `target_1`
+            and so on where it is another number.
         ids: Clip of each row: a text file with a key per line, or a CSV with a column `clip`. Without it the order is
             trusted, with a warning.
-
-    Raises:
-        ValueError: Other numbers of rows; another shape; a value that is not finite, a label outside of [0, 1], with
-            its clip and column.
     """
     features = _read_features(static_features, dynamic_features)
     n_columns = _load(labels).shape[-1]

@@ -149,11 +149,6 @@ def test_a_checkpoint_of_another_backbone_is_refused_by_name(run, tmp_path, caps
     assert "other.keras must fit features of 2048 channels, it was trained on 1280" in capsys.readouterr().err
 
 
-def test_runs_are_no_longer_joined(tmp_path, capsys):
-    assert __main__.main(["classify", "evaluate", "--run", str(tmp_path), "--with", str(tmp_path / "b")]) == 1
-    assert "--with is gone: runs are no longer joined" in capsys.readouterr().err
-
-
 def test_what_is_missing_is_said_in_one_line(tmp_path, capsys):
     assert __main__.main(["classify", "evaluate", "--run", str(tmp_path)]) == 1
     assert "Run classify train first" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from helpers.config import TrainingConfig
 from helpers.files import read_json
 from helpers.plots import training as figures
 from helpers.training_system import TrainingSystem, predict_features, read_arrays_by_row, train_personality_model
+from helpers.variants import TOKEN_MODEL, start_model
 
 N, DS, DD = 120, 7, 3
 SMALL = TrainingConfig(seeds=[0], fusion_dim=8, num_heads=1, learning_rate=0.02, weight_decay=0.0, test_share=0.25)
@@ -97,7 +98,8 @@ def test_rows_of_another_form_than_in_the_training_are_refused(files, tmp_path, 
 
     write(saw)
     system = TrainingSystem(*paths, tmp_path / "e", config=SMALL)
-    system.save(system.build_model(), output, {"split": {}, "metrics": {}, "verdict": ""})
+    model = start_model(TOKEN_MODEL, system.data, SMALL, 0)
+    system.save(model, output, {"split": {}, "metrics": {}, "verdict": ""})
     write(got)
     with pytest.raises(ValueError, match=rf"static_features must hold a {saw} per row"):
         predict_features(output, *paths[:2], tmp_path / "s.npy")
