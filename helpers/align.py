@@ -17,14 +17,7 @@ import pandas as pd
 from helpers.clips import targets_of
 from helpers.files import needs
 from helpers.reduction import Reduction, write_reduction
-from helpers.store import (
-    STREAMS,
-    FeatureFile,
-    read_arrays,
-    valid_rows,
-    write_arrays,
-    write_manifest,
-)
+from helpers.store import STREAMS, FeatureFile, read_arrays, valid_rows, write_arrays, write_manifest
 
 log = logging.getLogger(__name__)
 
@@ -65,36 +58,23 @@ class Aligned:
         shapes = {"labels": (n, len(self.targets)), "sources": (n,), "splits": (n,)}
         for name in STREAMS:
             shape = getattr(self, f"{name}_features").shape
-            if len(shape) != 3 or shape[0] != n:
-                raise ValueError(f"{name}_features must have shape ({n}, T, D) like clips, got {shape}.")
+            shapes |= {f"{name}_features": (n, *shape[1:3], *[1] * (3 - len(shape)))}
             shapes |= {f"{name}_{part}": shape[:2] for part in ("mask", "t_s")}
         for name, shape in shapes.items():
             if (got := getattr(self, name).shape) != shape:
-                raise ValueError(f"{name} must have shape {shape} like the features, got {got}. Align the clips again.")
+                raise ValueError(
+                    f"{name} must have shape {shape} like clips and features, got {got}. Align them again."
+                )
+        wrong = {"labels must lie in [0, 1] (rating_low, rating_high in 01)": (self.labels < 0) | (self.labels > 1)}
         for name in STREAMS:
-            self._check_stream(name)
-        if len(np.unique(self.clips)) < n:
-            raise ValueError("clips must be different keys, got one twice. Align each clip once.")
-        if len(outside := np.argwhere((self.labels < 0) | (self.labels > 1))):
-            clip, column = outside[0]
-            raise ValueError(
-                f"labels must lie in [0, 1], got {self.labels[clip, column]:g} for {self.targets[column]} of "
-                f"{self.clips[clip]}. Scale the ratings (rating_low, rating_high in 01)."
-            )
-
-    def _check_stream(self, name: str) -> None:
-        features, some = getattr(self, f"{name}_features"), getattr(self, f"{name}_mask").any(1)
-        bad = ~np.isfinite(features)
-        if bad.any():
-            clip, token, column = np.argwhere(bad)[0]
-            raise ValueError(
-                f"{name}_features must be finite, got {features[clip, token, column]} in {bad.any((1, 2)).sum()} "
-                f"clips, first in {self.clips[clip]}, token {token}, column {column}. Leave the clips out."
-            )
-        if not some.all():
-            raise ValueError(
-                f"{name}_mask must keep a token of every clip, got none for {self.clips[some.argmin()]}. Leave it out."
-            )
+            wrong[f"{name}_features must be finite"] = ~np.isfinite(getattr(self, f"{name}_features"))
+            wrong[f"{name}_mask must keep a token of every clip"] = ~getattr(self, f"{name}_mask").any(1)
+        wrong["clips must be different keys"] = pd.Index(self.clips).duplicated()
+        for rule, values in wrong.items():
+            if (bad := values.reshape(n, -1).any(1)).any():
+                raise ValueError(
+                    f"{rule}, got {bad.sum()} clips otherwise, first {self.clips[bad.argmax()]}. Leave them out."
+                )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -125,8 +105,8 @@ class Aligned:
 
 def stream_table(clips: pd.DataFrame, static_dir: str | Path, dynamic_dir: str | Path) -> pd.DataFrame:
     """Say which streams each clip has: index key, bool columns static, dynamic, rated."""
-    folders = zip(STREAMS, (static_dir, dynamic_dir), strict=True)
-    table = {name: [Path(folder, f"{key}.npz").exists() for key in clips.index] for name, folder in folders}
+    folders = {"static": Path(static_dir), "dynamic": Path(dynamic_dir)}
+    table = {name: [(folder / f"{key}.npz").exists() for key in clips.index] for name, folder in folders.items()}
     return pd.DataFrame(table | {"rated": clips[targets_of(clips)].notna().any(axis=1)}, index=clips.index)
 
 
@@ -142,13 +122,9 @@ def align_streams(
 
     Args:
         clips: Index key; columns source, split and one per target (NaN = unrated).
-        static_dir: Folder of 03's feature files.
-        dynamic_dir: Folder of 04's feature files.
+        static_dir, dynamic_dir: Folders of the feature files of 03 and 04.
         reduction: Applied to the rows of both streams.
         targets: Rating columns, in the order of `labels`; default all of the table.
-
-    Returns:
-        The clips in the order of the table.
 
     Raises:
         ValueError: No clip has both streams, or a file holds rows of another width.

@@ -5,7 +5,7 @@ In: rows (n, D) of a stream. Out: rows (n, d) in the same order. What was fitted
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,7 @@ class ChannelGroups:
     n_out: int
 
     def __post_init__(self):
-        if not 0 < self.n_out <= self.n_in:
-            raise ValueError(
-                f"n_out must be 1 to {self.n_in}, the number of channels, got {self.n_out}. Lower static_dim or "
-                "dynamic_dim, or take reduction='none'."
-            )
+        _check_width(self.n_out, self.n_in)
 
     def transform(self, rows: np.ndarray) -> np.ndarray:
         """Reduce rows (n, n_in) to float32 (n, n_out)."""
@@ -57,36 +53,22 @@ class ChannelGroups:
 class Pca:
     """Standardise, then project on principal components: one common scale, the first component with sd `FIRST_SD`.
 
-    Attributes:
-        mean: float32 (n_in,).
-        gain: float32 (n_in,), 1 / sd; 0 for a channel that does not vary.
-        components: float16 (n_in, n_out), scaled.
+    `mean` float32 (n_in,); `gain` float32 (n_in,), 1 / sd, 0 for a channel that does not vary; `components` float16
+    (n_in, n_out), scaled.
     """
 
     mean: np.ndarray
     gain: np.ndarray
     components: np.ndarray
-
-    @property
-    def n_in(self) -> int:
-        return self.components.shape[0]
-
-    @property
-    def n_out(self) -> int:
-        return self.components.shape[1]
+    n_in = property(lambda self: self.components.shape[0])
+    n_out = property(lambda self: self.components.shape[1])
 
     @classmethod
     def fit(cls, rows: np.ndarray, n_out: int, *, seed: int = 0) -> "Pca":
         """Fit on rows (n, n_in) of training clips; ValueError for equal rows, or fewer rows or channels than n_out."""
-        if not 0 < n_out <= min(rows.shape):
-            raise ValueError(
-                f"n_out must be 1 to {min(rows.shape)} for rows of shape {rows.shape}, got {n_out}. "
-                "Lower static_dim or dynamic_dim, or fit on more clips."
-            )
+        _check_width(n_out, min(rows.shape))
         if not varying(rows).any():
-            raise ValueError(
-                f"rows must differ to have components, got {len(rows)} equal ones. Take another reduction."
-            )
+            raise ValueError(f"rows must differ to have components, got {len(rows)} equal ones. Reduce otherwise.")
         mean, sd = (x.astype("float32") for x in (rows.mean(0, dtype="float64"), rows.std(0, dtype="float64")))
         gain = np.where(sd > 1e-7 * sd.max(), 1 / np.maximum(sd, 1e-30), 0).astype("float32")
         pca = PCA(n_out, svd_solver="randomized", iterated_power=2, random_state=seed).fit((rows - mean) * gain)
@@ -101,15 +83,25 @@ class Pca:
         return {"method": np.array("pca"), "mean": self.mean, "gain": self.gain, "components": self.components}
 
 
+def _check_width(n_out: int, most: int) -> None:
+    if not 0 < n_out <= most:
+        raise ValueError(
+            f"n_out must be 1 to {most}, the number of channels or of rows, got {n_out}. Lower static_dim or "
+            "dynamic_dim, take more clips, or reduction='none'."
+        )
+
+
+def _checked(rows: np.ndarray, n_in: int) -> np.ndarray:
+    if rows.ndim != 2 or rows.shape[1] != n_in:
+        must = f"rows must have shape (n, {n_in}) for this reduction, got {rows.shape}"
+        raise ValueError(f"{must}. Take the reduction that was made with these features.")
+    return rows.astype("float32")
+
+
 @dataclass(frozen=True)
 class Reduction:
-    """The reduction of both streams, and the `identity` of the stage each was made for.
-
-    Attributes:
-        static: Method for face rows.
-        dynamic: Method for motion rows.
-        extractors: {"static": identity, "dynamic": identity}, from the manifests of 03 and 04.
-        fitted_on: Keys of the clips it was fitted on; none of them may be a validation or test clip.
+    """The methods of both streams; `extractors`, {"static": identity, "dynamic": identity} of the stages that it was
+    made for; and `fitted_on`, keys of clips: none of them may be a validation or test clip.
     """
 
     static: ChannelGroups | Pca
@@ -138,15 +130,6 @@ class Reduction:
         return said
 
 
-def _checked(rows: np.ndarray, n_in: int) -> np.ndarray:
-    if rows.ndim != 2 or rows.shape[1] != n_in:
-        raise ValueError(
-            f"rows must have shape (n, {n_in}) for this reduction, got {rows.shape}. "
-            "Take the reduction that was made with these features."
-        )
-    return rows.astype("float32")
-
-
 def write_reduction(path: str | Path, reduction: Reduction) -> None:
     """Write a reduction as npz, atomically."""
     arrays = {f"{name}_{key}": value for name in STREAMS for key, value in getattr(reduction, name).arrays().items()}
@@ -156,52 +139,43 @@ def write_reduction(path: str | Path, reduction: Reduction) -> None:
 
 def read_reduction(path: str | Path) -> Reduction:
     """Read a reduction; a damaged file is a ValueError that names it."""
-    arrays = read_arrays(path)
+    arrays, methods = read_arrays(path), []
     try:
-        methods = [_method({k.removeprefix(f"{name}_"): v for k, v in arrays.items()}) for name in STREAMS]
+        for name in STREAMS:
+            of = {key.removeprefix(f"{name}_"): value for key, value in arrays.items()}
+            groups = str(of["method"]) == "groups"
+            methods.append(
+                ChannelGroups(int(of["n_in"]), int(of["n_out"]))
+                if groups
+                else Pca(of["mean"], of["gain"], of["components"])
+            )
         return Reduction(*methods, json.loads(str(arrays["extractors"])), tuple(arrays["fitted_on"].tolist()))
     except KeyError as error:
         raise ValueError(f"{path} is not a reduction: {error} is missing. Run 05_alignment again.") from None
 
 
-def _method(arrays: dict[str, np.ndarray]) -> ChannelGroups | Pca:
-    if str(arrays["method"]) == "groups":
-        return ChannelGroups(int(arrays["n_in"]), int(arrays["n_out"]))
-    return Pca(arrays["mean"], arrays["gain"], arrays["components"])
-
-
 def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reduction, str]:
-    """Make or take the reduction that `cfg.reduction` names, for the rows in `cfg.out`.
+    """Make or take the reduction that `cfg.reduction` names, for the rows in `cfg.out`, and say which it is and why.
 
-    Args:
-        cfg: "auto" is the token bank's reduction where the bank was made like these rows, else groups.
-        clips: Index key; columns source, split and ratings. Components are fitted on training clips only.
-
-    Returns:
-        The reduction, and words that say which it is and why.
+    "auto" is the token bank's reduction where the bank was made like these rows, else groups. `clips`: index key;
+    columns source, split and ratings; components are fitted on training clips only.
     """
     extractors = {name: read_manifest(cfg.out / name, made_by)["identity"] for name, made_by in STREAMS.items()}
+    widths = {"static": cfg.static_dim, "dynamic": cfg.dynamic_dim}
     if cfg.reduction == "pca":
         train = _training_clips(cfg, clips)
-        methods = [
-            Pca.fit(gather_rows(train, cfg.out / name), _target_width(cfg, name), seed=cfg.seed) for name in STREAMS
-        ]
+        methods = [Pca.fit(gather_rows(train, cfg.out / name), widths[name], seed=cfg.seed) for name in STREAMS]
         return Reduction(*methods, extractors, tuple(train)), f"principal components of {len(train)} training clips"
     bank, why = _bank_reduction(cfg, extractors) if cfg.reduction == "auto" else (None, "")
     if bank:
         return bank, "components of the token bank, which was made with the same parameters and weights"
     methods = []
     for name in STREAMS:
-        n_in = _width(clips.index, cfg.out / name)
-        narrow = {"none": n_in, "auto": min(n_in, _target_width(cfg, name))}
-        methods.append(ChannelGroups(n_in, narrow.get(cfg.reduction, _target_width(cfg, name))))
+        n_in = next(_rows(clips.index, cfg.out / name)).shape[1]
+        narrow = {"none": n_in, "auto": min(n_in, widths[name])}
+        methods.append(ChannelGroups(n_in, narrow.get(cfg.reduction, widths[name])))
     whole = all(method.n_in == method.n_out for method in methods)
     return Reduction(*methods, extractors), f"{'all channels' if whole else 'means of neighbouring channels'}{why}"
-
-
-def _target_width(cfg: AlignmentConfig, stream: str) -> int:
-    """Channels of a stream after the reduction."""
-    return {"static": cfg.static_dim, "dynamic": cfg.dynamic_dim}[stream]
 
 
 def _bank_reduction(cfg: AlignmentConfig, extractors: dict[str, Any]) -> tuple[Reduction | None, str]:
@@ -210,27 +184,26 @@ def _bank_reduction(cfg: AlignmentConfig, extractors: dict[str, Any]) -> tuple[R
     if not path.exists():
         return None, f" ({cfg.bank_dir} holds no token bank)"
     bank = read_reduction(path)
-    found = differences(extractors, bank.extractors)
-    if not found:
+    if not (found := differences(extractors, bank.extractors)):
         return bank, ""
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return None, f" (the token bank was made differently: {'; '.join(found[:3])}{more})"
 
 
 def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
-    """All valid rows of some clips, float32 (n, D), to fit a reduction on. Clips without rows are passed over."""
-    found = [rows.features for key in clips if (rows := valid_rows(Path(folder) / f"{key}.npz")) is not None]
-    if not found:
-        raise ValueError(f"{folder} must hold rows of the clips to fit on, got none. Run its notebook first.")
-    return np.concatenate(found)
+    """All valid rows of some clips, float32 (n, D), to fit a reduction on."""
+    return np.concatenate(list(_rows(clips, Path(folder))))
 
 
-def _width(keys: Iterable[str], folder: Path) -> int:
-    """Columns of a stage's rows, by its first clip that has any; ValueError when none has."""
-    found = (valid_rows(folder / f"{key}.npz") for key in keys)
-    if rows := next((rows for rows in found if rows is not None), None):
-        return rows.features.shape[1]
-    raise ValueError(f"{folder} must hold rows of the clips to reduce, got none. Run its notebook first.")
+def _rows(clips: Iterable[str], folder: Path) -> Iterator[np.ndarray]:
+    """The valid rows of each clip that has any; ValueError when none has."""
+    some = False
+    for key in clips:
+        if rows := valid_rows(folder / f"{key}.npz"):
+            some = True
+            yield rows.features
+    if not some:
+        raise ValueError(f"{folder} must hold rows of the clips, got none. Run its notebook first.")
 
 
 def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:
@@ -243,10 +216,8 @@ def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:
 
 
 def bank_differences(bank_manifest: dict[str, Any], run_manifest: dict[str, Any]) -> list[str]:
-    """Say in what the manifests of two aligned folders differ; an empty list means they may be used together.
-
-    Returns:
-        Lines such as "static.weights.source: 'pretrained' here, 'random' there", here being the run.
+    """Say in what the manifests of two aligned folders differ (`static.weights.source: 'pretrained' here, 'random'
+    there`, here being the run); an empty list means they may be used together.
     """
     decisive = (*STREAMS, "reduction")
     ours, theirs = ({k: m["identity"].get(k, {}) for k in decisive} for m in (run_manifest, bank_manifest))

@@ -21,8 +21,17 @@ from helpers.align import (
     write_run,
 )
 from helpers.clips import TRAITS
-from helpers.reduction import ChannelGroups, Pca, Reduction, bank_differences, read_reduction, write_reduction
-from helpers.store import FeatureFile, read_arrays, read_manifest, write_features
+from helpers.config import AlignmentConfig
+from helpers.reduction import (
+    ChannelGroups,
+    Pca,
+    Reduction,
+    bank_differences,
+    choose_reduction,
+    read_reduction,
+    write_reduction,
+)
+from helpers.store import FeatureFile, Stage, read_arrays, read_manifest, write_features
 
 DS, DD = 11, 13  # distinct primes
 
@@ -117,11 +126,6 @@ def test_memory_holds_reduced_rows_only(tmp_path):
     assert peak < 1e6
 
 
-def test_nothing_to_align_says_what_to_do(tmp_path, clips, whole):
-    with pytest.raises(ValueError, match="must have rows in both streams, got none of 3.*Run 03_static_extraction"):
-        align_streams(clips, tmp_path, tmp_path, whole)
-
-
 def test_written_and_read_again_it_is_the_same(aligned, tmp_path):
     write_aligned(tmp_path, aligned)
     again = read_aligned(tmp_path)
@@ -147,37 +151,31 @@ def test_half_precision_on_disk_is_single_in_memory(aligned, tmp_path):
     assert not (tmp_path / FRAMES_FILE).exists()
 
 
-def test_a_missing_file_names_its_notebook(tmp_path):
+def test_nothing_to_align_or_to_read_says_what_to_do(tmp_path, clips, whole):
+    with pytest.raises(ValueError, match="Run 03_static_extraction"):
+        align_streams(clips, tmp_path, tmp_path, whole)
     with pytest.raises(FileNotFoundError, match="Run 05_alignment first"):
         read_aligned(tmp_path)
-
-
-def test_a_file_of_other_arrays_is_refused(tmp_path):
     np.savez(tmp_path / CLIPS_FILE, labels=np.zeros(2))
-    with pytest.raises(ValueError, match="must hold the arrays of 05_alignment"):
+    with pytest.raises(ValueError, match="05_alignment"):
         read_aligned(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"labels": np.full((3, 5), 1.5)}, r"labels must lie in \[0, 1\], got 1.5 for openness of a/clip.1"),
-        (
-            {"static_features": np.full((3, 4, DS), np.nan)},
-            "must be finite, got nan in 3 clips, first in a/clip.1, token 0",
-        ),
-        ({"labels": np.zeros((3, 2))}, r"labels must have shape \(3, 5\) like the features, got \(3, 2\)"),
-        ({"static_t_s": np.zeros((3, 7))}, r"static_t_s must have shape \(3, 4\) like the features, got \(3, 7\)"),
-        (
-            {"dynamic_mask": np.zeros((3, 5), bool)},
-            "dynamic_mask must keep a token of every clip, got none for a/clip.1",
-        ),
-        ({"clips": np.array(["a", "a", "b"])}, "clips must be different keys"),
-        ({"static_features": np.zeros((2, 4, DS))}, r"static_features must have shape \(3, T, D\) like clips"),
+        {"labels": np.full((3, 5), 1.5)},
+        {"labels": np.zeros((3, 2))},
+        {"static_features": np.full((3, 4, DS), np.nan)},
+        {"static_features": np.zeros((2, 4, DS))},
+        {"static_features": np.zeros((3, 4))},
+        {"static_t_s": np.zeros((3, 7))},
+        {"dynamic_mask": np.zeros((3, 5), bool)},
+        {"clips": np.array(["a", "a", "b"])},
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(aligned, change, message):
-    with pytest.raises(ValueError, match=message):
+def test_arrays_that_do_not_fit_are_refused(aligned, change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must"):
         Aligned(**vars(aligned) | change)
 
 
@@ -225,11 +223,6 @@ def test_channel_groups_are_means_of_neighbours():
     assert ChannelGroups(6, 6).transform(x).tolist() == x.tolist()
 
 
-def test_more_groups_than_channels_are_refused():
-    with pytest.raises(ValueError, match="n_out must be 1 to 6, the number of channels, got 7"):
-        ChannelGroups(6, 7)
-
-
 def test_components_are_uncorrelated_and_the_first_has_its_size():
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(200, 3)) @ rng.normal(size=(3, DS)) * np.geomspace(1, 1000, DS)).astype("float32")
@@ -242,33 +235,102 @@ def test_components_are_uncorrelated_and_the_first_has_its_size():
     assert not pca.components[4].any() or pca.gain[4] == 0
 
 
-def test_components_do_not_depend_on_rows_they_were_not_fitted_on():
-    rng = np.random.default_rng(0)
-    train, test = rng.normal(size=(2, 50, DS)).astype("float32")
-    first = Pca.fit(train, 3).transform(test[:5])
-    np.testing.assert_array_equal(Pca.fit(train, 3).transform(np.concatenate([test[:5], 1000 * test]))[:5], first)
-
-
-def test_too_few_rows_for_the_components_are_refused():
-    with pytest.raises(ValueError, match=r"n_out must be 1 to 4 for rows of shape \(4, 11\), got 5"):
-        Pca.fit(np.zeros((4, DS), "float32"), 5)
+def test_what_cannot_be_reduced_is_refused():
+    reduction = Reduction(ChannelGroups(DS, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}})
+    equal = np.full((7, 5), 0.3, np.float32) * (1 + 1e-7 * np.arange(7, dtype=np.float32)[:, None])
+    for call, word in (
+        (lambda: ChannelGroups(6, 7), "1 to 6"),
+        (lambda: Pca.fit(np.zeros((4, DS), "float32"), 5), "1 to 4"),
+        (lambda: Pca.fit(equal, 3), "differ"),
+        (lambda: reduction.static.transform(np.zeros((1, DD))), "shape"),
+        (lambda: reduction.check({"static": {"weights": "b"}}), "static.weights: 'b' here, 'a' there"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            call()
 
 
 def test_a_reduction_read_again_gives_the_same_numbers_and_fingerprint(tmp_path):
     x = np.random.default_rng(0).normal(size=(60, DS)).astype("float32")
-    reduction = Reduction(Pca.fit(x, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}})
+    reduction = Reduction(Pca.fit(x, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}}, ("a", "b"))
     write_reduction(tmp_path / "reduction.npz", reduction)
     again = read_reduction(tmp_path / "reduction.npz")
     np.testing.assert_array_equal(again.static.transform(x), reduction.static.transform(x))
-    assert again.identity == reduction.identity
-    assert again.extractors == reduction.extractors
+    assert (again.identity, again.extractors, again.fitted_on) == (
+        reduction.identity,
+        reduction.extractors,
+        reduction.fitted_on,
+    )
     other = Reduction(Pca.fit(x[:50], 3), ChannelGroups(DD, 2), {})
     assert other.identity["static"]["sha256"] != reduction.identity["static"]["sha256"]
 
 
-def test_rows_of_another_width_or_other_extractors_are_refused():
-    reduction = Reduction(ChannelGroups(DS, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}})
-    with pytest.raises(ValueError, match=r"rows must have shape \(n, 11\) for this reduction, got \(1, 13\)"):
-        reduction.static.transform(np.zeros((1, DD)))
-    with pytest.raises(ValueError, match="static.weights: 'b' here, 'a' there"):
-        reduction.check({"static": {"weights": "b"}})
+WIDTHS = {"static": 23, "dynamic": 17}
+N_CLIPS = 40
+
+
+@pytest.fixture
+def forty():
+    keys = [f"a/{i:02d}" for i in range(N_CLIPS)]
+    table = pd.DataFrame({"source": [f"s{i // 2}" for i in range(N_CLIPS)], "split": ""}, pd.Index(keys, name="key"))
+    return table.assign(**dict.fromkeys(TRAITS, 0.5))
+
+
+@pytest.fixture
+def run(tmp_path, forty):
+    """A run's folder with finished stages and random rows."""
+    rng = np.random.default_rng(0)
+    for name, width in WIDTHS.items():
+        stage = Stage(tmp_path / "run" / name, name, {"weights": {"name": "random"}, "of": name})
+        for key in forty.index:
+            write_features(stage.path(key), rows(rng.standard_normal((5, width)), np.arange(5) / 2))
+        stage.finish()
+    return tmp_path / "run"
+
+
+def choose(run, clips, **changed):
+    cfg = AlignmentConfig(out_dir=str(run), bank_dir=str(run / "bank"), static_dim=7, dynamic_dim=3, **changed)
+    return choose_reduction(cfg, clips)
+
+
+@pytest.mark.parametrize(
+    ("bank", "changed", "widths", "word"),
+    [
+        ({}, {}, (2, 2), "the token bank"),
+        ({"precision": "bfloat16"}, {}, (7, 3), "dynamic.precision: None here, 'bfloat16' there"),
+        (None, {}, (7, 3), "no token bank"),
+        (None, {"reduction": "none"}, (23, 17), "all channels"),
+    ],
+)
+def test_the_banks_reduction_is_taken_where_it_fits_else_groups(run, forty, bank, changed, widths, word):
+    if bank is not None:
+        extractors = {name: {"weights": {"name": "random"}, "of": name} | bank for name in WIDTHS}
+        methods = [ChannelGroups(width, 2) for width in WIDTHS.values()]
+        write_reduction(run / "bank" / "reduction.npz", Reduction(*methods, extractors))
+    chosen, why = choose(run, forty, **changed)
+    assert (chosen.static.n_out, chosen.dynamic.n_out) == widths
+    assert word in why
+
+
+def test_components_are_fitted_on_rated_training_clips_of_the_split_only(run, forty):
+    how = {"reduction": "pca", "validation_share": 0.1, "test_share": 0.2}
+    chosen, why = choose(run, forty, **how, seed=3)
+    held_out = set(forty["source"]) - set(forty.loc[list(chosen.fitted_on), "source"])
+    assert len(chosen.fitted_on) == 2 * 14  # of 20 sources, 2 validate and 4 test
+    assert len(held_out) == 6
+    assert why == "principal components of 28 training clips"
+    assert set(choose(run, forty, **how, seed=4)[0].fitted_on) != set(chosen.fitted_on)
+    forty.loc[forty.index[:10], forty.columns[2:]] = np.nan
+    forty.loc[forty.index[10:], "openness"] = np.nan
+    assert not set(forty.index[:10]) & set(choose(run, forty, **how)[0].fitted_on)
+
+
+def test_the_width_is_that_of_the_first_clip_with_rows_and_no_other_is_read(tmp_path, run, forty):
+    for name in WIDTHS:
+        (run / name / "a/00.npz").unlink()
+        (run / name / "a/02.npz").write_bytes(b"would be an error")
+    chosen, _ = choose(run, forty)
+    assert (chosen.static.n_in, chosen.dynamic.n_in) == (23, 17)
+    with pytest.raises(ValueError, match="static must hold rows"):
+        choose(run, forty.iloc[:1])
+    with pytest.raises(FileNotFoundError, match="Run 03_static_extraction first"):
+        choose(tmp_path, forty)
