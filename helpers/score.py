@@ -1,7 +1,6 @@
 """Scores videos with a trained model: five traits with intervals, beside the constant predictor.
 
-In: video files or folders of them, and the `model/` folder of a run, whose `card.json` says how clips were prepared for
-training. Out: a `ClipScore` of each, or the reason why there is none; text, JSON and a table that say the same.
+The `card.json` in the `model/` folder of a run says how clips were prepared for training; videos are prepared alike.
 """
 
 import logging
@@ -116,9 +115,7 @@ class Unusable:
 def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any]:
     """The `card.json` of `results/<run>/model`; `of_videos` refuses a model that was not trained on videos.
 
-    Raises:
-        FileNotFoundError: The folder is not a model folder.
-        ValueError: The model's features were made elsewhere, so nothing can be scored here.
+    FileNotFoundError where it is no model folder; ValueError where its features were made elsewhere.
     """
     folder = Path(model_dir)
     if (folder / "model" / "card.json").exists():
@@ -160,27 +157,20 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     """
     folder, card = Path(model_dir), read_card(model_dir)
     model, reduction = load_model(folder)
-    extractors = card["extractors"]
-    static = StaticConfig.checked(extractors["static"]["parameters"])
-    dynamic = DynamicConfig.checked(extractors["dynamic"]["parameters"])
-    preparation = PreparationConfig.checked(extractors["static"]["preparation"]["parameters"])
+    of_face, of_motion = card["extractors"]["static"], card["extractors"]["dynamic"]
+    static, dynamic = StaticConfig.checked(of_face["parameters"]), DynamicConfig.checked(of_motion["parameters"])
+    preparation = PreparationConfig.checked(of_face["preparation"]["parameters"])
     require_detector(preparation.detector)
     backbone = build_backbone(static.backbone, static.weights)
     network, weights = build_motion_network(dynamic.weights, dynamic.endpoint)
     check_weights("static", backbone.weights.sha256, card)
     check_weights("dynamic", weights.sha256, card)
-    reduction.check(extractors)
+    reduction.check(card["extractors"])
+    training = read_training_tokens(needs(folder / "familiar.npz", "06_training"))
+    face_forward = compile_forward(backbone.model, static.precision, backbone.prepare)
+    motion_forward = compile_forward(network, dynamic.precision)
     return Scorer(
-        model=model,
-        card=card,
-        training=read_training_tokens(needs(folder / "familiar.npz", "06_training")),
-        reduction=reduction,
-        preparation=preparation,
-        static=static,
-        dynamic=dynamic,
-        backbone=backbone,
-        face_forward=compile_forward(backbone.model, static.precision, backbone.prepare),
-        motion_forward=compile_forward(network, dynamic.precision),
+        model, card, training, reduction, preparation, static, dynamic, backbone, face_forward, motion_forward
     )
 
 
@@ -196,12 +186,11 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
     card, targets = scorer.card, scorer.card["targets"]
     half = np.array([card["interval_half_width"][t] for t in targets])
+    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, index=targets).clip(0, 1)  # the scale
     known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.training.items()}
     return ClipScore(
         video=name or Path(video).name,
-        score=_by_target(targets, raw),
-        low=_by_target(targets, raw - half),
-        high=_by_target(targets, raw + half),
+        **values.to_dict(),
         constant=card["constant"],
         share_below={t: float(_share_below(raw[i], card, t)) for i, t in enumerate(targets)},
         face_coverage=track.coverage,
@@ -255,11 +244,6 @@ def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend
     frames = iter_frames(video, fps=track.fps, indices=track.sample_at(chosen).tolist(), backend=backend) if n else ()
     faces = [crop_at(frame, track, t, FACE_PX) for frame, t, _ in frames]
     return {"faces_t_s": [round(float(t), 3) for t in chosen], "faces": faces}
-
-
-def _by_target(targets: list[str], values: np.ndarray) -> dict[str, float]:
-    """Values cut to [0, 1], where ratings lie; the model's own output is linear."""
-    return dict(zip(targets, np.clip(values, 0, 1).tolist(), strict=True))
 
 
 def _share_below(values: np.ndarray | float, card: dict[str, Any], target: str) -> np.ndarray:
@@ -321,18 +305,15 @@ def model_warnings(card: dict[str, Any]) -> list[str]:
 
 def as_text(score: ClipScore) -> str:
     """The score as lines of text, each trait beside the constant."""
-    lines = [score.video, f"  {'apparent trait':24} score  90 % interval   constant  ratings below"]
-    for target in score.score:
-        lines.append(
-            f"  {DISPLAY.get(target, target):24} {score.score[target]:.2f}   {score.low[target]:.2f} to "
-            f"{score.high[target]:.2f}    {score.constant[target]:.2f}      {score.share_below[target]:4.0%}"
-        )
-    lines += [f"  note: {text}" for text in score.warnings] + [f"  remark: {text}" for text in score.remarks]
-    return "\n".join(lines)
+    columns = {"constant": score.constant, "ratings below": score.share_below}
+    table = pd.DataFrame({"score": score.score, "from": score.low, "to (90 %)": score.high, **columns})
+    table.index = [DISPLAY.get(target, target) for target in table.index]
+    lines = [score.video, table.to_string(float_format="{:.2f}".format)]
+    return "\n".join([*lines, *(f"  note: {t}" for t in score.warnings), *(f"  remark: {t}" for t in score.remarks)])
 
 
 def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
-    """Each video with its name: its file's name, or its path below the folder that was named.
+    """Each video with its name: that of its file, or its path below the folder that was named.
 
     Names that occur twice are paths below the folder that all lie in. A folder without videos, or a path to nothing,
     stays in the list; what else a folder holds is logged by kind.
@@ -357,10 +338,9 @@ def score_all(
     csv: Path | None = None,
     report: Callable[[ClipScore | Unusable], None] = lambda result: None,
 ) -> list[ClipScore | Unusable]:
-    """Score the videos of `named_videos` one after the other, `report` each, and write the files that are named.
+    """Score the videos of `named_videos`, `report` each, and write the files of `write_scores`, also when interrupted.
 
-    A video that cannot be used is an `Unusable`, and the others go on. What ends a long list of videos early leaves
-    the scores that are there in `json` and `csv`.
+    A video that cannot be used is an `Unusable`, and the others go on.
     """
     results: list[ClipScore | Unusable] = []
     try:
@@ -386,18 +366,14 @@ def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
 
     Of the first `EXAMPLES` that can be used the one with the most face is taken. ValueError where none can be used.
     """
-    rated, clips = ratings_of(out).index, take_inventory(folder).clips
-    usable, failed = [], []
+    rated, clips, usable, result = ratings_of(out).index, take_inventory(folder).clips, [], "none"
     for key in sorted(clips, key=lambda key: (key not in rated, natural_order(key))):
         result = _score(folder / clips[key], scorer, clips[key])
-        if isinstance(result, Unusable):
-            failed.append(f"{result.video}: {result.failed}")
-            continue
-        usable.append(result)
-        if len(usable) == EXAMPLES or (result.face_coverage == 1 and not result.unlike):
+        usable += [result] if isinstance(result, ClipScore) else []
+        if len(usable) == EXAMPLES or (usable and usable[-1].face_coverage == 1 and not usable[-1].unlike):
             break
     if not usable:
-        raise ValueError(f"{folder} must hold a video that can be scored, got {': '.join(failed[:1]) or 'none'}")
+        raise ValueError(f"{folder} must hold a video that can be scored, got {result}")
     return max(usable, key=lambda result: (not result.unlike, result.face_coverage))
 
 
@@ -418,9 +394,9 @@ def write_scores(
     csv: Path | None = None,
     pictures: bool = False,
 ) -> None:
-    """Write the files that are named: as JSON a record of each, `csv` as `as_table` has them.
+    """Write the files that are named: as JSON a record of each, without the faces, as CSV what `as_table` returns.
 
-    A record has the fields of `ClipScore` but for the faces, which `pictures` writes into an npz beside it.
+    `pictures` writes the faces into an npz beside the JSON.
     """
     if json:
         records = [asdict(result) for result in results]
@@ -437,12 +413,11 @@ def read_scores(json: Path) -> list[ClipScore | Unusable]:
     """Read what `write_scores` wrote with pictures; traits in their order, which a JSON file does not keep."""
     faces, results = read_arrays(json.with_suffix(".npz")), []
     for n, record in enumerate(read_json(json)):
-        if "failed" in record:
-            results.append(Unusable(**record))
-            continue
-        order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))
-        values = {name: {target: record[name][target] for target in order} for name in VALUES}
-        results.append(ClipScore(**record | values | {"faces": list(faces[f"faces_{n}"])}))
+        if "failed" not in record:
+            order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))
+            record |= {name: {target: record[name][target] for target in order} for name in VALUES}
+            record["faces"] = list(faces[f"faces_{n}"])
+        results.append(Unusable(**record) if "failed" in record else ClipScore(**record))
     return results
 
 

@@ -90,7 +90,7 @@ def test_a_video_without_a_face_is_refused_with_the_reason(scorer, tmp_path):
     shutil.copy(AWKWARD / "no_face.mp4", tmp_path)
     with pytest.raises(NoFaceError, match="no face"):
         score.score_clip(tmp_path / "no_face.mp4", scorer)
-    with pytest.raises(ValueError, match=r"no_face\.mp4: no face"):
+    with pytest.raises(ValueError, match=r"no_face\.mp4.*no face"):
         score.score_example(tmp_path, scorer, tmp_path)
 
 
