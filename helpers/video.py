@@ -107,7 +107,9 @@ class Frames:
 
 
 def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:
-    """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`; stops where one is not as announced.
+    """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`.
+
+    It stops at the first picture that is damaged, or shown at another time than the packets tell.
 
     Raises:
         RuntimeError: This machine has no such device.
@@ -119,10 +121,9 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
         message = f"backend {device!r} cannot be used on this machine ({why}). Take 'auto' or 'pyav'."
         raise RuntimeError(message) from None
     with container:
-        codec = container.streams[video.stream.index].codec_context
+        codec, packets = container.streams[video.stream.index].codec_context, video.packets_of(container)
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
         codec.options = STRICT
-        packets = video.packets_of(container)
         if video.is_open:
             codec.options, codec.thread_count = LENIENT, 1
             if not video.first_picture.key_frame:  # a refresh step by step: it must have a picture to refer to, any
@@ -135,11 +136,13 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
         shown = deinterlaced(_as_announced(video, pictures), done)
         for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), shown, strict=False)):
             if is_wanted:
-                yield number, picture, "; ".join((_describe(codec, device), *done))
+                version = ".".join(map(str, av.library_versions["libavcodec"]))
+                where = device if codec.is_hwaccel else "software"
+                decoder = f"pyav {av.__version__} (libavcodec {version}), {codec.name}, {where}"
+                yield number, picture, "; ".join((decoder, *done))
 
 
 def _as_announced(video: OpenVideo, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """The pictures up to the first that is damaged or shown at another time than the packets tell."""
     for number, picture in enumerate(pictures):
         if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
             return
@@ -172,13 +175,6 @@ def _decode_open(codec: av.VideoCodecContext, packets: Iterator[av.Packet]) -> I
 def _is_wanted(wanted: np.ndarray) -> np.ndarray:
     """Of each picture up to the last wanted one."""
     return np.isin(np.arange(wanted[-1] + 1), wanted)
-
-
-def _describe(codec: av.VideoCodecContext, device: str) -> str:
-    """What decodes, as the library itself reports it: "pyav 18.1.0 (libavcodec 62.28.102), h264, software"."""
-    version = ".".join(map(str, av.library_versions["libavcodec"]))
-    where = device if codec.is_hwaccel else "software"
-    return f"pyav {av.__version__} (libavcodec {version}), {codec.name}, {where}"
 
 
 def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
@@ -268,16 +264,38 @@ def fixed_rate_indices(t_s: np.ndarray, duration_s: float, fps: float) -> np.nda
 
 
 class FrameStream(Sampled):
-    """Frames of one video as they are decoded; see `iter_frames`.
+    """Decode a video frame by frame; one frame is held at a time. Also called `iter_frames`.
 
-    `decoder`, what decodes it, and `length`, how many frames will come, are there with the first frame.
+    An iterator of (RGB uint8 (H, W, 3), time in seconds, frame number in the file). At fixed rate the time is that of
+    the sample. `decoder`, what decodes it, and `length`, how many frames will come, are there with the first frame.
+
+    Args:
+        path: Video file.
+        indices: Which frames, ascending numbers or a slice; of the samples when `fps` is given. Default: all.
+        fps: Samples per second at fixed rate (see `fixed_rate_indices`); default: the frames as they are.
+        n_frames: So many frames spread evenly (see `uniform_indices`), instead of the two above.
+        size: (height, width) to scale to; default: as displayed. See `helpers.pictures.Converter`.
+        backend: See `backend_name`.
+
+    Raises:
+        VideoError: see `open_video`; also when decoding fails somewhere, saying at which second. Both come with the
+            frames.
     """
 
     decoder: str
     length: int
 
-    def __init__(self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str):
-        self._frames = self._read(path, sampling, size, backend)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        indices: Sequence[int] | slice | None = None,
+        fps: float | None = None,
+        n_frames: int | None = None,
+        size: tuple[int, int] | None = None,
+        backend: str = "auto",
+    ) -> None:
+        self._frames = self._read(Path(path), (indices, fps, n_frames), size, backend)
 
     def __next__(self) -> tuple[np.ndarray, float, int]:
         return next(self._frames)
@@ -304,34 +322,7 @@ class FrameStream(Sampled):
                 raise VideoError(f"{path.name}: {what}: {of}. Convert it: ffmpeg -i {path.name} new.mp4.")
 
 
-def iter_frames(
-    path: str | Path,
-    *,
-    indices: Sequence[int] | slice | None = None,
-    fps: float | None = None,
-    n_frames: int | None = None,
-    size: tuple[int, int] | None = None,
-    backend: str = "auto",
-) -> FrameStream:
-    """Decode a video frame by frame; one frame is held at a time.
-
-    Args:
-        path: Video file.
-        indices: Which frames, ascending numbers or a slice; of the samples when `fps` is given. Default: all.
-        fps: Samples per second at fixed rate (see `fixed_rate_indices`); default: the frames as they are.
-        n_frames: So many frames spread evenly (see `uniform_indices`), instead of the two above.
-        size: (height, width) to scale to; default: as displayed. See `helpers.pictures.Converter`.
-        backend: See `backend_name`.
-
-    Returns:
-        An iterator of (RGB uint8 (H, W, 3), time in seconds, frame number in the file). At fixed rate the time is that
-        of the sample.
-
-    Raises:
-        VideoError: see `open_video`; also when decoding fails somewhere, saying at which second. Both come with the
-            frames.
-    """
-    return FrameStream(Path(path), (indices, fps, n_frames), size, backend)
+iter_frames = FrameStream
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | slice | None = None, **sampling: Any) -> Frames:
@@ -355,8 +346,10 @@ def _plan(
         if indices is not None or fps is not None:
             raise ValueError("n_frames must be given alone, got indices or fps with it. Choose one kind of sampling.")
         indices = uniform_indices(len(video.t_s), n_frames)
-    index = np.arange(len(video.t_s)) if fps is None else fixed_rate_indices(video.t_s, video.duration_s, fps)
-    t_s = video.t_s if fps is None else np.arange(len(index)) / fps
+    index, t_s = np.arange(len(video.t_s)), video.t_s
+    if fps is not None:
+        index = fixed_rate_indices(video.t_s, video.duration_s, fps)
+        t_s = np.arange(len(index)) / fps
     chosen = np.arange(len(index))
     if indices is not None:
         chosen = chosen[indices] if isinstance(indices, slice) else np.asarray(indices, int)

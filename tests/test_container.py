@@ -14,7 +14,8 @@ from av.stream import Disposition
 from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 
 from data_sample.make.sample import write_mp4
-from helpers.container import CLUSTER, VideoError, open_video
+from helpers.container import CLUSTER, VideoError, open_video, write_excerpt
+from helpers.files import ROOT
 from helpers.video import iter_frames, probe, read_frames
 
 both_backends = pytest.mark.parametrize("backend", ["pyav", "opencv"])
@@ -326,3 +327,23 @@ def test_damage_in_a_cut_is_named(tmp_path, options, share):
     path.write_bytes(data)
     with pytest.raises(VideoError, match=r"cut\.mp4: "):
         read_frames(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.mov", "libx265"), ("a.flv", "libx264"), ("a.ts", "libx264"),
+     ("a.avi", "mpeg4"), ("av1.mp4", "libsvtav1"), ("a.webm", "libsvtav1")],
+)  # fmt: skip
+def test_an_excerpt_shows_the_first_pictures_of_the_whole(tmp_path, name, codec):
+    options = {"preset": "12"} if codec == "libsvtav1" else {"g": "12"}
+    path = write_numbered(tmp_path / name, 45, codec=codec, codec_options=options)
+    excerpt = write_excerpt(path, tmp_path / f"excerpt {name}", 1.0)
+    assert 1.0 <= probe(excerpt).duration_s <= 3.0
+    assert probe(excerpt).codec == probe(path).codec
+    np.testing.assert_array_equal(read_frames(excerpt, range(15)).frames, read_frames(path, range(15)).frames)
+
+
+def test_an_excerpt_is_turned_as_the_whole(tmp_path):
+    path = ROOT / "data_sample" / "awkward" / "portrait_rotated.mp4"
+    excerpt = write_excerpt(path, tmp_path / "excerpt.mp4", 1.0)
+    assert probe(excerpt).rotation_deg == probe(path).rotation_deg != 0

@@ -72,34 +72,20 @@ def test_a_clip_shorter_than_a_segment_has_one_static_row(tmp_path, n, frame):
     assert got.features.tolist() == [[frame + 1]]
 
 
-def test_a_row_that_is_not_finite_or_has_lost_its_face_is_zero_and_invalid(tmp_path):
-    def sometimes_nan(crops: np.ndarray) -> np.ndarray:
-        features = numbers_of(crops)
-        return np.where(features == 13, np.nan, features)
-
-    path = write_numbered(tmp_path / "clip.mp4", 37)
-    track = track_of(37, last_seen_s=1.0)
-    got = static_of_clip(path, track, BACKBONE, sometimes_nan, StaticConfig())
-    assert got.features[:, 0].tolist() == [5, 0, 21, 29, 0]
-    assert got.valid.tolist() == [True, False, True, True, False]
-    assert why_invalid(got, track) == {
-        1: "the network failed on it, or gave values that are not finite",
-        4: "the face is lost at 2.4 s",
-    }
-
-
-def test_a_row_that_the_network_fails_on_is_zero_and_the_others_of_its_batch_are_not(tmp_path, caplog):
-    def fails_on_one(crops: np.ndarray) -> np.ndarray:
+def test_rows_not_finite_without_a_face_or_that_the_network_fails_on_are_zero_and_invalid(tmp_path):
+    def odd(crops: np.ndarray) -> np.ndarray:
         features = numbers_of(crops)
         if 21 in features:
             raise NetworkError("the network failed on an input")
-        return features
+        return np.where(features == 13, np.nan, features)
 
-    path = write_numbered(tmp_path / "clip.mp4", 37)
-    got = static_of_clip(path, track_of(37, last_seen_s=9.0), BACKBONE, fails_on_one, StaticConfig(batch_size=2))
-    assert got.features[:, 0].tolist() == [5, 13, 0, 29, 37]
-    assert got.valid.tolist() == [True, True, False, True, True]
-    assert "the network failed on an input" in caplog.text
+    path, track = write_numbered(tmp_path / "clip.mp4", 37), track_of(37, last_seen_s=1.0)
+    got = static_of_clip(path, track, BACKBONE, odd, StaticConfig(batch_size=2))
+    assert got.features[:, 0].tolist() == [5, 0, 0, 29, 0]
+    assert got.valid.tolist() == [True, False, False, True, False]
+    why = why_invalid(got, track)
+    assert list(why) == [1, 2, 4]
+    assert why[1] == why[2] != why[4] == "the face is lost at 2.4 s"
 
 
 def chunks_of(n: int, size: int = 5) -> list[Chunk]:
@@ -122,10 +108,10 @@ def pooled(x: np.ndarray) -> np.ndarray:
     return np.stack([x[:, i : i + 16].mean(axis=(1, 2, 3)) for i in range(0, x.shape[1] - 8, 8)], axis=1)
 
 
-@pytest.mark.parametrize("chunk", [8, 24, 512])
+@pytest.mark.parametrize("chunk", [8, 512])
 @pytest.mark.parametrize(("endpoint", "network", "overhang"), [("Mixed_3c", stage, 0), ("", pooled, 8)])
 @pytest.mark.parametrize("segment", [8, 16])
-@pytest.mark.parametrize("n", [72, 77, 31])
+@pytest.mark.parametrize("n", [77, 31])
 def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, endpoint, network, overhang, segment, n):
     monkeypatch.setattr(rows, "FLOWS_AT_ONCE", chunk)
     cfg = DynamicConfig(endpoint=endpoint, segment=segment, input_px=224)
@@ -156,12 +142,14 @@ def test_windows_are_computed_one_by_one(window, stride, n, batch_size):
     assert shapes == [(min(batch_size, len(starts)), window)] * -(-len(starts) // batch_size)
 
 
-@pytest.mark.parametrize(("n", "valid"), [(4, True), (7, True)])
-def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n, valid):
+@pytest.mark.parametrize("n", [4, 7])
+def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n):
     got = dynamic_of_chunks(chunks_of(n), track_of(n + 1), stage, DynamicConfig())
     np.testing.assert_allclose(got.features, [[sum(range(100, 100 + n)) / 8] * 2])
     assert got.t_end_s.tolist() == [n / 15]
-    assert got.valid.tolist() == [valid]
+    assert got.valid.all()
+    with pytest.raises(TooShortError, match="only 3"):
+        dynamic_of_chunks(chunks_of(3), track_of(4), stage, DynamicConfig())
 
 
 def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
@@ -170,11 +158,6 @@ def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
         assert got.features.any()
         assert why_invalid(got, track_of(8)) == {0: "made mostly of padding: the clip is too short"}
     assert dynamic_of_chunks(chunks_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
-
-
-def test_fewer_flows_than_half_a_segment_are_refused():
-    with pytest.raises(TooShortError, match="^only 3 flows, at least 4 needed$"):
-        dynamic_of_chunks(chunks_of(3), track_of(4), stage, DynamicConfig())
 
 
 def test_layout_of_rows():
