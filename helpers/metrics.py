@@ -2,8 +2,7 @@
 
 In: `truth` and `prediction`, float arrays (N, k) over a whole set, scores in [0, 1]; NaN in `truth` means unrated and
 is left out, and every metric of a target without ratings is NaN. Tables of errors take the rows of one model on
-held-out clips: columns clip, source, trait, truth, prediction (`predictions.csv`). Out: float64 arrays (k,), tables, or
-a dict for JSON.
+held-out clips: columns clip, source, trait, truth, prediction (`predictions.csv`).
 """
 
 import math
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.align import Aligned
 from helpers.clips import LETTERS, TRAITS
 
 LETTER_OF = dict(zip(TRAITS, LETTERS, strict=True))  # of the traits among the targets
@@ -42,11 +40,10 @@ def terms(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     prediction minus the mean rating of the whole set, so that squares stay exact.
     """
     truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-    if truth.ndim != 2 or truth.shape != prediction.shape:
-        raise ValueError(f"truth and prediction must both be (N, k), got {truth.shape} and {prediction.shape}.")
     rated = ~np.isnan(truth)
-    if not np.isfinite(prediction[rated]).all():
-        raise ValueError("prediction must be finite wherever truth is, got NaN or infinity.")
+    if truth.ndim != 2 or truth.shape != prediction.shape or not np.isfinite(prediction[rated]).all():
+        shapes = f"{truth.shape} and {prediction.shape}"
+        raise ValueError(f"truth and prediction must both be (N, k), finite wherever a clip is rated, got {shapes}.")
     middle = np.where(rated, truth, 0).sum(0) / np.maximum(rated.sum(0), 1)
     t, p = np.where(rated, truth - middle, 0), np.where(rated, prediction - middle, 0)
     return np.stack([rated, t, p, t**2, p**2, t * p, np.abs(t - p), (t - p) ** 2], 1)
@@ -96,7 +93,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = ma
 def score_table(
     truth: np.ndarray, prediction: np.ndarray, constant: np.ndarray, targets: Sequence[str] = TRAITS
 ) -> pd.DataFrame:
-    """Score predictions with every metric beside each other.
+    """Score predictions (N, k) with every metric beside each other.
 
     Args:
         truth, prediction: (N, k).
@@ -105,14 +102,25 @@ def score_table(
 
     Returns:
         One row per target and a last row `mean` (over the targets that have a value); columns `mean_accuracy`, `mae`,
-        `r2`, `pearson`, `ccc`, `skill` (1 - MSE / MSE of the constant). A constant prediction has 0 in `pearson` and
-        `ccc`.
+        `r2`, `pearson`, `ccc`, `skill` (1 - MSE / MSE of the constant).
     """
     columns = {name: evaluate(name, truth, prediction) for name in COLUMNS}
     baseline = np.broadcast_to(np.asarray(constant, np.float64), np.shape(truth))
     columns["skill"] = 1 - _ratio(evaluate("mse", truth, prediction), evaluate("mse", truth, baseline))
     table = pd.DataFrame(columns, index=pd.Index(targets, name="target"))
     table.loc["mean"] = table.mean()
+    return table
+
+
+def constant_floor(train: np.ndarray, test: np.ndarray, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
+    """Score the predictor that answers the mean training rating (of (N, k)) for everyone in the test ratings (M, k).
+
+    Returns:
+        The columns of `score_table` without `skill`, and `constant` (the mean training rating).
+    """
+    constant = pd.DataFrame(np.asarray(train, np.float64)).mean().to_numpy()
+    table = score_table(test, np.broadcast_to(constant, np.shape(test)), constant, targets).drop(columns="skill")
+    table.insert(0, "constant", [*constant, pd.Series(constant).mean()])
     return table
 
 
@@ -135,23 +143,6 @@ def each_number(items: Sequence[Any], reduce: Callable[[Sequence[float]], float]
     return None if None in items else float(reduce(items))
 
 
-def constant_floor(train: np.ndarray, test: np.ndarray, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
-    """Score the predictor that answers the mean training rating for everyone: what any model has to beat.
-
-    Args:
-        train: Ratings to take the means of, (N, k).
-        test: Ratings to predict, (M, k).
-        targets: Names of the k columns.
-
-    Returns:
-        The columns of `score_table` without `skill`, and `constant` (the mean training rating).
-    """
-    constant = pd.DataFrame(np.asarray(train, np.float64)).mean().to_numpy()
-    table = score_table(test, np.broadcast_to(constant, np.shape(test)), constant, targets).drop(columns="skill")
-    table.insert(0, "constant", [*constant, pd.Series(constant).mean()])
-    return table
-
-
 def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     """Return the half width of a prediction interval per target (split conformal; Lei et al. 2018, JASA 113:1094).
 
@@ -166,8 +157,6 @@ def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
         The ceil((n + 1) level)-th smallest absolute residual of each target, (k,); infinite where n is too small for
         the level (under 9 for 0.9).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}.")
     ordered = np.sort(np.abs(np.asarray(residuals, np.float64)), axis=0)  # NaN goes last
     n_rated = (~np.isnan(ordered)).sum(axis=0)
     rank = np.ceil((n_rated + 1) * level - 1e-9).astype(int)
@@ -204,22 +193,10 @@ def trait_correlations(predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     return wide["truth"][order].corr(), wide["prediction"][order].corr()
 
 
-def clip_lengths(aligned: Aligned) -> pd.Series:
-    """Time of each clip's last token in seconds, index clip."""
-    streams = ((aligned.static_mask, aligned.static_t_s), (aligned.dynamic_mask, aligned.dynamic_t_s))
-    last = [np.where(mask, t_s, 0).max(1) for mask, t_s in streams]
-    return pd.Series(np.maximum(*last), index=pd.Index(aligned.clips, name="clip"), name="length_s")
-
-
 def errors_by_source(predictions: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute and mean signed error of each source, worst first: index source, columns mae, bias, clips."""
-    return _with_errors(predictions).groupby("source").agg(**ERRORS).sort_values("mae", ascending=False)
-
-
-ERRORS = {"mae": ("size", "mean"), "bias": ("error", "mean"), "clips": ("clip", "nunique")}
-
-
-def _with_errors(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = predictions.dropna(subset=["truth"])
     error = rows["prediction"] - rows["truth"]
-    return rows.assign(error=error, size=error.abs())
+    groups = rows.assign(error=error, size=error.abs()).groupby("source")
+    table = groups.agg(mae=("size", "mean"), bias=("error", "mean"), clips=("clip", "nunique"))
+    return table.sort_values("mae", ascending=False)

@@ -27,7 +27,7 @@ from helpers.experiment import (
     trained_file,
 )
 from helpers.files import code_version, read_json, replacing, write_json
-from helpers.metrics import LETTER_OF, as_summary, clip_lengths, conformal_quantile, each_number, score_table
+from helpers.metrics import LETTER_OF, as_summary, conformal_quantile, each_number, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS
 from helpers.statistics import caveats, comparisons, group_errors
@@ -261,7 +261,7 @@ def _known_of_clips(train: Aligned, residuals: np.ndarray) -> dict[str, Any]:
         "interval_half_width": _by_target(train, width),
         "training_quantiles": _by_target(train, np.nanquantile(train.labels, LEVELS, axis=0).T.astype(float)),
         "training_clips": len(train),
-        "training_length_s": float(clip_lengths(train).max()),
+        "training_length_s": float(max(train.static_t_s.max(), train.dynamic_t_s.max())),
         "synthetic_labels": train.synthetic,
     }
 

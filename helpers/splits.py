@@ -1,7 +1,6 @@
-"""Splits of N clips into training, validation and test, by source unless asked otherwise.
+"""Splits of N clips into training, validation and test, by source unless another kind is chosen.
 
-In: keys, sources and official splits of N clips. Out: "train", "validation" or "test" for each, (N,) str. A source is
-what splits may not cut apart: a `source` column in `ratings.csv`, or what `source_of` says of the key.
+A source is what splits may not cut apart: a `source` column in `ratings.csv`, or what `source_of` says of the key.
 """
 
 import re
@@ -44,27 +43,49 @@ def split_clips(
 
     Args:
         keys, sources, official: Of each clip, (N,).
-        kind: "source", "kfold" (see `split_folds`), "random" (which leaks wherever clips share a source) or "official".
-        seed: Not used by "official".
-        validation, test: See `split_by_source`; not used by "official", `test` not by "kfold".
+        kind: "source", "kfold", "random" (which leaks wherever clips share a source) or "official".
+        seed: Of a frozen generator: the same sources, in any order, give the same split in every version. With "kfold"
+            it is fold seed % folds of the (seed // folds)-th shuffle: seeds 0 to folds - 1 test every clip once.
+        validation, test: Share of the sources in [0, 1), or with 1 and more their number; `test` not by "kfold".
         folds: Used by "kfold".
 
     Returns:
         "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
+
+    Raises:
+        ValueError: A part would be empty.
     """
-    if kind == "kfold":
-        return split_folds(sources, seed, validation=validation, folds=folds)
-    if kind in ("source", "random"):
-        groups = sources if kind == "source" else keys
-        return split_by_source(groups, seed, validation=validation, test=test)
-    if kind != "official":
+    if kind == "official":
+        split = np.asarray(official, dtype=str)
+        if absent := sorted(set(SPLITS) - set(split)):
+            parts = " and ".join(absent)
+            raise ValueError(f"the official split must have rated {parts} clips, got none. Use split: source.")
+        return split
+    if kind not in ("source", "kfold", "random"):
         raise ValueError(f"kind must be source, kfold, random or official, got {kind!r}.")
-    split = np.asarray(official, dtype=str)
-    if absent := sorted(set(SPLITS) - set(split)):
+    groups = np.asarray(keys if kind == "random" else sources).astype(str)
+    names = np.unique(groups)
+    if kind == "kfold":
+        if not 2 <= folds <= len(names):
+            raise ValueError(f"folds must be 2 to {len(names)}, the number of sources, got {folds}. Lower it.")
+        shuffled = np.random.RandomState(seed // folds).permutation(names)
+        tested = np.array_split(shuffled, folds)[seed % folds]
+        rest = np.random.RandomState(seed).permutation(np.setdiff1d(names, tested))
+    else:
+        shuffled, n_test = np.random.RandomState(seed).permutation(names), _number(test, names)
+        tested, rest = shuffled[:n_test], shuffled[n_test:]
+    n_validation = _number(validation, names)
+    if not len(tested) or not 0 < n_validation < len(rest):
         raise ValueError(
-            f"the official split must have rated {' and '.join(absent)} clips, got none. Use split: source."
+            f"validation and test must leave a source to each part, got {n_validation} and {len(tested)} of "
+            f"{len(names)} sources. Change their shares, or add clips of other sources."
         )
-    return split
+    parts = [np.isin(groups, tested), np.isin(groups, rest[:n_validation])]
+    return np.select(parts, ["test", "validation"], "train")
+
+
+def _number(share: float, names: np.ndarray) -> int:
+    return round(share * len(names)) if share < 1 else int(share)
 
 
 def training_splits(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingConfig) -> dict[int, np.ndarray]:
@@ -76,7 +97,7 @@ def training_splits(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingCo
         cfg: `split`, its shares or folds, and `seeds`.
 
     Returns:
-        By seed "train", "validation" or "test" for each clip, (N,) str; see `split_clips`.
+        By seed what `split_clips` returns.
 
     Raises:
         ValueError: 06 cannot train on these clips: too few sources for a part, a target without a rating in one, or
@@ -108,56 +129,3 @@ def training_problem(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingC
     except ValueError as error:
         return str(error)
     return ""
-
-
-def split_by_source(sources: Sequence[str], seed: int, *, validation: float, test: float) -> np.ndarray:
-    """Draw a split that never parts the clips of one source.
-
-    Args:
-        sources: Source of each clip, (N,).
-        seed: Of a frozen generator: the same sources, in any order, give the same split in every version.
-        validation, test: Share of the sources in [0, 1), or with 1 and more their number.
-
-    Returns:
-        "train", "validation" or "test" for each clip, (N,) str.
-
-    Raises:
-        ValueError: not one source would be left for a part.
-    """
-    names, of_clip = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
-    n_test, n_validation = _number(test, names), _number(validation, names)
-    if min(n_test, n_validation) < 1 or n_test + n_validation >= len(names):
-        raise ValueError(
-            f"validation and test must leave a source to each part, got {n_validation} and {n_test} of {len(names)} "
-            "sources. Change their shares, or add clips of other sources."
-        )
-    order = np.random.RandomState(seed).permutation(len(names))
-    parts = np.full(len(names), "train", dtype="<U10")
-    parts[order[:n_test]] = "test"
-    parts[order[n_test : n_test + n_validation]] = "validation"
-    return parts[of_clip]
-
-
-def split_folds(sources: Sequence[str], seed: int, *, validation: float, folds: int) -> np.ndarray:
-    """Draw one of k folds by source as the test clips: seeds 0 to k - 1 test every clip once.
-
-    Seed s is fold s % k of the (s // k)-th shuffle of the sources. Validation clips are drawn from the other folds.
-    Arguments and result are those of `split_by_source`, whose shares are of all sources.
-    """
-    names = np.unique(np.asarray(sources, dtype=str))
-    if not 2 <= folds <= len(names):
-        raise ValueError(f"folds must be 2 to {len(names)}, the number of sources, got {folds}. Lower it.")
-    shuffled = np.random.RandomState(seed // folds).permutation(names)
-    tested = np.array_split(shuffled, folds)[seed % folds]
-    rest, n_validation = np.setdiff1d(names, tested), _number(validation, names)
-    if not 0 < n_validation < len(rest):
-        raise ValueError(
-            f"validation must leave a source to each part, got {n_validation} of {len(rest)} sources beside the fold. "
-            "Change its share, or add clips of other sources."
-        )
-    chosen = np.random.RandomState(seed).permutation(rest)[:n_validation]
-    return np.select([np.isin(sources, tested), np.isin(sources, chosen)], ["test", "validation"], "train")
-
-
-def _number(share: float, names: np.ndarray) -> int:
-    return round(share * len(names)) if share < 1 else int(share)

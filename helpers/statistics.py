@@ -6,14 +6,13 @@ NaN means unknown and is left out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from helpers.metrics import LETTER_OF, METRICS, from_sums, terms
+from helpers.metrics import LETTER_OF, from_sums, terms
 
 DRAWS, LEVEL = 2000, 0.95
 CRITICISM = (
@@ -85,24 +84,17 @@ def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -
     return {"value": float(means[0]), "interval": None if np.isnan(low) else [low, high]}
 
 
-@dataclass(frozen=True)
-class Paired:
-    """One seed's test clips as two models saw them: `truth`, `a` and `b` (N, k), `sources` (N,)."""
-
-    truth: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
-    sources: np.ndarray
+Pair = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # one seed's test clips: truth, a, b (N, k), sources (N,)
 
 
-def bootstrap_differences(sets: Sequence[Paired], metric: str = "r2", n: int = DRAWS) -> np.ndarray:
+def bootstrap_differences(pairs: Sequence[Pair], metric: str = "r2", n: int = DRAWS) -> np.ndarray:
     """Compare two models: both, and all seeds, are scored on the same draw. A difference is the mean over the seeds.
 
     R² is measured against the mean of the whole test set in every draw: against the draw's own, which lies nearer to
     the clips drawn, any model would gain on a constant (+.005 on the sample).
 
     Args:
-        sets: One per seed; their test clips may differ.
+        pairs: One per seed; their test clips may differ.
         metric: One of `helpers.metrics.METRICS`.
         n: Number of draws.
 
@@ -110,48 +102,39 @@ def bootstrap_differences(sets: Sequence[Paired], metric: str = "r2", n: int = D
         float64 (k + 1, 3): metric(a) - metric(b), the percentile interval's low and high end (NaN for fewer than
         `FEWEST` sources); the last row is the mean over the targets that have a value.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}.")
-    draws = Bootstrap(np.concatenate([s.sources for s in sets]), n)
-    a, b = (
-        np.stack([from_sums(metric, draws.sums(terms(s.truth, getattr(s, side)), s.sources)) for s in sets])
-        for side in "ab"
-    )  # (seeds, n + 1, k) each
-    differences = _mean_over(a - b, 0)
+    draws = Bootstrap(np.concatenate([sources for *_, sources in pairs]), n)
+    per_seed = [
+        from_sums(metric, draws.sums(terms(truth, a), sources))
+        - from_sums(metric, draws.sums(terms(truth, b), sources))
+        for truth, a, b, sources in pairs
+    ]  # (n + 1, k) each
+    differences = _mean_over(np.stack(per_seed), 0)
     differences = np.column_stack([differences, _mean_over(differences, 1)])  # (n + 1, k + 1)
     return np.stack([differences[0], *_percentiles(differences[1:], len(draws.names))], 1)
 
 
 def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2") -> dict[str, Any]:
-    """Compare the models called a and b in a table, `predictions.csv`, on their test clips; see `compare_sets`."""
-    targets = predictions["trait"].drop_duplicates().tolist()
-    test = predictions[predictions["split"] == "test"]
-    sets = []
-    for _, rows in test.groupby("seed", sort=False):
-        of_a, of_b = (rows[rows["model"] == name].pivot(index=["clip", "source"], columns="trait") for name in (a, b))
-        if not len(of_a) or not of_a.index.equals(of_b.index):
-            raise ValueError(f"{a} and {b} must be models with predictions for the same clips. Train both.")
-        columns = of_a["truth"], of_a["prediction"], of_b["prediction"]
-        truth, first, second = (column[targets].to_numpy() for column in columns)
-        sets.append(Paired(truth, first, second, of_a.index.get_level_values("source").to_numpy(str)))
-    return compare_sets(sets, targets, a, b, metric)
-
-
-def compare_sets(
-    sets: Sequence[Paired], targets: Sequence[str], a: str, b: str, metric: str, n: int = DRAWS
-) -> dict[str, Any]:
-    """Compare two models of these names by their predictions; see `bootstrap_differences`.
+    """Compare the models called a and b in a table, `predictions.csv`, on their test clips.
 
     Returns:
         `a`, `b`, `metric`, `difference`, `low`, `high` (mean over targets), `targets` (the same three for each, traits
         by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
     """
-    rows = bootstrap_differences(sets, metric, n)
+    targets = predictions["trait"].drop_duplicates().tolist()
+    test, pairs = predictions[predictions["split"] == "test"], []
+    for _, rows in test.groupby("seed", sort=False):
+        of_a, of_b = (rows[rows["model"] == name].pivot(index=["clip", "source"], columns="trait") for name in (a, b))
+        if not len(of_a) or not of_a.index.equals(of_b.index):
+            raise ValueError(f"{a} and {b} must be models with predictions for the same clips. Train both.")
+        columns = of_a["truth"], of_a["prediction"], of_b["prediction"]
+        sources = of_a.index.get_level_values("source").to_numpy(str)
+        pairs.append((*(column[targets].to_numpy() for column in columns), sources))
+    rows = bootstrap_differences(pairs, metric)
     ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]
     found = {"a": a, "b": b, "metric": metric} | ends[-1]
     found["targets"] = {LETTER_OF.get(target, target): end for target, end in zip(targets, ends[:-1], strict=True)}
-    found["sources"] = len(np.unique(np.concatenate([s.sources for s in sets])))
-    found["clips"] = int(sum(len(s.truth) for s in sets))
+    found["sources"] = len(np.unique(np.concatenate([sources for *_, sources in pairs])))
+    found["clips"] = int(sum(len(sources) for *_, sources in pairs))
     return found | {"verdict": verdict(found)}
 
 
@@ -234,23 +217,18 @@ def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict
     return found
 
 
-def _ends(draws: np.ndarray, n_sources: int) -> dict[str, float | None]:
-    """The value, which is the first of the draws, and the ends of its interval; None for those of few sources."""
+def _ends(draws: np.ndarray, n: int) -> dict[str, float | None]:
+    """The value, which is the first of the draws, and the ends of its interval over n sources; None for few sources.
+
+    The expanded percentile interval of Hesterberg (2015, What teachers should know about the bootstrap): a percentile
+    interval of n values is narrower than that of the t distribution by about as much as is added here.
+    """
     value, rest = _or_none(draws[0]), draws[1:][np.isfinite(draws[1:])]
-    if n_sources < FEWEST or value is None or not len(rest):
+    if n < FEWEST or value is None or not len(rest):
         return {"value": value, "low": None, "high": None}
-    tail = expanded_tail(n_sources)
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1))
     low, high = np.quantile(rest, [tail, 1 - tail]).tolist()
     return {"value": value, "low": low, "high": high}
-
-
-def expanded_tail(n: int) -> float:
-    """Share of the draws to leave out on either side, so that few sources do not make the interval too narrow.
-
-    The expanded percentile interval of Hesterberg (2015, What teachers should know about the bootstrap):
-    a percentile interval of n values is narrower than that of the t distribution by about as much as is added here.
-    """
-    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)))
 
 
 def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
