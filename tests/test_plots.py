@@ -1,131 +1,518 @@
-"""Plots of notebooks 00, 01 and 05 and the common look: what is drawn is read back from the artists."""
+"""Figures: what is drawn is read back from the artists; what is not defined is said in them."""
+
+import io
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scored import VALUES, made_up
 
 from helpers import metrics, plots
 from helpers.clips import DISPLAY, TRAITS
-from helpers.plots import TRAIT_COLORS, alignment, analysis, setup
+from helpers.plots import (
+    alignment,
+    analysis,
+    attention,
+    classification,
+    dynamic,
+    features,
+    preparation,
+    score,
+    setup,
+    training,
+)
 
 pytestmark = pytest.mark.usefixtures("figures")
 
-
-@pytest.fixture
-def ratings():
-    """Eleven clips; openness is rated for ten, neuroticism is 1 - openness."""
-    values = np.random.default_rng(0).random((11, 5))
-    values[:, 4] = 1 - values[:, 0]
-    values[3, 0] = np.nan
-    return pd.DataFrame(values, columns=TRAITS)
+RNG = np.random.default_rng(0)
+TS, TD, HEADS = 3, 5, 2
+PIXELS = RNG.integers(0, 255, (7, 11, 13, 3)).astype(np.uint8)
+NOTHING = np.zeros((1, 8, 8, 3), np.uint8)
+T_S = np.array([0.25, 0.75, 1.25])
+HALF = dict.fromkeys(TRAITS, 0.5)
 
 
-@pytest.fixture
-def unrated():
-    return pd.DataFrame(np.nan, index=range(7), columns=TRAITS)
+def view_of(ts=TS, td=TD):
+    """A made-up clip as the gallery shows it."""
+    weights = RNG.random((HEADS, ts, td))
+    weights /= weights.sum(-1, keepdims=True)
+    return SimpleNamespace(
+        crops=RNG.integers(0, 255, (ts, 7, 7, 3), dtype=np.uint8),
+        speed=RNG.random((td, 28, 28)),
+        flow=np.tile([2.0, 0.0], (td, 28, 28, 1)),
+        attention=weights,
+        head=lambda _: weights.mean(0),
+        face_of=lambda _: 1,
+        face_t_s=np.arange(ts) + 0.5,
+        motion_t_s=0.6 * np.arange(td) + 0.3,
+        windows={"warm light": (1.0, 1.85)},
+    )
 
 
-def leaks(*rows):
-    return pd.DataFrame(rows, columns=["split", "against", "clips", "sharing", "share"])
+VIEW, EFFECTS = view_of(), RNG.normal(size=TD)
+RELEVANCE = RNG.normal(size=(5, TD))
+RATINGS = pd.DataFrame(RNG.random((11, 5)), columns=TRAITS).assign(neuroticism=lambda t: 1 - t["openness"])
+ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
+EQUAL = pd.DataFrame(np.full((8, 5), 0.5), columns=TRAITS)
+UNRATED = pd.DataFrame(np.nan, index=range(7), columns=TRAITS)
+LEAKS = pd.DataFrame(
+    [("validation", "train", 50, 10, 0.2), ("test", "train", 25, 21, 0.84)],
+    columns=["split", "against", "clips", "sharing", "share"],
+)
+FLOOR = metrics.constant_floor(RATINGS.to_numpy()[:5], RATINGS.to_numpy()[5:])
+RATES = pd.DataFrame({"network": list("aab"), "unit": "images/s", "batch": [2, 8, 3], "per_s": [5.0, np.nan, 7.0]})
+BOXES = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
+SOURCES = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
+SHARES = pd.DataFrame(
+    [[0.125, 0.5, 0.375, 0.0]], index=["all"], columns=["detected", "tracked", "interpolated", "none"]
+)
+JITTER = pd.DataFrame({"as found": [4.0, 2.0, 6.0], "smoothed": [1.0, 0.5, 3.0], "one box": 0.0})
+DECODERS = pd.DataFrame.from_dict(
+    {
+        "pyav": {"exact": True, "mean_levels": 0.0, "max_levels": 0, "times_reference": 1.0},
+        "cuda": {"exact": False, "mean_levels": 31.0, "max_levels": 255, "times_reference": 3.0},
+        "qsv": {"error": "it decodes in software"},
+    },
+    orient="index",
+)
+ERRORS = pd.DataFrame(
+    [
+        ("slow", "shift", 3.0, 0.1, 0.2, 5.0),
+        ("slow", "turn", 2.0, 0.3, 0.4, 5.0),
+        ("fast", "shift", 3.0, 0.5, 0.6, 900.0),
+        ("fast", "turn", 2.0, 0.7, 1.6, 900.0),
+    ],
+    columns=["method", "warp", "motion_px", "clean_px", "noisy_px", "fields_per_s"],
+)
+FLOW = np.tile(np.float32([3, -2]), (29, 29, 1))
+SPENT_S = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
+POINTS = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [5.0, 6.0, 7.0, 8.0]})
+POINTS.attrs["shares"] = [0.6, 0.25]
+LIKE = pd.DataFrame(
+    {
+        "value": [0.4, 1.1],
+        "low": [0.3, 1.0],
+        "high": [0.6, 1.2],
+        "permuted_low": [-0.1, 0.9],
+        "permuted_high": [0.1, 1],
+    },
+    index=["within", "between"],
+)
+ENERGY = RNG.uniform(0, 1, (3, 4, 4))
+PLACES = 28.0 * np.arange(4) + 14
+HEAT = np.stack([np.zeros((5, 5)), np.eye(5), -2 * np.eye(5)])
+HISTORY = pd.DataFrame({"model": "aligned_mlp", "seed": 0, "epoch": range(3), "loss": 0.04, "val_loss": [9, 0.01, 4]})
+R2 = [dict.fromkeys("OCEAN", value) for value in (0.2, 0.6)]
+MODELS = {
+    "constant": {"r2": R2[0], "seeds": [{"r2": R2[0]}]},
+    "ridge": {"r2": R2[1], "seeds": [{"r2": R2[0]}, {"r2": dict.fromkeys("OCEAN")}]},
+}
+TRUTH = np.linspace(0.1, 0.9, 11)
+PREDICTED = pd.concat([pd.DataFrame({"trait": t, "truth": TRUTH, "prediction": TRUTH + 0.1}) for t in TRAITS])
+BEYOND = pd.DataFrame({"trait": "openness", "truth": [0.2, 0.9], "prediction": [0.3, 1.2]})
+ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
+NO_ENDS = {"value": 0.1, "low": None, "high": None}
+POINTING = {
+    "occlusion_pointing": 0.9,
+    "occlusion_pointing_interval": [0.8, 0.95],
+    "occlusion_pointing_shuffled": 0.3,
+    "occlusion_pointing_shuffled_interval": None,
+    "occlusion_chance": 0.35,
+    "motion_pointing": 0.5,
+    "seeds": [{"occlusion_pointing": 0.9, "occlusion_pointing_shuffled": 0.3}],
+}
+PLANTED = {"inside": 0.7, "interval": [0.6, 0.8], "inside_shuffled": 0.3, "interval_shuffled": None, "uniform": 0.35}
+MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "relevance": {"value": 0.1, "interval": None}}
 
 
-def texts(figure):
-    return [t for t in figure.findobj(mpl.text.Text) if t.get_text() and t.get_visible()]
+def differences(**rows):
+    """The part of a table of models that is about differences."""
+    return pd.DataFrame.from_dict(rows, orient="index", columns=ENDS)
 
 
-def test_every_histogram_holds_the_rated_clips_of_its_trait(ratings):
-    figure = analysis.plot_rating_distributions(ratings)
-    assert [sum(bar.get_height() for bar in ax.patches) for ax in figure.axes] == [10, 11, 11, 11, 11]
-    for trait, ax in zip(TRAITS, figure.axes, strict=True):
-        assert mpl.colors.to_hex(ax.patches[0].get_facecolor()).upper() == TRAIT_COLORS[trait]
-        assert ax.lines[0].get_xdata()[0] == pytest.approx(ratings[trait].mean())
-        assert f"mean {ratings[trait].mean():.2f}, sd {ratings[trait].std():.2f}" in ax.get_title(loc="left")
-    assert figure.get_suptitle().startswith("11 rated clips: means 0.")
-    assert figure.get_supxlabel() == "rating (0 to 1)"
-    assert figure.axes[0].get_ylabel() == "clips"
+def equal_predictions(truth):
+    """Equal predictions of clips with these ratings."""
+    rows = truth.rename_axis("clip").melt(var_name="trait", value_name="truth", ignore_index=False)
+    return rows.reset_index().assign(prediction=0.5)
 
 
-def test_neuroticism_is_called_emotional_stability_on_every_picture(ratings):
-    figure = analysis.plot_rating_distributions(ratings)
-    assert "emotional\nstability (N)" in figure.axes[4].get_title(loc="left")
-    ax = analysis.plot_trait_correlations(ratings.corr())
-    assert [label.get_text() for label in ax.get_yticklabels()] == list(DISPLAY.values())
+def bars(ax, side="width"):
+    return [getattr(bar, f"get_{side}")() for bar in ax.patches if isinstance(bar, mpl.patches.Rectangle)]
 
 
-def test_correlations_are_drawn_as_numbers_on_a_scale_centred_on_zero(ratings):
-    _, given = plt.subplots()
-    correlations = ratings.corr()
-    ax = analysis.plot_trait_correlations(correlations, ax=given)
-    assert ax is given
-    cells = ax.collections[0]
-    np.testing.assert_array_equal(cells.get_array(), correlations)
-    assert (cells.get_clim(), cells.get_cmap().name) == ((-1, 1), "RdBu_r")
-    shown = [t.get_text() for t in ax.texts]
-    assert len(shown) == 25
-    assert shown[4] == "-1.00"
-    assert ax.get_title(loc="left").startswith("Pairs correlate by r = -1.00 to +0.")
+def line(ax, k=0):
+    return ax.lines[k].get_ydata()
 
 
-def test_the_floor_shows_the_score_of_each_trait_and_the_mean(ratings):
-    table = metrics.constant_floor(ratings.to_numpy()[:5], ratings.to_numpy()[5:])
-    _, given = plt.subplots()
-    ax = analysis.plot_constant_floor(table, n_clips=5, ax=given)
-    assert ax is given
-    points = [x for dots in ax.collections for x in dots.get_offsets()[:, 0]]
-    np.testing.assert_allclose(points, table["mean_accuracy"])
-    assert [t.get_text().strip() for t in ax.texts] == [f"{score:.3f}" for score in table["mean_accuracy"]]
-    assert [label.get_text() for label in ax.get_yticklabels()] == [*DISPLAY.values(), "mean"]
-    assert ax.get_xlabel() == "mean accuracy, 1 - MAE (right edge: perfect)"
-    assert ax.get_xlim()[1] == 1
-    assert ax.get_title(loc="left").endswith(f"scores {table['mean_accuracy'].iloc[-1]:.3f} on 5 clips")
+def cells(ax, k=0):
+    return ax.collections[k].get_array()
 
 
-def test_leakage_is_drawn_in_clips_and_the_worst_pair_is_the_title():
-    table = leaks(("validation", "train", 50, 10, 0.2), ("test", "train", 25, 21, 0.84))
-    _, given = plt.subplots()
-    ax = analysis.plot_leakage(table, ax=given)
-    assert ax is given
-    assert [bar.get_width() for bar in ax.patches] == [10, 21, 40, 4]
-    assert [t.get_text().strip() for t in ax.texts] == ["10 of 50 (20%)", "21 of 25 (84%)"]
-    assert ax.get_title(loc="left") == "84% of the test clips share a source with train"
-    assert ax.get_xlabel() == "clips"
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["their source is in it too", "it is not"]
+# what draws, what is read from the figure's axes, what that is
+DRAWN = {
+    "speed": (
+        lambda: setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["a", "b"])),
+        lambda ax: bars(ax[0]),
+        [7, 11],
+    ),
+    "throughput": (lambda: setup.plot_throughput(RATES), lambda ax: [line(ax[0])[0], *line(ax[1])], [5, 7]),
+    "out of memory": (lambda: setup.plot_throughput(RATES), lambda ax: ax[0].lines[1].get_xydata(), [[8, 0]]),
+    "ratings": (
+        lambda: analysis.plot_rating_distributions(RATINGS),
+        lambda axes: [sum(bars(ax, "height")) for ax in axes],
+        [11] * 5,
+    ),
+    "traits": (lambda: analysis.plot_trait_correlations(RATINGS.corr()), lambda ax: cells(ax[0]), RATINGS.corr()),
+    "floor": (
+        lambda: analysis.plot_constant_floor(FLOOR, n_clips=5),
+        lambda ax: [dots.get_offsets()[0, 0] for dots in ax[0].collections],
+        FLOOR["mean_accuracy"],
+    ),
+    "leaks": (lambda: analysis.plot_leakage(LEAKS), lambda ax: bars(ax[0]), [10, 21, 40, 4]),
+    "contact sheet": (
+        lambda: preparation.plot_contact_sheet(
+            PIXELS, np.arange(7), boxes=BOXES, sources=SOURCES, stable_box=np.float32([0, 1, 8, 9])
+        ),
+        lambda ax: [*ax[0].patches[1].get_bbox().extents, len(ax[6].patches), ax[3].images[0].get_array().mean()],
+        [1, 2, 4, 5, 1, PIXELS[3].mean()],
+    ),
+    "coverage": (
+        lambda: preparation.plot_coverage(np.array([1, 1, 1, 0.42, 0.3]), 2, min_coverage=0.3),
+        lambda ax: [height for height in bars(ax[0], "height") if height],
+        [1, 1, 3, 2],
+    ),
+    "sources": (lambda: preparation.plot_sources(SHARES), lambda ax: bars(ax[0]), SHARES.iloc[0]),
+    "box path": (
+        lambda: preparation.plot_box_path(
+            np.arange(7), BOXES, BOXES + 1, sources=SOURCES, confidence=np.arange(7), stable_box=BOXES[0]
+        ),
+        lambda ax: [line(ax[0])[0], line(ax[1])[0], line(ax[2])[3], ax[0].lines[4].get_ydata()[0]],
+        [2.5, 3.5, 3, 3.5],
+    ),
+    "crops": (
+        lambda: preparation.plot_crops(PIXELS, np.arange(7)),
+        lambda ax: ax[0].images[0].get_array(),
+        np.concatenate(list(PIXELS), axis=1),
+    ),
+    "flow": (
+        lambda: preparation.plot_flow(np.zeros((29, 29, 3), np.uint8), FLOW),
+        lambda ax: [ax[0].collections[0].U[0], ax[0].collections[0].V[0], ax[1].images[0].get_array()[0, 0]],
+        [6, -4, np.hypot(3, 2)],
+    ),
+    "jitter": (
+        lambda: preparation.plot_jitter(JITTER),
+        lambda ax: [t.get_position()[0] for t in ax[0].texts],
+        [6, 3, 0],
+    ),
+    "speeds": (
+        lambda: preparation.plot_speeds(np.array([0, 0.1]), {"one box": np.array([1.0, 3.0])}),
+        lambda ax: line(ax[0]),
+        [1, 3],
+    ),
+    "decoders": (lambda: preparation.plot_decoders(DECODERS), lambda ax: bars(ax[0]), [1, 3, 0]),
+    "flow errors": (lambda: preparation.plot_flow_errors(ERRORS), lambda ax: cells(ax[0]), [[0.1, 0.5], [0.3, 0.7]]),
+    "time": (lambda: features.plot_time_spent(SPENT_S, 8.0, workers=2), lambda ax: bars(ax[0]), [3, 1, 4, 1]),
+    "rows": (
+        lambda: features.plot_rows(np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float), T_S),
+        lambda ax: cells(ax[0])[0],  # the fourth channel varies most and comes first
+        np.array([-3, 6, -3]) / np.std([0, 9, 0]),
+    ),
+    "feature maps": (
+        lambda: features.plot_feature_maps(ENERGY, [3, 1, 4], 112),
+        lambda axes: [ax.images[0].get_array() for ax in axes[:3]],
+        ENERGY,
+    ),
+    "maximised": (lambda: features.plot_maximised(PIXELS[:2], "ab"), lambda ax: ax[1].images[0].get_array(), PIXELS[1]),
+    "overlay": (
+        lambda: features.plot_overlay(PIXELS[:3, :, :11], HEAT, T_S),
+        lambda ax: [image.get_array() for image in ax[0].images[1:]],
+        HEAT / 2,
+    ),
+    "layers": (
+        lambda: features.plot_layers(["early", "late"], [np.linspace(0, 100, 101), np.r_[np.zeros(75), np.ones(25)]]),
+        lambda ax: [*bars(ax[0]), *ax[0].lines[0].get_xdata()],
+        [90, 1, 50, 0],
+    ),
+    "plane": (
+        lambda: features.plot_plane(
+            POINTS, POINTS, list("abab"), ratings=pd.Series([0.1, np.nan, 0.9, 0.5], name="openness")
+        ),
+        lambda ax: [*line(ax[0]), *line(ax[2], 1), *cells(ax[1]), *line(ax[1])],
+        [5, 7, 6, 8, 0.1, 0.9, 0.5, 6],
+    ),
+    "consistency": (
+        lambda: features.plot_consistency(LIKE),
+        lambda ax: [*bars(ax[0]), *ax[0].lines[0].get_xdata()],
+        [0.2, 0.1, 0.4, 1.1],
+    ),
+    "channels": (
+        lambda: features.plot_channels(np.array([[5.0, 0.0, 2.0], [7.0, 0.0, 2.0], [9.0, 3.0, 2.0]])),
+        lambda ax: line(ax[0]),
+        [0, 2, 7],
+    ),
+    "evolution": (
+        lambda: dynamic.plot_evolution(T_S, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["a", "flat"]),
+        lambda ax: [line(ax[0]), line(ax[0], 1)],
+        [[0, 0.5, 1], [0, 0, 0]],
+    ),
+    "space and time": (
+        lambda: dynamic.plot_space_time(ENERGY, T_S, PLACES),
+        lambda ax: [cells(ax[0]), cells(ax[1])],
+        [ENERGY.mean(1).T, ENERGY.mean(2).T],
+    ),
+    "surface": (
+        lambda: dynamic.plot_surface(np.arange(6.0).reshape(3, 2), T_S, PLACES[:2]),
+        lambda ax: cells(ax[0]),
+        [1.5, 3.5],  # the mean height of both of its faces
+    ),
+    "flow and features": (
+        lambda: dynamic.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, RELEVANCE[:3], T_S),
+        lambda ax: [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean(), *cells(ax[2])[:, 1]],
+        [PIXELS[0].mean(), ENERGY[2].mean(), *RELEVANCE[1]],
+    ),
+    "token times": (
+        lambda: alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5),
+        lambda ax: [*ax[0].lines[0].get_xdata(), *bars(ax[0], "x")],
+        [0.3, 0.9, 0.0, 0.5],
+    ),
+    "spread": (
+        lambda: alignment.plot_component_spread({"face": np.array([[0.0, 0.0], [2.0, 6.0]])}),
+        lambda ax: line(ax[0]),
+        [1, 3],
+    ),
+    "history": (
+        lambda: training.plot_history(HISTORY),
+        lambda ax: [*line(ax[1]), *ax[1].collections[0].get_offsets()[0]],
+        [3, 0.1, 2, 2, 0.1],
+    ),
+    "models": (lambda: training.plot_models(MODELS), lambda ax: bars(ax[3]), [0.2, 0.6]),
+    "predictions": (
+        lambda: training.plot_predictions(PREDICTED, HALF),
+        lambda ax: [line(ax[0], 1)[0], *line(ax[0], 2)],
+        [0.5, *(TRUTH + 0.1)],
+    ),
+    "beyond": (
+        lambda: training.plot_predictions(BEYOND, HALF),
+        lambda ax: ax[0].lines[3].get_xydata(),  # crosses on the edge
+        [[0.9, 1.0]],
+    ),
+    "correlations": (
+        lambda: training.plot_correlations(RATINGS.corr(), ONE.T @ ONE),
+        lambda ax: [cells(ax[0]), cells(ax[1])],
+        [RATINGS.corr(), ONE.T @ ONE],
+    ),
+    "by source": (
+        lambda: training.plot_errors_by_source(pd.DataFrame({"mae": [0.3, 0.1], "bias": [0.2, 0]}, index=["s0", "s1"])),
+        lambda ax: [*bars(ax[0], "height"), *line(ax[0])],
+        [0.3, 0.1, 0.2, 0],
+    ),
+    "comparisons": (
+        lambda: training.plot_comparisons(
+            differences(
+                constant=[np.nan] * 3 + [0.5, 0.4, 0.6],
+                ridge=[0.6, 0.5, 0.7, 0.1, -0.1, 0.3],
+                same_video=[0.0, -0.1, 0.1, -0.2, -0.3, -0.1],
+            )
+        ),
+        lambda axes: [group.lines[0].get_xdata()[0] for ax in axes for group in ax.containers],
+        [0.6, 0, 0.5, 0.1, -0.2],  # better, no better; better than it, not told apart, worse than it
+    ),
+    "clip": (
+        lambda: attention.plot_clip_attention(VIEW, EFFECTS),
+        lambda ax: [
+            len(ax[0].images),
+            len(ax[1].collections[0].get_segments()),
+            len(ax[2].images),
+            *bars(ax[3], "height"),
+        ],
+        [TS, TS * TD, TD, 1, *EFFECTS],  # 1: the planted window, on the axis' own height
+    ),
+    "long clip": (
+        lambda: attention.plot_clip_attention(view_of(30, 30), np.zeros(30)),
+        lambda ax: len(ax[0].images),
+        attention.MOST_PICTURES,
+    ),
+    "heads and traits": (
+        lambda: attention.plot_heads_and_traits(VIEW, RELEVANCE, TRAITS),
+        lambda ax: [*cells(ax[2]), *cells(ax[3])],
+        [*VIEW.attention.mean(1), *RELEVANCE],
+    ),
+    "map": (
+        lambda: attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s),
+        lambda ax: cells(ax[0]),
+        VIEW.attention[0],
+    ),
+    "heads": (
+        lambda: attention.plot_heads(VIEW.attention, VIEW.face_t_s, VIEW.motion_t_s, [0.25, 0.75]),
+        lambda ax: [cells(ax[0]), cells(ax[1])],
+        VIEW.attention,
+    ),
+    "lag": (
+        lambda: attention.plot_lag({"trained": pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})}),
+        lambda ax: line(ax[0]),
+        [0.1, 0.8, 0.1],
+    ),
+    "entropy": (
+        lambda: attention.plot_entropy(np.array([[0.1], [0.2], [0.4]])),
+        lambda ax: line(ax[1], 4),  # the median
+        [0.2, 0.2],
+    ),
+    "share": (
+        lambda: attention.plot_share_against_effect(np.array([0.1, 0.2]), np.array([0.3, 0.4])),
+        lambda ax: ax[0].collections[0].get_offsets(),
+        [[0.1, 0.3], [0.2, 0.4]],
+    ),
+    "clips": (
+        lambda: attention.plot_clips(RELEVANCE[:2], "ab", T_S[0] * np.arange(TD), [0.5, 1], inside=RELEVANCE[:2] > 9),
+        lambda ax: cells(ax[0]),
+        RELEVANCE[:2],
+    ),
+    "groups of clips": (
+        lambda: attention.plot_groups(
+            {"high": np.array([[0.1, 0.2], [0.3, 0.4], [0.8, np.nan]])}, T_S[:2], ylabel="share"
+        ),
+        lambda ax: line(ax[0]),
+        [0.3, 0.3],
+    ),
+    "pointing": (
+        lambda: attention.plot_pointing(POINTING),
+        lambda ax: [
+            *bars(ax[0]),
+            *ax[0].collections[0].get_segments()[0][:, 0],
+            *(one.get_xdata()[0] for one in ax[0].lines[-2:]),
+        ],
+        [0.9, 0.3, 0.8, 0.95, 0.35, 0.5],
+    ),
+    "planted": (
+        lambda: attention.plot_planted_shares(dict.fromkeys(TRAITS, PLANTED)),
+        lambda ax: [*bars(ax[0]), ax[0].lines[-1].get_xdata()[0]],
+        [0.7, 0.3] * 5 + [0.35],
+    ),
+    "map correlations": (
+        lambda: attention.plot_map_correlations({"before training": MAPS, "shuffled ratings": MAPS}),
+        lambda ax: [bars.lines[0].get_xdata() for bars in ax[0].containers],
+        [[0.8, 0.8], [0.1, 0.1]],
+    ),
+    "segment": (
+        lambda: attention.plot_segment(VIEW, 2, head=1),
+        lambda ax: [*ax[2].collections[0].get_array().ravel(), ax[1].images[0].get_array().mean()],
+        [*VIEW.attention[:, :, 2].ravel(), VIEW.speed[2].mean()],
+    ),
+    "score": (
+        lambda: score.plot_score(made_up(), dict.fromkeys(TRAITS, np.array([0.1, 0.4, 0.3, 0.2]))),
+        lambda ax: [one.get_xdata()[0] for one in ax[0].lines if one.get_marker() == "o" and len(one.get_xdata())],
+        list(VALUES.values()),
+    ),
+    "looks": (
+        lambda: score.plot_looks(made_up(), made_up().faces),
+        lambda ax: [*bars(ax[1], "height"), *cells(ax[2])[0]],
+        [0.5, 0.3, 0.2, 0.1, -0.2, 0],
+    ),
+}
 
 
-def test_without_ratings_or_splits_the_pictures_say_so(unrated):
-    assert analysis.plot_rating_distributions(unrated).get_suptitle() == "No clip is rated"
-    assert analysis.plot_trait_correlations(unrated.corr()).get_title(loc="left") == "No pair of ratings varies"
-    floor = metrics.constant_floor(unrated.to_numpy(), unrated.to_numpy())
-    assert analysis.plot_constant_floor(floor).get_title(loc="left") == "No ratings to score against"
-    assert analysis.plot_leakage(leaks()).get_title(loc="left") == "There are no two splits that could leak"
-
-
-def test_no_text_is_smaller_than_nine_points(ratings):
-    analysis.plot_rating_distributions(ratings)
-    analysis.plot_trait_correlations(ratings.corr())
-    analysis.plot_constant_floor(metrics.constant_floor(ratings.to_numpy(), ratings.to_numpy()))
-    analysis.plot_leakage(leaks(("test", "train", 25, 21, 0.84)))
-    for number in plt.get_fignums():
-        assert min(text.get_fontsize() for text in texts(plt.figure(number))) >= 9
-
-
-def test_other_targets_are_drawn_under_their_own_names():
-    figure = analysis.plot_rating_distributions(pd.DataFrame({"warmth": [0.1, 0.2]}), targets=["warmth"])
-    assert figure.axes[0].get_title(loc="left").startswith("warmth")
-
-
-def test_drawing_leaves_the_settings_of_matplotlib_alone(ratings):
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_shows_its_data(name):
+    draw, read, expected = DRAWN[name]
     before = dict(mpl.rcParams)
-    analysis.plot_rating_distributions(ratings)
-    analysis.plot_leakage(leaks(("test", "train", 25, 21, 0.84)))
+    drawn = draw()
+    fig = getattr(drawn, "figure", drawn)
+    np.testing.assert_allclose(np.ma.filled(np.asarray(read(fig.axes), float), np.nan), expected, rtol=1e-5, atol=1e-9)
+    fig.savefig(io.BytesIO())
     assert dict(mpl.rcParams) == before
 
 
-def test_traits_have_five_different_colours():
-    assert tuple(TRAIT_COLORS) == TRAITS
-    assert len(set(TRAIT_COLORS.values())) == 5
+SAID = {
+    "not recorded": (lambda: features.plot_time_spent({}, 8.0, workers=2), "Not recorded"),
+    "one row": (lambda: features.plot_rows(np.ones((1, 7)), T_S[:1]), "no channel varies over the clip's 1 row"),
+    "one token": (lambda: alignment.plot_component_spread({"face": np.ones((1, 5))}), "no channel varies"),
+    "times of one token": (lambda: alignment.plot_token_times(np.zeros(1), np.zeros(1), segment_s=0.5), "motion"),
+    "one moment": (lambda: dynamic.plot_evolution(np.zeros(1), np.zeros((1, 2)), ["a", "b"]), "a"),
+    "no answer": (lambda: dynamic.plot_space_time(np.zeros((1, 1, 1)), np.zeros(1), np.zeros(1)), "activation"),
+    "flat": (lambda: dynamic.plot_surface(np.zeros((2, 2)), np.arange(2), np.arange(2)), "activation"),
+    "no motion": (
+        lambda: dynamic.plot_flow_and_features(
+            NOTHING, np.zeros(1), np.zeros((1, 2, 2)), np.zeros(1), np.zeros((1, 3)), np.zeros(1)
+        ),
+        "flow",
+    ),
+    "silent layers": (lambda: features.plot_layers(["a", "b"], [np.zeros(3), np.ones(1)]), "100% are 0"),
+    "silent maps": (lambda: features.plot_feature_maps(np.zeros((1, 2, 2)), [3], 32), "channel 3"),
+    "one row's channels": (lambda: features.plot_channels(np.ones((1, 1))), "median"),
+    "one crop": (lambda: preparation.plot_crops(NOTHING, [0.0], title="a long " * 8), ""),
+    "still picture": (lambda: preparation.plot_flow(NOTHING[0], np.zeros((8, 8, 2))), "px per frame"),
+    "all refused": (lambda: preparation.plot_coverage(np.zeros(0), 3, min_coverage=0.3), "0 of 3"),
+    "one still clip": (lambda: preparation.plot_jitter(JITTER[:1] * 0), "median 0.0"),
+    "decoders differ": (lambda: preparation.plot_decoders(DECODERS), "NOT THE SAME FRAMES"),
+    "no decoder": (lambda: preparation.plot_decoders(DECODERS), "cannot be used on this machine"),
+    "one map": (lambda: features.plot_overlay(NOTHING, np.zeros((1, 2, 2)), [0.0]), ""),
+    "one rating": (lambda: analysis.plot_rating_distributions(ONE), "sd –"),
+    "equal ratings": (lambda: analysis.plot_rating_distributions(EQUAL), "sd 0.00"),
+    "no rating": (lambda: analysis.plot_rating_distributions(UNRATED), "No clip is rated"),
+    "correlations of one": (lambda: analysis.plot_trait_correlations(ONE.corr()), "No pair of ratings varies"),
+    "correlations of equals": (lambda: analysis.plot_trait_correlations(EQUAL.corr()), "No pair of ratings varies"),
+    "neuroticism": (lambda: analysis.plot_trait_correlations(RATINGS.corr()), DISPLAY["neuroticism"]),
+    "no difference": (lambda: training.plot_comparisons(differences(ridge=[np.nan] * 6)), "R² is not defined"),
+    "no interval": (
+        lambda: training.plot_comparisons(differences(ridge=[0.1, np.nan, np.nan] * 2)),
+        "too few sources for an interval",
+    ),
+    "groups": (
+        lambda: training.plot_group_errors({"a": {"clips": 1} | dict.fromkeys(training.GROUP_MEASURES, NO_ENDS)}),
+        "too few sources for an interval",
+    ),
+    "traits": (lambda: training.plot_correlations(*metrics.trait_correlations(equal_predictions(ONE))), "mean |r| –"),
+    "calibration": (lambda: training.plot_calibration(metrics.calibration(equal_predictions(EQUAL))), "O, slope –"),
+    "inside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.2)), "100% inside"),
+    "outside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.05)), "0% inside"),
+    "predictions": (lambda: training.plot_predictions(equal_predictions(ONE), HALF), "1−MAE"),
+    "accuracies": (
+        lambda: classification.plot_accuracies(
+            {name: {"accuracy": 0.5, "interval": None, "accuracy_corrupted": None} for name in ("majority", "bilstm")}
+        ),
+        "bilstm",
+    ),
+    "gains": (lambda: classification.plot_gains({"b - a": {"clean": {"difference": 0, "interval": None}}}), "b"),
+    "maps": (
+        lambda: attention.plot_map_correlations({"the same clip": {"occlusion": {"value": None, "interval": None}}}),
+        "the same clip",
+    ),
+    "no pictures": (lambda: attention.plot_segment(SimpleNamespace(**vars(VIEW) | {"crops": None}), 1), "no picture"),
+    "no training ratings": (lambda: score.plot_score(made_up()), "above 10%"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_is_not_defined_is_said_in_the_figure(name):
+    draw, words = SAID[name]
+    drawn = draw()
+    fig = getattr(drawn, "figure", drawn)
+    fig.savefig(io.BytesIO())
+    said = " ".join(text.get_text() for text in fig.findobj(plt.Text))
+    assert words in said
+    assert "nan" not in said
+    assert "None" not in said
+
+
+def test_the_pictures_of_an_animation_are_those_of_their_moment():
+    flow_rgb, energy = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((3, 2, 2))
+    flow_rgb[1], energy[2] = (255, 0, 0), 1
+    frames = dynamic.draw_evolution(flow_rgb, energy, np.zeros((3, 2)), np.array([0.0, 1.0, 2.0]))
+    assert frames.shape == (3, 270, 420, 3)
+    red, yellow = ([(frame == color).all(-1).sum() for frame in frames] for color in ((255, 0, 0), (253, 231, 36)))
+    assert red[1] > 1000
+    assert red[0] == red[2] == 0
+    assert yellow[2] > yellow[0] + 1000  # the end of viridis
+    assert yellow[0] == yellow[1]
+
+
+def test_given_axes_are_used():
+    _, (left, right) = plt.subplots(1, 2)
+    assert preparation.plot_coverage(np.ones(3), 0, min_coverage=0.3, ax=left) is left
+    assert attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s, ax=right) is right
 
 
 def test_a_saved_figure_is_a_whole_png_of_its_size(tmp_path):
@@ -134,35 +521,3 @@ def test_a_saved_figure_is_a_whole_png_of_its_size(tmp_path):
     assert path == tmp_path / "ein Lauf" / "figures" / "01_ratings.png"
     assert plt.imread(path).shape[:2] == (200, 300)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_speed_is_a_bar_per_operation():
-    ax = setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["matmul", "conv2d"]))
-    assert [bar.get_width() for bar in ax.patches] == [7, 11]
-    assert "GFLOP/s" in ax.get_xlabel()
-
-
-def test_throughput_is_a_line_per_network_with_a_mark_where_memory_ran_out():
-    rows = {"network": ["a", "a", "b"], "unit": ["images/s", "images/s", "clips/s"], "batch": [2, 8, 3]}
-    figure = setup.plot_throughput(pd.DataFrame(rows | {"per_s": [5.0, np.nan, 7.0]}))
-    first, second = figure.axes
-    line, mark = first.lines
-    np.testing.assert_array_equal(line.get_xydata(), [[2, 5], [8, np.nan]])
-    assert mark.get_xydata().tolist() == [[8, 0]]
-    assert [line.get_xydata().tolist() for line in second.lines] == [[[3, 7]]]
-    assert [ax.get_ylabel() for ax in figure.axes] == ["images/s", "clips/s"]
-    assert first.get_legend().get_texts()[0].get_text() == "out of memory"
-    assert [label.get_text() for label in first.get_xticklabels()] == ["2", "8"]
-
-
-def test_tokens_lie_at_their_times():
-    _, ax = plt.subplots()
-    drawn = alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5, ax=ax)
-    assert drawn is ax
-    assert ax.lines[0].get_xdata().tolist() == [0.3, 0.9]
-    assert [bar.get_x() for bar in ax.patches] == [0.0, 0.5]
-
-
-def test_the_spread_of_each_channel_is_drawn_per_stream():
-    ax = alignment.plot_component_spread({"face": np.array([[0.0, 0.0], [2.0, 6.0]])})
-    assert ax.lines[0].get_ydata().tolist() == [1, 3]

@@ -183,9 +183,9 @@ def plot_lag(profiles: Mapping[str, pd.DataFrame], *, title: str = "", ax: Axes 
 def plot_entropy(entropy: np.ndarray, *, title: str = "") -> Figure:
     """Draw how the entropy of each head spreads over (clips, heads): beside that of a uniform map, 1, and close up."""
     fig, ((whole, close),) = panels(1, 2, (8, 2.6), title=title)
-    table = pd.DataFrame(entropy, columns=[f"head {h + 1}" for h in range(entropy.shape[1])])
-    for ax in (whole, close):
-        sns.boxplot(table, color="white", linecolor=ACCENT, medianprops={"color": RED}, width=0.5, ax=ax)
+    for ax in (whole, close):  # seaborn 0.13 warns of its own box plots with Matplotlib 3.11
+        heads = [f"head {h + 1}" for h in range(entropy.shape[1])]
+        ax.boxplot(entropy, tick_labels=heads, medianprops={"color": RED})
     whole.axhline(1, color=ACCENT, ls=":", lw=1, label="uniform")
     whole.set(ylabel="entropy / uniform", ylim=(0, 1.08))
     whole.legend(loc="center right")

@@ -147,7 +147,7 @@ def plot_plane(
     Args:
         pca, tsne: As `feature_quality.planes` makes them, of the same clips: columns x and y; `pca.attrs` has shares.
         sources: Of each clip, (n,); clips of one are joined by a line.
-        ratings: Of each clip, in [0, 1], NaN where unrated (a cross), its name that of the target; None: none are known.
+        ratings: Of each clip, in [0, 1], NaN where unrated (a cross), its name the target; None: there are none.
     """
     fig, ((by_source, by_rating, near),) = panels(1, 3, (8, 2.9), title=title, width_ratios=(1, 1.25, 1))
     components = [f"component {k + 1}: {share:.0%} of variance" for k, share in enumerate(pca.attrs["shares"])]

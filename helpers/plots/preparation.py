@@ -239,8 +239,10 @@ def plot_jitter(jitter_px: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     before, after = jitter_px.median().iloc[:2]
     title = f"Smoothing leaves {after / max(before, 1e-9):.0%} of the jitter, one box for the clip none"
     ax = axes(ax, (6, 2.4), grid="x", title=title)
-    look = {"whis": 0, "showcaps": False, "showfliers": False, "medianprops": {"color": ACCENT, "lw": 2}}
-    sns.boxplot(jitter_px, orient="h", color="0.85", width=0.6, linewidth=0, saturation=1, ax=ax, **look)
+    rows = np.arange(len(jitter_px.columns))
+    quarter, middle, three_quarters = jitter_px.quantile([0.25, 0.5, 0.75]).to_numpy()
+    ax.barh(rows, three_quarters - quarter, 0.6, quarter, color="0.85")
+    ax.vlines(middle, rows - 0.3, rows + 0.3, color=ACCENT, lw=2, zorder=3)
     sns.stripplot(jitter_px, orient="h", jitter=0.18, color=BLUE, alpha=0.5, size=4, ax=ax)
     for row, name in enumerate(jitter_px):
         ax.text(jitter_px[name].max(), row, f"   median {jitter_px[name].median():.1f} px", va="center", fontsize=9)
