@@ -4,7 +4,6 @@ TensorFlow runs a frozen graph (variables turned to constants, batch norm folded
 eager inference-mode call. Only the backend that runs is imported, and no setting of the process is touched.
 """
 
-import logging
 import re
 from collections.abc import Callable
 from functools import cache
@@ -15,14 +14,11 @@ import keras
 import numpy as np
 from keras import layers
 
-log = logging.getLogger(__name__)
-
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-# What TensorFlow, PyTorch (GPU, processor), JAX, and NVIDIA's libraries below them say. Two have a class for it, too.
-OUT_OF_MEMORY = (
-    *("OOM when", "out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED"),
-    *("STATUS_ALLOC_FAILED", "Dst tensor is not initialized"),
+# What TensorFlow, PyTorch (GPU, processor), JAX, and NVIDIA's libraries below them say; two have a class for it, too.
+OUT_OF_MEMORY = re.compile(
+    "OOM when|out of memory|can't allocate memory|RESOURCE_EXHAUSTED|STATUS_ALLOC_FAILED|Dst tensor is not initialized"
 )
 OUT_OF_MEMORY_ERRORS = ("ResourceExhaustedError", "OutOfMemoryError")
 
@@ -35,26 +31,21 @@ class NetworkError(RuntimeError):
 
 
 def compile_forward(model: keras.Model, precision: str = "float32", prepare: Prepare | None = None) -> Forward:
-    """Compile the inference pass of a model with one input and one output.
-
-    The weights are taken as they are now, on TensorFlow as they are when a shape comes for the first time; later
-    changes of the model do not reach the compiled function.
+    """Compile the inference pass of a model with one input and one output; its later changes do not reach it.
 
     Args:
         model: Any built Keras model, inputs float32.
-        precision: "float32", on a GPU as well (`helpers/__init__.py` turns TF32 off); or "bfloat16" for the heavy
+        precision: "float32", on a GPU as well (`helpers/__init__.py` turns TF32 off); "bfloat16" for the heavy
             operations (weights and accumulation elsewhere stay float32), about twice as fast where the processor has
-            bfloat16 units; or "float16", likewise, for GPUs: closer to float32, but it ends at 65504, and what exceeds
-            it comes out infinite or NaN. A processor runs it for the sake of what a GPU made, and the log says how
-            slowly.
+            bfloat16 units; or "float16", for GPUs, closer to float32, but what exceeds 65504 comes out infinite or NaN.
         prepare: What the input goes through before the model, in the same compiled pass: `keras.ops` on tensors, such
             as `Backbone.prepare`. Bytes then reach the device as bytes.
 
     Returns:
         A function from (B, ...) to float32 (B, ...), for any B and any length of clips (B, T, H, W, C); it compiles
-        once per shape otherwise, JAX per length, too. Without `prepare` its input is taken as float32, with it as it
-        is. It may be called from several threads at once.
-        NetworkError comes out of it where the backend fails on an input, MemoryError where memory does not suffice.
+        once per shape otherwise, JAX per length, too. Without `prepare` its input is taken as float32. It may be called
+        from several threads at once, and raises NetworkError where the backend fails on an input, MemoryError where
+        memory does not suffice.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them.")
@@ -72,20 +63,24 @@ def compile_forward(model: keras.Model, precision: str = "float32", prepare: Pre
             compiled.add((x.shape, x.dtype))
             return y
         except failures as error:
-            reason = _reason(str(error))
-            if type(error).__name__ in OUT_OF_MEMORY_ERRORS or any(words in reason for words in OUT_OF_MEMORY):
-                raise MemoryError(f"the network ran out of memory on an input of {x.shape}: {reason}.") from None
-            raise NetworkError(f"the network failed on an input of {x.shape}: {reason}") from error
+            raise failure_of(error, x.shape) from error
 
     return forward
 
 
-def _reason(message: str) -> str:
-    """The line of a backend's message that says what happened: Keras and TensorFlow put where it happened before it."""
+def failure_of(error: Exception, shape: tuple[int, ...]) -> Exception:
+    """MemoryError where a backend's error on an input of this shape is want of memory, else NetworkError.
+
+    The reason is the line of its message that says what happened: Keras and TensorFlow put where it happened before it.
+    """
+    message = str(error)
     if quoted := re.search(r"\x1b\[1m(.+?)\x1b\[0m", message, re.DOTALL):  # Keras prints what a layer raised in bold
         message = quoted[1]
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
-    return next((line for line in lines if any(words in line for words in OUT_OF_MEMORY)), lines[0]).rstrip(".")
+    reason = next(filter(OUT_OF_MEMORY.search, lines), lines[0]).rstrip(".")
+    if type(error).__name__ in OUT_OF_MEMORY_ERRORS or OUT_OF_MEMORY.search(reason):
+        return MemoryError(f"the network ran out of memory on an input of {shape}: {reason}.")
+    return NetworkError(f"the network failed on an input of {shape}: {reason}")
 
 
 Compiled = tuple[Forward, tuple[type[Exception], ...]]  # and the errors of the backend that may come out of it
@@ -98,8 +93,6 @@ def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compile
 
     device = _chosen_device(model)
     on_gpu = "GPU" in device if device else bool(tf.config.list_logical_devices("GPU"))
-    if precision == "float16" and not on_gpu:  # seen: ResNet-50 1.5, I3D 8 to 13 times
-        log.warning("float16 on a processor is slower than float32; bfloat16 is the fast one there.")
     if precision == "float16" or (precision == "bfloat16" and on_gpu):
         model = in_half(model, precision)  # the rewrite below is bfloat16's, and for processors only
     config = tf.compat.v1.ConfigProto()
