@@ -278,8 +278,11 @@ def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
 
 
 def convert(name: str) -> Path:
-    """Write a row's variables as `<name>.npz`, which every Keras backend loads; its original must be there."""
+    """Write a row's variables as `<name>.npz`, which every Keras backend loads; its original must be there and whole."""
     path, row = converted_path(name), WEIGHTS[name]
+    if not row.kind.startswith("i3d"):
+        raise ValueError(f"only I3D's weights are converted, got {name}, which is read as it is.")
+    check_bytes(name)
     source = json.dumps({"name": name, "sha256": published_weights(name).sha256, "url": row.files[0].url})
     write_arrays(path, compressed=False, **read_original(name), **{SOURCE: source})
     return path

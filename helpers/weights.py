@@ -12,7 +12,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
@@ -37,26 +37,19 @@ VGG = "Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556"
 I3D = "Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750"
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network's input was when its weights were made: (clip(x, -clip, clip)[order] - mean) * scale.
+class Preprocessing(NamedTuple):
+    """What a network's input was when its weights were made: (x[order] - mean) * scale of frames in [0, 255].
 
-    `order` names the channels (RGB or BGR of frames in [0, 255]; uv of flow in pixels per frame), `mean` and `scale`
-    have one value per channel, `clip` is None where nothing is cut.
+    `order` names the channels, RGB or BGR; `mean` and `scale` have one value per channel.
     """
 
     order: str
     mean: tuple[float, ...]
     scale: tuple[float, ...]
-    clip: float | None = None
 
 
 CAFFE = Preprocessing("BGR", mean=(103.939, 116.779, 123.68), scale=(1.0,) * 3)  # of weights ported from Caffe
 HALVED = Preprocessing("RGB", mean=(128.0,) * 3, scale=(1 / 128,) * 3)  # the Rescaling that Keras would put in front
-I3D_INPUT = {
-    "flow": Preprocessing("uv", mean=(0.0, 0.0), scale=(1 / 20, 1 / 20), clip=20.0),
-    "rgb": Preprocessing("RGB", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3),
-}
 
 
 @dataclass(frozen=True)
@@ -64,13 +57,12 @@ class PublishedFile:
     """One file: its name below the weights folder, its address, and what is published of its bytes.
 
     `file_hash` is, by its length, an md5, a sha256, or the id of its blob in the publishing repository: the sha1 over
-    "blob <bytes>", a zero byte, and the bytes; "" where nothing is published. `n_bytes` is None where unknown.
+    "blob <bytes>", a zero byte, and the bytes; "" where nothing is published.
     """
 
     name: str
     url: str
     file_hash: str = ""
-    n_bytes: int | None = None
 
     @property
     def place(self) -> Path:
@@ -105,6 +97,7 @@ class Published:
     input_px: int | None = None
     preprocessing: Preprocessing | None = None
     feature_dim: int = 0
+    channels: int = 3  # 2 for flow
     reference: tuple[float, ...] | None = None
 
     @property
@@ -114,27 +107,21 @@ class Published:
         return place.with_suffix("") if place.suffix == ".index" else place
 
     @property
-    def channels(self) -> int:
-        """Channels of a network's input: 2 for flow, 3 for RGB."""
-        return len(self.preprocessing.order)
-
-    @property
     def is_here(self) -> bool:
         """Whether every file lies in the weights folder."""
         return all(file.place.is_file() for file in self.files)
 
 
-def _imagenet(
-    address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str, n_bytes: int | None = None
-) -> Published:
+def _imagenet(address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str) -> Published:
     """A network of keras.applications without its classifier; md5, side and width as in that package's source."""
-    file = PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5, n_bytes)
+    file = PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5)
     return Published((file,), licence, paper, "static features of 03", "keras", px, seen, dim)
 
 
-def _i3d(stream: str, files: list[PublishedFile], kind: str, reference: tuple[float, ...] | None) -> Published:
+def _i3d(stream: str, kind: str, *files: PublishedFile, reference: tuple[float, ...] | None) -> Published:
     purpose = f"I3D {stream} stream, ImageNet inflated, then Kinetics-400"
-    return Published(tuple(files), "Apache-2.0", I3D, purpose, kind, 224, I3D_INPUT[stream], 1024, reference)
+    channels = 2 if stream == "flow" else 3
+    return Published(files, "Apache-2.0", I3D, purpose, kind, 224, None, 1024, channels, reference)
 
 
 CRICKET = 227  # "playing cricket", counted from 0 in data/label_map.txt
@@ -142,49 +129,46 @@ REFERENCE = {  # out/imagenet_*.txt of DeepMind's commit 0667e88
     "flow": (63.252754, CRICKET, 15.957031, 0.94775660),
     "rgb": (87.108871, CRICKET, 25.856646, 0.9999968),
 }
-DEEPMIND_FILES = {  # name -> bytes and blob, as in that commit; nobody needs the .meta, a graph
-    "flow": {
-        "model.ckpt.index": (10_968, "8217f9450d851d24782aaf1af01c5c3b35b81a35"),
-        "model.ckpt.data-00000-of-00001": (50_730_368, "bf56831f663abc3de0d35f193030b73a3df7fb61"),
-    },
-    "rgb": {
-        "model.ckpt.index": (10_953, "5ab1058b8f4f89a896c01f67c0a4c96a31548af7"),
-        "model.ckpt.data-00000-of-00001": (50_818_176, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"),
-    },
-}
-SAMPLE_BLOBS = {
-    "flow": "ee00e78e6f380caa5463de878d7c85ad7a01e668",
-    "rgb": "d756c5020a6e0fb56a99b210e32f5865da712bba",
-}
+BLOBS = {  # of that commit's model.ckpt.index, model.ckpt.data-00000-of-00001, and sample
+    "flow": (
+        "8217f9450d851d24782aaf1af01c5c3b35b81a35", "bf56831f663abc3de0d35f193030b73a3df7fb61",
+        "ee00e78e6f380caa5463de878d7c85ad7a01e668",
+    ),
+    "rgb": (
+        "5ab1058b8f4f89a896c01f67c0a4c96a31548af7", "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
+        "d756c5020a6e0fb56a99b210e32f5865da712bba",
+    ),
+}  # fmt: skip
 
 
 def _i3d_rows(stream: str) -> dict[str, Published]:
     """DeepMind's checkpoint, both files of the Keras port, of which no hash is published, and the sample."""
     name, port = f"i3d_{stream}_kinetics", f"{stream}_inception_i3d_imagenet_and_kinetics_tf_dim_ordering_tf_kernels"
+    index, data, clip = BLOBS[stream]
     checkpoint = [
-        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{stream}_imagenet/{part}", blob, n_bytes)
-        for part, (n_bytes, blob) in DEEPMIND_FILES[stream].items()
+        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{stream}_imagenet/{part}", blob)
+        for part, blob in (("model.ckpt.index", index), ("model.ckpt.data-00000-of-00001", data))
     ]
     whole, no_top = (PublishedFile(file, f"{KERAS_PORT}/{file}") for file in (f"{port}.h5", f"{port}_no_top.h5"))
-    clip = f"v_CricketShot_g04_c01_{stream}.npy"
-    sample = PublishedFile(clip, f"{DEEPMIND}/{clip}", SAMPLE_BLOBS[stream])
+    file = f"v_CricketShot_g04_c01_{stream}.npy"
+    sample = PublishedFile(file, f"{DEEPMIND}/{file}", clip)
     purpose = f"reference: the {stream} clip whose logits are published"
     return {
-        name: _i3d(stream, checkpoint, "i3d_checkpoint", REFERENCE[stream]),
-        f"{name}_h5": _i3d(stream, [whole], "i3d_h5", REFERENCE[stream]),
-        f"{name}_h5_no_top": _i3d(stream, [no_top], "i3d_h5", None),
+        name: _i3d(stream, "i3d_checkpoint", *checkpoint, reference=REFERENCE[stream]),
+        f"{name}_h5": _i3d(stream, "i3d_h5", whole, reference=REFERENCE[stream]),
+        f"{name}_h5_no_top": _i3d(stream, "i3d_h5", no_top, reference=None),
         f"i3d_{stream}_sample": Published((sample,), "Apache-2.0 (the video is of UCF101)", I3D, purpose, "sample"),
     }
 
 
 YUNET = PublishedFile(
     "face_detection_yunet_2023mar.onnx", f"{OPENCV_ZOO}/face_detection_yunet_2023mar.onnx",
-    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", 232_589,  # of the pointer file in opencv_zoo
+    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",  # of the pointer file in opencv_zoo
 )  # fmt: skip
 WEIGHTS: dict[str, Published] = {
     "resnet50_imagenet": _imagenet(
         "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626",
-        MIT, CAFFE, 224, 2048, RESNET, 94_765_736,
+        MIT, CAFFE, 224, 2048, RESNET,
     ),
     "resnet101_imagenet": _imagenet(
         "resnet/resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "88cf7a10940856eca736dc7b7e228a21",
