@@ -6,7 +6,6 @@ callback raises stands in the line below the clip, as no front end shows it. The
 """
 
 import io
-import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -320,21 +319,15 @@ def in_front_end() -> bool:
 def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> Figure | None:
     """Show the explorer, at a clip (default: the first that is rated) and a trait, and return None.
 
-    Where nobody can click, return the figure of that clip instead.
+    Where nobody can click, return a figure of the clip's strongest motion instead.
     """
     if in_front_end():
         display(Explorer(gallery, clip=clip, trait=trait))
         return None
     row, column = gallery.start(clip, trait)
     view = gallery.load(str(gallery.clips[row]))
-    return pictures.plot_clip(
-        view,
-        view.strongest(CHANGE, column),
-        view.measures[CHANGE][:, column],
-        color=TRAIT_COLORS.get(trait, NEUTRAL),
-        label=textwrap.fill(f"{name_of(trait)}: {CHANGE}", 26),
-        title=f"{view.clip}\n{gallery.judged(row, column)}",
-    )
+    title = f"{view.clip}\n{gallery.judged(row, column)}"
+    return pictures.plot_segment(view, view.strongest(CHANGE, column), title=title)
 
 
 class Explorer(widgets.Box):

@@ -357,7 +357,7 @@ DRAWN = {
     ),
     "entropy": (
         lambda: attention.plot_entropy(np.array([[0.1], [0.2], [0.4]])),
-        lambda ax: line(ax[1], 4),  # the median
+        lambda ax: next(one.get_ydata() for one in ax[1].lines if one.get_color() == plots.RED),  # the median
         [0.2, 0.2],
     ),
     "share": (

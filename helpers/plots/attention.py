@@ -44,7 +44,6 @@ WIDTH_IN = 5.9  # of a time axis
 COLORS = {"occlusion": RED, "relevance": BLUE, "attention": GREEN}
 POINTING = {"occlusion_pointing": "true model", "occlusion_pointing_shuffled": "trained on shuffled motion"}
 CHANGED = "change of\nthe score"
-Windows = Mapping[str, tuple[float, float]]  # start and stop in seconds of what was planted, by name
 
 
 def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure:
@@ -54,7 +53,14 @@ def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure
     """
     fig, rows = _timeline(view, ("face", "attention", "motion", CHANGED), 1.3, title)
     _links(rows["attention"], view.head(None), view.face_t_s, view.motion_t_s)
-    plot_effects(view.motion_t_s, effects, windows=view.windows, label=CHANGED, ax=rows[CHANGED])
+    ax = rows[CHANGED]
+    for (name, (start, stop)), color in zip(view.windows.items(), WINDOW_COLORS, strict=False):
+        ax.axvspan(start, stop, color=color, alpha=0.35, lw=0, label=name)
+    ax.bar(view.motion_t_s, effects, 0.8 * step_of(view.motion_t_s), color=ACCENT)
+    ax.axhline(0, color=ACCENT, lw=0.8)
+    if view.windows:
+        ax.legend(loc="upper left", ncols=2, borderaxespad=0.1)
+        ax.margins(y=0.35)
     return fig
 
 
@@ -112,31 +118,6 @@ def _links(ax: Axes, attention: np.ndarray, face_t_s: np.ndarray, motion_t_s: np
     share = attention.ravel()[strong] / max(float(attention.max()), 1e-9)
     ax.add_collection(LineCollection(lines, colors=[(0.2, 0.2, 0.2, a) for a in share], linewidths=0.3 + 2 * share))
     axes(ax, (), grid="", ylim=(0, 1), yticks=[])
-
-
-def plot_effects(
-    t_s: np.ndarray,
-    effects: np.ndarray,
-    *,
-    windows: Windows,
-    label: str,
-    color: str = ACCENT,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw what each motion token does to a score: signed, (Td,), at its centre; what was planted is shaded."""
-    ax = axes(ax, (7, 2.2), xlabel="time (s)", ylabel=label)
-    _shade(ax, windows)
-    ax.bar(t_s, effects, 0.8 * step_of(t_s), color=color)
-    ax.axhline(0, color=ACCENT, lw=0.8)
-    if windows:
-        ax.legend(loc="upper left", ncols=2, borderaxespad=0.1)
-        ax.margins(y=0.35)
-    return ax
-
-
-def _shade(ax: Axes, windows: Windows) -> None:
-    for (name, (start, stop)), color in zip(windows.items(), WINDOW_COLORS, strict=False):
-        ax.axvspan(start, stop, color=color, alpha=0.35, lw=0, label=name)
 
 
 def plot_attention_map(
@@ -302,25 +283,17 @@ def plot_map_correlations(
     return ax
 
 
-def plot_segment(view, segment: int, *, head: int | None = None) -> Figure:
+def plot_segment(view, segment: int, *, head: int | None = None, title: str = "") -> Figure:
     """Draw one stretch of motion: the face of its time, where it moves, and which faces attend to it in each head.
 
     The scales are the clip's own; `segment`: number of the motion token; `head`: the one that is marked, None for none.
     """
     # at notebook width: the explorer's text is then not scaled down
-    fig, array = panels(1, 3, (6.6, 2.35), width_ratios=(1, 1.25, 1.45))
-    _close_up(array[0], view, segment, head)
-    return fig
-
-
-def _close_up(array: Sequence[Axes], view, segment: int, head: int | None) -> None:
-    shown, moving, weights = array
+    size = (6.6, 2.35 + 0.45 * bool(title))
+    fig, ((shown, moving, weights),) = panels(1, 3, size, title=title, width_ratios=(1, 1.25, 1.45))
     face = view.face_of(segment)
-    for ax, part, title in (
-        (shown, view.crops, f"face at {view.face_t_s[face]:.2f} s"),
-        (moving, view.speed, "motion"),
-    ):
-        ax.set_title(title)
+    for ax, part, what in ((shown, view.crops, f"face at {view.face_t_s[face]:.2f} s"), (moving, view.speed, "motion")):
+        ax.set_title(what)
         ax.axis("off")
         if part is None:
             say(ax, "no picture:\nnot made of\nthis video here")
@@ -336,7 +309,8 @@ def _close_up(array: Sequence[Axes], view, segment: int, head: int | None) -> No
     weights.set_title("attention to this motion", pad=10)
     if head is not None:
         weights.get_yticklabels()[head].set(color=ACCENT, fontweight="bold")
-    weights.figure.colorbar(image, ax=weights, label="attention")
+    fig.colorbar(image, ax=weights, label="attention")
+    return fig
 
 
 def _arrows(ax: Axes, speed: np.ndarray, flow: np.ndarray, fastest_px: float) -> None:
@@ -348,28 +322,3 @@ def _arrows(ax: Axes, speed: np.ndarray, flow: np.ndarray, fastest_px: float) ->
     longest = max(float(np.hypot(dx, dy).max()), 1e-6)
     ax.quiver(x, y, dx, dy, color="white", angles="xy", scale_units="xy", scale=longest / (1.6 * step), width=0.008)
     ax.figure.colorbar(image, ax=ax, label="speed (px/frame)", shrink=0.9)
-
-
-def plot_clip(view, segment: int, values: np.ndarray, *, color: str, label: str, title: str = "") -> Figure:
-    """Draw what the explorer shows of a clip: its time axis, and one stretch of motion close up.
-
-    `segment`: the motion token that is shown close up, with the face of its time. `values` (Td,): what each motion
-    token does to a trait; `color`, `label`: of them.
-    """
-    fig = plt.figure(figsize=(7.4, 6.4), layout="constrained")
-    above, below = fig.subfigures(2, 1, height_ratios=(1.7, 1))
-    share, effect = above.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
-    start_s, end_s, mean = view.t_start_s, view.t_end_s, view.head(None)
-    _shade(share, view.windows)
-    look = {"align": "edge", "color": NEUTRAL, "alpha": 0.6, "ec": "white", "label": "mean of all faces"}
-    share.bar(start_s, 100 * mean.mean(axis=0), end_s - start_s, **look)
-    share.plot(view.motion_t_s, 100 * mean[view.face_of(segment)], "o", color=ACCENT, label="the face shown below")
-    share.set(ylabel="attention (%)", ylim=(0, None))
-    _shade(effect, view.windows)
-    plot_effects(view.motion_t_s, values, windows={}, color=color, label=label, ax=effect)
-    for ax in (share, effect):
-        ax.axvspan(start_s[segment], end_s[segment], fill=False, ec=ACCENT, lw=1.6, zorder=3)
-    above.legend(*share.get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    _close_up(below.subplots(1, 3, width_ratios=(1, 1.25, 1.45)), view, segment, None)
-    fig.suptitle(title)
-    return fig
