@@ -278,12 +278,11 @@ def features(
     out: Annotated[Path, option("the run's folder")],
     index: Annotated[Path | None, option("says whose the rows of a .npy are", "FILE.csv")] = None,
     fps: Annotated[float | None, option("frames per second, for rows without times")] = None,
-    skip_unmatched: Annotated[bool, option("leave out features of clips that are not there")] = False,
 ) -> int:
     """Take features that were made elsewhere for a run's 03 or 04."""
     from helpers import external, workbook
 
-    how = {"data": data, "index": index, "fps": fps, "skip_unmatched": skip_unmatched}
+    how = {"data": data, "index": index, "fps": fps}
     manifest = external.import_features(source, out, stream, **how, progress=sys.stderr.isatty())
     if manifest["counts"]["made"]:
         workbook.forget(out, "05")

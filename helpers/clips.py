@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers.files import needs, replacing
 from helpers.inventory import as_line, take_inventory
-from helpers.matching import NO_CLIP, SEVERAL, match_names
+from helpers.matching import SEVERAL, match_names
 from helpers.names import natural_order
 from helpers.ratings import STATED, TRAITS, Ratings, read_rating_rows, reliability, scaled
 from helpers.splits import source_of, split_named
@@ -21,11 +21,6 @@ ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of c
 DISPLAY = {trait: f"{trait} ({letter})" for trait, letter in zip(TRAITS, LETTERS, strict=True)} | {
     "neuroticism": "emotional stability (N)"  # what is high "neuroticism" in this data
 }
-
-
-def split_of(key: str) -> str:
-    """Return the split that the innermost telling folder of a key names, or ""."""
-    return next(filter(None, map(split_named, reversed(key.split("/")[:-1]))), "")
 
 
 def find_clips(data_dir: str | Path) -> pd.DataFrame:
@@ -43,13 +38,12 @@ def scan_clips(data_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Raises:
         FileNotFoundError, NotADirectoryError: `data_dir` is missing or a file.
-        ValueError: no clips.
+        ValueError: No clips.
     """
     root = Path(data_dir)
-    if not root.exists():
-        raise FileNotFoundError(f"data_dir must be a folder of clips, {root} does not exist. Check the path.")
     if not root.is_dir():
-        raise NotADirectoryError(f"data_dir must be a folder of clips, {root} is a file. Name the folder it is in.")
+        error = NotADirectoryError if root.exists() else FileNotFoundError
+        raise error(f"data_dir must be a folder of clips, {root} is {'a file' if root.exists() else 'not there'}.")
     paths, left_out = take_inventory(root)
     if not paths:
         seen = as_line(0, left_out)
@@ -64,7 +58,7 @@ def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:
     columns = {
         "path": [paths[key] for key in keys],
         "source": [source_of(key) for key in keys],
-        "split": [split_of(key) for key in keys],
+        "split": [next(filter(None, map(split_named, reversed(key.split("/")[:-1]))), "") for key in keys],
         "bytes": [file.stat().st_size if file.is_file() else 0 for file in files],
     }
     return pd.DataFrame(columns, index=pd.Index(keys, name="key"))
@@ -99,11 +93,10 @@ def read_ratings(
         rating_range: Ends of the rating scale, mapped to 0 and 1.
 
     Returns:
-        The ratings. Ratings without clip, clips without rating or with a part of it, and ratings given twice alike are
-        in `problems`; a folder without ratings is kind "none" with an empty table.
+        The ratings; a folder without any is kind "none" with an empty table.
 
     Raises:
-        ValueError: ratings of two kinds, a damaged or unsafe file, a missing target, a name that fits several clips, a
+        ValueError: Ratings of two kinds, a damaged or unsafe file, a missing target, a name that fits several clips, a
             value out of range, a clip rated twice with different values, ratings of other clips only.
     """
     kind, rows = read_rating_rows(data_dir, targets)
@@ -114,12 +107,11 @@ def read_ratings(
     rows["key"] = matched["key"].to_numpy()
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
     if len(rows) and (rows["key"] == "").all():
-        first = matched["name"].iloc[0] + ("" if matched["rule"].iloc[0] == NO_CLIP else f" {matched['rule'].iloc[0]}")
-        raise ValueError(
-            f"ratings must be of the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names in "
-            f"{rows['file'].iloc[0]}, none of which is one of them (the first: {first}). Take theirs, or call clips by "
-            f"their keys, such as {clips.index[0]}."
+        what = (
+            f"{rows['file'].iloc[0]} must rate the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names"
         )
+        first = f"{matched['name'].iloc[0]}: {matched['rule'].iloc[0]}"
+        raise ValueError(f"{what} of others ({first}). Call clips by their keys, such as {clips.index[0]}.")
     once = rows[rows["key"] != ""].drop_duplicates(["key", *STATED, *targets])
     _check_rated_once(once, [*STATED, *targets])
     by_clip = once.groupby("key", sort=False)
@@ -196,9 +188,7 @@ def trait_statistics(clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd
 def leakage(clips: pd.DataFrame) -> pd.DataFrame:
     """Count the clips for validation and test whose source also has clips to train on.
 
-    Args:
-        clips: Columns `source` and `split`. Clips that are their own source share it with none: where names do not
-            tell the source, the count is a lower bound.
+    Clips that are their own source share it with none: where names do not tell the source, it is a lower bound.
 
     Returns:
         One row per pair of splits that both have clips: `split`, `against` ("train" or "train + validation"), `clips`,

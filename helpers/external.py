@@ -61,14 +61,14 @@ def import_features(
     data: str | Path,
     index: str | Path | None = None,
     fps: float | None = None,
-    skip_unmatched: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Make a run's stage out of features from elsewhere; started again, it goes on. Returns the stage's manifest.
 
     Rows are brought into the order of time. What cannot be used is left out with its reason in the manifest: rows that
-    are not finite or that another program marked as failed; clips without a valid row, or of other columns than the
-    first. Of several faces in a clip the one with the most valid rows is taken, of two alike the surer one.
+    are not finite or that another program marked as failed; names that fit no clip or several; clips without a valid
+    row, or of other columns than the first. Of several faces in a clip the one with the most valid rows is taken, of
+    two alike the surer one.
 
     Args:
         source: A folder, a `.npy`, or a `.csv` (also `.tsv`, `.txt`), which is held in memory.
@@ -77,12 +77,11 @@ def import_features(
         index: Index CSV of a `.npy`, default: the file of the same name with `.csv`. Its lines are those of the array
             in order, or a column `row` says which, from 0.
         fps: Frames per second, for rows without times.
-        skip_unmatched: Leave out features whose name fits no clip or several instead of refusing them.
 
     Raises:
         FileNotFoundError: The source or its index is missing.
-        ValueError: Names that fit no clip or several; a damaged table, with line and column; no clip that can be used;
-            a stage that is there already and was made otherwise.
+        ValueError: A damaged table, with line and column; no clip that can be used; a stage that is there already and
+            was made otherwise.
     """
     if stream not in STREAMS or not 0 < (fps or 1) < np.inf:
         raise ValueError(f"stream must be {' or '.join(STREAMS)} and fps above 0, got {stream!r} and {fps}.")
@@ -90,15 +89,15 @@ def import_features(
     with FolderLock(out):
         features = _open(source, index)
         named, refused = _match(features.names, clips, Path(data))
-        if refused and (not skip_unmatched or not named):
+        if not named:
             listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
-            must = f"{len(refused)} names in {source.name} must fit one clip each, got {listed}"
-            raise ValueError(f"{must}. Check the data folder, call them by key, or leave them out (skip_unmatched).")
+            raise ValueError(f"{source.name} must hold features of clips in {data}, got {listed}. Call them by key.")
         videos = {key: Path(data) / path for key, path in clips["path"].items()}
         first = _first(features, named, videos, fps)
         made_with = {"source": str(source.resolve()), "columns": first.columns}
         with Stage(out / stream, stream, _identity(features, source, fps, first.columns), made_with) as stage:
             for name, reason in refused.items():
+                log.warning("%s is left out: %s", name, reason)
                 stage.fail(name, reason)
             counts = dict.fromkeys(("made", "found", "failed", "rows", "invalid_rows", "other_faces"), 0)
             counts |= {"clips": len(clips), "unmatched": len(refused), "feature_dim": first.rows.features.shape[1]}
@@ -121,7 +120,7 @@ def as_text(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"{counts['made']} clips made, {counts['found']} were there, {counts['failed']} left out; {counts['rows']} "
         f"rows of {counts['feature_dim']}, {counts['invalid_rows']} of them invalid; "
-        f"{counts['other_faces']} rows of other faces left out"
+        f"{counts['other_faces']} rows of other faces and {counts['unmatched']} names that fit no clip left out"
     ]
     for what, names in manifest["made_with"]["columns"].items():
         if what == "known":

@@ -20,7 +20,6 @@ from helpers.store import open_arrays, read_arrays
 
 STEP_PX = 1 / 64  # between stored values, as in the files of the KITTI flow benchmark
 MOST_PX = np.iinfo(np.int16).max * STEP_PX  # 511.98
-UINT8_ZERO = 128  # code of no motion in older files
 
 
 def _dis(preset: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -101,14 +100,11 @@ class FlowFile:
     """The flow of one clip as it is stored; `flow` and `fields` decode it.
 
     Attributes:
-        codes: (n, 2, H, W), whole numbers as differences from row to row, which compress a quarter better; older files
-            also hold float16 or float32 values.
+        codes: int16 (n, 2, H, W), steps of `quantum_px` as differences from row to row, which compress better.
         t_s: float64 (n,), when each field's first frame is shown, in seconds.
         fps: Frames per second that "per frame" means.
         method: How it was computed, one of `METHODS` or another name.
-        clip_px: Longer components were cut to +-this.
-        quantum_px: Step between stored values, at most; no value is wrong by more than half of it.
-        clamped_share: Share of the values that were cut.
+        clip_px, clamped_share: Longer components were cut to +-this, and the share of the values that were.
     """
 
     codes: np.ndarray
@@ -126,14 +122,9 @@ class FlowFile:
 
     def fields(self, places: slice) -> np.ndarray:
         """Some fields: float32 (k, H, W, 2), pixels per frame. Many at once take a fraction of the time of each."""
-        codes = self.codes[places]
-        if codes.dtype.kind == "f":
-            return np.ascontiguousarray(np.moveaxis(codes, 1, -1), dtype=np.float32)
-        codes = codes.copy()
+        codes = self.codes[places].copy()
         for row in range(1, codes.shape[2]):  # a running sum; np.cumsum along this axis takes twice as long
             codes[:, :, row] += codes[:, :, row - 1]
-        if codes.dtype == np.uint8:
-            codes = codes.astype(np.int16) - UINT8_ZERO
         flow = np.empty((*codes[:, 0].shape, 2), np.float32)
         for k in range(2):  # not both by one call, which takes twice as long
             np.multiply(codes[:, k], np.float32(self.quantum_px), out=flow[..., k])
@@ -147,11 +138,10 @@ def read_flow(path: str | Path) -> FlowFile:
     if arrays.keys() != names:
         raise ValueError(f"{path} is not a flow file: it holds {', '.join(sorted(arrays))}. Write it with write_flow.")
     codes, t_s = arrays.pop("codes"), arrays.pop("t_s")
-    known = codes.dtype.name in ("uint8", "int16", "float16", "float32")
-    right = known and codes.ndim == 4 and codes.shape[1] == 2 and 0 not in codes.shape
+    right = codes.dtype == np.int16 and codes.ndim == 4 and codes.shape[1] == 2 and codes.size
     if not right or t_s.shape != codes.shape[:1] or any(value.size != 1 for value in arrays.values()):
         got = f"{codes.dtype} {codes.shape} and {t_s.shape}"
-        raise ValueError(f"{path}: codes must have shape (n, 2, H, W) and t_s (n,), got {got}. Write it again.")
+        raise ValueError(f"{path}: codes must be int16 (n, 2, H, W) and t_s (n,), got {got}. Write it again.")
     return FlowFile(codes, t_s, **{name: value.item() for name, value in arrays.items()})
 
 

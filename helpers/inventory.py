@@ -4,7 +4,6 @@ In: a folder in any layout. Out: the clips by key, and a table of everything els
 stream of more than one picture. What a suffix tells is not opened: of pictures there may be many thousands.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -63,12 +62,9 @@ def take_inventory(root: Path) -> Inventory:
     by_key: dict[str, list[str]] = {}
     read = rating_files(root)
     for path, kind in walk_files(root):
-        problem = ""
-        if not kind and root / path in read:
-            kind = "ratings"
-        elif not kind:
-            problem = why_not_read(PurePosixPath(path), read)
-            kind = "ratings not read" if problem else kind_of(root / path)
+        problem = "" if kind or root / path in read else why_not_read(PurePosixPath(path), read)
+        if not kind:
+            kind = "ratings" if root / path in read else "ratings not read" if problem else kind_of(root / path)
         if kind == "clip" and UNDECODED.search(path):
             kind, problem = "not UTF-8", "its name is not UTF-8: no table could hold it. Rename the file."
         if kind == "clip":
@@ -82,7 +78,10 @@ def take_inventory(root: Path) -> Inventory:
         if len(paths) > 1:
             problem = f"{' and '.join(paths)} have the same key {key}. Rename or remove all but one."
             rows += [(path, "same key", problem) for path in paths]
-    table = pd.DataFrame([tuple(map(printable, row)) for row in rows], columns=["path", "kind", "problem"], dtype="str")
+    told = [
+        [text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for text in row] for row in rows
+    ]
+    table = pd.DataFrame(told, columns=["path", "kind", "problem"], dtype="str")
     return Inventory({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, table)
 
 
@@ -90,11 +89,6 @@ def _is_copy(path: str, by_key: Mapping[str, list[str]]) -> bool:
     """Whether a video of no video's suffix is called like one beside it, as previews and backups are."""
     beside = by_key.get(clip_key(str(PurePosixPath(path).with_suffix(""))), [])
     return not is_video(path) and any(map(is_video, beside))
-
-
-def printable(text: str) -> str:
-    """Text that every table and terminal holds: bytes that are not UTF-8 as `\\xe9`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def kind_of(file: Path) -> str:
@@ -107,18 +101,8 @@ def kind_of(file: Path) -> str:
     if not is_regular(file):
         return "special file"
     if is_video(name):
-        return "videos that OpenFace drew on" if suffix == ".avi" and _is_drawn_on(file) else "clip"
+        return "clip"
     return look_into(file) if file.exists() else "link to nothing"
-
-
-def _is_drawn_on(file: Path) -> bool:
-    """Whether OpenFace made a video: its list beside names the video as output, or another one as what it read."""
-    try:
-        said = file.with_name(f"{file.stem}_of_details.txt").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    read = re.search(r"^Input:.*?([^/\\\s]+)\s*$", said, re.M)
-    return f"Output video:{file.name}" in said or not read or read[1] != file.name
 
 
 def look_into(file: Path) -> str:

@@ -76,12 +76,12 @@ def test_two_files_with_one_key_are_named_and_the_others_go_on(tmp_path):
 
 
 def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="data_dir must be a folder of clips, .*nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         clips.find_clips(tmp_path / "nowhere")
     (tmp_path / "a file").touch()
     with pytest.raises(NotADirectoryError, match="a file is a file"):
         clips.find_clips(tmp_path / "a file")
-    with pytest.raises(ValueError, match=r"data_dir must hold clips \(videos .*\), got none below .*1 empty"):
+    with pytest.raises(ValueError, match="1 empty"):
         clips.find_clips(tmp_path)
 
 

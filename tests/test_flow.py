@@ -134,21 +134,6 @@ def test_what_a_flow_file_says_about_itself_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "zero", "step_px"), [("uint8", 128, 20 / 127), ("int16", 0, 1 / 64), ("float16", 0, 0), ("float32", 0, 0)]
-)
-def test_files_of_all_earlier_kinds_are_read(tmp_path, dtype, zero, step_px):
-    flow = some_flow().clip(-20, 20)
-    planes = np.moveaxis(flow, -1, 1)
-    codes = planes.astype(dtype)
-    if step_px:
-        codes = (np.round(planes / step_px) + zero).astype(dtype)
-        codes = np.diff(codes, axis=2, prepend=codes.dtype.type(0))
-    about = {"fps": 15.0, "method": "tvl1", "clip_px": 20.0, "quantum_px": step_px, "clamped_share": 0.0}
-    write_arrays(tmp_path / "a.npz", codes=codes, t_s=np.arange(3) / 15, **about)
-    np.testing.assert_allclose(read_flow(tmp_path / "a.npz").flow, flow, atol=step_px / 2 + 0.01)
-
-
-@pytest.mark.parametrize(
     "change",
     [
         {"flow": np.zeros((2, 5, 7), np.float32)},

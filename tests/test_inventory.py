@@ -138,20 +138,6 @@ def test_a_file_that_cannot_be_opened_is_no_clip(tmp_path, monkeypatch):
     assert look_into(tmp_path / "locked") == "cannot be read"
 
 
-def test_the_video_that_openface_drew_on_is_no_clip(tmp_path):
-    """It writes `<name>.avi` with its marks in the picture beside `<name>_of_details.txt`."""
-    for name in ("a.mp4", "own.avi", "processed/a.avi", "processed/b.avi"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_video(tmp_path / name, "avi", "mpeg4")
-    (tmp_path / "own_of_details.txt").write_text("Input:/study/own.avi\nOutput csv:own.csv\n")
-    (tmp_path / "processed/a_of_details.txt").write_text("Input:C:\\study\\a.mp4\nOutput csv:a.csv\n")
-    (tmp_path / "processed/b_of_details.txt").write_text("Input:../b.avi\nOutput video:b.avi\n")
-    (tmp_path / "processed/b.hog").write_bytes(b"x")
-    found = take_inventory(tmp_path)
-    assert found.clips == {"a": "a.mp4", "own": "own.avi"}
-    assert "left out (3 text; 2 videos that OpenFace drew on; 1 arrays)" in as_line(2, found.left_out)
-
-
 def test_ratings_deep_in_a_folder_are_named_where_there_are_no_others(tmp_path):
     write_video(tmp_path / "a.mp4", "mp4", "mpeg4")
     (tmp_path / "docs/2024").mkdir(parents=True)

@@ -203,7 +203,7 @@ def test_the_commands_of_the_readme_are_spelled_as_there(monkeypatch):
         "predict": "--model m --face_dir f --flow_dir g --faces_fps 30 --flow_fps 6 --output o",
         "compare": "--data d --out o --models all --seeds 0,1 --params p",
         "check": "DIR --csv f --limit 3 --thorough --no-forecast",
-        "features": "--from s --stream static --data d --out o --index i --fps 3 --skip-unmatched",
+        "features": "--from s --stream static --data d --out o --index i --fps 3",
         "large": "--run r --hdf5",
         "export": "--data d --run r --to t --every 5",
         "weights": "fetch a b --folder f",
