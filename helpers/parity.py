@@ -20,8 +20,8 @@ def parity_table(path: str | Path, backends: Sequence[str] = BACKENDS, *, n_fram
 
     Returns:
         Index `backend`, of `helpers.video.BACKENDS` or `HARDWARE`; `decoder` as the library reports it, with what was
-        done to the pictures, `same_index`, `mean_levels`, `max_levels` (difference of grey levels, 0 to 255), `exact`:
-        the same frames and times, within rounding, and `times_reference` (speed, median of the ratios). Of one that
+        done to the pictures, `same_index`, `same_t_s`, `mean_levels`, `max_levels` (difference of grey levels, 0 to
+        255), `exact`: all of these within rounding, and `times_reference` (speed, median of the ratios). Of one that
         cannot be used on this machine or on this clip, or of a damaged clip, the `error`.
     """
 
@@ -45,11 +45,12 @@ def differences(ours: Frames, theirs: Frames) -> dict[str, Any]:
     """How the same frames of two decoders differ, as columns of `parity_table`."""
     same_index, same_size = np.array_equal(ours.index, theirs.index), ours.frames.shape == theirs.frames.shape
     levels = np.abs(ours.frames.astype(np.int16) - theirs.frames) if same_size else np.array(255)
-    same = same_index and same_size and np.allclose(ours.t_s, theirs.t_s)
+    same_t_s = bool(same_index and np.allclose(ours.t_s, theirs.t_s))
     return {
         "decoder": ours.backend,
         "same_index": same_index,
+        "same_t_s": same_t_s,
         "mean_levels": float(levels.mean()),
         "max_levels": int(levels.max()),
-        "exact": bool(same and levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS),
+        "exact": bool(same_t_s and levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS),
     }

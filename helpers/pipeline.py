@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")  # for files
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
-UNWRITTEN = 8  # files that may wait to be written
 AT_ONCE = 2  # batches in the network, where memory suffices for both; one more waits for it
 WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
 FIRST = 20  # clips that end a run if all of them fail alike
@@ -199,8 +198,7 @@ class ClipRun(AbstractContextManager):
     """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
     Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
-    What is not (`helpers.failures.reason_of`) ends the run, and what is done stays. Rows are written in a thread of its
-    own; a full disk comes out of a later call, or the end of `with`.
+    What is not (`helpers.failures.reason_of`) ends the run, and what is done stays.
 
     Attributes:
         clips: Index `key`, column `path` below `cfg.data`.
@@ -227,18 +225,11 @@ class ClipRun(AbstractContextManager):
         self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
         self._started_s = self._line_s = time.monotonic()
         self._pool = ClipPool(self.work.function, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
-        self._writer = ThreadPoolExecutor(1, "writer")
-        self._unwritten: deque[tuple[Clip, FeatureFile, Future]] = deque()
 
     def __exit__(self, kind: object, *error: object) -> None:
-        try:
-            self._pool.__exit__(kind, *error)
-            self._writer.shutdown()  # whatever ends the run, no clip that is complete is lost
-            if kind is None:
-                self._await_writer(0)
-        finally:
-            self._bar.close()
-            self._log_progress("stopped: " if kind else "done: ")
+        self._pool.__exit__(kind, *error)
+        self._bar.close()
+        self._log_progress("stopped: " if kind else "done: ")
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
         """Every clip that is not done, with its chunks; `count` each, inside `of`."""
@@ -278,8 +269,8 @@ class ClipRun(AbstractContextManager):
             self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
         self.stage.fail(clip.key, reason)
         self.count("failed")
-        kinds = {kind_of(self._failed.get(key, key)) for key in self.clips.index[:FIRST]}
-        if len(self._failed) >= FIRST and len(kinds) == 1:
+        first = [self._failed.get(key) for key in self.clips.index[:FIRST]]
+        if len(self._failed) >= FIRST and all(first) and len(kinds := set(map(kind_of, first))) == 1:
             raise RepeatedError(
                 f"the first {FIRST} clips failed alike: {kinds.pop()}. This is rarely the clips' fault: look for the "
                 "cause, remove it and run the same command; or take such clips out of the folder."
@@ -304,26 +295,14 @@ class ClipRun(AbstractContextManager):
                 self._write_if_complete(clip, rows)
 
     def _write_if_complete(self, clip: Clip, rows: ClipRows) -> None:
-        """Have the rows of a clip written; waits while too many are."""
         if rows.complete:
             self.spent_s.update(rows.spent_s)
             made = rows.result()
-            self._unwritten.append((clip, made, self._writer.submit(self._write, clip, made)))
-            self._await_writer(UNWRITTEN)
-
-    def _write(self, clip: Clip, rows: FeatureFile) -> None:
-        with self.spent_s("writing"):
-            self.stage.write(clip.key, rows, clip.stamp)
-
-    def _await_writer(self, n_unwritten: int) -> None:
-        """Wait until at most so many clips are unwritten, and count those that are not."""
-        while self._unwritten and (len(self._unwritten) > n_unwritten or self._unwritten[0][-1].done()):
-            clip, rows, written = self._unwritten.popleft()
-            with self.of(clip):
-                written.result()
-                if self.on_rows:
-                    self.on_rows(clip.key, rows, clip.kept)
-                self.count("made", len(rows.valid))
+            with self.spent_s("writing"):
+                self.stage.write(clip.key, made, clip.stamp)
+            if self.on_rows:
+                self.on_rows(clip.key, made, clip.kept)
+            self.count("made", len(made.valid))
 
     def finish(self) -> dict[str, int]:
         """Remove what failed clips have left, list them in the order of all, say how many; the manifest's counts."""
