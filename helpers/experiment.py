@@ -25,7 +25,7 @@ from helpers.reduction import bank_differences, read_reduction
 from helpers.splits import split_clips, training_splits
 from helpers.store import read_manifest, write_arrays
 from helpers.train import Trainer, is_done, run_jobs
-from helpers.variants import BASELINES, config_of, model_inputs, model_labels, start_model, variant_of
+from helpers.variants import BASELINES, model_inputs, model_labels, start_model, variant_of
 
 WATCHED = "watched"  # below training/: what the callbacks of each training wrote
 # parameters that change no single training
@@ -154,7 +154,7 @@ def train_one(
 
 def trainer_of(name: str, data: Aligned, cfg: TrainingConfig) -> Trainer:
     """What trains the network of this name with any seed."""
-    return Trainer(start_model(name, data, cfg, 0), config_of(name, cfg))
+    return Trainer(start_model(name, data, cfg, 0), cfg)
 
 
 def trained_file(folder: Path, job: Job, suffix: str = ".npz") -> Path:

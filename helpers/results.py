@@ -30,9 +30,9 @@ from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import LETTER_OF, as_summary, conformal_quantile, each_number, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS
-from helpers.statistics import caveats, comparisons, group_errors
+from helpers.statistics import comparisons, group_errors, group_warnings
 from helpers.store import STREAMS, read_arrays
-from helpers.variants import ABLATIONS, TOKEN_MODEL, VARIANTS, chosen_models, variant_of
+from helpers.variants import TOKEN_MODEL, VARIANTS, chosen_models, variant_of
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def as_table(found: dict[str, Any]) -> pd.DataFrame:
         minus the constant's, with the ends of its interval; `under_token` and so on: the token model's minus the row's.
     """
     # a JSON file has the models by alphabet
-    rows = {name: _row(found["models"][name]) for name in VARIANTS | ABLATIONS if name in found["models"]}
+    rows = {name: _row(found["models"][name]) for name in VARIANTS if name in found["models"]}
     for c in found["comparisons"]:
         row, column = (c["a"], "over_constant") if c["b"] == "constant" else (c["b"], "under_token")
         rows[row] |= {column: c["difference"], f"{column}_low": c["low"], f"{column}_high": c["high"]}
@@ -239,7 +239,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     card |= {
         "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
         "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
-        "caveats": caveats(results["groups"]),
+        "caveats": group_warnings(results["groups"]),
         "code_version": code_version(),
     }
     card |= {name: results[name] for name in ("split", "ceiling", "groups", "config")}

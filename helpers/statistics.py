@@ -245,7 +245,7 @@ def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
     return said
 
 
-def caveats(found: dict[str, dict[str, Any]]) -> list[str]:
+def group_warnings(found: dict[str, dict[str, Any]]) -> list[str]:
     """What a model's card says about groups of people, measured or not."""
     said = in_words(found) or ["Errors by group are unknown: no groups were given (column group of ratings.csv)."]
     return [f"{' '.join(said)} {CRITICISM}", "A score is what viewers would say of a clip, not what a person is."]

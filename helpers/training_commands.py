@@ -47,7 +47,7 @@ def compare(
     *,
     data: Annotated[Path | None, option("token bank, or a run's aligned/; default: data_sample/tokens")] = None,
     out: Annotated[Path | None, option("folder of the table and its trainings; default: results/compare")] = None,
-    models: Annotated[str | None, option("names, or all (default), short, ablations", "NAMES")] = None,
+    models: Annotated[str | None, option("names, or all (default), short", "NAMES")] = None,
     params: Params = None,
 ) -> int:
     """Train models on the same clips and compare them in one table."""

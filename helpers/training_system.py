@@ -29,7 +29,7 @@ from helpers.ratings import read_positional
 from helpers.results import LICENCE, prediction_rows, split_facts
 from helpers.serializer import card_beside, load_model, model_card
 from helpers.splits import source_of
-from helpers.statistics import caveats, compare_models
+from helpers.statistics import compare_models, group_warnings
 from helpers.store import STREAMS
 from helpers.train import Trainer
 from helpers.variants import TOKEN_MODEL, start_model
@@ -146,7 +146,7 @@ class TrainingSystem:
             metrics=found["metrics"],
             weights={p.name: _weights_behind(p) for p in self.paths[:2]},
             licence=f"{LICENCE}: look there before passing the model on",
-            caveats=caveats({}),
+            caveats=group_warnings({}),
             targets=list(self.data.targets),
             forms={name: form_of(getattr(self.data, f"{name}_features")) for name in STREAMS},
             verdict=found["verdict"],

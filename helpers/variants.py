@@ -6,7 +6,7 @@ says the same thing everywhere: in `training.json`, in the table, as the file of
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -160,17 +160,15 @@ class Variant:
 
     Attributes:
         says: What it is, in words.
-        inputs: "tokens", "shuffled", "pooled", "aligned", "static" or "dynamic" (one stream's tokens), "untimed" (all
-            tokens at one time), "coarse" (every other token); "" where there is no network.
+        inputs: "tokens", "shuffled", "pooled", "aligned", "static" or "dynamic" (one stream's tokens); "" where there
+            is no network.
         network: "cross_attention", "concat_mlp", "aligned_mlp", "stream_mlp", or "" for a baseline without one.
-        changes: Parameters of the training that it has otherwise.
         own_labels: Or each training and validation clip has the ratings of another one of them.
     """
 
     says: str
     inputs: str = "tokens"
     network: str = "cross_attention"
-    changes: dict[str, Any] = field(default_factory=dict)
     own_labels: bool = True
 
     @property
@@ -196,15 +194,6 @@ VARIANTS: dict[str, Variant] = {
     ),
     "aligned_mlp": Variant("face and motion of the same time concatenated, no attention", "aligned", "aligned_mlp"),
 }
-ABLATIONS: dict[str, Variant] = {
-    "heads_1": Variant("1 head", changes={"num_heads": 1}),
-    "heads_2": Variant("2 heads", changes={"num_heads": 2}),
-    "heads_8": Variant("8 heads", changes={"num_heads": 8}),
-    "fusion_dim_64": Variant("tokens of width 64", changes={"fusion_dim": 64}),
-    "fusion_dim_256": Variant("tokens of width 256", changes={"fusion_dim": 256}),
-    "every_other_token": Variant("every other token of both streams", "coarse"),
-    "no_positions": Variant("no times: attention cannot tell when", "untimed"),
-}
 MODELS = (
     "constant", "same_video", "ridge_face", "ridge_motion", "ridge", "concat_mlp", "one_token_cross_attention",
     TOKEN_MODEL, SHUFFLED_MODEL, "aligned_mlp",
@@ -212,33 +201,23 @@ MODELS = (
 
 
 def variant_of(name: str) -> Variant:
-    """Look up a model or an ablation; ValueError lists the names."""
-    known = VARIANTS | ABLATIONS
-    if name not in known:
-        raise ValueError(f"models must be names among {', '.join(known)}, got {name!r}. Correct the name.")
-    return known[name]
+    """Look up a model; ValueError lists the names."""
+    if name not in VARIANTS:
+        raise ValueError(f"models must be names among {', '.join(VARIANTS)}, got {name!r}. Correct the name.")
+    return VARIANTS[name]
 
 
 def chosen_models(models: str) -> tuple[str, ...]:
-    """The models that `models` of the training's parameters means.
+    """The models that `models` of the training's parameters means: names with commas, "short" is MODELS, "all" all.
 
-    Args:
-        models: Names with commas between them; "short" is MODELS, "all" every variant, "ablations" every ablation.
-
-    Returns:
-        Their names in the order of the table, the constant and the token model always among them: every comparison
-        needs both.
+    They come in the order of the table, the constant and the token model always among them: every comparison needs
+    both.
     """
-    groups = {"all": tuple(VARIANTS), "ablations": tuple(ABLATIONS), "short": MODELS}
-    wanted = [each for name in models.split(",") for each in groups.get(name.strip(), (name.strip(),))]
+    groups = {"all": tuple(VARIANTS), "short": MODELS}
+    wanted = {each for name in models.split(",") for each in groups.get(name.strip(), (name.strip(),))}
     for name in wanted:
         variant_of(name)
-    return tuple(name for name in VARIANTS | ABLATIONS if name in {*wanted, "constant", TOKEN_MODEL})
-
-
-def config_of(name: str, cfg: TrainingConfig) -> TrainingConfig:
-    """The parameters that a model is trained with."""
-    return replace(cfg, **variant_of(name).changes)
+    return tuple(name for name in VARIANTS if name in wanted | {"constant", TOKEN_MODEL})
 
 
 def shuffled_order(aligned: Aligned, seed: int) -> np.ndarray:
@@ -272,12 +251,7 @@ def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray
         return {"static": aligned.static_features, "dynamic": motion, "mask": aligned.static_mask}
     if kind == "pooled":
         return aligned.pooled()
-    inputs = (shuffle_motion(aligned, seed) if kind == "shuffled" else aligned).inputs()
-    if kind == "untimed":
-        return inputs | {name: np.zeros_like(inputs[name]) for name in ("static_t_s", "dynamic_t_s")}
-    if kind == "coarse":
-        return {name: values[:, ::2] for name, values in inputs.items()}
-    return inputs
+    return (shuffle_motion(aligned, seed) if kind == "shuffled" else aligned).inputs()
 
 
 def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
@@ -286,7 +260,7 @@ def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> 
     Its input widths are those of `aligned`, its sizes those of `cfg`.
     """
     keras.utils.set_random_seed(seed)
-    variant, cfg = variant_of(name), config_of(name, cfg)
+    variant = variant_of(name)
     widths = {"static": aligned.static_features.shape[-1], "dynamic": aligned.dynamic_features.shape[-1]}
     rest = cfg.dropout_rate, len(aligned.targets)
     with computing_in(cfg.precision):
@@ -309,24 +283,19 @@ def own_architectures(
 
 
 def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:
-    """Compare networks.
-
-    Args:
-        models: By name, a model and inputs it takes (arrays with a leading axis of clips, in whatever structure).
+    """Compare networks, given by name with inputs that they take (arrays of one or more clips, in any structure).
 
     Returns:
         Index model; `parameters`, `trainable`, `layers` (those with weights of their own), `flops` of one clip's
         forward pass, a multiplication and an addition counting as two.
     """
-    rows = {
-        name: {
-            "parameters": model.count_params(),
-            "trainable": sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
-            "layers": sum(1 for _, part in _walk(model) if not _parts(part) and part.weights),
-            "flops": count_flops(model, inputs),
-        }
-        for name, (model, inputs) in models.items()
+    columns = {
+        "parameters": lambda model, _: model.count_params(),
+        "trainable": lambda model, _: sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
+        "layers": lambda model, _: sum(1 for _, part in _walk(model) if not _parts(part) and part.weights),
+        "flops": count_flops,
     }
+    rows = {name: {column: of(*each) for column, of in columns.items()} for name, each in models.items()}
     return pd.DataFrame.from_dict(rows, "index").rename_axis("model")
 
 
@@ -351,13 +320,9 @@ def as_tree(model: keras.Model) -> str:
 
 
 def count_flops(model: keras.Model, inputs: Any) -> int:
-    """Count the floating-point operations of one clip's forward pass, by the counter of the running backend.
+    """Count the floating-point operations of the first clip's forward pass, by the counter of the running backend.
 
     The counters differ in what they count beside matrix products (additions, activations), which is little.
-
-    Args:
-        model: Built.
-        inputs: What it takes; of arrays with several clips the first is used.
     """
     one = keras.tree.map_structure(lambda x: ops.convert_to_tensor(np.asarray(x)[:1]), inputs)
     if keras.backend.backend() == "jax":

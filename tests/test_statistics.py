@@ -199,8 +199,8 @@ def test_a_planted_bias_of_a_group_is_found_with_its_sign():
     assert (found["b"]["clips"], found["b"]["sources"]) == (60, 20)
     assert any(line.startswith("b: mean signed error differs") for line in statistics.in_words(found))
     alike = statistics.group_errors(*group_table())
-    assert statistics.caveats(alike)[0].startswith("No group's errors can be told from the others': a, b.")
-    assert "unknown" in statistics.caveats({})[0]
+    assert statistics.group_warnings(alike)[0].startswith("No group's errors can be told from the others': a, b.")
+    assert "unknown" in statistics.group_warnings({})[0]
 
 
 def test_clips_without_a_group_count_to_the_others_and_one_source_has_no_interval():

@@ -9,11 +9,11 @@ from helpers.align import Aligned
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.model import CompletePersonalityModel
-from helpers.variants import ABLATIONS, SHUFFLED_MODEL, TOKEN_MODEL, VARIANTS
+from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, VARIANTS
 
 N, TS, TD, DS, DD = 60, 5, 7, 11, 3
 CFG = TrainingConfig(fusion_dim=8, num_heads=2, epochs=10, batch_size=2)
-NETWORKS = [name for name, variant in (VARIANTS | ABLATIONS).items() if variant.network]
+NETWORKS = [name for name, variant in VARIANTS.items() if variant.network]
 TRAIN, VALIDATION = np.arange(N) < 42, (np.arange(N) >= 42) & (np.arange(N) < 51)  # no source is parted
 TEST = ~(TRAIN | VALIDATION)
 
@@ -52,26 +52,10 @@ def test_masked_tokens_are_not_averaged(clips):
     np.testing.assert_allclose(np.asarray(model(longer)), np.asarray(model(inputs)), atol=1e-5)
 
 
-def test_without_positions_all_times_are_one_and_every_other_token_halves_the_sequences(clips):
-    untimed, coarse = (variants.model_inputs(name, clips, 0) for name in ("no_positions", "every_other_token"))
-    assert not untimed["static_t_s"].any()
-    assert not untimed["dynamic_t_s"].any()
-    assert np.array_equal(untimed["static"], clips.static_features)
-    assert np.array_equal(coarse["dynamic"], clips.dynamic_features[:, ::2])
-    assert coarse["dynamic_t_s"].shape == coarse["dynamic_mask"].shape == (N, 4)
-
-
-def test_an_ablation_changes_its_parameter():
-    assert variants.config_of("heads_8", CFG).num_heads == 8
-    assert variants.config_of("fusion_dim_64", CFG).fusion_dim == 64
-    assert variants.config_of(TOKEN_MODEL, CFG) == CFG
-
-
 def test_a_list_of_models_is_names_and_groups_in_the_tables_order():
     assert variants.chosen_models("short") == variants.MODELS
     assert variants.chosen_models("all") == tuple(VARIANTS)
     assert variants.chosen_models("aligned_mlp, ridge") == ("constant", "ridge", TOKEN_MODEL, "aligned_mlp")
-    assert variants.chosen_models("ablations") == ("constant", TOKEN_MODEL, *ABLATIONS)
     assert SHUFFLED_MODEL in variants.MODELS
     with pytest.raises(ValueError, match="lasso"):
         variants.chosen_models("ridge,lasso")
