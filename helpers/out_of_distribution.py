@@ -1,8 +1,8 @@
 """How unlike a clip is to those that a model was trained on: beyond them its intervals promise nothing.
 
-In: tokens (n, D) of both streams. Out: one distance per stream, in units of the training clips' own, beside those of
-clips that were held out; `familiar.npz` of a model folder. The distance is Mahalanobis's (Lee et al. 2018, NeurIPS,
-arXiv:1807.03888), judged by a conformal p-value (Bates et al. 2023, Ann. Statist. 51:149).
+One distance per stream, in units of the training clips' own, beside those of clips that were held out (`familiar.npz`
+of a model folder): Mahalanobis's (Lee et al. 2018, NeurIPS, arXiv:1807.03888), judged by a conformal p-value (Bates et
+al. 2023, Ann. Statist. 51:149).
 """
 
 from dataclasses import dataclass, fields, replace
@@ -58,23 +58,22 @@ class TrainingTokens:
 
 def learn_training_tokens(training: Aligned, held_out: Aligned) -> dict[str, TrainingTokens]:
     """Describe the tokens of both streams of the training clips, and how far held-out clips lie from them."""
-    return {name: _learn(*(_tokens(clips, name) for clips in (training, held_out))) for name in STREAMS}
+    known = {}
+    for name in STREAMS:
+        clips, later = (_tokens(each, name) for each in (training, held_out))
+        tokens = np.concatenate(clips)
+        chosen = tokens[np.linspace(0, len(tokens) - 1, min(len(tokens), MOST_TOKENS)).astype(int)]
+        values, vectors = np.linalg.eigh(LedoitWolf().fit(chosen.astype(np.float64)).covariance_)
+        scale = 1 / np.sqrt(np.maximum(values, 1e-12 * max(values[-1], 1e-12)) * len(values))
+        own = TrainingTokens(chosen.mean(0), (vectors * scale).astype("float32"), np.empty(0, "float32"))
+        known[name] = replace(own, held_out=np.sort([own.distance(clip) for clip in later]).astype("float32"))
+    return known
 
 
 def _tokens(clips: Aligned, name: str) -> list[np.ndarray]:
     """Tokens of each clip, (n, D) each."""
     features, masks = getattr(clips, f"{name}_features"), getattr(clips, f"{name}_mask")
     return [x[mask] for x, mask in zip(features, masks, strict=True)]
-
-
-def _learn(training: list[np.ndarray], held_out: list[np.ndarray]) -> TrainingTokens:
-    tokens = np.concatenate(training)
-    chosen = tokens[np.linspace(0, len(tokens) - 1, min(len(tokens), MOST_TOKENS)).astype(int)]
-    values, vectors = np.linalg.eigh(LedoitWolf().fit(chosen.astype(np.float64)).covariance_)
-    scale = 1 / np.sqrt(np.maximum(values, 1e-12 * max(values[-1], 1e-12)) * len(values))
-    known = TrainingTokens(chosen.mean(0), (vectors * scale).astype("float32"), np.empty(0, "float32"))
-    distances = np.sort([known.distance(clip) for clip in held_out]).astype("float32")
-    return replace(known, held_out=distances)
 
 
 def write_training_tokens(path: str | Path, known: dict[str, TrainingTokens]) -> None:
