@@ -278,7 +278,7 @@ def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
 
 
 def convert(name: str) -> Path:
-    """Write a row's variables as `<name>.npz`, which every Keras backend loads; its original must be there and whole."""
+    """Write a row's variables as `<name>.npz`, which every Keras backend loads; its original must be there."""
     path, row = converted_path(name), WEIGHTS[name]
     if not row.kind.startswith("i3d"):
         raise ValueError(f"only I3D's weights are converted, got {name}, which is read as it is.")

@@ -1,19 +1,15 @@
 """The faces of a clip: followed from look to look, linked, the one that the clip is about, and its box at every sample.
 
-In: every sample, RGB uint8 (H, W, 3), in order, at a look with the detector's rows. Out: box, confidence, source and
-roll per sample, in pixels of the frame. A sample's box is detected, followed, interpolated over a short gap, or missing
-(NaN); it is then smoothed in time without delay. Held is one small grey picture.
-
-Between looks, points in the face are moved by pyramidal Lucas-Kanade and kept if they come back to where they started
-(Kalal, Mikolajczyk and Matas 2010, "Forward-backward error"); their median gives shift and scale. A face that no longer
-looks like the one that was detected is lost, and so is one that a cut takes away: where the picture changes as no face
-makes it, what surrounds the face must stay.
+A sample's box is detected, followed, interpolated over a short gap, or missing (NaN); it is then smoothed in time
+without delay. Between looks, points in the face are moved by pyramidal Lucas-Kanade and kept if they come back to where
+they started (Kalal, Mikolajczyk and Matas 2010, "Forward-backward error"); their median gives shift and scale. A face
+that no longer looks like the one that was detected is lost, and so is one that a cut takes away: where the picture
+changes as no face makes it, what surrounds the face must stay.
 
 There is no face recognition here: a face is the same from one look to the next if a leg leads there, or if it is at the
 same place and what is about it looks alike; so a person comes back after a cut where the camera does.
 """
 
-from functools import cache, partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -44,7 +40,6 @@ NEARLY = 1.5  # times the area of the next face; below it there is a remark
 STILL_MEDIAN, STILL_MOST = 0.0015, 0.015
 STILL_S = 1.5  # that a face must be followed for: for a second a man may keep as quiet as a picture
 Place = tuple[int, int]  # of a detection: look, and row among the faces found there
-PAIRS = cache(partial(np.triu_indices, k=1))  # by the number of points
 
 
 class Leg:
@@ -152,7 +147,7 @@ class Follower:
 
 def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Shift and scale a box (4,) by the medians of how its points (n, 2) have moved and how far apart they are."""
-    one, other = PAIRS(len(before))
+    one, other = np.triu_indices(len(before), k=1)
     apart, apart_later = (np.hypot(*(p[one] - p[other]).T) for p in (before, after))
     far = apart > 1
     scale = np.median(apart_later[far] / apart[far]) if far.any() else 1.0

@@ -14,7 +14,7 @@ from tiny_yunet import tiny_yunet
 
 from helpers import detectors, faces, tracks, weights
 from helpers.config import PreparationConfig
-from helpers.detectors import chosen_detector, detect_faces, require_detector, rows_of_yunet, shrunk
+from helpers.detectors import chosen_detector, detect_faces, require_detector
 from helpers.files import ROOT
 from helpers.video import read_frames
 
@@ -47,28 +47,9 @@ def test_a_face_is_found_where_it_is_at_any_size():
     x, y, w, h = found[0, :4]
     assert 80 < x + w / 2 < 240
     assert 60 < y + h / 2 < 180
+    assert detect_faces(frame * 0).shape == (0, 5)
     larger = detect_faces(cv2.resize(frame, None, fx=3, fy=3))
     np.testing.assert_allclose(larger[0, :4] / 3, found[0, :4], atol=0.08 * w)
-
-
-def test_a_large_picture_is_shrunk_and_says_how_small_it_is():
-    small, scale = shrunk(np.zeros((720, 1280), np.uint8), 180)
-    assert (small.shape, scale) == ((180, 320), 0.25)
-    assert shrunk(np.zeros((60, 80, 3), np.uint8), 180)[1] == 1
-
-
-def test_no_face_is_an_empty_table():
-    noise = np.random.default_rng(0).integers(0, 256, (120, 161, 3)).astype(np.uint8)
-    assert detect_faces(noise).shape == (0, 5)
-    assert rows_of_yunet(None, 0.5).shape == (0, 15)
-
-
-def test_a_table_of_yunet_is_brought_into_our_order_and_its_boxes_made_square():
-    landmarks = np.arange(10) + 30
-    found = np.float32([[10, 20, 30, 50, *landmarks, 0.9], [1, 2, 8, 4, *landmarks, 0.7]])
-    rows = rows_of_yunet(found, scale=0.5)
-    assert rows[:, :5].tolist() == [[0, 40, 100, 100, np.float32(0.9)], [2, 0, 16, 16, np.float32(0.7)]]
-    assert rows[0, 5:].tolist() == (landmarks * 2).tolist()
 
 
 def red_square(x: int, y: int, side: int, height: int, width: int) -> np.ndarray:

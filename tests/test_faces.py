@@ -70,13 +70,35 @@ def test_the_stable_box_is_that_of_the_shipped_features():
     np.testing.assert_array_equal(stable_box(rows, 1.7), expected)
 
 
-def test_the_path_between_looks_is_where_the_detector_would_have_found_the_face():
-    tracked, detected = (track_clip(SHIPPED[3], PreparationConfig(detect_every=every)).found_xyxy for every in (8, 1))
-    centre = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (tracked, detected)]
-    assert np.median(np.linalg.norm(centre[0] - centre[1], axis=1)) < 2
-    straight = [np.interp(np.arange(73), np.arange(0, 73, 8), column[::8]) for column in centre[0].T]
-    error, straight_error = (np.linalg.norm(c - centre[1], axis=1).mean() for c in (centre[0], np.transpose(straight)))
-    assert error < straight_error / 2
+def test_a_turned_clip_has_its_face_in_the_displayed_frame():
+    got = track("portrait_rotated")
+    assert got.coverage == 1
+    assert 60 < got.box_xyxy[[0, 2]].mean() < 180
+    assert 80 < got.box_xyxy[[1, 3]].mean() < 240
+
+
+def test_a_track_is_the_same_after_writing_and_reading_and_a_damaged_one_is_named(tmp_path):
+    written = replace(track("very_short"), stamp="a version")
+    write_track(tmp_path / "a" / "b.npz", written)
+    got = read_track(tmp_path / "a" / "b.npz")
+    for f in fields(FaceTrack):
+        np.testing.assert_array_equal(getattr(got, f.name), getattr(written, f.name))
+        assert type(getattr(got, f.name)) is type(getattr(written, f.name))
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
+    write_arrays(tmp_path / "other.npz", features=np.zeros(3))
+    for name in ("cut", "other"):
+        with pytest.raises(ValueError, match=rf"{name}\.npz"):
+            read_track(tmp_path / f"{name}.npz")
+
+
+def test_a_face_that_is_tracked_is_there_though_the_detector_misses_it(monkeypatch):
+    looks = iter(range(99))
+    monkeypatch.setattr(faces, "detect_faces", lambda frame, *_: detect_faces(frame)[: next(looks) in (0, 1)])
+    got = track_clip(SHIPPED[0], PreparationConfig(min_coverage=0.1))
+    assert got.coverage == 0.2
+    assert got.has_face(got.t_s).all()  # though nothing was detected after 8 / 15 s
+    lost = replace(got, source=np.where(np.arange(73) < 40, got.source, NONE))
+    assert lost.has_face(got.t_s).tolist() == [True] * 40 + [False] * 33
 
 
 def test_the_larger_of_two_faces_is_the_main_one():
@@ -85,13 +107,6 @@ def test_the_larger_of_two_faces_is_the_main_one():
     assert got.box_xyxy[[0, 2]].mean() < 160
     assert (got.boxes_xyxy[:, 2] < 192).all()
     assert got.reason == "largest summed area: 1.9 times the next of 2 faces"
-
-
-def test_a_turned_clip_has_its_face_in_the_displayed_frame():
-    got = track("portrait_rotated")
-    assert got.coverage == 1
-    assert 60 < got.box_xyxy[[0, 2]].mean() < 180
-    assert 80 < got.box_xyxy[[1, 3]].mean() < 240
 
 
 def test_memory_does_not_grow_with_the_clip(monkeypatch):
@@ -134,15 +149,6 @@ def test_a_crop_shows_the_box_and_repeats_the_edge_beyond_the_frame():
     assert crop_face(frame, np.float32([5, 7, 18, 20]), 26).shape == (26, 26, 3)
 
 
-def test_a_track_is_the_same_after_writing_and_reading(tmp_path):
-    written = replace(track("very_short"), stamp="a version")
-    write_track(tmp_path / "a" / "b.npz", written)
-    got = read_track(tmp_path / "a" / "b.npz")
-    for f in fields(FaceTrack):
-        np.testing.assert_array_equal(getattr(got, f.name), getattr(written, f.name))
-        assert type(getattr(got, f.name)) is type(getattr(written, f.name))
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Three prepared clips: a person, one whose face leaves, a wall."""
@@ -182,16 +188,6 @@ def test_a_face_that_leaves_is_lost_two_looks_later_and_a_smooth_crop_stays_wher
         track("face_leaving", min_coverage=0.5)
 
 
-def test_a_face_that_is_tracked_is_there_though_the_detector_misses_it(monkeypatch):
-    looks = iter(range(99))
-    monkeypatch.setattr(faces, "detect_faces", lambda frame, *_: detect_faces(frame)[: next(looks) in (0, 1)])
-    got = track_clip(SHIPPED[0], PreparationConfig(min_coverage=0.1))
-    assert got.coverage == 0.2
-    assert got.has_face(got.t_s).all()  # though nothing was detected after 8 / 15 s
-    lost = replace(got, source=np.where(np.arange(73) < 40, got.source, NONE))
-    assert lost.has_face(got.t_s).tolist() == [True] * 40 + [False] * 33
-
-
 def test_the_stable_box_is_the_median_enlarged_and_raised_and_a_smooth_one_follows_the_face():
     rows = np.float32([[10, 20, 30, 30, 9], [12, 22, 30, 30, 9], [100, 90, 50, 50, 9]])
     cx, cy, half = 27, 37 - 0.08 * 30, 1.7 * 30 / 2
@@ -205,14 +201,6 @@ def test_the_stable_box_is_the_median_enlarged_and_raised_and_a_smooth_one_follo
         cx, cy = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2 - 0.08 * side / 1.7
         np.testing.assert_allclose(box, [cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2], rtol=1e-5)
         assert angle == 0
-
-
-def test_a_damaged_track_names_the_file(tmp_path):
-    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
-    write_arrays(tmp_path / "other.npz", features=np.zeros(3))
-    for name in ("cut", "other"):
-        with pytest.raises(ValueError, match=rf"{name}\.npz"):
-            read_track(tmp_path / f"{name}.npz")
 
 
 def test_every_fifth_frame_is_a_crop_under_its_number(prepared, tmp_path):

@@ -56,7 +56,6 @@ CLIPS = {
     "from one to the other through black": (scaled(TWO, DIP), [28]),
     "a shaken camera": (shaken(4), []),
     "a hand before the camera": (with_frames(range(20, 28), hand), []),
-    "a mirror": (ONE[:, :, ::-1], []),
     "black": (ONE * 0, []),
     "one picture": (ONE[:1], []),
 }  # fmt: skip
