@@ -182,17 +182,6 @@ def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["trait", "bin", "prediction", "truth", "clips", "slope"]]
 
 
-def trait_correlations(predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pearson correlations between traits over clips, of the truth and of the predictions, (k, k) each.
-
-    A model that predicts one general impression correlates traits more than their ratings do.
-    """
-    order = predictions["trait"].drop_duplicates()
-    rated = predictions.dropna(subset=["truth"]).drop_duplicates(["clip", "trait"])
-    wide = rated.pivot(index="clip", columns="trait", values=["truth", "prediction"])
-    return wide["truth"][order].corr(), wide["prediction"][order].corr()
-
-
 def errors_by_source(predictions: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute and mean signed error of each source, worst first: index source, columns mae, bias, clips."""
     rows = predictions.dropna(subset=["truth"])

@@ -148,13 +148,6 @@ def score_in_words(scored: list[dict[str, Any]]) -> list[str]:
     return [*(["This clip cannot be scored reliably"] if unlike else []), said, *first["warnings"]]
 
 
-def best_models(summary: dict[str, Any]) -> list[str]:
-    """The constant, ridge, the best of the others, and the attention model: those that there are."""
-    others = [name for name in summary["models"] if name not in ("constant", "ridge", MAIN)]
-    best = max(others, key=lambda name: summary["models"][name]["r2"]["mean"] or 0.0, default="")
-    return [name for name in ("constant", "ridge", best, MAIN) if name in summary["models"]]
-
-
 def model_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Test R² of every model by target, the constant first, then from the worst to the best; further scores."""
     over = {c["a"]: (c["low"], c["high"]) for c in summary["comparisons"] if c["b"] == "constant"}

@@ -147,14 +147,6 @@ def test_predictions_that_are_spread_too_far_have_a_slope_below_one():
     assert (table["prediction"].diff()[1:5] > 0).all()
 
 
-def test_a_halo_shows_as_correlations_that_the_ratings_lack():
-    table = predictions()
-    general = table.groupby("clip")["truth"].transform("mean")
-    truth, prediction = metrics.trait_correlations(table.assign(prediction=general))
-    assert abs(truth.loc["warmth", "calm"]) < 0.2
-    assert prediction.loc["warmth", "calm"] == pytest.approx(1)
-
-
 def test_the_worst_source_is_the_one_with_the_planted_error_and_unrated_rows_are_left_out():
     rows = predictions(slope=1)
     table = metrics.errors_by_source(rows)

@@ -69,15 +69,6 @@ SOURCES = ["detected", "tracked", "interpolated", "tracked", "tracked", "detecte
 SHARES = pd.DataFrame(
     [[0.125, 0.5, 0.375, 0.0]], index=["all"], columns=["detected", "tracked", "interpolated", "none"]
 )
-JITTER = pd.DataFrame({"as found": [4.0, 2.0, 6.0], "smoothed": [1.0, 0.5, 3.0], "one box": 0.0})
-DECODERS = pd.DataFrame.from_dict(
-    {
-        "pyav": {"exact": True, "mean_levels": 0.0, "max_levels": 0, "times_reference": 1.0},
-        "cuda": {"exact": False, "mean_levels": 31.0, "max_levels": 255, "times_reference": 3.0},
-        "qsv": {"error": "it decodes in software"},
-    },
-    orient="index",
-)
 ERRORS = pd.DataFrame(
     [
         ("slow", "shift", 3.0, 0.1, 0.2, 5.0),
@@ -202,17 +193,11 @@ DRAWN = {
         lambda ax: [ax[0].collections[0].U[0], ax[0].collections[0].V[0], ax[1].images[0].get_array()[0, 0]],
         [6, -4, np.hypot(3, 2)],
     ),
-    "jitter": (
-        lambda: preparation.plot_jitter(JITTER),
-        lambda ax: [t.get_position()[0] for t in ax[0].texts],
-        [6, 3, 0],
-    ),
     "speeds": (
         lambda: preparation.plot_speeds(np.array([0, 0.1]), {"one box": np.array([1.0, 3.0])}),
         lambda ax: line(ax[0]),
         [1, 3],
     ),
-    "decoders": (lambda: preparation.plot_decoders(DECODERS), lambda ax: bars(ax[0]), [1, 3, 0]),
     "flow errors": (lambda: preparation.plot_flow_errors(ERRORS), lambda ax: cells(ax[0]), [[0.1, 0.5], [0.3, 0.7]]),
     "time": (lambda: features.plot_time_spent(SPENT_S, 8.0, workers=2), lambda ax: bars(ax[0]), [3, 1, 4, 1]),
     "rows": (
@@ -298,11 +283,6 @@ DRAWN = {
         lambda: training.plot_predictions(BEYOND, HALF),
         lambda ax: ax[0].lines[3].get_xydata(),  # crosses on the edge
         [[0.9, 1.0]],
-    ),
-    "correlations": (
-        lambda: training.plot_correlations(RATINGS.corr(), ONE.T @ ONE),
-        lambda ax: [cells(ax[0]), cells(ax[1])],
-        [RATINGS.corr(), ONE.T @ ONE],
     ),
     "by source": (
         lambda: training.plot_errors_by_source(pd.DataFrame({"mae": [0.3, 0.1], "bias": [0.2, 0]}, index=["s0", "s1"])),
@@ -445,9 +425,6 @@ SAID = {
     "one crop": (lambda: preparation.plot_crops(NOTHING, [0.0], title="a long " * 8), ""),
     "still picture": (lambda: preparation.plot_flow(NOTHING[0], np.zeros((8, 8, 2))), "px per frame"),
     "all refused": (lambda: preparation.plot_coverage(np.zeros(0), 3, min_coverage=0.3), "0 of 3"),
-    "one still clip": (lambda: preparation.plot_jitter(JITTER[:1] * 0), "median 0.0"),
-    "decoders differ": (lambda: preparation.plot_decoders(DECODERS), "NOT THE SAME FRAMES"),
-    "no decoder": (lambda: preparation.plot_decoders(DECODERS), "cannot be used on this machine"),
     "one map": (lambda: features.plot_overlay(NOTHING, np.zeros((1, 2, 2)), [0.0]), ""),
     "one rating": (lambda: analysis.plot_rating_distributions(ONE), "sd –"),
     "equal ratings": (lambda: analysis.plot_rating_distributions(EQUAL), "sd 0.00"),
@@ -464,7 +441,6 @@ SAID = {
         lambda: training.plot_group_errors({"a": {"clips": 1} | dict.fromkeys(training.GROUP_MEASURES, NO_ENDS)}),
         "too few sources for an interval",
     ),
-    "traits": (lambda: training.plot_correlations(*metrics.trait_correlations(equal_predictions(ONE))), "mean |r| –"),
     "calibration": (lambda: training.plot_calibration(metrics.calibration(equal_predictions(EQUAL))), "O, slope –"),
     "inside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.2)), "100% inside"),
     "outside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.05)), "0% inside"),

@@ -42,7 +42,7 @@ PICTURES = {  # in docs/: the figure it shows; thumbnails but for the first
     "07": "07_clip",
     "08": "08_accuracies",
     "09": "09_score",
-    "10": "10_verdict",
+    "10": "06_intervals",
 }
 NATIVE = re.compile(r"[IWEF]\d{4} |[IWEF]\d{10}\.|WARNING: All log messages before absl|To enable the following instr")
 NORMALISE = (

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -30,7 +29,6 @@ from helpers.plots import (
     axes,
     legend_below,
     matrix,
-    named_rows,
     panels,
     pictures_beside,
 )
@@ -231,26 +229,6 @@ def plot_flow(crop: np.ndarray, flow: np.ndarray, *, title: str = "") -> Figure:
     return fig
 
 
-def plot_jitter(jitter_px: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw by how much the centre of a clip's box jumps from sample to sample: clips, quartiles, median of each way.
-
-    `jitter_px`: one row per clip, one column per way, in pixels.
-    """
-    before, after = jitter_px.median().iloc[:2]
-    title = f"Smoothing leaves {after / max(before, 1e-9):.0%} of the jitter, one box for the clip none"
-    ax = axes(ax, (6, 2.4), grid="x", title=title)
-    rows = np.arange(len(jitter_px.columns))
-    quarter, middle, three_quarters = jitter_px.quantile([0.25, 0.5, 0.75]).to_numpy()
-    ax.barh(rows, three_quarters - quarter, 0.6, quarter, color="0.85")
-    ax.vlines(middle, rows - 0.3, rows + 0.3, color=ACCENT, lw=2, zorder=3)
-    sns.stripplot(jitter_px, orient="h", jitter=0.18, color=BLUE, alpha=0.5, size=4, ax=ax)
-    for row, name in enumerate(jitter_px):
-        ax.text(jitter_px[name].max(), row, f"   median {jitter_px[name].median():.1f} px", va="center", fontsize=9)
-    largest = jitter_px.max(axis=None)
-    ax.set(xlabel="jitter of the box's centre (px per sample)", xlim=(-0.02 * largest - 0.02, 1.32 * largest + 0.1))
-    return ax
-
-
 def plot_speeds(t_s: np.ndarray, speeds: Mapping[str, np.ndarray], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the mean speed in crops over time: by way of cropping, in pixels per frame at each time in seconds, (n,)."""
     top = max(values.max() for values in speeds.values())
@@ -259,30 +237,6 @@ def plot_speeds(t_s: np.ndarray, speeds: Mapping[str, np.ndarray], *, title: str
     for (name, values), color in zip(speeds.items(), (BLUE, RED, GREEN), strict=False):
         ax.plot(t_s, values, color=color, label=f"{name}: mean {values.mean():.1f}")
     ax.legend(loc="upper left", ncols=len(speeds))
-    return ax
-
-
-def plot_decoders(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the speed of decoders against the reference, and whether they deliver its frames.
-
-    `table`: as `helpers.parity.parity_table` returns it, index the backend.
-    """
-    table = table.reindex(columns=["times_reference", "exact", "mean_levels", "max_levels"])
-    speed = table["times_reference"].astype(float)
-    right = 1.12 * max(speed.max(), 1)
-    what = f"speed, times {table.index[0]} (measured just now)"
-    ax = axes(ax, (8, 3), grid="", xlim=(0, 2.4 * right), title=title, xlabel=what)
-    ax.barh(range(len(table)), speed.fillna(0), 0.6, color=np.where(table["exact"].eq(True), BLUE, RED))
-    for y, row in enumerate(table.itertuples()):
-        ran = np.isfinite(speed.iloc[y])
-        text = "cannot be used on this machine"
-        if ran:
-            frames = "same frames and times" if row.exact else "NOT THE SAME FRAMES"
-            text = f"{frames}, pixels differ by {row.mean_levels:.1f} levels, at most {row.max_levels:.0f}"
-            ax.text(speed.iloc[y], y, f"{speed.iloc[y]:.2f} ", va="center", ha="right", fontsize=9, color="white")
-        ax.text(right, y, text, va="center", fontsize=9, color="k" if ran else "0.4")
-    ax.axvline(1, color=ACCENT, ls="--", lw=1)
-    named_rows(ax, table.index)
     return ax
 
 

@@ -54,7 +54,6 @@ INTERVALS = {
     "over_constant": ("each model minus the constant", "better", "no better", "worse"),
     "under_token": ("the token model minus each other", "better than it", "not told apart", "worse than it"),
 }
-CORRELATION = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
 
 Entries = Sequence[Mapping[str, Any]]
 
@@ -161,20 +160,6 @@ def _by_trait(table: pd.DataFrame, height: float, ylabel: str) -> tuple[Figure, 
 
 def _in_brackets(trait: str) -> str:
     return name_of(trait).replace(" (", "\n(")
-
-
-def plot_correlations(truth: pd.DataFrame, prediction: pd.DataFrame) -> Figure:
-    """Draw the correlations between traits of the ratings beside those of the predictions, [-1, 1]."""
-    fig, (pair,) = panels(1, 2, (7, 3.4))
-    letters = [letter_of(name) for name in truth.columns]
-    look = CORRELATION | {"xticklabels": letters, "yticklabels": letters}
-    for ax, table, title in zip(pair, (truth, prediction), ("ratings", "predictions"), strict=True):
-        matrix(table.to_numpy(), ax, form="+.2f", square=True, **look)
-        off_diagonal = table.to_numpy()[~np.eye(len(table), dtype=bool)]
-        mean = pd.Series(np.abs(off_diagonal)).mean()  # NaN, without a warning, where nothing varies
-        ax.set_title(f"{title}: mean |r| {number(mean)}" if len(table) > 1 else title)
-    fig.colorbar(pair[0].collections[0], ax=pair, label="Pearson r", shrink=0.8)
-    return fig
 
 
 def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -289,7 +274,7 @@ def _together(ax: Axes, epochs: pd.DataFrame, rates: pd.DataFrame, times: pd.Dat
     """How what was measured per epoch goes together, as Pearson correlations over the epochs."""
     table = pd.concat([epochs[["loss", "val_loss"]], rates["learning_rate"], times["seconds"]], axis=1)
     names = ["loss", "val.\nloss", "rate", "time"]
-    look = CORRELATION | {"xticklabels": names, "yticklabels": names}
+    look = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "xticklabels": names, "yticklabels": names}
     matrix(table.corr().to_numpy(), ax, bar="correlation over epochs", **look)
     ax.set_title("what goes together")
 
