@@ -38,12 +38,11 @@ SUFFIX = r"\.(?:bmp|jpe?g|png|webp)"
 PICTURE = re.compile(rf"(?!\.)(?:.*\D)?(\d+)\D*{SUFFIX}", re.I)  # the last number: face_frame_0035.jpg
 OPENFACE = re.compile(rf"frame_det_(\d+)_\d+{SUFFIX}")  # the number of the face, then of the frame
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
-PAIRS, ARRAY = "pairs of unknown method", "arrays of unknown method"
 TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
-LOOKED_AT_CLIPS, LOOKED_AT_SAMPLES = 16, 3  # to find out what most samples of a folder are like
+LOOKED_AT = 16  # clips, to find out what most samples of a folder are like
 
 Values = tuple[np.ndarray, dict[int, str]]  # of some samples, zeros where one cannot be used; and by place, why not
-About = tuple[float, str, tuple[int, ...]]  # rate, origin and shape (n, ...) of a clip's samples
+About = tuple[int, float, str, tuple[int, ...]]  # number, rate, origin and shape of samples
 
 
 class StoredError(ClipError):
@@ -195,17 +194,17 @@ def _pair_files(folder: Path) -> dict[int, Path]:
 
 
 class Tree:
-    """A folder with the samples of many clips, all square and of one size.
+    """A folder with the samples of many clips, to any depth, all square and of one size.
 
     `clips`: path of each by what the folder calls it, in natural order. `fps`, `made`, `side_px`: numbers per second,
     origin and side of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
-    Each kind of tree says which files are its own (`_is_mine`), the clips' paths (`_paths`), rate, origin and
-    commonest shape of a clip's samples (`_about`), all files of a clip (`_files`); and for errors its `parameter`,
-    `what` it holds, a file's name (`like`), a sample's `channels`.
+    Each kind of tree says the `parameter` that names it, `what` it holds, a file's name (`like`), a sample's
+    `channels`; its clips' paths (`_find`); number, rate, origin and shape of a clip's samples (`_about`); all files of
+    a clip (`_files`).
     """
 
     def __init__(self, folder: str | Path, fps: float):
-        """Find the clips in a folder, to any depth, and what most of their samples are; a few are looked at.
+        """Find the clips in a folder, and what most of their samples are; a few are looked at.
 
         `fps`: by how much the numbers in the files' names grow in a second. FileNotFoundError: there is no folder;
         ValueError: it holds no samples, none that can be read, or such that are not square.
@@ -213,20 +212,18 @@ class Tree:
         self.folder, self.fps = Path(folder), float(fps)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.parameter} must be a folder of {self.what}, {folder} is none. Check it.")
-        self.clips = clips_by_name(self.folder, self._paths(files_below(self.folder, self._is_mine)))
-        try:
-            self.fps, self.made, shape = _commonest(self._kind, self.clips.values(), LOOKED_AT_CLIPS)
-        except StoredError as error:
-            must = f"{self.parameter} must hold {self.what} like {self.like}"
-            raise ValueError(f"{must}, got {error} below {folder}. Check it.") from None
+        self.clips = clips_by_name(self.folder, self._find())
+        paths, kinds = list(self.clips.values()), Counter()
+        for i in np.unique(np.linspace(0, len(paths) - 1, min(LOOKED_AT, len(paths))).astype(int)):
+            with suppress(Exception):  # of a clip, which it will be told of
+                kinds[self._about(paths[i])[1:]] += 1
+        must = f"{self.parameter} must hold {self.what} of shape (S, S, {self.channels}) like {self.like}"
+        if not kinds:
+            raise ValueError(f"{must}, got none that can be read below {folder}. Check it.")
+        ((self.fps, self.made, shape), _), *_ = kinds.most_common(1)
         if shape not in {(side, side, self.channels) for side in shape}:
-            must = f"the {self.what} of {self.parameter} must have shape (S, S, {self.channels})"
             raise ValueError(f"{must}, got {shape}. Crop them to squares.")
         self.side_px = shape[0]
-
-    def _kind(self, path: Path) -> tuple[float, str, tuple[int, ...]]:
-        fps, made, (_, *shape) = self._about(path)
-        return fps, made, tuple(shape)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -240,15 +237,13 @@ class Tree:
         return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
 
 
-def _commonest(look: Callable[[Path], Any], paths: Iterable[Path], n: int) -> Any:
-    """What `look` sees most often in `n` of the paths, evenly spread; StoredError where it sees nothing."""
-    paths, counter = list(paths), Counter()
-    for i in np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int)):
-        with suppress(Exception):  # of a clip, which it will be told of
-            counter[look(paths[i])] += 1
-    if not counter:
-        raise StoredError("none that can be read" if paths else "none")
-    return counter.most_common(1)[0][0]
+def _shape(look: Callable[[Path], tuple[int, ...]], paths: Iterable[Path]) -> tuple[int, ...]:
+    """The shape that most of three samples have, evenly spread."""
+    paths, shapes = list(paths), Counter()
+    for path in dict.fromkeys((paths[0], paths[len(paths) // 2], paths[-1])):
+        with suppress(Exception):
+            shapes[look(path)] += 1
+    return shapes.most_common(1)[0][0]
 
 
 class FaceTree(Tree):
@@ -258,18 +253,20 @@ class FaceTree(Tree):
     """
 
     parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
-    _is_mine = PICTURE.fullmatch
 
-    def _paths(self, files: list[Path]) -> Iterable[Path]:
-        return {path.parent for path in files}
+    def _find(self) -> Iterable[Path]:
+        return {path.parent for path in files_below(self.folder, PICTURE.fullmatch)}
 
     def _about(self, path: Path) -> About:
         pictures = _face_files(path).values()
-        return self.fps, self.what, (len(pictures), *_commonest(_picture_shape, pictures, LOOKED_AT_SAMPLES))
+        return len(pictures), self.fps, self.what, _shape(_picture_shape, pictures)
 
     def _files(self, name: str) -> list[Path]:
         times = self._times(name)
         return [*_face_files(self.clips[name]).values(), *[times] * times.exists()]
+
+    def _times(self, name: str) -> Path:
+        return self.folder.with_name(self.folder.name + TIMES_SUFFIX) / f"{name}.npz"
 
     def job(self, name: str, size_px: int) -> StoredClip:
         """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
@@ -283,9 +280,6 @@ class FaceTree(Tree):
             fps = float(np.ptp(number) / np.ptp(t_s)) if len(number) > 1 else fps
         read = partial(_read_faces, tuple(pictures.values()), self.side_px, size_px)
         return StoredClip(number, t_s, fps, len(number), f"Pillow {PIL.__version__}", read)
-
-    def _times(self, name: str) -> Path:
-        return self.folder.with_name(self.folder.name + TIMES_SUFFIX) / f"{name}.npz"
 
 
 def _exact_times(path: Path, pictures: dict[int, Path]) -> np.ndarray:
@@ -334,28 +328,28 @@ class FlowTree(Tree):
     """
 
     parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
-    _is_mine = staticmethod(is_array)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the numbers, besides the fields themselves."""
         return super().identity | {"made": self.made}
 
-    def _paths(self, files: list[Path]) -> Iterable[Path]:
+    def _find(self) -> Iterable[Path]:
+        files = files_below(self.folder, is_array)
         trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
         return [*trees, *(path for path in files if path.parent not in trees)]
 
     def _about(self, path: Path) -> About:
         if path.is_dir():
             pairs = _pair_files(path).values()
-            shape = _commonest(lambda pair: read_npy(pair).shape, pairs, LOOKED_AT_SAMPLES)
-            return self.fps, PAIRS, (len(pairs), *shape)
+            return len(pairs), self.fps, "pairs of unknown method", _shape(lambda pair: read_npy(pair).shape, pairs)
         if path.suffix == ".npy":
-            return self.fps, ARRAY, _array(path).shape
-        shape, t_s, rate, method = _of_clip(flow_header, path)
-        if not (rate > 0 and len(t_s) == shape[0] and np.allclose(t_s * rate, range(len(t_s)), rtol=0, atol=0.5)):
+            n, *shape = _array(path).shape
+            return n, self.fps, "arrays of unknown method", tuple(shape)
+        (n, *shape), t_s, rate, method = _of_clip(flow_header, path)
+        if not (rate > 0 and len(t_s) == n and np.allclose(t_s * rate, range(n), rtol=0, atol=0.5)):
             raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
-        return rate, method, shape
+        return n, rate, method, tuple(shape)
 
     def _files(self, name: str) -> list[Path]:
         path = self.clips[name]
@@ -364,7 +358,7 @@ class FlowTree(Tree):
     def job(self, name: str, size_px: int, clip_px: float | None) -> StoredClip:
         """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
         path = self.clips[name]
-        fps, made, (n, *_) = self._about(path)
+        n, fps, made, _ = self._about(path)
         if (fps, made) != (self.fps, self.made):
             there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
             raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")

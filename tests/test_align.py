@@ -189,13 +189,6 @@ def test_each_face_row_is_paired_with_the_motion_row_of_its_time(aligned):
     assert pairs["dynamic_features"][:, 0].tolist() == [10] * 3 + [20] * 4 + [0] * 2
 
 
-def test_taking_rows_keeps_everything_together(aligned):
-    taken = aligned.take(np.array([2, 0]))
-    assert taken.clips.tolist() == ["a/clip.0", "a/clip.1"]
-    assert taken.dynamic_features.max((1, 2)).tolist() == [0, 10]
-    assert taken.targets.tolist() == list(TRAITS)
-
-
 def test_the_mean_over_time_counts_tokens_only(aligned):
     assert aligned.pooled()["static"][:, 0].tolist() == [1, 2, 0]
     assert aligned.pooled()["dynamic"].shape == (3, DD)

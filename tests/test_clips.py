@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import pandas as pd
 import pytest
 from layout import make_clips
@@ -56,11 +55,6 @@ def test_a_clip_whose_name_tells_no_source_is_its_own(tmp_path):
     assert (table["source"] == table.index).all()
 
 
-def test_clips_are_in_natural_order(tmp_path):
-    make_clips(tmp_path, "p10/a.mp4", "p2/clip10.mp4", "p2/clip9.mp4")
-    assert clips.find_clips(tmp_path).index.tolist() == ["p2/clip9", "p2/clip10", "p10/a"]
-
-
 def test_hidden_files_other_files_and_special_files_are_left_out(tmp_path):
     make_clips(tmp_path, "a.mp4", "._a.mp4", ".ipynb_checkpoints/a.mp4", ".cache/b.mp4", "notes.txt", "mp4", ".mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -95,11 +89,6 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     (data / "knot").symlink_to(data / "knot")
     (data / "file.mp4").symlink_to(disk / "train/a.mp4")
     assert clips.find_clips(data).index.tolist() == ["b", "file", "linked/c", "linked/train/a"]
-
-
-def test_a_link_to_nothing_is_a_clip_of_zero_bytes(tmp_path):
-    (tmp_path / "gone.mp4").symlink_to(tmp_path / "annexed")
-    assert clips.find_clips(tmp_path)["bytes"].to_dict() == {"gone": 0}
 
 
 def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_scanned(tmp_path, monkeypatch, caplog):
@@ -167,18 +156,6 @@ def test_names_with_any_character_come_back_from_their_file(tmp_path):
     for part in (table, table.drop(index=["a\rb", "a\r\nb"])):
         clips.write_clips(part, tmp_path / "clips.csv")
         pd.testing.assert_frame_equal(clips.load_clips(tmp_path / "clips.csv"), part)
-
-
-def test_trait_statistics_are_those_of_the_rated_clips():
-    table = pd.DataFrame({trait: [0.25, 0.75, np.nan] for trait in TRAITS})
-    row = clips.trait_statistics(table).loc["neuroticism"]
-    assert row.to_dict() == pytest.approx({"n": 2, "mean": 0.5, "sd": 0.125**0.5, "min": 0.25, "max": 0.75})
-
-
-def test_neuroticism_is_shown_under_a_name_that_does_not_invert_it():
-    assert list(clips.DISPLAY) == list(TRAITS)
-    assert clips.DISPLAY["neuroticism"] == "emotional stability (N)"
-    assert "".join(clips.LETTERS) == "OCEAN"
 
 
 def test_only_the_suffix_of_a_video_is_taken_off():

@@ -13,11 +13,9 @@ from layout import make_clips
 
 from helpers import large
 from helpers.__main__ import main
-from helpers.align import align_streams
 from helpers.clips import TRAITS, find_clips, write_clips
 from helpers.external import as_text, import_features
 from helpers.files import FolderLock, LockedError, read_json, write_json
-from helpers.reduction import ChannelGroups, Reduction
 from helpers.store import FeatureFile, Stage, read_features, write_features
 
 DS, DD = 7, 11  # distinct primes
@@ -108,19 +106,6 @@ def test_files_per_clip_are_sorted_in_time(folder, per_clip, tmp_path):
     np.testing.assert_array_equal(spans.features, features(1)[[1, 2, 0, 3]])
     assert spans.frame.tolist() == [-1] * 4  # unknown
     np.testing.assert_allclose(counted.t_start_s, [0, 0.2, 0.4, 0.6])
-
-
-def test_an_imported_stream_is_aligned_with_one_that_was_made_here(folder, per_clip, tmp_path):
-    made = stage_of(tmp_path / "run", "dynamic", DD)
-    import_features(per_clip, tmp_path / "run", "static", data=folder, fps=5)
-    clips = find_clips(folder).assign(**dict.fromkeys(TRAITS, 0.5))
-    whole = Reduction(ChannelGroups(DS, DS), ChannelGroups(DD, DD), {})
-    aligned = align_streams(clips, tmp_path / "run" / "static", made, whole)
-    assert aligned.clips.tolist() == list(KEYS)
-    assert aligned.static_mask.sum(1).tolist() == [4, 4, 4]
-    assert aligned.dynamic_mask.sum(1).tolist() == [2, 3, 4]  # without the invalid row of each
-    np.testing.assert_array_equal(aligned.static_features[2], features(2))
-    np.testing.assert_allclose(aligned.static_t_s[2], [0.1, 0.3, 0.5, 0.7], rtol=1e-6)
 
 
 def test_started_again_it_goes_on_and_other_features_are_refused(folder, per_clip, tmp_path, monkeypatch):
@@ -441,14 +426,6 @@ def test_times_beyond_the_end_of_the_video_are_refused(tmp_path):
         write(tmp_path / "ms", "anna_01.csv", text.replace("t,", "t_ms,")), tmp_path, tmp_path / "data", "anna_01"
     )
     np.testing.assert_allclose(rows.t_s, np.arange(20) / 10)
-
-
-def test_a_clip_in_two_files_is_told(tmp_path, data):
-    for folder in ("one", "two"):
-        (tmp_path / "source" / folder).mkdir(parents=True)
-        np.savez(tmp_path / "source" / folder / "anna_01.npz", features=np.ones((2, 3)), t_s=[0, 1])
-    with pytest.raises(ValueError, match="anna_01"):
-        imported(tmp_path / "source", tmp_path, data)
 
 
 def test_names_of_another_computer_are_matched_as_those_of_ratings_are(tmp_path, data):

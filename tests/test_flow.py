@@ -6,7 +6,7 @@ import pytest
 from trees import some_flow
 
 from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow
-from helpers.plots.preparation import flow_to_rgb, flow_wheel
+from helpers.plots.preparation import flow_to_rgb
 from helpers.store import write_arrays
 from helpers.stored_flow import write_flow
 
@@ -87,26 +87,6 @@ def test_colours_show_direction_and_length():
     assert left == [0, 255, 255]
     assert down == pytest.approx([128, 255, 0], abs=1)
     assert up == pytest.approx([128, 0, 255], abs=1)
-
-
-def test_colours_take_the_longest_vector_as_full_by_default():
-    flow = np.zeros((3, 5, 7, 2), np.float32)
-    flow[1, 2, 3] = (0.5, 0)
-    rgb = flow_to_rgb(flow)
-    assert rgb.shape == (3, 5, 7, 3)
-    assert rgb.dtype == np.uint8
-    assert rgb[1, 2, 3].tolist() == [255, 0, 0]
-    assert (rgb[0] == 255).all()
-    assert (flow_to_rgb(np.zeros((5, 7, 2), np.float32)) == 255).all()
-
-
-def test_the_wheel_shows_right_on_the_right_and_nothing_in_the_middle():
-    wheel = flow_wheel(31)
-    assert wheel.shape == (31, 31, 3)
-    assert wheel[15, 30].tolist() == [255, 0, 0]
-    assert wheel[15, 0].tolist() == [0, 255, 255]
-    assert wheel[30, 15].tolist() == flow_to_rgb(np.float32([[[0, 1]]]), 1.0)[0, 0].tolist()
-    assert wheel[15, 15].tolist() == wheel[0, 0].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize("clip_px", [20.0, 7.0])

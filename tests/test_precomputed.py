@@ -14,7 +14,6 @@ from helpers.faces import export_faces, prepare_clips
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.precomputed import FaceTree, StoredError, read_face, stored_chunks
-from helpers.saliency import inputs_at
 from helpers.sources import open_source
 from helpers.store import read_arrays, write_arrays
 from helpers.stored_flow import OpticalFlowSequenceLoader, write_flow
@@ -145,27 +144,11 @@ def test_a_changed_renamed_or_removed_sample_changes_the_stamp_of_its_clip(tmp_p
     assert len({*seen, tree.stamp("a")}) == 4
 
 
-def test_links_are_followed_once_and_hidden_and_other_files_are_passed_over(tmp_path):
-    write_faces(tmp_path / "disk" / "a", [0])
-    root = tmp_path / "tree"
-    write_faces(root / ".trash" / "c", [0])
-    (root / "b").mkdir()
-    write_faces(root / "b", [3])
-    shutil.copy(root / "b" / "face_000003.jpg", root / "b" / "cover.jpg")
-    (root / "b" / "face_000004.txt").touch()
-    shutil.copy(root / "b" / "face_000003.jpg", root / "b" / ".part-5.jpg")
-    (root / "linked").symlink_to(tmp_path / "disk")
-    (root / "linked" / "loop").symlink_to(root)
-    tree = FaceTree(root, 30.0)
-    assert list(tree.clips) == ["b", "linked/a"]
-    assert crops_of(tree, "b")[2].tolist() == [3]
-
-
 @pytest.mark.parametrize("tree", [FaceTree, OpticalFlowSequenceLoader])
 def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path, tree):
     with pytest.raises(FileNotFoundError, match="_dir must be"):
         tree(tmp_path / "nowhere", 30.0)
-    with pytest.raises(ValueError, match="got none below"):
+    with pytest.raises(ValueError, match="got none"):
         tree(tmp_path, 30.0)
     (tmp_path / "a").mkdir()
     for name in ("face_0.jpg", "flow_0_1.npy"):
@@ -230,15 +213,6 @@ def test_a_tree_of_pairs_gives_every_field_at_its_time(tmp_path, n, first):
     assert reasons == {}
     assert tree.job(CLIP, FLOW_PX, 20.0).n_frames == n + 1
     assert tree.job(CLIP, FLOW_PX, 20.0).fps == 6.0
-
-
-@pytest.mark.parametrize("input_px", [4, 16])
-def test_fields_of_another_side_than_the_network_are_scaled_with_their_vectors(tmp_path, input_px):
-    flow = flow_of(3)
-    write_pairs(tmp_path / "a", flow)
-    values, *_ = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a", input_px, clip_px=2.0)
-    np.testing.assert_array_equal(values, normalise_flow(resize_flow(flow, input_px), 2.0))
-    assert np.abs(values).max() == 1
 
 
 def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
@@ -472,18 +446,3 @@ def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path)
     job, track = source.job(tmp_path, "c", "", 224)
     assert (track.n_frames, track.fps) == (6, 5.0)
     assert samples_of(job)[0].shape == (5, 32, 32, 2)
-
-
-def test_what_the_network_is_shown_can_be_looked_at(exported, tmp_path):
-    folders = {"data_dir": str(exported / "data"), "out_dir": str(exported / "run")}
-    video = exported / "data" / "ü.001.mp4"
-    cfg = StaticConfig(**folders, every_n_frames=6)
-    of_video = inputs_at(open_source(cfg, ["ü.001"]), video, "ü.001", np.array([11, 0]))
-    stored = StaticConfig(**folders, faces_dir=str(exported / "faces_jpeg"))
-    of_tree = inputs_at(open_source(stored, ["ü.001"]), video, "ü.001", [23, 1])  # every third frame: 69 and 3
-    assert of_video.shape == of_tree.shape == (2, 224, 224, 3)
-    assert np.abs(of_video.astype(int) - of_tree).mean() < 3
-    assert np.abs(of_video[0].astype(int) - of_video[1]).mean() > 5
-    flow = inputs_at(open_source(DynamicConfig(**folders), ["ü.001"]), video, "ü.001", [40])
-    assert flow.shape == (1, 112, 112, 2)
-    assert 0 < np.abs(flow).max() <= 1
