@@ -1,16 +1,14 @@
 """Labelled clips in folders `<split>/<class>[/<sub>…]/<clip>`, videos or arrays, and their folds for training.
 
-In: a folder. Out: a table with one row per clip and the label of every class; parts of it to train and to test on. What
-splits are called, and what a clip's key and source are, is as everywhere (`helpers.names`); the clips of an array are
-sources of their own.
+What splits are called, and what a clip's key and source are, is as everywhere (`helpers.names`); the clips of an array
+are sources of their own.
 """
 
 import logging
+import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,8 +24,7 @@ from helpers.splits import SPLITS, source_of, split_named
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LabelledClips:
+class LabelledClips(NamedTuple):
     """Clips and their classes.
 
     Attributes:
@@ -54,44 +51,46 @@ def find_classes(data_dir: str | Path) -> LabelledClips:
     """Find the clips of all classes in all splits.
 
     Folders are classes by their place: below a folder whose name says a split (`train`, `val`, `test80_01`). Hidden
-    files are left out. A class folder without clips, a class that a split lacks, a file beside the class folders and
-    an array that cannot be read are problems, not errors.
+    files are left out. A class that a split lacks, a file beside the class folders and an array that cannot be read are
+    problems, not errors.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        RuntimeError: A pt file, and no torch to read it.
         ValueError: No splits, fewer than two classes with clips, one file's content in two classes, or two files with
             one key.
     """
     root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data_dir must be a folder of classes, {root} does not exist. Check the path.")
-    splits = [folder for folder in _subfolders(root) if split_named(folder.name)]
-    if not splits:
+    splits = {folder: split_named(folder.name) for folder in _subfolders(root)}
+    if not any(splits.values()):
         raise ValueError(
             f"data_dir must hold folders {', '.join(SPLITS)} with a folder per class in each, got none in {root}. "
             "Name the folder above them."
         )
-    rows, problems = [], []
-    for split in splits:
-        empty = {folder.name for folder in _subfolders(split)}
-        for below in video_files(split, _is_clip):
-            path, (category, _, inside) = f"{split.name}/{below}", below.partition("/")
-            empty.discard(category)
+    rows, problems, names = [], [], []
+    for folder, split in splits.items():
+        if not split:
+            continue
+        names += [(split, below.name) for below in _subfolders(folder)]
+        for below in video_files(folder, lambda name: is_video(name) or name in ARRAY_FILES):
+            path, (category, _, inside) = f"{folder.name}/{below}", below.partition("/")
             if not inside:
                 problems.append((path, "lies beside the class folders"))
                 continue
             try:
-                rows += [(*clip, split_named(split.name), category) for clip in _clips_of(root, path)]
+                rows += [(*clip, split, category) for clip in _clips_of(root, path)]
             except VideoError as error:
-                problems.append((path, str(error).removeprefix(f"{Path(path).name}: ")))
-        problems += [(f"{split.name}/{name}", "a class folder without clips") for name in sorted(empty)]
-    return _labelled(root, rows, problems)
-
-
-def _labelled(root: Path, rows: list[tuple], problems: list[tuple[str, str]]) -> LabelledClips:
+                problems.append((path, str(error)))
     columns = ["key", "path", "place", "split", "category"]
     table = pd.DataFrame(sorted(rows, key=lambda row: natural_order(row[0])), columns=columns).set_index("key")
+    present = set(table[["split", "category"]].itertuples(index=False, name=None))
+    wanted = {(split, category) for split in table["split"].unique() for category in table["category"].unique()}
+    absent = sorted(wanted.union(names) - present)
+    problems += [(split, f"no clips of class {category}") for split, category in absent]
+    for name, problem in problems:
+        log.warning("%s: %s", name, problem)
+    return _labelled(root, table, pd.DataFrame(problems, columns=["name", "problem"], dtype="str"))
+
+
+def _labelled(root: Path, table: pd.DataFrame, problems: pd.DataFrame) -> LabelledClips:
     if table.index.has_duplicates:
         key = table.index[table.index.duplicated()][0]
         raise ValueError(f"{' and '.join(table.loc[key, 'path'])} have the same key {key!r}. Rename one of the two.")
@@ -99,21 +98,12 @@ def _labelled(root: Path, rows: list[tuple], problems: list[tuple[str, str]]) ->
     if len(categories) < 2:
         raise ValueError(f"data_dir must hold clips of two classes at least, got {list(categories)} in {root}.")
     _check_one_class_each(root, table)
-    table["source"] = [source_of(key) for key in table.index]
-    table["label"] = table["category"].map(categories).astype("int64")
-    for split, present in table.groupby("split")["category"]:
-        problems += [(split, f"no clips of class {name}") for name in categories if name not in set(present)]
-    for name, problem in problems:
-        log.warning("%s: %s", name, problem)
-    return LabelledClips(table, categories, pd.DataFrame(problems, columns=["name", "problem"], dtype="str"))
+    table = table.assign(source=[source_of(key) for key in table.index], label=table["category"].map(categories))
+    return LabelledClips(table.astype({"label": "int64"}), categories, problems)
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _is_clip(name: str) -> bool:
-    return is_video(name) or name in ARRAY_FILES
 
 
 def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
@@ -126,24 +116,14 @@ def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
 
 def _check_one_class_each(root: Path, table: pd.DataFrame) -> None:
     """Refuse one content in two classes; files are read only where others have their size."""
-    files = table.drop_duplicates("path")
-    files = files.assign(size=[_known(lambda path: path.stat().st_size, root / path) for path in files["path"]])
-    files = files[(files["size"] > 0) & (files.groupby("size")["category"].transform("nunique") > 1)]
-    for _, alike in files.assign(sha256=[_known(file_sha256, root / path) for path in files["path"]]).groupby("sha256"):
-        others = alike[alike["category"] != alike["category"].iloc[0]]
-        if len(others):
+    files = table[[os.access(root / path, os.R_OK) for path in table["path"]]].drop_duplicates("path")
+    files = files[files["path"].map(lambda path: (root / path).stat().st_size).duplicated(keep=False)]
+    for _, alike in files.groupby(files["path"].map(lambda path: file_sha256(root / path))):
+        if alike["category"].nunique() > 1:
             raise ValueError(
-                f"a clip must have one class, {alike['path'].iloc[0]} and {others['path'].iloc[0]} are the same file. "
+                f"a clip must have one class, {' and '.join(alike['path'])} are the same file. "
                 "Delete it where it is wrong."
             )
-
-
-def _known(ask: Callable[[Path], Any], path: Path) -> Any:
-    """What `ask` says of a file, None where it cannot be read: it is named where it fails."""
-    try:
-        return ask(path)
-    except OSError:
-        return None
 
 
 def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:

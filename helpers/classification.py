@@ -1,47 +1,41 @@
 """Trains the classifiers of all folds and seeds, and says how good they are beside the baselines.
 
-In: feature files (`helpers.clip_features`) and `ClassificationConfig`. Out, below `<out>/classification/`: for each
-training `models/<model>-<fold>-<seed>.npz` (the probabilities (n_test, n_classes) of its test clips in every view, the
-history, the rows) and, for networks, `.keras`; of all, `classification.json`, `predictions.csv`, `history.csv`.
-Processes have one thread each, so that the figures depend neither on their number nor on what was done before; a
-training that is there is not done again. Every interval is a bootstrap over sources; every difference is paired.
+Written below `<out>/classification/`: for each training `models/<model>-<fold>-<seed>.npz` (the probabilities (n_test,
+n_classes) of its test clips in every view, and their rows) and, for networks, `.keras`; of all, `classification.json`,
+`predictions.csv` and `model/`, the ensemble. A training that is there is not done again. Every interval is a bootstrap
+over sources; every difference is paired.
 """
 
 import hashlib
 import json
-import logging
-import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import pandas as pd
 from sklearn import metrics
-from tqdm.auto import tqdm
+from sklearn.calibration import calibration_curve
+from sklearn.utils.class_weight import compute_sample_weight
 
-from helpers.class_folders import check_folds, plan_folds
-from helpers.classifier import Trainee, fit_bag, predict_classes
+from helpers.class_folders import Fold, check_folds, plan_folds
+from helpers.classifier import build_classifier, fit_bag
 from helpers.clip_features import ClipVariants, feature_files, read_variants
-from helpers.clip_frames import PLAIN
-from helpers.config import ClassificationConfig
-from helpers.files import file_sha256, read_json, replacing, write_json
+from helpers.clip_frames import CORRUPTIONS, PLAIN, tta_names, view_names
+from helpers.config import ClassificationConfig, TrainingConfig
+from helpers.files import code_version, file_sha256, read_json, replacing, write_json
 from helpers.statistics import NONE, mean_interval
 from helpers.store import read_arrays, write_arrays
-from helpers.train import ONE_THREAD, is_done
-from helpers.workers import ClipPool, cores
-
-log = logging.getLogger(__name__)
+from helpers.train import Trainer, is_done, run_jobs
+from helpers.workers import cores
 
 MAJORITY, BAG, BILSTM, AUGMENTED, ENSEMBLE = "majority", "bag_of_frames", "bilstm", "bilstm_augmented", "ensemble"
 TABLE_ORDER = (MAJORITY, BAG, BILSTM, f"{BILSTM}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)
-TRAINING_PARAMETERS = (
-    "split", "seed", "folds", "components", "units", "dropout_rate", "learning_rate", "label_smoothing",
-    "clips_per_batch", "epochs", "patience", "precision",
-)  # fmt: skip
-PATIENCE_S = 24 * 3600.0  # that a training may take
+NOT_DECISIVE = ("data_dir", "out_dir", "workers", "progress")  # for results
 BINS = 10  # of confidence, as Guo et al. (2017, ICML, arXiv:1706.04599) have 15 for larger sets
 Probabilities = Mapping[str, Mapping[str, np.ndarray]]  # model -> view (plain or a corruption) -> (N, n_classes)
 
@@ -53,89 +47,99 @@ class Job(NamedTuple):
     fold: int
     seed: int
 
-    @property
-    def stem(self) -> str:
-        return f"{self.model}-{self.fold}-{self.seed}"
+
+def plan_jobs(cfg: ClassificationConfig, n_folds: int) -> list[list[Job]]:
+    """The trainings of a run by model and fold, the longest first; the seeds of an ensemble follow `cfg.seed`."""
+    best, seeds = AUGMENTED if cfg.views else BILSTM, range(cfg.seed, cfg.seed + cfg.n_models)
+    single = [BILSTM, BAG] if cfg.views else [BAG]
+    groups = [[Job(best, fold, seed) for seed in seeds] for fold in range(n_folds)]
+    return groups + [[Job(name, fold, cfg.seed)] for name in single for fold in range(n_folds)]
 
 
-def models_folder(cfg: ClassificationConfig) -> Path:
-    return cfg.out / "classification" / "models"
-
-
-def plan_jobs(clips: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
-    """The trainings of a run, the longest first; the seeds of an ensemble follow `cfg.seed`."""
-    folds, best = range(len(plan_folds(clips.table, cfg))), AUGMENTED if clips.views else BILSTM
-    members = [Job(best, fold, cfg.seed + i) for i in range(cfg.n_models) for fold in folds]
-    single = [BILSTM, BAG] if clips.views else [BAG]
-    return members + [Job(name, fold, cfg.seed) for name in single for fold in folds]
-
-
-def train_all(clips: ClipVariants, cfg: ClassificationConfig) -> list[Job]:
-    """Do every training of a run that is not done, in `cfg.workers` processes (0: one per core), and return all."""
-    folder, jobs, stamp = models_folder(cfg), plan_jobs(clips, cfg), _stamp(cfg)
-    write_json(folder / "task.json", {"config": cfg.as_dict(without=("workers", "progress")), "stamp": stamp})
-    left = [job for job in jobs if not is_done(folder / f"{job.stem}.npz", stamp)]
-    if not left:
-        return jobs
-    workers = min(cfg.workers or cores(), len(left))
-    with (
-        tqdm(total=len(left), unit="training", disable=not cfg.progress) as bar,
-        ClipPool(serve_training, workers=workers, patience_s=PATIENCE_S, environment=ONE_THREAD) as pool,
-    ):
-        for job, answers in pool.run((job, (str(folder), job)) for job in left):
-            list(answers)
-            log.info("trained %s of fold %d with seed %d", *job)
-            bar.update()
-    return jobs
-
-
-def _stamp(cfg: ClassificationConfig) -> str:
-    """What the trainings depend on beside model, fold and seed, as sha256."""
+def train_all(cfg: ClassificationConfig, n_folds: int) -> None:
+    """Do every training of a run that is not done, in `cfg.workers` processes (0: one per core)."""
+    folder = cfg.out / "classification" / "models"
     parts = {"/".join(names): file_sha256(path) for names, path in feature_files(cfg).items()}
-    config = {name: getattr(cfg, name) for name in TRAINING_PARAMETERS}
-    text = json.dumps([parts, config, os.environ.get("KERAS_BACKEND", "")], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    config = cfg.as_dict(without=(*NOT_DECISIVE, "n_models", "batch_size"))
+    text = json.dumps([parts, config, keras.backend.backend()], sort_keys=True)
+    stamp = hashlib.sha256(text.encode()).hexdigest()
+    write_json(folder / "task.json", {"config": cfg.as_dict(without=NOT_DECISIVE[2:]), "stamp": stamp})
+    groups = [[job for job in group if not is_done(_file(cfg, job), stamp)] for group in plan_jobs(cfg, n_folds)]
+    groups = [group for group in groups if group]
+    if groups:
+        run_jobs(serve_training, folder, groups, workers=cfg.workers or cores(), progress=cfg.progress)
 
 
-def serve_training(task: tuple[str, Job]) -> Iterator[None]:
-    """Do one training in a worker process, with the data and the compiled network of the one before."""
-    folder, job = task
-    _train(job, *_prepare(folder))
-    yield
+def _file(cfg: ClassificationConfig, job: Job, suffix: str = ".npz") -> Path:
+    return cfg.out / "classification" / "models" / f"{job.model}-{job.fold}-{job.seed}{suffix}"
+
+
+def serve_training(task: tuple[str, Sequence[Job]]) -> Iterator[bool]:
+    """Train one model on one fold with each seed in a worker process; the network is compiled once for all groups."""
+    folder, jobs = task
+    cfg, clips, trainer, stamp = _prepare(folder)
+    fold, views = plan_folds(clips.table, cfg)[jobs[0].fold], [PLAIN, *view_names(0, cfg.tta_views)[1]]
+    for job, p in _trained(jobs, fold, views, clips, trainer, cfg):
+        write_arrays(_file(cfg, job), stamp=stamp, test=fold.test, **{f"p_{view}": p[view] for view in views})
+        yield True
 
 
 @lru_cache(maxsize=1)
-def _prepare(folder: str) -> tuple[ClipVariants, ClassificationConfig, str, Trainee]:
-    """The clips of a run, its parameters, the stamp of its trainings, and what is trained."""
+def _prepare(folder: str) -> tuple[ClassificationConfig, ClipVariants, Trainer, str]:
+    """Parameters and clips of a run, what its networks are trained by, and the stamp of its trainings."""
     task = read_json(Path(folder) / "task.json")
     cfg = ClassificationConfig.checked(task["config"])
     clips = read_variants(cfg)
-    return clips, cfg, task["stamp"], Trainee(clips.features[PLAIN].shape[-1], len(clips.classes), cfg)
+    how = {name: getattr(cfg, name) for name in ("epochs", "learning_rate", "patience")}
+    training = TrainingConfig(batch_size=cfg.clips_per_batch, weight_decay=0.0, schedule="cosine", **how)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=cfg.label_smoothing)
+    network = build_classifier(clips.features[PLAIN].shape[-1], len(clips.classes), cfg, seed=0)
+    return cfg, clips, Trainer(network, training, loss), task["stamp"]
 
 
-def _train(job: Job, clips: ClipVariants, cfg: ClassificationConfig, stamp: str, trainee: Trainee) -> None:
-    """Train one model on one fold and write it: the network first, then the stamped arrays."""
-    fold, arrays = plan_folds(clips.table, cfg)[job.fold], {}
-    train = clips.training(fold.train, augmented=job.model == AUGMENTED)
-    validation = clips.training(fold.validation, augmented=False)
-    if job.model == BAG:
-        predict = fit_bag(train, validation)
-    else:
-        history = trainee.fit(train, validation, job.seed)
-        arrays = {f"history_{column}": values.to_numpy() for column, values in history.items()}
-        with replacing(models_folder(cfg) / f"{job.stem}.keras") as part:
-            trainee.model.save(part)
+def _trained(
+    jobs: Sequence[Job],
+    fold: Fold,
+    views: Sequence[str],
+    clips: ClipVariants,
+    trainer: Trainer,
+    cfg: ClassificationConfig,
+) -> Iterator[tuple[Job, dict[str, np.ndarray]]]:
+    """Each job with the probabilities of its test clips by view, float32 (n_test, n_classes).
 
-        def predict(inputs: dict[str, np.ndarray]) -> np.ndarray:
-            return predict_classes(trainee.model, inputs)
+    Classes count alike, however many clips they have. Principal components are those of the training clips in all of
+    their views; they and what they make of frames are the same for all seeds.
+    """
+    names = [PLAIN, *view_names(cfg.views if jobs[0].model == AUGMENTED else 0, 0)[0]]
+    labels = clips.table["label"].to_numpy()
+    train, truth = [clips.frames(view, fold.train) for view in names], np.tile(labels[fold.train], len(names))
+    validation = clips.frames(PLAIN, fold.validation)
+    if jobs[0].model == BAG:
+        predict = fit_bag(*train, truth, validation, labels[fold.validation])
+        yield jobs[0], {view: predict(*clips.frames(view, fold.test)).astype("float32") for view in views}
+        return
+    network, one_hot = trainer.model, np.eye(len(clips.classes), dtype="float32")
+    network.reduction.adapt(train)
+    components, weights = network.reduction.get_weights(), compute_sample_weight("balanced", truth).astype("float32")
+    train = _joined([network.reduce(*frames) for frames in train]), one_hot[truth], weights
+    validation = network.reduce(*validation), one_hot[labels[fold.validation]]
+    test = _joined([network.reduce(*clips.frames(view, fold.test)) for view in views])
+    for job in jobs:
+        start = build_classifier(network.feature_dim, network.n_classes, cfg, job.seed)
+        start.reduction.set_weights(components)
+        trainer.fit(start, train, validation)
+        with replacing(_file(cfg, job, ".keras")) as part:
+            start.save(part)
+        p = network.predict(test, batch_size=1024, verbose=0)
+        yield job, dict(zip(views, np.split(p, len(views)), strict=True))
 
-    for view in (name for name in clips.features if name not in clips.views):
-        arrays[f"p_{view}"] = predict(clips.inputs(view, fold.test)).astype("float32")
-    write_arrays(models_folder(cfg) / f"{job.stem}.npz", stamp=stamp, test=fold.test, **arrays)
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
-    """Train what is not trained, score every model on clips that it did not see, and write the results.
+    """Train what is not trained, score every model on clips that it did not see, and write results and ensemble.
 
     Returns:
         What `classification.json` holds: `models` (see `score_models`), `best` (the last of them) and `members` (its
@@ -143,29 +147,66 @@ def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
     """
     clips = read_variants(cfg)
     check_folds(clips.table, clips.classes, cfg)
-    jobs = train_all(clips, cfg)
+    folds = plan_folds(clips.table, cfg)
+    train_all(cfg, len(folds))
     p, rows = all_probabilities(clips, cfg)
-    truth, sources = (clips.table[column].to_numpy()[rows] for column in ("label", "source"))
-    best = list(p)[-1]
+    table, best = clips.table.iloc[rows], list(p)[-1]
+    truth, sources = table["label"].to_numpy(), table["source"].to_numpy()
+    every, fold_of = clips.table["source"].to_numpy(), np.zeros(len(clips.table), int)
+    for number, fold in enumerate(folds):
+        fold_of[fold.test] = number
+    groups = plan_jobs(cfg, len(folds))
+    members = [job for group in groups for job in group if job.model == groups[0][0].model]
+    shared = max(int(np.isin(every[fold.test], every[fold.train]).sum()) for fold in folds)
     results = {
         "models": score_models(p, truth, sources),
         "gains": gains(p, truth, sources),
         "best": best,
-        "members": [job.stem for job in jobs if job.model == jobs[0].model],
+        "members": [_file(cfg, job).stem for job in members],
         "per_class": per_class(p[best][PLAIN], truth, clips.classes).to_dict("index"),
         "confusion": metrics.confusion_matrix(truth, p[best][PLAIN].argmax(1)).tolist(),
         "calibration": {name: calibration_error(views[PLAIN], truth) for name, views in p.items()},
         "classes": clips.classes,
-        "split": _split_counts(clips.table, cfg),
-        "config": cfg.as_dict(without=("data_dir", "out_dir", "workers", "progress")),
+        "split": {
+            "by": cfg.split,
+            "folds": len(folds),
+            "test_clips_sharing_a_source_with_train": shared,
+            "clips": len(clips.table),
+            "sources": clips.table["source"].nunique(),
+            "test_clips": len(rows),
+            "test_sources": table["source"].nunique(),
+        },
+        "config": cfg.as_dict(without=NOT_DECISIVE),
     }
-    folder = cfg.out / "classification"
-    with replacing(folder / "predictions.csv") as part:
-        _prediction_table(p, clips, cfg).to_csv(part, index=False, float_format="%.9g")
-    with replacing(folder / "history.csv") as part:
-        _gather_history(cfg, jobs).to_csv(part, index=False, float_format="%.6g")
-    write_json(folder / "classification.json", results)
+    with replacing(cfg.out / "classification" / "predictions.csv") as part:
+        said = _prediction_table(p, table.assign(fold=fold_of[rows]), clips.classes)
+        said.to_csv(part, index=False, float_format="%.9g")
+    _keep_ensemble(cfg, results)
+    write_json(cfg.out / "classification" / "classification.json", results)
     return results
+
+
+def _keep_ensemble(cfg: ClassificationConfig, results: dict[str, Any]) -> None:
+    """Write `model/`: the checkpoints of the best model with all folds and seeds, and `card.json`.
+
+    Each checkpoint has seen other clips; the accuracy on the card is that of clips which none of its makers saw.
+    """
+    folder = cfg.out / "classification" / "model"
+    names = [f"{member}.keras" for member in results["members"]]
+    for name in names:
+        with replacing(folder / name) as part:
+            shutil.copyfile(folder.parent / "models" / name, part)
+    for stale in set(folder.glob("*.keras")).difference(folder / name for name in names):
+        stale.unlink()
+    card = {name: results[name] for name in ("classes", "split", "config")} | {
+        "checkpoints": names,
+        "metrics": results["models"],
+        "tta_views": cfg.tta_views,
+        "weights": cfg.weights,
+        "drawn": (cfg.data / "truth.csv").exists(),  # whether its clips are synthetic
+        "code_version": code_version(),
+    }
+    write_json(folder / "card.json", card)
 
 
 def all_probabilities(clips: ClipVariants, cfg: ClassificationConfig) -> tuple[Probabilities, np.ndarray]:
@@ -173,54 +214,31 @@ def all_probabilities(clips: ClipVariants, cfg: ClassificationConfig) -> tuple[P
 
     Returns:
         Probabilities (n_test, n_classes) by model, from the majority to the ensemble, and by view; the rows of the
-        test clips, int (n_test,). `bilstm_augmented` and `..._tta` are there where the features have views for them.
+        test clips, int (n_test,).
     """
-    names = [BAG, BILSTM] + ([AUGMENTED] if clips.views else [])
-    best, shown = names[-1], [PLAIN, *clips.corruptions]
-    single = {name: _gather_probabilities(clips, cfg, name, cfg.seed) for name in names}
+    folds, shown = plan_folds(clips.table, cfg), [PLAIN, *CORRUPTIONS]
+    rows = np.sort(np.concatenate([fold.test for fold in folds]))
+    groups, n_classes = plan_jobs(cfg, len(folds)), len(clips.classes)
+
+    def gathered(model: str, seed: int) -> dict[str, np.ndarray]:
+        parts = [read_arrays(_file(cfg, Job(model, fold, seed))) for fold in range(len(folds))]
+        order = np.argsort(np.concatenate([part["test"] for part in parts]))
+        return {n[2:]: np.concatenate([part[n] for part in parts])[order] for n in parts[0] if n.startswith("p_")}
 
     def averaged(p: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {view: np.mean([p[name] for name in (view, *clips.tta(view))], axis=0) for view in shown}
+        return {view: np.mean([p[name] for name in (view, *tta_names(view, cfg.tta_views))], axis=0) for view in shown}
 
-    seeds = range(cfg.seed, cfg.seed + cfg.n_models)
-    members = [averaged(_gather_probabilities(clips, cfg, best, seed)) for seed in seeds]
-    table = {MAJORITY: dict.fromkeys(shown, _majority(clips.table, cfg))}
+    shares = np.full((len(clips.table), n_classes), np.nan)
+    for fold in folds:
+        shares[fold.test] = np.bincount(clips.table["label"].iloc[fold.train], minlength=n_classes) / len(fold.train)
+    single = {name: gathered(name, cfg.seed) for name in (BAG, BILSTM, groups[0][0].model)}
+    members = [averaged(gathered(*job[::2])) for job in groups[0]]
+    table = {MAJORITY: dict.fromkeys(shown, shares[rows])}
     table |= {name: {view: p[view] for view in shown} for name, p in single.items()}
-    if clips.tta():
-        table[f"{best}_tta"] = averaged(single[best])
+    if cfg.tta_views:
+        table[f"{groups[0][0].model}_tta"] = averaged(single[groups[0][0].model])
     table[ENSEMBLE] = {view: np.mean([member[view] for member in members], axis=0) for view in shown}
-    rows = _tested(clips.table, cfg).index.to_numpy()
-    return {name: {v: p[rows] for v, p in views.items()} for name, views in table.items()}, rows
-
-
-def _gather_probabilities(clips: ClipVariants, cfg: ClassificationConfig, model: str, seed: int) -> dict[str, Any]:
-    """Test probabilities of all folds of one model and seed, by view float32 (N, n_classes); NaN where none tests."""
-    p: dict[str, np.ndarray] = {}
-    for fold in range(len(plan_folds(clips.table, cfg))):
-        arrays = read_arrays(models_folder(cfg) / f"{Job(model, fold, seed).stem}.npz")
-        for name in (name for name in arrays if name.startswith("p_")):
-            whole = p.setdefault(name[2:], np.full((len(clips.table), len(clips.classes)), np.nan, "float32"))
-            whole[arrays["test"]] = arrays[name]
-    return p
-
-
-def _majority(table: pd.DataFrame, cfg: ClassificationConfig) -> np.ndarray:
-    """The shares of the classes among each fold's training clips, whatever the test clip; NaN for clips untested."""
-    n_classes = table["label"].max() + 1
-    p = np.full((len(table), n_classes), np.nan, "float32")
-    for fold in plan_folds(table, cfg):
-        p[fold.test] = np.bincount(table["label"].iloc[fold.train], minlength=n_classes) / len(fold.train)
-    return p
-
-
-def _gather_history(cfg: ClassificationConfig, jobs: list[Job]) -> pd.DataFrame:
-    """Columns model, fold, seed, epoch, loss, val_loss, val_accuracy of all networks."""
-    parts = []
-    for job in (job for job in jobs if job.model != BAG):
-        arrays = read_arrays(models_folder(cfg) / f"{job.stem}.npz")
-        columns = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
-        parts.append(pd.DataFrame(job._asdict() | columns))
-    return pd.concat(parts, ignore_index=True)
+    return table, rows
 
 
 def score_models(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -233,16 +251,15 @@ def score_models(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> di
 
     Returns:
         By model: `accuracy`, `interval`, `minus_majority` and `minus_bag_of_frames` ([low, high] of 95 %),
-        `accuracy_corrupted` (mean over corruptions; None without any), `n_clips`.
+        `accuracy_corrupted` (mean over corruptions), `n_clips`.
     """
     right, scores = _right(p, truth), {}
     for name, table in right.items():
-        own, corrupted = table[PLAIN], table.drop(columns=PLAIN)
-        accuracy = mean_interval([own.to_numpy()], [sources])
-        less = {base: (own - right[base][PLAIN]).to_numpy() for base in (MAJORITY, BAG)}
+        accuracy = mean_interval([table[PLAIN].to_numpy()], [sources])
+        less = {base: (table[PLAIN] - right[base][PLAIN]).to_numpy() for base in (MAJORITY, BAG)}
         scores[name] = {"accuracy": accuracy["value"], "interval": accuracy["interval"]}
         scores[name] |= {f"minus_{b}": mean_interval([gain], [sources])["interval"] for b, gain in less.items()}
-        scores[name]["accuracy_corrupted"] = None if corrupted.empty else float(corrupted.mean().mean())
+        scores[name]["accuracy_corrupted"] = float(table.drop(columns=PLAIN).mean().mean())
         scores[name]["n_clips"] = len(truth)
     return scores
 
@@ -251,12 +268,11 @@ def gains(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str,
     """What each step adds to the one before it: augmentation, averaging over views, the ensemble.
 
     Returns:
-        By "a - b": `clean` and, where there are corrupted copies, `corrupted` (all of them together), each with
-        `difference` of accuracies and `interval`, paired over the same clips.
+        By "a - b": `clean` and `corrupted` (all corruptions together), each with `difference` of accuracies and
+        `interval`, paired over the same clips.
     """
     right = _right(p, truth)
-    corruptions = [view for view in p[BAG] if view != PLAIN]
-    kinds = {"clean": [PLAIN]} | ({"corrupted": corruptions} if corruptions else {})
+    kinds = {"clean": [PLAIN], "corrupted": [view for view in p[BAG] if view != PLAIN]}
     steps: dict[str, dict[str, Any]] = {}
     for before, after in pairwise(name for name in p if name not in (MAJORITY, BAG)):
         for kind, views in kinds.items():
@@ -276,94 +292,58 @@ def _right(p: Probabilities, truth: np.ndarray) -> dict[str, pd.DataFrame]:
 
 def per_class(p: np.ndarray, truth: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """Precision, recall, F1, clips, area under ROC and average precision of each class against the others."""
-    columns = metrics.precision_recall_fscore_support(truth, p.argmax(axis=1), zero_division=0.0)
-    table = pd.DataFrame(dict(zip(("precision", "recall", "f1", "clips"), columns, strict=True)), index=list(classes))
-    scores = {"roc_auc": metrics.roc_auc_score, "average_precision": metrics.average_precision_score}
-    for column, score in scores.items():
-        table[column] = [float(score(truth == k, p[:, k])) for k in range(len(classes))]
+    labels = range(len(classes))
+    report = metrics.classification_report(
+        truth, p.argmax(axis=1), labels=labels, target_names=classes, output_dict=True, zero_division=0.0
+    )
+    table = pd.DataFrame(report).T.loc[list(classes)]
+    table = table.rename(columns={"f1-score": "f1", "support": "clips"}).astype({"clips": int})
+    table["roc_auc"] = [metrics.roc_auc_score(truth == k, p[:, k]) for k in labels]
+    table["average_precision"] = [metrics.average_precision_score(truth == k, p[:, k]) for k in labels]
     return table.rename_axis("class")
 
 
-def class_curves(p: np.ndarray, truth: np.ndarray, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Points of the ROC (`fpr`, `tpr`) and precision-recall curve (`recall`, `precision`) of each class."""
-    curves = {}
-    for k, name in enumerate(classes):
-        fpr, tpr, _ = metrics.roc_curve(truth == k, p[:, k])
-        precision, recall, _ = metrics.precision_recall_curve(truth == k, p[:, k])
-        curves[name] = {"fpr": fpr, "tpr": tpr, "recall": recall, "precision": precision}
-    return curves
-
-
-def reliability(p: np.ndarray, truth: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+def reliability(p: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
     """How often the model is right where it is so sure: the reliability diagram.
 
     Returns:
         One row per bin of equal width of the highest probability that has clips: low, high, clips, confidence (mean),
         accuracy.
     """
-    sure, right = p.max(axis=1), p.argmax(axis=1) == truth
-    place = np.minimum((sure * bins).astype(int), bins - 1)
-    groups = pd.DataFrame({"bin": place, "confidence": sure, "accuracy": right}).groupby("bin")
-    table = groups.mean().assign(clips=groups.size())
-    return table.assign(low=table.index / bins, high=(table.index + 1) / bins).reset_index(drop=True)
+    sure, right, edges = p.max(axis=1), p.argmax(axis=1) == truth, np.linspace(0, 1, BINS + 1)
+    clips = np.bincount(np.searchsorted(edges[1:-1], sure), minlength=BINS)
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "clips": clips})[clips > 0].reset_index(drop=True)
+    table["accuracy"], table["confidence"] = calibration_curve(right.astype(int), sure, n_bins=BINS)
+    return table
 
 
-def calibration_error(p: np.ndarray, truth: np.ndarray, bins: int = BINS) -> float:
+def calibration_error(p: np.ndarray, truth: np.ndarray) -> float:
     """Expected calibration error: mean of |accuracy - confidence| over bins, by clips (Guo et al. 2017, equation 3)."""
-    table = reliability(p, truth, bins)
+    table = reliability(p, truth)
     return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["clips"]))
 
 
-def _split_counts(table: pd.DataFrame, cfg: ClassificationConfig) -> dict[str, Any]:
-    """How the clips were divided, and the most test clips of a fold that share a source with its training clips."""
-    folds, tested = plan_folds(table, cfg), table.iloc[_tested(table, cfg).index]
-    sources = table["source"].to_numpy()
-    return {
-        "by": cfg.split,
-        "folds": len(folds),
-        "test_clips_sharing_a_source_with_train": max(
-            int(np.isin(sources[fold.test], sources[fold.train]).sum()) for fold in folds
-        ),
-        "clips": len(table),
-        "sources": table["source"].nunique(),
-        "test_clips": len(tested),
-        "test_sources": tested["source"].nunique(),
-    }
-
-
-def _tested(table: pd.DataFrame, cfg: ClassificationConfig) -> pd.Series:
-    """The fold that tests each clip, by the clip's row; clips that none tests are not in it."""
-    tests = [pd.Series(number, index=fold.test) for number, fold in enumerate(plan_folds(table, cfg))]
-    return pd.concat(tests).sort_index()
-
-
-def _prediction_table(p: Probabilities, clips: ClipVariants, cfg: ClassificationConfig) -> pd.DataFrame:
+def _prediction_table(p: Probabilities, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Columns model, variant, clip, source, fold (that tested it), truth, prediction and `p_<class>` for each class."""
-    classes, fold_of = np.array(clips.classes), _tested(clips.table, cfg)
-    tested = clips.table.iloc[fold_of.index].reset_index(names="clip")
-    base = tested[["clip", "source"]].assign(fold=fold_of.to_numpy(), truth=classes[tested["label"]])
-    parts = []
-    for name, views in p.items():
+    names = np.array(classes)
+    base = table.reset_index(names="clip")[["clip", "source", "fold"]].assign(truth=names[table["label"]])
+    parts = {}
+    for model, views in p.items():
         for view, x in views.items():
-            said = pd.DataFrame(x, columns=[f"p_{category}" for category in classes])
-            said.insert(0, "prediction", classes[x.argmax(1)])
-            parts.append(pd.concat([pd.DataFrame({"model": name, "variant": view}, said.index), base, said], axis=1))
-    return pd.concat(parts, ignore_index=True)
+            of_classes = {f"p_{name}": x[:, k] for k, name in enumerate(classes)}
+            parts[model, view] = base.assign(prediction=names[x.argmax(axis=1)], **of_classes)
+    return pd.concat(parts, names=["model", "variant"]).reset_index(["model", "variant"])
 
 
 def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per model: accuracy, its interval and the paired differences to both baselines as text, corrupted."""
-    rows = {
-        name: {
-            "accuracy": scores["accuracy"],
-            "95 % interval": _ends(scores["interval"], ""),
-            "minus majority": _ends(scores["minus_majority"]),
-            "minus bag of frames": _ends(scores["minus_bag_of_frames"]),
-            "accuracy, damaged": scores["accuracy_corrupted"],
-        }
-        for name, scores in sorted(models.items(), key=lambda item: TABLE_ORDER.index(item[0]))  # JSON: by name
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    """One row per model: accuracy and its interval, those of the differences to both baselines, accuracy corrupted."""
+    table = pd.DataFrame.from_dict(models, orient="index").drop(columns="n_clips").rename_axis("model")
+    table = table.map(_rounded)
+    return table.loc[[name for name in TABLE_ORDER if name in models]]  # JSON has them by name
+
+
+def _rounded(value: float | list[float] | None) -> Any:
+    return NONE if value is None else np.round(value, 3).tolist()
 
 
 def as_text(results: Mapping[str, Any]) -> str:
@@ -371,14 +351,7 @@ def as_text(results: Mapping[str, Any]) -> str:
     split = results["split"]
     n_sources = split.get("test_sources", split["sources"])  # an older run has counted all of them only
     said = f"{split['test_clips']} test clips of {n_sources} sources, split by {split['by']}"
-    gained = [
-        f"{step}: {kind} {gain['difference']:+.3f} {_ends(gain['interval'])}"
-        for step, kinds in results["gains"].items()
-        for kind, gain in kinds.items()
-    ]
-    tables = as_table(results["models"]), pd.DataFrame.from_dict(results["per_class"], orient="index")
-    return "\n\n".join([said, *(table.round(3).to_string() for table in tables), "\n".join(gained)])
-
-
-def _ends(interval: list[float] | None, sign: str = "+") -> str:
-    return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else NONE
+    by_class = pd.DataFrame.from_dict(results["per_class"], orient="index").round(3)
+    steps = {(step, kind): gain for step, kinds in results["gains"].items() for kind, gain in kinds.items()}
+    gained = pd.DataFrame.from_dict(steps, orient="index").map(_rounded)
+    return "\n\n".join([said, *(table.to_string() for table in (as_table(results["models"]), by_class, gained))])

@@ -1,48 +1,49 @@
-"""The classifier of clips: a masked BiLSTM over frame features, and the bag of frames that it has to beat.
+"""The classifier of clips: a masked BiLSTM over frame features, the bag of frames that it has to beat, and an ensemble.
 
-In: features float32 (B, T, D) with a mask (B, T), labels int (B,). Out: probabilities float32 (B, n_classes). Frame
-features come from a frozen backbone; nothing here looks at pixels, and nothing trains the backbone.
+Frame features come from a frozen backbone; nothing here looks at pixels but `classify_clip`, and nothing trains the
+backbone. Features are float32 (B, T, D) with a mask (B, T), labels int (B,).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 from keras import layers, ops
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.class_weight import compute_sample_weight
 
+from helpers.backbones import Backbone, build_backbone
+from helpers.clip_features import FrameRows, average_scales
+from helpers.clip_frames import PLAIN, FrameJob, clip_frames, tta_names
 from helpers.config import ClassificationConfig
+from helpers.files import needs, read_json
+from helpers.forward import Forward, compile_forward
 from helpers.model import PACKAGE
+from helpers.pipeline import rows_of_clip
 from helpers.serializer import saved_config
 from helpers.train import computing_in
+from helpers.video import backend_name
 
 DEVIATION_FLOOR = 0.1  # of the mean deviation: a channel that hardly moves must not be blown up by damaged frames
 BAG_PENALTIES = 10.0 ** np.arange(-4, 1)  # C of the bag's logistic regression
-GRADIENT_NORM = 1.0
-ADAPT_FRAMES = 20_000  # that principal components are fitted to: 330 MB of 2048 channels
-PREDICT_CLIPS = 256  # that are predicted at a time
+ADAPT_FRAMES = 4096  # that principal components are fitted to at most
 
-Labelled = tuple[dict[str, np.ndarray], np.ndarray]  # inputs of a model, labels int (n,)
+Frames = tuple[np.ndarray, np.ndarray]  # features (N, T, D) and mask (N, T)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class FrameReduction(layers.Layer):
-    """Standardise frames and take their first principal components: z = (x - mean) kernel; 0 where masked.
+    """Standardise frames and take their first principal components: z = (x - mean) kernel.
 
     Mean and kernel are weights that `adapt` sets and that no training changes. Thousands of channels of a frozen
     network are too many for some hundred clips; what the frames differ in most is in a few components. All are divided
     by the deviation of the first, so that they keep their proportions.
-
-    Args:
-        components: Width k of z.
     """
 
     def __init__(self, components: int, **kwargs):
@@ -55,22 +56,22 @@ class FrameReduction(layers.Layer):
         self.kernel = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="kernel")
         self.built = True
 
-    def adapt(self, features: np.ndarray, mask: np.ndarray) -> None:
-        """Fit mean and kernel to the frames (N, T, D) that the mask (N, T) keeps, at most `ADAPT_FRAMES` of them."""
-        frames = features[mask]
-        frames = frames[np.linspace(0, len(frames) - 1, min(len(frames), ADAPT_FRAMES)).astype(int)].astype("float64")
+    def adapt(self, parts: Sequence[Frames]) -> None:
+        """Fit mean and kernel to frames that the masks keep, at most `ADAPT_FRAMES`, evenly from all parts."""
+        n = ADAPT_FRAMES // len(parts)
+        kept = [np.argwhere(mask) for _, mask in parts]
+        kept = [places[np.linspace(0, len(places) - 1, min(len(places), n)).astype(int)] for places in kept]
+        frames = np.concatenate([x[tuple(places.T)] for (x, _), places in zip(parts, kept, strict=True)])
         mean, deviation = frames.mean(axis=0), frames.std(axis=0)
         deviation = np.maximum(deviation, DEVIATION_FLOOR * deviation.mean() + 1e-12)
         found = min(self.components, *frames.shape)
         pca = PCA(found, svd_solver="randomized", random_state=0).fit((frames - mean) / deviation)
         kernel = np.zeros(self.kernel.shape)
         kernel[:, :found] = pca.components_.T / deviation[:, None] / np.sqrt(pca.explained_variance_[0] + 1e-12)
-        self.mean.assign(mean)
-        self.kernel.assign(kernel)
+        self.set_weights([mean, kernel])
 
-    def call(self, x, mask):
-        z = ops.matmul(x - ops.cast(self.mean, x.dtype), ops.cast(self.kernel, x.dtype))
-        return z * ops.cast(ops.expand_dims(mask, -1), x.dtype)
+    def call(self, x):
+        return ops.matmul(x - self.mean, self.kernel)
 
     def get_config(self) -> dict:
         return super().get_config() | {"components": self.components}
@@ -81,10 +82,9 @@ class FrameClassifier(keras.Model):
     """Tell the class of a clip from the sequence of its frames' features.
 
     x = principal components of the features, projected to `units`; h = [forward; backward] last states of an LSTM of
-    `units` each way over the frames that the mask keeps; p = softmax(W dropout(h) + b). Kept frames are moved to the
-    front first, in order: gaps in the mask are no frames at all, and the fused LSTM of GPUs takes no other mask.
+    `units` each way over the frames that the mask keeps; p = softmax(W dropout(h) + b).
 
-    `model({"features": (B, T, D), "mask": bool (B, T)})` gives (B, n_classes). A clip needs one frame that is kept.
+    The network takes what `reduce` makes of features, once for all epochs: `frames` (B, T, components), `mask` (B, T).
 
     Args:
         feature_dim: Width D of a frame's features.
@@ -103,7 +103,7 @@ class FrameClassifier(keras.Model):
         components: int = 32,
         **kwargs,
     ):
-        super().__init__(autocast=False, **kwargs)  # features keep float32 until they are reduced
+        super().__init__(**kwargs)
         if n_classes < 2:
             raise ValueError(f"n_classes must be at least 2, got {n_classes}. Add folders of further classes.")
         self.feature_dim, self.n_classes, self.units, self.dropout_rate = feature_dim, n_classes, units, dropout_rate
@@ -119,23 +119,31 @@ class FrameClassifier(keras.Model):
         self.probabilities.build((None, 2 * units))
         self.built = True
 
+    def reduce(self, features: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Inputs of the network: components of the frames that the mask keeps, moved to the front in order; else 0.
+
+        Gaps in the mask are no frames at all, and the fused LSTM of GPUs takes no other mask. A clip needs one frame.
+        """
+        order = np.argsort(~mask, axis=1, kind="stable")
+        mean, kernel = self.reduction.get_weights()
+        frames = np.stack([(x - mean) @ kernel for x in features]) * mask[..., None]
+        return {
+            "frames": np.take_along_axis(frames, order[..., None], 1).astype("float32"),
+            "mask": np.take_along_axis(mask, order, 1),
+        }
+
     def call(self, inputs: Mapping[str, Any], training=None):
-        x, mask = _to_front(inputs["features"], ops.cast(inputs["mask"], "bool"))
-        x = self.dropout(self.project(self.reduction(x, mask)), training=training)  # (B, T, units)
-        h = self.lstm(x, mask=mask, training=training)  # (B, 2 units)
+        x = self.dropout(self.project(inputs["frames"]), training=training)  # (B, T, units)
+        h = self.lstm(x, mask=ops.cast(inputs["mask"], "bool"), training=training)  # (B, 2 units)
         return self.probabilities(self.dropout(h, training=training))
+
+    def classify(self, features: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Probabilities float32 (N, n_classes) of the classes of clips (N, T, D), rows summing to 1."""
+        return self.predict(self.reduce(features, mask), batch_size=256, verbose=0)
 
     def get_config(self) -> dict:
         own = ("feature_dim", "n_classes", "units", "dropout_rate", "components")
         return super().get_config() | {name: getattr(self, name) for name in own}
-
-
-def _to_front(x, mask):
-    """Move what the mask keeps to the front of each row, in order: (B, T, D) and (B, T)."""
-    n_frames = ops.shape(mask)[1]
-    place = ops.arange(n_frames) + n_frames * ops.cast(ops.logical_not(mask), "int32")  # (B, T), all different
-    order = ops.argsort(place, axis=1)
-    return ops.take_along_axis(x, order[..., None], axis=1), ops.take_along_axis(mask, order, axis=1)
 
 
 def build_classifier(feature_dim: int, n_classes: int, cfg: ClassificationConfig, seed: int) -> FrameClassifier:
@@ -146,95 +154,6 @@ def build_classifier(feature_dim: int, n_classes: int, cfg: ClassificationConfig
     keras.utils.set_random_seed(seed)
     with computing_in(cfg.precision):
         return FrameClassifier(feature_dim, n_classes, cfg.units, cfg.dropout_rate, cfg.components)
-
-
-class Trainee:
-    """A compiled classifier that is trained again and again from its start: compiling takes longer than a training.
-
-    What a training gives depends on its seed and data alone, not on those before it. In float16 the loss is scaled
-    against underflow (Keras does so for this policy).
-
-    Args:
-        feature_dim: Width D of a frame's features.
-        n_classes: Classes.
-        cfg: Parameters of the training.
-    """
-
-    def __init__(self, feature_dim: int, n_classes: int, cfg: ClassificationConfig):
-        self.cfg, self.model = cfg, build_classifier(feature_dim, n_classes, cfg, seed=0)
-        self.model.compile(
-            keras.optimizers.Adam(cfg.learning_rate, clipnorm=GRADIENT_NORM),
-            loss=keras.losses.CategoricalCrossentropy(label_smoothing=cfg.label_smoothing),
-            jit_compile=keras.backend.backend() == "jax",  # elsewhere XLA takes longer than these trainings
-        )
-        self.model.optimizer.build(self.model.trainable_variables)
-        self._optimizer_start = [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
-
-    def fit(self, train: Labelled, validation: Labelled, seed: int) -> pd.DataFrame:
-        """Fit by Adam on smoothed labels from the start that `seed` draws; keep the epoch of least validation loss.
-
-        Classes count alike, however many clips they have ("balanced" of scikit-learn). An epoch is every clip once in
-        a drawn order, but for those that do not fill a batch.
-
-        Args:
-            train, validation: Inputs (see `FrameClassifier`) and labels int (n,).
-            seed: Of weights, dropout and order.
-
-        Returns:
-            One row per epoch: epoch, loss (smoothed), val_loss (log loss), val_accuracy.
-        """
-        self._restart(seed)
-        (inputs, labels), model = train, self.model
-        model.reduction.adapt(inputs["features"], inputs["mask"])
-        one_hot = np.eye(model.n_classes, dtype="float32")[labels]
-        weights = compute_sample_weight("balanced", labels).astype("float32")
-        stop = keras.callbacks.EarlyStopping(
-            "val_loss", mode="min", patience=self.cfg.patience or self.cfg.epochs, restore_best_weights=True
-        )
-        stop.set_model(model)
-        stop.on_train_begin()
-        random, rows = np.random.RandomState(seed), []
-        for epoch in range(self.cfg.epochs):
-            model.reset_metrics()
-            for batch in _batches(len(labels), self.cfg.clips_per_batch, random):
-                part = {name: array[batch] for name, array in inputs.items()}
-                loss = model.train_on_batch(part, one_hot[batch], sample_weight=weights[batch])
-            rows.append({"epoch": epoch, "loss": float(np.mean(loss))} | _validation(model, *validation))
-            stop.on_epoch_end(epoch, rows[-1])
-            if model.stop_training:
-                break
-        stop.on_train_end()
-        return pd.DataFrame(rows)
-
-    def _restart(self, seed: int) -> None:
-        """Set every variable to what a new model has: weights, dropout seeds, the state of the optimizer."""
-        model = self.model
-        start = build_classifier(model.feature_dim, model.n_classes, self.cfg, seed)
-        for variable, value in zip(model.variables, start.variables, strict=True):
-            variable.assign(value)
-        for variable, value in zip(model.optimizer.variables, self._optimizer_start, strict=True):
-            variable.assign(value)
-        model.stop_training = False
-
-
-def _batches(n: int, size: int, random: np.random.RandomState) -> np.ndarray:
-    """Rows of each batch of an epoch, (n_batches, size); all batches have the size of the first."""
-    size = min(size, n)
-    return random.permutation(n)[: n // size * size].reshape(-1, size)
-
-
-def _validation(model: FrameClassifier, inputs: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """`val_loss` (log loss) and `val_accuracy` on labelled clips."""
-    p = predict_classes(model, inputs).astype("float64")
-    loss = log_loss(labels, p / p.sum(axis=1, keepdims=True), labels=range(model.n_classes))
-    return {"val_loss": float(loss), "val_accuracy": float((p.argmax(axis=1) == labels).mean())}
-
-
-def predict_classes(model: FrameClassifier, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Probabilities float32 (N, n_classes), rows summing to 1."""
-    parts = np.array_split(np.arange(len(inputs["mask"])), -(-len(inputs["mask"]) // PREDICT_CLIPS))
-    p = [model.predict_on_batch({name: array[rows] for name, array in inputs.items()}) for rows in parts]
-    return np.concatenate(p)
 
 
 def load_classifier(path: str | Path, feature_dim: int) -> FrameClassifier:
@@ -254,21 +173,86 @@ def load_classifier(path: str | Path, feature_dim: int) -> FrameClassifier:
             f"{path} must fit features of {feature_dim} channels, it was trained on {trained}. "
             "Extract with the backbone that it was trained on, or name another checkpoint."
         )
-    return keras.saving.load_model(path)
+    return keras.saving.load_model(path, compile=False)
 
 
 def frame_means(features: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Mean over the frames that the mask keeps, float64 (N, D): a clip as a bag of frames, its order forgotten."""
-    weight = mask[..., None].astype("float64")
-    return (features * weight).sum(axis=1) / np.maximum(weight.sum(axis=1), 1)
+    return np.stack([x[kept].mean(axis=0, dtype="float64") for x, kept in zip(features, mask, strict=True)])
 
 
-def fit_bag(train: Labelled, validation: Labelled) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def fit_bag(train: Frames, labels: np.ndarray, validation: Frames, truth: np.ndarray) -> Callable[..., np.ndarray]:
     """Fit a logistic regression on frame means, its penalty chosen on validation clips; returns what predicts."""
-    (x, labels), (x_validation, labels_validation) = ((frame_means(**i), labels) for i, labels in (train, validation))
+    x, x_validation = frame_means(*train), frame_means(*validation)
     bags = [
         make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000)).fit(x, labels)
         for c in BAG_PENALTIES
     ]
-    best = min(bags, key=lambda b: log_loss(labels_validation, b.predict_proba(x_validation), labels=b.classes_))
-    return lambda inputs: best.predict_proba(frame_means(**inputs))
+    best = min(bags, key=lambda bag: log_loss(truth, bag.predict_proba(x_validation), labels=bag.classes_))
+    return lambda features, mask: best.predict_proba(frame_means(features, mask))
+
+
+@dataclass(frozen=True)
+class ClipClassifier:
+    """An ensemble of checkpoints and the backbone before them: load it once, classify many videos."""
+
+    members: Sequence[FrameClassifier]
+    card: dict[str, Any]
+    cfg: ClassificationConfig
+    backbone: Backbone
+    forward: Forward
+
+
+def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ()) -> ClipClassifier:
+    """Load the classifier in `classification/model/` of a run.
+
+    Args:
+        folder: That folder.
+        further: `.keras` files to average with, of the same classes, for features of the same backbone.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A model of traits, a checkpoint for features of another width, or for other classes.
+    """
+    card = read_json(needs(Path(folder) / "card.json", "08_clip_classification"))
+    if "classes" not in card:
+        raise ValueError(
+            f"{folder} must be a model of classes, got one of traits. Name the folder classification/model of a run."
+        )
+    cfg = ClassificationConfig.checked(card["config"] | {"tta_views": card["tta_views"]})
+    backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
+    members = []
+    for path in (*(Path(folder) / name for name in card["checkpoints"]), *map(Path, further)):
+        members.append(load_classifier(path, backbone.feature_dim))
+        if (n_classes := members[-1].n_classes) != len(card["classes"]):
+            raise ValueError(f"{path} must tell {len(card['classes'])} classes, got {n_classes}. Leave it out.")
+    forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
+    return ClipClassifier(members, card, cfg, backbone, forward)
+
+
+def warnings_of(classifier: ClipClassifier) -> list[str]:
+    """What weakens everything that a classifier says: sentences."""
+    said = []
+    if classifier.cfg.weights == "random":
+        said.append("the backbone has random weights: these probabilities say nothing about a real video")
+    if classifier.card.get("drawn"):
+        said.append("the model was trained on synthetic clips: what it learned is about drawings, not about people")
+    return said
+
+
+def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, float]:
+    """Probability of each class: the mean over checkpoints and over the views that the run tested with.
+
+    Raises:
+        VideoError: The video cannot be used.
+    """
+    video, cfg = Path(video), classifier.cfg
+    views = (PLAIN, *tta_names(PLAIN, cfg.tta_views))
+    job = FrameJob(video, -1, video.stem, views, cfg, backend_name(), classifier.backbone.input_px)
+    rows = rows_of_clip(FrameRows(), clip_frames(job), classifier.forward, cfg.batch_size)
+    p = []
+    for view in views:
+        own = rows.views == view
+        features, _, valid = average_scales((rows.features[own], rows.t_start_s[own], rows.valid[own]), cfg.scales)
+        p += [member.classify(features[None], valid[None])[0] for member in classifier.members]
+    return dict(zip(classifier.card["classes"], np.mean(p, axis=0).astype(float).tolist(), strict=True))

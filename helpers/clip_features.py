@@ -1,10 +1,9 @@
 """Frame features of labelled clips (08): from class folders to HDF5 files, and from these to arrays for training.
 
-In: `ClassificationConfig`. Out, in `<out>/classification/`: a stage `frames/` with a feature file per clip and view,
-`<key>/<view>.npz`, and of these `features/{split}_features[_multiscale][_{view}].h5` (`helpers.large`) with
-`configuration_analysis.json`. The pipeline is that of 03 and 04: stopped and started again it goes on, a damaged clip
-is recorded and left out, and memory does not grow with the number of clips. Of clips and views that are added later
-only these are computed. `read_variants` holds all of them: 4 N T D bytes for each view.
+Written in `<out>/classification/`: a stage `frames/` with a feature file per clip and view, `<key>/<view>.npz`, and of
+these `features/{split}_features[_multiscale][_{view}].h5` (`helpers.large`) with `configuration_analysis.json`. The
+pipeline is that of 03 and 04: stopped and started again it goes on, a damaged clip is recorded and left out, and memory
+does not grow with the number of clips. `read_variants` holds all of them: 4 N T D bytes for each view.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import keras
@@ -22,7 +21,7 @@ import pandas as pd
 
 from helpers.backbones import Backbone, build_backbone
 from helpers.class_folders import LabelledClips, check_folds, find_classes
-from helpers.clip_frames import PLAIN, FrameJob, clip_frames, split_name, view_names
+from helpers.clip_frames import PLAIN, FrameJob, clip_frames, view_names
 from helpers.config import ClassificationConfig
 from helpers.files import write_json
 from helpers.forward import compile_forward
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 DECISIVE = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")  # for a row
 PARTS = ("features", "t_start_s", "t_end_s", "frame", "valid")  # of a feature file
-FORMAT = 2  # of the HDF5 files, counted up when one has to be written anew
+VERSION = 3  # of views and HDF5 files, counted up when they have to be made anew
 
 
 @dataclass(frozen=True)
@@ -48,27 +47,16 @@ class ViewRows(FeatureFile):
 
 
 class FrameRows(ClipRows):
-    """A row stands for one frame; equal frames, such as those of a low rate, are shown to the network once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sample_of: list[int] = []  # of each frame
+    """A row stands for one frame of one view."""
 
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
-        known: dict[bytes, int] = {}
-        for frame in values:
-            content = hashlib.blake2b(frame, digest_size=16).digest()
-            is_new = content not in known
-            self._sample_of.append(known.setdefault(content, len(known)))
-            if is_new:
-                yield frame, 1
+        return ((frame, 1) for frame in values)
 
     def _file(self, features: np.ndarray) -> ViewRows:
         t_s, frame = self._column("t_s"), self._column("frame")
         views = np.concatenate([[chunk.view] * len(chunk.t_s) for chunk in self._seen])
-        features = features[self._sample_of]
         valid = np.isfinite(features).all(axis=1)
-        features[~valid] = 0
+        features = np.where(valid[:, None], features, np.float32(0))
         return ViewRows(features, t_s, t_s, frame, valid, self._seen[-1].decoder, views=views)
 
 
@@ -91,26 +79,9 @@ class FrameStage(Stage):
             arrays = [getattr(rows, part)[rows.views == view] for part in PARTS]
             super().write(f"{key}/{view}", FeatureFile(*arrays, rows.decoder), stamp)
 
-    def read(self, key: str, view: str, *parts: str) -> tuple[np.ndarray, ...]:
-        """Some of the arrays of a view's feature file."""
-        return tuple(read_arrays(self.path(f"{key}/{view}"), parts).values())
-
-    def fail_rows(self, key: str) -> int:
-        """Record the rows of a clip that cannot be used, and return how many they are."""
-        lost = [(view, row) for view in self.views[key] for row in np.flatnonzero(~self.read(key, view, "valid")[0])]
-        for view, row in lost:
-            self.fail(key, f"{view}: the network failed on it, or gave values that are not finite", int(row))
-        return len(lost)
-
-
-def features_folder(cfg: ClassificationConfig) -> Path:
-    """Folder of the run's HDF5 files."""
-    return cfg.out / "classification" / "features"
-
-
-def is_multi_scale(cfg: ClassificationConfig) -> bool:
-    """Whether rows are means over temporal scales."""
-    return cfg.scales != [1.0]
+    def read(self, key: str, view: str) -> Sequence:
+        """Features, seconds and validity of a clip's rows in a view."""
+        return tuple(read_arrays(self.path(f"{key}/{view}"), ("features", "t_start_s", "valid")).values())
 
 
 def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> dict[str, Any]:
@@ -142,15 +113,18 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
     }
     made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
     views = {key: views_of(split, cfg) for key, split in clips.table["split"].items()}
-    folder = cfg.out / "classification" / "frames"
-    with FrameStage(folder, "frames", identity, made_with, views=views) as stage:
-        counts, spent_s = _extract(clips.table, cfg, stage, backbone, backend)
-        made = _gather(clips, cfg, stage)
-        counts["feature_dim"] = backbone.feature_dim
-        _write_analysis(clips, cfg, stage, spent_s, counts)
-        manifest = stage.finish(**counts)
-    problems = clips.problems.to_dict("records")
-    return manifest | {"features": made, "categories": clips.categories, "problems": problems}
+    with FrameStage(cfg.out / "classification" / "frames", "frames", identity, made_with, views=views) as stage:
+        run = _extract(clips.table, cfg, stage, backbone, backend)
+        files = _gather(clips, cfg, stage)
+        invalid = [rows for (_, view), path in files.items() for rows in _invalid_rows(path, view)]
+        stage.failed += invalid
+        counts = run.counts | {"rows_made": run.n_rows, "invalid_rows": len(invalid)}
+        manifest = stage.finish(**counts, feature_dim=backbone.feature_dim)
+        _write_analysis(clips, cfg, manifest, run.spent_s, files)
+    made = [path.relative_to(cfg.out).as_posix() for path in files.values()]
+    return manifest | {
+        "features": made, "categories": clips.categories, "problems": clips.problems.to_dict("records")
+    }  # fmt: skip
 
 
 def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
@@ -163,61 +137,60 @@ def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
 
 def feature_file(cfg: ClassificationConfig, split: str, view: str = PLAIN) -> Path:
     """Where the features of a split in a view lie."""
-    suffix = ("_multiscale" if is_multi_scale(cfg) else "") + (f"_{view}" if view != PLAIN else "")
-    return features_folder(cfg) / f"{split}_features{suffix}.h5"
+    suffix = ("_multiscale" if cfg.scales != [1.0] else "") + (f"_{view}" if view != PLAIN else "")
+    return cfg.out / "classification" / "features" / f"{split}_features{suffix}.h5"
 
 
 def feature_files(cfg: ClassificationConfig) -> dict[tuple[str, str], Path]:
-    """The feature files that are there, by split and view. FileNotFoundError: none of a clip as it is."""
-    files = {(split, view): feature_file(cfg, split, view) for split in sorted(SPLITS) for view in views_of(split, cfg)}
-    files = {names: path for names, path in files.items() if path.exists()}
-    if PLAIN not in {view for _, view in files}:
-        kind = "features averaged over scales" if is_multi_scale(cfg) else "features of one scale"
-        raise FileNotFoundError(
-            f"{features_folder(cfg)} holds no {kind}. Run 08_clip_classification first: it makes them."
-        )
+    """The feature files of the splits that are there, by split and view. FileNotFoundError: one is missing."""
+    splits = [split for split in sorted(SPLITS) if feature_file(cfg, split).exists()]
+    files = {(split, view): feature_file(cfg, split, view) for split in splits for view in views_of(split, cfg)}
+    missing = [path for path in files.values() or [feature_file(cfg, "train")] if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is not there. Run 08_clip_classification first: it makes it.")
     return files
 
 
 def _extract(
     table: pd.DataFrame, cfg: ClassificationConfig, stage: FrameStage, backbone: Backbone, backend: str
-) -> tuple[dict[str, int], dict[str, float]]:
-    """Bring every clip's file up to date; returns the counts and what was done in how many seconds."""
+) -> ClipRun:
+    """Bring every clip's files up to date; returns the run, with what was done in how many seconds."""
+
+    def stamp(path: Path, key: str) -> str:
+        return f"{clip_stamp(path)}-{VERSION}"
 
     def job(path: Path, key: str, stamp: str) -> tuple[FrameJob, None]:
         place, views = int(table["place"][key]), stage.missing(key, stamp)
         return FrameJob(path, place, key, views, cfg, backend, backbone.input_px), None
 
     network = Network(compile_forward(backbone.model, cfg.precision, backbone.prepare), cfg.batch_size)
-    with ClipRun("08 frames", table, cfg, stage, Work(clip_frames, job), network) as run:
+    with ClipRun("08 frames", table, cfg, stage, Work(clip_frames, job, stamp), network) as run:
         run.stream(lambda _: FrameRows())
-    failed = {entry["clip"] for entry in stage.failed}
-    n_invalid = sum(stage.fail_rows(key) for key in table.index if key not in failed)
-    return run.finish() | {"rows_made": run.n_rows, "invalid_rows": n_invalid}, run.spent_s
+    run.finish()
+    return run
 
 
-def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> list[str]:
+def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) -> dict[tuple[str, str], Path]:
     """Write the HDF5 files, those that are not as they would be made; others of this folder go."""
-    failed = {entry["clip"] for entry in stage.failed if "row" not in entry}
-    table = clips.table[~clips.table.index.isin(failed)]
+    table = clips.table.drop([entry["clip"] for entry in stage.failed])
     if table.empty:
         raise ValueError(
             f"no clip in {cfg.data} could be used. Look at what {stage.folder}/manifest.json lists as failed."
         )
-    attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": is_multi_scale(cfg)}
+    attributes = {"category_mapping": json.dumps(clips.categories), "multi_scale": cfg.scales != [1.0]}
     attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
-    files = []
+    files = {}
     for split, part in table.groupby("split", sort=False):
         stamps = [clip_stamp(cfg.data / path) for path in part["path"]]
-        described = json.dumps([FORMAT, attributes["identity"], clips.categories, list(part.index), stamps])
-        made_of = hashlib.sha256((described + part["label"].to_json()).encode()).hexdigest()
+        described = json.dumps([VERSION, attributes, list(part.index), stamps, part["label"].tolist()])
+        made_of = hashlib.sha256(described.encode()).hexdigest()
         for view in views_of(split, cfg):
-            files.append(feature_file(cfg, split, view))
-            if _made_of(files[-1]) != made_of:
-                _write(files[-1], part, view, stage, cfg.scales, attributes | {"made_of": made_of})
-    for path in set(features_folder(cfg).glob("*_features*.h5")).difference(files):
+            path = files[split, view] = feature_file(cfg, split, view)
+            if _made_of(path) != made_of:
+                _write(path, part, view, stage, cfg.scales, attributes | {"made_of": made_of})
+    for path in set(feature_file(cfg, "").parent.glob("*_features*.h5")).difference(files.values()):
         path.unlink()
-    return [path.relative_to(cfg.out).as_posix() for path in files]
+    return files
 
 
 def _made_of(path: Path) -> str:
@@ -232,13 +205,13 @@ def _write(
     path: Path, part: pd.DataFrame, view: str, stage: FrameStage, scales: list[float], attributes: dict[str, Any]
 ) -> None:
     """Write the rows of some clips in a view, averaged over the scales."""
-    lengths = np.array([len(stage.read(key, view, "valid")[0]) for key in part.index], np.int32)
-    rows = (stage.read(key, view, "features", "t_start_s", "valid") for key in part.index)
-    width = stage.read(part.index[0], view, "features")[0].shape[1]
+    lengths = np.array([len(read_arrays(stage.path(f"{key}/{view}"), ["valid"])["valid"]) for key in part.index])
+    width = stage.read(part.index[0], view)[0].shape[1]
+    rows = (average_scales(stage.read(key, view), scales) for key in part.index)
     texts = {"key": part.index, "source": part["source"]}
     datasets = {"labels": part["label"].to_numpy("int64")}
     datasets |= {name: np.asarray(list(values), h5py.string_dtype()) for name, values in texts.items()}
-    write_sequences(path, (average_scales(each, scales) for each in rows), (lengths, width), datasets, attributes)
+    write_sequences(path, rows, (lengths, width), datasets, attributes)
 
 
 def average_scales(rows: Sequence, scales: list[float]) -> Sequence:
@@ -271,46 +244,49 @@ def average_scales(rows: Sequence, scales: list[float]) -> Sequence:
     return averaged.astype(np.float32), t_s, weight > 0
 
 
+def _invalid_rows(path: Path, view: str) -> list[dict[str, Any]]:
+    """The rows of a feature file that cannot be used, for the manifest."""
+    with h5py.File(path, "r") as file:
+        valid, keys = file["valid"][:], file["key"].asstr()[:]
+        lost = np.argwhere(~valid & (np.arange(valid.shape[1]) < file["num_frames"][:][:, None]))
+    reason = f"{view}: the network failed on it, or gave values that are not finite"
+    return [{"clip": keys[clip], "reason": reason, "row": int(row)} for clip, row in lost]
+
+
 def _write_analysis(
     clips: LabelledClips,
     cfg: ClassificationConfig,
-    stage: FrameStage,
-    spent_s: dict[str, float],
-    counts: dict[str, int],
+    manifest: dict[str, Any],
+    spent_s: Mapping[str, float],
+    files: Mapping[tuple[str, str], Path],
 ) -> None:
     """Write `configuration_analysis.json`: what was extracted how, and the shapes and lengths of every split."""
     splits = {}
-    for split in dict.fromkeys(clips.table["split"]):
-        if not feature_file(cfg, split).exists():  # every clip of it has failed
-            continue
-        with h5py.File(feature_file(cfg, split), "r") as file:
-            lengths, labels = file["num_frames"][:], file["labels"][:]
-            splits[split] = {
-                "features_shape": list(file["features"].shape),
-                "num_frames": {"min": int(lengths.min()), "max": int(lengths.max()), "mean": float(lengths.mean())},
-                "clips_per_class": {name: int((labels == label).sum()) for name, label in clips.categories.items()},
-                "views": list(views_of(split, cfg)),
-            }
+    for split in dict.fromkeys(split for split, _ in files):
+        with h5py.File(files[split, PLAIN], "r") as file:
+            lengths, labels, shape = file["num_frames"][:], file["labels"][:], file["features"].shape
+        splits[split] = {
+            "features_shape": list(shape),
+            "num_frames": {"min": int(lengths.min()), "max": int(lengths.max()), "mean": float(lengths.mean())},
+            "clips_per_class": {name: int((labels == label).sum()) for name, label in clips.categories.items()},
+            "views": list(views_of(split, cfg)),
+        }
     analysis = {
         "preprocessing_info": {
             "frames_per_video": cfg.n_frames,
             "image_size": [cfg.frame_px, cfg.frame_px],
-            "processing_mode": stage.identity["parameters"]["backend"],
+            "processing_mode": manifest["identity"]["parameters"]["backend"],
         },
         "scales": list(cfg.scales),
         "category_mapping": clips.categories,
-        "identity": stage.identity,
         "splits": splits,
-        "counts": counts,
         "seconds_spent": {what: round(seconds, 3) for what, seconds in spent_s.items()},
         "problems": clips.problems.to_dict("records"),
-        "failed": stage.failed,
-    }
-    write_json(features_folder(cfg) / "configuration_analysis.json", analysis)
+    } | {name: manifest[name] for name in ("identity", "counts", "failed")}
+    write_json(feature_file(cfg, "").parent / "configuration_analysis.json", analysis)
 
 
-@dataclass(frozen=True)
-class ClipVariants:
+class ClipVariants(NamedTuple):
     """N clips of all splits, each in some views; T is the longest clip of any of them.
 
     Attributes:
@@ -325,53 +301,27 @@ class ClipVariants:
     features: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
 
-    @property
-    def views(self) -> list[str]:
-        """Names of the views that are further training clips."""
-        return sorted(name for name in self.features if name.startswith("view"))
-
-    @property
-    def corruptions(self) -> list[str]:
-        return sorted(name for name in self.features if split_name(name)[0] and split_name(name)[1] == PLAIN)
-
-    def tta(self, variant: str = PLAIN) -> list[str]:
-        """Names of the views to average over with `variant`: of the clips as they are, or of a corrupted copy."""
-        corruption = split_name(variant)[0]
-        return sorted(n for n in self.features if split_name(n)[0] == corruption and split_name(n)[1][:3] == "tta")
-
-    def inputs(self, variant: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """What the classifier takes for these clips in this view; ValueError where one has no usable frame in it."""
-        mask = self.masks[variant][rows]
-        if not mask.any(axis=1).all():
-            clip = self.table.index[rows][~mask.any(axis=1)][0]
-            raise ValueError(f"clip {clip} must have usable frames in the view {variant}, got none. Leave it out.")
-        return {"features": self.features[variant][rows], "mask": mask}
-
-    def training(self, rows: np.ndarray, *, augmented: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Inputs and labels of these clips to train on, followed by their views where `augmented`."""
-        names = [PLAIN, *self.views] if augmented else [PLAIN]
-        parts = [self.inputs(name, rows) for name in names]
-        labels = np.tile(self.table["label"].to_numpy()[rows], len(names))
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, labels
+    def frames(self, view: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features and mask of these clips in this view."""
+        return self.features[view][rows], self.masks[view][rows]
 
 
 def read_variants(cfg: ClassificationConfig) -> ClipVariants:
     """Read the feature files of all splits in all views. A clip without a usable row in one of them is left out.
 
     Raises:
-        FileNotFoundError: There are none.
+        FileNotFoundError: One is missing.
         ValueError: A damaged file, or files that do not belong together.
     """
     files = {names: read_labelled(path) for names, path in feature_files(cfg).items()}
     plain = {split: file for (split, view), file in files.items() if view == PLAIN}
     first = next(iter(plain.values()))
     for (split, view), file in files.items():
-        same_clips = split in plain and np.array_equal(file["key"], plain[split]["key"])
-        if not same_clips or file["categories"] != first["categories"]:
+        if list(file["key"]) != list(plain[split]["key"]) or file["categories"] != first["categories"]:
             raise ValueError(f"features ({split}, {view}) must be of the clips of the plain ones. Extract them again.")
-    columns = {"key": "key", "source": "source", "label": "labels"}
     parts = [
-        pd.DataFrame({k: file[v] for k, v in columns.items()}).assign(split=split) for split, file in plain.items()
+        pd.DataFrame({"key": file["key"], "source": file["source"], "label": file["labels"], "split": split})
+        for split, file in plain.items()
     ]
     table, features, masks = pd.concat(parts).set_index("key"), {}, {}
     usable = np.ones(len(table), bool)

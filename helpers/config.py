@@ -258,10 +258,10 @@ class ClassificationConfig(Parameters):
     components: Annotated[int, Interval(ge=1, le=4096)] = 32
     units: Annotated[int, Interval(ge=1, le=4096)] = 32
     dropout_rate: Annotated[float, Interval(ge=0.0, le=0.95)] = 0.3
-    learning_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 3e-3
+    learning_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 1e-2
     label_smoothing: Annotated[float, Interval(ge=0.0, le=0.9)] = 0.1
-    clips_per_batch: Annotated[int, Interval(ge=1, le=65536)] = 16
-    epochs: Annotated[int, Interval(ge=1, le=100000)] = 30
+    clips_per_batch: Annotated[int, Interval(ge=1, le=65536)] = 32
+    epochs: Annotated[int, Interval(ge=1, le=100000)] = 20
     patience: Annotated[int, Interval(ge=0, le=100000)] = 8
 
 

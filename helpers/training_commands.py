@@ -149,13 +149,12 @@ def train_classes(
     own = {"data_dir": data, "out_dir": out, "weights": weights}
     cfg = ClassificationConfig.checked(default | _given(CLASSES, params, own))
     with without_noise():
-        from helpers import classification, clip_classes, clip_features
+        from helpers import classification, clip_features
     with FolderLock(cfg.out):
         made = clip_features.extract_clip_features(cfg, to_train=True)
         for failure in made["failed"]:
             print(f"left out: {failure['clip']}: {failure['reason']}", file=sys.stderr)
         results = classification.evaluate_all(cfg)
-        clip_classes.keep_model(cfg, results)
     print(classification.as_text(results))
     return 0
 
@@ -167,7 +166,7 @@ def predict_classes(
     *,
     model: Annotated[Path, option("a run's classification/model")],
     further: Annotated[
-        tuple[Path, ...], option("average with these .keras files, or models of runs", "MODEL [MODEL ...]", name="with")
+        tuple[Path, ...], option("average with these .keras files", "FILE [FILE ...]", name="with")
     ] = (),
     json: Annotated[Path | None, option("write the probabilities and notes here as well", "FILE")] = None,
 ) -> int:
@@ -175,26 +174,26 @@ def predict_classes(
     from helpers.files import write_json
 
     with without_noise():
-        from helpers import clip_classes
+        from helpers import classifier as classes
         from helpers.container import VideoError
         from helpers.failures import reason_of
         from helpers.score import named_videos
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
-    classifier = clip_classes.load_clip_classifier(model, list(further))
+    classifier = classes.load_clip_classifier(model, list(further))
     said, failed = {}, 0
     for _, path in named_videos([video, *more]):
         try:
             if path.is_dir():
                 raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
-            p = said[str(path)] = clip_classes.classify_clip(path, classifier)
+            p = said[str(path)] = classes.classify_clip(path, classifier)
         except BaseException as error:
             failed += 1
             print(f"error: {path}: {reason_of(error, path.name)}", file=sys.stderr)
         else:
             ranked = sorted(p, key=p.get, reverse=True)
             print(f"{path}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)
-    notes = clip_classes.warnings_of(classifier)
+    notes = classes.warnings_of(classifier)
     for note in notes:
         print(f"note: {note}")
     if json:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from drawn_features import as_inputs, draw_features
+from drawn_features import draw_features
 
 from helpers import extract
 from helpers.attention import get_attention_weights
-from helpers.classifier import Trainee
+from helpers.classifier import build_classifier
 from helpers.clips import load_clips
 from helpers.config import ClassificationConfig, DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
@@ -93,10 +93,17 @@ def losses():
 
 def clip_classes():
     """Validation losses of a classifier of ordered frames, and whether its steps are compiled."""
-    parts = [draw_features(15, seed=seed) for seed in (0, 3)]
-    trainee = Trainee(6, 3, ClassificationConfig(units=8, epochs=12, patience=0, learning_rate=0.02))
-    history = trainee.fit(*map(as_inputs, parts), seed=0)
-    return {"class_losses": history["val_loss"].to_numpy(), "compiled": np.array(trainee.model.jit_compile)}
+    model = build_classifier(6, 3, ClassificationConfig(units=8), seed=0)
+    drawn = [draw_features(15, seed=seed) for seed in (0, 3)]
+    clips = [(one["features"], np.ones(one["features"].shape[:2], bool)) for one in drawn]
+    model.reduction.adapt(clips[:1])
+    parts = [
+        (model.reduce(*frames), np.eye(3, dtype="float32")[one["labels"]])
+        for frames, one in zip(clips, drawn, strict=True)
+    ]
+    training = TrainingConfig(epochs=12, batch_size=16, learning_rate=0.02, weight_decay=0.0)
+    history = Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
+    return {"class_losses": history["val_loss"].to_numpy(), "compiled": np.array(model.jit_compile)}
 
 
 def want_of_memory():

@@ -1,17 +1,15 @@
-"""Class folders: what is a clip of which class, in which split, from which source, and what is refused or recorded."""
+"""Class folders: what is a clip of which class, in which split, from which source; their folds; what is refused."""
 
-import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from data_sample.make.motion_sample import CLASSES, motion_plan
-from helpers import clip_frames
-from helpers.class_folders import find_classes
-from helpers.clip_frames import count_clips, read_clip
-from helpers.container import VideoError
+from helpers.class_folders import check_folds, find_classes, plan_folds
+from helpers.config import ClassificationConfig
 from helpers.files import ROOT
 
 
@@ -23,25 +21,22 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def problems(root: Path) -> set[tuple[str, str]]:
-    return set(find_classes(root).problems.itertuples(index=False, name=None))
-
-
 def test_the_sample_is_found_whole():
     found, plan = find_classes(ROOT / "data_sample" / "motion"), motion_plan().set_index("key")
     assert found.categories == {name: label for label, name in enumerate(sorted(CLASSES))}
     assert found.problems.empty
-    table = found.table.loc[plan.index]
-    for column in ("source", "split", "category"):
-        assert table[column].tolist() == plan[column].tolist()
-    assert (table["label"].map(sorted(CLASSES).__getitem__) == table["category"]).all()
+    pd.testing.assert_frame_equal(
+        found.table.loc[plan.index, ["source", "split", "category"]],
+        plan[["source", "split", "category"]],
+        check_dtype=False,
+    )
+    assert (found.table["label"].map(sorted(CLASSES).__getitem__) == found.table["category"]).all()
 
 
 def test_a_class_has_the_same_label_in_every_split_and_may_lie_deep(tmp_path):
     make(tmp_path, "train/b/1.mp4", "train/a/x/y/-AmMDnVl4s8.002.mov", "val/b/2.mp4", "notes/c/3.mp4", "train/.c/4.mp4")
-    found = find_classes(tmp_path)
     columns = ["key", "source", "split", "category", "label"]
-    assert found.table.reset_index()[columns].to_numpy().tolist() == [
+    assert find_classes(tmp_path).table.reset_index()[columns].to_numpy().tolist() == [
         ["train/a/x/y/-AmMDnVl4s8.002", "-AmMDnVl4s8", "train", "a", 0],
         ["train/b/1", "train/b/1", "train", "b", 1],
         ["val/b/2", "val/b/2", "validation", "b", 1],
@@ -49,123 +44,80 @@ def test_a_class_has_the_same_label_in_every_split_and_may_lie_deep(tmp_path):
 
 
 def test_what_does_not_fit_is_recorded(tmp_path):
-    make(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "test/b/3.mp4", "train/loose.mp4")
+    make(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "test/b/3.mp4", "train/loose.mp4", "train/b/processed_data.npz")
     (tmp_path / "test" / "empty").mkdir()
-    assert problems(tmp_path) == {
-        ("train/loose.mp4", "lies beside the class folders"),
-        ("test/empty", "a class folder without clips"),
-        ("test", "no clips of class a"),
-    }
+    problems = dict(find_classes(tmp_path).problems.groupby("name")["problem"].agg(list))
+    assert problems["test"] == ["no clips of class a", "no clips of class empty"]
+    assert problems.keys() == {"train/loose.mp4", "train/b/processed_data.npz", "test"}
 
 
-def test_one_content_in_two_classes_is_refused_naming_both(tmp_path):
-    make(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "test/b/3.mp4")
-    shutil.copy(tmp_path / "train/a/1.mp4", tmp_path / "test/b/again.mp4")
-    with pytest.raises(ValueError, match=r"test/b/again\.mp4 and train/a/1\.mp4 are the same file"):
-        find_classes(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["a/1.mp4"], "must hold folders train, validation, test"),
-        (["train/a/1.mp4"], r"clips of two classes at least, got \['a'\]"),
-        (["train/a/1.mp4", "train/b/2.mp4", "train/b/2.avi"], "have the same key 'train/b/2'"),
-    ],
-)
-def test_folders_without_classes_are_refused(tmp_path, names, message):
-    with pytest.raises(ValueError, match=message):
-        find_classes(make(tmp_path, *names))
-
-
-def drawn_arrays() -> np.ndarray:
-    """(N, T, C, H, W), distinct primes but for the channels."""
-    return np.random.default_rng(0).integers(0, 256, (2, 5, 3, 7, 11), np.uint8)
-
-
-@pytest.mark.parametrize("name", ["processed_data.npy", "processed_data.npz"])
-@pytest.mark.parametrize("kind", [np.uint8, np.float32])
-def test_arrays_of_clips_are_clips(tmp_path, name, kind):
-    folder, videos = make(tmp_path, "train/a/1.mp4") / "train" / "b" / "sub", drawn_arrays()
+def test_clips_of_an_array_are_clips(tmp_path):
+    folder = make(tmp_path, "train/a/1.mp4") / "train" / "b" / "sub"
     folder.mkdir(parents=True)
-    stored = videos if kind is np.uint8 else (videos / np.float32(255)).astype(kind)
-    np.save(folder / name, stored) if name.endswith("y") else np.savez_compressed(folder / name, x=0, videos=stored)
-    table = find_classes(tmp_path).table.iloc[1:]
-    assert table.index.tolist() == ["train/b/sub/processed_data/0000", "train/b/sub/processed_data/0001"]
-    assert table["place"].tolist() == [0, 1]
-    for row in table.itertuples():
-        assert np.array_equal(read_clip(tmp_path / row.path, row.place), videos[row.place].transpose(0, 2, 3, 1))
+    np.save(folder / "processed_data.npy", np.zeros((2, 5, 3, 7, 11), np.uint8))
+    table = find_classes(tmp_path).table
+    assert table.index.tolist()[1:] == ["train/b/sub/processed_data/0000", "train/b/sub/processed_data/0001"]
+    assert table["place"].tolist() == [-1, 0, 1]
+    assert table["source"].nunique() == 3
 
 
 @pytest.mark.parametrize(
-    ("stored", "message"),
+    ("names", "word"),
     [
-        (np.full((1, 2, 3, 4, 4), -1.5), "uint8, or floats in .* from -1.5 to -1.5. Undo their normalisation"),
-        (np.zeros((1, 2, 4, 4, 3), np.uint8), r"must have shape \(N, T, 3, H, W\), got \(1, 2, 4, 4, 3\)"),
+        (["a/1.mp4"], "train, validation, test"),
+        (["train/a/1.mp4"], "two classes"),
+        (["train/a/1.mp4", "train/b/2.mp4", "train/b/2.avi"], "same key 'train/b/2'"),
+        (["train/a/1.mp4", "train/b/2.mp4", "test/b/again.mp4"], "test/b/again.mp4 and train/a/1.mp4"),
     ],
 )
-def test_arrays_of_other_kinds_are_refused(tmp_path, stored, message):
-    np.save(tmp_path / "processed_data.npy", stored)
-    with pytest.raises(VideoError, match=message):
-        read_clip(tmp_path / "processed_data.npy", 0)
-
-
-def test_a_damaged_array_is_a_problem_of_its_own(tmp_path):
-    make(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "train/b/processed_data.npz")
-    ((name, problem),) = problems(tmp_path)
-    assert name == "train/b/processed_data.npz"
-    assert problem.startswith("cannot be read as an array of clips")
-
-
-def test_a_torch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):
-    make(tmp_path, "train/a/1.mp4", "train/b/processed_data.pt")
-    monkeypatch.setattr(clip_frames.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"needs torch, which is not installed\. Install it, or save"):
+def test_folders_that_cannot_be_told_apart_are_refused(tmp_path, names, word):
+    make(tmp_path, *names)
+    if "again" in names[-1]:
+        shutil.copy(tmp_path / names[0], tmp_path / names[-1])
+    with pytest.raises(ValueError, match=word):
         find_classes(tmp_path)
 
 
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_a_torch_file_is_read_as_the_array_it_holds(tmp_path, is_zip):
-    torch = pytest.importorskip("torch")
-    path, videos = tmp_path / "processed_data.pt", torch.from_numpy(drawn_arrays())
-    for held in ({"videos": videos}, videos, {"videos": videos / 255}):
-        torch.save(held, path, _use_new_zipfile_serialization=is_zip)
-        assert count_clips(path) == 2
-        assert np.array_equal(read_clip(path, 1), drawn_arrays()[1].transpose(0, 2, 3, 1))
+def labelled(*clips: tuple[str, str, str]) -> pd.DataFrame:
+    """A table of clips of (split, class, source)."""
+    table = pd.DataFrame(clips, columns=["split", "category", "source"])
+    return table.assign(label=table["category"].map({"a": 0, "b": 1}))
 
 
-class RunsCode:
-    """What a pickle does with it, a reader must not."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
+MANY = labelled(*(("train", name, f"source{k}") for k in range(10) for name in "ab"))
+ENOUGH = [(split, name, f"{split}{k}") for split in ("train", "validation", "test") for name in "ab" for k in range(2)]
 
 
-def test_a_torch_file_with_code_or_without_a_tensor_is_refused_and_runs_nothing(tmp_path):
-    torch = pytest.importorskip("torch")
-    path, trace = tmp_path / "processed_data.pt", tmp_path / "ran"
-    refused = {
-        "code or objects, .* nothing of it was run": {"videos": RunsCode(trace)},
-        "got dict .'frames'.": {"frames": torch.zeros(1)},
-        "got list": [1, 2],
-    }
-    for message, held in refused.items():
-        torch.save(held, path)
-        with pytest.raises(VideoError, match=rf"cannot be read as an array of clips \(it .*{message}"):
-            count_clips(path)
-    path.write_bytes(pickle.dumps(RunsCode(trace), protocol=2))
-    with pytest.raises(VideoError, match="nothing of it was run"):
-        count_clips(path)
-    assert not trace.exists()
+def test_every_clip_is_tested_once_by_folds_that_share_no_source():
+    folds = plan_folds(MANY, ClassificationConfig(folds=5))
+    assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(20))
+    assert sorted(np.concatenate([fold.validation for fold in folds])) == list(range(20))
+    for fold in folds:
+        parts = [set(MANY["source"][rows]) for rows in fold]
+        assert [len(part) for part in parts] == [6, 2, 2]
+        assert len(set.union(*parts)) == 10
+        assert np.bincount(MANY["label"][fold.train]).tolist() == [6, 6]
 
 
-def test_a_file_that_cannot_be_read_ends_no_search(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
+def test_the_official_split_is_one_fold_of_the_folders():
+    table = labelled(*ENOUGH)
+    (fold,) = plan_folds(table, ClassificationConfig(split="official"))
+    for split in ("train", "validation", "test"):
+        assert set(table["split"][getattr(fold, split)]) == {split}
 
-    monkeypatch.setattr("helpers.class_folders.file_sha256", refuse)
-    make(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "test/b/3.mp4")
-    assert len(find_classes(tmp_path).table) == 3
+
+@pytest.mark.parametrize(
+    ("clips", "parameters", "word"),
+    [
+        ([clip for clip in ENOUGH if clip[:2] != ("train", "b")], {"split": "official"}, "none of b"),
+        ([clip for clip in ENOUGH if clip[:2] != ("test", "a")], {"split": "official"}, "none of a"),
+        ([clip for clip in ENOUGH if clip[0] != "validation"], {"split": "official"}, "got test, train"),
+        ([clip for clip in ENOUGH if clip[2] != "test1"], {"split": "official"}, "2 sources"),
+        (ENOUGH, {"folds": 7}, "number of sources, 6"),
+        ([("train", name, f"{name}{k}") for name in "ab" for k in range(3)], {"folds": 5}, "largest class, 3"),
+    ],
+)
+def test_clips_that_cannot_be_trained_and_tested_on_are_refused_before_any_work(clips, parameters, word):
+    check_folds(labelled(*ENOUGH), ["a", "b"], ClassificationConfig(split="official"))
+    with pytest.raises(ValueError, match=word):
+        check_folds(labelled(*clips), ["a", "b"], ClassificationConfig(**parameters))

@@ -1,132 +1,167 @@
+"""The BiLSTM, the bag of frames, and the ensemble that names the class of a video."""
+
+import json
+import shutil
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-from drawn_features import as_inputs, draw_features
+from drawn_features import draw_features
 
-from helpers.classifier import FrameClassifier, Trainee, fit_bag, load_classifier, predict_classes
-from helpers.config import ClassificationConfig
+from helpers import __main__, classifier
+from helpers.backbones import build_backbone
+from helpers.classifier import FrameClassifier, build_classifier, classify_clip, fit_bag, load_clip_classifier
+from helpers.clip_features import extract_clip_features, feature_file
+from helpers.config import ClassificationConfig, TrainingConfig
+from helpers.files import ROOT
+from helpers.large import read_labelled
 from helpers.model import CompletePersonalityModel
+from helpers.train import Trainer
 
-CFG = ClassificationConfig(units=8, epochs=25, patience=0, learning_rate=0.01)
+MOTION = ROOT / "data_sample" / "motion" / "test"
+
+
+def frames_of(drawn):
+    return drawn["features"], np.ones(drawn["features"].shape[:2], bool)
+
+
+def trained(precision="float32", drawn=None):
+    """A classifier of ordered poses."""
+    model = build_classifier(6, 3, ClassificationConfig(units=8, precision=precision), seed=5)
+    drawn = drawn or (draw_features(30), draw_features(10, seed=3))
+    model.reduction.adapt([frames_of(drawn[0])])
+    parts = [(model.reduce(*frames_of(part)), np.eye(3, dtype="float32")[part["labels"]]) for part in drawn]
+    training = TrainingConfig(epochs=25, batch_size=16, learning_rate=0.02, weight_decay=0.0)
+    Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
+    return model
 
 
 @pytest.fixture(scope="module")
-def trained():
-    """A classifier of ordered poses, and its trainee before the next training."""
-    keras.utils.set_random_seed(0)
-    trainee = Trainee(6, 3, CFG)
-    history = trainee.fit(as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3)), seed=5)
-    return trainee, history
+def model():
+    return trained()
 
 
-def test_the_classifier_solves_what_only_order_tells_and_the_bag_of_frames_cannot(trained):
-    trainee, _ = trained
-    inputs, labels = as_inputs(draw_features(50, seed=7))
-    p = predict_classes(trainee.model, inputs)
-    assert (p.argmax(1) == labels).mean() > 0.9
+def test_the_classifier_solves_what_only_order_tells_and_the_bag_of_frames_cannot(model):
+    tested = draw_features(50, seed=7)
+    p = model.classify(*frames_of(tested))
+    assert (p.argmax(1) == tested["labels"]).mean() > 0.9
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
-
-    train, validation = as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3))
-    assert (fit_bag(train, validation)(inputs).argmax(1) == labels).mean() < 0.5
-
-
-def test_masked_frames_change_nothing_wherever_they_stand(trained):
-    model, (inputs, _) = trained[0].model, as_inputs(draw_features(4, seed=7))
-    n, t, d = inputs["features"].shape
-    features, mask = np.full((n, t + 3, d), 1e3, "float32"), np.zeros((n, t + 3), bool)
-    kept = [1, 2, 3, 5, 6, 7, 8, 10]  # gaps at the beginning and between
-    features[:, kept], mask[:, kept] = inputs["features"], True
-    wide = predict_classes(model, {"features": features, "mask": mask})
-    np.testing.assert_allclose(wide, predict_classes(model, inputs), atol=1e-6)
+    train, validation = draw_features(30), draw_features(10, seed=3)
+    bag = fit_bag(frames_of(train), train["labels"], frames_of(validation), validation["labels"])
+    assert (bag(*frames_of(tested)).argmax(1) == tested["labels"]).mean() < 0.5
 
 
-def test_a_training_depends_on_its_seed_and_not_on_those_before_it(trained):
-    trainee, history = trained
-    parts = as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3))
-    p = [predict_classes(trainee.model, parts[1][0])]
-    other = trainee.fit(*parts, seed=6)
-    again = trainee.fit(*parts, seed=5)
-    p.append(predict_classes(trainee.model, parts[1][0]))
-    assert again.equals(history)
-    assert not other.equals(history)
-    np.testing.assert_array_equal(*p)
+def test_masked_frames_change_nothing_wherever_they_stand(model):
+    features, mask = frames_of(draw_features(4, seed=7))
+    n, t, d = features.shape
+    wide, kept = np.full((n, t + 3, d), 1e3, "float32"), [1, 2, 3, 5, 6, 7, 8, 10]  # gaps before and between
+    wide[:, kept], wide_mask = features, np.isin(np.arange(t + 3), kept)[None].repeat(n, 0)
+    np.testing.assert_allclose(model.classify(wide, wide_mask), model.classify(features, mask), atol=1e-5)
 
 
-def test_the_epoch_of_the_least_validation_loss_is_kept_and_patience_ends_the_training():
-    trainee = Trainee(6, 3, ClassificationConfig(units=8, epochs=60, patience=2, learning_rate=0.05))
-    noisy = as_inputs(draw_features(8, noise=4.0, seed=1)), as_inputs(draw_features(8, noise=4.0, seed=2))
-    history = trainee.fit(*noisy, seed=0)
-    assert len(history) < 60
-    assert history["val_loss"].idxmin() == len(history) - 3
-    p = predict_classes(trainee.model, noisy[1][0])
-    kept = -np.log(p[np.arange(24), noisy[1][1]]).mean()
-    assert kept == pytest.approx(history["val_loss"].min(), rel=1e-4)
-
-
-def test_a_saved_classifier_answers_the_same_and_refuses_features_of_another_width(trained, tmp_path):
-    model, (inputs, _) = trained[0].model, as_inputs(draw_features(2, seed=9))
-    path = tmp_path / "model.keras"
-    model.save(path)
-    again = load_classifier(path, feature_dim=6)
-    np.testing.assert_array_equal(predict_classes(again, inputs), predict_classes(model, inputs))
-
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "broken.keras", "w") as broken:
-        broken.writestr("config.json", archive.read("config.json"))  # no weights: loading it would fail
-    with pytest.raises(ValueError, match=r"must fit features of 7 channels, it was trained on 6\. Extract with"):
-        load_classifier(tmp_path / "broken.keras", feature_dim=7)
-
-    CompletePersonalityModel(6, 6, 8, 1).save(path)
-    with pytest.raises(ValueError, match="model.keras must be a model of classes, got another, such as one of traits"):
-        load_classifier(path, feature_dim=6)
+def test_components_are_those_of_all_parts_and_keep_their_proportions():
+    random = np.random.RandomState(0)
+    directions, spread = np.linalg.qr(random.normal(size=(11, 11)))[0], np.array([4.0, 2.0, 1.0])
+    parts = [((random.normal(size=(7, 13, 3)) * spread) @ directions[:3] + 5, np.ones((7, 13), bool)) for _ in range(2)]
+    model = FrameClassifier(11, 2, components=3)
+    model.reduction.adapt(parts)
+    z = np.concatenate([model.reduce(*part)["frames"] for part in parts]).reshape(-1, 3)
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-4)
+    assert z[:, 0].std() == pytest.approx(1, rel=0.01)
+    assert z[:, 0].std() > z[:, 1].std() > z[:, 2].std()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_training_in_mixed_precision_computes_in_it_keeps_float32_weights_and_learns_as_well(
-    trained, precision, tmp_path
-):
-    cfg = ClassificationConfig(units=8, epochs=25, patience=0, learning_rate=0.01, precision=precision)
-    trainee = Trainee(6, 3, cfg)
-    model, states = trainee.model, {}
-    model.lstm.forward_layer.cell.call = noting(model.lstm.forward_layer.cell.call, states)
-    history = trainee.fit(as_inputs(draw_features(30)), as_inputs(draw_features(10, seed=3)), seed=5)
-    assert states == {"inputs": precision, "state": precision}
-    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
-    assert (type(model.optimizer).__name__ == "LossScaleOptimizer") == (precision == "float16")
-    inputs, labels = as_inputs(draw_features(50, seed=7))
-    p, expected = predict_classes(model, inputs), predict_classes(trained[0].model, inputs)
-    assert p.dtype == np.float32
-    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
-    accuracy, single = (p.argmax(1) == labels).mean(), (expected.argmax(1) == labels).mean()
-    assert accuracy > 0.9
-    assert abs(accuracy - single) < 0.05
-    assert np.abs(p - expected).max() > 1e-5  # float32 would give the same
-    assert np.isfinite(history["loss"]).all()
-    model.save(tmp_path / "mixed.keras")
-    np.testing.assert_array_equal(predict_classes(load_classifier(tmp_path / "mixed.keras", 6), inputs), p)
+def test_mixed_precision_keeps_float32_weights_and_learns_as_well(model, precision, tmp_path):
+    mixed, tested = trained(precision), draw_features(50, seed=7)
+    assert mixed.lstm.compute_dtype == precision
+    assert {variable.dtype for variable in mixed.trainable_variables} == {"float32"}
+    p = mixed.classify(*frames_of(tested))
+    assert (p.argmax(1) == tested["labels"]).mean() > 0.9
+    assert np.abs(p - model.classify(*frames_of(tested))).max() > 1e-5  # float32 would give the same
+    mixed.save(tmp_path / "mixed.keras")
+    again = classifier.load_classifier(tmp_path / "mixed.keras", 6)
+    np.testing.assert_array_equal(again.classify(*frames_of(tested)), p)
 
 
-def noting(call, states):
-    """A cell's `call` that notes the types of what it is given."""
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model folder of two clips in two classes, with two checkpoints that nobody trained; and the clips' features."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("lean_raise_bow", "raise_bow_lean"):
+        clip = sorted((MOTION / name).rglob("*.mp4"))[0]
+        (folder / "data" / "train" / name).mkdir(parents=True)
+        shutil.copyfile(clip, folder / "data" / "train" / name / clip.name)
+    folders = {"data_dir": str(folder / "data"), "out_dir": str(folder)}
+    cfg = ClassificationConfig(**folders, views=0, tta_views=0, n_frames=4, input_px=32)
+    extract_clip_features(cfg)
+    features = read_labelled(feature_file(cfg, "train"))
+    (folder / "model").mkdir()
+    for seed in (0, 1):
+        member = build_classifier(2048, 2, ClassificationConfig(units=4, components=1), seed)
+        member.reduction.adapt([(features["features"], features["valid"])])
+        member.save(folder / "model" / f"{seed}.keras")
+    config = cfg.as_dict(without=("data_dir", "out_dir", "workers", "progress"))
+    card = {"classes": list(features["categories"]), "checkpoints": ["0.keras", "1.keras"], "config": config}
+    (folder / "model" / "card.json").write_text(json.dumps(card | {"tta_views": 0, "drawn": True}))
+    return folder, features
 
-    def noted(inputs, state, **kwargs):
-        states.update(inputs=keras.backend.standardize_dtype(inputs.dtype))
-        states.update(state=keras.backend.standardize_dtype(state[0].dtype))
-        return call(inputs, state, **kwargs)
 
-    return noted
-
-
-def test_rare_classes_count_as_much_as_frequent_ones():
-    drawn = draw_features(30, noise=30.0)  # nothing can be learned but the shares of the classes
-    rare = np.flatnonzero((drawn["labels"] == 0) | (np.arange(90) < 15))
-    inputs, labels = as_inputs({name: drawn[name][rare] for name in ("features", "labels")})
-    trainee = Trainee(6, 3, ClassificationConfig(units=2, epochs=30, patience=0, dropout_rate=0.0, learning_rate=0.02))
-    trainee.fit((inputs, labels), (inputs, labels), seed=0)
-    assert predict_classes(trainee.model, inputs).mean(0) == pytest.approx([1 / 3] * 3, abs=0.15)  # labels: 30, 5, 5
+def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run):
+    folder, features = run
+    ensemble = load_clip_classifier(folder / "model", [folder / "model" / "0.keras"])
+    members = [member.classify(features["features"], features["valid"]) for member in ensemble.members]
+    assert np.abs(members[0] - members[1]).max() > 0.01
+    np.testing.assert_array_equal(members[0], members[2])
+    for key, p in zip(features["key"], np.mean(members, axis=0), strict=True):
+        found = classify_clip(folder / "data" / f"{key}.mp4", ensemble)
+        assert list(found) == ["lean_raise_bow", "raise_bow_lean"]
+        np.testing.assert_allclose(list(found.values()), p, atol=1e-3)
 
 
-def test_one_class_is_no_classification():
-    with pytest.raises(ValueError, match="n_classes must be at least 2, got 1"):
+def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp_path, capsys):
+    folder, features = run
+    videos = tmp_path / "videos"
+    (videos / "deep").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4"):
+        shutil.copyfile(folder / "data" / f"{features['key'][0]}.mp4", videos / name)
+    (videos / "bad.mp4").write_bytes(b"no video")
+    given = [str(videos), str(tmp_path / "empty"), "--model", str(folder / "model"), "--json", str(tmp_path / "p.json")]
+    assert __main__.main(["classify", "predict", *given]) == 1
+    said = json.loads((tmp_path / "p.json").read_text())
+    used = [str(videos / name) for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4")]  # natural order
+    assert said.keys() == {*used, "warnings"}
+    assert sum(said[str(videos / "clip9.mp4")].values()) == pytest.approx(1, abs=1e-5)
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[0] for line in out.splitlines()[:3]] == used
+    assert [f"note: {text}" for text in said["warnings"]] == out.splitlines()[3:]
+    assert ["random" in said["warnings"][0], "synthetic" in said["warnings"][1]] == [True, True]
+    assert str(videos / "bad.mp4") in err
+    assert str(tmp_path / "empty") in err
+
+
+def test_what_does_not_fit_is_refused_by_name_before_it_is_loaded(run, model, tmp_path, capsys):
+    folder, _ = run
+    FrameClassifier(2048, 3, units=4).save(tmp_path / "three.keras")
+    CompletePersonalityModel(6, 6, 8, 1).save(tmp_path / "traits.keras")
+    model.save(tmp_path / "whole.keras")
+    with zipfile.ZipFile(tmp_path / "whole.keras") as whole, zipfile.ZipFile(tmp_path / "narrow.keras", "w") as narrow:
+        narrow.writestr("config.json", whole.read("config.json"))  # no weights: loading it would fail
+    (tmp_path / "card.json").write_text('{"targets": ["openness"], "extractors": {}}')
+    refused = {"three.keras": "3", "traits.keras": "classes", "narrow.keras": "trained on 6"}
+    given = [(["--model", str(folder / "model"), "--with", str(tmp_path / n)], word) for n, word in refused.items()]
+    for options, word in [*given, (["--model", str(tmp_path)], "traits")]:
+        assert __main__.main(["classify", "predict", "video.mp4", *options]) == 1
+        assert word in capsys.readouterr().err
+    with pytest.raises(ValueError, match="n_classes"):
         FrameClassifier(6, 1)
+
+
+def test_a_backbone_takes_another_input_size_with_the_same_weights():
+    backbones = [build_backbone("resnet50", "random", input_px=px) for px in (32, 64)]
+    assert backbones[0].weights.sha256 == backbones[1].weights.sha256
+    assert np.asarray(backbones[0].model(np.zeros((2, 32, 32, 3), "float32"), training=False)).shape == (2, 2048)
+    with pytest.raises(ValueError, match="32"):
+        build_backbone("resnet50", "random", input_px=16)

@@ -1,5 +1,6 @@
 """Frame features of labelled clips: files, resuming, damaged clips, scales; with a small network for most of it."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,19 +13,17 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from drawn_features import D, T, draw_features, write_drawn, write_features
 
 from data_sample.make.motion_sample import motion_plan
 from helpers import clip_features, pipeline
-from helpers.backbones import build_backbone
-from helpers.clip_features import FrameRows, average_scales, extract_clip_features, feature_file
+from helpers.clip_features import average_scales, extract_clip_features, feature_file, read_variants
 from helpers.clip_frames import FrameJob, clip_frames
 from helpers.config import ClassificationConfig
 from helpers.files import ROOT, read_json
 from helpers.large import read_labelled
-from helpers.pipeline import rows_of_clip
 from helpers.video import read_frames
-from helpers.weights import RANDOM_SHA256, Weights
-from helpers.workers import ClipPool
+from helpers.weights import Weights
 
 SAMPLE = ROOT / "data_sample" / "motion"
 PX = 32
@@ -110,67 +109,60 @@ def contents(cfg: ClassificationConfig) -> dict[str, np.ndarray]:
     return found
 
 
+def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_a_row_is_what_the_network_says_about_a_frame_of_the_clip(cfg):
     manifest = extract_clip_features(cfg)
     features = read_labelled(feature_file(cfg, "train"))
     assert features["categories"] == manifest["categories"]
     assert features["features"].shape == (4, 5, 3)
     assert features["valid"].all()
-    assert not features["multi_scale"]
     for k, key in enumerate(features["key"]):
         video = read_frames(cfg.data / f"{key}.mp4", n_frames=5, backend="pyav")
         assert np.abs(features["features"][k] - video.frames.mean(axis=(1, 2))).max() < 1
         assert np.array_equal(features["t_s"][k], video.t_s)
         assert key.split("/")[1] == sorted(features["categories"])[features["labels"][k]]
         assert features["source"][k] == key.rsplit("/", 1)[1][:11]
+    with h5py.File(feature_file(cfg, "train")) as file:
+        assert set(file) == {"features", "labels", "num_frames", "t_s", "valid", "key", "source"}
+        assert [file[name].dtype for name in ("features", "labels", "num_frames")] == ["float32", "int64", "int32"]
+        assert (file["features"].compression, file["features"].compression_opts) == ("gzip", 4)
+        names = ("num_videos", "max_frames", "feature_dim", "multi_scale")
+        assert [file.attrs[name] for name in names] == [4, 5, 3, False]
+        assert json.loads(file.attrs["category_mapping"]) == manifest["categories"]
+    dark = read_labelled(feature_file(cfg, "train", "dark"))["features"]
+    assert np.allclose(dark, 0.3 * features["features"], atol=1)
 
 
 def test_every_split_has_a_file_per_view_and_a_description(cfg):
     cfg = change(cfg, tta_views=1)
     manifest = extract_clip_features(cfg)
     views = ["", "_view01", "_tta01"]
-    views += [f"_{name}{tta}" for name in ("noise", "blur", "dark", "low_rate", "crop") for tta in ("", "_tta01")]
+    views += [f"_{name}{tta}" for name in ("noise", "blur", "dark") for tta in ("", "_tta01")]
     names = [f"classification/features/{split}_features{view}.h5" for split in ("train", "test") for view in views]
     assert sorted(manifest["features"]) == sorted(names)
-    assert all((cfg.out / name).exists() for name in names)
     analysis = read_json(cfg.out / "classification" / "features" / "configuration_analysis.json")
-    assert analysis["preprocessing_info"] == {
-        "frames_per_video": 5,
-        "image_size": [64, 64],
-        "processing_mode": "pyav",
-    }
+    about = {"frames_per_video": 5, "image_size": [64, 64], "processing_mode": "pyav"}
+    assert analysis["preprocessing_info"] == about
     assert analysis["splits"]["train"]["features_shape"] == [4, 5, 3]
     assert analysis["splits"]["test"]["num_frames"] == {"min": 5, "max": 5, "mean": 5.0}
-
-
-def test_dark_clips_are_darker_and_low_rate_repeats_rows(cfg):
-    extract_clip_features(cfg)
-    plain, dark, slow = (
-        read_labelled(feature_file(cfg, "test", view))["features"] for view in ("plain", "dark", "low_rate")
-    )
-    assert np.allclose(dark, 0.3 * plain, atol=1)
-    assert np.array_equal(slow, plain[:, [0, 0, 0, 3, 3]])
+    extract_clip_features(change(cfg, views=0, scales=[1.0, 0.85, 1.15]))
+    left = {path.name for path in cfg.out.rglob("*.h5")}
+    assert all("_multiscale" in name and "view" not in name for name in left)
 
 
 def test_the_official_split_gives_each_clip_only_the_views_that_it_needs(cfg):
-    cfg = change(cfg, split="official")
-    names = [Path(name).stem for name in extract_clip_features(cfg)["features"]]
-    assert {name for name in names if name.startswith("train")} == {"train_features", "train_features_view01"}
-    assert "test_features_view01" not in names
-    assert "test_features_noise" in names
-
-
-def test_a_class_that_a_split_lacks_is_a_problem(cfg):
-    category = motion_plan()["category"].iloc[-1]
-    shutil.rmtree(cfg.data / "train" / category)
-    problems = extract_clip_features(cfg)["problems"]
-    assert {"name": "train", "problem": f"no clips of class {category}"} in problems
-
-
-def test_clips_that_cannot_be_tested_on_are_refused_before_the_network_is_built(cfg, monkeypatch):
-    monkeypatch.setattr(clip_features, "build_backbone", None)
-    with pytest.raises(ValueError, match="needs folders train, validation, test, got test, train"):
+    with pytest.raises(ValueError, match="official"):
         extract_clip_features(change(cfg, split="official"), to_train=True)
+    names = {Path(name).stem for name in extract_clip_features(change(cfg, split="official"))["features"]}
+    assert names == {"train_features", "train_features_view01"} | {
+        f"test_features{view}" for view in ("", "_noise", "_blur", "_dark")
+    }
+    with pytest.raises(FileNotFoundError, match="08"):  # trained otherwise than extracted
+        read_variants(cfg)
 
 
 def test_a_damaged_clip_is_recorded_and_left_out(cfg):
@@ -197,93 +189,56 @@ def test_rows_that_the_network_fails_on_are_recorded_and_not_valid(cfg, monkeypa
         assert not dark["valid"].all()
         assert plain["valid"].all()
         assert manifest["counts"]["invalid_rows"] == len(manifest["failed"]) > 0
-    dark = read_labelled(feature_file(cfg, "train", "dark"))
-    assert set(dark["key"][~dark["valid"].any(axis=1)]).isdisjoint(clip_features.read_variants(cfg).table.index)
+    assert set(dark["key"][~dark["valid"].any(axis=1)]).isdisjoint(read_variants(cfg).table.index)
 
 
-def test_stopped_and_started_again_it_gives_the_same(cfg, monkeypatch, tmp_path):
-    whole = change(cfg, out_dir=str(tmp_path / "whole"))
-    extract_clip_features(whole)
-    write, written = clip_features.FrameStage.write, []
-
-    def write_two(stage, key, rows, stamp):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(key)
-        write(stage, key, rows, stamp)
-
-    monkeypatch.setattr(clip_features.FrameStage, "write", write_two)
-    with pytest.raises(KeyboardInterrupt):
-        extract_clip_features(cfg)
-    monkeypatch.setattr(clip_features.FrameStage, "write", write)
-    counts = extract_clip_features(cfg)["counts"]
-    assert (counts["found"], counts["made"]) == (2, 4)
-    ours, theirs = contents(cfg), contents(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_what_is_there_is_not_made_again(cfg, monkeypatch):
-    extract_clip_features(cfg)
-    before = {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*_features*.h5")}
-    counts = extract_clip_features(cfg)["counts"]
-    assert (counts["found"], counts["made"]) == (6, 0)
-    assert {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*_features*.h5")} == before
-
-
-def test_a_further_clip_is_computed_alone(cfg, tmp_path, monkeypatch):
-    key = motion_plan()["key"][1]
-    clip, aside = cfg.data / f"{key}.mp4", tmp_path / "aside.mp4"
-    clip.rename(aside)
-    extract_clip_features(cfg)
-    aside.rename(clip)
-    asked = []
+@pytest.fixture
+def decoded(monkeypatch) -> set:
+    """Key and views of every clip that is decoded."""
+    seen = set()
 
     def noted(job: FrameJob):
-        asked.append(job.key)
+        seen.add((job.key, job.views))
         return clip_frames(job)
 
     monkeypatch.setattr(clip_features, "clip_frames", noted)
+    return seen
+
+
+def test_only_what_is_missing_damaged_or_of_another_version_is_made(cfg, decoded, tmp_path):
+    keys = [*motion_plan()["key"][:4], *motion_plan()["key"][-2:]]
+    (clip := cfg.data / f"{keys[1]}.mp4").rename(tmp_path / "aside.mp4")
+    assert extract_clip_features(cfg)["counts"]["made"] == 5
+    (tmp_path / "aside.mp4").rename(clip)
+    decoded.clear()
     counts = extract_clip_features(cfg)["counts"]
     assert (counts["found"], counts["made"]) == (5, 1)
-    assert asked == [key]
-    extract_clip_features(whole := change(cfg, out_dir=str(tmp_path / "whole")))
-    ours, theirs = contents(cfg), contents(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_a_damaged_feature_file_and_another_version_of_a_clip_are_computed_again(cfg, monkeypatch):
+    assert {key for key, _ in decoded} == {keys[1]}
+    expected = contents(cfg)
+    decoded.clear()
+    times = {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*.h5")}
     extract_clip_features(cfg)
-    expected, asked = contents(cfg), set()
-
-    def noted(job: FrameJob):
-        asked.add((job.key, job.views))
-        return clip_frames(job)
-
-    monkeypatch.setattr(clip_features, "clip_frames", noted)
-    path = feature_file(cfg, "test", "noise")
-    path.write_bytes(path.read_bytes()[:3000])
+    assert {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*.h5")} == times
+    feature_file(cfg, "test", "noise").write_bytes(b"damaged")
     extract_clip_features(cfg)
-    assert not asked  # its rows are there
-    keys = motion_plan()["key"]
-    damaged = cfg.out / "classification" / "frames" / keys.iloc[-1] / "noise.npz"
+    assert not decoded  # its rows are there
+    damaged = cfg.out / "classification" / "frames" / keys[-1] / "noise.npz"
     damaged.write_bytes(damaged.read_bytes()[:300])
+    os.utime(cfg.data / f"{keys[0]}.mp4", (1, 1))
     extract_clip_features(cfg)
-    assert asked == {(keys.iloc[-1], ("noise",))}
-    asked.clear()
-    key = keys[0]
-    os.utime(cfg.data / f"{key}.mp4", (1, 1))
-    extract_clip_features(cfg)
-    assert {asked_key for asked_key, _ in asked} == {key}
-    found = contents(cfg)
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    assert {(key, views) for key, views in decoded if key != keys[0]} == {(keys[-1], ("noise",))}
+    assert keys[0] in {key for key, _ in decoded}
+    assert_equal(contents(cfg), expected)
+    decoded.clear()
+    extract_clip_features(more := change(cfg, views=3))
+    assert {view for _, views in decoded for view in views} == {"view02", "view03"}
+    extract_clip_features(fresh := change(more, out_dir=str(tmp_path / "fresh")))
+    assert_equal(contents(more), contents(fresh))
 
 
 def count(folder: Path) -> int:
-    """Clips with a file of each of their views: plain, one for training, five corrupted."""
-    return sum(len(list(clip.glob("[!.]*.npz"))) == 7 for clip in {path.parent for path in folder.rglob("plain.npz")})
+    """Clips with a file of each of their views: plain, one for training, three corrupted."""
+    return sum(len(list(clip.glob("[!.]*.npz"))) == 5 for clip in {path.parent for path in folder.rglob("plain.npz")})
 
 
 def test_an_extraction_that_is_killed_and_started_again_gives_the_same(cfg, tmp_path):
@@ -302,52 +257,7 @@ def test_an_extraction_that_is_killed_and_started_again_gives_the_same(cfg, tmp_
     assert not list(cfg.out.rglob("*.h5"))
     counts = extract_clip_features(cfg)["counts"]
     assert (counts["found"], counts["made"]) == (there, 6 - there)
-    ours, theirs = contents(cfg), contents(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_further_views_are_added_to_those_that_are_there(cfg, tmp_path, monkeypatch):
-    extract_clip_features(cfg)
-    asked = set()
-
-    def noted(job: FrameJob):
-        asked.update(job.views)
-        return clip_frames(job)
-
-    monkeypatch.setattr(clip_features, "clip_frames", noted)
-    more = change(cfg, views=3)
-    extract_clip_features(more)
-    assert asked == {"view02", "view03"}
-    monkeypatch.setattr(clip_features, "clip_frames", clip_frames)
-    monkeypatch.setattr(pipeline, "ClipPool", ClipPool)
-    fresh = change(cfg, views=3, out_dir=str(tmp_path / "fresh"), workers=2)
-    extract_clip_features(fresh)
-    ours, theirs = contents(more), contents(fresh)
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_fewer_views_leave_no_files_behind(cfg):
-    extract_clip_features(cfg)
-    extract_clip_features(change(cfg, views=0, scales=[1.0, 0.85, 1.15]))
-    names = {path.name for path in cfg.out.rglob("*.h5")}
-    assert all("_multiscale" in name for name in names)
-    assert not any("view" in name for name in names)
-
-
-def test_equal_frames_go_through_the_network_once(cfg):
-    clip = cfg.data / f"{motion_plan()['key'][0]}.mp4"
-    seen = []
-
-    def forward(x: np.ndarray) -> np.ndarray:
-        seen.append(len(x))
-        return mean_colour(x)
-
-    job = FrameJob(clip, -1, "a", ("plain", "low_rate"), cfg, "pyav", PX)
-    rows = rows_of_clip(FrameRows(), clip_frames(job), forward, 1)
-    assert sum(seen) == 5
-    assert rows.features.shape == (10, 3)
+    assert_equal(contents(cfg), contents(whole))
 
 
 def test_an_array_gives_the_rows_of_the_video_that_it_was_made_of(cfg):
@@ -387,17 +297,22 @@ def test_a_clip_of_one_frame_has_one_row():
     assert average_scales(rows, [1.0, 0.85, 1.15])[0].tolist() == [[1, 1]]
 
 
-def test_a_backbone_takes_another_input_size_with_the_same_weights():
-    backbone = build_backbone("resnet50", "random", input_px=32)
-    assert backbone.weights.sha256 == RANDOM_SHA256["resnet50"]
-    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    assert np.asarray(backbone.model(backbone.preprocess(frames), training=False)).shape == (2, 2048)
-    with pytest.raises(ValueError, match="input_px must be 0 or at least 32, got 16"):
-        build_backbone("resnet50", "random", input_px=16)
-
-
-def test_plain_h5py_opens_the_features(cfg):
-    extract_clip_features(cfg)
-    with h5py.File(feature_file(cfg, "train")) as file:
-        assert set(file) == {"features", "labels", "num_frames", "t_s", "valid", "key", "source"}
-        assert file.attrs["num_videos"] == 4
+def test_views_of_several_splits_are_pooled_in_one_order_padded_and_masked(tmp_path):
+    cfg = ClassificationConfig(out_dir=str(tmp_path), scales=[1.0], views=0, tta_views=0)
+    folder = feature_file(cfg, "train").parent
+    write_drawn(folder, 2, noise=2.0, blur=1.0, dark=1.0)
+    write_drawn(folder, 1, split="test", noise=2.0, blur=1.0, dark=1.0)
+    short = draw_features(1, split="test")
+    write_features(folder / "test_features_blur.h5", short | {"features": short["features"][:, :5]})
+    clips = read_variants(cfg)
+    assert clips.features["plain"].shape == (9, T, D)
+    assert clips.table["split"].tolist() == ["test"] * 3 + ["train"] * 6
+    assert clips.classes == ["down", "turn", "up"]
+    assert clips.table["label"].tolist() == [0, 1, 2] * 3
+    assert clips.masks["blur"].sum(axis=1).tolist() == [5] * 3 + [T] * 6
+    features, mask = clips.frames("blur", np.array([1, 4]))
+    assert np.array_equal(features[0, :5], short["features"][1, :5])
+    assert mask[1].all()
+    write_features(folder / "train_features_noise.h5", draw_features(1))
+    with pytest.raises(ValueError, match="noise"):  # of other clips
+        read_variants(cfg)
