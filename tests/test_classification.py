@@ -83,12 +83,12 @@ def test_a_class_is_scored_against_the_others():
 
 def test_calibration_error_is_the_distance_of_confidence_and_accuracy():
     truth, p = np.zeros(100, int), np.tile([0.82, 0.1, 0.08], (100, 1))
-    p[:40] = [0.05, 0.9, 0.05]  # 40 clips, sure of the wrong class; 60 of .82, all right
+    p[:40] = [0.03, 0.95, 0.02]  # 40 clips, sure of the wrong class; 60 of .82, all right
     p[40:60] = [0.55, 0.25, 0.2]
-    assert calibration_error(p, truth) == pytest.approx(0.4 * 0.9 + 0.2 * 0.45 + 0.4 * 0.18)
+    assert calibration_error(p, truth) == pytest.approx(0.4 * 0.95 + 0.2 * 0.45 + 0.4 * 0.18)
     table = reliability(p, truth)
-    assert table["clips"].tolist() == [20, 80]
-    assert table["accuracy"].tolist() == [1, 0.5]
+    assert table["clips"].tolist() == [20, 40, 40]
+    assert table["accuracy"].tolist() == [1, 1, 0]
 
 
 def config(folder, **values):
