@@ -45,18 +45,6 @@ def test_the_error_counts_what_is_rated_and_is_the_mean_squared_error_where_all_
     assert float(RatedError()(truth * np.nan, guess)) == 0
 
 
-def test_a_missing_rating_teaches_nothing_and_the_others_teach_as_before():
-    train, validation = clips(), clips(11, 1)
-    train[1][:, 2] = np.nan
-    model = start()
-    before = model.head.scores.get_weights()[0]
-    history = fit(model, train, validation, TrainingConfig(epochs=2, batch_size=16, weight_decay=0.0))
-    change = np.abs(model.head.scores.get_weights()[0] - before).max(0)
-    assert change[2] == 0
-    assert change[[0, 1, 3, 4]].min() > 0
-    assert np.isfinite(history.to_numpy()).all()
-
-
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends have Keras' own")
 def test_the_fused_optimizer_does_what_keras_does():
     def moved(optimizer):
@@ -74,38 +62,23 @@ def test_the_fused_optimizer_does_what_keras_does():
         assert np.abs(moved(keras.optimizers.AdamW(rate, **other)) - theirs).max() > 1e-3
 
 
-def test_each_epoch_has_an_order_of_its_own_and_the_same_seed_the_same():
-    orders = []
-    for seed, epoch in ((1, 0), (1, 1), (2, 0), (1, 0)):
-        batches = train.ShuffledBatches(clips(), 16, seed)
-        batches.shuffle(epoch)
-        orders.append(batches.order.tolist())
-    assert sorted(orders[0]) == list(range(N))
-    assert orders[0] == orders[3]
-    assert len({tuple(order) for order in orders}) == 3
-    inputs, labels = batches[len(batches) - 1]  # the last batch is a part of one
-    assert len(labels) == len(inputs["static"]) == N % 16
-
-
-def test_a_saved_model_needs_no_file_of_ours_and_a_second_fit_starts_anew(tmp_path):
-    trainer, weights = Trainer(start(7), TrainingConfig(epochs=2, batch_size=32)), []
+def test_a_second_fit_starts_anew_and_a_saved_model_needs_no_file_of_ours(tmp_path):
+    trainer, weights = Trainer(start(7), TrainingConfig(epochs=2, batch_size=32, weight_decay=0.0)), []
+    (inputs, labels), validation = clips(), clips(11, 1)
+    labels[:, 2] = np.nan
     for seed in (0, 1, 0):
         model = start(seed)
-        history = trainer.fit(model, clips(), clips(11, 1))
+        before = model.head.scores.get_weights()[1]
+        history = trainer.fit(model, (inputs, labels), validation)
         weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
     assert np.array_equal(weights[0], weights[2])
     assert not np.array_equal(weights[0], weights[1])
-    pd.testing.assert_frame_equal(history, fit(start(), clips(), clips(11, 1), trainer.cfg))
+    pd.testing.assert_frame_equal(history, fit(start(), (inputs, labels), validation, trainer.cfg))
+    change = np.abs(model.head.scores.get_weights()[1] - before)
+    assert np.flatnonzero(change == 0).tolist() == [2]  # what no clip is rated for teaches nothing
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")  # a warning would be an error
-    np.testing.assert_allclose(again(clips()[0]), model(clips()[0]), atol=1e-6)
-
-
-def test_a_clip_without_weight_teaches_nothing():
-    model, cfg = start(), TrainingConfig(epochs=1, batch_size=64, weight_decay=0.0)
-    fit(model, (*clips(), np.zeros(N, "float32")), clips(11, 1), cfg)
-    for ours, theirs in zip(model.trainable_variables, start().trainable_variables, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(again(inputs), model(inputs), atol=1e-6)
 
 
 def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends():
@@ -186,18 +159,13 @@ def test_mixed_precision_computes_in_it_and_keeps_weights_and_scores_float32(pre
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_frozen_parts_stay_as_they_start_and_the_saved_model_is_loaded_whole(tmp_path):
+def test_frozen_parts_stay_as_they_start():
     model, cfg = start(), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01)
     freeze_parts(model, "query, key")
-    attention = model.cross_attention
-    before = [layer.get_weights() for layer in (attention.query, attention.key, attention.value)]
+    parts = [getattr(model.cross_attention, name) for name in ("query", "key", "value")]
+    before = [part.get_weights() for part in parts]
     fit(model, clips(), clips(11, 1), cfg)
-    after = [layer.get_weights() for layer in (attention.query, attention.key, attention.value)]
-    same = [all(map(np.array_equal, ours, theirs)) for ours, theirs in zip(before, after, strict=True)]
+    same = [all(map(np.array_equal, part.get_weights(), old)) for part, old in zip(parts, before, strict=True)]
     assert same == [True, True, False]
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")  # a warning would be an error
-    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(ValueError, match="frozen must be names among cross_attention, .* got 'ear'"):
+    with pytest.raises(ValueError, match="cross_attention, .* 'ear'"):
         freeze_parts(model, "ear")
