@@ -35,13 +35,10 @@ ALIASES = {  # of parts of names, as other layers of the same kind were called
 }
 
 
-def model_card(
-    model: keras.Model, *, data: Any, split: Any, seed: int, metrics: Any, weights: Any, licence: str, **more: Any
-) -> dict[str, Any]:
-    """Complete what is to be known about a model (`weights`: those behind its features) by what can be seen:
-    `parameters`, `network`, `keras`, `backend`, `code_version`, `saved` (UTC).
+def model_card(model: keras.Model, known: dict[str, Any]) -> dict[str, Any]:
+    """Complete what is to be known about a model (data, split, seed, metrics, weights behind its features, licence) by
+    what can be seen: `parameters`, `network`, `keras`, `backend`, `code_version`, `saved` (UTC).
     """
-    known = {"data": data, "split": split, "seed": seed, "metrics": metrics, "weights": weights, "licence": licence}
     return {
         "parameters": model.count_params(),
         "network": type(model).__name__,
@@ -49,7 +46,7 @@ def model_card(
         "backend": keras.backend.backend(),
         "code_version": code_version(),
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-    } | known | more  # fmt: skip
+    } | known  # fmt: skip
 
 
 class ModelSerializer:

@@ -69,10 +69,7 @@ def run_jobs(
     Args:
         serve: Takes (folder, group) and yields something, not None, after each job of the group; at the top level of a
             module.
-        folder: Where it reads the task and leaves results.
-        groups: Jobs, named tuples; the longest group first.
-        workers: Processes at a time.
-        progress: Show a progress bar.
+        groups: Jobs, the longest group first.
 
     Raises:
         RuntimeError: A training failed; the message names it and its reason.
@@ -123,12 +120,11 @@ class Trainer:
         state: Path | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> pd.DataFrame:
-        """Fit from the variables of `start`, and leave those of the best validation epoch in it, to be saved.
+        """Fit from the variables of `start`, the network itself or one built alike, and leave the best epoch's in it.
 
         The order of batches is drawn from Python's `random`, which `keras.utils.set_random_seed` governs.
 
         Args:
-            start: The network itself, or another one built alike that is not compiled.
             train, validation: Inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
             state: File that the training is kept in while it runs, and gone on from where it is one of the same
                 training; the caller removes it when the results are safe.
@@ -139,8 +135,7 @@ class Trainer:
         """
         model, cfg = self.model, self.cfg
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))
-        self._compile(len(batches), missing=bool(np.isnan(train[1]).any() or np.isnan(validation[1]).any()))
-        model.compiled = True
+        self._compile(len(batches), missing=any(bool(np.isnan(part[1]).any()) for part in (train, validation)))
         _copy_variables(start, model)
         stopper = keras.callbacks.EarlyStopping(
             patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
@@ -165,6 +160,7 @@ class Trainer:
 
     def _compile(self, n_batches: int, missing: bool) -> None:
         """Compile where that is not done for so many batches, else set the optimizer back to its start."""
+        self.model.compiled = True
         if (n_batches, missing) == self._compiled_for:
             for variable, value in zip(self.model.optimizer.variables, self._optimizer_start, strict=True):
                 variable.assign(value)
@@ -185,11 +181,7 @@ def _copy_variables(of: keras.Model, to: keras.Model) -> None:
 
 @contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Make networks compute in this precision, their weights float32, while they are built inside.
-
-    Args:
-        precision: "float32", "bfloat16" or "float16" (whose loss is scaled against underflow).
-    """
+    """Make networks that are built inside compute in "float32", "bfloat16" or "float16", their weights float32."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     try:
@@ -211,7 +203,7 @@ class RatedError(keras.losses.Loss):
 class FusedAdamW(keras.optimizers.Adam):
     """AdamW with clipped gradients on TensorFlow: per weight one pass each for norm, decay and Adam.
 
-    Equal to `keras.optimizers.AdamW(rate, weight_decay=decay, clipnorm=max_norm)` but for rounding. Most of a step of a
+    Equal to `keras.optimizers.AdamW(rate, weight_decay=decay, clipnorm=max_norm)` but for rounding: most of a step of a
     small network is its optimizer, which there makes dozens of short passes over every weight.
     """
 

@@ -138,19 +138,16 @@ class TrainingSystem:
         """Write a trained model as `.keras`, and beside it its card, returned; `found`: of `analyze_results`."""
         path = checked_output(path)
         hashes = {p.name: file_sha256(p) for p in self.paths}
-        card = model_card(
-            model,
-            data={"sha256": hashes, "rows": len(self.data), "order_trusted": self.order_trusted},
-            split=found["split"],
-            seed=self.job.seed,
-            metrics=found["metrics"],
-            weights={p.name: _weights_behind(p) for p in self.paths[:2]},
-            licence=f"{LICENCE}: look there before passing the model on",
-            caveats=group_warnings({}),
-            targets=list(self.data.targets),
-            forms={name: form_of(getattr(self.data, f"{name}_features")) for name in STREAMS},
-            verdict=found["verdict"],
-        )
+        known = {name: found[name] for name in ("split", "metrics", "verdict")} | {
+            "data": {"sha256": hashes, "rows": len(self.data), "order_trusted": self.order_trusted},
+            "seed": self.job.seed,
+            "weights": {p.name: _weights_behind(p) for p in self.paths[:2]},
+            "licence": f"{LICENCE}: look there before passing the model on",
+            "caveats": group_warnings({}),
+            "targets": list(self.data.targets),
+            "forms": {name: form_of(getattr(self.data, f"{name}_features")) for name in STREAMS},
+        }
+        card = model_card(model, known)
         with replacing(path) as part:
             model.save(part)
         write_json(path.with_suffix(".card.json"), card)

@@ -36,22 +36,15 @@ def predict_trees(
 ) -> pd.DataFrame:
     """Make the features of both trees with the networks that a model was trained behind, and score them.
 
+    Clips that are in one tree only, or of which no row can be used, are left out; the JSON has them with their reasons.
+
     Args:
-        model_dir: With `card.json`, `model.keras` and `reduction.npz`.
         face_dir: A folder of numbered square pictures per clip.
         flow_dir: Stored flow of the same clips, called alike.
-        output: Ends in `.npy`.
         faces_fps, flow_fps: See `FaceTree`, `FlowTree`; default: as in a training on trees.
-        progress: Show progress bars.
 
     Returns:
-        Scores, index clip in the natural order of the names in `face_dir`, a column per target. Clips that are in one
-        tree only, or of which no row can be used, are left out; the JSON has them with their reasons.
-
-    Raises:
-        FileNotFoundError: No such folder, or it is not a model folder.
-        ValueError: `model_dir` is a file, no clip is in both trees, the model's features were made elsewhere, or the
-            networks have other weights here.
+        Scores, index clip in the natural order of the names in `face_dir`, a column per target.
     """
     output, folder = checked_output(output, ".npy"), Path(model_dir)
     if folder.is_file():
@@ -77,13 +70,18 @@ def predict_trees(
     unscored = clips.index.difference(aligned.clips, sort=False)
     left_out |= {key: failed.get(key, "it has no row that can be used") for key in unscored}
     scores = model.predict(aligned.inputs(), batch_size=1024, verbose=0).astype("float32")
+    table = pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
+    about = {"model": str(folder), "targets": card["targets"], "clips": len(table), "left_out": left_out}
+    _write(output, table, about | {"trained_on_other_input": odd})
+    return table
+
+
+def _write(output: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
     with replacing(output.with_name(f"{output.stem}_ids.txt")) as part:
-        part.write_text("".join(f"{clip}\n" for clip in aligned.clips), encoding="utf-8")
-    about = {"model": str(folder), "targets": card["targets"], "clips": len(scores), "left_out": left_out}
-    write_json(output.with_suffix(".json"), about | {"trained_on_other_input": odd})
+        part.write_text("".join(f"{clip}\n" for clip in table.index), encoding="utf-8")
+    write_json(output.with_suffix(".json"), about)
     with replacing(output) as part:
-        np.save(part, scores)
-    return pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
+        np.save(part, table.to_numpy("float32"))
 
 
 def _config(kind: type, trained: dict[str, Any], own: dict[str, Any], **tree: Any) -> Any:

@@ -36,7 +36,7 @@ def test_versions_are_counted_compared_and_give_equal_outputs(tmp_path):
     extra.write_bytes(b"x")
     models = [network(seed) for seed in (0, 1)]
     for seed, model in enumerate(models):
-        card = serializer.model_card(model, **KNOWN | {"seed": seed, "metrics": {"r2": 0.5 + seed}})
+        card = serializer.model_card(model, KNOWN | {"seed": seed, "metrics": {"r2": 0.5 + seed}})
         assert store.save(model, card, beside=(extra,)) == seed + 1
     assert store.versions == [1, 2]
     assert [store.card(version)["metrics"]["r2"] for version in store.versions] == [0.5, 1.5]
