@@ -133,28 +133,24 @@ class Trainer:
         Returns:
             One row per epoch: epoch, loss, val_loss.
         """
-        model, cfg = self.model, self.cfg
+        cfg = self.cfg
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))
         self._compile(len(batches), missing=any(bool(np.isnan(part[1]).any()) for part in (train, validation)))
-        _copy_variables(start, model)
-        stopper = keras.callbacks.EarlyStopping(
-            patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
-        )
-        reducers = [keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU)] * (cfg.schedule == "plateau")
-        kept = TrainingState(batches, [stopper, *reducers], cfg.epochs)
+        _copy_variables(start, self.model)
+        kept = TrainingState(batches, cfg)
         if state is not None:
             kept.open(state, fingerprint(start, train, validation, cfg))
-        model.fit(
+        self.model.fit(
             batches,
             epochs=cfg.epochs,
             initial_epoch=kept.next_epoch,
             validation_data=validation,
             validation_batch_size=1024,
-            callbacks=[stopper, *reducers, *callbacks, kept],
+            callbacks=[*kept.counting, *callbacks, kept],
             shuffle=False,
             verbose=0,
         )
-        _copy_variables(model, start)
+        _copy_variables(self.model, start)
         start.compiled = False  # what is saved needs nothing of this file
         return pd.DataFrame(kept.rows)
 
@@ -280,14 +276,20 @@ class TrainingState(keras.callbacks.Callback):
 
     Args:
         batches: Shuffled anew for every epoch.
-        counting: EarlyStopping, then others whose counters belong to the training; they are called before this one.
-        epochs: Of the whole training.
+        cfg: Of the training.
+
+    Attributes:
+        counting: Early stopping, then what lowers the learning rate; they are called before this one.
     """
 
-    def __init__(self, batches: ShuffledBatches, counting: Sequence[keras.callbacks.Callback], epochs: int):
+    def __init__(self, batches: ShuffledBatches, cfg: TrainingConfig):
         super().__init__()
-        self.batches, self.counting, self.epochs, self.next_epoch, self.rows = batches, counting, epochs, 0, []
-        self.path, self.known, self._found = None, "", None
+        stopper = keras.callbacks.EarlyStopping(
+            patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
+        )
+        reducers = [keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU)] * (cfg.schedule == "plateau")
+        self.batches, self.counting, self.epochs, self.next_epoch = batches, [stopper, *reducers], cfg.epochs, 0
+        self.rows, self.path, self.known, self._found = [], None, "", None
 
     def open(self, path: Path, known: str) -> None:
         """Keep the state in this file from now on, and go on from what is in it if it is of the same training."""

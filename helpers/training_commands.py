@@ -6,9 +6,10 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
 from tyro.extras import SubcommandApp
 
 TRAINING, CLASSES = "06_training", "08_clip_classification"  # sections of a file given with `--params`
@@ -20,8 +21,15 @@ def option(text: str, metavar: str | None = None, *, name: str | None = None) ->
     return arg(help=text, metavar=metavar, name=name, help_behavior_hint="")
 
 
-Weights = Literal["pretrained", "random"] | None
-Pretrained = Annotated[Weights, option("published ones, or none; default: pretrained", "{pretrained,random}")]
+_CHOICE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="{pretrained,random}",
+    instance_from_str=lambda given: given[0],
+    is_instance=lambda value: value in (None, "pretrained", "random"),
+    str_from_instance=lambda value: [str(value)],
+    choices=("pretrained", "random"),
+)  # a Literal or None would list None among the choices
+Pretrained = Annotated[str | None, _CHOICE, option("published ones, or none; default: pretrained")]
 Video = Positional[Annotated[Path, option("a video file, or a folder of them", "VIDEO")]]
 Params = Annotated[Path | None, option("further parameters, in a section for this notebook", "FILE.yaml")]
 Videos = Positional[Annotated[tuple[Path, ...], option("further ones", "[VIDEO ...]")]]
@@ -58,13 +66,8 @@ def compare(
     table = results.as_table(found).join(variants.compare_architectures(networks))
     with replacing(cfg.out / "models.csv") as part:
         table.to_csv(part, float_format="%.6g")
-    print(
-        table.loc[:, :"over_constant_high"].round(3).to_string(),
-        "",
-        *report.verdicts(found),
-        f"all of it is in {cfg.out}",
-        sep="\n",
-    )
+    shown = table.loc[:, :"over_constant_high"].round(3).to_string()
+    print(shown, "", *report.verdicts(found), f"all of it is in {cfg.out}", sep="\n")
     return 0
 
 

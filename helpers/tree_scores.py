@@ -48,10 +48,7 @@ def predict_trees(
     """
     output, folder = checked_output(output, ".npy"), Path(model_dir)
     if folder.is_file():
-        raise ValueError(
-            f"model must be a folder results/<run>/model to score trees, got the file {folder}. A model of `train` "
-            "takes --static_features and --dynamic_features."
-        )
+        raise ValueError(f"model must be a folder results/<run>/model, got the file {folder}. It scores features only.")
     card = read_card(folder, of_videos=False)
     model, reduction = load_model(folder)
     own = {"out_dir": str(output.with_suffix("")), "progress": progress}

@@ -174,9 +174,8 @@ def test_outputs_of_another_kind_are_refused_before_anything_is_done(tmp_path, c
 @pytest.mark.usefixtures("figures")
 def test_the_dashboard_shows_what_was_logged():
     epochs = [{"epoch": e, "loss": 0.04 / (e + 1), "val_loss": loss} for e, loss in enumerate((0.09, 0.01, 0.04, 0.16))]
-    seconds = [
-        dict.fromkeys(("seconds", "steps_s", "validation_s", "other_s"), 3.0 - e) | {"epoch": e} for e in range(4)
-    ]
+    names = ("seconds", "steps_s", "validation_s", "other_s")
+    seconds = [dict.fromkeys(names, 3.0 - e) | {"epoch": e} for e in range(4)]
     logs = {
         "metrics": {"epoch": epochs, "batch": [{"epoch": e // 2, "step": e % 2, "loss": 0.1} for e in range(8)]},
         "rates": {"epoch": [{"epoch": e, "learning_rate": 0.1 / 2**e} for e in range(4)]},
