@@ -99,15 +99,13 @@ def check(
     from helpers.clips import line_end, scan_clips
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
-    from helpers.workbook import plan
+    from helpers.workbook import PREPARATION, plan
 
     _check_targets({"csv": csv})
     data = data.resolve()
     tasks = plan(data, resolve("results"), params=params, limit=limit)
-    parameters = {task.name: task.parameters for task in tasks}
-    cfg = PreparationConfig.checked(parameters["02_clip_preparation"])
     clips, left_out = scan_clips(data)
-    how = {"thorough": thorough, "progress": sys.stderr.isatty()}
+    cfg, how = PreparationConfig.checked(tasks[PREPARATION]), {"thorough": thorough, "progress": sys.stderr.isatty()}
     table = check.check_clips(data, clips.head(limit or len(clips)), left_out, cfg, **how)
     where = csv.with_stem(f"{csv.stem}_left_out") if csv else "--csv FILE writes it"
     print(check.as_text(table), inventory.as_line(len(clips), left_out, where), sep="\n")
@@ -120,7 +118,7 @@ def check(
         log.info("running the stages on some of the clips, for a forecast")
         try:
             with without_noise():
-                found = check.estimate(table, data, parameters)
+                found = check.estimate(table, data, tasks)
             print("\n" + check.estimate_text(found))
         except Exception as error:  # the table stands, whatever came of the forecast
             print(f"\nNo forecast: {' '.join(str(error).split()) or type(error).__name__}")
@@ -229,10 +227,11 @@ def weights(
             print(f"\n{name}: {row.purpose}; {'here' if row.is_here else 'not here'}; licence {row.licence}")
             print(*(f"    {file.url}\n    to {file.place}" for file in row.files), sep="\n")
         return 0
-    is_there = [name for name, row in WEIGHTS.items() if row.is_here and (action == "verify" or row.kind[:3] == "i3d")]
-    names = (list(WEIGHTS) if action == "fetch" else is_there) if names in ((), ("all",)) else names
-    if unknown := [name for name in names if name not in WEIGHTS] or not names:
-        raise ValueError(f"NAME must be all that are there, or of {', '.join(WEIGHTS)}, got {unknown}.")
+    legal = [name for name, row in WEIGHTS.items() if action != "convert" or row.kind.startswith("i3d")]
+    if names == ("all",) or (action == "verify" and not names):
+        names = [name for name in legal if action == "fetch" or WEIGHTS[name].is_here]
+    if not names or not {*names} <= {*legal}:
+        raise ValueError(f"NAME must be all, or of {', '.join(legal)}, got {', '.join(names) or 'nothing there'}.")
     if action == "fetch":
         require(list(names))
     with without_noise():
