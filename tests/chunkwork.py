@@ -85,7 +85,9 @@ def some(n_chunks, first=0):
 def failing(kind):
     yield "before"
     if kind == "video":
-        next(frames_of("no/such.mp4"))
+        from helpers.video import read_frames
+
+        read_frames("no/such.mp4")
     raise {"memory": MemoryError("full"), "os": PermissionError(13, "no"), "lossy": LossyError("a", 2)}[kind]
 
 
@@ -119,12 +121,6 @@ def slow(n_signs, between_s):
 def endless():
     for number in itertools.count():
         yield np.full(100_000, number % 256, np.uint8)
-
-
-def frames_of(path):
-    from helpers.video import iter_frames
-
-    yield from iter_frames(path)
 
 
 def surroundings():

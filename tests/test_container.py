@@ -14,7 +14,7 @@ from av.stream import Disposition
 from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
 
 from data_sample.make.sample import write_mp4
-from helpers.container import CLUSTER, VideoError, open_video, write_excerpt
+from helpers.container import CLUSTER, VideoError, write_excerpt
 from helpers.files import ROOT
 from helpers.video import iter_frames, probe, read_frames
 
@@ -53,22 +53,6 @@ def test_a_late_start_is_time_zero(tmp_path, backend):
     got = read_frames(path, backend=backend)
     assert read_numbers(got.frames) == list(range(12))
     np.testing.assert_allclose(got.t_s, np.arange(12) / 15, atol=2e-3)
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
-def test_a_title_in_another_encoding_is_no_reason_to_refuse_a_file(tmp_path, suffix):
-    path = tmp_path / f"clip{suffix}"
-    with av.open(str(path), "w") as target:
-        target.metadata["title"] = "Gruesse"
-        stream = target.add_stream("mpeg4", rate=15)
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
-        for frame in numbered_frames(11):
-            target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        target.mux(stream.encode())
-    path.write_bytes(path.read_bytes().replace(b"Gruesse", "Gr\xfc\xdfe--".encode("latin-1")))
-    with open_video(path) as video:
-        assert video.container.metadata["title"] == "Gr\ufffd\ufffde--"
-    assert len(read_frames(path).frames) == 11
 
 
 def numbered(path: Path, **options) -> bytearray:

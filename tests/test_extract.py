@@ -15,7 +15,7 @@ from helpers import extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.faces import prepare_clips
-from helpers.files import ROOT, DiskFullError, read_json
+from helpers.files import ROOT, read_json
 from helpers.store import read_features
 from helpers.tracks import read_track
 from helpers.weights import Weights
@@ -234,44 +234,6 @@ def test_rows_without_a_face_are_counted_with_their_reason_on_every_call(run):
             assert all(entry["reason"].startswith("the face is lost at ") for entry in rows)
             assert manifest["counts"]["invalid_rows"] == 4
     assert not read_features(Path(folders["out_dir"]) / "static" / "a.npz").features[5:].any()
-
-
-def test_a_folder_that_cannot_be_written_is_an_error_not_a_failed_clip(run):
-    clips, folders = run
-    Path(folders["out_dir"]).touch()
-    with pytest.raises(OSError, match="run"):
-        prepare_clips(clips, PreparationConfig(**folders))
-
-
-def test_a_full_disk_stops_the_stage_with_one_sentence_and_the_next_run_goes_on(run, monkeypatch):
-    resource = pytest.importorskip("resource")  # not on Windows
-    clips, folders = run
-    clips = clips.loc[GOOD]
-    wide = SimpleNamespace(**vars(extract.build_backbone("", "")) | {"feature_dim": 64 * 64 * 3})
-    monkeypatch.setattr(extract, "build_backbone", lambda name, weights: wide)
-    monkeypatch.setattr(
-        extract, "compile_forward", lambda network, precision, prepare=None: lambda x: x.reshape(len(x), -1)
-    )
-    prepare_clips(clips, PreparationConfig(**folders))
-    static = Path(folders["out_dir"]) / "static"
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # as full a disk as can be had without a disk
-    try:
-        with pytest.raises(DiskFullError, match=r"the disk is full .*npz needs more room.* run the same command"):
-            extract_static(clips, StaticConfig(**folders))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert sorted(path.name for path in static.rglob("*.*")) == [".lock", "manifest.json"]
-    assert not read_json(static / "manifest.json")["finished"]
-    counts = extract_static(clips, StaticConfig(**folders))["counts"]
-    assert (counts["made"], counts["rows"]) == (2, 18)
-
-
-def test_the_log_names_the_device_that_computed(monkeypatch):
-    gpus = pd.DataFrame({"kind": ["CPU", "GPU", "GPU"], "name": ["loom", "one", "two"], "memory_gib": [3.0, 5.0, 7.0]})
-    monkeypatch.setattr("helpers.device.list_devices", lambda: gpus)
-    names = {name: extract.chosen_device(name)["name"] for name in ("", "CPU:0", "GPU:0", "GPU:1", "GPU:3")}
-    assert names == {"": "one", "CPU:0": "loom", "GPU:0": "one", "GPU:1": "two", "GPU:3": "two"}
 
 
 def cut_short(track: Path) -> None:

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-import tracemalloc
 from types import SimpleNamespace
 
 import chunkwork
@@ -129,21 +128,6 @@ def test_a_sample_that_the_network_fails_on_costs_itself_only(caplog):
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_samples_that_the_network_fails_on_hold_no_batches():
-    def fails(x: np.ndarray) -> np.ndarray:
-        try:
-            return x.reshape(7)
-        except ValueError as error:
-            raise NetworkError("the network failed") from error
-
-    tracemalloc.start()
-    outputs = run(fails, [np.zeros(100_000, np.uint8)] * 64, 16)
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert all(isinstance(output, NetworkError) for output in outputs)
-    assert held < 3_000_000  # 64 batches are 100 MB
-
-
 def test_any_other_error_of_the_network_comes_out():
     with pytest.raises(AttributeError):
         run(lambda x: x.no_such_method(), samples_of(3), 2)
@@ -184,8 +168,3 @@ def test_a_line_a_minute_and_one_at_the_end(tmp_path, monkeypatch):
         "5 of 5 clips in 02:40, 00:00 left, 40.00s/clip, 0.2 rows/s, network 0%, memory 2.0 GiB at most",
         "done: 5 of 5 clips in 02:40, 00:00 left, 40.00s/clip, 0.2 rows/s, network 0%, memory 2.0 GiB at most",
     ]
-
-
-def test_a_log_that_cannot_be_written_ends_no_run(tmp_path):
-    with stage_of(1, tmp_path / "missing") as run:
-        run.count("made")

@@ -8,16 +8,13 @@ import sys
 import textwrap
 import time
 
-import numpy as np
 import psutil
 import pytest
-from chunkwork import call, children, counting, dying, endless, failing, frames_of, outcomes, slow, some, surroundings
+from chunkwork import call, children, counting, dying, endless, failing, outcomes, slow, some, surroundings
 
 from helpers.container import VideoError
 from helpers.files import ROOT
 from helpers.workers import ClipPool, PoolError, WorkerCrashed, WorkerError, WorkerHung, cores
-
-CLIP = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +40,6 @@ def test_clips_and_chunks_come_in_the_order_of_the_tasks_as_they_are(pool):
     for n, chunks in enumerate(found.values()):
         assert [number for number, _ in chunks] == list(range(n, n + 7 * (n % 3)))
         assert all(array.shape == (number % 5, 3) and (array == number).all() for number, array in chunks)
-
-
-def test_frames_decoded_in_workers_equal_those_decoded_here(pool):
-    for theirs, ours in zip(outcomes(pool.run([("a", (frames_of, CLIP))]))["a"], frames_of(CLIP), strict=True):
-        assert theirs[1:] == ours[1:]
-        np.testing.assert_array_equal(theirs[0], ours[0])
 
 
 def test_a_process_that_dies_costs_its_clip_and_no_other_is_repeated(tmp_path):
