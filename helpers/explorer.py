@@ -47,7 +47,7 @@ TICK_S = Fraction(1, 1000)
 DPI = 200  # of the close-up, which is shown at half of it: screens are sharp
 KEPT = 8  # views of clips that are held: 7 MB each for a clip of 5 s
 SMALLEST = 0.01  # the axis of effects reaches at least so far: small ones are to look small
-ORDERS = ("name", "error, largest first", "error, smallest first", "entropy, highest first", "entropy, lowest first")
+ORDERS = ("name", "error, largest first", "entropy, lowest first")
 CHANGE = "change of the score without this motion"  # the mean motion token in its place
 RELEVANCE = "relevance: what this motion brought to the score"
 ALL_HEADS = ("mean of all", None)
@@ -134,10 +134,8 @@ class Gallery:
 
     def listing(self, trait: int, order: str = ORDERS[0], search: str = "") -> np.ndarray:
         """Rows of the clips whose key holds `search` in either case, in one of `ORDERS`; what is unknown comes last."""
-        values = {"name": self.clips, "error": np.abs(self.error(trait)), "entropy": self.entropy}
-        value = values[order.split(",")[0]]
-        descending = order.endswith(("largest first", "highest first"))
-        rows = np.argsort(-value if descending else value, kind="stable")  # NaN sorts last either way
+        values = {"name": self.clips, "error": -np.abs(self.error(trait)), "entropy": self.entropy}
+        rows = np.argsort(values[order.split(",")[0]], kind="stable")  # NaN sorts last
         return np.array([row for row in rows if search.strip().lower() in self.clips[row].lower()], int)
 
     def start(self, clip: str, trait: str) -> tuple[int, int]:

@@ -159,21 +159,11 @@ def model_table(summary: dict[str, Any]) -> pd.DataFrame:
         rows |= {f"{name} on the {live['clips']} rated clips of this run": row for name, row in known.items() if row}
     if summary["ceiling"]:
         rows["a perfect model, as far as the raters agree"] = {"r2": summary["ceiling"]["r2"]}
-    return table({name: _scores(row, summary["targets"]) for name, row in rows.items()}, "model, test R²")
-
-
-def _scores(row: dict[str, Any], targets: list[str]) -> dict[str, Any]:
-    r2 = {target: row["r2"].get(target) for target in [*targets, "mean"]}
-    means = {head: row.get(name, {}).get("mean") for head, name in (("CCC", "ccc"), ("Pearson", "pearson"))}
-    return r2 | {"mean over the constant's": row.get("over"), "1 − MAE": row.get("mean_accuracy")} | means
-
-
-def class_table(classified: dict[str, Any]) -> pd.DataFrame:
-    """Accuracy of every classifier of 08, from the worst to the best."""
-    heads = {"accuracy": "accuracy", "interval": "95 %", "minus_majority": "over the largest class"}
-    heads |= {"accuracy_corrupted": "on damaged clips"}
-    ranked = sorted(classified["models"].items(), key=lambda item: item[1]["accuracy"])
-    return table({name: {head: row.get(key) for key, head in heads.items()} for name, row in ranked}, "model")
+    columns = {f"r2.{target}": target for target in [*summary["targets"], "mean"]}
+    columns |= {"over": "mean over the constant's", "mean_accuracy": "1 − MAE"}
+    columns |= {"ccc.mean": "CCC", "pearson.mean": "Pearson"}
+    flat = pd.json_normalize(list(rows.values())).reindex(columns=list(columns)).rename(columns=columns)
+    return flat.set_axis(map(spoken, rows)).rename_axis("model, test R²")
 
 
 def failures(manifests: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
