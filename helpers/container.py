@@ -72,7 +72,7 @@ class OpenVideo:
 
     @property
     def interval_s(self) -> float:
-        """The median time from picture to picture; that of the declared rate where the times do not tell."""
+        """The median time from picture to picture; that of the declared rate where there is one picture."""
         between = float(np.median(np.diff(self.t_s))) if len(self.ticks) > 1 else 0.0
         return between or 1 / float(self.stream.average_rate or 25)
 
@@ -195,11 +195,11 @@ def _table_of(path: Path, container: av.container.InputContainer, stream: av.Vid
     ticks, keys = (np.sort([row.moment for row in part]) for part in (shown, [row for row in shown if row.key]))
     in_avi, codec, remarks = "avi" in container.format.name, stream.codec_context.codec.canonical_name, ()
     gaps = np.diff([row.dts for row in shown]) if in_avi and codec in SEQUENCE else np.zeros(0)
-    if len(set(gaps)) > 1:  # AVI tells when pictures are decoded: so many before as the decoder holds back
+    if len(set(gaps)) > 1:  # AVI stores when pictures are decoded: as many earlier as the decoder holds back
         held, where = stream.codec_context.reorder_depth, gaps.argmax()
         ticks = shown[held].dts + np.cumsum([0, *gaps[held:], *[int(np.median(gaps))] * held])
         gap_s, at_s = (float(tick * stream.time_base) for tick in (gaps[where], shown[where].dts))
-        remarks = (f"AVI tells no times of showing: beside gaps (the longest {gap_s:.1f} s, at {at_s:.1f} s) unsure",)
+        remarks = (f"AVI stores no times of showing: beside gaps (the longest {gap_s:.1f} s, at {at_s:.1f} s) unsure",)
     timed = not in_avi and len(np.unique(ticks)) == len(ticks) and all(row.pts is not None for row in shown)
     return OpenVideo(path, container, stream, ticks, keys, timed, start, remarks=remarks)
 

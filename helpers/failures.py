@@ -16,7 +16,7 @@ from helpers.files import disk_full
 from helpers.workers import PoolError, WorkerError
 
 LONGEST = 400  # characters of a reason
-KINDS, SHOWN = 5, 70  # of reasons that a line tells, and characters of each
+KINDS, SHOWN = 5, 70  # of reasons in a line, and characters of each
 VARYING = re.compile(r"(?<!\w)/[^'\"]*[^'\". ]|\b0x[0-9a-f]+\b|\d+(?:[.,]\d+)*")  # paths and numbers
 
 

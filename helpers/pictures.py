@@ -2,7 +2,7 @@
 
 In: pictures as a decoder gives them. Out: RGB uint8 arrays (H, W, 3), SDR, as a player shows them. What a stream says
 of its matrix, range, transfer and primaries is followed; where it says nothing, pictures are BT.601 of limited range,
-as FFmpeg takes them, and HDR is BT.2020. What was changed beyond that is told in words.
+as FFmpeg takes them, and HDR is BT.2020. `Converter.done` lists what was changed beyond that.
 """
 
 import math
@@ -22,8 +22,8 @@ from av.video.reformatter import VideoReformatter
 from helpers.container import OpenVideo, VideoError, open_container
 
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
-LOOKS = 16  # key pictures that are looked at for the clip's size, at most
-UNTOLD, BT2020, P3, PQ, HLG = 2, 9, 12, 16, 18  # of matrix, primaries and transfer in ITU-T H.273
+MOST_KEYS = 16  # key pictures that are decoded for the clip's size, at most
+UNSPECIFIED, BT2020, P3, PQ, HLG = 2, 9, 12, 16, 18  # of matrix, primaries and transfer in ITU-T H.273
 HDR = (PQ, HLG)
 TO_BT709 = {  # of linear light: ITU-R BT.2087-0; SMPTE EG 432-1
     BT2020: np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]),
@@ -55,26 +55,26 @@ def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
 
 
 def shapes_of(video: OpenVideo) -> Shapes:
-    """The shapes of a clip's pictures, from key pictures spread over it; {} where the first picture tells it alone.
+    """The shapes of a clip's pictures, from key pictures spread over it; {} where all are like the first.
 
-    VideoError: pictures of one size have pixels of several shapes, which a decoded picture does not tell.
+    VideoError: pictures of one size have pixels of several shapes, which a decoded picture does not carry.
     """
-    shapes, aspects, told = {}, {}, video.stream.sample_aspect_ratio
+    shapes, aspects, default = {}, {}, video.stream.sample_aspect_ratio
     if not video.may_change:
         return shapes
-    keys = video.keys[np.unique(np.linspace(0, len(video.keys) - 1, LOOKS).astype(int))]
+    keys = video.keys[np.unique(np.linspace(0, len(video.keys) - 1, MOST_KEYS).astype(int))]
     with open_container(video.path) as container:
         codec = container.streams[video.stream.index].codec_context
         codec.thread_count = 1  # so that the aspect is that of the picture
         for packet in video.packets_of(container):
             if packet.is_keyframe and (packet.dts if packet.pts is None else packet.pts) in keys:
-                with suppress(av.FFmpegError):  # damage is told when all is decoded
+                with suppress(av.FFmpegError):  # damage is named when all is decoded
                     for picture in (*codec.decode(packet), *codec.decode(None)):
                         size, aspect = (picture.width, picture.height), codec.sample_aspect_ratio
                         if aspects.setdefault(size, aspect) != aspect:
                             convert = f"Convert it: ffmpeg -i {video.path.name} -vf scale=iw*sar:ih,setsar=1 new.mp4."
                             raise VideoError(f"{video.path.name}: its pixels change their shape. {convert}")
-                        shapes.setdefault(size, aspect or told if shapes else told)
+                        shapes.setdefault(size, aspect or default if shapes else default)
                 codec.flush_buffers()
     return shapes
 
@@ -122,7 +122,7 @@ class Converter:
     """Turns the decoded pictures of one video into upright RGB uint8 arrays (H, W, 3), of one size.
 
     One scaler serves every decoder: swscale's area averaging when a picture shrinks, bilinear otherwise. A picture of
-    another shape than the largest lies in the middle of black. `done` tells in words what was changed.
+    another shape than the largest lies in the middle of black. `done` lists in words what was changed.
     """
 
     def __init__(self, size: tuple[int, int] | None, aspect: Fraction | None = None, shapes: Shapes | None = None):
@@ -168,8 +168,8 @@ class Converter:
             picture = self._scaler.reformat(picture, width, height, picture.format.name, interpolation=how, threads=1)
         if picture.color_trc not in HDR and picture.color_primaries not in TO_BT709:
             return self._colours.reformat(picture, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
-        primaries = BT2020 if picture.color_primaries == UNTOLD else picture.color_primaries
-        if picture.colorspace == UNTOLD and primaries == BT2020:
+        primaries = BT2020 if picture.color_primaries == UNSPECIFIED else picture.color_primaries
+        if picture.colorspace == UNSPECIFIED and primaries == BT2020:
             picture.colorspace = BT2020
         deep = self._colours.reformat(picture, width, height, "rgb48le", interpolation=how, threads=1).to_ndarray()
         return to_sdr(deep, picture.color_trc, primaries)

@@ -176,7 +176,7 @@ def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batc
 
 class Work(NamedTuple):
     """What is done with every clip of a stage: `function` runs in the decoder processes and gives a job's chunks; `job`
-    makes of path, key and stamp of a clip its job, and what stays here, `Clip.kept`; `stamp` tells versions apart.
+    makes of path, key and stamp of a clip its job, and what stays here, `Clip.kept`; `stamp` makes of path and key the version.
     """
 
     function: Callable[[Any], Iterator[Any]]
@@ -221,7 +221,7 @@ class ClipRun(AbstractContextManager):
         self.counts = {"clips": len(self.clips), "made": 0, "failed": 0, "found": 0}
         self.n_rows, self.spent_s = 0, Clock()
         self._failed: dict[str, str] = {}  # reasons by key
-        self._names: dict[str, str] = {}  # of files, as the file system tells them apart, and whose each is
+        self._names: dict[str, str] = {}  # of files, as the file system distinguishes them, and whose each is
         self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
         self._started_s = self._line_s = time.monotonic()
         self._pool = ClipPool(self.work.function, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
@@ -312,8 +312,8 @@ class ClipRun(AbstractContextManager):
                     self.stage.path(key).unlink()
         order = {key: place for place, key in enumerate(self.clips.index)}
         self.stage.failed.sort(key=lambda entry: order[entry["clip"]])
-        said = "%s: {made} of {clips} clips made, {found} found, {failed} left out (%s): see %s".format(**self.counts)
-        log.info(said, self.name, by_kind(self._failed.values()), self.stage.folder / "manifest.json")
+        line = "%s: {made} of {clips} clips made, {found} found, {failed} left out (%s): see %s".format(**self.counts)
+        log.info(line, self.name, by_kind(self._failed.values()), self.stage.folder / "manifest.json")
         return self.counts
 
     def count(self, became: str, n_rows: int = 0) -> None:

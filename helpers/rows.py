@@ -192,8 +192,8 @@ def why_invalid(rows: FeatureFile, track: FaceTrack | StoredClip) -> dict[int, s
     """The reason of every invalid row of a clip, by its number."""
     reasons = {}
     for row in np.flatnonzero(~rows.valid).tolist():
-        told = "" if rows.reason is None else str(rows.reason[row])
+        stored = "" if rows.reason is None else str(rows.reason[row])
         lost = "" if track.has_face(rows.t_s[row]) else f"the face is lost at {rows.t_s[row]:.1f} s"
         padded = "made mostly of padding: the clip is too short" if rows.features[row].any() else ""
-        reasons[row] = told or lost or padded or FAILED
+        reasons[row] = stored or lost or padded or FAILED
     return reasons

@@ -56,7 +56,7 @@ def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[st
 class FeatureFile:
     """The rows of one clip: `features (n, D) float32`, `t_start_s`, `t_end_s (n,)` in seconds,
     `frame (n,) int` (first frame of the row), `valid (n,) bool`; `decoder`: what decoded its frames, if that is known;
-    `reason (n,) str`: why rows are invalid, "" where nothing but the track tells, None where that is so of all.
+    `reason (n,) str`: why rows are invalid, "" where only the track says it, None where that is so of all.
     """
 
     features: np.ndarray
@@ -87,7 +87,7 @@ class FeatureFile:
 
 
 def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None:
-    """Write one clip's rows; `stamp` tells later which version of the clip they were made from.
+    """Write one clip's rows; `stamp`: of the version of the clip that they were made from.
 
     Not compressed: it would save a sixth of the bytes and take six times as long.
     """
@@ -114,7 +114,7 @@ def valid_rows(path: str | Path) -> FeatureFile | None:
 
 
 def clip_stamp(path: str | Path) -> str:
-    """What tells one version of a video file from another: its size and time of change; "missing" where it is not."""
+    """The version of a video file: its size and time of change; "missing" where it is not."""
     stat = Path(path).stat() if Path(path).exists() else None
     return f"{stat.st_size}-{stat.st_mtime_ns}" if stat else "missing"
 
@@ -158,7 +158,7 @@ class Stage(FolderLock):
         return self.folder / f"{key}.npz"
 
     def name_of(self, key: str) -> str:
-        """The key as the folder's file system tells it from others: some do not know "A" from "a"."""
+        """The key as the folder's file system distinguishes it: some do not know "A" from "a"."""
         return key.lower() if (self.folder / "MANIFEST.JSON").exists() else key
 
     def done(self, key: str, stamp: str) -> bool:

@@ -1,7 +1,7 @@
 """Exact frames of video files with their times: all, chosen ones, evenly spread ones, or at a fixed rate.
 
 In: a path. Out: RGB uint8 frames (H, W, 3) in presentation order, upright as a player shows them, with times in seconds
-from the first frame; or what the video is like (`probe`). The packets tell beforehand when every picture is shown; a
+from the first frame; or what the video is like (`probe`). The packets say beforehand when every picture is shown; a
 decoded picture counts only if it carries the time that this table announces, so that no decoder loses, repeats or
 shifts one unnoticed. A file that breaks off is an error before anything is computed from it. `helpers.parity` compares
 decoders.
@@ -31,7 +31,7 @@ FASTEST = {(codec, "yuv420p"): REFERENCE for codec in ("h264", "hevc", "vp9", "a
 STRICT = {"err_detect": "crccheck+explode"}  # damage is an error, not a picture patched up from its neighbours
 LENIENT = {"err_detect": "crccheck"}
 HELD = 16  # pictures that a decoder holds, at most (Rec. ITU-T H.264, A.3.1)
-# What FFmpeg says where H.264 begins with no IDR picture: it is told to forget, or to use, one that was cut away.
+# What FFmpeg logs where H.264 begins with no IDR picture and speaks of pictures that were cut away.
 CUT_AWAY = ("mmco: unref short failure", "number of reference frames", "co located POCs unavailable")
 CUT_AWAY += ("reference picture missing", "Missing reference picture", "illegal short term buffer state")
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
@@ -109,7 +109,7 @@ class Frames:
 def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:
     """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`.
 
-    It stops at the first picture that is damaged, or shown at another time than the packets tell.
+    It stops at the first picture that is damaged, or shown at another time than its packet says.
 
     Raises:
         RuntimeError: This machine has no such device.
@@ -152,22 +152,22 @@ def _as_announced(video: OpenVideo, pictures: Iterator[av.VideoFrame]) -> Iterat
 def _decode_open(codec: av.VideoCodecContext, packets: Iterator[av.Packet]) -> Iterator:
     """Decode H.264 that begins with no IDR picture, where `STRICT` refuses good pictures; stops at damage.
 
-    FFmpeg tells damage in messages only. Those of `CUT_AWAY` are none up to the second key picture and as long as the
+    FFmpeg reports damage in its log only. Those of `CUT_AWAY` are none up to the second key picture and as long as the
     decoder holds pictures (`HELD`): a recovery point promises right pictures (Rec. ITU-T H.264, D.2.8), and before the
     first one FFmpeg shows none.
     """
     level, n_keys = av.logging.get_level(), 0
-    av.logging.set_skip_repeated(False)  # it would tell of an earlier file's messages here
+    av.logging.set_skip_repeated(False)  # of an earlier file
     for k, packet in enumerate(packets):
         n_keys += packet.is_keyframe
         av.logging.set_level(av.logging.INFO)  # for this call only: a decoder of many threads may wait for the GIL
         try:
-            with av.logging.Capture() as said:
+            with av.logging.Capture() as messages:
                 pictures = codec.decode(packet)
         finally:
             av.logging.set_level(level)
         yield from pictures
-        errors = [text for how, _, text in said if how <= av.logging.ERROR or "concealing" in text]
+        errors = [text for how, _, text in messages if how <= av.logging.ERROR or "concealing" in text]
         if not all(text.startswith(CUT_AWAY if n_keys < 2 or k < HELD else ()) for text in errors):
             return
 
