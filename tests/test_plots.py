@@ -350,13 +350,6 @@ DRAWN = {
         lambda ax: cells(ax[0]),
         RELEVANCE[:2],
     ),
-    "groups of clips": (
-        lambda: attention.plot_groups(
-            {"high": np.array([[0.1, 0.2], [0.3, 0.4], [0.8, np.nan]])}, T_S[:2], ylabel="share"
-        ),
-        lambda ax: line(ax[0]),
-        [0.3, 0.3],
-    ),
     "pointing": (
         lambda: attention.plot_pointing(POINTING),
         lambda ax: [

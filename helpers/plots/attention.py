@@ -22,7 +22,6 @@ from helpers.plots import (
     GREEN,
     NEUTRAL,
     ORANGE,
-    PINK,
     RED,
     SKY,
     TRAIT_COLORS,
@@ -209,18 +208,6 @@ def plot_clips(
     for row, token in np.argwhere(inside) if inside is not None else ():
         corner = t_s[token] - width / 2, row - 0.44
         ax.add_patch(plt.Rectangle(corner, width, 0.88, fill=False, ec=ORANGE, lw=1.6))
-    return ax
-
-
-def plot_groups(profiles: Mapping[str, np.ndarray], t_s: np.ndarray, *, ylabel: str, title: str = "") -> Axes:
-    """Draw the median profile over time of groups of clips, (clips, Td) each; the band is their middle half."""
-    ax = axes(None, (7.5, 2.8), title=title)
-    tables = {f"{name} ({len(of)} clips)": pd.DataFrame(of, columns=t_s).melt() for name, of in profiles.items()}
-    table = pd.concat(tables, names=["group"]).reset_index("group").dropna()
-    look = {"hue": "group", "palette": (BLUE, RED, GREEN, PINK)[: len(tables)], "marker": "o", "ax": ax}
-    sns.lineplot(table, x="variable", y="value", estimator="median", errorbar=("pi", 50), **look)
-    ax.set(xlabel="time (s)", ylabel=ylabel, ylim=(0, None))
-    ax.legend()
     return ax
 
 
