@@ -176,7 +176,7 @@ def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batc
 
 class Work(NamedTuple):
     """What is done with every clip of a stage: `function` runs in the decoder processes and gives a job's chunks; `job`
-    makes of path, key and stamp of a clip its job, and what stays here, `Clip.kept`; `stamp` makes of path and key the version.
+    makes of path, key and stamp of a clip its job, and what stays here, `Clip.kept`; `stamp` gives the version.
     """
 
     function: Callable[[Any], Iterator[Any]]
