@@ -126,12 +126,11 @@ class Trainer:
 
         Args:
             train, validation: Inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
-            state: File that the training is kept in while it runs, and gone on from where it is one of the same
-                training; the caller removes it when the results are safe.
+            state: File that the training is kept in and gone on from; the caller removes it when results are safe.
             callbacks: Further ones, called before the state is kept.
 
         Returns:
-            One row per epoch: epoch, loss, val_loss.
+            Columns epoch, loss, val_loss.
         """
         cfg = self.cfg
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))

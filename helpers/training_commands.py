@@ -36,7 +36,7 @@ Videos = Positional[Annotated[tuple[Path, ...], option("further ones", "[VIDEO .
 
 
 def without_noise() -> AbstractContextManager[None]:
-    """Hide the dozen lines about GPUs that TensorFlow writes while it is imported."""
+    """Hide what TensorFlow writes while it is imported."""
     from helpers.workbook import stderr_into
 
     return stderr_into(os.devnull)

@@ -19,6 +19,7 @@ from helpers.files import differences, replacing, write_json
 from helpers.names import match_clips
 from helpers.score import check_weights, load_model, read_card
 from helpers.sources import open_tree
+from helpers.store import STREAMS
 from helpers.training_system import checked_output
 
 log = logging.getLogger(__name__)
@@ -36,15 +37,11 @@ def predict_trees(
 ) -> pd.DataFrame:
     """Make the features of both trees with the networks that a model was trained behind, and score them.
 
-    Clips that are in one tree only, or of which no row can be used, are left out; the JSON has them with their reasons.
-
-    Args:
-        face_dir: A folder of numbered square pictures per clip.
-        flow_dir: Stored flow of the same clips, called alike.
-        faces_fps, flow_fps: See `FaceTree`, `FlowTree`; default: as in a training on trees.
+    `faces_fps`, `flow_fps`: see `FaceTree`, `FlowTree`; default: as in a training on trees.
 
     Returns:
-        Scores, index clip in the natural order of the names in `face_dir`, a column per target.
+        Scores, index clip in the natural order of the names in `face_dir`, a column per target. Clips in one tree only,
+        or of which no row can be used, are left out; the JSON has them with their reasons.
     """
     output, folder = checked_output(output, ".npy"), Path(model_dir)
     if folder.is_file():
@@ -56,16 +53,14 @@ def predict_trees(
     static = _config(StaticConfig, trained["static"], own, faces_dir=face_dir, faces_fps=faces_fps)
     dynamic = _config(DynamicConfig, trained["dynamic"], own, flow_dir=flow_dir, flow_fps=flow_fps)
     clips, left_out = clips_of_trees(static, dynamic)
-    failed, odd = {}, []
-    for stream, extract, cfg in (("dynamic", extract_dynamic, dynamic), ("static", extract_static, static)):
-        manifest = extract(clips, cfg)
-        odd = _other_input(stream, manifest["identity"], card) + odd
-        failed |= {entry["clip"]: f"{stream}: {entry['reason']}" for entry in manifest["failed"]}
+    manifests = {"dynamic": extract_dynamic(clips, dynamic), "static": extract_static(clips, static)}
+    odd = [line for name in STREAMS for line in _other_input(name, manifests[name]["identity"], card)]
     for line in odd:
         log.warning("the model was trained on other input: %s", line)
     aligned = align_streams(clips, static.out / "static", dynamic.out / "dynamic", reduction, targets=())
-    unscored = clips.index.difference(aligned.clips, sort=False)
-    left_out |= {key: failed.get(key, "it has no row that can be used") for key in unscored}
+    failed = {e["clip"]: f"{name}: {e['reason']}" for name, of in manifests.items() for e in of["failed"]}
+    for key in clips.index.difference(aligned.clips, sort=False):
+        left_out[key] = failed.get(key, "it has no row that can be used")
     scores = model.predict(aligned.inputs(), batch_size=1024, verbose=0).astype("float32")
     table = pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
     about = {"model": str(folder), "targets": card["targets"], "clips": len(table), "left_out": left_out}
