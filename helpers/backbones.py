@@ -72,16 +72,11 @@ class Backbone:
 
 
 def build_backbone(name: str, weights: str, *, input_px: int = 0) -> Backbone:
-    """Build a backbone with average pooling and fill it.
+    """Build a backbone of `BACKBONES` with average pooling and fill it.
 
-    Args:
-        name: A name of `BACKBONES`.
-        weights: "pretrained" (published weights), or "random" (the frozen generator, seed 0).
-        input_px: Side of the input, 32 or more: these networks are convolutions up to an average. 0: that which the
-            published weights were trained with.
-
-    Raises:
-        FileNotFoundError: Published weights cannot be had; says where to put them.
+    `weights`: "pretrained" (published weights; FileNotFoundError where they cannot be had), or "random" (the frozen
+    generator). `input_px`: side of the input, 32 or more, as these networks are convolutions up to an average; 0: that
+    which the published weights were trained with.
     """
     if name not in BACKBONES:
         raise ValueError(f"name must be one of {', '.join(BACKBONES)}, got {name!r}. Correct the backbone's name.")

@@ -1,11 +1,8 @@
 """Face detectors: OpenCV's Haar cascade, which needs no download, and YuNet, a small network with landmarks.
 
-"auto" is YuNet where its file can be had, else Haar.
-
-In: one RGB uint8 frame (H, W, 3). Out: a row per face, float32 (n, 5) or (n, 15): x, y, width, height in pixels of the
-frame, a confidence, and with landmarks x, y of right eye, left eye, nose, right and left mouth corner (the person's
-right, which lies left in the picture). No deep-learning library is imported here, so that decoding processes stay
-small.
+"auto" is YuNet where its file can be had, else Haar. Landmarks are x, y of right eye, left eye, nose, right and left
+mouth corner (the person's right, which lies left in the picture). No deep-learning library is imported here, so that
+decoding processes stay small.
 """
 
 import logging
@@ -29,12 +26,9 @@ PATIENCE_S = 5  # without an answer when YuNet is not asked for by name
 
 
 def detect_faces(frame: np.ndarray, detector: str = "haar", min_face: float = MIN_FACE) -> np.ndarray:
-    """Find the faces of one frame.
+    """Find the faces of one frame, RGB uint8 (H, W, 3), by "haar" (frontal faces) or "yunet" (any pose).
 
-    Args:
-        frame: RGB uint8 (H, W, 3).
-        detector: "haar" (frontal faces) or "yunet" (any pose; its file must be there: `require_detector`).
-        min_face: Least width of a face as a share of the picture's shorter side, of "haar".
+    `min_face`, of "haar": least width of a face as a share of the picture's shorter side.
 
     Returns:
         float32, (n, 5) of "haar" and (n, 15) of "yunet": x, y, width, height in pixels of `frame`, confidence,
@@ -93,11 +87,8 @@ def _yunet() -> "cv2.FaceDetectorYN":
 def chosen_detector(detector: str, faces: Path | None = None) -> str:
     """What "auto" stands for on this machine, "yunet" or "haar", which is logged; another name stays as it is.
 
-    Args:
-        faces: 02's folder of the run, which may be gone on with.
-
-    Raises:
-        ValueError: "auto" stands for another one than these faces were found with, or YuNet's file is another one.
+    ValueError where the `faces` of 02, which may be gone on with, were found with another one, or YuNet's file is
+    another one.
     """
     if detector != "auto":
         return detector
@@ -131,9 +122,7 @@ def _auto() -> str:
 def require_detector(detector: str) -> None:
     """Make sure that a detector can be used, fetching YuNet's file if it is not there yet; call it before any work.
 
-    Raises:
-        FileNotFoundError: The file cannot be had; the message has its address and place.
-        ValueError: The file that is there is another one, or there is no such detector.
+    FileNotFoundError where the file cannot be had; ValueError where it is another one, or there is no such detector.
     """
     if detector == "haar":
         _cascade()

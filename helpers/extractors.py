@@ -103,10 +103,9 @@ class DynamicFeatureExtractor:
 
 
 def freeze(model: keras.Model, n_convolutions: int | None = None) -> None:
-    """Have training leave the first convolutions alone, with every layer that stands before the next one.
+    """Have training leave the first convolutions alone, with every layer before the next one; rows are the same.
 
-    None freezes the whole model, 0 nothing; the source project's default is 4. Rows of features are the same either
-    way.
+    None freezes the whole model, 0 nothing; the source project's default is 4.
     """
     kinds = layers.Conv2D | layers.Conv3D | layers.DepthwiseConv2D
     convolutions = [i for i, layer in enumerate(model.layers) if isinstance(layer, kinds)]

@@ -92,10 +92,7 @@ def export_faces(
 
     Returns:
         The manifest: counts of clips and files, and the clips that could not be exported, with the reason.
-
-    Raises:
-        FileNotFoundError: 02 is not done.
-        ValueError: `to` was made with other settings.
+        FileNotFoundError where 02 is not done; ValueError where `to` was made with other settings.
     """
     from tqdm import tqdm  # not for decoder processes
 
@@ -152,9 +149,7 @@ def _write_crops(path: Path, track: FaceTrack, folder: Path, every: int, backend
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
     """Find the main face of a clip, its one stable box, and its smoothed box at every sample.
 
-    Raises:
-        NoFaceError: no face, or too rarely.
-        VideoError: the file cannot be decoded.
+    Raises NoFaceError where there is none or too rarely, VideoError where the file cannot be decoded.
     """
     *_, track = tracks_of((path, cfg))
     return track

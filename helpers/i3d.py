@@ -126,8 +126,7 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
     """Build what extraction runs, up to `endpoint` and no further, and fill it.
 
     Args:
-        weights: "pretrained" (published weights: ImageNet, then Kinetics-400), a name of `WEIGHTS` for other published
-            ones, or "random" (the frozen generator).
+        weights: "pretrained" (ImageNet, then Kinetics-400), a name of `WEIGHTS` for other published ones, or "random".
         endpoint: A name of `STAGES`, or empty for the 1024 pooled features of every 8 time steps.
         channels: 2 for the flow stream, 3 for the RGB stream.
 
@@ -141,9 +140,7 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
         name = f"i3d_{_stream(channels)}_kinetics" if weights == "pretrained" else weights
         names = [name for name, row in WEIGHTS.items() if row.kind.startswith("i3d") and row.channels == channels]
         if name not in names:
-            raise ValueError(
-                f"weights must be random, pretrained or of {', '.join(names)}, got {weights!r}. Choose one."
-            )
+            raise ValueError(f"weights must be random, pretrained or of {', '.join(names)}, got {weights!r}.")
         found, provenance = read_published(name)
         model = fill(name, found, endpoint)
     return (model if endpoint or not _is_whole(model) else tap(model)), provenance
@@ -221,13 +218,8 @@ def _published_name(stream: str, scope: str, variable: str) -> str:
 def load_tf_checkpoint(model: keras.Model, path: str | Path) -> None:
     """Load a published checkpoint into a network from `build_i3d`; one that ends at a stage takes its part of it.
 
-    Args:
-        path: As TensorFlow names it, without `.index`.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: It belongs to the other stream, or variables are missing, unknown or of another shape; the network
-            is left as it was.
+    `path` is as TensorFlow names it, without `.index`. FileNotFoundError where there is none; ValueError where it is of
+    the other stream, or variables are missing, unknown or of another shape: the network is left as it was.
     """
     load_variables(model, read_tf_checkpoint(path), path)
 
@@ -237,9 +229,7 @@ def load_variables(model: keras.Model, found: dict[str, np.ndarray], path: str |
     variables = published_variables(model)
     wanted = {name: (tuple(variable.shape), "float32") for name, variable in variables.items()}
     there = {name: (value.shape, value.dtype.name) for name, value in found.items()}
-    others = [
-        f"{name} must be {want}, got {there.get(name)}" for name, want in wanted.items() if there.get(name) != want
-    ]
+    others = [f"{k} must be {want}, got {there.get(k)}" for k, want in wanted.items() if there.get(k) != want]
     others += [f"{name} is unknown" for name in sorted(there.keys() - wanted.keys()) if _is_whole(model)]
     if others:
         stream = STREAMS[model.input_shape[-1]]
@@ -255,16 +245,10 @@ SOURCE = "__source__"  # in a converted file: the sha256 of what it was made fro
 
 
 def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
-    """Read the variables of a row of `WEIGHTS`, fetched if need be, and their provenance.
+    """Read the variables of a row of `WEIGHTS`, fetched if need be, by their published names, and their provenance.
 
-    The converted file is read where there is one, also without the original; its sha256 is that of the original.
-
-    Returns:
-        Published variable name -> array; provenance.
-
-    Raises:
-        FileNotFoundError: As for `require`.
-        ValueError: What is there is damaged, or was converted from another original than is there.
+    The converted file is read where there is one, also without the original, whose sha256 it has. FileNotFoundError as
+    of `require`; ValueError where what is there is damaged, or was converted from another original than is there.
     """
     require([name])
     path, row = converted_path(name), WEIGHTS[name]
@@ -342,7 +326,7 @@ def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
 def read_keras_h5(path: str | Path, stream: str) -> dict[str, np.ndarray]:
     """Read the weights file of the Keras port (dlpbc/keras-kinetics-i3d), in Keras 2's legacy HDF5 layout.
 
-    It has one group per layer, named `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out). It does not say its
+    It has one group per layer, `<unit>_conv` or `<unit>_bn`; kernels are (t, h, w, in, out). It does not say its
     `stream`, "Flow" or "RGB". A layer that the port does not have keeps its own name.
     """
     found = {}

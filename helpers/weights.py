@@ -226,10 +226,8 @@ def converted_path(name: str) -> Path:
 def require(names: list[str], patience_s: float = 30) -> None:
     """See to it that published weights are in the weights folder: fetch what is not there yet.
 
-    Of I3D's rows the converted file alone may be there. No answer for `patience_s` seconds is a failure.
-
-    Raises:
-        FileNotFoundError: One error for all files that are missing and cannot be fetched: file, address, folder.
+    Of I3D's rows the converted file alone may be there. One FileNotFoundError names all files that are missing and
+    cannot be fetched, as after `patience_s` seconds without an answer: file, address, folder.
     """
     absent = [WEIGHTS[name] for name in names if not converted_path(name).is_file()]
     missing, reason = [], ""
@@ -260,10 +258,7 @@ def _fetch(file: PublishedFile, patience_s: float) -> str:
 
 
 def check_bytes(name: str) -> dict[str, str]:
-    """Compare the files of a row with what is published of them; return file name -> sha256.
-
-    Raises FileNotFoundError where one is not there, ValueError where it is another one.
-    """
+    """Return file name -> sha256 of a row. FileNotFoundError where one is missing, ValueError where it is another."""
     row = WEIGHTS[name]
     for file in row.files:
         how = f"Run `python -m helpers weights fetch {name}`, or put it there from {file.url}"

@@ -63,17 +63,11 @@ def test_every_backbone_is_as_its_record_says_and_drawn_as_ever(name):
     order = ["RGB".index(channel) for channel in record.preprocessing.order]
     theirs = (shown[..., order].astype(np.float64) - record.preprocessing.mean) * record.preprocessing.scale
     np.testing.assert_allclose(seen, theirs, atol=1e-4)
+    if name in ("resnet50", "vgg19"):
+        np.testing.assert_array_equal(seen, resnet.preprocess_input(shown.astype(np.float32)))
     rows = np.asarray(backbone.model(seen, training=False))
     assert 0.01 < rows.std() < 1000
     assert np.abs(rows[0] - rows[1]).mean() > 0.1 * np.abs(rows).mean()
-
-
-def test_preprocessing_is_that_of_keras_to_the_bit(resnet50):
-    shown = frames(2)
-    np.testing.assert_array_equal(resnet50.preprocess(shown), resnet.preprocess_input(shown.astype(np.float32)))
-    other = backbones.Backbone("efficientnetv2_m", None, 224, 1280, resnet50.weights)
-    theirs = keras.layers.Rescaling(1 / 128, -1)(shown.astype(np.float32))
-    np.testing.assert_array_equal(other.preprocess(shown), theirs)
 
 
 def test_published_weights_are_loaded_from_the_weights_folder(resnet50, tmp_path, monkeypatch):

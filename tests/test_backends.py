@@ -62,20 +62,13 @@ def test_jax_gives_what_tensorflow_gives(tensorflow, jax, name):
     assert np.abs(jax[name] - theirs).max() <= 1e-4 * np.abs(theirs).max()
 
 
-def test_a_model_learns_on_jax(jax):
+def test_networks_learn_on_jax_and_want_of_memory_is_a_memory_error(jax):
     assert jax["losses"][-1] < 0.5 * jax["losses"][0]
-
-
-def test_a_classifier_learns_on_jax_in_compiled_steps(jax):
     assert jax["compiled"]  # otherwise a step of the BiLSTM takes a second
     assert jax["class_losses"][-1] < 0.5 * jax["class_losses"][0]
-
-
-def test_want_of_memory_on_jax_is_a_memory_error_that_says_how_much(jax):
     kind, said = jax["error"]
     assert kind == "MemoryError"
-    assert said.startswith("the network ran out of memory on an input of (1, 3, 3, 1): RESOURCE_EXHAUSTED: ")
-    assert re.search(r"allocating \d{15} bytes\.$", said)
+    assert re.search(r"an input of \(1, 3, 3, 1\): RESOURCE_EXHAUSTED: .*allocating \d{15} bytes\.$", said)
 
 
 @pytest.mark.parametrize("imports", ["jax, helpers", "helpers, jax"])

@@ -18,9 +18,7 @@ from helpers.tracking import (
     Follower,
     MainFace,
     face_path,
-    jitter,
     main_face,
-    moved_box,
     roll_deg,
     smooth,
 )
@@ -92,25 +90,6 @@ def test_roll_is_positive_when_the_right_of_the_picture_is_lower_and_known_where
     np.testing.assert_allclose(path.angle_deg[4:9], [10, 11, 12, 13, 14], rtol=1e-5)
 
 
-def test_jitter_is_the_deviation_of_the_change():
-    steady = np.arange(10.0)[:, None] + [0, 0, 20, 20]
-    assert jitter(steady) == pytest.approx(0, abs=1e-12)
-    shaken = steady + np.where(np.arange(10) % 2, 1.0, -1.0)[:, None] * [1, 0, 1, 0]
-    assert jitter(shaken) == pytest.approx(np.std(np.diff(shaken[:, 0])))
-    shaken[5] = np.nan
-    assert np.isfinite(jitter(shaken))
-
-
-def test_a_box_moves_as_most_of_its_points():
-    before = np.random.default_rng(0).uniform(10, 50, (21, 2))
-    after = 1.1 * (before - 30) + [37, 23]
-    after[:4] += 40  # points that stuck to something else
-    np.testing.assert_allclose(moved_box([10, 10, 50, 50], before, before + [3, -2]), [13, 8, 53, 48])
-    moved = moved_box([10, 10, 50, 50], before[4:], after[4:])
-    np.testing.assert_allclose(moved, [15, 1, 59, 45], atol=1e-9)
-    assert np.abs(moved_box([10, 10, 50, 50], before, after) - moved).max() < 3
-
-
 SIZE = 60  # of the square that stands for a face
 
 
@@ -152,13 +131,6 @@ def test_a_face_that_moves_and_grows_is_followed_until_it_is_found_again():
     expected = 2 * np.array([[x, y, x + s, y + s] for x, y, s in where[1:]])
     np.testing.assert_allclose(leg.boxes_xyxy, expected, atol=3)
     assert min(leg.similarity) > 0.8
-
-
-def test_a_missed_look_is_bridged():
-    frames = [scene(50 + 3 * k, 60) for k in range(13)]
-    first, second = followed(frames, {0: rows_at(50, 60), 6: NOTHING, 12: rows_at(86, 60)}).legs
-    assert (first.arrived, second.start) == ((2, 0), (2, 0))
-    assert first.samples == list(range(1, 13))
 
 
 def test_a_face_that_vanishes_or_leaves_is_lost():
