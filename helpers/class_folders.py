@@ -139,10 +139,9 @@ def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
             there = ", ".join(sorted(set(table["split"])))
             raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
         return [fold]
-    n_sources, largest = table["source"].nunique(), table["label"].value_counts().max()
-    for n, what in ((n_sources, "sources"), (largest, "clips of the largest class")):
-        if n < cfg.folds:
-            raise ValueError(f"folds must be at most the number of {what}, {n}, got {cfg.folds}. Lower it.")
+    most = min(table["source"].nunique(), table["label"].value_counts().max())
+    if most < cfg.folds:
+        raise ValueError(f"folds must be at most {most}, as sources and clips of the largest class, got {cfg.folds}.")
     part = np.empty(len(table), int)
     divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of small classes: see `check_folds`

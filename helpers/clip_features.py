@@ -120,7 +120,9 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
         stage.failed += invalid
         counts = run.counts | {"rows_made": run.n_rows, "invalid_rows": len(invalid)}
         manifest = stage.finish(**counts, feature_dim=backbone.feature_dim)
-        _write_analysis(clips, cfg, manifest, run.spent_s, files)
+        about = {name: manifest[name] for name in ("identity", "counts", "failed")}
+        spent_s = {what: round(seconds, 3) for what, seconds in run.spent_s.items()}
+        _write_analysis(clips, cfg, about | {"seconds_spent": spent_s}, files)
     made = [path.relative_to(cfg.out).as_posix() for path in files.values()]
     return manifest | {
         "features": made, "categories": clips.categories, "problems": clips.problems.to_dict("records")
@@ -254,36 +256,26 @@ def _invalid_rows(path: Path, view: str) -> list[dict[str, Any]]:
 
 
 def _write_analysis(
-    clips: LabelledClips,
-    cfg: ClassificationConfig,
-    manifest: dict[str, Any],
-    spent_s: Mapping[str, float],
-    files: Mapping[tuple[str, str], Path],
+    clips: LabelledClips, cfg: ClassificationConfig, about: dict[str, Any], files: Mapping[tuple[str, str], Path]
 ) -> None:
     """Write `configuration_analysis.json`: what was extracted how, and the shapes and lengths of every split."""
     splits = {}
     for split in dict.fromkeys(split for split, _ in files):
-        with h5py.File(files[split, PLAIN], "r") as file:
-            lengths, labels, shape = file["num_frames"][:], file["labels"][:], file["features"].shape
+        file = read_labelled(files[split, PLAIN])
+        n = file["num_frames"]
         splits[split] = {
-            "features_shape": list(shape),
-            "num_frames": {"min": int(lengths.min()), "max": int(lengths.max()), "mean": float(lengths.mean())},
-            "clips_per_class": {name: int((labels == label).sum()) for name, label in clips.categories.items()},
+            "features_shape": list(file["features"].shape),
+            "num_frames": {"min": int(n.min()), "max": int(n.max()), "mean": float(n.mean())},
+            "clips_per_class": {name: int((file["labels"] == k).sum()) for name, k in clips.categories.items()},
             "views": list(views_of(split, cfg)),
         }
-    analysis = {
-        "preprocessing_info": {
-            "frames_per_video": cfg.n_frames,
-            "image_size": [cfg.frame_px, cfg.frame_px],
-            "processing_mode": manifest["identity"]["parameters"]["backend"],
-        },
-        "scales": list(cfg.scales),
-        "category_mapping": clips.categories,
-        "splits": splits,
-        "seconds_spent": {what: round(seconds, 3) for what, seconds in spent_s.items()},
-        "problems": clips.problems.to_dict("records"),
-    } | {name: manifest[name] for name in ("identity", "counts", "failed")}
-    write_json(feature_file(cfg, "").parent / "configuration_analysis.json", analysis)
+    settings = {"frames_per_video": cfg.n_frames, "image_size": [cfg.frame_px, cfg.frame_px]}
+    settings["processing_mode"] = about["identity"]["parameters"]["backend"]
+    own = {"preprocessing_info": settings, "scales": list(cfg.scales), "category_mapping": clips.categories}
+    problems = {"problems": clips.problems.to_dict("records")}
+    write_json(
+        feature_file(cfg, "").parent / "configuration_analysis.json", own | {"splits": splits} | problems | about
+    )
 
 
 class ClipVariants(NamedTuple):

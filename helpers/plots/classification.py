@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
+from sklearn import metrics
 
 from helpers.plots import ACCENT, BLUE, NEUTRAL, RED, axes, intervals, legend_below, matrix, named_rows, panels, spoken
 
@@ -20,7 +20,7 @@ def plot_accuracies(models: Mapping[str, Any], *, ax: Axes | None = None) -> Axe
     """Draw the accuracy of every model of `classification.json` with its interval; the dotted line is the majority."""
     table, floor = pd.DataFrame(models).T, models["majority"]["accuracy"]
     best, y = table["accuracy"].astype(float).idxmax(), np.arange(len(models))
-    low, high = zip(*(ends or (np.nan, np.nan) for ends in table["interval"]), strict=True)
+    low, high = zip(*(one["interval"] or (np.nan, np.nan) for one in models.values()), strict=True)
     title = f"{spoken(best)}: {models[best]['accuracy']:.2f}, majority {floor:.2f}"
     label = "accuracy, line: 95 % interval, diamond: mean over damaged clips"
     ax = axes(ax, (7, 0.45 * len(models) + 1), grid="x", xlim=(0, 1), xlabel=label, title=title)
@@ -45,14 +45,20 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], *, ax: Axes | Non
 
 
 def plot_curves(p: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw the ROC and the precision-recall curve of each class against the others, of probabilities (N, k)."""
+    """Draw ROC and precision-recall curve of each class against the others, of probabilities (N, k); dotted: chance."""
     fig, ((roc, pr),) = panels(1, 2, (8, 3.8))
     for k, name in enumerate(classes):
         width = 1.5 + 1.5 * (len(classes) - k)  # curves that coincide all show
         look = {"color": plt.get_cmap("viridis")(0.9 * k / (len(classes) - 1)), "lw": width}
-        of_class = {"y_true": truth == k, "y_score": p[:, k], "name": spoken(name)}
-        RocCurveDisplay.from_predictions(ax=roc, curve_kwargs=look, plot_chance_level=k == 0, **of_class)
-        PrecisionRecallDisplay.from_predictions(ax=pr, **look, **of_class)
+        (fpr, tpr, _), area = metrics.roc_curve(truth == k, p[:, k]), metrics.roc_auc_score(truth == k, p[:, k])
+        roc.plot(fpr, tpr, label=f"{spoken(name)} {area:.2f}", **look)
+        precision, recall, _ = metrics.precision_recall_curve(truth == k, p[:, k])
+        mean = metrics.average_precision_score(truth == k, p[:, k])
+        pr.step(recall, precision, where="post", label=f"{spoken(name)} {mean:.2f}", **look)
+        pr.axhline(np.mean(truth == k), ls=":", lw=1, color=look["color"])
+    roc.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
+    for ax, corner in ((roc, "lower right"), (pr, "lower left")):
+        ax.legend(loc=corner, frameon=True)
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, area under it")
     pr.set(xlabel="recall", ylabel="precision", title="precision-recall, average precision")
     return fig
