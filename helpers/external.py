@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -194,11 +195,20 @@ def _read(
         raise ValueError(f"none of its {len(rows.valid)} rows is valid (the first: {reasons[0]}).")
     if like and (width := like.rows.features.shape[1]) != rows.features.shape[1]:
         raise ValueError(f"its rows must be {width} wide like those of the others, got {rows.features.shape[1]}.")
-    with suppress(VideoError), open_video(video) as opened:  # without a length, times are taken as they are
-        if (last_s := float(rows.t_start_s.max())) > LONGER * opened.duration_s + LONGER_S:
-            what = f"its rows must lie within its video of {opened.duration_s:.1f} s, got {last_s:g} s"
-            raise ValueError(f"{what}. Say t_ms if times are in milliseconds; if there are none, give the rows' fps.")
+    _check_times(float(rows.t_start_s.max()), video)
     return Clip(rows, reasons, found.columns, int((~main).sum()))
+
+
+def _check_times(last_s: float, video: Path) -> None:
+    """Refuse times beyond the end of a clip; where its length cannot be looked up, they are taken as they are."""
+    with suppress(OSError, av.FFmpegError, VideoError), av.open(str(video)) as container:
+        if last_s <= LONGER * (container.duration or np.inf) / av.time_base + LONGER_S:
+            return
+        with open_video(video) as opened:  # a header may be wrong
+            length_s = opened.duration_s
+        if last_s > LONGER * length_s + LONGER_S:
+            what = f"its rows must lie within its video of {length_s:.1f} s, got {last_s:g} s"
+            raise ValueError(f"{what}. Say t_ms if times are in milliseconds; if there are none, give the rows' fps.")
 
 
 def _write_clip(stage: Stage, key: str, clip: Clip, fingerprint: str, counts: dict[str, int]) -> None:
