@@ -236,7 +236,7 @@ def test_the_command_ends_with_0_when_every_clip_is_usable_and_needs_no_tensorfl
 
 def test_the_command_ends_with_1_at_a_missing_folder_or_a_wrong_parameter(capsys, good, tmp_path):
     status, printed = run(capsys, tmp_path / "nowhere", "--no-forecast")
-    assert (status, "nowhere does not exist" in printed.err) == (1, True)
+    assert (status, "nowhere" in printed.err) == (1, True)
     (tmp_path / "p.yaml").write_text("02: {fsp: 25}")
     status, printed = run(capsys, good, "--no-forecast", "--params", tmp_path / "p.yaml")
     assert (status, "'fsp'" in printed.err) == (1, True)
