@@ -195,10 +195,16 @@ def _with_mean_token(batch: Inputs, baseline: np.ndarray) -> Inputs:
 def _slopes(model: keras.Model, batch: Inputs) -> tuple[np.ndarray, np.ndarray]:
     """Attention (n, 1, heads, Ts, Td) and the slope of each score with it, (n, k, heads, Ts, Td)."""
     n, k = len(batch["static"]), model.head.n_targets
-    repeated = {name: np.repeat(x, k, axis=0) for name, x in batch.items()}  # one copy of a clip per target
+    streams = model.streams(batch)
+    *tokens, attention = model.cross_attention.attend(**streams)
+    # one copy of a clip per target, of what comes after the attention only
+    q, values, weights, mask = (ops.repeat(x, k, axis=0) for x in (*tokens, attention, streams["static_mask"]))
     chosen = ops.convert_to_tensor(np.tile(np.eye(k, dtype="float32"), (n, 1)))
-    attention = ops.convert_to_numpy(model(batch, training=False, return_attention=True)[1])
-    zero = np.zeros((n * k, *attention.shape[1:]), "float32")
-    _, slope = gradient_of(lambda d: ops.sum(model(repeated, training=False, attention_delta=d) * chosen), zero)
+
+    def scores(delta: keras.KerasTensor) -> keras.KerasTensor:
+        fused = model.cross_attention.read(q, values, weights + delta)
+        return ops.sum(model.head(model.fusion(fused, mask, training=False), mask) * chosen)
+
+    _, slope = gradient_of(scores, np.zeros(weights.shape, "float32"))
     slope = slope.reshape(n, k, *attention.shape[1:])
-    return attention[:, None], slope * batch["static_mask"][:, None, None, :, None]
+    return ops.convert_to_numpy(attention)[:, None], slope * batch["static_mask"][:, None, None, :, None]

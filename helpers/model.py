@@ -80,24 +80,27 @@ class CrossAttention(layers.Layer):
         self.output_projection.build((None, None, self.num_heads * self.fusion_dim))
         self.built = True
 
-    def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask, attention_delta=None):
-        """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens.
+    def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask):
+        """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens."""
+        q, values, attention = self.attend(static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask)
+        return self.read(q, values, attention), attention
 
-        `attention_delta`, of the shape of the attention, is added to it: what scores change by is its gradient at 0.
-        """
+    def attend(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask):
+        """Return projected face tokens q (B, Ts, F), values of motion tokens (B, heads, Td, F), and the attention."""
         q, m = self.static_projection(static), self.dynamic_projection(dynamic)
         query = self._heads(self.query(q + ops.cast(time_code(static_t_s, self.fusion_dim), q.dtype)))
         key = self._heads(self.key(m + ops.cast(time_code(dynamic_t_s, self.fusion_dim), m.dtype)))
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(self.fusion_dim)  # (B, heads, Ts, Td)
         logits = ops.where(dynamic_mask[:, None, None, :], ops.cast(logits, "float32"), -1e9)
         attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
-        attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
-        if attention_delta is not None:
-            attention = attention + attention_delta
-        read = ops.matmul(ops.cast(attention, m.dtype), self._heads(self.value(m)))  # (B, heads, Ts, F)
+        return q, self._heads(self.value(m)), attention * ops.cast(static_mask, "float32")[:, None, :, None]
+
+    def read(self, q, values, attention):
+        """Return fused tokens (B, Ts, F): what the attention takes of the values, beside the face tokens q."""
+        read = ops.matmul(ops.cast(attention, values.dtype), values)  # (B, heads, Ts, F)
         width = self.num_heads * self.fusion_dim
-        read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(static_mask)[1], width))
-        return self.norm(q + self.output_projection(read)), attention
+        read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(q)[1], width))
+        return self.norm(q + self.output_projection(read))
 
     def _heads(self, x):
         x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads, self.fusion_dim))  # (B, T, heads, F)
@@ -196,12 +199,9 @@ class CompletePersonalityModel(keras.Model):
         self.head.build((None, None, fusion_dim))
         self.built = True
 
-    def call(self, inputs, training=None, return_attention=False, attention_delta=None):
-        """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td).
-
-        `attention_delta`, of the attention's shape, is added to it before anything is read; see `helpers.attention`.
-        """
-        streams = self._streams(inputs)
+    def call(self, inputs, training=None, return_attention=False):
+        """Return scores (B, n_targets); with `return_attention` also attention (B, heads, Ts, Td)."""
+        streams = self.streams(inputs)
         if return_attention and streams["dynamic"].shape[1] == 1:
             warnings.warn(
                 "attention over a single motion token is constant: every weight is 1 whatever the model has learned. "
@@ -209,12 +209,12 @@ class CompletePersonalityModel(keras.Model):
                 UserWarning,
                 stacklevel=2,
             )
-        fused, attention = self.cross_attention(**streams, attention_delta=attention_delta)
+        fused, attention = self.cross_attention(**streams)
         mask = streams["static_mask"]
         scores = self.head(self.fusion(fused, mask, training=training), mask)
         return (scores, attention) if return_attention else scores
 
-    def _streams(self, inputs) -> dict:
+    def streams(self, inputs) -> dict:
         """Complete the inputs: both streams (B, T, D) with times float32 (B, T) and masks bool (B, T)."""
         given = dict(inputs) if isinstance(inputs, dict) else dict(zip(INPUT_NAMES[:2], inputs, strict=True))
         if not {"static", "dynamic"} <= set(given) <= set(INPUT_NAMES):
