@@ -385,9 +385,9 @@ class Explorer(widgets.Box):
         by_entropy = self.order.value.startswith("entropy")
         values = self.gallery.entropy if by_entropy else self.gallery.error(self.trait.value)
         keys = self.gallery.clips[rows].tolist()
-        widths = [number(values[row], sign=not by_entropy).rjust(5, "\u2007") for row in rows]  # figure spaces
+        texts = [number(values[row], sign=not by_entropy).rjust(5, "\u2007") for row in rows]  # figure spaces
         with self._quietly():
-            self.clips.options = [(f"{value}  {key}", key) for value, key in zip(widths, keys, strict=True)]
+            self.clips.options = [(f"{text}  {key}", key) for text, key in zip(texts, keys, strict=True)]
             self.clips.value = chosen if chosen in keys else None
         shown = "entropy" if by_entropy else f"error of {self.trait.label}"
         self.clips.description = f"{len(rows)} of {len(self.gallery.clips)} clips: {shown}, key"
