@@ -55,8 +55,7 @@ class VideoSource:
 class StoredSource:
     """A tree and what it calls the clips of a run, by their keys: those in which they end; used as a `VideoSource` is.
 
-    Raises:
-        ValueError: The tree holds nothing that can be used, or nothing of these clips.
+    ValueError: The tree holds nothing that can be used, or nothing of these clips.
     """
 
     work = staticmethod(stored_chunks)
@@ -67,17 +66,12 @@ class StoredSource:
         self.not_decisive = OF_TREES + OF_VIDEOS[type(tree)]
         self._sizes = () if isinstance(tree, FaceTree) else (cfg.input_px, cfg.flow_clip_px)
         if not self.named:
-            name, reason = next(iter(refused.items()))
-            raise ValueError(
-                f"{tree.folder} must hold clips of this run, got {len(refused)} others: {name}: {reason}. "
-                "Call its folders like the clips."
-            )
-        for name, reason in refused.items():
-            if reason != NO_CLIP:
-                log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
-        n_others = list(refused.values()).count(NO_CLIP)
-        if n_others:
-            log.info("%s holds %d clips that are not of this run", tree.folder.name, n_others)
+            must = f"{tree.folder} must hold clips of this run, got {', '.join(list(tree.clips)[:5])}"
+            raise ValueError(f"{must}. Call its folders like the clips.")
+        others = [name for name, reason in refused.items() if reason == NO_CLIP]
+        log.info("%s holds %d clips that are not of this run", tree.folder.name, len(others))
+        for name in refused.keys() - {*others}:
+            log.warning("%s in %s is left out: %s", name, tree.folder.name, refused[name])
 
     def stamp(self, path: Path, key: str) -> str:
         """Tells one version of a clip's files from another; "missing" where there are none that can be used."""

@@ -30,18 +30,16 @@ def write_flow(
     """
     flow, t_s = np.asarray(flow), np.asarray(t_s, np.float64)
     right = {
-        "flow must be decimal numbers (n, H, W, 2)": flow.ndim == 4
-        and flow.shape[-1] == 2
-        and flow.size
-        and flow.dtype.kind == "f",
-        "flow must be finite": flow.dtype.kind != "f" or np.isfinite(flow).all(),
-        "t_s must ascend and have shape (n,) like flow": t_s.shape == flow.shape[:1] and np.all(np.diff(t_s) > 0),
-        "fps must be above 0, method a name": fps > 0 and method,
-        f"clip_px must be above 0 and at most {MOST_PX:g}": 0 < clip_px <= MOST_PX,
+        "flow must be decimal numbers (n, H, W, 2)": flow.dtype.kind == "f"
+        and flow.shape[3:] == (2,)
+        and flow.size > 0,
+        "flow must be finite": np.isfinite(flow).all(),
+        "t_s must ascend, one for each field of flow": t_s.shape == flow.shape[:1] and np.all(np.diff(t_s) > 0),
+        f"fps and clip_px must be above 0, clip_px at most {MOST_PX:g}": fps > 0 and 0 < clip_px <= MOST_PX,
     }
     for rule, holds in right.items():
         if not holds:
-            got = f"flow {flow.dtype} {flow.shape}, t_s {t_s.shape}, fps {fps}, method {method!r}, clip_px {clip_px}"
+            got = f"{flow.dtype} {flow.shape}, {t_s.shape}, fps {fps}, clip_px {clip_px}"
             raise ValueError(f"{rule}, got {got}. Compute the flow again.")
     flow = flow.astype(np.float32, copy=False)
     codes = np.round(np.moveaxis(np.clip(flow, -clip_px, clip_px), -1, 1) / STEP_PX).astype(np.int16)
@@ -98,12 +96,8 @@ class OpticalFlowSequenceLoader(FlowTree):
     ) -> Iterator[FlowBatch]:
         """Yield batches of some of the `clips` in the given order; the last one may hold fewer.
 
-        Args:
-            names, batch_size: Which clips, and how many in a batch.
-            length: Fields per clip; a longer one keeps its start, a shorter one gets no motion behind.
-            size_px, clip_px: See `load`.
-            repeat_single: Repeat the field of a clip that has one only, as the source project did for all: a motion
-                that nobody made, so it is off.
+        `length`: fields per clip; a longer one keeps its start, a shorter one gets no motion behind. `repeat_single`:
+        repeat the field of a clip that has one only, as the source project did for all: a motion that nobody made.
         """
         for start in range(0, len(names), batch_size):
             chosen = tuple(names[start : start + batch_size])
