@@ -221,7 +221,7 @@ def main_face(follower: Follower) -> MainFace | None:
         elif times < NEARLY:
             remarks.append(f"another face is nearly as large ({times:.1f} times)")
     rows = np.stack([found[look][row] for look, row in face])
-    behind = [sample for leg in follower.legs if leg.start in face for sample in leg.through]
+    behind = [sample for leg in _legs_of(face, follower) for sample in leg.through]
     cuts = np.setdiff1d(cuts, behind).astype(np.int64)
     return MainFace(face, rows, len(face) / len(found), cuts, bool(moving), reason, remarks)
 
@@ -236,7 +236,8 @@ def link(follower: Follower) -> list[list[Place]]:
     shot = np.searchsorted(shots.cuts(), looked, side="right")
     arrived = [leg for leg in follower.legs if leg.arrived]
     led = {(leg.start, leg.arrived) for leg in arrived if leg.through or shot[leg.start[0]] == shot[leg.arrived[0]]}
-    fading = [any(abs(sample - fade) < FADE_S * shots.fps for fade in shots.fades()) for sample in looked]
+    fades = shots.fades()
+    fading = [any(abs(sample - fade) < FADE_S * shots.fps for fade in fades) for sample in looked]
     for look, here in enumerate(boxes):
         last = [boxes[i][j] for i, j in (face[-1] for face in faces)]
         pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
@@ -253,9 +254,14 @@ def link(follower: Follower) -> list[list[Place]]:
     return faces
 
 
+def _legs_of(face: list[Place], follower: Follower) -> list[Leg]:
+    places = set(face)
+    return [leg for leg in follower.legs if leg.start in places]
+
+
 def is_still(face: list[Place], follower: Follower) -> bool:
     """Whether a face hardly changes while it is followed, blinks and breathing included: a picture of one."""
-    changes = [1 - value for leg in follower.legs if leg.start in face for value in leg.similarity]
+    changes = [1 - value for leg in _legs_of(face, follower) for value in leg.similarity]
     is_long = len(changes) >= STILL_S * follower.shots.fps
     return is_long and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
 

@@ -1,4 +1,4 @@
-"""Face tracks of drawn clips: the main face, one stable box, and a reason where there is none."""
+"""Face tracks of synthetic clips: the main face, one stable box, and a reason where there is none."""
 
 import shutil
 import tracemalloc
