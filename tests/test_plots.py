@@ -105,6 +105,7 @@ TRUTH = np.linspace(0.1, 0.9, 11)
 PREDICTED = pd.concat([pd.DataFrame({"trait": t, "truth": TRUTH, "prediction": TRUTH + 0.1}) for t in TRAITS])
 BEYOND = pd.DataFrame({"trait": "openness", "truth": [0.2, 0.9], "prediction": [0.3, 1.2]})
 ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
+UNSURE = {"difference": 0, "interval": None}
 NO_ENDS = {"value": 0.1, "low": None, "high": None}
 POINTING = {
     "occlusion_pointing": 0.9,
@@ -444,7 +445,7 @@ SAID = {
         ),
         "bilstm",
     ),
-    "gains": (lambda: classification.plot_gains({"b - a": {"clean": {"difference": 0, "interval": None}}}), "b"),
+    "gains": (lambda: classification.plot_gains({"b - a": dict.fromkeys(("clean", "corrupted"), UNSURE)}), "b"),
     "maps": (
         lambda: attention.plot_map_correlations({"the same clip": {"occlusion": {"value": None, "interval": None}}}),
         "the same clip",
