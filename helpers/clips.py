@@ -102,16 +102,9 @@ def read_ratings(
     kind, rows = read_rating_rows(data_dir, targets)
     rows = scaled(rows, targets, rating_range)
     matched = match_names(rows["name"], clips, rows["file_split"], data_dir)
-    for name, _, why in matched[matched["rule"].str.startswith(SEVERAL)].itertuples(index=False):
-        raise ValueError(f"{name!r} in {rows['file'].iloc[0]} must name one clip, it {why}. Call it by its key.")
+    _check_matched(matched, rows, clips, data_dir)
     rows["key"] = matched["key"].to_numpy()
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
-    if len(rows) and (rows["key"] == "").all():
-        what = (
-            f"{rows['file'].iloc[0]} must rate the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names"
-        )
-        first = f"{matched['name'].iloc[0]}: {matched['rule'].iloc[0]}"
-        raise ValueError(f"{what} of others ({first}). Call clips by their keys, such as {clips.index[0]}.")
     once = rows[rows["key"] != ""].drop_duplicates(["key", *STATED, *targets])
     _check_rated_once(once, [*STATED, *targets])
     by_clip = once.groupby("key", sort=False)
@@ -124,6 +117,18 @@ def read_ratings(
     table = pd.DataFrame(problems, columns=["name", "problem"], dtype="str")
     agreement = reliability(once, targets) if (once["rater"] != "").any() else None
     return Ratings(means, kind, table, given, matched.drop_duplicates(ignore_index=True), agreement)
+
+
+def _check_matched(matched: pd.DataFrame, rows: pd.DataFrame, clips: pd.DataFrame, data_dir: str | Path) -> None:
+    """Raise ValueError where a file name is that of several clips, or no name is that of any."""
+    for name, _, why in matched[matched["rule"].str.startswith(SEVERAL)].itertuples(index=False):
+        raise ValueError(f"{name!r} in {rows['file'].iloc[0]} must name one clip, it {why}. Call it by its key.")
+    if len(rows) and (matched["key"] == "").all():
+        what = (
+            f"{rows['file'].iloc[0]} must rate the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names"
+        )
+        first = f"{matched['name'].iloc[0]}: {matched['rule'].iloc[0]}"
+        raise ValueError(f"{what} of others ({first}). Call clips by their keys, such as {clips.index[0]}.")
 
 
 def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -90,29 +90,29 @@ def import_features(
     with FolderLock(out):
         features = _open(source, index)
         named, refused = _match(features.names, clips, Path(data))
-        if not named:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
-            raise ValueError(f"{source.name} must hold features of clips in {data}, got {listed}. Call them by key.")
         videos = {key: Path(data) / path for key, path in clips["path"].items()}
         first = _first(features, named, videos, fps)
         made_with = {"source": str(source.resolve()), "columns": first.columns}
         with Stage(out / stream, stream, _identity(features, source, fps, first.columns), made_with) as stage:
             for name, reason in refused.items():
-                log.warning("%s is left out: %s", name, reason)
-                stage.fail(name, reason)
-            counts = dict.fromkeys(("made", "found", "failed", "rows", "invalid_rows", "other_faces"), 0)
-            counts |= {"clips": len(clips), "unmatched": len(refused), "feature_dim": first.rows.features.shape[1]}
+                _leave_out(stage, name, reason)
+            counts = {"clips": len(clips), "unmatched": len(refused), "feature_dim": first.rows.features.shape[1]}
+            counts |= dict.fromkeys(("made", "found", "failed", "rows", "invalid_rows", "other_faces"), 0)
             for key, video in tqdm(videos.items(), unit="clip", disable=not progress):
                 try:
                     clip = _read(features, named, key, video, fps, first)
                 except ValueError as error:
-                    log.warning("%s is left out: %s", key, error)
-                    stage.fail(key, str(error))
+                    _leave_out(stage, key, str(error))
                     stage.path(key).unlink(missing_ok=True)  # of an earlier import, when it could be used
                     counts["failed"] += 1
                 else:
                     _write_clip(stage, key, clip, features.sha256[:16], counts)
             return stage.finish(**counts)
+
+
+def _leave_out(stage: Stage, name: str, reason: str) -> None:
+    log.warning("%s is left out: %s", name, reason)
+    stage.fail(name, reason)
 
 
 def as_text(manifest: Mapping[str, Any]) -> str:
@@ -148,6 +148,9 @@ def _match(names: Sequence[str], clips: pd.DataFrame, data: Path) -> tuple[dict[
     for name, key, rule in matched.itertuples(index=False):
         if not key or named.setdefault(key, name) != name:
             refused[name] = f"{named[key]} means the same clip {key}" if key else rule
+    if not named:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
+        raise ValueError(f"features must be of clips in {data}, got {listed}. Call them by key.")
     for line in as_lines(matched, "features"):
         log.info("%s", line)
     return named, refused

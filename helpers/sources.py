@@ -70,8 +70,9 @@ class StoredSource:
             raise ValueError(f"{must}. Call its folders like the clips.")
         others = [name for name, reason in refused.items() if reason == NO_CLIP]
         log.info("%s holds %d clips that are not of this run", tree.folder.name, len(others))
-        for name in refused.keys() - {*others}:
-            log.warning("%s in %s is left out: %s", name, tree.folder.name, refused[name])
+        for name, reason in refused.items():
+            if reason != NO_CLIP:
+                log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
 
     def stamp(self, path: Path, key: str) -> str:
         """Tells one version of a clip's files from another; "missing" where there are none that can be used."""
