@@ -39,7 +39,7 @@ Frames = tuple[np.ndarray, np.ndarray]  # features (N, T, D) and mask (N, T)
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class FrameReduction(layers.Layer):
-    """Standardise frames and take their first principal components: z = (x - mean) kernel.
+    """What standardises frames and takes their first principal components: z = (x - mean) kernel.
 
     Mean and kernel are weights that `adapt` sets and that no training changes. Thousands of channels of a frozen
     network are too many for some hundred clips; what the frames differ in most is in a few components. All are divided
@@ -69,9 +69,6 @@ class FrameReduction(layers.Layer):
         kernel = np.zeros(self.kernel.shape)
         kernel[:, :found] = pca.components_.T / deviation[:, None] / np.sqrt(pca.explained_variance_[0] + 1e-12)
         self.set_weights([mean, kernel])
-
-    def call(self, x):
-        return ops.matmul(x - self.mean, self.kernel)
 
     def get_config(self) -> dict:
         return super().get_config() | {"components": self.components}
