@@ -10,6 +10,7 @@ import os
 import pickle
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from io import BufferedRWPair
 from itertools import islice
-from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import cv2
@@ -27,7 +28,7 @@ import cv2
 COMMAND = "from helpers.workers import serve; serve()"
 AHEAD_CLIPS = 4  # that may be begun beyond the one whose turn it is; with more workers as many as these
 START_S = 120.0  # what a start may take: imports from a cold network disk
-EXIT_S = 5.0  # a process that closed its pipe has ended within this, or is killed
+EXIT_S = 5.0  # a process that closed its socket has ended within this, or is killed
 LOOK_S = 0.1  # between two looks whether the pool was closed
 
 KEEP_MEMORY = {  # glibc returns large blocks to the system at once: the next ones cost a decoder a quarter of its time
@@ -171,16 +172,17 @@ class WorkerProcess:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._pipe, theirs = Pipe()
+        self._socket, theirs = socket.socketpair()
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
         with theirs:
             self.popen = subprocess.Popen(
                 [sys.executable, "-u", "-P", "-c", COMMAND],
-                stdin=theirs.fileno(),
+                stdin=theirs,
                 stdout=2,
                 env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
                 start_new_session=True,
             )
+        self._stream = self._socket.makefile("rwb")
 
     def answers(self, request: Any, patience_s: float) -> Iterator[Any]:
         """The chunks that come of a request; what the work raises comes out here.
@@ -188,19 +190,18 @@ class WorkerProcess:
         Raises:
             WorkerCrashed, WorkerHung: The process has ended.
         """
+        self._socket.settimeout(patience_s)
         try:
-            self._pipe.send_bytes(pickle.dumps(request))
+            _send(self._stream, pickle.dumps(request))
             while True:
-                if not self._pipe.poll(patience_s):
-                    raise TimeoutError
-                is_chunk, content = self._pipe.recv()
+                is_chunk, content = pickle.load(self._stream)
                 if not is_chunk:
                     break
                 yield content
         except TimeoutError:
             self.end(wait_s=0)
             raise WorkerHung(f"the decoder process gave nothing for {patience_s:g} s and was killed") from None
-        except (EOFError, OSError):  # the pipe is broken
+        except (EOFError, OSError, pickle.UnpicklingError):  # the socket is broken
             raise self.end() from None
         except BaseException:  # no memory for a chunk, a class that is unknown here
             self.end(wait_s=0)
@@ -214,12 +215,20 @@ class WorkerProcess:
             self.popen.wait(wait_s)
         self.popen.kill()
         status = self.popen.wait()
-        self._pipe.close()
+        with suppress(OSError):  # of what was not sent
+            self._stream.close()
+        self._socket.close()
         if status >= 0:
             return WorkerCrashed(f"the decoder process ended with exit status {status}")
         name = signal.Signals(-status).name
         cause = ": often want of memory" if name == "SIGKILL" else ""
         return WorkerCrashed(f"the decoder process stopped with signal {-status} ({name}){cause}")
+
+
+def _send(stream: BufferedRWPair, message: Any) -> None:
+    """Pickle a message into a socket; large arrays are not copied for it, as `multiprocessing` does."""
+    pickle.dump(message, stream, 5)
+    stream.flush()
 
 
 def serve() -> None:
@@ -230,26 +239,26 @@ def serve() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     cv2.setNumThreads(1)  # the processes share the cores already
-    pipe, inbox, work = Connection(os.dup(0)), queue.SimpleQueue(), None
-    threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
-    with suppress(OSError):  # the pipe is broken: the parent is gone
+    stream, inbox, work = socket.socket(fileno=0).makefile("rwb"), queue.SimpleQueue(), None
+    threading.Thread(target=_listen, args=(stream, inbox), daemon=True).start()
+    with suppress(OSError):  # the socket is broken: the parent is gone
         while True:
             request, error = inbox.get(), None
             try:
                 content = pickle.loads(request)
                 work, chunks = (work, work(content)) if work else (content, ())
                 for chunk in chunks:
-                    pipe.send((True, chunk))
+                    _send(stream, (True, chunk))
             except BaseException as raised:
                 error = _portable(raised)
-            pipe.send((False, error))
+            _send(stream, (False, error))
 
 
-def _listen(pipe: Connection, inbox: queue.SimpleQueue) -> None:
+def _listen(stream: BufferedRWPair, inbox: queue.SimpleQueue) -> None:
     """Take requests while the work goes on; the end of them is the end of the parent, however it died, and so ours."""
     try:
         while True:
-            inbox.put(pipe.recv_bytes())
+            inbox.put(pickle.load(stream))
     finally:
         os._exit(0)
 
