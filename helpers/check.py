@@ -283,7 +283,8 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     Raises:
         ValueError: no clip is usable, a tree holds none of them, or none of those tried can be run.
     """
-    from helpers.device import chosen_device, enable_memory_growth
+    from helpers.device import chosen_device
+    from helpers.machine import enable_memory_growth
     from helpers.sources import open_source
 
     usable = checked[checked["usable"]]

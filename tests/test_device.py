@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.machine import compare_machines
-from helpers import device
+from helpers import device, machine
 from helpers.device import GIB, Monitor
 from helpers.files import ROOT, read_json, write_json
 
@@ -44,14 +44,14 @@ def test_a_gpu_is_listed_with_its_details(monkeypatch):
 
 
 def test_memory_growth_says_what_is_so_also_when_it_comes_too_late(monkeypatch):
-    assert "no GPU" in device.enable_memory_growth()
+    assert "no GPU" in machine.enable_memory_growth()
     grown = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
-    assert "2 GPU(s)" in device.enable_memory_growth()
+    assert "2 GPU(s)" in machine.enable_memory_growth()
     assert grown == [("a", True), ("b", True)]
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: fail(RuntimeError("initialized")))
-    assert "restart the kernel" in device.enable_memory_growth()
+    assert "restart the kernel" in machine.enable_memory_growth()
 
 
 def fail(error):
@@ -61,8 +61,8 @@ def fail(error):
 def test_a_required_gpu_that_is_missing_is_an_error_naming_what_was_found():
     found = pd.DataFrame({"backend": ["tensorflow 2.0"], "kind": ["CPU"], "name": ["Abacus 9"], "cores": [7]})
     with pytest.raises(RuntimeError, match="Abacus 9"):
-        device.require_gpu(found)
-    device.require_gpu(pd.concat([found, found.assign(kind="GPU")]))
+        machine.require_gpu(found)
+    machine.require_gpu(pd.concat([found, found.assign(kind="GPU")]))
 
 
 # Two logical processors must be asked for before TensorFlow starts: in a process of its own.
@@ -138,7 +138,7 @@ def test_the_largest_peak_of_the_gpus_belongs_to_the_work(monkeypatch):
     ],
 )
 def test_an_operation_is_timed_with_its_work(kind, size, name, gflop):
-    timing = device.benchmark_operation(kind, size=size, repeats=2, dtype="bfloat16")
+    timing = machine.benchmark_operation(kind, size=size, repeats=2, dtype="bfloat16")
     assert (timing["name"], timing["dtype"], timing["repeats"]) == (name, "bfloat16", 2)
     assert timing["gflop"] == pytest.approx(gflop)
     assert timing["gflop_per_s"] == pytest.approx(gflop / timing["seconds"])
@@ -186,14 +186,14 @@ def test_the_measured_batch_is_one_that_memory_holds():
 
 
 def test_two_machines_are_compared_where_both_were_measured():
-    def machine(**per_s):
+    def measured(**per_s):
         return {"rows": [{"name": n, "unit": "u", "batch": 2, "per_s": v} for n, v in per_s.items()]}
 
-    found = compare_machines(machine(a=3.0, b=5.0, c=7.0), machine(c=None, a=12.0))
+    found = compare_machines(measured(a=3.0, b=5.0, c=7.0), measured(c=None, a=12.0))
     assert found[["name", "one_per_s", "other_per_s"]].iloc[0].tolist() == ["a", 3.0, 12.0]
     np.testing.assert_equal(found["ratio"].tolist(), [4, np.nan])
     with pytest.raises(ValueError, match="in common"):
-        compare_machines(machine(a=1.0), machine(b=1.0))
+        compare_machines(measured(a=1.0), measured(b=1.0))
 
 
 def nvml(*, used_gib=(), busy=(), total_gib=0, opened=None):
