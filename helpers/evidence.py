@@ -1,8 +1,7 @@
 """Whether what is seen of a model is real: against its control, the planted truth, and models that learned nothing.
 
-In: the trained token model and its control (trained on shuffled motion) of every seed, the clips they were trained on,
-and, where clips are synthetic, `truth.csv` beside the tokens (key, warm_s, cool_s, window_s in seconds). Out: the
-content of `attention.json`; figures that need a planted truth are None where there is none.
+The control was trained on shuffled motion. Synthetic clips have `truth.csv` beside their tokens. Out: the content of
+`attention.json`; figures that need a planted truth are None where there is none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,9 +40,7 @@ Shown = dict[str, np.ndarray]  # by measure (N, values), NaN where a mask is Fal
 def planted_windows(folder: str | Path, aligned: Aligned) -> np.ndarray | None:
     """Read which motion tokens lie in planted light windows, by half or more of their duration.
 
-    Args:
-        folder: Holds `truth.csv`: key, warm_s, cool_s, window_s in seconds.
-        aligned: Clips of that table.
+    `folder` holds `truth.csv`: key, warm_s, cool_s, window_s in seconds.
 
     Returns:
         bool (N, Td); None unless all clips are synthetic.
@@ -247,11 +244,8 @@ def randomisation(
 def agreement(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, Any] | None:
     """Compare what models show that were trained alike, with other seeds and other clips.
 
-    Args:
-        data: What the models were trained on. Compared on its live clips, which none was trained on; where there are
-            fewer than two, on the clips that are test clips of both.
-        cfg: As the training; `cfg.out` holds the trained models.
-        column: Of the target.
+    They are compared on the live clips of `data`, which none was trained on; where there are fewer than two, on the
+    clips that are test clips of both.
 
     Returns:
         By measure `value` and `interval` (mean over clips and pairs of seeds), and `other_clips`, the same with each

@@ -1,8 +1,6 @@
 """The models by name: what each takes of a clip, the network or predictor it is, and how they differ as networks.
 
-In: `Aligned` clips with ratings (NaN where unrated) and the name of a model. Out: its inputs, arrays by name with N
-rows, and its Keras model, or predictions (N, k) of a baseline without one; tables of parameters and operations. A name
-says the same thing everywhere: in `training.json`, in the table, as the file of a training.
+A name says the same thing everywhere: in `training.json`, in the table, as the file of a training.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,10 +66,7 @@ def _scores(x, n_targets: int):
 
 
 def freeze_parts(model: keras.Model, parts: str) -> None:
-    """Keep parts of a network as they start: names with commas between them, such as "query,key", each with all in it.
-
-    ValueError lists the names that `as_tree` shows.
-    """
+    """Keep parts of a network as they start: names with commas, such as "query,key", each with all that is in it."""
     known = {part.name: part for part in model._flatten_layers(include_self=False)}
     for name in filter(None, (name.strip() for name in parts.split(","))):
         if name not in known:
@@ -255,10 +250,7 @@ def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray
 
 
 def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
-    """The network of a variant as it is before its training with this seed, the same weights at every call.
-
-    Its input widths are those of `aligned`, its sizes those of `cfg`.
-    """
+    """The network of a variant, for the widths of `aligned`, as it is before its training with this seed."""
     keras.utils.set_random_seed(seed)
     variant = variant_of(name)
     widths = {"static": aligned.static_features.shape[-1], "dynamic": aligned.dynamic_features.shape[-1]}
@@ -322,7 +314,7 @@ def as_tree(model: keras.Model) -> str:
 def count_flops(model: keras.Model, inputs: Any) -> int:
     """Count the floating-point operations of the first clip's forward pass, by the counter of the running backend.
 
-    The counters differ in what they count beside matrix products (additions, activations), which is little.
+    They differ in what they count beside matrix products (additions, activations), which is little.
     """
     one = keras.tree.map_structure(lambda x: ops.convert_to_tensor(np.asarray(x)[:1]), inputs)
     if keras.backend.backend() == "jax":
