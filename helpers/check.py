@@ -285,35 +285,40 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     """
     from helpers.device import chosen_device
     from helpers.machine import enable_memory_growth
-    from helpers.sources import open_source
 
     usable = checked[checked["usable"]]
     configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
-    trees, tried = {stage: tree_of(cfg) for stage, cfg in configs.items() if tree_of(cfg)}, usable
-    for stage in trees if len(usable) else ():
-        tried = tried[tried.index.isin(open_source(configs[stage], usable.index).named)]
-    if tried.empty:
-        raise ValueError(
-            f"a forecast needs a usable clip{''.join(f' of {tree}' for tree in trees.values())}, got none."
-        )
-    enable_memory_growth()
-    unlike = (tried["duration_s"] - tried["duration_s"].median()).abs().round(1)
-    several = tried.loc[unlike.sort_values(kind="stable").index[: min(max(FEWEST_CLIPS, 2 * cores()), MOST_CLIPS)]]
+    several = _typical(usable, configs)
     few = several.head(max(1, len(several) // 2))
+    enable_memory_growth()
     with tempfile.TemporaryDirectory() as folder:
         first = _run_stages(few, Path(root), Path(folder, "first"), FIRST_S, configs)
         then = _run_stages(several, Path(root), Path(folder, "then"), EXCERPT_S, configs)
     device = chosen_device(configs["04 dynamic"].device.upper())
     table = scaled(first, then, device["kind"])
-    cfg = NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"])
+    cfg, clip_s = NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"]), float(usable["duration_s"].sum())
     bytes_per_s = [*(then["bytes"] / then["clip_s"]), aligned_bytes(then, cfg)]
     table.loc["05 alignment"] = {"per_s": 0.0, "start_s": 0.0, "bound": ""}
-    clip_s = float(usable["duration_s"].sum())
     table["hours"] = (table["per_s"] * clip_s + table["start_s"]) / 3600
     table["bytes"] = (np.array(bytes_per_s) * clip_s).round().astype(int)
     name = device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
+    trees = {stage: tree_of(cfg) for stage, cfg in configs.items() if tree_of(cfg)}
     table.attrs = {"clips": len(usable), "clip_s": clip_s, "device": name, "trees": trees}
     return table
+
+
+def _typical(usable: pd.DataFrame, configs: dict[str, Any]) -> pd.DataFrame:
+    """Clips of the most usual length, of those that all trees hold."""
+    from helpers.sources import open_source
+
+    keys = usable.index
+    for cfg in configs.values():
+        if tree_of(cfg) and len(keys):
+            usable = usable[usable.index.isin(open_source(cfg, keys).named)]
+    if usable.empty:
+        raise ValueError("a forecast needs a usable clip that all trees hold, got none.")
+    unlike = (usable["duration_s"] - usable["duration_s"].median()).abs().round(1)
+    return usable.loc[unlike.sort_values(kind="stable").index[: min(max(FEWEST_CLIPS, 2 * cores()), MOST_CLIPS)]]
 
 
 def tree_of(cfg: Any) -> str:
