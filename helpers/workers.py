@@ -174,14 +174,14 @@ class WorkerProcess:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair()
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
-        with theirs:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-u", "-P", "-c", COMMAND],
-                stdin=theirs,
-                stdout=2,
-                env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
-                start_new_session=True,
-            )
+        command = [sys.executable, "-u", "-P", "-c", COMMAND]
+        env = {**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}
+        try:
+            with theirs:
+                self.popen = subprocess.Popen(command, stdin=theirs, stdout=2, env=env, start_new_session=True)
+        except OSError:
+            self._socket.close()
+            raise
         self._stream = self._socket.makefile("rwb")
 
     def answers(self, request: Any, patience_s: float) -> Iterator[Any]:
