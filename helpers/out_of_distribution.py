@@ -82,9 +82,7 @@ def write_training_tokens(path: str | Path, known: dict[str, TrainingTokens]) ->
 
 
 def read_training_tokens(path: str | Path) -> dict[str, TrainingTokens]:
-    """Read what `write_training_tokens` wrote; {} where a model folder, made earlier, has no such file."""
-    if not Path(path).exists():
-        return {}
+    """Read what `write_training_tokens` wrote."""
     arrays = read_arrays(path)
     try:
         return {n: TrainingTokens(*(arrays[f"{n}_{of.name}"] for of in fields(TrainingTokens))) for n in STREAMS}

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.pointing import face_saliency, score_slopes
+from helpers.align import read_aligned
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
+from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.reduction import ChannelGroups, Pca
 from helpers.score import load_scorer, tokens_of_video
 
@@ -27,6 +29,8 @@ def scorer(tmp_path_factory):
     names = ("constant", "interval_half_width", "training_quantiles")
     card = dict.fromkeys(names, dict.fromkeys(TRAITS, 0.5)) | {"targets": list(TRAITS)}
     write_json(folder / "card.json", card | {"extractors": {name: identity[name] for name in ("static", "dynamic")}})
+    shipped = read_aligned(DATA / "tokens" / "shipped")
+    write_training_tokens(folder / "familiar.npz", learn_training_tokens(shipped, shipped))
     return load_scorer(folder)
 
 
@@ -44,8 +48,7 @@ def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
         return float(keras.ops.convert_to_numpy(scores)[0, 3])
 
     inputs = {"static": reduction.transform(rows)[None], "dynamic": dynamic}
-    value, slopes = score_slopes(model, inputs, 3, reduction, "static")
-    assert value == pytest.approx(score(rows), rel=1e-5)
+    slopes = score_slopes(model, inputs, 3, reduction, "static")
     assert slopes.shape == rows.shape
     direction = rng.normal(size=rows.shape).astype(np.float32)
     step = 1e-2 * direction
@@ -55,17 +58,12 @@ def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
 
 
 @pytest.mark.slow
-def test_the_maps_of_a_video_add_up_to_what_its_faces_give_to_the_score(scorer):
-    seen = face_saliency(CLIP, scorer, "openness", layer="conv5_block3_out")
+def test_a_video_has_a_map_for_each_of_its_faces(scorer):
+    explained = face_saliency(CLIP, scorer, "openness", layer="conv5_block3_out")
     _, tokens = tokens_of_video(CLIP, scorer)
-    assert seen.faces.shape == (len(tokens["static"].valid), 224, 224, 3)
-    np.testing.assert_array_equal(seen.t_s, tokens["static"].t_s)
-    assert seen.saliency.signed.shape == (len(seen.t_s), 7, 7)
-    np.testing.assert_allclose(seen.saliency.signed.sum((1, 2)), seen.saliency.value, rtol=0.01, atol=1e-4)
-    assert seen.score == pytest.approx(_score(scorer, tokens), abs=1e-4)
-
-
-def _score(scorer, tokens):
-    inputs = {name: rows.features[None] for name, rows in tokens.items()}
-    inputs |= {f"{name}_t_s": rows.t_s[None].astype("float32") for name, rows in tokens.items()}
-    return float(keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0, 0])
+    n = len(tokens["static"].valid)
+    assert explained.faces.shape == (n, 224, 224, 3)
+    np.testing.assert_array_equal(explained.t_s, tokens["static"].t_s)
+    assert explained.maps.shape == (n, 7, 7)
+    assert np.isfinite(explained.maps).all()
+    assert (np.abs(explained.maps).max((1, 2)) > 0).all()

@@ -59,7 +59,7 @@ def _seven(a):
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("static_features", _nan, "finite.* train/video000005.002, .* column 2"),
+        ("static_features", _nan, "finite.* train/video000005.002"),
         ("static_features", lambda a: a[:-1], "119 in static_features.npy and 120 in dynamic_features.npy"),
         ("labels", lambda a: a[:-7], "ids must be 113"),
         ("labels", _seven, "extraversion of .* got 7"),
