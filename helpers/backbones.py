@@ -55,13 +55,17 @@ class Backbone:
 
     def preprocess(self, frames_rgb: np.ndarray) -> np.ndarray:
         """Return frames as the network's weights saw them, float32, of RGB uint8 (n, input_px, input_px, 3)."""
+        self.check(frames_rgb)
+        return keras.ops.convert_to_numpy(self.prepare(frames_rgb))
+
+    def check(self, frames_rgb: np.ndarray) -> None:
+        """Raise ValueError where these are not RGB uint8 (n, input_px, input_px, 3)."""
         px = self.input_px
         if frames_rgb.dtype != np.uint8 or frames_rgb.shape[1:] != (px, px, 3):
             raise ValueError(
                 f"frames_rgb must be uint8 (n, {px}, {px}, 3), got {frames_rgb.dtype} {frames_rgb.shape}. "
                 "Pass whole RGB frames in [0, 255], resized to the network's input."
             )
-        return keras.ops.convert_to_numpy(self.prepare(frames_rgb))
 
     def prepare(self, frames_rgb: Any) -> Any:
         """`preprocess` for `compile_forward`: on a tensor, unchecked."""

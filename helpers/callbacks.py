@@ -16,7 +16,6 @@ import pandas as pd
 
 from helpers.files import needs, read_json, write_json
 
-WRITE_EVERY_S = 30.0  # and at the end of the training
 ADVICE = {  # by figure of the analysis: from which value something is said, and what
     "start": (0.2, "Starting takes {start:.0%} ({start_s:.1f} s, once per training): each further epoch costs "
                    "{epoch_s:.2f} s only."),
@@ -33,7 +32,7 @@ ADVICE = {  # by figure of the analysis: from which value something is said, and
 
 
 class _Log(keras.callbacks.Callback):
-    """Lists of entries, each with its `epoch`, in one JSON file, written twice a minute and at the end of the training.
+    """Lists of entries, each with its `epoch`, in one JSON file, written with the state of the training.
 
     A training that goes on after a kill goes on in the same file, which lies below `folder`.
     """
@@ -43,7 +42,7 @@ class _Log(keras.callbacks.Callback):
 
     def __init__(self, folder: str | Path):
         super().__init__()
-        self.path, self._written = Path(folder) / self.file, time.monotonic()
+        self.path = Path(folder) / self.file
         self.logs: dict[str, list[dict[str, Any]]] = {}
         self.epoch: int | None = None  # none has begun
 
@@ -62,13 +61,14 @@ class _Log(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.logs["epoch"].append({"epoch": epoch} | self.of_epoch(logs or {}))
-        if time.monotonic() - self._written >= WRITE_EVERY_S:
-            write_json(self.path, self.logs)
-            self._written = time.monotonic()
+
+    def keep(self) -> None:
+        """Write what is logged: when the state of the training is kept, so that both know the same epochs."""
+        write_json(self.path, self.logs)
 
     def on_train_end(self, logs=None):
         if self.epoch is not None:  # a training that was done already has nothing to say
-            write_json(self.path, self.logs)
+            self.keep()
 
     def of_execution(self, step: int, logs: dict[str, Any]) -> dict[str, Any]:
         return {"step": step} | self.of_epoch(logs)

@@ -22,6 +22,7 @@ from helpers.backbones import Backbone, build_backbone
 from helpers.clip_features import FrameRows, average_scales
 from helpers.clip_frames import PLAIN, FrameJob, clip_frames, tta_names
 from helpers.config import ClassificationConfig
+from helpers.container import VideoError
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.model import PACKAGE
@@ -251,5 +252,7 @@ def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, fl
     for view in views:
         own = rows.views == view
         features, _, valid = average_scales((rows.features[own], rows.t_start_s[own], rows.valid[own]), cfg.scales)
+        if not valid.any():
+            raise VideoError(f"{video.name}: the network gave no finite features of any frame. Leave it out.")
         p += [member.classify(features[None], valid[None])[0] for member in classifier.members]
     return dict(zip(classifier.card["classes"], np.mean(p, axis=0).astype(float).tolist(), strict=True))

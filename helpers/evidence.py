@@ -73,6 +73,8 @@ def _truth(folder: str | Path) -> pd.DataFrame:
 def token_duration(aligned: Aligned) -> float:
     """Duration of a motion token in seconds: the step from one to the next, for tokens that do not overlap."""
     steps = np.diff(aligned.dynamic_t_s, axis=1)[aligned.dynamic_mask[:, 1:]]
+    if not steps.size:  # one token a clip, whose time is its middle
+        return float(2 * np.median(aligned.dynamic_t_s[aligned.dynamic_mask]))
     return float(np.median(steps))
 
 

@@ -189,14 +189,14 @@ def train_all(wanted: Sequence[Job], data: TrainingData, cfg: TrainingConfig) ->
 
 
 def _grouped(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
-    """Seeds of one model together, as far as no worker gets more than its share; the longest groups first."""
+    """Seeds of one model together, up to half of a worker's share, so that all end at about one time; longest first."""
     cost = {job.model: variant_of(job.model).cost for job in jobs}
-    share, groups = sum(cost[job.model] for job in jobs) / workers, []
-    for name in sorted(cost, key=lambda name: -cost[name]):
+    share, groups = sum(cost[job.model] for job in jobs) / workers / 2, []
+    for name in cost:
         of_model = [job for job in jobs if job.model == name]
         size = max(int(share / cost[name]), 1) if cost[name] else len(of_model)
         groups += [of_model[k : k + size] for k in range(0, len(of_model), size)]
-    return groups
+    return sorted(groups, key=lambda group: -cost[group[0].model] * len(group))
 
 
 def fingerprint(data: TrainingData, cfg: TrainingConfig) -> str:

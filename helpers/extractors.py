@@ -55,6 +55,7 @@ class StaticFeatureExtractor:
 
     def extract_features(self, frames_rgb: np.ndarray) -> np.ndarray:
         """Rows float32 (n, feature_dim) of frames RGB uint8 (n, input_px, input_px, 3)."""
+        self.backbone.check(frames_rgb)
         return _mean_rows(self._forward, frames_rgb, self._batch_size, self.backbone.feature_dim)
 
     def save(self, path: str | Path) -> None:

@@ -109,7 +109,7 @@ def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise
     rng = np.random.default_rng(0)
     names, sizes = np.unique(sources, return_counts=True)
     order = rng.permutation(len(names))
-    chosen = np.isin(sources, names[order[np.cumsum(sizes[order]) <= MOST_CLIPS]])
+    chosen = np.isin(sources, names[order[np.cumsum(sizes[order]) - sizes[order] < MOST_CLIPS]])
     codes, rows = pd.factorize(np.asarray(sources)[chosen])[0], clip_means.to_numpy("float32")[chosen]
     if not 1 < len(set(codes)) < len(codes) or not varying(rows).any():
         return None

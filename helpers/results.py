@@ -7,7 +7,7 @@ self-contained folder `model/`.
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,11 @@ LICENCE = "that of the data and of the weights behind the features"
 LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 
 
-def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
+def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = ()) -> dict[str, Any]:
     """Train every model with every seed, score each once on its test clips, and write the results below `cfg.out`.
 
-    Trainings that are there from an earlier call with the same data and parameters are not done again.
+    Trainings that are there from an earlier call with the same data and parameters are not done again. `further` ones,
+    which are in no table, are done beside them.
 
     Returns:
         What `training.json` holds: what `summarise` returns, `data` (the statement) and `synthetic_labels`.
@@ -55,7 +56,7 @@ def run_table(data: TrainingData, cfg: TrainingConfig) -> dict[str, Any]:
     bank, live, folder = rated_clips(data), data.live_clips, cfg.out / "training"
     check_splits(data, bank, cfg)
     jobs = [Job(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds]
-    train_all(jobs, data, cfg)
+    train_all([*jobs, *further], data, cfg)
     predictions = gather_predictions(data, cfg)
     with replacing(cfg.out / "predictions.csv") as part:
         predictions.to_csv(part, index=False, float_format="%.6f")

@@ -411,7 +411,7 @@ def write_scores(
 
 def read_scores(json: Path) -> list[ClipScore | Unusable]:
     """Read what `write_scores` wrote with pictures; traits in their order, which a JSON file does not keep."""
-    faces, results = read_arrays(json.with_suffix(".npz")), []
+    faces, results = read_arrays(needs(json.with_suffix(".npz"), "python -m helpers score with --html")), []
     for n, record in enumerate(read_json(json)):
         if "failed" not in record:
             order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))

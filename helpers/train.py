@@ -136,7 +136,7 @@ class Trainer:
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))
         self._compile(len(batches), missing=any(bool(np.isnan(part[1]).any()) for part in (train, validation)))
         _copy_variables(start, self.model)
-        kept = TrainingState(batches, cfg)
+        kept = TrainingState(batches, cfg, callbacks)
         if state is not None:
             kept.open(state, fingerprint(start, train, validation, cfg))
         self.model.fit(
@@ -149,6 +149,8 @@ class Trainer:
             shuffle=False,
             verbose=0,
         )
+        if not np.isfinite([row["val_loss"] for row in kept.rows]).any():
+            raise ValueError("the loss must be finite, got none in any epoch. Lower learning_rate.")
         _copy_variables(self.model, start)
         start.compiled = False  # what is saved needs nothing of this file
         return pd.DataFrame(kept.rows)
@@ -276,19 +278,22 @@ class TrainingState(keras.callbacks.Callback):
     Args:
         batches: Shuffled anew for every epoch.
         cfg: Of the training.
+        logs: Callbacks; those with a method `keep` write what they hold with every state.
 
     Attributes:
         counting: Early stopping, then what lowers the learning rate; they are called before this one.
     """
 
-    def __init__(self, batches: ShuffledBatches, cfg: TrainingConfig):
+    def __init__(self, batches: ShuffledBatches, cfg: TrainingConfig, logs: Sequence[keras.callbacks.Callback] = ()):
         super().__init__()
         stopper = keras.callbacks.EarlyStopping(
             patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
         )
-        reducers = [keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU)] * (cfg.schedule == "plateau")
-        self.batches, self.counting, self.epochs, self.next_epoch = batches, [stopper, *reducers], cfg.epochs, 0
+        reducer = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU, min_delta=0)
+        self.counting = [stopper, reducer] if cfg.schedule == "plateau" else [stopper]
+        self.batches, self.epochs, self.next_epoch = batches, cfg.epochs, 0
         self.rows, self.path, self.known, self._found = [], None, "", None
+        self._logs = [each for each in logs if hasattr(each, "keep")]
 
     def open(self, path: Path, known: str) -> None:
         """Keep the state in this file from now on, and go on from what is in it if it is of the same training."""
@@ -331,6 +336,8 @@ class TrainingState(keras.callbacks.Callback):
         arrays |= {f"best_{k}": value for k, value in enumerate(self.counting[0].best_weights or [])}
         with replacing(self.path) as part, open(part, "wb") as file:  # not compressed: noise does not get smaller
             np.savez(file, known=json.dumps(known), **arrays)
+        for each in self._logs:
+            each.keep()
 
     def _variables(self) -> list[keras.Variable]:
         return [*self.model.variables, *self.model.optimizer.variables]  # seeds of dropout and metrics included

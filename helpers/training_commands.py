@@ -51,7 +51,7 @@ def compare(
 ) -> int:
     """Train models on the same clips and compare them in one table."""
     from helpers.config import TrainingConfig
-    from helpers.files import replacing, resolve
+    from helpers.files import FolderLock, replacing, resolve
 
     with without_noise():
         from helpers import experiment, report, results, variants
@@ -61,7 +61,8 @@ def compare(
     cfg = TrainingConfig.checked(default | _given(TRAINING, params, own))
     folder = resolve(cfg.bank_dir)
     clips = experiment.TrainingData(folder, None, f"the clips of {folder.name}")
-    found = results.run_table(clips, cfg)
+    with FolderLock(cfg.out):
+        found = results.run_table(clips, cfg)
     networks = variants.own_architectures(experiment.rated_clips(clips), cfg, list(found["models"]))
     table = results.as_table(found).join(variants.compare_architectures(networks))
     with replacing(cfg.out / "models.csv") as part:

@@ -268,6 +268,8 @@ def _load(path: str | Path) -> np.ndarray:
     if not isinstance(found, np.ndarray):
         found.close()
         raise ValueError(f"{path} must hold one plain array, got an archive. Name a `.npy` file: np.save writes one.")
+    if not found.ndim:
+        raise ValueError(f"{path} must hold rows, got one number. Name another file.")
     return found
 
 
@@ -281,7 +283,7 @@ def _check_rows(one: str | Path, rows: Any, other: str | Path, others: Any) -> N
 
 def _read_ids(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if "clip" not in table:
         raise ValueError(f"{path.name} must have a column clip, got {', '.join(table)}. Name its column so.")

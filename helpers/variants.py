@@ -169,7 +169,9 @@ class Variant:
     @property
     def cost(self) -> int:
         """Duration of a training, roughly, in trainings of an MLP."""
-        return {"": 0, "cross_attention": 4}.get(self.network, 1)
+        if self.network == "cross_attention":
+            return 2 if self.inputs == "pooled" else 4
+        return 1 if self.network else 0
 
 
 VARIANTS: dict[str, Variant] = {

@@ -117,6 +117,8 @@ def test_frames_become_rows_in_their_order_and_weights_written_are_weights_read(
     assert np.abs(again.extract_features(shown) - rows).max() > 0
     with pytest.raises(ValueError, match="vgg19"):
         StaticFeatureExtractor("vgg19", str(path))
+    with pytest.raises(ValueError, match="uint8"):
+        extractor.extract_features(shown.astype("float32") / 255)
     path.write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match="mine"):
         StaticFeatureExtractor("resnet50", str(path))

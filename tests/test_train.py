@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import train
+from helpers import callbacks, train
 from helpers.config import TrainingConfig
 from helpers.files import ROOT
 from helpers.model import CompletePersonalityModel
@@ -93,28 +93,29 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import keras
-from helpers import train
+from helpers import callbacks, train
 from tests import test_train
 
 train.KEEP_EVERY_S = 0.0
 kill = lambda epoch, logs: os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else None
 callback = keras.callbacks.LambdaCallback(on_epoch_end=kill)
 test_train.fit(test_train.start(), test_train.clips(), test_train.clips(11, 1), test_train.CFG,
-               state=Path(sys.argv[1]), callbacks=[callback])
+               state=Path(sys.argv[1]), callbacks=[*callbacks.watchers(sys.argv[2]), callback])
 """
 
 
 @pytest.mark.slow
 def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypatch):
     state = tmp_path / "state.npz"
-    command = [sys.executable, "-c", KILLED, str(state)]
+    command = [sys.executable, "-c", KILLED, str(state), str(tmp_path)]
     killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     seen = []
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     resumed = start()
-    history = fit(resumed, clips(), clips(11, 1), CFG, state=state, callbacks=[watch])
+    history = fit(resumed, clips(), clips(11, 1), CFG, state=state, callbacks=[*callbacks.watchers(tmp_path), watch])
     assert seen == [3, 4]  # epochs 0 to 2 were kept, the fourth was lost
+    assert [entry["epoch"] for entry in callbacks.read_logs(tmp_path)["metrics"]["epoch"]] == [0, 1, 2, 3, 4]
     uninterrupted = start()
     expected = fit(uninterrupted, clips(), clips(11, 1), CFG)
     pd.testing.assert_frame_equal(history, expected, rtol=1e-6)
@@ -133,6 +134,16 @@ def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_pa
         watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append(epoch))
         history = fit(model, clips(), clips(11, 1), cfg, state=state, callbacks=[watch])
         assert seen == history["epoch"].tolist() == [0]
+
+
+def test_a_training_that_diverged_is_named():
+    with pytest.raises(ValueError, match="learning_rate"):
+        fit(
+            start(),
+            clips(),
+            clips(11, 1),
+            TrainingConfig(epochs=2, batch_size=64, learning_rate=1e30, schedule="plateau"),
+        )
 
 
 @pytest.mark.parametrize("patience", [1, 0])
