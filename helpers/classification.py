@@ -26,6 +26,7 @@ from helpers.class_folders import Fold, check_folds, plan_folds
 from helpers.classifier import build_classifier, fit_bag
 from helpers.clip_features import ClipVariants, feature_files, read_variants
 from helpers.clip_frames import CORRUPTIONS, PLAIN, tta_names, view_names
+from helpers.clips import is_synthetic
 from helpers.config import ClassificationConfig, TrainingConfig
 from helpers.files import code_version, file_sha256, read_json, replacing, write_json
 from helpers.statistics import NONE, mean_interval
@@ -203,7 +204,7 @@ def _keep_ensemble(cfg: ClassificationConfig, results: dict[str, Any]) -> None:
         "metrics": results["models"],
         "tta_views": cfg.tta_views,
         "weights": cfg.weights,
-        "drawn": (cfg.data / "truth.csv").exists(),  # whether its clips are synthetic
+        "drawn": is_synthetic(cfg.data),
         "code_version": code_version(),
     }
     write_json(folder / "card.json", card)

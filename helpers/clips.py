@@ -174,6 +174,16 @@ def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:
     return clips.assign(**stated).join(ratings.table)
 
 
+def is_synthetic(folder: str | Path) -> bool:
+    """Whether `data_sample/make` drew the clips of a folder: the columns of its `truth.csv` say so."""
+    path = Path(folder) / "truth.csv"
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        columns = file.readline().strip().split(",")
+    return "key" in columns and not {"window_s", "clip_seed"}.isdisjoint(columns)
+
+
 def target_names(targets: str) -> list[str]:
     """What was rated: "ocean" means the five traits, anything else is names with commas between them."""
     return list(TRAITS) if targets == "ocean" else [name.strip() for name in targets.split(",")]

@@ -23,6 +23,7 @@ from helpers.attention import (
     occlusion,
     relevance,
 )
+from helpers.clips import is_synthetic
 from helpers.config import TrainingConfig
 from helpers.experiment import TrainingData, load_trained, rated_clips, split_of
 from helpers.statistics import mean_interval
@@ -66,8 +67,7 @@ def window_spans(folder: str | Path, clip: str) -> dict[str, tuple[float, float]
 
 
 def _truth(folder: str | Path) -> pd.DataFrame:
-    path = Path(folder) / "truth.csv"
-    return pd.read_csv(path, index_col="key") if path.exists() else pd.DataFrame()
+    return pd.read_csv(Path(folder) / "truth.csv", index_col="key") if is_synthetic(folder) else pd.DataFrame()
 
 
 def token_duration(aligned: Aligned) -> float:

@@ -20,7 +20,7 @@ import pandas as pd
 from helpers.align import CLIPS_FILE, Aligned, read_aligned
 from helpers.callbacks import watchers
 from helpers.config import TrainingConfig
-from helpers.files import needs, read_json, replacing, write_json
+from helpers.files import file_sha256, needs, read_json, replacing, write_json
 from helpers.reduction import bank_differences, read_reduction
 from helpers.splits import split_clips, training_splits
 from helpers.store import read_manifest, write_arrays
@@ -83,7 +83,16 @@ def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:
     """What the run in `out` was trained on and how; `bank`: aligned folder of the token bank, which may be missing."""
     training = read_json(needs(out / "training" / "training.json", "06_training"))
     own = {"seeds": training["seeds"], "models": ",".join(training["models"]), "out_dir": str(out)}
-    return choose_data(bank, out / "aligned"), TrainingConfig.checked(training["config"] | own)
+    data = choose_data(bank, out / "aligned")
+    if training.get("clips_sha256", now := clips_sha256(data)) != now:
+        raise ValueError(f"06 must be trained on {data.statement}, which changed since. Run 06_training again.")
+    return data, TrainingConfig.checked(training["config"] | own)
+
+
+def clips_sha256(data: TrainingData) -> list[str]:
+    """Of the files of aligned clips that are trained on and scored."""
+    folders = [data.folder] + ([data.live] if data.live else [])
+    return [file_sha256(folder / CLIPS_FILE) for folder in folders]
 
 
 def rated_clips(data: TrainingData) -> Aligned:
@@ -201,9 +210,7 @@ def _grouped(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
 
 def fingerprint(data: TrainingData, cfg: TrainingConfig) -> str:
     """What the trainings depend on beside model and seed, as sha256."""
-    folders = [data.folder] + ([data.live] if data.live else [])
-    parts = [hashlib.sha256((folder / CLIPS_FILE).read_bytes()).hexdigest() for folder in folders]
-    config = cfg.as_dict(without=NOT_DECISIVE)
+    parts, config = clips_sha256(data), cfg.as_dict(without=NOT_DECISIVE)
     text = json.dumps([parts, config, keras.backend.backend(), keras.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

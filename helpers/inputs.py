@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.clips import add_ratings, clip_table, read_ratings, scan_clips, target_names
+from helpers.clips import add_ratings, clip_table, is_synthetic, read_ratings, scan_clips, target_names
 from helpers.config import NOTEBOOKS, AnalysisConfig, Parameters, TrainingConfig
 from helpers.failures import by_kind
 from helpers.files import read_json
@@ -90,7 +90,7 @@ def why_no_training(
             f"none of the first {limit} clips of {data} is rated, so there is nothing to train on. The first rated "
             f"clip is number {rated.argmax() + 1}: take more with --limit."
         )
-    if (data / "truth.csv").exists():
+    if is_synthetic(data):
         return ""
     return training_problem(clips.head(limit or len(clips)), targets, TrainingConfig.checked(tasks.get(TRAINING, {})))
 

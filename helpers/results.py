@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
-from helpers.clips import load_clips
+from helpers.clips import is_synthetic, load_clips
 from helpers.config import TrainingConfig
 from helpers.experiment import (
     NOT_DECISIVE,
     Job,
     TrainingData,
     check_splits,
+    clips_sha256,
     rated_clips,
     split_of,
     train_all,
@@ -47,7 +48,8 @@ def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = 
     which are in no table, are done beside them.
 
     Returns:
-        What `training.json` holds: what `summarise` returns, `data` (the statement) and `synthetic_labels`.
+        What `training.json` holds: what `summarise` returns, `data` (the statement), `clips_sha256` and
+        `synthetic_labels`.
 
     Raises:
         ValueError: Too few rated clips or sources for the split.
@@ -63,7 +65,8 @@ def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = 
     with replacing(folder / "history.csv") as part:
         pd.concat([_history(cfg, job) for job in jobs]).to_csv(part, index=False, float_format="%.6g")
     results = summarise(predictions, bank, cfg)
-    results |= {"data": data.statement, "synthetic_labels": bank.synthetic or bool(live and live.synthetic)}
+    results |= {"data": data.statement, "clips_sha256": clips_sha256(data)}
+    results |= {"synthetic_labels": bank.synthetic or bool(live and live.synthetic)}
     if results["split"]["warning"]:
         log.warning("%s", results["split"]["warning"])
     write_json(folder / "training.json", results)
@@ -272,7 +275,7 @@ def _known_of_data(data: TrainingData) -> dict[str, Any]:
     licences = [f"{name}: {identity[name].get('weights', {}).get('licence', 'unknown')}" for name in STREAMS]
     return {
         "data": data.statement,
-        "drawn": (data.folder / "truth.csv").exists(),
+        "drawn": is_synthetic(data.folder),
         "extractors": {name: identity[name] for name in STREAMS},
         "weights": identity["static"]["parameters"]["weights"],
         "reduction": identity["reduction"],

@@ -140,7 +140,7 @@ class Trainer:
         if state is not None:
             kept.open(state, fingerprint(start, train, validation, cfg))
         self.model.fit(
-            batches,
+            batches.feed(),
             epochs=cfg.epochs,
             initial_epoch=kept.next_epoch,
             validation_data=validation,
@@ -247,7 +247,7 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     def __init__(self, part: Part, batch_size: int, seed: int):
         super().__init__()
-        self.part, self.batch_size, self.seed = part, batch_size, seed
+        self.part, self.batch_size, self.seed, self._fed = part, batch_size, seed, None
         self.shuffle(0)
 
     def __len__(self) -> int:
@@ -260,6 +260,23 @@ class ShuffledBatches(keras.utils.PyDataset):
     def shuffle(self, epoch: int) -> None:
         """Draw the order of an epoch."""
         self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.part[1]))
+        if self._fed is not None:
+            self._fed.assign(self.order)
+
+    def feed(self) -> Any:
+        """What `keras.Model.fit` takes: on TensorFlow batches without Python, a quarter of a small training's time."""
+        if keras.backend.backend() != "tensorflow":
+            return self
+        import tensorflow as tf
+
+        with tf.device("CPU:0"):
+            part, self._fed = keras.tree.map_structure(tf.constant, self.part), tf.Variable(self.order)
+
+        def batch(index):
+            rows = self._fed[index * self.batch_size : (index + 1) * self.batch_size]
+            return keras.tree.map_structure(lambda array: tf.gather(array, rows), part)
+
+        return tf.data.Dataset.range(len(self)).map(batch)
 
 
 def fingerprint(model: keras.Model, train: Part, validation: Part, cfg: TrainingConfig) -> str:

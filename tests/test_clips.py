@@ -186,3 +186,13 @@ def test_names_that_mean_no_clip_or_several_are_told():
     named, refused = names.match_clips(["a.mp4", "a", "b", "c"], ["x/a", "x/b", "y/b"])
     assert named == {"x/a": "a.mp4"}
     assert list(refused) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "synthetic"),
+    [(None, False), ("clip,truth\na,1\n", False), ("key,openness,window_s\na,1,2\n", True), ("key,clip_seed\n", True)],
+)
+def test_clips_are_synthetic_where_the_truth_says_how_they_were_drawn(tmp_path, truth, synthetic):
+    if truth:
+        (tmp_path / "truth.csv").write_text(truth)
+    assert clips.is_synthetic(tmp_path) is synthetic

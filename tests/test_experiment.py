@@ -154,6 +154,17 @@ def check_card(card: dict, cfg: TrainingConfig) -> None:
     assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
 
 
+def test_a_run_whose_clips_were_aligned_again_is_not_shown_with_its_old_models(tmp_path):
+    write_folder(tmp_path / "aligned", tokens())
+    data = TrainingData(tmp_path / "aligned", None, "")
+    found = {"seeds": [0], "models": FEW, "config": {}, "clips_sha256": experiment.clips_sha256(data)}
+    write_json(tmp_path / "training" / "training.json", found)
+    assert experiment.load_run(tmp_path, tmp_path / "none")[0].folder == data.folder
+    write_folder(tmp_path / "aligned", tokens(30))
+    with pytest.raises(ValueError, match="06_training"):
+        experiment.load_run(tmp_path, tmp_path / "none")
+
+
 @pytest.mark.slow
 def test_a_failing_training_names_itself_and_its_reason(data, cfg, monkeypatch):
     unrated = tokens()
