@@ -25,7 +25,7 @@ class ClipError(ValueError):
 
 
 class RepeatedError(RuntimeError):
-    """The first clips failed alike: that is not theirs; the message says how, how many, and what to do."""
+    """Many clips failed alike: that is not theirs; the message says how, how many, and what to do."""
 
 
 OF_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, PoolError, RepeatedError)

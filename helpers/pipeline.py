@@ -8,7 +8,7 @@ clips. What cannot be used is recorded with its reason and the run goes on; what
 import logging
 import time
 import traceback
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -37,7 +37,7 @@ NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "worke
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
 AT_ONCE = 2  # batches in the network, where memory suffices for both; one more waits for it
 WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
-FIRST = 20  # clips that end a run if all of them fail alike
+FIRST, LEAST = 20, 40  # clips that end a run if all of the first, or half of at least so many, fail alike
 LINE_S = 60.0  # between two lines in the log
 LINE = "{n_fmt} of {total_fmt} clips in {elapsed}, {remaining} left, {rate_fmt}{postfix}"
 
@@ -221,6 +221,8 @@ class ClipRun(AbstractContextManager):
         self.counts = {"clips": len(self.clips), "made": 0, "failed": 0, "found": 0}
         self.n_rows, self.spent_s = 0, Clock()
         self._failed: dict[str, str] = {}  # reasons by key
+        self._alike: dict[str, set[str]] = defaultdict(set)  # keys by the kind of reason
+        self._n_begun = 0
         self._names: dict[str, str] = {}  # of files, as the file system distinguishes them, and whose each is
         self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
         self._started_s = self._line_s = time.monotonic()
@@ -245,6 +247,7 @@ class ClipRun(AbstractContextManager):
 
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
         for key, below in self.clips["path"].items():
+            self._n_begun += 1
             clip = Clip(key, self.cfg.data / below, "missing")
             with self.of(clip):
                 if (other := self._names.setdefault(self.stage.name_of(key), key)) != key:
@@ -269,11 +272,14 @@ class ClipRun(AbstractContextManager):
             self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
         self.stage.fail(clip.key, reason)
         self.count("failed")
-        first = [self._failed.get(key) for key in self.clips.index[:FIRST]]
-        if len(self._failed) >= FIRST and all(first) and len(kinds := set(map(kind_of, first))) == 1:
+        alike = self._alike[kind_of(reason)]
+        alike.add(clip.key)
+        is_half = self._n_begun >= LEAST and 2 * len(alike) >= self._n_begun
+        if is_half or (len(alike) >= FIRST and alike.issuperset(self.clips.index[:FIRST])):
             raise RepeatedError(
-                f"the first {FIRST} clips failed alike: {kinds.pop()}. This is rarely the clips' fault: look for the "
-                "cause, remove it and run the same command; or take such clips out of the folder."
+                f"{len(alike)} of the first {self._n_begun} clips failed alike: {kind_of(reason)}. This is rarely the "
+                "clips' fault: look for the cause, remove it and run the same command; or take such clips out of the "
+                "folder."
             ) from None
 
     def stream(self, rows_of: Callable[[Any], ClipRows]) -> None:

@@ -160,17 +160,19 @@ def fails(which, path, key, stamp):
     return (chunkwork.raising, "fine"), None
 
 
-@pytest.mark.parametrize("which", [range(1, 25), range(19), range(20, 41)])
+@pytest.mark.parametrize("which", [range(1, 25), range(19), range(22, 41)])
 def test_failures_of_some_of_the_first_clips_end_no_run(tmp_path, which):
     manifest = run_stage([f"c{k}" for k in range(42)], tmp_path, partial(fails, which))
     assert manifest["counts"]["failed"] == len(which)
 
 
-def test_the_same_failure_in_all_of_the_first_clips_ends_the_run(tmp_path):
-    keys = [f"c{k}" for k in range(25)]
-    with pytest.raises(RepeatedError, match="first 20 clips"):
-        run_stage(keys, tmp_path, partial(fails, range(25)))
-    assert run_stage(keys, tmp_path, partial(fails, ()))["counts"]["made"] == 25  # the cause is gone
+@pytest.mark.parametrize(("n", "which"), [(25, range(20)), (60, range(1, 60, 2))])
+def test_the_same_failure_in_the_first_20_clips_or_half_of_40_ends_the_run(tmp_path, n, which):
+    keys = [f"c{k}" for k in range(n)]
+    with pytest.raises(RepeatedError, match="failed alike"):
+        run_stage(keys, tmp_path, partial(fails, which))
+    counts = run_stage(keys, tmp_path, partial(fails, ()))["counts"]  # the cause is gone
+    assert counts["made"] + counts["found"] == n
 
 
 def test_files_of_failed_clips_stay_until_the_run_knows_that_it_is_their_fault(tmp_path):
