@@ -28,6 +28,7 @@ from helpers.forward import Forward, compile_forward
 from helpers.model import PACKAGE
 from helpers.pipeline import rows_of_clip
 from helpers.serializer import saved_config
+from helpers.statistics import model_warnings
 from helpers.train import computing_in
 from helpers.video import backend_name
 
@@ -230,12 +231,7 @@ def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ())
 
 def warnings_of(classifier: ClipClassifier) -> list[str]:
     """What weakens everything that a classifier says: sentences."""
-    said = []
-    if classifier.cfg.weights == "random":
-        said.append("the backbone has random weights: these probabilities say nothing about a real video")
-    if classifier.card.get("drawn"):
-        said.append("the model was trained on synthetic clips: what it learned is about drawings, not about people")
-    return said
+    return model_warnings([classifier.cfg.weights], synthetic=classifier.card.get("drawn", False))
 
 
 def classify_clip(video: str | Path, classifier: ClipClassifier) -> dict[str, float]:

@@ -23,6 +23,16 @@ DISPLAY = {trait: f"{trait} ({letter})" for trait, letter in zip(TRAITS, LETTERS
 }
 
 
+def name_of(target: str) -> str:
+    """The name of a target as readers see it."""
+    return DISPLAY.get(target, target)
+
+
+def letter_of(target: str) -> str:
+    """The letter of a trait, or the name of another target."""
+    return dict(zip(TRAITS, LETTERS, strict=True)).get(target, target)
+
+
 def find_clips(data_dir: str | Path) -> pd.DataFrame:
     """Find every clip below a folder: the first half of `scan_clips`."""
     return scan_clips(data_dir)[0]

@@ -27,14 +27,14 @@ from matplotlib.figure import Figure
 
 from helpers.align import read_aligned
 from helpers.attention import BATCH, attention_entropy, get_attention_weights, mean_motion, occlusion, relevance
-from helpers.clips import load_clips
+from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
 from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs, resolve
-from helpers.plots import NEUTRAL, TRAIT_COLORS, name_of
+from helpers.plots import NEUTRAL, TRAIT_COLORS
 from helpers.plots import attention as pictures
 from helpers.statistics import number
 from helpers.store import STREAMS, FeatureFile, read_features, read_manifest

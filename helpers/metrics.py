@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.clips import LETTERS, TRAITS
+from helpers.clips import TRAITS, letter_of
 
-LETTER_OF = dict(zip(TRAITS, LETTERS, strict=True))  # of the traits among the targets
 COLUMNS = ("mean_accuracy", "mae", "r2", "pearson", "ccc")
 
 
@@ -131,7 +130,7 @@ def as_summary(table: pd.DataFrame) -> dict[str, dict[str, float | None] | float
         `r2`, `ccc`, `pearson`, `mae`, `skill`: dicts by the traits' letters (other targets by their names) and `mean`;
         `mean_accuracy`: one number. None stands for NaN.
     """
-    named = table.rename(index=LETTER_OF)
+    named = table.rename(index=letter_of)
     summary = named.astype(object).where(named.notna(), None).to_dict()
     return summary | {"mean_accuracy": summary["mean_accuracy"]["mean"]}
 

@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 from helpers.clips import DISPLAY
 from helpers.files import code_version, read_json, replacing, write_json
-from helpers.statistics import NONE, in_words, number
+from helpers.statistics import NONE, in_words, model_warnings, number
 
 MAIN = "token_cross_attention"
 SHOWN = 30  # failed clips, kinds of masked rows: the rest is counted
@@ -96,13 +96,9 @@ def left_out(out: Path, writes: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 def warnings_of(summary: dict[str, Any]) -> list[str]:
     """What makes the scores of a whole run worthless or too high."""
-    stages, said = summary["provenance"]["stages"], []
-    random = [s for s, identity in stages.items() if identity.get("weights", {}).get("name") == "random"]
-    if random:
-        said.append(f"The networks of {' and '.join(random)} had random weights: the scores say nothing about people")
-    if summary["provenance"]["synthetic_labels"]:
-        said.append("The ratings of this run were invented by request: no score of it means anything")
-    return said + [text for text in [summary["split"].get("warning")] if text]
+    weights = [identity.get("weights", {}).get("name") for identity in summary["provenance"]["stages"].values()]
+    invented, split = summary["provenance"]["synthetic_labels"], summary["split"].get("warning")
+    return model_warnings(weights, invented=invented, split=split)
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:

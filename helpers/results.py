@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
-from helpers.clips import is_synthetic, load_clips
+from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
 from helpers.experiment import (
     NOT_DECISIVE,
@@ -28,7 +28,7 @@ from helpers.experiment import (
     trained_file,
 )
 from helpers.files import code_version, read_json, replacing, write_json
-from helpers.metrics import LETTER_OF, as_summary, conformal_quantile, each_number, score_table
+from helpers.metrics import as_summary, conformal_quantile, each_number, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS
 from helpers.statistics import comparisons, group_errors, group_warnings
@@ -211,8 +211,7 @@ def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
     path = cfg.out / "analysis.json"
     agreement = read_json(path)["reliability"] if path.exists() else None
     return agreement and {
-        name: {LETTER_OF.get(target, target): row[f"max_{name}"] for target, row in agreement.items()}
-        for name in ("r2", "pearson")
+        name: {letter_of(target): row[f"max_{name}"] for target, row in agreement.items()} for name in ("r2", "pearson")
     }
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from helpers.attention import get_attention_weights, occlusion
 from helpers.backbones import Backbone, build_backbone
-from helpers.clips import DISPLAY, LETTERS, TRAITS, load_clips, targets_of
+from helpers.clips import LETTERS, TRAITS, load_clips, name_of, targets_of
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.container import VideoError
 from helpers.crops import Job, face_crops, face_flows
@@ -35,6 +35,7 @@ from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
 from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
+from helpers.statistics import model_warnings
 from helpers.store import STREAMS, FeatureFile, read_arrays, write_arrays
 from helpers.tracks import FaceTrack, NoFaceError, crop_at
 from helpers.video import iter_frames, probe
@@ -194,7 +195,7 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
         constant=card["constant"],
         share_below={t: float(_share_below(raw[i], card, t)) for i, t in enumerate(targets)},
         face_coverage=track.coverage,
-        warnings=model_warnings(card) + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
+        warnings=card_warnings(card) + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
         familiarity=known,
         remarks=clip_remarks(video, track),
@@ -262,7 +263,7 @@ def training_shares(card: dict[str, Any], bins: int = 20) -> dict[str, np.ndarra
 def clip_warnings(
     track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
 ) -> list[str]:
-    """What weakens the scores of one video beside `model_warnings`, the heaviest first.
+    """What weakens the scores of one video beside `card_warnings`, the heaviest first.
 
     `raw (k,)` is the model's output before it is cut to [0, 1], `n_motion` the number of motion tokens.
     """
@@ -289,25 +290,18 @@ def clip_remarks(video: str | Path, track: FaceTrack) -> list[str]:
     return list(dict.fromkeys(filter(None, [*probe(video).remarks, *of_track])))
 
 
-def model_warnings(card: dict[str, Any]) -> list[str]:
-    """What weakens every score of a model."""
-    split = card.get("split", {}).get("warning")
-    random = "random" in [card["extractors"][name]["weights"]["name"] for name in STREAMS]
-    invented = card.get("synthetic_labels")
-    found = {
-        "the networks have random weights: these scores say nothing about a person": random,
-        "the model was trained on drawn clips: what it learned is about drawings, not about people": card.get("drawn"),
-        "the ratings of the training clips were invented: no score of this model means anything": invented,
-        f"the model's own scores are too high: {split}": split,
-    }
-    return [text for text, holds in found.items() if holds]
+def card_warnings(card: dict[str, Any]) -> list[str]:
+    """What weakens every score of a model, by its card."""
+    weights = [card["extractors"][name]["weights"]["name"] for name in STREAMS]
+    data = {"synthetic": card.get("drawn", False), "invented": card.get("synthetic_labels", False)}
+    return model_warnings(weights, **data, split=card.get("split", {}).get("warning"))
 
 
 def as_text(score: ClipScore) -> str:
     """The score as lines of text, each trait beside the constant."""
     columns = {"constant": score.constant, "ratings below": score.share_below}
     table = pd.DataFrame({"score": score.score, "from": score.low, "to (90 %)": score.high, **columns})
-    table.index = [DISPLAY.get(target, target) for target in table.index]
+    table.index = list(map(name_of, table.index))
     lines = [score.video, table.to_string(float_format="{:.2f}".format)]
     return "\n".join([*lines, *(f"  note: {t}" for t in score.warnings), *(f"  remark: {t}" for t in score.remarks)])
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from helpers.metrics import LETTER_OF, from_sums, terms
+from helpers.clips import letter_of
+from helpers.metrics import from_sums, terms
 
 DRAWS, LEVEL = 2000, 0.95
 CRITICISM = (
@@ -132,7 +133,7 @@ def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2"
     rows = bootstrap_differences(pairs, metric)
     ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]
     found = {"a": a, "b": b, "metric": metric} | ends[-1]
-    found["targets"] = {LETTER_OF.get(target, target): end for target, end in zip(targets, ends[:-1], strict=True)}
+    found["targets"] = {letter_of(target): end for target, end in zip(targets, ends[:-1], strict=True)}
     found["sources"] = len(np.unique(np.concatenate([sources for *_, sources in pairs])))
     found["clips"] = int(sum(len(sources) for *_, sources in pairs))
     return found | {"verdict": verdict(found)}
@@ -243,6 +244,23 @@ def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
     if found and not said:
         said.append(f"No group's errors can be told from the others': {', '.join(found)}.")
     return said
+
+
+def model_warnings(
+    weights: Sequence[str], *, synthetic: bool = False, invented: bool = False, split: str | None = None
+) -> list[str]:
+    """What weakens everything that a model says.
+
+    `weights`: names of those of the networks behind it; `synthetic`, `invented`: whether its clips and ratings were;
+    `split`: the warning of its split.
+    """
+    found = {
+        "the networks have random weights: their scores say nothing about people": "random" in weights,
+        "the model was trained on synthetic clips: what it learned is about drawings, not about people": synthetic,
+        "the ratings of the training clips were invented: no score of this model means anything": invented,
+        f"the model's own scores are too high: {split}": split,
+    }
+    return [text for text, holds in found.items() if holds]
 
 
 def group_warnings(found: dict[str, dict[str, Any]]) -> list[str]:

@@ -117,7 +117,7 @@ def test_warnings_of_clip_and_model():
     assert [any(word in text for text in found) for word in ("10 s long", "50%", "moves", "one stretch", "cut to")]
     assert len(found) == 5
     card = {"drawn": True, "synthetic_labels": True, "split": {"warning": "this split leaks"}}
-    assert len(score.model_warnings(scorer_of(None).card | card)) == 4
+    assert len(score.card_warnings(scorer_of(None).card | card)) == 4
 
 
 def test_what_is_odd_about_picture_and_faces_is_remarked_once_in_text_json_and_table(tmp_path):

@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.clips import DISPLAY, LETTERS, TRAITS
+from helpers.clips import TRAITS
 from helpers.files import replacing
 
 # Okabe and Ito's palette: told apart in the common forms of colour blindness.
@@ -79,16 +79,6 @@ def panels(rows: int, columns: int, size: tuple[float, float], *, title: str = "
 def spoken(name: str) -> str:
     """The name of a model or class as it stands on a figure."""
     return name.replace("_", " ")
-
-
-def name_of(target: str, *, lines: int = 1) -> str:
-    """The name of a target as it stands on a figure, on one line or on two."""
-    return DISPLAY.get(target, target).replace(" ", "\n", lines - 1)
-
-
-def letter_of(target: str) -> str:
-    """The letter of a trait, or the name of another target."""
-    return dict(zip(TRAITS, LETTERS, strict=True)).get(target, target)
 
 
 def say(ax: Axes, words: str) -> Axes:

@@ -12,8 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.clips import TRAITS
-from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS, axes, matrix, name_of, named_rows, panels
+from helpers.clips import TRAITS, name_of
+from helpers.plots import ACCENT, NEUTRAL, TRAIT_COLORS, axes, matrix, named_rows, panels
 from helpers.statistics import number
 
 
@@ -26,7 +26,8 @@ def plot_rating_distributions(clips: pd.DataFrame, *, targets: Sequence[str] = T
         ax.hist(clips[target].dropna(), bins=np.linspace(0, 1, 11), color=TRAIT_COLORS.get(target, NEUTRAL))
         if n:
             ax.axvline(mean, color=ACCENT, ls="--", lw=1)
-        ax.set_title(f"{name_of(target, lines=2)}\nmean {number(mean)}, sd {number(sd)}", fontsize=9)
+        name = name_of(target).replace(" ", "\n", 1)
+        ax.set_title(f"{name}\nmean {number(mean)}, sd {number(sd)}", fontsize=9)
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         ax.set(xlim=(0, 1))
     row[0].set_ylabel("clips")

@@ -16,6 +16,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
+from helpers.clips import name_of
 from helpers.plots import (
     ACCENT,
     BLUE,
@@ -27,7 +28,6 @@ from helpers.plots import (
     TRAIT_COLORS,
     axes,
     intervals,
-    name_of,
     named_rows,
     panels,
     picture_at,

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.plots import TRAIT_COLORS, axes, name_of, named_rows, panels, picture_at
+from helpers.clips import name_of
+from helpers.plots import TRAIT_COLORS, axes, named_rows, panels, picture_at
 
 
 def plot_score(result, shares: Mapping[str, np.ndarray] | None = None) -> Axes:

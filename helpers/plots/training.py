@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from helpers.clips import LETTERS, TRAITS
+from helpers.clips import LETTERS, TRAITS, letter_of, name_of
 from helpers.plots import (
     ACCENT,
     BLUE,
@@ -29,9 +29,7 @@ from helpers.plots import (
     axes,
     intervals,
     legend_below,
-    letter_of,
     matrix,
-    name_of,
     named_rows,
     panels,
     say,
@@ -94,7 +92,7 @@ def plot_models(models: Mapping[str, Any], *, targets: Sequence[str] = TRAITS) -
         dots = pd.DataFrame(seeds, columns=["model", "r2"]).astype({"r2": float})
         sns.stripplot(dots, x="r2", y="model", color=ACCENT, size=3, jitter=False, ax=ax)
         ax.axvline(0, color=ACCENT, lw=1)
-        ax.set_title(name_of(target, lines=2), fontsize=9)
+        ax.set_title(name_of(target).replace(" ", "\n", 1), fontsize=9)
         ax.set(xlim=(-0.6, 1.0), xlabel="test R²", ylabel="")
         ax.set_xticks([-0.5, 0, 0.5, 1], ["−.5", "0", ".5", "1"])
     fig.supxlabel("bars: means over seeds, dots: seeds", fontsize=9)
