@@ -192,25 +192,6 @@ app.command(training_commands.classify, name="classify", help="Classes of clips:
 
 
 @app.command
-def export(
-    *,
-    data: Annotated[Path, option("folder of clips that the run was made from")],
-    run: Annotated[Path, option("the run's folder: 02 is done in it")],
-    to: Annotated[Path, option("faces_jpeg/ is made in this folder", "DIR")],
-    every: Annotated[int, option("every N-th frame of a clip; default: 5", "N")] = 5,
-) -> int:
-    """Write the face crops of a run as a tree of JPEG files."""
-    from helpers.clips import load_clips
-    from helpers.faces import export_faces
-    from helpers.files import needs
-
-    clips = load_clips(needs(run / "clips.csv", "01_data_analysis"))
-    counts = export_faces(clips, data, run, to, every=every, progress=sys.stderr.isatty())["counts"]
-    print(f"{counts['made']} clips exported, {counts['found']} were there, {counts['failed']} have no faces")
-    return 0 if counts["made"] + counts["found"] else 1
-
-
-@app.command
 def weights(
     action: Positional[Annotated[Literal["list", "fetch", "verify", "convert"], option("what to do")]],
     names: Positional[Annotated[tuple[str, ...], option("of the list, or all", "[NAME ...]")]] = (),

@@ -1,18 +1,15 @@
-"""Faces: finds the main face of a clip and one stable box for all of its frames, and writes crops as pictures.
+"""Faces: finds the main face of a clip and one stable box for all of its frames.
 
 In: video files. Out: a `helpers.tracks.FaceTrack` per clip. A clip with too little face is a `NoFaceError`, never a
-guess. `export_faces` writes the crops as the tree of JPEG files that the source project's tools read.
+guess.
 """
 
 import logging
-import os
-import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from helpers.config import PreparationConfig
@@ -26,11 +23,9 @@ from helpers.detectors import (
     require_detector,
     shrunk,
 )
-from helpers.failures import reason_of
-from helpers.files import PART
-from helpers.store import Stage, clip_stamp, read_arrays, read_manifest, write_arrays
+from helpers.store import Stage, read_arrays
 from helpers.tracking import Follower, MainFace, face_path, main_face
-from helpers.tracks import UP, FaceTrack, NoFaceError, crop_at, square, track_of, write_track
+from helpers.tracks import UP, FaceTrack, NoFaceError, square, write_track
 from helpers.video import backend_name, backend_version, iter_frames
 
 if TYPE_CHECKING:
@@ -41,7 +36,6 @@ log = logging.getLogger(__name__)
 TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
 KEPT = 9  # looks of a clip at least, spread over it, that are searched once more where no face moves
 MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the stable box without a remark
-SIZE_PX, QUALITY = 224, 95  # of the exported JPEG files; the size is the source project's
 
 
 def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
@@ -80,70 +74,6 @@ def _remarks(path: Path) -> str:
     """What a track's file says of its face and its pictures; files made earlier know nothing of that."""
     found = read_arrays(path)
     return "; ".join(filter(None, [str(found.get("remarks", "")), *str(found.get("decoder", "")).split("; ")[1:]]))
-
-
-def export_faces(
-    clips: "pd.DataFrame", data: str | Path, run: str | Path, to: str | Path, *, every: int = 5, progress: bool = False
-) -> dict[str, Any]:
-    """Write the face crops of all clips into `faces_jpeg/` and their times into `faces_jpeg_times/`, both below `to`.
-
-    `clips` has the index `key` and the column `path` below `data`; `run` holds 02's `faces/`; every `every`th frame of
-    a file is taken from its first on, 5 as in the source project. Clips that are done are not done again.
-
-    Returns:
-        The manifest: counts of clips and files, and the clips that could not be exported, with the reason.
-        FileNotFoundError where 02 is not done; ValueError where `to` was made with other settings.
-    """
-    from tqdm import tqdm  # not for decoder processes
-
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}.")
-    faces = read_manifest(Path(run) / "faces", "02_clip_preparation")
-    backend = faces["identity"]["parameters"]["backend"]
-    no_track = {entry["clip"]: entry["reason"] for entry in faces["failed"]}
-    identity = {"preparation": faces["identity"], "every": every, "quality": QUALITY, "size_px": SIZE_PX}
-    made_with = {"decoder": backend_version(backend), "opencv": cv2.__version__}
-    counts = {"clips": len(clips), "made": 0, "found": 0, "failed": 0, "files": 0}
-    with Stage(Path(to) / "faces_jpeg_times", "faces_jpeg", identity, made_with) as stage:
-        for key, below in tqdm(clips["path"].items(), total=len(clips), unit="clip", disable=not progress):
-            path, folder = Path(data) / below, Path(to) / "faces_jpeg" / key
-            stamp = clip_stamp(path)
-            if folder.is_dir() and stage.done(key, stamp):
-                counts["found"] += 1
-                continue
-            try:
-                rows = _write_crops(path, track_of(Path(run), key, stamp, no_track), folder, every, backend)
-                write_arrays(stage.path(key), **rows, stamp=stamp)
-                counts["made"] += 1
-                counts["files"] += len(rows["frame"])
-            except BaseException as error:
-                stage.fail(key, reason_of(error, path.name))
-                log.warning("%s: %s", key, stage.failed[-1]["reason"])
-                shutil.rmtree(folder, ignore_errors=True)  # of an earlier version of the clip
-                stage.path(key).unlink(missing_ok=True)
-                counts["failed"] += 1
-        return stage.finish(**counts)
-
-
-def _write_crops(path: Path, track: FaceTrack, folder: Path, every: int, backend: str) -> dict[str, np.ndarray]:
-    """Put a clip's crops in the place of `folder`; returns `frame` numbers int64 and `t_s` of those with the face."""
-    numbers, t_s = [], []
-    part = folder.parent / f"{PART}{folder.name}"
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
-        for frame, t, number in iter_frames(path, indices=slice(0, None, every), backend=backend):
-            if track.has_face(t):
-                crop = cv2.cvtColor(crop_at(frame, track, t, SIZE_PX), cv2.COLOR_RGB2BGR)
-                _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-                (part / f"face_{number:06d}.jpg").write_bytes(jpeg.tobytes())
-                numbers.append(number)
-                t_s.append(t)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return {"frame": np.array(numbers, np.int64), "t_s": np.array(t_s, np.float64)}
 
 
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:

@@ -1,22 +1,19 @@
 """Face tracks of synthetic clips: the main face, one stable box, and a reason where there is none."""
 
-import shutil
 import tracemalloc
 from dataclasses import fields, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from numbered import FrameList
 
 from helpers import faces
 from helpers.config import PreparationConfig
 from helpers.detectors import detect_faces
-from helpers.faces import export_faces, prepare_clips, stable_box, track_clip
+from helpers.faces import stable_box, track_clip
 from helpers.files import ROOT
-from helpers.store import read_arrays, write_arrays
+from helpers.store import write_arrays
 from helpers.tracks import (
     DETECTED,
     NONE,
@@ -149,25 +146,6 @@ def test_a_crop_shows_the_box_and_repeats_the_edge_beyond_the_frame():
     assert crop_face(frame, np.float32([5, 7, 18, 20]), 26).shape == (26, 26, 3)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """Three prepared clips: a person, one whose face leaves, a wall."""
-    root = tmp_path_factory.mktemp("export")
-    data = root / "data"
-    (data / "training80_01").mkdir(parents=True)
-    shutil.copy(sorted((SAMPLE / "training80_01").glob("*.mp4"))[0], data / f"{GOOD}.mp4")
-    shutil.copy(SAMPLE / "awkward" / "face_leaving.mp4", data / f"{LEAVING}.mp4")
-    shutil.copy(SAMPLE / "awkward" / "no_face.mp4", data / f"{WALL}.mp4")
-    keys = [GOOD, LEAVING, WALL]
-    clips = pd.DataFrame({"path": [f"{key}.mp4" for key in keys]}, index=pd.Index(keys, name="key"))
-    prepare_clips(clips, PreparationConfig(data_dir=str(data), out_dir=str(root / "run")))
-    return clips, data, root / "run"
-
-
-def names(to: Path, key: str) -> list[str]:
-    return sorted(path.name for path in (to / "faces_jpeg" / key).iterdir())
-
-
 def test_a_clip_without_a_face_says_so_and_is_decoded_once(monkeypatch):
     opened = []
     monkeypatch.setattr(faces, "iter_frames", lambda path, **how: opened.append(path) or iter_frames(path, **how))
@@ -201,66 +179,3 @@ def test_the_stable_box_is_the_median_enlarged_and_raised_and_a_smooth_one_follo
         cx, cy = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2 - 0.08 * side / 1.7
         np.testing.assert_allclose(box, [cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2], rtol=1e-5)
         assert angle == 0
-
-
-def test_every_fifth_frame_is_a_crop_under_its_number(prepared, tmp_path):
-    clips, data, run = prepared
-    manifest = export_faces(clips, data, run, tmp_path)
-    assert names(tmp_path, GOOD) == [f"face_{number:06d}.jpg" for number in range(0, 73, 5)]
-    numbers = np.arange(0, 73, 5)
-    there = numbers[read_track(run / "faces" / f"{LEAVING}.npz").has_face(numbers / 15)]
-    assert names(tmp_path, LEAVING) == [f"face_{number:06d}.jpg" for number in there]
-    assert manifest["counts"] | {"made": 2, "failed": 1, "files": 15 + len(there)} == manifest["counts"]
-    assert manifest["failed"] == [{"clip": WALL, "reason": "no faces file: no face found in 6 looked-at frames"}]
-    got = cv2.cvtColor(cv2.imread(str(tmp_path / "faces_jpeg" / GOOD / "face_000035.jpg")), cv2.COLOR_BGR2RGB)
-    frame = read_frames(data / f"{GOOD}.mp4", indices=[35]).frames[0]
-    expected = crop_at(frame, read_track(run / "faces" / f"{GOOD}.npz"), 35 / 15, 224)
-    assert got.shape == (224, 224, 3)
-    assert np.abs(got.astype(int) - expected).mean() < 3
-    times = read_arrays(tmp_path / "faces_jpeg_times" / f"{GOOD}.npz")
-    assert times["frame"].tolist() == numbers.tolist()
-    np.testing.assert_allclose(times["t_s"], numbers / 15)
-
-
-def test_an_export_goes_on_with_what_is_missing_broken_off_or_changed(prepared, tmp_path, monkeypatch):
-    clips, data, run = prepared
-
-    def breaks(frame, track, t_s, size_px):
-        if t_s > 2:
-            raise KeyboardInterrupt
-        return crop_at(frame, track, t_s, size_px)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(faces, "crop_at", breaks)
-        export_faces(clips, data, run, tmp_path)
-    assert list((tmp_path / "faces_jpeg" / "training80_01").iterdir()) == []
-    export_faces(clips, data, run, tmp_path)
-    before = (tmp_path / "faces_jpeg" / GOOD / "face_000000.jpg").stat().st_mtime_ns
-    shutil.rmtree(tmp_path / "faces_jpeg" / LEAVING)
-    counts = export_faces(clips, data, run, tmp_path)["counts"]
-    assert (counts["made"], counts["found"], counts["failed"]) == (1, 1, 1)
-    assert (tmp_path / "faces_jpeg" / GOOD / "face_000000.jpg").stat().st_mtime_ns == before
-    assert names(tmp_path, LEAVING)
-    changed = tmp_path / "data"
-    shutil.copytree(data, changed)
-    (changed / f"{LEAVING}.mp4").touch()
-    manifest = export_faces(clips, changed, run, tmp_path)
-    assert {entry["clip"] for entry in manifest["failed"]} == {LEAVING, WALL}
-    assert not (tmp_path / "faces_jpeg" / LEAVING).exists()
-
-
-@pytest.mark.parametrize(
-    ("act", "error", "message"),
-    [
-        (lambda clips, data, run, to: export_faces(clips, data, run, to, every=4), ValueError, "every: 4 here, 5"),
-        (lambda clips, data, run, to: export_faces(clips, data, run, to, every=0), ValueError, "every"),
-        (lambda clips, data, run, to: export_faces(clips, data, to, to), FileNotFoundError, "02_clip_preparation"),
-        (lambda *_: PreparationConfig(align_eyes=True), ValueError, "yunet"),
-        (lambda *_: PreparationConfig(crop="none"), ValueError, "crop"),
-    ],
-)
-def test_what_cannot_be_is_refused(prepared, tmp_path, act, error, message):
-    clips, data, run = prepared
-    export_faces(clips.iloc[2:], data, run, tmp_path)
-    with pytest.raises(error, match=message):
-        act(clips, data, run, tmp_path)

@@ -205,7 +205,6 @@ def test_the_commands_of_the_readme_are_spelled_as_there(monkeypatch):
         "check": "DIR --csv f --limit 3 --thorough --no-forecast",
         "features": "--from s --stream static --data d --out o --index i --fps 3",
         "large": "--run r --hdf5",
-        "export": "--data d --run r --to t --every 5",
         "weights": "fetch a b --folder f",
         "report": "DIR",
     }

@@ -1,24 +1,19 @@
 """Stored faces and flow: which samples they hold and when, whose they are, and every kind of sample that is refused."""
 
-import shutil
 import tracemalloc
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pairs
 
-from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.faces import export_faces, prepare_clips
+from helpers.config import DynamicConfig, StaticConfig
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.precomputed import FaceTree, StoredError, read_face, stored_chunks
 from helpers.sources import open_source
-from helpers.store import read_arrays, write_arrays
+from helpers.store import read_arrays
 from helpers.stored_flow import OpticalFlowSequenceLoader, write_flow
-from helpers.tracks import crop_at, read_track
-from helpers.video import iter_frames
 
 SAMPLE = ROOT / "data_sample"
 FLOW_PX = 8
@@ -159,43 +154,6 @@ def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path, tree):
     np.save(tmp_path / "a" / "flow_1_2.npy", np.zeros((20, 32, 2), np.float32))
     with pytest.raises(ValueError, match="20, 32"):
         tree(tmp_path, 30.0)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A clip's faces as `helpers.faces` writes them, every third frame, and what they were cut from."""
-    root = tmp_path_factory.mktemp("exported")
-    (root / "data").mkdir()
-    shutil.copy(sorted((SAMPLE / "training80_01").glob("*.mp4"))[0], root / "data" / "ü.001.mp4")
-    clips = pd.DataFrame({"path": ["ü.001.mp4"]}, index=pd.Index(["ü.001"], name="key"))
-    prepare_clips(clips, PreparationConfig(data_dir=str(root / "data"), out_dir=str(root / "run"), workers=1))
-    export_faces(clips, root / "data", root / "run", root, every=3)
-    return root
-
-
-def test_what_export_writes_comes_back_with_its_exact_times(exported):
-    tree = FaceTree(exported / "faces_jpeg", 99.0)  # the rate is not needed: the times are known
-    crops, t_s, numbers, reasons = crops_of(tree, "ü.001", size_px=224)
-    assert numbers.tolist() == list(range(0, 73, 3))
-    assert reasons == {}
-    np.testing.assert_allclose(t_s, np.arange(0, 73, 3) / 15)
-    assert tree.job("ü.001", 224).fps == pytest.approx(15)
-    track = read_track(exported / "run" / "faces" / "ü.001.npz")
-    frames = iter_frames(exported / "data" / "ü.001.mp4", indices=slice(0, None, 3))
-    expected = [crop_at(frame, track, t, 224) for frame, t, _ in frames]
-    assert np.abs(crops.astype(int) - expected).mean() < 3
-
-
-def test_exported_times_that_do_not_fit_the_pictures_cost_the_clip(exported, tmp_path):
-    for name in ("faces_jpeg", "faces_jpeg_times"):
-        shutil.copytree(exported / name, tmp_path / name)
-    tree = FaceTree(tmp_path / "faces_jpeg", 30.0)
-    before = tree.stamp("ü.001")
-    times = tmp_path / "faces_jpeg_times" / "ü.001.npz"
-    write_arrays(times, frame=np.arange(0, 73, 6), t_s=np.arange(0, 73, 6) / 15)
-    assert tree.stamp("ü.001") != before
-    with pytest.raises(StoredError, match="face_000003.jpg"):
-        tree.job("ü.001", 224)
 
 
 @pytest.mark.parametrize(("n", "first"), [(5, 0), (70, 0), (33, 1)])
