@@ -143,8 +143,7 @@ class Trainer:
             batches.feed(),
             epochs=cfg.epochs,
             initial_epoch=kept.next_epoch,
-            validation_data=validation,
-            validation_batch_size=1024,
+            validation_data=ShuffledBatches(validation, 1024, None).feed(),
             callbacks=[*kept.counting, *callbacks, kept],
             shuffle=False,
             verbose=0,
@@ -243,12 +242,14 @@ def build_optimizer(cfg: TrainingConfig, steps: int) -> keras.optimizers.Optimiz
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of arrays in memory, in an order that seed and epoch decide."""
+    """Batches of arrays in memory, in an order that seed and epoch decide; without a seed in their own."""
 
-    def __init__(self, part: Part, batch_size: int, seed: int):
+    def __init__(self, part: Part, batch_size: int, seed: int | None):
         super().__init__()
         self.part, self.batch_size, self.seed, self._fed = part, batch_size, seed, None
-        self.shuffle(0)
+        self.order = np.arange(len(part[1]))
+        if seed is not None:
+            self.shuffle(0)
 
     def __len__(self) -> int:
         return -(-len(self.part[1]) // self.batch_size)
@@ -264,7 +265,10 @@ class ShuffledBatches(keras.utils.PyDataset):
             self._fed.assign(self.order)
 
     def feed(self) -> Any:
-        """What `keras.Model.fit` takes: on TensorFlow batches without Python, a quarter of a small training's time."""
+        """What `keras.Model.fit` takes: on TensorFlow batches without Python, a quarter of a small training's time.
+
+        Nothing of them is optimised, which is done anew for every epoch and takes half of the rest.
+        """
         if keras.backend.backend() != "tensorflow":
             return self
         import tensorflow as tf
@@ -276,7 +280,9 @@ class ShuffledBatches(keras.utils.PyDataset):
             rows = self._fed[index * self.batch_size : (index + 1) * self.batch_size]
             return keras.tree.map_structure(lambda array: tf.gather(array, rows), part)
 
-        return tf.data.Dataset.range(len(self)).map(batch)
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = options.autotune.enabled = False
+        return tf.data.Dataset.range(len(self)).map(batch).with_options(options)
 
 
 def fingerprint(model: keras.Model, train: Part, validation: Part, cfg: TrainingConfig) -> str:
