@@ -58,25 +58,11 @@ RATINGS = pd.DataFrame(RNG.random((11, 5)), columns=TRAITS).assign(neuroticism=l
 ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
 EQUAL = pd.DataFrame(np.full((8, 5), 0.5), columns=TRAITS)
 UNRATED = pd.DataFrame(np.nan, index=range(7), columns=TRAITS)
-LEAKS = pd.DataFrame(
-    [("validation", "train", 50, 10, 0.2), ("test", "train", 25, 21, 0.84)],
-    columns=["split", "against", "clips", "sharing", "share"],
-)
-FLOOR = metrics.constant_floor(RATINGS.to_numpy()[:5], RATINGS.to_numpy()[5:])
 RATES = pd.DataFrame({"network": list("aab"), "unit": "images/s", "batch": [2, 8, 3], "per_s": [5.0, np.nan, 7.0]})
 BOXES = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
 SOURCES = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
 SHARES = pd.DataFrame(
     [[0.125, 0.5, 0.375, 0.0]], index=["all"], columns=["detected", "tracked", "interpolated", "none"]
-)
-ERRORS = pd.DataFrame(
-    [
-        ("slow", "shift", 3.0, 0.1, 0.2, 5.0),
-        ("slow", "turn", 2.0, 0.3, 0.4, 5.0),
-        ("fast", "shift", 3.0, 0.5, 0.6, 900.0),
-        ("fast", "turn", 2.0, 0.7, 1.6, 900.0),
-    ],
-    columns=["method", "warp", "motion_px", "clean_px", "noisy_px", "fields_per_s"],
 )
 FLOW = np.tile(np.float32([3, -2]), (29, 29, 1))
 SPENT_S = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
@@ -158,23 +144,12 @@ DRAWN = {
         [11] * 5,
     ),
     "traits": (lambda: analysis.plot_trait_correlations(RATINGS.corr()), lambda ax: cells(ax[0]), RATINGS.corr()),
-    "floor": (
-        lambda: analysis.plot_constant_floor(FLOOR, n_clips=5),
-        lambda ax: [dots.get_offsets()[0, 0] for dots in ax[0].collections],
-        FLOOR["mean_accuracy"],
-    ),
-    "leaks": (lambda: analysis.plot_leakage(LEAKS), lambda ax: bars(ax[0]), [10, 21, 40, 4]),
     "contact sheet": (
         lambda: preparation.plot_contact_sheet(
             PIXELS, np.arange(7), boxes=BOXES, sources=SOURCES, stable_box=np.float32([0, 1, 8, 9])
         ),
         lambda ax: [*ax[0].patches[1].get_bbox().extents, len(ax[6].patches), ax[3].images[0].get_array().mean()],
         [1, 2, 4, 5, 1, PIXELS[3].mean()],
-    ),
-    "coverage": (
-        lambda: preparation.plot_coverage(np.array([1, 1, 1, 0.42, 0.3]), 2, min_coverage=0.3),
-        lambda ax: [height for height in bars(ax[0], "height") if height],
-        [1, 1, 3, 2],
     ),
     "sources": (lambda: preparation.plot_sources(SHARES), lambda ax: bars(ax[0]), SHARES.iloc[0]),
     "box path": (
@@ -199,7 +174,6 @@ DRAWN = {
         lambda ax: line(ax[0]),
         [1, 3],
     ),
-    "flow errors": (lambda: preparation.plot_flow_errors(ERRORS), lambda ax: cells(ax[0]), [[0.1, 0.5], [0.3, 0.7]]),
     "time": (lambda: features.plot_time_spent(SPENT_S, 8.0, workers=2), lambda ax: bars(ax[0]), [3, 1, 4, 1]),
     "rows": (
         lambda: features.plot_rows(np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float), T_S),
@@ -418,7 +392,6 @@ SAID = {
     "one row's channels": (lambda: features.plot_channels(np.ones((1, 1))), "median"),
     "one crop": (lambda: preparation.plot_crops(NOTHING, [0.0], title="a long " * 8), ""),
     "still picture": (lambda: preparation.plot_flow(NOTHING[0], np.zeros((8, 8, 2))), "px per frame"),
-    "all refused": (lambda: preparation.plot_coverage(np.zeros(0), 3, min_coverage=0.3), "0 of 3"),
     "one map": (lambda: features.plot_overlay(NOTHING, np.zeros((1, 2, 2)), [0.0]), ""),
     "one rating": (lambda: analysis.plot_rating_distributions(ONE), "sd –"),
     "equal ratings": (lambda: analysis.plot_rating_distributions(EQUAL), "sd 0.00"),
@@ -481,7 +454,7 @@ def test_the_pictures_of_an_animation_are_those_of_their_moment():
 
 def test_given_axes_are_used():
     _, (left, right) = plt.subplots(1, 2)
-    assert preparation.plot_coverage(np.ones(3), 0, min_coverage=0.3, ax=left) is left
+    assert preparation.plot_speeds(np.arange(2), {"a": np.ones(2)}, ax=left) is left
     assert attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s, ax=right) is right
 
 

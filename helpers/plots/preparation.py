@@ -1,8 +1,4 @@
-"""Figures of 02: faces, the path of a box, crops and their flow; how steady the box is, whether decoders agree, and how
-wrong flow methods are.
-
-In: arrays and tables, pixels and seconds, as `helpers.parity` and `benchmarks.flow` make them.
-"""
+"""Figures of 02: faces, where their boxes are from, the path of a box, crops and their flow."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +6,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -28,7 +23,6 @@ from helpers.plots import (
     SKY,
     axes,
     legend_below,
-    matrix,
     panels,
     pictures_beside,
 )
@@ -86,27 +80,6 @@ def _outline(ax: Axes, box_xyxy: np.ndarray, color: str, line: str, width: float
     x0, y0, x1, y1 = box_xyxy
     rim = [withStroke(linewidth=width + 1.2, foreground="0.1")]
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, ls=line, lw=width, path_effects=rim))
-
-
-def plot_coverage(coverage: np.ndarray, n_refused: int, *, min_coverage: float, ax: Axes | None = None) -> Axes:
-    """Draw how many clips show the face in which share of the looked-at frames, and how many are refused.
-
-    `coverage`: that share, in [0, 1], of each usable clip; `n_refused`: clips unreadable or with too little face.
-    """
-    n_whole = int((np.asarray(coverage) == 1).sum())
-    title = f"{n_whole} of {len(coverage) + n_refused} clips show the face at every look"
-    ax = axes(ax, (5.5, 3), title=title, xlabel="looked-at frames that show the face", ylabel="clips")
-    counts, edges = np.histogram(coverage, bins=20, range=(0, 1))
-    usable = ax.bar(edges[:-1], counts, 0.05, align="edge", color=ORANGE)
-    refused = ax.bar([-0.175], [n_refused], 0.05, color="white", edgecolor=ACCENT, hatch="////")
-    for bars in (usable, refused):
-        ax.bar_label(bars, fmt=lambda n: f"{n:.0f}" if n else "", padding=2, fontsize=9)
-    ax.axvline(min_coverage, color=ACCENT, ls="--", lw=1)
-    ax.text(min_coverage, 0.92, " least allowed", fontsize=9, va="center", transform=ax.get_xaxis_transform())
-    ax.set_xticks([-0.175, 0, 0.25, 0.5, 0.75, 1], ["refused", "0%", "25%", "50%", "75%", "100%"])
-    ax.set(xlim=(-0.25, 1.04), yscale="log", ylim=(0.5, 3 * max(*counts, n_refused, 1)))
-    ax.yaxis.set_major_formatter("{x:.0f}")
-    return ax
 
 
 def plot_sources(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
@@ -237,28 +210,4 @@ def plot_speeds(t_s: np.ndarray, speeds: Mapping[str, np.ndarray], *, title: str
     for (name, values), color in zip(speeds.items(), (BLUE, RED, GREEN), strict=False):
         ax.plot(t_s, values, color=color, label=f"{name}: mean {values.mean():.1f}")
     ax.legend(loc="upper left", ncols=len(speeds))
-    return ax
-
-
-def plot_flow_errors(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the end-point errors of flow methods on known motions as a table of colours, "clean / noisy" in each cell,
-    with the speed of each method; `table`: as `benchmarks.flow.accuracy_table` returns it.
-    """
-    ax = axes(ax, (7.5, 3.7), grid="", title="Mean end-point error (px): clean / noisy pictures")
-    clean, noisy = (
-        table.pivot(index="warp", columns="method", values=c).loc[table["warp"].unique(), table["method"].unique()]
-        for c in ("clean_px", "noisy_px")
-    )
-    texts = clean.map("{:.2f} / ".format) + noisy.map("{:.2f}".format)
-    norm = LogNorm(max(clean.min(axis=None), 0.01), max(clean.max(axis=None), 0.02))
-    matrix(clean, ax, bar="clean pictures (px)", texts=texts, cmap="viridis", norm=norm)
-    motion_px = table.groupby("warp")["motion_px"].first()
-    speed = table.groupby("method")["fields_per_s"].mean()
-    ax.set_yticks(np.arange(len(clean)) + 0.5, [f"{warp}\n(mean {motion_px[warp]:.1f} px)" for warp in clean.index])
-    ax.set_xticks(np.arange(len(clean.T)) + 0.5, [f"{name}\n{speed[name]:,.0f} fields/s" for name in clean])
-    bar = ax.collections[0].colorbar
-    ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) if norm.vmin <= t <= norm.vmax]
-    bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
-    bar.minorticks_off()
-    ax.set(xlabel="", ylabel="")
     return ax
