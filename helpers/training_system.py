@@ -124,8 +124,7 @@ class TrainingSystem:
             table.to_csv(part, index=False, float_format="%.6f")
         with plt.rc_context():
             plots.use_style()
-            plots.save(figures.plot_dashboard(logs, found), self.folder, "training_dashboard")
-            plots.save(figures.plot_time_dashboard(logs["times"], found["time"]), self.folder, "training_time")
+            plots.save(figures.plot_dashboard(logs, title=found["verdict"]), self.folder, "training_dashboard")
             plt.close("all")
         return found
 

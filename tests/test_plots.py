@@ -90,6 +90,23 @@ MODELS = {
 TRUTH = np.linspace(0.1, 0.9, 11)
 PREDICTED = pd.concat([pd.DataFrame({"trait": t, "truth": TRUTH, "prediction": TRUTH + 0.1}) for t in TRAITS])
 BEYOND = pd.DataFrame({"trait": "openness", "truth": [0.2, 0.9], "prediction": [0.3, 1.2]})
+NAN = float("nan")
+LOGS = {
+    "metrics": {
+        "epoch": [{"epoch": e, "loss": 0.04, "val_loss": v} for e, v in enumerate((0.09, 0.01, NAN))],
+        "batch": [{"epoch": e // 2, "step": e % 2, "loss": 0.1} for e in range(6)],
+    },
+    "rates": {"epoch": [{"epoch": e, "learning_rate": 0.1 / 2**e} for e in range(3)]},
+    "times": {
+        "epoch": [{"epoch": e, "seconds": 4, "steps_s": 3, "validation_s": 1, "other_s": 0} for e in range(3)],
+        "execution": [{"epoch": e, "steps": 10, "seconds": 1.0} for e in range(3)],
+    },
+    "analysis": {
+        "share": dict.fromkeys(("start", "steps", "validation", "other"), 0.25),
+        "total_s": 12,
+        "step_ms": 100,
+    },
+}
 ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
 UNSURE = {"difference": 0, "interval": None}
 NO_ENDS = {"value": 0.1, "low": None, "high": None}
@@ -247,6 +264,11 @@ DRAWN = {
         lambda: training.plot_history(HISTORY),
         lambda ax: [*line(ax[1]), *ax[1].collections[0].get_offsets()[0]],
         [3, 0.1, 2, 2, 0.1],
+    ),
+    "dashboard": (
+        lambda: training.plot_dashboard(LOGS),
+        lambda ax: [*line(ax[0], 1)[:2], *line(ax[0], 2), *line(ax[1]), *bars(ax[4], "height")[:4], *line(ax[2])],
+        [0.3, 0.1, 0.1, *[0.1] * 6, 3, 3, 3, 1, 0.1, 0.05, 0.025],
     ),
     "models": (lambda: training.plot_models(MODELS), lambda ax: bars(ax[3]), [0.2, 0.6]),
     "predictions": (

@@ -10,7 +10,6 @@ import pytest
 from helpers.__main__ import main
 from helpers.config import TrainingConfig
 from helpers.files import read_json
-from helpers.plots import training as figures
 from helpers.training_system import TrainingSystem, predict_features, read_arrays_by_row, train_personality_model
 from helpers.variants import TOKEN_MODEL, start_model
 
@@ -172,25 +171,6 @@ def test_outputs_of_another_kind_are_refused_before_anything_is_done(tmp_path, c
 
 
 @pytest.mark.usefixtures("figures")
-def test_the_dashboard_shows_what_was_logged():
-    epochs = [{"epoch": e, "loss": 0.04 / (e + 1), "val_loss": loss} for e, loss in enumerate((0.09, 0.01, 0.04, 0.16))]
-    names = ("seconds", "steps_s", "validation_s", "other_s")
-    seconds = [dict.fromkeys(names, 3.0 - e) | {"epoch": e} for e in range(4)]
-    logs = {
-        "metrics": {"epoch": epochs, "batch": [{"epoch": e // 2, "step": e % 2, "loss": 0.1} for e in range(8)]},
-        "rates": {"epoch": [{"epoch": e, "learning_rate": 0.1 / 2**e} for e in range(4)]},
-        "times": {"epoch": seconds, "execution": [{"epoch": e, "steps": 10, "seconds": 1.0} for e in range(4)]},
-    }
-    time = {"share": {"start": 0.1, "steps": 0.6, "validation": 0.2, "other": 0.1}}
-    traits = {"mae": {"O": 0.1, "interview": 0.2, "mean": 0.15}, "r2": {"O": 0.5, "interview": None, "mean": 0.5}}
-    found = {"metrics": traits, "constant": traits, "verdict": "better", "time": time}
-    losses, batches, _, _, bars, shares, _ = figures.plot_dashboard(logs, found).axes
-    np.testing.assert_allclose(losses.lines[1].get_ydata(), [0.3, 0.1, 0.2, 0.4])
-    assert batches.lines[0].get_xdata()[:3].tolist() == [0.5, 1.0, 1.5]
-    assert [bar.get_height() for bar in bars.patches] == [0.1, 0.2, 0.1, 0.2]
-    assert [bar.get_width() for bar in shares.patches] == [0.1, 0.6, 0.2, 0.1]
-
-
 @pytest.mark.slow
 def test_the_commands_train_and_predict_from_files_and_the_line_wins(files, tmp_path, capsys):
     legal = "fusion_dim: 64, num_heads: 2, dropout_rate: 0.5, learning_rate: 0.0001, frozen: head, epochs: 9"

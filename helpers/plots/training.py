@@ -1,10 +1,5 @@
-"""Figures of 06: learning curves, the table of models, where errors lie, intervals, and dashboards of one training.
+"""Figures of 06: learning curves, the table of models, where errors lie, intervals, and one training from close by."""
 
-In: the tables and dictionaries of `helpers.experiment`, `.results` and `.metrics`; entries of the logs that
-`helpers.callbacks` writes.
-"""
-
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from helpers.clips import LETTERS, TRAITS, letter_of, name_of
+from helpers.clips import TRAITS, letter_of, name_of
 from helpers.plots import (
     ACCENT,
     BLUE,
@@ -44,16 +39,13 @@ MODEL_COLORS = {
     "aligned_mlp": GREEN,
     "concat_mlp": SKY,
 }
-LETTER_COLORS = {letter: TRAIT_COLORS[trait] for letter, trait in zip(LETTERS, TRAITS, strict=True)}
-PART_COLORS = {"start": ORANGE, "steps": BLUE, "validation": RED, "other": NEUTRAL}
+PART_COLORS = {"steps": BLUE, "validation": RED, "other": NEUTRAL}
 GROUP_MEASURES = {"mae_over_others": "mean absolute error", "bias_over_others": "mean signed error"}
 # by the column of `results.as_table`: the title, and what lies above, across and below 0
 INTERVALS = {
     "over_constant": ("each model minus the constant", "better", "no better", "worse"),
     "under_token": ("the token model minus each other", "better than it", "not told apart", "worse than it"),
 }
-
-Entries = Sequence[Mapping[str, Any]]
 
 
 def plot_history(history: pd.DataFrame) -> Figure:
@@ -66,7 +58,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
     look = {"hue": "model", "palette": {name: MODEL_COLORS.get(name, NEUTRAL) for name in table["model"].unique()}}
     for ax, column in zip(pair, ("loss", "val_loss"), strict=True):
         sns.lineplot(table, x="epoch", y=column, errorbar=None, legend=ax is pair[0], ax=ax, **look)
-    kept = table.loc[table.groupby(["model", "seed"])["val_loss"].idxmin()]
+    kept = table.loc[table.fillna({"val_loss": np.inf}).groupby(["model", "seed"])["val_loss"].idxmin()]
     sns.scatterplot(kept, x="epoch", y="val_loss", s=20, legend=False, ax=pair[1], zorder=3, **look)
     pair[0].set(ylabel="root mean squared error", title="training clips", yscale="log")
     pair[1].set(title="validation clips, dots: the epochs kept")
@@ -226,110 +218,47 @@ def plot_group_errors(found: Mapping[str, Any]) -> Figure:
     return fig
 
 
-def plot_dashboard(logs: Mapping[str, Mapping[str, Entries]], found: Mapping[str, Any]) -> Figure:
-    """Draw losses, batches, learning rate, traits, correlations and time on one page.
-
-    Args:
-        logs: `metrics`, `times` and `rates`, each as its file holds it.
-        found: `metrics`, `constant`, `time` and `verdict` of the test rows.
+def plot_dashboard(logs: Mapping[str, Any], *, title: str = "") -> Figure:
+    """Draw one training from close by: errors (a dot on the epoch kept), the loss within epochs, the learning rate,
+    what goes together over the epochs, and the time of epochs and steps; `logs`: see `callbacks.read_logs`.
     """
-    fig, ((losses, batches), (rate, together), (traits, shares)) = panels(3, 2, (8, 8.4))
-    _losses(losses, pd.DataFrame(logs["metrics"]["epoch"]))
-    _batches(batches, pd.DataFrame(logs["metrics"]["batch"]))
-    rates = pd.DataFrame(logs["rates"]["epoch"])
-    rate.step(rates["epoch"] + 1, rates["learning_rate"], where="mid", color=ACCENT)
-    rate.set(xlabel="epoch", ylabel="learning rate", title="learning rate", yscale="log")
-    _together(
-        together, *(pd.DataFrame(logs[name]["epoch"]).set_index("epoch") for name in ("metrics", "rates", "times"))
-    )
-    _traits(traits, found["metrics"], found["constant"])
-    _time_shares(shares, found["time"]["share"])
-    fig.suptitle(textwrap.fill(found["verdict"], 90))
-    return fig
-
-
-def _losses(ax: Axes, epochs: pd.DataFrame) -> None:
-    """Training and validation error over the epochs; a dot marks the epoch that was kept."""
-    error = np.sqrt(epochs[["loss", "val_loss"]]).set_index(epochs["epoch"] + 1)
-    ax.plot(error["loss"], color=BLUE, label="training")
-    ax.plot(error["val_loss"], color=RED, label="validation")
-    best = error["val_loss"].idxmin()
-    ax.plot(best, error["val_loss"][best], "o", color=RED, ms=5)
-    ax.set(xlabel="epoch", ylabel="root mean squared error", title="error, dot: the epoch kept")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend()
-
-
-def _batches(ax: Axes, batches: pd.DataFrame) -> None:
-    """The mean loss of each epoch so far, by entries with epoch, step, loss."""
-    per_epoch = batches["step"].max() + 1
-    ax.plot(batches["epoch"] + (batches["step"] + 1) / per_epoch, batches["loss"], color=BLUE, lw=1)
+    names = ("metrics", "rates", "times")
+    epochs, rates, times = (pd.DataFrame(logs[name]["epoch"]).set_index("epoch") for name in names)
+    batches, steps = pd.DataFrame(logs["metrics"]["batch"]), pd.DataFrame(logs["times"]["execution"])
+    fig, array = panels(3, 2, (8, 8.4), title=title)
+    losses, within, rate, together, spent, per_step = array.flat
+    error = np.sqrt(epochs[["loss", "val_loss"]]).set_axis(epochs.index + 1)
+    error.columns = ["training", "validation"]
+    error.plot(ax=losses, color=[BLUE, RED])
+    best = error["validation"].fillna(np.inf).idxmin()  # a diverged training has none
+    losses.plot(best, error["validation"][best], "o", color=RED, ms=5)
+    losses.set(xlabel="epoch", ylabel="root mean squared error", title="error, dot: the epoch kept")
+    share = (batches["step"] + 1) / (batches["step"].max() + 1)
+    within.plot(batches["epoch"] + share, batches["loss"], color=BLUE, lw=1)
     often = f"batches: after every {batches['step'].iloc[0] + 1} steps"
-    ax.set(xlabel="epoch", ylabel="mean squared error so far", title=often, yscale="log")
-
-
-def _together(ax: Axes, epochs: pd.DataFrame, rates: pd.DataFrame, times: pd.DataFrame) -> None:
-    """How what was measured per epoch goes together, as Pearson correlations over the epochs."""
-    table = pd.concat([epochs[["loss", "val_loss"]], rates["learning_rate"], times["seconds"]], axis=1)
-    names = ["loss", "val.\nloss", "rate", "time"]
-    look = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "xticklabels": names, "yticklabels": names}
-    matrix(table.corr().to_numpy(), ax, bar="correlation over epochs", **look)
-    ax.set_title("what goes together")
-
-
-def _traits(ax: Axes, metrics: Mapping[str, Any], constant: Mapping[str, Any]) -> None:
-    """The mean absolute error of each trait, `mae` by letter or name, beside the constant predictor's."""
-    names = sorted((name for name in metrics["mae"] if name != "mean"), key=[*LETTERS, *metrics["mae"]].index)
-    ours, floor = (np.array([one["mae"][name] for name in names], float) for one in (metrics, constant))
-    x = np.arange(len(names))
-    ax.bar(x - 0.2, ours, 0.38, color=[LETTER_COLORS.get(name, NEUTRAL) for name in names])
-    ax.bar(x + 0.2, floor, 0.38, color="0.85", edgecolor="0.5", hatch="//")
-    ax.set_xticks(x, [f"{name}\n{number(metrics['r2'][name])}" for name in names])
-    ax.set(xlabel="trait, test R²", ylabel="mean absolute error", title="test rows, hatched: the constant")
-
-
-def plot_time_dashboard(times: Mapping[str, Entries], analysis: Mapping[str, Any]) -> Figure:
-    """Draw epochs, steps and shares of the time on one page, over what is recommended.
-
-    Args:
-        times: `epoch` and `execution` entries.
-        analysis: What `helpers.callbacks.analyse_time` returned.
-    """
-    fig, ((per_epoch, epochs_after), (steps, shares)) = panels(2, 2, (8, 6.2))
-    epochs, executions = pd.DataFrame(times["epoch"]), pd.DataFrame(times["execution"])
-    _epoch_times(per_epoch, epochs)
-    _distribution(epochs_after, epochs["seconds"], "s")
-    epochs_after.set(xlabel="time per epoch (s)", ylabel="epochs", title="epochs after the first")
-    _distribution(steps, 1000 * executions["seconds"] / executions["steps"], "ms")
-    steps.set(xlabel="time per step (ms)", ylabel="executions", title="steps")
-    _time_shares(shares, analysis["share"])
-    lines = [textwrap.fill(f"• {sentence}", 112) for sentence in analysis["recommendations"]]
-    fig.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=9)
-    fig.suptitle(f"{analysis['epochs']} epochs in {analysis['total_s']:.1f} s, median {analysis['epoch_s']:.2f} s")
+    within.set(xlabel="epoch", ylabel="mean squared error so far", title=often, yscale="log")
+    rate.step(rates.index + 1, rates["learning_rate"], where="mid", color=ACCENT)
+    rate.set(xlabel="epoch", ylabel="learning rate", title="learning rate", yscale="log")
+    table = pd.concat([epochs[["loss", "val_loss"]], rates["learning_rate"], times["seconds"]], axis=1).corr()
+    table = table.set_axis(names := ["loss", "val.\nloss", "rate", "time"]).set_axis(names, axis=1)
+    matrix(table, together, bar="correlation over epochs", cmap="RdBu_r", vmin=-1, vmax=1)
+    together.set_title("what goes together")
+    _times(spent, per_step, times, steps, logs["analysis"])
     return fig
 
 
-def _epoch_times(ax: Axes, epochs: pd.DataFrame) -> None:
-    """The seconds of each epoch by what they went into: entries with epoch, steps_s, validation_s, other_s."""
+def _times(spent: Axes, per_step: Axes, epochs: pd.DataFrame, steps: pd.DataFrame, found: Mapping[str, Any]) -> None:
+    """The seconds of each epoch by what they went into, and the steps but the first, which holds the start."""
     bottom = np.zeros(len(epochs))
-    for part in ("steps", "validation", "other"):
-        ax.bar(epochs["epoch"] + 1, epochs[f"{part}_s"], 0.9, bottom, color=PART_COLORS[part], label=part, lw=0)
+    for part, color in PART_COLORS.items():
+        label = f"{part} {found['share'][part]:.0%}"
+        spent.bar(epochs.index + 1, epochs[f"{part}_s"], 0.9, bottom, color=color, label=label, lw=0)
         bottom += epochs[f"{part}_s"]
-    ax.set(xlabel="epoch", ylabel="time (s)", title="epochs, the first with its start")
-    ax.legend()
-
-
-def _distribution(ax: Axes, values: pd.Series, unit: str) -> None:
-    """A histogram of all values but the first, which holds the start, with their median."""
-    later = values[1:] if len(values) > 1 else values
-    sns.histplot(later, bins=min(30, max(5, len(later) // 3)), color=BLUE, alpha=0.7, ax=ax)
-    ax.axvline(later.median(), color=ACCENT, lw=1.5, label=f"median {later.median():.2f} {unit}")
-    ax.legend()
-
-
-def _time_shares(ax: Axes, share: Mapping[str, float]) -> None:
-    """The shares of start, steps, validation and the rest of the time, summing to 1."""
-    bars = ax.barh(list(PART_COLORS), [share[part] for part in PART_COLORS], color=list(PART_COLORS.values()))
-    ax.bar_label(bars, fmt="{:.0%}", padding=3)
-    ax.invert_yaxis()
-    ax.set(xlabel="share of the time", xlim=(0, 1.12), title="where the time went")
+    title = f"epochs: {found['total_s']:.1f} s, start {found['share']['start']:.0%}"
+    spent.set(xlabel="epoch", ylabel="time (s)", title=title)
+    spent.legend()
+    ms = 1000 * steps["seconds"] / steps["steps"]
+    sns.histplot(ms[1:] if len(ms) > 1 else ms, bins=20, color=BLUE, alpha=0.7, ax=per_step)
+    per_step.axvline(found["step_ms"], color=ACCENT, lw=1.5, label=f"median {found['step_ms']:.2f} ms")
+    per_step.set(xlabel="time per step (ms)", ylabel="executions", title="steps")
+    per_step.legend()
