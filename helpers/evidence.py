@@ -4,9 +4,7 @@ The control was trained on shuffled motion. Synthetic clips have `truth.csv` bes
 `attention.json`; figures that need a planted truth are None where there is none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,21 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import Aligned
-from helpers.attention import (
-    attention_by_time,
-    deletion_area,
-    get_attention_weights,
-    mean_motion,
-    occlusion,
-    relevance,
-)
+from helpers.attention import attention_by_time, get_attention_weights, mean_motion, occlusion, shares
 from helpers.clips import is_synthetic
 from helpers.config import TrainingConfig
 from helpers.experiment import TrainingData, load_trained, rated_clips, split_of
 from helpers.statistics import mean_interval
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order
 
-DRAWS = 4  # random orders of deletion
 MODELS = {"": TOKEN_MODEL, "_shuffled": SHUFFLED_MODEL}  # by the end of their keys in attention.json
-MEASURES = ("attention", "relevance", "occlusion")
-POINTING = ("occlusion_pointing", "occlusion_pointing_shuffled", "motion_pointing")
+MEASURES = ("attention", "occlusion")
+POINTING = {  # key of attention.json: the model, the column of `examine`
+    "occlusion_pointing": (TOKEN_MODEL, "points"),
+    "occlusion_pointing_shuffled": (SHUFFLED_MODEL, "points"),
+    "motion_pointing": (TOKEN_MODEL, "motion_points"),
+}
 SHOWN_CLIPS = 60  # enough for an interval of a few hundredths
-
-Shown = dict[str, np.ndarray]  # by measure (N, values), NaN where a mask is False
 
 
 def planted_windows(folder: str | Path, aligned: Aligned) -> np.ndarray | None:
@@ -78,82 +70,43 @@ def token_duration(aligned: Aligned) -> float:
     return float(np.median(steps))
 
 
-def show(model: keras.Model, clips: Aligned, baseline: np.ndarray, column: int) -> Shown:
-    """What one model shows of each clip; `baseline` is the mean motion token, (D,).
+def examine(name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, seed: int, column: int) -> pd.DataFrame:
+    """Measure a trained model on its test clips; shuffled motion tokens are judged by the time that they came from.
+
+    Args:
+        inside: Which motion tokens come from a planted window, bool (N, Td).
+        column: Of the target that is asked about.
 
     Returns:
-        `attention`, mean over heads, (N, Ts * Td); `relevance` and `occlusion`, absolute, of the target in that column,
-        (N, Td). NaN where a mask is False.
+        A row per clip: model, seed, source; `points` and `motion_points`, whether the largest effect on the target and
+        the most unusual motion are inside, 1 or 0; and the share inside of the `uniform` weights, of the `attention`,
+        and of the absolute effects on each target, by its name; NaN where there are none.
     """
-    inputs = clips.inputs()
-    maps = get_attention_weights(model, inputs).mean(1)  # (N, Ts, Td)
-    real = clips.static_mask[:, :, None] & clips.dynamic_mask[:, None]
-    worth = relevance(model, inputs, baseline).sum(2)[:, column]
-    effects = occlusion(model, inputs, baseline)[..., column]
-    return {
-        "attention": np.where(real, maps, np.nan).reshape(len(clips), -1),
-        "relevance": np.where(clips.dynamic_mask, np.abs(worth), np.nan),
-        "occlusion": np.where(clips.dynamic_mask, np.abs(effects), np.nan),
-    }
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What one model of one seed does on its N test clips.
-
-    Attributes:
-        clips: Their motion shuffled for a control.
-        sooner: Area under each clip's deletion curve by the order of attention, minus that by random orders, (N,).
-        inside: Which motion tokens come from a planted window, bool (N, Td); None where nothing was planted.
-        weights: By measure what each token weighs, not negative, (N, Td): `occlusion` of the target that is asked
-            about, `attention`, `motion` (distance from mean motion), and `relevance` by target, (N, k, Td).
-    """
-
-    clips: Aligned
-    sooner: np.ndarray
-    inside: np.ndarray | None
-    weights: dict[str, np.ndarray]
-
-    def points(self, measure: str) -> np.ndarray:
-        """Whether each clip's largest weight is of a token inside, float (N,), 1 or 0."""
-        largest = np.where(self.clips.dynamic_mask, self.weights[measure], -1).argmax(1)
-        return self.inside[np.arange(len(largest)), largest].astype(float)
-
-    def share(self, weight: np.ndarray) -> np.ndarray:
-        """Share of each clip's weight (N, Td) that is inside, (N,); NaN where there is none."""
-        weight = weight * self.clips.dynamic_mask
-        total = weight.sum(1)
-        return (weight * self.inside).sum(1) / np.where(total > 0, total, np.nan)
-
-    def uniform(self) -> float:
-        """Mean share of the tokens that are inside: what chance gives."""
-        return float(self.share(np.ones(self.inside.shape)).mean())
-
-
-def examine(name: str, bank: Aligned, inside: np.ndarray | None, cfg: TrainingConfig, seed: int, column: int) -> Tested:
-    """Measure a trained model on its test clips; shuffled motion tokens are judged by the time that they came from."""
     split = split_of(bank, cfg, seed)
     baseline, test = mean_motion(bank.take(split == "train")), split == "test"
     if name == SHUFFLED_MODEL:
-        inside = None if inside is None else np.take_along_axis(inside, shuffled_order(bank, seed), 1)
+        inside = np.take_along_axis(inside, shuffled_order(bank, seed), 1)
         bank = shuffle_motion(bank, seed)
-    model, clips = load_trained(cfg, name, seed), bank.take(test)
-    inputs, random = clips.inputs(), np.random.RandomState(0)
-    share = attention_by_time(get_attention_weights(model, inputs), clips.static_mask)
-    orders = [share, *(random.random_sample(share.shape) for _ in range(DRAWS))]
-    by_attention, *at_random = [deletion_area(model, inputs, order, baseline, column) for order in orders]
-    weights = {
-        "occlusion": np.abs(occlusion(model, inputs, baseline)[..., column]),
-        "attention": share,
-        "relevance": np.abs(relevance(model, inputs, baseline).sum(2)),
-        "motion": np.linalg.norm(clips.dynamic_features - baseline, axis=-1),
-    }
-    sooner = by_attention - np.mean(at_random, 0)
-    return Tested(clips, sooner, None if inside is None else inside[test], weights)
+    model, clips, inside = load_trained(cfg, name, seed), bank.take(test), inside[test]
+    inputs, mask = clips.inputs(), clips.dynamic_mask
+    effects = np.abs(occlusion(model, inputs, baseline))  # (n, Td, k)
+
+    def points(weight: np.ndarray) -> np.ndarray:
+        largest = np.where(mask, weight, -1).argmax(1)
+        return inside[np.arange(len(largest)), largest].astype(float)
+
+    unusual = np.linalg.norm(clips.dynamic_features - baseline, axis=-1)
+    weights = {"uniform": np.ones(mask.shape)}
+    weights["attention"] = attention_by_time(get_attention_weights(model, inputs), clips.static_mask)
+    weights |= dict(zip(clips.targets.tolist(), np.moveaxis(effects, -1, 0), strict=True))
+    parts = {what: pd.DataFrame(shares(weight, mask) * inside) for what, weight in weights.items()}
+    columns = {"points": points(effects[..., column]), "motion_points": points(unusual)}
+    columns |= {what: part.sum(axis=1, min_count=1) for what, part in parts.items()}
+    return pd.DataFrame({"model": name, "seed": seed, "source": clips.sources} | columns)
 
 
 def evaluate(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, Any]:
-    """Measure on each seed's test clips what the model's answer rests on, and whether that is what was planted.
+    """Measure on each seed's test clips whether the model's answer rests on what was planted.
 
     Args:
         data: What the models were trained on; its folder holds `truth.csv` where the clips are synthetic.
@@ -161,55 +114,53 @@ def evaluate(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, 
         column: Of the target whose cue is an event in time.
 
     Returns:
-        `trait`; `deletion`: how much sooner the score moves when motion goes in the order of the attention than in
-        random order, `value` and `interval` [low, high] over sources, and the same of the `control`. And, empty without
-        a planted truth: `occlusion_pointing`, share of clips whose largest effect is inside, the same of the control as
-        `occlusion_pointing_shuffled`, and `motion_pointing`, that of the token farthest from mean motion, which needs
-        no model, each with `_interval`; `occlusion_chance`, the share of tokens that are inside; `seeds`, the pointing
-        of each; `relevance`, by target what `share_table` returns; `attention`, the same of the one map.
+        `trait`. And, empty without a planted truth: `occlusion_pointing`, share of clips whose largest effect is
+        inside, the same of the control as `occlusion_pointing_shuffled`, and `motion_pointing`, that of the token
+        farthest from mean motion, which needs no model, each with `_interval` [low, high] over sources;
+        `occlusion_chance`, the share of tokens that are inside; `seeds`, the pointing of each; `relevance`, by target
+        how much of the effects is inside (see `share_inside`); `attention`, the same of the one map.
     """
     bank = rated_clips(data)
-    inside = planted_windows(data.folder, bank)
-    tests = {end: [examine(name, bank, inside, cfg, s, column) for s in cfg.seeds] for end, name in MODELS.items()}
-    own, control = (_mean_over_clips([test.sooner for test in tests[end]], tests[end]) for end in MODELS)
-    found: dict[str, Any] = {"trait": str(bank.targets[column]), "deletion": own | {"control": control}}
+    inside, trait = planted_windows(data.folder, bank), {"trait": str(bank.targets[column])}
     if inside is None:
         empty = [*POINTING, *(f"{name}_interval" for name in POINTING), "occlusion_chance", "relevance", "attention"]
-        return found | dict.fromkeys(empty) | {"seeds": []}
-    hits = {f"occlusion_pointing{end}": [test.points("occlusion") for test in tests[end]] for end in MODELS}
-    chance = [test.uniform() for test in tests[""]]
-    found["seeds"] = [
-        {"seed": seed, "occlusion_chance": chance[i]} | {name: float(each[i].mean()) for name, each in hits.items()}
-        for i, seed in enumerate(cfg.seeds)
+        return trait | dict.fromkeys(empty) | {"seeds": []}
+    tests = [examine(name, bank, inside, cfg, seed, column) for seed in cfg.seeds for name in MODELS.values()]
+    rows = pd.concat(tests, ignore_index=True)
+    means = rows.groupby(["seed", "model"])[["points", "uniform"]].mean()
+    seeds = [
+        {"seed": seed, "occlusion_chance": float(means.loc[(seed, TOKEN_MODEL), "uniform"])}
+        | {f"occlusion_pointing{end}": float(means.loc[(seed, name), "points"]) for end, name in MODELS.items()}
+        for seed in cfg.seeds
     ]
-    hits["motion_pointing"] = [test.points("motion") for test in tests[""]]
-    for name, each in hits.items():  # test clips of a seed are the same for both models
-        mean = _mean_over_clips(each, tests[""])
-        found |= {name: mean["value"], f"{name}_interval": mean["interval"]}
-    targets = enumerate(bank.targets.tolist())
-    return found | {
-        "occlusion_chance": float(np.mean(chance)),
-        "attention": share_table(tests, lambda test: test.weights["attention"]),
-        "relevance": {t: share_table(tests, lambda test, k=k: test.weights["relevance"][:, k]) for k, t in targets},
-    }
+    found = {name: _over_seeds(rows[rows["model"] == model], what) for name, (model, what) in POINTING.items()}
+    return (
+        trait
+        | {name: mean["value"] for name, mean in found.items()}
+        | {f"{name}_interval": mean["interval"] for name, mean in found.items()}
+        | {"occlusion_chance": float(np.mean([row["occlusion_chance"] for row in seeds])), "seeds": seeds}
+        | {"attention": share_inside(rows, "attention")}
+        | {"relevance": {target: share_inside(rows, target) for target in bank.targets.tolist()}}
+    )
 
 
-def _mean_over_clips(values: Sequence[np.ndarray], tests: Sequence[Tested]) -> dict[str, Any]:
+def _over_seeds(rows: pd.DataFrame, what: str) -> dict[str, Any]:
     """Mean over clips and seeds, `value`, and its `interval` over sources."""
-    return mean_interval(values, [test.clips.sources for test in tests])
+    seeds = [of_seed for _, of_seed in rows.groupby("seed", sort=False)]
+    return mean_interval([one[what].to_numpy() for one in seeds], [one["source"].to_numpy(str) for one in seeds])
 
 
-def share_table(tests: Mapping[str, Sequence[Tested]], weight_of: Callable[[Tested], np.ndarray]) -> dict[str, Any]:
-    """Share of each clip's weight (N, Td) that lies inside what was planted.
+def share_inside(rows: pd.DataFrame, what: str) -> dict[str, Any]:
+    """How much of a measure, a column of `examine`, lies inside what was planted.
 
     Returns:
         `inside` and its `interval` [low, high]; `inside_shuffled`, `interval_shuffled` of the control; `uniform`, the
         share of tokens that are inside.
     """
-    row: dict[str, Any] = {"uniform": float(np.mean([test.uniform() for test in tests[""]]))}
-    for end, of_model in tests.items():
-        found = _mean_over_clips([test.share(weight_of(test)) for test in of_model], of_model)
-        row |= {f"inside{end}": found["value"], f"interval{end}": found["interval"]}
+    row: dict[str, Any] = {"uniform": _over_seeds(rows[rows["model"] == TOKEN_MODEL], "uniform")["value"]}
+    for end, name in MODELS.items():
+        mean = _over_seeds(rows[rows["model"] == name], what)
+        row |= {f"inside{end}": mean["value"], f"interval{end}": mean["interval"]}
     return row
 
 
@@ -232,54 +183,19 @@ def randomisation(
     nothing.
 
     Returns:
-        By name of the other and measure ("attention", "relevance", "occlusion") `value`, mean rank correlation over
-        clips, and `interval` [low, high] over sources. Near 1: the measure does not show what was learned.
+        By name of the other and measure of `MEASURES`: `value`, mean rank correlation over clips, and `interval` [low,
+        high] over sources. Near 1: the measure does not show what was learned.
     """
-    own = show(model, clips, baseline, column)
-    found = {}
+    inputs = clips.inputs()
+    real = clips.static_mask[:, :, None] & clips.dynamic_mask[:, None]
+
+    def measures(one: keras.Model) -> dict[str, np.ndarray]:
+        maps = np.where(real, get_attention_weights(one, inputs).mean(1), np.nan)
+        effects = np.abs(occlusion(one, inputs, baseline)[..., column])
+        return {"attention": maps.reshape(len(clips), -1), "occlusion": np.where(clips.dynamic_mask, effects, np.nan)}
+
+    own, found = measures(model), {}
     for name, other in others.items():
-        shown = show(other, clips, baseline, column)
+        shown = measures(other)
         found[name] = {m: mean_interval([rank_correlation(own[m], shown[m])], [clips.sources]) for m in MEASURES}
     return found
-
-
-def agreement(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, Any] | None:
-    """Compare what models show that were trained alike, with other seeds and other clips.
-
-    They are compared on the live clips of `data`, which none was trained on; where there are fewer than two, on the
-    clips that are test clips of both.
-
-    Returns:
-        By measure `value` and `interval` (mean over clips and pairs of seeds), and `other_clips`, the same with each
-        clip's picture held against another clip's: what is as high there says nothing about the clip. `clips`, how
-        many were compared. None with a single seed, or without a clip that both have not seen.
-    """
-    bank, live = rated_clips(data), data.live_clips
-    splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
-    models = {seed: load_trained(cfg, TOKEN_MODEL, seed) for seed in cfg.seeds} if len(splits) > 1 else {}
-    sources, pairs = [], []
-    for pair in combinations(cfg.seeds, 2):
-        unseen = np.all([splits[seed] == "test" for seed in pair], axis=0)
-        clips = live if live is not None and len(live) > 1 else bank.take(unseen)
-        clips = clips.take(np.arange(min(len(clips), SHOWN_CLIPS)))
-        if len(clips) > 1:
-            sources.append(clips.sources)
-            baselines = [mean_motion(bank.take(splits[seed] == "train")) for seed in pair]
-            pairs.append([show(models[s], clips, base, column) for s, base in zip(pair, baselines, strict=True)])
-    if not pairs:
-        return None
-    found: dict[str, Any] = {"clips": int(sum(map(len, sources)))}
-    for m in MEASURES:
-        same = mean_interval([rank_correlation(a[m], b[m]) for a, b in pairs], sources)
-        others = mean_interval([rank_correlation(a[m], np.roll(b[m], 1, axis=0)) for a, b in pairs], sources)
-        found[m] = same | {"other_clips": others["value"], "other_clips_interval": others["interval"]}
-    return found
-
-
-def agreement_rows(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Lay `agreement` out as two comparisons by measure, each `value` and `interval`: the same clip, another clip."""
-    ends = {"the same clip": ("value", "interval"), "another clip": ("other_clips", "other_clips_interval")}
-    return {
-        name: {m: {"value": found[m][value], "interval": found[m][interval]} for m in MEASURES}
-        for name, (value, interval) in ends.items()
-    }

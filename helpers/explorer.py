@@ -26,7 +26,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from helpers.align import read_aligned
-from helpers.attention import BATCH, attention_entropy, get_attention_weights, mean_motion, occlusion, relevance
+from helpers.attention import BATCH, attention_entropy, get_attention_weights, mean_motion, occlusion
 from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
@@ -48,8 +48,7 @@ DPI = 200  # of the close-up, which is shown at half of it: screens are sharp
 KEPT = 8  # views of clips that are held: 7 MB each for a clip of 5 s
 SMALLEST = 0.01  # the axis of effects reaches at least so far: small ones are to look small
 ORDERS = ("name", "error, largest first", "entropy, lowest first")
-CHANGE = "change of the score without this motion"  # the mean motion token in its place
-RELEVANCE = "relevance: what this motion brought to the score"
+CHANGE = "contribution of this motion to the score"  # beside that with the mean motion token in its place
 ALL_HEADS = ("mean of all", None)
 
 
@@ -187,10 +186,7 @@ class Gallery:
             speed=speed,
             flow=flow,
             attention=attention[:, faces][:, :, motions],
-            measures={
-                CHANGE: occlusion(self.model, inputs, self.baseline)[0][motions],
-                RELEVANCE: relevance(self.model, inputs, self.baseline).sum(2)[0][:, motions].T,
-            },
+            measures={CHANGE: occlusion(self.model, inputs, self.baseline)[0][motions]},
             windows=window_spans(self.data, clip),
         )
 
@@ -343,7 +339,7 @@ class Explorer(widgets.Box):
         traits = [(name_of(name), k) for k, name in enumerate(gallery.targets)]
         self.trait = widgets.Dropdown(options=traits, value=column, description="Trait")
         self.head = widgets.Dropdown(options=[ALL_HEADS], description="Head")
-        self.measure = widgets.Dropdown(options=[CHANGE, RELEVANCE], description="Bars")
+        self.measure = widgets.Dropdown(options=[CHANGE], description="Bars")
         choices = widgets.Box([self.head, self.trait, self.measure]).add_class("explorer-choices")
         left = widgets.VBox([self.search, self.order, self.clips]).add_class("explorer-list")
         super().__init__([left, widgets.VBox([choices, self.player]).add_class("explorer-clip")])

@@ -19,7 +19,6 @@ SHORTEST_S, LONGEST_S = 0.35, 8.0  # periods of the time code
 TIME_GAIN = 3.0  # of the time code beside projected tokens of about unit size
 QUERY_SCALE, KEY_GAIN = 1.5, 2.0  # start of the query kernel; of the key kernel over it
 MIDDLE = 0.5  # of the rating range [0, 1]: where output biases start
-FORMER_OPTIONS = {"attention": "content", "pool": "after", "tied_start": True, "price": 0.0, "warmup_steps": 0}
 
 
 def time_code(t_s, dim: int):
@@ -82,25 +81,18 @@ class CrossAttention(layers.Layer):
 
     def call(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask):
         """Return fused tokens (B, Ts, F) and attention (B, heads, Ts, Td), 0 in the rows of masked tokens."""
-        q, values, attention = self.attend(static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask)
-        return self.read(q, values, attention), attention
-
-    def attend(self, static, dynamic, static_t_s, dynamic_t_s, static_mask, dynamic_mask):
-        """Return projected face tokens q (B, Ts, F), values of motion tokens (B, heads, Td, F), and the attention."""
         q, m = self.static_projection(static), self.dynamic_projection(dynamic)
         query = self._heads(self.query(q + ops.cast(time_code(static_t_s, self.fusion_dim), q.dtype)))
         key = self._heads(self.key(m + ops.cast(time_code(dynamic_t_s, self.fusion_dim), m.dtype)))
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(self.fusion_dim)  # (B, heads, Ts, Td)
         logits = ops.where(dynamic_mask[:, None, None, :], ops.cast(logits, "float32"), -1e9)
         attention = ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
-        return q, self._heads(self.value(m)), attention * ops.cast(static_mask, "float32")[:, None, :, None]
-
-    def read(self, q, values, attention):
-        """Return fused tokens (B, Ts, F): what the attention takes of the values, beside the face tokens q."""
+        attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
+        values = self._heads(self.value(m))
         read = ops.matmul(ops.cast(attention, values.dtype), values)  # (B, heads, Ts, F)
         width = self.num_heads * self.fusion_dim
         read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(q)[1], width))
-        return self.norm(q + self.output_projection(read))
+        return self.norm(q + self.output_projection(read)), attention
 
     def _heads(self, x):
         x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads, self.fusion_dim))  # (B, T, heads, F)
@@ -248,14 +240,3 @@ class CompletePersonalityModel(keras.Model):
             "dropout_rate": self.fusion.dropout_rate,
             "n_targets": self.head.n_targets,
         }
-
-    @classmethod
-    def from_config(cls, config: dict):
-        """Make the model of a config; files of earlier versions have options that are gone since."""
-        own = {name: value for name, value in config.items() if name not in FORMER_OPTIONS}
-        for name in ("attention", "pool"):  # the others made no other network
-            if config.get(name, FORMER_OPTIONS[name]) != FORMER_OPTIONS[name]:
-                raise ValueError(
-                    f"{name} must be {FORMER_OPTIONS[name]!r}, got {config[name]!r}. Train the model again."
-                )
-        return super().from_config(own)

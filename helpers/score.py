@@ -228,7 +228,7 @@ def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Score
         warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # `clip_warnings` says it
         share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
     parts = np.array_split(np.arange(len(share)), min(len(share), MOST_PARTS))
-    moved = -occlusion(scorer.model, inputs, scorer.training["dynamic"].mean, parts)[0]  # (parts, targets)
+    moved = occlusion(scorer.model, inputs, scorer.training["dynamic"].mean, parts)[0]  # (parts, targets)
     ends = [(motion.t_start_s[part[0]], motion.t_end_s[part[-1]]) for part in parts]
     return {
         "motion_t_s": [round(float(t), 3) for t in motion.t_s],

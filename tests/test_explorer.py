@@ -16,12 +16,12 @@ import pytest
 from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
 
 from helpers import explorer as explorers
-from helpers.attention import attention_entropy, get_attention_weights, occlusion, relevance
+from helpers.attention import attention_entropy, get_attention_weights, occlusion
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.container import VideoError
 from helpers.crops import Chunk
-from helpers.explorer import CHANGE, ORDERS, RELEVANCE, Gallery, encode_preview, motion_per_token
+from helpers.explorer import CHANGE, ORDERS, Gallery, encode_preview, motion_per_token
 from helpers.files import ROOT, write_json
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import attention as pictures
@@ -124,8 +124,6 @@ def test_a_view_holds_what_the_networks_and_the_model_saw(run, gallery, view):
     effects = occlusion(model, inputs, gallery.baseline)[0]
     np.testing.assert_allclose(view.measures[CHANGE], effects, atol=1e-6)
     assert np.abs(effects).max() > 1e-4
-    brought = relevance(model, inputs, gallery.baseline).sum(2)[0]
-    np.testing.assert_allclose(view.measures[RELEVANCE], brought.T, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +146,7 @@ def test_features_from_elsewhere_are_shown_without_pictures(external, view, figu
     np.testing.assert_allclose(shown.t_end_s - shown.t_start_s, STEP_S)  # a moment would be a bar of no width
     fig = pictures.plot_clip_attention(shown, shown.measures[CHANGE][:, 0])
     assert [ax.get_ylabel() for ax in fig.axes] == ["attention", "change of\nthe score"]
-    assert len(pictures.plot_heads_and_traits(shown, shown.measures[RELEVANCE].T, TRAITS).axes) == 4
+    assert len(pictures.plot_heads_and_traits(shown, shown.measures[CHANGE].T, TRAITS).axes) == 4
     explorer = explorers.Explorer(external, clip=GONE)
     assert explorer.player.video == b""
     assert "its video, pictures of its faces, its motion" in explorer.player.message
@@ -210,8 +208,6 @@ def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explo
     np.testing.assert_allclose(player.scene["values"], view.measures[CHANGE][:, 0])
     assert player.scene["color"] == TRAIT_COLORS["openness"]
     assert player.picture == before  # a trait changes bars, not what was seen
-    explorer.measure.value = RELEVANCE
-    np.testing.assert_allclose(player.scene["values"], view.measures[RELEVANCE][:, 0])
     player.segment = (player.segment + 1) % TD
     assert player.picture != before
     assert player.state == f"{CLIP}|head2|openness|{player.segment}"

@@ -53,7 +53,7 @@ def view_of(ts=TS, td=TD):
 
 
 VIEW, EFFECTS = view_of(), RNG.normal(size=TD)
-RELEVANCE = RNG.normal(size=(5, TD))
+EFFECTS_BY_TRAIT = RNG.normal(size=(5, TD))
 RATINGS = pd.DataFrame(RNG.random((11, 5)), columns=TRAITS).assign(neuroticism=lambda t: 1 - t["openness"])
 ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
 EQUAL = pd.DataFrame(np.full((8, 5), 0.5), columns=TRAITS)
@@ -120,7 +120,7 @@ POINTING = {
     "seeds": [{"occlusion_pointing": 0.9, "occlusion_pointing_shuffled": 0.3}],
 }
 PLANTED = {"inside": 0.7, "interval": [0.6, 0.8], "inside_shuffled": 0.3, "interval_shuffled": None, "uniform": 0.35}
-MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "relevance": {"value": 0.1, "interval": None}}
+MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "occlusion": {"value": 0.1, "interval": None}}
 
 
 def differences(**rows):
@@ -246,9 +246,9 @@ DRAWN = {
         [1.5, 3.5],  # the mean height of both of its faces
     ),
     "flow and features": (
-        lambda: dynamic.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, RELEVANCE[:3], T_S),
+        lambda: dynamic.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, EFFECTS_BY_TRAIT[:3], T_S),
         lambda ax: [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean(), *cells(ax[2])[:, 1]],
-        [PIXELS[0].mean(), ENERGY[2].mean(), *RELEVANCE[1]],
+        [PIXELS[0].mean(), ENERGY[2].mean(), *EFFECTS_BY_TRAIT[1]],
     ),
     "token times": (
         lambda: alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5),
@@ -313,9 +313,9 @@ DRAWN = {
         attention.MOST_PICTURES,
     ),
     "heads and traits": (
-        lambda: attention.plot_heads_and_traits(VIEW, RELEVANCE, TRAITS),
+        lambda: attention.plot_heads_and_traits(VIEW, EFFECTS_BY_TRAIT, TRAITS),
         lambda ax: [*cells(ax[2]), *cells(ax[3])],
-        [*VIEW.attention.mean(1), *RELEVANCE],
+        [*VIEW.attention.mean(1), *EFFECTS_BY_TRAIT],
     ),
     "map": (
         lambda: attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s),
@@ -332,20 +332,17 @@ DRAWN = {
         lambda ax: line(ax[0]),
         [0.1, 0.8, 0.1],
     ),
-    "entropy": (
-        lambda: attention.plot_entropy(np.array([[0.1], [0.2], [0.4]])),
-        lambda ax: next(one.get_ydata() for one in ax[1].lines if one.get_color() == plots.RED),  # the median
-        [0.2, 0.2],
-    ),
     "share": (
         lambda: attention.plot_share_against_effect(np.array([0.1, 0.2]), np.array([0.3, 0.4])),
         lambda ax: ax[0].collections[0].get_offsets(),
         [[0.1, 0.3], [0.2, 0.4]],
     ),
     "clips": (
-        lambda: attention.plot_clips(RELEVANCE[:2], "ab", T_S[0] * np.arange(TD), [0.5, 1], inside=RELEVANCE[:2] > 9),
+        lambda: attention.plot_clips(
+            EFFECTS_BY_TRAIT[:2], "ab", T_S[0] * np.arange(TD), inside=EFFECTS_BY_TRAIT[:2] > 9
+        ),
         lambda ax: cells(ax[0]),
-        RELEVANCE[:2],
+        EFFECTS_BY_TRAIT[:2],
     ),
     "pointing": (
         lambda: attention.plot_pointing(POINTING),

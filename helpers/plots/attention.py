@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from helpers.clips import name_of
 from helpers.plots import (
     ACCENT,
-    BLUE,
     GREEN,
     NEUTRAL,
     ORANGE,
@@ -40,19 +39,20 @@ WINDOW_COLORS = ORANGE, SKY
 MOST_PICTURES, ARROWS = 10, 14  # arrows along a side of the picture of motion
 MOST_LINES = 5_000  # of a clip's attention; the faintest are left out
 WIDTH_IN = 5.9  # of a time axis
-COLORS = {"occlusion": RED, "relevance": BLUE, "attention": GREEN}
+COLORS = {"occlusion": RED, "attention": GREEN}
 POINTING = {"occlusion_pointing": "true model", "occlusion_pointing_shuffled": "trained on shuffled motion"}
-CHANGED = "change of\nthe score"
+EFFECT = "contribution\nto the score"
 
 
 def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure:
     """Draw one clip on its time axis: faces above, motion below, attention between them, and what occlusion says.
 
-    A line's strength is its weight, the mean over heads; `effects` (Td,): change of the prediction without each token.
+    A line's strength is its weight, the mean over heads; `effects` (Td,): what each token contributes to the
+    score.
     """
-    fig, rows = _timeline(view, ("face", "attention", "motion", CHANGED), 1.3, title)
+    fig, rows = _timeline(view, ("face", "attention", "motion", EFFECT), 1.3, title)
     _links(rows["attention"], view.head(None), view.face_t_s, view.motion_t_s)
-    ax = rows[CHANGED]
+    ax = rows[EFFECT]
     for (name, (start, stop)), color in zip(view.windows.items(), WINDOW_COLORS, strict=False):
         ax.axvspan(start, stop, color=color, alpha=0.35, lw=0, label=name)
     ax.bar(view.motion_t_s, effects, 0.8 * step_of(view.motion_t_s), color=ACCENT)
@@ -63,18 +63,18 @@ def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure
     return fig
 
 
-def plot_heads_and_traits(view, relevance: np.ndarray, targets: Sequence[str], *, title: str = "") -> Figure:
+def plot_heads_and_traits(view, effects: np.ndarray, targets: Sequence[str], *, title: str = "") -> Figure:
     """Draw one clip on its time axis: faces, motion, a row per head, a row per trait.
 
-    `relevance` (k, Td): signed, of each trait and motion token, in units of the score; `targets`: names of the k rows.
+    `effects` (k, Td): what each motion token contributes to each score; `targets`: names of the k rows.
     """
     height = 0.22 * max(len(targets), len(view.attention)) + 0.1
-    fig, rows = _timeline(view, ("face", "motion", "attention", "relevance"), height, title)
-    heads, traits = rows["attention"], rows["relevance"]
+    fig, rows = _timeline(view, ("face", "motion", "attention", EFFECT), height, title)
+    heads, traits = rows["attention"], rows[EFFECT]
     names = [f"head {h + 1}" for h in range(len(view.attention))]
     time_rows(heads, view.attention.mean(axis=1), view.motion_t_s, names, "share", cmap="viridis", vmin=0)
     look = {"cmap": "RdBu_r", "norm": CenteredNorm()}
-    time_rows(traits, relevance, view.motion_t_s, list(map(name_of, targets)), "relevance\n(score)", **look)
+    time_rows(traits, effects, view.motion_t_s, list(map(name_of, targets)), "score", **look)
     for (name, ends), color in zip(view.windows.items(), WINDOW_COLORS, strict=False):
         for ax, label in ((heads, ""), (traits, name)):
             ax.vlines(ends, *ax.get_ylim(), color=color, lw=2, label=label)
@@ -160,50 +160,29 @@ def plot_lag(profiles: Mapping[str, pd.DataFrame], *, title: str = "", ax: Axes 
     return ax
 
 
-def plot_entropy(entropy: np.ndarray, *, title: str = "") -> Figure:
-    """Draw how the entropy of each head spreads over (clips, heads): beside that of a uniform map, 1, and close up."""
-    fig, ((whole, close),) = panels(1, 2, (8, 2.6), title=title)
-    for ax in (whole, close):  # seaborn 0.13 warns of its own box plots with Matplotlib 3.11
-        heads = [f"head {h + 1}" for h in range(entropy.shape[1])]
-        ax.boxplot(entropy, tick_labels=heads, medianprops={"color": RED})
-    whole.axhline(1, color=ACCENT, ls=":", lw=1, label="uniform")
-    whole.set(ylabel="entropy / uniform", ylim=(0, 1.08))
-    whole.legend(loc="center right")
-    close.set_title("close up")
-    return fig
-
-
 def plot_share_against_effect(
     share: np.ndarray, effects: np.ndarray, *, title: str = "", ax: Axes | None = None
 ) -> Axes:
     """Draw the attention that motion tokens get, (n,), against what taking them away does, its absolute value, (n,)."""
-    ax = axes(ax, (7, 2.8), xlabel="share of the clip's attention", ylabel="|change of the score|", title=title)
+    ax = axes(ax, (7, 2.8), xlabel="share of the clip's attention", ylabel="|contribution to the score|", title=title)
     sns.scatterplot(x=share, y=effects, color=ACCENT, alpha=0.35, s=14, ax=ax)
     ax.set_ylim(0)
     return ax
 
 
 def plot_clips(
-    relevance: np.ndarray,
-    names: Sequence[str],
-    t_s: np.ndarray,
-    entropy: Sequence[float],
-    *,
-    inside: np.ndarray | None = None,
-    title: str = "",
+    shares: np.ndarray, names: Sequence[str], t_s: np.ndarray, *, inside: np.ndarray | None = None, title: str = ""
 ) -> Axes:
-    """Draw several clips under each other, one row each: the share of relevance of its motion tokens.
+    """Draw several clips under each other, one row each: what share of all effects on the score each motion token has.
 
     Args:
-        relevance: Share per motion token, (clips, Td), NaN where there is no token; rows sum to 1.
-        names, entropy: Of the clips, and of their attention (1 = uniform), shown beside the name.
+        shares: Per motion token, (clips, Td), NaN where there is no token; rows sum to 1.
+        names: Of the clips.
         t_s: Centres of the tokens in seconds, (Td,).
         inside: Tokens in a planted window, bool (clips, Td); outlined.
     """
-    size = (8, 1.2 + 0.27 * len(names))
-    ax = axes(None, size, xlabel="time (s)", ylabel="clip (entropy of its attention)", title=title)
-    labels = [f"{name}  ({e:.3f})" for name, e in zip(names, entropy, strict=True)]
-    time_rows(ax, relevance, t_s, labels, "share of the clip's relevance", cmap="viridis", vmin=0)
+    ax = axes(None, (8, 1.2 + 0.27 * len(names)), xlabel="time (s)", title=title)
+    time_rows(ax, shares, t_s, names, "share of the clip's effects", cmap="viridis", vmin=0)
     width = 0.92 * step_of(t_s)
     for row, token in np.argwhere(inside) if inside is not None else ():
         corner = t_s[token] - width / 2, row - 0.44
