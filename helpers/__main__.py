@@ -193,34 +193,38 @@ app.command(training_commands.classify, name="classify", help="Classes of clips:
 
 @app.command
 def weights(
-    action: Positional[Annotated[Literal["list", "fetch", "verify", "convert"], option("what to do")]],
+    action: Positional[Annotated[Literal["list", "fetch", "verify"], option("what to do")]],
     names: Positional[Annotated[tuple[str, ...], option("of the list, or all", "[NAME ...]")]] = (),
     *,
     folder: Annotated[Path | None, option("your weights folder; default: OCEAN_WEIGHTS", "DIR")] = None,
 ) -> int:
-    """List, fetch, verify or convert published weights."""
+    """List, fetch or verify published weights."""
     if folder:
         os.environ["OCEAN_WEIGHTS"] = str(folder.resolve())
-    from helpers.weights import WEIGHTS, require
+    from helpers.weights import WEIGHTS, published_weights, require
 
     if action == "list":
         for name, row in WEIGHTS.items():
             print(f"\n{name}: {row.purpose}; {'here' if row.is_here else 'not here'}; licence {row.licence}")
             print(*(f"    {file.url}\n    to {file.place}" for file in row.files), sep="\n")
         return 0
-    legal = [name for name, row in WEIGHTS.items() if action != "convert" or row.kind.startswith("i3d")]
     if names == ("all",) or (action == "verify" and not names):
-        names = [name for name in legal if action == "fetch" or WEIGHTS[name].is_here]
-    if not names or not {*names} <= {*legal}:
-        raise ValueError(f"NAME must be all, or of {', '.join(legal)}, got {', '.join(names) or 'nothing there'}.")
+        names = [name for name, row in WEIGHTS.items() if action == "fetch" or row.is_here]
+    if not names or not {*names} <= {*WEIGHTS}:
+        raise ValueError(f"NAME must be all, or of {', '.join(WEIGHTS)}, got {', '.join(names) or 'nothing there'}.")
     if action == "fetch":
         require(list(names))
     with without_noise():
-        from helpers import i3d
+        from helpers.i3d import build_motion_network
     failed = 0
     for name in names:
+        row = WEIGHTS[name]
         try:
-            print(f"{name}: {i3d.convert(name) if action == 'convert' else i3d.verify(name)}", flush=True)
+            if row.kind.startswith("i3d"):  # names and shapes of its variables as well
+                _, found = build_motion_network(name, channels=row.channels)
+            else:
+                found = published_weights(name)
+            print(f"{name}: {found.source}, sha256 {found.sha256}", flush=True)
         except ValueError as error:
             failed = 1
             print(f"error: {name}: {error}", file=sys.stderr)

@@ -1,43 +1,18 @@
-"""The table of 2-D backbones: RGB uint8 frames (n, H, W, 3) in, one float32 feature row (n, feature_dim) per frame out.
+"""2-D backbones: RGB uint8 frames (n, H, W, 3) in, one float32 feature row (n, feature_dim) per frame out.
 
-A row of `BACKBONES` names the Keras builder, the published weights, whose record in `WEIGHTS` gives preprocessing,
-input size, feature size and licence, and how random kernels are drawn. A further backbone is a further row. All of a
-network is frozen; `helpers.extractors` thaws it, and keeps weights in files.
+A further backbone is a further row of `helpers.weights.WEIGHTS`, which has its Keras builder, preprocessing, sizes and
+licence. All of a network is frozen; `helpers.extractors` thaws it, and keeps weights in files.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
-from helpers.weights import WEIGHTS, Weights, published_weights, random_weights, require
+from helpers.weights import PUBLISHED, WEIGHTS, Weights, published_weights, random_weights, require
 
-
-class BackboneRow(NamedTuple):
-    """`build(weights=, include_top=, input_shape=, pooling=)` makes the network, without any preprocessing inside.
-
-    `published` is the row of `WEIGHTS` that belongs to it; `law` draws random kernels (see `fill_random`).
-    """
-
-    build: Callable[..., keras.Model]
-    published: str
-    law: str
-
-
-def _efficientnet(name: str) -> Callable[..., keras.Model]:
-    return partial(getattr(keras.applications, name), include_preprocessing=False)
-
-
-BACKBONES: dict[str, BackboneRow] = {
-    "resnet50": BackboneRow(keras.applications.ResNet50, "resnet50_imagenet", "glorot"),
-    "resnet101": BackboneRow(keras.applications.ResNet101, "resnet101_imagenet", "glorot"),
-    "efficientnetv2_s": BackboneRow(_efficientnet("EfficientNetV2S"), "efficientnetv2_s_imagenet", "swish"),
-    "efficientnetv2_m": BackboneRow(_efficientnet("EfficientNetV2M"), "efficientnetv2_m_imagenet", "swish"),
-    "vgg19": BackboneRow(keras.applications.VGG19, "vgg19_imagenet", "he"),
-}
+BACKBONES = {name.removesuffix(PUBLISHED): row for name, row in WEIGHTS.items() if row.kind == "keras"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +44,7 @@ class Backbone:
 
     def prepare(self, frames_rgb: Any) -> Any:
         """`preprocess` for `compile_forward`: on a tensor, unchecked."""
-        record = WEIGHTS[BACKBONES[self.name].published].preprocessing
+        record = BACKBONES[self.name].preprocessing
         seen = keras.ops.cast(frames_rgb, "float32")
         seen = keras.ops.flip(seen, -1) if record.order == "BGR" else seen
         return (seen - np.float32(record.mean)) * np.float32(record.scale)
@@ -88,14 +63,18 @@ def build_backbone(name: str, weights: str, *, input_px: int = 0) -> Backbone:
         raise ValueError(f"weights must be random or pretrained, got {weights!r}. Choose one.")
     if 0 < input_px < 32:
         raise ValueError(f"input_px must be 0 or at least 32, got {input_px}. Five halvings leave one position of 32.")
-    row = BACKBONES[name]
-    record = WEIGHTS[row.published]
-    px = input_px or record.input_px
-    pretrained = weights == "pretrained"
-    if pretrained:
-        require([row.published])
-    file = str(record.path) if pretrained else None
-    model = row.build(weights=file, include_top=False, input_shape=(px, px, 3), pooling="avg")
-    provenance = published_weights(row.published) if pretrained else random_weights(model, name, row.law)
+    row, published = BACKBONES[name], f"{name}{PUBLISHED}"
+    px = input_px or row.input_px
+    options = {"include_top": False, "input_shape": (px, px, 3), "pooling": "avg"}
+    if row.build.startswith("EfficientNetV2"):
+        options["include_preprocessing"] = False
+    if weights == "pretrained":
+        require([published])
+        provenance = published_weights(published)
+    model = getattr(keras.applications, row.build)(
+        weights=str(row.path) if weights == "pretrained" else None, **options
+    )
+    if weights == "random":
+        provenance = random_weights(model, name, row.law)
     model.trainable = False
-    return Backbone(name, model, px, record.feature_dim, provenance)
+    return Backbone(name, model, px, row.feature_dim, provenance)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from helpers.files import read_json
-from helpers.weights import YUNET, check_bytes, require
+from helpers.weights import YUNET, published_weights, require
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _cascade() -> cv2.CascadeClassifier:
 
 @cache
 def _yunet() -> "cv2.FaceDetectorYN":
-    check_bytes("yunet")
+    published_weights("yunet")
     return cv2.FaceDetectorYN.create(str(YUNET.place), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
@@ -114,7 +114,7 @@ def _auto() -> str:
     except FileNotFoundError as error:
         log.info("detector: auto is haar. YuNet would find turned and small faces better, but %s", error)
         return "haar"
-    check_bytes("yunet")
+    published_weights("yunet")
     log.info("detector: auto is yunet")
     return "yunet"
 
@@ -128,7 +128,7 @@ def require_detector(detector: str) -> None:
         _cascade()
     elif detector == "yunet":
         require(["yunet"])
-        check_bytes("yunet")
+        published_weights("yunet")
     else:
         raise ValueError(f"detector must be haar or yunet, got {detector!r}.")
 

@@ -8,6 +8,7 @@ of the published checkpoints (google-deepmind/kinetics-i3d), which load into it.
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ import numpy as np
 from keras import layers
 
 from helpers.store import read_arrays, write_arrays
-from helpers.weights import WEIGHTS, Weights, check_bytes, converted_path, published_weights, random_weights, require
+from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require
 
 STREAMS = {2: "Flow", 3: "RGB"}
 N_CLASSES = 400  # Kinetics-400
@@ -133,8 +134,8 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
     Returns:
         The model, to (B, T', H', W', C) of the stage or to (B, ceil(T / 8) - 1, 1024), and its provenance.
     """
+    model = build_i3d(channels, endpoint=endpoint)
     if weights == "random":
-        model = build_i3d(channels, endpoint=endpoint)
         provenance = random_weights(model, model.name, law="he")
     else:
         name = f"i3d_{_stream(channels)}_kinetics" if weights == "pretrained" else weights
@@ -142,20 +143,8 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
         if name not in names:
             raise ValueError(f"weights must be random, pretrained or of {', '.join(names)}, got {weights!r}.")
         found, provenance = read_published(name)
-        model = fill(name, found, endpoint)
-    return (model if endpoint or not _is_whole(model) else tap(model)), provenance
-
-
-def fill(name: str, found: dict[str, np.ndarray], endpoint: str = "") -> keras.Model:
-    """Build the network of a row of `WEIGHTS` up to `endpoint`, and fill it with its variables, of `read_published`.
-
-    Where they were published without a classifier, it ends at the feature map.
-    """
-    model = build_i3d(WEIGHTS[name].channels, endpoint=endpoint)
-    if not (endpoint or any("/Logits/" in variable for variable in found)):
-        model = tap(model)
-    load_variables(model, found, name)
-    return model
+        load_variables(model, found, name)
+    return (model if endpoint else tap(model)), provenance
 
 
 def _is_whole(model: keras.Model) -> bool:
@@ -231,6 +220,7 @@ def load_variables(model: keras.Model, found: dict[str, np.ndarray], path: str |
     there = {name: (value.shape, value.dtype.name) for name, value in found.items()}
     others = [f"{k} must be {want}, got {there.get(k)}" for k, want in wanted.items() if there.get(k) != want]
     others += [f"{name} is unknown" for name in sorted(there.keys() - wanted.keys()) if _is_whole(model)]
+    others += [f"{name} must be finite" for name in wanted if not others and not np.isfinite(found[name]).all()]
     if others:
         stream = STREAMS[model.input_shape[-1]]
         raise ValueError(
@@ -247,58 +237,23 @@ SOURCE = "__source__"  # in a converted file: the sha256 of what it was made fro
 def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
     """Read the variables of a row of `WEIGHTS`, fetched if need be, by their published names, and their provenance.
 
-    The converted file is read where there is one, also without the original, whose sha256 it has. FileNotFoundError as
-    of `require`; ValueError where what is there is damaged, or was converted from another original than is there.
+    The first time they are verified and kept as `<name>.npz`, which needs no TensorFlow and is enough later, unless the
+    original is there and has changed. FileNotFoundError as of `require`, ValueError where a file is damaged.
     """
+    path, row, found, source = converted_path(name), WEIGHTS[name], {}, {}
+    if path.is_file():
+        found = read_arrays(path)
+        source = json.loads(str(found.pop(SOURCE, "{}")))
+    if source.get("name") == name and not row.is_here:
+        return found, Weights(name, row.files[0].url, source["sha256"], row.licence)
     require([name])
-    path, row = converted_path(name), WEIGHTS[name]
-    if not path.is_file():
-        return read_original(name), published_weights(name)
-    found, how = read_arrays(path), f"Delete it, or run `python -m helpers weights convert {name}`"
-    source = json.loads(str(found.pop(SOURCE, '{"name": "", "sha256": ""}')))
-    if source["name"] != name or (row.is_here and source["sha256"] != published_weights(name).sha256):
-        raise ValueError(f"{path} must be converted from the files of {name} that are there, got others. {how}.")
-    return found, Weights(name, row.files[0].url, source["sha256"], row.licence)
-
-
-def convert(name: str) -> Path:
-    """Write a row's variables as `<name>.npz`, which every Keras backend loads; its original must be there."""
-    path, row = converted_path(name), WEIGHTS[name]
-    if not row.kind.startswith("i3d"):
-        raise ValueError(f"only I3D's weights are converted, got {name}, which is read as it is.")
-    check_bytes(name)
-    source = json.dumps({"name": name, "sha256": published_weights(name).sha256, "url": row.files[0].url})
-    write_arrays(path, compressed=False, **read_original(name), **{SOURCE: source})
-    return path
-
-
-def verify(name: str) -> str:
-    """Check a row of `WEIGHTS` whose files are there, and say what was found: bytes, variables, logits of the sample.
-
-    Raises:
-        FileNotFoundError: They are not there.
-        ValueError: At the first thing, also of a converted file, that is wrong.
-    """
-    row = WEIGHTS[name]
-    if converted_path(name).is_file():
-        read_published(name)
-        if not row.is_here:
-            return f"converted to {converted_path(name)}, the original is not there"
-    text = ", ".join(f"{file} sha256 {sha256}" for file, sha256 in check_bytes(name).items())
-    if not row.kind.startswith("i3d"):
-        return text
-    model = fill(name, read_original(name))
-    if bad := [variable.path for variable in model.variables if not np.isfinite(np.asarray(variable)).all()]:
-        raise ValueError(f"{bad[0]} must be finite. Fetch {name} again.")
-    sample = WEIGHTS[f"i3d_{STREAMS[row.channels].lower()}_sample"]
-    if row.reference is None or not sample.is_here:
-        return f"{text}; names, shapes and finite values; no logits to compare"
-    y = logits(model, np.load(sample.path, allow_pickle=False).astype(np.float32))[0].astype(np.float64)
-    got = [float(np.linalg.norm(y)), int(y.argmax()), float(y.max()), float(1 / np.exp(y - y.max()).sum())]
-    text += f"; norm, class, logit, probability of the sample: {got}, published {list(row.reference)}"
-    if not np.allclose(got, row.reference, rtol=1e-3, atol=0):  # a port that pads otherwise is off by 6 % and more
-        raise ValueError(f"{text}. These are other weights, or this installation computes otherwise.")
-    return text
+    provenance = published_weights(name)
+    if (source.get("name"), source.get("sha256")) != (name, provenance.sha256):
+        found = read_original(name)
+        source = json.dumps({"name": name, "sha256": provenance.sha256, "url": provenance.source})
+        with suppress(OSError):  # a folder that others share may be read-only
+            write_arrays(path, compressed=False, **found, **{SOURCE: source})
+    return found, provenance
 
 
 def read_original(name: str) -> dict[str, np.ndarray]:

@@ -19,7 +19,8 @@ from helpers.inventory import as_line, take_inventory, write_rows
 from helpers.matching import as_lines
 from helpers.ratings import Ratings
 from helpers.splits import training_problem
-from helpers.workbook import ANALYSIS, TRAINING, stderr_into
+from helpers.weights import PUBLISHED, require
+from helpers.workbook import ANALYSIS, TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +126,5 @@ def account(clips: pd.DataFrame, left_out: pd.DataFrame, out: Path) -> str:
 
 def _require_weights(configs: list[Parameters]) -> None:
     """Raise FileNotFoundError naming every published weight file that is needed and not to be had."""
-    configs = [cfg for cfg in configs if getattr(cfg, "weights", "") == "pretrained"]
-    if not configs:
-        return
-    with stderr_into():  # TensorFlow writes a dozen lines about GPUs while it is imported
-        from helpers import weights
-        from helpers.backbones import BACKBONES
-
-    weights.require(
-        [BACKBONES[c.backbone].published if hasattr(c, "backbone") else "i3d_flow_kinetics" for c in configs]
-    )
+    wanted = [cfg for cfg in configs if getattr(cfg, "weights", "") == "pretrained"]
+    require([f"{cfg.backbone}{PUBLISHED}" if hasattr(cfg, "backbone") else "i3d_flow_kinetics" for cfg in wanted])

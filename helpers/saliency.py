@@ -23,7 +23,6 @@ from helpers.crops import CROP_PX
 from helpers.files import replacing
 from helpers.gradients import gradient_of
 from helpers.sources import StoredSource, VideoSource
-from helpers.weights import WEIGHTS
 
 NO_STAGES = ("InputLayer", "Normalization", "Rescaling", "ZeroPadding2D", "ZeroPadding3D")
 BATCH = 8  # inputs at once; early layers of a clip are large
@@ -162,7 +161,7 @@ def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarra
 
 def from_pixels(backbone: Backbone) -> Tensors:
     """The preprocessing of a backbone for tensors: RGB in [0, 255] to what the network takes, with a gradient."""
-    record = WEIGHTS[BACKBONES[backbone.name].published].preprocessing
+    record = BACKBONES[backbone.name].preprocessing
     mean, scale = np.float32(record.mean), np.float32(record.scale)
     return lambda x: ops.multiply(ops.subtract(ops.flip(x, -1) if record.order == "BGR" else x, mean), scale)
 

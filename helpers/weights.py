@@ -1,8 +1,7 @@
 """Published weights: what each is, where it comes from, how it is fetched and verified; and a frozen generator.
 
 Files lie in the weights folder (`helpers.files.weights_folder`); provenance (`Weights`) goes into every manifest.
-Nothing else in `helpers` touches the network. Keras is imported only where it works: processes that detect faces read
-the table without it.
+Nothing else in `helpers` touches the network, and Keras is not imported: processes that detect faces read the table.
 """
 
 import hashlib
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
 KERAS_PORT = "https://github.com/dlpbc/keras-kinetics-i3d/releases/download/v0.2"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+NO_TOP = "weights_tf_dim_ordering_tf_kernels_notop.h5"
 OPENCV_ZOO = "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet"
 MIT = "MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)"
 CC_BY = "CC BY 4.0" + MIT[3:]
@@ -85,8 +85,8 @@ class Published:
     """A row of the table.
 
     `kind` says who reads it: "keras" (Keras on any backend), "i3d_checkpoint" (TensorFlow's reader), "i3d_h5" (h5py),
-    "onnx" (OpenCV), "sample" (NumPy). `reference` is what is published of the sample's logits: their norm, the class of
-    the largest (from 0), its value and probability.
+    "onnx" (OpenCV). Of "keras", `build` is the network's name in `keras.applications`, and `law` draws its random
+    kernels (see `fill_random`).
     """
 
     files: tuple[PublishedFile, ...]
@@ -98,7 +98,8 @@ class Published:
     preprocessing: Preprocessing | None = None
     feature_dim: int = 0
     channels: int = 3  # 2 for flow
-    reference: tuple[float, ...] | None = None
+    build: str = ""
+    law: str = "he"
 
     @property
     def path(self) -> Path:
@@ -112,52 +113,33 @@ class Published:
         return all(file.place.is_file() for file in self.files)
 
 
-def _imagenet(address: str, md5: str, licence: str, seen: Preprocessing, px: int, dim: int, paper: str) -> Published:
+def _imagenet(build: str, law: str, address: str, md5: str, *record) -> Published:
     """A network of keras.applications without its classifier; md5, side and width as in that package's source."""
-    file = PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5)
-    return Published((file,), licence, paper, "static features of 03", "keras", px, seen, dim)
+    licence, paper, preprocessing, input_px, feature_dim = record
+    files, purpose = (PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5),), "static features of 03"
+    return Published(
+        files, licence, paper, purpose, "keras", input_px, preprocessing, feature_dim, build=build, law=law
+    )
 
 
-def _i3d(stream: str, kind: str, *files: PublishedFile, reference: tuple[float, ...] | None) -> Published:
+def _i3d(stream: str, index: str, data: str) -> dict[str, Published]:
+    """DeepMind's checkpoint with the blobs of its two files at commit 0667e88, and the file of the Keras port, of which
+    no hash is published.
+    """
+    name, port = f"i3d_{stream}_kinetics", f"{stream}_inception_i3d_imagenet_and_kinetics_tf_dim_ordering_tf_kernels.h5"
+    parts = {"model.ckpt.index": index, "model.ckpt.data-00000-of-00001": data}
+    checkpoint = tuple(
+        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{stream}_imagenet/{part}", blob)
+        for part, blob in parts.items()
+    )
     purpose = f"I3D {stream} stream, ImageNet inflated, then Kinetics-400"
     channels = 2 if stream == "flow" else 3
-    return Published(files, "Apache-2.0", I3D, purpose, kind, 224, None, 1024, channels, reference)
-
-
-CRICKET = 227  # "playing cricket", counted from 0 in data/label_map.txt
-REFERENCE = {  # out/imagenet_*.txt of DeepMind's commit 0667e88
-    "flow": (63.252754, CRICKET, 15.957031, 0.94775660),
-    "rgb": (87.108871, CRICKET, 25.856646, 0.9999968),
-}
-BLOBS = {  # of that commit's model.ckpt.index, model.ckpt.data-00000-of-00001, and sample
-    "flow": (
-        "8217f9450d851d24782aaf1af01c5c3b35b81a35", "bf56831f663abc3de0d35f193030b73a3df7fb61",
-        "ee00e78e6f380caa5463de878d7c85ad7a01e668",
-    ),
-    "rgb": (
-        "5ab1058b8f4f89a896c01f67c0a4c96a31548af7", "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
-        "d756c5020a6e0fb56a99b210e32f5865da712bba",
-    ),
-}  # fmt: skip
-
-
-def _i3d_rows(stream: str) -> dict[str, Published]:
-    """DeepMind's checkpoint, both files of the Keras port, of which no hash is published, and the sample."""
-    name, port = f"i3d_{stream}_kinetics", f"{stream}_inception_i3d_imagenet_and_kinetics_tf_dim_ordering_tf_kernels"
-    index, data, clip = BLOBS[stream]
-    checkpoint = [
-        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{stream}_imagenet/{part}", blob)
-        for part, blob in (("model.ckpt.index", index), ("model.ckpt.data-00000-of-00001", data))
-    ]
-    whole, no_top = (PublishedFile(file, f"{KERAS_PORT}/{file}") for file in (f"{port}.h5", f"{port}_no_top.h5"))
-    file = f"v_CricketShot_g04_c01_{stream}.npy"
-    sample = PublishedFile(file, f"{DEEPMIND}/{file}", clip)
-    purpose = f"reference: the {stream} clip whose logits are published"
+    files = {"i3d_checkpoint": checkpoint, "i3d_h5": (PublishedFile(port, f"{KERAS_PORT}/{port}"),)}
     return {
-        name: _i3d(stream, "i3d_checkpoint", *checkpoint, reference=REFERENCE[stream]),
-        f"{name}_h5": _i3d(stream, "i3d_h5", whole, reference=REFERENCE[stream]),
-        f"{name}_h5_no_top": _i3d(stream, "i3d_h5", no_top, reference=None),
-        f"i3d_{stream}_sample": Published((sample,), "Apache-2.0 (the video is of UCF101)", I3D, purpose, "sample"),
+        name + kind.removeprefix("i3d").removesuffix("_checkpoint"): Published(
+            of_kind, "Apache-2.0", I3D, purpose, kind, 224, None, 1024, channels
+        )
+        for kind, of_kind in files.items()
     }
 
 
@@ -165,29 +147,30 @@ YUNET = PublishedFile(
     "face_detection_yunet_2023mar.onnx", f"{OPENCV_ZOO}/face_detection_yunet_2023mar.onnx",
     "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",  # of the pointer file in opencv_zoo
 )  # fmt: skip
+PUBLISHED = "_imagenet"  # behind a backbone's name: the row of its weights
 WEIGHTS: dict[str, Published] = {
     "resnet50_imagenet": _imagenet(
-        "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626",
-        MIT, CAFFE, 224, 2048, RESNET,
+        "ResNet50", "glorot", f"resnet/resnet50_{NO_TOP}", "4d473c1dd8becc155b73f8504c6f6626",
+        MIT, RESNET, CAFFE, 224, 2048,
     ),
     "resnet101_imagenet": _imagenet(
-        "resnet/resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "88cf7a10940856eca736dc7b7e228a21",
-        MIT, CAFFE, 224, 2048, RESNET,
+        "ResNet101", "glorot", f"resnet/resnet101_{NO_TOP}", "88cf7a10940856eca736dc7b7e228a21",
+        MIT, RESNET, CAFFE, 224, 2048,
     ),
     "efficientnetv2_s_imagenet": _imagenet(
-        "efficientnet_v2/efficientnetv2-s_notop.h5", "af0682fb74e8c54910f2d4393339c070",
-        APACHE, HALVED, 384, 1280, EFFICIENTNETV2,
+        "EfficientNetV2S", "swish", "efficientnet_v2/efficientnetv2-s_notop.h5", "af0682fb74e8c54910f2d4393339c070",
+        APACHE, EFFICIENTNETV2, HALVED, 384, 1280,
     ),
     "efficientnetv2_m_imagenet": _imagenet(
-        "efficientnet_v2/efficientnetv2-m_notop.h5", "1b8dc055df72dde80d614482840fe342",
-        APACHE, HALVED, 480, 1280, EFFICIENTNETV2,
+        "EfficientNetV2M", "swish", "efficientnet_v2/efficientnetv2-m_notop.h5", "1b8dc055df72dde80d614482840fe342",
+        APACHE, EFFICIENTNETV2, HALVED, 480, 1280,
     ),
     "vgg19_imagenet": _imagenet(
-        "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6",
-        CC_BY, CAFFE, 224, 512, VGG,
+        "VGG19", "he", f"vgg19/vgg19_{NO_TOP}", "253f8cb515780f3b799900260a226db6",
+        CC_BY, VGG, CAFFE, 224, 512,
     ),
-    **_i3d_rows("flow"),
-    **_i3d_rows("rgb"),
+    **_i3d("flow", "8217f9450d851d24782aaf1af01c5c3b35b81a35", "bf56831f663abc3de0d35f193030b73a3df7fb61"),
+    **_i3d("rgb", "5ab1058b8f4f89a896c01f67c0a4c96a31548af7", "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"),
     "yunet": Published(
         (YUNET,), "MIT", "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y",
         "face detector of 02, detector: yunet", "onnx",
@@ -212,14 +195,23 @@ class Weights:
 
 
 def published_weights(name: str) -> Weights:
-    """Return the provenance of published weights that are here; the sha256 is that of the largest file."""
+    """Check that published weights are here with the published bytes; return their provenance, sha256 of the largest.
+
+    FileNotFoundError where a file is missing, ValueError where it is another one.
+    """
     row = WEIGHTS[name]
+    for file in row.files:
+        how = f"Run `python -m helpers weights fetch {name}`, or put it there from {file.url}"
+        if not file.place.is_file():
+            raise FileNotFoundError(f"{file.place} is not there. {how}")
+        if not file.fits(file.place):
+            raise ValueError(f"{file.place} must have the published hash {file.file_hash}. Delete it, then: {how}")
     largest = max((file.place for file in row.files), key=lambda path: path.stat().st_size)
     return Weights(name, row.files[0].url, file_sha256(largest), row.licence)
 
 
 def converted_path(name: str) -> Path:
-    """Where the converted file of a row of I3D's lies, which NumPy alone reads (see `helpers.i3d.convert`)."""
+    """Where the variables of a row of I3D's lie once they are read, for NumPy alone (`helpers.i3d.read_published`)."""
     return weights_folder() / f"{name}.npz"
 
 
@@ -255,18 +247,6 @@ def _fetch(file: PublishedFile, patience_s: float) -> str:
         return (str(error) or type(error).__name__).splitlines()[0]
     log.info("fetched %s from %s", file.place, file.url)
     return ""
-
-
-def check_bytes(name: str) -> dict[str, str]:
-    """Return file name -> sha256 of a row. FileNotFoundError where one is missing, ValueError where it is another."""
-    row = WEIGHTS[name]
-    for file in row.files:
-        how = f"Run `python -m helpers weights fetch {name}`, or put it there from {file.url}"
-        if not file.place.is_file():
-            raise FileNotFoundError(f"{file.place} is not there. {how}")
-        if not file.fits(file.place):
-            raise ValueError(f"{file.place} must have the published hash {file.file_hash}. Delete it, then: {how}")
-    return {file.name: file_sha256(file.place) for file in row.files}
 
 
 # Numerators of the laws. 4.4 by trying: EfficientNetV2-M's features are 0 to 1e-1 at 4 and reach 2e8 at 6.
@@ -319,15 +299,14 @@ def fill_random(model: "keras.Model", seed: int, law: str) -> str:
 
 
 def random_weights(model: "keras.Model", network: str, law: str) -> Weights:
-    """Fill a model as `fill_random` does with seed 0, and check it against the hash recorded for this network, if any.
+    """Fill a model as `fill_random` does with seed 0; RuntimeError where that gives other values than ever.
 
-    `network` is its name, with the endpoint where it is cut short. RuntimeError where the generator gave other values.
+    `network` is its name, with the endpoint where it is cut short.
     """
     sha256 = fill_random(model, 0, law)
-    expected = RANDOM_SHA256.get(network, sha256)
-    if sha256 != expected:
+    if sha256 != (expected := RANDOM_SHA256.get(network, sha256)):
         raise RuntimeError(
-            f"random weights of {network} ({law}) must have sha256 {expected}, got {sha256}. "
-            f"NumPy {np.__version__} or this Keras builds them otherwise: install requirements.lock."
+            f"random weights of {network} must have sha256 {expected}, got {sha256}. NumPy {np.__version__} or this "
+            "Keras builds them otherwise: install requirements.lock."
         )
     return Weights("random", f"frozen generator, {law}, seed 0, {network}", sha256, "none")

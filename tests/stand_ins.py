@@ -51,15 +51,13 @@ def port_scopes():
     return {**scopes, "Conv3d_5b_2b_3x3": "Mixed_5b/Branch_2/Conv3d_0a_3x3", "Conv3d_6a_1x1": "Logits/Conv3d_0c_1x1"}
 
 
-def save_keras_port(variables, path, *, top=True):
-    """Write variables of one stream as the port's file; without the top, the classifier is left out."""
+def save_keras_port(variables, path):
+    """Write variables of one stream as the port's file."""
     prefix = next(iter(variables)).split("/")[0] + "/inception_i3d"
     with h5py.File(path, "w") as file:
         layers = ["input_1"]
         file.create_group("input_1").attrs["weight_names"] = np.array([], "S1")
         for layer, scope in port_scopes().items():
-            if scope.startswith("Logits") and not top:
-                continue
             parts = {f"{layer}_conv": {"kernel": "conv_3d/w"}}
             if scope.startswith("Logits"):
                 parts[f"{layer}_conv"]["bias"] = "conv_3d/b"

@@ -2,6 +2,7 @@
 
 import inspect
 import tracemalloc
+from dataclasses import replace
 from typing import get_args
 
 import h5py
@@ -35,8 +36,7 @@ def resnet50():
 
 @pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_files_are_those_that_keras_would_fetch(name):
-    row = weights.WEIGHTS[backbones.BACKBONES[name].published]
-    (file,) = row.files
+    (file,) = backbones.BACKBONES[name].files
     if name == "vgg19":  # its hash stands inside the function
         assert f'file_hash="{file.file_hash}"' in inspect.getsource(vgg19.VGG19)
         assert file.url == vgg19.WEIGHTS_PATH_NO_TOP
@@ -51,7 +51,7 @@ def test_files_are_those_that_keras_would_fetch(name):
 )
 def test_every_backbone_is_as_its_record_says_and_drawn_as_ever(name):
     backbone = backbones.build_backbone(name, "random")
-    record = weights.WEIGHTS[backbones.BACKBONES[name].published]
+    record = backbones.BACKBONES[name]
     px = record.input_px
     assert backbone.model.input_shape == (None, px, px, 3)
     assert backbone.model.output_shape == (None, record.feature_dim)
@@ -70,12 +70,16 @@ def test_every_backbone_is_as_its_record_says_and_drawn_as_ever(name):
     assert np.abs(rows[0] - rows[1]).mean() > 0.1 * np.abs(rows).mean()
 
 
-def test_published_weights_are_loaded_from_the_weights_folder(resnet50, tmp_path, monkeypatch):
+def test_published_weights_are_loaded_from_the_weights_folder_unless_they_are_others(resnet50, tmp_path, monkeypatch):
     row = weights.WEIGHTS["resnet50_imagenet"]
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path))
     with h5py.File(row.path, "w") as file:  # the published file's format
         legacy_h5_format.save_weights_to_hdf5_group(file, resnet50.model)
-    backbone = backbones.build_backbone("resnet50", "pretrained")
+    with pytest.raises(ValueError, match="hash"):  # put there by hand
+        backbones.build_backbone("resnet50", "pretrained")
+    with monkeypatch.context() as patch:
+        patch.setitem(weights.WEIGHTS, "resnet50_imagenet", replace(row, files=(replace(row.files[0], file_hash=""),)))
+        backbone = backbones.build_backbone("resnet50", "pretrained")
     assert all(map(np.array_equal, backbone.model.get_weights(), resnet50.model.get_weights()))
     sha256 = weights.file_sha256(row.path)
     assert backbone.weights == weights.Weights("resnet50_imagenet", row.files[0].url, sha256, row.licence)

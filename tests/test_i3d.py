@@ -13,7 +13,7 @@ from stand_ins import random_variables, save_checkpoint, save_keras_port
 from helpers import __main__, i3d, weights
 
 CHANNELS = {"flow": 2, "rgb": 3}
-CHECKPOINT, PORT, NO_TOP = "i3d_flow_kinetics", "i3d_flow_kinetics_h5", "i3d_flow_kinetics_h5_no_top"
+CHECKPOINT, PORT = "i3d_flow_kinetics", "i3d_flow_kinetics_h5"
 
 
 def furthest(ours, theirs):
@@ -149,102 +149,77 @@ def test_random_motion_networks_hold_the_same_kernels_whole_or_cut_short():
     assert same_values(part, {name: np.asarray(v) for name, v in i3d.published_variables(whole).items()})
 
 
-@pytest.fixture(scope="module")
-def variables():
-    """Of the flow stream, with a classifier whose probabilities are neither 0 nor 1."""
-    found = random_variables("flow")
-    found[f"{ROOT}/Logits/Conv3d_0c_1x1/conv_3d/w"] *= 1e-4
-    return found
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("stream", "published"),  # norm, class, logit and probability of DeepMind's out/imagenet_*.txt at commit 0667e88
+    [("flow", (63.252754, 227, 15.957031, 0.94775660)), ("rgb", (87.108871, 227, 25.856646, 0.9999968))],
+)
+def test_published_weights_give_the_published_logits(stream, published):
+    name, sample = f"i3d_{stream}_kinetics", weights.weights_folder() / f"v_CricketShot_g04_c01_{stream}.npy"
+    if not (weights.WEIGHTS[name].is_here and sample.is_file()):
+        pytest.skip(f"{name} and {sample} of {weights.DEEPMIND} are not both there")
+    model = i3d.build_i3d(CHANNELS[stream])
+    i3d.load_tf_checkpoint(model, weights.WEIGHTS[name].path)
+    y = i3d.logits(model, np.load(sample).astype(np.float32))[0].astype(np.float64)
+    got = (np.linalg.norm(y), y.argmax(), y.max(), 1 / np.exp(y - y.max()).sum())
+    np.testing.assert_allclose(got, published, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
-def stand_ins(variables, tmp_path_factory):
-    """A weights folder with a checkpoint, both files of the Keras port, and a sample, all of the flow stream."""
-    folder = tmp_path_factory.mktemp("weights")
+def stand_ins(tmp_path_factory):
+    """Variables of the flow stream, and a weights folder with them as the checkpoint and as the Keras port's file."""
+    folder, variables = tmp_path_factory.mktemp("weights"), random_variables("flow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OCEAN_WEIGHTS", str(folder))
         (folder / CHECKPOINT).mkdir()
         save_checkpoint(variables, weights.WEIGHTS[CHECKPOINT].path)
         save_keras_port(variables, weights.WEIGHTS[PORT].path)
-        save_keras_port(variables, weights.WEIGHTS[NO_TOP].path, top=False)
-        np.save(weights.WEIGHTS["i3d_flow_sample"].path, random_clip(1, 1, 9, 224, 224, 2))
-    yield folder
+        for name in (CHECKPOINT, PORT):  # these bytes are not the published ones
+            files = tuple(replace(file, file_hash="") for file in weights.WEIGHTS[name].files)
+            patch.setitem(weights.WEIGHTS, name, replace(weights.WEIGHTS[name], files=files))
+        yield folder, variables
     shutil.rmtree(folder)  # 200 MB
 
 
-@pytest.fixture
-def mine(stand_ins, monkeypatch):
-    """The folder in use; its files need not have the published bytes."""
-    monkeypatch.setenv("OCEAN_WEIGHTS", str(stand_ins))
-    for name, row in weights.WEIGHTS.items():
-        files = tuple(replace(file, file_hash="") for file in row.files)
-        monkeypatch.setitem(weights.WEIGHTS, name, replace(row, files=files))
-    yield stand_ins
-    for path in stand_ins.glob("*.npz"):
-        path.unlink()
-
-
-def weigh(capsys, *arguments):
-    """Exit status, and stdout with stderr, of `python -m helpers weights`."""
-    status = __main__.main(["weights", *map(str, arguments)])
-    return status, "".join(capsys.readouterr())
-
-
-@pytest.mark.parametrize("name", [CHECKPOINT, PORT, NO_TOP])
-def test_published_files_are_loaded_from_the_weights_folder(mine, variables, name):
+@pytest.mark.parametrize("name", [CHECKPOINT, PORT])
+def test_published_files_are_converted_once_and_enough_without_the_original(stand_ins, name):
+    folder, variables = stand_ins
     model, provenance = i3d.build_motion_network("pretrained" if name == CHECKPOINT else name)
     assert model.output_shape == (None, None, 1024)
     assert (provenance.name, provenance.licence, len(provenance.sha256)) == (name, "Apache-2.0", 64)
     assert same_values(model, variables)
-
-
-def test_whole_weights_are_verified_with_their_logits(capsys, mine, variables, monkeypatch):
-    clip = np.load(weights.WEIGHTS["i3d_flow_sample"].path)
-    logits = np.asarray(reference_i3d.pooled_and_logits(variables, clip)[1][0], np.float64)  # an independent one
-    probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    truth = (np.linalg.norm(logits), int(logits.argmax()), logits.max(), probability.max())
-    assert 0.01 < truth[-1] < 0.99
-    row = weights.WEIGHTS[CHECKPOINT]
-    for norm, status in ((truth[0], 0), (1.002 * truth[0], 1)):
-        monkeypatch.setitem(weights.WEIGHTS, CHECKPOINT, replace(row, reference=(norm, *truth[1:])))
-        assert weigh(capsys, "verify", CHECKPOINT)[0] == status
-
-
-def test_damaged_weights_are_named(capsys, mine):
-    kernel, layer = "Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0", "Conv3d_5b_2b_3x3_bn"
-    whole = weights.WEIGHTS[NO_TOP].path.read_bytes()
-    with h5py.File(weights.WEIGHTS[NO_TOP].path, "r+") as file:
-        file[kernel][0, 0, 0, 0, 0] = np.nan
-    status, text = weigh(capsys, "verify", NO_TOP)
-    assert (status, "finite" in text) == (1, True)
-    with h5py.File(weights.WEIGHTS[NO_TOP].path, "r+") as file:
-        file[layer].attrs["weight_names"] = file[layer].attrs["weight_names"][1:]
-    status, text = weigh(capsys, "verify", NO_TOP)
-    assert (status, BETA in text) == (1, True)
-    weights.WEIGHTS[NO_TOP].path.write_bytes(whole)
-
-
-def test_converted_weights_are_read_instead_of_the_original_also_without_it(capsys, mine, variables, monkeypatch):
-    before = i3d.build_motion_network("pretrained", "Conv3d_2b_1x1")[1]
-    monkeypatch.setitem(weights.WEIGHTS, CHECKPOINT, replace(weights.WEIGHTS[CHECKPOINT], reference=None))
-    assert weigh(capsys, "convert", CHECKPOINT)[0] == 0
-    (mine / CHECKPOINT).rename(mine / "away")
-    model, provenance = i3d.build_motion_network("pretrained", "Conv3d_2b_1x1")
-    (mine / "away").rename(mine / CHECKPOINT)
-    assert provenance == before
+    original = weights.WEIGHTS[name].files[-1].place
+    original.rename(folder / "away")
+    model, again = i3d.build_motion_network(name, "Conv3d_2b_1x1")
+    (folder / "away").rename(original)
+    assert again == provenance
     assert same_values(model, variables)
 
 
-def test_a_converted_file_that_is_damaged_or_of_another_original_is_refused(mine):
-    path = i3d.convert(NO_TOP)
-    shutil.copy(path, mine / f"{PORT}.npz")
-    original = weights.WEIGHTS[NO_TOP].path
-    original.write_bytes(original.read_bytes() + b" ")
-    for name in (NO_TOP, PORT):
-        with pytest.raises(ValueError, match=f"convert {name}"):
-            i3d.read_published(name)
-    i3d.convert(NO_TOP)
-    i3d.read_published(NO_TOP)
-    path.write_bytes(b"PK and no more")
+def test_a_converted_file_of_another_original_is_made_again_and_a_damaged_one_is_named(stand_ins):
+    original, converted = weights.WEIGHTS[PORT].path, stand_ins[0] / f"{PORT}.npz"
+    before = i3d.read_published(PORT)[1]
+    with h5py.File(original, "r+") as file:
+        file["Conv3d_5b_2b_3x3_bn/Conv3d_5b_2b_3x3_bn/beta:0"][0] = 7
+    found, provenance = i3d.read_published(PORT)
+    assert found[BETA][0] == 7
+    assert provenance.sha256 != before.sha256
+    shutil.copy(converted.with_name(f"{CHECKPOINT}.npz"), converted)
+    assert i3d.read_published(PORT)[0][BETA][0] == 7
+    converted.write_bytes(b"PK and no more")
     with pytest.raises(ValueError, match="damaged"):
-        i3d.read_published(NO_TOP)
+        i3d.read_published(PORT)
+    converted.unlink()
+
+
+def test_damaged_weights_are_named(capsys, stand_ins):
+    path = weights.WEIGHTS[PORT].path
+    for change, word in (("kernel", "finite"), ("names", BETA)):
+        with h5py.File(path, "r+") as file:
+            if change == "kernel":
+                file["Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0"][0, 0, 0, 0, 0] = np.nan
+            else:
+                layer = file["Conv3d_5b_2b_3x3_bn"]
+                layer.attrs["weight_names"] = layer.attrs["weight_names"][1:]
+        assert __main__.main(["weights", "verify", PORT]) == 1
+        assert word in capsys.readouterr().err
