@@ -95,8 +95,8 @@ def check(
     no_forecast: Annotated[bool, option("the clips only, not the hours and disk of a run")] = False,
 ) -> int:
     """Look at every clip of a folder, and forecast what a run will take."""
-    from helpers import check, inputs, inventory
-    from helpers.clips import line_end, scan_clips
+    from helpers import check, inputs
+    from helpers.clips import as_line, line_end, scan_clips, write_rows
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
     from helpers.workbook import PREPARATION, plan
@@ -108,12 +108,12 @@ def check(
     cfg, how = PreparationConfig.checked(tasks[PREPARATION]), {"thorough": thorough, "progress": sys.stderr.isatty()}
     table = check.check_clips(data, clips.head(limit or len(clips)), left_out, cfg, **how)
     where = csv.with_stem(f"{csv.stem}_left_out") if csv else "--csv FILE writes it"
-    print(check.as_text(table), inventory.as_line(len(clips), left_out, where), sep="\n")
+    print(check.as_text(table), as_line(len(clips), left_out, where), sep="\n")
     print(inputs.ratings_text(tasks, data, clips, limit), flush=True)
     if csv:
         with replacing(csv) as part:
             table.to_csv(part, float_format="%.6g", lineterminator=line_end(table.index))
-        inventory.write_rows(left_out, where)
+        write_rows(left_out, where)
     if not no_forecast:
         log.info("running the stages on some of the clips, for a forecast")
         try:

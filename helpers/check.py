@@ -40,7 +40,7 @@ DIFFER = 0.15  # unlikeness of two looks from which on a clip may be cut: of two
 SHOWN_FPS, SHOWN_PX, LONGEST_SHOWN_S = 15.0, 96, 180.0  # how it is then watched for cuts: rate, shorter side, length
 LONGEST_TABLE = 40  # clips that the text shows with all columns
 
-MISNAMED = ("same key", "not UTF-8")  # kinds of files, see `helpers.inventory`
+MISNAMED = ("same key", "not UTF-8")  # kinds of files, see `helpers.clips`
 COLUMNS = {
     "path": "str", "bytes": "int64", "codec": "str", "width": "Int64", "height": "Int64", "fps": "float64",
     "duration_s": "float64", "rotation_deg": "Int64", "n_frames": "Int64", "audio": "boolean", "coverage": "float64",

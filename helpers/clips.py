@@ -1,19 +1,30 @@
-"""The clips of a data folder: their keys, sources, official splits and ratings, and what leaks between splits.
+"""The clips of a data folder: which files are clips and what was left out, keys, sources, splits, ratings, leaks.
 
-In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`.
-Keys and sources: `helpers.names`.
+In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`, and
+a table of everything else. A file is a clip if it holds a video stream of more than one picture; what a suffix tells is
+not opened: of pictures there may be many thousands. Keys: `helpers.names`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+import av
 import pandas as pd
 
+from helpers.container import NO_VIDEOS, STILLS
 from helpers.files import needs, replacing
-from helpers.inventory import as_line, take_inventory
-from helpers.matching import SEVERAL, match_names
-from helpers.names import natural_order
-from helpers.ratings import STATED, TRAITS, Ratings, read_rating_rows, reliability, scaled
+from helpers.names import SEVERAL, UNDECODED, clip_key, is_regular, is_video, match_names, natural_order, walk_files
+from helpers.ratings import (
+    STATED,
+    TRAITS,
+    Ratings,
+    rating_files,
+    read_rating_rows,
+    reliability,
+    scaled,
+    why_not_read,
+)
 from helpers.splits import source_of, split_named
 
 LETTERS = ("O", "C", "E", "A", "N")
@@ -21,6 +32,26 @@ ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of c
 DISPLAY = {trait: f"{trait} ({letter})" for trait, letter in zip(TRAITS, LETTERS, strict=True)} | {
     "neuroticism": "emotional stability (N)"  # what is high "neuroticism" in this data
 }
+KINDS = {
+    "pictures": "ai arw avif bmp cr2 cr3 dcm dng eps exr heic heif ico j2k jp2 jpe jpeg jpg jxl nef orf pbm pgm png "
+    "pnm ppm psd raf raw rw2 svg tga tif tiff webp",
+    "sound": "aac ac3 aif aifc aiff amr ape au caf flac m4a m4b mid midi mka mp2 mp3 oga ogg opus ra wav wma",
+    "subtitles": "ass eaf lrc sbv srt ssa sub textgrid ttml vtt",
+    "text": "cfg conf css htm html ini json jsonl log markdown md nfo rst toml txt url xml yaml yml",
+    "tables": "csv db feather numbers ods parquet sav sqlite sqlite3 tsv xls xlsm xlsx",
+    "arrays": "arrow bin ckpt dta h5 hdf5 hog joblib keras mat msgpack nc npy npz onnx pb pickle pkl pt pth rda "
+    "rds safetensors tflite tfrecord tfrecords",
+    "archives": "7z bz2 dmg gz iso jar rar tar tbz tgz txz xz z zip zst",
+    "documents": "bib doc docm docx epub key odp odt pages pdf ppt pptx rtf tex",
+    "code": "bat c cpp dll exe go h hpp ipynb java js m php ps1 py pyc r rb rmd rs sh so sps",
+    "camera previews": "lrf lrv",
+    "unfinished downloads": "aria2 crdownload download part partial tmp ytdl",
+}
+KIND_OF = {f".{suffix}": kind for kind, suffixes in KINDS.items() for suffix in suffixes.split()}
+PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # formats: their videos are files of their own
+HIDDEN = {"thumbs.db", "desktop.ini"}  # what systems leave
+PATIENCE_S = 10.0  # for opening and reading a file of unknown kind
+NAMED = 3  # files that one line names
 
 
 def name_of(target: str) -> str:
@@ -39,12 +70,12 @@ def find_clips(data_dir: str | Path) -> pd.DataFrame:
 
 
 def scan_clips(data_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Find every clip below a folder, in any layout, and what else lies there (see `inventory.take_inventory`).
+    """Find every clip below a folder, in any layout, and what else lies there.
 
     Returns:
         The clips in natural order (`clip 2` before `clip 10`): index `key`; columns `path` (below `data_dir`, "/"
         between its parts), `source`, `split` ("train", "validation", "test", or "" when no folder's name says it; the
-        innermost counts) and `bytes`. What was left out: columns `path`, `kind` and `problem`.
+        innermost counts) and `bytes`. What was left out: see `take_inventory`.
 
     Raises:
         FileNotFoundError, NotADirectoryError: `data_dir` is missing or a file.
@@ -59,6 +90,113 @@ def scan_clips(data_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         seen = as_line(0, left_out)
         raise ValueError(f"data_dir must hold clips (videos of any suffix), got none below {root}: {seen}. Check it.")
     return clip_table(paths, root), left_out
+
+
+def take_inventory(root: Path) -> tuple[dict[str, str], pd.DataFrame]:
+    """Sort everything below a folder (see `walk_files`) into clips and what is none.
+
+    Of videos with the same key none is a clip: features could be of either. Nor is a file whose name is not UTF-8.
+
+    Returns:
+        Paths of the clips by key, "/" between the parts of both. One row per other file, and per folder that was not
+        entered: `path` (bytes that are not UTF-8 as `\\xe9`), `kind` ("pictures", "sound", …; "ratings" for those that
+        are read) and `problem`: what hinders and what to do, "" where there is nothing to be done.
+    """
+    rows: list[tuple[str, str, str]] = []
+    by_key: dict[str, list[str]] = {}
+    read = rating_files(root)
+    for path, kind in walk_files(root):
+        problem = "" if kind or root / path in read else why_not_read(PurePosixPath(path), read)
+        if not kind:
+            kind = "ratings" if root / path in read else "ratings not read" if problem else kind_of(root / path)
+        if kind == "clip" and UNDECODED.search(path):
+            kind, problem = "not UTF-8", "its name is not UTF-8: no table could hold it. Rename the file."
+        if kind == "clip":
+            by_key.setdefault(clip_key(path), []).append(path)
+        else:
+            rows.append((path, kind, problem))
+    for path in [path for paths in by_key.values() for path in paths]:
+        beside = by_key.get(clip_key(str(PurePosixPath(path).with_suffix(""))), [])
+        if not is_video(path) and any(map(is_video, beside)):  # as previews and backups are
+            by_key[clip_key(path)].remove(path)
+            rows.append((path, "copies", "is called like a video beside it. Rename it if it is another clip."))
+    for key, paths in by_key.items():
+        if len(paths) > 1:
+            problem = f"{' and '.join(paths)} have the same key {key}. Rename or remove all but one."
+            rows += [(path, "same key", problem) for path in paths]
+    told = [[text.encode(errors="surrogateescape").decode(errors="backslashreplace") for text in row] for row in rows]
+    table = pd.DataFrame(told, columns=["path", "kind", "problem"], dtype="str")
+    return {key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, table
+
+
+def kind_of(file: Path) -> str:
+    """What a file is: "clip", one of `KINDS`, "hidden", "special file", "link to nothing" or what `look_into` says."""
+    name, suffix = file.name.lower(), file.suffix.lower()
+    if name in HIDDEN or name.startswith("~$"):
+        return "hidden"
+    if suffix in KIND_OF:
+        return KIND_OF[suffix]
+    if not is_regular(file):
+        return "special file"
+    if is_video(name):
+        return "clip"
+    return look_into(file) if file.exists() else "link to nothing"
+
+
+def look_into(file: Path) -> str:
+    """What a file of unknown kind holds: "clip", "pictures", "playlists", "text", "sound" or "no video"."""
+    local = {"protocol_whitelist": "file"}  # whatever a playlist names
+    try:
+        if not file.stat().st_size:
+            return "empty"
+        with av.open(str(file.absolute()), options=local, metadata_errors="replace", timeout=PATIENCE_S) as container:
+            return _kind_in(container)
+    except PermissionError:
+        return "cannot be read"
+    except (av.FFmpegError, OSError, ValueError):
+        return "no video"
+
+
+def _kind_in(container: av.container.InputContainer) -> str:
+    kind = container.format.name
+    if kind in PLAYLISTS:
+        return "playlists"
+    if kind.endswith("_pipe") or kind in NO_VIDEOS:
+        return "text" if kind in ("tty", "ass") else "pictures"
+    videos = [s for s in container.streams.video if not s.disposition & STILLS and s.codec_context and s.width]
+    pictures = Counter()
+    for packet in container.demux(videos) if videos else ():
+        pictures[packet.stream] += packet.size > 0
+        if pictures[packet.stream] == 2:
+            return "clip"
+    return "pictures" if videos else "sound" if container.streams.audio else "no video"
+
+
+def as_line(n_clips: int, left_out: pd.DataFrame, where: str | Path = "") -> str:
+    """What was seen, used and left out, in one line; `where`: the file that lists it.
+
+    Files that want a hand, and those that had to be opened, are named; what looks like ratings with what to do.
+    """
+    others = left_out[left_out["kind"] != "ratings"]
+    parts = []
+    for kind, these in sorted(others.groupby("kind"), key=lambda group: -len(group[1])):
+        named = kind in ("no video", "cannot be read") or (these["problem"] != "").any()
+        names = f": {', '.join(these['path'][:NAMED])}{', …' if len(these) > NAMED else ''}" if named else ""
+        parts.append(f"{len(these):,} {kind}{names}")
+    n_ratings = len(left_out) - len(others)
+    of_ratings = f", {n_ratings} of ratings" if n_ratings else ""
+    not_used = f"{len(others):,} left out ({'; '.join(parts)})" if parts else "none left out"
+    said = [f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips{of_ratings}, {not_used}"]
+    said += [f"list: {where}"] if where else []
+    for row in others[others["kind"] == "ratings not read"][:1].itertuples():
+        said.append(f"{row.path} {row.problem.rstrip('.')}")
+    return "; ".join(said)
+
+
+def write_rows(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table without index as CSV, atomically: what was left out, or what was matched."""
+    with replacing(path) as part:
+        table.to_csv(part, index=False)
 
 
 def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:
@@ -97,13 +235,10 @@ def read_ratings(
     """Read the ratings in a data folder (formats: `helpers.ratings`) and find out which clip each is of.
 
     Args:
-        data_dir: The data folder.
+        data_dir: The data folder; without rating files the ratings are of kind "none", with an empty table.
         clips: All its clips, as `find_clips` returns them without a limit.
         targets: What was rated, by name.
         rating_range: Ends of the rating scale, mapped to 0 and 1.
-
-    Returns:
-        The ratings; a folder without any is kind "none" with an empty table.
 
     Raises:
         ValueError: Ratings of two kinds, a damaged or unsafe file, a missing target, a name that fits several clips, a
@@ -111,52 +246,41 @@ def read_ratings(
     """
     kind, rows = read_rating_rows(data_dir, targets)
     rows = scaled(rows, targets, rating_range)
-    matched = match_names(rows["name"], clips, rows["file_split"], data_dir)
-    _check_matched(matched, rows, clips, data_dir)
-    rows["key"] = matched["key"].to_numpy()
+    matched = match_names(rows["name"], dict(clips["split"]), rows["file_split"], data_dir)
+    matched = pd.DataFrame(matched, columns=["name", "key", "rule"], dtype="str")
+    _check_matched(matched, rows["file"], clips, data_dir)
+    rows["key"] = matched["key"]
     rows["split"] = rows["split"].where(rows["split"] != "", rows["file_split"])
     once = rows[rows["key"] != ""].drop_duplicates(["key", *STATED, *targets])
-    _check_rated_once(once, [*STATED, *targets])
+    _check_rated_once(once, targets)
     by_clip = once.groupby("key", sort=False)
     means, given = by_clip[list(targets)].mean(), by_clip[["source", "split", "group"]].first()
-    if kind == "none":  # positional labels may lie there: nothing says which clip a row is of
-        arrays = sorted(path.name for path in Path(data_dir).glob("labels*.npy"))
-        problems = [(name, "order only: see ratings.read_positional") for name in arrays]
-    else:
-        problems = _misfits(rows, means, clips)
-    table = pd.DataFrame(problems, columns=["name", "problem"], dtype="str")
+    problems = pd.DataFrame(_misfits(rows, means, clips) if len(rows) else [], columns=["name", "problem"], dtype="str")
     agreement = reliability(once, targets) if (once["rater"] != "").any() else None
-    return Ratings(means, kind, table, given, matched.drop_duplicates(ignore_index=True), agreement)
+    return Ratings(means, kind, problems, given, matched.drop_duplicates(ignore_index=True), agreement)
 
 
-def _check_matched(matched: pd.DataFrame, rows: pd.DataFrame, clips: pd.DataFrame, data_dir: str | Path) -> None:
+def _check_matched(matched: pd.DataFrame, files: pd.Series, clips: pd.DataFrame, data_dir: str | Path) -> None:
     """Raise ValueError where a file name is that of several clips, or no name is that of any."""
-    for name, _, why in matched[matched["rule"].str.startswith(SEVERAL)].itertuples(index=False):
-        raise ValueError(f"{name!r} in {rows['file'].iloc[0]} must name one clip, it {why}. Call it by its key.")
-    if len(rows) and (matched["key"] == "").all():
-        what = (
-            f"{rows['file'].iloc[0]} must rate the {len(clips)} clips in {data_dir}, got {rows['name'].nunique()} names"
-        )
-        first = f"{matched['name'].iloc[0]}: {matched['rule'].iloc[0]}"
-        raise ValueError(f"{what} of others ({first}). Call clips by their keys, such as {clips.index[0]}.")
+    for at, name, _, why in matched[matched["rule"].str.startswith(SEVERAL)].itertuples():
+        raise ValueError(f"{name!r} in {files[at]} must name one clip, it {why}. Call it by its key.")
+    if len(matched) and not matched["key"].any():
+        must = f"{files[0]} must rate the {len(clips)} clips in {data_dir}, got {matched['name'].nunique()} names"
+        first = f"{matched['name'][0]}: {matched['rule'][0]}"
+        raise ValueError(f"{must} of others ({first}). Call clips by their keys, such as {clips.index[0]}.")
 
 
-def _check_rated_once(rows: pd.DataFrame, columns: Sequence[str]) -> None:
+def _check_rated_once(rows: pd.DataFrame, targets: Sequence[str]) -> None:
     """Raise ValueError when a rater rated a clip in two ways, or raters name two sources, splits or groups of it."""
-    again = rows[rows.duplicated(["key", "rater"])]
-    parted = rows.groupby("key")[["source", "split", "group"]].nunique().gt(1).any(axis=1)
-    if len(again):
-        twice = rows[(rows["key"] == again["key"].iloc[0]) & (rows["rater"] == again["rater"].iloc[0])]
-    elif parted.any():
-        twice, columns = rows[rows["key"] == parted.idxmax()], ["source", "split", "group"]
-    else:
-        return
-    column = next(c for c in columns if twice[c].nunique(dropna=False) > 1)
-    first, second = twice[column].unique()[:2]
-    raise ValueError(
-        f"{twice['key'].iloc[0]} must be rated once, got {column} {first} and {second}. Keep the right one, or name "
-        "the raters in a column rater."
-    )
+    about = ["source", "split", "group"]
+    for by, columns in ((["key", "rater"], [*about, *targets]), (["key"], about)):
+        parted = rows.groupby(by)[columns].nunique(dropna=False).gt(1).stack()
+        for *at, column in parted[parted].index:
+            first, second = rows.loc[(rows[by] == at).all(axis=1), column].unique()[:2]
+            raise ValueError(
+                f"{at[0]} must be rated once, got {column} {first} and {second}. Keep the right one, or name raters in "
+                "a column rater."
+            )
 
 
 def _misfits(rows: pd.DataFrame, means: pd.DataFrame, clips: pd.DataFrame) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ a CSV are known by these names and by those of other programs (`helpers.feature_
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from helpers.clips import find_clips
 from helpers.container import VideoError, open_video
 from helpers.feature_table import Rows, read_table
 from helpers.files import FolderLock, file_sha256
-from helpers.matching import as_lines, match_names
+from helpers.names import match_clips
 from helpers.precomputed import clips_by_name, files_below, is_array, read_npy
 from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
 
@@ -89,7 +89,10 @@ def import_features(
     source, out, clips = Path(source), Path(out), find_clips(data)
     with FolderLock(out):
         features = _open(source, index)
-        named, refused = _match(features.names, clips, Path(data))
+        named, refused = match_clips(features.names, clips.index, data)
+        if not named:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
+            raise ValueError(f"features must be of clips in {data}, got {listed}. Call them by key.")
         videos = {key: Path(data) / path for key, path in clips["path"].items()}
         first = _first(features, named, videos, fps)
         made_with = {"source": str(source.resolve()), "columns": first.columns}
@@ -139,21 +142,6 @@ def _identity(features: Features, source: Path, fps: float | None, columns: dict
         elsewhere["columns"] = {"renamed": renamed, "left_out": columns["left_out"]}
     weights = {"name": "elsewhere", "source": source.name, "sha256": features.sha256}
     return {"parameters": {"weights": "elsewhere"}, "weights": weights, "elsewhere": elsewhere}
-
-
-def _match(names: Sequence[str], clips: pd.DataFrame, data: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The name of each clip by key, and why every other name means none."""
-    named, refused = {}, {}
-    matched = match_names(names, clips.assign(split=""), root=data)
-    for name, key, rule in matched.itertuples(index=False):
-        if not key or named.setdefault(key, name) != name:
-            refused[name] = f"{named[key]} means the same clip {key}" if key else rule
-    if not named:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN])
-        raise ValueError(f"features must be of clips in {data}, got {listed}. Call them by key.")
-    for line in as_lines(matched, "features"):
-        log.info("%s", line)
-    return named, refused
 
 
 class Clip(NamedTuple):

@@ -11,12 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.clips import add_ratings, clip_table, is_synthetic, read_ratings, scan_clips, target_names
+from helpers.clips import (
+    add_ratings,
+    as_line,
+    clip_table,
+    is_synthetic,
+    read_ratings,
+    scan_clips,
+    take_inventory,
+    target_names,
+    write_rows,
+)
 from helpers.config import NOTEBOOKS, AnalysisConfig, Parameters, TrainingConfig
 from helpers.failures import by_kind
 from helpers.files import read_json
-from helpers.inventory import as_line, take_inventory, write_rows
-from helpers.matching import as_lines
+from helpers.names import as_lines
 from helpers.ratings import Ratings
 from helpers.splits import training_problem
 from helpers.weights import PUBLISHED, require
@@ -41,7 +50,7 @@ def check_inputs(
     if out == data:
         raise ValueError(f"--out must be another folder than --data, got {data} for both. Name one in it, or beside.")
     if stored:
-        found, left_out = clip_table({key: key for key in stored}, data), take_inventory(data).left_out
+        found, left_out = clip_table({key: key for key in stored}, data), take_inventory(data)[1]
     else:
         found, left_out = scan_clips(data)
     clips, _, targets = rated_clips(tasks, data, found)
@@ -103,7 +112,7 @@ def ratings_text(tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFra
     except Exception as error:  # the table of clips stands, whatever the ratings are like
         return f"ratings cannot be used: {error}"
     rated = clips[targets].notna().any(axis=1)
-    lines = [f"{rated.sum():,} of {len(clips):,} clips are rated", *as_lines(ratings.matched)]
+    lines = [f"{rated.sum():,} of {len(clips):,} clips are rated", *as_lines(ratings.matched.to_numpy())]
     if problem := why_no_training(tasks, clips, targets, data, limit):
         lines.append(f"WARNING: 06 could not train: {problem}")
     return "\n".join(lines)

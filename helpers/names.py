@@ -1,13 +1,16 @@
-"""What clips are called, and where they lie: keys, the clip that a name means, and walking a folder.
+"""What clips are called, and where they lie: keys, walking a folder, and the clip that a name means.
 
 A key is the clip's path below the data folder without suffix (`training80_01/-AmMDnVl4s8.003`), "/" between its parts.
+A name is what people and programs call a clip: a key, a file's name, a path on another computer. Rules go from strict
+to loose, and a loose one counts only where it leaves one clip.
 """
 
 import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 log = logging.getLogger(__name__)
@@ -17,8 +20,15 @@ mxf nut obu ogm ogv qt rm rmvb tod vob webm wmv wtv y4m"""
 VIDEO_SUFFIXES = set(VIDEOS.split())
 DOUBTFUL = {"dat", "gif", "mod", "ts"}  # of videos and of other things: the file is opened to know
 UNDECODED = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
-NO_CLIP = "there is no such clip"
 LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
+ABSOLUTE = re.compile(r"(?:/|~|\.\./|[a-z]:|[a-z]+://)", re.I)  # how a path begins that is no path below the folder
+NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")  # 1, 001, and 1.0 as spreadsheets write it
+NO_CLIP = "there is no such clip"
+SEVERAL = "is the name of"  # begins the reason of a name that is the end of several keys
+SHOWN = 5  # names in one line
+
+Forms = Callable[[str], Iterable[str]]
+Match = tuple[str, str, str]  # a name; the key of its clip, "" where it fits none; the rule by which, or the reason
 
 
 def is_video(name: str) -> bool:
@@ -41,44 +51,109 @@ def natural_order(key: str) -> tuple:
     return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], key
 
 
-def ends(key: str) -> Iterator[str]:
+def match_clips(names: Iterable[str], keys: Iterable[str], root: str | Path = "") -> tuple[dict[str, str], dict]:
+    """From key to the name that means it; and from every other name to the reason. Of two names the first counts."""
+    named: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name, key, rule in match_names(names, dict.fromkeys(keys, ""), root=root):
+        if not key or named.setdefault(key, name) != name:
+            refused[name] = f"{named[key]} means the same clip {key}" if key else rule
+    return named, refused
+
+
+def match_names(
+    names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str] = (), root: str | Path = ""
+) -> list[Match]:
+    """Find the clip that each name means; a row per name, in their order.
+
+    Args:
+        names: As they stand in a file.
+        splits: Of each clip by key, "" where it is unknown.
+        name_splits: For each name the split its clip is known to be in, or "": clips of other splits are passed over.
+        root: The data folder: relative names may begin with its own.
+    """
+    names = list(names)
+    pairs = list(zip(names, list(name_splits) or [""] * len(names), strict=True))
+    found = dict.fromkeys(pairs, ("", NO_CLIP))  # key and rule by name and split
+    for rule, of_name, of_key in _rules(Path(root)):
+        if not (left := [pair for pair, (_, why) in found.items() if why == NO_CLIP]):
+            break
+        # Where the folders of a path are passed over, only clips count that no stricter rule has found.
+        taken = {key for key, _ in found.values()} if "file name of" in rule else set()
+        forms: dict[str, list[str]] = {}
+        for key in splits:
+            for form in dict.fromkeys(of_key(key) if key not in taken else ()):
+                forms.setdefault(form, []).append(key)
+        for name, split in left:
+            fitting = next((forms[form] for form in of_name(name) if form in forms), [])
+            if fitting := [key for key in fitting if not split or splits[key] in ("", split)]:
+                why = f"{SEVERAL if rule == 'file name' else 'fits'} {' and '.join(fitting[:2])}"
+                found[name, split] = (fitting[0], rule) if len(fitting) == 1 else ("", why)
+    return [(name, *found[name, split]) for name, split in pairs]
+
+
+def _rules(root: Path) -> Iterator[tuple[str, Forms, Forms]]:
+    """Names of rules, and the forms of a name, in order, and of a key: the clip is meant that shares one with the name.
+
+    Strictest first; what fits several clips by one rule is not settled by a looser one.
+    """
+    folder = root.absolute().parts
+
+    def below(name: str) -> Iterator[str]:  # ends of a path of another computer, or from the folder above the data
+        parts = clip_key(_tidied(name)).split("/")
+        for i in range(1, len(parts)):
+            if ABSOLUTE.match(_tidied(name)) or tuple(parts[:i]) == folder[-i:]:
+                yield "/".join(parts[i:])
+
+    def file_name(name: str) -> list[str]:
+        return [clip_key(_tidied(name)).rpartition("/")[2]] if ABSOLUTE.match(_tidied(name)) else []
+
+    def number(name: str) -> list[str]:
+        folder, _, last = clip_key(_tidied(name)).rpartition("/")
+        return [f"{folder}/{match[1]}"] if (match := NUMBER.fullmatch(last)) else []
+
+    def alone(key: str) -> list[str]:
+        return [key]
+
+    def folded(forms: Forms) -> Forms:
+        return lambda text: [form.casefold() for form in forms(text)]
+
+    yield "key", _spellings, alone
+    yield "file name", _spellings, _ends
+    yield "other case", folded(_spellings), folded(_ends)
+    for rule, of_name, of_key in [("path", below, alone), ("file name of a path", file_name, _ends)]:
+        yield rule, of_name, of_key
+        yield f"{rule}, other case", folded(of_name), folded(of_key)
+    yield "same number", number, lambda key: (form for end in _ends(key) for form in number(end))
+
+
+def _tidied(name: str) -> str:
+    """A name without spaces around it, with "/" for backslashes."""
+    return name.strip().replace("\\", "/").removeprefix("./")
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """What a name with or without video suffix may mean: it, it tidied, and without OpenFace's `_aligned`."""
+    for path in (name, _tidied(name), _tidied(name).removesuffix("_aligned")):
+        yield from (clip_key(path), unicodedata.normalize("NFC", path))
+
+
+def _ends(key: str) -> Iterator[str]:
     """A key, and the key without its first folder, and so on."""
     parts = key.split("/")
     return ("/".join(parts[first:]) for first in range(len(parts)))
 
 
-def tidied(name: str) -> str:
-    """A name without spaces around it, with "/" for backslashes."""
-    return name.strip().replace("\\", "/").removeprefix("./")
-
-
-def spellings(name: str) -> Iterator[str]:
-    """What a name with or without video suffix may mean: it, it tidied, and without OpenFace's `_aligned`."""
-    for path in (name, tidied(name), tidied(name).removesuffix("_aligned")):
-        yield from (clip_key(path), unicodedata.normalize("NFC", path))
-
-
-def match_clips(names: Iterable[str], keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the clip of each name, by its key or else the only one that ends in the name.
-
-    Returns:
-        From key to name; and from every other name to the reason.
-    """
-    ending: dict[str, list[str]] = {}
-    for key in keys:
-        for end in ends(key):
-            ending.setdefault(end, []).append(key)
-    named: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    for name in names:
-        known = [spelled for spelled in spellings(name) if spelled in ending]
-        exact = [spelled for spelled in known if spelled in ending[spelled]]
-        fitting = exact[:1] or (ending[known[0]] if known else [])
-        if len(fitting) != 1:
-            refused[name] = f"it fits {fitting[0]} and {fitting[1]}" if fitting else NO_CLIP
-        elif named.setdefault(fitting[0], name) != name:
-            refused[name] = f"{named[fitting[0]]} means the same clip {fitting[0]}"
-    return named, refused
+def as_lines(matched: Iterable[Match], what: str = "ratings") -> list[str]:
+    """How many names were matched by which rule, and which fit no clip: a line each; none where there are no names."""
+    rows = [tuple(row) for row in matched]
+    rules = Counter(rule for _, key, rule in rows if key).most_common()
+    by = f" ({', '.join(f'{n:,} by {rule}' for rule, n in rules)})" if rules else ""
+    lines = [f"{what}: {sum(n for _, n in rules):,} names matched{by}"]
+    if lost := {name: "" if why == NO_CLIP else f" ({why})" for name, key, why in rows if not key}:
+        named = ", ".join([name + why for name, why in lost.items()][:SHOWN])
+        lines.append(f"{what}: {len(lost):,} names fit no clip: {named}{', …' if len(lost) > SHOWN else ''}")
+    return lines if rows else []
 
 
 def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Reads rating files safely, as people keep them, and says how far raters agree.
 
 In: a folder. Out: a table of rating rows, one per (file, clip name) or rater, values as they stand in the file; which
-clip a name means is for `helpers.matching`. ChaLearn's pickles and JSON of the same shape, text with any usual
+clip a name means is for `helpers.names`. ChaLearn's pickles and JSON of the same shape, text with any usual
 separator, Excel's workbooks, positional arrays. Columns are found by name, never by place; scales and missing names are
 never guessed. Nothing in a file is executed: pickles yield dicts, strings and numbers, or an error.
 """
@@ -52,7 +52,7 @@ class Ratings:
         problems: Columns `name` (a clip's key, or the name in the file) and `problem`; empty when all is in order.
         given: Columns `source`, `split` and `group` as the files state them, index as `table`; "" where they do not.
         matched: One row per name in the files: `name`, `key` ("" where it fits no clip) and `rule`, see
-            `matching.match_names`.
+            `names.match_names`.
         reliability: Of mean ratings, see `reliability`; None where no raters are named.
     """
 
@@ -197,8 +197,8 @@ def _file_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def _place_of_head(lines: list[Line]) -> int | None:
     """The place of the line of column names."""
-    is_clip = [any(_heading(cell.partition("(")[0]) == "clip" for cell in cells) for _, cells in lines[:HEAD_LINES]]
-    return is_clip.index(True) if any(is_clip) else None
+    heads = (at for at, (_, cells) in enumerate(lines[:HEAD_LINES]) if "clip" in map(_heading, map(_bare, cells)))
+    return next(heads, None)
 
 
 def _columns_of(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
@@ -207,12 +207,11 @@ def _columns_of(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> d
     A heading is taken as it is, without regard to case and spaces; else without what stands in brackets behind it; else
     as a trait's initial, where all of O, C, E, A, N are there.
     """
-    full = [_heading(heading) for heading in headings]
-    bare = [_heading(re.sub(r"\s*[(\[].*[)\]]\s*$", "", heading)) for heading in headings]
+    full, bare = list(map(_heading, headings)), [_heading(_bare(heading)) for heading in headings]
     initials = {trait[0]: trait for trait in TRAITS} if set("ocean") <= set(bare) else {}
     columns = {}
     for name in (*wanted, *STATED):
-        for spelled in (full, bare, [initials.get(heading, "") for heading in bare]):
+        for spelled in (full, bare, [initials.get(heading) for heading in bare]):
             if places := [place for place, heading in enumerate(spelled) if heading == _heading(name)]:
                 columns[name] = places[0]
                 break
@@ -220,6 +219,11 @@ def _columns_of(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> d
             must = f"{path.name} must have one column {_heading(name)!r}"
             raise ValueError(f"{must}, got {len(places)} in {', '.join(headings[:20])}.")
     return columns
+
+
+def _bare(heading: str) -> str:
+    """A heading without what stands in brackets behind it."""
+    return re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*$", "", heading)
 
 
 def _heading(text: str) -> str:
@@ -328,12 +332,9 @@ def _is_rating(value: Any) -> bool:
 def reliability(ratings: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     """Measure the reliability of mean ratings: intraclass correlation (Shrout and Fleiss 1979, Psych. Bull. 86:420).
 
-    Where all raters rated the same clips it is ICC(2,k): absolute agreement, raters as a random sample. Where raters
-    differ from clip to clip it is ICC(1,k), in which a rater's leniency counts as error, k being the harmonic mean of
-    the raters per clip. ICC(1,k) is ICC(1,1) stepped up by Spearman and Brown's formula.
-
-    Noise in the mean rating bounds every model: one that knew the true score would correlate with it by the root of
-    the reliability (Spearman 1904, Am. J. Psych. 15:72), and reach the reliability itself as R².
+    ICC(1,k) from the analysis of variance of clips: a rater's leniency counts as error, k is the harmonic mean of the
+    raters per clip. Noise in the mean rating bounds every model: one that knew the true score would correlate with it
+    by the root of the reliability (Spearman 1904, Am. J. Psych. 15:72), and reach the reliability itself as R².
 
     Args:
         ratings: One row per clip and rater: columns `key`, `rater`, and one per target (NaN = not rated).
@@ -341,51 +342,22 @@ def reliability(ratings: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         Index target; `clips` with two raters or more, `raters`, `per_clip` (mean number of raters), `kind`
-        ("ICC(2,k)" or "ICC(1,k)"), `single` (of one rater), `mean` (of the mean rating), `max_pearson`, `max_r2`; NaN
-        where no two raters rated a clip, or nothing varies. A negative estimate is given as 0.
+        ("ICC(1,k)"), `single` (of one rater), `mean` (of the mean rating), `max_pearson`, `max_r2`; NaN where no two
+        raters rated two clips, or nothing varies. A negative estimate is given as 0.
     """
-    rows = {target: _of_target(ratings[["key", "rater", target]].dropna(), target) for target in targets}
+    rows = {target: _reliability(ratings[["key", "rater", target]].dropna(), target) for target in targets}
     return pd.DataFrame.from_dict(rows, "index").rename_axis("target")
 
 
-def _of_target(long: pd.DataFrame, target: str) -> dict[str, float | int | str]:
-    table = long.pivot(index="key", columns="rater", values=target)
-    table = table[table.count(axis=1) > 1].dropna(axis=1, how="all")
-    counts = table.count(axis=1)
-    known = {"clips": len(table), "raters": table.shape[1], "per_clip": float(counts.mean())}
-    if len(table) < 2:
-        return known | dict.fromkeys(("kind", "single", "mean", "max_pearson", "max_r2"), np.nan)
-    crossed = bool(table.notna().all(axis=None))
-    single, mean = _two_way(table.to_numpy()) if crossed else _one_way(table, counts)
-    ceilings = {"max_pearson": float(np.sqrt(mean)), "max_r2": mean}
-    return known | {"kind": "ICC(2,k)" if crossed else "ICC(1,k)", "single": single, "mean": mean} | ceilings
-
-
-def _two_way(x: np.ndarray) -> tuple[float, float]:
-    """ICC(2,1) and ICC(2,k) of x (clips, raters)."""
-    n, k = x.shape
-    of_clips = k * np.sum((x.mean(1) - x.mean()) ** 2) / (n - 1)
-    of_raters = n * np.sum((x.mean(0) - x.mean()) ** 2) / (k - 1)
-    error = np.sum((x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()) ** 2) / ((n - 1) * (k - 1))
-    leniency = (of_raters - error) / n
-    single = _share(of_clips - error, of_clips + (k - 1) * error + k * leniency)
-    return single, _share(of_clips - error, of_clips + leniency)
-
-
-def _one_way(table: pd.DataFrame, counts: pd.Series) -> tuple[float, float]:
-    """ICC(1,1) and ICC(1,k) from the analysis of variance of clips with unequal numbers of raters."""
-    n, total = len(table), int(counts.sum())
-    means, overall = table.mean(axis=1), float(table.stack().mean())
-    within = float(table.sub(means, axis=0).pow(2).sum(axis=None)) / (total - n)
-    between = float((counts * (means - overall) ** 2).sum()) / (n - 1)
-    typical = (total - float((counts**2).sum()) / total) / (n - 1)
-    of_clips = max(0.0, (between - within) / typical)
-    harmonic = n / float((1 / counts).sum())
-    return _share(of_clips, of_clips + within), _share(of_clips, of_clips + within / harmonic)
-
-
-def _share(part: float, whole: float) -> float:
-    """part / whole; 0 for a negative estimate, NaN where nothing varies."""
-    if part < 0:
-        return 0.0
-    return float(part / whole) if whole > 0 else float("nan")
+def _reliability(long: pd.DataFrame, target: str) -> dict[str, float | int | str]:
+    long = long[long.groupby("key")[target].transform("size") > 1]
+    by_clip, overall = long.groupby("key")[target], long[target].mean()
+    counts, n, total, single, mean = by_clip.size(), by_clip.ngroups, len(long), np.nan, np.nan
+    if n > 1:
+        within = ((long[target] - by_clip.transform("mean")) ** 2).sum() / (total - n)
+        between = (counts * (by_clip.mean() - overall) ** 2).sum() / (n - 1)
+        of_clips = max(0.0, (between - within) / (total - (counts**2).sum() / total) * (n - 1))
+        if of_clips + within > 0:
+            single, mean = (float(of_clips / (of_clips + within * part)) for part in (1, (1 / counts).mean()))
+    known = {"clips": n, "raters": long["rater"].nunique(), "per_clip": float(counts.mean()), "kind": "ICC(1,k)"}
+    return known | {"single": single, "mean": mean, "max_pearson": float(np.sqrt(mean)), "max_r2": mean}

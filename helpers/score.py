@@ -18,7 +18,7 @@ import pandas as pd
 
 from helpers.attention import get_attention_weights, occlusion
 from helpers.backbones import Backbone, build_backbone
-from helpers.clips import LETTERS, TRAITS, load_clips, name_of, targets_of
+from helpers.clips import LETTERS, TRAITS, as_line, load_clips, name_of, take_inventory, targets_of
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.container import VideoError
 from helpers.crops import Job, face_crops, face_flows
@@ -28,7 +28,6 @@ from helpers.failures import reason_of
 from helpers.files import needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.inventory import as_line, take_inventory
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.names import clip_key, natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
@@ -360,7 +359,7 @@ def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
 
     Of the first `EXAMPLES` that can be used the one with the most face is taken. ValueError where none can be used.
     """
-    rated, clips, usable, result = ratings_of(out).index, take_inventory(folder).clips, [], "none"
+    rated, clips, usable, result = ratings_of(out).index, take_inventory(folder)[0], [], "none"
     for key in sorted(clips, key=lambda key: (key not in rated, natural_order(key))):
         result = _score(folder / clips[key], scorer, clips[key])
         usable += [result] if isinstance(result, ClipScore) else []

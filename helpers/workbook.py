@@ -118,11 +118,11 @@ def stored_clips(tasks: dict[str, dict[str, Any]], chosen: list[str], data: Path
     named = [name for name, tree in TREES.items() if tasks[name].get(tree)]
     if not named:
         return [], chosen
-    from helpers.inventory import take_inventory
+    from helpers.clips import take_inventory
     from helpers.sources import open_tree  # takes as long to import as the rest
 
     trees = [open_tree(NOTEBOOKS[name].checked(tasks[name])) for name in named]
-    if take_inventory(data).clips:
+    if take_inventory(data)[0]:
         return [], chosen
     for name, tree in TREES.items():
         if name in chosen and name not in named:

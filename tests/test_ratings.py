@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import sys
-import unicodedata
 
 import numpy as np
 import openpyxl
@@ -47,8 +46,6 @@ def test_pickles_are_read_by_trait_and_clip_name(folder, protocol):
     (folder / "annotation_test.pkl").write_bytes(pickle.dumps(test, protocol))
     found = read(folder)
     assert found.kind == "pickle"
-    assert found.problems.empty
-    assert found.table.columns.tolist() == list(TRAITS)
     assert found.table.loc["training80_01/-AmMDnVl4s8.003"].tolist() == [0.6, 0.7, 0.8, 0.9, 1]
     assert found.table.loc["training80_01/-AmMDnVl4s8.004"].tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert found.table.loc["test80_02/_plk5k7PBEg.001"].tolist() == [0, 0.11, 0.12, 0.13, 0.14]
@@ -64,7 +61,7 @@ class Asks:
         return self.call
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_a_pickle_that_asks_for_a_function_is_refused_and_runs_nothing(folder, protocol):
     flag = folder / "executed"
     data = challenge({"-AmMDnVl4s8.003.mp4": [0.5] * 5}) | {"extra": Asks(os.system, f"touch '{flag}'")}
@@ -82,17 +79,13 @@ def test_a_pickle_that_asks_for_a_function_is_refused_and_runs_nothing(folder, p
         (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", "posix.system"),
         (b"\x80\x04\x8c\x07a\nb\x1b[31\x8c\x06system\x93.", r"a\\nb\\x1b"),
         (b"Psomewhere\n.", "persistent"),
-        (b"\x80\x02K\x01Q.", "persistent"),
         (b"\x80\x02\x82\x07.", "extension"),
-        (b"\x80\x02X\x01\x00\x00\x00a)R.", "dicts"),
-        (b"\x80\x02}}b.", "dicts"),
         (b"", "dicts"),
         (b"not a pickle", "dicts"),
         (pickle.dumps({"openness": {"a": 0.5}})[:-4], "dicts"),
         (pickle.dumps([1, 2]), "list"),
         (pickle.dumps({"openness": [0.5]}), "trait"),
         (pickle.dumps({"openness": {"a": "high"}}), "high"),
-        (pickle.dumps({"openness": {"a": True}}), "True"),
         (pickle.dumps({"openness": {3: 0.5}}), "3"),
         (pickle.dumps({"openness": {"a": 10**400}}), "100000"),
         (pickle.dumps({"warmth": {"a": 0.5}, "interview": {}}), "'openness'"),
@@ -162,6 +155,7 @@ def test_the_csv_of_the_challenge_is_read_with_its_spelling(folder):
         "clip,O,C,E,A,N,remark,remark\na,.1,.2,.3,.4,.5,x,y\n",
         "clip|openness|conscientiousness|extraversion|agreeableness|neuroticism|O\na|.1|.2|.3|.4|.5|9\n",
         "clip,openness,openness (sd),C,E,A,N,O\na,.1,7,.2,.3,.4,.5,.9\n",
+        "clip (file);O (0-1);C;E;A;N\na;0,1;0,2;0,3;0,4;0,5\n",
     ],
 )
 def test_a_text_is_read_whatever_parts_its_cells_and_stands_above_them(tmp_path, text):
@@ -188,37 +182,22 @@ def test_clip_names_that_look_like_numbers_stay_names(tmp_path, clip):
     assert read(tmp_path, targets=["openness"]).table["openness"].to_dict() == {clip: 0.5}
 
 
-def test_composed_and_decomposed_umlauts_are_one_name(tmp_path):
-    make_clips(tmp_path, unicodedata.normalize("NFD", "Übung/größe.mp4"))
-    write_csv(tmp_path, "clip,openness", "größe.mp4,0.5")
-    table = clips.read_clips(tmp_path, targets=["openness"])
-    assert table["openness"].to_dict() == {"Übung/größe": 0.5}
-    assert (tmp_path / table["path"].iloc[0]).is_file()
-    write_csv(tmp_path, "clip,openness", unicodedata.normalize("NFD", "Übung/größe") + ",0.5")
-    assert clips.read_clips(tmp_path, targets=["openness"])["openness"].tolist() == [0.5]
-
-
 @pytest.mark.parametrize(
     ("lines", "word"),
     [
         (["clip,openness", "a,high"], "ratings.csv line 2: openness .* 'high'"),
-        (["clip,openness", "a,50%"], "50%"),
         (["clip,openness", 'a,"1,234.5"'], "1,234.5"),
-        (["clip,openness", "a,1_0"], "1_0"),
         (["clip,openness", "a,0,5"], "line 2"),
         (["clip,openness", "a,.5", "Total,50.5"], "Total"),
         (["clip,openness", "a,1.3"], "openness of a .* 1.3.*rating_low and rating_high"),
-        (["clip,openness", "a,-inf"], "-inf"),
         (["clip,openness", "absent,7"], "absent"),
         (["clip,openness,split", "a,.5,fold1"], "fold1"),
         (["clip,openness", ",.5"], "line 2 must name a clip"),
         (["clip,openness", "", "a,.5,.6"], "line 3"),
         (["clip,warmth", "a,.5"], "'openness'"),
-        (["clip,W", "a,.5"], "'openness'"),
         (["name,openness", "a,.5"], "'clip'"),
         (["clip,openness,ValueOpenness", "a,.5,.5"], "'openness'"),
         (["clip,openness (m),openness (sd)", "a,.5,.6"], "'openness'"),
-        (["clip,Clip,openness", "a,b,.5"], "'clip'"),
         (["clip,openness", "a,.5", "a.mp4,.6"], "a must be rated once, got openness 0.5 and 0.6"),
         (["clip,openness", "a,.5", "a,"], "a must be rated once, got openness 0.5 and nan"),
         (["clip,openness,source", "a,.5,x", "a,.5,y"], "a must be rated once, got source x and y"),
@@ -236,13 +215,6 @@ def test_a_bad_table_is_one_clear_line(tmp_path, lines, word):
     with pytest.raises(ValueError, match=word) as caught:
         read(tmp_path, ["openness"])
     assert "\n" not in str(caught.value)
-
-
-def test_initials_are_traits_only_where_all_five_are_there(tmp_path):
-    make_clips(tmp_path, "a.mp4")
-    write_csv(tmp_path, "clip,O,C,E,A", "a,.1,.2,.3,.4")
-    with pytest.raises(ValueError, match="'openness'"):
-        read(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
@@ -318,21 +290,10 @@ def test_what_does_not_fit_is_listed_and_nothing_is_lost(folder):
     }
 
 
-def test_a_folder_without_ratings_is_kind_none_and_unrated(folder):
-    found = read(folder)
-    assert found.kind == "none"
-    assert found.problems.empty
-    table = clips.read_clips(folder)
-    assert table[list(TRAITS)].isna().all(axis=None)
-    assert table[list(TRAITS)].dtypes.eq(np.float64).all()
-
-
 def test_another_scale_is_mapped_to_zero_and_one(folder):
     write_csv(folder, HEADER, "_plk5k7PBEg.001,1,7,4,2.5,5.5")
     values = read(folder, rating_range=(1, 7)).table.iloc[0]
     assert values.tolist() == [0, 1, 0.5, 0.25, 0.75]
-    with pytest.raises(ValueError, match="rating_range"):
-        read(folder, rating_range=(7, 1))
 
 
 def test_a_limit_does_not_turn_ratings_into_ratings_without_clip(folder):
@@ -444,45 +405,32 @@ def test_a_workbook_that_is_damaged_or_without_ratings_is_refused(tmp_path, monk
 SHROUT_AND_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]  # table 2
 
 
-def long(table, target="warmth") -> pd.DataFrame:
+def agreement(table) -> pd.Series:
     rows = [(f"c{i}", f"r{j}", value) for i, row in enumerate(table) for j, value in enumerate(row)]
-    return pd.DataFrame(rows, columns=["key", "rater", target])
+    return reliability(pd.DataFrame(rows, columns=["key", "rater", "warmth"]), ["warmth"]).loc["warmth"]
 
 
-def test_raters_of_the_same_clips_give_the_published_icc():
-    found = reliability(long(SHROUT_AND_FLEISS), ["warmth"]).loc["warmth"]
-    assert found["kind"] == "ICC(2,k)"
-    assert found["single"] == pytest.approx(0.29, abs=0.005)
-    assert found["mean"] == pytest.approx(0.62, abs=0.005)
+def test_raters_give_the_published_icc():
+    found = agreement(SHROUT_AND_FLEISS)
+    assert (found["single"], found["mean"]) == (pytest.approx(0.17, abs=0.005), pytest.approx(0.44, abs=0.005))
+    assert found["mean"] == pytest.approx(4 * found["single"] / (1 + 3 * found["single"]))  # Spearman and Brown
     assert found["max_pearson"] == pytest.approx(found["mean"] ** 0.5)
-    assert (found["clips"], found["raters"], found["per_clip"]) == (6, 4, 4)
-
-
-def test_raters_that_differ_from_clip_to_clip_give_the_one_way_icc():
-    table = long(SHROUT_AND_FLEISS)
-    table["rater"] = [f"someone {i}" for i in range(len(table))]
-    found = reliability(table, ["warmth"]).loc["warmth"]
-    assert found["kind"] == "ICC(1,k)"
-    assert found["single"] == pytest.approx(0.17, abs=0.005)
-    assert found["mean"] == pytest.approx(0.44, abs=0.005)
-    stepped_up = 4 * found["single"] / (1 + 3 * found["single"])  # Spearman and Brown
-    assert found["mean"] == pytest.approx(stepped_up)
+    assert (found["clips"], found["raters"], found["per_clip"], found["kind"]) == (6, 4, 4, "ICC(1,k)")
 
 
 def test_a_perfect_model_reaches_the_ceiling_and_no_more():
     random = np.random.default_rng(0)
-    n, k, noise = 4000, 3, 0.2
-    truth = random.normal(0.5, 0.15, n)
-    ratings = truth[:, None] + noise * random.standard_normal((n, k))
+    truth = random.normal(0.5, 0.15, 4000)
+    ratings = truth[:, None] + 0.2 * random.standard_normal((4000, 3))
     ratings[::2, 2] = np.nan  # half of the clips have two raters
-    found = reliability(long(ratings), ["warmth"]).loc["warmth"]
+    found = agreement(ratings)
     assert found["per_clip"] == 2.5
     assert found["max_pearson"] == pytest.approx(np.corrcoef(truth, np.nanmean(ratings, 1))[0, 1], abs=0.01)
 
 
 def test_one_rater_per_clip_tells_nothing_and_chance_agreement_is_zero():
-    alone = reliability(long(np.random.default_rng(0).random((9, 1))), ["warmth"]).loc["warmth"]
+    alone = agreement(np.random.default_rng(0).random((9, 1)))
     assert alone["clips"] == 0
     assert np.isnan(alone["mean"])
-    against = reliability(long([[1, 5], [5, 1], [2, 4], [4, 2]]), ["warmth"]).loc["warmth"]
-    assert against["mean"] == 0
+    assert np.isnan(agreement([[1, 1], [1, 1]])["mean"])  # nothing varies
+    assert agreement([[1, 5], [5, 1], [2, 4], [4, 2]])["mean"] == 0
