@@ -1,8 +1,7 @@
-"""How good predictions are: metrics per target beside the constant predictor, and where the errors lie.
+"""How good predictions are: metrics per target beside the constant predictor.
 
 In: `truth` and `prediction`, float arrays (N, k) over a whole set, scores in [0, 1]; NaN in `truth` means unrated and
-is left out, and every metric of a target without ratings is NaN. Tables of errors take the rows of one model on
-held-out clips: columns clip, source, trait, truth, prediction (`predictions.csv`).
+is left out, and every metric of a target without ratings is NaN.
 """
 
 import math
@@ -163,28 +162,10 @@ def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     return np.array(widths)
 
 
-def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Mean prediction and mean truth in 5 parts of equal size by prediction; the two are equal for a calibrated model.
-
-    Returns:
-        Columns trait, bin (0 is the lowest), prediction, truth (means), clips; and `slope`, of truth on prediction over
-        all clips of the trait: 1 when calibrated, below 1 when predictions are spread too far.
+def calibration_slopes(predictions: pd.DataFrame) -> pd.Series:
+    """Slope of truth on prediction by trait: 1 when calibrated, below 1 when predictions are spread too far; NaN where
+    they do not vary.
     """
-    parts = []
-    for trait, rows in predictions.dropna(subset=["truth"]).groupby("trait", sort=False):
-        rank = rows["prediction"].rank(method="first")
-        bins = pd.qcut(rank, min(5, len(rows)), labels=False).rename("bin")
-        means = rows.groupby(bins)[["prediction", "truth"]].mean()
-        spread = rows["prediction"].var(ddof=0)
-        slope = rows["prediction"].cov(rows["truth"], ddof=0) / spread if spread > 0 else np.nan
-        parts.append(means.assign(clips=bins.value_counts(), trait=trait, slope=slope).reset_index())
-    return pd.concat(parts, ignore_index=True)[["trait", "bin", "prediction", "truth", "clips", "slope"]]
-
-
-def errors_by_source(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute and mean signed error of each source, worst first: index source, columns mae, bias, clips."""
-    rows = predictions.dropna(subset=["truth"])
-    error = rows["prediction"] - rows["truth"]
-    groups = rows.assign(error=error, size=error.abs()).groupby("source")
-    table = groups.agg(mae=("size", "mean"), bias=("error", "mean"), clips=("clip", "nunique"))
-    return table.sort_values("mae", ascending=False)
+    rated = predictions.dropna(subset=["truth"]).groupby("trait", sort=False)
+    spread = {trait: (rows["prediction"] - rows["prediction"].mean(), rows["truth"]) for trait, rows in rated}
+    return pd.Series({trait: (p * truth).sum() / ((p**2).sum() or np.nan) for trait, (p, truth) in spread.items()})

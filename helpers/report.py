@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 from helpers.clips import DISPLAY
 from helpers.files import code_version, read_json, replacing, write_json
-from helpers.statistics import NONE, in_words, model_warnings, number
+from helpers.statistics import NONE, model_warnings, number
 
 MAIN = "token_cross_attention"
 SHOWN = 30  # failed clips, kinds of masked rows: the rest is counted
@@ -118,7 +118,7 @@ def verdicts(summary: dict[str, Any]) -> list[str]:
     rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
     if rivals:
         said.append(max(rivals, key=lambda c: models[c["b"]]["r2"]["mean"] or 0.0)["verdict"])
-    return said + in_words(summary["groups"])
+    return said
 
 
 def pointing_in_words(attention: dict[str, Any] | None) -> list[str]:

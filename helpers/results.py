@@ -31,7 +31,7 @@ from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import as_summary, conformal_quantile, each_number, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS
-from helpers.statistics import comparisons, group_errors, group_warnings
+from helpers.statistics import CAVEATS, comparisons, group_errors
 from helpers.store import STREAMS, read_arrays
 from helpers.variants import TOKEN_MODEL, VARIANTS, chosen_models, variant_of
 
@@ -242,7 +242,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     card |= {
         "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
         "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
-        "caveats": group_warnings(results["groups"]),
+        "caveats": list(CAVEATS),
         "code_version": code_version(),
     }
     card |= {name: results[name] for name in ("split", "ceiling", "groups", "config")}

@@ -10,20 +10,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from helpers.clips import letter_of
 from helpers.metrics import from_sums, terms
 
 DRAWS, LEVEL = 2000, 0.95
-CRITICISM = (
+CAVEATS = (  # of every model's card
     "Raters of apparent traits are biased by the gender, ethnicity and age that they perceive (Jacques Junior et al. "
     "2021, Person perception biases exposed), and models take biases over (Yan et al. 2020, Mitigating biases in "
-    "multimodal personality assessment)."
+    "multimodal personality assessment): errors by group are known only where ratings.csv has a column group.",
+    "A score is what viewers would say of a clip, not what a person is.",
 )
 NONE = "–"  # for a number that does not exist
 FEWEST = 5  # sources, on either side: no resampling of fewer reaches a coverage of 95 %, so they have no interval
-MEASURES = ("mae", "bias", "mae_over_others", "bias_over_others")
 
 
 class Bootstrap:
@@ -189,61 +188,27 @@ def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict[str, Any]]:
+def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict[str, float | None]]:
     """Measure one model's errors in each group of clips: does it serve some people worse than others.
 
     Args:
-        predictions: Columns seed, clip, source, truth, prediction: one model's held-out clips, every target.
-        groups: Group of each clip, index clip; clips without one ("" or absent) count to no group, but to the others.
+        predictions: Columns clip, source, truth, prediction: one model's held-out clips, every target and seed.
+        groups: Group of each clip, index clip; "" for none.
 
     Returns:
-        By group: `clips`, `sources`, and `mae` (mean |truth - prediction|), `bias` (mean of prediction - truth),
-        `mae_over_others`, `bias_over_others` (the group's minus everyone else's), each {"value", "low", "high"};
-        means over targets and seeds. None where nothing can be said, as for intervals of fewer than `FEWEST` sources.
+        By group: `clips`, `sources`, `mae` (mean |prediction - truth|) and `bias` (mean of prediction - truth), each
+        with the ends `_low` and `_high` of its interval over sources; None for fewer than `FEWEST`.
     """
     rows = predictions.dropna(subset=["truth"])
-    rows = rows.assign(group=rows["clip"].map(groups).fillna(""), error=rows["prediction"] - rows["truth"])
-    draws, found = Bootstrap(rows["source"].to_numpy()), {}
-    for group in sorted(set(rows["group"]) - {""}):
-        own, rest = rows[rows["group"] == group], rows[rows["group"] != group]
-        ours, others = (
-            draws.means(np.column_stack([part["error"].abs(), part["error"]]), part["source"].to_numpy())
-            for part in (own, rest)
-        )
-        known = {"clips": int(own["clip"].nunique()), "sources": int(own["source"].nunique())}
-        fewest = min(known["sources"], rest["source"].nunique())
-        n_sources = (known["sources"], known["sources"], fewest, fewest)
-        table = np.hstack([ours, ours - others]).T  # (4, n + 1)
-        found[str(group)] = known | dict(zip(MEASURES, map(_ends, table, n_sources), strict=True))
+    rows = rows.assign(group=rows["clip"].map(groups).replace("", np.nan), bias=rows["prediction"] - rows["truth"])
+    found: dict[str, dict[str, float | None]] = {}
+    for group, own in rows.assign(mae=rows["bias"].abs()).groupby("group"):
+        found[str(group)] = {"clips": own["clip"].nunique(), "sources": own["source"].nunique()}
+        for name in ("mae", "bias"):
+            mean = mean_interval([own[name].to_numpy()], [own["source"].to_numpy(str)])
+            low, high = mean["interval"] or (None, None)
+            found[str(group)] |= {name: mean["value"], f"{name}_low": low, f"{name}_high": high}
     return found
-
-
-def _ends(draws: np.ndarray, n: int) -> dict[str, float | None]:
-    """The value, which is the first of the draws, and the ends of its interval over n sources; None for few sources.
-
-    The expanded percentile interval of Hesterberg (2015, What teachers should know about the bootstrap): a percentile
-    interval of n values is narrower than that of the t distribution by about as much as is added here.
-    """
-    value, rest = _or_none(draws[0]), draws[1:][np.isfinite(draws[1:])]
-    if n < FEWEST or value is None or not len(rest):
-        return {"value": value, "low": None, "high": None}
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1))
-    low, high = np.quantile(rest, [tail, 1 - tail]).tolist()
-    return {"value": value, "low": low, "high": high}
-
-
-def in_words(found: dict[str, dict[str, Any]]) -> list[str]:
-    """One sentence per group whose errors differ from the others', or one that says that none can be told to."""
-    said = []
-    for group, errors in found.items():
-        for measure, what in (("mae_over_others", "mean absolute error"), ("bias_over_others", "mean signed error")):
-            d = errors[measure]
-            if d["low"] is not None and (d["low"] > 0 or d["high"] < 0):
-                interval = f"[{signed(d['low'])}, {signed(d['high'])}]"
-                said.append(f"{group}: {what} differs from that of the others by {signed(d['value'])} {interval}.")
-    if found and not said:
-        said.append(f"No group's errors can be told from the others': {', '.join(found)}.")
-    return said
 
 
 def model_warnings(
@@ -261,9 +226,3 @@ def model_warnings(
         f"the model's own scores are too high: {split}": split,
     }
     return [text for text, holds in found.items() if holds]
-
-
-def group_warnings(found: dict[str, dict[str, Any]]) -> list[str]:
-    """What a model's card says about groups of people, measured or not."""
-    said = in_words(found) or ["Errors by group are unknown: no groups were given (column group of ratings.csv)."]
-    return [f"{' '.join(said)} {CRITICISM}", "A score is what viewers would say of a clip, not what a person is."]

@@ -29,7 +29,7 @@ from helpers.ratings import read_positional
 from helpers.results import LICENCE, prediction_rows, split_facts
 from helpers.serializer import card_beside, load_model, model_card
 from helpers.splits import source_of
-from helpers.statistics import compare_models, group_warnings
+from helpers.statistics import CAVEATS, compare_models
 from helpers.store import STREAMS
 from helpers.train import Trainer
 from helpers.variants import TOKEN_MODEL, start_model
@@ -142,7 +142,7 @@ class TrainingSystem:
             "seed": self.job.seed,
             "weights": {p.name: _weights_behind(p) for p in self.paths[:2]},
             "licence": f"{LICENCE}: look there before passing the model on",
-            "caveats": group_warnings({}),
+            "caveats": list(CAVEATS),
             "targets": list(self.data.targets),
             "forms": {name: form_of(getattr(self.data, f"{name}_features")) for name in STREAMS},
         }

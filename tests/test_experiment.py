@@ -275,7 +275,7 @@ def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(compare, tm
     found = compare(clips)
     assert found["ceiling"] == {"r2": {"O": 0.64}, "pearson": {"O": 0.8}}
     errors = found["groups"]["a"]
-    assert errors["mae"]["low"] < errors["mae"]["value"] < errors["mae"]["high"]
+    assert errors["mae_low"] < errors["mae"] < errors["mae_high"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scored import VALUES, made_up
 
-from helpers import metrics, plots
+from helpers import plots
 from helpers.clips import DISPLAY, TRAITS
 from helpers.plots import (
     alignment,
@@ -109,7 +109,6 @@ LOGS = {
 }
 ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
 UNSURE = {"difference": 0, "interval": None}
-NO_ENDS = {"value": 0.1, "low": None, "high": None}
 POINTING = {
     "occlusion_pointing": 0.9,
     "occlusion_pointing_interval": [0.8, 0.95],
@@ -255,11 +254,6 @@ DRAWN = {
         lambda ax: [*ax[0].lines[0].get_xdata(), *bars(ax[0], "x")],
         [0.3, 0.9, 0.0, 0.5],
     ),
-    "spread": (
-        lambda: alignment.plot_component_spread({"face": np.array([[0.0, 0.0], [2.0, 6.0]])}),
-        lambda ax: line(ax[0]),
-        [1, 3],
-    ),
     "history": (
         lambda: training.plot_history(HISTORY),
         lambda ax: [*line(ax[1]), *ax[1].collections[0].get_offsets()[0]],
@@ -280,11 +274,6 @@ DRAWN = {
         lambda: training.plot_predictions(BEYOND, HALF),
         lambda ax: ax[0].lines[3].get_xydata(),  # crosses on the edge
         [[0.9, 1.0]],
-    ),
-    "by source": (
-        lambda: training.plot_errors_by_source(pd.DataFrame({"mae": [0.3, 0.1], "bias": [0.2, 0]}, index=["s0", "s1"])),
-        lambda ax: [*bars(ax[0], "height"), *line(ax[0])],
-        [0.3, 0.1, 0.2, 0],
     ),
     "comparisons": (
         lambda: training.plot_comparisons(
@@ -395,7 +384,6 @@ def test_a_figure_shows_its_data(name):
 SAID = {
     "not recorded": (lambda: features.plot_time_spent({}, 8.0, workers=2), "Not recorded"),
     "one row": (lambda: features.plot_rows(np.ones((1, 7)), T_S[:1]), "no channel varies over the clip's 1 row"),
-    "one token": (lambda: alignment.plot_component_spread({"face": np.ones((1, 5))}), "no channel varies"),
     "times of one token": (lambda: alignment.plot_token_times(np.zeros(1), np.zeros(1), segment_s=0.5), "motion"),
     "one moment": (lambda: dynamic.plot_evolution(np.zeros(1), np.zeros((1, 2)), ["a", "b"]), "a"),
     "no answer": (lambda: dynamic.plot_space_time(np.zeros((1, 1, 1)), np.zeros(1), np.zeros(1)), "activation"),
@@ -423,11 +411,7 @@ SAID = {
         lambda: training.plot_comparisons(differences(ridge=[0.1, np.nan, np.nan] * 2)),
         "too few sources for an interval",
     ),
-    "groups": (
-        lambda: training.plot_group_errors({"a": {"clips": 1} | dict.fromkeys(training.GROUP_MEASURES, NO_ENDS)}),
-        "too few sources for an interval",
-    ),
-    "calibration": (lambda: training.plot_calibration(metrics.calibration(equal_predictions(EQUAL))), "O, slope –"),
+    "calibration": (lambda: training.plot_predictions(equal_predictions(EQUAL), HALF), "slope –"),
     "inside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.2)), "100% inside"),
     "outside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.05)), "0% inside"),
     "predictions": (lambda: training.plot_predictions(equal_predictions(ONE), HALF), "1−MAE"),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from helpers.clips import TRAITS, letter_of, name_of
+from helpers.metrics import calibration_slopes
 from helpers.plots import (
     ACCENT,
     BLUE,
@@ -40,7 +41,6 @@ MODEL_COLORS = {
     "concat_mlp": SKY,
 }
 PART_COLORS = {"steps": BLUE, "validation": RED, "other": NEUTRAL}
-GROUP_MEASURES = {"mae_over_others": "mean absolute error", "bias_over_others": "mean signed error"}
 # by the column of `results.as_table`: the title, and what lies above, across and below 0
 INTERVALS = {
     "over_constant": ("each model minus the constant", "better", "no better", "worse"),
@@ -94,14 +94,16 @@ def plot_models(models: Mapping[str, Any], *, targets: Sequence[str] = TRAITS) -
 def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figure:
     """Draw predictions against truth per trait, with the constant predictor and the line of a perfect one.
 
-    Black squares are means over fifths of the clips by prediction: on the dotted line, the model is calibrated. The
+    Black squares are means over fifths of the clips by prediction: on the dotted line, where the slope of
+    truth on prediction is 1, the model is calibrated. The
     network's output is not bounded: predictions beyond 0 or 1 are crosses on the edge.
 
     Args:
         table: Columns trait, truth, prediction: one model, one seed, test clips.
         constant: What the constant predictor says, by trait.
     """
-    fig, row = _by_trait(table, 3.0, "prediction")
+    fig, row = _by_trait(table, 3.2, "prediction")
+    slopes = calibration_slopes(table)
     for ax, (trait, rows) in zip(row, table.groupby("trait", sort=False), strict=True):
         ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1, label="perfect")
         ax.axhline(constant[trait], color=NEUTRAL, lw=1.5, label="constant predictor")
@@ -115,7 +117,9 @@ def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figu
         ax.plot(means["truth"], means["prediction"], "s", color="k", ms=4, label="means of fifths")
         ours = 1 - np.abs(rows["truth"] - rows["prediction"]).mean()
         floor = 1 - np.abs(rows["truth"] - constant[trait]).mean()
-        ax.set_title(f"{_in_brackets(trait)}\n1−MAE {ours:.2f}\nconstant {floor:.2f}", fontsize=10)
+        ax.set_title(
+            f"{_in_brackets(trait)}\n1−MAE {ours:.2f}\nconstant {floor:.2f}\nslope {number(slopes[trait])}", fontsize=10
+        )
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="rating")
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         ax.set_box_aspect(1)
@@ -152,31 +156,6 @@ def _in_brackets(trait: str) -> str:
     return name_of(trait).replace(" (", "\n(")
 
 
-def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw mean rating over mean prediction per trait (`metrics.calibration`); on the dotted line it is calibrated."""
-    what = {"xlabel": "mean prediction of a fifth of the clips", "ylabel": "their mean rating"}
-    ax = axes(ax, (4.2, 4), xlim=(0, 1), ylim=(0, 1), box_aspect=1, **what)
-    ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1, label="calibrated")
-    for trait, rows in table.groupby("trait", sort=False):
-        label = f"{letter_of(trait)}, slope {number(rows['slope'].iloc[0])}"
-        ax.plot(rows["prediction"], rows["truth"], "o-", ms=4, color=TRAIT_COLORS.get(trait, NEUTRAL), label=label)
-    ax.legend()
-    return ax
-
-
-def plot_errors_by_source(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the mean absolute error of each source, worst first, and in what share of it all its clips err alike."""
-    worst = table.index[0] if len(table) else ""
-    what = {"xlabel": "source, worst first", "ylabel": "error (ratings: 0 to 1)", "xticks": []}
-    ax = axes(ax, (7, 2.6), title=f"{len(table)} sources, the worst is {worst}", **what)
-    x = np.arange(len(table))
-    ax.bar(x, table["mae"], color=NEUTRAL, width=0.9, label="mean absolute error")
-    ax.plot(x, table["bias"], ".", color=RED, label="mean of prediction − rating")
-    ax.axhline(0, color=ACCENT, lw=1)
-    ax.legend()
-    return ax
-
-
 def plot_comparisons(table: pd.DataFrame) -> Figure:
     """Draw differences of mean R² with 95 % intervals by source: every model minus the constant, and the token model
     minus every other, best on top; `table`: as `results.as_table` makes it.
@@ -203,19 +182,6 @@ def _by_sign(ax: Axes, value: pd.Series, low: pd.Series, high: pd.Series, *looks
         if chosen.any():
             intervals(ax, value[chosen], low[chosen], high[chosen], y[chosen], color=color, label=label)
     ax.axvline(0, color=ACCENT, lw=1)
-
-
-def plot_group_errors(found: Mapping[str, Any]) -> Figure:
-    """Draw how the errors of each group (`group_errors`) differ from everyone else's, with 95 % intervals by source."""
-    fig, (pair,) = panels(1, 2, (7.5, 0.35 * len(found) + 1.4), sharey=True)
-    for ax, (measure, title) in zip(pair, GROUP_MEASURES.items(), strict=True):
-        table = pd.DataFrame([errors[measure] for errors in found.values()], dtype=float)
-        differs, same = ("differs", RED), ("not told apart", NEUTRAL)
-        _by_sign(ax, table["value"], table["low"], table["high"], differs, same, differs)
-        ax.set(xlabel="group minus all others (ratings: 0 to 1)", title=title)
-    named_rows(pair[0], [f"{group} ({errors['clips']} clips)" for group, errors in found.items()])
-    legend_below(fig)
-    return fig
 
 
 def plot_dashboard(logs: Mapping[str, Any], *, title: str = "") -> Figure:
