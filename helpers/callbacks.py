@@ -32,9 +32,9 @@ ADVICE = {  # by figure of the analysis: from which value something is said, and
 
 
 class _Log(keras.callbacks.Callback):
-    """Lists of entries, each with its `epoch`, in one JSON file, written with the state of the training.
+    """Lists of entries, each with its `epoch`, which become one JSON file below `folder` when the training ends.
 
-    A training that goes on after a kill goes on in the same file, which lies below `folder`.
+    `logs` is kept with the state of a training that may be gone on with.
     """
 
     file: str
@@ -43,17 +43,9 @@ class _Log(keras.callbacks.Callback):
     def __init__(self, folder: str | Path):
         super().__init__()
         self.path = Path(folder) / self.file
-        self.logs: dict[str, list[dict[str, Any]]] = {}
-        self.epoch: int | None = None  # none has begun
-
-    def on_train_begin(self, logs=None):
-        self.epoch = None
+        self.logs: dict[str, list[dict[str, Any]]] = {self.executions: [], "epoch": []}
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.epoch is None:  # earlier epochs stay, what a killed epoch left does not
-            found = read_json(self.path) if epoch and self.path.exists() else {}
-            names = (self.executions, "epoch")
-            self.logs = {name: [e for e in found.get(name, []) if e["epoch"] < epoch] for name in names}
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
@@ -62,13 +54,8 @@ class _Log(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.logs["epoch"].append({"epoch": epoch} | self.of_epoch(logs or {}))
 
-    def keep(self) -> None:
-        """Write what is logged: when the state of the training is kept, so that both know the same epochs."""
-        write_json(self.path, self.logs)
-
     def on_train_end(self, logs=None):
-        if self.epoch is not None:  # a training that was done already has nothing to say
-            self.keep()
+        write_json(self.path, self.logs)
 
     def of_execution(self, step: int, logs: dict[str, Any]) -> dict[str, Any]:
         return {"step": step} | self.of_epoch(logs)

@@ -6,7 +6,6 @@ n_classes) of its test clips in every view, and their rows) and, for networks, `
 over sources; every difference is paired.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +27,10 @@ from helpers.clip_features import ClipVariants, feature_files, read_variants
 from helpers.clip_frames import CORRUPTIONS, PLAIN, tta_names, view_names
 from helpers.clips import is_synthetic
 from helpers.config import ClassificationConfig, TrainingConfig
-from helpers.files import code_version, file_sha256, read_json, replacing, write_json
+from helpers.files import code_version, file_sha256, replacing, write_json
 from helpers.statistics import NONE, mean_interval
-from helpers.store import read_arrays, write_arrays
-from helpers.train import Trainer, is_done, run_jobs
+from helpers.store import read_arrays
+from helpers.train import Trainer, fingerprint, job_file, train_missing
 from helpers.workers import cores
 
 MAJORITY, BAG, BILSTM, AUGMENTED, ENSEMBLE = "majority", "bag_of_frames", "bilstm", "bilstm_augmented", "ensemble"
@@ -61,41 +60,36 @@ def train_all(cfg: ClassificationConfig, n_folds: int) -> None:
     """Do every training of a run that is not done, in `cfg.workers` processes (0: one per core)."""
     folder = cfg.out / "classification" / "models"
     parts = {"/".join(names): file_sha256(path) for names, path in feature_files(cfg).items()}
-    config = cfg.as_dict(without=(*NOT_DECISIVE, "n_models", "batch_size"))
-    text = json.dumps([parts, config, keras.backend.backend()], sort_keys=True)
-    stamp = hashlib.sha256(text.encode()).hexdigest()
-    write_json(folder / "task.json", {"config": cfg.as_dict(without=NOT_DECISIVE[2:]), "stamp": stamp})
-    groups = [[job for job in group if not is_done(_file(cfg, job), stamp)] for group in plan_jobs(cfg, n_folds)]
-    groups = [group for group in groups if group]
-    if groups:
-        run_jobs(serve_training, folder, groups, workers=cfg.workers or cores(), progress=cfg.progress)
+    known = fingerprint([parts, cfg.as_dict(without=(*NOT_DECISIVE, "n_models", "batch_size"))])
+    options = {"workers": cfg.workers or cores(), "progress": cfg.progress}
+    config = json.dumps(cfg.as_dict(without=NOT_DECISIVE[2:]))
+    train_missing(make_trainings, (config, known), folder, plan_jobs(cfg, n_folds), known, **options)
 
 
-def _file(cfg: ClassificationConfig, job: Job, suffix: str = ".npz") -> Path:
-    return cfg.out / "classification" / "models" / f"{job.model}-{job.fold}-{job.seed}{suffix}"
+def _file(cfg: ClassificationConfig, job: Job) -> Path:
+    return job_file(cfg.out / "classification" / "models", job)
 
 
-def serve_training(task: tuple[str, Sequence[Job]]) -> Iterator[bool]:
-    """Train one model on one fold with each seed in a worker process; the network is compiled once for all groups."""
-    folder, jobs = task
-    cfg, clips, trainer, stamp = _prepare(folder)
+def make_trainings(
+    context: tuple[str, str], jobs: Sequence[Job]
+) -> Iterator[tuple[dict[str, np.ndarray], keras.Model | None]]:
+    """Train one model on one fold with each seed, in a worker; the network is compiled once for all groups."""
+    cfg, clips, trainer = _prepare(*context)
     fold, views = plan_folds(clips.table, cfg)[jobs[0].fold], [PLAIN, *view_names(0, cfg.tta_views)[1]]
-    for job, p in _trained(jobs, fold, views, clips, trainer, cfg):
-        write_arrays(_file(cfg, job), stamp=stamp, test=fold.test, **{f"p_{view}": p[view] for view in views})
-        yield True
+    for model, p in _trained(jobs, fold, views, clips, trainer, cfg):
+        yield {"test": fold.test, **{f"p_{view}": p[view] for view in views}}, model
 
 
 @lru_cache(maxsize=1)
-def _prepare(folder: str) -> tuple[ClassificationConfig, ClipVariants, Trainer, str]:
-    """Parameters and clips of a run, what its networks are trained by, and the stamp of its trainings."""
-    task = read_json(Path(folder) / "task.json")
-    cfg = ClassificationConfig.checked(task["config"])
+def _prepare(config: str, known: str) -> tuple[ClassificationConfig, ClipVariants, Trainer]:
+    """Parameters and clips of a run and what its networks are trained by: once per worker and fingerprint."""
+    cfg = ClassificationConfig.checked(json.loads(config))
     clips = read_variants(cfg)
     how = {name: getattr(cfg, name) for name in ("epochs", "learning_rate", "patience")}
     training = TrainingConfig(batch_size=cfg.clips_per_batch, weight_decay=0.0, schedule="cosine", **how)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=cfg.label_smoothing)
     network = build_classifier(clips.features[PLAIN].shape[-1], len(clips.classes), cfg, seed=0)
-    return cfg, clips, Trainer(network, training, loss), task["stamp"]
+    return cfg, clips, Trainer(network, training, loss)
 
 
 def _trained(
@@ -105,8 +99,8 @@ def _trained(
     clips: ClipVariants,
     trainer: Trainer,
     cfg: ClassificationConfig,
-) -> Iterator[tuple[Job, dict[str, np.ndarray]]]:
-    """Each job with the probabilities of its test clips by view, float32 (n_test, n_classes).
+) -> Iterator[tuple[keras.Model | None, dict[str, np.ndarray]]]:
+    """The network of each job and the probabilities of its test clips by view, float32 (n_test, n_classes).
 
     Classes count alike, however many clips they have. Principal components are those of the training clips in all of
     their views; they and what they make of frames are the same for all seeds.
@@ -117,7 +111,7 @@ def _trained(
     validation = clips.frames(PLAIN, fold.validation)
     if jobs[0].model == BAG:
         predict = fit_bag(*train, truth, validation, labels[fold.validation])
-        yield jobs[0], {view: predict(*clips.frames(view, fold.test)).astype("float32") for view in views}
+        yield None, {view: predict(*clips.frames(view, fold.test)).astype("float32") for view in views}
         return
     network, one_hot = trainer.model, np.eye(len(clips.classes), dtype="float32")
     network.reduction.adapt(train)
@@ -129,10 +123,8 @@ def _trained(
         start = build_classifier(network.feature_dim, network.n_classes, cfg, job.seed)
         start.reduction.set_weights(components)
         trainer.fit(start, train, validation)
-        with replacing(_file(cfg, job, ".keras")) as part:
-            start.save(part)
         p = network.predict(test, batch_size=1024, verbose=0)
-        yield job, dict(zip(views, np.split(p, len(views)), strict=True))
+        yield start, dict(zip(views, np.split(p, len(views)), strict=True))
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -345,14 +337,3 @@ def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def _rounded(value: float | list[float] | None) -> Any:
     return NONE if value is None else np.round(value, 3).tolist()
-
-
-def as_text(results: Mapping[str, Any]) -> str:
-    """The tables of `classification.json` as text: models, classes of the best, gains."""
-    split = results["split"]
-    n_sources = split.get("test_sources", split["sources"])  # an older run has counted all of them only
-    said = f"{split['test_clips']} test clips of {n_sources} sources, split by {split['by']}"
-    by_class = pd.DataFrame.from_dict(results["per_class"], orient="index").round(3)
-    steps = {(step, kind): gain for step, kinds in results["gains"].items() for kind, gain in kinds.items()}
-    gained = pd.DataFrame.from_dict(steps, orient="index").map(_rounded)
-    return "\n\n".join([said, *(table.to_string() for table in (as_table(results["models"]), by_class, gained))])

@@ -202,16 +202,12 @@ class ClipClassifier:
     forward: Forward
 
 
-def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ()) -> ClipClassifier:
+def load_clip_classifier(folder: str | Path) -> ClipClassifier:
     """Load the classifier in `classification/model/` of a run.
-
-    Args:
-        folder: That folder.
-        further: `.keras` files to average with, of the same classes, for features of the same backbone.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: A model of traits, a checkpoint for features of another width, or for other classes.
+        ValueError: A model of traits, or a checkpoint for features of another width.
     """
     card = read_json(needs(Path(folder) / "card.json", "08_clip_classification"))
     if "classes" not in card:
@@ -220,11 +216,7 @@ def load_clip_classifier(folder: str | Path, further: Sequence[str | Path] = ())
         )
     cfg = ClassificationConfig.checked(card["config"] | {"tta_views": card["tta_views"]})
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
-    members = []
-    for path in (*(Path(folder) / name for name in card["checkpoints"]), *map(Path, further)):
-        members.append(load_classifier(path, backbone.feature_dim))
-        if (n_classes := members[-1].n_classes) != len(card["classes"]):
-            raise ValueError(f"{path} must tell {len(card['classes'])} classes, got {n_classes}. Leave it out.")
+    members = [load_classifier(Path(folder) / name, backbone.feature_dim) for name in card["checkpoints"]]
     forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
     return ClipClassifier(members, card, cfg, backbone, forward)
 

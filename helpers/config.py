@@ -20,7 +20,7 @@ NEWER = "folders were made without it: they count as made with the default"
 Backbone = Literal["resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19"]
 Weights = Literal["random", "pretrained"]
 Precision = Literal["float32", "bfloat16", "float16"]
-Split = Literal["source", "kfold", "official", "random"]
+Split = Literal["source", "official", "random"]
 Count = Annotated[int, Ge(0)]
 Workers = Annotated[int, Interval(ge=0, le=256)]
 Share = Annotated[float, Interval(ge=0.01, le=0.5)]
@@ -114,7 +114,6 @@ class Splits(Parameters):
     split: Split = "source"
     validation_share: Share = 0.075
     test_share: Share = 0.125
-    folds: Annotated[int, Interval(ge=2, le=1000), NEWER] = 5
 
 
 class SetupConfig(Parameters):
@@ -216,7 +215,6 @@ class TrainingConfig(Splits):
     epochs: Annotated[int, Interval(ge=1, le=100000)] = 50
     schedule: Literal["cosine", "plateau"] = "cosine"
     patience: Annotated[int, Interval(ge=0, le=100000)] = 16
-    first_epoch: Annotated[int, Interval(ge=0, le=100000), NEWER] = 0
     frozen: Annotated[str, NEWER] = ""
     models: Annotated[str, NEWER] = "short"
     precision: Annotated[Precision, NEWER] = "float32"

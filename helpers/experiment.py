@@ -4,9 +4,6 @@ In: `Aligned` clips with ratings and `TrainingConfig`. Out: below `training/` fo
 `.keras` called `<model>-<seed>`. Every choice is made on the validation clips.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +17,11 @@ import pandas as pd
 from helpers.align import CLIPS_FILE, Aligned, read_aligned
 from helpers.callbacks import watchers
 from helpers.config import TrainingConfig
-from helpers.files import file_sha256, needs, read_json, replacing, write_json
+from helpers.files import file_sha256, needs, read_json
 from helpers.reduction import bank_differences, read_reduction
 from helpers.splits import split_clips, training_splits
-from helpers.store import read_manifest, write_arrays
-from helpers.train import Trainer, is_done, run_jobs
+from helpers.store import read_manifest
+from helpers.train import Trainer, fingerprint, job_file, train_missing
 from helpers.variants import BASELINES, model_inputs, model_labels, start_model, variant_of
 
 WATCHED = "watched"  # below training/: what the callbacks of each training wrote
@@ -70,7 +67,7 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
     if not (bank / "manifest.json").exists():
         reason = "there is no token bank"
     elif not (analysis.exists() and read_json(analysis).get("drawn")):
-        reason = "those of the token bank are drawn"
+        reason = "those of the token bank are synthetic"
     elif found := bank_differences(read_json(bank / "manifest.json"), ours):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         reason = f"the token bank differs: {'; '.join(found[:3])}{more}"
@@ -109,7 +106,7 @@ def rated_clips(data: TrainingData) -> Aligned:
 def split_of(aligned: Aligned, cfg: TrainingConfig, seed: int) -> np.ndarray:
     """Assign each clip to "train", "validation" or "test", str (N,), as `cfg.split` says."""
     shares = cfg.validation_share, cfg.test_share
-    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares, cfg.folds)
+    return split_clips(aligned.clips, aligned.sources, aligned.splits, cfg.split, seed, *shares)
 
 
 def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None:
@@ -166,14 +163,9 @@ def trainer_of(name: str, data: Aligned, cfg: TrainingConfig) -> Trainer:
     return Trainer(start_model(name, data, cfg, 0), cfg)
 
 
-def trained_file(folder: Path, job: Job, suffix: str = ".npz") -> Path:
-    """What a training leaves in the folder `training/`."""
-    return folder / f"{job.model}-{job.seed}{suffix}"
-
-
 def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
     """Load the network that a training left in `cfg.out`."""
-    return keras.saving.load_model(trained_file(cfg.out / "training", Job(name, seed), ".keras"))
+    return keras.saving.load_model(job_file(cfg.out / "training", Job(name, seed), ".keras"))
 
 
 def train_further(name: str, seed: int, data: TrainingData, cfg: TrainingConfig) -> keras.Model:
@@ -183,64 +175,40 @@ def train_further(name: str, seed: int, data: TrainingData, cfg: TrainingConfig)
 
 
 def train_all(wanted: Sequence[Job], data: TrainingData, cfg: TrainingConfig) -> None:
-    """Do those trainings that are not done, the longest first, in `cfg.workers` processes.
+    """Do those trainings that are not done, all seeds of a model in one of `cfg.workers` processes, longest first.
 
     Raises:
         RuntimeError: A training failed; the message names it and its reason.
     """
-    folder, known = cfg.out / "training", fingerprint(data, cfg)
-    jobs = [job for job in wanted if not is_done(trained_file(folder, job), known)]
-    if jobs:
-        live = str(data.live) if data.live else None
-        task = {"config": cfg.as_dict(without=NOT_DECISIVE), "data": str(data.folder), "live": live, "stamp": known}
-        write_json(folder / "task.json", task)
-        run_jobs(serve_trainings, folder, _grouped(jobs, cfg.workers), workers=cfg.workers, progress=cfg.progress)
+    names = sorted(dict.fromkeys(job.model for job in wanted), key=_length, reverse=True)
+    groups = [[job for job in wanted if job.model == name] for name in names]
+    known = fingerprint([clips_sha256(data), cfg.as_dict(without=NOT_DECISIVE)])
+    options = {"workers": cfg.workers, "progress": cfg.progress}
+    train_missing(make_trainings, (data, cfg, known), cfg.out / "training", groups, known, **options)
 
 
-def _grouped(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
-    """Seeds of one model together, up to half of a worker's share, so that all end at about one time; longest first."""
-    cost = {job.model: variant_of(job.model).cost for job in jobs}
-    share, groups = sum(cost[job.model] for job in jobs) / workers / 2, []
-    for name in cost:
-        of_model = [job for job in jobs if job.model == name]
-        size = max(int(share / cost[name]), 1) if cost[name] else len(of_model)
-        groups += [of_model[k : k + size] for k in range(0, len(of_model), size)]
-    return sorted(groups, key=lambda group: -cost[group[0].model] * len(group))
+def _length(name: str) -> tuple[bool, bool]:
+    """Orders models by what a training takes: networks over tokens, other networks, baselines."""
+    return variant_of(name).inputs in ("tokens", "shuffled"), name not in BASELINES
 
 
-def fingerprint(data: TrainingData, cfg: TrainingConfig) -> str:
-    """What the trainings depend on beside model and seed, as sha256."""
-    parts, config = clips_sha256(data), cfg.as_dict(without=NOT_DECISIVE)
-    text = json.dumps([parts, config, keras.backend.backend(), keras.__version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def serve_trainings(task: tuple[str, Sequence[Job]]) -> Iterator[bool]:
-    """Do the trainings of one model, one after another, in a worker process.
-
-    Of each the model is written first, then the arrays, whose fingerprint says that all of it is there.
-    """
-    folder, jobs = Path(task[0]), task[1]
-    cfg, data, live, known = _read_task(folder)
-    with open(folder / "workers.log", "ab") as file:
-        os.dup2(file.fileno(), 2)  # TensorFlow minds this and that
-    trainer = None if jobs[0].model in BASELINES else trainer_of(jobs[0].model, data, cfg)
+def make_trainings(
+    context: tuple[TrainingData, TrainingConfig, str], jobs: Sequence[Job]
+) -> Iterator[tuple[dict[str, np.ndarray], keras.Model | None]]:
+    """Do the trainings of one model, one after another: what `train_missing` runs in a worker."""
+    places, cfg, known = context
+    data, live = _read_clips(places, known)
+    folder, name = cfg.out / "training", jobs[0].model
+    trainer = None if name in BASELINES else trainer_of(name, data, cfg)
     for job in jobs:
-        named = trained_file(folder, job, "").name
-        board = folder / "tensorboard" / named if cfg.tensorboard else None
-        how = {"state": folder / f"{named}.state.npz", "callbacks": watchers(folder / WATCHED / named, board)}
-        arrays, model = train_one(job, data, live, cfg, trainer=trainer, **how)
-        if model is not None:
-            with replacing(trained_file(folder, job, ".keras")) as part:
-                model.save(part)
-        write_arrays(trained_file(folder, job), stamp=known, **arrays)
-        how["state"].unlink(missing_ok=True)
-        yield True
+        board = job_file(folder / "tensorboard", job, "") if cfg.tensorboard else None
+        how = {"state": job_file(folder, job, ".state.npz"), "known": known}
+        how["callbacks"] = watchers(job_file(folder / WATCHED, job, ""), board)
+        yield train_one(job, data, live, cfg, trainer=trainer, **how)
     keras.backend.clear_session()
 
 
 @lru_cache(maxsize=1)
-def _read_task(folder: Path) -> tuple[TrainingConfig, Aligned, Aligned | None, str]:
-    task = read_json(folder / "task.json")
-    data = TrainingData(Path(task["data"]), Path(task["live"]) if task["live"] else None, "")
-    return TrainingConfig.checked(task["config"]), rated_clips(data), data.live_clips, task["stamp"]
+def _read_clips(data: TrainingData, known: str) -> tuple[Aligned, Aligned | None]:
+    """Once per worker and fingerprint `known`."""
+    return rated_clips(data), data.live_clips

@@ -210,7 +210,7 @@ def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:
     """Keys of the training clips of `cfg.split`, among those that 06 will split: rated, with rows in both streams."""
     whole = [all(valid_rows(cfg.out / name / f"{key}.npz") for name in STREAMS) for key in clips.index]
     usable = clips[np.array(whole) & clips[targets_of(clips)].notna().any(axis=1)]
-    shares = cfg.validation_share, cfg.test_share, cfg.folds
+    shares = cfg.validation_share, cfg.test_share
     split = split_clips(usable.index, usable["source"], usable["split"], cfg.split, cfg.seed, *shares)
     return usable.index[split == "train"].tolist()
 

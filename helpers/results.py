@@ -25,7 +25,6 @@ from helpers.experiment import (
     rated_clips,
     split_of,
     train_all,
-    trained_file,
 )
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.metrics import as_summary, conformal_quantile, each_number, score_table
@@ -33,6 +32,7 @@ from helpers.out_of_distribution import learn_training_tokens, write_training_to
 from helpers.splits import SPLITS
 from helpers.statistics import CAVEATS, comparisons, group_errors
 from helpers.store import STREAMS, read_arrays
+from helpers.train import job_file
 from helpers.variants import TOKEN_MODEL, VARIANTS, chosen_models, variant_of
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def prediction_rows(job: Job, split: np.ndarray, clips: Aligned, prediction: np.
 
 
 def _arrays_of(cfg: TrainingConfig, job: Job) -> dict[str, np.ndarray]:
-    return read_arrays(trained_file(cfg.out / "training", job))
+    return read_arrays(job_file(cfg.out / "training", job))
 
 
 def _history(cfg: TrainingConfig, job: Job) -> pd.DataFrame:
@@ -246,7 +246,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "code_version": code_version(),
     }
     card |= {name: results[name] for name in ("split", "ceiling", "groups", "config")}
-    trained = trained_file(cfg.out / "training", job, ".keras")
+    trained = job_file(cfg.out / "training", job, ".keras")
     for source, name in ((trained, "model.keras"), (data.folder / "reduction.npz", "reduction.npz")):
         with replacing(folder / name) as part:
             shutil.copyfile(source, part)

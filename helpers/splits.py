@@ -37,17 +37,14 @@ def split_clips(
     seed: int,
     validation: float,
     test: float,
-    folds: int = 5,
 ) -> np.ndarray:
     """Split clips.
 
     Args:
         keys, sources, official: Of each clip, (N,).
-        kind: "source", "kfold", "random" (which leaks wherever clips share a source) or "official".
-        seed: Of a frozen generator: the same sources, in any order, give the same split in every version. With "kfold"
-            it is fold seed % folds of the (seed // folds)-th shuffle: seeds 0 to folds - 1 test every clip once.
-        validation, test: Share of the sources in [0, 1), or with 1 and more their number; `test` not by "kfold".
-        folds: Used by "kfold".
+        kind: "source", "random" (which leaks wherever clips share a source) or "official".
+        seed: Of a frozen generator: the same sources, in any order, give the same split in every version.
+        validation, test: Share of the sources in [0, 1), or with 1 and more their number.
 
     Returns:
         "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
@@ -61,19 +58,12 @@ def split_clips(
             parts = " and ".join(absent)
             raise ValueError(f"the official split must have rated {parts} clips, got none. Use split: source.")
         return split
-    if kind not in ("source", "kfold", "random"):
-        raise ValueError(f"kind must be source, kfold, random or official, got {kind!r}.")
+    if kind not in ("source", "random"):
+        raise ValueError(f"kind must be source, random or official, got {kind!r}.")
     groups = np.asarray(keys if kind == "random" else sources).astype(str)
     names = np.unique(groups)
-    if kind == "kfold":
-        if not 2 <= folds <= len(names):
-            raise ValueError(f"folds must be 2 to {len(names)}, the number of sources, got {folds}. Lower it.")
-        shuffled = np.random.RandomState(seed // folds).permutation(names)
-        tested = np.array_split(shuffled, folds)[seed % folds]
-        rest = np.random.RandomState(seed).permutation(np.setdiff1d(names, tested))
-    else:
-        shuffled, n_test = np.random.RandomState(seed).permutation(names), _number(test, names)
-        tested, rest = shuffled[:n_test], shuffled[n_test:]
+    shuffled, n_test = np.random.RandomState(seed).permutation(names), _number(test, names)
+    tested, rest = shuffled[:n_test], shuffled[n_test:]
     n_validation = _number(validation, names)
     if not len(tested) or not 0 < n_validation < len(rest):
         raise ValueError(
@@ -94,7 +84,7 @@ def training_splits(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingCo
     Args:
         clips: Rated clips: index key, columns `source`, `split` (the official one) and one per target, NaN = unrated.
         targets: What was rated.
-        cfg: `split`, its shares or folds, and `seeds`.
+        cfg: `split`, its shares, and `seeds`.
 
     Returns:
         By seed what `split_clips` returns.
@@ -103,7 +93,7 @@ def training_splits(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingCo
         ValueError: 06 cannot train on these clips: too few sources for a part, a target without a rating in one, or
             ratings of a target that are all equal.
     """
-    how = cfg.validation_share, cfg.test_share, cfg.folds
+    how = cfg.validation_share, cfg.test_share
     splits = {s: split_clips(clips.index, clips["source"], clips["split"], cfg.split, s, *how) for s in cfg.seeds}
     for target, ratings in clips[list(targets)].items():
         if ratings.nunique() == 1:

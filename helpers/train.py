@@ -9,9 +9,10 @@ depend neither on their number nor on what was done before.
 import hashlib
 import json
 import logging
+import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,8 @@ from keras import ops
 from tqdm.auto import tqdm
 
 from helpers.config import TrainingConfig
-from helpers.files import replacing
-from helpers.store import read_arrays
+from helpers.files import code_version, replacing
+from helpers.store import read_arrays, write_arrays
 from helpers.workers import ClipPool
 
 log = logging.getLogger(__name__)
@@ -48,49 +49,86 @@ THREADS = (
 ONE_THREAD = dict.fromkeys(THREADS, "1") | {"TF_DETERMINISTIC_OPS": "1", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
-def is_done(path: Path, fingerprint: str) -> bool:
-    """Whether the arrays of this training are there, whole, and of the same clips and parameters."""
+def job_file(folder: Path, job: NamedTuple, suffix: str = ".npz") -> Path:
+    """What a training leaves in a folder, named by all that tells it from the others: `<model>-<seed>.npz`."""
+    return folder / ("-".join(map(str, job)) + suffix)
+
+
+def is_done(path: Path, known: str) -> bool:
+    """Whether the arrays of a training are there, whole, and of this fingerprint."""
     try:
-        return str(read_arrays(path)["stamp"]) == fingerprint
+        return str(read_arrays(path)["stamp"]) == known
     except (FileNotFoundError, ValueError, KeyError):
         return False
 
 
-def run_jobs(
-    serve: Callable[[tuple[str, Sequence[NamedTuple]]], Iterator[Any]],
+def fingerprint(facts: Any, arrays: Iterable[np.ndarray] = ()) -> str:
+    """sha256 of what a training depends on: facts (as JSON takes them), arrays, Keras, its backend and this code."""
+    known = [facts, keras.backend.backend(), keras.__version__, code_version()]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def train_missing(
+    make: Callable[[Any, Sequence[NamedTuple]], Iterator[tuple[dict[str, np.ndarray], keras.Model | None]]],
+    context: Any,
     folder: Path,
     groups: Sequence[Sequence[NamedTuple]],
+    known: str,
     *,
     workers: int,
     progress: bool = False,
 ) -> None:
-    """Do trainings in worker processes; each group of them in one process, one after another.
+    """Do the trainings that `folder` does not hold, in worker processes, each group of them in one.
+
+    Of each the network is written first (`.keras`), then the arrays, whose fingerprint says that all of it is there;
+    then `.state.npz` is removed, which `make` may keep its state in.
 
     Args:
-        serve: Takes (folder, group) and yields something, not None, after each job of the group; at the top level of a
-            module.
+        make: Yields arrays and network (or None) of each job, given `context` and jobs of one group; at the top level
+            of a module.
+        context: Whatever pickles.
         groups: Jobs, the longest group first.
+        known: Fingerprint of what all of them depend on.
 
     Raises:
         RuntimeError: A training failed; the message names it and its reason.
     """
+    groups = [[job for job in group if not is_done(job_file(folder, job), known)] for group in groups]
+    groups = [group for group in groups if group]
     n_jobs = sum(map(len, groups))
     options = {"ahead_chunks": n_jobs, "patience_s": PATIENCE_S, "environment": ONE_THREAD}
     with (
         tqdm(total=n_jobs, unit="training", disable=not progress) as bar,
-        ClipPool(serve, workers=max(min(workers, len(groups)), 1), **options) as pool,
+        ClipPool(_serve, workers=max(min(workers, len(groups)), 1), **options) as pool,
     ):
-        for group, done in pool.run((group, (str(folder), group)) for group in groups):
+        for group, done in pool.run((group, (make, context, folder, group, known)) for group in groups):
             for job in group:
                 named = ", ".join(f"{name} {value}" for name, value in job._asdict().items())
                 try:
                     next(done)
                 except Exception as error:
-                    raise RuntimeError(
-                        f"the training of {named} failed: {str(error) or type(error).__name__}"
-                    ) from error
+                    said = str(error) or type(error).__name__
+                    raise RuntimeError(f"the training of {named} failed: {said}") from error
                 log.info("trained %s", named)
                 bar.update()
+
+
+def _serve(task: tuple[Callable, Any, Path, Sequence[NamedTuple], str]) -> Iterator[bool]:
+    """Do and write the trainings of one group, in a worker process."""
+    make, context, folder, jobs, known = task
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "workers.log", "ab") as file:
+        os.dup2(file.fileno(), 2)  # TensorFlow minds this and that
+    for job, (arrays, model) in zip(jobs, make(context, jobs), strict=True):
+        if model is not None:
+            with replacing(job_file(folder, job, ".keras")) as part:
+                model.save(part)
+        write_arrays(job_file(folder, job), stamp=known, **arrays)
+        job_file(folder, job, ".state.npz").unlink(missing_ok=True)
+        yield True
 
 
 class Trainer:
@@ -102,8 +140,7 @@ class Trainer:
 
     Args:
         model: The network that is compiled and trained.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end), the first
-            epoch that may be kept.
+        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end).
         loss: Default: mean squared error over what is rated.
     """
 
@@ -118,6 +155,7 @@ class Trainer:
         validation: Part,
         *,
         state: Path | None = None,
+        known: str = "",
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> pd.DataFrame:
         """Fit from the variables of `start`, the network itself or one built alike, and leave the best epoch's in it.
@@ -126,8 +164,9 @@ class Trainer:
 
         Args:
             train, validation: Inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
-            state: File that the training is kept in and gone on from; the caller removes it when results are safe.
-            callbacks: Further ones, called before the state is kept.
+            state, known: File that the training is kept in and gone on from, and the fingerprint of all that it depends
+                on; the caller removes the file when results are safe.
+            callbacks: Further ones, called before the state is kept; what they have in `logs` is kept with it.
 
         Returns:
             Columns epoch, loss, val_loss.
@@ -138,7 +177,7 @@ class Trainer:
         _copy_variables(start, self.model)
         kept = TrainingState(batches, cfg, callbacks)
         if state is not None:
-            kept.open(state, fingerprint(start, train, validation, cfg))
+            kept.open(state, known)
         self.model.fit(
             batches.feed(),
             epochs=cfg.epochs,
@@ -285,38 +324,20 @@ class ShuffledBatches(keras.utils.PyDataset):
         return tf.data.Dataset.range(len(self)).map(batch).with_options(options)
 
 
-def fingerprint(model: keras.Model, train: Part, validation: Part, cfg: TrainingConfig) -> str:
-    """What a training depends on as sha256: start of the model, arrays, parameters."""
-    digest = hashlib.sha256(repr((cfg.as_dict(), keras.backend.backend(), keras.__version__)).encode())
-    for array in [*model.get_weights(), *keras.tree.flatten((train, validation))]:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 class TrainingState(keras.callbacks.Callback):
-    """All that a training would lose with its process: weights, optimizer, best epoch, patience, history.
+    """All that a training would lose with its process: weights, optimizer, best epoch, patience, history, logs.
 
     Keras' BackupAndRestore keeps neither the best weights nor the counters of patience.
-
-    Args:
-        batches: Shuffled anew for every epoch.
-        cfg: Of the training.
-        logs: Callbacks; those with a method `keep` write what they hold with every state.
-
-    Attributes:
-        counting: Early stopping, then what lowers the learning rate; they are called before this one.
     """
 
-    def __init__(self, batches: ShuffledBatches, cfg: TrainingConfig, logs: Sequence[keras.callbacks.Callback] = ()):
+    def __init__(self, batches: ShuffledBatches, cfg: TrainingConfig, callbacks: Sequence[keras.callbacks.Callback]):
         super().__init__()
-        stopper = keras.callbacks.EarlyStopping(
-            patience=cfg.patience or cfg.epochs, restore_best_weights=True, start_from_epoch=cfg.first_epoch
-        )
+        stopper = keras.callbacks.EarlyStopping(patience=cfg.patience or cfg.epochs, restore_best_weights=True)
         reducer = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU, min_delta=0)
-        self.counting = [stopper, reducer] if cfg.schedule == "plateau" else [stopper]
+        self.counting = [stopper, reducer] if cfg.schedule == "plateau" else [stopper]  # they are called before this
+        self.logged = [each for each in callbacks if hasattr(each, "logs")]
         self.batches, self.epochs, self.next_epoch = batches, cfg.epochs, 0
         self.rows, self.path, self.known, self._found = [], None, "", None
-        self._logs = [each for each in logs if hasattr(each, "keep")]
 
     def open(self, path: Path, known: str) -> None:
         """Keep the state in this file from now on, and go on from what is in it if it is of the same training."""
@@ -327,19 +348,21 @@ class TrainingState(keras.callbacks.Callback):
         except (FileNotFoundError, ValueError, KeyError):  # none, or a damaged one: the training starts anew
             return
         if found["stamp"] == known:
-            self._found, self.next_epoch, self.rows = (arrays, found["counters"]), found["next_epoch"], found["rows"]
+            self._found, self.next_epoch, self.rows = (arrays, found), found["next_epoch"], found["rows"]
 
     def on_train_begin(self, logs=None):
         self._kept = time.monotonic()
         if self._found is None:
             return
-        arrays, counters = self._found
+        arrays, found = self._found
         for k, variable in enumerate(self._variables()):
             variable.assign(arrays[f"variable_{k}"])
         n_best = sum(name.startswith("best_") for name in arrays)
         self.counting[0].best_weights = [arrays[f"best_{k}"] for k in range(n_best)] or None
-        for callback, values in zip(self.counting, counters, strict=True):
+        for callback, values in zip(self.counting, found["counters"], strict=True):
             vars(callback).update(values)
+        for callback, values in zip(self.logged, found["logs"], strict=True):
+            callback.logs = values
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches.shuffle(epoch)
@@ -355,12 +378,11 @@ class TrainingState(keras.callbacks.Callback):
         """Write the state; the file that was there is replaced only by a whole one."""
         counters = [{k: v for k, v in vars(each).items() if isinstance(v, int | float)} for each in self.counting]
         known = {"stamp": self.known, "next_epoch": self.next_epoch, "rows": self.rows, "counters": counters}
+        known["logs"] = [each.logs for each in self.logged]
         arrays = {f"variable_{k}": ops.convert_to_numpy(v.value) for k, v in enumerate(self._variables())}
         arrays |= {f"best_{k}": value for k, value in enumerate(self.counting[0].best_weights or [])}
         with replacing(self.path) as part, open(part, "wb") as file:  # not compressed: noise does not get smaller
             np.savez(file, known=json.dumps(known), **arrays)
-        for each in self._logs:
-            each.keep()
 
     def _variables(self) -> list[keras.Variable]:
         return [*self.model.variables, *self.model.optimizer.variables]  # seeds of dropout and metrics included

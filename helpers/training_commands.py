@@ -156,7 +156,7 @@ def train_classes(
         for failure in made["failed"]:
             print(f"left out: {failure['clip']}: {failure['reason']}", file=sys.stderr)
         results = classification.evaluate_all(cfg)
-    print(classification.as_text(results))
+    print(classification.as_table(results["models"]).to_string())
     return 0
 
 
@@ -166,9 +166,6 @@ def predict_classes(
     more: Videos = (),
     *,
     model: Annotated[Path, option("a run's classification/model")],
-    further: Annotated[
-        tuple[Path, ...], option("average with these .keras files", "FILE [FILE ...]", name="with")
-    ] = (),
     json: Annotated[Path | None, option("write the probabilities and notes here as well", "FILE")] = None,
 ) -> int:
     """Classes of videos."""
@@ -181,7 +178,7 @@ def predict_classes(
         from helpers.score import named_videos
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
-    classifier = classes.load_clip_classifier(model, list(further))
+    classifier = classes.load_clip_classifier(model)
     said, failed = {}, 0
     for _, path in named_videos([video, *more]):
         try:
@@ -200,22 +197,6 @@ def predict_classes(
     if json:
         write_json(json, said | ({"warnings": notes} if notes else {}))
     return 1 if failed else 0
-
-
-@classify.command(name="evaluate")
-def evaluate_classes(
-    *,
-    run: Annotated[Path, option("the run's folder")],
-) -> int:
-    """The tables of a run that is trained."""
-    from helpers.files import needs, read_json
-
-    results = read_json(needs(run / "classification" / "classification.json", "classify train"))
-    with without_noise():
-        from helpers import classification
-
-    print(classification.as_text(results))
-    return 0
 
 
 def _given(section: str, params: Path | None, own: dict[str, Any]) -> dict[str, Any]:

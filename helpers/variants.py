@@ -166,13 +166,6 @@ class Variant:
     network: str = "cross_attention"
     own_labels: bool = True
 
-    @property
-    def cost(self) -> int:
-        """Duration of a training, roughly, in trainings of an MLP."""
-        if self.network == "cross_attention":
-            return 2 if self.inputs == "pooled" else 4
-        return 1 if self.network else 0
-
 
 VARIANTS: dict[str, Variant] = {
     "constant": Variant("the mean training rating for everyone", "", ""),

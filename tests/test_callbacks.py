@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from helpers import callbacks
-from helpers.files import read_json, write_json
+from helpers.files import read_json
 
 N, BATCH = 29, 8
 FALLING = {"epoch": [{"epoch": e, "val_loss": 1.0 - e / 10} for e in range(4)]}
 
 
-def trained(folder, epochs: int = 3, first: int = 0) -> None:
+def trained(folder) -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     rate = keras.optimizers.schedules.PolynomialDecay(0.1, 12, 0.0)
     model.compile(keras.optimizers.SGD(rate), "mse", run_eagerly=True)
     x, y = np.ones((N, 3), "float32"), np.zeros((N, 2), "float32")
-    settings = {"batch_size": BATCH, "epochs": epochs, "initial_epoch": first, "verbose": 0}
+    settings = {"batch_size": BATCH, "epochs": 3, "verbose": 0}
     model.fit(x, y, validation_data=(x, y), callbacks=callbacks.watchers(folder), **settings)
 
 
@@ -38,23 +38,6 @@ def test_losses_rates_and_seconds_are_written_as_the_training_goes(tmp_path):
         assert epoch["steps_s"] + epoch["validation_s"] + epoch["other_s"] == pytest.approx(epoch["seconds"])
         assert min(epoch["steps_s"], epoch["validation_s"]) > 0
     assert [e["steps"] for e in times["execution"]] == [1] * 12
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
-def test_a_training_that_goes_on_goes_on_in_its_files_and_a_new_one_starts_them_anew(tmp_path):
-    trained(tmp_path, epochs=2)
-    path = tmp_path / "batch_metrics" / "metrics_history.json"
-    before = read_json(path)
-    write_json(path, before | {"batch": [*before["batch"], {"epoch": 2, "step": 0, "loss": 9.0}]})  # then it was killed
-    trained(tmp_path, epochs=4, first=2)
-    after = read_json(path)
-    assert after["epoch"][:2] == before["epoch"]
-    assert [e["epoch"] for e in after["epoch"]] == [0, 1, 2, 3]
-    assert 9.0 not in [e["loss"] for e in after["batch"]]
-    trained(tmp_path, epochs=4, first=4)  # one that is done overwrites nothing
-    assert read_json(path) == after
-    trained(tmp_path, epochs=1)
-    assert [e["epoch"] for e in read_json(path)["epoch"]] == [0]
 
 
 def times(first: float, validation: float = 0.1, other: float = 0.1, steps: float = 1.0, epochs: int = 4) -> dict:

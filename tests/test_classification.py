@@ -13,7 +13,7 @@ import pytest
 from drawn_features import write_drawn
 from sklearn.metrics import accuracy_score
 
-from helpers import __main__, classification
+from helpers import __main__
 from helpers.classification import calibration_error, evaluate_all, gains, per_class, reliability, score_models
 from helpers.clip_features import feature_file
 from helpers.config import ClassificationConfig
@@ -109,8 +109,8 @@ def whole(tmp_path_factory):
     return cfg, evaluate_all(cfg)
 
 
-def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_the_bag(whole, capsys):
-    (cfg, results), folder = whole, whole[0].out / "classification"
+def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_the_bag(whole):
+    (_, results), folder = whole, whole[0].out / "classification"
     models = results["models"]
     assert list(models) == [
         "majority", "bag_of_frames", "bilstm", "bilstm_augmented", "bilstm_augmented_tta", "ensemble"
@@ -131,8 +131,6 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
     card = json.loads((folder / "model" / "card.json").read_text())
     assert sorted(path.name for path in (folder / "model").glob("*.keras")) == sorted(card["checkpoints"])
     assert len(card["checkpoints"]) == 6
-    assert __main__.main(["classify", "evaluate", "--run", str(cfg.out)]) == 0
-    assert "bilstm_augmented_tta" in capsys.readouterr().out
 
 
 def test_every_training_leaves_the_probabilities_of_its_test_clips_in_every_view(whole):
@@ -170,21 +168,7 @@ def test_a_run_that_is_killed_and_started_again_gives_the_same(whole, tmp_path):
                 np.testing.assert_array_equal(found, expected[name][key], err_msg=f"{name}, {key}")
 
 
-def test_what_is_done_is_not_done_again_unless_parameters_or_features_changed(whole, monkeypatch):
-    cfg, results = whole
-
-    def refuse(*_, **__):
-        raise AssertionError("a training was started")
-
-    monkeypatch.setattr(classification, "run_jobs", refuse)
-    assert evaluate_all(cfg)["models"] == results["models"]
-    with pytest.raises(AssertionError, match="started"):
-        evaluate_all(ClassificationConfig(out_dir=cfg.out_dir, **SMALL | {"epochs": 5}))
-
-
 def test_what_is_missing_or_unknown_is_said_in_one_line(tmp_path, capsys):
-    assert __main__.main(["classify", "evaluate", "--run", str(tmp_path)]) == 1
-    assert "classify train" in capsys.readouterr().err
     (tmp_path / "p.yaml").write_text("08: {unit: 3}")
     given = ["--data", str(tmp_path), "--out", str(tmp_path), "--params", str(tmp_path / "p.yaml")]
     assert __main__.main(["classify", "train", *given]) == 1

@@ -1,4 +1,4 @@
-"""Splits: sources stay whole, seeds repeat, folds cover every clip, what leaks is known to leak."""
+"""Splits: sources stay whole, seeds repeat, what leaks is known to leak."""
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,9 @@ SOURCES = np.repeat([f"source {i}" for i in range(41)], 5)
 KEYS = np.arange(len(SOURCES)).astype(str)
 
 
-def split(kind: str, seed: int = 3, validation: float = 0.1, test: float = 7, sources=SOURCES, folds: int = 4):
+def split(kind: str, seed: int = 3, validation: float = 0.1, test: float = 7, sources=SOURCES):
     keys = KEYS[: len(sources)]
-    return split_clips(keys, sources, np.full(len(keys), ""), kind, seed, validation, test, folds)
+    return split_clips(keys, sources, np.full(len(keys), ""), kind, seed, validation, test)
 
 
 def test_a_split_by_source_keeps_sources_whole_and_their_number_exact():
@@ -23,12 +23,11 @@ def test_a_split_by_source_keeps_sources_whole_and_their_number_exact():
     assert leakage(table)["sharing"].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("kind", ["source", "kfold"])
-def test_a_split_depends_on_the_seed_and_not_on_the_order_of_clips(kind):
-    part = split(kind)
-    assert (part == split(kind)).all()
-    assert (part != split(kind, seed=1)).any()
-    assert (part[::-1] == split(kind, sources=SOURCES[::-1])).all()
+def test_a_split_depends_on_the_seed_and_not_on_the_order_of_clips():
+    part = split("source")
+    assert (part == split("source")).all()
+    assert (part != split("source", seed=1)).any()
+    assert (part[::-1] == split("source", sources=SOURCES[::-1])).all()
 
 
 def test_a_random_split_of_clips_leaks():
@@ -43,24 +42,10 @@ def test_the_official_split_is_as_the_data_says():
     assert split_clips(*given).tolist() == official.tolist()
 
 
-def test_every_clip_is_tested_in_one_fold_and_no_fold_cuts_a_source():
-    parts = np.stack([split("kfold", seed) for seed in range(4)])
-    assert ((parts == "test").sum(0) == 1).all()
-    for part in parts:
-        table = pd.DataFrame({"source": SOURCES, "split": part})
-        assert table.groupby("source")["split"].nunique().eq(1).all()
-        assert table.groupby("split")["source"].nunique()["validation"] == 4
-        assert table.groupby("split")["source"].nunique()["test"] in (10, 11)
-    assert ((parts[0] == "test") != (split("kfold", 4) == "test")).any()  # the folds of another shuffle
-
-
 @pytest.mark.parametrize(
     ("kind", "options", "word"),
     [
         *(("source", {"validation": v, "test": t}, "source to each part") for v, t in ((0.01, 0.2), (0.2, 0), (2, 2))),
-        ("kfold", {"folds": 1}, "folds"),
-        ("kfold", {"folds": 5}, "folds"),
-        ("kfold", {"folds": 2, "validation": 2}, "source to each part"),
         ("official", {}, "official"),
         ("none", {}, "kind"),
     ],
