@@ -1,6 +1,6 @@
 // The explorer's view of one clip: its video, a time axis that follows it, and the chosen stretch of motion close up.
-// In: the traits of `helpers.explorer.ClipPlayer`; all arrive together and `seq` is the sign. Out: `segment` when one is
-// chosen by mouse or keyboard. The line of text below carries `data-seq` and `data-state` once all of it is drawn.
+// In: the traits of `helpers.explorer.ClipPlayer`; all arrive together and `state` is the sign. Out: `segment` when one
+// is chosen by mouse or keyboard. The line of text below carries `data-state` once all of it is drawn.
 
 const SVG = "http://www.w3.org/2000/svg";
 const LEFT = 46, RIGHT = 12, TITLE = 20, ROW = 84, GAP = 12, AXIS = 36; // pixels
@@ -178,7 +178,6 @@ function render({ model, el }) {
       picture.alt = `face and motion of ${now.clip} close up, and the attention of each face token to it by head`;
     }
     say();
-    status.dataset.seq = model.get("seq");
     status.dataset.state = model.get("state");
   }
 
@@ -198,12 +197,12 @@ function render({ model, el }) {
 
   const resized = new ResizeObserver(() => scene().share && svg.clientWidth !== width && drawAxis());
   resized.observe(svg);
-  model.on("change:seq", draw);
+  model.on("change:state", draw);
   model.on("change:message", say);
   draw();
   return () => {
     resized.disconnect();
-    model.off("change:seq", draw);
+    model.off("change:state", draw);
     model.off("change:message", say);
     Object.values(urls).forEach(({ url }) => URL.revokeObjectURL(url));
   };

@@ -1,14 +1,13 @@
 """The explorer of 07: choose a clip, see its video with the attention beside it, click a stretch of motion.
 
-A `Gallery` holds every clip of a finished run, and makes the `ClipView` of one. The `Explorer` shows it in JupyterLab:
+A `Gallery` holds the clips of a finished run, and makes the `ClipView` of one. The `Explorer` shows it in JupyterLab:
 `clip_player.js` keeps video and time axis in step and tells which motion was clicked, Python draws it close up. What a
 callback raises stands in the line below the clip, as no front end shows it. The run's first seed is the model.
 """
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -25,8 +24,8 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from helpers.align import read_aligned
-from helpers.attention import BATCH, attention_entropy, get_attention_weights, mean_motion, occlusion
+from helpers.align import Aligned, read_aligned
+from helpers.attention import BATCH, get_attention_weights, mean_motion, occlusion
 from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
@@ -47,9 +46,8 @@ TICK_S = Fraction(1, 1000)
 DPI = 200  # of the close-up, which is shown at half of it: screens are sharp
 KEPT = 8  # views of clips that are held: 7 MB each for a clip of 5 s
 SMALLEST = 0.01  # the axis of effects reaches at least so far: small ones are to look small
-ORDERS = ("name", "error, largest first", "entropy, lowest first")
-CHANGE = "contribution of this motion to the score"  # beside that with the mean motion token in its place
-ALL_HEADS = ("mean of all", None)
+ORDERS = ("name", "error, largest first")
+EFFECT = "effect of this motion on the score"  # with it, minus with the mean motion token in its place
 
 
 @dataclass(frozen=True)
@@ -59,22 +57,15 @@ class ClipView:
     clip: str
     video: bytes  # MP4, small; b"" where no features were made of it here and it cannot be read
     duration_s: float  # of the video
-    crops: np.ndarray | None  # face of each face token, RGB uint8 (Ts, S, S, 3); None where 02 was not run
+    crops: np.ndarray | None  # face of each face token, RGB uint8 (Ts, S, S, 3); None without video or 02
     face_t_s: np.ndarray  # centre of each face token, (Ts,)
     t_start_s: np.ndarray  # of each motion token, (Td,)
     t_end_s: np.ndarray
     speed: np.ndarray | None  # mean px per frame in each motion token, (Td, S, S); None where 04 did not see the video
     flow: np.ndarray | None  # dx, dy in px per frame at its fastest moment, (Td, S, S, 2)
     attention: np.ndarray  # (heads, Ts, Td), rows sum to 1
-    measures: Mapping[str, np.ndarray]  # what each motion token does to each trait, (Td, k), by name of the measure
+    effects: np.ndarray  # what each motion token does to each trait: score with it minus without, (Td, k)
     windows: Mapping[str, tuple[float, float]]  # start and stop of what was planted, by name
-
-    @property
-    def absent(self) -> str:
-        """What cannot be shown of the clip, in words; "" where all can."""
-        parts = {"its video": self.video or None, "pictures of its faces": self.crops, "its motion": self.speed}
-        gone = [name for name, part in parts.items() if part is None]
-        return f" Not shown: {', '.join(gone)}, as the features were not made of this video here." if gone else ""
 
     @property
     def motion_t_s(self) -> np.ndarray:
@@ -89,53 +80,31 @@ class ClipView:
         """The face token nearest to the middle of a motion token."""
         return int(np.abs(self.face_t_s - self.motion_t_s[segment]).argmin())
 
-    def strongest(self, measure: str, trait: int) -> int:
-        """The motion token with the largest value of a measure, in either direction."""
-        return int(np.abs(self.measures[measure][:, trait]).argmax())
+    def strongest(self, trait: int) -> int:
+        """The motion token with the largest effect on a trait, in either direction."""
+        return int(np.abs(self.effects[:, trait]).argmax())
 
 
 class Gallery:
     """The N clips of a finished run that have both streams, and its model; k traits.
 
     `clips`: keys, str (N,). `targets`: names of the traits. `predicted`, `rated`: (N, k) in [0, 1], NaN where unrated.
-    `entropy`: of a clip's attention against uniform rows, mean over heads, (N,), NaN with one motion token. `part`:
-    what the model had of each clip: "train", "validation", "test" or "not trained on", str (N,).
     """
 
     def __init__(self, cfg: AttentionConfig) -> None:
         """Read a run, by the parameters of 07; FileNotFoundError, naming the notebook, where it is not finished."""
         data, trained = load_run(cfg.out, resolve(cfg.bank_dir))
-        seed = trained.seeds[0]
-        bank, self.run = rated_clips(data), read_aligned(cfg.out / "aligned")
-        split = split_of(bank, trained, seed)
-        known = {} if data.live else dict(zip(bank.clips.tolist(), split.tolist(), strict=True))
-        self.out, self.data = cfg.out, cfg.data
+        seed, bank = trained.seeds[0], rated_clips(data)
+        self.out, self.data, self.run = cfg.out, cfg.data, read_aligned(cfg.out / "aligned")
         self.paths = load_clips(cfg.out / "clips.csv")["path"]
         self.model = load_trained(trained, TOKEN_MODEL, seed)
-        self.baseline = mean_motion(bank.take(split == "train"))
+        self.baseline = mean_motion(bank.take(split_of(bank, trained, seed) == "train"))
         self.clips, self.targets, self.rated = self.run.clips, tuple(self.run.targets.tolist()), self.run.labels
         self.predicted = self.model.predict(self.run.inputs(), batch_size=BATCH, verbose=0)
-        self.entropy = self._entropies()
-        self.part = np.array([known.get(clip, "not trained on") for clip in self.clips.tolist()])
-
-    def _entropies(self) -> np.ndarray:
-        """Mean over heads of each clip's entropy, (N,); the maps of all clips are never held at once."""
-        entropies = []
-        for i in range(0, len(self.run), BATCH):
-            some = self.run.take(np.arange(i, min(i + BATCH, len(self.run))))
-            weights = get_attention_weights(self.model, some.inputs())
-            entropies.append(attention_entropy(weights, some.static_mask, some.dynamic_mask).mean(axis=1))
-        return np.concatenate(entropies)
 
     def error(self, trait: int) -> np.ndarray:
         """Predicted minus rated, (N,); NaN where unrated."""
         return self.predicted[:, trait] - self.rated[:, trait]
-
-    def listing(self, trait: int, order: str = ORDERS[0], search: str = "") -> np.ndarray:
-        """Rows of the clips whose key holds `search` in either case, in one of `ORDERS`; what is unknown comes last."""
-        values = {"name": self.clips, "error": -np.abs(self.error(trait)), "entropy": self.entropy}
-        rows = np.argsort(values[order.split(",")[0]], kind="stable")  # NaN sorts last
-        return np.array([row for row in rows if search.strip().lower() in self.clips[row].lower()], int)
 
     def start(self, clip: str, trait: str) -> tuple[int, int]:
         """Row and column of these, by default of the first rated clip; ValueError where there is none."""
@@ -158,13 +127,12 @@ class Gallery:
         FileNotFoundError, ValueError and VideoError name a file that is missing, not that of the tokens, or broken.
         """
         one = self.run.take(self.clips == clip)
-        inputs = one.inputs()
-        faces, motions = one.static_mask[0], one.dynamic_mask[0]  # the rest is padding
-        face = _rows(self.out / "static" / f"{clip}.npz", int(faces.sum()), "03_static_extraction")
-        motion = _rows(self.out / "dynamic" / f"{clip}.npz", int(motions.sum()), "04_dynamic_extraction")
+        face = _rows(self.out, "static", clip, one.static_mask.sum())
+        motion = _rows(self.out, "dynamic", clip, one.dynamic_mask.sum())
         path, prepared = self.data / self.paths.loc[clip], self.out / "faces" / f"{clip}.npz"
-        static_here, dynamic_here = map(self._made_here, STREAMS)
-        needed = static_here or dynamic_here
+        identity = {name: read_manifest(self.out / name, by)["identity"] for name, by in STREAMS.items()}
+        here = {name: not {"elsewhere", "stored"} & of.keys() for name, of in identity.items()}  # made of the videos
+        needed = any(here.values())
         track = read_track(needs(prepared, "02_clip_preparation")) if needed or prepared.exists() else None
         try:
             video, duration_s = encode_preview(path)
@@ -172,33 +140,36 @@ class Gallery:
             if needed:
                 raise
             video, duration_s = b"", 0.0
-        speed, flow = self._motion(path, track, motion) if dynamic_here else (None, None)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # its entropy is NaN
-            attention = get_attention_weights(self.model, inputs)[0]
+        speed = flow = None
+        if here["dynamic"]:
+            how = DynamicConfig.checked(identity["dynamic"]["parameters"])
+            chunks = face_flows(Job(path, track, how))
+            speed, flow = (of * how.flow_clip_px for of in motion_per_token(chunks, motion.t_start_s, motion.t_end_s))
+        # a token that was taken for a moment reaches half of the way to the next
+        half_s = float(np.median(np.diff(motion.t_s))) / 2 if len(motion.t_s) > 1 else 0.25
+        more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, half_s)
         return ClipView(
             clip=clip,
             video=video,
             duration_s=duration_s,
-            crops=None if track is None else _crops(path, track, face),
+            crops=_crops(path, track, face) if track and video else None,
             face_t_s=face.t_s,
-            **_spans(motion),
+            t_start_s=motion.t_start_s - more_s,
+            t_end_s=motion.t_end_s + more_s,
             speed=speed,
             flow=flow,
-            attention=attention[:, faces][:, :, motions],
-            measures={CHANGE: occlusion(self.model, inputs, self.baseline)[0][motions]},
+            **self._learned(one),
             windows=window_spans(self.data, clip),
         )
 
-    def _made_here(self, stream: str) -> bool:
-        """Whether the features of a stream were made of the videos, and not of stored pictures or by others."""
-        return not {"elsewhere", "stored"} & read_manifest(self.out / stream, STREAMS[stream])["identity"].keys()
-
-    def _motion(self, path: Path, track: FaceTrack, motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
-        manifest = read_manifest(self.out / "dynamic", "04_dynamic_extraction")
-        how = DynamicConfig.checked(manifest["identity"]["parameters"])
-        speed, flow = motion_per_token(face_flows(Job(path, track, how)), motion.t_start_s, motion.t_end_s)
-        return speed * how.flow_clip_px, flow * how.flow_clip_px
+    def _learned(self, one: Aligned) -> dict[str, np.ndarray]:
+        """`attention` and `effects` of one clip, without padding."""
+        faces, motions = one.static_mask[0], one.dynamic_mask[0]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="no clip has more than one motion token")
+            attention = get_attention_weights(self.model, one.inputs())[0]
+        effects = occlusion(self.model, one.inputs(), self.baseline)[0]
+        return {"attention": attention[:, faces][:, :, motions], "effects": effects[motions]}
 
 
 def encode_preview(path: str | Path) -> tuple[bytes, float]:
@@ -228,15 +199,9 @@ def _crops(path: Path, track: FaceTrack, face: FeatureFile) -> np.ndarray:
     return np.stack([crop_at(frame, track, t, CROP_PX) for (frame, _, _), t in frames])[of_row]
 
 
-def _spans(motion: FeatureFile) -> dict[str, np.ndarray]:
-    """Start and end of each motion token; one that was taken for a moment reaches half of the way to the next."""
-    half_s = float(np.median(np.diff(motion.t_s))) / 2 if len(motion.t_s) > 1 else 0.25
-    more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, half_s)
-    return {"t_start_s": motion.t_start_s - more_s, "t_end_s": motion.t_end_s + more_s}
-
-
-def _rows(path: Path, n: int, made_by: str) -> FeatureFile:
-    rows = read_features(needs(path, made_by)).in_time()
+def _rows(out: Path, stream: str, clip: str, n: int) -> FeatureFile:
+    path = out / stream / f"{clip}.npz"
+    rows = read_features(needs(path, STREAMS[stream])).in_time()
     if len(rows.features) != n:
         raise ValueError(f"{path} must hold {n} valid rows like 05's tokens, got {len(rows.features)}. Run 05 again.")
     return rows
@@ -264,7 +229,7 @@ def motion_per_token(
 
 
 class ClipPlayer(anywidget.AnyWidget):
-    """What `clip_player.js` shows. All traits are set at once; `seq` then grows by one, and `state` says what is shown.
+    """What `clip_player.js` shows. All traits are set at once; `state` says what is shown.
 
     `scene`: numbers of the time axis. `picture`: the close-up as PNG. `segment`: the chosen token, set from both sides.
     """
@@ -277,12 +242,11 @@ class ClipPlayer(anywidget.AnyWidget):
     segment = traitlets.Int(0).tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
     state = traitlets.Unicode().tag(sync=True)
-    seq = traitlets.Int(0).tag(sync=True)
 
 
-def scene_of(view: ClipView, head: int | None, measure: str, column: int, target: str) -> dict[str, Any]:
+def scene_of(view: ClipView, head: int | None, column: int, target: str) -> dict[str, Any]:
     """Numbers of the time axis, on the clip's own scales: those of a target in its column, of a head (None: of all)."""
-    rows, values = view.head(head), view.measures[measure]
+    rows = view.head(head)
     spans = zip(view.windows.items(), pictures.WINDOW_COLORS, strict=False)
     return {
         "clip": view.clip,
@@ -293,9 +257,9 @@ def scene_of(view: ClipView, head: int | None, measure: str, column: int, target
         "rows": rows.tolist(),
         "share": rows.mean(axis=0).tolist(),
         "share_top": float(view.attention.max()),
-        "values": values[:, column].tolist(),
-        "value_range": [min(float(values.min()), -SMALLEST), max(float(values.max()), SMALLEST)],
-        "label": f"{name_of(target)}: {measure}",
+        "values": view.effects[:, column].tolist(),
+        "value_range": [min(float(view.effects.min()), -SMALLEST), max(float(view.effects.max()), SMALLEST)],
+        "label": f"{name_of(target)}: {EFFECT}",
         "color": TRAIT_COLORS.get(target, NEUTRAL),
         "windows": [{"name": n, "start_s": a, "stop_s": b, "color": color} for (n, (a, b)), color in spans],
     }
@@ -320,116 +284,77 @@ def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> F
         return None
     row, column = gallery.start(clip, trait)
     view = gallery.load(str(gallery.clips[row]))
-    title = f"{view.clip}\n{gallery.judged(row, column)}"
-    return pictures.plot_segment(view, view.strongest(CHANGE, column), title=title)
+    return pictures.plot_segment(view, view.strongest(column), title=f"{view.clip}\n{gallery.judged(row, column)}")
 
 
 class Explorer(widgets.Box):
-    """The list of clips, the choice of head, trait and bars, and the clip that is shown, each an attribute."""
+    """The list of clips, the choice of head and trait, and the clip that is shown, each an attribute."""
 
     def __init__(self, gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> None:
         row, column = gallery.start(clip, trait)
-        self.gallery, self.quiet = gallery, False
+        self.gallery, self.busy = gallery, False
         self.view: ClipView | None = None
         self._load = lru_cache(maxsize=KEPT)(gallery.load)
         self.player = ClipPlayer()
-        self.search = widgets.Text(description="Search", placeholder="part of a clip's key")
         self.order = widgets.Dropdown(options=ORDERS, description="Sort by")
-        self.clips = widgets.Select(description="Clip", rows=12)
+        self.clips = widgets.Select(description="Clip, error", rows=12)
         traits = [(name_of(name), k) for k, name in enumerate(gallery.targets)]
         self.trait = widgets.Dropdown(options=traits, value=column, description="Trait")
-        self.head = widgets.Dropdown(options=[ALL_HEADS], description="Head")
-        self.measure = widgets.Dropdown(options=[CHANGE], description="Bars")
-        choices = widgets.Box([self.head, self.trait, self.measure]).add_class("explorer-choices")
-        left = widgets.VBox([self.search, self.order, self.clips]).add_class("explorer-list")
+        heads = int(gallery.model.get_config()["num_heads"])
+        heads = [("mean of all", None), *((f"head {h + 1}", h) for h in range(heads))]
+        self.head = widgets.Dropdown(options=heads, description="Head")
+        left = widgets.VBox([self.order, self.clips]).add_class("explorer-list")
+        choices = widgets.Box([self.head, self.trait]).add_class("explorer-choices")
         super().__init__([left, widgets.VBox([choices, self.player]).add_class("explorer-clip")])
         self.add_class("explorer")
-        for box in (self.search, self.order, self.clips, self.trait, self.head, self.measure):
+        self._list(str(gallery.clips[row]))
+        for box in (self.order, self.clips, self.trait, self.head):
             box.observe(self._answer, "value")
         self.player.observe(self._answer, "segment")
-        self._list(str(gallery.clips[row]))
         self._answer({"owner": self.clips})
 
     def _answer(self, change: dict[str, Any]) -> None:
-        """Follow one input; what goes wrong is said in the explorer's own line."""
-        if self.quiet:
+        """Follow one input, passing over what that changes; what goes wrong is said in the explorer's own line."""
+        if self.busy:
             return
-        box = change["owner"]
+        self.busy, box = True, change["owner"]
         try:
-            if box in (self.search, self.order, self.trait):
-                self._list(self.view and self.view.clip)
+            if box in (self.order, self.trait):
+                self._list(self.clips.value)
             if box is self.clips:
-                self._open()
-            elif box not in (self.search, self.order):
-                self._draw()
+                self.player.message = f"reading {self.clips.value} …"
+                self.view = self._load(self.clips.value)
+                self._draw(self.view.strongest(self.trait.value))
+            elif self.view and box is not self.order:
+                self._draw(self.player.segment)
         except Exception as error:  # whatever it is, it would be lost
             kept = f" Shown is still {self.view.clip}." if self.view else ""
             self.player.message = f"error: {type(error).__name__}: {error}{kept}"
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Set inputs without being told of it."""
-        self.quiet = True
-        try:
-            yield
         finally:
-            self.quiet = False
+            self.busy = False
 
-    def _list(self, chosen: str | None) -> None:
-        """Fill the list of clips; the chosen one stays chosen if it is in it."""
-        rows = self.gallery.listing(self.trait.value, self.order.value, self.search.value)
-        by_entropy = self.order.value.startswith("entropy")
-        values = self.gallery.entropy if by_entropy else self.gallery.error(self.trait.value)
-        keys = self.gallery.clips[rows].tolist()
-        texts = [number(values[row], sign=not by_entropy).rjust(5, "\u2007") for row in rows]  # figure spaces
-        with self._quietly():
-            self.clips.options = [(f"{text}  {key}", key) for text, key in zip(texts, keys, strict=True)]
-            self.clips.value = chosen if chosen in keys else None
-        shown = "entropy" if by_entropy else f"error of {self.trait.label}"
-        self.clips.description = f"{len(rows)} of {len(self.gallery.clips)} clips: {shown}, key"
+    def _list(self, chosen: str) -> None:
+        """Fill the list of clips, the unrated last where it goes by error; the chosen one stays chosen."""
+        clips, error = self.gallery.clips, self.gallery.error(self.trait.value)
+        rows = np.argsort(clips if self.order.value == ORDERS[0] else -np.abs(error), kind="stable")  # NaN sorts last
+        self.clips.options = [(f"{clips[row]}  {number(error[row], sign=True)}", str(clips[row])) for row in rows]
+        self.clips.value = chosen
 
-    def _open(self) -> None:
-        """Show the clip that is chosen, at its strongest motion."""
-        if self.clips.value is None:
-            return
-        self.player.message = f"reading {self.clips.value} …"
-        self.view = self._load(self.clips.value)
-        heads = [ALL_HEADS, *((f"head {h + 1}", h) for h in range(len(self.view.attention)))]
-        if list(self.head.options) != heads:
-            with self._quietly():
-                self.head.options, self.head.index = heads, 0
-        self._draw(self.view.strongest(self.measure.value, self.trait.value))
-
-    def _draw(self, segment: int | None = None) -> None:
-        """Send the browser, in one piece, what the inputs say, of the motion token that is chosen or of another."""
-        if self.view is None:  # the first clip could not be shown
-            return
+    def _draw(self, segment: int) -> None:
+        """Send the browser, in one piece, what the inputs say of a motion token."""
         view, player, head, column = self.view, self.player, self.head.value, self.trait.value
-        target, segment = self.gallery.targets[column], player.segment if segment is None else segment
-        with self._quietly(), player.hold_sync():
-            player.segment, player.video = segment, view.video
-            player.scene = scene_of(view, head, self.measure.value, column, target)
-            player.picture = self._close_up(segment)
-            player.message = self._said(segment)
-            of_head = "mean" if head is None else f"head{head + 1}"
-            player.state = "|".join((view.clip, of_head, target, str(segment)))
-            player.seq += 1
-
-    def _close_up(self, segment: int) -> bytes:
-        """A motion token with the face of its time, as PNG."""
-        fig, file = pictures.plot_segment(self.view, segment, head=self.head.value), io.BytesIO()
+        target, row = self.gallery.targets[column], self.gallery.start(view.clip, self.gallery.targets[column])[0]
+        fig, file = pictures.plot_segment(view, segment, head=head), io.BytesIO()
         fig.savefig(file, dpi=DPI)
         plt.close(fig)
-        return file.getvalue()
-
-    def _said(self, segment: int) -> str:
-        """The clip's score, and what the chosen motion has to do with it."""
-        view, trait, measure, gallery = self.view, self.trait.value, self.measure.value, self.gallery
-        row = gallery.start(view.clip, gallery.targets[trait])[0]
-        share, value = view.head(self.head.value).mean(axis=0)[segment], view.measures[measure][segment, trait]
-        return (
-            f"{view.clip}: {gallery.judged(row, trait)}; {gallery.part[row]}; attention entropy "
-            f"{number(gallery.entropy[row])} of uniform. Motion from {view.t_start_s[segment]:.2f} to "
-            f"{view.t_end_s[segment]:.2f} s: {share:.0%} of the attention, {measure} {number(value, 3, True)}."
-            f"{view.absent}"
-        )
+        with player.hold_sync():
+            player.segment, player.video, player.picture = segment, view.video, file.getvalue()
+            player.scene = scene_of(view, head, column, target)
+            player.message = (
+                f"{view.clip}: {self.gallery.judged(row, column)}. Motion from {view.t_start_s[segment]:.2f} to "
+                f"{view.t_end_s[segment]:.2f} s: {view.head(head).mean(axis=0)[segment]:.0%} of the attention, "
+                f"{EFFECT} {number(view.effects[segment, column], 3, True)}."
+                f"{'' if view.video else ' Its video cannot be read here.'}"
+            )
+            of_head = "mean" if head is None else f"head{head + 1}"
+            player.state = "|".join((view.clip, of_head, target, str(segment)))

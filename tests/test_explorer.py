@@ -13,15 +13,15 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
-from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, N, write_small_run
+from small_run import GONE, HEADS, SHOWN, STEP_S, TD, TS, write_small_run
 
 from helpers import explorer as explorers
-from helpers.attention import attention_entropy, get_attention_weights, occlusion
+from helpers.attention import get_attention_weights, occlusion
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.container import VideoError
 from helpers.crops import Chunk
-from helpers.explorer import CHANGE, ORDERS, Gallery, encode_preview, motion_per_token
+from helpers.explorer import Gallery, encode_preview, motion_per_token
 from helpers.files import ROOT, write_json
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import attention as pictures
@@ -82,29 +82,11 @@ def test_a_preview_is_the_clip_small_and_upright_with_its_times(name):
     np.testing.assert_allclose(*means, atol=4)
 
 
-def test_a_gallery_holds_the_runs_predictions_ratings_and_entropies(run, gallery):
+def test_a_gallery_holds_the_runs_predictions_and_ratings(run, gallery):
     _, model, aligned = run
     assert gallery.clips.tolist() == aligned.clips.tolist()
     np.testing.assert_allclose(gallery.predicted, model.predict(aligned.inputs(), verbose=0), atol=1e-6)
     np.testing.assert_array_equal(gallery.rated, aligned.labels)
-    weights = get_attention_weights(model, aligned.inputs())
-    entropy = attention_entropy(weights, aligned.static_mask, aligned.dynamic_mask).mean(1)
-    np.testing.assert_allclose(gallery.entropy, entropy)
-    assert np.isnan(gallery.entropy[0])
-    assert set(gallery.part[:-1]) == {"train", "validation", "test"}
-    assert gallery.part[-1] == "not trained on"  # it has no rating
-
-
-def test_clips_are_searched_and_sorted_and_the_unknown_come_last(gallery):
-    trait = 3
-    error = np.abs(gallery.error(trait))
-    assert gallery.listing(trait).tolist() == sorted(range(N), key=lambda row: gallery.clips[row])
-    largest, low = (gallery.listing(trait, order) for order in ORDERS[1:])
-    assert (largest[-1], low[-1]) == (N - 1, 0)
-    assert np.all(np.diff(error[largest[:-1]]) <= 0)
-    assert np.all(np.diff(gallery.entropy[low[:-1]]) >= 0)
-    assert gallery.clips[gallery.listing(trait, search=" RFND8")].tolist() == [CLIP]
-    assert len(gallery.listing(trait, search="nobody")) == 0
 
 
 def test_a_view_holds_what_the_networks_and_the_model_saw(run, gallery, view):
@@ -122,7 +104,7 @@ def test_a_view_holds_what_the_networks_and_the_model_saw(run, gallery, view):
     of_frame, of_crop = (picture.mean((0, 1)) for picture in (frames[int(view.face_t_s[2] * 15)][1], view.crops[2]))
     assert np.abs(of_frame - of_crop).max() < 60  # the same light, another cut
     effects = occlusion(model, inputs, gallery.baseline)[0]
-    np.testing.assert_allclose(view.measures[CHANGE], effects, atol=1e-6)
+    np.testing.assert_allclose(view.effects, effects, atol=1e-6)
     assert np.abs(effects).max() > 1e-4
 
 
@@ -144,12 +126,10 @@ def test_features_from_elsewhere_are_shown_without_pictures(external, view, figu
     assert (shown.crops, shown.speed, shown.flow) == (None, None, None)
     np.testing.assert_array_equal(shown.attention, view.attention)
     np.testing.assert_allclose(shown.t_end_s - shown.t_start_s, STEP_S)  # a moment would be a bar of no width
-    fig = pictures.plot_clip_attention(shown, shown.measures[CHANGE][:, 0])
-    assert [ax.get_ylabel() for ax in fig.axes] == ["attention", "change of\nthe score"]
-    assert len(pictures.plot_heads_and_traits(shown, shown.measures[CHANGE].T, TRAITS).axes) == 4
+    assert len(pictures.plot_clip_attention(shown, shown.effects[:, 0]).axes) == 2
     explorer = explorers.Explorer(external, clip=GONE)
     assert explorer.player.video == b""
-    assert "its video, pictures of its faces, its motion" in explorer.player.message
+    assert "video cannot be read" in explorer.player.message
 
 
 def test_with_02_the_faces_of_features_from_elsewhere_are_shown(run, external, view, tmp_path):
@@ -158,6 +138,7 @@ def test_with_02_the_faces_of_features_from_elsewhere_are_shown(run, external, v
     shown = changed(external, out=out).load(CLIP)
     assert shown.speed is None
     assert np.abs(shown.crops.astype(int) - view.crops).mean() < 12  # at most a frame beside
+    assert changed(external, out=out).load(GONE).crops is None  # 02 was run, and the video removed since
 
 
 def test_motion_is_gathered_by_the_time_of_its_token():
@@ -193,10 +174,10 @@ def test_what_cannot_be_shown_is_refused(run, opened, tmp_path):
 
 def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explorer, view):
     player, trait = explorer.player, TRAITS.index("agreeableness")
-    strongest = int(np.abs(view.measures[CHANGE][:, trait]).argmax())
+    strongest = int(np.abs(view.effects[:, trait]).argmax())
     assert player.state == f"{CLIP}|mean|agreeableness|{strongest}"
     assert (explorer.clips.value, player.video) == (CLIP, view.video)
-    np.testing.assert_allclose(player.scene["values"], view.measures[CHANGE][:, trait])
+    np.testing.assert_allclose(player.scene["values"], view.effects[:, trait])
     np.testing.assert_allclose(player.scene["share"], view.attention.mean((0, 1)), rtol=1e-5)
     assert json.dumps(player.scene)
     before = player.picture
@@ -205,30 +186,26 @@ def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explo
     assert player.picture != before
     before = player.picture
     explorer.trait.value = 0
-    np.testing.assert_allclose(player.scene["values"], view.measures[CHANGE][:, 0])
+    np.testing.assert_allclose(player.scene["values"], view.effects[:, 0])
     assert player.scene["color"] == TRAIT_COLORS["openness"]
     assert player.picture == before  # a trait changes bars, not what was seen
     player.segment = (player.segment + 1) % TD
     assert player.picture != before
     assert player.state == f"{CLIP}|head2|openness|{player.segment}"
-    assert player.seq == 5
     explorer.clips.value = SHOWN[0]  # head and trait stay
     assert player.state == f"{SHOWN[0]}|head2|openness|0"
     assert not plt.get_fignums()
 
 
-def test_searching_lists_and_does_not_choose(explorer):
+def test_clips_are_listed_by_name_or_error_with_the_unrated_last(explorer, gallery):
     state = explorer.player.state
-    explorer.search.value = "other"
-    assert len(explorer.clips.options) == N - 4
-    assert explorer.clips.value is None
-    assert explorer.player.state == state
-    explorer.search.value = ""
-    assert explorer.clips.value == CLIP
+    assert [key for _, key in explorer.clips.options] == sorted(gallery.clips)
     explorer.order.value = "error, largest first"
-    errors = [abs(float(label.split()[0])) for label, _ in explorer.clips.options[:-1]]
-    assert errors == sorted(errors, reverse=True)
-    assert explorer.player.seq == 1
+    keys = [key for _, key in explorer.clips.options]
+    errors = np.abs(gallery.error(explorer.trait.value))[[gallery.clips.tolist().index(key) for key in keys]]
+    assert np.isnan(errors[-1])
+    assert np.all(np.diff(errors[:-1]) <= 0)
+    assert (explorer.clips.value, explorer.player.state) == (CLIP, state)
 
 
 def test_what_goes_wrong_stands_in_the_line_below(explorer, gallery):
@@ -244,21 +221,10 @@ def test_what_goes_wrong_stands_in_the_line_below(explorer, gallery):
     assert first.player.state.startswith(CLIP)
 
 
-def test_few_views_are_kept(gallery, figures, monkeypatch):
-    loaded = []
-    monkeypatch.setattr(explorers, "KEPT", 1)
-    counted = changed(gallery, load=lambda clip: loaded.append(clip) or gallery.load(clip))
-    explorer = explorers.Explorer(counted, clip=CLIP)
-    explorer.head.value = 0
-    for clip in (SHOWN[0], CLIP):
-        explorer.clips.value = clip
-    assert loaded == [CLIP, SHOWN[0], CLIP]
-
-
 def test_where_nobody_can_click_a_figure_shows_the_strongest_motion(gallery, view, figures):
     fig = explorers.show(gallery, clip=CLIP, trait="openness")
     face, motion, heads = (ax for ax in fig.axes if ax.get_label() != "<colorbar>")
-    segment = int(np.abs(view.measures[CHANGE][:, 0]).argmax())
+    segment = int(np.abs(view.effects[:, 0]).argmax())
     np.testing.assert_array_equal(face.images[0].get_array(), view.crops[view.face_of(segment)])
     np.testing.assert_array_equal(motion.images[0].get_array(), view.speed[segment])
     np.testing.assert_allclose(heads.collections[0].get_array(), view.attention[:, :, segment])
