@@ -21,9 +21,9 @@ from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.crops import face_flows
 from helpers.files import ROOT
+from helpers.flow import write_flow
 from helpers.forward import Forward
 from helpers.sources import VideoSource
-from helpers.stored_flow import write_flow
 from helpers.video import read_frames
 from helpers.weights import Weights
 

@@ -5,18 +5,18 @@ dy > 0 moves down. "Per frame" means from one of the given frames to the next: a
 twice as many pixels, so flow goes with the rate (fps) at which its frames were taken.
 
 A flow file is a compressed npz of whole steps of 1/64 px: no value is wrong by more than 0.0078 px, far below the error
-of any flow method, in 23,200 instead of 364,000 bytes per field of a real face at 224 px.
+of any flow method.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from helpers.store import open_arrays, read_arrays
+from helpers.store import open_arrays, write_arrays
 
 STEP_PX = 1 / 64  # between stored values, as in the files of the KITTI flow benchmark
 MOST_PX = np.iinfo(np.int16).max * STEP_PX  # 511.98
@@ -97,10 +97,10 @@ def normalise_flow(flow: np.ndarray, clip_px: float = 20.0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FlowFile:
-    """The flow of one clip as it is stored; `flow` and `fields` decode it.
+    """The flow of one clip as it is stored.
 
     Attributes:
-        codes: int16 (n, 2, H, W), steps of `quantum_px` as differences from row to row, which compress better.
+        codes: int16 (n, H, W, 2), steps of `quantum_px`; `shape` says the same, to be read without them.
         t_s: float64 (n,), when each field's first frame is shown, in seconds.
         fps: Frames per second that "per frame" means.
         method: How it was computed, one of `METHODS` or another name.
@@ -108,6 +108,7 @@ class FlowFile:
     """
 
     codes: np.ndarray
+    shape: np.ndarray
     t_s: np.ndarray
     fps: float
     method: str
@@ -120,35 +121,53 @@ class FlowFile:
         """All fields: float32 (n, H, W, 2), pixels per frame."""
         return self.fields(slice(None))
 
-    def fields(self, places: slice) -> np.ndarray:
-        """Some fields: float32 (k, H, W, 2), pixels per frame. Many at once take a fraction of the time of each."""
-        codes = self.codes[places].copy()
-        for row in range(1, codes.shape[2]):  # a running sum; np.cumsum along this axis takes twice as long
-            codes[:, :, row] += codes[:, :, row - 1]
-        flow = np.empty((*codes[:, 0].shape, 2), np.float32)
-        for k in range(2):  # not both by one call, which takes twice as long
-            np.multiply(codes[:, k], np.float32(self.quantum_px), out=flow[..., k])
-        return flow
+    def fields(self, places: int | slice) -> np.ndarray:
+        """One or some fields: float32 ([k,] H, W, 2), pixels per frame."""
+        return self.codes[places] * np.float32(self.quantum_px)
 
 
-def read_flow(path: str | Path) -> FlowFile:
-    """Read a file of `write_flow`; a damaged one, or another kind of file, is a ValueError that names it."""
-    arrays = read_arrays(path)
-    names = {field.name for field in fields(FlowFile)}
-    if arrays.keys() != names:
-        raise ValueError(f"{path} is not a flow file: it holds {', '.join(sorted(arrays))}. Write it with write_flow.")
-    codes, t_s = arrays.pop("codes"), arrays.pop("t_s")
-    right = codes.dtype == np.int16 and codes.ndim == 4 and codes.shape[1] == 2 and codes.size
-    if not right or t_s.shape != codes.shape[:1] or any(value.size != 1 for value in arrays.values()):
-        got = f"{codes.dtype} {codes.shape} and {t_s.shape}"
-        raise ValueError(f"{path}: codes must be int16 (n, 2, H, W) and t_s (n,), got {got}. Write it again.")
-    return FlowFile(codes, t_s, **{name: value.item() for name, value in arrays.items()})
+def write_flow(
+    path: str | Path, flow: np.ndarray, t_s: np.ndarray, fps: float, method: str, clip_px: float = 20.0
+) -> None:
+    """Write the flow of one clip, cut to +-clip_px and rounded to whole steps; atomic, no pickle.
+
+    Args:
+        path: The npz file.
+        flow: Decimal numbers (n, H, W, 2), n >= 1, pixels per frame, finite.
+        t_s: Seconds of each field's first frame, ascending, (n,).
+        fps: Frames per second between which the flow is.
+        method: One of `METHODS`, or another name for flow that was not computed here.
+        clip_px: Largest component kept, at most 511.98. 20 px is what I3D was trained on.
+    """
+    flow, t_s = np.asarray(flow), np.asarray(t_s, np.float64)
+    numbers = flow.dtype.kind == "f" and flow.shape[3:] == (2,) and flow.size > 0
+    right = {
+        "flow must be finite decimal numbers (n, H, W, 2)": numbers and np.isfinite(flow).all(),
+        "t_s must ascend, one for each field of flow": t_s.shape == flow.shape[:1] and np.all(np.diff(t_s) > 0),
+        f"fps and clip_px must be above 0, clip_px at most {MOST_PX:g}": fps > 0 and 0 < clip_px <= MOST_PX,
+    }
+    for rule, holds in right.items():
+        if not holds:
+            got = f"{flow.dtype} {flow.shape}, {t_s.shape}, fps {fps}, clip_px {clip_px}"
+            raise ValueError(f"{rule}, got {got}. Compute the flow again.")
+    codes = np.round(np.clip(flow.astype(np.float32, copy=False), -clip_px, clip_px) / STEP_PX).astype(np.int16)
+    about = {"fps": float(fps), "method": method, "clip_px": float(clip_px), "quantum_px": STEP_PX}
+    clamped_share = float((np.abs(flow) > clip_px).mean())
+    write_arrays(path, codes=codes, shape=codes.shape, t_s=t_s, **about, clamped_share=clamped_share)
 
 
-def flow_header(path: str | Path) -> tuple[tuple[int, int, int, int], np.ndarray, float, str]:
-    """Shape (n, H, W, 2), `t_s`, `fps` and `method` of a file of `write_flow`, its fields unread; else a ValueError."""
+def read_flow(path: str | Path, *, fields: bool = True) -> FlowFile:
+    """Read a file of `write_flow`, without `fields` its `codes` as an empty array, fast; ValueError for another one."""
+    names = FlowFile.__dataclass_fields__.keys()
     with open_arrays(path) as file:
-        with file.zip.open("codes.npy") as codes:
-            np.lib.format.read_magic(codes)
-            (n, components, height, width), *_ = np.lib.format.read_array_header_1_0(codes)
-        return (n, height, width, components), file["t_s"], float(file["fps"]), str(file["method"])
+        found = set(file.files)
+        arrays = {name: file[name] for name in names & found if fields or name != "codes"}
+    if found != names:
+        raise ValueError(f"{path} is no flow file: it holds {', '.join(sorted(found))}. Write it with write_flow.")
+    codes, shape, t_s = arrays.pop("codes", np.empty(0)), arrays.pop("shape"), arrays.pop("t_s")
+    whole = not fields or (codes.dtype == np.int16 and codes.shape == tuple(shape))
+    whole &= shape.shape == (4,) and t_s.shape == tuple(shape[:1]) and arrays["fps"].dtype.kind == "f"
+    if not whole or any(value.size != 1 for value in arrays.values()):
+        got = f"{codes.dtype} {codes.shape}, {shape} and {t_s.shape}"
+        raise ValueError(f"{path}: codes must be int16 (n, H, W, 2) and t_s (n,), got {got}. Write it again.")
+    return FlowFile(codes, shape, t_s, **{name: value.item() for name, value in arrays.items()})

@@ -4,9 +4,10 @@ In: a folder with the samples of many clips. Each of the two readers finds the c
 samples in the order of time, what tells one version of its files from another, and the reason of every sample that
 cannot be used: such a one is zeros and becomes a masked row. Rows of features made elsewhere: `helpers.external`.
 
-- `FaceTree`: `<clip>/face_000035.jpg`, as the source project and `helpers.faces.export_faces` write them, and
+- `FaceTree`: `<clip>/face_000035.jpg`, as the source project writes them, and
   `<clip>_aligned/frame_det_00_000001.bmp`, as OpenFace does.
-- `FlowTree`: `<clip>/flow_0000_0001.npy` as of the source project, `helpers.flow` files, plain arrays.
+- `FlowTree`: `<clip>/flow_0000_0001.npy` as of the source project, `helpers.flow` files, plain arrays; for networks of
+  one's own `OpticalFlowSequenceLoader` gives the same in batches.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -27,9 +28,9 @@ from PIL import Image, ImageOps
 
 from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock
 from helpers.failures import ClipError
-from helpers.flow import flow_header, normalise_flow, read_flow, resize_flow
+from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
-from helpers.store import NOT_NPY, clip_stamp, read_arrays
+from helpers.store import NOT_NPY, clip_stamp
 from helpers.tracks import crop_face
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,8 @@ SUFFIX = r"\.(?:bmp|jpe?g|png|webp)"
 PICTURE = re.compile(rf"(?!\.)(?:.*\D)?(\d+)\D*{SUFFIX}", re.I)  # the last number: face_frame_0035.jpg
 OPENFACE = re.compile(rf"frame_det_(\d+)_\d+{SUFFIX}")  # the number of the face, then of the frame
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
-TIMES_SUFFIX = "_times"  # of the folder beside the tree in which `helpers.faces` keeps numbers and seconds
-LOOKED_AT = 16  # clips, to find out what most samples of a folder are like
 
-Values = tuple[np.ndarray, dict[int, str]]  # of some samples, zeros where one cannot be used; and by place, why not
-About = tuple[int, float, str, tuple[int, ...]]  # number, rate, origin and shape of samples
+About = tuple[int, float, str, tuple[int, ...]]  # number, rate and origin of samples, and the shape of one
 
 
 class StoredError(ClipError):
@@ -55,7 +53,8 @@ class StoredClip:
 
     `number`: int (n,), ascending: in the names of pictures, or of the frame that a field of flow begins with. `t_s`:
     (n,) seconds. `fps`: by how much the number grows in a second. `n_frames`: of the video that they stand for.
-    `reader`: what reads them, for the manifest. `read`: yields samples as the network is shown them.
+    `reader`: what reads them, for the manifest. `shape`, `dtype`: of a sample as the network is shown it. `open`: gives
+    what reads the i-th sample, or raises `StoredError`; raises it itself where none can be used.
     """
 
     number: np.ndarray
@@ -63,68 +62,209 @@ class StoredClip:
     fps: float
     n_frames: int
     reader: str
-    read: Callable[[], Iterator[Values]]
+    shape: tuple[int, int, int]
+    dtype: str
+    open: Callable[[], Callable[[int], np.ndarray]]
+
+    @property
+    def track(self) -> "StoredClip":
+        """Whoever stored the samples has seen the face in each."""
+        return self
 
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
-        """True for every time in seconds, bool, same shape: whoever stored the samples has seen the face in each."""
+        """True for every time in seconds, bool, same shape."""
         return np.ones(np.shape(t_s), bool)
 
 
 def stored_chunks(clip: StoredClip) -> Iterator[Chunk]:
     """What is stored of a clip, chunk by chunk; `StoredError`: none of it can be used."""
-    clock, first = Clock(), 0
-    for values, reasons in clock.each("reading", clip.read()):
-        places = slice(first, first + len(values))
+    clock, read = Clock(), clip.open()
+    for first in range(0, len(clip.number), CROPS_PER_CHUNK):
+        places, reasons = slice(first, first + CROPS_PER_CHUNK), {}
+        values = np.zeros((len(clip.number[places]), *clip.shape), clip.dtype)
+        with clock("reading"):
+            for i in range(len(values)):
+                try:
+                    values[i] = read(first + i)
+                except StoredError as error:
+                    reasons[i] = str(error)
         yield Chunk(values, clip.t_s[places], clip.number[places], clip.reader, reasons, clock.read())
-        first += len(values)
 
 
-def _read_faces(paths: Sequence[Path], side_px: int, size_px: int) -> Iterator[Values]:
-    """Pictures: RGB uint8 (k, size_px, size_px, 3)."""
-    whole = np.array([0, 0, side_px, side_px])
-    yield from _each(paths, lambda path: crop_face(read_face(path, side_px), whole, size_px), size_px, 3, np.uint8)
+class Tree:
+    """A folder with the samples of many clips, to any depth, all square and of one size.
+
+    `clips`: path of each by what the folder calls it, in natural order. `fps`, `made`, `side_px`: numbers per second,
+    origin and side of the first sample that can be read: a network cannot be shown two kinds. Each kind of tree says
+    the `parameter` that names it, `what` it holds, a file's name (`like`), a sample's `channels`; its clips' paths
+    (`_find`); what a clip is like (`_about`); all files of a clip (`_files`).
+    """
+
+    def __init__(self, folder: str | Path, fps: float):
+        """Find the clips in a folder.
+
+        `fps`: by how much the numbers in the files' names grow in a second. FileNotFoundError: there is no folder;
+        ValueError: it holds no samples, none that can be read, or such that are not square.
+        """
+        self.folder, self.fps = Path(folder), float(fps)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.parameter} must be a folder of {self.what}, {folder} is none. Check it.")
+        self.clips, shape = clips_by_name(self.folder, self._find()), None
+        for path in self.clips.values():
+            with suppress(Exception):  # of a clip, which it will be told of
+                _, self.fps, self.made, shape = self._about(path)
+                break
+        must = f"{self.parameter} must hold {self.what} of shape (S, S, {self.channels}) like {self.like}"
+        if shape is None:
+            raise ValueError(f"{must}, got none that can be read below {folder}. Check it.")
+        if shape != (shape[0], shape[0], self.channels):
+            raise ValueError(f"{must}, got {shape}. Crop them to squares.")
+        self.side_px = shape[0]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers, besides the samples themselves."""
+        return {self.parameter.removesuffix("_dir"): self.folder.name, "side_px": self.side_px, "fps": self.fps}
+
+    def stamp(self, name: str) -> str:
+        """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
+        paths = self._files(name)
+        lines = [f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape") for path in paths]
+        return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
 
 
-def _read_flow(paths: Sequence[Path], side_px: int, size_px: int, clip_px: float | None) -> Iterator[Values]:
-    """Fields of flow: float32 (k, size_px, size_px, 2)."""
-    shape = (side_px, side_px, 2)
-    if len(paths) > 1:
-        chunks = _each(paths, lambda path: _checked(read_npy(path), path.name, shape), side_px, 2, np.float32)
-    else:
-        chunks = _of_one(paths[0], shape)
-    first = 0
-    for flow, reasons in chunks:
-        flow = resize_flow(flow, size_px)  # what is not finite stays so
-        for i in np.flatnonzero(~np.isfinite(flow).all(axis=(1, 2, 3))).tolist():
-            name = paths[first + i].name if len(paths) > 1 else f"field {first + i}"
-            flow[i], reasons[i] = 0, f"{name}: NaN or infinity"
-        first += len(flow)
-        yield flow if clip_px is None else normalise_flow(flow, clip_px), dict(sorted(reasons.items()))
+class FaceTree(Tree):
+    """A folder with a folder of numbered pictures per clip, all RGB: BMP, JPEG, PNG or WebP."""
+
+    parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
+
+    def _find(self) -> Iterable[Path]:
+        return {path.parent for path in files_below(self.folder, PICTURE.fullmatch)}
+
+    def _about(self, path: Path) -> About:
+        pictures = _face_files(path).values()
+        return len(pictures), self.fps, self.what, _first_shape(_picture_shape, pictures)
+
+    def _files(self, name: str) -> list[Path]:
+        return [*_face_files(self.clips[name]).values()]
+
+    def job(self, name: str, size_px: int) -> StoredClip:
+        """The pictures of a clip; `StoredError` when they cannot be put in order."""
+        pictures = _face_files(self.clips[name])
+        if others := sum(map(bool, map(PICTURE.fullmatch, os.listdir(self.clips[name])))) - len(pictures):
+            log.warning("%s: %d pictures of other faces are left out", name, others)
+        number = np.array(list(pictures), np.int64)
+        read = partial(_open_faces, tuple(pictures.values()), self.side_px, size_px)
+        of_faces = f"Pillow {PIL.__version__}", (size_px, size_px, 3), "uint8"
+        return StoredClip(number, number / self.fps, self.fps, len(number), *of_faces, read)
 
 
-def _each(paths: Sequence[Path], read: Callable, size: int, channels: int, dtype: type) -> Iterator[Values]:
-    """What is read of files that hold one sample each."""
-    for first in range(0, len(paths), CROPS_PER_CHUNK):
-        some = paths[first : first + CROPS_PER_CHUNK]
-        values, reasons = np.zeros((len(some), size, size, channels), dtype), {}
-        for i, path in enumerate(some):
-            try:
-                values[i] = read(path)
-            except StoredError as error:
-                reasons[i] = str(error)
-        yield values, reasons
+class FlowTree(Tree):
+    """A folder of stored flow: a folder of `flow_0000_0001.npy`, ... per clip, or a file of ours, or a plain array.
+
+    `fps` is for pairs and arrays; our flow files know their own.
+    """
+
+    parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers, besides the fields themselves."""
+        return super().identity | {"made": self.made}
+
+    def _find(self) -> Iterable[Path]:
+        files = files_below(self.folder, is_array)
+        trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
+        return [*trees, *(path for path in files if path.parent not in trees)]
+
+    def _about(self, path: Path) -> About:
+        if path.is_dir():
+            pairs = _pair_files(path).values()
+            return len(pairs), self.fps, "pairs of unknown method", _first_shape(lambda p: read_npy(p).shape, pairs)
+        if path.suffix == ".npy":
+            n, *shape = _array(path).shape
+            return n, self.fps, "arrays of unknown method", tuple(shape)
+        file = _of_clip(partial(read_flow, fields=False), path)
+        n, *shape = file.shape.tolist()
+        if not (file.fps > 0 and np.allclose(file.t_s * file.fps, range(n), rtol=0, atol=0.5)):
+            raise StoredError(f"{path.name}: its fields must be {file.fps} a second from 0 s on, its times differ")
+        return n, file.fps, file.method, tuple(shape)
+
+    def _files(self, name: str) -> list[Path]:
+        path = self.clips[name]
+        return sorted(path.glob("flow_*.npy")) if path.is_dir() else [path]
+
+    def job(self, name: str, size_px: int, clip_px: float | None) -> StoredClip:
+        """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
+        path = self.clips[name]
+        n, fps, made, _ = self._about(path)
+        if (fps, made) != (self.fps, self.made):
+            there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
+            raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")
+        pairs = _pair_files(path) if path.is_dir() else {}
+        number = np.array(list(pairs) or range(n), np.int64)
+        read = partial(_open_flow, tuple(pairs.values()) or (path,), self.side_px, size_px, clip_px)
+        of_flow = f"stored flow: {made}", (size_px, size_px, 2), "float32"
+        return StoredClip(number, np.arange(n) / fps, fps, n + 1, *of_flow, read)
 
 
-def _of_one(path: Path, shape: tuple[int, ...]) -> Iterator[Values]:
-    """What is read of one file that holds all samples."""
-    if path.suffix == ".npy":
-        fields, n = _array(path).__getitem__, len(_array(path))
-    else:
-        file = _of_clip(read_flow, path)
-        fields, n = file.fields, len(file.t_s)
-    for first in range(0, n, CROPS_PER_CHUNK):
-        some = fields(slice(first, first + CROPS_PER_CHUNK))
-        yield _checked(some, path.name, (len(some), *shape)), {}
+class FlowBatch(NamedTuple):
+    """`flow (B, T, S, S, 2) float32` in [-1, 1]; `mask (B, T) bool`, False where a field is padding or cannot be used;
+    `keys`, B of them.
+    """
+
+    flow: np.ndarray
+    mask: np.ndarray
+    keys: tuple[str, ...]
+
+
+class OpticalFlowSequenceLoader(FlowTree):
+    """A folder of stored flow whose clips are read whole."""
+
+    def load(
+        self, name: str, size_px: int | None = None, clip_px: float | None = None
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Read the whole flow of one of `clips`.
+
+        Returns:
+            Flow float32 (T, size_px, size_px, 2), u and v scaled with the fields, in pixels, or cut to +-`clip_px` and
+            divided by it. And by place the reason of every field that cannot be used: zeros.
+        """
+        if name not in self.clips:
+            raise ValueError(f"name must be one of the {len(self.clips)} clips, got {name!r}. See clips.")
+        chunks = list(stored_chunks(self.job(name, size_px or self.side_px, clip_px)))
+        reasons = {
+            i * CROPS_PER_CHUNK + at: why for i, chunk in enumerate(chunks) for at, why in chunk.unusable.items()
+        }
+        return np.concatenate([chunk.values for chunk in chunks]), reasons
+
+    def batches(
+        self,
+        names: Sequence[str],
+        *,
+        batch_size: int,
+        length: int,
+        size_px: int,
+        clip_px: float = 20.0,
+        repeat_single: bool = False,
+    ) -> Iterator[FlowBatch]:
+        """Yield batches of some of the `clips` in the given order; the last one may hold fewer.
+
+        `length`: fields per clip; a longer one keeps its start, a shorter one gets no motion behind. `repeat_single`:
+        repeat the field of a clip that has one only, as the source project did for all: a motion that nobody made.
+        """
+        for start in range(0, len(names), batch_size):
+            chosen = tuple(names[start : start + batch_size])
+            flow = np.zeros((len(chosen), length, size_px, size_px, 2), np.float32)
+            mask = np.zeros((len(chosen), length), bool)
+            for i, name in enumerate(chosen):
+                fields, reasons = self.load(name, size_px, clip_px)
+                if repeat_single and len(fields) == 1 and not reasons:
+                    fields = np.repeat(fields, length, axis=0)
+                n = min(length, len(fields))
+                flow[i, :n] = fields[:length]
+                mask[i, :n] = [place not in reasons for place in range(n)]
+            yield FlowBatch(flow, mask, chosen)
 
 
 def files_below(folder: Path, *wanted: Callable[[str], Any]) -> list[Path]:
@@ -154,7 +294,7 @@ def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: natural_order(item[0])))
 
 
-def numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
+def _numbered_files(folder: Path, pattern: re.Pattern) -> dict[int, Path]:
     """The files in a folder whose names fit, by the number that is the pattern's first group, ascending.
 
     `StoredError`: there are none any more, or two have the same number.
@@ -173,9 +313,9 @@ def _face_files(folder: Path) -> dict[int, Path]:
     """The pictures in a folder by number; of OpenFace's, which count from 1, those of the face that has most."""
     faces = Counter(match[1] for name in sorted(os.listdir(folder)) if (match := OPENFACE.fullmatch(name)))
     if not faces:
-        return numbered_files(folder, PICTURE)
+        return _numbered_files(folder, PICTURE)
     main = re.compile(rf"frame_det_{faces.most_common(1)[0][0]}_(\d+){SUFFIX}")
-    return {number - 1: path for number, path in numbered_files(folder, main).items()}
+    return {number - 1: path for number, path in _numbered_files(folder, main).items()}
 
 
 def _pair_files(folder: Path) -> dict[int, Path]:
@@ -184,7 +324,7 @@ def _pair_files(folder: Path) -> dict[int, Path]:
     Numbers start at 0 as in the source project, or at 1 where there is no 0: a higher start means missing pairs. What
     is missing after the last file cannot be known. `StoredError`: a file is no pair of neighbours, or there is none.
     """
-    found = numbered_files(folder, PAIR)
+    found = _numbered_files(folder, PAIR)
     for first, path in found.items():
         if int(PAIR.fullmatch(path.name)[2]) != first + 1:
             raise StoredError(f"{path.name} must be the pair of {first} and {first + 1}. Number faces without gaps.")
@@ -193,107 +333,49 @@ def _pair_files(folder: Path) -> dict[int, Path]:
     return {i: found.get(i, folder / f"flow_{i:0{digits}d}_{i + 1:0{digits}d}.npy") for i in numbers}
 
 
-class Tree:
-    """A folder with the samples of many clips, to any depth, all square and of one size.
-
-    `clips`: path of each by what the folder calls it, in natural order. `fps`, `made`, `side_px`: numbers per second,
-    origin and side of the samples in most of the clips that were looked at: a network cannot be shown two of a kind.
-    Each kind of tree says the `parameter` that names it, `what` it holds, a file's name (`like`), a sample's
-    `channels`; its clips' paths (`_find`); number, rate, origin and shape of a clip's samples (`_about`); all files of
-    a clip (`_files`).
-    """
-
-    def __init__(self, folder: str | Path, fps: float):
-        """Find the clips in a folder, and what most of their samples are; a few are looked at.
-
-        `fps`: by how much the numbers in the files' names grow in a second. FileNotFoundError: there is no folder;
-        ValueError: it holds no samples, none that can be read, or such that are not square.
-        """
-        self.folder, self.fps = Path(folder), float(fps)
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"{self.parameter} must be a folder of {self.what}, {folder} is none. Check it.")
-        self.clips = clips_by_name(self.folder, self._find())
-        paths, kinds = list(self.clips.values()), Counter()
-        for i in np.unique(np.linspace(0, len(paths) - 1, min(LOOKED_AT, len(paths))).astype(int)):
-            with suppress(Exception):  # of a clip, which it will be told of
-                kinds[self._about(paths[i])[1:]] += 1
-        must = f"{self.parameter} must hold {self.what} of shape (S, S, {self.channels}) like {self.like}"
-        if not kinds:
-            raise ValueError(f"{must}, got none that can be read below {folder}. Check it.")
-        ((self.fps, self.made, shape), _), *_ = kinds.most_common(1)
-        if shape not in {(side, side, self.channels) for side in shape}:
-            raise ValueError(f"{must}, got {shape}. Crop them to squares.")
-        self.side_px = shape[0]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers, besides the samples themselves."""
-        return {self.parameter.removesuffix("_dir"): self.folder.name, "side_px": self.side_px, "fps": self.fps}
-
-    def stamp(self, name: str) -> str:
-        """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
-        paths = self._files(name)
-        lines = [f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape") for path in paths]
-        return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
-
-
-def _shape(look: Callable[[Path], tuple[int, ...]], paths: Iterable[Path]) -> tuple[int, ...]:
-    """The shape that most of three samples have, evenly spread."""
-    paths, shapes = list(paths), Counter()
-    for path in dict.fromkeys((paths[0], paths[len(paths) // 2], paths[-1])):
+def _first_shape(look: Callable[[Path], tuple[int, ...]], paths: Iterable[Path]) -> tuple[int, ...]:
+    """The shape of the first sample that can be read."""
+    for path in paths:
         with suppress(Exception):
-            shapes[look(path)] += 1
-    return shapes.most_common(1)[0][0]
-
-
-class FaceTree(Tree):
-    """A folder with a folder of numbered pictures per clip, all RGB: BMP, JPEG, PNG or WebP.
-
-    Where `helpers.faces` left exact times beside it, these count, and not `fps`.
-    """
-
-    parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
-
-    def _find(self) -> Iterable[Path]:
-        return {path.parent for path in files_below(self.folder, PICTURE.fullmatch)}
-
-    def _about(self, path: Path) -> About:
-        pictures = _face_files(path).values()
-        return len(pictures), self.fps, self.what, _shape(_picture_shape, pictures)
-
-    def _files(self, name: str) -> list[Path]:
-        times = self._times(name)
-        return [*_face_files(self.clips[name]).values(), *[times] * times.exists()]
-
-    def _times(self, name: str) -> Path:
-        return self.folder.with_name(self.folder.name + TIMES_SUFFIX) / f"{name}.npz"
-
-    def job(self, name: str, size_px: int) -> StoredClip:
-        """The pictures of a clip; `StoredError` when they cannot be put in order and time."""
-        pictures = _face_files(self.clips[name])
-        if others := sum(map(bool, map(PICTURE.fullmatch, os.listdir(self.clips[name])))) - len(pictures):
-            log.warning("%s: %d pictures of other faces are left out", name, others)
-        number = np.array(list(pictures), np.int64)
-        t_s, fps = number / self.fps, self.fps
-        if (times := self._times(name)).exists():
-            t_s = _exact_times(times, pictures)
-            fps = float(np.ptp(number) / np.ptp(t_s)) if len(number) > 1 else fps
-        read = partial(_read_faces, tuple(pictures.values()), self.side_px, size_px)
-        return StoredClip(number, t_s, fps, len(number), f"Pillow {PIL.__version__}", read)
-
-
-def _exact_times(path: Path, pictures: dict[int, Path]) -> np.ndarray:
-    """Seconds (n,) of the pictures from the file that `helpers.faces` has written about the clip."""
-    arrays = _of_clip(read_arrays, path)
-    t_s = dict(zip(arrays["frame"].tolist(), arrays["t_s"].tolist(), strict=True))
-    if strange := [picture.name for number, picture in pictures.items() if number not in t_s]:
-        raise StoredError(f"the exported times say nothing of {strange[0]}. Export the clip again, or remove it")
-    return np.array([t_s[number] for number in pictures], np.float64)
+            return look(path)
+    raise StoredError("none of its files can be read")
 
 
 def _picture_shape(path: Path) -> tuple[int, int, int]:
     with Image.open(path) as image:
         return image.height, image.width, 3
+
+
+def _open_faces(paths: Sequence[Path], side_px: int, size_px: int) -> Callable[[int], np.ndarray]:
+    """What reads pictures: RGB uint8 (size_px, size_px, 3)."""
+    whole = np.array([0, 0, side_px, side_px])
+    return lambda i: crop_face(read_face(paths[i], side_px), whole, size_px)
+
+
+def _open_flow(paths: Sequence[Path], side_px: int, size_px: int, clip_px: float | None) -> Callable[[int], np.ndarray]:
+    """What reads fields of flow, from a file for each or one for all: float32 (size_px, size_px, 2)."""
+
+    def checked(field: np.ndarray, name: str) -> np.ndarray:
+        if field.shape != (side_px, side_px, 2) or field.dtype.kind != "f":
+            must = f"not decimal numbers {side_px, side_px, 2} like the others"
+            raise StoredError(f"{name}: {field.dtype} {field.shape}, {must}")
+        return field
+
+    def read(i: int) -> np.ndarray:
+        name = f"field {i}" if fields else paths[i].name
+        field = checked(fields(i) if fields else read_npy(paths[i]), name)
+        with np.errstate(over="ignore"):  # too large for float32 is infinite
+            flow = resize_flow(field.astype(np.float32, copy=False), size_px)  # what is not finite stays so
+        if not np.isfinite(flow).all():
+            raise StoredError(f"{name}: NaN or infinity")
+        return flow if clip_px is None else normalise_flow(flow, clip_px)
+
+    fields = None
+    if len(paths) == 1:
+        (path,) = paths
+        fields = _array(path).__getitem__ if path.suffix == ".npy" else _of_clip(read_flow, path).fields
+        checked(fields(0), path.name)
+    return read
 
 
 def read_face(path: Path, side_px: int) -> np.ndarray:
@@ -321,68 +403,12 @@ def _unreadable(path: Path, error: Exception) -> StoredError:
     return StoredError(f"{path.name}: {why}")
 
 
-class FlowTree(Tree):
-    """A folder of stored flow: a folder of `flow_0000_0001.npy`, ... per clip, or a file of ours, or a plain array.
-
-    `fps` is for pairs and arrays; our flow files know their own.
-    """
-
-    parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers, besides the fields themselves."""
-        return super().identity | {"made": self.made}
-
-    def _find(self) -> Iterable[Path]:
-        files = files_below(self.folder, is_array)
-        trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
-        return [*trees, *(path for path in files if path.parent not in trees)]
-
-    def _about(self, path: Path) -> About:
-        if path.is_dir():
-            pairs = _pair_files(path).values()
-            return len(pairs), self.fps, "pairs of unknown method", _shape(lambda pair: read_npy(pair).shape, pairs)
-        if path.suffix == ".npy":
-            n, *shape = _array(path).shape
-            return n, self.fps, "arrays of unknown method", tuple(shape)
-        (n, *shape), t_s, rate, method = _of_clip(flow_header, path)
-        if not (rate > 0 and len(t_s) == n and np.allclose(t_s * rate, range(n), rtol=0, atol=0.5)):
-            raise StoredError(f"{path.name}: its fields must be {rate:g} a second from 0 s on, its times say otherwise")
-        return n, rate, method, tuple(shape)
-
-    def _files(self, name: str) -> list[Path]:
-        path = self.clips[name]
-        return sorted(path.glob("flow_*.npy")) if path.is_dir() else [path]
-
-    def job(self, name: str, size_px: int, clip_px: float | None) -> StoredClip:
-        """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
-        path = self.clips[name]
-        n, fps, made, _ = self._about(path)
-        if (fps, made) != (self.fps, self.made):
-            there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
-            raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")
-        pairs = _pair_files(path) if path.is_dir() else {}
-        number = np.array(list(pairs) or range(n), np.int64)
-        read = partial(_read_flow, tuple(pairs.values()) or (path,), self.side_px, size_px, clip_px)
-        t_s = np.arange(len(number)) / fps
-        return StoredClip(number, t_s, fps, len(number) + 1, f"stored flow: {made}", read)
-
-
 def _of_clip(read: Callable[[Path], Any], path: Path) -> Any:
     """What `read` makes of a clip's file; what is wrong with it is the reason why the clip cannot be used."""
     try:
         return read(path)
     except (ValueError, OSError) as error:
         raise StoredError(str(error).replace(f"{path.parent}/", "")) from None
-
-
-def _checked(fields: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Flow as float32; `StoredError`: of another shape, or not decimal numbers."""
-    if fields.shape != shape or fields.dtype.kind != "f":
-        raise StoredError(f"{name}: {fields.dtype} {fields.shape}, not decimal numbers {shape} like the others")
-    with np.errstate(over="ignore"):  # too large for float32 is infinite
-        return fields.astype(np.float32, copy=False)
 
 
 def _array(path: Path) -> np.ndarray:

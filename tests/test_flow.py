@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from trees import some_flow
 
-from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow
+from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow, write_flow
 from helpers.plots.preparation import flow_to_rgb
 from helpers.store import write_arrays
-from helpers.stored_flow import write_flow
 
 SIDE = 97
 

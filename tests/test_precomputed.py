@@ -9,11 +9,10 @@ from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pair
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.files import ROOT
-from helpers.flow import normalise_flow, read_flow, resize_flow
-from helpers.precomputed import FaceTree, StoredError, read_face, stored_chunks
+from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
+from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError, read_face, stored_chunks
 from helpers.sources import open_source
 from helpers.store import read_arrays
-from helpers.stored_flow import OpticalFlowSequenceLoader, write_flow
 
 SAMPLE = ROOT / "data_sample"
 FLOW_PX = 8
@@ -253,15 +252,6 @@ def test_a_long_clip_is_looked_at_by_its_header_and_decoded_in_pieces(tmp_path):
     assert peak_of(lambda: [None for _ in stored_chunks(job)]) < 0.9 * flow.nbytes  # half of it: the codes, in int16
 
 
-def test_a_bad_field_of_one_array_of_all_is_told_by_its_place(tmp_path):
-    flow = flow_of(70)
-    flow[40, 2, 3, 1] = np.inf
-    np.save(tmp_path / "a.npy", flow)
-    values, _, _, reasons = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a")
-    assert reasons == {40: "field 40: NaN or infinity"}
-    assert not values[40].any()
-
-
 def test_a_clip_of_another_kind_or_that_cannot_be_read_costs_itself_only(tmp_path):
     for name in "abc":
         ours(tmp_path / f"{name}.npz", flow_of(4))
@@ -319,50 +309,29 @@ def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_pa
     np.testing.assert_array_equal(flow[len(missing) :], flow_of(12))
 
 
-def batch_of(folder, *names, length=5, size_px=FLOW_PX, **more):
-    loader = OpticalFlowSequenceLoader(folder, 6.0)
-    (batch,) = loader.batches(names, batch_size=len(names), length=length, size_px=size_px, **more)
-    return batch
-
-
 def test_a_batch_is_what_the_extraction_would_have_made_of_the_same_flow(tmp_path):
-    flow = flow_of(5)
-    ours(tmp_path / "a.npz", flow)
-    batch = batch_of(tmp_path, "a", size_px=4, clip_px=6.0)
-    assert batch.flow.dtype == np.float32
-    assert batch.mask.all()
-    np.testing.assert_array_equal(batch.flow[0], normalise_flow(resize_flow(flow, 4), 6.0))
-
-
-def test_clips_of_all_lengths_fill_batches_in_the_given_order(tmp_path):
-    for name, n in (("a", 2), ("b", 11), ("c", 5)):
-        np.save(tmp_path / f"{name}.npy", np.full((n, FLOW_PX, FLOW_PX, 2), n, np.float32))
+    flow = flow_of(11)
+    ours(tmp_path / "b.npz", flow)
     loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    first, second = loader.batches(["c", "a", "b"], batch_size=2, length=5, size_px=FLOW_PX)
-    assert (first.keys, second.keys) == (("c", "a"), ("b",))
-    assert first.mask.tolist() == [[True] * 5, [True, True, False, False, False]]
-    assert not first.flow[1, 2:].any()
-    np.testing.assert_allclose(first.flow[1, :2], 2 / 20)
-    assert second.flow.shape == (1, 5, FLOW_PX, FLOW_PX, 2)
+    (batch,) = loader.batches(["b"], batch_size=2, length=6, size_px=4, clip_px=6.0)
+    assert (batch.keys, batch.flow.dtype, batch.mask.tolist()) == (("b",), np.float32, [[True] * 6])
+    np.testing.assert_array_equal(batch.flow[0], normalise_flow(resize_flow(flow[:6], 4), 6.0))
 
 
-def test_a_single_flow_is_repeated_only_on_request(tmp_path):
-    np.save(tmp_path / "a.npy", np.full((FLOW_PX, FLOW_PX, 2), 5, np.float32))
-    batch = batch_of(tmp_path, "a")
-    assert batch.mask.tolist() == [[True, False, False, False, False]]
-    assert not batch.flow[0, 1:].any()
-    loader = OpticalFlowSequenceLoader(tmp_path, 25)
+def test_short_clips_are_padded_single_flows_repeated_on_request_and_bad_fields_masked(tmp_path):
+    write_pairs(tmp_path / "c", flow_of(5), digits=1)
+    (tmp_path / "c" / "flow_1_2.npy").unlink()
+    single = flow_of(1)[0]
+    write_pairs(tmp_path / "a", single[None], digits=1)
+    write_pairs(tmp_path / "b", flow_of(2), digits=1)
+    loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    first, last = loader.batches(["c", "a", "b"], batch_size=2, length=4, size_px=FLOW_PX)
+    assert (first.keys, last.keys, last.flow.shape) == (("c", "a"), ("b",), (1, 4, FLOW_PX, FLOW_PX, 2))
+    assert first.mask.tolist() == [[True, False, True, True], [True, False, False, False]]
+    assert not first.flow[~first.mask].any()
     (repeated,) = loader.batches(["a"], batch_size=1, length=4, size_px=FLOW_PX, repeat_single=True)
-    assert repeated.mask.tolist() == [[True] * 4]
-    np.testing.assert_allclose(repeated.flow, 5 / 20)
-
-
-def test_a_field_that_cannot_be_used_is_masked_in_a_batch(tmp_path):
-    write_pairs(tmp_path / "a", flow_of(5))
-    (tmp_path / "a" / "flow_0001_0002.npy").unlink()
-    batch = batch_of(tmp_path, "a", length=6)
-    assert batch.mask.tolist() == [[True, False, True, True, True, False]]
-    assert not batch.flow[0, 1].any()
+    np.testing.assert_array_equal(repeated.flow[0], np.repeat(normalise_flow(single)[None], 4, axis=0))
+    assert repeated.mask.all()
 
 
 KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
