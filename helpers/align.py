@@ -170,8 +170,9 @@ def _padded(name: str, files: list[FeatureFile]) -> dict[str, np.ndarray]:
 
 def nearest_motion(aligned: Aligned) -> np.ndarray:
     """Index of the motion token nearest in time to each face token, int (N, Ts); the earlier one of two."""
-    distance = np.abs(aligned.static_t_s[:, :, None] - aligned.dynamic_t_s[:, None, :])  # (N, Ts, Td)
-    return np.where(aligned.dynamic_mask[:, None, :], distance, np.inf).argmin(-1)
+    motion_t_s = np.where(aligned.dynamic_mask, aligned.dynamic_t_s, np.inf)
+    pairs = zip(aligned.static_t_s, motion_t_s, strict=True)  # of one clip at a time: all are gigabytes
+    return np.stack([np.abs(face_s[:, None] - motion_s).argmin(1) for face_s, motion_s in pairs])
 
 
 def pair_frames(aligned: Aligned) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 A name says the same thing everywhere: in `training.json`, in the table, as the file of a training.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,18 +46,8 @@ def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_
     x = layers.Concatenate()([layers.Dense(128)(static), layers.Dense(128)(dynamic)])
     x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(x))
     inputs = {"static": static, "dynamic": dynamic, "mask": mask}
-    return keras.Model(inputs, _scores(_pooled(x, mask), n_targets), name="aligned_mlp")
-
-
-def stream_mlp(width: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
-    """Build `aligned_mlp` of one stream, from {"tokens": (B, T, width), "mask": bool (B, T)} to (B, n_targets)."""
-    tokens, mask = keras.Input((None, width), name="tokens"), keras.Input((None,), dtype="bool", name="mask")
-    x = layers.Dropout(dropout_rate)(layers.LayerNormalization()(layers.Dense(128)(tokens)))
-    return keras.Model({"tokens": tokens, "mask": mask}, _scores(_pooled(x, mask), n_targets), name="stream_mlp")
-
-
-def _pooled(x, mask):
-    return layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
+    x = layers.GlobalAveragePooling1D()(layers.Dense(128, activation="relu")(x), mask=mask)
+    return keras.Model(inputs, _scores(x, n_targets), name="aligned_mlp")
 
 
 def _scores(x, n_targets: int):
@@ -155,9 +145,8 @@ class Variant:
 
     Attributes:
         says: What it is, in words.
-        inputs: "tokens", "shuffled", "pooled", "aligned", "static" or "dynamic" (one stream's tokens); "" where there
-            is no network.
-        network: "cross_attention", "concat_mlp", "aligned_mlp", "stream_mlp", or "" for a baseline without one.
+        inputs: "tokens", "shuffled", "pooled" or "aligned"; "" where there is no network.
+        network: "cross_attention", "concat_mlp", "aligned_mlp", or "" for a baseline without one.
         own_labels: Or each training and validation clip has the ratings of another one of them.
     """
 
@@ -173,8 +162,6 @@ VARIANTS: dict[str, Variant] = {
     "ridge_face": Variant("ridge regression on the mean face token", "", ""),
     "ridge_motion": Variant("ridge regression on the mean motion token", "", ""),
     "ridge": Variant("ridge regression on the mean tokens of both streams", "", ""),
-    "face_mlp": Variant("face tokens alone, no time", "static", "stream_mlp"),
-    "motion_mlp": Variant("motion tokens alone, no time", "dynamic", "stream_mlp"),
     "concat_mlp": Variant("mean tokens of both streams, concatenated", "pooled", "concat_mlp"),
     "one_token_cross_attention": Variant("cross-attention over one mean token per stream", "pooled"),
     TOKEN_MODEL: Variant("cross-attention over tokens in time"),
@@ -234,8 +221,6 @@ def model_labels(name: str, labels: np.ndarray, fitted: np.ndarray, seed: int) -
 def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray]:
     """What the model of this name takes: token sequences, pooled vectors, or pairs of tokens of the same time."""
     kind = variant_of(name).inputs
-    if kind in ("static", "dynamic"):
-        return {"tokens": getattr(aligned, f"{kind}_features"), "mask": getattr(aligned, f"{kind}_mask")}
     if kind == "aligned":
         motion = np.take_along_axis(aligned.dynamic_features, nearest_motion(aligned)[..., None], 1)
         return {"static": aligned.static_features, "dynamic": motion, "mask": aligned.static_mask}
@@ -247,15 +232,12 @@ def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray
 def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
     """The network of a variant, for the widths of `aligned`, as it is before its training with this seed."""
     keras.utils.set_random_seed(seed)
-    variant = variant_of(name)
-    widths = {"static": aligned.static_features.shape[-1], "dynamic": aligned.dynamic_features.shape[-1]}
+    network, widths = variant_of(name).network, (aligned.static_features.shape[-1], aligned.dynamic_features.shape[-1])
     rest = cfg.dropout_rate, len(aligned.targets)
     with computing_in(cfg.precision):
-        if variant.network == "stream_mlp":
-            return stream_mlp(widths[variant.inputs], *rest)
-        if variant.network != "cross_attention":
-            return {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[variant.network](*widths.values(), *rest)
-        model = CompletePersonalityModel(*widths.values(), cfg.fusion_dim, cfg.num_heads, *rest)
+        if network != "cross_attention":
+            return {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[network](*widths, *rest)
+        model = CompletePersonalityModel(*widths, cfg.fusion_dim, cfg.num_heads, *rest)
     freeze_parts(model, cfg.frozen)
     return model
 
@@ -274,56 +256,25 @@ def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.D
 
     Returns:
         Index model; `parameters`, `trainable`, `layers` (those with weights of their own), `flops` of one clip's
-        forward pass, a multiplication and an addition counting as two.
+        forward pass, a multiplication and an addition counting as two; NaN but for the backend TensorFlow.
     """
-    columns = {
-        "parameters": lambda model, _: model.count_params(),
-        "trainable": lambda model, _: sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
-        "layers": lambda model, _: sum(1 for _, part in _walk(model) if not _parts(part) and part.weights),
-        "flops": count_flops,
-    }
-    rows = {name: {column: of(*each) for column, of in columns.items()} for name, each in models.items()}
+    rows = {}
+    for name, (model, inputs) in models.items():
+        parts = [part for part in model._flatten_layers(include_self=False) if part.weights]
+        rows[name] = {
+            "parameters": model.count_params(),
+            "trainable": sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
+            "layers": sum(not list(part._flatten_layers(include_self=False)) for part in parts),
+            "flops": count_flops(model, inputs) if keras.backend.backend() == "tensorflow" else np.nan,
+        }
     return pd.DataFrame.from_dict(rows, "index").rename_axis("model")
 
 
-def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return list(layer._flatten_layers(include_self=False, recursive=False))  # `layers` exists on models only
-
-
-def _walk(model: keras.Model, depth: int = 0) -> Iterator[tuple[int, keras.layers.Layer]]:
-    """The parts of a model with their depth, a part before its own parts."""
-    for part in _parts(model):
-        yield depth, part
-        yield from _walk(part, depth + 1)
-
-
-def as_tree(model: keras.Model) -> str:
-    """The parts of a model as indented lines: name, kind, parameters."""
-    lines = [f"{model.name} ({type(model).__name__}): {model.count_params():,} parameters"]
-    for depth, part in _walk(model):
-        size = f": {part.count_params():,}" if part.weights else ""
-        lines.append(f"{'  ' * (depth + 1)}{part.name} ({type(part).__name__}){size}")
-    return "\n".join(lines)
-
-
 def count_flops(model: keras.Model, inputs: Any) -> int:
-    """Count the floating-point operations of the first clip's forward pass, by the counter of the running backend.
-
-    They differ in what they count beside matrix products (additions, activations), which is little.
-    """
-    one = keras.tree.map_structure(lambda x: ops.convert_to_tensor(np.asarray(x)[:1]), inputs)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return int(jax.jit(lambda x: model(x, training=False)).lower(one).compile().cost_analysis()["flops"])
-    if keras.backend.backend() == "torch":
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with FlopCounterMode(display=False) as counter:
-            model(one, training=False)
-        return int(counter.get_total_flops())
+    """Count the floating-point operations of the first clip's forward pass by TensorFlow's profiler."""
     import tensorflow as tf
 
+    one = keras.tree.map_structure(lambda x: ops.convert_to_tensor(np.asarray(x)[:1]), inputs)
     profiler = tf.compat.v1.profiler
     graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(one).graph
     options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
