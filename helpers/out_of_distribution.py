@@ -5,9 +5,8 @@ of a model folder): Mahalanobis's (Lee et al. 2018, NeurIPS, arXiv:1807.03888), 
 al. 2023, Ann. Statist. 51:149).
 """
 
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.covariance import LedoitWolf
@@ -19,23 +18,19 @@ MOST_TOKENS = 20_000  # that a covariance is made from, evenly spread: 80 MB at 
 RARE = 0.01  # share of clips like the held-out ones that may be called unlike
 
 
-@dataclass(frozen=True)
-class TrainingTokens:
-    """The training tokens of one stream.
-
-    Attributes:
-        mean: float32 (D,).
-        whitener: float32 (D, D): (token - mean) @ whitener has variance 1 / D in each channel.
-        held_out: Distances of clips that were not trained on, increasing, float32 (n,).
+class TrainingTokens(NamedTuple):
+    """The training tokens of one stream: their mean (D,), their precision matrix (D, D), float32, and the distances of
+    clips that were not trained on, increasing, float32 (n,).
     """
 
     mean: np.ndarray
-    whitener: np.ndarray
+    precision: np.ndarray
     held_out: np.ndarray
 
     def distance(self, tokens: np.ndarray) -> float:
         """Root mean square distance of a clip's tokens (n, D) from the mean; 1 for training tokens on average."""
-        return float(np.sqrt((((tokens - self.mean) @ self.whitener) ** 2).sum(1).mean()))
+        away = tokens - self.mean
+        return float(np.sqrt(((away @ self.precision) * away).sum(1).mean() / len(self.mean)))
 
     def describe(self, tokens: np.ndarray) -> dict[str, Any]:
         """How far a clip's tokens (n, D) lie away.
@@ -60,31 +55,28 @@ def learn_training_tokens(training: Aligned, held_out: Aligned) -> dict[str, Tra
     """Describe the tokens of both streams of the training clips, and how far held-out clips lie from them."""
     known = {}
     for name in STREAMS:
-        clips, later = (_tokens(each, name) for each in (training, held_out))
-        tokens = np.concatenate(clips)
+        features, mask = f"{name}_features", f"{name}_mask"
+        tokens = getattr(training, features)[getattr(training, mask)]
         chosen = tokens[np.linspace(0, len(tokens) - 1, min(len(tokens), MOST_TOKENS)).astype(int)]
-        values, vectors = np.linalg.eigh(LedoitWolf().fit(chosen.astype(np.float64)).covariance_)
-        scale = 1 / np.sqrt(np.maximum(values, 1e-12 * max(values[-1], 1e-12)) * len(values))
-        own = TrainingTokens(chosen.mean(0), (vectors * scale).astype("float32"), np.empty(0, "float32"))
-        known[name] = replace(own, held_out=np.sort([own.distance(clip) for clip in later]).astype("float32"))
+        precision = LedoitWolf().fit(chosen.astype(np.float64)).precision_.astype("float32")
+        own = TrainingTokens(chosen.mean(0), precision, np.empty(0, "float32"))
+        later = zip(getattr(held_out, features), getattr(held_out, mask), strict=True)
+        distances = np.sort([own.distance(clip[real]) for clip, real in later]).astype("float32")
+        known[name] = own._replace(held_out=distances)
     return known
-
-
-def _tokens(clips: Aligned, name: str) -> list[np.ndarray]:
-    """Tokens of each clip, (n, D) each."""
-    features, masks = getattr(clips, f"{name}_features"), getattr(clips, f"{name}_mask")
-    return [x[mask] for x, mask in zip(features, masks, strict=True)]
 
 
 def write_training_tokens(path: str | Path, known: dict[str, TrainingTokens]) -> None:
     """Write what `learn_training_tokens` returned as npz, atomically."""
-    write_arrays(path, **{f"{name}_{part}": array for name, of in known.items() for part, array in vars(of).items()})
+    write_arrays(
+        path, **{f"{name}_{part}": array for name, of in known.items() for part, array in of._asdict().items()}
+    )
 
 
 def read_training_tokens(path: str | Path) -> dict[str, TrainingTokens]:
     """Read what `write_training_tokens` wrote."""
     arrays = read_arrays(path)
     try:
-        return {n: TrainingTokens(*(arrays[f"{n}_{of.name}"] for of in fields(TrainingTokens))) for n in STREAMS}
+        return {name: TrainingTokens(*(arrays[f"{name}_{p}"] for p in TrainingTokens._fields)) for name in STREAMS}
     except KeyError as error:
-        raise ValueError(f"{path} is damaged: {error} is missing. Run 06_training again.") from None
+        raise ValueError(f"{path} is damaged, or of an older version: {error} is missing. Run 06 again.") from None
