@@ -26,8 +26,7 @@ from av.codec.hwaccel import hwdevices_available
 from benchmarks.alternation import alternate, options_of, ratio, report
 from benchmarks.clips import N_FRAMES, draw_benchmark_clips, droppable_share
 from benchmarks.readers import JOBS, OPENCV, SIZE, Job, Way, load_peers, ours, read_64
-from helpers.parity import parity_table
-from helpers.video import BACKENDS, HARDWARE, probe, read_frames
+from helpers.video import BACKENDS, HARDWARE, parity_table, probe, read_frames
 from helpers.workers import ClipPool, cores
 
 FOCUS = "64 uniform"

@@ -36,10 +36,10 @@ from benchmarks.networks import (
 from benchmarks.stages import DATA, named, prepare, run_stage, sample_clips, write_flows
 from helpers.config import DynamicConfig
 from helpers.crops import face_flows
+from helpers.extract import open_source
 from helpers.flow import read_flow
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.sources import VideoSource
 from helpers.workers import cores
 
 COLUMNS = {"way": "{}", "clips": "{}", "per_s": "{:.2f}", "to_forward": "{:.3f}"}
@@ -50,11 +50,11 @@ FLY, WORK, WINDOWS = "on the fly float32", "decode, crop, flow: one core", "wind
 
 def work_on(clips: pd.DataFrame, cfg: DynamicConfig) -> None:
     """What the decoder processes do with the clips, on one core."""
-    source = VideoSource(cfg)
+    source = open_source(cfg, clips)
     with one_thread():
         for key, below in clips["path"].items():
             path = DATA / below
-            deque(face_flows(source.job(path, key, source.stamp(path, key), cfg.input_px)[0]), maxlen=0)
+            deque(face_flows(source.job(path, key, source.fingerprint(path, key))), maxlen=0)
 
 
 def ways_of(

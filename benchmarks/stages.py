@@ -23,7 +23,6 @@ from helpers.crops import face_flows
 from helpers.files import ROOT
 from helpers.flow import write_flow
 from helpers.forward import Forward
-from helpers.sources import VideoSource
 from helpers.video import read_frames
 from helpers.weights import Weights
 
@@ -77,7 +76,7 @@ def prepare(clips: pd.DataFrame, out: Path) -> None:
 
 def write_flows(clips: pd.DataFrame, cfg: DynamicConfig, folder: Path) -> None:
     """Write the flow of clips prepared in `cfg.out`, a file each."""
-    source = VideoSource(cfg)
+    source = extract.open_source(cfg, clips)
     folder.mkdir(parents=True)
     for place, (key, below) in enumerate(clips["path"].items()):
         target = folder / f"{key}.npz"
@@ -85,11 +84,11 @@ def write_flows(clips: pd.DataFrame, cfg: DynamicConfig, folder: Path) -> None:
             os.link(folder / f"{clips.index[place % N_SOURCES]}.npz", target)
             continue
         path = DATA / below
-        job, track = source.job(path, key, source.stamp(path, key), FACE_PX)
+        job = source.job(path, key, source.fingerprint(path, key))
         chunks = list(face_flows(job))
         flow = np.concatenate([chunk.values for chunk in chunks]) * np.float32(cfg.flow_clip_px)
         t_s = np.concatenate([chunk.t_s for chunk in chunks])
-        write_flow(target, flow, t_s, track.fps, cfg.flow, cfg.flow_clip_px)
+        write_flow(target, flow, t_s, job.track.fps, cfg.flow, cfg.flow_clip_px)
 
 
 def run_stage(clips: pd.DataFrame, cfg: StaticConfig | DynamicConfig, network: Any, forward: Forward) -> dict[str, Any]:

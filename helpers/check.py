@@ -26,10 +26,10 @@ from tqdm.auto import tqdm
 from helpers.config import NOTEBOOKS, PreparationConfig
 from helpers.container import OpenVideo, open_container, open_video, write_excerpt
 from helpers.detectors import SMALLER, chosen_detector, detect_faces, require_detector
-from helpers.failures import reason_of
 from helpers.files import read_json, resolve
 from helpers.pictures import Converter, shapes_of
 from helpers.shots import Shots, small, unlikeness
+from helpers.store import reason_of
 from helpers.video import STRICT, VideoInfo, describe, iter_frames, probe
 from helpers.workers import ClipPool, cores
 
@@ -309,12 +309,13 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
 
 def _typical(usable: pd.DataFrame, configs: dict[str, Any]) -> pd.DataFrame:
     """Clips of the most usual length, of those that all trees hold."""
-    from helpers.sources import open_source
+    from helpers.extract import open_source
 
     keys = usable.index
     for cfg in configs.values():
         if tree_of(cfg) and len(keys):
-            usable = usable[usable.index.isin(open_source(cfg, keys).named)]
+            source = open_source(cfg, usable)
+            usable = usable[[source.fingerprint(Path(), key) != "missing" for key in usable.index]]
     if usable.empty:
         raise ValueError("a forecast needs a usable clip that all trees hold, got none.")
     unlike = (usable["duration_s"] - usable["duration_s"].median()).abs().round(1)

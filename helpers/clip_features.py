@@ -26,10 +26,10 @@ from helpers.config import ClassificationConfig
 from helpers.files import write_json
 from helpers.forward import compile_forward
 from helpers.large import Sequence, read_labelled, write_sequences
-from helpers.pipeline import ClipRun, Network, Work
+from helpers.pipeline import ClipRun, Network, Source
 from helpers.rows import ClipRows
 from helpers.splits import SPLITS
-from helpers.store import FeatureFile, Stage, clip_stamp, read_arrays
+from helpers.store import FeatureFile, Stage, clip_fingerprint, read_arrays
 from helpers.video import backend_name, backend_version
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,10 @@ class ViewRows(FeatureFile):
 
 class FrameRows(ClipRows):
     """A row stands for one frame of one view."""
+
+    def why_invalid(self, rows: FeatureFile) -> dict[int, str]:
+        """None: `_invalid_rows` lists those of the files that are trained from."""
+        return {}
 
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         return ((frame, 1) for frame in values)
@@ -79,7 +83,11 @@ class FrameStage(Stage):
             arrays = [getattr(rows, part)[rows.views == view] for part in PARTS]
             super().write(f"{key}/{view}", FeatureFile(*arrays, rows.decoder), stamp)
 
-    def read(self, key: str, view: str) -> Sequence:
+    def read(self, key: str) -> FeatureFile:
+        """The plain rows of a clip."""
+        return super().read(f"{key}/{PLAIN}")
+
+    def sequence(self, key: str, view: str) -> Sequence:
         """Features, seconds and validity of a clip's rows in a view."""
         return tuple(read_arrays(self.path(f"{key}/{view}"), ("features", "t_start_s", "valid")).values())
 
@@ -118,8 +126,9 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
         files = _gather(clips, cfg, stage)
         invalid = [rows for (_, view), path in files.items() for rows in _invalid_rows(path, view)]
         stage.failed += invalid
-        counts = run.counts | {"rows_made": run.n_rows, "invalid_rows": len(invalid)}
-        manifest = stage.finish(**counts, feature_dim=backbone.feature_dim)
+        counts = {name: run.counts[name] for name in ("clips", "made", "failed", "found")}
+        counts |= {"rows_made": run.n_rows, "invalid_rows": len(invalid), "feature_dim": backbone.feature_dim}
+        manifest = stage.finish(**counts)
         about = {name: manifest[name] for name in ("identity", "counts", "failed")}
         spent_s = {what: round(seconds, 3) for what, seconds in run.spent_s.items()}
         _write_analysis(clips, cfg, about | {"seconds_spent": spent_s}, files)
@@ -158,16 +167,17 @@ def _extract(
 ) -> ClipRun:
     """Bring every clip's files up to date; returns the run, with what was done in how many seconds."""
 
-    def stamp(path: Path, key: str) -> str:
-        return f"{clip_stamp(path)}-{VERSION}"
+    def fingerprint(path: Path, key: str) -> str:
+        return f"{clip_fingerprint(path)}-{VERSION}"
 
-    def job(path: Path, key: str, stamp: str) -> tuple[FrameJob, None]:
-        place, views = int(table["place"][key]), stage.missing(key, stamp)
-        return FrameJob(path, place, key, views, cfg, backend, backbone.input_px), None
+    def job(path: Path, key: str, fingerprint: str) -> FrameJob:
+        place, views = int(table["place"][key]), stage.missing(key, fingerprint)
+        return FrameJob(path, place, key, views, cfg, backend, backbone.input_px)
 
     network = Network(compile_forward(backbone.model, cfg.precision, backbone.prepare), cfg.batch_size)
-    with ClipRun("08 frames", table, cfg, stage, Work(clip_frames, job, stamp), network) as run:
-        run.stream(lambda _: FrameRows())
+    source = Source(clip_frames, job, lambda _: FrameRows(), fingerprint)
+    with ClipRun("08 frames", table, cfg, stage, source, network) as run:
+        run.stream()
     run.finish()
     return run
 
@@ -183,7 +193,7 @@ def _gather(clips: LabelledClips, cfg: ClassificationConfig, stage: FrameStage) 
     attributes["identity"] = json.dumps(stage.identity | {"scales": list(cfg.scales)}, sort_keys=True)
     files = {}
     for split, part in table.groupby("split", sort=False):
-        stamps = [clip_stamp(cfg.data / path) for path in part["path"]]
+        stamps = [clip_fingerprint(cfg.data / path) for path in part["path"]]
         described = json.dumps([VERSION, attributes, list(part.index), stamps, part["label"].tolist()])
         made_of = hashlib.sha256(described.encode()).hexdigest()
         for view in views_of(split, cfg):
@@ -208,8 +218,8 @@ def _write(
 ) -> None:
     """Write the rows of some clips in a view, averaged over the scales."""
     lengths = np.array([len(read_arrays(stage.path(f"{key}/{view}"), ["valid"])["valid"]) for key in part.index])
-    width = stage.read(part.index[0], view)[0].shape[1]
-    rows = (average_scales(stage.read(key, view), scales) for key in part.index)
+    width = stage.sequence(part.index[0], view)[0].shape[1]
+    rows = (average_scales(stage.sequence(key, view), scales) for key in part.index)
     texts = {"key": part.index, "source": part["source"]}
     datasets = {"labels": part["label"].to_numpy("int64")}
     datasets |= {name: np.asarray(list(values), h5py.string_dtype()) for name, values in texts.items()}

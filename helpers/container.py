@@ -19,7 +19,7 @@ from av.bitstream import BitStreamFilterContext
 from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 
-from helpers.failures import ClipError
+from helpers.store import ClipError
 
 MISSING_S = 0.3  # packets ending this much before the duration in the header: the file is cut off
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it

@@ -1,14 +1,13 @@
 """From clips to features: rows of the static network (03), rows of the motion network (04).
 
-In: the table of clips (index `key`; column `path` below the data folder) and a notebook's parameters. Out: one npz per
-clip in the stage's folder and its manifest. Decoder processes prepare the next clips, the network works on batches
-filled across clips, and files are written, all at the same time. A clip that cannot be used is recorded with its reason
-and the run goes on; a clip that is done is not done again. A folder is locked while it is filled.
+In: the table of clips (index `key`; column `path` below the data folder) and a notebook's parameters; videos with the
+tracks of 02, or trees of faces and of stored flow. Out: one npz per clip in the stage's folder and its manifest. A clip
+that cannot be used is recorded with its reason and the run goes on; a clip that is done is not done again.
 """
 
-from collections.abc import Callable
+import logging
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,43 +16,45 @@ import pandas as pd
 
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.device import Monitor, chosen_device, gpu_index, measured_batch, use_device
-from helpers.files import write_json
+from helpers.crops import CROP_PX, Job, face_crops, face_flows
+from helpers.device import chosen_device, measured_batch, use_device
+from helpers.files import resolve, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Work
-from helpers.precomputed import StoredClip
-from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout, why_invalid
-from helpers.sources import StoredSource, VideoSource, open_source
-from helpers.store import FeatureFile, Stage
-from helpers.tracks import FaceTrack
+from helpers.names import NO_CLIP, match_clips
+from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Source
+from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, stored_chunks
+from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout
+from helpers.store import Stage, read_manifest
+from helpers.tracks import track_of
+from helpers.video import backend_version
+
+log = logging.getLogger(__name__)
 
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
+OF_TREES = ("faces_dir", "flow_dir", "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
+OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow", "remove_camera")}  # how to read them
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
     """Write the static network's rows of every clip to `static/<key>.npz`; returns the manifest."""
     with use_device(cfg.device) as device:
-        source = open_source(cfg, clips.index)
         backbone = build_backbone(cfg.backbone, cfg.weights)
+        source = open_source(cfg, clips, backbone.input_px)
         forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
         shape = (backbone.input_px, backbone.input_px, 3)
         size = cfg.batch_size or measured_batch(forward, shape, device, network=cfg.backbone, dtype=np.uint8)
-    network = Network(forward, size, device)
-    work = Work(source.work, partial(source.job, size_px=backbone.input_px), source.stamp)
-    return _extract(clips, cfg, source, network, backbone.weights.as_dict(), work, StaticRows)
+    return _extract(clips, cfg, source, Network(forward, size, device), backbone.weights.as_dict())
 
 
 def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
     """Write the motion network's rows of every clip to `dynamic/<key>.npz`; returns the manifest."""
     with use_device(cfg.device) as device:
-        source = open_source(cfg, clips.index)
+        source = open_source(cfg, clips)
         motion, weights = build_motion_network(cfg.weights, cfg.endpoint)
         forward = compile_forward(motion, cfg.precision)
         size = cfg.batch_size or _measured_rows(forward, cfg, device)
-    network = Network(forward, size, device)
-    work = Work(source.work, source.job, source.stamp)
-    return _extract(clips, cfg, source, network, weights.as_dict(), work, partial(DynamicRows, cfg=cfg))
+    return _extract(clips, cfg, source, Network(forward, size, device), weights.as_dict())
 
 
 def _measured_rows(forward: Forward, cfg: DynamicConfig, device: str) -> int:
@@ -64,19 +65,78 @@ def _measured_rows(forward: Forward, cfg: DynamicConfig, device: str) -> int:
     return n_rows * measured_batch(forward, shape, device, network="I3D")
 
 
-def _extract(
-    clips: pd.DataFrame,
-    cfg: StaticConfig | DynamicConfig,
-    source: VideoSource | StoredSource,
-    network: Network,
-    weights: dict[str, str],
-    work: Work,
-    rows_of: Callable[[FaceTrack | StoredClip], ClipRows],
-) -> dict[str, Any]:
-    """What both extractions share: clips in, feature files, invalid rows and the log out; returns the manifest.
+def open_source(cfg: StaticConfig | DynamicConfig, clips: pd.DataFrame, size_px: int = CROP_PX) -> Source:
+    """Where the parameters of 03 or 04 say that the clips are: videos with the tracks of 02, or a tree.
 
-    `weights` is the provenance of those of `network`; `rows_of` makes of the face's track the rows of a clip.
+    Args:
+        cfg: Parameters.
+        clips: Index `key`, column `path`.
+        size_px: Side of the faces (03).
+
+    Raises:
+        FileNotFoundError: 02 has not made the tracks, or there is no tree.
+        ValueError: The tree holds nothing that can be used, or nothing of these clips.
     """
+
+    def rows(job: Job | StoredClip) -> ClipRows:
+        return StaticRows(job.track) if isinstance(cfg, StaticConfig) else DynamicRows(job.track, cfg)
+
+    if tree := open_tree(cfg):
+        return _of_tree(cfg, tree, _clips_in(tree, clips), size_px, rows)
+    faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
+    about, no_track = faces["identity"], {entry["clip"]: entry["reason"] for entry in faces["failed"]}
+    backend = about["parameters"]["backend"]
+
+    def job(path: Path, key: str, fingerprint: str) -> Job:
+        return Job(path, track_of(cfg.out, key, fingerprint, no_track), cfg, backend, size_px)
+
+    identity = {"preparation": {name: about[name] for name in ("parameters", "detector")}}
+    work, made_with = face_crops if isinstance(cfg, StaticConfig) else face_flows, {"decoder": backend_version(backend)}
+    return Source(work, job, rows, identity=identity, made_with=made_with, not_decisive=OF_TREES)
+
+
+def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | FlowTree | None:
+    """The tree that the parameters of 03 or 04 name; None when they name none."""
+    if isinstance(cfg, StaticConfig):
+        return FaceTree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
+    return FlowTree(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
+
+
+def _of_tree(cfg: Any, tree: FaceTree | FlowTree, named: dict[str, str], size_px: int, rows: Any) -> Source:
+    sizes = (size_px,) if isinstance(tree, FaceTree) else (cfg.input_px, cfg.flow_clip_px)
+
+    def fingerprint(path: Path, key: str) -> str:
+        try:
+            return tree.stamp(named[key])
+        except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
+            return "missing"
+
+    def job(path: Path, key: str, fingerprint: str) -> StoredClip:
+        if key not in named:
+            raise StoredError(f"there is nothing of it in {tree.folder.name}")
+        return tree.job(named[key], *sizes)
+
+    about = {"identity": {"stored": tree.identity}, "made_with": {"stored": str(tree.folder)}}
+    return Source(stored_chunks, job, rows, fingerprint, **about, not_decisive=OF_TREES + OF_VIDEOS[type(tree)])
+
+
+def _clips_in(tree: FaceTree | FlowTree, clips: pd.DataFrame) -> dict[str, str]:
+    """What a tree calls the clips of a run, by their keys."""
+    named, refused = match_clips(tree.clips, clips.index)
+    log.info("%s holds %d clips that are not of this run", tree.folder.name, list(refused.values()).count(NO_CLIP))
+    for name, reason in refused.items():
+        if reason != NO_CLIP:
+            log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
+    if not named:
+        must = f"{tree.folder} must hold clips of this run, got {', '.join(list(tree.clips)[:5])}"
+        raise ValueError(f"{must}. Call its folders like the clips.")
+    return named
+
+
+def _extract(
+    clips: pd.DataFrame, cfg: StaticConfig | DynamicConfig, source: Source, network: Network, weights: dict[str, str]
+) -> dict[str, Any]:
+    """What both extractors share: clips in, feature files, invalid rows and the log out; returns the manifest."""
     step, name, unit = ("03", "static", "image") if isinstance(cfg, StaticConfig) else ("04", "dynamic", "sequence")
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
@@ -84,29 +144,18 @@ def _extract(
         "network_backend": keras.backend.backend(),
         **source.identity,
     }
-    counts, started = {"rows": 0, "invalid_rows": 0, "feature_dim": 0}, datetime.now(UTC)
-    with (
-        Stage(cfg.out / name, name, identity, {"keras": keras.__version__, **source.made_with}) as stage,
-        Monitor(gpu=gpu_index(network.device)) as monitor,
-    ):
-
-        def count(key: str, rows: FeatureFile, track: FaceTrack | StoredClip) -> None:
-            why = why_invalid(rows, track)
-            for row, reason in why.items():
-                stage.fail(key, reason, row)
-            counts.update(feature_dim=rows.features.shape[1], rows=counts["rows"] + len(rows.valid))
-            counts["invalid_rows"] += len(why)
-
-        with ClipRun(f"{step} {name}", clips, cfg, stage, work, network, monitor.in_words, count) as run:
-            run.stream(rows_of)
-        counts |= run.finish()
+    started, made_with = datetime.now(UTC), {"keras": keras.__version__, **source.made_with}
+    with Stage(cfg.out / name, name, identity, made_with) as stage:
+        with ClipRun(f"{step} {name}", clips, cfg, stage, source, network) as run:
+            run.stream()
+        counts = run.finish()
         if run.n_rows:
             log = _speed(unit, network, started, run) | {
                 "features_shape": [counts["rows"], counts["feature_dim"]],
                 "features_saved_to": f"{cfg.out_dir}/{name}",
                 "weights": weights,
                 "failed": counts["failed"],
-                "usage": monitor.summary(),
+                "usage": run.monitor.summary(),
             }
             write_json(stage.folder / "extraction_log.json", log)
         return stage.finish(**counts)

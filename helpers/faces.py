@@ -43,7 +43,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
 
     Its `remarks`, if there are any, say by key what is odd about a clip's face, or was done to its pictures.
     """
-    from helpers.pipeline import NOT_DECISIVE, ClipRun, Work  # slow to import for decoder processes
+    from helpers.pipeline import NOT_DECISIVE, ClipRun, Source  # slow to import for decoder processes
 
     cfg = replace(cfg, detector=chosen_detector(cfg.detector, cfg.out / "faces"))
     require_detector(cfg.detector)
@@ -54,15 +54,15 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
         "track": TRACK_LAYOUT,
     }
     made_with = {"decoder": backend_version(cfg.backend)}
-    work = Work(tracks_of, lambda path, key, stamp: ((path, cfg), None))
+    source = Source(tracks_of, lambda path, key, fingerprint: (path, cfg))
     with (
         Stage(cfg.out / "faces", "faces", identity, made_with) as stage,
-        ClipRun("02 preparation", clips, cfg, stage, work) as run,
+        ClipRun("02 preparation", clips, cfg, stage, source) as run,
     ):
         for clip, tracks in run:
             with run.of(clip):
                 (track,) = tracks
-                write_track(stage.path(clip.key), replace(track, stamp=clip.stamp))
+                write_track(stage.path(clip.key), replace(track, stamp=clip.fingerprint))
                 run.count("made")
         counts = run.finish()
         there = clips.index.difference([entry["clip"] for entry in stage.failed], sort=False)

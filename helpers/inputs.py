@@ -23,11 +23,11 @@ from helpers.clips import (
     write_rows,
 )
 from helpers.config import NOTEBOOKS, AnalysisConfig, Parameters, TrainingConfig
-from helpers.failures import by_kind
 from helpers.files import read_json
 from helpers.names import as_lines
 from helpers.ratings import Ratings
 from helpers.splits import training_problem
+from helpers.store import by_kind
 from helpers.weights import PUBLISHED, require
 from helpers.workbook import ANALYSIS, TRAINING
 

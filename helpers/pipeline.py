@@ -1,8 +1,8 @@
 """One way from clips to rows: decoder processes, fixed batches across clips, rows back to their clips, files.
 
-In: the table of clips, what decoder processes do with each, and a stage's folder. Out: a file per clip, and the counts
-of the manifest. Decoding, the network and writing go on at the same time, and memory does not grow with the number of
-clips. What cannot be used is recorded with its reason and the run goes on; what is done is not done again.
+In: the table of clips, a `Source` of what decoder processes do with each, and a stage's folder. Out: a file per clip
+and the manifest's counts. Decoding, the network and writing go on at the same time; memory does not grow with the
+number of clips. What cannot be used is recorded with its reason; what is done is not done again.
 """
 
 import logging
@@ -12,23 +12,23 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from threading import Lock, Semaphore
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.config import Parameters
-from helpers.crops import Chunk, Clock
-from helpers.device import device_scope
-from helpers.failures import ClipError, RepeatedError, by_kind, kind_of, reason_of
+from helpers.crops import Chunk, Clock, batches_of
+from helpers.device import Monitor, device_scope, gpu_index
 from helpers.forward import Forward, NetworkError
 from helpers.rows import ClipRows
-from helpers.store import FeatureFile, Stage, clip_stamp, read_features
+from helpers.store import ClipError, FeatureFile, Stage, by_kind, clip_fingerprint, kind_of, reason_of
 from helpers.workers import ClipPool, cores
 
 log = logging.getLogger(__name__)
@@ -36,20 +36,20 @@ log = logging.getLogger(__name__)
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")  # for files
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
 AT_ONCE = 2  # batches in the network, where memory suffices for both; one more waits for it
-WAITING_BYTES = 256 * 2**20  # of samples in unfilled batches; there are several where clips differ in length
 FIRST, LEAST = 20, 40  # clips that end a run if all of the first, or half of at least so many, fail alike
 LINE_S = 60.0  # between two lines in the log
-LINE = "{n_fmt} of {total_fmt} clips in {elapsed}, {remaining} left, {rate_fmt}{postfix}"
+LINE = "{n_fmt} of {total_fmt} clips in {elapsed}, {remaining} left, {rate_fmt}"
 
-Kind = tuple[tuple[int, ...], np.dtype, int]  # shape and type of a sample, and its rows: what fits into one batch
+Sample = tuple[Any, np.ndarray, int]  # whose it is; what the network takes, without the axis of the batch; its rows
 
 
 class Network:
     """Runs a network over samples in batches of one shape; two batches are in it while the next one is filled.
 
-    No result depends on what else is in its batch. All batches of a kind have the size of the first, so that nothing is
-    compiled twice. When memory does not suffice for a batch, half of it is tried, and kept to from then on; a single
-    sample, with no other batch beside it. Where the network fails, the samples of the batch are run one by one.
+    No result depends on what else is in its batch. A batch is full, or ends where samples become of another kind; it is
+    then filled up to the largest of its kind so far, so that little is compiled twice. When memory does not suffice for
+    a batch, half of it is tried, and kept to from then on; a single sample, with no other batch beside it. Where the
+    network fails, the samples of the batch are run one by one.
 
     Attributes:
         batch_size: Rows at once; less after memory has run out. A sample of more rows is a batch by itself.
@@ -60,16 +60,15 @@ class Network:
     def __init__(self, forward: Forward, batch_size: int, device: str = "") -> None:
         """Take a compiled network, (B, ...) to (B, ...), and what `helpers.device.use_device` gave."""
         self.batch_size, self.device, self.busy_s, self._forward = batch_size, device, 0.0, forward
-        self._sizes: dict[Kind, int] = {}  # samples in a batch of each kind, known with its first
         self._turns, self._alone = Semaphore(AT_ONCE), Lock()
         self._counting, self._until_s = Lock(), 0.0  # up to when `busy_s` counts
         self._works, self._failure = False, None  # whether any sample went through, and the first error of another kind
 
-    def run(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
-        """Run the network over all samples: (owner, what the network takes without the axis of the batch, its rows).
+    def run(self, samples: Iterable[Sample]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
+        """Run the network over all samples.
 
         Yields:
-            Each owner with the network's output, or why it failed, some batches later; of one kind in order.
+            Each owner with the network's output, or why it failed, in the order of samples, some batches later.
 
         Raises:
             Exception: At the end, where not one sample went through, what the network raised if it was no NetworkError:
@@ -78,11 +77,10 @@ class Network:
         running: deque[Future] = deque()
         threads = ThreadPoolExecutor(AT_ONCE, "network")
         try:
-            for kind, batch in self._batches(samples):
+            for batch, size in self._batches(samples):
                 while running and (len(running) > AT_ONCE or running[0].done()):
                     yield from running.popleft().result()
-                self._sizes.setdefault(kind, len(batch))
-                running.append(threads.submit(self._run, batch, kind))
+                running.append(threads.submit(self._run, batch, size))
             while running:
                 yield from running.popleft().result()
         finally:
@@ -90,23 +88,18 @@ class Network:
         if self._failure and not self._works:
             raise self._failure
 
-    def _batches(self, samples: Iterable[tuple[Any, np.ndarray, int]]) -> Iterator[tuple[Kind, list[tuple]]]:
-        """Samples of one kind together, (owner, sample) each; full but for the first and the last."""
-        filling: dict[Kind, list[tuple]] = {}
-        for owner, sample, n_rows in samples:
-            kind = (sample.shape, sample.dtype, n_rows)
-            filling.setdefault(kind, []).append((owner, sample))
-            if len(filling[kind]) == self._sizes.get(kind, max(1, self.batch_size // n_rows)):
-                yield kind, filling.pop(kind)
-            elif sum(waiting.nbytes for batch in filling.values() for _, waiting in batch) > WAITING_BYTES:
-                oldest = next(iter(filling))
-                yield oldest, filling.pop(oldest)
-        yield from filling.items()
+    def _batches(self, samples: Iterable[Sample]) -> Iterator[tuple[list[Sample], int]]:
+        """Neighbouring samples of one shape, type and number of rows, and how many the network is to be given."""
+        sizes: dict[tuple, int] = {}
+        for kind, alike in groupby(samples, lambda sample: (sample[1].shape, sample[1].dtype, sample[2])):
+            for batch in batches_of(alike, max(1, self.batch_size // kind[-1])):
+                sizes[kind] = max(len(batch), sizes.get(kind, 0))
+                yield batch, sizes[kind]
 
-    def _run(self, batch: list[tuple], kind: Kind) -> list[tuple[Any, np.ndarray | Exception]]:
+    def _run(self, batch: list[Sample], size: int) -> list[tuple[Any, np.ndarray | Exception]]:
         """What the network says about every sample; where memory does not suffice, of half as many at a time."""
-        n_rows, (owners, samples) = kind[-1], zip(*batch, strict=True)
-        room = min(self._sizes[kind], max(1, self.batch_size // n_rows))  # less, if memory has run out since
+        owners, samples, (n_rows, *_) = zip(*batch, strict=True)
+        room = min(size, max(1, self.batch_size // n_rows))  # less, if memory has run out since
         outputs: list[np.ndarray | Exception] = []
         with device_scope(self.device):  # which holds for one thread only
             while len(outputs) < len(samples):
@@ -167,30 +160,49 @@ class Network:
                 self._until_s = now_s
 
 
-def rows_of_clip(clip: ClipRows, chunks: Iterable[Chunk], forward: Forward, batch_size: int) -> FeatureFile:
+def rows_of_clip(rows: ClipRows, chunks: Iterable[Chunk], forward: Forward, batch_size: int) -> FeatureFile:
     """The rows of one clip by itself; see `Network` for the network's arguments, `ClipRows` for what may be raised."""
-    for place, output in Network(forward, batch_size).run(clip.samples(chunks)):
-        clip.receive(place, output)
-    return clip.result()
+    samples = ((None, *sample) for sample in rows.samples(chunks))
+    for _, output in Network(forward, batch_size).run(samples):
+        rows.receive(output)
+    return rows.result()
 
 
-class Work(NamedTuple):
-    """What is done with every clip of a stage: `function` runs in the decoder processes and gives a job's chunks; `job`
-    makes of path, key and stamp of a clip its job, and what stays here, `Clip.kept`; `stamp` gives the version.
+@dataclass(frozen=True)
+class Source:
+    """What is done with every clip of a stage.
+
+    Attributes:
+        work: Runs in the decoder processes: what it yields of a job are the clip's chunks.
+        job: Makes the job of a clip's path, key and fingerprint, also where the clip is done.
+        rows: Makes of a job the clip's rows; none where the chunks are used as they come.
+        fingerprint: The version of a clip's files, by path and key.
+        identity, made_with: Of the input, for the manifest.
+        not_decisive: Parameters that say nothing about the rows.
     """
 
-    function: Callable[[Any], Iterator[Any]]
-    job: Callable[[Path, str, str], tuple[Any, Any]]
-    stamp: Callable[[Path, str], str] = lambda path, key: clip_stamp(path)
+    work: Callable[[Any], Iterator[Any]]
+    job: Callable[[Path, str, str], Any]
+    rows: Callable[[Any], ClipRows] | None = None
+    fingerprint: Callable[[Path, str], str] = lambda path, key: clip_fingerprint(path)
+    identity: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
+    not_decisive: tuple[str, ...] = ()
 
 
-class Clip(NamedTuple):
-    """A clip to be made: its key, its file and that file's version, and what its rows are made with besides chunks."""
+@dataclass
+class Clip:
+    """A clip to be made: its key, its file and that file's version, its job, its rows while they are made."""
 
     key: str
     path: Path
-    stamp: str
-    kept: Any = None
+    fingerprint: str = ""
+    job: Any = None
+    rows: ClipRows | None = None
+
+
+class RepeatedError(RuntimeError):
+    """Many clips failed alike: that is not theirs; the message says how, how many, and what to do."""
 
 
 @dataclass
@@ -198,38 +210,42 @@ class ClipRun(AbstractContextManager):
     """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
     Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
-    What is not (`helpers.failures.reason_of`) ends the run, and what is done stays.
+    What is not (`helpers.store.reason_of`) ends the run, and what is done stays.
 
     Attributes:
         clips: Index `key`, column `path` below `cfg.data`.
-        stage, work, network: Where the clips' files go, what is done with them, what their rows go through.
-        usage: Gives words about memory and load for the log, such as `Monitor.in_words`.
-        on_rows: Gets the key, the rows and `Clip.kept` of every clip, also where they were there already.
-        counts, n_rows, spent_s: Clips of the manifest, rows that were made, and seconds by what was done, so far.
+        stage, source, network: Where the clips' files go, what is done with them, what their rows go through.
+        counts, n_rows, spent_s: Of the manifest, rows that were made, and seconds by what was done, so far.
+        monitor: Of load and memory meanwhile.
     """
 
     name: str
     clips: pd.DataFrame
     cfg: Parameters
     stage: Stage
-    work: Work
+    source: Source
     network: Network | None = None
-    usage: Callable[[], str] = str
-    on_rows: Callable[[str, FeatureFile, Any], None] | None = None
 
     def __post_init__(self) -> None:
-        self.counts = {"clips": len(self.clips), "made": 0, "failed": 0, "found": 0}
+        if (self.stage.folder / "MANIFEST.JSON").exists() and self.clips.index.str.lower().has_duplicates:
+            twice = self.clips.index[self.clips.index.str.lower().duplicated()][0]
+            raise ValueError(
+                f"{self.stage.folder} does not tell {twice} from a key in other case. Rename one of the two."
+            )
+        self.counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0} if self.network else {}
+        self.counts |= {"clips": len(self.clips), "made": 0, "failed": 0, "found": 0}
         self.n_rows, self.spent_s = 0, Clock()
         self._failed: dict[str, str] = {}  # reasons by key
         self._alike: dict[str, set[str]] = defaultdict(set)  # keys by the kind of reason
         self._n_begun = 0
-        self._names: dict[str, str] = {}  # of files, as the file system distinguishes them, and whose each is
         self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
         self._started_s = self._line_s = time.monotonic()
-        self._pool = ClipPool(self.work.function, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
+        self.monitor = Monitor(gpu=gpu_index(self.network.device if self.network else "")).__enter__()
+        self._pool = ClipPool(self.source.work, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
 
     def __exit__(self, kind: object, *error: object) -> None:
         self._pool.__exit__(kind, *error)
+        self.monitor.__exit__(kind, *error)
         self._bar.close()
         self._log_progress("stopped: " if kind else "done: ")
 
@@ -248,17 +264,15 @@ class ClipRun(AbstractContextManager):
     def _tasks(self) -> Iterator[tuple[Clip, Any]]:
         for key, below in self.clips["path"].items():
             self._n_begun += 1
-            clip = Clip(key, self.cfg.data / below, "missing")
+            clip = Clip(key, self.cfg.data / below)
             with self.of(clip):
-                if (other := self._names.setdefault(self.stage.name_of(key), key)) != key:
-                    raise ClipError(f"its file would take the place of that of {other}. Rename one of the two.")
-                clip = clip._replace(stamp=self.work.stamp(clip.path, key))
-                job, kept = self.work.job(clip.path, key, clip.stamp)  # also where it could be used when it was done
-                if not self.stage.done(key, clip.stamp):
-                    yield clip._replace(kept=kept), job
+                clip.fingerprint = self.source.fingerprint(clip.path, key)
+                clip.job = self.source.job(clip.path, key, clip.fingerprint)
+                if not self.stage.done(key, clip.fingerprint):
+                    yield clip, clip.job
                     continue
-                if self.on_rows:
-                    self.on_rows(key, read_features(self.stage.path(key)), kept)
+                if self.network:
+                    self._list(clip, self.stage.read(key))
                 self.count("found")
 
     def _fail(self, clip: Clip, error: BaseException) -> None:
@@ -268,10 +282,11 @@ class ClipRun(AbstractContextManager):
             return
         self._failed[clip.key] = reason
         log.warning("%s: %s", clip.key, reason)
-        if not isinstance(error, ClipError):
-            self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
         self.stage.fail(clip.key, reason)
         self.count("failed")
+        if isinstance(error, ClipError):  # what a clip is like is never the run's fault
+            return
+        self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
         alike = self._alike[kind_of(reason)]
         alike.add(clip.key)
         is_half = self._n_begun >= LEAST and 2 * len(alike) >= self._n_begun
@@ -282,40 +297,47 @@ class ClipRun(AbstractContextManager):
                 "folder."
             ) from None
 
-    def stream(self, rows_of: Callable[[Any], ClipRows]) -> None:
-        """Read, compute and write all clips at once, each with its last row; `rows_of` makes them of `Clip.kept`."""
-        with closing(self.network.run(self._samples(rows_of))) as outputs:
-            for (clip, rows, place), output in outputs:
+    def stream(self) -> None:
+        """Read, compute and write all clips at once, each with its last row."""
+        with closing(self.network.run(self._samples())) as outputs:
+            for clip, output in outputs:
                 with self.of(clip):
-                    rows.receive(place, output)
-                    self._write_if_complete(clip, rows)
+                    clip.rows.receive(output)
+                    self._write_if_complete(clip)
         self.spent_s["network"] = self.network.busy_s
 
-    def _samples(self, rows_of: Callable[[Any], ClipRows]) -> Iterator[tuple[Any, np.ndarray, int]]:
-        """Of all clips, one after the other; the owner of one is its clip, the clip's rows, and its place in them."""
+    def _samples(self) -> Iterator[Sample]:
+        """Of all clips, one after the other; the owner of one is its clip."""
         for clip, chunks in self:
             with self.of(clip):
-                rows = rows_of(clip.kept)
-                for place, sample, n_rows in rows.samples(chunks):
-                    yield (clip, rows, place), sample, n_rows
-                self._write_if_complete(clip, rows)
+                clip.rows = self.source.rows(clip.job)
+                for sample, n_rows in clip.rows.samples(chunks):
+                    yield clip, sample, n_rows
+                self._write_if_complete(clip)
 
-    def _write_if_complete(self, clip: Clip, rows: ClipRows) -> None:
-        if rows.complete:
-            self.spent_s.update(rows.spent_s)
-            made = rows.result()
+    def _write_if_complete(self, clip: Clip) -> None:
+        if clip.rows.complete:
+            self.spent_s.update(clip.rows.spent_s)
+            made = clip.rows.result()
             with self.spent_s("writing"):
-                self.stage.write(clip.key, made, clip.stamp)
-            if self.on_rows:
-                self.on_rows(clip.key, made, clip.kept)
+                self.stage.write(clip.key, made, clip.fingerprint)
+            self._list(clip, made)
             self.count("made", len(made.valid))
+
+    def _list(self, clip: Clip, rows: FeatureFile) -> None:
+        """Count a clip's rows, and record those that cannot be used."""
+        why = self.source.rows(clip.job).why_invalid(rows)
+        for row, reason in why.items():
+            self.stage.fail(clip.key, reason, row)
+        self.counts["rows"] += len(rows.valid)
+        self.counts["invalid_rows"] += len(why)
+        self.counts["feature_dim"] = rows.features.shape[1]
 
     def finish(self) -> dict[str, int]:
         """Remove what failed clips have left, list them in the order of all, say how many; the manifest's counts."""
         for key in self._failed:
-            if self._names.get(self.stage.name_of(key)) == key:
-                with suppress(OSError, ValueError):  # no file, a folder, a name that no file can have
-                    self.stage.path(key).unlink()
+            with suppress(OSError, ValueError):  # no file, a folder, a name that no file can have
+                self.stage.path(key).unlink()
         order = {key: place for place, key in enumerate(self.clips.index)}
         self.stage.failed.sort(key=lambda entry: order[entry["clip"]])
         line = "%s: {made} of {clips} clips made, {found} found, {failed} left out (%s): see %s".format(**self.counts)
@@ -326,23 +348,19 @@ class ClipRun(AbstractContextManager):
         """Count a clip that was "made", has "failed", or was "found"."""
         self.counts[became] += 1
         self.n_rows += n_rows
-        self._bar.set_postfix_str(self._speed(), refresh=False)
         self._bar.update()
         if time.monotonic() - self._line_s >= LINE_S:
-            self._line_s = time.monotonic()
             self._log_progress()
 
-    def _speed(self) -> str:
-        if not self.network:
-            return ""
-        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
-        return f"{self.n_rows / elapsed_s:.1f} rows/s, network {self.network.busy_s / elapsed_s:.0%}"
-
     def _log_progress(self, what: str = "") -> None:
-        n, *done = self.counts.values()
-        how = {"initial": self.counts["found"], "unit": "clip", "bar_format": LINE}
-        postfix = ", ".join(filter(None, [self._speed(), self.usage()]))
-        self._log(what + tqdm.format_meter(sum(done), n, time.monotonic() - self._started_s, postfix=postfix, **how))
+        self._line_s = time.monotonic()
+        elapsed_s, found = max(self._line_s - self._started_s, 1e-9), self.counts["found"]
+        n_done = found + self.counts["made"] + self.counts["failed"]
+        how = {"initial": found, "unit": "clip", "bar_format": LINE}
+        facts = [what + tqdm.format_meter(n_done, self.counts["clips"], elapsed_s, **how)]
+        if self.network:
+            facts.append(f"{self.n_rows / elapsed_s:.1f} rows/s, network {self.network.busy_s / elapsed_s:.0%}")
+        self._log(", ".join([*facts, self.monitor.in_words()]))
 
     def _log(self, text: str) -> None:
         line = f"{self.name}: {text}".encode(errors="backslashreplace").decode()  # names may hold what is no text

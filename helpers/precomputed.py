@@ -27,10 +27,9 @@ import PIL
 from PIL import Image, ImageOps
 
 from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock
-from helpers.failures import ClipError
 from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
-from helpers.store import NOT_NPY, clip_stamp
+from helpers.store import NOT_NPY, ClipError, clip_fingerprint
 from helpers.tracks import crop_face
 
 log = logging.getLogger(__name__)
@@ -129,7 +128,8 @@ class Tree:
     def stamp(self, name: str) -> str:
         """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
         paths = self._files(name)
-        lines = [f"{path.name}\0{clip_stamp(path)}\n".encode(errors="surrogateescape") for path in paths]
+        versions = [clip_fingerprint(path) if path.exists() else "missing" for path in paths]
+        lines = [f"{p.name}\0{v}\n".encode(errors="surrogateescape") for p, v in zip(paths, versions, strict=True)]
         return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
 
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from helpers.config import DynamicConfig
 from helpers.crops import Chunk
-from helpers.failures import ClipError
 from helpers.precomputed import StoredClip
-from helpers.store import FeatureFile
+from helpers.store import ClipError, FeatureFile
 from helpers.tracks import FaceTrack
 
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
@@ -41,39 +40,52 @@ class ClipRows(ABC):
     def __init__(self, track: FaceTrack | StoredClip | None = None):
         self.track, self.spent_s = track, Counter()
         self._seen: list[Chunk] = []  # without their values
-        self._made: list[tuple[int, Any]] = []  # of each sample: how many rows come of it; they, or why there are none
-        self._n_awaited = 1  # samples, and their end
+        self._n_rows: list[int] = []  # of each sample
+        self._made: list[np.ndarray | Exception] = []  # of each sample that the network has been shown, in order
+        self._is_read = False
 
     @property
     def complete(self) -> bool:
         """Whether all samples are in, and what the network says about each is here."""
-        return not self._n_awaited
+        return self._is_read and len(self._made) == len(self._n_rows)
 
-    def samples(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, np.ndarray, int]]:
-        """Place of each sample, what the network is shown, and how many rows come of it.
+    def samples(self, chunks: Iterable[Chunk]) -> Iterator[tuple[np.ndarray, int]]:
+        """What the network is shown, sample by sample, and how many rows come of each.
 
         Raises what `chunks` raise, and TooShortError.
         """
-        for place, (sample, n_rows) in enumerate(self._samples(self._values(chunks))):
-            self._made.append((n_rows, None))
-            self._n_awaited += 1
-            yield place, sample, n_rows
-        self._n_awaited -= 1
+        for sample, n_rows in self._samples(self._values(chunks)):
+            self._n_rows.append(n_rows)
+            yield sample, n_rows
+        self._is_read = True
 
-    def receive(self, place: int, output: np.ndarray | Exception) -> None:
-        """Take what the network says about the sample of that place."""
-        n_rows, _ = self._made[place]
-        self._made[place] = n_rows, output if isinstance(output, Exception) else self._rows_of(output, n_rows)
-        self._n_awaited -= 1
+    def receive(self, output: np.ndarray | Exception) -> None:
+        """Take what the network says about the next sample."""
+        n_rows = self._n_rows[len(self._made)]
+        self._made.append(output if isinstance(output, Exception) else self._rows_of(output, n_rows))
 
     def result(self) -> FeatureFile:
         """The rows, once `complete`, NaN where the network failed; where it failed on every sample, what it raised."""
-        widths = {rows.shape[1] for _, rows in self._made if not isinstance(rows, Exception)}
+        widths = {rows.shape[1] for rows in self._made if not isinstance(rows, Exception)}
         if not widths:
-            raise self._made[0][1] if self._made else ClipError("there is nothing of it to show to a network")
+            raise self._made[0] if self._made else ClipError("there is nothing of it to show to a network")
         nothing = np.full((1, *widths), np.nan, np.float32)
-        parts = [nothing.repeat(n, 0) if isinstance(rows, Exception) else rows for n, rows in self._made]
-        return self._file(np.concatenate(parts))
+        made = zip(self._n_rows, self._made, strict=True)
+        return self._file(np.concatenate([nothing.repeat(n, 0) if isinstance(r, Exception) else r for n, r in made]))
+
+    def why_invalid(self, rows: FeatureFile) -> dict[int, str]:
+        """The reason of every invalid row of the clip, by its number."""
+        reasons = {}
+        for row in np.flatnonzero(~rows.valid).tolist():
+            stored = "" if rows.reason is None else str(rows.reason[row])
+            lost = (
+                ""
+                if not self.track or self.track.has_face(rows.t_s[row])
+                else f"the face is lost at {rows.t_s[row]:.1f} s"
+            )
+            padded = "made mostly of padding: the clip is too short" if rows.features[row].any() else ""
+            reasons[row] = stored or lost or padded or FAILED
+        return reasons
 
     def _values(self, chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
         """One crop or flow after the other; of each chunk, all but these is kept."""
@@ -149,7 +161,7 @@ class DynamicRows(ClipRows):
             raise TooShortError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
         for block in _blocks(values, (most - 1) * stride + length, most * stride):
             n_rows = min(most, (len(block) - length) // stride + 1)
-            if n_rows < 1 and not self._made:
+            if n_rows < 1 and not self._n_rows:
                 block, n_rows = block + [np.zeros_like(block[0])] * (length - len(block)), 1
             if n_rows >= 1:
                 yield np.stack(block[: (n_rows - 1) * stride + length]), n_rows  # (T, S, S, 2)
@@ -186,14 +198,3 @@ def _blocks(items: Iterable[Any], size: int, hop: int) -> Iterator[list[Any]]:
             block = block[hop:]
     if block:
         yield block
-
-
-def why_invalid(rows: FeatureFile, track: FaceTrack | StoredClip) -> dict[int, str]:
-    """The reason of every invalid row of a clip, by its number."""
-    reasons = {}
-    for row in np.flatnonzero(~rows.valid).tolist():
-        stored = "" if rows.reason is None else str(rows.reason[row])
-        lost = "" if track.has_face(rows.t_s[row]) else f"the face is lost at {rows.t_s[row]:.1f} s"
-        padded = "made mostly of padding: the clip is too short" if rows.features[row].any() else ""
-        reasons[row] = stored or lost or padded or FAILED
-    return reasons

@@ -19,10 +19,9 @@ from keras import ops
 from PIL import Image
 
 from helpers.backbones import BACKBONES, Backbone
-from helpers.crops import CROP_PX
 from helpers.files import replacing
 from helpers.gradients import gradient_of
-from helpers.sources import StoredSource, VideoSource
+from helpers.pipeline import Source
 
 NO_STAGES = ("InputLayer", "Normalization", "Rescaling", "ZeroPadding2D", "ZeroPadding3D")
 BATCH = 8  # inputs at once; early layers of a clip are large
@@ -32,21 +31,18 @@ GIF_COLORS = 128
 Tensors = Callable[[keras.KerasTensor], keras.KerasTensor]
 
 
-def inputs_at(
-    source: VideoSource | StoredSource, path: Path, key: str, places: Iterable[int], size_px: int = CROP_PX
-) -> np.ndarray:
+def inputs_at(source: Source, path: Path, key: str, places: Iterable[int]) -> np.ndarray:
     """What the network is shown of a clip, to be looked at.
 
     Args:
-        source: Where it comes from.
+        source: Where it comes from, see `helpers.extract.open_source`.
         path, key: Of the clip.
         places: Which of its faces or flows, counted from 0.
-        size_px: Side of the faces.
 
     Returns:
         Faces RGB uint8 (k, size_px, size_px, 3), or flow float32 (k, input_px, input_px, 2) in [-1, 1].
     """
-    job, _ = source.job(path, key, source.stamp(path, key), size_px)
+    job = source.job(path, key, source.fingerprint(path, key))
     places, found, n = list(places), {}, 0
     for chunk in source.work(job):
         found |= {n + i: chunk.values[i] for i in range(len(chunk.values)) if n + i in places}

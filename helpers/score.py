@@ -24,7 +24,6 @@ from helpers.container import VideoError
 from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
 from helpers.faces import track_clip
-from helpers.failures import reason_of
 from helpers.files import needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
@@ -35,7 +34,7 @@ from helpers.pipeline import rows_of_clip
 from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
 from helpers.statistics import model_warnings
-from helpers.store import STREAMS, FeatureFile, read_arrays, write_arrays
+from helpers.store import STREAMS, FeatureFile, read_arrays, reason_of, write_arrays
 from helpers.tracks import FaceTrack, NoFaceError, crop_at
 from helpers.video import iter_frames, probe
 

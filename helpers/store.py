@@ -1,27 +1,70 @@
-"""A feature file per clip and the stage folder it lies in: atomic npz files, resume, manifests.
+"""A stage's folder: atomic npz files of clips, resume, manifests, and what becomes of a clip that cannot be used.
 
 Every clip's file lies at `<stage>/<key>.npz`; `manifest.json` beside them says how they were made and what failed.
 """
 
+import errno
+import re
 import time
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from helpers.files import FolderLock, code_version, differences, read_json, replacing, write_json
+from helpers.files import FolderLock, code_version, differences, disk_full, read_json, replacing, write_json
+from helpers.workers import PoolError, WorkerError
 
 STREAMS = {"static": "03_static_extraction", "dynamic": "04_dynamic_extraction"}  # and what makes it
 DTYPES = {"features": "float32", "t_start_s": "float64", "t_end_s": "float64", "frame": "int64", "valid": bool}
 NOT_NPY = (ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)  # the header is Python's
 _DAMAGED = (*NOT_NPY, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+OF_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, PoolError)
+LONGEST = 400  # characters of a reason
+KINDS, SHOWN = 5, 70  # of reasons in a line, and characters of each
+VARYING = re.compile(r"(?<!\w)/[^'\"]*[^'\". ]|\b0x[0-9a-f]+\b|\d+(?:[.,]\d+)*")  # paths and numbers
+
+
+class ClipError(ValueError):
+    """What is wrong with a clip, in words for the list; it needs no traceback."""
+
+
+def reason_of(error: BaseException, name: str = "") -> str:
+    """Say in one line why the clip called `name` cannot be used, whatever the class of the error.
+
+    Raises:
+        BaseException: The same error, where it is the run's: an interrupt, a full or read-only disk, processes that do
+            not start.
+    """
+    if isinstance(error, OF_RUN) or disk_full(error, Path(name)) or getattr(error, "errno", None) == errno.EROFS:
+        raise error
+    text = ""
+    with suppress(Exception):  # an error of the error's own
+        text = str(error).removeprefix(f"{name}: ")[: 4 * LONGEST]
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if not (text and isinstance(error, ClipError | WorkerError)):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return shorten(text, LONGEST, placeholder=" …")
+
+
+def kind_of(reason: str) -> str:
+    """What reasons that are alike but for numbers and details have in common: "no face found in … frames"."""
+    return re.split(r" \(|[.;] ", VARYING.sub("…", reason), maxsplit=1)[0][:SHOWN]
+
+
+def by_kind(reasons: Iterable[str]) -> str:
+    """Count reasons that are alike: "3 no face found in … frames, 1 the file is empty"."""
+    kinds = Counter(map(kind_of, reasons)).most_common()
+    others = sum(n for _, n in kinds[KINDS:])
+    return ", ".join([f"{n} {kind}" for kind, n in kinds[:KINDS]] + [f"{others} of other kinds"] * bool(others))
 
 
 def write_arrays(path: str | Path, *, compressed: bool = True, **arrays: Any) -> None:
@@ -40,10 +83,11 @@ def open_arrays(path: str | Path) -> Iterator[NpzFile]:
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             yield file
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except _DAMAGED as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it and run its notebook again.") from None
+        what = f"{path} is damaged ({error})"
+        raise ValueError(f"{what}. If a notebook has made it, delete it and run that again.") from None
 
 
 def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -86,14 +130,14 @@ class FeatureFile:
         return FeatureFile(**arrays, decoder=self.decoder)
 
 
-def write_features(path: str | Path, rows: FeatureFile, stamp: str = "") -> None:
-    """Write one clip's rows; `stamp`: of the version of the clip that they were made from.
+def write_features(path: str | Path, rows: FeatureFile, fingerprint: str = "") -> None:
+    """Write one clip's rows; `fingerprint`: of the version of the clip that they were made from.
 
     Not compressed: it would save a sixth of the bytes and take six times as long.
     """
     arrays = {name: np.asarray(getattr(rows, name), dtype) for name, dtype in DTYPES.items()}
     reason = {} if rows.reason is None else {"reason": np.asarray(rows.reason, np.str_)}
-    write_arrays(path, compressed=False, **arrays, decoder=rows.decoder, stamp=stamp, **reason)
+    write_arrays(path, compressed=False, **arrays, decoder=rows.decoder, stamp=fingerprint, **reason)
 
 
 def read_features(path: str | Path) -> FeatureFile:
@@ -113,10 +157,10 @@ def valid_rows(path: str | Path) -> FeatureFile | None:
     return rows if rows is not None and len(rows.valid) else None
 
 
-def clip_stamp(path: str | Path) -> str:
-    """The version of a video file: its size and time of change; "missing" where it is not."""
-    stat = Path(path).stat() if Path(path).exists() else None
-    return f"{stat.st_size}-{stat.st_mtime_ns}" if stat else "missing"
+def clip_fingerprint(path: str | Path) -> str:
+    """The version of a file: its size and time of change; FileNotFoundError where it is not."""
+    stat = Path(path).stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 @dataclass
@@ -157,20 +201,20 @@ class Stage(FolderLock):
         """The file of one clip."""
         return self.folder / f"{key}.npz"
 
-    def name_of(self, key: str) -> str:
-        """The key as the folder's file system distinguishes it: some do not know "A" from "a"."""
-        return key.lower() if (self.folder / "MANIFEST.JSON").exists() else key
-
-    def done(self, key: str, stamp: str) -> bool:
+    def done(self, key: str, fingerprint: str) -> bool:
         """Whether the clip's file is there, whole, and made from this version of the clip."""
         try:
-            return str(read_arrays(self.path(key))["stamp"]) == stamp
+            return str(read_arrays(self.path(key))["stamp"]) == fingerprint
         except Exception:  # whatever damage does to it
             return False
 
-    def write(self, key: str, rows: FeatureFile, stamp: str) -> None:
+    def write(self, key: str, rows: FeatureFile, fingerprint: str) -> None:
         """Write the rows of one clip."""
-        write_features(self.path(key), rows, stamp)
+        write_features(self.path(key), rows, fingerprint)
+
+    def read(self, key: str) -> FeatureFile:
+        """Read the rows of one clip."""
+        return read_features(self.path(key))
 
     def fail(self, clip: str, reason: str, row: int | None = None) -> None:
         """Record a clip, or one row of it, that could not be made."""

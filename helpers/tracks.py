@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from helpers.failures import ClipError
-from helpers.store import read_arrays, write_arrays
+from helpers.store import ClipError, read_arrays, write_arrays
 
 NONE, DETECTED, TRACKED, INTERPOLATED = range(4)
 SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `FaceTrack.source`
@@ -49,7 +48,7 @@ class FaceTrack:
     detector: str  # this and the next: names with versions
     decoder: str
     reason: str  # why this is the main face
-    stamp: str = ""  # version of the clip (`helpers.store.clip_stamp`)
+    stamp: str = ""  # version of the clip (`helpers.store.clip_fingerprint`)
     cuts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (k,) samples that begin a later shot
     remarks: str = ""  # what is odd about the choice of the face, joined by "; "
 
@@ -131,8 +130,6 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
     """
     if key in no_track:
         raise NoFaceError(f"no faces file: {no_track[key]}")
-    if stamp == "missing":
-        raise NoFaceError("the video is not in the folder of clips")
     with suppress(FileNotFoundError, ValueError):
         track = read_track(out / "faces" / f"{key}.npz")
         if track.stamp == stamp:

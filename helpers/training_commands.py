@@ -174,8 +174,8 @@ def predict_classes(
     with without_noise():
         from helpers import classifier as classes
         from helpers.container import VideoError
-        from helpers.failures import reason_of
         from helpers.score import named_videos
+        from helpers.store import reason_of
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
     classifier = classes.load_clip_classifier(model)

@@ -14,11 +14,10 @@ import pandas as pd
 
 from helpers.align import align_streams
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.extract import extract_dynamic, extract_static
+from helpers.extract import extract_dynamic, extract_static, open_tree
 from helpers.files import differences, replacing, write_json
 from helpers.names import match_clips
 from helpers.score import check_weights, load_model, read_card
-from helpers.sources import open_tree
 from helpers.store import STREAMS
 from helpers.training_system import checked_output
 

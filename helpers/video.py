@@ -3,10 +3,12 @@
 In: a path. Out: RGB uint8 frames (H, W, 3) in presentation order, upright as a player shows them, with times in seconds
 from the first frame; or what the video is like (`probe`). The packets say beforehand when every picture is shown; a
 decoded picture counts only if it carries the time that this table announces, so that no decoder loses, repeats or
-shifts one unnoticed. A file that breaks off is an error before anything is computed from it. `helpers.parity` compares
-decoders.
+shifts one unnoticed. A file that breaks off is an error before anything is computed from it. `parity_table`
+compares decoders.
 """
 
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +18,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import pandas as pd
 from av.codec.hwaccel import HWAccel
 
 from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video
@@ -35,6 +38,8 @@ HELD = 16  # pictures that a decoder holds, at most (Rec. ITU-T H.264, A.3.1)
 CUT_AWAY = ("mmco: unref short failure", "number of reference frames", "co located POCs unavailable")
 CUT_AWAY += ("reference picture missing", "Missing reference picture", "illegal short term buffer state")
 ROUNDING_S = 1e-3  # Matroska and WebM round timestamps to whole milliseconds
+MEAN_LEVELS, MAX_LEVELS = 1.0, 24  # rounding and the spreading of colour; another frame or colour matrix is far more
+ROUNDS = 3  # of timing two decoders, in alternation
 UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 
 Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
@@ -356,3 +361,44 @@ def _plan(
     if not len(chosen) or np.any(np.diff(chosen) < 0) or chosen[0] < 0 or chosen[-1] >= len(index):
         raise ValueError(f"indices must ascend within 0 to {len(index) - 1} and choose a frame, got {indices}.")
     return index[chosen], t_s[chosen]
+
+
+def parity_table(path: str | Path, backends: Sequence[str] = BACKENDS, *, n_frames: int = 64) -> pd.DataFrame:
+    """Compare the frames of decoders with those of the reference, `n_frames` spread evenly over a clip.
+
+    Returns:
+        Index `backend`, of `BACKENDS` or `HARDWARE`; `decoder` as the library reports it, with what was
+        done to the pictures, `same_index`, `same_t_s`, `mean_levels`, `max_levels` (difference of grey levels, 0 to
+        255), `exact`: all of these within rounding, and `times_reference` (speed, median of the ratios). Of one that
+        cannot be used on this machine or on this clip, or of a damaged clip, the `error`.
+    """
+
+    def seconds(backend: str) -> float:
+        start = time.perf_counter()
+        read_frames(path, n_frames=n_frames, size=(256, 256), backend=backend)
+        return time.perf_counter() - start
+
+    rows = []
+    for backend in backends:
+        try:
+            ours, theirs = (read_frames(path, n_frames=n_frames, backend=name) for name in (backend, REFERENCE))
+            ratios = [seconds(REFERENCE) / seconds(backend) for _ in range(ROUNDS)]
+            rows.append(differences(ours, theirs) | {"times_reference": statistics.median(ratios)})
+        except Exception as error:  # of one decoder: the others are compared all the same
+            rows.append({"error": str(error) or type(error).__name__})
+    return pd.DataFrame(rows, index=pd.Index(backends, name="backend"))
+
+
+def differences(ours: Frames, theirs: Frames) -> dict[str, Any]:
+    """How the same frames of two decoders differ, as columns of `parity_table`."""
+    same_index, same_size = np.array_equal(ours.index, theirs.index), ours.frames.shape == theirs.frames.shape
+    levels = np.abs(ours.frames.astype(np.int16) - theirs.frames) if same_size else np.array(255)
+    same_t_s = bool(same_index and np.allclose(ours.t_s, theirs.t_s))
+    return {
+        "decoder": ours.backend,
+        "same_index": same_index,
+        "same_t_s": same_t_s,
+        "mean_levels": float(levels.mean()),
+        "max_levels": int(levels.max()),
+        "exact": bool(same_t_s and levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS),
+    }

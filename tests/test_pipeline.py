@@ -1,8 +1,12 @@
-"""Batches across clips, and what a long run says of itself."""
+"""Batches across clips; no clip ends a stage, whatever it holds or raises, and what is no clip's does."""
 
+import errno
 import logging
+import os
+import shutil
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import chunkwork
@@ -10,8 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.config import PreparationConfig
+from helpers.faces import prepare_clips
+from helpers.files import ROOT, DiskFullError, read_json
 from helpers.forward import NetworkError
-from helpers.pipeline import AT_ONCE, ClipRun, Network, Work
+from helpers.pipeline import AT_ONCE, ClipRun, Network, RepeatedError, Source
+from helpers.rows import StaticRows
+from helpers.store import ClipError, Stage, by_kind
+from helpers.workers import PoolError
+
+FACE = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0]
+NOBODY = SimpleNamespace(fps=15.0, n_frames=8, has_face=lambda t_s: np.ones(np.shape(t_s), bool))
 
 
 def doubled(x: np.ndarray) -> np.ndarray:
@@ -33,138 +46,259 @@ class Seen:
         return doubled(x)
 
 
-def run(network, samples, batch_size, n_rows=1, **more):
-    """The output of each sample, by its place."""
-    found = dict(Network(network, batch_size, **more).run((k, sample, n_rows) for k, sample in enumerate(samples)))
-    return [found[place] for place in range(len(samples))]
-
-
-def samples_of(n: int, size: int = 2) -> list[np.ndarray]:
-    return [np.full(size, k, np.float32) for k in range(n)]
-
-
-def values(outputs) -> list[float]:
+def outputs_of(network, sizes, batch_size, n_rows=1) -> list[float]:
+    """What the network makes of sample k, so many times k: its first value, NaN where it failed."""
+    samples = [(k, np.full(size, k, np.float32), n_rows) for k, size in enumerate(sizes)]
+    places, outputs = zip(*Network(network, batch_size).run(samples), strict=True)
+    assert places == tuple(range(len(sizes)))
     return [float(output[0]) if isinstance(output, np.ndarray) else np.nan for output in outputs]
 
 
-@pytest.mark.parametrize("n", [1, 4, 11])
-def test_the_network_meets_one_shape_and_everyone_gets_their_own(n):
+@pytest.mark.parametrize(
+    ("sizes", "n_rows", "shapes"),
+    [
+        ([2], 1, [(1, 2)]),
+        ([2] * 11, 1, [(4, 2)] * 3),  # the last is filled up
+        ([2, 2, 2, 2, 2, 3, 3, 2], 1, [(4, 2), (4, 2), (2, 3), (4, 2)]),  # of one kind, each as large as the first
+        ([2] * 4, 2, [(2, 2), (2, 2)]),
+        ([2] * 2, 9, [(1, 2), (1, 2)]),  # of more rows than a batch has
+    ],
+)
+def test_samples_of_one_kind_share_batches_of_one_shape_and_everyone_gets_their_own(sizes, n_rows, shapes):
     network = Seen()
-    assert values(run(network, samples_of(n), 4)) == [2.0 * k for k in range(n)]
-    assert set(network.shapes) == {(min(n, 4), 2)}
-    assert len(network.shapes) == -(-n // 4)
+    assert outputs_of(network, sizes, 4, n_rows) == [2.0 * k for k in range(len(sizes))]
+    assert sorted(network.shapes) == sorted(shapes)
 
 
-def test_samples_of_different_shapes_do_not_meet():
-    network = Seen()
-    samples = [sample for k in range(5) for sample in (np.full(2, k, np.float32), np.full(3, -k, np.float32))]
-    assert values(run(network, samples, 4)) == [2.0 * sign * k for k in range(5) for sign in (1, -1)]
-    assert set(network.shapes) == {(4, 2), (4, 3)}
+def test_two_batches_are_in_the_network_while_the_next_is_filled_and_their_seconds_count_once():
+    meet, go_on = threading.Barrier(AT_ONCE, timeout=10), threading.Event()
 
-
-def test_a_sample_of_many_rows_takes_their_room():
-    network = Seen()
-    run(network, samples_of(4), 8, n_rows=4)
-    run(network, samples_of(2), 8, n_rows=9)
-    assert network.shapes == [(2, 2), (2, 2), (1, 2), (1, 2)]
-
-
-def test_what_waits_in_batches_that_do_not_fill_up_is_bounded(monkeypatch):
-    monkeypatch.setattr("helpers.pipeline.WAITING_BYTES", 20)  # two samples of 2, or one of 3
-    network = Seen()
-    assert len(list(Network(network, 100).run((k, np.zeros(2 + k % 2, np.float32), 1) for k in range(9)))) == 9
-    assert len(network.shapes) >= 4
-    assert max(shape[0] for shape in network.shapes) == 2
-
-
-def test_the_network_works_while_the_next_batch_is_filled():
-    go_on = threading.Event()
-
-    def waits(x: np.ndarray) -> np.ndarray:
+    def slow(x: np.ndarray) -> np.ndarray:
         assert go_on.wait(10)
+        meet.wait()
+        time.sleep(0.4)
         return doubled(x)
 
     def samples():
-        yield from ((k, sample, 1) for k, sample in enumerate(samples_of(4)))
-        go_on.set()  # would never be reached if the network were waited for
+        for k in range(4):
+            if k == 3:
+                go_on.set()  # would never be reached if the network were waited for
+            yield k, np.full(2, k, np.float32), 1
 
-    assert values(output for _, output in Network(waits, 2).run(samples())) == [0, 2, 4, 6]
+    network = Network(slow, 1)
+    assert [output[0] for _, output in network.run(samples())] == [0, 2, 4, 6]
+    assert 0.8 <= network.busy_s < 1.6
 
 
-def test_half_as_many_are_tried_when_memory_runs_out_and_kept_to(caplog):
+def test_half_as_many_are_tried_when_memory_runs_out_and_kept_to():
     network = Seen(room=2)
-    assert values(run(network, samples_of(19), 8)) == [2.0 * k for k in range(19)]
+    assert outputs_of(network, [2] * 19, 8) == [2.0 * k for k in range(19)]
     sizes = [shape[0] for shape in network.shapes]
     assert set(sizes) == {8, 4, 2}
     assert sizes.count(2) == 10
-    assert len(sizes) <= 10 + 2 * AT_ONCE
-    assert "Going on with 2 at a time" in caplog.text
+    with pytest.raises(MemoryError, match="Not even one"):
+        outputs_of(Seen(room=0), [2] * 3, 4)
 
 
 def test_where_two_do_not_fit_beside_each_other_one_goes_after_the_other():
-    inside, most = threading.Semaphore(1), []
+    inside = threading.Semaphore(1)
 
     def crowded(x: np.ndarray) -> np.ndarray:
         if not inside.acquire(blocking=False):
             raise MemoryError("the network ran out of memory.")
         time.sleep(0.02)
-        most.append(len(x))
         inside.release()
         return doubled(x)
 
-    assert values(run(crowded, samples_of(12), 2)) == [2.0 * k for k in range(12)]
-    assert sum(most) >= 12
+    assert outputs_of(crowded, [2] * 12, 2) == [2.0 * k for k in range(12)]
 
 
-def test_where_not_even_one_fits_the_run_ends_with_a_sentence():
-    with pytest.raises(MemoryError, match="Not even one at a time fits"):
-        run(Seen(room=0), samples_of(3), 4)
-
-
-def test_a_sample_that_the_network_fails_on_costs_itself_only(caplog):
-    outputs = run(Seen(limit=6), samples_of(7), 4)
-    np.testing.assert_array_equal(values(outputs), [0, 2, 4, 6, 8, 10, np.nan])
-    assert isinstance(outputs[6], NetworkError)
+def test_a_sample_that_the_network_fails_on_costs_itself_only_and_any_other_error_comes_out(caplog):
+    np.testing.assert_array_equal(outputs_of(Seen(limit=6), [2] * 7, 4), [0, 2, 4, 6, 8, 10, np.nan])
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-
-
-def test_any_other_error_of_the_network_comes_out():
     with pytest.raises(AttributeError):
-        run(lambda x: x.no_such_method(), samples_of(3), 2)
+        outputs_of(lambda x: x.no_such_method(), [2] * 3, 2)
 
 
-def test_two_batches_are_in_the_network_at_a_time_and_their_seconds_count_once():
-    meet = threading.Barrier(AT_ONCE, timeout=10)
-
-    def slow(x: np.ndarray) -> np.ndarray:
-        meet.wait()
-        time.sleep(0.4)
-        return doubled(x)
-
-    pair = Network(slow, 1)
-    outputs = pair.run((k, sample, 1) for k, sample in enumerate(samples_of(4)))
-    assert values(output for _, output in outputs) == [0, 2, 4, 6]
-    assert 0.8 <= pair.busy_s < 1.6
+def job(path, key, fingerprint):
+    return chunkwork.raising, key
 
 
-def stage_of(n_clips, folder, **more) -> ClipRun:
-    """A run of so many clips, none of which is ever begun."""
-    clips = pd.DataFrame({"path": ["x.mp4"] * n_clips}, index=range(n_clips))
-    cfg = SimpleNamespace(data=folder, out=folder, progress=False, workers=1)
-    return ClipRun("03 static", clips, cfg, None, Work(chunkwork.call, None), **more)
+def fine(path, key, fingerprint):
+    return chunkwork.raising, "fine"
 
 
-def test_a_line_a_minute_and_one_at_the_end(tmp_path, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with stage_of(5, tmp_path, network=Network(doubled, 1), usage=lambda: "memory 2.0 GiB at most") as run:
-        run.count("found")
-        for _ in range(4):
-            now[0] += 40
-            run.count("made", 10)
-    lines = [line.split(": ", 1)[1] for line in (tmp_path / "progress.log").read_text().splitlines()]
-    assert lines == [
-        "3 of 5 clips in 01:20, 01:20 left, 40.00s/clip, 0.2 rows/s, network 0%, memory 2.0 GiB at most",
-        "5 of 5 clips in 02:40, 00:00 left, 40.00s/clip, 0.2 rows/s, network 0%, memory 2.0 GiB at most",
-        "done: 5 of 5 clips in 02:40, 00:00 left, 40.00s/clip, 0.2 rows/s, network 0%, memory 2.0 GiB at most",
-    ]
+def run_of(keys, out, stage, source, network=None) -> ClipRun:
+    clips = pd.DataFrame({"path": [f"{key}.mp4" for key in keys]}, index=pd.Index(list(keys), name="key"))
+    cfg = SimpleNamespace(data=out / "data", out=out, progress=False, workers=1)
+    return ClipRun("a stage", clips, cfg, stage, source, network)
+
+
+def run_stage(keys, out, make_job=job, fingerprint=lambda path, key: key, within=lambda key: None):
+    """A stage that keeps what a decoder process says about each clip; `within` is asked about it in this one."""
+    with Stage(out / "stage", "a stage", {}) as stage:
+        with run_of(keys, out, stage, Source(chunkwork.call, make_job, fingerprint=fingerprint)) as run:
+            for clip, chunks in run:
+                with run.of(clip):
+                    list(chunks)
+                    within(clip.key)
+                    np.savez(stage.path(clip.key), stamp=clip.fingerprint)
+                    run.count("made")
+        return stage.finish(**run.finish())
+
+
+def reasons(manifest) -> dict[str, str]:
+    return {entry["clip"]: entry["reason"] for entry in manifest["failed"]}
+
+
+@pytest.mark.parametrize("where", ["decoder", "job", "fingerprint", "within"])
+def test_whatever_class_is_raised_about_a_clip_is_its_clips_in_one_line_with_the_traceback_in_the_log(tmp_path, where):
+    errors = chunkwork.ERRORS | (chunkwork.OF_WORKERS if where == "decoder" else {})
+
+    def raises(key, given=None):
+        if key in errors:
+            raise errors[key][0]()
+        return given
+
+    ways = {
+        "decoder": {},
+        "job": {"make_job": lambda path, key, fingerprint: raises(key, (chunkwork.raising, "fine"))},
+        "fingerprint": {"fingerprint": lambda path, key: raises(key, key)},
+        "within": {"make_job": fine, "within": raises},
+    }
+    manifest = run_stage([*errors, "fine"], tmp_path, **ways[where])
+    assert manifest["counts"] == {"clips": len(errors) + 1, "made": 1, "found": 0, "failed": len(errors)}
+    log = (tmp_path / "progress.log").read_text()
+    for key, (_, said) in errors.items():
+        reason = reasons(manifest)[key]
+        assert reason.startswith(said) or key == "stop"
+        assert reason.isprintable()
+        assert len(reason) <= 400
+        assert f"a stage: {key}: {reason}" in log
+    assert log.count("Traceback (most recent call last)") >= len(errors)
+
+
+def stream(keys, out, network, write=None):
+    source = Source(
+        chunkwork.call,
+        lambda path, key, fp: (chunkwork.growing, key),
+        lambda job: StaticRows(NOBODY),
+        lambda _, key: key,
+    )
+    with Stage(out / "stage", "a stage", {}) as stage:
+        stage.write = write or stage.write
+        with run_of(keys, out, stage, source, Network(network, 2)) as run:
+            run.stream()
+        return stage.finish(**run.finish())
+
+
+def rows_by_size(x):
+    """A network whose features are as many as its input has rows, so that those of "odd" do not fit together."""
+    return x.mean(axis=(2, 3)).astype(np.float32)
+
+
+def test_what_the_network_or_the_rows_of_one_clip_cannot_do_is_that_clips(tmp_path):
+    def no_room(x):
+        if x.shape[1] == 6:
+            raise MemoryError("no room.")
+        return rows_by_size(x)
+
+    manifest = stream(["a", "odd", "z"], tmp_path, rows_by_size)
+    assert list(reasons(manifest)) == ["odd"]
+    assert manifest["counts"] | {"made": 2, "rows": 4, "invalid_rows": 0} == manifest["counts"]
+    counts = stream(["a", "b", "odd"], tmp_path, no_room)["counts"]
+    assert counts | {"made": 2, "found": 1, "rows": 6, "invalid_rows": 1} == counts
+
+
+def test_a_file_that_cannot_take_its_place_is_its_clips_and_a_full_disk_is_the_runs(tmp_path):
+    def full(key, rows, fingerprint):
+        raise DiskFullError("the disk is full")
+
+    (tmp_path / "stage" / "folder.npz").mkdir(parents=True)
+    found = reasons(stream(["a", "folder", "n" * 255, "z"], tmp_path, rows_by_size))
+    assert found["folder"].startswith("IsADirectoryError")
+    assert "File name too long" in found["n" * 255]
+    assert len(found) == 2
+    with pytest.raises(DiskFullError):
+        stream(["b", "c"], tmp_path, rows_by_size, full)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(2), OSError(errno.EROFS, "Read-only file system")])
+def test_what_is_not_the_clips_ends_the_run_and_what_is_done_stays(tmp_path, error, monkeypatch):
+    def interrupted(key):
+        if key == "b":
+            raise error
+
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with pytest.raises(type(error)) as caught:
+        run_stage("abc", tmp_path, within=interrupted)
+    assert caught.value is error
+    assert not read_json(tmp_path / "stage" / "manifest.json")["finished"]
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", refuse)
+        with pytest.raises(PoolError, match="temporarily"):
+            run_stage("abc", tmp_path)
+    assert run_stage("abc", tmp_path)["counts"]["found"] == 1
+
+
+def fails(which, kind, path, key, fingerprint):
+    if int(key[1:]) in which:
+        raise kind(f"{path.name}: breaks off at {len(key)}.{key[1:]} s of {key}. Copy it again.")
+    return chunkwork.raising, "fine"
+
+
+@pytest.mark.parametrize(
+    ("n", "which", "kind"),
+    [(42, range(1, 25), OSError), (42, range(19), OSError), (42, range(22, 41), OSError), (42, range(41), ClipError)],
+)
+def test_failures_of_some_clips_end_no_run_and_those_that_say_what_a_clip_is_like_never_do(tmp_path, n, which, kind):
+    manifest = run_stage([f"c{k}" for k in range(n)], tmp_path, partial(fails, which, kind))
+    assert manifest["counts"]["failed"] == len(which)
+
+
+@pytest.mark.parametrize(("n", "which"), [(25, range(25)), (60, range(1, 60, 2))])
+def test_the_same_failure_in_the_first_20_clips_or_half_of_40_ends_the_run_and_removes_nothing(tmp_path, n, which):
+    keys = [f"c{k}" for k in range(n)]
+    run_stage(keys, tmp_path)
+    with pytest.raises(RepeatedError, match="failed alike"):
+        run_stage(keys, tmp_path, partial(fails, which, OSError))
+    assert run_stage(keys, tmp_path, partial(fails, [3], OSError))["counts"]["found"] == n - 1
+    assert not (tmp_path / "stage" / "c3.npz").exists()
+
+
+def test_two_clips_never_share_a_file(tmp_path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "MANIFEST.JSON").touch()  # as where the file system does not know "A" from "a"
+    with pytest.raises(ValueError, match="b/film"):
+        run_stage(["b/Film", "b/film", "c"], tmp_path)
+
+
+def test_a_line_a_minute_and_the_end_say_how_many_and_why(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("helpers.pipeline.LINE_S", 0.0)
+    run_stage(["c1", "c2"], tmp_path)
+    run_stage([f"c{k}" for k in range(1, 6)], tmp_path, partial(fails, [3, 4], ClipError))
+    assert "1 of 5 clips made, 2 found, 2 left out (2 breaks off at … s of c…)" in caplog.text
+    assert by_kind(f"{'abcdefg'[n]} is odd" for n in range(7)).endswith(", 2 of other kinds")
+    lines = (tmp_path / "progress.log").read_text().splitlines()
+    assert len(lines) == 2 + 1 + 5 + 1
+    assert "done: 5 of 5 clips in 00:0" in lines[-1]
+    assert "memory peak gib " in lines[-1]
+
+
+def test_no_file_ends_the_preparation(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    os.mkfifo(data / "pipe.mp4")
+    (data / "folder.mp4").mkdir()
+    (data / "loop.mp4").symlink_to("loop.mp4")
+    (data / "text.mp4").write_text("not a video\n" * 1000)
+    shutil.copy(FACE, data / "fine.mp4")
+    paths = [*sorted(path.name for path in data.iterdir()), "text.mp4/below.mp4", "n" * 300 + ".mp4", "nul\0.mp4"]
+    clips = pd.DataFrame({"path": paths}, index=pd.Index([path.rpartition(".")[0] for path in paths], name="key"))
+    cfg = PreparationConfig(data_dir=str(data), out_dir=str(tmp_path / "run"), workers=2)
+    found = reasons(prepare_clips(clips, cfg))
+    assert set(clips.index) - {"fine"} == set(found)
+    assert all(reason.isprintable() for reason in found.values())

@@ -3,15 +3,16 @@
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pairs
 
 from helpers.config import DynamicConfig, StaticConfig
+from helpers.extract import open_source
 from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
 from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError, read_face, stored_chunks
-from helpers.sources import open_source
 from helpers.store import read_arrays
 
 SAMPLE = ROOT / "data_sample"
@@ -337,6 +338,10 @@ def test_short_clips_are_padded_single_flows_repeated_on_request_and_bad_fields_
 KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
 
 
+def table_of(keys):
+    return pd.DataFrame({"path": keys}, index=pd.Index(keys, name="key"))
+
+
 def stored_faces(tmp_path, *names):
     for name in names:
         write_faces(tmp_path / "faces" / name, range(3))
@@ -345,31 +350,29 @@ def stored_faces(tmp_path, *names):
 
 def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplog):
     cfg = stored_faces(tmp_path, "training80_01/-AmMDnVl4s8.003", "b_aligned", "training80_01/b", "stranger")
-    source = open_source(cfg, KEYS)
-    assert source.named == {KEYS[0]: "training80_01/-AmMDnVl4s8.003", KEYS[1]: "b_aligned"}
+    source = open_source(cfg, table_of(KEYS), SIDE)
     assert "training80_01/b" in caplog.text
-    job, track = source.job(tmp_path, KEYS[0], "", SIDE)
-    assert len(job.t_s) == track.n_frames == 3
-    assert source.stamp(tmp_path, KEYS[0]).startswith("3-")
-    assert source.stamp(tmp_path, "c") == "missing"
+    job = source.job(tmp_path, KEYS[0], "")
+    assert len(job.t_s) == job.track.n_frames == 3
+    assert [source.fingerprint(tmp_path, key)[:2] for key in KEYS] == ["3-", "3-", "mi"]
     with pytest.raises(StoredError, match="nothing"):
-        source.job(tmp_path, "c", "missing", SIDE)
+        source.job(tmp_path, "c", "missing")
     with pytest.raises(ValueError, match="of this run"):
-        open_source(cfg, ["other"])
+        open_source(cfg, table_of(["other"]))
     with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
-        open_source(StaticConfig(out_dir=str(tmp_path)), KEYS)
+        open_source(StaticConfig(out_dir=str(tmp_path)), table_of(KEYS))
 
 
 def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path):
     cfg = stored_faces(tmp_path, "c")
-    source = open_source(cfg, KEYS)
+    source = open_source(cfg, table_of(KEYS))
     assert source.identity == {"stored": {"faces": "faces", "side_px": SIDE, "fps": 30.0}}
     assert not {"faces_dir", "every_n_frames"} & set(cfg.as_dict(without=source.not_decisive))
     write_pairs(tmp_path / "flow" / "c", flow_of(5))
     cfg = DynamicConfig(flow_dir=str(tmp_path / "flow"), flow_fps=5.0, input_px=32)
-    source = open_source(cfg, KEYS)
+    source = open_source(cfg, table_of(KEYS))
     assert source.identity["stored"]["fps"] == 5.0
     assert not {"flow_dir", "flow_fps", "flow"} & set(cfg.as_dict(without=source.not_decisive))
-    job, track = source.job(tmp_path, "c", "", 224)
-    assert (track.n_frames, track.fps) == (6, 5.0)
+    job = source.job(tmp_path, "c", "")
+    assert (job.n_frames, job.fps) == (6, 5.0)
     assert samples_of(job)[0].shape == (5, 32, 32, 2)

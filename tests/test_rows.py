@@ -16,7 +16,7 @@ from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import rows_of_clip
-from helpers.rows import DynamicRows, StaticRows, TooShortError, row_layout, why_invalid
+from helpers.rows import DynamicRows, StaticRows, TooShortError, row_layout
 from helpers.tracks import FaceTrack, crop_at, crop_face
 from helpers.video import read_frames
 
@@ -83,7 +83,7 @@ def test_rows_not_finite_without_a_face_or_that_the_network_fails_on_are_zero_an
     got = static_of_clip(path, track, BACKBONE, odd, StaticConfig(batch_size=2))
     assert got.features[:, 0].tolist() == [5, 0, 0, 29, 0]
     assert got.valid.tolist() == [True, False, False, True, False]
-    why = why_invalid(got, track)
+    why = StaticRows(track).why_invalid(got)
     assert list(why) == [1, 2, 4]
     assert why[1] == why[2] != why[4] == "the face is lost at 2.4 s"
 
@@ -156,7 +156,7 @@ def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
     for cfg, network in ((DynamicConfig(endpoint="", input_px=224), pooled), (DynamicConfig(mode="windows"), stage)):
         got = dynamic_of_chunks(chunks_of(7), track_of(8), network, cfg)
         assert got.features.any()
-        assert why_invalid(got, track_of(8)) == {0: "made mostly of padding: the clip is too short"}
+        assert DynamicRows(track_of(8), cfg).why_invalid(got) == {0: "made mostly of padding: the clip is too short"}
     assert dynamic_of_chunks(chunks_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
 
 

@@ -18,7 +18,7 @@ def rows(n=3, width=5, **more):
 @pytest.mark.parametrize("reason", [None, np.array(["", "face_000010.jpg: größer, not RGB", ""])])
 def test_a_feature_file_comes_back_as_it_was(tmp_path, reason):
     path = tmp_path / "training80_01" / "-a b.ü.003.npz"
-    store.write_features(path, rows(reason=reason), stamp="7-11")
+    store.write_features(path, rows(reason=reason), fingerprint="7-11")
     back = store.read_features(path)
     for f in dataclasses.fields(back):
         np.testing.assert_array_equal(getattr(back, f.name), getattr(rows(reason=reason), f.name))
@@ -41,7 +41,7 @@ def test_what_is_no_feature_file_is_refused(tmp_path):
 def test_a_damaged_file_is_named_and_never_counts_as_done(tmp_path, damage):
     stage = store.Stage(tmp_path, "static", {})
     path = stage.path("a")
-    store.write_features(path, rows(), stamp="1-1")
+    store.write_features(path, rows(), fingerprint="1-1")
     assert stage.done("a", "1-1")
     path.write_bytes(damage(path.read_bytes()))
     assert not stage.done("a", "1-1")
@@ -63,11 +63,11 @@ def test_whatever_damage_does_to_a_file_is_damage(tmp_path):
 def test_a_changed_clip_is_not_done(tmp_path):
     clip = tmp_path / "a.mp4"
     clip.write_bytes(b"123")
-    before = store.clip_stamp(clip)
+    before = store.clip_fingerprint(clip)
     stage = store.Stage(tmp_path / "static", "static", {})
-    store.write_features(stage.path("a"), rows(), stamp=before)
+    store.write_features(stage.path("a"), rows(), fingerprint=before)
     clip.write_bytes(b"1234")
-    assert not stage.done("a", store.clip_stamp(clip))
+    assert not stage.done("a", store.clip_fingerprint(clip))
     assert not stage.done("b", before)
 
 

@@ -13,15 +13,16 @@ from data_sample.make.sample import write_mp4
 from helpers import video
 from helpers.container import VideoError
 from helpers.files import ROOT
-from helpers.parity import differences, parity_table
 from helpers.pictures import Converter
 from helpers.video import (
     BACKENDS,
     backend_name,
     backend_version,
     count_samples,
+    differences,
     fixed_rate_indices,
     iter_frames,
+    parity_table,
     probe,
     read_frames,
     uniform_indices,
