@@ -1,11 +1,9 @@
 """The check before a run: what is in every clip of a folder, and what a run over them will take of time and disk.
 
-In: the files of a folder as `helpers.clips.scan_clips` sorts them, and the parameters of the run. Out: a table with one
-row per clip, index `key`; a table with one row per stage. Few frames of a clip are decoded, in processes of their own,
-which import this module: a clip that crashes a decoder costs that clip.
+Few frames of a clip are decoded, in processes of their own, which import this module: a clip that crashes a decoder
+costs that clip.
 """
 
-import math
 import shutil
 import tempfile
 import time
@@ -14,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import cv2
@@ -24,20 +22,20 @@ from av.video.frame import PictureType
 from tqdm.auto import tqdm
 
 from helpers.config import NOTEBOOKS, PreparationConfig
-from helpers.container import OpenVideo, open_container, open_video, write_excerpt
+from helpers.container import OpenVideo, open_container, open_video
 from helpers.detectors import SMALLER, chosen_detector, detect_faces, require_detector
 from helpers.files import read_json, resolve
-from helpers.pictures import Converter, shapes_of
+from helpers.pictures import Converter
 from helpers.shots import Shots, small, unlikeness
 from helpers.store import reason_of
-from helpers.video import STRICT, VideoInfo, describe, iter_frames, probe
+from helpers.video import STRICT, VideoInfo, describe, iter_frames
 from helpers.workers import ClipPool, cores
 
 LOOKS = 5  # frames of a clip in which a face is searched
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
 LOWEST_FPS = 12.0  # below it, sampling at 25 fps shows every frame twice: half of the flow is zero
 DIFFER = 0.15  # unlikeness of two looks from which on a clip may be cut: of two people 95 % are beyond .12
-SHOWN_FPS, SHOWN_PX, LONGEST_SHOWN_S = 15.0, 96, 180.0  # how it is then watched for cuts: rate, shorter side, length
+SMALL_PX, LONGEST_S = 96, 180.0  # how it is then searched for cuts: shorter side of the pictures, length of the clip
 LONGEST_TABLE = 40  # clips that the text shows with all columns
 
 MISNAMED = ("same key", "not UTF-8")  # kinds of files, see `helpers.clips`
@@ -54,29 +52,8 @@ STAGES = {
     "03 static": ("03_static_extraction", "static"),
     "04 dynamic": ("04_dynamic_extraction", "dynamic"),
 }
-FIRST_S = 2.0  # of few clips: what a stage takes for them is mostly its start
-EXCERPT_S = 6.0  # of several clips: long enough for rows, short enough for clips of any length and size
-WHOLE_S = 60.0  # a clip that cannot be cut is run as a whole up to this length
-FEWEST_CLIPS, MOST_CLIPS = 6, 32  # of which half are run first: a clip may be unusable; enough for all cores
+SAMPLE_S, MOST_CLIPS = 20.0, 32  # clips that an estimate runs: so many seconds per core, so many in all
 BOUND = 0.8  # share of its time that a stage waits for the network when the network bounds it
-
-
-class Request(NamedTuple):
-    """What a worker is to look at: the file, how 02 will find faces in it, whether to decode all frames."""
-
-    path: Path
-    cfg: PreparationConfig
-    thorough: bool
-
-
-class Look(NamedTuple):
-    """A frame that was looked at: the detector's rows; without any, the width in pixels of a face that is too small for
-    02, 0 where there is none; the picture as `helpers.shots` compares it.
-    """
-
-    faces: np.ndarray
-    small_px: float
-    picture: np.ndarray
 
 
 def check_clips(
@@ -109,72 +86,45 @@ def check_clips(
     cfg = cfg or PreparationConfig()
     cfg = replace(cfg, detector=chosen_detector(cfg.detector))
     require_detector(cfg.detector)
-    workers = min(cores() if workers is None else workers, len(clips))
-    requests = [Request(Path(root, path), cfg, thorough) for path in clips["path"]]
+    requests = [(Path(root, path), cfg, thorough) for path in clips["path"]]
     rows = []
-    with ClipPool(look_at, workers=workers) as pool:
+    with ClipPool(look_at, workers=min(cores() if workers is None else workers, len(clips))) as pool:
         answers = pool.run(zip(clips.index, requests, strict=True))
         for _, of_clip in tqdm(answers, total=len(clips), unit="clip", disable=not progress):
-            rows.append(_row(requests[len(rows)], of_clip))
+            rows.append(_row(requests[len(rows)][0].name, of_clip, cfg))
     found = pd.DataFrame(rows, index=clips.index).join(clips[["path", "bytes"]])
     misnamed = left_out[left_out["kind"].isin(MISNAMED)].rename(columns={"problem": "problems"})
     misnamed = misnamed.set_index(misnamed["path"].rename("key")).assign(bytes=0, codec="", usable=False, remarks="")
     return pd.concat([found, misnamed]).reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def look_at(request: Request) -> Iterator[VideoInfo | Look | int | None]:
-    """Look at one clip: what is in the file, each looked-at frame, how many shots; None is a sign of life.
+def look_at(request: tuple[Path, PreparationConfig, bool]) -> Iterator[dict[str, Any]]:
+    """Look at one clip (path, parameters of 02, whether to decode every frame): parts of what `_row` puts together.
 
-    Raises:
-        VideoError: see `helpers.video.iter_frames`.
+    An empty part is a sign of life. VideoError: see `helpers.video.iter_frames`.
     """
-    with open_video(request.path) as video:
+    path, cfg, thorough = request
+    with open_video(path) as video:
         info = describe(video)
-        numbers = spread_numbers(len(video.t_s))
-        with suppress(av.FFmpegError):
-            pictures = [] if request.thorough else key_pictures(video)
-            shapes = shapes_of(video) if pictures and info.remarks else None
-            convert = Converter(None, video.stream.sample_aspect_ratio, shapes)
-            if looks := [look(convert(picture), request.cfg) for picture in pictures]:
-                yield from (info, *looks)
-                yield from _shots(request.path, info, looks)
-                return
-    stream = iter_frames(request.path, indices=None if request.thorough else numbers, backend="pyav")
-    looks, shots = [], Shots(info.fps)
-    for position, (frame, _, number) in enumerate(stream):
-        if position == 0:
-            yield info
-        if request.thorough:
+        yield {"info": info}
+        frames = key_frames(video)
+    middles = np.unique(((np.arange(LOOKS) + 0.5) * info.n_frames / LOOKS).astype(int))
+    looks, pictures = [], []
+    for frame in frames or (frame for frame, *_ in iter_frames(path, indices=middles, backend="pyav")):
+        looks.append(_look(frame, cfg))
+        pictures.append(small(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)))
+        yield {"looks": looks}
+    differ = max((unlikeness(one, next_one) for one, next_one in pairwise(pictures)), default=0) >= DIFFER
+    if thorough or (differ and info.duration_s < LONGEST_S):
+        shots, scale = Shots(info.fps), SMALL_PX / min(info.width, info.height)
+        size = round(info.height * scale), round(info.width * scale)
+        for frame, *_ in iter_frames(path, size=size, backend="pyav"):
             shots.step(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
-        if number in numbers:
-            looks.append(look(frame, request.cfg))
-        yield looks[-1] if number in numbers else None
-    yield from [len(shots.cuts()) + 1] if request.thorough else _shots(request.path, info, looks)
+            yield {}
+        yield {"shots": len(shots.cuts()) + 1}
 
 
-def look(frame: np.ndarray, cfg: PreparationConfig) -> Look:
-    """Look at a frame, RGB uint8 (H, W, 3)."""
-    faces, smaller = detect_faces(frame, cfg.detector, cfg.min_face), ()
-    if cfg.detector == "haar" and not len(faces) and cfg.min_face > SMALLER:
-        smaller = detect_faces(frame, cfg.detector, SMALLER)
-    small_px = float(max((width for _, _, width, *_ in smaller), default=0))
-    return Look(faces, small_px, small(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)))
-
-
-def _shots(path: Path, info: VideoInfo, looks: list[Look]) -> Iterator[int | None]:
-    """How many shots a clip has, for which all of it is decoded where its looks differ, unless it is long."""
-    changes = (unlikeness(before.picture, after.picture) for before, after in pairwise(looks))
-    if info.duration_s > LONGEST_SHOWN_S or max(changes, default=0) < DIFFER:
-        return
-    shots, scale = Shots(SHOWN_FPS), SHOWN_PX / min(info.width, info.height)
-    size = round(info.height * scale), round(info.width * scale)
-    for frame, _, _ in iter_frames(path, fps=SHOWN_FPS, size=size, backend="pyav"):
-        shots.step(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
-        yield None
-    yield len(shots.cuts()) + 1
-
-
-def key_pictures(video: OpenVideo) -> list[av.VideoFrame]:
+def key_frames(video: OpenVideo) -> list[np.ndarray]:
     """Of each of `LOOKS` equal parts of a clip the key picture nearest to its middle, decoded alone: that costs least.
 
     None where a part has no key picture, or one of them is damaged or refers to others.
@@ -184,51 +134,48 @@ def key_pictures(video: OpenVideo) -> list[av.VideoFrame]:
     if not video.timed or not len(numbers) or away.min(axis=1).max() > half:
         return []
     wanted = set(video.keys[away.argmin(axis=1)].tolist())
-    with open_container(video.path) as container:
+    with suppress(av.FFmpegError), open_container(video.path) as container:
         packets = [packet for packet in video.packets_of(container) if packet.is_keyframe and packet.pts in wanted]
         codec = container.streams[video.stream.index].codec_context
         codec.options = STRICT
         pictures = [picture for packet in (*packets, None) for picture in codec.decode(packet)]
-    is_alone = [not picture.is_corrupt and picture.pict_type == PictureType.I for picture in pictures]
-    as_known = [picture.pts for picture in pictures] == [packet.pts for packet in packets]
-    return pictures if as_known and all(is_alone) else []
+        alone = [picture.pts for picture in pictures if not picture.is_corrupt and picture.pict_type == PictureType.I]
+        if alone == [packet.pts for packet in packets]:
+            return list(map(Converter(None, video.stream.sample_aspect_ratio), pictures))
+    return []
 
 
-def spread_numbers(n_frames: int) -> np.ndarray:
-    """The middle frame of each of `LOOKS` equal parts of a clip, int (n,); all frames of a shorter clip."""
-    return np.unique(((np.arange(LOOKS) + 0.5) * n_frames / LOOKS).astype(int))
+def _look(frame: np.ndarray, cfg: PreparationConfig) -> tuple[int, float, float]:
+    """Faces in a frame, RGB uint8 (H, W, 3): their number, the width of the largest in pixels (NaN: none); without any,
+    the width of one that is too small for 02.
+    """
+    faces, smaller = detect_faces(frame, cfg.detector, cfg.min_face), ()
+    if cfg.detector == "haar" and not len(faces) and cfg.min_face > SMALLER:
+        smaller = detect_faces(frame, cfg.detector, SMALLER)
+    width, too_small = (max((float(row[2]) for row in rows), default=0.0) for rows in (faces, smaller))
+    return len(faces), width or np.nan, too_small
 
 
-def _row(request: Request, answers: Iterator[Any]) -> dict[str, Any]:
+def _row(name: str, answers: Iterator[dict[str, Any]], cfg: PreparationConfig) -> dict[str, Any]:
     """Columns of one clip, from what a worker says of it up to its end or its first error."""
-    info, looks, shots, problems, remarks = None, [], 1, [], []
+    found, problems = {"info": None, "looks": [], "shots": 1}, []
     try:
         for answer in answers:
-            match answer:
-                case VideoInfo():
-                    info = answer
-                case Look():
-                    looks.append(answer)
-                case int():
-                    shots = answer
+            found |= answer
     except BaseException as error:
-        problems.append(reason_of(error, request.path.name))
-    row = {"codec": ""}
-    if info:
-        row, wrong, odd = _judged(info, looks, request.cfg)
-        problems += [text for text, holds in wrong.items() if holds]
-        remarks = [text for text, holds in odd.items() if holds] + [*info.remarks, *[f"{shots} shots"] * (shots > 1)]
-    return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": "; ".join(remarks)}
+        problems.append(reason_of(error, name))
+    row, wrong, odd = _judged(**found, cfg=cfg) if found["info"] else ({"codec": ""}, {}, {})
+    problems += [text for text, holds in wrong.items() if holds]
+    remarks = "; ".join(text for text, holds in odd.items() if holds)
+    return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": remarks}
 
 
 def _judged(
-    info: VideoInfo, looks: list[Look], cfg: PreparationConfig
+    info: VideoInfo, looks: list[tuple[int, float, float]], shots: int, cfg: PreparationConfig
 ) -> tuple[dict[str, Any], dict[str, bool], dict[str, bool]]:
     """Columns of a clip; what may be wrong with it, and what odd, and whether it is."""
-    n, widths_px = len(looks), [look.faces[:, 2].max() for look in looks if len(look.faces)]
-    coverage = len(widths_px) / n if n else math.nan
-    n_faces = max((len(look.faces) for look in looks), default=0)
-    small_px = np.median([look.small_px for look in looks] or 0)
+    table = pd.DataFrame(looks, columns=["faces", "width", "too_small"])
+    n, seen, most, small_px = len(looks), (table["faces"] > 0).sum(), table["faces"].max(), table["too_small"].median()
     too_small = (
         f"the face is too small: {small_px:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter "
         "side). Set a smaller min_face in 02, or take a larger picture"
@@ -237,19 +184,21 @@ def _judged(
         f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)": (
             info.duration_s < SHORTEST_S
         ),
-        too_small: coverage == 0 and small_px > 0,
-        f"no face in {n} looked-at frame{'s' if n > 1 else ''}": coverage == 0 and small_px == 0,
+        too_small: n and not seen and small_px > 0,
+        f"no face in {n} looked-at frame{'s' if n > 1 else ''}": n and not seen and not small_px,
     }
     odd = {
-        f"face in only {len(widths_px)} of {n} looked-at frames: 02 may refuse it": 0 < coverage < cfg.min_coverage,
-        too_small: coverage > 0 and small_px > 0,
-        f"several faces ({n_faces} at once)": n_faces > 1,
+        f"face in only {seen} of {n} looked-at frames: 02 may refuse it": 0 < seen < cfg.min_coverage * n,
+        too_small: seen and small_px > 0,
+        f"several faces ({most} at once)": most > 1,
         f"rate below {LOWEST_FPS:g} fps ({info.fps:.1f})": info.fps < LOWEST_FPS,
         "variable frame rate": info.variable_rate,
+        **dict.fromkeys(info.remarks, True),
+        f"{shots} shots": shots > 1,
     }
-    face_px = float(np.median(widths_px)) if widths_px else math.nan
-    of_faces = {"coverage": coverage, "n_faces_max": n_faces if n else None, "face_px": face_px}
-    return {name: getattr(info, name) for name in OF_FILE} | of_faces, wrong, odd
+    of_faces = {"coverage": seen / n if n else np.nan, "n_faces_max": most if n else None}
+    of_file = {name: getattr(info, name) for name in OF_FILE}
+    return of_file | of_faces | {"face_px": table["width"].median()}, wrong, odd
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -265,10 +214,10 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Estimate what a run over the usable clips of a folder will take, by running its stages.
+    """Estimate what 02 to 04 will take for the usable clips of a folder, by running them on some.
 
-    02 to 04 are run with random weights of the same shape into a folder that is then removed: on the first seconds of
-    few clips, which pay for starting, then on more of several, whose further seconds are what a second of clip costs.
+    They are run with random weights of the same shape into a folder that is then removed: on one clip, which pays for
+    starting, then on several, the shortest of usual length first; what these take more is what a second of clip costs.
 
     Args:
         checked: As `check_clips` returns it.
@@ -276,146 +225,70 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
         parameters: Notebook name -> parameters of the run, as `helpers.workbook.plan` puts them together.
 
     Returns:
-        Index `stage`: those of `STAGES` and "05 alignment" (its files only); columns `per_s` (seconds per second of
-        clip), `start_s`, `bound` ("cores" or "GPU"), `hours` and `bytes` of features for all usable clips. `attrs`
-        tell `clips`, `clip_s`, `device`, and `trees` (what 03 and 04 read instead of videos).
+        Index `stage`, those of `STAGES`; columns `per_s` (seconds per second of clip), `bound` ("cores" or "GPU"),
+        `hours` and `bytes` of features for all usable clips. `attrs` tell `clips`, `clip_s` and `device`.
 
     Raises:
-        ValueError: no clip is usable, a tree holds none of them, or none of those tried can be run.
+        ValueError: no clip is usable, or none of those tried can be run.
     """
     from helpers.device import chosen_device
     from helpers.machine import enable_memory_growth
 
-    usable = checked[checked["usable"]]
     configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
-    several = _typical(usable, configs)
-    few = several.head(max(1, len(several) // 2))
+    usable = checked[checked["usable"]].sort_values("duration_s", kind="stable")
+    if usable.empty:
+        raise ValueError("a forecast needs a usable clip, got none.")
+    usual = usable[usable["duration_s"] >= usable["duration_s"].median() / 2]
+    several = usual[usual["duration_s"].cumsum() <= SAMPLE_S * cores()].head(MOST_CLIPS)
+    several = several if len(several) > 1 else usual.head(2)
     enable_memory_growth()
     with tempfile.TemporaryDirectory() as folder:
-        first = _run_stages(few, Path(root), Path(folder, "first"), FIRST_S, configs)
-        then = _run_stages(several, Path(root), Path(folder, "then"), EXCERPT_S, configs)
-    device = chosen_device(configs["04 dynamic"].device.upper())
-    table = scaled(first, then, device["kind"])
-    cfg, clip_s = NOTEBOOKS["05_alignment"].checked(parameters["05_alignment"]), float(usable["duration_s"].sum())
-    bytes_per_s = [*(then["bytes"] / then["clip_s"]), aligned_bytes(then, cfg)]
-    table.loc["05 alignment"] = {"per_s": 0.0, "start_s": 0.0, "bound": ""}
-    table["hours"] = (table["per_s"] * clip_s + table["start_s"]) / 3600
-    table["bytes"] = (np.array(bytes_per_s) * clip_s).round().astype(int)
+        first = _run_stages(several.head(1), root, Path(folder, "first"), configs)
+        then = _run_stages(several, root, Path(folder, "then"), configs)
+    further = then - first
+    if not (further > 0)[["clip_s", "spent_s"]].all(axis=None):
+        further = then
+    device, clip_s = chosen_device(configs["04 dynamic"].device.upper()), float(usable["duration_s"].sum())
+    waits = (further["network_s"] > BOUND * further["spent_s"]) & (device["kind"] == "GPU")
+    table = pd.DataFrame({"per_s": further["spent_s"] / further["clip_s"], "bound": np.where(waits, "GPU", "cores")})
+    table["hours"] = table["per_s"] * clip_s / 3600
+    table["bytes"] = (then["bytes"] / then["clip_s"] * clip_s).round().astype(int)
     name = device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
-    trees = {stage: tree_of(cfg) for stage, cfg in configs.items() if tree_of(cfg)}
-    table.attrs = {"clips": len(usable), "clip_s": clip_s, "device": name, "trees": trees}
+    table.attrs = {"clips": len(usable), "clip_s": clip_s, "device": name}
     return table
 
 
-def _typical(usable: pd.DataFrame, configs: dict[str, Any]) -> pd.DataFrame:
-    """Clips of the most usual length, of those that all trees hold."""
-    from helpers.extract import open_source
-
-    keys = usable.index
-    for cfg in configs.values():
-        if tree_of(cfg) and len(keys):
-            source = open_source(cfg, usable)
-            usable = usable[[source.fingerprint(Path(), key) != "missing" for key in usable.index]]
-    if usable.empty:
-        raise ValueError("a forecast needs a usable clip that all trees hold, got none.")
-    unlike = (usable["duration_s"] - usable["duration_s"].median()).abs().round(1)
-    return usable.loc[unlike.sort_values(kind="stable").index[: min(max(FEWEST_CLIPS, 2 * cores()), MOST_CLIPS)]]
-
-
-def tree_of(cfg: Any) -> str:
-    """The folder that a stage reads instead of videos, "" where it reads those."""
-    return getattr(cfg, "faces_dir", "") or getattr(cfg, "flow_dir", "")
-
-
-def _run_stages(clips: pd.DataFrame, root: Path, folder: Path, seconds: float, configs: dict[str, Any]) -> pd.DataFrame:
-    """Run the stages into a folder, on the first `seconds` of each clip, or on all that a tree holds.
-
-    Returns a row per stage: seconds in all (`spent_s`) and in the network; what it made: seconds of clip, bytes, rows
-    of `dim` features.
-    """
+def _run_stages(clips: pd.DataFrame, root: str | Path, out: Path, configs: dict[str, Any]) -> pd.DataFrame:
+    """Run the stages on clips; a row per stage: seconds in all (`spent_s`) and in the network, of clips, and bytes."""
     from helpers.extract import extract_dynamic, extract_static
     from helpers.faces import prepare_clips
 
-    lengths_s, found = beginnings(clips, root, folder, seconds), {}
-    clips = clips.loc[lengths_s.index]
+    rows = {}
     for (stage, cfg), run in zip(configs.items(), (prepare_clips, extract_static, extract_dynamic), strict=True):
         random = {"weights": "random"} if hasattr(cfg, "weights") else {}
-        cfg = replace(cfg, data_dir=str(folder), out_dir=str(folder / "run"), progress=False, **random)
         started_s = time.perf_counter()
-        manifest = run(clips[["path"]], cfg)
-        spent_s = time.perf_counter() - started_s
-        made = folder / "run" / STAGES[stage][1]
+        manifest = run(clips[["path"]], replace(cfg, data_dir=str(root), out_dir=str(out), progress=False, **random))
+        spent_s, made = time.perf_counter() - started_s, out / STAGES[stage][1]
         sizes = {key: file.stat().st_size for key in clips.index if (file := made / f"{key}.npz").is_file()}
         if not sizes:
-            raise ValueError(
-                "a forecast needs a clip that can be run, got {clip}: {reason}".format(**manifest["failed"][0])
-            )
-        log, counts = made / "extraction_log.json", manifest["counts"]
-        found[stage] = {
-            "spent_s": spent_s,
-            "network_s": read_json(log)["seconds_spent"]["network"] if log.is_file() else 0.0,
-            "clip_s": float((clips["duration_s"] if tree_of(cfg) else lengths_s)[list(sizes)].sum()),
-            "bytes": sum(sizes.values()),
-            "rows": counts.get("rows", 0),
-            "dim": counts.get("feature_dim", 0),
-        }
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("stage")
-
-
-def beginnings(clips: pd.DataFrame, root: Path, folder: Path, seconds: float) -> pd.Series:
-    """Put the first `seconds` of each clip into a folder; their lengths by key.
-
-    A clip that cannot be cut is taken whole where it is not too long, and left out otherwise; what hindered the last is
-    raised where not one could be taken.
-    """
-    lengths_s, hindered = {}, None
-    for key, path, whole_s in clips[["path", "duration_s"]].itertuples():
-        excerpt = folder / path
-        excerpt.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lengths_s[key] = probe(write_excerpt(root / path, excerpt, seconds)).duration_s
-        except Exception as error:
-            hindered = error
-            if whole_s <= WHOLE_S:
-                shutil.copy(root / path, excerpt)
-                lengths_s[key] = whole_s
-    if not lengths_s:
-        raise hindered
-    return pd.Series(lengths_s)
-
-
-def scaled(first: pd.DataFrame, then: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """What a second of clip costs beyond the start, and what bounds it, by stage: `per_s`, `start_s`, `bound`."""
-    columns = ["clip_s", "spent_s", "network_s"]
-    further = then[columns] - first[columns]
-    shorter = (further[["clip_s", "spent_s"]] <= 0).any(axis=1)
-    further.loc[shorter] = then.loc[shorter, columns]
-    per_s = further["spent_s"] / further["clip_s"]
-    waits = (further["network_s"] > BOUND * further["spent_s"]) & (kind == "GPU")
-    start_s = (first["spent_s"] - per_s * first["clip_s"]).clip(lower=0)
-    return pd.DataFrame({"per_s": per_s, "start_s": start_s, "bound": np.where(waits, "GPU", "cores")})
-
-
-def aligned_bytes(made: pd.DataFrame, cfg: Any) -> float:
-    """Bytes of 05's files per second of clip: tokens of both streams, and each face row paired with a motion row."""
-    made = made.loc[["03 static", "04 dynamic"]]
-    static, dynamic = made["rows"] / made["clip_s"]
-    most = [math.inf, math.inf] if cfg.reduction == "none" else [cfg.static_dim, cfg.dynamic_dim]
-    static_dim, dynamic_dim = np.minimum(made["dim"], most)
-    return 4 * (static * (2 * static_dim + dynamic_dim) + dynamic * dynamic_dim)  # 4: float32
+            reason = "{clip}: {reason}".format(**manifest["failed"][0])
+            raise ValueError(f"a forecast needs a clip that can be run, got {reason}")
+        log = made / "extraction_log.json"
+        network_s = read_json(log)["seconds_spent"]["network"] if log.is_file() else 0.0
+        rows[stage] = spent_s, network_s, clips.loc[list(sizes), "duration_s"].sum(), sum(sizes.values())
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["spent_s", "network_s", "clip_s", "bytes"])
 
 
 def estimate_text(table: pd.DataFrame) -> str:
     """The estimate as lines, and whether the disk that `results/` is on has room for it."""
     facts, n_bytes, time_text = table.attrs, table["bytes"].sum(), tqdm.format_interval
     shown = table.assign(hours=[time_text(3600 * h) for h in table["hours"]], bytes=[_size(n) for n in table["bytes"]])
-    shown.columns = ["per second", "start (s)", "bound by", "time", "disk"]
+    shown.columns = ["per second", "bound by", "time", "disk"]
     lines = [
         f"Forecast for {facts['clips']} clips ({time_text(facts['clip_s'])}) on {facts['device']}:",
-        shown.round(3).to_string(index_names=False),
-        f"together {time_text(3600 * table['hours'].sum())}, {_size(n_bytes)}; without 06 and 07, of 05 the disk.",
+        shown.round(3).to_string(),
+        f"together {time_text(3600 * table['hours'].sum())}, {_size(n_bytes)}; without 05 to 07.",
     ]
-    lines += [f"{stage} reads {folder} instead of the videos." for stage, folder in facts["trees"].items()]
     if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
         lines.append("The cores bound every stage: a second GPU would make none of them faster.")
     folder = resolve("results")

@@ -175,7 +175,6 @@ class DynamicConfig(Extraction):
     input_px: Annotated[int, Interval(ge=32, le=512)] = 112
     flow: Literal["dis_fast", "dis_medium", "farneback", "tvl1"] = "dis_fast"
     flow_clip_px: Annotated[float, Interval(ge=0.1, le=1000.0)] = 20.0
-    remove_camera: Annotated[Literal[False], NEWER] = False  # motion of the camera is no longer removed
     flow_dir: Annotated[str, NEWER] = ""
     flow_fps: Annotated[float, Interval(ge=0.1, le=1000.0), NEWER] = 6.0
     mode: Literal["whole", "windows"] = "whole"

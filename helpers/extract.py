@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 OF_TREES = ("faces_dir", "flow_dir", "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
-OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow", "remove_camera")}  # how to read them
+OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow",)}  # how to read them
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:

@@ -8,6 +8,14 @@ from helpers.check import look_at
 
 def dying_at_b(request):
     """Look at a clip, but die at the one called b, as a crash in a decoder's C code would."""
-    if request.path.stem == "b":
+    if request[0].stem == "b":
         os.kill(os.getpid(), signal.SIGSEGV)
+    yield from look_at(request)
+
+
+def failing_at_b(request):
+    """Look at a clip, but fail half-way at the one called b."""
+    if request[0].stem == "b":
+        yield {}
+        raise KeyError("k")
     yield from look_at(request)

@@ -46,7 +46,6 @@ def test_illegal_values_are_refused_by_name(values, message):
     [
         *[(config.TrainingConfig, {"seeds": seeds}) for seeds in ([0, "1"], [-1], 3, [0.5], [True])],
         *[(config.ScoreConfig, {"video": nothing}) for nothing in ("", [])],
-        (config.DynamicConfig, {"remove_camera": True}),
         (config.DynamicConfig, {"segment": 12}),
         (config.DynamicConfig, {"endpoint": ""}),
     ],
