@@ -154,7 +154,7 @@ def score(
         files = {kind: path or out / f"score.{kind}" for kind, path in files.items()}
     _check_targets(files, out)
     with without_noise():
-        from helpers.score import N_FACES, Unusable, as_text, load_scorer, score_all
+        from helpers.score import Unusable, as_text, load_scorer, score_all
 
     def report(result):
         if isinstance(result, Unusable):
@@ -163,17 +163,19 @@ def score(
             print(as_text(result), flush=True)
 
     page = files.pop("html")
-    scorer, faces = load_scorer(model), N_FACES if page else 0
-    results = score_all([video, *more], scorer, faces=faces, report=report, **files)
-    if failed := sum(isinstance(result, Unusable) for result in results):
-        print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
-    for path in filter(None, files.values()):
-        print(f"written: {path}", flush=True)
     if page:
         from helpers import workbook
 
-        workbook.score_page(results, model, page)
-        print(f"written: {page}")
+        log.info("scoring by notebook 09, which makes the page")
+        results = workbook.score_page([video, *more], model, page, **files)
+        for result in results:
+            report(result)
+    else:
+        results = score_all([video, *more], load_scorer(model), faces=0, report=report, **files)
+    if failed := sum(isinstance(result, Unusable) for result in results):
+        print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
+    for path in filter(None, [*files.values(), page]):
+        print(f"written: {path}", flush=True)
     return 1 if failed == len(results) else 0
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from helpers.attention import get_attention_weights, occlusion
 from helpers.backbones import Backbone, build_backbone
-from helpers.clips import LETTERS, TRAITS, as_line, load_clips, name_of, take_inventory, targets_of
+from helpers.clips import TRAITS, as_line, name_of, take_inventory
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.container import VideoError
 from helpers.crops import Job, face_crops, face_flows
@@ -28,14 +28,14 @@ from helpers.files import needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
-from helpers.names import clip_key, natural_order
+from helpers.names import natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
 from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
 from helpers.statistics import model_warnings
-from helpers.store import STREAMS, FeatureFile, read_arrays, reason_of, write_arrays
-from helpers.tracks import FaceTrack, NoFaceError, crop_at
+from helpers.store import STREAMS, FeatureFile, reason_of
+from helpers.tracks import FaceTrack, NoFaceError, crop_at, read_track
 from helpers.video import iter_frames, probe
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ WORDS = {"static": "face", "dynamic": "motion"}
 MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
 LOW_COVERAGE, MUCH_LONGER = 0.7, 1.5  # a score below the one, or so often the longest training clip, has a warning
 SHOWN = 50  # videos with figures of their own: more make a page too large for a phone
-EXAMPLES = 5  # videos that are tried until one shows its face throughout
 VALUES = ("score", "low", "high", "constant", "share_below")
 
 
@@ -183,15 +182,16 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     inputs = {stream: rows.features[None] for stream, rows in tokens.items()}
     inputs |= {f"{stream}_t_s": rows.t_s[None].astype("float32") for stream, rows in tokens.items()}
     raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
-    card, targets = scorer.card, scorer.card["targets"]
-    half = np.array([card["interval_half_width"][t] for t in targets])
-    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, index=targets).clip(0, 1)  # the scale
+    card = scorer.card
+    targets, levels = card["targets"], card["training_quantiles"]
+    half = pd.Series(card["interval_half_width"])[targets].to_numpy()
+    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, targets).clip(0, 1)  # the scale
+    below = [np.interp(r, levels[t], np.linspace(0, 1, len(levels[t]))) for t, r in zip(targets, raw, strict=True)]
+    values = values.assign(constant=pd.Series(card["constant"]), share_below=below)
     known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.training.items()}
     return ClipScore(
         video=name or Path(video).name,
         **values.to_dict(),
-        constant=card["constant"],
-        share_below={t: float(_share_below(raw[i], card, t)) for i, t in enumerate(targets)},
         face_coverage=track.coverage,
         warnings=card_warnings(card) + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
@@ -245,19 +245,6 @@ def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend
     return {"faces_t_s": [round(float(t), 3) for t in chosen], "faces": faces}
 
 
-def _share_below(values: np.ndarray | float, card: dict[str, Any], target: str) -> np.ndarray:
-    """Share of the training ratings below values, from the quantiles 0, 1/n, …, 1 that the card holds."""
-    quantiles = card["training_quantiles"][target]
-    return np.interp(values, quantiles, np.linspace(0, 1, len(quantiles)))
-
-
-def training_shares(card: dict[str, Any], bins: int = 20) -> dict[str, np.ndarray]:
-    """Share of the training ratings in equal parts of [0, 1], by target: (bins,), sum 1."""
-    edges = np.linspace(0, 1, bins + 1)
-    below = {target: _share_below(edges[1:-1], card, target) for target in card["targets"]}
-    return {target: np.diff(shares, prepend=0, append=1) for target, shares in below.items()}
-
-
 def clip_warnings(
     track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
 ) -> list[str]:
@@ -297,9 +284,9 @@ def card_warnings(card: dict[str, Any]) -> list[str]:
 
 def as_text(score: ClipScore) -> str:
     """The score as lines of text, each trait beside the constant."""
-    columns = {"constant": score.constant, "ratings below": score.share_below}
-    table = pd.DataFrame({"score": score.score, "from": score.low, "to (90 %)": score.high, **columns})
-    table.index = list(map(name_of, table.index))
+    named = dict(zip(VALUES, ("score", "from", "to (90 %)", "constant", "ratings below"), strict=True))
+    table = as_table([score]).set_index("target")[list(VALUES)].rename(columns=named).rename_axis(None)
+    table = table.loc[sorted(table.index, key=[*TRAITS, *table.index].index)].rename(index=name_of)
     lines = [score.video, table.to_string(float_format="{:.2f}".format)]
     return "\n".join([*lines, *(f"  note: {t}" for t in score.warnings), *(f"  remark: {t}" for t in score.remarks)])
 
@@ -321,6 +308,20 @@ def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
     return [(name if often[name] == 1 else path.relative_to(root).as_posix(), path) for name, path in found]
 
 
+def example(folder: Path, out: Path) -> Path:
+    """The video of a folder to begin with: one that shows its face at every look of 02 in the run `out`, and that the
+    run held out and has a rating of, if there is such a one; else the first.
+    """
+    (clips, _), held_out = take_inventory(folder), set()
+    if (out / "predictions.csv").exists():
+        rows = pd.read_csv(out / "predictions.csv", usecols=["split", "clip", "truth"]).dropna()
+        held_out = set(rows.loc[rows["split"].isin(["test", "live"]), "clip"])
+    keys = sorted(clips, key=lambda key: (key not in held_out, natural_order(key)))
+    tracks = ((key, out / "faces" / f"{key}.npz") for key in keys)
+    seen = (key for key, path in tracks if path.exists() and read_track(path).coverage == 1)
+    return folder / clips[next(seen, keys[0])] if keys else folder
+
+
 def score_all(
     paths: Iterable[str | Path],
     scorer: Scorer,
@@ -330,87 +331,32 @@ def score_all(
     csv: Path | None = None,
     report: Callable[[ClipScore | Unusable], None] = lambda result: None,
 ) -> list[ClipScore | Unusable]:
-    """Score the videos of `named_videos`, `report` each, and write the files of `write_scores`, also when interrupted.
+    """Score the videos of `named_videos`; `report` each, and write the files that are named after each: as JSON a
+    record of every video, without the faces, as CSV what `as_table` returns.
 
     A video that cannot be used is an `Unusable`, and the others go on.
     """
     results: list[ClipScore | Unusable] = []
-    try:
-        for name, path in named_videos(paths):
-            results.append(_score(path, scorer, name, faces))
-            report(results[-1])
-    finally:
-        write_scores(results, json=json, csv=csv)
+    for name, path in named_videos(paths):
+        try:
+            if path.is_dir():
+                raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
+            results.append(score_clip(path, scorer, name=name, faces=faces))
+        except BaseException as error:
+            results.append(Unusable(name, reason_of(error, path.name)))
+        report(results[-1])
+        if json:
+            records = [asdict(result) for result in results]
+            write_json(json, [{k: v for k, v in record.items() if k != "faces"} for record in records])
+        if csv:
+            with replacing(csv) as part:
+                as_table(results).to_csv(part, index=False, float_format="%.6g")
     return results
-
-
-def _score(path: Path, scorer: Scorer, name: str, faces: int = N_FACES) -> ClipScore | Unusable:
-    try:
-        if path.is_dir():
-            raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
-        return score_clip(path, scorer, name=name, faces=faces)
-    except BaseException as error:
-        return Unusable(name, reason_of(error, path.name))
-
-
-def score_example(folder: Path, scorer: Scorer, out: Path) -> ClipScore:
-    """Score one video of a folder: held out by the run in `out` and rated if there is one, its face always visible.
-
-    Of the first `EXAMPLES` that can be used the one with the most face is taken. ValueError where none can be used.
-    """
-    rated, clips, usable, result = ratings_of(out).index, take_inventory(folder)[0], [], "none"
-    for key in sorted(clips, key=lambda key: (key not in rated, natural_order(key))):
-        result = _score(folder / clips[key], scorer, clips[key])
-        usable += [result] if isinstance(result, ClipScore) else []
-        if len(usable) == EXAMPLES or (usable and usable[-1].face_coverage == 1 and not usable[-1].unlike):
-            break
-    if not usable:
-        raise ValueError(f"{folder} must hold a video that can be scored, got {result}")
-    return max(usable, key=lambda result: (not result.unlike, result.face_coverage))
-
-
-def ratings_of(out: Path) -> pd.DataFrame:
-    """Ratings of the clips that a run held out of training, index clip, a column per target; empty without a run."""
-    if not (out / "clips.csv").exists() or not (out / "predictions.csv").exists():
-        return pd.DataFrame()
-    clips = load_clips(out / "clips.csv")
-    said = pd.read_csv(out / "predictions.csv", usecols=["split", "clip"])
-    held_out = said.loc[said["split"].isin(["test", "live"]), "clip"].unique()
-    return clips.loc[clips.index.isin(held_out), targets_of(clips)].dropna()
-
-
-def write_scores(
-    results: Sequence[ClipScore | Unusable],
-    *,
-    json: Path | None = None,
-    csv: Path | None = None,
-    pictures: bool = False,
-) -> None:
-    """Write the files that are named: as JSON a record of each, without the faces, as CSV what `as_table` returns.
-
-    `pictures` writes the faces into an npz beside the JSON.
-    """
-    if json:
-        records = [asdict(result) for result in results]
-        faces = {f"faces_{n}": np.array(record.pop("faces", [])) for n, record in enumerate(records)}
-        write_json(json, records)
-        if pictures:
-            write_arrays(json.with_suffix(".npz"), **faces)
-    if csv:
-        with replacing(csv) as part:
-            as_table(results).to_csv(part, index=False, float_format="%.6g")
 
 
 def read_scores(json: Path) -> list[ClipScore | Unusable]:
-    """Read what `write_scores` wrote with pictures; traits in their order, which a JSON file does not keep."""
-    faces, results = read_arrays(needs(json.with_suffix(".npz"), "python -m helpers score with --html")), []
-    for n, record in enumerate(read_json(json)):
-        if "failed" not in record:
-            order = sorted(record["score"], key=lambda target: (*TRAITS, target).index(target))
-            record |= {name: {target: record[name][target] for target in order} for name in VALUES}
-            record["faces"] = list(faces[f"faces_{n}"])
-        results.append(Unusable(**record) if "failed" in record else ClipScore(**record))
-    return results
+    """Read what `score_all` wrote as JSON."""
+    return [Unusable(**record) if "failed" in record else ClipScore(**record) for record in read_json(json)]
 
 
 def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
@@ -430,13 +376,3 @@ def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
             rows.append(about | {"target": target} | {name: getattr(result, name)[target] for name in VALUES})
     columns = ["video", "target", *VALUES, "face_coverage", "duration_s", "warnings", "remarks", "failed"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def in_context(results: Sequence[ClipScore], card: dict[str, Any], ratings: pd.DataFrame) -> pd.DataFrame:
-    """`as_table`, with the `rating` of each clip where it is known (`ratings_of`), and the model's `r2` by target."""
-    r2 = card.get("metrics", {}).get("r2", {})
-    table = as_table(results)
-    rated = ratings.stack().to_dict() if len(ratings) else {}
-    pairs = zip(table["video"].map(clip_key), table["target"], strict=True)
-    names = table["target"].replace(dict(zip(TRAITS, LETTERS, strict=True)))
-    return table.assign(rating=[rated.get(pair) for pair in pairs], r2=names.map(r2))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 import yaml
 
 from helpers.config import NOTEBOOKS
-from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, write_json
+from helpers.files import ROOT, DiskFullError, disk_full, read_json, replacing, resolve, write_json
 
 log = logging.getLogger(__name__)
 
@@ -217,23 +218,30 @@ def write_report(out: str | Path) -> Path:
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
 
 
-def score_page(results: Sequence[Any], model: Path, page: Path) -> None:
-    """Execute notebook 09 on what `helpers.score` found, and export it as a page.
+def score_page(videos: Sequence[Path], model: Path, page: Path, **files: Path | None) -> list[Any]:
+    """Score videos by notebook 09, write the further `files` that are named (`json`, `csv`), also when interrupted, and
+    export the notebook as a page; returns what `helpers.score.score_all` does.
 
     Where it fails, the error names its executed copy, which then stays beside the page.
     """
     from helpers.report import export
-    from helpers.score import write_scores
+    from helpers.score import read_scores
 
     copy = page.with_name(f"{page.stem}_{SCORE}.ipynb")
-    title = f"What viewers would say of {results[0].video}" if len(results) == 1 else f"Scores of {len(results)} videos"
     with TemporaryDirectory() as folder:
-        scored = Path(folder) / "score.json"
-        write_scores(results, json=scored, pictures=True)
-        parameters = {"out_dir": folder, "video": str(scored), "model_dir": os.path.abspath(model)}
-        execute(SCORE, parameters, Path(folder), copy)
-    export(copy, page, title)
+        paths = {"video": [os.path.abspath(path) for path in videos], "model_dir": os.path.abspath(model)}
+        try:
+            execute(SCORE, paths | {"out_dir": folder}, Path(folder), copy)
+        finally:
+            for kind, path in files.items():
+                if path and (made := Path(folder, f"score.{kind}")).exists():
+                    with replacing(path) as part:
+                        shutil.copyfile(made, part)
+        results = read_scores(Path(folder, "score.json"))
+    names = results[0].video if len(results) == 1 else f"{len(results)} videos"
+    export(copy, page, f"What viewers would say of {names}")
     copy.unlink()
+    return results
 
 
 def execute(name: str, parameters: dict[str, Any], out: Path, copy: Path | None = None) -> Path:

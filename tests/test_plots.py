@@ -358,7 +358,7 @@ DRAWN = {
         [*VIEW.attention[:, :, 2].ravel(), VIEW.speed[2].mean()],
     ),
     "score": (
-        lambda: score.plot_score(made_up(), dict.fromkeys(TRAITS, np.array([0.1, 0.4, 0.3, 0.2]))),
+        lambda: score.plot_score(made_up()),
         lambda ax: [one.get_xdata()[0] for one in ax[0].lines if one.get_marker() == "o" and len(one.get_xdata())],
         list(VALUES.values()),
     ),
@@ -427,7 +427,6 @@ SAID = {
         "the same clip",
     ),
     "no pictures": (lambda: attention.plot_segment(SimpleNamespace(**vars(VIEW) | {"crops": None}), 1), "no picture"),
-    "no training ratings": (lambda: score.plot_score(made_up()), "above 10%"),
 }
 
 

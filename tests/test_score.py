@@ -8,18 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from numbered import write_numbered
-from scored import VALUES, made_up, scorer_of
+from scored import made_up, scorer_of
 
 from helpers import score, workbook
 from helpers.__main__ import main
 from helpers.align import read_aligned
 from helpers.clips import TRAITS
+from helpers.config import PreparationConfig
+from helpers.faces import track_clip
 from helpers.files import ROOT, read_json, write_json
 from helpers.metrics import conformal_quantile
 from helpers.model import CompletePersonalityModel
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.score import Unusable
-from helpers.tracks import NoFaceError
+from helpers.tracks import NoFaceError, write_track
 
 DATA = ROOT / "data_sample"
 AWKWARD = DATA / "awkward"
@@ -90,8 +92,6 @@ def test_a_video_without_a_face_is_refused_with_the_reason(scorer, tmp_path):
     shutil.copy(AWKWARD / "no_face.mp4", tmp_path)
     with pytest.raises(NoFaceError, match="no face"):
         score.score_clip(tmp_path / "no_face.mp4", scorer)
-    with pytest.raises(ValueError, match=r"no_face\.mp4.*no face"):
-        score.score_example(tmp_path, scorer, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,9 @@ def test_what_is_odd_about_picture_and_faces_is_remarked_once_in_text_json_and_t
     track = SimpleNamespace(decoder=f"pyav 18.1.0 (ffmpeg), h264, software; {hdr}", remarks="3 shots; a still face")
     remarks = score.clip_remarks(path, track)
     assert remarks == [hdr, "3 shots", "a still face"]
-    made = [made_up("hdr.mp4", remarks=remarks)]
-    score.write_scores(made, json=tmp_path / "score.json", csv=tmp_path / "score.csv")
-    assert read_json(tmp_path / "score.json")[0]["remarks"] == remarks
-    assert "; ".join(remarks) in (tmp_path / "score.csv").read_text()
-    assert all(text in score.as_text(made[0]) for text in remarks)
+    made = made_up("hdr.mp4", remarks=remarks)
+    assert score.as_table([made])["remarks"][0] == "; ".join(remarks)
+    assert all(text in score.as_text(made) for text in remarks)
 
 
 @pytest.mark.slow
@@ -160,15 +158,6 @@ def test_intervals_hold_nine_of_ten_new_ratings_of_their_kind():
     assert 0.89 < np.mean(inside) < 0.93  # exact: ceil(76 * 0.9) / 76 = 0.908
 
 
-def test_the_training_ratings_come_from_their_quantiles():
-    ratings = np.random.default_rng(0).beta(2, 3, 5000)
-    card = {"targets": ["a", "b"], "training_quantiles": {"a": np.quantile(ratings, np.linspace(0, 1, 101))}}
-    card["training_quantiles"]["b"] = [0, 0, 0.5, 1, 1]
-    shares = score.training_shares(card)["a"]
-    np.testing.assert_allclose(shares, np.histogram(ratings, 20, (0, 1))[0] / 5000, atol=0.004)
-    assert score.training_shares(card, 4)["b"].sum() == 1
-
-
 def test_videos_are_named_by_file_or_by_their_path_below_a_folder(tmp_path):
     for path in ("folder/b/clip 10.mp4", "folder/b/clip 2.mp4", "folder/a.mp4", "other/a.mp4", "c.mp4"):
         (tmp_path / path).parent.mkdir(exist_ok=True, parents=True)
@@ -181,120 +170,104 @@ def test_videos_are_named_by_file_or_by_their_path_below_a_folder(tmp_path):
     assert named[1][1] == tmp_path / "folder" / "b" / "clip 2.mp4"
 
 
-def test_one_bad_video_is_listed_and_what_ends_the_list_leaves_what_is_there(tmp_path, monkeypatch):
+@pytest.fixture
+def made_up_scores(monkeypatch):
+    """Scores of videos by their names; what is an error is raised."""
+    given = {}
+
     def score_clip(path, scorer, *, name, faces):
-        if name in errors:
-            raise errors[name]
+        if isinstance(given.get(name), BaseException):
+            raise given[name]
         return made_up(name)
 
-    errors = {"bad.mp4": NoFaceError("bad.mp4: no face found"), "stop.mp4": KeyboardInterrupt()}
     monkeypatch.setattr(score, "score_clip", score_clip)
+    return given
+
+
+def test_one_bad_video_is_listed_and_what_ends_the_list_leaves_what_is_there(tmp_path, made_up_scores):
+    made_up_scores |= {"bad.mp4": NoFaceError("bad.mp4: no face found"), "stop.mp4": KeyboardInterrupt()}
     (tmp_path / "empty").mkdir()
-    paths = [tmp_path / name for name in ("bad.mp4", "good.mp4", "empty")]
-    bad, good, empty = score.score_all(paths, None)
-    assert bad == Unusable("bad.mp4", "no face found")
-    assert good.video == "good.mp4"
-    assert "no videos" in empty.failed
+    paths = [tmp_path / name for name in ("good.mp4", "bad.mp4", "empty")]
+    json, csv = tmp_path / "score.json", tmp_path / "score.csv"
     with pytest.raises(KeyboardInterrupt):
-        score.score_all([*paths, tmp_path / "stop.mp4"], None, json=tmp_path / "score.json")
-    assert len(read_json(tmp_path / "score.json")) == 3
-
-
-def test_the_files_say_the_same(tmp_path):
-    results = [made_up("a.mp4"), Unusable("b.mp4", "no face")]
-    json, csv = tmp_path / "out" / "score.json", tmp_path / "out" / "score.csv"
-    score.write_scores(results, json=json, csv=csv, pictures=True)
-    records, back, table = read_json(json), score.read_scores(json), pd.read_csv(csv)
-    assert records[0]["score"] == VALUES
+        score.score_all([*paths, tmp_path / "stop.mp4"], None, json=json, csv=csv)
+    good, bad, empty = score.read_scores(json)
+    assert (bad, good.video) == (Unusable("bad.mp4", "no face found"), "good.mp4")
+    assert "no videos" in empty.failed
+    assert score.as_text(good) == score.as_text(made_up("good.mp4"))
+    records, table = read_json(json), pd.read_csv(csv)
     assert records[0].keys() == {field.name for field in dataclasses.fields(score.ClipScore)} - {"faces"}
-    assert records[1] == {"video": "b.mp4", "failed": "no face"}
-    assert score.as_text(back[0]) == score.as_text(results[0])
-    np.testing.assert_array_equal(back[0].faces, results[0].faces)
-    assert back[1] == results[1]
     assert table.columns.tolist() == [
         "video", "target", "score", "low", "high", "constant", "share_below", "face_coverage", "duration_s", "warnings",
         "remarks", "failed",
     ]  # fmt: skip
     assert table["target"].tolist()[:5] == list(TRAITS)
     assert table["high"].tolist()[:5] == pytest.approx([records[0]["high"][trait] for trait in TRAITS], rel=1e-5)
-    assert table.iloc[5][["video", "failed"]].tolist() == ["b.mp4", "no face"]
+    assert table.iloc[5][["video", "failed"]].tolist() == ["bad.mp4", "no face found"]
     assert table.iloc[5][["target", "score", "warnings"]].isna().all()
 
 
-def test_the_example_is_a_rated_clip_that_was_held_out_and_shows_its_face(tmp_path, monkeypatch):
-    for name in "abcd":
+def test_the_example_is_a_rated_clip_that_was_held_out_and_shows_its_face(tmp_path):
+    for name in ("a 10", "a 2", "b", "c"):
         (tmp_path / f"{name}.mp4").touch()
-    rated = dict.fromkeys(TRAITS, 0.5)
-    clips = pd.DataFrame({"path": [f"{k}.mp4" for k in "abcd"], "source": list("abcd"), "split": ""} | rated)
-    clips.assign(bytes=1).set_index(pd.Index(list("abcd"), name="key")).to_csv(tmp_path / "clips.csv")
-    said = pd.DataFrame({"split": ["validation", "test", "live"], "clip": ["a", "c", "d"]})
+    assert score.example(tmp_path, tmp_path).name == "a 2.mp4"  # nothing is known of any
+    said = pd.DataFrame({"split": ["validation", "live", "test"], "clip": ["a 2", "b", "c"], "truth": [0.5, None, 0.5]})
     said.to_csv(tmp_path / "predictions.csv")
-    coverage = {"a.mp4": 1, "b.mp4": 1, "c.mp4": 0.4, "d.mp4": 0.9}
-    monkeypatch.setattr(
-        score, "score_clip", lambda path, scorer, name, faces: made_up(name, face_coverage=coverage[path.name])
-    )
-    monkeypatch.setattr(score, "EXAMPLES", 2)
-    example = score.score_example(tmp_path, None, tmp_path)
-    assert example.video == "d.mp4"
-    table = score.in_context([example, made_up("a.mp4")], scorer_of(tmp_path).card, score.ratings_of(tmp_path))
-    assert table["rating"].tolist()[:5] == [0.5] * 5
-    assert table["rating"].isna().tolist()[5:] == [True] * 5
-    assert table["r2"].tolist()[:4] == [0.11, 0.22, 0.33, 0.44]
+    track = track_clip(CLIP, PreparationConfig())
+    for name, coverage in (("a 2", 0.4), ("a 10", 1), ("b", 1), ("c", 1)):
+        write_track(tmp_path / "faces" / f"{name}.npz", dataclasses.replace(track, coverage=coverage))
+    assert score.example(tmp_path, tmp_path).name == "c.mp4"
+    (tmp_path / "faces" / "c.npz").unlink()
+    assert score.example(tmp_path, tmp_path).name == "a 10.mp4"
 
 
 @pytest.mark.parametrize(("usable", "status"), [((True, False), 0), ((False, False), 1)])
-def test_the_command_lists_failures_and_fails_only_without_a_score(tmp_path, monkeypatch, capsys, usable, status):
-    results = {f"{n}.mp4": made_up(f"{n}.mp4") if well else None for n, well in enumerate(usable)}
-
-    def score_clip(path, scorer, *, name, faces):
-        if not results[name]:
-            raise NoFaceError(f"{path.name}: no face")
-        return results[name]
-
+def test_the_command_lists_failures_and_fails_only_without_a_score(
+    tmp_path, monkeypatch, capsys, made_up_scores, usable, status
+):
     monkeypatch.setattr(score, "load_scorer", scorer_of)
-    monkeypatch.setattr(score, "score_clip", score_clip)
-    monkeypatch.setattr(workbook, "score_page", lambda results, model, page: page.touch())
-    (tmp_path / "o").mkdir()
-    for files in (["--json", str(tmp_path / "s.json")], ["--out", str(tmp_path / "o")]):
-        csv = ["--csv", str(tmp_path / "t.csv")]
-        assert main(["score", *results, "--model", str(tmp_path), *csv, *files]) == status
-        said = capsys.readouterr()
-        assert "error: 1.mp4: no face" in said.err
-        assert ("openness (O)" in said.out) == usable[0]
-        assert len(pd.read_csv(tmp_path / "t.csv")) == 5 * usable.count(True) + usable.count(False)
-    assert read_json(tmp_path / "s.json") == read_json(tmp_path / "o" / "score.json")
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["score.html", "score.json"]
+    made_up_scores |= {f"{n}.mp4": NoFaceError("no face") for n, well in enumerate(usable) if not well}
+    files = ["--json", str(tmp_path / "s.json"), "--csv", str(tmp_path / "t.csv")]
+    assert main(["score", "0.mp4", "1.mp4", "--model", str(tmp_path), *files]) == status
+    said = capsys.readouterr()
+    assert "error: 1.mp4: no face" in said.err
+    assert ("openness (O)" in said.out) == usable[0]
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 5 * usable.count(True) + usable.count(False)
+    assert len(read_json(tmp_path / "s.json")) == 2
 
 
 @pytest.fixture(scope="module")
-def score_page(tmp_path_factory):
-    """Path of the page of two scores and a failure, by notebook 09."""
-    folder = tmp_path_factory.mktemp("model")
-    write_json(folder / "card.json", scorer_of(folder).card)
-    results = [made_up("a.mp4"), made_up("b.mp4"), Unusable("c.mp4", "no face found")]
-    workbook.score_page(results, folder, folder / "page" / "all.html")
-    return folder / "page" / "all.html"
+def scored_folder(model_dir, tmp_path_factory):
+    """The folder of `score --out`, of a video with a name to be escaped and one without a face."""
+    folder = tmp_path_factory.mktemp("scores")
+    shutil.copy(CLIP, named := folder / "one <b>thing.mp4")
+    videos = [str(named), str(AWKWARD / "no_face.mp4")]
+    assert main(["score", *videos, "--model", str(model_dir), "--out", str(folder / "out")]) == 0
+    return folder / "out"
 
 
-def test_the_page_shows_every_score_and_nothing_else_is_left(score_page):
-    text = score_page.read_text(encoding="utf-8")
-    assert all(fact in text for fact in ("a.mp4", "b.mp4", "“c.mp4”: no face found", "One &lt;b&gt;thing"))
-    assert text.count("data:image/png;base64,") == 4
-    assert [path.name for path in score_page.parent.iterdir()] == ["all.html"]
+@pytest.mark.slow
+def test_with_a_page_notebook_09_scores_and_nothing_else_is_left(scored_folder):
+    assert sorted(path.name for path in scored_folder.iterdir()) == ["score.csv", "score.html", "score.json"]
+    good, bad = score.read_scores(scored_folder / "score.json")
+    assert (good.video, bad.video) == ("one <b>thing.mp4", "no_face.mp4")
+    text = (scored_folder / "score.html").read_text(encoding="utf-8")
+    assert all(fact in text for fact in ("one &lt;b&gt;thing.mp4", "“no_face.mp4”", "random weights"))
+    assert text.count("data:image/png;base64,") == 2
 
 
 def test_a_page_that_cannot_be_made_leaves_the_failed_notebook_that_the_error_names(tmp_path):
     copy = tmp_path / "page_09_score_a_clip.ipynb"
     with pytest.raises(workbook.WorkbookError, match=copy.name):
-        workbook.score_page([made_up("a.mp4")], tmp_path / "nothing", tmp_path / "page.html")
+        workbook.score_page([CLIP], tmp_path / "nothing", tmp_path / "page.html")
     assert copy.exists()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1100, 390])
-def test_the_page_opens_in_a_browser(page, score_page, width):
+def test_the_page_opens_in_a_browser(page, scored_folder, width):
     page.page.set_viewport_size({"width": width, "height": 800})
-    page.page.goto(score_page.as_uri())
+    page.page.goto((scored_folder / "score.html").as_uri())
     assert page.page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     assert page.page.evaluate("[...document.images].every(image => image.clientWidth > 100)")
     assert page.errors == page.outside == []

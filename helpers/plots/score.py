@@ -1,9 +1,6 @@
-"""Figures of 09: the scores of one clip in context, when the model looked, and what moved the scores.
+"""Figures of 09, of a `helpers.score.ClipScore`: its scores, when the model looked, and what moved the scores."""
 
-In: a `helpers.score.ClipScore`.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,19 +10,11 @@ from helpers.clips import name_of
 from helpers.plots import TRAIT_COLORS, axes, named_rows, panels, picture_at
 
 
-def plot_score(result, shares: Mapping[str, np.ndarray] | None = None) -> Axes:
-    """Draw each trait's score with its interval, the constant beside it, and the share of ratings below it.
-
-    `shares`: by target, share of the training ratings in equal parts of [0, 1], drawn behind.
-    """
+def plot_score(result) -> Axes:
+    """Draw each trait's score with its interval, the constant beside it, and the share of ratings below it."""
     ax = axes(None, (7, 0.6 * len(result.score) + 1.2), grid="x", title=result.video, xlim=(0, 1))
     for row, (target, value) in enumerate(result.score.items()):
         color = TRAIT_COLORS.get(target, "C0")
-        if shares is not None:  # bars that stand on the lower edge of the row
-            share, width = shares[target], 1 / len(shares[target])
-            look = {"bottom": row + 0.42, "align": "edge", "color": "0.87", "lw": 0, "zorder": 0.5}
-            label = "" if row else "training ratings"
-            ax.bar(np.arange(len(share)) * width, -0.8 * share / share.max(), width, label=label, **look)
         ax.hlines(row, result.low[target], result.high[target], color=color, lw=7, alpha=0.5)
         ax.plot(value, row, "o", color=color, ms=9, mec="w", clip_on=False, zorder=3)
         ax.plot(result.constant[target], row, "|", color="0.2", ms=20, mew=2)
@@ -34,7 +23,7 @@ def plot_score(result, shares: Mapping[str, np.ndarray] | None = None) -> Axes:
     ax.plot([], [], "|", color="0.2", ms=12, mew=2, label="constant predictor")
     named_rows(ax, list(map(name_of, result.score)))
     ax.set_xlabel("apparent trait (scale of the ratings); right: share of training ratings below the score")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=3)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2)
     return ax
 
 
