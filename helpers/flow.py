@@ -100,7 +100,8 @@ class FlowFile:
     """The flow of one clip as it is stored.
 
     Attributes:
-        codes: int16 (n, H, W, 2), steps of `quantum_px`; `shape` says the same, to be read without them.
+        codes: int16 (n, H, W, 2), steps of `quantum_px` as differences from row to row, which take half the bytes.
+        shape: (4,), that of `codes`, to be read without them.
         t_s: float64 (n,), when each field's first frame is shown, in seconds.
         fps: Frames per second that "per frame" means.
         method: How it was computed, one of `METHODS` or another name.
@@ -123,7 +124,7 @@ class FlowFile:
 
     def fields(self, places: int | slice) -> np.ndarray:
         """One or some fields: float32 ([k,] H, W, 2), pixels per frame."""
-        return self.codes[places] * np.float32(self.quantum_px)
+        return np.cumsum(self.codes[places], axis=-3, dtype=np.int16) * np.float32(self.quantum_px)
 
 
 def write_flow(
@@ -153,6 +154,7 @@ def write_flow(
     codes = np.round(np.clip(flow.astype(np.float32, copy=False), -clip_px, clip_px) / STEP_PX).astype(np.int16)
     about = {"fps": float(fps), "method": method, "clip_px": float(clip_px), "quantum_px": STEP_PX}
     clamped_share = float((np.abs(flow) > clip_px).mean())
+    codes = np.diff(codes, axis=1, prepend=np.int16(0))  # 16-bit numbers wrap around, and back
     write_arrays(path, codes=codes, shape=codes.shape, t_s=t_s, **about, clamped_share=clamped_share)
 
 
