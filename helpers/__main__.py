@@ -258,18 +258,16 @@ def large(
 @app.command
 def features(
     *,
-    source: Annotated[Path, option("a folder of a file per clip, a .npy or a .csv file", "SOURCE", name="from")],
+    source: Annotated[Path, option("a folder of a file per clip, or a .csv file", "SOURCE", name="from")],
     stream: Annotated[Literal["static", "dynamic"], option("which of the two they are")],
     data: Annotated[Path, option("folder of clips")],
     out: Annotated[Path, option("the run's folder")],
-    index: Annotated[Path | None, option("says whose the rows of a .npy are", "FILE.csv")] = None,
     fps: Annotated[float | None, option("frames per second, for rows without times")] = None,
 ) -> int:
     """Take features that were made elsewhere for a run's 03 or 04."""
     from helpers import external, workbook
 
-    how = {"data": data, "index": index, "fps": fps}
-    manifest = external.import_features(source, out, stream, **how, progress=sys.stderr.isatty())
+    manifest = external.import_features(source, out, stream, data=data, fps=fps, progress=sys.stderr.isatty())
     if manifest["counts"]["made"]:
         workbook.forget(out, "05")
     print(external.as_text(manifest))
