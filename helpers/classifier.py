@@ -27,7 +27,7 @@ from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
 from helpers.model import PACKAGE
 from helpers.pipeline import rows_of_clip
-from helpers.serializer import saved_config
+from helpers.serializer import load_model
 from helpers.statistics import model_warnings
 from helpers.train import computing_in
 from helpers.video import backend_name
@@ -155,26 +155,6 @@ def build_classifier(feature_dim: int, n_classes: int, cfg: ClassificationConfig
         return FrameClassifier(feature_dim, n_classes, cfg.units, cfg.dropout_rate, cfg.components)
 
 
-def load_classifier(path: str | Path, feature_dim: int) -> FrameClassifier:
-    """Load a saved classifier for features of this width.
-
-    Raises:
-        ValueError: It is no such model, or was trained on features of another width; it is not loaded then.
-    """
-    trained = saved_config(path).get("feature_dim")
-    if trained is None:
-        raise ValueError(
-            f"{path} must be a model of classes, got another, such as one of traits. "
-            "Name the folder classification/model of a run, or a .keras file in it."
-        )
-    if trained != feature_dim:
-        raise ValueError(
-            f"{path} must fit features of {feature_dim} channels, it was trained on {trained}. "
-            "Extract with the backbone that it was trained on, or name another checkpoint."
-        )
-    return keras.saving.load_model(path, compile=False)
-
-
 def frame_means(features: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Mean over the frames that the mask keeps, float64 (N, D): a clip as a bag of frames, its order forgotten."""
     return np.stack([x[kept].mean(axis=0, dtype="float64") for x, kept in zip(features, mask, strict=True)])
@@ -216,7 +196,7 @@ def load_clip_classifier(folder: str | Path) -> ClipClassifier:
         )
     cfg = ClassificationConfig.checked(card["config"] | {"tta_views": card["tta_views"]})
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
-    members = [load_classifier(Path(folder) / name, backbone.feature_dim) for name in card["checkpoints"]]
+    members = [load_model(Path(folder) / name, feature_dim=backbone.feature_dim) for name in card["checkpoints"]]
     forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
     return ClipClassifier(members, card, cfg, backbone, forward)
 

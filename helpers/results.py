@@ -209,7 +209,7 @@ def _ratings_given(bank: Aligned) -> dict[str, Any]:
 
 def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
     path = cfg.out / "analysis.json"
-    agreement = read_json(path)["reliability"] if path.exists() else None
+    agreement = read_json(path).get("reliability") if path.exists() else None
     return agreement and {
         name: {letter_of(target): row[f"max_{name}"] for target, row in agreement.items()} for name in ("r2", "pearson")
     }

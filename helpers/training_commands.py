@@ -6,10 +6,9 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
-from tyro.constructors import PrimitiveConstructorSpec
 from tyro.extras import SubcommandApp
 
 TRAINING, CLASSES = "06_training", "08_clip_classification"  # sections of a file given with `--params`
@@ -21,15 +20,7 @@ def option(text: str, metavar: str | None = None, *, name: str | None = None) ->
     return arg(help=text, metavar=metavar, name=name, help_behavior_hint="")
 
 
-_CHOICE = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="{pretrained,random}",
-    instance_from_str=lambda given: given[0],
-    is_instance=lambda value: value in (None, "pretrained", "random"),
-    str_from_instance=lambda value: [str(value)],
-    choices=("pretrained", "random"),
-)  # a Literal or None would list None among the choices
-Pretrained = Annotated[str | None, _CHOICE, option("published ones, or none; default: pretrained")]
+Pretrained = Annotated[Literal["pretrained", "random"] | None, option("published ones, or none; default: pretrained")]
 Video = Positional[Annotated[Path, option("a video file, or a folder of them", "VIDEO")]]
 Params = Annotated[Path | None, option("further parameters, in a section for this notebook", "FILE.yaml")]
 Videos = Positional[Annotated[tuple[Path, ...], option("further ones", "[VIDEO ...]")]]
@@ -49,26 +40,22 @@ def compare(
     models: Annotated[str | None, option("names, or all (default), short", "NAMES")] = None,
     params: Params = None,
 ) -> int:
-    """Train models on the same clips and compare them in one table."""
+    """Train models on the same clips and compare them in one table, `models.csv`."""
     from helpers.config import TrainingConfig
     from helpers.files import FolderLock, replacing, resolve
 
     with without_noise():
-        from helpers import experiment, report, results, variants
+        from helpers import experiment, report, results
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
     own = {"bank_dir": data, "out_dir": out, "models": models}
     cfg = TrainingConfig.checked(default | _given(TRAINING, params, own))
     folder = resolve(cfg.bank_dir)
-    clips = experiment.TrainingData(folder, None, f"the clips of {folder.name}")
-    with FolderLock(cfg.out):
-        found = results.run_table(clips, cfg)
-    networks = variants.own_architectures(experiment.rated_clips(clips), cfg, list(found["models"]))
-    table = results.as_table(found).join(variants.compare_architectures(networks))
-    with replacing(cfg.out / "models.csv") as part:
+    with FolderLock(cfg.out), replacing(cfg.out / "models.csv") as part:
+        found = results.run_table(experiment.TrainingData(folder, None, f"the clips of {folder.name}"), cfg)
+        table = results.as_table(found)
         table.to_csv(part, float_format="%.6g")
-    shown = table.loc[:, :"over_constant_high"].round(3).to_string()
-    print(shown, "", *report.verdicts(found), f"all of it is in {cfg.out}", sep="\n")
+    print(table.round(3).to_string(), "", *report.verdicts(found), f"all of it is in {cfg.out}", sep="\n")
     return 0
 
 
@@ -114,22 +101,23 @@ def predict(
 ) -> int:
     """Score rows of features, or trees of faces and flow."""
     arrays = {"static_features": static_features, "dynamic_features": dynamic_features}
-    trees = {"face_dir": face_dir, "flow_dir": flow_dir}
-    given = [name for name, path in (arrays | trees).items() if path is not None]
-    if given not in (list(arrays), list(trees)):
-        named = ", ".join(f"--{name}" for name in sorted(given)) or "none of them"
+    trees, rates = {"face_dir": face_dir, "flow_dir": flow_dir}, {"faces_fps": faces_fps, "flow_fps": flow_fps}
+    given = [name for name, value in (arrays | trees | rates).items() if value is not None]
+    if given != list(arrays) and given[:2] != list(trees):
+        named = ", ".join(f"--{name}" for name in given) or "none of them"
         raise ValueError(
-            f"predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir, got {named}."
+            "predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir with their rates, "
+            f"got {named}."
         )
     with without_noise():
-        from helpers import training_system, tree_scores
+        from helpers import training_system
 
-    if given == list(trees):
-        rates = {"faces_fps": faces_fps, "flow_fps": flow_fps}
-        scores = tree_scores.predict_trees(model, *trees.values(), output, **rates, progress=sys.stderr.isatty())
-        print(f"the clip of each row is in {output.stem}_ids.txt beside it")
-    else:
+    if given == list(arrays):
         scores = training_system.predict_features(model, *arrays.values(), output)
+    else:
+        progress = sys.stderr.isatty()
+        scores = training_system.predict_trees(model, *trees.values(), output, **rates, progress=progress)
+        print(f"the clip of each row is in {output.stem}_ids.txt beside it")
     print(f"{output}: {len(scores)} rows of {scores.shape[1]} scores")
     return 0
 

@@ -1,12 +1,12 @@
-"""Training from plain arrays in one call: `.npy` files whose rows belong together become the clips that 05 aligns.
+"""Training from plain arrays whose rows belong together, and scores of arrays or of stored faces and flow.
 
 In: `static_features.npy` (N, D) or (N, T, D), `dynamic_features.npy` likewise, `labels.npy` (N, k), and perhaps a file
 that says whose the rows are. Out: a folder per experiment with the JSON of the callbacks, `analysis.json`,
-`predictions.csv` and figures; the model with its card.
+`predictions.csv` and a figure; the model with its card; scores as `.npy`.
 """
 
 import logging
-import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,24 @@ import numpy as np
 import pandas as pd
 
 from helpers import plots
-from helpers.align import Aligned
+from helpers.align import Aligned, align_streams
 from helpers.callbacks import read_logs, watchers
 from helpers.clips import TRAITS
-from helpers.config import TrainingConfig
+from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.experiment import Job, split_of
-from helpers.files import file_sha256, read_json, replacing, resolve, write_json
-from helpers.metrics import as_summary, score_table
-from helpers.plots import training as figures
-from helpers.ratings import read_positional
-from helpers.results import LICENCE, prediction_rows, split_facts
-from helpers.serializer import card_beside, load_model, model_card
+from helpers.extract import extract_dynamic, extract_static, open_tree
+from helpers.files import differences, file_sha256, needs, read_json, replacing, resolve, write_json
+from helpers.names import match_clips
+from helpers.plots.training import plot_dashboard
+from helpers.reduction import read_reduction
+from helpers.results import LICENCE, prediction_rows, summarise
+from helpers.score import check_weights, read_card
+from helpers.serializer import card_file, load_model, save_model
 from helpers.splits import source_of
-from helpers.statistics import CAVEATS, compare_models
+from helpers.statistics import CAVEATS
 from helpers.store import STREAMS
-from helpers.train import Trainer
-from helpers.variants import TOKEN_MODEL, start_model
+from helpers.train import Trainer, fingerprint
+from helpers.variants import BASELINES, TOKEN_MODEL, start_model
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,14 @@ class TrainingSystem:
     ):
         self.paths = [Path(path) for path in (static_features_path, dynamic_features_path, labels_path)]
         self.data, self.order_trusted = read_arrays_by_row(*self.paths, ids_path), ids_path is None
-        named = Path(experiment_name)
+        named, seed = Path(experiment_name), config.seeds[0]
         self.folder = resolve(named if len(named.parts) > 1 else Path("results") / named)
-        self.config = replace(config, split="random") if self.order_trusted else config
-        self.job = Job(TOKEN_MODEL, config.seeds[0])
+        self.config = replace(config, seeds=[seed], models="constant", out_dir=str(self.folder))
+        if self.order_trusted:
+            self.config = replace(self.config, split="random")
         if self.config.split == "random":
             log.warning("rows are split at random: clips of one source may lie on both sides, and results flatter")
-        self.split = split_of(self.data, self.config, self.job.seed)
+        self.seed, self.split = seed, split_of(self.data, self.config, seed)
 
     def train_model(
         self, model: keras.Model | None = None, batch_size: int = 32, epochs: int = 50
@@ -83,73 +86,67 @@ class TrainingSystem:
         Returns:
             The network, and one row per epoch: epoch, loss, val_loss (mean squared errors).
         """
-        model, parts = model or start_model(TOKEN_MODEL, self.data, self.config, self.job.seed), []
+        model, parts = model or start_model(TOKEN_MODEL, self.data, self.config, self.seed), []
         for name in ("train", "validation"):
             rows = (self.split == name) & self.data.rated
             if not rows.any():
                 raise ValueError(f"labels must hold rated rows for {name}, got none of {len(rows)}. Add ratings.")
             parts.append((self._inputs(rows), self.data.labels[rows]))
-        keras.utils.set_random_seed(self.job.seed)
+        keras.utils.set_random_seed(self.seed)
         cfg = replace(self.config, batch_size=batch_size, epochs=epochs)
+        known = fingerprint(cfg.as_dict(), [*model.get_weights(), *keras.tree.flatten(parts)])
         callbacks = watchers(self.folder, self.folder / "tensorboard" if cfg.tensorboard else None)
-        return model, Trainer(model, cfg).fit(model, *parts, state=self.folder / STATE, callbacks=callbacks)
+        how = {"state": self.folder / STATE, "known": known, "callbacks": callbacks}
+        return model, Trainer(model, cfg).fit(model, *parts, **how)
 
-    def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _inputs(self, rows: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """What the network takes: sequences, or vectors where rows are such."""
         taken = {name: getattr(self.data, f"{name}_features")[rows] for name in STREAMS}
-        return {name: array if form_of(array) == "sequence" else array[:, 0] for name, array in taken.items()}
+        return {name: array[:, 0] if array.shape[1] == 1 else array for name, array in taken.items()}
 
     def analyze_results(self, model: keras.Model, history: pd.DataFrame) -> dict[str, Any]:
-        """Score the test rows beside the constant predictor; write `analysis.json`, `predictions.csv`, figures.
+        """Score the test rows beside the constant predictor; write `analysis.json`, `predictions.csv` and a figure.
 
         Returns:
-            `metrics` and `constant` (see `as_summary`), `over_constant` (difference of mean accuracy and its 95 %
-            interval by source, see `compare_models`), `verdict`, `split`, `epochs`, `best_epoch`, `time` (see
-            `analyse_time`).
+            What `helpers.results.summarise` does, and `verdict`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
         """
-        test = self.data.take(self.split == "test")
-        mean = np.nanmean(self.data.labels[self.split == "train"], axis=0)
-        prediction = model.predict(self._inputs(self.split == "test"), batch_size=1024, verbose=0).astype("float32")
-        said = {TOKEN_MODEL: prediction, "constant": np.tile(mean, (len(test), 1))}
-        scores = {name: as_summary(score_table(test.labels, p, mean, list(test.targets))) for name, p in said.items()}
-        split = np.full(len(test), "test")
-        rows = [prediction_rows(Job(name, self.job.seed), split, test, p) for name, p in said.items()]
-        table, logs = pd.concat(rows, ignore_index=True), read_logs(self.folder)
-        found = {"metrics": scores[TOKEN_MODEL], "constant": scores["constant"]}
-        found["over_constant"] = compare_models(table, TOKEN_MODEL, "constant", "mean_accuracy")
-        found |= {"verdict": found["over_constant"]["verdict"], "split": self._split_facts(), "time": logs["analysis"]}
+        held_out, shown = np.isin(self.split, ("validation", "test")), []
+        said = {"constant": BASELINES["constant"]([self.data], self.split == "train", self.split == "validation")[0]}
+        said[TOKEN_MODEL] = model.predict(self._inputs(), batch_size=1024, verbose=0).astype("float32")
+        for name, prediction in said.items():
+            clips = self.split[held_out], self.data.take(held_out), prediction[held_out]
+            shown.append(prediction_rows(Job(name, self.seed), *clips))
+        table, logs = pd.concat(shown, ignore_index=True), read_logs(self.folder)
+        found = summarise(table, self.data, self.config)
+        if self.order_trusted:
+            found["split"]["test_clips_sharing_a_source_with_train"] = None
+        found |= {"verdict": found["comparisons"][0]["verdict"], "time": logs["analysis"]}
         found |= {"epochs": len(history), "best_epoch": int(history["val_loss"].idxmin())}
         write_json(self.folder / "analysis.json", found)
         with replacing(self.folder / "predictions.csv") as part:
             table.to_csv(part, index=False, float_format="%.6f")
         with plt.rc_context():
             plots.use_style()
-            plots.save(figures.plot_dashboard(logs, title=found["verdict"]), self.folder, "training_dashboard")
+            plots.save(plot_dashboard(logs), self.folder, "training_dashboard")
             plt.close("all")
         return found
 
-    def _split_facts(self) -> dict[str, Any]:
-        facts = split_facts(self.data, self.config.split, [self.split])
-        sharing = facts.pop("test_clips_sharing_a_source_with_train")
-        return facts | {"test_rows_sharing_a_source_with_train": None if self.order_trusted else sharing}
-
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
         """Write a trained model as `.keras`, and beside it its card, returned; `found`: of `analyze_results`."""
-        path = checked_output(path)
-        hashes = {p.name: file_sha256(p) for p in self.paths}
-        known = {name: found[name] for name in ("split", "metrics", "verdict")} | {
+        hashes = {path.name: file_sha256(path) for path in self.paths}
+        card = {
+            "metrics": found["models"][TOKEN_MODEL],
+            "verdict": found["verdict"],
+            "split": found["split"],
+            "seed": self.seed,
+            "targets": list(self.data.targets),
+            "forms": {name: form_of(array) for name, array in self._inputs().items()},
             "data": {"sha256": hashes, "rows": len(self.data), "order_trusted": self.order_trusted},
-            "seed": self.job.seed,
-            "weights": {p.name: _weights_behind(p) for p in self.paths[:2]},
+            "weights": {path.name: _weights_behind(path) for path in self.paths[:2]},
             "licence": f"{LICENCE}: look there before passing the model on",
             "caveats": list(CAVEATS),
-            "targets": list(self.data.targets),
-            "forms": {name: form_of(getattr(self.data, f"{name}_features")) for name in STREAMS},
         }
-        card = model_card(model, known)
-        with replacing(path) as part:
-            model.save(part)
-        write_json(path.with_suffix(".card.json"), card)
+        card = save_model(model, checked_output(path), card)
         (self.folder / STATE).unlink(missing_ok=True)
         return card
 
@@ -157,9 +154,7 @@ class TrainingSystem:
 def _weights_behind(features: Path) -> Any:
     """What the JSON says that `large` writes beside a file of features."""
     beside = features.with_suffix(".json")
-    if not beside.exists():
-        return "unknown: nothing lies beside the features that says so"
-    return read_json(beside).get("identity", {}).get("weights", "not said")
+    return read_json(beside).get("identity", {}).get("weights") if beside.exists() else "unknown"
 
 
 def train_personality_model(
@@ -185,34 +180,6 @@ def train_personality_model(
     return model, history
 
 
-def predict_features(
-    model_path: str | Path, static_features_path: str | Path, dynamic_features_path: str | Path, output: str | Path
-) -> np.ndarray:
-    """Score rows of features with a saved model and write the scores, float32 (N, k), as `.npy`; returns them.
-
-    Args:
-        model_path: The `.keras` file, or a model folder.
-        static_features_path, dynamic_features_path: Reduced as in the training, and vectors or sequences as there.
-    """
-    output = checked_output(output, ".npy")
-    inputs = _read_features(static_features_path, dynamic_features_path)
-    model = load_model(model_path, widths=tuple(array.shape[-1] for array in inputs.values()))
-    card = card_beside(model_path)
-    trained = card.get("forms", dict.fromkeys(STREAMS, "sequence") if "extractors" in card else {})  # of 06
-    if not trained:
-        log.warning("%s: no card says whether it saw vectors or sequences; it can score only what it saw", model_path)
-    for name, array in inputs.items():
-        if (got := form_of(array)) != trained.get(name, got):  # it never learned such
-            raise ValueError(
-                f"{name}_features must hold a {trained[name]} per row, as {model_path} was trained on, "
-                f"got {got}s, {array.shape}. Pass such, or train a model on these."
-            )
-    scores = model.predict(inputs, batch_size=1024, verbose=0).astype("float32")
-    with replacing(output) as part:
-        np.save(part, scores)
-    return scores
-
-
 def read_arrays_by_row(
     static_features: str | Path, dynamic_features: str | Path, labels: str | Path, ids: str | Path | None = None
 ) -> Aligned:
@@ -220,63 +187,51 @@ def read_arrays_by_row(
 
     Args:
         static_features, dynamic_features, labels: `.npy` files; columns of labels are the five traits, or `target_1`
-            and so on where it is another number.
+            and so on where it is another number; ratings in [0, 1], NaN where one is missing.
         ids: Clip of each row: a text file with a key per line, or a CSV with a column `clip`. Without it the order is
             trusted, with a warning.
     """
-    features = _read_features(static_features, dynamic_features)
-    n_columns = _load(labels).shape[-1]
-    targets = TRAITS if n_columns == len(TRAITS) else [f"target_{k + 1}" for k in range(n_columns)]
-    clips = names = None if ids is None else _read_ids(Path(ids))
-    if clips and len(set(clips)) < len(clips):  # rows may share a clip
-        names = [f"{clip}#{row}" for row, clip in enumerate(clips)]
-    ratings = read_positional(labels, names, targets)
-    _check_rows(labels, ratings, static_features, features["static"])
-    known = {}
-    for name, array in features.items():
-        array = array[:, None] if array.ndim == 2 else array  # (N, T, D)
-        known |= {f"{name}_features": array, f"{name}_mask": np.ones(array.shape[:2], bool)}
-        known[f"{name}_t_s"] = np.tile(np.arange(array.shape[1], dtype="float32"), (len(array), 1))
-    known |= {"clips": ratings.index.to_numpy(str), "splits": np.full(len(ratings), ""), "targets": np.array(targets)}
-    sources = np.array([source_of(clip) for clip in clips or ratings.index])
-    return Aligned(**known, sources=sources, labels=ratings.to_numpy("float32"))
+    read = {path: _load(path) for path in (static_features, dynamic_features)} | {labels: _load(labels, (2,), "fiu")}
+    names = [str(row) for row in range(len(read[labels]))] if ids is None else _read_ids(Path(ids))
+    check_rows(read if ids is None else read | {ids: names})
+    if ids is None:
+        log.warning("%s: order trusted: nothing ties a row to its clip, and leakage cannot be known", labels)
+    n_rows, n_targets = read[labels].shape
+    unique = len(set(names)) == n_rows
+    arrays: dict[str, np.ndarray] = {}
+    for stream, path in zip(STREAMS, (static_features, dynamic_features), strict=True):
+        array = read[path].reshape(n_rows, -1, read[path].shape[-1])  # (N, T, D)
+        arrays |= {f"{stream}_features": array, f"{stream}_mask": np.ones(array.shape[:2], bool)}
+        arrays[f"{stream}_t_s"] = np.tile(np.arange(array.shape[1], dtype="float32"), (n_rows, 1))
+    return Aligned(
+        **arrays,
+        labels=read[labels],
+        clips=np.array(names if unique else [f"{name}#{row}" for row, name in enumerate(names)]),
+        sources=np.array([source_of(name) for name in names]),
+        splits=np.full(n_rows, ""),
+        targets=np.array(TRAITS if n_targets == len(TRAITS) else [f"target_{k + 1}" for k in range(n_targets)]),
+    )
 
 
-def _read_features(static_features: str | Path, dynamic_features: str | Path) -> dict[str, np.ndarray]:
-    """Both files of features, float32 (N, D) or (N, T, D), by stream."""
-    read = {}
-    for name, path in zip(STREAMS, (static_features, dynamic_features), strict=True):
-        array = _load(path)
-        if array.ndim not in (2, 3) or array.dtype.kind != "f":
-            raise ValueError(f"{path} must hold floats of shape (N, D) or (N, T, D), got {array.dtype} {array.shape}.")
-        read[name] = array.astype("float32", copy=False)
-    _check_rows(static_features, read["static"], dynamic_features, read["dynamic"])
-    return read
-
-
-def form_of(features: np.ndarray) -> str:
-    """Whether each row of (N, D) or (N, T, D) is a "vector" or a "sequence"; one vector in time is no sequence."""
-    return "sequence" if features.ndim == 3 and features.shape[1] > 1 else "vector"
-
-
-def _load(path: str | Path) -> np.ndarray:
+def _load(path: str | Path, dimensions: tuple[int, ...] = (2, 3), kinds: str = "f") -> np.ndarray:
+    """A `.npy` file as float32; any other file is refused."""
     try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        array = np.array(np.lib.format.open_memmap(path, mode="r"))
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as a plain array ({error}). Name a `.npy` file.") from None
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise ValueError(f"{path} must hold one plain array, got an archive. Name a `.npy` file: np.save writes one.")
-    if not found.ndim:
-        raise ValueError(f"{path} must hold rows, got one number. Name another file.")
-    return found
+    if array.ndim not in dimensions or array.dtype.kind not in kinds:
+        must = "floats (N, D) or (N, T, D)" if kinds == "f" else "numbers (N, targets)"
+        raise ValueError(f"{path} must hold {must}, got {array.dtype} {array.shape}.")
+    return array.astype("float32", copy=False)
 
 
-def _check_rows(one: str | Path, rows: Any, other: str | Path, others: Any) -> None:
-    if len(rows) != len(others):
+def check_rows(read: dict[str | Path, Sequence]) -> None:
+    """Raise ValueError where files that belong together by row have other numbers of rows."""
+    if len({len(rows) for rows in read.values()}) > 1:
+        got = ", ".join(f"{len(rows)} in {Path(path).name}" for path, rows in read.items())
         raise ValueError(
-            f"rows must belong together one by one, got {len(rows)} in {Path(one).name} and {len(others)} in "
-            f"{Path(other).name}. Cut neither to length: align them by clip (`python -m helpers features`, 05)."
+            f"rows must belong together one by one, got {got}. Cut nothing to length: align by clip "
+            "(`python -m helpers features`, 05)."
         )
 
 
@@ -295,3 +250,113 @@ def checked_output(path: str | Path, suffix: str = ".keras") -> Path:
     if path.suffix != suffix:
         raise ValueError(f"output must end in {suffix}, got {path.name}. Name another file.")
     return path
+
+
+def form_of(features: np.ndarray) -> str:
+    """Whether each row of (N, D) or (N, T, D) is a "vector" or a "sequence"; one vector in time is no sequence."""
+    return "sequence" if features.ndim == 3 and features.shape[1] > 1 else "vector"
+
+
+def predict_features(
+    model_path: str | Path, static_features_path: str | Path, dynamic_features_path: str | Path, output: str | Path
+) -> np.ndarray:
+    """Score rows of features with a saved model and write the scores, float32 (N, k), as `.npy`; returns them.
+
+    Args:
+        model_path: The `.keras` file, or a model folder, with its card.
+        static_features_path, dynamic_features_path: Reduced as in the training, and vectors or sequences as there.
+    """
+    output, paths = checked_output(output, ".npy"), (static_features_path, dynamic_features_path)
+    inputs = {name: _load(path) for name, path in zip(STREAMS, paths, strict=True)}
+    check_rows(dict(zip(paths, inputs.values(), strict=True)))
+    model = load_model(model_path, **{f"{name}_dim": array.shape[-1] for name, array in inputs.items()})
+    card = read_json(needs(card_file(model_path), "06_training, or `python -m helpers train`"))
+    forms = card.get("forms", dict.fromkeys(STREAMS, "sequence"))  # a run's model has seen sequences only
+    for name, array in inputs.items():
+        if form_of(array) != forms[name]:
+            raise ValueError(
+                f"{name}_features must hold a {forms[name]} per row, as in the training of {model_path}, got "
+                f"{array.shape}. Pass such, or train a model on these."
+            )
+    scores = model.predict(inputs, batch_size=1024, verbose=0).astype("float32")
+    with replacing(output) as part:
+        np.save(part, scores)
+    return scores
+
+
+def predict_trees(
+    model_dir: str | Path,
+    face_dir: str | Path,
+    flow_dir: str | Path,
+    output: str | Path,
+    *,
+    faces_fps: float | None = None,
+    flow_fps: float | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Make the features of both trees with the networks that a run's model was trained behind, and score them.
+
+    `faces_fps`, `flow_fps`: see `FaceTree`, `FlowTree`; default: as in a training on trees. `<name>.npy` holds the
+    scores, float32 (N, k); `<name>_ids.txt` the clip of each row; `<name>.json` the rest; `<name>/` the features, which
+    another call does not make again.
+
+    Returns:
+        Scores, index clip in the natural order of the names in `face_dir`, a column per target. Clips in one tree only,
+        or of which no row can be used, are left out; the JSON has them with their reasons.
+    """
+    output, folder = checked_output(output, ".npy"), Path(model_dir)
+    card = read_card(folder, of_videos=False)
+    model, trained = load_model(folder), card["extractors"]
+    own = {"out_dir": str(output.with_suffix("")), "progress": progress}
+    static = StaticConfig.checked(_parameters(trained["static"], "faces", face_dir, faces_fps) | own)
+    dynamic = DynamicConfig.checked(_parameters(trained["dynamic"], "flow", flow_dir, flow_fps) | own)
+    clips, left_out = clips_of_trees(static, dynamic)
+    made = {"dynamic": extract_dynamic(clips, dynamic), "static": extract_static(clips, static)}
+    for name, manifest in made.items():
+        check_weights(name, manifest["identity"]["weights"]["sha256"], card)
+    ours = {name: _view(manifest["identity"]) for name, manifest in made.items()}
+    odd = differences(ours, {name: _view(trained[name]) for name in made})
+    for line in odd:
+        log.warning("the model was trained on other input: %s", line)
+    reduction = read_reduction(folder / "reduction.npz")
+    aligned = align_streams(clips, static.out / "static", dynamic.out / "dynamic", reduction, targets=())
+    failed = {e["clip"]: f"{name}: {e['reason']}" for name, manifest in made.items() for e in manifest["failed"]}
+    for key in clips.index.difference(aligned.clips, sort=False):
+        left_out[key] = failed.get(key, "it has no row that can be used")
+    scores = model.predict(aligned.inputs(), batch_size=1024, verbose=0).astype("float32")
+    about = {"model": str(folder), "targets": card["targets"], "clips": len(aligned), "left_out": left_out}
+    write_json(output.with_suffix(".json"), about | {"trained_on_other_input": odd})
+    with replacing(output.with_name(f"{output.stem}_ids.txt")) as part:
+        part.write_text("".join(f"{clip}\n" for clip in aligned.clips), encoding="utf-8")
+    with replacing(output) as part:
+        np.save(part, scores)
+    return pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
+
+
+def _parameters(trained: dict[str, Any], kind: str, folder: str | Path, fps: float | None) -> dict[str, Any]:
+    """The parameters that a stream of the model was made with, for another tree of faces or flow."""
+    fps = fps or trained.get("stored", {}).get("fps")
+    own = {f"{kind}_dir": str(Path(folder).resolve())} | ({f"{kind}_fps": float(fps)} if fps else {})
+    return trained["parameters"] | own
+
+
+def _view(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a stream was made of, but for its folder."""
+    stored = identity.get("stored", {"cut_from": "videos"})
+    return {name: value for name, value in stored.items() if name not in ("faces", "flow")}
+
+
+def clips_of_trees(static: StaticConfig, dynamic: DynamicConfig) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The clips of both trees as a table that extraction takes, and why others are left out."""
+    faces, flow = open_tree(static), open_tree(dynamic)
+    named, refused = match_clips(flow.clips, faces.clips)
+    keys = [key for key in faces.clips if key in named]
+    left_out = {key: f"it has no flow in {flow.folder.name}" for key in faces.clips if key not in named}
+    left_out |= {name: f"its flow fits no faces: {reason}" for name, reason in refused.items()}
+    if not keys:
+        name, reason = next(iter(left_out.items()))
+        raise ValueError(
+            f"{faces.folder} and {flow.folder} must hold clips of the same names, got {len(faces.clips)} and "
+            f"{len(flow.clips)} and none in both; {name}: {reason}. Call their folders alike."
+        )
+    return pd.DataFrame({"path": keys, "source": keys, "split": ""}, index=pd.Index(keys, name="key")), left_out

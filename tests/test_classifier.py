@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from drawn_features import draw_features
 
-from helpers import __main__, classifier
+from helpers import __main__
 from helpers.backbones import build_backbone
 from helpers.classifier import (
     FrameClassifier,
     build_classifier,
     classify_clip,
     fit_bag,
-    load_classifier,
     load_clip_classifier,
 )
 from helpers.clip_features import extract_clip_features, feature_file
@@ -24,6 +23,7 @@ from helpers.config import ClassificationConfig, TrainingConfig
 from helpers.files import ROOT
 from helpers.large import read_labelled
 from helpers.model import CompletePersonalityModel
+from helpers.serializer import load_model
 from helpers.train import Trainer
 
 MOTION = ROOT / "data_sample" / "motion" / "test"
@@ -88,7 +88,7 @@ def test_mixed_precision_keeps_float32_weights_and_learns_as_well(model, precisi
     assert (p.argmax(1) == tested["labels"]).mean() > 0.9
     assert np.abs(p - model.classify(*frames_of(tested))).max() > 1e-5  # float32 would give the same
     mixed.save(tmp_path / "mixed.keras")
-    again = classifier.load_classifier(tmp_path / "mixed.keras", 6)
+    again = load_model(tmp_path / "mixed.keras", feature_dim=6)
     np.testing.assert_array_equal(again.classify(*frames_of(tested)), p)
 
 
@@ -155,10 +155,10 @@ def test_what_does_not_fit_is_refused_by_name_before_it_is_loaded(model, tmp_pat
     with zipfile.ZipFile(tmp_path / "whole.keras") as whole, zipfile.ZipFile(tmp_path / "narrow.keras", "w") as narrow:
         narrow.writestr("config.json", whole.read("config.json"))  # no weights: loading it would fail
     (tmp_path / "card.json").write_text('{"targets": ["openness"], "extractors": {}}')
-    refused = {"traits.keras": "classes", "narrow.keras": "trained on 6"}
+    refused = {"traits.keras": "None", "narrow.keras": "2048.* 6"}
     for name, word in refused.items():
         with pytest.raises(ValueError, match=word):
-            load_classifier(tmp_path / name, 2048)
+            load_model(tmp_path / name, feature_dim=2048)
     assert __main__.main(["classify", "predict", "video.mp4", "--model", str(tmp_path)]) == 1
     assert "traits" in capsys.readouterr().err
     with pytest.raises(ValueError, match="n_classes"):

@@ -1,18 +1,37 @@
-"""Training from plain arrays: what is refused, what is written, and that the model's scores are read again."""
+"""Training from plain arrays and scores of arrays or trees: what is refused, what is written, whose score is whose."""
 
+import json
 import logging
+import shutil
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+import test_extract
+from test_extract_trees import SIDE, flow_of
+from trees import write_faces
+from trees import write_pairs as write_flow
 
 from helpers.__main__ import main
-from helpers.config import TrainingConfig
-from helpers.files import read_json
-from helpers.training_system import TrainingSystem, predict_features, read_arrays_by_row, train_personality_model
-from helpers.variants import TOKEN_MODEL, start_model
+from helpers.align import align_streams
+from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
+from helpers.extract import extract_dynamic, extract_static
+from helpers.files import read_json, write_json
+from helpers.model import CompletePersonalityModel
+from helpers.reduction import ChannelGroups, Reduction, read_reduction, write_reduction
+from helpers.serializer import load_model
+from helpers.training_system import (
+    TrainingSystem,
+    clips_of_trees,
+    predict_features,
+    predict_trees,
+    read_arrays_by_row,
+    train_personality_model,
+)
 
+networks = test_extract.networks  # small ones in place of the real ones
+TARGETS = ["openness", "neuroticism"]
 N, DS, DD = 120, 7, 3
 SMALL = TrainingConfig(seeds=[0], fusion_dim=8, num_heads=1, learning_rate=0.02, weight_decay=0.0, test_share=0.25)
 
@@ -27,7 +46,7 @@ def files(tmp_path):
     made = {"static_features": static, "dynamic_features": rng.normal(size=(N, DD)).astype("float32"), "labels": labels}
     for name, array in made.items():
         np.save(tmp_path / f"{name}.npy", array)
-    ids = [f"train/video{k // 3:06d}.{k % 3:03d}.mp4"[:-4] for k in range(N)]
+    ids = [f"train/video{k // 3:06d}.{k % 3:03d}" for k in range(N)]
     (tmp_path / "ids.txt").write_text("\n".join(ids) + "\n")
     return {name: tmp_path / f"{name}.npy" for name in made} | {"ids": tmp_path / "ids.txt"}
 
@@ -45,48 +64,36 @@ def test_rows_are_read_with_their_clips_and_sources(files):
     assert read_arrays_by_row(*files.values()).sources.tolist() == data.sources.tolist()
 
 
-def _nan(a):
-    a[17, 2] = np.nan
-    return a
-
-
-def _seven(a):
-    a[17, 2] = 7
-    return a
+def changed(array, value):
+    array[17, 2] = value
+    return array
 
 
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("static_features", _nan, "finite.* train/video000005.002"),
-        ("static_features", lambda a: a[:-1], "119 in static_features.npy and 120 in dynamic_features.npy"),
-        ("labels", lambda a: a[:-7], "ids must be 113"),
-        ("labels", _seven, "extraversion of .* got 7"),
+        ("static_features", lambda a: changed(a, np.nan), "finite.* train/video000005.002"),
+        ("static_features", lambda a: a[:-1], "119 in static_features.npy, 120 in dynamic_features.npy"),
+        ("labels", lambda a: a[:-7], "113 in labels.npy"),
+        ("labels", lambda a: changed(a, 7), "labels must lie in"),
+        ("labels", lambda a: a[:, 0], "numbers"),
         ("dynamic_features", lambda a: a.astype(int), "floats"),
+        ("static_features", lambda a: np.array([{}] * N, object), "plain array"),
+        ("labels", None, "plain array"),
     ],
 )
-def test_rows_that_do_not_belong_together_or_are_no_numbers_are_refused(files, name, change, said):
-    np.save(files[name], change(np.load(files[name])))
+def test_what_does_not_belong_together_or_is_no_plain_array_is_refused(files, name, change, said):
+    if change is None:
+        with open(files[name], "wb") as file:
+            np.savez(file, rows=np.zeros((N, 5)))
+    else:
+        np.save(files[name], change(np.load(files[name])), allow_pickle=True)
     with pytest.raises(ValueError, match=said):
         read_arrays_by_row(*files.values())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a cut archive open
-def test_what_is_no_plain_array_is_refused(files, tmp_path):
-    paths, archive = list(files.values())[:3], tmp_path / "S.npz"
-    np.savez(archive, rows=np.load(paths[0]))
-    np.save(tmp_path / "o.npy", np.array([{}], object), allow_pickle=True)
-    for damage, said in ((lambda: None, "archive"), (lambda: archive.write_bytes(b"no array"), "plain array")):
-        damage()
-        for wrong in ([archive, *paths[1:]], [*paths[:2], archive]):
-            with pytest.raises(ValueError, match=said):
-                read_arrays_by_row(*wrong)
-    with pytest.raises(ValueError, match="plain array"):  # a pickle
-        read_arrays_by_row(tmp_path / "o.npy", *paths[1:])
-
-
 @pytest.mark.parametrize(("saw", "got"), [("vector", "sequence"), ("sequence", "vector")])
-def test_rows_of_another_form_than_in_the_training_are_refused(files, tmp_path, caplog, saw, got):
+def test_rows_of_another_form_or_width_than_in_the_training_are_refused(files, tmp_path, saw, got):
     paths, output = list(files.values())[:3], tmp_path / "model.keras"
     rows = {"vector": [np.load(path) for path in paths[:2]]}
     rows["sequence"] = [np.repeat(array[:, None], 3, axis=1) for array in rows["vector"]]
@@ -97,18 +104,15 @@ def test_rows_of_another_form_than_in_the_training_are_refused(files, tmp_path, 
 
     write(saw)
     system = TrainingSystem(*paths, tmp_path / "e", config=SMALL)
-    model = start_model(TOKEN_MODEL, system.data, SMALL, 0)
-    system.save(model, output, {"split": {}, "metrics": {}, "verdict": ""})
+    model = CompletePersonalityModel(DS, DD, 8, 1)
+    system.save(model, output, {"split": {}, "models": {"token_cross_attention": {}}, "verdict": ""})
+    assert len(predict_features(output, *paths[:2], tmp_path / "ours.npy")) == N
     write(got)
-    with pytest.raises(ValueError, match=rf"static_features must hold a {saw} per row"):
+    with pytest.raises(ValueError, match=f"static_features must hold a {saw} per row"):
         predict_features(output, *paths[:2], tmp_path / "s.npy")
+    with pytest.raises(ValueError, match="static_dim 3 .* 7"):
+        predict_features(output, *paths[1::-1], tmp_path / "s.npy")
     assert not (tmp_path / "s.npy").exists()
-    output.with_suffix(".card.json").write_text('{"extractors": {}}')  # a run's model: always sequences
-    with pytest.raises(ValueError, match="must hold a sequence") if got == "vector" else caplog.at_level(logging.INFO):
-        predict_features(output, *paths[:2], tmp_path / "s.npy")
-    output.with_suffix(".card.json").write_text("{}")  # as older ones were
-    assert len(predict_features(output, *paths[:2], tmp_path / "s.npy")) == N
-    assert "no card" in caplog.text
 
 
 def test_without_ids_the_order_is_trusted_and_the_split_is_said_to_leak(files, tmp_path, caplog):
@@ -130,19 +134,20 @@ def test_one_call_trains_analyses_and_saves_and_the_model_scores_again(files, tm
     )
     folder = output.with_suffix("")
     found, card = read_json(folder / "analysis.json"), read_json(output.with_suffix(".card.json"))
-    assert found["over_constant"]["low"] > 0
-    assert found["metrics"]["mae"]["mean"] < found["constant"]["mae"]["mean"]
-    assert found["split"]["test_rows_sharing_a_source_with_train"] == 0
+    ours, constant = found["models"]["token_cross_attention"], found["models"]["constant"]
+    assert found["comparisons"][0]["low"] > 0
+    assert ours["mae"]["mean"] < constant["mae"]["mean"]
+    assert found["split"]["test_clips_sharing_a_source_with_train"] == 0
     assert found["epochs"] == len(history)
     assert found["best_epoch"] == history["val_loss"].idxmin()
-    assert card["metrics"] == found["metrics"]
+    assert card["metrics"] == ours
     assert card["data"]["rows"] == N
     assert card["weights"]["static_features.npy"].startswith("unknown")
     table = pd.read_csv(folder / "predictions.csv")
-    assert len(table) == found["split"]["test"] * 5 * 2
+    assert len(table) == (found["split"]["test"] + found["split"]["validation"]) * 5 * 2
     for file in ("batch_metrics/metrics_history.json", "time_tracking/time_logs.json", "lr_tracking/lr_logs.json"):
         assert len(read_json(folder / file)["epoch"]) == len(history)
-    assert {path.name for path in (folder / "figures").iterdir()} == {"training_dashboard.png", "training_time.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {"training_dashboard.png"}
     assert not list(folder.glob("*.state.npz"))
     scores = predict_features(output, *paths[:2], tmp_path / "scores.npy")
     np.testing.assert_allclose(scores, model.predict([np.load(p) for p in paths[:2]], verbose=0), atol=1e-5)
@@ -170,7 +175,6 @@ def test_outputs_of_another_kind_are_refused_before_anything_is_done(tmp_path, c
     assert "output must end in .npy" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 def test_the_commands_train_and_predict_from_files_and_the_line_wins(files, tmp_path, capsys):
     legal = "fusion_dim: 64, num_heads: 2, dropout_rate: 0.5, learning_rate: 0.0001, frozen: head, epochs: 9"
@@ -184,7 +188,89 @@ def test_the_commands_train_and_predict_from_files_and_the_line_wins(files, tmp_
     scored = ["--output", str(tmp_path / "scores.npy"), "--model", str(output)]
     assert main(["predict", *given[:4], *scored]) == 0
     assert "120 rows of 5 scores" in capsys.readouterr().out
+    assert main(["predict", *given[:4], *scored, "--faces_fps", "10"]) == 1  # of trees only
+    assert "--faces_fps" in capsys.readouterr().err
     for text, said in (("06_training: {fusion: 8}\n", "'fusion'"), ("", "06_training")):
         params.write_text(text)
         assert main(["train", *given, *more]) == 1
         assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def trees(tmp_path):
+    """Clips 10 and 9 in both trees with 20 faces and 25 flows each, one more in either."""
+    for name, first in (("clip10", 0), ("clip9", 40), ("face_only", 0)):
+        write_faces(tmp_path / "faces" / name, range(first, first + 100, 5))
+    for name, scale in (("clip10", 1), ("clip9", 2), ("flow_only", 1)):
+        write_flow(tmp_path / "flow" / name, scale * flow_of(25))
+    return tmp_path
+
+
+@pytest.fixture
+def model_dir(trees):
+    """A model of features as 03 and 04 make them of these trees."""
+    folders = {"out_dir": str(trees / "run"), "workers": 1}
+    static = StaticConfig(**folders, faces_dir=str(trees / "faces"))
+    dynamic = DynamicConfig(**folders, flow_dir=str(trees / "flow"), input_px=SIDE)
+    clips, _ = clips_of_trees(static, dynamic)
+    extractors = {
+        "static": extract_static(clips, static)["identity"],
+        "dynamic": extract_dynamic(clips, dynamic)["identity"],
+    }
+    folder = trees / "model"
+    write_reduction(folder / "reduction.npz", Reduction(ChannelGroups(3, 3), ChannelGroups(2, 2), extractors))
+    write_json(folder / "card.json", {"targets": TARGETS, "extractors": extractors})
+    CompletePersonalityModel(3, 2, 8, 1, n_targets=2).save(folder / "model.keras")
+    return folder
+
+
+def test_every_row_is_the_score_of_the_clip_in_its_line(trees, model_dir, capsys):
+    output = trees / "out" / "scores.npy"
+    given = ["--model", str(model_dir), "--face_dir", str(trees / "faces"), "--flow_dir", str(trees / "flow")]
+    assert main(["predict", *given, "--output", str(output)]) == 0
+    assert "2 rows of 2 scores" in capsys.readouterr().out
+    ids = (output.parent / "scores_ids.txt").read_text().splitlines()
+    assert ids == ["clip9", "clip10"]  # natural order
+    clips, _ = clips_of_trees(StaticConfig(faces_dir=given[3]), DynamicConfig(flow_dir=given[5]))
+    folders = [trees / "run" / name for name in ("static", "dynamic")]
+    aligned = align_streams(clips, *folders, read_reduction(model_dir / "reduction.npz"), targets=())
+    expected = load_model(model_dir).predict(aligned.take(np.argsort(aligned.clips)[::-1]).inputs(), verbose=0)
+    np.testing.assert_allclose(np.load(output), expected, atol=1e-5)
+    assert np.load(output).dtype == np.float32
+    assert not np.allclose(*np.load(output))
+    about = read_json(output.with_suffix(".json"))
+    assert about["targets"] == TARGETS
+    assert about["left_out"]["face_only"] == "it has no flow in flow"
+    assert about["left_out"]["flow_only"].startswith("its flow fits no faces")
+    assert about["trained_on_other_input"] == []
+
+
+def test_another_view_is_said_and_a_clip_without_rows_is_left_out_with_its_reason(trees, model_dir):
+    card = json.loads((model_dir / "card.json").read_text())
+    card["extractors"]["static"]["preparation"] = card["extractors"]["static"].pop("stored")
+    write_json(model_dir / "card.json", card)
+    for file in (trees / "flow" / "clip9").iterdir():
+        file.write_bytes(b"")
+    table = predict_trees(model_dir, trees / "faces", trees / "flow", trees / "s.npy", flow_fps=5.0)
+    assert table.index.tolist() == ["clip10"]
+    about = read_json(trees / "s.json")
+    assert about["left_out"]["clip9"].startswith("dynamic: ")
+    odd = about["trained_on_other_input"]
+    assert "dynamic.fps: 5.0 here, 6.0 there" in odd
+    assert "static.cut_from: None here, 'videos' there" in odd
+
+
+def test_other_networks_other_names_and_half_of_the_arguments_are_refused(trees, model_dir, capsys):
+    faces, flow, other = trees / "faces", trees / "flow", trees / "other" / "flow"
+    shutil.copytree(flow, other)
+    for name in ("clip10", "clip9"):
+        (other / name).rename(other / f"other_{name}_")
+    with pytest.raises(ValueError, match="same names, got 3 and 3 and none in both"):
+        predict_trees(model_dir, faces, other, trees / "s.npy")
+    card = json.loads((model_dir / "card.json").read_text())
+    card["extractors"]["static"]["weights"]["sha256"] = "1" * 64
+    write_json(model_dir / "card.json", card)
+    with pytest.raises(ValueError, match="sha256"):
+        predict_trees(model_dir, faces, flow, trees / "s.npy")
+    assert main(["predict", "--model", "m", "--face_dir", "f", "--output", "s.npy"]) == 1
+    assert "got --face_dir" in capsys.readouterr().err
