@@ -117,10 +117,9 @@ def run(tmp_path_factory):
 
 def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run):
     folder, features = run
-    ensemble = load_clip_classifier(folder / "model", [folder / "model" / "0.keras"])
+    ensemble = load_clip_classifier(folder / "model")
     members = [member.classify(features["features"], features["valid"]) for member in ensemble.members]
     assert np.abs(members[0] - members[1]).max() > 0.01
-    np.testing.assert_array_equal(members[0], members[2])
     for key, p in zip(features["key"], np.mean(members, axis=0), strict=True):
         found = classify_clip(folder / "data" / f"{key}.mp4", ensemble)
         assert list(found) == ["lean_raise_bow", "raise_bow_lean"]
