@@ -1,4 +1,4 @@
-"""Rows of many clips in one large file, for tools that know nothing of this package, and for the classifier.
+"""Rows of many clips in one large file, for tools that know nothing of this package.
 
 All of these are readable with numpy, pandas and h5py alone; one clip is held at a time.
 
@@ -12,6 +12,7 @@ All of these are readable with numpy, pandas and h5py alone; one clip is held at
   `source` text (N,).
 """
 
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.clips import line_end, load_clips, targets_of
-from helpers.files import PART, FolderLock, needs, replacing, write_json
-from helpers.names import natural_order
+from helpers.files import FolderLock, needs, replacing, write_json
 from helpers.store import STREAMS, FeatureFile, read_arrays, read_features, read_manifest
 
 CHUNK_ROWS = 256  # of a clip that are compressed together: 2 MB of 2048 channels
@@ -61,42 +61,35 @@ def write_sequences(
             for i, (rows, times, usable) in enumerate(sequences):
                 k = len(usable)
                 features[i, :k], t_s[i, :k], valid[i, :k] = rows, times, usable
-                sink.check()
+                if sink.error:
+                    break
             file["num_frames"] = lengths
             for name, values in datasets.items():
                 file[name] = values
             file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width} | dict(attributes))
-        sink.check()
+        if sink.error:
+            raise sink.error
 
 
 class _Sink(FileIO):
-    """A file that lets HDF5 go on when the disk is full, since a write that fails may end the interpreter.
+    """A file that keeps the first `error` of a full disk for later: raised at once it would end the interpreter."""
 
-    What was written is lost then, and `check` says so.
-    """
-
-    _error: OSError | None = None
+    error: OSError | None = None
 
     def write(self, data: memoryview) -> int:
-        done, n = 0, len(data)
         try:
-            while done < n:
-                done += super().write(data[done:])
+            if super().write(data) < len(data):
+                raise OSError(errno.ENOSPC, "no space left")
         except OSError as error:
-            self._error = self._error or error
-        return n
+            self.error = self.error or error
+        return len(data)
 
     def truncate(self, n_bytes: int) -> int:
         try:
             return super().truncate(n_bytes)
         except OSError as error:
-            self._error = self._error or error
+            self.error = self.error or error
         return n_bytes
-
-    def check(self) -> None:
-        """Raise the OSError of the first write that failed."""
-        if self._error:
-            raise self._error
 
 
 def read_labelled(path: str | Path) -> dict[str, Any]:
@@ -123,7 +116,7 @@ def read_labelled(path: str | Path) -> dict[str, Any]:
 
 
 def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
-    """Write the rows of a stage as one array with its index, in the order of `_clip_files`; returns the array's path.
+    """Write the rows of a stage as one array with its index, clips in the run's order; returns the array's path.
 
     The array takes the place of the one before once it is whole, the index last: an index that is there fits the array
     beside it.
@@ -134,7 +127,7 @@ def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
         name: "static" or "dynamic".
 
     Raises:
-        FileNotFoundError: The stage is not made.
+        FileNotFoundError: The stage or the run's `clips.csv` is not made.
         ValueError: A damaged file, clips of different widths, or no rows at all.
         DiskFullError: There is no room; what was there before still is.
     """
@@ -184,11 +177,13 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
 @contextmanager
 def _stage(folder: str | Path, name: str) -> Iterator[tuple[dict[str, Any], dict[str, Path], pd.DataFrame, int]]:
     """The manifest of a stage whose run is locked meanwhile, its files by clip, the index of all rows, their width."""
-    manifest = read_manifest(folder, STREAMS.get(name, "03_static_extraction"))
+    folder, manifest = Path(folder), read_manifest(folder, STREAMS.get(name, "03_static_extraction"))
     if manifest["stage"] != name or name not in STREAMS:
         raise ValueError(f"name must be that of the stage in {folder}, {manifest['stage']}, got {name!r}.")
-    with FolderLock(Path(folder).parent):
-        if not (files := _clip_files(Path(folder))):
+    with FolderLock(folder.parent):
+        paths = {key: folder / f"{key}.npz" for key in load_clips(folder.parent / "clips.csv").index}
+        files = {key: path for key, path in paths.items() if path.is_file()}
+        if not files:
             raise ValueError("the stage must hold clips, got none. Look at what its manifest lists as failed.")
         parts = []
         for clip, path in files.items():
@@ -196,20 +191,6 @@ def _stage(folder: str | Path, name: str) -> Iterator[tuple[dict[str, Any], dict
             parts.append(pd.DataFrame({"clip": clip} | columns, index=range(len(columns["valid"]))))
         index = pd.concat(parts, ignore_index=True).rename_axis("row")
         yield manifest, files, index, read_features(next(iter(files.values()))).features.shape[1]
-
-
-def _clip_files(folder: Path) -> dict[str, Path]:
-    """The feature files of a stage by key: of the clips in the run's table, in its order.
-
-    Without such a table, of all clips there are, in natural order; files that were never finished are passed over.
-    """
-    if (table := folder.parent / "clips.csv").exists():
-        keys = load_clips(table).index
-    else:
-        found = (path for path in folder.rglob("*.npz") if not path.name.startswith(PART))
-        keys = sorted((path.relative_to(folder).as_posix().removesuffix(".npz") for path in found), key=natural_order)
-    paths = {key: folder / f"{key}.npz" for key in keys}
-    return {key: path for key, path in paths.items() if path.is_file()}
 
 
 def _rows(path: Path, width: int) -> FeatureFile:

@@ -34,8 +34,15 @@ def stage(tmp_path):
     stage = Stage(tmp_path / "run" / "static", "static", {"weights": {"name": "random"}})
     for k in (2, 0, 3, 1):
         write_features(stage.path(KEYS[k]), rows(k, k + 2), "1-1")
-    (stage.folder / ".part-abc.npz").write_bytes(b"killed while it was written")
     stage.finish(clips=4)
+    return in_run(stage, KEYS)
+
+
+def in_run(stage, keys):
+    """The stage's folder, in a run of these clips."""
+    write_clips(
+        pd.DataFrame({"path": keys, "openness": 0.5}, pd.Index(keys, name="key")), stage.folder.parent / "clips.csv"
+    )
     return stage.folder
 
 
@@ -97,9 +104,10 @@ def test_memory_stays_flat(tmp_path):
     for k in range(60):
         write_features(stage.path(f"c{k}"), rows(k, 50, 2048), "1-1")
     stage.finish()
+    folder = in_run(stage, [f"c{k}" for k in range(60)])
     tracemalloc.start()
-    path = large.write_large(stage.folder, tmp_path, "static")
-    large.write_hdf5(stage.folder, tmp_path / "static_features.h5", "static", NO_RATINGS)
+    path = large.write_large(folder, tmp_path, "static")
+    large.write_hdf5(folder, tmp_path / "static_features.h5", "static", NO_RATINGS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert path.stat().st_size > 24e6
@@ -125,8 +133,9 @@ def test_clips_that_are_damaged_or_of_another_width_are_named_and_what_was_there
 def test_a_stage_that_is_not_there_empty_or_not_of_that_name_is_refused(stage, tmp_path):
     with pytest.raises(FileNotFoundError, match="Run 04_dynamic_extraction first"):
         large.write_large(tmp_path / "dynamic", tmp_path, "dynamic")
-    Stage(tmp_path / "none" / "static", "static", {}).finish()
-    for folder, name in ((stage, "dynamic"), (stage, "faces"), (tmp_path / "none" / "static", "static")):
+    none = Stage(tmp_path / "none" / "static", "static", {})
+    none.finish()
+    for folder, name in ((stage, "dynamic"), (stage, "faces"), (in_run(none, ["a"]), "static")):
         with pytest.raises(ValueError, match="must"):
             large.write_large(folder, tmp_path, name)
 
@@ -160,6 +169,7 @@ def test_a_disk_that_fills_up_ends_neither_python_nor_the_files_before(tmp_path,
         noise = np.random.default_rng(k).normal(size=(300, 211)).astype("float32")
         write_features(stage.path(f"c{k}"), dataclasses.replace(rows(k, 300), features=noise), "1-1")
     stage.finish()
+    in_run(stage, [f"c{k}" for k in range(9)])
     out = tmp_path / "out"
     writers = [
         lambda: large.write_hdf5(stage.folder, out / "static_features.h5", "static", NO_RATINGS),
