@@ -17,12 +17,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.alternation import options_of, report
-from helpers.device import use_device
+from helpers.device import benchmark_operation, network_rates, use_device
 from helpers.files import read_json
 from helpers.forward import PRECISIONS
-from helpers.machine import benchmark_operation, network_rates
 
-COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "memory_gib": "{:.2f}", "note": "{}"}
+COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "note": "{}"}
 
 
 def compare_machines(one: dict[str, Any], other: dict[str, Any]) -> pd.DataFrame:

@@ -231,8 +231,7 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     Raises:
         ValueError: no clip is usable, or none of those tried can be run.
     """
-    from helpers.device import chosen_device
-    from helpers.machine import enable_memory_growth
+    from helpers.device import chosen_device, enable_memory_growth
 
     configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
     usable = checked[checked["usable"]].sort_values("duration_s", kind="stable")

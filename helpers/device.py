@@ -1,6 +1,5 @@
 """What this machine computes with: its processor and GPUs, the choice of one, how fast it is, and how busy.
 
-In: names of devices ("CPU:0", "GPU:1"), compiled networks. Out: a table of devices, timings, memory and load over time.
 It sees the devices of the Keras backend that runs (TensorFlow, JAX or PyTorch), and imports that backend only.
 """
 
@@ -23,14 +22,13 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from helpers.forward import Forward
+from helpers.forward import Forward, compile_forward
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
 NEARLY = 0.95  # of the best rate: what a larger batch adds beyond is not worth its memory
 LARGEST_POWER = 10  # batches of 1,024 at most
-SHARE = 0.4  # of a device's memory that a batch may take: two are in the network, and other programs need some
 
 # Resident memory of this process and, shared pages counted in each, of its children together (the decoders); busy share
 # of all cores, in [0, 1], whoever uses them; what is taken of the GPU's memory, by everyone; the share it was busy.
@@ -42,39 +40,40 @@ def list_devices() -> pd.DataFrame:
 
     Returns:
         One row per device: `backend` (with version), `kind` (CPU or GPU), `physical` and `logical` (the latter as
-        `use_device` takes them, several joined by a comma), `name`, `compute_capability` ("" where there is none),
-        `memory_gib` (NaN where unknown), `cores` (physical cores of a CPU, 0 for a GPU).
+        `use_device` takes them, several joined by a comma), `name`, `compute_capability` and `memory_gib` (of a GPU by
+        NVML; "" and NaN where it does not say), `cores` (physical cores of a CPU, 0 for a GPU).
     """
-    name = keras.backend.backend()
-    n_cpus, gpus = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[name]()
-    logical, memory = ", ".join(f"CPU:{index}" for index in range(n_cpus)), psutil.virtual_memory().total / GIB
+    backend, memory_gib = keras.backend.backend(), psutil.virtual_memory().total / GIB
     cores = psutil.cpu_count(logical=False) or os.cpu_count()
-    rows = [("CPU", "CPU:0", logical, _cpu_name(), "", memory, cores)]
-    rows += [("GPU", f"GPU:{index}", *gpu, 0) for index, gpu in enumerate(gpus)]
-    table = pd.DataFrame(
-        rows, columns=["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]
-    )
-    table.insert(0, "backend", f"{name} {__import__(name).__version__}")
+    rows = [("CPU", "CPU:0", name, _cpu_name(), "", memory_gib, cores) for name in _logical_names("CPU")]
+    for index, name in enumerate(_logical_names("GPU")):
+        rows.append(("GPU", f"GPU:{index}", name, *_about_gpu(index), 0))
+    columns = ["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(0, "backend", f"{backend} {__import__(backend).__version__}")
     return table
 
 
-def device_names() -> list[str]:
-    """List the devices that `use_device` takes, such as CPU:0 and GPU:0; this starts the backend."""
-    return ", ".join(list_devices()["logical"]).split(", ")
+def _logical_names(kind: str) -> list[str]:
+    """The backend's names of each device of a kind: GPU:0; "GPU:0, GPU:1" of one that TensorFlow has split."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
 
+        names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices(kind)]
+        n_devices = 1 if kind == "CPU" else len(tf.config.list_physical_devices(kind))
+        share = len(names) // max(n_devices, 1)
+        return [", ".join(names[index * share :][:share]) for index in range(n_devices)]
+    if backend == "jax":
+        import jax
 
-def chosen_device(name: str) -> pd.Series:
-    """Row of `list_devices` for a name of `use_device`; for none the first GPU, if any."""
-    table = list_devices()
-    gpus = table[table["kind"] == "GPU"]
-    if gpus.empty or name.startswith("CPU"):
-        return table.iloc[0]
-    return gpus.iloc[min(gpu_index(name), len(gpus) - 1)]  # TensorFlow may count parts of a GPU
+        found = (
+            jax.devices("cpu") if kind == "CPU" else [device for device in jax.devices() if device.platform == "gpu"]
+        )
+        return [f"{kind}:{device.id}" for device in found]
+    from torch import cuda
 
-
-def gpu_index(name: str) -> int:
-    """The number in "GPU:1"; 0 where none is said."""
-    return int(name.partition(":")[2] or 0) if name.startswith("GPU") else 0
+    return [f"{kind}:{index}" for index in range(1 if kind == "CPU" else cuda.device_count())]
 
 
 def _cpu_name() -> str:
@@ -83,46 +82,14 @@ def _cpu_name() -> str:
     return name[1] if name else platform.processor() or platform.machine()
 
 
-# How many processors the backend counts; of each GPU its logical names, name, compute capability, memory in GiB.
-Found = tuple[int, list[tuple[str, str, str, float]]]
-
-
-def _tensorflow() -> Found:
-    import tensorflow as tf
-
-    physical = tf.config.list_physical_devices("GPU")
-    logical = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
-    share = len(logical) // max(len(physical), 1)  # a GPU may be split, each into as many
-    rows = []
-    for index, gpu in enumerate(physical):
-        known = tf.config.experimental.get_device_details(gpu)
-        names = ", ".join(logical[index * share : (index + 1) * share])
-        capability = ".".join(map(str, known.get("compute_capability", ())))
-        rows.append((names, known.get("device_name", ""), capability, _nvml_memory_gib(index)))
-    return len(tf.config.list_logical_devices("CPU")), rows
-
-
-def _jax() -> Found:
-    import jax
-
-    rows = []
-    for gpu in _jax_gpus():
-        memory = (gpu.memory_stats() or {}).get("bytes_limit", math.nan)
-        rows.append((f"GPU:{gpu.id}", gpu.device_kind, str(getattr(gpu, "compute_capability", "")), memory / GIB))
-    return len(jax.devices("cpu")), rows
-
-
-def _jax_gpus() -> list:
-    import jax
-
-    return [device for device in jax.devices() if device.platform == "gpu"]
-
-
-def _torch() -> Found:
-    from torch import cuda
-
-    gpus = enumerate(map(cuda.get_device_properties, range(cuda.device_count())))
-    return 1, [(f"GPU:{i}", gpu.name, f"{gpu.major}.{gpu.minor}", gpu.total_memory / GIB) for i, gpu in gpus]
+def _about_gpu(index: int) -> tuple[str, str, float]:
+    """Name, compute capability and memory in GiB."""
+    name, capability, memory_gib = "GPU", "", math.nan
+    with suppress(Exception):  # no such library here; a card that NVML does not know by this number: not needed
+        nvml, gpu = open_nvml(index)
+        name, memory_gib = nvml.nvmlDeviceGetName(gpu), nvml.nvmlDeviceGetMemoryInfo(gpu).total / GIB
+        capability = ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(gpu)))
+    return name, capability, memory_gib
 
 
 def open_nvml(index: int) -> tuple[ModuleType, Any]:
@@ -140,12 +107,48 @@ def open_nvml(index: int) -> tuple[ModuleType, Any]:
     return pynvml, by_name(int(name) if name.isdigit() else name)
 
 
-def _nvml_memory_gib(index: int) -> float:
+def chosen_device(name: str) -> pd.Series:
+    """Row of `list_devices` for a name of `use_device`; for none the first GPU, if any."""
+    table = list_devices()
+    gpus = table[table["kind"] == "GPU"]
+    if gpus.empty or name.startswith("CPU"):
+        return table.iloc[0]
+    return gpus.iloc[min(gpu_index(name), len(gpus) - 1)]  # TensorFlow may count parts of a GPU
+
+
+def gpu_index(name: str) -> int:
+    """The number in "GPU:1"; 0 where none is said."""
+    return int(name.partition(":")[2] or 0) if name.startswith("GPU") else 0
+
+
+def require_gpu(found: pd.DataFrame) -> None:
+    """Raise RuntimeError that names what was found, a table of `list_devices`, unless there is a GPU."""
+    if "GPU" not in set(found["kind"]):
+        there = f"{found['name'].iloc[0]} ({found['cores'].iloc[0]} cores) on {found['backend'].iloc[0]}"
+        raise RuntimeError(
+            f"a GPU must be there because require_gpu is on, got {there}. "
+            "Install the gpu extra and a driver, or turn require_gpu off to run on the processor."
+        )
+
+
+def enable_memory_growth() -> str:
+    """Let TensorFlow take GPU memory as it needs it, not all at once; must come before the GPU is first used.
+
+    Returns one sentence that says what is now so, also when it is too late or there is nothing to set.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return f"Memory growth is TensorFlow's setting; the backend is {keras.backend.backend()}."
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "TensorFlow sees no GPU, so there is no GPU memory to grow."
     try:
-        nvml, gpu = open_nvml(index)
-        return nvml.nvmlDeviceGetMemoryInfo(gpu).total / GIB
-    except Exception:  # no such library here; a card that NVML does not know by this name: not needed
-        return math.nan
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:  # "Physical devices cannot be modified after being initialized"
+        return "TensorFlow already uses the GPU, so memory growth stays as it was: restart the kernel and set it first."
+    return f"TensorFlow takes the memory of {len(gpus)} GPU(s) as it needs it."
 
 
 @contextmanager
@@ -158,9 +161,9 @@ def use_device(name: str) -> Iterator[str]:
     """
     full = name.upper() if ":" in name or not name else f"{name.upper()}:0"
     if full:
-        there = device_names()
-        if full not in there:
-            raise ValueError(f"device must be one of {', '.join(there)}, got {name!r}. Choose one of them.")
+        there = ", ".join(list_devices()["logical"])
+        if full not in there.split(", "):
+            raise ValueError(f"device must be one of {there}, got {name!r}. Choose one of them.")
         log.info("computing on %s (%s)", full, keras.backend.backend())
     with device_scope(full):
         yield full
@@ -169,35 +172,6 @@ def use_device(name: str) -> Iterator[str]:
 def device_scope(name: str) -> AbstractContextManager:
     """The context of a name that `use_device` has given, for use in further threads; empty: none."""
     return keras.device(name.lower()) if name else nullcontext()
-
-
-def measure_peak_gib(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Run a piece of work; also return the largest memory that the backend held on one GPU meanwhile, in GiB.
-
-    On JAX, which cannot forget a peak, it is the largest since the process began. NaN without a GPU.
-    """
-    _peaks(forget=True)
-    result = work()
-    return result, max(_peaks(), default=math.nan) / GIB
-
-
-def _peaks(forget: bool = False) -> list[float]:
-    """Bytes of each GPU at most since they were last forgotten; `forget` does so."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        return [(gpu.memory_stats() or {}).get("peak_bytes_in_use", math.nan) for gpu in _jax_gpus()]
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        memory, gpus = tf.config.experimental, [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-        reset, read = memory.reset_memory_stats, lambda gpu: memory.get_memory_info(gpu)["peak"]
-    else:
-        from torch import cuda
-
-        gpus, reset, read = range(cuda.device_count()), cuda.reset_peak_memory_stats, cuda.max_memory_allocated
-    for gpu in gpus if forget else ():
-        reset(gpu)
-    return [read(gpu) for gpu in gpus]
 
 
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:
@@ -211,6 +185,32 @@ def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds[1:])
 
 
+def benchmark_operation(kind: str, *, size: int = 0, repeats: int = 5, dtype: str = "float32") -> dict[str, Any]:
+    """Time what the networks are made of.
+
+    Args:
+        kind: "matmul" of two (size, size) matrices, 1024 by default; "conv2d" or "conv3d", 3-wide kernels over
+            (4, [8,] size, size, 64), 56 by default, as ResNet-50 and I3D hold them.
+        size, repeats: Side in elements or pixels; timed runs after one to warm up.
+        dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+        name, dtype, repeats, median `seconds` of them, `gflop` of one run, `gflop_per_s`.
+    """
+    side = size or (1024 if kind == "matmul" else 56)
+    shape, kernel = {
+        "matmul": ((side, side), (side, side)),
+        "conv2d": ((4, side, side, 64), (3, 3, 64, 64)),
+        "conv3d": ((4, 8, side, side, 64), (3, 3, 3, 64, 64)),
+    }[kind]
+    random = np.random.default_rng(0)
+    x, w = (keras.ops.cast(random.standard_normal(s, np.float32), dtype) for s in (shape, kernel))
+    run = keras.ops.matmul if kind == "matmul" else lambda x, w: keras.ops.conv(x, w, padding="same")
+    seconds, gflop = median_seconds(lambda: run(x, w), repeats), 2 * math.prod(shape[:-1]) * math.prod(kernel) / 1e9
+    row = {"name": f"{kind} {' x '.join(map(str, shape))}", "dtype": dtype, "seconds": seconds, "repeats": repeats}
+    return row | {"gflop": gflop, "gflop_per_s": gflop / seconds}
+
+
 def measured_rates(
     forward: Forward,
     sample_shape: tuple[int, ...],
@@ -218,44 +218,71 @@ def measured_rates(
     *,
     repeats: int = 1,
     dtype: type = np.float32,
-) -> Iterator[tuple[int, float, float]]:
+) -> Iterator[tuple[int, float]]:
     """Time a compiled network on batches of noise (batch, *sample_shape), up to the first that memory does not hold.
 
-    Yields:
-        Samples at once; samples per second by the median of `repeats` runs after one that compiles, NaN where memory
-        did not suffice; the peak of memory on the GPU in GiB, weights included, NaN where unknown.
+    Yields samples at once, and samples per second by the median of `repeats` runs after one that compiles; NaN where
+    memory did not suffice.
     """
     for batch in batches:
         x = np.random.default_rng(0).integers(0, 256, (batch, *sample_shape), np.uint8).astype(dtype)
         try:
-            seconds, memory_gib = measure_peak_gib(lambda x=x: median_seconds(lambda: forward(x), repeats))
+            yield batch, batch / median_seconds(lambda x=x: forward(x), repeats)
         except MemoryError as error:
             log.info("batch %d: %s", batch, error)
-            yield batch, math.nan, math.nan
+            yield batch, math.nan
             return
-        yield batch, batch / seconds, memory_gib
 
 
-def measured_batch(
-    forward: Forward, sample_shape: tuple[int, ...], device: str = "", *, network: str, dtype: type = np.float32
-) -> int:
+def measured_batch(forward: Forward, sample_shape: tuple[int, ...], *, network: str, dtype: type = np.float32) -> int:
     """Choose a batch size by measuring, and log why: the smallest that comes within 5 % of the best rate.
 
-    It is doubled until memory runs out, `SHARE` of that of `device` is passed (where the memory of a GPU is unknown,
-    every batch that ran fits), or a doubling brings less than 5 %. MemoryError where not even one sample fits.
+    It is doubled until memory runs out or a doubling brings less than 5 %. Where memory has run out, half of the
+    largest that fits is taken, as two batches are in the network at a time. MemoryError where not one sample fits.
     """
-    there = chosen_device(device)
-    memory_gib = there["memory_gib"] if there["kind"] == "GPU" else math.nan  # a processor runs out after it is slow
-    chosen, best = 0, 0.0
-    batches = (2**power for power in range(LARGEST_POWER + 1))
-    for batch, per_s, taken_gib in measured_rates(forward, sample_shape, batches, dtype=dtype):
-        if not per_s > best / NEARLY or (chosen and taken_gib > SHARE * memory_gib):  # NaN: out of memory; no reason
+    chosen, best, batches = 0, 0.0, (2**power for power in range(LARGEST_POWER + 1))
+    for batch, per_s in measured_rates(forward, sample_shape, batches, dtype=dtype):
+        if not per_s > best / NEARLY:  # or NaN
+            chosen = max(chosen // 2, min(chosen, 1)) if math.isnan(per_s) else chosen
             break
         chosen, best = batch, per_s
     if not chosen:
         raise MemoryError(f"{network} does not fit into memory with one sample of {sample_shape}. Make it smaller.")
-    log.info("%s: batch %d makes %.1f samples/s", network, chosen, best)
+    log.info("%s: batch %d; the fastest makes %.1f samples/s", network, chosen, best)
     return chosen
+
+
+def network_rates(
+    batches: Iterable[int],
+    clips: Iterable[int] | None = None,
+    *,
+    precision: str = "float32",
+    repeats: int = 2,
+    endpoint: str = "Mixed_3c",
+    px: int = 112,
+) -> pd.DataFrame:
+    """Time ResNet-50 over growing batches, and the motion network on so many `clips` (default: alike) of 16 flows.
+
+    Returns columns network, unit ("images/s", "clips/s"), batch, per_s; `note` says that memory ran out.
+    """
+    from helpers.backbones import build_backbone
+    from helpers.i3d import build_motion_network
+
+    static = build_backbone("resnet50", "random")
+    motion, _ = build_motion_network("random", endpoint)
+    image, clip = (static.input_px, static.input_px, 3), (16, px, px, 2)
+    prepared, moving = compile_forward(static.model, precision, static.prepare), compile_forward(motion, precision)
+    timed = {
+        ("resnet50", "images/s"): measured_rates(
+            prepared, image, sorted(set(batches)), repeats=repeats, dtype=np.uint8
+        ),
+        (f"I3D to {endpoint or 'its pooled features'}, 16 flows", "clips/s"): measured_rates(
+            moving, clip, sorted(set(clips or batches)), repeats=repeats
+        ),
+    }
+    rows = [(*names, *rate) for names, rates in timed.items() for rate in rates]
+    table = pd.DataFrame(rows, columns=["network", "unit", "batch", "per_s"])
+    return table.assign(note=np.where(table["per_s"].isna(), "out of memory", ""))
 
 
 class Monitor:
@@ -279,13 +306,9 @@ class Monitor:
         self._ended.set()
         self._thread.join()
 
-    def samples(self) -> pd.DataFrame:
-        """Return one row per sample so far: t_s, seconds since the start, and `SAMPLE_COLUMNS`; NaN where unknown."""
-        return pd.DataFrame(list(self._rows), columns=["t_s", *SAMPLE_COLUMNS], dtype="float64")
-
     def summary(self) -> dict[str, float | int | None]:
         """Return seconds, samples, and peak and median of `SAMPLE_COLUMNS`, such as memory_peak_gib; None unknown."""
-        table = self.samples()
+        table = pd.DataFrame(list(self._rows), columns=["t_s", *SAMPLE_COLUMNS], dtype="float64")
         values = {"seconds": table["t_s"].max() if len(table) else 0.0, "samples": len(table)}
         for name in SAMPLE_COLUMNS:
             stem, unit = (name.removesuffix("_gib"), "_gib") if name.endswith("_gib") else (name, "")

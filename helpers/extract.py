@@ -43,7 +43,7 @@ def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
         source = open_source(cfg, clips, backbone.input_px)
         forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
         shape = (backbone.input_px, backbone.input_px, 3)
-        size = cfg.batch_size or measured_batch(forward, shape, device, network=cfg.backbone, dtype=np.uint8)
+        size = cfg.batch_size or measured_batch(forward, shape, network=cfg.backbone, dtype=np.uint8)
     return _extract(clips, cfg, source, Network(forward, size, device), backbone.weights.as_dict())
 
 
@@ -53,16 +53,16 @@ def extract_dynamic(clips: pd.DataFrame, cfg: DynamicConfig) -> dict[str, Any]:
         source = open_source(cfg, clips)
         motion, weights = build_motion_network(cfg.weights, cfg.endpoint)
         forward = compile_forward(motion, cfg.precision)
-        size = cfg.batch_size or _measured_rows(forward, cfg, device)
+        size = cfg.batch_size or _measured_rows(forward, cfg)
     return _extract(clips, cfg, source, Network(forward, size, device), weights.as_dict())
 
 
-def _measured_rows(forward: Forward, cfg: DynamicConfig, device: str) -> int:
+def _measured_rows(forward: Forward, cfg: DynamicConfig) -> int:
     """Rows of the motion network at once, by measuring on windows, or on clips of `MEASURED_FLOWS` flows."""
     length, stride, _ = row_layout(cfg)
     n_rows = max(1, MEASURED_FLOWS // stride) if cfg.mode == "whole" else 1
     shape = ((n_rows - 1) * stride + length, cfg.input_px, cfg.input_px, 2)
-    return n_rows * measured_batch(forward, shape, device, network="I3D")
+    return n_rows * measured_batch(forward, shape, network="I3D")
 
 
 def open_source(cfg: StaticConfig | DynamicConfig, clips: pd.DataFrame, size_px: int = CROP_PX) -> Source:

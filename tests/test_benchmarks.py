@@ -103,7 +103,7 @@ def test_training(tmp_path, capsys, monkeypatch):
 
 
 def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("helpers.machine.build_backbone", small_backbone)
+    monkeypatch.setattr("helpers.backbones.build_backbone", small_backbone)
     tiny = ["--size", "64", "--batches", "1", "3", "--clips", "1", "--px", "32", "--repeats", "1"]
     tiny += ["--endpoint", "MaxPool3d_2a_3x3"]
     result = rows_of(machine, tmp_path, capsys, *tiny)

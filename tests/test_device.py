@@ -13,63 +13,92 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from benchmarks.machine import compare_machines
-from helpers import device, machine
+from helpers import device
 from helpers.device import GIB, Monitor
 from helpers.files import ROOT, read_json, write_json
 
 GPUS = [tf.config.PhysicalDevice(f"/physical_device:GPU:{index}", "GPU") for index in range(2)]
 
 
+def fail(error):
+    raise error
+
+
+def nvml(*, used_gib=(), busy=(), opened=None):
+    """NVML of a machine whose GPUs of 11 GiB are used so from sample to sample, and are then lost."""
+    used_gib, busy, opened = iter(used_gib), iter(busy), [] if opened is None else opened
+
+    def memory(handle):
+        used = next(used_gib, None) or fail(LookupError("GPU is lost"))
+        return SimpleNamespace(used=used * GIB, total=11 * GIB)
+
+    return SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: opened.append(index) or "handle",
+        nvmlDeviceGetHandleByUUID=lambda uuid: opened.append(uuid) or "handle",
+        nvmlDeviceGetName=lambda handle: "Loom 3",
+        nvmlDeviceGetCudaComputeCapability=lambda handle: (9, 0),
+        nvmlDeviceGetMemoryInfo=memory,
+        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=next(busy)),
+    )
+
+
 def test_the_processor_is_listed_with_name_memory_and_cores():
-    cpu = device.list_devices().iloc[0]
-    assert cpu["backend"].startswith(keras.backend.backend())
-    assert (cpu["kind"], cpu["physical"], cpu["compute_capability"]) == ("CPU", "CPU:0", "")
-    assert cpu["name"]
-    assert cpu["memory_gib"] > 0.5
-    assert cpu["cores"] >= 1
+    (cpu,) = device.list_devices().itertuples()
+    assert cpu.backend.startswith(keras.backend.backend())
+    assert (cpu.kind, cpu.physical, cpu.logical, cpu.compute_capability) == ("CPU", "CPU:0", "CPU:0", "")
+    assert cpu.name
+    assert cpu.memory_gib > 0.5
+    assert cpu.cores >= 1
 
 
 def test_a_gpu_is_listed_with_its_details(monkeypatch):
     halves = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(4)]
-    details = {"device_name": "Loom 3", "compute_capability": (9, 0)}
+    cpu = [tf.config.LogicalDevice("/device:CPU:0", "CPU")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: GPUS)
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: halves if kind == "GPU" else ["CPU:0"])
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(total_gib=11))
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: halves if kind == "GPU" else cpu)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1, 1)))
     row = device.list_devices().iloc[2]
     assert row[["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]].tolist() == [
         "GPU", "GPU:1", "GPU:2, GPU:3", "Loom 3", "9.0", 11.0, 0,
     ]  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    row = device.list_devices().iloc[2]
+    assert (row["name"], row["compute_capability"], math.isnan(row["memory_gib"])) == ("GPU", "", True)
+
+
+@pytest.mark.parametrize(("visible", "handle"), [("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)])
+def test_the_gpu_is_the_one_that_the_process_may_see(monkeypatch, visible, handle):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    opened = []
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(opened=opened))
+    device.open_nvml(1)
+    assert opened == [handle]
 
 
 def test_memory_growth_says_what_is_so_also_when_it_comes_too_late(monkeypatch):
-    assert "no GPU" in machine.enable_memory_growth()
+    assert "no GPU" in device.enable_memory_growth()
     grown = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
-    assert "2 GPU(s)" in machine.enable_memory_growth()
+    assert "2 GPU(s)" in device.enable_memory_growth()
     assert grown == [("a", True), ("b", True)]
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: fail(RuntimeError("initialized")))
-    assert "restart the kernel" in machine.enable_memory_growth()
-
-
-def fail(error):
-    raise error
+    assert "restart" in device.enable_memory_growth()
 
 
 def test_a_required_gpu_that_is_missing_is_an_error_naming_what_was_found():
     found = pd.DataFrame({"backend": ["tensorflow 2.0"], "kind": ["CPU"], "name": ["Abacus 9"], "cores": [7]})
     with pytest.raises(RuntimeError, match="Abacus 9"):
-        machine.require_gpu(found)
-    machine.require_gpu(pd.concat([found, found.assign(kind="GPU")]))
+        device.require_gpu(found)
+    device.require_gpu(pd.concat([found, found.assign(kind="GPU")]))
 
 
 # Two logical processors must be asked for before TensorFlow starts: in a process of its own.
 SECOND_PROCESSOR = """
 import keras, numpy as np, tensorflow as tf
 from helpers.forward import compile_forward
-from helpers.device import device_names, use_device
+from helpers.device import list_devices, use_device
 
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
@@ -95,14 +124,14 @@ for name in ("CPU:1", "cpu"):
         outputs.append(compile_forward(model)(x))
         print(full, model.weights[0].value.device[-5:], *ran[-1])
 assert np.abs(outputs[0] - outputs[1]).max() < 1e-6
-print(*device_names())
+print(*list_devices()["logical"])
 """
 
 
 def test_a_network_is_built_and_run_on_the_chosen_device():
     done = subprocess.run([sys.executable, "-c", SECOND_PROCESSOR], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == ["CPU:1 CPU:1 CPU:1", "CPU:0 CPU:0 CPU:0", "CPU:0 CPU:1"]
+    assert done.stdout.splitlines() == ["CPU:1 CPU:1 CPU:1", "CPU:0 CPU:0 CPU:0", "CPU:0, CPU:1"]
 
 
 @pytest.mark.parametrize(("name", "full"), [("cpu", "CPU:0"), ("", "")])
@@ -119,16 +148,6 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(name):
         pass
 
 
-def test_the_largest_peak_of_the_gpus_belongs_to_the_work(monkeypatch):
-    assert math.isnan(device.measure_peak_gib(lambda: 7)[1])
-    done, memory = [], tf.config.experimental
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: GPUS)
-    monkeypatch.setattr(memory, "reset_memory_stats", lambda name: done.append(name[-5:]))
-    monkeypatch.setattr(memory, "get_memory_info", lambda name: {"peak": (2 + int(name[-1])) * GIB})
-    assert device.measure_peak_gib(lambda: done.append("worked") or 7) == (7, 3.0)
-    assert done == ["GPU:0", "GPU:1", "worked"]
-
-
 @pytest.mark.parametrize(
     ("kind", "size", "name", "gflop"),
     [
@@ -138,7 +157,7 @@ def test_the_largest_peak_of_the_gpus_belongs_to_the_work(monkeypatch):
     ],
 )
 def test_an_operation_is_timed_with_its_work(kind, size, name, gflop):
-    timing = machine.benchmark_operation(kind, size=size, repeats=2, dtype="bfloat16")
+    timing = device.benchmark_operation(kind, size=size, repeats=2, dtype="bfloat16")
     assert (timing["name"], timing["dtype"], timing["repeats"]) == (name, "bfloat16", 2)
     assert timing["gflop"] == pytest.approx(gflop)
     assert timing["gflop_per_s"] == pytest.approx(gflop / timing["seconds"])
@@ -152,66 +171,33 @@ def holds(n):
 def test_the_rate_is_samples_over_the_median_run_without_the_first(monkeypatch):
     clock = iter([0, 99, 0, 1, 1, 5, 5, 13])
     monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
-    ((batch, per_s, _),) = device.measured_rates(holds(9), (3,), [6], repeats=3)
-    assert (batch, per_s) == (6, 6 / 4)
+    assert list(device.measured_rates(holds(9), (3,), [6], repeats=3)) == [(6, 6 / 4)]
 
 
 def test_want_of_memory_is_the_last_rate_and_no_error():
     rates = list(device.measured_rates(holds(4), (3,), [2, 4, 8, 16]))
-    assert [batch for batch, *_ in rates] == [2, 4, 8]
-    assert [math.isnan(per_s) for _, per_s, _ in rates] == [False, False, True]
+    assert [batch for batch, _ in rates] == [2, 4, 8]
+    assert [math.isnan(per_s) for _, per_s in rates] == [False, False, True]
 
 
 @pytest.mark.parametrize(
-    ("per_s", "memory_gib", "there_gib", "batch"),
+    ("per_s", "batch"),
     [
-        ([10, 18, 20, 20.5], [math.nan] * 4, math.nan, 4),  # 20 is within 5 % of 20.5, 18 is not
-        ([10, 20, 30, math.nan], [math.nan] * 4, math.nan, 4),  # the last did not fit
-        ([10, 10], [math.nan] * 2, math.nan, 1),
-        ([10, 20, 30, 40], [2.0, 3.0, 5.0, 9.0], 14.0, 4),  # 40 % of 14 GiB hold 5, not 9
-        ([10, 20], [2.0, 3.0], 1.0, 1),  # none fits: the smallest
+        ([10, 18, 20, 20.5], 4),  # 20 is within 5 % of 20.5, 18 is not
+        ([10, 20, 30, math.nan], 2),  # 8 did not fit, and two batches of 4 may not
+        ([10, math.nan], 1),
+        ([10, 10], 1),
     ],
 )
-def test_the_measured_batch_is_the_smallest_near_the_best_that_fits(monkeypatch, per_s, memory_gib, there_gib, batch):
-    rates = zip([1, 2, 4, 8], per_s, memory_gib, strict=False)
+def test_the_measured_batch_is_the_smallest_near_the_best_that_fits(monkeypatch, per_s, batch):
+    rates = zip([1, 2, 4, 8], per_s, strict=False)
     monkeypatch.setattr(device, "measured_rates", lambda *_, **__: rates)
-    monkeypatch.setattr(device, "chosen_device", {"GPU:1": {"kind": "GPU", "memory_gib": there_gib}}.get)
-    assert device.measured_batch(len, (2,), "GPU:1", network="abacus") == batch
+    assert device.measured_batch(len, (2,), network="abacus") == batch
 
 
-def test_the_measured_batch_is_one_that_memory_holds():
-    assert device.measured_batch(holds(2), (2,), network="n") in (1, 2)
-    with pytest.raises(MemoryError, match="does not fit"):
-        device.measured_batch(holds(0), (2,), network="n")
-
-
-def test_two_machines_are_compared_where_both_were_measured():
-    def measured(**per_s):
-        return {"rows": [{"name": n, "unit": "u", "batch": 2, "per_s": v} for n, v in per_s.items()]}
-
-    found = compare_machines(measured(a=3.0, b=5.0, c=7.0), measured(c=None, a=12.0))
-    assert found[["name", "one_per_s", "other_per_s"]].iloc[0].tolist() == ["a", 3.0, 12.0]
-    np.testing.assert_equal(found["ratio"].tolist(), [4, np.nan])
-    with pytest.raises(ValueError, match="in common"):
-        compare_machines(measured(a=1.0), measured(b=1.0))
-
-
-def nvml(*, used_gib=(), busy=(), total_gib=0, opened=None):
-    """NVML of a machine whose GPUs are used so from sample to sample, and are then lost."""
-    used_gib, busy, opened = iter(used_gib), iter(busy), [] if opened is None else opened
-
-    def following(values, last):
-        return next(values, None) or last or fail(LookupError("GPU is lost"))
-
-    return SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: opened.append(index) or "handle",
-        nvmlDeviceGetHandleByUUID=lambda uuid: opened.append(uuid) or "handle",
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(
-            used=following(used_gib, total_gib) * GIB, total=total_gib * GIB
-        ),
-        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=following(busy, 0)),
-    )
+def test_a_network_that_memory_does_not_hold_is_named():
+    with pytest.raises(MemoryError, match="abacus"):
+        device.measured_batch(holds(0), (2,), network="abacus")
 
 
 @pytest.fixture
@@ -226,8 +212,8 @@ def watch(monkeypatch):
 
 
 def wait_for(watched, n_samples):
-    n_samples += len(watched.samples())
-    while len(watched.samples()) < n_samples:
+    n_samples += watched.summary()["samples"]
+    while watched.summary()["samples"] < n_samples:
         time.sleep(0.01)
 
 
@@ -242,22 +228,18 @@ def test_memory_of_this_process_and_of_its_children_is_seen_to_grow(watch):
         wait_for(watched, 2)
         child.communicate(b"\n")
         assert len(block)
-    after, children = watched.summary(), watched.samples()["children_gib"]
+    after = watched.summary()
     assert 0.1 < after["memory_peak_gib"] - before["memory_peak_gib"] < 0.4
-    assert 0.125 < children.max() < 0.5
-    assert children.iloc[-1] < children.max()
+    assert 0.125 < after["children_peak_gib"] < 0.5
+    assert 0 <= after["load_median"] <= 1
 
 
 def test_samples_are_taken_until_the_work_ends_also_by_an_error(watch):
     with pytest.raises(KeyError, match="mine"), watch() as watched:
         wait_for(watched, 3)
-        n_samples = len(watched.samples())
+        n_samples = watched.summary()["samples"]
         raise KeyError("mine")
-    table = watched.samples()
-    assert len(table) > n_samples
-    assert table["t_s"].is_monotonic_increasing
-    assert table["load"].isna().tolist() == [True] + [False] * (len(table) - 1)
-    assert table["load"].dropna().between(0, 1).all()
+    assert watched.summary()["samples"] > n_samples
 
 
 def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(watch, monkeypatch, caplog):
@@ -272,16 +254,6 @@ def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(watch, mon
     assert (used["gpu_load_peak"], used["gpu_load_median"]) == (0.97, 0.53)
     assert "gpu load peak 0.97" in watched.in_words()
     assert caplog.text.count("GPU is lost") == 1
-    assert watched.samples()["memory_gib"].notna().all()
-
-
-@pytest.mark.parametrize(("visible", "handle"), [("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)])
-def test_the_gpu_is_the_one_that_the_process_may_see(monkeypatch, visible, handle):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    opened = []
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(opened=opened))
-    device.open_nvml(1)
-    assert opened == [handle]
 
 
 def test_a_machine_without_the_extra_is_said_once(watch, caplog, tmp_path):

@@ -154,7 +154,7 @@ def test_batch_sizes_given_or_measured_change_no_file(run, monkeypatch):
     clips, folders = run
     extract_all(clips, folders)
     whole = contents(folders)
-    monkeypatch.setattr(extract, "measured_batch", lambda forward, shape, device, **_: 3)
+    monkeypatch.setattr(extract, "measured_batch", lambda forward, shape, **_: 3)
     for size, sizes in ((5, {"static": 5, "dynamic": 5}), (0, {"static": 3, "dynamic": 3 * 8})):  # of 64 flows
         shutil.rmtree(folders["out_dir"])
         prepare_clips(clips, PreparationConfig(**folders))
