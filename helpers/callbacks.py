@@ -22,8 +22,6 @@ ADVICE = {  # by figure of the analysis: from which value something is said, and
     "validation": (0.2, "Validation takes {validation:.0%} ({validation_s:.1f} s): lower validation_share."),
     "other": (0.15, "Callbacks, files and waiting for batches take {other:.0%} ({other_s:.1f} s): leave TensorBoard "
                     "out, or write to a local disk."),
-    "uneven": (2.0, "The slowest twentieth of the executions takes {uneven:.1f} times the median: something else uses "
-                    "this machine."),
     "wasted": (0.25, "The best of {epochs} epochs was number {best}: the {after} after it took about {after_s:.1f} s "
                      "and changed nothing: lower patience."),
     "steps": (0.5, "Steps take {steps:.0%} at {step_ms:.1f} ms each: larger batches, a smaller network or a faster "
@@ -67,7 +65,7 @@ class PerformanceMonitorCallback(_Log):
     file, executions = "batch_metrics/metrics_history.json", "batch"
 
     def of_epoch(self, logs: dict[str, Any]) -> dict[str, float]:
-        return _plain(logs)
+        return {name: float(value) for name, value in logs.items()}
 
 
 class LearningRateTrackerCallback(_Log):
@@ -118,86 +116,57 @@ LOGS = {
 }
 
 
-def _plain(numbers: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in numbers.items()}
-
-
 def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[keras.callbacks.Callback]:
-    """The three that log below `folder`, and Keras' TensorBoard where a folder for it is given.
-
-    Raises:
-        ValueError: The package tensorboard is missing.
-    """
+    """The three that log below `folder`, and Keras' TensorBoard where a folder for it is given."""
     logs = [kind(folder) for kind in LOGS.values()]
     if tensorboard_in is None:
         return logs
     if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError(
-            "tensorboard must be False without the package of that name, got True. Install it: pip install tensorboard."
-        )
+        raise ValueError("tensorboard must be False without its package, got True. Do: pip install tensorboard.")
     return [*logs, keras.callbacks.TensorBoard(str(tensorboard_in), update_freq="epoch", write_graph=False)]
 
 
 def read_logs(folder: str | Path) -> dict[str, Any]:
-    """What the three wrote below `folder`, `metrics`, `times` and `rates`, and `analysis`, see `analyse_time`.
-
-    The analysis is written as well: `training_time_analysis/training_time_analysis.json`.
-    """
+    """What the three wrote below `folder`: `metrics`, `times` and `rates`; and `analysis`, see `analyse_time`."""
     logs = {name: read_json(needs(Path(folder) / kind.file, "a training")) for name, kind in LOGS.items()}
-    logs["analysis"] = analyse_time(logs["times"], logs["metrics"])
-    write_json(Path(folder) / "training_time_analysis" / "training_time_analysis.json", logs["analysis"])
-    return logs
+    return logs | {"analysis": analyse_time(logs["times"], logs["metrics"])}
 
 
 def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    """Share out the time of a training and say what would shorten it.
+    """Share out the time of a training and say what would shorten it; what its callbacks wrote must hold an epoch.
 
     The first execution and the first validation include tracing: what they take beyond the median of the later ones is
     the start.
 
-    Args:
-        times, metrics: What `TimeTrackingCallback` and `PerformanceMonitorCallback` wrote.
-
     Returns:
         `seconds` and `share` of start, steps, validation and other, `total_s`, `epoch_s` and `step_ms` (medians without
-        the start), `uneven` (slowest twentieth of the executions over the median), `epochs`, `recommendations`
-        (sentences, each with the measured number that it rests on).
+        the start), `epochs`, `recommendations` (sentences, each with the measured number that it rests on).
     """
     epochs, executions = pd.DataFrame(times["epoch"]), pd.DataFrame(times["execution"])
-    if epochs.empty:
-        raise ValueError("times must hold a finished epoch, got none. Train for one at least.")
-    per_step = executions["seconds"] / executions["steps"]
-    usual = _usual(per_step)
-    steps_start = max(executions["seconds"][0] - usual * executions["steps"][0], 0.0)
+    step_s = _usual(executions["seconds"] / executions["steps"])
+    steps_start = max(executions["seconds"][0] - step_s * executions["steps"][0], 0.0)
     validation_start = max(epochs["validation_s"][0] - _usual(epochs["validation_s"]), 0.0)
-    seconds = {
+    spent = pd.Series({
         "start": steps_start + validation_start,
         "steps": epochs["steps_s"].sum() - steps_start,
         "validation": epochs["validation_s"].sum() - validation_start,
         "other": epochs["other_s"].sum(),
-    }
-    total = sum(seconds.values())
+    })  # fmt: skip
     found = {
-        "seconds": _plain(seconds),
-        "share": _plain({name: value / total for name, value in seconds.items()}),
-        "total_s": float(total),
+        "seconds": spent.to_dict(),
+        "share": (spent / spent.sum()).to_dict(),
+        "total_s": float(spent.sum()),
         "epoch_s": _usual(epochs["seconds"]),
-        "step_ms": usual * 1000,
-        "uneven": float(per_step[1:].quantile(0.95) / usual) if len(per_step) > 1 else 1.0,
+        "step_ms": step_s * 1000,
         "epochs": len(epochs),
     }
-    return found | {"recommendations": _advice(found, [entry["val_loss"] for entry in metrics["epoch"]])}
+    best = int(np.nanargmin([entry["val_loss"] for entry in metrics["epoch"]])) + 1
+    after = {"best": best, "after": len(epochs) - best, "after_s": (len(epochs) - best) * found["epoch_s"]}
+    figures = found | found["share"] | spent.add_suffix("_s").to_dict() | after | {"wasted": 1 - best / len(epochs)}
+    said = [sentence.format(**figures) for name, (limit, sentence) in ADVICE.items() if figures[name] > limit]
+    return found | {"recommendations": said}
 
 
 def _usual(seconds: pd.Series) -> float:
     """Median without the first, where there are others."""
     return float(seconds[1:].median() if len(seconds) > 1 else seconds[0])
-
-
-def _advice(found: dict[str, Any], losses: list[float]) -> list[str]:
-    """The sentences of `ADVICE` whose figure is beyond its limit."""
-    best = int(np.argmin(losses)) + 1
-    figures = found | found["share"] | {f"{name}_s": value for name, value in found["seconds"].items()}
-    figures |= {"best": best, "after": len(losses) - best, "wasted": 1 - best / len(losses)}
-    figures["after_s"] = figures["after"] * found["epoch_s"]
-    return [sentence.format(**figures) for name, (limit, sentence) in ADVICE.items() if figures[name] > limit]
