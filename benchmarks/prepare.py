@@ -65,15 +65,15 @@ def step_seconds(path: Path, cfg: PreparationConfig, flow: str, rounds: int) -> 
     """Seconds of each step on one clip in one thread; what cannot be run alone is a difference."""
     track = track_clip(path, cfg)
     frames = list(iter_frames(path, fps=cfg.fps, backend=cfg.backend))
-    looks = [frame for frame, _, _ in frames[:: cfg.detect_every]]
-    crops = [crop_of(frame, track, t) for frame, t, _ in frames]
+    looks = [frame for frame, *_ in frames[:: cfg.detect_every]]
+    crops = [crop_of(frame, track, t) for frame, t, *_ in frames]
     computer = OpticalFlowComputer(flow)
     job = Job(path, track, DynamicConfig(flow=flow), cfg.backend)
     ways = {
         "decode": lambda: drain(iter_frames(path, fps=cfg.fps, backend=cfg.backend)),
         "02": lambda: track_clip(path, cfg),
         "detect": lambda: [detect_faces(frame, cfg.detector) for frame in looks],
-        "crop": lambda: [crop_of(frame, track, t) for frame, t, _ in frames],
+        "crop": lambda: [crop_of(frame, track, t) for frame, t, *_ in frames],
         "flow": lambda: [computer.pair(a, b) for a, b in pairwise(crops)],
         "04": lambda: drain(face_flows(job)),
     }

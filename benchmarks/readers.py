@@ -189,7 +189,7 @@ def read_fully(path: Path, backend: str) -> dict[str, Any]:
     """
     pictures = []
     try:
-        for frame, t_s, _ in iter_frames(path, backend=backend):
+        for frame, t_s, *_ in iter_frames(path, backend=backend):
             pictures.append(zlib.crc32(np.ascontiguousarray(frame), round(1000 * t_s)))
         probe(path)
     except VideoError as error:

@@ -6,10 +6,10 @@ breaks off is an error here, before anything is computed from it, never a shorte
 
 from collections import Counter, defaultdict, namedtuple
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,9 +27,6 @@ LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 IDR = "filter_units=pass_types=5"  # pictures that refer to none before them (Rec. ITU-T H.264, table 7-1)
-# What passes their sequence parameters (Rec. ITU-T H.264, H.265). AVI does not store the times of these codecs.
-SEQUENCE = {"h264": "filter_units=pass_types=7", "hevc": "filter_units=pass_types=33"}
-RESCALING = ("vp9", "av1")  # their pictures may change size anywhere, those of others at key pictures
 Row = namedtuple("Row", "moment pts dts key hidden")  # of a packet: when its picture is shown, in ticks
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
 
@@ -51,7 +48,7 @@ class OpenVideo:
     key pictures; `t_s (n,)` in seconds from the first one. `timed`: whether packets and pictures carry that time, each
     another one, so that a decoded picture is known by it; otherwise pictures can only be counted. `start`: packets
     before the first that decoding can begin with. `is_open`: H.264 that does not begin with an IDR picture, and speaks
-    of ones that were cut away. `may_change`: pictures may be of several shapes. `remarks`: what is odd, a phrase each.
+    of ones that were cut away. `remarks`: what is odd, a phrase each.
     """
 
     path: Path
@@ -62,7 +59,6 @@ class OpenVideo:
     timed: bool
     start: int = 0
     is_open: bool = False
-    may_change: bool = False
     remarks: tuple[str, ...] = ()
 
     @property
@@ -120,25 +116,26 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 
     Raises:
         VideoError: the file is missing, empty, cut off, or no video.
+        OSError: it cannot be opened.
     """
     path = Path(path)
     if not path.is_file():
         raise VideoError(f"{path.name}: there is no such file in {path.parent}.")
-    if path.stat().st_size == 0:
-        raise damaged(path, "the file is empty (0 bytes)")
-    try:
-        with open_container(path) as container:
-            yield _read_table(path, container)
-    except av.FFmpegError as error:
-        what = f"{path.name}: not a readable video ({error.strerror})"
-        raise VideoError(f"{what}. Copy or download it again, or remove it.") from None
+    with path.open("rb") as file:  # no permission, a broken disk: not the video's fault
+        if not file.read(1):
+            raise damaged(path, "the file is empty (0 bytes)")
+    with ExitStack() as stack:
+        try:
+            video = _read_table(path, stack.enter_context(open_container(path)))
+        except av.FFmpegError as error:
+            what = f"{path.name}: not a readable video ({error.strerror})"
+            raise VideoError(f"{what}. Copy or download it again, or remove it.") from None
+        yield video
 
 
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
-    end, rows = Counter(), defaultdict(list)  # by stream, as are the following
-    codecs = {each: each.codec_context.codec.canonical_name for each in container.streams.video if each.codec_context}
-    filters = {each: BitStreamFilterContext(SEQUENCE[name], each) for each, name in codecs.items() if name in SEQUENCE}
-    sets, begins_with_idr = defaultdict(set), {}  # of sequence parameters
+    end, rows = Counter(), defaultdict(list)  # by stream
+    begins_with_idr: dict[av.VideoStream, bool] = {}
     for packet in container.demux():
         stream, moment = packet.stream, packet.dts if packet.pts is None else packet.pts  # AVI knows dts only
         if moment is not None and stream.type != "data":
@@ -147,16 +144,12 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
             if packet.is_corrupt and moment is not None:
                 raise damaged(path, f"breaks off at {float(moment * stream.time_base):.1f} s")
             rows[stream].append(Row(moment, packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-            if packet.is_keyframe and stream in filters:
-                if codecs[stream] == "h264" and stream not in begins_with_idr:
-                    begins_with_idr[stream] = any(BitStreamFilterContext(IDR, stream).filter(av.Packet(bytes(packet))))
-                sets[stream].update(("new", "parameters") if packet.has_sidedata("new_extradata") else ())
-                sets[stream].update(map(bytes, filters[stream].filter(packet)))  # which takes the packet's content
+            if packet.is_keyframe and stream not in begins_with_idr and stream.codec_context:
+                is_h264 = stream.codec_context.codec.canonical_name == "h264"
+                begins_with_idr[stream] = not is_h264 or any(BitStreamFilterContext(IDR, stream).filter(packet))
     stream, remarks = _choose_stream(path, container, rows)
-    video = _table_of(path, container, stream, rows[stream])
-    is_open = video.codec == "h264" and not begins_with_idr.get(stream)
-    may_change = len(sets[stream]) > 1 or (stream not in filters and (len(video.keys) > 1 or video.codec in RESCALING))
-    video = replace(video, is_open=is_open, may_change=may_change, remarks=remarks + video.remarks)
+    is_open = stream.codec_context.codec.canonical_name == "h264" and not begins_with_idr.get(stream)
+    video = replace(_table_of(path, container, stream, rows[stream]), is_open=is_open, remarks=remarks)
     _check_whole(video, max(float(ticks * each.time_base) for each, ticks in end.items()), rows[stream])
     return _without_cut(video)
 
@@ -193,15 +186,14 @@ def _table_of(path: Path, container: av.container.InputContainer, stream: av.Vid
     if not shown:
         raise damaged(path, "holds no frame that can be decoded")
     ticks, keys = (np.sort([row.moment for row in part]) for part in (shown, [row for row in shown if row.key]))
-    in_avi, codec, remarks = "avi" in container.format.name, stream.codec_context.codec.canonical_name, ()
-    gaps = np.diff([row.dts for row in shown]) if in_avi and codec in SEQUENCE else np.zeros(0)
-    if len(set(gaps)) > 1:  # AVI stores when pictures are decoded: as many earlier as the decoder holds back
-        held, where = stream.codec_context.reorder_depth, gaps.argmax()
-        ticks = shown[held].dts + np.cumsum([0, *gaps[held:], *[int(np.median(gaps))] * held])
-        gap_s, at_s = (float(tick * stream.time_base) for tick in (gaps[where], shown[where].dts))
-        remarks = (f"AVI stores no times of showing: beside gaps (the longest {gap_s:.1f} s, at {at_s:.1f} s) unsure",)
+    in_avi, codec = "avi" in container.format.name, stream.codec_context
+    if in_avi and codec.codec.canonical_name in ("h264", "hevc") and codec.reorder_depth:
+        gaps = np.diff([row.dts for row in shown[1:]])  # AVI stores when pictures are decoded, not when they are shown
+        if len(set(gaps)) > 1:
+            what = f"its times are unsure: AVI stores none of showing, and it has gaps of {gaps.max()} frames"
+            raise VideoError(f"{path.name}: {what}. Convert its source again, to mp4.")
     timed = not in_avi and len(np.unique(ticks)) == len(ticks) and all(row.pts is not None for row in shown)
-    return OpenVideo(path, container, stream, ticks, keys, timed, start, remarks=remarks)
+    return OpenVideo(path, container, stream, ticks, keys, timed, start)
 
 
 def _without_cut(video: OpenVideo) -> OpenVideo:
@@ -265,26 +257,5 @@ def _check_elements(path: Path, file: BinaryIO, place: int, end: int) -> None:
             raise damaged(path, f"{place - end:,} bytes before byte {place:,} are missing")
         if number in (SEGMENT, CLUSTER):
             _check_elements(path, file, content, place)
-
-
-def write_excerpt(path: str | Path, excerpt: str | Path, seconds: float) -> Path:
-    """Copy the first seconds of a video's pictures into a file of the same format: nothing is decoded or coded again.
-
-    A few later pictures, which these refer to, come with them. VideoError: see `open_video`.
-    """
-    with open_video(path) as video, open_container(video.path) as again:
-        end = video.ticks[0] + seconds / float(video.stream.time_base)
-        early = takewhile(lambda packet: packet.dts is None or packet.dts <= end, video.packets_of(again))
-        packets = [packet for packet in early if packet.size]
-        moments = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-        names = video.container.format.name.split(",")
-        name = "mp4" if video.codec == "av1" and "mp4" in names else names[0]  # QuickTime's own writer refuses AV1
-        with av.open(str(excerpt), "w", format=name) as copy:
-            stream = copy.add_stream_from_template(video.stream, opaque=True)  # what reads AV1 cannot write it
-            # Matroska stores no times of decoding, and no file can be written without: made from those of showing.
-            shown = sorted(moments)
-            delay = max(tick - moment for tick, moment in zip(shown, moments, strict=True))
-            for tick, moment, packet in zip(shown, moments, packets, strict=True):
-                packet.pts, packet.dts, packet.stream = moment, tick - delay, stream
-                copy.mux(packet)
-    return Path(excerpt)
+        if number == SEGMENT:  # what follows is no video
+            return

@@ -19,7 +19,7 @@ import numpy as np
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.tracks import FaceTrack, crop_at
-from helpers.video import iter_frames
+from helpers.video import Frame, iter_frames
 
 CROP_PX = 224  # side of the face crop that flow is computed on
 CROPS_PER_CHUNK = 32  # crops that are handed over at a time: 5 MB at 224 px
@@ -82,28 +82,26 @@ def face_crops(job: Job) -> Iterator[Chunk]:
     """Crops of the face in the middle sample of every `cfg.every_n_frames`: RGB uint8 (n, size_px, size_px, 3)."""
     first = min(job.cfg.every_n_frames, job.track.n_frames) // 2
     chosen = slice(first, None, job.cfg.every_n_frames)
-    stream = iter_frames(job.path, fps=job.track.fps, indices=chosen, backend=job.backend)
-    clock = Clock()
+    stream, clock = iter_frames(job.path, fps=job.track.fps, indices=chosen, backend=job.backend), Clock()
     for batch in batches_of(clock.each("decoding", stream), CROPS_PER_CHUNK):
         with clock("cropping"):
-            crops = np.stack([crop_at(frame, job.track, t, job.size_px) for frame, t, _ in batch])
-        t_s, numbers = np.array([t for _, t, _ in batch]), np.array([number for _, _, number in batch])
-        yield Chunk(crops, t_s, numbers, stream.decoder, spent_s=clock.read())
+            crops = np.stack([crop_at(frame, job.track, t, job.size_px) for frame, t, *_ in batch])
+        _, t_s, numbers, decoders = zip(*batch, strict=True)
+        yield Chunk(crops, np.array(t_s), np.array(numbers), decoders[-1], spent_s=clock.read())
 
 
 def face_flows(job: Job) -> Iterator[Chunk]:
     """Flow of the face crop from sample to sample, 0 across a cut: float32 (n, input_px, input_px, 2) in [-1, 1]."""
-    stream = iter_frames(job.path, fps=job.track.fps, backend=job.backend)
-    clock = Clock()
+    stream, clock = iter_frames(job.path, fps=job.track.fps, backend=job.backend), Clock()
     for batch in batches_of(_flows(clock.each("decoding", stream), job, clock), FLOWS_PER_CHUNK):
-        flows, t_s, numbers = map(np.array, zip(*batch, strict=True))
-        yield Chunk(flows, t_s, numbers, stream.decoder, spent_s=clock.read())
+        flows, t_s, numbers, decoders = map(np.array, zip(*batch, strict=True))
+        yield Chunk(flows, t_s, numbers, str(decoders[-1]), spent_s=clock.read())
 
 
-def _flows(stream: Iterable[tuple[np.ndarray, float, int]], job: Job, clock: Clock) -> Iterator[tuple[Any, ...]]:
-    """Flow, and time and number of its first sample."""
+def _flows(stream: Iterable[Frame], job: Job, clock: Clock) -> Iterator[tuple[Any, ...]]:
+    """Flow, and time, number and decoder of its first sample."""
     computer, before, cuts = OpticalFlowComputer(job.cfg.flow), None, set(job.track.cuts.tolist())
-    for sample, (frame, t, number) in enumerate(stream):
+    for sample, (frame, t, number, decoder) in enumerate(stream):
         with clock("cropping"):
             crop = cv2.cvtColor(crop_at(frame, job.track, t, CROP_PX), cv2.COLOR_RGB2GRAY)
         if before:
@@ -112,7 +110,7 @@ def _flows(stream: Iterable[tuple[np.ndarray, float, int]], job: Job, clock: Clo
                 flow = resize_flow(computer.pair(crop_before, crop), job.cfg.input_px)
                 flow = normalise_flow(flow, job.cfg.flow_clip_px)
             yield np.zeros_like(flow) if sample in cuts else flow, *of_before
-        before = crop, t, number
+        before = crop, t, number, decoder
 
 
 def batches_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -183,7 +183,7 @@ def encode_preview(path: str | Path) -> tuple[bytes, float]:
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size, stream.codec_context.time_base = 10, TICK_S  # a click shows its picture at once
-        for frame, t_s, _ in iter_frames(path, size=size):
+        for frame, t_s, *_ in iter_frames(path, size=size):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts, picture.time_base = round(t_s / TICK_S), TICK_S
             video.mux(stream.encode(picture))
@@ -196,7 +196,7 @@ def _crops(path: Path, track: FaceTrack, face: FeatureFile) -> np.ndarray:
     number = face.frame if (face.frame >= 0).all() else track.frame[track.sample_at(face.t_s)]
     wanted, first, of_row = np.unique(number, return_index=True, return_inverse=True)
     frames = zip(iter_frames(path, indices=wanted.tolist()), face.t_s[first], strict=True)
-    return np.stack([crop_at(frame, track, t, CROP_PX) for (frame, _, _), t in frames])[of_row]
+    return np.stack([crop_at(frame, track, t, CROP_PX) for (frame, *_), t in frames])[of_row]
 
 
 def _rows(out: Path, stream: str, clip: str, n: int) -> FeatureFile:

@@ -119,19 +119,22 @@ class _Seen(NamedTuple):
 
 
 def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _Seen]:
-    times, kept, follower = [], {}, Follower(cfg.fps)
-    stream = iter_frames(video, fps=cfg.fps, backend=cfg.backend)
-    for sample, (frame, t, number) in enumerate(stream):
+    times, kept, apart, follower = [], {}, 1, Follower(cfg.fps)
+    for sample, (frame, t, number, made_by) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):
         look, since = divmod(sample, cfg.detect_every)
         faces = None
         if not since:
-            if look % max(1, stream.length // (KEPT * cfg.detect_every)) == 0:
+            if look % apart == 0:
                 kept[look] = shrunk(frame, DETECTION_PX)[0]
+            if len(kept) > 2 * KEPT:
+                apart *= 2
+                kept = {look: picture for look, picture in kept.items() if look % apart == 0}
             faces = detect_faces(frame, cfg.detector, cfg.min_face)
             yield None
         follower.step(sample, frame, faces)
         times.append((t, number))
-    return _Seen(follower, main_face(follower), times, stream.decoder, kept)
+        decoder = made_by
+    return _Seen(follower, main_face(follower), times, decoder, kept)
 
 
 def _of_both(seen: _Seen, smaller: _Seen, cfg: PreparationConfig) -> _Seen:

@@ -19,10 +19,9 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
 
-from helpers.container import OpenVideo, VideoError, open_container
+from helpers.container import VideoError
 
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")  # 8 bits, luma at full size
-MOST_KEYS = 16  # key pictures that are decoded for the clip's size, at most
 UNSPECIFIED, BT2020, P3, PQ, HLG = 2, 9, 12, 16, 18  # of matrix, primaries and transfer in ITU-T H.273
 HDR = (PQ, HLG)
 TO_BT709 = {  # of linear light: ITU-R BT.2087-0; SMPTE EG 432-1
@@ -34,9 +33,7 @@ WHITE, PEAK = 203, 1000  # cd/m²: HDR's diffuse white (ITU-R BT.2408), which be
 GAMMA = 2.4  # of an SDR screen (ITU-R BT.1886)
 BWDIF = "mode=send_frame:deint=interlaced"
 DEINTERLACED = "interlaced: deinterlaced (bwdif)"
-CHANGES = "picture size changes: brought to {}x{}"
-
-Shapes = dict[tuple[int, int], Fraction | None]  # by stored width and height: the width of a pixel in heights
+CHANGES = "its picture changes size or shape. Convert it: ffmpeg -i old -vf scale=iw*sar:ih,setsar=1 new.mp4"
 
 
 def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
@@ -54,34 +51,9 @@ def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
     return 90 * round(math.degrees(math.atan2(-b, a)) / 90), mirrored
 
 
-def shapes_of(video: OpenVideo) -> Shapes:
-    """The shapes of a clip's pictures, from key pictures spread over it; {} where all are like the first.
-
-    VideoError: pictures of one size have pixels of several shapes, which a decoded picture does not carry.
-    """
-    shapes, aspects, default = {}, {}, video.stream.sample_aspect_ratio
-    if not video.may_change:
-        return shapes
-    keys = video.keys[np.unique(np.linspace(0, len(video.keys) - 1, MOST_KEYS).astype(int))]
-    with open_container(video.path) as container:
-        codec = container.streams[video.stream.index].codec_context
-        codec.thread_count = 1  # so that the aspect is that of the picture
-        for packet in video.packets_of(container):
-            if packet.is_keyframe and (packet.dts if packet.pts is None else packet.pts) in keys:
-                with suppress(av.FFmpegError):  # damage is named when all is decoded
-                    for picture in (*codec.decode(packet), *codec.decode(None)):
-                        size, aspect = (picture.width, picture.height), codec.sample_aspect_ratio
-                        if aspects.setdefault(size, aspect) != aspect:
-                            convert = f"Convert it: ffmpeg -i {video.path.name} -vf scale=iw*sar:ih,setsar=1 new.mp4."
-                            raise VideoError(f"{video.path.name}: its pixels change their shape. {convert}")
-                        shapes.setdefault(size, aspect or default if shapes else default)
-                codec.flush_buffers()
-    return shapes
-
-
-def shown_size(shapes: Shapes, turn: int) -> tuple[int, int]:
-    """Width and height at which a player shows the largest picture: pixels that are not square are widened."""
-    width, height = max(((round(w * (aspect or 1)), h) for (w, h), aspect in shapes.items()), key=math.prod)
+def shown_size(picture: av.VideoFrame, aspect: Fraction | None, turn: int) -> tuple[int, int]:
+    """Width and height at which a player shows a picture; `aspect`: the width of a pixel in heights."""
+    width, height = round(picture.width * (aspect or 1)), picture.height
     return (height, width) if turn in (90, -90) else (width, height)
 
 
@@ -121,44 +93,28 @@ def deinterlaced(pictures: Iterator[av.VideoFrame], done: dict[str, None]) -> It
 class Converter:
     """Turns the decoded pictures of one video into upright RGB uint8 arrays (H, W, 3), of one size.
 
-    One scaler serves every decoder: swscale's area averaging when a picture shrinks, bilinear otherwise. A picture of
-    another shape than the largest lies in the middle of black. `done` lists in words what was changed.
+    One scaler serves every decoder: swscale's area averaging when a picture shrinks, bilinear otherwise. `done` lists
+    in words what was changed.
     """
 
-    def __init__(self, size: tuple[int, int] | None, aspect: Fraction | None = None, shapes: Shapes | None = None):
-        """Take (height, width) of the arrays, by default of the largest picture as displayed; see `shapes_of`."""
-        self._size, self._aspect, self._shapes, self._clip = size, aspect, shapes, None
-        self._scaler, self._colours, self._kinds = VideoReformatter(), VideoReformatter(), {}
+    def __init__(self, size: tuple[int, int] | None, aspect: Fraction | None = None):
+        """Take (height, width) of the arrays, by default as displayed, and the width of a pixel in heights."""
+        self._size, self._aspect, self._stored = size, aspect, None
+        self._scaler, self._colours = VideoReformatter(), VideoReformatter()
         self.done: dict[str, None] = {}
 
     def __call__(self, picture: av.VideoFrame) -> np.ndarray:
-        """Convert a picture; the first one decides on the clip's size where `shapes` do not."""
-        kind = picture.width, picture.height, picture.color_trc, picture.color_primaries
-        if kind not in self._kinds:  # a picture whose side data are looked at stays in memory for long
-            turn, mirrored = orientation(picture)
-            self._kinds[kind] = turn, mirrored, *self._fit(picture, turn)
-            self.done |= dict.fromkeys(remarks_of(picture))
-        turn, mirrored, height, width = self._kinds[kind]
-        pixels = self._rgb(picture, *((height, width) if turn in (90, -90) else (width, height)))
-        upright = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, turn // 90))
-        if (height, width) == self._size:
-            return upright
-        below, right = self._size[0] - height, self._size[1] - width
-        sides = below // 2, below - below // 2, right // 2, right - right // 2
-        return cv2.copyMakeBorder(upright, *sides, cv2.BORDER_CONSTANT)
-
-    def _fit(self, picture: av.VideoFrame, turn: int) -> tuple[int, int]:
-        """Height and width that a picture takes up in the array."""
+        """Convert a picture; VideoError where it is of another size than the first."""
         stored = picture.width, picture.height
-        shapes = self._shapes or {stored: self._aspect}
-        self._clip = self._clip or shown_size(shapes, turn)
-        self._size = self._size or self._clip[::-1]
-        shown = shown_size({stored: shapes.get(stored, self._aspect)}, turn)
-        if shown == self._clip:
-            return self._size
-        self.done[CHANGES.format(*self._clip)] = None
-        share = [part / whole for part, whole in zip(shown[::-1], self._clip[::-1], strict=True)]
-        return tuple(max(1, round(n * part / max(share))) for n, part in zip(self._size, share, strict=True))
+        if self._stored is None:  # once: a picture whose side data are looked at stays in memory for long
+            self._stored, (self._turn, self._mirrored) = stored, orientation(picture)
+            self._size = self._size or shown_size(picture, self._aspect, self._turn)[::-1]
+        if stored != self._stored:
+            raise VideoError(CHANGES)
+        self.done |= dict.fromkeys(remarks_of(picture))
+        height, width = self._size
+        pixels = self._rgb(picture, *((height, width) if self._turn in (90, -90) else (width, height)))
+        return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turn // 90))
 
     def _rgb(self, picture: av.VideoFrame, width: int, height: int) -> np.ndarray:
         shrinks = width * height < picture.width * picture.height

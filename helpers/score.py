@@ -241,7 +241,7 @@ def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend
     middles = (np.arange(n) + 0.5) * track.n_frames / track.fps / max(n, 1)
     chosen = t_s[np.abs(t_s[:, None] - middles).argmin(axis=0)]
     frames = iter_frames(video, fps=track.fps, indices=track.sample_at(chosen).tolist(), backend=backend) if n else ()
-    faces = [crop_at(frame, track, t, FACE_PX) for frame, t, _ in frames]
+    faces = [crop_at(frame, track, t, FACE_PX) for frame, t, *_ in frames]
     return {"faces_t_s": [round(float(t), 3) for t in chosen], "faces": faces}
 
 

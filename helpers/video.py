@@ -22,7 +22,7 @@ import pandas as pd
 from av.codec.hwaccel import HWAccel
 
 from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video
-from helpers.pictures import CHANGES, Converter, deinterlaced, orientation, remarks_of, shapes_of, shown_size
+from helpers.pictures import CHANGES, Converter, deinterlaced, orientation, remarks_of, shown_size
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -43,7 +43,7 @@ ROUNDS = 3  # of timing two decoders, in alternation
 UNEVEN = 1.5  # an interval this many times the median one makes a rate variable
 
 Decoded = Iterator[tuple[int, av.VideoFrame, str]]  # number in the file, picture, what decoded it
-Sampled = Iterator[tuple[np.ndarray, float, int]]  # RGB uint8 (H, W, 3), time in seconds, number in the file
+Frame = tuple[np.ndarray, float, int, str]  # RGB uint8 (H, W, 3), time in seconds, number in the file, decoder
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """What is in a video; only its first frame, and key frames that may be of other sizes, are decoded.
+    """What is in a video; only its first frame is decoded.
 
     Raises:
         VideoError: see `helpers.container.open_video`.
@@ -80,9 +80,7 @@ def describe(video: OpenVideo) -> VideoInfo:
     """What is in an open file."""
     picture, n, last_s = video.first_picture, len(video.t_s), video.t_s[-1]
     turn, mirrored = orientation(picture)
-    shapes = shapes_of(video) or {(picture.width, picture.height): video.stream.sample_aspect_ratio}
-    width, height = shown_size(shapes, turn)
-    changes = [CHANGES.format(width, height)] * (len(shapes) > 1)
+    width, height = shown_size(picture, video.stream.sample_aspect_ratio, turn)
     return VideoInfo(
         codec=video.codec,
         width=width,
@@ -94,7 +92,7 @@ def describe(video: OpenVideo) -> VideoInfo:
         mirrored=mirrored,
         variable_rate=bool(n > 1 and np.diff(video.t_s).max() > UNEVEN * video.interval_s),
         audio=len(video.container.streams.audio) > 0,
-        remarks=(*video.remarks, *changes, *remarks_of(picture)),
+        remarks=(*video.remarks, *remarks_of(picture)),
     )
 
 
@@ -138,7 +136,7 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
         else:
             pictures = (picture for packet in packets for picture in codec.decode(packet))
         done: dict[str, None] = {}
-        shown = deinterlaced(_as_announced(video, pictures), done)
+        shown = deinterlaced(_as_announced(video, codec, pictures), done)
         for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), shown, strict=False)):
             if is_wanted:
                 version = ".".join(map(str, av.library_versions["libavcodec"]))
@@ -147,8 +145,16 @@ def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decod
                 yield number, picture, "; ".join((decoder, *done))
 
 
-def _as_announced(video: OpenVideo, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def _as_announced(
+    video: OpenVideo, codec: av.VideoCodecContext, pictures: Iterator[av.VideoFrame]
+) -> Iterator[av.VideoFrame]:
+    """The pictures up to the first that is damaged or comes at another time; VideoError where one has another shape."""
+    first = None
     for number, picture in enumerate(pictures):
+        shape = picture.width, picture.height, codec.sample_aspect_ratio
+        first = first or shape
+        if shape != first:
+            raise VideoError(f"{video.path.name}: {CHANGES}")
         if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
             return
         yield picture
@@ -205,7 +211,6 @@ def _oddities(video: OpenVideo) -> list[str]:
     found = {
         "one of several video streams": len(video.container.streams.video) > 1,
         "mirrored": orientation(first)[1],
-        "its picture changes size": len(shapes_of(video)) > 1,
         "pixels are not square": (video.stream.sample_aspect_ratio or 1) != 1,
         "more than 8 bits a colour": first.format.components[0].bits > 8,
     }
@@ -268,11 +273,16 @@ def fixed_rate_indices(t_s: np.ndarray, duration_s: float, fps: float) -> np.nda
     return np.searchsorted(t_s, moments + ROUNDING_S, side="right").clip(1) - 1
 
 
-class FrameStream(Sampled):
-    """Decode a video frame by frame; one frame is held at a time. Also called `iter_frames`.
-
-    An iterator of (RGB uint8 (H, W, 3), time in seconds, frame number in the file). At fixed rate the time is that of
-    the sample. `decoder`, what decodes it, and `length`, how many frames will come, are there with the first frame.
+def iter_frames(
+    path: str | Path,
+    *,
+    indices: Sequence[int] | slice | None = None,
+    fps: float | None = None,
+    n_frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    backend: str = "auto",
+) -> Iterator[Frame]:
+    """Decode a video frame by frame; one frame is held at a time.
 
     Args:
         path: Video file.
@@ -282,65 +292,54 @@ class FrameStream(Sampled):
         size: (height, width) to scale to; default: as displayed. See `helpers.pictures.Converter`.
         backend: See `backend_name`.
 
+    Yields:
+        RGB uint8 (H, W, 3), time in seconds (at fixed rate that of the sample), frame number in the file, and what
+        decoded it.
+
     Raises:
-        VideoError: see `open_video`; also when decoding fails somewhere, saying at which second. Both come with the
-            frames.
+        VideoError: see `open_video`; also when decoding fails somewhere, saying at which second.
     """
-
-    decoder: str
-    length: int
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        indices: Sequence[int] | slice | None = None,
-        fps: float | None = None,
-        n_frames: int | None = None,
-        size: tuple[int, int] | None = None,
-        backend: str = "auto",
-    ) -> None:
-        self._frames = self._read(Path(path), (indices, fps, n_frames), size, backend)
-
-    def __next__(self) -> tuple[np.ndarray, float, int]:
-        return next(self._frames)
-
-    def _read(self, path: Path, sampling: tuple[Any, Any, Any], size: tuple[int, int] | None, backend: str) -> Sampled:
-        with open_video(path) as video:
-            index, t_s = _plan(video, *sampling)
-            shapes, position, why, self.length = shapes_of(video), 0, "", len(index)
-            convert = Converter(size, video.stream.sample_aspect_ratio, shapes)
-            try:
-                for number, picture, decoder in _decode(video, np.unique(index), backend):
-                    frame = convert(picture)
-                    self.decoder = "; ".join((decoder, *convert.done))
-                    while position < len(index) and index[position] == number:
-                        yield frame, float(t_s[position]), number
-                        position += 1
-            except av.FFmpegError as error:
-                why = f" ({error.strerror})"
-            if position < len(index):
-                what = f"cannot be decoded from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s){why}"
-                if len(shapes) < 2 and "not supported" not in why:
-                    raise damaged(path, what)
-                of = "its picture changes size" if len(shapes) > 1 else "its colours are none that FFmpeg reads"
-                raise VideoError(f"{path.name}: {what}: {of}. Convert it: ffmpeg -i {path.name} new.mp4.")
+    with open_video(path) as video:
+        yield from _frames(video, *_plan(video, indices, fps, n_frames), size, backend)
 
 
-iter_frames = FrameStream
+def _frames(
+    video: OpenVideo, index: np.ndarray, t_s: np.ndarray, size: tuple[int, int] | None, backend: str
+) -> Iterator[Frame]:
+    convert, position, why = Converter(size, video.stream.sample_aspect_ratio), 0, ""
+    try:
+        for number, picture, decoder in _decode(video, np.unique(index), backend):
+            frame = convert(picture)
+            while position < len(index) and index[position] == number:
+                yield frame, float(t_s[position]), number, "; ".join((decoder, *convert.done))
+                position += 1
+    except av.FFmpegError as error:
+        why = f" ({error.strerror})"
+    if position < len(index):
+        what = f"cannot be decoded from {t_s[position]:.1f} s on (of {video.duration_s:.1f} s){why}"
+        if "not supported" not in why:
+            raise damaged(video.path, what)
+        convert = f"its colours are none that FFmpeg reads. Convert it: ffmpeg -i {video.path.name} new.mp4."
+        raise VideoError(f"{video.path.name}: {what}: {convert}")
 
 
-def read_frames(path: str | Path, indices: Sequence[int] | slice | None = None, **sampling: Any) -> Frames:
+def read_frames(
+    path: str | Path,
+    indices: Sequence[int] | slice | None = None,
+    *,
+    fps: float | None = None,
+    n_frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    backend: str = "auto",
+) -> Frames:
     """Decode frames into one array; the arguments are those of `iter_frames`."""
-    stream = iter_frames(path, indices=indices, **sampling)
-    t_s, index = [], []
-    for k, (frame, at_s, number) in enumerate(stream):
-        if k == 0:
-            frames = np.empty((stream.length, *frame.shape), np.uint8)
-        frames[k] = frame
-        t_s.append(at_s)
-        index.append(number)
-    return Frames(frames, np.array(t_s), np.array(index), stream.decoder)
+    with open_video(path) as video:
+        index, t_s = _plan(video, indices, fps, n_frames)
+        for k, frame in enumerate(_frames(video, index, t_s, size, backend)):
+            if k == 0:
+                frames = np.empty((len(index), *frame[0].shape), np.uint8)
+            frames[k] = frame[0]
+    return Frames(frames, t_s, index, frame[-1])
 
 
 def _plan(

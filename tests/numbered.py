@@ -28,8 +28,8 @@ def read_numbers(frames: np.ndarray) -> list[int]:
 class FrameList(list):
     """Frames that come from a list, (frame, t_s, number), instead of a file."""
 
-    decoder = "a list"
-    length = property(len)
+    def __iter__(self):
+        return ((*frame, "a list") for frame in super().__iter__())
 
 
 def write_numbered(

@@ -62,7 +62,7 @@ def test_the_stable_box_is_that_of_the_shipped_features():
     # Written down when data_sample/tokens was made; other numbers mean that the shipped features no longer fit.
     expected = np.float32([65.75, 24.25, 235.75, 194.25])
     np.testing.assert_array_equal(track_clip(SHIPPED[0], LAW).box_xyxy, expected)
-    looks = [frame for frame, _, _ in iter_frames(SHIPPED[0], fps=15.0, indices=slice(0, None, 8))]
+    looks = [frame for frame, *_ in iter_frames(SHIPPED[0], fps=15.0, indices=slice(0, None, 8))]
     rows = np.concatenate([detect_faces(frame) for frame in looks])
     np.testing.assert_array_equal(stable_box(rows, 1.7), expected)
 

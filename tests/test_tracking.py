@@ -233,8 +233,8 @@ def test_flow_across_a_cut_is_masked(track, tmp_path):
     assert not flows[19].any()
     assert all(flow.any() for flow in flows[:19])
     rows = DynamicRows(found, cfg)
-    for place, flow, n in rows.samples(chunks):
-        rows.receive(place, np.ones((n, 1, 1, 3), np.float32) * (flow.shape[0] > 0))
+    for flow, n in rows.samples(chunks):
+        rows.receive(np.ones((n, 1, 1, 3), np.float32) * (flow.shape[0] > 0))
     assert rows.result().reason.tolist() == ["", "", "crosses a cut at 1.3 s", ""]
 
 
