@@ -25,9 +25,8 @@ from helpers.clips import TRAITS
 from helpers.crops import Job, face_crops
 from helpers.faces import track_clip
 from helpers.files import ROOT
-from helpers.gradients import gradient_of
 from helpers.reduction import ChannelGroups, Pca
-from helpers.saliency import grad_cam, layer_table, stages_of
+from helpers.saliency import grad_cam, gradient_of, layer_table, stages_of
 from helpers.score import Scorer, load_scorer, tokens_of_video
 from helpers.tracks import FaceTrack, crop_at
 

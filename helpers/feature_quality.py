@@ -1,38 +1,34 @@
 """Whether features are any good: what tells clips and sources apart, and which channels say nothing.
 
 In: the feature files of a stage, or one mean row per clip (index key, one column per channel). Out: tables, beside what
-chance would give, and the figures that 03 and 04 have in common. Clips of one source show one person in one place, so
-features that keep them together know who somebody is: that is no evidence that they know what viewers see in them.
+chance would give. Clips of one source show one person in one place, so features that keep them together know who
+somebody is: that is no evidence that they know what viewers see in them.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 
-from helpers import plots
-from helpers.clips import DISPLAY, targets_of
-from helpers.files import read_json
-from helpers.plots import features as pictures
+from helpers.clips import targets_of
 from helpers.reduction import varying
 from helpers.store import FeatureFile, read_features, valid_rows
-from helpers.workers import cores
 
-MOST_CLIPS = 1000  # clips whose pairs are looked at: half a million pairs
+MOST_CLIPS, MOST_OF_SOURCE = 1000, 50  # clips whose pairs are looked at: half a million pairs
 SAMPLED_ROWS = 4096
 DRAWS = 500  # of what chance gives
 EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
-NUMBERS = {"static": "03", "dynamic": "04"}  # of the notebooks
+
+
+def usable_clips(table: pd.DataFrame, manifest: dict[str, Any]) -> list[str]:
+    """Keys of the clips of `clips.csv` that have features, by the manifest of 03 or 04."""
+    failed = {entry["clip"] for entry in manifest["failed"] if "row" not in entry}
+    return [key for key in table.index if key not in failed]
 
 
 def rated_or_all(table: pd.DataFrame, keys: Iterable[str]) -> list[str]:
@@ -40,6 +36,14 @@ def rated_or_all(table: pd.DataFrame, keys: Iterable[str]) -> list[str]:
     keys = list(keys)
     rated = table.loc[keys, targets_of(table)].notna().any(axis=1).to_numpy(bool)
     return [key for key, one in zip(keys, rated, strict=True) if one or not rated.any()]
+
+
+def example_clip(folder: str | Path, table: pd.DataFrame, usable: Sequence[str]) -> tuple[str, FeatureFile]:
+    """The first clip that has a valid row, a rated one where there are any, and all its rows."""
+    for key in rated_or_all(table, usable):
+        if valid_rows(path := Path(folder) / f"{key}.npz"):
+            return key, read_features(path)
+    raise ValueError(f"{folder} must hold a clip with a valid row, got none. See why clips failed.")
 
 
 def mean_features(folder: str | Path, table: pd.DataFrame, keys: Iterable[str]) -> pd.DataFrame:
@@ -65,13 +69,6 @@ def sample_rows(folder: str | Path, keys: Sequence[str]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def effective_dimensions(rows: np.ndarray) -> float:
-    """How many directions of equal variance would spread as the standardised rows do: (sum l)^2 / sum l^2."""
-    z = standardised(rows).astype("float64")
-    products = z @ z.T if len(z) < z.shape[1] else z.T @ z  # of the same eigenvalues l but for zeros
-    return float(np.trace(products) ** 2 / max(np.square(products).sum(), 1e-30))
-
-
 def standardised(rows: np.ndarray) -> np.ndarray:
     """Rows (n, D) with mean 0 and sd 1 per channel; channels that do not vary are 0."""
     varies = varying(rows)
@@ -93,28 +90,29 @@ def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
     return (z / max(float(np.linalg.norm(z)), 1e-30) / np.where(z != 0, rows.std(axis=0), 1)).astype("float32")
 
 
-def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise: bool = True) -> pd.DataFrame | None:
+def consistency(clip_means: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame | None:
     """Measure how alike the clips of one source are, and how far sources lie from each other.
 
     Args:
-        clip_means: A row per clip; of more than `MOST_CLIPS` some sources are drawn.
+        clip_means: A row per clip, its channels standardised here: raw features of one sign look alike anyhow. Of more
+            than `MOST_OF_SOURCE` of a source and `MOST_CLIPS` in all, some are drawn.
         sources: Of each clip, (n,).
-        standardise: Whether channels are standardised over the clips; raw features of one sign look alike anyhow.
 
     Returns:
         Rows "within sources: cosine similarity" and "between sources: cosine distance", means over pairs; columns
-        value, permuted, permuted_low, permuted_high (95 %; the same with the sources permuted). None when no two clips
-        share a source, or all do, or all clips are equal.
+        value, permuted_low, permuted_high (95 % of the same with the sources permuted). None when no two clips share a
+        source, or all do, or all clips are equal.
     """
-    rng = np.random.default_rng(0)
-    names, sizes = np.unique(sources, return_counts=True)
+    rng, sources = np.random.default_rng(0), pd.Series(np.asarray(sources))
+    few = (sources.groupby(sources).cumcount() < MOST_OF_SOURCE).to_numpy()
+    names, sizes = np.unique(sources[few], return_counts=True)
     order = rng.permutation(len(names))
-    chosen = np.isin(sources, names[order[np.cumsum(sizes[order]) - sizes[order] < MOST_CLIPS]])
-    codes, rows = pd.factorize(np.asarray(sources)[chosen])[0], clip_means.to_numpy("float32")[chosen]
+    chosen = few & sources.isin(names[order[np.cumsum(sizes[order]) - sizes[order] < MOST_CLIPS]]).to_numpy()
+    codes, rows = pd.factorize(sources[chosen])[0], clip_means.to_numpy("float32")[chosen]
     if not 1 < len(set(codes)) < len(codes) or not varying(rows).any():
         return None
     pairs = np.triu_indices(len(rows), 1)
-    similarity = cosine_similarity(standardised(rows) if standardise else rows).astype("float64")[pairs]
+    similarity = cosine_similarity(standardised(rows)).astype("float64")[pairs]
 
     def within_between(codes: np.ndarray) -> tuple[float, float]:
         same = codes[pairs[0]] == codes[pairs[1]]
@@ -122,9 +120,8 @@ def consistency(clip_means: pd.DataFrame, sources: Sequence[str], *, standardise
 
     permuted = [within_between(rng.permutation(codes)) for _ in range(DRAWS)]
     low, high = np.percentile(permuted, [2.5, 97.5], axis=0)
-    columns = {"value": within_between(codes), "permuted": np.mean(permuted, axis=0)}
     index = ["within sources: cosine similarity", "between sources: cosine distance"]
-    return pd.DataFrame(columns | {"permuted_low": low, "permuted_high": high}, index=index)
+    return pd.DataFrame({"value": within_between(codes), "permuted_low": low, "permuted_high": high}, index=index)
 
 
 def planes(clip_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -146,96 +143,8 @@ def planes(clip_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None
     return by_pca, by_tsne
 
 
-@dataclass(frozen=True)
-class Review:
-    """The features of a stage as its notebook shows them; every `show_...` draws, saves and shows figures.
-
-    Attributes:
-        folder: `static/` or `dynamic/` of a run.
-        table: `clips.csv`.
-        manifest: Of the stage.
-    """
-
-    folder: Path
-    table: pd.DataFrame
-    manifest: dict[str, Any]
-
-    @property
-    def failed(self) -> pd.Series:
-        """Why clips have no features, index key."""
-        failed = {entry["clip"]: entry["reason"] for entry in self.manifest["failed"] if "row" not in entry}
-        return pd.Series(failed, name="reason", dtype="str")
-
-    @property
-    def usable(self) -> list[str]:
-        """Keys of the clips that have features."""
-        return [key for key in self.table.index if key not in self.failed.index]
-
-    def __str__(self) -> str:
-        rows, invalid = (self.manifest["counts"][name] for name in ("rows", "invalid_rows"))
-        return f"{len(self.usable)} of {len(self.table)} clips, {rows} rows, {invalid} of them masked"
-
-    def example(self) -> tuple[str, FeatureFile]:
-        """The first clip that has a valid row, a rated one where there are any, and all its rows."""
-        for key in rated_or_all(self.table, self.usable):
-            if valid_rows(path := self.folder / f"{key}.npz"):
-                return key, read_features(path)
-        raise ValueError(f"{self.folder} must hold a clip with a valid row, got none. See why clips failed.")
-
-    @cached_property
-    def clip_means(self) -> pd.DataFrame:
-        """Mean row of each clip that has one."""
-        return mean_features(self.folder, self.table, self.usable)
-
-    @cached_property
-    def _rated_means(self) -> pd.DataFrame:
-        return self.clip_means.loc[rated_or_all(self.table, self.clip_means.index)]
-
-    def _show(self, drawn: Axes | Figure, name: str) -> None:
-        plots.save(drawn.figure, self.folder.parent, f"{NUMBERS[self.folder.name]}_{name}")
-        plt.show()
-
-    def show_time(self, workers: int) -> None:
-        """Where the time of the extraction went, by decoder process; 0 workers are one per core."""
-        log = read_json(self.folder / "extraction_log.json")
-        spent_s, total_s = log.get("seconds_spent", {}), log["extraction_time_seconds"]
-        self._show(pictures.plot_time_spent(spent_s, total_s, workers or cores()), "time")
-
-    def show_rows(self, key: str, rows: FeatureFile) -> None:
-        """The rows of one clip over time."""
-        self._show(pictures.plot_rows(rows.features, rows.t_s, title=f"{key}: the 64 channels that vary most"), "rows")
-
-    def show_channels(self) -> None:
-        """How the channels are distributed over some rows of all clips, and how many of them say something."""
-        rows = sample_rows(self.folder, self.clip_means.index)
-        print(f"sampled {rows.shape}, {varying(rows).mean():.0%} of the channels vary")
-        print(f"effective dimensions about {effective_dimensions(rows):.0f}")
-        self._show(pictures.plot_channels(rows, title="how the channels are distributed"), "channels")
-
-    def show_consistency(self) -> None:
-        """Whether the features know who it is."""
-        means = self._rated_means
-        sources = self.table.loc[means.index, "source"].to_numpy()
-        table, raw = (consistency(means, sources, standardise=each) for each in (True, False))
-        if table is None or raw is None:
-            print("no two clips share a source, or all do, or the clips do not differ")
-            return
-        same, raw = table.iloc[0], raw.iloc[0]
-        more = "more" if same["value"] > same["permuted_high"] else "no more"
-        said = f"clips of one source are {more} alike than chance"
-        chance = f"{raw['permuted_low']:.4f} to {raw['permuted_high']:.4f} with permuted sources"
-        print(f"{said}\nraw: cosine similarity {raw['value']:.4f} within sources, {chance}")
-        self._show(pictures.plot_consistency(table, title=said), "consistency")
-
-    def show_plane(self) -> None:
-        """The clips in a plane; the rating shown is the one that goes best with the first component."""
-        means = self._rated_means
-        found = planes(means)
-        if found is None:
-            print("no plane is drawn: it takes 3 clips that differ in 2 channels or more")
-            return
-        ratings = self.table.loc[means.index, targets_of(self.table)].rename(columns=DISPLAY).dropna(axis=1, how="all")
-        varied = ratings.loc[:, ratings.nunique() > 1]
-        best = ratings[varied.corrwith(found[0]["x"]).abs().idxmax()] if len(varied.columns) else None
-        sources, title = self.table.loc[means.index, "source"].to_numpy(), f"{len(means)} clips by their mean features"
-        self._show(pictures.plot_plane(*found, sources, ratings=best, title=title), "plane")
+def best_rating(table: pd.DataFrame, x: pd.Series) -> pd.Series | None:
+    """The target of `clips.csv` whose ratings go best with a number of each clip, index key; None without ratings."""
+    ratings = table.loc[x.index, targets_of(table)].dropna(axis=1, how="all")
+    varied = ratings.loc[:, ratings.nunique() > 1]
+    return ratings[varied.corrwith(x).abs().idxmax()] if len(varied.columns) else None

@@ -9,6 +9,7 @@ weigh, and nothing that was learned.
 import base64
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import keras
@@ -18,12 +19,17 @@ from IPython.display import HTML
 from keras import ops
 from PIL import Image
 
-from helpers.backbones import BACKBONES, Backbone
 from helpers.files import replacing
-from helpers.gradients import gradient_of
 from helpers.pipeline import Source
 
-NO_STAGES = ("InputLayer", "Normalization", "Rescaling", "ZeroPadding2D", "ZeroPadding3D")
+STAGE_ENDS = {  # by the network's name: of each size of its maps the last layer that all paths go through
+    "resnet50": ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out"),
+    "resnet101": ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block23_out"),
+    "efficientnetv2-s": ("block1b_add", "block2d_add", "block4a_expand_activation", "block6a_expand_activation"),
+    "efficientnetv2-m": ("block1c_add", "block2e_add", "block4a_expand_activation", "block6a_expand_activation"),
+    "vgg19": ("block1_conv2", "block2_conv2", "block3_conv4", "block4_conv4", "block5_conv4"),
+    "i3d": ("Conv3d_1a_7x7", "Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f", "Mixed_5c"),
+}
 BATCH = 8  # inputs at once; early layers of a clip are large
 STEP, JITTER_PX = 0.03, 4  # of gradient ascent: length over the range of values, largest shift
 GIF_COLORS = 128
@@ -73,25 +79,9 @@ def layer_table(model: keras.Model, sample_shape: Sequence[int]) -> pd.DataFrame
 
 
 def stages_of(model: keras.Model, table: pd.DataFrame) -> list[str]:
-    """The end of every stage: of each size in `layer_table` the last layer that all paths go through.
-
-    Layers that only pad or rescale the input are no stage, and neither is a single position.
-    """
-    table = table[~table["kind"].isin(NO_STAGES) & (table["height"] > 1)]
-    size = [name for name in ("time", "height", "width") if name in table]
-    of_each = [group.index[::-1] for _, group in table.groupby(size, sort=False)]
-    found = [next((name for name in names if _behind(model, name)), None) for names in of_each]
-    return [name for name in table.index if name in found]
-
-
-def _behind(model: keras.Model, layer: str) -> keras.Model | None:
-    """What follows a layer, as a model with the same weights; None when paths of the network lead around it."""
-    start = model.get_layer(layer).output
-    end = keras.layers.Identity()(start) if start is model.output else model.output
-    try:
-        return keras.Model(start, end)
-    except ValueError:
-        return None
+    """The end of every stage of a network in `STAGE_ENDS`, and the last layer of `layer_table` with many positions."""
+    layers = table.index[table["height"] > 1]
+    return [name for name in layers if name in STAGE_ENDS.get(model.name.split("_")[0], ()) or name == layers[-1]]
 
 
 def activations(model: keras.Model, x: np.ndarray, layers: Sequence[str]) -> dict[str, np.ndarray]:
@@ -124,6 +114,42 @@ def energy(activation: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(activation, dtype="float32").mean(axis=-1))
 
 
+def gradient_of(fn: Callable[[Any], Any], x: np.ndarray) -> tuple[float, np.ndarray]:
+    """Compute a number and its gradient, once, without compiling anything; only the backend that runs is imported.
+
+    Args:
+        fn: From a tensor to a tensor without axes. Models in it are to be called with `training=False`; conversions to
+            NumPy in it cut the gradient off.
+        x: Input, copied to the device as float32.
+
+    Returns:
+        The number; its gradient, float32 in the shape of `x`. An error where the number has no connection with `x`.
+    """
+    x = ops.convert_to_tensor(np.asarray(x, np.float32))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, slope = jax.value_and_grad(fn)(x)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = fn(x)
+            (slope,) = torch.autograd.grad(value, x)
+        slope = slope.cpu()
+    else:
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            value = fn(x)
+        slope = tape.gradient(value, x)
+        if slope is None:
+            raise ValueError("fn must depend on x, got a value without any connection. Compute with keras.ops inside.")
+    return float(value), np.array(slope, np.float32)
+
+
 def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarray) -> np.ndarray:
     """Compute Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391) of a direction in feature space.
 
@@ -140,9 +166,8 @@ def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarra
     Returns:
         Where the projection comes from, float32 (n, [T',] H', W'): what raises it, and below 0 what lowers it.
     """
-    rest = _behind(model, layer)
-    if rest is None:
-        raise ValueError(f"layer must be one that all paths of {model.name} go through, got {layer}. See stages_of.")
+    start = model.get_layer(layer).output
+    rest = keras.Model(start, keras.layers.Identity()(start) if start is model.output else model.output)
     activation = activations(model, x, [layer])[layer]
 
     def projection(tensor: keras.KerasTensor) -> keras.KerasTensor:
@@ -153,13 +178,6 @@ def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarra
     _, slope = gradient_of(projection, activation)
     weight = slope.mean(axis=tuple(range(1, activation.ndim - 1)), keepdims=True)
     return (activation * weight).sum(axis=-1).astype(np.float32)
-
-
-def from_pixels(backbone: Backbone) -> Tensors:
-    """The preprocessing of a backbone for tensors: RGB in [0, 255] to what the network takes, with a gradient."""
-    record = BACKBONES[backbone.name].preprocessing
-    mean, scale = np.float32(record.mean), np.float32(record.scale)
-    return lambda x: ops.multiply(ops.subtract(ops.flip(x, -1) if record.order == "BGR" else x, mean), scale)
 
 
 def maximise(
@@ -212,6 +230,34 @@ def maximise(
         length = np.sqrt(np.square(slope).mean(axis=tuple(range(1, slope.ndim)), keepdims=True))
         x = np.clip(x + STEP * (high - low) * (slope / np.maximum(length, 1e-12)), low, high)
     return x, before, ops.convert_to_numpy(each(x))
+
+
+def check_gradient() -> float:
+    """Compare the backend's gradient through convolution, tanh and matrix product with central finite differences.
+
+    Returns:
+        Largest difference over 12 of the kernel's 135 values, in units of the largest finite difference; under 1e-3
+        where training can be trusted.
+    """
+    step = 1e-2  # half the width of a difference: with float32 it balances rounding against curvature
+    rng = np.random.default_rng(0)
+    x, dense, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 7, 7, 3), (5, 2), (3, 3, 3, 5)))
+    kernel *= np.float32(0.3)
+
+    def loss(kernel: Any) -> Any:
+        hidden = ops.tanh(ops.conv(x, kernel, padding="same"))
+        return ops.mean(ops.square(ops.matmul(hidden, dense)))
+
+    places = [np.unravel_index(flat, kernel.shape) for flat in rng.choice(kernel.size, 12, replace=False)]
+    _, gradient = gradient_of(loss, kernel)
+    differences = []
+    for place in places:
+        nudge = np.zeros_like(kernel)
+        nudge[place] = step
+        upper, lower = (float(ops.convert_to_numpy(loss(kernel + sign * nudge))) for sign in (1, -1))
+        differences.append((upper - lower) / (2 * step))
+    ours = np.array([gradient[place] for place in places])
+    return float(np.abs(ours - differences).max() / np.abs(differences).max())
 
 
 def write_gif(path: str | Path, frames: np.ndarray, frame_s: float) -> Path:

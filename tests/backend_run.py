@@ -17,8 +17,8 @@ from helpers.clips import load_clips
 from helpers.config import ClassificationConfig, DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
 from helpers.forward import NetworkError, compile_forward
-from helpers.gradients import gradient_of
 from helpers.model import CompletePersonalityModel
+from helpers.saliency import gradient_of
 from helpers.store import read_features, write_arrays
 from helpers.train import Trainer
 from helpers.variants import aligned_mlp

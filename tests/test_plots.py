@@ -66,6 +66,7 @@ SHARES = pd.DataFrame(
 )
 FLOW = np.tile(np.float32([3, -2]), (29, 29, 1))
 SPENT_S = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
+LOG = {"seconds_spent": SPENT_S, "extraction_time_seconds": 8.0}
 POINTS = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [5.0, 6.0, 7.0, 8.0]})
 POINTS.attrs["shares"] = [0.6, 0.25]
 LIKE = pd.DataFrame(
@@ -109,16 +110,6 @@ LOGS = {
 }
 ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
 UNSURE = {"difference": 0, "interval": None}
-POINTING = {
-    "occlusion_pointing": 0.9,
-    "occlusion_pointing_interval": [0.8, 0.95],
-    "occlusion_pointing_shuffled": 0.3,
-    "occlusion_pointing_shuffled_interval": None,
-    "occlusion_chance": 0.35,
-    "motion_pointing": 0.5,
-    "seeds": [{"occlusion_pointing": 0.9, "occlusion_pointing_shuffled": 0.3}],
-}
-PLANTED = {"inside": 0.7, "interval": [0.6, 0.8], "inside_shuffled": 0.3, "interval_shuffled": None, "uniform": 0.35}
 MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "occlusion": {"value": 0.1, "interval": None}}
 
 
@@ -190,18 +181,26 @@ DRAWN = {
         lambda ax: line(ax[0]),
         [1, 3],
     ),
-    "time": (lambda: features.plot_time_spent(SPENT_S, 8.0, workers=2), lambda ax: bars(ax[0]), [3, 1, 4, 1]),
+    "time": (
+        lambda: features.plot_time_spent(LOG, 2),
+        lambda ax: bars(ax[0]),
+        [3, 1, 4, 1],
+    ),
     "rows": (
         lambda: features.plot_rows(np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float), T_S),
         lambda ax: cells(ax[0])[0],  # the fourth channel varies most and comes first
         np.array([-3, 6, -3]) / np.std([0, 9, 0]),
     ),
     "feature maps": (
-        lambda: features.plot_feature_maps(ENERGY, [3, 1, 4], 112),
+        lambda: features.plot_channel_pictures(ENERGY, [3, 1, 4], 112),
         lambda axes: [ax.images[0].get_array() for ax in axes[:3]],
         ENERGY,
     ),
-    "maximised": (lambda: features.plot_maximised(PIXELS[:2], "ab"), lambda ax: ax[1].images[0].get_array(), PIXELS[1]),
+    "maximised": (
+        lambda: features.plot_channel_pictures(PIXELS[:2], [0, 1], 11),
+        lambda ax: ax[1].images[0].get_array(),
+        PIXELS[1],
+    ),
     "overlay": (
         lambda: features.plot_overlay(PIXELS[:3, :, :11], HEAT, T_S),
         lambda ax: [image.get_array() for image in ax[0].images[1:]],
@@ -333,22 +332,8 @@ DRAWN = {
         lambda ax: cells(ax[0]),
         EFFECTS_BY_TRAIT[:2],
     ),
-    "pointing": (
-        lambda: attention.plot_pointing(POINTING),
-        lambda ax: [
-            *bars(ax[0]),
-            *ax[0].collections[0].get_segments()[0][:, 0],
-            *(one.get_xdata()[0] for one in ax[0].lines[-2:]),
-        ],
-        [0.9, 0.3, 0.8, 0.95, 0.35, 0.5],
-    ),
-    "planted": (
-        lambda: attention.plot_planted_shares(dict.fromkeys(TRAITS, PLANTED)),
-        lambda ax: [*bars(ax[0]), ax[0].lines[-1].get_xdata()[0]],
-        [0.7, 0.3] * 5 + [0.35],
-    ),
-    "map correlations": (
-        lambda: attention.plot_map_correlations({"before training": MAPS, "shuffled ratings": MAPS}),
+    "intervals": (
+        lambda: attention.plot_intervals({"before training": MAPS, "shuffled ratings": MAPS}, "r", {"none": 0}),
         lambda ax: [bars.lines[0].get_xdata() for bars in ax[0].containers],
         [[0.8, 0.8], [0.1, 0.1]],
     ),
@@ -382,7 +367,6 @@ def test_a_figure_shows_its_data(name):
 
 
 SAID = {
-    "not recorded": (lambda: features.plot_time_spent({}, 8.0, workers=2), "Not recorded"),
     "one row": (lambda: features.plot_rows(np.ones((1, 7)), T_S[:1]), "no channel varies over the clip's 1 row"),
     "times of one token": (lambda: alignment.plot_token_times(np.zeros(1), np.zeros(1), segment_s=0.5), "motion"),
     "one moment": (lambda: dynamic.plot_evolution(np.zeros(1), np.zeros((1, 2)), ["a", "b"]), "a"),
@@ -395,7 +379,7 @@ SAID = {
         "flow",
     ),
     "silent layers": (lambda: features.plot_layers(["a", "b"], [np.zeros(3), np.ones(1)]), "100% are 0"),
-    "silent maps": (lambda: features.plot_feature_maps(np.zeros((1, 2, 2)), [3], 32), "channel 3"),
+    "silent maps": (lambda: features.plot_channel_pictures(np.zeros((1, 2, 2)), [3], 32), "channel 3"),
     "one row's channels": (lambda: features.plot_channels(np.ones((1, 1))), "median"),
     "one crop": (lambda: preparation.plot_crops(NOTHING, [0.0], title="a long " * 8), ""),
     "still picture": (lambda: preparation.plot_flow(NOTHING[0], np.zeros((8, 8, 2))), "px per frame"),
@@ -423,7 +407,7 @@ SAID = {
     ),
     "gains": (lambda: classification.plot_gains({"b - a": dict.fromkeys(("clean", "corrupted"), UNSURE)}), "b"),
     "maps": (
-        lambda: attention.plot_map_correlations({"the same clip": {"occlusion": {"value": None, "interval": None}}}),
+        lambda: attention.plot_intervals({"the same clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
         "the same clip",
     ),
     "no pictures": (lambda: attention.plot_segment(SimpleNamespace(**vars(VIEW) | {"crops": None}), 1), "no picture"),

@@ -24,7 +24,6 @@ from helpers.plots import (
     ORANGE,
     RED,
     SKY,
-    TRAIT_COLORS,
     axes,
     intervals,
     named_rows,
@@ -39,8 +38,6 @@ WINDOW_COLORS = ORANGE, SKY
 MOST_PICTURES, ARROWS = 10, 14  # arrows along a side of the picture of motion
 MOST_LINES = 5_000  # of a clip's attention; the faintest are left out
 WIDTH_IN = 5.9  # of a time axis
-COLORS = {"occlusion": RED, "attention": GREEN}
-POINTING = {"occlusion_pointing": "true model", "occlusion_pointing_shuffled": "trained on shuffled motion"}
 EFFECT = "contribution\nto the score"
 
 
@@ -190,60 +187,28 @@ def plot_clips(
     return ax
 
 
-def plot_pointing(evidence: Mapping[str, Any], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw in how many test clips the largest effect lies in a planted window: bars are means, dots seeds, lines the
-    intervals over sources; `evidence`: as `helpers.evidence.evaluate` returns it.
-    """
-    what = "share of test clips whose largest effect lies in a planted window"
-    ax = axes(ax, (7.5, 2.6), grid="x", title=title, xlim=(0, 1.02), xlabel=what)
-    for row, name in enumerate(POINTING):
-        _bar(ax, row, evidence[name], evidence[f"{name}_interval"], NEUTRAL if name.endswith("shuffled") else RED)
-        seeds = [seed[name] for seed in evidence["seeds"]]
-        ax.plot(seeds, [row - 0.2] * len(seeds), ".", color=ACCENT, ms=4)
-    ax.axvline(evidence["occlusion_chance"], color=ACCENT, ls=":", label="any token")
-    ax.axvline(evidence["motion_pointing"], color=ACCENT, ls="--", label="token of most unusual motion")
-    named_rows(ax, list(POINTING.values()))
-    place = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.28), "ncols": 2}
-    ax.legend(title="without a model:", title_fontsize=10, **place)
-    return ax
-
-
-def _bar(ax: Axes, y: float, value: float, interval: Sequence[float] | None, color: str, **look) -> None:
-    """A bar with the line of its interval, where there is one."""
-    ax.barh(y, value, color=color, **{"alpha": 0.6, "height": 0.65} | look)
-    if interval is not None:
-        intervals(ax, [value], interval[:1], interval[1:], [y], fmt="none", color=ACCENT, capsize=3, lw=1)
-
-
-def plot_planted_shares(rows: Mapping[str, Mapping[str, Any]], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw per trait how much of a measure lies in planted windows, beside the control and the uniform share.
-
-    `rows`: by target, as `helpers.evidence.evaluate` returns them.
-    """
-    ax = axes(ax, (7.5, 2.8), grid="x", xlim=(0, 1), title=title, xlabel="share in planted windows")
-    for y, (target, row) in enumerate(rows.items()):
-        _bar(ax, y, row["inside"], row["interval"], TRAIT_COLORS.get(target, RED), alpha=1, height=0.36)
-        look = {"alpha": 1, "height": 0.3, "label": "" if y else "shuffled motion"}
-        _bar(ax, y + 0.38, row["inside_shuffled"], row["interval_shuffled"], NEUTRAL, **look)
-    ax.axvline(row["uniform"], color=ACCENT, ls=":", label="uniform")
-    named_rows(ax, list(map(name_of, rows)))
-    ax.legend(loc="lower right")
-    return ax
-
-
-def plot_map_correlations(
-    rows: Mapping[str, Mapping[str, Mapping[str, Any]]], *, title: str = "", ax: Axes | None = None
+def plot_intervals(
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    what: str,
+    lines: Mapping[str, float],
+    *,
+    title: str = "",
+    ax: Axes | None = None,
 ) -> Axes:
-    """Draw how alike two models' maps are: by comparison and measure, `value` and `interval` (`helpers.evidence`)."""
-    what = "rank correlation of two models' maps"
-    ax = axes(ax, (7.5, 0.9 + 0.55 * len(rows)), xlim=(-0.3, 1.02), xlabel=what, title=title)
-    measures = list(next(iter(rows.values())))
-    for k, measure in enumerate(measures):
-        y = np.arange(len(rows)) + 0.22 * (k - (len(measures) - 1) / 2)
-        values = [row[measure]["value"] for row in rows.values()]
-        low, high = zip(*(row[measure]["interval"] or [None] * 2 for row in rows.values()), strict=True)
-        intervals(ax, values, low, high, y, color=COLORS[measure], fmt="osD^"[k % 4], ms=6, label=measure)
-    ax.axvline(0, color=ACCENT, lw=0.8)
+    """Draw values with their intervals: by row and kind `value` and `interval` [low, high], either may be None.
+
+    `what`: what the values are; `lines`: values to compare with, by their names.
+    """
+    ax = axes(ax, (7.5, 1.1 + 0.42 * len(rows)), xlabel=what, title=title)
+    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
+    for k, kind in enumerate(kinds):
+        known = [(y, row[kind]) for y, row in enumerate(rows.values()) if kind in row]
+        y = [y + 0.22 * (k - (len(kinds) - 1) / 2) for y, _ in known]
+        low, high = zip(*(one["interval"] or [None] * 2 for _, one in known), strict=True)
+        look = {"color": (RED, NEUTRAL, GREEN)[k % 3], "fmt": "os^D"[k % 4], "ms": 6, "label": kind}
+        intervals(ax, [one["value"] for _, one in known], low, high, y, **look)
+    for (name, value), style in zip(lines.items(), (":", "--", "-."), strict=False):
+        ax.axvline(value, color=ACCENT, ls=style, lw=1, label=name)
     named_rows(ax, list(rows))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

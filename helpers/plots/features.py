@@ -3,7 +3,8 @@
 In: arrays and tables of `helpers.saliency` and `helpers.feature_quality`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from helpers.clips import name_of
 from helpers.plots import (
     ACCENT,
     BLUE,
@@ -33,18 +35,16 @@ TILES, TILE_IN = 6, 1.0  # small pictures per row, and the side of one in inches
 CHANNELS = 64  # of a clip's rows, those that vary most
 
 
-def plot_time_spent(spent_s: dict[str, float], total_s: float, workers: int, *, ax: Axes | None = None) -> Axes:
+def plot_time_spent(log: Mapping[str, Any], workers: int, *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw where the time of an extraction went; what reaches the line has kept the others waiting.
 
     Args:
-        spent_s: Seconds by what was done in them, of all decoder processes together, as `extraction_log.json` has them;
-            empty where that is of a version that did not record them: the chart says so.
-        total_s: From begin to end.
+        log: `extraction_log.json`: `seconds_spent` by what was done in them, of all decoder processes together.
         workers: Decoder processes, which share all but the network and the writing; a bar is what each of them spent.
     """
-    ax = axes(ax, (7, 0.9 + 0.32 * max(len(spent_s), 2)), grid="x", xlabel="seconds", xlim=(0, 1.12 * total_s))
-    if not spent_s:
-        return say(ax, "Not recorded: an older version made these rows.\nDelete the stage's folder to make them again.")
+    spent_s, total_s = log["seconds_spent"], log["extraction_time_seconds"]
+    size = 7, 0.9 + 0.32 * max(len(spent_s), 2)
+    ax = axes(ax, size, grid="x", xlabel="seconds", xlim=(0, 1.12 * total_s), title=title)
     alone = {what: spent_s[what] for what in ("network", "writing") if what in spent_s}
     shared = {what: spent_s[what] / workers for what in IN_DECODERS if what in spent_s}
     for parts, label in ((shared, f"each of {workers} decoder processes"), (alone, "this process")):
@@ -71,21 +71,11 @@ def plot_rows(features: np.ndarray, t_s: np.ndarray, *, title: str = "", ax: Axe
     return ax
 
 
-def plot_feature_maps(maps: np.ndarray, channels: Sequence[int], side_px: float, *, title: str = "") -> Figure:
-    """Draw what single channels of a layer say, (n, H', W'), on one scale, in pixels of the network's input."""
-    scale = {"cmap": "viridis", "vmin": min(0.0, float(maps.min())), "vmax": max(float(maps.max()), 1e-9)}
-    fig = _tiles(maps, [f"channel {c}" for c in channels], side_px, title, **scale)
-    fig.colorbar(fig.axes[0].images[0], ax=fig.axes, label="activation", pad=0.01)
-    return fig
-
-
-def plot_maximised(pictures: np.ndarray, labels: Sequence[str], *, title: str = "") -> Figure:
-    """Draw the inputs that channels answer to most, RGB uint8 (n, S, S, 3), each with its label."""
-    return _tiles(pictures, labels, pictures.shape[2], title, interpolation="nearest")
-
-
-def _tiles(images: np.ndarray, labels: Sequence[str], side_px: float, title: str, **look) -> Figure:
-    """Small pictures in rows, the outer axes in pixels of the network's input."""
+def plot_channel_pictures(images: np.ndarray, channels: Sequence[int], side_px: float, *, title: str = "") -> Figure:
+    """Draw a picture per channel of a layer, in pixels of the network's input: what it says, (n, H', W'), on one scale,
+    or the inputs that it answers to most, RGB uint8 (n, S, S, 3).
+    """
+    look = {"cmap": "viridis", "vmin": min(0.0, float(images.min())), "vmax": max(float(images.max()), 1e-9)}
     columns = min(len(images), TILES)
     rows = -(-len(images) // columns)
     fig, array = panels(rows, columns, (TILE_IN * columns + 1.0, (TILE_IN + 0.2) * rows + 0.6), title=title)
@@ -93,13 +83,15 @@ def _tiles(images: np.ndarray, labels: Sequence[str], side_px: float, title: str
         if k >= len(images):
             ax.remove()
             continue
-        ax.imshow(images[k], extent=(0, side_px, side_px, 0), **look)
-        ax.set_title(labels[k], fontsize=9)
+        image = ax.imshow(images[k], extent=(0, side_px, side_px, 0), interpolation="nearest", **look)
+        ax.set_title(f"channel {channels[k]}", fontsize=9)
         ax.set_xticks([0, side_px] if k + columns >= len(images) else [])
         ax.set_yticks([0, side_px] if k % columns == 0 else [])
         ax.grid(False)
     fig.supxlabel("x (px of the input)", fontsize=10)
     fig.supylabel("y (px)", fontsize=10)
+    if images.ndim == 3:
+        fig.colorbar(image, ax=fig.axes, label="activation", pad=0.01)
     return fig
 
 
@@ -164,14 +156,16 @@ def plot_plane(
         by_rating.plot(pca["x"][~rated], pca["y"][~rated], "x", color=NEUTRAL, ms=5)
         look = {"cmap": "viridis", "vmin": 0, "vmax": 1, "s": 28}
         dots = by_rating.scatter(pca["x"][rated], pca["y"][rated], c=ratings[rated], **look)
-        fig.colorbar(dots, ax=by_rating, label=f"rating of {ratings.name}")
+        fig.colorbar(dots, ax=by_rating, label=f"rating of {name_of(ratings.name)}")
         by_rating.set(xlabel=components[0], ylabel=components[1], title="the same, by rating")
         by_rating.locator_params(nbins=5)
     return fig
 
 
-def plot_consistency(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_consistency(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw how alike sources are within and between, beside the same with permuted sources (`consistency`)."""
+    more = "more" if table["value"].iloc[0] > table["permuted_high"].iloc[0] else "no more"
+    title = f"clips of one source are {more} alike than chance"
     ax = axes(ax, (7, 1.3 + 0.32 * len(table)), grid="x", xlabel="cosine similarity or distance", title=title)
     rows = np.arange(len(table))
     width = table["permuted_high"] - table["permuted_low"]
