@@ -1,25 +1,22 @@
 """summary.json of a run, the sentences and tables of its report, notebook 10, and the page that a notebook becomes.
 
-In: what the notebooks left in the run's folder; what is not there is said, and is empty or None. Out: `summary.json`;
-sentences and tables, displayed so that their plain text holds no number and committed notebooks compare equal on any
-machine; an HTML file that needs no other file, without script or request.
+In: what the notebooks left in the run's folder; what is not there is empty or None. Out: `summary.json`; sentences and
+tables as HTML, whose plain text holds no number, so that committed notebooks compare equal on any machine; an HTML file
+that needs no other file, without script or request.
 """
 
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pandas as pd
-from IPython.display import Image, display
+from IPython.display import HTML, Image, display
 from nbconvert import HTMLExporter
 from PIL import Image as Picture
 from traitlets.config import Config
 
-from helpers.clips import DISPLAY
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.statistics import NONE, model_warnings, number
 
@@ -83,17 +80,6 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     return summary
 
 
-def left_out(out: Path, writes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Why the files that a notebook writes are not all in a run's folder, by its name: not run, or how it ended."""
-    found = {}
-    for name in (name for name, paths in writes.items() if not all((out / path).exists() for path in paths)):
-        copy = read_if_there(out / "notebooks" / f"{name}.ipynb") or {"cells": []}
-        outputs = [output for cell in copy["cells"] for output in cell.get("outputs", [])]
-        failed = [" ".join(o["evalue"].split()) for o in outputs if o["output_type"] == "error"]
-        found[name] = f"failed: {failed[0]}" if failed else "has not left all its files" if outputs else "was not run"
-    return found
-
-
 def warnings_of(summary: dict[str, Any]) -> list[str]:
     """What makes the scores of a whole run worthless or too high."""
     weights = [identity.get("weights", {}).get("name") for identity in summary["provenance"]["stages"].values()]
@@ -102,19 +88,17 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
-    """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival,
-    groups; [] where nothing was trained.
+    """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival; []
+    where nothing was trained.
     """
     models = summary["models"]
     if not models:
         return []
     with_constant = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
     said = [with_constant[MAIN]["verdict"]]
-    useless = [
-        spoken(name) for name, c in with_constant.items() if name != MAIN and c["low"] is not None and c["low"] <= 0
-    ]
+    useless = [name for name, c in with_constant.items() if name != MAIN and c["low"] is not None and c["low"] <= 0]
     if useless:
-        said.append(f"No better than a constant: {', '.join(useless)}.")
+        said.append(f"No better than a constant: {', '.join(useless).replace('_', ' ')}.")
     rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
     if rivals:
         said.append(max(rivals, key=lambda c: models[c["b"]]["r2"]["mean"] or 0.0)["verdict"])
@@ -128,38 +112,39 @@ def pointing_in_words(attention: dict[str, Any] | None) -> list[str]:
     others = {"occlusion_pointing_shuffled": "control", "motion_pointing": "most unusual motion"}
     others |= {"occlusion_chance": "chance"}
     beside = [f"{what} {attention[name]:.0%}" for name, what in others.items() if attention.get(name) is not None]
+    low, high = map(number, attention.get("occlusion_pointing_interval") or (None, None))
     return [
-        f"In {attention['occlusion_pointing']:.0%} {cell(attention.get('occlusion_pointing_interval'))} of the test "
-        f"clips the motion whose loss moves the score most lies in a planted event ({', '.join(beside)})."
+        f"In {attention['occlusion_pointing']:.0%} [{low}, {high}] of the test clips the motion whose loss moves the "
+        f"score most lies in a planted event ({', '.join(beside)})."
     ]
 
 
-def score_in_words(scored: list[dict[str, Any]]) -> list[str]:
-    """What is to be known of the first scored clip before its numbers are."""
-    first = next((score for score in scored if "failed" not in score), None)
-    if first is None:
-        return [f"{score['video']} could not be scored: {score['failed']}" for score in scored]
-    unlike = any(of["unlike"] for of in first.get("familiarity", {}).values())
-    said = f"In {first['video']} the face is seen in {first['face_coverage']:.0%} of the frames that were looked at"
-    return [*(["This clip cannot be scored reliably"] if unlike else []), said, *first["warnings"]]
+def as_table(found: dict[str, Any]) -> pd.DataFrame:
+    """Lay out `training.json`, or the same parts of `summary.json`, as one row per model.
 
-
-def model_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Test R² of every model by target, the constant first, then from the worst to the best; further scores."""
-    over = {c["a"]: (c["low"], c["high"]) for c in summary["comparisons"] if c["b"] == "constant"}
-    names = sorted(summary["models"], key=lambda n: (n != "constant", summary["models"][n]["r2"]["mean"] or 0.0))
-    rows = {name: summary["models"][name] | {"over": over.get(name)} for name in names}
-    live = summary["live"]
-    if live.get("clips"):
-        known = {"constant": live.get("constant"), MAIN: live}
-        rows |= {f"{name} on the {live['clips']} rated clips of this run": row for name, row in known.items() if row}
-    if summary["ceiling"]:
-        rows["a perfect model, as far as the raters agree"] = {"r2": summary["ceiling"]["r2"]}
-    columns = {f"r2.{target}": target for target in [*summary["targets"], "mean"]}
-    columns |= {"over": "mean over the constant's", "mean_accuracy": "1 − MAE"}
-    columns |= {"ccc.mean": "CCC", "pearson.mean": "Pearson"}
-    flat = pd.json_normalize(list(rows.values())).reindex(columns=list(columns)).rename(columns=columns)
-    return flat.set_axis(map(spoken, rows)).rename_axis("model, test R²")
+    Returns:
+        Index `model`: the constant, the others from the worst to the best, then the run's own clips and the raters'
+        ceiling where they are known. R² per target and their `mean`; `1-MAE`, `CCC`, `skill`; `over_constant`,
+        `over_constant_low`, `over_constant_high`: mean R² minus the constant's, with the ends of its interval;
+        `under_token` and so on: the token model's minus the row's.
+    """
+    models, live = dict(found["models"]), found["live"]
+    models = {n: models[n] for n in sorted(models, key=lambda n: (n != "constant", models[n]["r2"]["mean"] or 0.0))}
+    if live:
+        own = f"{live['clips']} clips of this run"
+        models |= {f"constant, {own}": live["constant"], f"{MAIN}, {own}": live}
+    rows = {
+        name: m["r2"] | {"1-MAE": m["mean_accuracy"], "CCC": m["ccc"]["mean"], "skill": m["skill"]["mean"]}
+        for name, m in models.items()
+    }
+    for c in found["comparisons"]:
+        row, column = (c["a"], "over_constant") if c["b"] == "constant" else (c["b"], "under_token")
+        rows[row] |= {column: c["difference"], f"{column}_low": c["low"], f"{column}_high": c["high"]}
+    if found["ceiling"]:
+        rows["a perfect model, as far as the raters agree"] = found["ceiling"]["r2"]
+    ends = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
+    columns = [*found["targets"], "mean", "1-MAE", "CCC", "skill", *ends]
+    return pd.DataFrame.from_dict(rows, "index", dtype=float).rename_axis("model").reindex(columns=columns)
 
 
 def failures(manifests: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -177,75 +162,28 @@ def failures(manifests: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, pd.Dat
 
 
 def stage_table(manifests: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Clips, time and rows of each stage, its weights, licence and code, and whether it was finished."""
-    rows = {}
-    for stage, manifest in manifests.items():
-        counts, seconds = manifest.get("counts", {}), manifest.get("seconds")
-        weights, clips = manifest["identity"].get("weights", {}), counts.get("made", 0) + counts.get("found", 0)
-        rows[STAGES[stage]] = {
-            "clips": clips or None,
-            "seconds": seconds,
-            "clips/s": clips / seconds if seconds else None,
-            "rows": counts.get("rows"),
-            "weights": ": ".join(weights[key] for key in ("name", "source") if weights.get(key)),
-            "sha256": weights.get("sha256", "")[:12],
-            "licence": weights.get("licence"),
-            "code": manifest.get("code_version"),
-            "finished": "yes" if manifest.get("finished", True) else "no",
-        }
-    return table(rows, "stage")
-
-
-def table(rows: dict[str, dict[str, Any]], name: str) -> pd.DataFrame:
-    """Rows by their names, as they are spoken and traits are displayed, below the heading `name`."""
-    shown = {DISPLAY.get(key, spoken(key)): row for key, row in rows.items()}
-    return pd.DataFrame.from_dict(shown, orient="index", dtype=object).rename_axis(name)
-
-
-def spoken(name: str) -> str:
-    """A name of files and code as words."""
-    return name if name[:1].isdigit() else name.replace("_", " ")  # notebooks keep theirs
-
-
-def cell(value: Any) -> str:
-    """A value as a table shows it: intervals in brackets, counts without decimals, others with one, below 10 three."""
-    if value is None or isinstance(value, str):
-        return value or NONE
-    if isinstance(value, list | tuple):
-        return NONE if value[0] is None else "[" + ",\N{NO-BREAK SPACE}".join(map(number, value)) + "]"
-    count = isinstance(value, Integral) or (value > 1 and float(value).is_integer())
-    return number(value, 0 if count else 3 if abs(value) < 10 else 1)
+    """Clips, rows and seconds of each stage, its weights and code, and whether it was finished, index its notebook."""
+    columns = ["counts.made", "counts.found", "counts.failed", "counts.rows", "seconds", "code_version", "finished"]
+    columns += [f"identity.weights.{what}" for what in ("name", "source", "sha256", "licence")]
+    table = pd.json_normalize(list(manifests.values())).reindex(columns=columns)
+    table.index = [STAGES[stage] for stage in manifests]
+    return table.rename(columns=lambda column: column.rpartition(".")[2])
 
 
 def say(*sentences: str, kind: str = "") -> None:
     """Display sentences as paragraphs, each with a capital and a full stop; `kind` is "warn", "note" or ""."""
     if sentences:
         ended = [s[:1].upper() + s[1:] + ("" if s.endswith((".", "!", "?", "…", ":")) else ".") for s in sentences]
-        paragraphs = "".join(f'<p class="{kind}">{html.escape(text)}</p>' for text in ended)
-        _show_html(paragraphs, f"{len(sentences)} sentences")
+        display(HTML("".join(f'<p class="{kind}">{html.escape(text)}</p>' for text in ended)))
 
 
 def show(rows: pd.DataFrame, *, caption: str = "") -> None:
-    """Display a table, index first, in a box that it can be scrolled in, under it what – is; nothing if it is empty."""
-    if rows.empty:
-        return
-    named = rows.map(cell).rename_axis(index=None, columns=rows.index.name)
-    absent = f"{NONE}: not known, or not defined for so few or so equal values."
-    note = f'<p class="note">{absent}</p>' if (named == NONE).any(axis=None) else ""
-    title = f"<p><b>{html.escape(caption)}</b></p>" if caption else ""
-    box = f'<div class="scroll" style="overflow-x:auto">{named.to_html(border=0, na_rep=NONE)}</div>'
-    _show_html(title + box + note, f"table of {', '.join(map(str, rows.columns))}")
-
-
-def fold(title: str, lines: Iterable[str]) -> None:
-    """Display lines that only their title is seen of until it is clicked."""
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    _show_html(f"<details><summary>{html.escape(title)}</summary><ul>{items}</ul></details>", title)
-
-
-def _show_html(content: str, plain: str) -> None:
-    """Display HTML; `plain` is what a reader without HTML gets, and what is compared."""
-    display({"text/html": content, "text/plain": plain}, raw=True)
+    """Display a table in a box that it can be scrolled in; nothing if it is empty."""
+    if len(rows):
+        with pd.option_context("display.max_colwidth", None):
+            table = rows.convert_dtypes().to_html(border=0, na_rep=NONE, float_format="{:.3f}".format)
+        title = f"<p><b>{html.escape(caption)}</b></p>" if caption else ""
+        display(HTML(f'{title}<div class="scroll" style="overflow-x:auto">{table}</div>'))
 
 
 def show_figures(out: Path, *names: str) -> None:

@@ -33,7 +33,7 @@ from helpers.splits import SPLITS
 from helpers.statistics import CAVEATS, comparisons, group_errors
 from helpers.store import STREAMS, read_arrays
 from helpers.train import job_file
-from helpers.variants import TOKEN_MODEL, VARIANTS, chosen_models, variant_of
+from helpers.variants import TOKEN_MODEL, chosen_models, variant_of
 
 log = logging.getLogger(__name__)
 
@@ -153,37 +153,6 @@ def _over_seeds(
         per_seed.append(as_summary(score_table(truth, prediction, constant, targets)))
     seeds = [{"r2": s["r2"], "mean_accuracy": s["mean_accuracy"]} for s in per_seed]
     return each_number(per_seed, np.mean) | {"seeds": seeds}
-
-
-def as_table(found: dict[str, Any]) -> pd.DataFrame:
-    """Lay out `training.json` as one row per model.
-
-    Returns:
-        Index `model`: the models, then the run's own clips and the raters' ceiling where they are known. R² per target
-        and their `mean`; `1-MAE`, `CCC`, `skill`; `over_constant`, `over_constant_low`, `over_constant_high`: mean R²
-        minus the constant's, with the ends of its interval; `under_token` and so on: the token model's minus the row's.
-    """
-    # a JSON file has the models by alphabet
-    rows = {name: _row(found["models"][name]) for name in VARIANTS if name in found["models"]}
-    for c in found["comparisons"]:
-        row, column = (c["a"], "over_constant") if c["b"] == "constant" else (c["b"], "under_token")
-        rows[row] |= {column: c["difference"], f"{column}_low": c["low"], f"{column}_high": c["high"]}
-    if live := found["live"]:
-        own = f"{live['clips']} clips of this run"
-        rows |= {f"constant, {own}": _row(live["constant"]), f"{TOKEN_MODEL}, {own}": _row(live)}
-    if found["ceiling"]:
-        rows["a perfect model, as far as the raters agree"] = found["ceiling"]["r2"]
-    ends = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
-    columns = [*found["targets"], "mean", "1-MAE", "CCC", "skill", *ends]
-    return pd.DataFrame.from_dict(rows, "index", dtype=float).rename_axis("model").reindex(columns=columns)
-
-
-def _row(metrics: dict[str, Any]) -> dict[str, float]:
-    return metrics["r2"] | {
-        "1-MAE": metrics["mean_accuracy"],
-        "CCC": metrics["ccc"]["mean"],
-        "skill": metrics["skill"]["mean"],
-    }
 
 
 def split_facts(clips: Aligned, kind: str, splits: Iterable[np.ndarray]) -> dict[str, Any]:

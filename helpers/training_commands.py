@@ -53,7 +53,7 @@ def compare(
     folder = resolve(cfg.bank_dir)
     with FolderLock(cfg.out), replacing(cfg.out / "models.csv") as part:
         found = results.run_table(experiment.TrainingData(folder, None, f"the clips of {folder.name}"), cfg)
-        table = results.as_table(found)
+        table = report.as_table(found)
         table.to_csv(part, float_format="%.6g")
     print(table.round(3).to_string(), "", *report.verdicts(found), f"all of it is in {cfg.out}", sep="\n")
     return 0

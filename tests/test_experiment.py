@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, results, variants
+from helpers import experiment, report, results, variants
 from helpers.__main__ import main
 from helpers.align import Aligned, write_aligned
 from helpers.callbacks import read_logs
@@ -123,10 +123,10 @@ def check_results(found: dict, cfg: TrainingConfig) -> None:
     pairs = [(c["a"], c["b"]) for c in found["comparisons"]]
     assert pairs == [("ridge", "constant"), (TOKEN_MODEL, "constant"), (TOKEN_MODEL, "ridge")]
     assert found["ratings"] == {"clips": 60, "rated": dict.fromkeys(TRAITS, 60), "first_missing": None}
-    shown = results.as_table(found)
+    shown = report.as_table(found)
     assert shown.index.tolist() == [*FEW, "constant, 5 clips of this run", f"{TOKEN_MODEL}, 5 clips of this run"]
     assert shown.loc["ridge", "O"] == ridge["r2"]["O"]
-    pd.testing.assert_frame_equal(results.as_table(read_json(cfg.out / "training" / "training.json")), shown)
+    pd.testing.assert_frame_equal(report.as_table(read_json(cfg.out / "training" / "training.json")), shown)
     table = pd.read_csv(cfg.out / "predictions.csv")
     assert table.columns.tolist() == ["model", "seed", "split", "clip", "source", "trait", "truth", "prediction"]
     assert len(table) == len(FEW) * 2 * (6 + 6 + 6) * 5
@@ -261,7 +261,7 @@ def test_missing_ratings_are_counted_and_left_out_and_every_model_has_its_interv
     clips = tokens()
     clips.labels[::2, 1] = np.nan
     found = compare(clips)
-    ridge = results.as_table(found).loc["ridge"]
+    ridge = report.as_table(found).loc["ridge"]
     assert ridge["over_constant_low"] < ridge["over_constant"] < ridge["O"]
     assert ridge["under_token"] == 0
     assert found["ratings"]["rated"]["conscientiousness"] == 30

@@ -41,7 +41,7 @@ MODEL_COLORS = {
     "concat_mlp": SKY,
 }
 PART_COLORS = {"steps": BLUE, "validation": RED, "other": NEUTRAL}
-# by the column of `results.as_table`: the title, and what lies above, across and below 0
+# by the column of `report.as_table`: the title, and what lies above, across and below 0
 INTERVALS = {
     "over_constant": ("each model minus the constant", "better", "no better", "worse"),
     "under_token": ("the token model minus each other", "better than it", "not told apart", "worse than it"),
@@ -158,7 +158,7 @@ def _in_brackets(trait: str) -> str:
 
 def plot_comparisons(table: pd.DataFrame) -> Figure:
     """Draw differences of mean R² with 95 % intervals by source: every model minus the constant, and the token model
-    minus every other, best on top; `table`: as `results.as_table` makes it.
+    minus every other, best on top; `table`: as `report.as_table` makes it.
     """
     height = 0.24 * max(table["over_constant"].notna().sum(), 2) + 1.1
     fig, array = panels(2, 1, (7.5, 2 * height))
