@@ -181,7 +181,8 @@ def show(rows: pd.DataFrame, *, caption: str = "") -> None:
     """Display a table in a box that it can be scrolled in; nothing if it is empty."""
     if len(rows):
         with pd.option_context("display.max_colwidth", None):
-            table = rows.convert_dtypes().to_html(border=0, na_rep=NONE, float_format="{:.3f}".format)
+            known = rows.convert_dtypes().astype(object).rename_axis(None)
+            table = known.where(known.notna(), NONE).to_html(border=0, float_format="{:.3f}".format)
         title = f"<p><b>{html.escape(caption)}</b></p>" if caption else ""
         display(HTML(f'{title}<div class="scroll" style="overflow-x:auto">{table}</div>'))
 
