@@ -21,11 +21,11 @@ import pandas as pd
 
 from benchmarks.alternation import options_of, report
 from data_sample.make.sample import draw_clip
+from helpers.align import ChannelGroups, Pca
 from helpers.clips import TRAITS
 from helpers.crops import Job, face_crops
 from helpers.faces import track_clip
 from helpers.files import ROOT
-from helpers.reduction import ChannelGroups, Pca
 from helpers.saliency import grad_cam, gradient_of, layer_table, stages_of
 from helpers.score import Scorer, load_scorer, tokens_of_video
 from helpers.tracks import FaceTrack, crop_at

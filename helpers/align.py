@@ -1,27 +1,161 @@
 """Both streams and the ratings of every clip in one set of arrays, joined by key and never by position.
 
-In: the feature files of 03 and 04 (rows per clip), a reduction, the table of clips with ratings. Out: `Aligned`, padded
-token sequences (N, T, D) with masks and times, in `aligned_features_and_labels.npz`; the same as pairs of one face row
-and the motion row of its time in `aligned_frames.npz`.
+In: the feature files of 03 and 04 (rows per clip), the table of clips with ratings. Out: `Aligned`, padded token
+sequences (N, T, D) with masks and times, in `aligned_features_and_labels.npz`; the same as pairs of one face row and
+the motion row of its time in `aligned_frames.npz`. On the way rows (n, D) get fewer channels by a `Reduction`: groups
+of channels, or principal components, made once and used for every clip; it says on which clips it was fitted.
 """
 
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 
 from helpers.clips import targets_of
-from helpers.files import needs
-from helpers.reduction import Reduction, write_reduction
-from helpers.store import STREAMS, FeatureFile, read_arrays, valid_rows, write_arrays, write_manifest
+from helpers.config import AlignmentConfig
+from helpers.files import differences, needs, resolve
+from helpers.splits import split_clips
+from helpers.store import STREAMS, FeatureFile, read_arrays, read_manifest, valid_rows, write_arrays, write_manifest
 
 log = logging.getLogger(__name__)
 
 CLIPS_FILE, FRAMES_FILE = "aligned_features_and_labels.npz", "aligned_frames.npz"
+EQUAL = 1e-6  # share of a channel's size within which two values count as equal: ten roundings of float32
+FIRST_SD = 3.0  # standard deviation of the first component: the size at which the fusion model was tried
+
+
+def varying(rows: np.ndarray) -> np.ndarray:
+    """Whether each channel of rows (n, D) varies by more than rounding, bool (D,)."""
+    return rows.std(axis=0) > EQUAL * np.abs(rows).max(axis=0, initial=0)
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """Mean of groups of adjacent channels, all of n_in // n_out of them or one more: nothing is fitted."""
+
+    n_in: int
+    n_out: int
+
+    def __post_init__(self):
+        _check_width(self.n_out, self.n_in)
+
+    def transform(self, rows: np.ndarray) -> np.ndarray:
+        """Reduce rows (n, n_in) to float32 (n, n_out)."""
+        edges = np.arange(self.n_out) * self.n_in // self.n_out
+        sizes = np.diff(edges, append=self.n_in)
+        return np.add.reduceat(_checked(rows, self.n_in), edges, axis=1) / sizes.astype("float32")
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Standardise, then project on principal components: one common scale, the first component with sd `FIRST_SD`.
+
+    `mean` float32 (n_in,); `gain` float32 (n_in,), 1 / sd, 0 for a channel that does not vary; `components` float16
+    (n_in, n_out), scaled.
+    """
+
+    mean: np.ndarray
+    gain: np.ndarray
+    components: np.ndarray
+    n_in = property(lambda self: self.components.shape[0])
+    n_out = property(lambda self: self.components.shape[1])
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, n_out: int, *, seed: int = 0) -> "Pca":
+        """Fit on rows (n, n_in) of training clips; ValueError for equal rows, or fewer rows or channels than n_out."""
+        _check_width(n_out, min(rows.shape))
+        if not varying(rows).any():
+            raise ValueError(f"rows must differ to have components, got {len(rows)} equal ones. Reduce otherwise.")
+        mean, sd = (x.astype("float32") for x in (rows.mean(0, dtype="float64"), rows.std(0, dtype="float64")))
+        gain = np.where(sd > 1e-7 * sd.max(), 1 / np.maximum(sd, 1e-30), 0).astype("float32")
+        pca = PCA(n_out, svd_solver="randomized", iterated_power=2, random_state=seed).fit((rows - mean) * gain)
+        components = pca.components_.T * (FIRST_SD / np.sqrt(pca.explained_variance_[0]))
+        return cls(mean, gain, components.astype("float16"))
+
+    def transform(self, rows: np.ndarray) -> np.ndarray:
+        """Reduce rows (n, n_in) to float32 (n, n_out)."""
+        return (_checked(rows, self.n_in) - self.mean) * self.gain @ self.components.astype("float32")
+
+
+METHODS = {"groups": ChannelGroups, "pca": Pca}
+
+
+def _check_width(n_out: int, most: int) -> None:
+    if not 0 < n_out <= most:
+        must = f"n_out must be 1 to {most}, the number of channels or of rows, got {n_out}"
+        raise ValueError(f"{must}. Lower static_dim or dynamic_dim, take more clips, or reduction='none'.")
+
+
+def _checked(rows: np.ndarray, n_in: int) -> np.ndarray:
+    if rows.ndim != 2 or rows.shape[1] != n_in:
+        must = f"rows must have shape (n, {n_in}) for this reduction, got {rows.shape}"
+        raise ValueError(f"{must}. Take the reduction that was made with these features.")
+    return rows.astype("float32")
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The methods of both streams; `extractors`, {"static": identity, "dynamic": identity} of the stages that it was
+    made for; and `fitted_on`, keys of clips: none of them may be a validation or test clip.
+    """
+
+    static: ChannelGroups | Pca
+    dynamic: ChannelGroups | Pca
+    extractors: dict[str, Any]
+    fitted_on: tuple[str, ...] = ()
+
+    def check(self, extractors: dict[str, Any]) -> None:
+        """Raise ValueError with the differences when rows come from other extractors than this was made for."""
+        if found := differences(extractors, self.extractors):
+            raise ValueError(
+                f"the reduction was made for other features: {'; '.join(found)}. Make features with the same "
+                "parameters and weights, or align with another reduction."
+            )
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The method of a stream: its name and its numbers."""
+        method = getattr(self, name)
+        (kind,) = (kind for kind, of in METHODS.items() if isinstance(method, of))
+        return {"method": np.array(kind)} | {key: np.asarray(value) for key, value in vars(method).items()}
+
+    @property
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What a manifest says of it: per stream method, widths and sha256 of its numbers."""
+        said = {}
+        for name in STREAMS:
+            arrays, digest = self.arrays(name), hashlib.sha256()
+            for key, array in sorted(arrays.items()):
+                digest.update(key.encode() + str(array.dtype).encode() + array.tobytes())
+            widths = {width: getattr(getattr(self, name), width) for width in ("n_in", "n_out")}
+            said[name] = {"method": str(arrays["method"]), **widths, "sha256": digest.hexdigest()}
+        return said
+
+
+def write_reduction(path: str | Path, reduction: Reduction) -> None:
+    """Write a reduction as npz, atomically."""
+    arrays = {f"{name}_{key}": value for name in STREAMS for key, value in reduction.arrays(name).items()}
+    extractors = json.dumps(reduction.extractors, sort_keys=True)
+    write_arrays(path, **arrays, extractors=extractors, fitted_on=np.array(reduction.fitted_on, dtype=str))
+
+
+def read_reduction(path: str | Path) -> Reduction:
+    """Read a reduction; a damaged file is a ValueError that names it."""
+    arrays, methods = read_arrays(path), []
+    try:
+        for name in STREAMS:
+            of = {key.removeprefix(f"{name}_"): value for key, value in arrays.items() if key.startswith(name)}
+            kind = METHODS[str(of.pop("method"))]
+            methods.append(kind(**{key: value if value.ndim else value.item() for key, value in of.items()}))
+        return Reduction(*methods, json.loads(str(arrays["extractors"])), tuple(arrays["fitted_on"].tolist()))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a reduction ({error}). Run 05_alignment again.") from None
 
 
 @dataclass(frozen=True)
@@ -170,9 +304,12 @@ def _padded(name: str, files: list[FeatureFile]) -> dict[str, np.ndarray]:
 
 def nearest_motion(aligned: Aligned) -> np.ndarray:
     """Index of the motion token nearest in time to each face token, int (N, Ts); the earlier one of two."""
-    motion_t_s = np.where(aligned.dynamic_mask, aligned.dynamic_t_s, np.inf)
-    pairs = zip(aligned.static_t_s, motion_t_s, strict=True)  # of one clip at a time: all are gigabytes
-    return np.stack([np.abs(face_s[:, None] - motion_s).argmin(1) for face_s, motion_s in pairs])
+    nearest = np.zeros(aligned.static_mask.shape, int)
+    for i, mask in enumerate(aligned.dynamic_mask):
+        places = np.flatnonzero(mask)
+        motion_s = aligned.dynamic_t_s[i, places].astype(float)
+        nearest[i] = places[np.searchsorted((motion_s[1:] + motion_s[:-1]) / 2, aligned.static_t_s[i])]
+    return nearest
 
 
 def pair_frames(aligned: Aligned) -> dict[str, np.ndarray]:
@@ -234,3 +371,61 @@ def write_run(folder: str | Path, aligned: Aligned, reduction: Reduction) -> dic
     identity = reduction.extractors | {"reduction": reduction.identity}
     counts = {"clips": len(aligned), "rated": int(aligned.rated.sum())}
     return write_manifest(folder, "aligned", identity, **counts)
+
+
+def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reduction, str]:
+    """Make or take the reduction that `cfg.reduction` names, for the rows in `cfg.out`, and say which it is and why.
+
+    "auto" is the token bank's reduction where the bank was made like these rows, else groups. `clips`: index key;
+    columns source, split and ratings; components are fitted on training clips only.
+    """
+    manifests = {name: read_manifest(cfg.out / name, made_by) for name, made_by in STREAMS.items()}
+    extractors = {name: manifest["identity"] for name, manifest in manifests.items()}
+    widths = {"static": cfg.static_dim, "dynamic": cfg.dynamic_dim}
+    if cfg.reduction == "pca":
+        train = _training_clips(cfg, clips)
+        methods = [Pca.fit(gather_rows(train, cfg.out / name), widths[name], seed=cfg.seed) for name in STREAMS]
+        return Reduction(*methods, extractors, tuple(train)), f"principal components of {len(train)} training clips"
+    why = ""
+    if cfg.reduction == "auto":
+        path, why = resolve(cfg.bank_dir) / "reduction.npz", f" ({cfg.bank_dir} holds no token bank)"
+        if path.exists():
+            bank = read_reduction(path)
+            if not (found := differences(extractors, bank.extractors)):
+                return bank, "components of the token bank, which was made with the same parameters and weights"
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            why = f" (the token bank was made differently: {'; '.join(found[:3])}{more})"
+    methods = []
+    for name in STREAMS:
+        if not (n_in := manifests[name]["counts"].get("feature_dim")):
+            raise ValueError(f"{cfg.out / name} must hold rows of the clips, got none. Look at what failed there.")
+        narrow = {"none": n_in, "auto": min(n_in, widths[name])}
+        methods.append(ChannelGroups(n_in, narrow.get(cfg.reduction, widths[name])))
+    whole = all(method.n_in == method.n_out for method in methods)
+    return Reduction(*methods, extractors), f"{'all channels' if whole else 'means of neighbouring channels'}{why}"
+
+
+def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
+    """All valid rows of some clips, float32 (n, D), to fit a reduction on."""
+    found = [rows.features for key in clips if (rows := valid_rows(Path(folder) / f"{key}.npz"))]
+    if not found:
+        raise ValueError(f"{folder} must hold rows of the clips, got none. Run its notebook first.")
+    return np.concatenate(found)
+
+
+def _training_clips(cfg: AlignmentConfig, clips: pd.DataFrame) -> list[str]:
+    """Keys of the training clips of `cfg.split`, among those that 06 will split: rated, with rows in both streams."""
+    whole = [all(valid_rows(cfg.out / name / f"{key}.npz") for name in STREAMS) for key in clips.index]
+    usable = clips[np.array(whole) & clips[targets_of(clips)].notna().any(axis=1)]
+    shares = cfg.validation_share, cfg.test_share
+    split = split_clips(usable.index, usable["source"], usable["split"], cfg.split, cfg.seed, *shares)
+    return usable.index[split == "train"].tolist()
+
+
+def bank_differences(bank_manifest: dict[str, Any], run_manifest: dict[str, Any]) -> list[str]:
+    """Say in what the manifests of two aligned folders differ (`static.weights.source: 'pretrained' here, 'random'
+    there`, here being the run); an empty list means they may be used together.
+    """
+    decisive = (*STREAMS, "reduction")
+    ours, theirs = ({k: m["identity"].get(k, {}) for k in decisive} for m in (run_manifest, bank_manifest))
+    return differences(ours, theirs)

@@ -14,11 +14,10 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers.align import CLIPS_FILE, Aligned, read_aligned
+from helpers.align import CLIPS_FILE, Aligned, bank_differences, read_aligned, read_reduction
 from helpers.callbacks import watchers
 from helpers.config import TrainingConfig
 from helpers.files import file_sha256, needs, read_json
-from helpers.reduction import bank_differences, read_reduction
 from helpers.splits import split_clips, training_splits
 from helpers.store import read_manifest
 from helpers.train import Trainer, fingerprint, job_file, train_missing

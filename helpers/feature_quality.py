@@ -15,8 +15,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 
+from helpers.align import varying
 from helpers.clips import targets_of
-from helpers.reduction import varying
 from helpers.store import FeatureFile, read_features, valid_rows
 
 MOST_CLIPS, MOST_OF_SOURCE = 1000, 50  # clips whose pairs are looked at: half a million pairs

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from helpers.align import Reduction, read_reduction
 from helpers.attention import get_attention_weights, occlusion
 from helpers.backbones import Backbone, build_backbone
 from helpers.clips import TRAITS, as_line, name_of, take_inventory
@@ -31,7 +32,6 @@ from helpers.model import CompletePersonalityModel  # noqa: F401  registers the 
 from helpers.names import natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
-from helpers.reduction import Reduction, read_reduction
 from helpers.rows import DynamicRows, StaticRows
 from helpers.statistics import model_warnings
 from helpers.store import STREAMS, FeatureFile, reason_of

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import plots
-from helpers.align import Aligned, align_streams
+from helpers.align import Aligned, align_streams, read_reduction
 from helpers.callbacks import read_logs, watchers
 from helpers.clips import TRAITS
 from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
@@ -26,7 +26,6 @@ from helpers.extract import extract_dynamic, extract_static, open_tree
 from helpers.files import differences, file_sha256, needs, read_json, replacing, resolve, write_json
 from helpers.names import match_clips
 from helpers.plots.training import plot_dashboard
-from helpers.reduction import read_reduction
 from helpers.results import LICENCE, prediction_rows, summarise
 from helpers.score import check_weights, read_card
 from helpers.serializer import card_file, load_model, save_model

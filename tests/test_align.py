@@ -9,28 +9,26 @@ import pytest
 from helpers import align
 from helpers.align import (
     CLIPS_FILE,
-    FRAMES_FILE,
     Aligned,
+    ChannelGroups,
+    Pca,
+    Reduction,
     align_streams,
+    bank_differences,
+    choose_reduction,
     nearest_motion,
     pair_frames,
     read_aligned,
+    read_reduction,
     stream_table,
     with_synthetic_labels,
     write_aligned,
+    write_reduction,
     write_run,
 )
 from helpers.clips import TRAITS
 from helpers.config import AlignmentConfig
-from helpers.reduction import (
-    ChannelGroups,
-    Pca,
-    Reduction,
-    bank_differences,
-    choose_reduction,
-    read_reduction,
-    write_reduction,
-)
+from helpers.files import read_json, write_json
 from helpers.store import FeatureFile, Stage, read_arrays, read_manifest, write_features
 
 DS, DD = 11, 13  # distinct primes
@@ -82,13 +80,11 @@ def test_streams_and_ratings_are_joined_by_key_not_by_position(aligned):
     np.testing.assert_allclose(aligned.labels[0], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-7)
     assert aligned.sources.tolist() == ["x", "y", "x"]
     assert aligned.rated.tolist() == [True, True, False]
-
-
-def test_padding_is_masked_and_zero(aligned):
     assert aligned.static_mask.sum(1).tolist() == [3, 4, 2]
     assert aligned.dynamic_mask.sum(1).tolist() == [4, 5, 3]
     assert not aligned.static_features[~aligned.static_mask].any()
     np.testing.assert_allclose(aligned.static_t_s[1], [0, 0.5, 1, 1.5], atol=1e-6)
+    assert aligned.pooled()["static"][:, 0].tolist() == [1, 2, 0]
 
 
 def test_invalid_rows_are_dropped_and_the_rest_is_put_in_order(folders, clips, whole):
@@ -131,8 +127,9 @@ def test_written_and_read_again_it_is_the_same(aligned, tmp_path):
     again = read_aligned(tmp_path)
     for name, value in vars(aligned).items():
         np.testing.assert_array_equal(getattr(again, name), value)
-    with np.load(tmp_path / CLIPS_FILE, allow_pickle=False) as file:
-        assert {"static_features", "dynamic_features", "labels", "static_mask", "static_t_s", "targets"} <= set(file)
+    write_aligned(tmp_path, aligned, "float16", frames=False)
+    assert read_arrays(tmp_path / CLIPS_FILE)["static_features"].dtype == np.float16
+    assert read_aligned(tmp_path).static_features.dtype == np.float32
 
 
 def test_a_run_written_half_again_is_not_finished(aligned, whole, tmp_path, monkeypatch):
@@ -142,13 +139,6 @@ def test_a_run_written_half_again_is_not_finished(aligned, whole, tmp_path, monk
         write_run(tmp_path, aligned, whole)
     with pytest.raises(FileNotFoundError, match="Run 05_alignment first"):
         read_manifest(tmp_path, "05_alignment")
-
-
-def test_half_precision_on_disk_is_single_in_memory(aligned, tmp_path):
-    write_aligned(tmp_path, aligned, "float16", frames=False)
-    assert read_arrays(tmp_path / CLIPS_FILE)["static_features"].dtype == np.float16
-    assert read_aligned(tmp_path).static_features.dtype == np.float32
-    assert not (tmp_path / FRAMES_FILE).exists()
 
 
 def test_nothing_to_align_or_to_read_says_what_to_do(tmp_path, clips, whole):
@@ -187,11 +177,6 @@ def test_each_face_row_is_paired_with_the_motion_row_of_its_time(aligned):
     assert pairs["static_features"].shape == (9, DS)
     np.testing.assert_allclose(pairs["dynamic_t_s"][:3], [0, 0.4, 0.8], atol=1e-6)
     assert pairs["dynamic_features"][:, 0].tolist() == [10] * 3 + [20] * 4 + [0] * 2
-
-
-def test_the_mean_over_time_counts_tokens_only(aligned):
-    assert aligned.pooled()["static"][:, 0].tolist() == [1, 2, 0]
-    assert aligned.pooled()["dynamic"].shape == (3, DD)
 
 
 def test_invented_labels_are_stamped_and_stay_so(aligned, tmp_path):
@@ -276,7 +261,7 @@ def run(tmp_path, forty):
         stage = Stage(tmp_path / "run" / name, name, {"weights": {"name": "random"}, "of": name})
         for key in forty.index:
             write_features(stage.path(key), rows(rng.standard_normal((5, width)), np.arange(5) / 2))
-        stage.finish()
+        stage.finish(feature_dim=width)
     return tmp_path / "run"
 
 
@@ -317,13 +302,9 @@ def test_components_are_fitted_on_rated_training_clips_of_the_split_only(run, fo
     assert not set(forty.index[:10]) & set(choose(run, forty, **how)[0].fitted_on)
 
 
-def test_the_width_is_that_of_the_first_clip_with_rows_and_no_other_is_read(tmp_path, run, forty):
-    for name in WIDTHS:
-        (run / name / "a/00.npz").unlink()
-        (run / name / "a/02.npz").write_bytes(b"would be an error")
-    chosen, _ = choose(run, forty)
-    assert (chosen.static.n_in, chosen.dynamic.n_in) == (23, 17)
-    with pytest.raises(ValueError, match="static must hold rows"):
-        choose(run, forty.iloc[:1])
-    with pytest.raises(FileNotFoundError, match="Run 03_static_extraction first"):
+def test_a_stage_that_is_not_there_or_without_rows_is_refused(tmp_path, run, forty):
+    with pytest.raises(FileNotFoundError, match="03_static_extraction"):
         choose(tmp_path, forty)
+    write_json(run / "static" / "manifest.json", read_json(run / "static" / "manifest.json") | {"counts": {}})
+    with pytest.raises(ValueError, match="must hold rows"):
+        choose(run, forty)

@@ -5,12 +5,12 @@ import pytest
 
 from data_sample.make import bank, sample
 from helpers import align
+from helpers.align import read_reduction
 from helpers.clips import read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.faces import prepare_clips
 from helpers.files import ROOT, read_json
-from helpers.reduction import read_reduction
 from helpers.store import STREAMS
 
 DATA = ROOT / "data_sample"

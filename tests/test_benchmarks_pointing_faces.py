@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.pointing import face_saliency, score_slopes
-from helpers.align import read_aligned
+from helpers.align import ChannelGroups, Pca, read_aligned
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
-from helpers.reduction import ChannelGroups, Pca
 from helpers.score import load_scorer, tokens_of_video
 
 DATA = ROOT / "data_sample"

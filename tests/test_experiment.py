@@ -9,14 +9,13 @@ import pytest
 
 from helpers import experiment, report, results, variants
 from helpers.__main__ import main
-from helpers.align import Aligned, write_aligned
+from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, write_reduction
 from helpers.callbacks import read_logs
 from helpers.clips import TRAITS, write_clips
 from helpers.config import TrainingConfig
 from helpers.experiment import Job, TrainingData, choose_data
 from helpers.files import read_json, write_json
 from helpers.out_of_distribution import read_training_tokens
-from helpers.reduction import ChannelGroups, Reduction, write_reduction
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N, T, DS, DD = 60, 5, 7, 3

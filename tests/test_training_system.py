@@ -14,12 +14,11 @@ from trees import write_faces
 from trees import write_pairs as write_flow
 
 from helpers.__main__ import main
-from helpers.align import align_streams
+from helpers.align import ChannelGroups, Reduction, align_streams, read_reduction, write_reduction
 from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.reduction import ChannelGroups, Reduction, read_reduction, write_reduction
 from helpers.serializer import load_model
 from helpers.training_system import (
     TrainingSystem,

@@ -19,13 +19,21 @@ import pandas as pd
 from data_sample.make.awkward import write_awkward
 from data_sample.make.motion_sample import write_motion_sample
 from data_sample.make.sample import sample_plan, sample_ratings, sample_truth, write_clip, write_sample
-from helpers.align import Aligned, align_streams, write_aligned
+from helpers.align import (
+    Aligned,
+    Pca,
+    Reduction,
+    align_streams,
+    gather_rows,
+    read_reduction,
+    write_aligned,
+    write_reduction,
+)
 from helpers.clips import TRAITS, read_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.faces import prepare_clips
 from helpers.files import ROOT, replacing
-from helpers.reduction import Pca, Reduction, gather_rows, read_reduction, write_reduction
 from helpers.store import STREAMS, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
