@@ -5,7 +5,6 @@ are sources of their own.
 """
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from helpers.clip_frames import ARRAY_FILES, count_clips
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
-from helpers.files import file_sha256
 from helpers.names import clip_key, is_video, natural_order, video_files
 from helpers.splits import SPLITS, source_of, split_named
+from helpers.statistics import FEWEST
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +30,12 @@ class LabelledClips(NamedTuple):
         table: Index key; columns path (below the data folder), place (in an array of clips; -1: a video), split,
             category, source, label.
         categories: Name of each class, sorted, to its label from 0; the same in all splits.
-        problems: Columns name and problem: what was left out, or is to be known before training.
+        problems: What was left out, or is to be known before training: `name` and `problem`.
     """
 
     table: pd.DataFrame
     categories: dict[str, int]
-    problems: pd.DataFrame
+    problems: list[dict[str, str]]
 
 
 class Fold(NamedTuple):
@@ -50,60 +49,41 @@ class Fold(NamedTuple):
 def find_classes(data_dir: str | Path) -> LabelledClips:
     """Find the clips of all classes in all splits.
 
-    Folders are classes by their place: below a folder whose name says a split (`train`, `val`, `test80_01`). Hidden
-    files are left out. A class that a split lacks, a file beside the class folders and an array that cannot be read are
-    problems, not errors.
+    Folders are classes by their place: below a folder whose name says a split (`train`, `val`, `test80_01`). A class
+    that a split lacks, a file beside the class folders and an array that cannot be read are problems, not errors.
 
     Raises:
-        ValueError: No splits, fewer than two classes with clips, one file's content in two classes, or two files with
-            one key.
+        ValueError: No splits, fewer than two classes with clips, or two files with one key.
     """
-    root = Path(data_dir)
-    splits = {folder: split_named(folder.name) for folder in _subfolders(root)}
-    if not any(splits.values()):
-        raise ValueError(
-            f"data_dir must hold folders {', '.join(SPLITS)} with a folder per class in each, got none in {root}. "
-            "Name the folder above them."
-        )
-    rows, problems, names = [], [], []
-    for folder, split in splits.items():
-        if not split:
-            continue
-        names += [(split, below.name) for below in _subfolders(folder)]
+    root, rows, problems, named = Path(data_dir), [], {}, set()
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and split_named(path.name)):
+        split = split_named(folder.name)
+        named |= {(split, below.name) for below in folder.iterdir() if below.is_dir() and below.name[0] != "."}
         for below in video_files(folder, lambda name: is_video(name) or name in ARRAY_FILES):
             path, (category, _, inside) = f"{folder.name}/{below}", below.partition("/")
-            if not inside:
-                problems.append((path, "lies beside the class folders"))
-                continue
             try:
+                if not inside:
+                    raise VideoError("lies beside the class folders")
                 rows += [(*clip, split, category) for clip in _clips_of(root, path)]
             except VideoError as error:
-                problems.append((path, str(error)))
+                problems[path] = str(error)
     columns = ["key", "path", "place", "split", "category"]
     table = pd.DataFrame(sorted(rows, key=lambda row: natural_order(row[0])), columns=columns).set_index("key")
-    present = set(table[["split", "category"]].itertuples(index=False, name=None))
-    wanted = {(split, category) for split in table["split"].unique() for category in table["category"].unique()}
-    absent = sorted(wanted.union(names) - present)
-    problems += [(split, f"no clips of class {category}") for split, category in absent]
-    for name, problem in problems:
-        log.warning("%s: %s", name, problem)
-    return _labelled(root, table, pd.DataFrame(problems, columns=["name", "problem"], dtype="str"))
-
-
-def _labelled(root: Path, table: pd.DataFrame, problems: pd.DataFrame) -> LabelledClips:
+    categories = {name: label for label, name in enumerate(sorted(set(table["category"])))}
+    if len(categories) < 2:
+        raise ValueError(
+            f"data_dir must hold folders {', '.join(SPLITS)} with a folder of clips per class in each, two at least, "
+            f"got {list(categories)} in {root}. Name the folder above them."
+        )
     if table.index.has_duplicates:
         key = table.index[table.index.duplicated()][0]
         raise ValueError(f"{' and '.join(table.loc[key, 'path'])} have the same key {key!r}. Rename one of the two.")
-    categories = {name: label for label, name in enumerate(sorted(set(table["category"])))}
-    if len(categories) < 2:
-        raise ValueError(f"data_dir must hold clips of two classes at least, got {list(categories)} in {root}.")
-    _check_one_class_each(root, table)
+    present = set(zip(table["split"], table["category"], strict=True))
+    wanted = named | {(split, category) for split, _ in present for category in categories}
+    problems |= {f"{split}/{category}": "no clips of this class" for split, category in sorted(wanted - present)}
     table = table.assign(source=[source_of(key) for key in table.index], label=table["category"].map(categories))
+    problems = [{"name": name, "problem": text} for name, text in problems.items()]
     return LabelledClips(table.astype({"label": "int64"}), categories, problems)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
@@ -112,18 +92,6 @@ def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
         return [(clip_key(path), path, -1)]
     stem = clip_key(path.removesuffix(Path(path).suffix))
     return [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
-
-
-def _check_one_class_each(root: Path, table: pd.DataFrame) -> None:
-    """Refuse one content in two classes; files are read only where others have their size."""
-    files = table[[os.access(root / path, os.R_OK) for path in table["path"]]].drop_duplicates("path")
-    files = files[files["path"].map(lambda path: (root / path).stat().st_size).duplicated(keep=False)]
-    for _, alike in files.groupby(files["path"].map(lambda path: file_sha256(root / path))):
-        if alike["category"].nunique() > 1:
-            raise ValueError(
-                f"a clip must have one class, {' and '.join(alike['path'])} are the same file. "
-                "Delete it where it is wrong."
-            )
 
 
 def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
@@ -152,11 +120,14 @@ def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
     return [Fold(*map(np.flatnonzero, kind)) for kind in kinds]
 
 
-def check_folds(table: pd.DataFrame, classes: list[str], cfg: ClassificationConfig) -> None:
-    """Raise ValueError, before hours of work, where labelled clips cannot be trained and tested on as `cfg` says.
+def check_folds(table: pd.DataFrame, classes: list[str], cfg: ClassificationConfig) -> list[dict[str, str]]:
+    """Check, before hours of work, that labelled clips can be trained and tested on as `cfg` says.
 
-    Every class has to be in the training clips of every fold and among the test clips, which are of two sources at
-    least: intervals are drawn over sources.
+    Returns:
+        What is to be known before, as `LabelledClips.problems`: test clips of too few sources for intervals.
+
+    Raises:
+        ValueError: The training clips of a fold, or the test clips, lack a class.
     """
     folds = plan_folds(table, cfg)
     parts = {f"the training clips of fold {k}": fold.train for k, fold in enumerate(folds)}
@@ -166,5 +137,5 @@ def check_folds(table: pd.DataFrame, classes: list[str], cfg: ClassificationConf
         if absent:
             raise ValueError(f"{part} must be of all classes, got none of {absent[0]}. Add some, or leave it out.")
     n_sources = table["source"].iloc[test].nunique()
-    if n_sources < 2:
-        raise ValueError(f"the test clips must be of 2 sources at least, got {n_sources}. Add clips of another source.")
+    few = f"of {n_sources} sources only: accuracies have no interval, which needs {FEWEST}"
+    return [{"name": "the test clips", "problem": few}] if n_sources < FEWEST else []

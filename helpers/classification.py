@@ -6,11 +6,9 @@ n_classes) of its test clips in every view, and their rows) and, for networks, `
 over sources; every difference is paired.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +16,15 @@ import keras
 import numpy as np
 import pandas as pd
 from sklearn import metrics
-from sklearn.calibration import calibration_curve
 from sklearn.utils.class_weight import compute_sample_weight
 
 from helpers.class_folders import Fold, check_folds, plan_folds
-from helpers.classifier import build_classifier, fit_bag
-from helpers.clip_features import ClipVariants, feature_files, read_variants
+from helpers.classifier import FrameClassifier, build_classifier, fit_bag
+from helpers.clip_features import ClipViews
 from helpers.clip_frames import CORRUPTIONS, PLAIN, tta_names, view_names
 from helpers.clips import is_synthetic
 from helpers.config import ClassificationConfig, TrainingConfig
-from helpers.files import code_version, file_sha256, replacing, write_json
+from helpers.files import code_version, replacing, write_json
 from helpers.statistics import NONE, mean_interval
 from helpers.store import read_arrays
 from helpers.train import Trainer, fingerprint, job_file, train_missing
@@ -36,7 +33,7 @@ from helpers.workers import cores
 MAJORITY, BAG, BILSTM, AUGMENTED, ENSEMBLE = "majority", "bag_of_frames", "bilstm", "bilstm_augmented", "ensemble"
 TABLE_ORDER = (MAJORITY, BAG, BILSTM, f"{BILSTM}_tta", AUGMENTED, f"{AUGMENTED}_tta", ENSEMBLE)
 NOT_DECISIVE = ("data_dir", "out_dir", "workers", "progress")  # for results
-BINS = 10  # of confidence, as Guo et al. (2017, ICML, arXiv:1706.04599) have 15 for larger sets
+ADAPT_FRAMES = 4096  # that principal components are fitted to, about
 Probabilities = Mapping[str, Mapping[str, np.ndarray]]  # model -> view (plain or a corruption) -> (N, n_classes)
 
 
@@ -48,132 +45,142 @@ class Job(NamedTuple):
     seed: int
 
 
-def plan_jobs(cfg: ClassificationConfig, n_folds: int) -> list[list[Job]]:
-    """The trainings of a run by model and fold, the longest first; the seeds of an ensemble follow `cfg.seed`."""
-    best, seeds = AUGMENTED if cfg.views else BILSTM, range(cfg.seed, cfg.seed + cfg.n_models)
-    single = [BILSTM, BAG] if cfg.views else [BAG]
-    groups = [[Job(best, fold, seed) for seed in seeds] for fold in range(n_folds)]
-    return groups + [[Job(name, fold, cfg.seed)] for name in single for fold in range(n_folds)]
+def plan_jobs(cfg: ClassificationConfig, n_folds: int) -> list[Job]:
+    """The trainings of a run, fold by fold; those of the ensemble come first, their seeds follow `cfg.seed`."""
+    best, single = (AUGMENTED, [BILSTM, BAG]) if cfg.views else (BILSTM, [BAG])
+    models = [(best, cfg.seed + k) for k in range(cfg.n_models)] + [(name, cfg.seed) for name in single]
+    return [Job(name, fold, seed) for fold in range(n_folds) for name, seed in models]
 
 
-def train_all(cfg: ClassificationConfig, n_folds: int) -> None:
-    """Do every training of a run that is not done, in `cfg.workers` processes (0: one per core)."""
-    folder = cfg.out / "classification" / "models"
-    parts = {"/".join(names): file_sha256(path) for names, path in feature_files(cfg).items()}
-    known = fingerprint([parts, cfg.as_dict(without=(*NOT_DECISIVE, "n_models", "batch_size"))])
-    options = {"workers": cfg.workers or cores(), "progress": cfg.progress}
-    config = json.dumps(cfg.as_dict(without=NOT_DECISIVE[2:]))
-    train_missing(make_trainings, (config, known), folder, plan_jobs(cfg, n_folds), known, **options)
+def train_all(clips: ClipViews, cfg: ClassificationConfig, jobs: Sequence[Job]) -> None:
+    """Do every training that is not done, in `cfg.workers` processes (0: one per core)."""
+    config = cfg.as_dict(without=(*NOT_DECISIVE, "n_models", "batch_size"))
+    known, n = fingerprint([clips.manifest["identity"], clips.table.to_csv(), config]), cfg.workers or cores()
+    groups = [[jobs[k] for k in part] for part in np.array_split(np.arange(len(jobs)), min(n, len(jobs)))]
+    train_missing(make_trainings, (clips, cfg), _folder(cfg), groups, known, workers=n, progress=cfg.progress)
 
 
-def _file(cfg: ClassificationConfig, job: Job) -> Path:
-    return job_file(cfg.out / "classification" / "models", job)
+def _folder(cfg: ClassificationConfig) -> Path:
+    return cfg.out / "classification" / "models"
 
 
 def make_trainings(
-    context: tuple[str, str], jobs: Sequence[Job]
+    context: tuple[ClipViews, ClassificationConfig], jobs: Sequence[Job]
 ) -> Iterator[tuple[dict[str, np.ndarray], keras.Model | None]]:
-    """Train one model on one fold with each seed, in a worker; the network is compiled once for all groups."""
-    cfg, clips, trainer = _prepare(*context)
-    fold, views = plan_folds(clips.table, cfg)[jobs[0].fold], [PLAIN, *view_names(0, cfg.tta_views)[1]]
-    for model, p in _trained(jobs, fold, views, clips, trainer, cfg):
-        yield {"test": fold.test, **{f"p_{view}": p[view] for view in views}}, model
-
-
-@lru_cache(maxsize=1)
-def _prepare(config: str, known: str) -> tuple[ClassificationConfig, ClipVariants, Trainer]:
-    """Parameters and clips of a run and what its networks are trained by: once per worker and fingerprint."""
-    cfg = ClassificationConfig.checked(json.loads(config))
-    clips = read_variants(cfg)
+    """Do trainings in a worker; the clips of a fold are read once, each kind of network is compiled once."""
+    clips, cfg = context
     how = {name: getattr(cfg, name) for name in ("epochs", "learning_rate", "patience")}
     training = TrainingConfig(batch_size=cfg.clips_per_batch, weight_decay=0.0, schedule="cosine", **how)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=cfg.label_smoothing)
-    network = build_classifier(clips.features[PLAIN].shape[-1], len(clips.classes), cfg, seed=0)
-    return cfg, clips, Trainer(network, training, loss)
+    shape, trainers = (clips.manifest["counts"]["feature_dim"], len(clips.classes)), {}
+    tested = [PLAIN, *view_names(0, cfg.tta_views)[1]]
+    for number, of_fold in groupby(jobs, key=lambda job: job.fold):
+        fold, fitted = plan_folds(clips.table, cfg)[number], build_classifier(*shape, cfg, seed=0)
+        train, validation, test = read_fold(clips, fold, cfg, fitted)
+        for name, _, seed in of_fold:
+            used, model = train, None
+            if name != AUGMENTED:
+                used = keras.tree.map_structure(lambda array: array[:: cfg.views + 1], train)  # the plain views
+            if name == BAG:
+                p = fit_bag(used.means, used.labels, validation.means, validation.labels)(test.means)
+            else:
+                model = build_classifier(*shape, cfg, seed)
+                model.reduction.set_weights(fitted.reduction.get_weights())
+                if name not in trainers:
+                    trainers[name] = Trainer(build_classifier(*shape, cfg, seed=0), training, loss)
+                p = _train(trainers[name], model, used, validation).classify(test.inputs)
+            p = p.astype("float32").reshape(len(fold.test), len(tested), -1)
+            yield {"test": fold.test} | {f"p_{view}": p[:, k] for k, view in enumerate(tested)}, model
 
 
-def _trained(
-    jobs: Sequence[Job],
-    fold: Fold,
-    views: Sequence[str],
-    clips: ClipVariants,
-    trainer: Trainer,
-    cfg: ClassificationConfig,
-) -> Iterator[tuple[keras.Model | None, dict[str, np.ndarray]]]:
-    """The network of each job and the probabilities of its test clips by view, float32 (n_test, n_classes).
+class Part(NamedTuple):
+    """Clips of a fold in their views, clip by clip: what a network takes, means over frames (N, D), labels (N,)."""
 
-    Classes count alike, however many clips they have. Principal components are those of the training clips in all of
-    their views; they and what they make of frames are the same for all seeds.
+    inputs: dict[str, np.ndarray]
+    means: np.ndarray
+    labels: np.ndarray
+
+
+def read_fold(
+    clips: ClipViews, fold: Fold, cfg: ClassificationConfig, network: FrameClassifier
+) -> tuple[Part, Part, Part]:
+    """Fit a network's reduction to training clips, and read and reduce the clips for training, validation and test.
+
+    Principal components are those of the training clips in all of their views. Of features, one clip is held at a time.
     """
-    names = [PLAIN, *view_names(cfg.views if jobs[0].model == AUGMENTED else 0, 0)[0]]
-    labels = clips.table["label"].to_numpy()
-    train, truth = [clips.frames(view, fold.train) for view in names], np.tile(labels[fold.train], len(names))
-    validation = clips.frames(PLAIN, fold.validation)
-    if jobs[0].model == BAG:
-        predict = fit_bag(*train, truth, validation, labels[fold.validation])
-        yield None, {view: predict(*clips.frames(view, fold.test)).astype("float32") for view in views}
-        return
-    network, one_hot = trainer.model, np.eye(len(clips.classes), dtype="float32")
-    network.reduction.adapt(train)
-    components, weights = network.reduction.get_weights(), compute_sample_weight("balanced", truth).astype("float32")
-    train = _joined([network.reduce(*frames) for frames in train]), one_hot[truth], weights
-    validation = network.reduce(*validation), one_hot[labels[fold.validation]]
-    test = _joined([network.reduce(*clips.frames(view, fold.test)) for view in views])
-    for job in jobs:
-        start = build_classifier(network.feature_dim, network.n_classes, cfg, job.seed)
-        start.reduction.set_weights(components)
-        trainer.fit(start, train, validation)
-        p = network.predict(test, batch_size=1024, verbose=0)
-        yield start, dict(zip(views, np.split(p, len(views)), strict=True))
+    training, testing = ([PLAIN, *views] for views in view_names(cfg.views, cfg.tta_views))
+
+    def frames(rows: np.ndarray, views: list[str], means: list[np.ndarray]) -> Iterator[np.ndarray]:
+        for key in clips.table.index[rows]:
+            for features, _, valid in clips.read(key, views):
+                means.append(features[valid].mean(axis=0))
+                yield features[valid]
+
+    n = max(1, ADAPT_FRAMES // (len(fold.train) * len(training)))
+    spread = (x[np.linspace(0, len(x) - 1, min(len(x), n)).astype(int)] for x in frames(fold.train, training, []))
+    network.adapt(np.concatenate(list(spread)))
+    labels, parts = clips.table["label"].to_numpy(), []
+    for rows, views in zip(fold, (training, [PLAIN], testing), strict=True):
+        inputs = network.reduce(frames(rows, views, means := []))
+        parts.append(Part(inputs, np.stack(means), np.repeat(labels[rows], len(views))))
+    return tuple(parts)
 
 
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _train(trainer: Trainer, start: FrameClassifier, train: Part, validation: Part) -> FrameClassifier:
+    """Train from `start`, which ends as trained; returns the network that is compiled. Classes count alike."""
+    one_hot = np.eye(start.n_classes, dtype="float32")
+    weights = compute_sample_weight("balanced", train.labels).astype("float32")
+    trainer.fit(
+        start,
+        (train.inputs, one_hot[train.labels], weights),
+        (validation.inputs, one_hot[validation.labels]),
+    )
+    return trainer.model
 
 
-def evaluate_all(cfg: ClassificationConfig) -> dict[str, Any]:
+def evaluate_all(clips: ClipViews, cfg: ClassificationConfig) -> dict[str, Any]:
     """Train what is not trained, score every model on clips that it did not see, and write results and ensemble.
 
     Returns:
         What `classification.json` holds: `models` (see `score_models`), `best` (the last of them) and `members` (its
-        trainings), `gains`, `per_class`, `confusion`, `calibration`, `classes`, `split`, `config`.
+        trainings), `gains`, `per_class`, `confusion`, `classes`, `split`, `config`.
     """
-    clips = read_variants(cfg)
     check_folds(clips.table, clips.classes, cfg)
     folds = plan_folds(clips.table, cfg)
-    train_all(cfg, len(folds))
-    p, rows = all_probabilities(clips, cfg)
-    table, best = clips.table.iloc[rows], list(p)[-1]
-    truth, sources = table["label"].to_numpy(), table["source"].to_numpy()
-    every, fold_of = clips.table["source"].to_numpy(), np.zeros(len(clips.table), int)
-    for number, fold in enumerate(folds):
-        fold_of[fold.test] = number
-    groups = plan_jobs(cfg, len(folds))
-    members = [job for group in groups for job in group if job.model == groups[0][0].model]
-    shared = max(int(np.isin(every[fold.test], every[fold.train]).sum()) for fold in folds)
+    jobs = plan_jobs(cfg, len(folds))
+    train_all(clips, cfg, jobs)
+    tested = clips.table.iloc[np.concatenate([fold.test for fold in folds])]
+    tested = tested.assign(fold=np.repeat(range(len(folds)), [len(fold.test) for fold in folds]))
+    p, truth, sources = probabilities(clips.table, folds, cfg), tested["label"].to_numpy(), tested["source"].to_numpy()
+    every, best = clips.table["source"].to_numpy(), list(p)[-1]
+    said = p[best][PLAIN].argmax(axis=1)
+    report = metrics.classification_report(
+        truth, said, labels=range(len(clips.classes)), target_names=clips.classes, output_dict=True, zero_division=0.0
+    )
+    per_class = pd.DataFrame({name: report[name] for name in clips.classes})
     results = {
         "models": score_models(p, truth, sources),
         "gains": gains(p, truth, sources),
         "best": best,
-        "members": [_file(cfg, job).stem for job in members],
-        "per_class": per_class(p[best][PLAIN], truth, clips.classes).to_dict("index"),
-        "confusion": metrics.confusion_matrix(truth, p[best][PLAIN].argmax(1)).tolist(),
-        "calibration": {name: calibration_error(views[PLAIN], truth) for name, views in p.items()},
+        "members": [job_file(_folder(cfg), job).stem for job in jobs if job.model == jobs[0].model],
+        "per_class": per_class.rename({"f1-score": "f1", "support": "clips"}).to_dict(),
+        "confusion": metrics.confusion_matrix(truth, said).tolist(),
         "classes": clips.classes,
         "split": {
             "by": cfg.split,
             "folds": len(folds),
-            "test_clips_sharing_a_source_with_train": shared,
+            "test_clips_sharing_a_source_with_train": max(
+                int(np.isin(every[fold.test], every[fold.train]).sum()) for fold in folds
+            ),
             "clips": len(clips.table),
             "sources": clips.table["source"].nunique(),
-            "test_clips": len(rows),
-            "test_sources": table["source"].nunique(),
+            "test_clips": len(tested),
+            "test_sources": tested["source"].nunique(),
         },
         "config": cfg.as_dict(without=NOT_DECISIVE),
     }
     with replacing(cfg.out / "classification" / "predictions.csv") as part:
-        said = _prediction_table(p, table.assign(fold=fold_of[rows]), clips.classes)
-        said.to_csv(part, index=False, float_format="%.9g")
+        _prediction_table(p, tested, clips.classes).to_csv(part, index=False, float_format="%.9g")
     _keep_ensemble(cfg, results)
     write_json(cfg.out / "classification" / "classification.json", results)
     return results
@@ -202,43 +209,39 @@ def _keep_ensemble(cfg: ClassificationConfig, results: dict[str, Any]) -> None:
     write_json(folder / "card.json", card)
 
 
-def all_probabilities(clips: ClipVariants, cfg: ClassificationConfig) -> tuple[Probabilities, np.ndarray]:
-    """What every model of the table says of the test clips, as they are and corrupted.
+def probabilities(table: pd.DataFrame, folds: Sequence[Fold], cfg: ClassificationConfig) -> Probabilities:
+    """What every model of the table says of the test clips, fold by fold, as they are and corrupted.
 
     Returns:
-        Probabilities (n_test, n_classes) by model, from the majority to the ensemble, and by view; the rows of the
-        test clips, int (n_test,).
+        Probabilities (n_test, n_classes) by model, from the majority to the ensemble, and by view.
     """
-    folds, shown = plan_folds(clips.table, cfg), [PLAIN, *CORRUPTIONS]
-    rows = np.sort(np.concatenate([fold.test for fold in folds]))
-    groups, n_classes = plan_jobs(cfg, len(folds)), len(clips.classes)
+    shown, jobs = [PLAIN, *CORRUPTIONS], plan_jobs(cfg, 1)
+    best = jobs[0].model
 
     def gathered(model: str, seed: int) -> dict[str, np.ndarray]:
-        parts = [read_arrays(_file(cfg, Job(model, fold, seed))) for fold in range(len(folds))]
-        order = np.argsort(np.concatenate([part["test"] for part in parts]))
-        return {n[2:]: np.concatenate([part[n] for part in parts])[order] for n in parts[0] if n.startswith("p_")}
+        files = [read_arrays(job_file(_folder(cfg), Job(model, fold, seed))) for fold in range(len(folds))]
+        return {name[2:]: np.concatenate([file[name] for file in files]) for name in files[0] if name[:2] == "p_"}
 
     def averaged(p: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {view: np.mean([p[name] for name in (view, *tta_names(view, cfg.tta_views))], axis=0) for view in shown}
 
-    shares = np.full((len(clips.table), n_classes), np.nan)
-    for fold in folds:
-        shares[fold.test] = np.bincount(clips.table["label"].iloc[fold.train], minlength=n_classes) / len(fold.train)
-    single = {name: gathered(name, cfg.seed) for name in (BAG, BILSTM, groups[0][0].model)}
-    members = [averaged(gathered(*job[::2])) for job in groups[0]]
-    table = {MAJORITY: dict.fromkeys(shown, shares[rows])}
-    table |= {name: {view: p[view] for view in shown} for name, p in single.items()}
+    n_classes = table["label"].max() + 1
+    counts = [np.bincount(table["label"].iloc[fold.train], minlength=n_classes) for fold in folds]
+    majority = np.concatenate([[n / n.sum()] * len(fold.test) for n, fold in zip(counts, folds, strict=True)])
+    single = {name: gathered(name, cfg.seed) for name in (BAG, BILSTM, best)}
+    members = [averaged(gathered(best, job.seed)) for job in jobs if job.model == best]
+    p = {MAJORITY: dict.fromkeys(shown, majority)}
+    p |= {name: {view: of[view] for view in shown} for name, of in single.items()}
     if cfg.tta_views:
-        table[f"{groups[0][0].model}_tta"] = averaged(single[groups[0][0].model])
-    table[ENSEMBLE] = {view: np.mean([member[view] for member in members], axis=0) for view in shown}
-    return table, rows
+        p[f"{best}_tta"] = members[0]
+    return p | {ENSEMBLE: {view: np.mean([member[view] for member in members], axis=0) for view in shown}}
 
 
 def score_models(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, Any]]:
     """Accuracy of every model with its interval and its difference to the baselines, paired.
 
     Args:
-        p: Probabilities, see `all_probabilities`.
+        p: Probabilities, see `probabilities`.
         truth: Labels, int (N,).
         sources: Source of each clip, (N,).
 
@@ -283,39 +286,6 @@ def _right(p: Probabilities, truth: np.ndarray) -> dict[str, pd.DataFrame]:
     }
 
 
-def per_class(p: np.ndarray, truth: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Precision, recall, F1, clips, area under ROC and average precision of each class against the others."""
-    labels = range(len(classes))
-    report = metrics.classification_report(
-        truth, p.argmax(axis=1), labels=labels, target_names=classes, output_dict=True, zero_division=0.0
-    )
-    table = pd.DataFrame(report).T.loc[list(classes)]
-    table = table.rename(columns={"f1-score": "f1", "support": "clips"}).astype({"clips": int})
-    table["roc_auc"] = [metrics.roc_auc_score(truth == k, p[:, k]) for k in labels]
-    table["average_precision"] = [metrics.average_precision_score(truth == k, p[:, k]) for k in labels]
-    return table.rename_axis("class")
-
-
-def reliability(p: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
-    """How often the model is right where it is so sure: the reliability diagram.
-
-    Returns:
-        One row per bin of equal width of the highest probability that has clips: low, high, clips, confidence (mean),
-        accuracy.
-    """
-    sure, right, edges = p.max(axis=1), p.argmax(axis=1) == truth, np.linspace(0, 1, BINS + 1)
-    clips = np.bincount(np.searchsorted(edges[1:-1], sure), minlength=BINS)
-    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "clips": clips})[clips > 0].reset_index(drop=True)
-    table["accuracy"], table["confidence"] = calibration_curve(right.astype(int), sure, n_bins=BINS)
-    return table
-
-
-def calibration_error(p: np.ndarray, truth: np.ndarray) -> float:
-    """Expected calibration error: mean of |accuracy - confidence| over bins, by clips (Guo et al. 2017, equation 3)."""
-    table = reliability(p, truth)
-    return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["clips"]))
-
-
 def _prediction_table(p: Probabilities, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Columns model, variant, clip, source, fold (that tested it), truth, prediction and `p_<class>` for each class."""
     names = np.array(classes)
@@ -331,9 +301,5 @@ def _prediction_table(p: Probabilities, table: pd.DataFrame, classes: list[str])
 def as_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row per model: accuracy and its interval, those of the differences to both baselines, accuracy corrupted."""
     table = pd.DataFrame.from_dict(models, orient="index").drop(columns="n_clips").rename_axis("model")
-    table = table.map(_rounded)
+    table = table.map(lambda value: NONE if value is None else np.round(value, 3).tolist())
     return table.loc[[name for name in TABLE_ORDER if name in models]]  # JSON has them by name
-
-
-def _rounded(value: float | list[float] | None) -> Any:
-    return NONE if value is None else np.round(value, 3).tolist()

@@ -7,13 +7,13 @@ number. S3 names the kinds only: flips, crops, light, noise, speed; how strong t
 imports a network, so that decoder processes start quickly.
 """
 
-import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -23,10 +23,7 @@ from helpers.container import VideoError
 from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock, batches_of
 from helpers.video import read_frames, uniform_indices
 
-ARRAY_FILES, ARRAY = ("processed_data.npz", "processed_data.npy", "processed_data.pt"), "videos"
-
-ArrayFile = tuple[tuple[int, ...], Callable[[int], np.ndarray]]  # shape, and what reads one clip (T, 3, H, W)
-
+ARRAY_FILES = ("processed_data.npz", "processed_data.npy", "processed_data.pt")  # S2's last kind is refused by name
 PLAIN = "plain"
 RANGES = {  # of what is drawn: how many times as fast, side of the part that is shown, light, noise in grey levels
     PLAIN: ((1, 1), (1, 1), (1, 1), (0, 0)),
@@ -176,66 +173,43 @@ def relight(frame: np.ndarray, light: float, noise_sd: float, r: np.random.Gener
 
 def count_clips(path: Path) -> int:
     """How many clips an array file holds. VideoError if it is damaged or holds something else."""
-    with _opened(path) as (shape, _):
+    with _opened(path) as (_, shape, _):
         return shape[0]
 
 
 def read_clip(path: Path, place: int) -> np.ndarray:
     """One clip of an array file, RGB uint8 (T, H, W, 3); no other is held in memory. VideoError as `count_clips`."""
-    with _opened(path) as (_, read):
-        clip = read(place)
-        if clip.dtype != np.uint8:
-            if not (np.issubdtype(clip.dtype, np.floating) and clip.min() >= 0 and clip.max() <= 1):
+    with _opened(path) as (file, (_, *shape), dtype):
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        file.seek(place * n_bytes, 1)
+        clip = np.frombuffer(file.read(n_bytes), dtype).reshape(shape)
+        if dtype != np.uint8:
+            if not (dtype.kind == "f" and clip.min() >= 0 and clip.max() <= 1):
                 raise ValueError(
-                    f"values must be uint8, or floats in [0, 1], got {clip.dtype} from {clip.min():g} to "
-                    f"{clip.max():g}. Undo their normalisation: each network has its own, and applies it itself"
+                    f"values must be uint8, or floats in [0, 1], got {dtype} from {clip.min():g} to {clip.max():g}. "
+                    "Undo their normalisation: each network has its own, and applies it itself"
                 )
             clip = np.round(clip * 255).astype(np.uint8)
     return np.ascontiguousarray(clip.transpose(0, 2, 3, 1))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ArrayFile]:
-    """The shape of a file's array, and what reads one clip of it; whatever is wrong with them is a VideoError."""
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """An npy file, or the member `videos` of an npz file, where its numbers begin, with their shape and type.
+
+    Whatever is wrong with them is a VideoError.
+    """
     try:
+        if path.suffix == ".pt":
+            raise ValueError("PyTorch files are not read: save its tensor by np.savez(..., videos=tensor.numpy())")
         with ExitStack() as files:
-            shape, read = _open_torch(path) if path.suffix == ".pt" else _open_numpy(path, files)
-            if len(shape) != 5 or shape[2] != 3 or 0 in shape:
-                raise ValueError(f"{ARRAY} must have shape (N, T, 3, H, W), got {shape}")
-            yield shape, read
+            file = files.enter_context(path.open("rb"))
+            if path.suffix == ".npz":
+                file = files.enter_context(files.enter_context(zipfile.ZipFile(file)).open("videos.npy"))
+            np.lib.format.read_magic(file)
+            shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+            if len(shape) != 5 or shape[2] != 3 or 0 in shape or in_fortran_order or dtype.kind not in "uif":
+                raise ValueError(f"it must be numbers in C order of shape (N, T, 3, H, W), got {dtype} {shape}")
+            yield file, shape, dtype
     except Exception as error:  # damage raises nearly anything
         raise VideoError(f"{path.name}: cannot be read as an array of clips ({error}).") from None
-
-
-def _open_numpy(path: Path, files: ExitStack) -> ArrayFile:
-    """An npy file, or the member `videos` of an npz file, which is read from there as far as needed."""
-    file = files.enter_context(path.open("rb"))
-    if path.suffix == ".npz":
-        file = files.enter_context(files.enter_context(zipfile.ZipFile(file)).open(f"{ARRAY}.npy"))
-    is_first = np.lib.format.read_magic(file) == (1, 0)
-    header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-    shape, in_fortran_order, dtype = header(file)
-    if in_fortran_order or dtype.hasobject:
-        raise ValueError(f"{ARRAY} must be numbers in C order, got {dtype}{' in Fortran order' * in_fortran_order}")
-
-    def read(place: int) -> np.ndarray:
-        n_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-        file.seek(place * n_bytes, 1)
-        return np.frombuffer(file.read(n_bytes), dtype).reshape(shape[1:])
-
-    return shape, read
-
-
-def _open_torch(path: Path) -> ArrayFile:
-    """The tensor of a pt file, alone or as `videos` in a dict, read by torch; nothing but plain values is allowed."""
-    import torch
-
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:  # whose text says how to run the code in such a file
-        raise ValueError("it holds code or objects, not only tensors and plain values; nothing of it was run") from None
-    tensor = data.get(ARRAY) if isinstance(data, dict) else data
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"it must hold a tensor, alone or as {ARRAY!r} in a dict, got {type(data).__name__}")
-    is_float = tensor.is_floating_point()  # numpy has no bfloat16
-    return tuple(tensor.shape), lambda place: (tensor[place].float() if is_float else tensor[place]).numpy()

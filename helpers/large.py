@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.clips import line_end, load_clips, targets_of
-from helpers.files import FolderLock, needs, replacing, write_json
+from helpers.files import FolderLock, replacing, write_json
 from helpers.store import STREAMS, FeatureFile, read_arrays, read_features, read_manifest
 
 CHUNK_ROWS = 256  # of a clip that are compressed together: 2 MB of 2048 channels
@@ -90,29 +90,6 @@ class _Sink(FileIO):
         except OSError as error:
             self.error = self.error or error
         return n_bytes
-
-
-def read_labelled(path: str | Path) -> dict[str, Any]:
-    """Read frame features of labelled clips (08).
-
-    Returns:
-        The datasets, `key` and `source` as str (N,); `categories`, name of each class to its label; `multi_scale`.
-
-    Raises:
-        FileNotFoundError: It is not made yet.
-        ValueError: It is damaged, or holds something else, such as the ratings of `write_hdf5`.
-    """
-    try:
-        with h5py.File(needs(path, "08_clip_classification"), "r") as file:
-            arrays = {name: file[name][:] for name in ("features", "labels", "num_frames", "t_s", "valid")}
-            arrays |= {name: file[name].asstr()[:].astype(str) for name in ("key", "source")}
-            categories = json.loads(file.attrs["category_mapping"])
-            return arrays | {"categories": categories, "multi_scale": bool(file.attrs["multi_scale"])}
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError, ValueError) as error:
-        what = f"{path} must be frame features of labelled clips, got something else or a damaged file ({error})"
-        raise ValueError(f"{what}. Delete it and run 08_clip_classification again.") from None
 
 
 def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:

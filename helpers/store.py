@@ -100,7 +100,8 @@ def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[st
 class FeatureFile:
     """The rows of one clip: `features (n, D) float32`, `t_start_s`, `t_end_s (n,)` in seconds,
     `frame (n,) int` (first frame of the row), `valid (n,) bool`; `decoder`: what decoded its frames, if that is known;
-    `reason (n,) str`: why rows are invalid, "" where only the track says it, None where that is so of all.
+    `reason (n,) str`: why rows are invalid, "" where only the track says it, None where that is so of all;
+    `view (n,) str`: what a clip is shown in, where it is shown in several.
     """
 
     features: np.ndarray
@@ -110,6 +111,7 @@ class FeatureFile:
     valid: np.ndarray
     decoder: str = ""
     reason: np.ndarray | None = None
+    view: np.ndarray | None = None
 
     def __post_init__(self):
         shapes = {name: array.shape for name, array in vars(self).items() if isinstance(array, np.ndarray)}
@@ -126,7 +128,7 @@ class FeatureFile:
         """The valid rows in the order of time; they have no reason."""
         order = np.argsort(self.t_s, kind="stable")
         order = order[self.valid[order]]
-        arrays = {f.name: getattr(self, f.name)[order] for f in fields(self) if f.name not in ("decoder", "reason")}
+        arrays = {f.name: getattr(self, f.name)[order] for f in fields(self) if f.name in DTYPES}
         return FeatureFile(**arrays, decoder=self.decoder)
 
 
@@ -136,8 +138,10 @@ def write_features(path: str | Path, rows: FeatureFile, fingerprint: str = "") -
     Not compressed: it would save a sixth of the bytes and take six times as long.
     """
     arrays = {name: np.asarray(getattr(rows, name), dtype) for name, dtype in DTYPES.items()}
-    reason = {} if rows.reason is None else {"reason": np.asarray(rows.reason, np.str_)}
-    write_arrays(path, compressed=False, **arrays, decoder=rows.decoder, stamp=fingerprint, **reason)
+    texts = {
+        name: np.asarray(text, np.str_) for name in ("reason", "view") if (text := getattr(rows, name)) is not None
+    }
+    write_arrays(path, compressed=False, **arrays, decoder=rows.decoder, stamp=fingerprint, **texts)
 
 
 def read_features(path: str | Path) -> FeatureFile:

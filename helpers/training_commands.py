@@ -140,10 +140,10 @@ def train_classes(
     with without_noise():
         from helpers import classification, clip_features
     with FolderLock(cfg.out):
-        made = clip_features.extract_clip_features(cfg, to_train=True)
-        for failure in made["failed"]:
-            print(f"left out: {failure['clip']}: {failure['reason']}", file=sys.stderr)
-        results = classification.evaluate_all(cfg)
+        clips = clip_features.extract_clip_features(cfg, to_train=True)
+        for note in clips.notes():
+            print(note, file=sys.stderr)
+        results = classification.evaluate_all(clips, cfg)
     print(classification.as_table(results["models"]).to_string())
     return 0
 
@@ -179,11 +179,10 @@ def predict_classes(
         else:
             ranked = sorted(p, key=p.get, reverse=True)
             print(f"{path}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)
-    notes = classes.warnings_of(classifier)
-    for note in notes:
+    for note in classifier.warnings:
         print(f"note: {note}")
     if json:
-        write_json(json, said | ({"warnings": notes} if notes else {}))
+        write_json(json, said | ({"warnings": classifier.warnings} if classifier.warnings else {}))
     return 1 if failed else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from drawn_features import draw_features
+from synthetic_features import synthetic_clips
 
 from helpers import extract
 from helpers.attention import get_attention_weights
@@ -94,13 +94,9 @@ def losses():
 def clip_classes():
     """Validation losses of a classifier of ordered frames, and whether its steps are compiled."""
     model = build_classifier(6, 3, ClassificationConfig(units=8), seed=0)
-    drawn = [draw_features(15, seed=seed) for seed in (0, 3)]
-    clips = [(one["features"], np.ones(one["features"].shape[:2], bool)) for one in drawn]
-    model.reduction.adapt(clips[:1])
-    parts = [
-        (model.reduce(*frames), np.eye(3, dtype="float32")[one["labels"]])
-        for frames, one in zip(clips, drawn, strict=True)
-    ]
+    parts = [synthetic_clips(15, seed=seed) for seed in (0, 3)]
+    model.adapt(np.concatenate(parts[0][0]))
+    parts = [(model.reduce(clips), np.eye(3, dtype="float32")[labels]) for clips, labels in parts]
     training = TrainingConfig(epochs=12, batch_size=16, learning_rate=0.02, weight_decay=0.0)
     history = Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
     return {"class_losses": history["val_loss"].to_numpy(), "compiled": np.array(model.jit_compile)}

@@ -1,35 +1,101 @@
-"""Trainings of all folds and seeds, and the tables that come of them."""
+"""The BiLSTM and the bag of frames, trainings of all folds and seeds, the tables of them, classes of videos."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_features import write_drawn
 from sklearn.metrics import accuracy_score
+from synthetic_features import synthetic_clips, write_synthetic
 
 from helpers import __main__
-from helpers.classification import calibration_error, evaluate_all, gains, per_class, reliability, score_models
-from helpers.clip_features import feature_file
-from helpers.config import ClassificationConfig
+from helpers.backbones import build_backbone
+from helpers.classification import evaluate_all, gains, score_models
+from helpers.classifier import FrameClassifier, build_classifier, classify_clip, fit_bag, load_clip_classifier
+from helpers.clip_features import extract_clip_features
+from helpers.config import ClassificationConfig, TrainingConfig
 from helpers.files import ROOT
+from helpers.model import CompletePersonalityModel
+from helpers.plots import classification as drawings
 from helpers.store import read_arrays
+from helpers.train import Trainer
 
-CLASSES = ["a", "b", "c"]
+MOTION = ROOT / "data_sample" / "motion" / "test"
 SMALL = {"scales": [1.0], "folds": 3, "n_models": 2, "units": 8, "epochs": 20, "clips_per_batch": 8} | {
     "learning_rate": 0.02, "patience": 0, "views": 1, "tta_views": 1, "workers": 1
 }  # fmt: skip
+NOISE = {"view01": 0.3, "tta01": 0.2} | {f"{n}{tta}": 1.0 for n in ("noise", "blur", "dark") for tta in ("", "_tta01")}
 SCRIPT = """
-import sys
+import pickle, sys
 from helpers.classification import evaluate_all
-from helpers.config import ClassificationConfig
-evaluate_all(ClassificationConfig.checked(eval(sys.argv[1])))
+evaluate_all(*pickle.load(open(sys.argv[1], "rb")))
 """
+
+
+def trained(precision="float32"):
+    """A classifier of ordered poses."""
+    model = build_classifier(6, 3, ClassificationConfig(units=8, precision=precision), seed=5)
+    parts = [synthetic_clips(30), synthetic_clips(10, seed=3)]
+    model.adapt(np.concatenate(parts[0][0]))
+    parts = [(model.reduce(clips), np.eye(3, dtype="float32")[labels]) for clips, labels in parts]
+    training = TrainingConfig(epochs=25, batch_size=16, learning_rate=0.02, weight_decay=0.0)
+    Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained()
+
+
+def test_the_classifier_solves_what_only_order_tells_and_the_bag_of_frames_cannot(model):
+    clips, truth = synthetic_clips(50, seed=7)
+    p = model.classify(model.reduce(clips))
+    assert (p.argmax(1) == truth).mean() > 0.9
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    train, validation = synthetic_clips(30), synthetic_clips(10, seed=3)
+    bag = fit_bag(train[0].mean(1), train[1], validation[0].mean(1), validation[1])
+    assert (bag(clips.mean(1)).argmax(1) == truth).mean() < 0.5
+
+
+def test_a_clip_is_told_alike_beside_longer_ones(model):
+    clips, _ = synthetic_clips(2, seed=7)
+    longer = np.concatenate([clips[0], clips[1]])
+    alone, beside = (model.classify(model.reduce(batch)) for batch in ([*clips], [*clips, longer]))
+    np.testing.assert_allclose(beside[: len(alone)], alone, atol=1e-5)
+
+
+def test_components_keep_their_proportions():
+    random, spread = np.random.RandomState(0), np.array([4.0, 2.0, 1.0])
+    directions = np.linalg.qr(random.normal(size=(11, 11)))[0][:3]
+    clips = (random.normal(size=(7, 13, 3)) * spread) @ directions + 5
+    model = FrameClassifier(11, 2, components=3)
+    model.adapt(np.concatenate(clips))
+    z = model.reduce(clips)["frames"].reshape(-1, 3)
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-4)
+    assert z[:, 0].std() == pytest.approx(1, rel=0.01)
+    assert z[:, 0].std() > z[:, 1].std() > z[:, 2].std()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_keeps_float32_weights_and_learns_as_well(model, precision, tmp_path):
+    mixed, (clips, truth) = trained(precision), synthetic_clips(50, seed=7)
+    assert mixed.lstm.compute_dtype == precision
+    assert {variable.dtype for variable in mixed.trainable_variables} == {"float32"}
+    p = mixed.classify(mixed.reduce(clips))
+    assert (p.argmax(1) == truth).mean() > 0.9
+    assert np.abs(p - model.classify(model.reduce(clips))).max() > 1e-5  # float32 would give the same
+    mixed.save(tmp_path / "mixed.keras")
+    again = keras.saving.load_model(tmp_path / "mixed.keras")
+    np.testing.assert_array_equal(again.classify(again.reduce(clips)), p)
 
 
 def invented(n_sources=20):
@@ -46,7 +112,7 @@ def invented(n_sources=20):
     return p | {name: {view: right(share) for view in views} for name, share in models.items()}, truth, sources
 
 
-def test_accuracies_stand_beside_both_baselines_with_paired_intervals():
+def test_accuracies_stand_beside_both_baselines_and_gains_are_paired():
     p, truth, sources = invented()
     scores = score_models(p, truth, sources)
     for name, by_view in p.items():
@@ -58,44 +124,13 @@ def test_accuracies_stand_beside_both_baselines_with_paired_intervals():
     assert scores["majority"]["interval"] == [pytest.approx(1 / 3)] * 2  # one clip of each class in every source
     assert scores["bag_of_frames"]["minus_bag_of_frames"] == [0, 0]
     assert scores["bilstm"]["minus_bag_of_frames"][0] > 0
-
-
-def test_gains_are_differences_to_the_step_before_over_all_damaged_copies():
-    p, truth, sources = invented()
-    steps, scores = gains(p, truth, sources), score_models(p, truth, sources)
+    steps = gains(p, truth, sources)
     assert list(steps) == ["bilstm_augmented - bilstm", "ensemble - bilstm_augmented"]
-    found = steps["ensemble - bilstm_augmented"]
     for kind, column in (("clean", "accuracy"), ("corrupted", "accuracy_corrupted")):
+        found = steps["ensemble - bilstm_augmented"][kind]
         expected = scores["ensemble"][column] - scores["bilstm_augmented"][column]
-        assert found[kind]["difference"] == pytest.approx(expected)
-        assert found[kind]["interval"][0] < expected < found[kind]["interval"][1]
-
-
-def test_a_class_is_scored_against_the_others():
-    truth = np.array([0, 0, 1, 1, 2, 2])
-    p = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]])
-    table = per_class(p, truth, CLASSES)
-    assert table.loc["a"].to_dict() == pytest.approx(
-        {"precision": 1, "recall": 0.5, "f1": 2 / 3, "clips": 2, "roc_auc": 15 / 16, "average_precision": 1}, abs=0.1
-    )
-    assert table.loc["b", "precision"] == pytest.approx(2 / 3)
-
-
-def test_calibration_error_is_the_distance_of_confidence_and_accuracy():
-    truth, p = np.zeros(100, int), np.tile([0.82, 0.1, 0.08], (100, 1))
-    p[:40] = [0.03, 0.95, 0.02]  # 40 clips, sure of the wrong class; 60 of .82, all right
-    p[40:60] = [0.55, 0.25, 0.2]
-    assert calibration_error(p, truth) == pytest.approx(0.4 * 0.95 + 0.2 * 0.45 + 0.4 * 0.18)
-    table = reliability(p, truth)
-    assert table["clips"].tolist() == [20, 40, 40]
-    assert table["accuracy"].tolist() == [1, 1, 0]
-
-
-def config(folder, **values):
-    cfg = ClassificationConfig(out_dir=str(folder), **SMALL | values)
-    noisy = {f"{name}{after}": 1.0 for name in ("noise", "blur", "dark") for after in ("", "_tta01")}
-    write_drawn(feature_file(cfg, "train").parent, 9, view01=0.3, tta01=0.2, **noisy)
-    return cfg
+        assert found["difference"] == pytest.approx(expected)
+        assert found["interval"][0] < expected < found["interval"][1]
 
 
 def trainings(cfg):
@@ -104,29 +139,30 @@ def trainings(cfg):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing interrupted, and its results."""
-    cfg = config(tmp_path_factory.mktemp("whole"))
-    return cfg, evaluate_all(cfg)
+    """A run that nothing interrupted: its clips, its parameters and its results."""
+    cfg = ClassificationConfig(out_dir=str(tmp_path_factory.mktemp("whole")), **SMALL)
+    clips = write_synthetic(cfg, 9, **NOISE)
+    return clips, cfg, evaluate_all(clips, cfg)
 
 
 def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_the_bag(whole):
-    (_, results), folder = whole, whole[0].out / "classification"
-    models = results["models"]
-    assert list(models) == [
-        "majority", "bag_of_frames", "bilstm", "bilstm_augmented", "bilstm_augmented_tta", "ensemble"
-    ]  # fmt: skip
+    _, cfg, results = whole
+    folder, models = cfg.out / "classification", results["models"]
+    networks = ["bilstm", "bilstm_augmented", "bilstm_augmented_tta", "ensemble"]
+    assert list(models) == ["majority", "bag_of_frames", *networks]
     assert models["bilstm"]["minus_bag_of_frames"][0] > 0
     assert models["ensemble"]["minus_majority"][0] > 0
     assert results["split"] == {
         "by": "source", "folds": 3, "clips": 27, "sources": 9, "test_clips": 27, "test_sources": 9,
         "test_clips_sharing_a_source_with_train": 0,
     }  # fmt: skip
-    assert np.sum(results["confusion"]) == 27
+    assert np.sum(results["confusion"]) == sum(row["clips"] for row in results["per_class"].values()) == 27
     assert json.loads((folder / "classification.json").read_text())["best"] == "ensemble"
     said = pd.read_csv(folder / "predictions.csv")
     assert list(said.columns[:7]) == ["model", "variant", "clip", "source", "fold", "truth", "prediction"]
     rows = said[(said["model"] == "ensemble") & (said["variant"] == "plain")]
     assert (rows["truth"] == rows["prediction"]).mean() == models["ensemble"]["accuracy"]
+    assert rows["truth"].tolist() == rows["clip"].str.split("/").str[1].tolist()
     np.testing.assert_allclose(rows[["p_down", "p_turn", "p_up"]].sum(axis=1), 1, atol=1e-5)
     card = json.loads((folder / "model" / "card.json").read_text())
     assert sorted(path.name for path in (folder / "model").glob("*.keras")) == sorted(card["checkpoints"])
@@ -134,7 +170,7 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
 
 
 def test_every_training_leaves_the_probabilities_of_its_test_clips_in_every_view(whole):
-    cfg, _ = whole
+    _, cfg, _ = whole
     found = trainings(cfg)
     assert len(found) == 12  # bag and bilstm in 3 folds, bilstm_augmented in 3 folds with 2 seeds
     for name, arrays in found.items():
@@ -142,34 +178,136 @@ def test_every_training_leaves_the_probabilities_of_its_test_clips_in_every_view
         assert arrays["p_noise"].shape == (9, 3)
         checkpoint = (cfg.out / "classification" / "models" / name).with_suffix(".keras")
         assert checkpoint.exists() != name.startswith("bag")
-    assert not np.array_equal(
-        found["bilstm_augmented-0-0.npz"]["p_plain"], found["bilstm_augmented-0-1.npz"]["p_plain"]
-    )
+    seeds = [found[f"bilstm_augmented-0-{seed}.npz"]["p_plain"] for seed in (0, 1)]
+    assert not np.array_equal(*seeds)
 
 
 def test_a_run_that_is_killed_and_started_again_gives_the_same(whole, tmp_path):
-    cfg = config(tmp_path, workers=2)
-    values = repr(cfg.as_dict(without=()))
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, values], cwd=ROOT)
+    cfg = ClassificationConfig(out_dir=str(tmp_path), **SMALL | {"workers": 2})
+    clips = write_synthetic(cfg, 9, **NOISE)
+    pd.to_pickle((clips, cfg), tmp_path / "task.pkl")
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "task.pkl")], cwd=ROOT)
     deadline = time.monotonic() + 300
     while len(trainings(cfg)) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL) if os.name != "nt" else process.kill()
     process.wait()
-    folder = cfg.out / "classification" / "models"
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
+    before = {p: p.stat().st_mtime_ns for p in (cfg.out / "classification" / "models").glob("[!.]*.npz")}
     assert 2 <= len(before) < 12
-    evaluate_all(cfg)
+    evaluate_all(clips, cfg)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    expected = trainings(whole[0])
+    expected = trainings(whole[1])
     for name, arrays in trainings(cfg).items():
         for key, found in arrays.items():
             if key != "stamp":
                 np.testing.assert_array_equal(found, expected[name][key], err_msg=f"{name}, {key}")
 
 
-def test_what_is_missing_or_unknown_is_said_in_one_line(tmp_path, capsys):
-    (tmp_path / "p.yaml").write_text("08: {unit: 3}")
-    given = ["--data", str(tmp_path), "--out", str(tmp_path), "--params", str(tmp_path / "p.yaml")]
-    assert __main__.main(["classify", "train", *given]) == 1
-    assert "'unit'" in capsys.readouterr().err
+def test_what_is_done_is_not_done_again_unless_parameters_changed(whole):
+    clips, cfg, results = whole
+    times = {path: path.stat().st_mtime_ns for path in (cfg.out / "classification" / "models").glob("*.npz")}
+    assert evaluate_all(clips, cfg)["models"] == results["models"]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    evaluate_all(clips, ClassificationConfig(out_dir=cfg.out_dir, **SMALL | {"epochs": 1, "views": 0, "n_models": 1}))
+    changed = {path.name for path, at in times.items() if path.stat().st_mtime_ns != at}
+    assert changed == {f"{name}-{fold}-0.npz" for name in ("bag_of_frames", "bilstm") for fold in range(3)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model folder of two clips in two classes, with two checkpoints that nobody trained; and the clips' features."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("lean_raise_bow", "raise_bow_lean"):
+        clip = sorted((MOTION / name).rglob("*.mp4"))[0]
+        (folder / "data" / "train" / name).mkdir(parents=True)
+        shutil.copyfile(clip, folder / "data" / "train" / name / clip.name)
+    folders = {"data_dir": str(folder / "data"), "out_dir": str(folder)}
+    cfg = ClassificationConfig(**folders, views=0, tta_views=0, n_frames=4, input_px=32)
+    clips = extract_clip_features(cfg)
+    features = [next(clips.read(key))[0] for key in clips.table.index]
+    (folder / "model").mkdir()
+    for seed in (0, 1):
+        member = build_classifier(2048, 2, ClassificationConfig(units=4, components=1), seed)
+        member.adapt(np.concatenate(features))
+        member.save(folder / "model" / f"{seed}.keras")
+    config = cfg.as_dict(without=("data_dir", "out_dir", "workers", "progress"))
+    card = {"classes": clips.classes, "checkpoints": ["0.keras", "1.keras"], "config": config, "drawn": True}
+    (folder / "model" / "card.json").write_text(json.dumps(card))
+    return folder, clips, features
+
+
+def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run):
+    folder, clips, features = run
+    ensemble = load_clip_classifier(folder / "model")
+    members = [member.classify(member.reduce(features)) for member in ensemble.members]
+    assert np.abs(members[0] - members[1]).max() > 0.01
+    for key, p in zip(clips.table.index, np.mean(members, axis=0), strict=True):
+        found = classify_clip(folder / "data" / f"{key}.mp4", ensemble)
+        assert list(found) == ["lean_raise_bow", "raise_bow_lean"]
+        np.testing.assert_allclose(list(found.values()), p, atol=1e-3)
+
+
+def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp_path, capsys):
+    folder, clips, _ = run
+    videos = tmp_path / "videos"
+    (videos / "deep").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4"):
+        shutil.copyfile(folder / "data" / f"{clips.table.index[0]}.mp4", videos / name)
+    (videos / "bad.mp4").write_bytes(b"no video")
+    given = [str(videos), str(tmp_path / "empty"), "--model", str(folder / "model"), "--json", str(tmp_path / "p.json")]
+    assert __main__.main(["classify", "predict", *given]) == 1
+    said = json.loads((tmp_path / "p.json").read_text())
+    used = [str(videos / name) for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4")]  # natural order
+    assert said.keys() == {*used, "warnings"}
+    assert sum(said[str(videos / "clip9.mp4")].values()) == pytest.approx(1, abs=1e-5)
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[0] for line in out.splitlines()[:3]] == used
+    assert ["random" in said["warnings"][0], "synthetic" in said["warnings"][1]] == [True, True]
+    assert str(videos / "bad.mp4") in err
+    assert str(tmp_path / "empty") in err
+
+
+def test_what_does_not_fit_is_refused_by_name_before_it_is_loaded(run, model, tmp_path, capsys):
+    folder, *_ = run
+    card = json.loads((folder / "model" / "card.json").read_text())
+    CompletePersonalityModel(6, 6, 8, 1).save(tmp_path / "traits.keras")
+    model.save(tmp_path / "narrow.keras")
+    for known, word in (
+        ({"targets": ["openness"]}, "traits"),
+        (card | {"checkpoints": ["traits.keras"]}, "trained with None"),
+        (card | {"checkpoints": ["narrow.keras"]}, "trained with 6"),
+    ):
+        (tmp_path / "card.json").write_text(json.dumps(known))
+        assert __main__.main(["classify", "predict", "video.mp4", "--model", str(tmp_path)]) == 1
+        assert word in capsys.readouterr().err
+    with pytest.raises(ValueError, match="n_classes"):
+        FrameClassifier(6, 1)
+
+
+def test_a_backbone_takes_another_input_size_with_the_same_weights():
+    backbones = [build_backbone("resnet50", "random", input_px=px) for px in (32, 64)]
+    assert backbones[0].weights.sha256 == backbones[1].weights.sha256
+    assert np.asarray(backbones[0].model(np.zeros((2, 32, 32, 3), "float32"), training=False)).shape == (2, 2048)
+    with pytest.raises(ValueError, match="32"):
+        build_backbone("resnet50", "random", input_px=16)
+
+
+@pytest.mark.usefixtures("figures")
+def test_figures_show_what_the_results_hold():
+    models = {
+        "majority": {"accuracy": 0.5, "interval": None, "accuracy_corrupted": 0.5},
+        "bilstm": {"accuracy": 0.8, "interval": [0.7, 0.9], "accuracy_corrupted": 0.65},
+    }
+    _, ax = plt.subplots()
+    assert drawings.plot_accuracies(models, ax=ax) is ax
+    assert [patch.get_width() for patch in ax.patches] == [0.5, 0.8]
+    np.testing.assert_allclose(ax.collections[0].get_segments()[-1][:, 0], [0.7, 0.9])
+    ax = drawings.plot_confusion([[3, 1], [0, 4]], ["left_right", "still"])
+    np.testing.assert_allclose(ax.collections[0].get_array(), [[0.75, 0.25], [0, 1]])
+    assert [text.get_text() for text in ax.texts] == ["3", "1", "0", "4"]
+    gain = {"difference": 0.1, "interval": [0.05, 0.2]}
+    ax = drawings.plot_gains({"b - a": {"clean": gain, "corrupted": gain | {"interval": None}}})
+    dots, _, (reach,) = ax.containers[0].lines
+    assert dots.get_xdata().tolist() == [0.1]
+    np.testing.assert_allclose(reach.get_segments()[0][:, 0], [0.05, 0.2])

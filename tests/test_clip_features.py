@@ -1,4 +1,4 @@
-"""Frame features of labelled clips: files, resuming, damaged clips, scales; with a small network for most of it."""
+"""Labelled clips: folders, folds, views, arrays, and features, with a small network for most of it."""
 
 import json
 import os
@@ -12,27 +12,199 @@ from types import SimpleNamespace
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
-from drawn_features import D, T, draw_features, write_drawn, write_features
 
-from data_sample.make.motion_sample import motion_plan
-from helpers import clip_features, pipeline
-from helpers.clip_features import average_scales, extract_clip_features, feature_file, read_variants
-from helpers.clip_frames import FrameJob, clip_frames
+from data_sample.make.motion_sample import CLASSES, motion_plan
+from helpers import clip_features
+from helpers.class_folders import check_folds, find_classes, plan_folds
+from helpers.clip_features import average_scales, extract_clip_features, views_of
+from helpers.clip_frames import STEP, FrameJob, clip_frames, corrupt, count_clips, read_clip, show_view, view_names
 from helpers.config import ClassificationConfig
+from helpers.container import VideoError
 from helpers.files import ROOT, read_json
-from helpers.large import read_labelled
 from helpers.video import read_frames
 from helpers.weights import Weights
 
 SAMPLE = ROOT / "data_sample" / "motion"
 PX = 32
+RANDOM = np.random.default_rng(0)
+FRAME = RANDOM.integers(0, 256, (40, 40, 3), np.uint8)
+VIDEOS = RANDOM.integers(0, 256, (2, 5, 3, 7, 11), np.uint8)  # (N, T, C, H, W), distinct primes but for the channels
+
+
+def make(root: Path, *names: str) -> Path:
+    """Files of different content each."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes([number]) * 10)
+    return root
+
+
+def test_the_sample_is_found_whole():
+    found, plan = find_classes(SAMPLE), motion_plan().set_index("key")
+    assert found.categories == {name: label for label, name in enumerate(sorted(CLASSES))}
+    assert not found.problems
+    columns = ["source", "split", "category"]
+    pd.testing.assert_frame_equal(found.table.loc[plan.index, columns], plan[columns], check_dtype=False)
+    assert (found.table["label"].map(sorted(CLASSES).__getitem__) == found.table["category"]).all()
+
+
+def test_classes_have_one_label_in_all_splits_may_lie_deep_and_what_does_not_fit_is_said(tmp_path):
+    make(tmp_path, "train/b/1.mp4", "train/a/x/y/-AmMDnVl4s8.002.mov", "val/b/2.mp4", "notes/c/3.mp4", "train/.c/4.mp4")
+    make(tmp_path, "train/loose.mp4", "train/b/processed_data.npz", "train/b/sub/processed_data.pt")
+    (tmp_path / "val" / "empty").mkdir()
+    (tmp_path / "train" / "b" / "sub2").mkdir()
+    np.save(tmp_path / "train" / "b" / "sub2" / "processed_data.npy", VIDEOS)
+    found = find_classes(tmp_path)
+    columns = ["key", "place", "source", "split", "category", "label"]
+    assert found.table.reset_index()[columns].to_numpy().tolist() == [
+        ["train/a/x/y/-AmMDnVl4s8.002", -1, "-AmMDnVl4s8", "train", "a", 0],
+        ["train/b/1", -1, "train/b/1", "train", "b", 1],
+        *(["train/b/sub2/processed_data/" + n, int(n), "train/b/sub2/processed_data/" + n, "train", "b", 1]
+          for n in ("0000", "0001")),
+        ["val/b/2", -1, "val/b/2", "validation", "b", 1],
+    ]  # fmt: skip
+    names = ["loose.mp4", "b/processed_data.npz", "b/sub/processed_data.pt"]
+    expected = {f"train/{name}" for name in names} | {"validation/a", "validation/empty"}
+    assert {entry["name"] for entry in found.problems} == expected
+
+
+def labelled(*clips: tuple[str, str, str]) -> pd.DataFrame:
+    """A table of clips of (split, class, source)."""
+    table = pd.DataFrame(clips, columns=["split", "category", "source"])
+    return table.assign(label=table["category"].map({"a": 0, "b": 1}))
+
+
+ENOUGH = [(split, name, f"{split}{k}") for split in ("train", "validation", "test") for name in "ab" for k in range(2)]
+
+
+def test_every_clip_is_tested_once_by_folds_that_share_no_source():
+    many = labelled(*(("train", name, f"source{k}") for k in range(10) for name in "ab"))
+    folds = plan_folds(many, ClassificationConfig(folds=5))
+    for kind in ("validation", "test"):
+        assert sorted(np.concatenate([getattr(fold, kind) for fold in folds])) == list(range(20))
+    for fold in folds:
+        parts = [set(many["source"][rows]) for rows in fold]
+        assert [len(part) for part in parts] == [6, 2, 2]
+        assert len(set.union(*parts)) == 10
+        assert np.bincount(many["label"][fold.train]).tolist() == [6, 6]
+    table = labelled(*ENOUGH)
+    (fold,) = plan_folds(table, ClassificationConfig(split="official"))
+    for split in ("train", "validation", "test"):
+        assert set(table["split"][getattr(fold, split)]) == {split}
+
+
+@pytest.mark.parametrize(
+    ("clips", "parameters", "word"),
+    [
+        ([clip for clip in ENOUGH if clip[:2] != ("train", "b")], {"split": "official"}, "none of b"),
+        ([clip for clip in ENOUGH if clip[:2] != ("test", "a")], {"split": "official"}, "none of a"),
+        ([clip for clip in ENOUGH if clip[0] != "validation"], {"split": "official"}, "got test, train"),
+        (ENOUGH, {"folds": 7}, "at most 6"),
+        ([("train", name, f"{name}{k}") for name in "ab" for k in range(3)], {"folds": 5}, "at most 3"),
+        (["a/1.mp4"], None, "train, validation, test"),
+        (["train/a/1.mp4"], None, "two"),
+        (["train/a/1.mp4", "train/b/2.mp4", "train/b/2.avi"], None, "same key 'train/b/2'"),
+    ],
+)
+def test_clips_that_cannot_be_trained_and_tested_on_are_refused_before_any_work(tmp_path, clips, parameters, word):
+    with pytest.raises(ValueError, match=word):
+        if parameters is None:
+            find_classes(make(tmp_path, *clips))
+        check_folds(labelled(*clips), ["a", "b"], ClassificationConfig(**parameters))
+
+
+def test_too_few_sources_for_intervals_are_said_before_training():
+    (problem,) = check_folds(labelled(*ENOUGH), ["a", "b"], ClassificationConfig(split="official"))
+    assert "2 sources" in problem["problem"]
+    assert not check_folds(labelled(*ENOUGH), ["a", "b"], ClassificationConfig(folds=3))
+
+
+KEY = motion_plan()["key"][0]
+
+
+def job(*views: str, **parameters) -> FrameJob:
+    cfg = ClassificationConfig(n_frames=5, frame_px=64, **parameters)
+    return FrameJob(SAMPLE / f"{KEY}.mp4", -1, KEY, views, cfg, "pyav", PX)
+
+
+def shown(*views: str, **parameters) -> dict[str, np.ndarray]:
+    return {chunk.view: chunk.values for chunk in clip_frames(job(*views, **parameters))}
+
+
+def test_a_view_depends_on_its_name_and_seed_and_not_on_the_others():
+    views = shown("plain", "view01", "view02", "tta01", "noise", "noise_tta01")
+    assert all(values.shape[1:] == (PX, PX, 3) for values in views.values())
+    assert np.array_equal(shown("noise_tta01")["noise_tta01"], views["noise_tta01"])
+    assert np.array_equal(shown("view02")["view02"], views["view02"])
+    assert not np.array_equal(shown("view02", seed=1)["view02"], views["view02"])
+    assert not np.array_equal(views["view01"][:4], views["view02"][:4])
+    damaged = [f"{name}{tta}" for name in ("noise", "blur", "dark") for tta in ("", "_tta01")]
+    assert view_names(1, 1) == (["view01"], ["tta01", *damaged])
+
+
+def test_a_clip_shown_at_another_speed_ends_where_it_ends():
+    clip = FrameJob(Path(), -1, KEY, (), ClassificationConfig(n_frames=16), "", PX)
+    for n_frames in (1, 5, STEP * 15 + 1):
+        frames = np.zeros((n_frames, 40, 40, 3), np.uint8)
+        for view in ("plain", *(f"view{k:02}" for k in range(20))):
+            places = [place for place, _ in show_view(frames, view, clip)]
+            assert places == sorted(places)
+            assert 0 <= places[0] <= places[-1] < n_frames
+            assert len(places) <= min(16, n_frames)
+    assert [place for place, _ in show_view(frames, "plain", clip)] == list(range(0, n_frames, STEP))
+
+
+def test_a_direction_is_turned_round_only_where_it_is_allowed():
+    half = np.tile(np.repeat(np.array([0, 200], np.uint8), 20)[:, None], (17, 40, 1, 3))  # dark left, light right
+
+    def turned(k: int, flip: bool) -> bool:
+        _, frame = next(show_view(half, f"view{k:02}", job(flip=flip)))
+        return frame[:, :8].mean() > frame[:, -8:].mean()
+
+    assert 5 < sum(turned(k, True) for k in range(30)) < 25
+    assert not any(turned(k, False) for k in range(30))
+
+
+def test_corruptions_do_what_their_names_say_and_views_for_testing_bring_light():
+    noise = corrupt(np.full_like(FRAME, 128), "noise", RANDOM).astype(float) - 128
+    assert noise.std() == pytest.approx(25, rel=0.1)
+    assert corrupt(FRAME, "blur", RANDOM).std() < FRAME.std() / 2
+    assert corrupt(FRAME, "dark", RANDOM).mean() == pytest.approx(0.3 * FRAME.mean(), abs=1)
+    assert corrupt(FRAME, "", RANDOM) is FRAME
+    frames = np.full((17, 40, 40, 3), 40, np.uint8)
+    assert next(show_view(frames, "tta01", job()))[1].mean() == pytest.approx(110, rel=0.1)
+    assert next(show_view(frames, "plain", job()))[1].mean() == 40
+
+
+@pytest.mark.parametrize("name", ["processed_data.npy", "processed_data.npz"])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_an_array_is_read_clip_by_clip(tmp_path, name, kind):
+    path, stored = tmp_path / name, VIDEOS if kind is np.uint8 else (VIDEOS / np.float32(255)).astype(kind)
+    np.save(path, stored) if name.endswith("y") else np.savez_compressed(path, x=0, videos=stored)
+    assert count_clips(path) == 2
+    for place in (0, 1):
+        assert np.array_equal(read_clip(path, place), VIDEOS[place].transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("stored", "word"),
+    [
+        (np.full((1, 2, 3, 4, 4), -1.5), "normalisation"),
+        (np.zeros((1, 2, 4, 4, 3), np.uint8), "shape"),
+        (np.array([{}]), "numbers"),
+    ],
+)
+def test_arrays_of_other_kinds_are_refused(tmp_path, stored, word):
+    np.save(tmp_path / "processed_data.npy", stored, allow_pickle=True)
+    with pytest.raises(VideoError, match=word):
+        read_clip(tmp_path / "processed_data.npy", 0)
 
 
 SCRIPT = """
 import sys, time
 from types import SimpleNamespace
-import numpy as np
 from helpers import clip_features
 from helpers.config import ClassificationConfig
 from helpers.weights import Weights
@@ -55,264 +227,162 @@ def mean_colour(x: np.ndarray) -> np.ndarray:
     return x.mean(axis=(1, 2))
 
 
-class PoolHere:
-    """Decodes in this process: starting one takes a second, and what it notes is not seen here."""
-
-    def __init__(self, work, **_):
-        self.work = work
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def run(self, tasks):
-        return ((clip, self.work(job)) for clip, job in tasks)
-
-
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def network(monkeypatch):
-    backbone = SimpleNamespace(
-        input_px=PX,
-        feature_dim=3,
-        prepare=None,
-        weights=Weights("random", "a test", "0" * 64, "none"),
-        model=mean_colour,
-    )
+    weights = Weights("random", "a test", "0" * 64, "none")
+    backbone = SimpleNamespace(input_px=PX, feature_dim=3, prepare=None, weights=weights, model=mean_colour)
     monkeypatch.setattr(clip_features, "build_backbone", lambda name, weights, input_px: backbone)
     monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision, prepare=None: network)
-    monkeypatch.setattr(pipeline, "ClipPool", PoolHere)
 
 
 @pytest.fixture
-def cfg(tmp_path) -> ClassificationConfig:
+def cfg(tmp_path, network) -> ClassificationConfig:
     """Six clips of the sample, two of each class: four in train, two in test."""
-    keys = [*motion_plan()["key"][:4], *motion_plan()["key"][-2:]]
-    for key in keys:
+    for key in [*motion_plan()["key"][:4], *motion_plan()["key"][-2:]]:
         (tmp_path / "data" / key).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SAMPLE / f"{key}.mp4", tmp_path / "data" / f"{key}.mp4")
     folders = {"data_dir": str(tmp_path / "data"), "out_dir": str(tmp_path / "run")}
-    return ClassificationConfig(**folders, n_frames=5, frame_px=64, scales=[1.0], views=1, tta_views=0)
+    return ClassificationConfig(**folders, n_frames=5, frame_px=64, scales=[1.0], views=1, tta_views=0, workers=1)
 
 
 def change(cfg: ClassificationConfig, **values) -> ClassificationConfig:
     return ClassificationConfig(**cfg.as_dict(without=()) | values)
 
 
-def contents(cfg: ClassificationConfig) -> dict[str, np.ndarray]:
-    """Features of all clips in all views, by file and key."""
-    found = {}
-    for path in sorted((cfg.out / "classification" / "features").glob("*.h5")):
-        features = read_labelled(path)
-        found |= {(path.name, key): rows for key, rows in zip(features["key"], features["features"], strict=True)}
-    return found
+def contents(clips: clip_features.ClipViews) -> dict[str, list[np.ndarray]]:
+    """Features of all clips in all views."""
+    views = views_of("train", change(ClassificationConfig(), views=1, tta_views=0))
+    return {key: [features for features, *_ in clips.read(key, views)] for key in clips.table.index}
 
 
-def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+def assert_equal(ours: dict[str, list[np.ndarray]], theirs: dict[str, list[np.ndarray]]) -> None:
     assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert all(all(map(np.array_equal, ours[key], theirs[key])) for key in ours)
 
 
-def test_a_row_is_what_the_network_says_about_a_frame_of_the_clip(cfg):
-    manifest = extract_clip_features(cfg)
-    features = read_labelled(feature_file(cfg, "train"))
-    assert features["categories"] == manifest["categories"]
-    assert features["features"].shape == (4, 5, 3)
-    assert features["valid"].all()
-    for k, key in enumerate(features["key"]):
+def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_hdf5(cfg):
+    clips = extract_clip_features(cfg)
+    for key, split, label, source in clips.table[["split", "label", "source"]].itertuples():
         video = read_frames(cfg.data / f"{key}.mp4", n_frames=5, backend="pyav")
-        assert np.abs(features["features"][k] - video.frames.mean(axis=(1, 2))).max() < 1
-        assert np.array_equal(features["t_s"][k], video.t_s)
-        assert key.split("/")[1] == sorted(features["categories"])[features["labels"][k]]
-        assert features["source"][k] == key.rsplit("/", 1)[1][:11]
-    with h5py.File(feature_file(cfg, "train")) as file:
+        (features, t_s, valid), (dark, *_) = clips.read(key, ["plain", "dark"])
+        assert np.abs(features - video.frames.mean(axis=(1, 2))).max() < 1
+        assert np.array_equal(t_s, video.t_s)
+        assert valid.all()
+        assert np.allclose(dark, 0.3 * features, atol=1)
+        assert (key.split("/")[1], source) == (clips.classes[label], key.rsplit("/", 1)[1][:11])
+        with h5py.File(cfg.out / "classification" / "features" / f"{split}_features.h5") as file:
+            k = file["key"].asstr()[:].tolist().index(key)
+            assert np.array_equal(file["features"][k], features)
+            assert (file["labels"][k], file["source"].asstr()[k], file["num_frames"][k]) == (label, source, 5)
+    with h5py.File(cfg.out / "classification" / "features" / "train_features.h5") as file:
         assert set(file) == {"features", "labels", "num_frames", "t_s", "valid", "key", "source"}
         assert [file[name].dtype for name in ("features", "labels", "num_frames")] == ["float32", "int64", "int32"]
         assert (file["features"].compression, file["features"].compression_opts) == ("gzip", 4)
         names = ("num_videos", "max_frames", "feature_dim", "multi_scale")
         assert [file.attrs[name] for name in names] == [4, 5, 3, False]
-        assert json.loads(file.attrs["category_mapping"]) == manifest["categories"]
-    dark = read_labelled(feature_file(cfg, "train", "dark"))["features"]
-    assert np.allclose(dark, 0.3 * features["features"], atol=1)
-
-
-def test_every_split_has_a_file_per_view_and_a_description(cfg):
-    cfg = change(cfg, tta_views=1)
-    manifest = extract_clip_features(cfg)
-    views = ["", "_view01", "_tta01"]
-    views += [f"_{name}{tta}" for name in ("noise", "blur", "dark") for tta in ("", "_tta01")]
-    names = [f"classification/features/{split}_features{view}.h5" for split in ("train", "test") for view in views]
-    assert sorted(manifest["features"]) == sorted(names)
+        assert json.loads(file.attrs["category_mapping"]) == {name: k for k, name in enumerate(clips.classes)}
     analysis = read_json(cfg.out / "classification" / "features" / "configuration_analysis.json")
     about = {"frames_per_video": 5, "image_size": [64, 64], "processing_mode": "pyav"}
     assert analysis["preprocessing_info"] == about
     assert analysis["splits"]["train"]["features_shape"] == [4, 5, 3]
     assert analysis["splits"]["test"]["num_frames"] == {"min": 5, "max": 5, "mean": 5.0}
-    extract_clip_features(change(cfg, views=0, scales=[1.0, 0.85, 1.15]))
-    left = {path.name for path in cfg.out.rglob("*.h5")}
-    assert all("_multiscale" in name and "view" not in name for name in left)
+    with pytest.raises(ValueError, match="scales"):
+        extract_clip_features(change(cfg, scales=[1.0, 0.85]))
+    extract_clip_features(change(cfg, scales=[1.0, 0.85], out_dir=f"{cfg.out}2"))
+    assert {path.name for path in Path(f"{cfg.out}2").rglob("*.h5")} == {
+        f"{split}_features_multiscale.h5" for split in ("train", "test")
+    }
 
 
 def test_the_official_split_gives_each_clip_only_the_views_that_it_needs(cfg):
     with pytest.raises(ValueError, match="official"):
         extract_clip_features(change(cfg, split="official"), to_train=True)
-    names = {Path(name).stem for name in extract_clip_features(change(cfg, split="official"))["features"]}
-    assert names == {"train_features", "train_features_view01"} | {
-        f"test_features{view}" for view in ("", "_noise", "_blur", "_dark")
-    }
-    with pytest.raises(FileNotFoundError, match="08"):  # trained otherwise than extracted
-        read_variants(cfg)
+    clips = extract_clip_features(change(cfg, split="official"))
+    for key, split in clips.table["split"].items():
+        with np.load(clips.folder / f"{key}.npz") as file:
+            own = ["plain", "view01"] if split == "train" else ["blur", "dark", "noise", "plain"]
+            assert sorted(set(file["view"].tolist())) == own
 
 
-def test_a_damaged_clip_is_recorded_and_left_out(cfg):
-    key = motion_plan()["key"][1]
-    path = cfg.data / f"{key}.mp4"
-    path.write_bytes(path.read_bytes()[:500])
-    manifest = extract_clip_features(cfg)
-    assert [entry["clip"] for entry in manifest["failed"]] == [key]
-    assert manifest["counts"]["made"] == 5
-    assert key not in read_labelled(feature_file(cfg, "train"))["key"]
-
-
-def test_rows_that_the_network_fails_on_are_recorded_and_not_valid(cfg, monkeypatch):
+def test_what_cannot_be_used_is_recorded_left_out_and_found_again(cfg, monkeypatch):
     def blind_in_the_dark(x: np.ndarray) -> np.ndarray:
         y = mean_colour(x)
-        return np.where(y.mean(axis=1, keepdims=True) < 45, np.nan, y)
+        return np.where(y.mean(axis=1, keepdims=True) < 34.7, np.nan, y)
 
     monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision, prepare=None: blind_in_the_dark)
-    for _ in range(2):  # found again, they are still told
-        manifest = extract_clip_features(cfg)
-        dark, plain = (read_labelled(feature_file(cfg, "train", view)) for view in ("dark", "plain"))
-        lost = {(entry["clip"], entry["row"]) for entry in manifest["failed"] if entry["reason"].startswith("dark: ")}
-        assert {(dark["key"][i], k) for i, k in zip(*np.nonzero(~dark["valid"]), strict=True)} <= lost
-        assert not dark["valid"].all()
-        assert plain["valid"].all()
-        assert manifest["counts"]["invalid_rows"] == len(manifest["failed"]) > 0
-    assert set(dark["key"][~dark["valid"].any(axis=1)]).isdisjoint(read_variants(cfg).table.index)
+    path = cfg.data / f"{motion_plan()['key'][1]}.mp4"
+    path.write_bytes(path.read_bytes()[:500])
+    for _ in range(2):
+        clips = extract_clip_features(cfg)
+        lost = {entry["clip"] for entry in clips.manifest["failed"] if "row" not in entry}
+        rows = {(entry["clip"], entry["row"]) for entry in clips.manifest["failed"] if "row" in entry}
+        assert clips.manifest["counts"]["invalid_rows"] == len(rows) > 0
+        assert KEY in {key for key, _ in rows} - lost
+        assert clips.manifest["counts"]["failed"] == 1
+        assert len(clips.table) == 6 - len(lost)
+        assert sum(note.startswith("left out: ") for note in clips.notes()) == len(lost) == 2
+        for key in clips.table.index:
+            assert all(valid.any() for *_, valid in clips.read(key, views_of("train", cfg)))
+        for key in lost - {motion_plan()["key"][1]}:
+            assert not all(valid.any() for *_, valid in clips.read(key, views_of("train", cfg)))
 
 
-@pytest.fixture
-def decoded(monkeypatch) -> set:
-    """Key and views of every clip that is decoded."""
-    seen = set()
-
-    def noted(job: FrameJob):
-        seen.add((job.key, job.views))
-        return clip_frames(job)
-
-    monkeypatch.setattr(clip_features, "clip_frames", noted)
-    return seen
-
-
-def test_only_what_is_missing_damaged_or_of_another_version_is_made(cfg, decoded, tmp_path):
-    keys = [*motion_plan()["key"][:4], *motion_plan()["key"][-2:]]
+def test_only_what_is_missing_damaged_or_of_another_version_is_made(cfg, tmp_path):
+    keys = motion_plan()["key"][:4].tolist()
     (clip := cfg.data / f"{keys[1]}.mp4").rename(tmp_path / "aside.mp4")
-    assert extract_clip_features(cfg)["counts"]["made"] == 5
+    assert extract_clip_features(cfg).manifest["counts"]["made"] == 5
     (tmp_path / "aside.mp4").rename(clip)
-    decoded.clear()
-    counts = extract_clip_features(cfg)["counts"]
-    assert (counts["found"], counts["made"]) == (5, 1)
-    assert {key for key, _ in decoded} == {keys[1]}
-    expected = contents(cfg)
-    decoded.clear()
-    times = {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*.h5")}
-    extract_clip_features(cfg)
-    assert {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*.h5")} == times
-    feature_file(cfg, "test", "noise").write_bytes(b"damaged")
-    extract_clip_features(cfg)
-    assert not decoded  # its rows are there
-    damaged = cfg.out / "classification" / "frames" / keys[-1] / "noise.npz"
-    damaged.write_bytes(damaged.read_bytes()[:300])
+    clips = extract_clip_features(cfg)
+    assert [clips.manifest["counts"][name] for name in ("found", "made")] == [5, 1]
+    expected = contents(clips)
     os.utime(cfg.data / f"{keys[0]}.mp4", (1, 1))
-    extract_clip_features(cfg)
-    assert {(key, views) for key, views in decoded if key != keys[0]} == {(keys[-1], ("noise",))}
-    assert keys[0] in {key for key, _ in decoded}
-    assert_equal(contents(cfg), expected)
-    decoded.clear()
-    extract_clip_features(more := change(cfg, views=3))
-    assert {view for _, views in decoded for view in views} == {"view02", "view03"}
-    extract_clip_features(fresh := change(more, out_dir=str(tmp_path / "fresh")))
-    assert_equal(contents(more), contents(fresh))
-
-
-def count(folder: Path) -> int:
-    """Clips with a file of each of their views: plain, one for training, three corrupted."""
-    return sum(len(list(clip.glob("[!.]*.npz"))) == 5 for clip in {path.parent for path in folder.rglob("plain.npz")})
+    clips = extract_clip_features(cfg)
+    assert [clips.manifest["counts"][name] for name in ("found", "made")] == [5, 1]
+    assert_equal(contents(clips), expected)
 
 
 def test_an_extraction_that_is_killed_and_started_again_gives_the_same(cfg, tmp_path):
-    whole = change(cfg, out_dir=str(tmp_path / "whole"))
-    extract_clip_features(whole)
-    frames = cfg.out / "classification" / "frames"
-    one_clip_at_a_time = change(cfg, batch_size=5, workers=1).as_dict(without=())
+    whole = extract_clip_features(change(cfg, out_dir=str(tmp_path / "whole")))
+    one_clip_at_a_time = change(cfg, batch_size=5).as_dict(without=())
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, repr(one_clip_at_a_time)], cwd=ROOT)
-    deadline = time.monotonic() + 120
-    while count(frames) < 2 and time.monotonic() < deadline and process.poll() is None:
+    deadline, done = time.monotonic() + 120, cfg.out / "classification" / "views"
+    while len(list(done.rglob("[!.]*.npz"))) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL) if os.name != "nt" else process.kill()
     process.wait()
-    there = count(frames)
+    there = len(list(done.rglob("[!.]*.npz")))
     assert 2 <= there < 6
-    assert not list(cfg.out.rglob("*.h5"))
-    counts = extract_clip_features(cfg)["counts"]
-    assert (counts["found"], counts["made"]) == (there, 6 - there)
-    assert_equal(contents(cfg), contents(whole))
+    clips = extract_clip_features(cfg)
+    assert [clips.manifest["counts"][name] for name in ("found", "made")] == [there, 6 - there]
+    assert_equal(contents(clips), contents(whole))
 
 
 def test_an_array_gives_the_rows_of_the_video_that_it_was_made_of(cfg):
-    key = motion_plan()["key"][0]
-    frames = read_frames(cfg.data / f"{key}.mp4").frames
-    np.savez_compressed((cfg.data / key).parent / "processed_data.npz", videos=frames[None].transpose(0, 1, 4, 2, 3))
-    extract_clip_features(cfg)
-    features = read_labelled(feature_file(cfg, "train"))
-    rows = dict(zip(features["key"], features["features"], strict=True))
-    assert np.abs(rows[key] - rows[f"{key.rpartition('/')[0]}/processed_data/0000"]).max() < 1
+    frames = read_frames(cfg.data / f"{KEY}.mp4").frames
+    np.savez_compressed((cfg.data / KEY).parent / "processed_data.npz", videos=frames[None].transpose(0, 1, 4, 2, 3))
+    clips = extract_clip_features(cfg)
+    ours, theirs = (next(clips.read(key))[0] for key in (KEY, f"{KEY.rpartition('/')[0]}/processed_data/0000"))
+    assert np.abs(ours - theirs).max() < 1
 
 
 def test_scales_leave_what_changes_steadily_as_it_is():
     t_s = np.sort(np.random.default_rng(0).random(11))
     ramp = np.stack([t_s, 5 - 3 * t_s], axis=1).astype(np.float32)
-    averaged, times, valid = average_scales((ramp, t_s, np.ones(11, bool)), [1.0, 0.85, 1.15])
+    averaged, valid = average_scales(ramp, t_s, np.ones(11, bool), [1.0, 0.85, 1.15])
     assert np.allclose(averaged, ramp, atol=1e-6)  # zero padding would damp the end
-    assert np.array_equal(times, t_s)
     assert valid.all()
+    one = np.ones((1, 2), np.float32)
+    assert average_scales(one, np.zeros(1), np.ones(1, bool), [1.0, 0.85, 1.15])[0].tolist() == [[1, 1]]
 
 
 def test_scales_smooth_in_time_and_never_use_rows_that_are_not_valid():
     t_s, valid = np.arange(13.0), np.ones(13, bool)
     rows = np.random.default_rng(1).random((13, 2)).astype(np.float32)
-    only = average_scales((rows, t_s, valid), [7 / 13])[0]
+    only, _ = average_scales(rows, t_s, valid, [7 / 13])
     assert np.array_equal(only[::2], rows[::2])
     assert np.allclose(only[1::2], (rows[:-1:2] + rows[2::2]) / 2)
-    rows[4], valid[4] = 1e9, False
-    averaged, _, usable = average_scales((rows, t_s, valid), [1.0, 7 / 13])
+    rows[4], valid[4] = np.nan, False
+    averaged, usable = average_scales(rows, t_s, valid, [1.0, 7 / 13])
     assert averaged.max() <= 1
     assert np.array_equal(np.flatnonzero(~usable), [4])
     assert not averaged[4].any()
-
-
-def test_a_clip_of_one_frame_has_one_row():
-    rows = (np.ones((1, 2), np.float32), np.zeros(1), np.ones(1, bool))
-    assert average_scales(rows, [1.0, 0.85, 1.15])[0].tolist() == [[1, 1]]
-
-
-def test_views_of_several_splits_are_pooled_in_one_order_padded_and_masked(tmp_path):
-    cfg = ClassificationConfig(out_dir=str(tmp_path), scales=[1.0], views=0, tta_views=0)
-    folder = feature_file(cfg, "train").parent
-    write_drawn(folder, 2, noise=2.0, blur=1.0, dark=1.0)
-    write_drawn(folder, 1, split="test", noise=2.0, blur=1.0, dark=1.0)
-    short = draw_features(1, split="test")
-    write_features(folder / "test_features_blur.h5", short | {"features": short["features"][:, :5]})
-    clips = read_variants(cfg)
-    assert clips.features["plain"].shape == (9, T, D)
-    assert clips.table["split"].tolist() == ["test"] * 3 + ["train"] * 6
-    assert clips.classes == ["down", "turn", "up"]
-    assert clips.table["label"].tolist() == [0, 1, 2] * 3
-    assert clips.masks["blur"].sum(axis=1).tolist() == [5] * 3 + [T] * 6
-    features, mask = clips.frames("blur", np.array([1, 4]))
-    assert np.array_equal(features[0, :5], short["features"][1, :5])
-    assert mask[1].all()
-    write_features(folder / "train_features_noise.h5", draw_features(1))
-    with pytest.raises(ValueError, match="noise"):  # of other clips
-        read_variants(cfg)

@@ -12,7 +12,7 @@ import pytest
 from helpers import large
 from helpers.clips import TRAITS, write_clips
 from helpers.files import DiskFullError, FolderLock, LockedError
-from helpers.large import read_labelled, write_sequences
+from helpers.large import write_sequences
 from helpers.store import FeatureFile, Stage, write_features
 
 N, T, D = 3, 7, 5  # distinct primes: a swapped axis cannot pass
@@ -214,28 +214,14 @@ def write_labelled(path):
     return written
 
 
-def test_labelled_clips_come_back_as_they_were_written_with_the_names_of_j3(tmp_path):
-    path = tmp_path / "train_features.h5"
-    written = write_labelled(path)
-    read = read_labelled(path)
-    for name, values in written.items():
-        assert read[name].dtype.kind == values.dtype.kind, name
-        assert np.array_equal(read[name], values), name
-    assert read["categories"] == {"nod": 0, "pass": 1}
-    assert read["multi_scale"]
-    with h5py.File(path) as file:
+def test_sequences_of_labelled_clips_have_the_names_of_j3(tmp_path):
+    written = write_labelled(tmp_path / "train_features.h5")
+    with h5py.File(tmp_path / "train_features.h5") as file:
+        for name, values in written.items():
+            read = file[name].asstr()[:] if name in ("key", "source") else file[name][:]
+            assert np.array_equal(read, values), name
         dtypes = {"features": "float32", "labels": "int64", "num_frames": "int32", "t_s": "float64", "valid": "bool"}
         assert {name: str(file[name].dtype) for name in dtypes} == dtypes
         attributes = dict(file.attrs)
     assert json.loads(attributes.pop("category_mapping")) == {"nod": 0, "pass": 1}
     assert attributes == {"num_videos": N, "max_frames": T, "feature_dim": D, "multi_scale": True}
-
-
-def test_a_missing_or_damaged_file_says_what_makes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Run 08_clip_classification first"):
-        read_labelled(tmp_path / "none.h5")
-    write_labelled(tmp_path / "a.h5")
-    whole = (tmp_path / "a.h5").read_bytes()
-    (tmp_path / "a.h5").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="damaged"):
-        read_labelled(tmp_path / "a.h5")

@@ -1,19 +1,15 @@
-"""Figures of 08: accuracies beside the baselines, confusion, ROC and precision-recall, reliability, gains."""
+"""Figures of 08: accuracies beside the baselines, confusion, gains."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from sklearn import metrics
 
-from helpers.plots import ACCENT, BLUE, NEUTRAL, RED, axes, intervals, legend_below, matrix, named_rows, panels, spoken
+from helpers.plots import ACCENT, BLUE, NEUTRAL, RED, axes, intervals, legend_below, matrix, named_rows, spoken
 
 BASELINES = ("majority", "bag_of_frames")
-FEW_CLIPS = 5  # fewer in a bin tell no share
 
 
 def plot_accuracies(models: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
@@ -42,52 +38,6 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], *, ax: Axes | Non
     matrix(share, ax, bar="share of the true class", texts=counts, **look)
     ax.set(xlabel="predicted", ylabel="true class", title=f"{np.trace(counts)} of {counts.sum()} clips right")
     return ax
-
-
-def plot_curves(p: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw ROC and precision-recall curve of each class against the others, of probabilities (N, k); dotted: chance."""
-    fig, ((roc, pr),) = panels(1, 2, (8, 3.8))
-    for k, name in enumerate(classes):
-        width = 1.5 + 1.5 * (len(classes) - k)  # curves that coincide all show
-        look = {"color": plt.get_cmap("viridis")(0.9 * k / (len(classes) - 1)), "lw": width}
-        (fpr, tpr, _), area = metrics.roc_curve(truth == k, p[:, k]), metrics.roc_auc_score(truth == k, p[:, k])
-        roc.plot(fpr, tpr, label=f"{spoken(name)} {area:.2f}", **look)
-        precision, recall, _ = metrics.precision_recall_curve(truth == k, p[:, k])
-        mean = metrics.average_precision_score(truth == k, p[:, k])
-        pr.step(recall, precision, where="post", label=f"{spoken(name)} {mean:.2f}", **look)
-        pr.axhline(np.mean(truth == k), ls=":", lw=1, color=look["color"])
-    roc.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
-    for ax, corner in ((roc, "lower right"), (pr, "lower left")):
-        ax.legend(loc=corner, frameon=True)
-    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, area under it")
-    pr.set(xlabel="recall", ylabel="precision", title="precision-recall, average precision")
-    return fig
-
-
-def plot_reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float]) -> Figure:
-    """Draw how often models are right against how sure they are, one panel per model; above, how many clips there are.
-
-    Where there are fewer than `FEW_CLIPS`, an open dot stands without a bar.
-
-    Args:
-        tables: What `reliability` returns, by model.
-        errors: Expected calibration error, by model.
-    """
-    fig, array = panels(2, len(tables), (8, 3.6), sharex=True, sharey="row", height_ratios=(1, 3))
-    for (above, ax), (name, table) in zip(array.T, tables.items(), strict=True):
-        width, middle = 0.9 * (table["high"] - table["low"]), (table["low"] + table["high"]) / 2
-        above.bar_label(above.bar(middle, table["clips"], width, color=NEUTRAL), fontsize=9)
-        above.margins(y=0.3)
-        above.set_title(f"{spoken(name)}\ncalibration error {errors[name]:.2f}", fontsize=10)
-        shares = table["accuracy"].where(table["clips"] >= FEW_CLIPS)
-        ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1)
-        ax.bar(middle, shares, width, color=BLUE, alpha=0.35)
-        ax.plot(table["confidence"], table["accuracy"], "o", color=BLUE, mfc="none", ms=4)
-        ax.plot(table["confidence"], shares, "o", color=BLUE, ms=4)
-        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="probability of the predicted class")
-    array[0, 0].set_ylabel("clips")
-    array[1, 0].set_ylabel("share right")
-    return fig
 
 
 def plot_gains(gains: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
