@@ -35,11 +35,11 @@ from benchmarks.networks import (
 )
 from benchmarks.stages import DATA, named, prepare, run_stage, sample_clips, write_flows
 from helpers.config import DynamicConfig
-from helpers.crops import face_flows
 from helpers.extract import open_source
 from helpers.flow import read_flow
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
+from helpers.rows import face_flows
 from helpers.workers import cores
 
 COLUMNS = {"way": "{}", "clips": "{}", "per_s": "{:.2f}", "to_forward": "{:.3f}"}

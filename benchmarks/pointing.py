@@ -23,9 +23,9 @@ from benchmarks.alternation import options_of, report
 from data_sample.make.sample import draw_clip
 from helpers.align import ChannelGroups, Pca
 from helpers.clips import TRAITS
-from helpers.crops import Job, face_crops
 from helpers.faces import track_clip
 from helpers.files import ROOT
+from helpers.rows import Job, face_crops
 from helpers.saliency import grad_cam, gradient_of, layer_table, stages_of
 from helpers.score import Scorer, load_scorer, tokens_of_video
 from helpers.tracks import FaceTrack, crop_at
@@ -92,7 +92,7 @@ def face_saliency(video: str | Path, scorer: Scorer, trait: str, *, layer: str =
 
     Raises:
         ValueError: The model has no such target.
-        VideoError, NoFaceError, TooShortError: The video cannot be used; the message says why.
+        VideoError, NoFaceError, ClipError: The video cannot be used; the message says why.
     """
     targets = scorer.card["targets"]
     if trait not in targets:

@@ -19,10 +19,10 @@ import pandas as pd
 from helpers import extract, faces
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import face_flows
 from helpers.files import ROOT
 from helpers.flow import write_flow
 from helpers.forward import Forward
+from helpers.rows import face_flows
 from helpers.video import read_frames
 from helpers.weights import Weights
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
-from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock, batches_of
+from helpers.rows import CROPS_PER_CHUNK, Chunk, Clock, batches_of
 from helpers.video import read_frames, uniform_indices
 
 ARRAY_FILES = ("processed_data.npz", "processed_data.npy", "processed_data.pt")  # S2's last kind is refused by name

@@ -29,12 +29,12 @@ from helpers.attention import BATCH, get_attention_weights, mean_motion, occlusi
 from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
-from helpers.crops import CROP_PX, Chunk, Job, face_flows
 from helpers.evidence import window_spans
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs, resolve
 from helpers.plots import NEUTRAL, TRAIT_COLORS
 from helpers.plots import attention as pictures
+from helpers.rows import CROP_PX, Chunk, Job, face_flows
 from helpers.statistics import number
 from helpers.store import STREAMS, FeatureFile, read_features, read_manifest
 from helpers.tracks import FaceTrack, crop_at, read_track

@@ -16,7 +16,6 @@ import pandas as pd
 
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, StaticConfig
-from helpers.crops import CROP_PX, Job, face_crops, face_flows
 from helpers.device import chosen_device, measured_batch, use_device
 from helpers.files import resolve, write_json
 from helpers.forward import Forward, compile_forward
@@ -24,7 +23,7 @@ from helpers.i3d import build_motion_network
 from helpers.names import NO_CLIP, match_clips
 from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Source
 from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, stored_chunks
-from helpers.rows import ClipRows, DynamicRows, StaticRows, row_layout
+from helpers.rows import CROP_PX, ClipRows, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
 from helpers.store import Stage, read_manifest
 from helpers.tracks import track_of
 from helpers.video import backend_version

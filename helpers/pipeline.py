@@ -24,10 +24,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.config import Parameters
-from helpers.crops import Chunk, Clock, batches_of
 from helpers.device import Monitor, device_scope, gpu_index
 from helpers.forward import Forward, NetworkError
-from helpers.rows import ClipRows
+from helpers.rows import Chunk, ClipRows, Clock, batches_of
 from helpers.store import ClipError, FeatureFile, Stage, by_kind, clip_fingerprint, kind_of, reason_of
 from helpers.workers import ClipPool, cores
 

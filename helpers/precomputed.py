@@ -26,9 +26,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from helpers.crops import CROPS_PER_CHUNK, Chunk, Clock
 from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
+from helpers.rows import CROPS_PER_CHUNK, Chunk, Clock
 from helpers.store import NOT_NPY, ClipError, clip_fingerprint
 from helpers.tracks import crop_face
 

@@ -1,43 +1,153 @@
-"""The rows of one clip: what the static and the motion network say about its face, with times in seconds.
+"""What the networks are shown of a clip, made while it is decoded, and the rows that come of it.
 
-In: the chunks of a clip (`helpers.crops`) and its `FaceTrack`. On the way: samples, which go through a network
-in `helpers.pipeline`. Out: a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothing but that
-clip.
+In: a `Job`, a video file with its `FaceTrack` and the parameters of 03 or 04. It becomes `Chunk`s of neighbouring face
+crops or flows in a decoder process (nothing here imports a network), then samples for a network (`helpers.pipeline`),
+then a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothing but that clip.
 """
 
-from abc import ABC, abstractmethod
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
-from helpers.config import DynamicConfig
-from helpers.crops import Chunk
-from helpers.precomputed import StoredClip
+from helpers.config import DynamicConfig, StaticConfig
+from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.store import ClipError, FeatureFile
-from helpers.tracks import FaceTrack
+from helpers.tracks import FaceTrack, crop_at
+from helpers.video import Frame, iter_frames
 
+if TYPE_CHECKING:
+    from helpers.precomputed import StoredClip
+
+CROP_PX = 224  # side of the face crop that flow is computed on
+CROPS_PER_CHUNK = 32  # crops that are handed over at a time: 5 MB at 224 px
+FLOWS_PER_CHUNK = 32  # flows that are handed over at a time: 3 MB at 112 px
 MIN_FLOWS = 4  # half of the shortest segment: with fewer, a row would be mostly padding
 FLOWS_AT_ONCE = 512  # flows that go through the motion network in one pass; bounds memory for long videos
-FAILED = "the network failed on it, or gave values that are not finite"
+BESIDE = 16  # flows by which passes overlap on either side: up to Mixed_3c a row sees less than 10 beside its own
 POOL_OVERHANG = 8  # the 2x7x7 pool joins two steps of 8 flows: row i stands for flows 8i to 8i+15
+FAILED = "the network failed on it, or gave values that are not finite"
 
 
-class TooShortError(ClipError):
-    """A clip with fewer flows than a row needs; the message is the reason."""
+class Clock(Counter):
+    """Seconds by what was done in them."""
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        started_s = time.perf_counter()
+        yield
+        self[what] += time.perf_counter() - started_s
+
+    def each(self, what: str, items: Iterable[Any]) -> Iterator[Any]:
+        """The items, none of them None; the time in which the next one is made counts."""
+        items = iter(items)
+        while True:
+            with self(what):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def read(self) -> dict[str, float]:
+        """What was counted since the last time."""
+        spent_s = dict(self)
+        self.clear()
+        return spent_s
 
 
-class ClipRows(ABC):
-    """The rows of one clip while they are being made.
+@dataclass(frozen=True)
+class Job:
+    """A clip to be shown to a network; `size_px` is the side of the crops (03)."""
+
+    path: Path
+    track: FaceTrack
+    cfg: StaticConfig | DynamicConfig
+    backend: str = "auto"
+    size_px: int = CROP_PX
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Crops or flows that are neighbours in time: `values (n, S, S, C)`; `t_s`, `frame (n,)`: seconds, and number in
+    the file, of the sample that each begins with; `decoder`: what decoded them; `unusable`: by place, why one cannot be
+    used, whose values are zeros; `spent_s`: seconds that making the chunk took, by what was done.
+    """
+
+    values: np.ndarray
+    t_s: np.ndarray
+    frame: np.ndarray
+    decoder: str
+    unusable: dict[int, str] = field(default_factory=dict)
+    spent_s: dict[str, float] = field(default_factory=dict)
+
+
+def face_crops(job: Job) -> Iterator[Chunk]:
+    """Crops of the face in the middle sample of every `cfg.every_n_frames`: RGB uint8 (n, size_px, size_px, 3)."""
+    clock, first = Clock(), min(job.cfg.every_n_frames, job.track.n_frames) // 2
+    crops = _crops(job, clock, job.size_px, slice(first, None, job.cfg.every_n_frames))
+    return _chunks(crops, clock, CROPS_PER_CHUNK)
+
+
+def face_flows(job: Job) -> Iterator[Chunk]:
+    """Flow of the face crop from sample to sample, 0 across a cut: float32 (n, input_px, input_px, 2) in [-1, 1]."""
+    clock = Clock()
+    return _chunks(_flows(_crops(job, clock, CROP_PX), job, clock), clock, FLOWS_PER_CHUNK)
+
+
+def _crops(job: Job, clock: Clock, size_px: int, indices: slice | None = None) -> Iterator[Frame]:
+    stream = iter_frames(job.path, fps=job.track.fps, indices=indices, backend=job.backend)
+    for frame, t, *of_frame in clock.each("decoding", stream):
+        with clock("cropping"):
+            crop = crop_at(frame, job.track, t, size_px)
+        yield crop, t, *of_frame
+
+
+def _flows(crops: Iterator[Frame], job: Job, clock: Clock) -> Iterator[Frame]:
+    """Flow from each crop to the next, with what is known of the first."""
+    computer, before, cuts = OpticalFlowComputer(job.cfg.flow), None, set(job.track.cuts.tolist())
+    for sample, (crop, *of_crop) in enumerate(crops):
+        with clock("cropping"):
+            gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+        if before:
+            gray_before, *of_before = before
+            with clock("flow"):
+                flow = resize_flow(computer.pair(gray_before, gray), job.cfg.input_px)
+                flow = normalise_flow(flow, job.cfg.flow_clip_px)
+            yield np.zeros_like(flow) if sample in cuts else flow, *of_before
+        before = gray, *of_crop
+
+
+def _chunks(items: Iterator[Frame], clock: Clock, size: int) -> Iterator[Chunk]:
+    for batch in batches_of(items, size):
+        values, t_s, numbers, decoders = zip(*batch, strict=True)
+        yield Chunk(np.stack(values), np.array(t_s), np.array(numbers), decoders[-1], spent_s=clock.read())
+
+
+def batches_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of so many items; the last may be shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+class ClipRows:
+    """The rows of one clip while they are being made; here one for each value of the chunks.
 
     Attributes:
         track: The face that the rows are about; None where they are about whole frames.
         spent_s: Seconds of decoder processes on the clip, by what they did.
     """
 
-    def __init__(self, track: FaceTrack | StoredClip | None = None):
+    margin = 0  # rows of a sample, on either side, that its neighbours know better
+
+    def __init__(self, track: "FaceTrack | StoredClip | None" = None):
         self.track, self.spent_s = track, Counter()
         self._seen: list[Chunk] = []  # without their values
         self._n_rows: list[int] = []  # of each sample
@@ -52,7 +162,7 @@ class ClipRows(ABC):
     def samples(self, chunks: Iterable[Chunk]) -> Iterator[tuple[np.ndarray, int]]:
         """What the network is shown, sample by sample, and how many rows come of each.
 
-        Raises what `chunks` raise, and TooShortError.
+        Raises what `chunks` raise; ClipError where the clip is too short.
         """
         for sample, n_rows in self._samples(self._values(chunks)):
             self._n_rows.append(n_rows)
@@ -69,20 +179,19 @@ class ClipRows(ABC):
         widths = {rows.shape[1] for rows in self._made if not isinstance(rows, Exception)}
         if not widths:
             raise self._made[0] if self._made else ClipError("there is nothing of it to show to a network")
-        nothing = np.full((1, *widths), np.nan, np.float32)
-        made = zip(self._n_rows, self._made, strict=True)
-        return self._file(np.concatenate([nothing.repeat(n, 0) if isinstance(r, Exception) else r for n, r in made]))
+        nothing, last, parts = np.full((1, *widths), np.nan, np.float32), len(self._made) - 1, []
+        for k, (n, rows) in enumerate(zip(self._n_rows, self._made, strict=True)):
+            kept = slice(self.margin if k else 0, n - self.margin if k < last else n)
+            parts.append((nothing.repeat(n, 0) if isinstance(rows, Exception) else rows)[kept])
+        return self._file(np.concatenate(parts))
 
     def why_invalid(self, rows: FeatureFile) -> dict[int, str]:
         """The reason of every invalid row of the clip, by its number."""
         reasons = {}
         for row in np.flatnonzero(~rows.valid).tolist():
             stored = "" if rows.reason is None else str(rows.reason[row])
-            lost = (
-                ""
-                if not self.track or self.track.has_face(rows.t_s[row])
-                else f"the face is lost at {rows.t_s[row]:.1f} s"
-            )
+            has_face = self.track is None or self.track.has_face(rows.t_s[row])
+            lost = "" if has_face else f"the face is lost at {rows.t_s[row]:.1f} s"
             padded = "made mostly of padding: the clip is too short" if rows.features[row].any() else ""
             reasons[row] = stored or lost or padded or FAILED
         return reasons
@@ -98,6 +207,22 @@ class ClipRows(ABC):
         """An array of all chunks."""
         return np.concatenate([getattr(chunk, name) for chunk in self._seen])
 
+    def _reasons(self) -> list[str]:
+        """Why each crop or flow cannot be used; "" where it can."""
+        return [chunk.unusable.get(place, "") for chunk in self._seen for place in range(len(chunk.frame))]
+
+    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        """What the network is shown, in order, and how many rows come of each."""
+        return ((value, 1) for value in values)
+
+    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
+        """Rows float32 (n_rows, D) of the network's output for one sample."""
+        return output[None]
+
+    def _file(self, features: np.ndarray) -> FeatureFile:
+        """The clip's rows, with their times."""
+        raise NotImplementedError
+
     def _checked(self, features: np.ndarray, bounds_s: Any, frame: np.ndarray, reasons: list[str]) -> FeatureFile:
         """Rows with their start and end in seconds; those that have a reason, no face, or values that are not finite
         are invalid and zero.
@@ -109,28 +234,9 @@ class ClipRows(ABC):
             features, start_s, end_s, frame, ~bad, self._seen[-1].decoder, reason if any(reasons) else None
         )
 
-    def _reasons(self) -> list[str]:
-        """Why each crop or flow cannot be used; "" where it can."""
-        return [chunk.unusable.get(place, "") for chunk in self._seen for place in range(len(chunk.frame))]
-
-    @abstractmethod
-    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
-        """What the network is shown, in order, and how many rows come of each."""
-
-    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
-        """Rows float32 (n_rows, D) of the network's output for one sample: one, where it is a frame."""
-        return output[None]
-
-    @abstractmethod
-    def _file(self, features: np.ndarray) -> FeatureFile:
-        """The clip's rows, with their times."""
-
 
 class StaticRows(ClipRows):
-    """A row stands for one frame of `helpers.crops.face_crops`, [t, t + 1 / fps) seconds."""
-
-    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
-        return ((crop, 1) for crop in values)
+    """A row stands for one frame of `face_crops`, [t, t + 1 / fps) seconds."""
 
     def _file(self, features: np.ndarray) -> FeatureFile:
         t_s = self._column("t_s")
@@ -138,28 +244,29 @@ class StaticRows(ClipRows):
 
 
 class DynamicRows(ClipRows):
-    """A row stands for neighbouring flows of `helpers.crops.face_flows`, as `cfg` says.
+    """A row stands for neighbouring flows of `face_flows`, as `cfg` says.
 
     `whole` gives one row per `cfg.segment` flows: the mean of what the tapped stage says about them, in one pass over
-    the clip. The network sees whole segments only; flows after the last one are dropped. Without an endpoint a row also
-    sees the next 8 flows. `windows` gives one row per `cfg.window` flows every `cfg.stride` flows, each computed by
-    itself. A clip too short for one row is padded with zero flow, as if its last frame were repeated; its row is valid
-    if half of it is real.
+    the clip, or in passes of `FLOWS_AT_ONCE` that overlap. The network sees whole segments only; flows after the last
+    one are dropped. Without an endpoint a row also sees the next 8 flows. `windows` gives one row per `cfg.window`
+    flows every `cfg.stride` flows, each computed by itself. A clip too short for one row is padded with zero flow, as
+    if its last frame were repeated; its row is valid if half of it is real.
 
     A row whose own flows are not all usable is invalid. In `whole` mode the rows beside it stay valid although the
     convolutions reach over: one missing flow moved its own row by .20 of the rows' spread and either neighbour by .06
     (Mixed_3c, random weights, synthetic clips), and leaving those out would cost three rows for one flow.
     """
 
-    def __init__(self, track: FaceTrack | StoredClip, cfg: DynamicConfig):
+    def __init__(self, track: "FaceTrack | StoredClip", cfg: DynamicConfig):
         super().__init__(track)
         self._length, self._stride, self._rows_at_once = row_layout(cfg)
+        self.margin = min(-(-BESIDE // self._stride), (self._rows_at_once - 1) // 2)
 
     def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         n_flows, length, stride, most = self.track.n_frames - 1, self._length, self._stride, self._rows_at_once
         if n_flows < MIN_FLOWS:
-            raise TooShortError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
-        for block in _blocks(values, (most - 1) * stride + length, most * stride):
+            raise ClipError(f"only {n_flows} flows, at least {MIN_FLOWS} needed")
+        for block in _blocks(values, (most - 1) * stride + length, (most - 2 * self.margin) * stride):
             n_rows = min(most, (len(block) - length) // stride + 1)
             if n_rows < 1 and not self._n_rows:
                 block, n_rows = block + [np.zeros_like(block[0])] * (length - len(block)), 1

@@ -22,7 +22,6 @@ from helpers.backbones import Backbone, build_backbone
 from helpers.clips import TRAITS, as_line, name_of, take_inventory
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.container import VideoError
-from helpers.crops import Job, face_crops, face_flows
 from helpers.detectors import require_detector
 from helpers.faces import track_clip
 from helpers.files import needs, read_json, replacing, write_json
@@ -32,7 +31,7 @@ from helpers.model import CompletePersonalityModel  # noqa: F401  registers the 
 from helpers.names import natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
-from helpers.rows import DynamicRows, StaticRows
+from helpers.rows import DynamicRows, Job, StaticRows, face_crops, face_flows
 from helpers.statistics import model_warnings
 from helpers.store import STREAMS, FeatureFile, reason_of
 from helpers.tracks import FaceTrack, NoFaceError, crop_at, read_track
@@ -176,7 +175,7 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     """Score one video, called `name` (its file's), with so many pictures of its face.
 
     Raises:
-        VideoError, NoFaceError, TooShortError: The video cannot be used; the message says why.
+        VideoError, NoFaceError, ClipError: The video cannot be used; the message says why.
     """
     track, tokens = tokens_of_video(video, scorer)
     inputs = {stream: rows.features[None] for stream, rows in tokens.items()}

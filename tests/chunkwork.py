@@ -65,7 +65,7 @@ def raising(name):
 
 def growing(key):
     """Two crops of a clip; if it is called "odd" the second one is larger."""
-    from helpers.crops import Chunk
+    from helpers.rows import Chunk
 
     for t, size in enumerate((4, 6) if key == "odd" else (4, 4)):
         yield Chunk(np.full((1, size, size, 3), t, np.uint8), np.array([t / 15]), np.array([t]), "a stand-in")

@@ -20,11 +20,11 @@ from helpers.attention import get_attention_weights, occlusion
 from helpers.clips import TRAITS
 from helpers.config import AttentionConfig
 from helpers.container import VideoError
-from helpers.crops import Chunk
 from helpers.explorer import Gallery, encode_preview, motion_per_token
 from helpers.files import ROOT, write_json
 from helpers.plots import TRAIT_COLORS
 from helpers.plots import attention as pictures
+from helpers.rows import Chunk
 from helpers.store import read_features, write_features
 
 CLIP = SHOWN[1]

@@ -9,14 +9,14 @@ from numbered import WIDTH, read_numbers, write_numbered
 from helpers import rows
 from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.crops import Chunk, Job, face_crops, face_flows
 from helpers.faces import track_clip
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.pipeline import rows_of_clip
-from helpers.rows import DynamicRows, StaticRows, TooShortError, row_layout
+from helpers.rows import Chunk, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
+from helpers.store import ClipError
 from helpers.tracks import FaceTrack, crop_at, crop_face
 from helpers.video import read_frames
 
@@ -125,6 +125,22 @@ def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, chunk, end
     assert got.valid.all()
 
 
+def blurred(x: np.ndarray) -> np.ndarray:
+    """A stage that sees 9 flows on either side of a row's own: a running mean with a border of zeros."""
+    weight = np.ones(19) / 19
+    return np.stack([np.convolve(of[:, 0, 0, 0], weight, "same")[:, None, None, None] for of in x])
+
+
+@pytest.mark.parametrize("segment", [8, 24])
+def test_where_a_long_clip_is_cut_into_passes_no_row_meets_a_border_in_the_middle(monkeypatch, segment):
+    cfg, n = DynamicConfig(segment=segment), 731
+    whole = dynamic_of_chunks(chunks_of(n), track_of(n + 1), blurred, cfg)
+    monkeypatch.setattr(rows, "FLOWS_AT_ONCE", 10_000)
+    once = dynamic_of_chunks(chunks_of(n), track_of(n + 1), blurred, cfg)
+    assert len(whole.features) == len(once.features) == n // segment
+    np.testing.assert_allclose(whole.features, once.features, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("window", "stride", "n"), [(16, 8, 72), (16, 5, 61), (9, 13, 72), (16, 16, 16)])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_windows_are_computed_one_by_one(window, stride, n, batch_size):
@@ -148,7 +164,7 @@ def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n):
     np.testing.assert_allclose(got.features, [[sum(range(100, 100 + n)) / 8] * 2])
     assert got.t_end_s.tolist() == [n / 15]
     assert got.valid.all()
-    with pytest.raises(TooShortError, match="only 3"):
+    with pytest.raises(ClipError, match="only 3"):
         dynamic_of_chunks(chunks_of(3), track_of(4), stage, DynamicConfig())
 
 

@@ -11,9 +11,8 @@ from numbered import FrameList
 
 from helpers import faces
 from helpers.config import DynamicConfig, PreparationConfig
-from helpers.crops import Job, face_flows
 from helpers.files import ROOT
-from helpers.rows import DynamicRows
+from helpers.rows import DynamicRows, Job, face_flows
 from helpers.tracking import (
     Follower,
     MainFace,
