@@ -11,7 +11,7 @@ import pytest
 from scored import VALUES, made_up
 
 from helpers import plots
-from helpers.clips import DISPLAY, TRAITS
+from helpers.clips import TRAITS
 from helpers.plots import (
     alignment,
     analysis,
@@ -35,24 +35,19 @@ T_S = np.array([0.25, 0.75, 1.25])
 HALF = dict.fromkeys(TRAITS, 0.5)
 
 
-def view_of(ts=TS, td=TD):
-    """A made-up clip as the gallery shows it."""
-    weights = RNG.random((HEADS, ts, td))
-    weights /= weights.sum(-1, keepdims=True)
-    return SimpleNamespace(
-        crops=RNG.integers(0, 255, (ts, 7, 7, 3), dtype=np.uint8),
-        speed=RNG.random((td, 28, 28)),
-        flow=np.tile([2.0, 0.0], (td, 28, 28, 1)),
-        attention=weights,
-        head=lambda _: weights.mean(0),
-        face_of=lambda _: 1,
-        face_t_s=np.arange(ts) + 0.5,
-        motion_t_s=0.6 * np.arange(td) + 0.3,
-        windows={"warm light": (1.0, 1.85)},
-    )
-
-
-VIEW, EFFECTS = view_of(), RNG.normal(size=TD)
+WEIGHTS = RNG.random((HEADS, TS, TD))
+VIEW = SimpleNamespace(  # a made-up clip as the gallery shows it
+    crops=RNG.integers(0, 255, (TS, 7, 7, 3), dtype=np.uint8),
+    speed=RNG.random((TD, 28, 28)),
+    flow=np.tile([2.0, 0.0], (TD, 28, 28, 1)),
+    attention=WEIGHTS,
+    head=lambda _: WEIGHTS.mean(0),
+    face_of=lambda _: 1,
+    face_t_s=np.arange(TS) + 0.5,
+    motion_t_s=0.6 * np.arange(TD) + 0.3,
+    windows={"warm light": (1.0, 1.85)},
+)
+EFFECTS = RNG.normal(size=TD)
 EFFECTS_BY_TRAIT = RNG.normal(size=(5, TD))
 RATINGS = pd.DataFrame(RNG.random((11, 5)), columns=TRAITS).assign(neuroticism=lambda t: 1 - t["openness"])
 ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
@@ -61,24 +56,14 @@ UNRATED = pd.DataFrame(np.nan, index=range(7), columns=TRAITS)
 RATES = pd.DataFrame({"network": list("aab"), "unit": "images/s", "batch": [2, 8, 3], "per_s": [5.0, np.nan, 7.0]})
 BOXES = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
 SOURCES = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
-SHARES = pd.DataFrame(
-    [[0.125, 0.5, 0.375, 0.0]], index=["all"], columns=["detected", "tracked", "interpolated", "none"]
-)
+SHARES = pd.DataFrame([[0.125, 0.5, 0.375, 0.0]], ["all"], ["detected", "tracked", "interpolated", "none"])
 FLOW = np.tile(np.float32([3, -2]), (29, 29, 1))
 SPENT_S = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
 LOG = {"seconds_spent": SPENT_S, "extraction_time_seconds": 8.0}
 POINTS = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [5.0, 6.0, 7.0, 8.0]})
 POINTS.attrs["shares"] = [0.6, 0.25]
-LIKE = pd.DataFrame(
-    {
-        "value": [0.4, 1.1],
-        "low": [0.3, 1.0],
-        "high": [0.6, 1.2],
-        "permuted_low": [-0.1, 0.9],
-        "permuted_high": [0.1, 1],
-    },
-    index=["within", "between"],
-)
+LIKE = pd.DataFrame([[0.4, 0.3, 0.6, -0.1, 0.1], [1.1, 1, 1.2, 0.9, 1]], index=["within", "between"])
+LIKE.columns = ["value", "low", "high", "permuted_low", "permuted_high"]
 ENERGY = RNG.uniform(0, 1, (3, 4, 4))
 PLACES = 28.0 * np.arange(4) + 14
 HEAT = np.stack([np.zeros((5, 5)), np.eye(5), -2 * np.eye(5)])
@@ -102,18 +87,20 @@ LOGS = {
         "epoch": [{"epoch": e, "seconds": 4, "steps_s": 3, "validation_s": 1, "other_s": 0} for e in range(3)],
         "execution": [{"epoch": e, "steps": 10, "seconds": 1.0} for e in range(3)],
     },
-    "analysis": {
-        "share": dict.fromkeys(("start", "steps", "validation", "other"), 0.25),
-        "total_s": 12,
-        "step_ms": 100,
-    },
+    "analysis": {"share": {"start": 0, "steps": 0.7, "validation": 0.2, "other": 0.1}, "total_s": 12, "step_ms": 9},
 }
 ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
 UNSURE = {"difference": 0, "interval": None}
 MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "occlusion": {"value": 0.1, "interval": None}}
 
 
-def differences(**rows):
+COMPARED = {"constant": [NAN] * 3 + [0.5, 0.4, 0.6], "ridge": [0.6, 0.5, 0.7, 0.1, -0.1, 0.3]}
+COMPARED["same_video"] = [0.0, -0.1, 0.1, -0.2, -0.3, -0.1]
+NO_ACCURACY = {name: {"accuracy": 0.5, "interval": None, "accuracy_corrupted": None} for name in ("majority", "bilstm")}
+LAG = {"trained": pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})}
+
+
+def differences(rows):
     """The part of a table of models that is about differences."""
     return pd.DataFrame.from_dict(rows, orient="index", columns=ENDS)
 
@@ -136,228 +123,200 @@ def cells(ax, k=0):
     return ax.collections[k].get_array()
 
 
+def contact_sheet():
+    boxes = {"boxes": BOXES, "sources": SOURCES, "stable_box": np.float32([0, 1, 8, 9])}
+    return preparation.plot_contact_sheet(PIXELS, np.arange(7), **boxes)
+
+
+def box_path():
+    how = {"sources": SOURCES, "confidence": np.arange(7), "stable_box": BOXES[0]}
+    return preparation.plot_box_path(np.arange(7), BOXES, BOXES + 1, **how)
+
+
+def plane():
+    ratings = pd.Series([0.1, NAN, 0.9, 0.5], name="openness")
+    return features.plot_plane(POINTS, POINTS, list("abab"), ratings=ratings)
+
+
 # what draws, what is read from the figure's axes, what that is
-DRAWN = {
-    "speed": (
+DRAWN = [
+    (
         lambda: setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["a", "b"])),
         lambda ax: bars(ax[0]),
         [7, 11],
     ),
-    "throughput": (lambda: setup.plot_throughput(RATES), lambda ax: [line(ax[0])[0], *line(ax[1])], [5, 7]),
-    "out of memory": (lambda: setup.plot_throughput(RATES), lambda ax: ax[0].lines[1].get_xydata(), [[8, 0]]),
-    "ratings": (
+    (lambda: setup.plot_throughput(RATES), lambda ax: [line(ax[0])[0], *line(ax[1]), *line(ax[0], 1)], [5, 7, 0]),
+    (
         lambda: analysis.plot_rating_distributions(RATINGS),
         lambda axes: [sum(bars(ax, "height")) for ax in axes],
         [11] * 5,
     ),
-    "traits": (lambda: analysis.plot_trait_correlations(RATINGS.corr()), lambda ax: cells(ax[0]), RATINGS.corr()),
-    "contact sheet": (
-        lambda: preparation.plot_contact_sheet(
-            PIXELS, np.arange(7), boxes=BOXES, sources=SOURCES, stable_box=np.float32([0, 1, 8, 9])
-        ),
+    (lambda: analysis.plot_trait_correlations(RATINGS.corr()), lambda ax: cells(ax[0]), RATINGS.corr()),
+    (
+        contact_sheet,
         lambda ax: [*ax[0].patches[1].get_bbox().extents, len(ax[6].patches), ax[3].images[0].get_array().mean()],
         [1, 2, 4, 5, 1, PIXELS[3].mean()],
     ),
-    "sources": (lambda: preparation.plot_sources(SHARES), lambda ax: bars(ax[0]), SHARES.iloc[0]),
-    "box path": (
-        lambda: preparation.plot_box_path(
-            np.arange(7), BOXES, BOXES + 1, sources=SOURCES, confidence=np.arange(7), stable_box=BOXES[0]
-        ),
+    (lambda: preparation.plot_sources(SHARES), lambda ax: bars(ax[0]), SHARES.iloc[0]),
+    (
+        box_path,
         lambda ax: [line(ax[0])[0], line(ax[1])[0], line(ax[2])[3], ax[0].lines[4].get_ydata()[0]],
         [2.5, 3.5, 3, 3.5],
     ),
-    "crops": (
+    (
         lambda: preparation.plot_crops(PIXELS, np.arange(7)),
         lambda ax: ax[0].images[0].get_array(),
         np.concatenate(list(PIXELS), axis=1),
     ),
-    "flow": (
+    (
         lambda: preparation.plot_flow(np.zeros((29, 29, 3), np.uint8), FLOW),
         lambda ax: [ax[0].collections[0].U[0], ax[0].collections[0].V[0], ax[1].images[0].get_array()[0, 0]],
         [6, -4, np.hypot(3, 2)],
     ),
-    "speeds": (
+    (
         lambda: preparation.plot_speeds(np.array([0, 0.1]), {"one box": np.array([1.0, 3.0])}),
         lambda ax: line(ax[0]),
         [1, 3],
     ),
-    "time": (
-        lambda: features.plot_time_spent(LOG, 2),
-        lambda ax: bars(ax[0]),
-        [3, 1, 4, 1],
-    ),
-    "rows": (
+    (lambda: features.plot_time_spent(LOG, 2), lambda ax: bars(ax[0]), [3, 1, 4, 1]),
+    (
         lambda: features.plot_rows(np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float), T_S),
         lambda ax: cells(ax[0])[0],  # the fourth channel varies most and comes first
         np.array([-3, 6, -3]) / np.std([0, 9, 0]),
     ),
-    "feature maps": (
+    (
         lambda: features.plot_channel_pictures(ENERGY, [3, 1, 4], 112),
         lambda axes: [ax.images[0].get_array() for ax in axes[:3]],
         ENERGY,
     ),
-    "maximised": (
-        lambda: features.plot_channel_pictures(PIXELS[:2], [0, 1], 11),
-        lambda ax: ax[1].images[0].get_array(),
-        PIXELS[1],
-    ),
-    "overlay": (
+    (
         lambda: features.plot_overlay(PIXELS[:3, :, :11], HEAT, T_S),
         lambda ax: [image.get_array() for image in ax[0].images[1:]],
         HEAT / 2,
     ),
-    "layers": (
+    (
         lambda: features.plot_layers(["early", "late"], [np.linspace(0, 100, 101), np.r_[np.zeros(75), np.ones(25)]]),
         lambda ax: [*bars(ax[0]), *ax[0].lines[0].get_xdata()],
         [90, 1, 50, 0],
     ),
-    "plane": (
-        lambda: features.plot_plane(
-            POINTS, POINTS, list("abab"), ratings=pd.Series([0.1, np.nan, 0.9, 0.5], name="openness")
-        ),
-        lambda ax: [*line(ax[0]), *line(ax[2], 1), *cells(ax[1]), *line(ax[1])],
-        [5, 7, 6, 8, 0.1, 0.9, 0.5, 6],
-    ),
-    "consistency": (
+    (plane, lambda ax: [*line(ax[0]), *line(ax[2], 1), *cells(ax[1]), *line(ax[1])], [5, 7, 6, 8, 0.1, 0.9, 0.5, 6]),
+    (
         lambda: features.plot_consistency(LIKE),
         lambda ax: [*bars(ax[0]), *ax[0].lines[0].get_xdata()],
         [0.2, 0.1, 0.4, 1.1],
     ),
-    "channels": (
+    (
         lambda: features.plot_channels(np.array([[5.0, 0.0, 2.0], [7.0, 0.0, 2.0], [9.0, 3.0, 2.0]])),
         lambda ax: line(ax[0]),
         [0, 2, 7],
     ),
-    "evolution": (
+    (
         lambda: dynamic.plot_evolution(T_S, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["a", "flat"]),
         lambda ax: [line(ax[0]), line(ax[0], 1)],
         [[0, 0.5, 1], [0, 0, 0]],
     ),
-    "space and time": (
+    (
         lambda: dynamic.plot_space_time(ENERGY, T_S, PLACES),
         lambda ax: [cells(ax[0]), cells(ax[1])],
         [ENERGY.mean(1).T, ENERGY.mean(2).T],
     ),
-    "surface": (
+    (
         lambda: dynamic.plot_surface(np.arange(6.0).reshape(3, 2), T_S, PLACES[:2]),
         lambda ax: cells(ax[0]),
         [1.5, 3.5],  # the mean height of both of its faces
     ),
-    "flow and features": (
+    (
         lambda: dynamic.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, EFFECTS_BY_TRAIT[:3], T_S),
         lambda ax: [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean(), *cells(ax[2])[:, 1]],
         [PIXELS[0].mean(), ENERGY[2].mean(), *EFFECTS_BY_TRAIT[1]],
     ),
-    "token times": (
+    (
         lambda: alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5),
         lambda ax: [*ax[0].lines[0].get_xdata(), *bars(ax[0], "x")],
         [0.3, 0.9, 0.0, 0.5],
     ),
-    "history": (
+    (
         lambda: training.plot_history(HISTORY),
         lambda ax: [*line(ax[1]), *ax[1].collections[0].get_offsets()[0]],
         [3, 0.1, 2, 2, 0.1],
     ),
-    "dashboard": (
+    (
         lambda: training.plot_dashboard(LOGS),
         lambda ax: [*line(ax[0], 1)[:2], *line(ax[0], 2), *line(ax[1]), *bars(ax[4], "height")[:4], *line(ax[2])],
         [0.3, 0.1, 0.1, *[0.1] * 6, 3, 3, 3, 1, 0.1, 0.05, 0.025],
     ),
-    "models": (lambda: training.plot_models(MODELS), lambda ax: bars(ax[3]), [0.2, 0.6]),
-    "predictions": (
+    (lambda: training.plot_models(MODELS), lambda ax: bars(ax[3]), [0.2, 0.6]),
+    (
         lambda: training.plot_predictions(PREDICTED, HALF),
         lambda ax: [line(ax[0], 1)[0], *line(ax[0], 2)],
         [0.5, *(TRUTH + 0.1)],
     ),
-    "beyond": (
+    (
         lambda: training.plot_predictions(BEYOND, HALF),
         lambda ax: ax[0].lines[3].get_xydata(),  # crosses on the edge
         [[0.9, 1.0]],
     ),
-    "comparisons": (
-        lambda: training.plot_comparisons(
-            differences(
-                constant=[np.nan] * 3 + [0.5, 0.4, 0.6],
-                ridge=[0.6, 0.5, 0.7, 0.1, -0.1, 0.3],
-                same_video=[0.0, -0.1, 0.1, -0.2, -0.3, -0.1],
-            )
-        ),
+    (
+        lambda: training.plot_comparisons(differences(COMPARED)),
         lambda axes: [group.lines[0].get_xdata()[0] for ax in axes for group in ax.containers],
         [0.6, 0, 0.5, 0.1, -0.2],  # better, no better; better than it, not told apart, worse than it
     ),
-    "clip": (
+    (
         lambda: attention.plot_clip_attention(VIEW, EFFECTS),
-        lambda ax: [
-            len(ax[0].images),
-            len(ax[1].collections[0].get_segments()),
-            len(ax[2].images),
-            *bars(ax[3], "height"),
-        ],
-        [TS, TS * TD, TD, 1, *EFFECTS],  # 1: the planted window, on the axis' own height
+        lambda ax: [len(ax[0].images), len(ax[1].collections[0].get_segments()), *bars(ax[3], "height")],
+        [TS, TS * TD, 1, *EFFECTS],  # 1: the planted window, on the axis' own height
     ),
-    "long clip": (
-        lambda: attention.plot_clip_attention(view_of(30, 30), np.zeros(30)),
-        lambda ax: len(ax[0].images),
-        attention.MOST_PICTURES,
-    ),
-    "heads and traits": (
+    (
         lambda: attention.plot_heads_and_traits(VIEW, EFFECTS_BY_TRAIT, TRAITS),
         lambda ax: [*cells(ax[2]), *cells(ax[3])],
         [*VIEW.attention.mean(1), *EFFECTS_BY_TRAIT],
     ),
-    "map": (
+    (
         lambda: attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s),
         lambda ax: cells(ax[0]),
         VIEW.attention[0],
     ),
-    "heads": (
+    (
         lambda: attention.plot_heads(VIEW.attention, VIEW.face_t_s, VIEW.motion_t_s, [0.25, 0.75]),
         lambda ax: [cells(ax[0]), cells(ax[1])],
         VIEW.attention,
     ),
-    "lag": (
-        lambda: attention.plot_lag({"trained": pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})}),
-        lambda ax: line(ax[0]),
-        [0.1, 0.8, 0.1],
-    ),
-    "share": (
+    (lambda: attention.plot_lag(LAG), lambda ax: line(ax[0]), [0.1, 0.8, 0.1]),
+    (
         lambda: attention.plot_share_against_effect(np.array([0.1, 0.2]), np.array([0.3, 0.4])),
         lambda ax: ax[0].collections[0].get_offsets(),
         [[0.1, 0.3], [0.2, 0.4]],
     ),
-    "clips": (
-        lambda: attention.plot_clips(
-            EFFECTS_BY_TRAIT[:2], "ab", T_S[0] * np.arange(TD), inside=EFFECTS_BY_TRAIT[:2] > 9
-        ),
+    (
+        lambda: attention.plot_clips(ENERGY[0], "abcd", T_S[0] * np.arange(4), inside=ENERGY[0] > 9),
         lambda ax: cells(ax[0]),
-        EFFECTS_BY_TRAIT[:2],
+        ENERGY[0],
     ),
-    "intervals": (
+    (
         lambda: attention.plot_intervals({"before training": MAPS, "shuffled ratings": MAPS}, "r", {"none": 0}),
         lambda ax: [bars.lines[0].get_xdata() for bars in ax[0].containers],
         [[0.8, 0.8], [0.1, 0.1]],
     ),
-    "segment": (
+    (
         lambda: attention.plot_segment(VIEW, 2, head=1),
         lambda ax: [*ax[2].collections[0].get_array().ravel(), ax[1].images[0].get_array().mean()],
         [*VIEW.attention[:, :, 2].ravel(), VIEW.speed[2].mean()],
     ),
-    "score": (
+    (
         lambda: score.plot_score(made_up()),
         lambda ax: [one.get_xdata()[0] for one in ax[0].lines if one.get_marker() == "o" and len(one.get_xdata())],
         list(VALUES.values()),
     ),
-    "looks": (
+    (
         lambda: score.plot_looks(made_up(), made_up().faces),
         lambda ax: [*bars(ax[1], "height"), *cells(ax[2])[0]],
         [0.5, 0.3, 0.2, 0.1, -0.2, 0],
     ),
-}
+]
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_shows_its_data(name):
-    draw, read, expected = DRAWN[name]
+@pytest.mark.parametrize(("draw", "read", "expected"), DRAWN)
+def test_a_figure_shows_its_data(draw, read, expected):
     before = dict(mpl.rcParams)
     drawn = draw()
     fig = getattr(drawn, "figure", drawn)
@@ -366,64 +325,49 @@ def test_a_figure_shows_its_data(name):
     assert dict(mpl.rcParams) == before
 
 
-SAID = {
-    "one row": (lambda: features.plot_rows(np.ones((1, 7)), T_S[:1]), "no channel varies over the clip's 1 row"),
-    "times of one token": (lambda: alignment.plot_token_times(np.zeros(1), np.zeros(1), segment_s=0.5), "motion"),
-    "one moment": (lambda: dynamic.plot_evolution(np.zeros(1), np.zeros((1, 2)), ["a", "b"]), "a"),
-    "no answer": (lambda: dynamic.plot_space_time(np.zeros((1, 1, 1)), np.zeros(1), np.zeros(1)), "activation"),
-    "flat": (lambda: dynamic.plot_surface(np.zeros((2, 2)), np.arange(2), np.arange(2)), "activation"),
-    "no motion": (
-        lambda: dynamic.plot_flow_and_features(
-            NOTHING, np.zeros(1), np.zeros((1, 2, 2)), np.zeros(1), np.zeros((1, 3)), np.zeros(1)
-        ),
-        "flow",
-    ),
-    "silent layers": (lambda: features.plot_layers(["a", "b"], [np.zeros(3), np.ones(1)]), "100% are 0"),
-    "silent maps": (lambda: features.plot_channel_pictures(np.zeros((1, 2, 2)), [3], 32), "channel 3"),
-    "one row's channels": (lambda: features.plot_channels(np.ones((1, 1))), "median"),
-    "one crop": (lambda: preparation.plot_crops(NOTHING, [0.0], title="a long " * 8), ""),
-    "still picture": (lambda: preparation.plot_flow(NOTHING[0], np.zeros((8, 8, 2))), "px per frame"),
-    "one map": (lambda: features.plot_overlay(NOTHING, np.zeros((1, 2, 2)), [0.0]), ""),
-    "one rating": (lambda: analysis.plot_rating_distributions(ONE), "sd –"),
-    "equal ratings": (lambda: analysis.plot_rating_distributions(EQUAL), "sd 0.00"),
-    "no rating": (lambda: analysis.plot_rating_distributions(UNRATED), "No clip is rated"),
-    "correlations of one": (lambda: analysis.plot_trait_correlations(ONE.corr()), "No pair of ratings varies"),
-    "correlations of equals": (lambda: analysis.plot_trait_correlations(EQUAL.corr()), "No pair of ratings varies"),
-    "neuroticism": (lambda: analysis.plot_trait_correlations(RATINGS.corr()), DISPLAY["neuroticism"]),
-    "no difference": (lambda: training.plot_comparisons(differences(ridge=[np.nan] * 6)), "R² is not defined"),
-    "no interval": (
-        lambda: training.plot_comparisons(differences(ridge=[0.1, np.nan, np.nan] * 2)),
-        "too few sources for an interval",
-    ),
-    "calibration": (lambda: training.plot_predictions(equal_predictions(EQUAL), HALF), "slope –"),
-    "inside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.2)), "100% inside"),
-    "outside": (lambda: training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, 0.05)), "0% inside"),
-    "predictions": (lambda: training.plot_predictions(equal_predictions(ONE), HALF), "1−MAE"),
-    "accuracies": (
-        lambda: classification.plot_accuracies(
-            {name: {"accuracy": 0.5, "interval": None, "accuracy_corrupted": None} for name in ("majority", "bilstm")}
-        ),
-        "bilstm",
-    ),
-    "gains": (lambda: classification.plot_gains({"b - a": dict.fromkeys(("clean", "corrupted"), UNSURE)}), "b"),
-    "maps": (
-        lambda: attention.plot_intervals({"the same clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
-        "the same clip",
-    ),
-    "no pictures": (lambda: attention.plot_segment(SimpleNamespace(**vars(VIEW) | {"crops": None}), 1), "no picture"),
-}
+ONCE = np.zeros(1)
+LITTLE = [  # values that are one, equal, or not defined
+    (features.plot_rows, np.ones((1, 7)), T_S[:1]),
+    (dynamic.plot_evolution, ONCE, np.zeros((1, 2)), ["a", "b"]),
+    (dynamic.plot_space_time, np.zeros((1, 1, 1)), ONCE, ONCE),
+    (dynamic.plot_surface, np.zeros((2, 2)), np.arange(2), np.arange(2)),
+    (dynamic.plot_flow_and_features, NOTHING, ONCE, np.zeros((1, 2, 2)), ONCE, np.zeros((1, 3)), ONCE),
+    (features.plot_layers, ["a", "b"], [np.zeros(3), np.ones(1)]),
+    (features.plot_channel_pictures, np.zeros((1, 2, 2)), [3], 32),
+    (features.plot_channels, np.ones((1, 1))),
+    (features.plot_overlay, NOTHING, np.zeros((1, 2, 2)), [0.0]),
+    (preparation.plot_crops, NOTHING, [0.0]),
+    (preparation.plot_flow, NOTHING[0], np.zeros((8, 8, 2))),
+    (analysis.plot_rating_distributions, ONE),
+    (analysis.plot_rating_distributions, EQUAL),
+    (analysis.plot_rating_distributions, UNRATED),
+    (analysis.plot_trait_correlations, ONE.corr()),
+    (analysis.plot_trait_correlations, EQUAL.corr()),
+    (training.plot_comparisons, differences({"ridge": [NAN] * 6})),
+    (training.plot_comparisons, differences({"ridge": [0.1, NAN, NAN] * 2})),
+    (training.plot_predictions, equal_predictions(EQUAL), HALF),
+    (training.plot_predictions, equal_predictions(ONE), HALF),
+    (classification.plot_accuracies, NO_ACCURACY),
+    (classification.plot_gains, {"b - a": dict.fromkeys(("clean", "corrupted"), UNSURE)}),
+    (attention.plot_intervals, {"the clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
+    (attention.plot_segment, SimpleNamespace(**vars(VIEW) | {"crops": None}), 1),
+]
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_what_is_not_defined_is_said_in_the_figure(name):
-    draw, words = SAID[name]
-    drawn = draw()
-    fig = getattr(drawn, "figure", drawn)
+@pytest.mark.parametrize("drawn", LITTLE)
+def test_what_is_not_defined_is_no_number_in_the_figure(drawn):
+    draw, *data = drawn
+    fig = getattr(shown := draw(*data), "figure", shown)
     fig.savefig(io.BytesIO())
     said = " ".join(text.get_text() for text in fig.findobj(plt.Text))
-    assert words in said
     assert "nan" not in said
     assert "None" not in said
+
+
+@pytest.mark.parametrize(("half_width", "inside"), [(0.2, "100%"), (0.05, "0%")])
+def test_the_residuals_inside_the_interval_are_counted(half_width, inside):
+    fig = training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, half_width))
+    assert all(f"\n{inside}" in ax.get_title(loc="left") for ax in fig.axes)
 
 
 def test_the_pictures_of_an_animation_are_those_of_their_moment():
