@@ -13,79 +13,37 @@ import pandas as pd
 
 from helpers.clips import TRAITS, letter_of
 
-COLUMNS = ("mean_accuracy", "mae", "r2", "pearson", "ccc")
+EQUAL = 1e-12  # a variance below is that of equal values, up to rounding
 
 
-def evaluate(metric: str, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return one of `METRICS` per target, (k,).
+def score_target(truth: np.ndarray, prediction: np.ndarray, constant: float) -> dict[str, float]:
+    """Score the predictions of one target, (N,), beside those of a constant.
 
-    - mae, mse: mean absolute and mean squared error; mean_accuracy: 1 - mae, the score of the ChaLearn First
-      Impressions challenge.
-    - r2: coefficient of determination.
-    - pearson: Pearson's r; 0 where the prediction is constant.
-    - ccc: Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2) with
-      moments over N, as Lin (1989, Biometrics 45:255) has them; 0 where the prediction is constant.
+    Returns:
+        - mean_accuracy: 1 - mae, the score of the ChaLearn First Impressions challenge; mae: mean absolute error.
+        - r2: coefficient of determination; pearson: Pearson's r.
+        - ccc: Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2)
+          with moments over N, as Lin (1989, Biometrics 45:255) has them.
+        - skill: 1 - MSE / MSE of the constant.
 
-    Where truth is constant, as that of a single clip is, these three do not exist: NaN.
+        pearson and ccc are 0 where the prediction is constant; where truth is, as that of a single clip, these and r2
+        do not exist: NaN.
     """
-    return from_sums(metric, terms(truth, prediction).sum(0))
-
-
-def terms(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """What every metric is made of, by clip: float64 (N, 8, k), 0 where unrated.
-
-    1, truth, prediction, their squares, their product, their absolute and their squared difference; truth and
-    prediction minus the mean rating of the whole set, so that squares stay exact.
-    """
-    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
     rated = ~np.isnan(truth)
-    if truth.ndim != 2 or truth.shape != prediction.shape or not np.isfinite(prediction[rated]).all():
-        shapes = f"{truth.shape} and {prediction.shape}"
-        raise ValueError(f"truth and prediction must both be (N, k), finite wherever a clip is rated, got {shapes}.")
-    middle = np.where(rated, truth, 0).sum(0) / np.maximum(rated.sum(0), 1)
-    t, p = np.where(rated, truth - middle, 0), np.where(rated, prediction - middle, 0)
-    return np.stack([rated, t, p, t**2, p**2, t * p, np.abs(t - p), (t - p) ** 2], 1)
-
-
-def from_sums(metric: str, sums: np.ndarray) -> np.ndarray:
-    """Return a metric from sums of `terms` over clips, (..., 8, k) to (..., k); NaN where no clip is rated."""
-    sums = np.moveaxis(sums, -2, 0)
-    return METRICS[metric](_ratio(sums, sums[0]))
-
-
-def _r2(m: np.ndarray) -> np.ndarray:
-    return 1 - _ratio(m[7], np.where(m[3] < 1e-12, 0, m[3]))  # truth is 0 where the mean of the whole set is
-
-
-def _pearson(m: np.ndarray) -> np.ndarray:
-    truth, prediction, covariance = _spread(m)
-    return np.where(truth == 0, np.nan, _ratio(covariance, np.sqrt(truth * prediction), 0.0))
-
-
-def _ccc(m: np.ndarray) -> np.ndarray:
-    truth, prediction, covariance = _spread(m)
-    return np.where(truth == 0, np.nan, _ratio(2 * covariance, truth + prediction + (m[1] - m[2]) ** 2, 0.0))
-
-
-def _spread(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Variances of truth and prediction and their covariance; within rounding of 0 they are 0."""
-    truth, prediction = (np.where(v < 1e-12, 0, v) for v in (m[3] - m[1] ** 2, m[4] - m[2] ** 2))
-    return truth, prediction, np.where(truth * prediction == 0, 0, m[5] - m[1] * m[2])
-
-
-METRICS = {  # of the means of `terms`
-    "mean_accuracy": lambda m: 1 - m[6],
-    "mae": lambda m: m[6],
-    "mse": lambda m: m[7],
-    "r2": _r2,
-    "pearson": _pearson,
-    "ccc": _ccc,
-}
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = math.nan) -> np.ndarray:
-    """numerator / denominator, `otherwise` where the denominator is 0; NaN stays NaN."""
-    return np.divide(numerator, denominator, out=np.full_like(numerator, otherwise), where=denominator != 0)
+    truth, prediction = (np.asarray(x, np.float64)[rated] for x in (truth, prediction))
+    if not len(truth):
+        return dict.fromkeys(("mean_accuracy", "mae", "r2", "pearson", "ccc", "skill"), math.nan)
+    mae, mse = np.abs(prediction - truth).mean(), np.square(prediction - truth).mean()
+    of_constant = np.square(constant - truth).mean()
+    r2 = pearson = ccc = math.nan
+    (var_truth, covariance), (_, var_prediction) = np.cov(truth, prediction, ddof=0)
+    if var_truth >= EQUAL:
+        r2, pearson, ccc = 1 - mse / var_truth, 0.0, 0.0
+        if var_prediction >= EQUAL:
+            pearson = covariance / math.sqrt(var_truth * var_prediction)
+            ccc = 2 * covariance / (var_truth + var_prediction + (truth.mean() - prediction.mean()) ** 2)
+    skill = 1 - mse / of_constant if of_constant else math.nan
+    return {"mean_accuracy": 1 - mae, "mae": mae, "r2": r2, "pearson": pearson, "ccc": ccc, "skill": skill}
 
 
 def score_table(
@@ -99,13 +57,14 @@ def score_table(
         targets: Names of the k columns.
 
     Returns:
-        One row per target and a last row `mean` (over the targets that have a value); columns `mean_accuracy`, `mae`,
-        `r2`, `pearson`, `ccc`, `skill` (1 - MSE / MSE of the constant).
+        One row per target and a last row `mean` (over the targets that have a value); columns as `score_target` says.
     """
-    columns = {name: evaluate(name, truth, prediction) for name in COLUMNS}
-    baseline = np.broadcast_to(np.asarray(constant, np.float64), np.shape(truth))
-    columns["skill"] = 1 - _ratio(evaluate("mse", truth, prediction), evaluate("mse", truth, baseline))
-    table = pd.DataFrame(columns, index=pd.Index(targets, name="target"))
+    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    if truth.ndim != 2 or truth.shape != prediction.shape or not np.isfinite(prediction[~np.isnan(truth)]).all():
+        shapes = f"{truth.shape} and {prediction.shape}"
+        raise ValueError(f"truth and prediction must both be (N, k), finite wherever a clip is rated, got {shapes}.")
+    rows = [score_target(*of_target) for of_target in zip(truth.T, prediction.T, constant, strict=True)]
+    table = pd.DataFrame(rows, index=pd.Index(targets, name="target"))
     table.loc["mean"] = table.mean()
     return table
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.clips import letter_of
-from helpers.metrics import from_sums, terms
+from helpers.metrics import EQUAL
 
 DRAWS, LEVEL = 2000, 0.95
 CAVEATS = (  # of every model's card
@@ -25,31 +25,27 @@ NONE = "–"  # for a number that does not exist
 FEWEST = 5  # sources, on either side: no resampling of fewer reaches a coverage of 95 %, so they have no interval
 
 
-class Bootstrap:
-    """Draws of whole sources; the first is the set as it is.
+def resampled_sums(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], int]:
+    """Sum over the clips of `DRAWS` draws of whole sources, after the set as it is.
 
-    Attributes:
-        names: The different sources, str (S,), sorted.
-        counts: How often each is in each draw, float (n + 1, S).
+    Args:
+        parts: Values (N, ...) and sources (N,) of some clips each, as those of a seed; all see the same draws.
+
+    Returns:
+        Sums (DRAWS + 1, ...) of each part, and the number of different sources.
     """
-
-    def __init__(self, sources: np.ndarray, n: int = DRAWS) -> None:
-        self.names = np.unique(np.asarray(sources).astype(str))
-        random, k = np.random.RandomState(0), len(self.names)
-        drawn = [np.bincount(random.randint(k, size=k), minlength=k) for _ in range(n)]
-        self.counts = np.vstack([np.ones(k), *drawn])
-
-    def sums(self, values: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        """Sums over the clips of each draw, of values (N, ...) of clips of these sources (N,): (n + 1, ...)."""
-        per_source = np.zeros((len(self.names), *values.shape[1:]))
-        np.add.at(per_source, np.searchsorted(self.names, np.asarray(sources).astype(str)), values)
-        return np.tensordot(self.counts, per_source, 1)
-
-    def means(self, values: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        """Means over the clips of each draw, of values (N, m): (n + 1, m); NaN where a draw has none of the clips."""
-        sums = self.sums(np.column_stack([values, np.ones(len(values))]), sources)
-        with np.errstate(invalid="ignore"):
-            return sums[:, :-1] / sums[:, -1:]
+    sources = [np.asarray(of_part).astype(str) for _, of_part in parts]
+    names, random = np.unique(np.concatenate(sources)), np.random.RandomState(0)
+    k = len(names)
+    counts = np.ones((DRAWS + 1, k))
+    for draw in counts[1:]:
+        draw[:] = np.bincount(random.randint(k, size=k), minlength=k)
+    sums = []
+    for (values, _), of_part in zip(parts, sources, strict=True):
+        per_source = np.zeros((k, *values.shape[1:]))
+        np.add.at(per_source, np.searchsorted(names, of_part), values)
+        sums.append(np.tensordot(counts, per_source, 1))
+    return sums, k
 
 
 def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
@@ -58,11 +54,11 @@ def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(n > 0, np.nansum(values, axis) / np.maximum(n, 1), np.nan)
 
 
-def _percentiles(draws: np.ndarray, n_sources: int) -> np.ndarray:
-    """Low and high end over the draws, which come first, (2, ...); NaN for few sources, or without a value."""
-    known = np.isfinite(draws).any(0) & (n_sources >= FEWEST)
-    ends = np.nanquantile(np.where(known, draws, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return np.where(known, ends, np.nan)
+def _with_ends(draws: np.ndarray, n_sources: int) -> np.ndarray:
+    """The set as it is, low and high end over the draws, (3, ...); NaN for few sources, or without a value."""
+    known = np.isfinite(draws[1:]).any(0) & (n_sources >= FEWEST)
+    ends = np.nanquantile(np.where(known, draws[1:], 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.stack([draws[0], *np.where(known, ends, np.nan)])
 
 
 def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> dict[str, float | list[float] | None]:
@@ -78,16 +74,17 @@ def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -
     kept = [(v[~np.isnan(v)], s[~np.isnan(v)]) for v, s in zip(values, sources, strict=True) if not np.isnan(v).all()]
     if not kept:
         return {"value": None, "interval": None}
-    draws = Bootstrap(np.concatenate([s for _, s in kept]))
-    means = _mean_over(np.hstack([draws.means(v, s) for v, s in kept]), 1)
-    low, high = _percentiles(means[1:], len(draws.names)).tolist()
-    return {"value": float(means[0]), "interval": None if np.isnan(low) else [low, high]}
+    sums, n_sources = resampled_sums([(np.column_stack([v, np.ones(len(v))]), s) for v, s in kept])
+    with np.errstate(invalid="ignore"):  # a draw without any of a seed's clips
+        means = np.stack([total[:, 0] / total[:, 1] for total in sums])
+    value, low, high = _with_ends(_mean_over(means, 0), n_sources).tolist()
+    return {"value": value, "interval": None if np.isnan(low) else [low, high]}
 
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # one seed's test clips: truth, a, b (N, k), sources (N,)
 
 
-def bootstrap_differences(pairs: Sequence[Pair], metric: str = "r2", n: int = DRAWS) -> np.ndarray:
+def r2_differences(pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
     """Compare two models: both, and all seeds, are scored on the same draw. A difference is the mean over the seeds.
 
     R² is measured against the mean of the whole test set in every draw: against the draw's own, which lies nearer to
@@ -95,30 +92,29 @@ def bootstrap_differences(pairs: Sequence[Pair], metric: str = "r2", n: int = DR
 
     Args:
         pairs: One per seed; their test clips may differ.
-        metric: One of `helpers.metrics.METRICS`.
-        n: Number of draws.
 
     Returns:
-        float64 (k + 1, 3): metric(a) - metric(b), the percentile interval's low and high end (NaN for fewer than
-        `FEWEST` sources); the last row is the mean over the targets that have a value.
+        float64 (k + 1, 3): R²(a) - R²(b), the percentile interval's low and high end (NaN for fewer than `FEWEST`
+        sources), the last row the mean over the targets that have a value; and the number of sources.
     """
-    draws = Bootstrap(np.concatenate([sources for *_, sources in pairs]), n)
-    per_seed = [
-        from_sums(metric, draws.sums(terms(truth, a), sources))
-        - from_sums(metric, draws.sums(terms(truth, b), sources))
-        for truth, a, b, sources in pairs
-    ]  # (n + 1, k) each
+    parts = []
+    for truth, a, b, sources in pairs:
+        middle = _mean_over(truth, 0)
+        squares = np.square(np.stack([truth - middle, truth - a, truth - b], 1).astype(np.float64))
+        parts.append((np.nan_to_num(squares), sources))  # an unrated clip counts for nothing
+    sums, n_sources = resampled_sums(parts)
+    per_seed = [(of[:, 2] - of[:, 1]) / np.where(of[:, 0] < EQUAL, np.nan, of[:, 0]) for of in sums]
     differences = _mean_over(np.stack(per_seed), 0)
-    differences = np.column_stack([differences, _mean_over(differences, 1)])  # (n + 1, k + 1)
-    return np.stack([differences[0], *_percentiles(differences[1:], len(draws.names))], 1)
+    differences = np.column_stack([differences, _mean_over(differences, 1)])  # (DRAWS + 1, k + 1)
+    return _with_ends(differences, n_sources).T, n_sources
 
 
-def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2") -> dict[str, Any]:
-    """Compare the models called a and b in a table, `predictions.csv`, on their test clips.
+def compare_models(predictions: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
+    """Compare the R² of the models called a and b in a table, `predictions.csv`, on their test clips.
 
     Returns:
-        `a`, `b`, `metric`, `difference`, `low`, `high` (mean over targets), `targets` (the same three for each, traits
-        by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
+        `a`, `b`, `metric` ("r2"), `difference`, `low`, `high` (mean over targets), `targets` (the same three for each,
+        traits by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
     """
     targets = predictions["trait"].drop_duplicates().tolist()
     test, pairs = predictions[predictions["split"] == "test"], []
@@ -129,12 +125,11 @@ def compare_models(predictions: pd.DataFrame, a: str, b: str, metric: str = "r2"
         columns = of_a["truth"], of_a["prediction"], of_b["prediction"]
         sources = of_a.index.get_level_values("source").to_numpy(str)
         pairs.append((*(column[targets].to_numpy() for column in columns), sources))
-    rows = bootstrap_differences(pairs, metric)
+    rows, n_sources = r2_differences(pairs)
     ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]
-    found = {"a": a, "b": b, "metric": metric} | ends[-1]
+    found = {"a": a, "b": b, "metric": "r2"} | ends[-1]
     found["targets"] = {letter_of(target): end for target, end in zip(targets, ends[:-1], strict=True)}
-    found["sources"] = len(np.unique(np.concatenate([sources for *_, sources in pairs])))
-    found["clips"] = int(sum(len(sources) for *_, sources in pairs))
+    found |= {"sources": n_sources, "clips": sum(len(sources) for *_, sources in pairs)}
     return found | {"verdict": verdict(found)}
 
 
@@ -152,19 +147,16 @@ def verdict(found: dict[str, Any]) -> str:
     """
     a, b = (found[side].replace("_", " ") for side in "ab")
     than = "a constant" if b == "constant" else b
-    r2 = "mean R²" if len(found.get("targets", ())) > 1 else "R²"
-    unit = {"r2": r2, "mean_accuracy": "mean accuracy"}.get(found["metric"], found["metric"])
+    unit = "mean R²" if len(found.get("targets", ())) > 1 else "R²"
     difference, low, high = (found[end] for end in ("difference", "low", "high"))
     if difference is None:
         return f"{a} cannot be compared with {than}: {unit} needs 2 test clips of different ratings."
     if low is None:
         few = f"{found['sources']} sources are too few for an interval, which needs {FEWEST}"
         return f"{a} cannot be compared with {than}: {signed(difference)} {unit} on the test clips, but {few}."
-    errors = found["metric"] in ("mae", "mse")
-    better, worse = (high < 0, low > 0) if errors else (low > 0, high < 0)
-    if better or (worse and b != "constant"):
+    if low > 0 or (high < 0 and b != "constant"):
         least, most = sorted(map(abs, (low, high)))
-        how = "better" if better else "worse"
+        how = "better" if low > 0 else "worse"
         return f"{a} is {how} than {than} by {abs(difference):.3f} {unit} [{least:.3f}, {most:.3f}]."
     measured = f"{signed(difference)} {unit} [{signed(low)}, {signed(high)}]."
     if b == "constant":
