@@ -27,11 +27,11 @@ from helpers.faces import track_clip
 from helpers.files import needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.model import CompletePersonalityModel  # noqa: F401  registers the layers that a saved model is made of
 from helpers.names import natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, Job, StaticRows, face_crops, face_flows
+from helpers.serializer import load_model
 from helpers.statistics import model_warnings
 from helpers.store import STREAMS, FeatureFile, reason_of
 from helpers.tracks import FaceTrack, NoFaceError, crop_at, read_track
@@ -139,13 +139,6 @@ def check_weights(stream: str, ours: str, card: dict[str, Any]) -> None:
         )
 
 
-def load_model(model_dir: str | Path) -> tuple[keras.Model, Reduction]:
-    """The network of a model folder, and the reduction of the features it takes."""
-    folder = Path(model_dir)
-    model = keras.saving.load_model(needs(folder / "model.keras", "06_training"))
-    return model, read_reduction(needs(folder / "reduction.npz", "06_training"))
-
-
 def load_scorer(model_dir: str | Path) -> Scorer:
     """Load a model folder and build the networks its card names.
 
@@ -153,7 +146,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     networks built here, or those the reduction was made behind, are not those of the card.
     """
     folder, card = Path(model_dir), read_card(model_dir)
-    model, reduction = load_model(folder)
+    model, reduction = load_model(folder), read_reduction(needs(folder / "reduction.npz", "06_training"))
     of_face, of_motion = card["extractors"]["static"], card["extractors"]["dynamic"]
     static, dynamic = StaticConfig.checked(of_face["parameters"]), DynamicConfig.checked(of_motion["parameters"])
     preparation = PreparationConfig.checked(of_face["preparation"]["parameters"])
@@ -166,9 +159,8 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     training = read_training_tokens(needs(folder / "familiar.npz", "06_training"))
     face_forward = compile_forward(backbone.model, static.precision, backbone.prepare)
     motion_forward = compile_forward(network, dynamic.precision)
-    return Scorer(
-        model, card, training, reduction, preparation, static, dynamic, backbone, face_forward, motion_forward
-    )
+    configs = preparation, static, dynamic
+    return Scorer(model, card, training, reduction, *configs, backbone, face_forward, motion_forward)
 
 
 def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int = N_FACES) -> ClipScore:
@@ -364,14 +356,10 @@ def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
     Columns `video`, `target`, those of `VALUES`, `face_coverage`, `duration_s`, `warnings` and `remarks` (with "; "
     between them), `failed` (the reason; such a video has one row, without target and numbers).
     """
-    rows: list[dict[str, Any]] = []
-    for result in results:
-        if isinstance(result, Unusable):
-            rows.append(asdict(result))
-            continue
-        about = {name: getattr(result, name) for name in ("video", "face_coverage", "duration_s")}
-        about |= {name: "; ".join(getattr(result, name)) for name in ("warnings", "remarks")}
-        for target in result.score:
-            rows.append(about | {"target": target} | {name: getattr(result, name)[target] for name in VALUES})
+    rows = []
+    for of in map(vars, results):
+        texts = {name: "; ".join(of[name]) for name in ("warnings", "remarks") if name in of}
+        for target in of.get("score", [None]):
+            rows.append(of | texts | {"target": target} | {name: of[name][target] for name in VALUES if target})
     columns = ["video", "target", *VALUES, "face_coverage", "duration_s", "warnings", "remarks", "failed"]
     return pd.DataFrame(rows, columns=columns)
