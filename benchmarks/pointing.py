@@ -129,7 +129,7 @@ def planted_places(truth: pd.Series, trait: str, track: FaceTrack, t_s: np.ndarr
         k = round(t * truth["fps"])
         differs = np.abs(low[k].astype(int) - high[k]).max(axis=-1) > DIFFERENT
         as_rgb = np.repeat(255 * differs[..., None].astype(np.uint8), 3, axis=-1)
-        places.append(crop_at(as_rgb, track, t, side_px)[..., 0] > 127)
+        places.append(crop_at(as_rgb, track, side_px)[..., 0] > 127)
     return np.stack(places)
 
 

@@ -66,14 +66,14 @@ def step_seconds(path: Path, cfg: PreparationConfig, flow: str, rounds: int) -> 
     track = track_clip(path, cfg)
     frames = list(iter_frames(path, fps=cfg.fps, backend=cfg.backend))
     looks = [frame for frame, *_ in frames[:: cfg.detect_every]]
-    crops = [crop_of(frame, track, t) for frame, t, *_ in frames]
+    crops = [crop_of(frame, track) for frame, *_ in frames]
     computer = OpticalFlowComputer(flow)
     job = Job(path, track, DynamicConfig(flow=flow), cfg.backend)
     ways = {
         "decode": lambda: drain(iter_frames(path, fps=cfg.fps, backend=cfg.backend)),
         "02": lambda: track_clip(path, cfg),
         "detect": lambda: [detect_faces(frame, cfg.detector) for frame in looks],
-        "crop": lambda: [crop_of(frame, track, t) for frame, t, *_ in frames],
+        "crop": lambda: [crop_of(frame, track) for frame, *_ in frames],
         "flow": lambda: [computer.pair(a, b) for a, b in pairwise(crops)],
         "04": lambda: drain(face_flows(job)),
     }
@@ -89,9 +89,9 @@ def step_seconds(path: Path, cfg: PreparationConfig, flow: str, rounds: int) -> 
     }
 
 
-def crop_of(frame: Any, track: FaceTrack, t_s: float) -> Any:
+def crop_of(frame: Any, track: FaceTrack) -> Any:
     """The grey crop that flow is computed on."""
-    return cv2.cvtColor(crop_at(frame, track, t_s, CROP_PX), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(crop_at(frame, track, CROP_PX), cv2.COLOR_RGB2GRAY)
 
 
 def measure(paths: list[Path], options: Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:

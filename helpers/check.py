@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 
 from helpers.config import NOTEBOOKS, PreparationConfig
 from helpers.container import OpenVideo, open_container, open_video
-from helpers.detectors import SMALLER, chosen_detector, detect_faces, require_detector
+from helpers.detectors import SMALLER, chosen_detector, detect_faces
 from helpers.files import read_json, resolve
 from helpers.pictures import Converter
-from helpers.shots import Shots, small, unlikeness
 from helpers.store import reason_of
+from helpers.tracking import Shots, small, unlikeness
 from helpers.video import STRICT, VideoInfo, describe, iter_frames
 from helpers.workers import ClipPool, cores
 
@@ -85,7 +85,6 @@ def check_clips(
     """
     cfg = cfg or PreparationConfig()
     cfg = replace(cfg, detector=chosen_detector(cfg.detector))
-    require_detector(cfg.detector)
     requests = [(Path(root, path), cfg, thorough) for path in clips["path"]]
     rows = []
     with ClipPool(look_at, workers=min(cores() if workers is None else workers, len(clips))) as pool:
@@ -116,7 +115,7 @@ def look_at(request: tuple[Path, PreparationConfig, bool]) -> Iterator[dict[str,
         yield {"looks": looks}
     differ = max((unlikeness(one, next_one) for one, next_one in pairwise(pictures)), default=0) >= DIFFER
     if thorough or (differ and info.duration_s < LONGEST_S):
-        shots, scale = Shots(info.fps), SMALL_PX / min(info.width, info.height)
+        shots, scale = Shots(), SMALL_PX / min(info.width, info.height)
         size = round(info.height * scale), round(info.width * scale)
         for frame, *_ in iter_frames(path, size=size, backend="pyav"):
             shots.step(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))

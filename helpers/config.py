@@ -146,7 +146,6 @@ class PreparationConfig(Parameters):
     crop_scale: Annotated[float, Interval(ge=0.5, le=5.0)] = 1.7
     detector: Annotated[Literal["haar", "yunet", "auto"], NEWER] = "haar"
     min_face: Annotated[float, Interval(ge=0.02, le=0.9), NEWER] = 0.2
-    crop: Annotated[Literal["stable", "smooth"], NEWER] = "stable"
     align_eyes: Annotated[bool, NEWER] = False
     max_gap_s: Annotated[float, Interval(ge=0.0, le=60.0), NEWER] = 1.0
     workers: Workers = 0

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from helpers.files import read_json
-from helpers.weights import YUNET, published_weights, require
+from helpers.weights import WEIGHTS, published_weights, require
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def detect_faces(frame: np.ndarray, detector: str = "haar", min_face: float = MI
     height, width = picture.shape[:2]
     if detector == "yunet":
         _yunet().setInputSize((width, height))
-        return rows_of_yunet(_yunet().detect(picture)[1], scale)
+        return _rows_of_yunet(_yunet().detect(picture)[1], scale)
     least = round(min_face * min(height, width))
     boxes, hits = _cascade().detectMultiScale2(picture, 1.1, N_NEIGHBOURS, minSize=(least, least))
     return np.column_stack([boxes / scale, hits]).astype(np.float32) if len(boxes) else np.zeros((0, 5), np.float32)
@@ -54,7 +54,7 @@ def shrunk(picture: np.ndarray, shorter_px: int) -> tuple[np.ndarray, float]:
     return picture, scale
 
 
-def rows_of_yunet(found: np.ndarray | None, scale: float) -> np.ndarray:
+def _rows_of_yunet(found: np.ndarray | None, scale: float) -> np.ndarray:
     """Bring YuNet's table, None or float32 (n, 15) with the score last, into the order of `detect_faces`.
 
     Its boxes are taller than wide; here they become squares of the same centre with the longer side, like Haar's, so
@@ -81,23 +81,27 @@ def _cascade() -> cv2.CascadeClassifier:
 @cache
 def _yunet() -> "cv2.FaceDetectorYN":
     published_weights("yunet")
-    return cv2.FaceDetectorYN.create(str(YUNET.place), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
+    return cv2.FaceDetectorYN.create(str(WEIGHTS["yunet"].path), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
 def chosen_detector(detector: str, faces: Path | None = None) -> str:
-    """What "auto" stands for on this machine, "yunet" or "haar", which is logged; another name stays as it is.
+    """The detector that a name stands for, ready to be used: "auto" is "yunet" where its file can be had, else "haar".
 
-    ValueError where the `faces` of 02, which may be gone on with, were found with another one, or YuNet's file is
-    another one.
+    FileNotFoundError where YuNet is asked for by name and cannot be had; ValueError where its file is another one, or
+    where "auto" is not what the `faces` of 02, which may be gone on with, were found with.
     """
-    if detector != "auto":
-        return detector
-    detector, before = _auto(), found_with(faces) if faces else None
-    if before not in (None, detector):
-        raise ValueError(
-            f"the faces in {faces} were found with {before}, and detector: auto is {detector} on this machine now. "
-            f"Set detector: {before} to go on with them, or take another --out (out_dir)."
-        )
+    if detector == "haar":
+        _cascade()
+    elif detector == "yunet":
+        require(["yunet"])
+        _yunet()
+    else:
+        detector, before = _auto(), found_with(faces) if faces else None
+        if before not in (None, detector):
+            raise ValueError(
+                f"the faces in {faces} were found with {before}, and detector: auto is {detector} on this machine now. "
+                f"Set detector: {before} to go on with them, or take another --out (out_dir)."
+            )
     return detector
 
 
@@ -113,31 +117,17 @@ def _auto() -> str:
         require(["yunet"], PATIENCE_S)
     except FileNotFoundError as error:
         log.info("detector: auto is haar. YuNet would find turned and small faces better, but %s", error)
-        return "haar"
-    published_weights("yunet")
+        return chosen_detector("haar")
     log.info("detector: auto is yunet")
-    return "yunet"
-
-
-def require_detector(detector: str) -> None:
-    """Make sure that a detector can be used, fetching YuNet's file if it is not there yet; call it before any work.
-
-    FileNotFoundError where the file cannot be had; ValueError where it is another one, or there is no such detector.
-    """
-    if detector == "haar":
-        _cascade()
-    elif detector == "yunet":
-        require(["yunet"])
-        published_weights("yunet")
-    else:
-        raise ValueError(f"detector must be haar or yunet, got {detector!r}.")
+    return chosen_detector("yunet")
 
 
 def detector_file(detector: str) -> str:
     """What decides a detector's boxes besides OpenCV, as manifests record it."""
-    return HAAR if detector == "haar" else f"{YUNET.name} sha256:{YUNET.file_hash}"
+    (yunet,) = WEIGHTS["yunet"].files
+    return HAAR if detector == "haar" else f"{yunet.name} sha256:{yunet.file_hash}"
 
 
 def detector_version(detector: str) -> str:
     """The detector with its library's version, as tracks record it: "haarcascade_frontalface_alt2, OpenCV 4.14.0"."""
-    return f"{HAAR if detector == 'haar' else Path(YUNET.name).stem}, OpenCV {cv2.__version__}"
+    return f"{Path(detector_file(detector).split()[0]).stem}, OpenCV {cv2.__version__}"

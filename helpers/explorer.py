@@ -194,9 +194,9 @@ def encode_preview(path: str | Path) -> tuple[bytes, float]:
 def _crops(path: Path, track: FaceTrack, face: FeatureFile) -> np.ndarray:
     """The face of each row (n, S, S, 3); rows that know no frame take the one on screen at their time."""
     number = face.frame if (face.frame >= 0).all() else track.frame[track.sample_at(face.t_s)]
-    wanted, first, of_row = np.unique(number, return_index=True, return_inverse=True)
-    frames = zip(iter_frames(path, indices=wanted.tolist()), face.t_s[first], strict=True)
-    return np.stack([crop_at(frame, track, t, CROP_PX) for (frame, *_), t in frames])[of_row]
+    wanted, of_row = np.unique(number, return_inverse=True)
+    frames = iter_frames(path, indices=wanted.tolist())
+    return np.stack([crop_at(frame, track, CROP_PX) for frame, *_ in frames])[of_row]
 
 
 def _rows(out: Path, stream: str, clip: str, n: int) -> FeatureFile:

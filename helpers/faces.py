@@ -4,11 +4,11 @@ In: video files. Out: a `helpers.tracks.FaceTrack` per clip. A clip with too lit
 guess.
 """
 
-import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,22 +20,19 @@ from helpers.detectors import (
     detect_faces,
     detector_file,
     detector_version,
-    require_detector,
     shrunk,
 )
 from helpers.store import Stage, read_arrays
-from helpers.tracking import Follower, MainFace, face_path, main_face
-from helpers.tracks import UP, FaceTrack, NoFaceError, square, write_track
+from helpers.tracking import Follower, MainFace, corners, main_face, roll_deg
+from helpers.tracks import DETECTED, INTERPOLATED, NONE, TRACKER, FaceTrack, NoFaceError, write_track
 from helpers.video import backend_name, backend_version, iter_frames
 
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger(__name__)
-
-TRACK_LAYOUT = 2  # arrays of a track's file; 1 had the looked-at frames only
-KEPT = 9  # looks of a clip at least, spread over it, that are searched once more where no face moves
-MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the stable box without a remark
+UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
+KEPT = 20  # looks of a clip at most, spread over it, that are searched for smaller faces where no face moves
+MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the clip's box without a remark
 
 
 def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
@@ -45,13 +42,12 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
     """
     from helpers.pipeline import NOT_DECISIVE, ClipRun, Source  # slow to import for decoder processes
 
-    cfg = replace(cfg, detector=chosen_detector(cfg.detector, cfg.out / "faces"))
-    require_detector(cfg.detector)
-    cfg = replace(cfg, backend=backend_name(cfg.backend))
+    detector = chosen_detector(cfg.detector, cfg.out / "faces")
+    cfg = replace(cfg, detector=detector, backend=backend_name(cfg.backend))
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE),
         "detector": detector_file(cfg.detector),
-        "track": TRACK_LAYOUT,
+        "track": TRACKER,
     }
     made_with = {"decoder": backend_version(cfg.backend)}
     source = Source(tracks_of, lambda path, key, fingerprint: (path, cfg))
@@ -77,7 +73,7 @@ def _remarks(path: Path) -> str:
 
 
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
-    """Find the main face of a clip, its one stable box, and its smoothed box at every sample.
+    """Find the main face of a clip and its one stable box.
 
     Raises NoFaceError where there is none or too rarely, VideoError where the file cannot be decoded.
     """
@@ -86,101 +82,104 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 
 
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
-    """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life.
-
-    A clip without a face that moves is watched again where a few kept looks have smaller ones: one of them may move,
-    or be too small.
-    """
+    """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life."""
     video, cfg = job
-    seen = yield from _watch(video, cfg)
-    face, found = seen.face, seen.follower.found
-    if cfg.detector == "haar" and cfg.min_face > SMALLER and not (face and face.moves):
-        more = [len(detect_faces(picture, "haar", SMALLER)) > len(found[look]) for look, picture in seen.kept.items()]
-        if np.mean(more) > cfg.min_coverage / 2:
-            smaller = yield from _watch(video, replace(cfg, min_face=SMALLER))
-            seen = _of_both(seen, smaller, cfg)
-    if not seen.face:
-        raise NoFaceError(f"no face found in {len(found)} looked-at frames")
-    if seen.face.coverage < cfg.min_coverage:
-        wanted = f"of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
-        cut = f" ({len(seen.face.cuts) + 1} shots)" if len(seen.face.cuts) else ""
-        raise NoFaceError(f"face in only {100 * seen.face.coverage:.0f} % {wanted}{cut}")
-    yield _track(seen, cfg)
-
-
-class _Seen(NamedTuple):
-    """What one pass over a clip has shown: faces, the one that it is about, and some looks, made small."""
-
-    follower: Follower
-    face: MainFace | None
-    times: list[tuple[float, int]]  # seconds, and number in the file, of every sample
-    decoder: str
-    kept: dict[int, np.ndarray]
-
-
-def _watch(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, _Seen]:
-    times, kept, apart, follower = [], {}, 1, Follower(cfg.fps)
-    for sample, (frame, t, number, made_by) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):
+    times, kept, spread, follower = [], {}, 1, Follower()
+    for sample, (frame, t, number, decoder) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):
         look, since = divmod(sample, cfg.detect_every)
         faces = None
         if not since:
-            if look % apart == 0:
-                kept[look] = shrunk(frame, DETECTION_PX)[0]
-            if len(kept) > 2 * KEPT:
-                apart *= 2
-                kept = {look: picture for look, picture in kept.items() if look % apart == 0}
+            if look % spread == 0:
+                kept[look] = shrunk(frame, DETECTION_PX)
+            if len(kept) == KEPT:
+                spread *= 2
+                kept = {look: picture for look, picture in kept.items() if look % spread == 0}
             faces = detect_faces(frame, cfg.detector, cfg.min_face)
             yield None
         follower.step(sample, frame, faces)
-        times.append((t, number))
-        decoder = made_by
-    return _Seen(follower, main_face(follower), times, decoder, kept)
+        times.append((t, number, decoder))
+    face = main_face(follower, cfg.fps)
+    if not (face and face.moves):
+        _refuse_small(follower.found, kept, face is not None, cfg)
+    if not face:
+        raise NoFaceError(f"no face found in {len(follower.found)} looked-at frames")
+    if face.coverage < cfg.min_coverage:
+        wanted = f"of the looked-at frames, at least {100 * cfg.min_coverage:.0f} % needed"
+        cut = f" ({len(face.cuts) + 1} shots)" if len(face.cuts) else ""
+        raise NoFaceError(f"face in only {100 * face.coverage:.0f} % {wanted}{cut}")
+    t_s, numbers, decoders = zip(*times, strict=True)
+    yield track_of_face(face, follower.found, cfg, t_s=np.array(t_s), frame=np.array(numbers), decoder=decoders[-1])
 
 
-def _of_both(seen: _Seen, smaller: _Seen, cfg: PreparationConfig) -> _Seen:
-    """The pass that counts where the first showed no face that moves; NoFaceError where one is there but too small."""
-    face, least = smaller.face, max(cfg.min_coverage, 2 / len(seen.follower.found))
-    if not face or face.coverage < least or not (face.moves or not seen.face):
-        return seen
-    small = f"{np.median(face.rows[:, 2]):.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
-    if not seen.face:
-        raise NoFaceError(f"the face is too small: {small}. Set a smaller min_face, or take a larger picture")
-    face.remarks.append(f"the face is {small}")
-    return smaller
+def _refuse_small(
+    found: list[np.ndarray], kept: dict[int, tuple[np.ndarray, float]], is_still: bool, cfg: PreparationConfig
+) -> None:
+    """NoFaceError where no face moves and kept looks show others that are too small: half of them beside a still one.
+
+    `kept`: pictures of some looks, made small, with their size in that of the video.
+    """
+    if cfg.detector != "haar" or cfg.min_face <= SMALLER:
+        return
+    widths_px = []
+    for look, (picture, scale) in kept.items():
+        rows = detect_faces(picture, "haar", SMALLER)
+        if len(rows) > len(found[look]):
+            widths_px.append(np.sort(rows[:, 2])[-1 - len(found[look])] / scale)
+    if len(widths_px) > (0.5 if is_still else cfg.min_coverage / 2) * len(kept):
+        beside = " beside a still picture" if is_still else ""
+        raise NoFaceError(
+            f"the face{beside} is too small: {np.median(widths_px):.0f} px wide, below min_face ({cfg.min_face:g} of "
+            "the picture's shorter side). Set a smaller min_face, or take a larger picture"
+        )
 
 
-def _track(seen: _Seen, cfg: PreparationConfig) -> FaceTrack:
-    face, found, n = seen.face, seen.follower.found, len(seen.times)
-    box, remarks = stable_box(face.rows, cfg.crop_scale), list(face.remarks)
-    if len(face.cuts):
-        others = face.coverage < np.mean([len(rows) > 0 for rows in found])
-        taken = f"; the face of {face.coverage * n / cfg.fps:.1f} s of {n / cfg.fps:.1f} s is taken" if others else ""
-        remarks.insert(0, f"{len(face.cuts) + 1} shots{taken}")
-    centres = face.rows[:, :2] + face.rows[:, 2:4] / 2
-    outside = np.mean(((centres < box[:2]) | (centres > box[2:])).any(axis=1))
-    if outside > MOST_OUTSIDE and cfg.crop == "stable":
-        where = f"outside of the clip's one box at {outside:.0%} of the looks"
-        remarks.append(f"the face is {where}: crop: smooth follows it")
-    t_s, frame = map(np.array, zip(*seen.times, strict=True))
+def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfig, **times: Any) -> FaceTrack:
+    """The face's box at each of a clip's samples, and what else is known of it.
+
+    Unknown boxes between two known ones of a shot, at most `max_gap_s` apart, are interpolated.
+    """
+    n, rows, looked = len(times["t_s"]), face.rows, np.array(face.looks) * cfg.detect_every
+    boxes, source, confidence = np.full((n, 4), np.nan), np.full(n, NONE, np.uint8), np.zeros(n, np.float32)
+    boxes[looked], source[looked], confidence[looked] = corners(rows), DETECTED, rows[:, 4]
+    shot = np.searchsorted(face.cuts, np.arange(n), side="right")
+    for before, after in pairwise(looked):
+        if after - before <= cfg.max_gap_s * cfg.fps + 1e-9 and shot[before] == shot[after]:
+            share = (np.arange(before + 1, after)[:, None] - before) / (after - before)
+            boxes[before + 1 : after] = (1 - share) * boxes[before] + share * boxes[after]
+            source[before + 1 : after] = INTERPOLATED
+    box = stable_box(rows, cfg.crop_scale)
     return FaceTrack(
-        **face_path(seen.follower, face, n, cfg.detect_every, cfg.max_gap_s),
+        found_xyxy=boxes.astype(np.float32),
+        confidence=confidence,
+        source=source,
         box_xyxy=box,
-        t_s=t_s,
-        frame=frame,
         coverage=face.coverage,
         n_faces_max=max(map(len, found)),
         fps=cfg.fps,
         every=cfg.detect_every,
         n_frames=n,
-        scale=cfg.crop_scale,
-        crop=cfg.crop,
         align_eyes=cfg.align_eyes,
         detector=detector_version(cfg.detector),
-        decoder=seen.decoder,
         reason=face.reason,
+        angle_deg=float(np.median(roll_deg(rows))) if rows.shape[1] == 15 else np.nan,
         cuts=face.cuts,
-        remarks="; ".join(remarks),
+        remarks="; ".join(_remarks_of(face, box, found, n / cfg.fps)),
+        **times,
     )
+
+
+def _remarks_of(face: MainFace, box: np.ndarray, found: list[np.ndarray], seconds: float) -> list[str]:
+    """What is odd about the choice of the face and its one box."""
+    remarks = list(face.remarks)
+    if len(face.cuts):
+        others = face.coverage < np.mean([len(rows) > 0 for rows in found])
+        taken = f"; the face of {face.coverage * seconds:.1f} s of {seconds:.1f} s is taken" if others else ""
+        remarks.insert(0, f"{len(face.cuts) + 1} shots{taken}")
+    centres = face.rows[:, :2] + face.rows[:, 2:4] / 2
+    outside = np.mean(((centres < box[:2]) | (centres > box[2:])).any(axis=1))
+    if outside > MOST_OUTSIDE:
+        remarks.append(f"the face is outside of the clip's one box at {outside:.0%} of the looks")
+    return remarks
 
 
 def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
@@ -190,4 +189,5 @@ def stable_box(faces: np.ndarray, scale: float) -> np.ndarray:
     """
     x, y, w, h = faces[:, :4].astype(np.float64).T
     cx, cy, width = np.median([x + w / 2, y + h / 2, w], axis=1)
-    return square(cx, cy - UP * width, width * scale)
+    cy, half = cy - UP * width, scale * width / 2
+    return np.array([cx - half, cy - half, cx + half, cy + half], np.float32)

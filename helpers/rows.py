@@ -105,7 +105,7 @@ def _crops(job: Job, clock: Clock, size_px: int, indices: slice | None = None) -
     stream = iter_frames(job.path, fps=job.track.fps, indices=indices, backend=job.backend)
     for frame, t, *of_frame in clock.each("decoding", stream):
         with clock("cropping"):
-            crop = crop_at(frame, job.track, t, size_px)
+            crop = crop_at(frame, job.track, size_px)
         yield crop, t, *of_frame
 
 

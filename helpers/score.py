@@ -22,7 +22,7 @@ from helpers.backbones import Backbone, build_backbone
 from helpers.clips import TRAITS, as_line, name_of, take_inventory
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.container import VideoError
-from helpers.detectors import require_detector
+from helpers.detectors import chosen_detector
 from helpers.faces import track_clip
 from helpers.files import needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
@@ -34,7 +34,7 @@ from helpers.rows import DynamicRows, Job, StaticRows, face_crops, face_flows
 from helpers.serializer import load_model
 from helpers.statistics import model_warnings
 from helpers.store import STREAMS, FeatureFile, reason_of
-from helpers.tracks import FaceTrack, NoFaceError, crop_at, read_track
+from helpers.tracks import BANK_TRACKER, TRACKER, FaceTrack, NoFaceError, crop_at, read_track
 from helpers.video import iter_frames, probe
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,9 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     of_face, of_motion = card["extractors"]["static"], card["extractors"]["dynamic"]
     static, dynamic = StaticConfig.checked(of_face["parameters"]), DynamicConfig.checked(of_motion["parameters"])
     preparation = PreparationConfig.checked(of_face["preparation"]["parameters"])
-    require_detector(preparation.detector)
+    if (tracker := of_face["preparation"].get("track", BANK_TRACKER)) != TRACKER:
+        raise ValueError(f"{folder} was trained on faces of tracker {tracker}, here it is {TRACKER}. Train it anew.")
+    chosen_detector(preparation.detector)
     backbone = build_backbone(static.backbone, static.weights)
     network, weights = build_motion_network(dynamic.weights, dynamic.endpoint)
     check_weights("static", backbone.weights.sha256, card)
@@ -232,7 +234,7 @@ def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend
     middles = (np.arange(n) + 0.5) * track.n_frames / track.fps / max(n, 1)
     chosen = t_s[np.abs(t_s[:, None] - middles).argmin(axis=0)]
     frames = iter_frames(video, fps=track.fps, indices=track.sample_at(chosen).tolist(), backend=backend) if n else ()
-    faces = [crop_at(frame, track, t, FACE_PX) for frame, t, *_ in frames]
+    faces = [crop_at(frame, track, FACE_PX) for frame, *_ in frames]
     return {"faces_t_s": [round(float(t), 3) for t in chosen], "faces": faces}
 
 

@@ -1,164 +1,184 @@
-"""The faces of a clip: followed from look to look, linked, the one that the clip is about, and its box at every sample.
+"""The faces of a clip: cuts, detections linked from look to look, and the face that the clip is about.
 
-A sample's box is detected, followed, interpolated over a short gap, or missing (NaN); it is then smoothed in time
-without delay. Between looks, points in the face are moved by pyramidal Lucas-Kanade and kept if they come back to where
-they started (Kalal, Mikolajczyk and Matas 2010, "Forward-backward error"); their median gives shift and scale. A face
-that no longer looks like the one that was detected is lost, and so is one that a cut takes away: where the picture
-changes as no face makes it, what surrounds the face must stay.
+There is no face recognition here: a face is the same from one look to the next if it is at the same place and what is
+about it looks alike; so a person comes back after a cut where the camera does.
 
-There is no face recognition here: a face is the same from one look to the next if a leg leads there, or if it is at the
-same place and what is about it looks alike; so a person comes back after a cut where the camera does.
+Two pictures are alike if one, moved along its optical flow to the other (DIS, Kroeger et al. 2016,
+https://arxiv.org/abs/1603.03590), correlates with it. That leaves out all that a head, a hand or a camera does between
+neighbours, and brightness; a cut stays: on pictures of 45 px, neighbours of 52 clips differed by .02 at most, two
+people in the same place by .26. A plain picture (black, white, the peak of a flash) is passed over: what comes after it
+is compared with what was before it.
 """
 
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from helpers.detectors import shrunk
-from helpers.shots import ALIKE, Shots, correlation, small, unlikeness
-from helpers.tracks import DETECTED, INTERPOLATED, TRACKED
 
+COMPARED_PX = 45  # shorter side of the compared pictures
+PLAIN = 1.5  # deviation in grey levels; below it a picture shows nothing
+CONTRAST = 40.0  # deviation in grey levels that pictures are brought to
+NEAR = 8  # grey levels on average
+SUSPECT = 0.08  # unlikeness of neighbours from which on something has happened
+ALIKE = 0.1  # of the same face at other times: .06 at most in 52 clips; of two people: 99 % are beyond .12
+ALONE = 3.0  # a cut stands out so many times from three neighbours on each side; a gesture, a hand, a flash does not
+
+PICTURE_PX = 180  # longest shorter side of the grey pictures that faces are cut out of
 SAME_FACE_IOU = 0.3
-CUT_OFF_S = 1.5  # period that smoothing halves; a nod (1 to 3 Hz) stays in the crop, a walk moves the box
-HALVED = float(np.sqrt(np.log(2) / 2) / np.pi)  # deviation of the Gaussian that halves a period of 1: 0.187
-
-PICTURE_PX = 180  # longest shorter side of the grey pictures
-N_POINTS, MIN_POINTS = 24, 6
-MAX_RETURN_PX = 1.0  # of the grey picture: a point that comes back farther off is dropped
-PATCH_PX = 24  # side of the patches that similarity is measured on
-MIN_SIMILARITY = 0.6  # correlation with the detected face; below it the face is lost
+SAME_SHOT = 0.25  # unlikeness of what is about a face that was not found in between; two people: .35 in the middle
 AROUND = 2.4  # widths of a face that are compared to know it again: with hair, collar and wall
 CLOSE, STAYS = 1.2, 0.05  # widths that must stay where the rest of the picture changes, and how unlike they may become
-MAX_FACES = 4  # followed at once, the largest
-LUCAS_KANADE = {"winSize": (11, 11), "maxLevel": 2, "criteria": (3, 10, 0.03)}
-SAME_SHOT = 0.25  # unlikeness of what is about a face that was lost in between; two people: .35 in the middle
-FADE_S = 0.5  # on each side of a cross-fade's middle: what is seen there is of two pictures
+MAX_FACES = 4  # of a look that are known again, the largest
+RETIRED, PER_LOOK = 100, 10  # looks after which a face is gone for good, and so many more for each that it was seen at
 NEARLY = 1.5  # times the area of the next face; below it there is a remark
-# How far a still picture's patch is from the one detected, as 1 - correlation: .0007 in the middle and .013 at most, be
-# it noisy, compressed, filmed by hand or zoomed into; a man who smiles .004 and .028, a blink at most .02.
-STILL_MEDIAN, STILL_MOST = 0.0015, 0.015
-STILL_S = 1.5  # that a face must be followed for: for a second a man may keep as quiet as a picture
+# How unlike a face is to what it was at the last look, one aligned to the other, as 1 - correlation. A still picture,
+# be it noisy, compressed, filmed by hand or zoomed into: .0013 in the middle and .002 at most; a quiet man .003, a
+# blink .013 and more.
+STILL_MEDIAN, STILL_MOST = 0.0015, 0.005
+LOST = 0.4  # unlikeness; beyond it the face is no longer there
+STILL_S = 1.5  # that a face must be seen for: for a second a man may keep as quiet as a picture
+EVERY = 2  # which sample is compared: a blink lasts for at least as many at 15 a second
+ALIGNED_PX, PATCH_PX = 72, 24  # sides of faces while they are aligned, and when they are compared
 Place = tuple[int, int]  # of a detection: look, and row among the faces found there
 
 
-class Leg:
-    """The path of one face from a detection on, until it is found again or lost.
+def small(gray: np.ndarray) -> np.ndarray | None:
+    """A grey picture uint8 (h, w) as it is compared: 45 px, of one contrast; None where it is plain."""
+    scale = COMPARED_PX / min(gray.shape)
+    size = [max(16, round(side * scale)) for side in gray.shape[::-1]]
+    picture = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    (mean,), (deviation,) = (found.ravel().tolist() for found in cv2.meanStdDev(picture))
+    if deviation < PLAIN:
+        return None
+    return cv2.convertScaleAbs(picture, alpha=CONTRAST / deviation, beta=128 - mean * CONTRAST / deviation)
 
-    `start` is the detection it comes from, `arrived` the one that it ran into, None when it did not. Per sample: its
-    number in `samples`, `boxes_xyxy` in pixels of the frame, `similarity` with the detected face, up to 1. `through`:
-    samples at which the picture changed, but not about the face: a slide behind a speaker.
-    """
 
-    def __init__(self, start: Place, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
-        """Take the face in a box of a small grey picture, in pixels of that."""
-        self.start, self.arrived = start, None
-        self.samples, self.boxes_xyxy, self.similarity, self.through = [], [], [], []
-        self._detected = _patch(gray, box_xyxy)
-        self._seed(gray, box_xyxy)
+def unlikeness(before: np.ndarray | None, after: np.ndarray | None) -> float:
+    """How unlike two pictures of `small` are, from 0 to 2; 2 where only one of them is plain."""
+    if before is None or after is None:
+        return 0.0 if before is after else 2.0
+    if before.shape != after.shape:
+        after = cv2.resize(after, before.shape[::-1], interpolation=cv2.INTER_AREA)
+    if cv2.norm(before, after, cv2.NORM_L1) < NEAR * after.size:
+        return 0.0  # .03 at most, without any motion
+    flow = _flow().calc(after, before, None)
+    x, y = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in after.shape[::-1]))
+    moved = cv2.remap(before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return 1.0 - _correlation(moved, after)
 
-    def _seed(self, gray: np.ndarray, box_xyxy: np.ndarray) -> None:
-        """Choose new points in a box; later boxes are that box moved as the points have moved since."""
-        x0, y0, x1, y1 = np.maximum(box_xyxy, 0).astype(int)
-        face = gray[y0:y1, x0:x1]
-        spacing = max(3.0, (box_xyxy[2] - box_xyxy[0]) / 10)
-        points = cv2.goodFeaturesToTrack(face, N_POINTS, 0.01, spacing) if face.size else None
-        points = np.zeros((0, 2), np.float32) if points is None else points.reshape(-1, 2) + np.float32([x0, y0])
-        self._box, self._seeded, self._points, self._last = box_xyxy, points, points, box_xyxy
 
-    def step(self, sample: int, before: np.ndarray, gray: np.ndarray, scale: float, changed: bool) -> bool:
-        """Move the box to the next picture and note it; False when the face is lost.
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of two pictures of one shape; 0 when one of them is plain."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else 0.0
 
-        `changed`: the pictures differ as no face makes them.
-        """
-        if len(self._points) < MIN_POINTS:
-            return False
-        there, went, _ = cv2.calcOpticalFlowPyrLK(before, gray, self._points, None, **LUCAS_KANADE)
-        back, came, _ = cv2.calcOpticalFlowPyrLK(gray, before, there, None, **LUCAS_KANADE)
-        kept = (went & came)[:, 0].astype(bool) & (np.abs(back - self._points).max(axis=1) <= MAX_RETURN_PX)
-        kept &= ((there >= 0) & (there <= np.float32(gray.shape[::-1]) - 1)).all(axis=1)
-        self._seeded, self._points = self._seeded[kept], there[kept]
-        if len(self._points) < MIN_POINTS:
-            return False
-        box = moved_box(self._box, self._seeded, self._points)
-        similarity = correlation(self._detected, _patch(gray, box))
-        if similarity < MIN_SIMILARITY:
-            return False
-        if changed:
-            if unlikeness(small(_cut_out(before, self._last, CLOSE)), small(_cut_out(gray, box, CLOSE))) > STAYS:
-                return False
-            self.through.append(sample)
-        if len(self._points) < N_POINTS // 2 and not kept.all():
-            self._seed(gray, box)
-        self._last = box
-        self.samples.append(sample)
-        self.boxes_xyxy.append(box / scale)
-        self.similarity.append(similarity)
-        return True
+
+@cache
+def _flow() -> cv2.DISOpticalFlow:
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+
+
+class Shots:
+    """Takes the grey pictures of a clip one by one, and knows then where the clip is cut."""
+
+    def __init__(self) -> None:
+        self._changes: list[float] = []
+        self._last: np.ndarray | None = None
+
+    def step(self, gray: np.ndarray) -> bool:
+        """Take the next picture; whether it differs from the last one as no face makes it."""
+        picture = small(gray)
+        comparable = self._last is not None and picture is not None
+        self._changes.append(unlikeness(self._last, picture) if comparable else 0.0)
+        self._last = self._last if picture is None else picture
+        return self._changes[-1] > SUSPECT
+
+    def cuts(self) -> np.ndarray:
+        """The samples that begin a shot, but for the first shot: int64, increasing."""
+        changes = np.array(self._changes)
+        padded = np.pad(changes, 3)
+        around = np.max([padded[k : k + len(changes)] for k in (0, 1, 2, 4, 5, 6)], axis=0, initial=0)
+        return np.flatnonzero((changes > SUSPECT) & (changes >= ALONE * around)).astype(np.int64)
 
 
 class Follower:
-    """Takes the samples of a clip one by one, `fps` a second; the legs of all followed faces gather in `legs`.
+    """Takes the samples of a clip one by one.
 
-    Of every look, `looked` has the sample's number and `found` the detector's rows; `about` of every followed detection
-    what is about it, as `helpers.shots.small` makes it. `shots` knows where the clip is cut.
+    Of every look, `looked` has the sample's number and `found` the detector's rows. Of its largest detections, until
+    the next look: `about`, what is about each, as `small` makes it; `behind`, the samples at which the picture changed,
+    but not about the face (a slide behind a speaker); `changes`, how unlike the face became.
     """
 
-    def __init__(self, fps: float = 15.0) -> None:
-        self.legs: list[Leg] = []
+    def __init__(self) -> None:
         self.looked: list[int] = []
         self.found: list[np.ndarray] = []
         self.about: dict[Place, np.ndarray | None] = {}
-        self.shots = Shots(fps)
-        self._moving: list[Leg] = []
-        self._last: np.ndarray | None = None  # picture, grey
+        self.behind: dict[Place, list[int]] = {}
+        self.changes: dict[Place, list[float]] = {}
+        self.shots = Shots()
+        self._last = self._at_look = np.zeros((0, 0), np.uint8)  # grey pictures: of the last sample, of the last look
+        self._boxes: dict[Place, np.ndarray] = {}  # in the latter, of faces that are still there
 
     def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
         """Take the next sample: number, RGB uint8 (H, W, 3), and the rows of `detect_faces` at a look, else None."""
         gray, scale = shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), PICTURE_PX)
         changed = self.shots.step(gray)
-        self._moving = [leg for leg in self._moving if leg.step(sample, self._last, gray, scale, changed)]
+        self._boxes = {
+            place: box for place, box in self._boxes.items() if self._stays(place, box, sample, gray, changed)
+        }
         self._last = gray
         if faces is not None:
             self._look(sample, scale, faces)
 
+    def _stays(self, place: Place, box: np.ndarray, sample: int, gray: np.ndarray, changed: bool) -> bool:
+        """Note what became of a face since the last look; False where it is gone."""
+        if changed:
+            before, after = (small(_cut_out(picture, box, CLOSE)) for picture in (self._last, gray))
+            if unlikeness(before, after) > STAYS:
+                return False
+            self.behind[place].append(sample)
+        if (sample - self.looked[-1]) % EVERY == 0:
+            change = _change(self._at_look, gray, box)
+            if change > LOST:
+                return False
+            self.changes[place].append(change)
+        return True
+
     def _look(self, sample: int, scale: float, faces: np.ndarray) -> None:
-        """End the legs that arrive at a detection; start one at every detection."""
-        boxes = corners(faces)
-        for leg in self._moving:
-            overlaps = [iou(leg.boxes_xyxy[-1], box) for box in boxes]
-            if max(overlaps, default=0) >= SAME_FACE_IOU:
-                leg.arrived = (len(self.looked), int(np.argmax(overlaps)))
-        bridging = [leg for leg in self._moving if leg.arrived is None]
-        self._moving = []
-        for row in np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES].tolist():
-            start, box = (len(self.looked), row), boxes[row] * scale
-            self.about[start] = small(_cut_out(self._last, box, AROUND))
-            self._moving.append(Leg(start, self._last, box))
-        self.legs += self._moving
-        self._moving += bridging[: MAX_FACES - len(self._moving)]
+        boxes, look = corners(faces), len(self.looked)
+        largest = np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES]
+        self._boxes, self._at_look = {(look, row): boxes[row] * scale for row in largest.tolist()}, self._last
+        for place, box in self._boxes.items():
+            self.about[place], self.behind[place], self.changes[place] = (
+                small(_cut_out(self._last, box, AROUND)),
+                [],
+                [],
+            )
         self.looked.append(sample)
         self.found.append(faces)
 
-    def unlikeness(self, one: Place, other: Place) -> float:
-        """How unlike the surroundings of two detections are."""
-        return unlikeness(self.about.get(one), self.about.get(other))
+
+def _change(before: np.ndarray, after: np.ndarray, box_xyxy: np.ndarray) -> float:
+    """How unlike what a box shows in a later picture is, aligned (Evangelidis and Psarakis 2008): 1 - correlation."""
+    margin, whole = ALIGNED_PX // 4, ALIGNED_PX + ALIGNED_PX // 2
+    before, after = (_resized(_cut_out(picture, box_xyxy, 1.5), whole) for picture in (before, after))
+    face = before[margin:-margin, margin:-margin]
+    moved = np.float32([[1, 0, margin], [0, 1, margin]])
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
+    try:
+        _, moved = cv2.findTransformECC(face, after, moved, cv2.MOTION_AFFINE, criteria, None, 3)
+    except cv2.error:  # nothing in common
+        return 1.0
+    aligned = cv2.warpAffine(after, moved, face.shape, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return 1.0 - _correlation(*(_resized(picture, PATCH_PX).astype(np.float32) for picture in (face, aligned)))
 
 
-def moved_box(box_xyxy: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Shift and scale a box (4,) by the medians of how its points (n, 2) have moved and how far apart they are."""
-    one, other = np.triu_indices(len(before), k=1)
-    apart, apart_later = (np.hypot(*(p[one] - p[other]).T) for p in (before, after))
-    far = apart > 1
-    scale = np.median(apart_later[far] / apart[far]) if far.any() else 1.0
-    shift = np.median(after - scale * before, axis=0)
-    return (scale * np.asarray(box_xyxy, np.float64).reshape(2, 2) + shift).ravel()
-
-
-def _patch(gray: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
-    """What a box shows, float32 (24, 24)."""
-    shown = cv2.resize(_cut_out(gray, box_xyxy), (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA)
-    return shown.astype(np.float32)
+def _resized(gray: np.ndarray, side_px: int) -> np.ndarray:
+    return cv2.resize(gray, (side_px, side_px), interpolation=cv2.INTER_AREA)
 
 
 def _cut_out(gray: np.ndarray, box_xyxy: np.ndarray, widths: float = 1.0) -> np.ndarray:
@@ -172,20 +192,22 @@ def corners(faces: np.ndarray) -> np.ndarray:
     return np.column_stack([faces[:, :2], faces[:, :2] + faces[:, 2:4]]).astype(np.float64)
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes x0, y0, x1, y1."""
-    shared = np.prod((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0))
-    return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes x0, y0, x1, y1: (..., 4) twice, which broadcast, to (...)."""
+    shared = np.prod((np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0), axis=-1)
+    areas = (np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (a, b))
+    return shared / (sum(areas) - shared)
 
 
 class MainFace(NamedTuple):
     """The face that a clip is about.
 
-    `places` of its detections and their `rows` (k, >= 5); `coverage`, their share of the looks; `cuts`, samples that
-    begin a shot, but for the first shot and for what changed behind the face alone; why it was chosen; remarks.
+    `looks` at which it was found, ascending, and its `rows` (k, >= 5) there; `coverage`, their share of all looks;
+    `cuts`, samples that begin a shot, but for the first shot and for what changed behind the face alone; whether it
+    moves; why it was chosen; remarks.
     """
 
-    places: list[Place]
+    looks: list[int]
     rows: np.ndarray
     coverage: float
     cuts: np.ndarray
@@ -194,8 +216,8 @@ class MainFace(NamedTuple):
     remarks: list[str]
 
 
-def main_face(follower: Follower) -> MainFace | None:
-    """Choose the face that a clip is about, once it is followed; None where there is none.
+def main_face(follower: Follower, fps: float) -> MainFace | None:
+    """Choose the face that a clip of `fps` samples a second is about, once all are taken; None where there is none.
 
     Faces that do not move are passed over where another one does. In a clip that is cut it is then the face of most
     looks, else the one with the largest summed area.
@@ -203,7 +225,7 @@ def main_face(follower: Follower) -> MainFace | None:
     found, faces, cuts = follower.found, link(follower), follower.shots.cuts()
     if not faces:
         return None
-    moving = [face for face in faces if not is_still(face, follower)]
+    moving = [face for face in faces if not is_still(face, follower, fps)]
     remarks = [] if moving else ["the face does not move: a still picture?"]
     if 0 < len(moving) < len(faces):
         width = max(found[look][row][2] for face in faces if face not in moving for look, row in face)
@@ -220,138 +242,52 @@ def main_face(follower: Follower) -> MainFace | None:
             reason = f"most time on screen: {len(face)} of {len(found)} looks, of {len(order)} faces"
         elif times < NEARLY:
             remarks.append(f"another face is nearly as large ({times:.1f} times)")
-    rows = np.stack([found[look][row] for look, row in face])
-    behind = [sample for leg in _legs_of(face, follower) for sample in leg.through]
+    looks, rows = [look for look, _ in face], np.stack([found[look][row] for look, row in face])
+    behind = [sample for place in face for sample in follower.behind.get(place, [])]
     cuts = np.setdiff1d(cuts, behind).astype(np.int64)
-    return MainFace(face, rows, len(face) / len(found), cuts, bool(moving), reason, remarks)
+    return MainFace(looks, rows, len(face) / len(found), cuts, bool(moving), reason, remarks)
 
 
 def link(follower: Follower) -> list[list[Place]]:
-    """The detections of each face: they overlap from look to look, and a leg leads there or they look alike.
+    """The detections of each face, which overlap and look alike.
 
-    Those in a cross-fade are nobody's.
+    A face that was not seen for long is gone for good, so that the time for a clip grows with its length only.
     """
     faces: list[list[Place]] = []
-    boxes, looked, shots = [corners(rows) for rows in follower.found], follower.looked, follower.shots
-    shot = np.searchsorted(shots.cuts(), looked, side="right")
-    arrived = [leg for leg in follower.legs if leg.arrived]
-    led = {(leg.start, leg.arrived) for leg in arrived if leg.through or shot[leg.start[0]] == shot[leg.arrived[0]]}
-    fades = shots.fades()
-    fading = [any(abs(sample - fade) < FADE_S * shots.fps for fade in fades) for sample in looked]
+    boxes, cuts = [corners(rows) for rows in follower.found], follower.shots.cuts()
     for look, here in enumerate(boxes):
-        last = [boxes[i][j] for i, j in (face[-1] for face in faces)]
-        pairs = sorted(((iou(a, b), i, j) for i, a in enumerate(last) for j, b in enumerate(here)), reverse=True)
-        free = dict.fromkeys(range(0 if fading[look] else len(here)))
-        for overlap, i, j in pairs:
-            before, place = faces[i][-1], (look, j)
-            if overlap < SAME_FACE_IOU or j not in free or before[0] == look:
-                continue
-            limit = SAME_SHOT if shot[look] == shot[before[0]] else ALIKE
-            if (before, place) in led or follower.unlikeness(before, place) <= limit:
-                faces[i].append(place)
+        known = [face for face in faces if look - face[-1][0] <= RETIRED + PER_LOOK * len(face)]
+        last = np.array([boxes[i][j] for i, j in (face[-1] for face in known)]).reshape(-1, 1, 4)
+        overlaps = iou(last, here[None])
+        free = dict.fromkeys(range(len(here)))
+        pairs = ((overlaps[pair], *pair) for pair in zip(*np.nonzero(overlaps >= SAME_FACE_IOU), strict=True))
+        for _, i, j in sorted(pairs, reverse=True):
+            before, place = known[i][-1], (look, int(j))
+            if j in free and before[0] < look and _is_same(follower, before, place, cuts):
+                known[i].append(place)
                 del free[j]
         faces += [[(look, j)] for j in free]
     return faces
 
 
-def _legs_of(face: list[Place], follower: Follower) -> list[Leg]:
-    places = set(face)
-    return [leg for leg in follower.legs if leg.start in places]
+def _is_same(follower: Follower, before: Place, place: Place, cuts: np.ndarray) -> bool:
+    """Whether two detections that overlap are of one face."""
+    start, end = follower.looked[before[0]], follower.looked[place[0]]
+    between = set(cuts[(cuts > start) & (cuts <= end)].tolist())
+    if between and place[0] == before[0] + 1 and between <= set(follower.behind.get(before, [])):
+        return True
+    limit = ALIKE if between else SAME_SHOT
+    return unlikeness(follower.about.get(before), follower.about.get(place)) <= limit
 
 
-def is_still(face: list[Place], follower: Follower) -> bool:
-    """Whether a face hardly changes while it is followed, blinks and breathing included: a picture of one."""
-    changes = [1 - value for leg in _legs_of(face, follower) for value in leg.similarity]
-    is_long = len(changes) >= STILL_S * follower.shots.fps
-    return is_long and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
-
-
-def face_path(follower: Follower, face: MainFace, n: int, every: int, max_gap_s: float) -> dict[str, Any]:
-    """Give the face a box at each of a clip's `n` samples, of which every `every`th was looked at, from the first.
-
-    Unknown boxes between two known ones of a shot, at most `max_gap_s` apart, are interpolated.
-
-    Returns:
-        The fields of `helpers.tracks.FaceTrack` that have a row per sample, and the two jitters.
-    """
-    fps, shot = follower.shots.fps, np.searchsorted(face.cuts, np.arange(n), side="right")
-    rows, looked = face.rows, np.array([look for look, _ in face.places]) * every
-    found, confidence, source = _join_legs(face, dict(zip(face.places, looked, strict=True)), follower.legs, shot)
-    known = np.flatnonzero(source)
-    unknown = np.setdiff1d(np.arange(known[0], known[-1]), known)
-    after = np.searchsorted(known, unknown)
-    before, after = known[after - 1], known[after]
-    fills = unknown[(after - before <= max_gap_s * fps + 1e-9) & (shot[after] == shot[before])]
-    for column in found.T:
-        column[fills] = np.interp(fills, known, column[known])
-    source[fills] = INTERPOLATED
-    roll = roll_deg(rows) if rows.shape[1] == 15 else np.full(len(rows), np.nan)
-    smoothed = np.column_stack([found, np.where(source, np.interp(np.arange(n), looked, roll), np.nan)])
-    for number in np.unique(shot):
-        smoothed[shot == number] = smooth(smoothed[shot == number], CUT_OFF_S * fps)
-    return {
-        "found_xyxy": found.astype(np.float32),
-        "boxes_xyxy": smoothed[:, :4].astype(np.float32),
-        "confidence": confidence.astype(np.float32),
-        "source": source,
-        "angle_deg": smoothed[:, 4].astype(np.float32),
-        "jitter_found_px": jitter(found),
-        "jitter_px": jitter(smoothed),
-    }
-
-
-def _join_legs(
-    face: MainFace, looked: dict[Place, int], legs: list[Leg], shot: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay a face's detections and legs along the samples: boxes (n, 4) or NaN, confidence, source (n,) uint8.
-
-    A leg that arrives at a detection is bent so that it ends on it; a later leg counts more; none reaches into another
-    shot. `looked` has the samples of the detections.
-    """
-    n, boxes_at = len(shot), dict(zip(looked, corners(face.rows), strict=True))
-    trust = dict(zip(looked, face.rows[:, 4], strict=True))
-    found, confidence, source = np.full((n, 4), np.nan), np.zeros(n), np.zeros(n, np.uint8)
-    for leg in legs:
-        if leg.start not in looked or not leg.samples:
-            continue
-        start, samples, boxes = looked[leg.start], np.array(leg.samples), np.array(leg.boxes_xyxy)
-        inside = shot[samples] == shot[start]
-        if leg.arrived in looked and inside[-1]:
-            boxes += ((samples - start) / (samples[-1] - start))[:, None] * (boxes_at[leg.arrived] - boxes[-1])
-        found[samples[inside]], source[samples[inside]] = boxes[inside], TRACKED
-        confidence[samples[inside]] = trust[leg.start] * np.array(leg.similarity)[inside]
-    at = list(looked.values())
-    found[at], confidence[at], source[at] = list(boxes_at.values()), face.rows[:, 4], DETECTED
-    return found, confidence, source
-
-
-def smooth(values: np.ndarray, cut_off: float) -> np.ndarray:
-    """Low-pass every run of known rows with a Gaussian, which has no delay; straight motion stays as it is.
-
-    A row of `values` (n, C) is known where its first column is not NaN; others stay. `cut_off` is the period in rows
-    whose amplitude is halved.
-    """
-    sigma = HALVED * cut_off
-    reach = max(1, round(3 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    smoothed = values.copy()
-    known = np.flatnonzero(~np.isnan(values[:, 0]))
-    for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
-        if len(run) > 1:
-            padded = np.pad(values[run], ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
-            smoothed[run] = np.stack([np.convolve(column, kernel, mode="valid") for column in padded.T], axis=1)
-    return smoothed
+def is_still(face: list[Place], follower: Follower, fps: float) -> bool:
+    """Whether a face hardly changes between looks, blinks and breathing included: a picture of one."""
+    changes = [change for place in face for change in follower.changes.get(place, [])]
+    seconds = EVERY * len(changes) / fps
+    return seconds >= STILL_S and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
 
 
 def roll_deg(rows: np.ndarray) -> np.ndarray:
     """Roll of the eye line in degrees, (n,), from rows with landmarks: positive when the picture's right is lower."""
     right, left = rows[:, 5:7], rows[:, 7:9]  # the person's right eye lies left in the picture
     return np.degrees(np.arctan2(left[:, 1] - right[:, 1], left[:, 0] - right[:, 0]))
-
-
-def jitter(boxes_xyxy: np.ndarray) -> float:
-    """Deviation in pixels of the change of the boxes' centre from row to row; 0 with fewer than two changes."""
-    change = np.diff((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:4]) / 2, axis=0)
-    change = change[~np.isnan(change[:, 0])]
-    return float(np.sqrt(change.var(axis=0).sum())) if len(change) > 1 else 0.0

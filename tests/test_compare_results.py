@@ -42,7 +42,7 @@ def change_json(path: Path, *keys: str, value: object) -> None:
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     old, new = tmp_path / "old", tmp_path / "new"
     boxes = np.tile(np.float32([10, 10, 50, 50]), (4, 1))
-    npz(old / "faces/a.npz", box_xyxy=boxes[0], boxes_xyxy=boxes, coverage=1.0, stamp="then")
+    npz(old / "faces/a.npz", box_xyxy=boxes[0], found_xyxy=boxes, coverage=1.0, stamp="then")
     npz(old / "static/a.npz", features=np.ones((4, 8), "float32"), valid=np.ones(4, bool), stamp="then")
     npz(old / "aligned/aligned_frames.npz", static_features=np.ones((4, 2), "float32"), clips=np.array(["a", "b"]))
     failed = [{"clip": "b", "reason": "no face"}, {"clip": "c", "reason": "broken"}]
@@ -130,7 +130,8 @@ def test_each_kind_of_difference_is_found_with_its_place(folders: tuple[Path, Pa
 
 
 def test_rows_are_not_compared_bit_for_bit_where_boxes_moved(folders: tuple[Path, Path]) -> None:
-    change_npz(folders[1] / "faces/a.npz", boxes_xyxy=np.tile(np.float32([13, 10, 50, 50]), (4, 1)), coverage=0.75)
+    boxes = np.tile(np.float32([13, 10, 50, 50]), (4, 1))
+    change_npz(folders[1] / "faces/a.npz", box_xyxy=boxes[0], found_xyxy=boxes, coverage=0.75)
     change_npz(folders[1] / "static/a.npz", features=np.zeros((4, 8), "float32"))
     status, text = compare(*folders)
     assert status == 1

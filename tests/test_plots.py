@@ -128,11 +128,6 @@ def contact_sheet():
     return preparation.plot_contact_sheet(PIXELS, np.arange(7), **boxes)
 
 
-def box_path():
-    how = {"sources": SOURCES, "confidence": np.arange(7), "stable_box": BOXES[0]}
-    return preparation.plot_box_path(np.arange(7), BOXES, BOXES + 1, **how)
-
-
 def plane():
     ratings = pd.Series([0.1, NAN, 0.9, 0.5], name="openness")
     return features.plot_plane(POINTS, POINTS, list("abab"), ratings=ratings)
@@ -157,12 +152,6 @@ DRAWN = [
         lambda ax: [*ax[0].patches[1].get_bbox().extents, len(ax[6].patches), ax[3].images[0].get_array().mean()],
         [1, 2, 4, 5, 1, PIXELS[3].mean()],
     ),
-    (lambda: preparation.plot_sources(SHARES), lambda ax: bars(ax[0]), SHARES.iloc[0]),
-    (
-        box_path,
-        lambda ax: [line(ax[0])[0], line(ax[1])[0], line(ax[2])[3], ax[0].lines[4].get_ydata()[0]],
-        [2.5, 3.5, 3, 3.5],
-    ),
     (
         lambda: preparation.plot_crops(PIXELS, np.arange(7)),
         lambda ax: ax[0].images[0].get_array(),
@@ -172,11 +161,6 @@ DRAWN = [
         lambda: preparation.plot_flow(np.zeros((29, 29, 3), np.uint8), FLOW),
         lambda ax: [ax[0].collections[0].U[0], ax[0].collections[0].V[0], ax[1].images[0].get_array()[0, 0]],
         [6, -4, np.hypot(3, 2)],
-    ),
-    (
-        lambda: preparation.plot_speeds(np.array([0, 0.1]), {"one box": np.array([1.0, 3.0])}),
-        lambda ax: line(ax[0]),
-        [1, 3],
     ),
     (lambda: features.plot_time_spent(LOG, 2), lambda ax: bars(ax[0]), [3, 1, 4, 1]),
     (
@@ -384,7 +368,7 @@ def test_the_pictures_of_an_animation_are_those_of_their_moment():
 
 def test_given_axes_are_used():
     _, (left, right) = plt.subplots(1, 2)
-    assert preparation.plot_speeds(np.arange(2), {"a": np.ones(2)}, ax=left) is left
+    assert analysis.plot_trait_correlations(RATINGS.corr(), ax=left) is left
     assert attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s, ax=right) is right
 
 

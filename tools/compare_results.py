@@ -32,7 +32,7 @@ IGNORED_KEYS = re.compile(
 )
 INTERVAL_KEYS = re.compile(r"interval|^(low|high|minus_\w+)$|_(low|high)$")
 NUMBER = re.compile(r"[-+−]?\d+(?:\.\d+)?")
-WHERE_FACES_ARE = ("box_xyxy", "boxes_xyxy", "t_s", "frame", "every", "scale", "crop", "angle_deg")
+WHERE_FACES_ARE = ("box_xyxy", "t_s", "frame", "every")
 
 
 @dataclass
@@ -150,9 +150,9 @@ def _change(a: np.ndarray | None, b: np.ndarray | None) -> str:
 
 def _box_change(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> str:
     cover = f"coverage {float(a['coverage']):.3f} -> {float(b['coverage']):.3f}"
-    if a["boxes_xyxy"].shape != b["boxes_xyxy"].shape:
-        return f"{len(a['boxes_xyxy'])} boxes became {len(b['boxes_xyxy'])}, {cover}"
-    change = np.abs(a["boxes_xyxy"].astype(float) - b["boxes_xyxy"])
+    if a["found_xyxy"].shape != b["found_xyxy"].shape:
+        return f"{len(a['found_xyxy'])} boxes became {len(b['found_xyxy'])}, {cover}"
+    change = np.abs(a["found_xyxy"].astype(float) - b["found_xyxy"])
     one = np.abs(a["box_xyxy"].astype(float) - b["box_xyxy"]).max()
     boxes = f"boxes moved by {np.nanmedian(change):.2f} px (median), {np.nanmax(change):.2f} px (largest)"
     return f"{boxes}, stable box by {one:.2f} px, {cover}"

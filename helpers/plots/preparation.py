@@ -1,39 +1,26 @@
-"""Figures of 02: faces, where their boxes are from, the path of a box, crops and their flow."""
+"""Figures of 02: faces with their boxes, crops, and their flow. In: arrays, pixels and seconds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import PercentFormatter
 
 from helpers.plots import (
-    ACCENT,
-    BLUE,
-    GREEN,
-    NEUTRAL,
     ORANGE,
     PINK,
-    RED,
     SKY,
     axes,
-    legend_below,
     panels,
     pictures_beside,
 )
 
-# By the names in `helpers.tracks.SOURCES`: colour, line, and the marker of a sample.
-SOURCE_LOOKS = {
-    "detected": (ORANGE, "-", "o"),
-    "tracked": (SKY, "-", "."),
-    "interpolated": (PINK, ":", "x"),
-    "none": ("0.85", "", ""),
-}
+# Of boxes, by the names in `helpers.tracks.SOURCES`: colour and line.
+SOURCE_LOOKS = {"detected": (ORANGE, "-"), "tracked": (SKY, "-"), "interpolated": (PINK, ":")}
 FRAME_IN, COLUMNS = 1.3, 6  # width of a frame on the contact sheet, and frames per row
 ARROW_EVERY_PX, STRETCH = 14, 2  # of the picture; pixels of an arrow per pixel of motion
 
@@ -67,9 +54,9 @@ def plot_contact_sheet(
         ax.set_title(f"{t:.2f} s" if has_box else f"{t:.2f} s, no box", fontsize=9)
         _outline(ax, stable_box, "white", "--", 1.2)
         if has_box:
-            _outline(ax, box, *SOURCE_LOOKS[source][:2], 2)
+            _outline(ax, box, *SOURCE_LOOKS[source], 2)
     looks = {name: look for name, look in SOURCE_LOOKS.items() if name in set(np.asarray(sources)[shown])}
-    handles = [Line2D([], [], color=color, ls=line, lw=2, label=name) for name, (color, line, _) in looks.items()]
+    handles = [Line2D([], [], color=color, ls=line, lw=2, label=name) for name, (color, line) in looks.items()]
     handles.append(Line2D([], [], color="0.5", ls="--", lw=1.2, label="the clip's one box"))
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return fig
@@ -80,64 +67,6 @@ def _outline(ax: Axes, box_xyxy: np.ndarray, color: str, line: str, width: float
     x0, y0, x1, y1 = box_xyxy
     rim = [withStroke(linewidth=width + 1.2, foreground="0.1")]
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, ls=line, lw=width, path_effects=rim))
-
-
-def plot_sources(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw which share of the samples has a box from where.
-
-    `shares`: a row per clip or group of clips; columns are keys of `SOURCE_LOOKS`, rows sum to 1.
-    """
-    ax = axes(ax, (6, 0.4 * len(shares) + 1.4))
-    shares.plot.barh(stacked=True, width=0.62, color=[SOURCE_LOOKS[name][0] for name in shares], ax=ax)
-    for bars in ax.containers:
-        ax.bar_label(bars, fmt=lambda share: f"{share:.0%}" if share > 0.08 else "", label_type="center", fontsize=9)
-    axes(ax, (), grid="x", xlim=(0, 1), ylim=(len(shares) - 0.5, -0.5), xlabel="share of the samples", title=title)
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.24), ncols=4, columnspacing=1.2)
-    return ax
-
-
-def plot_box_path(
-    t_s: np.ndarray,
-    found_xyxy: np.ndarray,
-    boxes_xyxy: np.ndarray,
-    *,
-    sources: Sequence[str],
-    confidence: np.ndarray,
-    stable_box: np.ndarray,
-    title: str = "",
-) -> Figure:
-    """Draw the centre of a face's box over time, as found and smoothed, and the detector's confidence.
-
-    Args:
-        t_s: Time of each sample in seconds, (n,).
-        found_xyxy, boxes_xyxy: The box as found and smoothed, pixels of the frame, (n, 4), NaN where there is none.
-        sources: Where each box is from, a key of `SOURCE_LOOKS`, (n,).
-        confidence: Of each sample in the detector's own unit, (n,).
-        stable_box: The clip's one box, (4,).
-    """
-    fig, array = panels(3, 1, (7, 4.2), title=title, sharex=True, height_ratios=(2, 2, 1))
-    *centres, sure = array[:, 0]
-    for k, (ax, axis) in enumerate(zip(centres, "xy", strict=True)):
-        found, smoothed, stable = ((box[..., k] + box[..., k + 2]) / 2 for box in (found_xyxy, boxes_xyxy, stable_box))
-        _by_source(ax, t_s, found, sources)
-        ax.plot(t_s, smoothed, color=ACCENT, lw=1.6, label="smoothed")
-        ax.axhline(stable, color=ACCENT, ls="--", lw=1, label="the clip's one box")
-        ax.set_ylabel(f"centre {axis} (px)")
-    centres[1].invert_yaxis()
-    _by_source(sure, t_s, np.where(confidence > 0, confidence, np.nan), sources)
-    sure.set(xlabel="time (s)", ylabel="confidence", ylim=(0, 1.2 * max(confidence.max(), 1e-9)))
-    fig.align_ylabels()
-    legend_below(fig, centres[0], ncols=5)
-    return fig
-
-
-def _by_source(ax: Axes, t_s: np.ndarray, values: np.ndarray, sources: Sequence[str]) -> None:
-    ax.plot(t_s, values, color=NEUTRAL, lw=0.8)
-    for name, (color, _, marker) in SOURCE_LOOKS.items():
-        chosen = np.array(sources) == name
-        if marker and chosen.any():
-            ax.plot(t_s[chosen], values[chosen], marker, color=color, label=name)
 
 
 def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: Axes | None = None) -> Axes:
@@ -200,14 +129,3 @@ def plot_flow(crop: np.ndarray, flow: np.ndarray, *, title: str = "") -> Figure:
         if what:
             ax.set_title(what)
     return fig
-
-
-def plot_speeds(t_s: np.ndarray, speeds: Mapping[str, np.ndarray], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the mean speed in crops over time: by way of cropping, in pixels per frame at each time in seconds, (n,)."""
-    top = max(values.max() for values in speeds.values())
-    what = {"xlabel": "time (s)", "ylabel": "speed (px per frame)", "ylim": (0, 1.4 * top + 1e-9)}
-    ax = axes(ax, (7, 2.3), title=title, **what)
-    for (name, values), color in zip(speeds.items(), (BLUE, RED, GREEN), strict=False):
-        ax.plot(t_s, values, color=color, label=f"{name}: mean {values.mean():.1f}")
-    ax.legend(loc="upper left", ncols=len(speeds))
-    return ax
