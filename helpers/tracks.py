@@ -96,8 +96,8 @@ def read_track(path: str | Path) -> FaceTrack:
 
 def preparation_of(identity: dict[str, Any]) -> dict[str, Any]:
     """What of the identity of 02's manifest decides the rows of 03 and 04; of the bank's tracker nothing is said."""
-    wanted = ("parameters", "detector") if identity["track"] == BANK_TRACKER else ("parameters", "detector", "track")
-    return {name: identity[name] for name in wanted}
+    named = {name: identity[name] for name in ("parameters", "detector", "track") if name in identity}
+    return {name: value for name, value in named.items() if (name, value) != ("track", BANK_TRACKER)}
 
 
 def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceTrack:
