@@ -56,7 +56,6 @@ UNRATED = pd.DataFrame(np.nan, index=range(7), columns=TRAITS)
 RATES = pd.DataFrame({"network": list("aab"), "unit": "images/s", "batch": [2, 8, 3], "per_s": [5.0, np.nan, 7.0]})
 BOXES = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
 SOURCES = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
-SHARES = pd.DataFrame([[0.125, 0.5, 0.375, 0.0]], ["all"], ["detected", "tracked", "interpolated", "none"])
 FLOW = np.tile(np.float32([3, -2]), (29, 29, 1))
 SPENT_S = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
 LOG = {"seconds_spent": SPENT_S, "extraction_time_seconds": 8.0}
