@@ -88,41 +88,6 @@ def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str,
     return next(iter(kinds), "none"), table.astype(dict.fromkeys(targets, np.float64))
 
 
-def read_positional(
-    labels_npy: str | Path,
-    ids: Sequence[str] | None,
-    targets: Sequence[str],
-    rating_range: tuple[float, float] = (0.0, 1.0),
-) -> pd.DataFrame:
-    """Read an array of labels whose rows are told apart by position only (`labels_train1.npy`).
-
-    Args:
-        labels_npy: A `.npy` of shape (N, k), k columns in the order of `targets`.
-        ids: The N keys of the clips, in the order of the rows. None: the order is trusted, with a warning; rows are
-            called by their numbers, and leakage cannot be known.
-        targets: Names of the columns: the file does not say them.
-        rating_range: Ends of the rating scale.
-
-    Returns:
-        One row per clip (index `key`), one float64 column per target in [0, 1].
-    """
-    file = Path(labels_npy)
-    try:
-        values = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file.name} cannot be read as a plain array ({error}).") from None
-    shape = getattr(values, "shape", ())
-    if len(shape) != 2 or shape[1] != len(targets) or values.dtype.kind not in "fiu":
-        raise ValueError(f"{file.name} must hold numbers of shape (N, {len(targets)}), got {shape}.")
-    names = [str(name) for name in (range(len(values)) if ids is None else ids)]
-    if len(set(names)) != len(values) or len(names) != len(values):
-        raise ValueError(f"ids must be {len(values)} different names, got {len(names)}, {len(set(names))} different.")
-    rows = pd.DataFrame(values, columns=list(targets), dtype=np.float64).assign(name=names, file=file.name)
-    if ids is None:
-        log.warning("%s: order trusted: nothing ties a row to its clip, and leakage cannot be known", file.name)
-    return scaled(rows, targets, rating_range).set_index(pd.Index(names, name="key"))[list(targets)]
-
-
 def scaled(rows: pd.DataFrame, targets: Sequence[str], rating_range: tuple[float, float]) -> pd.DataFrame:
     """Map the target columns from `rating_range` to [0, 1]; a value outside is a ValueError with clip and column."""
     low, high = rating_range

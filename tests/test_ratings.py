@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from layout import make_clips
 
-from helpers import clips, ratings
+from helpers import clips
 from helpers.clips import TRAITS
 from helpers.ratings import reliability
 
@@ -302,29 +302,6 @@ def test_a_limit_does_not_turn_ratings_into_ratings_without_clip(folder):
     assert table.index.tolist() == ["test80_02/_plk5k7PBEg.001", "training80_01/-AmMDnVl4s8.003"]
     with pytest.raises(ValueError, match="limit must be 0"):
         clips.read_clips(folder, limit=-2)
-
-
-def test_positional_labels_without_ids_are_read_with_a_warning(tmp_path, caplog):
-    path = tmp_path / "labels_train1.npy"
-    np.save(path, np.arange(6).reshape(3, 2) / 5)
-    found = ratings.read_positional(path, ["c", "a", "b"], ["warmth", "openness"])
-    assert found.loc["a"].to_dict() == {"warmth": 0.4, "openness": 0.6}
-    assert not caplog.text
-    trusted = ratings.read_positional(path, None, ["warmth", "openness"])
-    assert trusted.index.tolist() == ["0", "1", "2"]
-    assert "leakage cannot be known" in caplog.text
-    for array, ids in (
-        (np.zeros((3, 2)), ["a", "b"]),
-        (np.zeros((3, 2)), ["a", "b", "a"]),
-        (np.zeros((3, 5)), ["a", "b", "c"]),
-        (np.array(3.0), ["a"]),
-        (np.array([["a", "b"]]), ["a"]),
-        (np.full((1, 2), 1.5), ["a"]),
-        (np.array([[{}, {}]]), ["a"]),
-    ):
-        np.save(path, array, allow_pickle=True)
-        with pytest.raises(ValueError, match="must|plain"):
-            ratings.read_positional(path, ids, ["warmth", "openness"])
 
 
 def test_several_raters_are_averaged_and_their_agreement_is_told(tmp_path):
