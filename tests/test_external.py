@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import shutil
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
 from layout import make_clips
+from numbered import write_numbered
 
 from helpers import large
 from helpers.__main__ import main
@@ -31,11 +31,12 @@ def stage_of(folder, name, width):
     """A stage as 03 and 04 make it: times that decimal text cannot say shortly, one row invalid."""
     stage = Stage(folder / name, name, {"parameters": {"weights": "random"}, "weights": {"name": "random"}})
     for k, key in enumerate(KEYS):
-        start_s = np.arange(k + 3) / 7 + 0.1
-        rows = FeatureFile(
-            features(k, k + 3, width), start_s, start_s + 1 / 3, 4 * np.arange(k + 3), np.arange(k + 3) != 1
+        start_s, valid = np.arange(k + 3) / 7 + 0.1, np.arange(k + 3) != 1
+        write_features(
+            stage.path(key),
+            FeatureFile(features(k, k + 3, width), start_s, start_s + 1 / 3, 4 * np.arange(k + 3), valid),
+            "1-1",
         )
-        write_features(stage.path(key), rows, "1-1")
     stage.finish()
     return stage.folder
 
@@ -59,8 +60,24 @@ def per_clip(tmp_path):
     return source
 
 
+@pytest.fixture
+def data(tmp_path):
+    return make_clips(tmp_path / "data", f"{A}.mp4", f"{B}.mp4")
+
+
+def write(folder, name, text):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(text.encode())
+    return folder
+
+
+def imported(source, tmp_path, data, key=A, **how):
+    manifest = import_features(source, tmp_path / "run", "static", data=data, **how)
+    return read_features(tmp_path / "run" / "static" / f"{key}.npz"), manifest
+
+
 @pytest.mark.parametrize("layout", ["files", "table"])
-def test_our_own_files_come_back_as_the_stage_they_were_made_of(folder, tmp_path, layout):
+def test_our_own_rows_come_back_as_the_stage_they_were_made_of(folder, tmp_path, layout):
     original = stage_of(tmp_path / "run", "static", DS)
     write_clips(find_clips(folder), tmp_path / "run" / "clips.csv")
     path = large.write_large(original, tmp_path / "out", "static")
@@ -73,10 +90,13 @@ def test_our_own_files_come_back_as_the_stage_they_were_made_of(folder, tmp_path
         "clips": 3, "made": 3, "found": 0, "failed": 0, "rows": 12, "invalid_rows": 3, "other_faces": 0,
         "feature_dim": DS, "unmatched": 0,
     }  # fmt: skip
-    assert manifest["identity"]["elsewhere"]["layout"] == layout
     if layout == "table":
         sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
         assert manifest["identity"]["weights"] == {"name": "elsewhere", "source": source.name, "sha256": sha256}
+        left_out = {"renamed": {}, "left_out": ["row"]}
+        assert manifest["identity"]["elsewhere"] == {
+            "layout": "table", "index_sha256": "", "fps": None, "columns": left_out
+        }  # fmt: skip
 
 
 def test_files_per_clip_are_sorted_in_time(folder, per_clip, tmp_path):
@@ -85,26 +105,19 @@ def test_files_per_clip_are_sorted_in_time(folder, per_clip, tmp_path):
     np.testing.assert_allclose(moments.t_s, [0.1, 0.2, 0.3, 0.4])
     np.testing.assert_array_equal(moments.features, features(0)[[1, 2, 0, 3]])
     np.testing.assert_allclose(spans.t_end_s - spans.t_start_s, 0.2)
-    np.testing.assert_array_equal(spans.features, features(1)[[1, 2, 0, 3]])
     assert spans.frame.tolist() == [-1] * 4  # unknown
     np.testing.assert_allclose(counted.t_start_s, [0, 0.2, 0.4, 0.6])
 
 
-def test_started_again_it_goes_on_and_other_features_are_refused(folder, per_clip, tmp_path, monkeypatch):
-    def breaks(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Stage, "write", breaks)
-        import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
+def test_started_again_it_goes_on_and_other_features_are_refused(folder, per_clip, tmp_path):
     import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
     (tmp_path / "new" / "static" / f"{KEYS[1]}.npz").unlink()
     again = import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
     assert (again["counts"]["made"], again["counts"]["found"]) == (1, 2)
+    with FolderLock(tmp_path / "new"), pytest.raises(LockedError):
+        import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
     np.save(per_clip / "training80_01" / "-AmMDnVl4s8.004.npy", features(3))
     with pytest.raises(ValueError, match="sha256"):
-        import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
-    with FolderLock(tmp_path / "new"), pytest.raises(LockedError):
         import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
 
 
@@ -116,25 +129,21 @@ def test_rows_that_are_not_finite_are_invalid_with_their_reason(folder, per_clip
     rows = read_features(tmp_path / "new" / "static" / f"{KEYS[1]}.npz")
     assert rows.valid.tolist() == [True, False, False, False]
     assert not rows.features[1:3].any()
-    assert manifest["failed"] == [
-        {"clip": KEYS[1], "row": 1, "reason": "value 3 is not finite"},
-        {"clip": KEYS[1], "row": 2, "reason": "value 0 is not finite"},
-        {"clip": KEYS[1], "row": 3, "reason": "marked invalid where it was made"},
-    ]
-    assert manifest["counts"]["invalid_rows"] == 3
+    reasons = ["value 3 is not finite", "value 0 is not finite", "marked invalid where it was made"]
+    assert manifest["failed"] == [{"clip": KEYS[1], "row": i, "reason": why} for i, why in enumerate(reasons, 1)]
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda p: p.write_bytes(p.read_bytes()[:-300]), "damaged"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-300]), "003.npz"),
         (lambda p: np.savez(p, features=features(1), t_s=np.arange(3)), "length"),
         (lambda p: np.savez(p, features=features(1)[0], t_s=np.arange(7)), "shape"),
         (lambda p: np.savez(p, features=features(1), t_start_s=np.arange(4)), "together"),
-        (lambda p: np.savez(p, features=features(1), t_s=[0, 1, np.nan, 3]), "line 2"),
-        (lambda p: np.savez(p, features=features(1), t_s=[0, 1, 1, 3]), "line 2"),
+        (lambda p: np.savez(p, features=features(1), t_s=[0, 1, np.nan, 3]), "line 2 must have a time"),
+        (lambda p: np.savez(p, features=features(1), t_s=[0, 1, 1, 3]), "line 2 must be the only"),
         (lambda p: np.savez(p, rows=features(1), times=np.arange(4)), "features"),
-        (lambda p: np.savez(p, np.array([{}], dtype=object)), "damaged"),
+        (lambda p: np.savez(p, np.array([{}], dtype=object)), "003.npz"),
         (lambda p: np.savez(p, features=features(1, width=DD), t_s=np.arange(4)), "wide"),
     ],
 )
@@ -177,17 +186,6 @@ def test_a_damaged_table_is_refused_with_line_and_column(folder, tmp_path, text,
     assert not (tmp_path / "new" / "static").exists()
 
 
-def test_names_that_fit_no_clip_or_several_are_left_out(tmp_path):
-    data = make_clips(tmp_path / "data", "a/one.mp4", "b/one.mp4", "b/two.mp4")
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("one", "two", "three"):
-        np.savez(source / f"{name}.npz", features=features(0), t_s=np.arange(4))
-    manifest = import_features(source, tmp_path / "run", "static", data=data)
-    assert (manifest["counts"]["made"], manifest["counts"]["unmatched"], manifest["counts"]["failed"]) == (1, 2, 2)
-    assert {entry["clip"] for entry in manifest["failed"]} == {"one", "three", "a/one", "b/one"}
-
-
 @pytest.mark.parametrize(
     ("source", "how", "error"),
     [
@@ -202,6 +200,15 @@ def test_wrong_arguments_are_refused(folder, per_clip, tmp_path, source, how, er
         import_features(tmp_path / source, tmp_path / "new", **{"stream": "static", "data": folder} | how)
 
 
+def test_names_are_matched_as_those_of_ratings_are_and_what_fits_no_clip_or_several_is_left_out(tmp_path):
+    data = make_clips(tmp_path / "data", "a/one.mp4", "b/one.mp4", "b/two.mp4", "b/d\r.mp4")
+    lines = ["input,t_s,f", "one,0,1", "/home/u/study/TWO.MP4,0,2", "three,0,3", '"d\r.mp4",0,4']
+    rows, manifest = imported(write(tmp_path, "f.csv", "\n".join(lines)) / "f.csv", tmp_path, data, "b/two")
+    assert rows.features.tolist() == [[2]]
+    assert (manifest["counts"]["made"], manifest["counts"]["unmatched"], manifest["counts"]["failed"]) == (2, 2, 2)
+    assert {entry["clip"] for entry in manifest["failed"]} == {"one", "three", "a/one", "b/one"}
+
+
 def test_whole_numbers_and_half_floats_are_features_too(tmp_path):
     data = make_clips(tmp_path / "data", "float16.mp4", "int32.mp4", "uint8.mp4")
     for dtype in ("float16", "int32", "uint8"):
@@ -209,19 +216,6 @@ def test_whole_numbers_and_half_floats_are_features_too(tmp_path):
         rows = imported(tmp_path / "data", tmp_path, data, dtype, fps=5)[0]
         np.testing.assert_allclose(rows.t_end_s, [1.6, 51.2])  # 8 bits are not enough for frame 256
         shutil.rmtree(tmp_path / "run")
-
-
-def test_clips_with_odd_names_come_back_from_our_own_files(tmp_path):
-    names = (" lead", "trail ", "a\rb", "c\nd", "x\\y")
-    data = make_clips(tmp_path / "data", *(f"{name}.mp4" for name in names))
-    stage = Stage(tmp_path / "run" / "static", "static", {})
-    for k, name in enumerate(names):
-        t_s = np.arange(4) / 5
-        write_features(stage.path(name), FeatureFile(features(k), t_s, t_s, np.arange(4), t_s >= 0), "1-1")
-    stage.finish()
-    assert import_features(stage.folder, tmp_path / "new", "static", data=data)["counts"]["made"] == len(names)
-    for k, name in enumerate(names):
-        np.testing.assert_array_equal(read_features(tmp_path / "new" / "static" / f"{name}.npz").features, features(k))
 
 
 def test_the_commands_write_large_files_and_take_features(folder, tmp_path, capsys):
@@ -239,22 +233,6 @@ def test_the_commands_write_large_files_and_take_features(folder, tmp_path, caps
     assert list(read_json(new / "run.json")) == ["04_dynamic_extraction"]  # what was made of other features is not done
     assert "12 rows" in capsys.readouterr().out
     assert main(["large", "--run", str(folder)]) == 1
-
-
-@pytest.fixture
-def data(tmp_path):
-    return make_clips(tmp_path / "data", f"{A}.mp4", f"{B}.mp4")
-
-
-def write(folder, name, text):
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(text.encode())
-    return folder
-
-
-def imported(source, tmp_path, data, key=A, **how):
-    manifest = import_features(source, tmp_path / "run", "static", data=data, **how)
-    return read_features(tmp_path / "run" / "static" / f"{key}.npz"), manifest
 
 
 OPENFACE = """frame, face_id, timestamp, confidence, success, AU01_r, AU02_r
@@ -298,34 +276,17 @@ def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t
     np.testing.assert_allclose(rows.t_s, t_s, atol=1e-9)
     np.testing.assert_array_equal(rows.features, np.array(features, "float32"))
     assert (rows.frame.tolist(), rows.valid.tolist()) == (frames, np.array(valid, bool).tolist())
-    columns = manifest["made_with"]["columns"]
-    assert columns["features"] == names.split()
-    told = {"renamed": {role: name for role, name in columns["known"].items() if role != name}}
-    told["left_out"] = columns["left_out"]
-    assert manifest["identity"]["elsewhere"].get("columns", {"renamed": {}, "left_out": []}) == told
+    assert manifest["made_with"]["columns"]["features"] == names.split()
     assert f"columns are features: {', '.join(names.split())}" in as_text(manifest)
 
 
-def test_what_is_no_feature_is_named_and_a_table_in_our_own_words_has_the_identity_that_it_had(tmp_path, data):
-    columns = imported(write(tmp_path / "1", "anna_01.csv", PYFEAT), tmp_path, data, fps=25)[1]["made_with"]["columns"]
+def test_what_is_no_feature_is_named_and_part_of_the_identity(tmp_path, data):
+    manifest = imported(write(tmp_path / "1", "anna_01.csv", PYFEAT), tmp_path, data, fps=25)[1]
+    columns, known = manifest["made_with"]["columns"], {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
     assert columns["left_out"] == ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
-    known = {"clip": "input", "frame": "frame", "confidence": "FaceScore", "face": "Identity"}
-    assert columns["known"] == known
-    shutil.rmtree(tmp_path / "run")
-    write(tmp_path, "all.csv", "clip,t_s,frame,valid,f0\nanna_01,0,7,True,1\nbert_02,0,7,False,2\n")
-    rows, manifest = imported(tmp_path / "all.csv", tmp_path, data)
-    assert manifest["identity"]["elsewhere"] == {"layout": "table", "index_sha256": "", "fps": None}
-    assert rows.frame.tolist() == [7]
-
-
-def test_a_folder_of_openface_gives_a_clip_per_csv_by_the_names_of_its_columns(tmp_path, data, caplog):
-    source = write(tmp_path / "processed", "anna_01.csv", OPENFACE)
-    write(source, "bert_02.csv", OPENFACE.replace("AU01_r, AU02_r", "AU02_r, AU01_r"))
-    write(source, "anna_01.hog", "x")
-    rows, manifest = imported(source, tmp_path, data, key=B)
-    np.testing.assert_array_equal(rows.features[0], [10, 1.5])  # by name, not by place
-    assert (manifest["counts"]["made"], manifest["counts"]["invalid_rows"]) == (2, 2)
-    assert "1 .hog" in caplog.text
+    assert columns["known"] == known | {"frame": "frame"}
+    told = {"renamed": known, "left_out": columns["left_out"]}
+    assert manifest["identity"]["elsewhere"]["columns"] == told
 
 
 @pytest.mark.parametrize(
@@ -337,17 +298,18 @@ def test_a_folder_of_openface_gives_a_clip_per_csv_by_the_names_of_its_columns(t
         (OPENFACE.replace("0.067", "0.033"), "bert_02: line 4"),
         (OPENFACE.replace("AU01_r", "AU02_r"), "different names"),
         (OPENFACE.replace(", 1, ", ", 0, "), "valid"),  # a tool that never found the face says so in every row
-        ("", "CSV"),
     ],
 )
-def test_a_csv_that_cannot_be_used_costs_its_clip_only(tmp_path, data, text, reason):
+def test_a_csv_that_cannot_be_used_costs_its_clip_only(tmp_path, data, caplog, text, reason):
     source = write(write(tmp_path / "processed", "anna_01.csv", OPENFACE), "bert_02.csv", text)
-    write(source, "carl.csv", OPENFACE)
+    write(source, "anna_01.hog", "x")
+    write(source, "carl.csv", OPENFACE.replace("AU01_r, AU02_r", "AU02_r, AU01_r"))
     rows, manifest = imported(source, tmp_path, make_clips(data, "x/carl.mp4"), key="x/carl")
-    np.testing.assert_array_equal(rows.features, [[1.5, 10], [0, 0], [2.5, 30]])
+    np.testing.assert_array_equal(rows.features, [[10, 1.5], [0, 0], [30, 2.5]])  # by name, not by place
     (failed,) = [entry for entry in manifest["failed"] if "row" not in entry]
     assert failed["clip"] == B
     assert reason in failed["reason"]
+    assert "1 .hog" in caplog.text
 
 
 def test_of_several_faces_the_one_that_is_there_longest_is_imported(tmp_path, data):
@@ -355,8 +317,7 @@ def test_of_several_faces_the_one_that_is_there_longest_is_imported(tmp_path, da
     lines += [f"anna_01,1,{i / 10},{int(i != 2)},.9,{i}" for i in range(5)]
     lines += [f"anna_01,0,{i / 10},1,.9,{100 + i}" for i in range(3)]
     lines += [f"bert_02,{face},{i / 10},1,{c},{10 * face + i}" for i in range(2) for face, c in ((0, 0.5), (1, 0.8))]
-    write(tmp_path, "all.csv", "\n".join(lines))
-    rows, manifest = imported(tmp_path / "all.csv", tmp_path, data)
+    rows, manifest = imported(write(tmp_path, "all.csv", "\n".join(lines)) / "all.csv", tmp_path, data)
     assert rows.features[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert rows.valid.tolist() == [True, True, False, True, True]
     assert read_features(tmp_path / "run" / "static" / f"{B}.npz").features[:, 0].tolist() == [10, 11]  # the surer one
@@ -365,21 +326,10 @@ def test_of_several_faces_the_one_that_is_there_longest_is_imported(tmp_path, da
 
 def test_times_beyond_the_end_of_the_video_are_refused(tmp_path):
     (tmp_path / "data").mkdir()
-    with av.open(str(tmp_path / "data" / "anna_01.mp4"), "w") as video:
-        stream = video.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for _ in range(20):
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), "uint8"))))
-        video.mux(stream.encode())
+    write_numbered(tmp_path / "data" / "anna_01.mp4", 20, 10)
     text = "t,f\n" + "".join(f"{100 * i},1\n" for i in range(20))
     with pytest.raises(ValueError, match="video of 2.0 s, got 1900 s"):
         imported(write(tmp_path / "ms", "anna_01.csv", text), tmp_path, tmp_path / "data")
-    rows, _ = imported(
-        write(tmp_path / "ms", "anna_01.csv", text.replace("t,", "t_ms,")), tmp_path, tmp_path / "data", "anna_01"
-    )
+    source = write(tmp_path / "ms", "anna_01.csv", text.replace("t,", "t_ms,"))
+    rows, _ = imported(source, tmp_path, tmp_path / "data", "anna_01")
     np.testing.assert_allclose(rows.t_s, np.arange(20) / 10)
-
-
-def test_names_of_another_computer_are_matched_as_those_of_ratings_are(tmp_path, data):
-    (tmp_path / "f.csv").write_text("input,t_s,f\n/home/u/study/ANNA_01.MP4,0,1\nC:\\study\\bert_02.mp4,0,2\n")
-    assert imported(tmp_path / "f.csv", tmp_path, data, B)[0].features.tolist() == [[2]]
