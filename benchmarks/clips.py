@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from data_sample.make.sample import draw_clip
-from helpers.workbook import stderr_into
+from helpers.files import stderr_into
 
 N_FRAMES, FPS, SIZE = 300, 30, (640, 360)
 SEED = 77

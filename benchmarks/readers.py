@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 
 from helpers.container import VideoError
+from helpers.files import stderr_into
 from helpers.video import iter_frames, probe, read_frames
-from helpers.workbook import stderr_into
 
 PX = 256
 SIZE = (PX, PX)

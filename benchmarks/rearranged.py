@@ -17,9 +17,8 @@ from tqdm.auto import tqdm
 
 from helpers import extract, faces
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
-from helpers.files import ROOT
+from helpers.files import ROOT, stderr_into
 from helpers.weights import Weights
-from helpers.workbook import stderr_into
 
 DATA = ROOT / "data_sample"
 

@@ -17,7 +17,8 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional
 from tyro.extras import SubcommandApp
 
 from helpers import training_commands
-from helpers.training_commands import Pretrained, Video, Videos, option, without_noise
+from helpers.files import stderr_into
+from helpers.training_commands import Pretrained, Video, Videos, option
 
 log = logging.getLogger("helpers")
 app = SubcommandApp()
@@ -59,20 +60,19 @@ def run(
     limit: Annotated[int, option("the first N clips only", "N")] = 0,
 ) -> int:
     """Run the notebooks on a folder of clips."""
-    from helpers import inputs, workbook
+    from helpers import workbook
     from helpers.clips import write_clips
     from helpers.files import FolderLock
     from helpers.names import LEAVE_OUT
 
     data, out = data.resolve(), out.resolve()
     tasks = workbook.plan(data, out, weights=weights, params=params, limit=limit)
-    stored, chosen = workbook.stored_clips(tasks, workbook.select(only, start), data)
-    clips, left_out = inputs.check_inputs(tasks, data, out, limit, stored, chosen)
+    clips, left_out, chosen = workbook.check_inputs(tasks, workbook.select(only, start), data, out, limit)
     with FolderLock(out):
         if out.is_relative_to(data):
             (out / LEAVE_OUT).touch()  # nothing in it is a clip
-        if stored:
-            write_clips(clips, out / "clips.csv")  # as 01 does for videos
+        if not clips["bytes"].any():  # they are those of a tree; those of videos are 01's to write
+            write_clips(clips, out / "clips.csv")
         executed = workbook.run(tasks, data, out, chosen)
         if workbook.REPORT not in chosen and not (out / "training" / "training.json").exists():
             log.info("No report, as nothing was trained. `report %s` makes one of what there is.", out)
@@ -80,7 +80,7 @@ def run(
             log.info("report: %s", workbook.write_report(out))
         else:
             log.info("Nothing to do: every notebook is done. The report is %s", out / "report.html")
-        log.info("%s", inputs.account(clips, left_out, out))
+        log.info("%s", workbook.account(clips, left_out, out))
     return 0
 
 
@@ -95,7 +95,7 @@ def check(
     no_forecast: Annotated[bool, option("the clips only, not the hours and disk of a run")] = False,
 ) -> int:
     """Look at every clip of a folder, and forecast what a run will take."""
-    from helpers import check, inputs
+    from helpers import check
     from helpers.clips import as_line, line_end, scan_clips, write_rows
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
@@ -109,7 +109,7 @@ def check(
     table = check.check_clips(data, clips.head(limit or len(clips)), left_out, cfg, **how)
     where = csv.with_stem(f"{csv.stem}_left_out") if csv else "--csv FILE writes it"
     print(check.as_text(table), as_line(len(clips), left_out, where), sep="\n")
-    print(inputs.ratings_text(tasks, data, clips, limit), flush=True)
+    print(check.ratings_text(tasks, data, clips, limit), flush=True)
     if csv:
         with replacing(csv) as part:
             table.to_csv(part, float_format="%.6g", lineterminator=line_end(table.index))
@@ -117,7 +117,7 @@ def check(
     if not no_forecast:
         log.info("running the stages on some of the clips, for a forecast")
         try:
-            with without_noise():
+            with stderr_into():
                 found = check.estimate(table, data, tasks)
             print("\n" + check.estimate_text(found))
         except Exception as error:  # the table stands, whatever came of the forecast
@@ -153,7 +153,7 @@ def score(
     if out:
         files = {kind: path or out / f"score.{kind}" for kind, path in files.items()}
     _check_targets(files, out)
-    with without_noise():
+    with stderr_into():
         from helpers.score import Unusable, as_text, load_scorer, score_all
 
     def report(result):
@@ -216,7 +216,7 @@ def weights(
         raise ValueError(f"NAME must be all, or of {', '.join(WEIGHTS)}, got {', '.join(names) or 'nothing there'}.")
     if action == "fetch":
         require(list(names))
-    with without_noise():
+    with stderr_into():
         from helpers.i3d import build_motion_network
     failed = 0
     for name in names:

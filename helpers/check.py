@@ -25,10 +25,12 @@ from helpers.config import NOTEBOOKS, PreparationConfig
 from helpers.container import OpenVideo, open_container, open_video
 from helpers.detectors import SMALLER, chosen_detector, detect_faces
 from helpers.files import read_json, resolve
+from helpers.names import as_lines
 from helpers.pictures import Converter
 from helpers.store import reason_of
 from helpers.tracking import Shots, small, unlikeness
 from helpers.video import STRICT, VideoInfo, describe, iter_frames
+from helpers.workbook import rated_clips, why_no_training
 from helpers.workers import ClipPool, cores
 
 LOOKS = 5  # frames of a clip in which a face is searched
@@ -210,6 +212,19 @@ def as_text(table: pd.DataFrame) -> str:
     length, odd = tqdm.format_interval(usable["duration_s"].sum()), (usable["remarks"] != "").sum()
     said = f"{len(usable)} of {len(table)} clips are usable, {length} long, {odd} of them with a remark"
     return "\n".join([*lines, f"{said}; {len(table) - len(usable)} are not."])
+
+
+def ratings_text(tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFrame, limit: int = 0) -> str:
+    """What the ratings of a folder's clips were matched to, and why 06 could not train on them, as lines."""
+    try:
+        clips, ratings, targets = rated_clips(tasks, data, clips)
+    except Exception as error:  # the table of clips stands, whatever the ratings are like
+        return f"ratings cannot be used: {error}"
+    rated = clips[targets].notna().any(axis=1)
+    lines = [f"{rated.sum():,} of {len(clips):,} clips are rated", *as_lines(ratings.matched.to_numpy())]
+    if problem := why_no_training(tasks, clips, targets, data, limit):
+        lines.append(f"WARNING: 06 could not train: {problem}")
+    return "\n".join(lines)
 
 
 def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict[str, Any]]) -> pd.DataFrame:

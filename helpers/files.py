@@ -14,6 +14,7 @@ import platform
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
@@ -137,6 +138,20 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
         elif a != b:
             found.append(f"{prefix}{key}: {a!r} here, {b!r} there")
     return found
+
+
+@contextmanager
+def stderr_into(path: str | Path = os.devnull) -> Iterator[None]:
+    """Send what this process, its C++ libraries and the processes it starts write to standard error into a file."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 class FolderLock(AbstractContextManager):

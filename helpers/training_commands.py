@@ -1,15 +1,15 @@
 """The commands that train and predict: `compare`, `train` and `predict` for arrays, `classify` for classes of clips."""
 
 import logging
-import os
 import sys
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
+
+from helpers.files import stderr_into
 
 TRAINING, CLASSES = "06_training", "08_clip_classification"  # sections of a file given with `--params`
 classify = SubcommandApp()
@@ -26,13 +26,6 @@ Params = Annotated[Path | None, option("further parameters, in a section for thi
 Videos = Positional[Annotated[tuple[Path, ...], option("further ones", "[VIDEO ...]")]]
 
 
-def without_noise() -> AbstractContextManager[None]:
-    """Hide what TensorFlow writes while it is imported."""
-    from helpers.workbook import stderr_into
-
-    return stderr_into(os.devnull)
-
-
 def compare(
     *,
     data: Annotated[Path | None, option("token bank, or a run's aligned/; default: data_sample/tokens")] = None,
@@ -44,7 +37,7 @@ def compare(
     from helpers.config import TrainingConfig
     from helpers.files import FolderLock, replacing, resolve
 
-    with without_noise():
+    with stderr_into():  # what TensorFlow writes while it is imported
         from helpers import experiment, report, results
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
@@ -74,7 +67,7 @@ def train(
     from helpers.config import TrainingConfig
     from helpers.files import read_json
 
-    with without_noise():
+    with stderr_into():
         from helpers import training_system
 
     own = {"epochs": epochs, "batch_size": batch_size}
@@ -109,7 +102,7 @@ def predict(
             "predict takes --static_features and --dynamic_features, or --face_dir and --flow_dir with their rates, "
             f"got {named}."
         )
-    with without_noise():
+    with stderr_into():
         from helpers import training_system
 
     if given == list(arrays):
@@ -137,7 +130,7 @@ def train_classes(
     default = {"weights": "pretrained", "progress": sys.stderr.isatty()}
     own = {"data_dir": data, "out_dir": out, "weights": weights}
     cfg = ClassificationConfig.checked(default | _given(CLASSES, params, own))
-    with without_noise():
+    with stderr_into():
         from helpers import classification, clip_features
     with FolderLock(cfg.out):
         clips = clip_features.extract_clip_features(cfg, to_train=True)
@@ -159,7 +152,7 @@ def predict_classes(
     """Classes of videos."""
     from helpers.files import write_json
 
-    with without_noise():
+    with stderr_into():
         from helpers import classifier as classes
         from helpers.container import VideoError
         from helpers.score import named_videos

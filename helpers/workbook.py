@@ -1,4 +1,4 @@
-"""Runs the notebooks in order with checked parameters, and goes on where an earlier run stopped.
+"""Runs the notebooks in order with checked parameters and inputs, and goes on where an earlier run stopped.
 
 Every parameter of every notebook is checked before anything starts. A notebook is done when it finished with the same
 source, code, data and parameters as now, and so did all before it; it is then not executed again.
@@ -9,19 +9,34 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from helpers.config import NOTEBOOKS
-from helpers.files import ROOT, DiskFullError, disk_full, read_json, replacing, resolve, write_json
+from helpers.clips import (
+    add_ratings,
+    as_line,
+    clip_table,
+    is_synthetic,
+    read_ratings,
+    scan_clips,
+    take_inventory,
+    target_names,
+    write_rows,
+)
+from helpers.config import NOTEBOOKS, AnalysisConfig, TrainingConfig
+from helpers.files import ROOT, DiskFullError, disk_full, read_json, replacing, resolve, stderr_into, write_json
+from helpers.names import walk_files
+from helpers.ratings import Ratings
+from helpers.splits import training_problem
+from helpers.store import by_kind
+from helpers.weights import PUBLISHED, require
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +56,7 @@ ANALYSIS, PREPARATION, STATIC, DYNAMIC, _, TRAINING, ATTENTION, CLASSES, SCORE =
 REPORT = "10_report"  # executed after the others whenever one of them was
 NEED_VIDEOS = (ANALYSIS, PREPARATION, ATTENTION, SCORE)
 TREES = {STATIC: "faces_dir", DYNAMIC: "flow_dir"}  # read instead of videos
+FOLDERS = TREES | {CLASSES: "data_dir"}  # read besides the data folder
 CLASS_FOLDER = "motion"  # of labelled clips, beside those with ratings
 
 
@@ -109,29 +125,91 @@ def select(only: str | None = None, start: str | None = None) -> list[str]:
     return chosen
 
 
-def stored_clips(tasks: dict[str, dict[str, Any]], chosen: list[str], data: Path) -> tuple[list[str], list[str]]:
-    """Where there are trees instead of videos: the keys of the first tree's clips, and the notebooks that can be run.
+def check_inputs(
+    tasks: dict[str, dict[str, Any]], chosen: list[str], data: Path, out: Path, limit: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Raise before any work is done: no clips, unreadable ratings or none to train on, a tree that cannot be used, a
+    folder that cannot be written, absent weights. What 06 could not train on is a warning where it is not `chosen`.
 
-    Without a tree, or with videos in the data folder: no keys, and all of the `chosen`. Every tree is opened, so that
-    one that cannot be used is refused before any work; so are chosen notebooks that need a tree and name none.
+    Returns the first `limit` clips with ratings, what was left out, and which of the chosen notebooks can be run. Where
+    there are trees and no videos the clips are those of the first tree, and what needs videos cannot.
     """
-    named = [name for name, tree in TREES.items() if tasks[name].get(tree)]
-    if not named:
-        return [], chosen
-    from helpers.clips import take_inventory
-    from helpers.extract import open_tree  # takes as long to import as the rest
+    if out == data:
+        raise ValueError(f"--out must be another folder than --data, got {data} for both. Name one in it, or beside.")
+    trees = {}
+    for name in (name for name, tree in TREES.items() if tasks.get(name, {}).get(tree)):
+        from helpers.extract import open_tree  # takes as long to import as the rest
 
-    trees = [open_tree(NOTEBOOKS[name].checked(tasks[name])) for name in named]
-    if take_inventory(data)[0]:
-        return [], chosen
-    for name, tree in TREES.items():
-        if name in chosen and name not in named:
-            raise ValueError(
-                f"{name}: {tree} must name a folder, as {data} holds no videos. Set it, or choose others with --only."
-            )
-    if left_out := [name for name in chosen if name in NEED_VIDEOS]:
-        log.info("%s holds no videos: %s are left out", data, ", ".join(left_out))
-    return list(trees[0].clips), [name for name in chosen if name not in NEED_VIDEOS]
+        trees[name] = open_tree(NOTEBOOKS[name].checked(tasks[name]))
+    if trees and not (inventory := take_inventory(data))[0]:
+        for name in set(TREES) - set(trees):
+            if name in chosen:
+                raise ValueError(f"{name}: {TREES[name]} must name a folder, as {data} holds no videos. Set it.")
+        log.info("%s holds no videos: %s are left out", data, ", ".join(name for name in chosen if name in NEED_VIDEOS))
+        chosen = [name for name in chosen if name not in NEED_VIDEOS]
+        clips, left_out = clip_table({key: key for key in next(iter(trees.values())).clips}, data), inventory[1]
+    else:
+        clips, left_out = scan_clips(data)
+    clips, _, targets = rated_clips(tasks, data, clips)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
+    if problem := why_no_training(tasks, clips, targets, data, limit):
+        if TRAINING in chosen:
+            raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04,05.")
+        if clips[targets].notna().any(axis=None):
+            log.warning("WARNING: 06 could not train: %s", problem)
+    configs = [NOTEBOOKS[name].checked(tasks[name]) for name in chosen if name in tasks]
+    wanted = [cfg for cfg in configs if getattr(cfg, "weights", "") == "pretrained"]
+    require([f"{cfg.backbone}{PUBLISHED}" if hasattr(cfg, "backbone") else "i3d_flow_kinetics" for cfg in wanted])
+    return clips.head(limit or len(clips)), left_out, chosen
+
+
+def rated_clips(
+    tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFrame
+) -> tuple[pd.DataFrame, Ratings, list[str]]:
+    """All clips of a folder with their ratings as 01 will read them, these ratings, and what was rated.
+
+    Raises what `helpers.clips.read_ratings` does.
+    """
+    cfg = AnalysisConfig.checked(tasks.get(ANALYSIS, {}))
+    targets = target_names(cfg.targets)
+    ratings = read_ratings(data, clips, targets, (cfg.rating_low, cfg.rating_high))
+    return add_ratings(clips, ratings), ratings, targets
+
+
+def why_no_training(
+    tasks: dict[str, dict[str, Any]], clips: pd.DataFrame, targets: list[str], data: Path, limit: int = 0
+) -> str:
+    """Why 06 could not train on the first `limit` clips even if all of them can be used; "" where it can.
+
+    Synthetic clips, and ratings that are to be invented, are trained on whatever their number: see `choose_data`.
+    """
+    if any(values.get("synthetic_labels") for values in tasks.values()):
+        return ""
+    clips = clips.head(limit or len(clips))
+    if not clips[targets].notna().any(axis=None):
+        which = f"none of the first {limit} clips" if limit else "no clip"
+        return f"{which} of {data} is rated, so there is nothing to train on. Put ratings into it, or raise --limit."
+    training = TrainingConfig.checked(tasks.get(TRAINING, {}))
+    return "" if is_synthetic(data) else training_problem(clips, targets, training)
+
+
+def account(clips: pd.DataFrame, left_out: pd.DataFrame, out: Path) -> str:
+    """What a run has seen, used and left out, in one line; `left_out.csv` in `out` lists it: path, kind, problem."""
+    failed: dict[str, str] = {}
+    for path in (out / stage / "manifest.json" for stage in ("faces", "static", "dynamic")):
+        for entry in read_json(path).get("failed", []) if path.exists() else []:
+            if "row" not in entry and entry["clip"] in clips.index:
+                failed.setdefault(entry["clip"], entry["reason"])
+    rows = [(clips.at[key, "path"], "clip", reason) for key, reason in failed.items()]
+    rows = pd.DataFrame(rows, columns=left_out.columns, dtype="str")
+    write_rows(pd.concat([left_out, rows]), out / "left_out.csv")
+    cannot = f", {len(failed):,} cannot be ({by_kind(failed.values())})" if failed else ""
+    used = f"of these clips {len(clips) - len(failed):,} used{cannot}"
+    return f"{as_line(len(clips), left_out)}; {used}; list: {out / 'left_out.csv'}"
 
 
 def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequence[str] = tuple(WRITES)) -> int:
@@ -146,9 +224,12 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
     if CLASSES not in tasks:
         log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
     if tasks.get(PREPARATION, {}).get("detector") == "auto":
-        tasks[PREPARATION]["detector"] = _detector(out / "faces", PREPARATION in chosen)
-    trees = [resolve(path) for name, values in tasks.items() if (path := values.get(TREES.get(name)))]
-    chain = "".join(_listing_hash(folder, out) for folder in (data, *trees))
+        from helpers.detectors import chosen_detector, found_with  # OpenCV takes a while
+
+        faces, is_chosen = out / "faces", PREPARATION in chosen
+        tasks[PREPARATION]["detector"] = chosen_detector("auto", faces) if is_chosen else found_with(faces) or "auto"
+    folders = [resolve(path) for name, values in tasks.items() if (path := values.get(FOLDERS.get(name)))]
+    chain = "".join(map(_listing_hash, [data, *filter(Path.is_dir, folders)]))
     executed = 0
     for name, parameters in tasks.items():
         chain = _fingerprint(name, parameters, chain)
@@ -171,28 +252,18 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
     return executed
 
 
-def _detector(faces: Path, is_chosen: bool) -> str:
-    """What `auto` stands for; where 02 is not to be executed, what it was executed with."""
-    from helpers.detectors import chosen_detector, found_with  # OpenCV takes a while
-
-    return chosen_detector("auto", faces) if is_chosen else found_with(faces) or "auto"
-
-
 def is_whole(out: Path, name: str) -> bool:
-    """Whether a notebook's files are there, and its stage, if it has one, is finished and no clip's file is missing or
-    cut short; their content is not read.
-    """
+    """Whether a notebook's files are there, and its stage, if it has one, is finished and no clip's file is missing."""
     paths = [out / path for path in WRITES[name]]
     if not all(path.exists() for path in paths):
         return False
-    for path in (path for path in paths if path.name == "manifest.json"):
-        try:
-            manifest = read_json(path)
-        except ValueError:
-            return False
-        files = list(path.parent.rglob("*.npz"))
+    try:
+        manifests = {path.parent: read_json(path) for path in paths if path.name == "manifest.json"}
+    except ValueError:
+        return False
+    for folder, manifest in manifests.items():
         n_made = sum(manifest.get("counts", {}).get(count, 0) for count in ("made", "found"))
-        if not (manifest.get("finished", False) and len(files) >= n_made):
+        if not manifest.get("finished") or len(list(folder.rglob("*.npz"))) < n_made:
             return False
     return True
 
@@ -253,7 +324,7 @@ def execute(name: str, parameters: dict[str, Any], out: Path, copy: Path | None 
     copy = copy or out / "notebooks" / f"{name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     # Papermill takes what stands in braces in a path for a parameter.
-    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (_source(name), copy)]
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook_file(name), copy)]
     try:
         with stderr_into(out / "kernel.log"):
             papermill.execute_notebook(
@@ -272,28 +343,24 @@ def execute(name: str, parameters: dict[str, Any], out: Path, copy: Path | None 
     raise WorkbookError(f"{name} failed {why}\n  executed copy: {copy}")
 
 
-def _source(name: str) -> Path:
+def notebook_file(name: str) -> Path:
+    """The committed notebook."""
     return ROOT / "notebooks" / f"{name}.ipynb"
 
 
 def _fingerprint(name: str, parameters: dict[str, Any], before: str) -> str:
     """Hash of a notebook's cells, its parameters, the helpers, and the fingerprint of the one before it."""
-    parts = [before, json.dumps(parameters, sort_keys=True), cells_hash(_source(name)), helpers_hash()]
+    parts = [before, json.dumps(parameters, sort_keys=True), cells_hash(notebook_file(name)), helpers_hash()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _listing_hash(data: Path, out: Path) -> str:
-    """Hash of names, sizes and times of change of all files below the data folder, behind links too, but results."""
-    lines = []
-    seen = {out.resolve(), data.resolve(), *data.resolve().parents}
-    for folder, folders, files in os.walk(data, followlinks=True):
-        below = {name: Path(folder, name).resolve() for name in sorted(folders)}
-        folders[:] = [name for name, there in below.items() if there not in seen]
-        seen.update(below.values())
-        for path in (Path(folder, name) for name in sorted(files)):
-            stat = path.stat() if path.exists() else path.lstat()
-            lines.append(f"{path.relative_to(data)}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
-    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+def _listing_hash(folder: Path) -> str:
+    """Hash of names, sizes and times of change of all files below a folder that `walk_files` does not pass over."""
+    digest = hashlib.sha256()
+    for path in (path for path, passed_over in walk_files(folder) if not passed_over):
+        stat = (folder / path).stat() if (folder / path).exists() else (folder / path).lstat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def cells_hash(notebook: Path) -> str:
@@ -308,17 +375,3 @@ def helpers_hash() -> str:
     files = sorted((ROOT / "helpers").rglob("*.py"))
     parts = [path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() for path in files]
     return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-@contextmanager
-def stderr_into(path: str | Path = os.devnull) -> Iterator[None]:
-    """Send what this process, its C++ libraries and the processes it starts write to standard error into a file."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    with open(path, "ab") as file:
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)

@@ -176,3 +176,12 @@ def test_a_full_disk_is_no_lock_and_is_said(tmp_path, monkeypatch):
         patched.setattr(os, "write", full)
         FolderLock(tmp_path)
     FolderLock(tmp_path).release()
+
+
+def test_standard_error_of_libraries_and_children_goes_into_a_file_for_a_while(tmp_path, capfd):
+    with files.stderr_into(tmp_path / "log"):
+        os.system("echo child >&2")
+        os.write(2, b"library\n")
+    os.write(2, b"after\n")
+    assert (tmp_path / "log").read_text() == "child\nlibrary\n"
+    assert capfd.readouterr().err == "after\n"

@@ -2,17 +2,17 @@
 
 import errno
 import json
-import os
 import shutil
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from trees import some_flow, write_faces
 from trees import write_pairs as write_flow
 
-from helpers import config, inputs, workbook
-from helpers.clips import TRAITS
+from helpers import check, config, workbook
+from helpers.clips import TRAITS, find_clips, scan_clips
 from helpers.files import ROOT, DiskFullError, read_json, write_json
 from helpers.store import FeatureFile, Stage
 
@@ -223,25 +223,26 @@ def trees(tmp_path):
 
 
 def test_without_videos_the_tree_says_which_clips_there_are(trees, tmp_path):
-    data = tmp_path / "data"
-    keys, chosen = workbook.stored_clips(trees, workbook.select(), data)
-    assert keys == ["training80_01/a.001", "training80_01/b.001"]
-    assert [name[:2] for name in chosen] == ["00", "03", "04", "05", "06", "08", "10"]
-    clips, _ = inputs.check_inputs({}, data, tmp_path / "out", stored=keys)
+    data, out, every = tmp_path / "data", tmp_path / "out", workbook.select()
+    clips, _, chosen = workbook.check_inputs(trees, every[:6], data, out)
+    assert clips.index.tolist() == ["training80_01/a.001", "training80_01/b.001"]
+    assert [name[:2] for name in chosen] == ["00", "03", "04", "05"]
     assert clips["split"].tolist() == ["train", "train"]
     assert clips["openness"].notna().tolist() == [False, True]
-    (data / "c.mp4").touch()
-    assert workbook.stored_clips(trees, chosen, data) == ([], chosen)
+    (data / "b.001.mp4").touch()
+    clips, _, chosen = workbook.check_inputs(trees, every[:6], data, out)
+    assert (clips.index.tolist(), chosen) == (["b.001"], every[:6])
 
 
 def test_trees_that_are_missing_are_refused(trees, tmp_path):
+    data, out, static = tmp_path / "data", tmp_path / "out", ["03_static_extraction"]
     trees["04_dynamic_extraction"].pop("flow_dir")
     with pytest.raises(ValueError, match="04_dynamic_extraction: flow_dir"):
-        workbook.stored_clips(trees, workbook.select(), tmp_path / "data")
-    assert workbook.stored_clips(trees, ["03_static_extraction"], tmp_path / "data")[1] == ["03_static_extraction"]
+        workbook.check_inputs(trees, workbook.select(), data, out)
+    assert workbook.check_inputs(trees, static, data, out)[2] == static
     trees["03_static_extraction"]["faces_dir"] = str(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        workbook.stored_clips(trees, workbook.select(), tmp_path / "data")
+        workbook.check_inputs(trees, static, data, out)
 
 
 def test_committed_notebooks_are_fresh_normalised_and_small():
@@ -266,7 +267,7 @@ def test_committed_notebooks_are_fresh_normalised_and_small():
     assert ignored <= 0.05 * n_code
 
 
-def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_missing_or_cut_short(tmp_path):
+def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_missing(tmp_path):
     def is_whole():
         return workbook.is_whole(tmp_path, "03_static_extraction")
 
@@ -277,8 +278,6 @@ def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_missing_or_cut_shor
     stage.finish(made=1, found=1)
     assert is_whole()
     content = stage.path("a").read_bytes()
-    stage.path("a").write_bytes(content[:-9])
-    assert not is_whole()
     stage.path("a").unlink()
     assert not is_whole()
     stage.path("a").write_bytes(content)
@@ -287,10 +286,51 @@ def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_missing_or_cut_shor
     assert not is_whole()
 
 
-def test_standard_error_of_libraries_and_children_goes_into_a_file_for_a_while(tmp_path, capfd):
-    with workbook.stderr_into(tmp_path / "log"):
-        os.system("echo child >&2")
-        os.write(2, b"library\n")
-    os.write(2, b"after\n")
-    assert (tmp_path / "log").read_text() == "child\nlibrary\n"
-    assert capfd.readouterr().err == "after\n"
+@pytest.fixture
+def rated(tmp_path):
+    """A folder of nine files that are named as clips, with ratings of eight of them and of another one."""
+    folder = tmp_path / "data {x}"
+    folder.mkdir()
+    for k in range(9):
+        (folder / f"c{k}.mp4").touch()
+    ratings = pd.DataFrame({trait: [k / 10 for k in range(9)] for trait in TRAITS})
+    ratings.set_axis([*(f"c{k}" for k in range(8)), "who"]).to_csv(folder / "ratings.csv", index_label="clip")
+    return folder
+
+
+def text_of(data, limit=0):
+    tasks = workbook.plan(data, data / "out", weights="random")
+    return check.ratings_text(tasks, data, find_clips(data), limit).splitlines()
+
+
+def test_check_tells_what_ratings_were_matched_to_and_what_06_needs(rated):
+    said = text_of(rated)
+    assert said[0] == "8 of 9 clips are rated"
+    assert any("who" in line for line in said)
+    assert not any("WARNING" in line for line in said)
+    assert text_of(rated, 3)[-1].startswith("WARNING: 06 could not train: validation and test must leave a source")
+    (rated / "truth.csv").write_text("key,clip_seed\n")  # synthetic clips: the token bank stands in
+    assert not any("WARNING" in line for line in text_of(rated, 3))
+
+
+@pytest.mark.parametrize(("content", "said"), [("", "ratings cannot be used: "), (None, "0 of 9 clips are rated")])
+def test_ratings_that_cannot_be_used_are_a_line(rated, content, said):
+    (rated / "ratings.csv").unlink()
+    if content is not None:
+        (rated / "ratings.csv").write_text(content)
+    assert text_of(rated)[0].startswith(said)
+
+
+def test_the_end_of_a_run_tells_what_was_seen_used_and_left_out_and_lists_it(rated, tmp_path):
+    (rated / "photo.jpg").touch()
+    write_json(tmp_path / "out/faces/manifest.json", {"failed": [{"clip": "c1", "reason": "no face found in 6 looks"}]})
+    failed = [{"clip": "c2", "reason": "too short (0.1 s)"}, {"clip": "c3", "row": 2, "reason": "empty"}]
+    write_json(tmp_path / "out/static/manifest.json", {"failed": [*failed, {"clip": "c1", "reason": "no track"}]})
+    said = workbook.account(*scan_clips(rated), tmp_path / "out")
+    assert "\n" not in said
+    assert said.startswith("seen 11 files: 9 clips, 1 of ratings, 1 left out (1 pictures)")
+    assert "7 used, 2 cannot be (1 no face found in … looks, 1 too short)" in said
+    listed = pd.read_csv(tmp_path / "out" / "left_out.csv", keep_default_na=False)
+    assert said.endswith(str(tmp_path / "out" / "left_out.csv"))
+    assert ["c1.mp4", "clip", "no face found in 6 looks"] in listed.to_numpy().tolist()
+    assert ["photo.jpg", "pictures", ""] in listed.to_numpy().tolist()
