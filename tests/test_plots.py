@@ -17,7 +17,6 @@ from helpers.plots import (
     analysis,
     attention,
     classification,
-    dynamic,
     features,
     preparation,
     score,
@@ -194,22 +193,22 @@ DRAWN = [
         [0, 2, 7],
     ),
     (
-        lambda: dynamic.plot_evolution(T_S, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["a", "flat"]),
+        lambda: features.plot_evolution(T_S, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["a", "flat"]),
         lambda ax: [line(ax[0]), line(ax[0], 1)],
         [[0, 0.5, 1], [0, 0, 0]],
     ),
     (
-        lambda: dynamic.plot_space_time(ENERGY, T_S, PLACES),
+        lambda: features.plot_space_time(ENERGY, T_S, PLACES),
         lambda ax: [cells(ax[0]), cells(ax[1])],
         [ENERGY.mean(1).T, ENERGY.mean(2).T],
     ),
     (
-        lambda: dynamic.plot_surface(np.arange(6.0).reshape(3, 2), T_S, PLACES[:2]),
+        lambda: features.plot_surface(np.arange(6.0).reshape(3, 2), T_S, PLACES[:2]),
         lambda ax: cells(ax[0]),
         [1.5, 3.5],  # the mean height of both of its faces
     ),
     (
-        lambda: dynamic.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, EFFECTS_BY_TRAIT[:3], T_S),
+        lambda: features.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, EFFECTS_BY_TRAIT[:3], T_S),
         lambda ax: [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean(), *cells(ax[2])[:, 1]],
         [PIXELS[0].mean(), ENERGY[2].mean(), *EFFECTS_BY_TRAIT[1]],
     ),
@@ -311,10 +310,10 @@ def test_a_figure_shows_its_data(draw, read, expected):
 ONCE = np.zeros(1)
 LITTLE = [  # values that are one, equal, or not defined
     (features.plot_rows, np.ones((1, 7)), T_S[:1]),
-    (dynamic.plot_evolution, ONCE, np.zeros((1, 2)), ["a", "b"]),
-    (dynamic.plot_space_time, np.zeros((1, 1, 1)), ONCE, ONCE),
-    (dynamic.plot_surface, np.zeros((2, 2)), np.arange(2), np.arange(2)),
-    (dynamic.plot_flow_and_features, NOTHING, ONCE, np.zeros((1, 2, 2)), ONCE, np.zeros((1, 3)), ONCE),
+    (features.plot_evolution, ONCE, np.zeros((1, 2)), ["a", "b"]),
+    (features.plot_space_time, np.zeros((1, 1, 1)), ONCE, ONCE),
+    (features.plot_surface, np.zeros((2, 2)), np.arange(2), np.arange(2)),
+    (features.plot_flow_and_features, NOTHING, ONCE, np.zeros((1, 2, 2)), ONCE, np.zeros((1, 3)), ONCE),
     (features.plot_layers, ["a", "b"], [np.zeros(3), np.ones(1)]),
     (features.plot_channel_pictures, np.zeros((1, 2, 2)), [3], 32),
     (features.plot_channels, np.ones((1, 1))),
@@ -356,7 +355,7 @@ def test_the_residuals_inside_the_interval_are_counted(half_width, inside):
 def test_the_pictures_of_an_animation_are_those_of_their_moment():
     flow_rgb, energy = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((3, 2, 2))
     flow_rgb[1], energy[2] = (255, 0, 0), 1
-    frames = dynamic.draw_evolution(flow_rgb, energy, np.zeros((3, 2)), np.array([0.0, 1.0, 2.0]))
+    frames = features.draw_evolution(flow_rgb, energy, np.zeros((3, 2)), np.array([0.0, 1.0, 2.0]))
     assert frames.shape == (3, 270, 420, 3)
     red, yellow = ([(frame == color).all(-1).sum() for frame in frames] for color in ((255, 0, 0), (253, 231, 36)))
     assert red[1] > 1000
