@@ -1,12 +1,14 @@
-"""All models with all seeds: the clips, one training each in worker processes, predictions as files.
+"""All models with all seeds: trained as far as they are not, scored, compared; and the model that is kept for scoring.
 
-In: `Aligned` clips with ratings and `TrainingConfig`. Out: below `training/` for each model and seed an `.npz` and a
-`.keras` called `<model>-<seed>`. Every choice is made on the validation clips.
+In: `Aligned` clips with ratings and `TrainingConfig`. Out: in `training/` `<model>-<seed>.npz` and `.keras`,
+`history.csv`, `training.json`; `predictions.csv`; the self-contained folder `model/`. Every choice is made on the
+validation clips.
 """
 
+import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +18,29 @@ import pandas as pd
 
 from helpers.align import CLIPS_FILE, Aligned, bank_differences, read_aligned, read_reduction
 from helpers.callbacks import watchers
+from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
-from helpers.files import file_sha256, needs, read_json
-from helpers.splits import split_clips, training_splits
-from helpers.store import read_manifest
+from helpers.files import code_version, file_sha256, needs, read_json, replacing, write_json
+from helpers.metrics import as_summary, conformal_quantile, each_number, score_table
+from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
+from helpers.splits import SPLITS, split_clips, training_splits
+from helpers.statistics import CAVEATS, comparisons, group_errors
+from helpers.store import STREAMS, read_arrays, read_manifest
 from helpers.train import Trainer, fingerprint, job_file, train_missing
-from helpers.variants import BASELINES, model_inputs, model_labels, start_model, variant_of
+from helpers.variants import (
+    BASELINES,
+    TOKEN_MODEL,
+    chosen_models,
+    model_inputs,
+    model_labels,
+    start_model,
+    variant_of,
+)
 
+log = logging.getLogger(__name__)
+
+LICENCE = "that of the data and of the weights behind the features"
+LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 WATCHED = "watched"  # below training/: what the callbacks of each training wrote
 # parameters that change no single training
 NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
@@ -80,7 +98,7 @@ def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:
     training = read_json(needs(out / "training" / "training.json", "06_training"))
     own = {"seeds": training["seeds"], "models": ",".join(training["models"]), "out_dir": str(out)}
     data = choose_data(bank, out / "aligned")
-    if training.get("clips_sha256", now := clips_sha256(data)) != now:
+    if training["clips_sha256"] != clips_sha256(data):
         raise ValueError(f"06 must be trained on {data.statement}, which changed since. Run 06_training again.")
     return data, TrainingConfig.checked(training["config"] | own)
 
@@ -109,12 +127,11 @@ def split_of(aligned: Aligned, cfg: TrainingConfig, seed: int) -> np.ndarray:
 
 
 def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None:
-    """Raise ValueError when the reduction was fitted on held-out clips, or see `helpers.splits.training_splits`."""
+    """Raise ValueError when the reduction was fitted on held-out clips, or 06 cannot train: see `training_splits`."""
     fitted_on = read_reduction(data.folder / "reduction.npz").fitted_on
     about = {"source": bank.sources, "split": bank.splits} | dict(zip(bank.targets, bank.labels.T, strict=True))
     for seed, split in training_splits(pd.DataFrame(about, bank.clips), bank.targets, cfg).items():
-        seen = np.isin(bank.clips[split != "train"], fitted_on).sum()
-        if seen:
+        if seen := np.isin(bank.clips[split != "train"], fitted_on).sum():
             raise ValueError(
                 f"seeds must hold out clips that the reduction was not fitted on, got {seen} that it was fitted on "
                 f"with seed {seed}. Train with the split, shares and seed of 05_alignment alone, or take its reduction "
@@ -122,62 +139,43 @@ def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None
             )
 
 
-def train_one(
-    job: Job, data: Aligned, live: Aligned | None, cfg: TrainingConfig, *, trainer: Trainer | None = None, **how: Any
-) -> tuple[dict[str, np.ndarray], keras.Model | None]:
-    """Train one model with one seed.
+def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = ()) -> dict[str, Any]:
+    """Train every model with every seed, score each once on its test clips, and write the results below `cfg.out`.
 
-    Args:
-        job: Name of a baseline or of a network, and any seed from 0.
-        data: Rated clips to train on and to test.
-        live: Further clips to score, or None.
-        cfg: Parameters of the training.
-        trainer: See `trainer_of`; where other seeds of the model are trained as well.
-        how: See `helpers.train.Trainer.fit`.
+    Trainings that are there from an earlier call with the same data and parameters are not done again. `further` ones,
+    which are in no table, are done beside them.
 
     Returns:
-        `prediction`, `live_prediction`: float32 (N, k) for all clips, and for the run's own; of a network also
-        `history_epoch`, `history_loss`, `history_val_loss`; and the network.
+        What `training.json` holds: what `summarise` returns, `data` (the statement), `clips_sha256` and
+        `synthetic_labels`.
+
+    Raises:
+        ValueError: Too few rated clips or sources for the split.
+        RuntimeError: A training failed; the message names it and its reason.
     """
-    name, seed = job
-    split = split_of(data, cfg, seed)
-    train, validation = split == "train", split == "validation"
-    sets, history, model = [data] if live is None else [data, live], {}, None
-    if name in BASELINES:
-        predictions = BASELINES[name](sets, train, validation)
-    else:
-        trainer = trainer or trainer_of(name, data, cfg)
-        inputs = [model_inputs(name, each, seed) for each in sets]
-        labels = model_labels(name, data.labels, train | validation, seed)
-        model = start_model(name, data, cfg, seed)
-        parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
-        history = trainer.fit(model, *parts, **how).add_prefix("history_").to_dict("series")
-        predictions = [trainer.model.predict(each, batch_size=1024, verbose=0) for each in inputs]
-    own, of_live = (p.astype("float32") for p in [*predictions, predictions[0][:0]][:2])
-    return {"prediction": own, "live_prediction": of_live} | {k: v.to_numpy() for k, v in history.items()}, model
-
-
-def trainer_of(name: str, data: Aligned, cfg: TrainingConfig) -> Trainer:
-    """What trains the network of this name with any seed."""
-    return Trainer(start_model(name, data, cfg, 0), cfg)
-
-
-def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
-    """Load the network that a training left in `cfg.out`."""
-    return keras.saving.load_model(job_file(cfg.out / "training", Job(name, seed), ".keras"))
-
-
-def train_further(name: str, seed: int, data: TrainingData, cfg: TrainingConfig) -> keras.Model:
-    """Train one more network as those of a run were, beside them; where it is there already, take it."""
-    train_all([Job(name, seed)], data, cfg)
-    return load_trained(cfg, name, seed)
+    bank, live, folder = rated_clips(data), data.live_clips, cfg.out / "training"
+    check_splits(data, bank, cfg)
+    (folder / "training.json").unlink(missing_ok=True)  # it must not vouch for networks that are being replaced
+    jobs = [Job(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds]
+    train_all([*jobs, *further], data, cfg)
+    predictions = gather_predictions(bank, live, cfg)
+    with replacing(cfg.out / "predictions.csv") as part:
+        predictions.to_csv(part, index=False, float_format="%.6f")
+    with replacing(folder / "history.csv") as part:
+        pd.concat([_history(cfg, job) for job in jobs]).to_csv(part, index=False, float_format="%.6g")
+    results = summarise(predictions, bank, cfg)
+    results |= {"data": data.statement, "clips_sha256": clips_sha256(data)}
+    results |= {"synthetic_labels": bank.synthetic or bool(live and live.synthetic)}
+    if results["split"]["warning"]:
+        log.warning("%s", results["split"]["warning"])
+    write_json(folder / "training.json", results)
+    return results
 
 
 def train_all(wanted: Sequence[Job], data: TrainingData, cfg: TrainingConfig) -> None:
     """Do those trainings that are not done, all seeds of a model in one of `cfg.workers` processes, longest first.
 
-    Raises:
-        RuntimeError: A training failed; the message names it and its reason.
+    RuntimeError where one failed: the message names it and its reason.
     """
     names = sorted(dict.fromkeys(job.model for job in wanted), key=_length, reverse=True)
     groups = [[job for job in wanted if job.model == name] for name in names]
@@ -196,18 +194,217 @@ def make_trainings(
 ) -> Iterator[tuple[dict[str, np.ndarray], keras.Model | None]]:
     """Do the trainings of one model, one after another: what `train_missing` runs in a worker."""
     places, cfg, known = context
-    data, live = _read_clips(places, known)
-    folder, name = cfg.out / "training", jobs[0].model
-    trainer = None if name in BASELINES else trainer_of(name, data, cfg)
+    data, live, folder, name = rated_clips(places), places.live_clips, cfg.out / "training", jobs[0].model
+    trainer = None if name in BASELINES else Trainer(start_model(name, data, cfg, 0), cfg)
     for job in jobs:
         board = job_file(folder / "tensorboard", job, "") if cfg.tensorboard else None
         how = {"state": job_file(folder, job, ".state.npz"), "known": known}
         how["callbacks"] = watchers(job_file(folder / WATCHED, job, ""), board)
-        yield train_one(job, data, live, cfg, trainer=trainer, **how)
+        yield train_one(job, data, live, cfg, trainer, **how)
     keras.backend.clear_session()
 
 
-@lru_cache(maxsize=1)
-def _read_clips(data: TrainingData, known: str) -> tuple[Aligned, Aligned | None]:
-    """Once per worker and fingerprint `known`."""
-    return rated_clips(data), data.live_clips
+def train_one(
+    job: Job, data: Aligned, live: Aligned | None, cfg: TrainingConfig, trainer: Trainer | None = None, **how: Any
+) -> tuple[dict[str, np.ndarray], keras.Model | None]:
+    """Train one model with one seed.
+
+    Args:
+        data: Rated clips to train on and to test.
+        live: Further clips to score, or None.
+        trainer: Of a network: has trained it with other seeds, or none.
+        how: See `helpers.train.Trainer.fit`.
+
+    Returns:
+        `prediction`, `live_prediction`: float32 (N, k) for all clips, and for the run's own; of a network also
+        `history_epoch`, `history_loss`, `history_val_loss`; and the network.
+    """
+    name, seed = job
+    split = split_of(data, cfg, seed)
+    train, validation = split == "train", split == "validation"
+    sets, history, model = [data] if live is None else [data, live], {}, None
+    if name in BASELINES:
+        predictions = BASELINES[name](sets, train, validation)
+    else:
+        inputs = [model_inputs(name, each, seed) for each in sets]
+        labels = model_labels(name, data.labels, train | validation, seed)
+        model = start_model(name, data, cfg, seed)
+        parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
+        history = trainer.fit(model, *parts, **how).add_prefix("history_").to_dict("series")
+        predictions = [trainer.model.predict(each, batch_size=1024, verbose=0) for each in inputs]
+    own, of_live = (p.astype("float32") for p in [*predictions, predictions[0][:0]][:2])
+    return {"prediction": own, "live_prediction": of_live} | {k: v.to_numpy() for k, v in history.items()}, model
+
+
+def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
+    """Load the network that a training left in `cfg.out`."""
+    return keras.saving.load_model(job_file(cfg.out / "training", Job(name, seed), ".keras"))
+
+
+def gather_predictions(bank: Aligned, live: Aligned | None, cfg: TrainingConfig) -> pd.DataFrame:
+    """The predictions of every training for validation, test and live clips: the columns of `prediction_rows`."""
+    parts = []
+    for seed in cfg.seeds:
+        split = split_of(bank, cfg, seed)
+        held_out = np.isin(split, ("validation", "test"))
+        for job in (Job(name, seed) for name in chosen_models(cfg.models)):
+            arrays = _arrays_of(cfg, job)
+            parts.append(prediction_rows(job, split[held_out], bank.take(held_out), arrays["prediction"][held_out]))
+            if live is not None:
+                parts.append(prediction_rows(job, np.full(len(live), "live"), live, arrays["live_prediction"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def prediction_rows(job: Job, split: np.ndarray, clips: Aligned, prediction: np.ndarray) -> pd.DataFrame:
+    """One row per clip and target: columns model, seed, split, clip, source, trait, truth, prediction."""
+    k = len(clips.targets)
+    columns = {"split": np.repeat(split, k), "clip": np.repeat(clips.clips, k), "source": np.repeat(clips.sources, k)}
+    columns |= {"trait": np.tile(clips.targets, len(clips)), "truth": clips.labels.ravel()}
+    return pd.DataFrame(job._asdict() | columns | {"prediction": prediction.ravel()})
+
+
+def _arrays_of(cfg: TrainingConfig, job: Job) -> dict[str, np.ndarray]:
+    return read_arrays(job_file(cfg.out / "training", job))
+
+
+def _history(cfg: TrainingConfig, job: Job) -> pd.DataFrame:
+    """Losses of a network by epoch; no rows for a baseline."""
+    columns = {k.removeprefix("history_"): v for k, v in _arrays_of(cfg, job).items() if k.startswith("history_")}
+    return pd.DataFrame(job._asdict() | columns) if columns else pd.DataFrame()
+
+
+def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
+    """Score the predictions.
+
+    Returns:
+        `targets` (in their order, traits by their letters); `models` on the test clips (means over seeds of r2, ccc,
+        pearson, mae, skill per trait, mean_accuracy, and `seeds`); `live`, the token model on the run's own clips, and
+        in it the `constant`; `about` (what each model is, in words); `comparisons` (every model with the constant, the
+        token model with every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters
+        leaves to reach: `r2` and `pearson` by target, where the run's own clips are trained on and 01 found several
+        raters); `groups` (errors of the token model on this run's held-out clips by the `group` of `ratings.csv`).
+    """
+    splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
+    names, has_live = chosen_models(cfg.models), (predictions["split"] == "live").any()
+    models = {name: _over_seeds(predictions, name, "test", bank, splits) for name in names}
+    live = {}
+    if has_live:
+        live = _over_seeds(predictions, TOKEN_MODEL, "live", bank, splits)
+        live["constant"] = _over_seeds(predictions, "constant", "live", bank, splits)
+        rated = predictions["truth"].notna() & (predictions["split"] == "live")
+        live["clips"] = int(predictions.loc[rated, "clip"].nunique())
+    return {
+        "targets": [target for target in models["constant"]["r2"] if target != "mean"],
+        "models": models,
+        "about": {name: variant_of(name).says for name in names},
+        "comparisons": comparisons(predictions, names, TOKEN_MODEL),
+        "live": live,
+        "split": _split_facts(bank, cfg.split, list(splits.values())),
+        "ratings": _ratings_given(bank),
+        "ceiling": None if has_live else _ceiling(cfg),
+        "groups": _groups(predictions, cfg, "live" if has_live else "test"),
+        "seeds": cfg.seeds,
+        "config": cfg.as_dict(without=NOT_DECISIVE),
+    }
+
+
+def _over_seeds(
+    predictions: pd.DataFrame, name: str, split: str, bank: Aligned, splits: dict[int, np.ndarray]
+) -> dict[str, Any]:
+    """Means over seeds of the metrics of one model on one split, and each seed's r2 and mean_accuracy."""
+    rows, targets = predictions[(predictions["model"] == name) & (predictions["split"] == split)], list(bank.targets)
+    per_seed = []
+    for seed, parts in splits.items():
+        wide = rows[rows["seed"] == seed].pivot(index="clip", columns="trait", values=["truth", "prediction"])
+        truth, prediction = (wide[side][targets].to_numpy() for side in ("truth", "prediction"))
+        constant = np.nanmean(bank.labels[parts == "train"], 0)
+        per_seed.append(as_summary(score_table(truth, prediction, constant, targets)))
+    seeds = [{"r2": s["r2"], "mean_accuracy": s["mean_accuracy"]} for s in per_seed]
+    return each_number(per_seed, np.mean) | {"seeds": seeds}
+
+
+def _split_facts(clips: Aligned, kind: str, splits: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Clips per part for the first seed; the most test clips of a seed that share a source with train; a warning."""
+    sources = clips.sources
+    counts = {part: int((splits[0] == part).sum()) for part in SPLITS}
+    sharing = int(max(np.isin(sources[s == "test"], sources[s == "train"]).sum() for s in splits))
+    warning = (
+        f"this split leaks: {sharing} of {counts['test']} test clips come from a source that was trained on, so that "
+        "every score here is too high. The row same_video shows what the sources alone give away. Use split: source."
+    )
+    leak = {"test_clips_sharing_a_source_with_train": sharing, "warning": warning if sharing else None}
+    return {"by": kind} | counts | leak
+
+
+def _ratings_given(bank: Aligned) -> dict[str, Any]:
+    """How many clips each target is rated for, and the first rating that is missing."""
+    rated = ~np.isnan(bank.labels)
+    first = next((f"{bank.targets[column]} of {bank.clips[clip]}" for clip, column in np.argwhere(~rated)), None)
+    return {"clips": len(bank), "rated": _by_target(bank, rated.sum(0)), "first_missing": first}
+
+
+def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:
+    path = cfg.out / "analysis.json"
+    agreement = read_json(path).get("reliability") if path.exists() else None
+    return agreement and {
+        name: {letter_of(target): row[f"max_{name}"] for target, row in agreement.items()} for name in ("r2", "pearson")
+    }
+
+
+def _groups(predictions: pd.DataFrame, cfg: TrainingConfig, split: str) -> dict[str, Any]:
+    path = cfg.out / "clips.csv"
+    clips = load_clips(path) if path.exists() else pd.DataFrame()
+    if "group" not in clips:
+        return {}
+    rows = predictions[(predictions["model"] == TOKEN_MODEL) & (predictions["split"] == split)]
+    return group_errors(rows, clips["group"])
+
+
+def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
+    """Write `model/`: the token model of the first seed, its reduction, `familiar.npz` (how unlike a clip is to the
+    training clips) and `card.json`, all that scoring needs.
+
+    Returns:
+        The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
+        `training_quantiles` (at 0, 0.01, ..., 1) per target, `training_length_s` (time of the last token of the longest
+        training clip), `drawn` (whether its clips are synthetic, with a planted truth), `metrics`, `verdicts`, `split`,
+        `ceiling`, `groups`, `caveats` and `licence` (sentences), `extractors`, `weights`, `data`, and so on.
+    """
+    job, folder, bank = Job(TOKEN_MODEL, cfg.seeds[0]), cfg.out / "model", rated_clips(data)
+    split, identity = split_of(bank, cfg, job.seed), data.manifest["identity"]
+    train, validation = bank.take(split == "train"), bank.take(split == "validation")
+    residuals = validation.labels - _arrays_of(cfg, job)["prediction"][split == "validation"]
+    # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
+    width = np.minimum(conformal_quantile(residuals, 0.9), 1.0)
+    licences = [f"{name}: {identity[name].get('weights', {}).get('licence', 'unknown')}" for name in STREAMS]
+    card = job._asdict() | {
+        "targets": list(train.targets),
+        "constant": _by_target(train, np.nanmean(train.labels, 0).astype(float)),
+        "interval_half_width": _by_target(train, width),
+        "training_quantiles": _by_target(train, np.nanquantile(train.labels, LEVELS, axis=0).T.astype(float)),
+        "training_clips": len(train),
+        "training_length_s": float(max(train.static_t_s.max(), train.dynamic_t_s.max())),
+        "synthetic_labels": train.synthetic,
+        "data": data.statement,
+        "drawn": is_synthetic(data.folder),
+        "extractors": {name: identity[name] for name in STREAMS},
+        "weights": identity["static"]["parameters"]["weights"],
+        "reduction": identity["reduction"],
+        "licence": f"{LICENCE} ({', '.join(licences)}): look there before passing the model on",
+        "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
+        "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
+        "caveats": list(CAVEATS),
+        "code_version": code_version(),
+    }
+    card |= {name: results[name] for name in ("split", "ceiling", "groups", "config")}
+    trained = job_file(cfg.out / "training", job, ".keras")
+    for source, name in ((trained, "model.keras"), (data.folder / "reduction.npz", "reduction.npz")):
+        with replacing(folder / name) as part:
+            shutil.copyfile(source, part)
+    write_training_tokens(folder / "familiar.npz", learn_training_tokens(train, validation))
+    write_json(folder / "card.json", card)
+    return card
+
+
+def _by_target(clips: Aligned, values: np.ndarray) -> dict[str, Any]:
+    return dict(zip(map(str, clips.targets), values.tolist(), strict=True))

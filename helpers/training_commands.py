@@ -38,14 +38,14 @@ def compare(
     from helpers.files import FolderLock, replacing, resolve
 
     with stderr_into():  # what TensorFlow writes while it is imported
-        from helpers import experiment, report, results
+        from helpers import experiment, report
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
     own = {"bank_dir": data, "out_dir": out, "models": models}
     cfg = TrainingConfig.checked(default | _given(TRAINING, params, own))
     folder = resolve(cfg.bank_dir)
     with FolderLock(cfg.out), replacing(cfg.out / "models.csv") as part:
-        found = results.run_table(experiment.TrainingData(folder, None, f"the clips of {folder.name}"), cfg)
+        found = experiment.run_table(experiment.TrainingData(folder, None, f"the clips of {folder.name}"), cfg)
         table = report.as_table(found)
         table.to_csv(part, float_format="%.6g")
     print(table.round(3).to_string(), "", *report.verdicts(found), f"all of it is in {cfg.out}", sep="\n")

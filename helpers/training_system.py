@@ -21,12 +21,11 @@ from helpers.align import Aligned, align_streams, read_reduction
 from helpers.callbacks import read_logs, watchers
 from helpers.clips import TRAITS
 from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
-from helpers.experiment import Job, split_of
+from helpers.experiment import LICENCE, Job, prediction_rows, split_of, summarise
 from helpers.extract import extract_dynamic, extract_static, open_tree
 from helpers.files import differences, file_sha256, needs, read_json, replacing, resolve, write_json
 from helpers.names import match_clips
 from helpers.plots.training import plot_dashboard
-from helpers.results import LICENCE, prediction_rows, summarise
 from helpers.score import check_weights, read_card
 from helpers.serializer import card_file, load_model, save_model
 from helpers.splits import source_of
@@ -107,7 +106,7 @@ class TrainingSystem:
         """Score the test rows beside the constant predictor; write `analysis.json`, `predictions.csv` and a figure.
 
         Returns:
-            What `helpers.results.summarise` does, and `verdict`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
+            What `experiment.summarise` does, and `verdict`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
         """
         held_out, shown = np.isin(self.split, ("validation", "test")), []
         said = {"constant": BASELINES["constant"]([self.data], self.split == "train", self.split == "validation")[0]}

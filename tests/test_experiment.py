@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import experiment, report, results, variants
+from helpers import experiment, report, train, variants
 from helpers.__main__ import main
 from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, write_reduction
 from helpers.callbacks import read_logs
@@ -87,7 +87,8 @@ def test_aligned_inputs_pair_motion_by_time():
 @pytest.mark.slow
 def test_a_training_scores_by_its_best_epoch_and_leaves_that_network(cfg):
     aligned = tokens()
-    arrays, model = experiment.train_one(Job(TOKEN_MODEL, 0), aligned, tokens(6, "live"), cfg)
+    trainer = train.Trainer(variants.start_model(TOKEN_MODEL, aligned, cfg, 0), cfg)
+    arrays, model = experiment.train_one(Job(TOKEN_MODEL, 0), aligned, tokens(6, "live"), cfg, trainer)
     np.testing.assert_allclose(model.predict(aligned.inputs(), verbose=0), arrays["prediction"], atol=1e-6)
     assert arrays["live_prediction"].shape == (6, 5)
     validation = experiment.split_of(aligned, cfg, 0) == "validation"
@@ -97,16 +98,16 @@ def test_a_training_scores_by_its_best_epoch_and_leaves_that_network(cfg):
 
 @pytest.mark.slow
 def test_the_table_is_resumed_to_the_same_results(data, cfg):
-    first = results.run_table(data, cfg)
+    first = experiment.run_table(data, cfg)
     folder = cfg.out / "training"
     kept = folder / "ridge-1.npz"
     before = kept.stat().st_mtime_ns
     (folder / f"{TOKEN_MODEL}-1.npz").unlink()
     (folder / "ridge-0.npz").write_bytes(b"half a file")
-    assert results.run_table(data, cfg) == first
+    assert experiment.run_table(data, cfg) == first
     assert kept.stat().st_mtime_ns == before
     check_results(first, cfg)
-    check_card(results.keep_model(data, cfg, first), cfg)
+    check_card(experiment.keep_model(data, cfg, first), cfg)
 
 
 def check_results(found: dict, cfg: TrainingConfig) -> None:
@@ -166,7 +167,7 @@ def test_a_failing_training_names_itself_and_its_reason(data, cfg, monkeypatch):
     unrated.labels[:] = np.nan
     with pytest.raises(ValueError, match="rated clips .* a bank"):
         write_folder(data.folder, unrated)
-        results.run_table(data, cfg)
+        experiment.run_table(data, cfg)
     with pytest.raises(RuntimeError, match="constant, seed 1 failed: .* rated clips"):
         experiment.train_all([Job("constant", 1)], data, cfg)
     monkeypatch.setenv("KERAS_BACKEND", "abacus")  # of the workers: here Keras is imported already
@@ -196,7 +197,7 @@ def test_only_what_is_missing_of_the_same_clips_and_parameters_is_trained(data, 
 def test_clips_that_the_reduction_saw_may_not_be_held_out(data, cfg):
     write_folder(data.folder, tokens(), fitted_on=tuple(tokens().clips[:30]))
     with pytest.raises(ValueError, match="fitted on.*with seed 0"):
-        results.run_table(data, cfg)
+        experiment.run_table(data, cfg)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +228,10 @@ def compare(tmp_path):
         for job in (Job(name, seed) for seed in cfg.seeds for name in names):
             test = experiment.split_of(clips, cfg, job.seed) == "test"
             said = experiment.train_one(job, clips, None, cfg)[0]["prediction"][test]
-            parts.append(results.prediction_rows(job, np.full(test.sum(), "test"), clips.take(test), said))
+            parts.append(experiment.prediction_rows(job, np.full(test.sum(), "test"), clips.take(test), said))
             if job.model == "ridge":
                 parts.append(parts[-1].assign(model=TOKEN_MODEL))
-        return results.summarise(pd.concat(parts, ignore_index=True), clips, cfg)
+        return experiment.summarise(pd.concat(parts, ignore_index=True), clips, cfg)
 
     return run_on
 
