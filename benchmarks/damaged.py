@@ -22,7 +22,7 @@ from benchmarks.alternation import options_of, report
 from benchmarks.readers import judge
 from benchmarks.variants import FLIPS, KINDS, STRUCTURE, Source, Variant, make_variants, media_ranges
 from helpers.files import ROOT
-from helpers.workers import ClipPool, WorkerCrashed, WorkerError, WorkerHung, cores
+from helpers.workers import ClipPool, WorkerError, cores
 
 SAMPLE = (
     "training80_01/4eke_igcKkn.000.mp4",
@@ -46,10 +46,9 @@ def judged(pool: ClipPool, tasks: Iterable[tuple[Any, tuple[Path, str, int]]]) -
     for key, pieces in pool.run(tasks):
         try:
             found = next(pieces)
-        except WorkerHung as error:
-            found = {"verdict": "hung", "reason": str(error), "pictures": []}
-        except WorkerCrashed as error:
-            found = {"verdict": "crashed", "reason": str(error), "pictures": []}
+        except WorkerError as error:
+            verdict = "hung" if "gave nothing" in str(error) else "crashed"
+            found = {"verdict": verdict, "reason": str(error), "pictures": []}
         try:
             played = next(pieces, {"pictures": None})["pictures"]
         except WorkerError:

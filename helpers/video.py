@@ -7,7 +7,6 @@ shifts one unnoticed. A file that breaks off is an error before anything is comp
 compares decoders.
 """
 
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -382,7 +381,7 @@ def parity_table(path: str | Path, backends: Sequence[str] = BACKENDS, *, n_fram
         try:
             ours, theirs = (read_frames(path, n_frames=n_frames, backend=name) for name in (backend, REFERENCE))
             ratios = [seconds(REFERENCE) / seconds(backend) for _ in range(ROUNDS)]
-            rows.append(differences(ours, theirs) | {"times_reference": statistics.median(ratios)})
+            rows.append(differences(ours, theirs) | {"times_reference": float(np.median(ratios))})
         except Exception as error:  # of one decoder: the others are compared all the same
             rows.append({"error": str(error) or type(error).__name__})
     return pd.DataFrame(rows, index=pd.Index(backends, name="backend"))
@@ -391,13 +390,8 @@ def parity_table(path: str | Path, backends: Sequence[str] = BACKENDS, *, n_fram
 def differences(ours: Frames, theirs: Frames) -> dict[str, Any]:
     """How the same frames of two decoders differ, as columns of `parity_table`."""
     same_index, same_size = np.array_equal(ours.index, theirs.index), ours.frames.shape == theirs.frames.shape
-    levels = np.abs(ours.frames.astype(np.int16) - theirs.frames) if same_size else np.array(255)
     same_t_s = bool(same_index and np.allclose(ours.t_s, theirs.t_s))
-    return {
-        "decoder": ours.backend,
-        "same_index": same_index,
-        "same_t_s": same_t_s,
-        "mean_levels": float(levels.mean()),
-        "max_levels": int(levels.max()),
-        "exact": bool(same_t_s and levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS),
-    }
+    levels = np.abs(ours.frames.astype(np.int16) - theirs.frames) if same_size else np.array(255)
+    mean, most = float(levels.mean()), int(levels.max())
+    found = {"decoder": ours.backend, "same_index": same_index, "same_t_s": same_t_s, "mean_levels": mean}
+    return found | {"max_levels": most, "exact": same_t_s and mean <= MEAN_LEVELS and most <= MAX_LEVELS}

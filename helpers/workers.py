@@ -42,15 +42,7 @@ class PoolError(RuntimeError):
 
 
 class WorkerError(RuntimeError):
-    """Any error in a worker but a ValueError; the message is its type and text."""
-
-
-class WorkerCrashed(WorkerError):
-    """The process ended while it worked on the clip; the message says with which signal or status."""
-
-
-class WorkerHung(WorkerError):
-    """The process gave nothing for as long as the caller's patience lasts, and was killed."""
+    """What became of a worker: it raised anything but a ValueError, it ended (with which signal or status), it hung."""
 
 
 def cores() -> int:
@@ -114,7 +106,7 @@ class ClipPool(AbstractContextManager):
 
         Raises:
             PoolError: the pool is closed. `chunks` raise it where no worker can be started, or what `work` raises if
-                that is a ValueError, or WorkerError, such as WorkerCrashed and WorkerHung.
+                that is a ValueError, or WorkerError.
         """
         tasks, begun = iter(tasks), deque()
         while True:
@@ -149,8 +141,7 @@ class ClipPool(AbstractContextManager):
 
     def _process(self) -> "WorkerProcess":
         """This thread's worker, which waits for a clip; PoolError where none can be started."""
-        process = getattr(self._own, "process", None)
-        if process and process.popen.poll() is None:
+        if (process := getattr(self._own, "process", None)) and process.popen.poll() is None:
             return process
         try:
             with self._starting:
@@ -185,11 +176,7 @@ class WorkerProcess:
         self._stream = self._socket.makefile("rwb")
 
     def answers(self, request: Any, patience_s: float) -> Iterator[Any]:
-        """The chunks that come of a request; what the work raises comes out here.
-
-        Raises:
-            WorkerCrashed, WorkerHung: The process has ended.
-        """
+        """The chunks that come of a request; what the work raises comes out here, or what became of the process."""
         self._socket.settimeout(patience_s)
         try:
             _send(self._stream, pickle.dumps(request))
@@ -200,7 +187,7 @@ class WorkerProcess:
                 yield content
         except TimeoutError:
             self.end(wait_s=0)
-            raise WorkerHung(f"the decoder process gave nothing for {patience_s:g} s and was killed") from None
+            raise WorkerError(f"the decoder process gave nothing for {patience_s:g} s and was killed") from None
         except (EOFError, OSError, pickle.UnpicklingError):  # the socket is broken
             raise self.end() from None
         except BaseException:  # no memory for a chunk, a class that is unknown here
@@ -209,7 +196,7 @@ class WorkerProcess:
         if content is not None:
             raise content
 
-    def end(self, wait_s: float = EXIT_S) -> WorkerCrashed:
+    def end(self, wait_s: float = EXIT_S) -> WorkerError:
         """Wait until it has ended by itself or kill it, and say what became of it."""
         with suppress(subprocess.TimeoutExpired):
             self.popen.wait(wait_s)
@@ -219,15 +206,14 @@ class WorkerProcess:
             self._stream.close()
         self._socket.close()
         if status >= 0:
-            return WorkerCrashed(f"the decoder process ended with exit status {status}")
+            return WorkerError(f"the decoder process ended with exit status {status}")
         name = signal.Signals(-status).name
         cause = ": often want of memory" if name == "SIGKILL" else ""
-        return WorkerCrashed(f"the decoder process stopped with signal {-status} ({name}){cause}")
+        return WorkerError(f"the decoder process stopped with signal {-status} ({name}){cause}")
 
 
 def _send(stream: BufferedRWPair, message: Any) -> None:
-    """Pickle a message into a socket; large arrays are not copied for it, as `multiprocessing` does."""
-    pickle.dump(message, stream, 5)
+    pickle.dump(message, stream, 5)  # large arrays are not copied for it, as `multiprocessing` does
     stream.flush()
 
 

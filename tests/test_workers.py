@@ -14,7 +14,7 @@ from chunkwork import call, children, counting, dying, endless, failing, outcome
 
 from helpers.container import VideoError
 from helpers.files import ROOT
-from helpers.workers import ClipPool, PoolError, WorkerCrashed, WorkerError, WorkerHung, cores
+from helpers.workers import ClipPool, PoolError, WorkerError
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,9 @@ def test_clips_and_chunks_come_in_the_order_of_the_tasks_as_they_are(pool):
     for n, chunks in enumerate(found.values()):
         assert [number for number, _ in chunks] == list(range(n, n + 7 * (n % 3)))
         assert all(array.shape == (number % 5, 3) and (array == number).all() for number, array in chunks)
+    # what nobody takes is dropped
+    assert [next(chunks)[0] for _, chunks in pool.run((n, (some, 50, n)) for n in range(6))] == [0, 1, 2, 3, 4, 5]
+    assert len(outcomes(pool.run([("a", (some, 2))]))["a"]) == 2
 
 
 def test_a_process_that_dies_costs_its_clip_and_no_other_is_repeated(tmp_path):
@@ -53,7 +56,7 @@ def test_a_process_that_dies_costs_its_clip_and_no_other_is_repeated(tmp_path):
         if how == "fine":
             assert second.tolist() == [0, 1, 2]
         else:
-            assert isinstance(second, WorkerCrashed)
+            assert isinstance(second, WorkerError)
             assert reasons[how] in str(second)
     assert sorted(log.read_text().split()) == sorted(hows)
 
@@ -76,10 +79,10 @@ def test_silence_ends_a_worker_and_signs_of_life_or_a_slow_caller_do_not():
         for key, chunks in pool.run(tasks):
             try:
                 found[key] = [time.sleep(1.2) if key == "c" else chunk for chunk in chunks]
-            except WorkerHung as error:
+            except WorkerError as error:
                 found[key] = error
     assert time.monotonic() - start_s < 12
-    assert isinstance(found["a"], WorkerHung)
+    assert "gave nothing for 1 s" in str(found["a"])
     assert (found["b"], len(found["c"])) == (["done"], 3)
 
 
@@ -111,17 +114,6 @@ def test_no_more_clips_are_begun_than_allowed_and_at_least_one_per_worker(tmp_pa
             assert taken == list(range(n + 5))
             assert settled(tmp_path / str(n + 4), 0.05) <= 1
             assert not (tmp_path / str(n + 5)).exists()
-    taken.clear()
-    with ClipPool(call, workers=7) as pool:
-        run = pool.run(tasks())
-        next(run)
-        assert len(taken) == 8
-        run.close()
-
-
-def test_chunks_that_nobody_takes_are_dropped(pool):
-    assert [next(chunks)[0] for _, chunks in pool.run((n, (some, 50, n)) for n in range(6))] == [0, 1, 2, 3, 4, 5]
-    assert len(outcomes(pool.run([("a", (some, 2))]))["a"]) == 2
 
 
 def test_leaving_early_leaves_no_process_and_chunks_outlive_no_pool():
@@ -203,11 +195,11 @@ with ClipPool(chunkwork.call, workers=2) as pool:
 """
 
 
-@pytest.mark.parametrize("way", ["standard input", "-c", "script without a guard"])
+@pytest.mark.parametrize("way", ["standard input", "script without a guard"])
 def test_it_works_from_any_main_program(way, tmp_path):
     (tmp_path / "main.py").write_text(script(SUM))
-    command = {"standard input": ["-"], "-c": ["-c", script(SUM)]}.get(way, [str(tmp_path / "main.py")])
-    done = subprocess.run([sys.executable, *command], input=script(SUM), capture_output=True, text=True, timeout=30)
+    command = "-" if way == "standard input" else tmp_path / "main.py"
+    done = subprocess.run([sys.executable, command], input=script(SUM), capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("10\n", "")
 
 
@@ -218,14 +210,6 @@ with ClipPool(chunkwork.call, workers=2, ahead_chunks=1) as pool:
         print(key, flush=True)
         list(chunks)
 """
-
-
-def is_alive(process):
-    """Whether it runs; one that has ended and whose status nobody has asked for does not."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -239,15 +223,10 @@ def test_workers_end_with_their_parent(how):
         assert len(workers) == 2
         parent.send_signal(how)
         parent.wait(5)
-        deadline_s = time.monotonic() + 5
-        while any(is_alive(worker) for worker in workers):
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
+        assert not psutil.wait_procs(workers, timeout=5)[1]
 
 
 def test_cores_counts_those_that_this_process_may_use():
-    assert 1 <= cores() <= os.cpu_count()
-    if hasattr(os, "sched_setaffinity"):
-        one = min(os.sched_getaffinity(0))
-        alone = f"import os; os.sched_setaffinity(0, {{{one}}}); from helpers.workers import cores; print(cores())"
-        assert subprocess.check_output([sys.executable, "-c", alone], cwd=ROOT, text=True) == "1\n"
+    one = min(os.sched_getaffinity(0))
+    alone = f"import os; os.sched_setaffinity(0, {{{one}}}); from helpers.workers import cores; print(cores())"
+    assert subprocess.check_output([sys.executable, "-c", alone], cwd=ROOT, text=True) == "1\n"
