@@ -45,14 +45,9 @@ def get_attention_weights(model: keras.Model, inputs: Inputs) -> np.ndarray:
 
 
 def attention_entropy(attention: np.ndarray, static_mask: np.ndarray, dynamic_mask: np.ndarray) -> np.ndarray:
-    """Entropy of each clip's rows against the uniform row: 1 = looks everywhere alike, 0 = at one token.
+    """Entropy of each clip's rows of attention (B, heads, Ts, Td): 1 = looks everywhere alike, 0 = at one token.
 
-    Args:
-        attention: (B, heads, Ts, Td).
-        static_mask, dynamic_mask: bool (B, Ts), (B, Td).
-
-    Returns:
-        Mean over real face tokens per clip and head, (B, heads); NaN for clips with one motion token.
+    It is the mean over real face tokens per clip and head, (B, heads); NaN for clips with one motion token.
     """
     entropy = -(attention * np.log(np.maximum(attention, 1e-12))).sum(-1)  # (B, heads, Ts)
     uniform = np.log(dynamic_mask.sum(1))[:, None]
@@ -70,10 +65,8 @@ def attention_by_time(attention: np.ndarray, static_mask: np.ndarray) -> np.ndar
 
 
 def attention_by_lag(attention: np.ndarray, inputs: Inputs, step_s: float) -> pd.DataFrame:
-    """Mean attention (B, heads, Ts, Td) by how much later the motion token is than the face token.
-
-    Returns:
-        Columns lag_s (increasing, the smallest and multiples of `step_s` from it) and attention.
+    """Mean attention (B, heads, Ts, Td) by how much later the motion token is than the face token: columns lag_s
+    (increasing, the smallest and multiples of `step_s` from it) and attention.
     """
     lag_s = inputs["dynamic_t_s"][:, None, :] - inputs["static_t_s"][:, :, None]  # (B, Ts, Td)
     real = inputs["dynamic_mask"][:, None, :] & inputs["static_mask"][:, :, None]
@@ -94,8 +87,7 @@ def occlusion(
     """What each part of the motion contributes to every score: with it minus without it.
 
     Args:
-        model: Trained model of k targets.
-        inputs: Of N clips.
+        model, inputs: A trained model of k targets, and N clips.
         baseline: What stands for tokens that are taken away, usually `mean_motion` of the training clips, (D,).
         parts: Indices of the motion tokens of each part; default each token by itself.
 

@@ -31,12 +31,8 @@ SHOWN_CLIPS = 60  # enough for an interval of a few hundredths
 
 
 def planted_windows(folder: str | Path, aligned: Aligned) -> np.ndarray | None:
-    """Read which motion tokens lie in planted light windows, by half or more of their duration.
-
-    `folder` holds `truth.csv`: key, warm_s, cool_s, window_s in seconds.
-
-    Returns:
-        bool (N, Td); None unless all clips are synthetic.
+    """Read from `truth.csv` (key, warm_s, cool_s, window_s in seconds) which motion tokens lie in planted light windows
+    by half or more of their duration, bool (N, Td); None unless all clips are synthetic.
     """
     truth = _truth(folder).reindex(aligned.clips)
     if not len(truth.columns) or truth["window_s"].isna().any():
@@ -151,11 +147,8 @@ def _over_seeds(rows: pd.DataFrame, what: str) -> dict[str, Any]:
 
 
 def share_inside(rows: pd.DataFrame, what: str) -> dict[str, Any]:
-    """How much of a measure, a column of `examine`, lies inside what was planted.
-
-    Returns:
-        `inside` and its `interval` [low, high]; `inside_shuffled`, `interval_shuffled` of the control; `uniform`, the
-        share of tokens that are inside.
+    """How much of a measure, a column of `examine`, lies inside what was planted: `inside` and its `interval` [low,
+    high]; `inside_shuffled`, `interval_shuffled` of the control; `uniform`, the share of tokens that are inside.
     """
     row: dict[str, Any] = {"uniform": _over_seeds(rows[rows["model"] == TOKEN_MODEL], "uniform")["value"]}
     for end, name in MODELS.items():
@@ -165,9 +158,8 @@ def share_inside(rows: pd.DataFrame, what: str) -> dict[str, Any]:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of the rows of two arrays (N, values), (N,).
-
-    Values that are NaN in either are left out; NaN where less than three are left, or one side does not vary.
+    """Spearman's rank correlation of the rows of two arrays (N, values), (N,), without values that are NaN in either;
+    NaN where less than three are left, or one side does not vary.
     """
     known = ~(np.isnan(a) | np.isnan(b))
     ranks_a, ranks_b = (pd.DataFrame(x).where(known).rank(axis=1) for x in (a, b))

@@ -49,15 +49,10 @@ def score_target(truth: np.ndarray, prediction: np.ndarray, constant: float) -> 
 def score_table(
     truth: np.ndarray, prediction: np.ndarray, constant: np.ndarray, targets: Sequence[str] = TRAITS
 ) -> pd.DataFrame:
-    """Score predictions (N, k) with every metric beside each other.
+    """Score predictions (N, k) with every metric beside each other: a row per target, its name, with the columns of
+    `score_target`, and a last row `mean` over the targets that have a value.
 
-    Args:
-        truth, prediction: (N, k).
-        constant: What the constant predictor says, usually the mean of the training ratings, (k,).
-        targets: Names of the k columns.
-
-    Returns:
-        One row per target and a last row `mean` (over the targets that have a value); columns as `score_target` says.
+    `constant`: what the constant predictor says, usually the mean of the training ratings, (k,).
     """
     truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
     if truth.ndim != 2 or truth.shape != prediction.shape or not np.isfinite(prediction[~np.isnan(truth)]).all():
@@ -70,10 +65,8 @@ def score_table(
 
 
 def constant_floor(train: np.ndarray, test: np.ndarray, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
-    """Score the predictor that answers the mean training rating (of (N, k)) for everyone in the test ratings (M, k).
-
-    Returns:
-        The columns of `score_table` without `skill`, and `constant` (the mean training rating).
+    """Score the predictor that answers the mean training rating (of (N, k)) for everyone in the test ratings (M, k):
+    `score_table` without `skill`, and the column `constant`, the mean training rating.
     """
     constant = pd.DataFrame(np.asarray(train, np.float64)).mean().to_numpy()
     table = score_table(test, np.broadcast_to(constant, np.shape(test)), constant, targets).drop(columns="skill")
@@ -82,11 +75,8 @@ def constant_floor(train: np.ndarray, test: np.ndarray, targets: Sequence[str] =
 
 
 def as_summary(table: pd.DataFrame) -> dict[str, dict[str, float | None] | float | None]:
-    """Return a score table as `summary.json` holds it.
-
-    Returns:
-        `r2`, `ccc`, `pearson`, `mae`, `skill`: dicts by the traits' letters (other targets by their names) and `mean`;
-        `mean_accuracy`: one number. None stands for NaN.
+    """Return a score table as `summary.json` holds it: `r2`, `ccc`, `pearson`, `mae`, `skill`, dicts by the traits'
+    letters (other targets by their names) and `mean`; `mean_accuracy`, one number. None stands for NaN.
     """
     named = table.rename(index=letter_of)
     summary = named.astype(object).where(named.notna(), None).to_dict()
@@ -104,15 +94,8 @@ def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     """Return the half width of a prediction interval per target (split conformal; Lei et al. 2018, JASA 113:1094).
 
     prediction ± half width holds the rating of a new clip with probability `level` at least, whatever the model, if
-    that clip and those of `residuals` are exchangeable.
-
-    Args:
-        residuals: truth - prediction on clips that the model did not see, (n, k); NaN is left out.
-        level: Coverage in (0, 1).
-
-    Returns:
-        The ceil((n + 1) level)-th smallest absolute residual of each target, (k,); infinite where n is too small for
-        the level (under 9 for 0.9).
+    that clip and those of `residuals`, truth - prediction of clips that it did not see, (n, k), are exchangeable: the
+    ceil((n + 1) level)-th smallest absolute one that is no NaN, (k,); infinite where n is too small (under 9 for 0.9).
     """
     ordered = np.sort(np.abs(np.asarray(residuals, np.float64)), axis=0)  # NaN goes last
     n_rated = (~np.isnan(ordered)).sum(axis=0)

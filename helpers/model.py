@@ -22,17 +22,10 @@ MIDDLE = 0.5  # of the rating range [0, 1]: where output biases start
 
 
 def time_code(t_s, dim: int):
-    """Code times as sines and cosines of fixed periods; there is nothing to learn.
+    """Code times in seconds, (B, T), as sines and cosines of fixed periods, float32 (B, T, dim); nothing is learned.
 
     code = TIME_GAIN [sin(2 pi t / P_i), cos(2 pi t / P_i)], i = 1 ... dim / 2, with periods P_i in geometric steps from
     LONGEST_S to SHORTEST_S, so that the inner product of two codes depends on the difference of their times only.
-
-    Args:
-        t_s: Times in seconds, float32 (B, T).
-        dim: Length of the code, even.
-
-    Returns:
-        float32 (B, T, dim).
     """
     n = dim // 2
     periods = LONGEST_S * (SHORTEST_S / LONGEST_S) ** (np.arange(n) / max(n - 1, 1))
@@ -44,15 +37,11 @@ def time_code(t_s, dim: int):
 class CrossAttention(layers.Layer):
     """Let every face token read the motion tokens.
 
-    q = Ws s + bs, m = Wd d + bd (both of width F = fusion_dim), c = time code;
+    q = Ws s + bs, m = Wd d + bd (both of width F = fusion_dim, even), c = time code;
     A_h = softmax(Q_h (q + c) . K_h (m + c) / sqrt(F)), out = LayerNorm(q + O concat_h(A_h V_h m)), heads of width F.
 
     Time enters through the attention only: over a single key A = 1 and no time can matter, which is the model for one
     vector per stream. K starts as twice Q, so that training starts from attention to the same time.
-
-    Args:
-        fusion_dim: Width F of tokens and of each head, even.
-        num_heads: Number of heads.
     """
 
     def __init__(self, fusion_dim: int = 128, num_heads: int = 4, **kwargs):
@@ -162,13 +151,8 @@ class CompletePersonalityModel(keras.Model):
     A stream is (B, D) or (B, T, D); both kinds use the same weights. Each clip needs a token in both streams.
     The parameters exist as soon as the model is constructed: 371,717 at the defaults, 371,461 of them trainable.
 
-    Args:
-        static_dim: Features per face token.
-        dynamic_dim: Features per motion token.
-        fusion_dim: Width of fused tokens and of each attention head, even.
-        num_heads: Attention heads.
-        dropout_rate: Share of fused channels dropped in training, in [0, 1).
-        n_targets: Scores per clip.
+    `fusion_dim`: width of fused tokens and of each attention head, even. `dropout_rate`: share of fused channels that
+    are dropped in training, in [0, 1). `n_targets`: scores per clip.
     """
 
     def __init__(

@@ -38,15 +38,8 @@ Tensors = Callable[[keras.KerasTensor], keras.KerasTensor]
 
 
 def inputs_at(source: Source, path: Path, key: str, places: Iterable[int]) -> np.ndarray:
-    """What the network is shown of a clip, to be looked at.
-
-    Args:
-        source: Where it comes from, see `helpers.extract.open_source`.
-        path, key: Of the clip.
-        places: Which of its faces or flows, counted from 0.
-
-    Returns:
-        Faces RGB uint8 (k, size_px, size_px, 3), or flow float32 (k, input_px, input_px, 2) in [-1, 1].
+    """What the network is shown of a clip at some places, counted from 0: faces RGB uint8 (k, size_px, size_px, 3), or
+    flow float32 (k, input_px, input_px, 2) in [-1, 1]; `source`: see `helpers.extract.open_source`.
     """
     job = source.job(path, key, source.fingerprint(path, key))
     places, found, n = list(places), {}, 0
@@ -57,14 +50,10 @@ def inputs_at(source: Source, path: Path, key: str, places: Iterable[int]) -> np
 
 
 def layer_table(model: keras.Model, sample_shape: Sequence[int]) -> pd.DataFrame:
-    """List the layers whose output has positions, in their order.
+    """List the layers whose output has positions, in their order: index layer; columns kind, time (clips only), height,
+    width, channels, parameters.
 
-    Args:
-        model: A functional model with one input.
-        sample_shape: Of one input without the batch, such as (224, 224, 3), or (64, 112, 112, 2) with time first.
-
-    Returns:
-        Index layer; columns kind, time (clips only), height, width, channels, parameters.
+    `sample_shape`: of one input without the batch, such as (224, 224, 3), or (64, 112, 112, 2) with time first.
     """
     placed = [layer for layer in model.layers if len(layer.output.shape) == len(sample_shape) + 1]
     outputs = keras.Model(model.input, [layer.output for layer in placed])
@@ -85,10 +74,8 @@ def stages_of(model: keras.Model, table: pd.DataFrame) -> list[str]:
 
 
 def activations(model: keras.Model, x: np.ndarray, layers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Run a network on inputs (n, ...), preprocessing done, and keep the activations of some of its layers by name.
-
-    Returns:
-        Layer to float32 (n, [T',] H', W', C'), in the given order.
+    """Run a network on inputs (n, ...), preprocessing done, and keep the activations of some of its layers: by name
+    float32 (n, [T',] H', W', C'), in the given order.
     """
     tapped = keras.Model(model.input, {name: model.get_layer(name).output for name in layers})
     parts = [tapped(x[i : i + BATCH], training=False) for i in range(0, len(x), BATCH)]
@@ -115,15 +102,10 @@ def energy(activation: np.ndarray) -> np.ndarray:
 
 
 def gradient_of(fn: Callable[[Any], Any], x: np.ndarray) -> tuple[float, np.ndarray]:
-    """Compute a number and its gradient, once, without compiling anything; only the backend that runs is imported.
+    """Compute a number and its gradient, float32 in the shape of `x`, once, without compiling anything.
 
-    Args:
-        fn: From a tensor to a tensor without axes. Models in it are to be called with `training=False`; conversions to
-            NumPy in it cut the gradient off.
-        x: Input, copied to the device as float32.
-
-    Returns:
-        The number; its gradient, float32 in the shape of `x`. An error where the number has no connection with `x`.
+    `fn`: from a tensor to a tensor without axes. Models in it are to be called with `training=False`; conversions to
+    NumPy in it cut the gradient off. An error where the number has no connection with `x`.
     """
     x = ops.convert_to_tensor(np.asarray(x, np.float32))
     if keras.backend.backend() == "jax":
@@ -160,7 +142,7 @@ def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarra
     Args:
         model: A functional model with one input and features (n, D), or (n, ..., D), as output.
         x: Inputs, preprocessing done, float32 (n, ...).
-        layer: A layer that all paths of the network go through, such as the end of a stage; ValueError for others.
+        layer: That all paths of the network go through, such as the end of a stage; ValueError for others.
         direction: (D,), or of each input its own, (n, D).
 
     Returns:
@@ -198,9 +180,7 @@ def maximise(
     as noise that only this network can see: the input is shifted by chance at every step, and the slope is blurred.
 
     Args:
-        model: A functional model with one input.
-        layer: Name of the layer.
-        channels: Numbers of its channels, (n,).
+        channels: Numbers of the layer's channels, (n,).
         shape: Of an input, ([T,] H, W, C).
         low, high: Bounds of the values.
         prepare: From values within the bounds to what the network takes.
@@ -233,11 +213,9 @@ def maximise(
 
 
 def check_gradient() -> float:
-    """Compare the backend's gradient through convolution, tanh and matrix product with central finite differences.
-
-    Returns:
-        Largest difference over 12 of the kernel's 135 values, in units of the largest finite difference; under 1e-3
-        where training can be trusted.
+    """Compare the backend's gradient through convolution, tanh and matrix product with central finite differences: the
+    largest difference over 12 of the kernel's 135 values, in units of the largest finite difference; under 1e-3 where
+    training can be trusted.
     """
     step = 1e-2  # half the width of a difference: with float32 it balances rounding against curvature
     rng = np.random.default_rng(0)

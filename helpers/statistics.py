@@ -28,11 +28,8 @@ FEWEST = 5  # sources, on either side: no resampling of fewer reaches a coverage
 def resampled_sums(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], int]:
     """Sum over the clips of `DRAWS` draws of whole sources, after the set as it is.
 
-    Args:
-        parts: Values (N, ...) and sources (N,) of some clips each, as those of a seed; all see the same draws.
-
-    Returns:
-        Sums (DRAWS + 1, ...) of each part, and the number of different sources.
+    `parts`: values (N, ...) and sources (N,) of some clips each, as those of a seed; all see the same draws. Returns
+    the sums (DRAWS + 1, ...) of each part, and the number of different sources.
     """
     sources = [np.asarray(of_part).astype(str) for _, of_part in parts]
     names, random = np.unique(np.concatenate(sources)), np.random.RandomState(0)
@@ -62,14 +59,10 @@ def _with_ends(draws: np.ndarray, n_sources: int) -> np.ndarray:
 
 
 def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> dict[str, float | list[float] | None]:
-    """Mean over clips, then over seeds, with its percentile interval.
+    """Mean over clips, then over seeds, `value`, with its percentile `interval` [low, high] over sources; None where
+    there is nothing to average, or fewer than `FEWEST` sources.
 
-    Args:
-        values: Per seed one value per clip, (N,); NaN is left out.
-        sources: Per seed the clips' sources, str (N,); all seeds see the same draw of sources.
-
-    Returns:
-        `value` and `interval` [low, high]; None where there is nothing to average, or fewer than `FEWEST` sources.
+    Per seed `values` of each clip, (N,), NaN for none, and `sources`, str (N,); all seeds see the same draws.
     """
     kept = [(v[~np.isnan(v)], s[~np.isnan(v)]) for v, s in zip(values, sources, strict=True) if not np.isnan(v).all()]
     if not kept:
@@ -89,9 +82,6 @@ def r2_differences(pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
 
     R² is measured against the mean of the whole test set in every draw: against the draw's own, which lies nearer to
     the clips drawn, any model would gain on a constant (+.005 on the sample).
-
-    Args:
-        pairs: One per seed; their test clips may differ.
 
     Returns:
         float64 (k + 1, 3): R²(a) - R²(b), the percentile interval's low and high end (NaN for fewer than `FEWEST`

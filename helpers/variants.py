@@ -65,14 +65,8 @@ def freeze_parts(model: keras.Model, parts: str) -> None:
 
 
 def constant(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
-    """Answer the mean training rating of each target for every clip.
-
-    Args:
-        sets: Clips to predict; those of the first one are trained on.
-        train, validation: Which clips of the first set these are, bool (N,).
-
-    Returns:
-        Predictions (N, k) of each set.
+    """Answer the mean training rating of each target for every clip: predictions (N, k) of each of the sets, of whose
+    first one `train` and `validation`, bool (N,), are fitted to.
     """
     mean = np.nanmean(sets[0].labels[train], 0)
     return [np.tile(mean, (len(clips), 1)) for clips in sets]
@@ -96,13 +90,11 @@ def _shrunken_means(ratings: pd.Series) -> tuple[pd.Series, float]:
     groups = ratings.groupby(level=0)
     size, mean, overall = groups.size(), groups.mean(), float(ratings.mean())
     n, n_groups = len(ratings), len(size)
-    if n_groups < 2 or n_groups == n:
+    if not 1 < n_groups < n:
         return mean.iloc[:0], overall  # nothing tells the variance between sources from that within
     within = float(((ratings - groups.transform("mean")) ** 2).sum()) / (n - n_groups)
     typical_size = (n - float((size**2).sum()) / n) / (n_groups - 1)
     between = max(0.0, (float((size * (mean - overall) ** 2).sum()) / (n_groups - 1) - within) / typical_size)
-    if between == 0:
-        return mean.iloc[:0], overall
     weight = size * between / (size * between + within)
     return overall + weight * (mean - overall), overall
 
