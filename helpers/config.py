@@ -16,7 +16,7 @@ ENDPOINTS = (
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")
-NEWER = "folders were made without it: they count as made with the default"
+NEWER = {"detector", "min_face", "align_eyes", "max_gap_s"}  # manifests name them only where they are not the default
 Backbone = Literal["resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19"]
 Weights = Literal["random", "pretrained"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -83,9 +83,8 @@ class Parameters:
         return resolve(self.data_dir)
 
     def as_dict(self, *, without: tuple[str, ...] = ("data_dir", "out_dir", "limit", "progress")) -> dict[str, Any]:
-        """The parameters that decide the result, as plain types; those that are `NEWER` only where they are set."""
-        newer = [f for f in fields(self) if NEWER in getattr(f.type, "__metadata__", ())]
-        silent = {f.name for f in newer if getattr(self, f.name) == f.default}
+        """The parameters that decide the result, as plain types."""
+        silent = {name for name in NEWER if getattr(self, name, None) == getattr(type(self), name, None)}
         return {name: value for name, value in asdict(self).items() if name not in silent.union(without)}
 
 
@@ -101,7 +100,7 @@ class Extraction(Parameters):
 
     data_dir: str = "data_sample"
     weights: Weights = "random"
-    device: Annotated[str, NEWER] = ""
+    device: str = ""
     precision: Precision = "float32"
     workers: Workers = 0
     progress: bool = False
@@ -132,7 +131,7 @@ class AnalysisConfig(Parameters):
     limit: Count = 0
     rating_low: float = 0.0
     rating_high: float = 1.0
-    targets: Annotated[str, NEWER] = "ocean"
+    targets: str = "ocean"
 
 
 class PreparationConfig(Parameters):
@@ -144,10 +143,10 @@ class PreparationConfig(Parameters):
     detect_every: Annotated[int, Interval(ge=1, le=1000)] = 8
     min_coverage: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.3
     crop_scale: Annotated[float, Interval(ge=0.5, le=5.0)] = 1.7
-    detector: Annotated[Literal["haar", "yunet", "auto"], NEWER] = "haar"
-    min_face: Annotated[float, Interval(ge=0.02, le=0.9), NEWER] = 0.2
-    align_eyes: Annotated[bool, NEWER] = False
-    max_gap_s: Annotated[float, Interval(ge=0.0, le=60.0), NEWER] = 1.0
+    detector: Literal["haar", "yunet", "auto"] = "haar"
+    min_face: Annotated[float, Interval(ge=0.02, le=0.9)] = 0.2
+    align_eyes: bool = False
+    max_gap_s: Annotated[float, Interval(ge=0.0, le=60.0)] = 1.0
     workers: Workers = 0
     progress: bool = False
 
@@ -162,8 +161,8 @@ class StaticConfig(Extraction):
 
     backbone: Backbone = "resnet50"
     every_n_frames: Annotated[int, Interval(ge=1, le=1000)] = 8
-    faces_dir: Annotated[str, NEWER] = ""
-    faces_fps: Annotated[float, Interval(ge=0.1, le=1000.0), NEWER] = 30.0
+    faces_dir: str = ""
+    faces_fps: Annotated[float, Interval(ge=0.1, le=1000.0)] = 30.0
     batch_size: Annotated[int, Interval(ge=0, le=4096)] = 32
 
 
@@ -174,8 +173,8 @@ class DynamicConfig(Extraction):
     input_px: Annotated[int, Interval(ge=32, le=512)] = 112
     flow: Literal["dis_fast", "dis_medium", "farneback", "tvl1"] = "dis_fast"
     flow_clip_px: Annotated[float, Interval(ge=0.1, le=1000.0)] = 20.0
-    flow_dir: Annotated[str, NEWER] = ""
-    flow_fps: Annotated[float, Interval(ge=0.1, le=1000.0), NEWER] = 6.0
+    flow_dir: str = ""
+    flow_fps: Annotated[float, Interval(ge=0.1, le=1000.0)] = 6.0
     mode: Literal["whole", "windows"] = "whole"
     segment: Annotated[int, Interval(ge=8, le=512), MultipleOf(8)] = 8  # the network halves time three times
     window: Annotated[int, Interval(ge=9, le=512)] = 16
@@ -213,10 +212,10 @@ class TrainingConfig(Splits):
     epochs: Annotated[int, Interval(ge=1, le=100000)] = 50
     schedule: Literal["cosine", "plateau"] = "cosine"
     patience: Annotated[int, Interval(ge=0, le=100000)] = 16
-    frozen: Annotated[str, NEWER] = ""
-    models: Annotated[str, NEWER] = "short"
-    precision: Annotated[Precision, NEWER] = "float32"
-    tensorboard: Annotated[bool, NEWER] = False
+    frozen: str = ""
+    models: str = "short"
+    precision: Precision = "float32"
+    tensorboard: bool = False
     workers: Annotated[int, Interval(ge=1, le=256)] = 2
     progress: bool = False
 

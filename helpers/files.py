@@ -121,8 +121,9 @@ def file_sha256(path: str | Path) -> str:
 
 @cache
 def code_version() -> str:
-    """Version of the package, with the git commit when it runs from a checkout."""
-    command, commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ""
+    """Version of the package, with the git commit when it runs from a checkout of its own."""
+    command, commit = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", "describe"], ""
+    command += ["--always", "--dirty", "--abbrev=10"]
     with suppress(OSError, subprocess.CalledProcessError):
         commit = "+" + subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return metadata.version("ocean-workbook") + commit
