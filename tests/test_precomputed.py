@@ -6,16 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from trees import KINDS, SIDE, face, write_bad_pictures, write_faces, write_pairs
+from trees import SIDE, face, write_faces, write_pairs
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import open_source
-from helpers.files import ROOT
 from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
 from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError, read_face, stored_chunks
 from helpers.store import read_arrays
 
-SAMPLE = ROOT / "data_sample"
 FLOW_PX = 8
 CLIP = "training80_01/-AmMDnVl4s8.003"
 
@@ -40,41 +38,18 @@ def samples_of(job):
     return np.concatenate(values), np.array(t_s), np.array(numbers), reasons
 
 
-def crops_of(tree, name, size_px=SIDE):
-    return samples_of(tree.job(name, size_px))
-
-
-def flows_of(tree, name, input_px=FLOW_PX, clip_px=20.0):
-    return samples_of(tree.job(name, input_px, clip_px))
-
-
 def test_every_picture_comes_in_the_order_of_its_number_at_its_time(tmp_path):
-    write_faces(tmp_path / "training80_01" / "-AmMDnVl4s8.003", range(0, 60, 5), "face_frame_{}.jpg")
+    write_faces(tmp_path / CLIP, range(0, 60, 5), "face_frame_{}.jpg")
     tree = FaceTree(tmp_path, 30.0)
-    assert list(tree.clips) == ["training80_01/-AmMDnVl4s8.003"]
+    assert list(tree.clips) == [CLIP]
     assert (tree.side_px, tree.identity["fps"]) == (SIDE, 30.0)
-    crops, t_s, numbers, reasons = crops_of(tree, "training80_01/-AmMDnVl4s8.003")
+    crops, t_s, numbers, reasons = samples_of(tree.job(CLIP, SIDE))
     assert numbers.tolist() == list(range(0, 60, 5))  # frame_5 before frame_10
     np.testing.assert_allclose(t_s, np.arange(12) / 6)
     assert reasons == {}
     assert crops.dtype == np.uint8
     for crop, number in zip(crops, numbers, strict=True):
         assert np.abs(crop.astype(int) - face(number)).mean() < 3
-
-
-def test_every_bad_picture_is_zero_with_its_reason_and_the_others_stay(tmp_path):
-    folder = tmp_path / "tree" / "a"
-    write_faces(folder, [0, 5, 200])
-    write_faces(tmp_path / "tree" / "b", range(3))
-    write_bad_pictures(folder)
-    crops, _, numbers, reasons = samples_of(FaceTree(tmp_path / "tree", 30.0).job("a", SIDE))
-    assert numbers.tolist() == [0, 5, *range(100, 111), 200]
-    assert list(reasons) == list(range(2, 13))
-    for got, expected in zip(reasons.values(), KINDS.values(), strict=True):
-        assert got.startswith(expected)
-    assert not crops[2:13].any()
-    for place, number in ((0, 0), (1, 5), (13, 200)):
-        assert np.abs(crops[place].astype(int) - face(number)).mean() < 3
 
 
 def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_crop(tmp_path):
@@ -85,8 +60,12 @@ def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_c
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(face(1)).save(tmp_path / "face_2.jpg", quality=95, exif=exif)
     assert np.abs(read_face(tmp_path / "face_2.jpg", SIDE).astype(int) - np.rot90(face(1), -1)).mean() < 3
+    write_faces(tmp_path / "tree" / "b", [10])
+    write_faces(tmp_path / "tree" / "b", [10], "frame_{}.png")
+    with pytest.raises(StoredError, match="number 10"):
+        FaceTree(tmp_path / "tree", 30.0).job("b", SIDE)
     write_faces(tmp_path / "tree" / "a", [0], side=64)
-    crops, *_ = crops_of(FaceTree(tmp_path / "tree", 30.0), "a", size_px=32)
+    crops, *_ = samples_of(FaceTree(tmp_path / "tree", 30.0).job("a", 32))
     assert np.abs(crops[0].astype(int) - face(0, 64)[::2, ::2]).mean() < 3
 
 
@@ -105,22 +84,12 @@ def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, c
             path = tmp_path / "anna_aligned" / name.format(number)
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(face(10 * seed + number)).save(path)
-    crops, t_s, found, reasons = crops_of(FaceTree(tmp_path, 30.0), "anna_aligned")
+    crops, t_s, found, reasons = samples_of(FaceTree(tmp_path, 30.0).job("anna_aligned", SIDE))
     assert ("anna_aligned: 3 pictures of other faces are left out" in caplog.text) == (len(names) > 1)
     assert (found.tolist(), reasons) == (numbers, {})
     np.testing.assert_allclose(t_s, np.array(numbers) / 30)
     for crop, seed in zip(crops, range(1, 5), strict=True):
         assert np.abs(crop.astype(int) - face(seed)).mean() < 5
-
-
-def test_two_pictures_of_one_number_cost_their_clip_only(tmp_path):
-    write_faces(tmp_path / "a", [10])
-    write_faces(tmp_path / "a", [10], "frame_{}.png")
-    write_faces(tmp_path / "b", [10])
-    tree = FaceTree(tmp_path, 30.0)
-    with pytest.raises(StoredError, match="number 10"):
-        tree.job("a", SIDE)
-    assert tree.job("b", SIDE).n_frames == 1
 
 
 def test_a_changed_renamed_or_removed_sample_changes_the_stamp_of_its_clip(tmp_path):
@@ -156,23 +125,6 @@ def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path, tree):
         tree(tmp_path, 30.0)
 
 
-@pytest.mark.parametrize(("n", "first"), [(5, 0), (70, 0), (33, 1)])
-def test_a_tree_of_pairs_gives_every_field_at_its_time(tmp_path, n, first):
-    flow = flow_of(n)
-    write_pairs(tmp_path / CLIP, flow, first=first)
-    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    assert list(tree.clips) == [CLIP]
-    assert tree.identity == {"flow": tmp_path.name, "side_px": FLOW_PX, "fps": 6.0, "made": "pairs of unknown method"}
-    values, t_s, numbers, reasons = flows_of(tree, CLIP)
-    np.testing.assert_array_equal(values, normalise_flow(flow, 20.0))
-    assert values.dtype == np.float32
-    np.testing.assert_allclose(t_s, np.arange(n) / 6)
-    assert numbers.tolist() == list(range(first, n + first))
-    assert reasons == {}
-    assert tree.job(CLIP, FLOW_PX, 20.0).n_frames == n + 1
-    assert tree.job(CLIP, FLOW_PX, 20.0).fps == 6.0
-
-
 def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
     write_pairs(tmp_path / "a", flow_of(40))
     write_pairs(tmp_path / "b", flow_of(3))
@@ -198,7 +150,7 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
     np.save(path(10), np.zeros((FLOW_PX, FLOW_PX, 2), np.uint8))
     np.save(path(11), np.array([Hostile()], dtype=object))
     path(35).unlink()
-    values, _, _, reasons = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a")
+    values, _, _, reasons = samples_of(OpticalFlowSequenceLoader(tmp_path, 6.0).job("a", FLOW_PX, 20.0))
     expected = {
         1: "flow_0001_0002.npy: empty (0 bytes)",
         2: "flow_0002_0003.npy: unreadable (",
@@ -222,35 +174,20 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
     assert not (tmp_path / "opened").exists()
 
 
-def test_our_files_know_their_rate_and_method(tmp_path):
-    flow = flow_of(35)
-    ours(tmp_path / f"{CLIP}.npz", flow, fps=25.0, method="tvl1")
-    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    assert (tree.fps, tree.made, tree.side_px) == (25.0, "tvl1", FLOW_PX)
-    values, t_s, numbers, reasons = flows_of(tree, CLIP)
-    np.testing.assert_allclose(values, normalise_flow(flow, 20.0), atol=1e-6)
-    np.testing.assert_allclose(t_s, np.arange(35) / 25)
-    assert numbers.tolist() == list(range(35))
-    assert reasons == {}
-
-
-def peak_of(run) -> int:
-    tracemalloc.start()
-    run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
-
-
-def test_a_long_clip_is_looked_at_by_its_header_and_decoded_in_pieces(tmp_path):
+def test_our_files_know_their_rate_and_method_and_are_looked_at_by_their_header(tmp_path):
     n, side = 645, 32
     flow = flow_of(n, side)
-    write_flow(tmp_path / "a.npz", flow, np.arange(n) / 15, 15.0, "dis_fast")
-    values, *_ = flows_of(OpticalFlowSequenceLoader(tmp_path, 6.0), "a", side)
-    np.testing.assert_array_equal(values, normalise_flow(read_flow(tmp_path / "a.npz").flow, 20.0))
-    assert peak_of(lambda: OpticalFlowSequenceLoader(tmp_path, 6.0)) < 0.1 * flow.nbytes
-    job = OpticalFlowSequenceLoader(tmp_path, 6.0).job("a", side, 20.0)
-    assert peak_of(lambda: [None for _ in stored_chunks(job)]) < 0.9 * flow.nbytes  # half of it: the codes, in int16
+    ours(tmp_path / f"{CLIP}.npz", flow, fps=25.0, method="tvl1")
+    tracemalloc.start()
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.1 * flow.nbytes
+    assert (tree.fps, tree.made, tree.side_px) == (25.0, "tvl1", side)
+    values, t_s, numbers, reasons = samples_of(tree.job(CLIP, side, 20.0))
+    np.testing.assert_array_equal(values, normalise_flow(read_flow(tmp_path / f"{CLIP}.npz").flow, 20.0))
+    np.testing.assert_allclose(t_s, np.arange(n) / 25)
+    assert (numbers.tolist(), reasons) == (list(range(n)), {})
 
 
 def test_a_clip_of_another_kind_or_that_cannot_be_read_costs_itself_only(tmp_path):
@@ -271,7 +208,7 @@ def test_a_clip_of_another_kind_or_that_cannot_be_read_costs_itself_only(tmp_pat
             tree.job(name, FLOW_PX, 20.0)
         assert str(tmp_path) not in str(error.value)
     assert len(tree.clips) == 13
-    assert len(flows_of(tree, "b")[0]) == 4
+    assert len(samples_of(tree.job("b", FLOW_PX, 20.0))[0]) == 4
 
 
 def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_clips(tmp_path):
@@ -300,14 +237,18 @@ def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_cl
         OpticalFlowSequenceLoader(tmp_path, 6.0)
 
 
-@pytest.mark.parametrize(("first", "missing"), [(0, []), (1, []), (2, [0, 1])])
-def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_path, first, missing):
-    write_pairs(tmp_path / "a", flow_of(12), first, digits=1)
-    loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    flow, reasons = loader.load("a")
+@pytest.mark.parametrize(("n", "first", "missing"), [(70, 0, []), (33, 1, []), (12, 2, [0, 1])])
+def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_path, n, first, missing):
+    write_pairs(tmp_path / CLIP, flow_of(n), first, digits=1)
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    assert tree.identity == {"flow": tmp_path.name, "side_px": FLOW_PX, "fps": 6.0, "made": "pairs of unknown method"}
+    flow, t_s, numbers, reasons = samples_of(tree.job(CLIP, FLOW_PX, 20.0))
     assert reasons == {i: f"flow_{i}_{i + 1}.npy: missing" for i in missing}
     assert not flow[missing].any()
-    np.testing.assert_array_equal(flow[len(missing) :], flow_of(12))
+    np.testing.assert_array_equal(flow[len(missing) :], normalise_flow(flow_of(n), 20.0))
+    np.testing.assert_allclose(t_s, np.arange(len(flow)) / 6)
+    assert numbers.tolist() == list(range(first - len(missing), n + first))
+    assert tree.job(CLIP, FLOW_PX, 20.0).n_frames == len(flow) + 1
 
 
 def test_a_batch_is_what_the_extraction_would_have_made_of_the_same_flow(tmp_path):
