@@ -60,11 +60,11 @@ def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_c
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(face(1)).save(tmp_path / "face_2.jpg", quality=95, exif=exif)
     assert np.abs(read_face(tmp_path / "face_2.jpg", SIDE).astype(int) - np.rot90(face(1), -1)).mean() < 3
-    write_faces(tmp_path / "tree" / "b", [10])
-    write_faces(tmp_path / "tree" / "b", [10], "frame_{}.png")
+    write_faces(tmp_path / "tree" / "a", [0], side=64)
+    for name in ("face_{}.jpg", "frame_{}.png"):
+        write_faces(tmp_path / "tree" / "b", [10], name)
     with pytest.raises(StoredError, match="number 10"):
         FaceTree(tmp_path / "tree", 30.0).job("b", SIDE)
-    write_faces(tmp_path / "tree" / "a", [0], side=64)
     crops, *_ = samples_of(FaceTree(tmp_path / "tree", 30.0).job("a", 32))
     assert np.abs(crops[0].astype(int) - face(0, 64)[::2, ::2]).mean() < 3
 
