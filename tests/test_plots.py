@@ -131,180 +131,137 @@ def plane():
     return features.plot_plane(POINTS, POINTS, list("abab"), ratings=ratings)
 
 
-# what draws, what is read from the figure's axes, what that is
-DRAWN = [
-    (
-        lambda: setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["a", "b"])),
-        lambda ax: bars(ax[0]),
-        [7, 11],
-    ),
-    (lambda: setup.plot_throughput(RATES), lambda ax: [line(ax[0])[0], *line(ax[1]), *line(ax[0], 1)], [5, 7, 0]),
-    (
-        lambda: analysis.plot_rating_distributions(RATINGS),
-        lambda axes: [sum(bars(ax, "height")) for ax in axes],
-        [11] * 5,
-    ),
-    (lambda: analysis.plot_trait_correlations(RATINGS.corr()), lambda ax: cells(ax[0]), RATINGS.corr()),
-    (
-        contact_sheet,
-        lambda ax: [*ax[0].patches[1].get_bbox().extents, len(ax[6].patches), ax[3].images[0].get_array().mean()],
-        [1, 2, 4, 5, 1, PIXELS[3].mean()],
-    ),
-    (
-        lambda: preparation.plot_crops(PIXELS, np.arange(7)),
-        lambda ax: ax[0].images[0].get_array(),
-        np.concatenate(list(PIXELS), axis=1),
-    ),
-    (
-        lambda: preparation.plot_flow(np.zeros((29, 29, 3), np.uint8), FLOW),
-        lambda ax: [ax[0].collections[0].U[0], ax[0].collections[0].V[0], ax[1].images[0].get_array()[0, 0]],
-        [6, -4, np.hypot(3, 2)],
-    ),
-    (lambda: features.plot_time_spent(LOG, 2), lambda ax: bars(ax[0]), [3, 1, 4, 1]),
-    (
-        lambda: features.plot_rows(np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float), T_S),
-        lambda ax: cells(ax[0])[0],  # the fourth channel varies most and comes first
-        np.array([-3, 6, -3]) / np.std([0, 9, 0]),
-    ),
-    (
-        lambda: features.plot_channel_pictures(ENERGY, [3, 1, 4], 112),
-        lambda axes: [ax.images[0].get_array() for ax in axes[:3]],
-        ENERGY,
-    ),
-    (
-        lambda: features.plot_overlay(PIXELS[:3, :, :11], HEAT, T_S),
-        lambda ax: [image.get_array() for image in ax[0].images[1:]],
-        HEAT / 2,
-    ),
-    (
-        lambda: features.plot_layers(["early", "late"], [np.linspace(0, 100, 101), np.r_[np.zeros(75), np.ones(25)]]),
-        lambda ax: [*bars(ax[0]), *ax[0].lines[0].get_xdata()],
-        [90, 1, 50, 0],
-    ),
-    (plane, lambda ax: [*line(ax[0]), *line(ax[2], 1), *cells(ax[1]), *line(ax[1])], [5, 7, 6, 8, 0.1, 0.9, 0.5, 6]),
-    (
-        lambda: features.plot_consistency(LIKE),
-        lambda ax: [*bars(ax[0]), *ax[0].lines[0].get_xdata()],
-        [0.2, 0.1, 0.4, 1.1],
-    ),
-    (
-        lambda: features.plot_channels(np.array([[5.0, 0.0, 2.0], [7.0, 0.0, 2.0], [9.0, 3.0, 2.0]])),
-        lambda ax: line(ax[0]),
-        [0, 2, 7],
-    ),
-    (
-        lambda: features.plot_evolution(T_S, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["a", "flat"]),
-        lambda ax: [line(ax[0]), line(ax[0], 1)],
-        [[0, 0.5, 1], [0, 0, 0]],
-    ),
-    (
-        lambda: features.plot_space_time(ENERGY, T_S, PLACES),
-        lambda ax: [cells(ax[0]), cells(ax[1])],
-        [ENERGY.mean(1).T, ENERGY.mean(2).T],
-    ),
-    (
-        lambda: features.plot_surface(np.arange(6.0).reshape(3, 2), T_S, PLACES[:2]),
-        lambda ax: cells(ax[0]),
-        [1.5, 3.5],  # the mean height of both of its faces
-    ),
-    (
-        lambda: features.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, EFFECTS_BY_TRAIT[:3], T_S),
-        lambda ax: [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean(), *cells(ax[2])[:, 1]],
-        [PIXELS[0].mean(), ENERGY[2].mean(), *EFFECTS_BY_TRAIT[1]],
-    ),
-    (
-        lambda: alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5),
-        lambda ax: [*ax[0].lines[0].get_xdata(), *bars(ax[0], "x")],
-        [0.3, 0.9, 0.0, 0.5],
-    ),
-    (
-        lambda: training.plot_history(HISTORY),
-        lambda ax: [*line(ax[1]), *ax[1].collections[0].get_offsets()[0]],
-        [3, 0.1, 2, 2, 0.1],
-    ),
-    (
-        lambda: training.plot_dashboard(LOGS),
-        lambda ax: [*line(ax[0], 1)[:2], *line(ax[0], 2), *line(ax[1]), *bars(ax[4], "height")[:4], *line(ax[2])],
-        [0.3, 0.1, 0.1, *[0.1] * 6, 3, 3, 3, 1, 0.1, 0.05, 0.025],
-    ),
-    (lambda: training.plot_models(MODELS), lambda ax: bars(ax[3]), [0.2, 0.6]),
-    (
-        lambda: training.plot_predictions(PREDICTED, HALF),
-        lambda ax: [line(ax[0], 1)[0], *line(ax[0], 2)],
-        [0.5, *(TRUTH + 0.1)],
-    ),
-    (
-        lambda: training.plot_predictions(BEYOND, HALF),
-        lambda ax: ax[0].lines[3].get_xydata(),  # crosses on the edge
-        [[0.9, 1.0]],
-    ),
-    (
-        lambda: training.plot_comparisons(differences(COMPARED)),
-        lambda axes: [group.lines[0].get_xdata()[0] for ax in axes for group in ax.containers],
-        [0.6, 0, 0.5, 0.1, -0.2],  # better, no better; better than it, not told apart, worse than it
-    ),
-    (
-        lambda: attention.plot_clip_attention(VIEW, EFFECTS),
-        lambda ax: [len(ax[0].images), len(ax[1].collections[0].get_segments()), *bars(ax[3], "height")],
-        [TS, TS * TD, 1, *EFFECTS],  # 1: the planted window, on the axis' own height
-    ),
-    (
-        lambda: attention.plot_heads_and_traits(VIEW, EFFECTS_BY_TRAIT, TRAITS),
-        lambda ax: [*cells(ax[2]), *cells(ax[3])],
-        [*VIEW.attention.mean(1), *EFFECTS_BY_TRAIT],
-    ),
-    (
-        lambda: attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s),
-        lambda ax: cells(ax[0]),
-        VIEW.attention[0],
-    ),
-    (
-        lambda: attention.plot_heads(VIEW.attention, VIEW.face_t_s, VIEW.motion_t_s, [0.25, 0.75]),
-        lambda ax: [cells(ax[0]), cells(ax[1])],
-        VIEW.attention,
-    ),
-    (lambda: attention.plot_lag(LAG), lambda ax: line(ax[0]), [0.1, 0.8, 0.1]),
-    (
-        lambda: attention.plot_share_against_effect(np.array([0.1, 0.2]), np.array([0.3, 0.4])),
-        lambda ax: ax[0].collections[0].get_offsets(),
-        [[0.1, 0.3], [0.2, 0.4]],
-    ),
-    (
-        lambda: attention.plot_clips(ENERGY[0], "abcd", T_S[0] * np.arange(4), inside=ENERGY[0] > 9),
-        lambda ax: cells(ax[0]),
-        ENERGY[0],
-    ),
-    (
-        lambda: attention.plot_intervals({"before training": MAPS, "shuffled ratings": MAPS}, "r", {"none": 0}),
-        lambda ax: [bars.lines[0].get_xdata() for bars in ax[0].containers],
-        [[0.8, 0.8], [0.1, 0.1]],
-    ),
-    (
-        lambda: attention.plot_segment(VIEW, 2, head=1),
-        lambda ax: [*ax[2].collections[0].get_array().ravel(), ax[1].images[0].get_array().mean()],
-        [*VIEW.attention[:, :, 2].ravel(), VIEW.speed[2].mean()],
-    ),
-    (
-        lambda: score.plot_score(made_up()),
-        lambda ax: [one.get_xdata()[0] for one in ax[0].lines if one.get_marker() == "o" and len(one.get_xdata())],
-        list(VALUES.values()),
-    ),
-    (
-        lambda: score.plot_looks(made_up(), made_up().faces),
-        lambda ax: [*bars(ax[1], "height"), *cells(ax[2])[0]],
-        [0.5, 0.3, 0.2, 0.1, -0.2, 0],
-    ),
-]
-
-
-@pytest.mark.parametrize(("draw", "read", "expected"), DRAWN)
-def test_a_figure_shows_its_data(draw, read, expected):
-    before = dict(mpl.rcParams)
-    drawn = draw()
-    fig = getattr(drawn, "figure", drawn)
-    np.testing.assert_allclose(np.ma.filled(np.asarray(read(fig.axes), float), np.nan), expected, rtol=1e-5, atol=1e-9)
+def drawn(figure):
+    """The axes of a figure, which can be saved."""
+    fig = getattr(figure, "figure", figure)
     fig.savefig(io.BytesIO())
-    assert dict(mpl.rcParams) == before
+    return fig.axes
+
+
+def same(read, expected):
+    np.testing.assert_allclose(np.ma.filled(np.asarray(read, float), NAN), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_figures_of_setup():
+    ax = drawn(setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["a", "b"])))
+    same(bars(ax[0]), [7, 11])
+    ax = drawn(setup.plot_throughput(RATES))
+    same([line(ax[0])[0], *line(ax[1]), *line(ax[0], 1)], [5, 7, 0])
+
+
+def test_figures_of_analysis():
+    axes = drawn(analysis.plot_rating_distributions(RATINGS))
+    same([sum(bars(ax, "height")) for ax in axes], [11] * 5)
+    ax = drawn(analysis.plot_trait_correlations(RATINGS.corr()))
+    same(cells(ax[0]), RATINGS.corr())
+
+
+def test_figures_of_preparation():
+    ax = drawn(contact_sheet())
+    same(
+        [*ax[0].patches[1].get_bbox().extents, len(ax[6].patches), ax[3].images[0].get_array().mean()],
+        [1, 2, 4, 5, 1, PIXELS[3].mean()],
+    )
+    ax = drawn(preparation.plot_crops(PIXELS, np.arange(7)))
+    same(ax[0].images[0].get_array(), np.concatenate(list(PIXELS), axis=1))
+    ax = drawn(preparation.plot_flow(np.zeros((29, 29, 3), np.uint8), FLOW))
+    same(
+        [ax[0].collections[0].U[0], ax[0].collections[0].V[0], ax[1].images[0].get_array()[0, 0]],
+        [6, -4, np.hypot(3, 2)],
+    )
+
+
+def test_figures_of_features():
+    ax = drawn(features.plot_time_spent(LOG, 2))
+    same(bars(ax[0]), [3, 1, 4, 1])
+    ax = drawn(features.plot_rows(np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float), T_S))
+    same(cells(ax[0])[0], np.array([-3, 6, -3]) / np.std([0, 9, 0]))
+    axes = drawn(features.plot_channel_pictures(ENERGY, [3, 1, 4], 112))
+    same([ax.images[0].get_array() for ax in axes[:3]], ENERGY)
+    ax = drawn(features.plot_overlay(PIXELS[:3, :, :11], HEAT, T_S))
+    same([image.get_array() for image in ax[0].images[1:]], HEAT / 2)
+    ax = drawn(features.plot_layers(["early", "late"], [np.linspace(0, 100, 101), np.r_[np.zeros(75), np.ones(25)]]))
+    same([*bars(ax[0]), *ax[0].lines[0].get_xdata()], [90, 1, 50, 0])
+    ax = drawn(plane())
+    same([*line(ax[0]), *line(ax[2], 1), *cells(ax[1]), *line(ax[1])], [5, 7, 6, 8, 0.1, 0.9, 0.5, 6])
+    ax = drawn(features.plot_consistency(LIKE))
+    same([*bars(ax[0]), *ax[0].lines[0].get_xdata()], [0.2, 0.1, 0.4, 1.1])
+    ax = drawn(features.plot_channels(np.array([[5.0, 0.0, 2.0], [7.0, 0.0, 2.0], [9.0, 3.0, 2.0]])))
+    same(line(ax[0]), [0, 2, 7])
+
+
+def test_figures_of_features_over_time():
+    ax = drawn(features.plot_evolution(T_S, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["a", "flat"]))
+    same([line(ax[0]), line(ax[0], 1)], [[0, 0.5, 1], [0, 0, 0]])
+    ax = drawn(features.plot_space_time(ENERGY, T_S, PLACES))
+    same([cells(ax[0]), cells(ax[1])], [ENERGY.mean(1).T, ENERGY.mean(2).T])
+    ax = drawn(features.plot_surface(np.arange(6.0).reshape(3, 2), T_S, PLACES[:2]))
+    same(cells(ax[0]), [1.5, 3.5])
+    ax = drawn(features.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, EFFECTS_BY_TRAIT[:3], T_S))
+    same(
+        [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean(), *cells(ax[2])[:, 1]],
+        [PIXELS[0].mean(), ENERGY[2].mean(), *EFFECTS_BY_TRAIT[1]],
+    )
+
+
+def test_figures_of_alignment():
+    ax = drawn(alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5))
+    same([*ax[0].lines[0].get_xdata(), *bars(ax[0], "x")], [0.3, 0.9, 0.0, 0.5])
+
+
+def test_figures_of_training():
+    ax = drawn(training.plot_history(HISTORY))
+    same([*line(ax[1]), *ax[1].collections[0].get_offsets()[0]], [3, 0.1, 2, 2, 0.1])
+    ax = drawn(training.plot_dashboard(LOGS))
+    same(
+        [*line(ax[0], 1)[:2], *line(ax[0], 2), *line(ax[1]), *bars(ax[4], "height")[:4], *line(ax[2])],
+        [0.3, 0.1, 0.1, *[0.1] * 6, 3, 3, 3, 1, 0.1, 0.05, 0.025],
+    )
+    ax = drawn(training.plot_models(MODELS))
+    same(bars(ax[3]), [0.2, 0.6])
+    ax = drawn(training.plot_predictions(PREDICTED, HALF))
+    same([line(ax[0], 1)[0], *line(ax[0], 2)], [0.5, *(TRUTH + 0.1)])
+    ax = drawn(training.plot_predictions(BEYOND, HALF))
+    same(ax[0].lines[3].get_xydata(), [[0.9, 1.0]])
+    axes = drawn(training.plot_comparisons(differences(COMPARED)))
+    same([group.lines[0].get_xdata()[0] for ax in axes for group in ax.containers], [0.6, 0, 0.5, 0.1, -0.2])
+
+
+def test_figures_of_attention():
+    ax = drawn(attention.plot_clip_attention(VIEW, EFFECTS))
+    same(
+        [len(ax[0].images), len(ax[1].collections[0].get_segments()), *bars(ax[3], "height")],
+        [TS, TS * TD, 1, *EFFECTS],
+    )
+    ax = drawn(attention.plot_heads_and_traits(VIEW, EFFECTS_BY_TRAIT, TRAITS))
+    same([*cells(ax[2]), *cells(ax[3])], [*VIEW.attention.mean(1), *EFFECTS_BY_TRAIT])
+    ax = drawn(attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s))
+    same(cells(ax[0]), VIEW.attention[0])
+    ax = drawn(attention.plot_heads(VIEW.attention, VIEW.face_t_s, VIEW.motion_t_s, [0.25, 0.75]))
+    same([cells(ax[0]), cells(ax[1])], VIEW.attention)
+    ax = drawn(attention.plot_lag(LAG))
+    same(line(ax[0]), [0.1, 0.8, 0.1])
+    ax = drawn(attention.plot_share_against_effect(np.array([0.1, 0.2]), np.array([0.3, 0.4])))
+    same(ax[0].collections[0].get_offsets(), [[0.1, 0.3], [0.2, 0.4]])
+    ax = drawn(attention.plot_clips(ENERGY[0], "abcd", T_S[0] * np.arange(4), inside=ENERGY[0] > 9))
+    same(cells(ax[0]), ENERGY[0])
+    ax = drawn(attention.plot_intervals({"before training": MAPS, "shuffled ratings": MAPS}, "r", {"none": 0}))
+    same([bars.lines[0].get_xdata() for bars in ax[0].containers], [[0.8, 0.8], [0.1, 0.1]])
+    ax = drawn(attention.plot_segment(VIEW, 2, head=1))
+    same(
+        [*ax[2].collections[0].get_array().ravel(), ax[1].images[0].get_array().mean()],
+        [*VIEW.attention[:, :, 2].ravel(), VIEW.speed[2].mean()],
+    )
+
+
+def test_figures_of_score():
+    ax = drawn(score.plot_score(made_up()))
+    same(
+        [one.get_xdata()[0] for one in ax[0].lines if one.get_marker() == "o" and len(one.get_xdata())],
+        list(VALUES.values()),
+    )
+    ax = drawn(score.plot_looks(made_up(), made_up().faces))
+    same([*bars(ax[1], "height"), *cells(ax[2])[0]], [0.5, 0.3, 0.2, 0.1, -0.2, 0])
 
 
 ONCE = np.zeros(1)
