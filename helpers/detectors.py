@@ -84,25 +84,17 @@ def _yunet() -> "cv2.FaceDetectorYN":
     return cv2.FaceDetectorYN.create(str(WEIGHTS["yunet"].path), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
-def chosen_detector(detector: str, faces: Path | None = None) -> str:
+def chosen_detector(detector: str) -> str:
     """The detector that a name stands for, ready to be used: "auto" is "yunet" where its file can be had, else "haar".
 
-    FileNotFoundError where YuNet is asked for by name and cannot be had; ValueError where its file is another one, or
-    where "auto" is not what the `faces` of 02, which may be gone on with, were found with.
+    FileNotFoundError where YuNet is asked for by name and cannot be had; ValueError where its file is another one.
     """
     if detector == "haar":
         _cascade()
     elif detector == "yunet":
         require(["yunet"])
         _yunet()
-    else:
-        detector, before = _auto(), found_with(faces) if faces else None
-        if before not in (None, detector):
-            raise ValueError(
-                f"the faces in {faces} were found with {before}, and detector: auto is {detector} on this machine now. "
-                f"Set detector: {before} to go on with them, or take another --out (out_dir)."
-            )
-    return detector
+    return _auto() if detector == "auto" else detector
 
 
 def found_with(faces: Path) -> str | None:

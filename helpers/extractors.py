@@ -43,10 +43,7 @@ class StaticFeatureExtractor:
         batch_size: int = 32,
         frozen: int | None = None,
     ):
-        """Arguments as for `build_backbone`, `compile_forward` and `freeze`; `batch_size` frames at once.
-
-        `weights` may also be the path of a file of `save`; ValueError where that was written from another backbone.
-        """
+        """As `build_backbone`, `compile_forward` and `freeze`; `weights` may also be the path of a file of `save`."""
         own = str(weights).endswith(WEIGHTS_FILE)
         self.backbone = _read_backbone(backbone, weights) if own else build_backbone(backbone, weights)
         freeze(self.backbone.model, frozen)
@@ -86,13 +83,10 @@ class DynamicFeatureExtractor:
     def with_head(
         self, n_outputs: int, *, dropout_rate: float = 0.5, dense_units: int = 1024, frozen: int | None = None
     ) -> keras.Model:
-        """The network with dropout, a ReLU layer (`dense_units`, 0 for none) and a linear one, to be trained whole.
+        """A model to train, (B, T, S, S, channels) to (B, n_outputs): the network, dropout, a ReLU layer of `dense_units`
+        (0: none) and a linear one. `frozen`: see `freeze`.
 
-        Of the network itself training leaves the first `frozen` convolutions alone, None: all of it (see `freeze`).
-
-        Returns:
-            A model from (B, T, S, S, channels) to (B, n_outputs). It shares the network's weights; `extract_features`
-            keeps those of before a training.
+        It shares the network's weights; `extract_features` keeps those of before a training.
         """
         freeze(self.network, frozen)
         pool = layers.GlobalAveragePooling3D if len(self.network.output_shape) == 5 else layers.GlobalAveragePooling1D

@@ -42,7 +42,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
     """
     from helpers.pipeline import NOT_DECISIVE, ClipRun, Source  # slow to import for decoder processes
 
-    detector = chosen_detector(cfg.detector, cfg.out / "faces")
+    detector = chosen_detector(cfg.detector)
     cfg = replace(cfg, detector=detector, backend=backend_name(cfg.backend))
     identity = {
         "parameters": cfg.as_dict(without=NOT_DECISIVE),

@@ -31,21 +31,19 @@ class NetworkError(RuntimeError):
 
 
 def compile_forward(model: keras.Model, precision: str = "float32", prepare: Prepare | None = None) -> Forward:
-    """Compile the inference pass of a model with one input and one output; its later changes do not reach it.
+    """Compile the inference pass of a built model with one input and one output; its later changes do not reach it.
 
     Args:
-        model: Any built Keras model, inputs float32.
         precision: "float32", on a GPU as well (`helpers/__init__.py` turns TF32 off); "bfloat16" for the heavy
-            operations (weights and accumulation elsewhere stay float32), about twice as fast where the processor has
-            bfloat16 units; or "float16", for GPUs, closer to float32, but what exceeds 65504 comes out infinite or NaN.
-        prepare: What the input goes through before the model, in the same compiled pass: `keras.ops` on tensors, such
-            as `Backbone.prepare`. Bytes then reach the device as bytes.
+            operations, about twice as fast where the processor has bfloat16 units; or "float16", for GPUs, closer to
+            float32, but what exceeds 65504 comes out infinite or NaN.
+        prepare: What the input goes through before, in the same pass, by `keras.ops`, such as `Backbone.prepare`; bytes
+            then reach the device as bytes. Without it the input is taken as float32.
 
     Returns:
-        A function from (B, ...) to float32 (B, ...), for any B and any length of clips (B, T, H, W, C); it compiles
-        once per shape otherwise, JAX per length, too. Without `prepare` its input is taken as float32. It may be called
-        from several threads at once, and raises NetworkError where the backend fails on an input, MemoryError where
-        memory does not suffice.
+        A function from (B, ...) to float32 (B, ...), for any B and any length of clips (B, T, H, W, C), compiled once
+        per shape otherwise (JAX: per length). Several threads may call it. NetworkError where the backend fails on an
+        input, MemoryError where memory does not suffice.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them.")
@@ -71,7 +69,7 @@ def compile_forward(model: keras.Model, precision: str = "float32", prepare: Pre
 def failure_of(error: Exception, shape: tuple[int, ...]) -> Exception:
     """MemoryError where a backend's error on an input of this shape is want of memory, else NetworkError.
 
-    The reason is the line of its message that says what happened: Keras and TensorFlow put where it happened before it.
+    The reason is the line of its message that says what happened; Keras and TensorFlow say first where.
     """
     message = str(error)
     if quoted := re.search(r"\x1b\[1m(.+?)\x1b\[0m", message, re.DOTALL):  # Keras prints what a layer raised in bold

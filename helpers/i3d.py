@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from helpers.config import ENDPOINTS
 from helpers.store import read_arrays, write_arrays
 from helpers.weights import WEIGHTS, Weights, converted_path, published_weights, random_weights, require
 
@@ -43,7 +44,7 @@ LAYERS = {
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-STAGES = tuple(LAYERS)
+STAGES = ENDPOINTS
 
 
 @keras.saving.register_keras_serializable("ocean_workbook")
@@ -65,14 +66,10 @@ class SegmentPool(layers.AveragePooling3D):
 
 
 def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
-    """Build the network for any number of time steps; its variables hold Keras' initial values.
+    """Build the network for any number of time steps, for 2 (flow) or 3 (RGB) channels, with Keras' initial values.
 
-    Args:
-        channels: 2 for the flow stream, 3 for the RGB stream.
-        endpoint: A name of `STAGES`: the network ends there, and nothing after it is built. Empty: all of it.
-
-    Returns:
-        A model from (B, T, H, W, channels) to the logits (B, 400), or to the stage's (B, T', H', W', C).
+    Returns a model from (B, T, H, W, channels) to the logits (B, 400), or, where `endpoint` names one of `STAGES`, up
+    to that stage's (B, T', H', W', C).
     """
     name = f"i3d_{_stream(channels)}"
     if endpoint and endpoint not in STAGES:
@@ -126,13 +123,9 @@ def _unit(
 def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) -> tuple[keras.Model, Weights]:
     """Build what extraction runs, up to `endpoint` and no further, and fill it.
 
-    Args:
-        weights: "pretrained" (ImageNet, then Kinetics-400), a name of `WEIGHTS` for other published ones, or "random".
-        endpoint: A name of `STAGES`, or empty for the 1024 pooled features of every 8 time steps.
-        channels: 2 for the flow stream, 3 for the RGB stream.
-
-    Returns:
-        The model, to (B, T', H', W', C) of the stage or to (B, ceil(T / 8) - 1, 1024), and its provenance.
+    `weights`: "pretrained" (ImageNet, then Kinetics-400), a name of `WEIGHTS` for other published ones, or "random".
+    `endpoint`: a name of `STAGES`, for (B, T', H', W', C), or empty for the pooled (B, ceil(T / 8) - 1, 1024).
+    Returns the model and its provenance.
     """
     model = build_i3d(channels, endpoint=endpoint)
     if weights == "random":

@@ -56,8 +56,8 @@ HALVED = Preprocessing("RGB", mean=(128.0,) * 3, scale=(1 / 128,) * 3)  # the Re
 class PublishedFile:
     """One file: its name below the weights folder, its address, and what is published of its bytes.
 
-    `file_hash` is, by its length, an md5, a sha256, or the id of its blob in the publishing repository: the sha1 over
-    "blob <bytes>", a zero byte, and the bytes; "" where nothing is published.
+    `file_hash` is, by its length, an md5, a sha256, or the id of its blob in a git repository (sha1); "" where nothing
+    is published.
     """
 
     name: str
@@ -66,7 +66,6 @@ class PublishedFile:
 
     @property
     def place(self) -> Path:
-        """Where the file lies, or is to lie."""
         return weights_folder() / self.name
 
     def fits(self, path: Path) -> bool:
@@ -109,7 +108,6 @@ class Published:
 
     @property
     def is_here(self) -> bool:
-        """Whether every file lies in the weights folder."""
         return all(file.place.is_file() for file in self.files)
 
 
@@ -216,10 +214,9 @@ def converted_path(name: str) -> Path:
 
 
 def require(names: list[str], patience_s: float = 30) -> None:
-    """See to it that published weights are in the weights folder: fetch what is not there yet.
+    """Fetch the published weights that are not there yet; of I3D's rows the converted file alone may be there.
 
-    Of I3D's rows the converted file alone may be there. One FileNotFoundError names all files that are missing and
-    cannot be fetched, as after `patience_s` seconds without an answer: file, address, folder.
+    One FileNotFoundError names all that cannot be fetched, as after `patience_s` seconds without an answer.
     """
     absent = [WEIGHTS[name] for name in names if not converted_path(name).is_file()]
     missing, reason = [], ""
@@ -269,11 +266,9 @@ def fill_random(model: "keras.Model", seed: int, law: str) -> str:
     """Fill every kernel (rank 2 and more) from a frozen generator; biases and batch norm stay as they were built.
 
     Each kernel has its own stream, `RandomState(crc32("seed/layer/variable"))`, so a part of a network holds the same
-    values as the whole; layer names must not depend on what was built before. Uniform in +-sqrt(LAWS[law] / n),
-    n = fan_in + fan_out for "glorot" (Glorot and Bengio 2010) and fan_in for "he" (He et al. 2015) and "swish" (less
-    variance), where a depthwise kernel counts one channel of input. RandomState is frozen by NumPy, and one
-    multiplication of its 53-bit numbers rounds alike on every machine; normal deviates would not: they pass through
-    the machine's logarithm.
+    values as the whole. Uniform in +-sqrt(LAWS[law] / n), n = fan_in + fan_out for "glorot" (Glorot and Bengio 2010)
+    and fan_in for "he" (He et al. 2015) and "swish" (less variance), where a depthwise kernel counts one channel of
+    input. RandomState is frozen by NumPy, and one multiplication rounds alike on every machine; a logarithm does not.
 
     Returns:
         sha256 over names and float32 values of the kernels, in the order of their names.

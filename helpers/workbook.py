@@ -227,7 +227,7 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
         from helpers.detectors import chosen_detector, found_with  # OpenCV takes a while
 
         faces, is_chosen = out / "faces", PREPARATION in chosen
-        tasks[PREPARATION]["detector"] = chosen_detector("auto", faces) if is_chosen else found_with(faces) or "auto"
+        tasks[PREPARATION]["detector"] = chosen_detector("auto") if is_chosen else found_with(faces) or "auto"
     folders = [resolve(path) for name, values in tasks.items() if (path := values.get(FOLDERS.get(name)))]
     chain = "".join(map(_listing_hash, [data, *filter(Path.is_dir, folders)]))
     executed = 0
