@@ -83,10 +83,10 @@ class DynamicFeatureExtractor:
     def with_head(
         self, n_outputs: int, *, dropout_rate: float = 0.5, dense_units: int = 1024, frozen: int | None = None
     ) -> keras.Model:
-        """A model to train, (B, T, S, S, channels) to (B, n_outputs): the network, dropout, a ReLU layer of `dense_units`
-        (0: none) and a linear one. `frozen`: see `freeze`.
+        """The network with dropout, a ReLU layer of `dense_units` (0: none) and a linear one, to be trained.
 
-        It shares the network's weights; `extract_features` keeps those of before a training.
+        `frozen`: see `freeze`. A model from (B, T, S, S, channels) to (B, n_outputs), which shares the network's
+        weights; `extract_features` keeps those of before a training.
         """
         freeze(self.network, frozen)
         pool = layers.GlobalAveragePooling3D if len(self.network.output_shape) == 5 else layers.GlobalAveragePooling1D

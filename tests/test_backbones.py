@@ -1,7 +1,6 @@
 """Backbones of 03, and the extractors for scripts."""
 
 import inspect
-import tracemalloc
 from dataclasses import replace
 from typing import get_args
 
@@ -91,7 +90,7 @@ def test_the_notebook_offers_every_backbone():
 
 
 @pytest.mark.parametrize(
-    ("act", "message"),
+    ("act", "word"),
     [
         (lambda net: net.preprocess(frames(2) / np.float32(255)), "uint8"),
         (lambda net: net.preprocess(frames(2)[:, :100]), "224"),
@@ -100,8 +99,8 @@ def test_the_notebook_offers_every_backbone():
         (lambda net: freeze(net.model, 54), "53"),
     ],
 )
-def test_what_cannot_be_is_refused(resnet50, act, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_is_refused(resnet50, act, word):
+    with pytest.raises(ValueError, match=word):
         act(resnet50)
 
 
@@ -139,11 +138,6 @@ def test_clips_of_flow_become_the_means_of_their_stage(dynamic):
     expected = keras.ops.convert_to_numpy(dynamic.network(clips)).mean(axis=(1, 2, 3))
     assert (rows.shape, dynamic.extract_features(clips[:0]).shape) == ((3, 192), (0, 192))
     np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
-    tracemalloc.start()
-    dynamic.extract_features(np.zeros((40, 8, 32, 32, 2), np.float32))  # 40 activations of .8 MB
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 15e6
 
 
 @pytest.mark.parametrize("dense_units", [0, 7])

@@ -14,7 +14,17 @@ from helpers.detectors import detect_faces
 from helpers.faces import stable_box, track_clip
 from helpers.files import ROOT
 from helpers.store import write_arrays
-from helpers.tracks import DETECTED, INTERPOLATED, FaceTrack, NoFaceError, crop_at, crop_face, read_track, write_track
+from helpers.tracks import (
+    DETECTED,
+    INTERPOLATED,
+    FaceTrack,
+    NoFaceError,
+    crop_at,
+    crop_face,
+    preparation_of,
+    read_track,
+    write_track,
+)
 from helpers.video import iter_frames, read_frames
 
 SAMPLE = ROOT / "data_sample"
@@ -119,12 +129,15 @@ def test_a_crop_shows_the_box_and_repeats_the_edge_beyond_the_frame():
     assert crop_face(frame, np.float32([5, 7, 18, 20]), 26).shape == (26, 26, 3)
 
 
-def test_a_clip_without_a_face_says_so_and_is_decoded_once(monkeypatch):
-    opened = []
-    monkeypatch.setattr(faces, "iter_frames", lambda path, **how: opened.append(path) or iter_frames(path, **how))
-    with pytest.raises(NoFaceError, match="^no face found in 6 looked-at frames$"):
+def test_rows_and_scores_know_the_tracker_unless_it_is_that_of_the_bank():
+    identity = {"parameters": {"fps": 15.0}, "detector": "haar", "track": 2}
+    assert preparation_of(identity) == {"parameters": {"fps": 15.0}, "detector": "haar"}
+    assert preparation_of(identity | {"track": 3})["track"] == 3
+
+
+def test_a_clip_without_a_face_says_so():
+    with pytest.raises(NoFaceError, match="no face"):
         track("no_face")
-    assert len(opened) == 1
 
 
 def test_a_face_that_leaves_is_lost_two_looks_later():

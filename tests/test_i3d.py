@@ -82,13 +82,6 @@ def test_every_stage_equals_an_independent_implementation(loaded, shape):
     assert np.array_equal(np.asarray(part(x)), i3d.feature_map(model, x, endpoint="Mixed_3c"))
 
 
-def test_a_saved_network_gives_equal_outputs_after_reloading(tmp_path, whole):
-    whole.save(tmp_path / "i3d.keras")
-    again = keras.models.load_model(tmp_path / "i3d.keras")
-    x = random_clip(2, 1, 9, 224, 224, 2)
-    assert np.array_equal(i3d.logits(again, x), i3d.logits(whole, x))
-
-
 ROOT = "Flow/inception_i3d"
 UNIT = f"{ROOT}/Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d/w"
 BETA = f"{ROOT}/Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta"
@@ -214,12 +207,11 @@ def test_a_converted_file_of_another_original_is_made_again_and_a_damaged_one_is
 
 def test_damaged_weights_are_named(capsys, stand_ins):
     path = weights.WEIGHTS[PORT].path
-    for change, word in (("kernel", "finite"), ("names", BETA)):
-        with h5py.File(path, "r+") as file:
-            if change == "kernel":
-                file["Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0"][0, 0, 0, 0, 0] = np.nan
-            else:
-                layer = file["Conv3d_5b_2b_3x3_bn"]
-                layer.attrs["weight_names"] = layer.attrs["weight_names"][1:]
-        assert __main__.main(["weights", "verify", PORT]) == 1
-        assert word in capsys.readouterr().err
+    with h5py.File(path, "r+") as file:
+        file["Conv3d_3b_0a_1x1_conv/Conv3d_3b_0a_1x1_conv/kernel:0"][0, 0, 0, 0, 0] = np.nan
+    assert __main__.main(["weights", "verify", PORT]) == 1
+    assert "finite" in capsys.readouterr().err
+    path.write_bytes(path.read_bytes()[:1000])
+    (stand_ins[0] / f"{PORT}.npz").unlink()
+    assert __main__.main(["weights", "verify", PORT]) == 1
+    assert path.name in capsys.readouterr().err
