@@ -30,7 +30,7 @@ from helpers.clips import (
     target_names,
     write_rows,
 )
-from helpers.config import NOTEBOOKS, AnalysisConfig, TrainingConfig
+from helpers.config import NOTEBOOKS, AlignmentConfig, AnalysisConfig, TrainingConfig
 from helpers.files import ROOT, DiskFullError, disk_full, read_json, replacing, resolve, stderr_into, write_json
 from helpers.names import walk_files
 from helpers.ratings import Ratings
@@ -52,7 +52,7 @@ WRITES = {
     "08_clip_classification": ("classification/classification.json", "classification/model/card.json"),
     "09_score_a_clip": ("score.json", "score.csv"),
 }
-ANALYSIS, PREPARATION, STATIC, DYNAMIC, _, TRAINING, ATTENTION, CLASSES, SCORE = list(WRITES)[1:]
+ANALYSIS, PREPARATION, STATIC, DYNAMIC, ALIGNMENT, TRAINING, ATTENTION, CLASSES, SCORE = list(WRITES)[1:]
 REPORT = "10_report"  # executed after the others whenever one of them was
 NEED_VIDEOS = (ANALYSIS, PREPARATION, ATTENTION, SCORE)
 TREES = {STATIC: "faces_dir", DYNAMIC: "flow_dir"}  # read instead of videos
@@ -194,6 +194,14 @@ def why_no_training(
         which = f"none of the first {limit} clips" if limit else "no clip"
         return f"{which} of {data} is rated, so there is nothing to train on. Put ratings into it, or raise --limit."
     training = TrainingConfig.checked(tasks.get(TRAINING, {}))
+    alignment = AlignmentConfig.checked(tasks.get(ALIGNMENT, {}))
+    fitted, used = ((cfg.split, cfg.validation_share, cfg.test_share) for cfg in (alignment, training))
+    one_split = fitted == used and (training.split == "official" or training.seeds == [alignment.seed])
+    if alignment.reduction == "pca" and not one_split:
+        return (
+            f"reduction pca of 05 is fitted on the training clips of seed {alignment.seed}, which seeds "
+            f"{training.seeds} of 06 would test on. Set seeds: [{alignment.seed}] and the split of 05 in 06."
+        )
     return "" if is_synthetic(data) else training_problem(clips, targets, training)
 
 

@@ -76,6 +76,7 @@ def pickled(folder):
         (rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 6)), (), "openness must be rated in every part"),
         (rated(lambda t: t.tail(6)), ("--limit", "2"), "none of the first 2 clips"),
         (lambda d: d, ("--limit", "3"), "got 0 and 0 of 3 sources"),
+        (lambda d: (d / "p.yaml").write_text("05: {reduction: pca}"), (), "seeds .0, 1, 2. of 06"),
         (lambda d: (d / "p.yaml").write_text("06: {learning_rat: 0.1}"), (), "06_training: .*'learning_rat'"),
     ],
 )
