@@ -38,15 +38,12 @@ PLATEAU = 5  # epochs without a better validation loss before the learning rate 
 STEPS_AT_ONCE = 64  # between two returns to Python, whose cost is lost among so many
 KEEP_EVERY_S = 30.0  # seconds between two writings of the state: shorter trainings write none
 PATIENCE_S = 24 * 3600.0  # that a training may take
-# for processes whose figures may depend neither on their number nor on the machine's cores
-THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-)
-ONE_THREAD = dict.fromkeys(THREADS, "1") | {"TF_DETERMINISTIC_OPS": "1", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+THREADS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")
+# figures may depend neither on the number of processes nor on the machine's cores
+ONE_THREAD = {f"{name}_THREADS": "1" for name in THREADS} | {
+    "TF_DETERMINISTIC_OPS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
 
 
 def job_file(folder: Path, job: NamedTuple, suffix: str = ".npz") -> Path:
@@ -175,9 +172,7 @@ class Trainer:
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))
         self._compile(len(batches), missing=any(bool(np.isnan(part[1]).any()) for part in (train, validation)))
         _copy_variables(start, self.model)
-        kept = TrainingState(batches, cfg, callbacks)
-        if state is not None:
-            kept.open(state, known)
+        kept = TrainingState(batches, cfg, callbacks, state, known)
         self.model.fit(
             batches.feed(),
             epochs=cfg.epochs,
@@ -327,23 +322,27 @@ class ShuffledBatches(keras.utils.PyDataset):
 class TrainingState(keras.callbacks.Callback):
     """All that a training would lose with its process: weights, optimizer, best epoch, patience, history, logs.
 
-    Keras' BackupAndRestore keeps neither the best weights nor the counters of patience.
+    Keras' BackupAndRestore keeps neither the best weights nor the counters of patience. What is in the file `path` is
+    gone on from where it is of the same training, whose fingerprint is `known`.
     """
 
-    def __init__(self, batches: ShuffledBatches, cfg: TrainingConfig, callbacks: Sequence[keras.callbacks.Callback]):
+    def __init__(
+        self,
+        batches: ShuffledBatches,
+        cfg: TrainingConfig,
+        callbacks: Sequence[keras.callbacks.Callback],
+        path: Path | None,
+        known: str,
+    ):
         super().__init__()
         stopper = keras.callbacks.EarlyStopping(patience=cfg.patience or cfg.epochs, restore_best_weights=True)
         reducer = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU, min_delta=0)
         self.counting = [stopper, reducer] if cfg.schedule == "plateau" else [stopper]  # they are called before this
         self.logged = [each for each in callbacks if hasattr(each, "logs")]
-        self.batches, self.epochs, self.next_epoch = batches, cfg.epochs, 0
-        self.rows, self.path, self.known, self._found = [], None, "", None
-
-    def open(self, path: Path, known: str) -> None:
-        """Keep the state in this file from now on, and go on from what is in it if it is of the same training."""
-        self.path, self.known = path, known
+        self.batches, self.epochs, self.path, self.known = batches, cfg.epochs, path, known
+        self.next_epoch, self.rows, self._found = 0, [], None
         try:
-            arrays = read_arrays(path)
+            arrays = read_arrays(path) if path else {}
             found = json.loads(str(arrays["known"]))
         except (FileNotFoundError, ValueError, KeyError):  # none, or a damaged one: the training starts anew
             return
