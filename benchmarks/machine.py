@@ -21,7 +21,7 @@ from helpers.device import benchmark_operation, network_rates, use_device
 from helpers.files import read_json
 from helpers.forward import PRECISIONS
 
-COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}", "note": "{}"}
+COLUMNS = {"name": "{}", "unit": "{}", "batch": "{}", "per_s": "{:.1f}"}
 
 
 def compare_machines(one: dict[str, Any], other: dict[str, Any]) -> pd.DataFrame:

@@ -136,18 +136,18 @@ def enable_memory_growth() -> str:
 
     Returns one sentence that says what is now so, also when it is too late or there is nothing to set.
     """
-    if keras.backend.backend() != "tensorflow":
-        return f"Memory growth is TensorFlow's setting; the backend is {keras.backend.backend()}."
-    import tensorflow as tf
+    gpus = []
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "TensorFlow sees no GPU, so there is no GPU memory to grow."
+        gpus = tf.config.list_physical_devices("GPU")
     try:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError:  # "Physical devices cannot be modified after being initialized"
         return "TensorFlow already uses the GPU, so memory growth stays as it was: restart the kernel and set it first."
+    if not gpus:
+        return f"{keras.backend.backend()}: no GPU whose memory TensorFlow could grow."
     return f"TensorFlow takes the memory of {len(gpus)} GPU(s) as it needs it."
 
 
@@ -186,16 +186,12 @@ def median_seconds(run: Callable[[], Any], repeats: int) -> float:
 
 
 def benchmark_operation(kind: str, *, size: int = 0, repeats: int = 5, dtype: str = "float32") -> dict[str, Any]:
-    """Time what the networks are made of.
+    """Time what the networks are made of, in float32, bfloat16 or float16.
 
-    Args:
-        kind: "matmul" of two (size, size) matrices, 1024 by default; "conv2d" or "conv3d", 3-wide kernels over
-            (4, [8,] size, size, 64), 56 by default, as ResNet-50 and I3D hold them.
-        size, repeats: Side in elements or pixels; timed runs after one to warm up.
-        dtype: "float32", "bfloat16" or "float16".
+    `kind` is "matmul" of two (size, size) matrices, 1024 by default; "conv2d" or "conv3d", 3-wide kernels over
+    (4, [8,] size, size, 64), 56 by default, as ResNet-50 and I3D hold them.
 
-    Returns:
-        name, dtype, repeats, median `seconds` of them, `gflop` of one run, `gflop_per_s`.
+    Returns name, dtype, repeats (after one to warm up), their median `seconds`, `gflop` of one run, `gflop_per_s`.
     """
     side = size or (1024 if kind == "matmul" else 56)
     shape, kernel = {
@@ -263,7 +259,7 @@ def network_rates(
 ) -> pd.DataFrame:
     """Time ResNet-50 over growing batches, and the motion network on so many `clips` (default: alike) of 16 flows.
 
-    Returns columns network, unit ("images/s", "clips/s"), batch, per_s; `note` says that memory ran out.
+    Returns columns network, unit ("images/s", "clips/s"), batch, per_s (NaN: out of memory).
     """
     from helpers.backbones import build_backbone
     from helpers.i3d import build_motion_network
@@ -281,8 +277,7 @@ def network_rates(
         ),
     }
     rows = [(*names, *rate) for names, rates in timed.items() for rate in rates]
-    table = pd.DataFrame(rows, columns=["network", "unit", "batch", "per_s"])
-    return table.assign(note=np.where(table["per_s"].isna(), "out of memory", ""))
+    return pd.DataFrame(rows, columns=["network", "unit", "batch", "per_s"])
 
 
 class Monitor:

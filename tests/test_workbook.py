@@ -222,24 +222,16 @@ def trees(tmp_path):
     return workbook.plan(tmp_path / "data", tmp_path / "out", weights="random", params=tmp_path / "p.yaml")
 
 
-def test_without_videos_the_tree_says_which_clips_there_are(trees, tmp_path):
-    data, out, every = tmp_path / "data", tmp_path / "out", workbook.select()
-    clips, _, chosen = workbook.check_inputs(trees, every[:6], data, out)
-    assert clips.index.tolist() == ["training80_01/a.001", "training80_01/b.001"]
-    assert [name[:2] for name in chosen] == ["00", "03", "04", "05"]
-    assert clips["split"].tolist() == ["train", "train"]
-    assert clips["openness"].notna().tolist() == [False, True]
-    (data / "b.001.mp4").touch()
-    clips, _, chosen = workbook.check_inputs(trees, every[:6], data, out)
-    assert (clips.index.tolist(), chosen) == (["b.001"], every[:6])
-
-
-def test_trees_that_are_missing_are_refused(trees, tmp_path):
+def test_trees_take_the_place_of_videos_and_those_that_are_missing_are_refused(trees, tmp_path):
     data, out, static = tmp_path / "data", tmp_path / "out", ["03_static_extraction"]
     trees["04_dynamic_extraction"].pop("flow_dir")
     with pytest.raises(ValueError, match="04_dynamic_extraction: flow_dir"):
         workbook.check_inputs(trees, workbook.select(), data, out)
-    assert workbook.check_inputs(trees, static, data, out)[2] == static
+    assert workbook.check_inputs(trees, ["01_data_analysis", *static], data, out)[2] == static
+    (data / "b.001.mp4").touch()
+    clips, _, chosen = workbook.check_inputs(trees, ["01_data_analysis", *static], data, out)
+    assert (clips.index.tolist(), len(chosen)) == (["b.001"], 2)
+    (data / "b.001.mp4").unlink()
     trees["03_static_extraction"]["faces_dir"] = str(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         workbook.check_inputs(trees, static, data, out)
