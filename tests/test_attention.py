@@ -97,13 +97,10 @@ def test_a_clock_shows_in_the_lag():
     profile = attention_by_lag(weights, tokens(), step_s=1.0)
     assert profile.loc[profile["attention"].idxmax(), "lag_s"] == 0.5
     assert profile["attention"].tolist().count(1) == profile["attention"].sum() == 1
-
-
-def test_clips_of_one_motion_token_have_a_duration_and_a_lag():
     clips = aligned(3)
-    clips.dynamic_mask[:, 1:] = False
+    clips.dynamic_mask[:, 1:] = False  # clips of one motion token
     assert evidence.token_duration(clips) == 1.0
-    assert len(attention_by_lag(np.ones((3, HEADS, TS, TD)), clips.inputs(), 1.0)) == TS
+    assert len(attention_by_lag(weights, clips.inputs(), 1.0)) == TS
 
 
 def test_a_contribution_is_the_score_with_a_part_minus_that_without_it():
@@ -117,9 +114,6 @@ def test_a_contribution_is_the_score_with_a_part_minus_that_without_it():
     np.testing.assert_allclose(of_parts[:, 1], effects[:, 2], rtol=1e-5)
     assert not of_parts[:, 0].any()
     assert not occlusion(OneTokenModel(5), inputs, baseline)[1].any()  # token 5 of clip 1 is masked
-
-
-def test_shares_are_of_real_tokens_and_sum_to_one():
     found = shares(np.array([[1.0, -3.0, 5.0], [0.0, 0.0, 0.0]]), np.array([[True, True, False]] * 2))
     np.testing.assert_array_equal(found, [[0.25, 0.75, np.nan], [np.nan] * 3])
 

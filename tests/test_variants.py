@@ -41,14 +41,11 @@ def test_every_network_takes_what_it_is_given_and_answers_every_target(name, cli
     assert np.isfinite(scores).all()
     again = variants.start_model(name, clips, CFG, 0)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
-
-
-def test_masked_tokens_are_not_averaged(clips):
-    model = variants.start_model("aligned_mlp", clips, CFG, 0)
-    inputs = variants.model_inputs("aligned_mlp", clips, 0)
-    longer = {k: np.pad(inputs[k], ((0, 0), (0, 2), (0, 0)), constant_values=99.0) for k in ("static", "dynamic")}
-    longer["mask"] = np.pad(inputs["mask"], ((0, 0), (0, 2)))
-    np.testing.assert_allclose(np.asarray(model(longer)), np.asarray(model(inputs)), atol=1e-5)
+    if name == "aligned_mlp":  # masked tokens are not averaged
+        inputs = variants.model_inputs(name, clips, 0)
+        longer = {k: np.pad(inputs[k], ((0, 0), (0, 2), (0, 0)), constant_values=99.0) for k in ("static", "dynamic")}
+        longer["mask"] = np.pad(inputs["mask"], ((0, 0), (0, 2)))
+        np.testing.assert_allclose(np.asarray(model(longer)), scores, atol=1e-5)
 
 
 def test_a_list_of_models_is_names_and_groups_in_the_tables_order():
@@ -112,13 +109,8 @@ def test_ridge_sees_the_stream_it_is_given_and_is_fitted_to_rated_clips(clips):
     assert min(found["ridge"]) > 0.9
 
 
-def test_operations_are_those_counted_by_hand():
-    """Of dense layers; of attention, whose pairs grow with the square of the tokens."""
-    by_hand = 2 * (150 * 256 + 256 * 64 + 64 * 5)
-    counted = variants.count_flops(
-        variants.concat_mlp(100, 50), {"static": np.ones((3, 100)), "dynamic": np.ones((3, 50))}
-    )
-    assert counted == pytest.approx(by_hand, rel=0.05)  # additions of biases, batch norm and activations beside
+def test_operations_of_attention_are_those_counted_by_hand():
+    """Its pairs grow with the square of the tokens."""
     width, heads = 16, 2
     model = CompletePersonalityModel(DS, DD, width, heads)
     for n in (5, 20):
