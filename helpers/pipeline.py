@@ -11,7 +11,7 @@ import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -171,13 +171,10 @@ def rows_of_clip(rows: ClipRows, chunks: Iterable[Chunk], forward: Forward, batc
 class Source:
     """What is done with every clip of a stage.
 
-    Attributes:
-        work: Runs in the decoder processes: what it yields of a job are the clip's chunks.
-        job: Makes the job of a clip's path, key and fingerprint, also where the clip is done.
-        rows: Makes of a job the clip's rows; none where the chunks are used as they come.
-        fingerprint: The version of a clip's files, by path and key.
-        identity, made_with: Of the input, for the manifest.
-        not_decisive: Parameters that say nothing about the rows.
+    `work` runs in the decoder processes: what it yields of a job are the clip's chunks. `job` makes that of a clip's
+    path, key and fingerprint, also where the clip is done; `rows` makes of it the clip's rows, where the chunks are not
+    used as they come. `fingerprint`: the version of a clip's files, by path and key. For the manifest: `identity` and
+    `made_with` of the input, and parameters that are `not_decisive` for rows.
     """
 
     work: Callable[[Any], Iterator[Any]]
@@ -209,13 +206,9 @@ class ClipRun(AbstractContextManager):
     """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
 
     Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
-    What is not (`helpers.store.reason_of`) ends the run, and what is done stays.
-
-    Attributes:
-        clips: Index `key`, column `path` below `cfg.data`.
-        stage, source, network: Where the clips' files go, what is done with them, what their rows go through.
-        counts, n_rows, spent_s: Of the manifest, rows that were made, and seconds by what was done, so far.
-        monitor: Of load and memory meanwhile.
+    What is not (`helpers.store.reason_of`) ends the run, and what is done stays. `clips` has the index `key` and the
+    column `path` below `cfg.data`. So far: `counts` of the manifest, `n_rows` that were made, `spent_s` by what was
+    done, and the `monitor` of load and memory.
     """
 
     name: str
@@ -226,26 +219,25 @@ class ClipRun(AbstractContextManager):
     network: Network | None = None
 
     def __post_init__(self) -> None:
-        if (self.stage.folder / "MANIFEST.JSON").exists() and self.clips.index.str.lower().has_duplicates:
-            twice = self.clips.index[self.clips.index.str.lower().duplicated()][0]
-            raise ValueError(
-                f"{self.stage.folder} does not tell {twice} from a key in other case. Rename one of the two."
-            )
+        twice = self.clips.index[self.clips.index.str.lower().duplicated()]
+        if len(twice) and (self.stage.folder / "MANIFEST.JSON").exists():  # a file system that ignores case
+            raise ValueError(f"{self.stage.folder} cannot tell {twice[0]} from a key in other case. Rename one.")
         self.counts = {"rows": 0, "invalid_rows": 0, "feature_dim": 0} if self.network else {}
         self.counts |= {"clips": len(self.clips), "made": 0, "failed": 0, "found": 0}
         self.n_rows, self.spent_s = 0, Clock()
         self._failed: dict[str, str] = {}  # reasons by key
         self._alike: dict[str, set[str]] = defaultdict(set)  # keys by the kind of reason
         self._n_begun = 0
-        self._bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
         self._started_s = self._line_s = time.monotonic()
-        self.monitor = Monitor(gpu=gpu_index(self.network.device if self.network else "")).__enter__()
-        self._pool = ClipPool(self.source.work, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
+        self._open = ExitStack()
+        bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
+        self._bar = self._open.enter_context(bar)
+        self.monitor = self._open.enter_context(Monitor(gpu=gpu_index(self.network.device if self.network else "")))
+        pool = ClipPool(self.source.work, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
+        self._pool = self._open.enter_context(pool)
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self._pool.__exit__(kind, *error)
-        self.monitor.__exit__(kind, *error)
-        self._bar.close()
+        self._open.close()
         self._log_progress("stopped: " if kind else "done: ")
 
     def __iter__(self) -> Iterator[tuple[Clip, Iterator[Any]]]:
@@ -325,12 +317,10 @@ class ClipRun(AbstractContextManager):
 
     def _list(self, clip: Clip, rows: FeatureFile) -> None:
         """Count a clip's rows, and record those that cannot be used."""
-        why = self.source.rows(clip.job).why_invalid(rows)
-        for row, reason in why.items():
+        for row, reason in self.source.rows(clip.job).why_invalid(rows).items():
             self.stage.fail(clip.key, reason, row)
-        self.counts["rows"] += len(rows.valid)
-        self.counts["invalid_rows"] += len(why)
-        self.counts["feature_dim"] = rows.features.shape[1]
+            self.counts["invalid_rows"] += 1
+        self.counts |= {"rows": self.counts["rows"] + len(rows.valid), "feature_dim": rows.features.shape[1]}
 
     def finish(self) -> dict[str, int]:
         """Remove what failed clips have left, list them in the order of all, say how many; the manifest's counts."""
@@ -354,9 +344,8 @@ class ClipRun(AbstractContextManager):
     def _log_progress(self, what: str = "") -> None:
         self._line_s = time.monotonic()
         elapsed_s, found = max(self._line_s - self._started_s, 1e-9), self.counts["found"]
-        n_done = found + self.counts["made"] + self.counts["failed"]
-        how = {"initial": found, "unit": "clip", "bar_format": LINE}
-        facts = [what + tqdm.format_meter(n_done, self.counts["clips"], elapsed_s, **how)]
+        n, n_done = self.counts["clips"], found + self.counts["made"] + self.counts["failed"]
+        facts = [what + tqdm.format_meter(n_done, n, elapsed_s, initial=found, unit="clip", bar_format=LINE)]
         if self.network:
             facts.append(f"{self.n_rows / elapsed_s:.1f} rows/s, network {self.network.busy_s / elapsed_s:.0%}")
         self._log(", ".join([*facts, self.monitor.in_words()]))

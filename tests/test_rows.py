@@ -7,13 +7,11 @@ import pytest
 from numbered import WIDTH, read_numbers, write_numbered
 
 from helpers import rows
-from helpers.backbones import build_backbone
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.faces import track_clip
 from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
-from helpers.forward import NetworkError, compile_forward
-from helpers.i3d import build_motion_network
+from helpers.forward import NetworkError
 from helpers.pipeline import rows_of_clip
 from helpers.rows import Chunk, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
 from helpers.store import ClipError
@@ -52,23 +50,18 @@ def dynamic_of_chunks(chunks, track, forward, cfg):
 BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_static_rows_stand_for_the_middle_frame_of_each_segment(tmp_path, batch_size):
-    path = write_numbered(tmp_path / "clip.mp4", 29)
-    got = static_of_clip(path, track_of(29), BACKBONE, numbers_of, StaticConfig(batch_size=batch_size))
-    assert got.features[:, 0].tolist() == [5, 13, 21, 29]
-    assert got.frame.tolist() == [4, 12, 20, 28]
-    np.testing.assert_allclose(got.t_start_s, np.array([4, 12, 20, 28]) / 15)
-    np.testing.assert_allclose(got.t_end_s, np.array([5, 13, 21, 29]) / 15)
-    assert got.valid.all()
-
-
-@pytest.mark.parametrize(("n", "frame"), [(1, 0), (3, 1), (7, 3), (8, 4)])
-def test_a_clip_shorter_than_a_segment_has_one_static_row(tmp_path, n, frame):
+@pytest.mark.parametrize(
+    ("n", "batch_size", "frames"),
+    [(29, 1, [4, 12, 20, 28]), (29, 32, [4, 12, 20, 28]), (1, 32, [0]), (3, 32, [1]), (7, 32, [3]), (8, 32, [4])],
+)
+def test_static_rows_stand_for_the_middle_frame_of_each_segment(tmp_path, n, batch_size, frames):
     path = write_numbered(tmp_path / "clip.mp4", n)
-    got = static_of_clip(path, track_of(n), BACKBONE, numbers_of, StaticConfig())
-    assert got.frame.tolist() == [frame]
-    assert got.features.tolist() == [[frame + 1]]
+    got = static_of_clip(path, track_of(n), BACKBONE, numbers_of, StaticConfig(batch_size=batch_size))
+    assert got.features[:, 0].tolist() == [frame + 1 for frame in frames]
+    assert got.frame.tolist() == frames
+    np.testing.assert_allclose(got.t_start_s, np.array(frames) / 15)
+    np.testing.assert_allclose(got.t_end_s, (np.array(frames) + 1) / 15)
+    assert got.valid.all()
 
 
 def test_rows_not_finite_without_a_face_or_that_the_network_fails_on_are_zero_and_invalid(tmp_path):
@@ -168,17 +161,13 @@ def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n):
 
 
 def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
+    assert row_layout(DynamicConfig(segment=24)) == (24, 24, 21)
+    assert row_layout(DynamicConfig(endpoint="", input_px=224)) == (16, 8, 64)
     for cfg, network in ((DynamicConfig(endpoint="", input_px=224), pooled), (DynamicConfig(mode="windows"), stage)):
         got = dynamic_of_chunks(chunks_of(7), track_of(8), network, cfg)
         assert got.features.any()
         assert DynamicRows(track_of(8), cfg).why_invalid(got) == {0: "made mostly of padding: the clip is too short"}
     assert dynamic_of_chunks(chunks_of(8), track_of(9), stage, DynamicConfig(mode="windows")).valid.all()
-
-
-def test_layout_of_rows():
-    assert row_layout(DynamicConfig(segment=24)) == (24, 24, 21)
-    assert row_layout(DynamicConfig(endpoint="", input_px=224)) == (16, 8, 64)
-    assert row_layout(DynamicConfig(mode="windows", window=64, stride=32, batch_size=5)) == (64, 32, 1)
 
 
 def test_flow_of_a_clip_is_that_of_its_stable_crop():
@@ -192,20 +181,3 @@ def test_flow_of_a_clip_is_that_of_its_stable_crop():
     assert got.shape == (72, 112, 112, 2)
     assert np.concatenate([chunk.frame for chunk in chunks]).tolist() == list(range(72))
     assert chunks[0].decoder.endswith("h264, software")
-
-
-@pytest.mark.slow
-def test_the_real_networks_give_the_same_rows_in_any_batch_size():
-    track = track_clip(SHIPPED[0], PreparationConfig())
-    backbone = build_backbone("resnet50", "random")
-    forward = compile_forward(backbone.model, prepare=backbone.prepare)
-    one, many = (
-        static_of_clip(SHIPPED[0], track, backbone, forward, StaticConfig(batch_size=size)).features for size in (2, 32)
-    )
-    assert one.shape == (9, 2048)
-    np.testing.assert_allclose(one, many, atol=1e-4 * np.abs(many).max())
-    network, _ = build_motion_network("random", "Mixed_3c")
-    flows = face_flows(Job(SHIPPED[0], track, DynamicConfig()))
-    motion = dynamic_of_chunks(flows, track, compile_forward(network), DynamicConfig())
-    assert motion.features.shape == (9, 480)
-    assert motion.features.std(axis=0).max() > 0
