@@ -29,7 +29,7 @@ from PIL import Image, ImageOps
 from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.names import clip_key, natural_order, video_files
 from helpers.rows import CROPS_PER_CHUNK, Chunk, Clock
-from helpers.store import NOT_NPY, ClipError, clip_fingerprint
+from helpers.store import ClipError, clip_fingerprint
 from helpers.tracks import crop_face
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class FlowTree(Tree):
         if path.suffix == ".npy":
             n, *shape = _array(path).shape
             return n, self.fps, "arrays of unknown method", tuple(shape)
-        file = _of_clip(partial(read_flow, fields=False), path)
+        file = _opened(partial(read_flow, fields=False), path)
         n, *shape = file.shape.tolist()
         if not (file.fps > 0 and np.allclose(file.t_s * file.fps, range(n), rtol=0, atol=0.5)):
             raise StoredError(f"{path.name}: its fields must be {file.fps} a second from 0 s on, its times differ")
@@ -209,12 +209,10 @@ class FlowTree(Tree):
 
 
 class FlowBatch(NamedTuple):
-    """`flow (B, T, S, S, 2) float32` in [-1, 1]; `mask (B, T) bool`, False where a field is padding or cannot be used;
-    `keys`, B of them.
-    """
+    """Flow of B clips."""
 
-    flow: np.ndarray
-    mask: np.ndarray
+    flow: np.ndarray  # float32 (B, T, S, S, 2) in [-1, 1]
+    mask: np.ndarray  # bool (B, T), False where a field is padding or cannot be used
     keys: tuple[str, ...]
 
 
@@ -373,7 +371,7 @@ def _open_flow(paths: Sequence[Path], side_px: int, size_px: int, clip_px: float
     fields = None
     if len(paths) == 1:
         (path,) = paths
-        fields = _array(path).__getitem__ if path.suffix == ".npy" else _of_clip(read_flow, path).fields
+        fields = _array(path).__getitem__ if path.suffix == ".npy" else _opened(read_flow, path).fields
         checked(fields(0), path.name)
     return read
 
@@ -384,31 +382,16 @@ def read_face(path: Path, side_px: int) -> np.ndarray:
     `StoredError`: unreadable, not RGB, more than 8 bits per channel, or of another size. Nothing is converted: among
     colour pictures a grey one is another input.
     """
-    try:
+
+    def read(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             deep = ";16" in str(image.tile)  # Pillow opens 16-bit RGB as RGB, and cuts it to 8 bits
             if image.mode == "RGB" and not deep and image.size == (side_px, side_px):
                 return np.asarray(ImageOps.exif_transpose(image))
             got = f"{image.width}x{image.height} px {image.mode}{' of 16 bits' if deep else ''}"
-    except Exception as error:  # damage makes Pillow raise nearly anything
-        raise _unreadable(path, error) from None
-    raise StoredError(f"{path.name}: {got}, not {side_px}x{side_px} px RGB of 8 bits like the others")
+        raise StoredError(f"{path.name}: {got}, not {side_px}x{side_px} px RGB of 8 bits like the others")
 
-
-def _unreadable(path: Path, error: Exception) -> StoredError:
-    """Why a file cannot be read, without the name of its folder."""
-    why = f"unreadable ({getattr(error, 'strerror', None) or error})".replace(f"{path.parent}/", "")
-    if isinstance(error, FileNotFoundError) or not os.path.getsize(path):
-        why = "empty (0 bytes)" if path.exists() else "missing"
-    return StoredError(f"{path.name}: {why}")
-
-
-def _of_clip(read: Callable[[Path], Any], path: Path) -> Any:
-    """What `read` makes of a clip's file; what is wrong with it is the reason why the clip cannot be used."""
-    try:
-        return read(path)
-    except (ValueError, OSError) as error:
-        raise StoredError(str(error).replace(f"{path.parent}/", "")) from None
+    return _opened(read, path)
 
 
 def _array(path: Path) -> np.ndarray:
@@ -419,7 +402,17 @@ def _array(path: Path) -> np.ndarray:
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of an npy file, mapped into memory: read where it is used. `StoredError` with the reason if not."""
+    return _opened(partial(np.lib.format.open_memmap, mode="c"), path)  # changes stay in memory
+
+
+def _opened(read: Callable[[Path], Any], path: Path) -> Any:
+    """What `read` makes of a file; what is wrong with it is a `StoredError` without the name of its folder."""
     try:
-        return np.lib.format.open_memmap(path, mode="c")  # changes stay in memory
-    except (OSError, *NOT_NPY) as error:
-        raise _unreadable(path, error) from None
+        return read(path)
+    except StoredError:
+        raise
+    except Exception as error:  # damage makes libraries raise nearly anything
+        why = f"unreadable ({getattr(error, 'strerror', None) or error})".replace(f"{path.parent}/", "")
+        if isinstance(error, FileNotFoundError) or not os.path.getsize(path):
+            why = "empty (0 bytes)" if path.exists() else "missing"
+        raise StoredError(f"{path.name}: {why}") from None
