@@ -18,9 +18,8 @@ import pandas as pd
 from sklearn import metrics
 from sklearn.utils.class_weight import compute_sample_weight
 
-from helpers.class_folders import Fold, check_folds, plan_folds
 from helpers.classifier import FrameClassifier, build_classifier, fit_bag
-from helpers.clip_features import ClipViews
+from helpers.clip_features import Fold, LabelledClips, check_folds, plan_folds
 from helpers.clip_frames import CORRUPTIONS, PLAIN, tta_names, view_names
 from helpers.clips import is_synthetic
 from helpers.config import ClassificationConfig, TrainingConfig
@@ -52,7 +51,7 @@ def plan_jobs(cfg: ClassificationConfig, n_folds: int) -> list[Job]:
     return [Job(name, fold, seed) for fold in range(n_folds) for name, seed in models]
 
 
-def train_all(clips: ClipViews, cfg: ClassificationConfig, jobs: Sequence[Job]) -> None:
+def train_all(clips: LabelledClips, cfg: ClassificationConfig, jobs: Sequence[Job]) -> None:
     """Do every training that is not done, in `cfg.workers` processes (0: one per core)."""
     config = cfg.as_dict(without=(*NOT_DECISIVE, "n_models", "batch_size"))
     known, n = fingerprint([clips.manifest["identity"], clips.table.to_csv(), config]), cfg.workers or cores()
@@ -65,7 +64,7 @@ def _folder(cfg: ClassificationConfig) -> Path:
 
 
 def make_trainings(
-    context: tuple[ClipViews, ClassificationConfig], jobs: Sequence[Job]
+    context: tuple[LabelledClips, ClassificationConfig], jobs: Sequence[Job]
 ) -> Iterator[tuple[dict[str, np.ndarray], keras.Model | None]]:
     """Do trainings in a worker; the clips of a fold are read once, each kind of network is compiled once."""
     clips, cfg = context
@@ -102,7 +101,7 @@ class Part(NamedTuple):
 
 
 def read_fold(
-    clips: ClipViews, fold: Fold, cfg: ClassificationConfig, network: FrameClassifier
+    clips: LabelledClips, fold: Fold, cfg: ClassificationConfig, network: FrameClassifier
 ) -> tuple[Part, Part, Part]:
     """Fit a network's reduction to training clips, and read and reduce the clips for training, validation and test.
 
@@ -138,7 +137,7 @@ def _train(trainer: Trainer, start: FrameClassifier, train: Part, validation: Pa
     return trainer.model
 
 
-def evaluate_all(clips: ClipViews, cfg: ClassificationConfig) -> dict[str, Any]:
+def evaluate_all(clips: LabelledClips, cfg: ClassificationConfig) -> dict[str, Any]:
     """Train what is not trained, score every model on clips that it did not see, and write results and ensemble.
 
     Returns:

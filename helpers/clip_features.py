@@ -1,4 +1,7 @@
-"""Frame features of labelled clips (08): what a frozen network says of every clip, in every view.
+"""Labelled clips (08): found in class folders, divided into folds, and what a frozen network says of them.
+
+Clips lie in `<split>/<class>[/<sub>…]/<clip>`, videos or arrays. What splits are called, and what a clip's key and
+source are, is as everywhere (`helpers.names`); the clips of an array are sources of their own.
 
 Written in `<out>/classification/`: a stage `views/` with a feature file per clip, whose rows are those of its views,
 one view below the other, named by the column `view`, each averaged over temporal scales; and of the plain views
@@ -8,6 +11,7 @@ with the number of clips.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,22 +20,158 @@ import h5py
 import keras
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
 from helpers.backbones import build_backbone
-from helpers.class_folders import check_folds, find_classes
-from helpers.clip_frames import PLAIN, FrameJob, clip_frames, view_names
+from helpers.clip_frames import ARRAY_FILES, PLAIN, FrameJob, clip_frames, count_clips, view_names
 from helpers.config import ClassificationConfig
+from helpers.container import VideoError
 from helpers.files import write_json
 from helpers.forward import compile_forward
 from helpers.large import write_sequences
+from helpers.names import clip_key, is_video, natural_order, video_files
 from helpers.pipeline import ClipRun, Network, Source
 from helpers.rows import FAILED, ClipRows
+from helpers.splits import SPLITS, source_of, split_named
+from helpers.statistics import FEWEST
 from helpers.store import FeatureFile, Stage, read_arrays
 from helpers.video import backend_name, backend_version
 
 PARAMETERS = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")
 COLUMNS = ("features", "t_start_s", "valid", "view")  # of a clip's file that are read
 VIEWS = ("scales", "views", "tta_views", "split")  # further parameters that decide what is in a clip's file
+
+
+class LabelledClips(NamedTuple):
+    """Clips and their classes, and where their features are, if they are made.
+
+    Attributes:
+        table: Index key; columns path (below the data folder), place (in an array of clips; -1: a video), split,
+            category, source, label; with features also n_rows (in the plain view) and stamp (the clip's version).
+        classes: Name of each class, sorted, by its label from 0; the same in all splits.
+        problems: What was left out, or is to be known before training: `name` and `problem`.
+        folder, manifest: Of the stage with a file per clip.
+    """
+
+    table: pd.DataFrame
+    classes: list[str]
+    problems: list[dict[str, str]]
+    folder: Path | None = None
+    manifest: dict[str, Any] | None = None
+
+    def read(self, key: str, views: Sequence[str] = (PLAIN,)) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each of these views of a clip the features (n, D) float32, seconds (n,), and which are valid (n,) bool."""
+        features, t_s, valid, view = read_arrays(self.folder / f"{key}.npz", COLUMNS).values()
+        yield from ((features[own], t_s[own], valid[own]) for own in (view == name for name in views))
+
+    def notes(self) -> list[str]:
+        """What was left out and why, and what is to be known before training: a line each."""
+        lost = [entry for entry in self.manifest["failed"] if "row" not in entry]
+        left_out = [f"left out: {entry['clip']}: {entry['reason']}" for entry in lost]
+        return left_out + [f"note: {entry['name']}: {entry['problem']}" for entry in self.problems]
+
+
+class Fold(NamedTuple):
+    """Rows of the clips to train on, to choose the epoch on, and to test on, int."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def find_classes(data_dir: str | Path) -> LabelledClips:
+    """Find the clips of all classes in all splits.
+
+    Folders are classes by their place: below a folder whose name says a split (`train`, `val`, `test80_01`). A class
+    that a split lacks, a file beside the class folders and an array that cannot be read are problems, not errors.
+
+    Raises:
+        ValueError: No splits, fewer than two classes with clips, or two files with one key.
+    """
+    root, rows, problems, named = Path(data_dir), [], {}, set()
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and split_named(path.name)):
+        split = split_named(folder.name)
+        named |= {(split, below.name) for below in folder.iterdir() if below.is_dir() and below.name[0] != "."}
+        for below in video_files(folder, lambda name: is_video(name) or name in ARRAY_FILES):
+            path, (category, _, inside) = f"{folder.name}/{below}", below.partition("/")
+            try:
+                if not inside:
+                    raise VideoError("lies beside the class folders")
+                rows += [(*clip, split, category) for clip in _clips_of(root, path)]
+            except VideoError as error:
+                problems[path] = str(error)
+    columns = ["key", "path", "place", "split", "category"]
+    table = pd.DataFrame(sorted(rows, key=lambda row: natural_order(row[0])), columns=columns).set_index("key")
+    categories = {name: label for label, name in enumerate(sorted(set(table["category"])))}
+    if len(categories) < 2:
+        raise ValueError(
+            f"data_dir must hold folders {', '.join(SPLITS)} with a folder of clips per class in each, two at least, "
+            f"got {list(categories)} in {root}. Name the folder above them."
+        )
+    if table.index.has_duplicates:
+        key = table.index[table.index.duplicated()][0]
+        raise ValueError(f"{' and '.join(table.loc[key, 'path'])} have the same key {key!r}. Rename one of the two.")
+    present = set(zip(table["split"], table["category"], strict=True))
+    wanted = named | {(split, category) for split, _ in present for category in categories}
+    problems |= {f"{split}/{category}": "no clips of this class" for split, category in sorted(wanted - present)}
+    table = table.assign(source=[source_of(key) for key in table.index], label=table["category"].map(categories))
+    problems = [{"name": name, "problem": text} for name, text in problems.items()]
+    return LabelledClips(table.astype({"label": "int64"}), list(categories), problems)
+
+
+def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
+    """Key, path below root, and place of the clip that a video is, or of those in an array."""
+    if is_video(path):
+        return [(clip_key(path), path, -1)]
+    stem = clip_key(path.removesuffix(Path(path).suffix))
+    return [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
+
+
+def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
+    """Divide clips for training; their table has columns split, source and label.
+
+    "source": `cfg.folds` parts of whole sources with equal shares of the classes; each is the test part once and the
+    validation part once, so that every clip has a prediction of a model that saw neither it nor its source.
+    "official": one fold, the folders train, validation and test.
+    """
+    if cfg.split == "official":
+        fold = Fold(*(np.flatnonzero(table["split"] == split) for split in SPLITS))
+        if not all(map(len, fold)):
+            there = ", ".join(sorted(set(table["split"])))
+            raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
+        return [fold]
+    most = min(table["source"].nunique(), table["label"].value_counts().max())
+    if most < cfg.folds:
+        raise ValueError(f"folds must be at most {most}, as sources and clips of the largest class, got {cfg.folds}.")
+    part = np.empty(len(table), int)
+    divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of small classes: see `check_folds`
+        for k, (_, rows) in enumerate(divide.split(table, table["label"], table["source"])):
+            part[rows] = k
+    after = (part - 1) % cfg.folds  # the part after a test part chooses the epoch
+    kinds = [((part != k) & (after != k), after == k, part == k) for k in range(cfg.folds)]
+    return [Fold(*map(np.flatnonzero, kind)) for kind in kinds]
+
+
+def check_folds(table: pd.DataFrame, classes: list[str], cfg: ClassificationConfig) -> list[dict[str, str]]:
+    """Check, before hours of work, that labelled clips can be trained and tested on as `cfg` says.
+
+    Returns:
+        What is to be known before, as `LabelledClips.problems`: test clips of too few sources for intervals.
+
+    Raises:
+        ValueError: The training clips of a fold, or the test clips, lack a class.
+    """
+    folds = plan_folds(table, cfg)
+    parts = {f"the training clips of fold {k}": fold.train for k, fold in enumerate(folds)}
+    parts["the test clips"] = test = np.concatenate([fold.test for fold in folds])
+    for part, rows in parts.items():
+        absent = [name for label, name in enumerate(classes) if label not in set(table["label"].iloc[rows])]
+        if absent:
+            raise ValueError(f"{part} must be of all classes, got none of {absent[0]}. Add some, or leave it out.")
+    n_sources = table["source"].iloc[test].nunique()
+    few = f"of {n_sources} sources only: accuracies have no interval, which needs {FEWEST}"
+    return [{"name": "the test clips", "problem": few}] if n_sources < FEWEST else []
 
 
 class ViewRows(ClipRows):
@@ -57,37 +197,7 @@ class ViewRows(ClipRows):
         return FeatureFile(features, t_s, t_s, frame, valid, self._seen[-1].decoder, view=view)
 
 
-class ClipViews(NamedTuple):
-    """Labelled clips whose features are made.
-
-    Attributes:
-        table: Index key; columns path, place, split, category, source, label, n_rows (in the plain view) and stamp (of
-            the version of the clip).
-        classes: Names of the classes by label.
-        folder: The stage with a file per clip.
-        manifest: Of the stage.
-        problems: See `helpers.class_folders.LabelledClips`.
-    """
-
-    table: pd.DataFrame
-    classes: list[str]
-    folder: Path
-    manifest: dict[str, Any]
-    problems: list[dict[str, str]]
-
-    def read(self, key: str, views: Sequence[str] = (PLAIN,)) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each of these views of a clip the features (n, D) float32, seconds (n,), and which are valid (n,) bool."""
-        features, t_s, valid, view = read_arrays(self.folder / f"{key}.npz", COLUMNS).values()
-        yield from ((features[own], t_s[own], valid[own]) for own in (view == name for name in views))
-
-    def notes(self) -> list[str]:
-        """What was left out and why, and what is to be known before training: a line each."""
-        lost = [entry for entry in self.manifest["failed"] if "row" not in entry]
-        left_out = [f"left out: {entry['clip']}: {entry['reason']}" for entry in lost]
-        return left_out + [f"note: {entry['name']}: {entry['problem']}" for entry in self.problems]
-
-
-def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> ClipViews:
+def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> LabelledClips:
     """Make the feature files of all splits, in all views, and the HDF5 files of the plain ones.
 
     With `split` "source", where every clip trains in some folds and tests in another, each clip has every view; with
@@ -100,8 +210,8 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
     Raises:
         ValueError: See `find_classes` and `check_folds`; the folder was made otherwise; or no clip could be used.
     """
-    table, categories, problems = find_classes(cfg.data)
-    problems += check_folds(table, list(categories), cfg) if to_train else []
+    table, classes, problems, *_ = find_classes(cfg.data)
+    problems += check_folds(table, classes, cfg) if to_train else []
     backbone, backend = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px), backend_name()
     identity = {
         "parameters": {name: getattr(cfg, name) for name in (*PARAMETERS, *VIEWS)} | {"backend": backend},
@@ -126,7 +236,7 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
             raise ValueError(f"no clip in {cfg.data} could be used. The first: {stage.failed[0]['reason']}.")
         about = {"identity": identity, "counts": counts, "failed": stage.failed}
         about["seconds_spent"] = {what: round(seconds, 3) for what, seconds in run.spent_s.items()}
-        clips = ClipViews(table, list(categories), stage.folder, about, problems)
+        clips = LabelledClips(table, classes, problems, stage.folder, about)
         _write_hdf5(clips, cfg, backbone.feature_dim)
         manifest = stage.finish(**counts)
     return clips._replace(manifest=manifest)
@@ -152,7 +262,7 @@ def _usable(table: pd.DataFrame, stage: Stage) -> pd.DataFrame:
     return table.join(pd.DataFrame.from_dict(about, "index", columns=["n_rows", "stamp"]), how="inner")
 
 
-def _write_hdf5(clips: ClipViews, cfg: ClassificationConfig, width: int) -> None:
+def _write_hdf5(clips: LabelledClips, cfg: ClassificationConfig, width: int) -> None:
     """Write the plain views of every split, and `configuration_analysis.json`: shapes, lengths, how they were made."""
     folder, multi = cfg.out / "classification" / "features", cfg.scales != [1.0]
     mapping, splits, text = {name: label for label, name in enumerate(clips.classes)}, {}, h5py.string_dtype()

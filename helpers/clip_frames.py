@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import IO
 
@@ -79,10 +80,15 @@ def clip_frames(job: FrameJob) -> Iterator[ViewChunk]:
             video = read_frames(job.path, n_frames=n_dense, size=side, backend=job.backend)
             number, first = np.unique(video.index, return_index=True)
             frames, t_s, decoder = video.frames[first], video.t_s[first], video.backend
-    for name in job.views:
-        for batch in batches_of(clock.each("views", show_view(frames, name, job)), CROPS_PER_CHUNK):
-            places, shown = map(np.array, zip(*batch, strict=True))
-            yield ViewChunk(shown, t_s[places], number[places], decoder, spent_s=clock.read(), view=name)
+    for corruption, names in groupby(job.views, lambda name: split_name(name)[0]):
+        with clock("views"):
+            random = (_generator(job.cfg.seed, job.key, corruption, place) for place in range(len(frames)))
+            seen = np.stack([corrupt(frame, corruption, r) for frame, r in zip(frames, random, strict=True)])
+        for name in names:
+            view = show_view(seen, split_name(name)[1], job)
+            for batch in batches_of(clock.each("views", view), CROPS_PER_CHUNK):
+                places, shown = map(np.array, zip(*batch, strict=True))
+                yield ViewChunk(shown, t_s[places], number[places], decoder, spent_s=clock.read(), view=name)
 
 
 def view_names(n_views: int, n_tta: int) -> tuple[list[str], list[str]]:
@@ -102,47 +108,36 @@ def split_name(name: str) -> tuple[str, str]:
     return (first, second or PLAIN) if first in CORRUPTIONS else ("", name)
 
 
-def show_view(frames: np.ndarray, name: str, job: FrameJob) -> Iterator[tuple[int, np.ndarray]]:
-    """Show a clip in the view of this name.
+def show_view(frames: np.ndarray, view: str, job: FrameJob) -> Iterator[tuple[int, np.ndarray]]:
+    """Show a clip in a view, at most `job.cfg.n_frames` times; a faster view has fewer rows.
 
     Args:
         frames: RGB uint8 (n, S, S, 3): `STEP` (n_frames - 1) + 1 evenly spread ones, or all of a shorter clip.
-        name: Of the view.
+        view: Its name, without a corruption: "plain", "view01", "tta01".
         job: `cfg.flip`: exchange left and right in half of the views; not where a class is a direction.
 
     Yields:
         Place among the frames, ascending, and what is shown there, uint8 (px, px, 3).
     """
-    corruption, view = split_name(name)
-    r = _generator(job.cfg.seed, job.key, view)
+    (n, size), r = frames.shape[:2], _generator(job.cfg.seed, job.key, view)
     speed, side, light, noise_sd = (r.uniform(*ends) for ends in RANGES[view.rstrip("0123456789")])
     start, x, y, turn = r.random(4)
     is_flipped = job.cfg.flip and view != PLAIN and turn < 0.5
-
-    def damaged(place: int) -> np.ndarray:
-        return corrupt(frames[place], corruption, _generator(job.cfg.seed, job.key, corruption, place))
-
     if view.startswith("tta"):
-        light *= np.clip(EXPOSURE / max(damaged(len(frames) // 2).mean(), 1.0), 1 / MOST_GAIN, MOST_GAIN)
-    for place in places_of(speed, start, len(frames), job.cfg.n_frames):
-        shown = crop(damaged(place), side, x, y, job.px)
+        light *= np.clip(EXPOSURE / max(frames[n // 2].mean(), 1.0), 1 / MOST_GAIN, MOST_GAIN)
+    n_rows, kept = min(job.cfg.n_frames, n), round(side * size)
+    first = start * (n - 1) * max(0.0, 1 - speed)  # a slower view leaves frames over, before and behind
+    at = first + np.arange(n_rows) * speed * (n - 1) / max(n_rows - 1, 1)
+    left, top = (round(share * (size - kept)) for share in (x, y))
+    how = cv2.INTER_AREA if kept > job.px else cv2.INTER_LINEAR
+    for place in at[at <= n - 1 + 1e-9].round().astype(int):
+        part = frames[place, top : top + kept, left : left + kept]
+        shown = cv2.resize(part, (job.px, job.px), interpolation=how)
         yield place, relight(shown[:, ::-1] if is_flipped else shown, light, noise_sd, r)
 
 
 def _generator(seed: int, key: str, name: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(text.encode()) for text in (key, name)), *numbers])
-
-
-def places_of(speed: float, start: float, n_frames: int, n_rows: int) -> np.ndarray:
-    """Which of `n_frames` frames are shown at so many times the speed, ascending, int (n,).
-
-    n is at most `n_rows`, which a plain clip has; a faster view has fewer. A slower one leaves frames over, of which
-    the share `start` is before it.
-    """
-    n_rows = min(n_rows, n_frames)
-    left_over = (n_frames - 1) * max(0.0, 1 - speed)
-    at = start * left_over + np.arange(n_rows) * speed * (n_frames - 1) / max(n_rows - 1, 1)
-    return at[at <= n_frames - 1 + 1e-9].round().astype(int)
 
 
 def corrupt(frame: np.ndarray, corruption: str, r: np.random.Generator) -> np.ndarray:
@@ -152,15 +147,6 @@ def corrupt(frame: np.ndarray, corruption: str, r: np.random.Generator) -> np.nd
     if corruption == "blur":
         return cv2.GaussianBlur(frame, (0, 0), BLUR * len(frame))
     return relight(frame, DARK, 0.0, r) if corruption == "dark" else frame
-
-
-def crop(frame: np.ndarray, side: float, x: float, y: float, px: int) -> np.ndarray:
-    """The part of a frame (S, S, 3) with this side, as a share; x and y: where in what is left over; (px, px, 3)."""
-    kept = round(side * len(frame))
-    left, top = (round(share * (len(frame) - kept)) for share in (x, y))
-    smaller = kept > px
-    part = frame[top : top + kept, left : left + kept]
-    return cv2.resize(part, (px, px), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
 def relight(frame: np.ndarray, light: float, noise_sd: float, r: np.random.Generator) -> np.ndarray:

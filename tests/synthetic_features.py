@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from helpers.clip_features import ClipViews, views_of
+from helpers.clip_features import LabelledClips, views_of
 from helpers.store import FeatureFile, write_features
 
 CLASSES = ["down", "turn", "up"]
@@ -33,4 +33,4 @@ def write_synthetic(cfg, n_sources, **view_noise):
     source = [key[-3:] for key in keys]
     table = pd.DataFrame({"split": "train", "source": source, "label": labels}, index=pd.Index(keys, name="key"))
     manifest = {"identity": {}, "counts": {"feature_dim": D}, "failed": []}
-    return ClipViews(table, CLASSES, folder, manifest, [])
+    return LabelledClips(table, CLASSES, [], folder, manifest)

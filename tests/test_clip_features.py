@@ -17,8 +17,7 @@ import pytest
 
 from data_sample.make.motion_sample import CLASSES, motion_plan
 from helpers import clip_features
-from helpers.class_folders import check_folds, find_classes, plan_folds
-from helpers.clip_features import average_scales, extract_clip_features, views_of
+from helpers.clip_features import average_scales, check_folds, extract_clip_features, find_classes, plan_folds, views_of
 from helpers.clip_frames import STEP, FrameJob, clip_frames, corrupt, count_clips, read_clip, show_view, view_names
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
@@ -43,7 +42,7 @@ def make(root: Path, *names: str) -> Path:
 
 def test_the_sample_is_found_whole():
     found, plan = find_classes(SAMPLE), motion_plan().set_index("key")
-    assert found.categories == {name: label for label, name in enumerate(sorted(CLASSES))}
+    assert found.classes == sorted(CLASSES)
     assert not found.problems
     columns = ["source", "split", "category"]
     pd.testing.assert_frame_equal(found.table.loc[plan.index, columns], plan[columns], check_dtype=False)
@@ -249,7 +248,7 @@ def change(cfg: ClassificationConfig, **values) -> ClassificationConfig:
     return ClassificationConfig(**cfg.as_dict(without=()) | values)
 
 
-def contents(clips: clip_features.ClipViews) -> dict[str, list[np.ndarray]]:
+def contents(clips: clip_features.LabelledClips) -> dict[str, list[np.ndarray]]:
     """Features of all clips in all views."""
     views = views_of("train", change(ClassificationConfig(), views=1, tta_views=0))
     return {key: [features for features, *_ in clips.read(key, views)] for key in clips.table.index}
