@@ -19,7 +19,7 @@ from sklearn import metrics
 from sklearn.utils.class_weight import compute_sample_weight
 
 from helpers.classifier import FrameClassifier, build_classifier, fit_bag
-from helpers.clip_features import Fold, LabelledClips, check_folds, plan_folds
+from helpers.clip_features import Fold, LabelledClips, plan_folds
 from helpers.clip_frames import CORRUPTIONS, PLAIN, tta_names, view_names
 from helpers.clips import is_synthetic
 from helpers.config import ClassificationConfig, TrainingConfig
@@ -74,7 +74,7 @@ def make_trainings(
     shape, trainers = (clips.manifest["counts"]["feature_dim"], len(clips.classes)), {}
     tested = [PLAIN, *view_names(0, cfg.tta_views)[1]]
     for number, of_fold in groupby(jobs, key=lambda job: job.fold):
-        fold, fitted = plan_folds(clips.table, cfg)[number], build_classifier(*shape, cfg, seed=0)
+        fold, fitted = plan_folds(clips, cfg)[number], build_classifier(*shape, cfg, seed=0)
         train, validation, test = read_fold(clips, fold, cfg, fitted)
         for name, _, seed in of_fold:
             used, model = train, None
@@ -129,11 +129,8 @@ def _train(trainer: Trainer, start: FrameClassifier, train: Part, validation: Pa
     """Train from `start`, which ends as trained; returns the network that is compiled. Classes count alike."""
     one_hot = np.eye(start.n_classes, dtype="float32")
     weights = compute_sample_weight("balanced", train.labels).astype("float32")
-    trainer.fit(
-        start,
-        (train.inputs, one_hot[train.labels], weights),
-        (validation.inputs, one_hot[validation.labels]),
-    )
+    known = validation.inputs, one_hot[validation.labels]
+    trainer.fit(start, (train.inputs, one_hot[train.labels], weights), known)
     return trainer.model
 
 
@@ -144,8 +141,7 @@ def evaluate_all(clips: LabelledClips, cfg: ClassificationConfig) -> dict[str, A
         What `classification.json` holds: `models` (see `score_models`), `best` (the last of them) and `members` (its
         trainings), `gains`, `per_class`, `confusion`, `classes`, `split`, `config`.
     """
-    check_folds(clips.table, clips.classes, cfg)
-    folds = plan_folds(clips.table, cfg)
+    folds = plan_folds(clips, cfg)
     jobs = plan_jobs(cfg, len(folds))
     train_all(clips, cfg, jobs)
     tested = clips.table.iloc[np.concatenate([fold.test for fold in folds])]
@@ -195,8 +191,6 @@ def _keep_ensemble(cfg: ClassificationConfig, results: dict[str, Any]) -> None:
     for name in names:
         with replacing(folder / name) as part:
             shutil.copyfile(folder.parent / "models" / name, part)
-    for stale in set(folder.glob("*.keras")).difference(folder / name for name in names):
-        stale.unlink()
     card = {name: results[name] for name in ("classes", "split", "config")} | {
         "checkpoints": names,
         "metrics": results["models"],

@@ -127,51 +127,42 @@ def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
     return [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
 
 
-def plan_folds(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
-    """Divide clips for training; their table has columns split, source and label.
+def plan_folds(clips: LabelledClips, cfg: ClassificationConfig) -> list[Fold]:
+    """Divide clips for training.
 
     "source": `cfg.folds` parts of whole sources with equal shares of the classes; each is the test part once and the
     validation part once, so that every clip has a prediction of a model that saw neither it nor its source.
     "official": one fold, the folders train, validation and test.
-    """
-    if cfg.split == "official":
-        fold = Fold(*(np.flatnonzero(table["split"] == split) for split in SPLITS))
-        if not all(map(len, fold)):
-            there = ", ".join(sorted(set(table["split"])))
-            raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
-        return [fold]
-    most = min(table["source"].nunique(), table["label"].value_counts().max())
-    if most < cfg.folds:
-        raise ValueError(f"folds must be at most {most}, as sources and clips of the largest class, got {cfg.folds}.")
-    part = np.empty(len(table), int)
-    divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of small classes: see `check_folds`
-        for k, (_, rows) in enumerate(divide.split(table, table["label"], table["source"])):
-            part[rows] = k
-    after = (part - 1) % cfg.folds  # the part after a test part chooses the epoch
-    kinds = [((part != k) & (after != k), after == k, part == k) for k in range(cfg.folds)]
-    return [Fold(*map(np.flatnonzero, kind)) for kind in kinds]
-
-
-def check_folds(table: pd.DataFrame, classes: list[str], cfg: ClassificationConfig) -> list[dict[str, str]]:
-    """Check, before hours of work, that labelled clips can be trained and tested on as `cfg` says.
-
-    Returns:
-        What is to be known before, as `LabelledClips.problems`: test clips of too few sources for intervals.
 
     Raises:
-        ValueError: The training clips of a fold, or the test clips, lack a class.
+        ValueError: Too few clips or sources; or the training clips of a fold, or the test clips, lack a class.
     """
-    folds = plan_folds(table, cfg)
+    table, folds = clips.table, []
+    if cfg.split == "official":
+        folds = [Fold(*(np.flatnonzero(table["split"] == split) for split in SPLITS))]
+        if not all(map(len, folds[0])):
+            there = ", ".join(sorted(set(table["split"])))
+            raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
+    else:
+        most = min(table["source"].nunique(), table["label"].value_counts().max())
+        if most < cfg.folds:
+            must = f"folds must be at most {most}, as sources and clips of the largest class, got {cfg.folds}"
+            raise ValueError(f"{must}. Take fewer, or add clips.")
+        part = np.empty(len(table), int)
+        divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of small classes: see below
+            for k, (_, rows) in enumerate(divide.split(table, table["label"], table["source"])):
+                part[rows] = k
+        after = (part - 1) % cfg.folds  # the part after a test part chooses the epoch
+        kinds = [((part != k) & (after != k), after == k, part == k) for k in range(cfg.folds)]
+        folds = [Fold(*map(np.flatnonzero, kind)) for kind in kinds]
     parts = {f"the training clips of fold {k}": fold.train for k, fold in enumerate(folds)}
-    parts["the test clips"] = test = np.concatenate([fold.test for fold in folds])
-    for part, rows in parts.items():
-        absent = [name for label, name in enumerate(classes) if label not in set(table["label"].iloc[rows])]
-        if absent:
-            raise ValueError(f"{part} must be of all classes, got none of {absent[0]}. Add some, or leave it out.")
-    n_sources = table["source"].iloc[test].nunique()
-    few = f"of {n_sources} sources only: accuracies have no interval, which needs {FEWEST}"
-    return [{"name": "the test clips", "problem": few}] if n_sources < FEWEST else []
+    parts["the test clips"] = np.concatenate([fold.test for fold in folds])
+    for name, rows in parts.items():
+        if absent := set(range(len(clips.classes))) - set(table["label"].iloc[rows]):
+            lacking = f"got none of {clips.classes[min(absent)]}. Add some, or leave it out"
+            raise ValueError(f"{name} must be of all classes, {lacking}.")
+    return folds
 
 
 class ViewRows(ClipRows):
@@ -205,13 +196,17 @@ def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) 
 
     Args:
         cfg: Parameters.
-        to_train: Refuse clips that could not be trained and tested on afterwards, see `check_folds`.
+        to_train: Refuse clips that could not be trained and tested on afterwards, see `plan_folds`.
 
     Raises:
-        ValueError: See `find_classes` and `check_folds`; the folder was made otherwise; or no clip could be used.
+        ValueError: See `find_classes` and `plan_folds`; the folder was made otherwise; or no clip could be used.
     """
-    table, classes, problems, *_ = find_classes(cfg.data)
-    problems += check_folds(table, classes, cfg) if to_train else []
+    table, classes, problems, *_ = found = find_classes(cfg.data)
+    if to_train:
+        n_sources = table["source"].iloc[np.concatenate([fold.test for fold in plan_folds(found, cfg)])].nunique()
+        if n_sources < FEWEST:
+            few = f"of {n_sources} sources only: accuracies have no interval, which needs {FEWEST}"
+            problems.append({"name": "the test clips", "problem": few})
     backbone, backend = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px), backend_name()
     identity = {
         "parameters": {name: getattr(cfg, name) for name in (*PARAMETERS, *VIEWS)} | {"backend": backend},

@@ -17,7 +17,7 @@ import pytest
 
 from data_sample.make.motion_sample import CLASSES, motion_plan
 from helpers import clip_features
-from helpers.clip_features import average_scales, check_folds, extract_clip_features, find_classes, plan_folds, views_of
+from helpers.clip_features import average_scales, extract_clip_features, find_classes, plan_folds, views_of
 from helpers.clip_frames import STEP, FrameJob, clip_frames, corrupt, count_clips, read_clip, show_view, view_names
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
@@ -69,10 +69,10 @@ def test_classes_have_one_label_in_all_splits_may_lie_deep_and_what_does_not_fit
     assert {entry["name"] for entry in found.problems} == expected
 
 
-def labelled(*clips: tuple[str, str, str]) -> pd.DataFrame:
-    """A table of clips of (split, class, source)."""
+def labelled(*clips: tuple[str, str, str]) -> clip_features.LabelledClips:
+    """Clips of (split, class, source)."""
     table = pd.DataFrame(clips, columns=["split", "category", "source"])
-    return table.assign(label=table["category"].map({"a": 0, "b": 1}))
+    return clip_features.LabelledClips(table.assign(label=table["category"].map({"a": 0, "b": 1})), ["a", "b"], [])
 
 
 ENOUGH = [(split, name, f"{split}{k}") for split in ("train", "validation", "test") for name in "ab" for k in range(2)]
@@ -84,14 +84,14 @@ def test_every_clip_is_tested_once_by_folds_that_share_no_source():
     for kind in ("validation", "test"):
         assert sorted(np.concatenate([getattr(fold, kind) for fold in folds])) == list(range(20))
     for fold in folds:
-        parts = [set(many["source"][rows]) for rows in fold]
+        parts = [set(many.table["source"][rows]) for rows in fold]
         assert [len(part) for part in parts] == [6, 2, 2]
         assert len(set.union(*parts)) == 10
-        assert np.bincount(many["label"][fold.train]).tolist() == [6, 6]
-    table = labelled(*ENOUGH)
-    (fold,) = plan_folds(table, ClassificationConfig(split="official"))
+        assert np.bincount(many.table["label"][fold.train]).tolist() == [6, 6]
+    clips = labelled(*ENOUGH)
+    (fold,) = plan_folds(clips, ClassificationConfig(split="official"))
     for split in ("train", "validation", "test"):
-        assert set(table["split"][getattr(fold, split)]) == {split}
+        assert set(clips.table["split"][getattr(fold, split)]) == {split}
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,7 @@ def test_clips_that_cannot_be_trained_and_tested_on_are_refused_before_any_work(
     with pytest.raises(ValueError, match=word):
         if parameters is None:
             find_classes(make(tmp_path, *clips))
-        check_folds(labelled(*clips), ["a", "b"], ClassificationConfig(**parameters))
-
-
-def test_too_few_sources_for_intervals_are_said_before_training():
-    (problem,) = check_folds(labelled(*ENOUGH), ["a", "b"], ClassificationConfig(split="official"))
-    assert "2 sources" in problem["problem"]
-    assert not check_folds(labelled(*ENOUGH), ["a", "b"], ClassificationConfig(folds=3))
+        plan_folds(labelled(*clips), ClassificationConfig(**parameters))
 
 
 KEY = motion_plan()["key"][0]
@@ -293,14 +287,18 @@ def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_h
     }
 
 
-def test_the_official_split_gives_each_clip_only_the_views_that_it_needs(cfg):
+def test_the_official_split_gives_views_where_they_are_needed_and_few_sources_are_said_before(cfg):
+    cfg = change(cfg, split="official")
     with pytest.raises(ValueError, match="official"):
-        extract_clip_features(change(cfg, split="official"), to_train=True)
-    clips = extract_clip_features(change(cfg, split="official"))
+        extract_clip_features(cfg, to_train=True)
+    for split in ("validation", "test"):
+        shutil.copytree(cfg.data / "train", cfg.data / split, dirs_exist_ok=True)
+    clips = extract_clip_features(cfg, to_train=True)
+    assert ["3 sources" in problem["problem"] for problem in clips.problems] == [True]
+    views = {"train": ["plain", "view01"], "validation": ["plain"], "test": ["blur", "dark", "noise", "plain"]}
     for key, split in clips.table["split"].items():
         with np.load(clips.folder / f"{key}.npz") as file:
-            own = ["plain", "view01"] if split == "train" else ["blur", "dark", "noise", "plain"]
-            assert sorted(set(file["view"].tolist())) == own
+            assert sorted(set(file["view"].tolist())) == views[split]
 
 
 def test_what_cannot_be_used_is_recorded_left_out_and_found_again(cfg, monkeypatch):
