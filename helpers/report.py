@@ -198,12 +198,9 @@ def show_figures(out: Path, *names: str) -> None:
 
 
 def small_picture(path: Path) -> bytes:
-    """A picture file as PNG of `COLORS` colours, scaled down to `WIDEST_PX`; ValueError where it is no picture."""
-    try:
-        with Picture.open(path) as image:
-            image = image.convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{path} is not a picture ({error}). Delete it, and run its notebook again.") from None
+    """A picture file as PNG of `COLORS` colours, scaled down to `WIDEST_PX`; OSError, naming it, where it is none."""
+    with Picture.open(path) as image:
+        image = image.convert("RGB")
     image.thumbnail((WIDEST_PX, 10 * WIDEST_PX), Picture.Resampling.LANCZOS)
     content = io.BytesIO()
     image.quantize(COLORS, Picture.Quantize.MAXCOVERAGE, kmeans=1).save(content, "PNG", optimize=True)

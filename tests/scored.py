@@ -1,9 +1,5 @@
 """Scores made up for tests of tables and pages, without a network."""
 
-import json
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 
 from helpers.clips import TRAITS
@@ -34,20 +30,3 @@ def made_up(video="a.mp4", **changes):
         "faces": [picture, picture],
     }
     return ClipScore(**values | changes)
-
-
-def scorer_of(folder: Path, **changes):
-    """What a page needs of a scorer."""
-    networks = {name: {"weights": {"name": "random"}} for name in ("static", "dynamic")}
-    card = {
-        "targets": list(TRAITS),
-        "constant": dict.fromkeys(TRAITS, 0.5),
-        "training_quantiles": dict.fromkeys(TRAITS, np.linspace(0.2, 0.8, 101).tolist()),
-        "training_clips": 800,
-        "metrics": {"r2": dict(zip("OCEAN", (0.11, 0.22, 0.33, 0.44, None), strict=True))},
-        "verdicts": ["token cross attention is better than a constant by 0.4 R²."],
-        "data": "the token bank",
-        "code_version": "1.2.3",
-        "extractors": networks,
-    }
-    return SimpleNamespace(card=json.loads(json.dumps(card | changes)), folder=folder)
