@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers.align import Aligned, write_aligned
+from helpers.align import CLIPS_FILE, Aligned, write_aligned
 from helpers.clips import TRAITS
 from helpers.config import DynamicConfig, PreparationConfig, TrainingConfig
 from helpers.faces import track_clip
-from helpers.files import ROOT, write_json
+from helpers.files import ROOT, file_sha256, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.store import FeatureFile, write_features, write_manifest
 from helpers.tracks import write_track
@@ -46,7 +46,8 @@ def write_small_run(out):
     (out / "training").mkdir()
     model.save(out / "training" / f"{TOKEN_MODEL}-0.keras")
     training = {"seeds": [0], "models": [TOKEN_MODEL], "config": TrainingConfig().as_dict(without=("seeds",))}
-    write_json(out / "training" / "training.json", training)
+    sha256 = [file_sha256(out / "aligned" / CLIPS_FILE)]
+    write_json(out / "training" / "training.json", training | {"clips_sha256": sha256})
     return model, aligned
 
 
