@@ -253,10 +253,10 @@ def link(follower: Follower) -> list[list[Place]]:
 
     A face that was not seen for long is gone for good, so that the time for a clip grows with its length only.
     """
-    faces: list[list[Place]] = []
+    faces, known = [], []
     boxes, cuts = [corners(rows) for rows in follower.found], follower.shots.cuts()
     for look, here in enumerate(boxes):
-        known = [face for face in faces if look - face[-1][0] <= RETIRED + PER_LOOK * len(face)]
+        known = [face for face in known if look - face[-1][0] <= RETIRED + PER_LOOK * len(face)]
         last = np.array([boxes[i][j] for i, j in (face[-1] for face in known)]).reshape(-1, 1, 4)
         overlaps = iou(last, here[None])
         free = dict.fromkeys(range(len(here)))
@@ -266,7 +266,9 @@ def link(follower: Follower) -> list[list[Place]]:
             if j in free and before[0] < look and _is_same(follower, before, place, cuts):
                 known[i].append(place)
                 del free[j]
-        faces += [[(look, j)] for j in free]
+        new = [[(look, j)] for j in free]
+        faces += new
+        known += new
     return faces
 
 
