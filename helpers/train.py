@@ -176,8 +176,9 @@ class Trainer:
         self.model.fit(
             batches.feed(),
             epochs=cfg.epochs,
+            steps_per_epoch=len(batches) if batches.repeats else None,
             initial_epoch=kept.next_epoch,
-            validation_data=ShuffledBatches(validation, 1024, None).feed(),
+            validation_data=_in_batches(validation, 1024),
             callbacks=[*kept.counting, *callbacks, kept],
             shuffle=False,
             verbose=0,
@@ -276,14 +277,12 @@ def build_optimizer(cfg: TrainingConfig, steps: int) -> keras.optimizers.Optimiz
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of arrays in memory, in an order that seed and epoch decide; without a seed in their own."""
+    """Batches of arrays in memory, in an order that seed and epoch decide."""
 
-    def __init__(self, part: Part, batch_size: int, seed: int | None):
+    def __init__(self, part: Part, batch_size: int, seed: int):
         super().__init__()
         self.part, self.batch_size, self.seed, self._fed = part, batch_size, seed, None
-        self.order = np.arange(len(part[1]))
-        if seed is not None:
-            self.shuffle(0)
+        self.shuffle(0)
 
     def __len__(self) -> int:
         return -(-len(self.part[1]) // self.batch_size)
@@ -292,6 +291,11 @@ class ShuffledBatches(keras.utils.PyDataset):
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         return keras.tree.map_structure(lambda array: array[rows], self.part)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether `feed` has no end, as one execution is an epoch: the iterator is then made once for a training."""
+        return len(self) <= STEPS_AT_ONCE
+
     def shuffle(self, epoch: int) -> None:
         """Draw the order of an epoch."""
         self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.part[1]))
@@ -299,10 +303,7 @@ class ShuffledBatches(keras.utils.PyDataset):
             self._fed.assign(self.order)
 
     def feed(self) -> Any:
-        """What `keras.Model.fit` takes: on TensorFlow batches without Python, a quarter of a small training's time.
-
-        Nothing of them is optimised, which is done anew for every epoch and takes half of the rest.
-        """
+        """What `keras.Model.fit` takes: on TensorFlow batches without Python, a quarter of a small training's time."""
         if keras.backend.backend() != "tensorflow":
             return self
         import tensorflow as tf
@@ -314,9 +315,26 @@ class ShuffledBatches(keras.utils.PyDataset):
             rows = self._fed[index * self.batch_size : (index + 1) * self.batch_size]
             return keras.tree.map_structure(lambda array: tf.gather(array, rows), part)
 
-        options = tf.data.Options()
-        options.experimental_optimization.apply_default_optimizations = options.autotune.enabled = False
-        return tf.data.Dataset.range(len(self)).map(batch).with_options(options)
+        batches = tf.data.Dataset.range(len(self)).repeat(None if self.repeats else 1).map(batch)
+        return batches.with_options(_plain_options())
+
+
+def _in_batches(part: Part, batch_size: int) -> Any:
+    """Arrays as `keras.Model.fit` takes them for validation."""
+    if keras.backend.backend() != "tensorflow":
+        return ShuffledBatches(part, batch_size, 0)
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(part).batch(batch_size).with_options(_plain_options())
+
+
+def _plain_options() -> Any:
+    """Nothing is optimised, which would be done anew for every epoch and take half of a small training's time."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = options.autotune.enabled = False
+    return options
 
 
 class TrainingState(keras.callbacks.Callback):
