@@ -83,10 +83,10 @@ def make_trainings(
             if name == BAG:
                 p = fit_bag(used.means, used.labels, validation.means, validation.labels)(test.means)
             else:
-                model = build_classifier(*shape, cfg, seed)
-                model.reduction.set_weights(fitted.reduction.get_weights())
                 if name not in trainers:
                     trainers[name] = Trainer(build_classifier(*shape, cfg, seed=0), training, loss)
+                model = build_classifier(*shape, cfg, seed)  # the last to set the seed, which the order of batches has
+                model.reduction.set_weights(fitted.reduction.get_weights())
                 p = _train(trainers[name], model, used, validation).classify(test.inputs)
             p = p.astype("float32").reshape(len(fold.test), len(tested), -1)
             yield {"test": fold.test} | {f"p_{view}": p[:, k] for k, view in enumerate(tested)}, model
@@ -147,6 +147,8 @@ def evaluate_all(clips: LabelledClips, cfg: ClassificationConfig) -> dict[str, A
     tested = clips.table.iloc[np.concatenate([fold.test for fold in folds])]
     tested = tested.assign(fold=np.repeat(range(len(folds)), [len(fold.test) for fold in folds]))
     p, truth, sources = probabilities(clips.table, folds, cfg), tested["label"].to_numpy(), tested["source"].to_numpy()
+    right = pd.DataFrame({(model, view): x.argmax(1) == truth for model, of in p.items() for view, x in of.items()})
+    right = right.astype(float)
     every, best = clips.table["source"].to_numpy(), list(p)[-1]
     said = p[best][PLAIN].argmax(axis=1)
     report = metrics.classification_report(
@@ -154,8 +156,8 @@ def evaluate_all(clips: LabelledClips, cfg: ClassificationConfig) -> dict[str, A
     )
     per_class = pd.DataFrame({name: report[name] for name in clips.classes})
     results = {
-        "models": score_models(p, truth, sources),
-        "gains": gains(p, truth, sources),
+        "models": score_models(right, sources),
+        "gains": gains(right, sources),
         "best": best,
         "members": [job_file(_folder(cfg), job).stem for job in jobs if job.model == jobs[0].model],
         "per_class": per_class.rename({"f1-score": "f1", "support": "clips"}).to_dict(),
@@ -230,53 +232,42 @@ def probabilities(table: pd.DataFrame, folds: Sequence[Fold], cfg: Classificatio
     return p | {ENSEMBLE: {view: np.mean([member[view] for member in members], axis=0) for view in shown}}
 
 
-def score_models(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, Any]]:
+def score_models(right: pd.DataFrame, sources: np.ndarray) -> dict[str, dict[str, Any]]:
     """Accuracy of every model with its interval and its difference to the baselines, paired.
 
     Args:
-        p: Probabilities, see `probabilities`.
-        truth: Labels, int (N,).
+        right: Whether it is right, 0.0 or 1.0, by clip (rows), and by model and view (columns).
         sources: Source of each clip, (N,).
 
     Returns:
         By model: `accuracy`, `interval`, `minus_majority` and `minus_bag_of_frames` ([low, high] of 95 %),
         `accuracy_corrupted` (mean over corruptions), `n_clips`.
     """
-    right, scores = _right(p, truth), {}
-    for name, table in right.items():
-        accuracy = mean_interval([table[PLAIN].to_numpy()], [sources])
-        less = {base: (table[PLAIN] - right[base][PLAIN]).to_numpy() for base in (MAJORITY, BAG)}
-        scores[name] = {"accuracy": accuracy["value"], "interval": accuracy["interval"]}
-        scores[name] |= {f"minus_{b}": mean_interval([gain], [sources])["interval"] for b, gain in less.items()}
-        scores[name]["accuracy_corrupted"] = float(table.drop(columns=PLAIN).mean().mean())
-        scores[name]["n_clips"] = len(truth)
+    scores = {}
+    for name in right.columns.unique(0):
+        value, ends = mean_interval([right[name][PLAIN].to_numpy()], [sources]).values()
+        scores[name] = {"accuracy": value, "interval": ends, "n_clips": len(right)}
+        for base in (MAJORITY, BAG):
+            gain = (right[name][PLAIN] - right[base][PLAIN]).to_numpy()
+            scores[name][f"minus_{base}"] = mean_interval([gain], [sources])["interval"]
+        scores[name]["accuracy_corrupted"] = float(right[name].drop(columns=PLAIN).mean().mean())
     return scores
 
 
-def gains(p: Probabilities, truth: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, Any]]:
-    """What each step adds to the one before it: augmentation, averaging over views, the ensemble.
+def gains(right: pd.DataFrame, sources: np.ndarray) -> dict[str, dict[str, Any]]:
+    """What each step adds to the one before it: augmentation, averaging over views, the ensemble; see `score_models`.
 
     Returns:
         By "a - b": `clean` and `corrupted` (all corruptions together), each with `difference` of accuracies and
         `interval`, paired over the same clips.
     """
-    right = _right(p, truth)
-    kinds = {"clean": [PLAIN], "corrupted": [view for view in p[BAG] if view != PLAIN]}
     steps: dict[str, dict[str, Any]] = {}
-    for before, after in pairwise(name for name in p if name not in (MAJORITY, BAG)):
-        for kind, views in kinds.items():
-            gain = (right[after][views] - right[before][views]).mean(axis=1).to_numpy()
-            value, ends = mean_interval([gain], [sources]).values()
+    for before, after in pairwise(name for name in right.columns.unique(0) if name not in (MAJORITY, BAG)):
+        gain = right[after] - right[before]
+        for kind, values in {"clean": gain[PLAIN], "corrupted": gain.drop(columns=PLAIN).mean(axis=1)}.items():
+            value, ends = mean_interval([values.to_numpy()], [sources]).values()
             steps.setdefault(f"{after} - {before}", {})[kind] = {"difference": value, "interval": ends}
     return steps
-
-
-def _right(p: Probabilities, truth: np.ndarray) -> dict[str, pd.DataFrame]:
-    """By model, whether the class of highest probability is the true one: 0 or 1 by clip (rows) and view (columns)."""
-    return {
-        name: pd.DataFrame({view: (x.argmax(axis=1) == truth).astype(float) for view, x in views.items()})
-        for name, views in p.items()
-    }
 
 
 def _prediction_table(p: Probabilities, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
