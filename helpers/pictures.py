@@ -106,12 +106,14 @@ class Converter:
     def __call__(self, picture: av.VideoFrame) -> np.ndarray:
         """Convert a picture; VideoError where it is of another size than the first."""
         stored = picture.width, picture.height
-        if self._stored is None:  # once: a picture whose side data are looked at stays in memory for long
+        is_first = self._stored is None
+        if is_first:  # once: a picture whose side data are looked at stays in memory for long
             self._stored, (self._turn, self._mirrored) = stored, orientation(picture)
             self._size = self._size or shown_size(picture, self._aspect, self._turn)[::-1]
         if stored != self._stored:
             raise VideoError(CHANGES)
-        self.done |= dict.fromkeys(remarks_of(picture))
+        if is_first or picture.key_frame:
+            self.done |= dict.fromkeys(remarks_of(picture))
         height, width = self._size
         pixels = self._rgb(picture, *((height, width) if self._turn in (90, -90) else (width, height)))
         return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turn // 90))

@@ -148,11 +148,11 @@ def _as_announced(
     video: OpenVideo, codec: av.VideoCodecContext, pictures: Iterator[av.VideoFrame]
 ) -> Iterator[av.VideoFrame]:
     """The pictures up to the first that is damaged or comes at another time; VideoError where one has another shape."""
-    first = None
+    size = aspect = None
     for number, picture in enumerate(pictures):
-        shape = picture.width, picture.height, codec.sample_aspect_ratio
-        first = first or shape
-        if shape != first:
+        if not number:
+            size, aspect = (picture.width, picture.height), codec.sample_aspect_ratio
+        if (picture.width, picture.height) != size or (picture.key_frame and codec.sample_aspect_ratio != aspect):
             raise VideoError(f"{video.path.name}: {CHANGES}")
         if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
             return
