@@ -21,11 +21,11 @@ import pandas as pd
 from av.video.frame import PictureType
 from tqdm.auto import tqdm
 
+from helpers.clips import as_lines
 from helpers.config import NOTEBOOKS, PreparationConfig
 from helpers.container import OpenVideo, open_container, open_video
 from helpers.detectors import SMALLER, chosen_detector, detect_faces
 from helpers.files import read_json, resolve
-from helpers.names import as_lines
 from helpers.pictures import Converter
 from helpers.store import reason_of
 from helpers.tracking import Shots, small, unlikeness
@@ -221,7 +221,7 @@ def ratings_text(tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFra
     except Exception as error:  # the table of clips stands, whatever the ratings are like
         return f"ratings cannot be used: {error}"
     rated = clips[targets].notna().any(axis=1)
-    lines = [f"{rated.sum():,} of {len(clips):,} clips are rated", *as_lines(ratings.matched.to_numpy())]
+    lines = [f"{rated.sum():,} of {len(clips):,} clips are rated", *as_lines(ratings.matched)]
     if problem := why_no_training(tasks, clips, targets, data, limit):
         lines.append(f"WARNING: 06 could not train: {problem}")
     return "\n".join(lines)

@@ -14,7 +14,17 @@ import pandas as pd
 
 from helpers.container import NO_VIDEOS, STILLS
 from helpers.files import needs, replacing
-from helpers.names import SEVERAL, UNDECODED, clip_key, is_regular, is_video, match_names, natural_order, walk_files
+from helpers.names import (
+    NO_CLIP,
+    SEVERAL,
+    UNDECODED,
+    clip_key,
+    is_regular,
+    is_video,
+    match_names,
+    natural_order,
+    walk_files,
+)
 from helpers.ratings import (
     STATED,
     TRAITS,
@@ -51,7 +61,7 @@ KIND_OF = {f".{suffix}": kind for kind, suffixes in KINDS.items() for suffix in 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # formats: their videos are files of their own
 HIDDEN = {"thumbs.db", "desktop.ini"}  # what systems leave
 PATIENCE_S = 10.0  # for opening and reading a file of unknown kind
-NAMED = 3  # files that one line names
+NAMED = 5  # files or names in one line
 
 
 def name_of(target: str) -> str:
@@ -293,6 +303,18 @@ def _misfits(rows: pd.DataFrame, means: pd.DataFrame, clips: pd.DataFrame) -> li
         *((key, "rated twice, alike") for key in matched.loc[matched.duplicated(["key", "rater"]), "key"]),
         *((key, f"no number for {', '.join(row.index[row.isna()])}") for key, row in partial.iterrows()),
     ]
+
+
+def as_lines(matched: pd.DataFrame, what: str = "ratings") -> list[str]:
+    """How many names were matched by which rule, and which fit no clip: a line each; none where there are no names."""
+    fits = matched["key"] != ""
+    by = ", ".join(f"{n:,} by {rule}" for rule, n in matched.loc[fits, "rule"].value_counts().items())
+    lines = [f"{what}: {fits.sum():,} names matched{f' ({by})' if by else ''}"]
+    if len(lost := matched[~fits].drop_duplicates("name")):
+        why = lost["rule"].map(lambda reason: "" if reason == NO_CLIP else f" ({reason})")
+        named = ", ".join((lost["name"] + why)[:NAMED])
+        lines.append(f"{what}: {len(lost):,} names fit no clip: {named}{', …' if len(lost) > NAMED else ''}")
+    return lines if len(matched) else []
 
 
 def add_ratings(clips: pd.DataFrame, ratings: Ratings) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -25,7 +24,6 @@ ABSOLUTE = re.compile(r"(?:/|~|\.\./|[a-z]:|[a-z]+://)", re.I)  # how a path beg
 NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")  # 1, 001, and 1.0 as spreadsheets write it
 NO_CLIP = "there is no such clip"
 SEVERAL = "is the name of"  # begins the reason of a name that is the end of several keys
-SHOWN = 5  # names in one line
 
 Forms = Callable[[str], Iterable[str]]
 Match = tuple[str, str, str]  # a name; the key of its clip, "" where it fits none; the rule by which, or the reason
@@ -142,18 +140,6 @@ def _ends(key: str) -> Iterator[str]:
     """A key, and the key without its first folder, and so on."""
     parts = key.split("/")
     return ("/".join(parts[first:]) for first in range(len(parts)))
-
-
-def as_lines(matched: Iterable[Match], what: str = "ratings") -> list[str]:
-    """How many names were matched by which rule, and which fit no clip: a line each; none where there are no names."""
-    rows = [tuple(row) for row in matched]
-    rules = Counter(rule for _, key, rule in rows if key).most_common()
-    by = f" ({', '.join(f'{n:,} by {rule}' for rule, n in rules)})" if rules else ""
-    lines = [f"{what}: {sum(n for _, n in rules):,} names matched{by}"]
-    if lost := {name: "" if why == NO_CLIP else f" ({why})" for name, key, why in rows if not key}:
-        named = ", ".join([name + why for name, why in lost.items()][:SHOWN])
-        lines.append(f"{what}: {len(lost):,} names fit no clip: {named}{', …' if len(lost) > SHOWN else ''}")
-    return lines if rows else []
 
 
 def video_files(root: Path, wanted: Callable[[str], bool] = is_video) -> Iterator[str]:

@@ -69,16 +69,6 @@ def test_the_file_of_another_folder_does_not_stand_for_one_that_is_named_and_ano
     assert [key for _, key, _ in found] == ["p1/anna", "", "p1/anna"]
 
 
-def test_what_was_matched_is_told_by_rule_and_what_was_not_by_name():
-    found = names.match_names([*"aBXdefgh"], dict.fromkeys(("a", "b", "x", "p/X"), ""))
-    assert names.as_lines(found) == [
-        "ratings: 3 names matched (1 by key, 1 by other case, 1 by file name)",
-        "ratings: 5 names fit no clip: d, e, f, g, h",
-    ]
-    assert names.as_lines(names.match_names(["A"], {"a/a": "", "b/a": ""}))[1].endswith("A (fits a/a and b/a)")
-    assert names.as_lines([]) == []
-
-
 def test_one_foreign_row_among_good_ones_is_named(tmp_path):
     make_clips(tmp_path, "anna_01.mp4", "anna_02.mp4")
     (tmp_path / "ratings.csv").write_text("clip,warmth\nC:\\study\\anna_01.MP4,0.2\nANNA_02,0.4\n/x/ben.mp4,0.6\n")
@@ -86,6 +76,10 @@ def test_one_foreign_row_among_good_ones_is_named(tmp_path):
     assert found.table["warmth"].to_dict() == {"anna_01": 0.2, "anna_02": 0.4}
     assert found.matched["rule"].tolist() == ["path", "other case", names.NO_CLIP]
     assert found.problems.to_numpy().tolist() == [["/x/ben.mp4", "rating without clip"]]
+    matched, lost = clips.as_lines(found.matched)
+    assert "2 names matched (1 by path, 1 by other case)" in matched
+    assert "1 names fit no clip: /x/ben.mp4" in lost
+    assert clips.as_lines(found.matched[:0]) == []
 
 
 def test_only_the_suffix_of_a_video_is_taken_off():
