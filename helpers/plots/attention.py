@@ -157,11 +157,9 @@ def plot_lag(profiles: Mapping[str, pd.DataFrame], *, title: str = "", ax: Axes 
     return ax
 
 
-def plot_share_against_effect(
-    share: np.ndarray, effects: np.ndarray, *, title: str = "", ax: Axes | None = None
-) -> Axes:
-    """Draw the attention that motion tokens get, (n,), against what taking them away does, its absolute value, (n,)."""
-    ax = axes(ax, (7, 2.8), xlabel="share of the clip's attention", ylabel="|contribution to the score|", title=title)
+def plot_share_against_effect(share: np.ndarray, effects: np.ndarray, *, title: str = "") -> Axes:
+    """Draw the attention that motion tokens get, (n,), against what they contribute, its absolute value, (n,)."""
+    ax = axes(None, (7, 2.8), xlabel="share of the clip's attention", ylabel="|contribution to the score|", title=title)
     sns.scatterplot(x=share, y=effects, color=ACCENT, alpha=0.35, s=14, ax=ax)
     ax.set_ylim(0)
     return ax
@@ -170,13 +168,10 @@ def plot_share_against_effect(
 def plot_clips(
     shares: np.ndarray, names: Sequence[str], t_s: np.ndarray, *, inside: np.ndarray | None = None, title: str = ""
 ) -> Axes:
-    """Draw several clips under each other, one row each: what share of all effects on the score each motion token has.
+    """Draw several clips under each other, one row each: what share of all effects on the score each motion token has,
+    (clips, Td), NaN where there is none; `t_s`: their centres in seconds, (Td,).
 
-    Args:
-        shares: Per motion token, (clips, Td), NaN where there is no token; rows sum to 1.
-        names: Of the clips.
-        t_s: Centres of the tokens in seconds, (Td,).
-        inside: Tokens in a planted window, bool (clips, Td); outlined.
+    `inside`: tokens in a planted window, bool (clips, Td); outlined.
     """
     ax = axes(None, (8, 1.2 + 0.27 * len(names)), xlabel="time (s)", title=title)
     time_rows(ax, shares, t_s, names, "share of the clip's effects", cmap="viridis", vmin=0)
@@ -200,13 +195,12 @@ def plot_intervals(
     `what`: what the values are; `lines`: values to compare with, by their names.
     """
     ax = axes(ax, (7.5, 1.1 + 0.42 * len(rows)), xlabel=what, title=title)
-    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
-    for k, kind in enumerate(kinds):
-        known = [(y, row[kind]) for y, row in enumerate(rows.values()) if kind in row]
-        y = [y + 0.22 * (k - (len(kinds) - 1) / 2) for y, _ in known]
-        low, high = zip(*(one["interval"] or [None] * 2 for _, one in known), strict=True)
-        look = {"color": (RED, NEUTRAL, GREEN)[k % 3], "fmt": "os^D"[k % 4], "ms": 6, "label": kind}
-        intervals(ax, [one["value"] for _, one in known], low, high, y, **look)
+    kinds = list(next(iter(rows.values())))
+    for k, (kind, color, form) in enumerate(zip(kinds, (RED, NEUTRAL, GREEN), "os^", strict=False)):
+        y = np.arange(len(rows)) + 0.22 * (k - (len(kinds) - 1) / 2)
+        low, high = zip(*(row[kind]["interval"] or [None] * 2 for row in rows.values()), strict=True)
+        values = [row[kind]["value"] for row in rows.values()]
+        intervals(ax, values, low, high, y, color=color, fmt=form, ms=6, label=kind)
     for (name, value), style in zip(lines.items(), (":", "--", "-."), strict=False):
         ax.axvline(value, color=ACCENT, ls=style, lw=1, label=name)
     named_rows(ax, list(rows))

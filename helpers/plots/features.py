@@ -42,11 +42,9 @@ CHANNELS = 64  # of a clip's rows, those that vary most
 
 
 def plot_time_spent(log: Mapping[str, Any], workers: int, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw where the time of an extraction went; what reaches the line has kept the others waiting.
+    """Draw where the time of an extraction went (`extraction_log.json`); what reaches the line kept the others waiting.
 
-    Args:
-        log: `extraction_log.json`: `seconds_spent` by what was done in them, of all decoder processes together.
-        workers: Decoder processes, which share all but the network and the writing; a bar is what each of them spent.
+    `workers`: decoder processes, which share all but the network and the writing; a bar is what each of them spent.
     """
     spent_s, total_s = log["seconds_spent"], log["extraction_time_seconds"]
     size = 7, 0.9 + 0.32 * max(len(spent_s), 2)
@@ -104,12 +102,8 @@ def plot_channel_pictures(images: np.ndarray, channels: Sequence[int], side_px: 
 def plot_overlay(
     pictures: np.ndarray, heat: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """Draw maps over the pictures they are about, side by side along time, on one scale.
-
-    Args:
-        pictures: RGB uint8 (n, S, S, 3).
-        heat: (n, H', W'), such as `grad_cam` makes: red above 0, blue below, see-through where there is nothing.
-        t_s: Time of each picture in seconds, (n,).
+    """Draw maps (n, H', W'), as `grad_cam` makes them, over the pictures they are about, RGB uint8 (n, S, S, 3), side
+    by side along time, (n,), on one scale: red above 0, blue below, see-through where there is nothing.
     """
     n, side = pictures.shape[:2]
     ax = axes(ax, (8, 7 / max(n, 2) + 0.9))
@@ -140,12 +134,10 @@ def plot_layers(names: Sequence[str], values: Sequence[np.ndarray], *, title: st
 def plot_plane(
     pca: pd.DataFrame, tsne: pd.DataFrame, sources: Sequence[str], *, ratings: pd.Series | None = None, title: str = ""
 ) -> Figure:
-    """Draw clips in the plane three times: PCA by source, PCA by a rating, t-SNE by source.
+    """Draw clips in the plane three times: PCA by source, PCA by a rating, t-SNE by source (`feature_quality.planes`).
 
-    Args:
-        pca, tsne: As `feature_quality.planes` makes them, of the same clips: columns x and y; `pca.attrs` has shares.
-        sources: Of each clip, (n,); clips of one are joined by a line.
-        ratings: Of each clip, in [0, 1], NaN where unrated (a cross), its name the target; None: there are none.
+    `sources`: of each clip, (n,), those of one are joined. `ratings`: of each clip, in [0, 1], NaN where unrated (a
+    cross), its name the target.
     """
     fig, ((by_source, by_rating, near),) = panels(1, 3, (8, 2.9), title=title, width_ratios=(1, 1.25, 1))
     components = [f"component {k + 1}: {share:.0%} of variance" for k, share in enumerate(pca.attrs["shares"])]
