@@ -1,9 +1,14 @@
 """Features of synthetic clips whose classes have the same frames in another order."""
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pandas as pd
 
 from helpers.clip_features import LabelledClips, views_of
+from helpers.files import ROOT
 from helpers.store import FeatureFile, write_features
 
 CLASSES = ["down", "turn", "up"]
@@ -34,3 +39,13 @@ def write_synthetic(cfg, n_sources, **view_noise):
     table = pd.DataFrame({"split": "train", "source": source, "label": labels}, index=pd.Index(keys, name="key"))
     manifest = {"identity": {}, "counts": {"feature_dim": D}, "failed": []}
     return LabelledClips(table, CLASSES, [], folder, manifest)
+
+
+def kill_after(script, argument, folder, n):
+    """Run a script and kill it when so many npz files are there, at the latest after 5 minutes; how many there are."""
+    process, until_s = subprocess.Popen([sys.executable, "-c", script, argument], cwd=ROOT), time.monotonic() + 300
+    while len(list(folder.rglob("[!.]*.npz"))) < n and time.monotonic() < until_s and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    return len(list(folder.rglob("[!.]*.npz")))

@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic_features import kill_after
 
 from data_sample.make.motion_sample import CLASSES, motion_plan
 from helpers import clip_features
@@ -341,13 +338,7 @@ def test_only_what_is_missing_damaged_or_of_another_version_is_made(cfg, tmp_pat
 def test_an_extraction_that_is_killed_and_started_again_gives_the_same(cfg, tmp_path):
     whole = extract_clip_features(change(cfg, out_dir=str(tmp_path / "whole")))
     one_clip_at_a_time = change(cfg, batch_size=5).as_dict(without=())
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, repr(one_clip_at_a_time)], cwd=ROOT)
-    deadline, done = time.monotonic() + 120, cfg.out / "classification" / "views"
-    while len(list(done.rglob("[!.]*.npz"))) < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL) if os.name != "nt" else process.kill()
-    process.wait()
-    there = len(list(done.rglob("[!.]*.npz")))
+    there = kill_after(SCRIPT, repr(one_clip_at_a_time), cfg.out / "classification" / "views", 2)
     assert 2 <= there < 6
     clips = extract_clip_features(cfg)
     assert [clips.manifest["counts"][name] for name in ("found", "made")] == [there, 6 - there]
