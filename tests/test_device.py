@@ -168,16 +168,13 @@ def holds(n):
     return lambda x: x.mean(axis=1) if len(x) <= n else fail(MemoryError("ran out of memory"))
 
 
-def test_the_rate_is_samples_over_the_median_run_without_the_first(monkeypatch):
-    clock = iter([0, 99, 0, 1, 1, 5, 5, 13])
+def test_the_rate_is_samples_over_the_median_run_without_the_first_up_to_want_of_memory(monkeypatch):
+    clock = iter([0, 99, 0, 1, 1, 5, 5, 13, 13])
     monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
-    assert list(device.measured_rates(holds(9), (3,), [6], repeats=3)) == [(6, 6 / 4)]
-
-
-def test_want_of_memory_is_the_last_rate_and_no_error():
-    rates = list(device.measured_rates(holds(4), (3,), [2, 4, 8, 16]))
-    assert [batch for batch, _ in rates] == [2, 4, 8]
-    assert [math.isnan(per_s) for _, per_s in rates] == [False, False, True]
+    assert list(device.measured_rates(holds(9), (3,), [6, 12, 24], repeats=3)) == [
+        (6, 6 / 4),
+        (12, pytest.approx(math.nan, nan_ok=True)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -234,20 +231,14 @@ def test_memory_of_this_process_and_of_its_children_is_seen_to_grow(watch):
     assert 0 <= after["load_median"] <= 1
 
 
-def test_samples_are_taken_until_the_work_ends_also_by_an_error(watch):
-    with pytest.raises(KeyError, match="mine"), watch() as watched:
-        wait_for(watched, 3)
-        n_samples = watched.summary()["samples"]
-        raise KeyError("mine")
-    assert watched.summary()["samples"] > n_samples
-
-
 def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(watch, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     opened = []
-    with watch(nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=opened), gpu=1) as watched:
+    nvidia = nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=opened)
+    with pytest.raises(KeyError, match="mine"), watch(nvidia, gpu=1) as watched:
         wait_for(watched, 5)
+        raise KeyError("mine")
     used = watched.summary()
     assert set(opened) == {1}
     assert (used["gpu_memory_peak_gib"], used["gpu_memory_median_gib"]) == (7, 3)
