@@ -99,8 +99,15 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
         follower.step(sample, frame, faces)
         times.append((t, number, decoder))
     face = main_face(follower, cfg.fps)
-    if not (face and face.moves):
-        _refuse_small(follower.found, kept, face is not None, cfg)
+    smaller_px = None if face and face.moves else _smaller_px(follower.found, kept, face is not None, cfg)
+    if smaller_px and face:  # who moves wins over what is still
+        yield from tracks_of((video, replace(cfg, min_face=SMALLER)))
+        return
+    if smaller_px:
+        raise NoFaceError(
+            f"the face is too small: {smaller_px:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's "
+            "shorter side). Set a smaller min_face, or take a larger picture"
+        )
     if not face:
         raise NoFaceError(f"no face found in {len(follower.found)} looked-at frames")
     if face.coverage < cfg.min_coverage:
@@ -111,26 +118,22 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
     yield track_of_face(face, follower.found, cfg, t_s=np.array(t_s), frame=np.array(numbers), decoder=decoders[-1])
 
 
-def _refuse_small(
+def _smaller_px(
     found: list[np.ndarray], kept: dict[int, tuple[np.ndarray, float]], is_still: bool, cfg: PreparationConfig
-) -> None:
-    """NoFaceError where no face moves and kept looks show others that are too small: half of them beside a still one.
+) -> float | None:
+    """Width of faces below `min_face` that kept looks show where none moves: at half of them beside a still face.
 
     `kept`: pictures of some looks, made small, with their size in that of the video.
     """
     if cfg.detector != "haar" or cfg.min_face <= SMALLER:
-        return
+        return None
     widths_px = []
     for look, (picture, scale) in kept.items():
         rows = detect_faces(picture, "haar", SMALLER)
         if len(rows) > len(found[look]):
             widths_px.append(np.sort(rows[:, 2])[-1 - len(found[look])] / scale)
-    if len(widths_px) > (0.5 if is_still else cfg.min_coverage / 2) * len(kept):
-        beside = " beside a still picture" if is_still else ""
-        raise NoFaceError(
-            f"the face{beside} is too small: {np.median(widths_px):.0f} px wide, below min_face ({cfg.min_face:g} of "
-            "the picture's shorter side). Set a smaller min_face, or take a larger picture"
-        )
+    enough = (0.5 if is_still else cfg.min_coverage / 2) * len(kept)
+    return float(np.median(widths_px)) if len(widths_px) > enough else None
 
 
 def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfig, **times: Any) -> FaceTrack:
