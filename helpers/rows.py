@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,9 +22,6 @@ from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.store import ClipError, FeatureFile
 from helpers.tracks import FaceTrack, crop_at
 from helpers.video import Frame, iter_frames
-
-if TYPE_CHECKING:
-    from helpers.precomputed import StoredClip
 
 CROP_PX = 224  # side of the face crop that flow is computed on
 CROPS_PER_CHUNK = 32  # crops that are handed over at a time: 5 MB at 224 px
@@ -141,13 +138,13 @@ class ClipRows:
     """The rows of one clip while they are being made; here one for each value of the chunks.
 
     Attributes:
-        track: The face that the rows are about; None where they are about whole frames.
+        track: The face that the rows are about, or a `StoredClip`; None where they are about whole frames.
         spent_s: Seconds of decoder processes on the clip, by what they did.
     """
 
     margin = 0  # rows of a sample, on either side, that its neighbours know better
 
-    def __init__(self, track: "FaceTrack | StoredClip | None" = None):
+    def __init__(self, track: FaceTrack | Any | None = None):
         self.track, self.spent_s = track, Counter()
         self._seen: list[Chunk] = []  # without their values
         self._n_rows: list[int] = []  # of each sample
@@ -257,7 +254,7 @@ class DynamicRows(ClipRows):
     (Mixed_3c, random weights, synthetic clips), and leaving those out would cost three rows for one flow.
     """
 
-    def __init__(self, track: "FaceTrack | StoredClip", cfg: DynamicConfig):
+    def __init__(self, track: FaceTrack | Any, cfg: DynamicConfig):
         super().__init__(track)
         self._length, self._stride, self._rows_at_once = row_layout(cfg)
         self.margin = min(-(-BESIDE // self._stride), (self._rows_at_once - 1) // 2)
