@@ -1,8 +1,8 @@
 """What the network is shown of a labelled clip (08): whole frames in many views, made of one decoding.
 
-Views are seeded copies to train on (J7) and to test with (J8), and corrupted copies that show robustness. What is drawn
-for one depends on seed, key and its name alone, never on order or on other views. Names: "plain"; "view01", … for
-training; "tta01", … gentler, for testing; a corruption; and "noise_tta01", …, a corrupted clip in the view of that
+Views are seeded copies to train on (J7) and to test with (J8), and corrupted copies that show robustness. What is
+random for one depends on seed, key and its name alone, never on order or on other views. Names: "plain"; "view01", …
+for training; "tta01", … gentler, for testing; a corruption; and "noise_tta01", …, a corrupted clip in the view of that
 number. S3 names the kinds only: flips, crops, light, noise, speed; how strong they are is chosen here. Nothing here
 imports a network, so that decoder processes start quickly.
 """
@@ -26,7 +26,7 @@ from helpers.video import read_frames, uniform_indices
 
 ARRAY_FILES = ("processed_data.npz", "processed_data.npy", "processed_data.pt")  # S2's last kind is refused by name
 PLAIN = "plain"
-RANGES = {  # of what is drawn: how many times as fast, side of the part that is shown, light, noise in grey levels
+RANGES = {  # of what is random: how many times as fast, side of the part that is shown, light, noise in grey levels
     PLAIN: ((1, 1), (1, 1), (1, 1), (0, 0)),
     "view": ((0.9, 1.15), (0.8, 1), (0.5, 1.4), (0, 15)),
     "tta": ((0.95, 1.05), (0.9, 1), (0.9, 1.1), (0, 0)),
