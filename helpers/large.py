@@ -52,29 +52,31 @@ def write_sequences(
     """
     lengths, width = np.asarray(shape[0], np.int32), shape[1]
     n, longest = len(lengths), int(lengths.max())
-    with replacing(path) as part, _Sink(part, "w+") as sink:
-        with h5py.File(sink, "w") as file:
-            chunks = (1, min(longest, CHUNK_ROWS), width)
-            features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **GZIP)
-            t_s = file.create_dataset("t_s", (n, longest), "float64", **GZIP)
-            valid = file.create_dataset("valid", (n, longest), bool, **GZIP)
-            for i, (rows, times, usable) in enumerate(sequences):
-                k = len(usable)
-                features[i, :k], t_s[i, :k], valid[i, :k] = rows, times, usable
-                if sink.error:
-                    break
-            file["num_frames"] = lengths
-            for name, values in datasets.items():
-                file[name] = values
-            file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width} | dict(attributes))
-        if sink.error:
-            raise sink.error
+    with replacing(path) as part, _Sink(part, "w+") as sink, h5py.File(sink, "w") as file:
+        chunks = (1, min(longest, CHUNK_ROWS), width)
+        features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **GZIP)
+        t_s = file.create_dataset("t_s", (n, longest), "float64", **GZIP)
+        valid = file.create_dataset("valid", (n, longest), bool, **GZIP)
+        for i, (rows, times, usable) in enumerate(sequences):
+            k = len(usable)
+            features[i, :k], t_s[i, :k], valid[i, :k] = rows, times, usable
+            if sink.error:
+                raise sink.error
+        file["num_frames"] = lengths
+        for name, values in datasets.items():
+            file[name] = values
+        file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width} | dict(attributes))
 
 
 class _Sink(FileIO):
     """A file that keeps the first `error` of a full disk for later: raised at once it would end the interpreter."""
 
     error: OSError | None = None
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        if self.error:  # whatever HDF5 made of it
+            raise self.error
 
     def write(self, data: memoryview) -> int:
         try:
