@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")  # for files
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
 AT_ONCE = 2  # batches in the network, where memory suffices for both; one more waits for it
+MISSING = "missing"  # the fingerprint of a clip that a tree has nothing of
 FIRST, LEAST = 20, 40  # clips that end a run if all of the first, or half of at least so many, fail alike
 LINE_S = 60.0  # between two lines in the log
 LINE = "{n_fmt} of {total_fmt} clips in {elapsed}, {remaining} left, {rate_fmt}"
@@ -275,9 +276,10 @@ class ClipRun(AbstractContextManager):
         log.warning("%s: %s", clip.key, reason)
         self.stage.fail(clip.key, reason)
         self.count("failed")
-        if isinstance(error, ClipError):  # what a clip is like is never the run's fault
+        if not isinstance(error, ClipError):
+            self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
+        if clip.fingerprint == MISSING:  # a tree of some of the clips
             return
-        self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
         alike = self._alike[kind_of(reason)]
         alike.add(clip.key)
         is_half = self._n_begun >= LEAST and 2 * len(alike) >= self._n_begun
