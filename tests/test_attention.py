@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from toy_tokens import DD, DS, TD, TS, aligned, tokens
 
 from helpers import evidence
-from helpers.align import Aligned
 from helpers.attention import (
     attention_by_lag,
     attention_by_time,
@@ -22,7 +22,7 @@ from helpers.evidence import planted_windows, window_spans
 from helpers.experiment import TrainingData
 from helpers.model import CompletePersonalityModel
 
-B, TS, TD, DS, DD, HEADS = 3, 5, 7, 11, 13, 2  # distinct primes, but for the batch
+B, HEADS = 3, 2
 
 
 class OneTokenModel:
@@ -34,25 +34,6 @@ class OneTokenModel:
     def __call__(self, inputs: dict, training: bool, return_attention: bool = False):
         scores = inputs["dynamic"][:, self.place, :1] * np.arange(5)
         return (scores, np.full((len(scores), HEADS, TS, TD), 1 / TD)) if return_attention else scores
-
-
-def tokens(n: int = B) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        "static": rng.normal(size=(n, TS, DS)).astype("float32"),
-        "dynamic": rng.normal(size=(n, TD, DD)).astype("float32"),
-        "static_t_s": np.tile(np.arange(TS, dtype="float32"), (n, 1)),
-        "dynamic_t_s": np.tile(np.arange(TD, dtype="float32") + 0.5, (n, 1)),
-        "static_mask": np.ones((n, TS), bool),
-        "dynamic_mask": np.ones((n, TD), bool),
-    }
-
-
-def aligned(n: int = 40) -> Aligned:
-    parts = {f"{k}_features" if k in ("static", "dynamic") else k: v for k, v in tokens(n).items()}
-    names = np.array([f"clip{i}" for i in range(n)])
-    labels = np.random.default_rng(1).uniform(0, 1, (n, 5)).astype("float32")
-    return Aligned(**parts, labels=labels, clips=names, sources=names, splits=names, targets=np.array(TRAITS))
 
 
 def network(seed: int = 1) -> CompletePersonalityModel:
@@ -72,22 +53,16 @@ def test_weights_skip_masked_tokens_and_say_nothing_of_a_single_one():
         get_attention_weights(network(), inputs)
 
 
-def test_entropy_is_one_for_uniform_rows_over_real_tokens_and_zero_for_a_single_token():
+def test_entropy_and_share_by_time_are_those_of_real_tokens():
     weights = np.zeros((3, HEADS, TS, TD))
     weights[0] = 1 / TD
     weights[1, :, :, 2] = 1
     weights[2, :, :2, :3] = 1 / 3
     masks = np.arange(TS)[None] < [[TS], [TS], [2]], np.arange(TD)[None] < [[TD], [TD], [3]]
     np.testing.assert_allclose(attention_entropy(weights, *masks), [[1, 1], [0, 0], [1, 1]], atol=1e-9)
-
-
-def test_attention_by_time_keeps_only_the_motion_axis_and_real_face_tokens():
-    weights = np.zeros((B, HEADS, TS, TD))
-    weights[:, :, :4, 3] = 1
-    weights[:, :, 4, 0] = 1
-    share = attention_by_time(weights, np.tile(np.arange(TS) < 4, (B, 1)))
-    assert share.shape == (B, TD)
-    assert share[:, 3].tolist() == [1] * B
+    by_time = attention_by_time(weights, masks[0])
+    np.testing.assert_allclose(by_time[[0, 2]], [[1 / TD] * TD, [1 / 3] * 3 + [0] * 4], atol=1e-9)
+    assert by_time[1].tolist() == [0, 0, 1, 0, 0, 0, 0]
 
 
 def test_a_clock_shows_in_the_lag():
@@ -118,8 +93,8 @@ def test_a_contribution_is_the_score_with_a_part_minus_that_without_it():
     np.testing.assert_array_equal(found, [[0.25, 0.75, np.nan], [np.nan] * 3])
 
 
-def write_truth(folder, clips, warm_s, cool_s, window_s=1.0):
-    pd.DataFrame({"key": clips, "warm_s": warm_s, "cool_s": cool_s, "window_s": window_s}).to_csv(folder / "truth.csv")
+def write_truth(folder, clips, warm_s, cool_s):
+    pd.DataFrame({"key": clips, "warm_s": warm_s, "cool_s": cool_s, "window_s": 1.0}).to_csv(folder / "truth.csv")
 
 
 def test_a_token_is_inside_when_half_of_it_lies_in_a_window_of_its_own_clip(tmp_path):
@@ -156,12 +131,8 @@ def test_a_model_that_rests_on_what_was_planted_is_told_from_one_that_does_not(b
     assert found["motion_pointing"] == 0  # token 1 is not planted
     assert [seed["seed"] for seed in found["seeds"]] == [0, 1]
     assert list(found["relevance"]) == list(TRAITS)
-    for target, row in found["relevance"].items():
-        if target == "openness":  # the model answers it with 0: no effect, no share
-            assert row["inside"] is None
-            continue
-        assert row["inside"] > 0.99
-        assert row["inside_shuffled"] < 0.7
+    assert found["relevance"].pop("openness")["inside"] is None  # the model answers it with 0: no effect, no share
+    assert all(row["inside"] > 0.99 and row["inside_shuffled"] < 0.7 for row in found["relevance"].values())
     assert found["attention"]["inside"] == pytest.approx(2 / TD)
 
 

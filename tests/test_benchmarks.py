@@ -3,24 +3,24 @@
 import keras
 import pytest
 
-from benchmarks import __main__, alternation, dynamic, machine, memory, static, training
+from benchmarks import alternation, dynamic, machine, memory, static, training
 from helpers.backbones import Backbone
-from helpers.files import ROOT, read_json, write_json
+from helpers.files import read_json, write_json
 from helpers.weights import Weights
 
 
-def rows_of(benchmark, tmp_path, capsys, *arguments):
-    """Run a benchmark; returns its JSON, after a look at the table and at what both always hold."""
-    file = tmp_path / "result.json"
-    benchmark.main([*arguments, "--json", str(file)])
-    result = read_json(file)
-    table = capsys.readouterr().out
-    assert {"settings", "machine", "rows"} <= result.keys()
-    assert {"backend", "kind", "name", "cores"} == result["machine"]["devices"][0].keys()
-    assert "json" not in result["settings"]
-    for column in benchmark.COLUMNS:
-        assert column in table
-    return result
+@pytest.fixture
+def result_of(tmp_path):
+    """Runs a benchmark; returns its JSON, after a look at what it always holds."""
+
+    def run(benchmark, *arguments):
+        benchmark.main([*arguments, "--json", str(tmp_path / "result.json")])
+        result = read_json(tmp_path / "result.json")
+        assert {"settings", "machine", "rows"} <= result.keys()
+        assert {"backend", "kind", "name", "cores"} == result["machine"]["devices"][0].keys()
+        return result
+
+    return run
 
 
 def test_ways_take_turns_and_the_order_turns():
@@ -28,8 +28,7 @@ def test_ways_take_turns_and_the_order_turns():
     ways = {name: lambda name=name: calls.append(name) for name in "abc"}
     seconds = alternation.alternate(ways, 3)
     assert "".join(calls) == "abccbaabc"
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
-    assert min(map(min, seconds.values())) >= 0
+    assert [len(values) for values in seconds.values()] == [3, 3, 3]
 
 
 def small_backbone(name, weights):
@@ -39,10 +38,10 @@ def small_backbone(name, weights):
     return Backbone(name, model, 31, 5, Weights(name, weights, "", ""))
 
 
-def test_static(tmp_path, capsys, monkeypatch):
+def test_static(result_of, monkeypatch):
     monkeypatch.setattr(static, "build_backbone", small_backbone)  # tracing ResNet-50 three ways takes a while
     tiny = ["--clips", "2", "--few", "5", "--batch", "7", "--rounds", "1"]
-    result = rows_of(static, tmp_path, capsys, *tiny)
+    result = result_of(static, *tiny)
     ways = {row["way"]: row for row in result["rows"]}
     assert ways["stage float32"]["images"] == 30
     assert ways["forward float32"]["images"] == 28
@@ -57,9 +56,9 @@ def small_motion_network(weights, endpoint):
     return keras.Model(inputs, keras.layers.Conv3D(3, 2, strides=(2, 16, 16), padding="same")(inputs)), None
 
 
-def test_dynamic(tmp_path, capsys, monkeypatch):
+def test_dynamic(result_of, monkeypatch):
     monkeypatch.setattr(dynamic, "build_motion_network", small_motion_network)
-    result = rows_of(dynamic, tmp_path, capsys, "--clips", "2", "--few", "3", "--rounds", "1")
+    result = result_of(dynamic, "--clips", "2", "--few", "3", "--rounds", "1")
     ways = {row["way"]: row["clips"] for row in result["rows"]}
     assert (ways["stage float32"], ways[dynamic.FLY], ways[dynamic.WORK], ways[dynamic.WINDOWS]) == (2, 2, 2, 1)
     assert result["ratio_clip_pass_to_stride1"] > 1
@@ -67,9 +66,9 @@ def test_dynamic(tmp_path, capsys, monkeypatch):
     assert result["ratio_pipeline_to_attainable"] > 0
 
 
-def test_memory(tmp_path, capsys, monkeypatch):
+def test_memory(result_of, monkeypatch):
     monkeypatch.setattr(memory, "FIRST", 64)
-    result = rows_of(memory, tmp_path, capsys, "--rows", "150")
+    result = result_of(memory, "--rows", "150")
     assert [row["rows"] for row in result["rows"]] == [64, 150]
     assert result["rss_mb_peak"] == pytest.approx(max(result["rss_mb_64"], result["rss_mb_150"]))
     assert result["rows_per_s"] * result["decoder_cpu_ms_per_row"] > 0
@@ -86,27 +85,23 @@ class SmallModel(keras.Model):
         return self.scores(inputs["static"])
 
 
-def test_training(tmp_path, capsys, monkeypatch):
+def test_training(result_of, monkeypatch):
     monkeypatch.setattr(training, "CompletePersonalityModel", SmallModel)  # tracing the real one takes a while
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
     tiny = ["--widths", "11/7", "--samples", "37", "--epochs", "1", "--rounds", "1"]
-    result = rows_of(training, tmp_path, capsys, *tiny)
+    result = result_of(training, *tiny)
     rows = result["rows"]
     assert [row["way"] for row in rows] == [training.PEER, training.OURS]
-    for row in rows:
-        assert row.keys() >= {"backend", "start_s", "samples_per_s", "ratio", "loss", "seconds"}
-        assert [len(epochs) for epochs in row["seconds"]] == [2]
-    assert rows[0]["ratio"] == 1
     assert result["ratio_to_default_fit"] == rows[1]["ratio"]
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=0.02)  # the same work
     assert result["loss_difference"] == pytest.approx(rows[1]["loss"] / rows[0]["loss"] - 1)
 
 
-def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):
+def test_two_machines_are_measured_and_compared(result_of, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("helpers.backbones.build_backbone", small_backbone)
     tiny = ["--size", "64", "--batches", "1", "3", "--clips", "1", "--px", "32", "--repeats", "1"]
     tiny += ["--endpoint", "MaxPool3d_2a_3x3"]
-    result = rows_of(machine, tmp_path, capsys, *tiny)
+    result = result_of(machine, *tiny)
     names = [(row["name"], row["batch"]) for row in result["rows"]]
     assert names[0] == ("matmul 64 x 64", 1)
     assert names[3:] == [("resnet50", 1), ("resnet50", 3), ("I3D to MaxPool3d_2a_3x3, 16 flows", 1)]
@@ -118,9 +113,3 @@ def test_two_machines_are_measured_and_compared(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "measured with different settings: " in said
     assert said.count(" 2.00\n") == len(result["rows"])
-
-
-def test_every_benchmark_of_the_folder_is_run():
-    shared = {"__init__", "__main__", "alternation", "clips", "networks", "readers", "rearranged", "stages", "variants"}
-    of_a_run = {"pointing"}  # it asks for a trained model
-    assert set(__main__.BENCHMARKS) == {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - shared - of_a_run

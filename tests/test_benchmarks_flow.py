@@ -4,12 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.flow import (
-    WARPS,
-    accuracy_table,
-    end_point_error,
-    warped_pairs,
-)
+from benchmarks.flow import accuracy_table, end_point_error, warped_pairs
 
 SIDE = 96
 PAIRS = {(pair.texture, pair.warp): pair for pair in warped_pairs(3, SIDE)}
@@ -27,26 +22,15 @@ def test_following_the_true_motion_shows_the_first_picture_again(name):
     assert off < 0.5 * still or name[1] in ("shift 0.5 px", "smile")  # these change little by themselves
 
 
-def test_turn_and_zoom_are_the_ones_of_their_names():
+def test_a_turn_and_a_smile_are_the_ones_of_their_names():
     y, x = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
-    for pair in warped_pairs(4, SIDE):
-        if pair.warp == "turn 3°":
-            ends = np.stack([x, y], axis=-1) + pair.truth
-            turned = np.angle((ends[..., 0] + 1j * ends[..., 1]) / (x + 1j * y), deg=True)
-            np.testing.assert_allclose(np.abs(turned), 3, atol=1e-3)
-            np.testing.assert_allclose(np.linalg.norm(ends, axis=-1), np.hypot(x, y), rtol=1e-4)
-        if pair.warp == "zoom 4 %":
-            factor = (x + pair.truth[..., 0])[:, 0] / x[:, 0]
-            np.testing.assert_allclose(np.minimum(factor, 1 / factor), 0.96, atol=2e-3)  # 1 / 1.04 or 0.96 back
-
-
-def test_a_smile_draws_the_corners_of_the_mouth_out_and_up_and_leaves_the_rest():
+    ends = np.stack([x, y], axis=-1) + PAIRS["face", "turn 3°"].truth
+    turned = np.angle((ends[..., 0] + 1j * ends[..., 1]) / (x + 1j * y), deg=True)
+    np.testing.assert_allclose(np.abs(turned), 3, atol=1e-3)
     truth = PAIRS["face", "smile"].truth
-    left, right = truth[:, : SIDE // 2], truth[:, SIDE // 2 :]
-    assert left[..., 0].min() < -1
-    assert right[..., 0].max() > 1
+    assert truth[:, : SIDE // 2, 0].min() < -1
+    assert truth[:, SIDE // 2 :, 0].max() > 1
     assert truth[..., 1].min() == pytest.approx(-3, abs=0.1)
-    assert truth[..., 1].max() < 0.05
     assert np.abs(truth[: SIDE // 4]).max() < 0.05
 
 
@@ -56,22 +40,15 @@ def test_the_end_point_error_is_the_mean_distance_inside_the_border():
     flow[0] = 100
     assert end_point_error(flow, truth, border_px=1) == 5
     assert end_point_error(flow, truth, border_px=0) > 5
-    assert end_point_error(truth, truth, border_px=2) == 0
-    with pytest.raises(ValueError, match=r"sides above 32, got \(11, 13, 2\) and \(11, 13, 2\)"):
-        end_point_error(flow, truth)
-    with pytest.raises(ValueError, match="one shape"):
-        end_point_error(flow[:, :5], truth, border_px=1)
+    for given, message in (((flow, truth), r"sides above 32"), ((flow[:, :5], truth, 1), "one shape")):
+        with pytest.raises(ValueError, match=message):
+            end_point_error(*given)
 
 
 def test_the_table_ranks_the_methods_as_their_makers_do():
-    methods, before = ("farneback", "dis_fast", "dis_medium"), cv2.getNumThreads()
-    table = accuracy_table(methods, seeds=(0,), side_px=128)
-    assert cv2.getNumThreads() == before
-    assert list(table) == ["method", "warp", "motion_px", "clean_px", "noisy_px", "fields_per_s"]
-    assert list(table["method"]) == [m for m in methods for _ in WARPS]
-    assert list(table["warp"]) == list(WARPS) * 3
-    mean = table.groupby("method")[["motion_px", "clean_px", "noisy_px", "fields_per_s"]].mean()
-    assert mean.loc["dis_medium", "clean_px"] < 0.2
+    table = accuracy_table(("farneback", "dis_fast", "dis_medium"), seeds=(0,), side_px=128)
+    mean = table.groupby("method")[["motion_px", "clean_px", "fields_per_s"]].mean()
     assert mean["clean_px"]["dis_medium"] < mean["clean_px"]["dis_fast"] < mean["clean_px"]["farneback"]
+    assert mean["clean_px"]["dis_medium"] < 0.2
     assert (mean["clean_px"] < mean["motion_px"]).all()
     assert mean["fields_per_s"]["dis_fast"] > mean["fields_per_s"]["dis_medium"] > 0

@@ -22,20 +22,6 @@ def small(tmp_path_factory):
     return clips.write_encodings(pictures, SMALL, tmp_path_factory.mktemp("clips"), 25)
 
 
-@pytest.fixture(scope="module")
-def sources(small):
-    return [variants.Source(name, path, path.read_bytes(), variants.media_ranges(path)) for name, path in small.items()]
-
-
-def job_on(path, **asked):
-    frames = read_frames(path, **asked, size=(16, 16), backend="pyav")
-    return Job(path, asked, np.unique(frames.index), probe(path).n_frames)
-
-
-def source_of(sources, name):
-    return next(source for source in sources if source.name == name)
-
-
 def test_every_encoding_holds_the_same_distinct_pictures(small):
     for name, path in small.items():
         assert probe(path).n_frames == N_FRAMES
@@ -45,7 +31,9 @@ def test_every_encoding_holds_the_same_distinct_pictures(small):
 
 
 def test_a_way_that_is_off_by_one_frame_is_not_exact(small):
-    job = job_on(small["h264 faststart mp4"], n_frames=11)
+    path, asked = small["h264 faststart mp4"], {"n_frames": 11}
+    frames = read_frames(path, **asked, size=(16, 16), backend="pyav")
+    job = Job(path, asked, np.unique(frames.index), probe(path).n_frames)
     known = decode.neighbourhood(job)
     for shift, n_wrong in ((0, 0), (1, 11), (-1, 11)):
         off = (job.numbers + shift).clip(0, N_FRAMES - 1)
@@ -55,7 +43,7 @@ def test_a_way_that_is_off_by_one_frame_is_not_exact(small):
     assert decode.wrong_frames(frames[:-1], job, known) == 11
 
 
-def test_decode_writes_every_figure(small, tmp_path, capsys, monkeypatch):
+def test_decode_writes_every_figure(small, tmp_path, monkeypatch):
     def failing(job):
         raise RuntimeError("no such codec")
 
@@ -64,11 +52,10 @@ def test_decode_writes_every_figure(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(decode, "cores", lambda: 1)
     path, file = str(small["h264 faststart mp4"]), tmp_path / "result.json"
     decode.main([path, "--rounds", "1", "--clips", "7200", "--json", str(file)])
-    result, out = read_json(file), capsys.readouterr().out
+    result = read_json(file)
     assert list(result["auto_to_opencv"]) == list(result["auto_to_best_peer"]) == list(result["droppable"]) == [path]
     assert result["auto_to_best_peer"][path] == result["auto_to_opencv"][path] > 0  # OpenCV is the only exact peer
     assert result["two_cores_to_one"] is None
-    assert "two workers beside one process with one thread: needs two cores" in out
     assert [(row["backend"], row["exact"]) for row in result["parity"]] == [("pyav", True), ("opencv", True)]
     rows = [row for row in result["rows"] if row["way"] != "failing"]
     assert [row["way"] for row in rows] == [AUTO, "pyav", "opencv", OPENCV] * 3
@@ -80,13 +67,13 @@ def test_decode_writes_every_figure(small, tmp_path, capsys, monkeypatch):
         assert row["latency_s"] > 0
         assert row["ratio"] == 1 or row["way"] != OPENCV
     assert [row["decoder"] for row in result["rows"] if row["way"] == "failing"] == ["RuntimeError: no such codec"] * 3
-    for column in decode.COLUMNS:
-        assert column in out
 
 
-def test_damage_of_the_structure_is_named(sources, tmp_path):
+def test_damage_of_the_structure_is_named(small, tmp_path):
+    name, path = "h264 faststart mp4", small["h264 faststart mp4"]
+    source = variants.Source(name, path, path.read_bytes(), variants.media_ranges(path))
     for make in (variants.cut_off, variants.remove_box):
-        how, data = make(source_of(sources, "h264 faststart mp4"), np.random.default_rng(2))
+        how, data = make(source, np.random.default_rng(2))
         path = tmp_path / f"{make.__name__}.mp4"
         path.write_bytes(data)
         found = readers.read_fully(path, "pyav")
@@ -94,12 +81,12 @@ def test_damage_of_the_structure_is_named(sources, tmp_path):
         assert path.name in found["reason"]
 
 
-def test_damaged_counts_and_writes_every_figure(tmp_path, capsys, monkeypatch):
+def test_damaged_counts_and_writes_every_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(damaged, "SAMPLE", ("awkward/very_short.mp4",))
     monkeypatch.setattr(damaged, "DRAWN_SIZE", (160, 112))
     file = tmp_path / "result.json"
     damaged.main(["--variants", "40", "--encodings", "h264 faststart mp4", "--json", str(file)])
-    result, out = read_json(file), capsys.readouterr().out
+    result = read_json(file)
     assert result.keys() >= {"variants", "crashed", "hung", "structural_missed", "bitflips_found", "rows", "cases"}
     assert (result["variants"], result["good"], result["good_refused"]) == (40, 2, {})
     assert len(result["cases"]) == 40
@@ -109,6 +96,3 @@ def test_damaged_counts_and_writes_every_figure(tmp_path, capsys, monkeypatch):
     for row in result["rows"]:
         assert row["variants"] == sum(row[name] for name in list(damaged.COLUMNS)[2:])
     assert sum(row["variants"] for row in result["rows"]) == 40
-    for column in damaged.COLUMNS:
-        assert column in out
-    assert "40 variants: 0 crashed, 0 hung" in out
