@@ -70,15 +70,6 @@ def some(n_chunks, first=0):
         yield number, np.full((number % 5, 3), number, np.uint8)
 
 
-def failing(kind):
-    yield "before"
-    if kind == "video":
-        from helpers.video import read_frames
-
-        read_frames("no/such.mp4")
-    raise {"memory": MemoryError("full"), "os": PermissionError(13, "no"), "lossy": LossyError("a", 2)}[kind]
-
-
 def dying(how, log):
     with Path(log).open("a") as file:
         file.write(f"{how}\n")
@@ -133,15 +124,6 @@ def outcomes(run):
 
 def children():
     return psutil.Process().children(recursive=True)
-
-
-def tracks_of_all_but_one(job):
-    """As `helpers.faces.tracks_of`, but the clip called "a" takes the process with it."""
-    from helpers.faces import tracks_of
-
-    if job[0].stem == "a":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    yield from tracks_of(job)
 
 
 def fill(clips, out, *, forgetful):

@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import chunkwork
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from trees import KINDS, face, write_bad_pictures, write_faces, write_pairs
+from trees import BAD_PICTURES, SIDE, face, reasons, table_of, write_faces, write_pairs
 
 from helpers import extract
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
@@ -52,10 +51,6 @@ def networks(monkeypatch):
     monkeypatch.setattr(extract, "compile_forward", lambda network, precision, prepare=None: network)
 
 
-def table_of(keys, suffix=".mp4") -> pd.DataFrame:
-    return pd.DataFrame({"path": [f"{key}{suffix}" for key in keys]}, index=pd.Index(keys, name="key"))
-
-
 @pytest.fixture
 def run(tmp_path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Two good clips and two bad ones, and the folders as parameters."""
@@ -81,10 +76,6 @@ def contents(folders: dict[str, str]) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.npz"))}
 
 
-def reasons(manifest) -> dict[str, str]:
-    return {entry["clip"]: entry["reason"] for entry in manifest["failed"] if "row" not in entry}
-
-
 def bad_rows(manifest) -> list[tuple[str, int, str]]:
     return [(entry["clip"], entry["row"], entry["reason"]) for entry in manifest["failed"] if "row" in entry]
 
@@ -103,23 +94,19 @@ def test_every_good_clip_has_its_files_every_bad_one_its_reason_and_manifest_and
             rows = read_features(out / name / f"{key}.npz")
             assert rows.features.shape == (9, width)
             assert rows.frame.tolist() == list(range(first, 73, 8))[:9]
-    assert len(contents(folders)) == 3 * len(GOOD)
     identity = dynamic["identity"]
     assert identity["parameters"]["endpoint"] == "Mixed_3c"
     assert identity["preparation"]["parameters"]["backend"] == "pyav"
     assert identity["weights"]["sha256"] == "0" * 64
     assert folders["data_dir"] not in json.dumps(static["identity"])
-    counts = {"clips": 4, "made": 2, "found": 0, "failed": 2, "rows": 18, "invalid_rows": 0, "feature_dim": 2}
-    assert dynamic["counts"] == counts
     log = read_json(out / "static" / "extraction_log.json")
     assert (log["total_images"], log["features_shape"]) == (18, [18, 3])
     assert log["images_per_second"] == pytest.approx(1 / log["average_time_per_image"])
-    assert {
+    assert set(log) >= {
         "start_time", "total_images", "batch_size", "gpu_acceleration", "end_time", "extraction_time_seconds",
         "extraction_time_formatted", "features_shape", "features_saved_to", "average_time_per_image",
         "images_per_second",
-    } == set(log) - {"weights", "failed", "seconds_spent", "network_share", "usage", "device"}  # fmt: skip
-    assert set(log["seconds_spent"]) == {"decoding", "cropping", "network", "writing"}
+    }  # fmt: skip
     assert 0 < log["network_share"] < 1
     assert log["usage"]["memory_peak_gib"] > 0
     log = read_json(out / "dynamic" / "extraction_log.json")
@@ -153,16 +140,6 @@ def test_stopping_and_starting_again_and_other_batches_end_in_the_same_files(run
     extract_dynamic(clips, DynamicConfig(**folders, batch_size=0))
     assert read_json(out / "dynamic" / "extraction_log.json")["batch_size"] == 3 * 8  # of 64 flows
     assert contents(folders) == whole
-
-
-def test_a_decoder_that_crashes_costs_one_clip_until_the_next_run(run, monkeypatch):
-    clips, folders = run
-    monkeypatch.setattr("helpers.faces.tracks_of", chunkwork.tracks_of_all_but_one)
-    failed = reasons(prepare_clips(clips, PreparationConfig(**folders)))
-    assert set(failed) == {*BAD, "a"}
-    assert "SIGSEGV" in failed["a"]
-    monkeypatch.undo()
-    assert prepare_clips(clips, PreparationConfig(**folders))["counts"]["made"] == 1
 
 
 def cut_short(track: Path) -> None:
@@ -215,7 +192,7 @@ def test_rows_without_a_face_are_counted_with_their_reason_on_every_call(run):
     assert not read_features(Path(folders["out_dir"]) / "static" / "a.npz").features[5:].any()
 
 
-KEYS, SIDE = ["train-1/a.001", "train-1/b.001", "train-1/c.001"], 32
+KEYS = ["train-1/a.001", "train-1/b.001", "train-1/c.001"]
 
 
 def flow_of(n: int) -> np.ndarray:
@@ -226,7 +203,7 @@ def flow_of(n: int) -> np.ndarray:
 def trees(tmp_path) -> Path:
     """Faces and flow of two clips without videos, 20 and 25 each; a third has neither."""
     for name in ("a.001", "b.001"):
-        write_faces(tmp_path / "faces" / name, range(0, 100, 5))
+        write_faces(tmp_path / "faces" / name, range(0, 100, 5), "face_frame_{}.jpg")  # 5 before 10
         write_pairs(tmp_path / "flow" / name, flow_of(25))
     return tmp_path
 
@@ -263,15 +240,16 @@ def test_rows_of_stored_faces_have_the_times_of_their_numbers(trees):
 
 
 def test_bad_pictures_are_rows_with_a_reason_that_a_second_run_repeats(trees):
-    write_bad_pictures(trees / "faces" / "a.001")
+    for name, (write, _) in BAD_PICTURES.items():
+        write(trees / "faces" / "a.001" / name)
     for found in (0, 2):
         manifest = static(trees)
         assert manifest["counts"]["found"] == found
-        assert [row for _, row, _ in bad_rows(manifest)] == list(range(20, 20 + len(KINDS)))
-        for (*_, reason), expected in zip(bad_rows(manifest), KINDS.values(), strict=True):
-            assert reason.startswith(expected)
+        assert [row for _, row, _ in bad_rows(manifest)] == list(range(20, 20 + len(BAD_PICTURES)))
+        for (*_, reason), (name, (_, expected)) in zip(bad_rows(manifest), BAD_PICTURES.items(), strict=True):
+            assert reason.startswith(f"{name}: {expected}")
     rows = read_features(trees / "run" / "static" / f"{KEYS[0]}.npz")
-    assert rows.valid.tolist() == [True] * 20 + [False] * len(KINDS)
+    assert rows.valid.tolist() == [True] * 20 + [False] * len(BAD_PICTURES)
     assert not rows.features[20:].any()
 
 
@@ -291,18 +269,3 @@ def test_a_bad_flow_costs_the_rows_that_it_is_part_of(trees):
     rows = read_features(trees / "windows" / "dynamic" / f"{KEYS[0]}.npz")
     assert not rows.valid.any()  # from 0, 5, 10 and 15
     assert [reason[:14] for reason in rows.reason] == ["flow_0009_0010"] * 2 + ["flow_0012_0013", "flow_0024_0025"]
-
-
-def test_stored_clips_that_cannot_be_used_leave_no_rows(trees):
-    dynamic(trees)
-    for number in range(3, 25):
-        (trees / "flow" / "a.001" / f"flow_{number:04d}_{number + 1:04d}.npy").unlink()
-    shutil.rmtree(trees / "flow" / "b.001")
-    write_pairs(trees / "flow" / "c.001", flow_of(8))
-    np.save(trees / "flow" / "c.001" / "flow_0002_0004.npy", flow_of(1)[0])
-    assert {key: reason.split(". ")[0] for key, reason in reasons(dynamic(trees)).items()} == {
-        KEYS[0]: "only 3 flows, at least 4 needed",
-        KEYS[1]: "there is nothing of it in flow",
-        KEYS[2]: "flow_0002_0003.npy and flow_0002_0004.npy have the same number 2",
-    }
-    assert not list((trees / "run" / "dynamic").rglob("*.npz"))

@@ -1,10 +1,22 @@
-"""Trees of face pictures and of flow as the source project stores them, good ones and bad ones."""
+"""Trees of face pictures and of flow as the source project stores them, good ones and bad ones; tables of clips."""
 
 import cv2
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 SIDE = 32
+
+
+def table_of(keys, suffix: str = ".mp4") -> pd.DataFrame:
+    """Clips as `helpers.clips.find_clips` gives them."""
+    keys = list(keys)
+    return pd.DataFrame({"path": [f"{key}{suffix}" for key in keys]}, index=pd.Index(keys, name="key"))
+
+
+def reasons(manifest) -> dict[str, str]:
+    """Why clips failed, by key."""
+    return {entry["clip"]: entry["reason"] for entry in manifest["failed"] if "row" not in entry}
 
 
 def face(seed: int = 0, side: int = SIDE) -> np.ndarray:
@@ -19,39 +31,34 @@ def write_faces(folder, numbers, name="face_{:06d}.jpg", side=SIDE) -> None:
         Image.fromarray(face(number, side)).save(folder / name.format(number), quality=95)
 
 
-def write_bad_pictures(folder) -> None:
-    """One file of every bad kind, numbered from 100: see `KINDS`."""
-    rgb = Image.fromarray(face())
-    paths = {kind: folder / f"face_{number:06d}" for number, kind in enumerate(KINDS, 100)}
-    paths["empty"].with_suffix(".jpg").touch()
-    paths["text"].with_suffix(".jpg").write_text("no picture\n")
-    rgb.save(paths["cut"].with_suffix(".jpg"), quality=95)
-    whole = paths["cut"].with_suffix(".jpg").read_bytes()
-    paths["cut"].with_suffix(".jpg").write_bytes(whole[:-40])
-    rgb.save(paths["cut png"].with_suffix(".png"))
-    whole = paths["cut png"].with_suffix(".png").read_bytes()
-    paths["cut png"].with_suffix(".png").write_bytes(whole[: len(whole) // 2])
-    rgb.resize((SIDE, SIDE - 1)).save(paths["size"].with_suffix(".jpg"))
-    rgb.convert("L").save(paths["grey"].with_suffix(".jpg"))
-    rgb.convert("RGBA").save(paths["alpha"].with_suffix(".png"))
-    rgb.convert("CMYK").save(paths["cmyk"].with_suffix(".jpg"))
-    rgb.convert("P").save(paths["palette"].with_suffix(".png"))
-    cv2.imwrite(str(paths["deep grey"].with_suffix(".png")), face()[..., 0].astype(np.uint16) * 257)
-    cv2.imwrite(str(paths["deep"].with_suffix(".png")), face().astype(np.uint16) * 257)
+def cut_off(path, n_bytes: int) -> None:
+    Image.fromarray(face()).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-n_bytes])
 
 
-KINDS = {
-    "empty": "face_000100.jpg: empty (0 bytes)",
-    "text": "face_000101.jpg: unreadable (cannot identify image file 'face_000101.jpg')",
-    "cut": "face_000102.jpg: unreadable (image file is truncated",
-    "cut png": "face_000103.png: unreadable (",
-    "size": "face_000104.jpg: 32x31 px RGB, not 32x32 px RGB of 8 bits like the others",
-    "grey": "face_000105.jpg: 32x32 px L, not",
-    "alpha": "face_000106.png: 32x32 px RGBA, not",
-    "cmyk": "face_000107.jpg: 32x32 px CMYK, not",
-    "palette": "face_000108.png: 32x32 px P, not",
-    "deep grey": "face_000109.png: 32x32 px I;16 of 16 bits, not",
-    "deep": "face_000110.png: 32x32 px RGB of 16 bits, not",
+def as_mode(mode: str):
+    return lambda path: Image.fromarray(face()).convert(mode).save(path)
+
+
+def deep(pixels: np.ndarray):
+    return lambda path: cv2.imwrite(str(path), pixels.astype(np.uint16) * 257)
+
+
+BAD_PICTURES = {  # file, what writes it, the reason
+    "face_000100.jpg": (lambda path: path.touch(), "empty (0 bytes)"),
+    "face_000101.jpg": (lambda path: path.write_text("no picture\n"), "unreadable (cannot identify image file"),
+    "face_000102.jpg": (lambda path: cut_off(path, 40), "unreadable (image file is truncated"),
+    "face_000103.png": (lambda path: cut_off(path, 900), "unreadable ("),
+    "face_000104.jpg": (
+        lambda path: Image.fromarray(face()[1:]).save(path),
+        "32x31 px RGB, not 32x32 px RGB of 8 bits",
+    ),
+    "face_000105.jpg": (as_mode("L"), "32x32 px L, not"),
+    "face_000106.png": (as_mode("RGBA"), "32x32 px RGBA, not"),
+    "face_000107.jpg": (as_mode("CMYK"), "32x32 px CMYK, not"),
+    "face_000108.png": (as_mode("P"), "32x32 px P, not"),
+    "face_000109.png": (deep(face()[..., 0]), "32x32 px I;16 of 16 bits, not"),
+    "face_000110.png": (deep(face()), "32x32 px RGB of 16 bits, not"),
 }
 
 
