@@ -13,22 +13,23 @@ from helpers.clips import TRAITS, as_line, find_clips, scan_clips, take_inventor
 
 
 def test_a_scan_tells_key_path_source_split_and_bytes(folder):
-    table = find_clips(folder)
+    odd = ["a.003/b.004.MOV", "a.003.mp4/c.webm", "-x.y.AVI", "_é/ü ö.mkv", "a/interview one.mp4", "abcdefghijk.01.mp4"]
+    table = find_clips(make_clips(folder, *odd))
     assert table.index.name == "key"
     assert table.columns.tolist() == ["path", "source", "split", "bytes"]
     key = "training80_01/-AmMDnVl4s8.003"
     assert table.loc[key].tolist() == [f"{key}.mp4", "-AmMDnVl4s8", "train", 5]
     assert table.loc["test80_02/_plk5k7PBEg.001", ["source", "split"]].tolist() == ["_plk5k7PBEg", "test"]
+    for path in odd:  # its key keeps dots and dashes; a name that tells no source is its own
+        assert table.loc[path.rpartition(".")[0], ["path", "source"]].tolist() == [path, path.rpartition(".")[0]]
 
 
 @pytest.mark.parametrize(
     ("path", "split"),
     [
         ("train-1/training80_01/a.mp4", "train"),
-        ("TRAIN/a.mp4", "train"),
-        ("FirstImpressionsV2/val/a.mp4", "validation"),
+        ("FirstImpressionsV2/VAL/a.mp4", "validation"),
         ("validation80_25/a.mp4", "validation"),
-        ("test-2/a.mp4", "test"),
         ("train/test80_01/a.mp4", "test"),
         ("trainees/a.mp4", ""),
         ("train.mp4", ""),
@@ -36,18 +37,6 @@ def test_a_scan_tells_key_path_source_split_and_bytes(folder):
 )
 def test_splits_are_read_from_folder_names(tmp_path, path, split):
     assert find_clips(make_clips(tmp_path, path))["split"].tolist() == [split]
-
-
-def test_keys_keep_dots_dashes_and_folders_that_look_like_files(tmp_path):
-    make_clips(tmp_path, "a.003/b.004.MOV", "a.003.mp4/c.webm", "-x.y.AVI", "_é/ü ö.mkv")
-    table = find_clips(tmp_path)
-    assert sorted(table.index) == sorted(["a.003/b.004", "a.003.mp4/c", "-x.y", "_é/ü ö"])
-    assert table.loc["a.003/b.004", "path"] == "a.003/b.004.MOV"
-
-
-def test_a_clip_whose_name_tells_no_source_is_its_own(tmp_path):
-    table = find_clips(make_clips(tmp_path, "a/interview one.mp4", "a/abcdefghijk.01.mp4", "b/ábcdefghijk.001.mp4"))
-    assert (table["source"] == table.index).all()
 
 
 def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
@@ -86,12 +75,10 @@ def test_a_file_is_a_clip_by_what_it_holds(tmp_path, name, form, codec, key):
 @pytest.mark.parametrize(
     ("name", "write", "kind"),
     [
-        ("a.ts", lambda p: p.write_text("export const a = 1;\n" * 9), "no video"),
-        ("README", lambda p: p.write_text("Größe " * 400, encoding="utf-8"), "no video"),
+        ("a.ts", lambda p: p.write_text("Größe " * 400, encoding="utf-8"), "no video"),
         ("x.dat", lambda p: p.write_bytes(np.random.RandomState(0).bytes(50_000)), "no video"),
         ("empty", lambda p: p.touch(), "empty"),
         ("still", lambda p: write_video(p, "image2pipe", "mjpeg", pictures=1), "pictures"),
-        ("one.gif", lambda p: write_video(p, "gif", "gif", pictures=1), "pictures"),
         ("one.unknown", lambda p: write_video(p, "mp4", "mpeg4", pictures=1), "pictures"),
         ("pipe", os.mkfifo, "special file"),
         ("pipe.mp4", os.mkfifo, "special file"),
@@ -101,7 +88,6 @@ def test_a_file_is_a_clip_by_what_it_holds(tmp_path, name, form, codec, key):
         ("GX010001.LRV", lambda p: p.write_bytes(b"x"), "camera previews"),
         ("a.mp4.part", lambda p: p.write_bytes(b"x"), "unfinished downloads"),
         ("b.gif", lambda p: write_video(p, "gif", "gif"), "copies"),
-        ("b.mp4~", lambda p: write_video(p, "mp4", "mpeg4"), "copies"),
         ("b.mp4.bak", lambda p: write_video(p, "mp4", "mpeg4"), "copies"),
     ],
 )
@@ -134,23 +120,17 @@ def test_one_line_says_what_was_seen_used_and_left_out(tmp_path):
         "ratings (1).csv looks like ratings and is not read: ratings.csv is",
     ):
         assert words in line
-    same = left_out[left_out["kind"] == "same key"]
-    assert same["problem"].str.startswith("c/IMG.MOV and c/IMG.mp4 have the same key c/IMG.").all()
 
 
 @pytest.mark.parametrize(
     ("name", "read", "named"),
     [
         ("ratings (1).csv", False, True),
-        ("My Ratings.XLSX", False, True),
         ("ratings.csv.gz", False, True),
         ("big five.csv", False, True),
-        ("sub/ratings_new.json", False, True),
-        ("docs/2024/ratings.csv", False, True),
-        ("ratings (1).csv", True, True),
+        ("docs/2024/ratings_new.json", False, True),
         ("sub/ratings.csv", True, True),
         ("big five.csv", True, False),
-        ("notes.txt", False, False),
         ("ratings.pdf", False, False),
     ],
 )

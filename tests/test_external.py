@@ -1,9 +1,12 @@
-"""Features made elsewhere: arrays and CSVs of other programs, whose clip a row is, and what is left out or refused."""
+"""Features made elsewhere become a stage, a stage becomes large files: whose clip a row is, and what is refused."""
 
 import dataclasses
 import hashlib
+import json
 import shutil
+import tracemalloc
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +17,7 @@ from helpers import large
 from helpers.__main__ import main
 from helpers.clips import TRAITS, find_clips, write_clips
 from helpers.external import as_text, import_features
-from helpers.files import FolderLock, LockedError, read_json, write_json
+from helpers.files import DiskFullError, FolderLock, LockedError, read_json, write_json
 from helpers.store import FeatureFile, Stage, read_features, write_features
 
 DS, DD = 7, 11  # distinct primes
@@ -27,18 +30,29 @@ def features(k, n=4, width=DS):
     return (100.0 * k + 10 * np.arange(n)[:, None] + np.arange(width)).astype("float32")
 
 
-def stage_of(folder, name, width):
-    """A stage as 03 and 04 make it: times that decimal text cannot say shortly, one row invalid."""
+def write_stage(folder, name, files):
     stage = Stage(folder / name, name, {"parameters": {"weights": "random"}, "weights": {"name": "random"}})
-    for k, key in enumerate(KEYS):
-        start_s, valid = np.arange(k + 3) / 7 + 0.1, np.arange(k + 3) != 1
-        write_features(
-            stage.path(key),
-            FeatureFile(features(k, k + 3, width), start_s, start_s + 1 / 3, 4 * np.arange(k + 3), valid),
-            "1-1",
-        )
+    for key, rows in files.items():
+        write_features(stage.path(key), rows, "1-1")
     stage.finish()
     return stage.folder
+
+
+def rows_of(k, width=DS):
+    """Rows as 03 and 04 make them: times that decimal text cannot say shortly, the second row invalid."""
+    start_s, valid = np.arange(k + 3) / 7 + 0.1, np.arange(k + 3) != 1
+    return FeatureFile(features(k, k + 3, width), start_s, start_s + 1 / 3, 4 * np.arange(k + 3), valid)
+
+
+def stage_of(folder, name, width):
+    return write_stage(folder, name, {key: rows_of(k, width) for k, key in enumerate(KEYS)})
+
+
+def write_run_table(run, keys):
+    """The clips of a run, in this order."""
+    write_clips(
+        pd.DataFrame({"path": list(keys), "openness": 0.5}, pd.Index(list(keys), name="key")), run / "clips.csv"
+    )
 
 
 def assert_equal_stages(made, original):
@@ -79,9 +93,14 @@ def imported(source, tmp_path, data, key=A, **how):
 @pytest.mark.parametrize("layout", ["files", "table"])
 def test_our_own_rows_come_back_as_the_stage_they_were_made_of(folder, tmp_path, layout):
     original = stage_of(tmp_path / "run", "static", DS)
-    write_clips(find_clips(folder), tmp_path / "run" / "clips.csv")
+    write_run_table(tmp_path / "run", ["failed", *KEYS[::-1]])
     path = large.write_large(original, tmp_path / "out", "static")
-    table = pd.read_csv(path.with_suffix(".csv")).join(pd.DataFrame(np.load(path)).add_prefix("f"))
+    array, index, said = np.load(path), pd.read_csv(path.with_suffix(".csv")), read_json(path.with_suffix(".json"))
+    assert (path.name, array.dtype, index["row"].tolist()) == ("static_features_large.npy", "float32", list(range(12)))
+    assert index["clip"].unique().tolist() == list(KEYS[::-1])  # in the order of the run
+    assert (said["identity"]["weights"], said["shape"]) == ({"name": "random"}, [12, DS])
+    assert said["counts"] == {"clips": 3, "rows": 12, "invalid_rows": 3}
+    table = index.join(pd.DataFrame(array).add_prefix("f"))
     table.sample(frac=1, random_state=5).to_csv(tmp_path / "all.csv", index=False)
     source = {"files": original, "table": tmp_path / "all.csv"}[layout]
     manifest = import_features(source, tmp_path / "new", "static", data=folder)
@@ -186,18 +205,16 @@ def test_a_damaged_table_is_refused_with_line_and_column(folder, tmp_path, text,
     assert not (tmp_path / "new" / "static").exists()
 
 
-@pytest.mark.parametrize(
-    ("source", "how", "error"),
-    [
-        ("their features", {"stream": "faces"}, ValueError),
-        ("their features", {"fps": -1}, ValueError),
-        ("nowhere", {}, FileNotFoundError),
-        ("new", {}, ValueError),  # an empty folder
-    ],
-)
-def test_wrong_arguments_are_refused(folder, per_clip, tmp_path, source, how, error):
-    with pytest.raises(error):
-        import_features(tmp_path / source, tmp_path / "new", **{"stream": "static", "data": folder} | how)
+def test_wrong_arguments_are_refused(folder, per_clip, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source, how, error in (
+        (per_clip, {"stream": "faces"}, ValueError),
+        (per_clip, {"fps": -1}, ValueError),
+        (tmp_path / "nowhere", {}, FileNotFoundError),
+        (tmp_path / "empty", {}, ValueError),
+    ):
+        with pytest.raises(error):
+            import_features(source, tmp_path / "new", **{"stream": "static", "data": folder} | how)
 
 
 def test_names_are_matched_as_those_of_ratings_are_and_what_fits_no_clip_or_several_is_left_out(tmp_path):
@@ -278,15 +295,10 @@ def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t
     assert (rows.frame.tolist(), rows.valid.tolist()) == (frames, np.array(valid, bool).tolist())
     assert manifest["made_with"]["columns"]["features"] == names.split()
     assert f"columns are features: {', '.join(names.split())}" in as_text(manifest)
-
-
-def test_what_is_no_feature_is_named_and_part_of_the_identity(tmp_path, data):
-    manifest = imported(write(tmp_path / "1", "anna_01.csv", PYFEAT), tmp_path, data, fps=25)[1]
-    columns, known = manifest["made_with"]["columns"], {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
-    assert columns["left_out"] == ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
-    assert columns["known"] == known | {"frame": "frame"}
-    told = {"renamed": known, "left_out": columns["left_out"]}
-    assert manifest["identity"]["elsewhere"]["columns"] == told
+    if text == PYFEAT:  # what is no feature is named, and part of the identity
+        known = {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
+        left_out = ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
+        assert manifest["identity"]["elsewhere"]["columns"] == {"renamed": known, "left_out": left_out}
 
 
 @pytest.mark.parametrize(
@@ -333,3 +345,104 @@ def test_times_beyond_the_end_of_the_video_are_refused(tmp_path):
     source = write(tmp_path / "ms", "anna_01.csv", text.replace("t,", "t_ms,"))
     rows, _ = imported(source, tmp_path, tmp_path / "data", "anna_01")
     np.testing.assert_allclose(rows.t_s, np.arange(20) / 10)
+
+
+def test_an_hdf5_file_has_the_names_types_and_attributes_of_the_source_project(tmp_path):
+    keys = [KEYS[k] for k in (2, 0, 1)]
+    write_run_table(tmp_path, keys)
+    ratings = pd.DataFrame({trait: [0.1 * i, np.nan] for i, trait in enumerate(TRAITS)}, index=[keys[1], keys[0]])
+    large.write_hdf5(stage_of(tmp_path, "static", DS), tmp_path / "static_features.h5", "static", ratings)
+    with h5py.File(tmp_path / "static_features.h5") as file:
+        dtypes = {"features": "float32", "labels": "float32", "num_frames": "int32", "t_s": "float64", "valid": "bool"}
+        assert {name: str(file[name].dtype) for name in dtypes} == dtypes
+        assert file["num_frames"][:].tolist() == [5, 3, 4]
+        expected = {"num_videos": 3, "max_frames": 5, "feature_dim": DS, "category_mapping": "{}", "multi_scale": False}
+        assert {name: file.attrs[name] for name in expected} == expected
+        assert json.loads(file.attrs["identity"])["weights"] == {"name": "random"}
+        assert file["clips"].asstr()[:].tolist() == keys
+        assert file["targets"].asstr()[:].tolist() == list(TRAITS)
+        np.testing.assert_allclose(file["labels"][1], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-7)
+        assert np.isnan(file["labels"][:][[0, 2]]).all()
+        for place, k in enumerate((2, 0, 1)):
+            made, n = rows_of(k), k + 3
+            np.testing.assert_array_equal(file["features"][place, :n], made.features)
+            assert not file["features"][place, n:].any()
+            np.testing.assert_array_equal(file["t_s"][place, :n], made.t_s)
+            assert file["valid"][place].tolist() == made.valid.tolist() + [False] * (5 - n)
+
+
+def noise(n_clips, shape):
+    """Rows that do not compress, by clip."""
+    n, random = shape[0], np.random.default_rng(0)
+    start_s, valid = np.arange(n) / 7, np.ones(n, bool)
+    rows = [random.normal(size=shape).astype("float32") for _ in range(n_clips)]
+    return {f"c{k}": FeatureFile(x, start_s, start_s, np.arange(n), valid) for k, x in enumerate(rows)}
+
+
+def write_both(stage, out):
+    return [
+        lambda: large.write_hdf5(stage, out / "static_features.h5", "static", pd.DataFrame(columns=list(TRAITS))),
+        lambda: large.write_large(stage, out, "static"),
+    ]
+
+
+def test_large_files_are_made_in_flat_memory(tmp_path):
+    """24 MB of rows pass through less memory than a quarter of them."""
+    files = noise(60, (50, 2048))
+    write_run_table(tmp_path, files)
+    stage = write_stage(tmp_path, "static", files)
+    del files
+    tracemalloc.start()
+    for write_file in write_both(stage, tmp_path / "out"):
+        write_file()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("room", [100, 40_000, 2_000_000])
+def test_a_disk_that_fills_up_ends_neither_python_nor_the_files_before(tmp_path, room):
+    resource = pytest.importorskip("resource")  # a limit on the size of files stands for the disk
+    files = noise(9, (300, 211))
+    write_run_table(tmp_path, files)
+    writers = write_both(write_stage(tmp_path, "static", files), tmp_path / "out")
+    for write_file in writers:
+        write_file()
+    before, limits = contents(tmp_path / "out"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        for write_file in writers:
+            with pytest.raises(DiskFullError):
+                write_file()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_stage_that_is_no_whole_one_of_that_name_is_refused_and_what_was_there_stays(tmp_path):
+    stage, out = stage_of(tmp_path, "static", DS), tmp_path / "out"
+    write_run_table(tmp_path, KEYS)
+    write_run_table(tmp_path / "none", KEYS)
+    large.write_large(stage, out, "static")
+    before = contents(out)
+    for folder, name, error, word in (
+        (tmp_path / "dynamic", "dynamic", FileNotFoundError, "04_dynamic_extraction"),
+        (stage, "dynamic", ValueError, "must"),
+        (stage, "faces", ValueError, "must"),
+        (write_stage(tmp_path / "none", "static", {}), "static", ValueError, "must"),
+    ):
+        with pytest.raises(error, match=word):
+            large.write_large(folder, out, name)
+    with FolderLock(tmp_path), pytest.raises(LockedError):
+        large.write_large(stage, out, "static")
+    write_features(stage / f"{KEYS[1]}.npz", rows_of(1, DD), "1-1")
+    with pytest.raises(ValueError, match=f"width {DS} .* {DD}"):
+        large.write_large(stage, out, "static")
+    (stage / f"{KEYS[1]}.npz").write_bytes((stage / f"{KEYS[1]}.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match="003.npz"):
+        large.write_large(stage, out, "static")
+    assert contents(out) == before

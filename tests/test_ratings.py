@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 import pickle
-import sys
 
 import numpy as np
 import openpyxl
@@ -36,15 +35,20 @@ def write_csv(folder, *lines, name="ratings.csv", encoding="utf-8"):
     (folder / name).write_text("\n".join(lines) + "\n", encoding=encoding)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_pickles_are_read_by_trait_and_clip_name(folder, protocol):
-    train = challenge({"-AmMDnVl4s8.004.mp4": FIVE, "-AmMDnVl4s8.003.mp4": [0.6, 0.7, 0.8, 0.9, 1]})
-    test = challenge({"_plk5k7PBEg.001.mp4": [0, 0.11, 0.12, 0.13, 0.14]})
-    (folder / "annotation_training.pkl").write_bytes(pickle.dumps(train, protocol))
-    (folder / "annotation_test.pkl").write_bytes(pickle.dumps(test, protocol))
+@pytest.mark.parametrize("protocol", [0, 2, 4, None])
+def test_pickles_and_json_of_the_challenge_are_read_by_trait_and_clip_name(folder, protocol):
+    rated = {
+        "training": challenge({"-AmMDnVl4s8.004.mp4": FIVE, "-AmMDnVl4s8.003.mp4": [0.6, 0.7, None, 0.9, 1]}),
+        "test": challenge({"_plk5k7PBEg.001.mp4": [0, 0.11, 0.12, 0.13, 0.14]}),
+    }
+    for split, data in rated.items():
+        if protocol is None:
+            (folder / f"annotation_{split}.json").write_text(json.dumps(data))
+        else:
+            (folder / f"annotation_{split}.pkl").write_bytes(pickle.dumps(data, protocol))
     found = read(folder)
-    assert found.kind == "pickle"
-    assert found.table.loc[THREE].tolist() == [0.6, 0.7, 0.8, 0.9, 1]
+    assert found.kind == ("json" if protocol is None else "pickle")
+    assert found.table.loc[THREE].fillna(-1).tolist() == [0.6, 0.7, -1, 0.9, 1]
     assert found.table.loc[FOUR].tolist() == FIVE
     assert found.table.loc[TEST].tolist() == [0, 0.11, 0.12, 0.13, 0.14]
 
@@ -98,8 +102,7 @@ def test_a_pickle_that_asks_for_a_function_is_refused_and_runs_nothing(folder, p
         *(
             ("ratings.csv", text.encode(), word)
             for text, word in (
-                ("clip,openness\na,high", "ratings.csv line 2: openness .* 'high'"),
-                ('clip,openness\na,"1,234.5"', "1,234.5"),
+                ('clip,openness\na,"1,234.5"', "ratings.csv line 2: openness .* '1,234.5'"),
                 ("clip,openness\na,0,5", "line 2"),
                 ("clip,openness\na,.5\nTotal,50.5", "Total"),
                 ("clip,openness\na,1.3", "openness of a .* 1.3.*rating_low and rating_high"),
@@ -110,11 +113,9 @@ def test_a_pickle_that_asks_for_a_function_is_refused_and_runs_nothing(folder, p
                 ("clip,O,C,E,A\na,.1,.2,.3,.4", "'openness'"),  # initials are traits where all five are there
                 ("name,openness\na,.5", "'clip'"),
                 ("clip,openness (m),openness (sd)\na,.5,.6", "'openness'"),
-                ("clip,openness\na,.5\na.mp4,.6", "a must be rated once, got openness 0.5 and 0.6"),
-                ("clip,openness\na,.5\na,", "a must be rated once, got openness 0.5 and nan"),
+                ("clip,openness\na,.5\na.mp4,", "a must be rated once, got openness 0.5 and nan"),
                 ("clip,openness,source\na,.5,x\na,.5,y", "a must be rated once, got source x and y"),
                 ("clip,rater,openness\na,ann,0.2\na,ann,0.4", "once, got openness 0.2 and 0.4.* rater"),
-                ("clip,rater,group,openness\na,ann,x,0.2\na,bob,y,0.4", "once, got group x and y"),
                 ("clip,rater,openness\na,ann,0.2\na,,0.4", "line 3 .*rater"),
                 ("clip,openness\nv,0.2\nw,0.4", "2 names"),
                 ("clip,openness\nx.mp4,0.5", "p/x and q/x"),
@@ -138,14 +139,6 @@ def test_two_kinds_of_ratings_are_refused_naming_both(folder):
     (folder / "annotation_training.pkl").write_bytes(pickle.dumps({}))
     with pytest.raises(ValueError, match="ratings.csv.* and .*annotation_training.pkl"):
         read(folder)
-
-
-def test_json_of_the_challenge_shape_is_read_and_null_is_unrated(folder):
-    data = challenge({"-AmMDnVl4s8.003.mp4": [0.1, None, 0.3, 0.4, 0.5]})
-    (folder / "annotation_training.json").write_text(json.dumps(data))
-    found = read(folder)
-    assert found.kind == "json"
-    assert found.table.loc[THREE].isna().tolist() == [False, True, False, False, False]
 
 
 def test_a_csv_names_clips_by_key_or_file_name_and_may_state_source_split_and_group(folder):
@@ -223,8 +216,8 @@ def test_ratings_are_found_in_a_child_folder_but_those_beside_the_clips_come_fir
     (folder / "annotations").mkdir()
     write_csv(folder / "annotations", HEADER, "-AmMDnVl4s8.003,.1,.1,.1,.1,.1")
     assert read(folder).table["openness"].tolist() == [0.1]
-    write_csv(folder, HEADER, "-AmMDnVl4s8.003,.2,.2,.2,.2,.2")
-    assert read(folder).table["openness"].tolist() == [0.2]
+    write_csv(folder, HEADER, "-AmMDnVl4s8.003,1,7,4,2.5,5.5")
+    assert read(folder, rating_range=(1, 7)).table.iloc[0].tolist() == [0, 1, 0.5, 0.25, 0.75]
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_lost(folder):
@@ -240,11 +233,6 @@ def test_what_does_not_fit_is_listed_and_nothing_is_lost(folder):
     ]
     table = clips.add_ratings(clips.find_clips(folder), found)
     assert table["openness"].notna().to_dict() == {TEST: False, THREE: True, FOUR: False}
-
-
-def test_another_scale_is_mapped_to_zero_and_one(folder):
-    write_csv(folder, HEADER, "_plk5k7PBEg.001,1,7,4,2.5,5.5")
-    assert read(folder, rating_range=(1, 7)).table.iloc[0].tolist() == [0, 1, 0.5, 0.25, 0.75]
 
 
 def test_a_sheet_of_excel_is_read_by_its_columns(tmp_path, caplog):
@@ -272,13 +260,6 @@ def test_a_sheet_of_excel_is_read_by_its_columns(tmp_path, caplog):
     assert "the sheet 'data' is read, and not 'Sheet'" in caplog.text
 
 
-def test_without_openpyxl_a_workbook_says_what_to_install(tmp_path, monkeypatch):
-    make_clips(tmp_path, "a.mp4", "ratings.xlsx")
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(ValueError, match="pip install openpyxl"):
-        read(tmp_path)
-
-
 def test_several_raters_are_averaged_and_their_agreement_is_told(tmp_path):
     make_clips(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     lines = ["a,ann,0.2,0.5", "a,bob,0.4,", "b,ann,0.5,0.5", "b,bob,0.7,0.1", "c,ann,0.9,0.3", "c,bob,0.7,0.3"]
@@ -302,7 +283,6 @@ def test_raters_give_the_published_icc():
     shrout_and_fleiss = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]  # table 2
     found = agreement(shrout_and_fleiss)
     assert (found["single"], found["mean"]) == (pytest.approx(0.17, abs=0.005), pytest.approx(0.44, abs=0.005))
-    assert found["mean"] == pytest.approx(4 * found["single"] / (1 + 3 * found["single"]))  # Spearman and Brown
     assert found["max_pearson"] == pytest.approx(found["mean"] ** 0.5)
     assert (found["clips"], found["raters"], found["per_clip"], found["kind"]) == (6, 4, 4, "ICC(1,k)")
 

@@ -1,4 +1,4 @@
-"""Fitting: the loss over what is rated, the optimizer's arithmetic, and going on after a kill."""
+"""Fitting: the loss over what is rated, the optimizer, going on after a kill, and where the time of it went."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 
 from helpers import callbacks, train
 from helpers.config import TrainingConfig
-from helpers.files import ROOT
+from helpers.files import ROOT, read_json
 from helpers.model import CompletePersonalityModel
 from helpers.train import FusedAdamW, RatedError, Trainer
 from helpers.variants import freeze_parts
@@ -134,22 +134,18 @@ def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_pa
         watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append(epoch))
         history = fit(start(), clips(), clips(11, 1), cfg, state=state, known=known, callbacks=[watch])
         assert seen == history["epoch"].tolist() == [0]
-
-
-def test_a_training_that_diverged_is_named():
     inputs, labels = clips(11, 1)
-    with pytest.raises(ValueError, match="learning_rate"):
-        fit(start(), clips(), (inputs, labels * np.inf), TrainingConfig(epochs=1, batch_size=64))
+    with pytest.raises(ValueError, match="learning_rate"):  # a training that diverged is named
+        fit(start(), clips(), (inputs, labels * np.inf), cfg)
 
 
 @pytest.mark.parametrize("patience", [1, 0])
 def test_a_training_killed_after_its_last_epoch_only_restores_the_best(tmp_path, monkeypatch, patience):
     monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
     cfg = TrainingConfig(epochs=4, batch_size=16, learning_rate=0.5, patience=patience)
-    first = start()
-    history = fit(first, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz")
-    again = start()
-    pd.testing.assert_frame_equal(fit(again, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz"), history)
+    first, again = start(), start()
+    history, restored = (fit(m, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz") for m in (first, again))
+    pd.testing.assert_frame_equal(restored, history)
     for ours, theirs in zip(again.get_weights(), first.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -176,3 +172,64 @@ def test_frozen_parts_stay_as_they_start():
     assert same == [True, True, False]
     with pytest.raises(ValueError, match="cross_attention, .* 'ear'"):
         freeze_parts(model, "ear")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
+def test_losses_rates_and_seconds_are_written_as_the_training_goes(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    rate = keras.optimizers.schedules.PolynomialDecay(0.1, 12, 0.0)
+    model.compile(keras.optimizers.SGD(rate), "mse", run_eagerly=True)
+    x, y = np.ones((29, 3), "float32"), np.zeros((29, 2), "float32")
+    how = {"batch_size": 8, "epochs": 3, "verbose": 0, "callbacks": callbacks.watchers(tmp_path)}
+    model.fit(x, y, validation_data=(x, y), **how)
+    metrics = read_json(tmp_path / "batch_metrics" / "metrics_history.json")
+    assert [(e["epoch"], e["step"]) for e in metrics["batch"]] == [(e, s) for e in range(3) for s in range(4)]
+    assert [e.keys() for e in metrics["epoch"]] == [{"epoch", "loss", "val_loss"}] * 3
+    assert metrics["batch"][3]["loss"] == pytest.approx(metrics["epoch"][0]["loss"])
+    rates = read_json(tmp_path / "lr_tracking" / "lr_logs.json")
+    np.testing.assert_allclose([e["learning_rate"] for e in rates["epoch"]], 0.1 * (1 - np.array([4, 8, 12]) / 12))
+    assert len(rates["execution"]) == 12
+    times = read_json(tmp_path / "time_tracking" / "time_logs.json")
+    for epoch in times["epoch"]:
+        assert epoch["steps_s"] + epoch["validation_s"] + epoch["other_s"] == pytest.approx(epoch["seconds"])
+        assert min(epoch["steps_s"], epoch["validation_s"]) > 0
+    assert [e["steps"] for e in times["execution"]] == [1] * 12
+
+
+def times(first: float, validation: float = 0.1, other: float = 0.1, steps: float = 1.0, epochs: int = 4) -> dict:
+    """A training of known shares: executions of 10 steps and `steps` seconds, the first one `first` seconds longer."""
+    executions = [{"epoch": e, "steps": 10, "seconds": steps + first * (e == 0)} for e in range(epochs)]
+    parts = [(x["seconds"], validation, other) for x in executions]
+    names = ("steps_s", "validation_s", "other_s")
+    return {
+        "execution": executions,
+        "epoch": [
+            {"epoch": e, "seconds": sum(p)} | dict(zip(names, p, strict=True)) for e, p in enumerate(parts)
+        ],
+    }  # fmt: skip
+
+
+def test_the_shares_are_those_of_the_measured_seconds():
+    found = callbacks.analyse_time(
+        times(first=5.2), {"epoch": [{"epoch": e, "val_loss": 1.0 - e / 10} for e in range(4)]}
+    )
+    assert found["seconds"] == pytest.approx({"start": 5.2, "steps": 4.0, "validation": 0.4, "other": 0.4})
+    assert sum(found["share"].values()) == pytest.approx(1)
+    assert (found["step_ms"], found["epoch_s"]) == (pytest.approx(100), pytest.approx(1.2))
+
+
+@pytest.mark.parametrize(
+    ("measured", "losses", "words"),
+    [
+        (times(first=5.0), (4, 3, 2, 1), ["Starting takes 51% (5.0 s"]),
+        (times(first=0, validation=1.0), (4, 3, 2, 1), ["Validation takes 48% (4.0 s)"]),
+        (times(first=0, other=0.5), (4, 3, 2, 1), ["take 31% (2.0 s)", "Steps take 62%"]),
+        (times(first=0), (3, 1, 2, 2), ["number 2: the 2 after it took about 2.4 s", "Steps take 83% at 100.0 ms"]),
+    ],
+)
+def test_a_recommendation_follows_from_its_share_and_names_it(measured, losses, words):
+    metrics = {"epoch": [{"epoch": e, "val_loss": float(loss)} for e, loss in enumerate(losses)]}
+    said = callbacks.analyse_time(measured, metrics)["recommendations"]
+    assert len(said) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, said, strict=True))
