@@ -41,6 +41,15 @@ class Browsed:
         self.page.on("request", lambda request: self._asked(request.url))
         self.page.on("websocket", lambda socket: self._asked(socket.url))
 
+    def shows(self, path) -> None:
+        """A page that is a file opens wide and narrow with its pictures, without complaint and without the network."""
+        for width in (1100, 390):
+            self.page.set_viewport_size({"width": width, "height": 800})
+            self.page.goto(path.as_uri())
+            assert self.page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+            assert self.page.evaluate("[...document.images].every(image => image.clientWidth > 100)")
+        assert self.errors == self.outside == []
+
     def _asked(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("file", "data", "blob", "about") and parts.hostname != "127.0.0.1":

@@ -7,7 +7,6 @@ import sys
 import time
 from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from helpers import device
 from helpers.device import GIB, Monitor
-from helpers.files import ROOT, read_json, write_json
+from helpers.files import ROOT
 
 GPUS = [tf.config.PhysicalDevice(f"/physical_device:GPU:{index}", "GPU") for index in range(2)]
 
@@ -41,15 +40,6 @@ def nvml(*, used_gib=(), busy=(), opened=None):
         nvmlDeviceGetMemoryInfo=memory,
         nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=next(busy)),
     )
-
-
-def test_the_processor_is_listed_with_name_memory_and_cores():
-    (cpu,) = device.list_devices().itertuples()
-    assert cpu.backend.startswith(keras.backend.backend())
-    assert (cpu.kind, cpu.physical, cpu.logical, cpu.compute_capability) == ("CPU", "CPU:0", "CPU:0", "")
-    assert cpu.name
-    assert cpu.memory_gib > 0.5
-    assert cpu.cores >= 1
 
 
 def test_a_gpu_is_listed_with_its_details(monkeypatch):
@@ -134,33 +124,28 @@ def test_a_network_is_built_and_run_on_the_chosen_device():
     assert done.stdout.splitlines() == ["CPU:1 CPU:1 CPU:1", "CPU:0 CPU:0 CPU:0", "CPU:0, CPU:1"]
 
 
-@pytest.mark.parametrize(("name", "full"), [("cpu", "CPU:0"), ("", "")])
-def test_the_choice_is_logged(caplog, name, full):
-    caplog.set_level(logging.INFO)
-    with device.use_device(name) as chosen:
-        assert chosen == full
-    assert caplog.text.count("CPU:0") == len(full[:1])
-
-
 @pytest.mark.parametrize("name", ["GPU:7", "CPU:1", "TPU", "CPU:0:1", "first"])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(name):
+def test_the_choice_is_logged_and_a_device_that_is_not_there_is_refused_with_those_that_are(caplog, name):
+    caplog.set_level(logging.INFO)
+    with device.use_device("cpu") as chosen:
+        assert (chosen, caplog.text.count("CPU:0")) == ("CPU:0", 1)
     with pytest.raises(ValueError, match="CPU:0"), device.use_device(name):
         pass
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "name", "gflop"),
+    ("kind", "size", "name", "flop"),
     [
-        ("matmul", 67, "matmul 67 x 67", 2 * 67**3 / 1e9),
-        ("conv2d", 13, "conv2d 4 x 13 x 13 x 64", 2 * 4 * 13**2 * 64**2 * 3**2 / 1e9),
-        ("conv3d", 13, "conv3d 4 x 8 x 13 x 13 x 64", 2 * 4 * 8 * 13**2 * 64**2 * 3**3 / 1e9),
+        ("matmul", 67, "matmul 67 x 67", 2 * 67**3),
+        ("conv2d", 13, "conv2d 4 x 13 x 13 x 64", 2 * 4 * 13**2 * 64**2 * 3**2),
+        ("conv3d", 13, "conv3d 4 x 8 x 13 x 13 x 64", 2 * 4 * 8 * 13**2 * 64**2 * 3**3),
     ],
 )
-def test_an_operation_is_timed_with_its_work(kind, size, name, gflop):
+def test_an_operation_is_timed_with_its_work(kind, size, name, flop):
     timing = device.benchmark_operation(kind, size=size, repeats=2, dtype="bfloat16")
     assert (timing["name"], timing["dtype"], timing["repeats"]) == (name, "bfloat16", 2)
-    assert timing["gflop"] == pytest.approx(gflop)
-    assert timing["gflop_per_s"] == pytest.approx(gflop / timing["seconds"])
+    assert timing["gflop"] == pytest.approx(flop / 1e9)
+    assert timing["gflop_per_s"] == pytest.approx(flop / 1e9 / timing["seconds"])
 
 
 def holds(n):
@@ -171,10 +156,8 @@ def holds(n):
 def test_the_rate_is_samples_over_the_median_run_without_the_first_up_to_want_of_memory(monkeypatch):
     clock = iter([0, 99, 0, 1, 1, 5, 5, 13, 13])
     monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
-    assert list(device.measured_rates(holds(9), (3,), [6, 12, 24], repeats=3)) == [
-        (6, 6 / 4),
-        (12, pytest.approx(math.nan, nan_ok=True)),
-    ]
+    rates = list(device.measured_rates(holds(9), (3,), [6, 12, 24], repeats=3))
+    assert rates == [(6, 6 / 4), (12, pytest.approx(math.nan, nan_ok=True))]
 
 
 @pytest.mark.parametrize(
@@ -187,14 +170,11 @@ def test_the_rate_is_samples_over_the_median_run_without_the_first_up_to_want_of
     ],
 )
 def test_the_measured_batch_is_the_smallest_near_the_best_that_fits(monkeypatch, per_s, batch):
+    with pytest.raises(MemoryError, match="abacus"):
+        device.measured_batch(holds(0), (2,), network="abacus")
     rates = zip([1, 2, 4, 8], per_s, strict=False)
     monkeypatch.setattr(device, "measured_rates", lambda *_, **__: rates)
     assert device.measured_batch(len, (2,), network="abacus") == batch
-
-
-def test_a_network_that_memory_does_not_hold_is_named():
-    with pytest.raises(MemoryError, match="abacus"):
-        device.measured_batch(holds(0), (2,), network="abacus")
 
 
 @pytest.fixture
@@ -234,24 +214,19 @@ def test_memory_of_this_process_and_of_its_children_is_seen_to_grow(watch):
 def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(watch, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    opened = []
-    nvidia = nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=opened)
+    nvidia = nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=(opened := []))
     with pytest.raises(KeyError, match="mine"), watch(nvidia, gpu=1) as watched:
         wait_for(watched, 5)
         raise KeyError("mine")
     used = watched.summary()
-    assert set(opened) == {1}
     assert (used["gpu_memory_peak_gib"], used["gpu_memory_median_gib"]) == (7, 3)
     assert (used["gpu_load_peak"], used["gpu_load_median"]) == (0.97, 0.53)
-    assert "gpu load peak 0.97" in watched.in_words()
-    assert caplog.text.count("GPU is lost") == 1
+    assert (set(opened), caplog.text.count("GPU is lost")) == ({1}, 1)
 
 
-def test_a_machine_without_the_extra_is_said_once(watch, caplog, tmp_path):
+def test_a_machine_without_the_extra_is_said_once(watch, caplog):
     caplog.set_level(logging.INFO)
     with watch(None) as watched:
         wait_for(watched, 3)
     assert caplog.text.count("the GPU is not monitored") == 1
-    assert "gpu" not in watched.in_words()
-    write_json(tmp_path / "log.json", watched.summary())
-    assert read_json(tmp_path / "log.json")["gpu_load_median"] is None
+    assert ("gpu" in watched.in_words(), watched.summary()["gpu_load_median"]) == (False, None)

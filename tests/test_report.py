@@ -26,12 +26,11 @@ def model_row(quality):
 
 def compared(ridge=(0.6, 0.7), token=(0.8, 0.9), rival=(0.1, 0.3)):
     """Comparisons as `helpers.statistics` leaves them."""
-    pairs = [("ridge", "constant", *ridge), (MAIN, "constant", *token), (MAIN, "ridge", *rival)]
-    found = [
-        {"a": a, "b": b, "metric": "r2", "difference": low and (low + high) / 2, "low": low, "high": high}
-        for a, b, low, high in pairs
-    ]
-    return [pair | {"verdict": verdict(pair)} for pair in found]
+    found = []
+    for a, b, (low, high) in (("ridge", "constant", ridge), (MAIN, "constant", token), (MAIN, "ridge", rival)):
+        pair = {"a": a, "b": b, "metric": "r2", "difference": low and (low + high) / 2, "low": low, "high": high}
+        found.append(pair | {"verdict": verdict(pair)})
+    return found
 
 
 def write_run(folder):
@@ -40,17 +39,21 @@ def write_run(folder):
     split = {"by": "source", "train": 7, "validation": 3, "test": 2, "test_clips_sharing_a_source_with_train": 0}
     training = {"targets": list(LETTERS), "models": models, "comparisons": compared(), "groups": {}, "ceiling": None}
     live = model_row(0.8) | {"clips": 3, "constant": models["constant"]}
-    training |= {"split": split, "live": live, "data": "the clips of this run"}
-    write_json(folder / "training" / "training.json", training | {"synthetic_labels": False})
+    training |= {"split": split, "live": live, "data": "the clips of this run", "synthetic_labels": False}
     pointing = {"occlusion_pointing": 0.97, "occlusion_chance": 0.34, "occlusion_pointing_shuffled": 0.35}
-    write_json(folder / "attention.json", pointing | {"occlusion_pointing_interval": [0.925, 0.995]})
-    write_json(folder / "analysis.json", {"table": [["clips", 3], ["rated clips", 2]]})
-    identity = {"weights": {"name": "random", "sha256": "0123456789abcdef"}, "parameters": {"a": 1}}
     failed = [{"clip": "a/<b>", "reason": "no face found"}]
     failed += [{"clip": "c", "reason": f"the face is lost at {row / 7:.1f} s", "row": row} for row in range(40)]
-    counts = {"clips": 5, "made": 3, "found": 1, "failed": 1, "rows": 1234}
-    manifest = {"identity": identity, "failed": failed, "counts": counts, "seconds": 8.0, "code_version": "0.1+abc"}
-    write_json(folder / "static" / "manifest.json", manifest)
+    static = {
+        "identity": {"weights": {"name": "random", "sha256": "0123456789abcdef"}, "parameters": {"a": 1}},
+        "failed": failed,
+        "counts": {"clips": 5, "made": 3, "found": 1, "failed": 1, "rows": 1234},
+        "seconds": 8.0,
+        "code_version": "0.1+abc",
+    }
+    write_json(folder / "training" / "training.json", training)
+    write_json(folder / "attention.json", pointing | {"occlusion_pointing_interval": [0.925, 0.995]})
+    write_json(folder / "analysis.json", {"table": [["clips", 3], ["rated clips", 2]]})
+    write_json(folder / "static" / "manifest.json", static)
     (folder / "figures").mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (30, 2000, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "figures" / "06_intervals.png")
@@ -59,7 +62,7 @@ def write_run(folder):
 
 @pytest.fixture
 def out(tmp_path):
-    return write_run(tmp_path)
+    return write_run(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +92,15 @@ def test_the_summary_has_the_promised_shape(out):
 
 def test_the_report_is_one_page_that_fetches_nothing_and_says_what_a_reader_must_know(report_page):
     text = report_page.read_text(encoding="utf-8")
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
-    assert not re.findall(r"<script|<link|url\(|@import", text)
-    assert str(report_page.parent) not in text
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)|<script|<link|url\(|@import""", text)
     assert text.count("data:image/png;base64,") == 1  # the saved figure
-    facts = "random weights", "a/&lt;b&gt;", "1 clips could not be used", "3 clips of this run", "97%", "34%"
-    for fact in (*facts, "08_clip_classification", "no face found", "0123456789abcdef"):
-        assert fact in text, fact
-    assert "07_attention_visualization" not in text
-    assert "Not saved by this run: 07_clip" in text
-    assert read_json(report_page.parent / "summary.json")["targets"] == list(LETTERS)
+    facts = ("random weights", "a/&lt;b&gt;", "1 clips could not be used", "3 clips of this run", "97%", "34%")
+    facts += ("08_clip_classification", "no face found", "0123456789abcdef", "Not saved by this run: 07_clip")
+    assert [fact for fact in facts if fact not in text] == []
+    assert not [no for no in ("07_attention_visualization", str(report_page.parent)) if no in text]
 
 
-def test_without_training_the_report_says_what_is_missing(out):
+def test_without_training_the_report_says_what_is_missing_and_without_anything_it_is_refused(out, tmp_path):
     shutil.rmtree(out / "training")
     (out / "attention.json").unlink()
     write_json(out / "analysis.json", {"table": [["clips", 1]], "reliability": {"openness": {"icc": np.nan}}})
@@ -110,34 +109,32 @@ def test_without_training_the_report_says_what_is_missing(out):
     assert NONE in text
     summary = read_json(out / "summary.json")
     assert (summary["models"], summary["comparisons"], summary["split"]) == ({}, [], {})
-
-
-def test_a_folder_that_holds_nothing_of_a_run_is_refused(tmp_path):
+    (out / "figures" / "06_intervals.png").write_bytes(b"no picture")
+    with pytest.raises(OSError, match=r"06_intervals\.png"):
+        report.small_picture(out / "figures" / "06_intervals.png")
     with pytest.raises(FileNotFoundError, match="nothing of a run"):
-        workbook.write_report(tmp_path)
+        workbook.write_report(tmp_path / "nowhere")
 
 
-VERDICTS = [
-    (compared(), ["better than a constant by 0.850", "better than ridge by 0.200"]),
-    (compared(ridge=(-0.1, 0.02)), ["better than a constant", "No better than a constant: ridge.", "than ridge"]),
-    (compared(token=(-0.2, 0.1)), ["no better than a constant: -0.050", "better than ridge"]),
-    (compared(*[(None, None)] * 3), ["cannot be compared", "cannot be compared"]),
-]
-
-
-@pytest.mark.parametrize(("found", "said"), VERDICTS)
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (compared(), ["better than a constant by 0.850", "better than ridge by 0.200"]),
+        (compared(ridge=(-0.1, 0.02)), ["better than a constant", "No better than a constant: ridge.", "than ridge"]),
+        (compared(token=(-0.2, 0.1)), ["no better than a constant: -0.050", "better than ridge"]),
+        (compared(*[(None, None)] * 3), ["cannot be compared", "cannot be compared"]),
+    ],
+)
 def test_verdicts_set_the_model_beside_the_constant_and_its_strongest_rival(out, found, said):
     change(out, comparisons=found)
     verdicts = report.verdicts(report.write_summary(out))
-    assert len(verdicts) == len(said)
     assert all(part in one for part, one in zip(said, verdicts, strict=True))
 
 
 def test_a_leaking_split_random_weights_and_invented_ratings_are_warned_of(out):
-    split = read_json(out / "training" / "training.json")["split"] | {"warning": "this split leaks"}
-    change(out, split=split, synthetic_labels=True)
-    random, invented, leaks = report.warnings_of(report.write_summary(out))
-    assert ("random weights" in random, "invented" in invented, "leaks" in leaks) == (True, True, True)
+    change(out, split={"warning": "this split leaks"}, synthetic_labels=True)
+    warned = report.warnings_of(report.write_summary(out))
+    assert all(word in one for word, one in zip(("random weights", "invented", "leaks"), warned, strict=True))
 
 
 def test_the_table_of_models_has_a_column_for_each_target_and_the_ceiling_of_the_ratings(out):
@@ -159,8 +156,8 @@ def test_the_table_of_models_has_a_column_for_each_target_and_the_ceiling_of_the
 def test_evidence_stands_beside_chance_and_what_needs_no_model(out):
     attention = read_json(out / "attention.json") | {"motion_pointing": 0.51}
     (said,) = report.pointing_in_words(attention)
-    assert "In 97% [0.93," in said
-    assert "control 35%, most unusual motion 51%, chance 34%" in said
+    for part in ("In 97% [0.93,", "control 35%, most unusual motion 51%, chance 34%"):
+        assert part in said
     assert report.pointing_in_words(dict.fromkeys(attention)) == []
 
 
@@ -173,17 +170,6 @@ def test_thousands_of_failures_are_counted_by_reason():
     assert rows.iloc[0][["reason", "rows", "clips"]].tolist() == ["lost at … s", 5000, 7]
 
 
-def test_a_damaged_picture_is_named(out):
-    (out / "figures" / "06_intervals.png").write_bytes(b"no picture")
-    with pytest.raises(OSError, match=r"06_intervals\.png"):
-        report.small_picture(out / "figures" / "06_intervals.png")
-
-
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1100, 390])
-def test_the_report_opens_in_a_browser(page, report_page, width):
-    page.page.set_viewport_size({"width": width, "height": 800})
-    page.page.goto(report_page.as_uri())
-    assert page.page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-    assert page.page.evaluate("[...document.images].every(image => image.clientWidth > 100)")
-    assert page.errors == page.outside == []
+def test_the_report_opens_in_a_browser(page, report_page):
+    page.shows(report_page)
