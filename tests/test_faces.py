@@ -1,5 +1,6 @@
-"""Face tracks of synthetic clips: the main face, one stable box, and a reason where there is none."""
+"""Faces: detectors, cuts, who is followed, one stable box, and a reason where there is none."""
 
+import hashlib
 import tracemalloc
 from dataclasses import fields, replace
 
@@ -7,16 +8,22 @@ import cv2
 import numpy as np
 import pytest
 from numbered import FrameList
+from tiny_yunet import tiny_yunet
+from trees import table_of
 
-from helpers import faces
-from helpers.config import PreparationConfig
-from helpers.detectors import detect_faces
+from data_sample.make.sample import write_mp4
+from helpers import detectors, faces, weights
+from helpers.config import DynamicConfig, PreparationConfig
+from helpers.detectors import chosen_detector, detect_faces, shrunk
 from helpers.faces import stable_box, track_clip
 from helpers.files import ROOT
+from helpers.rows import DynamicRows, Job, face_flows
 from helpers.store import write_arrays
+from helpers.tracking import Follower, MainFace, Shots, link, main_face, roll_deg
 from helpers.tracks import (
     DETECTED,
     INTERPOLATED,
+    NONE,
     FaceTrack,
     NoFaceError,
     crop_at,
@@ -29,31 +36,141 @@ from helpers.video import iter_frames, read_frames
 
 SAMPLE = ROOT / "data_sample"
 SHIPPED = sorted((SAMPLE / "training80_01").glob("*.mp4"))
-GOOD, LEAVING, WALL = "training80_01/-ü.001", "leaving", "wall"
+NAMES = ("4rfnd819V3N.000", "B62kW3nmp1p.000")
+ONE, OTHER = (read_frames(SAMPLE / "training80_01" / f"{name}.mp4").frames[:60] for name in NAMES)
 LAW = PreparationConfig()
+NOTHING = np.zeros((0, 5), np.float32)
+TWO = np.concatenate([ONE[:25], OTHER[:25]])
 
 
-def track(name: str, **changes) -> FaceTrack:
+def awkward(name: str, **changes) -> FaceTrack:
     return track_clip(SAMPLE / "awkward" / f"{name}.mp4", PreparationConfig(**changes))
+
+
+@pytest.fixture
+def track(monkeypatch):
+    """From frames to their track."""
+
+    def of(frames, fps=15.0, **parameters):
+        stream = FrameList([(frame, k / fps, k) for k, frame in enumerate(frames)])
+        monkeypatch.setattr(faces, "iter_frames", lambda path, **_: stream)
+        return track_clip("clip.mp4", PreparationConfig(fps=fps, **parameters))
+
+    return of
+
+
+@pytest.fixture
+def yunet(tmp_path, monkeypatch):
+    """The row of YuNet as a network that sees a face in every red square of 32 px, to be fetched from a file."""
+    source = tmp_path / "source.onnx"
+    source.write_bytes(tiny_yunet())
+    digest = hashlib.sha256(tiny_yunet()).hexdigest()
+    file = replace(weights.YUNET, url=source.as_uri(), file_hash=digest)
+    row = replace(weights.WEIGHTS["yunet"], files=(file,))
+    monkeypatch.setitem(weights.WEIGHTS, "yunet", row)
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
+    for cached in (detectors._yunet, detectors._auto):
+        cached.cache_clear()
+    yield source
+    for cached in (detectors._yunet, detectors._auto):
+        cached.cache_clear()
+
+
+def test_a_face_is_found_where_it_is_at_any_size():
+    frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
+    found = detect_faces(frame)
+    assert (found.shape, found.dtype) == ((1, 5), np.float32)
+    assert found[0, 4] >= detectors.N_NEIGHBOURS
+    x, y, w, h = found[0, :4]
+    assert 80 < x + w / 2 < 240
+    assert 60 < y + h / 2 < 180
+    assert detect_faces(frame * 0).shape == (0, 5)
+    larger = detect_faces(cv2.resize(frame, None, fx=3, fy=3))
+    np.testing.assert_allclose(larger[0, :4] / 3, found[0, :4], atol=0.08 * w)
+
+
+def red_square(x: int, y: int, side: int, height: int, width: int) -> np.ndarray:
+    frame = np.full((height, width, 3), 20, np.uint8)
+    frame[y : y + side, x : x + side] = [240, 20, 20]
+    return frame
+
+
+def test_opencv_runs_a_network_of_yunets_shape_on_frames_of_any_size(yunet):
+    chosen_detector("yunet")
+    assert detect_faces(np.full((100, 100, 3), 128, np.uint8), "yunet").shape == (0, 15)
+    (row,) = detect_faces(red_square(128, 64, 32, 180, 320), "yunet")
+    np.testing.assert_allclose(row[:4], [112, 48, 64, 64], atol=1e-3)  # 48 px wide, 64 px tall, made square
+    assert 0.6 < row[4] < 1
+    np.testing.assert_allclose(row[5:], [128, 72, 160, 88, 144, 96, 128, 112, 160, 112], atol=1e-3)
+    (large,) = detect_faces(red_square(512, 256, 128, 1440, 2560), "yunet")
+    np.testing.assert_allclose(large[:4], [448, 192, 256, 256], atol=1e-2)
+
+
+def test_a_clip_is_tracked_with_yunet_and_its_eyes_turned_level(yunet, track):
+    chosen_detector("yunet")
+    frames = [red_square(64 + 32 * (k // 4), 64, 32, 180, 320) for k in range(9)]
+    got = track(frames, fps=4.0, detect_every=4, detector="yunet", align_eyes=True)
+    assert got.coverage == 1
+    np.testing.assert_allclose(got.angle_deg, np.degrees(np.arctan2(16, 32)), rtol=1e-4)
+    np.testing.assert_allclose(got.box_xyxy[[0, 2]].mean(), 64 + 32 + 16, atol=1e-3)
+    assert got.detector == f"face_detection_yunet_2023mar, OpenCV {cv2.__version__}"
+
+
+def test_a_detector_that_cannot_be_had_is_refused(yunet):
+    with pytest.raises(FileNotFoundError):
+        detect_faces(np.zeros((40, 40, 3), np.uint8), "yunet")
+    yunet.unlink()
+    with pytest.raises(FileNotFoundError, match="OCEAN_WEIGHTS") as error:
+        chosen_detector("yunet")
+    place = weights.WEIGHTS["yunet"].path
+    assert f"{place} from {yunet.as_uri()}" in str(error.value)
+    place.write_bytes(b"another network")
+    with pytest.raises(ValueError, match="published hash"):
+        chosen_detector("yunet")
+
+
+def test_auto_is_yunet_where_it_can_be_had_else_haar_and_a_run_is_not_gone_on_with_by_the_other(
+    yunet, tmp_path, caplog
+):
+    caplog.set_level("INFO", "helpers.detectors")
+    clips = table_of([])
+    cfg = PreparationConfig(out_dir=str(tmp_path / "run"), detector="auto")
+    identity = faces.prepare_clips(clips, cfg)["identity"]
+    assert identity["parameters"]["detector"] == "yunet"
+    assert weights.WEIGHTS["yunet"].files[0].file_hash in identity["detector"]
+    weights.WEIGHTS["yunet"].path.unlink()
+    yunet.unlink()
+    detectors._auto.cache_clear()
+    assert chosen_detector("auto") == "haar"
+    assert yunet.as_uri() in caplog.text
+    with pytest.raises(ValueError, match="yunet"):
+        faces.prepare_clips(clips, cfg)
+    other = replace(cfg, out_dir=str(tmp_path / "other"))
+    identity = faces.prepare_clips(clips, other)["identity"]
+    assert identity == faces.prepare_clips(clips, replace(other, detector="haar"))["identity"]  # as before, silent
+
+
+@pytest.mark.weights
+def test_yunet_finds_the_faces_that_haar_finds_and_their_eyes():
+    if not weights.YUNET.place.is_file():
+        pytest.skip(f"{weights.YUNET.place} is not there")
+    frame = ONE[0]
+    (haar,), (yunet,) = detect_faces(frame), detect_faces(frame, "yunet")
+    np.testing.assert_allclose(yunet[:2] + yunet[2:4] / 2, haar[:2] + haar[2:4] / 2, atol=0.25 * haar[2])
+    right, left = yunet[5:7], yunet[7:9]
+    assert right[0] < left[0]
+    assert yunet[1] < right[1] < yunet[1] + yunet[3] / 2
 
 
 def test_every_clip_of_a_person_gives_a_box_at_every_sample():
     got = track_clip(SHIPPED[1], LAW)
-    assert got.n_frames == 73
-    assert got.coverage == 1
     assert got.frame.tolist() == list(range(73))
     np.testing.assert_allclose(got.t_s, np.arange(73) / 15)
     assert got.source.tolist() == [DETECTED if k % 8 == 0 else INTERPOLATED for k in range(73)]
-    assert got.found_xyxy.shape == (73, 4)
-    assert np.isfinite(got.found_xyxy).all()
     assert (got.confidence > 0).tolist() == [k % 8 == 0 for k in range(73)]
-    assert np.isnan(got.angle_deg)
-    assert got.reason == "the only face"
+    assert np.isfinite(got.found_xyxy).all()
+    assert (got.coverage, got.reason) == (1, "the only face")
     assert got.detector.startswith("haarcascade_frontalface_alt2, OpenCV ")
-    x0, y0, x1, y1 = got.box_xyxy
-    assert x1 - x0 == pytest.approx(y1 - y0, abs=1e-3)
-    looked = got.found_xyxy[got.source == DETECTED]
-    assert x1 - x0 == pytest.approx(1.7 * np.median(looked[:, 2] - looked[:, 0]), rel=1e-5)
 
 
 def test_the_stable_box_is_that_of_the_shipped_features():
@@ -65,15 +182,20 @@ def test_the_stable_box_is_that_of_the_shipped_features():
     np.testing.assert_array_equal(stable_box(rows, 1.7), expected)
 
 
-def test_a_turned_clip_has_its_face_in_the_displayed_frame():
-    got = track("portrait_rotated")
-    assert got.coverage == 1
-    assert 60 < got.box_xyxy[[0, 2]].mean() < 180
-    assert 80 < got.box_xyxy[[1, 3]].mean() < 240
+@pytest.mark.parametrize(
+    ("name", "x", "y", "n_faces", "reason"),
+    [("portrait_rotated", (60, 180), (80, 240), 1, "the only face"), ("two_faces", (0, 160), (0, 240), 2, "largest")],
+)
+def test_the_larger_face_is_the_main_one_in_the_displayed_frame(name, x, y, n_faces, reason):
+    got = awkward(name)
+    assert (got.coverage, got.n_faces_max) == (1, n_faces)
+    assert x[0] < got.box_xyxy[[0, 2]].mean() < x[1]
+    assert y[0] < got.box_xyxy[[1, 3]].mean() < y[1]
+    assert got.reason.startswith(reason)
 
 
 def test_a_track_is_the_same_after_writing_and_reading_and_a_damaged_one_is_named(tmp_path):
-    written = replace(track("very_short"), stamp="a version")
+    written = replace(awkward("very_short"), stamp="a version")
     write_track(tmp_path / "a" / "b.npz", written)
     got = read_track(tmp_path / "a" / "b.npz")
     for f in fields(FaceTrack):
@@ -86,23 +208,11 @@ def test_a_track_is_the_same_after_writing_and_reading_and_a_damaged_one_is_name
             read_track(tmp_path / f"{name}.npz")
 
 
-def test_the_larger_of_two_faces_is_the_main_one():
-    got = track("two_faces")
-    assert got.n_faces_max == 2
-    assert got.box_xyxy[[0, 2]].mean() < 160
-    assert (got.found_xyxy[:, 2] < 192).all()
-    assert got.reason == "largest summed area: 1.9 times the next of 2 faces"
-
-
-def test_memory_does_not_grow_with_the_clip(monkeypatch):
-    frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
-    monkeypatch.setattr(
-        faces, "iter_frames", lambda path, fps, backend: FrameList([(frame, k / 15, k) for k in range(n)])
-    )
+def test_memory_does_not_grow_with_the_clip(track):
     peak = {}
     for n in (100, 400):
         tracemalloc.start()
-        track_clip("clip.mp4", PreparationConfig(detect_every=50))
+        track([ONE[0]] * n, detect_every=50)
         peak[n] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak[400] < peak[100] + 1e6
@@ -114,7 +224,7 @@ def test_eyes_are_turned_level(angle):
     down = np.tan(np.radians(angle)) * 40
     for x, y in ((80, 100 - down / 2), (120, 100 + down / 2)):
         cv2.circle(frame, (x, round(y)), 4, (255, 255, 255), -1, cv2.LINE_AA)
-    got = replace(track("very_short"), align_eyes=True, box_xyxy=np.float32([50, 50, 150, 150]), angle_deg=angle)
+    got = replace(awkward("very_short"), align_eyes=True, box_xyxy=np.float32([50, 50, 150, 150]), angle_deg=angle)
     ys, xs = np.nonzero(crop_at(frame, got, 300)[..., 0] > 128)
     left, right = (ys[side].mean() for side in (xs < 150, xs >= 150))
     assert abs(left - right) < 3
@@ -135,22 +245,233 @@ def test_rows_and_scores_know_the_tracker_unless_it_is_that_of_the_bank():
     assert preparation_of(identity | {"track": 3})["track"] == 3
 
 
-def test_a_clip_without_a_face_says_so():
-    with pytest.raises(NoFaceError, match="no face"):
-        track("no_face")
-
-
 def test_a_face_that_leaves_is_lost_two_looks_later():
-    got = track("face_leaving")
+    got = awkward("face_leaving")
     assert got.coverage == pytest.approx(0.4)
     last_s = got.t_s[got.source == DETECTED][-1]
     assert got.has_face(np.array([0, last_s, last_s + 16 / 15, last_s + 17 / 15])).tolist() == [True, True, True, False]
     assert got.sample_at(np.array([0, 0.06, 1 / 15, 6.5 / 15, 9])).tolist() == [0, 0, 1, 6, 72]
-    with pytest.raises(NoFaceError, match="40 % .* 50 %"):
-        track("face_leaving", min_coverage=0.5)
+    for name, word in (("face_leaving", "40 % .* 50 %"), ("no_face", "no face")):
+        with pytest.raises(NoFaceError, match=word):
+            awkward(name, min_coverage=0.5)
 
 
 def test_the_stable_box_is_the_median_enlarged_and_raised():
     rows = np.float32([[10, 20, 30, 30, 9], [12, 22, 30, 30, 9], [100, 90, 50, 50, 9]])
     cx, cy, half = 27, 37 - 0.08 * 30, 1.7 * 30 / 2
     np.testing.assert_allclose(stable_box(rows, 1.7), [cx - half, cy - half, cx + half, cy + half], rtol=1e-6)
+
+
+def scaled(frames: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    return np.clip(frames * np.asarray(gain)[:, None, None, None], 0, 255).astype(np.uint8)
+
+
+def with_frames(numbers: list[int], change) -> np.ndarray:
+    frames = ONE.copy()
+    for number in numbers:
+        frames[number] = change(frames[number], number)
+    return frames
+
+
+def shaken(px: float) -> np.ndarray:
+    moves = np.random.default_rng(0).normal(0, px, (60, 2))
+    return with_frames(
+        range(60), lambda f, k: cv2.warpAffine(f, np.float32([[1, 0, moves[k, 0]], [0, 1, moves[k, 1]]]), (320, 240))
+    )
+
+
+def hand(frame: np.ndarray, number: int) -> np.ndarray:
+    return cv2.circle(frame.copy(), (80 * number - 1700, 120), 130, (180, 140, 120), -1)
+
+
+def flash(frame: np.ndarray, number: int) -> np.ndarray:
+    return cv2.convertScaleAbs(frame, alpha=3, beta=60) if number < 30 else frame * 0 + 255
+
+
+DIP = np.r_[np.ones(15), np.linspace(1, 0, 8), np.zeros(4), np.linspace(0, 1, 8), np.ones(15)]
+CLIPS = {
+    "two cuts": (np.concatenate([ONE[:20], OTHER[:20], ONE[20:40]]), [20, 40]),
+    "three shots of a quarter second": (np.concatenate([ONE[:20], OTHER[:4], ONE[24:28], OTHER[28:50]]), [20, 24, 28]),
+    "a cut in the dark": (scaled(TWO, np.full(50, 0.15)), [25]),
+    "one frame in between": (with_frames([30], lambda f, k: OTHER[k]), []),
+    "a flash": (with_frames([20, 40], flash), []),
+    "out of black and back": (scaled(ONE[:50], DIP), []),
+    "from one to the other through black": (scaled(TWO, DIP), [28]),
+    "a shaken camera": (shaken(4), []),
+    "a light that is turned down": (scaled(ONE, np.r_[np.ones(30), np.full(30, 0.5)]), []),
+    "a hand before the camera": (with_frames(range(20, 28), hand), []),
+    "black": (ONE * 0, []),
+    "one picture": (ONE[:1], []),
+}
+
+
+def cuts_of(frames: np.ndarray) -> list[int]:
+    shots = Shots()
+    for frame in frames:
+        shots.step(shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 180)[0])
+    return shots.cuts().tolist()
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_cuts_are_where_the_picture_changes_as_no_face_makes_it(name):
+    frames, expected = CLIPS[name]
+    assert cuts_of(frames) == pytest.approx(expected, abs=3 if "through black" in name else 0)
+
+
+def row(x: float, side: float = 20, confidence: float = 8) -> np.ndarray:
+    return np.float32([x, 10, side, side, confidence])
+
+
+def face_of(found: list[np.ndarray]) -> MainFace | None:
+    """The main face of a clip of which nothing is known but the detector's rows at every eighth sample."""
+    follower = Follower()
+    follower.found, follower.looked = found, [8 * look for look in range(len(found))]
+    return main_face(follower, 15.0)
+
+
+def test_the_main_face_is_followed_by_overlap_not_by_order_or_size_alone():
+    small_ones = [np.float32([[10 + 2 * k, 10, 20, 20, 7]]) for k in range(5)]
+    large = np.float32([[100, 10, 40, 40, 9]])
+    found = [np.concatenate([large, small_ones[0]]), *small_ones[1:3], np.concatenate([small_ones[3], large])]
+    got = face_of([*found, small_ones[4]])
+    assert (got.looks, got.reason) == ([0, 3], "largest summed area: 1.6 times the next of 2 faces")
+    got = face_of([small_ones[0], large / 2, *small_ones[1:]])
+    assert got.looks == [0, 2, 3, 4, 5]
+
+
+def test_one_face_none_or_two_of_about_one_size():
+    got = face_of([row(3)[None], NOTHING, row(4)[None]])
+    assert (got.looks, got.coverage, got.moves, got.remarks) == ([0, 2], 2 / 3, True, [])
+    assert face_of([NOTHING, NOTHING]) is None
+    (remark,) = face_of([np.stack([row(3), row(60, side=22)])] * 3).remarks
+    assert "nearly as large" in remark
+
+
+def test_a_face_is_forgotten_after_a_while_the_later_the_longer_it_was_there():
+    follower = Follower()
+    follower.found = [row(3)[None]] * 20 + [row(60)[None]] + [NOTHING] * 150 + [np.stack([row(3), row(60)])]
+    follower.looked = list(range(len(follower.found)))
+    assert sorted(map(len, link(follower))) == [1, 1, 21]
+
+
+def path_of(looks: list[int], rows: np.ndarray, n: int, cuts: tuple[int, ...] = ()):
+    """The track at 10 fps, every fourth sample a look, of a face with one row per look."""
+    face = MainFace(looks, rows, 1.0, np.array(cuts, int), True, "", [])
+    cfg = PreparationConfig(fps=10.0, detect_every=4, max_gap_s=0.4)
+    return faces.track_of_face(face, [rows], cfg, t_s=np.arange(n) / 10, frame=np.arange(n), decoder="")
+
+
+def test_a_gap_is_filled_up_to_the_limit_and_not_across_a_cut():
+    rows = np.stack([row(10), row(14), row(20)])
+    path = path_of([1, 2, 4], rows, 20)
+    filled = [NONE] * 4 + [DETECTED] + [INTERPOLATED] * 3
+    assert path.source.tolist() == filled + [DETECTED] + [NONE] * 7 + [DETECTED] + [NONE] * 3
+    assert path.found_xyxy[4:9, 0].tolist() == [10, 11, 12, 13, 14]
+    assert np.isnan(path.found_xyxy).all(axis=1).tolist() == [s == NONE for s in path.source]
+    assert path.confidence[[4, 5, 16]].tolist() == [8, 0, 8]
+    assert (path_of([1, 2, 3], rows, 16, cuts=(6,)).source == INTERPOLATED).nonzero()[0].tolist() == [9, 10, 11]
+
+
+def test_roll_is_positive_when_the_right_of_the_picture_is_lower():
+    rows = np.zeros((3, 15), np.float32)
+    rows[:, :5], rows[:, 7], rows[:, 8] = row(10), 10, 10 * np.tan(np.radians([10, 14, -45]))  # the left eye
+    np.testing.assert_allclose(roll_deg(rows), [10, 14, -45], rtol=1e-5)
+    assert path_of([1, 2, 3], rows, 16).angle_deg == pytest.approx(10, rel=1e-5)
+
+
+def on_a_page(*pictures: tuple[np.ndarray, int, int]) -> np.ndarray:
+    """Clips (n, h, w, 3) at x, y of a page of 640 x 360 with lines of text."""
+    page = np.full((len(pictures[0][0]), 360, 640, 3), 235, np.uint8)
+    page[:, 15::24, 30:300] = 90
+    for frames, x, y in pictures:
+        page[:, y : y + frames.shape[1], x : x + frames.shape[2]] = frames
+    return page
+
+
+def sized(frames: np.ndarray, width: int) -> np.ndarray:
+    return np.stack([cv2.resize(f, (width, width * 3 // 4), interpolation=cv2.INTER_AREA) for f in frames])
+
+
+def test_a_cut_to_another_person_and_back_leaves_the_first_one_with_a_gap(track):
+    got = track(np.concatenate([ONE[:30], OTHER[:30], ONE[30:60]]))
+    alone = track(ONE)
+    assert got.cuts.tolist() == [30, 60]
+    assert got.coverage == pytest.approx(2 / 3)
+    assert np.isnan(got.found_xyxy[:, 0]).nonzero()[0].tolist() == [*range(25, 64), 89]  # from look to look
+    assert got.has_face(got.t_s).tolist() == [True] * 30 + [False] * 30 + [True] * 30
+    np.testing.assert_allclose(got.box_xyxy, alone.box_xyxy, atol=3)
+    np.testing.assert_allclose(got.found_xyxy[:25], alone.found_xyxy[:25], atol=1e-3)
+    assert got.remarks == "3 shots; the face of 4.0 s of 6.0 s is taken"
+    assert got.reason == "most time on screen: 8 of 12 looks, of 2 faces"
+    with pytest.raises(NoFaceError, match=r"67 % .* 70 % needed \(3 shots\)"):
+        track(np.concatenate([ONE[:30], OTHER[:30], ONE[30:60]]), min_coverage=0.7)
+
+
+def test_flow_across_a_cut_is_masked(track, tmp_path):
+    frames = np.concatenate([ONE[:20], OTHER[:20]])
+    write_mp4(frames, tmp_path / "a.mp4", 15, crf=18)
+    cfg = DynamicConfig(input_px=32)
+    found = track(frames, detect_every=4)
+    assert found.cuts.tolist() == [20]
+    chunks = list(face_flows(Job(tmp_path / "a.mp4", found, cfg, "pyav")))
+    flows = np.concatenate([chunk.values for chunk in chunks])
+    assert not flows[19].any()
+    assert all(flow.any() for flow in flows[:19])
+    rows = DynamicRows(found, cfg)
+    for flow, n in rows.samples(chunks):
+        rows.receive(np.ones((n, 1, 1, 3), np.float32) * (flow.shape[0] > 0))
+    assert rows.result().reason.tolist() == ["", "", "crosses a cut at 1.3 s", ""]
+
+
+def test_a_slide_that_changes_behind_a_speaker_is_no_cut_of_hers(track):
+    frames = on_a_page((sized(ONE, 200), 400, 180))
+    frames[30:, 20:340, 20:380] = 20
+    got = track(frames)
+    assert (got.cuts.tolist(), got.remarks) == ([], "")
+
+
+def test_who_moves_wins_over_a_still_picture_and_a_face_too_small_has_the_parameters_name(track):
+    photo = np.repeat(cv2.resize(OTHER[0], (460, 345))[None, :, 60:400], 45, axis=0)
+    inset = (sized(ONE[:45], 160), 460, 230)
+    with pytest.raises(NoFaceError, match=r"too small: \d\d px wide, .*min_face"):
+        track(on_a_page(inset))
+    assert track(on_a_page(inset), min_face=0.1).box_xyxy[0] > 440
+    found = track(on_a_page((photo, 5, 5), inset))
+    assert found.box_xyxy[0] > 440
+    assert "passed over" in found.remarks
+
+
+def noisy(frame: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).normal(frame, 3, (48, *frame.shape)).clip(0, 255).astype(np.uint8)
+
+
+def by_hand(frame: np.ndarray) -> np.ndarray:
+    moves = np.cumsum(np.random.default_rng(0).normal(0, 0.7, (48, 2)), axis=0)
+    return np.stack([cv2.warpAffine(frame, np.float32([[1, 0, x], [0, 1, y]]), (320, 240)) for x, y in moves])
+
+
+def zoomed(frame: np.ndarray) -> np.ndarray:
+    moves = [np.float32([[k, 0, 160 - 160 * k], [0, k, 120 - 120 * k]]) for k in np.linspace(1, 1.25, 48)]
+    return np.stack([cv2.warpAffine(frame, move, (320, 240)) for move in moves])
+
+
+@pytest.mark.parametrize("filmed", [noisy, by_hand, zoomed])
+def test_a_picture_of_a_face_is_still_however_it_is_filmed(track, filmed):
+    assert "still picture" in track(filmed(ONE[0])).remarks
+    assert track(ONE).remarks == ""
+
+
+def test_a_face_that_walks_out_of_the_clips_one_box_is_told(track):
+    wall = np.full((60, 240, 560, 3), 128, np.uint8)
+    for k in range(60):
+        wall[k, :, 4 * k : 4 * k + 320] = ONE[k]
+    assert "outside" in track(wall, detect_every=4).remarks
+
+
+def test_remarks_stand_in_the_manifest_also_of_clips_that_were_done_before(tmp_path):
+    write_mp4(ONE[[0] * 30], tmp_path / "still.mp4", 15, crf=18)
+    cfg = PreparationConfig(data_dir=str(tmp_path), out_dir=str(tmp_path / "run"), workers=1)
+    for _ in range(2):
+        assert faces.prepare_clips(table_of(["still"]), cfg)["remarks"] == {
+            "still": "the face does not move: a still picture?"
+        }

@@ -3,10 +3,9 @@
 import tracemalloc
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
-from trees import SIDE, face, write_faces, write_pairs
+from trees import SIDE, face, table_of, write_faces, write_pairs
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import open_source
@@ -36,20 +35,6 @@ def samples_of(job):
         t_s += chunk.t_s.tolist()
         numbers += chunk.frame.tolist()
     return np.concatenate(values), np.array(t_s), np.array(numbers), reasons
-
-
-def test_every_picture_comes_in_the_order_of_its_number_at_its_time(tmp_path):
-    write_faces(tmp_path / CLIP, range(0, 60, 5), "face_frame_{}.jpg")
-    tree = FaceTree(tmp_path, 30.0)
-    assert list(tree.clips) == [CLIP]
-    assert (tree.side_px, tree.identity["fps"]) == (SIDE, 30.0)
-    crops, t_s, numbers, reasons = samples_of(tree.job(CLIP, SIDE))
-    assert numbers.tolist() == list(range(0, 60, 5))  # frame_5 before frame_10
-    np.testing.assert_allclose(t_s, np.arange(12) / 6)
-    assert reasons == {}
-    assert crops.dtype == np.uint8
-    for crop, number in zip(crops, numbers, strict=True):
-        assert np.abs(crop.astype(int) - face(number)).mean() < 3
 
 
 def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_crop(tmp_path):
@@ -125,51 +110,52 @@ def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path, tree):
         tree(tmp_path, 30.0)
 
 
-def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path):
-    write_pairs(tmp_path / "a", flow_of(40))
-    write_pairs(tmp_path / "b", flow_of(3))
+class Hostile:
+    """Writes a file into the working folder when it is unpickled."""
 
-    class Hostile:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "opened"), "w"))
+    def __reduce__(self):
+        return (open, ("opened", "w"))
 
-    def path(i):
-        return tmp_path / "a" / f"flow_{i:04d}_{i + 1:04d}.npy"
 
-    path(1).write_bytes(b"")
-    path(2).write_text("no array\n")
-    path(3).write_bytes(path(3).read_bytes()[:-7])
-    path(4).write_bytes(path(4).read_bytes()[:20])
-    for i, value in ((5, np.nan), (6, np.inf)):
-        field = flow_of(1)[0]
-        field[2, 3, 1] = value
-        np.save(path(i), field)
-    np.save(path(7), flow_of(1, FLOW_PX - 1)[0])
-    np.save(path(8), flow_of(1)[0].transpose(2, 0, 1))
-    np.save(path(9), flow_of(1))
-    np.save(path(10), np.zeros((FLOW_PX, FLOW_PX, 2), np.uint8))
-    np.save(path(11), np.array([Hostile()], dtype=object))
-    path(35).unlink()
-    values, _, _, reasons = samples_of(OpticalFlowSequenceLoader(tmp_path, 6.0).job("a", FLOW_PX, 20.0))
-    expected = {
-        1: "flow_0001_0002.npy: empty (0 bytes)",
-        2: "flow_0002_0003.npy: unreadable (",
-        3: "flow_0003_0004.npy: unreadable (",
-        4: "flow_0004_0005.npy: unreadable (",
-        5: "flow_0005_0006.npy: NaN or infinity",
-        6: "flow_0006_0007.npy: NaN or infinity",
-        7: "flow_0007_0008.npy: float32 (7, 7, 2), not decimal numbers (8, 8, 2)",
-        8: "flow_0008_0009.npy: float32 (2, 8, 8), not",
-        9: "flow_0009_0010.npy: float32 (1, 8, 8, 2), not",
-        10: "flow_0010_0011.npy: uint8 (8, 8, 2), not",
-        11: "flow_0011_0012.npy: unreadable (",
-        35: "flow_0035_0036.npy: missing",
-    }
-    assert list(reasons) == list(expected)
-    for place, reason in expected.items():
-        assert reasons[place].startswith(reason)
-        assert not values[place].any()
-    good = [i for i in range(40) if i not in expected]
+def one_bad(value):
+    field = flow_of(1)[0]
+    field[2, 3, 1] = value
+    return field
+
+
+def cut_at(end):
+    return lambda path: path.write_bytes(path.read_bytes()[:end])
+
+
+BAD_FIELDS = {  # what makes or is the field, and the reason
+    1: (lambda path: path.write_bytes(b""), "empty (0 bytes)"),
+    2: (lambda path: path.write_text("no array\n"), "unreadable ("),
+    3: (cut_at(-7), "unreadable ("),
+    4: (cut_at(20), "unreadable ("),
+    5: (one_bad(np.nan), "NaN or infinity"),
+    6: (one_bad(np.inf), "NaN or infinity"),
+    7: (flow_of(1, FLOW_PX - 1)[0], "float32 (7, 7, 2), not decimal numbers (8, 8, 2)"),
+    8: (flow_of(1)[0].transpose(2, 0, 1), "float32 (2, 8, 8), not"),
+    9: (flow_of(1), "float32 (1, 8, 8, 2), not"),
+    10: (np.zeros((FLOW_PX, FLOW_PX, 2), np.uint8), "uint8 (8, 8, 2), not"),
+    11: (np.array([Hostile()], dtype=object), "unreadable ("),
+    35: (lambda path: path.unlink(), "missing"),
+}
+
+
+def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, n in (("a", 40), ("b", 3)):
+        write_pairs(tmp_path / "flows" / name, flow_of(n))
+    for i, (bad, _) in BAD_FIELDS.items():
+        path = tmp_path / "flows" / "a" / f"flow_{i:04d}_{i + 1:04d}.npy"
+        bad(path) if callable(bad) else np.save(path, bad)
+    values, _, _, reasons = samples_of(OpticalFlowSequenceLoader(tmp_path / "flows", 6.0).job("a", FLOW_PX, 20.0))
+    assert list(reasons) == list(BAD_FIELDS)
+    for i, (_, reason) in BAD_FIELDS.items():
+        assert reasons[i].startswith(f"flow_{i:04d}_{i + 1:04d}.npy: {reason}")
+        assert not values[i].any()
+    good = [i for i in range(40) if i not in BAD_FIELDS]
     np.testing.assert_array_equal(values[good], normalise_flow(flow_of(40)[good], 20.0))
     assert not (tmp_path / "opened").exists()
 
@@ -220,12 +206,8 @@ def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_cl
         np.save(tmp_path / "training80_01" / f"{name}.npy", flow)
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / ".part-x.npz").write_bytes(b"half")
-    assert list(OpticalFlowSequenceLoader(tmp_path, 6.0).clips) == [
-        CLIP,
-        other,
-        "training80_01/clip 2",
-        "training80_01/clip 10",
-    ]
+    keys = [CLIP, other, "training80_01/clip 2", "training80_01/clip 10"]
+    assert list(OpticalFlowSequenceLoader(tmp_path, 6.0).clips) == keys
     (tmp_path / f"{CLIP}.npz").unlink()
     loader = OpticalFlowSequenceLoader(tmp_path / other, 6.0)  # itself a clip
     assert list(loader.clips) == ["_plk5k7PBEg.010"]
@@ -241,7 +223,6 @@ def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_cl
 def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_path, n, first, missing):
     write_pairs(tmp_path / CLIP, flow_of(n), first, digits=1)
     tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    assert tree.identity == {"flow": tmp_path.name, "side_px": FLOW_PX, "fps": 6.0, "made": "pairs of unknown method"}
     flow, t_s, numbers, reasons = samples_of(tree.job(CLIP, FLOW_PX, 20.0))
     assert reasons == {i: f"flow_{i}_{i + 1}.npy: missing" for i in missing}
     assert not flow[missing].any()
@@ -251,36 +232,28 @@ def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_pa
     assert tree.job(CLIP, FLOW_PX, 20.0).n_frames == len(flow) + 1
 
 
-def test_a_batch_is_what_the_extraction_would_have_made_of_the_same_flow(tmp_path):
-    flow = flow_of(11)
-    ours(tmp_path / "b.npz", flow)
-    loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    (batch,) = loader.batches(["b"], batch_size=2, length=6, size_px=4, clip_px=6.0)
-    assert (batch.keys, batch.flow.dtype, batch.mask.tolist()) == (("b",), np.float32, [[True] * 6])
-    np.testing.assert_array_equal(batch.flow[0], normalise_flow(resize_flow(flow[:6], 4), 6.0))
-
-
-def test_short_clips_are_padded_single_flows_repeated_on_request_and_bad_fields_masked(tmp_path):
-    write_pairs(tmp_path / "c", flow_of(5), digits=1)
+def test_batches_are_cut_padded_repeated_on_request_and_masked_where_a_field_is_bad(tmp_path):
+    flow, single = flow_of(11), flow_of(1)
+    for name, fields in (("a", single), ("b", flow[:2]), ("c", flow)):
+        write_pairs(tmp_path / name, fields, digits=1)
     (tmp_path / "c" / "flow_1_2.npy").unlink()
-    single = flow_of(1)[0]
-    write_pairs(tmp_path / "a", single[None], digits=1)
-    write_pairs(tmp_path / "b", flow_of(2), digits=1)
     loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    first, last = loader.batches(["c", "a", "b"], batch_size=2, length=4, size_px=FLOW_PX)
-    assert (first.keys, last.keys, last.flow.shape) == (("c", "a"), ("b",), (1, 4, FLOW_PX, FLOW_PX, 2))
+    first, last = loader.batches(["c", "a", "b"], batch_size=2, length=4, size_px=4, clip_px=6.0)
+    assert (first.keys, last.keys, last.flow.shape, last.flow.dtype) == (
+        ("c", "a"),
+        ("b",),
+        (1, 4, 4, 4, 2),
+        np.float32,
+    )
     assert first.mask.tolist() == [[True, False, True, True], [True, False, False, False]]
+    np.testing.assert_array_equal(first.flow[first.mask][1:3], normalise_flow(resize_flow(flow[2:4], 4), 6.0))
     assert not first.flow[~first.mask].any()
     (repeated,) = loader.batches(["a"], batch_size=1, length=4, size_px=FLOW_PX, repeat_single=True)
-    np.testing.assert_array_equal(repeated.flow[0], np.repeat(normalise_flow(single)[None], 4, axis=0))
+    np.testing.assert_array_equal(repeated.flow[0], np.repeat(normalise_flow(single), 4, axis=0))
     assert repeated.mask.all()
 
 
 KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
-
-
-def table_of(keys):
-    return pd.DataFrame({"path": keys}, index=pd.Index(keys, name="key"))
 
 
 def stored_faces(tmp_path, *names):
@@ -305,15 +278,20 @@ def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplo
 
 
 def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path):
-    cfg = stored_faces(tmp_path, "c")
-    source = open_source(cfg, table_of(KEYS))
-    assert source.identity == {"stored": {"faces": "faces", "side_px": SIDE, "fps": 30.0}}
-    assert not {"faces_dir", "every_n_frames"} & set(cfg.as_dict(without=source.not_decisive))
     write_pairs(tmp_path / "flow" / "c", flow_of(5))
-    cfg = DynamicConfig(flow_dir=str(tmp_path / "flow"), flow_fps=5.0, input_px=32)
-    source = open_source(cfg, table_of(KEYS))
-    assert source.identity["stored"]["fps"] == 5.0
-    assert not {"flow_dir", "flow_fps", "flow"} & set(cfg.as_dict(without=source.not_decisive))
-    job = source.job(tmp_path, "c", "")
-    assert (job.n_frames, job.fps) == (6, 5.0)
-    assert samples_of(job)[0].shape == (5, 32, 32, 2)
+    flow = DynamicConfig(flow_dir=str(tmp_path / "flow"), flow_fps=5.0, input_px=32)
+    for cfg, stored, undecided in (
+        (
+            stored_faces(tmp_path, "c"),
+            {"faces": "faces", "side_px": SIDE, "fps": 30.0},
+            {"faces_dir", "every_n_frames"},
+        ),
+        (
+            flow,
+            {"flow": "flow", "side_px": FLOW_PX, "fps": 5.0, "made": "pairs of unknown method"},
+            {"flow_dir", "flow"},
+        ),
+    ):
+        source = open_source(cfg, table_of(KEYS))
+        assert source.identity == {"stored": stored}
+        assert not undecided & set(cfg.as_dict(without=source.not_decisive))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from helpers import store
-from helpers.files import read_json, write_json
 
 
 def rows(n=3, width=5, **more):
@@ -52,12 +51,12 @@ def test_a_damaged_file_is_named_and_never_counts_as_done(tmp_path, damage):
 def test_whatever_damage_does_to_a_file_is_damage(tmp_path):
     stage = store.Stage(tmp_path, "static", {})
     stage.write("a", rows(), "1-1")
-    content, random = bytearray(stage.path("a").read_bytes()), np.random.default_rng(0)
-    for place, bit in zip(random.integers(0, len(content), 400), random.integers(0, 8, 400), strict=True):
+    whole, random = stage.path("a").read_bytes(), np.random.default_rng(0)
+    for place, bit in zip(random.integers(0, len(whole), 400), random.integers(0, 8, 400), strict=True):
+        content = bytearray(whole)
         content[place] ^= 1 << bit
         stage.path("a").write_bytes(content)
         stage.done("a", "1-1")
-        content[place] ^= 1 << bit
 
 
 def test_a_changed_clip_and_a_stage_made_differently_are_told(tmp_path):
@@ -88,9 +87,3 @@ def test_a_manifest_is_that_of_a_finished_stage(tmp_path):
         {"clip": "d", "reason": "not finite", "row": 3},
     ]
     assert manifest["counts"] == {"clips": 2, "rows": 7}
-
-
-def test_seconds_add_up_over_interruptions(tmp_path):
-    store.Stage(tmp_path, "static", {}).release()
-    write_json(tmp_path / "manifest.json", read_json(tmp_path / "manifest.json") | {"seconds": 100})
-    assert 100 <= store.Stage(tmp_path, "static", {}).finish()["seconds"] < 110
