@@ -160,7 +160,7 @@ def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
         "step_ms": step_s * 1000,
         "epochs": len(epochs),
     }
-    best = int(np.nanargmin([entry["val_loss"] for entry in metrics["epoch"]])) + 1
+    best = int(np.nanargmin(np.array([entry["val_loss"] for entry in metrics["epoch"]], float))) + 1
     after = {"best": best, "after": len(epochs) - best, "after_s": (len(epochs) - best) * found["epoch_s"]}
     figures = found | found["share"] | spent.add_suffix("_s").to_dict() | after | {"wasted": 1 - best / len(epochs)}
     said = [sentence.format(**figures) for name, (limit, sentence) in ADVICE.items() if figures[name] > limit]

@@ -4,6 +4,7 @@ Few frames of a clip are decoded, in processes of their own, which import this m
 costs that clip.
 """
 
+import logging
 import shutil
 import tempfile
 import time
@@ -26,12 +27,15 @@ from helpers.config import NOTEBOOKS, PreparationConfig
 from helpers.container import OpenVideo, open_container, open_video
 from helpers.detectors import SMALLER, chosen_detector, detect_faces
 from helpers.files import read_json, resolve
+from helpers.names import match_clips
 from helpers.pictures import Converter
 from helpers.store import reason_of
 from helpers.tracking import Shots, small, unlikeness
 from helpers.video import STRICT, VideoInfo, describe, iter_frames
 from helpers.workbook import rated_clips, why_no_training
 from helpers.workers import ClipPool, cores
+
+log = logging.getLogger(__name__)
 
 LOOKS = 5  # frames of a clip in which a face is searched
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
@@ -230,8 +234,9 @@ def ratings_text(tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFra
 def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Estimate what 02 to 04 will take for the usable clips of a folder, by running them on some.
 
-    They are run with random weights of the same shape into a folder that is then removed: on one clip, which pays for
-    starting, then on several, the shortest of usual length first; what these take more is what a second of clip costs.
+    They are run with random weights of the same shape into a folder that is then removed, on `SAMPLE_S` of a clip at
+    most: on half of several clips of usual length, which pay for starting, then on all; what these take more is what a
+    second of clip costs. A tree's clips are run whole.
 
     Args:
         checked: As `check_clips` returns it.
@@ -246,17 +251,25 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
         ValueError: no clip is usable, or none of those tried can be run.
     """
     from helpers.device import chosen_device, enable_memory_growth
+    from helpers.extract import open_tree
 
     configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
     usable = checked[checked["usable"]].sort_values("duration_s", kind="stable")
     if usable.empty:
         raise ValueError("a forecast needs a usable clip, got none.")
+    trees = [tree for stage, cfg in configs.items() if stage != "02 preparation" and (tree := open_tree(cfg))]
+    for tree in trees:
+        usable = usable[usable.index.isin(match_clips(tree.clips, usable.index)[0])]
+    if usable.empty:
+        raise ValueError("a forecast needs a usable clip that all trees hold, got none.")
     usual = usable[usable["duration_s"] >= usable["duration_s"].median() / 2]
-    several = usual[usual["duration_s"].cumsum() <= SAMPLE_S * cores()].head(MOST_CLIPS)
-    several = several if len(several) > 1 else usual.head(2)
+    n = (usual["duration_s"].clip(upper=SAMPLE_S).cumsum() <= SAMPLE_S * cores()).sum()
+    several = usual.head(min(max(n, 2), MOST_CLIPS))
     enable_memory_growth()
     with tempfile.TemporaryDirectory() as folder:
-        first = _run_stages(several.head(1), root, Path(folder, "first"), configs)
+        if not trees:
+            several = _beginnings(several, Path(root), Path(folder))
+        first = _run_stages(several.head(max(1, len(several) // 2)), root, Path(folder, "first"), configs)
         then = _run_stages(several, root, Path(folder, "then"), configs)
     further = then - first
     if not (further > 0)[["clip_s", "spent_s"]].all(axis=None):
@@ -269,6 +282,36 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     name = device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
     table.attrs = {"clips": len(usable), "clip_s": clip_s, "device": name}
     return table
+
+
+def _beginnings(clips: pd.DataFrame, root: Path, folder: Path) -> pd.DataFrame:
+    """Those clips, with the first `SAMPLE_S` of long ones in files of `folder`; without those that cannot be cut."""
+    clips = clips.copy()
+    for n, (key, path, seconds) in enumerate(clips[["path", "duration_s"]].itertuples()):
+        if seconds > SAMPLE_S:
+            try:
+                clips.loc[key, ["path", "duration_s"]] = _copied(root / path, folder / f"{n}.mkv"), SAMPLE_S
+            except (av.FFmpegError, ValueError) as error:
+                log.info("%s: no forecast from it, as it cannot be cut: %s", key, error)
+                clips = clips.drop(key)
+    if clips.empty:
+        raise ValueError(f"a forecast needs a clip of {SAMPLE_S:g} s, or one that can be cut, got none.")
+    return clips
+
+
+def _copied(path: Path, to: Path) -> str:
+    """Copy the first `SAMPLE_S` of a video's pictures, without decoding them; returns the new path."""
+    with av.open(str(path)) as video, av.open(str(to), "w", format="matroska") as copy:
+        source = video.streams.best("video")
+        stream = copy.add_stream_from_template(source, opaque=True)
+        end = (source.start_time or 0) + SAMPLE_S / source.time_base
+        for packet in video.demux(source):
+            if packet.pts is not None:
+                if packet.pts > end and packet.is_keyframe:
+                    break
+                packet.stream = stream
+                copy.mux(packet)
+    return str(to)
 
 
 def _run_stages(clips: pd.DataFrame, root: str | Path, out: Path, configs: dict[str, Any]) -> pd.DataFrame:

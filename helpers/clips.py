@@ -265,7 +265,9 @@ def read_ratings(
     _check_rated_once(once, targets)
     by_clip = once.groupby("key", sort=False)
     means, given = by_clip[list(targets)].mean(), by_clip[["source", "split", "group"]].first()
-    problems = pd.DataFrame(_misfits(rows, means, clips) if len(rows) else [], columns=["name", "problem"], dtype="str")
+    problems = pd.DataFrame(
+        _misfits(rows, means, clips) if kind != "none" else [], columns=["name", "problem"], dtype="str"
+    )
     agreement = reliability(once, targets) if (once["rater"] != "").any() else None
     return Ratings(means, kind, problems, given, matched.drop_duplicates(ignore_index=True), agreement)
 

@@ -28,7 +28,7 @@ NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "sv
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 IDR = "filter_units=pass_types=5"  # pictures that refer to none before them (Rec. ITU-T H.264, table 7-1)
 Row = namedtuple("Row", "moment pts dts key hidden")  # of a packet: when its picture is shown, in ticks
-SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska, RFC 9559
+EBML, SEGMENT, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # of Matroska, RFC 8794 and 9559
 
 
 class VideoError(ClipError):
@@ -257,5 +257,7 @@ def _check_elements(path: Path, file: BinaryIO, place: int, end: int) -> None:
             raise damaged(path, f"{place - end:,} bytes before byte {place:,} are missing")
         if number in (SEGMENT, CLUSTER):
             _check_elements(path, file, content, place)
-        if number == SEGMENT:  # what follows is no video
-            return
+        if number == SEGMENT:
+            file.seek(place)
+            if int.from_bytes(file.read(4)) not in (EBML, SEGMENT):  # what follows is no video
+                return

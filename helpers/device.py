@@ -85,6 +85,11 @@ def _cpu_name() -> str:
 def _about_gpu(index: int) -> tuple[str, str, float]:
     """Name, compute capability and memory in GiB."""
     name, capability, memory_gib = "GPU", "", math.nan
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        found = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[index])
+        name, capability = found.get("device_name", name), ".".join(map(str, found.get("compute_capability", ())))
     with suppress(Exception):  # no such library here; a card that NVML does not know by this number: not needed
         nvml, gpu = open_nvml(index)
         name, memory_gib = nvml.nvmlDeviceGetName(gpu), nvml.nvmlDeviceGetMemoryInfo(gpu).total / GIB

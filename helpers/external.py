@@ -356,8 +356,10 @@ def read_table(path: Path, *, clips: bool = False) -> Rows:
     if clips and "clip" not in roles:
         must = f"{path.name} must have a column 'clip', got {', '.join(names[:8])}"
         raise ValueError(f"{must}. Add it, or name the folder of a file per clip.")
-    known = {role: _typed(cells[at], role, path, names[at]) for role, at in roles.items()}
-    numbers = {at: _typed(cells[at], "", path, names[at]) for at, word in enumerate(plain) if word not in ROLE_OF}
+    known = {role: _typed(cells[at], role, path, names[at], separator) for role, at in roles.items()}
+    numbers = {
+        at: _typed(cells[at], "", path, names[at], separator) for at, word in enumerate(plain) if word not in ROLE_OF
+    }
     numbers = {at: column for at, column in numbers.items() if column.notna().any()}
     if not numbers:
         raise ValueError(f"{path.name} must have columns of features beside {', '.join(names)}, got none.")
@@ -397,13 +399,16 @@ def _cells(path: Path, separator: str, head: int, n: int, roles: Mapping[str, in
     return cells
 
 
-def _typed(cells: pd.Series, role: str, path: Path, name: str) -> pd.Series:
-    """A column as what its role wants: numbers, but for `TEXT`."""
+def _typed(cells: pd.Series, role: str, path: Path, name: str, separator: str) -> pd.Series:
+    """A column as what its role wants: numbers, with decimal commas if these separate nothing, but for `TEXT`."""
     if role in TEXT:
         typed = cells.fillna("")
         odd = typed.str.strip().eq("") & (role == "clip")
     else:
-        typed = cells if cells.dtype.kind in "fiu" else cells.fillna("").astype(str).map(_number).astype(float)
+        typed = cells
+        if cells.dtype.kind not in "fiu":
+            text = cells.fillna("").astype(str)
+            typed = (text if separator == "," else text.str.replace(",", ".")).map(_number).astype(float)
         odd = typed.isna() & (cells.notna() | (role in KNOWN)) | (role == "valid") & ~typed.isin([0, 1])
     if odd.any():
         what = f"{path.name} line {odd.idxmax()}: {name} must be {'a name' if role == 'clip' else 'a number'}"
@@ -412,10 +417,10 @@ def _typed(cells: pd.Series, role: str, path: Path, name: str) -> pd.Series:
 
 
 def _number(text: str) -> float:
-    """The number in a cell, also a flag, one with a decimal comma, a time `0 days 00:00:01.50` of openSMILE; or NaN."""
+    """The number in a cell, also a flag, or a time `0 days 00:00:01.50` of openSMILE; or NaN."""
     text = text.strip().lower()
     try:
-        return pd.Timedelta(text).total_seconds() if ":" in text else float(FLAGS.get(text, text.replace(",", ".")))
+        return pd.Timedelta(text).total_seconds() if ":" in text else float(FLAGS.get(text, text))
     except ValueError:
         return np.nan
 

@@ -21,10 +21,10 @@ from helpers.files import resolve, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.names import NO_CLIP, match_clips
-from helpers.pipeline import MISSING, NOT_DECISIVE, ClipRun, Network, Source
+from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Source
 from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, stored_chunks
 from helpers.rows import CROP_PX, ClipRows, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
-from helpers.store import Stage, read_manifest
+from helpers.store import AbsentError, Stage, read_manifest
 from helpers.tracks import preparation_of, track_of
 from helpers.video import backend_version
 
@@ -108,11 +108,11 @@ def _of_tree(cfg: Any, tree: FaceTree | FlowTree, named: dict[str, str], size_px
         try:
             return tree.stamp(named[key])
         except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
-            return MISSING
+            return "missing"
 
     def job(path: Path, key: str, fingerprint: str) -> StoredClip:
         if key not in named:
-            raise StoredError(f"there is nothing of it in {tree.folder.name}")
+            raise AbsentError(f"there is nothing of it in {tree.folder.name}")
         return tree.job(named[key], *sizes)
 
     about = {"identity": {"stored": tree.identity}, "made_with": {"stored": str(tree.folder)}}

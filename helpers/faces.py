@@ -5,6 +5,7 @@ guess.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from helpers.detectors import (
     shrunk,
 )
 from helpers.store import Stage, read_arrays
-from helpers.tracking import Follower, MainFace, corners, main_face, roll_deg
+from helpers.tracking import EVERY, STILL, Follower, MainFace, corners, main_face, roll_deg
 from helpers.tracks import DETECTED, INTERPOLATED, NONE, TRACKER, FaceTrack, NoFaceError, write_track
 from helpers.video import backend_name, backend_version, iter_frames
 
@@ -84,7 +85,7 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
     """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life."""
     video, cfg = job
-    times, kept, spread, follower = [], {}, 1, Follower()
+    times, kept, spread, follower = [], {}, 1, Follower(min(EVERY, cfg.detect_every))
     for sample, (frame, t, number, decoder) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):
         look, since = divmod(sample, cfg.detect_every)
         faces = None
@@ -100,14 +101,15 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
         times.append((t, number, decoder))
     face = main_face(follower, cfg.fps)
     smaller_px = None if face and face.moves else _smaller_px(follower.found, kept, face is not None, cfg)
-    if smaller_px and face:  # who moves wins over what is still
-        yield from tracks_of((video, replace(cfg, min_face=SMALLER)))
-        return
     if smaller_px:
-        raise NoFaceError(
-            f"the face is too small: {smaller_px:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's "
-            "shorter side). Set a smaller min_face, or take a larger picture"
-        )
+        small = f"{smaller_px:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
+        if not face:
+            raise NoFaceError(f"the face is too small: {small}. Set a smaller min_face, or take a larger picture")
+        with suppress(NoFaceError):  # who moves wins over what is still
+            *_, track = tracks_of((video, replace(cfg, min_face=SMALLER)))
+            if STILL not in track.remarks:
+                yield replace(track, remarks=f"{track.remarks}; the face is {small}")
+                return
     if not face:
         raise NoFaceError(f"no face found in {len(follower.found)} looked-at frames")
     if face.coverage < cfg.min_coverage:

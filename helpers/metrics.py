@@ -20,7 +20,8 @@ def score_target(truth: np.ndarray, prediction: np.ndarray, constant: float) -> 
     """Score the predictions of one target, (N,), beside those of a constant.
 
     Returns:
-        - mean_accuracy: 1 - mae, the score of the ChaLearn First Impressions challenge; mae: mean absolute error.
+        - mean_accuracy: 1 - mae, the score of the ChaLearn First Impressions challenge; mae, mse: mean absolute
+          and mean squared error.
         - r2: coefficient of determination; pearson: Pearson's r.
         - ccc: Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2)
           with moments over N, as Lin (1989, Biometrics 45:255) has them.
@@ -32,7 +33,7 @@ def score_target(truth: np.ndarray, prediction: np.ndarray, constant: float) -> 
     rated = ~np.isnan(truth)
     truth, prediction = (np.asarray(x, np.float64)[rated] for x in (truth, prediction))
     if not len(truth):
-        return dict.fromkeys(("mean_accuracy", "mae", "r2", "pearson", "ccc", "skill"), math.nan)
+        return dict.fromkeys(("mean_accuracy", "mae", "mse", "r2", "pearson", "ccc", "skill"), math.nan)
     mae, mse = np.abs(prediction - truth).mean(), np.square(prediction - truth).mean()
     of_constant = np.square(constant - truth).mean()
     r2 = pearson = ccc = math.nan
@@ -43,7 +44,7 @@ def score_target(truth: np.ndarray, prediction: np.ndarray, constant: float) -> 
             pearson = covariance / math.sqrt(var_truth * var_prediction)
             ccc = 2 * covariance / (var_truth + var_prediction + (truth.mean() - prediction.mean()) ** 2)
     skill = 1 - mse / of_constant if of_constant else math.nan
-    return {"mean_accuracy": 1 - mae, "mae": mae, "r2": r2, "pearson": pearson, "ccc": ccc, "skill": skill}
+    return {"mean_accuracy": 1 - mae, "mae": mae, "mse": mse, "r2": r2, "pearson": pearson, "ccc": ccc, "skill": skill}
 
 
 def score_table(

@@ -27,7 +27,7 @@ from helpers.config import Parameters
 from helpers.device import Monitor, device_scope, gpu_index
 from helpers.forward import Forward, NetworkError
 from helpers.rows import Chunk, ClipRows, Clock, batches_of
-from helpers.store import ClipError, FeatureFile, Stage, by_kind, clip_fingerprint, kind_of, reason_of
+from helpers.store import AbsentError, ClipError, FeatureFile, Stage, by_kind, clip_fingerprint, kind_of, reason_of
 from helpers.workers import ClipPool, cores
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 NOT_DECISIVE = ("data_dir", "out_dir", "limit", "progress", "batch_size", "workers", "device")  # for files
 PATIENCE_S = 1800.0  # without a chunk or a sign of life: 02 gives one at every look, but none while a file is opened
 AT_ONCE = 2  # batches in the network, where memory suffices for both; one more waits for it
-MISSING = "missing"  # the fingerprint of a clip that a tree has nothing of
 FIRST, LEAST = 20, 40  # clips that end a run if all of the first, or half of at least so many, fail alike
 LINE_S = 60.0  # between two lines in the log
 LINE = "{n_fmt} of {total_fmt} clips in {elapsed}, {remaining} left, {rate_fmt}"
@@ -278,7 +277,7 @@ class ClipRun(AbstractContextManager):
         self.count("failed")
         if not isinstance(error, ClipError):
             self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
-        if clip.fingerprint == MISSING:  # a tree of some of the clips
+        if isinstance(error, AbsentError):
             return
         alike = self._alike[kind_of(reason)]
         alike.add(clip.key)

@@ -39,6 +39,7 @@ PICTURE = re.compile(rf"(?!\.)(?:.*\D)?(\d+)\D*{SUFFIX}", re.I)  # the last numb
 OPENFACE = re.compile(rf"frame_det_(\d+)_\d+{SUFFIX}")  # the number of the face, then of the frame
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
 
+LOOKED_AT = 16  # clips that say what a tree is like
 About = tuple[int, float, str, tuple[int, ...]]  # number, rate and origin of samples, and the shape of one
 
 
@@ -94,7 +95,7 @@ class Tree:
     """A folder with the samples of many clips, to any depth, all square and of one size.
 
     `clips`: path of each by what the folder calls it, in natural order. `fps`, `made`, `side_px`: numbers per second,
-    origin and side of the first sample that can be read: a network cannot be shown two kinds. Each kind of tree says
+    origin and side, as most of the first clips have them: a network cannot be shown two kinds. Each kind of tree says
     the `parameter` that names it, `what` it holds, a file's name (`like`), a sample's `channels`; its clips' paths
     (`_find`); what a clip is like (`_about`); all files of a clip (`_files`).
     """
@@ -108,14 +109,16 @@ class Tree:
         self.folder, self.fps = Path(folder), float(fps)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.parameter} must be a folder of {self.what}, {folder} is none. Check it.")
-        self.clips, shape = clips_by_name(self.folder, self._find()), None
+        self.clips, found = clips_by_name(self.folder, self._find()), []
         for path in self.clips.values():
             with suppress(Exception):  # of a clip, which it will be told of
-                _, self.fps, self.made, shape = self._about(path)
+                found.append(self._about(path)[1:])
+            if len(found) == LOOKED_AT:
                 break
         must = f"{self.parameter} must hold {self.what} of shape (S, S, {self.channels}) like {self.like}"
-        if shape is None:
+        if not found:
             raise ValueError(f"{must}, got none that can be read below {folder}. Check it.")
+        self.fps, self.made, shape = Counter(found).most_common(1)[0][0]
         if shape != (shape[0], shape[0], self.channels):
             raise ValueError(f"{must}, got {shape}. Crop them to squares.")
         self.side_px = shape[0]

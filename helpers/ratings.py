@@ -133,6 +133,8 @@ def why_not_read(path: PurePosixPath, read: Sequence[Path]) -> str:
     """
     depth, suffix, name = len(path.parts), path.suffix[1:].lower(), path.name.lower()
     like = (depth < 3 or not read) and suffix in NOT_READ and ("rating" in name or "annotation" in name)
+    if suffix == "npy" and name.startswith("label"):
+        return "may be ratings by order, which name no clip. Use `python -m helpers train --labels … --ids …`."
     if name.startswith("~$") or not (like or (not read and depth == 1 and suffix in TABLES)):  # ~$: open in Excel
         return ""
     if read:

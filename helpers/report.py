@@ -124,9 +124,9 @@ def as_table(found: dict[str, Any]) -> pd.DataFrame:
 
     Returns:
         Index `model`: the constant, the others from the worst to the best, then the run's own clips and the raters'
-        ceiling where they are known. R² per target and their `mean`; `1-MAE`, `CCC`, `skill`; `over_constant`,
-        `over_constant_low`, `over_constant_high`: mean R² minus the constant's, with the ends of its interval;
-        `under_token` and so on: the token model's minus the row's.
+        ceiling where they are known. R² per target and their `mean`; `1-MAE`, `Pearson`, `CCC`, `skill`;
+        `over_constant`, `over_constant_low`, `over_constant_high`: mean R² minus the constant's, with the ends of its
+        interval; `under_token` and so on: the token model's minus the row's.
     """
     models, live = dict(found["models"]), found["live"]
     models = {n: models[n] for n in sorted(models, key=lambda n: (n != "constant", models[n]["r2"]["mean"] or 0.0))}
@@ -134,7 +134,9 @@ def as_table(found: dict[str, Any]) -> pd.DataFrame:
         own = f"{live['clips']} clips of this run"
         models |= {f"constant, {own}": live["constant"], f"{MAIN}, {own}": live}
     rows = {
-        name: m["r2"] | {"1-MAE": m["mean_accuracy"], "CCC": m["ccc"]["mean"], "skill": m["skill"]["mean"]}
+        name: m["r2"]
+        | {"1-MAE": m["mean_accuracy"], "Pearson": m["pearson"]["mean"]}
+        | {"CCC": m["ccc"]["mean"], "skill": m["skill"]["mean"]}
         for name, m in models.items()
     }
     for c in found["comparisons"]:
@@ -143,7 +145,7 @@ def as_table(found: dict[str, Any]) -> pd.DataFrame:
     if found["ceiling"]:
         rows["a perfect model, as far as the raters agree"] = found["ceiling"]["r2"]
     ends = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
-    columns = [*found["targets"], "mean", "1-MAE", "CCC", "skill", *ends]
+    columns = [*found["targets"], "mean", "1-MAE", "Pearson", "CCC", "skill", *ends]
     return pd.DataFrame.from_dict(rows, "index", dtype=float).rename_axis("model").reindex(columns=columns)
 
 

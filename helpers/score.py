@@ -34,7 +34,7 @@ from helpers.rows import DynamicRows, Job, StaticRows, face_crops, face_flows
 from helpers.serializer import load_model
 from helpers.statistics import model_warnings
 from helpers.store import STREAMS, FeatureFile, reason_of
-from helpers.tracks import BANK_TRACKER, TRACKER, FaceTrack, NoFaceError, crop_at, read_track
+from helpers.tracks import TRACKER, FaceTrack, NoFaceError, crop_at, read_track
 from helpers.video import iter_frames, probe
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     of_face, of_motion = card["extractors"]["static"], card["extractors"]["dynamic"]
     static, dynamic = StaticConfig.checked(of_face["parameters"]), DynamicConfig.checked(of_motion["parameters"])
     preparation = PreparationConfig.checked(of_face["preparation"]["parameters"])
-    if (tracker := of_face["preparation"].get("track", BANK_TRACKER)) != TRACKER:
+    if (tracker := of_face["preparation"].get("track")) != TRACKER:
         raise ValueError(f"{folder} was trained on faces of tracker {tracker}, here it is {TRACKER}. Train it anew.")
     chosen_detector(preparation.detector)
     backbone = build_backbone(static.backbone, static.weights)

@@ -37,9 +37,9 @@ def load_model(path: str | Path, **built: Any) -> keras.Model:
     except (zipfile.BadZipFile, KeyError, ValueError):
         raise ValueError(f"{file} is not a saved model, or a damaged one. Train again, or name another file.") from None
     for name, value in built.items():
-        if config.get(name) != value:
+        if config.get(name, value) != value:  # networks of others have no such names
             raise ValueError(
-                f"{file} must have {name} {value} to fit these features, it was trained with {config.get(name)}. "
+                f"{file} must have {name} {value} to fit these features, it was trained with {config[name]}. "
                 "Make features as in its training, or name another model."
             )
     return keras.saving.load_model(file, compile=False)

@@ -37,6 +37,10 @@ class ClipError(ValueError):
     """What is wrong with a clip, in words for the list; it needs no traceback."""
 
 
+class AbsentError(ClipError):
+    """A stage before, or a tree, has nothing of a clip: that is no failure of this stage."""
+
+
 def reason_of(error: BaseException, name: str = "") -> str:
     """Say in one line why the clip called `name` cannot be used, whatever the class of the error.
 

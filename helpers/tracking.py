@@ -38,9 +38,10 @@ NEARLY = 1.5  # times the area of the next face; below it there is a remark
 # be it noisy, compressed, filmed by hand or zoomed into: .0013 in the middle and .002 at most; a quiet man .003, a
 # blink .013 and more.
 STILL_MEDIAN, STILL_MOST = 0.0015, 0.005
+STILL = "the face does not move: a still picture?"
 LOST = 0.4  # unlikeness; beyond it the face is no longer there
 STILL_S = 1.5  # that a face must be seen for: for a second a man may keep as quiet as a picture
-EVERY = 2  # which sample is compared: a blink lasts for at least as many at 15 a second
+EVERY = 2  # which sample is compared, where not each is a look: a blink lasts for as many at 15 a second
 ALIGNED_PX, PATCH_PX = 72, 24  # sides of faces while they are aligned, and when they are compared
 Place = tuple[int, int]  # of a detection: look, and row among the faces found there
 
@@ -113,7 +114,8 @@ class Follower:
     but not about the face (a slide behind a speaker); `changes`, how unlike the face became.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = EVERY) -> None:
+        self.every = every  # which sample a face is compared at
         self.looked: list[int] = []
         self.found: list[np.ndarray] = []
         self.about: dict[Place, np.ndarray | None] = {}
@@ -141,7 +143,7 @@ class Follower:
             if unlikeness(before, after) > STAYS:
                 return False
             self.behind[place].append(sample)
-        if (sample - self.looked[-1]) % EVERY == 0:
+        if (sample - self.looked[-1]) % self.every == 0:
             change = _change(self._at_look, gray, box)
             if change > LOST:
                 return False
@@ -226,7 +228,7 @@ def main_face(follower: Follower, fps: float) -> MainFace | None:
     if not faces:
         return None
     moving = [face for face in faces if not is_still(face, follower, fps)]
-    remarks = [] if moving else ["the face does not move: a still picture?"]
+    remarks = [] if moving else [STILL]
     if 0 < len(moving) < len(faces):
         width = max(found[look][row][2] for face in faces if face not in moving for look, row in face)
         remarks.append(f"a still face of {width:.0f} px is passed over")
@@ -285,7 +287,7 @@ def _is_same(follower: Follower, before: Place, place: Place, cuts: np.ndarray) 
 def is_still(face: list[Place], follower: Follower, fps: float) -> bool:
     """Whether a face hardly changes between looks, blinks and breathing included: a picture of one."""
     changes = [change for place in face for change in follower.changes.get(place, [])]
-    seconds = EVERY * len(changes) / fps
+    seconds = follower.every * len(changes) / fps
     return seconds >= STILL_S and np.median(changes) < STILL_MEDIAN and max(changes) < STILL_MOST
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from helpers.store import ClipError, read_arrays, write_arrays
+from helpers.store import AbsentError, ClipError, read_arrays, write_arrays
 
-TRACKER = BANK_TRACKER = 2  # what finds tracks, by number, and what found those behind the token bank
+TRACKER = 3  # what finds tracks, by number
 NONE, DETECTED, _, INTERPOLATED = range(4)
 SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `FaceTrack.source`; "tracked" of old
 
@@ -95,9 +95,8 @@ def read_track(path: str | Path) -> FaceTrack:
 
 
 def preparation_of(identity: dict[str, Any]) -> dict[str, Any]:
-    """What of the identity of 02's manifest decides the rows of 03 and 04; of the bank's tracker nothing is said."""
-    named = {name: identity[name] for name in ("parameters", "detector", "track") if name in identity}
-    return {name: value for name, value in named.items() if (name, value) != ("track", BANK_TRACKER)}
+    """What of the identity of 02's manifest decides the rows of 03 and 04."""
+    return {name: identity[name] for name in ("parameters", "detector", "track") if name in identity}
 
 
 def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceTrack:
@@ -106,7 +105,7 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
     NoFaceError where there is none, with the reason. `no_track` (key -> reason) are those that 02 could not use.
     """
     if key in no_track:
-        raise NoFaceError(f"no faces file: {no_track[key]}")
+        raise AbsentError(f"no faces file: {no_track[key]}")
     with suppress(FileNotFoundError, ValueError):
         track = read_track(out / "faces" / f"{key}.npz")
         if track.stamp == stamp:

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -145,7 +146,8 @@ def check_inputs(
         for name in set(TREES) - set(trees):
             if name in chosen:
                 raise ValueError(f"{name}: {TREES[name]} must name a folder, as {data} holds no videos. Set it.")
-        log.info("%s holds no videos: %s are left out", data, ", ".join(name for name in chosen if name in NEED_VIDEOS))
+        if left_out := [name for name in chosen if name in NEED_VIDEOS]:
+            log.info("%s holds no videos: %s are left out", data, ", ".join(left_out))
         chosen = [name for name in chosen if name not in NEED_VIDEOS]
         clips, left_out = clip_table({key: key for key in next(iter(trees.values())).clips}, data), inventory[1]
     else:
@@ -191,8 +193,8 @@ def why_no_training(
         return ""
     clips = clips.head(limit or len(clips))
     if not clips[targets].notna().any(axis=None):
-        which = f"none of the first {limit} clips" if limit else "no clip"
-        return f"{which} of {data} is rated, so there is nothing to train on. Put ratings into it, or raise --limit."
+        which, more = (f"none of the first {limit} clips", ", or raise --limit") if limit else ("no clip", "")
+        return f"{which} of {data} is rated, so there is nothing to train on. Put ratings into it{more}."
     training = TrainingConfig.checked(tasks.get(TRAINING, {}))
     alignment = AlignmentConfig.checked(tasks.get(ALIGNMENT, {}))
     fitted, used = ((cfg.split, cfg.validation_share, cfg.test_share) for cfg in (alignment, training))
@@ -261,7 +263,7 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
 
 
 def is_whole(out: Path, name: str) -> bool:
-    """Whether a notebook's files are there, and its stage, if it has one, is finished and no clip's file is missing."""
+    """Whether a notebook's files are there, its stage, if any, is finished, and no clip's file is lost or cut."""
     paths = [out / path for path in WRITES[name]]
     if not all(path.exists() for path in paths):
         return False
@@ -271,7 +273,8 @@ def is_whole(out: Path, name: str) -> bool:
         return False
     for folder, manifest in manifests.items():
         n_made = sum(manifest.get("counts", {}).get(count, 0) for count in ("made", "found"))
-        if not manifest.get("finished") or len(list(folder.rglob("*.npz"))) < n_made:
+        files = list(folder.rglob("*.npz"))
+        if not manifest.get("finished") or len(files) < n_made or not all(map(zipfile.is_zipfile, files)):
             return False
     return True
 
