@@ -1,5 +1,6 @@
 """Small clips whose frames carry their number as black or white blocks, so that a test can read which came out."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,14 +42,16 @@ def write_numbered(
     pixels: str = "yuv420p",
     codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    times: Sequence[int] | None = None,
 ) -> Path:
-    """Encode `numbered_frames`; the container follows from the suffix."""
+    """Encode `numbered_frames`, shown at `times` in 1 / fps; the container follows from the suffix."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
         stream.options = {"crf": "12", **(codec_options or {})}
-        for frame in numbered_frames(n):
+        for time, frame in zip(times or range(n), numbered_frames(n), strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=pixels)
+            picture.pts, picture.time_base = time, 1 / Fraction(fps)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path

@@ -2,8 +2,6 @@
 
 import re
 from contextlib import suppress
-from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 
 import av
@@ -11,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from av.stream import Disposition
-from numbered import WIDTH, numbered_frames, read_numbers, write_numbered
+from numbered import numbered_frames, read_numbers, write_numbered
 
 from data_sample.make.sample import write_mp4
 from helpers.container import CLUSTER, VideoError
@@ -84,10 +82,8 @@ def write_sound(path):
 
 
 def lose_a_start(path):
-    def ninth(packets):
-        return 9
-
-    copied(write_numbered(path.with_name("w.ts"), 61, codec_options={"g": "999", "sc_threshold": "0"}), path, 0, ninth)
+    whole = write_numbered(path.with_name("w.ts"), 61, codec_options={"g": "999", "sc_threshold": "0"})
+    copied(whole, path, first=lambda packets: 9)
 
 
 REFUSED = {  # a file's name, what makes it, and a word of the reason
@@ -221,22 +217,16 @@ def test_the_default_stream_of_several_is_read_and_the_others_are_mentioned(tmp_
 
 @pytest.mark.parametrize(("codec", "bf"), [("mpeg4", "0"), ("libx264", "2")])
 def test_null_frames_of_avi_are_waited_for_and_refused_where_times_are_unsure(tmp_path, codec, bf):
-    path, times = tmp_path / "clip.avi", np.array([*range(10), *range(51, 70)])  # in frames of 1/25 s
-    with av.open(str(path), "w") as target:
-        stream = target.add_stream(codec, rate=25, options={"bf": bf, "x264-params": "b-adapt=0"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, 48, "yuv420p"
-        for time, frame in zip(times, numbered_frames(len(times)), strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = int(time), Fraction(1, 25)
-            target.mux(stream.encode(picture))
-        target.mux(stream.encode())
+    times = [*range(10), *range(51, 70)]  # in frames of 1/25 s
+    options = {"bf": bf, "x264-params": "b-adapt=0"}
+    path = write_numbered(tmp_path / "clip.avi", 29, 25, codec=codec, codec_options=options, times=times)
     if bf != "0":
         with pytest.raises(VideoError, match=r"clip\.avi: its times are unsure"):
             probe(path)
         return
     got = read_frames(path)
     assert read_numbers(got.frames) == list(range(29))
-    np.testing.assert_allclose(got.t_s, times / 25, atol=1e-6)
+    np.testing.assert_allclose(got.t_s, np.array(times) / 25, atol=1e-6)
 
 
 N = 61
@@ -264,11 +254,7 @@ CUTS = {  # encoder, its options, how many packets before the second key picture
 
 def cut(whole: Path, path: Path, before: int = 0) -> Path:
     """The clip from its second key picture on, or from so many packets before it."""
-
-    def first(packets):
-        return next(islice((k for k, packet in enumerate(packets) if packet.is_keyframe), 1, None)) - before
-
-    return copied(whole, path, 0, first)
+    return copied(whole, path, first=lambda packets: [k for k, p in enumerate(packets) if p.is_keyframe][1] - before)
 
 
 @pytest.mark.parametrize("name", CUTS)

@@ -105,7 +105,7 @@ def test_every_good_clip_has_its_files_every_bad_one_its_reason_and_manifest_and
     assert set(log) >= {
         "start_time", "total_images", "batch_size", "gpu_acceleration", "end_time", "extraction_time_seconds",
         "extraction_time_formatted", "features_shape", "features_saved_to", "average_time_per_image",
-        "images_per_second",
+        "images_per_second", "weights", "failed",
     }  # fmt: skip
     assert 0 < log["network_share"] < 1
     assert log["usage"]["memory_peak_gib"] > 0
