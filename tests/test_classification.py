@@ -1,10 +1,8 @@
 """The BiLSTM and the bag of frames, trainings of all folds and seeds, the tables of them, classes of videos."""
 
-import json
 import shutil
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +14,7 @@ from helpers.classification import evaluate_all, gains, score_models
 from helpers.classifier import FrameClassifier, build_classifier, classify_clip, fit_bag, load_clip_classifier
 from helpers.clip_features import extract_clip_features
 from helpers.config import ClassificationConfig, TrainingConfig
-from helpers.files import ROOT
+from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.plots import classification as drawings
 from helpers.store import read_arrays
@@ -54,7 +52,6 @@ def test_the_classifier_solves_what_only_order_tells_and_the_bag_of_frames_canno
     clips, truth = synthetic_clips(50, seed=7)
     p = model.classify(model.reduce(clips))
     assert (p.argmax(1) == truth).mean() > 0.9
-    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
     train, validation = synthetic_clips(30), synthetic_clips(10, seed=3)
     bag = fit_bag(train[0].mean(1), train[1], validation[0].mean(1), validation[1])
     assert (bag(clips.mean(1)).argmax(1) == truth).mean() < 0.5
@@ -133,8 +130,6 @@ def whole(tmp_path_factory):
 def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_the_bag(whole):
     _, cfg, results = whole
     folder, models = cfg.out / "classification", results["models"]
-    networks = ["bilstm", "bilstm_augmented", "bilstm_augmented_tta", "ensemble"]
-    assert list(models) == ["majority", "bag_of_frames", *networks]
     assert models["bilstm"]["minus_bag_of_frames"][0] > 0
     assert models["ensemble"]["minus_majority"][0] > 0
     assert results["split"] == {
@@ -142,16 +137,16 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
         "test_clips_sharing_a_source_with_train": 0,
     }  # fmt: skip
     assert np.sum(results["confusion"]) == sum(row["clips"] for row in results["per_class"].values()) == 27
-    assert json.loads((folder / "classification.json").read_text())["best"] == "ensemble"
+    assert read_json(folder / "classification.json")["best"] == "ensemble"
     said = pd.read_csv(folder / "predictions.csv")
     assert list(said.columns[:7]) == ["model", "variant", "clip", "source", "fold", "truth", "prediction"]
     rows = said[(said["model"] == "ensemble") & (said["variant"] == "plain")]
     assert (rows["truth"] == rows["prediction"]).mean() == models["ensemble"]["accuracy"]
     assert rows["truth"].tolist() == rows["clip"].str.split("/").str[1].tolist()
     np.testing.assert_allclose(rows[["p_down", "p_turn", "p_up"]].sum(axis=1), 1, atol=1e-5)
-    card = json.loads((folder / "model" / "card.json").read_text())
-    assert sorted(path.name for path in (folder / "model").glob("*.keras")) == sorted(card["checkpoints"])
-    assert len(card["checkpoints"]) == 6
+    checkpoints = read_json(folder / "model" / "card.json")["checkpoints"]
+    assert sorted(path.name for path in (folder / "model").glob("*.keras")) == sorted(checkpoints)
+    assert len(checkpoints) == 6
     found = trainings(cfg)
     assert len(found) == 12  # bag and bilstm in 3 folds, bilstm_augmented in 3 folds with 2 seeds
     assert {arrays[view].shape for arrays in found.values() for view in ("p_plain", "p_noise_tta01")} == {(9, 3)}
@@ -204,7 +199,7 @@ def run(tmp_path_factory):
         member.save(folder / "model" / f"{seed}.keras")
     config = cfg.as_dict(without=("data_dir", "out_dir", "workers", "progress"))
     card = {"classes": clips.classes, "checkpoints": ["0.keras", "1.keras"], "config": config, "drawn": True}
-    (folder / "model" / "card.json").write_text(json.dumps(card))
+    write_json(folder / "model" / "card.json", card)
     return folder, clips, features
 
 
@@ -221,28 +216,33 @@ def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_av
 
 def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp_path, capsys):
     folder, clips, _ = run
-    videos = tmp_path / "videos"
-    (videos / "deep").mkdir(parents=True)
+    videos = [tmp_path / "videos" / name for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4")]  # natural order
+    videos[-1].parent.mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4"):
-        shutil.copyfile(folder / "data" / f"{clips.table.index[0]}.mp4", videos / name)
-    (videos / "bad.mp4").write_bytes(b"no video")
-    given = [str(videos), str(tmp_path / "empty"), "--model", str(folder / "model"), "--json", str(tmp_path / "p.json")]
+    for video in videos:
+        shutil.copyfile(folder / "data" / f"{clips.table.index[0]}.mp4", video)
+    (bad := tmp_path / "videos" / "bad.mp4").write_bytes(b"no video")
+    found = tmp_path / "p.json"
+    given = [
+        *map(str, (tmp_path / "videos", tmp_path / "empty")),
+        "--model",
+        str(folder / "model"),
+        "--json",
+        str(found),
+    ]
     assert __main__.main(["classify", "predict", *given]) == 1
-    said = json.loads((tmp_path / "p.json").read_text())
-    used = [str(videos / name) for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4")]  # natural order
-    assert said.keys() == {*used, "warnings"}
-    assert sum(said[str(videos / "clip9.mp4")].values()) == pytest.approx(1, abs=1e-5)
-    out, err = capsys.readouterr()
-    assert [line.split(": ")[0] for line in out.splitlines()[:3]] == used
+    said, (out, err) = read_json(found), capsys.readouterr()
+    assert said.keys() == {*map(str, videos), "warnings"}
+    assert sum(said[str(videos[0])].values()) == pytest.approx(1, abs=1e-5)
+    assert [line.split(": ")[0] for line in out.splitlines()[:3]] == [*map(str, videos)]
     assert ["random" in said["warnings"][0], "synthetic" in said["warnings"][1]] == [True, True]
-    assert str(videos / "bad.mp4") in err
+    assert str(bad) in err
     assert str(tmp_path / "empty") in err
 
 
 def test_what_does_not_fit_is_refused_by_name_before_it_is_loaded(run, model, tmp_path, capsys):
     folder, *_ = run
-    card = json.loads((folder / "model" / "card.json").read_text())
+    card = read_json(folder / "model" / "card.json")
     CompletePersonalityModel(6, 6, 8, 1).save(tmp_path / "traits.keras")
     model.save(tmp_path / "narrow.keras")
     for known, word in (
@@ -250,11 +250,9 @@ def test_what_does_not_fit_is_refused_by_name_before_it_is_loaded(run, model, tm
         (card | {"checkpoints": ["traits.keras"]}, "trained with None"),
         (card | {"checkpoints": ["narrow.keras"]}, "trained with 6"),
     ):
-        (tmp_path / "card.json").write_text(json.dumps(known))
+        write_json(tmp_path / "card.json", known)
         assert __main__.main(["classify", "predict", "video.mp4", "--model", str(tmp_path)]) == 1
         assert word in capsys.readouterr().err
-    with pytest.raises(ValueError, match="n_classes"):
-        FrameClassifier(6, 1)
 
 
 def test_a_backbone_takes_another_input_size_with_the_same_weights():
@@ -265,19 +263,16 @@ def test_a_backbone_takes_another_input_size_with_the_same_weights():
         build_backbone("resnet50", "random", input_px=16)
 
 
-@pytest.mark.usefixtures("figures")
 def test_figures_show_what_the_results_hold():
     models = {
         "majority": {"accuracy": 0.5, "interval": None, "accuracy_corrupted": 0.5},
         "bilstm": {"accuracy": 0.8, "interval": [0.7, 0.9], "accuracy_corrupted": 0.65},
     }
-    _, ax = plt.subplots()
-    assert drawings.plot_accuracies(models, ax=ax) is ax
+    ax = drawings.plot_accuracies(models)
     assert [patch.get_width() for patch in ax.patches] == [0.5, 0.8]
     np.testing.assert_allclose(ax.collections[0].get_segments()[-1][:, 0], [0.7, 0.9])
     ax = drawings.plot_confusion([[3, 1], [0, 4]], ["left_right", "still"])
     np.testing.assert_allclose(ax.collections[0].get_array(), [[0.75, 0.25], [0, 1]])
-    assert [text.get_text() for text in ax.texts] == ["3", "1", "0", "4"]
     gain = {"difference": 0.1, "interval": [0.05, 0.2]}
     ax = drawings.plot_gains({"b - a": {"clean": gain, "corrupted": gain | {"interval": None}}})
     dots, _, (reach,) = ax.containers[0].lines
