@@ -182,21 +182,15 @@ def test_arrays_of_other_kinds_are_refused(tmp_path, stored, word):
 
 SCRIPT = """
 import sys, time
-from types import SimpleNamespace
-from helpers import clip_features
-from helpers.config import ClassificationConfig
-from helpers.weights import Weights
+sys.path.insert(0, "tests")
+import test_clip_features as test
 
 def slow_mean_colour(x):
     time.sleep(0.4)
-    return x.mean(axis=(1, 2))
+    return test.mean_colour(x)
 
-weights = Weights("random", "a test", "0" * 64, "none")
-clip_features.build_backbone = lambda name, weights_, input_px: SimpleNamespace(
-    input_px=32, feature_dim=3, prepare=None, weights=weights, model=slow_mean_colour
-)
-clip_features.compile_forward = lambda network, precision, prepare=None: network
-clip_features.extract_clip_features(ClassificationConfig.checked(eval(sys.argv[1])))
+test.use_network(slow_mean_colour)
+test.extract_clip_features(test.ClassificationConfig.checked(eval(sys.argv[1])))
 """
 
 
@@ -205,17 +199,18 @@ def mean_colour(x: np.ndarray) -> np.ndarray:
     return x.mean(axis=(1, 2))
 
 
-@pytest.fixture
-def network(monkeypatch):
+def use_network(forward, put=setattr):
+    """Take another network in place of the real one."""
     weights = Weights("random", "a test", "0" * 64, "none")
-    backbone = SimpleNamespace(input_px=PX, feature_dim=3, prepare=None, weights=weights, model=mean_colour)
-    monkeypatch.setattr(clip_features, "build_backbone", lambda name, weights, input_px: backbone)
-    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision, prepare=None: network)
+    backbone = SimpleNamespace(input_px=PX, feature_dim=3, prepare=None, weights=weights, model=forward)
+    put(clip_features, "build_backbone", lambda name, weights, input_px: backbone)
+    put(clip_features, "compile_forward", lambda network, precision, prepare=None: network)
 
 
 @pytest.fixture
-def cfg(tmp_path, network) -> ClassificationConfig:
+def cfg(tmp_path, monkeypatch) -> ClassificationConfig:
     """Six clips of the sample, two of each class: four in train, two in test."""
+    use_network(mean_colour, monkeypatch.setattr)
     for key in [*motion_plan()["key"][:4], *motion_plan()["key"][-2:]]:
         (tmp_path / "data" / key).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SAMPLE / f"{key}.mp4", tmp_path / "data" / f"{key}.mp4")
@@ -283,7 +278,7 @@ def test_what_cannot_be_used_is_recorded_left_out_and_found_again(cfg, monkeypat
         y = mean_colour(x)
         return np.where(y.mean(axis=1, keepdims=True) < 34.7, np.nan, y)
 
-    monkeypatch.setattr(clip_features, "compile_forward", lambda network, precision, prepare=None: blind_in_the_dark)
+    use_network(blind_in_the_dark, monkeypatch.setattr)
     path = cfg.data / f"{motion_plan()['key'][1]}.mp4"
     path.write_bytes(path.read_bytes()[:500])
     for _ in range(2):

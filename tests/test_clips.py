@@ -24,19 +24,17 @@ def test_a_scan_tells_key_path_source_split_and_bytes(folder):
         assert table.loc[path.rpartition(".")[0], ["path", "source"]].tolist() == [path, path.rpartition(".")[0]]
 
 
-@pytest.mark.parametrize(
-    ("path", "split"),
-    [
-        ("train-1/training80_01/a.mp4", "train"),
-        ("FirstImpressionsV2/VAL/a.mp4", "validation"),
-        ("validation80_25/a.mp4", "validation"),
-        ("train/test80_01/a.mp4", "test"),
-        ("trainees/a.mp4", ""),
-        ("train.mp4", ""),
-    ],
-)
-def test_splits_are_read_from_folder_names(tmp_path, path, split):
-    assert find_clips(make_clips(tmp_path, path))["split"].tolist() == [split]
+def test_splits_are_read_from_folder_names(tmp_path):
+    splits = {
+        "train-1/training80_01/a.mp4": "train",
+        "FirstImpressionsV2/VAL/a.mp4": "validation",
+        "validation80_25/a.mp4": "validation",
+        "train/test80_01/a.mp4": "test",
+        "trainees/a.mp4": "",
+        "train.mp4": "",
+    }
+    table = find_clips(make_clips(tmp_path, *splits))
+    assert dict(zip(table["path"], table["split"], strict=True)) == splits
 
 
 def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
@@ -56,47 +54,40 @@ def write_video(path, form, codec, pictures=12):
         container.mux(stream.encode())
 
 
-@pytest.mark.parametrize(
-    ("name", "form", "codec", "key"),
-    [
-        ("a.ts", "mpegts", "mpeg2video", "a"),
-        ("a.gif", "gif", "gif", "a"),
-        ("a.dat", "mpeg", "mpeg1video", "a"),
-        ("a.strange", "matroska", "mpeg4", "a.strange"),
-        ("id.003", "mp4", "mpeg4", "id.003"),
-        ("raw", "h264", "libx264", "raw"),
-    ],
-)
-def test_a_file_is_a_clip_by_what_it_holds(tmp_path, name, form, codec, key):
-    write_video(tmp_path / name, form, codec)
-    assert take_inventory(tmp_path)[0] == {key: name}
-
-
-@pytest.mark.parametrize(
-    ("name", "write", "kind"),
-    [
-        ("a.ts", lambda p: p.write_text("Größe " * 400, encoding="utf-8"), "no video"),
-        ("x.dat", lambda p: p.write_bytes(np.random.RandomState(0).bytes(50_000)), "no video"),
-        ("empty", lambda p: p.touch(), "empty"),
-        ("still", lambda p: write_video(p, "image2pipe", "mjpeg", pictures=1), "pictures"),
-        ("one.unknown", lambda p: write_video(p, "mp4", "mpeg4", pictures=1), "pictures"),
-        ("pipe", os.mkfifo, "special file"),
-        ("pipe.mp4", os.mkfifo, "special file"),
-        ("gone.unknown", lambda p: p.symlink_to("/nowhere"), "link to nothing"),
-        ("._IMG_1.mov", lambda p: p.write_bytes(b"x"), "hidden"),
-        ("Thumbs.db", lambda p: p.write_bytes(b"x"), "hidden"),
-        ("GX010001.LRV", lambda p: p.write_bytes(b"x"), "camera previews"),
-        ("a.mp4.part", lambda p: p.write_bytes(b"x"), "unfinished downloads"),
-        ("b.gif", lambda p: write_video(p, "gif", "gif"), "copies"),
-        ("b.mp4.bak", lambda p: write_video(p, "mp4", "mpeg4"), "copies"),
-    ],
-)
-def test_what_is_no_clip_is_named_with_its_kind(tmp_path, name, write, kind):
-    write(tmp_path / name)
-    make_clips(tmp_path, "b.mp4")
-    found, left_out = take_inventory(tmp_path)
-    assert found == {"b": "b.mp4"}
-    assert left_out[["path", "kind"]].to_numpy().tolist() == [[name, kind]]
+def test_a_file_is_a_clip_or_of_a_kind_by_what_it_holds(tmp_path):
+    clips = {  # its name, format, codec, and the key that it gets
+        "a.ts": ("mpegts", "mpeg2video", "a"),
+        "moving.gif": ("gif", "gif", "moving"),
+        "old.dat": ("mpeg", "mpeg1video", "old"),
+        "a.strange": ("matroska", "mpeg4", "a.strange"),
+        "id.003": ("mp4", "mpeg4", "id.003"),
+        "raw": ("h264", "libx264", "raw"),
+    }
+    kinds = {
+        "code.ts": (lambda p: p.write_text("Größe " * 400, encoding="utf-8"), "no video"),
+        "x.dat": (lambda p: p.write_bytes(np.random.RandomState(0).bytes(50_000)), "no video"),
+        "empty": (lambda p: p.touch(), "empty"),
+        "still": (lambda p: write_video(p, "image2pipe", "mjpeg", pictures=1), "pictures"),
+        "one.unknown": (lambda p: write_video(p, "mp4", "mpeg4", pictures=1), "pictures"),
+        "pipe": (os.mkfifo, "special file"),
+        "pipe.mp4": (os.mkfifo, "special file"),
+        "gone.unknown": (lambda p: p.symlink_to("/nowhere"), "link to nothing"),
+        "._IMG_1.mov": (lambda p: p.write_bytes(b"x"), "hidden"),
+        "Thumbs.db": (lambda p: p.write_bytes(b"x"), "hidden"),
+        "GX010001.LRV": (lambda p: p.write_bytes(b"x"), "camera previews"),
+        "a.mp4.part": (lambda p: p.write_bytes(b"x"), "unfinished downloads"),
+        "b.gif": (lambda p: write_video(p, "gif", "gif"), "copies"),
+        "b.mp4.bak": (lambda p: write_video(p, "mp4", "mpeg4"), "copies"),
+    }
+    for name, (form, codec, _) in clips.items():
+        write_video(tmp_path / name, form, codec)
+    for name, (write, _) in kinds.items():
+        write(tmp_path / name)
+    found, left_out = take_inventory(make_clips(tmp_path, "b.mp4"))
+    assert found == {"b": "b.mp4"} | {key: name for name, (_, _, key) in clips.items()}
+    assert dict(zip(left_out["path"], left_out["kind"], strict=True)) == {
+        name: kind for name, (_, kind) in kinds.items()
+    }
 
 
 def test_what_a_suffix_tells_is_not_opened(tmp_path, monkeypatch):
@@ -122,25 +113,16 @@ def test_one_line_says_what_was_seen_used_and_left_out(tmp_path):
         assert words in line
 
 
-@pytest.mark.parametrize(
-    ("name", "read", "named"),
-    [
-        ("ratings (1).csv", False, True),
-        ("ratings.csv.gz", False, True),
-        ("big five.csv", False, True),
-        ("docs/2024/ratings_new.json", False, True),
-        ("sub/ratings.csv", True, True),
-        ("big five.csv", True, False),
-        ("ratings.pdf", False, False),
-    ],
-)
-def test_what_looks_like_ratings_and_is_not_read_says_what_to_do(tmp_path, name, read, named):
-    make_clips(tmp_path, "a.mp4", name)
+@pytest.mark.parametrize("read", [False, True])
+def test_what_looks_like_ratings_and_is_not_read_says_what_to_do(tmp_path, read):
+    named = {"ratings (1).csv": True, "ratings.csv.gz": True, "sub/ratings_new.json": True, "ratings.pdf": False}
+    named |= {"big five.csv": not read, "docs/2024/ratings.csv": not read}
+    make_clips(tmp_path, "a.mp4", *named)
     if read:
         (tmp_path / "ratings.csv").write_text("clip,openness\na,0.5\n")
-    left_out = take_inventory(tmp_path)[1].set_index("path")
-    assert (left_out.at[name, "kind"] == "ratings not read") == named
-    assert bool(left_out.at[name, "problem"]) == named
+    left_out = take_inventory(tmp_path)[1].set_index("path").loc[list(named)]
+    assert (left_out["kind"] == "ratings not read").to_dict() == named
+    assert (left_out["problem"] != "").to_dict() == named
 
 
 def test_a_name_that_is_not_utf8_is_named_and_the_others_go_on(tmp_path):
