@@ -19,7 +19,7 @@ from helpers.faces import stable_box, track_clip
 from helpers.files import ROOT
 from helpers.rows import DynamicRows, Job, face_flows
 from helpers.store import write_arrays
-from helpers.tracking import Follower, MainFace, Shots, link, main_face, roll_deg
+from helpers.tracking import Follower, MainFace, Shots, main_face, roll_deg
 from helpers.tracks import (
     DETECTED,
     INTERPOLATED,
@@ -78,15 +78,11 @@ def yunet(tmp_path, monkeypatch):
 
 def test_a_face_is_found_where_it_is_at_any_size():
     frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
-    found = detect_faces(frame)
-    assert (found.shape, found.dtype) == ((1, 5), np.float32)
-    assert found[0, 4] >= detectors.N_NEIGHBOURS
-    x, y, w, h = found[0, :4]
-    assert 80 < x + w / 2 < 240
-    assert 60 < y + h / 2 < 180
+    (found,) = detect_faces(frame)
+    assert found[4] >= detectors.N_NEIGHBOURS
     assert detect_faces(frame * 0).shape == (0, 5)
-    larger = detect_faces(cv2.resize(frame, None, fx=3, fy=3))
-    np.testing.assert_allclose(larger[0, :4] / 3, found[0, :4], atol=0.08 * w)
+    (larger,) = detect_faces(cv2.resize(frame, None, fx=3, fy=3))
+    np.testing.assert_allclose(larger[:4] / 3, found[:4], atol=0.08 * found[2])
 
 
 def red_square(x: int, y: int, side: int, height: int, width: int) -> np.ndarray:
@@ -336,21 +332,9 @@ def test_the_main_face_is_followed_by_overlap_not_by_order_or_size_alone():
     assert (got.looks, got.reason) == ([0, 3], "largest summed area: 1.6 times the next of 2 faces")
     got = face_of([small_ones[0], large / 2, *small_ones[1:]])
     assert got.looks == [0, 2, 3, 4, 5]
-
-
-def test_one_face_none_or_two_of_about_one_size():
-    got = face_of([row(3)[None], NOTHING, row(4)[None]])
-    assert (got.looks, got.coverage, got.moves, got.remarks) == ([0, 2], 2 / 3, True, [])
     assert face_of([NOTHING, NOTHING]) is None
     (remark,) = face_of([np.stack([row(3), row(60, side=22)])] * 3).remarks
     assert "nearly as large" in remark
-
-
-def test_a_face_is_forgotten_after_a_while_the_later_the_longer_it_was_there():
-    follower = Follower()
-    follower.found = [row(3)[None]] * 20 + [row(60)[None]] + [NOTHING] * 150 + [np.stack([row(3), row(60)])]
-    follower.looked = list(range(len(follower.found)))
-    assert sorted(map(len, link(follower))) == [1, 1, 21]
 
 
 def path_of(looks: list[int], rows: np.ndarray, n: int, cuts: tuple[int, ...] = ()):

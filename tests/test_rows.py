@@ -1,7 +1,5 @@
 """Rows of one clip: which frames and flows they stand for, their times, and what becomes of too short a clip."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from numbered import WIDTH, read_numbers, write_numbered
@@ -13,7 +11,7 @@ from helpers.files import ROOT
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
 from helpers.forward import NetworkError
 from helpers.pipeline import rows_of_clip
-from helpers.rows import Chunk, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
+from helpers.rows import Chunk, DynamicRows, Job, StaticRows, face_crops, face_flows
 from helpers.store import ClipError
 from helpers.tracks import FaceTrack, crop_face
 from helpers.video import read_frames
@@ -38,16 +36,13 @@ def numbers_of(crops: np.ndarray) -> np.ndarray:
     return np.float32(read_numbers(crops))[:, None] + 1
 
 
-def static_of_clip(path, track, backbone, forward, cfg):
-    crops = face_crops(Job(path, track, cfg, "pyav", backbone.input_px))
-    return rows_of_clip(StaticRows(track), crops, forward, cfg.batch_size)
+def static_of_clip(path, track, forward, batch_size):
+    crops = face_crops(Job(path, track, StaticConfig(), "pyav", WIDTH))
+    return rows_of_clip(StaticRows(track), crops, forward, batch_size)
 
 
 def dynamic_of_chunks(chunks, track, forward, cfg):
     return rows_of_clip(DynamicRows(track, cfg), chunks, forward, cfg.batch_size)
-
-
-BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +51,7 @@ BACKBONE = SimpleNamespace(input_px=WIDTH, feature_dim=1)
 )
 def test_static_rows_stand_for_the_middle_frame_of_each_segment(tmp_path, n, batch_size, frames):
     path = write_numbered(tmp_path / "clip.mp4", n)
-    got = static_of_clip(path, track_of(n), BACKBONE, numbers_of, StaticConfig(batch_size=batch_size))
+    got = static_of_clip(path, track_of(n), numbers_of, batch_size)
     assert got.features[:, 0].tolist() == [frame + 1 for frame in frames]
     assert got.frame.tolist() == frames
     np.testing.assert_allclose(got.t_start_s, np.array(frames) / 15)
@@ -72,7 +67,7 @@ def test_rows_not_finite_without_a_face_or_that_the_network_fails_on_are_zero_an
         return np.where(features == 13, np.nan, features)
 
     path, track = write_numbered(tmp_path / "clip.mp4", 37), track_of(37, last_seen_s=1.0)
-    got = static_of_clip(path, track, BACKBONE, odd, StaticConfig(batch_size=2))
+    got = static_of_clip(path, track, odd, 2)
     assert got.features[:, 0].tolist() == [5, 0, 0, 29, 0]
     assert got.valid.tolist() == [True, False, False, True, False]
     why = StaticRows(track).why_invalid(got)
@@ -161,8 +156,6 @@ def test_a_clip_shorter_than_a_segment_is_padded_with_no_motion(n):
 
 
 def test_a_row_that_is_mostly_padding_is_invalid_but_kept():
-    assert row_layout(DynamicConfig(segment=24)) == (24, 24, 21)
-    assert row_layout(DynamicConfig(endpoint="", input_px=224)) == (16, 8, 64)
     for cfg, network in ((DynamicConfig(endpoint="", input_px=224), pooled), (DynamicConfig(mode="windows"), stage)):
         got = dynamic_of_chunks(chunks_of(7), track_of(8), network, cfg)
         assert got.features.any()

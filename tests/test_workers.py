@@ -93,19 +93,6 @@ def test_leaving_early_leaves_no_process_and_chunks_outlive_no_pool():
         next(chunks)
 
 
-def test_workers_that_cannot_start_are_an_error_of_the_run(tmp_path, monkeypatch):
-    (tmp_path / "gone_work.py").write_text("def work(argument):\n    yield argument\n")
-    with monkeypatch.context() as patch:
-        patch.syspath_prepend(tmp_path)
-        from gone_work import work
-    with ClipPool(work, workers=2) as pool:
-        (found,) = outcomes(pool.run([("a", 1)]))["a"]
-    assert isinstance(found, PoolError)
-    assert "gone_work" in str(found)
-    with pytest.raises(ValueError, match="work must be"):
-        ClipPool(lambda argument: iter(()), workers=1)
-
-
 def test_memory_stays_flat_over_a_thousand_clips():
     def rss():
         return psutil.Process().memory_info().rss + sum(child.memory_info().rss for child in children())
