@@ -11,7 +11,7 @@ from helpers.config import DynamicConfig, StaticConfig
 from helpers.extract import open_source
 from helpers.flow import normalise_flow, read_flow, resize_flow, write_flow
 from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError, read_face, stored_chunks
-from helpers.store import read_arrays
+from helpers.store import AbsentError, read_arrays
 
 FLOW_PX = 8
 CLIP = "training80_01/-AmMDnVl4s8.003"
@@ -269,7 +269,7 @@ def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplo
     job = source.job(tmp_path, KEYS[0], "")
     assert len(job.t_s) == job.track.n_frames == 3
     assert [source.fingerprint(tmp_path, key)[:2] for key in KEYS] == ["3-", "3-", "mi"]
-    with pytest.raises(StoredError, match="nothing"):
+    with pytest.raises(AbsentError, match="nothing"):
         source.job(tmp_path, "c", "missing")
     with pytest.raises(ValueError, match="of this run"):
         open_source(cfg, table_of(["other"]))
