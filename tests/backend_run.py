@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from synthetic_features import synthetic_clips
+from toy_tokens import tokens
 
 from helpers import extract
 from helpers.attention import get_attention_weights
@@ -26,19 +27,11 @@ from helpers.variants import aligned_mlp
 TOO_WIDE = 2**22  # its square of float32 is more than any processor can address
 
 
-def inputs(n=5, n_static=3, n_dynamic=7):
-    """Clips whose last tokens are masked, of 11 and 13 features."""
-    rng = np.random.default_rng(1)
-    times = {"static_t_s": np.arange(n_static) * 0.5, "dynamic_t_s": np.arange(n_dynamic) * 0.3}
-    static_mask, dynamic_mask = np.ones((n, n_static), bool), np.ones((n, n_dynamic), bool)
-    static_mask[::2, -1] = dynamic_mask[::2, -2:] = False
-    return {
-        "static": rng.standard_normal((n, n_static, 11), np.float32),
-        "dynamic": rng.standard_normal((n, n_dynamic, 13), np.float32),
-        **{name: np.tile(t_s.astype(np.float32), (n, 1)) for name, t_s in times.items()},
-        "static_mask": static_mask,
-        "dynamic_mask": dynamic_mask,
-    }
+def inputs(n=5):
+    """Clips of three face tokens and seven motion tokens, the last of which are masked."""
+    x = tokens(n, ts=3)
+    x["static_mask"][::2, -1] = x["dynamic_mask"][::2, -2:] = False
+    return x
 
 
 def filled(model):

@@ -22,18 +22,6 @@ def test_following_the_true_motion_shows_the_first_picture_again(name):
     assert off < 0.5 * still or name[1] in ("shift 0.5 px", "smile")  # these change little by themselves
 
 
-def test_a_turn_and_a_smile_are_the_ones_of_their_names():
-    y, x = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
-    ends = np.stack([x, y], axis=-1) + PAIRS["face", "turn 3°"].truth
-    turned = np.angle((ends[..., 0] + 1j * ends[..., 1]) / (x + 1j * y), deg=True)
-    np.testing.assert_allclose(np.abs(turned), 3, atol=1e-3)
-    truth = PAIRS["face", "smile"].truth
-    assert truth[:, : SIDE // 2, 0].min() < -1
-    assert truth[:, SIDE // 2 :, 0].max() > 1
-    assert truth[..., 1].min() == pytest.approx(-3, abs=0.1)
-    assert np.abs(truth[: SIDE // 4]).max() < 0.05
-
-
 def test_the_end_point_error_is_the_mean_distance_inside_the_border():
     truth = np.zeros((11, 13, 2), np.float32)
     flow = truth + np.float32([3, -4])

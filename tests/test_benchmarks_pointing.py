@@ -1,38 +1,15 @@
-"""From the picture to the score of a trait: the whole chain, and how it is judged by what was planted."""
-
-import shutil
+"""From the picture to the score of a trait, and how a map is judged by what was planted."""
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.pointing import DATA, face_saliency, planted_places, pointing, score_slopes
-from helpers.align import ChannelGroups, Pca, read_aligned
-from helpers.clips import TRAITS
+from benchmarks.pointing import DATA, planted_places, pointing, score_slopes
+from helpers.align import ChannelGroups, Pca
 from helpers.config import PreparationConfig
 from helpers.faces import track_clip
-from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
-from helpers.score import load_scorer
-
-CLIP = sorted((DATA / "test80_01").glob("*.mp4"))[0]
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory):
-    """An untrained model behind the shipped reduction."""
-    folder = tmp_path_factory.mktemp("model")
-    identity = read_json(DATA / "tokens" / "manifest.json")["identity"]
-    CompletePersonalityModel(64, 32).save(folder / "model.keras")
-    shutil.copy(DATA / "tokens" / "reduction.npz", folder)
-    names = ("constant", "interval_half_width", "training_quantiles")
-    card = dict.fromkeys(names, dict.fromkeys(TRAITS, 0.5)) | {"targets": list(TRAITS)}
-    write_json(folder / "card.json", card | {"extractors": {name: identity[name] for name in ("static", "dynamic")}})
-    shipped = read_aligned(DATA / "tokens" / "shipped")
-    write_training_tokens(folder / "familiar.npz", learn_training_tokens(shipped, shipped))
-    return load_scorer(folder)
 
 
 @pytest.mark.parametrize("method", ["pca", "groups"])
@@ -56,17 +33,6 @@ def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
     changed = (score(rows + step) - score(rows - step)) / 2
     assert abs(changed) > 1e-3  # far above the rounding of a score
     assert (slopes * step).sum() == pytest.approx(changed, rel=0.03)
-
-
-@pytest.mark.slow
-def test_a_video_has_a_map_for_each_of_its_faces(scorer):
-    explained = face_saliency(CLIP, scorer, "openness", layer="conv5_block3_out")
-    n = len(explained.t_s)
-    assert n > 1
-    assert explained.faces.shape == (n, 224, 224, 3)
-    assert explained.maps.shape == (n, 7, 7)
-    assert np.isfinite(explained.maps).all()
-    assert (np.abs(explained.maps).max((1, 2)) > 0).all()
 
 
 def test_a_map_is_judged_by_the_places_that_were_planted():

@@ -11,8 +11,8 @@ from benchmarks.readers import OPENCV, Job, Way
 from helpers.files import read_json
 from helpers.video import probe, read_frames
 
-N_FRAMES = 31
-SMALL = {name: clips.TO_DAMAGE[name] for name in ("h264 faststart mp4", "h264 mkv", "mpeg4 avi", "vp9 webm", "av1 mkv")}
+N_FRAMES, NAME = 31, "h264 faststart mp4"
+SMALL = {name: clips.TO_DAMAGE[name] for name in (NAME, "h264 mkv", "mpeg4 avi", "vp9 webm", "av1 mkv")}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_every_encoding_holds_the_same_distinct_pictures(small):
 
 
 def test_a_way_that_is_off_by_one_frame_is_not_exact(small):
-    path, asked = small["h264 faststart mp4"], {"n_frames": 11}
+    path, asked = small[NAME], {"n_frames": 11}
     frames = read_frames(path, **asked, size=(16, 16), backend="pyav")
     job = Job(path, asked, np.unique(frames.index), probe(path).n_frames)
     known = decode.neighbourhood(job)
@@ -43,19 +43,17 @@ def test_a_way_that_is_off_by_one_frame_is_not_exact(small):
     assert decode.wrong_frames(frames[:-1], job, known) == 11
 
 
-def test_decode_writes_every_figure(small, tmp_path, monkeypatch):
+def test_decode_measures_every_way_and_whether_its_frames_are_exact(small, tmp_path, monkeypatch):
     def failing(job):
         raise RuntimeError("no such codec")
 
     monkeypatch.setattr(readers, "PEERS", {"failing": lambda: Way(failing, failing, "failing 1.0")})
     monkeypatch.setattr(decode, "hwdevices_available", lambda: [])
     monkeypatch.setattr(decode, "cores", lambda: 1)
-    path, file = str(small["h264 faststart mp4"]), tmp_path / "result.json"
-    decode.main([path, "--rounds", "1", "--clips", "7200", "--json", str(file)])
-    result = read_json(file)
-    assert list(result["auto_to_opencv"]) == list(result["auto_to_best_peer"]) == list(result["droppable"]) == [path]
+    path = str(small[NAME])
+    decode.main([path, "--rounds", "1", "--clips", "7200", "--json", str(tmp_path / "result.json")])
+    result = read_json(tmp_path / "result.json")
     assert result["auto_to_best_peer"][path] == result["auto_to_opencv"][path] > 0  # OpenCV is the only exact peer
-    assert result["two_cores_to_one"] is None
     assert [(row["backend"], row["exact"]) for row in result["parity"]] == [("pyav", True), ("opencv", True)]
     rows = [row for row in result["rows"] if row["way"] != "failing"]
     assert [row["way"] for row in rows] == [AUTO, "pyav", "opencv", OPENCV] * 3
@@ -64,34 +62,23 @@ def test_decode_writes_every_figure(small, tmp_path, monkeypatch):
         assert row["exact"] == "yes"
         assert row["frames_per_s"] == pytest.approx(row["n_frames"] * row["videos_per_s"])
         assert row["hours"] == pytest.approx(2 / row["videos_per_s"])
-        assert row["latency_s"] > 0
-        assert row["ratio"] == 1 or row["way"] != OPENCV
     assert [row["decoder"] for row in result["rows"] if row["way"] == "failing"] == ["RuntimeError: no such codec"] * 3
 
 
-def test_damage_of_the_structure_is_named(small, tmp_path):
-    name, path = "h264 faststart mp4", small["h264 faststart mp4"]
-    source = variants.Source(name, path, path.read_bytes(), variants.media_ranges(path))
+def test_damage_is_named_and_counted(small, tmp_path, monkeypatch):
+    source = variants.Source(NAME, small[NAME], small[NAME].read_bytes(), variants.media_ranges(small[NAME]))
     for make in (variants.cut_off, variants.remove_box):
-        how, data = make(source, np.random.default_rng(2))
         path = tmp_path / f"{make.__name__}.mp4"
-        path.write_bytes(data)
+        path.write_bytes(make(source, np.random.default_rng(2))[1])
         found = readers.read_fully(path, "pyav")
-        assert found["verdict"] == "named", how
+        assert found["verdict"] == "named"
         assert path.name in found["reason"]
-
-
-def test_damaged_counts_and_writes_every_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(damaged, "SAMPLE", ("awkward/very_short.mp4",))
     monkeypatch.setattr(damaged, "DRAWN_SIZE", (160, 112))
-    file = tmp_path / "result.json"
-    damaged.main(["--variants", "40", "--encodings", "h264 faststart mp4", "--json", str(file)])
-    result = read_json(file)
-    assert result.keys() >= {"variants", "crashed", "hung", "structural_missed", "bitflips_found", "rows", "cases"}
-    assert (result["variants"], result["good"], result["good_refused"]) == (40, 2, {})
-    assert len(result["cases"]) == 40
+    damaged.main(["--variants", "40", "--encodings", NAME, "--json", str(tmp_path / "result.json")])
+    result = read_json(tmp_path / "result.json")
+    assert (result["variants"], result["good"], result["good_refused"], len(result["cases"])) == (40, 2, {}, 40)
     assert (result["crashed"], result["hung"]) == (0, 0)
-    assert 0 <= result["bitflips_found"] <= 1
     assert [row["kind"] for row in result["rows"]] == list(variants.KINDS)
     for row in result["rows"]:
         assert row["variants"] == sum(row[name] for name in list(damaged.COLUMNS)[2:])

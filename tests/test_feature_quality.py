@@ -21,10 +21,9 @@ SOURCES = np.repeat([f"source {k}" for k in range(11)], 3)
 
 
 def write_rows(folder, key, features, valid=None):
-    n = len(features)
-    t_s = np.arange(n) / 2
-    valid = np.ones(n, bool) if valid is None else np.array(valid)
-    write_features(folder / f"{key}.npz", FeatureFile(np.float32(features), t_s, t_s + 0.5, np.arange(n), valid))
+    t_s = np.arange(len(features)) / 2
+    valid = np.array(valid or [True] * len(t_s))
+    write_features(folder / f"{key}.npz", FeatureFile(np.float32(features), t_s, t_s + 0.5, np.arange(len(t_s)), valid))
 
 
 def clips_of(sources, identity, seed=0, channels=53):
@@ -60,17 +59,11 @@ def test_features_of_identity_are_consistent_within_sources_and_others_are_not(m
     assert between.value > between.permuted_high
     noise = consistency(clips_of(SOURCES, identity=0.0), SOURCES).iloc[0]
     assert noise["value"] < noise["permuted_high"] + 0.03
-
-
-def test_two_sources_of_more_clips_than_are_looked_at_still_have_a_consistency(monkeypatch):
     monkeypatch.setattr("helpers.feature_quality.MOST_CLIPS", 60)
-    sources = np.repeat(["a", "b"], 60)
-    assert consistency(clips_of(sources, identity=1.0), sources) is not None
-
-
-@pytest.mark.parametrize("sources", ["abc", "aaa"])
-def test_nothing_is_said_of_sources_without_a_pair(sources):
-    assert consistency(clips_of("abc", identity=1.0), list(sources)) is None
+    two = np.repeat(["a", "b"], 60)  # more clips than are looked at
+    assert consistency(clips_of(two, identity=1.0), two) is not None
+    for without_a_pair in ("abc", "aaa"):
+        assert consistency(clips_of("abc", identity=1.0), list(without_a_pair)) is None
 
 
 def test_the_direction_of_a_clip_points_from_the_mean_clip_to_it():
@@ -99,35 +92,34 @@ def test_sources_lie_together_in_the_plane_and_some_clips_have_none():
         assert planes(none) is None
 
 
-def table_of_clips():
+@pytest.fixture
+def table():
     """Four clips of two sources; c has no rating and d no features."""
     table = pd.DataFrame({"path": "x", "source": ["s", "r", "s", "r"], "split": ""}, index=list("abcd"))
-    return table.assign(openness=[0.2, 0.4, np.nan, 0.6])
+    return table.assign(openness=[0.2, 0.4, np.nan, 0.1])
 
 
-def test_mean_features_are_of_valid_rows_with_sources_together(tmp_path):
+def test_mean_features_are_of_valid_rows_with_sources_together(tmp_path, table):
     write_rows(tmp_path, "a", [[1, 1], [9, 9], [3, 5]], valid=[True, False, True])
     write_rows(tmp_path, "b", [[7, 7]])
     write_rows(tmp_path, "c", [[2, 4]])
-    means = mean_features(tmp_path, table_of_clips(), "abcd")
+    means = mean_features(tmp_path, table, "abcd")
     assert means.index.tolist() == ["b", "a", "c"]
     assert means.loc["a"].tolist() == [2, 3]
-    assert rated_or_all(table_of_clips(), "abc") == ["a", "b"]
-    assert rated_or_all(table_of_clips(), "c") == ["c"]
+    assert [rated_or_all(table, keys) for keys in ("abc", "c")] == [["a", "b"], ["c"]]
 
 
-def test_the_example_is_the_first_rated_clip_with_a_valid_row(tmp_path):
+def test_the_example_is_the_first_rated_clip_with_a_valid_row(tmp_path, table):
     for key, valid in (("a", [False, False]), ("b", [False, True]), ("c", [True, True])):
         write_rows(tmp_path, key, np.ones((2, 3)), valid)
-    table, failed = table_of_clips(), [{"clip": "d", "reason": "no face"}, {"clip": "b", "row": 0, "reason": "lost"}]
+    failed = [{"clip": "d", "reason": "no face"}, {"clip": "b", "row": 0, "reason": "lost"}]
     assert (usable := usable_clips(table, {"failed": failed})) == ["a", "b", "c"]
     assert example_clip(tmp_path, table, usable)[0] == "b"
     with pytest.raises(ValueError, match="valid row"):
         example_clip(tmp_path, table, ["a"])
 
 
-def test_the_rating_that_goes_best_with_a_component_is_taken_and_equal_ones_are_not():
+def test_the_rating_that_goes_best_with_a_component_is_taken_and_equal_ones_are_not(table):
     x = pd.Series([1.0, 2.0, 3.0], index=list("abd"))
-    table = table_of_clips().assign(openness=[0.2, 0.4, np.nan, 0.1], neuroticism=[0.6, 0.4, 0.1, 0.2])
-    assert best_rating(table, x).name == "neuroticism"
-    assert best_rating(table.drop(columns="neuroticism").assign(openness=0.5), x) is None
+    assert best_rating(table.assign(neuroticism=[0.6, 0.4, 0.1, 0.2]), x).name == "neuroticism"
+    assert best_rating(table.assign(openness=0.5), x) is None

@@ -47,13 +47,6 @@ def whole():
     return i3d.build_i3d(2)
 
 
-def test_variables_have_the_published_names_and_shapes(loaded):
-    _, variables, model, _ = loaded
-    ours = {name: tuple(variable.shape) for name, variable in i3d.published_variables(model).items()}
-    assert len(ours) == 230
-    assert ours == {name: value.shape for name, value in variables.items()}
-
-
 @pytest.mark.parametrize("n_steps", [16, 17])
 def test_features_and_logits_equal_an_independent_implementation(loaded, n_steps):
     channels, variables, model, _ = loaded
@@ -83,13 +76,10 @@ def test_every_stage_equals_an_independent_implementation(loaded, shape):
 
 
 ROOT = "Flow/inception_i3d"
-UNIT = f"{ROOT}/Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d/w"
 BETA = f"{ROOT}/Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta"
-
-
 WRONG = {
     BETA: None,
-    UNIT: np.zeros((1, 1, 1, 192, 97), "f4"),
+    f"{ROOT}/Mixed_3b/Branch_1/Conv3d_0a_1x1/conv_3d/w": np.zeros((1, 1, 1, 192, 97), "f4"),
     f"{ROOT}/Conv3d_1a_7x7/batch_norm/gamma": np.ones(64, "f4"),
     f"{ROOT}/Logits/Conv3d_0c_1x1/conv_3d/b": np.zeros(400, "f8"),
 }
@@ -137,8 +127,7 @@ def test_random_motion_networks_hold_the_same_kernels_whole_or_cut_short():
     part, provenance = i3d.build_motion_network("random", "Mixed_3c")
     whole, _ = i3d.build_motion_network("random")
     assert provenance.sha256 == weights.RANDOM_SHA256["i3d_flow_Mixed_3c"]
-    assert whole.output_shape[1:] == (None, 1024)
-    assert same_values(part, {name: np.asarray(v) for name, v in i3d.published_variables(whole).items()})
+    assert same_values(part, i3d.published_variables(whole))
 
 
 @pytest.mark.weights

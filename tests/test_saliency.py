@@ -8,7 +8,7 @@ from PIL import Image, ImageSequence
 
 from helpers import saliency
 from helpers.backbones import BACKBONES, build_backbone
-from helpers.i3d import build_i3d, build_motion_network, feature_map
+from helpers.i3d import build_i3d
 from helpers.saliency import activations, grad_cam, gradient_of, layer_table, maximise, stages_of
 from helpers.weights import fill_random
 
@@ -21,13 +21,11 @@ def resnet():
 def test_the_table_lists_layers_with_the_shapes_that_they_have(resnet):
     table = layer_table(resnet.model, (64, 64, 3))
     stages = stages_of(resnet.model, table)
-    ends = ["conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"]
-    assert stages == ends
+    assert stages == ["conv1_relu", *(f"conv{k}_block{n}_out" for k, n in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True))]
     x = resnet.preprocess(np.random.default_rng(0).integers(0, 256, (11, 64, 64, 3)).astype(np.uint8))
     said = activations(resnet.model, x, stages)
-    assert [one.shape[1:] for one in said.values()] == list(
-        table.loc[stages, ["height", "width", "channels"]].itertuples(index=False, name=None)
-    )
+    sizes = table.loc[stages, ["height", "width", "channels"]].to_numpy().tolist()
+    assert [list(one.shape[1:]) for one in said.values()] == sizes
     rows = ops.convert_to_numpy(resnet.model(x, training=False))
     np.testing.assert_allclose(said["conv5_block3_out"].mean((1, 2)), rows, rtol=1e-3, atol=1e-4)
     assert "avg_pool" not in table.index  # it has no positions
@@ -46,9 +44,6 @@ def test_the_stages_of_i3d_are_the_published_ones_with_their_time():
     table = layer_table(model, (16, 32, 32, 2))
     assert stages_of(model, table) == ["Conv3d_1a_7x7", "Conv3d_2c_3x3", "Mixed_3c"]
     assert table.loc["Mixed_3c", ["time", "height", "width", "channels"]].tolist() == [8, 4, 4, 480]
-    x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 2)).astype(np.float32)
-    said = activations(model, x, ["Conv3d_1a_7x7"])["Conv3d_1a_7x7"]
-    np.testing.assert_allclose(said, feature_map(model, x, endpoint="Conv3d_1a_7x7"), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_taken_of_activations():
@@ -93,9 +88,7 @@ def test_i3d_is_explained_over_space_and_time():
     early = grad_cam(model, x, "Conv3d_1a_7x7", strongest)[0]
     t, y, column = np.unravel_index(np.abs(early).argmax(), early.shape)
     assert early.shape == (8, 16, 16)
-    assert 4 <= t <= 7  # the motion is at steps 5 and 6 of 8, and these layers see 3 steps to both sides at most
-    assert 0 <= y <= 8
-    assert 8 <= column <= 15
+    assert (4 <= t <= 7, y <= 8, column >= 8) == (True,) * 3  # the motion is at 5 and 6 of 8; layers see 3 to each side
 
 
 def test_the_activation_of_every_channel_rises_within_the_bounds(resnet):
@@ -104,18 +97,9 @@ def test_the_activation_of_every_channel_rises_within_the_bounds(resnet):
     found, before, after = maximise(resnet.model, layer, channels, (64, 64, 3), **how)
     assert found.shape == (3, 64, 64, 3)
     assert 0 <= found.min() <= found.max() <= 255
-    assert (before > 0).all()
     assert (after > 2 * before).all()
     said = activations(resnet.model, np.asarray(resnet.prepare(found)), [layer])[layer].mean((1, 2))
     np.testing.assert_allclose(after, said[[0, 1, 2], channels], rtol=1e-4)  # of the picture's own channel
-
-
-def test_flow_is_found_for_channels_of_i3d_within_its_bounds():
-    network, _ = build_motion_network("random", "Conv3d_1a_7x7")
-    found, before, after = maximise(network, "Conv3d_1a_7x7", [0, 1], (9, 16, 16, 2), low=-1, high=1, steps=4)
-    assert found.shape == (2, 9, 16, 16, 2)
-    assert np.abs(found).max() <= 1
-    assert (after > 2 * before).all()
 
 
 def test_the_gradient_of_a_known_function_is_the_known_one():

@@ -1,11 +1,15 @@
-"""The bootstrap over sources: against one written out, analytic cases, planted groups; and the words."""
+"""Metrics against hand-worked values and libraries; the bootstrap over sources against one written out; the words."""
+
+import json
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import r2_score
+from scipy.stats import pearsonr
+from sklearn.metrics import mean_absolute_error, r2_score
 
-from helpers import statistics
+from helpers import metrics, statistics
 from helpers.clips import TRAITS
 from helpers.statistics import mean_interval
 
@@ -13,6 +17,91 @@ from helpers.statistics import mean_interval
 def noisy(n: int = 31, k: int = 5, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     truth = np.random.default_rng(0).random((n, k))
     return truth, truth + noise * np.random.default_rng(round(1000 * noise)).standard_normal((n, k))
+
+
+def test_metrics_equal_those_of_the_libraries_for_rated_clips():
+    truth, prediction = noisy()
+    truth[[3, 7], 1] = truth[5, 4] = prediction[3, 1] = np.nan
+    table = metrics.score_table(truth, prediction, np.full(5, 0.5))
+    assert table.index.tolist() == [*TRAITS, "mean"]
+    for row, t, p in zip(table.itertuples(), truth.T, prediction.T, strict=False):
+        t, p = t[~np.isnan(t)], p[~np.isnan(t)]
+        skill = 1 - np.square(t - p).mean() / np.square(t - 0.5).mean()
+        mae = mean_absolute_error(t, p)
+        expected = [1 - mae, mae, r2_score(t, p), pearsonr(t, p).statistic, skill]
+        assert [row.mean_accuracy, row.mae, row.r2, row.pearson, row.skill] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "expected"),
+    [
+        # means 2 and 4, variances over N 2/3 and 8/3, covariance 4/3: 2 * 4/3 / (2/3 + 8/3 + 4) = 4/11
+        ([1, 2, 3], [2, 4, 6], {"ccc": 4 / 11}),
+        ([1, 2, 3], [3, 2, 1], {"ccc": -1, "pearson": -1}),
+        # mean absolute deviation 25.5/101 * 50/50.5, variance 102/1200
+        (np.linspace(0, 1, 101), [0.5] * 101, {"mean_accuracy": 1 - 25.5 / 101, "r2": 0, "skill": 0}),
+        (np.linspace(0, 1, 101), [0.6] * 101, {"r2": -0.01 * 1200 / 102, "pearson": 0, "ccc": 0}),
+        ([0.1, 0.3, 0.8], [1 / 3] * 3, {"pearson": 0, "ccc": 0}),
+        ([1 / 3] * 3, [0.1, 0.3, 0.8], {"r2": math.nan, "pearson": math.nan, "ccc": math.nan}),
+        ([0.7], [0.7], {"mae": 0, "r2": math.nan, "pearson": math.nan, "ccc": math.nan}),
+        ([math.nan], [0.7], {"mae": math.nan, "mean_accuracy": math.nan, "skill": math.nan}),
+    ],
+)
+def test_hand_worked_values_and_what_does_not_exist(truth, prediction, expected):
+    found = metrics.score_target(np.array(truth, float), np.array(prediction, float), 0.5)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True, abs=1e-12)
+
+
+def test_shapes_that_differ_and_predictions_that_are_not_numbers_are_refused():
+    truth, prediction = noisy(n=7, k=3)
+    wrong = np.where(np.arange(3) == 1, np.nan, prediction)
+    for given in ((truth, prediction.T), (truth[:, 0], prediction[:, 0]), (truth, wrong)):
+        with pytest.raises(ValueError, match="prediction"):
+            metrics.score_table(*given, [0.5] * 3, "abc")
+
+
+def test_a_summary_is_json_by_letters():
+    truth, prediction = noisy()
+    truth[:, 2] = np.nan
+    table = metrics.score_table(truth, prediction, np.full(5, 0.5))
+    assert table.loc["extraversion"].isna().all()
+    assert table.loc["mean", "r2"] == pytest.approx(table["r2"].iloc[[0, 1, 3, 4]].mean())
+    summary = json.loads(json.dumps(metrics.as_summary(table), allow_nan=False))
+    assert list(summary["r2"]) == ["O", "C", "E", "A", "N", "mean"]
+    assert (summary["r2"]["E"], summary["ccc"]["A"]) == (None, table.loc["agreeableness", "ccc"])
+    assert summary["mean_accuracy"] == table.loc["mean", "mean_accuracy"]
+    other = metrics.score_table(truth[:, :1], prediction[:, :1], [0.5], ["warmth"])
+    assert list(metrics.as_summary(other)["mae"]) == ["warmth", "mean"]
+
+
+def test_the_constant_floor_answers_the_training_mean_for_everyone():
+    train = np.array([[0.25, 0.5], [0.75, np.nan]])
+    test = np.array([[0.5, 0.25], [0.75, 0.75], [1.0, np.nan]])
+    table = metrics.constant_floor(train, test, ["warmth", "openness"])
+    assert table["constant"].tolist() == [0.5, 0.5, 0.5]
+    assert table["mae"].tolist() == [0.25, 0.25, 0.25]
+    assert table["ccc"].tolist() == [0, 0, 0]
+    assert "skill" not in table
+
+
+def test_the_conformal_quantile_is_the_ranked_residual_of_rated_clips():
+    residuals = np.stack([np.arange(1, 20), -np.arange(1, 20) / 10], axis=1)  # 19 values: rank ceil(20 * 0.9) = 18
+    assert metrics.conformal_quantile(residuals).tolist() == [18, 1.8]
+    assert metrics.conformal_quantile(residuals, 0.5).tolist() == [10, 1.0]
+    assert metrics.conformal_quantile(residuals[:9]).tolist() == [9, 0.9]
+    assert metrics.conformal_quantile(residuals[:8]).tolist() == [math.inf, math.inf]
+    partly = np.array([[0.1, np.nan], [-0.3, np.nan], [np.nan, 0.2], [0.2, np.nan]])
+    assert metrics.conformal_quantile(partly, 0.5).tolist() == [0.2, 0.2]
+
+
+def test_the_slope_of_predictions_spread_too_far_is_below_one_and_equal_ones_have_none():
+    truth = np.random.default_rng(0).uniform(0.3, 0.7, 200)
+    rows = pd.DataFrame({"trait": np.repeat(["warmth", "calm"], 100), "truth": truth, "prediction": 2 * truth - 0.5})
+    rows.loc[100:, "prediction"] = 0.5
+    rows.loc[:9, ["truth", "prediction"]] = np.nan, 9.0
+    slopes = metrics.calibration_slopes(rows)
+    assert slopes["warmth"] == pytest.approx(0.5)
+    assert np.isnan(slopes["calm"])
 
 
 def compared(truth, a, b, sources) -> np.ndarray:
@@ -37,17 +126,6 @@ def test_the_interval_is_that_of_drawing_whole_sources_one_by_one(monkeypatch):
     for target, rated in ((0, truth[:, 0] > -1), (1, np.arange(40) > 2)):
         ours, theirs = (r2_score(truth[rated, target], x[rated, target]) for x in (a, b))
         assert compared(truth, a, b, sources)[target, 0] == pytest.approx(ours - theirs)
-
-
-def test_the_bootstrap_finds_a_clear_difference_and_turns_with_the_models():
-    truth, good = noisy(n=120, noise=0.05)
-    _, bad = noisy(n=120, noise=0.2)
-    sources = np.arange(120) // 4
-    found = difference, low, high = compared(truth, good, bad, sources)[-1]
-    assert 0 < low < difference < high < 0.8
-    assert compared(truth, bad, good, sources)[-1] == pytest.approx([-difference, -high, -low])
-    assert (compared(truth, good, good, sources) == 0).all()
-    assert len(found) == 3
 
 
 def test_the_interval_of_equal_models_covers_zero_about_as_often_as_it_says(monkeypatch):
@@ -81,23 +159,20 @@ def table_of(truth: np.ndarray, sources: np.ndarray, **models: np.ndarray) -> pd
     return pd.concat([pd.DataFrame(rows | {"model": m, "prediction": p.ravel()}) for m, p in models.items()])
 
 
-@pytest.mark.parametrize("n_sources", [1, 2, 4])
-def test_few_sources_have_a_difference_and_no_interval(n_sources):
-    truth, a = noisy(n=8)
-    sources = np.arange(8) % n_sources
-    found = statistics.compare_models(table_of(truth, sources, a=a, constant=truth * 0), "a", "constant")
-    assert found["difference"] > 0
+@pytest.mark.parametrize(
+    ("truth", "n_sources", "said"),
+    [
+        *((noisy(n=8)[0], n, f"{n} sources are too few") for n in (1, 2, 4)),
+        *((np.full((n, 5), value), n, "cannot be compared") for n, value in ((1, 0.4), (8, 0.5), (8, np.nan))),
+    ],
+)
+def test_what_is_not_defined_for_few_sources_or_equal_ratings_is_none_and_said(truth, n_sources, said):
+    sources = np.arange(len(truth)) % n_sources
+    table = table_of(truth, sources, a=noisy(n=len(truth), noise=0.2)[1], ridge=np.zeros(truth.shape))
+    found = statistics.compare_models(table, "a", "ridge")
+    assert (found["difference"] is None) == (said == "cannot be compared")
     assert (found["low"], found["high"]) == (None, None)
-    assert f"{n_sources} sources are too few" in found["verdict"]
-    assert mean_interval([a[:, 0]], [sources])["interval"] is None
-
-
-@pytest.mark.parametrize("truth", [np.full((1, 5), 0.4), np.full((8, 5), 0.5), np.full((8, 5), np.nan)])
-def test_what_is_not_defined_for_one_or_equal_ratings_is_none_and_said(truth):
-    table = table_of(truth, np.arange(len(truth)), a=np.random.default_rng(0).random(truth.shape), ridge=truth * 0)
-    found = statistics.compare_models(table.fillna({"prediction": 0}), "a", "ridge")
-    assert (found["difference"], found["low"], found["high"]) == (None, None, None)
-    assert "cannot be compared with ridge" in found["verdict"]
+    assert said in found["verdict"]
 
 
 def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interval():
@@ -113,20 +188,15 @@ def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interva
     assert good["low"] > 0
     assert list(good["targets"]) == ["O", "C", "E", "A", "N"]
     assert (good["sources"], good["clips"]) == (20, 120)
-    for a, b, words in (
-        ("good", "fair", "good is better than fair by 0."),
-        ("fair", "good", "fair is worse than good by 0."),
-        ("good", "constant", "good is better than a constant by"),
-        ("useless", "constant", "useless is no better than a constant"),
-        ("bad", "constant", "bad is no better than a constant"),
-        ("good", "good", "cannot be told apart"),
-    ):
-        assert words in statistics.compare_models(table, a, b)["verdict"]
+    words = {("good", "fair"): "is better than fair by 0.", ("fair", "good"): "is worse than good by 0."}
+    words |= {("good", "constant"): "is better than a constant by", ("good", "good"): "cannot be told apart"}
+    words |= {(name, "constant"): "is no better than a constant" for name in ("useless", "bad")}
+    for (a, b), said in words.items():
+        assert said in statistics.compare_models(table, a, b)["verdict"]
     pairs = [(c["a"], c["b"]) for c in statistics.comparisons(table, ["constant", "good", "fair"], "good")]
     assert pairs == [("good", "constant"), ("fair", "constant"), ("good", "fair")]
     with pytest.raises(ValueError, match="best"):
         statistics.compare_models(table, "good", "best")
-    assert statistics.signed(-1e-9) == "+0.000"
 
 
 def test_clips_of_one_source_move_together():
@@ -142,6 +212,7 @@ def test_what_is_missing_is_left_out_and_nothing_is_none():
     values = np.array([1.0, np.nan, 3.0])
     assert mean_interval([values], [np.array(["a", "b", "c"])])["value"] == 2.0
     assert mean_interval([values, np.array([10.0])], [np.array(["a", "b", "c"]), np.array(["a"])])["value"] == 6.0
+    assert mean_interval([np.arange(8)], [np.arange(8) % 4]) == {"value": 3.5, "interval": None}  # too few sources
     assert mean_interval([values[1:2]], [np.array(["b"])]) == {"value": None, "interval": None}
     assert mean_interval([values[:1]], [np.array(["a"])]) == {"value": 1.0, "interval": None}
 

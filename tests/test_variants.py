@@ -1,9 +1,8 @@
 """The models by name: what each is given and cannot see, what baselines can know, how networks differ."""
 
-import keras
 import numpy as np
 import pytest
-from toy_tokens import DD, DS, TS, aligned, tokens
+from toy_tokens import DD, DS, aligned, tokens
 
 from helpers import variants
 from helpers.config import TrainingConfig
@@ -113,13 +112,3 @@ def test_operations_of_attention_are_those_counted_by_hand():
         per_token = DS * width + DD * width + 3 * width * inner + inner * width + width * 64
         by_hand = 2 * (n * per_token + 2 * n * n * inner + 64 * 5)
         assert variants.count_flops(model, inputs) == pytest.approx(by_hand, rel=0.12)
-
-
-def test_a_users_own_model_stands_beside_ours(clips):
-    mine = keras.Sequential([keras.Input((TS, DS)), keras.layers.Flatten(), keras.layers.Dense(5)])
-    models = variants.own_architectures(clips, CFG) | {"mine": (mine, clips.static_features)}
-    table = variants.compare_architectures(models)
-    assert table.loc["mine", ["parameters", "layers"]].tolist() == [TS * DS * 5 + 5, 1]
-    own = table.loc[TOKEN_MODEL]
-    assert own["parameters"] - own["trainable"] == 2 * CFG.fusion_dim  # moving mean and variance
-    assert table.loc["one_token_cross_attention", "flops"] < own["flops"]

@@ -49,12 +49,10 @@ def test_random_weights_that_differ_from_the_recorded_hash_are_refused(monkeypat
 def source(tmp_path, monkeypatch):
     """Published files "one" (a.h5) and "two" (b.index, b.data) whose addresses are files; an empty folder "mine"."""
     for name, parts in {"one": ["a.h5"], "two": ["b.index", "b.data"]}.items():
-        files = []
         for part in parts:
             (tmp_path / part).write_text(f"this is {part}")
-            files.append(weights.PublishedFile(f"{name}/{part}", (tmp_path / part).as_uri()))
-        row = replace(weights.WEIGHTS["yunet"], files=tuple(files))
-        monkeypatch.setitem(weights.WEIGHTS, name, row)
+        files = tuple(weights.PublishedFile(f"{name}/{part}", (tmp_path / part).as_uri()) for part in parts)
+        monkeypatch.setitem(weights.WEIGHTS, name, replace(weights.WEIGHTS["yunet"], files=files))
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
     return tmp_path
 
@@ -91,16 +89,12 @@ HASHES = {
 @pytest.mark.parametrize("law", HASHES)
 def test_a_file_with_another_hash_is_neither_kept_nor_accepted(source, monkeypatch, law):
     row = weights.WEIGHTS["one"]
-
-    def published(digest):
-        files = (replace(row.files[0], file_hash=digest),)
-        monkeypatch.setitem(weights.WEIGHTS, "one", replace(row, files=files))
-
-    published("0" * len(HASHES[law]))
+    others, ours = ((replace(row.files[0], file_hash=digest),) for digest in ("0" * len(HASHES[law]), HASHES[law]))
+    monkeypatch.setitem(weights.WEIGHTS, "one", replace(row, files=others))
     with pytest.raises(FileNotFoundError, match="is not the file that was published"):
         weights.require(["one"])
     assert not row.path.exists()
-    published(HASHES[law])
+    monkeypatch.setitem(weights.WEIGHTS, "one", replace(row, files=ours))
     weights.require(["one"])
     assert weights.published_weights("one").sha256 == HASHES["sha256"]
     row.path.write_text("this is b.h5")  # put there by hand
@@ -110,23 +104,17 @@ def test_a_file_with_another_hash_is_neither_kept_nor_accepted(source, monkeypat
 
 def weigh(capsys, *arguments):
     """Exit status, stdout and stderr of `python -m helpers weights`."""
-    status = __main__.main(["weights", *map(str, arguments)])
-    return status, *capsys.readouterr()
+    return __main__.main(["weights", *map(str, arguments)]), *capsys.readouterr()
 
 
-def test_the_list_names_file_address_licence_and_place_of_everything(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("OCEAN_WEIGHTS", "restored behind the test")
-    status, text, _ = weigh(capsys, "list", "--folder", tmp_path)
-    assert status == 0
+def test_the_command_lists_everything_and_fetches_and_verifies_in_the_folder_named(capsys, source):
+    status, text, _ = weigh(capsys, "list", "--folder", source / "other")
     for name, row in weights.WEIGHTS.items():
-        wanted = [name, row.licence, *(part for file in row.files for part in (file.url, str(tmp_path / file.name)))]
+        wanted = [name, row.licence, *(part for file in row.files for part in (file.url, f"other/{file.name}"))]
         assert all(part in text for part in wanted)
-
-
-def test_files_are_fetched_into_the_folder_named_and_verified(capsys, source):
     status, text, _ = weigh(capsys, "fetch", "one", "--folder", source / "other")
     assert (status, HASHES["sha256"] in text, (source / "other/one/a.h5").is_file()) == (0, True, True)
-    assert weigh(capsys, "verify", "one")[0] == 0
+    assert weigh(capsys, "verify", "one", "--folder", source / "other")[0] == 0
 
 
 @pytest.mark.parametrize(
