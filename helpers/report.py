@@ -71,6 +71,7 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     summary["provenance"] = {
         "code_version": code_version(),
         "data": training.get("data"),
+        "synthetic": (found["analysis"] or {}).get("drawn", False),
         "synthetic_labels": training.get("synthetic_labels", False),
         "stages": {stage: manifest["identity"] for stage, manifest in read_manifests(out).items()},
     }
@@ -83,8 +84,8 @@ def write_summary(out: str | Path) -> dict[str, Any]:
 def warnings_of(summary: dict[str, Any]) -> list[str]:
     """What makes the scores of a whole run worthless or too high."""
     weights = [identity.get("weights", {}).get("name") for identity in summary["provenance"]["stages"].values()]
-    invented, split = summary["provenance"]["synthetic_labels"], summary["split"].get("warning")
-    return model_warnings(weights, invented=invented, split=split)
+    about, split = summary["provenance"], summary["split"].get("warning")
+    return model_warnings(weights, synthetic=about["synthetic"], invented=about["synthetic_labels"], split=split)
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:

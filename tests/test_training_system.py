@@ -87,6 +87,13 @@ def test_what_does_not_belong_together_or_is_no_plain_array_is_refused(files, na
         read_arrays_by_row(*files.values())
 
 
+def test_the_files_of_a_run_are_not_replaced(files, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "clips.csv").touch()
+    with pytest.raises(ValueError, match="holds a run"):
+        TrainingSystem(*files.values(), tmp_path / "mine")
+
+
 def test_without_ids_the_split_is_said_to_leak_with_them_no_source_does_and_a_network_of_ones_own_is_trained(
     files, tmp_path, caplog
 ):
