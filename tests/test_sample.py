@@ -61,7 +61,13 @@ def test_openness_and_conscientiousness_change_colour_but_no_gray_value(trait):
     assert gray_change.mean() < 0.05
 
 
-CURVES = {"agreeableness": {"nod"}, "neuroticism": {"roll_deg"}, "openness": set(), "conscientiousness": set()}
+CURVES = {
+    "openness": set(),
+    "conscientiousness": set(),
+    "extraversion": {"shift_x", "shift_y", "yaw", "roll_deg"},
+    "agreeableness": {"nod"},
+    "neuroticism": {"roll_deg"},
+}
 
 
 @pytest.mark.parametrize("trait", CURVES)
