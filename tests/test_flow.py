@@ -1,19 +1,298 @@
-"""Optical flow against known motion; its size, its range, its colours, and its files."""
+"""Flow: known motion, its file; stored faces and flow: which samples, when, whose, and every kind that is refused."""
+
+import tracemalloc
 
 import cv2
 import numpy as np
 import pytest
-from trees import some_flow
+from PIL import Image
+from trees import SIDE, face, some_flow, table_of, write_faces, write_pairs
 
+from helpers.config import DynamicConfig, StaticConfig
+from helpers.extract import open_source
 from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow, write_flow
 from helpers.plots.preparation import flow_to_rgb
-from helpers.store import write_arrays
+from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError, read_face, stored_chunks
+from helpers.store import AbsentError, read_arrays, write_arrays
 
-SIDE = 97
+FLOW_PX, TEXTURE_PX = 8, 97
+CLIP = "training80_01/-AmMDnVl4s8.003"
+
+
+def flow_of(n: int, side: int = FLOW_PX, seed: int = 2) -> np.ndarray:
+    """Flow in whole steps of our files, which hold it exactly."""
+    return np.random.default_rng(seed).integers(-700, 700, (n, side, side, 2)).astype(np.float32) / 64
+
+
+def ours(path, flow, fps=15.0, method="dis_fast"):
+    write_flow(path, flow, np.arange(len(flow)) / fps, fps, method)
+
+
+def samples_of(job):
+    """All samples of a clip, their times and numbers, and the reasons by their place in the clip."""
+    values, t_s, numbers, reasons = [], [], [], {}
+    for chunk in stored_chunks(job):
+        reasons |= {len(t_s) + at: reason for at, reason in chunk.unusable.items()}
+        values.append(chunk.values)
+        t_s += chunk.t_s.tolist()
+        numbers += chunk.frame.tolist()
+    return np.concatenate(values), np.array(t_s), np.array(numbers), reasons
+
+
+def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_crop(tmp_path):
+    Image.fromarray(face(1)).save(tmp_path / "face_1.png")
+    (tmp_path / "face_1.png").rename(tmp_path / "face_1.jpg")
+    np.testing.assert_array_equal(read_face(tmp_path / "face_1.jpg", SIDE), face(1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(face(1)).save(tmp_path / "face_2.jpg", quality=95, exif=exif)
+    assert np.abs(read_face(tmp_path / "face_2.jpg", SIDE).astype(int) - np.rot90(face(1), -1)).mean() < 3
+    write_faces(tmp_path / "tree" / "a", [0], side=64)
+    for name in ("face_{}.jpg", "frame_{}.png"):
+        write_faces(tmp_path / "tree" / "b", [10], name)
+    with pytest.raises(StoredError, match="number 10"):
+        FaceTree(tmp_path / "tree", 30.0).job("b", SIDE)
+    crops, *_ = samples_of(FaceTree(tmp_path / "tree", 30.0).job("a", 32))
+    assert np.abs(crops[0].astype(int) - face(0, 64)[::2, ::2]).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["frame_det_00_{:06d}.bmp"], [0, 1, 2, 3]),  # OpenFace: from 1
+        (["frame_det_00_{:06d}.bmp", "frame_det_01_00000{}9.bmp"], [0, 1, 2, 3]),  # another face, at other times
+        (["{:04d}.webp"], [1, 2, 3, 4]),
+        (["id003_frame_{}.png"], [1, 2, 3, 4]),
+    ],
+)
+def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, caplog, names, numbers):
+    for seed, name in enumerate(names):
+        for number in range(1, 5 - seed):  # the first face is there longer
+            path = tmp_path / "anna_aligned" / name.format(number)
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(face(10 * seed + number)).save(path)
+    crops, t_s, found, reasons = samples_of(FaceTree(tmp_path, 30.0).job("anna_aligned", SIDE))
+    assert ("anna_aligned: 3 pictures of other faces are left out" in caplog.text) == (len(names) > 1)
+    assert (found.tolist(), reasons) == (numbers, {})
+    np.testing.assert_allclose(t_s, np.array(numbers) / 30)
+    for crop, seed in zip(crops, range(1, 5), strict=True):
+        assert np.abs(crop.astype(int) - face(seed)).mean() < 5
+
+
+def test_a_changed_renamed_or_removed_sample_changes_the_stamp_of_its_clip(tmp_path):
+    for name in "ab":
+        write_faces(tmp_path / name, range(3))
+    (tmp_path / "a" / "face_000009.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    tree = FaceTree(tmp_path, 30.0)
+    seen = [tree.stamp("a")]
+    (tmp_path / "b" / "face_000000.jpg").touch()
+    assert tree.stamp("a") == seen[0]
+    (tmp_path / "a" / "face_000002.jpg").rename(tmp_path / "a" / "face_000003.jpg")
+    seen.append(tree.stamp("a"))
+    (tmp_path / "a" / "face_000003.jpg").unlink()
+    seen.append(tree.stamp("a"))
+    Image.fromarray(face(9)).save(tmp_path / "a" / "face_000001.jpg")
+    assert len({*seen, tree.stamp("a")}) == 4
+
+
+@pytest.mark.parametrize("tree", [FaceTree, OpticalFlowSequenceLoader])
+def test_a_tree_that_cannot_be_used_at_all_is_refused(tmp_path, tree):
+    with pytest.raises(FileNotFoundError, match="_dir must be"):
+        tree(tmp_path / "nowhere", 30.0)
+    with pytest.raises(ValueError, match="got none"):
+        tree(tmp_path, 30.0)
+    (tmp_path / "a").mkdir()
+    for name in ("face_0.jpg", "flow_0_1.npy"):
+        (tmp_path / "a" / name).touch()
+    with pytest.raises(ValueError, match="none that can be read"):
+        tree(tmp_path, 30.0)
+    Image.fromarray(face()[:20]).save(tmp_path / "a" / "face_1.jpg")
+    np.save(tmp_path / "a" / "flow_1_2.npy", np.zeros((20, 32, 2), np.float32))
+    with pytest.raises(ValueError, match="20, 32"):
+        tree(tmp_path, 30.0)
+
+
+class Hostile:
+    """Writes a file into the working folder when it is unpickled."""
+
+    def __reduce__(self):
+        return (open, ("opened", "w"))
+
+
+def one_bad(value):
+    field = flow_of(1)[0]
+    field[2, 3, 1] = value
+    return field
+
+
+def cut_at(end):
+    return lambda path: path.write_bytes(path.read_bytes()[:end])
+
+
+BAD_FIELDS = {  # what makes or is the field, and the reason
+    1: (lambda path: path.write_bytes(b""), "empty (0 bytes)"),
+    2: (lambda path: path.write_text("no array\n"), "unreadable ("),
+    3: (cut_at(-7), "unreadable ("),
+    4: (cut_at(20), "unreadable ("),
+    5: (one_bad(np.nan), "NaN or infinity"),
+    6: (one_bad(np.inf), "NaN or infinity"),
+    7: (flow_of(1, FLOW_PX - 1)[0], "float32 (7, 7, 2), not decimal numbers (8, 8, 2)"),
+    8: (flow_of(1)[0].transpose(2, 0, 1), "float32 (2, 8, 8), not"),
+    9: (flow_of(1), "float32 (1, 8, 8, 2), not"),
+    10: (np.zeros((FLOW_PX, FLOW_PX, 2), np.uint8), "uint8 (8, 8, 2), not"),
+    11: (np.array([Hostile()], dtype=object), "unreadable ("),
+    35: (lambda path: path.unlink(), "missing"),
+}
+
+
+def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, n in (("a", 40), ("b", 3)):
+        write_pairs(tmp_path / "flows" / name, flow_of(n))
+    for i, (bad, _) in BAD_FIELDS.items():
+        path = tmp_path / "flows" / "a" / f"flow_{i:04d}_{i + 1:04d}.npy"
+        bad(path) if callable(bad) else np.save(path, bad)
+    values, _, _, reasons = samples_of(OpticalFlowSequenceLoader(tmp_path / "flows", 6.0).job("a", FLOW_PX, 20.0))
+    assert list(reasons) == list(BAD_FIELDS)
+    for i, (_, reason) in BAD_FIELDS.items():
+        assert reasons[i].startswith(f"flow_{i:04d}_{i + 1:04d}.npy: {reason}")
+        assert not values[i].any()
+    good = [i for i in range(40) if i not in BAD_FIELDS]
+    np.testing.assert_array_equal(values[good], normalise_flow(flow_of(40)[good], 20.0))
+    assert not (tmp_path / "opened").exists()
+
+
+def test_our_files_know_their_rate_and_method_and_are_looked_at_by_their_header(tmp_path):
+    n, side = 645, 32
+    flow = flow_of(n, side)
+    ours(tmp_path / f"{CLIP}.npz", flow, fps=25.0, method="tvl1")
+    tracemalloc.start()
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.1 * flow.nbytes
+    assert (tree.fps, tree.made, tree.side_px) == (25.0, "tvl1", side)
+    values, t_s, numbers, reasons = samples_of(tree.job(CLIP, side, 20.0))
+    np.testing.assert_array_equal(values, normalise_flow(read_flow(tmp_path / f"{CLIP}.npz").flow, 20.0))
+    np.testing.assert_allclose(t_s, np.arange(n) / 25)
+    assert (numbers.tolist(), reasons) == (list(range(n)), {})
+
+
+def test_a_clip_of_another_kind_or_that_cannot_be_read_costs_itself_only(tmp_path):
+    for name in "abc":
+        ours(tmp_path / f"{name}.npz", flow_of(4))
+    ours(tmp_path / "tvl.npz", flow_of(4), method="tvl1")
+    ours(tmp_path / "slow.npz", flow_of(4), fps=5.0)
+    (tmp_path / "damaged.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-50])
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    write_pairs(tmp_path / "twice", flow_of(2))
+    np.save(tmp_path / "twice" / "flow_0000_0002.npy", flow_of(1)[0])
+    times = [np.array(t_s) / 15 for t_s in ([], range(5), [0, 1, 2, 30])]
+    for i, change in enumerate([{"fps": 0.0}, {"fps": "fast"}, *({"t_s": t_s} for t_s in times)]):
+        np.savez(tmp_path / f"contradicts {i}.npz", **read_arrays(tmp_path / "b.npz") | change)
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    for name in {*tree.clips}.difference("abc"):
+        with pytest.raises(StoredError) as error:
+            tree.job(name, FLOW_PX, 20.0)
+        assert str(tmp_path) not in str(error.value)
+    assert len(tree.clips) == 13
+    assert len(samples_of(tree.job("b", FLOW_PX, 20.0))[0]) == 4
+
+
+def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_clips(tmp_path):
+    flow = flow_of(5)
+    other = "training80_01/_plk5k7PBEg.010"
+    ours(tmp_path / f"{CLIP}.npz", flow)
+    write_pairs(tmp_path / other, flow, digits=1)  # unpadded: by name, flow_10_11 would come before flow_2_3
+    for name in ("clip 10", "clip 2"):
+        np.save(tmp_path / "training80_01" / f"{name}.npy", flow)
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / ".part-x.npz").write_bytes(b"half")
+    keys = [CLIP, other, "training80_01/clip 2", "training80_01/clip 10"]
+    assert list(OpticalFlowSequenceLoader(tmp_path, 6.0).clips) == keys
+    (tmp_path / f"{CLIP}.npz").unlink()
+    loader = OpticalFlowSequenceLoader(tmp_path / other, 6.0)  # itself a clip
+    assert list(loader.clips) == ["_plk5k7PBEg.010"]
+    np.testing.assert_array_equal(loader.load("_plk5k7PBEg.010")[0], flow)
+    with pytest.raises(ValueError, match="'b'"):
+        loader.load("b")
+    ours(tmp_path / "training80_01" / "clip 2.npz", flow)
+    with pytest.raises(ValueError, match="are the same clip 'training80_01/clip 2'"):
+        OpticalFlowSequenceLoader(tmp_path, 6.0)
+
+
+@pytest.mark.parametrize(("n", "first", "missing"), [(70, 0, []), (33, 1, []), (12, 2, [0, 1])])
+def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_path, n, first, missing):
+    write_pairs(tmp_path / CLIP, flow_of(n), first, digits=1)
+    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    flow, t_s, numbers, reasons = samples_of(tree.job(CLIP, FLOW_PX, 20.0))
+    assert reasons == {i: f"flow_{i}_{i + 1}.npy: missing" for i in missing}
+    assert not flow[missing].any()
+    np.testing.assert_array_equal(flow[len(missing) :], normalise_flow(flow_of(n), 20.0))
+    np.testing.assert_allclose(t_s, np.arange(len(flow)) / 6)
+    assert numbers.tolist() == list(range(first - len(missing), n + first))
+    assert tree.job(CLIP, FLOW_PX, 20.0).n_frames == len(flow) + 1
+
+
+def test_batches_are_cut_padded_repeated_on_request_and_masked_where_a_field_is_bad(tmp_path):
+    flow, single = flow_of(11), flow_of(1)
+    for name, fields in (("a", single), ("b", flow[:2]), ("c", flow)):
+        write_pairs(tmp_path / name, fields, digits=1)
+    (tmp_path / "c" / "flow_1_2.npy").unlink()
+    loader = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    first, last = loader.batches(["c", "a", "b"], batch_size=2, length=4, size_px=4, clip_px=6.0)
+    assert (first.keys, last.keys, last.flow.shape, last.flow.dtype) == (
+        ("c", "a"),
+        ("b",),
+        (1, 4, 4, 4, 2),
+        np.float32,
+    )
+    assert first.mask.tolist() == [[True, False, True, True], [True, False, False, False]]
+    np.testing.assert_array_equal(first.flow[first.mask][1:3], normalise_flow(resize_flow(flow[2:4], 4), 6.0))
+    assert not first.flow[~first.mask].any()
+    (repeated,) = loader.batches(["a"], batch_size=1, length=4, size_px=FLOW_PX, repeat_single=True)
+    np.testing.assert_array_equal(repeated.flow[0], np.repeat(normalise_flow(single), 4, axis=0))
+    assert repeated.mask.all()
+
+
+KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
+
+
+def stored_faces(tmp_path, *names):
+    for name in names:
+        write_faces(tmp_path / "faces" / name, range(3))
+    return StaticConfig(faces_dir=str(tmp_path / "faces"), out_dir=str(tmp_path / "run"))
+
+
+def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplog):
+    cfg = stored_faces(tmp_path, "training80_01/-AmMDnVl4s8.003", "b_aligned", "training80_01/b", "stranger")
+    source = open_source(cfg, table_of(KEYS), SIDE)
+    assert "training80_01/b" in caplog.text
+    job = source.job(tmp_path, KEYS[0], "")
+    assert len(job.t_s) == job.track.n_frames == 3
+    assert [source.fingerprint(tmp_path, key)[:2] for key in KEYS] == ["3-", "3-", "mi"]
+    with pytest.raises(AbsentError, match="nothing"):
+        source.job(tmp_path, "c", "missing")
+    with pytest.raises(ValueError, match="of this run"):
+        open_source(cfg, table_of(["other"]))
+    with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
+        open_source(StaticConfig(out_dir=str(tmp_path)), table_of(KEYS))
+
+
+def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path):
+    write_pairs(tmp_path / "flow" / "c", flow_of(5))
+    of_faces = {"faces": "faces", "side_px": SIDE, "fps": 30.0}
+    of_flow = {"flow": "flow", "side_px": FLOW_PX, "fps": 5.0, "made": "pairs of unknown method"}
+    flow = DynamicConfig(flow_dir=str(tmp_path / "flow"), flow_fps=5.0, input_px=32)
+    for cfg, stored in ((stored_faces(tmp_path, "c"), of_faces), (flow, of_flow)):
+        source = open_source(cfg, table_of(KEYS))
+        assert source.identity == {"stored": stored}
+        decisive = set(cfg.as_dict(without=source.not_decisive))
+        assert not {"faces_dir", "every_n_frames", "flow_dir", "flow_fps", "flow"} & decisive
 
 
 def texture() -> np.ndarray:
-    noise = np.random.default_rng(5).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    noise = np.random.default_rng(5).integers(0, 256, (TEXTURE_PX, TEXTURE_PX, 3)).astype(np.uint8)
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
 
 
@@ -21,7 +300,7 @@ def texture() -> np.ndarray:
 def test_a_picture_moved_right_or_down_gives_its_motion_in_pixels(method):
     frames = [np.roll(texture(), (dy, dx), axis=(0, 1)) for dx, dy in ((0, 0), (3, 0), (3, 2))]
     flow = OpticalFlowComputer(method).compute(np.stack(frames))
-    assert (flow.shape, flow.dtype) == ((2, SIDE, SIDE, 2), np.float32)
+    assert (flow.shape, flow.dtype) == ((2, TEXTURE_PX, TEXTURE_PX, 2), np.float32)
     for field, motion in zip(flow, ((3, 0), (0, 2)), strict=True):
         np.testing.assert_allclose(np.median(field[20:-20, 20:-20].reshape(-1, 2), axis=0), motion, atol=0.3)
 

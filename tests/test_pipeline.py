@@ -20,7 +20,7 @@ from helpers.files import ROOT, DiskFullError, read_json
 from helpers.forward import NetworkError
 from helpers.pipeline import AT_ONCE, ClipRun, Network, RepeatedError, Source
 from helpers.rows import StaticRows
-from helpers.store import ClipError, Stage, by_kind
+from helpers.store import AbsentError, ClipError, Stage, by_kind
 from helpers.workers import PoolError
 
 FACE = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0]
@@ -238,9 +238,12 @@ def fails(which, kind, path, key, fingerprint):
     return chunkwork.raising, "fine"
 
 
-@pytest.mark.parametrize("which", [range(1, 21), range(19), range(22, 41)])
-def test_the_same_failure_of_some_clips_ends_no_run(tmp_path, which):
-    manifest = run_stage([f"c{k}" for k in range(42)], tmp_path, partial(fails, which, ClipError))
+@pytest.mark.parametrize(
+    ("which", "kind"),
+    [(range(1, 21), ClipError), (range(19), ClipError), (range(22, 41), ClipError), (range(42), AbsentError)],
+)
+def test_the_same_failure_of_some_clips_or_nothing_of_any_ends_no_run(tmp_path, which, kind):
+    manifest = run_stage([f"c{k}" for k in range(42)], tmp_path, partial(fails, which, kind))
     assert manifest["counts"]["failed"] == len(which)
 
 
