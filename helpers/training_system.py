@@ -66,7 +66,7 @@ class TrainingSystem:
         named, seed = Path(experiment_name), config.seeds[0]
         self.folder = resolve(named if len(named.parts) > 1 else Path("results") / named)
         if (self.folder / "clips.csv").exists():
-            raise ValueError(f"{self.folder} holds a run of the notebooks, whose files this would replace. Name another.")
+            raise ValueError(f"{self.folder} holds a run, whose files this would replace. Name another.")
         self.config = replace(config, seeds=[seed], models="constant", out_dir=str(self.folder))
         if self.order_trusted:
             self.config = replace(self.config, split="random")

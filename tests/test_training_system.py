@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_extract
-from test_extract import SIDE, flow_of
+from test_extract import SIDE
+from test_precomputed import flow_of
 from trees import write_faces
 from trees import write_pairs as write_flow
 
