@@ -86,13 +86,6 @@ def test_a_score_has_an_interval_and_the_constant_and_says_what_it_rests_on(scor
     assert np.abs(effect).min() > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "warning"), [("two_faces", "up to 2 faces"), ("face_leaving", "motion is unlike")])
-def test_what_weakens_a_score_is_said(scorer, name, warning):
-    result = score.score_clip(AWKWARD / f"{name}.mp4", scorer, faces=0)
-    assert any(warning in text for text in result.warnings)
-
-
 @pytest.mark.parametrize(
     ("stream", "part", "name", "value", "message"),
     [
