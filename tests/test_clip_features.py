@@ -166,18 +166,12 @@ def test_an_array_is_read_clip_by_clip(tmp_path, name, kind):
         assert np.array_equal(read_clip(path, place), VIDEOS[place].transpose(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize(
-    ("stored", "word"),
-    [
-        (np.full((1, 2, 3, 4, 4), -1.5), "normalisation"),
-        (np.zeros((1, 2, 4, 4, 3), np.uint8), "shape"),
-        (np.array([{}]), "numbers"),
-    ],
-)
-def test_arrays_of_other_kinds_are_refused(tmp_path, stored, word):
-    np.save(tmp_path / "processed_data.npy", stored, allow_pickle=True)
-    with pytest.raises(VideoError, match=word):
-        read_clip(tmp_path / "processed_data.npy", 0)
+def test_arrays_of_other_kinds_are_refused(tmp_path):
+    wrong = {"normalisation": np.full((1, 2, 3, 4, 4), -1.5), "shape": np.zeros((1, 2, 4, 4, 3), np.uint8)}
+    for word, stored in (wrong | {"numbers": np.array([{}])}).items():
+        np.save(tmp_path / "processed_data.npy", stored, allow_pickle=True)
+        with pytest.raises(VideoError, match=word):
+            read_clip(tmp_path / "processed_data.npy", 0)
 
 
 SCRIPT = """
@@ -311,7 +305,7 @@ def test_an_extraction_that_is_killed_and_started_again_gives_the_same_and_makes
         os.utime(cfg.data / f"{KEY}.mp4", (1, 1))  # another version of the clip
 
 
-def test_scales_leave_what_changes_steadily_as_it_is():
+def test_scales_leave_what_changes_steadily_smooth_in_time_and_never_use_rows_that_are_not_valid():
     t_s = np.sort(np.random.default_rng(0).random(11))
     ramp = np.stack([t_s, 5 - 3 * t_s], axis=1).astype(np.float32)
     averaged, valid = average_scales(ramp, t_s, np.ones(11, bool), [1.0, 0.85, 1.15])
@@ -319,9 +313,6 @@ def test_scales_leave_what_changes_steadily_as_it_is():
     assert valid.all()
     one = np.ones((1, 2), np.float32)
     assert average_scales(one, np.zeros(1), np.ones(1, bool), [1.0, 0.85, 1.15])[0].tolist() == [[1, 1]]
-
-
-def test_scales_smooth_in_time_and_never_use_rows_that_are_not_valid():
     t_s, valid = np.arange(13.0), np.ones(13, bool)
     rows = np.random.default_rng(1).random((13, 2)).astype(np.float32)
     only, _ = average_scales(rows, t_s, valid, [7 / 13])

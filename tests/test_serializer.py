@@ -6,27 +6,18 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from toy_tokens import DD, DS, tokens
 
 from helpers import serializer
 from helpers.model import CompletePersonalityModel
 from helpers.serializer import ModelSerializer, read_h5_weights
 
-DS, DD, F, HEADS = 7, 3, 8, 2
+F, HEADS = 8, 2
 
 
 def network(seed: int = 0) -> CompletePersonalityModel:
     keras.utils.set_random_seed(seed)
     return CompletePersonalityModel(DS, DD, F, HEADS)
-
-
-def tokens(n: int = 2) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    inputs = {}
-    for name, n_tokens, width in (("static", 5, DS), ("dynamic", 4, DD)):
-        inputs[name] = rng.standard_normal((n, n_tokens, width), np.float32)
-        inputs[f"{name}_t_s"] = np.tile(np.arange(n_tokens, dtype="float32"), (n, 1))
-        inputs[f"{name}_mask"] = np.arange(n_tokens)[None] < np.array([[n_tokens], [2]])
-    return inputs
 
 
 def test_versions_are_counted_and_give_equal_outputs(tmp_path):
@@ -47,7 +38,7 @@ def test_what_is_no_model_or_one_of_other_features_is_refused(tmp_path):
     network().save(tmp_path / "model.keras")
     (tmp_path / "half.keras").write_bytes(b"half a file")
     for name, built, error, said in (
-        ("model.keras", {"static_dim": 512}, ValueError, "512.* 7"),
+        ("model.keras", {"static_dim": 512}, ValueError, "512.* 11"),
         ("half.keras", {}, ValueError, "damaged"),
         ("none.keras", {}, FileNotFoundError, "none.keras"),
     ):
@@ -95,7 +86,7 @@ def test_weights_of_an_older_file_are_read_whatever_its_layers_were_called(tmp_p
     other = CompletePersonalityModel(DS + 4, DD, F, HEADS)
     before = other.get_weights()
     (tmp_path / "text.h5").write_text("no weights")
-    for name, said in (("old.h5", r"\(11, 8\).*\(7, 8\)"), ("text.h5", "HDF5")):
+    for name, said in (("old.h5", r"\(15, 8\).*\(11, 8\)"), ("text.h5", "HDF5")):
         with pytest.raises(ValueError, match=said):
             read_h5_weights(other, tmp_path / name)
     assert all(np.array_equal(a, b) for a, b in zip(before, other.get_weights(), strict=True))
