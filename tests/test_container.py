@@ -163,6 +163,15 @@ def test_a_matroska_file_that_lost_something_says_so(matroska, tmp_path, change,
         probe(changed(matroska, tmp_path, change))
 
 
+def test_what_a_second_recording_behind_the_first_lost_is_missed(matroska, tmp_path):
+    both = tmp_path / "both.mkv"
+    both.write_bytes(2 * matroska.read_bytes())
+    assert probe(both).n_frames > 61
+    both.write_bytes(matroska.read_bytes() + changed(matroska, tmp_path, blank_a_part).read_bytes())
+    with pytest.raises(VideoError, match="byte"):
+        probe(both)
+
+
 def test_whole_matroska_files_live_recordings_and_zeros_behind_the_end_pass(matroska, tmp_path):
     assert read_numbers(read_frames(matroska).frames) == list(range(61))
     assert probe(changed(matroska, tmp_path, lambda data, *_: data.extend(bytes(64)))).n_frames == 61
