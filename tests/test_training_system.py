@@ -5,9 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_extract
-from test_extract import SIDE
-from test_flow import flow_of
-from trees import write_faces
+from trees import SIDE, some_flow, write_faces
 from trees import write_pairs as write_flow
 
 from helpers.__main__ import main
@@ -179,7 +177,7 @@ def trees(tmp_path):
     for name, first in (("clip10", 0), ("clip9", 40), ("face_only", 0)):
         write_faces(tmp_path / "faces" / name, range(first, first + 100, 5))
     for name, scale in (("clip10", 1), ("clip9", 2), ("flow_only", 1)):
-        write_flow(tmp_path / "flow" / name, scale * flow_of(25))
+        write_flow(tmp_path / "flow" / name, scale * some_flow(25, SIDE, SIDE))
     return tmp_path
 
 
@@ -236,7 +234,7 @@ def test_another_view_is_said_and_a_clip_without_rows_is_left_out_with_its_reaso
 
 def test_other_names_and_other_networks_are_refused(trees, model_dir):
     faces, flow = trees / "faces", trees / "flow"
-    write_flow(trees / "other" / "somebody", flow_of(25))
+    write_flow(trees / "other" / "somebody", some_flow(25, SIDE, SIDE))
     with pytest.raises(ValueError, match="same names, got 3 and 1 and none in both"):
         predict_trees(model_dir, faces, trees / "other", trees / "s.npy")
     card = read_json(model_dir / "card.json")
