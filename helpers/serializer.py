@@ -36,10 +36,11 @@ def load_model(path: str | Path, **built: Any) -> keras.Model:
             config = json.loads(archive.read("config.json"))["config"]
     except (zipfile.BadZipFile, KeyError, ValueError):
         raise ValueError(f"{file} is not a saved model, or a damaged one. Train again, or name another file.") from None
+    is_ours = any(name.endswith("_dim") for name in config)  # networks of others do not say what they take
     for name, value in built.items():
-        if config.get(name, value) != value:  # networks of others have no such names
+        if is_ours and config.get(name) != value:
             raise ValueError(
-                f"{file} must have {name} {value} to fit these features, it was trained with {config[name]}. "
+                f"{file} must have {name} {value} to fit these features, it was trained with {config.get(name)}. "
                 "Make features as in its training, or name another model."
             )
     return keras.saving.load_model(file, compile=False)

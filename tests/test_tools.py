@@ -133,20 +133,3 @@ def test_the_readme_names_every_file_of_the_library_and_its_links_lead_to_files(
     there = {path.stem for path in (ROOT / "helpers").glob("*.py")} - {"__init__"}
     assert sorted(named) == sorted({*there, "plots/"})
     assert [link for link in re.findall(r"\]\(([^)#:]+)\)", README) if not (ROOT / link).exists()] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "modules"),
-    [
-        (
-            "extract",
-            "files names config store workers device forward weights backbones i3d flow tracks container pictures "
-            "video rows pipeline precomputed extract",
-        ),
-        ("workers", "workers"),
-    ],
-)
-def test_a_call_brings_no_more_of_the_library_with_it_than_it_needs(name, modules):
-    code = f"import sys, helpers.{name}; print(*[m for m in sys.modules if m.startswith('helpers.')])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {*done.stdout.split()} <= {f"helpers.{module}" for module in modules.split()}
