@@ -47,6 +47,8 @@ def test_a_gpu_is_listed_with_its_details(monkeypatch):
     cpu = [tf.config.LogicalDevice("/device:CPU:0", "CPU")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: GPUS)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: halves if kind == "GPU" else cpu)
+    details = {"device_name": "Loom", "compute_capability": (8, 6)}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details if gpu in GPUS else {})
     monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1, 1)))
     row = device.list_devices().iloc[2]
     assert row[["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]].tolist() == [
@@ -54,7 +56,7 @@ def test_a_gpu_is_listed_with_its_details(monkeypatch):
     ]  # fmt: skip
     monkeypatch.setitem(sys.modules, "pynvml", None)
     row = device.list_devices().iloc[2]
-    assert (row["name"], row["compute_capability"], math.isnan(row["memory_gib"])) == ("GPU", "", True)
+    assert (row["name"], row["compute_capability"], math.isnan(row["memory_gib"])) == ("Loom", "8.6", True)
 
 
 @pytest.mark.parametrize(("visible", "handle"), [("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)])
