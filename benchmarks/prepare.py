@@ -23,10 +23,10 @@ from benchmarks.alternation import alternate, minus, options_of, ratio, report
 from benchmarks.clips import BENCHMARK, FPS, N_FRAMES, draw_pictures, encode
 from helpers.clips import find_clips
 from helpers.config import DynamicConfig, PreparationConfig
-from helpers.detectors import detect_faces
 from helpers.faces import track_clip
 from helpers.flow import METHODS, OpticalFlowComputer
 from helpers.rows import CROP_PX, Job, face_flows
+from helpers.tracking import detect_faces
 from helpers.tracks import FaceTrack, crop_at
 from helpers.video import backend_name, count_samples, iter_frames, probe
 from helpers.workers import ClipPool, cores

@@ -24,13 +24,11 @@ from tqdm.auto import tqdm
 
 from helpers.clips import as_lines
 from helpers.config import NOTEBOOKS, PreparationConfig
-from helpers.container import OpenVideo, open_container, open_video
-from helpers.detectors import SMALLER, chosen_detector, detect_faces
+from helpers.container import Converter, OpenVideo, open_container, open_video
 from helpers.files import read_json, resolve
 from helpers.names import match_clips
-from helpers.pictures import Converter
 from helpers.store import reason_of
-from helpers.tracking import Shots, small, unlikeness
+from helpers.tracking import SMALLER, Shots, chosen_detector, detect_faces, small, unlikeness
 from helpers.video import STRICT, VideoInfo, describe, iter_frames
 from helpers.workbook import rated_clips, why_no_training
 from helpers.workers import ClipPool, cores

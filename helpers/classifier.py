@@ -25,9 +25,8 @@ from helpers.config import ClassificationConfig
 from helpers.container import VideoError
 from helpers.files import needs, read_json
 from helpers.forward import Forward, compile_forward
-from helpers.model import PACKAGE
+from helpers.model import PACKAGE, load_model
 from helpers.pipeline import rows_of_clip
-from helpers.serializer import load_model
 from helpers.statistics import model_warnings
 from helpers.train import computing_in
 from helpers.video import backend_name

@@ -21,10 +21,17 @@ from helpers.callbacks import watchers
 from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
 from helpers.files import code_version, file_sha256, needs, read_json, replacing, write_json
-from helpers.metrics import as_summary, conformal_quantile, each_number, score_table
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS, split_clips, training_splits
-from helpers.statistics import CAVEATS, comparisons, group_errors
+from helpers.statistics import (
+    CAVEATS,
+    as_summary,
+    comparisons,
+    conformal_quantile,
+    each_number,
+    group_errors,
+    score_table,
+)
 from helpers.store import STREAMS, read_arrays, read_manifest
 from helpers.train import Trainer, fingerprint, job_file, train_missing
 from helpers.variants import (

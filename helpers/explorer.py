@@ -25,11 +25,10 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from helpers.align import Aligned, read_aligned
-from helpers.attention import BATCH, get_attention_weights, mean_motion, occlusion
+from helpers.attention import BATCH, get_attention_weights, mean_motion, occlusion, window_spans
 from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
-from helpers.evidence import window_spans
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs, resolve
 from helpers.plots import NEUTRAL, TRAIT_COLORS

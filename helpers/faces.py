@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helpers.config import PreparationConfig
-from helpers.detectors import (
+from helpers.store import Stage, read_arrays
+from helpers.tracking import (
     DETECTION_PX,
+    EVERY,
     SMALLER,
+    STILL,
+    Follower,
+    MainFace,
     chosen_detector,
+    corners,
     detect_faces,
     detector_file,
     detector_version,
+    main_face,
+    roll_deg,
     shrunk,
 )
-from helpers.store import Stage, read_arrays
-from helpers.tracking import EVERY, STILL, Follower, MainFace, corners, main_face, roll_deg
 from helpers.tracks import DETECTED, INTERPOLATED, NONE, TRACKER, FaceTrack, NoFaceError, write_track
 from helpers.video import backend_name, backend_version, iter_frames
 

@@ -24,10 +24,10 @@ from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.experiment import LICENCE, Job, prediction_rows, split_of, summarise
 from helpers.extract import extract_dynamic, extract_static, open_tree
 from helpers.files import differences, file_sha256, needs, read_json, replacing, resolve, write_json
+from helpers.model import card_file, load_model, save_model
 from helpers.names import match_clips
 from helpers.plots.training import plot_dashboard
 from helpers.score import check_weights, read_card
-from helpers.serializer import card_file, load_model, save_model
 from helpers.splits import source_of
 from helpers.statistics import CAVEATS
 from helpers.store import STREAMS

@@ -20,8 +20,19 @@ import numpy as np
 import pandas as pd
 from av.codec.hwaccel import HWAccel
 
-from helpers.container import OpenVideo, VideoError, damaged, open_container, open_video
-from helpers.pictures import CHANGES, Converter, deinterlaced, orientation, remarks_of, shown_size
+from helpers.container import (
+    CHANGES,
+    Converter,
+    OpenVideo,
+    VideoError,
+    damaged,
+    deinterlaced,
+    open_container,
+    open_video,
+    orientation,
+    remarks_of,
+    shown_size,
+)
 
 BACKENDS = ("pyav", "opencv")
 HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
@@ -288,7 +299,7 @@ def iter_frames(
         indices: Which frames, ascending numbers or a slice; of the samples when `fps` is given. Default: all.
         fps: Samples per second at fixed rate (see `fixed_rate_indices`); default: the frames as they are.
         n_frames: So many frames spread evenly (see `uniform_indices`), instead of the two above.
-        size: (height, width) to scale to; default: as displayed. See `helpers.pictures.Converter`.
+        size: (height, width) to scale to; default: as displayed. See `helpers.container.Converter`.
         backend: See `backend_name`.
 
     Yields:

@@ -234,7 +234,7 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
     if CLASSES not in tasks:
         log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
     if tasks.get(PREPARATION, {}).get("detector") == "auto":
-        from helpers.detectors import chosen_detector, found_with  # OpenCV takes a while
+        from helpers.tracking import chosen_detector, found_with  # OpenCV takes a while
 
         faces, is_chosen = out / "faces", PREPARATION in chosen
         tasks[PREPARATION]["detector"] = chosen_detector("auto") if is_chosen else found_with(faces) or "auto"

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from toy_tokens import DD, DS, TD, TS, aligned, tokens
 
-from helpers import evidence
+from helpers import attention
 from helpers.attention import (
     attention_by_lag,
     attention_by_time,
@@ -14,11 +14,12 @@ from helpers.attention import (
     get_attention_weights,
     mean_motion,
     occlusion,
+    planted_windows,
     shares,
+    window_spans,
 )
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
-from helpers.evidence import planted_windows, window_spans
 from helpers.experiment import TrainingData
 from helpers.model import CompletePersonalityModel
 
@@ -74,7 +75,7 @@ def test_a_clock_shows_in_the_lag():
     assert profile["attention"].tolist().count(1) == profile["attention"].sum() == 1
     clips = aligned(3)
     clips.dynamic_mask[:, 1:] = False  # clips of one motion token
-    assert evidence.token_duration(clips) == 1.0
+    assert attention.token_duration(clips) == 1.0
     assert len(attention_by_lag(weights, clips.inputs(), 1.0)) == TS
 
 
@@ -113,14 +114,14 @@ def bank(monkeypatch):
     """Models that rest on token 2, and controls on token 4 of their shuffled motion."""
     clips = aligned(40)
     clips.dynamic_features[:, 1] *= 9  # the most unusual motion
-    monkeypatch.setattr(evidence, "rated_clips", lambda _: clips)
-    monkeypatch.setattr(evidence, "load_trained", lambda _, name, __: OneTokenModel(4 if "shuffled" in name else 2))
+    monkeypatch.setattr(attention, "rated_clips", lambda _: clips)
+    monkeypatch.setattr(attention, "load_trained", lambda _, name, __: OneTokenModel(4 if "shuffled" in name else 2))
     return clips
 
 
 def test_a_model_that_rests_on_what_was_planted_is_told_from_one_that_does_not(bank, tmp_path):
     write_truth(tmp_path, bank.clips, 2.0, 5.0)  # tokens 2 and 5
-    found = evidence.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0, 1]), 3)
+    found = attention.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0, 1]), 3)
     assert found["trait"] == "agreeableness"
     assert found["occlusion_chance"] == pytest.approx(2 / TD)
     assert found["occlusion_pointing"] == 1
@@ -137,7 +138,7 @@ def test_a_model_that_rests_on_what_was_planted_is_told_from_one_that_does_not(b
 
 
 def test_without_a_planted_truth_nothing_is_measured_against_it(bank, tmp_path):
-    found = evidence.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), 3)
+    found = attention.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), 3)
     assert found.pop("trait") == "agreeableness"
     assert {"occlusion_pointing", "occlusion_chance", "seeds"} < found.keys()
     assert not any(found.values())
@@ -146,14 +147,14 @@ def test_without_a_planted_truth_nothing_is_measured_against_it(bank, tmp_path):
 def test_rank_correlations_are_those_of_ranks_and_skip_what_is_missing():
     a = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 5.0], [1.0, 2.0, np.nan]])
     b = np.array([[0.1, 0.2, 0.3], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
-    np.testing.assert_allclose(evidence.rank_correlation(a, b), [1, -1, np.nan, np.nan])
+    np.testing.assert_allclose(attention.rank_correlation(a, b), [1, -1, np.nan, np.nan])
 
 
 def test_a_model_agrees_with_itself_and_not_with_other_weights():
     model, clips = network(0), aligned(20)
     clips.dynamic_mask[1, 3:] = clips.static_mask[2, 2:] = False
-    found = evidence.randomisation(model, {"itself": model, "other": network(7)}, clips, mean_motion(clips), 3)
-    for measure in evidence.MEASURES:
+    found = attention.randomisation(model, {"itself": model, "other": network(7)}, clips, mean_motion(clips), 3)
+    for measure in attention.MEASURES:
         assert found["itself"][measure]["value"] == pytest.approx(1)
     low, high = found["other"]["occlusion"]["interval"]
     assert low <= found["other"]["occlusion"]["value"] <= high < 0.6

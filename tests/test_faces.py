@@ -12,14 +12,13 @@ from tiny_yunet import tiny_yunet
 from trees import table_of
 
 from data_sample.make.sample import write_mp4
-from helpers import detectors, faces, weights
+from helpers import faces, tracking, weights
 from helpers.config import DynamicConfig, PreparationConfig
-from helpers.detectors import chosen_detector, detect_faces, shrunk
 from helpers.faces import stable_box, track_clip
 from helpers.files import ROOT
 from helpers.rows import DynamicRows, Job, face_flows
 from helpers.store import write_arrays
-from helpers.tracking import Follower, MainFace, Shots, main_face, roll_deg
+from helpers.tracking import Follower, MainFace, Shots, chosen_detector, detect_faces, main_face, roll_deg, shrunk
 from helpers.tracks import (
     DETECTED,
     INTERPOLATED,
@@ -69,17 +68,17 @@ def yunet(tmp_path, monkeypatch):
     row = replace(weights.WEIGHTS["yunet"], files=(file,))
     monkeypatch.setitem(weights.WEIGHTS, "yunet", row)
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
-    for cached in (detectors._yunet, detectors._auto):
+    for cached in (tracking._yunet, tracking._auto):
         cached.cache_clear()
     yield source
-    for cached in (detectors._yunet, detectors._auto):
+    for cached in (tracking._yunet, tracking._auto):
         cached.cache_clear()
 
 
 def test_a_face_is_found_where_it_is_at_any_size():
     frame = read_frames(SHIPPED[0], indices=[0]).frames[0]
     (found,) = detect_faces(frame)
-    assert found[4] >= detectors.N_NEIGHBOURS
+    assert found[4] >= tracking.N_NEIGHBOURS
     assert detect_faces(frame * 0).shape == (0, 5)
     (larger,) = detect_faces(cv2.resize(frame, None, fx=3, fy=3))
     np.testing.assert_allclose(larger[:4] / 3, found[:4], atol=0.08 * found[2])
@@ -128,7 +127,7 @@ def test_a_detector_that_cannot_be_had_is_refused(yunet):
 def test_auto_is_yunet_where_it_can_be_had_else_haar_and_a_run_is_not_gone_on_with_by_the_other(
     yunet, tmp_path, caplog
 ):
-    caplog.set_level("INFO", "helpers.detectors")
+    caplog.set_level("INFO", "helpers.tracking")
     clips = table_of([])
     cfg = PreparationConfig(out_dir=str(tmp_path / "run"), detector="auto")
     identity = faces.prepare_clips(clips, cfg)["identity"]
@@ -136,7 +135,7 @@ def test_auto_is_yunet_where_it_can_be_had_else_haar_and_a_run_is_not_gone_on_wi
     assert weights.WEIGHTS["yunet"].files[0].file_hash in identity["detector"]
     weights.WEIGHTS["yunet"].path.unlink()
     yunet.unlink()
-    detectors._auto.cache_clear()
+    tracking._auto.cache_clear()
     assert chosen_detector("auto") == "haar"
     assert yunet.as_uri() in caplog.text
     with pytest.raises(ValueError, match="yunet"):

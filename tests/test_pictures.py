@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from av.filter import Graph
 
-from helpers.container import VideoError
-from helpers.pictures import deinterlaced
+from helpers.container import VideoError, deinterlaced
 from helpers.video import probe, read_frames
 
 TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])  # ITU-R BT.2087-0

@@ -9,8 +9,7 @@ from PIL import Image
 
 from helpers import report, workbook
 from helpers.files import read_json, write_json
-from helpers.metrics import as_summary, score_table
-from helpers.statistics import NONE, verdict
+from helpers.statistics import NONE, as_summary, score_table, verdict
 
 LETTERS = "OCEAN"
 MAIN = report.MAIN

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from toy_tokens import DD, DS, tokens
 
-from helpers import serializer
-from helpers.model import CompletePersonalityModel
-from helpers.serializer import ModelSerializer, read_h5_weights
+from helpers.model import CompletePersonalityModel, ModelSerializer, export_model, load_model, read_h5_weights
 
 F, HEADS = 8, 2
 
@@ -43,7 +41,7 @@ def test_what_is_no_model_or_one_of_other_features_is_refused(tmp_path):
         ("none.keras", {}, FileNotFoundError, "none.keras"),
     ):
         with pytest.raises(error, match=said):
-            serializer.load_model(tmp_path / name, **built)
+            load_model(tmp_path / name, **built)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="reads the export with TensorFlow")
@@ -53,7 +51,7 @@ def test_an_export_gives_the_same_scores_without_this_package(tmp_path):
     model = network()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own, about its own functions
-        path = serializer.export_model(model, tmp_path / "exported")
+        path = export_model(model, tmp_path / "exported")
         exported = tf.saved_model.load(str(path))
     inputs = {name: tf.constant(value) for name, value in tokens().items()}
     np.testing.assert_allclose(exported.serve(inputs), model(tokens()), atol=1e-5)

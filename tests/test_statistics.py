@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from helpers import metrics, statistics
+from helpers import statistics
 from helpers.clips import TRAITS
 from helpers.statistics import mean_interval
 
@@ -22,7 +22,7 @@ def noisy(n: int = 31, k: int = 5, noise: float = 0.1) -> tuple[np.ndarray, np.n
 def test_metrics_equal_those_of_the_libraries_for_rated_clips():
     truth, prediction = noisy()
     truth[[3, 7], 1] = truth[5, 4] = prediction[3, 1] = np.nan
-    table = metrics.score_table(truth, prediction, np.full(5, 0.5))
+    table = statistics.score_table(truth, prediction, np.full(5, 0.5))
     assert table.index.tolist() == [*TRAITS, "mean"]
     for row, t, p in zip(table.itertuples(), truth.T, prediction.T, strict=False):
         t, p = t[~np.isnan(t)], p[~np.isnan(t)]
@@ -48,7 +48,7 @@ def test_metrics_equal_those_of_the_libraries_for_rated_clips():
     ],
 )
 def test_hand_worked_values_and_what_does_not_exist(truth, prediction, expected):
-    found = metrics.score_target(np.array(truth, float), np.array(prediction, float), 0.5)
+    found = statistics.score_target(np.array(truth, float), np.array(prediction, float), 0.5)
     assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
@@ -57,27 +57,27 @@ def test_shapes_that_differ_and_predictions_that_are_not_numbers_are_refused():
     wrong = np.where(np.arange(3) == 1, np.nan, prediction)
     for given in ((truth, prediction.T), (truth[:, 0], prediction[:, 0]), (truth, wrong)):
         with pytest.raises(ValueError, match="prediction"):
-            metrics.score_table(*given, [0.5] * 3, "abc")
+            statistics.score_table(*given, [0.5] * 3, "abc")
 
 
 def test_a_summary_is_json_by_letters():
     truth, prediction = noisy()
     truth[:, 2] = np.nan
-    table = metrics.score_table(truth, prediction, np.full(5, 0.5))
+    table = statistics.score_table(truth, prediction, np.full(5, 0.5))
     assert table.loc["extraversion"].isna().all()
     assert table.loc["mean", "r2"] == pytest.approx(table["r2"].iloc[[0, 1, 3, 4]].mean())
-    summary = json.loads(json.dumps(metrics.as_summary(table), allow_nan=False))
+    summary = json.loads(json.dumps(statistics.as_summary(table), allow_nan=False))
     assert list(summary["r2"]) == ["O", "C", "E", "A", "N", "mean"]
     assert (summary["r2"]["E"], summary["ccc"]["A"]) == (None, table.loc["agreeableness", "ccc"])
     assert summary["mean_accuracy"] == table.loc["mean", "mean_accuracy"]
-    other = metrics.score_table(truth[:, :1], prediction[:, :1], [0.5], ["warmth"])
-    assert list(metrics.as_summary(other)["mae"]) == ["warmth", "mean"]
+    other = statistics.score_table(truth[:, :1], prediction[:, :1], [0.5], ["warmth"])
+    assert list(statistics.as_summary(other)["mae"]) == ["warmth", "mean"]
 
 
 def test_the_constant_floor_answers_the_training_mean_for_everyone():
     train = np.array([[0.25, 0.5], [0.75, np.nan]])
     test = np.array([[0.5, 0.25], [0.75, 0.75], [1.0, np.nan]])
-    table = metrics.constant_floor(train, test, ["warmth", "openness"])
+    table = statistics.constant_floor(train, test, ["warmth", "openness"])
     assert table["constant"].tolist() == [0.5, 0.5, 0.5]
     assert table["mae"].tolist() == [0.25, 0.25, 0.25]
     assert table["ccc"].tolist() == [0, 0, 0]
@@ -86,12 +86,12 @@ def test_the_constant_floor_answers_the_training_mean_for_everyone():
 
 def test_the_conformal_quantile_is_the_ranked_residual_of_rated_clips():
     residuals = np.stack([np.arange(1, 20), -np.arange(1, 20) / 10], axis=1)  # 19 values: rank ceil(20 * 0.9) = 18
-    assert metrics.conformal_quantile(residuals).tolist() == [18, 1.8]
-    assert metrics.conformal_quantile(residuals, 0.5).tolist() == [10, 1.0]
-    assert metrics.conformal_quantile(residuals[:9]).tolist() == [9, 0.9]
-    assert metrics.conformal_quantile(residuals[:8]).tolist() == [math.inf, math.inf]
+    assert statistics.conformal_quantile(residuals).tolist() == [18, 1.8]
+    assert statistics.conformal_quantile(residuals, 0.5).tolist() == [10, 1.0]
+    assert statistics.conformal_quantile(residuals[:9]).tolist() == [9, 0.9]
+    assert statistics.conformal_quantile(residuals[:8]).tolist() == [math.inf, math.inf]
     partly = np.array([[0.1, np.nan], [-0.3, np.nan], [np.nan, 0.2], [0.2, np.nan]])
-    assert metrics.conformal_quantile(partly, 0.5).tolist() == [0.2, 0.2]
+    assert statistics.conformal_quantile(partly, 0.5).tolist() == [0.2, 0.2]
 
 
 def test_the_slope_of_predictions_spread_too_far_is_below_one_and_equal_ones_have_none():
@@ -99,7 +99,7 @@ def test_the_slope_of_predictions_spread_too_far_is_below_one_and_equal_ones_hav
     rows = pd.DataFrame({"trait": np.repeat(["warmth", "calm"], 100), "truth": truth, "prediction": 2 * truth - 0.5})
     rows.loc[100:, "prediction"] = 0.5
     rows.loc[:9, ["truth", "prediction"]] = np.nan, 9.0
-    slopes = metrics.calibration_slopes(rows)
+    slopes = statistics.calibration_slopes(rows)
     assert slopes["warmth"] == pytest.approx(0.5)
     assert np.isnan(slopes["calm"])
 

@@ -13,8 +13,7 @@ from helpers.align import ChannelGroups, Reduction, align_streams, read_reductio
 from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import read_json, write_json
-from helpers.model import CompletePersonalityModel
-from helpers.serializer import load_model
+from helpers.model import CompletePersonalityModel, load_model
 from helpers.training_system import (
     TrainingSystem,
     clips_of_trees,

@@ -12,9 +12,8 @@ from numbered import HEIGHT, WIDTH, numbered_frames, read_numbers, write_numbere
 
 from data_sample.make.sample import write_mp4
 from helpers import video
-from helpers.container import VideoError
+from helpers.container import Converter, VideoError
 from helpers.files import ROOT
-from helpers.pictures import Converter
 from helpers.video import (
     BACKENDS,
     backend_name,

@@ -157,7 +157,7 @@ def test_parameters_are_defaults_then_pretrained_settings_then_the_file_then_the
 def test_auto_is_settled_once_for_a_run_and_stays_what_it_was_where_02_is_not_executed(
     tmp_path, monkeypatch, is_chosen, detector
 ):
-    monkeypatch.setattr("helpers.detectors.chosen_detector", lambda name: "yunet")
+    monkeypatch.setattr("helpers.tracking.chosen_detector", lambda name: "yunet")
     monkeypatch.setattr(workbook, "execute", lambda *_: None)
     write_json(tmp_path / "faces" / "manifest.json", {"identity": {"parameters": {}}})
     planned = workbook.plan(tmp_path, tmp_path)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from helpers.clips import TRAITS, letter_of, name_of
-from helpers.metrics import calibration_slopes
 from helpers.plots import (
     ACCENT,
     BLUE,
@@ -31,7 +30,7 @@ from helpers.plots import (
     say,
     spoken,
 )
-from helpers.statistics import number
+from helpers.statistics import calibration_slopes, number
 
 MODEL_COLORS = {
     "token_cross_attention": RED,
