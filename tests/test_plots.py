@@ -229,7 +229,7 @@ def test_figures_of_attention():
     same(ax[0].collections[0].get_offsets(), [[0.1, 0.3], [0.2, 0.4]])
     ax = drawn(attention.plot_clips(ENERGY[0], "abcd", T_S[0] * np.arange(4), inside=ENERGY[0] > 9))
     same(cells(ax[0]), ENERGY[0])
-    ax = drawn(attention.plot_intervals({"before training": MAPS, "shuffled ratings": MAPS}, "r", {"none": 0}))
+    ax = drawn(plots.plot_intervals({"before training": MAPS, "shuffled ratings": MAPS}, "r", {"none": 0}))
     same([bars.lines[0].get_xdata() for bars in ax[0].containers], [[0.8, 0.8], [0.1, 0.1]])
     ax = drawn(attention.plot_segment(VIEW, 2, head=1))
     same(cells(ax[2]), VIEW.attention[:, :, 2])
@@ -268,7 +268,7 @@ LITTLE = [  # values that are one, equal, or not defined
     (training.plot_predictions, equal_predictions(ONE), HALF),
     (classification.plot_accuracies, NO_ACCURACY),
     (classification.plot_gains, {"b - a": dict.fromkeys(("clean", "corrupted"), UNSURE)}),
-    (attention.plot_intervals, {"the clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
+    (plots.plot_intervals, {"the clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
     (attention.plot_segment, SimpleNamespace(**vars(VIEW) | {"crops": None}), 1),
 ]
 

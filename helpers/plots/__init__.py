@@ -5,8 +5,9 @@ to be seen; an Axes is returned, or a Figure of several. Nothing here computes a
 file, `save` apart. This module holds the common look and the pieces that several figures are made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -118,6 +119,33 @@ def intervals(ax: Axes, value: Sequence, low: Sequence, high: Sequence, y: Seque
     value, low, high = (np.asarray(one, float) for one in (value, low, high))
     reach = np.maximum([value - low, high - value], 0)
     ax.errorbar(value, y, xerr=reach, **{"fmt": "o", "ms": 4} | look)
+
+
+def plot_intervals(
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    what: str,
+    lines: Mapping[str, float],
+    *,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw values with their intervals, by row and kind: `value` and `interval` [low, high], either may be None.
+
+    `what` the values are is the label of their axis; `lines`: values to compare with, by their names. Every row has the
+    kinds of the first, at most three.
+    """
+    ax = axes(ax, (7.5, 1.1 + 0.42 * len(rows)), xlabel=what, title=title)
+    kinds = list(next(iter(rows.values())))
+    for k, (kind, color, form) in enumerate(zip(kinds, (RED, NEUTRAL, GREEN), "os^", strict=False)):
+        y = np.arange(len(rows)) + 0.22 * (k - (len(kinds) - 1) / 2)
+        low, high = zip(*(row[kind]["interval"] or [None] * 2 for row in rows.values()), strict=True)
+        values = [row[kind]["value"] for row in rows.values()]
+        intervals(ax, values, low, high, y, color=color, fmt=form, ms=6, label=kind)
+    for (name, value), style in zip(lines.items(), (":", "--", "-."), strict=False):
+        ax.axvline(value, color=ACCENT, ls=style, lw=1, label=name)
+    named_rows(ax, list(rows))
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
 
 
 def step_of(t_s: np.ndarray) -> float:

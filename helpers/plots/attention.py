@@ -5,7 +5,6 @@ tokens, Td motion tokens, k traits; times are the tokens' centres in seconds.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,14 +18,9 @@ from matplotlib.figure import Figure
 from helpers.clips import name_of
 from helpers.plots import (
     ACCENT,
-    GREEN,
-    NEUTRAL,
     ORANGE,
-    RED,
     SKY,
     axes,
-    intervals,
-    named_rows,
     panels,
     picture_at,
     say,
@@ -179,32 +173,6 @@ def plot_clips(
     for row, token in np.argwhere(inside) if inside is not None else ():
         corner = t_s[token] - width / 2, row - 0.44
         ax.add_patch(plt.Rectangle(corner, width, 0.88, fill=False, ec=ORANGE, lw=1.6))
-    return ax
-
-
-def plot_intervals(
-    rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    what: str,
-    lines: Mapping[str, float],
-    *,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw values with their intervals: by row and kind `value` and `interval` [low, high], either may be None.
-
-    `what`: what the values are; `lines`: values to compare with, by their names.
-    """
-    ax = axes(ax, (7.5, 1.1 + 0.42 * len(rows)), xlabel=what, title=title)
-    kinds = list(next(iter(rows.values())))
-    for k, (kind, color, form) in enumerate(zip(kinds, (RED, NEUTRAL, GREEN), "os^", strict=False)):
-        y = np.arange(len(rows)) + 0.22 * (k - (len(kinds) - 1) / 2)
-        low, high = zip(*(row[kind]["interval"] or [None] * 2 for row in rows.values()), strict=True)
-        values = [row[kind]["value"] for row in rows.values()]
-        intervals(ax, values, low, high, y, color=color, fmt=form, ms=6, label=kind)
-    for (name, value), style in zip(lines.items(), (":", "--", "-."), strict=False):
-        ax.axvline(value, color=ACCENT, ls=style, lw=1, label=name)
-    named_rows(ax, list(rows))
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 
