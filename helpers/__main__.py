@@ -10,18 +10,29 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
-from helpers import training_commands
 from helpers.files import stderr_into
-from helpers.training_commands import Pretrained, Video, Videos, option
 
 log = logging.getLogger("helpers")
-app = SubcommandApp()
+app, classify = SubcommandApp(), SubcommandApp()
+app.command(classify, name="classify", help="Classes of clips: train on class folders, and predict.")
+
+
+def option(text: str, metavar: str | None = None, *, name: str | None = None) -> Any:
+    """What `--help` says of an option; a default is named by the text."""
+    return arg(help=text, metavar=metavar, name=name, help_behavior_hint="")
+
+
+Pretrained = Annotated[Literal["pretrained", "random"] | None, option("published ones, or none; default: pretrained")]
+Video = Positional[Annotated[Path, option("a video file, or a folder of them", "VIDEO")]]
+Videos = Positional[Annotated[tuple[Path, ...], option("further ones", "[VIDEO ...]")]]
+Params = Annotated[Path | None, option("further parameters, in a section for this notebook", "FILE.yaml")]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,7 +112,7 @@ def check(
     from helpers.files import replacing, resolve
     from helpers.workbook import PREPARATION, plan
 
-    _check_targets({"csv": csv})
+    _refuse_folders(csv=csv)
     data = data.resolve()
     tasks = plan(data, resolve("results"), params=params, limit=limit)
     clips, left_out = scan_clips(data)
@@ -140,19 +151,19 @@ def score(
     more: Videos = (),
     *,
     model: Annotated[Path, option("the model folder of a run: results/<run>/model")],
-    out: Annotated[Path | None, option("write score.json, score.csv and score.html here", "DIR")] = None,
-    json: Annotated[Path | None, option("write the scores here as well", "FILE")] = None,
+    out: Annotated[Path | None, option("score by notebook 09: score.json, .csv and, as a page, .html", "DIR")] = None,
+    json: Annotated[Path | None, option("write the scores here", "FILE")] = None,
     csv: Annotated[Path | None, option("a table, one row per video and trait", "FILE")] = None,
-    html: Annotated[Path | None, option("one page about all videos, to open in a browser", "FILE")] = None,
 ) -> int:
     """Score videos with a trained model.
 
     Exit 0: at least one is scored, and those that failed are listed.
     """
-    files = {"json": json, "csv": csv, "html": html}
+    if out and (json or csv):
+        raise ValueError("--out writes score.json and score.csv as well. Leave out --json and --csv, or --out.")
     if out:
-        files = {kind: path or out / f"score.{kind}" for kind, path in files.items()}
-    _check_targets(files, out)
+        return _score_by_notebook([video, *more], model, out.resolve())
+    _refuse_folders(json=json, csv=csv)
     with stderr_into():
         from helpers.score import Unusable, as_text, load_scorer, score_all
 
@@ -162,35 +173,178 @@ def score(
         else:
             print(as_text(result), flush=True)
 
-    page = files.pop("html")
-    if page:
-        from helpers import workbook
-
-        log.info("scoring by notebook 09, which makes the page")
-        results = workbook.score_page([video, *more], model, page, **files)
-        for result in results:
-            report(result)
-    else:
-        results = score_all([video, *more], load_scorer(model), faces=0, report=report, **files)
-    if failed := sum(isinstance(result, Unusable) for result in results):
-        print(f"{failed} of {len(results)} videos could not be scored", file=sys.stderr)
-    for path in filter(None, [*files.values(), page]):
-        print(f"written: {path}", flush=True)
-    return 1 if failed == len(results) else 0
+    results = score_all([video, *more], load_scorer(model), faces=0, report=report, json=json, csv=csv)
+    return _tell_failed(sum(isinstance(result, Unusable) for result in results), len(results))
 
 
-def _check_targets(files: dict[str, Path | None], out: Path | None = None) -> None:
-    """Raise before hours of work are lost: a folder where a file is to be written, or the other way round."""
-    if out and out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out must name a folder, {out} is a file. Name another.")
-    for kind, path in files.items():
+def _score_by_notebook(videos: list[Path], model: Path, out: Path) -> int:
+    import pandas as pd
+
+    from helpers import workbook
+    from helpers.report import export
+
+    log.info("scoring by notebook 09, which makes the page")
+    paths = {"video": [os.path.abspath(path) for path in videos], "model_dir": str(model.resolve())}
+    copy = workbook.execute(workbook.SCORE, paths | {"out_dir": str(out)}, out)
+    page, table = export(copy, out / "score.html", "What viewers would say"), pd.read_csv(out / "score.csv")
+    print(table.drop(columns=["warnings", "remarks"]).dropna(axis="columns", how="all").round(3).to_string(index=False))
+    print(*table["warnings"].dropna().unique(), f"written: {page}, score.json and score.csv", sep="\n")
+    return _tell_failed(table["target"].isna().sum(), table["video"].nunique())
+
+
+def _tell_failed(n_failed: int, n_videos: int) -> int:
+    """Exit status: 1 where no video could be scored."""
+    if n_failed:
+        print(f"{n_failed} of {n_videos} videos could not be scored", file=sys.stderr)
+    return int(n_failed == n_videos)
+
+
+def _refuse_folders(**files: Path | None) -> None:
+    """Raise before hours of work are lost."""
+    for name, path in files.items():
         if path and path.is_dir():
-            raise IsADirectoryError(f"--{kind} must name a file, {path} is a folder. Add a file's name.")
+            raise IsADirectoryError(f"--{name} must name a file, {path} is a folder. Add a file's name.")
 
 
-for command in (training_commands.compare, training_commands.train, training_commands.predict):
-    app.command(command)
-app.command(training_commands.classify, name="classify", help="Classes of clips: train on class folders, and predict.")
+@app.command
+def compare(
+    *,
+    data: Annotated[Path | None, option("token bank, or a run's aligned/; default: data_sample/tokens")] = None,
+    out: Annotated[Path | None, option("folder of the table and its trainings; default: results/compare")] = None,
+    models: Annotated[str | None, option("names, or all (default), short", "NAMES")] = None,
+    params: Params = None,
+) -> int:
+    """Train models on the same clips and compare them in one table, `models.csv`."""
+    from helpers.config import TrainingConfig
+    from helpers.files import FolderLock, replacing, resolve
+
+    with stderr_into():  # what TensorFlow writes while it is imported
+        from helpers import experiment, report
+
+    default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
+    own = {"bank_dir": data, "out_dir": out, "models": models}
+    cfg = TrainingConfig.checked(default | _given("06_training", params, own))
+    folder = resolve(cfg.bank_dir)
+    with FolderLock(cfg.out), replacing(cfg.out / "models.csv") as part:
+        found = experiment.run_table(experiment.TrainingData(folder, None, f"the clips of {folder.name}"), cfg)
+        table = report.as_table(found)
+        table.to_csv(part, float_format="%.6g")
+    print(table.round(3).to_string(), "", *report.verdicts(found), f"all of it is in {cfg.out}", sep="\n")
+    return 0
+
+
+@app.command
+def train(
+    *,
+    static_features: Annotated[Path, option("rows of faces", "FILE.npy")],
+    dynamic_features: Annotated[Path, option("rows of motion", "FILE.npy")],
+    labels: Annotated[Path, option("ratings of the rows", "FILE.npy")],
+    ids: Annotated[Path | None, option("clip of each row: a line each, or a CSV's column clip", "FILE")] = None,
+    output: Annotated[Path, option("the model", "FILE.keras")],
+    epochs: Annotated[int | None, option("at most; default: 50")] = None,
+    batch_size: Annotated[int | None, option("default: 32")] = None,
+    params: Params = None,
+) -> int:
+    """Train the cross-attention model on arrays whose rows belong together."""
+    from helpers.config import TrainingConfig
+    from helpers.files import read_json
+
+    with stderr_into():
+        from helpers import training_system
+
+    own = {"epochs": epochs, "batch_size": batch_size}
+    cfg = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | _given("06_training", params, own))
+    paths = static_features, dynamic_features, labels, output
+    training_system.train_personality_model(*paths, cfg.epochs, cfg.batch_size, ids_path=ids, config=cfg)
+    folder = output.with_suffix("")
+    found = read_json(folder / "analysis.json")
+    print(f"{output}: {found['verdict']} Epoch {found['best_epoch'] + 1} of {found['epochs']} was kept.")
+    print(*found["time"]["recommendations"], f"all of it is in {folder}", sep="\n")
+    return 0
+
+
+@app.command
+def predict(
+    *,
+    model: Annotated[Path, option("a run's model folder")],
+    face_dir: Annotated[Path, option("a folder of face pictures per clip", "DIR")],
+    flow_dir: Annotated[Path, option("a folder of stored flow per clip", "DIR")],
+    faces_fps: Annotated[float | None, option("pictures per second; default: as in the training", "R")] = None,
+    flow_fps: Annotated[float | None, option("fields per second; default: as in the training", "R")] = None,
+    output: Annotated[Path, option("the scores, (N, targets)", "FILE.npy")],
+) -> int:
+    """Score trees of faces and flow."""
+    with stderr_into():
+        from helpers.training_system import predict_trees
+
+    how = {"faces_fps": faces_fps, "flow_fps": flow_fps, "progress": sys.stderr.isatty()}
+    scores = predict_trees(model, face_dir, flow_dir, output, **how)
+    print(f"{output}: {len(scores)} rows of {scores.shape[1]} scores; clips of rows: {output.stem}_ids.txt beside it")
+    return 0
+
+
+@classify.command(name="train")
+def train_classes(
+    *,
+    data: Annotated[Path, option("folder <split>/<class>/…")],
+    out: Annotated[Path, option("folder of this run's results")],
+    params: Params = None,
+    weights: Pretrained = None,
+) -> int:
+    """Features, cross-validated training and evaluation of class folders."""
+    from helpers.config import ClassificationConfig
+    from helpers.files import FolderLock
+
+    default = {"weights": "pretrained", "progress": sys.stderr.isatty()}
+    own = {"data_dir": data, "out_dir": out, "weights": weights}
+    cfg = ClassificationConfig.checked(default | _given("08_clip_classification", params, own))
+    with stderr_into():
+        from helpers import classification, clip_features
+    with FolderLock(cfg.out):
+        clips = clip_features.extract_clip_features(cfg, to_train=True)
+        for note in clips.notes():
+            print(note, file=sys.stderr)
+        results = classification.evaluate_all(clips, cfg)
+    print(classification.as_table(results["models"]).to_string())
+    return 0
+
+
+@classify.command(name="predict")
+def predict_classes(
+    video: Video,
+    more: Videos = (),
+    *,
+    model: Annotated[Path, option("a run's classification/model")],
+    json: Annotated[Path | None, option("write the probabilities and notes here as well", "FILE")] = None,
+) -> int:
+    """Classes of videos."""
+    from helpers.files import write_json
+
+    with stderr_into():
+        from helpers import classifier as classes
+        from helpers.container import VideoError
+        from helpers.score import named_videos
+        from helpers.store import reason_of
+
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
+    classifier = classes.load_clip_classifier(model)
+    said, failed = {}, 0
+    for _, path in named_videos([video, *more]):
+        try:
+            if path.is_dir():
+                raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
+            p = said[str(path)] = classes.classify_clip(path, classifier)
+        except BaseException as error:
+            failed += 1
+            print(f"error: {path}: {reason_of(error, path.name)}", file=sys.stderr)
+        else:
+            ranked = sorted(p, key=p.get, reverse=True)
+            print(f"{path}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)
+    for note in classifier.warnings:
+        print(f"note: {note}")
+    if json:
+        write_json(json, said | ({"warnings": classifier.warnings} if classifier.warnings else {}))
+    return 1 if failed else 0
 
 
 @app.command
@@ -203,7 +357,7 @@ def weights(
     """List, fetch or verify published weights."""
     if folder:
         os.environ["OCEAN_WEIGHTS"] = str(folder.resolve())
-    from helpers.weights import WEIGHTS, published_weights, require
+    from helpers.weights import WEIGHTS, require
 
     if action == "list":
         for name, row in WEIGHTS.items():
@@ -216,21 +370,25 @@ def weights(
         raise ValueError(f"NAME must be all, or of {', '.join(WEIGHTS)}, got {', '.join(names) or 'nothing there'}.")
     if action == "fetch":
         require(list(names))
+    return int(sum(map(_is_verified, names)) < len(names))
+
+
+def _is_verified(name: str) -> bool:
+    """Whether published weights have the right bytes and, those of I3D, variables; prints what they are."""
     with stderr_into():
         from helpers.i3d import build_motion_network
-    failed = 0
-    for name in names:
-        row = WEIGHTS[name]
-        try:
-            if row.kind.startswith("i3d"):  # names and shapes of its variables as well
-                _, found = build_motion_network(name, channels=row.channels)
-            else:
-                found = published_weights(name)
-            print(f"{name}: {found.source}, sha256 {found.sha256}", flush=True)
-        except ValueError as error:
-            failed = 1
-            print(f"error: {name}: {error}", file=sys.stderr)
-    return failed
+    from helpers.weights import WEIGHTS, published_weights
+
+    try:
+        if WEIGHTS[name].kind.startswith("i3d"):
+            _, found = build_motion_network(name, channels=WEIGHTS[name].channels)
+        else:
+            found = published_weights(name)
+    except ValueError as error:
+        print(f"error: {name}: {error}", file=sys.stderr)
+        return False
+    print(f"{name}: {found.source}, sha256 {found.sha256}", flush=True)
+    return True
 
 
 @app.command
@@ -272,6 +430,21 @@ def features(
         workbook.forget(out, "05")
     print(external.as_text(manifest))
     return 0
+
+
+def _given(section: str, params: Path | None, own: dict[str, Any]) -> dict[str, Any]:
+    """A section of the `--params` file, and over it the parameters of the command line that are not None.
+
+    Paths of the command line are taken from the current folder, those of the file from the repository.
+    """
+    from helpers.workbook import read_params
+
+    sections = read_params(params) if params else {section: {}}
+    if section not in sections:
+        held = ", ".join(sections) or "nothing"
+        raise ValueError(f"{params} must have a section {section}, got {held}. Add it, or leave it out.")
+    own = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
+    return sections[section] | {name: value for name, value in own.items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ source, code, data and parameters as now, and so did all before it; it is then n
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -32,7 +30,7 @@ from helpers.clips import (
     write_rows,
 )
 from helpers.config import NOTEBOOKS, AlignmentConfig, AnalysisConfig, TrainingConfig
-from helpers.files import ROOT, DiskFullError, disk_full, read_json, replacing, resolve, stderr_into, write_json
+from helpers.files import ROOT, DiskFullError, disk_full, read_json, resolve, stderr_into, write_json
 from helpers.names import walk_files
 from helpers.ratings import Ratings
 from helpers.splits import training_problem
@@ -300,39 +298,13 @@ def write_report(out: str | Path) -> Path:
     return export(copy, out / "report.html", f"What the run “{out.name}” found")
 
 
-def score_page(videos: Sequence[Path], model: Path, page: Path, **files: Path | None) -> list[Any]:
-    """Score videos by notebook 09, write the further `files` that are named (`json`, `csv`), also when interrupted, and
-    export the notebook as a page; returns what `helpers.score.score_all` does.
-
-    Where it fails, the error names its executed copy, which then stays beside the page.
-    """
-    from helpers.report import export
-    from helpers.score import read_scores
-
-    copy = page.with_name(f"{page.stem}_{SCORE}.ipynb")
-    with TemporaryDirectory() as folder:
-        paths = {"video": [os.path.abspath(path) for path in videos], "model_dir": os.path.abspath(model)}
-        try:
-            execute(SCORE, paths | {"out_dir": folder}, Path(folder), copy)
-        finally:
-            for kind, path in files.items():
-                if path and (made := Path(folder, f"score.{kind}")).exists():
-                    with replacing(path) as part:
-                        shutil.copyfile(made, part)
-        results = read_scores(Path(folder, "score.json"))
-    names = results[0].video if len(results) == 1 else f"{len(results)} videos"
-    export(copy, page, f"What viewers would say of {names}")
-    copy.unlink()
-    return results
-
-
-def execute(name: str, parameters: dict[str, Any], out: Path, copy: Path | None = None) -> Path:
-    """Run one notebook; return the executed copy, by default in `<out>/notebooks/`."""
+def execute(name: str, parameters: dict[str, Any], out: Path) -> Path:
+    """Run one notebook; return the executed copy, in `<out>/notebooks/`."""
     import papermill  # as long as all the rest
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    copy = copy or out / "notebooks" / f"{name}.ipynb"
+    copy = out / "notebooks" / f"{name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     # Papermill takes what stands in braces in a path for a parameter.
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook_file(name), copy)]

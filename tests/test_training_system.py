@@ -154,17 +154,10 @@ def test_the_commands_train_and_predict_from_files_and_the_line_wins(files, tmp_
     more = ["--output", str(output), "--epochs", "2", "--batch_size", "16", "--params", str(params)]
     assert main(["train", *given, *more]) == 0
     assert "Epoch 2 of 2 was kept." in capsys.readouterr().out
-    scored = ["--output", str(tmp_path / "scores.npy"), "--model", str(output)]
-    assert main(["predict", *given[:4], *scored]) == 0
-    assert "120 rows of 5 scores" in capsys.readouterr().out
     params.write_text("06_training: {fusion: 8}\n")
-    trees = ["predict", "--model", "m", "--face_dir", "f", "--output"]
     for command, said in (
         (["train", *given, *more], "'fusion'"),
         (["train", *given, "--output", "m.h5"], "output must end in .keras, got m.h5"),
-        (["predict", *given[:4], *scored, "--faces_fps", "10"], "--faces_fps"),  # of trees only
-        (["predict", *given[:4], *scored[2:], "--output", "c.txt"], "output must end in .npy"),
-        ([*trees, "s.npy"], "got --face_dir"),
     ):
         assert main(command) == 1
         assert said in capsys.readouterr().err
