@@ -287,7 +287,7 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
         `targets` (in their order, traits by their letters); `models` on the test clips (means over seeds of r2, ccc,
         pearson, mae, skill per trait, mean_accuracy, and `seeds`); `live`, the token model on the run's own clips, and
         in it the `constant`; `about` (what each model is, in words); `comparisons` (every model with the constant, the
-        token model with every other); `split`, `ratings`, `seeds`, `config`; `ceiling` (what agreement of the raters
+        token model with every other); `split`, `seeds`, `config`; `ceiling` (what agreement of the raters
         leaves to reach: `r2` and `pearson` by target, where the run's own clips are trained on and 01 found several
         raters); `groups` (errors of the token model on this run's held-out clips by the `group` of `ratings.csv`).
     """
@@ -307,7 +307,6 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
         "comparisons": comparisons(predictions, names, TOKEN_MODEL),
         "live": live,
         "split": _split_facts(bank, cfg.split, list(splits.values())),
-        "ratings": _ratings_given(bank),
         "ceiling": None if has_live else _ceiling(cfg),
         "groups": _groups(predictions, cfg, "live" if has_live else "test"),
         "seeds": cfg.seeds,
@@ -341,13 +340,6 @@ def _split_facts(clips: Aligned, kind: str, splits: Sequence[np.ndarray]) -> dic
     )
     leak = {"test_clips_sharing_a_source_with_train": sharing, "warning": warning if sharing else None}
     return {"by": kind} | counts | leak
-
-
-def _ratings_given(bank: Aligned) -> dict[str, Any]:
-    """How many clips each target is rated for, and the first rating that is missing."""
-    rated = ~np.isnan(bank.labels)
-    first = next((f"{bank.targets[column]} of {bank.clips[clip]}" for clip, column in np.argwhere(~rated)), None)
-    return {"clips": len(bank), "rated": _by_target(bank, rated.sum(0)), "first_missing": first}
 
 
 def _ceiling(cfg: TrainingConfig) -> dict[str, dict[str, float]] | None:

@@ -106,15 +106,6 @@ def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     return np.array(widths)
 
 
-def calibration_slopes(predictions: pd.DataFrame) -> pd.Series:
-    """Slope of truth on prediction by trait: 1 when calibrated, below 1 when predictions are spread too far; NaN where
-    they do not vary.
-    """
-    rated = predictions.dropna(subset=["truth"]).groupby("trait", sort=False)
-    spread = {trait: (rows["prediction"] - rows["prediction"].mean(), rows["truth"]) for trait, rows in rated}
-    return pd.Series({trait: (p * truth).sum() / ((p**2).sum() or np.nan) for trait, (p, truth) in spread.items()})
-
-
 DRAWS, LEVEL = 2000, 0.95
 CAVEATS = (  # of every model's card
     "Raters of apparent traits are biased by the gender, ethnicity and age that they perceive (Jacques Junior et al. "

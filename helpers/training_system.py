@@ -1,8 +1,8 @@
-"""Training from plain arrays whose rows belong together, and scores of arrays or of stored faces and flow.
+"""Training from plain arrays whose rows belong together, and scores of stored faces and flow.
 
 In: `static_features.npy` (N, D) or (N, T, D), `dynamic_features.npy` likewise, `labels.npy` (N, k), and perhaps a file
-that says whose the rows are. Out: a folder per experiment with the JSON of the callbacks, `analysis.json`,
-`predictions.csv` and a figure; the model with its card; scores as `.npy`.
+that says whose the rows are. Out: a folder per experiment with the JSON of the callbacks, `analysis.json` and
+`predictions.csv`; the model with its card; scores as `.npy`.
 """
 
 import logging
@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from helpers import plots
 from helpers.align import Aligned, align_streams, read_reduction
 from helpers.callbacks import read_logs, watchers
 from helpers.clips import TRAITS
 from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.experiment import LICENCE, Job, prediction_rows, split_of, summarise
 from helpers.extract import extract_dynamic, extract_static, open_tree
-from helpers.files import differences, file_sha256, needs, read_json, replacing, resolve, write_json
-from helpers.model import card_file, load_model, save_model
+from helpers.files import FolderLock, differences, file_sha256, replacing, resolve, write_json
+from helpers.model import load_model, save_model
 from helpers.names import match_clips
-from helpers.plots.training import plot_dashboard
 from helpers.score import check_weights, read_card
 from helpers.splits import source_of
 from helpers.statistics import CAVEATS
@@ -65,7 +62,7 @@ class TrainingSystem:
         self.data, self.order_trusted = read_arrays_by_row(*self.paths, ids_path), ids_path is None
         named, seed = Path(experiment_name), config.seeds[0]
         self.folder = resolve(named if len(named.parts) > 1 else Path("results") / named)
-        if (self.folder / "clips.csv").exists():
+        if any((self.folder / name).exists() for name in ("run.json", "clips.csv", "aligned")):
             raise ValueError(f"{self.folder} holds a run, whose files this would replace. Name another.")
         self.config = replace(config, seeds=[seed], models="constant", out_dir=str(self.folder))
         if self.order_trusted:
@@ -105,7 +102,7 @@ class TrainingSystem:
         return {name: array[:, 0] if array.shape[1] == 1 else array for name, array in taken.items()}
 
     def analyze_results(self, model: keras.Model, history: pd.DataFrame) -> dict[str, Any]:
-        """Score the test rows beside the constant predictor; write `analysis.json`, `predictions.csv` and a figure.
+        """Score the test rows beside the constant predictor; write `analysis.json` and `predictions.csv`.
 
         Returns:
             What `experiment.summarise` does, and `verdict`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
@@ -125,10 +122,6 @@ class TrainingSystem:
         write_json(self.folder / "analysis.json", found)
         with replacing(self.folder / "predictions.csv") as part:
             table.to_csv(part, index=False, float_format="%.6f")
-        with plt.rc_context():
-            plots.use_style()
-            plots.save(plot_dashboard(logs), self.folder, "training_dashboard")
-            plt.close("all")
         return found
 
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -140,21 +133,13 @@ class TrainingSystem:
             "split": found["split"],
             "seed": self.seed,
             "targets": list(self.data.targets),
-            "forms": {name: form_of(array) for name, array in self._inputs().items()},
             "data": {"sha256": hashes, "rows": len(self.data), "order_trusted": self.order_trusted},
-            "weights": {path.name: _weights_behind(path) for path in self.paths[:2]},
             "licence": f"{LICENCE}: look there before passing the model on",
             "caveats": list(CAVEATS),
         }
         card = save_model(model, checked_output(path), card)
         (self.folder / STATE).unlink(missing_ok=True)
         return card
-
-
-def _weights_behind(features: Path) -> Any:
-    """What the JSON says that `large` writes beside a file of features."""
-    beside = features.with_suffix(".json")
-    return read_json(beside).get("identity", {}).get("weights") if beside.exists() else "unknown"
 
 
 def train_personality_model(
@@ -175,8 +160,9 @@ def train_personality_model(
     output = checked_output(output_path)
     paths = static_features_path, dynamic_features_path, labels_path
     system = TrainingSystem(*paths, output.with_suffix(""), ids_path=ids_path, config=config)
-    model, history = system.train_model(batch_size=batch_size, epochs=epochs)
-    system.save(model, output, system.analyze_results(model, history))
+    with FolderLock(system.folder):
+        model, history = system.train_model(batch_size=batch_size, epochs=epochs)
+        system.save(model, output, system.analyze_results(model, history))
     return model, history
 
 
@@ -250,38 +236,6 @@ def checked_output(path: str | Path, suffix: str = ".keras") -> Path:
     if path.suffix != suffix:
         raise ValueError(f"output must end in {suffix}, got {path.name}. Name another file.")
     return path
-
-
-def form_of(features: np.ndarray) -> str:
-    """Whether each row of (N, D) or (N, T, D) is a "vector" or a "sequence"; one vector in time is no sequence."""
-    return "sequence" if features.ndim == 3 and features.shape[1] > 1 else "vector"
-
-
-def predict_features(
-    model_path: str | Path, static_features_path: str | Path, dynamic_features_path: str | Path, output: str | Path
-) -> np.ndarray:
-    """Score rows of features with a saved model and write the scores, float32 (N, k), as `.npy`; returns them.
-
-    Args:
-        model_path: The `.keras` file, or a model folder, with its card.
-        static_features_path, dynamic_features_path: Reduced as in the training, and vectors or sequences as there.
-    """
-    output, paths = checked_output(output, ".npy"), (static_features_path, dynamic_features_path)
-    inputs = {name: _load(path) for name, path in zip(STREAMS, paths, strict=True)}
-    check_rows(dict(zip(paths, inputs.values(), strict=True)))
-    model = load_model(model_path, **{f"{name}_dim": array.shape[-1] for name, array in inputs.items()})
-    card = read_json(needs(card_file(model_path), "06_training, or `python -m helpers train`"))
-    forms = card.get("forms", dict.fromkeys(STREAMS, "sequence"))  # a run's model has seen sequences only
-    for name, array in inputs.items():
-        if form_of(array) != forms[name]:
-            raise ValueError(
-                f"{name}_features must hold a {forms[name]} per row, as in the training of {model_path}, got "
-                f"{array.shape}. Pass such, or train a model on these."
-            )
-    scores = model.predict(inputs, batch_size=1024, verbose=0).astype("float32")
-    with replacing(output) as part:
-        np.save(part, scores)
-    return scores
 
 
 def predict_trees(

@@ -86,6 +86,7 @@ def test_the_table_is_resumed_to_the_same_results(data, cfg):
     kept = folder / "ridge-1.npz"
     before = kept.stat().st_mtime_ns
     (folder / f"{TOKEN_MODEL}-1.npz").unlink()
+    (folder / f"{TOKEN_MODEL}-0.keras").unlink()
     (folder / "ridge-0.npz").write_bytes(b"half a file")
     assert experiment.run_table(data, cfg) == first
     assert kept.stat().st_mtime_ns == before
@@ -226,12 +227,10 @@ def test_a_leaking_split_is_flagged_and_the_look_up_shows_what_it_gives_away(com
     assert found["comparisons"][0]["low"] <= 0
 
 
-def test_missing_ratings_are_counted_and_left_out(compare):
+def test_missing_ratings_are_left_out(compare):
     clips = tokens()
     clips.labels[::2, 1] = np.nan
     found = compare(clips)
-    assert found["ratings"]["rated"]["conscientiousness"] == 30
-    assert found["ratings"]["first_missing"] == "conscientiousness of bank/000"
     assert np.isfinite(found["models"]["ridge"]["r2"]["C"])
 
 

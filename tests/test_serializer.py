@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from toy_tokens import DD, DS, tokens
 
+from helpers.files import read_json
 from helpers.model import CompletePersonalityModel, ModelSerializer, export_model, load_model, read_h5_weights
 
 F, HEADS = 8, 2
@@ -21,15 +22,15 @@ def network(seed: int = 0) -> CompletePersonalityModel:
 def test_versions_are_counted_and_give_equal_outputs(tmp_path):
     store, models = ModelSerializer(tmp_path / "m"), [network(seed) for seed in (0, 1)]
     assert [store.save(model, {"seed": seed}) for seed, model in enumerate(models)] == [1, 2]
-    assert [store.card(version)["seed"] for version in store.versions] == [0, 1]
-    for version, model in ((1, models[0]), (None, models[1])):
-        np.testing.assert_allclose(store.load(version, static_dim=DS)(tokens()), model(tokens()), atol=1e-6)
-    assert store.card()["parameters"] == models[1].count_params()
+    for version, seed in ((1, 0), (None, 1)):
+        loaded, card = load_model(store.path(version), static_dim=DS), read_json(store.path(version) / "card.json")
+        np.testing.assert_allclose(loaded(tokens()), models[seed](tokens()), atol=1e-6)
+        assert (card["seed"], card["parameters"]) == (seed, models[seed].count_params())
     with pytest.raises(TypeError):
         store.save(models[0], {"metrics": object()})
     assert store.versions == [1, 2]  # what could not be written is no version
     with pytest.raises(ValueError, match="version"):
-        store.load(3)
+        store.path(3)
 
 
 def test_what_is_no_model_or_one_of_other_features_is_refused(tmp_path):

@@ -94,16 +94,6 @@ def test_the_conformal_quantile_is_the_ranked_residual_of_rated_clips():
     assert statistics.conformal_quantile(partly, 0.5).tolist() == [0.2, 0.2]
 
 
-def test_the_slope_of_predictions_spread_too_far_is_below_one_and_equal_ones_have_none():
-    truth = np.random.default_rng(0).uniform(0.3, 0.7, 200)
-    rows = pd.DataFrame({"trait": np.repeat(["warmth", "calm"], 100), "truth": truth, "prediction": 2 * truth - 0.5})
-    rows.loc[100:, "prediction"] = 0.5
-    rows.loc[:9, ["truth", "prediction"]] = np.nan, 9.0
-    slopes = statistics.calibration_slopes(rows)
-    assert slopes["warmth"] == pytest.approx(0.5)
-    assert np.isnan(slopes["calm"])
-
-
 def compared(truth, a, b, sources) -> np.ndarray:
     return statistics.r2_differences([(truth, a, b, np.asarray(sources))])[0]
 

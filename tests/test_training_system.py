@@ -14,10 +14,10 @@ from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.extract import extract_dynamic, extract_static
 from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel, load_model
+from helpers.store import STREAMS
 from helpers.training_system import (
     TrainingSystem,
     clips_of_trees,
-    predict_features,
     predict_trees,
     read_arrays_by_row,
     train_personality_model,
@@ -85,9 +85,9 @@ def test_what_does_not_belong_together_or_is_no_plain_array_is_refused(files, na
         read_arrays_by_row(*files.values())
 
 
-def test_the_files_of_a_run_are_not_replaced(files, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "clips.csv").touch()
+@pytest.mark.parametrize("name", ["clips.csv", "run.json", "aligned"])
+def test_the_files_of_a_run_are_not_replaced(files, tmp_path, name):
+    (tmp_path / "mine" / name).mkdir(parents=True)
     with pytest.raises(ValueError, match="holds a run"):
         TrainingSystem(*list(files.values())[:3], tmp_path / "mine")
 
@@ -112,9 +112,8 @@ def test_without_ids_the_split_is_said_to_leak_with_them_no_source_does_and_a_ne
 @pytest.mark.slow
 def test_one_call_trains_analyses_and_saves_and_the_model_scores_again(files, tmp_path):
     output, paths = tmp_path / "out" / "model.keras", list(files.values())[:3]
-    model, history = train_personality_model(
-        *paths, output, epochs=25, batch_size=16, ids_path=files["ids"], config=SMALL
-    )
+    how = {"epochs": 25, "batch_size": 16, "ids_path": files["ids"], "config": SMALL}
+    _, history = train_personality_model(*paths, output, **how)
     folder = output.with_suffix("")
     found, card = read_json(folder / "analysis.json"), read_json(output.with_suffix(".card.json"))
     ours, constant = found["models"]["token_cross_attention"], found["models"]["constant"]
@@ -124,28 +123,18 @@ def test_one_call_trains_analyses_and_saves_and_the_model_scores_again(files, tm
     assert found["epochs"] == len(history)
     assert found["best_epoch"] == history["val_loss"].idxmin()
     assert (card["metrics"], card["data"]["rows"]) == (ours, N)
-    assert card["weights"]["static_features.npy"].startswith("unknown")
     table = pd.read_csv(folder / "predictions.csv")
     for file in ("batch_metrics/metrics_history.json", "time_tracking/time_logs.json", "lr_tracking/lr_logs.json"):
         assert len(read_json(folder / file)["epoch"]) == len(history)
-    assert (folder / "figures" / "training_dashboard.png").exists()
     assert not list(folder.glob("*.state.npz"))
-    scores = predict_features(output, *paths[:2], tmp_path / "scores.npy")
-    np.testing.assert_allclose(scores, model.predict([np.load(p) for p in paths[:2]], verbose=0), atol=1e-5)
-    assert np.array_equal(np.load(tmp_path / "scores.npy"), scores)
+    scores = load_model(output).predict({name: np.load(files[f"{name}_features"]) for name in STREAMS}, verbose=0)
     said = table[(table["model"] != "constant") & (table["trait"] == "openness")].set_index("clip")["prediction"]
     ids = files["ids"].read_text().split()
     np.testing.assert_allclose(said, [scores[ids.index(clip), 0] for clip in said.index], atol=1e-5)
-    with pytest.raises(ValueError, match="static_dim 3 .* 7"):
-        predict_features(output, *paths[1::-1], tmp_path / "s.npy")
-    np.save(paths[0], np.repeat(np.load(paths[0])[:, None], 3, axis=1))
-    with pytest.raises(ValueError, match="static_features must hold a vector per row"):
-        predict_features(output, *paths[:2], tmp_path / "s.npy")
-    assert not (tmp_path / "s.npy").exists()
 
 
 @pytest.mark.slow
-def test_the_commands_train_and_predict_from_files_and_the_line_wins(files, tmp_path, capsys):
+def test_the_command_trains_from_files_and_the_line_wins(files, tmp_path, capsys):
     legal = "fusion_dim: 64, num_heads: 2, dropout_rate: 0.5, learning_rate: 0.0001, frozen: head, epochs: 9"
     params = tmp_path / "p.yaml"
     params.write_text(f"06_training: {{{legal}, test_share: 0.25}}\n")

@@ -30,7 +30,6 @@ from helpers.plots import (
     say,
     spoken,
 )
-from helpers.statistics import calibration_slopes, number
 
 MODEL_COLORS = {
     "token_cross_attention": RED,
@@ -93,8 +92,7 @@ def plot_models(models: Mapping[str, Any], *, targets: Sequence[str] = TRAITS) -
 def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figure:
     """Draw predictions against truth per trait, with the constant predictor and the line of a perfect one.
 
-    Black squares are means over fifths of the clips by prediction: on the dotted line, where the slope of
-    truth on prediction is 1, the model is calibrated. The
+    Black squares are means over fifths of the clips by prediction: on the dotted line the model is calibrated. The
     network's output is not bounded: predictions beyond 0 or 1 are crosses on the edge.
 
     Args:
@@ -102,7 +100,6 @@ def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figu
         constant: What the constant predictor says, by trait.
     """
     fig, row = _by_trait(table, 3.2, "prediction")
-    slopes = calibration_slopes(table)
     for ax, (trait, rows) in zip(row, table.groupby("trait", sort=False), strict=True):
         ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1, label="perfect")
         ax.axhline(constant[trait], color=NEUTRAL, lw=1.5, label="constant predictor")
@@ -116,9 +113,7 @@ def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figu
         ax.plot(means["truth"], means["prediction"], "s", color="k", ms=4, label="means of fifths")
         ours = 1 - np.abs(rows["truth"] - rows["prediction"]).mean()
         floor = 1 - np.abs(rows["truth"] - constant[trait]).mean()
-        ax.set_title(
-            f"{_in_brackets(trait)}\n1−MAE {ours:.2f}\nconstant {floor:.2f}\nslope {number(slopes[trait])}", fontsize=10
-        )
+        ax.set_title(f"{_in_brackets(trait)}\n1−MAE {ours:.2f}\nconstant {floor:.2f}", fontsize=10)
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="rating")
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         ax.set_box_aspect(1)
