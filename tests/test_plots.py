@@ -13,14 +13,11 @@ from scored import VALUES, made_up
 from helpers import plots
 from helpers.clips import TRAITS
 from helpers.plots import (
-    alignment,
-    analysis,
     attention,
     classification,
     features,
     preparation,
     score,
-    setup,
     training,
 )
 
@@ -48,11 +45,8 @@ VIEW = SimpleNamespace(  # a made-up clip as the gallery shows it
 )
 EFFECTS = RNG.normal(size=TD)
 EFFECTS_BY_TRAIT = RNG.normal(size=(5, TD))
-RATINGS = pd.DataFrame(RNG.random((11, 5)), columns=TRAITS).assign(neuroticism=lambda t: 1 - t["openness"])
 ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
 EQUAL = pd.DataFrame(np.full((8, 5), 0.5), columns=TRAITS)
-UNRATED = pd.DataFrame(np.nan, index=range(7), columns=TRAITS)
-RATES = pd.DataFrame({"network": list("aab"), "unit": "images/s", "batch": [2, 8, 3], "per_s": [5.0, np.nan, 7.0]})
 BOXES = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
 SOURCES = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
 FLOW = np.tile(np.float32([3, -2]), (29, 29, 1))
@@ -132,20 +126,6 @@ def same(read, expected):
     np.testing.assert_allclose(np.ma.filled(np.asarray(read, float), NAN), expected, rtol=1e-5, atol=1e-9)
 
 
-def test_figures_of_setup():
-    ax = drawn(setup.plot_speed(pd.DataFrame({"gflop_per_s": [7.0, 11.0]}, index=["a", "b"])))
-    same(bars(ax[0]), [7, 11])
-    ax = drawn(setup.plot_throughput(RATES))
-    same([line(ax[0])[0], *line(ax[1]), *line(ax[0], 1)], [5, 7, 0])
-
-
-def test_figures_of_analysis():
-    axes = drawn(analysis.plot_rating_distributions(RATINGS))
-    same([sum(bars(ax, "height")) for ax in axes], [11] * 5)
-    ax = drawn(analysis.plot_trait_correlations(RATINGS.corr()))
-    same(cells(ax[0]), RATINGS.corr())
-
-
 def test_figures_of_preparation():
     boxes = {"boxes": BOXES, "sources": SOURCES, "stable_box": np.float32([0, 1, 8, 9])}
     ax = drawn(preparation.plot_contact_sheet(PIXELS, np.arange(7), **boxes))
@@ -190,11 +170,6 @@ def test_figures_of_features_over_time():
         [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean()], [PIXELS[0].mean(), ENERGY[2].mean()]
     )
     same(cells(ax[2])[:, 1], EFFECTS_BY_TRAIT[1])
-
-
-def test_figures_of_alignment():
-    ax = drawn(alignment.plot_token_times(np.array([0.3, 0.9]), np.array([0.25, 0.75]), segment_s=0.5))
-    same([*ax[0].lines[0].get_xdata(), *bars(ax[0], "x")], [0.3, 0.9, 0.0, 0.5])
 
 
 def test_figures_of_training():
@@ -257,11 +232,6 @@ LITTLE = [  # values that are one, equal, or not defined
     (features.plot_overlay, NOTHING, np.zeros((1, 2, 2)), [0.0]),
     (preparation.plot_crops, NOTHING, [0.0]),
     (preparation.plot_flow, NOTHING[0], np.zeros((8, 8, 2))),
-    (analysis.plot_rating_distributions, ONE),
-    (analysis.plot_rating_distributions, EQUAL),
-    (analysis.plot_rating_distributions, UNRATED),
-    (analysis.plot_trait_correlations, ONE.corr()),
-    (analysis.plot_trait_correlations, EQUAL.corr()),
     (training.plot_comparisons, differences({"ridge": [NAN] * 6})),
     (training.plot_comparisons, differences({"ridge": [0.1, NAN, NAN] * 2})),
     (training.plot_predictions, equal_predictions(EQUAL), HALF),

@@ -32,7 +32,6 @@ def use_style() -> None:
         style="whitegrid",
         rc={
             "figure.dpi": 100,
-            "figure.constrained_layout.use": True,
             "font.size": 10,
             "axes.titlesize": 11,
             "axes.labelsize": 10,
