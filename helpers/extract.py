@@ -25,7 +25,7 @@ from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Source
 from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, stored_chunks
 from helpers.rows import CROP_PX, ClipRows, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
 from helpers.store import AbsentError, Stage, read_manifest
-from helpers.tracks import preparation_of, track_of
+from helpers.tracks import track_of
 from helpers.video import backend_version
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def open_source(cfg: StaticConfig | DynamicConfig, clips: pd.DataFrame, size_px:
     def job(path: Path, key: str, fingerprint: str) -> Job:
         return Job(path, track_of(cfg.out, key, fingerprint, no_track), cfg, backend, size_px)
 
-    identity = {"preparation": preparation_of(about)}
+    identity = {"preparation": about}
     work, made_with = face_crops if isinstance(cfg, StaticConfig) else face_flows, {"decoder": backend_version(backend)}
     return Source(work, job, rows, identity=identity, made_with=made_with, not_decisive=OF_TREES)
 

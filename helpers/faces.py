@@ -5,40 +5,36 @@ guess.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from helpers.config import PreparationConfig
-from helpers.store import Stage, read_arrays
+from helpers.store import Stage
 from helpers.tracking import (
-    DETECTION_PX,
     EVERY,
     SMALLER,
-    STILL,
     Follower,
     MainFace,
     chosen_detector,
     corners,
     detect_faces,
     detector_file,
-    detector_version,
     main_face,
     roll_deg,
-    shrunk,
 )
-from helpers.tracks import DETECTED, INTERPOLATED, NONE, TRACKER, FaceTrack, NoFaceError, write_track
+from helpers.tracks import DETECTED, INTERPOLATED, NONE, TRACKER, FaceTrack, NoFaceError, read_track, write_track
 from helpers.video import backend_name, backend_version, iter_frames
 
 if TYPE_CHECKING:
     import pandas as pd
 
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
-KEPT = 20  # looks of a clip at most, spread over it, that are searched for smaller faces where no face moves
+SEARCHED = 20  # frames, spread over a clip, that are searched for smaller faces where no face moves
 MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the clip's box without a remark
 
 
@@ -74,9 +70,9 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
 
 
 def _remarks(path: Path) -> str:
-    """What a track's file says of its face and its pictures; files made earlier know nothing of that."""
-    found = read_arrays(path)
-    return "; ".join(filter(None, [str(found.get("remarks", "")), *str(found.get("decoder", "")).split("; ")[1:]]))
+    """What a track's file says of its face and its pictures."""
+    track = read_track(path)
+    return "; ".join(filter(None, [track.remarks, *track.decoder.split("; ")[1:]]))
 
 
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
@@ -91,31 +87,17 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
     """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life."""
     video, cfg = job
-    times, kept, spread, follower = [], {}, 1, Follower(min(EVERY, cfg.detect_every))
+    times, follower = [], Follower(min(EVERY, cfg.detect_every))
     for sample, (frame, t, number, decoder) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):
-        look, since = divmod(sample, cfg.detect_every)
         faces = None
-        if not since:
-            if look % spread == 0:
-                kept[look] = shrunk(frame, DETECTION_PX)
-            if len(kept) == KEPT:
-                spread *= 2
-                kept = {look: picture for look, picture in kept.items() if look % spread == 0}
+        if sample % cfg.detect_every == 0:
             faces = detect_faces(frame, cfg.detector, cfg.min_face)
             yield None
         follower.step(sample, frame, faces)
         times.append((t, number, decoder))
     face = main_face(follower, cfg.fps)
-    smaller_px = None if face and face.moves else _smaller_px(follower.found, kept, face is not None, cfg)
-    if smaller_px:
-        small = f"{smaller_px:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter side)"
-        if not face:
-            raise NoFaceError(f"the face is too small: {small}. Set a smaller min_face, or take a larger picture")
-        with suppress(NoFaceError):  # who moves wins over what is still
-            *_, track = tracks_of((video, replace(cfg, min_face=SMALLER)))
-            if STILL not in track.remarks:
-                yield replace(track, remarks=f"{track.remarks}; the face is {small}")
-                return
+    if not (face and face.moves):
+        _refuse_smaller_face(video, cfg, 0.5 if face else cfg.min_coverage / 2)
     if not face:
         raise NoFaceError(f"no face found in {len(follower.found)} looked-at frames")
     if face.coverage < cfg.min_coverage:
@@ -126,22 +108,19 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
     yield track_of_face(face, follower.found, cfg, t_s=np.array(t_s), frame=np.array(numbers), decoder=decoders[-1])
 
 
-def _smaller_px(
-    found: list[np.ndarray], kept: dict[int, tuple[np.ndarray, float]], is_still: bool, cfg: PreparationConfig
-) -> float | None:
-    """Width of faces below `min_face` that kept looks show where none moves: at half of them beside a still face.
-
-    `kept`: pictures of some looks, made small, with their size in that of the video.
-    """
+def _refuse_smaller_face(video: str | Path, cfg: PreparationConfig, share: float) -> None:
+    """NoFaceError where Haar finds a face below `min_face` in more than this share of a clip's frames."""
     if cfg.detector != "haar" or cfg.min_face <= SMALLER:
-        return None
+        return
     widths_px = []
-    for look, (picture, scale) in kept.items():
-        rows = detect_faces(picture, "haar", SMALLER)
-        if len(rows) > len(found[look]):
-            widths_px.append(np.sort(rows[:, 2])[-1 - len(found[look])] / scale)
-    enough = (0.5 if is_still else cfg.min_coverage / 2) * len(kept)
-    return float(np.median(widths_px)) if len(widths_px) > enough else None
+    for frame, *_ in iter_frames(video, n_frames=SEARCHED, backend=cfg.backend):
+        n, smaller = len(detect_faces(frame, "haar", cfg.min_face)), detect_faces(frame, "haar", SMALLER)
+        widths_px.append(np.sort(smaller[:, 2])[-1 - n] if len(smaller) > n else np.nan)
+    if np.mean(np.isfinite(widths_px)) > share:
+        raise NoFaceError(
+            f"the face is too small: {np.nanmedian(widths_px):.0f} px wide, below min_face ({cfg.min_face:g} of the "
+            "picture's shorter side). Set a smaller min_face, or take a larger picture"
+        )
 
 
 def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfig, **times: Any) -> FaceTrack:
@@ -170,7 +149,7 @@ def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfi
         every=cfg.detect_every,
         n_frames=n,
         align_eyes=cfg.align_eyes,
-        detector=detector_version(cfg.detector),
+        detector=f"{Path(detector_file(cfg.detector).split()[0]).stem}, OpenCV {cv2.__version__}",
         reason=face.reason,
         angle_deg=float(np.median(roll_deg(rows))) if rows.shape[1] == 15 else np.nan,
         cuts=face.cuts,

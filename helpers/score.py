@@ -150,7 +150,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     of_face, of_motion = card["extractors"]["static"], card["extractors"]["dynamic"]
     static, dynamic = StaticConfig.checked(of_face["parameters"]), DynamicConfig.checked(of_motion["parameters"])
     preparation = PreparationConfig.checked(of_face["preparation"]["parameters"])
-    if (tracker := of_face["preparation"].get("track")) != TRACKER:
+    if (tracker := of_face["preparation"]["track"]) != TRACKER:
         raise ValueError(f"{folder} was trained on faces of tracker {tracker}, here it is {TRACKER}. Train it anew.")
     chosen_detector(preparation.detector)
     backbone = build_backbone(static.backbone, static.weights)

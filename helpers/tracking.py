@@ -94,17 +94,23 @@ def _yunet() -> "cv2.FaceDetectorYN":
     return cv2.FaceDetectorYN.create(str(WEIGHTS["yunet"].path), "", (320, 320), MIN_SCORE, MAX_OVERLAP)
 
 
+@cache
 def chosen_detector(detector: str) -> str:
     """The detector that a name stands for, ready to be used: "auto" is "yunet" where its file can be had, else "haar".
 
     FileNotFoundError where YuNet is asked for by name and cannot be had; ValueError where its file is another one.
     """
-    if detector == "haar":
-        _cascade()
-    elif detector == "yunet":
-        require(["yunet"])
-        _yunet()
-    return _auto() if detector == "auto" else detector
+    if detector != "haar":
+        try:
+            require(["yunet"], PATIENCE_S if detector == "auto" else 30)
+            _yunet()
+            return "yunet"
+        except FileNotFoundError as error:
+            if detector == "yunet":
+                raise
+            log.info("detector: auto is haar. YuNet would find turned and small faces better, but %s", error)
+    _cascade()
+    return "haar"
 
 
 def found_with(faces: Path) -> str | None:
@@ -113,26 +119,10 @@ def found_with(faces: Path) -> str | None:
     return read_json(path)["identity"]["parameters"].get("detector", "haar") if path.exists() else None
 
 
-@cache
-def _auto() -> str:
-    try:
-        require(["yunet"], PATIENCE_S)
-    except FileNotFoundError as error:
-        log.info("detector: auto is haar. YuNet would find turned and small faces better, but %s", error)
-        return chosen_detector("haar")
-    log.info("detector: auto is yunet")
-    return chosen_detector("yunet")
-
-
 def detector_file(detector: str) -> str:
     """What decides a detector's boxes besides OpenCV, as manifests record it."""
     (yunet,) = WEIGHTS["yunet"].files
     return HAAR if detector == "haar" else f"{yunet.name} sha256:{yunet.file_hash}"
-
-
-def detector_version(detector: str) -> str:
-    """The detector with its library's version, as tracks record it: "haarcascade_frontalface_alt2, OpenCV 4.14.0"."""
-    return f"{Path(detector_file(detector).split()[0]).stem}, OpenCV {cv2.__version__}"
 
 
 COMPARED_PX = 45  # shorter side of the compared pictures
@@ -272,11 +262,8 @@ class Follower:
         largest = np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES]
         self._boxes, self._at_look = {(look, row): boxes[row] * scale for row in largest.tolist()}, self._last
         for place, box in self._boxes.items():
-            self.about[place], self.behind[place], self.changes[place] = (
-                small(_cut_out(self._last, box, AROUND)),
-                [],
-                [],
-            )
+            self.about[place] = small(_cut_out(self._last, box, AROUND))
+            self.behind[place], self.changes[place] = [], []
         self.looked.append(sample)
         self.found.append(faces)
 

@@ -8,7 +8,6 @@ frame would cancel the head's motion. `helpers.faces` finds the faces.
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +16,7 @@ from helpers.store import AbsentError, ClipError, read_arrays, write_arrays
 
 TRACKER = 3  # what finds tracks, by number
 NONE, DETECTED, _, INTERPOLATED = range(4)
-SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `FaceTrack.source`; "tracked" of old
+SOURCES = ("none", "detected", "tracked", "interpolated")  # by the number in `FaceTrack.source`; none is "tracked"
 
 
 class NoFaceError(ClipError):
@@ -43,7 +42,7 @@ class FaceTrack:
     detector: str  # this and the next: names with versions
     decoder: str
     reason: str  # why this is the main face
-    angle_deg: float | np.ndarray = np.nan  # roll of the eyes, positive when the picture's right is lower; NaN unknown
+    angle_deg: float = np.nan  # roll of the eyes, positive when the picture's right is lower; NaN unknown
     stamp: str = ""  # version of the clip (`helpers.store.clip_fingerprint`)
     cuts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (k,) samples that begin a later shot
     remarks: str = ""  # what is odd about the choice of the face, joined by "; "
@@ -63,7 +62,7 @@ class FaceTrack:
 
 def crop_at(frame: np.ndarray, track: FaceTrack, size_px: int) -> np.ndarray:
     """Cut the face out of any RGB uint8 frame (H, W, 3) of its clip: RGB uint8 (size_px, size_px, 3)."""
-    return crop_face(frame, track.box_xyxy, size_px, float(np.nanmedian(track.angle_deg)) if track.align_eyes else 0.0)
+    return crop_face(frame, track.box_xyxy, size_px, track.angle_deg if track.align_eyes else 0.0)
 
 
 def crop_face(frame: np.ndarray, box_xyxy: np.ndarray, size_px: int, angle_deg: float = 0.0) -> np.ndarray:
@@ -92,11 +91,6 @@ def read_track(path: str | Path) -> FaceTrack:
         return FaceTrack(**{k: v.item() if v.ndim == 0 else v for k, v in arrays.items() if k in wanted})
     except TypeError:
         raise ValueError(f"{path} is not a face track: it holds {', '.join(sorted(arrays))}.") from None
-
-
-def preparation_of(identity: dict[str, Any]) -> dict[str, Any]:
-    """What of the identity of 02's manifest decides the rows of 03 and 04."""
-    return {name: identity[name] for name in ("parameters", "detector", "track") if name in identity}
 
 
 def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceTrack:

@@ -27,7 +27,6 @@ from helpers.tracks import (
     NoFaceError,
     crop_at,
     crop_face,
-    preparation_of,
     read_track,
     write_track,
 )
@@ -68,10 +67,10 @@ def yunet(tmp_path, monkeypatch):
     row = replace(weights.WEIGHTS["yunet"], files=(file,))
     monkeypatch.setitem(weights.WEIGHTS, "yunet", row)
     monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
-    for cached in (tracking._yunet, tracking._auto):
+    for cached in (caches := (tracking._yunet, chosen_detector)):
         cached.cache_clear()
     yield source
-    for cached in (tracking._yunet, tracking._auto):
+    for cached in caches:
         cached.cache_clear()
 
 
@@ -135,7 +134,7 @@ def test_auto_is_yunet_where_it_can_be_had_else_haar_and_a_run_is_not_gone_on_wi
     assert weights.WEIGHTS["yunet"].files[0].file_hash in identity["detector"]
     weights.WEIGHTS["yunet"].path.unlink()
     yunet.unlink()
-    tracking._auto.cache_clear()
+    chosen_detector.cache_clear()
     assert chosen_detector("auto") == "haar"
     assert yunet.as_uri() in caplog.text
     with pytest.raises(ValueError, match="yunet"):
@@ -232,11 +231,6 @@ def test_a_crop_shows_the_box_and_repeats_the_edge_beyond_the_frame():
     np.testing.assert_array_equal(outside[:, 4:], frame[3:14, :7])
     np.testing.assert_array_equal(outside[:, :4], np.repeat(frame[3:14, :1], 4, axis=1))
     assert crop_face(frame, np.float32([5, 7, 18, 20]), 26).shape == (26, 26, 3)
-
-
-def test_rows_and_scores_know_the_tracker():
-    identity = {"parameters": {"fps": 15.0}, "detector": "haar", "track": 2}
-    assert preparation_of(identity | {"made": "2026"}) == identity
 
 
 def test_a_face_that_leaves_is_lost_two_looks_later():
@@ -415,10 +409,11 @@ def test_a_slide_that_changes_behind_a_speaker_is_no_cut_of_hers(track):
 def test_who_moves_wins_over_a_still_picture_and_a_face_too_small_has_the_parameters_name(track):
     photo = np.repeat(cv2.resize(OTHER[0], (460, 345))[None, :, 60:400], 45, axis=0)
     inset = (sized(ONE[:45], 160), 460, 230)
-    with pytest.raises(NoFaceError, match=r"too small: \d\d px wide, .*min_face"):
-        track(on_a_page(inset))
+    for pictures in ((inset,), ((photo, 5, 5), inset)):
+        with pytest.raises(NoFaceError, match=r"\d\d px wide, .*min_face"):
+            track(on_a_page(*pictures))
     assert track(on_a_page(inset), min_face=0.1).box_xyxy[0] > 440
-    found = track(on_a_page((photo, 5, 5), inset))
+    found = track(on_a_page((photo, 5, 5), inset), min_face=0.1)
     assert found.box_xyxy[0] > 440
     assert "passed over" in found.remarks
 
