@@ -258,15 +258,14 @@ def gains(right: pd.DataFrame, sources: np.ndarray) -> dict[str, dict[str, Any]]
     """What each step adds to the one before it: augmentation, averaging over views, the ensemble; see `score_models`.
 
     Returns:
-        By "a - b": `clean` and `corrupted` (all corruptions together), each with `difference` of accuracies and
-        `interval`, paired over the same clips.
+        By "a - b": `clean` and `corrupted` (all corruptions together), each with the difference of accuracies as
+        `value` and its `interval`, paired over the same clips.
     """
     steps: dict[str, dict[str, Any]] = {}
     for before, after in pairwise(name for name in right.columns.unique(0) if name not in (MAJORITY, BAG)):
         gain = right[after] - right[before]
         for kind, values in {"clean": gain[PLAIN], "corrupted": gain.drop(columns=PLAIN).mean(axis=1)}.items():
-            value, ends = mean_interval([values.to_numpy()], [sources]).values()
-            steps.setdefault(f"{after} - {before}", {})[kind] = {"difference": value, "interval": ends}
+            steps.setdefault(f"{after} - {before}", {})[kind] = mean_interval([values.to_numpy()], [sources])
     return steps
 
 

@@ -14,7 +14,6 @@ from helpers import plots
 from helpers.clips import TRAITS
 from helpers.plots import (
     attention,
-    classification,
     features,
     preparation,
     score,
@@ -82,13 +81,11 @@ LOGS = {
     "analysis": {"share": {"start": 0, "steps": 0.7, "validation": 0.2, "other": 0.1}, "total_s": 12, "step_ms": 9},
 }
 ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
-UNSURE = {"difference": 0, "interval": None}
 MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "occlusion": {"value": 0.1, "interval": None}}
 
 
 COMPARED = {"constant": [NAN] * 3 + [0.5, 0.4, 0.6], "ridge": [0.6, 0.5, 0.7, 0.1, -0.1, 0.3]}
 COMPARED["same_video"] = [0.0, -0.1, 0.1, -0.2, -0.3, -0.1]
-NO_ACCURACY = {name: {"accuracy": 0.5, "interval": None, "accuracy_corrupted": None} for name in ("majority", "bilstm")}
 LAG = {"trained": pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})}
 
 
@@ -236,8 +233,6 @@ LITTLE = [  # values that are one, equal, or not defined
     (training.plot_comparisons, differences({"ridge": [0.1, NAN, NAN] * 2})),
     (training.plot_predictions, equal_predictions(EQUAL), HALF),
     (training.plot_predictions, equal_predictions(ONE), HALF),
-    (classification.plot_accuracies, NO_ACCURACY),
-    (classification.plot_gains, {"b - a": dict.fromkeys(("clean", "corrupted"), UNSURE)}),
     (plots.plot_intervals, {"the clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
     (attention.plot_segment, SimpleNamespace(**vars(VIEW) | {"crops": None}), 1),
 ]

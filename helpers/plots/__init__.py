@@ -142,7 +142,7 @@ def plot_intervals(
         intervals(ax, values, low, high, y, color=color, fmt=form, ms=6, label=kind)
     for (name, value), style in zip(lines.items(), (":", "--", "-."), strict=False):
         ax.axvline(value, color=ACCENT, ls=style, lw=1, label=name)
-    named_rows(ax, list(rows))
+    named_rows(ax, [spoken(name) for name in rows])
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
