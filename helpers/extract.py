@@ -20,11 +20,10 @@ from helpers.device import chosen_device, measured_batch, use_device
 from helpers.files import resolve, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.names import NO_CLIP, match_clips
 from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Source
-from helpers.precomputed import FaceTree, FlowTree, StoredClip, StoredError, stored_chunks
+from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredClip
 from helpers.rows import CROP_PX, ClipRows, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
-from helpers.store import AbsentError, Stage, read_manifest
+from helpers.store import Stage, read_manifest
 from helpers.tracks import track_of
 from helpers.video import backend_version
 
@@ -32,7 +31,6 @@ log = logging.getLogger(__name__)
 
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 OF_TREES = ("faces_dir", "flow_dir", "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
-OF_VIDEOS = {FaceTree: ("every_n_frames",), FlowTree: ("flow",)}  # how to read them
 
 
 def extract_static(clips: pd.DataFrame, cfg: StaticConfig) -> dict[str, Any]:
@@ -78,10 +76,12 @@ def open_source(cfg: StaticConfig | DynamicConfig, clips: pd.DataFrame, size_px:
     """
 
     def rows(job: Job | StoredClip) -> ClipRows:
-        return StaticRows(job.track) if isinstance(cfg, StaticConfig) else DynamicRows(job.track, cfg)
+        track = getattr(job, "track", job)
+        return StaticRows(track) if isinstance(cfg, StaticConfig) else DynamicRows(track, cfg)
 
     if tree := open_tree(cfg):
-        return _of_tree(cfg, tree, _clips_in(tree, clips), size_px, rows)
+        sizes = (size_px,) if isinstance(cfg, StaticConfig) else (cfg.input_px, cfg.flow_clip_px)
+        return Source(**tree.source(clips.index, *sizes), rows=rows)
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     about, no_track = faces["identity"], {entry["clip"]: entry["reason"] for entry in faces["failed"]}
     backend = about["parameters"]["backend"]
@@ -91,45 +91,14 @@ def open_source(cfg: StaticConfig | DynamicConfig, clips: pd.DataFrame, size_px:
 
     identity = {"preparation": about}
     work, made_with = face_crops if isinstance(cfg, StaticConfig) else face_flows, {"decoder": backend_version(backend)}
-    return Source(work, job, rows, identity=identity, made_with=made_with, not_decisive=OF_TREES)
+    return Source(work, job, rows, identity=identity, made_with=made_with)
 
 
-def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | FlowTree | None:
+def open_tree(cfg: StaticConfig | DynamicConfig) -> FaceTree | OpticalFlowSequenceLoader | None:
     """The tree that the parameters of 03 or 04 name; None when they name none."""
     if isinstance(cfg, StaticConfig):
         return FaceTree(resolve(cfg.faces_dir), cfg.faces_fps) if cfg.faces_dir else None
-    return FlowTree(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
-
-
-def _of_tree(cfg: Any, tree: FaceTree | FlowTree, named: dict[str, str], size_px: int, rows: Any) -> Source:
-    sizes = (size_px,) if isinstance(tree, FaceTree) else (cfg.input_px, cfg.flow_clip_px)
-
-    def fingerprint(path: Path, key: str) -> str:
-        try:
-            return tree.stamp(named[key])
-        except (KeyError, StoredError, OSError):  # nothing of this name; out of order; removed just now
-            return "missing"
-
-    def job(path: Path, key: str, fingerprint: str) -> StoredClip:
-        if key not in named:
-            raise AbsentError(f"there is nothing of it in {tree.folder.name}")
-        return tree.job(named[key], *sizes)
-
-    about = {"identity": {"stored": tree.identity}, "made_with": {"stored": str(tree.folder)}}
-    return Source(stored_chunks, job, rows, fingerprint, **about, not_decisive=OF_TREES + OF_VIDEOS[type(tree)])
-
-
-def _clips_in(tree: FaceTree | FlowTree, clips: pd.DataFrame) -> dict[str, str]:
-    """What a tree calls the clips of a run, by their keys."""
-    named, refused = match_clips(tree.clips, clips.index)
-    log.info("%s holds %d clips that are not of this run", tree.folder.name, list(refused.values()).count(NO_CLIP))
-    for name, reason in refused.items():
-        if reason != NO_CLIP:
-            log.warning("%s in %s is left out: %s", name, tree.folder.name, reason)
-    if not named:
-        must = f"{tree.folder} must hold clips of this run, got {', '.join(list(tree.clips)[:5])}"
-        raise ValueError(f"{must}. Call its folders like the clips.")
-    return named
+    return OpticalFlowSequenceLoader(resolve(cfg.flow_dir), cfg.flow_fps) if cfg.flow_dir else None
 
 
 def _extract(
@@ -138,7 +107,7 @@ def _extract(
     """What both extractors share: clips in, feature files, invalid rows and the log out; returns the manifest."""
     step, name, unit = ("03", "static", "image") if isinstance(cfg, StaticConfig) else ("04", "dynamic", "sequence")
     identity = {
-        "parameters": cfg.as_dict(without=NOT_DECISIVE + source.not_decisive),
+        "parameters": cfg.as_dict(without=NOT_DECISIVE + OF_TREES + source.not_decisive),
         "weights": weights,
         "network_backend": keras.backend.backend(),
         **source.identity,

@@ -16,36 +16,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from helpers.store import open_arrays, write_arrays
+from helpers.store import read_arrays, write_arrays
 
 STEP_PX = 1 / 64  # between stored values, as in the files of the KITTI flow benchmark
 MOST_PX = np.iinfo(np.int16).max * STEP_PX  # 511.98
 
 
-def _dis(preset: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    engine = cv2.DISOpticalFlow_create(preset)
-    return lambda a, b: engine.calc(a, b, None)
-
-
-def _farneback() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The parameters of OpenCV's tutorial: pyramid of 3 halvings, window 15, 3 iterations, polynomials over 5 px."""
-    return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-
-
-def _tvl1() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """TV-L1, the flow that the published I3D weights were trained on; about 70 times slower than DIS medium.
-
-    OpenCV's pyramid for it ends at 0.4 of the size: 12 px per frame are followed with an error of half a pixel.
-    """
-    engine = cv2.optflow.DualTVL1OpticalFlow_create()
-    return lambda a, b: engine.calc(a, b, None)
-
-
-METHODS: dict[str, Callable[[], Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
-    "dis_fast": lambda: _dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
-    "dis_medium": lambda: _dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
-    "farneback": _farneback,
-    "tvl1": _tvl1,
+METHODS: dict[str, Callable[[], cv2.DenseOpticalFlow]] = {
+    "dis_fast": lambda: cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST),
+    "dis_medium": lambda: cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
+    # as in OpenCV's tutorial: a pyramid of 3 halvings, window 15, 3 iterations, polynomials over 5 px
+    "farneback": lambda: cv2.FarnebackOpticalFlow_create(3, 0.5, winSize=15, numIters=3, polyN=5, polySigma=1.2),
+    # what the published I3D weights were trained on; about 70 times slower than DIS medium. OpenCV's pyramid for it
+    # ends at 0.4 of the size: 12 px per frame are followed with an error of half a pixel
+    "tvl1": lambda: cv2.optflow.DualTVL1OpticalFlow_create(),
 }
 
 
@@ -56,11 +40,11 @@ class OpticalFlowComputer:
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         self.method = method
-        self._calculate = METHODS[method]()
+        self._engine = METHODS[method]()
 
     def pair(self, gray0: np.ndarray, gray1: np.ndarray) -> np.ndarray:
         """Flow from one grey uint8 image (H, W) to the next: float32 (H, W, 2), pixels."""
-        return self._calculate(gray0, gray1)
+        return self._engine.calc(gray0, gray1, None)
 
     def compute(self, frames_rgb: np.ndarray) -> np.ndarray:
         """Flow between neighbours of RGB uint8 (T, H, W, 3), T >= 2: float32 (T-1, H, W, 2), pixels per frame."""
@@ -97,34 +81,29 @@ def normalise_flow(flow: np.ndarray, clip_px: float = 20.0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FlowFile:
-    """The flow of one clip as it is stored.
+    """The flow of one clip as it is stored; `file[i]` or `file[i:k]`: float32 ([n,] H, W, 2), pixels per frame.
 
     Attributes:
-        codes: int16 (n, H, W, 2), steps of `quantum_px` as differences from row to row, which take half the bytes.
-        shape: (4,), that of `codes`, to be read without them.
+        codes: int16 (n, H, W, 2), steps of `STEP_PX` as differences from row to row, which take half the bytes.
         t_s: float64 (n,), when each field's first frame is shown, in seconds.
         fps: Frames per second that "per frame" means.
         method: How it was computed, one of `METHODS` or another name.
-        clip_px, clamped_share: Longer components were cut to +-this, and the share of the values that were.
+        clip_px: Longer components were cut to +-this.
     """
 
     codes: np.ndarray
-    shape: np.ndarray
     t_s: np.ndarray
     fps: float
     method: str
     clip_px: float
-    quantum_px: float
-    clamped_share: float
 
     @property
     def flow(self) -> np.ndarray:
         """All fields: float32 (n, H, W, 2), pixels per frame."""
-        return self.fields(slice(None))
+        return self[:]
 
-    def fields(self, places: int | slice) -> np.ndarray:
-        """One or some fields: float32 ([k,] H, W, 2), pixels per frame."""
-        return np.cumsum(self.codes[places], axis=-3, dtype=np.int16) * np.float32(self.quantum_px)
+    def __getitem__(self, places: int | slice) -> np.ndarray:
+        return np.cumsum(self.codes[places], axis=-3, dtype=np.int16) * np.float32(STEP_PX)
 
 
 def write_flow(
@@ -152,24 +131,19 @@ def write_flow(
             got = f"{flow.dtype} {flow.shape}, {t_s.shape}, fps {fps}, clip_px {clip_px}"
             raise ValueError(f"{rule}, got {got}. Compute the flow again.")
     codes = np.round(np.clip(flow.astype(np.float32, copy=False), -clip_px, clip_px) / STEP_PX).astype(np.int16)
-    about = {"fps": float(fps), "method": method, "clip_px": float(clip_px), "quantum_px": STEP_PX}
-    clamped_share = float((np.abs(flow) > clip_px).mean())
-    codes = np.diff(codes, axis=1, prepend=np.int16(0))  # 16-bit numbers wrap around, and back
-    write_arrays(path, codes=codes, shape=codes.shape, t_s=t_s, **about, clamped_share=clamped_share)
+    clamped_share = float((np.abs(flow) > clip_px).mean())  # this and the rest are for readers without this package
+    about = {"fps": float(fps), "method": method, "clip_px": float(clip_px), "clamped_share": clamped_share}
+    differences = np.diff(codes, axis=1, prepend=np.int16(0))  # 16-bit numbers wrap around, and back
+    write_arrays(path, codes=differences, shape=codes.shape, t_s=t_s, quantum_px=STEP_PX, **about)
 
 
-def read_flow(path: str | Path, *, fields: bool = True) -> FlowFile:
-    """Read a file of `write_flow`, without `fields` its `codes` as an empty array, fast; ValueError for another one."""
-    names = FlowFile.__dataclass_fields__.keys()
-    with open_arrays(path) as file:
-        found = set(file.files)
-        arrays = {name: file[name] for name in names & found if fields or name != "codes"}
-    if found != names:
-        raise ValueError(f"{path} is no flow file: it holds {', '.join(sorted(found))}. Write it with write_flow.")
-    codes, shape, t_s = arrays.pop("codes", np.empty(0)), arrays.pop("shape"), arrays.pop("t_s")
-    whole = not fields or (codes.dtype == np.int16 and codes.shape == tuple(shape))
-    whole &= shape.shape == (4,) and t_s.shape == tuple(shape[:1]) and arrays["fps"].dtype.kind == "f"
-    if not whole or any(value.size != 1 for value in arrays.values()):
-        got = f"{codes.dtype} {codes.shape}, {shape} and {t_s.shape}"
-        raise ValueError(f"{path}: codes must be int16 (n, H, W, 2) and t_s (n,), got {got}. Write it again.")
-    return FlowFile(codes, shape, t_s, **{name: value.item() for name, value in arrays.items()})
+def read_flow(path: str | Path) -> FlowFile:
+    """Read a file of `write_flow`; ValueError for another one."""
+    arrays = read_arrays(path)
+    try:
+        file = FlowFile(arrays["codes"], arrays["t_s"], *(arrays[key].item() for key in ("fps", "method", "clip_px")))
+        if (file.codes.dtype, file.codes.ndim, file.t_s.shape) != (np.int16, 4, file.codes.shape[:1]):
+            raise ValueError(f"codes {file.codes.dtype} {file.codes.shape} and t_s {file.t_s.shape}")
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no flow file, or a damaged one: {error}. Write it with write_flow.") from None
+    return file

@@ -12,11 +12,10 @@ All of these are readable with numpy, pandas and h5py alone; one clip is held at
   `source` text (N,).
 """
 
-import errno
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from helpers.files import FolderLock, replacing, write_json
 from helpers.store import STREAMS, FeatureFile, read_arrays, read_features, read_manifest
 
 CHUNK_ROWS = 256  # of a clip that are compressed together: 2 MB of 2048 channels
+SPARE_BYTES = 2**20  # of an HDF5 file, beside its arrays
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
 
 Sequence = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, D), t_s (n,), valid (n,) of one clip
@@ -52,46 +52,26 @@ def write_sequences(
     """
     lengths, width = np.asarray(shape[0], np.int32), shape[1]
     n, longest = len(lengths), int(lengths.max())
-    with replacing(path) as part, _Sink(part, "w+") as sink, h5py.File(sink, "w") as file:
-        chunks = (1, min(longest, CHUNK_ROWS), width)
-        features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **GZIP)
-        t_s = file.create_dataset("t_s", (n, longest), "float64", **GZIP)
-        valid = file.create_dataset("valid", (n, longest), bool, **GZIP)
-        for i, (rows, times, usable) in enumerate(sequences):
-            k = len(usable)
-            features[i, :k], t_s[i, :k], valid[i, :k] = rows, times, usable
-            if sink.error:
-                raise sink.error
-        file["num_frames"] = lengths
-        for name, values in datasets.items():
-            file[name] = values
-        file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width} | dict(attributes))
+    with replacing(path) as part:
+        _reserve(part, n * longest * (4 * width + 9))
+        with h5py.File(part, "w") as file:
+            chunks = (1, min(longest, CHUNK_ROWS), width)
+            features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **GZIP)
+            t_s = file.create_dataset("t_s", (n, longest), "float64", **GZIP)
+            valid = file.create_dataset("valid", (n, longest), bool, **GZIP)
+            for i, (rows, times, usable) in enumerate(sequences):
+                k = len(usable)
+                features[i, :k], t_s[i, :k], valid[i, :k] = rows, times, usable
+            for name, values in {"num_frames": lengths, **datasets}.items():
+                file[name] = values
+            file.attrs.update({"num_videos": n, "max_frames": longest, "feature_dim": width, **attributes})
 
 
-class _Sink(FileIO):
-    """A file that keeps the first `error` of a full disk for later: raised at once it would end the interpreter."""
-
-    error: OSError | None = None
-
-    def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)
-        if self.error:  # whatever HDF5 made of it
-            raise self.error
-
-    def write(self, data: memoryview) -> int:
-        try:
-            if super().write(data) < len(data):
-                raise OSError(errno.ENOSPC, "no space left")
-        except OSError as error:
-            self.error = self.error or error
-        return len(data)
-
-    def truncate(self, n_bytes: int) -> int:
-        try:
-            return super().truncate(n_bytes)
-        except OSError as error:
-            self.error = self.error or error
-        return n_bytes
+def _reserve(path: Path, n_bytes: int) -> None:
+    """See that there is room, also for what does not compress: HDF5 ends the interpreter where the disk fills up."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes + SPARE_BYTES)
 
 
 def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:

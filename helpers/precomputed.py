@@ -6,8 +6,8 @@ cannot be used: such a one is zeros and becomes a masked row. Rows of features m
 
 - `FaceTree`: `<clip>/face_000035.jpg`, as the source project writes them, and
   `<clip>_aligned/frame_det_00_000001.bmp`, as OpenFace does.
-- `FlowTree`: `<clip>/flow_0000_0001.npy` as of the source project, `helpers.flow` files, plain arrays; for networks of
-  one's own `OpticalFlowSequenceLoader` gives the same in batches.
+- `OpticalFlowSequenceLoader`: `<clip>/flow_0000_0001.npy` as of the source project, `helpers.flow` files, plain
+  arrays; also in batches, for networks of one's own.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
 from helpers.flow import normalise_flow, read_flow, resize_flow
-from helpers.names import clip_key, natural_order, video_files
-from helpers.rows import CROPS_PER_CHUNK, Chunk, Clock
-from helpers.store import ClipError, clip_fingerprint
+from helpers.names import NO_CLIP, clip_key, match_clips, natural_order, video_files
+from helpers.rows import CROPS_PER_CHUNK, Chunk, Clock, batches_of
+from helpers.store import AbsentError, ClipError, clip_fingerprint, read_arrays
 from helpers.tracks import crop_face
 
 log = logging.getLogger(__name__)
@@ -66,13 +66,8 @@ class StoredClip:
     dtype: str
     open: Callable[[], Callable[[int], np.ndarray]]
 
-    @property
-    def track(self) -> "StoredClip":
-        """Whoever stored the samples has seen the face in each."""
-        return self
-
     def has_face(self, t_s: np.ndarray) -> np.ndarray:
-        """True for every time in seconds, bool, same shape."""
+        """True for every time in seconds, bool, same shape: whoever stored the samples has seen the face in each."""
         return np.ones(np.shape(t_s), bool)
 
 
@@ -96,8 +91,8 @@ class Tree:
 
     `clips`: path of each by what the folder calls it, in natural order. `fps`, `made`, `side_px`: numbers per second,
     origin and side, as most of the first clips have them: a network cannot be shown two kinds. Each kind of tree says
-    the `parameter` that names it, `what` it holds, a file's name (`like`), a sample's `channels`; its clips' paths
-    (`_find`); what a clip is like (`_about`); all files of a clip (`_files`).
+    the `parameter` that names it, `what` it holds, a file's name (`like`), a sample's `channels`, the parameter that
+    only videos need (`of_videos`); its clips' paths (`_find`); what a clip is like (`_about`); its samples (`job`).
     """
 
     def __init__(self, folder: str | Path, fps: float):
@@ -128,28 +123,52 @@ class Tree:
         """What decides the numbers, besides the samples themselves."""
         return {self.parameter.removesuffix("_dir"): self.folder.name, "side_px": self.side_px, "fps": self.fps}
 
-    def stamp(self, name: str) -> str:
+    def fingerprint(self, name: str) -> str:
         """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
-        paths = self._files(name)
-        versions = [clip_fingerprint(path) if path.exists() else "missing" for path in paths]
-        lines = [f"{p.name}\0{v}\n".encode(errors="surrogateescape") for p, v in zip(paths, versions, strict=True)]
-        return f"{len(lines)}-{hashlib.sha256(b''.join(lines)).hexdigest()[:16]}"
+        path, digest = self.clips[name], hashlib.sha256()
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in files:
+            version = clip_fingerprint(file) if file.exists() else "missing"
+            digest.update(f"{file.name}\0{version}\n".encode(errors="surrogateescape"))
+        return f"{len(files)}-{digest.hexdigest()[:16]}"
+
+    def source(self, keys: Iterable[str], *sizes: float | None) -> dict[str, Any]:
+        """What a `helpers.pipeline.Source` takes of the tree for clips of these keys; `sizes`: see `job`."""
+        named, refused = match_clips(self.clips, keys)
+        if not named:
+            must = f"{self.folder} must hold clips of this run, got {', '.join(list(self.clips)[:5])}"
+            raise ValueError(f"{must}. Call its folders like the clips.")
+        for name, reason in refused.items():
+            if reason != NO_CLIP:
+                log.warning("%s in %s is left out: %s", name, self.folder.name, reason)
+
+        def fingerprint(path: Path, key: str) -> str:
+            with suppress(KeyError, OSError):  # nothing of this name; removed just now
+                return self.fingerprint(named[key])
+            return "missing"
+
+        def job(path: Path, key: str, fingerprint: str) -> StoredClip:
+            if key not in named:
+                raise AbsentError(f"there is nothing of it in {self.folder.name}")
+            return self.job(named[key], *sizes)
+
+        about = {"identity": {"stored": self.identity}, "made_with": {"stored": str(self.folder)}}
+        of_videos = {"not_decisive": (self.of_videos,)}
+        return {"work": stored_chunks, "job": job, "fingerprint": fingerprint} | about | of_videos
 
 
 class FaceTree(Tree):
     """A folder with a folder of numbered pictures per clip, all RGB: BMP, JPEG, PNG or WebP."""
 
     parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
+    of_videos = "every_n_frames"
 
     def _find(self) -> Iterable[Path]:
         return {path.parent for path in files_below(self.folder, PICTURE.fullmatch)}
 
     def _about(self, path: Path) -> About:
         pictures = _face_files(path).values()
-        return len(pictures), self.fps, self.what, _first_shape(_picture_shape, pictures)
-
-    def _files(self, name: str) -> list[Path]:
-        return [*_face_files(self.clips[name]).values()]
+        return len(pictures), self.fps, self.what, _first_shape(pictures)
 
     def job(self, name: str, size_px: int) -> StoredClip:
         """The pictures of a clip; `StoredError` when they cannot be put in order."""
@@ -162,13 +181,14 @@ class FaceTree(Tree):
         return StoredClip(number, number / self.fps, self.fps, len(number), *of_faces, read)
 
 
-class FlowTree(Tree):
+class OpticalFlowSequenceLoader(Tree):
     """A folder of stored flow: a folder of `flow_0000_0001.npy`, ... per clip, or a file of ours, or a plain array.
 
     `fps` is for pairs and arrays; our flow files know their own.
     """
 
     parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
+    of_videos = "flow"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -183,24 +203,20 @@ class FlowTree(Tree):
     def _about(self, path: Path) -> About:
         if path.is_dir():
             pairs = _pair_files(path).values()
-            return len(pairs), self.fps, "pairs of unknown method", _first_shape(lambda p: read_npy(p).shape, pairs)
+            return len(pairs), self.fps, "pairs of unknown method", _first_shape(pairs)
         if path.suffix == ".npy":
             n, *shape = _array(path).shape
             return n, self.fps, "arrays of unknown method", tuple(shape)
-        file = _opened(partial(read_flow, fields=False), path)
-        n, *shape = file.shape.tolist()
-        if not (file.fps > 0 and np.allclose(file.t_s * file.fps, range(n), rtol=0, atol=0.5)):
-            raise StoredError(f"{path.name}: its fields must be {file.fps} a second from 0 s on, its times differ")
-        return n, file.fps, file.method, tuple(shape)
-
-    def _files(self, name: str) -> list[Path]:
-        path = self.clips[name]
-        return sorted(path.glob("flow_*.npy")) if path.is_dir() else [path]
+        file = _opened(partial(read_arrays, names=("shape", "t_s", "fps", "method")), path)
+        (n, *shape), fps = file["shape"].tolist(), file["fps"].item()
+        if not (n == len(file["t_s"]) and fps > 0 and np.allclose(file["t_s"] * fps, range(n), rtol=0, atol=0.5)):
+            raise StoredError(f"{path.name}: its fields must be {fps} a second from 0 s on, its times differ")
+        return n, fps, str(file["method"]), tuple(shape)
 
     def job(self, name: str, size_px: int, clip_px: float | None) -> StoredClip:
         """The flow of a clip; `StoredError` where none of it can be used, or it is of another kind than the others'."""
         path = self.clips[name]
-        n, fps, made, _ = self._about(path)
+        n, fps, made, _ = _opened(self._about, path)
         if (fps, made) != (self.fps, self.made):
             there, here = f"{self.made}, {self.fps:g} a second", f"{made}, {fps:g} a second"
             raise StoredError(f"its flow is {here}, that of the others {there}: a network cannot be shown both")
@@ -209,18 +225,6 @@ class FlowTree(Tree):
         read = partial(_open_flow, tuple(pairs.values()) or (path,), self.side_px, size_px, clip_px)
         of_flow = f"stored flow: {made}", (size_px, size_px, 2), "float32"
         return StoredClip(number, np.arange(n) / fps, fps, n + 1, *of_flow, read)
-
-
-class FlowBatch(NamedTuple):
-    """Flow of B clips."""
-
-    flow: np.ndarray  # float32 (B, T, S, S, 2) in [-1, 1]
-    mask: np.ndarray  # bool (B, T), False where a field is padding or cannot be used
-    keys: tuple[str, ...]
-
-
-class OpticalFlowSequenceLoader(FlowTree):
-    """A folder of stored flow whose clips are read whole."""
 
     def load(
         self, name: str, size_px: int | None = None, clip_px: float | None = None
@@ -233,11 +237,11 @@ class OpticalFlowSequenceLoader(FlowTree):
         """
         if name not in self.clips:
             raise ValueError(f"name must be one of the {len(self.clips)} clips, got {name!r}. See clips.")
-        chunks = list(stored_chunks(self.job(name, size_px or self.side_px, clip_px)))
-        reasons = {
-            i * CROPS_PER_CHUNK + at: why for i, chunk in enumerate(chunks) for at, why in chunk.unusable.items()
-        }
-        return np.concatenate([chunk.values for chunk in chunks]), reasons
+        values, reasons = [], {}
+        for chunk in stored_chunks(self.job(name, size_px or self.side_px, clip_px)):
+            reasons |= {len(values) + place: why for place, why in chunk.unusable.items()}
+            values.extend(chunk.values)
+        return np.stack(values), reasons
 
     def batches(
         self,
@@ -248,14 +252,15 @@ class OpticalFlowSequenceLoader(FlowTree):
         size_px: int,
         clip_px: float = 20.0,
         repeat_single: bool = False,
-    ) -> Iterator[FlowBatch]:
-        """Yield batches of some of the `clips` in the given order; the last one may hold fewer.
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+        """Yield B clips at a time, in the given order: flow, mask and names; the last may be fewer.
 
-        `length`: fields per clip; a longer one keeps its start, a shorter one gets no motion behind. `repeat_single`:
-        repeat the field of a clip that has one only, as the source project did for all: a motion that nobody made.
+        Flow is float32 (B, length, size_px, size_px, 2) in [-1, 1]: a longer clip keeps its start, a shorter one gets
+        no motion behind. The mask is bool (B, length), False where a field is padding or cannot be used.
+        `repeat_single`: repeat the field of a clip that has one only, as the source project did for all: a motion that
+        nobody made.
         """
-        for start in range(0, len(names), batch_size):
-            chosen = tuple(names[start : start + batch_size])
+        for chosen in batches_of(names, batch_size):
             flow = np.zeros((len(chosen), length, size_px, size_px, 2), np.float32)
             mask = np.zeros((len(chosen), length), bool)
             for i, name in enumerate(chosen):
@@ -265,7 +270,7 @@ class OpticalFlowSequenceLoader(FlowTree):
                 n = min(length, len(fields))
                 flow[i, :n] = fields[:length]
                 mask[i, :n] = [place not in reasons for place in range(n)]
-            yield FlowBatch(flow, mask, chosen)
+            yield flow, mask, chosen
 
 
 def files_below(folder: Path, *wanted: Callable[[str], Any]) -> list[Path]:
@@ -274,7 +279,7 @@ def files_below(folder: Path, *wanted: Callable[[str], Any]) -> list[Path]:
     found = next(filter(None, ([path for path in paths if fits(path.name)] for fits in wanted)), [])
     others = Counter(path.suffix.lower() or path.name for path in set(paths).difference(found))
     if found and others:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
+        kinds = ", ".join(f"{n} {kind}" for kind, n in others.items())
         log.warning("in %s other files are passed over: %s", folder, kinds)
     return found
 
@@ -334,17 +339,15 @@ def _pair_files(folder: Path) -> dict[int, Path]:
     return {i: found.get(i, folder / f"flow_{i:0{digits}d}_{i + 1:0{digits}d}.npy") for i in numbers}
 
 
-def _first_shape(look: Callable[[Path], tuple[int, ...]], paths: Iterable[Path]) -> tuple[int, ...]:
-    """The shape of the first sample that can be read."""
+def _first_shape(paths: Iterable[Path]) -> tuple[int, ...]:
+    """The shape of the first picture or array that can be read."""
     for path in paths:
         with suppress(Exception):
-            return look(path)
+            if path.suffix == ".npy":
+                return read_npy(path).shape
+            with Image.open(path) as image:
+                return image.height, image.width, 3
     raise StoredError("none of its files can be read")
-
-
-def _picture_shape(path: Path) -> tuple[int, int, int]:
-    with Image.open(path) as image:
-        return image.height, image.width, 3
 
 
 def _open_faces(paths: Sequence[Path], side_px: int, size_px: int) -> Callable[[int], np.ndarray]:
@@ -356,27 +359,28 @@ def _open_faces(paths: Sequence[Path], side_px: int, size_px: int) -> Callable[[
 def _open_flow(paths: Sequence[Path], side_px: int, size_px: int, clip_px: float | None) -> Callable[[int], np.ndarray]:
     """What reads fields of flow, from a file for each or one for all: float32 (size_px, size_px, 2)."""
 
-    def checked(field: np.ndarray, name: str) -> np.ndarray:
-        if field.shape != (side_px, side_px, 2) or field.dtype.kind != "f":
-            must = f"not decimal numbers {side_px, side_px, 2} like the others"
-            raise StoredError(f"{name}: {field.dtype} {field.shape}, {must}")
-        return field
-
     def read(i: int) -> np.ndarray:
-        name = f"field {i}" if fields else paths[i].name
-        field = checked(fields(i) if fields else read_npy(paths[i]), name)
+        name = paths[i].name if fields is None else f"field {i}"
+        field = _checked(read_npy(paths[i]) if fields is None else fields[i], name, side_px)
         with np.errstate(over="ignore"):  # too large for float32 is infinite
             flow = resize_flow(field.astype(np.float32, copy=False), size_px)  # what is not finite stays so
         if not np.isfinite(flow).all():
             raise StoredError(f"{name}: NaN or infinity")
         return flow if clip_px is None else normalise_flow(flow, clip_px)
 
-    fields = None
+    fields: Any = None
     if len(paths) == 1:
         (path,) = paths
-        fields = _array(path).__getitem__ if path.suffix == ".npy" else _opened(read_flow, path).fields
-        checked(fields(0), path.name)
+        fields = _array(path) if path.suffix == ".npy" else _opened(read_flow, path)
+        _checked(fields[0], path.name, side_px)
     return read
+
+
+def _checked(field: np.ndarray, name: str, side_px: int) -> np.ndarray:
+    if field.shape != (side_px, side_px, 2) or field.dtype.kind != "f":
+        must = f"not decimal numbers {side_px, side_px, 2} like the others"
+        raise StoredError(f"{name}: {field.dtype} {field.shape}, {must}")
+    return field
 
 
 def read_face(path: Path, side_px: int) -> np.ndarray:

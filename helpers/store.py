@@ -10,15 +10,14 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from helpers.files import FolderLock, code_version, differences, disk_full, read_json, replacing, write_json
 from helpers.workers import PoolError, WorkerError
@@ -81,23 +80,16 @@ def write_arrays(path: str | Path, *, compressed: bool = True, **arrays: Any) ->
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
 
-@contextmanager
-def open_arrays(path: str | Path) -> Iterator[NpzFile]:
-    """An npz file, whose arrays are read where they are used; what is damaged then is a ValueError that names it."""
+def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz file, all or those named; a damaged one is a ValueError that names it."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            yield file
+            return {name: file[name] for name in (names or file.files)}
     except (FileNotFoundError, PermissionError):
         raise
     except _DAMAGED as error:
         what = f"{path} is damaged ({error})"
         raise ValueError(f"{what}. If a notebook has made it, delete it and run that again.") from None
-
-
-def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Read the arrays of an npz file, all or those named; a damaged one is a ValueError that names it."""
-    with open_arrays(path) as file:
-        return {name: file[name] for name in (names or file.files)}
 
 
 @dataclass(frozen=True)

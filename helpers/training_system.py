@@ -250,7 +250,7 @@ def predict_trees(
 ) -> pd.DataFrame:
     """Make the features of both trees with the networks that a run's model was trained behind, and score them.
 
-    `faces_fps`, `flow_fps`: see `FaceTree`, `FlowTree`; default: as in a training on trees. `<name>.npy` holds the
+    `faces_fps`, `flow_fps`: see `helpers.precomputed`; default: as in a training on trees. `<name>.npy` holds the
     scores, float32 (N, k); `<name>_ids.txt` the clip of each row; `<name>.json` the rest; `<name>/` the features, which
     another call does not make again.
 
