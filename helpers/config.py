@@ -1,10 +1,12 @@
 """The parameters of every notebook with their defaults and legal values, as frozen dataclasses that pydantic checks."""
 
 import ast
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, dataclass_transform
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, dataclass_transform
 
 from annotated_types import Ge, Interval, MinLen, MultipleOf
 
@@ -31,13 +33,22 @@ Share = Annotated[float, Interval(ge=0.01, le=0.5)]
 class Parameters:
     """Base of the parameters of one notebook: types, ranges and choices are checked when it is made.
 
-    An int is taken for a float and a tuple for a list; nothing else is converted.
+    An int is taken for a float and a tuple for a list; nothing else is converted. What is not given has its default,
+    or with `weights` "pretrained" the value in `PRETRAINED`.
     """
 
+    PRETRAINED: ClassVar[Mapping[str, Any]]
     out_dir: str = "results/sample"
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls, pretrained: Mapping[str, Any] = MappingProxyType({})):
         dataclass(frozen=True, kw_only=True)(cls)
+        cls.PRETRAINED, init = pretrained, cls.__init__
+
+        @wraps(init)
+        def with_preset(self, **given):
+            init(self, **(pretrained if given.get("weights") == "pretrained" else {}) | given)
+
+        cls.__init__ = with_preset
 
     def __post_init__(self):
         for f in fields(self):
@@ -64,13 +75,14 @@ class Parameters:
 
         Papermill only warns about an unknown name, and a misspelt parameter would be a run with the default.
         """
-        names = [f.name for f in fields(cls)]
+        injected = []
         for source in namespace.get("In", []):
             if source.startswith("# Parameters\n"):
-                names += [line.targets[0].id for line in ast.parse(source).body if isinstance(line, ast.Assign)]
-        if missing := [name for name in names if name not in namespace]:
+                injected += [line.targets[0].id for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+        if missing := [f.name for f in fields(cls) if f.name not in namespace]:
             raise ValueError(f"{missing[0]} is not defined. Run the parameters cell first.")
-        return cls.checked({name: namespace[name] for name in names})
+        changed = [name for name, default in asdict(cls()).items() if namespace[name] != default]
+        return cls.checked({name: namespace[name] for name in [*changed, *injected]})
 
     @property
     def out(self) -> Path:
@@ -134,8 +146,8 @@ class AnalysisConfig(Parameters):
     targets: str = "ocean"
 
 
-class PreparationConfig(Parameters):
-    """02_clip_preparation."""
+class PreparationConfig(Parameters, pretrained={"fps": 25, "detect_every": 10, "detector": "auto"}):
+    """02_clip_preparation. What is `pretrained` are the networks of 03 and 04: I3D was trained on 25 fps."""
 
     data_dir: str = "data_sample"
     backend: Literal["auto", *DECODERS] = "auto"
@@ -156,7 +168,7 @@ class PreparationConfig(Parameters):
             raise ValueError("align_eyes needs the detector 'yunet', got 'haar', which finds no eyes. Set detector.")
 
 
-class StaticConfig(Extraction):
+class StaticConfig(Extraction, pretrained={"every_n_frames": 5}):
     """03_static_extraction."""
 
     backbone: Backbone = "resnet50"
@@ -166,8 +178,8 @@ class StaticConfig(Extraction):
     batch_size: Annotated[int, Interval(ge=0, le=4096)] = 32
 
 
-class DynamicConfig(Extraction):
-    """04_dynamic_extraction."""
+class DynamicConfig(Extraction, pretrained={"endpoint": "", "input_px": 224, "flow": "dis_medium", "segment": 8}):
+    """04_dynamic_extraction. Published weights saw flow "tvl1", which costs about 70 times the time of "dis_medium"."""
 
     endpoint: Literal["", *ENDPOINTS] = "Mixed_3c"
     input_px: Annotated[int, Interval(ge=32, le=512)] = 112
@@ -229,7 +241,7 @@ class AttentionConfig(Parameters):
     clip: str = ""
 
 
-class ClassificationConfig(Parameters):
+class ClassificationConfig(Parameters, pretrained={"input_px": 0, "frame_px": 256, "n_frames": 32}):
     """08_clip_classification. `input_px` 0: the input that the weights were trained with."""
 
     data_dir: str = "data_sample/motion"

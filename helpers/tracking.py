@@ -22,7 +22,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from helpers.files import read_json
 from helpers.weights import WEIGHTS, published_weights, require
 
 log = logging.getLogger(__name__)
@@ -111,12 +110,6 @@ def chosen_detector(detector: str) -> str:
             log.info("detector: auto is haar. YuNet would find turned and small faces better, but %s", error)
     _cascade()
     return "haar"
-
-
-def found_with(faces: Path) -> str | None:
-    """The detector that 02's folder of a run was made with; None where there is no such folder."""
-    path = faces / "manifest.json"
-    return read_json(path)["identity"]["parameters"].get("detector", "haar") if path.exists() else None
 
 
 def detector_file(detector: str) -> str:

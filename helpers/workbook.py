@@ -87,29 +87,30 @@ def plan(
 ) -> dict[str, dict[str, Any]]:
     """The notebooks in order with their checked parameters.
 
-    Later ones win: the notebook's defaults, `params/pretrained.yaml` for pretrained weights, the `params` file, and
-    what is named here. The first illegal one is a ValueError that names notebook, parameter and legal values. 08 is
-    planned where the `params` file has a section for it, or the data folder a folder `motion` of classes.
+    Later ones win: the notebook's defaults, its `PRETRAINED` where its weights are (02's where those of 03 or 04 are),
+    the `params` file, and what is named here. The first illegal one is a ValueError that names notebook, parameter and
+    legal values. 08 is planned where the `params` file has a section for it, or the data folder a folder `motion` of
+    classes.
     """
     given = read_params(params) if params else {}
     kind = weights or next((v["weights"] for v in given.values() if "weights" in v), "pretrained")
-    preset = read_params(ROOT / "params" / "pretrained.yaml") if kind == "pretrained" else {}
     default = {"weights": kind, "video": str(data)}
     pinned = {"data_dir": str(data), "out_dir": str(out), "model_dir": str(out / "model")}
     pinned |= ({"weights": weights} if weights else {}) | ({"limit": limit} if limit else {})
     tasks = {}
     for name, config in NOTEBOOKS.items():
         first, last = ({f.name: of[f.name] for f in fields(config) if f.name in of} for of in (default, pinned))
-        values = first | preset.get(name, {}) | given.get(name, {}) | last
-        if name == CLASSES:
-            values["data_dir"] = given.get(name, {}).get("data_dir", str(data / CLASS_FOLDER))
-            if name not in given and not Path(values["data_dir"]).is_dir():
-                continue
+        tasks[name] = first | given.get(name, {}) | last
+    if "pretrained" in (tasks[STATIC]["weights"], tasks[DYNAMIC]["weights"]):
+        tasks[PREPARATION] = NOTEBOOKS[PREPARATION].PRETRAINED | tasks[PREPARATION]
+    tasks[CLASSES]["data_dir"] = given.get(CLASSES, {}).get("data_dir", str(data / CLASS_FOLDER))
+    if CLASSES not in given and not Path(tasks[CLASSES]["data_dir"]).is_dir():
+        del tasks[CLASSES]
+    for name, values in tasks.items():
         try:
-            config.checked(values)
+            NOTEBOOKS[name].checked(values)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        tasks[name] = values
     return tasks
 
 
@@ -224,18 +225,13 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
     """Execute the tasks that are not done; return how many were executed. WorkbookError at the first that fails.
 
     `tasks` are all notebooks in order, as what one depends on includes those before it; `chosen` names those that may
-    be executed. 10 is left out: see `write_report`. What `detector: auto` of 02 stands for is settled for the run.
+    be executed. 10 is left out: see `write_report`.
     """
     state_path = out / "run.json"
     state = read_json(state_path) if state_path.exists() else {}
     chosen = [name for name in tasks if name in chosen and name != REPORT]
     if CLASSES not in tasks:
         log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
-    if tasks.get(PREPARATION, {}).get("detector") == "auto":
-        from helpers.tracking import chosen_detector, found_with  # OpenCV takes a while
-
-        faces, is_chosen = out / "faces", PREPARATION in chosen
-        tasks[PREPARATION]["detector"] = chosen_detector("auto") if is_chosen else found_with(faces) or "auto"
     folders = [resolve(path) for name, values in tasks.items() if (path := values.get(FOLDERS.get(name)))]
     chain = "".join(map(_listing_hash, [data, *filter(Path.is_dir, folders)]))
     executed = 0

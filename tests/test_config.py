@@ -44,6 +44,19 @@ def test_a_notebook_gives_its_values_and_a_wrong_name_that_papermill_injected_is
         config.SetupConfig.from_notebook(namespace | {"In": ["", "# Parameters\nsise = 512\n"], "sise": 512})
 
 
+def test_with_pretrained_weights_what_is_not_given_is_what_they_need():
+    given = {"weights": "pretrained", "stride": 16}
+    namespace = {name: getattr(config.DynamicConfig(), name) for name in config.DynamicConfig.__dataclass_fields__}
+    made = [config.DynamicConfig(**given), config.DynamicConfig.from_notebook(namespace | given)]
+    for cfg in made:
+        assert (cfg.endpoint, cfg.input_px, cfg.flow, cfg.stride) == ("", 224, "dis_medium", 16)
+    kept = config.DynamicConfig(**given, endpoint="Mixed_3c", input_px=112)
+    assert dataclasses.replace(kept, batch_size=1).input_px == 112
+    cell = "# Parameters\nweights = 'pretrained'\nendpoint = 'Mixed_3c'\n"  # a default that papermill has injected
+    injected = namespace | {"weights": "pretrained", "In": [cell]}
+    assert config.DynamicConfig.from_notebook(injected).endpoint == "Mixed_3c"
+
+
 def test_what_decides_the_result_leaves_folders_out_and_what_was_added_since_at_its_default():
     decisive = {"backend", "fps", "detect_every", "min_coverage", "crop_scale"}
     assert set(config.PreparationConfig().as_dict(without=NOT_DECISIVE)) == decisive

@@ -141,10 +141,9 @@ def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, text, messa
         workbook.plan(tmp_path, tmp_path, weights="random", params=tmp_path / "p.yaml")
 
 
-def test_parameters_are_defaults_then_pretrained_settings_then_the_file_then_the_command_line(tmp_path):
+def test_parameters_are_defaults_then_the_file_then_the_command_line(tmp_path):
     planned = workbook.plan(tmp_path, tmp_path)
     assert planned["03_static_extraction"]["weights"] == planned["04_dynamic_extraction"]["weights"] == "pretrained"
-    assert planned["04_dynamic_extraction"]["input_px"] == 224
     random = workbook.plan(tmp_path, tmp_path, weights="random")["04_dynamic_extraction"]
     assert random == {"weights": "random", "data_dir": str(tmp_path), "out_dir": str(tmp_path)}
     (tmp_path / "p.yaml").write_text("02: {fps: 30}\n03: {weights: random}\n01: {limit: 7}")
@@ -153,16 +152,19 @@ def test_parameters_are_defaults_then_pretrained_settings_then_the_file_then_the
     assert [planned[name][value] for name, value in of.items()] == [30, "random", 3]
 
 
-@pytest.mark.parametrize(("is_chosen", "detector"), [(True, "yunet"), (False, "haar")])
-def test_auto_is_settled_once_for_a_run_and_stays_what_it_was_where_02_is_not_executed(
-    tmp_path, monkeypatch, is_chosen, detector
-):
-    monkeypatch.setattr("helpers.tracking.chosen_detector", lambda name: "yunet")
-    monkeypatch.setattr(workbook, "execute", lambda *_: None)
-    write_json(tmp_path / "faces" / "manifest.json", {"identity": {"parameters": {}}})
-    planned = workbook.plan(tmp_path, tmp_path)
-    workbook.run(planned, tmp_path, tmp_path, ["02_clip_preparation" if is_chosen else "05_alignment"])
-    assert planned["02_clip_preparation"]["detector"] == detector
+@pytest.mark.parametrize(
+    ("static", "dynamic", "expected"),
+    [
+        ("random", "random", [15, 8, 112]),
+        ("random", "pretrained", [25, 8, 224]),
+        ("pretrained", "random", [25, 5, 112]),
+    ],
+)
+def test_what_pretrained_weights_need_is_set_where_a_section_has_them(tmp_path, static, dynamic, expected):
+    (tmp_path / "p.yaml").write_text(f"03: {{weights: {static}}}\n04: {{weights: {dynamic}}}")
+    planned = workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml")
+    configs = [config.NOTEBOOKS[name].checked(values) for name, values in planned.items()]
+    assert [configs[2].fps, configs[3].every_n_frames, configs[4].input_px] == expected
 
 
 def test_clips_are_classified_where_there_is_a_folder_of_classes_and_shipped_parameters_are_legal(tmp_path):
