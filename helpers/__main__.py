@@ -107,7 +107,7 @@ def check(
 ) -> int:
     """Look at every clip of a folder, and forecast what a run will take."""
     from helpers import check
-    from helpers.clips import as_line, line_end, scan_clips, write_rows
+    from helpers.clips import LINE_END, as_line, scan_clips, write_rows
     from helpers.config import PreparationConfig
     from helpers.files import replacing, resolve
     from helpers.workbook import PREPARATION, plan
@@ -123,7 +123,7 @@ def check(
     print(check.ratings_text(tasks, data, clips, limit), flush=True)
     if csv:
         with replacing(csv) as part:
-            table.to_csv(part, float_format="%.6g", lineterminator=line_end(table.index))
+            table.to_csv(part, float_format="%.6g", lineterminator=LINE_END)
         write_rows(left_out, where)
     if not no_forecast:
         log.info("running the stages on some of the clips, for a forecast")

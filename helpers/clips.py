@@ -1,18 +1,16 @@
 """The clips of a data folder: which files are clips and what was left out, keys, sources, splits, ratings, leaks.
 
 In: a folder of video files in any layout, with or without ratings. Out: tables with one row per clip, index `key`, and
-a table of everything else. A file is a clip if it holds a video stream of more than one picture; what a suffix tells is
-not opened: of pictures there may be many thousands. Keys: `helpers.names`.
+a table of everything else. A file is a clip if it holds a video stream of more than one picture; where the suffix says
+that it is none it is not opened: of pictures there may be many thousands. Keys: `helpers.names`.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import av
 import pandas as pd
 
-from helpers.container import NO_VIDEOS, STILLS
+from helpers.container import open_video
 from helpers.files import needs, replacing
 from helpers.names import (
     NO_CLIP,
@@ -36,32 +34,26 @@ from helpers.ratings import (
     why_not_read,
 )
 from helpers.splits import source_of, split_named
+from helpers.workers import ClipPool, WorkerError
 
 LETTERS = ("O", "C", "E", "A", "N")
 ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of clips that are no ratings
 DISPLAY = {trait: f"{trait} ({letter})" for trait, letter in zip(TRAITS, LETTERS, strict=True)} | {
     "neuroticism": "emotional stability (N)"  # what is high "neuroticism" in this data
 }
-KINDS = {
-    "pictures": "ai arw avif bmp cr2 cr3 dcm dng eps exr heic heif ico j2k jp2 jpe jpeg jpg jxl nef orf pbm pgm png "
-    "pnm ppm psd raf raw rw2 svg tga tif tiff webp",
-    "sound": "aac ac3 aif aifc aiff amr ape au caf flac m4a m4b mid midi mka mp2 mp3 oga ogg opus ra wav wma",
-    "subtitles": "ass eaf lrc sbv srt ssa sub textgrid ttml vtt",
-    "text": "cfg conf css htm html ini json jsonl log markdown md nfo rst toml txt url xml yaml yml",
-    "tables": "csv db feather numbers ods parquet sav sqlite sqlite3 tsv xls xlsm xlsx",
-    "arrays": "arrow bin ckpt dta h5 hdf5 hog joblib keras mat msgpack nc npy npz onnx pb pickle pkl pt pth rda "
-    "rds safetensors tflite tfrecord tfrecords",
-    "archives": "7z bz2 dmg gz iso jar rar tar tbz tgz txz xz z zip zst",
-    "documents": "bib doc docm docx epub key odp odt pages pdf ppt pptx rtf tex",
-    "code": "bat c cpp dll exe go h hpp ipynb java js m php ps1 py pyc r rb rmd rs sh so sps",
-    "camera previews": "lrf lrv",
-    "unfinished downloads": "aria2 crdownload download part partial tmp ytdl",
-}
-KIND_OF = {f".{suffix}": kind for kind, suffixes in KINDS.items() for suffix in suffixes.split()}
-PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # formats: their videos are files of their own
+SUFFIXES = """7z aac ac3 ai aif aifc aiff amr ape aria2 arrow arw ass au avif bak bat bib bin bmp bz2 c caf cfg ckpt
+conf cpp cr2 cr3 crdownload css csv db dcm dll dmg dng doc docm docx download dta eaf eps epub exe exr feather flac go
+gz h h5 hdf5 heic heif hog hpp htm html ico ini ipynb iso j2k jar java joblib jp2 jpe jpeg jpg js json jsonl jxl keras
+key lock log lrc lrf lrv m m4a m4b markdown mat md mid midi mka mp2 mp3 msgpack nc nef nfo npy npz numbers odp ods odt
+oga ogg old onnx opus orf orig pages parquet part partial pb pbm pdf pgm php pickle pkl png pnm ppm ppt pptx ps1 psd pt
+pth py pyc r ra raf rar raw rb rda rds rmd rs rst rtf rw2 safetensors sav sbv sh so sps sqlite sqlite3 srt ssa sub svg
+tar tbz tex textgrid tflite tfrecord tfrecords tga tgz tif tiff tmp toml tsv ttml txt txz url vtt wav webp wma xls xlsm
+xlsx xml xz yaml yml ytdl z zip zst"""
+NOT_OPENED = set(SUFFIXES.split())  # of files that are no clips, or copies of clips (lrf, lrv: of cameras)
 HIDDEN = {"thumbs.db", "desktop.ini"}  # what systems leave
-PATIENCE_S = 10.0  # for opening and reading a file of unknown kind
+PATIENCE_S = 60.0  # for reading a file of unknown suffix
 NAMED = 5  # files or names in one line
+LINE_END = "\r\n"  # of tables: "\r" in a name is quoted only where it ends lines
 
 
 def name_of(target: str) -> str:
@@ -109,77 +101,62 @@ def take_inventory(root: Path) -> tuple[dict[str, str], pd.DataFrame]:
 
     Returns:
         Paths of the clips by key, "/" between the parts of both. One row per other file, and per folder that was not
-        entered: `path` (bytes that are not UTF-8 as `\\xe9`), `kind` ("pictures", "sound", …; "ratings" for those that
+        entered: `path` (bytes that are not UTF-8 as `\\xe9`), `kind` (a suffix, "no video", …; "ratings" for those that
         are read) and `problem`: what hinders and what to do, "" where there is nothing to be done.
     """
-    rows: list[tuple[str, str, str]] = []
-    by_key: dict[str, list[str]] = {}
-    read = rating_files(root)
+    read, kinds = rating_files(root), {}
     for path, kind in walk_files(root):
-        problem = "" if kind or root / path in read else why_not_read(PurePosixPath(path), read)
-        if not kind:
-            kind = "ratings" if root / path in read else "ratings not read" if problem else kind_of(root / path)
+        why = "" if kind or root / path in read else why_not_read(PurePosixPath(path), read)
+        is_read = "ratings" if root / path in read else "ratings not read" if why else ""
+        kinds[path] = kind or is_read or kind_of(root / path), why
+    unknown = [(path, root / path) for path, (kind, _) in kinds.items() if not kind]
+    with ClipPool(kinds_in, workers=1, patience_s=PATIENCE_S) as pool:
+        for path, answers in pool.run(unknown):
+            kinds[path] = _answer(answers)
+    by_key: dict[str, list[str]] = {}
+    for path, (kind, _) in kinds.items():
         if kind == "clip" and UNDECODED.search(path):
-            kind, problem = "not UTF-8", "its name is not UTF-8: no table could hold it. Rename the file."
-        if kind == "clip":
+            kinds[path] = "not UTF-8", "its name is not UTF-8: no table could hold it. Rename the file."
+        elif kind == "clip":
             by_key.setdefault(clip_key(path), []).append(path)
-        else:
-            rows.append((path, kind, problem))
-    for path in [path for paths in by_key.values() for path in paths]:
-        beside = by_key.get(clip_key(str(PurePosixPath(path).with_suffix(""))), [])
-        if not is_video(path) and any(map(is_video, beside)):  # as previews and backups are
-            by_key[clip_key(path)].remove(path)
-            rows.append((path, "copies", "is called like a video beside it. Rename it if it is another clip."))
     for key, paths in by_key.items():
         if len(paths) > 1:
             problem = f"{' and '.join(paths)} have the same key {key}. Rename or remove all but one."
-            rows += [(path, "same key", problem) for path in paths]
+            kinds |= dict.fromkeys(paths, ("same key", problem))
+    rows = [(path, *why) for path, why in kinds.items() if why[0] != "clip"]
     told = [[text.encode(errors="surrogateescape").decode(errors="backslashreplace") for text in row] for row in rows]
     table = pd.DataFrame(told, columns=["path", "kind", "problem"], dtype="str")
     return {key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, table
 
 
 def kind_of(file: Path) -> str:
-    """What a file is: "clip", one of `KINDS`, "hidden", "special file", "link to nothing" or what `look_into` says."""
+    """What a file is by its name: "clip", its suffix, "hidden", "special file", "link to nothing"; "" if unknown."""
     name, suffix = file.name.lower(), file.suffix.lower()
     if name in HIDDEN or name.startswith("~$"):
         return "hidden"
-    if suffix in KIND_OF:
-        return KIND_OF[suffix]
+    if suffix[1:] in NOT_OPENED:
+        return suffix
     if not is_regular(file):
         return "special file"
     if is_video(name):
         return "clip"
-    return look_into(file) if file.exists() else "link to nothing"
+    return "" if file.exists() else "link to nothing"
 
 
-def look_into(file: Path) -> str:
-    """What a file of unknown kind holds: "clip", "pictures", "playlists", "text", "sound" or "no video"."""
-    local = {"protocol_whitelist": "file"}  # whatever a playlist names
+def kinds_in(file: Path) -> Iterator[str]:
+    """What a file of unknown suffix holds: "clip" or "pictures"; as decoder processes tell it."""
+    with open_video(file) as video:
+        yield "clip" if len(video.ticks) > 1 else "pictures"
+
+
+def _answer(answers: Iterator[str]) -> tuple[str, str]:
+    """Kind and problem of a file."""
     try:
-        if not file.stat().st_size:
-            return "empty"
-        with av.open(str(file.absolute()), options=local, metadata_errors="replace", timeout=PATIENCE_S) as container:
-            return _kind_in(container)
-    except PermissionError:
-        return "cannot be read"
-    except (av.FFmpegError, OSError, ValueError):
-        return "no video"
-
-
-def _kind_in(container: av.container.InputContainer) -> str:
-    kind = container.format.name
-    if kind in PLAYLISTS:
-        return "playlists"
-    if kind.endswith("_pipe") or kind in NO_VIDEOS:
-        return "text" if kind in ("tty", "ass") else "pictures"
-    videos = [s for s in container.streams.video if not s.disposition & STILLS and s.codec_context and s.width]
-    pictures = Counter()
-    for packet in container.demux(videos) if videos else ():
-        pictures[packet.stream] += packet.size > 0
-        if pictures[packet.stream] == 2:
-            return "clip"
-    return "pictures" if videos else "sound" if container.streams.audio else "no video"
+        return next(answers), ""
+    except ValueError:
+        return "no video", ""
+    except WorkerError as error:  # no permission, a crash, a hang
+        return "cannot be read", f"{error}. Make it readable, or remove it."
 
 
 def as_line(n_clips: int, left_out: pd.DataFrame, where: str | Path = "") -> str:
@@ -190,17 +167,20 @@ def as_line(n_clips: int, left_out: pd.DataFrame, where: str | Path = "") -> str
     others = left_out[left_out["kind"] != "ratings"]
     parts = []
     for kind, these in sorted(others.groupby("kind"), key=lambda group: -len(group[1])):
-        named = kind in ("no video", "cannot be read") or (these["problem"] != "").any()
-        names = f": {', '.join(these['path'][:NAMED])}{', …' if len(these) > NAMED else ''}" if named else ""
-        parts.append(f"{len(these):,} {kind}{names}")
+        is_named = kind == "no video" or (these["problem"] != "").any()
+        parts.append(f"{len(these):,} {kind}" + (f": {_some(these['path'])}" if is_named else ""))
     n_ratings = len(left_out) - len(others)
     of_ratings = f", {n_ratings} of ratings" if n_ratings else ""
     not_used = f"{len(others):,} left out ({'; '.join(parts)})" if parts else "none left out"
-    said = [f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips{of_ratings}, {not_used}"]
-    said += [f"list: {where}"] if where else []
+    line = [f"seen {n_clips + len(left_out):,} files: {n_clips:,} clips{of_ratings}, {not_used}"]
+    line += [f"list: {where}"] * bool(where)
     for row in others[others["kind"] == "ratings not read"][:1].itertuples():
-        said.append(f"{row.path} {row.problem.rstrip('.')}")
-    return "; ".join(said)
+        line.append(f"{row.path} {row.problem.rstrip('.')}")
+    return "; ".join(line)
+
+
+def _some(names: pd.Series) -> str:
+    return ", ".join(names[:NAMED]) + ", …" * (len(names) > NAMED)
 
 
 def write_rows(table: pd.DataFrame, path: str | Path) -> None:
@@ -256,7 +236,7 @@ def read_ratings(
     """
     kind, rows = read_rating_rows(data_dir, targets)
     rows = scaled(rows, targets, rating_range)
-    matched = match_names(rows["name"], dict(clips["split"]), rows["file_split"], data_dir)
+    matched = match_names(rows["name"], clips.index, data_dir)
     matched = pd.DataFrame(matched, columns=["name", "key", "rule"], dtype="str")
     _check_matched(matched, rows["file"], clips, data_dir)
     rows["key"] = matched["key"]
@@ -314,8 +294,7 @@ def as_lines(matched: pd.DataFrame, what: str = "ratings") -> list[str]:
     lines = [f"{what}: {fits.sum():,} names matched{f' ({by})' if by else ''}"]
     if len(lost := matched[~fits].drop_duplicates("name")):
         why = lost["rule"].map(lambda reason: "" if reason == NO_CLIP else f" ({reason})")
-        named = ", ".join((lost["name"] + why)[:NAMED])
-        lines.append(f"{what}: {len(lost):,} names fit no clip: {named}{', …' if len(lost) > NAMED else ''}")
+        lines.append(f"{what}: {len(lost):,} names fit no clip: {_some(lost['name'] + why)}")
     return lines if len(matched) else []
 
 
@@ -378,12 +357,7 @@ def leakage(clips: pd.DataFrame) -> pd.DataFrame:
 def write_clips(clips: pd.DataFrame, path: str | Path) -> None:
     """Write the table of clips as CSV, atomically."""
     with replacing(path) as part:
-        clips.to_csv(part, lineterminator=line_end(clips.index))
-
-
-def line_end(names: Iterable[str]) -> str:
-    """How the lines of a CSV must end for these names to come back: a carriage return is quoted where it ends lines."""
-    return "\r\n" if any("\r" in name for name in names) else "\n"
+        clips.to_csv(part, lineterminator=LINE_END)
 
 
 def load_clips(path: str | Path) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from helpers.clips import line_end, load_clips, targets_of
+from helpers.clips import LINE_END, load_clips, targets_of
 from helpers.files import FolderLock, replacing, write_json
 from helpers.store import STREAMS, FeatureFile, read_arrays, read_features, read_manifest
 
@@ -93,7 +93,7 @@ def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
     path = Path(out) / f"{name}_features_large.npy"
     listing = path.with_suffix(".csv")
     with _stage(stage_folder, name) as (manifest, files, index, width), replacing(listing) as listing_part:
-        index.to_csv(listing_part, lineterminator=line_end(files))
+        index.to_csv(listing_part, lineterminator=LINE_END)
         shape = (len(index), width)
         with replacing(path) as part:
             with open(part, "wb") as file:  # not through a memory map: a full disk would end the process without a word

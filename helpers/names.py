@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 log = logging.getLogger(__name__)
@@ -53,41 +53,33 @@ def match_clips(names: Iterable[str], keys: Iterable[str], root: str | Path = ""
     """From key to the name that means it; and from every other name to the reason. Of two names the first counts."""
     named: dict[str, str] = {}
     refused: dict[str, str] = {}
-    for name, key, rule in match_names(names, dict.fromkeys(keys, ""), root=root):
+    for name, key, rule in match_names(names, keys, root):
         if not key or named.setdefault(key, name) != name:
             refused[name] = f"{named[key]} means the same clip {key}" if key else rule
     return named, refused
 
 
-def match_names(
-    names: Iterable[str], splits: Mapping[str, str], name_splits: Iterable[str] = (), root: str | Path = ""
-) -> list[Match]:
+def match_names(names: Iterable[str], keys: Iterable[str], root: str | Path = "") -> list[Match]:
     """Find the clip that each name means; a row per name, in their order.
 
-    Args:
-        names: As they stand in a file.
-        splits: Of each clip by key, "" where it is unknown.
-        name_splits: For each name the split its clip is known to be in, or "": clips of other splits are passed over.
-        root: The data folder: relative names may begin with its own.
+    Relative names may begin with the name of `root`, the data folder.
     """
-    names = list(names)
-    pairs = list(zip(names, list(name_splits) or [""] * len(names), strict=True))
-    found = dict.fromkeys(pairs, ("", NO_CLIP))  # key and rule by name and split
+    names, keys = list(names), list(keys)
+    found = dict.fromkeys(names, ("", NO_CLIP))
     for rule, of_name, of_key in _rules(Path(root)):
-        if not (left := [pair for pair, (_, why) in found.items() if why == NO_CLIP]):
+        if not (left := [name for name, (_, why) in found.items() if why == NO_CLIP]):
             break
         # Where the folders of a path are passed over, only clips count that no stricter rule has found.
         taken = {key for key, _ in found.values()} if "file name of" in rule else set()
         forms: dict[str, list[str]] = {}
-        for key in splits:
+        for key in keys:
             for form in dict.fromkeys(of_key(key) if key not in taken else ()):
                 forms.setdefault(form, []).append(key)
-        for name, split in left:
-            fitting = next((forms[form] for form in of_name(name) if form in forms), [])
-            if fitting := [key for key in fitting if not split or splits[key] in ("", split)]:
+        for name in left:
+            if fitting := next((forms[form] for form in of_name(name) if form in forms), []):
                 why = f"{SEVERAL if rule == 'file name' else 'fits'} {' and '.join(fitting[:2])}"
-                found[name, split] = (fitting[0], rule) if len(fitting) == 1 else ("", why)
-    return [(name, *found[name, split]) for name, split in pairs]
+                found[name] = (fitting[0], rule) if len(fitting) == 1 else ("", why)
+    return [(name, *found[name]) for name in names]
 
 
 def _rules(root: Path) -> Iterator[tuple[str, Forms, Forms]]:

@@ -45,8 +45,7 @@ from helpers import clips, names
     ],
 )
 def test_a_name_means_the_clip_of_the_strictest_rule_that_fits(tmp_path, name, paths, key, rule):
-    splits = dict.fromkeys(map(names.clip_key, paths), "")
-    assert names.match_names([name], splits, root=tmp_path / "study") == [(name, key, rule)]
+    assert names.match_names([name], map(names.clip_key, paths), tmp_path / "study") == [(name, key, rule)]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_names_that_mean_no_clip_or_several_or_one_that_is_taken_are_told():
 
 
 def test_the_file_of_another_folder_does_not_stand_for_one_that_is_named_and_another_spelling_does():
-    found = names.match_names(["/x/p1/anna.mp4", "/x/p2/anna.mp4", "ANNA"], {"p1/anna": ""})
+    found = names.match_names(["/x/p1/anna.mp4", "/x/p2/anna.mp4", "ANNA"], ["p1/anna"])
     assert [key for _, key, _ in found] == ["p1/anna", "", "p1/anna"]
 
 
