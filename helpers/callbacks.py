@@ -126,6 +126,11 @@ def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[ker
     return [*logs, keras.callbacks.TensorBoard(str(tensorboard_in), update_freq="epoch", write_graph=False)]
 
 
+def read_losses(folder: Path) -> list[dict[str, Any]]:
+    """What the first of them wrote of each epoch: epoch, loss, val_loss."""
+    return read_json(needs(folder / PerformanceMonitorCallback.file, "a training"))["epoch"]
+
+
 def read_logs(folder: str | Path) -> dict[str, Any]:
     """What the three wrote below `folder`: `metrics`, `times` and `rates`; and `analysis`, see `analyse_time`."""
     logs = {name: read_json(needs(Path(folder) / kind.file, "a training")) for name, kind in LOGS.items()}

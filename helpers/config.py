@@ -236,7 +236,6 @@ class AttentionConfig(Parameters):
     """07_attention_visualization."""
 
     data_dir: str = "data_sample"
-    bank_dir: str = "data_sample/tokens"
     trait: str = "agreeableness"
     clip: str = ""
 

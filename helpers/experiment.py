@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from helpers.align import CLIPS_FILE, Aligned, bank_differences, read_aligned, read_reduction
-from helpers.callbacks import watchers
+from helpers.callbacks import read_losses, watchers
 from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
-from helpers.files import code_version, file_sha256, needs, read_json, replacing, write_json
+from helpers.files import code_version, file_sha256, needs, read_json, replacing, resolve, write_json
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS, split_clips, training_splits
 from helpers.statistics import (
@@ -30,6 +30,7 @@ from helpers.statistics import (
     conformal_quantile,
     each_number,
     group_errors,
+    model_warnings,
     score_table,
 )
 from helpers.store import STREAMS, read_arrays, read_manifest
@@ -47,7 +48,6 @@ from helpers.variants import (
 log = logging.getLogger(__name__)
 
 LICENCE = "that of the data and of the weights behind the features"
-LEVELS = np.linspace(0, 1, 101)  # quantiles of the training ratings that a score is placed in
 WATCHED = "watched"  # below training/: what the callbacks of each training wrote
 # parameters that change no single training
 NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
@@ -100,14 +100,16 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
     return TrainingData(run, None, f"the clips of this run; {reason}")
 
 
-def load_run(out: Path, bank: Path) -> tuple[TrainingData, TrainingConfig]:
-    """What the run in `out` was trained on and how; `bank`: aligned folder of the token bank, which may be missing."""
+def load_run(out: Path) -> tuple[TrainingData, TrainingConfig]:
+    """What the run in `out` was trained on and how; ValueError where its clips changed since."""
     training = read_json(needs(out / "training" / "training.json", "06_training"))
-    own = {"seeds": training["seeds"], "models": ",".join(training["models"]), "out_dir": str(out)}
-    data = choose_data(bank, out / "aligned")
+    own = {name: training[name] for name in ("seeds", "bank_dir") if name in training}
+    own |= {"models": ",".join(training["models"]), "out_dir": str(out)}
+    cfg = TrainingConfig.checked(training["config"] | own)
+    data = choose_data(resolve(cfg.bank_dir), out / "aligned")
     if training["clips_sha256"] != clips_sha256(data):
         raise ValueError(f"06 must be trained on {data.statement}, which changed since. Run 06_training again.")
-    return data, TrainingConfig.checked(training["config"] | own)
+    return data, cfg
 
 
 def clips_sha256(data: TrainingData) -> list[str]:
@@ -138,11 +140,11 @@ def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None
     fitted_on = read_reduction(data.folder / "reduction.npz").fitted_on
     about = {"source": bank.sources, "split": bank.splits} | dict(zip(bank.targets, bank.labels.T, strict=True))
     for seed, split in training_splits(pd.DataFrame(about, bank.clips), bank.targets, cfg).items():
-        if seen := np.isin(bank.clips[split != "train"], fitted_on).sum():
+        if np.isin(bank.clips[split != "train"], fitted_on).any():
             raise ValueError(
-                f"seeds must hold out clips that the reduction was not fitted on, got {seen} that it was fitted on "
-                f"with seed {seed}. Train with the split, shares and seed of 05_alignment alone, or take its reduction "
-                "'groups', which fits nothing."
+                f"seeds must hold out clips that the reduction was not fitted on, got such with seed {seed}. "
+                "Train with the split, shares and seed of 05_alignment alone, or take its reduction 'groups', which "
+                "fits nothing."
             )
 
 
@@ -169,9 +171,9 @@ def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = 
     with replacing(cfg.out / "predictions.csv") as part:
         predictions.to_csv(part, index=False, float_format="%.6f")
     with replacing(folder / "history.csv") as part:
-        pd.concat([_history(cfg, job) for job in jobs]).to_csv(part, index=False, float_format="%.6g")
+        _histories(folder, jobs).to_csv(part, index=False, float_format="%.6g")
     results = summarise(predictions, bank, cfg)
-    results |= {"data": data.statement, "clips_sha256": clips_sha256(data)}
+    results |= {"data": data.statement, "bank_dir": cfg.bank_dir, "clips_sha256": clips_sha256(data)}
     results |= {"synthetic_labels": bank.synthetic or bool(live and live.synthetic)}
     if results["split"]["warning"]:
         log.warning("%s", results["split"]["warning"])
@@ -184,16 +186,13 @@ def train_all(wanted: Sequence[Job], data: TrainingData, cfg: TrainingConfig) ->
 
     RuntimeError where one failed: the message names it and its reason.
     """
-    names = sorted(dict.fromkeys(job.model for job in wanted), key=_length, reverse=True)
+    variants = {job.model: variant_of(job.model) for job in wanted}
+    takes = {name: (of.build is not None, of.inputs in ("tokens", "shuffled")) for name, of in variants.items()}
+    names = sorted(takes, key=takes.get, reverse=True)
     groups = [[job for job in wanted if job.model == name] for name in names]
     known = fingerprint([clips_sha256(data), cfg.as_dict(without=NOT_DECISIVE)])
     options = {"workers": cfg.workers, "progress": cfg.progress}
     train_missing(make_trainings, (data, cfg, known), cfg.out / "training", groups, known, **options)
-
-
-def _length(name: str) -> tuple[bool, bool]:
-    """Orders models by what a training takes: networks over tokens, other networks, baselines."""
-    return variant_of(name).inputs in ("tokens", "shuffled"), name not in BASELINES
 
 
 def make_trainings(
@@ -223,13 +222,12 @@ def train_one(
         how: See `helpers.train.Trainer.fit`.
 
     Returns:
-        `prediction`, `live_prediction`: float32 (N, k) for all clips, and for the run's own; of a network also
-        `history_epoch`, `history_loss`, `history_val_loss`; and the network.
+        `prediction`, `live_prediction`: float32 (N, k) for all clips, and for the run's own; and the network.
     """
     name, seed = job
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
-    sets, history, model = [data] if live is None else [data, live], {}, None
+    sets, model = [data] if live is None else [data, live], None
     if name in BASELINES:
         predictions = BASELINES[name](sets, train, validation)
     else:
@@ -237,10 +235,10 @@ def train_one(
         labels = model_labels(name, data.labels, train | validation, seed)
         model = start_model(name, data, cfg, seed)
         parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
-        history = trainer.fit(model, *parts, **how).add_prefix("history_").to_dict("series")
+        trainer.fit(model, *parts, **how)
         predictions = [trainer.model.predict(each, batch_size=1024, verbose=0) for each in inputs]
     own, of_live = (p.astype("float32") for p in [*predictions, predictions[0][:0]][:2])
-    return {"prediction": own, "live_prediction": of_live} | {k: v.to_numpy() for k, v in history.items()}, model
+    return {"prediction": own, "live_prediction": of_live}, model
 
 
 def load_trained(cfg: TrainingConfig, name: str, seed: int) -> keras.Model:
@@ -274,10 +272,10 @@ def _arrays_of(cfg: TrainingConfig, job: Job) -> dict[str, np.ndarray]:
     return read_arrays(job_file(cfg.out / "training", job))
 
 
-def _history(cfg: TrainingConfig, job: Job) -> pd.DataFrame:
-    """Losses of a network by epoch; no rows for a baseline."""
-    columns = {k.removeprefix("history_"): v for k, v in _arrays_of(cfg, job).items() if k.startswith("history_")}
-    return pd.DataFrame(job._asdict() | columns) if columns else pd.DataFrame()
+def _histories(folder: Path, jobs: Sequence[Job]) -> pd.DataFrame:
+    """Losses of the networks by epoch: columns model, seed, epoch, loss, val_loss."""
+    watched = {job: job_file(folder / WATCHED, job, "") for job in jobs if job.model not in BASELINES}
+    return pd.DataFrame([job._asdict() | row for job, path in watched.items() for row in read_losses(path)])
 
 
 def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:
@@ -364,46 +362,57 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     training clips) and `card.json`, all that scoring needs.
 
     Returns:
-        The card: `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips) and
-        `training_quantiles` (at 0, 0.01, ..., 1) per target, `training_length_s` (time of the last token of the longest
-        training clip), `drawn` (whether its clips are synthetic, with a planted truth), `metrics`, `verdicts`, `split`,
-        `ceiling`, `groups`, `caveats` and `licence` (sentences), `extractors`, `weights`, `data`, and so on.
+        The card: see `card_of`; and `data`, `drawn` (whether its clips are synthetic), `extractors`, `weights`,
+        `reduction`, `licence`, `warnings` (sentences, of every score) and `code_version`.
     """
     job, folder, bank = Job(TOKEN_MODEL, cfg.seeds[0]), cfg.out / "model", rated_clips(data)
-    split, identity = split_of(bank, cfg, job.seed), data.manifest["identity"]
-    train, validation = bank.take(split == "train"), bank.take(split == "validation")
-    residuals = validation.labels - _arrays_of(cfg, job)["prediction"][split == "validation"]
-    # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
-    width = np.minimum(conformal_quantile(residuals, 0.9), 1.0)
-    licences = [f"{name}: {identity[name].get('weights', {}).get('licence', 'unknown')}" for name in STREAMS]
-    card = job._asdict() | {
-        "targets": list(train.targets),
-        "constant": _by_target(train, np.nanmean(train.labels, 0).astype(float)),
-        "interval_half_width": _by_target(train, width),
-        "training_quantiles": _by_target(train, np.nanquantile(train.labels, LEVELS, axis=0).T.astype(float)),
-        "training_clips": len(train),
-        "training_length_s": float(max(train.static_t_s.max(), train.dynamic_t_s.max())),
-        "synthetic_labels": train.synthetic,
+    split, identity, synthetic = split_of(bank, cfg, job.seed), data.manifest["identity"], is_synthetic(data.folder)
+    weights = {name: identity[name].get("weights", {}) for name in STREAMS}
+    licences = ", ".join(f"{name}: {of.get('licence', 'unknown')}" for name, of in weights.items())
+    about = {"synthetic": synthetic, "invented": bank.synthetic, "split": results["split"]["warning"]}
+    card = card_of(job, results, bank, split, _arrays_of(cfg, job)["prediction"]) | {
         "data": data.statement,
-        "drawn": is_synthetic(data.folder),
+        "drawn": synthetic,
         "extractors": {name: identity[name] for name in STREAMS},
         "weights": identity["static"]["parameters"]["weights"],
         "reduction": identity["reduction"],
-        "licence": f"{LICENCE} ({', '.join(licences)}): look there before passing the model on",
-        "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
-        "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
-        "caveats": list(CAVEATS),
+        "licence": f"{LICENCE} ({licences}): look there before passing the model on",
+        "warnings": model_warnings([of.get("name") for of in weights.values()], **about),
         "code_version": code_version(),
     }
-    card |= {name: results[name] for name in ("split", "ceiling", "groups", "config")}
     trained = job_file(cfg.out / "training", job, ".keras")
     for source, name in ((trained, "model.keras"), (data.folder / "reduction.npz", "reduction.npz")):
         with replacing(folder / name) as part:
             shutil.copyfile(source, part)
-    write_training_tokens(folder / "familiar.npz", learn_training_tokens(train, validation))
+    known = learn_training_tokens(bank.take(split == "train"), bank.take(split == "validation"))
+    write_training_tokens(folder / "familiar.npz", known)
     write_json(folder / "card.json", card)
     return card
 
 
-def _by_target(clips: Aligned, values: np.ndarray) -> dict[str, Any]:
-    return dict(zip(map(str, clips.targets), values.tolist(), strict=True))
+def card_of(
+    job: Job, results: dict[str, Any], clips: Aligned, split: np.ndarray, prediction: np.ndarray
+) -> dict[str, Any]:
+    """What is to be known about a model with these `results` of `summarise` and predictions (N, k) of all clips.
+
+    Returns:
+        `model`, `seed`, `targets`, `constant` and `interval_half_width` (90 %, split conformal on the validation clips)
+        per target, `training_clips`, `training_length_s` (time of the last token of the longest), `synthetic_labels`,
+        `metrics`, `verdicts`, `split`, `ceiling`, `groups`, `config` and `caveats` (sentences).
+    """
+    train, held_out = clips.take(split == "train"), split == "validation"
+    # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
+    width = np.minimum(conformal_quantile((clips.labels - prediction)[held_out], 0.9), 1.0)
+    targets = list(map(str, clips.targets))
+    return job._asdict() | {
+        "targets": targets,
+        "constant": dict(zip(targets, np.nanmean(train.labels, 0).astype(float).tolist(), strict=True)),
+        "interval_half_width": dict(zip(targets, width.tolist(), strict=True)),
+        "training_clips": len(train),
+        "training_length_s": float(max(train.static_t_s.max(), train.dynamic_t_s.max())),
+        "synthetic_labels": clips.synthetic,
+        "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
+        "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
+        "caveats": list(CAVEATS),
+        **{name: results[name] for name in ("split", "ceiling", "groups", "config")},
+    }

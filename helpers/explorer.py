@@ -30,7 +30,7 @@ from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
-from helpers.files import needs, resolve
+from helpers.files import needs
 from helpers.plots import NEUTRAL, TRAIT_COLORS
 from helpers.plots import attention as pictures
 from helpers.rows import CROP_PX, Chunk, Job, face_flows
@@ -92,7 +92,7 @@ class Gallery:
 
     def __init__(self, cfg: AttentionConfig) -> None:
         """Read a run, by the parameters of 07; FileNotFoundError, naming the notebook, where it is not finished."""
-        data, trained = load_run(cfg.out, resolve(cfg.bank_dir))
+        data, trained = load_run(cfg.out)
         seed, bank = trained.seeds[0], rated_clips(data)
         self.out, self.data, self.run = cfg.out, cfg.data, read_aligned(cfg.out / "aligned")
         self.paths = load_clips(cfg.out / "clips.csv")["path"]

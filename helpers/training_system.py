@@ -19,14 +19,13 @@ from helpers.align import Aligned, align_streams, read_reduction
 from helpers.callbacks import read_logs, watchers
 from helpers.clips import TRAITS
 from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
-from helpers.experiment import LICENCE, Job, prediction_rows, split_of, summarise
+from helpers.experiment import LICENCE, Job, card_of, prediction_rows, split_of, summarise
 from helpers.extract import extract_dynamic, extract_static, open_tree
 from helpers.files import FolderLock, differences, file_sha256, replacing, resolve, write_json
 from helpers.model import load_model, save_model
 from helpers.names import match_clips
 from helpers.score import check_weights, read_card
 from helpers.splits import source_of
-from helpers.statistics import CAVEATS
 from helpers.store import STREAMS
 from helpers.train import Trainer, fingerprint
 from helpers.variants import BASELINES, TOKEN_MODEL, start_model
@@ -126,16 +125,13 @@ class TrainingSystem:
 
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
         """Write a trained model as `.keras`, and beside it its card, returned; `found`: of `analyze_results`."""
+        prediction = model.predict(self._inputs(), batch_size=1024, verbose=0)
         hashes = {path.name: file_sha256(path) for path in self.paths}
-        card = {
+        card = card_of(Job(TOKEN_MODEL, self.seed), found, self.data, self.split, prediction) | {
             "metrics": found["models"][TOKEN_MODEL],
             "verdict": found["verdict"],
-            "split": found["split"],
-            "seed": self.seed,
-            "targets": list(self.data.targets),
             "data": {"sha256": hashes, "rows": len(self.data), "order_trusted": self.order_trusted},
             "licence": f"{LICENCE}: look there before passing the model on",
-            "caveats": list(CAVEATS),
         }
         card = save_model(model, checked_output(path), card)
         (self.folder / STATE).unlink(missing_ok=True)

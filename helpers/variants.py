@@ -4,8 +4,8 @@ A name says the same thing everywhere: in `training.json`, in the table, as the 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ from sklearn.linear_model import Ridge
 from helpers.align import Aligned, nearest_motion
 from helpers.config import TrainingConfig
 from helpers.model import MIDDLE, CompletePersonalityModel
+from helpers.store import STREAMS
 from helpers.train import computing_in
 
 RIDGE_ALPHAS = 10.0 ** np.arange(0, 5.1, 0.5)
@@ -131,42 +132,34 @@ BASELINES: dict[str, Predictor] = {
 }
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table of models.
-
-    Attributes:
-        says: What it is, in words.
-        inputs: "tokens", "shuffled", "pooled" or "aligned"; "" where there is no network.
-        network: "cross_attention", "concat_mlp", "aligned_mlp", or "" for a baseline without one.
-        own_labels: Or each training and validation clip has the ratings of another one of them.
-    """
+class Variant(NamedTuple):
+    """One row of the table of models: what it is in words, its network, if any, and what it takes of a clip."""
 
     says: str
-    inputs: str = "tokens"
-    network: str = "cross_attention"
-    own_labels: bool = True
+    build: Callable[..., keras.Model] | None = None
+    inputs: Literal["pooled", "aligned", "tokens", "shuffled"] = "tokens"
 
 
 VARIANTS: dict[str, Variant] = {
-    "constant": Variant("the mean training rating for everyone", "", ""),
-    "same_video": Variant("the mean of the training clips of the same source, shrunken; sees no pixel", "", ""),
-    "ridge_face": Variant("ridge regression on the mean face token", "", ""),
-    "ridge_motion": Variant("ridge regression on the mean motion token", "", ""),
-    "ridge": Variant("ridge regression on the mean tokens of both streams", "", ""),
-    "concat_mlp": Variant("mean tokens of both streams, concatenated", "pooled", "concat_mlp"),
-    "one_token_cross_attention": Variant("cross-attention over one mean token per stream", "pooled"),
-    TOKEN_MODEL: Variant("cross-attention over tokens in time"),
-    SHUFFLED_MODEL: Variant("the same, motion tokens moved to other times: the control", "shuffled"),
-    SHUFFLED_LABELS_MODEL: Variant(
-        "the same, trained on other clips' ratings: nothing can be learned", own_labels=False
+    "constant": Variant("the mean training rating for everyone"),
+    "same_video": Variant("the mean of the training clips of the same source, shrunken; sees no pixel"),
+    "ridge_face": Variant("ridge regression on the mean face token"),
+    "ridge_motion": Variant("ridge regression on the mean motion token"),
+    "ridge": Variant("ridge regression on the mean tokens of both streams"),
+    "concat_mlp": Variant("mean tokens of both streams, concatenated", concat_mlp, "pooled"),
+    "one_token_cross_attention": Variant(
+        "cross-attention over one mean token per stream", CompletePersonalityModel, "pooled"
     ),
-    "aligned_mlp": Variant("face and motion of the same time concatenated, no attention", "aligned", "aligned_mlp"),
+    TOKEN_MODEL: Variant("cross-attention over tokens in time", CompletePersonalityModel),
+    SHUFFLED_MODEL: Variant(
+        "the same, motion tokens moved to other times: the control", CompletePersonalityModel, "shuffled"
+    ),
+    SHUFFLED_LABELS_MODEL: Variant(
+        "the same, trained on other clips' ratings: nothing can be learned", CompletePersonalityModel
+    ),
+    "aligned_mlp": Variant("face and motion of the same time concatenated, no attention", aligned_mlp, "aligned"),
 }
-MODELS = (
-    "constant", "same_video", "ridge_face", "ridge_motion", "ridge", "concat_mlp", "one_token_cross_attention",
-    TOKEN_MODEL, SHUFFLED_MODEL, "aligned_mlp",
-)  # fmt: skip  # the short list, which the demo has minutes for
+MODELS = tuple(name for name in VARIANTS if name != SHUFFLED_LABELS_MODEL)  # the short list: the demo has minutes
 
 
 def variant_of(name: str) -> Variant:
@@ -203,7 +196,7 @@ def shuffle_motion(aligned: Aligned, seed: int) -> Aligned:
 
 def model_labels(name: str, labels: np.ndarray, fitted: np.ndarray, seed: int) -> np.ndarray:
     """The ratings (N, k) that the model of this name is fitted to; `fitted`, bool (N,), are the clips it may see."""
-    if variant_of(name).own_labels:
+    if name != SHUFFLED_LABELS_MODEL:
         return labels
     out, rows = labels.copy(), np.flatnonzero(fitted)
     out[rows] = labels[np.random.RandomState(seed).permutation(rows)]
@@ -224,12 +217,12 @@ def model_inputs(name: str, aligned: Aligned, seed: int) -> dict[str, np.ndarray
 def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> keras.Model:
     """The network of a variant, for the widths of `aligned`, as it is before its training with this seed."""
     keras.utils.set_random_seed(seed)
-    network, widths = variant_of(name).network, (aligned.static_features.shape[-1], aligned.dynamic_features.shape[-1])
+    build, widths = variant_of(name).build, [getattr(aligned, f"{stream}_features").shape[-1] for stream in STREAMS]
     rest = cfg.dropout_rate, len(aligned.targets)
     with computing_in(cfg.precision):
-        if network != "cross_attention":
-            return {"concat_mlp": concat_mlp, "aligned_mlp": aligned_mlp}[network](*widths, *rest)
-        model = CompletePersonalityModel(*widths, cfg.fusion_dim, cfg.num_heads, *rest)
+        if build is not CompletePersonalityModel:
+            return build(*widths, *rest)
+        model = build(*widths, cfg.fusion_dim, cfg.num_heads, *rest)
     freeze_parts(model, cfg.frozen)
     return model
 
@@ -239,7 +232,7 @@ def own_architectures(
 ) -> dict[str, tuple[keras.Model, Any]]:
     """The networks among these models, for the widths and tokens of these clips: what `compare_architectures` takes."""
     one = clips.take(np.arange(1))
-    networks = [name for name in names if variant_of(name).network]
+    networks = [name for name in names if variant_of(name).build]
     return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in networks}
 
 

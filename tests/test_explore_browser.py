@@ -125,7 +125,7 @@ def explorer_notebook(out, path):
     parameters = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.tags)
     heading = next(i for i, cell in enumerate(cells) if cell.source.startswith("## Explore"))
     end = next(i for i in range(heading + 1, len(cells)) if cells[i].cell_type == "markdown")
-    given = nbformat.v4.new_code_cell(f"out_dir = {str(out)!r}; bank_dir = 'no bank'; clip = {CLIP!r}")
+    given = nbformat.v4.new_code_cell(f"out_dir = {str(out)!r}; clip = {CLIP!r}")
     checked = nbformat.v4.new_code_cell(
         "cfg = AttentionConfig.from_notebook(globals())\ngallery = explorer.Gallery(cfg)"
     )

@@ -46,7 +46,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gallery(run):
     """The gallery of the run, with every view made once."""
-    opened = Gallery(AttentionConfig(out_dir=str(run[0]), bank_dir=str(run[0] / "no bank")))
+    opened = Gallery(AttentionConfig(out_dir=str(run[0])))
     return changed(opened, load=cache(opened.load))
 
 

@@ -11,7 +11,7 @@ from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, VARIANTS
 
 N = 60
 CFG = TrainingConfig(fusion_dim=8, num_heads=2, epochs=10, batch_size=2)
-NETWORKS = [name for name, variant in VARIANTS.items() if variant.network]
+NETWORKS = [name for name, variant in VARIANTS.items() if variant.build]
 TRAIN, VALIDATION = np.arange(N) < 42, (np.arange(N) >= 42) & (np.arange(N) < 51)  # no source is parted
 TEST = ~(TRAIN | VALIDATION)
 
