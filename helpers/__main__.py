@@ -322,22 +322,17 @@ def predict_classes(
 
     with stderr_into():
         from helpers import classifier as classes
-        from helpers.container import VideoError
-        from helpers.score import named_videos
-        from helpers.store import reason_of
+        from helpers.score import Unusable, each_video
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each checkpoint is compiled by itself
     classifier = classes.load_clip_classifier(model)
     said, failed = {}, 0
-    for _, path in named_videos([video, *more]):
-        try:
-            if path.is_dir():
-                raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
-            p = said[str(path)] = classes.classify_clip(path, classifier)
-        except BaseException as error:
+    for path, p in each_video([video, *more], lambda path, _: classes.classify_clip(path, classifier)):
+        if isinstance(p, Unusable):
             failed += 1
-            print(f"error: {path}: {reason_of(error, path.name)}", file=sys.stderr)
+            print(f"error: {path}: {p.failed}", file=sys.stderr)
         else:
+            said[str(path)] = p
             ranked = sorted(p, key=p.get, reverse=True)
             print(f"{path}: {', '.join(f'{name} {p[name]:.2f}' for name in ranked)}", flush=True)
     for note in classifier.warnings:

@@ -19,6 +19,7 @@ from traitlets.config import Config
 
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.statistics import NONE, model_warnings, number
+from helpers.store import kind_of
 
 MAIN = "token_cross_attention"
 SHOWN = 30  # failed clips, kinds of masked rows: the rest is counted
@@ -58,9 +59,8 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     Returns:
         `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
         (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`
-        (None where 07 was not run), `split`, `live`, `provenance`, and `classification` (see
-        `helpers.classification.score_models`) where 08 was run. Values of `models` and `attention` are means
-        over seeds.
+        (None where 07 was not run), `split`, `live`, `provenance`, `warnings` (what makes all scores worthless or too
+        high), and `classification` where 08 was run. Values of `models` and `attention` are means over seeds.
     """
     out = Path(out)
     found = {name: read_if_there(out / path) for name, path in FILES.items()}
@@ -68,24 +68,20 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     summary = {name: training.get(name, []) for name in ("targets", "comparisons")}
     summary |= {name: training.get(name, {}) for name in ("models", "split", "groups", "live")}
     summary |= {"ceiling": training.get("ceiling"), "attention": found["attention"]}
-    summary["provenance"] = {
+    summary["provenance"] = about = {
         "code_version": code_version(),
         "data": training.get("data"),
         "synthetic": (found["analysis"] or {}).get("drawn", False),
         "synthetic_labels": training.get("synthetic_labels", False),
         "stages": {stage: manifest["identity"] for stage, manifest in read_manifests(out).items()},
     }
+    weights = [identity.get("weights", {}).get("name") for identity in about["stages"].values()]
+    data = {"synthetic": about["synthetic"], "invented": about["synthetic_labels"]}
+    summary["warnings"] = model_warnings(weights, **data, split=summary["split"].get("warning"))
     if found["classification"]:
         summary["classification"] = found["classification"]["models"]
     write_json(out / "summary.json", summary)
     return summary
-
-
-def warnings_of(summary: dict[str, Any]) -> list[str]:
-    """What makes the scores of a whole run worthless or too high."""
-    weights = [identity.get("weights", {}).get("name") for identity in summary["provenance"]["stages"].values()]
-    about, split = summary["provenance"], summary["split"].get("warning")
-    return model_warnings(weights, synthetic=about["synthetic"], invented=about["synthetic_labels"], split=split)
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
@@ -151,15 +147,19 @@ def as_table(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def failures(manifests: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Clips that a stage could not use, once, with the first such stage; and masked rows, the most frequent first, by
-    stage and kind of reason (… for its numbers).
+    """Clips that a stage could not use, once, with the first such stage; and masked rows by stage and kind of reason,
+    the most frequent first.
     """
     failed = [entry | {"notebook": STAGES[stage]} for stage, of in manifests.items() for entry in of.get("failed", [])]
     found = pd.DataFrame(failed, columns=["clip", "notebook", "reason", "row"]).astype({"reason": "str"})
     clips, rows = found[found["row"].isna()], found.dropna(subset="row")
-    kinds = rows.assign(reason=rows["reason"].str.replace(r"\d+(\.\d+)?", "…", regex=True))
     counts = {"rows": "size", "clips": "nunique", "for example": "first"}
-    counted = kinds.groupby(["notebook", "reason"], sort=False)["clip"].agg(**counts).reset_index("reason")
+    counted = (
+        rows.assign(reason=rows["reason"].map(kind_of))
+        .groupby(["notebook", "reason"], sort=False)["clip"]
+        .agg(**counts)
+        .reset_index("reason")
+    )
     clips = clips.drop_duplicates("clip").set_index("clip")[["notebook", "reason"]]
     return clips, counted.sort_values("rows", ascending=False, kind="stable")
 

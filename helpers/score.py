@@ -4,10 +4,9 @@ The `card.json` in the `model/` folder of a run says how clips were prepared for
 """
 
 import logging
-import os
+import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,7 @@ from helpers.names import natural_order
 from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, Job, StaticRows, face_crops, face_flows
-from helpers.statistics import model_warnings
-from helpers.store import STREAMS, FeatureFile, reason_of
+from helpers.store import FeatureFile, reason_of
 from helpers.tracking import chosen_detector
 from helpers.tracks import TRACKER, FaceTrack, NoFaceError, crop_at, read_track
 from helpers.video import iter_frames, probe
@@ -44,7 +42,8 @@ WORDS = {"static": "face", "dynamic": "motion"}
 MOST_PARTS = 48  # that a clip is shown in: beyond, neighbouring motion tokens go together
 LOW_COVERAGE, MUCH_LONGER = 0.7, 1.5  # a score below the one, or so often the longest training clip, has a warning
 SHOWN = 50  # videos with figures of their own: more make a page too large for a phone
-VALUES = ("score", "low", "high", "constant", "share_below")
+WRITE_EVERY_S = 30
+VALUES = ("score", "low", "high", "constant")
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ class ClipScore:
     """The scores of one video, in [0, 1], and what stands behind them.
 
     By target: `score`; `low` and `high` of the 90 % interval (split conformal, from validation clips); `constant`, what
-    the constant predictor gives; `share_below`, the share of training ratings below the score; `effects`, how far the
-    motion of each of `parts_s` (start and end in seconds) moves the score.
+    the constant predictor gives; `effects`, how far the motion of each of `parts_s` (start and end in seconds) moves
+    the score.
 
     By motion token: `motion_t_s` in seconds, `motion_share` of the attention (mean over heads and face tokens, sum 1).
     `face_coverage`: share of the looked-at frames that show the face. `familiarity`: by stream, how far the tokens lie
@@ -82,7 +81,6 @@ class ClipScore:
     low: dict[str, float]
     high: dict[str, float]
     constant: dict[str, float]
-    share_below: dict[str, float]
     motion_t_s: list[float]
     motion_share: list[float]
     face_coverage: float
@@ -118,8 +116,11 @@ def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any
     if (folder / "model" / "card.json").exists():
         raise FileNotFoundError(f"{folder} is a run, not a model. Name its folder {folder / 'model'}.")
     card = read_json(needs(folder / "card.json", "06_training"))
-    if not isinstance(card, dict) or "extractors" not in card:
-        raise ValueError(f"{folder / 'card.json'} must be the card of a model, got another file. Name a run's model/.")
+    if not isinstance(card, dict) or not {"extractors", "warnings"} <= set(card):
+        raise ValueError(
+            f"{folder / 'card.json'} must be the card of a run's model, of this version. Name a run's model/, or run "
+            "06_training again."
+        )
     for name, how in card["extractors"].items():
         if how["weights"]["name"] == "elsewhere" or (of_videos and "stored" in how):
             raise ValueError(
@@ -176,17 +177,17 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     inputs |= {f"{stream}_t_s": rows.t_s[None].astype("float32") for stream, rows in tokens.items()}
     raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
     card = scorer.card
-    targets, levels = card["targets"], card["training_quantiles"]
-    half = pd.Series(card["interval_half_width"])[targets].to_numpy()
-    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, targets).clip(0, 1)  # the scale
-    below = [np.interp(r, levels[t], np.linspace(0, 1, len(levels[t]))) for t, r in zip(targets, raw, strict=True)]
-    values = values.assign(constant=pd.Series(card["constant"]), share_below=below)
+    half = pd.Series(card["interval_half_width"])[card["targets"]].to_numpy()
+    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, card["targets"]).clip(
+        0, 1
+    )  # the scale
+    values = values.assign(constant=pd.Series(card["constant"]))
     known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.training.items()}
     return ClipScore(
         video=name or Path(video).name,
         **values.to_dict(),
         face_coverage=track.coverage,
-        warnings=card_warnings(card) + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
+        warnings=card["warnings"] + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
         familiarity=known,
         remarks=clip_remarks(video, track),
@@ -241,7 +242,7 @@ def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend
 def clip_warnings(
     track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
 ) -> list[str]:
-    """What weakens the scores of one video beside `card_warnings`, the heaviest first.
+    """What weakens the scores of one video beside the `warnings` of the card, the heaviest first.
 
     `raw (k,)` is the model's output before it is cut to [0, 1], `n_motion` the number of motion tokens.
     """
@@ -268,16 +269,9 @@ def clip_remarks(video: str | Path, track: FaceTrack) -> list[str]:
     return list(dict.fromkeys(filter(None, [*probe(video).remarks, *of_track])))
 
 
-def card_warnings(card: dict[str, Any]) -> list[str]:
-    """What weakens every score of a model, by its card."""
-    weights = [card["extractors"][name]["weights"]["name"] for name in STREAMS]
-    data = {"synthetic": card.get("drawn", False), "invented": card.get("synthetic_labels", False)}
-    return model_warnings(weights, **data, split=card.get("split", {}).get("warning"))
-
-
 def as_text(score: ClipScore) -> str:
     """The score as lines of text, each trait beside the constant."""
-    named = dict(zip(VALUES, ("score", "from", "to (90 %)", "constant", "ratings below"), strict=True))
+    named = dict(zip(VALUES, ("score", "from", "to (90 %)", "constant"), strict=True))
     table = as_table([score]).set_index("target")[list(VALUES)].rename(columns=named).rename_axis(None)
     table = table.loc[sorted(table.index, key=[*TRAITS, *table.index].index)].rename(index=name_of)
     lines = [score.video, table.to_string(float_format="{:.2f}".format)]
@@ -285,20 +279,31 @@ def as_text(score: ClipScore) -> str:
 
 
 def named_videos(paths: Iterable[str | Path]) -> list[tuple[str, Path]]:
-    """Each video with its name: that of its file, or its path below the folder that was named.
+    """Each video with its name: that of its file, or its path below the folder that was named; where a name occurs
+    twice, the whole path.
 
-    Names that occur twice are paths below the folder that all lie in. A folder without videos, or a path to nothing,
-    stays in the list; what else a folder holds is logged by kind.
+    A folder without videos, or a path to nothing, stays in the list; what else a folder holds is logged by kind.
     """
-    paths, found = [Path(os.path.abspath(path)) for path in paths], []
-    for path in paths:
+    found = []
+    for path in map(Path, paths):
         clips, left_out = take_inventory(path) if path.is_dir() else ({}, ())
         if len(left_out):
             log.info("%s: %s", path, as_line(len(clips), left_out))
         found += [(name, path / name) for name in sorted(clips.values(), key=natural_order)] or [(path.name, path)]
-    often = Counter(name for name, _ in found)
-    root = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    return [(name if often[name] == 1 else path.relative_to(root).as_posix(), path) for name, path in found]
+    twice = pd.Series([name for name, _ in found]).duplicated(keep=False)
+    return [(path.as_posix() if again else name, path) for (name, path), again in zip(found, twice, strict=True)]
+
+
+def each_video(paths: Iterable[str | Path], use: Callable[[Path, str], Any]) -> Iterator[tuple[Path, Any]]:
+    """Each of `named_videos` with what `use(path, name)` returns, or an `Unusable` where it cannot be used."""
+    for name, path in named_videos(paths):
+        try:
+            if path.is_dir():
+                raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
+            result = use(path, name)
+        except BaseException as error:
+            result = Unusable(name, reason_of(error, path.name))
+        yield path, result
 
 
 def example(folder: Path, out: Path) -> Path:
@@ -324,32 +329,32 @@ def score_all(
     csv: Path | None = None,
     report: Callable[[ClipScore | Unusable], None] = lambda result: None,
 ) -> list[ClipScore | Unusable]:
-    """Score the videos of `named_videos`; `report` each, and write the files that are named after each: as JSON a
-    record of every video, without the faces, as CSV what `as_table` returns.
+    """Score the videos of `named_videos`; `report` each. A video that cannot be used is an `Unusable`.
 
-    A video that cannot be used is an `Unusable`, and the others go on.
+    Written every `WRITE_EVERY_S` seconds and at the end, also when interrupted: as JSON a record of every video,
+    without the faces, as CSV what `as_table` returns.
     """
     results: list[ClipScore | Unusable] = []
-    for name, path in named_videos(paths):
-        try:
-            if path.is_dir():
-                raise VideoError(f"{path.name}: this folder holds no videos. Check the path")
-            results.append(score_clip(path, scorer, name=name, faces=faces))
-        except BaseException as error:
-            results.append(Unusable(name, reason_of(error, path.name)))
-        report(results[-1])
+
+    def write():
+        records = [asdict(result) for result in results]
         if json:
-            records = [asdict(result) for result in results]
             write_json(json, [{k: v for k, v in record.items() if k != "faces"} for record in records])
         if csv:
             with replacing(csv) as part:
                 as_table(results).to_csv(part, index=False, float_format="%.6g")
+
+    written_s = time.monotonic()
+    try:
+        for _, result in each_video(paths, lambda path, name: score_clip(path, scorer, name=name, faces=faces)):
+            results.append(result)
+            report(result)
+            if time.monotonic() > written_s + WRITE_EVERY_S:
+                write()
+                written_s = time.monotonic()
+    finally:
+        write()
     return results
-
-
-def read_scores(json: Path) -> list[ClipScore | Unusable]:
-    """Read what `score_all` wrote as JSON."""
-    return [Unusable(**record) if "failed" in record else ClipScore(**record) for record in read_json(json)]
 
 
 def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:

@@ -17,7 +17,6 @@ def made_up(video="a.mp4", **changes):
         "low": {t: max(v - 0.2, 0) for t, v in VALUES.items()},
         "high": {t: min(v + 0.2, 1) for t, v in VALUES.items()},
         "constant": dict.fromkeys(TRAITS, 0.5),
-        "share_below": VALUES,
         "motion_t_s": [0.5, 1.5, 2.5],
         "motion_share": [0.5, 0.3, 0.2],
         "face_coverage": 0.9,

@@ -19,7 +19,6 @@ from helpers.faces import track_clip
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
-from helpers.score import Unusable
 from helpers.tracks import NoFaceError, write_track
 
 DATA = ROOT / "data_sample"
@@ -38,7 +37,7 @@ def model_dir(tmp_path_factory):
         "targets": list(TRAITS),
         "constant": dict.fromkeys(TRAITS, 0.5),
         "interval_half_width": dict.fromkeys(TRAITS, 0.2),
-        "training_quantiles": dict.fromkeys(TRAITS, np.linspace(0, 1, 11).tolist()),
+        "warnings": ["the networks have random weights"],
         "extractors": {name: identity[name] for name in ("static", "dynamic")},
     }
     write_json(folder / "card.json", card)
@@ -108,9 +107,6 @@ def test_warnings_of_clip_and_model():
     found = score.clip_warnings(track, np.array([0.5, 1.2]), {"training_length_s": 5.0}, {}, 1)
     assert [any(word in text for text in found) for word in ("10 s long", "50%", "moves", "one stretch", "cut to")]
     assert len(found) == 5
-    networks = {name: {"weights": {"name": "random"}} for name in ("static", "dynamic")}
-    card = {"extractors": networks, "drawn": True, "synthetic_labels": True, "split": {"warning": "this split leaks"}}
-    assert len(score.card_warnings(card)) == 4
 
 
 def test_what_is_odd_about_picture_and_faces_is_remarked_once_in_text_json_and_table(tmp_path):
@@ -131,7 +127,8 @@ def test_videos_are_named_by_file_or_by_their_path_below_a_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     paths = [tmp_path / "folder", tmp_path / "other" / "a.mp4", tmp_path / "c.mp4", tmp_path / "empty"]
     named = score.named_videos(paths)
-    names = ["folder/a.mp4", "b/clip 2.mp4", "b/clip 10.mp4", "other/a.mp4", "c.mp4", "empty"]
+    first, other = (path.as_posix() for path in (tmp_path / "folder" / "a.mp4", tmp_path / "other" / "a.mp4"))
+    names = [first, "b/clip 2.mp4", "b/clip 10.mp4", other, "c.mp4", "empty"]
     assert [name for name, _ in named] == names
     assert named[1][1] == tmp_path / "folder" / "b" / "clip 2.mp4"
 
@@ -157,17 +154,17 @@ def test_one_bad_video_is_listed_and_what_ends_the_list_leaves_what_is_there(tmp
     json, csv = tmp_path / "score.json", tmp_path / "score.csv"
     with pytest.raises(KeyboardInterrupt):
         score.score_all(paths, None, json=json, csv=csv)
-    good, bad, empty = score.read_scores(json)
-    assert bad == Unusable("bad.mp4", "no face found")
-    assert "no videos" in empty.failed
-    assert score.as_text(good) == score.as_text(made_up("good.mp4"))
+    good, bad, empty = read_json(json)
+    assert bad == {"video": "bad.mp4", "failed": "no face found"}
+    assert "no videos" in empty["failed"]
+    assert good["score"] == made_up("good.mp4").score
     table = pd.read_csv(csv)
     assert table.columns.tolist() == [
-        "video", "target", "score", "low", "high", "constant", "share_below", "face_coverage", "duration_s", "warnings",
-        "remarks", "failed",
+        "video", "target", "score", "low", "high", "constant", "face_coverage", "duration_s", "warnings", "remarks",
+        "failed",
     ]  # fmt: skip
     assert table["target"].tolist()[:5] == list(TRAITS)
-    assert table["high"].tolist()[:5] == pytest.approx([good.high[trait] for trait in TRAITS], rel=1e-5)
+    assert table["high"].tolist()[:5] == pytest.approx([good["high"][trait] for trait in TRAITS], rel=1e-5)
     assert table.iloc[5][["video", "failed"]].tolist() == ["bad.mp4", "no face found"]
     assert table.iloc[5][["target", "score", "warnings"]].isna().all()
 

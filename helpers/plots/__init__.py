@@ -6,6 +6,7 @@ file, `save` apart. This module holds the common look and the pieces that severa
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,21 @@ def use_style() -> None:
 
 
 def save(fig: Figure, run_dir: str | Path, name: str) -> Path:
-    """Write a figure to `<run_dir>/figures/<name>.png` atomically; return the path."""
+    """Write a figure to `<run_dir>/figures/<name>.png` atomically; return the path.
+
+    The first one of a notebook, named by its two digits, removes all that it has left there before.
+    """
     path = Path(run_dir) / "figures" / f"{name}.png"
+    _remove_figures(path.parent, name.partition("_")[0])
     with replacing(path) as part:
         fig.savefig(part, dpi=mpl.rcParams["figure.dpi"])
     return path
+
+
+@cache  # once a process, which is once a notebook
+def _remove_figures(folder: Path, digits: str) -> None:
+    for path in folder.glob(f"{digits}_*"):
+        path.unlink(missing_ok=True)
 
 
 def axes(ax: Axes | None, size: tuple[float, float], *, grid: str = "both", **texts) -> Axes:
