@@ -66,32 +66,26 @@ def check_clips(
     left_out: pd.DataFrame,
     cfg: PreparationConfig | None = None,
     *,
-    workers: int | None = None,
     thorough: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Look at clips.
+    """Look at the clips below `root`, one per core at a time; see `helpers.clips.scan_clips` for both tables.
 
-    Args:
-        root: The folder they lie below.
-        clips, left_out: See `helpers.clips.scan_clips`; files that are no clips for their names alone are told as well.
-        cfg: Parameters of 02; too few faces for them are a remark here, as looks are few.
-        workers: Processes, one clip each; default: one per core that may be used.
-        thorough: Decode every frame, which finds damage inside a file.
-        progress: Show a bar.
+    Too few faces for `cfg`, the parameters of 02, are a remark here, as looks are few. `thorough` decodes every frame,
+    which finds damage inside a file; `progress` shows a bar.
 
     Returns:
-        Index `key`, of files that are no clips their path; columns `path`, `bytes`; `codec`, `width`, `height`
-        (displayed pixels), `fps`, `duration_s`, `rotation_deg`, `n_frames`, `audio` (empty where the file cannot be
-        opened); `coverage`, the share of looked-at frames with a face, `n_faces_max`, `face_px`, the median width of a
-        frame's largest face in displayed pixels (empty without any); `usable`; `problems`, why a clip is unusable, and
-        `remarks`, what is odd about it and does not hinder: text, several joined by "; ".
+        Index `key`, of files that for their names alone are no clips their path; columns `path`, `bytes`; `codec`,
+        `width`, `height` (displayed pixels), `fps`, `duration_s`, `rotation_deg`, `n_frames`, `audio` (empty where the
+        file cannot be opened); `coverage`, the share of looked-at frames with a face, `n_faces_max`, `face_px`, the
+        median width of a frame's largest face in displayed pixels (empty without any); `usable`; `problems`, why a clip
+        is unusable, and `remarks`, what is odd about it and does not hinder: text, several joined by "; ".
     """
     cfg = cfg or PreparationConfig()
     cfg = replace(cfg, detector=chosen_detector(cfg.detector))
     requests = [(Path(root, path), cfg, thorough) for path in clips["path"]]
     rows = []
-    with ClipPool(look_at, workers=min(cores() if workers is None else workers, len(clips))) as pool:
+    with ClipPool(look_at, workers=min(cores(), len(clips))) as pool:
         answers = pool.run(zip(clips.index, requests, strict=True))
         for _, of_clip in tqdm(answers, total=len(clips), unit="clip", disable=not progress):
             rows.append(_row(requests[len(rows)][0].name, of_clip, cfg))
@@ -161,59 +155,65 @@ def _look(frame: np.ndarray, cfg: PreparationConfig) -> tuple[int, float, float]
 
 def _row(name: str, answers: Iterator[dict[str, Any]], cfg: PreparationConfig) -> dict[str, Any]:
     """Columns of one clip, from what a worker says of it up to its end or its first error."""
-    found, problems = {"info": None, "looks": [], "shots": 1}, []
+    found, problems, remarks, row = {"info": None, "looks": [], "shots": 1}, [], [], {"codec": ""}
     try:
         for answer in answers:
             found |= answer
     except BaseException as error:
         problems.append(reason_of(error, name))
-    row, wrong, odd = _judged(**found, cfg=cfg) if found["info"] else ({"codec": ""}, {}, {})
-    problems += [text for text, holds in wrong.items() if holds]
-    remarks = "; ".join(text for text, holds in odd.items() if holds)
-    return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": remarks}
+    if info := found["info"]:
+        looks = pd.DataFrame(found["looks"], columns=["faces", "width", "too_small"])
+        problems += _problems(info, looks, cfg)
+        remarks = _remarks(info, looks, found["shots"], cfg)
+        row = {column: getattr(info, column) for column in OF_FILE}
+        row |= {"coverage": (looks["faces"] > 0).mean(), "n_faces_max": looks["faces"].max()}
+        row["face_px"] = looks["width"].median()
+    return row | {"usable": not problems, "problems": "; ".join(problems), "remarks": "; ".join(remarks)}
 
 
-def _judged(
-    info: VideoInfo, looks: list[tuple[int, float, float]], shots: int, cfg: PreparationConfig
-) -> tuple[dict[str, Any], dict[str, bool], dict[str, bool]]:
-    """Columns of a clip; what may be wrong with it, and what odd, and whether it is."""
-    table = pd.DataFrame(looks, columns=["faces", "width", "too_small"])
-    n, seen, most, small_px = len(looks), (table["faces"] > 0).sum(), table["faces"].max(), table["too_small"].median()
-    too_small = (
-        f"the face is too small: {small_px:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter "
-        "side). Set a smaller min_face in 02, or take a larger picture"
-    )
-    wrong = {
-        f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)": (
-            info.duration_s < SHORTEST_S
-        ),
-        too_small: n and not seen and small_px > 0,
-        f"no face in {n} looked-at frame{'s' if n > 1 else ''}": n and not seen and not small_px,
-    }
+def _problems(info: VideoInfo, looks: pd.DataFrame, cfg: PreparationConfig) -> list[str]:
+    found, n = [], len(looks)
+    if info.duration_s < SHORTEST_S:
+        found.append(f"too short for any motion ({info.duration_s:.2f} s, at least {SHORTEST_S} s needed)")
+    if n and not looks["faces"].any():
+        found.append(_too_small(looks, cfg) or f"no face in {n} looked-at frame{'s' if n > 1 else ''}")
+    return found
+
+
+def _remarks(info: VideoInfo, looks: pd.DataFrame, shots: int, cfg: PreparationConfig) -> list[str]:
+    n, seen, most = len(looks), (looks["faces"] > 0).sum(), looks["faces"].max()
     odd = {
         f"face in only {seen} of {n} looked-at frames: 02 may refuse it": 0 < seen < cfg.min_coverage * n,
-        too_small: seen and small_px > 0,
+        _too_small(looks, cfg): seen,
         f"several faces ({most} at once)": most > 1,
         f"rate below {LOWEST_FPS:g} fps ({info.fps:.1f})": info.fps < LOWEST_FPS,
         "variable frame rate": info.variable_rate,
         **dict.fromkeys(info.remarks, True),
         f"{shots} shots": shots > 1,
     }
-    of_faces = {"coverage": seen / n if n else np.nan, "n_faces_max": most if n else None}
-    of_file = {name: getattr(info, name) for name in OF_FILE}
-    return of_file | of_faces | {"face_px": table["width"].median()}, wrong, odd
+    return [text for text, holds in odd.items() if text and holds]
+
+
+def _too_small(looks: pd.DataFrame, cfg: PreparationConfig) -> str:
+    """What to say of a face that only a smaller `min_face` finds; "" where there is none."""
+    if not (small_px := looks["too_small"].median()) > 0:
+        return ""
+    return (
+        f"the face is too small: {small_px:.0f} px wide, below min_face ({cfg.min_face:g} of the picture's shorter "
+        "side). Set a smaller min_face in 02, or take a larger picture"
+    )
 
 
 def as_text(table: pd.DataFrame) -> str:
     """The table of `check_clips`, of more than `LONGEST_TABLE` clips its ends, then every problem and remark."""
-    shown = table.drop(columns=["path", "bytes", "face_px", "usable", "problems", "remarks"]).round(2).astype(object)
-    lines = [shown.where(shown.notna(), "?").to_string(max_rows=LONGEST_TABLE, index_names=False)]
+    shown = table.drop(columns=["path", "bytes", "face_px", "usable", "problems", "remarks"]).round(2)
+    lines = [shown.to_string(max_rows=LONGEST_TABLE, index_names=False, na_rep="?")]
     for label, column in (("unusable", "problems"), ("remark", "remarks")):
         lines += [f"{label}: {key}: {text}" for key, text in table.loc[table[column] != "", column].items()]
     usable = table[table["usable"]]
     length, odd = tqdm.format_interval(usable["duration_s"].sum()), (usable["remarks"] != "").sum()
-    said = f"{len(usable)} of {len(table)} clips are usable, {length} long, {odd} of them with a remark"
-    return "\n".join([*lines, f"{said}; {len(table) - len(usable)} are not."])
+    lines.append(f"{len(usable)} of {len(table)} clips are usable, {length} long, {odd} of them with a remark.")
+    return "\n".join(lines)
 
 
 def ratings_text(tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFrame, limit: int = 0) -> str:
@@ -252,26 +252,18 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     from helpers.extract import open_tree
 
     configs = {stage: NOTEBOOKS[name].checked(parameters[name]) for stage, (name, _) in STAGES.items()}
-    usable = checked[checked["usable"]].sort_values("duration_s", kind="stable")
-    if usable.empty:
-        raise ValueError("a forecast needs a usable clip, got none.")
     trees = [tree for stage, cfg in configs.items() if stage != "02 preparation" and (tree := open_tree(cfg))]
+    usable = checked[checked["usable"]].sort_values("duration_s", kind="stable")
     for tree in trees:
         usable = usable[usable.index.isin(match_clips(tree.clips, usable.index)[0])]
     if usable.empty:
-        raise ValueError("a forecast needs a usable clip that all trees hold, got none.")
-    usual = usable[usable["duration_s"] >= usable["duration_s"].median() / 2]
-    n = (usual["duration_s"].clip(upper=SAMPLE_S).cumsum() <= SAMPLE_S * cores()).sum()
-    several = usual.head(min(max(n, 2), MOST_CLIPS))
+        raise ValueError("a forecast needs a usable clip, which all trees hold, got none.")
     enable_memory_growth()
     with tempfile.TemporaryDirectory() as folder:
-        if not trees:
-            several = _beginnings(several, Path(root), Path(folder))
+        several = _usual(usable) if trees else _beginnings(_usual(usable), Path(root), Path(folder))
         first = _run_stages(several.head(max(1, len(several) // 2)), root, Path(folder, "first"), configs)
         then = _run_stages(several, root, Path(folder, "then"), configs)
-    further = then - first
-    if not (further > 0)[["clip_s", "spent_s"]].all(axis=None):
-        further = then
+    further = then - first if (then > first)[["clip_s", "spent_s"]].all(axis=None) else then
     device, clip_s = chosen_device(configs["04 dynamic"].device.upper()), float(usable["duration_s"].sum())
     waits = (further["network_s"] > BOUND * further["spent_s"]) & (device["kind"] == "GPU")
     table = pd.DataFrame({"per_s": further["spent_s"] / further["clip_s"], "bound": np.where(waits, "GPU", "cores")})
@@ -280,6 +272,13 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
     name = device["name"] + ("" if device["kind"] == "GPU" else f" ({cores()} cores, no GPU)")
     table.attrs = {"clips": len(usable), "clip_s": clip_s, "device": name}
     return table
+
+
+def _usual(clips: pd.DataFrame) -> pd.DataFrame:
+    """The shortest clips of usual length, at least two: `SAMPLE_S` per core."""
+    usual = clips[clips["duration_s"] >= clips["duration_s"].median() / 2]
+    n = (usual["duration_s"].clip(upper=SAMPLE_S).cumsum() <= SAMPLE_S * cores()).sum()
+    return usual.head(min(max(n, 2), MOST_CLIPS))
 
 
 def _beginnings(clips: pd.DataFrame, root: Path, folder: Path) -> pd.DataFrame:

@@ -29,15 +29,14 @@ TRAINING = ROOT / "data_sample" / "training80_01"
 CLIP = TRAINING / "4eke_igcKkn.000.mp4"
 
 
-def checked(folder, *, thorough=False, workers=1, **parameters):
+def checked(folder, *, thorough=False, **parameters):
     """The table of a folder's clips."""
-    how = {"thorough": thorough, "workers": workers}
-    return check.check_clips(folder, *scan_clips(folder), PreparationConfig(**parameters), **how)
+    return check.check_clips(folder, *scan_clips(folder), PreparationConfig(**parameters), thorough=thorough)
 
 
 @pytest.fixture(scope="module")
 def awkward():
-    return checked(AWKWARD, workers=2, min_coverage=0.5)
+    return checked(AWKWARD, min_coverage=0.5)
 
 
 @pytest.fixture
