@@ -11,18 +11,18 @@ features.
 """
 
 import csv
-import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import pandas as pd
+import yaml
 from tqdm.auto import tqdm
 
 from helpers.clips import find_clips
@@ -50,12 +50,10 @@ ROLES = {
     "facial_expression dominant_emotion unnamed_0",
 }
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names.split()} | {"": ""}
-TEXT = ("clip", "face")  # roles whose cells stay as they are: blanks may belong to a name
+TEXT = ("clip", "face")  # roles whose cells stay as they are
 KNOWN = ("frame", "valid", "t_s", "t_start_s", "t_end_s")  # what may be known of a row
-NOT_A_NUMBER = ["", "nan", "NaN", "NA", "null"]
-FLAGS = {"true": 1.0, "false": 0.0}
 TABLES = (".csv", ".tsv")
-SHOWN = 5  # names that a line lists
+SHOWN = 5  # reasons and names that an error lists
 LONGER, LONGER_S = 1.1, 1.0  # than its video a clip's times may be: by this factor, and by so many seconds
 
 
@@ -65,25 +63,22 @@ class Rows(NamedTuple):
     Attributes:
         known: One column per role; the index says where in its file a row is. Times are in seconds, frames count from
             0 where that can be told, and `valid` is 0 where the confidence is not above 0.
-        features: (n, D), NaN for an empty cell.
+        features: (n, D), NaN for an empty cell; its columns are called as in the CSV.
         columns: Names of a CSV's columns: "features" (D), "known" by role, and "left_out", which are no features or
             without any number.
     """
 
     known: pd.DataFrame
-    features: np.ndarray
+    features: pd.DataFrame
     columns: dict[str, Any] = {}  # noqa: RUF012  never changed
 
 
 class Clip(NamedTuple):
-    """Rows of a clip in the order of time, the reason of every invalid one by its number, the names of its columns, and
-    how many rows of other faces were left out.
-    """
+    """Rows of a clip in the order of time, the reason of every invalid one by its number, and as they were found."""
 
     rows: FeatureFile
     reasons: dict[int, str]
-    columns: dict[str, Any]
-    other_faces: int
+    found: Rows
 
 
 def import_features(
@@ -99,8 +94,7 @@ def import_features(
 
     Rows are brought into the order of time. What cannot be used is left out with its reason in the manifest: rows that
     are not finite or that another program marked as failed; names that fit no clip or several; clips without a valid
-    row, or of other columns than the first. Of several faces in a clip the one with the most valid rows is taken, of
-    two alike the surer one.
+    row, with rows of several faces, or of other columns than the first.
 
     Args:
         source: A folder, or a `.csv` (also `.tsv`, `.txt`), which is held in memory.
@@ -110,38 +104,32 @@ def import_features(
 
     Raises:
         FileNotFoundError: The source is missing.
-        ValueError: A damaged table, with line and column; no clip that can be used; a stage that is there already and
-            was made otherwise.
+        ValueError: A damaged table; no clip that can be used; a stage that is there already and was made otherwise.
     """
     if stream not in STREAMS or not 0 < (fps or 1) < np.inf:
         raise ValueError(f"stream must be {' or '.join(STREAMS)} and fps above 0, got {stream!r} and {fps}.")
     source, out, clips = Path(source), Path(out), find_clips(data)
     with FolderLock(out):
-        layout, names, read, sha256 = _open(source)
-        named, refused = match_clips(names, clips.index, data)
-        videos = {key: Path(data) / path for key, path in clips["path"].items()}
-        readers = {key: partial(_read_clip, read, name, videos[key], fps) for key, name in named.items()}
-        first = _first(readers, refused)
-        identity = _identity(layout, source, sha256, fps, first.columns)
-        with Stage(
-            out / stream, stream, identity, {"source": str(source.resolve()), "columns": first.columns}
-        ) as stage:
-            counts = {"clips": len(clips), "unmatched": len(refused), "feature_dim": first.rows.features.shape[1]}
-            counts |= dict.fromkeys(("made", "found", "failed", "rows", "invalid_rows", "other_faces"), 0)
+        layout, sources = _open(source)
+        named, refused = match_clips(sources, clips.index, data)
+        usable = {
+            key: (version, partial(_read_clip, read, Path(data) / clips.at[key, "path"], fps))
+            for key, (version, read) in ((key, sources[name]) for key, name in named.items())
+        }
+        first = _first({named[key]: read for key, (_, read) in usable.items()}, refused)
+        made_with = {"source": str(source.resolve()), "columns": first.columns}
+        with Stage(out / stream, stream, _identity(layout, source, fps, first.columns), made_with) as stage:
             for name, reason in refused.items():
                 _leave_out(stage, name, reason)
+            counts = Counter(dict.fromkeys(("made", "found", "failed", "rows", "invalid_rows"), 0))
             for key in tqdm(clips.index, unit="clip", disable=not progress):
-                try:
-                    if key not in readers:
-                        raise ValueError("there are no features of it in the source")
-                    clip = readers[key](like=first)
-                except ValueError as error:
-                    _leave_out(stage, key, str(error))
-                    stage.path(key).unlink(missing_ok=True)  # of an earlier import, when it could be used
-                    counts["failed"] += 1
-                else:
-                    _write_clip(stage, key, clip, sha256[:16], counts)
-            return stage.finish(**counts)
+                counts.update(_import_clip(stage, key, *usable.get(key, ("", _nothing)), first))
+            about = {"clips": len(clips), "unmatched": len(refused), "feature_dim": first.features.shape[1]}
+            return stage.finish(**about, **counts)
+
+
+def _nothing(like: Rows) -> Clip:
+    raise ValueError("there are no features of it in the source")
 
 
 def _leave_out(stage: Stage, name: str, reason: str) -> None:
@@ -149,95 +137,68 @@ def _leave_out(stage: Stage, name: str, reason: str) -> None:
     stage.fail(name, reason)
 
 
-def _write_clip(stage: Stage, key: str, clip: Clip, fingerprint: str, counts: dict[str, int]) -> None:
-    """Write the rows of a clip that are not there yet, and count them."""
-    done = stage.done(key, fingerprint)
+def _import_clip(stage: Stage, key: str, version: str, read: Callable[..., Clip], like: Rows) -> dict[str, int]:
+    """Write the rows of a clip if they are not there yet, and count them."""
+    try:
+        rows, reasons, _ = read(like)
+    except ValueError as error:
+        _leave_out(stage, key, str(error))
+        stage.path(key).unlink(missing_ok=True)  # of an earlier import, when it could be used
+        return {"failed": 1}
+    done = stage.done(key, version)
     if not done:
-        stage.write(key, clip.rows, fingerprint)
-    counts["found" if done else "made"] += 1
-    counts["rows"] += len(clip.rows.valid)
-    counts["invalid_rows"] += len(clip.reasons)
-    counts["other_faces"] += clip.other_faces
-    for row, reason in sorted(clip.reasons.items()):
+        stage.write(key, rows, version)
+    for row, reason in sorted(reasons.items()):
         stage.fail(key, reason, row)
+    return {"found" if done else "made": 1, "rows": len(rows.valid), "invalid_rows": len(reasons)}
 
 
-def _identity(layout: str, source: Path, sha256: str, fps: float | None, columns: dict[str, Any]) -> dict[str, Any]:
-    """What decides the numbers; renamed and left-out columns only where there are any."""
-    elsewhere = {"layout": layout, "index_sha256": "", "fps": fps}
+def _identity(layout: str, source: Path, fps: float | None, columns: dict[str, Any]) -> dict[str, Any]:
+    """What decides the numbers beside each clip's own file; renamed and left-out columns only where there are any."""
+    elsewhere: dict[str, Any] = {"layout": layout, "fps": fps}
     renamed = {role: name for role, name in columns.get("known", {}).items() if role != name}
     if renamed or columns.get("left_out"):
         elsewhere["columns"] = {"renamed": renamed, "left_out": columns["left_out"]}
-    weights = {"name": "elsewhere", "source": source.name, "sha256": sha256}
+    weights = {"name": "elsewhere", "source": source.name, "sha256": ""}  # of features: in each clip's file
     return {"parameters": {"weights": "elsewhere"}, "weights": weights, "elsewhere": elsewhere}
 
 
 def as_text(manifest: Mapping[str, Any]) -> str:
-    """What was taken, and what the columns of a CSV became, in lines."""
-    counts = manifest["counts"]
-    lines = [", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items())]
-    for what, names in manifest["made_with"]["columns"].items():
-        if what == "known":
-            names = [f"{name} as {role}" if name != role else name for role, name in names.items()]
-        few = [*names[:SHOWN], "…", *names[-SHOWN:]] if len(names) > 2 * SHOWN else names
-        lines += [f"{len(names)} columns are {what.replace('_', ' ')}: {', '.join(few)}"] * bool(names)
-    return "\n".join(lines)
+    """What was taken, and what the columns of a CSV became, in lines of YAML."""
+    said = manifest["counts"] | {"columns": manifest["made_with"]["columns"]}
+    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120).rstrip()
 
 
-def _first(readers: Mapping[str, Callable[[], Clip]], refused: Mapping[str, str]) -> Clip:
-    """The first clip that can be used: there must be one before anything is written."""
-    reasons = []
-    for read in readers.values():
+def _first(readers: Mapping[str, Callable[[], Clip]], refused: Mapping[str, str]) -> Rows:
+    """What was found of the first clip that can be used: there must be one before anything is written."""
+    reasons = {}
+    for name, read in readers.items():
         try:
-            return read()
+            return read().found
         except ValueError as error:
-            reasons.append(str(error))
-    reasons += [f"{name}: {reason}" for name, reason in refused.items()]
-    got = "; ".join(reasons[:SHOWN])
+            reasons[name] = error
+    got = "; ".join([f"{name}: {reason}" for name, reason in {**reasons, **refused}.items()][:SHOWN])
     raise ValueError(f"a clip at least must have usable features, got none: {got}. Call them by key.")
 
 
-def _read_clip(
-    read: Callable[[str], Rows], name: str, video: Path, fps: float | None, like: Clip | None = None
-) -> Clip:
+def _read_clip(read: Callable[[], Rows], video: Path, fps: float | None, like: Rows | None = None) -> Clip:
     """The rows of a clip; ValueError where they cannot be used, or are of other columns than those of another."""
-    found = read(name)
-    main, numbers, names = _main_face(found.known), found.features, found.columns.get("features", [])
-    if like and names:
-        if odd := sorted({*names} ^ {*like.columns["features"]}):
-            raise ValueError(f"{name} must have the columns of features of the others, got {odd[0]!r} otherwise.")
-        numbers = numbers[:, [names.index(column) for column in like.columns["features"]]]
-    try:
-        rows, reasons = usable_rows(numbers[main], found.known[main], fps)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    found = read()
+    columns = (like or found).features.columns
+    if odd := sorted({*found.features} ^ {*columns}):
+        raise ValueError(f"its rows must have the columns of features of the others, got {odd[0]!r} otherwise.")
+    rows, reasons = usable_rows(found.features[columns].to_numpy(), found.known, fps)
     if not rows.valid.any():
         raise ValueError(f"none of its {len(rows.valid)} rows is valid (the first: {reasons[0]}).")
-    if like and (width := like.rows.features.shape[1]) != rows.features.shape[1]:
-        raise ValueError(f"its rows must be {width} wide like those of the others, got {rows.features.shape[1]}.")
     _check_times(float(rows.t_start_s.max()), video)
-    return Clip(rows, reasons, found.columns, int((~main).sum()))
-
-
-def _main_face(known: pd.DataFrame) -> np.ndarray:
-    """Which rows of a clip are of the face that has the most valid rows, or of two alike the surer one, bool."""
-    if "face" not in known:
-        return np.ones(len(known), bool)
-    faces = known.assign(valid=known.get("valid", 1), confidence=known.get("confidence", 1.0)).groupby("face")
-    ranked = faces.agg({"valid": "sum", "confidence": "mean"}).sort_values(["valid", "confidence"], kind="stable")
-    return (known["face"] == ranked.index[-1]).to_numpy()
+    return Clip(rows, reasons, found)
 
 
 def _check_times(last_s: float, video: Path) -> None:
     """Refuse times beyond the end of a clip; where its length cannot be looked up, they are taken as they are."""
-    with suppress(OSError, av.FFmpegError, VideoError):
-        with av.open(str(video)) as container:
-            length_s = (container.duration or np.inf) / av.time_base
-        if last_s > LONGER * length_s + LONGER_S:
-            with open_video(video) as opened:  # a header may be wrong
-                length_s = opened.duration_s
-        if last_s > LONGER * length_s + LONGER_S:
-            what = f"its rows must lie within its video of {length_s:.1f} s, got {last_s:g} s"
+    with suppress(OSError, VideoError), open_video(video) as opened:
+        if last_s > LONGER * opened.duration_s + LONGER_S:
+            what = f"its rows must lie within its video of {opened.duration_s:.1f} s, got {last_s:g} s"
             raise ValueError(f"{what}. Say t_ms if times are in milliseconds; if there are none, give the rows' fps.")
 
 
@@ -246,27 +207,28 @@ def usable_rows(features: np.ndarray, known: pd.DataFrame, fps: float | None) ->
 
     Args:
         features: Numbers (n, D).
-        known: Some of `KNOWN` of each row, numbers; the index says where a row stands.
+        known: Some of `KNOWN` of each row, numbers, and its "face"; the index says where a row stands.
         fps: Frames per second, for rows without times.
 
     Returns:
         The rows, `frame` -1 where it is unknown, and the reason of every invalid one by its number.
     """
-    if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
-        raise ValueError(f"features must be numbers of shape (n, D), got {features.dtype} {features.shape}.")
-    times = _placed(known[[name for name in KNOWN if name in known]].astype(np.float64), fps)
+    if len(faces := known.get("face", pd.Series(dtype=str)).dropna().str.strip().unique()) > 1:
+        raise ValueError(f"its rows must be of one face, got {', '.join(faces[:SHOWN])}. Keep those of one.")
+    known = known[[name for name in KNOWN if name in known]].astype(np.float64)
+    times, given = _placed(known, fps), known.get("valid", pd.Series(1, known.index))
     start_s, end_s, frame = times.to_numpy().T
-    wrong = ~np.isfinite(times).all(axis=1) | (end_s < start_s) | (frame % 1 != 0)
     for rule, odd in (
-        ("have a time, and a whole frame", wrong),
+        ("have a time, and a whole frame", ~np.isfinite(times).all(axis=1) | (end_s < start_s) | (frame % 1 != 0)),
         ("be the only row of its time", times.duplicated(["start", "end"])),
+        ("be valid (1) or not (0)", ~given.isin([0, 1])),
     ):
         if odd.any():
             raise ValueError(f"line {odd.idxmax()} must {rule}, got {dict(times.loc[odd.idxmax()])}.")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # too large for float32 is infinite
         features = features.astype(np.float32)
     order = np.argsort((start_s + end_s) / 2, kind="stable")
-    features, given = features[order], known.get("valid", pd.Series(1, known.index)).to_numpy(bool)[order]
+    features, given = features[order], given.to_numpy(bool)[order]
     finite = np.isfinite(features)
     usable = finite.all(axis=1)
     reasons = {int(i): "marked invalid where it was made" for i in np.flatnonzero(~given)}
@@ -291,53 +253,51 @@ def _placed(known: pd.DataFrame, fps: float | None) -> pd.DataFrame:
     return pd.DataFrame({"start": start_s, "end": end_s, "frame": known.get("frame", -1)})
 
 
-def _open(source: Path) -> tuple[str, list[str], Callable[[str], Rows], str]:
-    """The layout of a source, what it calls the clips, what reads the rows of one, and the sha256 of it all."""
+def _open(source: Path) -> tuple[str, dict[str, tuple[str, Callable[[], Rows]]]]:
+    """The layout of a source; by what it calls a clip, the version of the clip's file and what reads its rows."""
     if not source.exists():
         raise FileNotFoundError(f"source must be a folder or a file of features, {source} does not exist.")
     if source.is_dir():
-        return _folder(source)
+        found = files_below(source, is_array, lambda name: name.lower().endswith(TABLES))
+        layout, read = ("files", _read_arrays) if found and is_array(found[0].name) else ("tables", read_table)
+        paths = clips_by_name(source, found)
+        if not paths:
+            raise ValueError(f"{source} must hold a .npy, .npz or .csv per clip, got none. Save them as such.")
+        return layout, {name: (file_sha256(path)[:16], partial(read, path)) for name, path in paths.items()}
     if source.suffix.lower() not in (*TABLES, ".txt"):
         raise ValueError(f"source must be a folder or a .csv, got {source}. Unpack it, or save it as one of these.")
-    table = read_table(source, clips=True)
+    table, version = read_table(source), file_sha256(source)[:16]
+    if "clip" not in table.known:
+        got = ", ".join([*table.columns["known"].values(), *table.features, *table.columns["left_out"]][:8])
+        raise ValueError(f"{source.name} must have a column 'clip', got {got}. Add it, or give a file per clip.")
+    if (nameless := table.known["clip"].isna()).any():
+        raise ValueError(f"{source.name} line {nameless.idxmax()} must name its clip.")
+
+    def rows(places: np.ndarray) -> Rows:
+        return Rows(table.known.iloc[places], table.features.iloc[places], table.columns)
+
     places = table.known.groupby("clip", sort=False).indices
-
-    def read(name: str) -> Rows:
-        return Rows(table.known.iloc[places[name]], table.features[places[name]], table.columns)
-
-    return "table", list(places), read, file_sha256(source)
-
-
-def _folder(folder: Path) -> tuple[str, list[str], Callable[[str], Rows], str]:
-    """A file per clip: arrays, or where there are none, CSVs; the sha256 is of the sorted lines `<sha256>  <path>`."""
-    found = files_below(folder, is_array, lambda name: name.lower().endswith(TABLES))
-    if not found:
-        raise ValueError(f"{folder} must hold a .npy or .npz per clip, or a .csv of each, got none. Save them as such.")
-    paths = clips_by_name(folder, found)
-    listing = "".join(sorted(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths.values()))
-    layout, read = ("files", _read_arrays) if is_array(found[0].name) else ("tables", read_table)
-    return layout, list(paths), lambda name: read(paths[name]), hashlib.sha256(listing.encode()).hexdigest()
+    return "table", {name: (version, partial(rows, at)) for name, at in places.items()}
 
 
 def _read_arrays(path: Path) -> Rows:
     """The rows of a clip's own npy or npz, whose arrays are known by name; an only array is the features."""
     try:
         arrays = read_arrays(path) if path.suffix == ".npz" else {"features": np.asarray(read_npy(path))}
-        if len(arrays) == 1:
-            arrays = {"features": next(iter(arrays.values()))}
-        if "features" not in arrays:
-            raise ValueError(f"it must hold an array 'features', got {', '.join(sorted(arrays)) or 'none'}.")
+        features = arrays.get("features", next(iter(arrays.values()))) if len(arrays) == 1 else arrays["features"]
+        if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
+            raise ValueError(f"features must be numbers of shape (n, D), got {features.dtype} {features.shape}.")
         known = {name: arrays[name] for name in KNOWN if name in arrays}
-        return Rows(pd.DataFrame(known, range(len(arrays["features"]))), arrays["features"])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path.name}: {error}".replace(f"{path.parent}/", "")) from None
+        return Rows(pd.DataFrame(known, range(len(features))), pd.DataFrame(features))
+    except KeyError:
+        raise ValueError(f"it must hold an array 'features', got {', '.join(arrays) or 'none'}.") from None
 
 
-def read_table(path: Path, *, clips: bool = False) -> Rows:
+def read_table(path: Path) -> Rows:
     """Read a CSV; of several columns with one role that one counts whose name comes first in `ROLES`.
 
-    `clips`: whether a column must say the clip. ValueError: no CSV in UTF-8, no lines, two columns of one name, a
-    missing column, or a cell that is not what its column holds, with its line.
+    A cell of a feature that is no number becomes NaN, and a column without any number is left out. ValueError: no CSV
+    in UTF-8, no lines, two columns of one name, no features.
     """
     try:
         separator, head, names = _head(path)
@@ -346,30 +306,23 @@ def read_table(path: Path, *, clips: bool = False) -> Rows:
         for word in filter(plain.__contains__, ROLE_OF):
             roles.setdefault(ROLE_OF[word], plain.index(word))
         roles.pop("", None)
-        cells = _cells(path, separator, head, len(names), roles)
+        cells = _cells(path, separator, head, len(names), [roles[role] for role in TEXT if role in roles])
         if roles:  # without, the place of a row is its frame
             cells = cells[~cells.isna().all(axis=1)]
         if cells.empty:
             raise ValueError("it has no lines below the names of its columns")
     except ValueError as error:  # pandas' errors are such, too
         raise ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).") from None
-    if clips and "clip" not in roles:
-        must = f"{path.name} must have a column 'clip', got {', '.join(names[:8])}"
-        raise ValueError(f"{must}. Add it, or name the folder of a file per clip.")
-    known = {role: _typed(cells[at], role, path, names[at], separator) for role, at in roles.items()}
-    numbers = {
-        at: _typed(cells[at], "", path, names[at], separator) for at, word in enumerate(plain) if word not in ROLE_OF
-    }
-    numbers = {at: column for at, column in numbers.items() if column.notna().any()}
-    if not numbers:
+    numbers = cells.drop(columns=[roles[role] for role in TEXT if role in roles])
+    numbers = numbers.apply(_as_numbers, decimal="." if separator == "," else ",")
+    known = pd.DataFrame({role: (cells if role in TEXT else numbers)[at] for role, at in roles.items()}, cells.index)
+    features = numbers[[at for at, word in enumerate(plain) if word not in ROLE_OF]].dropna(axis=1, how="all")
+    if features.empty:
         raise ValueError(f"{path.name} must have columns of features beside {', '.join(names)}, got none.")
-    with np.errstate(over="ignore"):  # too large for float32 is infinite, and then invalid
-        features = np.stack([column.to_numpy(np.float32, na_value=np.nan) for column in numbers.values()], axis=1)
-    said = {"features": [names[at] for at in numbers], "known": {role: names[at] for role, at in roles.items()}}
-    others = [name for at, name in enumerate(names) if at not in (*numbers, *roles.values())]
-    return Rows(
-        _tidied(pd.DataFrame(known, cells.index)), features, said | {"left_out": [n or "(no name)" for n in others]}
-    )
+    left_out = [name or "(no name)" for at, name in enumerate(names) if at not in (*features, *roles.values())]
+    features.columns = [names[at] for at in features]
+    said = {"features": [*features], "known": {role: names[at] for role, at in roles.items()}, "left_out": left_out}
+    return Rows(_tidied(known), features, said)
 
 
 def _head(path: Path) -> tuple[str, int, list[str]]:
@@ -385,44 +338,24 @@ def _head(path: Path) -> tuple[str, int, list[str]]:
     return separator, 1 + bool(by_excel), names
 
 
-def _cells(path: Path, separator: str, head: int, n: int, roles: Mapping[str, int]) -> pd.DataFrame:
-    """Cells by place, those with a role as text, NaN where they are empty; the index is the line."""
+def _cells(path: Path, separator: str, head: int, n: int, text: list[int]) -> pd.DataFrame:
+    """Cells by place, those at `text` as they are, NaN where they are empty; the index is the line."""
     how = {"sep": separator, "skiprows": head, "header": None, "names": range(n + 1), "index_col": False}
-    how |= {"encoding": "utf-8-sig", "low_memory": False, "skip_blank_lines": False, "keep_default_na": False}
-    how |= {"dtype": dict.fromkeys(roles.values(), str)}
-    text = [roles.get(role) for role in TEXT]
-    na_values = {at: [""] if at in text else NOT_A_NUMBER for at in range(n + 1)}
-    cells = pd.read_csv(path, na_values=na_values, **how)
+    how |= {"encoding": "utf-8-sig", "low_memory": False, "skip_blank_lines": False}
+    cells = pd.read_csv(path, dtype=dict.fromkeys(text, str), **how)
     cells.index += head + 1
     if (more := cells.pop(n).notna()).any():  # an empty cell is behind a last separator
         raise ValueError(f"line {more.idxmax()} has more cells than there are names")
     return cells
 
 
-def _typed(cells: pd.Series, role: str, path: Path, name: str, separator: str) -> pd.Series:
-    """A column as what its role wants: numbers, with decimal commas if these separate nothing, but for `TEXT`."""
-    if role in TEXT:
-        typed = cells.fillna("")
-        odd = typed.str.strip().eq("") & (role == "clip")
-    else:
-        typed = cells
-        if cells.dtype.kind not in "fiu":
-            text = cells.fillna("").astype(str)
-            typed = (text if separator == "," else text.str.replace(",", ".")).map(_number).astype(float)
-        odd = typed.isna() & (cells.notna() | (role in KNOWN)) | (role == "valid") & ~typed.isin([0, 1])
-    if odd.any():
-        what = f"{path.name} line {odd.idxmax()}: {name} must be {'a name' if role == 'clip' else 'a number'}"
-        raise ValueError(f"{what}, got {cells.fillna('')[odd.idxmax()]!r}. Correct it, or remove the column.")
-    return typed
-
-
-def _number(text: str) -> float:
-    """The number in a cell, also a flag, or a time `0 days 00:00:01.50` of openSMILE; or NaN."""
-    text = text.strip().lower()
-    try:
-        return pd.Timedelta(text).total_seconds() if ":" in text else float(FLAGS.get(text, text))
-    except ValueError:
-        return np.nan
+def _as_numbers(column: pd.Series, decimal: str) -> pd.Series:
+    """The numbers in a column, also times `0 days 00:00:01.50` of openSMILE in seconds; NaN for what is none."""
+    if column.dtype.kind in "fiub":
+        return column.astype(float)
+    text = column.astype(str).str.strip()
+    times = pd.to_timedelta(text.where(text.str.contains(":")), errors="coerce").dt.total_seconds()
+    return pd.to_numeric(text.str.replace(decimal, "."), errors="coerce").astype(float).fillna(times)
 
 
 def _tidied(known: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Features made elsewhere become a stage, a stage becomes large files: whose clip a row is, and what is refused."""
 
 import dataclasses
-import hashlib
 import json
 import tracemalloc
 
@@ -105,16 +104,13 @@ def test_our_own_rows_come_back_as_the_stage_they_were_made_of(folder, tmp_path,
     manifest = import_features(source, tmp_path / "new", "static", data=folder)
     assert_equal_stages(tmp_path / "new" / "static", original)
     assert manifest["counts"] == {
-        "clips": 3, "made": 3, "found": 0, "failed": 0, "rows": 12, "invalid_rows": 3, "other_faces": 0,
+        "clips": 3, "made": 3, "found": 0, "failed": 0, "rows": 12, "invalid_rows": 3,
         "feature_dim": DS, "unmatched": 0,
     }  # fmt: skip
     if layout == "table":
-        sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
-        assert manifest["identity"]["weights"] == {"name": "elsewhere", "source": source.name, "sha256": sha256}
+        assert manifest["identity"]["weights"]["source"] == source.name
         left_out = {"renamed": {}, "left_out": ["row"]}
-        assert manifest["identity"]["elsewhere"] == {
-            "layout": "table", "index_sha256": "", "fps": None, "columns": left_out
-        }  # fmt: skip
+        assert manifest["identity"]["elsewhere"] == {"layout": "table", "fps": None, "columns": left_out}
 
 
 def test_files_per_clip_are_sorted_in_time_and_started_again_it_goes_on_with_the_same_ones(folder, per_clip, tmp_path):
@@ -131,8 +127,11 @@ def test_files_per_clip_are_sorted_in_time_and_started_again_it_goes_on_with_the
     with FolderLock(tmp_path / "new"), pytest.raises(LockedError):
         import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
     np.save(per_clip / "training80_01" / "-AmMDnVl4s8.004.npy", features(3))
-    with pytest.raises(ValueError, match="sha256"):
-        import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
+    again = import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
+    assert (again["counts"]["made"], again["counts"]["found"]) == (1, 2)
+    assert read_features(tmp_path / "new" / "static" / f"{KEYS[2]}.npz").features[0, 0] == 300
+    with pytest.raises(ValueError, match="fps"):
+        import_features(per_clip, tmp_path / "new", "static", data=folder, fps=6)
 
 
 def test_rows_that_are_not_finite_are_invalid_with_their_reason(folder, per_clip, tmp_path):
@@ -159,7 +158,12 @@ def test_rows_that_are_not_finite_are_invalid_with_their_reason(folder, per_clip
         (lambda p: np.savez(p, features=features(1), t_s=[0, 1, 1, 3]), "line 2 must be the only"),
         (lambda p: np.savez(p, rows=features(1), times=np.arange(4)), "features"),
         (lambda p: np.savez(p, np.array([{}], dtype=object)), "003.npz"),
-        (lambda p: np.savez(p, features=features(1, width=DD), t_s=np.arange(4)), "wide"),
+        (lambda p: np.savez(p, features=features(1, width=DD), t_s=np.arange(4)), "columns"),
+        (
+            lambda p: np.savez(p, features=features(1), t_s=np.arange(4), valid=[1, np.nan, 1, 1]),
+            "line 1 must be valid",
+        ),
+        (lambda p: np.savez(p, features=features(1), t_s=np.arange(4), valid=[1, 1, 0.3, 1]), "line 2 must be valid"),
     ],
 )
 def test_a_clip_whose_file_cannot_be_used_is_left_out_with_its_reason(folder, per_clip, tmp_path, damage, reason):
@@ -172,13 +176,13 @@ def test_a_clip_whose_file_cannot_be_used_is_left_out_with_its_reason(folder, pe
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("clip,t_s,f0\n_plk5k7PBEg.001,0,1\n_plk5k7PBEg.001,0,a lot", "all.csv line 3: f0"),
-        ("clip,t_s,f0\n_plk5k7PBEg.001,,1", "line 2: t_s"),
-        ("clip,t_s,f0\n,0,1", "line 2: clip"),
+        ("clip,t_s,f0\n_plk5k7PBEg.001,0,a lot", "features"),
+        ("clip,t_s,f0\n_plk5k7PBEg.001,,1", "line 2"),
+        ("clip,t_s,f0\n,0,1", "line 2"),
         ("clip,t_s,frame,f0\n_plk5k7PBEg.001,0,0.5,1", "line 2 .*0.5"),
-        ("clip,t_s,valid,f0\n_plk5k7PBEg.001,0,maybe,1", "line 2: valid"),
+        ("clip,t_s,valid,f0\n_plk5k7PBEg.001,0,maybe,1", "line 2 must be valid"),
         ("clip,t_s,f0\n_plk5k7PBEg.001,0,1\n_plk5k7PBEg.001,0,1,2,3", "line 3"),
-        ("who,t_s,f0\na,0,1", "'clip', got who, t_s, f0"),
+        ("who,t_s,f0\na,0,1", "'clip', got t_s, f0, who"),
         ("clip,t_s\n_plk5k7PBEg.001,0", "features"),
         ("clip,t_s,f0\n", "no lines"),
         ("clip,t_s,f0,f0\na,1,2,3", "names"),
@@ -233,7 +237,7 @@ def test_the_commands_write_large_files_and_take_features(folder, tmp_path, caps
     assert main(["features", "--from", str(originals["static"]), "--stream", "static", *where]) == 0
     assert_equal_stages(new / "static", originals["static"])
     assert list(read_json(new / "run.json")) == ["04_dynamic_extraction"]  # what was made of other features is not done
-    assert "12 rows" in capsys.readouterr().out
+    assert "rows: 12" in capsys.readouterr().out
     assert main(["large", "--run", str(folder)]) == 1
 
 
@@ -279,7 +283,7 @@ def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t
     np.testing.assert_array_equal(rows.features, np.array(features, "float32"))
     assert (rows.frame.tolist(), rows.valid.tolist()) == (frames, np.array(valid, bool).tolist())
     assert manifest["made_with"]["columns"]["features"] == names.split()
-    assert f"columns are features: {', '.join(names.split())}" in as_text(manifest)
+    assert f"features: [{', '.join(names.split())}]" in as_text(manifest)
     if text == PYFEAT:  # what is no feature is named, and part of the identity
         known = {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
         left_out = ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
@@ -289,10 +293,10 @@ def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (OPENFACE.replace("2.5", "much").replace("\n2", "\n\n2"), "bert_02.csv line 5: AU01_r"),
         (OPENFACE.replace("AU02_r", "AU09_r"), "AU02_r"),
         (OPENFACE.splitlines()[0], "no lines"),
-        (OPENFACE.replace("0.067", "0.033"), "bert_02: line 4"),
+        (OPENFACE.replace("0.067", "0.033").replace("\n2", "\n\n2"), "line 5"),
+        (OPENFACE.replace("\n2, 0", "\n2, 1"), "one face, got 0, 1"),
         (OPENFACE.replace("AU01_r", "AU02_r"), "different names"),
         (OPENFACE.replace(", 1, ", ", 0, "), "valid"),  # a tool that never found the face says so in every row
     ],
@@ -309,16 +313,13 @@ def test_a_csv_that_cannot_be_used_costs_its_clip_only(tmp_path, data, caplog, t
     assert "1 .hog" in caplog.text
 
 
-def test_of_several_faces_the_one_that_is_there_longest_is_imported(tmp_path, data):
-    lines = ["clip,face_id,t,success,confidence,f"]
-    lines += [f"anna_01,1,{i / 10},{int(i != 2)},.9,{i}" for i in range(5)]
-    lines += [f"anna_01,0,{i / 10},1,.9,{100 + i}" for i in range(3)]
-    lines += [f"bert_02,{face},{i / 10},1,{c},{10 * face + i}" for i in range(2) for face, c in ((0, 0.5), (1, 0.8))]
-    rows, manifest = imported(write(tmp_path, "all.csv", "\n".join(lines)) / "all.csv", tmp_path, data)
-    assert rows.features[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert rows.valid.tolist() == [True, True, False, True, True]
-    assert read_features(tmp_path / "run" / "static" / f"{B}.npz").features[:, 0].tolist() == [10, 11]  # the surer one
-    assert manifest["counts"]["other_faces"] == 5
+def test_a_cell_that_is_no_number_costs_its_row_and_a_column_of_words_is_left_out_and_named(tmp_path, data):
+    text = 't,AU,emotion,f\n0,1,happy,"1,234"\n1,much,sad,5\n2,3,happy,6\n'
+    rows, manifest = imported(write(tmp_path / "processed", "anna_01.csv", text), tmp_path, data)
+    assert rows.features.tolist() == [[0, 0], [0, 0], [3, 6]]
+    reasons = ["value 1 is not finite", "value 0 is not finite"]
+    assert [e["reason"] for e in manifest["failed"] if "row" in e] == reasons
+    assert manifest["made_with"]["columns"]["left_out"] == ["emotion"]
 
 
 def test_times_beyond_the_end_of_the_video_are_refused(tmp_path):
