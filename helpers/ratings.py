@@ -15,7 +15,8 @@ import pickle
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import NoneType
@@ -39,7 +40,9 @@ NOT_A_NUMBER = {"", "nan", "na", "n/a", "#n/a", "<na>", "none", "null", "-", "â€
 SEPARATORS = ",;\t| "
 HEAD_LINES = 20  # in which the column names must stand; before them `sep=`, titles and comments
 
-Line = tuple[str, list[str]]  # where it stands, for messages; its cells
+THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
+
+Table = tuple[str, list[list[str]]]  # what parts cells, "" where nothing does; the cells of each line
 
 
 @dataclass(frozen=True)
@@ -145,27 +148,51 @@ def why_not_read(path: PurePosixPath, read: Sequence[Path]) -> str:
 def _file_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield `name`, the columns of `STATED` ("" where there are none) and a number per target of every line."""
     read = {"pkl": _pickle_tables, "pickle": _pickle_tables, "json": _json_tables, "xlsx": _excel_tables}
+    separator, lines, head = _with_head(path, read.get(path.suffix[1:].lower(), _text_tables)(path))
+    columns, n = _columns_of(path, lines[head], ["clip", *targets]), len(lines[head])
+    for number, line in enumerate(lines[head + 1 :], head + 2):
+        if any(cells := [cell.strip() for cell in line]):
+            row = {name: cells[at] if at < len(cells) else "" for name, at in columns.items()}
+            numbers = {target: _number(row[target], separator == ",") for target in targets}
+            stated = {name: row.get(name, "") for name in STATED}
+            split = split_named(stated["split"])
+            wrong = {
+                f"must have at most {n} fields": any(cells[n:]),
+                "must name a clip, and a rater where other lines do": not row["clip"] or row.get("rater") == "",
+                "must have the split train, validation or test": stated["split"] and not split,
+                **{f"must have a number as {target}": value is None for target, value in numbers.items()},
+            }
+            for must in filter(wrong.get, wrong):
+                raise ValueError(f"{path.name} line {number} {must}, got {', '.join(cells)}.")
+            yield {"name": row["clip"]} | stated | {"split": split} | numbers
+
+
+def _with_head(path: Path, tables: Iterable[Table]) -> tuple[str, list[list[str]], int]:
+    """The first table with a column `clip`, and the place of its line of column names."""
     first: list[str] = []
-    for lines in read.get(path.suffix[1:].lower(), _text_tables)(path):
+    for separator, lines in tables:
         if (head := _place_of_head(lines)) is not None:
-            break
-        first = first or next((cells for _, cells in lines if any(map(str.strip, cells))), [])
-    else:
-        raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(first[:20]) or 'none'}.")
-    headings = lines[head][1]
-    columns = _columns_of(path, headings, ["clip", *targets])
-    for where, cells in lines[head + 1 :]:
-        if rest := list(filter(str.strip, cells[len(headings) :])):
-            raise ValueError(f"{where} must have at most {len(headings)} fields, got {len(headings) + len(rest)}.")
-        cells += [""] * (len(headings) - len(cells))
-        if any(map(str.strip, cells)):
-            yield _row({name: cells[at].strip() for name, at in columns.items()}, targets, where)
+            return separator, lines, head
+        first = first or next((cells for cells in lines if any(map(str.strip, cells))), [])
+    raise ValueError(f"{path.name} must have a column 'clip', got {', '.join(first[:20]) or 'none'}.")
 
 
-def _place_of_head(lines: list[Line]) -> int | None:
+def _number(text: str, thousands: bool) -> float | None:
+    """The number in a cell, NaN for an empty one, None for none; a decimal comma is a point.
+
+    `thousands`: where commas part the cells, "1,234" is no 1.234.
+    """
+    if text.casefold() in NOT_A_NUMBER:
+        return math.nan
+    with suppress(ValueError):
+        if not (thousands and THOUSANDS.fullmatch(text)):
+            return float(text.replace(",", ".").replace("_", "no number"))
+    return None
+
+
+def _place_of_head(lines: list[list[str]]) -> int | None:
     """The place of the line of column names."""
-    heads = (at for at, (_, cells) in enumerate(lines[:HEAD_LINES]) if "clip" in map(_heading, map(_bare, cells)))
-    return next(heads, None)
+    return next((n for n, cells in enumerate(lines[:HEAD_LINES]) if "clip" in map(_heading, map(_bare, cells))), None)
 
 
 def _columns_of(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
@@ -200,41 +227,20 @@ def _heading(text: str) -> str:
     return HEADINGS.get(name, name)
 
 
-def _row(cells: dict[str, str], targets: Sequence[str], where: str) -> dict[str, Any]:
-    stated = {name: cells.get(name, "") for name in STATED}
-    if not cells["clip"] or cells.get("rater") == "":
-        raise ValueError(f"{where} must name a clip, and a rater where other lines do, got {cells}.")
-    if stated["split"] and not split_named(stated["split"]):
-        raise ValueError(f"{where}: split must be train, validation or test, got {stated['split']!r}.")
-    numbers = {target: _number(cells[target], f"{where}: {target}") for target in targets}
-    return {"name": cells["clip"]} | stated | {"split": split_named(stated["split"])} | numbers
-
-
-def _number(text: str, what: str) -> float:
-    """The number in a cell, NaN for an empty one; a decimal comma is read as a point."""
-    if text.casefold() in NOT_A_NUMBER:
-        return math.nan
-    try:
-        return float(text.replace(",", ".").replace("_", "no number"))
-    except ValueError:
-        raise ValueError(f"{what} must be a number, got {text!r}.") from None
-
-
-def _text_tables(path: Path) -> Iterator[list[Line]]:
+def _text_tables(path: Path) -> Iterator[Table]:
     """The lines as each separator parts them, or as that of Excel's line `sep=;` does."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         said = re.match(r'"?sep=(.)', text, re.I)
         for separator in said[1] if said else SEPARATORS:
-            lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-            yield [(f"{path.name} line {lines.line_num}", cells) for cells in lines]
+            yield separator, list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
     except UnicodeDecodeError:
         raise ValueError(f"{path.name} must be UTF-8 text. Save it as CSV UTF-8.") from None
     except csv.Error as error:
         raise ValueError(f"{path.name} is not CSV ({error}).") from None
 
 
-def _excel_tables(path: Path) -> list[list[Line]]:
+def _excel_tables(path: Path) -> list[Table]:
     """The lines of the sheets that hold any, those with a column `clip` first."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of what Excel knows and openpyxl does not
@@ -243,12 +249,11 @@ def _excel_tables(path: Path) -> list[list[Line]]:
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = "pip install openpyxl" if isinstance(error, ImportError) else "Save it anew"
         raise ValueError(f"{path.name} cannot be read ({reason}). {advice}, or save it as ratings.csv.") from None
-    rows = {title: enumerate(sheet.fillna("").to_numpy().tolist(), 1) for title, sheet in read.items() if len(sheet)}
-    sheets = {title: [(f"{path.name} row {n}", cells) for n, cells in lines] for title, lines in rows.items()}
+    sheets = {title: sheet.fillna("").to_numpy().tolist() for title, sheet in read.items() if len(sheet)}
     chosen, *others = sorted(sheets, key=lambda title: _place_of_head(sheets[title]) is None) or [""]
     if others:
         log.warning("%s: the sheet %r is read, and not %s", path.name, chosen, ", ".join(map(repr, others)))
-    return [sheets[title] for title in (chosen, *others) if sheets]
+    return [("", sheets[title]) for title in (chosen, *others) if sheets]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -262,38 +267,31 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it asks for an object kept elsewhere (persistent id), and may be unsafe")
 
 
-def _pickle_tables(path: Path) -> list[list[Line]]:
+def _pickle_tables(path: Path) -> list[Table]:
     try:
         with path.open("rb") as file:
-            return _table_of(path, _PlainUnpickler(file, encoding="latin1").load())  # Python 2 wrote the challenge's
+            return _table_of(_PlainUnpickler(file, encoding="latin1").load())  # Python 2 wrote the challenge's
     except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path.name} cannot be read as dicts, strings and numbers ({reason}). Get it anew.") from None
 
 
-def _json_tables(path: Path) -> list[list[Line]]:
+def _json_tables(path: Path) -> list[Table]:
     try:
-        return _table_of(path, json.loads(path.read_text(encoding="utf-8-sig")))
+        return _table_of(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not JSON of ratings ({error}). Get it anew.") from None
 
 
-def _table_of(path: Path, data: Any) -> list[list[Line]]:
+def _table_of(data: Any) -> list[Table]:
     """`{trait: {clip: number}}` as lines."""
     whole = isinstance(data, dict) and all(isinstance(values, dict) for values in data.values())
-    cells = [(trait, *each) for trait, values in data.items() for each in values.items()] if whole else [None]
-    for cell in cells:
-        if not cell or not isinstance(cell[0], str) or not isinstance(cell[1], str) or not _is_rating(cell[2]):
-            raise ValueError(f"it must hold {{trait: {{clip: number}}}}, got {str(cell or type(data).__name__)[:80]}")
-    said = {name: dict.fromkeys(data, "") for _, name, _ in cells}
-    for trait, name, value in cells:
-        said[name][trait] = "" if value is None else str(value)
-    lines = [(f"{path.name}, {name}", [name, *values.values()]) for name, values in said.items()]
-    return [[(path.name, ["clip", *data]), *lines]]
-
-
-def _is_rating(value: Any) -> bool:
-    return type(value) in (int, float, NoneType) and not abs(value or 0) > 2**53
+    for cell in [(trait, *each) for trait in data for each in data[trait].items()] if whole else [type(data).__name__]:
+        if not whole or not isinstance(cell[1], str) or type(cell[2]) not in (int, float, NoneType):
+            raise ValueError(f"it must hold {{trait: {{clip: number}}}}, got {str(cell)[:80]}")
+    table = pd.DataFrame(data, dtype=object)
+    table = table.where(table.notna(), "").map(str).reset_index(names="clip")
+    return [("", [table.columns.map(str).tolist(), *table.to_numpy().tolist()])]
 
 
 def reliability(ratings: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:

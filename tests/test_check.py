@@ -104,7 +104,7 @@ def test_names_that_no_clip_can_have_hide_nothing(good, capsys, tmp_path):
     assert "4 of 7 clips are usable" in printed
     assert "seen 8 files: 4 clips, 4 left out" in printed
     others = pd.read_csv(tmp_path / "new" / "t_left_out.csv")
-    assert others.loc[others["kind"] == "documents", "path"].tolist() == ["notes.pdf"]
+    assert others.loc[others["kind"] == ".pdf", "path"].tolist() == ["notes.pdf"]
 
 
 @pytest.mark.parametrize("thorough", [False, True])

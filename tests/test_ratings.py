@@ -88,7 +88,7 @@ def test_a_pickle_that_asks_for_a_function_is_refused_and_runs_nothing(folder, p
                 (pickle.dumps({"openness": {"a": 0.5}})[:-4], "dicts"),
                 (pickle.dumps([1, 2]), "list"),
                 (pickle.dumps({"openness": {"a": "high"}}), "high"),
-                (pickle.dumps({"openness": {"a": 10**400}}), "100000"),
+                (pickle.dumps({"openness": {"a": 10**400}}), "between"),
                 (pickle.dumps({"warmth": {"a": 0.5}, "interview": {}}), "'openness'"),
             )
         ),
@@ -102,7 +102,9 @@ def test_a_pickle_that_asks_for_a_function_is_refused_and_runs_nothing(folder, p
         *(
             ("ratings.csv", text.encode(), word)
             for text, word in (
-                ('clip,openness\na,"1,234.5"', "ratings.csv line 2: openness .* '1,234.5'"),
+                ('clip,openness\na,"1,234.5"', "ratings.csv line 2 .*openness"),
+                ('clip,openness\na,"1,234"\nb,4', "line 2 .*openness"),  # thousands, where commas part cells
+                ('clip,openness\na,"0,5"\nb,2 000', "line 3"),
                 ("clip,openness\na,0,5", "line 2"),
                 ("clip,openness\na,.5\nTotal,50.5", "Total"),
                 ("clip,openness\na,1.3", "openness of a .* 1.3.*rating_low and rating_high"),
@@ -167,7 +169,7 @@ def test_a_csv_names_clips_by_key_or_file_name_and_may_state_source_split_and_gr
         "CLIP,OPENNESS (0-1),Conscientiousness [0-1],Extroversion,Agreeableness (A),Neuroticism(N)\na,.1,.2,.3,.4,.5\n",
         "clip,O,C,E,A,N,remark,remark\na,.1,.2,.3,.4,.5,x,y\n",
         "clip,openness,openness (sd),C,E,A,N,O\na,.1,7,.2,.3,.4,.5,.9\n",
-        "clip (file);O (0-1);C;E;A;N\na;0,1;0,2;0,3;0,4;0,5\n",
+        "clip (file);O (0-1);C;E;A;N\na;0,100;0,2;0,3;0,4;0,5\n",
     ],
 )
 def test_a_text_is_read_whatever_parts_its_cells_and_stands_above_them(tmp_path, text):

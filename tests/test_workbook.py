@@ -295,9 +295,9 @@ def test_the_end_of_a_run_tells_what_was_seen_used_and_left_out_and_lists_it(rat
     for stage, of_stage in (("faces", [lost]), ("static", failed)):
         write_json(tmp_path / "out" / stage / "manifest.json", {"failed": of_stage})
     said = workbook.account(*scan_clips(rated), tmp_path / "out")
-    assert said.startswith("seen 11 files: 9 clips, 1 of ratings, 1 left out (1 pictures)")
+    assert said.startswith("seen 11 files: 9 clips, 1 of ratings, 1 left out (1 .jpg)")
     assert "7 used, 2 cannot be (1 no face found in … looks, 1 too short)" in said
     assert (said.count("\n"), said.endswith(str(tmp_path / "out" / "left_out.csv"))) == (0, True)
     listed = pd.read_csv(tmp_path / "out" / "left_out.csv", keep_default_na=False).to_numpy().tolist()
     assert ["c1.mp4", "clip", "no face found in 6 looks"] in listed
-    assert ["photo.jpg", "pictures", ""] in listed
+    assert ["photo.jpg", ".jpg", ""] in listed
