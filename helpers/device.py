@@ -39,15 +39,21 @@ def list_devices() -> pd.DataFrame:
     """List the processor and the GPUs that the Keras backend sees, which starts it: set memory growth before.
 
     Returns:
-        One row per device: `backend` (with version), `kind` (CPU or GPU), `physical` and `logical` (the latter as
-        `use_device` takes them, several joined by a comma), `name`, `compute_capability` and `memory_gib` (of a GPU by
+        One row per device, or part of one that TensorFlow has split: `backend` (with version), `kind` (CPU or GPU),
+        `physical`, `logical` (as `use_device` takes it), `name`, `compute_capability` and `memory_gib` (of a GPU by
         NVML; "" and NaN where it does not say), `cores` (physical cores of a CPU, 0 for a GPU).
     """
-    backend, memory_gib = keras.backend.backend(), psutil.virtual_memory().total / GIB
-    cores = psutil.cpu_count(logical=False) or os.cpu_count()
-    rows = [("CPU", "CPU:0", name, _cpu_name(), "", memory_gib, cores) for name in _logical_names("CPU")]
-    for index, name in enumerate(_logical_names("GPU")):
-        rows.append(("GPU", f"GPU:{index}", name, *_about_gpu(index), 0))
+    backend, rows = keras.backend.backend(), []
+    for kind, about in (("CPU", _about_cpu), ("GPU", _about_gpu)):
+        names = _logical_names(kind)
+        n_physical = len(names)
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            n_physical = len(tf.config.list_physical_devices(kind))
+        for number, name in enumerate(names):
+            index = number * n_physical // len(names)
+            rows.append((kind, f"{kind}:{index}", name, *about(index)))
     columns = ["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(0, "backend", f"{backend} {__import__(backend).__version__}")
@@ -55,46 +61,33 @@ def list_devices() -> pd.DataFrame:
 
 
 def _logical_names(kind: str) -> list[str]:
-    """The backend's names of each device of a kind: GPU:0; "GPU:0, GPU:1" of one that TensorFlow has split."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+    """The backend's names of its devices of a kind: GPU:0, ..."""
+    if keras.backend.backend() == "torch":  # of which Keras lists none
+        from torch import cuda
 
-        names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices(kind)]
-        n_devices = 1 if kind == "CPU" else len(tf.config.list_physical_devices(kind))
-        share = len(names) // max(n_devices, 1)
-        return [", ".join(names[index * share :][:share]) for index in range(n_devices)]
-    if backend == "jax":
-        import jax
-
-        found = (
-            jax.devices("cpu") if kind == "CPU" else [device for device in jax.devices() if device.platform == "gpu"]
-        )
-        return [f"{kind}:{device.id}" for device in found]
-    from torch import cuda
-
-    return [f"{kind}:{index}" for index in range(1 if kind == "CPU" else cuda.device_count())]
+        return [f"{kind}:{index}" for index in range(1 if kind == "CPU" else cuda.device_count())]
+    with suppress(RuntimeError):  # JAX without such a device
+        return [name.upper() for name in keras.distribution.list_devices(kind.lower())]
+    return []
 
 
-def _cpu_name() -> str:
+def _about_cpu(index: int) -> tuple[str, str, float, int]:
+    """Name, no compute capability, memory in GiB, cores."""
     info = Path("/proc/cpuinfo")  # Linux; platform.processor() is empty there
     name = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
-    return name[1] if name else platform.processor() or platform.machine()
+    cores = psutil.cpu_count(logical=False) or os.cpu_count()
+    known = name[1] if name else platform.processor() or platform.machine()
+    return known, "", psutil.virtual_memory().total / GIB, cores
 
 
-def _about_gpu(index: int) -> tuple[str, str, float]:
-    """Name, compute capability and memory in GiB."""
-    name, capability, memory_gib = "GPU", "", math.nan
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        found = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[index])
-        name, capability = found.get("device_name", name), ".".join(map(str, found.get("compute_capability", ())))
-    with suppress(Exception):  # no such library here; a card that NVML does not know by this number: not needed
+def _about_gpu(index: int) -> tuple[str, str, float, int]:
+    """Name, compute capability, memory in GiB, no cores."""
+    try:
         nvml, gpu = open_nvml(index)
-        name, memory_gib = nvml.nvmlDeviceGetName(gpu), nvml.nvmlDeviceGetMemoryInfo(gpu).total / GIB
         capability = ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(gpu)))
-    return name, capability, memory_gib
+        return nvml.nvmlDeviceGetName(gpu), capability, nvml.nvmlDeviceGetMemoryInfo(gpu).total / GIB, 0
+    except Exception:  # no such library here; a card that NVML does not know by this number: not needed
+        return "GPU", "", math.nan, 0
 
 
 def open_nvml(index: int) -> tuple[ModuleType, Any]:
@@ -114,11 +107,8 @@ def open_nvml(index: int) -> tuple[ModuleType, Any]:
 
 def chosen_device(name: str) -> pd.Series:
     """Row of `list_devices` for a name of `use_device`; for none the first GPU, if any."""
-    table = list_devices()
-    gpus = table[table["kind"] == "GPU"]
-    if gpus.empty or name.startswith("CPU"):
-        return table.iloc[0]
-    return gpus.iloc[min(gpu_index(name), len(gpus) - 1)]  # TensorFlow may count parts of a GPU
+    table = list_devices().set_index("logical", drop=False)
+    return table.loc[name] if name in table.index else table.iloc[min((table["kind"] == "CPU").sum(), len(table) - 1)]
 
 
 def gpu_index(name: str) -> int:
@@ -129,10 +119,10 @@ def gpu_index(name: str) -> int:
 def require_gpu(found: pd.DataFrame) -> None:
     """Raise RuntimeError that names what was found, a table of `list_devices`, unless there is a GPU."""
     if "GPU" not in set(found["kind"]):
-        there = f"{found['name'].iloc[0]} ({found['cores'].iloc[0]} cores) on {found['backend'].iloc[0]}"
+        first = found.iloc[0]
         raise RuntimeError(
-            f"a GPU must be there because require_gpu is on, got {there}. "
-            "Install the gpu extra and a driver, or turn require_gpu off to run on the processor."
+            f"a GPU must be there because require_gpu is on, got {first['name']} ({first['cores']} cores) on "
+            f"{first['backend']}. Install the gpu extra and a driver, or turn require_gpu off to run on the processor."
         )
 
 
@@ -166,9 +156,9 @@ def use_device(name: str) -> Iterator[str]:
     """
     full = name.upper() if ":" in name or not name else f"{name.upper()}:0"
     if full:
-        there = ", ".join(list_devices()["logical"])
-        if full not in there.split(", "):
-            raise ValueError(f"device must be one of {there}, got {name!r}. Choose one of them.")
+        there = list_devices()["logical"].tolist()
+        if full not in there:
+            raise ValueError(f"device must be one of {', '.join(there)}, got {name!r}. Choose one of them.")
         log.info("computing on %s (%s)", full, keras.backend.backend())
     with device_scope(full):
         yield full
@@ -269,19 +259,16 @@ def network_rates(
     from helpers.backbones import build_backbone
     from helpers.i3d import build_motion_network
 
-    static = build_backbone("resnet50", "random")
-    motion, _ = build_motion_network("random", endpoint)
-    image, clip = (static.input_px, static.input_px, 3), (16, px, px, 2)
+    static, (motion, _) = build_backbone("resnet50", "random"), build_motion_network("random", endpoint)
     prepared, moving = compile_forward(static.model, precision, static.prepare), compile_forward(motion, precision)
-    timed = {
-        ("resnet50", "images/s"): measured_rates(
-            prepared, image, sorted(set(batches)), repeats=repeats, dtype=np.uint8
-        ),
-        (f"I3D to {endpoint or 'its pooled features'}, 16 flows", "clips/s"): measured_rates(
-            moving, clip, sorted(set(clips or batches)), repeats=repeats
-        ),
-    }
-    rows = [(*names, *rate) for names, rates in timed.items() for rate in rates]
+    name, image = f"I3D to {endpoint or 'its pooled features'}, 16 flows", (static.input_px, static.input_px, 3)
+    rows = []
+    for network, unit, forward, shape, sizes, dtype in (
+        ("resnet50", "images/s", prepared, image, batches, np.uint8),
+        (name, "clips/s", moving, (16, px, px, 2), clips or batches, np.float32),
+    ):
+        rates = measured_rates(forward, shape, sorted(set(sizes)), repeats=repeats, dtype=dtype)
+        rows += [(network, unit, *rate) for rate in rates]
     return pd.DataFrame(rows, columns=["network", "unit", "batch", "per_s"])
 
 

@@ -45,18 +45,18 @@ def nvml(*, used_gib=(), busy=(), opened=None):
 def test_a_gpu_is_listed_with_its_details(monkeypatch):
     halves = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(4)]
     cpu = [tf.config.LogicalDevice("/device:CPU:0", "CPU")]
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: GPUS)
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: halves if kind == "GPU" else cpu)
-    details = {"device_name": "Loom", "compute_capability": (8, 6)}
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details if gpu in GPUS else {})
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1, 1)))
-    row = device.list_devices().iloc[2]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: GPUS if kind == "GPU" else cpu)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda device_type: halves if device_type == "GPU" else cpu)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1,) * 4))
+    assert device.list_devices()["logical"].tolist() == ["CPU:0", "GPU:0", "GPU:1", "GPU:2", "GPU:3"]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1,) * 4))
+    row = device.chosen_device("GPU:3")
     assert row[["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]].tolist() == [
-        "GPU", "GPU:1", "GPU:2, GPU:3", "Loom 3", "9.0", 11.0, 0,
+        "GPU", "GPU:1", "GPU:3", "Loom 3", "9.0", 11.0, 0,
     ]  # fmt: skip
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    row = device.list_devices().iloc[2]
-    assert (row["name"], row["compute_capability"], math.isnan(row["memory_gib"])) == ("Loom", "8.6", True)
+    row = device.chosen_device("")
+    assert (row["logical"], row["name"], math.isnan(row["memory_gib"])) == ("GPU:0", "GPU", True)
 
 
 @pytest.mark.parametrize(("visible", "handle"), [("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)])
@@ -123,7 +123,7 @@ print(*list_devices()["logical"])
 def test_a_network_is_built_and_run_on_the_chosen_device():
     done = subprocess.run([sys.executable, "-c", SECOND_PROCESSOR], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == ["CPU:1 CPU:1 CPU:1", "CPU:0 CPU:0 CPU:0", "CPU:0, CPU:1"]
+    assert done.stdout.splitlines() == ["CPU:1 CPU:1 CPU:1", "CPU:0 CPU:0 CPU:0", "CPU:0 CPU:1"]
 
 
 @pytest.mark.parametrize("name", ["GPU:7", "CPU:1", "TPU", "CPU:0:1", "first"])
@@ -209,7 +209,8 @@ def test_memory_of_this_process_and_of_its_children_is_seen_to_grow(watch):
         assert len(block)
     after = watched.summary()
     assert 0.1 < after["memory_peak_gib"] - before["memory_peak_gib"] < 0.4
-    assert 0.125 < after["children_peak_gib"] < 0.5
+    spawning = after["memory_peak_gib"]  # a child counts as its parent until it is another program
+    assert 0.125 < after["children_peak_gib"] < 0.5 + spawning
     assert 0 <= after["load_median"] <= 1
 
 
