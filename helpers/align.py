@@ -264,41 +264,43 @@ def align_streams(
         ValueError: No clip has both streams, or a file holds rows of another width.
     """
     targets = targets_of(clips) if targets is None else list(targets)
-    kept: list[str] = []
-    rows: dict[str, list[FeatureFile]] = {name: [] for name in STREAMS}
-    for key in clips.index:
-        found = [valid_rows(Path(folder) / f"{key}.npz") for folder in (static_dir, dynamic_dir)]
-        if None in found:
-            log.warning("%s is left out: it has no rows in %s", key, list(STREAMS)[found.index(None)])
-            continue
-        kept.append(key)
-        for name, file in zip(STREAMS, found, strict=True):
-            rows[name].append(replace(file, features=getattr(reduction, name).transform(file.features)))
-    if not kept:
+    found = {key: _rows_of(key, {"static": static_dir, "dynamic": dynamic_dir}, reduction) for key in clips.index}
+    rows = {key: of_clip for key, of_clip in found.items() if of_clip}
+    if not rows:
         raise ValueError(
             f"clips must have rows in both streams, got none of {len(clips)} in {static_dir} and {dynamic_dir}. "
             "Run 03_static_extraction and 04_dynamic_extraction, and look at what they list as failed."
         )
-    table = clips.loc[kept]
+    table = clips.loc[list(rows)]
     return Aligned(
-        **_padded("static", rows["static"]),
-        **_padded("dynamic", rows["dynamic"]),
+        **_padded("static", [of_clip["static"] for of_clip in rows.values()]),
+        **_padded("dynamic", [of_clip["dynamic"] for of_clip in rows.values()]),
         labels=table[targets].to_numpy("float32"),
-        clips=np.array(kept, dtype=str),
+        clips=np.array(list(rows), dtype=str),
         sources=table["source"].to_numpy(str),
         splits=table["split"].to_numpy(str),
         targets=np.array(targets, dtype=str),
     )
 
 
+def _rows_of(key: str, folders: dict[str, str | Path], reduction: Reduction) -> dict[str, FeatureFile]:
+    """The reduced rows of a clip by stream; empty, with a line in the log, where one has none."""
+    rows = {}
+    for name, folder in folders.items():
+        if not (file := valid_rows(Path(folder) / f"{key}.npz")):
+            log.warning("%s is left out: it has no rows in %s", key, name)
+            return {}
+        rows[name] = replace(file, features=getattr(reduction, name).transform(file.features))
+    return rows
+
+
 def _padded(name: str, files: list[FeatureFile]) -> dict[str, np.ndarray]:
     """Arrays of one stream of reduced rows: features (N, T, D), mask and times (N, T)."""
-    n, longest = len(files), max(len(file.features) for file in files)
-    features = np.zeros((n, longest, files[0].features.shape[1]), "float32")
-    mask, t_s = np.zeros((n, longest), bool), np.zeros((n, longest), "float32")
+    lengths = np.array([len(file.valid) for file in files])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    features, t_s = np.zeros((*mask.shape, files[0].features.shape[1]), "float32"), np.zeros(mask.shape, "float32")
     for i, file in enumerate(files):
-        k = len(file.features)
-        features[i, :k], mask[i, :k], t_s[i, :k] = file.features, True, file.t_s
+        features[i, mask[i]], t_s[i, mask[i]] = file.features, file.t_s
     return {f"{name}_features": features, f"{name}_mask": mask, f"{name}_t_s": t_s}
 
 
@@ -321,16 +323,11 @@ def pair_frames(aligned: Aligned) -> dict[str, np.ndarray]:
     """
     clip, token = np.nonzero(aligned.static_mask)
     motion = nearest_motion(aligned)[clip, token]
-    return {
-        "static_features": aligned.static_features[clip, token],
-        "dynamic_features": aligned.dynamic_features[clip, motion],
-        "static_t_s": aligned.static_t_s[clip, token],
-        "dynamic_t_s": aligned.dynamic_t_s[clip, motion],
-        "clip": clip.astype("int32"),
-        "labels": aligned.labels[clip],
-        "clips": aligned.clips,
-        "targets": aligned.targets,
-    }
+    pairs = {"clip": clip.astype("int32"), "labels": aligned.labels[clip]}
+    for part in ("features", "t_s"):
+        pairs[f"static_{part}"] = getattr(aligned, f"static_{part}")[clip, token]
+        pairs[f"dynamic_{part}"] = getattr(aligned, f"dynamic_{part}")[clip, motion]
+    return pairs | {"clips": aligned.clips, "targets": aligned.targets}
 
 
 def with_synthetic_labels(aligned: Aligned, seed: int) -> Aligned:
@@ -339,14 +336,10 @@ def with_synthetic_labels(aligned: Aligned, seed: int) -> Aligned:
     return replace(aligned, labels=labels, synthetic=True)
 
 
-def write_aligned(folder: str | Path, aligned: Aligned, dtype: str = "float32", *, frames: bool = True) -> None:
-    """Write the clip level, and with `frames` the frame level, as compressed npz; features as `dtype`."""
-    folder = Path(folder)
-    arrays = {f.name: getattr(aligned, f.name) for f in fields(aligned)}
-    levels = {CLIPS_FILE: arrays} | ({FRAMES_FILE: pair_frames(aligned)} if frames else {})
-    for file, level in levels.items():
-        small = {k: v.astype(dtype) for k, v in level.items() if k.endswith("_features")}
-        write_arrays(folder / file, **level | small)
+def write_aligned(folder: str | Path, aligned: Aligned, dtype: str = "float32") -> None:
+    """Write the clip level as compressed npz; features as `dtype`."""
+    features = {f"{name}_features": getattr(aligned, f"{name}_features").astype(dtype) for name in STREAMS}
+    write_arrays(Path(folder) / CLIPS_FILE, **vars(aligned) | features)
 
 
 def read_aligned(folder: str | Path) -> Aligned:
@@ -367,6 +360,7 @@ def write_run(folder: str | Path, aligned: Aligned, reduction: Reduction) -> dic
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)  # it must not vouch for arrays that are being replaced
     write_aligned(folder, aligned)
+    write_arrays(folder / FRAMES_FILE, **pair_frames(aligned))
     write_reduction(folder / "reduction.npz", reduction)
     identity = reduction.extractors | {"reduction": reduction.identity}
     counts = {"clips": len(aligned), "rated": int(aligned.rated.sum())}
@@ -381,21 +375,14 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
     """
     manifests = {name: read_manifest(cfg.out / name, made_by) for name, made_by in STREAMS.items()}
     extractors = {name: manifest["identity"] for name, manifest in manifests.items()}
-    widths = {"static": cfg.static_dim, "dynamic": cfg.dynamic_dim}
+    widths, methods = {"static": cfg.static_dim, "dynamic": cfg.dynamic_dim}, []
     if cfg.reduction == "pca":
         train = _training_clips(cfg, clips)
         methods = [Pca.fit(gather_rows(train, cfg.out / name), widths[name], seed=cfg.seed) for name in STREAMS]
         return Reduction(*methods, extractors, tuple(train)), f"principal components of {len(train)} training clips"
-    why = ""
-    if cfg.reduction == "auto":
-        path, why = resolve(cfg.bank_dir) / "reduction.npz", f" ({cfg.bank_dir} holds no token bank)"
-        if path.exists():
-            bank = read_reduction(path)
-            if not (found := differences(extractors, bank.extractors)):
-                return bank, "components of the token bank, which was made with the same parameters and weights"
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            why = f" (the token bank was made differently: {'; '.join(found[:3])}{more})"
-    methods = []
+    bank, why = _reduction_of_bank(cfg, extractors) if cfg.reduction == "auto" else (None, "")
+    if bank:
+        return bank, why
     for name in STREAMS:
         if not (n_in := manifests[name]["counts"].get("feature_dim")):
             raise ValueError(f"{cfg.out / name} must hold rows of the clips, got none. Look at what failed there.")
@@ -403,6 +390,17 @@ def choose_reduction(cfg: AlignmentConfig, clips: pd.DataFrame) -> tuple[Reducti
         methods.append(ChannelGroups(n_in, narrow.get(cfg.reduction, widths[name])))
     whole = all(method.n_in == method.n_out for method in methods)
     return Reduction(*methods, extractors), f"{'all channels' if whole else 'means of neighbouring channels'}{why}"
+
+
+def _reduction_of_bank(cfg: AlignmentConfig, extractors: dict[str, Any]) -> tuple[Reduction | None, str]:
+    """The token bank's reduction, where it was made like these rows; what it is, or why it cannot be had."""
+    path = resolve(cfg.bank_dir) / "reduction.npz"
+    if not path.exists():
+        return None, f" ({cfg.bank_dir} holds no token bank)"
+    bank = read_reduction(path)
+    if found := differences(extractors, bank.extractors):
+        return None, f" (the token bank was made differently: {'; '.join(found[:3])}{', …' * (len(found) > 3)})"
+    return bank, "components of the token bank, which was made with the same parameters and weights"
 
 
 def gather_rows(clips: Iterable[str], folder: str | Path) -> np.ndarray:
@@ -426,6 +424,5 @@ def bank_differences(bank_manifest: dict[str, Any], run_manifest: dict[str, Any]
     """Say in what the manifests of two aligned folders differ (`static.weights.source: 'pretrained' here, 'random'
     there`, here being the run); an empty list means they may be used together.
     """
-    decisive = (*STREAMS, "reduction")
-    ours, theirs = ({k: m["identity"].get(k, {}) for k in decisive} for m in (run_manifest, bank_manifest))
-    return differences(ours, theirs)
+    both = (run_manifest, bank_manifest)
+    return differences(*({k: m["identity"].get(k, {}) for k in (*STREAMS, "reduction")} for m in both))

@@ -30,7 +30,7 @@ def write_small_run(out):
     clips = np.array([*SHOWN, GONE, *(f"training80_01/other{k}.000" for k in range(N - 4))])
     aligned = _tokens(clips)
     _table(aligned).to_csv(out / "clips.csv")
-    write_aligned(out / "aligned", aligned, frames=False)
+    write_aligned(out / "aligned", aligned)
     write_manifest(out / "aligned", "aligned", {"static": {"parameters": {"weights": "random"}}}, clips=N)
     write_manifest(out / "dynamic", "dynamic", {"parameters": DynamicConfig(flow_clip_px=8.0).as_dict()}, clips=N)
     write_manifest(out / "static", "static", {}, clips=N)

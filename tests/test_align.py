@@ -104,7 +104,7 @@ def test_memory_holds_reduced_rows_only(tmp_path):
 @pytest.mark.parametrize("invented", [False, True])
 def test_written_and_read_again_it_is_the_same_and_single_in_memory(aligned, tmp_path, invented):
     written = align.with_synthetic_labels(aligned, seed=1) if invented else aligned
-    write_aligned(tmp_path, written, "float16", frames=False)
+    write_aligned(tmp_path, written, "float16")
     assert read_arrays(tmp_path / CLIPS_FILE)["static_features"].dtype == np.float16
     again = read_aligned(tmp_path)
     for name, value in vars(again).items():

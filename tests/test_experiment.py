@@ -36,7 +36,7 @@ def tokens(n: int = N, name: str = "bank") -> Aligned:
 
 
 def write_folder(folder, aligned: Aligned, identity: dict = IDENTITY, fitted_on: tuple = ()) -> None:
-    write_aligned(folder, aligned, frames=False)
+    write_aligned(folder, aligned)
     write_reduction(folder / "reduction.npz", Reduction(ChannelGroups(DS, DS), ChannelGroups(DD, DD), {}, fitted_on))
     write_json(folder / "manifest.json", {"identity": identity, "finished": True})
 

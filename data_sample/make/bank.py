@@ -63,7 +63,7 @@ def write_shipped_tokens(data: str | Path, work: str | Path) -> Aligned:
     _extract(clips, data, work)
     reduction = read_reduction(data / "tokens" / "reduction.npz")
     aligned = align_streams(clips, work / "static", work / "dynamic", reduction)
-    write_aligned(data / "tokens" / "shipped", compact(aligned), "float16", frames=False)
+    write_aligned(data / "tokens" / "shipped", compact(aligned), "float16")
     return aligned
 
 
@@ -130,7 +130,7 @@ def _fit_reduction(keys: list[str], work: Path) -> Reduction:
 
 def _write_folder(out: Path, aligned: Aligned, reduction: Reduction, bank: pd.DataFrame) -> dict[str, Any]:
     (out / "manifest.json").unlink(missing_ok=True)  # it must not vouch for arrays that are being replaced
-    write_aligned(out, compact(aligned), "float16", frames=False)
+    write_aligned(out, compact(aligned), "float16")
     write_reduction(out / "reduction.npz", reduction)
     truth = sample_truth(bank)[["key", *TRAITS, "warm_s", "cool_s", "window_s"]]
     with replacing(out / "truth.csv") as part:
