@@ -7,7 +7,7 @@ control that was trained on shuffled motion and, on synthetic clips, the planted
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,30 @@ from helpers.align import Aligned
 from helpers.clips import is_synthetic
 from helpers.config import TrainingConfig
 from helpers.experiment import TrainingData, load_trained, rated_clips, split_of
+from helpers.model import clips_at_once
 from helpers.statistics import mean_interval
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL, shuffle_motion, shuffled_order
-
-BATCH = 256
-PASS_NUMBERS = 2**22  # of tokens' channels, and of a head's attention, that go through the model at once: 16 MB each
 
 # of the model: `static`, `dynamic`, (N, T, D), their `_t_s` in seconds and `_mask`, bool
 Inputs = dict[str, np.ndarray]
 
 
-def get_attention_weights(model: keras.Model, inputs: Inputs) -> np.ndarray:
-    """Return the attention of a batch of clips, float32 (B, heads, Ts, Td); rows of real face tokens sum to 1.
-
-    Warns (UserWarning) when no clip has more than one motion token: its attention is 1 whatever was learned.
+def attention_batches(model: keras.Model, inputs: Inputs) -> Iterator[tuple[np.ndarray, Inputs]]:
+    """The attention of clips, float32 (n, heads, Ts, Td), and their inputs, as many clips at a time as memory allows;
+    rows of real face tokens sum to 1. Of a single motion token it is 1 whatever was learned.
     """
-    batches = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="attention over a single motion token")
-        for i in range(0, len(inputs["static"]), BATCH):
-            batch = {name: x[i : i + BATCH] for name, x in inputs.items()}
-            batches.append(ops.convert_to_numpy(model(batch, training=False, return_attention=True)[1]))
-    attention = np.concatenate(batches)
-    if (np.count_nonzero(attention, axis=-1) <= 1).all():
-        warnings.warn(
-            "no clip has more than one motion token, so every attention weight is 1 and says nothing. "
-            "Pass sequences of motion tokens.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return attention
+    n = clips_at_once(inputs)
+    for i in range(0, len(inputs["static"]), n):
+        batch = {name: x[i : i + n] for name, x in inputs.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="attention over a single motion token")
+            attention = model(batch, training=False, return_attention=True)[1]
+        yield ops.convert_to_numpy(attention), batch
+
+
+def get_attention_weights(model: keras.Model, inputs: Inputs) -> np.ndarray:
+    """The attention of all clips at once, float32 (N, heads, Ts, Td): see `attention_batches`."""
+    return np.concatenate([attention for attention, _ in attention_batches(model, inputs)])
 
 
 def attention_entropy(attention: np.ndarray, static_mask: np.ndarray, dynamic_mask: np.ndarray) -> np.ndarray:
@@ -63,25 +57,25 @@ def attention_entropy(attention: np.ndarray, static_mask: np.ndarray, dynamic_ma
     return np.divide(mean, uniform, out=np.full_like(mean, np.nan), where=uniform > 0)
 
 
-def attention_by_time(attention: np.ndarray, static_mask: np.ndarray) -> np.ndarray:
-    """Share of each clip's attention (B, heads, Ts, Td) per motion token, (B, Td): rows sum to 1.
+def attention_by_time(model: keras.Model, inputs: Inputs) -> np.ndarray:
+    """Share of each clip's attention per motion token, (N, Td), rows sum to 1: mean over heads and real face tokens."""
+    batches = ((attention.mean(1), batch["static_mask"]) for attention, batch in attention_batches(model, inputs))
+    return np.concatenate([np.einsum("bst,bs->bt", one, mask / mask.sum(1, keepdims=True)) for one, mask in batches])
 
-    It is the mean over heads and real face tokens, those of `static_mask`, bool (B, Ts).
+
+def attention_by_lag(model: keras.Model, inputs: Inputs, step_s: float) -> pd.DataFrame:
+    """Mean attention of a model by how much later the motion token is than the face token: columns lag_s (increasing,
+    in steps of `step_s`) and attention.
     """
-    weight = static_mask / static_mask.sum(1, keepdims=True)
-    return np.einsum("bst,bs->bt", attention.mean(1), weight)
-
-
-def attention_by_lag(attention: np.ndarray, inputs: Inputs, step_s: float) -> pd.DataFrame:
-    """Mean attention (B, heads, Ts, Td) by how much later the motion token is than the face token: columns lag_s
-    (increasing, the smallest and multiples of `step_s` from it) and attention.
-    """
-    lag_s = inputs["dynamic_t_s"][:, None, :] - inputs["static_t_s"][:, :, None]  # (B, Ts, Td)
-    real = inputs["dynamic_mask"][:, None, :] & inputs["static_mask"][:, :, None]
-    first = lag_s[real].min()
-    rounded_s = np.rint((lag_s[real] - first) / step_s) * step_s + first
-    table = pd.DataFrame({"lag_s": rounded_s, "attention": attention.mean(1)[real]})
-    return table.groupby("lag_s", as_index=False).mean()
+    sums, first = [], None
+    for attention, batch in attention_batches(model, inputs):
+        lag_s = batch["dynamic_t_s"][:, None, :] - batch["static_t_s"][:, :, None]  # (n, Ts, Td)
+        real = batch["dynamic_mask"][:, None, :] & batch["static_mask"][:, :, None]
+        first = lag_s[real].min() if first is None else first
+        step = np.rint((lag_s[real] - first) / step_s).astype(int)
+        sums.append(pd.Series(attention.mean(1)[real]).groupby(step).agg(["sum", "size"]))
+    total = pd.concat(sums).groupby(level=0).sum()
+    return pd.DataFrame({"lag_s": total.index * step_s + first, "attention": total["sum"] / total["size"]})
 
 
 def mean_motion(aligned: Aligned) -> np.ndarray:
@@ -103,14 +97,13 @@ def occlusion(
         Score of the whole clip minus score without the part, float32 (N, parts, k): above 0, the part raised the score.
         0 for single tokens where the mask is False.
     """
-    n, n_tokens, width = inputs["dynamic"].shape
+    n, n_tokens = inputs["dynamic"].shape[:2]
     each = [[token] for token in range(n_tokens)] if parts is None else parts
     taken = np.zeros((1 + len(each), n_tokens, 1), bool)
     for row, part in enumerate(each, 1):  # in the first row none is
         taken[row, part] = True
     clip, row = (index.ravel() for index in np.indices((n, len(taken))))
-    at_once = max(1, PASS_NUMBERS // (n_tokens * max(width, inputs["static"].shape[1])))
-    scores = []
+    scores, at_once = [], clips_at_once(inputs)
     for i in range(0, len(clip), at_once):
         some = slice(i, i + at_once)
         batch = {name: x[clip[some]] for name, x in inputs.items()}
@@ -128,13 +121,8 @@ def shares(per_token: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return size / np.where(total > 0, total, np.nan)
 
 
-MODELS = {"": TOKEN_MODEL, "_shuffled": SHUFFLED_MODEL}  # by the end of their keys in attention.json
 MEASURES = ("attention", "occlusion")
-POINTING = {  # key of attention.json: the model, the column of `examine`
-    "occlusion_pointing": (TOKEN_MODEL, "points"),
-    "occlusion_pointing_shuffled": (SHUFFLED_MODEL, "points"),
-    "motion_pointing": (TOKEN_MODEL, "motion_points"),
-}
+POINTING = ("occlusion_pointing", "occlusion_pointing_shuffled", "motion_pointing")  # keys of attention.json
 SHOWN_CLIPS = 60  # enough for an interval of a few hundredths
 
 
@@ -174,95 +162,66 @@ def token_duration(aligned: Aligned) -> float:
     return float(np.median(steps))
 
 
-def examine(name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, seed: int, column: int) -> pd.DataFrame:
+def examine(name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, seed: int) -> pd.DataFrame:
     """Measure a trained model on its test clips; shuffled motion tokens are judged by the time that they came from.
 
-    Args:
-        inside: Which motion tokens come from a planted window, bool (N, Td).
-        column: Of the target that is asked about.
+    `inside`: which motion tokens come from a planted window, bool (N, Td).
 
     Returns:
-        A row per clip: model, seed, source; `points` and `motion_points`, whether the largest effect on the target and
-        the most unusual motion are inside, 1 or 0; and the share inside of the `uniform` weights, of the `attention`,
-        and of the absolute effects on each target, by its name; NaN where there are none.
+        A row per clip: seed, source; for each target, by its name, whether the token with the largest effect on it is
+        inside, 1 or 0; the same of the most unusual `motion`; `chance`, the share of the tokens that are inside.
     """
     split = split_of(bank, cfg, seed)
     baseline, test = mean_motion(bank.take(split == "train")), split == "test"
     if name == SHUFFLED_MODEL:
         inside = np.take_along_axis(inside, shuffled_order(bank, seed), 1)
         bank = shuffle_motion(bank, seed)
-    model, clips, inside = load_trained(cfg, name, seed), bank.take(test), inside[test]
-    inputs, mask = clips.inputs(), clips.dynamic_mask
-    effects = np.abs(occlusion(model, inputs, baseline))  # (n, Td, k)
-
-    def points(weight: np.ndarray) -> np.ndarray:
-        largest = np.where(mask, weight, -1).argmax(1)
-        return inside[np.arange(len(largest)), largest].astype(float)
-
+    clips, inside = bank.take(test), inside[test]
+    effects = np.abs(occlusion(load_trained(cfg, name, seed), clips.inputs(), baseline))
     unusual = np.linalg.norm(clips.dynamic_features - baseline, axis=-1)
-    weights = {"uniform": np.ones(mask.shape)}
-    weights["attention"] = attention_by_time(get_attention_weights(model, inputs), clips.static_mask)
-    weights |= dict(zip(clips.targets.tolist(), np.moveaxis(effects, -1, 0), strict=True))
-    parts = {what: pd.DataFrame(shares(weight, mask) * inside) for what, weight in weights.items()}
-    columns = {"points": points(effects[..., column]), "motion_points": points(unusual)}
-    columns |= {what: part.sum(axis=1, min_count=1) for what, part in parts.items()}
-    return pd.DataFrame({"model": name, "seed": seed, "source": clips.sources} | columns)
+    measures, mask = np.dstack([effects, unusual]), clips.dynamic_mask  # (n, Td, k + 1), (n, Td)
+    largest = np.where(mask[..., None], measures, -1).argmax(1)
+    points = pd.DataFrame(np.take_along_axis(inside, largest, 1).astype(float), columns=[*clips.targets, "motion"])
+    return points.assign(seed=seed, source=clips.sources, chance=(inside & mask).sum(1) / mask.sum(1))
 
 
-def evaluate(data: TrainingData, cfg: TrainingConfig, column: int) -> dict[str, Any]:
+def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, Any]:
     """Measure on each seed's test clips whether the model's answer rests on what was planted.
 
     Args:
         data: What the models were trained on; its folder holds `truth.csv` where the clips are synthetic.
         cfg: As the training; `cfg.out` holds the trained models.
-        column: Of the target whose cue is an event in time.
+        trait: The target whose cue is an event in time.
 
     Returns:
-        `trait`. And, empty without a planted truth: `occlusion_pointing`, share of clips whose largest effect is
-        inside, the same of the control as `occlusion_pointing_shuffled`, and `motion_pointing`, that of the token
-        farthest from mean motion, which needs no model, each with `_interval` [low, high] over sources;
-        `occlusion_chance`, the share of tokens that are inside; `seeds`, the pointing of each; `relevance`, by target
-        how much of the effects is inside (see `share_inside`); `attention`, the same of the one map.
+        `trait`. And, None without a planted truth: `occlusion_pointing`, share of clips whose largest effect is inside,
+        the same of the control as `occlusion_pointing_shuffled`, and `motion_pointing`, that of the token farthest from
+        mean motion, which needs no model, each with `_interval` [low, high] over sources; `occlusion_chance`, the share
+        of tokens that are inside; `pointing`, by target `value` and `interval` of the "true model" and the control.
     """
     bank = rated_clips(data)
-    inside, trait = planted_windows(data.folder, bank), {"trait": str(bank.targets[column])}
+    inside = planted_windows(data.folder, bank)
     if inside is None:
-        empty = [*POINTING, *(f"{name}_interval" for name in POINTING), "occlusion_chance", "relevance", "attention"]
-        return trait | dict.fromkeys(empty) | {"seeds": []}
-    tests = [examine(name, bank, inside, cfg, seed, column) for seed in cfg.seeds for name in MODELS.values()]
-    rows = pd.concat(tests, ignore_index=True)
-    means = rows.groupby(["seed", "model"])[["points", "uniform"]].mean()
-    seeds = [
-        {"seed": seed, "occlusion_chance": float(means.loc[(seed, TOKEN_MODEL), "uniform"])}
-        | {f"occlusion_pointing{end}": float(means.loc[(seed, name), "points"]) for end, name in MODELS.items()}
-        for seed in cfg.seeds
-    ]
-    found = {name: _over_seeds(rows[rows["model"] == model], what) for name, (model, what) in POINTING.items()}
-    return (
-        trait
-        | {name: mean["value"] for name, mean in found.items()}
-        | {f"{name}_interval": mean["interval"] for name, mean in found.items()}
-        | {"occlusion_chance": float(np.mean([row["occlusion_chance"] for row in seeds])), "seeds": seeds}
-        | {"attention": share_inside(rows, "attention")}
-        | {"relevance": {target: share_inside(rows, target) for target in bank.targets.tolist()}}
+        names = [f"{name}{end}" for name in POINTING for end in ("", "_interval")]
+        return {"trait": trait} | dict.fromkeys([*names, "occlusion_chance", "pointing"])
+    true, control = (
+        pd.concat([examine(name, bank, inside, cfg, seed) for seed in cfg.seeds])
+        for name in (TOKEN_MODEL, SHUFFLED_MODEL)
     )
+    by_target = {
+        name: {"true model": _over_seeds(true, name), "trained on shuffled motion": _over_seeds(control, name)}
+        for name in bank.targets.tolist()
+    }
+    found = {"trait": trait, "occlusion_chance": _over_seeds(true, "chance")["value"], "pointing": by_target}
+    for name, mean in zip(POINTING, [*by_target[trait].values(), _over_seeds(true, "motion")], strict=True):
+        found |= {name: mean["value"], f"{name}_interval": mean["interval"]}
+    return found
 
 
 def _over_seeds(rows: pd.DataFrame, what: str) -> dict[str, Any]:
     """Mean over clips and seeds, `value`, and its `interval` over sources."""
     seeds = [of_seed for _, of_seed in rows.groupby("seed", sort=False)]
     return mean_interval([one[what].to_numpy() for one in seeds], [one["source"].to_numpy(str) for one in seeds])
-
-
-def share_inside(rows: pd.DataFrame, what: str) -> dict[str, Any]:
-    """How much of a measure, a column of `examine`, lies inside what was planted: `inside` and its `interval` [low,
-    high]; `inside_shuffled`, `interval_shuffled` of the control; `uniform`, the share of tokens that are inside.
-    """
-    row: dict[str, Any] = {"uniform": _over_seeds(rows[rows["model"] == TOKEN_MODEL], "uniform")["value"]}
-    for end, name in MODELS.items():
-        mean = _over_seeds(rows[rows["model"] == name], what)
-        row |= {f"inside{end}": mean["value"], f"interval{end}": mean["interval"]}
-    return row
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -287,15 +246,18 @@ def randomisation(
         high] over sources. Near 1: the measure does not show what was learned.
     """
     inputs = clips.inputs()
-    real = clips.static_mask[:, :, None] & clips.dynamic_mask[:, None]
 
-    def measures(one: keras.Model) -> dict[str, np.ndarray]:
-        maps = np.where(real, get_attention_weights(one, inputs).mean(1), np.nan)
-        effects = np.abs(occlusion(one, inputs, baseline)[..., column])
-        return {"attention": maps.reshape(len(clips), -1), "occlusion": np.where(clips.dynamic_mask, effects, np.nan)}
+    def maps(one: keras.Model) -> Iterator[np.ndarray]:
+        for attention, batch in attention_batches(one, inputs):
+            real = batch["static_mask"][:, :, None] & batch["dynamic_mask"][:, None]
+            yield np.where(real, attention.mean(1), np.nan).reshape(len(real), -1)
 
-    own, found = measures(model), {}
+    def effects(one: keras.Model) -> np.ndarray:
+        return np.where(clips.dynamic_mask, np.abs(occlusion(one, inputs, baseline)[..., column]), np.nan)
+
+    own, found = effects(model), {}
     for name, other in others.items():
-        shown = measures(other)
-        found[name] = {m: mean_interval([rank_correlation(own[m], shown[m])], [clips.sources]) for m in MEASURES}
+        of_maps = [rank_correlation(*pair) for pair in zip(maps(model), maps(other), strict=True)]
+        alike = np.concatenate(of_maps), rank_correlation(own, effects(other))
+        found[name] = {m: mean_interval([of], [clips.sources]) for m, of in zip(MEASURES, alike, strict=True)}
     return found

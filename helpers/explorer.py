@@ -6,7 +6,6 @@ callback raises stands in the line below the clip, as no front end shows it. The
 """
 
 import io
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,12 +24,13 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from helpers.align import Aligned, read_aligned
-from helpers.attention import BATCH, get_attention_weights, mean_motion, occlusion, window_spans
+from helpers.attention import get_attention_weights, mean_motion, occlusion, window_spans
 from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
 from helpers.container import VideoError
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs
+from helpers.model import clips_at_once
 from helpers.plots import NEUTRAL, TRAIT_COLORS
 from helpers.plots import attention as pictures
 from helpers.rows import CROP_PX, Chunk, Job, face_flows
@@ -45,7 +45,6 @@ TICK_S = Fraction(1, 1000)
 DPI = 200  # of the close-up, which is shown at half of it: screens are sharp
 KEPT = 8  # views of clips that are held: 7 MB each for a clip of 5 s
 SMALLEST = 0.01  # the axis of effects reaches at least so far: small ones are to look small
-ORDERS = ("name", "error, largest first")
 EFFECT = "effect of this motion on the score"  # with it, minus with the mean motion token in its place
 
 
@@ -99,7 +98,7 @@ class Gallery:
         self.model = load_trained(trained, TOKEN_MODEL, seed)
         self.baseline = mean_motion(bank.take(split_of(bank, trained, seed) == "train"))
         self.clips, self.targets, self.rated = self.run.clips, tuple(self.run.targets.tolist()), self.run.labels
-        self.predicted = self.model.predict(self.run.inputs(), batch_size=BATCH, verbose=0)
+        self.predicted = self.model.predict(self.run.inputs(), batch_size=clips_at_once(self.run.inputs()), verbose=0)
 
     def error(self, trait: int) -> np.ndarray:
         """Predicted minus rated, (N,); NaN where unrated."""
@@ -164,9 +163,7 @@ class Gallery:
     def _learned(self, one: Aligned) -> dict[str, np.ndarray]:
         """`attention` and `effects` of one clip, without padding."""
         faces, motions = one.static_mask[0], one.dynamic_mask[0]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="no clip has more than one motion token")
-            attention = get_attention_weights(self.model, one.inputs())[0]
+        attention = get_attention_weights(self.model, one.inputs())[0]
         effects = occlusion(self.model, one.inputs(), self.baseline)[0]
         return {"attention": attention[:, faces][:, :, motions], "effects": effects[motions]}
 
@@ -295,19 +292,17 @@ class Explorer(widgets.Box):
         self.view: ClipView | None = None
         self._load = lru_cache(maxsize=KEPT)(gallery.load)
         self.player = ClipPlayer()
-        self.order = widgets.Dropdown(options=ORDERS, description="Sort by")
         self.clips = widgets.Select(description="Clip, error", rows=12)
         traits = [(name_of(name), k) for k, name in enumerate(gallery.targets)]
         self.trait = widgets.Dropdown(options=traits, value=column, description="Trait")
         heads = int(gallery.model.get_config()["num_heads"])
         heads = [("mean of all", None), *((f"head {h + 1}", h) for h in range(heads))]
         self.head = widgets.Dropdown(options=heads, description="Head")
-        left = widgets.VBox([self.order, self.clips]).add_class("explorer-list")
         choices = widgets.Box([self.head, self.trait]).add_class("explorer-choices")
-        super().__init__([left, widgets.VBox([choices, self.player]).add_class("explorer-clip")])
+        super().__init__([self.clips, widgets.VBox([choices, self.player]).add_class("explorer-clip")])
         self.add_class("explorer")
         self._list(str(gallery.clips[row]))
-        for box in (self.order, self.clips, self.trait, self.head):
+        for box in (self.clips, self.trait, self.head):
             box.observe(self._answer, "value")
         self.player.observe(self._answer, "segment")
         self._answer({"owner": self.clips})
@@ -318,13 +313,13 @@ class Explorer(widgets.Box):
             return
         self.busy, box = True, change["owner"]
         try:
-            if box in (self.order, self.trait):
+            if box is self.trait:
                 self._list(self.clips.value)
             if box is self.clips:
                 self.player.message = f"reading {self.clips.value} …"
                 self.view = self._load(self.clips.value)
                 self._draw(self.view.strongest(self.trait.value))
-            elif self.view and box is not self.order:
+            elif self.view:
                 self._draw(self.player.segment)
         except Exception as error:  # whatever it is, it would be lost
             kept = f" Shown is still {self.view.clip}." if self.view else ""
@@ -333,9 +328,9 @@ class Explorer(widgets.Box):
             self.busy = False
 
     def _list(self, chosen: str) -> None:
-        """Fill the list of clips, the unrated last where it goes by error; the chosen one stays chosen."""
+        """Fill the list of clips by name, with their errors; the chosen one stays chosen."""
         clips, error = self.gallery.clips, self.gallery.error(self.trait.value)
-        rows = np.argsort(clips if self.order.value == ORDERS[0] else -np.abs(error), kind="stable")  # NaN sorts last
+        rows = np.argsort(clips)
         self.clips.options = [(f"{clips[row]}  {number(error[row], sign=True)}", str(clips[row])) for row in rows]
         self.clips.value = chosen
 

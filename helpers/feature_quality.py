@@ -16,11 +16,9 @@ from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 
 from helpers.align import varying
-from helpers.clips import targets_of
 from helpers.store import FeatureFile, read_features, valid_rows
 
 MOST_CLIPS, MOST_OF_SOURCE = 1000, 50  # clips whose pairs are looked at: half a million pairs
-SAMPLED_ROWS = 4096
 DRAWS = 500  # of what chance gives
 EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads more than it computes
 
@@ -31,18 +29,13 @@ def usable_clips(table: pd.DataFrame, manifest: dict[str, Any]) -> list[str]:
     return [key for key in table.index if key not in failed]
 
 
-def rated_or_all(table: pd.DataFrame, keys: Iterable[str]) -> list[str]:
-    """Those of some clips of `clips.csv` that have a rating, in their order; all of them where none has."""
-    keys = list(keys)
-    rated = table.loc[keys, targets_of(table)].notna().any(axis=1).to_numpy(bool)
-    return [key for key, one in zip(keys, rated, strict=True) if one or not rated.any()]
-
-
-def example_clip(folder: str | Path, table: pd.DataFrame, usable: Sequence[str]) -> tuple[str, FeatureFile]:
-    """The first clip that has a valid row, a rated one where there are any, and all its rows."""
-    for key in rated_or_all(table, usable):
-        if valid_rows(path := Path(folder) / f"{key}.npz"):
-            return key, read_features(path)
+def example_clip(folder: str | Path, usable: Sequence[str]) -> tuple[str, FeatureFile]:
+    """The first clip whose rows are all valid, or else some, and all its rows; ValueError where there is none."""
+    for enough in (np.all, np.any):
+        for key in usable:
+            rows = read_features(Path(folder) / f"{key}.npz")
+            if rows.valid.any() and enough(rows.valid):
+                return key, rows
     raise ValueError(f"{folder} must hold a clip with a valid row, got none. See why clips failed.")
 
 
@@ -51,22 +44,6 @@ def mean_features(folder: str | Path, table: pd.DataFrame, keys: Iterable[str]) 
     found = {key: valid_rows(Path(folder) / f"{key}.npz") for key in keys}
     means = pd.DataFrame({key: rows.features.mean(axis=0) for key, rows in found.items() if rows is not None}).T
     return means.loc[table.loc[means.index, "source"].sort_values(kind="stable").index]
-
-
-def sample_rows(folder: str | Path, keys: Sequence[str]) -> np.ndarray:
-    """Draw valid rows of a stage, as many of each clip where possible, with one clip in memory at a time.
-
-    Returns:
-        float32 (n, D) in the order of the keys, n <= `SAMPLED_ROWS`; ValueError where there is none.
-    """
-    rng = np.random.default_rng(0)
-    keys = [keys[i] for i in np.sort(rng.permutation(len(keys))[:SAMPLED_ROWS])]
-    of_each, found = max(1, SAMPLED_ROWS // max(1, len(keys))), []
-    for key in keys:
-        rows = valid_rows(Path(folder) / f"{key}.npz")
-        if rows is not None:
-            found.append(rows.features[np.sort(rng.permutation(len(rows.features))[:of_each])])
-    return np.concatenate(found)
 
 
 def standardised(rows: np.ndarray) -> np.ndarray:
@@ -90,38 +67,38 @@ def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
     return (z / max(float(np.linalg.norm(z)), 1e-30) / np.where(z != 0, rows.std(axis=0), 1)).astype("float32")
 
 
-def consistency(clip_means: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame | None:
+def consistency(clip_means: pd.DataFrame, sources: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]] | None:
     """Measure how alike the clips of one source are, and how far sources lie from each other.
 
-    Args:
-        clip_means: A row per clip, its channels standardised here: raw features of one sign look alike anyhow. Of more
-            than `MOST_OF_SOURCE` of a source and `MOST_CLIPS` in all, some are drawn.
-        sources: Of each clip, (n,).
+    Channels are standardised here: raw features of one sign look alike anyhow. Of more clips than `MOST_CLIPS`, in the
+    order of `sources`, (n,), the first are taken, and of a source the first `MOST_OF_SOURCE`.
 
     Returns:
-        Rows "within sources: cosine similarity" and "between sources: cosine distance", means over pairs; columns
-        value, permuted_low, permuted_high (95 % of the same with the sources permuted). None when no two clips share a
-        source, or all do, or all clips are equal.
+        By "similarity within sources" and "distance between sources", means of the cosine over pairs: `value` of what
+        is "measured", and of "permuted sources", with the 95 % `interval`. None when no two clips share a source, or
+        all do, or all clips are equal.
     """
-    rng, sources = np.random.default_rng(0), pd.Series(np.asarray(sources))
-    few = (sources.groupby(sources).cumcount() < MOST_OF_SOURCE).to_numpy()
-    names, sizes = np.unique(sources[few], return_counts=True)
-    order = rng.permutation(len(names))
-    chosen = few & sources.isin(names[order[np.cumsum(sizes[order]) - sizes[order] < MOST_CLIPS]]).to_numpy()
-    codes, rows = pd.factorize(sources[chosen])[0], clip_means.to_numpy("float32")[chosen]
+    few = pd.Series(np.asarray(sources)).groupby(np.asarray(sources)).cumcount() < MOST_OF_SOURCE
+    chosen = np.flatnonzero(few)[:MOST_CLIPS]
+    codes, rows = pd.factorize(np.asarray(sources)[chosen])[0], clip_means.to_numpy("float32")[chosen]
     if not 1 < len(set(codes)) < len(codes) or not varying(rows).any():
         return None
-    pairs = np.triu_indices(len(rows), 1)
+    pairs, rng = np.triu_indices(len(rows), 1), np.random.default_rng(0)
     similarity = cosine_similarity(standardised(rows)).astype("float64")[pairs]
 
     def within_between(codes: np.ndarray) -> tuple[float, float]:
         same = codes[pairs[0]] == codes[pairs[1]]
         return similarity[same].mean(), 1 - similarity[~same].mean()
 
-    permuted = [within_between(rng.permutation(codes)) for _ in range(DRAWS)]
-    low, high = np.percentile(permuted, [2.5, 97.5], axis=0)
-    index = ["within sources: cosine similarity", "between sources: cosine distance"]
-    return pd.DataFrame({"value": within_between(codes), "permuted_low": low, "permuted_high": high}, index=index)
+    names = "similarity within sources", "distance between sources"
+    permuted = np.transpose([within_between(rng.permutation(codes)) for _ in range(DRAWS)])
+    return {
+        name: {
+            "measured": {"value": value, "interval": None},
+            "permuted sources": {"value": draws.mean(), "interval": np.percentile(draws, [2.5, 97.5]).tolist()},
+        }
+        for name, value, draws in zip(names, within_between(codes), permuted, strict=True)
+    }
 
 
 def planes(clip_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -141,10 +118,3 @@ def planes(clip_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None
     by_pca, by_tsne = (pd.DataFrame(each, index=clip_means.index, columns=["x", "y"]) for each in points)
     by_pca.attrs["shares"] = pca.explained_variance_ratio_.tolist()
     return by_pca, by_tsne
-
-
-def best_rating(table: pd.DataFrame, x: pd.Series) -> pd.Series | None:
-    """The target of `clips.csv` whose ratings go best with a number of each clip, index key; None without ratings."""
-    ratings = table.loc[x.index, targets_of(table)].dropna(axis=1, how="all")
-    varied = ratings.loc[:, ratings.nunique() > 1]
-    return ratings[varied.corrwith(x).abs().idxmax()] if len(varied.columns) else None

@@ -12,6 +12,7 @@ import math
 import random
 import warnings
 import zipfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ INPUT_NAMES = ("static", "dynamic", "static_t_s", "dynamic_t_s", "static_mask", 
 SHORTEST_S, LONGEST_S = 0.35, 8.0  # periods of the time code
 TIME_GAIN = 3.0  # of the time code beside projected tokens of about unit size
 QUERY_SCALE, KEY_GAIN = 1.5, 2.0  # start of the query kernel; of the key kernel over it
+PASS_NUMBERS = 2**24  # of one stream, or of one head's attention, that go through at once: 64 MB each
 MIDDLE = 0.5  # of the rating range [0, 1]: where output biases start
 
 
@@ -235,6 +237,15 @@ class CompletePersonalityModel(keras.Model):
             "dropout_rate": self.fusion.dropout_rate,
             "n_targets": self.head.n_targets,
         }
+
+
+def clips_at_once(inputs: Mapping[str, np.ndarray]) -> int:
+    """How many clips of a model's inputs, (N, T, D) or (N, D), may go through it at once: fewer of long ones, as each
+    head's attention has Ts × Td numbers; at most 1024.
+    """
+    streams = [inputs[name].shape[1:] for name in INPUT_NAMES[:2]]
+    tokens = [shape[0] for shape in streams if len(shape) == 2]
+    return max(1, min(1024, PASS_NUMBERS // max(*map(math.prod, streams), math.prod(tokens))))
 
 
 MODEL_FILE, CARD_FILE = "model.keras", "card.json"

@@ -2,11 +2,10 @@
 
 In: any functional Keras model with one input, of still images (n, H, W, C) or of clips (n, T, H, W, C). Out: a table of
 its layers; activations (n, [T',] H', W', C') by layer; Grad-CAM maps of a layer's positions; inputs found by gradient
-ascent; moving pictures as GIF files. With random weights all of it shows where an input has what the network happens to
+ascent. With random weights all of it shows where an input has what the network happens to
 weigh, and nothing that was learned.
 """
 
-import base64
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,8 @@ import cv2
 import keras
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 from keras import ops
-from PIL import Image
 
-from helpers.files import replacing
 from helpers.pipeline import Source
 
 STAGE_ENDS = {  # by the network's name: of each size of its maps the last layer that all paths go through
@@ -32,7 +28,6 @@ STAGE_ENDS = {  # by the network's name: of each size of its maps the last layer
 }
 BATCH = 8  # inputs at once; early layers of a clip are large
 STEP, JITTER_PX = 0.03, 4  # of gradient ascent: length over the range of values, largest shift
-GIF_COLORS = 128
 
 Tensors = Callable[[keras.KerasTensor], keras.KerasTensor]
 
@@ -236,24 +231,3 @@ def check_gradient() -> float:
         differences.append((upper - lower) / (2 * step))
     ours = np.array([gradient[place] for place in places])
     return float(np.abs(ours - differences).max() / np.abs(differences).max())
-
-
-def write_gif(path: str | Path, frames: np.ndarray, frame_s: float) -> Path:
-    """Write RGB frames uint8 (n, H, W, 3) as a GIF that begins again at its end, atomically, with one palette, so that
-    nothing flickers. Each is shown for `frame_s` seconds, in hundredths; no more colours than `GIF_COLORS` stay exact.
-    """
-    strip = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))  # all frames below each other
-    indexed = strip.quantize(
-        GIF_COLORS, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
-    )  # rare ones stay
-    height, width = frames.shape[1:3]
-    first, *rest = (indexed.crop((0, k * height, width, (k + 1) * height)) for k in range(len(frames)))
-    with replacing(Path(path)) as part:
-        first.save(part, "GIF", save_all=True, append_images=rest, duration=round(100 * frame_s) * 10, loop=0)
-    return Path(path)
-
-
-def shown(path: str | Path) -> HTML:
-    """The GIF as part of a notebook, which shows it wherever the notebook is opened."""
-    data = base64.b64encode(Path(path).read_bytes()).decode()
-    return HTML(f'<img src="data:image/gif;base64,{data}" alt="{Path(path).stem}">')

@@ -5,7 +5,6 @@ The `card.json` in the `model/` folder of a run says how clips were prepared for
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -216,9 +215,7 @@ def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[
 
 def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Scorer) -> dict[str, Any]:
     """`motion_t_s`, `motion_share`, `parts_s` and `effects` of a clip."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="no clip has more than one motion token")  # `clip_warnings` says it
-        share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
+    share = get_attention_weights(scorer.model, inputs)[0].mean(axis=(0, 1))
     parts = np.array_split(np.arange(len(share)), min(len(share), MOST_PARTS))
     moved = occlusion(scorer.model, inputs, scorer.training["dynamic"].mean, parts)[0]  # (parts, targets)
     ends = [(motion.t_start_s[part[0]], motion.t_end_s[part[-1]]) for part in parts]

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 
-NOT_COMPARED = ("stderr", "text/html", "application/javascript")  # text/plain of the same output is compared
+NOT_COMPARED = ("stderr", "text/html", "application/javascript", "image/gif")  # text/plain beside them is
 
 
 def pytest_configure(config):

@@ -21,20 +21,20 @@ from helpers.attention import (
 from helpers.clips import TRAITS
 from helpers.config import TrainingConfig
 from helpers.experiment import TrainingData
-from helpers.model import CompletePersonalityModel
+from helpers.model import CompletePersonalityModel, clips_at_once
 
 B, HEADS = 3, 2
 
 
 class OneTokenModel:
-    """Answers with the first channel of one motion token, times the target's number."""
+    """Answers with the first channel of one motion token, times the target's number; attends as it is told."""
 
-    def __init__(self, place: int):
-        self.place = place
+    def __init__(self, place: int, weights: np.ndarray | None = None):
+        self.place, self.weights = place, weights
 
     def __call__(self, inputs: dict, training: bool, return_attention: bool = False):
         scores = inputs["dynamic"][:, self.place, :1] * np.arange(5)
-        return (scores, np.full((len(scores), HEADS, TS, TD), 1 / TD)) if return_attention else scores
+        return (scores, self.weights) if return_attention else scores
 
 
 def network(seed: int = 1) -> CompletePersonalityModel:
@@ -42,16 +42,26 @@ def network(seed: int = 1) -> CompletePersonalityModel:
     return CompletePersonalityModel(DS, DD, 8, HEADS)
 
 
-def test_weights_skip_masked_tokens_and_say_nothing_of_a_single_one():
+def test_weights_skip_masked_tokens_and_of_a_single_one_they_are_one():
     inputs = tokens()
     inputs["dynamic_mask"][1, 5:] = inputs["static_mask"][2, 4:] = False
     weights = get_attention_weights(network(), inputs)
     assert weights.shape == (B, HEADS, TS, TD)
     np.testing.assert_allclose(weights.sum(-1), np.tile(inputs["static_mask"][:, None], (HEADS, 1)), atol=1e-6)
     assert not weights[1, ..., 5:].any()
-    inputs["dynamic_mask"][:, 1:] = False
-    with pytest.warns(UserWarning, match="more than one"):
-        get_attention_weights(network(), inputs)
+    single = {name: x[:, :1] if name.startswith("dynamic") else x for name, x in inputs.items()}
+    np.testing.assert_allclose(get_attention_weights(network(), single)[0], 1)
+
+
+def test_long_clips_go_through_a_model_few_at_a_time(monkeypatch):
+    inputs = tokens()
+    assert clips_at_once(inputs) == clips_at_once({"static": np.zeros((1, 9)), "dynamic": np.zeros((1, 9))}) == 1024
+    assert clips_at_once({"static": np.zeros((1, 4096, 2)), "dynamic": np.zeros((1, 2048, 2))}) == 2
+    whole = get_attention_weights(network(), inputs), occlusion(network(), inputs, np.zeros(DD))
+    monkeypatch.setattr("helpers.model.PASS_NUMBERS", 2 * TS * DS)
+    parts = get_attention_weights(network(), inputs), occlusion(network(), inputs, np.zeros(DD))
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_entropy_and_share_by_time_are_those_of_real_tokens():
@@ -61,7 +71,7 @@ def test_entropy_and_share_by_time_are_those_of_real_tokens():
     weights[2, :, :2, :3] = 1 / 3
     masks = np.arange(TS)[None] < [[TS], [TS], [2]], np.arange(TD)[None] < [[TD], [TD], [3]]
     np.testing.assert_allclose(attention_entropy(weights, *masks), [[1, 1], [0, 0], [1, 1]], atol=1e-9)
-    by_time = attention_by_time(weights, masks[0])
+    by_time = attention_by_time(OneTokenModel(0, weights), tokens() | {"static_mask": masks[0]})
     np.testing.assert_allclose(by_time[[0, 2]], [[1 / TD] * TD, [1 / 3] * 3 + [0] * 4], atol=1e-9)
     assert by_time[1].tolist() == [0, 0, 1, 0, 0, 0, 0]
 
@@ -70,13 +80,13 @@ def test_a_clock_shows_in_the_lag():
     """Each face token looks at the motion token .5 s later."""
     weights = np.zeros((B, HEADS, TS, TD))
     weights[:, :, np.arange(TS), np.arange(TS)] = 1
-    profile = attention_by_lag(weights, tokens(), step_s=1.0)
+    profile = attention_by_lag(OneTokenModel(0, weights), tokens(), step_s=1.0)
     assert profile.loc[profile["attention"].idxmax(), "lag_s"] == 0.5
     assert profile["attention"].tolist().count(1) == profile["attention"].sum() == 1
     clips = aligned(3)
     clips.dynamic_mask[:, 1:] = False  # clips of one motion token
     assert attention.token_duration(clips) == 1.0
-    assert len(attention_by_lag(weights, clips.inputs(), 1.0)) == TS
+    assert len(attention_by_lag(OneTokenModel(0, weights), clips.inputs(), 1.0)) == TS
 
 
 def test_a_contribution_is_the_score_with_a_part_minus_that_without_it():
@@ -121,26 +131,22 @@ def bank(monkeypatch):
 
 def test_a_model_that_rests_on_what_was_planted_is_told_from_one_that_does_not(bank, tmp_path):
     write_truth(tmp_path, bank.clips, 2.0, 5.0)  # tokens 2 and 5
-    found = attention.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0, 1]), 3)
-    assert found["trait"] == "agreeableness"
+    found = attention.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0, 1]), "agreeableness")
     assert found["occlusion_chance"] == pytest.approx(2 / TD)
-    assert found["occlusion_pointing"] == 1
-    assert found["occlusion_pointing_interval"] == [1, 1]
+    assert (found["occlusion_pointing"], found["occlusion_pointing_interval"]) == (1, [1, 1])
     low, high = found["occlusion_pointing_shuffled_interval"]
     assert low <= found["occlusion_pointing_shuffled"] <= high
     assert found["occlusion_pointing_shuffled"] < 0.7
     assert found["motion_pointing"] == 0  # token 1 is not planted
-    assert [seed["seed"] for seed in found["seeds"]] == [0, 1]
-    assert list(found["relevance"]) == list(TRAITS)
-    assert found["relevance"].pop("openness")["inside"] is None  # the model answers it with 0: no effect, no share
-    assert all(row["inside"] > 0.99 and row["inside_shuffled"] < 0.7 for row in found["relevance"].values())
-    assert found["attention"]["inside"] == pytest.approx(2 / TD)
+    assert list(found["pointing"]) == list(TRAITS)
+    assert found["pointing"]["openness"]["true model"]["value"] == 0  # it answers with 0: no effect
+    assert found["pointing"]["neuroticism"]["true model"]["value"] == 1
 
 
 def test_without_a_planted_truth_nothing_is_measured_against_it(bank, tmp_path):
-    found = attention.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), 3)
+    found = attention.evaluate(TrainingData(tmp_path, None, ""), TrainingConfig(seeds=[0]), "agreeableness")
     assert found.pop("trait") == "agreeableness"
-    assert {"occlusion_pointing", "occlusion_chance", "seeds"} < found.keys()
+    assert {"occlusion_pointing", "occlusion_pointing_interval", "occlusion_chance", "pointing"} < found.keys()
     assert not any(found.values())
 
 

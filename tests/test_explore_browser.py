@@ -223,7 +223,6 @@ def test_clip_head_trait_and_segment_change_what_is_seen(lab):
     assert seen.video.evaluate(PLAYED) > 5
     seen.video.evaluate("v => v.pause()")
 
-    seen.label("Sort by").select_option("error, largest first")
     seen.choose("Clip, error", GONE)
     expect(seen.status).to_contain_text(f"Shown is still {OTHER}.")
     assert "error: VideoError" in seen.status.inner_text()

@@ -114,7 +114,7 @@ def test_features_from_elsewhere_are_shown_without_pictures(external, view, figu
     assert (shown.crops, shown.speed, shown.flow) == (None, None, None)
     np.testing.assert_array_equal(shown.attention, view.attention)
     np.testing.assert_allclose(shown.t_end_s - shown.t_start_s, STEP_S)  # a moment would be a bar of no width
-    assert len(pictures.plot_clip_attention(shown, shown.effects[:, 0]).axes) == 2
+    assert len(pictures.plot_clip_attention(shown, TRAITS).axes) == 5
     explorer = explorers.Explorer(external, clip=GONE)
     assert explorer.player.video == b""
     assert "video cannot be read" in explorer.player.message
@@ -161,6 +161,7 @@ def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explo
     strongest = int(np.abs(view.effects[:, trait]).argmax())
     assert player.state == f"{CLIP}|mean|agreeableness|{strongest}"
     assert (explorer.clips.value, player.video) == (CLIP, view.video)
+    assert [key for _, key in explorer.clips.options] == sorted(explorer.gallery.clips)
     np.testing.assert_allclose(player.scene["values"], view.effects[:, trait])
     np.testing.assert_allclose(player.scene["share"], view.attention.mean((0, 1)), rtol=1e-5)
     assert json.dumps(player.scene)
@@ -178,17 +179,6 @@ def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explo
     explorer.clips.value = SHOWN[0]  # head and trait stay
     assert player.state == f"{SHOWN[0]}|head2|openness|0"
     assert not plt.get_fignums()
-
-
-def test_clips_are_listed_by_name_or_error_with_the_unrated_last(explorer, gallery):
-    state = explorer.player.state
-    assert [key for _, key in explorer.clips.options] == sorted(gallery.clips)
-    explorer.order.value = "error, largest first"
-    keys = [key for _, key in explorer.clips.options]
-    errors = np.abs(gallery.error(explorer.trait.value))[[gallery.clips.tolist().index(key) for key in keys]]
-    assert np.isnan(errors[-1])
-    assert np.all(np.diff(errors[:-1]) <= 0)
-    assert (explorer.clips.value, explorer.player.state) == (CLIP, state)
 
 
 def test_what_goes_wrong_stands_in_the_line_below(explorer, gallery):

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageSequence
 from scored import VALUES, made_up
 
 from helpers import plots
@@ -36,14 +37,14 @@ VIEW = SimpleNamespace(  # a made-up clip as the gallery shows it
     speed=RNG.random((TD, 28, 28)),
     flow=np.tile([2.0, 0.0], (TD, 28, 28, 1)),
     attention=WEIGHTS,
+    effects=RNG.normal(size=(TD, 5)),
     head=lambda _: WEIGHTS.mean(0),
     face_of=lambda _: 1,
     face_t_s=np.arange(TS) + 0.5,
     motion_t_s=0.6 * np.arange(TD) + 0.3,
     windows={"warm light": (1.0, 1.85)},
 )
-EFFECTS = RNG.normal(size=TD)
-EFFECTS_BY_TRAIT = RNG.normal(size=(5, TD))
+EFFECTS_BY_TRAIT = VIEW.effects.T
 ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
 EQUAL = pd.DataFrame(np.full((8, 5), 0.5), columns=TRAITS)
 BOXES = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
@@ -53,8 +54,6 @@ SPENT_S = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
 LOG = {"seconds_spent": SPENT_S, "extraction_time_seconds": 8.0}
 POINTS = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [5.0, 6.0, 7.0, 8.0]})
 POINTS.attrs["shares"] = [0.6, 0.25]
-LIKE = pd.DataFrame([[0.4, 0.3, 0.6, -0.1, 0.1], [1.1, 1, 1.2, 0.9, 1]], index=["within", "between"])
-LIKE.columns = ["value", "low", "high", "permuted_low", "permuted_high"]
 ENERGY = RNG.uniform(0, 1, (3, 4, 4))
 PLACES = 28.0 * np.arange(4) + 14
 HEAT = np.stack([np.zeros((5, 5)), np.eye(5), -2 * np.eye(5)])
@@ -146,11 +145,9 @@ def test_figures_of_features():
     same([image.get_array() for image in ax[0].images[1:]], HEAT / 2)
     ax = drawn(features.plot_layers(["early", "late"], [np.linspace(0, 100, 101), np.r_[np.zeros(75), np.ones(25)]]))
     same([*bars(ax[0]), *ax[0].lines[0].get_xdata()], [90, 1, 50, 0])
-    rated = {"ratings": pd.Series([0.1, NAN, 0.9, 0.5], name="openness")}
-    ax = drawn(features.plot_plane(POINTS, POINTS, list("abab"), **rated))
+    rated = pd.Series([0.1, NAN, 0.9, 0.5], name="openness")
+    ax = drawn(features.plot_plane(POINTS, POINTS, list("abab"), rated))
     same([*line(ax[0]), *line(ax[2], 1), *cells(ax[1]), *line(ax[1])], [5, 7, 6, 8, 0.1, 0.9, 0.5, 6])
-    ax = drawn(features.plot_consistency(LIKE))
-    same([*bars(ax[0]), *ax[0].lines[0].get_xdata()], [0.2, 0.1, 0.4, 1.1])
     ax = drawn(features.plot_channels(np.array([[5.0, 0.0, 2.0], [7.0, 0.0, 2.0], [9.0, 3.0, 2.0]])))
     same(line(ax[0]), [0, 2, 7])
 
@@ -186,11 +183,9 @@ def test_figures_of_training():
 
 
 def test_figures_of_attention():
-    ax = drawn(attention.plot_clip_attention(VIEW, EFFECTS))
+    ax = drawn(attention.plot_clip_attention(VIEW, TRAITS))
     same([len(ax[0].images), len(ax[1].collections[0].get_segments())], [TS, TS * TD])
-    same(bars(ax[3], "height"), [1, *EFFECTS])
-    ax = drawn(attention.plot_heads_and_traits(VIEW, EFFECTS_BY_TRAIT, TRAITS))
-    same([*cells(ax[2]), *cells(ax[3])], [*VIEW.attention.mean(1), *EFFECTS_BY_TRAIT])
+    same([*cells(ax[3]), *cells(ax[4])], [*VIEW.attention.mean(1), *EFFECTS_BY_TRAIT])
     ax = drawn(attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s))
     same(cells(ax[0]), VIEW.attention[0])
     ax = drawn(attention.plot_heads(VIEW.attention, VIEW.face_t_s, VIEW.motion_t_s, [0.25, 0.75]))
@@ -251,14 +246,17 @@ def test_the_residuals_inside_the_interval_are_counted(half_width, inside):
     assert all(f"\n{inside}" in ax.get_title(loc="left") for ax in fig.axes)
 
 
-def test_the_pictures_of_an_animation_are_those_of_their_moment():
+def test_an_animation_shows_the_flow_and_the_answer_of_each_moment(tmp_path):
     flow_rgb, energy = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((3, 2, 2))
     flow_rgb[1], energy[2] = (255, 0, 0), 1
-    frames = features.draw_evolution(flow_rgb, energy, np.zeros((3, 2)), np.array([0.0, 1.0, 2.0]))
-    assert frames.shape == (3, 270, 420, 3)
-    red, yellow = ([(frame == color).all(-1).sum() for frame in frames] for color in ((255, 0, 0), (253, 231, 36)))
-    assert (red[0], red[1] > 1000, red[2]) == (0, True, 0)
-    assert (yellow[0], yellow[2] > yellow[0] + 1000) == (yellow[1], True)  # the end of viridis
+    movie = features.animate_evolution(flow_rgb, energy, np.zeros((3, 2)), np.array([0.0, 1.0, 2.0]))
+    movie.save(tmp_path / "moving.gif", writer="pillow")
+    with Image.open(tmp_path / "moving.gif") as gif:
+        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]).astype(int)
+        assert (len(frames), gif.info["loop"], gif.info["duration"]) == (3, 0, 250)
+    red, yellow = ((np.abs(frames - color).max(-1) < 30).sum((1, 2)) for color in ((255, 0, 0), (253, 231, 36)))
+    assert (red > 1000).tolist() == [False, True, False]
+    assert yellow[2] > yellow[:2].max() + 1000  # the end of viridis
 
 
 def test_a_saved_figure_is_a_whole_png_of_its_size(tmp_path):

@@ -1,10 +1,9 @@
-"""What networks see: layers, activations, Grad-CAM, inputs found by ascent, gradients, moving pictures."""
+"""What networks see: layers, activations, Grad-CAM, inputs found by ascent, gradients."""
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from PIL import Image, ImageSequence
 
 from helpers import saliency
 from helpers.backbones import BACKBONES, build_backbone
@@ -111,13 +110,3 @@ def test_the_gradient_of_a_known_function_is_the_known_one():
     with pytest.raises(ValueError, match="connection"):
         gradient_of(lambda a: ops.convert_to_tensor(np.float32(ops.convert_to_numpy(a).sum())), x)
     assert saliency.check_gradient() < 1e-3
-
-
-def test_a_gif_of_few_colours_is_read_back_as_it_was(tmp_path):
-    frames = np.zeros((5, 13, 17, 3), np.uint8)
-    for k in range(5):
-        frames[k, 2 * k : 2 * k + 3, 3 * k] = (200, 20 * k, 7)
-    with Image.open(saliency.write_gif(tmp_path / "figures" / "moving.gif", frames, 0.25)) as gif:
-        read = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
-        assert (gif.info["duration"], gif.info["loop"]) == (250, 0)  # 0: for ever
-    assert np.array_equal(read, frames)

@@ -31,41 +31,23 @@ from helpers.plots import (
 WINDOW_COLORS = ORANGE, SKY
 MOST_PICTURES, ARROWS = 10, 14  # arrows along a side of the picture of motion
 MOST_LINES = 5_000  # of a clip's attention; the faintest are left out
-WIDTH_IN = 5.9  # of a time axis
+WIDTH_IN, ROW_IN = 5.9, 1.3  # of a time axis
 EFFECT = "contribution\nto the score"
 
 
-def plot_clip_attention(view, effects: np.ndarray, *, title: str = "") -> Figure:
-    """Draw one clip on its time axis: faces above, motion below, attention between them, and what occlusion says.
+def plot_clip_attention(view, targets: Sequence[str], *, title: str = "") -> Figure:
+    """Draw one clip on its time axis: faces, the attention from them to the motion below, a row per head, a row per
+    trait with what each motion token contributes to its score.
 
-    A line's strength is its weight, the mean over heads; `effects` (Td,): what each token contributes to the
-    score.
+    A line's strength is its weight, the mean over heads; `targets`: names of the k traits.
     """
-    fig, rows = _timeline(view, ("face", "attention", "motion", EFFECT), 1.3, title)
+    fig, rows = _timeline(view, ("face", "attention", "motion", "share of\nattention", EFFECT), title)
     _links(rows["attention"], view.head(None), view.face_t_s, view.motion_t_s)
-    ax = rows[EFFECT]
-    for (name, (start, stop)), color in zip(view.windows.items(), WINDOW_COLORS, strict=False):
-        ax.axvspan(start, stop, color=color, alpha=0.35, lw=0, label=name)
-    ax.bar(view.motion_t_s, effects, 0.8 * step_of(view.motion_t_s), color=ACCENT)
-    ax.axhline(0, color=ACCENT, lw=0.8)
-    if view.windows:
-        ax.legend(loc="upper left", ncols=2, borderaxespad=0.1)
-        ax.margins(y=0.35)
-    return fig
-
-
-def plot_heads_and_traits(view, effects: np.ndarray, targets: Sequence[str], *, title: str = "") -> Figure:
-    """Draw one clip on its time axis: faces, motion, a row per head, a row per trait.
-
-    `effects` (k, Td): what each motion token contributes to each score; `targets`: names of the k rows.
-    """
-    height = 0.22 * max(len(targets), len(view.attention)) + 0.1
-    fig, rows = _timeline(view, ("face", "motion", "attention", EFFECT), height, title)
-    heads, traits = rows["attention"], rows[EFFECT]
+    heads, traits = rows["share of\nattention"], rows[EFFECT]
     names = [f"head {h + 1}" for h in range(len(view.attention))]
     time_rows(heads, view.attention.mean(axis=1), view.motion_t_s, names, "share", cmap="viridis", vmin=0)
     look = {"cmap": "RdBu_r", "norm": CenteredNorm()}
-    time_rows(traits, effects, view.motion_t_s, list(map(name_of, targets)), "score", **look)
+    time_rows(traits, view.effects.T, view.motion_t_s, list(map(name_of, targets)), "score", **look)
     for (name, ends), color in zip(view.windows.items(), WINDOW_COLORS, strict=False):
         for ax, label in ((heads, ""), (traits, name)):
             ax.vlines(ends, *ax.get_ylim(), color=color, lw=2, label=label)
@@ -74,17 +56,15 @@ def plot_heads_and_traits(view, effects: np.ndarray, targets: Sequence[str], *, 
     return fig
 
 
-def _timeline(view, labels: Sequence[str], height: float, title: str) -> tuple[Figure, dict[str, Axes]]:
-    """Rows on the clip's time axis by label, but for faces or motion that there are no pictures of; these are square
-    and drawn, the others `height` inches high.
-    """
+def _timeline(view, labels: Sequence[str], title: str) -> tuple[Figure, dict[str, Axes]]:
+    """Rows on the clip's time axis by label, but for faces or motion that there are no pictures of; these are drawn."""
     labels = [label for label in labels if {"face": view.crops, "motion": view.speed}.get(label, ()) is not None]
     all_s, step_s = np.concatenate([view.face_t_s, view.motion_t_s]), step_of(view.motion_t_s)
     span_s = all_s.min() - 0.6 * step_s, all_s.max() + 0.6 * step_s
     every = -(-max(len(view.face_t_s), len(view.motion_t_s)) // MOST_PICTURES)
     side_s = 0.94 * every * step_s
     side_in = WIDTH_IN * side_s / (span_s[1] - span_s[0])
-    tall = [side_in if label in ("face", "motion") else height for label in labels]
+    tall = [side_in if label in ("face", "motion") else ROW_IN for label in labels]
     fig, array = panels(len(tall), 1, (8, sum(tall) + 1.3), title=title, sharex=True, height_ratios=tall)
     rows = dict(zip(labels, array[:, 0], strict=True))
     for label, ax in rows.items():

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -22,7 +23,6 @@ from helpers.plots import (
     BLUE,
     NEUTRAL,
     PALETTE,
-    RED,
     SKY,
     axes,
     legend_below,
@@ -132,7 +132,7 @@ def plot_layers(names: Sequence[str], values: Sequence[np.ndarray], *, title: st
 
 
 def plot_plane(
-    pca: pd.DataFrame, tsne: pd.DataFrame, sources: Sequence[str], *, ratings: pd.Series | None = None, title: str = ""
+    pca: pd.DataFrame, tsne: pd.DataFrame, sources: Sequence[str], ratings: pd.Series, *, title: str = ""
 ) -> Figure:
     """Draw clips in the plane three times: PCA by source, PCA by a rating, t-SNE by source (`feature_quality.planes`).
 
@@ -147,44 +147,24 @@ def plot_plane(
         for (_, rows), color in zip(groups, sns.color_palette("husl", len(groups)), strict=True):
             ax.plot(rows["x"], rows["y"], "o-", color=color, ms=5, lw=1, alpha=0.85)
         ax.set(xlabel=labels[0], ylabel=labels[1], title=f"{what}, sources joined")
+    rated = ratings.notna().to_numpy()
+    by_rating.plot(pca["x"][~rated], pca["y"][~rated], "x", color=NEUTRAL, ms=5)
+    dots = by_rating.scatter(pca["x"][rated], pca["y"][rated], c=ratings[rated], cmap="viridis", vmin=0, vmax=1, s=28)
+    fig.colorbar(dots, ax=by_rating, label=f"rating of {name_of(ratings.name)}")
+    by_rating.set(xlabel=components[0], ylabel=components[1], title="the same, by rating")
+    for ax in (by_source, by_rating, near):
         ax.locator_params(nbins=5)
-    by_rating.set_visible(ratings is not None)
-    if ratings is not None:
-        rated = ratings.notna().to_numpy()
-        by_rating.plot(pca["x"][~rated], pca["y"][~rated], "x", color=NEUTRAL, ms=5)
-        look = {"cmap": "viridis", "vmin": 0, "vmax": 1, "s": 28}
-        dots = by_rating.scatter(pca["x"][rated], pca["y"][rated], c=ratings[rated], **look)
-        fig.colorbar(dots, ax=by_rating, label=f"rating of {name_of(ratings.name)}")
-        by_rating.set(xlabel=components[0], ylabel=components[1], title="the same, by rating")
-        by_rating.locator_params(nbins=5)
     return fig
 
 
-def plot_consistency(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how alike sources are within and between, beside the same with permuted sources (`consistency`)."""
-    more = "more" if table["value"].iloc[0] > table["permuted_high"].iloc[0] else "no more"
-    title = f"clips of one source are {more} alike than chance"
-    ax = axes(ax, (7, 1.3 + 0.32 * len(table)), grid="x", xlabel="cosine similarity or distance", title=title)
-    rows = np.arange(len(table))
-    width = table["permuted_high"] - table["permuted_low"]
-    ax.barh(rows, width, 0.5, table["permuted_low"], color=NEUTRAL, alpha=0.6, label="permuted sources (95 %)")
-    ax.plot(table["value"], rows, "o", color=RED, ms=6, label="measured")
-    ax.axvline(0, color=ACCENT, lw=0.8)
-    named_rows(ax, table.index)
-    ax.use_sticky_edges = False
-    ax.margins(x=0.06)
-    legend_below(ax.figure)
-    return ax
-
-
 def plot_channels(rows: np.ndarray, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw how every channel is distributed over rows (n, D): channels side by side, in the order of their medians."""
+    """Draw how every channel is distributed over clips, rows (n, D): side by side, in the order of their medians."""
     rank = np.arange(1, rows.shape[1] + 1)
     what = {"xlabel": "channel, by its median", "ylabel": "value of the feature", "xlim": (1, max(len(rank), 2))}
     ax = axes(ax, (6.5, 2.3), title=title, **what)
     quantiles = np.percentile(rows, [5, 25, 50, 75, 95], axis=0)
     quantiles = quantiles[:, np.argsort(quantiles[2], kind="stable")]
-    ax.fill_between(rank, quantiles[0], quantiles[4], color=SKY, alpha=0.4, lw=0, label="5 to 95 % of the rows")
+    ax.fill_between(rank, quantiles[0], quantiles[4], color=SKY, alpha=0.4, lw=0, label="5 to 95 % of the clips")
     ax.fill_between(rank, quantiles[1], quantiles[3], color=BLUE, alpha=0.6, lw=0, label="25 to 75 %")
     ax.plot(rank, quantiles[2], color=ACCENT, lw=1.2, label="median")
     ax.locator_params(axis="y", nbins=5)
@@ -273,40 +253,33 @@ def plot_flow_and_features(
     return fig
 
 
-def draw_evolution(
+def animate_evolution(
     flow_rgb: np.ndarray, energy: np.ndarray, features: np.ndarray, t_s: np.ndarray, *, title: str = ""
-) -> np.ndarray:
-    """Draw the pictures of an animation: the flow of a moment, what the network answers, and its features so far.
+) -> FuncAnimation:
+    """Animate the flow of a moment, what the network answers, and features, four moments a second.
 
     Args:
         flow_rgb: RGB uint8 (n, S, S, 3).
         energy: Of a layer, (n, H', W').
         features: Mean over space of some channels at each moment, (n, k).
         t_s: Time of each moment in seconds, (n,), increasing.
-
-    Returns:
-        RGB uint8 (n, 270, 420, 3).
     """
     mosaic = [["flow", "energy"], ["line", "line"]]
-    fig, axs = plt.subplot_mosaic(mosaic, figsize=(4.2, 2.7), dpi=100, height_ratios=(2, 1.2), layout="constrained")
+    fig, axs = plt.subplot_mosaic(mosaic, figsize=(4.2, 2.7), height_ratios=(2, 1.2), layout="constrained")
     side = flow_rgb.shape[1]
-    extent = (0, side, side, 0)
-    left = axs["flow"].imshow(flow_rgb[0], extent=extent)
-    right = axs["energy"].imshow(energy[0], extent=extent, cmap="viridis", vmin=0, vmax=float(energy.max()))
-    fig.colorbar(right, ax=axs["energy"], label="activation (rms)")
+    look = {"extent": (0, side, side, 0), "cmap": "viridis", "vmin": 0, "vmax": float(energy.max())}
+    shown = [axs[name].imshow(of[0], **look) for name, of in (("flow", flow_rgb), ("energy", energy))]
+    fig.colorbar(shown[1], ax=axs["energy"], label="activation (rms)")
     axs["line"].plot(t_s, features, lw=1)
     now = axs["line"].axvline(t_s[0], color=ACCENT, lw=1.5)
     axs["line"].set(xlabel="time (s)", ylabel=f"{features.shape[1]} channels", yticks=[])
-    for name, said in (("flow", "flow"), ("energy", "answer of the layer")):
-        axs[name].set(xticks=[], yticks=[], title=said, xlabel=f"{side} px")
+    for name, what in (("flow", "flow"), ("energy", "answer of the layer")):
+        axs[name].set(xticks=[], yticks=[], title=what, xlabel=f"{side} px")
     fig.suptitle(title, fontsize=9)
-    frames = []
-    for k, t in enumerate(t_s):
-        left.set_data(flow_rgb[k])
-        right.set_data(energy[k])
-        now.set_xdata([t, t])
-        fig.canvas.draw()
-        fig.set_layout_engine("none")  # laid out once: nothing moves but the data
-        frames.append(np.asarray(fig.canvas.buffer_rgba())[..., :3].copy())
-    plt.close(fig)
-    return np.stack(frames)
+
+    def show(k: int) -> None:
+        shown[0].set_data(flow_rgb[k])
+        shown[1].set_data(energy[k])
+        now.set_xdata([t_s[k]] * 2)
+
+    return FuncAnimation(fig, show, len(t_s), interval=250)
