@@ -73,14 +73,6 @@ class Rows(NamedTuple):
     columns: dict[str, Any] = {}  # noqa: RUF012  never changed
 
 
-class Clip(NamedTuple):
-    """Rows of a clip in the order of time, the reason of every invalid one by its number, and as they were found."""
-
-    rows: FeatureFile
-    reasons: dict[int, str]
-    found: Rows
-
-
 def import_features(
     source: str | Path,
     out: str | Path,
@@ -112,45 +104,41 @@ def import_features(
     with FolderLock(out):
         layout, sources = _open(source)
         named, refused = match_clips(sources, clips.index, data)
-        usable = {
-            key: (version, partial(_read_clip, read, Path(data) / clips.at[key, "path"], fps))
-            for key, (version, read) in ((key, sources[name]) for key, name in named.items())
+        readers = {
+            key: partial(_read_clip, sources[name][1], Path(data) / clips.at[key, "path"], fps)
+            for key, name in named.items()
         }
-        first = _first({named[key]: read for key, (_, read) in usable.items()}, refused)
+        first = _first(readers, refused)
         made_with = {"source": str(source.resolve()), "columns": first.columns}
         with Stage(out / stream, stream, _identity(layout, source, fps, first.columns), made_with) as stage:
             for name, reason in refused.items():
-                _leave_out(stage, name, reason)
+                log.warning("%s is left out: %s", name, reason)
+                stage.fail(name, reason)
             counts = Counter(dict.fromkeys(("made", "found", "failed", "rows", "invalid_rows"), 0))
             for key in tqdm(clips.index, unit="clip", disable=not progress):
-                counts.update(_import_clip(stage, key, *usable.get(key, ("", _nothing)), first))
+                version = sources[named[key]][0] if key in named else ""
+                counts.update(_import_clip(stage, key, version, readers.get(key), first))
             about = {"clips": len(clips), "unmatched": len(refused), "feature_dim": first.features.shape[1]}
             return stage.finish(**about, **counts)
 
 
-def _nothing(like: Rows) -> Clip:
-    raise ValueError("there are no features of it in the source")
-
-
-def _leave_out(stage: Stage, name: str, reason: str) -> None:
-    log.warning("%s is left out: %s", name, reason)
-    stage.fail(name, reason)
-
-
-def _import_clip(stage: Stage, key: str, version: str, read: Callable[..., Clip], like: Rows) -> dict[str, int]:
+def _import_clip(stage: Stage, key: str, version: str, read: Callable | None, like: Rows) -> dict[str, int]:
     """Write the rows of a clip if they are not there yet, and count them."""
     try:
-        rows, reasons, _ = read(like)
+        if not read:
+            raise ValueError("there are no features of it in the source")
+        rows, _ = read(like)
     except ValueError as error:
-        _leave_out(stage, key, str(error))
+        log.warning("%s is left out: %s", key, error)
+        stage.fail(key, str(error))
         stage.path(key).unlink(missing_ok=True)  # of an earlier import, when it could be used
         return {"failed": 1}
-    done = stage.done(key, version)
+    done, invalid = stage.done(key, version), np.flatnonzero(~rows.valid).tolist()
     if not done:
         stage.write(key, rows, version)
-    for row, reason in sorted(reasons.items()):
-        stage.fail(key, reason, row)
-    return {"found" if done else "made": 1, "rows": len(rows.valid), "invalid_rows": len(reasons)}
+    for row in invalid:
+        stage.fail(key, str(rows.reason[row]), row)
+    return {"found" if done else "made": 1, "rows": len(rows.valid), "invalid_rows": len(invalid)}
 
 
 def _identity(layout: str, source: Path, fps: float | None, columns: dict[str, Any]) -> dict[str, Any]:
@@ -169,29 +157,31 @@ def as_text(manifest: Mapping[str, Any]) -> str:
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120).rstrip()
 
 
-def _first(readers: Mapping[str, Callable[[], Clip]], refused: Mapping[str, str]) -> Rows:
+def _first(readers: Mapping[str, Callable], refused: Mapping[str, str]) -> Rows:
     """What was found of the first clip that can be used: there must be one before anything is written."""
     reasons = {}
     for name, read in readers.items():
         try:
-            return read().found
+            return read()[1]
         except ValueError as error:
             reasons[name] = error
     got = "; ".join([f"{name}: {reason}" for name, reason in {**reasons, **refused}.items()][:SHOWN])
     raise ValueError(f"a clip at least must have usable features, got none: {got}. Call them by key.")
 
 
-def _read_clip(read: Callable[[], Rows], video: Path, fps: float | None, like: Rows | None = None) -> Clip:
-    """The rows of a clip; ValueError where they cannot be used, or are of other columns than those of another."""
+def _read_clip(
+    read: Callable[[], Rows], video: Path, fps: float | None, like: Rows | None = None
+) -> tuple[FeatureFile, Rows]:
+    """The rows of a clip, also as found; ValueError where none can be used, or their columns are not as in `like`."""
     found = read()
     columns = (like or found).features.columns
     if odd := sorted({*found.features} ^ {*columns}):
         raise ValueError(f"its rows must have the columns of features of the others, got {odd[0]!r} otherwise.")
-    rows, reasons = usable_rows(found.features[columns].to_numpy(), found.known, fps)
+    rows = usable_rows(found.features[columns].to_numpy(), found.known, fps)
     if not rows.valid.any():
-        raise ValueError(f"none of its {len(rows.valid)} rows is valid (the first: {reasons[0]}).")
+        raise ValueError(f"none of its {len(rows.valid)} rows is valid (the first: {rows.reason[0]}).")
     _check_times(float(rows.t_start_s.max()), video)
-    return Clip(rows, reasons, found)
+    return rows, found
 
 
 def _check_times(last_s: float, video: Path) -> None:
@@ -202,16 +192,11 @@ def _check_times(last_s: float, video: Path) -> None:
             raise ValueError(f"{what}. Say t_ms if times are in milliseconds; if there are none, give the rows' fps.")
 
 
-def usable_rows(features: np.ndarray, known: pd.DataFrame, fps: float | None) -> tuple[FeatureFile, dict[int, str]]:
+def usable_rows(features: np.ndarray, known: pd.DataFrame, fps: float | None) -> FeatureFile:
     """Rows of one clip in the order of time; those with values that are not finite are zero and invalid.
 
-    Args:
-        features: Numbers (n, D).
-        known: Some of `KNOWN` of each row, numbers, and its "face"; the index says where a row stands.
-        fps: Frames per second, for rows without times.
-
-    Returns:
-        The rows, `frame` -1 where it is unknown, and the reason of every invalid one by its number.
+    `features`: numbers (n, D). `known`: some of `KNOWN` of each row, numbers, and its "face"; the index says where a
+    row stands. `fps`: frames per second, for rows without times. `frame` becomes -1 where it is unknown.
     """
     if len(faces := known.get("face", pd.Series(dtype=str)).dropna().str.strip().unique()) > 1:
         raise ValueError(f"its rows must be of one face, got {', '.join(faces[:SHOWN])}. Keep those of one.")
@@ -230,11 +215,11 @@ def usable_rows(features: np.ndarray, known: pd.DataFrame, fps: float | None) ->
     order = np.argsort((start_s + end_s) / 2, kind="stable")
     features, given = features[order], given.to_numpy(bool)[order]
     finite = np.isfinite(features)
-    usable = finite.all(axis=1)
-    reasons = {int(i): "marked invalid where it was made" for i in np.flatnonzero(~given)}
-    reasons |= {int(i): f"value {int(finite[i].argmin())} is not finite" for i in np.flatnonzero(~usable)}
-    features[~usable] = 0
-    return FeatureFile(features, start_s[order], end_s[order], frame[order].astype(np.int64), given & usable), reasons
+    why = [f"value {value} is not finite" for value in finite.argmin(axis=1)]
+    reason = np.where(finite.all(axis=1), np.where(given, "", "marked invalid where it was made"), why)
+    features[~finite.all(axis=1)] = 0
+    times = start_s[order], end_s[order], frame[order].astype(np.int64)
+    return FeatureFile(features, *times, reason == "", reason=reason if reason.any() else None)
 
 
 def _placed(known: pd.DataFrame, fps: float | None) -> pd.DataFrame:

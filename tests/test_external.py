@@ -1,6 +1,5 @@
 """Features made elsewhere become a stage, a stage becomes large files: whose clip a row is, and what is refused."""
 
-import dataclasses
 import json
 import tracemalloc
 
@@ -56,8 +55,8 @@ def write_run_table(run, keys):
 def assert_equal_stages(made, original):
     for key in KEYS:
         a, b = read_features(made / f"{key}.npz"), read_features(original / f"{key}.npz")
-        for f in dataclasses.fields(a):
-            np.testing.assert_array_equal(getattr(a, f.name), getattr(b, f.name), err_msg=f"{key} {f.name}")
+        for name in ("features", "t_start_s", "t_end_s", "frame", "valid"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=f"{key} {name}")
 
 
 @pytest.fixture
