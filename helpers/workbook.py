@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -136,21 +135,7 @@ def check_inputs(
     """
     if out == data:
         raise ValueError(f"--out must be another folder than --data, got {data} for both. Name one in it, or beside.")
-    trees = {}
-    for name in (name for name, tree in TREES.items() if tasks.get(name, {}).get(tree)):
-        from helpers.extract import open_tree  # takes as long to import as the rest
-
-        trees[name] = open_tree(NOTEBOOKS[name].checked(tasks[name]))
-    if trees and not (inventory := take_inventory(data))[0]:
-        for name in set(TREES) - set(trees):
-            if name in chosen:
-                raise ValueError(f"{name}: {TREES[name]} must name a folder, as {data} holds no videos. Set it.")
-        if left_out := [name for name in chosen if name in NEED_VIDEOS]:
-            log.info("%s holds no videos: %s are left out", data, ", ".join(left_out))
-        chosen = [name for name in chosen if name not in NEED_VIDEOS]
-        clips, left_out = clip_table({key: key for key in next(iter(trees.values())).clips}, data), inventory[1]
-    else:
-        clips, left_out = scan_clips(data)
+    clips, left_out, chosen = _clips_of_run(tasks, chosen, data)
     clips, _, targets = rated_clips(tasks, data, clips)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -166,6 +151,24 @@ def check_inputs(
     wanted = [cfg for cfg in configs if getattr(cfg, "weights", "") == "pretrained"]
     require([f"{cfg.backbone}{PUBLISHED}" if hasattr(cfg, "backbone") else "i3d_flow_kinetics" for cfg in wanted])
     return clips.head(limit or len(clips)), left_out, chosen
+
+
+def _clips_of_run(
+    tasks: dict[str, dict[str, Any]], chosen: list[str], data: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The clips, what is none, and which notebooks can be run; see `check_inputs`."""
+    trees = {}
+    for name in (name for name, tree in TREES.items() if tasks.get(name, {}).get(tree)):
+        from helpers.extract import open_tree  # takes as long to import as the rest
+
+        trees[name] = open_tree(NOTEBOOKS[name].checked(tasks[name]))
+    if not trees or (inventory := take_inventory(data))[0]:
+        return *scan_clips(data), chosen
+    for name in set(TREES).difference(trees).intersection(chosen):
+        raise ValueError(f"{name}: {TREES[name]} must name a folder, as {data} holds no videos. Set it.")
+    log.info("%s holds no videos: notebooks that need them are left out", data)
+    clips = clip_table({key: key for key in next(iter(trees.values())).clips}, data)
+    return clips, inventory[1], [name for name in chosen if name not in NEED_VIDEOS]
 
 
 def rated_clips(
@@ -233,10 +236,9 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
     if CLASSES not in tasks:
         log.info("%s is left out: there is no folder %s", CLASSES, data / CLASS_FOLDER)
     folders = [resolve(path) for name, values in tasks.items() if (path := values.get(FOLDERS.get(name)))]
-    chain = "".join(map(_listing_hash, [data, *filter(Path.is_dir, folders)]))
-    executed = 0
+    chain, executed = _digest(helpers_hash(), *map(_listing_hash, [data, *filter(Path.is_dir, folders)])), 0
     for name, parameters in tasks.items():
-        chain = _fingerprint(name, parameters, chain)
+        chain = _digest(chain, json.dumps(parameters, sort_keys=True), cells_hash(notebook_file(name)))
         if name not in chosen:
             continue
         label = f"[{chosen.index(name) + 1}/{len(chosen)}] {name}"
@@ -248,29 +250,19 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
             write_json(state_path, state)
         started_s = time.monotonic()
         execute(name, parameters, out)
-        spent_s = round(time.monotonic() - started_s, 1)
-        log.info("%s: done in %.0f s", label, spent_s)
-        state[name] = {"fingerprint": chain, "seconds": spent_s}
+        state[name] = {"fingerprint": chain, "seconds": round(time.monotonic() - started_s, 1)}
+        log.info("%s: done in %.0f s", label, state[name]["seconds"])
         write_json(state_path, state)
         executed += 1
     return executed
 
 
 def is_whole(out: Path, name: str) -> bool:
-    """Whether a notebook's files are there, its stage, if any, is finished, and no clip's file is lost or cut."""
+    """Whether a notebook's files are there, and its stage, if any, is finished."""
     paths = [out / path for path in WRITES[name]]
     if not all(path.exists() for path in paths):
         return False
-    try:
-        manifests = {path.parent: read_json(path) for path in paths if path.name == "manifest.json"}
-    except ValueError:
-        return False
-    for folder, manifest in manifests.items():
-        n_made = sum(manifest.get("counts", {}).get(count, 0) for count in ("made", "found"))
-        files = list(folder.rglob("*.npz"))
-        if not manifest.get("finished") or len(files) < n_made or not all(map(zipfile.is_zipfile, files)):
-            return False
-    return True
+    return all(read_json(path).get("finished") for path in paths if path.name == "manifest.json")
 
 
 def forget(out: Path, first: str) -> None:
@@ -327,26 +319,21 @@ def notebook_file(name: str) -> Path:
     return ROOT / "notebooks" / f"{name}.ipynb"
 
 
-def _fingerprint(name: str, parameters: dict[str, Any], before: str) -> str:
-    """Hash of a notebook's cells, its parameters, the helpers, and the fingerprint of the one before it."""
-    parts = [before, json.dumps(parameters, sort_keys=True), cells_hash(notebook_file(name)), helpers_hash()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def _listing_hash(folder: Path) -> str:
     """Hash of names, sizes and times of change of all files below a folder that `walk_files` does not pass over."""
-    digest = hashlib.sha256()
-    for path in (path for path, passed_over in walk_files(folder) if not passed_over):
-        stat = (folder / path).stat() if (folder / path).exists() else (folder / path).lstat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    paths = [path for path, passed_over in walk_files(folder) if not passed_over]
+    stats = [(folder / path).stat(follow_symlinks=(folder / path).exists()) for path in paths]
+    return _digest(*(f"{path} {s.st_size} {s.st_mtime_ns}" for path, s in zip(paths, stats, strict=True)))
 
 
 def cells_hash(notebook: Path) -> str:
     """Hash of the sources of a notebook's cells; outputs do not count."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    text = "\0".join(cell["cell_type"] + "".join(cell["source"]) for cell in cells)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _digest(*(cell["cell_type"] + "".join(cell["source"]) for cell in cells))
 
 
 def helpers_hash() -> str:
