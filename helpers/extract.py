@@ -20,9 +20,9 @@ from helpers.device import chosen_device, measured_batch, use_device
 from helpers.files import resolve, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
-from helpers.pipeline import NOT_DECISIVE, ClipRun, Network, Source
+from helpers.pipeline import NOT_DECISIVE, ClipRun, Network
 from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredClip
-from helpers.rows import CROP_PX, ClipRows, DynamicRows, Job, StaticRows, face_crops, face_flows, row_layout
+from helpers.rows import CROP_PX, ClipRows, DynamicRows, Job, Source, StaticRows, face_crops, face_flows, row_layout
 from helpers.store import Stage, read_manifest
 from helpers.tracks import track_of
 from helpers.video import backend_version
@@ -81,7 +81,7 @@ def open_source(cfg: StaticConfig | DynamicConfig, clips: pd.DataFrame, size_px:
 
     if tree := open_tree(cfg):
         sizes = (size_px,) if isinstance(cfg, StaticConfig) else (cfg.input_px, cfg.flow_clip_px)
-        return Source(**tree.source(clips.index, *sizes), rows=rows)
+        return tree.source(clips.index, rows, *sizes)
     faces = read_manifest(cfg.out / "faces", "02_clip_preparation")
     about, no_track = faces["identity"], {entry["clip"]: entry["reason"] for entry in faces["failed"]}
     backend = about["parameters"]["backend"]
@@ -118,14 +118,9 @@ def _extract(
             run.stream()
         counts = run.finish()
         if run.n_rows:
-            log = _speed(unit, network, started, run) | {
-                "features_shape": [counts["rows"], counts["feature_dim"]],
-                "features_saved_to": f"{cfg.out_dir}/{name}",
-                "weights": weights,
-                "failed": counts["failed"],
-                "usage": run.monitor.summary(),
-            }
-            write_json(stage.folder / "extraction_log.json", log)
+            log = _speed(unit, network, started, run) | {"weights": weights, "failed": counts["failed"]}
+            log |= {"features_shape": [counts["rows"], counts["feature_dim"]], "usage": run.monitor.summary()}
+            write_json(stage.folder / "extraction_log.json", log | {"features_saved_to": f"{cfg.out_dir}/{name}"})
         return stage.finish(**counts)
 
 

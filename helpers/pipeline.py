@@ -9,10 +9,10 @@ import logging
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 from helpers.config import Parameters
 from helpers.device import Monitor, device_scope, gpu_index
 from helpers.forward import Forward, NetworkError
-from helpers.rows import Chunk, ClipRows, Clock, batches_of
-from helpers.store import AbsentError, ClipError, FeatureFile, Stage, by_kind, clip_fingerprint, kind_of, reason_of
+from helpers.rows import Chunk, ClipRows, Clock, Source, batches_of
+from helpers.store import AbsentError, ClipError, FeatureFile, Stage, by_kind, kind_of, reason_of
 from helpers.workers import ClipPool, cores
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ Sample = tuple[Any, np.ndarray, int]  # whose it is; what the network takes, wit
 class Network:
     """Runs a network over samples in batches of one shape; two batches are in it while the next one is filled.
 
-    No result depends on what else is in its batch. A batch is full, or ends where samples become of another kind; it is
-    then filled up to the largest of its kind so far, so that little is compiled twice. When memory does not suffice for
-    a batch, half of it is tried, and kept to from then on; a single sample, with no other batch beside it. Where the
-    network fails, the samples of the batch are run one by one.
+    No result depends on what else is in its batch, but for rounding. A batch is full, or ends where samples become of
+    another kind; it is then filled up to the largest of its kind so far, so that little is compiled twice. When memory
+    does not suffice for a batch, half of it is tried, and kept to from then on; a single sample, with no other batch
+    beside it. Where the network fails, the samples of the batch are run one by one.
 
     Attributes:
         batch_size: Rows at once; less after memory has run out. A sample of more rows is a batch by itself.
@@ -123,40 +123,38 @@ class Network:
             if isinstance(error, MemoryError) and room > 1:
                 raise
             if len(samples) == 1:
-                log.warning("%s", error)
-                error.add_note("".join(traceback.format_exception(error)))  # as text, since the traceback holds a batch
-                error.__traceback__ = error.__cause__ = error.__context__ = None
-                self._failure = self._failure or (None if isinstance(error, NetworkError) else error)
-                return [error]
+                return [self._without_traceback(error)]
         return [output for sample in samples for output in self._outputs((sample,), room)]
 
     def _forwarded(self, x: np.ndarray) -> np.ndarray:
-        """What the network makes of a batch; where memory has no room for one sample, without others beside it."""
-        for turns in (1, AT_ONCE):
-            try:
-                with self._inside_it(turns):
-                    return self._forward(x)
-            except MemoryError as error:
-                if len(x) > 1:
-                    raise
-                failure = MemoryError(f"{error} Not even one at a time fits into memory.")
-        raise failure
+        """What the network makes of a batch; one sample that memory has no room for is tried again, alone in it."""
+        try:
+            with self._turns:
+                return self._timed(x)
+        except MemoryError:
+            if len(x) > 1:
+                raise
+        with self._alone, self._turns, self._turns:  # of `AT_ONCE` turns
+            return self._timed(x)
 
-    @contextmanager
-    def _inside_it(self, turns: int) -> Iterator[None]:
-        """Take so many of the network's `AT_ONCE` turns, and count the time inside, once where it is two threads'."""
-        with self._alone if turns > 1 else nullcontext():
-            for _ in range(turns):
-                self._turns.acquire()
+    def _timed(self, x: np.ndarray) -> np.ndarray:
+        """Run the network; what two threads spend in it at one time counts once."""
         since_s = time.perf_counter()
         try:
-            yield
+            return self._forward(x)
         finally:
-            self._turns.release(turns)
             with self._counting:
                 now_s = time.perf_counter()
                 self.busy_s += now_s - max(since_s, self._until_s)
                 self._until_s = now_s
+
+    def _without_traceback(self, error: Exception) -> Exception:
+        """The error of one sample; its traceback, which holds a batch, becomes a note."""
+        log.warning("%s", error)
+        error.add_note("".join(traceback.format_exception(error)))
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        self._failure = self._failure or (None if isinstance(error, NetworkError) else error)
+        return error
 
 
 def rows_of_clip(rows: ClipRows, chunks: Iterable[Chunk], forward: Forward, batch_size: int) -> FeatureFile:
@@ -165,25 +163,6 @@ def rows_of_clip(rows: ClipRows, chunks: Iterable[Chunk], forward: Forward, batc
     for _, output in Network(forward, batch_size).run(samples):
         rows.receive(output)
     return rows.result()
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is done with every clip of a stage.
-
-    `work` runs in the decoder processes: what it yields of a job are the clip's chunks. `job` makes that of a clip's
-    path, key and fingerprint, also where the clip is done; `rows` makes of it the clip's rows, where the chunks are not
-    used as they come. `fingerprint`: the version of a clip's files, by path and key. For the manifest: `identity` and
-    `made_with` of the input, and parameters that are `not_decisive` for rows.
-    """
-
-    work: Callable[[Any], Iterator[Any]]
-    job: Callable[[Path, str, str], Any]
-    rows: Callable[[Any], ClipRows] | None = None
-    fingerprint: Callable[[Path, str], str] = lambda path, key: clip_fingerprint(path)
-    identity: dict[str, Any] = field(default_factory=dict)
-    made_with: dict[str, str] = field(default_factory=dict)
-    not_decisive: tuple[str, ...] = ()
 
 
 @dataclass

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 
 from helpers.flow import normalise_flow, read_flow, resize_flow
 from helpers.names import NO_CLIP, clip_key, match_clips, natural_order, video_files
-from helpers.rows import CROPS_PER_CHUNK, Chunk, Clock, batches_of
+from helpers.rows import CROPS_PER_CHUNK, Chunk, ClipRows, Clock, Source, batches_of
 from helpers.store import AbsentError, ClipError, clip_fingerprint, read_arrays
 from helpers.tracks import crop_face
 
@@ -132,8 +132,8 @@ class Tree:
             digest.update(f"{file.name}\0{version}\n".encode(errors="surrogateescape"))
         return f"{len(files)}-{digest.hexdigest()[:16]}"
 
-    def source(self, keys: Iterable[str], *sizes: float | None) -> dict[str, Any]:
-        """What a `helpers.pipeline.Source` takes of the tree for clips of these keys; `sizes`: see `job`."""
+    def source(self, keys: Iterable[str], rows: Callable[[Any], ClipRows], *sizes: float | None) -> Source:
+        """What is done with the clips of these keys; `rows`: see `Source`, `sizes`: see `job`."""
         named, refused = match_clips(self.clips, keys)
         if not named:
             must = f"{self.folder} must hold clips of this run, got {', '.join(list(self.clips)[:5])}"
@@ -153,8 +153,7 @@ class Tree:
             return self.job(named[key], *sizes)
 
         about = {"identity": {"stored": self.identity}, "made_with": {"stored": str(self.folder)}}
-        of_videos = {"not_decisive": (self.of_videos,)}
-        return {"work": stored_chunks, "job": job, "fingerprint": fingerprint} | about | of_videos
+        return Source(stored_chunks, job, rows, fingerprint, **about, not_decisive=(self.of_videos,))
 
 
 class FaceTree(Tree):

@@ -6,8 +6,9 @@ then a `FeatureFile` with features (n, D) float32. A clip's rows depend on nothi
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -19,7 +20,7 @@ import numpy as np
 
 from helpers.config import DynamicConfig, StaticConfig
 from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
-from helpers.store import ClipError, FeatureFile
+from helpers.store import ClipError, FeatureFile, clip_fingerprint
 from helpers.tracks import FaceTrack, crop_at
 from helpers.video import Frame, iter_frames
 
@@ -134,7 +135,26 @@ def batches_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-class ClipRows:
+@dataclass(frozen=True)
+class Source:
+    """What is done with every clip of a stage.
+
+    `work` runs in the decoder processes: what it yields of a job are the clip's chunks. `job` makes that of a clip's
+    path, key and fingerprint, also where the clip is done; `rows` makes of it the clip's rows, where the chunks are not
+    used as they come. `fingerprint`: the version of a clip's files, by path and key. For the manifest: `identity` and
+    `made_with` of the input, and parameters that are `not_decisive` for rows.
+    """
+
+    work: Callable[[Any], Iterator[Any]]
+    job: Callable[[Path, str, str], Any]
+    rows: Callable[[Any], "ClipRows"] | None = None
+    fingerprint: Callable[[Path, str], str] = lambda path, key: clip_fingerprint(path)
+    identity: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
+    not_decisive: tuple[str, ...] = ()
+
+
+class ClipRows(ABC):
     """The rows of one clip while they are being made; here one for each value of the chunks.
 
     Attributes:
@@ -167,9 +187,10 @@ class ClipRows:
         self._is_read = True
 
     def receive(self, output: np.ndarray | Exception) -> None:
-        """Take what the network says about the next sample."""
-        n_rows = self._n_rows[len(self._made)]
-        self._made.append(output if isinstance(output, Exception) else self._rows_of(output, n_rows))
+        """Take what the network says about the next sample: (..., D), averaged over each row's part of it."""
+        if not isinstance(output, Exception):
+            output = output.reshape(self._n_rows[len(self._made)], -1, output.shape[-1]).mean(axis=1)
+        self._made.append(output)
 
     def result(self) -> FeatureFile:
         """The rows, once `complete`, NaN where the network failed; where it failed on every sample, what it raised."""
@@ -187,8 +208,7 @@ class ClipRows:
         reasons = {}
         for row in np.flatnonzero(~rows.valid).tolist():
             stored = "" if rows.reason is None else str(rows.reason[row])
-            has_face = self.track is None or self.track.has_face(rows.t_s[row])
-            lost = "" if has_face else f"the face is lost at {rows.t_s[row]:.1f} s"
+            lost = "" if self.track.has_face(rows.t_s[row]) else f"the face is lost at {rows.t_s[row]:.1f} s"
             padded = "made mostly of padding: the clip is too short" if rows.features[row].any() else ""
             reasons[row] = stored or lost or padded or FAILED
         return reasons
@@ -212,13 +232,9 @@ class ClipRows:
         """What the network is shown, in order, and how many rows come of each."""
         return ((value, 1) for value in values)
 
-    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
-        """Rows float32 (n_rows, D) of the network's output for one sample."""
-        return output[None]
-
+    @abstractmethod
     def _file(self, features: np.ndarray) -> FeatureFile:
         """The clip's rows, with their times."""
-        raise NotImplementedError
 
     def _checked(self, features: np.ndarray, bounds_s: Any, frame: np.ndarray, reasons: list[str]) -> FeatureFile:
         """Rows with their start and end in seconds; those that have a reason, no face, or values that are not finite
@@ -269,10 +285,6 @@ class DynamicRows(ClipRows):
                 block, n_rows = block + [np.zeros_like(block[0])] * (length - len(block)), 1
             if n_rows >= 1:
                 yield np.stack(block[: (n_rows - 1) * stride + length]), n_rows  # (T, S, S, 2)
-
-    def _rows_of(self, output: np.ndarray, n_rows: int) -> np.ndarray:
-        """A stage's activation (T', H', W', C), T' a multiple of n_rows, is averaged over a row's part of it."""
-        return output.reshape(n_rows, -1, output.shape[-1]).mean(axis=1)
 
     def _file(self, features: np.ndarray) -> FeatureFile:
         fps, start = self.track.fps, np.arange(len(features)) * self._stride
