@@ -61,7 +61,7 @@ HISTORY = pd.DataFrame({"model": "aligned_mlp", "seed": 0, "epoch": range(3), "l
 R2 = [dict.fromkeys("OCEAN", value) for value in (0.2, 0.6)]
 MODELS = {
     "constant": {"r2": R2[0], "seeds": [{"r2": R2[0]}]},
-    "ridge": {"r2": R2[1], "seeds": [{"r2": R2[0]}, {"r2": dict.fromkeys("OCEAN")}]},
+    "ridge": {"r2": R2[1], "seeds": [{"r2": R2[1]}, {"r2": dict.fromkeys("OCEAN")}]},
 }
 TRUTH = np.linspace(0.1, 0.9, 11)
 PREDICTED = pd.concat([pd.DataFrame({"trait": t, "truth": TRUTH, "prediction": TRUTH + 0.1}) for t in TRAITS])
@@ -79,18 +79,8 @@ LOGS = {
     },
     "analysis": {"share": {"start": 0, "steps": 0.7, "validation": 0.2, "other": 0.1}, "total_s": 12, "step_ms": 9},
 }
-ENDS = [f"{side}{end}" for side in ("over_constant", "under_token") for end in ("", "_low", "_high")]
 MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "occlusion": {"value": 0.1, "interval": None}}
-
-
-COMPARED = {"constant": [NAN] * 3 + [0.5, 0.4, 0.6], "ridge": [0.6, 0.5, 0.7, 0.1, -0.1, 0.3]}
-COMPARED["same_video"] = [0.0, -0.1, 0.1, -0.2, -0.3, -0.1]
 LAG = {"trained": pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})}
-
-
-def differences(rows):
-    """The part of a table of models that is about differences."""
-    return pd.DataFrame.from_dict(rows, orient="index", columns=ENDS)
 
 
 def equal_predictions(truth):
@@ -177,9 +167,7 @@ def test_figures_of_training():
     ax = drawn(training.plot_predictions(PREDICTED, HALF))
     same([line(ax[0], 1)[0], *line(ax[0], 2)], [0.5, *(TRUTH + 0.1)])
     ax = drawn(training.plot_predictions(BEYOND, HALF))
-    same(ax[0].lines[3].get_xydata(), [[0.9, 1.0]])
-    axes = drawn(training.plot_comparisons(differences(COMPARED)))
-    same([group.lines[0].get_xdata()[0] for ax in axes for group in ax.containers], [0.6, 0, 0.5, 0.1, -0.2])
+    same(line(ax[0], 2), [0.3, 1.0])
 
 
 def test_figures_of_attention():
@@ -224,8 +212,6 @@ LITTLE = [  # values that are one, equal, or not defined
     (features.plot_overlay, NOTHING, np.zeros((1, 2, 2)), [0.0]),
     (preparation.plot_crops, NOTHING, [0.0]),
     (preparation.plot_flow, NOTHING[0], np.zeros((8, 8, 2))),
-    (training.plot_comparisons, differences({"ridge": [NAN] * 6})),
-    (training.plot_comparisons, differences({"ridge": [0.1, NAN, NAN] * 2})),
     (training.plot_predictions, equal_predictions(EQUAL), HALF),
     (training.plot_predictions, equal_predictions(ONE), HALF),
     (plots.plot_intervals, {"the clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
@@ -259,7 +245,12 @@ def test_an_animation_shows_the_flow_and_the_answer_of_each_moment(tmp_path):
     assert yellow[2] > yellow[:2].max() + 1000  # the end of viridis
 
 
-def test_a_saved_figure_is_a_whole_png_of_its_size(tmp_path):
+def test_a_saved_figure_is_a_whole_png_and_the_first_removes_those_of_before(tmp_path):
+    old = tmp_path / "ein Lauf" / "figures" / "01_old.png"
+    old.parent.mkdir(parents=True)
+    old.touch()
     path = plots.save(plt.subplots(figsize=(3, 2))[0], tmp_path / "ein Lauf", "01_ratings")
     assert [*path.parent.iterdir()] == [tmp_path / "ein Lauf" / "figures" / "01_ratings.png"]
-    assert plt.imread(path).shape[:2] == (200, 300)
+    assert plt.imread(path).ndim == 3
+    plots.save(plt.figure(), tmp_path / "ein Lauf", "01_leaks")
+    assert path.exists()

@@ -56,7 +56,7 @@ def save(fig: Figure, run_dir: str | Path, name: str) -> Path:
     path = Path(run_dir) / "figures" / f"{name}.png"
     _remove_figures(path.parent, name.partition("_")[0])
     with replacing(path) as part:
-        fig.savefig(part, dpi=mpl.rcParams["figure.dpi"])
+        fig.savefig(part, dpi=mpl.rcParams["figure.dpi"], bbox_inches="tight")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Figures of 06: learning curves, the table of models, where errors lie, intervals, and one training from close by."""
+"""Figures of 06: learning curves, the table of models, where errors lie, and one training from close by."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,42 +8,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from helpers.clips import TRAITS, letter_of, name_of
-from helpers.plots import (
-    ACCENT,
-    BLUE,
-    GREEN,
-    NEUTRAL,
-    ORANGE,
-    PINK,
-    RED,
-    SKY,
-    TRAIT_COLORS,
-    axes,
-    intervals,
-    legend_below,
-    matrix,
-    named_rows,
-    panels,
-    say,
-    spoken,
-)
+from helpers.plots import ACCENT, BLUE, NEUTRAL, RED, TRAIT_COLORS, legend_below, matrix, panels, spoken
 
-MODEL_COLORS = {
-    "token_cross_attention": RED,
-    "token_cross_attention_shuffled": PINK,
-    "one_token_cross_attention": ORANGE,
-    "aligned_mlp": GREEN,
-    "concat_mlp": SKY,
-}
 PART_COLORS = {"steps": BLUE, "validation": RED, "other": NEUTRAL}
-# by the column of `report.as_table`: the title, and what lies above, across and below 0
-INTERVALS = {
-    "over_constant": ("each model minus the constant", "better", "no better", "worse"),
-    "under_token": ("the token model minus each other", "better than it", "not told apart", "worse than it"),
-}
 
 
 def plot_history(history: pd.DataFrame) -> Figure:
@@ -51,72 +20,62 @@ def plot_history(history: pd.DataFrame) -> Figure:
 
     `history`: columns model, seed, epoch, loss, val_loss (mean squared errors on the rating scale).
     """
-    fig, (pair,) = panels(1, 2, (8, 3.2), sharex=True, sharey=True)
-    table = history.assign(epoch=history["epoch"] + 1, **np.sqrt(history[["loss", "val_loss"]]))
-    look = {"hue": "model", "palette": {name: MODEL_COLORS.get(name, NEUTRAL) for name in table["model"].unique()}}
-    for ax, column in zip(pair, ("loss", "val_loss"), strict=True):
-        sns.lineplot(table, x="epoch", y=column, errorbar=None, legend=ax is pair[0], ax=ax, **look)
-    kept = table.loc[table.fillna({"val_loss": np.inf}).groupby(["model", "seed"])["val_loss"].idxmin()]
-    sns.scatterplot(kept, x="epoch", y="val_loss", s=20, legend=False, ax=pair[1], zorder=3, **look)
-    pair[0].set(ylabel="root mean squared error", title="training clips", yscale="log")
-    pair[1].set(title="validation clips, dots: the epochs kept")
-    pair[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    pair[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    pair[0].yaxis.set_major_formatter("{x:.2f}")
-    pair[0].yaxis.set_minor_formatter(NullFormatter())
-    handles, names = pair[0].get_legend_handles_labels()
-    pair[0].get_legend().remove()
-    fig.legend(handles, map(spoken, names), loc="outside lower center", ncols=3)
-    return fig
+    table = history.assign(epoch=history["epoch"] + 1, model=history["model"].map(spoken))
+    table = table.rename(columns={"loss": "training clips", "val_loss": "validation clips, dots: the epochs kept"})
+    table = table.melt(["model", "seed", "epoch"], var_name="of", value_name="error")
+    table["error"] = np.sqrt(table["error"])
+    look = {"x": "epoch", "y": "error", "hue": "model"}
+    grid = sns.relplot(table, **look, col="of", kind="line", errorbar=None, height=3, aspect=1.05)
+    validation = table[table["of"] != "training clips"].fillna({"error": np.inf})  # a diverged training has none
+    kept = validation.loc[validation.groupby(["model", "seed"])["error"].idxmin()]
+    sns.scatterplot(kept, **look, hue_order=table["model"].unique(), s=20, legend=False, ax=grid.axes[0, 1], zorder=3)
+    ticks = [0.1, 0.2, 0.5]
+    grid.set(yscale="log", yticks=ticks, yticklabels=ticks, ylabel="root mean squared error").set_titles("{col_name}")
+    for ax in grid.axes.flat:
+        ax.minorticks_off()
+    sns.move_legend(grid, "upper center", bbox_to_anchor=(0.45, 0), ncols=3, title=None)
+    return grid.figure
 
 
 def plot_models(models: Mapping[str, Any], *, targets: Sequence[str] = TRAITS) -> Figure:
     """Draw test R² of every model of `training.json`, one panel per trait: a bar is the mean over seeds, a dot one."""
-    names = [spoken(name).replace(" cross", "\ncross") for name in models]
-    fig, (row,) = panels(1, len(targets), (8, max(3.4, 1.2 + 0.3 * len(names))), sharey=True)
-    for ax, target in zip(row, targets, strict=True):
-        letter = letter_of(target)
-        values = np.array([model["r2"][letter] for model in models.values()], float)
-        sns.barplot(x=values, y=names, color=TRAIT_COLORS.get(target, NEUTRAL), alpha=0.45, saturation=1, ax=ax)
-        seeds = [(name, s["r2"][letter]) for name, m in zip(names, models.values(), strict=True) for s in m["seeds"]]
-        dots = pd.DataFrame(seeds, columns=["model", "r2"]).astype({"r2": float})
-        sns.stripplot(dots, x="r2", y="model", color=ACCENT, size=3, jitter=False, ax=ax)
-        ax.axvline(0, color=ACCENT, lw=1)
-        ax.set_title(name_of(target).replace(" ", "\n", 1), fontsize=9)
-        ax.set(xlim=(-0.6, 1.0), xlabel="test R²", ylabel="")
-        ax.set_xticks([-0.5, 0, 0.5, 1], ["−.5", "0", ".5", "1"])
-    fig.supxlabel("bars: means over seeds, dots: seeds", fontsize=9)
-    return fig
+    rows = [
+        (name_of(target).replace(" ", "\n", 1), spoken(name), seed["r2"][letter_of(target)])
+        for target in targets
+        for name, model in models.items()
+        for seed in model["seeds"]
+    ]
+    table = pd.DataFrame(rows, columns=["trait", "model", "r2"]).astype({"r2": float})
+    height = max(3.0, 0.8 + 0.26 * len(models))
+    look = {"palette": [TRAIT_COLORS.get(target, NEUTRAL) for target in targets], "alpha": 0.45, "legend": False}
+    look |= {"hue": "trait", "col": "trait", "height": height, "aspect": 1.7 / height}
+    grid = sns.catplot(table, x="r2", y="model", kind="bar", errorbar=None, **look)
+    grid.map_dataframe(sns.stripplot, x="r2", y="model", color=ACCENT, size=3, jitter=False)
+    grid.refline(x=0, color=ACCENT, ls="-").set_titles("{col_name}", size=9).set_axis_labels("test R²", "")
+    grid.set(xlim=(-0.6, 1.05), xticks=[0, 0.5, 1])
+    return grid.figure
 
 
 def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figure:
-    """Draw predictions against truth per trait, with the constant predictor and the line of a perfect one.
-
-    Black squares are means over fifths of the clips by prediction: on the dotted line the model is calibrated. The
-    network's output is not bounded: predictions beyond 0 or 1 are crosses on the edge.
+    """Draw predictions, cut to [0, 1], against truth per trait, with the constant predictor and the line of a perfect
+    one; black squares are means over fifths of the clips by prediction: on that line the model is calibrated.
 
     Args:
         table: Columns trait, truth, prediction: one model, one seed, test clips.
         constant: What the constant predictor says, by trait.
     """
-    fig, row = _by_trait(table, 3.2, "prediction")
+    fig, (row,) = panels(1, table["trait"].nunique(), (8, 3.2), sharey=True)
+    row[0].set_ylabel("prediction")
     for ax, (trait, rows) in zip(row, table.groupby("trait", sort=False), strict=True):
+        truth, prediction = rows["truth"], rows["prediction"].clip(0, 1)
         ax.plot([0, 1], [0, 1], ":", color=ACCENT, lw=1, label="perfect")
         ax.axhline(constant[trait], color=NEUTRAL, lw=1.5, label="constant predictor")
-        color, within = TRAIT_COLORS.get(trait, NEUTRAL), rows["prediction"].clip(0, 1)
-        beyond = within != rows["prediction"]
-        ax.plot(rows["truth"], within.mask(beyond), ".", color=color, ms=4, alpha=0.6)
-        if beyond.any():
-            ax.plot(rows["truth"][beyond], within[beyond], "x", color=color, ms=5, clip_on=False, label="beyond 0 or 1")
-        fifths = rows.groupby(pd.qcut(rows["prediction"].rank(method="first"), min(5, len(rows)), labels=False))
-        means = fifths[["truth", "prediction"]].mean()
-        ax.plot(means["truth"], means["prediction"], "s", color="k", ms=4, label="means of fifths")
-        ours = 1 - np.abs(rows["truth"] - rows["prediction"]).mean()
-        floor = 1 - np.abs(rows["truth"] - constant[trait]).mean()
-        ax.set_title(f"{_in_brackets(trait)}\n1−MAE {ours:.2f}\nconstant {floor:.2f}", fontsize=10)
-        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="rating")
-        ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        ax.set_box_aspect(1)
+        ax.plot(truth, prediction, ".", color=TRAIT_COLORS.get(trait, NEUTRAL), ms=4, alpha=0.6)
+        fifths = pd.qcut(prediction.rank(method="first"), min(5, len(rows)), labels=False)
+        ax.plot(truth.groupby(fifths).mean(), prediction.groupby(fifths).mean(), "ks", ms=4, label="means of fifths")
+        ours, floor = (1 - (truth - other).abs().mean() for other in (rows["prediction"], constant[trait]))
+        ax.set_title(f"{_two_lines(trait)}\n1−MAE {ours:.2f}\nconstant {floor:.2f}", fontsize=10)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="rating", xticks=[0, 0.5, 1], box_aspect=1)
     legend_below(fig)
     return fig
 
@@ -126,56 +85,22 @@ def plot_residuals(table: pd.DataFrame, constant: Mapping[str, float], half_widt
 
     `table`, `constant`: as for `plot_predictions`; `half_width`: of the interval, by trait, from validation clips.
     """
-    fig, row = _by_trait(table, 2.4, "test clips")
-    bins = np.linspace(-0.6, 0.6, 25)
-    for ax, (trait, rows) in zip(row, table.groupby("trait", sort=False), strict=True):
-        error, floor = rows["prediction"] - rows["truth"], constant[trait] - rows["truth"]
-        ax.hist(floor.clip(bins[0], bins[-1]), bins, color=NEUTRAL, histtype="step", label="constant predictor")
-        ax.hist(error.clip(bins[0], bins[-1]), bins, color=TRAIT_COLORS.get(trait, NEUTRAL), alpha=0.7)
-        ax.axvspan(-half_width[trait], half_width[trait], color="k", alpha=0.08, lw=0, label="90 % interval")
-        held = (error.abs() <= half_width[trait]).mean()
-        ax.set_title(f"{_in_brackets(trait)}\n{held:.0%} inside", fontsize=10)
-        ax.set(xlim=(-0.6, 0.6), xlabel="prediction − rating")
-    legend_below(fig)
-    return fig
+    said = {"the model": table["prediction"], "constant predictor": table["trait"].map(constant)}
+    errors = pd.DataFrame({name: (of - table["truth"]).clip(-0.6, 0.6) for name, of in said.items()})
+    errors = errors.assign(trait=table["trait"]).melt("trait", var_name="of", value_name="prediction − rating")
+    look = {"bins": np.linspace(-0.6, 0.6, 25), "element": "step", "height": 2.6, "aspect": 0.62}
+    grid = sns.displot(errors, x="prediction − rating", hue="of", palette=[BLUE, NEUTRAL], col="trait", **look)
+    for trait, ax in grid.axes_dict.items():
+        rows = table[table["trait"] == trait]
+        held = ((rows["prediction"] - rows["truth"]).abs() <= half_width[trait]).mean()
+        ax.axvspan(-half_width[trait], half_width[trait], color="k", alpha=0.08, lw=0)
+        ax.set_title(f"{_two_lines(trait)}\n{held:.0%} inside", fontsize=10)
+    sns.move_legend(grid, "upper center", bbox_to_anchor=(0.45, 0), ncols=2, title=None)
+    return grid.set_ylabels("test clips").figure
 
 
-def _by_trait(table: pd.DataFrame, height: float, ylabel: str) -> tuple[Figure, Sequence[Axes]]:
-    fig, (row,) = panels(1, table["trait"].nunique(), (8, height), sharey=True)
-    row[0].set_ylabel(ylabel)
-    return fig, row
-
-
-def _in_brackets(trait: str) -> str:
+def _two_lines(trait: str) -> str:
     return name_of(trait).replace(" (", "\n(")
-
-
-def plot_comparisons(table: pd.DataFrame) -> Figure:
-    """Draw differences of mean R² with 95 % intervals by source: every model minus the constant, and the token model
-    minus every other, best on top; `table`: as `report.as_table` makes it.
-    """
-    height = 0.24 * max(table["over_constant"].notna().sum(), 2) + 1.1
-    fig, array = panels(2, 1, (7.5, 2 * height))
-    for ax, (column, (title, *words)) in zip(array[:, 0], INTERVALS.items(), strict=True):
-        rows = table.dropna(subset=[column]).sort_values(column, ascending=False)
-        axes(ax, (), title=title, xlabel="difference of mean test R², 95 % interval by source")
-        if not len(rows):
-            say(ax, "R² is not defined for these test clips")
-            continue
-        ends = (rows[name] for name in (column, f"{column}_low", f"{column}_high"))
-        _by_sign(ax, *ends, *zip(words, (BLUE, NEUTRAL, RED), strict=True))
-        named_rows(ax, [spoken(name) for name in rows.index])
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return fig
-
-
-def _by_sign(ax: Axes, value: pd.Series, low: pd.Series, high: pd.Series, *looks: tuple[str, str]) -> None:
-    """Draw intervals, a row each, with label and colour of those above 0, across 0 and below it."""
-    y, kinds = np.arange(len(value)), (low > 0, (low <= 0) & (high >= 0), high < 0, low.isna() & value.notna())
-    for chosen, (label, color) in zip(kinds, (*looks, ("too few sources for an interval", SKY)), strict=True):
-        if chosen.any():
-            intervals(ax, value[chosen], low[chosen], high[chosen], y[chosen], color=color, label=label)
-    ax.axvline(0, color=ACCENT, lw=1)
 
 
 def plot_dashboard(logs: Mapping[str, Any], *, title: str = "") -> Figure:
