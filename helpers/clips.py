@@ -5,12 +5,14 @@ a table of everything else. A file is a clip if it holds a video stream of more 
 that it is none it is not opened: of pictures there may be many thousands. Keys: `helpers.names`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 
-from helpers.container import open_video
+from helpers.container import VideoError, open_video
 from helpers.files import needs, replacing
 from helpers.names import (
     NO_CLIP,
@@ -34,7 +36,9 @@ from helpers.ratings import (
     why_not_read,
 )
 from helpers.splits import source_of, split_named
-from helpers.workers import ClipPool, WorkerError
+from helpers.store import reason_of
+from helpers.video import VideoInfo, probe
+from helpers.workers import ClipPool, WorkerError, cores
 
 LETTERS = ("O", "C", "E", "A", "N")
 ABOUT = ("path", "source", "split", "group", "bytes")  # columns of a table of clips that are no ratings
@@ -51,7 +55,6 @@ tar tbz tex textgrid tflite tfrecord tfrecords tga tgz tif tiff tmp toml tsv ttm
 xlsx xml xz yaml yml ytdl z zip zst"""
 NOT_OPENED = set(SUFFIXES.split())  # of files that are no clips, or copies of clips (lrf, lrv: of cameras)
 HIDDEN = {"thumbs.db", "desktop.ini"}  # what systems leave
-PATIENCE_S = 60.0  # for reading a file of unknown suffix
 NAMED = 5  # files or names in one line
 LINE_END = "\r\n"  # of tables: "\r" in a name is quoted only where it ends lines
 
@@ -109,10 +112,8 @@ def take_inventory(root: Path) -> tuple[dict[str, str], pd.DataFrame]:
         why = "" if kind or root / path in read else why_not_read(PurePosixPath(path), read)
         is_read = "ratings" if root / path in read else "ratings not read" if why else ""
         kinds[path] = kind or is_read or kind_of(root / path), why
-    unknown = [(path, root / path) for path, (kind, _) in kinds.items() if not kind]
-    with ClipPool(kinds_in, workers=1, patience_s=PATIENCE_S) as pool:
-        for path, answers in pool.run(unknown):
-            kinds[path] = _answer(answers)
+    for path, answer in _each_by(_kind, {path: root / path for path, (kind, _) in kinds.items() if not kind}):
+        kinds[path] = answer if isinstance(answer, tuple) else ("cannot be read", f"{answer}. Mend it, or remove it.")
     by_key: dict[str, list[str]] = {}
     for path, (kind, _) in kinds.items():
         if kind == "clip" and UNDECODED.search(path):
@@ -143,20 +144,36 @@ def kind_of(file: Path) -> str:
     return "" if file.exists() else "link to nothing"
 
 
-def kinds_in(file: Path) -> Iterator[str]:
-    """What a file of unknown suffix holds: "clip" or "pictures"; as decoder processes tell it."""
-    with open_video(file) as video:
-        yield "clip" if len(video.ticks) > 1 else "pictures"
+def _each_by(work: Callable[[Path], Iterator[Any]], files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
+    """What a decoder process says of each file, or the error that it ended with: a file may crash it, or hang."""
+    with ClipPool(work, workers=max(1, min(cores(), len(files)))) as pool:
+        for key, answers in pool.run(files.items()):
+            try:
+                yield key, next(answers)
+            except (ValueError, WorkerError) as error:
+                yield key, error
 
 
-def _answer(answers: Iterator[str]) -> tuple[str, str]:
-    """Kind and problem of a file."""
+def _kind(file: Path) -> Iterator[tuple[str, str]]:
+    """Kind and problem of a file of unknown suffix."""
     try:
-        return next(answers), ""
-    except ValueError:
-        return "no video", ""
-    except WorkerError as error:  # no permission, a crash, a hang
-        return "cannot be read", f"{error}. Make it readable, or remove it."
+        with open_video(file) as video:
+            yield "clip" if len(video.ticks) > 1 else "pictures", ""
+    except VideoError:
+        yield "no video", ""
+
+
+def _info(file: Path) -> Iterator[VideoInfo]:
+    yield probe(file)
+
+
+def probe_clips(clips: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """What is in the videos of a table of clips: index key, columns of `VideoInfo`; and why others cannot be opened."""
+    found = dict(_each_by(_info, {key: root / path for key, path in clips["path"].items()}))
+    broken = {key: reason_of(error) for key, error in found.items() if isinstance(error, Exception)}
+    infos = {key: info for key, info in found.items() if key not in broken}
+    columns = [field.name for field in fields(VideoInfo)]
+    return pd.DataFrame(list(infos.values()), index=list(infos), columns=columns), broken
 
 
 def as_line(n_clips: int, left_out: pd.DataFrame, where: str | Path = "") -> str:
@@ -329,12 +346,6 @@ def target_names(targets: str) -> list[str]:
 def targets_of(clips: pd.DataFrame) -> list[str]:
     """The rating columns of a table of clips, in its order."""
     return [column for column in clips.columns if column not in ABOUT]
-
-
-def trait_statistics(clips: pd.DataFrame, targets: Sequence[str] = TRAITS) -> pd.DataFrame:
-    """Return `n`, `mean`, `sd` (of the sample, n - 1), `min` and `max` of each target's ratings, one row per target."""
-    table = clips[list(targets)].agg(["count", "mean", "std", "min", "max"]).T
-    return table.rename(columns={"count": "n", "std": "sd"}).astype({"n": int})
 
 
 def leakage(clips: pd.DataFrame) -> pd.DataFrame:

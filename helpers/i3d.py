@@ -45,24 +45,7 @@ LAYERS = {
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 STAGES = ENDPOINTS
-
-
-@keras.saving.register_keras_serializable("ocean_workbook")
-class SegmentPool(layers.AveragePooling3D):
-    """Average over 2x7x7, stride 1, without padding: (B, ceil(T / 8), 7, 7, C) to (B, ceil(T / 8) - 1, 1, 1, C)."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**{"pool_size": (2, 7, 7), "strides": 1, "padding": "valid", **kwargs})
-
-    def call(self, inputs):
-        n_steps, *size = inputs.shape[1:4]
-        if (n_steps or 2) < 2 or (None not in size and size != [7, 7]):
-            got = "x".join(map(str, (n_steps, *size)))
-            raise ValueError(
-                "x must have at least 9 time steps and be 224 px wide and high for pooled features, which makes 2x7x7 "
-                f"or more here, got {got}. Pass such a clip, or tap a stage before the pool with endpoint=."
-            )
-        return super().call(inputs)
+POOL = "AvgPool3d_6a_7x7"  # after the last stage
 
 
 def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
@@ -71,25 +54,22 @@ def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
     Returns a model from (B, T, H, W, channels) to the logits (B, 400), or, where `endpoint` names one of `STAGES`, up
     to that stage's (B, T', H', W', C).
     """
-    name = f"i3d_{_stream(channels)}"
+    if channels not in STREAMS:
+        raise ValueError(f"channels must be 2 (flow) or 3 (RGB), got {channels!r}. Choose the stream.")
     if endpoint and endpoint not in STAGES:
         raise ValueError(f"endpoint must be one of {', '.join(STAGES)}, got {endpoint!r}. Choose a stage.")
-    inputs = keras.Input((None, None, None, channels), name="clip")
+    name, inputs = f"i3d_{STREAMS[channels].lower()}", keras.Input((None, None, None, channels), name="clip")
     x = inputs
     for stage in STAGES:
         x = _stage(x, stage)
         if stage == endpoint:
             return keras.Model(inputs, x, name=f"{name}_{endpoint}")
-    x = SegmentPool(name="AvgPool3d_6a_7x7")(x)
+    x = layers.AveragePooling3D((2, 7, 7), 1, name=POOL)(
+        x
+    )  # (B, ceil(T / 8), 7, 7, C) -> (B, ceil(T / 8) - 1, 1, 1, C)
     x = layers.Conv3D(N_CLASSES, 1, name="Logits_Conv3d_0c_1x1_conv_3d")(x)
     x = layers.GlobalAveragePooling3D(name="Logits")(x)  # the mean over time: height and width are 1
     return keras.Model(inputs, x, name=name)
-
-
-def _stream(channels: int) -> str:
-    if channels not in STREAMS:
-        raise ValueError(f"channels must be 2 (flow) or 3 (RGB), got {channels!r}. Choose the stream.")
-    return STREAMS[channels].lower()
 
 
 def _stage(x: keras.KerasTensor, stage: str) -> keras.KerasTensor:
@@ -121,17 +101,16 @@ def _unit(
 
 
 def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) -> tuple[keras.Model, Weights]:
-    """Build what extraction runs, up to `endpoint` and no further, and fill it.
+    """Build what extraction runs, up to `endpoint` and no further, and fill it; returns it and its provenance.
 
     `weights`: "pretrained" (ImageNet, then Kinetics-400), a name of `WEIGHTS` for other published ones, or "random".
-    `endpoint`: a name of `STAGES`, for (B, T', H', W', C), or empty for the pooled (B, ceil(T / 8) - 1, 1024).
-    Returns the model and its provenance.
+    `endpoint`: see `tap`.
     """
     model = build_i3d(channels, endpoint=endpoint)
     if weights == "random":
         provenance = random_weights(model, model.name, law="he")
     else:
-        name = f"i3d_{_stream(channels)}_kinetics" if weights == "pretrained" else weights
+        name = f"i3d_{STREAMS[channels].lower()}_kinetics" if weights == "pretrained" else weights
         names = [name for name, row in WEIGHTS.items() if row.kind.startswith("i3d") and row.channels == channels]
         if name not in names:
             raise ValueError(f"weights must be random, pretrained or of {', '.join(names)}, got {weights!r}.")
@@ -140,16 +119,12 @@ def build_motion_network(weights: str, endpoint: str = "", channels: int = 2) ->
     return (model if endpoint else tap(model)), provenance
 
 
-def _is_whole(model: keras.Model) -> bool:
-    return model.layers[-1].name == "Logits"
-
-
 def tap(model: keras.Model, endpoint: str = "") -> keras.Model:
     """Return the part of a network up to a stage; it shares the weights and computes nothing after it.
 
     `endpoint` is a name of `STAGES`, for (B, T', H', W', C), or empty for the pooled (B, ceil(T / 8) - 1, 1024).
     """
-    name = endpoint or "AvgPool3d_6a_7x7"
+    name = endpoint or POOL
     if name not in {layer.name for layer in model.layers}:
         raise ValueError(f"endpoint must be a part of {model.name}, got {name}. Build the network without endpoint=.")
     output = model.get_layer(name).output
@@ -163,7 +138,14 @@ def feature_map(model: keras.Model, x: np.ndarray, *, endpoint: str = "") -> np.
 
     `x` holds clips, float32 (B, T, H, W, channels) in [-1, 1]; T >= 9 and 224 px without `endpoint`.
     """
+    if not endpoint:
+        _check_clips(x)
     return keras.ops.convert_to_numpy(tap(model, endpoint)(x, training=False))
+
+
+def _check_clips(x: np.ndarray) -> None:
+    if x.shape[1] < 9 or x.shape[2:4] != (224, 224):
+        raise ValueError(f"x must have 9 time steps or more of 224 px, got {x.shape}. Pass such clips, or an endpoint.")
 
 
 def features(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -172,9 +154,10 @@ def features(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 def logits(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """Return the Kinetics-400 logits, mean over time, float32 (B, 400); arguments as for `feature_map`."""
-    if not _is_whole(model):
+    """Return the Kinetics-400 logits of a whole network, mean over time, float32 (B, 400); `x` as for `feature_map`."""
+    if model.output_shape != (None, N_CLASSES):
         raise ValueError(f"model must be a whole network, got {model.name}. Build it without endpoint=.")
+    _check_clips(x)
     return keras.ops.convert_to_numpy(model(x, training=False))
 
 
@@ -212,7 +195,8 @@ def load_variables(model: keras.Model, found: dict[str, np.ndarray], path: str |
     wanted = {name: (tuple(variable.shape), "float32") for name, variable in variables.items()}
     there = {name: (value.shape, value.dtype.name) for name, value in found.items()}
     others = [f"{k} must be {want}, got {there.get(k)}" for k, want in wanted.items() if there.get(k) != want]
-    others += [f"{name} is unknown" for name in sorted(there.keys() - wanted.keys()) if _is_whole(model)]
+    is_whole = model.layers[-1].name == "Logits"
+    others += [f"{name} is unknown" for name in sorted(there.keys() - wanted.keys()) if is_whole]
     others += [f"{name} must be finite" for name in wanted if not others and not np.isfinite(found[name]).all()]
     if others:
         stream = STREAMS[model.input_shape[-1]]
@@ -234,27 +218,25 @@ def read_published(name: str) -> tuple[dict[str, np.ndarray], Weights]:
     original is there and has changed. FileNotFoundError as of `require`, ValueError where a file is damaged.
     """
     path, row, found, source = converted_path(name), WEIGHTS[name], {}, {}
-    if path.is_file():
+    try:
         found = read_arrays(path)
         source = json.loads(str(found.pop(SOURCE, "{}")))
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        if not row.is_here:
+            raise ValueError(f"{path} is damaged. Delete it: the published file is then read again.") from None
     if source.get("name") == name and not row.is_here:
         return found, Weights(name, row.files[0].url, source["sha256"], row.licence)
     require([name])
     provenance = published_weights(name)
     if (source.get("name"), source.get("sha256")) != (name, provenance.sha256):
-        found = read_original(name)
+        is_h5 = row.kind == "i3d_h5"
+        found = read_keras_h5(row.path, STREAMS[row.channels]) if is_h5 else read_tf_checkpoint(row.path)
         source = json.dumps({"name": name, "sha256": provenance.sha256, "url": provenance.source})
         with suppress(OSError):  # a folder that others share may be read-only
             write_arrays(path, compressed=False, **found, **{SOURCE: source})
     return found, provenance
-
-
-def read_original(name: str) -> dict[str, np.ndarray]:
-    """Read the variables of a row of `WEIGHTS` from the published file, which is there, by their published names."""
-    row = WEIGHTS[name]
-    if row.kind == "i3d_h5":
-        return read_keras_h5(row.path, STREAMS[row.channels])
-    return read_tf_checkpoint(row.path)
 
 
 def read_tf_checkpoint(path: str | Path) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,6 @@ DOUBTFUL = {"dat", "gif", "mod", "ts"}  # of videos and of other things: the fil
 UNDECODED = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
 LEAVE_OUT = ".nomedia"  # as media players know it: a folder with such a file is left out
 ABSOLUTE = re.compile(r"(?:/|~|\.\./|[a-z]:|[a-z]+://)", re.I)  # how a path begins that is no path below the folder
-NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")  # 1, 001, and 1.0 as spreadsheets write it
 NO_CLIP = "there is no such clip"
 SEVERAL = "is the name of"  # begins the reason of a name that is the end of several keys
 
@@ -87,34 +87,34 @@ def _rules(root: Path) -> Iterator[tuple[str, Forms, Forms]]:
 
     Strictest first; what fits several clips by one rule is not settled by a looser one.
     """
-    folder = root.absolute().parts
-
-    def below(name: str) -> Iterator[str]:  # ends of a path of another computer, or from the folder above the data
-        parts = clip_key(_tidied(name)).split("/")
-        for i in range(1, len(parts)):
-            if ABSOLUTE.match(_tidied(name)) or tuple(parts[:i]) == folder[-i:]:
-                yield "/".join(parts[i:])
-
-    def file_name(name: str) -> list[str]:
-        return [clip_key(_tidied(name)).rpartition("/")[2]] if ABSOLUTE.match(_tidied(name)) else []
-
-    def number(name: str) -> list[str]:
-        folder, _, last = clip_key(_tidied(name)).rpartition("/")
-        return [f"{folder}/{match[1]}"] if (match := NUMBER.fullmatch(last)) else []
-
-    def alone(key: str) -> list[str]:
-        return [key]
-
-    def folded(forms: Forms) -> Forms:
-        return lambda text: [form.casefold() for form in forms(text)]
-
-    yield "key", _spellings, alone
-    yield "file name", _spellings, _ends
-    yield "other case", folded(_spellings), folded(_ends)
-    for rule, of_name, of_key in [("path", below, alone), ("file name of a path", file_name, _ends)]:
+    yield "key", _spellings, _alone
+    for rule, of_name, of_key in (
+        ("file name", _spellings, _ends),
+        ("path", partial(_below, root.absolute().parts), _alone),
+        ("file name of a path", _file_name, _ends),
+    ):
         yield rule, of_name, of_key
-        yield f"{rule}, other case", folded(of_name), folded(of_key)
-    yield "same number", number, lambda key: (form for end in _ends(key) for form in number(end))
+        yield f"{rule}, other case".removeprefix("file name, "), _folded(of_name), _folded(of_key)
+
+
+def _folded(forms: Forms) -> Forms:
+    return lambda text: [form.casefold() for form in forms(text)]
+
+
+def _below(folder: tuple[str, ...], name: str) -> Iterator[str]:
+    """Ends of a path of another computer, or from the folder above the data."""
+    parts = clip_key(_tidied(name)).split("/")
+    for i in range(1, len(parts)):
+        if ABSOLUTE.match(_tidied(name)) or tuple(parts[:i]) == folder[-i:]:
+            yield "/".join(parts[i:])
+
+
+def _file_name(name: str) -> list[str]:
+    return [clip_key(_tidied(name)).rpartition("/")[2]] if ABSOLUTE.match(_tidied(name)) else []
+
+
+def _alone(key: str) -> list[str]:
+    return [key]
 
 
 def _tidied(name: str) -> str:

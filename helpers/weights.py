@@ -26,15 +26,11 @@ log = logging.getLogger(__name__)
 DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
 KERAS_PORT = "https://github.com/dlpbc/keras-kinetics-i3d/releases/download/v0.2"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
-NO_TOP = "weights_tf_dim_ordering_tf_kernels_notop.h5"
+NO_TOP, V2 = "weights_tf_dim_ordering_tf_kernels_notop.h5", "efficientnet_v2/efficientnetv2"
 OPENCV_ZOO = "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet"
 MIT = "MIT (weights ported from the authors' Caffe release; ImageNet terms for the images)"
 CC_BY = "CC BY 4.0" + MIT[3:]
 APACHE = "Apache-2.0 (weights ported from google/automl; ImageNet terms for the images)"
-RESNET = "He et al. 2016, https://arxiv.org/abs/1512.03385"
-EFFICIENTNETV2 = "Tan and Le 2021, https://arxiv.org/abs/2104.00298"
-VGG = "Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556"
-I3D = "Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750"
 
 
 class Preprocessing(NamedTuple):
@@ -90,15 +86,14 @@ class Published:
 
     files: tuple[PublishedFile, ...]
     licence: str
-    paper: str
     purpose: str
     kind: str
-    input_px: int | None = None
-    preprocessing: Preprocessing | None = None
-    feature_dim: int = 0
     channels: int = 3  # 2 for flow
     build: str = ""
     law: str = "he"
+    input_px: int = 224
+    preprocessing: Preprocessing | None = None
+    feature_dim: int = 1024
 
     @property
     def path(self) -> Path:
@@ -111,69 +106,53 @@ class Published:
         return all(file.place.is_file() for file in self.files)
 
 
-def _imagenet(build: str, law: str, address: str, md5: str, *record) -> Published:
-    """A network of keras.applications without its classifier; md5, side and width as in that package's source."""
-    licence, paper, preprocessing, input_px, feature_dim = record
-    files, purpose = (PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5),), "static features of 03"
-    return Published(
-        files, licence, paper, purpose, "keras", input_px, preprocessing, feature_dim, build=build, law=law
-    )
-
-
-def _i3d(stream: str, index: str, data: str) -> dict[str, Published]:
+def _i3d(stream: str, channels: int, index: str, data: str) -> dict[str, Published]:
     """DeepMind's checkpoint with the blobs of its two files at commit 0667e88, and the file of the Keras port, of which
-    no hash is published.
+    no hash is published (Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750).
     """
     name, port = f"i3d_{stream}_kinetics", f"{stream}_inception_i3d_imagenet_and_kinetics_tf_dim_ordering_tf_kernels.h5"
     parts = {"model.ckpt.index": index, "model.ckpt.data-00000-of-00001": data}
-    checkpoint = tuple(
-        PublishedFile(f"{name}/{part}", f"{DEEPMIND}/checkpoints/{stream}_imagenet/{part}", blob)
-        for part, blob in parts.items()
-    )
-    purpose = f"I3D {stream} stream, ImageNet inflated, then Kinetics-400"
-    channels = 2 if stream == "flow" else 3
-    files = {"i3d_checkpoint": checkpoint, "i3d_h5": (PublishedFile(port, f"{KERAS_PORT}/{port}"),)}
+    address = f"{DEEPMIND}/checkpoints/{stream}_imagenet"
+    checkpoint = tuple(PublishedFile(f"{name}/{part}", f"{address}/{part}", blob) for part, blob in parts.items())
+    about = "Apache-2.0", f"I3D {stream} stream, ImageNet inflated, then Kinetics-400"
+    of_port = (PublishedFile(port, f"{KERAS_PORT}/{port}"),)
     return {
-        name + kind.removeprefix("i3d").removesuffix("_checkpoint"): Published(
-            of_kind, "Apache-2.0", I3D, purpose, kind, 224, None, 1024, channels
-        )
-        for kind, of_kind in files.items()
+        name: Published(checkpoint, *about, "i3d_checkpoint", channels),
+        f"{name}_h5": Published(of_port, *about, "i3d_h5", channels),
     }
 
 
-YUNET = PublishedFile(
+YUNET = PublishedFile(  # Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y
     "face_detection_yunet_2023mar.onnx", f"{OPENCV_ZOO}/face_detection_yunet_2023mar.onnx",
     "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",  # of the pointer file in opencv_zoo
 )  # fmt: skip
+# Name in keras.applications, law of random kernels; file and md5 as in that package's source; licence; what it takes
+# and gives. He et al. 2016 (arXiv 1512.03385), Tan and Le 2021 (2104.00298), Simonyan and Zisserman 2015 (1409.1556).
+OF_KERAS = (
+    ("ResNet50", "glorot", f"resnet/resnet50_{NO_TOP}", "4d473c1dd8becc155b73f8504c6f6626", MIT, 224, CAFFE, 2048),
+    ("ResNet101", "glorot", f"resnet/resnet101_{NO_TOP}", "88cf7a10940856eca736dc7b7e228a21", MIT, 224, CAFFE, 2048),
+    ("EfficientNetV2_S", "swish", f"{V2}-s_notop.h5", "af0682fb74e8c54910f2d4393339c070", APACHE, 384, HALVED, 1280),
+    ("EfficientNetV2_M", "swish", f"{V2}-m_notop.h5", "1b8dc055df72dde80d614482840fe342", APACHE, 480, HALVED, 1280),
+    ("VGG19", "he", f"vgg19/vgg19_{NO_TOP}", "253f8cb515780f3b799900260a226db6", CC_BY, 224, CAFFE, 512),
+)
 PUBLISHED = "_imagenet"  # behind a backbone's name: the row of its weights
 WEIGHTS: dict[str, Published] = {
-    "resnet50_imagenet": _imagenet(
-        "ResNet50", "glorot", f"resnet/resnet50_{NO_TOP}", "4d473c1dd8becc155b73f8504c6f6626",
-        MIT, RESNET, CAFFE, 224, 2048,
-    ),
-    "resnet101_imagenet": _imagenet(
-        "ResNet101", "glorot", f"resnet/resnet101_{NO_TOP}", "88cf7a10940856eca736dc7b7e228a21",
-        MIT, RESNET, CAFFE, 224, 2048,
-    ),
-    "efficientnetv2_s_imagenet": _imagenet(
-        "EfficientNetV2S", "swish", "efficientnet_v2/efficientnetv2-s_notop.h5", "af0682fb74e8c54910f2d4393339c070",
-        APACHE, EFFICIENTNETV2, HALVED, 384, 1280,
-    ),
-    "efficientnetv2_m_imagenet": _imagenet(
-        "EfficientNetV2M", "swish", "efficientnet_v2/efficientnetv2-m_notop.h5", "1b8dc055df72dde80d614482840fe342",
-        APACHE, EFFICIENTNETV2, HALVED, 480, 1280,
-    ),
-    "vgg19_imagenet": _imagenet(
-        "VGG19", "he", f"vgg19/vgg19_{NO_TOP}", "253f8cb515780f3b799900260a226db6",
-        CC_BY, VGG, CAFFE, 224, 512,
-    ),
-    **_i3d("flow", "8217f9450d851d24782aaf1af01c5c3b35b81a35", "bf56831f663abc3de0d35f193030b73a3df7fb61"),
-    **_i3d("rgb", "5ab1058b8f4f89a896c01f67c0a4c96a31548af7", "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"),
-    "yunet": Published(
-        (YUNET,), "MIT", "Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y",
-        "face detector of 02, detector: yunet", "onnx",
-    ),
-}  # fmt: skip
+    f"{build.lower()}{PUBLISHED}": Published(
+        (PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5),),
+        licence,
+        "static features of 03",
+        "keras",
+        3,
+        build.replace("_", ""),
+        law,
+        *record,
+    )
+    for build, law, address, md5, licence, *record in OF_KERAS
+} | {
+    **_i3d("flow", 2, "8217f9450d851d24782aaf1af01c5c3b35b81a35", "bf56831f663abc3de0d35f193030b73a3df7fb61"),
+    **_i3d("rgb", 3, "5ab1058b8f4f89a896c01f67c0a4c96a31548af7", "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"),
+    "yunet": Published((YUNET,), "MIT", "face detector of 02, detector: yunet", "onnx"),
+}
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def test_a_missing_or_damaged_checkpoint_is_refused(tmp_path, whole):
     ("act", "message"),
     [
         (lambda net: i3d.features(net, np.zeros((1, 8, 224, 224, 2), np.float32)), "9 time steps"),
+        (lambda net: i3d.features(net, np.zeros((1, 9, 256, 256, 2), np.float32)), "224 px"),
         (lambda net: i3d.logits(net, np.zeros((1, 9, 64, 64, 2), np.float32)), "224 px"),
         (lambda _: i3d.build_i3d(4), "channels"),
         (lambda _: i3d.build_i3d(2, endpoint="Mixed_6a"), "endpoint"),
@@ -188,8 +189,12 @@ def test_a_converted_file_of_another_original_is_made_again_and_a_damaged_one_is
     shutil.copy(converted.with_name(f"{CHECKPOINT}.npz"), converted)
     assert i3d.read_published(PORT)[0][BETA][0] == 7
     converted.write_bytes(b"PK and no more")
+    assert i3d.read_published(PORT)[0][BETA][0] == 7  # from the original
+    converted.write_bytes(b"PK and no more")
+    original.rename(stand_ins[0] / "away")
     with pytest.raises(ValueError, match="damaged"):
         i3d.read_published(PORT)
+    (stand_ins[0] / "away").rename(original)
     converted.unlink()
 
 
