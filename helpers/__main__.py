@@ -215,15 +215,13 @@ def compare(
     params: Params = None,
 ) -> int:
     """Train models on the same clips and compare them in one table, `models.csv`."""
-    from helpers.config import TrainingConfig
     from helpers.files import FolderLock, replacing, resolve
 
     with stderr_into():  # what TensorFlow writes while it is imported
         from helpers import experiment, report
 
     default = {"models": "all", "out_dir": "results/compare", "progress": sys.stderr.isatty()}
-    own = {"bank_dir": data, "out_dir": out, "models": models}
-    cfg = TrainingConfig.checked(default | _given("06_training", params, own))
+    cfg = _config("06_training", default, params, {"bank_dir": data, "out_dir": out, "models": models})
     folder = resolve(cfg.bank_dir)
     with FolderLock(cfg.out), replacing(cfg.out / "models.csv") as part:
         found = experiment.run_table(experiment.TrainingData(folder, None, f"the clips of {folder.name}"), cfg)
@@ -246,14 +244,13 @@ def train(
     params: Params = None,
 ) -> int:
     """Train the cross-attention model on arrays whose rows belong together."""
-    from helpers.config import TrainingConfig
     from helpers.files import read_json
 
     with stderr_into():
         from helpers import training_system
 
-    own = {"epochs": epochs, "batch_size": batch_size}
-    cfg = TrainingConfig.checked(asdict(training_system.SOURCE_CONFIG) | _given("06_training", params, own))
+    default, own = asdict(training_system.SOURCE_CONFIG), {"epochs": epochs, "batch_size": batch_size}
+    cfg = _config("06_training", default, params, own)
     paths = static_features, dynamic_features, labels, output
     training_system.train_personality_model(*paths, cfg.epochs, cfg.batch_size, ids_path=ids, config=cfg)
     folder = output.with_suffix("")
@@ -292,12 +289,11 @@ def train_classes(
     weights: Pretrained = None,
 ) -> int:
     """Features, cross-validated training and evaluation of class folders."""
-    from helpers.config import ClassificationConfig
     from helpers.files import FolderLock
 
     default = {"weights": "pretrained", "progress": sys.stderr.isatty()}
     own = {"data_dir": data, "out_dir": out, "weights": weights}
-    cfg = ClassificationConfig.checked(default | _given("08_clip_classification", params, own))
+    cfg = _config("08_clip_classification", default, params, own)
     with stderr_into():
         from helpers import classification, clip_features
     with FolderLock(cfg.out):
@@ -352,7 +348,7 @@ def weights(
     """List, fetch or verify published weights."""
     if folder:
         os.environ["OCEAN_WEIGHTS"] = str(folder.resolve())
-    from helpers.weights import WEIGHTS, require
+    from helpers.weights import WEIGHTS, converted_path, require
 
     if action == "list":
         for name, row in WEIGHTS.items():
@@ -360,7 +356,8 @@ def weights(
             print(*(f"    {file.url}\n    to {file.place}" for file in row.files), sep="\n")
         return 0
     if names == ("all",) or (action == "verify" and not names):
-        names = [name for name, row in WEIGHTS.items() if action == "fetch" or row.is_here]
+        here = [name for name, row in WEIGHTS.items() if row.is_here or converted_path(name).is_file()]
+        names = list(WEIGHTS) if action == "fetch" else here
     if not names or not {*names} <= {*WEIGHTS}:
         raise ValueError(f"NAME must be all, or of {', '.join(WEIGHTS)}, got {', '.join(names) or 'nothing there'}.")
     if action == "fetch":
@@ -427,19 +424,19 @@ def features(
     return 0
 
 
-def _given(section: str, params: Path | None, own: dict[str, Any]) -> dict[str, Any]:
-    """A section of the `--params` file, and over it the parameters of the command line that are not None.
+def _config(name: str, default: dict[str, Any], params: Path | None, own: dict[str, Any]) -> Any:
+    """Checked parameters of a notebook: later ones win, of `own`, the command line's, those that are not None.
 
-    Paths of the command line are taken from the current folder, those of the file from the repository.
+    Paths of the command line are taken from the current folder, those of the `params` file from the repository.
     """
-    from helpers.workbook import read_params
+    from helpers.workbook import NOTEBOOKS, read_params
 
-    sections = read_params(params) if params else {section: {}}
-    if section not in sections:
-        held = ", ".join(sections) or "nothing"
-        raise ValueError(f"{params} must have a section {section}, got {held}. Add it, or leave it out.")
-    own = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
-    return sections[section] | {name: value for name, value in own.items() if value is not None}
+    sections = read_params(params) if params else {name: {}}
+    if name not in sections:
+        raise ValueError(f"{params} must have a section {name}, got {', '.join(sections) or 'nothing'}. Add it.")
+    own = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in own.items()}
+    given = {key: value for key, value in own.items() if value is not None}
+    return NOTEBOOKS[name].checked(default | sections[name] | given)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def look_at(request: tuple[Path, PreparationConfig, bool]) -> Iterator[dict[str,
 def key_frames(video: OpenVideo) -> list[np.ndarray]:
     """Of each of `LOOKS` equal parts of a clip the key picture nearest to its middle, decoded alone: that costs least.
 
-    None where a part has no key picture, or one of them is damaged or refers to others.
+    Empty where a part has no key picture, or one of them is damaged or refers to others.
     """
     numbers, half = np.searchsorted(video.ticks, video.keys), len(video.ticks) / LOOKS / 2
     away = np.abs(numbers - (2 * np.arange(LOOKS)[:, None] + 1) * half)  # (LOOKS, keys)
@@ -136,8 +136,7 @@ def key_frames(video: OpenVideo) -> list[np.ndarray]:
         codec = container.streams[video.stream.index].codec_context
         codec.options = STRICT
         pictures = [picture for packet in (*packets, None) for picture in codec.decode(packet)]
-        alone = [picture.pts for picture in pictures if not picture.is_corrupt and picture.pict_type == PictureType.I]
-        if alone == [packet.pts for packet in packets]:
+        if [p.pts for p in pictures if p.pict_type == PictureType.I] == [packet.pts for packet in packets]:
             return list(map(Converter(None, video.stream.sample_aspect_ratio), pictures))
     return []
 
@@ -230,16 +229,11 @@ def ratings_text(tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFra
 
 
 def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Estimate what 02 to 04 will take for the usable clips of a folder, by running them on some.
+    """Estimate what 02 to 04 will take for the usable clips below `root`, by running them on some.
 
     They are run with random weights of the same shape into a folder that is then removed, on `SAMPLE_S` of a clip at
     most: on half of several clips of usual length, which pay for starting, then on all; what these take more is what a
-    second of clip costs. A tree's clips are run whole.
-
-    Args:
-        checked: As `check_clips` returns it.
-        root: The folder that its paths lie below.
-        parameters: Notebook name -> parameters of the run, as `helpers.workbook.plan` puts them together.
+    second of clip costs. A tree's clips are run whole. `checked`: see `check_clips`; `parameters`: `workbook.plan`.
 
     Returns:
         Index `stage`, those of `STAGES`; columns `per_s` (seconds per second of clip), `bound` ("cores" or "GPU"),
@@ -282,17 +276,12 @@ def _usual(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beginnings(clips: pd.DataFrame, root: Path, folder: Path) -> pd.DataFrame:
-    """Those clips, with the first `SAMPLE_S` of long ones in files of `folder`; without those that cannot be cut."""
+    """Those clips, of long ones the first `SAMPLE_S` in files of `folder`; those that cannot be cut are whole."""
     clips = clips.copy()
     for n, (key, path, seconds) in enumerate(clips[["path", "duration_s"]].itertuples()):
         if seconds > SAMPLE_S:
-            try:
+            with suppress(av.FFmpegError, ValueError):
                 clips.loc[key, ["path", "duration_s"]] = _copied(root / path, folder / f"{n}.mkv"), SAMPLE_S
-            except (av.FFmpegError, ValueError) as error:
-                log.info("%s: no forecast from it, as it cannot be cut: %s", key, error)
-                clips = clips.drop(key)
-    if clips.empty:
-        raise ValueError(f"a forecast needs a clip of {SAMPLE_S:g} s, or one that can be cut, got none.")
     return clips
 
 
@@ -335,19 +324,20 @@ def _run_stages(clips: pd.DataFrame, root: str | Path, out: Path, configs: dict[
 def estimate_text(table: pd.DataFrame) -> str:
     """The estimate as lines, and whether the disk that `results/` is on has room for it."""
     facts, n_bytes, time_text = table.attrs, table["bytes"].sum(), tqdm.format_interval
-    shown = table.assign(hours=[time_text(3600 * h) for h in table["hours"]], bytes=[_size(n) for n in table["bytes"]])
-    shown.columns = ["per second", "bound by", "time", "disk"]
-    lines = [
-        f"Forecast for {facts['clips']} clips ({time_text(facts['clip_s'])}) on {facts['device']}:",
-        shown.round(3).to_string(),
-        f"together {time_text(3600 * table['hours'].sum())}, {_size(n_bytes)}; without 05 to 07.",
-    ]
-    if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
-        lines.append("The cores bound every stage: a second GPU would make none of them faster.")
+    shown = table.assign(hours=(3600 * table["hours"]).map(time_text), bytes=table["bytes"].map(_size)).round(3)
     folder = resolve("results")
     free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
-    enough = "" if free > n_bytes else " WARNING: not enough. Name a larger disk with --out."
-    return "\n".join([*lines, f"Free on the disk of {folder}: {_size(free)}.{enough}"])
+    lines = [
+        f"Forecast for {facts['clips']} clips ({time_text(facts['clip_s'])}) on {facts['device']}:",
+        shown.set_axis(["per second", "bound by", "time", "disk"], axis=1).to_string(),
+        f"together {time_text(3600 * table['hours'].sum())}, {_size(n_bytes)}; without 05 to 07.",
+        f"Free on the disk of {folder}: {_size(free)}.",
+    ]
+    if free < n_bytes:
+        lines.append("WARNING: not enough. Name a larger disk with --out.")
+    if "GPU" not in set(table["bound"]) and "no GPU" not in facts["device"]:
+        lines.append("The cores bound every stage: a second GPU would make none of them faster.")
+    return "\n".join(lines)
 
 
 def _size(n_bytes: float) -> str:

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from unittest.mock import Mock
@@ -65,18 +64,15 @@ def pickled(folder):
     ("change", "more", "message"),
     [
         (shutil.rmtree, (), "meine Dätén"),
-        (lambda d: [path.unlink() for path in d.glob("*.mp4")], (), "must hold clips"),
         (lambda d: (d / "ratings.json").write_text("{}"), (), "of one kind, got csv"),
         (rated(lambda t: t[["clip", "openness"]]), (), "'conscientiousness'"),
         (rated(lambda t: t.assign(extraversion=7)), (), "extraversion of -a b must be between 0 and 1, got 7"),
         (pickled, (), "builtins.eval"),
         (lambda d: (d / "ratings.csv").unlink(), (), "no clip of .* is rated"),
         (rated(lambda t: t.assign(source="one")), (), "got 0 and 0 of 1 sources"),
-        (rated(lambda t: t.head(6)), (), "got 0 and 1 of 6 sources"),
         (rated(lambda t: t.assign(extraversion=0.5)), (), "extraversion must differ, got 0.5 for all of 8 clips"),
         (rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 6)), (), "openness must be rated in every part"),
         (rated(lambda t: t.tail(6)), ("--limit", "2"), "none of the first 2 clips"),
-        (lambda d: d, ("--limit", "3"), "got 0 and 0 of 3 sources"),
         (with_params("05: {reduction: pca}"), (), "seeds .0, 1, 2. of 06"),
         (with_params("06: {learning_rat: 0.1}"), (), "06_training: .*'learning_rat'"),
     ],
@@ -146,22 +142,11 @@ def test_scoring_without_a_model_says_where_one_is(capsys, data, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        "",
-        "run",
-        "run --data a --out b --limit many",
-        "run --data a --out b --weights none",
-        "run --data a --out b --bogus",
-        "score --model m",
-        "classify predict --model m",
-        "weights buy",
-        "nonsense",
-    ],
+    "given", ["", "run", "run --data a --out b --limit many", "weights buy", "run --data a --bogus"]
 )
 def test_wrong_usage_is_exit_status_two(given):
     with pytest.raises(SystemExit) as stopped:
-        sys.exit(__main__.main(given.split()))
+        __main__.main(given.split())
     assert stopped.value.code == 2
 
 
@@ -210,11 +195,9 @@ def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
     assert clips["openness"].notna().tolist() == [False, True]
 
 
-@pytest.mark.parametrize(
-    ("command", "option"),
-    [("check", "--csv"), ("score", "--json"), ("score", "--csv")],
-)
-def test_files_that_cannot_be_written_are_refused_before_any_work(capsys, tmp_path, command, option):
-    model = ["--model", tmp_path] if command == "score" else []
-    status, error = run(capsys, command, tmp_path, *model, option, tmp_path)
-    assert (status, f"{option} must name a" in error) == (1, True)
+@pytest.mark.parametrize("given", [("check", "--csv"), ("score", "--json"), ("score", "--csv", "--out")])
+def test_files_that_cannot_be_written_are_refused_before_any_work(capsys, tmp_path, given):
+    command, *options = given
+    more = [word for option in options for word in (option, tmp_path)] + ["--model", tmp_path] * (command == "score")
+    status, error = run(capsys, command, tmp_path, *more)
+    assert (status, options[-1] in error) == (1, True)
