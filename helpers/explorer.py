@@ -23,7 +23,7 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from helpers.align import Aligned, read_aligned
+from helpers.align import read_aligned
 from helpers.attention import get_attention_weights, mean_motion, occlusion, window_spans
 from helpers.clips import load_clips, name_of
 from helpers.config import AttentionConfig, DynamicConfig
@@ -100,10 +100,6 @@ class Gallery:
         self.clips, self.targets, self.rated = self.run.clips, tuple(self.run.targets.tolist()), self.run.labels
         self.predicted = self.model.predict(self.run.inputs(), batch_size=clips_at_once(self.run.inputs()), verbose=0)
 
-    def error(self, trait: int) -> np.ndarray:
-        """Predicted minus rated, (N,); NaN where unrated."""
-        return self.predicted[:, trait] - self.rated[:, trait]
-
     def start(self, clip: str, trait: str) -> tuple[int, int]:
         """Row and column of these, by default of the first rated clip; ValueError where there is none."""
         if trait not in self.targets:
@@ -115,9 +111,9 @@ class Gallery:
 
     def judged(self, row: int, column: int) -> str:
         """A clip's score beside its rating, in words."""
-        rated, error = self.rated[row, column], number(self.error(column)[row], sign=True)
-        said = "not rated" if np.isnan(rated) else f"rated {rated:.2f} (error {error})"
-        return f"{name_of(self.targets[column])} predicted {self.predicted[row, column]:.2f}, {said}"
+        predicted, rated = self.predicted[row, column], self.rated[row, column]
+        error = "not rated" if np.isnan(rated) else f"rated {rated:.2f} (error {number(predicted - rated, sign=True)})"
+        return f"{name_of(self.targets[column])} predicted {predicted:.2f}, {error}"
 
     def load(self, clip: str) -> ClipView:
         """Make the view of a clip of its video and its files of 02 to 04.
@@ -125,47 +121,49 @@ class Gallery:
         FileNotFoundError, ValueError and VideoError name a file that is missing, not that of the tokens, or broken.
         """
         one = self.run.take(self.clips == clip)
-        face = _rows(self.out, "static", clip, one.static_mask.sum())
-        motion = _rows(self.out, "dynamic", clip, one.dynamic_mask.sum())
-        path, prepared = self.data / self.paths.loc[clip], self.out / "faces" / f"{clip}.npz"
+        faces, motions = one.static_mask[0], one.dynamic_mask[0]
+        face, motion = _rows(self.out, "static", clip, faces.sum()), _rows(self.out, "dynamic", clip, motions.sum())
         identity = {name: read_manifest(self.out / name, by)["identity"] for name, by in STREAMS.items()}
-        here = {name: not {"elsewhere", "stored"} & of.keys() for name, of in identity.items()}  # made of the videos
-        needed = any(here.values())
-        track = read_track(needs(prepared, "02_clip_preparation")) if needed or prepared.exists() else None
-        try:
-            video, duration_s = encode_preview(path)
-        except VideoError:
-            if needed:
-                raise
-            video, duration_s = b"", 0.0
+        of_videos = [name for name, how in identity.items() if not {"elsewhere", "stored"} & how.keys()]
+        path, prepared = self.data / self.paths.loc[clip], self.out / "faces" / f"{clip}.npz"
+        track = read_track(needs(prepared, "02_clip_preparation")) if of_videos or prepared.exists() else None
+        video, duration_s = _preview_if_readable(path, needed=bool(of_videos))
+        t_start_s, t_end_s = _ends(motion)
         speed = flow = None
-        if here["dynamic"]:
+        if "dynamic" in of_videos:
             how = DynamicConfig.checked(identity["dynamic"]["parameters"])
-            chunks = face_flows(Job(path, track, how))
-            speed, flow = (of * how.flow_clip_px for of in motion_per_token(chunks, motion.t_start_s, motion.t_end_s))
-        # a token that was taken for a moment reaches half of the way to the next
-        half_s = float(np.median(np.diff(motion.t_s))) / 2 if len(motion.t_s) > 1 else 0.25
-        more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, half_s)
+            moved = motion_per_token(face_flows(Job(path, track, how)), motion.t_start_s, motion.t_end_s)
+            speed, flow = (of * how.flow_clip_px for of in moved)
         return ClipView(
             clip=clip,
             video=video,
             duration_s=duration_s,
             crops=_crops(path, track, face) if track and video else None,
             face_t_s=face.t_s,
-            t_start_s=motion.t_start_s - more_s,
-            t_end_s=motion.t_end_s + more_s,
+            t_start_s=t_start_s,
+            t_end_s=t_end_s,
             speed=speed,
             flow=flow,
-            **self._learned(one),
+            attention=get_attention_weights(self.model, one.inputs())[0][:, faces][:, :, motions],
+            effects=occlusion(self.model, one.inputs(), self.baseline)[0][motions],
             windows=window_spans(self.data, clip),
         )
 
-    def _learned(self, one: Aligned) -> dict[str, np.ndarray]:
-        """`attention` and `effects` of one clip, without padding."""
-        faces, motions = one.static_mask[0], one.dynamic_mask[0]
-        attention = get_attention_weights(self.model, one.inputs())[0]
-        effects = occlusion(self.model, one.inputs(), self.baseline)[0]
-        return {"attention": attention[:, faces][:, :, motions], "effects": effects[motions]}
+
+def _preview_if_readable(path: Path, needed: bool) -> tuple[bytes, float]:
+    try:
+        return encode_preview(path)
+    except VideoError:
+        if needed:
+            raise
+        return b"", 0.0
+
+
+def _ends(motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of each motion token; one that was taken for a moment reaches half of the way to the next."""
+    half_s = float(np.median(np.diff(motion.t_s))) / 2 if len(motion.t_s) > 1 else 0.25
+    more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, half_s)
+    return motion.t_start_s - more_s, motion.t_end_s + more_s
 
 
 def encode_preview(path: str | Path) -> tuple[bytes, float]:
@@ -284,7 +282,7 @@ def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> F
 
 
 class Explorer(widgets.Box):
-    """The list of clips, the choice of head and trait, and the clip that is shown, each an attribute."""
+    """The list of clips by name, the choice of head and trait, and the clip that is shown, each an attribute."""
 
     def __init__(self, gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> None:
         row, column = gallery.start(clip, trait)
@@ -292,7 +290,9 @@ class Explorer(widgets.Box):
         self.view: ClipView | None = None
         self._load = lru_cache(maxsize=KEPT)(gallery.load)
         self.player = ClipPlayer()
-        self.clips = widgets.Select(description="Clip, error", rows=12)
+        self.clips = widgets.Select(
+            options=sorted(gallery.clips.tolist()), value=str(gallery.clips[row]), description="Clip", rows=12
+        ).add_class("explorer-list")
         traits = [(name_of(name), k) for k, name in enumerate(gallery.targets)]
         self.trait = widgets.Dropdown(options=traits, value=column, description="Trait")
         heads = int(gallery.model.get_config()["num_heads"])
@@ -301,7 +301,6 @@ class Explorer(widgets.Box):
         choices = widgets.Box([self.head, self.trait]).add_class("explorer-choices")
         super().__init__([self.clips, widgets.VBox([choices, self.player]).add_class("explorer-clip")])
         self.add_class("explorer")
-        self._list(str(gallery.clips[row]))
         for box in (self.clips, self.trait, self.head):
             box.observe(self._answer, "value")
         self.player.observe(self._answer, "segment")
@@ -313,8 +312,6 @@ class Explorer(widgets.Box):
             return
         self.busy, box = True, change["owner"]
         try:
-            if box is self.trait:
-                self._list(self.clips.value)
             if box is self.clips:
                 self.player.message = f"reading {self.clips.value} …"
                 self.view = self._load(self.clips.value)
@@ -326,13 +323,6 @@ class Explorer(widgets.Box):
             self.player.message = f"error: {type(error).__name__}: {error}{kept}"
         finally:
             self.busy = False
-
-    def _list(self, chosen: str) -> None:
-        """Fill the list of clips by name, with their errors; the chosen one stays chosen."""
-        clips, error = self.gallery.clips, self.gallery.error(self.trait.value)
-        rows = np.argsort(clips)
-        self.clips.options = [(f"{clips[row]}  {number(error[row], sign=True)}", str(clips[row])) for row in rows]
-        self.clips.value = chosen
 
     def _draw(self, segment: int) -> None:
         """Send the browser, in one piece, what the inputs say of a motion token."""

@@ -214,7 +214,7 @@ def test_clip_head_trait_and_segment_change_what_is_seen(lab):
     assert seen.times() == pytest.approx((segment + 1.5) * STEP_S, abs=FRAME_S)
     expect(seen.segment(segment + 1)).to_be_focused()
 
-    seen.choose("Clip, error", OTHER)
+    seen.choose("Clip", OTHER)
     expect(seen.status).to_have_attribute("data-state", re.compile(OTHER))
     strongest = int(seen.status.get_attribute("data-state").rsplit("|", 1)[1])
     assert seen.look(f"{OTHER}|head{HEADS}|openness|{strongest}") == {"video", "close-up", "axis"}
@@ -223,7 +223,7 @@ def test_clip_head_trait_and_segment_change_what_is_seen(lab):
     assert seen.video.evaluate(PLAYED) > 5
     seen.video.evaluate("v => v.pause()")
 
-    seen.choose("Clip, error", GONE)
+    seen.choose("Clip", GONE)
     expect(seen.status).to_contain_text(f"Shown is still {OTHER}.")
     assert "error: VideoError" in seen.status.inner_text()
     assert lab.errors == []

@@ -161,7 +161,7 @@ def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explo
     strongest = int(np.abs(view.effects[:, trait]).argmax())
     assert player.state == f"{CLIP}|mean|agreeableness|{strongest}"
     assert (explorer.clips.value, player.video) == (CLIP, view.video)
-    assert [key for _, key in explorer.clips.options] == sorted(explorer.gallery.clips)
+    assert list(explorer.clips.options) == sorted(explorer.gallery.clips)
     np.testing.assert_allclose(player.scene["values"], view.effects[:, trait])
     np.testing.assert_allclose(player.scene["share"], view.attention.mean((0, 1)), rtol=1e-5)
     assert json.dumps(player.scene)
