@@ -295,13 +295,13 @@ def train_classes(
     own = {"data_dir": data, "out_dir": out, "weights": weights}
     cfg = _config("08_clip_classification", default, params, own)
     with stderr_into():
-        from helpers import classification, clip_features
+        from helpers import classifier, clip_features
     with FolderLock(cfg.out):
-        clips = clip_features.extract_clip_features(cfg, to_train=True)
+        clips = clip_features.extract_clip_features(cfg)
         for note in clips.notes():
             print(note, file=sys.stderr)
-        results = classification.evaluate_all(clips, cfg)
-    print(classification.as_table(results["models"]).to_string())
+        results = classifier.evaluate_all(clips, cfg)
+    print(classifier.as_table(results["models"]).to_string())
     return 0
 
 

@@ -1,13 +1,9 @@
 """Labelled clips (08): found in class folders, divided into folds, and what a frozen network says of them.
 
-Clips lie in `<split>/<class>[/<sub>…]/<clip>`, videos or arrays. What splits are called, and what a clip's key and
-source are, is as everywhere (`helpers.names`); the clips of an array are sources of their own.
-
+Clips lie in `<split>/<class>[/<sub>…]/<clip>`, videos or arrays; the clips of an array are sources of their own.
 Written in `<out>/classification/`: a stage `views/` with a feature file per clip, whose rows are those of its views,
 one view below the other, named by the column `view`, each averaged over temporal scales; and of the plain views
-`features/{split}_features[_multiscale].h5` (`helpers.large`) with `configuration_analysis.json`. The pipeline is that
-of 03 and 04: stopped and started again it goes on, a damaged clip is recorded and left out, and memory does not grow
-with the number of clips.
+`features/{split}_features[_multiscale].h5` (`helpers.large`) with `configuration_analysis.json`.
 """
 
 import json
@@ -22,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from helpers.backbones import build_backbone
+from helpers.backbones import Backbone, build_backbone
 from helpers.clip_frames import ARRAY_FILES, PLAIN, FrameJob, clip_frames, count_clips, view_names
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
@@ -38,8 +34,8 @@ from helpers.store import FeatureFile, Stage, read_arrays
 from helpers.video import backend_name, backend_version
 
 PARAMETERS = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")
+PARAMETERS += ("scales", "views", "tta_views", "split")  # which decide what is in a clip's file
 COLUMNS = ("features", "t_start_s", "valid", "view")  # of a clip's file that are read
-VIEWS = ("scales", "views", "tta_views", "split")  # further parameters that decide what is in a clip's file
 
 
 class LabelledClips(NamedTuple):
@@ -89,42 +85,46 @@ def find_classes(data_dir: str | Path) -> LabelledClips:
         ValueError: No splits, fewer than two classes with clips, or two files with one key.
     """
     root, rows, problems, named = Path(data_dir), [], {}, set()
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and split_named(path.name)):
+    for folder in sorted(path for path in root.glob("*") if path.is_dir() and split_named(path.name)):
         split = split_named(folder.name)
         named |= {(split, below.name) for below in folder.iterdir() if below.is_dir() and below.name[0] != "."}
         for below in video_files(folder, lambda name: is_video(name) or name in ARRAY_FILES):
-            path, (category, _, inside) = f"{folder.name}/{below}", below.partition("/")
             try:
-                if not inside:
-                    raise VideoError("lies beside the class folders")
-                rows += [(*clip, split, category) for clip in _clips_of(root, path)]
+                rows += [(*clip, split, below.partition("/")[0]) for clip in _clips_of(root, folder.name, below)]
             except VideoError as error:
-                problems[path] = str(error)
+                problems[f"{folder.name}/{below}"] = str(error)
     columns = ["key", "path", "place", "split", "category"]
     table = pd.DataFrame(sorted(rows, key=lambda row: natural_order(row[0])), columns=columns).set_index("key")
-    categories = {name: label for label, name in enumerate(sorted(set(table["category"])))}
-    if len(categories) < 2:
-        raise ValueError(
-            f"data_dir must hold folders {', '.join(SPLITS)} with a folder of clips per class in each, two at least, "
-            f"got {list(categories)} in {root}. Name the folder above them."
-        )
-    if table.index.has_duplicates:
-        key = table.index[table.index.duplicated()][0]
-        raise ValueError(f"{' and '.join(table.loc[key, 'path'])} have the same key {key!r}. Rename one of the two.")
+    classes = sorted(set(table["category"]))
+    _refuse_classes(table, classes, root)
     present = set(zip(table["split"], table["category"], strict=True))
-    wanted = named | {(split, category) for split, _ in present for category in categories}
+    wanted = named | {(split, category) for split, _ in present for category in classes}
     problems |= {f"{split}/{category}": "no clips of this class" for split, category in sorted(wanted - present)}
-    table = table.assign(source=[source_of(key) for key in table.index], label=table["category"].map(categories))
-    problems = [{"name": name, "problem": text} for name, text in problems.items()]
-    return LabelledClips(table.astype({"label": "int64"}), list(categories), problems)
+    sources = [source_of(key) for key in table.index]
+    table = table.assign(source=sources, label=table["category"].map(classes.index).astype("int64"))
+    return LabelledClips(table, classes, [{"name": name, "problem": text} for name, text in problems.items()])
 
 
-def _clips_of(root: Path, path: str) -> list[tuple[str, str, int]]:
+def _clips_of(root: Path, folder: str, below: str) -> list[tuple[str, str, int]]:
     """Key, path below root, and place of the clip that a video is, or of those in an array."""
+    if "/" not in below:
+        raise VideoError("lies beside the class folders")
+    path = f"{folder}/{below}"
     if is_video(path):
         return [(clip_key(path), path, -1)]
     stem = clip_key(path.removesuffix(Path(path).suffix))
     return [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
+
+
+def _refuse_classes(table: pd.DataFrame, classes: list[str], root: Path) -> None:
+    if len(classes) < 2:
+        raise ValueError(
+            f"data_dir must hold folders {', '.join(SPLITS)} with a folder of clips per class in each, two at least, "
+            f"got {classes} in {root}. Name the folder above them."
+        )
+    if table.index.has_duplicates:
+        key = table.index[table.index.duplicated()][0]
+        raise ValueError(f"{' and '.join(table.loc[key, 'path'])} have the same key {key!r}. Rename one of the two.")
 
 
 def plan_folds(clips: LabelledClips, cfg: ClassificationConfig) -> list[Fold]:
@@ -137,32 +137,35 @@ def plan_folds(clips: LabelledClips, cfg: ClassificationConfig) -> list[Fold]:
     Raises:
         ValueError: Too few clips or sources; or the training clips of a fold, or the test clips, lack a class.
     """
-    table, folds = clips.table, []
-    if cfg.split == "official":
-        folds = [Fold(*(np.flatnonzero(table["split"] == split) for split in SPLITS))]
-        if not all(map(len, folds[0])):
-            there = ", ".join(sorted(set(table["split"])))
-            raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
-    else:
-        most = min(table["source"].nunique(), table["label"].value_counts().max())
-        if most < cfg.folds:
-            must = f"folds must be at most {most}, as sources and clips of the largest class, got {cfg.folds}"
-            raise ValueError(f"{must}. Take fewer, or add clips.")
-        part = np.empty(len(table), int)
-        divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of small classes: see below
-            for k, (_, rows) in enumerate(divide.split(table, table["label"], table["source"])):
-                part[rows] = k
-        after = (part - 1) % cfg.folds  # the part after a test part chooses the epoch
-        kinds = [((part != k) & (after != k), after == k, part == k) for k in range(cfg.folds)]
-        folds = [Fold(*map(np.flatnonzero, kind)) for kind in kinds]
+    folds = _official(clips.table) if cfg.split == "official" else _by_source(clips.table, cfg)
     parts = {f"the training clips of fold {k}": fold.train for k, fold in enumerate(folds)}
     parts["the test clips"] = np.concatenate([fold.test for fold in folds])
     for name, rows in parts.items():
-        if absent := set(range(len(clips.classes))) - set(table["label"].iloc[rows]):
+        if absent := set(range(len(clips.classes))) - set(clips.table["label"].iloc[rows]):
             lacking = f"got none of {clips.classes[min(absent)]}. Add some, or leave it out"
             raise ValueError(f"{name} must be of all classes, {lacking}.")
     return folds
+
+
+def _official(table: pd.DataFrame) -> list[Fold]:
+    fold = Fold(*(np.flatnonzero(table["split"] == split) for split in SPLITS))
+    if not all(map(len, fold)):
+        there = ", ".join(sorted(set(table["split"])))
+        raise ValueError(f"split 'official' needs folders {', '.join(SPLITS)}, got {there}. Choose 'source'.")
+    return [fold]
+
+
+def _by_source(table: pd.DataFrame, cfg: ClassificationConfig) -> list[Fold]:
+    most = min(table["source"].nunique(), table["label"].value_counts().max())
+    if most < cfg.folds:
+        must = f"folds must be at most {most}, as sources and clips of the largest class, got {cfg.folds}"
+        raise ValueError(f"{must}. Take fewer, or add clips.")
+    divide = StratifiedGroupKFold(cfg.folds, shuffle=True, random_state=cfg.seed)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of small classes: `plan_folds` judges
+        tests = [test for _, test in divide.split(table, table["label"], table["source"])]
+    every = np.arange(len(table))
+    pairs = zip(tests, [*tests[1:], tests[0]], strict=True)  # the part after a test part chooses the epoch
+    return [Fold(np.setdiff1d(every, [*test, *after]), after, test) for test, after in pairs]
 
 
 class ViewRows(ClipRows):
@@ -175,9 +178,6 @@ class ViewRows(ClipRows):
     def why_invalid(self, rows: FeatureFile) -> dict[int, str]:
         return {row: f"{rows.view[row]}: {FAILED}" for row in np.flatnonzero(~rows.valid).tolist()}
 
-    def _samples(self, values: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
-        return ((frame, 1) for frame in values)
-
     def _file(self, features: np.ndarray) -> FeatureFile:
         t_s, frame = self._column("t_s"), self._column("frame")
         view = np.repeat([chunk.view for chunk in self._seen], [len(chunk.t_s) for chunk in self._seen])
@@ -188,85 +188,85 @@ class ViewRows(ClipRows):
         return FeatureFile(features, t_s, t_s, frame, valid, self._seen[-1].decoder, view=view)
 
 
-def extract_clip_features(cfg: ClassificationConfig, *, to_train: bool = False) -> LabelledClips:
+def extract_clip_features(cfg: ClassificationConfig) -> LabelledClips:
     """Make the feature files of all splits, in all views, and the HDF5 files of the plain ones.
 
     With `split` "source", where every clip trains in some folds and tests in another, each clip has every view; with
     "official" only clips of `train` have those for training, and only clips of `test` those for testing.
 
-    Args:
-        cfg: Parameters.
-        to_train: Refuse clips that could not be trained and tested on afterwards, see `plan_folds`.
-
     Raises:
         ValueError: See `find_classes` and `plan_folds`; the folder was made otherwise; or no clip could be used.
     """
-    table, classes, problems, *_ = found = find_classes(cfg.data)
-    if to_train:
-        n_sources = table["source"].iloc[np.concatenate([fold.test for fold in plan_folds(found, cfg)])].nunique()
-        if n_sources < FEWEST:
-            few = f"of {n_sources} sources only: accuracies have no interval, which needs {FEWEST}"
-            problems.append({"name": "the test clips", "problem": few})
-    backbone, backend = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px), backend_name()
-    identity = {
-        "parameters": {name: getattr(cfg, name) for name in (*PARAMETERS, *VIEWS)} | {"backend": backend},
-        "weights": backbone.weights.as_dict(),
-        "network_backend": keras.backend.backend(),
-    }
-    made_with = {"keras": keras.__version__, "decoder": backend_version(backend)}
+    clips = find_classes(cfg.data)
+    _note_few_sources(clips, cfg)
+    backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
 
     def job(path: Path, key: str, fingerprint: str) -> FrameJob:
-        place, split = table.loc[key, ["place", "split"]]
-        return FrameJob(path, int(place), key, views_of(split, cfg), cfg, backend, backbone.input_px)
+        place, split = clips.table.loc[key, ["place", "split"]]
+        return FrameJob(path, int(place), key, views_of(split, cfg), cfg, backend_name(), backbone.input_px)
 
-    folder, network = cfg.out / "classification", compile_forward(backbone.model, cfg.precision, backbone.prepare)
+    network = Network(compile_forward(backbone.model, cfg.precision, backbone.prepare), cfg.batch_size)
     source = Source(clip_frames, job, lambda _: ViewRows(cfg.scales))
-    with Stage(folder / "views", "views", identity, made_with) as stage:
-        with ClipRun("08 views", table, cfg, stage, source, Network(network, cfg.batch_size)) as run:
+    with Stage(cfg.out / "classification" / "views", "views", *_made_of(cfg, backbone)) as stage:
+        with ClipRun("08 views", clips.table, cfg, stage, source, network) as run:
             run.stream()
         counts = run.finish()
-        left_out = [entry["clip"] for entry in stage.failed if "row" not in entry]
-        table = _usable(table.drop(left_out), stage)
-        if table.empty:
-            raise ValueError(f"no clip in {cfg.data} could be used. The first: {stage.failed[0]['reason']}.")
-        about = {"identity": identity, "counts": counts, "failed": stage.failed}
-        about["seconds_spent"] = {what: round(seconds, 3) for what, seconds in run.spent_s.items()}
-        clips = LabelledClips(table, classes, problems, stage.folder, about)
-        _write_hdf5(clips, cfg, backbone.feature_dim)
-        manifest = stage.finish(**counts)
-    return clips._replace(manifest=manifest)
+        clips = clips._replace(table=_usable(clips.table, stage, cfg), folder=stage.folder)
+        spent_s = {what: round(seconds, 3) for what, seconds in run.spent_s.items()}
+        clips = clips._replace(manifest=stage.finish({"seconds_spent": spent_s}, **counts))
+    _write_hdf5(clips, cfg)
+    return clips
+
+
+def _made_of(cfg: ClassificationConfig, backbone: Backbone) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides the numbers of the views, and what else they were made with."""
+    parameters = {name: getattr(cfg, name) for name in PARAMETERS} | {"backend": backend_name()}
+    identity = {"parameters": parameters, "weights": backbone.weights.as_dict()}
+    identity["network_backend"] = keras.backend.backend()
+    return identity, {"keras": keras.__version__, "decoder": backend_version(backend_name())}
 
 
 def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
-    """The views that clips of a split have."""
+    """The views that clips of a split have: with `split` "source", every clip trains and is tested on."""
     training, testing = view_names(cfg.views, cfg.tta_views)
     if cfg.split == "source":
         return (PLAIN, *training, *testing)
     return (PLAIN, *{"train": training, "test": testing}.get(split, ()))
 
 
-def _usable(table: pd.DataFrame, stage: Stage) -> pd.DataFrame:
-    """The clips with a valid row in each view, with `n_rows` and `stamp`; the others are recorded."""
+def _note_few_sources(clips: LabelledClips, cfg: ClassificationConfig) -> None:
+    """Refuse clips that could not be trained and tested on afterwards; a problem where they are of few sources."""
+    tested = np.concatenate([fold.test for fold in plan_folds(clips, cfg)])
+    n_sources = clips.table["source"].iloc[tested].nunique()
+    if n_sources < FEWEST:
+        few = f"of {n_sources} sources only: accuracies have no interval, which needs {FEWEST}"
+        clips.problems.append({"name": "the test clips", "problem": few})
+
+
+def _usable(table: pd.DataFrame, stage: Stage, cfg: ClassificationConfig) -> pd.DataFrame:
+    """The clips with a valid row in each view, with `n_rows` and `stamp`; of the others, the reason is recorded."""
     about = {}
-    for key in table.index:
+    for key in table.index.drop([entry["clip"] for entry in stage.failed if "row" not in entry]):
         valid, view, stamp = read_arrays(stage.path(key), ("valid", "view", "stamp")).values()
         if unseen := sorted(set(view) - set(view[valid])):
             stage.fail(key, f"no frame of it can be used as {unseen[0]}")
         else:
             about[key] = {"n_rows": int((view == PLAIN).sum()), "stamp": str(stamp)}
-    return table.join(pd.DataFrame.from_dict(about, "index", columns=["n_rows", "stamp"]), how="inner")
+    if not about:
+        raise ValueError(f"no clip in {cfg.data} could be used. The first: {stage.failed[0]['reason']}.")
+    return table.join(pd.DataFrame.from_dict(about, "index"), how="inner")
 
 
-def _write_hdf5(clips: LabelledClips, cfg: ClassificationConfig, width: int) -> None:
+def _write_hdf5(clips: LabelledClips, cfg: ClassificationConfig) -> None:
     """Write the plain views of every split, and `configuration_analysis.json`: shapes, lengths, how they were made."""
     folder, multi = cfg.out / "classification" / "features", cfg.scales != [1.0]
-    mapping, splits, text = {name: label for label, name in enumerate(clips.classes)}, {}, h5py.string_dtype()
-    identity = clips.manifest["identity"]
+    mapping, splits = {name: label for label, name in enumerate(clips.classes)}, {}
+    identity, width = clips.manifest["identity"], clips.manifest["counts"]["feature_dim"]
     attributes = {"category_mapping": json.dumps(mapping), "multi_scale": multi}
     attributes["identity"] = json.dumps(identity, sort_keys=True)
     for split, part in clips.table.groupby("split"):
-        lengths, texts = part["n_rows"].to_numpy(int), {"key": part.index, "source": part["source"]}
-        datasets = {name: np.asarray(list(values), text) for name, values in texts.items()}
+        lengths, text = part["n_rows"].to_numpy(), h5py.string_dtype()
+        datasets = {"key": part.index.to_numpy(text), "source": part["source"].to_numpy(text)}
         datasets["labels"] = part["label"].to_numpy("int64")
         path = folder / f"{split}_features{'_multiscale' if multi else ''}.h5"
         write_sequences(path, (next(clips.read(key)) for key in part.index), (lengths, width), datasets, attributes)
@@ -274,28 +274,21 @@ def _write_hdf5(clips: LabelledClips, cfg: ClassificationConfig, width: int) -> 
             "features_shape": [len(part), int(lengths.max()), width],
             "num_frames": {"min": int(lengths.min()), "max": int(lengths.max()), "mean": float(lengths.mean())},
             "clips_per_class": part["category"].value_counts().reindex(clips.classes, fill_value=0).to_dict(),
-            "views": list(views_of(split, cfg)),
         }
     settings = {"frames_per_video": cfg.n_frames, "image_size": [cfg.frame_px, cfg.frame_px]}
     settings["processing_mode"] = identity["parameters"]["backend"]
-    own = {"preprocessing_info": settings, "scales": list(cfg.scales), "category_mapping": mapping, "splits": splits}
+    own = {"preprocessing_info": settings, "scales": cfg.scales, "category_mapping": mapping, "splits": splits}
     write_json(folder / "configuration_analysis.json", own | {"problems": clips.problems} | clips.manifest)
 
 
 def average_scales(
     features: np.ndarray, t_s: np.ndarray, valid: np.ndarray, scales: list[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average a clip's rows over temporal scales, on the clip's own times.
+    """Average a clip's rows, features (n, D) float32, seconds and valid (n,), over temporal scales, on its own times.
 
     At a scale s, max(round(n s), 5) of the n rows are seen, evenly spread: fewer as in a faster clip, more, some of
     them twice, as in a slower one (S2). Each scale is brought back to the n times by linear interpolation, where S2
     pads with zeros, and counts where both rows that it interpolates between are valid.
-
-    Args:
-        features: (n, D) float32.
-        t_s: (n,) seconds, ascending.
-        valid: (n,) bool.
-        scales: Such as 1.0, 0.85 and 1.15.
 
     Returns:
         Features (n, D) float32, and which are valid (n,): those without a valid scale are zero and not valid.

@@ -1,20 +1,17 @@
 """What the network is shown of a labelled clip (08): whole frames in many views, made of one decoding.
 
-Views are seeded copies to train on (J7) and to test with (J8), and corrupted copies that show robustness. What is
-random for one depends on seed, key and its name alone, never on order or on other views. Names: "plain"; "view01", …
-for training; "tta01", … gentler, for testing; a corruption; and "noise_tta01", …, a corrupted clip in the view of that
-number. S3 names the kinds only: flips, crops, light, noise, speed; how strong they are is chosen here. Nothing here
-imports a network, so that decoder processes start quickly.
+Views are seeded copies to train on and to test with, and corrupted copies that show robustness. What is random for one
+depends on seed, key and its name alone. Names: "plain"; "view01", … for training; "tta01", … gentler, for testing; a
+corruption; "noise_tta01", …, a corrupted clip in the view of that number. Nothing here imports a network, so that
+decoder processes start quickly.
 """
 
-import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 import cv2
 import numpy as np
@@ -33,10 +30,11 @@ RANGES = {  # of what is random: how many times as fast, side of the part that i
 }
 STEP = 4  # frames are decoded so much more densely than a plain clip shows them, for speed
 EXPOSURE, MOST_GAIN = 110.0, 4.0  # grey level that views for testing are brought to, by at most so much light
-CORRUPTIONS = ("noise", "blur", "dark")
-NOISE_SD = 25.0  # grey levels
-BLUR = 1 / 28  # standard deviation, of the side
-DARK = 0.3  # of the light
+CORRUPTIONS = {  # of a frame RGB uint8 (S, S, 3), with a generator
+    "noise": lambda frame, r: relight(frame, 1.0, 25.0, r),  # standard deviation, grey levels
+    "blur": lambda frame, r: cv2.GaussianBlur(frame, (0, 0), 1 / 28 * len(frame)),  # standard deviation, of the side
+    "dark": lambda frame, r: relight(frame, 0.3, 0.0, r),
+}
 
 
 @dataclass(frozen=True)
@@ -63,32 +61,34 @@ class ViewChunk(Chunk):
 
 
 def clip_frames(job: FrameJob) -> Iterator[ViewChunk]:
-    """The frames of every view of a clip, view by view. VideoError where it cannot be decoded.
-
-    At most `STEP` (n_frames - 1) + 1 of its frames are held, evenly spread; of a shorter clip each once. An array has
-    no times: its seconds count frames.
-    """
-    clock, side = Clock(), (job.cfg.frame_px, job.cfg.frame_px)
-    n_dense = STEP * (job.cfg.n_frames - 1) + 1
+    """The frames of every view of a clip, view by view. VideoError where it cannot be decoded."""
+    clock = Clock()
     with clock("decoding"):
-        if job.place >= 0:
-            clip, decoder = read_clip(job.path, job.place), "array"
-            number = np.unique(uniform_indices(len(clip), n_dense))
-            frames = np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_AREA) for frame in clip[number]])
-            t_s = number.astype(float)
-        else:
-            video = read_frames(job.path, n_frames=n_dense, size=side, backend=job.backend)
-            number, first = np.unique(video.index, return_index=True)
-            frames, t_s, decoder = video.frames[first], video.t_s[first], video.backend
+        frames, t_s, number, decoder = _decoded(job)
     for corruption, names in groupby(job.views, lambda name: split_name(name)[0]):
         with clock("views"):
             random = (_generator(job.cfg.seed, job.key, corruption, place) for place in range(len(frames)))
-            seen = np.stack([corrupt(frame, corruption, r) for frame, r in zip(frames, random, strict=True)])
+            seen = np.stack([*map(CORRUPTIONS[corruption], frames, random)]) if corruption else frames
         for name in names:
             view = show_view(seen, split_name(name)[1], job)
             for batch in batches_of(clock.each("views", view), CROPS_PER_CHUNK):
                 places, shown = map(np.array, zip(*batch, strict=True))
                 yield ViewChunk(shown, t_s[places], number[places], decoder, spent_s=clock.read(), view=name)
+
+
+def _decoded(job: FrameJob) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Frames uint8 (n, S, S, 3), evenly spread, at most `STEP` (n_frames - 1) + 1 and each once; their seconds (an
+    array has no times: it counts frames), their numbers, and what decoded them.
+    """
+    n_dense, side = STEP * (job.cfg.n_frames - 1) + 1, (job.cfg.frame_px, job.cfg.frame_px)
+    if job.place >= 0:
+        clip = read_clip(job.path, job.place)
+        number = np.unique(uniform_indices(len(clip), n_dense))
+        frames = np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_AREA) for frame in clip[number]])
+        return frames, number.astype(float), number, "array"
+    video = read_frames(job.path, n_frames=n_dense, size=side, backend=job.backend)
+    number, first = np.unique(video.index, return_index=True)
+    return video.frames[first], video.t_s[first], number, video.backend
 
 
 def view_names(n_views: int, n_tta: int) -> tuple[list[str], list[str]]:
@@ -111,13 +111,8 @@ def split_name(name: str) -> tuple[str, str]:
 def show_view(frames: np.ndarray, view: str, job: FrameJob) -> Iterator[tuple[int, np.ndarray]]:
     """Show a clip in a view, at most `job.cfg.n_frames` times; a faster view has fewer rows.
 
-    Args:
-        frames: RGB uint8 (n, S, S, 3): `STEP` (n_frames - 1) + 1 evenly spread ones, or all of a shorter clip.
-        view: Its name, without a corruption: "plain", "view01", "tta01".
-        job: `cfg.flip`: exchange left and right in half of the views; not where a class is a direction.
-
-    Yields:
-        Place among the frames, ascending, and what is shown there, uint8 (px, px, 3).
+    `frames` RGB uint8 (n, S, S, 3): `STEP` (n_frames - 1) + 1 evenly spread ones, or all of a shorter clip. `view`: a
+    name without a corruption. Yields the place among the frames, ascending, and what is shown, uint8 (px, px, 3).
     """
     (n, size), r = frames.shape[:2], _generator(job.cfg.seed, job.key, view)
     speed, side, light, noise_sd = (r.uniform(*ends) for ends in RANGES[view.rstrip("0123456789")])
@@ -140,15 +135,6 @@ def _generator(seed: int, key: str, name: str, *numbers: int) -> np.random.Gener
     return np.random.default_rng([seed, *(zlib.crc32(text.encode()) for text in (key, name)), *numbers])
 
 
-def corrupt(frame: np.ndarray, corruption: str, r: np.random.Generator) -> np.ndarray:
-    """A frame as a corruption leaves it, RGB uint8 (S, S, 3); "" is none."""
-    if corruption == "noise":
-        return relight(frame, 1.0, NOISE_SD, r)
-    if corruption == "blur":
-        return cv2.GaussianBlur(frame, (0, 0), BLUR * len(frame))
-    return relight(frame, DARK, 0.0, r) if corruption == "dark" else frame
-
-
 def relight(frame: np.ndarray, light: float, noise_sd: float, r: np.random.Generator) -> np.ndarray:
     """A frame with so much light, and normal noise of so many grey levels; uint8."""
     values = frame * np.float32(light)
@@ -159,43 +145,37 @@ def relight(frame: np.ndarray, light: float, noise_sd: float, r: np.random.Gener
 
 def count_clips(path: Path) -> int:
     """How many clips an array file holds. VideoError if it is damaged or holds something else."""
-    with _opened(path) as (_, shape, _):
-        return shape[0]
+    return len(_opened(path))
 
 
 def read_clip(path: Path, place: int) -> np.ndarray:
-    """One clip of an array file, RGB uint8 (T, H, W, 3); no other is held in memory. VideoError as `count_clips`."""
-    with _opened(path) as (file, (_, *shape), dtype):
-        n_bytes = int(np.prod(shape)) * dtype.itemsize
-        file.seek(place * n_bytes, 1)
-        clip = np.frombuffer(file.read(n_bytes), dtype).reshape(shape)
-        if dtype != np.uint8:
-            if not (dtype.kind == "f" and clip.min() >= 0 and clip.max() <= 1):
-                raise ValueError(
-                    f"values must be uint8, or floats in [0, 1], got {dtype} from {clip.min():g} to {clip.max():g}. "
-                    "Undo their normalisation: each network has its own, and applies it itself"
-                )
-            clip = np.round(clip * 255).astype(np.uint8)
+    """One clip of an array file, RGB uint8 (T, H, W, 3). VideoError as `count_clips`."""
+    clip = _held(path, path.stat().st_mtime_ns)[place]
+    if clip.dtype != np.uint8:
+        if not (clip.dtype.kind == "f" and clip.min() >= 0 and clip.max() <= 1):
+            raise VideoError(
+                f"{path.name}: values must be uint8, or floats in [0, 1], got {clip.dtype} from {clip.min():g} to "
+                f"{clip.max():g}. Undo their normalisation: each network has its own, and applies it itself."
+            )
+        clip = np.round(clip * 255).astype(np.uint8)
     return np.ascontiguousarray(clip.transpose(0, 2, 3, 1))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
-    """An npy file, or the member `videos` of an npz file, where its numbers begin, with their shape and type.
-
-    Whatever is wrong with them is a VideoError.
-    """
+def _opened(path: Path) -> np.ndarray:
+    """The numbers (N, T, 3, H, W) of an npy file, as a memory map, or `videos` of an npz file, in memory."""
     try:
         if path.suffix == ".pt":
             raise ValueError("PyTorch files are not read: save its tensor by np.savez(..., videos=tensor.numpy())")
-        with ExitStack() as files:
-            file = files.enter_context(path.open("rb"))
-            if path.suffix == ".npz":
-                file = files.enter_context(files.enter_context(zipfile.ZipFile(file)).open("videos.npy"))
-            np.lib.format.read_magic(file)
-            shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-            if len(shape) != 5 or shape[2] != 3 or 0 in shape or in_fortran_order or dtype.kind not in "uif":
-                raise ValueError(f"it must be numbers in C order of shape (N, T, 3, H, W), got {dtype} {shape}")
-            yield file, shape, dtype
+        videos = np.load(path, mmap_mode="r")
+        videos = videos["videos"] if path.suffix == ".npz" else videos
+        if videos.ndim != 5 or videos.shape[2] != 3 or not videos.size or videos.dtype.kind not in "uif":
+            raise ValueError(f"it must be numbers of shape (N, T, 3, H, W), got {videos.dtype} {videos.shape}")
+        return videos
     except Exception as error:  # damage raises nearly anything
         raise VideoError(f"{path.name}: cannot be read as an array of clips ({error}).") from None
+
+
+@lru_cache(maxsize=1)
+def _held(path: Path, changed_ns: int) -> np.ndarray:
+    """The last opened file: the clips of one follow each other."""
+    return _opened(path)

@@ -15,7 +15,7 @@ from synthetic_features import kill_after
 from data_sample.make.motion_sample import motion_plan
 from helpers import clip_features
 from helpers.clip_features import average_scales, extract_clip_features, find_classes, plan_folds, views_of
-from helpers.clip_frames import STEP, FrameJob, clip_frames, corrupt, count_clips, read_clip, show_view
+from helpers.clip_frames import CORRUPTIONS, STEP, FrameJob, clip_frames, count_clips, read_clip, show_view
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
 from helpers.files import ROOT, read_json
@@ -30,7 +30,7 @@ VIDEOS = RANDOM.integers(0, 256, (2, 5, 3, 7, 11), np.uint8)  # (N, T, C, H, W),
 
 
 def make(root: Path, *names: str) -> Path:
-    """Files of different content each."""
+    """Files of different content each, and their folder if there are any."""
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(bytes([number]) * 10)
@@ -89,6 +89,7 @@ def test_every_clip_is_tested_once_by_folds_that_share_no_source():
         ([clip for clip in ENOUGH if clip[0] != "validation"], {"split": "official"}, "got test, train"),
         (ENOUGH, {"folds": 7}, "at most 6"),
         ([("train", name, f"{name}{k}") for name in "ab" for k in range(3)], {"folds": 5}, "at most 3"),
+        ([], None, "data_dir"),  # there is no such folder
         (["a/1.mp4"], None, "train, validation, test"),
         (["train/a/1.mp4"], None, "two"),
         (["train/a/1.mp4", "train/b/2.mp4", "train/b/2.avi"], None, "same key 'train/b/2'"),
@@ -97,7 +98,7 @@ def test_every_clip_is_tested_once_by_folds_that_share_no_source():
 def test_clips_that_cannot_be_trained_and_tested_on_are_refused_before_any_work(tmp_path, clips, parameters, word):
     with pytest.raises(ValueError, match=word):
         if parameters is None:
-            find_classes(make(tmp_path, *clips))
+            find_classes(make(tmp_path / "data", *clips))
         plan_folds(labelled(*clips), ClassificationConfig(**parameters))
 
 
@@ -146,11 +147,10 @@ def test_a_direction_is_turned_round_only_where_it_is_allowed():
 
 
 def test_corruptions_do_what_their_names_say_and_views_for_testing_bring_light():
-    noise = corrupt(np.full_like(FRAME, 128), "noise", RANDOM).astype(float) - 128
+    noise = CORRUPTIONS["noise"](np.full_like(FRAME, 128), RANDOM).astype(float) - 128
     assert noise.std() == pytest.approx(25, rel=0.1)
-    assert corrupt(FRAME, "blur", RANDOM).std() < FRAME.std() / 2
-    assert corrupt(FRAME, "dark", RANDOM).mean() == pytest.approx(0.3 * FRAME.mean(), abs=1)
-    assert corrupt(FRAME, "", RANDOM) is FRAME
+    assert CORRUPTIONS["blur"](FRAME, RANDOM).std() < FRAME.std() / 2
+    assert CORRUPTIONS["dark"](FRAME, RANDOM).mean() == pytest.approx(0.3 * FRAME.mean(), abs=1)
     frames = np.full((17, 40, 40, 3), 40, np.uint8)
     assert next(show_view(frames, "tta01", job()))[1].mean() == pytest.approx(110, rel=0.1)
     assert next(show_view(frames, "plain", job()))[1].mean() == 40
@@ -168,7 +168,7 @@ def test_an_array_is_read_clip_by_clip(tmp_path, name, kind):
 
 def test_arrays_of_other_kinds_are_refused(tmp_path):
     wrong = {"normalisation": np.full((1, 2, 3, 4, 4), -1.5), "shape": np.zeros((1, 2, 4, 4, 3), np.uint8)}
-    for word, stored in (wrong | {"numbers": np.array([{}])}).items():
+    for word, stored in (wrong | {"objects": np.array([{}])}).items():
         np.save(tmp_path / "processed_data.npy", stored, allow_pickle=True)
         with pytest.raises(VideoError, match=word):
             read_clip(tmp_path / "processed_data.npy", 0)
@@ -203,13 +203,15 @@ def use_network(forward, put=setattr):
 
 @pytest.fixture
 def cfg(tmp_path, monkeypatch) -> ClassificationConfig:
-    """Six clips of the sample, two of each class: four in train, two in test."""
+    """Nine clips of the sample, three of each class and of each source: two sources in train, one in test."""
     use_network(mean_colour, monkeypatch.setattr)
-    for key in [*motion_plan()["key"][:4], *motion_plan()["key"][-2:]]:
+    for key in [*motion_plan()["key"][:6], *motion_plan()["key"][-3:]]:
         (tmp_path / "data" / key).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SAMPLE / f"{key}.mp4", tmp_path / "data" / f"{key}.mp4")
     folders = {"data_dir": str(tmp_path / "data"), "out_dir": str(tmp_path / "run")}
-    return ClassificationConfig(**folders, n_frames=5, frame_px=64, scales=[1.0], views=1, tta_views=0, workers=1)
+    return ClassificationConfig(
+        **folders, n_frames=5, frame_px=64, scales=[1.0], views=1, tta_views=0, folds=3, workers=1
+    )
 
 
 def change(cfg: ClassificationConfig, **values) -> ClassificationConfig:
@@ -234,12 +236,12 @@ def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_h
         assert [file[name].dtype for name in ("features", "labels", "num_frames")] == ["float32", "int64", "int32"]
         assert (file["features"].compression, file["features"].compression_opts) == ("gzip", 4)
         names = ("num_videos", "max_frames", "feature_dim", "multi_scale")
-        assert [file.attrs[name] for name in names] == [4, 5, 3, False]
+        assert [file.attrs[name] for name in names] == [6, 5, 3, False]
         assert json.loads(file.attrs["category_mapping"]) == {name: k for k, name in enumerate(clips.classes)}
     analysis = read_json(cfg.out / "classification" / "features" / "configuration_analysis.json")
     about = {"frames_per_video": 5, "image_size": [64, 64], "processing_mode": "pyav"}
     assert analysis["preprocessing_info"] == about
-    assert analysis["splits"]["train"]["features_shape"] == [4, 5, 3]
+    assert analysis["splits"]["train"]["features_shape"] == [6, 5, 3]
     assert analysis["splits"]["test"]["num_frames"] == {"min": 5, "max": 5, "mean": 5.0}
     with pytest.raises(ValueError, match="scales"):
         extract_clip_features(change(cfg, scales=[1.0, 0.85]))
@@ -252,12 +254,12 @@ def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_h
 def test_the_official_split_gives_views_where_they_are_needed_and_few_sources_are_said_before(cfg):
     cfg = change(cfg, split="official")
     with pytest.raises(ValueError, match="official"):
-        extract_clip_features(cfg, to_train=True)
+        extract_clip_features(cfg)
     for split in ("validation", "test"):
         shutil.copytree(cfg.data / "train", cfg.data / split, dirs_exist_ok=True)
     frames = read_frames(cfg.data / f"{KEY}.mp4").frames
     np.savez_compressed((cfg.data / KEY).parent / "processed_data.npz", videos=frames[None].transpose(0, 1, 4, 2, 3))
-    clips = extract_clip_features(cfg, to_train=True)
+    clips = extract_clip_features(cfg)
     ours, theirs = (next(clips.read(key))[0] for key in (KEY, f"{KEY.rpartition('/')[0]}/processed_data/0000"))
     assert np.abs(ours - theirs).max() < 1  # an array gives the rows of the video that it was made of
     assert ["3 sources" in problem["problem"] for problem in clips.problems] == [True]
@@ -282,8 +284,8 @@ def test_what_cannot_be_used_is_recorded_left_out_and_found_again(cfg, monkeypat
         assert clips.manifest["counts"]["invalid_rows"] == len(rows) > 0
         assert KEY in {key for key, _ in rows} - lost
         assert clips.manifest["counts"]["failed"] == 1
-        assert len(clips.table) == 6 - len(lost)
-        assert sum(note.startswith("left out: ") for note in clips.notes()) == len(lost) == 2
+        assert len(clips.table) == 9 - len(lost)
+        assert sum(note.startswith("left out: ") for note in clips.notes()) == len(lost) == 4
         for key in (lost | set(clips.table.index)) - {motion_plan()["key"][1]}:
             seen = all(valid.any() for *_, valid in clips.read(key, views_of("train", cfg)))
             assert seen == (key not in lost)
@@ -293,10 +295,10 @@ def test_an_extraction_that_is_killed_and_started_again_gives_the_same_and_makes
     whole = extract_clip_features(change(cfg, out_dir=str(tmp_path / "whole")))
     one_clip_at_a_time = change(cfg, batch_size=5).as_dict(without=())
     there = kill_after(SCRIPT, repr(one_clip_at_a_time), cfg.out / "classification" / "views", 2)
-    assert 2 <= there < 6
-    for found in (there, 5):
+    assert 2 <= there < 9
+    for found in (there, 8):
         clips = extract_clip_features(cfg)
-        assert [clips.manifest["counts"][name] for name in ("found", "made")] == [found, 6 - found]
+        assert [clips.manifest["counts"][name] for name in ("found", "made")] == [found, 9 - found]
         for key in whole.table.index:
             for ours, theirs in zip(
                 *(every.read(key, views_of("train", cfg)) for every in (clips, whole)), strict=True
