@@ -31,7 +31,7 @@ from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, Job, StaticRows, face_crops, face_flows
 from helpers.store import FeatureFile, reason_of
 from helpers.tracking import chosen_detector
-from helpers.tracks import TRACKER, FaceTrack, NoFaceError, crop_at, read_track
+from helpers.tracks import TRACKER, FaceTrack, NoFaceError, crop_at
 from helpers.video import iter_frames, probe
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class ClipScore:
 
     By motion token: `motion_t_s` in seconds, `motion_share` of the attention (mean over heads and face tokens, sum 1).
     `face_coverage`: share of the looked-at frames that show the face. `familiarity`: by stream, how far the tokens lie
-    from the training clips (`TrainingTokens.describe`). `faces`: RGB uint8 (96, 96, 3) at `faces_t_s` seconds.
+    from the training clips (`TrainingTokens.describe`). `faces`: RGB uint8 (96, 96, 3), evenly spread over
+    the clip.
     `warnings`: what weakens the score; `remarks`: what is odd about picture or faces and was done about it.
     """
 
@@ -88,7 +89,6 @@ class ClipScore:
     parts_s: list[tuple[float, float]]
     effects: dict[str, list[float]]
     familiarity: dict[str, dict[str, Any]]
-    faces_t_s: list[float]
     faces: list[np.ndarray] = field(repr=False, default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -176,23 +176,28 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     inputs |= {f"{stream}_t_s": rows.t_s[None].astype("float32") for stream, rows in tokens.items()}
     raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
     card = scorer.card
-    half = pd.Series(card["interval_half_width"])[card["targets"]].to_numpy()
-    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, card["targets"]).clip(
-        0, 1
-    )  # the scale
-    values = values.assign(constant=pd.Series(card["constant"]))
     known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.training.items()}
+    frames = iter_frames(video, n_frames=faces, backend=scorer.preparation.backend) if faces else ()
     return ClipScore(
         video=name or Path(video).name,
-        **values.to_dict(),
+        **_values(raw, card).to_dict(),
         face_coverage=track.coverage,
         warnings=card["warnings"] + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
         familiarity=known,
         remarks=clip_remarks(video, track),
         **_over_time(inputs, tokens["dynamic"], scorer),
-        **_faces(video, track, tokens["static"].t_s, faces, scorer.preparation.backend),
+        faces=[crop_at(frame, track, FACE_PX) for frame, *_ in frames],
     )
+
+
+def _values(raw: np.ndarray, card: dict[str, Any]) -> pd.DataFrame:
+    """The columns `VALUES` of a model's output (k,), index target."""
+    half = pd.Series(card["interval_half_width"])[card["targets"]].to_numpy()
+    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, card["targets"]).clip(
+        0, 1
+    )  # the scale
+    return values.assign(constant=pd.Series(card["constant"]))
 
 
 def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[str, FeatureFile]]:
@@ -225,15 +230,6 @@ def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Score
         "parts_s": [(round(float(start), 3), round(float(end), 3)) for start, end in ends],
         "effects": dict(zip(scorer.card["targets"], moved.T.astype(float).tolist(), strict=True)),
     }
-
-
-def _faces(video: str | Path, track: FaceTrack, t_s: np.ndarray, n: int, backend: str) -> dict[str, list]:
-    """`faces_t_s` and `faces` of a clip: at the token times (m,) nearest to the middles of n equal stretches."""
-    middles = (np.arange(n) + 0.5) * track.n_frames / track.fps / max(n, 1)
-    chosen = t_s[np.abs(t_s[:, None] - middles).argmin(axis=0)]
-    frames = iter_frames(video, fps=track.fps, indices=track.sample_at(chosen).tolist(), backend=backend) if n else ()
-    faces = [crop_at(frame, track, FACE_PX) for frame, *_ in frames]
-    return {"faces_t_s": [round(float(t), 3) for t in chosen], "faces": faces}
 
 
 def clip_warnings(
@@ -304,17 +300,15 @@ def each_video(paths: Iterable[str | Path], use: Callable[[Path, str], Any]) -> 
 
 
 def example(folder: Path, out: Path) -> Path:
-    """The video of a folder to begin with: one that shows its face at every look of 02 in the run `out`, and that the
-    run held out and has a rating of, if there is such a one; else the first.
+    """The video of a folder to begin with: the first that the run in `out` held out and has a rating of, else the
+    first; the folder itself where it holds none.
     """
-    (clips, _), held_out = take_inventory(folder), set()
+    keys, held_out = sorted(clips := take_inventory(folder)[0], key=natural_order), set()
     if (out / "predictions.csv").exists():
         rows = pd.read_csv(out / "predictions.csv", usecols=["split", "clip", "truth"]).dropna()
         held_out = set(rows.loc[rows["split"].isin(["test", "live"]), "clip"])
-    keys = sorted(clips, key=lambda key: (key not in held_out, natural_order(key)))
-    tracks = ((key, out / "faces" / f"{key}.npz") for key in keys)
-    seen = (key for key, path in tracks if path.exists() and read_track(path).coverage == 1)
-    return folder / clips[next(seen, keys[0])] if keys else folder
+    first = next((key for key in keys if key in held_out), keys[0] if keys else None)
+    return folder / clips[first] if first else folder
 
 
 def score_all(

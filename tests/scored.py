@@ -25,7 +25,6 @@ def made_up(video="a.mp4", **changes):
         "parts_s": [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)],
         "effects": {t: [0.1, -0.2, 0.0] for t in TRAITS},
         "familiarity": {},
-        "faces_t_s": [0.5, 2.5],
         "faces": [picture, picture],
     }
     return ClipScore(**values | changes)

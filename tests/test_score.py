@@ -1,6 +1,5 @@
 """Scores: the same tokens as the notebooks make, intervals, warnings, refusals, files and page."""
 
-import dataclasses
 import shutil
 from types import SimpleNamespace
 
@@ -14,12 +13,10 @@ from helpers import score
 from helpers.__main__ import main
 from helpers.align import read_aligned
 from helpers.clips import TRAITS
-from helpers.config import PreparationConfig
-from helpers.faces import track_clip
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
-from helpers.tracks import NoFaceError, write_track
+from helpers.tracks import NoFaceError
 
 DATA = ROOT / "data_sample"
 AWKWARD = DATA / "awkward"
@@ -169,18 +166,13 @@ def test_one_bad_video_is_listed_and_what_ends_the_list_leaves_what_is_there(tmp
     assert table.iloc[5][["target", "score", "warnings"]].isna().all()
 
 
-def test_the_example_is_a_rated_clip_that_was_held_out_and_shows_its_face(tmp_path):
+def test_the_example_is_a_rated_clip_that_was_held_out(tmp_path):
     for name in ("a 10", "a 2", "b", "c"):
         (tmp_path / f"{name}.mp4").touch()
     assert score.example(tmp_path, tmp_path).name == "a 2.mp4"  # nothing is known of any
     said = pd.DataFrame({"split": ["validation", "live", "test"], "clip": ["a 2", "b", "c"], "truth": [0.5, None, 0.5]})
     said.to_csv(tmp_path / "predictions.csv")
-    track = track_clip(CLIP, PreparationConfig())
-    for name, coverage in (("a 2", 0.4), ("a 10", 1), ("b", 1), ("c", 1)):
-        write_track(tmp_path / "faces" / f"{name}.npz", dataclasses.replace(track, coverage=coverage))
     assert score.example(tmp_path, tmp_path).name == "c.mp4"
-    (tmp_path / "faces" / "c.npz").unlink()
-    assert score.example(tmp_path, tmp_path).name == "a 10.mp4"
 
 
 @pytest.mark.parametrize(("usable", "status"), [((True, False), 0), ((False, False), 1)])

@@ -124,13 +124,6 @@ def matrix(values: np.ndarray, ax: Axes, *, bar: str = "", texts: np.ndarray | N
     ax.tick_params(axis="y", rotation=0)
 
 
-def intervals(ax: Axes, value: Sequence, low: Sequence, high: Sequence, y: Sequence, **look) -> None:
-    """Draw values as dots with the lines of their intervals, one per row; what is None or NaN is left out."""
-    value, low, high = (np.asarray(one, float) for one in (value, low, high))
-    reach = np.maximum([value - low, high - value], 0)
-    ax.errorbar(value, y, xerr=reach, **{"fmt": "o", "ms": 4} | look)
-
-
 def plot_intervals(
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
     what: str,
@@ -148,9 +141,10 @@ def plot_intervals(
     kinds = list(next(iter(rows.values())))
     for k, (kind, color, form) in enumerate(zip(kinds, (RED, NEUTRAL, GREEN), "os^", strict=False)):
         y = np.arange(len(rows)) + 0.22 * (k - (len(kinds) - 1) / 2)
-        low, high = zip(*(row[kind]["interval"] or [None] * 2 for row in rows.values()), strict=True)
-        values = [row[kind]["value"] for row in rows.values()]
-        intervals(ax, values, low, high, y, color=color, fmt=form, ms=6, label=kind)
+        ends = [row[kind]["interval"] or [None] * 2 for row in rows.values()]
+        value, (low, high) = np.array([row[kind]["value"] for row in rows.values()], float), np.array(ends, float).T
+        reach = np.maximum([value - low, high - value], 0)
+        ax.errorbar(value, y, xerr=reach, color=color, fmt=form, ms=6, label=kind)
     for (name, value), style in zip(lines.items(), (":", "--", "-."), strict=False):
         ax.axvline(value, color=ACCENT, ls=style, lw=1, label=name)
     named_rows(ax, [spoken(name) for name in rows])

@@ -6,18 +6,10 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from helpers.plots import (
-    ORANGE,
-    PINK,
-    SKY,
-    axes,
-    panels,
-    pictures_beside,
-)
+from helpers.plots import ORANGE, PINK, SKY, axes, legend_below, panels, pictures_beside
 
 # Of boxes, by the names in `helpers.tracks.SOURCES`: colour and line.
 SOURCE_LOOKS = {"detected": (ORANGE, "-"), "tracked": (SKY, "-"), "interpolated": (PINK, ":")}
@@ -46,27 +38,25 @@ def plot_contact_sheet(
     n_rows = -(-len(frames) // COLUMNS)
     height = FRAME_IN * frames.shape[1] / frames.shape[2] + 0.25
     fig, array = panels(n_rows, COLUMNS, (FRAME_IN * COLUMNS, height * n_rows + 0.65), title=title)
-    shown = np.isfinite(boxes).all(axis=1)
     for ax in array.flat:
         ax.axis("off")
-    for ax, frame, t, box, source, has_box in zip(array.flat, frames, t_s, boxes, sources, shown, strict=False):
+    for ax, frame, t, box, source in zip(array.flat, frames, t_s, boxes, sources, strict=False):
         ax.imshow(frame)
+        has_box = bool(np.isfinite(box).all())
         ax.set_title(f"{t:.2f} s" if has_box else f"{t:.2f} s, no box", fontsize=9)
-        _outline(ax, stable_box, "white", "--", 1.2)
+        _outline(ax, stable_box, "white", "--", 1.2, "the clip's one box")
         if has_box:
-            _outline(ax, box, *SOURCE_LOOKS[source], 2)
-    looks = {name: look for name, look in SOURCE_LOOKS.items() if name in set(np.asarray(sources)[shown])}
-    handles = [Line2D([], [], color=color, ls=line, lw=2, label=name) for name, (color, line) in looks.items()]
-    handles.append(Line2D([], [], color="0.5", ls="--", lw=1.2, label="the clip's one box"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+            _outline(ax, box, *SOURCE_LOOKS[source], 2, source)
+    legend_below(fig)
     return fig
 
 
-def _outline(ax: Axes, box_xyxy: np.ndarray, color: str, line: str, width: float) -> None:
+def _outline(ax: Axes, box_xyxy: np.ndarray, color: str, line: str, width: float, label: str) -> None:
     """A box with a dark rim, so that it is seen on any picture."""
     x0, y0, x1, y1 = box_xyxy
+    look = {"ec": color, "ls": line, "lw": width, "label": label, "fill": False}
     rim = [withStroke(linewidth=width + 1.2, foreground="0.1")]
-    ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, ls=line, lw=width, path_effects=rim))
+    ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, path_effects=rim, **look))
 
 
 def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: Axes | None = None) -> Axes:
@@ -93,15 +83,6 @@ def flow_to_rgb(flow: np.ndarray, max_px: float | None = None) -> np.ndarray:
     return (rgb * 255).round().astype(np.uint8)
 
 
-def flow_wheel(side_px: int = 101) -> np.ndarray:
-    """The legend of `flow_to_rgb`: a disc that shows the colour of every direction and length, RGB uint8 (S, S, 3)."""
-    axis = np.linspace(-1, 1, side_px, dtype=np.float32)
-    flow = np.stack(np.meshgrid(axis, axis), axis=-1)
-    rgb = flow_to_rgb(flow, 1.0)
-    rgb[np.linalg.norm(flow, axis=-1) > 1] = 255
-    return rgb
-
-
 def plot_flow(crop: np.ndarray, flow: np.ndarray, *, title: str = "") -> Figure:
     """Draw flow (H, W, 2), (dx, dy) in pixels per frame, as arrows over the picture it starts from, RGB uint8
     (H, W, 3), by its length, and by its direction with the wheel of colours.
@@ -109,23 +90,24 @@ def plot_flow(crop: np.ndarray, flow: np.ndarray, *, title: str = "") -> Figure:
     fig, ((arrows, speed, direction),) = panels(1, 3, (7.4, 2.5), title=title)
     length = np.linalg.norm(flow, axis=-1)
     limit = max(float(np.quantile(length, 0.99)), 1e-6)
-    y, x = np.mgrid[
-        ARROW_EVERY_PX // 2 : len(crop) : ARROW_EVERY_PX, ARROW_EVERY_PX // 2 : crop.shape[1] : ARROW_EVERY_PX
-    ]
+    y, x = np.mgrid[tuple(slice(ARROW_EVERY_PX // 2, side, ARROW_EVERY_PX) for side in crop.shape[:2])]
     dx, dy = np.moveaxis(flow[y, x], -1, 0) * STRETCH
     arrows.imshow(crop)
     arrows.quiver(x, y, dx, dy, color=ORANGE, angles="xy", scale_units="xy", scale=1, width=0.006)
-    below = {"fontsize": 9, "ha": "center", "va": "top"}
-    arrows.text(0.5, -0.02, f"arrows {STRETCH} times the motion", transform=arrows.transAxes, **below)
     image = speed.imshow(length, cmap="viridis", vmin=0, vmax=limit)
     fig.colorbar(image, ax=speed, label="px per frame", shrink=0.8)
     direction.imshow(flow_to_rgb(flow, limit))
-    wheel = direction.inset_axes([1.14, 0.55, 0.38, 0.38])
-    wheel.imshow(flow_wheel())
-    wheel.set_title("direction", fontsize=9, loc="center")
-    wheel.text(0.5, -0.08, f"rim: {limit:.2g} px per frame", transform=wheel.transAxes, **below)
-    for ax, what in ((arrows, "motion"), (speed, "speed"), (direction, "direction and speed"), (wheel, None)):
+    wheel = direction.inset_axes([1.05, 0.6, 0.38, 0.38])
+    wheel.imshow(_wheel())
+    titles = {arrows: f"motion, {STRETCH} times", speed: "speed", direction: "direction and speed", wheel: ""}
+    for ax, what in titles.items():
         ax.axis("off")
-        if what:
-            ax.set_title(what)
+        ax.set_title(what)
     return fig
+
+
+def _wheel(side_px: int = 101) -> np.ndarray:
+    """The legend of `flow_to_rgb`, RGB uint8 (S, S, 3): the colour of every direction and, from the middle, speed."""
+    axis = np.linspace(-1, 1, side_px, dtype=np.float32)
+    flow = np.stack(np.meshgrid(axis, axis), axis=-1)
+    return np.where(np.linalg.norm(flow, axis=-1, keepdims=True) > 1, np.uint8(255), flow_to_rgb(flow, 1.0))
