@@ -18,7 +18,6 @@ ENDPOINTS = (
     "Mixed_5c",
 )  # fmt: skip  # helpers.i3d.STAGES, without importing Keras
 DECODERS = ("pyav", "opencv", "cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")
-NEWER = {"detector", "min_face", "align_eyes", "max_gap_s"}  # manifests name them only where they are not the default
 Backbone = Literal["resnet50", "resnet101", "efficientnetv2_s", "efficientnetv2_m", "vgg19"]
 Weights = Literal["random", "pretrained"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -96,8 +95,7 @@ class Parameters:
 
     def as_dict(self, *, without: tuple[str, ...] = ("data_dir", "out_dir", "limit", "progress")) -> dict[str, Any]:
         """The parameters that decide the result, as plain types."""
-        silent = {name for name in NEWER if getattr(self, name, None) == getattr(type(self), name, None)}
-        return {name: value for name, value in asdict(self).items() if name not in silent.union(without)}
+        return {name: value for name, value in asdict(self).items() if name not in without}
 
 
 @cache

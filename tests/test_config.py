@@ -56,10 +56,9 @@ def test_with_pretrained_weights_what_is_not_given_is_what_they_need():
     assert config.DynamicConfig.from_notebook(injected).endpoint == "Mixed_3c"
 
 
-def test_what_decides_the_result_leaves_folders_out_and_what_was_added_since_at_its_default():
-    decisive = {"backend", "fps", "detect_every", "min_coverage", "crop_scale"}
-    assert set(config.PreparationConfig().as_dict(without=NOT_DECISIVE)) == decisive
-    assert config.PreparationConfig(min_face=0.1).as_dict()["min_face"] == 0.1
+def test_what_decides_the_result_leaves_folders_and_speed_out():
+    decisive = "backend fps detect_every min_coverage crop_scale detector min_face align_eyes max_gap_s"
+    assert set(config.PreparationConfig().as_dict(without=NOT_DECISIVE)) == set(decisive.split())
 
 
 def test_names_are_those_of_the_decoders_and_of_the_network_and_near_types_are_taken():
