@@ -29,7 +29,7 @@ from helpers.clips import find_clips
 from helpers.container import VideoError, open_video
 from helpers.files import FolderLock, file_sha256
 from helpers.names import match_clips
-from helpers.precomputed import clips_by_name, files_below, is_array, read_npy
+from helpers.precomputed import ARRAYS, clips_by_name, files_below, read_npy
 from helpers.store import STREAMS, FeatureFile, Stage, read_arrays
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ ROLES = {
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names.split()} | {"": ""}
 TEXT = ("clip", "face")  # roles whose cells stay as they are
 KNOWN = ("frame", "valid", "t_s", "t_start_s", "t_end_s")  # what may be known of a row
-TABLES = (".csv", ".tsv")
+TABLES = re.compile(r".*\.[ct]sv", re.I)
 SHOWN = 5  # reasons and names that an error lists
 LONGER, LONGER_S = 1.1, 1.0  # than its video a clip's times may be: by this factor, and by so many seconds
 
@@ -203,13 +203,12 @@ def usable_rows(features: np.ndarray, known: pd.DataFrame, fps: float | None) ->
     known = known[[name for name in KNOWN if name in known]].astype(np.float64)
     times, given = _placed(known, fps), known.get("valid", pd.Series(1, known.index))
     start_s, end_s, frame = times.to_numpy().T
-    for rule, odd in (
-        ("have a time, and a whole frame", ~np.isfinite(times).all(axis=1) | (end_s < start_s) | (frame % 1 != 0)),
-        ("be the only row of its time", times.duplicated(["start", "end"])),
-        ("be valid (1) or not (0)", ~given.isin([0, 1])),
-    ):
-        if odd.any():
-            raise ValueError(f"line {odd.idxmax()} must {rule}, got {dict(times.loc[odd.idxmax()])}.")
+    timed = np.isfinite(times).all(axis=1) & (start_s <= end_s) & (frame % 1 == 0)
+    repeated = times.duplicated(["start", "end"])
+    rules = {"have a time, and a whole frame": timed, "be the only row of its time": ~repeated}
+    for rule, holds in (rules | {"be valid (1) or not (0)": given.isin([0, 1])}).items():
+        if not holds.all():
+            raise ValueError(f"line {holds.idxmin()} must {rule}, got {dict(times.loc[holds.idxmin()])}.")
     with np.errstate(over="ignore"):  # too large for float32 is infinite
         features = features.astype(np.float32)
     order = np.argsort((start_s + end_s) / 2, kind="stable")
@@ -218,8 +217,8 @@ def usable_rows(features: np.ndarray, known: pd.DataFrame, fps: float | None) ->
     why = [f"value {value} is not finite" for value in finite.argmin(axis=1)]
     reason = np.where(finite.all(axis=1), np.where(given, "", "marked invalid where it was made"), why)
     features[~finite.all(axis=1)] = 0
-    times = start_s[order], end_s[order], frame[order].astype(np.int64)
-    return FeatureFile(features, *times, reason == "", reason=reason if reason.any() else None)
+    start_s, end_s, frame = start_s[order], end_s[order], frame[order].astype(np.int64)
+    return FeatureFile(features, start_s, end_s, frame, reason == "", reason=reason if reason.any() else None)
 
 
 def _placed(known: pd.DataFrame, fps: float | None) -> pd.DataFrame:
@@ -243,14 +242,18 @@ def _open(source: Path) -> tuple[str, dict[str, tuple[str, Callable[[], Rows]]]]
     if not source.exists():
         raise FileNotFoundError(f"source must be a folder or a file of features, {source} does not exist.")
     if source.is_dir():
-        found = files_below(source, is_array, lambda name: name.lower().endswith(TABLES))
-        layout, read = ("files", _read_arrays) if found and is_array(found[0].name) else ("tables", read_table)
-        paths = clips_by_name(source, found)
-        if not paths:
+        if not (paths := clips_by_name(source, files_below(source, ARRAYS, TABLES))):
             raise ValueError(f"{source} must hold a .npy, .npz or .csv per clip, got none. Save them as such.")
+        of_arrays = ARRAYS.fullmatch(next(iter(paths.values())).name)
+        layout, read = ("files", _read_arrays) if of_arrays else ("tables", read_table)
         return layout, {name: (file_sha256(path)[:16], partial(read, path)) for name, path in paths.items()}
-    if source.suffix.lower() not in (*TABLES, ".txt"):
+    if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise ValueError(f"source must be a folder or a .csv, got {source}. Unpack it, or save it as one of these.")
+    return "table", _open_table(source)
+
+
+def _open_table(source: Path) -> dict[str, tuple[str, Callable[[], Rows]]]:
+    """The rows of each clip in a table of many, and the version of it."""
     table, version = read_table(source), file_sha256(source)[:16]
     if "clip" not in table.known:
         got = ", ".join([*table.columns["known"].values(), *table.features, *table.columns["left_out"]][:8])
@@ -262,7 +265,7 @@ def _open(source: Path) -> tuple[str, dict[str, tuple[str, Callable[[], Rows]]]]
         return Rows(table.known.iloc[places], table.features.iloc[places], table.columns)
 
     places = table.known.groupby("clip", sort=False).indices
-    return "table", {name: (version, partial(rows, at)) for name, at in places.items()}
+    return {name: (version, partial(rows, at)) for name, at in places.items()}
 
 
 def _read_arrays(path: Path) -> Rows:
@@ -287,19 +290,17 @@ def read_table(path: Path) -> Rows:
     try:
         separator, head, names = _head(path)
         plain = [re.sub(r"[^0-9a-z]+", "_", name.casefold()).strip("_") if name.isascii() else name for name in names]
-        roles: dict[str, int] = {}
-        for word in filter(plain.__contains__, ROLE_OF):
-            roles.setdefault(ROLE_OF[word], plain.index(word))
-        roles.pop("", None)
-        cells = _cells(path, separator, head, len(names), [roles[role] for role in TEXT if role in roles])
+        found = {ROLE_OF[word]: plain.index(word) for word in reversed(ROLE_OF) if word in plain}  # the first counts
+        roles = {role: found[role] for role in ROLES if role and role in found}
+        text = [roles[role] for role in TEXT if role in roles]
+        cells = _cells(path, separator, head, len(names), text)
         if roles:  # without, the place of a row is its frame
             cells = cells[~cells.isna().all(axis=1)]
         if cells.empty:
             raise ValueError("it has no lines below the names of its columns")
     except ValueError as error:  # pandas' errors are such, too
         raise ValueError(f"{path.name} is not a CSV in UTF-8 ({' '.join(str(error).split())}).") from None
-    numbers = cells.drop(columns=[roles[role] for role in TEXT if role in roles])
-    numbers = numbers.apply(_as_numbers, decimal="." if separator == "," else ",")
+    numbers = cells.drop(columns=text).apply(_as_numbers, decimal="." if separator == "," else ",")
     known = pd.DataFrame({role: (cells if role in TEXT else numbers)[at] for role, at in roles.items()}, cells.index)
     features = numbers[[at for at, word in enumerate(plain) if word not in ROLE_OF]].dropna(axis=1, how="all")
     if features.empty:

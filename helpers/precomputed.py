@@ -38,6 +38,7 @@ SUFFIX = r"\.(?:bmp|jpe?g|png|webp)"
 PICTURE = re.compile(rf"(?!\.)(?:.*\D)?(\d+)\D*{SUFFIX}", re.I)  # the last number: face_frame_0035.jpg
 OPENFACE = re.compile(rf"frame_det_(\d+)_\d+{SUFFIX}")  # the number of the face, then of the frame
 PAIR = re.compile(r"flow_(\d+)_(\d+)\.npy")
+ARRAYS = re.compile(r".*\.np[yz]")
 
 LOOKED_AT = 16  # clips that say what a tree is like
 About = tuple[int, float, str, tuple[int, ...]]  # number, rate and origin of samples, and the shape of one
@@ -134,13 +135,7 @@ class Tree:
 
     def source(self, keys: Iterable[str], rows: Callable[[Any], ClipRows], *sizes: float | None) -> Source:
         """What is done with the clips of these keys; `rows`: see `Source`, `sizes`: see `job`."""
-        named, refused = match_clips(self.clips, keys)
-        if not named:
-            must = f"{self.folder} must hold clips of this run, got {', '.join(list(self.clips)[:5])}"
-            raise ValueError(f"{must}. Call its folders like the clips.")
-        for name, reason in refused.items():
-            if reason != NO_CLIP:
-                log.warning("%s in %s is left out: %s", name, self.folder.name, reason)
+        named = self._named(keys)
 
         def fingerprint(path: Path, key: str) -> str:
             with suppress(KeyError, OSError):  # nothing of this name; removed just now
@@ -155,6 +150,17 @@ class Tree:
         about = {"identity": {"stored": self.identity}, "made_with": {"stored": str(self.folder)}}
         return Source(stored_chunks, job, rows, fingerprint, **about, not_decisive=(self.of_videos,))
 
+    def _named(self, keys: Iterable[str]) -> dict[str, str]:
+        """What the tree calls these clips; what fits several, or fits twice, is told in the log."""
+        named, refused = match_clips(self.clips, keys)
+        if not named:
+            must = f"{self.folder} must hold clips of this run, got {', '.join(list(self.clips)[:5])}"
+            raise ValueError(f"{must}. Call its folders like the clips.")
+        for name, reason in refused.items():
+            if reason != NO_CLIP:
+                log.warning("%s in %s is left out: %s", name, self.folder.name, reason)
+        return named
+
 
 class FaceTree(Tree):
     """A folder with a folder of numbered pictures per clip, all RGB: BMP, JPEG, PNG or WebP."""
@@ -163,7 +169,7 @@ class FaceTree(Tree):
     of_videos = "every_n_frames"
 
     def _find(self) -> Iterable[Path]:
-        return {path.parent for path in files_below(self.folder, PICTURE.fullmatch)}
+        return {path.parent for path in files_below(self.folder, PICTURE)}
 
     def _about(self, path: Path) -> About:
         pictures = _face_files(path).values()
@@ -195,7 +201,7 @@ class OpticalFlowSequenceLoader(Tree):
         return super().identity | {"made": self.made}
 
     def _find(self) -> Iterable[Path]:
-        files = files_below(self.folder, is_array)
+        files = files_below(self.folder, ARRAYS)
         trees = {path.parent for path in files if PAIR.fullmatch(path.name)}
         return [*trees, *(path for path in files if path.parent not in trees)]
 
@@ -272,20 +278,15 @@ class OpticalFlowSequenceLoader(Tree):
             yield flow, mask, chosen
 
 
-def files_below(folder: Path, *wanted: Callable[[str], Any]) -> list[Path]:
+def files_below(folder: Path, *wanted: re.Pattern) -> list[Path]:
     """The files below a folder whose names the first of `wanted` fits that fits any; others are told in the log."""
     paths = [folder / path for path in video_files(folder, bool)]
-    found = next(filter(None, ([path for path in paths if fits(path.name)] for fits in wanted)), [])
+    found = next(filter(None, ([path for path in paths if name.fullmatch(path.name)] for name in wanted)), [])
     others = Counter(path.suffix.lower() or path.name for path in set(paths).difference(found))
     if found and others:
         kinds = ", ".join(f"{n} {kind}" for kind, n in others.items())
         log.warning("in %s other files are passed over: %s", folder, kinds)
     return found
-
-
-def is_array(name: str) -> bool:
-    """Say whether a file is taken for arrays of NumPy."""
-    return name.endswith((".npz", ".npy"))
 
 
 def clips_by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
