@@ -1,20 +1,28 @@
-"""What a training is watched by: callbacks that write what happened as JSON, and what follows from its times.
+"""What a training is watched and gone on by: callbacks that write what happened as JSON, what follows from its times,
+and the state that outlives its process.
 
-In: what Keras tells its callbacks. Out: below a folder `batch_metrics/metrics_history.json` (losses),
-`time_tracking/time_logs.json` (seconds) and `lr_tracking/lr_logs.json` (learning rates), always whole; where the time
-went, in seconds, in shares and in words. "Execution" is the steps between two returns to Python.
+Out: below a folder `batch_metrics/metrics_history.json` (losses), `time_tracking/time_logs.json` (seconds) and
+`lr_tracking/lr_logs.json` (learning rates). "Execution" is the steps between two returns to Python.
 """
 
 import importlib.util
+import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
+from keras import ops
 
-from helpers.files import needs, read_json, write_json
+from helpers.config import TrainingConfig
+from helpers.files import needs, read_json, replacing, write_json
+from helpers.store import read_arrays
+
+PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
+KEEP_EVERY_S = 30.0  # seconds between two writings of the state: shorter trainings write none
 
 ADVICE = {  # by figure of the analysis: from which value something is said, and what
     "start": (0.2, "Starting takes {start:.0%} ({start_s:.1f} s, once per training): each further epoch costs "
@@ -175,3 +183,73 @@ def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
 def _usual(seconds: pd.Series) -> float:
     """Median without the first, where there are others."""
     return float(seconds[1:].median() if len(seconds) > 1 else seconds[0])
+
+
+class TrainingState(keras.callbacks.Callback):
+    """All that a training would lose with its process: weights, optimizer, best epoch, patience, history, logs.
+
+    Keras' BackupAndRestore keeps neither the best weights nor the counters of patience. What is in the file `path` is
+    gone on from where it is of the same training: `known` is the fingerprint of all that it depends on. `shuffle` is
+    called with each epoch before it begins, further `callbacks` before the state is kept, with what they have in
+    `logs`.
+    """
+
+    def __init__(
+        self,
+        shuffle: Callable[[int], None],
+        cfg: TrainingConfig,
+        callbacks: Sequence[keras.callbacks.Callback],
+        path: Path | None,
+        known: str,
+    ):
+        super().__init__()
+        stopper = keras.callbacks.EarlyStopping(patience=cfg.patience or cfg.epochs, restore_best_weights=True)
+        reducer = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU, min_delta=0)
+        self.counting = [stopper, reducer] if cfg.schedule == "plateau" else [stopper]  # they are called before this
+        self.logged = [each for each in callbacks if hasattr(each, "logs")]
+        self.shuffle, self.epochs, self.path, self.known = shuffle, cfg.epochs, path, known
+        self.next_epoch, self.rows, self._found = 0, [], None
+        try:
+            arrays = read_arrays(path) if path else {}
+            found = json.loads(str(arrays["known"]))
+        except (FileNotFoundError, ValueError, KeyError):  # none, or a damaged one: the training starts anew
+            return
+        if found["stamp"] == known:
+            self._found, self.next_epoch, self.rows = (arrays, found), found["next_epoch"], found["rows"]
+
+    def on_train_begin(self, logs=None):
+        self._kept = time.monotonic()
+        if self._found is None:
+            return
+        arrays, found = self._found
+        for k, variable in enumerate(self._variables()):
+            variable.assign(arrays[f"variable_{k}"])
+        n_best = sum(name.startswith("best_") for name in arrays)
+        self.counting[0].best_weights = [arrays[f"best_{k}"] for k in range(n_best)] or None
+        for callback, values in zip(self.counting, found["counters"], strict=True):
+            vars(callback).update(values)
+        for callback, values in zip(self.logged, found["logs"], strict=True):
+            callback.logs = values
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.shuffle(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({"epoch": epoch} | {name: float(value) for name, value in logs.items()})
+        self.next_epoch = self.epochs if self.model.stop_training else epoch + 1
+        if self.path is not None and time.monotonic() - self._kept >= KEEP_EVERY_S:
+            self._keep()
+            self._kept = time.monotonic()
+
+    def _keep(self) -> None:
+        """Write the state; the file that was there is replaced only by a whole one."""
+        counters = [{k: v for k, v in vars(each).items() if isinstance(v, int | float)} for each in self.counting]
+        known = {"stamp": self.known, "next_epoch": self.next_epoch, "rows": self.rows, "counters": counters}
+        known["logs"] = [each.logs for each in self.logged]
+        arrays = {f"variable_{k}": ops.convert_to_numpy(v.value) for k, v in enumerate(self._variables())}
+        arrays |= {f"best_{k}": value for k, value in enumerate(self.counting[0].best_weights or [])}
+        with replacing(self.path) as part, open(part, "wb") as file:  # not compressed: noise does not get smaller
+            np.savez(file, known=json.dumps(known), **arrays)
+
+    def _variables(self) -> list[keras.Variable]:
+        return [*self.model.variables, *self.model.optimizer.variables]  # seeds of dropout and metrics included

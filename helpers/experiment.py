@@ -28,7 +28,6 @@ from helpers.statistics import (
     as_summary,
     comparisons,
     conformal_quantile,
-    each_number,
     group_errors,
     model_warnings,
     score_table,
@@ -316,15 +315,14 @@ def _over_seeds(
     predictions: pd.DataFrame, name: str, split: str, bank: Aligned, splits: dict[int, np.ndarray]
 ) -> dict[str, Any]:
     """Means over seeds of the metrics of one model on one split, and each seed's r2 and mean_accuracy."""
-    rows, targets = predictions[(predictions["model"] == name) & (predictions["split"] == split)], list(bank.targets)
-    per_seed = []
+    rows = predictions[(predictions["model"] == name) & (predictions["split"] == split)]
+    targets, tables = list(bank.targets), []
     for seed, parts in splits.items():
         wide = rows[rows["seed"] == seed].pivot(index="clip", columns="trait", values=["truth", "prediction"])
         truth, prediction = (wide[side][targets].to_numpy() for side in ("truth", "prediction"))
-        constant = np.nanmean(bank.labels[parts == "train"], 0)
-        per_seed.append(as_summary(score_table(truth, prediction, constant, targets)))
-    seeds = [{"r2": s["r2"], "mean_accuracy": s["mean_accuracy"]} for s in per_seed]
-    return each_number(per_seed, np.mean) | {"seeds": seeds}
+        tables.append(score_table(truth, prediction, np.nanmean(bank.labels[parts == "train"], 0), targets))
+    seeds = [{name: of[name] for name in ("r2", "mean_accuracy")} for of in map(as_summary, tables)]
+    return as_summary(sum(tables) / len(tables)) | {"seeds": seeds}
 
 
 def _split_facts(clips: Aligned, kind: str, splits: Sequence[np.ndarray]) -> dict[str, Any]:

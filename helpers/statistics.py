@@ -6,7 +6,8 @@ and Tibshirani 1993, ch. 8). Out: values with intervals, and sentences.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,10 @@ def score_target(truth: np.ndarray, prediction: np.ndarray, constant: float) -> 
     """Score the predictions of one target, (N,), beside those of a constant.
 
     Returns:
-        - mean_accuracy: 1 - mae, the score of the ChaLearn First Impressions challenge; mae, mse: mean absolute
-          and mean squared error.
-        - r2: coefficient of determination; pearson: Pearson's r.
-        - ccc: Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2)
-          with moments over N, as Lin (1989, Biometrics 45:255) has them.
-        - skill: 1 - MSE / MSE of the constant.
-
-        pearson and ccc are 0 where the prediction is constant; where truth is, as that of a single clip, these and r2
-        do not exist: NaN.
+        mean_accuracy (1 - mae, the score of the ChaLearn First Impressions challenge); mae; mse; r2; pearson; ccc,
+        Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2) with
+        moments over N (Lin 1989, Biometrics 45:255); skill: 1 - MSE / MSE of the constant. pearson and ccc are 0 where
+        the prediction is constant; where truth is, as that of a single clip, these and r2 do not exist: NaN.
     """
     rated = ~np.isnan(truth)
     truth, prediction = (np.asarray(x, np.float64)[rated] for x in (truth, prediction))
@@ -85,13 +81,6 @@ def as_summary(table: pd.DataFrame) -> dict[str, dict[str, float | None] | float
     return summary | {"mean_accuracy": summary["mean_accuracy"]["mean"]}
 
 
-def each_number(items: Sequence[Any], reduce: Callable[[Sequence[float]], float]) -> Any:
-    """Reduce the numbers at the same place in several summaries, as those of seeds; None where one is missing."""
-    if isinstance(items[0], dict):
-        return {key: each_number([item[key] for item in items], reduce) for key in items[0]}
-    return None if None in items else float(reduce(items))
-
-
 def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     """Return the half width of a prediction interval per target (split conformal; Lei et al. 2018, JASA 113:1094).
 
@@ -99,11 +88,10 @@ def conformal_quantile(residuals: np.ndarray, level: float = 0.9) -> np.ndarray:
     that clip and those of `residuals`, truth - prediction of clips that it did not see, (n, k), are exchangeable: the
     ceil((n + 1) level)-th smallest absolute one that is no NaN, (k,); infinite where n is too small (under 9 for 0.9).
     """
-    ordered = np.sort(np.abs(np.asarray(residuals, np.float64)), axis=0)  # NaN goes last
-    n_rated = (~np.isnan(ordered)).sum(axis=0)
-    rank = np.ceil((n_rated + 1) * level - 1e-9).astype(int)
-    widths = [column[r - 1] if r <= n else math.inf for column, r, n in zip(ordered.T, rank, n_rated, strict=True)]
-    return np.array(widths)
+    sizes = np.pad(np.abs(np.asarray(residuals, np.float64)), ((0, 1), (0, 0)), constant_values=math.inf)
+    rank = np.ceil((np.isfinite(sizes).sum(0) + 1) * level - 1e-9).astype(int)
+    ordered = np.sort(np.where(np.isnan(sizes), math.inf, sizes), 0)
+    return np.take_along_axis(ordered, rank[None] - 1, 0)[0]
 
 
 DRAWS, LEVEL = 2000, 0.95
@@ -139,8 +127,7 @@ def resampled_sums(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list
 
 def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean without NaN; NaN where there is nothing else."""
-    n = (~np.isnan(values)).sum(axis)
-    return np.where(n > 0, np.nansum(values, axis) / np.maximum(n, 1), np.nan)
+    return np.ma.masked_invalid(values).mean(axis).filled(np.nan)
 
 
 def _with_ends(draws: np.ndarray, n_sources: int) -> np.ndarray:
@@ -154,7 +141,7 @@ def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -
     """Mean over clips, then over seeds, `value`, with its percentile `interval` [low, high] over sources; None where
     there is nothing to average, or fewer than `FEWEST` sources.
 
-    Per seed `values` of each clip, (N,), NaN for none, and `sources`, str (N,); all seeds see the same draws.
+    Per seed `values` of each clip, (N,), NaN for none, and `sources`, str (N,).
     """
     kept = [(v[~np.isnan(v)], s[~np.isnan(v)]) for v, s in zip(values, sources, strict=True) if not np.isnan(v).all()]
     if not kept:
@@ -208,7 +195,8 @@ def compare_models(predictions: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
         sources = of_a.index.get_level_values("source").to_numpy(str)
         pairs.append((*(column[targets].to_numpy() for column in columns), sources))
     rows, n_sources = r2_differences(pairs)
-    ends = [dict(zip(("difference", "low", "high"), map(_or_none, row), strict=True)) for row in rows]
+    rows = np.where(np.isfinite(rows), rows.astype(object), None)
+    ends = [dict(zip(("difference", "low", "high"), row, strict=True)) for row in rows.tolist()]
     found = {"a": a, "b": b, "metric": "r2"} | ends[-1]
     found["targets"] = {letter_of(target): end for target, end in zip(targets, ends[:-1], strict=True)}
     found |= {"sources": n_sources, "clips": sum(len(sources) for *_, sources in pairs)}
@@ -253,13 +241,7 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if sign else ''},.{digits}f}"
 
 
-def signed(value: float) -> str:
-    """Three decimals with a sign; what rounds to 0 is +0.000."""
-    return number(value, 3, sign=True)
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+signed = partial(number, digits=3, sign=True)
 
 
 def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict[str, float | None]]:
@@ -277,11 +259,17 @@ def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict
     rows = rows.assign(group=rows["clip"].map(groups).replace("", np.nan), bias=rows["prediction"] - rows["truth"])
     found: dict[str, dict[str, float | None]] = {}
     for group, own in rows.assign(mae=rows["bias"].abs()).groupby("group"):
-        found[str(group)] = {"clips": own["clip"].nunique(), "sources": own["source"].nunique()}
+        errors = own[["clip", "source"]].nunique().set_axis(["clips", "sources"]).to_dict()
         for name in ("mae", "bias"):
             mean = mean_interval([own[name].to_numpy()], [own["source"].to_numpy(str)])
-            low, high = mean["interval"] or (None, None)
-            found[str(group)] |= {name: mean["value"], f"{name}_low": low, f"{name}_high": high}
+            errors |= dict(
+                zip(
+                    (name, f"{name}_low", f"{name}_high"),
+                    (mean["value"], *(mean["interval"] or (None, None))),
+                    strict=True,
+                )
+            )
+        found[str(group)] = errors
     return found
 
 

@@ -1,9 +1,7 @@
-"""How networks are fitted: what is minimised, the best validation epoch, going on after a kill, and many trainings.
+"""How networks are fitted: what is minimised, by which steps, from which batches; and many trainings by workers.
 
 In: a network, inputs and labels (n, k), NaN where a rating is missing, of training and validation clips. Out: the
-fitted network and one row per epoch. The order of batches is drawn from the seed and the number of the epoch, so that a
-training that was interrupted goes on as if it had not been. Worker processes have one thread each, so the figures
-depend neither on their number nor on what was done before.
+fitted network and one row per epoch. Worker processes have one thread each, so that no figure depends on their number.
 """
 
 import hashlib
@@ -11,7 +9,6 @@ import json
 import logging
 import os
 import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +20,7 @@ import pandas as pd
 from keras import ops
 from tqdm.auto import tqdm
 
+from helpers.callbacks import TrainingState
 from helpers.config import TrainingConfig
 from helpers.files import code_version, replacing
 from helpers.store import read_arrays, write_arrays
@@ -34,16 +32,11 @@ Part = tuple[Any, ...]  # inputs as the network takes them, an array or several 
 
 FINAL_RATE = 0.02  # share of the learning rate left at the end of the cosine
 MAX_NORM = 1.0  # gradients are clipped to it, each weight's by itself
-PLATEAU = 5  # epochs without a better validation loss before the learning rate is halved
 STEPS_AT_ONCE = 64  # between two returns to Python, whose cost is lost among so many
-KEEP_EVERY_S = 30.0  # seconds between two writings of the state: shorter trainings write none
 PATIENCE_S = 24 * 3600.0  # that a training may take
 THREADS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")
-# figures may depend neither on the number of processes nor on the machine's cores
-ONE_THREAD = {f"{name}_THREADS": "1" for name in THREADS} | {
-    "TF_DETERMINISTIC_OPS": "1",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-}
+ONE_THREAD = {"TF_DETERMINISTIC_OPS": "1", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+ONE_THREAD |= {f"{name}_THREADS": "1" for name in THREADS}
 
 
 def job_file(folder: Path, job: NamedTuple, suffix: str = ".npz") -> Path:
@@ -79,20 +72,12 @@ def train_missing(
     workers: int,
     progress: bool = False,
 ) -> None:
-    """Do the trainings that `folder` does not hold, in worker processes, each group of them in one.
+    """Do the trainings that `folder` does not hold in worker processes, each group of jobs, longest first, in one.
 
-    Of each the network is written first (`.keras`), then the arrays, whose fingerprint says that all of it is there;
-    then `.state.npz` is removed, which `make` may keep its state in.
-
-    Args:
-        make: Yields arrays and network (or None) of each job, given `context` and jobs of one group; at the top level
-            of a module.
-        context: Whatever pickles.
-        groups: Jobs, the longest group first.
-        known: Fingerprint of what all of them depend on.
-
-    Raises:
-        RuntimeError: A training failed; the message names it and its reason.
+    `make`, at the top level of a module, is given `context`, whatever pickles, and the jobs of a group, and yields the
+    arrays and the network (or None) of each. The network is written first (`.keras`), then the arrays, whose
+    fingerprint `known`, of what all of them depend on, says that all is there; then `.state.npz` is removed, which
+    `make` may keep its state in. RuntimeError where a training failed: the message names it and its reason.
     """
     groups = [[job for job in group if not is_done(job_file(folder, job), known)] for group in groups]
     groups = [group for group in groups if group]
@@ -132,14 +117,9 @@ def _serve(task: tuple[Callable, Any, Path, Sequence[NamedTuple], str]) -> Itera
 class Trainer:
     """A network that is compiled once and fitted from many starts: tracing takes as long as a short training.
 
-    A loss is minimised by AdamW; gradients are clipped to norm 1; the learning rate falls on a cosine to 2 % of its
-    start, or halves whenever the validation loss has not fallen for `PLATEAU` epochs. What a training gives depends on
-    its start, data and seed alone, not on those before it.
-
-    Args:
-        model: The network that is compiled and trained.
-        cfg: Epochs, batch size, learning rate and schedule, weight decay, patience (0: train to the end).
-        loss: Default: mean squared error over what is rated.
+    A loss, by default the mean squared error over what is rated, is minimised by AdamW; gradients are clipped to norm
+    1; the learning rate falls on a cosine to 2 % of its start, or halves where the validation loss has not fallen for
+    `callbacks.PLATEAU` epochs. What a training gives depends on its start, data and seed alone.
     """
 
     def __init__(self, model: keras.Model, cfg: TrainingConfig, loss: keras.losses.Loss | None = None):
@@ -162,9 +142,7 @@ class Trainer:
 
         Args:
             train, validation: Inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
-            state, known: File that the training is kept in and gone on from, and the fingerprint of all that it depends
-                on; the caller removes the file when results are safe.
-            callbacks: Further ones, called before the state is kept; what they have in `logs` is kept with it.
+            state, known, callbacks: See `TrainingState`; the caller removes the file when results are safe.
 
         Returns:
             Columns epoch, loss, val_loss.
@@ -173,7 +151,7 @@ class Trainer:
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))
         self._compile(len(batches), missing=any(bool(np.isnan(part[1]).any()) for part in (train, validation)))
         _copy_variables(start, self.model)
-        kept = TrainingState(batches, cfg, callbacks, state, known)
+        kept = TrainingState(batches.shuffle, cfg, callbacks, state, known)
         self.model.fit(
             batches.feed(),
             epochs=cfg.epochs,
@@ -246,23 +224,21 @@ class FusedAdamW(keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         import tensorflow as tf  # the other backends have an optimizer without it
 
-        rate, one = tf.cast(learning_rate, variable.dtype), tf.constant(1.0, variable.dtype)
-        step = tf.cast(self.iterations.value, variable.dtype) + one
-        beta_1, beta_2 = one * self.beta_1, one * self.beta_2
-        norm, longest = tf.sqrt(2 * tf.nn.l2_loss(gradient)), one * self.max_norm
-        clipped = tf.cond(norm > longest, lambda: gradient * (longest / norm), lambda: gradient)
-        variable.assign(variable * (one - rate * self.decay))
+        rate, step = tf.cast(learning_rate, variable.dtype), tf.cast(self.iterations.value, variable.dtype) + 1.0
+        norm = tf.sqrt(2 * tf.nn.l2_loss(gradient))
+        clipped = tf.cond(norm > self.max_norm, lambda: gradient * (self.max_norm / norm), lambda: gradient)
+        variable.assign(variable * (1.0 - rate * self.decay))
         k = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[k].value.handle,
             v=self._velocities[k].value.handle,
-            beta1_power=beta_1**step,
-            beta2_power=beta_2**step,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
             lr=rate,
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=one * self.epsilon,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
             grad=clipped,
         )
 
@@ -278,7 +254,7 @@ def build_optimizer(cfg: TrainingConfig, steps: int) -> keras.optimizers.Optimiz
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of arrays in memory, in an order that seed and epoch decide."""
+    """Batches of arrays in memory, in an order that seed and epoch decide: a training goes on where it was stopped."""
 
     def __init__(self, part: Part, batch_size: int, seed: int):
         super().__init__()
@@ -317,7 +293,7 @@ class ShuffledBatches(keras.utils.PyDataset):
             return keras.tree.map_structure(lambda array: tf.gather(array, rows), part)
 
         batches = tf.data.Dataset.range(len(self)).repeat(None if self.repeats else 1).map(batch)
-        return batches.with_options(_plain_options())
+        return _plain(batches)
 
 
 def _in_batches(part: Part, batch_size: int) -> Any:
@@ -326,81 +302,11 @@ def _in_batches(part: Part, batch_size: int) -> Any:
         return ShuffledBatches(part, batch_size, 0)
     import tensorflow as tf
 
-    return tf.data.Dataset.from_tensor_slices(part).batch(batch_size).with_options(_plain_options())
+    return _plain(tf.data.Dataset.from_tensor_slices(part).batch(batch_size))
 
 
-def _plain_options() -> Any:
-    """Nothing is optimised, which would be done anew for every epoch and take half of a small training's time."""
-    import tensorflow as tf
-
-    options = tf.data.Options()
+def _plain(batches: Any) -> Any:
+    """Optimise nothing, which would be done anew for every epoch and take half of a small training's time."""
+    options = type(batches.options())()
     options.experimental_optimization.apply_default_optimizations = options.autotune.enabled = False
-    return options
-
-
-class TrainingState(keras.callbacks.Callback):
-    """All that a training would lose with its process: weights, optimizer, best epoch, patience, history, logs.
-
-    Keras' BackupAndRestore keeps neither the best weights nor the counters of patience. What is in the file `path` is
-    gone on from where it is of the same training, whose fingerprint is `known`.
-    """
-
-    def __init__(
-        self,
-        batches: ShuffledBatches,
-        cfg: TrainingConfig,
-        callbacks: Sequence[keras.callbacks.Callback],
-        path: Path | None,
-        known: str,
-    ):
-        super().__init__()
-        stopper = keras.callbacks.EarlyStopping(patience=cfg.patience or cfg.epochs, restore_best_weights=True)
-        reducer = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PLATEAU, min_delta=0)
-        self.counting = [stopper, reducer] if cfg.schedule == "plateau" else [stopper]  # they are called before this
-        self.logged = [each for each in callbacks if hasattr(each, "logs")]
-        self.batches, self.epochs, self.path, self.known = batches, cfg.epochs, path, known
-        self.next_epoch, self.rows, self._found = 0, [], None
-        try:
-            arrays = read_arrays(path) if path else {}
-            found = json.loads(str(arrays["known"]))
-        except (FileNotFoundError, ValueError, KeyError):  # none, or a damaged one: the training starts anew
-            return
-        if found["stamp"] == known:
-            self._found, self.next_epoch, self.rows = (arrays, found), found["next_epoch"], found["rows"]
-
-    def on_train_begin(self, logs=None):
-        self._kept = time.monotonic()
-        if self._found is None:
-            return
-        arrays, found = self._found
-        for k, variable in enumerate(self._variables()):
-            variable.assign(arrays[f"variable_{k}"])
-        n_best = sum(name.startswith("best_") for name in arrays)
-        self.counting[0].best_weights = [arrays[f"best_{k}"] for k in range(n_best)] or None
-        for callback, values in zip(self.counting, found["counters"], strict=True):
-            vars(callback).update(values)
-        for callback, values in zip(self.logged, found["logs"], strict=True):
-            callback.logs = values
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.batches.shuffle(epoch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.rows.append({"epoch": epoch} | {name: float(value) for name, value in logs.items()})
-        self.next_epoch = self.epochs if self.model.stop_training else epoch + 1
-        if self.path is not None and time.monotonic() - self._kept >= KEEP_EVERY_S:
-            self._keep()
-            self._kept = time.monotonic()
-
-    def _keep(self) -> None:
-        """Write the state; the file that was there is replaced only by a whole one."""
-        counters = [{k: v for k, v in vars(each).items() if isinstance(v, int | float)} for each in self.counting]
-        known = {"stamp": self.known, "next_epoch": self.next_epoch, "rows": self.rows, "counters": counters}
-        known["logs"] = [each.logs for each in self.logged]
-        arrays = {f"variable_{k}": ops.convert_to_numpy(v.value) for k, v in enumerate(self._variables())}
-        arrays |= {f"best_{k}": value for k, value in enumerate(self.counting[0].best_weights or [])}
-        with replacing(self.path) as part, open(part, "wb") as file:  # not compressed: noise does not get smaller
-            np.savez(file, known=json.dumps(known), **arrays)
-
-    def _variables(self) -> list[keras.Variable]:
-        return [*self.model.variables, *self.model.optimizer.variables]  # seeds of dropout and metrics included
+    return batches.with_options(options)

@@ -6,7 +6,6 @@ that says whose the rows are. Out: a folder per experiment with the JSON of the 
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,9 @@ STATE = "training.state.npz"
 class TrainingSystem:
     """One experiment: features and labels that belong together by row, their split, and what is trained on it.
 
-    Args:
-        static_features_path, dynamic_features_path, labels_path, ids_path: See `read_arrays_by_row`. Without ids
-            sources are unknown, rows are split at random, and that is said.
-        experiment_name: Folder of the results, below `results/` unless it is a path with folders.
-        config: Parameters of the training; its first seed decides split and start.
+    Paths: see `read_arrays_by_row`; without ids sources are unknown, rows are split at random, and that is said. The
+    folder of results is `experiment_name`, below `results/` unless it is a path with folders. The first seed of
+    `config` decides split and start.
     """
 
     def __init__(
@@ -73,14 +70,10 @@ class TrainingSystem:
     def train_model(
         self, model: keras.Model | None = None, batch_size: int = 32, epochs: int = 50
     ) -> tuple[keras.Model, pd.DataFrame]:
-        """Train a network and restore its best validation epoch; started again after a kill, go on.
+        """Train a network, by default the token model, for so many epochs at most; started again after a kill, go on.
 
-        Args:
-            model: Default: the token model. Layers that are not trainable stay as they are.
-            epochs: At most; fewer where `config.patience` ends them.
-
-        Returns:
-            The network, and one row per epoch: epoch, loss, val_loss (mean squared errors).
+        Returns the network as of its best validation epoch, and one row per epoch: epoch, loss, val_loss (mean squared
+        errors). Layers that are not trainable stay as they are.
         """
         model, parts = model or start_model(TOKEN_MODEL, self.data, self.config, self.seed), []
         for name in ("train", "validation"):
@@ -174,11 +167,18 @@ def read_arrays_by_row(
             trusted, with a warning.
     """
     read = {path: _load(path) for path in (static_features, dynamic_features)} | {labels: _load(labels, (2,), "fiu")}
-    names = [str(row) for row in range(len(read[labels]))] if ids is None else _read_ids(Path(ids))
-    check_rows(read if ids is None else read | {ids: names})
-    if ids is None:
-        log.warning("%s: order trusted: nothing ties a row to its clip, and leakage cannot be known", labels)
     n_rows, n_targets = read[labels].shape
+    if ids is None:
+        names = [str(row) for row in range(n_rows)]
+        log.warning("%s: order trusted: nothing ties a row to its clip, and leakage cannot be known", labels)
+    else:
+        read[ids] = names = _read_ids(Path(ids))
+    if len({len(rows) for rows in read.values()}) > 1:
+        got = ", ".join(f"{len(rows)} in {Path(path).name}" for path, rows in read.items())
+        raise ValueError(
+            f"rows must belong together one by one, got {got}. Cut nothing to length: align by clip "
+            "(`python -m helpers features`, 05)."
+        )
     unique = len(set(names)) == n_rows
     arrays: dict[str, np.ndarray] = {}
     for stream, path in zip(STREAMS, (static_features, dynamic_features), strict=True):
@@ -205,16 +205,6 @@ def _load(path: str | Path, dimensions: tuple[int, ...] = (2, 3), kinds: str = "
         must = "floats (N, D) or (N, T, D)" if kinds == "f" else "numbers (N, targets)"
         raise ValueError(f"{path} must hold {must}, got {array.dtype} {array.shape}.")
     return array.astype("float32", copy=False)
-
-
-def check_rows(read: dict[str | Path, Sequence]) -> None:
-    """Raise ValueError where files that belong together by row have other numbers of rows."""
-    if len({len(rows) for rows in read.values()}) > 1:
-        got = ", ".join(f"{len(rows)} in {Path(path).name}" for path, rows in read.items())
-        raise ValueError(
-            f"rows must belong together one by one, got {got}. Cut nothing to length: align by clip "
-            "(`python -m helpers features`, 05)."
-        )
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -93,10 +93,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import keras
-from helpers import callbacks, train
+from helpers import callbacks
 from tests import test_train
 
-train.KEEP_EVERY_S = 0.0
+callbacks.KEEP_EVERY_S = 0.0
 kill = lambda epoch, logs: os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else None
 callback = keras.callbacks.LambdaCallback(on_epoch_end=kill)
 test_train.fit(test_train.start(), test_train.clips(), test_train.clips(11, 1), test_train.CFG,
@@ -124,7 +124,7 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypat
 
 
 def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(callbacks, "KEEP_EVERY_S", 0.0)
     state, cfg = tmp_path / "state.npz", TrainingConfig(epochs=1, batch_size=64)
     fit(start(), clips(), clips(11, 1), cfg, state=state)
     for known, damage in (("another", None), ("", b"half a file")):
@@ -141,7 +141,7 @@ def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_pa
 
 @pytest.mark.parametrize("patience", [1, 0])
 def test_a_training_killed_after_its_last_epoch_only_restores_the_best(tmp_path, monkeypatch, patience):
-    monkeypatch.setattr(train, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(callbacks, "KEEP_EVERY_S", 0.0)
     cfg = TrainingConfig(epochs=4, batch_size=16, learning_rate=0.5, patience=patience)
     first, again = start(), start()
     history, restored = (fit(m, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz") for m in (first, again))
