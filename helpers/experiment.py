@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from helpers import statistics, variants
 from helpers.align import CLIPS_FILE, Aligned, bank_differences, read_aligned, read_reduction
 from helpers.callbacks import read_losses, watchers
 from helpers.clips import is_synthetic, letter_of, load_clips
@@ -23,33 +24,15 @@ from helpers.config import TrainingConfig
 from helpers.files import code_version, file_sha256, needs, read_json, replacing, resolve, write_json
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS, split_clips, training_splits
-from helpers.statistics import (
-    CAVEATS,
-    as_summary,
-    comparisons,
-    conformal_quantile,
-    group_errors,
-    model_warnings,
-    score_table,
-)
 from helpers.store import STREAMS, read_arrays, read_manifest
 from helpers.train import Trainer, fingerprint, job_file, train_missing
-from helpers.variants import (
-    BASELINES,
-    TOKEN_MODEL,
-    chosen_models,
-    model_inputs,
-    model_labels,
-    start_model,
-    variant_of,
-)
+from helpers.variants import TOKEN_MODEL
 
 log = logging.getLogger(__name__)
 
 LICENCE = "that of the data and of the weights behind the features"
 WATCHED = "watched"  # below training/: what the callbacks of each training wrote
-# parameters that change no single training
-NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")
+NOT_DECISIVE = ("bank_dir", "out_dir", "seeds", "models", "workers", "progress")  # change no single training
 
 
 class Job(NamedTuple):
@@ -150,21 +133,17 @@ def check_splits(data: TrainingData, bank: Aligned, cfg: TrainingConfig) -> None
 def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = ()) -> dict[str, Any]:
     """Train every model with every seed, score each once on its test clips, and write the results below `cfg.out`.
 
-    Trainings that are there from an earlier call with the same data and parameters are not done again. `further` ones,
-    which are in no table, are done beside them.
+    Trainings that are there of the same data and parameters are not done again. `further` ones, which are in no table,
+    are done beside them. ValueError where there are too few rated clips or sources; RuntimeError: see `train_missing`.
 
     Returns:
-        What `training.json` holds: what `summarise` returns, `data` (the statement), `clips_sha256` and
+        What `training.json` holds: what `summarise` returns, `data` (the statement), `bank_dir`, `clips_sha256` and
         `synthetic_labels`.
-
-    Raises:
-        ValueError: Too few rated clips or sources for the split.
-        RuntimeError: A training failed; the message names it and its reason.
     """
     bank, live, folder = rated_clips(data), data.live_clips, cfg.out / "training"
     check_splits(data, bank, cfg)
     (folder / "training.json").unlink(missing_ok=True)  # it must not vouch for networks that are being replaced
-    jobs = [Job(name, seed) for name in chosen_models(cfg.models) for seed in cfg.seeds]
+    jobs = [Job(name, seed) for name in variants.chosen_models(cfg.models) for seed in cfg.seeds]
     train_all([*jobs, *further], data, cfg)
     predictions = gather_predictions(bank, live, cfg)
     with replacing(cfg.out / "predictions.csv") as part:
@@ -181,12 +160,9 @@ def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = 
 
 
 def train_all(wanted: Sequence[Job], data: TrainingData, cfg: TrainingConfig) -> None:
-    """Do those trainings that are not done, all seeds of a model in one of `cfg.workers` processes, longest first.
-
-    RuntimeError where one failed: the message names it and its reason.
-    """
-    variants = {job.model: variant_of(job.model) for job in wanted}
-    takes = {name: (of.build is not None, of.inputs in ("tokens", "shuffled")) for name, of in variants.items()}
+    """Do those trainings that are not done, all seeds of a model in one process: see `train_missing`."""
+    kinds = {job.model: variants.variant_of(job.model) for job in wanted}
+    takes = {name: (of.build is not None, of.inputs in ("tokens", "shuffled")) for name, of in kinds.items()}
     names = sorted(takes, key=takes.get, reverse=True)
     groups = [[job for job in wanted if job.model == name] for name in names]
     known = fingerprint([clips_sha256(data), cfg.as_dict(without=NOT_DECISIVE)])
@@ -200,7 +176,7 @@ def make_trainings(
     """Do the trainings of one model, one after another: what `train_missing` runs in a worker."""
     places, cfg, known = context
     data, live, folder, name = rated_clips(places), places.live_clips, cfg.out / "training", jobs[0].model
-    trainer = None if name in BASELINES else Trainer(start_model(name, data, cfg, 0), cfg)
+    trainer = None if name in variants.BASELINES else Trainer(variants.start_model(name, data, cfg, 0), cfg)
     for job in jobs:
         board = job_file(folder / "tensorboard", job, "") if cfg.tensorboard else None
         how = {"state": job_file(folder, job, ".state.npz"), "known": known}
@@ -227,12 +203,12 @@ def train_one(
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
     sets, model = [data] if live is None else [data, live], None
-    if name in BASELINES:
-        predictions = BASELINES[name](sets, train, validation)
+    if name in variants.BASELINES:
+        predictions = variants.BASELINES[name](sets, train, validation)
     else:
-        inputs = [model_inputs(name, each, seed) for each in sets]
-        labels = model_labels(name, data.labels, train | validation, seed)
-        model = start_model(name, data, cfg, seed)
+        inputs = [variants.model_inputs(name, each, seed) for each in sets]
+        labels = variants.model_labels(name, data.labels, train | validation, seed)
+        model = variants.start_model(name, data, cfg, seed)
         parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
         trainer.fit(model, *parts, **how)
         predictions = [trainer.model.predict(each, batch_size=1024, verbose=0) for each in inputs]
@@ -251,7 +227,7 @@ def gather_predictions(bank: Aligned, live: Aligned | None, cfg: TrainingConfig)
     for seed in cfg.seeds:
         split = split_of(bank, cfg, seed)
         held_out = np.isin(split, ("validation", "test"))
-        for job in (Job(name, seed) for name in chosen_models(cfg.models)):
+        for job in (Job(name, seed) for name in variants.chosen_models(cfg.models)):
             arrays = _arrays_of(cfg, job)
             parts.append(prediction_rows(job, split[held_out], bank.take(held_out), arrays["prediction"][held_out]))
             if live is not None:
@@ -273,7 +249,7 @@ def _arrays_of(cfg: TrainingConfig, job: Job) -> dict[str, np.ndarray]:
 
 def _histories(folder: Path, jobs: Sequence[Job]) -> pd.DataFrame:
     """Losses of the networks by epoch: columns model, seed, epoch, loss, val_loss."""
-    watched = {job: job_file(folder / WATCHED, job, "") for job in jobs if job.model not in BASELINES}
+    watched = {job: job_file(folder / WATCHED, job, "") for job in jobs if job.model not in variants.BASELINES}
     return pd.DataFrame([job._asdict() | row for job, path in watched.items() for row in read_losses(path)])
 
 
@@ -281,15 +257,14 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
     """Score the predictions.
 
     Returns:
-        `targets` (in their order, traits by their letters); `models` on the test clips (means over seeds of r2, ccc,
-        pearson, mae, skill per trait, mean_accuracy, and `seeds`); `live`, the token model on the run's own clips, and
-        in it the `constant`; `about` (what each model is, in words); `comparisons` (every model with the constant, the
-        token model with every other); `split`, `seeds`, `config`; `ceiling` (what agreement of the raters
-        leaves to reach: `r2` and `pearson` by target, where the run's own clips are trained on and 01 found several
-        raters); `groups` (errors of the token model on this run's held-out clips by the `group` of `ratings.csv`).
+        `targets` (traits by their letters); `models` on the test clips (means over seeds of r2, ccc, pearson, mae,
+        skill per trait, mean_accuracy, and `seeds`); `live`, the token model on the run's own clips, and in it the
+        `constant`; `about` (models in words); `comparisons` (every model with the constant, the token model with every
+        other); `split`, `seeds`, `config`; `ceiling` (what agreement of the raters leaves to reach, `r2` and `pearson`
+        by target, where the run's own clips are trained on); `groups` (errors by the `group` of `ratings.csv`).
     """
     splits = {seed: split_of(bank, cfg, seed) for seed in cfg.seeds}
-    names, has_live = chosen_models(cfg.models), (predictions["split"] == "live").any()
+    names, has_live = variants.chosen_models(cfg.models), (predictions["split"] == "live").any()
     models = {name: _over_seeds(predictions, name, "test", bank, splits) for name in names}
     live = {}
     if has_live:
@@ -298,10 +273,10 @@ def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> 
         rated = predictions["truth"].notna() & (predictions["split"] == "live")
         live["clips"] = int(predictions.loc[rated, "clip"].nunique())
     return {
-        "targets": [target for target in models["constant"]["r2"] if target != "mean"],
+        "targets": list(map(letter_of, bank.targets)),
         "models": models,
-        "about": {name: variant_of(name).says for name in names},
-        "comparisons": comparisons(predictions, names, TOKEN_MODEL),
+        "about": {name: variants.variant_of(name).says for name in names},
+        "comparisons": statistics.comparisons(predictions, names, TOKEN_MODEL),
         "live": live,
         "split": _split_facts(bank, cfg.split, list(splits.values())),
         "ceiling": None if has_live else _ceiling(cfg),
@@ -320,9 +295,9 @@ def _over_seeds(
     for seed, parts in splits.items():
         wide = rows[rows["seed"] == seed].pivot(index="clip", columns="trait", values=["truth", "prediction"])
         truth, prediction = (wide[side][targets].to_numpy() for side in ("truth", "prediction"))
-        tables.append(score_table(truth, prediction, np.nanmean(bank.labels[parts == "train"], 0), targets))
-    seeds = [{name: of[name] for name in ("r2", "mean_accuracy")} for of in map(as_summary, tables)]
-    return as_summary(sum(tables) / len(tables)) | {"seeds": seeds}
+        tables.append(statistics.score_table(truth, prediction, np.nanmean(bank.labels[parts == "train"], 0), targets))
+    seeds = [{name: of[name] for name in ("r2", "mean_accuracy")} for of in map(statistics.as_summary, tables)]
+    return statistics.as_summary(sum(tables) / len(tables)) | {"seeds": seeds}
 
 
 def _split_facts(clips: Aligned, kind: str, splits: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -352,7 +327,7 @@ def _groups(predictions: pd.DataFrame, cfg: TrainingConfig, split: str) -> dict[
     if "group" not in clips:
         return {}
     rows = predictions[(predictions["model"] == TOKEN_MODEL) & (predictions["split"] == split)]
-    return group_errors(rows, clips["group"])
+    return statistics.group_errors(rows, clips["group"])
 
 
 def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
@@ -375,7 +350,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
         "weights": identity["static"]["parameters"]["weights"],
         "reduction": identity["reduction"],
         "licence": f"{LICENCE} ({licences}): look there before passing the model on",
-        "warnings": model_warnings([of.get("name") for of in weights.values()], **about),
+        "warnings": statistics.model_warnings([of.get("name") for of in weights.values()], **about),
         "code_version": code_version(),
     }
     trained = job_file(cfg.out / "training", job, ".keras")
@@ -400,7 +375,7 @@ def card_of(
     """
     train, held_out = clips.take(split == "train"), split == "validation"
     # at most 1, the whole range of ratings: with few validation clips no finite width has the coverage
-    width = np.minimum(conformal_quantile((clips.labels - prediction)[held_out], 0.9), 1.0)
+    width = np.minimum(statistics.conformal_quantile((clips.labels - prediction)[held_out], 0.9), 1.0)
     targets = list(map(str, clips.targets))
     return job._asdict() | {
         "targets": targets,
@@ -411,6 +386,6 @@ def card_of(
         "synthetic_labels": clips.synthetic,
         "metrics": results["models"][TOKEN_MODEL]["seeds"][0],
         "verdicts": [c["verdict"] for c in results["comparisons"] if c["a"] == TOKEN_MODEL],
-        "caveats": list(CAVEATS),
+        "caveats": list(statistics.CAVEATS),
         **{name: results[name] for name in ("split", "ceiling", "groups", "config")},
     }

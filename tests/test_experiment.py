@@ -116,9 +116,9 @@ def check_results(found: dict, cfg: TrainingConfig) -> None:
     assert len(table) == len(FEW) * 2 * (6 + 6 + 6) * 5
     assert table["truth"].isna().sum() == len(FEW) * 2 * 5
     history = pd.read_csv(cfg.out / "training" / "history.csv")
-    logs = callbacks.read_logs(cfg.out / "training" / "watched" / f"{TOKEN_MODEL}-1")
-    of_model = history[(history["model"] == TOKEN_MODEL) & (history["seed"] == 1)]
-    np.testing.assert_allclose([e["loss"] for e in logs["metrics"]["epoch"]], of_model["loss"], rtol=1e-4)
+    assert history.groupby(["model", "seed"])["epoch"].apply(list).to_dict() == {
+        (TOKEN_MODEL, s): [0, 1] for s in (0, 1)
+    }
 
 
 def check_card(card: dict, cfg: TrainingConfig) -> None:
@@ -213,31 +213,18 @@ def compare(tmp_path):
     return run_on
 
 
-def test_shuffled_labels_are_reported_as_no_better_than_a_constant(compare):
-    clips = tokens()
-    order = np.random.default_rng(0).permutation(len(clips))
-    found = compare(dataclasses.replace(clips, labels=clips.labels[order]))
-    verdicts = [c["verdict"] for c in found["comparisons"] if c["b"] == "constant"]
-    assert ["no better" in verdict for verdict in verdicts] == [True] * 3
-
-
 def test_a_leaking_split_is_flagged_and_the_look_up_shows_what_it_gives_away(compare):
     clips = tokens()
     of_source = np.random.default_rng(1).uniform(0.2, 0.8, (20, 5)).astype("float32")
     clips.labels[:] = np.repeat(of_source, 3, 0)  # the clips of a source are rated alike
+    clips.labels[::2, 1] = np.nan  # what is missing is left out
     found = compare(clips, split="random")
+    assert np.isfinite(found["models"]["ridge"]["r2"]["C"])
     assert "leaks" in found["split"]["warning"]
     assert found["comparisons"][0]["low"] > 0
     found = compare(clips)
     assert found["split"]["warning"] is None
     assert found["comparisons"][0]["low"] <= 0
-
-
-def test_missing_ratings_are_left_out(compare):
-    clips = tokens()
-    clips.labels[::2, 1] = np.nan
-    found = compare(clips)
-    assert np.isfinite(found["models"]["ridge"]["r2"]["C"])
 
 
 def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(compare, tmp_path):
@@ -259,10 +246,8 @@ def test_the_command_compares_and_the_line_wins_over_the_file(data, tmp_path, ca
     params.write_text("06_training: {seeds: [5], models: aligned_mlp, epochs: 1, batch_size: 16, num_heads: 1}\n")
     given = ["compare", "--data", str(data.folder), "--out", str(out), "--params", str(params)]
     assert main([*given, "--models", "concat_mlp"]) == 0
-    table = pd.read_csv(out / "models.csv", index_col="model")
-    assert set(table.index) == {"constant", "concat_mlp", TOKEN_MODEL}
+    assert set(pd.read_csv(out / "models.csv")["model"]) == {"constant", "concat_mlp", TOKEN_MODEL}
     assert read_json(out / "training" / "training.json")["seeds"] == [5]
-    assert str(out) in capsys.readouterr().out
     params.write_text("03: {weights: random}\n")
     for more, said in ((["--models", "ridge,oracle"], "'oracle'"), (["--params", str(params)], "06_")):
         assert main(["compare", "--out", str(tmp_path / "out"), *more]) == 1

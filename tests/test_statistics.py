@@ -118,19 +118,6 @@ def test_the_interval_is_that_of_drawing_whole_sources_one_by_one(monkeypatch):
         assert compared(truth, a, b, sources)[target, 0] == pytest.approx(ours - theirs)
 
 
-def test_the_interval_of_equal_models_covers_zero_about_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr(statistics, "LEVEL", 0.8)
-    monkeypatch.setattr(statistics, "DRAWS", 300)
-    covered = 0
-    for seed in range(100):
-        random = np.random.default_rng(seed)
-        truth = random.random((50, 1))
-        a, b = (truth + 0.1 * random.standard_normal((50, 1)) for _ in range(2))
-        _, low, high = compared(truth, a, b, np.arange(50))[-1]
-        covered += low <= 0 <= high
-    assert 0.68 < covered / 100 < 0.92
-
-
 def test_seeds_count_alike_and_are_drawn_together():
     truth, a = noisy(n=30)
     _, b = noisy(n=30, noise=0.2)
@@ -216,10 +203,8 @@ def test_a_planted_bias_of_a_group_is_found_with_its_sign():
     groups.iloc[0], groups.iloc[6:9] = "", "rare"
     found = statistics.group_errors(rows, groups)
     error = (rows["prediction"] - rows["truth"])[source % 2 == 1]
-    assert found["b"]["bias"] == pytest.approx(error.mean())
-    assert found["b"]["mae"] == pytest.approx(error.abs().mean())
+    assert (found["b"]["bias"], found["b"]["mae"]) == pytest.approx((error.mean(), error.abs().mean()))
     assert 0.08 < found["b"]["bias_low"] < found["b"]["bias"] < found["b"]["bias_high"]
     assert found["a"]["bias_low"] < 0 < found["a"]["bias_high"]
     assert [found[name][n] for name in ("a", "b", "rare") for n in ("clips", "sources")] == [56, 19, 60, 20, 3, 1]
     assert (found["rare"]["mae_low"], found["rare"]["bias_high"]) == (None, None)
-    assert found["rare"]["mae"] > 0
