@@ -22,6 +22,7 @@ from helpers.callbacks import read_losses, watchers
 from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
 from helpers.files import code_version, file_sha256, needs, read_json, replacing, resolve, write_json
+from helpers.model import clips_at_once
 from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
 from helpers.splits import SPLITS, split_clips, training_splits
 from helpers.store import STREAMS, read_arrays, read_manifest
@@ -211,7 +212,7 @@ def train_one(
         model = variants.start_model(name, data, cfg, seed)
         parts = [({k: v[rows] for k, v in inputs[0].items()}, labels[rows]) for rows in (train, validation)]
         trainer.fit(model, *parts, **how)
-        predictions = [trainer.model.predict(each, batch_size=1024, verbose=0) for each in inputs]
+        predictions = [trainer.model.predict(each, batch_size=clips_at_once(each), verbose=0) for each in inputs]
     own, of_live = (p.astype("float32") for p in [*predictions, predictions[0][:0]][:2])
     return {"prediction": own, "live_prediction": of_live}, model
 

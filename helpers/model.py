@@ -162,10 +162,8 @@ class CompletePersonalityModel(keras.Model):
     `model((static, dynamic))`, or `model({"static": ..., "dynamic": ..., ...})` with any of `static_t_s`, `dynamic_t_s`
     (seconds, (B, T), default 0, 1, 2, ...) and `static_mask`, `dynamic_mask` (bool (B, T), True = token, default all).
     A stream is (B, D) or (B, T, D); both kinds use the same weights. Each clip needs a token in both streams.
-    The parameters exist as soon as the model is constructed: 371,717 at the defaults, 371,461 of them trainable.
-
-    `fusion_dim`: width of fused tokens and of each attention head, even. `dropout_rate`: share of fused channels that
-    are dropped in training, in [0, 1). `n_targets`: scores per clip.
+    371,717 parameters at the defaults, 371,461 of them trainable. `fusion_dim`: width of fused tokens and of each
+    attention head, even. `dropout_rate`: share of fused channels that are dropped in training, in [0, 1).
     """
 
     def __init__(
@@ -213,19 +211,19 @@ class CompletePersonalityModel(keras.Model):
             )
         if ("static_t_s" in given) != ("dynamic_t_s" in given):
             raise ValueError("static_t_s and dynamic_t_s must be given together, got one of them. Pass both, or none.")
-        out = {}
-        for name, width in (("static", self.static_dim), ("dynamic", self.dynamic_dim)):
-            x = ops.cast(ops.convert_to_tensor(given[name]), self.compute_dtype)
-            if len(x.shape) not in (2, 3) or x.shape[-1] != width:
-                raise ValueError(
-                    f"{name} must have shape (batch, {width}) or (batch, tokens, {width}), got {tuple(x.shape)}. "
-                    f"Build the model with {name}_dim={x.shape[-1]}, or pass features of {width} columns."
-                )
-            out[name] = x = ops.expand_dims(x, 1) if len(x.shape) == 2 else x
-            times = ops.zeros_like(x[..., 0], dtype="float32") + ops.cast(ops.arange(ops.shape(x)[1]), "float32")
-            out[f"{name}_t_s"] = ops.cast(given.get(f"{name}_t_s", times), "float32")
-            out[f"{name}_mask"] = ops.cast(given.get(f"{name}_mask", ops.ones_like(times, dtype="bool")), "bool")
-        return out
+        return self._stream("static", self.static_dim, given) | self._stream("dynamic", self.dynamic_dim, given)
+
+    def _stream(self, name: str, width: int, given: dict) -> dict:
+        x = ops.cast(ops.convert_to_tensor(given[name]), self.compute_dtype)
+        if len(x.shape) not in (2, 3) or x.shape[-1] != width:
+            raise ValueError(
+                f"{name} must have shape (batch, {width}) or (batch, tokens, {width}), got {tuple(x.shape)}. "
+                f"Build the model with {name}_dim={x.shape[-1]}, or pass features of {width} columns."
+            )
+        x = ops.expand_dims(x, 1) if len(x.shape) == 2 else x
+        times = ops.zeros_like(x[..., 0], dtype="float32") + ops.cast(ops.arange(ops.shape(x)[1]), "float32")
+        mask = ops.cast(given.get(f"{name}_mask", ops.ones_like(times, dtype="bool")), "bool")
+        return {name: x, f"{name}_t_s": ops.cast(given.get(f"{name}_t_s", times), "float32"), f"{name}_mask": mask}
 
     def get_config(self) -> dict:
         attention = self.cross_attention
@@ -248,27 +246,20 @@ def clips_at_once(inputs: Mapping[str, np.ndarray]) -> int:
     return max(1, min(1024, PASS_NUMBERS // max(*map(math.prod, streams), math.prod(tokens))))
 
 
-MODEL_FILE, CARD_FILE = "model.keras", "card.json"
-
-
 def load_model(path: str | Path, **built: Any) -> keras.Model:
     """Load the network of a model folder, or of a `.keras` file.
 
-    Args:
-        built: What it must have been built with, such as `static_dim=512`: read before anything else is loaded.
-
-    Raises:
-        ValueError: No saved model, or one that was built otherwise.
+    `built`: what it must have been built with, such as `static_dim=512`: read before anything else is loaded.
+    ValueError where it is no saved model, or was built otherwise.
     """
-    file = needs(model_file(path), "06_training, or `python -m helpers train`")
+    file = needs(_files_of(path)[0], "06_training, or `python -m helpers train`")
     try:
         with zipfile.ZipFile(file) as archive:
             config = json.loads(archive.read("config.json"))["config"]
     except (zipfile.BadZipFile, KeyError, ValueError):
         raise ValueError(f"{file} is not a saved model, or a damaged one. Train again, or name another file.") from None
-    is_ours = any(name.endswith("_dim") for name in config)  # networks of others do not say what they take
     for name, value in built.items():
-        if is_ours and config.get(name) != value:
+        if config.get(name) != value:
             raise ValueError(
                 f"{file} must have {name} {value} to fit these features, it was trained with {config.get(name)}. "
                 "Make features as in its training, or name another model."
@@ -276,24 +267,19 @@ def load_model(path: str | Path, **built: Any) -> keras.Model:
     return keras.saving.load_model(file, compile=False)
 
 
-def model_file(path: str | Path) -> Path:
-    """The file of a network that is named itself, by its suffix `.keras`, or by its folder."""
+def _files_of(path: str | Path) -> tuple[Path, Path]:
+    """The network and the card of a model that is named by its `.keras` file or by its folder."""
     path = Path(path)
-    return path if path.suffix == ".keras" else path / MODEL_FILE
-
-
-def card_file(path: str | Path) -> Path:
-    """The card of a model that is named by its `.keras` file or by its folder."""
-    path = Path(path)
-    return path.with_suffix(".card.json") if path.suffix == ".keras" else path / CARD_FILE
+    if path.suffix == ".keras":
+        return path, path.with_suffix(".card.json")
+    return path / "model.keras", path / "card.json"
 
 
 def save_model(model: keras.Model, path: str | Path, card: dict[str, Any]) -> dict[str, Any]:
     """Write a network and then its card, which is returned, as a `.keras` file or into a folder.
 
-    Args:
-        card: What is to be known (data, split, seed, metrics, weights behind its features, licence); completed by what
-            can be seen: `parameters`, `network`, `keras`, `backend`, `code_version`, `saved` (UTC).
+    `card`: what is to be known (data, split, seed, metrics, weights behind its features, licence); completed by
+    `parameters`, `network`, `keras`, `backend`, `code_version` and `saved` (UTC).
     """
     card = {
         "parameters": model.count_params(),
@@ -303,9 +289,10 @@ def save_model(model: keras.Model, path: str | Path, card: dict[str, Any]) -> di
         "code_version": code_version(),
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
     } | card  # fmt: skip
-    with replacing(model_file(path)) as part:
+    model_path, card_path = _files_of(path)
+    with replacing(model_path) as part:
         model.save(part)
-    write_json(card_file(path), card)
+    write_json(card_path, card)
     return card
 
 
@@ -318,7 +305,7 @@ class ModelSerializer:
     @property
     def versions(self) -> list[int]:
         """Numbers of the versions that are there, ascending."""
-        return sorted(int(path.parent.name[1:]) for path in self.folder.glob(f"v[0-9]*/{CARD_FILE}"))
+        return sorted(int(path.parent.name[1:]) for path in self.folder.glob("v[0-9]*/card.json"))
 
     def path(self, version: int | None = None) -> Path:
         """Folder of a version, by default the latest; ValueError where it is not there."""

@@ -21,7 +21,7 @@ from helpers.config import DynamicConfig, StaticConfig, TrainingConfig
 from helpers.experiment import LICENCE, Job, card_of, prediction_rows, split_of, summarise
 from helpers.extract import extract_dynamic, extract_static, open_tree
 from helpers.files import FolderLock, differences, file_sha256, replacing, resolve, write_json
-from helpers.model import load_model, save_model
+from helpers.model import clips_at_once, load_model, save_model
 from helpers.names import match_clips
 from helpers.score import check_weights, read_card
 from helpers.splits import source_of
@@ -93,6 +93,10 @@ class TrainingSystem:
         taken = {name: getattr(self.data, f"{name}_features")[rows] for name in STREAMS}
         return {name: array[:, 0] if array.shape[1] == 1 else array for name, array in taken.items()}
 
+    def _predict(self, model: keras.Model) -> np.ndarray:
+        inputs = self._inputs()
+        return model.predict(inputs, batch_size=clips_at_once(inputs), verbose=0).astype("float32")
+
     def analyze_results(self, model: keras.Model, history: pd.DataFrame) -> dict[str, Any]:
         """Score the test rows beside the constant predictor; write `analysis.json` and `predictions.csv`.
 
@@ -101,7 +105,7 @@ class TrainingSystem:
         """
         held_out, shown = np.isin(self.split, ("validation", "test")), []
         said = {"constant": BASELINES["constant"]([self.data], self.split == "train", self.split == "validation")[0]}
-        said[TOKEN_MODEL] = model.predict(self._inputs(), batch_size=1024, verbose=0).astype("float32")
+        said[TOKEN_MODEL] = self._predict(model)
         for name, prediction in said.items():
             clips = self.split[held_out], self.data.take(held_out), prediction[held_out]
             shown.append(prediction_rows(Job(name, self.seed), *clips))
@@ -118,9 +122,8 @@ class TrainingSystem:
 
     def save(self, model: keras.Model, path: str | Path, found: dict[str, Any]) -> dict[str, Any]:
         """Write a trained model as `.keras`, and beside it its card, returned; `found`: of `analyze_results`."""
-        prediction = model.predict(self._inputs(), batch_size=1024, verbose=0)
         hashes = {path.name: file_sha256(path) for path in self.paths}
-        card = card_of(Job(TOKEN_MODEL, self.seed), found, self.data, self.split, prediction) | {
+        card = card_of(Job(TOKEN_MODEL, self.seed), found, self.data, self.split, self._predict(model)) | {
             "metrics": found["models"][TOKEN_MODEL],
             "verdict": found["verdict"],
             "data": {"sha256": hashes, "rows": len(self.data), "order_trusted": self.order_trusted},
@@ -263,7 +266,8 @@ def predict_trees(
     failed = {e["clip"]: f"{name}: {e['reason']}" for name, manifest in made.items() for e in manifest["failed"]}
     for key in clips.index.difference(aligned.clips, sort=False):
         left_out[key] = failed.get(key, "it has no row that can be used")
-    scores = model.predict(aligned.inputs(), batch_size=1024, verbose=0).astype("float32")
+    inputs = aligned.inputs()
+    scores = model.predict(inputs, batch_size=clips_at_once(inputs), verbose=0).astype("float32")
     about = {"model": str(folder), "targets": card["targets"], "clips": len(aligned), "left_out": left_out}
     write_json(output.with_suffix(".json"), about | {"trained_on_other_input": odd})
     with replacing(output.with_name(f"{output.stem}_ids.txt")) as part:

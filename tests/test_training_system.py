@@ -173,7 +173,7 @@ def model_dir(trees):
     extractors = {name: manifest["identity"] for name, manifest in made.items()}
     folder = trees / "model"
     write_reduction(folder / "reduction.npz", Reduction(ChannelGroups(3, 3), ChannelGroups(2, 2), extractors))
-    write_json(folder / "card.json", {"targets": TARGETS, "extractors": extractors})
+    write_json(folder / "card.json", {"targets": TARGETS, "extractors": extractors, "warnings": []})
     CompletePersonalityModel(3, 2, 8, 1, n_targets=2).save(folder / "model.keras")
     return folder
 
