@@ -112,8 +112,8 @@ def chosen_device(name: str) -> pd.Series:
 
 
 def gpu_index(name: str) -> int:
-    """The number in "GPU:1"; 0 where none is said."""
-    return int(name.partition(":")[2] or 0) if name.startswith("GPU") else 0
+    """The number in "GPU:1"; 0 without a GPU."""
+    return int(name.removeprefix("GPU:")) if name.startswith("GPU:") else 0
 
 
 def require_gpu(found: pd.DataFrame) -> None:
@@ -296,9 +296,9 @@ class Monitor:
     def summary(self) -> dict[str, float | int | None]:
         """Return seconds, samples, and peak and median of `SAMPLE_COLUMNS`, such as memory_peak_gib; None unknown."""
         table = pd.DataFrame(list(self._rows), columns=["t_s", *SAMPLE_COLUMNS], dtype="float64")
-        values = {"seconds": table["t_s"].max() if len(table) else 0.0, "samples": len(table)}
+        values = {"seconds": table["t_s"].max(), "samples": len(table)}
         for name in SAMPLE_COLUMNS:
-            stem, unit = (name.removesuffix("_gib"), "_gib") if name.endswith("_gib") else (name, "")
+            stem, unit, _ = name.partition("_gib")
             values |= {f"{stem}_peak{unit}": table[name].max(), f"{stem}_median{unit}": table[name].median()}
         return {name: None if math.isnan(value) else round(float(value), 3) for name, value in values.items()}
 
