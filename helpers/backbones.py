@@ -57,24 +57,20 @@ def build_backbone(name: str, weights: str, *, input_px: int = 0) -> Backbone:
     generator). `input_px`: side of the input, 32 or more, as these networks are convolutions up to an average; 0: that
     which the published weights were trained with.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"name must be one of {', '.join(BACKBONES)}, got {name!r}. Correct the backbone's name.")
-    if weights not in ("random", "pretrained"):
-        raise ValueError(f"weights must be random or pretrained, got {weights!r}. Choose one.")
-    if 0 < input_px < 32:
-        raise ValueError(f"input_px must be 0 or at least 32, got {input_px}. Five halvings leave one position of 32.")
-    row, published = BACKBONES[name], f"{name}{PUBLISHED}"
-    px = input_px or row.input_px
-    options = {"include_top": False, "input_shape": (px, px, 3), "pooling": "avg"}
-    if row.build.startswith("EfficientNetV2"):
-        options["include_preprocessing"] = False
-    if weights == "pretrained":
+    if name not in BACKBONES or weights not in ("random", "pretrained") or 0 < input_px < 32:
+        raise ValueError(
+            f"a backbone must be one of {', '.join(BACKBONES)}, with random or pretrained weights, for 32 px or more, "
+            f"got {name!r}, {weights!r} and {input_px}."
+        )
+    row, published, is_random = BACKBONES[name], f"{name}{PUBLISHED}", weights == "random"
+    if not is_random:
         require([published])
         provenance = published_weights(published)
-    model = getattr(keras.applications, row.build)(
-        weights=str(row.path) if weights == "pretrained" else None, **options
-    )
-    if weights == "random":
+    px = input_px or row.input_px
+    options = {"include_preprocessing": False} if row.build.startswith("EfficientNetV2") else {}
+    options |= {"include_top": False, "input_shape": (px, px, 3), "pooling": "avg"}
+    model = getattr(keras.applications, row.build)(weights=None if is_random else str(row.path), **options)
+    if is_random:
         provenance = random_weights(model, name, row.law)
     model.trainable = False
     return Backbone(name, model, px, row.feature_dim, provenance)

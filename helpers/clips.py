@@ -75,16 +75,12 @@ def find_clips(data_dir: str | Path) -> pd.DataFrame:
 
 
 def scan_clips(data_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Find every clip below a folder, in any layout, and what else lies there.
+    """Find every clip below a folder, in any layout, and what else lies there (see `take_inventory`).
 
-    Returns:
-        The clips in natural order (`clip 2` before `clip 10`): index `key`; columns `path` (below `data_dir`, "/"
-        between its parts), `source`, `split` ("train", "validation", "test", or "" when no folder's name says it; the
-        innermost counts) and `bytes`. What was left out: see `take_inventory`.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: `data_dir` is missing or a file.
-        ValueError: No clips.
+    The clips come in natural order (`clip 2` before `clip 10`): index `key`; columns `path` (below `data_dir`, "/"
+    between its parts), `source`, `split` ("train", "validation", "test", or "" when no folder's name says it; the
+    innermost counts) and `bytes`. FileNotFoundError, NotADirectoryError where there is no folder, ValueError without
+    clips.
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -101,11 +97,9 @@ def take_inventory(root: Path) -> tuple[dict[str, str], pd.DataFrame]:
     """Sort everything below a folder (see `walk_files`) into clips and what is none.
 
     Of videos with the same key none is a clip: features could be of either. Nor is a file whose name is not UTF-8.
-
-    Returns:
-        Paths of the clips by key, "/" between the parts of both. One row per other file, and per folder that was not
-        entered: `path` (bytes that are not UTF-8 as `\\xe9`), `kind` (a suffix, "no video", …; "ratings" for those that
-        are read) and `problem`: what hinders and what to do, "" where there is nothing to be done.
+    Returns paths of the clips by key, "/" between the parts of both; and one row per other file, and per folder that
+    was not entered: `path` (bytes that are not UTF-8 as `\\xe9`), `kind` (a suffix, "no video", …; "ratings" for those
+    that are read) and `problem`: what hinders and what to do, "" where there is nothing to be done.
     """
     read, kinds = rating_files(root), {}
     for path, kind in walk_files(root):
@@ -241,11 +235,8 @@ def read_ratings(
 ) -> Ratings:
     """Read the ratings in a data folder (formats: `helpers.ratings`) and find out which clip each is of.
 
-    Args:
-        data_dir: The data folder; without rating files the ratings are of kind "none", with an empty table.
-        clips: All its clips, as `find_clips` returns them without a limit.
-        targets: What was rated, by name.
-        rating_range: Ends of the rating scale, mapped to 0 and 1.
+    `clips` are all of the folder, as `find_clips` returns them; the ends of `rating_range` become 0 and 1. Without
+    rating files the ratings are of kind "none", with an empty table.
 
     Raises:
         ValueError: Ratings of two kinds, a damaged or unsafe file, a missing target, a name that fits several clips, a
@@ -262,9 +253,8 @@ def read_ratings(
     _check_rated_once(once, targets)
     by_clip = once.groupby("key", sort=False)
     means, given = by_clip[list(targets)].mean(), by_clip[["source", "split", "group"]].first()
-    problems = pd.DataFrame(
-        _misfits(rows, means, clips) if kind != "none" else [], columns=["name", "problem"], dtype="str"
-    )
+    misfits = _misfits(rows, means, clips) if kind != "none" else []
+    problems = pd.DataFrame(misfits, columns=["name", "problem"], dtype="str")
     agreement = reliability(once, targets) if (once["rater"] != "").any() else None
     return Ratings(means, kind, problems, given, matched.drop_duplicates(ignore_index=True), agreement)
 
@@ -351,11 +341,8 @@ def targets_of(clips: pd.DataFrame) -> list[str]:
 def leakage(clips: pd.DataFrame) -> pd.DataFrame:
     """Count the clips for validation and test whose source also has clips to train on.
 
-    Clips that are their own source share it with none: where names do not tell the source, it is a lower bound.
-
-    Returns:
-        One row per pair of splits that both have clips: `split`, `against` ("train" or "train + validation"), `clips`,
-        `sharing` (how many of them share a source) and `share` in [0, 1].
+    Where names do not tell the source, it is a lower bound. Returns one row per pair of splits that both have clips:
+    `split`, `against` ("train" or "train + validation"), `clips`, `sharing` (of them) and `share` in [0, 1].
     """
     rows, sources = [], {split: table["source"] for split, table in clips.groupby("split")}
     for split, *against in (("validation", "train"), ("test", "train"), ("test", "train", "validation")):

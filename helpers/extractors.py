@@ -72,7 +72,7 @@ class DynamicFeatureExtractor:
         precision: str = "float32",
         batch_size: int = 4,
     ):
-        """Arguments as for `build_motion_network` and `compile_forward`; `batch_size` clips at once."""
+        """As `build_motion_network` and `compile_forward`; `batch_size` clips at once."""
         self.network, self.weights = build_motion_network(weights, endpoint, channels)
         self._forward, self._batch_size = compile_forward(self.network, precision), batch_size
 

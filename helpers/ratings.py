@@ -47,36 +47,22 @@ Table = tuple[str, list[list[str]]]  # what parts cells, "" where nothing does; 
 
 @dataclass(frozen=True)
 class Ratings:
-    """Ratings of clips.
+    """Ratings of clips; index of `table` and `given` is `key`."""
 
-    Attributes:
-        table: One row per rated clip (index `key`), one float64 column per target in [0, 1]; NaN where unrated.
-        kind: One of `KINDS`, or "none" when the folder holds no ratings.
-        problems: Columns `name` (a clip's key, or the name in the file) and `problem`; empty when all is in order.
-        given: Columns `source`, `split` and `group` as the files state them, index as `table`; "" where they do not.
-        matched: One row per name in the files: `name`, `key` ("" where it fits no clip) and `rule`, see
-            `names.match_names`.
-        reliability: Of mean ratings, see `reliability`; None where no raters are named.
-    """
-
-    table: pd.DataFrame
-    kind: str
-    problems: pd.DataFrame
-    given: pd.DataFrame
-    matched: pd.DataFrame
-    reliability: pd.DataFrame | None = None
+    table: pd.DataFrame  # of rated clips: a float64 column per target in [0, 1], NaN where unrated
+    kind: str  # one of `KINDS`, or "none" when the folder holds no ratings
+    problems: pd.DataFrame  # columns `name` (a clip's key, or the name in the file) and `problem`
+    given: pd.DataFrame  # `source`, `split` and `group` as the files state them, "" where they do not
+    matched: pd.DataFrame  # of each name in the files: `name`, `key` ("": no clip), `rule` of `names.match_names`
+    reliability: pd.DataFrame | None = None  # of mean ratings; None where no raters are named
 
 
 def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str, pd.DataFrame]:
     """Read every rating file of a data folder, see `rating_files`.
 
-    Returns:
-        The kind (of `KINDS`, or "none"), and one row per (file, clip name) with the columns `file`, `name`,
-        `file_split` (which split the file's name speaks of), `source`, `split`, `rater`, `group` (as stated in the
-        file; "" if not), and one float64 column per target.
-
-    Raises:
-        ValueError: Two kinds of ratings; a file that is damaged, asks for code, or lacks a target.
+    Returns the kind (of `KINDS`, or "none"), and one row per (file, clip name): columns `file`, `name`, `file_split`
+    (which split the file's name speaks of), those of `STATED` ("" if not), and one float64 column per target.
+    ValueError where there are two kinds of ratings, or a file is damaged, asks for code, or lacks a target.
     """
     paths = rating_files(Path(data_dir))
     kinds = {KINDS[path.suffix[1:].lower()]: path for path in reversed(paths)}
@@ -113,14 +99,12 @@ def rating_files(folder: Path) -> list[Path]:
     They are called `annotation_{training,validation,test}` (`.pkl`, `.json`) or `ratings` (`.csv`, `.xlsx`, …).
     """
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if here := [path for path in entries if _is_rating_file(path)]:
+    if here := list(filter(_is_rating_file, entries)):
         return here
     below = []
     for child in filter(Path.is_dir, entries):
-        try:
-            below += sorted(path for path in child.iterdir() if _is_rating_file(path))
-        except OSError as error:
-            log.warning("%s cannot be read (%s): ratings in it are left out", child, error.strerror)
+        with suppress(PermissionError):  # `names.walk_files` tells of it
+            below += sorted(filter(_is_rating_file, child.iterdir()))
     return below
 
 
@@ -210,8 +194,8 @@ def _columns_of(path: Path, headings: Sequence[str], wanted: Sequence[str]) -> d
                 columns[name] = places[0]
                 break
         if len(places) > 1 or (name in wanted and not places):
-            must = f"{path.name} must have one column {_heading(name)!r}"
-            raise ValueError(f"{must}, got {len(places)} in {', '.join(headings[:20])}.")
+            got = f"{len(places)} in {', '.join(headings[:20])}"
+            raise ValueError(f"{path.name} must have one column {_heading(name)!r}, got {got}.")
     return columns
 
 
@@ -250,10 +234,10 @@ def _excel_tables(path: Path) -> list[Table]:
         advice = "pip install openpyxl" if isinstance(error, ImportError) else "Save it anew"
         raise ValueError(f"{path.name} cannot be read ({reason}). {advice}, or save it as ratings.csv.") from None
     sheets = {title: sheet.fillna("").to_numpy().tolist() for title, sheet in read.items() if len(sheet)}
-    chosen, *others = sorted(sheets, key=lambda title: _place_of_head(sheets[title]) is None) or [""]
-    if others:
-        log.warning("%s: the sheet %r is read, and not %s", path.name, chosen, ", ".join(map(repr, others)))
-    return [("", sheets[title]) for title in (chosen, *others) if sheets]
+    titles = sorted(sheets, key=lambda title: _place_of_head(sheets[title]) is None)
+    if len(titles) > 1:
+        log.warning("%s: the sheet %r is read, and not %s", path.name, titles[0], ", ".join(map(repr, titles[1:])))
+    return [("", sheets[title]) for title in titles]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -263,16 +247,13 @@ class _PlainUnpickler(pickle.Unpickler):
         asked = ascii(f"{module}.{name}")[1:-1][:100]  # words of a hostile file stay on one line
         raise pickle.UnpicklingError(f"it asks for {asked}, and may be unsafe")
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it asks for an object kept elsewhere (persistent id), and may be unsafe")
-
 
 def _pickle_tables(path: Path) -> list[Table]:
     try:
         with path.open("rb") as file:
             return _table_of(_PlainUnpickler(file, encoding="latin1").load())  # Python 2 wrote the challenge's
     except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError) as error:
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path.name} cannot be read as dicts, strings and numbers ({reason}). Get it anew.") from None
 
 
@@ -301,14 +282,10 @@ def reliability(ratings: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
     raters per clip. Noise in the mean rating bounds every model: one that knew the true score would correlate with it
     by the root of the reliability (Spearman 1904, Am. J. Psych. 15:72), and reach the reliability itself as R².
 
-    Args:
-        ratings: One row per clip and rater: columns `key`, `rater`, and one per target (NaN = not rated).
-        targets: The rating columns.
-
-    Returns:
-        Index target; `clips` with two raters or more, `raters`, `per_clip` (mean number of raters), `kind`
-        ("ICC(1,k)"), `single` (of one rater), `mean` (of the mean rating), `max_pearson`, `max_r2`; NaN where no two
-        raters rated two clips, or nothing varies. A negative estimate is given as 0.
+    `ratings` has one row per clip and rater: `key`, `rater`, a column per target (NaN: not rated). Returns, index
+    target: `clips` with two raters or more, `raters`, `per_clip` (mean number of raters), `kind` ("ICC(1,k)"), `single`
+    (of one rater), `mean` (of the mean rating), `max_pearson`, `max_r2`; NaN where no two raters rated two clips, or
+    nothing varies. A negative estimate is given as 0.
     """
     rows = {target: _reliability(ratings[["key", "rater", target]].dropna(), target) for target in targets}
     return pd.DataFrame.from_dict(rows, "index").rename_axis("target")

@@ -38,19 +38,13 @@ def split_clips(
     validation: float,
     test: float,
 ) -> np.ndarray:
-    """Split clips.
+    """Split clips: "train", "validation" or "test" for each, (N,) str; "" for clips outside the official split.
 
     Args:
         keys, sources, official: Of each clip, (N,).
         kind: "source", "random" (which leaks wherever clips share a source) or "official".
         seed: Of a frozen generator: the same sources, in any order, give the same split in every version.
-        validation, test: Share of the sources in [0, 1), or with 1 and more their number.
-
-    Returns:
-        "train", "validation" or "test" for each clip, (N,) str; "" for clips outside the official split.
-
-    Raises:
-        ValueError: A part would be empty.
+        validation, test: Share of the sources in [0, 1), or with 1 and more their number. ValueError: a part is empty.
     """
     if kind == "official":
         split = np.asarray(official, dtype=str)
@@ -58,8 +52,6 @@ def split_clips(
             parts = " and ".join(absent)
             raise ValueError(f"the official split must have rated {parts} clips, got none. Use split: source.")
         return split
-    if kind not in ("source", "random"):
-        raise ValueError(f"kind must be source, random or official, got {kind!r}.")
     groups = np.asarray(keys if kind == "random" else sources).astype(str)
     names = np.unique(groups)
     shuffled, n_test = np.random.RandomState(seed).permutation(names), _number(test, names)
@@ -79,19 +71,11 @@ def _number(share: float, names: np.ndarray) -> int:
 
 
 def training_splits(clips: pd.DataFrame, targets: Sequence[str], cfg: TrainingConfig) -> dict[int, np.ndarray]:
-    """The split of every seed of a training.
+    """The split of every seed of a training, as `split_clips` returns it.
 
-    Args:
-        clips: Rated clips: index key, columns `source`, `split` (the official one) and one per target, NaN = unrated.
-        targets: What was rated.
-        cfg: `split`, its shares, and `seeds`.
-
-    Returns:
-        By seed what `split_clips` returns.
-
-    Raises:
-        ValueError: 06 cannot train on these clips: too few sources for a part, a target without a rating in one, or
-            ratings of a target that are all equal.
+    `clips` are the rated ones: index key, columns `source`, `split` (the official one) and one per target, NaN:
+    unrated. ValueError where 06 cannot train on them: too few sources for a part, a target without a rating in one, or
+    ratings of a target that are all equal.
     """
     how = cfg.validation_share, cfg.test_share
     splits = {s: split_clips(clips.index, clips["source"], clips["split"], cfg.split, s, *how) for s in cfg.seeds}

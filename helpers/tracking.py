@@ -130,7 +130,6 @@ PICTURE_PX = 180  # longest shorter side of the grey pictures that faces are cut
 SAME_FACE_IOU = 0.3
 SAME_SHOT = 0.25  # unlikeness of what is about a face that was not found in between; two people: .35 in the middle
 AROUND = 2.4  # widths of a face that are compared to know it again: with hair, collar and wall
-CLOSE, STAYS = 1.2, 0.05  # widths that must stay where the rest of the picture changes, and how unlike they may become
 MAX_FACES = 4  # of a look that are known again, the largest
 RETIRED, PER_LOOK = 100, 10  # looks after which a face is gone for good, and so many more for each that it was seen at
 NEARLY = 1.5  # times the area of the next face; below it there is a remark
@@ -209,9 +208,8 @@ class Shots:
 class Follower:
     """Takes the samples of a clip one by one.
 
-    Of every look, `looked` has the sample's number and `found` the detector's rows. Of its largest detections, until
-    the next look: `about`, what is about each, as `small` makes it; `behind`, the samples at which the picture changed,
-    but not about the face (a slide behind a speaker); `changes`, how unlike the face became.
+    Of every look, `looked` has the sample's number and `found` the detector's rows. Of its largest detections: `about`,
+    what is about each, as `small` makes it; `changes`, how unlike the face became until the next look or cut.
     """
 
     def __init__(self, every: int = EVERY) -> None:
@@ -219,44 +217,30 @@ class Follower:
         self.looked: list[int] = []
         self.found: list[np.ndarray] = []
         self.about: dict[Place, np.ndarray | None] = {}
-        self.behind: dict[Place, list[int]] = {}
         self.changes: dict[Place, list[float]] = {}
         self.shots = Shots()
-        self._last = self._at_look = np.zeros((0, 0), np.uint8)  # grey pictures: of the last sample, of the last look
-        self._boxes: dict[Place, np.ndarray] = {}  # in the latter, of faces that are still there
+        self._at_look = np.zeros((0, 0), np.uint8)  # the grey picture of the last look
+        self._boxes: dict[Place, np.ndarray] = {}  # in it, of faces that are still there
 
     def step(self, sample: int, frame: np.ndarray, faces: np.ndarray | None) -> None:
         """Take the next sample: number, RGB uint8 (H, W, 3), and the rows of `detect_faces` at a look, else None."""
         gray, scale = shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), PICTURE_PX)
-        changed = self.shots.step(gray)
-        self._boxes = {
-            place: box for place, box in self._boxes.items() if self._stays(place, box, sample, gray, changed)
-        }
-        self._last = gray
+        if self.shots.step(gray):
+            self._boxes = {}
+        if self._boxes and (sample - self.looked[-1]) % self.every == 0:
+            changes = {place: _change(self._at_look, gray, box) for place, box in self._boxes.items()}
+            self._boxes = {place: box for place, box in self._boxes.items() if changes[place] <= LOST}
+            for place in self._boxes:
+                self.changes[place].append(changes[place])
         if faces is not None:
-            self._look(sample, scale, faces)
+            self._look(sample, gray, scale, faces)
 
-    def _stays(self, place: Place, box: np.ndarray, sample: int, gray: np.ndarray, changed: bool) -> bool:
-        """Note what became of a face since the last look; False where it is gone."""
-        if changed:
-            before, after = (small(_cut_out(picture, box, CLOSE)) for picture in (self._last, gray))
-            if unlikeness(before, after) > STAYS:
-                return False
-            self.behind[place].append(sample)
-        if (sample - self.looked[-1]) % self.every == 0:
-            change = _change(self._at_look, gray, box)
-            if change > LOST:
-                return False
-            self.changes[place].append(change)
-        return True
-
-    def _look(self, sample: int, scale: float, faces: np.ndarray) -> None:
+    def _look(self, sample: int, gray: np.ndarray, scale: float, faces: np.ndarray) -> None:
         boxes, look = corners(faces), len(self.looked)
         largest = np.argsort(-faces[:, 2] * faces[:, 3], kind="stable")[:MAX_FACES]
-        self._boxes, self._at_look = {(look, row): boxes[row] * scale for row in largest.tolist()}, self._last
+        self._boxes, self._at_look = {(look, row): boxes[row] * scale for row in largest.tolist()}, gray
         for place, box in self._boxes.items():
-            self.about[place] = small(_cut_out(self._last, box, AROUND))
-            self.behind[place], self.changes[place] = [], []
+            self.about[place], self.changes[place] = small(_cut_out(gray, box, AROUND)), []
         self.looked.append(sample)
         self.found.append(faces)
 
@@ -302,8 +286,7 @@ class MainFace(NamedTuple):
     """The face that a clip is about.
 
     `looks` at which it was found, ascending, and its `rows` (k, >= 5) there; `coverage`, their share of all looks;
-    `cuts`, samples that begin a shot, but for the first shot and for what changed behind the face alone; whether it
-    moves; why it was chosen; remarks.
+    `cuts`, samples that begin a shot, but for the first one; whether it moves; why it was chosen; remarks.
     """
 
     looks: list[int]
@@ -325,26 +308,29 @@ def main_face(follower: Follower, fps: float) -> MainFace | None:
     if not faces:
         return None
     moving = [face for face in faces if not is_still(face, follower, fps)]
-    remarks = [] if moving else [STILL]
-    if 0 < len(moving) < len(faces):
-        width = max(found[look][row][2] for face in faces if face not in moving for look, row in face)
-        remarks.append(f"a still face of {width:.0f} px is passed over")
-    sizes = [sum(found[look][row][2] * found[look][row][3] for look, row in face) for face in moving or faces]
-    order = sorted(zip(sizes, moving or faces, strict=True), key=lambda of: -of[0])
-    size, face = order[0]
-    reason = "the only face" if len(faces) == 1 else "the only face that moves"
-    if len(order) > 1:
-        times = size / order[1][0]
-        reason = f"largest summed area: {times:.1f} times the next of {len(order)} faces"
-        if len(cuts):
-            _, face = max(order, key=lambda of: (len(of[1]), of[0]))
-            reason = f"most time on screen: {len(face)} of {len(found)} looks, of {len(order)} faces"
-        elif times < NEARLY:
-            remarks.append(f"another face is nearly as large ({times:.1f} times)")
+    still_px = [found[look][row][2] for face in faces if face not in moving for look, row in face]
+    face, reason, remarks = _chosen(moving or faces, found, len(cuts) > 0)
+    if not moving:
+        remarks = [STILL, *remarks]
+    elif still_px:
+        remarks = [f"a still face of {max(still_px):.0f} px is passed over", *remarks]
     looks, rows = [look for look, _ in face], np.stack([found[look][row] for look, row in face])
-    behind = [sample for place in face for sample in follower.behind.get(place, [])]
-    cuts = np.setdiff1d(cuts, behind).astype(np.int64)
+    reason = "the only face" if len(faces) == 1 else reason
     return MainFace(looks, rows, len(face) / len(found), cuts, bool(moving), reason, remarks)
+
+
+def _chosen(faces: list[list[Place]], found: list[np.ndarray], is_cut: bool) -> tuple[list[Place], str, list[str]]:
+    """One of several faces, why, and remarks."""
+    areas = [sum(found[look][row][2] * found[look][row][3] for look, row in face) for face in faces]
+    largest, *others = np.argsort(-np.array(areas), kind="stable").tolist()
+    if not others:
+        return faces[largest], "the only face that moves", []
+    if is_cut:
+        face = faces[max(range(len(faces)), key=lambda k: (len(faces[k]), areas[k]))]
+        return face, f"most time on screen: {len(face)} of {len(found)} looks, of {len(faces)} faces", []
+    times = areas[largest] / areas[others[0]]
+    remarks = [f"another face is nearly as large ({times:.1f} times)"] if times < NEARLY else []
+    return faces[largest], f"largest summed area: {times:.1f} times the next of {len(faces)} faces", remarks
 
 
 def link(follower: Follower) -> list[list[Place]]:
@@ -373,11 +359,8 @@ def link(follower: Follower) -> list[list[Place]]:
 
 def _is_same(follower: Follower, before: Place, place: Place, cuts: np.ndarray) -> bool:
     """Whether two detections that overlap are of one face."""
-    start, end = follower.looked[before[0]], follower.looked[place[0]]
-    between = set(cuts[(cuts > start) & (cuts <= end)].tolist())
-    if between and place[0] == before[0] + 1 and between <= set(follower.behind.get(before, [])):
-        return True
-    limit = ALIKE if between else SAME_SHOT
+    is_cut = ((cuts > follower.looked[before[0]]) & (cuts <= follower.looked[place[0]])).any()
+    limit = ALIKE if is_cut else SAME_SHOT
     return unlikeness(follower.about.get(before), follower.about.get(place)) <= limit
 
 

@@ -399,11 +399,11 @@ def test_flow_across_a_cut_is_masked(track, tmp_path):
     assert rows.result().reason.tolist() == ["", "", "crosses a cut at 1.3 s", ""]
 
 
-def test_a_slide_that_changes_behind_a_speaker_is_no_cut_of_hers(track):
+def test_who_speaks_beside_slides_is_one_person(track):
     frames = on_a_page((sized(ONE, 200), 400, 180))
     frames[30:, 20:340, 20:380] = 20
     got = track(frames)
-    assert (got.cuts.tolist(), got.remarks) == ([], "")
+    assert (got.cuts.tolist(), got.coverage, got.remarks) == ([30], 1, "2 shots")
 
 
 def test_who_moves_wins_over_a_still_picture_and_a_face_too_small_has_the_parameters_name(track):

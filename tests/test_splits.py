@@ -44,7 +44,6 @@ def test_the_official_split_is_as_the_data_says():
     [
         *(("source", {"validation": v, "test": t}, "source to each part") for v, t in ((0.01, 0.2), (0.2, 0), (2, 2))),
         ("official", {}, "official"),
-        ("none", {}, "kind"),
     ],
 )
 def test_a_split_with_an_empty_part_is_refused(kind, options, word):
