@@ -28,23 +28,10 @@ NEUTRAL, ACCENT = "#9A9A9A", "#333333"
 
 
 def use_style() -> None:
-    """Set the look of all figures: 100 dpi, constrained layout, text of 9 pt and more, light grid."""
+    """Set the look of all figures: 100 dpi, text of 9 pt and more, light grid."""
+    look = {"figure.dpi": 100, "legend.frameon": False, "axes.titlelocation": "left", "lines.linewidth": 1.5}
     sns.set_theme(
-        style="whitegrid",
-        rc={
-            "figure.dpi": 100,
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.labelsize": 10,
-            "figure.titlesize": 12,
-            "xtick.labelsize": 9,
-            "ytick.labelsize": 9,
-            "legend.fontsize": 9,
-            "legend.frameon": False,
-            "axes.titlelocation": "left",
-            "axes.edgecolor": "0.6",
-            "grid.color": "0.9",
-        },
+        context="paper", style="whitegrid", font_scale=1.08, rc=look | {"axes.edgecolor": "0.6", "grid.color": "0.9"}
     )
 
 

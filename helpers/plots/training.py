@@ -109,27 +109,28 @@ def plot_dashboard(logs: Mapping[str, Any], *, title: str = "") -> Figure:
     """
     names = ("metrics", "rates", "times")
     epochs, rates, times = (pd.DataFrame(logs[name]["epoch"]).set_index("epoch") for name in names)
-    batches, steps = pd.DataFrame(logs["metrics"]["batch"]), pd.DataFrame(logs["times"]["execution"])
+    for table in (epochs, rates, times):
+        table.index += 1
     fig, array = panels(3, 2, (8, 8.4), title=title)
-    losses, within, rate, together, spent, per_step = array.flat
-    error = np.sqrt(epochs[["loss", "val_loss"]]).set_axis(epochs.index + 1)
-    error.columns = ["training", "validation"]
-    error.plot(ax=losses, color=[BLUE, RED])
-    best = error["validation"].fillna(np.inf).idxmin()  # a diverged training has none
-    losses.plot(best, error["validation"][best], "o", color=RED, ms=5)
-    losses.set(xlabel="epoch", ylabel="root mean squared error", title="error, dot: the epoch kept")
-    share = (batches["step"] + 1) / (batches["step"].max() + 1)
-    within.plot(batches["epoch"] + share, batches["loss"], color=BLUE, lw=1)
-    often = f"batches: after every {batches['step'].iloc[0] + 1} steps"
-    within.set(xlabel="epoch", ylabel="mean squared error so far", title=often, yscale="log")
-    rate.step(rates.index + 1, rates["learning_rate"], where="mid", color=ACCENT)
-    rate.set(xlabel="epoch", ylabel="learning rate", title="learning rate", yscale="log")
-    table = pd.concat([epochs[["loss", "val_loss"]], rates["learning_rate"], times["seconds"]], axis=1).corr()
+    _errors(*array[0], epochs[["loss", "val_loss"]], pd.DataFrame(logs["metrics"]["batch"]))
+    rate = rates["learning_rate"]
+    rate.plot(ax=array[1, 0], drawstyle="steps-mid", color=ACCENT, logy=True, ylabel="learning rate")
+    table = pd.concat([epochs[["loss", "val_loss"]], rate, times["seconds"]], axis=1).corr()
     table = table.set_axis(names := ["loss", "val.\nloss", "rate", "time"]).set_axis(names, axis=1)
-    matrix(table, together, bar="correlation over epochs", cmap="RdBu_r", vmin=-1, vmax=1)
-    together.set_title("what goes together")
-    _times(spent, per_step, times, steps, logs["analysis"])
+    matrix(table, array[1, 1], bar="correlation over epochs", cmap="RdBu_r", vmin=-1, vmax=1)
+    array[1, 1].set_title("what goes together")
+    _times(*array[2], times, pd.DataFrame(logs["times"]["execution"]), logs["analysis"])
     return fig
+
+
+def _errors(losses: Axes, within: Axes, epochs: pd.DataFrame, batches: pd.DataFrame) -> None:
+    error = np.sqrt(epochs).set_axis(["training", "validation"], axis=1)
+    best = error["validation"].fillna(np.inf).idxmin()  # a diverged training has none
+    error.plot(ax=losses, color=[BLUE, RED], ylabel="root mean squared error", title="error, dot: the epoch kept")
+    losses.plot(best, error["validation"][best], "o", color=RED, ms=5)
+    batches = batches.assign(epoch=batches["epoch"] + (batches["step"] + 1) / (batches["step"].max() + 1))
+    what = {"ylabel": "mean squared error so far", "title": f"batches: after every {batches['step'].iloc[0] + 1} steps"}
+    batches.plot("epoch", "loss", ax=within, color=BLUE, lw=1, logy=True, legend=False, **what)
 
 
 def _times(spent: Axes, per_step: Axes, epochs: pd.DataFrame, steps: pd.DataFrame, found: Mapping[str, Any]) -> None:
@@ -137,7 +138,7 @@ def _times(spent: Axes, per_step: Axes, epochs: pd.DataFrame, steps: pd.DataFram
     bottom = np.zeros(len(epochs))
     for part, color in PART_COLORS.items():
         label = f"{part} {found['share'][part]:.0%}"
-        spent.bar(epochs.index + 1, epochs[f"{part}_s"], 0.9, bottom, color=color, label=label, lw=0)
+        spent.bar(epochs.index, epochs[f"{part}_s"], 0.9, bottom, color=color, label=label, lw=0)
         bottom += epochs[f"{part}_s"]
     title = f"epochs: {found['total_s']:.1f} s, start {found['share']['start']:.0%}"
     spent.set(xlabel="epoch", ylabel="time (s)", title=title)
