@@ -121,9 +121,7 @@ def shares(per_token: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return size / np.where(total > 0, total, np.nan)
 
 
-MEASURES = ("attention", "occlusion")
 POINTING = ("occlusion_pointing", "occlusion_pointing_shuffled", "motion_pointing")  # keys of attention.json
-SHOWN_CLIPS = 60  # enough for an interval of a few hundredths
 
 
 def planted_windows(folder: str | Path, aligned: Aligned) -> np.ndarray | None:
@@ -242,8 +240,8 @@ def randomisation(
     nothing.
 
     Returns:
-        By name of the other and measure of `MEASURES`: `value`, mean rank correlation over clips, and `interval` [low,
-        high] over sources. Near 1: the measure does not show what was learned.
+        By name of the other, of "attention" and "occlusion": `value`, mean rank correlation over clips, and `interval`
+        [low, high] over sources. Near 1: the measure does not show what was learned.
     """
     inputs = clips.inputs()
 
@@ -258,6 +256,6 @@ def randomisation(
     own, found = effects(model), {}
     for name, other in others.items():
         of_maps = [rank_correlation(*pair) for pair in zip(maps(model), maps(other), strict=True)]
-        alike = np.concatenate(of_maps), rank_correlation(own, effects(other))
-        found[name] = {m: mean_interval([of], [clips.sources]) for m, of in zip(MEASURES, alike, strict=True)}
+        alike = {"attention": np.concatenate(of_maps), "occlusion": rank_correlation(own, effects(other))}
+        found[name] = {measure: mean_interval([of], [clips.sources]) for measure, of in alike.items()}
     return found

@@ -23,7 +23,7 @@ from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
 from helpers.files import code_version, file_sha256, needs, read_json, replacing, resolve, write_json
 from helpers.model import clips_at_once
-from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
+from helpers.out_of_distribution import write_training_tokens
 from helpers.splits import SPLITS, split_clips, training_splits
 from helpers.store import STREAMS, read_arrays, read_manifest
 from helpers.train import Trainer, fingerprint, job_file, train_missing
@@ -358,8 +358,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     for source, name in ((trained, "model.keras"), (data.folder / "reduction.npz", "reduction.npz")):
         with replacing(folder / name) as part:
             shutil.copyfile(source, part)
-    known = learn_training_tokens(bank.take(split == "train"), bank.take(split == "validation"))
-    write_training_tokens(folder / "familiar.npz", known)
+    write_training_tokens(folder / "familiar.npz", bank.take(split == "train"), bank.take(split == "validation"))
     write_json(folder / "card.json", card)
     return card
 

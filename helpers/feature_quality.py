@@ -16,6 +16,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 
 from helpers.align import varying
+from helpers.clips import targets_of
 from helpers.store import FeatureFile, read_features, valid_rows
 
 MOST_CLIPS, MOST_OF_SOURCE = 1000, 50  # clips whose pairs are looked at: half a million pairs
@@ -24,9 +25,10 @@ EXACT_CLIPS = 500  # below, t-SNE needs no tree, which waits for its threads mor
 
 
 def usable_clips(table: pd.DataFrame, manifest: dict[str, Any]) -> list[str]:
-    """Keys of the clips of `clips.csv` that have features, by the manifest of 03 or 04."""
+    """Keys of the clips of `clips.csv` that have features, by the manifest of 03 or 04; rated ones first."""
     failed = {entry["clip"] for entry in manifest["failed"] if "row" not in entry}
-    return [key for key in table.index if key not in failed]
+    unrated = table[targets_of(table)].isna().all(axis=1)
+    return [key for key in table.index[np.argsort(unrated, kind="stable")] if key not in failed]
 
 
 def example_clip(folder: str | Path, usable: Sequence[str]) -> tuple[str, FeatureFile]:

@@ -51,9 +51,9 @@ class TrainingTokens(NamedTuple):
         }
 
 
-def learn_training_tokens(training: Aligned, held_out: Aligned) -> dict[str, TrainingTokens]:
-    """Describe the tokens of both streams of the training clips, and how far held-out clips lie from them."""
-    known = {}
+def write_training_tokens(path: str | Path, training: Aligned, held_out: Aligned) -> None:
+    """Describe the tokens of both streams of the training clips, and how far held-out clips lie from them, as npz."""
+    arrays = {}
     for name in STREAMS:
         features, mask = f"{name}_features", f"{name}_mask"
         tokens = getattr(training, features)[getattr(training, mask)]
@@ -62,15 +62,8 @@ def learn_training_tokens(training: Aligned, held_out: Aligned) -> dict[str, Tra
         own = TrainingTokens(chosen.mean(0), precision, np.empty(0, "float32"))
         later = zip(getattr(held_out, features), getattr(held_out, mask), strict=True)
         distances = np.sort([own.distance(clip[real]) for clip, real in later]).astype("float32")
-        known[name] = own._replace(held_out=distances)
-    return known
-
-
-def write_training_tokens(path: str | Path, known: dict[str, TrainingTokens]) -> None:
-    """Write what `learn_training_tokens` returned as npz, atomically."""
-    write_arrays(
-        path, **{f"{name}_{part}": array for name, of in known.items() for part, array in of._asdict().items()}
-    )
+        arrays |= {f"{name}_{part}": of for part, of in own._replace(held_out=distances)._asdict().items()}
+    write_arrays(path, **arrays)
 
 
 def read_training_tokens(path: str | Path) -> dict[str, TrainingTokens]:

@@ -81,13 +81,13 @@ def test_sources_lie_together_in_the_plane_and_some_clips_have_none():
 
 
 def test_clips_of_a_stage_are_their_valid_rows(tmp_path):
-    table = pd.DataFrame({"source": list("srsr")}, index=list("abcd"))
+    table = pd.DataFrame({"source": list("srsr"), "openness": [0.2, 0.4, np.nan, 0.1]}, index=list("cbad"))
     write_rows(tmp_path, "a", [[1, 1], [9, 9], [3, 5]], valid=[True, False, True])
     write_rows(tmp_path, "b", [[7, 7]])
     write_rows(tmp_path, "c", [[2, 4]], valid=[False])
     failed = [{"clip": "d", "reason": "no face"}, {"clip": "b", "row": 0, "reason": "lost"}]
     usable = usable_clips(table, {"failed": failed})
-    assert usable == ["a", "b", "c"]
+    assert usable == ["c", "b", "a"]  # rated ones first
     means = mean_features(tmp_path, table, usable)
     assert means.T.to_dict("list") == {"b": [7, 7], "a": [2, 3]}  # sources beside each other
     assert [example_clip(tmp_path, keys)[0] for keys in (usable, ["c", "a"])] == ["b", "a"]

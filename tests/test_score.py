@@ -15,7 +15,7 @@ from helpers.align import read_aligned
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.out_of_distribution import learn_training_tokens, write_training_tokens
+from helpers.out_of_distribution import write_training_tokens
 from helpers.tracks import NoFaceError
 
 DATA = ROOT / "data_sample"
@@ -39,8 +39,7 @@ def model_dir(tmp_path_factory):
     }
     write_json(folder / "card.json", card)
     bank = read_aligned(DATA / "tokens")
-    known = learn_training_tokens(bank.take(np.arange(100)), bank.take(np.arange(100, 160)))
-    write_training_tokens(folder / "familiar.npz", known)
+    write_training_tokens(folder / "familiar.npz", bank.take(np.arange(100)), bank.take(np.arange(100, 160)))
     return folder
 
 

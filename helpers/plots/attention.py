@@ -121,13 +121,12 @@ def plot_heads(
     return fig
 
 
-def plot_lag(profiles: Mapping[str, pd.DataFrame], *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_lag(profiles: Mapping[str, pd.DataFrame], *, title: str = "") -> Axes:
     """Draw mean attention by how much later the motion token is than the face token: columns lag_s, attention."""
-    ax = axes(ax, (7, 2.8), xlabel="motion token later than face token by (s)", ylabel="mean attention", title=title)
-    for (name, profile), style in zip(profiles.items(), ("-", "--", ":", "-."), strict=False):
-        ax.plot(profile["lag_s"], profile["attention"], style, marker="o", ms=3, label=name)
-    ax.set_ylim(0)
-    ax.legend()
+    ax = axes(None, (7, 2.8), title=title)
+    rows = pd.concat(profiles, names=["model", "step"]).reset_index("model")
+    sns.lineplot(rows, x="lag_s", y="attention", hue="model", style="model", markers=True, ax=ax)
+    ax.set(xlabel="motion token later than face token by (s)", ylabel="mean attention", ylim=(0, None))
     return ax
 
 

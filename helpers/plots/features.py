@@ -41,17 +41,20 @@ MOST_PICTURES = 9  # along a clip
 CHANNELS = 64  # of a clip's rows, those that vary most
 
 
-def plot_time_spent(log: Mapping[str, Any], workers: int, *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_time_spent(log: Mapping[str, Any], workers: int, *, title: str = "") -> Axes:
     """Draw where the time of an extraction went (`extraction_log.json`); what reaches the line kept the others waiting.
 
     `workers`: decoder processes, which share all but the network and the writing; a bar is what each of them spent.
     """
     spent_s, total_s = log["seconds_spent"], log["extraction_time_seconds"]
     size = 7, 0.9 + 0.32 * max(len(spent_s), 2)
-    ax = axes(ax, size, grid="x", xlabel="seconds", xlim=(0, 1.12 * total_s), title=title)
-    alone = {what: spent_s[what] for what in ("network", "writing") if what in spent_s}
-    shared = {what: spent_s[what] / workers for what in IN_DECODERS if what in spent_s}
-    for parts, label in ((shared, f"each of {workers} decoder processes"), (alone, "this process")):
+    ax = axes(None, size, grid="x", xlabel="seconds", xlim=(0, 1.12 * total_s), title=title)
+    groups = (
+        (IN_DECODERS, workers, f"each of {workers} decoder processes"),
+        (("network", "writing"), 1, "this process"),
+    )
+    for whats, n, label in groups:
+        parts = {what: spent_s[what] / n for what in whats if what in spent_s}
         bars = ax.barh(list(parts), list(parts.values()), label=label)
         shares = [f"{value / total_s:.0%}" for value in parts.values()]
         ax.bar_label(bars, shares, padding=3, fontsize=9, bbox={"fc": "w", "ec": "none", "pad": 1})  # over the line
@@ -61,9 +64,9 @@ def plot_time_spent(log: Mapping[str, Any], workers: int, *, title: str = "", ax
     return ax
 
 
-def plot_rows(features: np.ndarray, t_s: np.ndarray, *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_rows(features: np.ndarray, t_s: np.ndarray, *, title: str = "") -> Axes:
     """Draw a clip's rows (n, D) over time in seconds, (n,): the channels that vary most, standardised over the clip."""
-    ax = axes(ax, (7, 2.8), grid="", xlabel="time (s)", ylabel="channel", title=title)
+    ax = axes(None, (7, 2.8), grid="", xlabel="time (s)", ylabel="channel", title=title)
     sd = features.std(axis=0)
     most = np.argsort(sd)[::-1][:CHANNELS]
     most = most[sd[most] > 1e-7 * max(float(sd.max()), 1e-30)]  # those that vary
@@ -99,14 +102,12 @@ def plot_channel_pictures(images: np.ndarray, channels: Sequence[int], side_px: 
     return fig
 
 
-def plot_overlay(
-    pictures: np.ndarray, heat: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: Axes | None = None
-) -> Axes:
+def plot_overlay(pictures: np.ndarray, heat: np.ndarray, t_s: Sequence[float], *, title: str = "") -> Axes:
     """Draw maps (n, H', W'), as `grad_cam` makes them, over the pictures they are about, RGB uint8 (n, S, S, 3), side
     by side along time, (n,), on one scale: red above 0, blue below, see-through where there is nothing.
     """
     n, side = pictures.shape[:2]
-    ax = axes(ax, (8, 7 / max(n, 2) + 0.9))
+    ax = axes(None, (8, 7 / max(n, 2) + 0.9))
     pictures_beside(ax, pictures, t_s)
     share = heat / max(float(np.abs(heat).max()), 1e-30)
     scale = ScalarMappable(Normalize(-1, 1), "RdBu_r")
@@ -119,13 +120,12 @@ def plot_overlay(
     return ax
 
 
-def plot_layers(names: Sequence[str], values: Sequence[np.ndarray], *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_layers(names: Sequence[str], values: Sequence[np.ndarray], *, title: str = "") -> Axes:
     """Draw how the activations of layers, of any shape, are distributed: how large they are, and how many are 0."""
-    ax = axes(ax, (6.5, 1.2 + 0.34 * len(names)), grid="x", xlabel="activation", title=title)
-    rows = np.arange(len(names))
+    ax = axes(None, (6.5, 1.2 + 0.34 * len(names)), grid="x", xlabel="activation", title=title)
     low, middle, high = np.array([np.percentile(one, [5, 50, 95]) for one in values]).T
-    ax.barh(rows, high - low, 0.5, low, color=NEUTRAL, alpha=0.6, label="5 to 95 % of all activations")
-    ax.plot(middle, rows, "o", color=ACCENT, ms=5, label="median")
+    ax.barh(range(len(names)), high - low, 0.5, low, color=NEUTRAL, alpha=0.6, label="5 to 95 % of all activations")
+    ax.plot(middle, range(len(names)), "o", color=ACCENT, ms=5, label="median")
     named_rows(ax, [f"{name}\n{(one == 0).mean():.0%} are 0" for name, one in zip(names, values, strict=True)])
     legend_below(ax.figure)
     return ax
@@ -157,11 +157,11 @@ def plot_plane(
     return fig
 
 
-def plot_channels(rows: np.ndarray, *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_channels(rows: np.ndarray, *, title: str = "") -> Axes:
     """Draw how every channel is distributed over clips, rows (n, D): side by side, in the order of their medians."""
     rank = np.arange(1, rows.shape[1] + 1)
     what = {"xlabel": "channel, by its median", "ylabel": "value of the feature", "xlim": (1, max(len(rank), 2))}
-    ax = axes(ax, (6.5, 2.3), title=title, **what)
+    ax = axes(None, (6.5, 2.3), title=title, **what)
     quantiles = np.percentile(rows, [5, 25, 50, 75, 95], axis=0)
     quantiles = quantiles[:, np.argsort(quantiles[2], kind="stable")]
     ax.fill_between(rank, quantiles[0], quantiles[4], color=SKY, alpha=0.4, lw=0, label="5 to 95 % of the clips")
@@ -172,16 +172,12 @@ def plot_channels(rows: np.ndarray, *, title: str = "", ax: Axes | None = None) 
     return ax
 
 
-def plot_evolution(
-    t_s: np.ndarray, values: np.ndarray, labels: Sequence[str], *, title: str = "", ax: Axes | None = None
-) -> Axes:
+def plot_evolution(t_s: np.ndarray, values: np.ndarray, labels: Sequence[str], *, title: str = "") -> Axes:
     """Draw k features (n, k) over time (n,), each between its own smallest and largest value."""
-    ax = axes(ax, (7, 2.4), xlabel="time (s)", ylabel="feature, from its\nsmallest to largest", title=title)
-    low = values.min(axis=0)
-    scaled = (values - low) / np.maximum(values.max(axis=0) - low, 1e-30)
-    for k, label in enumerate(labels):
-        style = ("-", "--", ":")[k // len(PALETTE) % 3]
-        ax.plot(t_s, scaled[:, k], style, marker="o", ms=3, color=PALETTE[k % len(PALETTE)], label=label)
+    ax = axes(None, (7, 2.4), title=title)
+    scaled = (values - values.min(axis=0)) / np.maximum(np.ptp(values, axis=0), 1e-30)
+    pd.DataFrame(scaled, t_s, labels).plot(ax=ax, marker="o", ms=3, color=PALETTE)
+    ax.set(xlabel="time (s)", ylabel="feature, from its\nsmallest to largest")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
