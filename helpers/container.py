@@ -175,6 +175,7 @@ MISSING_S = 0.3  # packets ending this much before the duration in the header: t
 DECLARING = {"mov", "matroska", "avi"}  # containers whose header states the duration; elsewhere FFmpeg guesses it
 LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and would be sampled for days
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
+NO_VIDEOS |= dict.fromkeys(("hls", "dash", "concat", "sdp", "imf"), "a playlist")
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 IDR = "filter_units=pass_types=5"  # pictures that refer to none before them (Rec. ITU-T H.264, table 7-1)
 Row = namedtuple("Row", "moment pts dts key hidden")  # of a packet: when its picture is shown, in ticks
@@ -256,17 +257,16 @@ class OpenVideo:
 
 
 def open_container(path: Path, hardware: HWAccel | None = None) -> av.container.InputContainer:
-    """Open a file with FFmpeg; titles and the like in another encoding than UTF-8 are no reason to refuse it."""
-    return av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hardware)
+    """Open a file with FFmpeg, and no other by its contents; titles need not be UTF-8."""
+    how = {"options": {"protocol_whitelist": "file"}, "metadata_errors": "replace", "hwaccel": hardware}
+    return av.open(str(path.absolute()), **how)
 
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[OpenVideo]:
     """Open a video file and read the table of its pictures.
 
-    Raises:
-        VideoError: the file is missing, empty, cut off, or no video.
-        OSError: it cannot be opened.
+    VideoError: the file is missing, empty, cut off, or no video; OSError: it cannot be opened.
     """
     path = Path(path)
     if not path.is_file():

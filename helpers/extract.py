@@ -65,14 +65,8 @@ def _measured_rows(forward: Forward, cfg: DynamicConfig) -> int:
 def open_source(cfg: StaticConfig | DynamicConfig, clips: pd.DataFrame, size_px: int = CROP_PX) -> Source:
     """Where the parameters of 03 or 04 say that the clips are: videos with the tracks of 02, or a tree.
 
-    Args:
-        cfg: Parameters.
-        clips: Index `key`, column `path`.
-        size_px: Side of the faces (03).
-
-    Raises:
-        FileNotFoundError: 02 has not made the tracks, or there is no tree.
-        ValueError: The tree holds nothing that can be used, or nothing of these clips.
+    `size_px`: side of the faces (03). FileNotFoundError: 02 has not made the tracks, or there is no tree; ValueError:
+    the tree holds nothing that can be used, or nothing of these clips.
     """
 
     def rows(job: Job | StoredClip) -> ClipRows:

@@ -24,6 +24,7 @@ OUT_OF_MEMORY_ERRORS = ("ResourceExhaustedError", "OutOfMemoryError")
 
 Forward = Callable[[np.ndarray], np.ndarray]
 Prepare = Callable[[Any], Any]  # from a tensor of the backend to another
+Compiled = tuple[Forward, tuple[type[Exception], ...]]  # and the errors of the backend that may come out of it
 
 
 class NetworkError(RuntimeError):
@@ -33,17 +34,14 @@ class NetworkError(RuntimeError):
 def compile_forward(model: keras.Model, precision: str = "float32", prepare: Prepare | None = None) -> Forward:
     """Compile the inference pass of a built model with one input and one output; its later changes do not reach it.
 
-    Args:
-        precision: "float32", on a GPU as well (`helpers/__init__.py` turns TF32 off); "bfloat16" for the heavy
-            operations, about twice as fast where the processor has bfloat16 units; or "float16", for GPUs, closer to
-            float32, but what exceeds 65504 comes out infinite or NaN.
-        prepare: What the input goes through before, in the same pass, by `keras.ops`, such as `Backbone.prepare`; bytes
-            then reach the device as bytes. Without it the input is taken as float32.
+    `precision`: "float32", on a GPU as well (`helpers/__init__.py` turns TF32 off); "bfloat16" for heavy operations,
+    about twice as fast where the processor has units for it; or "float16", for GPUs, closer to float32, but what
+    exceeds 65504 comes out infinite or NaN. `prepare`: what the input goes through before, in the same pass, by
+    `keras.ops`, such as `Backbone.prepare`; without it the input is taken as float32.
 
-    Returns:
-        A function from (B, ...) to float32 (B, ...), for any B and any length of clips (B, T, H, W, C), compiled once
-        per shape otherwise (JAX: per length). Several threads may call it. NetworkError where the backend fails on an
-        input, MemoryError where memory does not suffice.
+    Returns a function from (B, ...) to float32 (B, ...), for any B and any length of clips (B, T, H, W, C), compiled
+    once per shape otherwise (JAX: per length); several threads may call it. NetworkError where the backend fails on an
+    input, MemoryError where memory does not suffice.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them.")
@@ -67,10 +65,7 @@ def compile_forward(model: keras.Model, precision: str = "float32", prepare: Pre
 
 
 def failure_of(error: Exception, shape: tuple[int, ...]) -> Exception:
-    """MemoryError where a backend's error on an input of this shape is want of memory, else NetworkError.
-
-    The reason is the line of its message that says what happened; Keras and TensorFlow say first where.
-    """
+    """MemoryError or NetworkError of a backend's error on an input, with the line of its message that says what."""
     message = str(error)
     if quoted := re.search(r"\x1b\[1m(.+?)\x1b\[0m", message, re.DOTALL):  # Keras prints what a layer raised in bold
         message = quoted[1]
@@ -81,31 +76,21 @@ def failure_of(error: Exception, shape: tuple[int, ...]) -> Exception:
     return NetworkError(f"the network failed on an input of {shape}: {reason}")
 
 
-Compiled = tuple[Forward, tuple[type[Exception], ...]]  # and the errors of the backend that may come out of it
-
-
 def _tensorflow(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:
     import tensorflow as tf
-    from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     device = _chosen_device(model)
     on_gpu = "GPU" in device if device else bool(tf.config.list_logical_devices("GPU"))
     if precision == "float16" or (precision == "bfloat16" and on_gpu):
         model = in_half(model, precision)  # the rewrite below is bfloat16's, and for processors only
-    config = tf.compat.v1.ConfigProto()
-    if precision == "bfloat16" and not on_gpu:
-        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
-    if device:
-        config.allow_soft_placement = True  # for what that device cannot do, such as looking at a shape
-        config.device_count["CPU"] = len(tf.config.list_logical_devices("CPU"))
 
     @cache  # per length of clips would be a graph and a session with all weights for each
     def compiled(sample_shape: tuple[int | None, ...], dtype: np.dtype) -> Forward:
         function = tf.function(lambda x: tf.cast(model(prepare(x), training=False), tf.float32), autograph=False)
         concrete = function.get_concrete_function(tf.TensorSpec((None, *sample_shape), dtype))
         frozen = convert_variables_to_constants_v2(concrete)
-        session = tf.compat.v1.Session(graph=_graph_on(device, frozen.graph), config=config)  # with its own options
+        session = _session(frozen.graph, device, rewrite=precision == "bfloat16" and not on_gpu)
         return session.make_callable(frozen.outputs[0].name, feed_list=[frozen.inputs[0].name])
 
     def forward(x: np.ndarray) -> np.ndarray:
@@ -126,19 +111,26 @@ def _chosen_device(model: keras.Model) -> str | None:
     return None if name == first else name
 
 
-def _graph_on(device: str | None, graph: Any) -> Any:
-    """A plain copy of a function's graph, which no two threads may run at once, on one device if it is named.
+def _session(graph: Any, device: str | None, *, rewrite: bool) -> Any:
+    """A session with options of its own; `rewrite`: to bfloat16, on a processor; `device`: where all is done, if named.
 
-    Every run enters its graph, and a function's graph then writes into itself; traced, it knows no device either.
+    It runs a plain copy of a function's graph, which no two threads may run at once: every run enters its graph, and a
+    function's graph then writes into itself; traced, it knows no device either.
     """
     import tensorflow as tf
+    from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
-    definition = graph.as_graph_def()
-    for node in definition.node if device else ():
-        node.device = device
+    config, definition = tf.compat.v1.ConfigProto(), graph.as_graph_def()
+    if rewrite:
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+    if device:
+        config.allow_soft_placement = True  # for what that device cannot do, such as looking at a shape
+        config.device_count["CPU"] = len(tf.config.list_logical_devices("CPU"))
+        for node in definition.node:
+            node.device = device
     with tf.Graph().as_default() as placed:
         tf.graph_util.import_graph_def(definition, name="")
-    return placed
+    return tf.compat.v1.Session(graph=placed, config=config)
 
 
 def _jax(model: keras.Model, precision: str, prepare: Prepare) -> Compiled:

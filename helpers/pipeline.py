@@ -27,7 +27,7 @@ from helpers.config import Parameters
 from helpers.device import Monitor, device_scope, gpu_index
 from helpers.forward import Forward, NetworkError
 from helpers.rows import Chunk, ClipRows, Clock, Source, batches_of
-from helpers.store import AbsentError, ClipError, FeatureFile, Stage, by_kind, kind_of, reason_of
+from helpers.store import AbsentError, ClipError, FeatureFile, Stage, by_kind, features_of, kind_of, reason_of
 from helpers.workers import ClipPool, cores
 
 log = logging.getLogger(__name__)
@@ -64,14 +64,10 @@ class Network:
         self._works, self._failure = False, None  # whether any sample went through, and the first error of another kind
 
     def run(self, samples: Iterable[Sample]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
-        """Run the network over all samples.
+        """Yield each owner with the network's output, or why it failed, in the order of samples, some batches later.
 
-        Yields:
-            Each owner with the network's output, or why it failed, in the order of samples, some batches later.
-
-        Raises:
-            Exception: At the end, where not one sample went through, what the network raised if it was no NetworkError:
-                then it is the network's fault, or memory is too small for it (MemoryError).
+        Where not one sample went through, what the network raised comes out at the end if it was no NetworkError: then
+        it is the network's fault, or memory is too small for it (MemoryError).
         """
         running: deque[Future] = deque()
         threads = ThreadPoolExecutor(AT_ONCE, "network")
@@ -177,12 +173,12 @@ class Clip:
 
 
 class RepeatedError(RuntimeError):
-    """Many clips failed alike: that is not theirs; the message says how, how many, and what to do."""
+    """Many clips failed alike: that is not theirs."""
 
 
 @dataclass
 class ClipRun(AbstractContextManager):
-    """Goes through the clips of a stage; used as `with`. Either iterate over it, or have it `stream` rows, once.
+    """Goes through the clips of a stage, in a `with`. Either iterate over it, or have it `stream` rows, once.
 
     Whatever is raised about a clip is that clip's failure: its reason in the manifest, its traceback in `progress.log`.
     What is not (`helpers.store.reason_of`) ends the run, and what is done stays. `clips` has the index `key` and the
@@ -238,11 +234,11 @@ class ClipRun(AbstractContextManager):
             with self.of(clip):
                 clip.fingerprint = self.source.fingerprint(clip.path, key)
                 clip.job = self.source.job(clip.path, key, clip.fingerprint)
-                if not self.stage.done(key, clip.fingerprint):
+                if not (arrays := self.stage.done(key, clip.fingerprint)):
                     yield clip, clip.job
                     continue
                 if self.network:
-                    self._list(clip, self.stage.read(key))
+                    self._list(clip, features_of(arrays, self.stage.path(key)))
                 self.count("found")
 
     def _fail(self, clip: Clip, error: BaseException) -> None:
@@ -256,16 +252,18 @@ class ClipRun(AbstractContextManager):
         self.count("failed")
         if not isinstance(error, ClipError):
             self._log(f"{clip.key}: {reason}\n{''.join(part[:2000] for part in traceback.format_exception(error))}")
-        if isinstance(error, AbsentError):
-            return
-        alike = self._alike[kind_of(reason)]
-        alike.add(clip.key)
+        if not isinstance(error, AbsentError):
+            self._check_repeated(clip.key, kind_of(reason))
+
+    def _check_repeated(self, key: str, kind: str) -> None:
+        """Raise RepeatedError where too many clips have failed alike."""
+        alike = self._alike[kind]
+        alike.add(key)
         is_half = self._n_begun >= LEAST and 2 * len(alike) >= self._n_begun
         if is_half or (len(alike) >= FIRST and alike.issuperset(self.clips.index[:FIRST])):
             raise RepeatedError(
-                f"{len(alike)} of the first {self._n_begun} clips failed alike: {kind_of(reason)}. This is rarely the "
-                "clips' fault: look for the cause, remove it and run the same command; or take such clips out of the "
-                "folder."
+                f"{len(alike)} of the first {self._n_begun} clips failed alike: {kind}. This is rarely their fault: "
+                "remove the cause and run the same command, or take such clips out of the folder."
             ) from None
 
     def stream(self) -> None:

@@ -177,10 +177,7 @@ class ClipRows(ABC):
         return self._is_read and len(self._made) == len(self._n_rows)
 
     def samples(self, chunks: Iterable[Chunk]) -> Iterator[tuple[np.ndarray, int]]:
-        """What the network is shown, sample by sample, and how many rows come of each.
-
-        Raises what `chunks` raise; ClipError where the clip is too short.
-        """
+        """What the network is shown, sample by sample, and how many rows come of each; ClipError: too short a clip."""
         for sample, n_rows in self._samples(self._values(chunks)):
             self._n_rows.append(n_rows)
             yield sample, n_rows
@@ -221,7 +218,6 @@ class ClipRows(ABC):
             yield from chunk.values
 
     def _column(self, name: str) -> np.ndarray:
-        """An array of all chunks."""
         return np.concatenate([getattr(chunk, name) for chunk in self._seen])
 
     def _reasons(self) -> list[str]:
@@ -237,15 +233,11 @@ class ClipRows(ABC):
         """The clip's rows, with their times."""
 
     def _checked(self, features: np.ndarray, bounds_s: Any, frame: np.ndarray, reasons: list[str]) -> FeatureFile:
-        """Rows with their start and end in seconds; those that have a reason, no face, or values that are not finite
-        are invalid and zero.
-        """
+        """Rows by start and end in seconds; with a reason, no face, or values not finite they are invalid and zero."""
         reason, (start_s, end_s) = np.array(reasons), bounds_s
         bad = ~np.isfinite(features).all(axis=1) | ~self.track.has_face((start_s + end_s) / 2) | (reason != "")
-        features = np.where(bad[:, None], np.float32(0), features)
-        return FeatureFile(
-            features, start_s, end_s, frame, ~bad, self._seen[-1].decoder, reason if any(reasons) else None
-        )
+        features, reason = np.where(bad[:, None], np.float32(0), features), reason if any(reasons) else None
+        return FeatureFile(features, start_s, end_s, frame, ~bad, self._seen[-1].decoder, reason)
 
 
 class StaticRows(ClipRows):
@@ -265,9 +257,8 @@ class DynamicRows(ClipRows):
     flows every `cfg.stride` flows, each computed by itself. A clip too short for one row is padded with zero flow, as
     if its last frame were repeated; its row is valid if half of it is real.
 
-    A row whose own flows are not all usable is invalid. In `whole` mode the rows beside it stay valid although the
-    convolutions reach over: one missing flow moved its own row by .20 of the rows' spread and either neighbour by .06
-    (Mixed_3c, random weights, synthetic clips), and leaving those out would cost three rows for one flow.
+    A row whose own flows are not all usable is invalid. In `whole` mode the rows beside it stay valid: the convolutions
+    reach over, but a missing flow moved them by a third of what it moved its own row.
     """
 
     def __init__(self, track: FaceTrack | Any, cfg: DynamicConfig):

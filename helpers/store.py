@@ -43,9 +43,7 @@ class AbsentError(ClipError):
 def reason_of(error: BaseException, name: str = "") -> str:
     """Say in one line why the clip called `name` cannot be used, whatever the class of the error.
 
-    Raises:
-        BaseException: The same error, where it is the run's: an interrupt, a full or read-only disk, processes that do
-            not start.
+    The same error is raised where it is the run's: an interrupt, a full or read-only disk, processes that do not start.
     """
     if isinstance(error, OF_RUN) or disk_full(error, Path(name)) or getattr(error, "errno", None) == errno.EROFS:
         raise error
@@ -142,11 +140,14 @@ def write_features(path: str | Path, rows: FeatureFile, fingerprint: str = "") -
 
 def read_features(path: str | Path) -> FeatureFile:
     """Read one clip's rows; a damaged file is a ValueError that names it."""
-    arrays = read_arrays(path)
-    arrays.pop("stamp", None)
-    decoder = str(arrays.pop("decoder", ""))
+    return features_of(read_arrays(path), path)
+
+
+def features_of(arrays: dict[str, np.ndarray], path: str | Path) -> FeatureFile:
+    """The rows that a clip's file holds."""
+    known = {name: array for name, array in arrays.items() if name != "stamp"}
     try:
-        return FeatureFile(**arrays, decoder=decoder)
+        return FeatureFile(**known | {"decoder": str(known.get("decoder", ""))})
     except TypeError:
         raise ValueError(f"{path} is not a feature file: it holds {', '.join(sorted(arrays))}.") from None
 
@@ -201,20 +202,17 @@ class Stage(FolderLock):
         """The file of one clip."""
         return self.folder / f"{key}.npz"
 
-    def done(self, key: str, fingerprint: str) -> bool:
-        """Whether the clip's file is there, whole, and made from this version of the clip."""
-        try:
-            return str(read_arrays(self.path(key))["stamp"]) == fingerprint
-        except Exception:  # whatever damage does to it
-            return False
+    def done(self, key: str, fingerprint: str) -> dict[str, np.ndarray]:
+        """What the clip's file holds if it is whole and made from this version of the clip; else nothing."""
+        with suppress(Exception):  # whatever damage does to it
+            arrays = read_arrays(self.path(key))
+            if str(arrays["stamp"]) == fingerprint:
+                return arrays
+        return {}
 
     def write(self, key: str, rows: FeatureFile, fingerprint: str) -> None:
         """Write the rows of one clip."""
         write_features(self.path(key), rows, fingerprint)
-
-    def read(self, key: str) -> FeatureFile:
-        """Read the rows of one clip."""
-        return read_features(self.path(key))
 
     def fail(self, clip: str, reason: str, row: int | None = None) -> None:
         """Record a clip, or one row of it, that could not be made."""

@@ -7,11 +7,12 @@ shifts one unnoticed. A file that breaks off is an error before anything is comp
 compares decoders.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import av
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 from av.codec.hwaccel import HWAccel
 
+from helpers.config import DECODERS
 from helpers.container import (
     CHANGES,
     Converter,
@@ -34,8 +36,7 @@ from helpers.container import (
     shown_size,
 )
 
-BACKENDS = ("pyav", "opencv")
-HARDWARE = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "drm", "amf")  # FFmpeg's names; cuda is NVDEC
+BACKENDS, HARDWARE = DECODERS[:2], DECODERS[2:]  # FFmpeg's names; cuda is NVDEC
 REFERENCE = "pyav"
 # What "auto" takes by codec and pixel format; of others the reference. Another decoder belongs here when
 # `benchmarks.decode` finds it exact and 1.1 times as fast. On two cores OpenCV was exact and .6 to .7 times as fast on
@@ -77,11 +78,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """What is in a video; only its first frame is decoded.
-
-    Raises:
-        VideoError: see `helpers.container.open_video`.
-    """
+    """What is in a video, of which the first frame is decoded; VideoError as in `helpers.container.open_video`."""
     with open_video(path) as video:
         return describe(video)
 
@@ -120,39 +117,33 @@ class Frames:
 
 
 def decode_pyav(video: OpenVideo, wanted: np.ndarray, device: str = "") -> Decoded:
-    """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`.
+    """Decode the wanted pictures with PyAV, in hardware on a device of `HARDWARE`; RuntimeError if there is none.
 
     It stops at the first picture that is damaged, or shown at another time than its packet says.
-
-    Raises:
-        RuntimeError: This machine has no such device.
     """
-    try:
-        container = open_container(video.path, HWAccel(device) if device else None)
-    except (av.FFmpegError, RuntimeError, ValueError) as error:  # the file was opened before
-        why = getattr(error, "strerror", None) or error
-        message = f"backend {device!r} cannot be used on this machine ({why}). Take 'auto' or 'pyav'."
-        raise RuntimeError(message) from None
-    with container:
+    with _opened(video, device) as container:
         codec, packets = container.streams[video.stream.index].codec_context, video.packets_of(container)
         codec.thread_type, codec.thread_count = "AUTO", max(1, cv2.getNumThreads())  # decoder processes set it to 1
-        codec.options = STRICT
+        codec.options, done = STRICT, {}
+        pictures = (picture for packet in packets for picture in codec.decode(packet))
         if video.is_open:
-            codec.options, codec.thread_count = LENIENT, 1
-            if not video.first_picture.key_frame:  # a refresh step by step: it must have a picture to refer to, any
-                codec.decode(first := next(packets))
-                packets = chain((first,), packets)
-            pictures = _decode_open(codec, packets)
-        else:
-            pictures = (picture for packet in packets for picture in codec.decode(packet))
-        done: dict[str, None] = {}
-        shown = deinterlaced(_as_announced(video, codec, pictures), done)
-        for number, (is_wanted, picture) in enumerate(zip(_is_wanted(wanted), shown, strict=False)):
-            if is_wanted:
+            pictures = _decode_open(video, codec, packets)
+        shown, numbers = deinterlaced(_as_announced(video, codec, pictures), done), set(wanted.tolist())
+        for number, picture in enumerate(islice(shown, max(numbers) + 1)):
+            if number in numbers:
                 version = ".".join(map(str, av.library_versions["libavcodec"]))
                 where = device if codec.is_hwaccel else "software"
                 decoder = f"pyav {av.__version__} (libavcodec {version}), {codec.name}, {where}"
                 yield number, picture, "; ".join((decoder, *done))
+
+
+def _opened(video: OpenVideo, device: str) -> av.container.InputContainer:
+    try:
+        return open_container(video.path, HWAccel(device) if device else None)
+    except (av.FFmpegError, RuntimeError, ValueError) as error:  # the file was opened before
+        why = getattr(error, "strerror", None) or error
+        message = f"backend {device!r} cannot be used on this machine ({why}). Take 'auto' or 'pyav'."
+        raise RuntimeError(message) from None
 
 
 def _as_announced(
@@ -170,13 +161,17 @@ def _as_announced(
         yield picture
 
 
-def _decode_open(codec: av.VideoCodecContext, packets: Iterator[av.Packet]) -> Iterator:
+def _decode_open(video: OpenVideo, codec: av.VideoCodecContext, packets: Iterator[av.Packet]) -> Iterator:
     """Decode H.264 that begins with no IDR picture, where `STRICT` refuses good pictures; stops at damage.
 
     FFmpeg reports damage in its log only. Those of `CUT_AWAY` are none up to the second key picture and as long as the
     decoder holds pictures (`HELD`): a recovery point promises right pictures (Rec. ITU-T H.264, D.2.8), and before the
     first one FFmpeg shows none.
     """
+    codec.options, codec.thread_count = LENIENT, 1
+    if not video.first_picture.key_frame:  # a refresh step by step: it must have a picture to refer to, any
+        codec.decode(first := next(packets))
+        packets = chain((first,), packets)
     level, n_keys = av.logging.get_level(), 0
     av.logging.set_skip_repeated(False)  # of an earlier file
     for k, packet in enumerate(packets):
@@ -193,11 +188,6 @@ def _decode_open(codec: av.VideoCodecContext, packets: Iterator[av.Packet]) -> I
             return
 
 
-def _is_wanted(wanted: np.ndarray) -> np.ndarray:
-    """Of each picture up to the last wanted one."""
-    return np.isin(np.arange(wanted[-1] + 1), wanted)
-
-
 def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     """Decode with OpenCV, which counts pictures and turns them by itself; what it shows wrongly is refused."""
     if odd := _oddities(video):
@@ -205,7 +195,7 @@ def decode_opencv(video: OpenVideo, wanted: np.ndarray) -> Decoded:
     capture = cv2.VideoCapture(str(video.path.absolute()), cv2.CAP_FFMPEG)
     decoder = f"opencv {cv2.__version__} (ffmpeg), {video.codec}, software"
     try:
-        for number, is_wanted in enumerate(_is_wanted(wanted)):
+        for number, is_wanted in enumerate(np.isin(np.arange(wanted[-1] + 1), wanted)):
             is_there, bgr = capture.read() if is_wanted else (capture.grab(), None)
             if not is_there:
                 return
@@ -228,12 +218,7 @@ def _oddities(video: OpenVideo) -> list[str]:
 
 
 def backend_name(backend: str = "auto") -> str:
-    """What `backend`, "auto", one of `BACKENDS` or of `HARDWARE`, stands for in a manifest.
-
-    "auto" is what suits each clip, by `FASTEST`; where that names the reference only, it is the reference.
-    """
-    if backend not in (legal := ("auto", *BACKENDS, *HARDWARE)):
-        raise ValueError(f"backend must be one of {', '.join(map(repr, legal))}, got {backend!r}.")
+    """What `backend`, "auto" (by `FASTEST`) or one of `BACKENDS` or `HARDWARE`, stands for in a manifest."""
     return REFERENCE if backend == "auto" and set(FASTEST.values()) == {REFERENCE} else backend
 
 
@@ -266,16 +251,10 @@ def count_samples(duration_s: float, fps: float) -> int:
 
 
 def fixed_rate_indices(t_s: np.ndarray, duration_s: float, fps: float) -> np.ndarray:
-    """Which frame is on screen at 0, 1/fps, 2/fps, ... seconds.
+    """Which frame is on screen at 0, 1/fps, 2/fps, ... seconds: int (count_samples,).
 
-    Args:
-        t_s: When each frame appears, seconds from the first one, (n,), increasing; any spacing.
-        duration_s: When the last frame disappears.
-        fps: Samples per second.
-
-    Returns:
-        Frame numbers, int (count_samples,). A frame may be repeated or left out; a clip sampled at its own rate gives
-        every frame once.
+    `t_s (n,)`: when each appears, seconds from the first, increasing; `duration_s`: when the last disappears. A frame
+    may be repeated or left out; a clip sampled at its own rate gives every frame once.
     """
     if fps <= 0:
         raise ValueError(f"fps must be above 0, got {fps}.")
@@ -295,7 +274,7 @@ def iter_frames(
     """Decode a video frame by frame; one frame is held at a time.
 
     Args:
-        path: Video file.
+        path: Video file; VideoError as in `open_video`, and where decoding fails, with the second.
         indices: Which frames, ascending numbers or a slice; of the samples when `fps` is given. Default: all.
         fps: Samples per second at fixed rate (see `fixed_rate_indices`); default: the frames as they are.
         n_frames: So many frames spread evenly (see `uniform_indices`), instead of the two above.
@@ -303,19 +282,13 @@ def iter_frames(
         backend: See `backend_name`.
 
     Yields:
-        RGB uint8 (H, W, 3), time in seconds (at fixed rate that of the sample), frame number in the file, and what
-        decoded it.
-
-    Raises:
-        VideoError: see `open_video`; also when decoding fails somewhere, saying at which second.
+        RGB uint8 (H, W, 3), seconds (at fixed rate those of the sample), number in the file, and what decoded it.
     """
     with open_video(path) as video:
         yield from _frames(video, *_plan(video, indices, fps, n_frames), size, backend)
 
 
-def _frames(
-    video: OpenVideo, index: np.ndarray, t_s: np.ndarray, size: tuple[int, int] | None, backend: str
-) -> Iterator[Frame]:
+def _frames(video: OpenVideo, index: np.ndarray, t_s: np.ndarray, size: Any, backend: str) -> Iterator[Frame]:
     convert, position, why = Converter(size, video.stream.sample_aspect_ratio), 0, ""
     try:
         for number, picture, decoder in _decode(video, np.unique(index), backend):
@@ -333,23 +306,10 @@ def _frames(
         raise VideoError(f"{video.path.name}: {what}: {convert}")
 
 
-def read_frames(
-    path: str | Path,
-    indices: Sequence[int] | slice | None = None,
-    *,
-    fps: float | None = None,
-    n_frames: int | None = None,
-    size: tuple[int, int] | None = None,
-    backend: str = "auto",
-) -> Frames:
+def read_frames(path: str | Path, indices: Sequence[int] | slice | None = None, **how: Any) -> Frames:
     """Decode frames into one array; the arguments are those of `iter_frames`."""
-    with open_video(path) as video:
-        index, t_s = _plan(video, indices, fps, n_frames)
-        for k, frame in enumerate(_frames(video, index, t_s, size, backend)):
-            if k == 0:
-                frames = np.empty((len(index), *frame[0].shape), np.uint8)
-            frames[k] = frame[0]
-    return Frames(frames, t_s, index, frame[-1])
+    frames, t_s, index, backends = zip(*iter_frames(path, indices=indices, **how), strict=True)
+    return Frames(np.stack(frames), np.array(t_s), np.array(index), backends[-1])
 
 
 def _plan(
@@ -377,22 +337,18 @@ def parity_table(path: str | Path, backends: Sequence[str] = BACKENDS, *, n_fram
 
     Returns:
         Index `backend`, of `BACKENDS` or `HARDWARE`; `decoder` as the library reports it, with what was
-        done to the pictures, `same_index`, `same_t_s`, `mean_levels`, `max_levels` (difference of grey levels, 0 to
-        255), `exact`: all of these within rounding, and `times_reference` (speed, median of the ratios). Of one that
+        done to the pictures, `same_index`, `same_t_s`, `mean_levels` (difference of grey levels, 0 to 255), `exact`:
+        all of these within rounding, and `times_reference` (speed, median of the ratios). Of one that
         cannot be used on this machine or on this clip, or of a damaged clip, the `error`.
     """
-
-    def seconds(backend: str) -> float:
-        start = time.perf_counter()
-        read_frames(path, n_frames=n_frames, size=(256, 256), backend=backend)
-        return time.perf_counter() - start
-
-    rows = []
+    read, rows = partial(read_frames, path, n_frames=n_frames), []
     for backend in backends:
+        both = backend, REFERENCE
         try:
-            ours, theirs = (read_frames(path, n_frames=n_frames, backend=name) for name in (backend, REFERENCE))
-            ratios = [seconds(REFERENCE) / seconds(backend) for _ in range(ROUNDS)]
-            rows.append(differences(ours, theirs) | {"times_reference": float(np.median(ratios))})
+            found = differences(*(read(backend=name) for name in both))
+            ways = [partial(read, size=(256, 256), backend=name) for name in both]
+            seconds = np.array([[timeit(way, number=1) for way in ways] for _ in range(ROUNDS)])
+            rows.append(found | {"times_reference": float(np.median(seconds[:, 1] / seconds[:, 0]))})
         except Exception as error:  # of one decoder: the others are compared all the same
             rows.append({"error": str(error) or type(error).__name__})
     return pd.DataFrame(rows, index=pd.Index(backends, name="backend"))
@@ -403,6 +359,6 @@ def differences(ours: Frames, theirs: Frames) -> dict[str, Any]:
     same_index, same_size = np.array_equal(ours.index, theirs.index), ours.frames.shape == theirs.frames.shape
     same_t_s = bool(same_index and np.allclose(ours.t_s, theirs.t_s))
     levels = np.abs(ours.frames.astype(np.int16) - theirs.frames) if same_size else np.array(255)
-    mean, most = float(levels.mean()), int(levels.max())
+    mean, is_near = float(levels.mean()), bool(levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS)
     found = {"decoder": ours.backend, "same_index": same_index, "same_t_s": same_t_s, "mean_levels": mean}
-    return found | {"max_levels": most, "exact": same_t_s and mean <= MEAN_LEVELS and most <= MAX_LEVELS}
+    return found | {"exact": same_t_s and is_near}

@@ -56,15 +56,9 @@ class ClipPool(AbstractContextManager):
     """Worker processes that run `work` over clips while the caller uses the chunks of an earlier one.
 
     A worker that fails costs the clip it is at; a new process takes the next. A thread per worker hands over the clips,
-    in order, and takes the chunks.
-
-    Args:
-        work: Takes an argument, yields chunks; at the top level of a module, not of the main script. What it raises
-            is raised from the clip's chunks. None, yielded now and then, is a sign of life and no chunk.
-        workers: Processes, started with the first clips.
-        ahead_chunks: Of a clip that may wait here; up to three more per worker are received, being sent, being made.
-        patience_s: Seconds of silence after which a worker counts as hung and is killed.
-        environment: Further variables of the workers, such as numbers of threads.
+    in order, and takes the chunks. `work` takes an argument and yields chunks; None, yielded now and then, is a sign of
+    life and no chunk. `ahead_chunks` of a clip may wait here; up to three more per worker are received, being sent,
+    being made. After `patience_s` seconds of silence a worker counts as hung and is killed.
     """
 
     def __init__(
@@ -96,17 +90,11 @@ class ClipPool(AbstractContextManager):
             process.end()
 
     def run(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Iterator[Any]]]:
-        """Work on all tasks; begin no other run before this one has ended.
+        """Yield (key, chunks) for each task (key, argument), in order; begin no other run before this one has ended.
 
-        Args:
-            tasks: (key, argument) of each clip; taken from in this thread, when a clip may be begun.
-
-        Yields:
-            (key, chunks) in the order of tasks. `chunks` must be used before the next clip; what is left is dropped.
-
-        Raises:
-            PoolError: the pool is closed. `chunks` raise it where no worker can be started, or what `work` raises if
-                that is a ValueError, or WorkerError.
+        A task is taken, in this thread, when it may be begun. `chunks` must be used before the next clip; what is left
+        is dropped. They raise what `work` raises if that is a ValueError, else WorkerError; PoolError where the pool is
+        closed or no worker can be started.
         """
         tasks, begun = iter(tasks), deque()
         while True:

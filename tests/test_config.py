@@ -10,7 +10,6 @@ import pytest
 from helpers import config
 from helpers.i3d import STAGES
 from helpers.pipeline import NOT_DECISIVE
-from helpers.video import BACKENDS, HARDWARE
 
 
 @pytest.mark.parametrize(
@@ -61,8 +60,7 @@ def test_what_decides_the_result_leaves_folders_and_speed_out():
     assert set(config.PreparationConfig().as_dict(without=NOT_DECISIVE)) == set(decisive.split())
 
 
-def test_names_are_those_of_the_decoders_and_of_the_network_and_near_types_are_taken():
-    assert (*BACKENDS, *HARDWARE) == config.DECODERS
+def test_names_are_those_of_the_network_and_near_types_are_taken():
     assert config.ENDPOINTS == STAGES
     assert type(config.PreparationConfig(fps=25).fps) is float
     assert config.TrainingConfig(seeds=(3, 4)).seeds == [3, 4]

@@ -116,11 +116,6 @@ def test_float16_pools_volumes_and_ends_at_65504():
     assert not np.isfinite(half(x)[1]).any()
 
 
-def test_an_unknown_precision_is_refused(network):
-    with pytest.raises(ValueError, match="float64"):
-        compile_forward(network[0], "float64")
-
-
 OP = {kind: getattr(tf.errors, f"{kind}Error") for kind in ("InvalidArgument", "ResourceExhausted", "Internal")}
 
 

@@ -48,17 +48,6 @@ def test_a_damaged_file_is_named_and_never_counts_as_done(tmp_path, damage):
         store.read_features(path)
 
 
-def test_whatever_damage_does_to_a_file_is_damage(tmp_path):
-    stage = store.Stage(tmp_path, "static", {})
-    stage.write("a", rows(), "1-1")
-    whole, random = stage.path("a").read_bytes(), np.random.default_rng(0)
-    for place, bit in zip(random.integers(0, len(whole), 400), random.integers(0, 8, 400), strict=True):
-        content = bytearray(whole)
-        content[place] ^= 1 << bit
-        stage.path("a").write_bytes(content)
-        stage.done("a", "1-1")
-
-
 def test_a_changed_clip_and_a_stage_made_differently_are_told(tmp_path):
     clip = tmp_path / "a.mp4"
     clip.write_bytes(b"123")
