@@ -85,21 +85,12 @@ def write_summary(out: str | Path) -> dict[str, Any]:
 
 
 def verdicts(summary: dict[str, Any]) -> list[str]:
-    """Sentences a reader can quote: the model against the constant, what is no better than it, the strongest rival; []
-    where nothing was trained.
+    """Sentences a reader can quote: the model against the constant and against its strongest rival, as far as they were
+    trained.
     """
-    models = summary["models"]
-    if not models:
-        return []
-    with_constant = {c["a"]: c for c in summary["comparisons"] if c["b"] == "constant"}
-    said = [with_constant[MAIN]["verdict"]]
-    useless = [name for name, c in with_constant.items() if name != MAIN and c["low"] is not None and c["low"] <= 0]
-    if useless:
-        said.append(f"No better than a constant: {', '.join(useless).replace('_', ' ')}.")
-    rivals = [c for c in summary["comparisons"] if c["a"] == MAIN and c["b"] != "constant"]
-    if rivals:
-        said.append(max(rivals, key=lambda c: models[c["b"]]["r2"]["mean"] or 0.0)["verdict"])
-    return said
+    ours = [c for c in summary["comparisons"] if c["a"] == MAIN]
+    ours.sort(key=lambda c: (c["b"] != "constant", c["difference"] or 0.0))
+    return [c["verdict"] for c in ours[:2]]
 
 
 def pointing_in_words(attention: dict[str, Any] | None) -> list[str]:

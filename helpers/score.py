@@ -92,11 +92,6 @@ class ClipScore:
     faces: list[np.ndarray] = field(repr=False, default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    @property
-    def unlike(self) -> bool:
-        """Whether the clip is unlike the training clips, so that its intervals do not hold."""
-        return any(of["unlike"] for of in self.familiarity.values())
-
 
 @dataclass(frozen=True)
 class Unusable:

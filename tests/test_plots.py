@@ -193,8 +193,7 @@ def test_figures_of_attention():
 
 def test_figures_of_score():
     ax = drawn(score.plot_score(made_up()))
-    dots = (one.get_xdata() for one in ax[0].lines if one.get_marker() == "o")
-    same([x[0] for x in dots if len(x)], list(VALUES.values()))
+    same(ax[0].containers[0].lines[0].get_xdata(), list(VALUES.values()))
     ax = drawn(score.plot_looks(made_up(), made_up().faces))
     same([*bars(ax[1], "height"), *cells(ax[2])[0]], [0.5, 0.3, 0.2, 0.1, -0.2, 0])
 

@@ -8,23 +8,20 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
 from helpers.clips import name_of
-from helpers.plots import TRAIT_COLORS, axes, named_rows, panels, picture_at, step_of, time_rows
+from helpers.plots import panels, picture_at, plot_intervals, step_of, time_rows
 
 
 def plot_score(result) -> Axes:
     """Draw each trait's score with its interval, and the constant beside it."""
-    ax = axes(None, (7, 0.6 * len(result.score) + 1.2), grid="x", title=result.video, xlim=(0, 1))
-    for row, (target, value) in enumerate(result.score.items()):
-        color = TRAIT_COLORS.get(target, "C0")
-        ax.hlines(row, result.low[target], result.high[target], color=color, lw=7, alpha=0.5)
-        ax.plot(value, row, "o", color=color, ms=9, mec="w", clip_on=False, zorder=3)
-        ax.plot(result.constant[target], row, "|", color="0.2", ms=20, mew=2)
-        ax.text(1.02, row, f"{value:.2f}", va="center")
-    ax.plot([], [], "o", color="0.5", label="score, 90 % interval")
-    ax.plot([], [], "|", color="0.2", ms=12, mew=2, label="constant predictor")
-    named_rows(ax, list(map(name_of, result.score)))
-    ax.set_xlabel("apparent trait (scale of the ratings)")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2)
+    rows = {
+        name_of(target): {
+            "score, 90 % interval": {"value": value, "interval": [result.low[target], result.high[target]]},
+            "constant predictor": {"value": result.constant[target], "interval": None},
+        }
+        for target, value in result.score.items()
+    }
+    ax = plot_intervals(rows, "apparent trait (scale of the ratings)", {}, title=result.video)
+    ax.set_xlim(0, 1)
     return ax
 
 
