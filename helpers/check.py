@@ -258,7 +258,7 @@ def estimate(checked: pd.DataFrame, root: str | Path, parameters: dict[str, dict
         first = _run_stages(several.head(max(1, len(several) // 2)), root, Path(folder, "first"), configs)
         then = _run_stages(several, root, Path(folder, "then"), configs)
     further = then - first if (then > first)[["clip_s", "spent_s"]].all(axis=None) else then
-    device, clip_s = chosen_device(configs["04 dynamic"].device.upper()), float(usable["duration_s"].sum())
+    device, clip_s = chosen_device(configs["04 dynamic"].device), float(usable["duration_s"].sum())
     waits = (further["network_s"] > BOUND * further["spent_s"]) & (device["kind"] == "GPU")
     table = pd.DataFrame({"per_s": further["spent_s"] / further["clip_s"], "bound": np.where(waits, "GPU", "cores")})
     table["hours"] = table["per_s"] * clip_s / 3600

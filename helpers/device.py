@@ -108,7 +108,13 @@ def open_nvml(index: int) -> tuple[ModuleType, Any]:
 def chosen_device(name: str) -> pd.Series:
     """Row of `list_devices` for a name of `use_device`; for none the first GPU, if any."""
     table = list_devices().set_index("logical", drop=False)
-    return table.loc[name] if name in table.index else table.iloc[min((table["kind"] == "CPU").sum(), len(table) - 1)]
+    first_gpu = min((table["kind"] == "CPU").sum(), len(table) - 1)  # the processor without one
+    return table.loc[_full_name(name)] if name else table.iloc[first_gpu]
+
+
+def _full_name(name: str) -> str:
+    """A device as `list_devices` spells it: CPU:0 for "cpu"; "" stays."""
+    return name.upper() if ":" in name or not name else f"{name.upper()}:0"
 
 
 def gpu_index(name: str) -> int:
@@ -154,7 +160,7 @@ def use_device(name: str) -> Iterator[str]:
     `name` is "CPU:0", "GPU:1", ..., without a number the first; empty leaves the choice to the backend, which takes the
     first GPU where there is one. ValueError names the devices that are there.
     """
-    full = name.upper() if ":" in name or not name else f"{name.upper()}:0"
+    full = _full_name(name)
     if full:
         there = list_devices()["logical"].tolist()
         if full not in there:
