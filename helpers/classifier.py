@@ -20,7 +20,7 @@ from keras import layers, ops
 from sklearn import metrics
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -62,18 +62,8 @@ class FrameClassifier(keras.Model):
     `feature_dim`: width D of a frame's features; `dropout_rate`: share of projected channels and of h, in [0, 1).
     """
 
-    def __init__(
-        self,
-        feature_dim: int,
-        n_classes: int,
-        units: int = 64,
-        dropout_rate: float = 0.3,
-        components: int = 32,
-        **kwargs,
-    ):
+    def __init__(self, feature_dim: int, n_classes: int, units: int, dropout_rate: float, components: int, **kwargs):
         super().__init__(**kwargs)
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be at least 2, got {n_classes}. Add folders of further classes.")
         self.feature_dim, self.n_classes, self.units, self.dropout_rate = feature_dim, n_classes, units, dropout_rate
         self.components, inner = min(components, feature_dim), {"dtype": self.dtype_policy}
         self.reduction = layers.Dense(self.components, trainable=False, dtype="float32", name="reduction")
@@ -125,9 +115,8 @@ class FrameClassifier(keras.Model):
 
 
 def build_classifier(feature_dim: int, n_classes: int, cfg: ClassificationConfig, seed: int) -> FrameClassifier:
-    """Build the classifier as it is before its training with this seed: the same weights at every call.
-
-    It computes in `cfg.precision`, but for the principal components and the softmax, which are float32 as the weights.
+    """Build the classifier as it is before its training with this seed: the same weights at every call. Components,
+    softmax and weights are float32 in every `cfg.precision`.
     """
     keras.utils.set_random_seed(seed)
     with computing_in(cfg.precision):
@@ -138,13 +127,12 @@ def fit_bag(
     x: np.ndarray, labels: np.ndarray, x_validation: np.ndarray, truth: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Fit a logistic regression on means of frames (N, D), its penalty chosen on validation clips; what predicts."""
-    bags = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000)).fit(x, labels)
-        for c in BAG_PENALTIES
-    ]
-    return min(
-        bags, key=lambda bag: metrics.log_loss(truth, bag.predict_proba(x_validation), labels=bag.classes_)
-    ).predict_proba
+
+    def loss(bag: Pipeline) -> float:
+        return metrics.log_loss(truth, bag.predict_proba(x_validation), labels=bag.classes_)
+
+    models = (LogisticRegression(C=c, class_weight="balanced", max_iter=2000) for c in BAG_PENALTIES)
+    return min((make_pipeline(StandardScaler(), model).fit(x, labels) for model in models), key=loss).predict_proba
 
 
 class Job(NamedTuple):
@@ -217,7 +205,7 @@ def read_fold(
 ) -> tuple[Part, Part, Part]:
     """Fit a network's reduction to training clips, and read and reduce the clips for training, validation and test.
 
-    Principal components are those of the training clips in all of their views. Of features, one clip is held at a time.
+    Components are those of the training clips in all of their views; the features of one clip are held at a time.
     """
     training, testing = ([PLAIN, *views] for views in view_names(cfg.views, cfg.tta_views))
 
@@ -278,11 +266,10 @@ def evaluate_all(clips: LabelledClips, cfg: ClassificationConfig) -> dict[str, A
 def _facts(table: pd.DataFrame, tested: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, int]:
     """How many clips and sources there are, are tested, and leak."""
     source = table["source"].to_numpy()
+    shared = [int(np.isin(source[fold.test], source[fold.train]).sum()) for fold in folds]
     return {
         "folds": len(folds),
-        "test_clips_sharing_a_source_with_train": max(
-            int(np.isin(source[fold.test], source[fold.train]).sum()) for fold in folds
-        ),
+        "test_clips_sharing_a_source_with_train": max(shared),
         "clips": len(table),
         "sources": table["source"].nunique(),
         "test_clips": len(tested),
@@ -300,10 +287,7 @@ def _by_class(truth: np.ndarray, predicted: np.ndarray, classes: list[str]) -> d
 
 
 def _keep_ensemble(cfg: ClassificationConfig, results: dict[str, Any]) -> None:
-    """Write `model/`: the checkpoints of the best model with all folds and seeds, and `card.json`.
-
-    Each checkpoint has seen other clips; the accuracy on the card is of clips that it did not see.
-    """
+    """Write `model/`: the best model's checkpoints of all folds and seeds, and `card.json`."""
     folder = cfg.out / "classification" / "model"
     names = [f"{member}.keras" for member in results["members"]]
     for name in names:

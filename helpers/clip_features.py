@@ -19,7 +19,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from helpers.backbones import Backbone, build_backbone
-from helpers.clip_frames import ARRAY_FILES, PLAIN, FrameJob, clip_frames, count_clips, view_names
+from helpers.clip_frames import ARRAY_FILES, PLAIN, FrameJob, clip_frames, open_array, view_names
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
 from helpers.files import write_json
@@ -35,7 +35,6 @@ from helpers.video import backend_name, backend_version
 
 PARAMETERS = ("backbone", "weights", "input_px", "n_frames", "frame_px", "flip", "seed", "precision")
 PARAMETERS += ("scales", "views", "tta_views", "split")  # which decide what is in a clip's file
-COLUMNS = ("features", "t_start_s", "valid", "view")  # of a clip's file that are read
 
 
 class LabelledClips(NamedTuple):
@@ -57,7 +56,8 @@ class LabelledClips(NamedTuple):
 
     def read(self, key: str, views: Sequence[str] = (PLAIN,)) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of each of these views of a clip the features (n, D) float32, seconds (n,), and which are valid (n,) bool."""
-        features, t_s, valid, view = read_arrays(self.folder / f"{key}.npz", COLUMNS).values()
+        columns = ("features", "t_start_s", "valid", "view")
+        features, t_s, valid, view = read_arrays(self.folder / f"{key}.npz", columns).values()
         yield from ((features[own], t_s[own], valid[own]) for own in (view == name for name in views))
 
     def notes(self) -> list[str]:
@@ -80,9 +80,7 @@ def find_classes(data_dir: str | Path) -> LabelledClips:
 
     Folders are classes by their place: below a folder whose name says a split (`train`, `val`, `test80_01`). A class
     that a split lacks, a file beside the class folders and an array that cannot be read are problems, not errors.
-
-    Raises:
-        ValueError: No splits, fewer than two classes with clips, or two files with one key.
+    ValueError where there are no splits, fewer than two classes with clips, or two files with one key.
     """
     root, rows, problems, named = Path(data_dir), [], {}, set()
     for folder in sorted(path for path in root.glob("*") if path.is_dir() and split_named(path.name)):
@@ -113,7 +111,7 @@ def _clips_of(root: Path, folder: str, below: str) -> list[tuple[str, str, int]]
     if is_video(path):
         return [(clip_key(path), path, -1)]
     stem = clip_key(path.removesuffix(Path(path).suffix))
-    return [(f"{stem}/{place:04d}", path, place) for place in range(count_clips(root / path))]
+    return [(f"{stem}/{place:04d}", path, place) for place in range(len(open_array(root / path)))]
 
 
 def _refuse_classes(table: pd.DataFrame, classes: list[str], root: Path) -> None:
@@ -132,10 +130,8 @@ def plan_folds(clips: LabelledClips, cfg: ClassificationConfig) -> list[Fold]:
 
     "source": `cfg.folds` parts of whole sources with equal shares of the classes; each is the test part once and the
     validation part once, so that every clip has a prediction of a model that saw neither it nor its source.
-    "official": one fold, the folders train, validation and test.
-
-    Raises:
-        ValueError: Too few clips or sources; or the training clips of a fold, or the test clips, lack a class.
+    "official": one fold, the folders train, validation and test. ValueError where there are too few clips or sources,
+    or the training clips of a fold, or the test clips, lack a class.
     """
     folds = _official(clips.table) if cfg.split == "official" else _by_source(clips.table, cfg)
     parts = {f"the training clips of fold {k}": fold.train for k, fold in enumerate(folds)}
@@ -179,23 +175,18 @@ class ViewRows(ClipRows):
         return {row: f"{rows.view[row]}: {FAILED}" for row in np.flatnonzero(~rows.valid).tolist()}
 
     def _file(self, features: np.ndarray) -> FeatureFile:
-        t_s, frame = self._column("t_s"), self._column("frame")
+        t_s, valid = self._column("t_s"), np.isfinite(features).all(axis=1)
         view = np.repeat([chunk.view for chunk in self._seen], [len(chunk.t_s) for chunk in self._seen])
-        valid = np.isfinite(features).all(axis=1)
         for name in dict.fromkeys(view):
             own = view == name
             features[own], valid[own] = average_scales(features[own], t_s[own], valid[own], self.scales)
-        return FeatureFile(features, t_s, t_s, frame, valid, self._seen[-1].decoder, view=view)
+        return FeatureFile(features, t_s, t_s, self._column("frame"), valid, self._seen[-1].decoder, view=view)
 
 
 def extract_clip_features(cfg: ClassificationConfig) -> LabelledClips:
-    """Make the feature files of all splits, in all views, and the HDF5 files of the plain ones.
+    """Make the feature files of all splits, in all views, and the HDF5 files of the plain ones; see `views_of`.
 
-    With `split` "source", where every clip trains in some folds and tests in another, each clip has every view; with
-    "official" only clips of `train` have those for training, and only clips of `test` those for testing.
-
-    Raises:
-        ValueError: See `find_classes` and `plan_folds`; the folder was made otherwise; or no clip could be used.
+    ValueError as of `find_classes` and `plan_folds`; where the folder was made otherwise; or no clip could be used.
     """
     clips = find_classes(cfg.data)
     _note_few_sources(clips, cfg)
@@ -227,7 +218,9 @@ def _made_of(cfg: ClassificationConfig, backbone: Backbone) -> tuple[dict[str, A
 
 
 def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
-    """The views that clips of a split have: with `split` "source", every clip trains and is tested on."""
+    """The views that clips of a split have: with `split` "source", where every clip trains and tests, all; with
+    "official" only clips of `train` have those for training, and only clips of `test` those for testing.
+    """
     training, testing = view_names(cfg.views, cfg.tta_views)
     if cfg.split == "source":
         return (PLAIN, *training, *testing)
@@ -235,7 +228,7 @@ def views_of(split: str, cfg: ClassificationConfig) -> tuple[str, ...]:
 
 
 def _note_few_sources(clips: LabelledClips, cfg: ClassificationConfig) -> None:
-    """Refuse clips that could not be trained and tested on afterwards; a problem where they are of few sources."""
+    """Refuse clips that could not be trained and tested on; few sources are a problem."""
     tested = np.concatenate([fold.test for fold in plan_folds(clips, cfg)])
     n_sources = clips.table["source"].iloc[tested].nunique()
     if n_sources < FEWEST:

@@ -143,26 +143,19 @@ def relight(frame: np.ndarray, light: float, noise_sd: float, r: np.random.Gener
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def count_clips(path: Path) -> int:
-    """How many clips an array file holds. VideoError if it is damaged or holds something else."""
-    return len(_opened(path))
-
-
 def read_clip(path: Path, place: int) -> np.ndarray:
-    """One clip of an array file, RGB uint8 (T, H, W, 3). VideoError as `count_clips`."""
+    """One clip of an array file, RGB uint8 (T, H, W, 3). VideoError as `open_array`."""
     clip = _held(path, path.stat().st_mtime_ns)[place]
     if clip.dtype != np.uint8:
         if not (clip.dtype.kind == "f" and clip.min() >= 0 and clip.max() <= 1):
-            raise VideoError(
-                f"{path.name}: values must be uint8, or floats in [0, 1], got {clip.dtype} from {clip.min():g} to "
-                f"{clip.max():g}. Undo their normalisation: each network has its own, and applies it itself."
-            )
+            got = f"got {clip.dtype} from {clip.min():g} to {clip.max():g}. Undo their normalisation"
+            raise VideoError(f"{path.name}: values must be uint8, or floats in [0, 1], {got}.")
         clip = np.round(clip * 255).astype(np.uint8)
     return np.ascontiguousarray(clip.transpose(0, 2, 3, 1))
 
 
-def _opened(path: Path) -> np.ndarray:
-    """The numbers (N, T, 3, H, W) of an npy file, as a memory map, or `videos` of an npz file, in memory."""
+def open_array(path: Path) -> np.ndarray:
+    """The clips (N, T, 3, H, W) of an npy file, as a memory map, or `videos` of an npz file, in memory; VideoError."""
     try:
         if path.suffix == ".pt":
             raise ValueError("PyTorch files are not read: save its tensor by np.savez(..., videos=tensor.numpy())")
@@ -178,4 +171,4 @@ def _opened(path: Path) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _held(path: Path, changed_ns: int) -> np.ndarray:
     """The last opened file: the clips of one follow each other."""
-    return _opened(path)
+    return open_array(path)

@@ -75,7 +75,7 @@ def test_components_keep_their_proportions():
     random, spread = np.random.RandomState(0), np.array([4.0, 2.0, 1.0])
     directions = np.linalg.qr(random.normal(size=(11, 11)))[0][:3]
     clips = (random.normal(size=(7, 13, 3)) * spread) @ directions + 5
-    model = FrameClassifier(11, 2, components=3)
+    model = FrameClassifier(11, 2, 4, 0.0, components=3)
     model.adapt(np.concatenate(clips))
     z = model.reduce(clips)["frames"].reshape(-1, 3)
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-4)

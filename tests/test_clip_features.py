@@ -15,7 +15,7 @@ from synthetic_features import kill_after
 from data_sample.make.motion_sample import motion_plan
 from helpers import clip_features
 from helpers.clip_features import average_scales, extract_clip_features, find_classes, plan_folds, views_of
-from helpers.clip_frames import CORRUPTIONS, STEP, FrameJob, clip_frames, count_clips, read_clip, show_view
+from helpers.clip_frames import CORRUPTIONS, STEP, FrameJob, clip_frames, open_array, read_clip, show_view
 from helpers.config import ClassificationConfig
 from helpers.container import VideoError
 from helpers.files import ROOT, read_json
@@ -161,7 +161,7 @@ def test_corruptions_do_what_their_names_say_and_views_for_testing_bring_light()
 def test_an_array_is_read_clip_by_clip(tmp_path, name, kind):
     path, stored = tmp_path / name, VIDEOS if kind is np.uint8 else (VIDEOS / np.float32(255)).astype(kind)
     np.save(path, stored) if name.endswith("y") else np.savez_compressed(path, x=0, videos=stored)
-    assert count_clips(path) == 2
+    assert len(open_array(path)) == 2
     for place in (0, 1):
         assert np.array_equal(read_clip(path, place), VIDEOS[place].transpose(0, 2, 3, 1))
 
