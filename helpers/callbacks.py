@@ -148,36 +148,34 @@ def read_logs(folder: str | Path) -> dict[str, Any]:
 def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     """Share out the time of a training and say what would shorten it; what its callbacks wrote must hold an epoch.
 
-    The first execution and the first validation include tracing: what they take beyond the median of the later ones is
-    the start.
-
     Returns:
-        `seconds` and `share` of start, steps, validation and other, `total_s`, `epoch_s` and `step_ms` (medians without
-        the start), `epochs`, `recommendations` (sentences, each with the measured number that it rests on).
+        `seconds` and `share` of start (what tracing takes), steps, validation and other, `total_s`, `epoch_s` and
+        `step_ms` (medians without the start), `epochs`, `recommendations` (sentences with the number they rest on).
     """
     epochs, executions = pd.DataFrame(times["epoch"]), pd.DataFrame(times["execution"])
-    step_s = _usual(executions["seconds"] / executions["steps"])
-    steps_start = max(executions["seconds"][0] - step_s * executions["steps"][0], 0.0)
-    validation_start = max(epochs["validation_s"][0] - _usual(epochs["validation_s"]), 0.0)
-    spent = pd.Series({
-        "start": steps_start + validation_start,
-        "steps": epochs["steps_s"].sum() - steps_start,
-        "validation": epochs["validation_s"].sum() - validation_start,
-        "other": epochs["other_s"].sum(),
-    })  # fmt: skip
+    step_s, n, epoch_s = _usual(executions["seconds"] / executions["steps"]), len(epochs), _usual(epochs["seconds"])
+    spent = _spent(epochs, executions, step_s)
     found = {
         "seconds": spent.to_dict(),
         "share": (spent / spent.sum()).to_dict(),
         "total_s": float(spent.sum()),
-        "epoch_s": _usual(epochs["seconds"]),
+        "epoch_s": epoch_s,
         "step_ms": step_s * 1000,
-        "epochs": len(epochs),
+        "epochs": n,
     }
     best = int(np.nanargmin(np.array([entry["val_loss"] for entry in metrics["epoch"]], float))) + 1
-    after = {"best": best, "after": len(epochs) - best, "after_s": (len(epochs) - best) * found["epoch_s"]}
-    figures = found | found["share"] | spent.add_suffix("_s").to_dict() | after | {"wasted": 1 - best / len(epochs)}
+    after = {"best": best, "after": n - best, "after_s": (n - best) * epoch_s, "wasted": 1 - best / n}
+    figures = found | found["share"] | spent.add_suffix("_s").to_dict() | after
     said = [sentence.format(**figures) for name, (limit, sentence) in ADVICE.items() if figures[name] > limit]
     return found | {"recommendations": said}
+
+
+def _spent(epochs: pd.DataFrame, executions: pd.DataFrame, step_s: float) -> pd.Series:
+    """Seconds by part; what the first execution and validation, which trace, take beyond the later is the start."""
+    steps_start = max(executions["seconds"][0] - step_s * executions["steps"][0], 0.0)
+    validation_start = max(epochs["validation_s"][0] - _usual(epochs["validation_s"]), 0.0)
+    sums = epochs[["steps_s", "validation_s", "other_s"]].sum().to_numpy() - [steps_start, validation_start, 0.0]
+    return pd.Series([steps_start + validation_start, *sums], ["start", "steps", "validation", "other"])
 
 
 def _usual(seconds: pd.Series) -> float:

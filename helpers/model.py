@@ -323,10 +323,8 @@ class ModelSerializer:
 
 
 def export_model(model: CompletePersonalityModel, path: str | Path) -> Path:
-    """Write a cross-attention network as a SavedModel, in a folder, for inference elsewhere.
-
-    Inputs, by name: `static` (B, Ts, static_dim), `dynamic` (B, Td, dynamic_dim), `static_t_s`, `dynamic_t_s` in
-    seconds, float32, `static_mask`, `dynamic_mask` bool; output: scores (B, n_targets).
+    """Write a cross-attention network as a SavedModel, in a folder, for inference elsewhere: it takes all of
+    `INPUT_NAMES` by name, features and times float32, masks bool, and gives scores (B, n_targets).
     """
     signature: dict[str, keras.InputSpec] = {}
     for name, width in (("static", model.static_dim), ("dynamic", model.dynamic_dim)):

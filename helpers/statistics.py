@@ -1,8 +1,7 @@
 """How good predictions are, and what can be told from so few sources: metrics, one bootstrap over sources, groups.
 
-In: values, or `truth` and `prediction`, float arrays (N, k), scores in [0, 1], of clips with their sources. NaN means
-unknown and is left out. Clips of one source are not independent, so whole sources are drawn, with replacement (Efron
-and Tibshirani 1993, ch. 8). Out: values with intervals, and sentences.
+`truth` and `prediction` are float arrays (N, k), scores in [0, 1]; NaN is left out. Clips of one source are not
+independent, so whole sources are drawn, with replacement (Efron and Tibshirani 1993, ch. 8).
 """
 
 import math
@@ -159,12 +158,10 @@ Pair = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # one seed's test 
 def r2_differences(pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
     """Compare two models: both, and all seeds, are scored on the same draw. A difference is the mean over the seeds.
 
-    R² is measured against the mean of the whole test set in every draw: against the draw's own, which lies nearer to
-    the clips drawn, any model would gain on a constant (+.005 on the sample).
-
-    Returns:
-        float64 (k + 1, 3): R²(a) - R²(b), the percentile interval's low and high end (NaN for fewer than `FEWEST`
-        sources), the last row the mean over the targets that have a value; and the number of sources.
+    R² is against the mean of the whole test set in every draw: against the draw's own, which lies nearer to the clips
+    drawn, any model would gain on a constant (+.005 on the sample). Returns float64 (k + 1, 3), R²(a) - R²(b) with the
+    percentile interval's ends (NaN for fewer than `FEWEST` sources), the last row the mean over the targets that have a
+    value; and the number of sources.
     """
     parts = []
     for truth, a, b, sources in pairs:
@@ -211,9 +208,8 @@ def comparisons(predictions: pd.DataFrame, names: Sequence[str], main: str) -> l
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Say what a comparison came to: better, worse, or not to be told apart, with the interval; or why it has none.
-
-    Better and worse mean that the whole interval lies on that side of 0.
+    """Say what a comparison came to: better or worse, the whole interval on that side of 0; not to be told apart; or why
+    it has no interval.
     """
     a, b = (found[side].replace("_", " ") for side in "ab")
     than = "a constant" if b == "constant" else b
@@ -276,10 +272,8 @@ def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict
 def model_warnings(
     weights: Sequence[str], *, synthetic: bool = False, invented: bool = False, split: str | None = None
 ) -> list[str]:
-    """What weakens everything that a model says.
-
-    `weights`: names of those of the networks behind it; `synthetic`, `invented`: whether its clips and ratings were;
-    `split`: the warning of its split.
+    """What weakens everything that a model says, by the names of the weights behind it, whether its clips are synthetic
+    and its ratings invented, and the warning of its split.
     """
     found = {
         "the networks have random weights: their scores say nothing about people": "random" in weights,

@@ -240,12 +240,9 @@ def predict_trees(
     """Make the features of both trees with the networks that a run's model was trained behind, and score them.
 
     `faces_fps`, `flow_fps`: see `helpers.precomputed`; default: as in a training on trees. `<name>.npy` holds the
-    scores, float32 (N, k); `<name>_ids.txt` the clip of each row; `<name>.json` the rest; `<name>/` the features, which
-    another call does not make again.
-
-    Returns:
-        Scores, index clip in the natural order of the names in `face_dir`, a column per target. Clips in one tree only,
-        or of which no row can be used, are left out; the JSON has them with their reasons.
+    scores, float32 (N, k); `<name>_ids.txt` the clip of each row; `<name>.json` the rest, and why clips are left out
+    that are in one tree only or have no row that can be used; `<name>/` the features, which another call does not make
+    again. Returns the scores, index clip in the natural order of the names, a column per target.
     """
     output, folder = checked_output(output, ".npy"), Path(model_dir)
     card = read_card(folder, of_videos=False)
@@ -255,12 +252,7 @@ def predict_trees(
     dynamic = DynamicConfig.checked(_parameters(trained["dynamic"], "flow", flow_dir, flow_fps) | own)
     clips, left_out = clips_of_trees(static, dynamic)
     made = {"dynamic": extract_dynamic(clips, dynamic), "static": extract_static(clips, static)}
-    for name, manifest in made.items():
-        check_weights(name, manifest["identity"]["weights"]["sha256"], card)
-    ours = {name: _view(manifest["identity"]) for name, manifest in made.items()}
-    odd = differences(ours, {name: _view(trained[name]) for name in made})
-    for line in odd:
-        log.warning("the model was trained on other input: %s", line)
+    odd = _compare_with_training(made, card)
     reduction = read_reduction(folder / "reduction.npz")
     aligned = align_streams(clips, static.out / "static", dynamic.out / "dynamic", reduction, targets=())
     failed = {e["clip"]: f"{name}: {e['reason']}" for name, manifest in made.items() for e in manifest["failed"]}
@@ -275,6 +267,18 @@ def predict_trees(
     with replacing(output) as part:
         np.save(part, scores)
     return pd.DataFrame(scores, columns=card["targets"], index=pd.Index(aligned.clips, name="clip"))
+
+
+def _compare_with_training(made: dict[str, Any], card: dict[str, Any]) -> list[str]:
+    """How the input of these manifests differs from a model's; ValueError where the networks have other weights."""
+    trained = card["extractors"]
+    for name, manifest in made.items():
+        check_weights(name, manifest["identity"]["weights"]["sha256"], card)
+    ours = {name: _view(manifest["identity"]) for name, manifest in made.items()}
+    odd = differences(ours, {name: _view(trained[name]) for name in made})
+    for line in odd:
+        log.warning("the model was trained on other input: %s", line)
+    return odd
 
 
 def _parameters(trained: dict[str, Any], kind: str, folder: str | Path, fps: float | None) -> dict[str, Any]:

@@ -76,10 +76,9 @@ def constant(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray)
 def same_video(sets: Sequence[Aligned], train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
     """Answer the mean rating of the training clips of the same source, shrunken to the mean of all: sees no pixel.
 
-    Whatever it knows beyond the constant is what the split leaks; by source it is the constant. The weight of a source
-    with n clips is n vb / (n vb + vw), the best linear predictor in a one-way random-effects model, with the variances
-    between and within sources from the analysis of variance (Searle, Casella and McCulloch 1992, ch. 3).
-    Arguments and result are those of `constant`.
+    Whatever it knows beyond the constant is what the split leaks. The weight of a source with n clips is
+    n vb / (n vb + vw), the best linear predictor in a one-way random-effects model, with the variances between and
+    within sources from the analysis of variance (Searle, Casella and McCulloch 1992, ch. 3).
     """
     labels, sources = sets[0].labels[train].astype(float), sets[0].sources[train]
     columns = [_shrunken_means(pd.Series(column, index=sources).dropna()) for column in labels.T]
@@ -170,10 +169,8 @@ def variant_of(name: str) -> Variant:
 
 
 def chosen_models(models: str) -> tuple[str, ...]:
-    """The models that `models` of the training's parameters means: names with commas, "short" is MODELS, "all" all.
-
-    They come in the order of the table, the constant and the token model always among them: every comparison needs
-    both.
+    """The models that `models` of the training's parameters means, in the order of the table: names with commas,
+    "short" is MODELS, "all" all; always the constant and the token model, which every comparison needs.
     """
     groups = {"all": tuple(VARIANTS), "short": MODELS}
     wanted = {each for name in models.split(",") for each in groups.get(name.strip(), (name.strip(),))}
@@ -227,13 +224,10 @@ def start_model(name: str, aligned: Aligned, cfg: TrainingConfig, seed: int) -> 
     return model
 
 
-def own_architectures(
-    clips: Aligned, cfg: TrainingConfig, names: Sequence[str] = tuple(VARIANTS)
-) -> dict[str, tuple[keras.Model, Any]]:
+def own_architectures(clips: Aligned, cfg: TrainingConfig, names: Sequence[str]) -> dict[str, tuple[keras.Model, Any]]:
     """The networks among these models, for the widths and tokens of these clips: what `compare_architectures` takes."""
-    one = clips.take(np.arange(1))
-    networks = [name for name in names if variant_of(name).build]
-    return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in networks}
+    one, names = clips.take(np.arange(1)), [name for name in names if variant_of(name).build]
+    return {name: (start_model(name, one, cfg, 0), model_inputs(name, one, 0)) for name in names}
 
 
 def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:
