@@ -208,8 +208,8 @@ def comparisons(predictions: pd.DataFrame, names: Sequence[str], main: str) -> l
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Say what a comparison came to: better or worse, the whole interval on that side of 0; not to be told apart; or why
-    it has no interval.
+    """Say what a comparison came to: better or worse, the whole interval being on that side of 0; not to be told apart;
+    or why it has no interval.
     """
     a, b = (found[side].replace("_", " ") for side in "ab")
     than = "a constant" if b == "constant" else b
