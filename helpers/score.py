@@ -321,26 +321,26 @@ def score_all(
     without the faces, as CSV what `as_table` returns.
     """
     results: list[ClipScore | Unusable] = []
-
-    def write():
-        records = [asdict(result) for result in results]
-        if json:
-            write_json(json, [{k: v for k, v in record.items() if k != "faces"} for record in records])
-        if csv:
-            with replacing(csv) as part:
-                as_table(results).to_csv(part, index=False, float_format="%.6g")
-
     written_s = time.monotonic()
     try:
         for _, result in each_video(paths, lambda path, name: score_clip(path, scorer, name=name, faces=faces)):
             results.append(result)
             report(result)
             if time.monotonic() > written_s + WRITE_EVERY_S:
-                write()
+                _write(results, json, csv)
                 written_s = time.monotonic()
     finally:
-        write()
+        _write(results, json, csv)
     return results
+
+
+def _write(results: Sequence[ClipScore | Unusable], json: Path | None, csv: Path | None) -> None:
+    records = [asdict(result) for result in results]
+    if json:
+        write_json(json, [{k: v for k, v in record.items() if k != "faces"} for record in records])
+    if csv:
+        with replacing(csv) as part:
+            as_table(results).to_csv(part, index=False, float_format="%.6g")
 
 
 def as_table(results: Sequence[ClipScore | Unusable]) -> pd.DataFrame:
