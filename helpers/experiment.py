@@ -21,9 +21,9 @@ from helpers.align import CLIPS_FILE, Aligned, bank_differences, read_aligned, r
 from helpers.callbacks import read_losses, watchers
 from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
+from helpers.feature_quality import write_training_tokens
 from helpers.files import code_version, file_sha256, needs, read_json, replacing, resolve, write_json
 from helpers.model import clips_at_once
-from helpers.out_of_distribution import write_training_tokens
 from helpers.splits import SPLITS, split_clips, training_splits
 from helpers.store import STREAMS, read_arrays, read_manifest
 from helpers.train import Trainer, fingerprint, job_file, train_missing

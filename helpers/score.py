@@ -21,12 +21,12 @@ from helpers.clips import TRAITS, as_line, name_of, take_inventory
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.container import VideoError
 from helpers.faces import track_clip
+from helpers.feature_quality import TrainingTokens, read_training_tokens
 from helpers.files import needs, read_json, replacing, write_json
 from helpers.forward import Forward, compile_forward
 from helpers.i3d import build_motion_network
 from helpers.model import load_model
 from helpers.names import natural_order
-from helpers.out_of_distribution import TrainingTokens, read_training_tokens
 from helpers.pipeline import rows_of_clip
 from helpers.rows import DynamicRows, Job, StaticRows, face_crops, face_flows
 from helpers.store import FeatureFile, reason_of

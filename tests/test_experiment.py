@@ -13,8 +13,8 @@ from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, writ
 from helpers.clips import write_clips
 from helpers.config import TrainingConfig
 from helpers.experiment import Job, TrainingData, choose_data
+from helpers.feature_quality import read_training_tokens
 from helpers.files import read_json, write_json
-from helpers.out_of_distribution import read_training_tokens
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N = 60

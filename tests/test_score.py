@@ -13,9 +13,9 @@ from helpers import score
 from helpers.__main__ import main
 from helpers.align import read_aligned
 from helpers.clips import TRAITS
+from helpers.feature_quality import write_training_tokens
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.out_of_distribution import write_training_tokens
 from helpers.tracks import NoFaceError
 
 DATA = ROOT / "data_sample"
