@@ -127,12 +127,7 @@ def check(
         write_rows(left_out, where)
     if not no_forecast:
         log.info("running the stages on some of the clips, for a forecast")
-        try:
-            with stderr_into():
-                found = check.estimate(table, data, tasks)
-            print("\n" + check.estimate_text(found))
-        except Exception as error:  # the table stands, whatever came of the forecast
-            print(f"\nNo forecast: {' '.join(str(error).split()) or type(error).__name__}")
+        print("\n" + check.forecast(table, data, tasks))
     return 0 if table["usable"].all() else 3
 
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from helpers.clips import as_lines
 from helpers.config import NOTEBOOKS, PreparationConfig
 from helpers.container import Converter, OpenVideo, open_container, open_video
-from helpers.files import read_json, resolve
+from helpers.files import read_json, resolve, stderr_into
 from helpers.names import match_clips
 from helpers.store import reason_of
 from helpers.tracking import SMALLER, Shots, chosen_detector, detect_faces, small, unlikeness
@@ -319,6 +319,15 @@ def _run_stages(clips: pd.DataFrame, root: str | Path, out: Path, configs: dict[
         network_s = read_json(log)["seconds_spent"]["network"] if log.is_file() else 0.0
         rows[stage] = spent_s, network_s, clips.loc[list(sizes), "duration_s"].sum(), sum(sizes.values())
     return pd.DataFrame.from_dict(rows, orient="index", columns=["spent_s", "network_s", "clip_s", "bytes"])
+
+
+def forecast(checked: pd.DataFrame, root: Path, parameters: dict[str, dict[str, Any]]) -> str:
+    """The estimate as text, or why there is none: the table of clips stands, whatever comes of it."""
+    try:
+        with stderr_into():
+            return estimate_text(estimate(checked, root, parameters))
+    except Exception as error:
+        return f"No forecast: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def estimate_text(table: pd.DataFrame) -> str:

@@ -195,8 +195,7 @@ def why_no_training(
         return ""
     clips = clips.head(limit or len(clips))
     if not clips[targets].notna().any(axis=None):
-        which, more = (f"none of the first {limit} clips", ", or raise --limit") if limit else ("no clip", "")
-        return f"{which} of {data} is rated, so there is nothing to train on. Put ratings into it{more}."
+        return f"none of the {len(clips)} clips taken of {data} is rated. Put ratings into it, or raise --limit."
     training = TrainingConfig.checked(tasks.get(TRAINING, {}))
     alignment = AlignmentConfig.checked(tasks.get(ALIGNMENT, {}))
     fitted, used = ((cfg.split, cfg.validation_share, cfg.test_share) for cfg in (alignment, training))
