@@ -157,7 +157,7 @@ class Trainer:
             epochs=cfg.epochs,
             steps_per_epoch=len(batches) if batches.repeats else None,
             initial_epoch=kept.next_epoch,
-            validation_data=_in_batches(validation, 1024),
+            validation_data=_in_batches(validation, min(1024, 32 * cfg.batch_size)),  # both go by a clip's length
             callbacks=[*kept.counting, *callbacks, kept],
             shuffle=False,
             verbose=0,
