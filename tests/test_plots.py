@@ -213,6 +213,9 @@ LITTLE = [  # values that are one, equal, or not defined
     (preparation.plot_flow, NOTHING[0], np.zeros((8, 8, 2))),
     (training.plot_predictions, equal_predictions(EQUAL), HALF),
     (training.plot_predictions, equal_predictions(ONE), HALF),
+    (training.plot_residuals, equal_predictions(ONE), HALF, HALF),
+    (training.plot_models, {"constant": {"seeds": [{"r2": dict.fromkeys("OCEAN")}]}}),
+    (training.plot_history, HISTORY.head(1).assign(val_loss=NAN)),
     (plots.plot_intervals, {"the clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
     (attention.plot_segment, SimpleNamespace(**vars(VIEW) | {"crops": None}), 1),
 ]
