@@ -86,11 +86,11 @@ def say(ax: Axes, words: str) -> Axes:
     return ax
 
 
-def legend_below(fig: Figure, ax: Axes | None = None, *, ncols: int = 4) -> None:
-    """Put one legend below the figure, each label once, of one of its axes or of all."""
-    pairs = [one.get_legend_handles_labels() for one in ([ax] if ax else fig.axes)]
+def legend_below(fig: Figure) -> None:
+    """Put one legend of all axes below the figure, each label once."""
+    pairs = [ax.get_legend_handles_labels() for ax in fig.axes]
     kinds = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
-    fig.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=ncols)
+    fig.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4)
 
 
 def named_rows(ax: Axes, names: Sequence[str]) -> None:
