@@ -237,8 +237,8 @@ def _train(trainer: Trainer, start: FrameClassifier, train: Part, validation: Pa
 def evaluate_all(clips: LabelledClips, cfg: ClassificationConfig) -> dict[str, Any]:
     """Train what is not trained, score every model on clips that it did not see, and write results and ensemble.
 
-    Returns what `classification.json` holds: `models` (see `score_models`), `best` (the last of them) and `members`
-    (its trainings), `gains`, `per_class`, `confusion`, `classes`, `split`, `config`.
+    Returns what `classification.json` holds: `models` (see `score_models`), `best` and `members` (its trainings),
+    `gains`, `per_class`, `confusion`, `classes`, `split`, `config`.
     """
     folds = plan_folds(clips, cfg)
     jobs = plan_jobs(cfg, len(folds))
@@ -248,16 +248,15 @@ def evaluate_all(clips: LabelledClips, cfg: ClassificationConfig) -> dict[str, A
     right = pd.DataFrame(
         {(model, view): (x.argmax(1) == truth) * 1.0 for model, of in p.items() for view, x in of.items()}
     )
-    best = list(p)[-1]
     results = {
         "models": score_models(right, sources),
         "gains": gains(right, sources),
-        "best": best,
+        "best": ENSEMBLE,
         "members": [job_file(_folder(cfg), job).stem for job in jobs if job.model == jobs[0].model],
         "classes": clips.classes,
         "split": {"by": cfg.split} | _facts(clips.table, tested, folds),
         "config": cfg.as_dict(without=NOT_DECISIVE),
-    } | _by_class(truth, p[best][PLAIN].argmax(axis=1), clips.classes)
+    } | _by_class(truth, p[ENSEMBLE][PLAIN].argmax(axis=1), clips.classes)
     _keep_ensemble(cfg, results)
     write_json(cfg.out / "classification" / "classification.json", results)
     return results

@@ -98,8 +98,7 @@ def find_classes(data_dir: str | Path) -> LabelledClips:
     present = set(zip(table["split"], table["category"], strict=True))
     wanted = named | {(split, category) for split, _ in present for category in classes}
     problems |= {f"{split}/{category}": "no clips of this class" for split, category in sorted(wanted - present)}
-    sources = [source_of(key) for key in table.index]
-    table = table.assign(source=sources, label=table["category"].map(classes.index).astype("int64"))
+    table["source"], table["label"] = list(map(source_of, table.index)), table["category"].map(classes.index)
     return LabelledClips(table, classes, [{"name": name, "problem": text} for name, text in problems.items()])
 
 
