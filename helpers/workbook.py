@@ -166,7 +166,7 @@ def _clips_of_run(
         return *scan_clips(data), chosen
     for name in set(TREES).difference(trees).intersection(chosen):
         raise ValueError(f"{name}: {TREES[name]} must name a folder, as {data} holds no videos. Set it.")
-    log.info("%s holds no videos: notebooks that need them are left out", data)
+    log.info("%s holds no videos: %s need them and are left out", data, ", ".join(NEED_VIDEOS))
     clips = clip_table({key: key for key in next(iter(trees.values())).clips}, data)
     return clips, inventory[1], [name for name in chosen if name not in NEED_VIDEOS]
 
