@@ -2,8 +2,8 @@
 
 In: any functional Keras model with one input, of still images (n, H, W, C) or of clips (n, T, H, W, C). Out: a table of
 its layers; activations (n, [T',] H', W', C') by layer; Grad-CAM maps of a layer's positions; inputs found by gradient
-ascent. With random weights all of it shows where an input has what the network happens to
-weigh, and nothing that was learned.
+ascent. With random weights all of it shows where an input has what the network happens to weigh, and nothing that was
+learned.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -102,29 +102,39 @@ def gradient_of(fn: Callable[[Any], Any], x: np.ndarray) -> tuple[float, np.ndar
     `fn`: from a tensor to a tensor without axes. Models in it are to be called with `training=False`; conversions to
     NumPy in it cut the gradient off. An error where the number has no connection with `x`.
     """
-    x = ops.convert_to_tensor(np.asarray(x, np.float32))
-    if keras.backend.backend() == "jax":
-        import jax
-
-        value, slope = jax.value_and_grad(fn)(x)
-    elif keras.backend.backend() == "torch":
-        import torch
-
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            value = fn(x)
-            (slope,) = torch.autograd.grad(value, x)
-        slope = slope.cpu()
-    else:
-        import tensorflow as tf
-
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            value = fn(x)
-        slope = tape.gradient(value, x)
-        if slope is None:
-            raise ValueError("fn must depend on x, got a value without any connection. Compute with keras.ops inside.")
+    value, slope = BACKEND_GRADIENTS[keras.backend.backend()](fn, ops.convert_to_tensor(np.asarray(x, np.float32)))
     return float(value), np.array(slope, np.float32)
+
+
+def _by_jax(fn: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
+    import jax
+
+    return jax.value_and_grad(fn)(x)
+
+
+def _by_torch(fn: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
+    import torch
+
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = fn(x)
+        (slope,) = torch.autograd.grad(value, x)
+    return value, slope.cpu()
+
+
+def _by_tensorflow(fn: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        value = fn(x)
+    slope = tape.gradient(value, x)
+    if slope is None:
+        raise ValueError("fn must depend on x, got a value without any connection. Compute with keras.ops inside.")
+    return value, slope
+
+
+BACKEND_GRADIENTS = {"jax": _by_jax, "torch": _by_torch, "tensorflow": _by_tensorflow}
 
 
 def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarray) -> np.ndarray:

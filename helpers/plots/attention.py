@@ -173,16 +173,21 @@ def plot_segment(view, segment: int, *, head: int | None = None, title: str = ""
         shown.imshow(view.crops[face])
     if view.speed is not None:
         _arrows(moving, view.speed[segment], view.flow[segment], float(view.speed.max()))
+    _weights_by_head(weights, view, segment, head)
+    return fig
+
+
+def _weights_by_head(ax: Axes, view, segment: int, head: int | None) -> None:
+    """What each face gives to a motion token in each head, the face of its time marked."""
     heads = np.arange(1, len(view.attention) + 1)
     look = {"shading": "nearest", "cmap": "viridis", "vmin": 0, "vmax": view.attention.max()}
-    image = weights.pcolormesh(view.face_t_s, heads, view.attention[:, :, segment], **look)
-    weights.plot(view.face_t_s[face], 0.36, marker="v", color=ACCENT, clip_on=False, ms=6)
-    weights.set(xlabel="face token (s)", ylabel="head", yticks=heads, ylim=(len(heads) + 0.5, 0.5))
-    weights.set_title("attention to this motion", pad=10)
+    image = ax.pcolormesh(view.face_t_s, heads, view.attention[:, :, segment], **look)
+    ax.plot(view.face_t_s[view.face_of(segment)], 0.36, marker="v", color=ACCENT, clip_on=False, ms=6)
+    ax.set(xlabel="face token (s)", ylabel="head", yticks=heads, ylim=(len(heads) + 0.5, 0.5))
+    ax.set_title("attention to this motion", pad=10)
     if head is not None:
-        weights.get_yticklabels()[head].set(color=ACCENT, fontweight="bold")
-    fig.colorbar(image, ax=weights, label="attention")
-    return fig
+        ax.get_yticklabels()[head].set(color=ACCENT, fontweight="bold")
+    ax.figure.colorbar(image, ax=ax, label="attention")
 
 
 def _arrows(ax: Axes, speed: np.ndarray, flow: np.ndarray, fastest_px: float) -> None:
