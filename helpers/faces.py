@@ -64,15 +64,17 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
                 write_track(stage.path(clip.key), replace(track, stamp=clip.fingerprint))
                 run.count("made")
         counts = run.finish()
-        there = clips.index.difference([entry["clip"] for entry in stage.failed], sort=False)
-        remarks = {key: text for key in there if (text := _remarks(stage.path(key)))}
+        remarks = _remarks(stage, clips.index)
         return stage.finish({"remarks": remarks} if remarks else {}, **counts)
 
 
-def _remarks(path: Path) -> str:
-    """What a track's file says of its face and its pictures."""
-    track = read_track(path)
-    return "; ".join(filter(None, [track.remarks, *track.decoder.split("; ")[1:]]))
+def _remarks(stage: Stage, keys: "pd.Index") -> dict[str, str]:
+    """What tracks say of faces and pictures, by key."""
+    remarks = {}
+    for key in keys.difference([entry["clip"] for entry in stage.failed], sort=False):
+        track = read_track(stage.path(key))
+        remarks[key] = "; ".join(filter(None, [track.remarks, *track.decoder.split("; ")[1:]]))
+    return {key: text for key, text in remarks.items() if text}
 
 
 def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
@@ -124,19 +126,9 @@ def _refuse_smaller_face(video: str | Path, cfg: PreparationConfig, share: float
 
 
 def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfig, **times: Any) -> FaceTrack:
-    """The face's box at each of a clip's samples, and what else is known of it.
-
-    Unknown boxes between two known ones of a shot, at most `max_gap_s` apart, are interpolated.
-    """
-    n, rows, looked = len(times["t_s"]), face.rows, np.array(face.looks) * cfg.detect_every
-    boxes, source, confidence = np.full((n, 4), np.nan), np.full(n, NONE, np.uint8), np.zeros(n, np.float32)
-    boxes[looked], source[looked], confidence[looked] = corners(rows), DETECTED, rows[:, 4]
-    shot = np.searchsorted(face.cuts, np.arange(n), side="right")
-    for before, after in pairwise(looked):
-        if after - before <= cfg.max_gap_s * cfg.fps + 1e-9 and shot[before] == shot[after]:
-            share = (np.arange(before + 1, after)[:, None] - before) / (after - before)
-            boxes[before + 1 : after] = (1 - share) * boxes[before] + share * boxes[after]
-            source[before + 1 : after] = INTERPOLATED
+    """The face's box at each of a clip's samples, and what else is known of it."""
+    n, rows = len(times["t_s"]), face.rows
+    boxes, source, confidence = _by_sample(face, n, cfg)
     box = stable_box(rows, cfg.crop_scale)
     return FaceTrack(
         found_xyxy=boxes.astype(np.float32),
@@ -156,6 +148,22 @@ def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfi
         remarks="; ".join(_remarks_of(face, box, found, n / cfg.fps)),
         **times,
     )
+
+
+def _by_sample(face: MainFace, n: int, cfg: PreparationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (n, 4), where each is from, confidence; unknown boxes are interpolated between two known ones of a shot, at
+    most `max_gap_s` apart.
+    """
+    boxes, source, confidence = np.full((n, 4), np.nan), np.full(n, NONE, np.uint8), np.zeros(n, np.float32)
+    looked = np.array(face.looks) * cfg.detect_every
+    boxes[looked], source[looked], confidence[looked] = corners(face.rows), DETECTED, face.rows[:, 4]
+    shot = np.searchsorted(face.cuts, np.arange(n), side="right")
+    for before, after in pairwise(looked):
+        if after - before <= cfg.max_gap_s * cfg.fps + 1e-9 and shot[before] == shot[after]:
+            share = (np.arange(before + 1, after)[:, None] - before) / (after - before)
+            boxes[before + 1 : after] = (1 - share) * boxes[before] + share * boxes[after]
+            source[before + 1 : after] = INTERPOLATED
+    return boxes, source, confidence
 
 
 def _remarks_of(face: MainFace, box: np.ndarray, found: list[np.ndarray], seconds: float) -> list[str]:
