@@ -312,21 +312,18 @@ def read_frames(path: str | Path, indices: Sequence[int] | slice | None = None, 
     return Frames(np.stack(frames), np.array(t_s), np.array(index), backends[-1])
 
 
-def _plan(
-    video: OpenVideo, indices: Sequence[int] | slice | None, fps: float | None, n_frames: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _plan(video: OpenVideo, indices: Any, fps: float | None, n_frames: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Frame numbers and times to deliver, in order."""
+    index, t_s = np.arange(len(video.t_s)), video.t_s
     if n_frames is not None:
         if indices is not None or fps is not None:
             raise ValueError("n_frames must be given alone, got indices or fps with it. Choose one kind of sampling.")
-        indices = uniform_indices(len(video.t_s), n_frames)
-    index, t_s = np.arange(len(video.t_s)), video.t_s
+        indices = uniform_indices(len(index), n_frames)
     if fps is not None:
         index = fixed_rate_indices(video.t_s, video.duration_s, fps)
         t_s = np.arange(len(index)) / fps
-    chosen = np.arange(len(index))
-    if indices is not None:
-        chosen = chosen[indices] if isinstance(indices, slice) else np.asarray(indices, int)
+    places = np.arange(len(index))
+    chosen = places[indices] if isinstance(indices, slice) else np.asarray(places if indices is None else indices, int)
     if not len(chosen) or np.any(np.diff(chosen) < 0) or chosen[0] < 0 or chosen[-1] >= len(index):
         raise ValueError(f"indices must ascend within 0 to {len(index) - 1} and choose a frame, got {indices}.")
     return index[chosen], t_s[chosen]

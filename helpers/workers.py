@@ -56,9 +56,9 @@ class ClipPool(AbstractContextManager):
     """Worker processes that run `work` over clips while the caller uses the chunks of an earlier one.
 
     A worker that fails costs the clip it is at; a new process takes the next. A thread per worker hands over the clips,
-    in order, and takes the chunks. `work` takes an argument and yields chunks; None, yielded now and then, is a sign of
-    life and no chunk. `ahead_chunks` of a clip may wait here; up to three more per worker are received, being sent,
-    being made. After `patience_s` seconds of silence a worker counts as hung and is killed.
+    in order, and takes the chunks. `work`, of a module that workers can import, takes an argument and yields chunks;
+    None, yielded now and then, is a sign of life and no chunk. `ahead_chunks` of a clip may wait here; up to three more
+    per worker are received, being sent, being made. After `patience_s` seconds of silence a worker is killed.
     """
 
     def __init__(
@@ -70,8 +70,6 @@ class ClipPool(AbstractContextManager):
         patience_s: float = 600.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        if work.__module__ == "__main__" or "<" in work.__qualname__:
-            raise ValueError(f"work must be at the top level of a module that workers can import, got {work!r}.")
         self._work, self._patience_s, self._environment = work, patience_s, environment or {}
         self._n_begun, self._ahead_chunks = 1 + max(AHEAD_CLIPS, workers), ahead_chunks
         self._threads, self._own = ThreadPoolExecutor(workers, "worker"), threading.local()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.filter import Graph
 
-from helpers.container import VideoError, deinterlaced
+from helpers.container import VideoError
 from helpers.video import probe, read_frames
 
 TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])  # ITU-R BT.2087-0
@@ -110,19 +110,6 @@ def test_what_cannot_be_shown_rightly_is_named_whatever_part_is_read(tmp_path, n
                 read_frames(path, wanted)
     finally:
         cv2.setNumThreads(before)
-
-
-def test_interlaced_pictures_may_change_format_size_and_time_base_midway():
-    kinds = [((64, 48), "yuv420p", 25), ((64, 48), "yuv444p10le", 90_000), ((64, 48), "gray", 1), ((32, 24), "nv12", 1)]
-    pictures = []
-    for (width, height), pixels, ticks in kinds:
-        for picture in pictures_of(disc(3, width, height), {}, pixels, "setfield=tff"):
-            picture.time_base = Fraction(1, ticks)
-            pictures.append(picture)
-    shown = list(deinterlaced(iter(pictures), {}))
-    assert [picture.width for picture in shown] == [64] * 9 + [32] * 3
-    gray = [picture.to_ndarray(format="gray").astype(int) for picture in pictures + shown]
-    assert all(np.abs(before - after).mean() < 3 for before, after in zip(gray[:12], gray[12:], strict=True))
 
 
 def pq(light: np.ndarray) -> np.ndarray:
