@@ -4,13 +4,22 @@ import multiprocessing
 from functools import partial
 
 import chunkwork
+import cv2
 import keras
+import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import alternation, dynamic, machine, memory, rearranged, resume, static, training
+from benchmarks import dynamic, machine, memory, rearranged, resume, static, training
+from benchmarks.flow import accuracy_table, end_point_error, warped_pairs
+from benchmarks.pointing import DATA, planted_places, pointing, score_slopes
+from helpers.align import ChannelGroups, Pca
 from helpers.backbones import Backbone
 from helpers.clips import find_clips
+from helpers.config import PreparationConfig
+from helpers.faces import track_clip
 from helpers.files import read_json, write_json
+from helpers.model import CompletePersonalityModel
 from helpers.store import read_features
 from helpers.weights import Weights
 
@@ -26,13 +35,6 @@ def result_of(tmp_path):
         return result
 
     return run
-
-
-def test_ways_take_turns_and_the_order_turns():
-    calls = []
-    ways = {name: lambda name=name: calls.append(name) for name in "abc"}
-    assert [len(values) for values in alternation.alternate(ways, 3).values()] == [3, 3, 3]
-    assert "".join(calls) == "abccbaabc"
 
 
 def small_backbone(name, weights):
@@ -119,7 +121,86 @@ def test_a_run_that_goes_on_differently_after_a_kill_is_found_out(tmp_path, monk
 
 @pytest.mark.slow
 def test_the_run_that_is_killed_makes_rows_as_wide_as_those_of_the_real_networks(tmp_path):
-    clips = find_clips(rearranged.DATA).iloc[-1:]
+    clips = find_clips(DATA).iloc[-1:]
     rearranged.extract_all(clips, tmp_path)
     for name, width in {"static": 2048, "dynamic": 1024}.items():
         assert read_features(tmp_path / name / f"{clips.index[0]}.npz").features.shape == (9, width)
+
+
+@pytest.mark.parametrize("pair", list(warped_pairs(3, 96)), ids=lambda pair: f"{pair.texture}, {pair.warp}")
+def test_following_the_true_motion_shows_the_first_picture_again(pair):
+    y, x = np.indices(pair.gray0.shape, np.float32)
+    back = cv2.remap(pair.gray1, x + pair.truth[..., 0], y + pair.truth[..., 1], cv2.INTER_CUBIC)
+    off, still = (np.abs(gray.astype(float) - pair.gray0)[16:-16, 16:-16].mean() for gray in (back, pair.gray1))
+    assert off < 1
+    assert off < 0.5 * still or pair.warp in ("shift 0.5 px", "smile")  # these change little by themselves
+
+
+def test_the_end_point_error_is_the_mean_distance_inside_the_border():
+    truth = np.zeros((11, 13, 2), np.float32)
+    flow = truth + np.float32([3, -4])
+    flow[0] = 100
+    assert end_point_error(flow, truth, border_px=1) == 5
+    assert end_point_error(flow, truth, border_px=0) > 5
+    for given, message in (((flow, truth), r"sides above 32"), ((flow[:, :5], truth, 1), "one shape")):
+        with pytest.raises(ValueError, match=message):
+            end_point_error(*given)
+
+
+def test_the_table_ranks_the_methods_as_their_makers_do():
+    table = accuracy_table(("farneback", "dis_fast", "dis_medium"), seeds=(0,), side_px=128)
+    mean = table.groupby("method")[["motion_px", "clean_px", "fields_per_s"]].mean()
+    assert mean["clean_px"]["dis_medium"] < mean["clean_px"]["dis_fast"] < mean["clean_px"]["farneback"]
+    assert mean["clean_px"]["dis_medium"] < 0.2
+    assert (mean["clean_px"] < mean["motion_px"]).all()
+    assert mean["fields_per_s"]["dis_fast"] > mean["fields_per_s"]["dis_medium"] > 0
+
+
+@pytest.mark.parametrize("method", ["pca", "groups"])
+def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3, 29)).astype(np.float32)
+    reduction = Pca.fit(rng.normal(size=(101, 29)).astype(np.float32), 11) if method == "pca" else ChannelGroups(29, 11)
+    keras.utils.set_random_seed(0)
+    model = CompletePersonalityModel(11, 13, 16, 2)
+    dynamic = rng.normal(size=(1, 7, 13)).astype(np.float32)
+
+    def score(rows):
+        scores = model({"static": reduction.transform(rows)[None], "dynamic": dynamic}, training=False)
+        return float(keras.ops.convert_to_numpy(scores)[0, 3])
+
+    inputs = {"static": reduction.transform(rows)[None], "dynamic": dynamic}
+    slopes = score_slopes(model, inputs, 3, reduction, "static")
+    assert slopes.shape == rows.shape
+    direction = rng.normal(size=rows.shape).astype(np.float32)
+    step = 1e-2 * direction
+    changed = (score(rows + step) - score(rows - step)) / 2
+    assert abs(changed) > 1e-3  # far above the rounding of a score
+    assert (slopes * step).sum() == pytest.approx(changed, rel=0.03)
+
+
+def test_a_map_is_judged_by_the_places_that_were_planted():
+    places = np.zeros((2, 8, 8), bool)
+    places[:, :2, :2] = True
+    maps = np.zeros((2, 4, 4), np.float32)
+    maps[0, 0, 0], maps[1, 3, 3] = -1, 1
+    found = pointing(maps, places)
+    assert found["chance"] == 4 / 64
+    assert found["strongest"] == 0.5
+    assert 0.25 < found["mass"] <= 0.5  # the rest of the first map has spread around its place
+
+
+@pytest.mark.slow
+def test_the_band_is_above_the_eyes_and_the_scarf_below_the_mouth():
+    truth = pd.read_csv(DATA / "truth.csv", index_col="key")
+    key = truth.index[0]
+    track = track_clip(DATA / f"{key}.mp4", PreparationConfig())
+    t_s = np.array([0.5, 3.0])
+    band, scarf = (
+        planted_places(truth.loc[key], trait, track, t_s, 112) for trait in ("openness", "conscientiousness")
+    )
+    for places, (top, bottom) in ((band, (0.1, 0.5)), (scarf, (0.7, 1.0))):
+        rows = np.argwhere(places)[:, 1] / 112
+        assert 0.01 < places.mean() < 0.15
+        assert top < np.quantile(rows, 0.05)
+        assert np.quantile(rows, 0.95) <= bottom

@@ -1,7 +1,5 @@
 """The benchmarks of video in run and say what they promise; how fast anything is, no test judges."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
@@ -22,16 +20,10 @@ def small(tmp_path_factory):
     return clips.write_encodings(pictures, SMALL, tmp_path_factory.mktemp("clips"), 25)
 
 
-def test_every_encoding_holds_the_same_distinct_pictures(small):
-    for name, path in small.items():
-        assert probe(path).n_frames == N_FRAMES
-        assert name.split()[0] == probe(path).codec
-        frames = read_frames(path, backend="pyav").frames.astype(int)
-        assert all((a != b).any() for a, b in pairwise(frames))
-
-
-def test_a_way_that_is_off_by_one_frame_is_not_exact(small):
-    path, asked = small[NAME], {"n_frames": 11}
+@pytest.mark.parametrize("name", SMALL)
+def test_a_way_that_is_off_by_one_frame_is_not_exact(small, name):
+    path, asked = small[name], {"n_frames": 11}
+    assert (probe(path).codec, probe(path).n_frames) == (name.split()[0], N_FRAMES)
     frames = read_frames(path, **asked, size=(16, 16), backend="pyav")
     job = Job(path, asked, np.unique(frames.index), probe(path).n_frames)
     known = decode.neighbourhood(job)

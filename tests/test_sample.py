@@ -1,4 +1,6 @@
-"""The synthetic sample: same seeds, same frames; cues where they are planted and nowhere else; the shipped files."""
+"""The synthetic sample: same seeds, same frames; cues where they are planted and nowhere else; the shipped files and
+the token bank.
+"""
 
 import hashlib
 import pickle
@@ -11,31 +13,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_sample.make import motion_sample
-from data_sample.make.sample import (
-    draw_clip,
-    draw_latents,
-    rate_clip,
-    sample_plan,
-    sample_ratings,
-    sample_truth,
-    write_sample,
-)
+from data_sample.make import bank, motion_sample, sample
+from data_sample.make.sample import draw_clip, sample_plan
 from data_sample.make.timeline import plan_motion
-from helpers.clips import TRAITS, find_clips
-from helpers.files import ROOT
+from helpers import align
+from helpers.clips import TRAITS, find_clips, read_clips
+from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
+from helpers.extract import extract_dynamic, extract_static
+from helpers.faces import prepare_clips
+from helpers.files import ROOT, read_json
 from helpers.names import LEAVE_OUT
 from helpers.splits import source_of
+from helpers.store import STREAMS
 from helpers.video import probe, read_frames
 
 SHIPPED = ROOT / "data_sample"
+TOKENS = SHIPPED / "tokens"
 MOTION_SHA256 = "a8093116a1e89845337f86766ea5c6c187dcc2df966d8f8607fd4e5ac2b4a17b"
 PICKLE_KEYS = ["extraversion", "neuroticism", "agreeableness", "conscientiousness", "interview", "openness"]
 MIDDLE = dict.fromkeys(TRAITS, 0.5)
-
-
-def gray(frames):
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(float)
 
 
 def test_the_same_seeds_draw_the_same_frames_in_this_and_in_another_process():
@@ -56,7 +52,8 @@ def test_openness_and_conscientiousness_change_colour_but_no_gray_value(trait):
     low, high = (draw_clip(2, 17, latents={trait: value}, n_frames=47).frames for value in (0.0, 1.0))
     change = np.abs(low.astype(float) - high).max(axis=-1)
     assert (change > 40).mean() > 0.01
-    gray_change = np.abs(gray(low) - gray(high))
+    gray = (np.float64([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]) for frames in (low, high))
+    gray_change = np.abs(np.subtract(*gray))
     assert np.quantile(gray_change, 0.999) <= 2  # rounding; a few dark pixels clip at 0
     assert gray_change.mean() < 0.05
 
@@ -77,8 +74,8 @@ def test_each_trait_moves_its_own_curve_and_nothing_else(trait):
 
 
 def test_ratings_follow_the_latents_with_the_promised_noise_and_latents_are_independent():
-    latents = pd.DataFrame([draw_latents(seed) for seed in range(997)])
-    ratings = pd.DataFrame([rate_clip(row, seed) for seed, row in enumerate(latents.to_dict("records"))])
+    latents = pd.DataFrame([sample.draw_latents(seed) for seed in range(997)])
+    ratings = pd.DataFrame([sample.rate_clip(row, seed) for seed, row in enumerate(latents.to_dict("records"))])
     noise = (ratings[list(TRAITS)] - latents)[(latents > 0.2) & (latents < 0.8)]
     np.testing.assert_allclose(noise.std(), 0.06, atol=0.006)
     assert np.abs(latents.corr().to_numpy() - np.eye(5)).max() < 0.12
@@ -86,11 +83,11 @@ def test_ratings_follow_the_latents_with_the_promised_noise_and_latents_are_inde
 
 
 def test_a_sample_started_again_draws_only_what_is_missing(tmp_path):
-    first = write_sample(tmp_path, 2, 3, clips_per_source=2)
+    first = sample.write_sample(tmp_path, 2, 3, clips_per_source=2)
     kept, lost = (tmp_path / f"{key}.mp4" for key in first["key"])
     kept.write_bytes(b"as it was")
     lost.unlink()
-    pd.testing.assert_frame_equal(write_sample(tmp_path, 2, 3, clips_per_source=2), first)
+    pd.testing.assert_frame_equal(sample.write_sample(tmp_path, 2, 3, clips_per_source=2), first)
     assert kept.read_bytes() == b"as it was"
     assert probe(lost).n_frames == 73
     assert not list(tmp_path.rglob(".part-*"))
@@ -98,7 +95,7 @@ def test_a_sample_started_again_draws_only_what_is_missing(tmp_path):
 
 def test_the_shipped_clips_are_those_that_their_seeds_draw():
     truth = pd.read_csv(SHIPPED / "truth.csv")
-    pd.testing.assert_frame_equal(truth, sample_truth(sample_plan()), check_dtype=False, rtol=0, atol=1e-6)
+    pd.testing.assert_frame_equal(truth, sample.sample_truth(sample_plan()), check_dtype=False, rtol=0, atol=1e-6)
     files = {path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.glob("*80_*/*.mp4")}
     assert files == set(truth["key"])
     for row in truth.iloc[[0, 23]].itertuples():
@@ -116,7 +113,7 @@ def test_shipped_ratings_are_plain_python_2_pickles_in_chalearns_order(split, na
     opcodes = {opcode.name for opcode, _, _ in pickletools.genops(raw)}
     assert opcodes == {"PROTO", "EMPTY_DICT", "MARK", "SHORT_BINSTRING", "BINFLOAT", "SETITEMS", "STOP"}
     plan = sample_plan()
-    ratings = sample_ratings(plan[plan["split"] == split])
+    ratings = sample.sample_ratings(plan[plan["split"] == split])
     wanted = {t: {f"{key.split('/')[1]}.mp4": value for key, value in ratings[t].items()} for t in PICKLE_KEYS}
     table = pickle.loads(raw, encoding="latin1")
     assert (list(table), table) == (PICKLE_KEYS, wanted)
@@ -155,3 +152,50 @@ def test_whoever_looks_for_rated_clips_passes_the_classes_by(tmp_path):
         (tmp_path / name).touch()
     assert find_clips(tmp_path).index.tolist() == ["train/a"]
     assert find_clips(tmp_path / "other").index.tolist() == ["b"]
+
+
+def extracted(clips, data, out):
+    """Reduced tokens of some clips, by the path of notebooks 02 to 05 at their defaults."""
+    folders = {"data_dir": str(data), "out_dir": str(out)}
+    prepare_clips(clips, PreparationConfig(**folders))
+    extract_static(clips, StaticConfig(**folders))
+    extract_dynamic(clips, DynamicConfig(**folders))
+    return align.align_streams(clips, out / "static", out / "dynamic", align.read_reduction(TOKENS / "reduction.npz"))
+
+
+def test_the_bank_holds_a_thousand_clips_in_nine_tokens_and_any_split_of_it_is_clean():
+    tokens, reduction = align.read_aligned(TOKENS), align.read_reduction(TOKENS / "reduction.npz")
+    identity = read_json(TOKENS / "manifest.json")["identity"]
+    assert tokens.static_features.shape == (1000, 9, 64)
+    assert tokens.dynamic_features.shape == (1000, 9, 32)
+    assert all(of.all() for of in (tokens.static_mask, tokens.dynamic_mask, tokens.rated))
+    assert len(np.unique(tokens.sources)) == 200
+    np.testing.assert_allclose(tokens.static_t_s, tokens.dynamic_t_s, atol=0.05)
+    assert identity["static"]["weights"]["name"] == identity["dynamic"]["weights"]["name"] == "random"
+    assert identity["reduction"] == reduction.identity
+    fitted, drawn = {source_of(key) for key in reduction.fitted_on}, set(tokens.sources)
+    shipped = set(read_clips(SHIPPED).dropna()["source"])
+    assert len(fitted) >= 100
+    assert len(fitted | drawn | shipped) == len(fitted) + len(drawn) + len(shipped)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("again", "least", "most"),
+    [("extracted", 0.999, 0.02), ("drawn", 0.98, 0.15)],  # the encoder's bytes differ from run to run
+)
+def test_clips_extracted_or_drawn_again_give_their_tokens(tmp_path, again, least, most):
+    data, tokens = SHIPPED, TOKENS / "shipped"
+    if again == "drawn":
+        data, tokens = tmp_path / "clips", TOKENS
+        plan = sample.sample_plan(bank.BANK_CLIPS, bank.BANK_SEED, bank.BANK_CLIPS_PER_SOURCE, splits=False)
+        for place in (3, 500):
+            sample.write_clip(data, plan.iloc[place])
+    clips = read_clips(data)
+    clips = clips if again == "drawn" else clips.dropna().iloc[[0, 17, 35]]
+    ours, theirs = extracted(clips, data, tmp_path / "out"), align.read_aligned(tokens)
+    theirs = theirs.take([theirs.clips.tolist().index(key) for key in clips.index])
+    for name in STREAMS:
+        a, b = getattr(ours, f"{name}_features"), getattr(theirs, f"{name}_features")
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > least
+        assert np.abs(a - b).mean() < most * b.std()
