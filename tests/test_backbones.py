@@ -15,11 +15,11 @@ from helpers import backbones, config, weights
 from helpers.extractors import DynamicFeatureExtractor, StaticFeatureExtractor, freeze
 
 R = np.random.default_rng(7)
-KERAS_HASHES = {
-    "resnet50": resnet.WEIGHTS_HASHES["resnet50"][1],
-    "resnet101": resnet.WEIGHTS_HASHES["resnet101"][1],
-    "efficientnetv2_s": efficientnet_v2.WEIGHTS_HASHES["-s"][1],
-    "efficientnetv2_m": efficientnet_v2.WEIGHTS_HASHES["-m"][1],
+KERAS = {
+    "resnet50": (resnet, "resnet50"),
+    "resnet101": (resnet, "resnet101"),
+    "efficientnetv2_s": (efficientnet_v2, "-s"),
+    "efficientnetv2_m": (efficientnet_v2, "-m"),
 }
 SLOW = ("resnet101", "efficientnetv2_s", "efficientnetv2_m")
 
@@ -40,9 +40,9 @@ def test_files_are_those_that_keras_would_fetch(name):
         assert f'file_hash="{file.file_hash}"' in inspect.getsource(vgg19.VGG19)
         assert file.url == vgg19.WEIGHTS_PATH_NO_TOP
     else:
-        base = {"resnet": resnet, "effici": efficientnet_v2}[name[:6]].BASE_WEIGHTS_PATH
-        assert file.file_hash == KERAS_HASHES[name]
-        assert file.url == base + file.name
+        module, key = KERAS[name]
+        assert file.file_hash == module.WEIGHTS_HASHES[key][1]
+        assert file.url == module.BASE_WEIGHTS_PATH + file.name
 
 
 @pytest.mark.parametrize(
