@@ -29,13 +29,12 @@ def clips():
 def test_every_network_takes_what_it_is_given_and_answers_every_target(name, clips):
     clips = clips.take(np.arange(4))
     model = variants.start_model(name, clips, CFG, 0)
-    scores = np.asarray(model(variants.model_inputs(name, clips, 0)))
+    inputs = variants.model_inputs(name, clips, 0)
+    scores = np.asarray(model(inputs))
     assert scores.shape == (4, 5)
     assert np.isfinite(scores).all()
-    again = variants.start_model(name, clips, CFG, 0)
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    assert all(map(np.array_equal, model.get_weights(), variants.start_model(name, clips, CFG, 0).get_weights()))
     if name == "aligned_mlp":  # masked tokens are not averaged
-        inputs = variants.model_inputs(name, clips, 0)
         longer = {k: np.pad(inputs[k], ((0, 0), (0, 2), (0, 0)), constant_values=99.0) for k in ("static", "dynamic")}
         longer["mask"] = np.pad(inputs["mask"], ((0, 0), (0, 2)))
         np.testing.assert_allclose(np.asarray(model(longer)), scores, atol=1e-5)
@@ -58,16 +57,12 @@ def test_shuffled_labels_move_ratings_among_the_clips_that_are_fitted():
     assert variants.model_labels(TOKEN_MODEL, labels, fitted, 1) is labels
 
 
-def test_the_constant_is_the_mean_of_the_training_ratings_that_are_there(clips):
-    clips.labels[0, 1] = np.nan
-    (prediction,) = variants.constant([clips], TRAIN, VALIDATION)
-    assert prediction[5, 1] == pytest.approx(clips.labels[1:42, 1].mean(), abs=1e-6)
-    assert np.ptp(prediction, axis=0).max() == 0
-
-
-def test_the_same_video_look_up_finds_what_a_leaking_split_gives_away_and_nothing_else(clips):
+def test_a_look_up_knows_the_constant_and_what_a_leaking_split_gives_away(clips):
     clips.labels[:, 1] = np.repeat(np.random.default_rng(1).uniform(0.2, 0.8, N // 3), 3)  # alike within a source
+    clips.labels[0, 1] = np.nan
     looked_up, constant = (each([clips], TRAIN, VALIDATION)[0] for each in (variants.same_video, variants.constant))
+    assert constant[5, 1] == pytest.approx(clips.labels[1:42, 1].mean(), abs=1e-6)
+    assert np.ptp(constant, axis=0).max() == 0
     np.testing.assert_allclose(looked_up[~TRAIN], constant[~TRAIN], atol=1e-6)
     leaking = np.arange(N) % 3 < 2
     (prediction,) = variants.same_video([clips], leaking, ~leaking)
@@ -76,14 +71,12 @@ def test_the_same_video_look_up_finds_what_a_leaking_split_gives_away_and_nothin
 
 def test_sources_are_shrunken_by_the_variances_between_and_within_them(clips):
     train, between, within = np.ones(N, bool), 0.01, 0.03
-    weights = []
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
+    rng, weights = np.random.default_rng(0), []
+    for _ in range(100):
         values = np.repeat(rng.normal(0, between**0.5, N // 3), 3) + rng.normal(0, within**0.5, N)
         clips.labels[:, 0] = np.clip(0.5 + values, 0, 1)
         (prediction,) = variants.same_video([clips], train, ~train)
-        means = clips.labels[:, 0].reshape(-1, 3).mean(1)
-        weights.append(np.ptp(prediction[:, 0]) / np.ptp(means))
+        weights.append(np.ptp(prediction[:, 0]) / np.ptp(clips.labels[:, 0].reshape(-1, 3).mean(1)))
     true, groups = 3 * between / (3 * between + within), N // 3
     expected = 1 - (1 - true) * (groups - 1) / (groups - 3)  # the ratio of mean squares is F-distributed
     assert np.mean(weights) == pytest.approx(expected, abs=0.03)
@@ -104,9 +97,9 @@ def test_operations_of_attention_are_those_counted_by_hand():
     """Its pairs grow with the square of the tokens."""
     width, heads = 16, 2
     model = CompletePersonalityModel(DS, DD, width, heads)
+    inner = heads * width
+    per_token = DS * width + DD * width + 3 * width * inner + inner * width + width * 64
     for n in (5, 20):
         inputs = {name: x for name, x in tokens(1, n, n).items() if name in ("static", "dynamic")}
-        inner = heads * width
-        per_token = DS * width + DD * width + 3 * width * inner + inner * width + width * 64
         by_hand = 2 * (n * per_token + 2 * n * n * inner + 64 * 5)
         assert variants.count_flops(model, inputs) == pytest.approx(by_hand, rel=0.12)
