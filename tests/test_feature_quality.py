@@ -6,17 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import feature_quality as quality
 from helpers.align import read_aligned
-from helpers.feature_quality import (
-    apart,
-    consistency,
-    example_clip,
-    mean_features,
-    planes,
-    read_training_tokens,
-    usable_clips,
-    write_training_tokens,
-)
 from helpers.files import ROOT
 from helpers.store import FeatureFile, write_features
 
@@ -40,42 +31,42 @@ def clips_of(sources, identity, seed=0, channels=53):
 def test_consistency_is_the_mean_over_pairs():
     """Standardised rows are (1, 1), (-1, 1) and their opposites: each is opposite to one and square to two."""
     means = pd.DataFrame([[3.0, 5.0], [1.0, 5.0], [1.0, 1.0], [3.0, 1.0]])
-    found = consistency(means, ["x", "y", "x", "z"])
+    found = quality.consistency(means, ["x", "y", "x", "z"])
     assert [row["measured"]["value"] for row in found.values()] == pytest.approx([-1, 1 + 1 / 5])
 
 
 @pytest.mark.parametrize("most_clips", [1000, 15])
 def test_features_of_identity_are_consistent_within_sources_and_others_are_not(most_clips, monkeypatch):
     monkeypatch.setattr("helpers.feature_quality.MOST_CLIPS", most_clips)
-    within, between = consistency(clips_of(SOURCES, identity=1.0), SOURCES).values()
+    within, between = quality.consistency(clips_of(SOURCES, identity=1.0), SOURCES).values()
     assert 0.3 < within["measured"]["value"] < 0.7
     assert within["measured"]["value"] > within["permuted sources"]["interval"][1]
     assert between["measured"]["value"] > between["permuted sources"]["interval"][1]
-    noise, _ = consistency(clips_of(SOURCES, identity=0.0), SOURCES).values()
+    noise, _ = quality.consistency(clips_of(SOURCES, identity=0.0), SOURCES).values()
     assert noise["measured"]["value"] < noise["permuted sources"]["interval"][1] + 0.03
     two = np.repeat(["a", "b"], 60)  # more clips of a source than are looked at
     monkeypatch.setattr("helpers.feature_quality.MOST_CLIPS", 60)
-    assert consistency(clips_of(two, identity=1.0), two) is not None
+    assert quality.consistency(clips_of(two, identity=1.0), two) is not None
     for without_a_pair in ("abc", "aaa"):
-        assert consistency(clips_of("abc", identity=1.0), list(without_a_pair)) is None
+        assert quality.consistency(clips_of("abc", identity=1.0), list(without_a_pair)) is None
 
 
 def test_the_direction_of_a_clip_points_from_the_mean_clip_to_it():
     means = clips_of(SOURCES, identity=2.0)
     means[0] = 3.0  # a channel that does not vary
-    direction = apart(means, "clip 4")
+    direction = quality.apart(means, "clip 4")
     along = (means - means.mean()) @ direction
     assert direction.dtype == np.float32
     assert direction[0] == 0
     assert along.idxmax() == "clip 4"
     z = (means.loc["clip 4"] - means.mean())[1:] / means.std(ddof=0)[1:]
     assert along["clip 4"] == pytest.approx(np.linalg.norm(z), rel=1e-3)
-    assert np.linalg.norm(apart(means.iloc[[4]], "clip 4")) == pytest.approx(1, rel=1e-4)
+    assert np.linalg.norm(quality.apart(means.iloc[[4]], "clip 4")) == pytest.approx(1, rel=1e-4)
 
 
 def test_sources_lie_together_in_the_plane_and_some_clips_have_none():
     means = clips_of(SOURCES[:12], identity=9.0)
-    pca, tsne = planes(means)
+    pca, tsne = quality.planes(means)
     for table in (pca, tsne):
         points = table.to_numpy().reshape(4, 3, 2)
         within = np.linalg.norm(points - points.mean(1, keepdims=True), axis=-1).mean()
@@ -83,7 +74,7 @@ def test_sources_lie_together_in_the_plane_and_some_clips_have_none():
         assert within < 0.5 * between
     assert sum(pca.attrs["shares"]) < 1
     for none in (means.iloc[:2], means[[0]], pd.DataFrame([[0.1, 0.2, 0.3]] * 5)):
-        assert planes(none) is None
+        assert quality.planes(none) is None
 
 
 def test_clips_of_a_stage_are_their_valid_rows(tmp_path):
@@ -92,13 +83,13 @@ def test_clips_of_a_stage_are_their_valid_rows(tmp_path):
     write_rows(tmp_path, "b", [[7, 7]])
     write_rows(tmp_path, "c", [[2, 4]], valid=[False])
     failed = [{"clip": "d", "reason": "no face"}, {"clip": "b", "row": 0, "reason": "lost"}]
-    usable = usable_clips(table, {"failed": failed})
+    usable = quality.usable_clips(table, {"failed": failed})
     assert usable == ["c", "b", "a"]  # rated ones first
-    means = mean_features(tmp_path, table, usable)
+    means = quality.mean_features(tmp_path, table, usable)
     assert means.T.to_dict("list") == {"b": [7, 7], "a": [2, 3]}  # sources beside each other
-    assert [example_clip(tmp_path, keys)[0] for keys in (usable, ["c", "a"])] == ["b", "a"]
+    assert [quality.example_clip(tmp_path, keys)[0] for keys in (usable, ["c", "a"])] == ["b", "a"]
     with pytest.raises(ValueError, match="valid row"):
-        example_clip(tmp_path, ["c"])
+        quality.example_clip(tmp_path, ["c"])
 
 
 @pytest.fixture(scope="module")
@@ -109,35 +100,29 @@ def bank():
 @pytest.fixture(scope="module")
 def known(bank, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "familiar.npz"
-    write_training_tokens(path, bank.take(np.arange(200)), bank.take(np.arange(200, 300)))
-    return read_training_tokens(path)
+    quality.write_training_tokens(path, bank.take(np.arange(200)), bank.take(np.arange(200, 300)))
+    return quality.read_training_tokens(path)
 
 
-def test_training_tokens_lie_at_one_on_average(bank, known):
-    for name, of in known.items():
-        tokens = getattr(bank, f"{name}_features")[:200][getattr(bank, f"{name}_mask")[:200]]
-        assert of.distance(tokens) == pytest.approx(1, rel=0.03)
-
-
-def test_a_file_of_another_version_is_refused(tmp_path):
-    np.savez(tmp_path / "familiar.npz", static_mean=np.zeros(2))
-    with pytest.raises(ValueError, match="static_precision"):
-        read_training_tokens(tmp_path / "familiar.npz")
-
-
-def test_a_distance_is_the_mahalanobis_distance(bank, tmp_path):
+def test_a_distance_is_the_mahalanobis_distance_and_another_version_is_refused(bank, tmp_path):
     random, one = np.random.default_rng(0), bank.take([0])
     tokens = random.standard_normal((1, 20_000, 2)).astype("float32") * np.float32([1, 4])
     mask, t_s = np.ones((1, 20_000), bool), np.zeros((1, 20_000), "float32")
     many = dataclasses.replace(one, static_features=tokens, static_mask=mask, static_t_s=t_s)
-    write_training_tokens(tmp_path / "familiar.npz", many, many)
-    known = read_training_tokens(tmp_path / "familiar.npz")["static"]
+    quality.write_training_tokens(tmp_path / "familiar.npz", many, many)
+    known = quality.read_training_tokens(tmp_path / "familiar.npz")["static"]
     here, along = known.distance(np.array([[2.0, 0.0]])), known.distance(np.array([[0.0, 8.0]]))
     assert here == pytest.approx(np.sqrt(2), rel=0.03)  # sqrt(2^2 / 2 channels)
     assert along == pytest.approx(here, rel=0.03)
+    np.savez(tmp_path / "familiar.npz", static_mean=np.zeros(2))  # as another version wrote it
+    with pytest.raises(ValueError, match="static_precision"):
+        quality.read_training_tokens(tmp_path / "familiar.npz")
 
 
 def test_few_held_out_clips_are_called_unlike_and_strange_ones_are(bank, known):
+    for name, of in known.items():  # training tokens lie at 1 on average
+        tokens = getattr(bank, f"{name}_features")[:200][getattr(bank, f"{name}_mask")[:200]]
+        assert of.distance(tokens) == pytest.approx(1, rel=0.03)
     later = bank.take(np.arange(200, 300)).static_features
     assert np.mean([known["static"].describe(x)["unlike"] for x in later]) <= 0.02
     strange = known["static"].describe(later[0] * 5)
