@@ -1,6 +1,5 @@
-"""What the worker processes of the tests do, and what comes out; light, since every worker imports it."""
+"""What the worker processes of the tests do; light, since every worker imports it."""
 
-import itertools
 import os
 import signal
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-import psutil
 
 
 class LossyError(Exception):
@@ -97,33 +95,11 @@ def slow(n_signs, between_s):
     yield "done"
 
 
-def endless():
-    for number in itertools.count():
-        yield np.full(100_000, number % 256, np.uint8)
-
-
 def surroundings():
     print("this must not end up among the chunks")
-    interrupt = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    loaded = {"tensorflow", "keras", "jax", "torch"} & set(sys.modules)
-    yield loaded, cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"], interrupt, os.getpid()
-
-
-def outcomes(run):
-    """key -> chunks, the last one an error if there was one."""
-    found = {}
-    for key, chunks in run:
-        found[key] = []
-        try:
-            for chunk in chunks:
-                found[key].append(chunk)
-        except Exception as error:
-            found[key].append(error)
-    return found
-
-
-def children():
-    return psutil.Process().children(recursive=True)
+    ignores_interrupt = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    frameworks = {"tensorflow", "keras", "jax", "torch"} & set(sys.modules)
+    yield len(frameworks), cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"], ignores_interrupt
 
 
 def fill(clips, out, *, forgetful):
