@@ -116,11 +116,11 @@ def test_memory_stays_flat_over_a_thousand_clips():
 MAIN = f"""
 import signal, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-import chunkwork
+from chunkwork import call, counting, slow, surroundings
 from helpers.workers import ClipPool
 signal.signal(signal.SIGINT, signal.default_int_handler)  # heeded in the background, too
-with ClipPool(chunkwork.call, workers=2, ahead_chunks=1) as pool:
-    tasks = ("a", (chunkwork.surroundings,)), ("b", (chunkwork.slow, 1, 60)), ("c", (chunkwork.counting, "/dev/null", 10**9, 100_000))
+with ClipPool(call, workers=2, ahead_chunks=1) as pool:
+    tasks = ("a", (surroundings,)), ("b", (slow, 1, 60)), ("c", (counting, "/dev/null", 10**9, 100_000))
     for key, chunks in pool.run(tasks):
         print(key, *chunks, flush=True)
 """
