@@ -86,18 +86,27 @@ def test_a_training_scores_by_its_best_epoch_and_leaves_that_network(cfg, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_table_is_resumed_to_the_same_results(data, cfg):
-    first = experiment.run_table(data, cfg)
+def test_a_table_is_resumed_to_the_same_results_and_only_what_is_missing_is_trained(data, cfg):
     folder = cfg.out / "training"
-    kept = folder / "ridge-1.npz"
-    before = kept.stat().st_mtime_ns
+
+    def trained(*jobs: Job, **changes) -> set[str]:
+        """The files that a call writes."""
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+        experiment.train_all(jobs, data, dataclasses.replace(cfg, **changes))
+        return {path.stem for path in folder.glob("*.npz") if before.get(path) != path.stat().st_mtime_ns}
+
+    first = experiment.run_table(data, cfg)
     (folder / f"{TOKEN_MODEL}-1.npz").unlink()
     (folder / f"{TOKEN_MODEL}-0.keras").unlink()
     (folder / "ridge-0.npz").write_bytes(b"half a file")
+    jobs = [Job(name, seed) for name in FEW for seed in (0, 1)]
+    assert trained(*jobs, seeds=[5], workers=3) == {f"{TOKEN_MODEL}-0", f"{TOKEN_MODEL}-1", "ridge-0"}
     assert experiment.run_table(data, cfg) == first
-    assert kept.stat().st_mtime_ns == before
     check_results(first, cfg)
     check_card(experiment.keep_model(data, cfg, first), cfg)
+    assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
+    write_folder(data.live, tokens(9, "live"))
+    assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
 
 
 def check_results(found: dict, cfg: TrainingConfig) -> None:
@@ -129,19 +138,11 @@ def check_card(card: dict, cfg: TrainingConfig) -> None:
     assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
 
 
-def test_a_run_whose_clips_were_aligned_again_is_not_shown_with_its_old_models(tmp_path):
-    write_folder(tmp_path / "aligned", tokens())
-    data = TrainingData(tmp_path / "aligned", None, "")
-    found = {"seeds": [0], "models": FEW, "config": {}, "clips_sha256": experiment.clips_sha256(data)}
-    write_json(tmp_path / "training" / "training.json", found)
-    assert experiment.load_run(tmp_path)[0].folder == data.folder
-    write_folder(tmp_path / "aligned", tokens(30))
-    with pytest.raises(ValueError, match="06_training"):
-        experiment.load_run(tmp_path)
-
-
 @pytest.mark.slow
-def test_a_failing_training_names_itself_and_its_reason(data, cfg, monkeypatch):
+def test_a_training_that_cannot_be_names_itself_and_its_reason(data, cfg, monkeypatch):
+    write_folder(data.folder, tokens(), fitted_on=tuple(tokens().clips[:30]))
+    with pytest.raises(ValueError, match="fitted on.*with seed 0"):  # clips that are held out
+        experiment.run_table(data, cfg)
     write_folder(data.folder, dataclasses.replace(tokens(), labels=np.full((N, 5), np.nan)))
     with pytest.raises(ValueError, match="rated clips .* a bank"):
         experiment.run_table(data, cfg)
@@ -152,31 +153,6 @@ def test_a_failing_training_names_itself_and_its_reason(data, cfg, monkeypatch):
         experiment.train_all([Job(TOKEN_MODEL, 0)], data, cfg)
 
 
-@pytest.mark.slow
-def test_only_what_is_missing_of_the_same_clips_and_parameters_is_trained(data, cfg):
-    def trained(**changes) -> list[str]:
-        """The files that a call writes."""
-        before = {path: path.stat().st_mtime_ns for path in (cfg.out / "training").glob("*.npz")}
-        experiment.train_all([Job("constant", seed) for seed in (0, 1)], data, dataclasses.replace(cfg, **changes))
-        after = {path: path.stat().st_mtime_ns for path in (cfg.out / "training").glob("*.npz")}
-        return sorted(path.stem for path, time in after.items() if before.get(path) != time)
-
-    both = ["constant-0", "constant-1"]
-    assert trained() == both
-    assert trained(seeds=[5], workers=3) == []
-    assert trained(epochs=3) == both
-    (cfg.out / "training" / "constant-0.npz").write_bytes(b"half a file")
-    assert trained(epochs=3) == ["constant-0"]
-    write_folder(data.live, tokens(9, "live"))
-    assert trained(epochs=3) == both
-
-
-def test_clips_that_the_reduction_saw_may_not_be_held_out(data, cfg):
-    write_folder(data.folder, tokens(), fitted_on=tuple(tokens().clips[:30]))
-    with pytest.raises(ValueError, match="fitted on.*with seed 0"):
-        experiment.run_table(data, cfg)
-
-
 @pytest.mark.parametrize(
     ("analysis", "identity", "takes_bank"),
     [
@@ -185,22 +161,37 @@ def test_clips_that_the_reduction_saw_may_not_be_held_out(data, cfg):
         ({"drawn": True}, IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}}, False),
     ],
 )
-def test_a_bank_stands_in_for_synthetic_clips_made_alike_only(data, analysis, identity, takes_bank, tmp_path):
-    write_json(data.live.parent / "analysis.json", analysis)
+def test_a_bank_stands_in_for_synthetic_clips_made_alike_only_and_changed_clips_are_not_shown_with_old_models(
+    data, analysis, identity, takes_bank, tmp_path
+):
+    write_json(tmp_path / "analysis.json", analysis)
     write_folder(data.live, tokens(6), identity)
     chosen = choose_data(data.folder, data.live)
     assert (chosen.folder, chosen.live) == ((data.folder, data.live) if takes_bank else (data.live, None))
     assert ("dynamic.endpoint: 'Mixed_4b' here" in chosen.statement) == (identity != IDENTITY)
     assert choose_data(tmp_path / "none", data.live).folder == data.live
+    about = {"seeds": [0], "models": FEW, "config": {}, "bank_dir": str(data.folder)}
+    write_json(tmp_path / "training" / "training.json", about | {"clips_sha256": experiment.clips_sha256(chosen)})
+    assert experiment.load_run(tmp_path)[0] == chosen
+    write_folder(data.live, tokens(30), identity)
+    with pytest.raises(ValueError, match="06_training"):
+        experiment.load_run(tmp_path)
 
 
-@pytest.fixture
-def compare(tmp_path):
-    """Score baselines on these clips, in this process; ridge stands in for the token model, which takes long."""
+def test_a_leaking_split_is_flagged_and_groups_and_the_ceiling_of_the_ratings_come_with_the_results(tmp_path):
+    """Baselines in this process; ridge stands in for the token model, which takes long."""
+    clips, names = tokens(), ("constant", "same_video", "ridge")
+    of_source = np.random.default_rng(1).uniform(0.2, 0.8, (20, 5)).astype("float32")
+    clips.labels[:] = np.repeat(of_source, 3, 0)  # the clips of a source are rated alike
+    clips.labels[::2, 1] = np.nan  # what is missing is left out
+    group = np.where(np.arange(N) // 3 % 2, "b", "a")
+    table = pd.DataFrame({"path": "x", "source": clips.sources, "split": "", "group": group}, index=clips.clips)
+    write_clips(table.rename_axis("key").assign(openness=0.5), tmp_path / "clips.csv")
+    write_json(tmp_path / "analysis.json", {"reliability": {"openness": {"max_r2": 0.64, "max_pearson": 0.8}}})
 
-    def run_on(clips: Aligned, names: tuple = ("constant", "same_video", "ridge"), **changes) -> dict:
-        options = {"seeds": [0, 1], "validation_share": 0.2, "test_share": 0.4, "out_dir": str(tmp_path / "run")}
-        cfg, parts = TrainingConfig(models=",".join(names), **options | changes), []
+    def compared(split: str) -> dict:
+        options = {"seeds": [0, 1], "validation_share": 0.2, "test_share": 0.4, "out_dir": str(tmp_path)}
+        cfg, parts = TrainingConfig(models=",".join(names), split=split, **options), []
         for job in (Job(name, seed) for seed in cfg.seeds for name in names):
             test = experiment.split_of(clips, cfg, job.seed) == "test"
             said = experiment.train_one(job, clips, None, cfg)[0]["prediction"][test]
@@ -209,33 +200,13 @@ def compare(tmp_path):
                 parts.append(parts[-1].assign(model=TOKEN_MODEL))
         return experiment.summarise(pd.concat(parts, ignore_index=True), clips, cfg)
 
-    return run_on
-
-
-def test_a_leaking_split_is_flagged_and_the_look_up_shows_what_it_gives_away(compare):
-    clips = tokens()
-    of_source = np.random.default_rng(1).uniform(0.2, 0.8, (20, 5)).astype("float32")
-    clips.labels[:] = np.repeat(of_source, 3, 0)  # the clips of a source are rated alike
-    clips.labels[::2, 1] = np.nan  # what is missing is left out
-    found = compare(clips, split="random")
-    assert np.isfinite(found["models"]["ridge"]["r2"]["C"])
-    assert "leaks" in found["split"]["warning"]
-    assert found["comparisons"][0]["low"] > 0
-    found = compare(clips)
-    assert found["split"]["warning"] is None
-    assert found["comparisons"][0]["low"] <= 0
-
-
-def test_groups_and_the_ceiling_of_the_ratings_come_with_the_results(compare, tmp_path):
-    clips = tokens()
-    group = np.where(np.arange(len(clips)) // 3 % 2, "b", "a")
-    table = pd.DataFrame({"path": "x", "source": clips.sources, "split": "", "group": group}, index=clips.clips)
-    write_clips(table.rename_axis("key").assign(openness=0.5), tmp_path / "run" / "clips.csv")
-    agreement = {"openness": {"max_r2": 0.64, "max_pearson": 0.8}}
-    write_json(tmp_path / "run" / "analysis.json", {"reliability": agreement})
-    found = compare(clips)
-    assert found["ceiling"] == {"r2": {"O": 0.64}, "pearson": {"O": 0.8}}
-    errors = found["groups"]["a"]
+    leaking, sound = compared("random"), compared("source")
+    assert np.isfinite(leaking["models"]["ridge"]["r2"]["C"])
+    assert "leaks" in leaking["split"]["warning"]
+    assert sound["split"]["warning"] is None
+    assert leaking["comparisons"][0]["low"] > 0 >= sound["comparisons"][0]["low"]
+    assert sound["ceiling"] == {"r2": {"O": 0.64}, "pearson": {"O": 0.8}}
+    errors = sound["groups"]["a"]
     assert errors["mae_low"] < errors["mae"] < errors["mae_high"]
 
 

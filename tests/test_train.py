@@ -123,54 +123,48 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypat
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_a_state_of_another_training_or_a_damaged_one_is_not_gone_on_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(callbacks, "KEEP_EVERY_S", 0.0)
-    state, cfg = tmp_path / "state.npz", TrainingConfig(epochs=1, batch_size=64)
-    fit(start(), clips(), clips(11, 1), cfg, state=state)
-    for known, damage in (("another", None), ("", b"half a file")):
-        if damage:
-            state.write_bytes(damage)
-        seen = []
-        watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append(epoch))
-        history = fit(start(), clips(), clips(11, 1), cfg, state=state, known=known, callbacks=[watch])
-        assert seen == history["epoch"].tolist() == [0]
-    inputs, labels = clips(11, 1)
-    with pytest.raises(ValueError, match="learning_rate"):  # a training that diverged is named
-        fit(start(), clips(), (inputs, labels * np.inf), cfg)
-
-
 @pytest.mark.parametrize("patience", [1, 0])
-def test_a_training_killed_after_its_last_epoch_only_restores_the_best(tmp_path, monkeypatch, patience):
+def test_a_finished_state_gives_its_best_and_another_trainings_or_a_damaged_one_is_not_used(
+    tmp_path, monkeypatch, patience
+):
     monkeypatch.setattr(callbacks, "KEEP_EVERY_S", 0.0)
     cfg = TrainingConfig(epochs=4, batch_size=16, learning_rate=0.5, patience=patience)
-    first, again = start(), start()
-    history, restored = (fit(m, clips(), clips(11, 1), cfg, state=tmp_path / "state.npz") for m in (first, again))
-    pd.testing.assert_frame_equal(restored, history)
-    for ours, theirs in zip(again.get_weights(), first.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    state, runs = tmp_path / "state.npz", []
+    for known in ("", "", "another", "another"):
+        if len(runs) == 3:
+            state.write_bytes(b"half a file")
+        model, seen = start(), []
+        watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append(epoch))
+        history = fit(model, clips(), clips(11, 1), cfg, state=state, known=known, callbacks=[watch])
+        runs.append((history, model.get_weights(), seen))
+    assert [seen for *_, seen in runs] == [found := runs[0][0]["epoch"].tolist(), [], found, found]
+    for history, weights, _ in runs[1:]:
+        pd.testing.assert_frame_equal(history, runs[0][0])
+        assert all(map(np.array_equal, weights, runs[0][1]))
 
 
-def test_mixed_precision_computes_in_it_and_keeps_weights_and_scores_float32():
+def test_a_training_that_diverges_and_a_part_that_is_not_there_are_named():
+    inputs, labels = clips(11, 1)
+    with pytest.raises(ValueError, match="learning_rate"):
+        fit(start(), clips(), (inputs, labels * np.inf), TrainingConfig(epochs=1, batch_size=64))
+    with pytest.raises(ValueError, match="'ear'"):
+        freeze_parts(start(), "ear")
+
+
+def test_mixed_precision_keeps_weights_and_scores_float32_and_frozen_parts_stay_as_they_start():
     with train.computing_in("bfloat16"):
         model = start()
-    history = fit(model, clips(), clips(11, 1), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01))
-    assert model.head.hidden.compute_dtype == "bfloat16"
-    assert {weight.dtype for weight in model.trainable_variables} == {"float32"}
-    assert keras.ops.convert_to_numpy(model(clips()[0])).dtype == np.float32
-    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
-    assert keras.config.dtype_policy().name == "float32"
-
-
-def test_frozen_parts_stay_as_they_start():
-    model = start()
     freeze_parts(model, "query, key")
     parts = [getattr(model.cross_attention, name) for name in ("query", "key", "value")]
     before = [part.get_weights() for part in parts]
-    fit(model, clips(), clips(11, 1), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01))
+    history = fit(model, clips(), clips(11, 1), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01))
     same = [all(map(np.array_equal, part.get_weights(), old)) for part, old in zip(parts, before, strict=True)]
     assert same == [True, True, False]
-    with pytest.raises(ValueError, match="'ear'"):
-        freeze_parts(model, "ear")
+    assert model.head.hidden.compute_dtype == "bfloat16"
+    assert {weight.dtype for weight in model.variables if "seed" not in weight.path} == {"float32"}
+    assert keras.ops.convert_to_numpy(model(clips()[0])).dtype == np.float32
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert keras.config.dtype_policy().name == "float32"
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs its small network eagerly")
@@ -194,31 +188,26 @@ def test_losses_rates_and_seconds_are_written_as_the_training_goes(tmp_path):
     assert [e["steps"] for e in times["execution"]] == [1] * 12
 
 
-def analysed(losses, first: float = 0, validation: float = 0.1, other: float = 0.1) -> dict:
-    """A training of known shares: an execution of 10 steps and 1 s per epoch, the first one `first` seconds longer."""
-    executions = [{"epoch": e, "steps": 10, "seconds": 1.0 + first * (e == 0)} for e in range(len(losses))]
-    epochs = [{"steps_s": x["seconds"], "validation_s": validation, "other_s": other} for x in executions]
-    epochs = [{"epoch": e, "seconds": sum(parts.values())} | parts for e, parts in enumerate(epochs)]
-    metrics = {"epoch": [{"epoch": e, "val_loss": float(loss)} for e, loss in enumerate(losses)]}
-    return callbacks.analyse_time({"execution": executions, "epoch": epochs}, metrics)
-
-
-def test_the_shares_are_those_of_the_measured_seconds():
-    found = analysed((4, 3, 2, 1), first=5.2)
-    assert found["seconds"] == pytest.approx({"start": 5.2, "steps": 4.0, "validation": 0.4, "other": 0.4})
-    assert sum(found["share"].values()) == pytest.approx(1)
-    assert (found["step_ms"], found["epoch_s"]) == (pytest.approx(100), pytest.approx(1.2))
-
-
 @pytest.mark.parametrize(
-    ("losses", "spent", "words"),
+    ("losses", "spent", "seconds", "words"),
     [
-        ((4, 3, 2, 1), {"first": 5.0}, ["Starting takes 51% (5.0 s"]),
-        ((4, 3, 2, 1), {"validation": 1.0}, ["Validation takes 48% (4.0 s)"]),
-        ((4, 3, 2, 1), {"other": 0.5}, ["take 31% (2.0 s)", "Steps take 62%"]),
-        ((3, 1, 2, 2), {}, ["number 2: the 2 after it took about 2.4 s", "Steps take 83% at 100.0 ms"]),
+        ((4, 3, 2, 1), {"first": 5.0}, (5.0, 4.0, 0.4, 0.4), ["Starting takes 51% (5.0 s"]),
+        ((4, 3, 2, 1), {"validation": 1.0}, (0, 4.0, 4.0, 0.4), ["Validation takes 48% (4.0 s)"]),
+        ((4, 3, 2, 1), {"other": 0.5}, (0, 4.0, 0.4, 2.0), ["take 31% (2.0 s)", "Steps take 62%"]),
+        ((3, 1, 2, 2), {}, (0, 4.0, 0.4, 0.4), ["number 2: the 2 after it took about 2.4 s", "83% at 100.0 ms"]),
     ],
 )
-def test_a_recommendation_follows_from_its_share_and_names_it(losses, spent, words):
-    said = analysed(losses, **spent)["recommendations"]
+def test_shares_are_those_of_the_measured_seconds_and_a_recommendation_names_its_own(losses, spent, seconds, words):
+    """An execution of 10 steps and 1 s per epoch, the first one `first` seconds longer."""
+    spent = {"first": 0, "validation": 0.1, "other": 0.1} | spent
+    executions = [{"epoch": e, "steps": 10, "seconds": 1.0 + spent["first"] * (e == 0)} for e in range(4)]
+    parts = [
+        {"steps_s": x["seconds"], "validation_s": spent["validation"], "other_s": spent["other"]} for x in executions
+    ]
+    epochs = [{"epoch": e, "seconds": sum(part.values())} | part for e, part in enumerate(parts)]
+    metrics = {"epoch": [{"epoch": e, "val_loss": float(loss)} for e, loss in enumerate(losses)]}
+    found = callbacks.analyse_time({"execution": executions, "epoch": epochs}, metrics)
+    assert list(found["seconds"].values()) == pytest.approx(seconds)  # start, steps, validation, other
+    assert found["step_ms"] == pytest.approx(100)
+    said = found["recommendations"]
     assert [word in sentence for word, sentence in zip(words, said, strict=True)] == [True] * len(words)
