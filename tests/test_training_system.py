@@ -45,16 +45,16 @@ def files(tmp_path):
 
 
 def test_rows_are_read_with_their_clips_and_sources(files):
-    data = read_arrays_by_row(*files.values())
+    *paths, ids = files.values()
+    data = read_arrays_by_row(*paths, ids)
     assert (data.static_features.shape, data.dynamic_features.shape) == ((N, 1, DS), (N, 1, DD))
     assert data.clips[4] == "train/video000001.001"
     assert data.sources[3] == data.sources[5] == "video000001"
     assert np.isnan(data.labels[5, 1])
-    paths, ids = list(files.values())[:3], files["ids"].with_suffix(".csv")
-    pd.DataFrame({"row": range(N), "clip": data.clips}).to_csv(ids, index=False)
-    assert read_arrays_by_row(*paths, ids).clips.tolist() == data.clips.tolist()
-    files["ids"].write_text("\n".join(data.sources) + "\n")  # three rows of each clip
-    assert read_arrays_by_row(*files.values()).sources.tolist() == data.sources.tolist()
+    pd.DataFrame({"row": range(N), "clip": data.clips}).to_csv(ids.with_suffix(".csv"), index=False)
+    assert read_arrays_by_row(*paths, ids.with_suffix(".csv")).clips.tolist() == data.clips.tolist()
+    ids.write_text("\n".join(data.sources) + "\n")  # three rows of each clip
+    assert read_arrays_by_row(*paths, ids).sources.tolist() == data.sources.tolist()
 
 
 def changed(array, value):
@@ -72,24 +72,22 @@ def changed(array, value):
         ("labels", lambda a: a[:, 0], "numbers"),
         ("dynamic_features", lambda a: a.astype(int), "floats"),
         ("static_features", lambda a: np.array([{}] * N, object), "plain array"),
-        ("labels", None, "plain array"),
+        ("labels", lambda a: {"rows": a}, "plain array"),
+        ("clips.csv", None, "holds a run"),  # whose files are not replaced
+        ("run.json", None, "holds a run"),
+        ("aligned", None, "holds a run"),
     ],
 )
-def test_what_does_not_belong_together_or_is_no_plain_array_is_refused(files, name, change, said):
+def test_what_does_not_belong_together_or_is_no_plain_array_is_refused(files, tmp_path, name, change, said):
     if change is None:
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    elif isinstance(array := change(np.load(files[name])), dict):
         with open(files[name], "wb") as file:
-            np.savez(file, rows=np.zeros((N, 5)))
+            np.savez(file, **array)
     else:
-        np.save(files[name], change(np.load(files[name])), allow_pickle=True)
+        np.save(files[name], array, allow_pickle=True)
     with pytest.raises(ValueError, match=said):
-        read_arrays_by_row(*files.values())
-
-
-@pytest.mark.parametrize("name", ["clips.csv", "run.json", "aligned"])
-def test_the_files_of_a_run_are_not_replaced(files, tmp_path, name):
-    (tmp_path / "mine" / name).mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds a run"):
-        TrainingSystem(*list(files.values())[:3], tmp_path / "mine")
+        TrainingSystem(*list(files.values())[:3], tmp_path / "mine", ids_path=files["ids"])
 
 
 def test_without_ids_the_split_is_said_to_leak_with_them_no_source_does_and_a_network_of_ones_own_is_trained(
@@ -198,28 +196,22 @@ def test_every_row_is_the_score_of_the_clip_in_its_line(trees, model_dir, capsys
     assert about["trained_on_other_input"] == []
 
 
-def test_another_view_is_said_and_a_clip_without_rows_is_left_out_with_its_reason(trees, model_dir):
-    card = read_json(model_dir / "card.json")
-    card["extractors"]["static"]["preparation"] = card["extractors"]["static"].pop("stored")
+def test_another_view_and_a_clip_without_rows_are_said_and_other_names_and_networks_are_refused(trees, model_dir):
+    faces, flow, card = trees / "faces", trees / "flow", read_json(model_dir / "card.json")
+    known = card["extractors"]["static"]
+    known["preparation"] = known.pop("stored")
     write_json(model_dir / "card.json", card)
-    for file in (trees / "flow" / "clip9").iterdir():
+    for file in (flow / "clip9").iterdir():
         file.write_bytes(b"")
-    table = predict_trees(model_dir, trees / "faces", trees / "flow", trees / "s.npy", flow_fps=5.0)
+    table = predict_trees(model_dir, faces, flow, trees / "s.npy", flow_fps=5.0)
     assert table.index.tolist() == ["clip10"]
     about = read_json(trees / "s.json")
     assert about["left_out"]["clip9"].startswith("dynamic: ")
-    odd = about["trained_on_other_input"]
-    assert "dynamic.fps: 5.0 here, 6.0 there" in odd
-    assert "static.cut_from: None here, 'videos' there" in odd
-
-
-def test_other_names_and_other_networks_are_refused(trees, model_dir):
-    faces, flow = trees / "faces", trees / "flow"
+    assert "dynamic.fps: 5.0 here, 6.0 there" in about["trained_on_other_input"]
+    assert "static.cut_from: None here, 'videos' there" in about["trained_on_other_input"]
     write_flow(trees / "other" / "somebody", some_flow(25, SIDE, SIDE))
-    with pytest.raises(ValueError, match="same names, got 3 and 1 and none in both"):
-        predict_trees(model_dir, faces, trees / "other", trees / "s.npy")
-    card = read_json(model_dir / "card.json")
-    card["extractors"]["static"]["weights"]["sha256"] = "1" * 64
+    known["weights"]["sha256"] = "1" * 64
     write_json(model_dir / "card.json", card)
-    with pytest.raises(ValueError, match="sha256"):
-        predict_trees(model_dir, faces, flow, trees / "s.npy")
+    for folder, said in (("other", "same names, got 3 and 1 and none in both"), ("flow", "sha256")):
+        with pytest.raises(ValueError, match=said):
+            predict_trees(model_dir, faces, trees / folder, trees / "s2.npy")
