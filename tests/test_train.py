@@ -2,8 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
+from multiprocessing import get_context
 
 import keras
 import numpy as np
@@ -12,13 +11,12 @@ import pytest
 
 from helpers import callbacks, train
 from helpers.config import TrainingConfig
-from helpers.files import ROOT, read_json
+from helpers.files import read_json
 from helpers.model import CompletePersonalityModel
 from helpers.train import FusedAdamW, RatedError, Trainer
 from helpers.variants import freeze_parts
 
 N, DS, DD, K = 53, 7, 3, 5
-CFG = TrainingConfig(epochs=5, batch_size=16, schedule="plateau", patience=4)
 
 
 def clips(n: int = N, seed: int = 0) -> train.Part:
@@ -27,13 +25,17 @@ def clips(n: int = N, seed: int = 0) -> train.Part:
     return inputs, rng.random((n, K), np.float32)
 
 
-def fit(model: keras.Model, train: train.Part, validation: train.Part, cfg: TrainingConfig, **more) -> pd.DataFrame:
-    return Trainer(model, cfg).fit(model, train, validation, **more)
-
-
 def start(seed: int = 0) -> keras.Model:
     keras.utils.set_random_seed(seed)
     return CompletePersonalityModel(DS, DD, 8, 1, 0.3, K)
+
+
+def fitted(cfg: TrainingConfig, watchers: tuple = (), **how) -> tuple[pd.DataFrame, list[np.ndarray], list[int]]:
+    """Losses and weights of a training, always of the same start, and the epochs of it that were done now."""
+    model, done = start(), []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: done.append(epoch))
+    history = Trainer(model, cfg).fit(model, clips(), clips(11, 1), callbacks=[*watchers, watch], **how)
+    return history, model.get_weights(), done
 
 
 def test_the_error_counts_what_is_rated_and_is_the_mean_squared_error_where_all_is():
@@ -73,7 +75,8 @@ def test_a_second_fit_starts_anew_and_a_saved_model_needs_no_file_of_ours(tmp_pa
         weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
     assert np.array_equal(weights[0], weights[2])
     assert not np.array_equal(weights[0], weights[1])
-    pd.testing.assert_frame_equal(history, fit(start(), (inputs, labels), validation, trainer.cfg))
+    of_another_trainer = Trainer(fresh := start(), trainer.cfg).fit(fresh, (inputs, labels), validation)
+    pd.testing.assert_frame_equal(history, of_another_trainer)
     change = np.abs(model.head.scores.get_weights()[1] - before)
     assert np.flatnonzero(change == 0).tolist() == [2]  # what no clip is rated for teaches nothing
     model.save(tmp_path / "m.keras")
@@ -85,41 +88,31 @@ def test_on_a_plateau_the_rate_is_halved_and_training_stops_when_patience_ends()
     x, y = np.zeros((24, 3), "float32"), np.random.default_rng(0).uniform(0, 1, (24, 5)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])  # nothing to learn but the mean
     cfg = TrainingConfig(schedule="plateau", patience=13, epochs=400, learning_rate=0.01, batch_size=16)
-    assert len(fit(model, (x, y), (x, y * 0 - 1), cfg)) < 60
+    assert len(Trainer(model, cfg).fit(model, (x, y), (x, y * 0 - 1))) < 60
     assert float(model.optimizer.learning_rate) < 0.01 / 2
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import keras
-from helpers import callbacks
-from tests import test_train
+UNTIL_KILLED = TrainingConfig(epochs=5, batch_size=16, schedule="plateau", patience=4)
 
-callbacks.KEEP_EVERY_S = 0.0
-kill = lambda epoch, logs: os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else None
-callback = keras.callbacks.LambdaCallback(on_epoch_end=kill)
-test_train.fit(test_train.start(), test_train.clips(), test_train.clips(11, 1), test_train.CFG,
-               state=Path(sys.argv[1]), callbacks=[*callbacks.watchers(sys.argv[2]), callback])
-"""
+
+def train_until_killed(folder) -> None:
+    callbacks.KEEP_EVERY_S = 0.0
+    kill = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: epoch == 3 and os.kill(os.getpid(), 9))
+    fitted(UNTIL_KILLED, (*callbacks.watchers(folder), kill), state=folder / "state.npz")
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    state = tmp_path / "state.npz"
-    command = [sys.executable, "-c", KILLED, str(state), str(tmp_path)]
-    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    seen = []
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
-    resumed = start()
-    history = fit(resumed, clips(), clips(11, 1), CFG, state=state, callbacks=[*callbacks.watchers(tmp_path), watch])
-    assert seen == [3, 4]  # epochs 0 to 2 were kept, the fourth was lost
+def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path):
+    process = get_context("spawn").Process(target=train_until_killed, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    history, weights, done = fitted(UNTIL_KILLED, callbacks.watchers(tmp_path), state=tmp_path / "state.npz")
+    assert done == [3, 4]  # epochs 0 to 2 were kept, the fourth was lost
     assert [entry["epoch"] for entry in callbacks.read_logs(tmp_path)["metrics"]["epoch"]] == [0, 1, 2, 3, 4]
-    uninterrupted = start()
-    expected = fit(uninterrupted, clips(), clips(11, 1), CFG)
+    expected, of_uninterrupted, _ = fitted(UNTIL_KILLED)
     pd.testing.assert_frame_equal(history, expected, rtol=1e-6)
-    for ours, theirs in zip(resumed.get_weights(), uninterrupted.get_weights(), strict=True):
+    for ours, theirs in zip(weights, of_uninterrupted, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
@@ -133,11 +126,8 @@ def test_a_finished_state_gives_its_best_and_another_trainings_or_a_damaged_one_
     for known in ("", "", "another", "another"):
         if len(runs) == 3:
             state.write_bytes(b"half a file")
-        model, seen = start(), []
-        watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append(epoch))
-        history = fit(model, clips(), clips(11, 1), cfg, state=state, known=known, callbacks=[watch])
-        runs.append((history, model.get_weights(), seen))
-    assert [seen for *_, seen in runs] == [found := runs[0][0]["epoch"].tolist(), [], found, found]
+        runs.append(fitted(cfg, state=state, known=known))
+    assert [done for *_, done in runs] == [found := runs[0][0]["epoch"].tolist(), [], found, found]
     for history, weights, _ in runs[1:]:
         pd.testing.assert_frame_equal(history, runs[0][0])
         assert all(map(np.array_equal, weights, runs[0][1]))
@@ -146,7 +136,7 @@ def test_a_finished_state_gives_its_best_and_another_trainings_or_a_damaged_one_
 def test_a_training_that_diverges_and_a_part_that_is_not_there_are_named():
     inputs, labels = clips(11, 1)
     with pytest.raises(ValueError, match="learning_rate"):
-        fit(start(), clips(), (inputs, labels * np.inf), TrainingConfig(epochs=1, batch_size=64))
+        Trainer(model := start(), TrainingConfig(epochs=1)).fit(model, clips(), (inputs, labels * np.inf))
     with pytest.raises(ValueError, match="'ear'"):
         freeze_parts(start(), "ear")
 
@@ -157,7 +147,8 @@ def test_mixed_precision_keeps_weights_and_scores_float32_and_frozen_parts_stay_
     freeze_parts(model, "query, key")
     parts = [getattr(model.cross_attention, name) for name in ("query", "key", "value")]
     before = [part.get_weights() for part in parts]
-    history = fit(model, clips(), clips(11, 1), TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01))
+    cfg = TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01)
+    history = Trainer(model, cfg).fit(model, clips(), clips(11, 1))
     same = [all(map(np.array_equal, part.get_weights(), old)) for part, old in zip(parts, before, strict=True)]
     assert same == [True, True, False]
     assert model.head.hidden.compute_dtype == "bfloat16"
@@ -191,21 +182,24 @@ def test_losses_rates_and_seconds_are_written_as_the_training_goes(tmp_path):
 @pytest.mark.parametrize(
     ("losses", "spent", "seconds", "words"),
     [
-        ((4, 3, 2, 1), {"first": 5.0}, (5.0, 4.0, 0.4, 0.4), ["Starting takes 51% (5.0 s"]),
-        ((4, 3, 2, 1), {"validation": 1.0}, (0, 4.0, 4.0, 0.4), ["Validation takes 48% (4.0 s)"]),
-        ((4, 3, 2, 1), {"other": 0.5}, (0, 4.0, 0.4, 2.0), ["take 31% (2.0 s)", "Steps take 62%"]),
-        ((3, 1, 2, 2), {}, (0, 4.0, 0.4, 0.4), ["number 2: the 2 after it took about 2.4 s", "83% at 100.0 ms"]),
+        ((4, 3, 2, 1), (5.0, 0.1, 0.1), (5.0, 4.0, 0.4, 0.4), ["Starting takes 51% (5.0 s"]),
+        ((4, 3, 2, 1), (0, 1.0, 0.1), (0, 4.0, 4.0, 0.4), ["Validation takes 48% (4.0 s)"]),
+        ((4, 3, 2, 1), (0, 0.1, 0.5), (0, 4.0, 0.4, 2.0), ["take 31% (2.0 s)", "Steps take 62%"]),
+        (
+            (3, 1, 2, 2),
+            (0, 0.1, 0.1),
+            (0, 4.0, 0.4, 0.4),
+            ["number 2: the 2 after it took about 2.4 s", "83% at 100.0"],
+        ),
     ],
 )
 def test_shares_are_those_of_the_measured_seconds_and_a_recommendation_names_its_own(losses, spent, seconds, words):
-    """An execution of 10 steps and 1 s per epoch, the first one `first` seconds longer."""
-    spent = {"first": 0, "validation": 0.1, "other": 0.1} | spent
-    executions = [{"epoch": e, "steps": 10, "seconds": 1.0 + spent["first"] * (e == 0)} for e in range(4)]
-    parts = [
-        {"steps_s": x["seconds"], "validation_s": spent["validation"], "other_s": spent["other"]} for x in executions
-    ]
-    epochs = [{"epoch": e, "seconds": sum(part.values())} | part for e, part in enumerate(parts)]
-    metrics = {"epoch": [{"epoch": e, "val_loss": float(loss)} for e, loss in enumerate(losses)]}
+    """10 steps in 1 s per epoch; `spent` are more seconds of the first, of each validation, and of each epoch else."""
+    first, validation_s, other_s = spent
+    executions = [{"steps": 10, "seconds": 1.0 + more} for more in (first, 0, 0, 0)]
+    rest = {"validation_s": validation_s, "other_s": other_s}
+    epochs = [{"seconds": e["seconds"] + sum(spent[1:]), "steps_s": e["seconds"]} | rest for e in executions]
+    metrics = {"epoch": [{"val_loss": float(loss)} for loss in losses]}
     found = callbacks.analyse_time({"execution": executions, "epoch": epochs}, metrics)
     assert list(found["seconds"].values()) == pytest.approx(seconds)  # start, steps, validation, other
     assert found["step_ms"] == pytest.approx(100)
