@@ -178,6 +178,9 @@ def _score_by_notebook(videos: list[Path], model: Path, out: Path) -> int:
     from helpers import workbook
     from helpers.report import export
 
+    if (out / "run.json").exists():
+        raise ValueError(f"--out must be a folder of its own, {out} is a run's, which has scores by 09. Name another.")
+    workbook.make_writable(out)
     log.info("scoring by notebook 09, which makes the page")
     paths = {"video": [os.path.abspath(path) for path in videos], "model_dir": str(model.resolve())}
     copy = workbook.execute(workbook.SCORE, paths | {"out_dir": str(out)}, out)

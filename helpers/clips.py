@@ -153,8 +153,8 @@ def _kind(file: Path) -> Iterator[tuple[str, str]]:
     try:
         with open_video(file) as video:
             yield "clip" if len(video.ticks) > 1 else "pictures", ""
-    except VideoError:
-        yield "no video", ""
+    except VideoError as error:
+        yield "no video", reason_of(error, file.name)
 
 
 def _info(file: Path) -> Iterator[VideoInfo]:

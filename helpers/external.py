@@ -328,6 +328,7 @@ def _cells(path: Path, separator: str, head: int, n: int, text: list[int]) -> pd
     """Cells by place, those at `text` as they are, NaN where they are empty; the index is the line."""
     how = {"sep": separator, "skiprows": head, "header": None, "names": range(n + 1), "index_col": False}
     how |= {"encoding": "utf-8-sig", "low_memory": False, "skip_blank_lines": False}
+    how |= {"na_values": [""], "keep_default_na": False}  # a clip may be called "NA"
     cells = pd.read_csv(path, dtype=dict.fromkeys(text, str), **how)
     cells.index += head + 1
     if (more := cells.pop(n).notna()).any():  # an empty cell is behind a last separator
@@ -336,12 +337,13 @@ def _cells(path: Path, separator: str, head: int, n: int, text: list[int]) -> pd
 
 
 def _as_numbers(column: pd.Series, decimal: str) -> pd.Series:
-    """The numbers in a column, also times `0 days 00:00:01.50` of openSMILE in seconds; NaN for what is none."""
+    """The numbers in a column, also flags, and times `0 days 00:00:01.50` of openSMILE in seconds; else NaN."""
     if column.dtype.kind in "fiub":
         return column.astype(float)
     text = column.astype(str).str.strip()
     times = pd.to_timedelta(text.where(text.str.contains(":")), errors="coerce").dt.total_seconds()
-    return pd.to_numeric(text.str.replace(decimal, "."), errors="coerce").astype(float).fillna(times)
+    flags = text.str.casefold().map({"true": 1.0, "false": 0.0})
+    return pd.to_numeric(text.str.replace(decimal, "."), errors="coerce").astype(float).fillna(times).fillna(flags)
 
 
 def _tidied(known: pd.DataFrame) -> pd.DataFrame:

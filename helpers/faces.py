@@ -99,7 +99,7 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
         times.append((t, number, decoder))
     face = main_face(follower, cfg.fps)
     if not (face and face.moves):
-        _refuse_smaller_face(video, cfg, 0.5 if face else cfg.min_coverage / 2)
+        yield from _refuse_smaller_face(video, cfg, 0.5 if face else cfg.min_coverage / 2)
     if not face:
         raise NoFaceError(f"no face found in {len(follower.found)} looked-at frames")
     if face.coverage < cfg.min_coverage:
@@ -110,14 +110,17 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
     yield track_of_face(face, follower.found, cfg, t_s=np.array(t_s), frame=np.array(numbers), decoder=decoders[-1])
 
 
-def _refuse_smaller_face(video: str | Path, cfg: PreparationConfig, share: float) -> None:
-    """NoFaceError where Haar finds a face below `min_face` in more than this share of a clip's frames."""
+def _refuse_smaller_face(video: str | Path, cfg: PreparationConfig, share: float) -> Iterator[None]:
+    """NoFaceError where Haar finds a face below `min_face` in more than this share of a clip's frames.
+
+    Yields as a sign of life."""
     if cfg.detector != "haar" or cfg.min_face <= SMALLER:
         return
     widths_px = []
     for frame, *_ in iter_frames(video, n_frames=SEARCHED, backend=cfg.backend):
         n, smaller = len(detect_faces(frame, "haar", cfg.min_face)), detect_faces(frame, "haar", SMALLER)
         widths_px.append(np.sort(smaller[:, 2])[-1 - n] if len(smaller) > n else np.nan)
+        yield
     if np.mean(np.isfinite(widths_px)) > share:
         raise NoFaceError(
             f"the face is too small: {np.nanmedian(widths_px):.0f} px wide, below min_face ({cfg.min_face:g} of the "

@@ -53,9 +53,10 @@ def write_sequences(
     lengths, width = np.asarray(shape[0], np.int32), shape[1]
     n, longest = len(lengths), int(lengths.max())
     with replacing(path) as part:
-        _reserve(part, n * longest * (4 * width + 9))
+        chunks = (1, min(longest, CHUNK_ROWS), width)
+        n_chunks = int(np.ceil(lengths / chunks[1]).sum())  # rows of padding alone are not written
+        _reserve(part, n_chunks * chunks[1] * 4 * width + n * longest * 9)
         with h5py.File(part, "w") as file:
-            chunks = (1, min(longest, CHUNK_ROWS), width)
             features = file.create_dataset("features", (n, longest, width), "float32", chunks=chunks, **GZIP)
             t_s = file.create_dataset("t_s", (n, longest), "float64", **GZIP)
             valid = file.create_dataset("valid", (n, longest), bool, **GZIP)

@@ -23,7 +23,7 @@ import numpy as np
 from keras import layers, ops
 from keras.initializers import Constant, RandomUniform
 
-from helpers.files import code_version, needs, replacing, write_json
+from helpers.files import code_version, needs, read_json, replacing, write_json
 
 PACKAGE = "ocean_workbook"
 INPUT_NAMES = ("static", "dynamic", "static_t_s", "dynamic_t_s", "static_mask", "dynamic_mask")
@@ -320,6 +320,18 @@ class ModelSerializer:
         version = max(self.versions, default=0) + 1
         save_model(model, self.folder / f"v{version:04d}", card | {"version": version})
         return version
+
+    def card(self, version: int | None = None) -> dict[str, Any]:
+        """What is known about a version, by default the latest."""
+        return read_json(self.path(version) / "card.json")
+
+    def load(self, version: int | None = None, **built: Any) -> keras.Model:
+        """Load a version, by default the latest; `built`: see `load_model`."""
+        return load_model(self.path(version), **built)
+
+    def export(self, path: str | Path, version: int | None = None) -> Path:
+        """Write a version for inference elsewhere, see `export_model`."""
+        return export_model(self.load(version), path)
 
 
 def export_model(model: CompletePersonalityModel, path: str | Path) -> Path:

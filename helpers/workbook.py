@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -137,11 +138,7 @@ def check_inputs(
         raise ValueError(f"--out must be another folder than --data, got {data} for both. Name one in it, or beside.")
     clips, left_out, chosen = _clips_of_run(tasks, chosen, data)
     clips, _, targets = rated_clips(tasks, data, clips)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
+    make_writable(out)
     if problem := why_no_training(tasks, clips, targets, data, limit):
         if TRAINING in chosen:
             raise ValueError(f"{problem} Or stop before training with --only 00,01,02,03,04,05.")
@@ -151,6 +148,15 @@ def check_inputs(
     wanted = [cfg for cfg in configs if getattr(cfg, "weights", "") == "pretrained"]
     require([f"{cfg.backbone}{PUBLISHED}" if hasattr(cfg, "backbone") else "i3d_flow_kinetics" for cfg in wanted])
     return clips.head(limit or len(clips)), left_out, chosen
+
+
+def make_writable(out: Path) -> None:
+    """Make a folder, and write to it; PermissionError where that does not go."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise PermissionError(f"{out} cannot be written ({error.strerror}). Name another folder with --out.") from None
 
 
 def _clips_of_run(
@@ -257,11 +263,21 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
 
 
 def is_whole(out: Path, name: str) -> bool:
-    """Whether a notebook's files are there, and its stage, if any, is finished."""
+    """Whether a notebook's files are there, its stage, if any, is finished, and no clip's file is lost or cut."""
     paths = [out / path for path in WRITES[name]]
     if not all(path.exists() for path in paths):
         return False
-    return all(read_json(path).get("finished") for path in paths if path.name == "manifest.json")
+    try:
+        manifests = {path.parent: read_json(path) for path in paths if path.name == "manifest.json"}
+    except ValueError:
+        return False
+    return all(manifest.get("finished") and _holds_all(folder, manifest) for folder, manifest in manifests.items())
+
+
+def _holds_all(folder: Path, manifest: dict[str, Any]) -> bool:
+    files = list(folder.rglob("*.npz"))
+    n_made = sum(manifest["counts"].get(count, 0) for count in ("made", "found"))
+    return len(files) >= n_made and all(map(zipfile.is_zipfile, files))
 
 
 def forget(out: Path, first: str) -> None:

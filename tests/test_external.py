@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from contextlib import contextmanager
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ from numbered import write_numbered
 from helpers import large
 from helpers.__main__ import main
 from helpers.clips import TRAITS, find_clips, write_clips
-from helpers.external import as_text, import_features
+from helpers.external import as_text, import_features, read_table
 from helpers.files import DiskFullError, FolderLock, LockedError, read_json, write_json
 from helpers.store import FeatureFile, Stage, read_features, write_features
 
@@ -250,6 +251,7 @@ AUDFORMAT = """file,start,end,F0
 """
 MEDIAPIPE = "\ufeffsep=;\r\nPerson;Timestamp (ms);presence;jawOpen;\r\n0;500,5;0,99;0,25;\r\n0;0;0;0,5;\r\n"
 FROM_EXCEL = "t;f;g\n0,5;1;\n;;\n1,5;2;\n\n;;\n"
+FLAGS = "t,success,f\n0, TRUE ,1\n1,false,2\n"
 FROM_NOTHING = "f\n1\n2\n"
 FROM_BOTH = "t_s,start,f\n0.5,7,1\n1.5,9,2\n"  # a time is there: a start without an end is not needed
 FROM_FRAMES = "frame_idx\tfacial_expression\tau_1\n0\tNeutral\t1\n5\tHappy\t2\n"
@@ -264,6 +266,7 @@ FROM_FRAMES = "frame_idx\tfacial_expression\tau_1\n0\tNeutral\t1\n5\tHappy\t2\n"
         (AUDFORMAT, "F0", [0.01, 0.02], [-1, -1], [[1], [2]], [1, 1], {}),
         (MEDIAPIPE, "jawOpen", [0, 0.5005], [-1, -1], [[0.5], [0.25]], [0, 1], {}),
         (FROM_EXCEL, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], {}),
+        (FLAGS, "f", [0, 1], [-1, -1], [[1], [2]], [1, 0], {}),
         (FROM_BOTH, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], {}),
         (FROM_NOTHING, "f", [0.25, 0.75], [0, 1], [[1], [2]], [1, 1], {"fps": 2}),
         (FROM_FRAMES, "au_1", [0.05, 0.55], [0, 5], [[1], [2]], [1, 1], {"fps": 10}),
@@ -280,6 +283,12 @@ def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t
         known = {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
         left_out = ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
         assert manifest["identity"]["elsewhere"]["columns"] == {"renamed": known, "left_out": left_out}
+
+
+def test_a_clip_may_be_called_as_what_others_write_for_nothing(tmp_path):
+    table = read_table(write(tmp_path, "all.csv", "clip,t,f\nNA,0,1\nnull,0,NA\n") / "all.csv")
+    assert table.known["clip"].tolist() == ["NA", "null"]
+    np.testing.assert_array_equal(table.features["f"], [1, np.nan])
 
 
 @pytest.mark.parametrize(
@@ -382,22 +391,37 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@contextmanager
+def room_for(n_bytes):
+    """A limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_padding_needs_no_room(tmp_path):
+    files = noise(40, (1, 512)) | {"long": noise(1, (2000, 512))["c0"]}  # 4 MB of rows, 168 MB padded
+    write_run_table(tmp_path, files)
+    write_hdf5, _ = write_both(write_stage(tmp_path, "static", files), tmp_path / "out")
+    with room_for(32_000_000):
+        write_hdf5()
+
+
 @pytest.mark.parametrize("room", [100, 40_000, 2_000_000])
 def test_a_disk_that_fills_up_ends_neither_python_nor_the_files_before(tmp_path, room):
-    resource = pytest.importorskip("resource")  # a limit on the size of files stands for the disk
     files = noise(9, (300, 211))
     write_run_table(tmp_path, files)
     writers = write_both(write_stage(tmp_path, "static", files), tmp_path / "out")
     for write_file in writers:
         write_file()
-    before, limits = contents(tmp_path / "out"), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        for write_file in writers:
-            with pytest.raises(DiskFullError):
-                write_file()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before = contents(tmp_path / "out")
+    for write_file in writers:
+        with pytest.raises(DiskFullError), room_for(room):
+            write_file()
     assert contents(tmp_path / "out") == before
 
 

@@ -195,6 +195,14 @@ def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
     assert clips["openness"].notna().tolist() == [False, True]
 
 
+def test_scores_by_notebook_need_a_folder_of_their_own(capsys, tmp_path):
+    for name, said in (("file", "cannot be written"), ("run.json", "is a run's")):
+        (tmp_path / name).write_text("{}")
+        out = tmp_path / "file" if name == "file" else tmp_path
+        status, error = run(capsys, "score", tmp_path / "a.mp4", "--model", tmp_path, "--out", out)
+        assert (status, error.count("\n"), said in error) == (1, 1, True)
+
+
 @pytest.mark.parametrize("given", [("check", "--csv"), ("score", "--json"), ("score", "--csv", "--out")])
 def test_files_that_cannot_be_written_are_refused_before_any_work(capsys, tmp_path, given):
     command, *options = given

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from toy_tokens import DD, DS, TD, TS, tokens
 
-from helpers.files import read_json
 from helpers.model import (
     TIME_GAIN,
     CompletePersonalityModel,
@@ -143,7 +142,7 @@ def test_versions_are_counted_and_give_equal_outputs(tmp_path):
     store, models = ModelSerializer(tmp_path / "m"), [network(seed) for seed in (0, 1)]
     assert [store.save(model, {"seed": seed}) for seed, model in enumerate(models)] == [1, 2]
     for version, seed in ((1, 0), (None, 1)):
-        loaded, card = load_model(store.path(version), static_dim=DS), read_json(store.path(version) / "card.json")
+        loaded, card = store.load(version, static_dim=DS), store.card(version)
         np.testing.assert_allclose(loaded(tokens()), models[seed](tokens()), atol=1e-6)
         assert (card["seed"], card["parameters"]) == (seed, models[seed].count_params())
     with pytest.raises(TypeError):

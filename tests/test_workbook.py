@@ -6,6 +6,7 @@ import shutil
 from contextlib import nullcontext
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from layout import make_clips
@@ -15,7 +16,7 @@ from trees import write_pairs as write_flow
 from helpers import check, config, workbook
 from helpers.clips import TRAITS, find_clips, scan_clips
 from helpers.files import ROOT, DiskFullError, read_json, write_json
-from helpers.store import Stage
+from helpers.store import Stage, write_arrays
 
 
 @pytest.fixture
@@ -240,11 +241,24 @@ def test_committed_notebooks_are_fresh_normalised_and_small():
     assert all_tags.count("nbval-ignore-output") <= 0.05 * n_code
 
 
-def test_a_stage_is_whole_when_it_is_finished(tmp_path):
+def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_lost_or_cut(tmp_path):
+    def is_whole():
+        return workbook.is_whole(tmp_path, "03_static_extraction")
+
     stage = Stage(tmp_path / "static", "static", {})
-    assert not workbook.is_whole(tmp_path, "03_static_extraction")
-    stage.finish()
-    assert workbook.is_whole(tmp_path, "03_static_extraction")
+    for key in ("a", "below/b"):
+        write_arrays(stage.path(key), features=np.eye(3))
+    assert not is_whole()
+    stage.finish(made=1, found=1)
+    assert is_whole()
+    whole = stage.path("a").read_bytes()
+    for damage in (lambda: stage.path("a").unlink(), lambda: stage.path("a").write_bytes(whole[:-9])):
+        damage()
+        assert not is_whole()
+        stage.path("a").write_bytes(whole)
+    assert is_whole()
+    (stage.folder / "manifest.json").write_text("{")
+    assert not is_whole()
 
 
 @pytest.fixture
