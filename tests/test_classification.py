@@ -1,29 +1,31 @@
 """The BiLSTM and the bag of frames, trainings of all folds and seeds, the tables of them, classes of videos."""
 
 import shutil
+import time
+from dataclasses import replace
+from multiprocessing import get_context
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_features import kill_after, synthetic_clips, write_synthetic
+from synthetic_features import N_FRAMES, WIDTH, synthetic_clips
 
 from helpers import __main__
 from helpers.backbones import build_backbone
 from helpers.classifier import (
     FrameClassifier,
     build_classifier,
-    classify_clip,
     evaluate_all,
     gains,
     load_clip_classifier,
     score_models,
 )
-from helpers.clip_features import extract_clip_features
+from helpers.clip_features import LabelledClips, extract_clip_features, views_of
 from helpers.config import ClassificationConfig, TrainingConfig
 from helpers.files import ROOT, read_json, write_json
 from helpers.model import CompletePersonalityModel
-from helpers.store import read_arrays
+from helpers.store import FeatureFile, read_arrays, write_features
 from helpers.train import Trainer
 
 MOTION = ROOT / "data_sample" / "motion" / "test"
@@ -31,29 +33,18 @@ SMALL = {"scales": [1.0], "folds": 3, "n_models": 2, "units": 8, "epochs": 20, "
     "learning_rate": 0.02, "patience": 0, "views": 1, "tta_views": 1, "workers": 1
 }  # fmt: skip
 NOISE = {"view01": 0.3, "tta01": 0.2} | {f"{n}{tta}": 1.0 for n in ("noise", "blur", "dark") for tta in ("", "_tta01")}
-SCRIPT = """
-import pickle, sys
-from helpers.classifier import evaluate_all
-evaluate_all(*pickle.load(open(sys.argv[1], "rb")))
-"""
-
-
-def trained(precision="float32"):
-    """A classifier of ordered poses."""
-    model = build_classifier(6, 3, ClassificationConfig(units=8, precision=precision), seed=5)
-    parts = [synthetic_clips(30), synthetic_clips(10, seed=3)]
-    model.adapt(np.concatenate(parts[0][0]))
-    parts = [(model.reduce(clips), np.eye(3, dtype="float32")[labels]) for clips, labels in parts]
-    training = TrainingConfig(epochs=25, batch_size=16, learning_rate=0.02, weight_decay=0.0)
-    Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
-    return model
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_what_only_order_tells_is_learned_in_every_precision_and_a_clip_is_told_alike_beside_longer_ones(
     precision, tmp_path
 ):
-    model, (clips, truth) = trained(precision), synthetic_clips(50, seed=7)
+    model = build_classifier(WIDTH, 3, ClassificationConfig(units=8, precision=precision), seed=5)
+    (train, _), _, (clips, truth) = parts = [synthetic_clips(n, seed=n) for n in (30, 10, 50)]
+    model.adapt(np.concatenate(train))
+    parts = [(model.reduce(part), np.eye(3, dtype="float32")[labels]) for part, labels in parts[:2]]
+    training = TrainingConfig(epochs=25, batch_size=16, learning_rate=0.02, weight_decay=0.0)
+    Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
     assert model.lstm.compute_dtype == precision
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     p = model.classify(model.reduce(clips))
@@ -99,14 +90,25 @@ def test_accuracies_stand_beside_both_baselines_and_gains_are_paired():
 
 
 def trainings(cfg):
-    return {path.name: read_arrays(path) for path in (cfg.out / "classification" / "models").glob("[!.]*.npz")}
+    """Arrays and time of each training that was done, by name."""
+    files = (cfg.out / "classification" / "models").glob("[!.]*.npz")
+    return {path.stem: (read_arrays(path), path.stat().st_mtime_ns) for path in files}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing interrupted: its clips, its parameters and its results."""
+    """A run that nothing interrupted: its clips, which are synthetic, its parameters and its results."""
     cfg = ClassificationConfig(out_dir=str(tmp_path_factory.mktemp("whole")), **SMALL)
-    clips = write_synthetic(cfg, 9, **NOISE)
+    views, classes, folder = views_of("train", cfg), ["down", "turn", "up"], cfg.out / "classification" / "views"
+    shown, labels = [synthetic_clips(9, view_noise=NOISE.get(view, 0.0))[0] for view in views], np.arange(27) % 3
+    table = pd.DataFrame({"split": "train", "source": [f"{k // 3:03}" for k in range(27)], "label": labels})
+    table.index = pd.Index([f"train/{classes[label]}/{source}" for _, source, label in table.to_numpy()], name="key")
+    t_s, view = np.tile(np.arange(N_FRAMES) / 10.0, len(views)), np.repeat(views, N_FRAMES)
+    for k, key in enumerate(table.index):
+        features = np.concatenate([clips[k] for clips in shown])
+        rows = FeatureFile(features, t_s, t_s, t_s, np.ones(len(t_s), bool), view=view)
+        write_features(folder / f"{key}.npz", rows)
+    clips = LabelledClips(table, classes, [], folder, {"identity": {}, "counts": {"feature_dim": WIDTH}, "failed": []})
     return clips, cfg, evaluate_all(clips, cfg)
 
 
@@ -127,26 +129,28 @@ def test_an_evaluation_writes_what_the_summary_takes_and_the_classifier_beats_th
     assert len(checkpoints) == 6
     found = trainings(cfg)
     assert len(found) == 12  # bag and bilstm in 3 folds, bilstm_augmented in 3 folds with 2 seeds
-    assert not np.array_equal(*(found[f"bilstm_augmented-0-{seed}.npz"]["p_plain"] for seed in (0, 1)))
+    assert not np.array_equal(*(found[f"bilstm_augmented-0-{seed}"][0]["p_plain"] for seed in (0, 1)))
 
 
 def test_a_run_that_is_killed_and_started_again_gives_the_same(whole, tmp_path):
-    cfg = ClassificationConfig(out_dir=str(tmp_path), **SMALL | {"workers": 2})
-    clips = write_synthetic(cfg, 9, **NOISE)
-    pd.to_pickle((clips, cfg), tmp_path / "task.pkl")
-    folder = cfg.out / "classification" / "models"
-    assert 2 <= kill_after(SCRIPT, str(tmp_path / "task.pkl"), folder, 2) < 12
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
-    evaluate_all(clips, cfg)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    expected = trainings(whole[1])
-    for name, arrays in trainings(cfg).items():
+    clips, cfg, _ = whole
+    again = replace(cfg, out_dir=str(tmp_path), workers=2)
+    process = get_context("spawn").Process(target=evaluate_all, args=(clips, again))
+    process.start()
+    while process.is_alive() and len(list(tmp_path.rglob("[!.]*.npz"))) < 2:
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    before = trainings(again)
+    assert 2 <= len(before) < 12
+    evaluate_all(clips, again)
+    after = trainings(again)
+    assert {name: after[name][1] for name in before} == {name: at for name, (_, at) in before.items()}
+    for name, (arrays, _) in trainings(cfg).items():
         for key in arrays.keys() - {"stamp"}:
-            np.testing.assert_array_equal(arrays[key], expected[name][key], err_msg=f"{name}, {key}")
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
-    fewer = SMALL | {"epochs": 1, "views": 0, "n_models": 1}
-    evaluate_all(clips, ClassificationConfig(out_dir=cfg.out_dir, **fewer))
-    changed = {path.stem for path, at in before.items() if path.stat().st_mtime_ns != at}
+            np.testing.assert_array_equal(after[name][0][key], arrays[key], err_msg=f"{name}, {key}")
+    evaluate_all(clips, replace(again, epochs=1, views=0, n_models=1))
+    changed = {name for name, (_, at) in trainings(again).items() if after[name][1] != at}
     assert changed == {f"{name}-{fold}-0" for name in ("bag_of_frames", "bilstm") for fold in range(3)}
 
 
@@ -175,33 +179,30 @@ def run(tmp_path_factory):
     return folder, features
 
 
-def test_a_video_is_seen_as_the_clips_of_the_run_were_and_the_checkpoints_are_averaged(run):
+def test_videos_are_seen_as_the_clips_of_the_run_were_and_the_command_names_those_that_it_could_not_use(
+    run, tmp_path, capsys
+):
     folder, features = run
-    ensemble = load_clip_classifier(folder / "model")
-    members = [member.classify(member.reduce(features.values())) for member in ensemble.members]
-    assert np.abs(members[0] - members[1]).max() > 0.01
-    for key, p in zip(features, np.mean(members, axis=0), strict=True):
-        found = classify_clip(folder / "data" / f"{key}.mp4", ensemble)
-        assert list(found) == ["lean_raise_bow", "raise_bow_lean"]
-        np.testing.assert_allclose(list(found.values()), p, atol=1e-3)
-
-
-def test_the_command_names_classes_and_the_videos_that_it_could_not_use(run, tmp_path, capsys):
-    folder, features = run
-    videos = [tmp_path / "videos" / name for name in ("clip9.mp4", "clip10.mp4", "deep/clip11.mp4")]  # natural order
-    videos[-1].parent.mkdir(parents=True)
+    names = {"clip9": 0, "clip10": 1, "deep/clip11": 0}  # in natural order; whose copies they are
+    members = load_clip_classifier(folder / "model").members
+    p = [member.classify(member.reduce(features.values())) for member in members]
+    assert np.abs(p[0] - p[1]).max() > 0.01
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    for video in videos:
-        shutil.copyfile(folder / "data" / f"{next(iter(features))}.mp4", video)
+    for name, k in names.items():
+        shutil.copyfile(folder / "data" / f"{[*features][k]}.mp4", tmp_path / "videos" / f"{name}.mp4")
     (bad := tmp_path / "videos" / "bad.mp4").write_bytes(b"no video")
     found = tmp_path / "p.json"
     given = [tmp_path / "videos", tmp_path / "empty", "--model", folder / "model", "--json", found]
     assert __main__.main(["classify", "predict", *map(str, given)]) == 1
     said, (out, err) = read_json(found), capsys.readouterr()
-    assert said.keys() == {*map(str, videos), "warnings"}
-    assert sum(said[str(videos[0])].values()) == pytest.approx(1, abs=1e-5)
-    assert [line.split(": ")[0] for line in out.splitlines()[:3]] == [*map(str, videos)]
-    assert ["random" in said["warnings"][0], "synthetic" in said["warnings"][1]] == [True, True]
+    videos = [str(tmp_path / "videos" / f"{name}.mp4") for name in names]
+    assert [line.split(": ")[0] for line in out.splitlines()[:3]] == videos
+    assert ["random" in said["warnings"][0], "synthetic" in said.pop("warnings")[1]] == [True, True]
+    assert said.keys() == set(videos)
+    for video, k in zip(videos, names.values(), strict=True):
+        assert list(said[video]) == ["lean_raise_bow", "raise_bow_lean"]
+        np.testing.assert_allclose(list(said[video].values()), np.mean(p, axis=0)[k], atol=1e-3)
     assert str(bad) in err
     assert str(tmp_path / "empty") in err
 
