@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageSequence
-from scored import VALUES, made_up
 
 from helpers import plots
 from helpers.clips import TRAITS
@@ -17,7 +16,6 @@ from helpers.plots import (
     attention,
     features,
     preparation,
-    score,
     training,
 )
 
@@ -189,13 +187,6 @@ def test_figures_of_attention():
     ax = drawn(attention.plot_segment(VIEW, 2, head=1))
     same(cells(ax[2]), VIEW.attention[:, :, 2])
     same(ax[1].images[0].get_array(), VIEW.speed[2])
-
-
-def test_figures_of_score():
-    ax = drawn(score.plot_score(made_up()))
-    same(ax[0].containers[0].lines[0].get_xdata(), list(VALUES.values()))
-    ax = drawn(score.plot_looks(made_up(), made_up().faces))
-    same([*bars(ax[1], "height"), *cells(ax[2])[0]], [0.5, 0.3, 0.2, 0.1, -0.2, 0])
 
 
 ONCE = np.zeros(1)
