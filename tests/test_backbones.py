@@ -1,6 +1,8 @@
-"""Backbones of 03, and the extractors for scripts."""
+"""Backbones of 03 and extractors for scripts; weights: random by law, or fetched, verified and refused by name."""
 
+import hashlib
 import inspect
+import shutil
 from dataclasses import replace
 from typing import get_args
 
@@ -11,16 +13,10 @@ import pytest
 from keras.src.applications import efficientnet_v2, resnet, vgg19
 from keras.src.legacy.saving import legacy_h5_format
 
-from helpers import backbones, config, weights
+from helpers import __main__, backbones, config, weights
 from helpers.extractors import DynamicFeatureExtractor, StaticFeatureExtractor, freeze
 
 R = np.random.default_rng(7)
-KERAS = {
-    "resnet50": (resnet, "resnet50"),
-    "resnet101": (resnet, "resnet101"),
-    "efficientnetv2_s": (efficientnet_v2, "-s"),
-    "efficientnetv2_m": (efficientnet_v2, "-m"),
-}
 SLOW = ("resnet101", "efficientnetv2_s", "efficientnetv2_m")
 
 
@@ -40,7 +36,7 @@ def test_files_are_those_that_keras_would_fetch(name):
         assert f'file_hash="{file.file_hash}"' in inspect.getsource(vgg19.VGG19)
         assert file.url == vgg19.WEIGHTS_PATH_NO_TOP
     else:
-        module, key = KERAS[name]
+        module, key = (resnet, name) if name.startswith("resnet") else (efficientnet_v2, f"-{name[-1]}")
         assert file.file_hash == module.WEIGHTS_HASHES[key][1]
         assert file.url == module.BASE_WEIGHTS_PATH + file.name
 
@@ -123,43 +119,129 @@ def test_frames_become_rows_in_their_order_and_weights_written_are_weights_read(
         StaticFeatureExtractor("resnet50", str(path))
 
 
-@pytest.fixture(scope="module")
-def dynamic():
-    return DynamicFeatureExtractor("random", "Conv3d_2c_3x3", batch_size=2)
-
-
-FLOWS = np.random.default_rng(7).uniform(-1, 1, (3, 16, 32, 32, 2)).astype(np.float32)
-
-
-def test_clips_of_flow_become_the_means_of_their_stage(dynamic):
-    rows = dynamic.extract_features(FLOWS)
-    expected = keras.ops.convert_to_numpy(dynamic.network(FLOWS)).mean(axis=(1, 2, 3))
-    assert (rows.shape, dynamic.extract_features(FLOWS[:0]).shape) == ((3, 192), (0, 192))
+def test_clips_of_flow_become_the_means_of_their_stage_and_a_head_is_trained_behind_it():
+    dynamic = DynamicFeatureExtractor("random", "Conv3d_2c_3x3", batch_size=2)
+    flows = R.uniform(-1, 1, (3, 16, 32, 32, 2)).astype(np.float32)
+    rows = dynamic.extract_features(flows)
+    expected = keras.ops.convert_to_numpy(dynamic.network(flows)).mean(axis=(1, 2, 3))
+    assert (rows.shape, dynamic.extract_features(flows[:0]).shape) == ((3, 192), (0, 192))
     np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
-
-
-@pytest.mark.parametrize("dense_units", [0, 7])
-def test_a_head_for_training_end_to_end(dynamic, dense_units):
-    def trained(model):
-        return {variable.path.split("/")[0] for variable in model.trainable_variables}
-
-    model = dynamic.with_head(5, dropout_rate=0.5, dense_units=dense_units)
-    assert model(FLOWS).shape == (3, 5)
-    dropped = [keras.ops.convert_to_numpy(model(FLOWS, training=True)) for _ in range(2)]
-    assert not np.array_equal(*dropped)
-    assert trained(model) == ({"outputs", "dense"} if dense_units else {"outputs"})
-    dynamic.with_head(5, frozen=2)
-    assert trained(dynamic.network) == {"Conv3d_2c_3x3_conv_3d", "Conv3d_2c_3x3_batch_norm"}
+    third = {"Conv3d_2c_3x3_conv_3d", "Conv3d_2c_3x3_batch_norm"}
+    for units, frozen, trained in ((0, None, {"outputs"}), (7, 2, {"outputs", "dense"} | third)):
+        model = dynamic.with_head(5, dropout_rate=0.5, dense_units=units, frozen=frozen)
+        assert {variable.path.split("/")[0] for variable in model.trainable_variables} == trained
+        assert model(flows).shape == (3, 5)
+        assert not np.array_equal(*(np.asarray(model(flows, training=True)) for _ in range(2)))  # it drops out
 
 
 def test_training_may_leave_the_first_convolutions_as_they_are(resnet50):
     model = keras.models.clone_model(resnet50.model)
-    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    convolutions = [k for k, layer in enumerate(model.layers) if isinstance(layer, keras.layers.Conv2D)]
+    assert len(convolutions) == 53
     freeze(model, 4)
-    assert [layer.trainable for layer in convolutions] == [False] * 4 + [True] * 49
-    fifth = model.layers.index(convolutions[4])
-    assert [layer.trainable for layer in model.layers] == [k >= fifth for k in range(len(model.layers))]
+    assert [layer.trainable for layer in model.layers] == [k >= convolutions[4] for k in range(len(model.layers))]
     freeze(model, 0)
     assert all(layer.trainable for layer in model.layers)
     freeze(model)
     assert model.trainable_variables == []
+
+
+def small_model() -> keras.Model:
+    inputs = keras.Input((7, 7, 3))
+    x = keras.layers.Conv2D(5, 3, name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    return keras.Model(
+        inputs, keras.layers.Dense(11, name="last")(keras.layers.DepthwiseConv2D(3, name="depthwise")(x))
+    )
+
+
+@pytest.mark.parametrize(
+    ("law", "squares"),
+    [
+        ("glorot", {"first": 6 / (27 + 45), "last": 6 / (5 + 11)}),
+        ("he", {"first": 6 / 27, "last": 6 / 5, "depthwise": 6 / 9}),  # depthwise: one channel of input
+        ("swish", {"first": 4.4 / 27, "last": 4.4 / 5, "depthwise": 4.4 / 9}),
+    ],
+)
+def test_random_kernels_keep_to_their_law_and_others_than_ever_are_refused(law, squares, monkeypatch):
+    model = small_model()
+    assert weights.fill_random(model, 3, law) == weights.fill_random(small_model(), 3, law)
+    assert weights.fill_random(small_model(), 4, law) != weights.fill_random(small_model(), 3, law)
+    for name, square in squares.items():
+        kernel = np.asarray(model.get_layer(name).kernel)
+        assert 0.8 * np.sqrt(square) < np.abs(kernel).max() <= np.sqrt(square)
+        assert not np.asarray(model.get_layer(name).bias).any()
+    assert [np.unique(value).tolist() for value in model.get_layer("norm").get_weights()] == [[1], [0], [0], [1]]
+    monkeypatch.setitem(weights.RANDOM_SHA256, "small", "0123")
+    with pytest.raises(RuntimeError, match="0123"):
+        weights.random_weights(small_model(), "small", law)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Published files "one" (a.h5) and "two" (b.index, b.data) whose addresses are files; an empty folder "mine"."""
+    for name, parts in {"one": ["a.h5"], "two": ["b.index", "b.data"]}.items():
+        for part in parts:
+            (tmp_path / part).write_text(f"this is {part}")
+        files = tuple(weights.PublishedFile(f"{name}/{part}", (tmp_path / part).as_uri()) for part in parts)
+        monkeypatch.setitem(weights.WEIGHTS, name, replace(weights.WEIGHTS["yunet"], files=files))
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "mine"))
+    return tmp_path
+
+
+def test_missing_weights_are_fetched_once_and_whole_or_all_named_in_one_error(source):
+    weights.require(["one", "two"])
+    assert (source / "mine/two/b.data").read_text() == "this is b.data"
+    assert sorted(path.name for path in (source / "mine").rglob("*.*")) == ["a.h5", "b.data", "b.index"]
+    assert weights.WEIGHTS["one"].path == source / "mine/one/a.h5"
+    assert weights.WEIGHTS["two"].path == source / "mine/two/b"
+    for path in source.glob("?.*"):
+        path.unlink()
+    weights.require(["one", "two"])
+    assert weights.published_weights("one").name == "one"
+    shutil.rmtree(source / "mine")
+    with pytest.raises(FileNotFoundError, match="OCEAN_WEIGHTS") as error:
+        weights.require(["one", "two"])
+    for name in ("one/a.h5", "two/b.index", "two/b.data"):
+        assert f"{source / 'mine' / name} from {(source / name.split('/')[1]).as_uri()}" in str(error.value)
+
+
+TEXT = b"this is a.h5"
+SHA256 = hashlib.sha256(TEXT).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "digest",  # the last one is git's of a blob
+    [hashlib.md5(TEXT).hexdigest(), SHA256, hashlib.sha1(b"blob 12\0" + TEXT).hexdigest()],
+    ids=["md5", "sha256", "blob"],
+)
+def test_a_file_with_another_hash_is_neither_kept_nor_accepted(source, monkeypatch, digest):
+    row = weights.WEIGHTS["one"]
+    others, ours = ((replace(row.files[0], file_hash=one),) for one in ("0" * len(digest), digest))
+    monkeypatch.setitem(weights.WEIGHTS, "one", replace(row, files=others))
+    with pytest.raises(FileNotFoundError, match="is not the file that was published"):
+        weights.require(["one"])
+    assert not row.path.exists()
+    monkeypatch.setitem(weights.WEIGHTS, "one", replace(row, files=ours))
+    weights.require(["one"])
+    assert weights.published_weights("one").sha256 == SHA256
+    row.path.write_text("this is b.h5")  # put there by hand
+    with pytest.raises(ValueError, match="published hash"):
+        weights.published_weights("one")
+
+
+def test_the_command_lists_fetches_and_verifies_in_the_folder_named_or_says_in_a_line_why_not(capsys, source):
+    other = ["--folder", str(source / "other")]
+    __main__.main(["weights", "list", *other])
+    text = capsys.readouterr().out
+    for name, row in weights.WEIGHTS.items():
+        places = [part for file in row.files for part in (file.url, f"other/{file.name}")]
+        assert all(part in text for part in (name, row.licence, *places))
+    for arguments, word in (("fetch vgg_moon", "vgg_moon"), ("verify", "NAME"), ("verify yunet", "yunet_2023mar.onnx")):
+        assert __main__.main(["weights", *arguments.split(), *other]) == 1
+        error = capsys.readouterr().err
+        assert (error.count("\n"), word in error) == (1, True)
+    assert __main__.main(["weights", "fetch", "one", *other]) == 0
+    assert SHA256 in capsys.readouterr().out
+    assert (source / "other/one/a.h5").is_file()
+    assert __main__.main(["weights", "verify", *other]) == 0
