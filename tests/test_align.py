@@ -7,25 +7,14 @@ import pandas as pd
 import pytest
 
 from helpers import align
-from helpers.align import (
-    CLIPS_FILE,
-    Aligned,
-    ChannelGroups,
-    Pca,
-    Reduction,
-    align_streams,
-    choose_reduction,
-    read_aligned,
-    read_reduction,
-    write_aligned,
-    write_reduction,
-)
+from helpers.align import Aligned, ChannelGroups, Pca, Reduction, align_streams, read_reduction, write_reduction
 from helpers.clips import TRAITS
 from helpers.config import AlignmentConfig
 from helpers.store import FeatureFile, Stage, read_arrays, read_manifest, write_features
 
 DS, DD = 11, 13  # distinct primes
 KEYS = ["a/clip.1", "a/clip.2", "a/clip.0"]
+WHOLE = Reduction(ChannelGroups(DS, DS), ChannelGroups(DD, DD), {})
 
 
 def write_rows(path, features: np.ndarray, t_s: np.ndarray, valid: np.ndarray | bool = True) -> None:
@@ -50,15 +39,12 @@ def clips():
     return table.assign(**{trait: [0.1 * i, 0.2, np.nan] for i, trait in enumerate(TRAITS)})
 
 
-WHOLE = Reduction(ChannelGroups(DS, DS), ChannelGroups(DD, DD), {})
-
-
 @pytest.fixture
 def aligned(folders, clips):
     return align_streams(clips, *folders, WHOLE)
 
 
-def test_streams_and_ratings_are_joined_by_key_not_by_position_and_padded_with_zeros(aligned):
+def test_streams_and_ratings_are_joined_by_key_and_each_face_row_to_the_motion_row_of_its_time(aligned):
     assert aligned.clips.tolist() == KEYS
     assert (aligned.static_features.shape, aligned.dynamic_features.shape) == ((3, 4, DS), (3, 5, DD))
     assert aligned.static_features.max((1, 2)).tolist() == [1, 2, 0]
@@ -70,6 +56,11 @@ def test_streams_and_ratings_are_joined_by_key_not_by_position_and_padded_with_z
     assert not aligned.static_features[~aligned.static_mask].any()
     np.testing.assert_allclose(aligned.static_t_s[1], [0, 0.5, 1, 1.5], atol=1e-6)
     assert aligned.pooled()["static"][:, 0].tolist() == [1, 2, 0]  # of the tokens only
+    pairs = align.pair_frames(aligned)
+    assert pairs["clip"].tolist() == [0] * 3 + [1] * 4 + [2] * 2
+    # Faces at 0, .5, 1, motion at 0, .4, .8, 1.2: 1.0 lies nearest to .8 and 1.2, and the earlier one is taken.
+    np.testing.assert_allclose(pairs["dynamic_t_s"][:3], [0, 0.4, 0.8], atol=1e-6)
+    assert pairs["dynamic_features"][:, 0].tolist() == [10] * 3 + [20] * 4 + [0] * 2
 
 
 def test_invalid_rows_are_dropped_the_rest_is_put_in_order_and_a_clip_without_a_stream_is_said(folders, clips, caplog):
@@ -101,19 +92,17 @@ def test_memory_holds_reduced_rows_only(tmp_path):
     assert peak < 1e6
 
 
-@pytest.mark.parametrize("invented", [False, True])
-def test_written_and_read_again_it_is_the_same_and_single_in_memory(aligned, tmp_path, invented):
-    written = align.with_synthetic_labels(aligned, seed=1) if invented else aligned
-    write_aligned(tmp_path, written, "float16")
-    assert read_arrays(tmp_path / CLIPS_FILE)["static_features"].dtype == np.float16
-    again = read_aligned(tmp_path)
-    for name, value in vars(again).items():
-        np.testing.assert_array_equal(value, getattr(written, name))
-        assert getattr(value, "dtype", None) == getattr(getattr(written, name), "dtype", None)
-    assert (again.synthetic, again.rated.all()) == (invented, invented)  # invented labels are stamped and stay so
-
-
-def test_a_run_written_half_again_is_not_finished(aligned, tmp_path):
+def test_read_again_it_is_the_same_with_the_stamp_of_invented_labels_and_half_written_it_is_not_finished(
+    aligned, tmp_path
+):
+    for written in (aligned, align.with_synthetic_labels(aligned, seed=1)):
+        align.write_aligned(tmp_path, written, "float16")
+        assert read_arrays(tmp_path / align.CLIPS_FILE)["static_features"].dtype == np.float16
+        again = align.read_aligned(tmp_path)
+        for name, value in vars(again).items():
+            np.testing.assert_array_equal(value, getattr(written, name))
+            assert getattr(value, "dtype", None) == getattr(getattr(written, name), "dtype", None)
+        assert again.synthetic == again.rated.all() == (written is not aligned)
     align.write_run(tmp_path, aligned, WHOLE)
     with pytest.raises(AttributeError):
         align.write_run(tmp_path, aligned, None)
@@ -121,59 +110,16 @@ def test_a_run_written_half_again_is_not_finished(aligned, tmp_path):
         read_manifest(tmp_path, "05_alignment")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"labels": np.full((3, 5), 1.5)},
-        {"static_features": np.full((3, 4, DS), np.nan)},
-        {"static_features": np.zeros((2, 4, DS))},
-        {"static_t_s": np.zeros((3, 7))},
-        {"dynamic_mask": np.zeros((3, 5), bool)},
-        {"clips": np.array(["a", "a", "b"])},
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(aligned, change):
-    with pytest.raises(ValueError, match=f"{next(iter(change))} must"):
-        Aligned(**vars(aligned) | change)
-
-
-def test_each_face_row_is_paired_with_the_motion_row_of_its_time(aligned):
-    """Faces at 0, .5, 1, motion at 0, .4, .8, 1.2: 1.0 lies nearest to .8 and 1.2, and the earlier one is taken."""
-    assert align.nearest_motion(aligned)[0, :3].tolist() == [0, 1, 2]
-    pairs = align.pair_frames(aligned)
-    assert pairs["clip"].tolist() == [0] * 3 + [1] * 4 + [2] * 2
-    np.testing.assert_allclose(pairs["dynamic_t_s"][:3], [0, 0.4, 0.8], atol=1e-6)
-    assert pairs["dynamic_features"][:, 0].tolist() == [10] * 3 + [20] * 4 + [0] * 2
-
-
-def test_channel_groups_are_means_of_neighbours():
-    x = np.arange(6, dtype="float32")[None]
-    assert ChannelGroups(6, 2).transform(x).tolist() == [[1, 4]]
-    assert ChannelGroups(5, 2).transform(x[:, :5]).tolist() == [[0.5, 3]]
-
-
-def test_components_are_uncorrelated_and_the_first_has_its_size():
-    rng = np.random.default_rng(0)
-    x = (rng.normal(size=(200, 3)) @ rng.normal(size=(3, DS)) * np.geomspace(1, 1000, DS)).astype("float32")
-    x[:, 4] = 7  # a dead channel
-    pca = Pca.fit(x, 2)
-    out = pca.transform(x)
-    assert out.shape == (200, 2)
-    assert abs(out[:, 0].std() - 3) < 0.02
-    assert abs(np.corrcoef(out.T)[0, 1]) < 0.02
-    assert not pca.components[4].any() or pca.gain[4] == 0
-
-
-def test_what_cannot_be_aligned_read_or_reduced_is_refused(tmp_path, clips, run, forty):
+def test_what_cannot_be_aligned_read_or_reduced_is_refused(tmp_path, clips, aligned, run, forty):
     reduction = Reduction(ChannelGroups(DS, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}})
     equal = np.full((7, 5), 0.3, np.float32) * (1 + 1e-7 * np.arange(7, dtype=np.float32)[:, None])
     (tmp_path / "other").mkdir()
-    np.savez(tmp_path / "other" / CLIPS_FILE, labels=np.zeros(2))
+    np.savez(tmp_path / "other" / align.CLIPS_FILE, labels=np.zeros(2))
     Stage(run / "static", "static", {"weights": {"name": "random"}, "of": "static"}).finish()
     for call, error, word in (
         (lambda: align_streams(clips, tmp_path, tmp_path, WHOLE), ValueError, "03_static_extraction"),
-        (lambda: read_aligned(tmp_path), FileNotFoundError, "05_alignment"),
-        (lambda: read_aligned(tmp_path / "other"), ValueError, "05_alignment"),
+        (lambda: align.read_aligned(tmp_path), FileNotFoundError, "05_alignment"),
+        (lambda: align.read_aligned(tmp_path / "other"), ValueError, "05_alignment"),
         (lambda: ChannelGroups(6, 7), ValueError, "1 to 6"),
         (lambda: Pca.fit(np.zeros((4, DS), "float32"), 5), ValueError, "1 to 4"),
         (lambda: Pca.fit(equal, 3), ValueError, "differ"),
@@ -184,18 +130,42 @@ def test_what_cannot_be_aligned_read_or_reduced_is_refused(tmp_path, clips, run,
     ):
         with pytest.raises(error, match=word):
             call()
+    for name, values in (
+        ("labels", np.full((3, 5), 1.5)),
+        ("static_features", np.full((3, 4, DS), np.nan)),
+        ("static_features", np.zeros((2, 4, DS))),
+        ("static_t_s", np.zeros((3, 7))),
+        ("dynamic_mask", np.zeros((3, 5), bool)),
+        ("clips", np.array(["a", "a", "b"])),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must"):
+            Aligned(**vars(aligned) | {name: values})
 
 
-def test_a_reduction_read_again_gives_the_same_numbers_and_fingerprint(tmp_path):
-    x = np.random.default_rng(0).normal(size=(60, DS)).astype("float32")
-    reduction = Reduction(Pca.fit(x, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}}, ("a", "b"))
+def test_channel_groups_are_means_of_neighbours():
+    x = np.arange(6, dtype="float32")[None]
+    assert ChannelGroups(6, 2).transform(x).tolist() == [[1, 4]]
+    assert ChannelGroups(5, 2).transform(x[:, :5]).tolist() == [[0.5, 3]]
+
+
+def test_components_are_uncorrelated_the_first_has_its_size_and_read_again_they_give_the_same_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 3)) @ rng.normal(size=(3, DS)) * np.geomspace(1, 1000, DS)).astype("float32")
+    x[:, 4] = 7  # a dead channel
+    pca, groups = Pca.fit(x, 2), ChannelGroups(DD, 2)
+    out = pca.transform(x)
+    assert out.shape == (200, 2)
+    assert abs(out[:, 0].std() - 3) < 0.02
+    assert abs(np.corrcoef(out.T)[0, 1]) < 0.02
+    assert not pca.components[4].any() or pca.gain[4] == 0
+    reduction = Reduction(pca, groups, {"static": {"weights": "a"}}, ("a", "b"))
     write_reduction(tmp_path / "reduction.npz", reduction)
     again = read_reduction(tmp_path / "reduction.npz")
-    np.testing.assert_array_equal(again.static.transform(x), reduction.static.transform(x))
+    np.testing.assert_array_equal(again.static.transform(x), out)
     assert (again.identity, again.fitted_on) == (reduction.identity, ("a", "b"))
     again.check(reduction.extractors)
-    other = Pca.fit(x[:50], 3), ChannelGroups(DD, 2)
-    assert Reduction(*other, {}).identity["static"]["sha256"] != reduction.identity["static"]["sha256"]
+    other = Reduction(Pca.fit(x[:50], 2), groups, {})
+    assert other.identity["static"]["sha256"] != reduction.identity["static"]["sha256"]
 
 
 WIDTHS = {"static": 23, "dynamic": 17}
@@ -222,26 +192,23 @@ def run(tmp_path, forty):
 
 def choose(run, clips, **changed):
     cfg = AlignmentConfig(out_dir=str(run), bank_dir=str(run / "bank"), static_dim=7, dynamic_dim=3, **changed)
-    return choose_reduction(cfg, clips)
+    return align.choose_reduction(cfg, clips)
 
 
-@pytest.mark.parametrize(
-    ("bank", "changed", "widths", "word"),
-    [
-        ({}, {}, (2, 2), "the token bank"),
-        ({"precision": "bfloat16"}, {}, (7, 3), "dynamic.precision: None here, 'bfloat16' there"),
-        (None, {}, (7, 3), "no token bank"),
-        (None, {"reduction": "none"}, (23, 17), "all channels"),
-    ],
-)
-def test_the_banks_reduction_is_taken_where_it_fits_else_groups(run, forty, bank, changed, widths, word):
-    if bank is not None:
-        extractors = {name: {"weights": {"name": "random"}, "of": name} | bank for name in WIDTHS}
-        methods = [ChannelGroups(width, 2) for width in WIDTHS.values()]
-        write_reduction(run / "bank" / "reduction.npz", Reduction(*methods, extractors))
-    chosen, why = choose(run, forty, **changed)
-    assert (chosen.static.n_out, chosen.dynamic.n_out) == widths
-    assert word in why
+def test_the_banks_reduction_is_taken_where_it_fits_else_groups(run, forty):
+    for bank, reduction, widths, word in (
+        (None, "auto", (7, 3), "no token bank"),
+        (None, "none", (23, 17), "all channels"),
+        ({}, "auto", (2, 2), "the token bank"),
+        ({"precision": "bfloat16"}, "auto", (7, 3), "dynamic.precision: None here, 'bfloat16' there"),
+    ):
+        if bank is not None:
+            extractors = {name: {"weights": {"name": "random"}, "of": name} | bank for name in WIDTHS}
+            methods = [ChannelGroups(width, 2) for width in WIDTHS.values()]
+            write_reduction(run / "bank" / "reduction.npz", Reduction(*methods, extractors))
+        chosen, why = choose(run, forty, reduction=reduction)
+        assert (chosen.static.n_out, chosen.dynamic.n_out) == widths
+        assert word in why
 
 
 def test_components_are_fitted_on_rated_training_clips_of_the_split_only(run, forty):
