@@ -1,5 +1,6 @@
-"""Batches across clips; no clip ends a stage, whatever it holds or raises, and what is no clip's does."""
+"""Batches across clips, files and stages; no clip ends a stage, whatever it holds or raises; what is no clip's does."""
 
+import dataclasses
 import errno
 import logging
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from trees import reasons, table_of
 
+from helpers import store
 from helpers.config import PreparationConfig
 from helpers.faces import prepare_clips
 from helpers.files import ROOT, DiskFullError, read_json
@@ -25,10 +27,6 @@ from helpers.workers import PoolError
 
 FACE = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0]
 NOBODY = SimpleNamespace(fps=15.0, n_frames=8, has_face=lambda t_s: np.ones(np.shape(t_s), bool))
-
-
-def doubled(x: np.ndarray) -> np.ndarray:
-    return 2 * x
 
 
 class Seen:
@@ -43,7 +41,7 @@ class Seen:
             raise MemoryError(f"the network ran out of memory on an input of {x.shape}.")
         if x.max() >= self.limit:
             raise NetworkError("the network failed")
-        return doubled(x)
+        return 2 * x
 
 
 def outputs_of(network, sizes, batch_size, n_rows=1) -> list[float]:
@@ -77,7 +75,7 @@ def test_two_batches_are_in_the_network_while_the_next_is_filled_and_their_secon
         assert go_on.wait(10)
         meet.wait()
         time.sleep(0.4)
-        return doubled(x)
+        return 2 * x
 
     def samples():
         for k in range(4):
@@ -90,8 +88,8 @@ def test_two_batches_are_in_the_network_while_the_next_is_filled_and_their_secon
     assert 0.8 <= network.busy_s < 1.6
 
 
-def test_half_as_many_are_tried_when_memory_runs_out_and_kept_to():
-    network = Seen(room=2)
+def test_when_memory_runs_out_half_as_many_are_tried_and_kept_to_and_at_last_one_after_the_other():
+    network, inside = Seen(room=2), threading.Semaphore(1)
     assert outputs_of(network, [2] * 19, 8) == [2.0 * k for k in range(19)]
     sizes = [shape[0] for shape in network.shapes]
     assert set(sizes) == {8, 4, 2}
@@ -99,16 +97,12 @@ def test_half_as_many_are_tried_when_memory_runs_out_and_kept_to():
     with pytest.raises(MemoryError):
         outputs_of(Seen(room=0), [2] * 3, 4)
 
-
-def test_where_two_do_not_fit_beside_each_other_one_goes_after_the_other():
-    inside = threading.Semaphore(1)
-
     def crowded(x: np.ndarray) -> np.ndarray:
         if not inside.acquire(blocking=False):
             raise MemoryError("the network ran out of memory.")
         time.sleep(0.02)
         inside.release()
-        return doubled(x)
+        return 2 * x
 
     assert outputs_of(crowded, [2] * 12, 2) == [2.0 * k for k in range(12)]
 
@@ -120,24 +114,18 @@ def test_a_sample_that_the_network_fails_on_costs_itself_only_and_any_other_erro
         outputs_of(lambda x: x.no_such_method(), [2] * 3, 2)
 
 
-def job(path, key, fingerprint):
-    return chunkwork.raising, key
-
-
-def fine(path, key, fingerprint):
-    return chunkwork.raising, "fine"
-
-
-def run_of(keys, out, stage, source, network=None) -> ClipRun:
+def run_stage(keys, out, work=lambda key: (chunkwork.raising, key), within=lambda key: None, network=None):
+    """A stage of what decoder processes do with each clip, `work`; `within` is asked about it in this one."""
     cfg = SimpleNamespace(data=out / "data", out=out, progress=False, workers=1)
-    return ClipRun("a stage", table_of(keys), cfg, stage, source, network)
-
-
-def run_stage(keys, out, make_job=job, within=lambda key: None):
-    """A stage that keeps what a decoder process says about each clip; `within` is asked about it in this one."""
+    source = Source(
+        chunkwork.call, lambda path, key, _: work(key), lambda job: StaticRows(NOBODY), lambda path, key: key
+    )
     with Stage(out / "stage", "a stage", {}) as stage:
-        with run_of(keys, out, stage, Source(chunkwork.call, make_job, fingerprint=lambda path, key: key)) as run:
-            for clip, chunks in run:
+        network = network and Network(network, 2)
+        with ClipRun("a stage", table_of(keys), cfg, stage, source, network) as run:
+            if network:
+                run.stream()
+            for clip, chunks in () if network else run:
                 with run.of(clip):
                     list(chunks)
                     within(clip.key)
@@ -154,7 +142,7 @@ def test_whatever_class_is_raised_about_a_clip_is_its_clips_in_one_line_with_the
         if key in errors:
             raise errors[key][0]()
 
-    how = {} if where == "decoder" else {"make_job": fine, "within": raises}
+    how = {} if where == "decoder" else {"work": lambda key: (chunkwork.raising, "fine"), "within": raises}
     manifest = run_stage([*errors, "fine"], tmp_path, **how)
     assert manifest["counts"] == {"clips": len(errors) + 1, "made": 1, "found": 0, "failed": len(errors)}
     log = (tmp_path / "progress.log").read_text()
@@ -167,49 +155,33 @@ def test_whatever_class_is_raised_about_a_clip_is_its_clips_in_one_line_with_the
     assert log.count("Traceback (most recent call last)") >= len(errors)
 
 
-def stream(keys, out, network, write=None):
-    source = Source(
-        chunkwork.call,
-        lambda path, key, fp: (chunkwork.growing, key),
-        lambda job: StaticRows(NOBODY),
-        lambda _, key: key,
-    )
-    with Stage(out / "stage", "a stage", {}) as stage:
-        stage.write = write or stage.write
-        with run_of(keys, out, stage, source, Network(network, 2)) as run:
-            run.stream()
-        return stage.finish(**run.finish())
-
-
 def rows_by_size(x):
     """A network whose features are as many as its input has rows, so that those of "odd" do not fit together."""
     return x.mean(axis=(2, 3)).astype(np.float32)
 
 
-def test_what_the_network_or_the_rows_of_one_clip_cannot_do_is_that_clips(tmp_path):
+def test_what_the_network_the_rows_or_the_file_of_one_clip_cannot_do_is_that_clips(tmp_path, monkeypatch):
     def no_room(x):
         if x.shape[1] == 6:
             raise MemoryError("no room.")
         return rows_by_size(x)
 
-    manifest = stream(["a", "odd", "z"], tmp_path, rows_by_size)
-    assert list(reasons(manifest)) == ["odd"]
-    assert manifest["counts"] | {"made": 2, "rows": 4, "invalid_rows": 0} == manifest["counts"]
-    counts = stream(["a", "b", "odd"], tmp_path, no_room)["counts"]
-    assert counts | {"made": 2, "found": 1, "rows": 6, "invalid_rows": 1} == counts
-
-
-def test_a_file_that_cannot_take_its_place_is_its_clips_and_a_full_disk_is_the_runs(tmp_path):
-    def full(key, rows, fingerprint):
+    def full(*_):
         raise DiskFullError("the disk is full")
 
+    stream = partial(run_stage, out=tmp_path, work=lambda key: (chunkwork.growing, key))
     (tmp_path / "stage" / "folder.npz").mkdir(parents=True)
-    found = reasons(stream(["a", "folder", "n" * 255, "z"], tmp_path, rows_by_size))
+    manifest = stream(["a", "odd", "folder", "n" * 255, "z"], network=rows_by_size)
+    found = reasons(manifest)
+    assert list(found) == ["odd", "folder", "n" * 255]
     assert found["folder"].startswith("IsADirectoryError")
     assert "File name too long" in found["n" * 255]
-    assert len(found) == 2
+    assert manifest["counts"] | {"made": 2, "rows": 4, "invalid_rows": 0} == manifest["counts"]
+    counts = stream(["a", "b", "odd"], network=no_room)["counts"]
+    assert counts | {"made": 2, "found": 1, "rows": 6, "invalid_rows": 1} == counts
+    monkeypatch.setattr(Stage, "write", full)
     with pytest.raises(DiskFullError):
-        stream(["b", "c"], tmp_path, rows_by_size, full)
+        stream(["b", "c"], network=rows_by_size)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(2), OSError(errno.EROFS, "Read-only file system")])
@@ -232,9 +204,9 @@ def test_what_is_not_the_clips_ends_the_run_and_what_is_done_stays(tmp_path, err
     assert run_stage("abc", tmp_path)["counts"]["found"] == 1
 
 
-def fails(which, kind, path, key, fingerprint):
+def fails(which, kind, key):
     if int(key[1:]) in which:
-        raise kind(f"{path.name}: breaks off at {len(key)}.{key[1:]} s of {key}. Copy it again.")
+        raise kind(f"{key}.mp4: breaks off at {len(key)}.{key[1:]} s of {key}. Copy it again.")
     return chunkwork.raising, "fine"
 
 
@@ -242,9 +214,12 @@ def fails(which, kind, path, key, fingerprint):
     ("which", "kind"),
     [(range(1, 21), ClipError), (range(19), ClipError), (range(22, 41), ClipError), (range(42), AbsentError)],
 )
-def test_the_same_failure_of_some_clips_or_nothing_of_any_ends_no_run(tmp_path, which, kind):
-    manifest = run_stage([f"c{k}" for k in range(42)], tmp_path, partial(fails, which, kind))
-    assert manifest["counts"]["failed"] == len(which)
+def test_the_same_failure_of_some_clips_or_nothing_of_any_ends_no_run_and_is_counted(tmp_path, caplog, which, kind):
+    caplog.set_level("INFO")
+    n = len(which)
+    assert run_stage([f"c{k}" for k in range(42)], tmp_path, partial(fails, which, kind))["counts"]["failed"] == n
+    assert f"{42 - n} of 42 clips made, 0 found, {n} left out ({n} breaks off at … s of c…)" in caplog.text
+    assert "done: 42 of 42 clips" in (tmp_path / "progress.log").read_text()
 
 
 @pytest.mark.parametrize("kind", [OSError, ClipError])
@@ -260,21 +235,6 @@ def test_the_same_failure_in_the_first_20_clips_or_half_of_40_ends_the_run_and_r
     assert not (tmp_path / "stage" / "c3.npz").exists()
 
 
-def test_two_clips_never_share_a_file(tmp_path):
-    (tmp_path / "stage").mkdir()
-    (tmp_path / "stage" / "MANIFEST.JSON").touch()  # as where the file system does not know "A" from "a"
-    with pytest.raises(ValueError, match="b/film"):
-        run_stage(["b/Film", "b/film", "c"], tmp_path)
-
-
-def test_the_end_says_how_many_and_why(tmp_path, caplog):
-    caplog.set_level("INFO")
-    run_stage(["c1", "c2"], tmp_path)
-    run_stage([f"c{k}" for k in range(1, 6)], tmp_path, partial(fails, [3, 4], ClipError))
-    assert "1 of 5 clips made, 2 found, 2 left out (2 breaks off at … s of c…)" in caplog.text
-    assert "done: 5 of 5 clips" in (tmp_path / "progress.log").read_text()
-
-
 def test_no_file_ends_the_preparation(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -288,3 +248,69 @@ def test_no_file_ends_the_preparation(tmp_path):
     found = reasons(prepare_clips(clips, cfg))
     assert set(clips.index) - {"fine"} == set(found)
     assert all(reason.isprintable() for reason in found.values())
+
+
+def test_two_clips_never_share_a_file(tmp_path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "MANIFEST.JSON").touch()  # as where the file system does not know "A" from "a"
+    with pytest.raises(ValueError, match="b/film"):
+        run_stage(["b/Film", "b/film", "c"], tmp_path)
+
+
+def rows(n=3, width=5, **more):
+    t = np.arange(n) / 15
+    features = np.arange(n * width, dtype=np.float32).reshape(n, width)
+    return store.FeatureFile(features, t, t + 1 / 15, np.arange(n), np.arange(n) != 1, **more)
+
+
+@pytest.mark.parametrize("reason", [None, np.array(["", "face_000010.jpg: größer, not RGB", ""])])
+def test_a_feature_file_comes_back_as_it_was_and_what_is_none_is_refused(tmp_path, reason):
+    path = tmp_path / "training80_01" / "-a b.ü.003.npz"
+    store.write_features(path, rows(reason=reason), fingerprint="7-11")
+    back = store.read_features(path)
+    for f in dataclasses.fields(back):
+        np.testing.assert_array_equal(getattr(back, f.name), getattr(rows(reason=reason), f.name))
+    assert (back.features.dtype, back.valid.dtype) == (np.float32, bool)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert ("reason" in store.read_arrays(path)) == (reason is not None)
+    assert back.in_time().reason is None
+    assert back.in_time().frame.tolist() == [0, 2]
+    for wrong in ({"t_end_s": np.zeros(2)}, {"features": np.zeros(3)}, {"reason": np.array(["", ""])}):
+        with pytest.raises(ValueError, match="must have shape"):
+            dataclasses.replace(back, **wrong)
+    with pytest.raises(ValueError, match="clips must be"):
+        store.write_arrays(tmp_path / "a.npz", clips=np.array(["a", None], dtype=object))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-40], lambda b: b"", lambda b: b[:60] + b"\0\0\0" + b[63:]])
+def test_a_damaged_file_a_changed_clip_and_a_stage_made_differently_are_told_and_never_count_as_done(tmp_path, damage):
+    clip = tmp_path / "a.mp4"
+    clip.write_bytes(b"123")
+    before = store.clip_fingerprint(clip)
+    with Stage(tmp_path / "static", "static", {"parameters": {"every_n_frames": 8}}) as stage:
+        path = stage.path("a")
+        store.write_features(path, rows(), fingerprint=before)
+        assert stage.done("a", before)
+        assert not stage.done("b", before)
+        clip.write_bytes(b"1234")
+        assert not stage.done("a", store.clip_fingerprint(clip))
+        path.write_bytes(damage(path.read_bytes()))
+        assert not stage.done("a", before)
+    with pytest.raises(ValueError, match=r"a\.npz is damaged"):
+        store.read_features(path)
+    with pytest.raises(ValueError, match=r"parameters\.every_n_frames: 5 here, 8 there"):
+        Stage(tmp_path / "static", "static", {"parameters": {"every_n_frames": 5}})
+
+
+def test_a_manifest_is_that_of_a_finished_stage(tmp_path):
+    for _ in range(2):  # a folder without a manifest, an unfinished one
+        with pytest.raises(FileNotFoundError, match="03_static_extraction"):
+            store.read_manifest(tmp_path, "03_static_extraction")
+        stage = Stage(tmp_path, "static", {"a": 1})
+        stage.release()
+    stage.fail("b/c", "no face found")
+    stage.fail("d", "not finite", row=3)
+    manifest = stage.finish(clips=2, rows=7)
+    assert manifest == store.read_manifest(tmp_path, "03_static_extraction")
+    assert [tuple(entry.values()) for entry in manifest["failed"]] == [("b/c", "no face found"), ("d", "not finite", 3)]
+    assert manifest["counts"] == {"clips": 2, "rows": 7}
