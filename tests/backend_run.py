@@ -24,8 +24,6 @@ from helpers.store import read_features, write_arrays
 from helpers.train import Trainer
 from helpers.variants import aligned_mlp
 
-TOO_WIDE = 2**22  # its square of float32 is more than any processor can address
-
 
 def inputs(n=5):
     """Clips of three face tokens and seven motion tokens, the last of which are masked."""
@@ -53,52 +51,41 @@ def rows(folder):
 
 
 def scores(folder):
-    x = inputs()
+    """Of two models, with the attention behind those of one, and their slopes along both streams of features."""
+    x, model = inputs(), keras.saving.load_model(folder / "model.keras")
     pairs = {"static": x["static"], "dynamic": x["dynamic"][:, :3], "mask": x["static_mask"]}
-    model = keras.saving.load_model(folder / "model.keras")
-    return {
-        "scores": model.predict(x, verbose=0),
-        "attention": get_attention_weights(model, x),
-        "aligned_mlp": filled(aligned_mlp(11, 13)).predict(pairs, verbose=0),
-    }
+    found = {"scores": model.predict(x, verbose=0), "attention": get_attention_weights(model, x)}
+    for name in ("static", "dynamic"):
 
+        def score(tensor, name=name):
+            return keras.ops.sum(model(x | {name: tensor}, training=False)[:, 2])
 
-def gradients(folder):
-    """Of one score with respect to both streams of features."""
-    x = inputs()
-    model = keras.saving.load_model(folder / "model.keras")
-
-    def slope(name):
-        return gradient_of(lambda tensor: keras.ops.sum(model(x | {name: tensor}, training=False)[:, 2]), x[name])[1]
-
-    return {f"gradient of {name}": slope(name) for name in ("static", "dynamic")}
+        found[f"gradient of {name}"] = gradient_of(score, x[name])[1]
+    return found | {"aligned_mlp": filled(aligned_mlp(11, 13)).predict(pairs, verbose=0)}
 
 
 def losses():
-    """Validation losses of a training on ratings that the face tokens hold."""
+    """Validation losses of trainings: on ratings that the face tokens hold, and of a classifier of ordered frames."""
     x = inputs(n=64)
     y = 0.5 + 0.1 * x["static"].mean(1)[:, :5]
     parts = [({name: value[part] for name, value in x.items()}, y[part]) for part in (slice(48), slice(48, 64))]
     keras.utils.set_random_seed(0)
     model = CompletePersonalityModel(11, 13, 16, 2)
-    return {"losses": Trainer(model, TrainingConfig(epochs=8, batch_size=16)).fit(model, *parts)["val_loss"].to_numpy()}
-
-
-def clip_classes():
-    """Validation losses of a classifier of ordered frames, and whether its steps are compiled."""
+    scores = Trainer(model, TrainingConfig(epochs=8, batch_size=16)).fit(model, *parts)
     model = build_classifier(6, 3, ClassificationConfig(units=8), seed=0)
     parts = [synthetic_clips(15, seed=seed) for seed in (0, 3)]
     model.adapt(np.concatenate(parts[0][0]))
     parts = [(model.reduce(clips), np.eye(3, dtype="float32")[labels]) for clips, labels in parts]
     training = TrainingConfig(epochs=12, batch_size=16, learning_rate=0.02, weight_decay=0.0)
-    history = Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
-    return {"class_losses": history["val_loss"].to_numpy(), "compiled": np.array(model.jit_compile)}
+    classes = Trainer(model, training, keras.losses.CategoricalCrossentropy()).fit(model, *parts)
+    found = {name: of["val_loss"].to_numpy() for name, of in {"losses": scores, "class_losses": classes}.items()}
+    return found | {"compiled": np.array(model.jit_compile)}
 
 
 def want_of_memory():
     """What is said of an output that no memory can hold."""
     clip = keras.Input((None, None, 1))
-    network = keras.Model(clip, keras.layers.ZeroPadding2D(TOO_WIDE)(clip))
+    network = keras.Model(clip, keras.layers.ZeroPadding2D(2**22)(clip))  # more bytes than a processor can address
     try:
         compile_forward(network)(np.ones((1, 3, 3, 1), np.float32))
     except (MemoryError, NetworkError) as error:
@@ -107,9 +94,9 @@ def want_of_memory():
 
 
 def outputs(folder):
-    return rows(folder) | scores(folder) | gradients(folder)
+    return rows(folder) | scores(folder)
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    write_arrays(folder / "outputs.npz", **outputs(folder), **losses(), **clip_classes(), **want_of_memory())
+    write_arrays(folder / "outputs.npz", **outputs(folder), **losses(), **want_of_memory())
