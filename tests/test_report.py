@@ -23,28 +23,32 @@ def model_row(quality):
     return as_summary(table) | {"seeds": [{"mean_accuracy": 0.5}]}
 
 
-def compared():
-    """Comparisons as `helpers.statistics` leaves them."""
-    found = []
-    for a, b, low, high in (("ridge", "constant", 0.6, 0.7), (MAIN, "constant", 0.8, 0.9), (MAIN, "ridge", 0.1, 0.3)):
-        pair = {"a": a, "b": b, "metric": "r2", "difference": (low + high) / 2, "low": low, "high": high}
-        found.append(pair | {"verdict": verdict(pair)})
-    return found
+def compared(a, b, low, high):
+    pair = {"a": a, "b": b, "metric": "r2", "difference": (low + high) / 2, "low": low, "high": high}
+    return pair | {"verdict": verdict(pair)}
 
 
 def write_run(folder):
     """A run's folder with the results of 01, 03, 06 and 07, one failed clip and one figure."""
-    models = {"constant": model_row(0), "ridge": model_row(0.5), MAIN: model_row(0.9)}
-    split = {"by": "source", "train": 7, "validation": 3, "test": 2, "test_clips_sharing_a_source_with_train": 0}
-    training = {"targets": list(LETTERS), "models": models, "comparisons": compared(), "groups": {}, "ceiling": None}
-    live = model_row(0.8) | {"clips": 3, "constant": models["constant"]}
-    training |= {"split": split, "live": live, "data": "the clips of this run", "synthetic_labels": False}
+    quality = {"constant": 0, "concat_mlp": 0.2, "ridge": 0.5, MAIN: 0.9}
+    training = {
+        "targets": list(LETTERS),
+        "models": {name: model_row(of) for name, of in quality.items()},
+        "comparisons": [
+            compared("ridge", "constant", 0.6, 0.7),
+            compared(MAIN, "concat_mlp", 0.6, 0.8),
+            compared(MAIN, "constant", 0.8, 0.9),
+            compared(MAIN, "ridge", 0.1, 0.3),
+        ],
+        "split": {"by": "source", "train": 7, "validation": 3, "test": 2, "test_clips_sharing_a_source_with_train": 0},
+        "live": model_row(0.8) | {"clips": 3, "constant": model_row(0)},
+        "data": "the clips of this run",
+    }
     pointing = {"occlusion_pointing": 0.97, "occlusion_chance": 0.34, "occlusion_pointing_shuffled": 0.35}
-    failed = [{"clip": "a/<b>", "reason": "no face found"}]
-    failed += [{"clip": "c", "reason": f"the face is lost at {row / 7:.1f} s", "row": row} for row in range(40)]
+    rows = [{"clip": "c", "reason": f"the face is lost at {row / 7:.1f} s", "row": row} for row in range(40)]
     static = {
         "identity": {"weights": {"name": "random", "sha256": "0123456789abcdef"}, "parameters": {"a": 1}},
-        "failed": failed,
+        "failed": [{"clip": "a/<b>", "reason": "no face found"}, *rows],
         "counts": {"clips": 5, "made": 3, "found": 1, "failed": 1, "rows": 1234},
         "seconds": 8.0,
         "code_version": "0.1+abc",
@@ -70,24 +74,45 @@ def report_page(tmp_path_factory):
     return workbook.write_report(write_run(tmp_path_factory.mktemp("my run")))
 
 
-def change(out, **values):
-    path = out / "training" / "training.json"
-    write_json(path, read_json(path) | values)
-
-
-def test_the_summary_has_the_promised_shape(out):
+def test_the_summary_has_the_promised_shape_and_sets_results_beside_constant_rival_and_chance(out):
+    models = {"bag_of_frames": {"accuracy": 0.5}}
+    write_json(out / "classification" / "classification.json", {"models": models})
     report.write_summary(out)
     summary = read_json(out / "summary.json")
-    assert set(summary) == {
-        "targets", "models", "comparisons", "groups", "ceiling", "attention", "split", "live", "provenance",
-        "warnings",
-    }  # fmt: skip
+    promised = "targets models comparisons groups ceiling attention split live provenance warnings classification"
+    assert set(summary) == set(promised.split())
     assert set(summary["models"]["ridge"]["r2"]) == {*LETTERS, "mean"}
     assert {"ccc", "pearson", "mae", "mean_accuracy", "seeds"} <= set(summary["models"]["ridge"])
     assert summary["provenance"]["stages"]["static"]["weights"]["name"] == "random"
-    models = {"bag_of_frames": {"accuracy": 0.5}}
-    write_json(out / "classification" / "classification.json", {"models": models})
-    assert report.write_summary(out)["classification"] == models
+    assert summary["classification"] == models
+    over_constant, over_rival = report.verdicts(summary)
+    assert "better than a constant by 0.850" in over_constant
+    assert "better than ridge by 0.200" in over_rival
+    (said,) = report.pointing_in_words(summary["attention"] | {"motion_pointing": 0.51})
+    assert "In 97% [0.93," in said
+    assert "control 35%, most unusual motion 51%, chance 34%" in said
+    assert report.pointing_in_words(dict.fromkeys(summary["attention"])) == []
+
+
+def test_leaks_random_weights_and_inventions_are_warned_of_and_the_table_has_every_target_and_the_ceiling(out):
+    training = read_json(out / "training" / "training.json")
+    for row in [*training["models"].values(), training["live"]]:
+        row["r2"]["interview"] = 0.123
+    training["models"]["ridge"]["r2"] |= {"O": None, "mean": None}  # of equal ratings
+    training |= {"ceiling": {"r2": dict.fromkeys(LETTERS, 0.64)}, "targets": [*LETTERS, "interview"]}
+    training |= {"split": {"warning": "this split leaks"}, "synthetic_labels": True}
+    write_json(out / "training" / "training.json", training)
+    write_json(out / "analysis.json", {"drawn": True})
+    summary = report.write_summary(out)
+    said = ("random weights", "synthetic clips", "invented", "leaks")
+    assert all(word in one for word, one in zip(said, summary["warnings"], strict=True))
+    table = report.as_table(summary)
+    assert table.columns[:7].tolist() == [*LETTERS, "interview", "mean"]
+    assert table.index[:4].tolist() == ["constant", "ridge", "concat_mlp", MAIN]
+    assert table["interview"].tolist()[:4] == [0.123] * 4
+    assert np.isnan(table.loc["ridge", "O"])
+    assert table.loc["ridge", ["over_constant_low", "over_constant_high"]].tolist() == [0.6, 0.7]
+    assert table.iloc[-1]["O"] == 0.64
 
 
 def test_the_report_is_one_page_that_fetches_nothing_and_says_what_a_reader_must_know(report_page):
@@ -98,6 +123,11 @@ def test_the_report_is_one_page_that_fetches_nothing_and_says_what_a_reader_must
     facts += ("08_clip_classification", "no face found", "0123456789abcdef", "Not saved by this run: 07_clip")
     assert [fact for fact in facts if fact not in text] == []
     assert not [no for no in ("07_attention_visualization", str(report_page.parent)) if no in text]
+
+
+@pytest.mark.browser
+def test_the_report_opens_in_a_browser(page, report_page):
+    page.shows(report_page)
 
 
 def test_without_training_the_report_says_what_is_missing_and_without_anything_it_is_refused(out, tmp_path):
@@ -116,55 +146,9 @@ def test_without_training_the_report_says_what_is_missing_and_without_anything_i
         workbook.write_report(tmp_path / "nowhere")
 
 
-def test_verdicts_set_the_model_beside_the_constant_and_its_strongest_rival(out):
-    weak = {"a": MAIN, "b": "concat_mlp", "difference": 0.7, "low": 0.6, "high": 0.8, "verdict": "far better"}
-    change(out, comparisons=[weak, *compared()])
-    verdicts = report.verdicts(report.write_summary(out))
-    said = ["better than a constant by 0.850", "better than ridge by 0.200"]
-    assert all(part in one for part, one in zip(said, verdicts, strict=True))
-
-
-def test_a_leaking_split_random_weights_and_invented_ratings_are_warned_of(out):
-    change(out, split={"warning": "this split leaks"}, synthetic_labels=True)
-    write_json(out / "analysis.json", {"drawn": True})
-    warned = report.write_summary(out)["warnings"]
-    said = ("random weights", "synthetic clips", "invented", "leaks")
-    assert all(word in one for word, one in zip(said, warned, strict=True))
-
-
-def test_the_table_of_models_has_a_column_for_each_target_and_the_ceiling_of_the_ratings(out):
-    training = read_json(out / "training" / "training.json")
-    for row in [*training["models"].values(), training["live"]]:
-        row["r2"]["interview"] = 0.123
-    training["models"]["ridge"]["r2"] |= {"O": None, "mean": None}  # of equal ratings
-    ceiling = {"r2": dict.fromkeys(LETTERS, 0.64), "pearson": dict.fromkeys(LETTERS, 0.8)}
-    change(out, **training | {"targets": [*LETTERS, "interview"], "ceiling": ceiling})
-    table = report.as_table(report.write_summary(out))
-    assert table.columns[:7].tolist() == [*LETTERS, "interview", "mean"]
-    assert table.index[:3].tolist() == ["constant", "ridge", MAIN]
-    assert table["interview"].tolist()[:3] == [0.123] * 3
-    assert np.isnan(table.loc["ridge", "O"])
-    assert table.loc["ridge", ["over_constant_low", "over_constant_high"]].tolist() == [0.6, 0.7]
-    assert table.iloc[-1]["O"] == 0.64
-
-
-def test_evidence_stands_beside_chance_and_what_needs_no_model(out):
-    attention = read_json(out / "attention.json") | {"motion_pointing": 0.51}
-    (said,) = report.pointing_in_words(attention)
-    for part in ("In 97% [0.93,", "control 35%, most unusual motion 51%, chance 34%"):
-        assert part in said
-    assert report.pointing_in_words(dict.fromkeys(attention)) == []
-
-
 def test_thousands_of_failures_are_counted_by_reason():
     failed = [{"clip": f"clip{n}", "reason": "no face"} for n in range(5000)]
     failed += [{"clip": f"c{n % 7}", "reason": f"lost at {n / 7:.1f} s", "row": n} for n in range(5000)]
     clips, rows = report.failures({"faces": {"failed": failed[:1]}, "static": {"failed": failed}})
-    assert len(clips) == 5000
-    assert clips.loc["clip0", "notebook"] == "02_clip_preparation"
+    assert (len(clips), clips.loc["clip0", "notebook"]) == (5000, "02_clip_preparation")
     assert rows.iloc[0][["reason", "rows", "clips"]].tolist() == ["lost at … s", 5000, 7]
-
-
-@pytest.mark.browser
-def test_the_report_opens_in_a_browser(page, report_page):
-    page.shows(report_page)
