@@ -1,10 +1,9 @@
 """The explorer without a browser: the clips of a run, a clip's view, and what the inputs do to it."""
 
-import copy
 import io
 import json
 from functools import cache
-from shutil import copytree
+from shutil import copy2, copytree
 from types import SimpleNamespace
 
 import av
@@ -21,7 +20,7 @@ from helpers.container import VideoError
 from helpers.explorer import Gallery, encode_preview, motion_per_token
 from helpers.files import ROOT, write_json
 from helpers.plots import TRAIT_COLORS
-from helpers.plots import attention as pictures
+from helpers.plots.attention import plot_clip_attention
 from helpers.rows import Chunk
 from helpers.store import read_features, write_features
 
@@ -29,12 +28,8 @@ CLIP = SHOWN[1]
 AWKWARD = ROOT / "data_sample" / "awkward"
 
 
-def changed(gallery, **values):
-    """A copy of a gallery with other attributes; it loads for itself."""
-    other = copy.copy(gallery)
-    vars(other).pop("load", None)
-    vars(other).update(values)
-    return other
+def opened(out):
+    return Gallery(AttentionConfig(out_dir=str(out)))
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +41,14 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gallery(run):
     """The gallery of the run, with every view made once."""
-    opened = Gallery(AttentionConfig(out_dir=str(run[0])))
-    return changed(opened, load=cache(opened.load))
+    gallery = opened(run[0])
+    gallery.load = cache(gallery.load)
+    return gallery
 
 
 @pytest.fixture(scope="module")
 def view(gallery):
     return gallery.load(CLIP)
-
-
-@pytest.fixture
-def explorer(gallery, figures):
-    return explorers.Explorer(gallery, clip=CLIP)
 
 
 def decoded(file):
@@ -96,37 +87,28 @@ def test_a_view_holds_what_the_networks_and_the_model_saw(run, gallery, view):
     assert np.abs(of_frame - of_crop).max() < 60  # the same light, another cut
 
 
-@pytest.fixture(scope="module")
-def external(run, gallery, tmp_path_factory):
-    """The same run as of features that were made elsewhere: nothing of 02, rows that are moments of unknown frames."""
-    out = copytree(run[0], tmp_path_factory.mktemp("external") / "run", ignore=lambda *_: ["faces"])
+def test_features_from_elsewhere_are_shown_with_the_faces_of_02_or_without_pictures(run, view, figures, tmp_path):
+    """Nothing of 02 at first, and rows that are moments of unknown frames."""
+    out = copytree(run[0], tmp_path / "run", ignore=lambda *_: ["faces"])
     for stream in ("static", "dynamic"):
         write_json(out / stream / "manifest.json", {"identity": {"elsewhere": {}}, "finished": True})
         for path in (out / stream).rglob("*.npz"):
             rows = read_features(path)
             unknown = np.full(len(rows.frame), -1)
             write_features(path, rows.__class__(rows.features, rows.t_s, rows.t_s, unknown, rows.valid))
-    return changed(gallery, out=out)
-
-
-def test_features_from_elsewhere_are_shown_without_pictures(external, view, figures):
+    external = opened(out)
     shown = external.load(CLIP)
     assert (shown.crops, shown.speed, shown.flow) == (None, None, None)
     np.testing.assert_array_equal(shown.attention, view.attention)
     np.testing.assert_allclose(shown.t_end_s - shown.t_start_s, STEP_S)  # a moment would be a bar of no width
-    assert len(pictures.plot_clip_attention(shown, TRAITS).axes) == 5
-    explorer = explorers.Explorer(external, clip=GONE)
-    assert explorer.player.video == b""
-    assert "video cannot be read" in explorer.player.message
-
-
-def test_with_02_the_faces_of_features_from_elsewhere_are_shown(run, external, view, tmp_path):
-    out = copytree(external.out, tmp_path / "run")
+    assert len(plot_clip_attention(shown, TRAITS).axes) == 5
+    player = explorers.Explorer(external, clip=GONE).player
+    assert (player.video, "video cannot be read" in player.message) == (b"", True)
     copytree(run[0] / "faces", out / "faces")
-    shown = changed(external, out=out).load(CLIP)
+    shown = external.load(CLIP)
     assert shown.speed is None
     assert np.abs(shown.crops.astype(int) - view.crops).mean() < 12  # at most a frame beside
-    assert changed(external, out=out).load(GONE).crops is None  # 02 was run, and the video removed since
+    assert external.load(GONE).crops is None  # 02 was run, and the video removed since
 
 
 def test_motion_is_gathered_by_the_time_of_its_token():
@@ -140,28 +122,27 @@ def test_motion_is_gathered_by_the_time_of_its_token():
 
 def test_what_cannot_be_shown_is_refused(run, gallery, tmp_path):
     out = copytree(run[0], tmp_path / "run")
-    other, dynamic = changed(gallery, out=out), out / "dynamic" / f"{CLIP}.npz"
-    good = dynamic.read_bytes()
-    dynamic.write_bytes((out / "dynamic" / f"{SHOWN[0]}.npz").read_bytes())
-    with pytest.raises(ValueError, match="Run 05 again"):
-        other.load(CLIP)
-    (out / "faces" / f"{CLIP}.npz").unlink()
-    dynamic.write_bytes(good)
-    with pytest.raises(FileNotFoundError, match="02_clip_preparation"):
-        other.load(CLIP)
-    with pytest.raises(VideoError, match=r"gone\.000\.mp4"):
-        gallery.load(GONE)
-    for wrong in ({"clip": "nobody"}, {"trait": "charm"}):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
-            explorers.show(gallery, **wrong)
+    other = opened(out)
+    copy2(out / "dynamic" / f"{SHOWN[0]}.npz", out / "dynamic" / f"{CLIP}.npz")
+    (out / "faces" / f"{SHOWN[2]}.npz").unlink()
+    for call, error, words in (
+        (lambda: other.load(CLIP), ValueError, "Run 05 again"),
+        (lambda: other.load(SHOWN[2]), FileNotFoundError, "02_clip_preparation"),
+        (lambda: gallery.load(GONE), VideoError, r"gone\.000\.mp4"),
+        (lambda: explorers.show(gallery, clip="nobody"), ValueError, "clip must be"),
+        (lambda: explorers.show(gallery, trait="charm"), ValueError, "trait must be"),
+    ):
+        with pytest.raises(error, match=words):
+            call()
 
 
-def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explorer, view):
+def test_the_explorer_opens_at_the_strongest_motion_follows_its_inputs_and_says_what_goes_wrong(gallery, view, figures):
+    explorer = explorers.Explorer(gallery, clip=CLIP)
     player, trait = explorer.player, TRAITS.index("agreeableness")
     strongest = int(np.abs(view.effects[:, trait]).argmax())
     assert player.state == f"{CLIP}|mean|agreeableness|{strongest}"
     assert (explorer.clips.value, player.video) == (CLIP, view.video)
-    assert list(explorer.clips.options) == sorted(explorer.gallery.clips)
+    assert list(explorer.clips.options) == sorted(gallery.clips)
     np.testing.assert_allclose(player.scene["values"], view.effects[:, trait])
     np.testing.assert_allclose(player.scene["share"], view.attention.mean((0, 1)), rtol=1e-5)
     assert json.dumps(player.scene)
@@ -171,27 +152,19 @@ def test_the_explorer_opens_at_the_strongest_motion_and_follows_its_inputs(explo
     pictures.append(player.picture)
     explorer.trait.value = 0  # changes bars, not what was seen
     np.testing.assert_allclose(player.scene["values"], view.effects[:, 0])
-    assert player.scene["color"] == TRAIT_COLORS["openness"]
-    assert player.picture == pictures[-1]
+    assert (player.scene["color"], player.picture) == (TRAIT_COLORS["openness"], pictures[-1])
     player.segment = (player.segment + 1) % TD
     assert len({*pictures, player.picture}) == 3
-    assert player.state == f"{CLIP}|head2|openness|{player.segment}"
+    assert player.state == (state := f"{CLIP}|head2|openness|{player.segment}")
+    explorer.clips.value = GONE
+    assert ("error: VideoError" in player.message, player.state) == (True, state)
     explorer.clips.value = SHOWN[0]  # head and trait stay
     assert player.state == f"{SHOWN[0]}|head2|openness|0"
-    assert not plt.get_fignums()
-
-
-def test_what_goes_wrong_stands_in_the_line_below(explorer, gallery):
-    state = explorer.player.state
-    explorer.clips.value = GONE
-    assert "error: VideoError" in explorer.player.message
-    assert explorer.player.state == state
-    explorer.clips.value = SHOWN[2]
-    assert explorer.player.state.startswith(SHOWN[2])
-    assert not explorer.player.message.startswith("error")
+    assert not player.message.startswith("error")
     first = explorers.Explorer(gallery, clip=GONE)  # the list is there all the same
     first.clips.value = CLIP
     assert first.player.state.startswith(CLIP)
+    assert not plt.get_fignums()
 
 
 def test_a_request_that_names_its_cell_is_from_a_front_end_and_others_get_a_figure(gallery, view, figures, monkeypatch):
