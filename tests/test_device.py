@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -47,13 +48,11 @@ def test_a_gpu_is_listed_with_its_details(monkeypatch):
     cpu = [tf.config.LogicalDevice("/device:CPU:0", "CPU")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: GPUS if kind == "GPU" else cpu)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda device_type: halves if device_type == "GPU" else cpu)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1,) * 4))
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1,) * 8))
     assert device.list_devices()["logical"].tolist() == ["CPU:0", "GPU:0", "GPU:1", "GPU:2", "GPU:3"]
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1,) * 4))
     row = device.chosen_device("GPU:3")
-    assert row[["kind", "physical", "logical", "name", "compute_capability", "memory_gib", "cores"]].tolist() == [
-        "GPU", "GPU:1", "GPU:3", "Loom 3", "9.0", 11.0, 0,
-    ]  # fmt: skip
+    of_gpu = {"kind": "GPU", "physical": "GPU:1", "logical": "GPU:3", "name": "Loom 3", "compute_capability": "9.0"}
+    assert row.drop("backend").to_dict() == of_gpu | {"memory_gib": 11.0, "cores": 0}
     monkeypatch.setitem(sys.modules, "pynvml", None)
     row = device.chosen_device("")
     assert (row["logical"], row["name"], math.isnan(row["memory_gib"])) == ("GPU:0", "GPU", True)
@@ -69,30 +68,46 @@ def test_the_gpu_is_the_one_that_the_process_may_see(monkeypatch, visible, handl
 
 
 def test_memory_growth_says_what_is_so_also_when_it_comes_too_late(monkeypatch):
-    grown = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
+    growth = Mock(side_effect=[None, None, RuntimeError("initialized")])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", growth)
     assert "2 GPU" in device.enable_memory_growth()
-    assert grown == [("a", True), ("b", True)]
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: fail(RuntimeError("initialized")))
+    assert [of.args for of in growth.call_args_list] == [("a", True), ("b", True)]
     assert "restart" in device.enable_memory_growth()
 
 
-def test_a_required_gpu_that_is_missing_is_an_error_naming_what_was_found():
-    found = pd.DataFrame({"backend": ["tensorflow 2.0"], "kind": ["CPU"], "name": ["Abacus 9"], "cores": [7]})
-    with pytest.raises(RuntimeError, match="Abacus 9"):
-        device.require_gpu(found)
-    device.require_gpu(pd.concat([found, found.assign(kind="GPU")]))
+def holds(n):
+    """A network for which the memory suffices up to n samples."""
+    return lambda x: x.mean(axis=1) if len(x) <= n else fail(MemoryError("ran out of memory"))
+
+
+ABACUS = pd.DataFrame({"backend": ["tensorflow 2.0"], "kind": ["CPU"], "name": ["Abacus 9"], "cores": [7]})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda: device.require_gpu(ABACUS), RuntimeError, "Abacus 9"),
+        (lambda: device.measured_batch(holds(0), (2,), network="abacus"), MemoryError, "abacus"),
+        *[(device.use_device(name).__enter__, ValueError, "CPU:0") for name in ("GPU:7", "CPU:0:1", "first")],
+    ],
+)
+def test_what_is_not_there_is_an_error_naming_what_is(call, error, named):
+    with pytest.raises(error, match=named):
+        call()
+    device.require_gpu(pd.concat([ABACUS, ABACUS.assign(kind="GPU")]))
 
 
 # Two logical processors must be asked for before TensorFlow starts: in a process of its own.
 SECOND_PROCESSOR = """
+import logging, sys
 import keras, numpy as np, tensorflow as tf
 from helpers.forward import compile_forward
 from helpers.device import list_devices, use_device
 
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 ran = []
 
 def traced(session, fetch, feed_list):
@@ -122,16 +137,8 @@ print(*list_devices()["logical"])
 def test_a_network_is_built_and_run_on_the_chosen_device():
     done = subprocess.run([sys.executable, "-c", SECOND_PROCESSOR], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == ["CPU:1 CPU:1 CPU:1", "CPU:0 CPU:0 CPU:0", "CPU:0 CPU:1"]
-
-
-@pytest.mark.parametrize("name", ["GPU:7", "CPU:0:1", "first"])
-def test_the_choice_is_logged_and_a_device_that_is_not_there_is_refused_with_those_that_are(caplog, name):
-    caplog.set_level(logging.INFO)
-    with device.use_device("cpu") as chosen:
-        assert (chosen, caplog.text.count("CPU:0")) == ("CPU:0", 1)
-    with pytest.raises(ValueError, match="CPU:0"), device.use_device(name):
-        pass
+    said = [f"computing on {name} (tensorflow)\n{name} {name} {name}\n" for name in ("CPU:1", "CPU:0")]
+    assert done.stdout == "".join([*said, "CPU:0 CPU:1\n"])
 
 
 @pytest.mark.parametrize(
@@ -147,11 +154,6 @@ def test_an_operation_is_timed_with_its_work(kind, size, name, flop):
     assert (timing["name"], timing["dtype"], timing["repeats"]) == (name, "bfloat16", 2)
     assert timing["gflop"] == pytest.approx(flop / 1e9)
     assert timing["gflop_per_s"] == pytest.approx(flop / 1e9 / timing["seconds"])
-
-
-def holds(n):
-    """A network for which the memory suffices up to n samples."""
-    return lambda x: x.mean(axis=1) if len(x) <= n else fail(MemoryError("ran out of memory"))
 
 
 def test_the_rate_is_samples_over_the_median_run_without_the_first_up_to_want_of_memory(monkeypatch):
@@ -170,17 +172,9 @@ def test_the_rate_is_samples_over_the_median_run_without_the_first_up_to_want_of
     ],
 )
 def test_the_measured_batch_is_the_smallest_near_the_best_that_fits(monkeypatch, per_s, batch):
-    with pytest.raises(MemoryError, match="abacus"):
-        device.measured_batch(holds(0), (2,), network="abacus")
     rates = zip([1, 2, 4, 8], per_s, strict=False)
     monkeypatch.setattr(device, "measured_rates", lambda *_, **__: rates)
     assert device.measured_batch(len, (2,), network="abacus") == batch
-
-
-def watch(monkeypatch, module=None, **how):
-    """A monitor beside this NVML."""
-    monkeypatch.setitem(sys.modules, "pynvml", module)
-    return Monitor(every_s=0.02, **how)
 
 
 def wait_for(watched, n_samples):
@@ -189,10 +183,13 @@ def wait_for(watched, n_samples):
         time.sleep(0.01)
 
 
-def test_memory_of_this_process_and_of_its_children_is_seen_to_grow(monkeypatch):
+def test_memory_grows_with_a_child_and_the_gpu_is_sampled_with_peak_and_median_until_it_is_lost(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=(opened := [])))
     hold = "b = b'1' * 2**27; print('ready', flush=True); input()"
-    with watch(monkeypatch) as watched:
-        wait_for(watched, 1)
+    with pytest.raises(KeyError, match="mine"), Monitor(every_s=0.02, gpu=1) as watched:
+        wait_for(watched, 5)
         before = watched.summary()
         block = np.ones(GIB // 64, np.float64)  # an eighth of a GiB
         child = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -200,25 +197,17 @@ def test_memory_of_this_process_and_of_its_children_is_seen_to_grow(monkeypatch)
         wait_for(watched, 2)
         child.communicate(b"\n")
         assert len(block)
-    after = watched.summary()
-    assert 0.1 < after["memory_peak_gib"] - before["memory_peak_gib"] < 0.4
-    spawning = after["memory_peak_gib"]  # a child counts as its parent until it is another program
-    assert 0.125 < after["children_peak_gib"] < 0.5 + spawning
-    assert 0 <= after["load_median"] <= 1
-
-
-def test_the_gpu_is_sampled_with_its_peak_and_median_until_it_is_lost(monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    nvidia = nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=(opened := []))
-    with pytest.raises(KeyError, match="mine"), watch(monkeypatch, nvidia, gpu=1) as watched:
-        wait_for(watched, 5)
         raise KeyError("mine")
     used = watched.summary()
+    assert 0.1 < used["memory_peak_gib"] - before["memory_peak_gib"] < 0.4
+    spawning = used["memory_peak_gib"]  # a child counts as its parent until it is another program
+    assert 0.125 < used["children_peak_gib"] < 0.5 + spawning
+    assert 0 <= used["load_median"] <= 1
     assert (used["gpu_memory_peak_gib"], used["gpu_memory_median_gib"]) == (7, 3)
     assert (used["gpu_load_peak"], used["gpu_load_median"]) == (0.97, 0.53)
     assert (set(opened), caplog.text.count("GPU is lost")) == ({1}, 1)
-    with watch(monkeypatch) as watched:  # without the extra
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # without the extra
+    with Monitor(every_s=0.02) as watched:
         wait_for(watched, 3)
     assert caplog.text.count("the GPU is not monitored") == 2
     assert ("gpu" in watched.in_words(), watched.summary()["gpu_load_median"]) == (False, None)
