@@ -26,13 +26,6 @@ def read_numbers(frames: np.ndarray) -> list[int]:
     return (blocks @ (1 << np.arange(8))).tolist()
 
 
-class FrameList(list):
-    """Frames that come from a list, (frame, t_s, number), instead of a file."""
-
-    def __iter__(self):
-        return ((*frame, "a list") for frame in super().__iter__())
-
-
 def write_numbered(
     path: Path,
     n: int,
