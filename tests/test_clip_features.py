@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,58 +145,37 @@ def test_corruptions_do_what_their_names_say_and_views_for_testing_bring_light()
     assert next(show_view(frames, "plain", job()))[1].mean() == 40
 
 
-@pytest.mark.parametrize("name", ["processed_data.npy", "processed_data.npz"])
-@pytest.mark.parametrize("stored", [VIDEOS, VIDEOS / np.float32(255)])
-def test_an_array_is_read_clip_by_clip(tmp_path, name, stored):
-    path = tmp_path / name
-    np.save(path, stored) if name.endswith("y") else np.savez_compressed(path, x=0, videos=stored)
-    assert len(open_array(path)) == 2
-    for place in (0, 1):
-        assert np.array_equal(read_clip(path, place), VIDEOS[place].transpose(0, 2, 3, 1))
-
-
-@pytest.mark.parametrize(
-    ("stored", "word"),
-    [
-        (np.full((1, 2, 3, 4, 4), -1.5), "normalisation"),
-        (np.zeros((1, 2, 4, 4, 3), np.uint8), "shape"),
-        (np.array([{}]), "objects"),
-    ],
-)
-def test_arrays_of_other_kinds_are_refused(tmp_path, stored, word):
-    np.save(tmp_path / "processed_data.npy", stored, allow_pickle=True)
-    with pytest.raises(VideoError, match=word):
-        read_clip(tmp_path / "processed_data.npy", 0)
-
-
-def mean_colour(x: np.ndarray) -> np.ndarray:
-    """A network of 3 features."""
-    return x.mean(axis=(1, 2))
+def test_an_array_is_read_clip_by_clip_and_one_of_another_kind_is_refused(tmp_path):
+    for stored in (VIDEOS, VIDEOS / np.float32(255)):
+        np.save(array := tmp_path / f"{stored.dtype}.npy", stored)
+        np.savez_compressed(archive := tmp_path / f"{stored.dtype}.npz", x=0, videos=stored)
+        for path, place in product((array, archive), (0, 1)):
+            assert len(open_array(path)) == 2
+            assert np.array_equal(read_clip(path, place), VIDEOS[place].transpose(0, 2, 3, 1))
+    wrong = {"normalisation": np.full((1, 2, 3, 4, 4), -1.5), "shape": np.zeros((1, 2, 4, 4, 3), np.uint8)}
+    for word, stored in (wrong | {"objects": np.array([{}])}).items():
+        np.save(array := tmp_path / f"{word}.npy", stored, allow_pickle=True)
+        with pytest.raises(VideoError, match=f": .*{word}"):
+            read_clip(array, 0)
 
 
 def use_network(forward, put):
-    """Take another network in place of the real one."""
+    """Take a network of 3 features in place of the real one."""
     weights = Weights("random", "a test", "0" * 64, "none")
-    backbone = SimpleNamespace(input_px=PX, feature_dim=3, prepare=None, weights=weights, model=forward)
+    backbone = SimpleNamespace(input_px=PX, feature_dim=3, prepare=None, weights=weights, model=None)
     put(clip_features, "build_backbone", lambda name, weights, input_px: backbone)
-    put(clip_features, "compile_forward", lambda network, precision, prepare=None: network)
+    put(clip_features, "compile_forward", lambda network, precision, prepare: forward)
 
 
 @pytest.fixture
 def cfg(tmp_path, monkeypatch) -> ClassificationConfig:
     """Nine clips of the sample, three of each class and of each source: two sources in train, one in test."""
-    use_network(mean_colour, monkeypatch.setattr)
+    use_network(lambda x: x.mean(axis=(1, 2)), monkeypatch.setattr)
     for key in [*motion_plan()["key"][:6], *motion_plan()["key"][-3:]]:
         (tmp_path / "data" / key).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SAMPLE / f"{key}.mp4", tmp_path / "data" / f"{key}.mp4")
-    folders = {"data_dir": str(tmp_path / "data"), "out_dir": str(tmp_path / "run")}
-    return ClassificationConfig(
-        **folders, n_frames=5, frame_px=64, scales=[1.0], views=1, tta_views=0, folds=3, workers=1
-    )
-
-
-def change(cfg: ClassificationConfig, **values) -> ClassificationConfig:
-    return ClassificationConfig(**cfg.as_dict(without=()) | values)
+    how = {"n_frames": 5, "frame_px": 64, "scales": [1.0], "views": 1, "tta_views": 0, "folds": 3, "workers": 1}
+    return ClassificationConfig(data_dir=str(tmp_path / "data"), out_dir=str(tmp_path / "run"), **how)
 
 
 def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_hdf5(cfg):
@@ -224,15 +204,15 @@ def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_h
     assert analysis["splits"]["train"]["features_shape"] == [6, 5, 3]
     assert analysis["splits"]["test"]["num_frames"] == {"min": 5, "max": 5, "mean": 5.0}
     with pytest.raises(ValueError, match="scales"):
-        extract_clip_features(change(cfg, scales=[1.0, 0.85]))
-    extract_clip_features(change(cfg, scales=[1.0, 0.85], out_dir=f"{cfg.out}2"))
+        extract_clip_features(replace(cfg, scales=[1.0, 0.85]))
+    extract_clip_features(replace(cfg, scales=[1.0, 0.85], out_dir=f"{cfg.out}2"))
     assert {path.name for path in Path(f"{cfg.out}2").rglob("*.h5")} == {
         f"{split}_features_multiscale.h5" for split in ("train", "test")
     }
 
 
 def test_the_official_split_gives_views_where_they_are_needed_and_few_sources_are_said_before(cfg):
-    cfg = change(cfg, split="official")
+    cfg = replace(cfg, split="official")
     with pytest.raises(ValueError, match="official"):
         extract_clip_features(cfg)
     for split in ("validation", "test"):
@@ -251,7 +231,7 @@ def test_the_official_split_gives_views_where_they_are_needed_and_few_sources_ar
 
 def test_what_cannot_be_used_is_recorded_left_out_and_found_again(cfg, monkeypatch):
     def blind_in_the_dark(x: np.ndarray) -> np.ndarray:
-        y = mean_colour(x)
+        y = x.mean(axis=(1, 2))
         return np.where(y.mean(axis=1, keepdims=True) < 34.7, np.nan, y)
 
     use_network(blind_in_the_dark, monkeypatch.setattr)
@@ -278,7 +258,7 @@ def test_an_extraction_goes_on_and_makes_only_what_is_not_there_or_of_another_cl
     for key in whole.table.index[::2]:
         (whole.folder / f"{key}.npz").unlink()
     for found in (4, 8):
-        clips = extract_clip_features(change(cfg, batch_size=5))
+        clips = extract_clip_features(replace(cfg, batch_size=5))
         assert [clips.manifest["counts"][name] for name in ("found", "made")] == [found, 9 - found]
         for key, before in rows.items():
             for ours, theirs in zip(clips.read(key, views_of("train", cfg)), before, strict=True):
