@@ -4,12 +4,10 @@ import json
 import shutil
 import time
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from trees import BAD_PICTURES, SIDE, face, reasons, some_flow, table_of, write_faces, write_pairs
 
@@ -53,40 +51,35 @@ def networks(monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Two good clips and two bad ones, and the folders as parameters."""
-    data = tmp_path / "data ä"
+def run(tmp_path):
+    """Two good clips and two bad ones; the folder of videos, that of results, and both as parameters."""
+    data, out = tmp_path / "data ä", tmp_path / "run"
     (data / "-b").mkdir(parents=True)
     for key, source in zip(GOOD, SHIPPED, strict=False):
         shutil.copy(source, data / f"{key}.mp4")
     (data / "empty.mp4").touch()
     shutil.copy(SAMPLE / "awkward" / "no_face.mp4", data / "wall.mp4")
-    return table_of(sorted([*GOOD, *BAD])), {"data_dir": str(data), "out_dir": str(tmp_path / "run")}
+    return table_of(sorted([*GOOD, *BAD])), data, out, {"data_dir": str(data), "out_dir": str(out)}
 
 
-def extract_all(clips: pd.DataFrame, folders: dict[str, str], batch_size: int = 32) -> list[dict]:
-    return [
-        prepare_clips(clips, PreparationConfig(**folders)),
-        extract_static(clips, StaticConfig(**folders, batch_size=batch_size)),
-        extract_dynamic(clips, DynamicConfig(**folders)),
-    ]
+def extract_all(clips, folders):
+    stages = (prepare_clips, PreparationConfig), (extract_static, StaticConfig), (extract_dynamic, DynamicConfig)
+    return [stage(clips, config(**folders)) for stage, config in stages]
 
 
-def contents(folders: dict[str, str]) -> dict[str, bytes]:
-    out = Path(folders["out_dir"])
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.npz"))}
+def contents(out):
+    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.npz"))}
 
 
-def bad_rows(manifest) -> list[tuple[str, int, str]]:
+def bad_rows(manifest):
     return [(entry["clip"], entry["row"], entry["reason"]) for entry in manifest["failed"] if "row" in entry]
 
 
 def test_every_good_clip_has_its_files_every_bad_one_its_reason_and_manifest_and_log_say_how(run):
-    clips, folders = run
+    clips, data, out, folders = run
     with pytest.raises(FileNotFoundError, match="02_clip_preparation"):
         extract_static(clips, StaticConfig(**folders))
     faces, static, dynamic = extract_all(clips, folders)
-    out = Path(folders["out_dir"])
     assert reasons(faces) == BAD
     assert reasons(static) == reasons(dynamic) == {key: f"no faces file: {reason}" for key, reason in BAD.items()}
     for key in GOOD:
@@ -99,7 +92,7 @@ def test_every_good_clip_has_its_files_every_bad_one_its_reason_and_manifest_and
     assert identity["parameters"]["endpoint"] == "Mixed_3c"
     assert identity["preparation"]["parameters"]["backend"] == "pyav"
     assert identity["weights"]["sha256"] == "0" * 64
-    assert folders["data_dir"] not in json.dumps(static["identity"])
+    assert str(data) not in json.dumps(static["identity"])
     log = read_json(out / "static" / "extraction_log.json")
     assert (log["total_images"], log["features_shape"]) == (18, [18, 3])
     assert log["images_per_second"] == pytest.approx(1 / log["average_time_per_image"])
@@ -117,9 +110,9 @@ def test_every_good_clip_has_its_files_every_bad_one_its_reason_and_manifest_and
 
 
 def test_stopping_and_starting_again_and_other_batches_end_in_the_same_files(run, monkeypatch):
-    clips, folders = run
+    clips, _, out, folders = run
     extract_all(clips, folders)
-    out, whole, calls = Path(folders["out_dir"]), contents(folders), count()
+    whole, calls = contents(out), count()
     shutil.rmtree(out / "static")
 
     def stop_at_the_second(x: np.ndarray) -> np.ndarray:
@@ -139,34 +132,32 @@ def test_stopping_and_starting_again_and_other_batches_end_in_the_same_files(run
     monkeypatch.setattr(extract, "measured_batch", lambda forward, shape, **_: 3)
     extract_dynamic(clips, DynamicConfig(**folders, batch_size=0))
     assert read_json(out / "dynamic" / "extraction_log.json")["batch_size"] == 3 * 8  # of 64 flows
-    assert contents(folders) == whole
+    assert contents(out) == whole
 
 
-def cut_short(track: Path) -> None:
-    track.write_bytes(track.read_bytes()[:300])
-
-
-def made_a_folder(track: Path) -> None:
+def made_a_folder(track):
     track.unlink()
     (track / "within").mkdir(parents=True)
 
 
-def of_another(track: Path) -> None:
-    shutil.copy(track.with_name("-b") / "ü 1.001.npz", track)
+DAMAGES = [  # of a track, and whether the preparation can make it again
+    (lambda track: track.write_bytes(track.read_bytes()[:300]), True),
+    (lambda track: shutil.copy(track.with_name("-b") / "ü 1.001.npz", track), True),  # that of another clip
+    (made_a_folder, False),
+]
 
 
 def test_what_is_done_is_not_done_again_and_what_was_damaged_lost_or_changed_is(run):
-    clips, folders = run
+    clips, data, out, folders = run
     extract_all(clips, folders)
-    out = Path(folders["out_dir"])
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     for manifest in extract_all(clips, folders):
         assert (manifest["counts"]["made"], manifest["counts"]["found"], len(manifest["failed"])) == (0, 2, 2)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    rows, track, video = out / "static" / "a.npz", out / "faces" / "a.npz", Path(folders["data_dir"]) / "a.mp4"
+    rows, track, video = out / "static" / "a.npz", out / "faces" / "a.npz", data / "a.mp4"
     rows.write_bytes(rows.read_bytes()[:100])
     assert extract_static(clips, StaticConfig(**folders))["counts"]["made"] == 1
-    for damage, made in ((cut_short, 1), (of_another, 1), (made_a_folder, 0)):
+    for damage, made in DAMAGES:
         damage(track)
         assert "it is damaged, or the clip has changed" in reasons(extract_static(clips, StaticConfig(**folders)))["a"]
         assert not rows.exists()
@@ -185,7 +176,7 @@ def test_what_is_done_is_not_done_again_and_what_was_damaged_lost_or_changed_is(
     assert not read_features(rows).features[5:].any()
     video.write_text("not a video\n")
     assert all("a" in reasons(manifest) for manifest in extract_all(clips, folders))
-    assert sorted(contents(folders)) == sorted(f"{stage}/{GOOD[0]}.npz" for stage in ("faces", "static", "dynamic"))
+    assert [*map(str, contents(out))] == [f"{stage}/{GOOD[0]}.npz" for stage in ("dynamic", "faces", "static")]
 
 
 KEYS = ["train-1/a.001", "train-1/b.001", "train-1/c.001"]
@@ -193,7 +184,7 @@ FLOW = some_flow(25, SIDE, SIDE, sd_px=2.0)
 
 
 @pytest.fixture
-def trees(tmp_path) -> Path:
+def trees(tmp_path):
     """Faces and flow of two clips without videos, 20 and 25 each; a third has neither."""
     for name in ("a.001", "b.001"):
         write_faces(tmp_path / "faces" / name, range(0, 100, 5), "face_frame_{}.jpg")  # 5 before 10
@@ -201,18 +192,16 @@ def trees(tmp_path) -> Path:
     return tmp_path
 
 
-def static(root, **more):
-    how = {"data_dir": str(root), "out_dir": str(root / "run"), "workers": 1, "faces_dir": str(root / "faces")}
-    return extract_static(table_of(KEYS, ""), StaticConfig(**how | more))
-
-
-def dynamic(root, **more):
-    how = {"data_dir": str(root), "out_dir": str(root / "run"), "workers": 1, "flow_dir": str(root / "flow")}
-    return extract_dynamic(table_of(KEYS, ""), DynamicConfig(**how | more, input_px=32))
+def stored(root, **how):
+    """The manifest of rows from pictures of faces, or from flow where its folder is given."""
+    how = {"data_dir": str(root), "out_dir": str(root / "run"), "workers": 1} | how
+    if "flow_dir" in how:
+        return extract_dynamic(table_of(KEYS, ""), DynamicConfig(**how, input_px=32))
+    return extract_static(table_of(KEYS, ""), StaticConfig(**{"faces_dir": str(root / "faces")} | how))
 
 
 def test_rows_of_stored_faces_have_the_times_of_their_numbers(trees):
-    manifest = static(trees)
+    manifest = stored(trees)
     assert manifest["counts"] == {
         "clips": 3, "made": 2, "found": 0, "failed": 1, "rows": 40, "invalid_rows": 0, "feature_dim": 3,
     }  # fmt: skip
@@ -227,16 +216,16 @@ def test_rows_of_stored_faces_have_the_times_of_their_numbers(trees):
     np.testing.assert_allclose(rows.features, expected, atol=2)  # JPEG
     assert "reason" not in read_arrays(trees / "run" / "static" / f"{KEYS[0]}.npz")
     with pytest.raises(ValueError, match=r"stored\.fps: 25.0 here, 30.0 there"):
-        static(trees, faces_fps=25.0)
+        stored(trees, faces_fps=25.0)
     shutil.move(trees / "faces", trees / "moved" / "faces")
-    assert static(trees, faces_dir=str(trees / "moved" / "faces"), batch_size=3)["counts"]["found"] == 2
+    assert stored(trees, faces_dir=str(trees / "moved" / "faces"), batch_size=3)["counts"]["found"] == 2
 
 
 def test_bad_pictures_are_rows_with_a_reason_that_a_second_run_repeats(trees):
     for name, (write, _) in BAD_PICTURES.items():
         write(trees / "faces" / "a.001" / name)
     for found in (0, 2):
-        manifest = static(trees)
+        manifest = stored(trees)
         assert manifest["counts"]["found"] == found
         assert [row for _, row, _ in bad_rows(manifest)] == list(range(20, 20 + len(BAD_PICTURES)))
         for (*_, reason), (name, (_, expected)) in zip(bad_rows(manifest), BAD_PICTURES.items(), strict=True):
@@ -247,18 +236,20 @@ def test_bad_pictures_are_rows_with_a_reason_that_a_second_run_repeats(trees):
 
 
 def test_a_bad_flow_costs_the_rows_that_it_is_part_of(trees):
-    folder = trees / "flow" / "a.001"
+    folder, flow_dir = trees / "flow" / "a.001", str(trees / "flow")
     (folder / "flow_0009_0010.npy").unlink()
     np.save(folder / "flow_0012_0013.npy", np.full((SIDE, SIDE, 2), np.nan, np.float32))
     np.save(folder / "flow_0024_0025.npy", np.zeros((3, 3, 2), np.float32))  # behind the last row
     for _ in range(2):
-        assert bad_rows(dynamic(trees)) == [(KEYS[0], 1, "flow_0009_0010.npy: missing")]
+        manifest = stored(trees, flow_dir=flow_dir)
+        assert bad_rows(manifest) == [(KEYS[0], 1, "flow_0009_0010.npy: missing")]
+    made = "pairs of unknown method"
+    assert manifest["identity"]["stored"] == {"flow": "flow", "side_px": SIDE, "fps": 6.0, "made": made}
+    assert not {"flow_dir", "flow_fps", "flow"} & set(manifest["identity"]["parameters"])
     rows, whole = (read_features(trees / "run" / "dynamic" / f"{key}.npz") for key in KEYS[:2])
     np.testing.assert_allclose(rows.t_start_s, np.arange(3) * 8 / 6)
     np.testing.assert_allclose(whole.features[0], FLOW[:8].mean(axis=(0, 1, 2)) / 20, atol=1e-5)
     np.testing.assert_array_equal(rows.features[[0, 2]], whole.features[[0, 2]])
     how = {"mode": "windows", "window": 10, "stride": 5, "out_dir": str(trees / "windows")}
-    dynamic(trees, **how)
-    rows = read_features(trees / "windows" / "dynamic" / f"{KEYS[0]}.npz")
-    assert not rows.valid.any()  # from 0, 5, 10 and 15
-    assert [reason[:14] for reason in rows.reason] == ["flow_0009_0010"] * 2 + ["flow_0012_0013", "flow_0024_0025"]
+    found = bad_rows(stored(trees, flow_dir=flow_dir, **how))  # windows from 0, 5, 10 and 15: all of them
+    assert [(key, int(reason[5:9])) for key, _, reason in found] == [(KEYS[0], n) for n in (9, 9, 12, 24)]

@@ -1,13 +1,15 @@
 """Flow: known motion, its file; stored faces and flow: which samples, when, whose, and every kind that is refused."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from trees import SIDE, face, some_flow, table_of, write_faces, write_pairs
 
-from helpers.config import DynamicConfig, StaticConfig
-from helpers.extract import OF_TREES, open_source
+from helpers.config import StaticConfig
+from helpers.extract import open_source
 from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow, write_flow
 from helpers.plots.preparation import flow_to_rgb
 from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError, read_face, stored_chunks
@@ -17,9 +19,9 @@ FLOW_PX, TEXTURE_PX = 8, 97
 CLIP = "training80_01/-AmMDnVl4s8.003"
 
 
-def flow_of(n: int, side: int = FLOW_PX, seed: int = 2) -> np.ndarray:
+def flow_of(n, side=FLOW_PX):
     """Flow in whole steps of our files, which hold it exactly."""
-    return np.random.default_rng(seed).integers(-700, 700, (n, side, side, 2)).astype(np.float32) / 64
+    return np.random.default_rng(2).integers(-700, 700, (n, side, side, 2)).astype(np.float32) / 64
 
 
 def ours(path, flow, fps=15.0, method="dis_fast"):
@@ -30,11 +32,14 @@ def samples_of(job):
     """All samples of a clip, their times and numbers, and the reasons by their place in the clip."""
     values, t_s, numbers, reasons = [], [], [], {}
     for chunk in stored_chunks(job):
-        reasons |= {len(t_s) + at: reason for at, reason in chunk.unusable.items()}
-        values.append(chunk.values)
-        t_s += chunk.t_s.tolist()
-        numbers += chunk.frame.tolist()
-    return np.concatenate(values), np.array(t_s), np.array(numbers), reasons
+        reasons |= {len(values) + at: reason for at, reason in chunk.unusable.items()}
+        for column, more in ((values, chunk.values), (t_s, chunk.t_s), (numbers, chunk.frame.tolist())):
+            column.extend(more)
+    return np.stack(values), np.array(t_s), numbers, reasons
+
+
+def apart(picture, other):
+    return np.abs(picture.astype(int) - other).mean()
 
 
 def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_crop(tmp_path):
@@ -43,14 +48,14 @@ def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_c
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(face(1)).save(tmp_path / "face_2.jpg", quality=95, exif=exif)
-    assert np.abs(read_face(tmp_path / "face_2.jpg", SIDE).astype(int) - np.rot90(face(1), -1)).mean() < 3
+    assert apart(read_face(tmp_path / "face_2.jpg", SIDE), np.rot90(face(1), -1)) < 3
     write_faces(tmp_path / "tree" / "a", [0], side=64)
     for name in ("face_{}.jpg", "frame_{}.png"):
         write_faces(tmp_path / "tree" / "b", [10], name)
     tree = FaceTree(tmp_path / "tree", 30.0)
     with pytest.raises(StoredError, match="number 10"):
         tree.job("b", SIDE)
-    assert np.abs(samples_of(tree.job("a", 32))[0][0].astype(int) - face(0, 64)[::2, ::2]).mean() < 3
+    assert apart(samples_of(tree.job("a", 32))[0][0], face(0, 64)[::2, ::2]) < 3
 
 
 @pytest.mark.parametrize(
@@ -70,10 +75,9 @@ def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, c
             Image.fromarray(face(10 * seed + number)).save(path)
     crops, t_s, found, reasons = samples_of(FaceTree(tmp_path, 30.0).job("anna_aligned", SIDE))
     assert ("anna_aligned: 3 pictures of other faces are left out" in caplog.text) == (len(names) > 1)
-    assert (found.tolist(), reasons) == (numbers, {})
+    assert (found, reasons) == (numbers, {})
     np.testing.assert_allclose(t_s, np.array(numbers) / 30)
-    for crop, seed in zip(crops, range(1, 5), strict=True):
-        assert np.abs(crop.astype(int) - face(seed)).mean() < 5
+    assert all(apart(crop, face(seed)) < 5 for crop, seed in zip(crops, range(1, 5), strict=True))
 
 
 def test_a_changed_renamed_or_removed_sample_changes_the_fingerprint_of_its_clip(tmp_path):
@@ -157,36 +161,28 @@ def test_every_bad_field_is_zero_with_its_reason_and_the_others_stay(tmp_path, m
     assert not (tmp_path / "opened").exists()
 
 
-def test_our_files_know_their_rate_and_method(tmp_path):
-    flow = flow_of(45)
-    ours(tmp_path / f"{CLIP}.npz", flow, fps=25.0, method="tvl1")
-    tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
-    assert (tree.fps, tree.made, tree.side_px) == (25.0, "tvl1", FLOW_PX)
-    values, t_s, numbers, reasons = samples_of(tree.job(CLIP, FLOW_PX, 20.0))
-    np.testing.assert_array_equal(values, normalise_flow(flow))
-    np.testing.assert_allclose(t_s, np.arange(45) / 25)
-    assert (numbers.tolist(), reasons) == (list(range(45)), {})
-
-
-def test_a_clip_of_another_kind_or_that_cannot_be_read_costs_itself_only(tmp_path):
+def test_our_files_know_their_rate_and_method_and_one_of_another_kind_or_damaged_costs_itself_only(tmp_path):
     for name in "abc":
-        ours(tmp_path / f"{name}.npz", flow_of(4))
-    ours(tmp_path / "tvl.npz", flow_of(4), method="tvl1")
-    ours(tmp_path / "slow.npz", flow_of(4), fps=5.0)
+        ours(tmp_path / f"{name}.npz", flow_of(45), fps=25.0, method="tvl1")
+    ours(tmp_path / "dis.npz", flow_of(4), fps=25.0)
+    ours(tmp_path / "slow.npz", flow_of(4), fps=5.0, method="tvl1")
     (tmp_path / "damaged.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-50])
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     write_pairs(tmp_path / "twice", flow_of(2))
     np.save(tmp_path / "twice" / "flow_0000_0002.npy", flow_of(1)[0])
-    times = [np.array(t_s) / 15 for t_s in ([], range(5), [0, 1, 2, 30])]
+    times = [np.array(t_s) / 25 for t_s in ([], range(46), [*range(44), 90])]
     for i, change in enumerate([{"fps": 0.0}, {"fps": "fast"}, *({"t_s": t_s} for t_s in times)]):
         np.savez(tmp_path / f"contradicts {i}.npz", **read_arrays(tmp_path / "b.npz") | change)
     tree = OpticalFlowSequenceLoader(tmp_path, 6.0)
+    assert (tree.fps, tree.made, tree.side_px, len(tree.clips)) == (25.0, "tvl1", FLOW_PX, 13)
     for name in {*tree.clips}.difference("abc"):
         with pytest.raises(StoredError) as error:
             tree.job(name, FLOW_PX, 20.0)
         assert str(tmp_path) not in str(error.value)
-    assert len(tree.clips) == 13
-    assert len(samples_of(tree.job("b", FLOW_PX, 20.0))[0]) == 4
+    values, t_s, numbers, reasons = samples_of(tree.job("b", FLOW_PX, 20.0))
+    np.testing.assert_array_equal(values, normalise_flow(flow_of(45)))
+    np.testing.assert_allclose(t_s, np.arange(45) / 25)
+    assert (numbers, reasons) == (list(range(45)), {})
 
 
 def test_all_kinds_of_flow_are_found_in_natural_order_under_the_keys_of_their_clips(tmp_path):
@@ -220,7 +216,7 @@ def test_pairs_begin_at_zero_or_one_and_a_higher_start_means_missing_ones(tmp_pa
     assert not flow[missing].any()
     np.testing.assert_array_equal(flow[len(missing) :], normalise_flow(flow_of(n), 20.0))
     np.testing.assert_allclose(t_s, np.arange(len(flow)) / 6)
-    assert numbers.tolist() == list(range(first - len(missing), n + first))
+    assert numbers == list(range(first - len(missing), n + first))
     assert tree.job(CLIP, FLOW_PX, 20.0).n_frames == len(flow) + 1
 
 
@@ -245,14 +241,10 @@ def test_batches_are_cut_padded_repeated_on_request_and_masked_where_a_field_is_
 KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
 
 
-def stored_faces(tmp_path, *names):
-    for name in names:
-        write_faces(tmp_path / "faces" / name, range(3))
-    return StaticConfig(faces_dir=str(tmp_path / "faces"), out_dir=str(tmp_path / "run"))
-
-
 def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplog):
-    cfg = stored_faces(tmp_path, "training80_01/-AmMDnVl4s8.003", "b_aligned", "training80_01/b", "stranger")
+    for name in ("training80_01/-AmMDnVl4s8.003", "b_aligned", "training80_01/b", "stranger"):
+        write_faces(tmp_path / "faces" / name, range(3))
+    cfg = StaticConfig(faces_dir=str(tmp_path / "faces"), out_dir=str(tmp_path / "run"))
     source = open_source(cfg, table_of(KEYS), SIDE)
     assert "training80_01/b" in caplog.text
     job = source.job(tmp_path, KEYS[0], "")
@@ -262,20 +254,6 @@ def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplo
         source.job(tmp_path, "c", "missing")
     with pytest.raises(ValueError, match="of this run"):
         open_source(cfg, table_of(["other"]))
-    with pytest.raises(FileNotFoundError, match="Run 02_clip_preparation first"):
-        open_source(StaticConfig(out_dir=str(tmp_path)), table_of(KEYS))
-
-
-def test_the_identity_names_the_tree_and_nothing_that_only_videos_need(tmp_path):
-    write_pairs(tmp_path / "flow" / "c", flow_of(5))
-    of_faces = {"faces": "faces", "side_px": SIDE, "fps": 30.0}
-    of_flow = {"flow": "flow", "side_px": FLOW_PX, "fps": 5.0, "made": "pairs of unknown method"}
-    flow = DynamicConfig(flow_dir=str(tmp_path / "flow"), flow_fps=5.0, input_px=32)
-    for cfg, stored in ((stored_faces(tmp_path, "c"), of_faces), (flow, of_flow)):
-        source = open_source(cfg, table_of(KEYS))
-        assert source.identity == {"stored": stored}
-        decisive = set(cfg.as_dict(without=OF_TREES + source.not_decisive))
-        assert not {"faces_dir", "every_n_frames", "flow_dir", "flow_fps", "flow"} & decisive
 
 
 def texture() -> np.ndarray:
@@ -292,19 +270,14 @@ def test_a_picture_moved_right_or_down_gives_its_motion_in_pixels(method):
         np.testing.assert_allclose(np.median(field[20:-20, 20:-20].reshape(-1, 2), axis=0), motion, atol=0.3)
 
 
-def test_resizing_scales_the_vectors():
-    flow = np.zeros((5, 22, 22, 2), np.float32)
-    flow[..., 0], flow[..., 1] = 6, -4
+def test_resizing_scales_the_vectors_and_normalising_truncates_and_divides():
+    flow = np.broadcast_to(np.float32([6, -4]), (5, 22, 22, 2))
     np.testing.assert_allclose(resize_flow(flow, 11), np.broadcast_to(np.float32([3, -2]), (5, 11, 11, 2)))
     np.testing.assert_allclose(resize_flow(flow[0], 44), np.broadcast_to(np.float32([12, -8]), (44, 44, 2)))
     rough = np.random.default_rng(3).normal(size=(14, 14, 2)).astype(np.float32)
     np.testing.assert_allclose(resize_flow(rough, 7), rough.reshape(7, 2, 7, 2, 2).mean((1, 3)) / 2, atol=1e-6)
-
-
-def test_normalising_truncates_and_divides():
-    flow = np.float64([[-25, -20, -5, 0, 10, 21]])
-    assert normalise_flow(flow, 20).tolist() == [[-1, -1, -0.25, 0, 0.5, 1]]
-    assert normalise_flow(flow).dtype == np.float32
+    normal = normalise_flow(np.float64([[-25, -20, -5, 0, 10, 21]]), 20)
+    assert (normal.tolist(), normal.dtype) == ([[-1, -1, -0.25, 0, 0.5, 1]], np.float32)
 
 
 def test_colours_show_direction_and_length():
@@ -329,9 +302,9 @@ def test_a_flow_file_holds_values_to_half_a_step_and_what_is_said_about_them(tmp
     assert (got.t_s.tolist(), got.fps, got.method, got.clip_px) == ([0.2, 0.4, 0.6], 5, "farneback", clip_px)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_what_is_no_flow_is_refused_before_anything_is_written_and_damaged_files_are_named(tmp_path):
+    right = {"flow": np.zeros((2, 5, 7, 2), np.float32), "t_s": [0.0, 0.1], "fps": 10, "method": "tvl1"}
+    wrong = (
         {"flow": np.zeros((2, 5, 7), np.float32)},
         {"flow": np.zeros((2, 5, 7, 2), np.uint8)},
         {"flow": np.full((2, 5, 7, 2), np.nan)},
@@ -339,28 +312,21 @@ def test_a_flow_file_holds_values_to_half_a_step_and_what_is_said_about_them(tmp
         {"t_s": [0.2, 0.1]},
         {"fps": 0},
         {"clip_px": 512},
-    ],
-)
-def test_what_is_no_flow_is_refused_before_anything_is_written(tmp_path, wrong):
-    right = {"flow": np.zeros((2, 5, 7, 2), np.float32), "t_s": [0.0, 0.1], "fps": 10, "method": "tvl1"}
-    with pytest.raises(ValueError, match="must"):
-        write_flow(tmp_path / "a.npz", **right | wrong)
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_frames_methods_and_damaged_flow_files_are_refused(tmp_path):
+    )
+    path = tmp_path / "a.npz"
     for call in (
-        lambda: OpticalFlowComputer().compute(texture()[None]),
-        lambda: OpticalFlowComputer("raft"),
-        lambda: resize_flow(np.zeros((5, 7, 11, 2), np.float32), 7),
-        lambda: normalise_flow(np.zeros((3, 3, 2)), 0),
+        partial(OpticalFlowComputer().compute, texture()[None]),
+        partial(OpticalFlowComputer, "raft"),
+        partial(resize_flow, np.zeros((5, 7, 11, 2), np.float32), 7),
+        partial(normalise_flow, np.zeros((3, 3, 2)), 0),
+        *(partial(write_flow, path, **right | change) for change in wrong),
     ):
         with pytest.raises(ValueError, match="must"):
             call()
+    assert not list(tmp_path.iterdir())
+    write_flow(path, **right)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     write_arrays(tmp_path / "rows.npz", features=np.zeros((2, 3)))
-    write_flow(tmp_path / "a.npz", some_flow(), np.arange(3) / 15, 15, "dis_fast")
-    whole = (tmp_path / "a.npz").read_bytes()
-    (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
     for name, error in (("rows", ValueError), ("a", ValueError), ("none", FileNotFoundError)):
         with pytest.raises(error, match=f"{name}.npz"):
             read_flow(tmp_path / f"{name}.npz")
