@@ -2,7 +2,6 @@
 
 import json
 import tracemalloc
-from contextlib import contextmanager
 
 import h5py
 import numpy as np
@@ -13,13 +12,14 @@ from numbered import write_numbered
 
 from helpers import large
 from helpers.__main__ import main
-from helpers.clips import TRAITS, find_clips, write_clips
-from helpers.external import as_text, import_features, read_table
+from helpers.clips import TRAITS, write_clips
+from helpers.external import as_text, import_features
 from helpers.files import DiskFullError, FolderLock, LockedError, read_json, write_json
 from helpers.store import FeatureFile, Stage, read_features, write_features
 
 DS, DD = 7, 11  # distinct primes
 KEYS = ("test80_02/_plk5k7PBEg.001", "training80_01/-AmMDnVl4s8.003", "training80_01/-AmMDnVl4s8.004")
+ORDER = (2, 0, 1)  # of the clips in the run
 A, B = "x/anna_01", "x/bert_02"
 
 
@@ -28,29 +28,26 @@ def features(k, n=4, width=DS):
     return (100.0 * k + 10 * np.arange(n)[:, None] + np.arange(width)).astype("float32")
 
 
-def write_stage(folder, name, files):
-    stage = Stage(folder / name, name, {"parameters": {"weights": "random"}, "weights": {"name": "random"}})
-    for key, rows in files.items():
-        write_features(stage.path(key), rows, "1-1")
-    stage.finish()
-    return stage.folder
-
-
 def rows_of(k, width=DS):
     """Rows as 03 and 04 make them: times that decimal text cannot say shortly, the second row invalid."""
     start_s, valid = np.arange(k + 3) / 7 + 0.1, np.arange(k + 3) != 1
     return FeatureFile(features(k, k + 3, width), start_s, start_s + 1 / 3, 4 * np.arange(k + 3), valid)
 
 
-def stage_of(folder, name, width):
-    return write_stage(folder, name, {key: rows_of(k, width) for k, key in enumerate(KEYS)})
+def write_run(run, name, files, ratings=None):
+    """A stage of a run, and the run's clips; returns the folder of the stage."""
+    stage = Stage(run / name, name, {"parameters": {"weights": "random"}, "weights": {"name": "random"}})
+    for key, rows in files.items():
+        write_features(stage.path(key), rows, "1-1")
+    stage.finish()
+    keys = [*files, "failed"]
+    write_clips(pd.DataFrame({"path": keys} | (ratings or {}), pd.Index(keys, name="key")), run / "clips.csv")
+    return stage.folder
 
 
-def write_run_table(run, keys):
-    """The clips of a run, in this order."""
-    write_clips(
-        pd.DataFrame({"path": list(keys), "openness": 0.5}, pd.Index(list(keys), name="key")), run / "clips.csv"
-    )
+def stage_of(run, name, width):
+    ratings = {trait: [np.nan, 0.1 * i, np.nan, np.nan] for i, trait in enumerate(TRAITS)}
+    return write_run(run, name, {KEYS[k]: rows_of(k, width) for k in ORDER}, ratings)
 
 
 def assert_equal_stages(made, original):
@@ -88,29 +85,56 @@ def imported(source, tmp_path, data, key=A, **how):
     return read_features(tmp_path / "run" / "static" / f"{key}.npz"), manifest
 
 
-@pytest.mark.parametrize("layout", ["files", "table"])
-def test_our_own_rows_come_back_as_the_stage_they_were_made_of(folder, tmp_path, layout):
+def test_a_table_of_our_own_rows_comes_back_as_the_stage_they_were_made_of(folder, tmp_path):
     original = stage_of(tmp_path / "run", "static", DS)
-    write_run_table(tmp_path / "run", ["failed", *KEYS[::-1]])
     path = large.write_large(original, tmp_path / "out", "static")
     array, index, said = np.load(path), pd.read_csv(path.with_suffix(".csv")), read_json(path.with_suffix(".json"))
     assert (path.name, array.dtype, index["row"].tolist()) == ("static_features_large.npy", "float32", list(range(12)))
-    assert index["clip"].unique().tolist() == list(KEYS[::-1])  # in the order of the run
+    assert index["clip"].unique().tolist() == [KEYS[k] for k in ORDER]
     assert (said["identity"]["weights"], said["shape"]) == ({"name": "random"}, [12, DS])
     assert said["counts"] == {"clips": 3, "rows": 12, "invalid_rows": 3}
     table = index.join(pd.DataFrame(array).add_prefix("f"))
     table.sample(frac=1, random_state=5).to_csv(tmp_path / "all.csv", index=False)
-    source = {"files": original, "table": tmp_path / "all.csv"}[layout]
-    manifest = import_features(source, tmp_path / "new", "static", data=folder)
+    manifest = import_features(tmp_path / "all.csv", tmp_path / "new", "static", data=folder)
     assert_equal_stages(tmp_path / "new" / "static", original)
-    assert manifest["counts"] == {
-        "clips": 3, "made": 3, "found": 0, "failed": 0, "rows": 12, "invalid_rows": 3,
-        "feature_dim": DS, "unmatched": 0,
-    }  # fmt: skip
-    if layout == "table":
-        assert manifest["identity"]["weights"]["source"] == source.name
-        left_out = {"renamed": {}, "left_out": ["row"]}
-        assert manifest["identity"]["elsewhere"] == {"layout": "table", "fps": None, "columns": left_out}
+    counts = {"clips": 3, "made": 3, "found": 0, "failed": 0, "rows": 12, "invalid_rows": 3}
+    assert manifest["counts"] == counts | {"feature_dim": DS, "unmatched": 0}
+    assert manifest["identity"]["weights"]["source"] == "all.csv"
+    left_out = {"renamed": {}, "left_out": ["row"]}
+    assert manifest["identity"]["elsewhere"] == {"layout": "table", "fps": None, "columns": left_out}
+
+
+def test_the_commands_write_large_files_also_as_the_source_project_did_and_take_features(folder, tmp_path, capsys):
+    run, new = tmp_path / "run", tmp_path / "new"
+    originals = {name: stage_of(run, name, width) for name, width in (("static", DS), ("dynamic", DD))}
+    assert main(["large", "--run", str(run), "--hdf5"]) == 0
+    made = {f"{name}_features{end}" for name in originals for end in ("_large.npy", "_large.csv", "_large.json", ".h5")}
+    assert {path.name for path in (run / "features").iterdir()} == made
+    with h5py.File(run / "features" / "static_features.h5") as file:
+        dtypes = {"features": "float32", "labels": "float32", "num_frames": "int32", "t_s": "float64", "valid": "bool"}
+        assert {name: str(file[name].dtype) for name in dtypes} == dtypes
+        assert file["num_frames"][:].tolist() == [5, 3, 4]
+        expected = {"num_videos": 3, "max_frames": 5, "feature_dim": DS, "category_mapping": "{}", "multi_scale": False}
+        assert {name: file.attrs[name] for name in expected} == expected
+        assert json.loads(file.attrs["identity"])["weights"] == {"name": "random"}
+        assert file["clips"].asstr()[:].tolist() == [KEYS[k] for k in ORDER]
+        assert file["targets"].asstr()[:].tolist() == list(TRAITS)
+        np.testing.assert_allclose(file["labels"][1], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-7)
+        assert np.isnan(file["labels"][:][[0, 2]]).all()
+        for place, k in enumerate(ORDER):
+            rows, n = rows_of(k), k + 3
+            np.testing.assert_array_equal(file["features"][place, :n], rows.features)
+            assert not file["features"][place, n:].any()
+            np.testing.assert_array_equal(file["t_s"][place, :n], rows.t_s)
+            assert file["valid"][place].tolist() == rows.valid.tolist() + [False] * (5 - n)
+    done = {"04_dynamic_extraction": {"fingerprint": "a"}, "05_alignment": {"fingerprint": "b"}}
+    write_json(new / "run.json", done | {"06_training": {"fingerprint": "c"}})
+    where = ["--data", str(folder), "--out", str(new)]
+    assert main(["features", "--from", str(originals["static"]), "--stream", "static", *where]) == 0
+    assert_equal_stages(new / "static", originals["static"])
+    assert list(read_json(new / "run.json")) == ["04_dynamic_extraction"]  # what was made of other features is not done
+    assert "rows: 12" in capsys.readouterr().out
+    assert main(["large", "--run", str(folder)]) == 1
 
 
 def test_files_per_clip_are_sorted_in_time_and_started_again_it_goes_on_with_the_same_ones(folder, per_clip, tmp_path):
@@ -134,43 +158,37 @@ def test_files_per_clip_are_sorted_in_time_and_started_again_it_goes_on_with_the
         import_features(per_clip, tmp_path / "new", "static", data=folder, fps=6)
 
 
-def test_rows_that_are_not_finite_are_invalid_with_their_reason(folder, per_clip, tmp_path):
+def test_a_clip_whose_file_cannot_be_used_is_left_out_and_rows_that_are_not_finite_are_invalid(
+    folder, per_clip, tmp_path
+):
+    path, good = per_clip / "training80_01" / "-AmMDnVl4s8.003.npz", features(1)
+    for arrays, reason in (
+        ({}, "003.npz"),
+        ({"features": np.array([{}], dtype=object)}, "003.npz"),
+        ({"rows": good, "times": np.arange(4)}, "features"),
+        ({"features": good[0], "t_s": np.arange(7)}, "shape"),
+        ({"features": features(1, width=DD), "t_s": np.arange(4)}, "columns"),
+        ({"features": good, "t_s": np.arange(3)}, "length"),
+        ({"features": good, "t_start_s": np.arange(4)}, "together"),
+        ({"features": good, "t_s": [0, 1, np.nan, 3]}, "line 2 must have a time"),
+        ({"features": good, "t_s": [0, 1, 1, 3]}, "line 2 must be the only"),
+        ({"features": good, "t_s": np.arange(4), "valid": [1, np.nan, 1, 1]}, "line 1 must be valid"),
+        ({"features": good, "t_s": np.arange(4), "valid": [1, 1, 0.3, 1]}, "line 2 must be valid"),
+    ):
+        path.write_bytes(path.read_bytes()[:-300]) if not arrays else np.savez(path, **arrays)
+        (failed,) = import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)["failed"]
+        assert failed["clip"] == KEYS[1]
+        assert reason in failed["reason"]
     odd = features(2).astype("float64")
     odd[1, 3], odd[2, 0] = np.nan, 1e300  # more than float32 holds
     frame = np.array([0, 1, 2, 255], "uint8")  # 8 bits are not enough for the end of the last one
-    np.savez(per_clip / "training80_01" / "-AmMDnVl4s8.003.npz", features=odd, frame=frame, valid=[1, 1, 1, 0])
+    np.savez(path, features=odd, frame=frame, valid=[1, 1, 1, 0])
     manifest = import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)
     rows = read_features(tmp_path / "new" / "static" / f"{KEYS[1]}.npz")
     assert (rows.valid.tolist(), rows.t_end_s[-1]) == ([True, False, False, False], pytest.approx(51.2))
     assert not rows.features[1:3].any()
     reasons = ["value 3 is not finite", "value 0 is not finite", "marked invalid where it was made"]
     assert manifest["failed"] == [{"clip": KEYS[1], "row": i, "reason": why} for i, why in enumerate(reasons, 1)]
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda p: p.write_bytes(p.read_bytes()[:-300]), "003.npz"),
-        (lambda p: np.savez(p, features=features(1), t_s=np.arange(3)), "length"),
-        (lambda p: np.savez(p, features=features(1)[0], t_s=np.arange(7)), "shape"),
-        (lambda p: np.savez(p, features=features(1), t_start_s=np.arange(4)), "together"),
-        (lambda p: np.savez(p, features=features(1), t_s=[0, 1, np.nan, 3]), "line 2 must have a time"),
-        (lambda p: np.savez(p, features=features(1), t_s=[0, 1, 1, 3]), "line 2 must be the only"),
-        (lambda p: np.savez(p, rows=features(1), times=np.arange(4)), "features"),
-        (lambda p: np.savez(p, np.array([{}], dtype=object)), "003.npz"),
-        (lambda p: np.savez(p, features=features(1, width=DD), t_s=np.arange(4)), "columns"),
-        (
-            lambda p: np.savez(p, features=features(1), t_s=np.arange(4), valid=[1, np.nan, 1, 1]),
-            "line 1 must be valid",
-        ),
-        (lambda p: np.savez(p, features=features(1), t_s=np.arange(4), valid=[1, 1, 0.3, 1]), "line 2 must be valid"),
-    ],
-)
-def test_a_clip_whose_file_cannot_be_used_is_left_out_with_its_reason(folder, per_clip, tmp_path, damage, reason):
-    damage(per_clip / "training80_01" / "-AmMDnVl4s8.003.npz")
-    (failed,) = import_features(per_clip, tmp_path / "new", "static", data=folder, fps=5)["failed"]
-    assert failed["clip"] == KEYS[1]
-    assert reason in failed["reason"]
 
 
 @pytest.mark.parametrize(
@@ -217,23 +235,6 @@ def test_names_are_matched_as_those_of_ratings_are_and_what_fits_no_clip_or_seve
     assert {entry["clip"] for entry in manifest["failed"]} == {"one", "three", "a/one", "b/one"}
 
 
-def test_the_commands_write_large_files_and_take_features(folder, tmp_path, capsys):
-    run, new = tmp_path / "run", tmp_path / "new"
-    originals = {name: stage_of(run, name, width) for name, width in (("static", DS), ("dynamic", DD))}
-    write_clips(find_clips(folder).assign(**dict.fromkeys(TRAITS, 0.5)), run / "clips.csv")
-    assert main(["large", "--run", str(run), "--hdf5"]) == 0
-    made = {f"{name}_features{end}" for name in originals for end in ("_large.npy", "_large.csv", "_large.json", ".h5")}
-    assert {path.name for path in (run / "features").iterdir()} == made
-    done = {"04_dynamic_extraction": {"fingerprint": "a"}, "05_alignment": {"fingerprint": "b"}}
-    write_json(new / "run.json", done | {"06_training": {"fingerprint": "c"}})
-    where = ["--data", str(folder), "--out", str(new)]
-    assert main(["features", "--from", str(originals["static"]), "--stream", "static", *where]) == 0
-    assert_equal_stages(new / "static", originals["static"])
-    assert list(read_json(new / "run.json")) == ["04_dynamic_extraction"]  # what was made of other features is not done
-    assert "rows: 12" in capsys.readouterr().out
-    assert main(["large", "--run", str(folder)]) == 1
-
-
 OPENFACE = """frame, face_id, timestamp, confidence, success, AU01_r, AU02_r
 1, 0, 0, 0.98, 1, 1.5, 10
 2, 0, 0.033, 0.03, 0, 0, 0
@@ -251,44 +252,43 @@ AUDFORMAT = """file,start,end,F0
 """
 MEDIAPIPE = "\ufeffsep=;\r\nPerson;Timestamp (ms);presence;jawOpen;\r\n0;500,5;0,99;0,25;\r\n0;0;0;0,5;\r\n"
 FROM_EXCEL = "t;f;g\n0,5;1;\n;;\n1,5;2;\n\n;;\n"
-FLAGS = "t,success,f\n0, TRUE ,1\n1,false,2\n"
 FROM_NOTHING = "f\n1\n2\n"
 FROM_BOTH = "t_s,start,f\n0.5,7,1\n1.5,9,2\n"  # a time is there: a start without an end is not needed
 FROM_FRAMES = "frame_idx\tfacial_expression\tau_1\n0\tNeutral\t1\n5\tHappy\t2\n"
+FROM_PEOPLE = 't,AU,emotion,f\n0,1,happy,"1,234"\n1,much,sad,5\n2,3,happy,6\n'  # a cell that is no number costs its row
 
 
 @pytest.mark.parametrize(
-    ("text", "names", "t_s", "frames", "features", "valid", "how"),
+    ("text", "names", "t_s", "frames", "features", "valid", "fps"),
     [
-        (OPENFACE, "AU01_r AU02_r", [0, 0.033, 0.067], [0, 1, 2], [[1.5, 10], [0, 0], [2.5, 30]], [1, 0, 1], {}),
-        (PYFEAT, "x_0 AU01", [0.02, 0.1, 0.18], [0, 2, 4], [[1, 10], [0, 0], [3, 30]], [1, 0, 1], {"fps": 25}),
-        (OPENSMILE, "F0 loudness", [0, 0.01], [-1, -1], [[1.5, 10], [2.5, 20]], [1, 1], {}),
-        (AUDFORMAT, "F0", [0.01, 0.02], [-1, -1], [[1], [2]], [1, 1], {}),
-        (MEDIAPIPE, "jawOpen", [0, 0.5005], [-1, -1], [[0.5], [0.25]], [0, 1], {}),
-        (FROM_EXCEL, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], {}),
-        (FLAGS, "f", [0, 1], [-1, -1], [[1], [2]], [1, 0], {}),
-        (FROM_BOTH, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], {}),
-        (FROM_NOTHING, "f", [0.25, 0.75], [0, 1], [[1], [2]], [1, 1], {"fps": 2}),
-        (FROM_FRAMES, "au_1", [0.05, 0.55], [0, 5], [[1], [2]], [1, 1], {"fps": 10}),
+        (OPENFACE, "AU01_r AU02_r", [0, 0.033, 0.067], [0, 1, 2], [[1.5, 10], [0, 0], [2.5, 30]], [1, 0, 1], None),
+        (PYFEAT, "x_0 AU01", [0.02, 0.1, 0.18], [0, 2, 4], [[1, 10], [0, 0], [3, 30]], [1, 0, 1], 25),
+        (OPENSMILE, "F0 loudness", [0, 0.01], [-1, -1], [[1.5, 10], [2.5, 20]], [1, 1], None),
+        (AUDFORMAT, "F0", [0.01, 0.02], [-1, -1], [[1], [2]], [1, 1], None),
+        (MEDIAPIPE, "jawOpen", [0, 0.5005], [-1, -1], [[0.5], [0.25]], [0, 1], None),
+        (FROM_EXCEL, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], None),
+        (FROM_BOTH, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], None),
+        (FROM_NOTHING, "f", [0.25, 0.75], [0, 1], [[1], [2]], [1, 1], 2),
+        (FROM_FRAMES, "au_1", [0.05, 0.55], [0, 5], [[1], [2]], [1, 1], 10),
+        (FROM_PEOPLE, "AU f", [0, 1, 2], [-1, -1, -1], [[0, 0], [0, 0], [3, 6]], [0, 0, 1], None),
     ],
 )
-def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t_s, frames, features, valid, how):
-    rows, manifest = imported(write(tmp_path / "processed", "anna_01.csv", text), tmp_path, data, **how)
+def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t_s, frames, features, valid, fps):
+    rows, manifest = imported(write(tmp_path / "processed", "anna_01.csv", text), tmp_path, data, fps=fps)
     np.testing.assert_allclose(rows.t_s, t_s, atol=1e-9)
     np.testing.assert_array_equal(rows.features, np.array(features, "float32"))
     assert (rows.frame.tolist(), rows.valid.tolist()) == (frames, np.array(valid, bool).tolist())
     assert manifest["made_with"]["columns"]["features"] == names.split()
     assert f"features: [{', '.join(names.split())}]" in as_text(manifest)
-    if text == PYFEAT:  # what is no feature is named, and part of the identity
+    left_out = {  # what is no feature is named, and part of the identity
+        PYFEAT: (["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]),
+        FROM_PEOPLE: ["emotion"],
+    }
+    if text in left_out:
+        assert manifest["identity"]["elsewhere"]["columns"]["left_out"] == left_out[text]
+    if text == PYFEAT:
         known = {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
-        left_out = ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
-        assert manifest["identity"]["elsewhere"]["columns"] == {"renamed": known, "left_out": left_out}
-
-
-def test_a_clip_may_be_called_as_what_others_write_for_nothing(tmp_path):
-    table = read_table(write(tmp_path, "all.csv", "clip,t,f\nNA,0,1\nnull,0,NA\n") / "all.csv")
-    assert table.known["clip"].tolist() == ["NA", "null"]
-    np.testing.assert_array_equal(table.features["f"], [1, np.nan])
+        assert manifest["identity"]["elsewhere"]["columns"]["renamed"] == known
 
 
 @pytest.mark.parametrize(
@@ -314,15 +314,6 @@ def test_a_csv_that_cannot_be_used_costs_its_clip_only(tmp_path, data, caplog, t
     assert "1 .hog" in caplog.text
 
 
-def test_a_cell_that_is_no_number_costs_its_row_and_a_column_of_words_is_left_out_and_named(tmp_path, data):
-    text = 't,AU,emotion,f\n0,1,happy,"1,234"\n1,much,sad,5\n2,3,happy,6\n'
-    rows, manifest = imported(write(tmp_path / "processed", "anna_01.csv", text), tmp_path, data)
-    assert rows.features.tolist() == [[0, 0], [0, 0], [3, 6]]
-    reasons = ["value 1 is not finite", "value 0 is not finite"]
-    assert [e["reason"] for e in manifest["failed"] if "row" in e] == reasons
-    assert manifest["made_with"]["columns"]["left_out"] == ["emotion"]
-
-
 def test_times_beyond_the_end_of_the_video_are_refused(tmp_path):
     (tmp_path / "data").mkdir()
     write_numbered(tmp_path / "data" / "anna_01.mp4", 20, 10)
@@ -334,108 +325,46 @@ def test_times_beyond_the_end_of_the_video_are_refused(tmp_path):
     np.testing.assert_allclose(rows.t_s, np.arange(20) / 10)
 
 
-def test_an_hdf5_file_has_the_names_types_and_attributes_of_the_source_project(tmp_path):
-    keys = [KEYS[k] for k in (2, 0, 1)]
-    write_run_table(tmp_path, keys)
-    ratings = pd.DataFrame({trait: [0.1 * i, np.nan] for i, trait in enumerate(TRAITS)}, index=[keys[1], keys[0]])
-    large.write_hdf5(stage_of(tmp_path, "static", DS), tmp_path / "static_features.h5", "static", ratings)
-    with h5py.File(tmp_path / "static_features.h5") as file:
-        dtypes = {"features": "float32", "labels": "float32", "num_frames": "int32", "t_s": "float64", "valid": "bool"}
-        assert {name: str(file[name].dtype) for name in dtypes} == dtypes
-        assert file["num_frames"][:].tolist() == [5, 3, 4]
-        expected = {"num_videos": 3, "max_frames": 5, "feature_dim": DS, "category_mapping": "{}", "multi_scale": False}
-        assert {name: file.attrs[name] for name in expected} == expected
-        assert json.loads(file.attrs["identity"])["weights"] == {"name": "random"}
-        assert file["clips"].asstr()[:].tolist() == keys
-        assert file["targets"].asstr()[:].tolist() == list(TRAITS)
-        np.testing.assert_allclose(file["labels"][1], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-7)
-        assert np.isnan(file["labels"][:][[0, 2]]).all()
-        for place, k in enumerate((2, 0, 1)):
-            made, n = rows_of(k), k + 3
-            np.testing.assert_array_equal(file["features"][place, :n], made.features)
-            assert not file["features"][place, n:].any()
-            np.testing.assert_array_equal(file["t_s"][place, :n], made.t_s)
-            assert file["valid"][place].tolist() == made.valid.tolist() + [False] * (5 - n)
-
-
-def noise(n_clips, shape):
-    """Rows that do not compress, by clip."""
-    n, random = shape[0], np.random.default_rng(0)
-    start_s, valid = np.arange(n) / 7, np.ones(n, bool)
-    rows = [random.normal(size=shape).astype("float32") for _ in range(n_clips)]
-    return {f"c{k}": FeatureFile(x, start_s, start_s, np.arange(n), valid) for k, x in enumerate(rows)}
-
-
-def write_both(stage, out):
-    return [
-        lambda: large.write_hdf5(stage, out / "static_features.h5", "static", pd.DataFrame(columns=list(TRAITS))),
-        lambda: large.write_large(stage, out, "static"),
-    ]
-
-
-def test_large_files_are_made_in_flat_memory(tmp_path):
-    """24 MB of rows pass through less memory than a quarter of them."""
-    files = noise(60, (50, 2048))
-    write_run_table(tmp_path, files)
-    stage = write_stage(tmp_path, "static", files)
-    del files
-    tracemalloc.start()
-    for write_file in write_both(stage, tmp_path / "out"):
-        write_file()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 6e6
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@contextmanager
-def room_for(n_bytes):
-    """A limit on the size of files stands for the disk."""
-    resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_padding_needs_no_room(tmp_path):
-    files = noise(40, (1, 512)) | {"long": noise(1, (2000, 512))["c0"]}  # 4 MB of rows, 168 MB padded
-    write_run_table(tmp_path, files)
-    write_hdf5, _ = write_both(write_stage(tmp_path, "static", files), tmp_path / "out")
-    with room_for(32_000_000):
-        write_hdf5()
-
-
-@pytest.mark.parametrize("room", [100, 40_000, 2_000_000])
-def test_a_disk_that_fills_up_ends_neither_python_nor_the_files_before(tmp_path, room):
-    files = noise(9, (300, 211))
-    write_run_table(tmp_path, files)
-    writers = write_both(write_stage(tmp_path, "static", files), tmp_path / "out")
+def test_large_files_are_made_in_flat_memory_and_a_full_disk_ends_neither_python_nor_the_files_before(tmp_path):
+    """24 MB of rows pass through less memory than a quarter of them."""
+    stage = write_run(tmp_path, "static", dict.fromkeys([f"c{k}" for k in range(60)], rows_of(47, 2048)))
+    out, ratings = tmp_path / "out", pd.DataFrame(columns=list(TRAITS))
+    writers = [
+        lambda: large.write_hdf5(stage, out / "static_features.h5", "static", ratings),
+        lambda: large.write_large(stage, out, "static"),
+    ]
+    tracemalloc.start()
     for write_file in writers:
         write_file()
-    before = contents(tmp_path / "out")
-    for write_file in writers:
-        with pytest.raises(DiskFullError), room_for(room):
-            write_file()
-    assert contents(tmp_path / "out") == before
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6
+    resource = pytest.importorskip("resource")  # a limit on the size of files stands for the disk
+    before, limits = contents(out), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (100, 40_000, 2_000_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            for write_file in writers:
+                with pytest.raises(DiskFullError):
+                    write_file()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert contents(out) == before
 
 
 def test_a_stage_that_is_no_whole_one_of_that_name_is_refused_and_what_was_there_stays(tmp_path):
     stage, out = stage_of(tmp_path, "static", DS), tmp_path / "out"
-    write_run_table(tmp_path, KEYS)
-    write_run_table(tmp_path / "none", KEYS)
     large.write_large(stage, out, "static")
     before = contents(out)
     for folder, name, error, word in (
         (tmp_path / "dynamic", "dynamic", FileNotFoundError, "04_dynamic_extraction"),
         (stage, "dynamic", ValueError, "must"),
         (stage, "faces", ValueError, "must"),
-        (write_stage(tmp_path / "none", "static", {}), "static", ValueError, "must"),
+        (write_run(tmp_path / "none", "static", {}), "static", ValueError, "must"),
     ):
         with pytest.raises(error, match=word):
             large.write_large(folder, out, name)
