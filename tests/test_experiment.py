@@ -1,6 +1,7 @@
 """Training: splits, controls, repeatability, resume, the table and the card, on small synthetic tokens."""
 
-import dataclasses
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,8 @@ from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 N = 60
 SMALL = {"epochs": 2, "batch_size": 16, "fusion_dim": 8, "num_heads": 1, "seeds": [0, 1], "workers": 1}
 FEW = ("constant", "ridge", TOKEN_MODEL)
-IDENTITY = {
-    "static": {"parameters": {"weights": "random"}, "weights": {"name": "random"}},
-    "dynamic": {},
-    "reduction": {},
-}
+STATIC = {"parameters": {"weights": "random"}, "weights": {"name": "random"}}
+IDENTITY = {"static": STATIC, "dynamic": {}, "reduction": {}}
 
 
 def tokens(n: int = N, name: str = "bank") -> Aligned:
@@ -32,7 +30,7 @@ def tokens(n: int = N, name: str = "bank") -> Aligned:
     made = aligned(n, per_source=3)
     made.labels[:, 0] = np.clip(0.5 + 0.4 * made.static_features[:, :, 0].mean(1), 0, 1)
     clips, sources = (np.array([name + text.format(i, i // 3) for i in range(n)]) for text in ("/{0:03d}", "{1}"))
-    return dataclasses.replace(made, clips=clips, sources=sources)
+    return replace(made, clips=clips, sources=sources)
 
 
 def write_folder(folder, aligned: Aligned, identity: dict = IDENTITY, fitted_on: tuple = ()) -> None:
@@ -72,17 +70,15 @@ def test_the_control_keeps_each_clips_tokens_and_moves_its_motion_and_aligned_in
 
 @pytest.mark.slow
 def test_a_training_scores_by_its_best_epoch_and_leaves_that_network(cfg, tmp_path):
-    clips = tokens()
+    clips, live = tokens(), tokens(6, "live")
     trainer = train.Trainer(variants.start_model(TOKEN_MODEL, clips, cfg, 0), cfg)
-    arrays, model = experiment.train_one(
-        Job(TOKEN_MODEL, 0), clips, tokens(6, "live"), cfg, trainer, callbacks=callbacks.watchers(tmp_path)
-    )
-    np.testing.assert_allclose(model.predict(clips.inputs(), verbose=0), arrays["prediction"], atol=1e-6)
-    assert arrays["live_prediction"].shape == (6, 5)
+    how = {"callbacks": callbacks.watchers(tmp_path)}
+    arrays, model = experiment.train_one(Job(TOKEN_MODEL, 0), clips, live, cfg, trainer, **how)
+    for of, said in ((clips, arrays["prediction"]), (live, arrays["live_prediction"])):
+        np.testing.assert_allclose(model.predict(of.inputs(), verbose=0), said, atol=1e-6)
     validation = experiment.split_of(clips, cfg, 0) == "validation"
     error = np.mean((arrays["prediction"] - clips.labels)[validation] ** 2)
-    best = min(row["val_loss"] for row in callbacks.read_losses(tmp_path))
-    assert error == pytest.approx(best, rel=1e-4)
+    assert error == pytest.approx(min(row["val_loss"] for row in callbacks.read_losses(tmp_path)), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -92,24 +88,16 @@ def test_a_table_is_resumed_to_the_same_results_and_only_what_is_missing_is_trai
     def trained(*jobs: Job, **changes) -> set[str]:
         """The files that a call writes."""
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
-        experiment.train_all(jobs, data, dataclasses.replace(cfg, **changes))
+        experiment.train_all(jobs, data, replace(cfg, **changes))
         return {path.stem for path in folder.glob("*.npz") if before.get(path) != path.stat().st_mtime_ns}
 
-    first = experiment.run_table(data, cfg)
+    found = experiment.run_table(data, cfg)
     (folder / f"{TOKEN_MODEL}-1.npz").unlink()
     (folder / f"{TOKEN_MODEL}-0.keras").unlink()
     (folder / "ridge-0.npz").write_bytes(b"half a file")
     jobs = [Job(name, seed) for name in FEW for seed in (0, 1)]
     assert trained(*jobs, seeds=[5], workers=3) == {f"{TOKEN_MODEL}-0", f"{TOKEN_MODEL}-1", "ridge-0"}
-    assert experiment.run_table(data, cfg) == first
-    check_results(first, cfg)
-    check_card(experiment.keep_model(data, cfg, first), cfg)
-    assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
-    write_folder(data.live, tokens(9, "live"))
-    assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
-
-
-def check_results(found: dict, cfg: TrainingConfig) -> None:
+    assert experiment.run_table(data, cfg) == found
     ridge = found["models"]["ridge"]
     assert list(ridge["r2"]) == ["O", "C", "E", "A", "N", "mean"]
     assert ridge["r2"]["O"] == pytest.approx(np.mean([s["r2"]["O"] for s in ridge["seeds"]]))
@@ -124,18 +112,18 @@ def check_results(found: dict, cfg: TrainingConfig) -> None:
     table = pd.read_csv(cfg.out / "predictions.csv")
     assert len(table) == len(FEW) * 2 * (6 + 6 + 6) * 5
     assert table["truth"].isna().sum() == len(FEW) * 2 * 5
-    history = pd.read_csv(cfg.out / "training" / "history.csv")
+    history = pd.read_csv(folder / "history.csv")
     epochs = [[TOKEN_MODEL, seed, epoch] for seed in (0, 1) for epoch in (0, 1)]
     assert history[["model", "seed", "epoch"]].to_numpy().tolist() == epochs
-
-
-def check_card(card: dict, cfg: TrainingConfig) -> None:
-    assert card["weights"] == "random"
+    card = experiment.keep_model(data, cfg, found)
+    assert (card["weights"], card["drawn"]) == ("random", False)  # no truth.csv beside the clips
     assert ["random weights" in text for text in card["warnings"]] == [True]
     assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing
-    assert card["drawn"] is False  # no truth.csv beside them
     familiar = read_training_tokens(cfg.out / "model" / "familiar.npz")
     assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
+    assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
+    write_folder(data.live, tokens(9, "live"))
+    assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
 
 
 @pytest.mark.slow
@@ -143,7 +131,7 @@ def test_a_training_that_cannot_be_names_itself_and_its_reason(data, cfg, monkey
     write_folder(data.folder, tokens(), fitted_on=tuple(tokens().clips[:30]))
     with pytest.raises(ValueError, match="fitted on.*with seed 0"):  # clips that are held out
         experiment.run_table(data, cfg)
-    write_folder(data.folder, dataclasses.replace(tokens(), labels=np.full((N, 5), np.nan)))
+    write_folder(data.folder, replace(tokens(), labels=np.full((N, 5), np.nan)))
     with pytest.raises(ValueError, match="rated clips .* a bank"):
         experiment.run_table(data, cfg)
     with pytest.raises(RuntimeError, match="constant, seed 1 failed: .* rated clips"):
@@ -179,8 +167,7 @@ def test_a_bank_stands_in_for_synthetic_clips_made_alike_only_and_changed_clips_
 
 
 def test_a_leaking_split_is_flagged_and_groups_and_the_ceiling_of_the_ratings_come_with_the_results(tmp_path):
-    """Baselines in this process; ridge stands in for the token model, which takes long."""
-    clips, names = tokens(), ("constant", "same_video", "ridge")
+    clips = tokens()
     of_source = np.random.default_rng(1).uniform(0.2, 0.8, (20, 5)).astype("float32")
     clips.labels[:] = np.repeat(of_source, 3, 0)  # the clips of a source are rated alike
     clips.labels[::2, 1] = np.nan  # what is missing is left out
@@ -188,23 +175,20 @@ def test_a_leaking_split_is_flagged_and_groups_and_the_ceiling_of_the_ratings_co
     table = pd.DataFrame({"path": "x", "source": clips.sources, "split": "", "group": group}, index=clips.clips)
     write_clips(table.rename_axis("key").assign(openness=0.5), tmp_path / "clips.csv")
     write_json(tmp_path / "analysis.json", {"reliability": {"openness": {"max_r2": 0.64, "max_pearson": 0.8}}})
-
-    def compared(split: str) -> dict:
-        options = {"seeds": [0, 1], "validation_share": 0.2, "test_share": 0.4, "out_dir": str(tmp_path)}
-        cfg, parts = TrainingConfig(models=",".join(names), split=split, **options), []
-        for job in (Job(name, seed) for seed in cfg.seeds for name in names):
-            test = experiment.split_of(clips, cfg, job.seed) == "test"
-            said = experiment.train_one(job, clips, None, cfg)[0]["prediction"][test]
+    found, options = {}, {"seeds": [0, 1], "validation_share": 0.2, "test_share": 0.4, "out_dir": str(tmp_path)}
+    for split in ("random", "source"):
+        cfg, parts = TrainingConfig(models="same_video", split=split, **options), []
+        for name, seed in product(("constant", "same_video", "ridge"), cfg.seeds):
+            test = experiment.split_of(clips, cfg, seed) == "test"
+            said = experiment.train_one(Job(name, seed), clips, None, cfg)[0]["prediction"][test]
+            job = Job(name.replace("ridge", TOKEN_MODEL), seed)  # for which ridge stands in: it takes long
             parts.append(experiment.prediction_rows(job, np.full(test.sum(), "test"), clips.take(test), said))
-            if job.model == "ridge":
-                parts.append(parts[-1].assign(model=TOKEN_MODEL))
-        return experiment.summarise(pd.concat(parts, ignore_index=True), clips, cfg)
-
-    leaking, sound = compared("random"), compared("source")
-    assert np.isfinite(leaking["models"]["ridge"]["r2"]["C"])
+        found[split] = experiment.summarise(pd.concat(parts, ignore_index=True), clips, cfg)
+    leaking, sound = found.values()
+    assert np.isfinite(leaking["models"][TOKEN_MODEL]["r2"]["C"])
     assert "leaks" in leaking["split"]["warning"]
     assert sound["split"]["warning"] is None
-    assert leaking["comparisons"][0]["low"] > 0 >= sound["comparisons"][0]["low"]
+    assert leaking["comparisons"][0]["low"] > 0 >= sound["comparisons"][0]["low"]  # of same_video and the constant
     assert sound["ceiling"] == {"r2": {"O": 0.64}, "pearson": {"O": 0.8}}
     errors = sound["groups"]["a"]
     assert errors["mae_low"] < errors["mae"] < errors["mae_high"]
