@@ -1,23 +1,30 @@
-"""Extraction of many clips: what is written and recorded; stopping, starting again, bad files change nothing else."""
+"""Extraction: what rows stand for, what is written and recorded of many clips; stopping and bad files change nothing."""
 
 import json
 import shutil
 import time
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from numbered import WIDTH, read_numbers, write_numbered
 from trees import BAD_PICTURES, SIDE, face, reasons, some_flow, table_of, write_faces, write_pairs
 
-from helpers import extract
+from helpers import extract, rows
 from helpers.config import DynamicConfig, PreparationConfig, StaticConfig
 from helpers.extract import extract_dynamic, extract_static
-from helpers.faces import prepare_clips
+from helpers.faces import prepare_clips, track_clip
 from helpers.files import ROOT, read_json
-from helpers.store import read_arrays, read_features
-from helpers.tracks import read_track
+from helpers.flow import OpticalFlowComputer, normalise_flow, resize_flow
+from helpers.forward import NetworkError
+from helpers.pipeline import rows_of_clip
+from helpers.rows import Chunk, DynamicRows, Job, StaticRows, face_crops, face_flows
+from helpers.store import ClipError, read_arrays, read_features
+from helpers.tracks import crop_at, read_track
+from helpers.video import read_frames
 from helpers.weights import Weights
 
 SAMPLE = ROOT / "data_sample"
@@ -36,7 +43,8 @@ def mean_colour(x: np.ndarray) -> np.ndarray:
 
 
 def halve_time(x: np.ndarray) -> np.ndarray:
-    """A motion network up to a stage of 2 channels that halves time."""
+    """A motion network up to a stage of 2 channels: (B, T, S, S, 2) to the mean of each pair of time steps."""
+    assert x.shape[1] % 2 == 0
     return x.reshape(len(x), -1, 2, *x.shape[2:]).mean(axis=2)
 
 
@@ -200,39 +208,35 @@ def stored(root, **how):
     return extract_static(table_of(KEYS, ""), StaticConfig(**{"faces_dir": str(root / "faces")} | how))
 
 
-def test_rows_of_stored_faces_have_the_times_of_their_numbers(trees):
+def test_rows_of_stored_faces_have_the_times_of_their_numbers_and_bad_ones_a_reason_that_a_second_run_repeats(trees):
+    for name, (write, _) in BAD_PICTURES.items():
+        write(trees / "faces" / "a.001" / name)
+    n = len(BAD_PICTURES)
     manifest = stored(trees)
     assert manifest["counts"] == {
-        "clips": 3, "made": 2, "found": 0, "failed": 1, "rows": 40, "invalid_rows": 0, "feature_dim": 3,
+        "clips": 3, "made": 2, "found": 0, "failed": 1, "rows": 40 + n, "invalid_rows": n, "feature_dim": 3,
     }  # fmt: skip
     assert reasons(manifest) == {KEYS[2]: "there is nothing of it in faces"}
     assert manifest["identity"]["stored"] == {"faces": "faces", "side_px": SIDE, "fps": 30.0}
     assert "every_n_frames" not in manifest["identity"]["parameters"]
-    rows = read_features(trees / "run" / "static" / f"{KEYS[0]}.npz")
-    assert rows.frame.tolist() == list(range(0, 100, 5))
-    np.testing.assert_allclose(rows.t_start_s, np.arange(20) / 6)
-    np.testing.assert_allclose(rows.t_end_s - rows.t_start_s, 1 / 30)
-    expected = [cv2.resize(face(number), (64, 64)).mean(axis=(0, 1)) for number in range(0, 100, 5)]
-    np.testing.assert_allclose(rows.features, expected, atol=2)  # JPEG
-    assert "reason" not in read_arrays(trees / "run" / "static" / f"{KEYS[0]}.npz")
     with pytest.raises(ValueError, match=r"stored\.fps: 25.0 here, 30.0 there"):
         stored(trees, faces_fps=25.0)
     shutil.move(trees / "faces", trees / "moved" / "faces")
-    assert stored(trees, faces_dir=str(trees / "moved" / "faces"), batch_size=3)["counts"]["found"] == 2
-
-
-def test_bad_pictures_are_rows_with_a_reason_that_a_second_run_repeats(trees):
-    for name, (write, _) in BAD_PICTURES.items():
-        write(trees / "faces" / "a.001" / name)
-    for found in (0, 2):
-        manifest = stored(trees)
-        assert manifest["counts"]["found"] == found
-        assert [row for _, row, _ in bad_rows(manifest)] == list(range(20, 20 + len(BAD_PICTURES)))
-        for (*_, reason), (name, (_, expected)) in zip(bad_rows(manifest), BAD_PICTURES.items(), strict=True):
-            assert reason.startswith(f"{name}: {expected}")
-    rows = read_features(trees / "run" / "static" / f"{KEYS[0]}.npz")
-    assert rows.valid.tolist() == [True] * 20 + [False] * len(BAD_PICTURES)
-    assert not rows.features[20:].any()
+    again = stored(trees, faces_dir=str(trees / "moved" / "faces"), batch_size=3)
+    assert (again["counts"]["found"], bad_rows(again)) == (2, bad_rows(manifest))
+    for (key, row, reason), k, (name, (_, why)) in zip(bad_rows(again), range(n), BAD_PICTURES.items(), strict=True):
+        assert (key, row) == (KEYS[0], 20 + k)
+        assert reason.startswith(f"{name}: {why}")
+    got, whole = (read_features(trees / "run" / "static" / f"{key}.npz") for key in KEYS[:2])
+    assert got.valid.tolist() == [True] * 20 + [False] * n
+    assert not got.features[20:].any()
+    np.testing.assert_array_equal(got.features[:20], whole.features)
+    assert whole.frame.tolist() == list(range(0, 100, 5))
+    np.testing.assert_allclose(whole.t_start_s, np.arange(20) / 6)
+    np.testing.assert_allclose(whole.t_end_s - whole.t_start_s, 1 / 30)
+    expected = [cv2.resize(face(number), (64, 64)).mean(axis=(0, 1)) for number in range(0, 100, 5)]
+    np.testing.assert_allclose(whole.features, expected, atol=2)  # JPEG
+    assert "reason" not in read_arrays(trees / "run" / "static" / f"{KEYS[1]}.npz")
 
 
 def test_a_bad_flow_costs_the_rows_that_it_is_part_of(trees):
@@ -253,3 +257,143 @@ def test_a_bad_flow_costs_the_rows_that_it_is_part_of(trees):
     how = {"mode": "windows", "window": 10, "stride": 5, "out_dir": str(trees / "windows")}
     found = bad_rows(stored(trees, flow_dir=flow_dir, **how))  # windows from 0, 5, 10 and 15: all of them
     assert [(key, int(reason[5:9])) for key, _, reason in found] == [(KEYS[0], n) for n in (9, 9, 12, 24)]
+
+
+def track_of(n_frames, seen_until_s=1e3):
+    """A face that fills the numbered clip's upper left square."""
+    about = {"fps": 15.0, "n_frames": n_frames, "align_eyes": False}
+    return SimpleNamespace(
+        **about, box_xyxy=np.float32([0, 0, WIDTH, WIDTH]), has_face=lambda t_s: np.asarray(t_s) <= seen_until_s
+    )
+
+
+def numbers_of(crops):
+    """A network whose only feature is the number that a frame carries, plus one."""
+    return np.float32(read_numbers(crops))[:, None] + 1
+
+
+def static_rows(path, track, network, batch_size):
+    crops = face_crops(Job(path, track, StaticConfig(), "pyav", WIDTH))
+    return rows_of_clip(StaticRows(track), crops, network, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "frames"),
+    [(29, 1, [4, 12, 20, 28]), (29, 32, [4, 12, 20, 28]), (1, 32, [0]), (3, 32, [1]), (7, 32, [3]), (8, 32, [4])],
+)
+def test_static_rows_stand_for_the_middle_frame_of_each_segment(tmp_path, n, batch_size, frames):
+    got = static_rows(write_numbered(tmp_path / "clip.mp4", n), track_of(n), numbers_of, batch_size)
+    assert got.features[:, 0].tolist() == [frame + 1 for frame in frames]
+    assert got.frame.tolist() == frames
+    np.testing.assert_allclose(got.t_start_s, np.array(frames) / 15)
+    np.testing.assert_allclose(got.t_end_s, (np.array(frames) + 1) / 15)
+    assert got.valid.all()
+
+
+def test_rows_not_finite_without_a_face_or_that_the_network_fails_on_are_zero_and_invalid(tmp_path):
+    def odd(crops):
+        features = numbers_of(crops)
+        if 21 in features:
+            raise NetworkError("the network failed on an input")
+        return np.where(features == 13, np.nan, features)
+
+    track = track_of(37, seen_until_s=2.0)
+    got = static_rows(write_numbered(tmp_path / "clip.mp4", 37), track, odd, 2)
+    assert got.features[:, 0].tolist() == [5, 0, 0, 29, 0]
+    assert got.valid.tolist() == [True, False, False, True, False]
+    why = StaticRows(track).why_invalid(got)
+    assert list(why) == [1, 2, 4]
+    assert why[1] == why[2] != why[4] == "the face is lost at 2.4 s"
+
+
+def dynamic_rows(n, network, **parameters):
+    """Rows of n flows of 2x2 px in chunks of 5; flow k is 100 + k everywhere and begins with frame 2k of the file."""
+    cfg, numbers = DynamicConfig(**parameters), np.arange(n)
+    chunks = [
+        Chunk(np.ones((len(k), 2, 2, 2), np.float32) * (100 + k)[:, None, None, None], k / 15, 2 * k, "d")
+        for k in np.array_split(numbers, range(5, n, 5))
+    ]
+    of_clip = DynamicRows(track_of(n + 1), cfg)
+    return rows_of_clip(of_clip, chunks, network, cfg.batch_size), of_clip.why_invalid
+
+
+def pooled(x):
+    """A whole network: row i is the mean of flows 8i to 8i+15, (B, ceil(T / 8) - 1, 2)."""
+    return np.stack([x[:, i : i + 16].mean(axis=(1, 2, 3)) for i in range(0, x.shape[1] - 8, 8)], axis=1)
+
+
+WHOLE, POOLED, WINDOWS = {"endpoint": "Mixed_3c"}, {"endpoint": "", "input_px": 224}, {"mode": "windows"}
+
+
+@pytest.mark.parametrize("at_once", [8, 512])
+@pytest.mark.parametrize(("how", "network", "overhang"), [(WHOLE, halve_time, 0), (POOLED, pooled, 8)])
+@pytest.mark.parametrize("segment", [8, 16])
+@pytest.mark.parametrize("n", [77, 31])
+def test_rows_of_a_whole_clip_are_means_over_their_flows(monkeypatch, at_once, how, network, overhang, segment, n):
+    monkeypatch.setattr(rows, "FLOWS_AT_ONCE", at_once)
+    got, _ = dynamic_rows(n, network, **how, segment=segment)
+    starts = np.arange(0, n - segment - overhang + 1, segment)
+    expected = [100 + np.mean(np.arange(start, start + segment + overhang)) for start in starts]
+    np.testing.assert_allclose(got.features, np.repeat(expected, 2).reshape(-1, 2))
+    np.testing.assert_allclose(got.t_start_s, starts / 15)
+    np.testing.assert_allclose(got.t_end_s, (starts + segment + overhang) / 15)
+    assert got.frame.tolist() == (2 * starts).tolist()
+    assert got.valid.all()
+
+
+@pytest.mark.parametrize("segment", [8, 24])
+def test_where_a_long_clip_is_cut_into_passes_no_row_meets_a_border_in_the_middle(monkeypatch, segment):
+    def blurred(x):
+        """A halve_time that sees 9 flows on either side of a row's own: a running mean with a border of zeros."""
+        means = [np.convolve(of[:, 0, 0, 0], np.ones(19) / 19, "same") for of in x]
+        return np.stack(means)[..., None, None, None]
+
+    in_passes, _ = dynamic_rows(731, blurred, segment=segment)
+    monkeypatch.setattr(rows, "FLOWS_AT_ONCE", 10_000)
+    once, _ = dynamic_rows(731, blurred, segment=segment)
+    assert len(once.features) == 731 // segment
+    np.testing.assert_allclose(in_passes.features, once.features, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("window", "stride", "n"), [(16, 8, 72), (16, 5, 61), (9, 13, 72), (16, 16, 16)])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_windows_are_computed_one_by_one(window, stride, n, batch_size):
+    def network(x):
+        assert x.shape[:2] == (min(batch_size, len(starts)), window)
+        return x
+
+    starts = np.arange(0, n - window + 1, stride)
+    got, _ = dynamic_rows(n, network, **WINDOWS, window=window, stride=stride, batch_size=batch_size)
+    np.testing.assert_allclose(got.features[:, 0], 100 + starts + (window - 1) / 2)
+    np.testing.assert_allclose(got.t_end_s, (starts + window) / 15)
+
+
+@pytest.mark.parametrize(
+    ("how", "network", "n", "length", "valid"),
+    [(WHOLE, halve_time, 4, 8, True), (WHOLE, halve_time, 7, 8, True), (POOLED, pooled, 7, 16, False)]
+    + [(WINDOWS, halve_time, 7, 16, False), (WINDOWS, halve_time, 8, 16, True)],
+)
+def test_too_short_a_clip_is_padded_with_no_motion_and_invalid_but_kept_where_that_is_most_of_it(
+    how, network, n, length, valid
+):
+    got, why_invalid = dynamic_rows(n, network, **how)
+    np.testing.assert_allclose(got.features, [[sum(range(100, 100 + n)) / length] * 2])
+    assert (got.t_end_s.tolist(), got.valid.tolist()) == ([n / 15], [valid])
+    assert why_invalid(got) == ({} if valid else {0: "made mostly of padding: the clip is too short"})
+    with pytest.raises(ClipError, match="only 3"):
+        dynamic_rows(3, network, **how)
+
+
+def test_flow_of_a_clip_is_that_of_its_stable_crop_and_masked_across_a_cut():
+    track = replace(track_clip(SHIPPED[0], PreparationConfig()), cuts=np.array([20]))
+    cfg = DynamicConfig(flow_clip_px=2.0)
+    chunks = list(face_flows(Job(SHIPPED[0], track, cfg)))
+    crops = np.stack([crop_at(frame, track, 224) for frame in read_frames(SHIPPED[0], fps=15).frames])
+    flow = normalise_flow(resize_flow(OpticalFlowComputer("dis_fast").compute(crops), 112), 2.0)
+    flow[19] = 0
+    np.testing.assert_array_equal(np.concatenate([chunk.values for chunk in chunks]), flow)
+    assert np.concatenate([chunk.frame for chunk in chunks]).tolist() == list(range(72))
+    assert chunks[0].decoder.endswith("h264, software")
+    got = rows_of_clip(DynamicRows(track, cfg), chunks, halve_time, 32)
+    assert got.reason.tolist() == ["", "", "crosses a cut at 1.3 s", *[""] * 6]
+    assert got.valid.tolist() == [True, True, False, *[True] * 6]

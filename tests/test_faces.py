@@ -2,7 +2,7 @@
 
 import hashlib
 import tracemalloc
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import cv2
@@ -17,7 +17,7 @@ from helpers.config import PreparationConfig
 from helpers.faces import prepare_clips, stable_box, track_clip
 from helpers.files import ROOT
 from helpers.store import write_arrays
-from helpers.tracking import Follower, MainFace, Shots, chosen_detector, detect_faces, main_face, roll_deg, shrunk
+from helpers.tracking import Follower, MainFace, Shots, chosen_detector, detect_faces, main_face, shrunk
 from helpers.tracks import DETECTED, INTERPOLATED, NONE, FaceTrack, NoFaceError, crop_at, read_track, write_track
 from helpers.video import read_frames
 
@@ -161,9 +161,7 @@ def test_a_track_is_the_same_after_writing_and_reading_and_a_damaged_one_is_name
     written = replace(awkward("very_short"), stamp="a version")
     write_track(tmp_path / "a" / "b.npz", written)
     got = read_track(tmp_path / "a" / "b.npz")
-    for f in fields(FaceTrack):
-        np.testing.assert_array_equal(getattr(got, f.name), getattr(written, f.name))
-        assert type(getattr(got, f.name)) is type(getattr(written, f.name))
+    np.testing.assert_equal(asdict(got), asdict(written))
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
     write_arrays(tmp_path / "other.npz", features=np.zeros(3))
     for name in ("cut", "other"):
@@ -226,8 +224,7 @@ def scaled(frames, gain):
 
 
 def moved(frames, matrices):
-    matrices = np.broadcast_to(np.float32(matrices), (len(frames), 2, 3))
-    return np.stack([cv2.warpAffine(f, m, (320, 240)) for f, m in zip(frames, matrices, strict=True)])
+    return np.stack([cv2.warpAffine(f, np.float32(m), (320, 240)) for f, m in zip(frames, matrices, strict=True)])
 
 
 def shifts(moves):
@@ -307,22 +304,19 @@ def path_of(looks: list[int], rows: np.ndarray, n: int, cuts: tuple[int, ...] = 
     return faces.track_of_face(face, [rows], cfg, t_s=np.arange(n) / 10, frame=np.arange(n), decoder="")
 
 
-def test_a_gap_is_filled_up_to_the_limit_and_not_across_a_cut():
+def test_a_gap_is_filled_up_to_the_limit_and_not_across_a_cut_and_the_roll_is_that_in_the_middle():
     rows = np.stack([row(10), row(14), row(20)])
     path = path_of([1, 2, 4], rows, 20)
-    filled = [NONE] * 4 + [DETECTED] + [INTERPOLATED] * 3
-    assert path.source.tolist() == filled + [DETECTED] + [NONE] * 7 + [DETECTED] + [NONE] * 3
+    filled = [NONE] * 4 + [DETECTED] + [INTERPOLATED] * 3 + [DETECTED] + [NONE] * 7 + [DETECTED] + [NONE] * 3
+    assert path.source.tolist() == filled
     assert path.found_xyxy[4:9, 0].tolist() == [10, 11, 12, 13, 14]
     assert np.isnan(path.found_xyxy).all(axis=1).tolist() == [s == NONE for s in path.source]
     assert path.confidence[[4, 5, 16]].tolist() == [8, 0, 8]
-    assert (path_of([1, 2, 3], rows, 16, cuts=(6,)).source == INTERPOLATED).nonzero()[0].tolist() == [9, 10, 11]
-
-
-def test_roll_is_positive_when_the_right_of_the_picture_is_lower():
-    rows = np.zeros((3, 15), np.float32)
-    rows[:, :5], rows[:, 7], rows[:, 8] = row(10), 10, 10 * np.tan(np.radians([10, 14, -45]))  # the left eye
-    np.testing.assert_allclose(roll_deg(rows), [10, 14, -45], rtol=1e-5)
-    assert path_of([1, 2, 3], rows, 16).angle_deg == pytest.approx(10, rel=1e-5)
+    landmarks = np.zeros((3, 10), np.float32)
+    landmarks[:, 2], landmarks[:, 3] = 10, 10 * np.tan(np.radians([10, 14, -45]))  # the left eye; the right one at 0, 0
+    path = path_of([1, 2, 3], np.column_stack([rows, landmarks]), 16, cuts=(6,))
+    assert (path.source == INTERPOLATED).nonzero()[0].tolist() == [9, 10, 11]
+    assert path.angle_deg == pytest.approx(10, rel=1e-5)  # positive when the right of the picture is lower
 
 
 def test_a_cut_to_another_person_and_back_leaves_the_first_one_with_a_gap(track):
