@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from chromium import shows
 from PIL import Image
 
 from helpers import report, workbook
@@ -127,7 +128,7 @@ def test_the_report_is_one_page_that_fetches_nothing_and_says_what_a_reader_must
 
 @pytest.mark.browser
 def test_the_report_opens_in_a_browser(page, report_page):
-    page.shows(report_page)
+    shows(page, report_page)
 
 
 def test_without_training_the_report_says_what_is_missing_and_without_anything_it_is_refused(out, tmp_path):

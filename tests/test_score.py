@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from chromium import shows
 from layout import make_clips
 from numbered import write_numbered
 
@@ -104,7 +105,7 @@ def test_notebook_09_scores_a_video_as_the_training_clips_were_looked_at_and_bec
 
 @pytest.mark.browser
 def test_the_page_opens_in_a_browser(page, scored_folder):
-    page.shows(scored_folder / "score.html")
+    shows(page, scored_folder / "score.html")
 
 
 @pytest.mark.parametrize(
