@@ -92,9 +92,7 @@ def test_memory_holds_reduced_rows_only(tmp_path):
     assert peak < 1e6
 
 
-def test_read_again_it_is_the_same_with_the_stamp_of_invented_labels_and_half_written_it_is_not_finished(
-    aligned, tmp_path
-):
+def test_read_again_it_is_the_same_invented_labels_are_stamped_and_half_written_it_is_not_finished(aligned, tmp_path):
     for written in (aligned, align.with_synthetic_labels(aligned, seed=1)):
         align.write_aligned(tmp_path, written, "float16")
         assert read_arrays(tmp_path / align.CLIPS_FILE)["static_features"].dtype == np.float16

@@ -189,19 +189,6 @@ def test_of_names_together_the_first_and_the_closest_count_and_what_means_none_o
     assert [key for _, key, _ in found] == ["p1/anna", "", "p1/anna"]  # the file of another folder stands for none
 
 
-def test_one_foreign_row_among_good_ones_is_named(tmp_path):
-    make_clips(tmp_path, "anna_01.mp4", "anna_02.mp4")
-    (tmp_path / "ratings.csv").write_text("clip,warmth\nC:\\study\\anna_01.MP4,0.2\nANNA_02,0.4\n/x/ben.mp4,0.6\n")
-    found = clips.read_ratings(tmp_path, clips.find_clips(tmp_path), ["warmth"])
-    assert found.table["warmth"].to_dict() == {"anna_01": 0.2, "anna_02": 0.4}
-    assert found.matched["rule"].tolist() == ["path", "other case", names.NO_CLIP]
-    assert found.problems.to_numpy().tolist() == [["/x/ben.mp4", "rating without clip"]]
-    matched, lost = clips.as_lines(found.matched)
-    assert "2 names matched (1 by path, 1 by other case)" in matched
-    assert "1 names fit no clip: /x/ben.mp4" in lost
-    assert clips.as_lines(found.matched[:0]) == []
-
-
 def test_links_are_followed_once_and_loops_end(tmp_path):
     disk = make_clips(tmp_path / "disk", "train/a.mp4", "c.mp4")
     data = make_clips(tmp_path / "data", "b.mp4")

@@ -69,19 +69,12 @@ def per_clip(tmp_path):
     return source
 
 
-@pytest.fixture
-def data(tmp_path):
-    return make_clips(tmp_path / "data", f"{A}.mp4", f"{B}.mp4")
-
-
-def write(folder, name, text):
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(text.encode())
-    return folder
-
-
-def imported(source, tmp_path, data, key=A, **how):
-    manifest = import_features(source, tmp_path / "run", "static", data=data, **how)
+def imported(tmp_path, texts, key=A, clips=(A, B), **how):
+    """The rows of a clip, and the manifest, of a folder of files by name."""
+    data = make_clips(tmp_path / "data", *(f"{clip}.mp4" for clip in clips))
+    for name, text in texts.items():
+        (make_clips(tmp_path / "processed", name) / name).write_bytes(text.encode())
+    manifest = import_features(tmp_path / "processed", tmp_path / "run", "static", data=data, **how)
     return read_features(tmp_path / "run" / "static" / f"{key}.npz"), manifest
 
 
@@ -229,8 +222,9 @@ def test_a_damaged_table_is_refused_with_line_and_column(folder, tmp_path, text,
 def test_names_are_matched_as_those_of_ratings_are_and_what_fits_no_clip_or_several_is_left_out(tmp_path):
     data = make_clips(tmp_path / "data", "a/one.mp4", "b/one.mp4", "b/two.mp4", "b/d\r.mp4")
     lines = ["input,t_s,f", "one,0,1", "/home/u/study/TWO.MP4,0,2", "three,0,3", '"d\r.mp4",0,4']
-    rows, manifest = imported(write(tmp_path, "f.csv", "\n".join(lines)) / "f.csv", tmp_path, data, "b/two")
-    assert rows.features.tolist() == [[2]]
+    (tmp_path / "f.csv").write_bytes("\n".join(lines).encode())
+    manifest = import_features(tmp_path / "f.csv", tmp_path / "run", "static", data=data)
+    assert read_features(tmp_path / "run" / "static" / "b/two.npz").features.tolist() == [[2]]
     assert (manifest["counts"]["made"], manifest["counts"]["unmatched"], manifest["counts"]["failed"]) == (2, 2, 2)
     assert {entry["clip"] for entry in manifest["failed"]} == {"one", "three", "a/one", "b/one"}
 
@@ -259,36 +253,33 @@ FROM_PEOPLE = 't,AU,emotion,f\n0,1,happy,"1,234"\n1,much,sad,5\n2,3,happy,6\n'  
 
 
 @pytest.mark.parametrize(
-    ("text", "names", "t_s", "frames", "features", "valid", "fps"),
+    ("text", "names", "t_s", "frames", "features", "valid"),
     [
-        (OPENFACE, "AU01_r AU02_r", [0, 0.033, 0.067], [0, 1, 2], [[1.5, 10], [0, 0], [2.5, 30]], [1, 0, 1], None),
-        (PYFEAT, "x_0 AU01", [0.02, 0.1, 0.18], [0, 2, 4], [[1, 10], [0, 0], [3, 30]], [1, 0, 1], 25),
-        (OPENSMILE, "F0 loudness", [0, 0.01], [-1, -1], [[1.5, 10], [2.5, 20]], [1, 1], None),
-        (AUDFORMAT, "F0", [0.01, 0.02], [-1, -1], [[1], [2]], [1, 1], None),
-        (MEDIAPIPE, "jawOpen", [0, 0.5005], [-1, -1], [[0.5], [0.25]], [0, 1], None),
-        (FROM_EXCEL, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], None),
-        (FROM_BOTH, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1], None),
-        (FROM_NOTHING, "f", [0.25, 0.75], [0, 1], [[1], [2]], [1, 1], 2),
-        (FROM_FRAMES, "au_1", [0.05, 0.55], [0, 5], [[1], [2]], [1, 1], 10),
-        (FROM_PEOPLE, "AU f", [0, 1, 2], [-1, -1, -1], [[0, 0], [0, 0], [3, 6]], [0, 0, 1], None),
+        (OPENFACE, "AU01_r AU02_r", [0, 0.033, 0.067], [0, 1, 2], [[1.5, 10], [0, 0], [2.5, 30]], [1, 0, 1]),
+        (PYFEAT, "x_0 AU01", [0.25, 1.25, 2.25], [0, 2, 4], [[1, 10], [0, 0], [3, 30]], [1, 0, 1]),
+        (OPENSMILE, "F0 loudness", [0, 0.01], [-1, -1], [[1.5, 10], [2.5, 20]], [1, 1]),
+        (AUDFORMAT, "F0", [0.01, 0.02], [-1, -1], [[1], [2]], [1, 1]),
+        (MEDIAPIPE, "jawOpen", [0, 0.5005], [-1, -1], [[0.5], [0.25]], [0, 1]),
+        (FROM_EXCEL, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1]),
+        (FROM_BOTH, "f", [0.5, 1.5], [-1, -1], [[1], [2]], [1, 1]),
+        (FROM_NOTHING, "f", [0.25, 0.75], [0, 1], [[1], [2]], [1, 1]),
+        (FROM_FRAMES, "au_1", [0.25, 2.75], [0, 5], [[1], [2]], [1, 1]),
+        (FROM_PEOPLE, "AU f", [0, 1, 2], [-1, -1, -1], [[0, 0], [0, 0], [3, 6]], [0, 0, 1]),
     ],
 )
-def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t_s, frames, features, valid, fps):
-    rows, manifest = imported(write(tmp_path / "processed", "anna_01.csv", text), tmp_path, data, fps=fps)
+def test_columns_of_other_programs_are_understood(tmp_path, text, names, t_s, frames, features, valid):
+    rows, manifest = imported(tmp_path, {"anna_01.csv": text}, fps=2)  # which counts where there are no times
     np.testing.assert_allclose(rows.t_s, t_s, atol=1e-9)
     np.testing.assert_array_equal(rows.features, np.array(features, "float32"))
     assert (rows.frame.tolist(), rows.valid.tolist()) == (frames, np.array(valid, bool).tolist())
     assert manifest["made_with"]["columns"]["features"] == names.split()
     assert f"features: [{', '.join(names.split())}]" in as_text(manifest)
-    left_out = {  # what is no feature is named, and part of the identity
-        PYFEAT: (["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]),
-        FROM_PEOPLE: ["emotion"],
-    }
-    if text in left_out:
-        assert manifest["identity"]["elsewhere"]["columns"]["left_out"] == left_out[text]
-    if text == PYFEAT:
+    if text == PYFEAT:  # what is no feature is named, and part of the identity
         known = {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
-        assert manifest["identity"]["elsewhere"]["columns"]["renamed"] == known
+        left_out = ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
+        assert manifest["identity"]["elsewhere"]["columns"] == {"renamed": known, "left_out": left_out}
+    if text == FROM_PEOPLE:
+        assert manifest["made_with"]["columns"]["left_out"] == ["emotion"]
 
 
 @pytest.mark.parametrize(
@@ -302,11 +293,10 @@ def test_columns_of_other_programs_are_understood(tmp_path, data, text, names, t
         (OPENFACE.replace(", 1, ", ", 0, "), "valid"),  # a tool that never found the face says so in every row
     ],
 )
-def test_a_csv_that_cannot_be_used_costs_its_clip_only(tmp_path, data, caplog, text, reason):
-    source = write(write(tmp_path / "processed", "anna_01.csv", OPENFACE), "bert_02.csv", text)
-    write(source, "anna_01.hog", "x")
-    write(source, "carl.csv", OPENFACE.replace("AU01_r, AU02_r", "AU02_r, AU01_r"))
-    rows, manifest = imported(source, tmp_path, make_clips(data, "x/carl.mp4"), key="x/carl")
+def test_a_csv_that_cannot_be_used_costs_its_clip_only(tmp_path, caplog, text, reason):
+    turned = OPENFACE.replace("AU01_r, AU02_r", "AU02_r, AU01_r")
+    texts = {"anna_01.csv": OPENFACE, "bert_02.csv": text, "anna_01.hog": "x", "carl.csv": turned}
+    rows, manifest = imported(tmp_path, texts, "x/carl", (A, B, "x/carl"))
     np.testing.assert_array_equal(rows.features, [[10, 1.5], [0, 0], [30, 2.5]])  # by name, not by place
     (failed,) = [entry for entry in manifest["failed"] if "row" not in entry]
     assert failed["clip"] == B
@@ -319,9 +309,8 @@ def test_times_beyond_the_end_of_the_video_are_refused(tmp_path):
     write_numbered(tmp_path / "data" / "anna_01.mp4", 20, 10)
     text = "t,f\n" + "".join(f"{100 * i},1\n" for i in range(20))
     with pytest.raises(ValueError, match="video of 2.0 s, got 1900 s"):
-        imported(write(tmp_path / "ms", "anna_01.csv", text), tmp_path, tmp_path / "data")
-    source = write(tmp_path / "ms", "anna_01.csv", text.replace("t,", "t_ms,"))
-    rows, _ = imported(source, tmp_path, tmp_path / "data", "anna_01")
+        imported(tmp_path, {"anna_01.csv": text}, clips=())
+    rows, _ = imported(tmp_path, {"anna_01.csv": text.replace("t,", "t_ms,")}, "anna_01", clips=())
     np.testing.assert_allclose(rows.t_s, np.arange(20) / 10)
 
 

@@ -177,16 +177,20 @@ def test_ratings_are_found_in_a_child_folder_but_those_beside_the_clips_come_fir
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_lost(folder):
-    lines = ["-AmMDnVl4s8.003,.1,nan,.3,,.5", "-AmMDnVl4s8.003.mp4,.1,nan,.3,,.5", "elsewhere.mp4,.1,.2,.3,.4,.5"]
-    write_csv(folder, HEADER, *lines, "_plk5k7PBEg.001,,,,,")
+    names = ["C:\\study\\training80_01\\-AmMDnVl4s8.003.MP4", "-ammdnvl4s8.003", "/x/ben.mp4"]
+    write_csv(folder, HEADER, *(f"{name},.1,nan,.3,,.5" for name in names), "_plk5k7PBEg.001,,,,,")
     found = read(folder)
     assert found.problems.to_numpy().tolist() == [
-        ["elsewhere.mp4", "rating without clip"],
+        ["/x/ben.mp4", "rating without clip"],
         [FOUR, "clip without rating"],
         [THREE, "rated twice, alike"],
         [THREE, "no number for conscientiousness, agreeableness"],
         [TEST, f"no number for {', '.join(TRAITS)}"],
     ]
+    matched, lost = clips.as_lines(found.matched)
+    assert "3 names matched (1 by path, 1 by other case, 1 by file name)" in matched
+    assert "1 names fit no clip: /x/ben.mp4" in lost
+    assert clips.as_lines(found.matched[:0]) == []
     table = clips.add_ratings(clips.find_clips(folder), found)
     assert table["openness"].notna().to_dict() == {TEST: False, THREE: True, FOUR: False}
 
