@@ -6,17 +6,19 @@ Shares no code with `helpers`. In: variables by name, clips float32 (B, T, H, W,
 
 import json
 import math
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import tensorflow as tf
 
-ORDER = [
-    "Conv3d_1a_7x7:2", "MaxPool3d_2a_3x3:1,3,3/1,2,2", "Conv3d_2b_1x1:1", "Conv3d_2c_3x3:1",
-    "MaxPool3d_3a_3x3:1,3,3/1,2,2", "Mixed_3b", "Mixed_3c", "MaxPool3d_4a_3x3:3,3,3/2,2,2", "Mixed_4b", "Mixed_4c",
-    "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2:2,2,2/2,2,2", "Mixed_5b", "Mixed_5c",
-]  # fmt: skip
+ORDER = {  # stage -> stride, or window and strides
+    "Conv3d_1a_7x7": 2, "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)), "Conv3d_2b_1x1": 1, "Conv3d_2c_3x3": 1,
+    "MaxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)), "Mixed_3b": 0, "Mixed_3c": 0,
+    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)), "Mixed_4b": 0, "Mixed_4c": 0, "Mixed_4d": 0, "Mixed_4e": 0,
+    "Mixed_4f": 0, "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)), "Mixed_5b": 0, "Mixed_5c": 0,
+}  # fmt: skip
 
 
 def pad_same(x, window, strides, value):
@@ -47,14 +49,12 @@ def stages(variables, x):
     """Return stage -> activation (B, T', H', W', C) of all sixteen stages."""
     root = next(iter(variables)).split("/")[0] + "/inception_i3d"
     found = {}
-    for entry in ORDER:
-        name, _, setting = entry.partition(":")
+    for name, setting in ORDER.items():
         scope = f"{root}/{name}"
         if name.startswith("Conv3d"):
-            x = unit(x, variables, scope, int(setting))
+            x = unit(x, variables, scope, setting)
         elif name.startswith("MaxPool3d"):
-            window, strides = (tuple(map(int, part.split(","))) for part in setting.split("/"))
-            x = max_pool(x, window, strides)
+            x = max_pool(x, *setting)
         else:
             last = "Conv3d_0a_3x3" if name == "Mixed_5b" else "Conv3d_0b_3x3"
             chains = (["Conv3d_0a_1x1"], ["Conv3d_0a_1x1", "Conv3d_0b_3x3"], ["Conv3d_0a_1x1", last], ["Conv3d_0b_1x1"])
@@ -102,38 +102,20 @@ def save_checkpoint(variables, path):
     )
 
 
-# Units of a Mixed stage in the port and in the checkpoints: Conv3d_3b_1a_1x1 is Mixed_3b/Branch_1/Conv3d_0a_1x1.
-PORT_UNITS = {
-    "0a_1x1": "Branch_0/Conv3d_0a_1x1", "1a_1x1": "Branch_1/Conv3d_0a_1x1", "1b_3x3": "Branch_1/Conv3d_0b_3x3",
-    "2a_1x1": "Branch_2/Conv3d_0a_1x1", "2b_3x3": "Branch_2/Conv3d_0b_3x3", "3b_1x1": "Branch_3/Conv3d_0b_1x1",
-}  # fmt: skip
-PORT_STAGES = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
-
-
-def port_scopes():
-    """The port's layer name without _conv or _bn -> the checkpoints' scope."""
-    scopes = {name: name for name in ("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3")}
-    scopes |= {f"Conv3d_{s}_{unit}": f"Mixed_{s}/{scope}" for s in PORT_STAGES for unit, scope in PORT_UNITS.items()}
-    return {**scopes, "Conv3d_5b_2b_3x3": "Mixed_5b/Branch_2/Conv3d_0a_3x3", "Conv3d_6a_1x1": "Logits/Conv3d_0c_1x1"}
-
-
 def save_keras_port(variables, path):
-    """Write variables of one stream as the port's file."""
-    prefix = next(iter(variables)).split("/")[0] + "/inception_i3d"
+    """Write variables of one stream as the port's file: Mixed_3b/Branch_1/Conv3d_0a_1x1 is Conv3d_3b_1a_1x1 there."""
+    odd = {"Mixed_5b/Branch_2/Conv3d_0a_3x3": "Conv3d_5b_2b_3x3", "Logits/Conv3d_0c_1x1": "Conv3d_6a_1x1"}
+    layers = {"input_1": {}}
+    for name, value in variables.items():
+        scope, kind, variable = name.partition("inception_i3d/")[2].rsplit("/", 2)
+        unit = odd.get(scope) or re.sub(r"Mixed_(..)/Branch_(\d)/Conv3d_0", r"Conv3d_\1_\2", scope)
+        layer = f"{unit}_{'conv' if kind == 'conv_3d' else 'bn'}"
+        weight = {"w": "kernel", "b": "bias"}.get(variable, variable)
+        layers.setdefault(layer, {})[f"{layer}/{weight}:0"] = value
     with h5py.File(path, "w") as file:
-        layers = ["input_1"]
-        file.create_group("input_1").attrs["weight_names"] = np.array([], "S1")
-        for layer, scope in port_scopes().items():
-            parts = {f"{layer}_conv": {"kernel": "conv_3d/w"}}
-            if scope.startswith("Logits"):
-                parts[f"{layer}_conv"]["bias"] = "conv_3d/b"
-            else:
-                names = ("beta", "moving_mean", "moving_variance")
-                parts[f"{layer}_bn"] = {name: f"batch_norm/{name}" for name in names}
-            for name, weights in parts.items():
-                group = file.create_group(name)
-                group.attrs["weight_names"] = np.array([f"{name}/{weight}:0".encode() for weight in weights])
-                for weight, variable in weights.items():
-                    group[f"{name}/{weight}:0"] = variables[f"{prefix}/{scope}/{variable}"]
-                layers.append(name)
         file.attrs["layer_names"] = np.array([layer.encode() for layer in layers])
+        for layer, weights in layers.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = np.array([name.encode() for name in weights], "S")
+            for name, value in weights.items():
+                group[name] = value
