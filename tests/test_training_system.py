@@ -15,13 +15,7 @@ from helpers.extract import extract_dynamic, extract_static
 from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel, load_model
 from helpers.store import STREAMS
-from helpers.training_system import (
-    TrainingSystem,
-    clips_of_trees,
-    predict_trees,
-    read_arrays_by_row,
-    train_personality_model,
-)
+from helpers.training_system import TrainingSystem, clips_of_trees, predict_trees, train_personality_model
 
 networks = test_extract.networks  # small ones in place of the real ones
 TARGETS = ["openness", "neuroticism"]
@@ -44,17 +38,32 @@ def files(tmp_path):
     return {name: tmp_path / f"{name}.npy" for name in made} | {"ids": tmp_path / "ids.txt"}
 
 
-def test_rows_are_read_with_their_clips_and_sources(files):
+def test_rows_are_read_with_their_clips_and_sources_or_else_split_at_random_and_any_network_is_trained(
+    files, tmp_path, caplog
+):
     *paths, ids = files.values()
-    data = read_arrays_by_row(*paths, ids)
+    system = TrainingSystem(*paths, tmp_path / "e", ids_path=ids, config=SMALL)
+    data = system.data
     assert (data.static_features.shape, data.dynamic_features.shape) == ((N, 1, DS), (N, 1, DD))
     assert data.clips[4] == "train/video000001.001"
     assert data.sources[3] == data.sources[5] == "video000001"
     assert np.isnan(data.labels[5, 1])
+    assert pd.Series(system.split).groupby(data.sources).nunique().max() == 1
     pd.DataFrame({"row": range(N), "clip": data.clips}).to_csv(ids.with_suffix(".csv"), index=False)
-    assert read_arrays_by_row(*paths, ids.with_suffix(".csv")).clips.tolist() == data.clips.tolist()
     ids.write_text("\n".join(data.sources) + "\n")  # three rows of each clip
-    assert read_arrays_by_row(*paths, ids).sources.tolist() == data.sources.tolist()
+    for path in (ids, ids.with_suffix(".csv")):
+        again = TrainingSystem(*paths, tmp_path / "e", ids_path=path, config=SMALL).data
+        assert again.sources.tolist() == data.sources.tolist()
+    assert again.clips.tolist() == data.clips.tolist()
+    assert "order trusted" not in caplog.text
+    assert TrainingSystem(*paths, tmp_path / "e", config=SMALL).config.split == "random"
+    assert "order trusted" in caplog.text
+    assert "flatter" in caplog.text
+    inputs = {name: keras.Input((width,), name=name) for name, width in (("static", DS), ("dynamic", DD))}
+    mine = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Concatenate()(list(inputs.values()))))
+    model, history = system.train_model(mine, batch_size=16, epochs=2)
+    assert model is mine
+    assert len(history) == 2
 
 
 def changed(array, value):
@@ -90,28 +99,10 @@ def test_what_does_not_belong_together_or_is_no_plain_array_is_refused(files, tm
         TrainingSystem(*list(files.values())[:3], tmp_path / "mine", ids_path=files["ids"])
 
 
-def test_without_ids_the_split_is_said_to_leak_with_them_no_source_does_and_a_network_of_ones_own_is_trained(
-    files, tmp_path, caplog
-):
-    paths = list(files.values())[:3]
-    assert TrainingSystem(*paths, tmp_path / "e", config=SMALL).config.split == "random"
-    assert "order trusted" in caplog.text
-    assert "flatter" in caplog.text
-    system = TrainingSystem(*paths, tmp_path / "e", ids_path=files["ids"], config=SMALL)
-    pairs = pd.DataFrame({"source": system.data.sources, "split": system.split})
-    assert pairs.groupby("source")["split"].nunique().max() == 1
-    inputs = {name: keras.Input((width,), name=name) for name, width in (("static", DS), ("dynamic", DD))}
-    mine = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Concatenate()(list(inputs.values()))))
-    model, history = system.train_model(mine, batch_size=16, epochs=2)
-    assert model is mine
-    assert len(history) == 2
-
-
 @pytest.mark.slow
 def test_one_call_trains_analyses_and_saves_and_the_model_scores_again(files, tmp_path):
-    output, paths = tmp_path / "out" / "model.keras", list(files.values())[:3]
-    how = {"epochs": 25, "batch_size": 16, "ids_path": files["ids"], "config": SMALL}
-    _, history = train_personality_model(*paths, output, **how)
+    output, (*paths, ids) = tmp_path / "out" / "model.keras", files.values()
+    _, history = train_personality_model(*paths, output, epochs=25, batch_size=16, ids_path=ids, config=SMALL)
     folder = output.with_suffix("")
     found, card = read_json(folder / "analysis.json"), read_json(output.with_suffix(".card.json"))
     ours, constant = found["models"]["token_cross_attention"], found["models"]["constant"]
@@ -127,8 +118,7 @@ def test_one_call_trains_analyses_and_saves_and_the_model_scores_again(files, tm
     assert not list(folder.glob("*.state.npz"))
     scores = load_model(output).predict({name: np.load(files[f"{name}_features"]) for name in STREAMS}, verbose=0)
     said = table[(table["model"] != "constant") & (table["trait"] == "openness")].set_index("clip")["prediction"]
-    ids = files["ids"].read_text().split()
-    np.testing.assert_allclose(said, [scores[ids.index(clip), 0] for clip in said.index], atol=1e-5)
+    np.testing.assert_allclose(said, pd.Series(scores[:, 0], ids.read_text().split())[said.index], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -152,43 +142,36 @@ def test_the_command_trains_from_files_and_the_line_wins(files, tmp_path, capsys
 
 @pytest.fixture
 def trees(tmp_path):
-    """Clips 10 and 9 in both trees with 20 faces and 25 flows each, one more in either."""
+    """Clips 10 and 9 in both trees with 20 faces and 25 flows each, one more in either; a model of their features."""
     for name, first in (("clip10", 0), ("clip9", 40), ("face_only", 0)):
         write_faces(tmp_path / "faces" / name, range(first, first + 100, 5))
     for name, scale in (("clip10", 1), ("clip9", 2), ("flow_only", 1)):
         write_flow(tmp_path / "flow" / name, scale * some_flow(25, SIDE, SIDE))
+    folders = {"out_dir": str(tmp_path / "run"), "workers": 1}
+    static = StaticConfig(**folders, faces_dir=str(tmp_path / "faces"))
+    dynamic = DynamicConfig(**folders, flow_dir=str(tmp_path / "flow"), input_px=SIDE)
+    clips, _ = clips_of_trees(static, dynamic)
+    made = {"static": extract_static(clips, static), "dynamic": extract_dynamic(clips, dynamic)}
+    extractors, model = {name: manifest["identity"] for name, manifest in made.items()}, tmp_path / "model"
+    write_reduction(model / "reduction.npz", Reduction(ChannelGroups(3, 3), ChannelGroups(2, 2), extractors))
+    write_json(model / "card.json", {"targets": TARGETS, "extractors": extractors, "warnings": []})
+    CompletePersonalityModel(3, 2, 8, 1, n_targets=2).save(model / "model.keras")
     return tmp_path
 
 
-@pytest.fixture
-def model_dir(trees):
-    """A model of features as 03 and 04 make them of these trees."""
-    folders = {"out_dir": str(trees / "run"), "workers": 1}
-    static = StaticConfig(**folders, faces_dir=str(trees / "faces"))
-    dynamic = DynamicConfig(**folders, flow_dir=str(trees / "flow"), input_px=SIDE)
-    clips, _ = clips_of_trees(static, dynamic)
-    made = {"static": extract_static(clips, static), "dynamic": extract_dynamic(clips, dynamic)}
-    extractors = {name: manifest["identity"] for name, manifest in made.items()}
-    folder = trees / "model"
-    write_reduction(folder / "reduction.npz", Reduction(ChannelGroups(3, 3), ChannelGroups(2, 2), extractors))
-    write_json(folder / "card.json", {"targets": TARGETS, "extractors": extractors, "warnings": []})
-    CompletePersonalityModel(3, 2, 8, 1, n_targets=2).save(folder / "model.keras")
-    return folder
-
-
-def test_every_row_is_the_score_of_the_clip_in_its_line(trees, model_dir, capsys):
-    output = trees / "out" / "scores.npy"
-    given = ["--model", str(model_dir), "--face_dir", str(trees / "faces"), "--flow_dir", str(trees / "flow")]
+def test_every_row_is_the_score_of_the_clip_in_its_line(trees, capsys):
+    model, faces, flow, output = (trees / name for name in ("model", "faces", "flow", "out/scores.npy"))
+    given = ["--model", str(model), "--face_dir", str(faces), "--flow_dir", str(flow)]
     assert main(["predict", *given, "--output", str(output)]) == 0
     assert "2 rows of 2 scores" in capsys.readouterr().out
     assert (output.parent / "scores_ids.txt").read_text() == "clip9\nclip10\n"  # natural order
-    clips, _ = clips_of_trees(StaticConfig(faces_dir=given[3]), DynamicConfig(flow_dir=given[5]))
-    folders = [trees / "run" / name for name in ("static", "dynamic")]
-    aligned = align_streams(clips, *folders, read_reduction(model_dir / "reduction.npz"), targets=())
-    expected = load_model(model_dir).predict(aligned.take(np.argsort(aligned.clips)[::-1]).inputs(), verbose=0)
-    np.testing.assert_allclose(np.load(output), expected, atol=1e-5)
-    assert np.load(output).dtype == np.float32
-    assert not np.allclose(*np.load(output))
+    clips, _ = clips_of_trees(StaticConfig(faces_dir=str(faces)), DynamicConfig(flow_dir=str(flow)))
+    folders = [trees / "run" / name for name in STREAMS]
+    aligned = align_streams(clips, *folders, read_reduction(model / "reduction.npz"), targets=())
+    expected = load_model(model).predict(aligned.take(np.argsort(aligned.clips)[::-1]).inputs(), verbose=0)
+    np.testing.assert_allclose(scores := np.load(output), expected, atol=1e-5)
+    assert scores.dtype == np.float32
+    assert not np.allclose(*scores)
     about = read_json(output.with_suffix(".json"))
     assert about["targets"] == TARGETS
     assert about["left_out"]["face_only"] == "it has no flow in flow"
@@ -196,22 +179,22 @@ def test_every_row_is_the_score_of_the_clip_in_its_line(trees, model_dir, capsys
     assert about["trained_on_other_input"] == []
 
 
-def test_another_view_and_a_clip_without_rows_are_said_and_other_names_and_networks_are_refused(trees, model_dir):
-    faces, flow, card = trees / "faces", trees / "flow", read_json(model_dir / "card.json")
+def test_another_view_and_a_clip_without_rows_are_said_and_other_names_and_networks_are_refused(trees):
+    model, faces, flow, output = (trees / name for name in ("model", "faces", "flow", "s.npy"))
+    card = read_json(model / "card.json")
     known = card["extractors"]["static"]
     known["preparation"] = known.pop("stored")
-    write_json(model_dir / "card.json", card)
+    write_json(model / "card.json", card)
     for file in (flow / "clip9").iterdir():
         file.write_bytes(b"")
-    table = predict_trees(model_dir, faces, flow, trees / "s.npy", flow_fps=5.0)
-    assert table.index.tolist() == ["clip10"]
-    about = read_json(trees / "s.json")
+    assert predict_trees(model, faces, flow, output, flow_fps=5.0).index.tolist() == ["clip10"]
+    about = read_json(output.with_suffix(".json"))
     assert about["left_out"]["clip9"].startswith("dynamic: ")
     assert "dynamic.fps: 5.0 here, 6.0 there" in about["trained_on_other_input"]
     assert "static.cut_from: None here, 'videos' there" in about["trained_on_other_input"]
     write_flow(trees / "other" / "somebody", some_flow(25, SIDE, SIDE))
     known["weights"]["sha256"] = "1" * 64
-    write_json(model_dir / "card.json", card)
+    write_json(model / "card.json", card)
     for folder, said in (("other", "same names, got 3 and 1 and none in both"), ("flow", "sha256")):
         with pytest.raises(ValueError, match=said):
-            predict_trees(model_dir, faces, trees / folder, trees / "s2.npy")
+            predict_trees(model, faces, trees / folder, trees / "s2.npy")
