@@ -39,19 +39,6 @@ TURNS = {  # [[a, b], [c, d]] to what it does to an array (H, W, 3)
     "nothing": ([[0, 0], [0, 0]], lambda x: x),
     "a line": ([[1, 1], [1, 1]], lambda x: x),
 }
-STREAMS = {  # encoder, its options, pixels
-    "no reordering.mp4": ("libx264", {"bf": "0"}, "yuv420p"),
-    "b pictures.mkv": ("libx264", {"bf": "3", "x264-params": "b-pyramid=none"}, "yuv420p"),
-    "open groups.mp4": ("libx264", {"g": "8", "bf": "3", "x264-params": "open-gop=1:b-adapt=0:scenecut=0"}, "yuv420p"),
-    "intra refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=12"}, "yuv420p"),
-    "start codes.ts": ("libx264", {"bf": "3"}, "yuv420p"),
-    "more colour.mov": ("libx264", {}, "yuv422p"),
-    "hevc.mp4": ("libx265", {"x265-params": "log-level=none"}, "yuv420p"),
-    "open hevc.mkv": ("libx265", {"x265-params": "log-level=none:keyint=8:min-keyint=8:open-gop=1"}, "yuv420p"),
-    "vp9.webm": ("libvpx-vp9", {"b": "0", "g": "20"}, "yuv420p"),
-    "counted.avi": ("mpeg4", {"bf": "2"}, "yuv420p"),
-    "counted h264.avi": ("libx264", {"bf": "3"}, "yuv420p"),
-}
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -76,16 +63,6 @@ def test_every_frame_comes_once_in_order_with_its_time_in_rgb(clip, backend):
     assert (info.codec, info.width, info.height, info.n_frames, info.rotation_deg) == ("h264", WIDTH, HEIGHT, 29, 0)
     assert (info.fps, info.duration_s) == pytest.approx((15, 29 / 15))
     assert (info.audio, info.variable_rate) == (False, False)
-
-
-@pytest.mark.parametrize("name", STREAMS)
-def test_chosen_frames_are_those_of_a_whole_decoding_in_any_container_and_codec(tmp_path, name):
-    codec, options, pixels = STREAMS[name]
-    path = write_numbered(tmp_path / name, 41, 25, codec=codec, codec_options=options, pixels=pixels)
-    whole = read_frames(path).frames
-    assert read_numbers(whole) == list(range(41)) == read_numbers(read_frames(path, backend="opencv").frames)
-    for wanted in ([3], [10, 11, 12], [33, 40], list(range(0, 41, 5))):
-        np.testing.assert_array_equal(read_frames(path, wanted).frames, whole[wanted])
 
 
 @both_backends
