@@ -18,9 +18,8 @@ WHOLE = Reduction(ChannelGroups(DS, DS), ChannelGroups(DD, DD), {})
 
 
 def write_rows(path, features: np.ndarray, t_s: np.ndarray, valid: np.ndarray | bool = True) -> None:
-    n = len(features)
-    valid = np.broadcast_to(valid, n)
-    write_features(path, FeatureFile(features.astype("float32"), t_s - 0.1, t_s + 0.1, np.arange(n), valid))
+    frame, valid = np.arange(len(t_s)), np.broadcast_to(valid, len(t_s))
+    write_features(path, FeatureFile(features.astype("float32"), t_s - 0.1, t_s + 0.1, frame, valid))
 
 
 @pytest.fixture
@@ -108,12 +107,12 @@ def test_read_again_it_is_the_same_invented_labels_are_stamped_and_half_written_
         read_manifest(tmp_path, "05_alignment")
 
 
-def test_what_cannot_be_aligned_read_or_reduced_is_refused(tmp_path, clips, aligned, run, forty):
+def test_what_cannot_be_aligned_read_or_reduced_is_refused(tmp_path, clips, aligned, run):
     reduction = Reduction(ChannelGroups(DS, 3), ChannelGroups(DD, 2), {"static": {"weights": "a"}})
     equal = np.full((7, 5), 0.3, np.float32) * (1 + 1e-7 * np.arange(7, dtype=np.float32)[:, None])
     (tmp_path / "other").mkdir()
     np.savez(tmp_path / "other" / align.CLIPS_FILE, labels=np.zeros(2))
-    Stage(run / "static", "static", {"weights": {"name": "random"}, "of": "static"}).finish()
+    Stage(run[0] / "static", "static", {"weights": {"name": "random"}, "of": "static"}).finish()
     for call, error, word in (
         (lambda: align_streams(clips, tmp_path, tmp_path, WHOLE), ValueError, "03_static_extraction"),
         (lambda: align.read_aligned(tmp_path), FileNotFoundError, "05_alignment"),
@@ -123,8 +122,8 @@ def test_what_cannot_be_aligned_read_or_reduced_is_refused(tmp_path, clips, alig
         (lambda: Pca.fit(equal, 3), ValueError, "differ"),
         (lambda: reduction.static.transform(np.zeros((1, DD))), ValueError, "shape"),
         (lambda: reduction.check({"static": {"weights": "b"}}), ValueError, "static.weights: 'b' here, 'a' there"),
-        (lambda: choose(tmp_path, forty), FileNotFoundError, "03_static_extraction"),
-        (lambda: choose(run, forty), ValueError, "must hold rows"),
+        (lambda: choose(tmp_path, clips), FileNotFoundError, "03_static_extraction"),
+        (lambda: choose(*run), ValueError, "must hold rows"),
     ):
         with pytest.raises(error, match=word):
             call()
@@ -140,20 +139,17 @@ def test_what_cannot_be_aligned_read_or_reduced_is_refused(tmp_path, clips, alig
             Aligned(**vars(aligned) | {name: values})
 
 
-def test_channel_groups_are_means_of_neighbours():
+def test_groups_are_means_components_uncorrelated_and_read_again_they_give_the_same_numbers(tmp_path):
     x = np.arange(6, dtype="float32")[None]
     assert ChannelGroups(6, 2).transform(x).tolist() == [[1, 4]]
     assert ChannelGroups(5, 2).transform(x[:, :5]).tolist() == [[0.5, 3]]
-
-
-def test_components_are_uncorrelated_the_first_has_its_size_and_read_again_they_give_the_same_numbers(tmp_path):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(200, 3)) @ rng.normal(size=(3, DS)) * np.geomspace(1, 1000, DS)).astype("float32")
     x[:, 4] = 7  # a dead channel
     pca, groups = Pca.fit(x, 2), ChannelGroups(DD, 2)
     out = pca.transform(x)
     assert out.shape == (200, 2)
-    assert abs(out[:, 0].std() - 3) < 0.02
+    assert abs(out[:, 0].std() - 3) < 0.02  # the first has a size of its own
     assert abs(np.corrcoef(out.T)[0, 1]) < 0.02
     assert not pca.components[4].any() or pca.gain[4] == 0
     reduction = Reduction(pca, groups, {"static": {"weights": "a"}}, ("a", "b"))
@@ -170,30 +166,24 @@ WIDTHS = {"static": 23, "dynamic": 17}
 
 
 @pytest.fixture
-def forty():
-    keys = [f"a/{i:02d}" for i in range(40)]
-    table = pd.DataFrame({"source": [f"s{i // 2}" for i in range(40)], "split": ""}, pd.Index(keys, name="key"))
-    return table.assign(**dict.fromkeys(TRAITS, 0.5))
-
-
-@pytest.fixture
-def run(tmp_path, forty):
-    """A run's folder with finished stages and random rows."""
-    rng = np.random.default_rng(0)
+def run(tmp_path):
+    """A run's folder with finished stages and random rows, and its clips."""
+    rng, keys = np.random.default_rng(0), [f"a/{i:02d}" for i in range(40)]
     for name, width in WIDTHS.items():
         stage = Stage(tmp_path / "run" / name, name, {"weights": {"name": "random"}, "of": name})
-        for key in forty.index:
+        for key in keys:
             write_rows(stage.path(key), rng.standard_normal((5, width)), np.arange(5) / 2)
         stage.finish(feature_dim=width)
-    return tmp_path / "run"
+    table = pd.DataFrame({"source": [f"s{i // 2}" for i in range(40)], "split": ""}, pd.Index(keys, name="key"))
+    return tmp_path / "run", table.assign(**dict.fromkeys(TRAITS, 0.5))
 
 
-def choose(run, clips, **changed):
-    cfg = AlignmentConfig(out_dir=str(run), bank_dir=str(run / "bank"), static_dim=7, dynamic_dim=3, **changed)
+def choose(folder, clips, **changed):
+    cfg = AlignmentConfig(out_dir=str(folder), bank_dir=str(folder / "bank"), static_dim=7, dynamic_dim=3, **changed)
     return align.choose_reduction(cfg, clips)
 
 
-def test_the_banks_reduction_is_taken_where_it_fits_else_groups(run, forty):
+def test_the_banks_reduction_is_taken_where_it_fits_else_groups(run):
     for bank, reduction, widths, word in (
         (None, "auto", (7, 3), "no token bank"),
         (None, "none", (23, 17), "all channels"),
@@ -203,20 +193,20 @@ def test_the_banks_reduction_is_taken_where_it_fits_else_groups(run, forty):
         if bank is not None:
             extractors = {name: {"weights": {"name": "random"}, "of": name} | bank for name in WIDTHS}
             methods = [ChannelGroups(width, 2) for width in WIDTHS.values()]
-            write_reduction(run / "bank" / "reduction.npz", Reduction(*methods, extractors))
-        chosen, why = choose(run, forty, reduction=reduction)
+            write_reduction(run[0] / "bank" / "reduction.npz", Reduction(*methods, extractors))
+        chosen, why = choose(*run, reduction=reduction)
         assert (chosen.static.n_out, chosen.dynamic.n_out) == widths
         assert word in why
 
 
-def test_components_are_fitted_on_rated_training_clips_of_the_split_only(run, forty):
-    how = {"reduction": "pca", "validation_share": 0.1, "test_share": 0.2}
-    chosen, why = choose(run, forty, **how, seed=3)
-    held_out = set(forty["source"]) - set(forty.loc[list(chosen.fitted_on), "source"])
+def test_components_are_fitted_on_rated_training_clips_of_the_split_only(run):
+    how, (folder, clips) = {"reduction": "pca", "validation_share": 0.1, "test_share": 0.2}, run
+    chosen, why = choose(folder, clips, **how, seed=3)
+    held_out = set(clips["source"]) - set(clips.loc[list(chosen.fitted_on), "source"])
     assert len(chosen.fitted_on) == 2 * 14  # of 20 sources, 2 validate and 4 test
     assert len(held_out) == 6
     assert why == "principal components of 28 training clips"
-    assert set(choose(run, forty, **how, seed=4)[0].fitted_on) != set(chosen.fitted_on)
-    forty.loc[forty.index[:10], list(TRAITS)] = np.nan
-    forty.loc[forty.index[10:], "openness"] = np.nan
-    assert not set(forty.index[:10]) & set(choose(run, forty, **how)[0].fitted_on)
+    assert set(choose(folder, clips, **how, seed=4)[0].fitted_on) != set(chosen.fitted_on)
+    clips.loc[clips.index[:10], list(TRAITS)] = np.nan
+    clips.loc[clips.index[10:], "openness"] = np.nan
+    assert not set(clips.index[:10]) & set(choose(folder, clips, **how)[0].fitted_on)

@@ -52,9 +52,7 @@ def test_a_folder_that_cannot_hold_clips_is_an_error(tmp_path):
 def test_a_file_is_a_clip_or_of_a_kind_by_what_it_holds(tmp_path):
     def video(suffix, codec="mpeg4", pixels="yuv420p", pictures=12):
         made = write_numbered(tmp_path / f"made{suffix}", pictures, 25, codec=codec, pixels=pixels)
-        content = made.read_bytes()
-        made.unlink()
-        return content
+        return made.read_bytes()
 
     files = {  # what it holds, its kind, the key of a clip
         "a.ts": (video(".ts", "mpeg2video"), "clip", "a"),
@@ -80,9 +78,10 @@ def test_a_file_is_a_clip_or_of_a_kind_by_what_it_holds(tmp_path):
         "pipe.mp4": (os.mkfifo, "special file", ""),
         "gone.unknown": (lambda path: path.symlink_to("/nowhere"), "link to nothing", ""),
     }
+    (data := tmp_path / "data").mkdir()
     for name, (content, *_) in files.items():
-        (tmp_path / name).write_bytes(content) if isinstance(content, bytes) else content(tmp_path / name)
-    found, left_out = take_inventory(tmp_path)
+        (data / name).write_bytes(content) if isinstance(content, bytes) else content(data / name)
+    found, left_out = take_inventory(data)
     assert found == {key: name for name, (_, kind, key) in files.items() if kind == "clip"}
     kinds = {name: kind for name, (_, kind, _) in files.items() if kind != "clip"}
     assert dict(zip(left_out["path"], left_out["kind"], strict=True)) == kinds
