@@ -19,7 +19,7 @@ def noisy(n: int = 31, k: int = 5, noise: float = 0.1) -> tuple[np.ndarray, np.n
     return truth, truth + noise * np.random.default_rng(round(1000 * noise)).standard_normal((n, k))
 
 
-def test_metrics_equal_those_of_the_libraries_for_rated_clips():
+def test_metrics_equal_those_of_the_libraries_for_rated_clips_and_what_cannot_be_scored_is_refused():
     truth, prediction = noisy()
     truth[[3, 7], 1] = truth[5, 4] = prediction[3, 1] = np.nan
     table = statistics.score_table(truth, prediction, np.full(5, 0.5))
@@ -30,6 +30,10 @@ def test_metrics_equal_those_of_the_libraries_for_rated_clips():
         mae = mean_absolute_error(t, p)
         expected = [1 - mae, mae, r2_score(t, p), pearsonr(t, p).statistic, skill]
         assert [row.mean_accuracy, row.mae, row.r2, row.pearson, row.skill] == pytest.approx(expected, rel=1e-12)
+    wrong = np.where(np.arange(5) == 1, np.nan, prediction)
+    for given in ((truth, prediction.T), (truth[:, 0], prediction[:, 0]), (truth, wrong)):
+        with pytest.raises(ValueError, match="prediction"):
+            statistics.score_table(*given, [0.5] * 5)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +56,7 @@ def test_hand_worked_values_and_what_does_not_exist(truth, prediction, expected)
     assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
-def test_shapes_that_differ_and_predictions_that_are_not_numbers_are_refused():
-    truth, prediction = noisy(n=7, k=3)
-    wrong = np.where(np.arange(3) == 1, np.nan, prediction)
-    for given in ((truth, prediction.T), (truth[:, 0], prediction[:, 0]), (truth, wrong)):
-        with pytest.raises(ValueError, match="prediction"):
-            statistics.score_table(*given, [0.5] * 3, "abc")
-
-
-def test_a_summary_is_json_by_letters():
+def test_a_summary_is_json_by_letters_and_a_floor_the_training_mean_for_everyone():
     truth, prediction = noisy()
     truth[:, 2] = np.nan
     table = statistics.score_table(truth, prediction, np.full(5, 0.5))
@@ -72,9 +68,6 @@ def test_a_summary_is_json_by_letters():
     assert summary["mean_accuracy"] == table.loc["mean", "mean_accuracy"]
     other = statistics.score_table(truth[:, :1], prediction[:, :1], [0.5], ["warmth"])
     assert list(statistics.as_summary(other)["mae"]) == ["warmth", "mean"]
-
-
-def test_the_constant_floor_answers_the_training_mean_for_everyone():
     train = np.array([[0.25, 0.5], [0.75, np.nan]])
     test = np.array([[0.5, 0.25], [0.75, 0.75], [1.0, np.nan]])
     table = statistics.constant_floor(train, test, ["warmth", "openness"])
@@ -92,7 +85,7 @@ def test_the_conformal_quantile_is_the_ranked_residual_of_rated_clips():
     assert statistics.conformal_quantile(partly, 0.5).tolist() == [0.2, 0.2]
 
 
-def test_the_interval_is_that_of_drawing_whole_sources_one_by_one(monkeypatch):
+def test_the_interval_is_that_of_drawing_whole_sources_one_by_one_and_seeds_count_alike(monkeypatch):
     monkeypatch.setattr(statistics, "DRAWS", 50)
     truth, a = noisy(n=40)
     _, b = noisy(n=40, noise=0.2)
@@ -104,30 +97,25 @@ def test_the_interval_is_that_of_drawing_whole_sources_one_by_one(monkeypatch):
         rows = np.concatenate([np.flatnonzero(sources == name) for name in drawn])
         worse = np.square(truth - b)[rows].mean(0) - np.square(truth - a)[rows].mean(0)
         draws.append((worse / np.square(truth[rows] - mean).mean(0)).mean())  # mean: of the whole set, in every draw
-    found = statistics.r2_differences([(truth, a, b, sources)])[0]
+    one = (truth, a, b, sources)
+    found = statistics.r2_differences([one])[0]
     assert found[-1, 1:] == pytest.approx(np.quantile(draws, [0.025, 0.975]))
-    truth[:3, 1] = np.nan
-    found = statistics.r2_differences([(truth, a, b, sources)])[0]
-    for target, rated in ((0, truth[:, 0] > -1), (1, np.arange(40) > 2)):
-        ours, theirs = (r2_score(truth[rated, target], x[rated, target]) for x in (a, b))
-        assert found[target, 0] == pytest.approx(ours - theirs)
-
-
-def test_seeds_count_alike_and_are_drawn_together():
-    truth, a = noisy(n=30)
-    _, b = noisy(n=30, noise=0.2)
-    one = (truth, a, b, np.arange(30))
-    np.testing.assert_allclose(statistics.r2_differences([one])[0], statistics.r2_differences([one] * 2)[0])
+    np.testing.assert_allclose(statistics.r2_differences([one] * 2)[0], found)  # seeds are drawn together
     halves = [tuple(x[part] for x in one) for part in (slice(10), slice(10, None))]
     alone = [statistics.r2_differences([half])[0][:, 0] for half in halves]
     np.testing.assert_allclose(statistics.r2_differences(halves)[0][:, 0], np.mean(alone, axis=0))
+    truth[:3, 1] = np.nan
+    found = statistics.r2_differences([one])[0]
+    for target, rated in ((0, truth[:, 0] > -1), (1, np.arange(40) > 2)):
+        ours, theirs = (r2_score(truth[rated, target], x[rated, target]) for x in (a, b))
+        assert found[target, 0] == pytest.approx(ours - theirs)
 
 
 def table_of(truth: np.ndarray, sources: np.ndarray, **models: np.ndarray) -> pd.DataFrame:
     """Predictions (N, k) of models on test clips as `predictions.csv` has them."""
     clip, trait = (index.ravel() for index in np.indices(truth.shape))
     rows = {"seed": 0, "split": "test", "clip": clip, "source": sources[clip].astype(str), "truth": truth.ravel()}
-    rows["trait"] = np.array(TRAITS)[trait]
+    rows |= {"trait": np.array(TRAITS)[trait]}
     return pd.concat([pd.DataFrame(rows | {"model": m, "prediction": p.ravel()}) for m, p in models.items()])
 
 
@@ -160,10 +148,14 @@ def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interva
     assert good["low"] > 0
     assert list(good["targets"]) == ["O", "C", "E", "A", "N"]
     assert (good["sources"], good["clips"]) == (20, 120)
-    words = {("good", "fair"): "is better than fair by 0.", ("fair", "good"): "is worse than good by 0."}
-    words |= {("good", "constant"): "is better than a constant by", ("good", "good"): "cannot be told apart"}
-    words |= {(name, "constant"): "is no better than a constant" for name in ("useless", "bad")}
-    for (a, b), said in words.items():
+    for a, b, said in (
+        ("good", "fair", "is better than fair by 0."),
+        ("fair", "good", "is worse than good by 0."),
+        ("good", "constant", "is better than a constant by"),
+        ("good", "good", "cannot be told apart"),
+        ("useless", "constant", "is no better than a constant"),
+        ("bad", "constant", "is no better than a constant"),
+    ):
         assert said in statistics.compare_models(table, a, b)["verdict"]
     pairs = [(c["a"], c["b"]) for c in statistics.comparisons(table, ["constant", "good", "fair"], "good")]
     assert pairs == [("good", "constant"), ("fair", "constant"), ("good", "fair")]
@@ -171,22 +163,16 @@ def test_any_two_models_of_a_table_are_compared_and_the_words_follow_the_interva
         statistics.compare_models(table, "good", "best")
 
 
-def test_clips_of_one_source_move_together():
-    values, n = np.repeat([0.0, 1.0], 50), 100
+def test_clips_of_one_source_move_together_and_what_is_missing_or_of_too_few_sources_is_none():
+    values = np.repeat([0.0, 1.0], 50)
     low, high = mean_interval([values], [np.repeat(list("abcdefgh"), [13, 13, 12, 12] * 2)])["interval"]
-    alone = mean_interval([values], [np.arange(n).astype(str)])["interval"]
-    assert low < 0.2
-    assert high > 0.8
+    assert low < 0.2 < 0.8 < high
+    alone = mean_interval([values], [np.arange(100).astype(str)])["interval"]
     assert alone == pytest.approx([0.4, 0.6], abs=0.03)  # 1.96 sqrt(.25 / 100) = .098
-
-
-def test_what_is_missing_is_left_out_and_nothing_is_none():
-    values = np.array([1.0, np.nan, 3.0])
-    assert mean_interval([values], [np.array(["a", "b", "c"])])["value"] == 2.0
-    assert mean_interval([values, np.array([10.0])], [np.array(["a", "b", "c"]), np.array(["a"])])["value"] == 6.0
-    assert mean_interval([np.arange(8)], [np.arange(8) % 4]) == {"value": 3.5, "interval": None}  # too few sources
-    assert mean_interval([values[1:2]], [np.array(["b"])]) == {"value": None, "interval": None}
-    assert mean_interval([values[:1]], [np.array(["a"])]) == {"value": 1.0, "interval": None}
+    some, nan = [1.0, math.nan, 3.0], [math.nan]
+    for seeds, value in (([some], 2.0), ([some, [10.0]], 6.0), ([range(4)], 1.5), ([nan], None), ([[1.0]], 1.0)):
+        sources = [np.array(list("abcd"))[: len(seed)] for seed in seeds]
+        assert mean_interval([np.array(seed) for seed in seeds], sources) == {"value": value, "interval": None}
 
 
 def test_a_planted_bias_of_a_group_is_found_with_its_sign():
