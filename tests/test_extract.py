@@ -1,4 +1,4 @@
-"""Extraction: what rows stand for, what is written and recorded of many clips; stopping and bad files change nothing."""
+"""Extraction: what rows stand for, what is written of many clips; stopping and bad files change nothing else."""
 
 import json
 import shutil
@@ -200,27 +200,33 @@ def trees(tmp_path):
     return tmp_path
 
 
-def stored(root, **how):
+def stored(root, keys=KEYS, **how):
     """The manifest of rows from pictures of faces, or from flow where its folder is given."""
     how = {"data_dir": str(root), "out_dir": str(root / "run"), "workers": 1} | how
     if "flow_dir" in how:
-        return extract_dynamic(table_of(KEYS, ""), DynamicConfig(**how, input_px=32))
-    return extract_static(table_of(KEYS, ""), StaticConfig(**{"faces_dir": str(root / "faces")} | how))
+        return extract_dynamic(table_of(keys, ""), DynamicConfig(**how, input_px=32))
+    return extract_static(table_of(keys, ""), StaticConfig(**{"faces_dir": str(root / "faces")} | how))
 
 
-def test_rows_of_stored_faces_have_the_times_of_their_numbers_and_bad_ones_a_reason_that_a_second_run_repeats(trees):
+def test_rows_of_stored_faces_have_the_times_of_their_numbers_and_bad_ones_a_reason_that_a_second_run_repeats(
+    trees, caplog
+):
     for name, (write, _) in BAD_PICTURES.items():
         write(trees / "faces" / "a.001" / name)
+    write_faces(trees / "faces" / "b.001_aligned", [0])
     n = len(BAD_PICTURES)
     manifest = stored(trees)
     assert manifest["counts"] == {
         "clips": 3, "made": 2, "found": 0, "failed": 1, "rows": 40 + n, "invalid_rows": n, "feature_dim": 3,
     }  # fmt: skip
     assert reasons(manifest) == {KEYS[2]: "there is nothing of it in faces"}
+    assert "b.001_aligned in faces is left out" in caplog.text  # b.001 has its own name
     assert manifest["identity"]["stored"] == {"faces": "faces", "side_px": SIDE, "fps": 30.0}
     assert "every_n_frames" not in manifest["identity"]["parameters"]
     with pytest.raises(ValueError, match=r"stored\.fps: 25.0 here, 30.0 there"):
         stored(trees, faces_fps=25.0)
+    with pytest.raises(ValueError, match="of this run"):
+        stored(trees, keys=["other"])
     shutil.move(trees / "faces", trees / "moved" / "faces")
     again = stored(trees, faces_dir=str(trees / "moved" / "faces"), batch_size=3)
     assert (again["counts"]["found"], bad_rows(again)) == (2, bad_rows(manifest))
@@ -261,10 +267,8 @@ def test_a_bad_flow_costs_the_rows_that_it_is_part_of(trees):
 
 def track_of(n_frames, seen_until_s=1e3):
     """A face that fills the numbered clip's upper left square."""
-    about = {"fps": 15.0, "n_frames": n_frames, "align_eyes": False}
-    return SimpleNamespace(
-        **about, box_xyxy=np.float32([0, 0, WIDTH, WIDTH]), has_face=lambda t_s: np.asarray(t_s) <= seen_until_s
-    )
+    box, has_face = np.float32([0, 0, WIDTH, WIDTH]), lambda t_s: np.asarray(t_s) <= seen_until_s
+    return SimpleNamespace(fps=15.0, n_frames=n_frames, align_eyes=False, box_xyxy=box, has_face=has_face)
 
 
 def numbers_of(crops):

@@ -6,16 +6,15 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from trees import SIDE, face, some_flow, table_of, write_faces, write_pairs
+from trees import SIDE, face, some_flow, write_faces, write_pairs
 
-from helpers.config import StaticConfig
-from helpers.extract import open_source
 from helpers.flow import METHODS, OpticalFlowComputer, normalise_flow, read_flow, resize_flow, write_flow
 from helpers.plots.preparation import flow_to_rgb
 from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError, read_face, stored_chunks
-from helpers.store import AbsentError, read_arrays, write_arrays
+from helpers.rows import CROPS_PER_CHUNK
+from helpers.store import read_arrays, write_arrays
 
-FLOW_PX, TEXTURE_PX = 8, 97
+FLOW_PX, TEXTURE_PX, COLUMNS = 8, 97, ("values", "t_s", "frame")
 CLIP = "training80_01/-AmMDnVl4s8.003"
 
 
@@ -30,12 +29,10 @@ def ours(path, flow, fps=15.0, method="dis_fast"):
 
 def samples_of(job):
     """All samples of a clip, their times and numbers, and the reasons by their place in the clip."""
-    values, t_s, numbers, reasons = [], [], [], {}
-    for chunk in stored_chunks(job):
-        reasons |= {len(values) + at: reason for at, reason in chunk.unusable.items()}
-        for column, more in ((values, chunk.values), (t_s, chunk.t_s), (numbers, chunk.frame.tolist())):
-            column.extend(more)
-    return np.stack(values), np.array(t_s), numbers, reasons
+    chunks = list(stored_chunks(job))
+    values, t_s, numbers = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in COLUMNS)
+    reasons = {CROPS_PER_CHUNK * k + at: why for k, chunk in enumerate(chunks) for at, why in chunk.unusable.items()}
+    return values, t_s, numbers.tolist(), reasons
 
 
 def apart(picture, other):
@@ -236,24 +233,6 @@ def test_batches_are_cut_padded_repeated_on_request_and_masked_where_a_field_is_
     ((repeated, mask, _),) = loader.batches(["a"], batch_size=1, length=4, size_px=FLOW_PX, repeat_single=True)
     np.testing.assert_array_equal(repeated[0], np.repeat(normalise_flow(single), 4, axis=0))
     assert mask.all()
-
-
-KEYS = ["train-1/training80_01/-AmMDnVl4s8.003", "train-1/training80_01/b", "c"]
-
-
-def test_a_folder_belongs_to_the_clip_whose_key_ends_in_its_name(tmp_path, caplog):
-    for name in ("training80_01/-AmMDnVl4s8.003", "b_aligned", "training80_01/b", "stranger"):
-        write_faces(tmp_path / "faces" / name, range(3))
-    cfg = StaticConfig(faces_dir=str(tmp_path / "faces"), out_dir=str(tmp_path / "run"))
-    source = open_source(cfg, table_of(KEYS), SIDE)
-    assert "training80_01/b" in caplog.text
-    job = source.job(tmp_path, KEYS[0], "")
-    assert len(job.t_s) == job.n_frames == 3
-    assert [source.fingerprint(tmp_path, key)[:2] for key in KEYS] == ["3-", "3-", "mi"]
-    with pytest.raises(AbsentError, match="nothing"):
-        source.job(tmp_path, "c", "missing")
-    with pytest.raises(ValueError, match="of this run"):
-        open_source(cfg, table_of(["other"]))
 
 
 def texture() -> np.ndarray:

@@ -32,14 +32,6 @@ def children():
     return psutil.Process().children(recursive=True)
 
 
-def settled(path):
-    """Size of a file once it has not grown for a while."""
-    size = -1
-    while size < (size := path.stat().st_size if path.exists() else 0):
-        time.sleep(0.4)
-    return size
-
-
 def test_clips_and_chunks_come_in_the_order_of_the_tasks_as_they_are():
     with ClipPool(call, workers=2) as pool:
         found = outcomes(pool.run((f"clip {n}", (some, 7 * (n % 3), n)) for n in range(23)))
@@ -80,7 +72,10 @@ def test_no_more_chunks_wait_than_allowed(tmp_path):
         run = pool.run((log.name, (counting, log, 50, size)) for log in logs)
         _, chunks = next(run)
         next(chunks)
-        made = [settled(log) for log in logs]
+        made, before = [0], []
+        while not sum(made) or made != before:
+            time.sleep(0.4)
+            made, before = [log.stat().st_size if log.exists() else 0 for log in logs], made
         assert 5 <= sum(made) <= 1 + 2 * 4  # taken, and per worker one waiting, one received, one sent and one made
         assert made[2:] == [0, 0]
         assert 1 + len(list(chunks)) == 50

@@ -36,8 +36,8 @@ def cut_off(path, n_bytes: int) -> None:
     path.write_bytes(path.read_bytes()[:-n_bytes])
 
 
-def as_mode(mode: str):
-    return lambda path: Image.fromarray(face()).convert(mode).save(path)
+def as_mode(mode, pixels=None):
+    return lambda path: Image.fromarray(face() if pixels is None else pixels).convert(mode).save(path)
 
 
 def deep(pixels: np.ndarray):
@@ -49,10 +49,7 @@ BAD_PICTURES = {  # file, what writes it, the reason
     "face_000101.jpg": (lambda path: path.write_text("no picture\n"), "unreadable (cannot identify image file"),
     "face_000102.jpg": (lambda path: cut_off(path, 40), "unreadable (image file is truncated"),
     "face_000103.png": (lambda path: cut_off(path, 900), "unreadable ("),
-    "face_000104.jpg": (
-        lambda path: Image.fromarray(face()[1:]).save(path),
-        "32x31 px RGB, not 32x32 px RGB of 8 bits",
-    ),
+    "face_000104.jpg": (as_mode("RGB", face()[1:]), "32x31 px RGB, not 32x32 px RGB of 8 bits"),
     "face_000105.jpg": (as_mode("L"), "32x32 px L, not"),
     "face_000106.png": (as_mode("RGBA"), "32x32 px RGBA, not"),
     "face_000107.jpg": (as_mode("CMYK"), "32x32 px CMYK, not"),
