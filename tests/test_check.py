@@ -39,13 +39,19 @@ def awkward():
     return checked(AWKWARD, min_coverage=0.5)
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of two good clips and a broken one, without ratings, and its table."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, clip in {"a": CLIP, "b": CLIP, "c": AWKWARD / "broken.mp4"}.items():
+        shutil.copy(clip, folder / f"{name}.mp4")
+    return folder, checked(folder)
+
+
 @pytest.fixture
-def good(tmp_path):
-    """A folder of three good clips, without ratings."""
-    (tmp_path / "clips").mkdir()
-    for name in "abc":
-        shutil.copy(CLIP, tmp_path / "clips" / f"{name}.mp4")
-    return tmp_path / "clips"
+def copy(clips, tmp_path):
+    """The same, to be changed."""
+    return shutil.copytree(clips[0], tmp_path / "clips")
 
 
 @pytest.mark.parametrize(
@@ -73,28 +79,32 @@ def test_what_is_in_each_clip_is_said(awkward, key, usable, text, coverage):
     assert all(row[name] == getattr(info, name) for name in check.OF_FILE)
 
 
-def test_damage_inside_a_clip_is_found_by_decoding_all_of_it(good):
-    damaged(good / "b.mp4", -2).rename(good / "b.mp4")
-    assert checked(good)["usable"].all()
-    table = checked(good, thorough=True)
-    assert (table["usable"].tolist(), table["coverage"].tolist()) == ([True, False, True], [1, 1, 1])
-    assert table.at["b", "problems"].startswith("cannot be decoded from 4.")
+@pytest.mark.parametrize(
+    ("look", "thorough", "problem"),
+    [
+        ("look_at", False, ""),
+        ("look_at", True, "cannot be decoded from 4."),
+        ("dying_at_b", False, "SIGSEGV"),
+        ("failing_at_b", False, "KeyError: 'k'"),
+    ],
+)
+def test_damage_inside_a_clip_is_found_by_decoding_all_of_it_and_a_crash_costs_that_clip(
+    copy, monkeypatch, look, thorough, problem
+):
+    damaged(copy / "b.mp4", -2).rename(copy / "b.mp4")
+    monkeypatch.setattr(check, "look_at", getattr(lookers, look))
+    table = checked(copy, thorough=thorough)
+    assert table["usable"].tolist() == [True, not problem, False]
+    assert problem in table.at["b", "problems"]
+    assert (table.at["a", "coverage"], table.at["b", "coverage"] == 1) == (1, look == "look_at")
 
 
-@pytest.mark.parametrize(("name", "reason"), [("dying_at_b", "SIGSEGV"), ("failing_at_b", "KeyError: 'k'")])
-def test_a_clip_that_crashes_the_decoder_or_fails_costs_that_clip(good, monkeypatch, name, reason):
-    monkeypatch.setattr(check, "look_at", getattr(lookers, name))
-    table = checked(good)
-    assert table["usable"].tolist() == [True, False, True]
-    assert reason in table.at["b", "problems"]
-
-
-def test_names_that_no_clip_can_have_hide_nothing(good, capsys, tmp_path):
+def test_names_that_no_clip_can_have_hide_nothing(copy, capsys, tmp_path):
     for name in (b"c.MOV", b"d\xe9.mp4", b"e\n\x0b{}.mp4"):
-        shutil.copy(CLIP, os.fsencode(good) + b"/" + name)
-    (good / "notes.pdf").touch()
-    shutil.copy(CLIP, good / "f.MTS")
-    assert __main__.main(["check", str(good), "--no-forecast", "--csv", str(tmp_path / "new" / "t.csv")]) == 3
+        shutil.copy(CLIP, os.fsencode(copy) + b"/" + name)
+    (copy / "notes.pdf").touch()
+    shutil.copy(CLIP, copy / "f.MTS")
+    assert __main__.main(["check", str(copy), "--no-forecast", "--csv", str(tmp_path / "new" / "t.csv")]) == 3
     table = pd.read_csv(tmp_path / "new" / "t.csv", index_col="key", keep_default_na=False)
     assert list(table.columns) == list(check.COLUMNS)
     assert table.index[table["usable"]].tolist() == ["a", "b", "e\n\x0b{}", "f"]
@@ -122,43 +132,6 @@ def test_cuts_and_faces_that_are_too_small_are_told(tmp_path, thorough):
     assert checked(tmp_path, thorough=thorough, min_face=0.1).loc["inset", "usable"]
 
 
-@pytest.fixture
-def looked_at(monkeypatch):
-    """What a clip's look saw: the numbers that its frames carry."""
-    seen = []
-    monkeypatch.setattr(check, "DIFFER", 9.0)  # nothing is watched for cuts
-    monkeypatch.setattr(check, "detect_faces", lambda frame, *_: seen.append(frame) or np.ones((1, 5)))
-
-    def look(path):
-        seen.clear()
-        list(check.look_at((path, PreparationConfig(), False)))
-        return read_numbers(np.stack(seen))
-
-    return look
-
-
-MIDDLES, KEYS = [10, 30, 50, 70, 90], [12, 30, 48, 72, 90]
-ONE_ROW = 2048 * 4  # bytes
-CLOSED = {"g": "6", "bf": "2", "sc_threshold": "0"}
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "options", "numbers"),
-    [
-        ("many.mp4", "libx264", CLOSED, KEYS),
-        ("open.mp4", "libx264", {"g": "6", "bf": "2", "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}, MIDDLES),
-        ("only.mov", "mjpeg", {}, MIDDLES),
-        ("few.mp4", "libx264", {"g": "50", "bf": "2", "sc_threshold": "0"}, MIDDLES),
-        ("none.mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=6"}, MIDDLES),
-        ("untimed.avi", "mpeg4", {"g": "6"}, MIDDLES),
-    ],
-)
-def test_a_look_sees_the_pictures_that_it_should(tmp_path, looked_at, name, codec, options, numbers):
-    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    path = write_numbered(tmp_path / name, 100, codec=codec, pixels=pixels, codec_options=options)
-    assert looked_at(path) == numbers
-
-
 def damaged(whole, number):
     """The clip with the packet of one picture set to zero."""
     with open_video(whole) as video:
@@ -170,48 +143,57 @@ def damaged(whole, number):
     return path
 
 
-def test_key_pictures_are_decoded_alone_and_a_damaged_one_is_named(tmp_path, looked_at):
-    whole = write_numbered(tmp_path / "clip.mp4", 100, codec_options=CLOSED)
-    assert looked_at(damaged(whole, 51)) == KEYS
-    with pytest.raises(VideoError, match=r"damaged_90.mp4: cannot be decoded from 6\.\d s on"):
-        looked_at(damaged(whole, 90))
+MIDDLES, KEYS = [10, 30, 50, 70, 90], [12, 30, 48, 72, 90]
 
 
-def test_the_command_ends_with_0_when_every_clip_is_usable_and_needs_no_tensorflow(good, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "numbers"),
+    [
+        ("many.mp4", "libx264", {"g": "6", "bf": "2", "sc_threshold": "0"}, KEYS),
+        ("open.mp4", "libx264", {"g": "6", "bf": "2", "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}, MIDDLES),
+        ("only.mov", "mjpeg", {}, MIDDLES),
+        ("few.mp4", "libx264", {"g": "50", "bf": "2", "sc_threshold": "0"}, MIDDLES),
+        ("none.mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=6"}, MIDDLES),
+        ("untimed.avi", "mpeg4", {"g": "6"}, MIDDLES),
+    ],
+)
+def test_a_look_sees_the_pictures_that_it_should(tmp_path, monkeypatch, name, codec, options, numbers):
+    def looked_at(path):
+        seen = []
+        monkeypatch.setattr(check, "detect_faces", lambda frame, *_: seen.append(frame) or np.ones((1, 5)))
+        list(check.look_at((path, PreparationConfig(), False)))
+        return read_numbers(np.stack(seen))
+
+    monkeypatch.setattr(check, "DIFFER", 9.0)  # nothing is watched for cuts
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = write_numbered(tmp_path / name, 100, codec=codec, pixels=pixels, codec_options=options)
+    assert looked_at(path) == numbers
+    if numbers == KEYS:  # they are decoded alone
+        assert looked_at(damaged(path, 51)) == KEYS
+        with pytest.raises(VideoError, match=r"damaged_90.mp4: cannot be decoded from 6\.\d s on"):
+            looked_at(damaged(path, 90))
+
+
+def test_the_command_ends_with_0_when_every_clip_is_usable_and_needs_no_tensorflow(copy, tmp_path):
     (tmp_path / "p.yaml").write_text("02: {detector: haar}")
-    code = (
-        "import sys; from helpers.__main__ import main; s = main(sys.argv[1:]); sys.exit(s or 'keras' in sys.modules)"
-    )
-    given = ["check", str(good), "--no-forecast", "--limit", "2", "--params", str(tmp_path / "p.yaml")]
+    code = "import sys; from helpers.__main__ import main; sys.exit(main(sys.argv[1:]) or 'keras' in sys.modules)"
+    given = ["check", str(copy), "--no-forecast", "--limit", "2", "--params", str(tmp_path / "p.yaml")]
     done = subprocess.run([sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 of 2 clips are usable" in done.stdout
 
 
-def parameters(**changed):
-    """Small ones, by notebook."""
-    small = {
-        "02_clip_preparation": {"fps": 2.0, "detect_every": 2},
-        "03_static_extraction": {"every_n_frames": 4, "workers": 1},
-        "04_dynamic_extraction": {"endpoint": "Conv3d_1a_7x7", "input_px": 32},
-        "05_alignment": {},
-    }
-    return {name: values | changed.get(f"of_{name[:2]}", {}) for name, values in small.items()}
+SMALL = {
+    "02_clip_preparation": {"fps": 2.0, "detect_every": 2},
+    "03_static_extraction": {"every_n_frames": 4, "workers": 1},
+    "04_dynamic_extraction": {"endpoint": "Conv3d_1a_7x7", "input_px": 32},
+}
+ONE_ROW = 2048 * 4  # bytes
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """Two good clips and a broken one, checked."""
-    folder = tmp_path_factory.mktemp("clips")
-    for name in "ab":
-        shutil.copy(CLIP, folder / f"{name}.mp4")
-    shutil.copy(AWKWARD / "broken.mp4", folder / "c.mp4")
-    return folder, checked(folder)
-
-
-def test_an_estimate_is_the_rates_times_the_length_of_the_usable_clips(clips):
+def test_an_estimate_is_the_rates_times_the_length_of_the_usable_clips_or_of_what_trees_hold(clips, tmp_path):
     folder, table = clips
-    found = check.estimate(table, folder, parameters())
+    found = check.estimate(table, folder, SMALL)
     assert (found.index.tolist(), set(found["bound"])) == (list(check.STAGES), {"cores"})
     assert (found["per_s"] > 0).all()
     seconds, row = found.attrs["clip_s"], found.loc["03 static"]
@@ -223,15 +205,13 @@ def test_an_estimate_is_the_rates_times_the_length_of_the_usable_clips(clips):
     found.attrs["device"] = "NVIDIA H200"
     for bound in ("cores", "GPU"):
         assert ("second GPU" in check.estimate_text(found.assign(bound=bound))) == (bound == "cores")
-
-
-def test_stages_that_read_trees_are_measured_on_them(clips, tmp_path):
-    folder, table = clips
+    flow = np.random.default_rng(0).normal(0, 2, (25, 32, 32, 2)).astype(np.float32)
     for key in "ab":  # clips of 5 s: 1.6 faces and 5 flows a second
         write_faces(tmp_path / "faces" / key, range(0, 40, 5))
-        write_flow(tmp_path / "flow" / key, np.random.default_rng(0).normal(0, 2, (25, 32, 32, 2)).astype(np.float32))
-    trees = {"of_03": {"faces_dir": str(tmp_path / "faces")}, "of_04": {"flow_dir": str(tmp_path / "flow")}}
-    found = check.estimate(table, folder, parameters(**trees))
+        write_flow(tmp_path / "flow" / key, flow)
+    trees = [{}, {"faces_dir": str(tmp_path / "faces")}, {"flow_dir": str(tmp_path / "flow")}]
+    of_trees = {name: SMALL[name] | tree for name, tree in zip(SMALL, trees, strict=True)}
+    found = check.estimate(table, folder, of_trees)
     assert 0.5 < found.loc["03 static", "bytes"] / (2 * 8) / ONE_ROW < 1.5  # two clips of 8 faces
 
 
@@ -240,7 +220,7 @@ def test_without_a_clip_that_can_be_run_there_is_no_estimate(capsys, clips, monk
     unusable = table.loc[["c"]].assign(usable=True, duration_s=5.0)  # as a few looks may say
     for of_clips, message in ((table.loc[["c"]], "got none"), (unusable, "got c: .*readable")):
         with pytest.raises(ValueError, match=message):
-            check.estimate(of_clips, folder, parameters())
+            check.estimate(of_clips, folder, SMALL)
     monkeypatch.setattr(check, "estimate", lambda *_: {}["the face tree\nholds none"])
     assert __main__.main(["check", str(folder)]) == 3
     printed = capsys.readouterr().out

@@ -5,40 +5,46 @@ import inspect
 import os
 import pickle
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-from trees import write_faces
+from layout import make_clips
+from trees import some_flow, write_faces
+from trees import write_pairs as write_flow
 
-from data_sample.make.sample import draw_clip, sample_plan, sample_ratings, write_mp4
-from helpers import __main__, weights, workbook
-from helpers.clips import TRAITS, load_clips
-from helpers.files import FolderLock
+from helpers import __main__, check, weights, workbook
+from helpers.clips import TRAITS, find_clips, load_clips, scan_clips
+from helpers.files import FolderLock, write_json
+
+RUN = "run --data {data} --out {out} --weights random"
+NAMES = ["-a b", *(f"c{k}" for k in range(8))]
 
 
 @pytest.fixture
 def data(tmp_path):
-    """A data folder with eight copies of a short clip and their ratings, below a name with a space and an umlaut."""
-    folder = tmp_path / "meine Dätén"
-    write_mp4(draw_clip(3, 5).frames[:20], folder / "-a b.mp4")
-    for k in range(7):
-        shutil.copy(folder / "-a b.mp4", folder / f"c{k}.mp4")
-    ratings = sample_ratings(sample_plan(8))[list(TRAITS)]
-    ratings.set_axis(["-a b", *(f"c{k}" for k in range(7))]).to_csv(folder / "ratings.csv", index_label="clip")
+    """A folder of nine files that are named as clips, with ratings of eight of them and of another one."""
+    folder = make_clips(tmp_path / "meine {Dätén}", *(f"{name}.mp4" for name in NAMES))
+    ratings = pd.DataFrame({trait: [k / 10 for k in range(9)] for trait in TRAITS})
+    ratings.set_axis([*NAMES[:8], "who"]).to_csv(folder / "ratings.csv", index_label="clip")
     return folder
 
 
-def run(capsys, *arguments):
-    """Exit status and what was printed on stderr."""
-    return __main__.main([str(a) for a in arguments]), capsys.readouterr().err
+@pytest.fixture
+def run(data, capsys, tmp_path, monkeypatch):
+    """Runs a command in the data folder, without a network; returns its exit status and what is on stderr."""
+    monkeypatch.chdir(data)
+    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(weights, "urlopen", Mock(side_effect=OSError("no network")))
+    places = {"data": data, "out": tmp_path / "out", "dashed": "-a b.mp4"}
 
+    def run(command):
+        words = [word.format(**places) for word in command.split()]
+        return __main__.main(words), capsys.readouterr().err
 
-def try_run(capsys, data, out, *more):
-    return run(capsys, "run", "--data", data, "--out", out, "--weights", "random", *more)
+    return run
 
 
 def rated(change):
@@ -46,8 +52,8 @@ def rated(change):
     return lambda d: change(pd.read_csv(d / "ratings.csv")).to_csv(d / "ratings.csv", index=False)
 
 
-def with_params(text):
-    return lambda d: (d / "p.yaml").write_text(text)
+def with_file(name, content):
+    return lambda d: write_json(d / name, content)
 
 
 class Evil:
@@ -61,84 +67,121 @@ def pickled(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "more", "message"),
+    ("command", "change", "message"),
     [
-        (shutil.rmtree, (), "meine Dätén"),
-        (lambda d: (d / "ratings.json").write_text("{}"), (), "of one kind, got csv"),
-        (rated(lambda t: t[["clip", "openness"]]), (), "'conscientiousness'"),
-        (rated(lambda t: t.assign(extraversion=7)), (), "extraversion of -a b must be between 0 and 1, got 7"),
-        (pickled, (), "builtins.eval"),
-        (lambda d: (d / "ratings.csv").unlink(), (), "none of the 8 clips"),
-        (rated(lambda t: t.assign(source="one")), (), "got 0 and 0 of 1 sources"),
-        (rated(lambda t: t.assign(extraversion=0.5)), (), "extraversion must differ, got 0.5 for all of 8 clips"),
-        (rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 6)), (), "openness must be rated in every part"),
-        (rated(lambda t: t.tail(6)), ("--limit", "2"), "none of the 2 clips"),
-        (with_params("05: {reduction: pca}"), (), "seeds .0, 1, 2. of 06"),
-        (with_params("06: {learning_rat: 0.1}"), (), "06_training: .*'learning_rat'"),
+        ("run --data {data}x --out {out}", None, r"meine \{Dätén\}x"),
+        (RUN, with_file("ratings.json", {}), "of one kind, got csv"),
+        (RUN, rated(lambda t: t[["clip", "openness"]]), "'conscientiousness'"),
+        (RUN, rated(lambda t: t.assign(extraversion=7)), "extraversion of -a b must be between 0 and 1, got 7"),
+        (RUN, pickled, "builtins.eval"),
+        (RUN, lambda d: (d / "ratings.csv").unlink(), "none of the 9 clips"),
+        (RUN, rated(lambda t: t.assign(source="one")), "got 0 and 0 of 1 sources"),
+        (RUN, rated(lambda t: t.assign(extraversion=0.5)), "extraversion must differ, got 0.5 for all of 8 clips"),
+        (RUN, rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 7)), "openness must be rated in every part"),
+        (f"{RUN} --limit 2", rated(lambda t: t.tail(6)), "none of the 2 clips"),
+        (f"{RUN} --params p.yaml", with_file("p.yaml", {"05": {"reduction": "pca"}}), "seeds .0, 1, 2. of 06"),
+        (f"{RUN} --params p.yaml", with_file("p.yaml", {"06": {"learning_rat": 1}}), "06_training: .*'learning_rat'"),
+        ("run --data {data} --out ../{data.name}", None, "--out"),
+        ("run --data {data} --out ratings.csv/out", None, "--out"),
+        (RUN, lambda d: FolderLock(d.parent / "out"), f"process {os.getpid()}"),
+        ("score {dashed} --model {out}", None, "Run 06_training first"),  # the dash begins no option
+        ("score {dashed} --model {data}", with_file("model/card.json", {}), "is a run, not a model"),
+        ("score {data} --model {data} --json {data}", None, "--json"),
+        ("score {data} --model {data} --csv {data} --out {data}", None, "--out"),
+        ("check {data} --csv {data}", None, "--csv"),
     ],
 )
-def test_what_cannot_be_done_stops_before_any_work_with_one_line(
-    capsys, data, tmp_path, monkeypatch, change, more, message
-):
-    monkeypatch.chdir(tmp_path)
-    change(data)
-    params = ["--params", data / "p.yaml"] if (data / "p.yaml").exists() else []
-    status, error = try_run(capsys, data, tmp_path / "out", *more, *params)
+def test_what_cannot_be_done_stops_before_any_work_with_one_line(run, data, tmp_path, command, change, message):
+    kept = change and change(data)
+    status, error = run(command)
     assert (status, error.count("\n")) == (1, 1)
     assert re.search(message, error)
-    assert not list(tmp_path.glob("out/*"))
-    assert not (tmp_path / "executed").exists()
+    assert len(list(tmp_path.glob("out/*"))) == isinstance(kept, FolderLock)
+    assert not (data / "executed").exists()
 
 
-def test_what_06_cannot_train_on_is_a_warning_elsewhere_and_a_missing_input_is_named_by_its_maker(
-    capsys, data, tmp_path
-):
+def test_what_06_cannot_train_on_is_a_warning_elsewhere_and_a_missing_input_is_named_by_its_maker(run, data, tmp_path):
     rated(lambda t: t.assign(source="one"))(data)
-    status, error = try_run(capsys, data, tmp_path / "out", "--only", "02")
+    status, error = run(f"{RUN} --only 02")
     assert (status, error.startswith("WARNING: 06 could not train: ")) == (1, True)
     assert "clips.csv is missing. Run 01_data_analysis first" in error
     assert str(tmp_path / "out" / "notebooks" / "02_clip_preparation.ipynb") in error
 
 
-def test_results_need_a_folder_of_their_own_that_can_be_written(capsys, data, tmp_path):
-    (tmp_path / "file").write_text("")
-    with FolderLock(tmp_path / "out"):
-        for out, named in (
-            (data / "." / ".." / data.name, "--out"),
-            (tmp_path / "file" / "out", "--out"),
-            (tmp_path / "out", f"process {os.getpid()}"),
-        ):
-            status, error = try_run(capsys, data, out)
-            assert (status, error.count("\n"), named in error) == (1, 1, True)
-    assert not (tmp_path / "out" / "run.json").exists()
-
-
-def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(workbook, "write_report", lambda _: {}["a\nkey"])
-    status, error = run(capsys, "report", tmp_path)
-    (written,) = tmp_path.glob("*.log")
-    assert (status, error.count("\n"), "KeyError: 'a\\nkey'" in error, str(written) in error) == (1, 1, True, True)
-    assert "Traceback" in written.read_text()
-
-
-def test_missing_pretrained_weights_are_all_named_before_any_work(capsys, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("OCEAN_WEIGHTS", str(tmp_path / "weights"))
-    monkeypatch.setattr(weights, "urlopen", Mock(side_effect=OSError("no network")))
-    with_params("03: {backbone: vgg19}\n02: {detector: haar}")(data)
-    status, error = run(capsys, "run", "--data", data, "--out", tmp_path / "out", "--params", data / "p.yaml")
+def test_missing_pretrained_weights_are_all_named_before_any_work(run, data, tmp_path):
+    with_file("p.yaml", {"02": {"detector": "haar"}, "03": {"backbone": "vgg19"}})(data)
+    status, error = run("run --data {data} --out {out} --params p.yaml")
     for named in ("vgg19_weights_tf_dim", "model.ckpt.index", "model.ckpt.data-00000", str(tmp_path), "https://"):
         assert named in error
     assert (status, "resnet50" in error, (tmp_path / "out" / "notebooks").exists()) == (1, False, False)
 
 
-def test_scoring_without_a_model_says_where_one_is(capsys, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(data)  # a name that begins with a dash is no option
-    for named in ("Run 06_training first", "is a run, not a model"):
-        status, error = run(capsys, "score", "-a b.mp4", "--model", tmp_path)
+def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(workbook, "write_report", lambda _: {}["a\nkey"])
+    status, error = run("report {out}")
+    (written,) = tmp_path.glob("*.log")
+    assert (status, error.count("\n"), "KeyError: 'a\\nkey'" in error, str(written) in error) == (1, 1, True, True)
+    assert "Traceback" in written.read_text()
+
+
+def test_trees_take_the_place_of_videos_and_those_that_are_missing_are_refused(run, data, tmp_path):
+    keys, trees = ["training80_01/a.002", "training80_01/a.010"], f"{RUN} --params p.yaml --only"
+    for key in keys:
+        write_faces(tmp_path / "faces" / key, range(2))
+        write_flow(tmp_path / "flow" / key, some_flow(5, 8, 8))
+    for name in NAMES:
+        (data / f"{name}.mp4").unlink()
+    (data / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\na.010,.1,.2,.3,.4,.5\n")
+    faces, flow = ({f"{name}_dir": str(tmp_path / name)} for name in ("faces", "flow"))
+    with_file("p.yaml", {"03": faces, "04": flow})(data)
+    assert run(f"{trees} 01,02")[0] == 0
+    clips = load_clips(tmp_path / "out" / "clips.csv")
+    assert clips["path"].tolist() == keys
+    assert clips["split"].tolist() == ["train", "train"]
+    assert clips["openness"].notna().tolist() == [False, True]
+    for sections, only, named in (
+        ({"03": faces}, "03,04", "04_dynamic_extraction: flow_dir"),
+        ({"03": {"faces_dir": "/nowhere"}, "04": flow}, "03", "nowhere"),
+    ):
+        with_file("p.yaml", sections)(data)
+        status, error = run(f"{trees} {only}")
         assert (status, named in error) == (1, True)
-        (tmp_path / "model").mkdir(exist_ok=True)
-        (tmp_path / "model" / "card.json").write_text("{}")
+    (data / "a.010.mp4").touch()
+    tasks = workbook.plan(data, tmp_path, weights="random") | {"03_static_extraction": faces}
+    clips, _, chosen = workbook.check_inputs(tasks, ["01_data_analysis", "03_static_extraction"], data, tmp_path)
+    assert (clips.index.tolist(), len(chosen)) == (["a.010"], 2)
+
+
+def test_check_tells_what_ratings_were_matched_to_and_what_06_needs(data):
+    def said(limit=0):
+        tasks = workbook.plan(data, data / "out", weights="random")
+        return check.ratings_text(tasks, data, find_clips(data), limit).splitlines()
+
+    assert said()[0] == "8 of 9 clips are rated"
+    assert ("who" in "".join(said()), "WARNING" in "".join(said())) == (True, False)
+    assert said(3)[-1].startswith("WARNING: 06 could not train: validation and test must leave a source")
+    (data / "truth.csv").write_text("key,clip_seed\n")  # synthetic clips: the token bank stands in
+    assert "WARNING" not in "".join(said(3))
+    (data / "ratings.csv").write_text("")
+    assert said()[0].startswith("ratings cannot be used: ")
+    (data / "ratings.csv").unlink()
+    assert said()[0] == "0 of 9 clips are rated"
+
+
+def test_the_end_of_a_run_tells_what_was_seen_used_and_left_out_and_lists_it(data, tmp_path):
+    (data / "photo.jpg").touch()
+    lost = {"clip": "c1", "reason": "no face found in 6 looks"}
+    failed = [{"clip": "c2", "reason": "too short (0.1 s)"}, {"clip": "c3", "row": 2, "reason": "empty"}, lost]
+    for stage, of_stage in (("faces", [lost]), ("static", failed)):
+        write_json(tmp_path / "out" / stage / "manifest.json", {"failed": of_stage})
+    said = workbook.account(*scan_clips(data), tmp_path / "out")
+    assert said.startswith("seen 11 files: 9 clips, 1 of ratings, 1 left out (1 .jpg)")
+    assert "7 used, 2 cannot be (1 no face found in … looks, 1 too short)" in said
+    assert (said.count("\n"), said.endswith(str(tmp_path / "out" / "left_out.csv"))) == (0, True)
+    listed = pd.read_csv(tmp_path / "out" / "left_out.csv", keep_default_na=False).to_numpy().tolist()
+    assert ["c1.mp4", "clip", "no face found in 6 looks"] in listed
+    assert ["photo.jpg", ".jpg", ""] in listed
 
 
 @pytest.mark.parametrize(
@@ -179,33 +222,3 @@ def test_a_command_of_the_readme_is_spelled_as_there(monkeypatch, name, text, ta
     monkeypatch.setattr(spec, "target", spy)
     assert __main__.main([name, *text.split()]) == 0
     assert taken.items() <= calls[0].items()
-
-
-def test_without_videos_the_clips_are_those_of_a_tree(capsys, tmp_path):
-    for key in ("training80_01/a.002", "training80_01/a.010"):
-        write_faces(tmp_path / "faces" / key, range(2))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\na.010,.1,.2,.3,.4,.5\n")
-    (tmp_path / "p.yaml").write_text(f"03: {{faces_dir: {tmp_path / 'faces'}}}")
-    status, _ = try_run(capsys, tmp_path / "data", tmp_path / "out", "--params", tmp_path / "p.yaml", "--only", "01,02")
-    assert status == 0
-    clips = load_clips(tmp_path / "out" / "clips.csv")
-    assert clips["path"].tolist() == ["training80_01/a.002", "training80_01/a.010"]
-    assert clips["split"].tolist() == ["train", "train"]
-    assert clips["openness"].notna().tolist() == [False, True]
-
-
-def test_scores_by_notebook_need_a_folder_of_their_own(capsys, tmp_path):
-    for name, said in (("file", "cannot be written"), ("run.json", "is a run's")):
-        (tmp_path / name).write_text("{}")
-        out = tmp_path / "file" if name == "file" else tmp_path
-        status, error = run(capsys, "score", tmp_path / "a.mp4", "--model", tmp_path, "--out", out)
-        assert (status, error.count("\n"), said in error) == (1, 1, True)
-
-
-@pytest.mark.parametrize("given", [("check", "--csv"), ("score", "--json"), ("score", "--csv", "--out")])
-def test_files_that_cannot_be_written_are_refused_before_any_work(capsys, tmp_path, given):
-    command, *options = given
-    more = [word for option in options for word in (option, tmp_path)] + ["--model", tmp_path] * (command == "score")
-    status, error = run(capsys, command, tmp_path, *more)
-    assert (status, options[-1] in error) == (1, True)

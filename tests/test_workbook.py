@@ -3,20 +3,17 @@
 import errno
 import json
 import shutil
-from contextlib import nullcontext
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 from layout import make_clips
-from trees import some_flow, write_faces
-from trees import write_pairs as write_flow
+from trees import write_faces
 
-from helpers import check, config, workbook
-from helpers.clips import TRAITS, find_clips, scan_clips
-from helpers.files import ROOT, DiskFullError, read_json, write_json
+from helpers import config, workbook
+from helpers.files import ROOT, DiskFullError, read_json
 from helpers.store import Stage, write_arrays
+from helpers.workbook import WorkbookError
 
 
 @pytest.fixture
@@ -71,39 +68,36 @@ def test_braces_in_a_path_are_no_parameters(book):
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
+    ("stopped_by", "raised", "message"),
     [
-        ("raise ValueError('no\\nrows')", r"05_alignment failed in cell 4: ValueError: no rows\n.*05_alignment\.ipynb"),
-        ("raise type('DiskFullError', (OSError,), {})('the disk is full')", "^05_alignment: the disk is full$"),
-        ("import os; os._exit(9)", "kernel died"),
+        ("raise ValueError('no\\nrows')", WorkbookError, r"in cell 4: ValueError: no rows\n.*05_alignment\.ipynb"),
+        ("raise type('DiskFullError', (OSError,), {})('the disk is full')", WorkbookError, "^05_.*: the disk is full$"),
+        ("import os; os._exit(9)", WorkbookError, "05_alignment .* kernel died"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+        (OSError(errno.ENOSPC, "full"), DiskFullError, "full"),
     ],
 )
-def test_a_failed_notebook_is_named_with_its_error_and_runs_again(book, code, message):
+def test_a_notebook_that_fails_or_is_stopped_when_it_was_done_again_is_not_done(
+    book, monkeypatch, stopped_by, raised, message
+):
+    def stop(*_, **__):
+        (book / "out" / "05_alignment.txt").write_text("half")
+        raise stopped_by
+
+    only = {"chosen": ["05_alignment"]}
+    assert execute(book, **only) == ["05_alignment"]
     path = book / "notebooks" / "05_alignment.ipynb"
     good, bad = path.read_text(), nbformat.read(path, as_version=4)
-    bad.cells[2].source = code
-    nbformat.write(bad, path)
-    with pytest.raises(workbook.WorkbookError, match=message):
-        execute(book)
+    with monkeypatch.context() as patch, pytest.raises(raised, match=message):
+        if isinstance(stopped_by, str):
+            bad.cells[2].source = stopped_by
+            nbformat.write(bad, path)
+        else:
+            (book / "out" / "05_alignment.txt").unlink()
+            patch.setattr("papermill.execute_notebook", stop)
+        execute(book, **only)
     path.write_text(good)
-    assert execute(book) == ["05_alignment"]
-
-
-@pytest.mark.parametrize(
-    ("error", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "full"), DiskFullError)]
-)
-def test_a_notebook_that_was_stopped_when_it_was_done_again_is_not_done(book, monkeypatch, error, raised):
-    assert len(execute(book)) == 2
-    (book / "out" / "05_alignment.txt").unlink()
-
-    def stopped(source, *_, **__):
-        (book / "out" / "05_alignment.txt").write_text("half")
-        raise error
-
-    with monkeypatch.context() as patch, pytest.raises(raised):
-        patch.setattr("papermill.execute_notebook", stopped)
-        execute(book)
-    assert execute(book) == ["05_alignment"]
+    assert execute(book, **only) == ["05_alignment"]
 
 
 def test_clips_behind_a_link_and_pictures_of_a_tree_count(book, tmp_path):
@@ -125,44 +119,48 @@ def test_clips_behind_a_link_and_pictures_of_a_tree_count(book, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("call", "message"),
     [
         (b"'02': {fps: fast}", "02_clip_preparation: fps .*'fast'"),
         (b"12: {fps: 25}", "'12'.*01_data_analysis"),
         (b"- fps", "one section"),
         ("02: {backend: ä}".encode("latin-1"), r"p\.yaml must be YAML in UTF-8"),
+        (("05", "07"), "no notebook"),
+        (("12", None), "'12'"),
     ],
 )
-def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, text, message):
-    (tmp_path / "p.yaml").write_bytes(text)
+def test_wrong_parameters_and_notebooks_are_refused_before_anything_runs(tmp_path, call, message):
     with pytest.raises(ValueError, match=message):
-        workbook.plan(tmp_path, tmp_path, weights="random", params=tmp_path / "p.yaml")
-
-
-def test_parameters_are_defaults_then_the_file_then_the_command_line(tmp_path):
-    planned = workbook.plan(tmp_path, tmp_path)
-    assert planned["03_static_extraction"]["weights"] == planned["04_dynamic_extraction"]["weights"] == "pretrained"
-    random = workbook.plan(tmp_path, tmp_path, weights="random")["04_dynamic_extraction"]
-    assert random == {"weights": "random", "data_dir": str(tmp_path), "out_dir": str(tmp_path)}
-    (tmp_path / "p.yaml").write_text("02: {fps: 30}\n03: {weights: random}\n01: {limit: 7}")
-    planned = workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml", limit=3)
-    of = {"02_clip_preparation": "fps", "03_static_extraction": "weights", "01_data_analysis": "limit"}
-    assert [planned[name][value] for name, value in of.items()] == [30, "random", 3]
+        if isinstance(call, tuple):
+            workbook.select(*call)
+        else:
+            (tmp_path / "p.yaml").write_bytes(call)
+            workbook.plan(tmp_path, tmp_path, weights="random", params=tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize(
-    ("static", "dynamic", "expected"),
+    ("text", "options", "expected"),
     [
-        ("random", "random", [15, 8, 112]),
-        ("random", "pretrained", [25, 8, 224]),
-        ("pretrained", "random", [25, 5, 112]),
+        ("", {}, {"03.weights": "pretrained", "04.weights": "pretrained"}),
+        ("", {"weights": "random"}, {"03.weights": "random", "04.weights": "random", "02.fps": 15, "04.input_px": 112}),
+        ("02: {fps: 30}\n03: {weights: random}\n01: {limit: 7}", {"limit": 3},
+         {"02.fps": 30, "03.weights": "random", "01.limit": 3}),
+        ("03: {weights: random}\n04: {weights: random}", {},
+         {"02.fps": 15, "03.every_n_frames": 8, "04.input_px": 112}),
+        ("03: {weights: random}\n04: {weights: pretrained}", {},
+         {"02.fps": 25, "03.every_n_frames": 8, "04.input_px": 224}),
+        ("03: {weights: pretrained}\n04: {weights: random}", {},
+         {"02.fps": 25, "03.every_n_frames": 5, "04.input_px": 112}),
     ],
-)
-def test_what_pretrained_weights_need_is_set_where_a_section_has_them(tmp_path, static, dynamic, expected):
-    (tmp_path / "p.yaml").write_text(f"03: {{weights: {static}}}\n04: {{weights: {dynamic}}}")
-    planned = workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml")
-    configs = [config.NOTEBOOKS[name].checked(values) for name, values in planned.items()]
-    assert [configs[2].fps, configs[3].every_n_frames, configs[4].input_px] == expected
+)  # fmt: skip
+def test_parameters_are_defaults_or_what_weights_need_then_the_file_then_the_command_line(
+    tmp_path, text, options, expected
+):
+    (tmp_path / "p.yaml").write_text(text)
+    planned = workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml", **options)
+    found = {name[:2]: config.NOTEBOOKS[name].checked(values) for name, values in planned.items()}
+    assert {place: getattr(found[place[:2]], place[3:]) for place in expected} == expected
+    assert (found["04"].data, found["04"].out) == (tmp_path, tmp_path)
 
 
 def test_clips_are_classified_where_there_is_a_folder_of_classes_and_shipped_parameters_are_legal(tmp_path):
@@ -178,47 +176,9 @@ def test_clips_are_classified_where_there_is_a_folder_of_classes_and_shipped_par
         assert list(workbook.plan(tmp_path, tmp_path, params=path)) == list(config.NOTEBOOKS)
 
 
-@pytest.mark.parametrize(
-    ("only", "start", "chosen"),
-    [
-        ("03,", None, ["03"]),
-        ("3, 04_dynamic_extraction", None, ["03", "04"]),
-        (None, "06", ["06", "07", "08", "09", "10"]),
-        ("05", "07", "no notebook"),
-        ("12", None, "'12'"),
-    ],
-)
-def test_only_and_from_choose_notebooks(only, start, chosen):
-    with pytest.raises(ValueError, match=chosen) if isinstance(chosen, str) else nullcontext():
-        assert [name[:2] for name in workbook.select(only, start)] == chosen
-
-
-@pytest.fixture
-def trees(tmp_path):
-    """Stored faces and flow of two clips, a data folder with one's ratings only, and the tasks that read them."""
-    for key in ("training80_01/a.001", "training80_01/b.001"):
-        write_faces(tmp_path / "faces" / key, range(3))
-        write_flow(tmp_path / "flow" / key, some_flow(5, 8, 8))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "ratings.csv").write_text(f"clip,{','.join(TRAITS)}\nb.001,.1,.2,.3,.4,.5\n")
-    sections = f"03: {{faces_dir: {tmp_path / 'faces'}}}\n04: {{flow_dir: {tmp_path / 'flow'}}}"
-    (tmp_path / "p.yaml").write_text(sections)
-    return workbook.plan(tmp_path / "data", tmp_path / "out", weights="random", params=tmp_path / "p.yaml")
-
-
-def test_trees_take_the_place_of_videos_and_those_that_are_missing_are_refused(trees, tmp_path):
-    data, out, static = tmp_path / "data", tmp_path / "out", ["03_static_extraction"]
-    trees["04_dynamic_extraction"].pop("flow_dir")
-    with pytest.raises(ValueError, match="04_dynamic_extraction: flow_dir"):
-        workbook.check_inputs(trees, workbook.select(), data, out)
-    assert workbook.check_inputs(trees, ["01_data_analysis", *static], data, out)[2] == static
-    (data / "b.001.mp4").touch()
-    clips, _, chosen = workbook.check_inputs(trees, ["01_data_analysis", *static], data, out)
-    assert (clips.index.tolist(), len(chosen)) == (["b.001"], 2)
-    (data / "b.001.mp4").unlink()
-    trees["03_static_extraction"]["faces_dir"] = str(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        workbook.check_inputs(trees, static, data, out)
+def test_only_and_from_choose_notebooks():
+    assert [name[:2] for name in workbook.select("3, 04_dynamic_extraction,")] == ["03", "04"]
+    assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09", "10"]
 
 
 def test_committed_notebooks_are_fresh_normalised_and_small():
@@ -259,43 +219,3 @@ def test_a_stage_is_whole_when_it_is_finished_and_no_file_is_lost_or_cut(tmp_pat
     assert is_whole()
     (stage.folder / "manifest.json").write_text("{")
     assert not is_whole()
-
-
-@pytest.fixture
-def rated(tmp_path):
-    """A folder of nine files that are named as clips, with ratings of eight of them and of another one."""
-    folder = make_clips(tmp_path / "data {x}", *(f"c{k}.mp4" for k in range(9)))
-    ratings = pd.DataFrame({trait: [k / 10 for k in range(9)] for trait in TRAITS})
-    ratings.set_axis([*(f"c{k}" for k in range(8)), "who"]).to_csv(folder / "ratings.csv", index_label="clip")
-    return folder
-
-
-def test_check_tells_what_ratings_were_matched_to_and_what_06_needs(rated):
-    def said(limit=0):
-        tasks = workbook.plan(rated, rated / "out", weights="random")
-        return check.ratings_text(tasks, rated, find_clips(rated), limit).splitlines()
-
-    assert said()[0] == "8 of 9 clips are rated"
-    assert ("who" in "".join(said()), "WARNING" in "".join(said())) == (True, False)
-    assert said(3)[-1].startswith("WARNING: 06 could not train: validation and test must leave a source")
-    (rated / "truth.csv").write_text("key,clip_seed\n")  # synthetic clips: the token bank stands in
-    assert "WARNING" not in "".join(said(3))
-    (rated / "ratings.csv").write_text("")
-    assert said()[0].startswith("ratings cannot be used: ")
-    (rated / "ratings.csv").unlink()
-    assert said()[0] == "0 of 9 clips are rated"
-
-
-def test_the_end_of_a_run_tells_what_was_seen_used_and_left_out_and_lists_it(rated, tmp_path):
-    (rated / "photo.jpg").touch()
-    lost = {"clip": "c1", "reason": "no face found in 6 looks"}
-    failed = [{"clip": "c2", "reason": "too short (0.1 s)"}, {"clip": "c3", "row": 2, "reason": "empty"}, lost]
-    for stage, of_stage in (("faces", [lost]), ("static", failed)):
-        write_json(tmp_path / "out" / stage / "manifest.json", {"failed": of_stage})
-    said = workbook.account(*scan_clips(rated), tmp_path / "out")
-    assert said.startswith("seen 11 files: 9 clips, 1 of ratings, 1 left out (1 .jpg)")
-    assert "7 used, 2 cannot be (1 no face found in … looks, 1 too short)" in said
-    assert (said.count("\n"), said.endswith(str(tmp_path / "out" / "left_out.csv"))) == (0, True)
-    listed = pd.read_csv(tmp_path / "out" / "left_out.csv", keep_default_na=False).to_numpy().tolist()
-    assert ["c1.mp4", "clip", "no face found in 6 looks"] in listed
-    assert ["photo.jpg", ".jpg", ""] in listed
