@@ -12,23 +12,18 @@ from PIL import Image, ImageSequence
 
 from helpers import plots
 from helpers.clips import TRAITS
-from helpers.plots import (
-    attention,
-    features,
-    preparation,
-    training,
-)
+from helpers.plots import attention, features, preparation, training
 
 pytestmark = pytest.mark.usefixtures("figures")
 
+NAN = float("nan")
 RNG = np.random.default_rng(0)
 TS, TD, HEADS = 3, 5, 2
+T_S = np.array([0.25, 0.75, 1.25])
 PIXELS = RNG.integers(0, 255, (7, 11, 13, 3)).astype(np.uint8)
 NOTHING = np.zeros((1, 8, 8, 3), np.uint8)
-T_S = np.array([0.25, 0.75, 1.25])
-HALF = dict.fromkeys(TRAITS, 0.5)
-
-
+ENERGY = RNG.uniform(0, 1, (3, 4, 4))
+PLACES = 28.0 * np.arange(4) + 14
 WEIGHTS = RNG.random((HEADS, TS, TD))
 VIEW = SimpleNamespace(  # a made-up clip as the gallery shows it
     crops=RNG.integers(0, 255, (TS, 7, 7, 3), dtype=np.uint8),
@@ -42,49 +37,23 @@ VIEW = SimpleNamespace(  # a made-up clip as the gallery shows it
     motion_t_s=0.6 * np.arange(TD) + 0.3,
     windows={"warm light": (1.0, 1.85)},
 )
-EFFECTS_BY_TRAIT = VIEW.effects.T
-ONE = pd.DataFrame([np.linspace(0.2, 0.6, 5)], columns=TRAITS)
-EQUAL = pd.DataFrame(np.full((8, 5), 0.5), columns=TRAITS)
-BOXES = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
-SOURCES = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
-FLOW = np.tile(np.float32([3, -2]), (29, 29, 1))
-SPENT_S = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
-LOG = {"seconds_spent": SPENT_S, "extraction_time_seconds": 8.0}
-POINTS = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [5.0, 6.0, 7.0, 8.0]})
-POINTS.attrs["shares"] = [0.6, 0.25]
-ENERGY = RNG.uniform(0, 1, (3, 4, 4))
-PLACES = 28.0 * np.arange(4) + 14
-HEAT = np.stack([np.zeros((5, 5)), np.eye(5), -2 * np.eye(5)])
 HISTORY = pd.DataFrame({"model": "aligned_mlp", "seed": 0, "epoch": range(3), "loss": 0.04, "val_loss": [9, 0.01, 4]})
-R2 = [dict.fromkeys("OCEAN", value) for value in (0.2, 0.6)]
-MODELS = {
-    "constant": {"r2": R2[0], "seeds": [{"r2": R2[0]}]},
-    "ridge": {"r2": R2[1], "seeds": [{"r2": R2[1]}, {"r2": dict.fromkeys("OCEAN")}]},
-}
-TRUTH = np.linspace(0.1, 0.9, 11)
-PREDICTED = pd.concat([pd.DataFrame({"trait": t, "truth": TRUTH, "prediction": TRUTH + 0.1}) for t in TRAITS])
-BEYOND = pd.DataFrame({"trait": "openness", "truth": [0.2, 0.9], "prediction": [0.3, 1.2]})
-NAN = float("nan")
 LOGS = {
     "metrics": {
-        "epoch": [{"epoch": e, "loss": 0.04, "val_loss": v} for e, v in enumerate((0.09, 0.01, NAN))],
-        "batch": [{"epoch": e // 2, "step": e % 2, "loss": 0.1} for e in range(6)],
+        "epoch": pd.DataFrame({"epoch": range(3), "loss": 0.04, "val_loss": [0.09, 0.01, NAN]}),
+        "batch": pd.DataFrame({"epoch": [0, 0, 1, 1, 2, 2], "step": [0, 1] * 3, "loss": 0.1}),
     },
-    "rates": {"epoch": [{"epoch": e, "learning_rate": 0.1 / 2**e} for e in range(3)]},
+    "rates": {"epoch": pd.DataFrame({"epoch": range(3), "learning_rate": [0.1, 0.05, 0.025]})},
     "times": {
-        "epoch": [{"epoch": e, "seconds": 4, "steps_s": 3, "validation_s": 1, "other_s": 0} for e in range(3)],
-        "execution": [{"epoch": e, "steps": 10, "seconds": 1.0} for e in range(3)],
+        "epoch": pd.DataFrame({"epoch": range(3), "seconds": 4, "steps_s": 3, "validation_s": 1, "other_s": 0}),
+        "execution": pd.DataFrame({"epoch": range(3), "steps": 10, "seconds": 1.0}),
     },
     "analysis": {"share": {"start": 0, "steps": 0.7, "validation": 0.2, "other": 0.1}, "total_s": 12, "step_ms": 9},
 }
-MAPS = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "occlusion": {"value": 0.1, "interval": None}}
-LAG = {"trained": pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})}
-
-
-def equal_predictions(truth):
-    """Equal predictions of clips with these ratings."""
-    rows = truth.rename_axis("clip").melt(var_name="trait", value_name="truth", ignore_index=False)
-    return rows.reset_index().assign(prediction=0.5)
+HALF, UNKNOWN = dict.fromkeys(TRAITS, 0.5), dict.fromkeys("OCEAN")
+TRUTH = np.linspace(0.1, 0.9, 11)
+PREDICTED = pd.concat([pd.DataFrame({"trait": t, "truth": TRUTH, "prediction": TRUTH + 0.15}) for t in TRAITS])
+ONE = PREDICTED.groupby("trait").head(1)
 
 
 def bars(ax, side="width"):
@@ -95,8 +64,8 @@ def line(ax, k=0):
     return ax.lines[k].get_ydata()
 
 
-def cells(ax, k=0):
-    return ax.collections[k].get_array()
+def cells(ax):
+    return ax.collections[0].get_array()
 
 
 def drawn(figure):
@@ -111,47 +80,49 @@ def same(read, expected):
 
 
 def test_figures_of_preparation():
-    boxes = {"boxes": BOXES, "sources": SOURCES, "stable_box": np.float32([0, 1, 8, 9])}
-    ax = drawn(preparation.plot_contact_sheet(PIXELS, np.arange(7), **boxes))
+    boxes = np.float32([[1, 2, 4, 5]] * 6 + [[np.nan] * 4])
+    sources = ["detected", "tracked", "interpolated", "tracked", "tracked", "detected", "none"]
+    look = {"boxes": boxes, "sources": sources, "stable_box": np.float32([0, 1, 8, 9])}
+    ax = drawn(preparation.plot_contact_sheet(PIXELS, np.arange(7), **look))
     same([*ax[0].patches[1].get_bbox().extents, len(ax[6].patches)], [1, 2, 4, 5, 1])
-    same(ax[3].images[0].get_array().mean(), PIXELS[3].mean())
+    same(ax[3].images[0].get_array(), PIXELS[3])
     ax = drawn(preparation.plot_crops(PIXELS, np.arange(7)))
     same(ax[0].images[0].get_array(), np.concatenate(list(PIXELS), axis=1))
-    ax = drawn(preparation.plot_flow(np.zeros((29, 29, 3), np.uint8), FLOW))
+    ax = drawn(preparation.plot_flow(np.zeros((29, 29, 3), np.uint8), np.tile(np.float32([3, -2]), (29, 29, 1))))
     arrows, speed = ax[0].collections[0], ax[1].images[0].get_array()
     same([arrows.U[0], arrows.V[0], speed[0, 0]], [6, -4, np.hypot(3, 2)])
 
 
 def test_figures_of_features():
-    ax = drawn(features.plot_time_spent(LOG, 2))
+    spent_s = {"decoding": 6.0, "flow": 2.0, "network": 4.0, "writing": 1.0}
+    ax = drawn(features.plot_time_spent({"seconds_spent": spent_s, "extraction_time_seconds": 8.0}, 2))
     same(bars(ax[0]), [3, 1, 4, 1])
     ax = drawn(features.plot_rows(np.array([[0, 1, 5, 0], [0, 2, 5, 9], [0, 3, 5, 0]], float), T_S))
     same(cells(ax[0])[0], np.array([-3, 6, -3]) / np.std([0, 9, 0]))
-    axes = drawn(features.plot_channel_pictures(ENERGY, [3, 1, 4], 112))
-    same([ax.images[0].get_array() for ax in axes[:3]], ENERGY)
-    ax = drawn(features.plot_overlay(PIXELS[:3, :, :11], HEAT, T_S))
-    same([image.get_array() for image in ax[0].images[1:]], HEAT / 2)
+    ax = drawn(features.plot_channel_pictures(ENERGY, [3, 1, 4], 112))
+    same([one.images[0].get_array() for one in ax[:3]], ENERGY)
+    heat = np.stack([np.zeros((5, 5)), np.eye(5), -2 * np.eye(5)])
+    ax = drawn(features.plot_overlay(PIXELS[:3, :, :11], heat, T_S))
+    same([image.get_array() for image in ax[0].images[1:]], heat / 2)
     ax = drawn(features.plot_layers(["early", "late"], [np.linspace(0, 100, 101), np.r_[np.zeros(75), np.ones(25)]]))
     same([*bars(ax[0]), *ax[0].lines[0].get_xdata()], [90, 1, 50, 0])
+    points = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [5.0, 6.0, 7.0, 8.0]})
+    points.attrs["shares"] = [0.6, 0.25]
     rated = pd.Series([0.1, NAN, 0.9, 0.5], name="openness")
-    ax = drawn(features.plot_plane(POINTS, POINTS, list("abab"), rated))
+    ax = drawn(features.plot_plane(points, points, list("abab"), rated))
     same([*line(ax[0]), *line(ax[2], 1), *cells(ax[1]), *line(ax[1])], [5, 7, 6, 8, 0.1, 0.9, 0.5, 6])
     ax = drawn(features.plot_channels(np.array([[5.0, 0.0, 2.0], [7.0, 0.0, 2.0], [9.0, 3.0, 2.0]])))
     same(line(ax[0]), [0, 2, 7])
-
-
-def test_figures_of_features_over_time():
     ax = drawn(features.plot_evolution(T_S, np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), ["a", "flat"]))
     same([line(ax[0]), line(ax[0], 1)], [[0, 0.5, 1], [0, 0, 0]])
     ax = drawn(features.plot_space_time(ENERGY, T_S, PLACES))
     same([cells(ax[0]), cells(ax[1])], [ENERGY.mean(1).T, ENERGY.mean(2).T])
     ax = drawn(features.plot_surface(np.arange(6.0).reshape(3, 2), T_S, PLACES[:2]))
     same(cells(ax[0]), [1.5, 3.5])
-    ax = drawn(features.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, EFFECTS_BY_TRAIT[:3], T_S))
-    same(
-        [ax[0].images[0].get_array().mean(), ax[1].images[-1].get_array().mean()], [PIXELS[0].mean(), ENERGY[2].mean()]
-    )
-    same(cells(ax[2])[:, 1], EFFECTS_BY_TRAIT[1])
+    ax = drawn(features.plot_flow_and_features(PIXELS[:3], T_S, ENERGY, T_S, VIEW.effects[:3], T_S))
+    same(ax[0].images[0].get_array(), PIXELS[0])
+    same(ax[1].images[-1].get_array(), ENERGY[2])
+    same(cells(ax[2]), VIEW.effects[:3].T)
 
 
 def test_figures_of_training():
@@ -160,32 +131,36 @@ def test_figures_of_training():
     ax = drawn(training.plot_dashboard(LOGS))
     same([*line(ax[0], 1)[:2], *line(ax[0], 2), *line(ax[1])], [0.3, 0.1, 0.1, *[0.1] * 6])
     same([*bars(ax[4], "height")[:4], *line(ax[2])], [3, 3, 3, 1, 0.1, 0.05, 0.025])
-    ax = drawn(training.plot_models(MODELS))
+    low, high = (dict.fromkeys("OCEAN", value) for value in (0.2, 0.6))
+    models = {"constant": {"seeds": [{"r2": low}]}, "ridge": {"seeds": [{"r2": high}, {"r2": UNKNOWN}]}}
+    ax = drawn(training.plot_models(models))
     same(bars(ax[3]), [0.2, 0.6])
     ax = drawn(training.plot_predictions(PREDICTED, HALF))
-    same([line(ax[0], 1)[0], *line(ax[0], 2)], [0.5, *(TRUTH + 0.1)])
-    ax = drawn(training.plot_predictions(BEYOND, HALF))
-    same(line(ax[0], 2), [0.3, 1.0])
+    same([line(ax[0], 1)[0], *line(ax[0], 2)], [0.5, *(TRUTH[:-1] + 0.15), 1.0])  # cut to the scale
+    for half_width, inside in ((0.2, "100%"), (0.05, "0%")):
+        ax = drawn(training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, half_width)))
+        assert all(f"\n{inside}" in one.get_title(loc="left") for one in ax)
 
 
 def test_figures_of_attention():
     ax = drawn(attention.plot_clip_attention(VIEW, TRAITS))
     same([len(ax[0].images), len(ax[1].collections[0].get_segments())], [TS, TS * TD])
-    same([*cells(ax[3]), *cells(ax[4])], [*VIEW.attention.mean(1), *EFFECTS_BY_TRAIT])
-    ax = drawn(attention.plot_attention_map(VIEW.attention[0], VIEW.face_t_s, VIEW.motion_t_s))
-    same(cells(ax[0]), VIEW.attention[0])
-    ax = drawn(attention.plot_heads(VIEW.attention, VIEW.face_t_s, VIEW.motion_t_s, [0.25, 0.75]))
-    same([cells(ax[0]), cells(ax[1])], VIEW.attention)
-    ax = drawn(attention.plot_lag(LAG))
+    same([*cells(ax[3]), *cells(ax[4])], [*WEIGHTS.mean(1), *VIEW.effects.T])
+    ax = drawn(attention.plot_attention_map(WEIGHTS[0], VIEW.face_t_s, VIEW.motion_t_s))
+    same(cells(ax[0]), WEIGHTS[0])
+    ax = drawn(attention.plot_heads(WEIGHTS, VIEW.face_t_s, VIEW.motion_t_s, [0.25, 0.75]))
+    same([cells(ax[0]), cells(ax[1])], WEIGHTS)
+    ax = drawn(attention.plot_lag({"trained": pd.DataFrame({"lag_s": [-1, 0, 1], "attention": [0.1, 0.8, 0.1]})}))
     same(line(ax[0]), [0.1, 0.8, 0.1])
     ax = drawn(attention.plot_share_against_effect(np.array([0.1, 0.2]), np.array([0.3, 0.4])))
     same(ax[0].collections[0].get_offsets(), [[0.1, 0.3], [0.2, 0.4]])
     ax = drawn(attention.plot_clips(ENERGY[0], "abcd", T_S[0] * np.arange(4), inside=ENERGY[0] > 9))
     same(cells(ax[0]), ENERGY[0])
-    ax = drawn(plots.plot_intervals({"before training": MAPS, "shuffled ratings": MAPS}, "r", {"none": 0}))
-    same([bars.lines[0].get_xdata() for bars in ax[0].containers], [[0.8, 0.8], [0.1, 0.1]])
+    maps = {"attention": {"value": 0.8, "interval": [0.7, 0.9]}, "occlusion": {"value": 0.1, "interval": None}}
+    ax = drawn(plots.plot_intervals({"before training": maps, "shuffled ratings": maps}, "r", {"none": 0}))
+    same([points.lines[0].get_xdata() for points in ax[0].containers], [[0.8, 0.8], [0.1, 0.1]])
     ax = drawn(attention.plot_segment(VIEW, 2, head=1))
-    same(cells(ax[2]), VIEW.attention[:, :, 2])
+    same(cells(ax[2]), WEIGHTS[:, :, 2])
     same(ax[1].images[0].get_array(), VIEW.speed[2])
 
 
@@ -202,10 +177,10 @@ LITTLE = [  # values that are one, equal, or not defined
     (features.plot_overlay, NOTHING, np.zeros((1, 2, 2)), [0.0]),
     (preparation.plot_crops, NOTHING, [0.0]),
     (preparation.plot_flow, NOTHING[0], np.zeros((8, 8, 2))),
-    (training.plot_predictions, equal_predictions(EQUAL), HALF),
-    (training.plot_predictions, equal_predictions(ONE), HALF),
-    (training.plot_residuals, equal_predictions(ONE), HALF, HALF),
-    (training.plot_models, {"constant": {"seeds": [{"r2": dict.fromkeys("OCEAN")}]}}),
+    (training.plot_predictions, PREDICTED.assign(truth=0.5, prediction=0.5), HALF),
+    (training.plot_predictions, ONE, HALF),
+    (training.plot_residuals, ONE, HALF, HALF),
+    (training.plot_models, {"constant": {"seeds": [{"r2": UNKNOWN}]}}),
     (training.plot_history, HISTORY.head(1).assign(val_loss=NAN)),
     (plots.plot_intervals, {"the clip": {"occlusion": {"value": None, "interval": None}}}, "r", {}),
     (attention.plot_segment, SimpleNamespace(**vars(VIEW) | {"crops": None}), 1),
@@ -219,12 +194,6 @@ def test_what_is_not_defined_is_no_number_in_the_figure(little):
     assert ("nan" in said, "None" in said) == (False, False)
 
 
-@pytest.mark.parametrize(("half_width", "inside"), [(0.2, "100%"), (0.05, "0%")])
-def test_the_residuals_inside_the_interval_are_counted(half_width, inside):
-    fig = training.plot_residuals(PREDICTED, HALF, dict.fromkeys(TRAITS, half_width))
-    assert all(f"\n{inside}" in ax.get_title(loc="left") for ax in fig.axes)
-
-
 def test_an_animation_shows_the_flow_and_the_answer_of_each_moment(tmp_path):
     flow_rgb, energy = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((3, 2, 2))
     flow_rgb[1], energy[2] = (255, 0, 0), 1
@@ -232,7 +201,6 @@ def test_an_animation_shows_the_flow_and_the_answer_of_each_moment(tmp_path):
     movie.save(tmp_path / "moving.gif", writer="pillow")
     with Image.open(tmp_path / "moving.gif") as gif:
         frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]).astype(int)
-        assert (len(frames), gif.info["loop"], gif.info["duration"]) == (3, 0, 250)
     red, yellow = ((np.abs(frames - color).max(-1) < 30).sum((1, 2)) for color in ((255, 0, 0), (253, 231, 36)))
     assert (red > 1000).tolist() == [False, True, False]
     assert yellow[2] > yellow[:2].max() + 1000  # the end of viridis
