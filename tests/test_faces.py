@@ -145,16 +145,11 @@ def test_a_person_has_a_box_at_every_sample_and_the_stable_one_is_that_of_the_sh
     assert got.box_xyxy.tolist() == [65.75, 24.25, 235.75, 194.25]
 
 
-@pytest.mark.parametrize(
-    ("name", "x", "y", "n_faces", "reason"),
-    [("portrait_rotated", (60, 180), (80, 240), 1, "the only face"), ("two_faces", (0, 160), (0, 240), 2, "largest")],
-)
-def test_the_larger_face_is_the_main_one_in_the_displayed_frame(name, x, y, n_faces, reason):
-    got = awkward(name)
-    assert (got.coverage, got.n_faces_max) == (1, n_faces)
-    assert x[0] < got.box_xyxy[[0, 2]].mean() < x[1]
-    assert y[0] < got.box_xyxy[[1, 3]].mean() < y[1]
-    assert got.reason.startswith(reason)
+def test_the_larger_of_two_faces_is_the_main_one():
+    got = awkward("two_faces")
+    assert (got.coverage, got.n_faces_max, got.reason[:7]) == (1, 2, "largest")
+    assert 0 < got.box_xyxy[[0, 2]].mean() < 160
+    assert 0 < got.box_xyxy[[1, 3]].mean() < 240
 
 
 def test_a_track_is_the_same_after_writing_and_reading_and_a_damaged_one_is_named(tmp_path):
@@ -219,31 +214,22 @@ def test_the_stable_box_is_the_median_enlarged_and_raised():
     np.testing.assert_allclose(stable_box(rows, 1.7), [cx - half, cy - half, cx + half, cy + half], rtol=1e-6)
 
 
+def hand(frame, x):
+    return cv2.circle(frame.copy(), (x, 120), 130, (180, 140, 120), -1)
+
+
 def scaled(frames, gain):
     return np.clip(frames * np.asarray(gain)[:, None, None, None], 0, 255).astype(np.uint8)
 
 
-def moved(frames, matrices):
-    return np.stack([cv2.warpAffine(f, np.float32(m), (320, 240)) for f, m in zip(frames, matrices, strict=True)])
+def moved(frames, shifts, zooms=(1,) * 60):
+    moves = ([[k, 0, x], [0, k, y]] for k, (x, y) in zip(zooms, shifts, strict=False))
+    return np.stack([cv2.warpAffine(f, np.float32(m), (320, 240)) for f, m in zip(frames, moves, strict=True)])
 
 
-def shifts(moves):
-    return [[[1, 0, x], [0, 1, y]] for x, y in moves]
-
-
-def with_frames(numbers, change):
-    frames = ONE.copy()
-    for number in numbers:
-        frames[number] = change(frames[number], number)
-    return frames
-
-
-def hand(frame, number):
-    return cv2.circle(frame.copy(), (80 * number - 1700, 120), 130, (180, 140, 120), -1)
-
-
-def flash(frame, number):
-    return cv2.convertScaleAbs(frame, alpha=3, beta=60) if number < 30 else frame * 0 + 255
+def swapped(frames):
+    """`ONE` with other frames, by number."""
+    return np.stack([frames.get(k, frame) for k, frame in enumerate(ONE)])
 
 
 RANDOM = np.random.default_rng(0).normal(0, 1, (60, 2))
@@ -253,13 +239,13 @@ CUTS = {
     "two cuts": (np.concatenate([ONE[:20], OTHER[:20], ONE[20:40]]), [20, 40]),
     "three shots of a quarter second": (np.concatenate([ONE[:20], OTHER[:4], ONE[24:28], OTHER[28:50]]), [20, 24, 28]),
     "a cut in the dark": (scaled(TWO, np.full(50, 0.15)), [25]),
-    "one frame in between": (with_frames([30], lambda f, k: OTHER[k]), []),
-    "a flash": (with_frames([20, 40], flash), []),
+    "one frame in between": (swapped({30: OTHER[30]}), []),
+    "a flash": (swapped({20: cv2.convertScaleAbs(ONE[20], alpha=3, beta=60), 40: ONE[0] * 0 + 255}), []),
     "out of black and back": (scaled(ONE[:50], DIP), []),
     "from one to the other through black": (scaled(TWO, DIP), [28]),
-    "a shaken camera": (moved(ONE, shifts(4 * RANDOM)), []),
+    "a shaken camera": (moved(ONE, 4 * RANDOM), []),
     "a light that is turned down": (scaled(ONE, np.r_[np.ones(30), np.full(30, 0.5)]), []),
-    "a hand before the camera": (with_frames(range(20, 28), hand), []),
+    "a hand before the camera": (swapped({20 + k: hand(ONE[20 + k], 80 * k - 100) for k in range(8)}), []),
     "black": (ONE * 0, []),
     "one picture": (ONE[:1], []),
 }
@@ -369,8 +355,8 @@ def test_who_moves_wins_over_a_still_picture_and_a_face_too_small_has_the_parame
 def test_a_picture_of_a_face_is_still_however_it_is_filmed(track):
     still, zoom = np.repeat(ONE[:1], 48, axis=0), np.linspace(1, 1.25, 48)
     noisy = np.random.default_rng(0).normal(still, 3).clip(0, 255).astype(np.uint8)
-    by_hand = moved(still, shifts(0.7 * np.cumsum(RANDOM[:48], axis=0)))
-    zoomed = moved(still, [[[k, 0, 160 - 160 * k], [0, k, 120 - 120 * k]] for k in zoom])
+    by_hand = moved(still, 0.7 * np.cumsum(RANDOM[:48], axis=0))
+    zoomed = moved(still, np.outer(1 - zoom, [160, 120]), zoom)
     for filmed in (noisy, by_hand, zoomed):
         for detect_every in (1, 8):
             assert "still picture" in track(filmed, detect_every=detect_every).remarks

@@ -14,7 +14,7 @@ from helpers.precomputed import FaceTree, OpticalFlowSequenceLoader, StoredError
 from helpers.rows import CROPS_PER_CHUNK
 from helpers.store import read_arrays, write_arrays
 
-FLOW_PX, TEXTURE_PX, COLUMNS = 8, 97, ("values", "t_s", "frame")
+FLOW_PX, COLUMNS = 8, ("values", "t_s", "frame")
 CLIP = "training80_01/-AmMDnVl4s8.003"
 
 
@@ -55,26 +55,18 @@ def test_a_picture_is_known_by_its_content_turned_as_it_says_and_scaled_like_a_c
     assert apart(samples_of(tree.job("a", 32))[0][0], face(0, 64)[::2, ::2]) < 3
 
 
-@pytest.mark.parametrize(
-    ("names", "numbers"),
-    [
-        (["frame_det_00_{:06d}.bmp"], [0, 1, 2, 3]),  # OpenFace: from 1
-        (["frame_det_00_{:06d}.bmp", "frame_det_01_00000{}9.bmp"], [0, 1, 2, 3]),  # another face, at other times
-        (["{:04d}.webp"], [1, 2, 3, 4]),
-        (["id003_frame_{}.png"], [1, 2, 3, 4]),
-    ],
-)
-def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, caplog, names, numbers):
-    for seed, name in enumerate(names):
-        for number in range(1, 5 - seed):  # the first face is there longer
-            path = tmp_path / "anna_aligned" / name.format(number)
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(face(10 * seed + number)).save(path)
-    crops, t_s, found, reasons = samples_of(FaceTree(tmp_path, 30.0).job("anna_aligned", SIDE))
-    assert ("anna_aligned: 3 pictures of other faces are left out" in caplog.text) == (len(names) > 1)
-    assert (found, reasons) == (numbers, {})
-    np.testing.assert_allclose(t_s, np.array(numbers) / 30)
-    assert all(apart(crop, face(seed)) < 5 for crop, seed in zip(crops, range(1, 5), strict=True))
+def test_pictures_of_other_programs_are_ordered_and_faces_told_apart(tmp_path, caplog):
+    names = {"frame_det_00_{:06d}.bmp": 0, "{:04d}.webp": 1, "id003_frame_{}.png": 1}  # of the first
+    for k, name in enumerate(names):
+        write_faces(tmp_path / f"{k}_aligned", range(1, 5), name)
+    write_faces(tmp_path / "0_aligned", range(11, 14), "frame_det_01_00000{}9.bmp")  # another face, at other times
+    for k, first in enumerate(names.values()):
+        crops, t_s, found, reasons = samples_of(FaceTree(tmp_path, 30.0).job(f"{k}_aligned", SIDE))
+        assert (found, reasons) == (list(range(first, first + 4)), {})
+        np.testing.assert_allclose(t_s, np.arange(first, first + 4) / 30)
+        assert all(apart(crop, face(seed)) < 5 for crop, seed in zip(crops, range(1, 5), strict=True))
+    assert "0_aligned: 3 pictures of other faces are left out" in caplog.text
+    assert caplog.text.count("left out") == 1
 
 
 def test_a_changed_renamed_or_removed_sample_changes_the_fingerprint_of_its_clip(tmp_path):
@@ -235,16 +227,13 @@ def test_batches_are_cut_padded_repeated_on_request_and_masked_where_a_field_is_
     assert mask.all()
 
 
-def texture() -> np.ndarray:
-    noise = np.random.default_rng(5).integers(0, 256, (TEXTURE_PX, TEXTURE_PX, 3)).astype(np.uint8)
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_picture_moved_right_or_down_gives_its_motion_in_pixels(method):
-    frames = [np.roll(texture(), (dy, dx), axis=(0, 1)) for dx, dy in ((0, 0), (3, 0), (3, 2))]
+    noise = np.random.default_rng(5).integers(0, 256, (97, 97, 3)).astype(np.uint8)
+    texture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
+    frames = [np.roll(texture, (dy, dx), axis=(0, 1)) for dx, dy in ((0, 0), (3, 0), (3, 2))]
     flow = OpticalFlowComputer(method).compute(np.stack(frames))
-    assert (flow.shape, flow.dtype) == ((2, TEXTURE_PX, TEXTURE_PX, 2), np.float32)
+    assert (flow.shape, flow.dtype) == ((2, 97, 97, 2), np.float32)
     for field, motion in zip(flow, ((3, 0), (0, 2)), strict=True):
         np.testing.assert_allclose(np.median(field[20:-20, 20:-20].reshape(-1, 2), axis=0), motion, atol=0.3)
 
@@ -294,7 +283,7 @@ def test_what_is_no_flow_is_refused_before_anything_is_written_and_damaged_files
     )
     path = tmp_path / "a.npz"
     for call in (
-        partial(OpticalFlowComputer().compute, texture()[None]),
+        partial(OpticalFlowComputer().compute, np.zeros((1, 97, 97, 3), np.uint8)),
         partial(OpticalFlowComputer, "raft"),
         partial(resize_flow, np.zeros((5, 7, 11, 2), np.float32), 7),
         partial(normalise_flow, np.zeros((3, 3, 2)), 0),
