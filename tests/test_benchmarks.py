@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they promise, kills of runs included; how fast anything is, no test judges."""
+"""The benchmarks run and say what they promise, kills and damage included; how fast anything is, no test judges."""
 
 import multiprocessing
 from functools import partial
@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import dynamic, machine, memory, rearranged, resume, static, training
+from benchmarks import damaged, decode, dynamic, machine, memory, rearranged, resume, static, training, variants
+from benchmarks.clips import TO_DAMAGE, draw_pictures, write_encodings
+from benchmarks.decode import AUTO
 from benchmarks.flow import accuracy_table, end_point_error, warped_pairs
 from benchmarks.pointing import DATA, planted_places, pointing, score_slopes
+from benchmarks.readers import OPENCV, Job, Way, read_fully
 from helpers.align import ChannelGroups, Pca
 from helpers.backbones import Backbone
 from helpers.clips import find_clips
@@ -21,7 +24,11 @@ from helpers.faces import track_clip
 from helpers.files import read_json, write_json
 from helpers.model import CompletePersonalityModel
 from helpers.store import read_features
+from helpers.video import probe, read_frames
 from helpers.weights import Weights
+
+N_FRAMES, NAME = 31, "h264 faststart mp4"
+SMALL = (NAME, "h264 mkv", "mpeg4 avi", "vp9 webm", "av1 mkv")
 
 
 @pytest.fixture
@@ -64,15 +71,11 @@ def test_features_are_timed_with_the_same_work_for_every_way(result_of, monkeypa
     assert result["ratio_clip_pass_to_stride1"] > 1
 
 
-class SmallModel(keras.Model):
-    def __init__(self, *widths):
-        super().__init__()
-        self.scores = keras.layers.Dense(5)
-        self.scores.build((None, widths[0]))
-        self.built = True
-
-    def call(self, inputs):
-        return self.scores(inputs["static"])
+def small_model(*widths):
+    streams = {
+        name: keras.Input((width,), name=name) for name, width in zip(("static", "dynamic"), widths, strict=True)
+    }
+    return keras.Model(streams, keras.layers.Dense(5)(streams["static"]))
 
 
 def test_memory_and_training_are_measured(result_of, monkeypatch):
@@ -80,7 +83,7 @@ def test_memory_and_training_are_measured(result_of, monkeypatch):
     result = result_of(memory, "--rows 150")
     assert [row["rows"] for row in result["rows"]] == [64, 150]
     assert result["rss_mb_peak"] == pytest.approx(max(result["rss_mb_64"], result["rss_mb_150"]))
-    monkeypatch.setattr(training, "CompletePersonalityModel", SmallModel)  # the real one drops out at random
+    monkeypatch.setattr(training, "CompletePersonalityModel", small_model)  # the real one drops out at random
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)  # no other backend
     result = result_of(training, "--widths 11/7 --samples 37 --epochs 1 --rounds 1")
     peer, ours = result["rows"]
@@ -142,9 +145,8 @@ def test_the_end_point_error_is_the_mean_distance_inside_the_border():
     flow[0] = 100
     assert end_point_error(flow, truth, border_px=1) == 5
     assert end_point_error(flow, truth, border_px=0) > 5
-    for given, message in (((flow, truth), r"sides above 32"), ((flow[:, :5], truth, 1), "one shape")):
-        with pytest.raises(ValueError, match=message):
-            end_point_error(*given)
+    with pytest.raises(ValueError, match="sides above 32"):
+        end_point_error(flow, truth)
 
 
 def test_the_table_ranks_the_methods_as_their_makers_do():
@@ -163,18 +165,15 @@ def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
     reduction = Pca.fit(rng.normal(size=(101, 29)).astype(np.float32), 11) if method == "pca" else ChannelGroups(29, 11)
     keras.utils.set_random_seed(0)
     model = CompletePersonalityModel(11, 13, 16, 2)
-    dynamic = rng.normal(size=(1, 7, 13)).astype(np.float32)
+    motion = rng.normal(size=(1, 7, 13)).astype(np.float32)
 
-    def score(rows):
-        scores = model({"static": reduction.transform(rows)[None], "dynamic": dynamic}, training=False)
-        return float(keras.ops.convert_to_numpy(scores)[0, 3])
+    def inputs(rows):
+        return {"static": reduction.transform(rows)[None], "dynamic": motion}
 
-    inputs = {"static": reduction.transform(rows)[None], "dynamic": dynamic}
-    slopes = score_slopes(model, inputs, 3, reduction, "static")
+    slopes = score_slopes(model, inputs(rows), 3, reduction, "static")
     assert slopes.shape == rows.shape
-    direction = rng.normal(size=rows.shape).astype(np.float32)
-    step = 1e-2 * direction
-    changed = (score(rows + step) - score(rows - step)) / 2
+    step = 1e-2 * rng.normal(size=rows.shape).astype(np.float32)
+    changed = np.subtract(*(float(model(inputs(rows + way * step))[0, 3]) for way in (1, -1))) / 2
     assert abs(changed) > 1e-3  # far above the rounding of a score
     assert (slopes * step).sum() == pytest.approx(changed, rel=0.03)
 
@@ -192,15 +191,76 @@ def test_a_map_is_judged_by_the_places_that_were_planted():
 
 @pytest.mark.slow
 def test_the_band_is_above_the_eyes_and_the_scarf_below_the_mouth():
-    truth = pd.read_csv(DATA / "truth.csv", index_col="key")
-    key = truth.index[0]
-    track = track_clip(DATA / f"{key}.mp4", PreparationConfig())
-    t_s = np.array([0.5, 3.0])
-    band, scarf = (
-        planted_places(truth.loc[key], trait, track, t_s, 112) for trait in ("openness", "conscientiousness")
-    )
-    for places, (top, bottom) in ((band, (0.1, 0.5)), (scarf, (0.7, 1.0))):
+    truth = pd.read_csv(DATA / "truth.csv", index_col="key").iloc[0]
+    track = track_clip(DATA / f"{truth.name}.mp4", PreparationConfig())
+    for trait, top, bottom in (("openness", 0.1, 0.5), ("conscientiousness", 0.7, 1.0)):
+        places = planted_places(truth, trait, track, np.array([0.5, 3.0]), 112)
         rows = np.argwhere(places)[:, 1] / 112
         assert 0.01 < places.mean() < 0.15
         assert top < np.quantile(rows, 0.05)
         assert np.quantile(rows, 0.95) <= bottom
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The same few pictures in several encodings: name -> file."""
+    pictures = draw_pictures(76, (160, 112), 25)[:N_FRAMES]
+    encodings = {name: TO_DAMAGE[name] for name in SMALL}
+    return write_encodings(pictures, encodings, tmp_path_factory.mktemp("clips"), 25)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_way_that_is_off_by_one_frame_is_not_exact(small, name):
+    path, asked = small[name], {"n_frames": 11}
+    assert (probe(path).codec, probe(path).n_frames) == (name.split()[0], N_FRAMES)
+    frames = read_frames(path, **asked, size=(16, 16), backend="pyav")
+    job = Job(path, asked, np.unique(frames.index), probe(path).n_frames)
+    known = decode.neighbourhood(job)
+    for shift, n_wrong in ((0, 0), (1, 11), (-1, 11)):
+        off = (job.numbers + shift).clip(0, N_FRAMES - 1)
+        frames = np.stack([known[number] for number in off.tolist()])
+        n_stuck = int((off == job.numbers).sum()) if shift else 0  # at the end of the clip
+        assert decode.wrong_frames(frames, job, known) == n_wrong - n_stuck
+    assert decode.wrong_frames(frames[:-1], job, known) == 11
+
+
+def test_decode_measures_every_way_and_whether_its_frames_are_exact(small, tmp_path, monkeypatch):
+    def failing(job):
+        raise RuntimeError("no such codec")
+
+    monkeypatch.setattr("benchmarks.readers.PEERS", {"failing": lambda: Way(failing, failing, "failing 1.0")})
+    monkeypatch.setattr(decode, "hwdevices_available", lambda: [])
+    monkeypatch.setattr(decode, "cores", lambda: 1)
+    path = str(small[NAME])
+    decode.main([path, "--rounds", "1", "--clips", "7200", "--json", str(tmp_path / "result.json")])
+    result = read_json(tmp_path / "result.json")
+    assert result["auto_to_best_peer"][path] == result["auto_to_opencv"][path] > 0  # OpenCV is the only exact peer
+    assert [(row["backend"], row["exact"]) for row in result["parity"]] == [("pyav", True), ("opencv", True)]
+    rows = [row for row in result["rows"] if row["way"] != "failing"]
+    assert [row["way"] for row in rows] == [AUTO, "pyav", "opencv", OPENCV] * 3
+    assert [row["n_frames"] for row in rows[::4]] == [N_FRAMES, N_FRAMES, 7]
+    for row in rows:
+        assert row["exact"] == "yes"
+        assert row["frames_per_s"] == pytest.approx(row["n_frames"] * row["videos_per_s"])
+        assert row["hours"] == pytest.approx(2 / row["videos_per_s"])
+    assert [row["decoder"] for row in result["rows"] if row["way"] == "failing"] == ["RuntimeError: no such codec"] * 3
+
+
+def test_damage_is_named_and_counted(small, tmp_path, monkeypatch):
+    source = variants.Source(NAME, small[NAME], small[NAME].read_bytes(), variants.media_ranges(small[NAME]))
+    for make in (variants.cut_off, variants.remove_box):
+        path = tmp_path / f"{make.__name__}.mp4"
+        path.write_bytes(make(source, np.random.default_rng(2))[1])
+        found = read_fully(path, "pyav")
+        assert found["verdict"] == "named"
+        assert path.name in found["reason"]
+    monkeypatch.setattr(damaged, "SAMPLE", ("awkward/very_short.mp4",))
+    monkeypatch.setattr(damaged, "DRAWN_SIZE", (160, 112))
+    damaged.main(["--variants", "40", "--encodings", NAME, "--json", str(tmp_path / "result.json")])
+    result = read_json(tmp_path / "result.json")
+    assert (result["variants"], result["good"], result["good_refused"], len(result["cases"])) == (40, 2, {}, 40)
+    assert (result["crashed"], result["hung"]) == (0, 0)
+    assert [row["kind"] for row in result["rows"]] == list(variants.KINDS)
+    for row in result["rows"]:
+        assert row["variants"] == sum(row[name] for name in list(damaged.COLUMNS)[2:])
+    assert sum(row["variants"] for row in result["rows"]) == 40
