@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from toy_tokens import DD, DS, TD, aligned
 
-from helpers import callbacks, experiment, report, train, variants
+from helpers import experiment, report, variants
 from helpers.__main__ import main
 from helpers.align import Aligned, ChannelGroups, Reduction, write_aligned, write_reduction
 from helpers.clips import write_clips
@@ -16,6 +16,7 @@ from helpers.config import TrainingConfig
 from helpers.experiment import Job, TrainingData, choose_data
 from helpers.feature_quality import read_training_tokens
 from helpers.files import read_json, write_json
+from helpers.store import read_arrays
 from helpers.variants import SHUFFLED_MODEL, TOKEN_MODEL
 
 N = 60
@@ -69,20 +70,7 @@ def test_the_control_keeps_each_clips_tokens_and_moves_its_motion_and_aligned_in
 
 
 @pytest.mark.slow
-def test_a_training_scores_by_its_best_epoch_and_leaves_that_network(cfg, tmp_path):
-    clips, live = tokens(), tokens(6, "live")
-    trainer = train.Trainer(variants.start_model(TOKEN_MODEL, clips, cfg, 0), cfg)
-    how = {"callbacks": callbacks.watchers(tmp_path)}
-    arrays, model = experiment.train_one(Job(TOKEN_MODEL, 0), clips, live, cfg, trainer, **how)
-    for of, said in ((clips, arrays["prediction"]), (live, arrays["live_prediction"])):
-        np.testing.assert_allclose(model.predict(of.inputs(), verbose=0), said, atol=1e-6)
-    validation = experiment.split_of(clips, cfg, 0) == "validation"
-    error = np.mean((arrays["prediction"] - clips.labels)[validation] ** 2)
-    assert error == pytest.approx(min(row["val_loss"] for row in callbacks.read_losses(tmp_path)), rel=1e-4)
-
-
-@pytest.mark.slow
-def test_a_table_is_resumed_to_the_same_results_and_only_what_is_missing_is_trained(data, cfg):
+def test_a_table_of_best_epochs_is_resumed_to_the_same_and_only_what_is_missing_is_trained(data, cfg):
     folder = cfg.out / "training"
 
     def trained(*jobs: Job, **changes) -> set[str]:
@@ -115,6 +103,12 @@ def test_a_table_is_resumed_to_the_same_results_and_only_what_is_missing_is_trai
     history = pd.read_csv(folder / "history.csv")
     epochs = [[TOKEN_MODEL, seed, epoch] for seed in (0, 1) for epoch in (0, 1)]
     assert history[["model", "seed", "epoch"]].to_numpy().tolist() == epochs
+    network, clips = experiment.load_trained(cfg, TOKEN_MODEL, 0), experiment.rated_clips(data)
+    said = read_arrays(folder / f"{TOKEN_MODEL}-0.npz")
+    for of, name in ((clips, "prediction"), (data.live_clips, "live_prediction")):
+        np.testing.assert_allclose(network.predict(of.inputs(), verbose=0), said[name], atol=1e-6)
+    error = ((said["prediction"] - clips.labels) ** 2)[experiment.split_of(clips, cfg, 0) == "validation"].mean()
+    assert error == pytest.approx(history["val_loss"][history["seed"] == 0].min(), rel=1e-4)
     card = experiment.keep_model(data, cfg, found)
     assert (card["weights"], card["drawn"]) == ("random", False)  # no truth.csv beside the clips
     assert ["random weights" in text for text in card["warnings"]] == [True]

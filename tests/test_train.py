@@ -300,8 +300,8 @@ def test_what_does_not_belong_together_or_is_no_plain_array_is_refused(files, tm
 
 @pytest.mark.slow
 def test_one_call_trains_analyses_and_saves_and_the_model_scores_again(files, tmp_path):
-    output, (*paths, ids) = tmp_path / "out" / "model.keras", files.values()
-    _, history = train_personality_model(*paths, output, epochs=25, batch_size=16, ids_path=ids, config=SMALL)
+    given, output = {f"{name}_path": path for name, path in files.items()}, tmp_path / "out" / "model.keras"
+    _, history = train_personality_model(**given, output_path=output, epochs=25, batch_size=16, config=SMALL)
     folder = output.with_suffix("")
     found, card = read_json(folder / "analysis.json"), read_json(output.with_suffix(".card.json"))
     ours, constant = found["models"]["token_cross_attention"], found["models"]["constant"]
@@ -317,7 +317,7 @@ def test_one_call_trains_analyses_and_saves_and_the_model_scores_again(files, tm
     assert not list(folder.glob("*.state.npz"))
     scores = load_model(output).predict({name: np.load(files[f"{name}_features"]) for name in STREAMS}, verbose=0)
     said = table[(table["model"] != "constant") & (table["trait"] == "openness")].set_index("clip")["prediction"]
-    np.testing.assert_allclose(said, pd.Series(scores[:, 0], ids.read_text().split())[said.index], atol=1e-5)
+    np.testing.assert_allclose(said, pd.Series(scores[:, 0], files["ids"].read_text().split())[said.index], atol=1e-5)
 
 
 @pytest.mark.slow
