@@ -47,6 +47,7 @@ STREAMS = {  # encoder, its options, of a cut how many packets before the second
     "vp9.webm": ("libvpx-vp9", VP9, 0),
     "vp9 before.webm": ("libvpx-vp9", VP9, 3),
 }
+NULL_FRAMES = {"fps": 25, "times": [*range(10), *range(51, 70)]}
 NONE, DEFAULT = Disposition(0), Disposition.default
 SMALL, LARGE = (80, 48), (160, 96)
 both_backends = pytest.mark.parametrize("backend", ["pyav", "opencv"])
@@ -116,14 +117,10 @@ def test_what_an_edit_list_hides_is_not_shown_and_a_late_start_is_zero(tmp_path,
     assert read_numbers(read_frames(path, [3, 10], backend=backend).frames) == [numbers[3], numbers[10]]
 
 
-def with_null_frames(path, **codec):
-    return write_numbered(path, 29, 25, times=[*range(10), *range(51, 70)], **codec)
-
-
 def test_null_frames_of_avi_are_waited_for(tmp_path):
-    got = read_frames(with_null_frames(tmp_path / "clip.avi", codec="mpeg4"))
+    got = read_frames(write_numbered(tmp_path / "clip.avi", 29, codec="mpeg4", **NULL_FRAMES))
     assert read_numbers(got.frames) == list(range(29))
-    np.testing.assert_allclose(got.t_s, np.r_[:10, 51:70] / 25, atol=1e-6)
+    np.testing.assert_allclose(got.t_s, np.array(NULL_FRAMES["times"]) / 25, atol=1e-6)
 
 
 def clip_with(change, n=N, **container_options):
@@ -184,10 +181,7 @@ REFUSED = {  # a file's name, what makes it, and a word of the reason
     "void.mkv": (clip_with(lambda data: in_cluster(data, 0, void)), "index"),
     "blank in the second of two.mkv": (clip_with(lambda data: data + in_cluster(data, 40)), "byte"),
     "no beginning.ts": (lose_a_start, "first frame"),
-    "unsure.avi": (
-        lambda path: with_null_frames(path, codec_options={"bf": "2", "x264-params": "b-adapt=0"}),
-        "its times are unsure",
-    ),
+    "unsure.avi": (lambda path: write_numbered(path, 29, codec_options=OPEN, **NULL_FRAMES), "its times are unsure"),
 } | {
     f"picture{suffix}.mp4": (
         lambda p, suffix=suffix: p.write_bytes(cv2.imencode(suffix, np.full((48, 80, 3), 99, np.uint8))[1]), "picture",

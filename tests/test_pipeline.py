@@ -25,7 +25,6 @@ from helpers.rows import Source, StaticRows
 from helpers.store import AbsentError, ClipError, Stage
 from helpers.workers import PoolError
 
-FACE = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0]
 NOBODY = SimpleNamespace(fps=15.0, n_frames=8, has_face=lambda t_s: np.ones(np.shape(t_s), bool))
 
 
@@ -242,7 +241,7 @@ def test_no_file_ends_the_preparation(tmp_path):
     (data / "folder.mp4").mkdir()
     (data / "loop.mp4").symlink_to("loop.mp4")
     (data / "text.mp4").write_text("not a video\n" * 1000)
-    shutil.copy(FACE, data / "fine.mp4")
+    shutil.copy(sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0], data / "fine.mp4")
     clips = table_of([*sorted(path.stem for path in data.iterdir()), "text.mp4/below", "n" * 300, "nul\0"])
     cfg = PreparationConfig(data_dir=str(data), out_dir=str(tmp_path / "run"), workers=2)
     found = reasons(prepare_clips(clips, cfg))

@@ -16,21 +16,8 @@ from data_sample.make.sample import write_mp4
 from helpers import video
 from helpers.container import Converter, VideoError
 from helpers.files import ROOT
-from helpers.video import (
-    BACKENDS,
-    backend_name,
-    backend_version,
-    count_samples,
-    differences,
-    fixed_rate_indices,
-    iter_frames,
-    parity_table,
-    probe,
-    read_frames,
-    uniform_indices,
-)
+from helpers.video import BACKENDS, backend_name, iter_frames, parity_table, probe, read_frames
 
-SHIPPED = sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))
 TURNS = {  # [[a, b], [c, d]] to what it does to an array (H, W, 3)
     "as it is": ([[1, 0], [0, 1]], lambda x: x),
     "clockwise": ([[0, 1], [-1, 0]], lambda x: np.rot90(x, -1)),
@@ -49,8 +36,7 @@ ODD = {  # what only the reference shows rightly
 }
 TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])  # ITU-R BT.2087-0
 TO_P3 = np.array([[0.8225, 0.1774, 0], [0.0332, 0.9669, 0], [0.0171, 0.0724, 0.9108]])
-GRAYS = [(v, v, v) for v in range(0, 256, 17)]
-SKIN = [(224, 172, 150), (150, 100, 80), (90, 60, 50), (241, 194, 175)]
+COLOURS = [*((v, v, v) for v in range(0, 256, 17)), (224, 172, 150), (150, 100, 80), (90, 60, 50), (241, 194, 175)]
 PATCH_PX = 16
 QUIET = {"x265-params": "log-level=none:bframes=0"}  # in the order of showing
 YCGCO = {"x264-params": "colormatrix=YCgCo"}
@@ -71,7 +57,7 @@ def test_every_frame_comes_once_in_order_with_its_time_in_rgb(clip, backend):
     assert got.frames.dtype == np.uint8
     assert read_numbers(got.frames) == list(range(29)) == got.index.tolist()
     np.testing.assert_allclose(got.t_s, np.arange(29) / 15, atol=1e-6)
-    assert got.backend.startswith(backend_version(backend))
+    assert got.backend.startswith(video.backend_version(backend))
     assert got.backend.endswith("h264, software")
     lower = got.frames[0, 30:40].mean(axis=0)
     assert lower[-8:, 0].min() > 180
@@ -98,18 +84,18 @@ def test_fixed_rate_takes_the_frame_on_screen(tmp_path, backend, shown_at, nativ
     got = read_frames(path, fps=15, backend=backend)
     assert read_numbers(got.frames) == wanted
     np.testing.assert_allclose(got.t_s, np.arange(len(wanted)) / 15)
-    assert len(wanted) == count_samples(probe(path).duration_s, 15)
+    assert len(wanted) == video.count_samples(probe(path).duration_s, 15)
     assert probe(path).variable_rate == (len(shown_at) < 29)
 
 
 @pytest.mark.parametrize("fps", [10, 15, 24, 25, 29.97, 30])
 def test_indices_by_hand_and_every_frame_once_at_a_clips_own_rate_even_with_rounded_times(fps):
     t_s = np.round(np.arange(211) / fps, 3)
-    assert fixed_rate_indices(t_s, t_s[-1] + np.median(np.diff(t_s)), fps).tolist() == list(range(211))
-    assert fixed_rate_indices(np.array([0, 0.1, 0.5]), 0.6, 10).tolist() == [0, 1, 1, 1, 1, 2]
-    assert fixed_rate_indices(np.array([0.0]), 0.01, 15).tolist() == [0]
-    assert uniform_indices(29, 5).tolist() == [0, 7, 14, 21, 28]
-    assert uniform_indices(2, 4).tolist() == [0, 0, 1, 1]
+    assert video.fixed_rate_indices(t_s, t_s[-1] + np.median(np.diff(t_s)), fps).tolist() == list(range(211))
+    assert video.fixed_rate_indices(np.array([0, 0.1, 0.5]), 0.6, 10).tolist() == [0, 1, 1, 1, 1, 2]
+    assert video.fixed_rate_indices(np.array([0.0]), 0.01, 15).tolist() == [0]
+    assert video.uniform_indices(29, 5).tolist() == [0, 7, 14, 21, 28]
+    assert video.uniform_indices(2, 4).tolist() == [0, 0, 1, 1]
 
 
 @both_backends
@@ -167,13 +153,10 @@ def test_pixels_that_are_not_square_are_widened(tmp_path):
     assert read_numbers(frames[:, :, ::3][:, :, : WIDTH // 2].repeat(2, axis=2)) == list(range(6))
 
 
-def test_auto_is_what_the_table_says_of_a_codec_and_its_pixels_if_that_shows_the_clip_rightly(
-    clip, tmp_path, monkeypatch
-):
+def test_auto_is_what_the_table_says_of_a_codec_if_that_shows_the_clip_rightly(clip, tmp_path, monkeypatch):
     assert backend_name("auto") == "pyav"
-    for pixels in ("yuv420p", "yuv420p10le"):
-        for codec in ("h264", "hevc"):
-            monkeypatch.setitem(video.FASTEST, (codec, pixels), "opencv")
+    for codec, pixels in (("h264", "yuv420p"), ("hevc", "yuv420p10le")):
+        monkeypatch.setitem(video.FASTEST, (codec, pixels), "opencv")
     assert backend_name("auto") == "auto"  # each clip's own, whatever the first one was
     assert read_frames(clip).backend.startswith("opencv")
     assert read_frames(write_numbered(tmp_path / "full.mp4", 9, pixels="yuv444p")).backend.startswith("pyav")
@@ -186,11 +169,11 @@ def test_auto_is_what_the_table_says_of_a_codec_and_its_pixels_if_that_shows_the
 
 
 def test_parity_tells_the_same_frames_from_others(clip):
-    table = parity_table(SHIPPED[0], n_frames=8)
+    table = parity_table(sorted((ROOT / "data_sample" / "training80_01").glob("*.mp4"))[0], n_frames=8)
     assert table.loc["pyav", "mean_levels"] == 0
     assert table.loc["opencv", ["same_index", "exact"]].all()
     for others in (read_frames(clip, [0, 10, 20]), read_frames(clip, [0, 9, 20], size=(24, 40))):
-        assert not differences(read_frames(clip, [0, 9, 20]), others)["exact"]
+        assert not video.differences(read_frames(clip, [0, 9, 20]), others)["exact"]
     assert "'decord' cannot be used" in parity_table(clip, ["decord"]).loc["decord", "error"]
     assert "no such file" in parity_table(clip.parent / "gone.mp4").loc["opencv", "error"]
 
@@ -281,26 +264,23 @@ def hlg(light: np.ndarray) -> np.ndarray:
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), curve)
 
 
-def sdr(light: np.ndarray) -> np.ndarray:
-    """BT.1886."""
-    return light ** (1 / 2.4)
-
-
 @pytest.mark.parametrize(
     ("curve", "to", "tags", "remark"),
     [
         (pq, TO_BT2020, (16, 9, 9), "HDR (PQ): brought to SDR"),
         (pq, np.eye(3), (16, 1, 1), "HDR (PQ): brought to SDR"),
         (hlg, TO_BT2020, (18, 9, 9), "HDR (HLG): brought to SDR"),
-        (sdr, TO_BT2020, (14, 9, 9), "wide gamut: brought to BT.709"),
-        (sdr, TO_P3, (1, 12, 1), "wide gamut: brought to BT.709"),
-        (sdr, np.eye(3), (1, 1, 1), ""),
+        (None, TO_BT2020, (14, 9, 9), "wide gamut: brought to BT.709"),
+        (None, TO_P3, (1, 12, 1), "wide gamut: brought to BT.709"),
+        (None, np.eye(3), (1, 1, 1), ""),
     ],
 )
 def test_colours_come_as_in_the_sdr_original(tmp_path, curve, to, tags, remark):
-    patches = np.array(GRAYS + SKIN, np.uint8).reshape(4, 5, 3)
+    patches = np.array(COLOURS, np.uint8).reshape(4, 5, 3)
     original = patches.repeat(PATCH_PX, axis=0).repeat(PATCH_PX, axis=1)
-    deep = np.rint(curve((original / 255) ** 2.4 @ to.T).clip(0, 1) * 65535).astype(np.uint16)
+    light = (original / 255) ** 2.4 @ to.T
+    deep = curve(light) if curve else light ** (1 / 2.4)  # BT.1886
+    deep = np.rint(deep.clip(0, 1) * 65535).astype(np.uint16)
     how = dict(zip(("color_trc", "color_primaries", "colorspace"), tags, strict=True)) | {"color_range": 1}
     how |= {"pix_fmt": "yuv420p10le", "options": QUIET | {"crf": "1"}}
     path = write_parts(tmp_path / "clip.mkv", [[deep] * 2], "libx265", **how)
