@@ -331,7 +331,7 @@ def pair_frames(aligned: Aligned) -> dict[str, np.ndarray]:
 
 
 def with_synthetic_labels(aligned: Aligned, seed: int) -> Aligned:
-    """Replace all labels by random ones in [0, 1], to try things without ratings; the result is stamped `synthetic`."""
+    """Replace all labels by random ones in [0, 1], to try things without ratings; the result is marked `synthetic`."""
     labels = np.random.default_rng(seed).uniform(0, 1, aligned.labels.shape).astype("float32")
     return replace(aligned, labels=labels, synthetic=True)
 

@@ -212,7 +212,7 @@ class TrainingState(keras.callbacks.Callback):
             found = json.loads(str(arrays["known"]))
         except (FileNotFoundError, ValueError, KeyError):  # none, or a damaged one: the training starts anew
             return
-        if found["stamp"] == known:
+        if found["fingerprint"] == known:
             self._found, self.next_epoch, self.rows = (arrays, found), found["next_epoch"], found["rows"]
 
     def on_train_begin(self, logs=None):
@@ -242,7 +242,7 @@ class TrainingState(keras.callbacks.Callback):
     def _keep(self) -> None:
         """Write the state; the file that was there is replaced only by a whole one."""
         counters = [{k: v for k, v in vars(each).items() if isinstance(v, int | float)} for each in self.counting]
-        known = {"stamp": self.known, "next_epoch": self.next_epoch, "rows": self.rows, "counters": counters}
+        known = {"fingerprint": self.known, "next_epoch": self.next_epoch, "rows": self.rows, "counters": counters}
         known["logs"] = [each.logs for each in self.logged]
         arrays = {f"variable_{k}": ops.convert_to_numpy(v.value) for k, v in enumerate(self._variables())}
         arrays |= {f"best_{k}": value for k, value in enumerate(self.counting[0].best_weights or [])}

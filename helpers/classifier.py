@@ -294,7 +294,7 @@ def _keep_ensemble(cfg: ClassificationConfig, results: dict[str, Any]) -> None:
             shutil.copyfile(_folder(cfg) / name, part)
     card = {name: results[name] for name in ("classes", "split", "config")}
     card |= {"checkpoints": names, "metrics": results["models"], "tta_views": cfg.tta_views, "weights": cfg.weights}
-    write_json(folder / "card.json", card | {"drawn": is_synthetic(cfg.data), "code_version": code_version()})
+    write_json(folder / "card.json", card | {"synthetic": is_synthetic(cfg.data), "code_version": code_version()})
 
 
 def probabilities(
@@ -390,7 +390,7 @@ def load_clip_classifier(folder: str | Path) -> ClipClassifier:
     backbone = build_backbone(cfg.backbone, cfg.weights, input_px=cfg.input_px)
     members = [load_model(folder / name, feature_dim=backbone.feature_dim) for name in card["checkpoints"]]
     forward = compile_forward(backbone.model, cfg.precision, backbone.prepare)
-    warnings = model_warnings([cfg.weights], synthetic=card["drawn"])
+    warnings = model_warnings([cfg.weights], synthetic=card["synthetic"])
     return ClipClassifier(members, card["classes"], cfg, backbone.input_px, forward, warnings)
 
 

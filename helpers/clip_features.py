@@ -42,7 +42,7 @@ class LabelledClips(NamedTuple):
 
     Attributes:
         table: Index key; columns path (below the data folder), place (in an array of clips; -1: a video), split,
-            category, source, label; with features also n_rows (in the plain view) and stamp (the clip's version).
+            category, source, label; with features also n_rows (in the plain view) and fingerprint.
         classes: Name of each class, sorted, by its label from 0; the same in all splits.
         problems: What was left out, or is to be known before training: `name` and `problem`.
         folder, manifest: Of the stage with a file per clip.
@@ -236,14 +236,14 @@ def _note_few_sources(clips: LabelledClips, cfg: ClassificationConfig) -> None:
 
 
 def _usable(table: pd.DataFrame, stage: Stage, cfg: ClassificationConfig) -> pd.DataFrame:
-    """The clips with a valid row in each view, with `n_rows` and `stamp`; of the others, the reason is recorded."""
+    """The clips with a valid row in each view, with `n_rows` and `fingerprint`; what the others lack is recorded."""
     about = {}
     for key in table.index.drop([entry["clip"] for entry in stage.failed if "row" not in entry]):
-        valid, view, stamp = read_arrays(stage.path(key), ("valid", "view", "stamp")).values()
+        valid, view, fingerprint = read_arrays(stage.path(key), ("valid", "view", "fingerprint")).values()
         if unseen := sorted(set(view) - set(view[valid])):
             stage.fail(key, f"no frame of it can be used as {unseen[0]}")
         else:
-            about[key] = {"n_rows": int((view == PLAIN).sum()), "stamp": str(stamp)}
+            about[key] = {"n_rows": int((view == PLAIN).sum()), "fingerprint": str(fingerprint)}
     if not about:
         raise ValueError(f"no clip in {cfg.data} could be used. The first: {stage.failed[0]['reason']}.")
     return table.join(pd.DataFrame.from_dict(about, "index"), how="inner")

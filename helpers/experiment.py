@@ -73,7 +73,7 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
     ours, analysis = read_manifest(run, "05_alignment"), run.parent / "analysis.json"
     if not (bank / "manifest.json").exists():
         reason = "there is no token bank"
-    elif not (analysis.exists() and read_json(analysis).get("drawn")):
+    elif not (analysis.exists() and read_json(analysis).get("synthetic")):
         reason = "those of the token bank are synthetic"
     elif found := bank_differences(read_json(bank / "manifest.json"), ours):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -332,11 +332,11 @@ def _groups(predictions: pd.DataFrame, cfg: TrainingConfig, split: str) -> dict[
 
 
 def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any]) -> dict[str, Any]:
-    """Write `model/`: the token model of the first seed, its reduction, `familiar.npz` (how unlike a clip is to the
-    training clips) and `card.json`, all that scoring needs.
+    """Write `model/`: the token model of the first seed, its reduction, `training_tokens.npz` (how unlike a clip is
+    to the training clips) and `card.json`, all that scoring needs.
 
     Returns:
-        The card: see `card_of`; and `data`, `drawn` (whether its clips are synthetic), `extractors`, `weights`,
+        The card: see `card_of`; and `data`, `synthetic` (whether its clips are synthetic), `extractors`, `weights`,
         `reduction`, `licence`, `warnings` (sentences, of every score) and `code_version`.
     """
     job, folder, bank = Job(TOKEN_MODEL, cfg.seeds[0]), cfg.out / "model", rated_clips(data)
@@ -346,7 +346,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     about = {"synthetic": synthetic, "invented": bank.synthetic, "split": results["split"]["warning"]}
     card = card_of(job, results, bank, split, _arrays_of(cfg, job)["prediction"]) | {
         "data": data.statement,
-        "drawn": synthetic,
+        "synthetic": synthetic,
         "extractors": {name: identity[name] for name in STREAMS},
         "weights": identity["static"]["parameters"]["weights"],
         "reduction": identity["reduction"],
@@ -358,7 +358,7 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     for source, name in ((trained, "model.keras"), (data.folder / "reduction.npz", "reduction.npz")):
         with replacing(folder / name) as part:
             shutil.copyfile(source, part)
-    write_training_tokens(folder / "familiar.npz", bank.take(split == "train"), bank.take(split == "validation"))
+    write_training_tokens(folder / "training_tokens.npz", bank.take(split == "train"), bank.take(split == "validation"))
     write_json(folder / "card.json", card)
     return card
 

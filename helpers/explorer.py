@@ -124,7 +124,7 @@ class Gallery:
         faces, motions = one.static_mask[0], one.dynamic_mask[0]
         face, motion = _rows(self.out, "static", clip, faces.sum()), _rows(self.out, "dynamic", clip, motions.sum())
         identity = {name: read_manifest(self.out / name, by)["identity"] for name, by in STREAMS.items()}
-        of_videos = [name for name, how in identity.items() if not {"elsewhere", "stored"} & how.keys()]
+        of_videos = [name for name, how in identity.items() if not {"external", "stored"} & how.keys()]
         path, prepared = self.data / self.paths.loc[clip], self.out / "faces" / f"{clip}.npz"
         track = read_track(needs(prepared, "02_clip_preparation")) if of_videos or prepared.exists() else None
         video, duration_s = _preview_if_readable(path, needed=bool(of_videos))

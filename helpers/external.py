@@ -143,12 +143,12 @@ def _import_clip(stage: Stage, key: str, version: str, read: Callable | None, li
 
 def _identity(layout: str, source: Path, fps: float | None, columns: dict[str, Any]) -> dict[str, Any]:
     """What decides the numbers beside each clip's own file; renamed and left-out columns only where there are any."""
-    elsewhere: dict[str, Any] = {"layout": layout, "fps": fps}
+    external: dict[str, Any] = {"layout": layout, "fps": fps}
     renamed = {role: name for role, name in columns.get("known", {}).items() if role != name}
     if renamed or columns.get("left_out"):
-        elsewhere["columns"] = {"renamed": renamed, "left_out": columns["left_out"]}
-    weights = {"name": "elsewhere", "source": source.name, "sha256": ""}  # of features: in each clip's file
-    return {"parameters": {"weights": "elsewhere"}, "weights": weights, "elsewhere": elsewhere}
+        external["columns"] = {"renamed": renamed, "left_out": columns["left_out"]}
+    weights = {"name": "external", "source": source.name, "sha256": ""}  # of features: in each clip's file
+    return {"parameters": {"weights": "external"}, "weights": weights, "external": external}
 
 
 def as_text(manifest: Mapping[str, Any]) -> str:

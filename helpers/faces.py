@@ -61,7 +61,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
         for clip, tracks in run:
             with run.of(clip):
                 (track,) = tracks
-                write_track(stage.path(clip.key), replace(track, stamp=clip.fingerprint))
+                write_track(stage.path(clip.key), replace(track, fingerprint=clip.fingerprint))
                 run.count("made")
         counts = run.finish()
         remarks = _remarks(stage, clips.index)

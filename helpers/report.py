@@ -71,7 +71,7 @@ def write_summary(out: str | Path) -> dict[str, Any]:
     summary["provenance"] = about = {
         "code_version": code_version(),
         "data": training.get("data"),
-        "synthetic": (found["analysis"] or {}).get("drawn", False),
+        "synthetic": (found["analysis"] or {}).get("synthetic", False),
         "synthetic_labels": training.get("synthetic_labels", False),
         "stages": {stage: manifest["identity"] for stage, manifest in read_manifests(out).items()},
     }

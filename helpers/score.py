@@ -70,8 +70,8 @@ class ClipScore:
     the score.
 
     By motion token: `motion_t_s` in seconds, `motion_share` of the attention (mean over heads and face tokens, sum 1).
-    `face_coverage`: share of the looked-at frames that show the face. `familiarity`: by stream, how far the tokens lie
-    from the training clips (`TrainingTokens.describe`). `faces`: RGB uint8 (96, 96, 3), evenly spread over
+    `face_coverage`: share of the looked-at frames that show the face. `out_of_distribution`: by stream, how far the
+    tokens lie from the training clips (`TrainingTokens.describe`). `faces`: RGB uint8 (96, 96, 3), evenly spread over
     the clip.
     `warnings`: what weakens the score; `remarks`: what is odd about picture or faces and was done about it.
     """
@@ -88,7 +88,7 @@ class ClipScore:
     duration_s: float
     parts_s: list[tuple[float, float]]
     effects: dict[str, list[float]]
-    familiarity: dict[str, dict[str, Any]]
+    out_of_distribution: dict[str, dict[str, Any]]
     faces: list[np.ndarray] = field(repr=False, default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -116,7 +116,7 @@ def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any
             "06_training again."
         )
     for name, how in card["extractors"].items():
-        if how["weights"]["name"] == "elsewhere" or (of_videos and "stored" in how):
+        if how["weights"]["name"] == "external" or (of_videos and "stored" in how):
             raise ValueError(
                 f"{folder} cannot score: its {name} features were made elsewhere, or of stored faces or flow. "
                 f"Train on features that 03 and 04 made{' of videos' if of_videos else ''}."
@@ -153,7 +153,7 @@ def load_scorer(model_dir: str | Path) -> Scorer:
     check_weights("static", backbone.weights.sha256, card)
     check_weights("dynamic", weights.sha256, card)
     reduction.check(card["extractors"])
-    training = read_training_tokens(needs(folder / "familiar.npz", "06_training"))
+    training = read_training_tokens(needs(folder / "training_tokens.npz", "06_training"))
     face_forward = compile_forward(backbone.model, static.precision, backbone.prepare)
     motion_forward = compile_forward(network, dynamic.precision)
     configs = preparation, static, dynamic
@@ -179,7 +179,7 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
         face_coverage=track.coverage,
         warnings=card["warnings"] + clip_warnings(track, raw, card, known, len(tokens["dynamic"].frame)),
         duration_s=round(track.n_frames / track.fps, 3),
-        familiarity=known,
+        out_of_distribution=known,
         remarks=clip_remarks(video, track),
         **_over_time(inputs, tokens["dynamic"], scorer),
         faces=[crop_at(frame, track, FACE_PX) for frame, *_ in frames],
@@ -228,7 +228,7 @@ def _over_time(inputs: dict[str, np.ndarray], motion: FeatureFile, scorer: Score
 
 
 def clip_warnings(
-    track: FaceTrack, raw: np.ndarray, card: dict[str, Any], familiarity: dict[str, dict[str, Any]], n_motion: int
+    track: FaceTrack, raw: np.ndarray, card: dict[str, Any], unlike: dict[str, dict[str, Any]], n_motion: int
 ) -> list[str]:
     """What weakens the scores of one video beside the `warnings` of the card, the heaviest first.
 
@@ -239,7 +239,7 @@ def clip_warnings(
         f"the {WORDS[stream]} is unlike the training clips: {of['distance']:.1f} times as far from their mean as they "
         f"are, the farthest of {of['held_out_clips']} held-out clips {of['farthest_held_out']:.1f} times; the interval "
         "does not hold for such a clip": of["unlike"]
-        for stream, of in familiarity.items()
+        for stream, of in unlike.items()
     } | {
         f"the video is {seconds:.0f} s long, the training clips at most {longest_s:.0f} s: the model has never "
         "attended over so long a time; cut the video into such pieces": seconds > MUCH_LONGER * longest_s,

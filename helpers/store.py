@@ -135,7 +135,7 @@ def write_features(path: str | Path, rows: FeatureFile, fingerprint: str = "") -
     texts = {
         name: np.asarray(text, np.str_) for name in ("reason", "view") if (text := getattr(rows, name)) is not None
     }
-    write_arrays(path, compressed=False, **arrays, decoder=rows.decoder, stamp=fingerprint, **texts)
+    write_arrays(path, compressed=False, **arrays, decoder=rows.decoder, fingerprint=fingerprint, **texts)
 
 
 def read_features(path: str | Path) -> FeatureFile:
@@ -145,7 +145,7 @@ def read_features(path: str | Path) -> FeatureFile:
 
 def features_of(arrays: dict[str, np.ndarray], path: str | Path) -> FeatureFile:
     """The rows that a clip's file holds."""
-    known = {name: array for name, array in arrays.items() if name != "stamp"}
+    known = {name: array for name, array in arrays.items() if name != "fingerprint"}
     try:
         return FeatureFile(**known | {"decoder": str(known.get("decoder", ""))})
     except TypeError:
@@ -206,7 +206,7 @@ class Stage(FolderLock):
         """What the clip's file holds if it is whole and made from this version of the clip; else nothing."""
         with suppress(Exception):  # whatever damage does to it
             arrays = read_arrays(self.path(key))
-            if str(arrays["stamp"]) == fingerprint:
+            if str(arrays["fingerprint"]) == fingerprint:
                 return arrays
         return {}
 

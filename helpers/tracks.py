@@ -43,7 +43,7 @@ class FaceTrack:
     decoder: str
     reason: str  # why this is the main face
     angle_deg: float = np.nan  # roll of the eyes, positive when the picture's right is lower; NaN unknown
-    stamp: str = ""  # version of the clip (`helpers.store.clip_fingerprint`)
+    fingerprint: str = ""  # version of the clip (`helpers.store.clip_fingerprint`)
     cuts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (k,) samples that begin a later shot
     remarks: str = ""  # what is odd about the choice of the face, joined by "; "
 
@@ -93,8 +93,8 @@ def read_track(path: str | Path) -> FaceTrack:
         raise ValueError(f"{path} is not a face track: it holds {', '.join(sorted(arrays))}.") from None
 
 
-def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceTrack:
-    """The track of a clip in the run's folder `out`, where it was made from the version of the clip with this stamp.
+def track_of(out: Path, key: str, fingerprint: str, no_track: dict[str, str]) -> FaceTrack:
+    """The track of a clip in the run's folder `out`, where it was made from this version of the clip.
 
     NoFaceError where there is none, with the reason. `no_track` (key -> reason) are those that 02 could not use.
     """
@@ -102,7 +102,7 @@ def track_of(out: Path, key: str, stamp: str, no_track: dict[str, str]) -> FaceT
         raise AbsentError(f"no faces file: {no_track[key]}")
     with suppress(FileNotFoundError, ValueError):
         track = read_track(out / "faces" / f"{key}.npz")
-        if track.stamp == stamp:
+        if track.fingerprint == fingerprint:
             return track
     raise NoFaceError(
         "no faces file: there is none, it is damaged, or the clip has changed since. Run 02_clip_preparation again"

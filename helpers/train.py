@@ -47,7 +47,7 @@ def job_file(folder: Path, job: NamedTuple, suffix: str = ".npz") -> Path:
 def is_done(path: Path, known: str) -> bool:
     """Whether the arrays of a training are there, whole and of this fingerprint, and its network, where it has one."""
     try:
-        found = str(read_arrays(path)["stamp"])
+        found = str(read_arrays(path)["fingerprint"])
     except (FileNotFoundError, ValueError, KeyError):
         return False
     return found == known or (found == f"{known}.keras" and path.with_suffix(".keras").exists())
@@ -109,7 +109,7 @@ def _serve(task: tuple[Callable, Any, Path, Sequence[NamedTuple], str]) -> Itera
         if model is not None:
             with replacing(job_file(folder, job, ".keras")) as part:
                 model.save(part)
-        write_arrays(job_file(folder, job), stamp=known if model is None else f"{known}.keras", **arrays)
+        write_arrays(job_file(folder, job), fingerprint=known if model is None else f"{known}.keras", **arrays)
         job_file(folder, job, ".state.npz").unlink(missing_ok=True)
         yield True
 

@@ -147,7 +147,7 @@ def test_a_run_that_is_killed_and_started_again_gives_the_same(whole, tmp_path):
     after = trainings(again)
     assert {name: after[name][1] for name in before} == {name: at for name, (_, at) in before.items()}
     for name, (arrays, _) in trainings(cfg).items():
-        for key in arrays.keys() - {"stamp"}:
+        for key in arrays.keys() - {"fingerprint"}:
             np.testing.assert_array_equal(after[name][0][key], arrays[key], err_msg=f"{name}, {key}")
     evaluate_all(clips, replace(again, epochs=1, views=0, n_models=1))
     changed = {name for name, (_, at) in trainings(again).items() if after[name][1] != at}
@@ -170,7 +170,7 @@ def run(tmp_path_factory):
         member.adapt(np.concatenate([*features.values()]))
         member.save(folder / "model" / f"{seed}.keras")
     config = cfg.as_dict(without=("data_dir", "out_dir", "workers", "progress"))
-    card = {"classes": clips.classes, "checkpoints": ["0.keras", "1.keras"], "config": config, "drawn": True}
+    card = {"classes": clips.classes, "checkpoints": ["0.keras", "1.keras"], "config": config, "synthetic": True}
     write_json(folder / "model" / "card.json", card)
     return folder, features
 

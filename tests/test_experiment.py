@@ -110,11 +110,11 @@ def test_a_table_of_best_epochs_is_resumed_to_the_same_and_only_what_is_missing_
     error = ((said["prediction"] - clips.labels) ** 2)[experiment.split_of(clips, cfg, 0) == "validation"].mean()
     assert error == pytest.approx(history["val_loss"][history["seed"] == 0].min(), rel=1e-4)
     card = experiment.keep_model(data, cfg, found)
-    assert (card["weights"], card["drawn"]) == ("random", False)  # no truth.csv beside the clips
+    assert (card["weights"], card["synthetic"]) == ("random", False)  # no truth.csv beside the clips
     assert ["random weights" in text for text in card["warnings"]] == [True]
     assert card["interval_half_width"]["openness"] == 1  # six validation clips bound nothing
-    familiar = read_training_tokens(cfg.out / "model" / "familiar.npz")
-    assert {name: len(known.held_out) for name, known in familiar.items()} == {"static": 6, "dynamic": 6}
+    of_training = read_training_tokens(cfg.out / "model" / "training_tokens.npz")
+    assert {name: len(known.held_out) for name, known in of_training.items()} == {"static": 6, "dynamic": 6}
     assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
     write_folder(data.live, tokens(9, "live"))
     assert trained(*jobs[:2], epochs=3) == {"constant-0", "constant-1"}
@@ -138,9 +138,9 @@ def test_a_training_that_cannot_be_names_itself_and_its_reason(data, cfg, monkey
 @pytest.mark.parametrize(
     ("analysis", "identity", "takes_bank"),
     [
-        ({"drawn": True}, IDENTITY, True),
+        ({"synthetic": True}, IDENTITY, True),
         ({}, IDENTITY, False),
-        ({"drawn": True}, IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}}, False),
+        ({"synthetic": True}, IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}}, False),
     ],
 )
 def test_a_bank_stands_in_for_synthetic_clips_made_alike_only_and_changed_clips_are_not_shown_with_old_models(

@@ -91,7 +91,7 @@ def test_features_from_elsewhere_are_shown_with_the_faces_of_02_or_without_pictu
     """Nothing of 02 at first, and rows that are moments of unknown frames."""
     out = copytree(run[0], tmp_path / "run", ignore=lambda *_: ["faces"])
     for stream in ("static", "dynamic"):
-        write_json(out / stream / "manifest.json", {"identity": {"elsewhere": {}}, "finished": True})
+        write_json(out / stream / "manifest.json", {"identity": {"external": {}}, "finished": True})
         for path in (out / stream).rglob("*.npz"):
             rows = read_features(path)
             unknown = np.full(len(rows.frame), -1)

@@ -94,7 +94,7 @@ def test_a_table_of_our_own_rows_comes_back_as_the_stage_they_were_made_of(folde
     assert manifest["counts"] == counts | {"feature_dim": DS, "unmatched": 0}
     assert manifest["identity"]["weights"]["source"] == "all.csv"
     left_out = {"renamed": {}, "left_out": ["row"]}
-    assert manifest["identity"]["elsewhere"] == {"layout": "table", "fps": None, "columns": left_out}
+    assert manifest["identity"]["external"] == {"layout": "table", "fps": None, "columns": left_out}
 
 
 def test_the_commands_write_large_files_also_as_the_source_project_did_and_take_features(folder, tmp_path, capsys):
@@ -277,7 +277,7 @@ def test_columns_of_other_programs_are_understood(tmp_path, text, names, t_s, fr
     if text == PYFEAT:  # what is no feature is named, and part of the identity
         known = {"clip": "input", "confidence": "FaceScore", "face": "Identity"}
         left_out = ["(no name)", "FaceRectX", "Identity_1", "FrameHeight", "approx_time"]
-        assert manifest["identity"]["elsewhere"]["columns"] == {"renamed": known, "left_out": left_out}
+        assert manifest["identity"]["external"]["columns"] == {"renamed": known, "left_out": left_out}
     if text == FROM_PEOPLE:
         assert manifest["made_with"]["columns"]["left_out"] == ["emotion"]
 

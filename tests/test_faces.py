@@ -153,7 +153,7 @@ def test_the_larger_of_two_faces_is_the_main_one():
 
 
 def test_a_track_is_the_same_after_writing_and_reading_and_a_damaged_one_is_named(tmp_path):
-    written = replace(awkward("very_short"), stamp="a version")
+    written = replace(awkward("very_short"), fingerprint="a version")
     write_track(tmp_path / "a" / "b.npz", written)
     got = read_track(tmp_path / "a" / "b.npz")
     np.testing.assert_equal(asdict(got), asdict(written))

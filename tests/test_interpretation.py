@@ -203,7 +203,7 @@ def test_clips_of_a_stage_are_their_valid_rows(tmp_path):
 
 def test_a_distance_is_the_mahalanobis_distance_and_another_version_is_refused(tmp_path):
     values = np.random.default_rng(0).standard_normal((1, 20_000, 2)).astype("float32") * np.float32([1, 4])
-    mask, path = np.ones((1, 20_000), bool), tmp_path / "familiar.npz"
+    mask, path = np.ones((1, 20_000), bool), tmp_path / "training_tokens.npz"
     many = replace(aligned(1), static_features=values, static_mask=mask, static_t_s=np.float32(0 * mask))
     quality.write_training_tokens(path, many, many)
     known = quality.read_training_tokens(path)["static"]
@@ -218,8 +218,8 @@ def test_a_distance_is_the_mahalanobis_distance_and_another_version_is_refused(t
 def test_few_held_out_clips_are_called_unlike_and_strange_ones_are(tmp_path):
     bank = read_aligned(ROOT / "data_sample" / "tokens")
     training, held_out = bank.take(np.arange(200)), bank.take(np.arange(200, 300))
-    quality.write_training_tokens(tmp_path / "familiar.npz", training, held_out)
-    known = quality.read_training_tokens(tmp_path / "familiar.npz")
+    quality.write_training_tokens(tmp_path / "training_tokens.npz", training, held_out)
+    known = quality.read_training_tokens(tmp_path / "training_tokens.npz")
     for name, of in known.items():  # training tokens lie at 1 on average
         own = getattr(training, f"{name}_features")[getattr(training, f"{name}_mask")]
         assert of.distance(own) == pytest.approx(1, rel=0.03)

@@ -128,7 +128,7 @@ def run_stage(keys, out, work=lambda key: (chunkwork.raising, key), within=lambd
                 with run.of(clip):
                     list(chunks)
                     within(clip.key)
-                    np.savez(stage.path(clip.key), stamp=clip.fingerprint)
+                    np.savez(stage.path(clip.key), fingerprint=clip.fingerprint)
                     run.count("made")
         return stage.finish(**run.finish())
 

@@ -103,7 +103,7 @@ def test_leaks_random_weights_and_inventions_are_warned_of_and_the_table_has_eve
     training |= {"ceiling": {"r2": dict.fromkeys(LETTERS, 0.64)}, "targets": [*LETTERS, "interview"]}
     training |= {"split": {"warning": "this split leaks"}, "synthetic_labels": True}
     write_json(out / "training" / "training.json", training)
-    write_json(out / "analysis.json", {"drawn": True})
+    write_json(out / "analysis.json", {"synthetic": True})
     summary = report.write_summary(out)
     said = ("random weights", "synthetic clips", "invented", "leaks")
     assert all(word in one for word, one in zip(said, summary["warnings"], strict=True))

@@ -41,7 +41,7 @@ def made_up(video, remarks=()):
         duration_s=4.0,
         parts_s=[(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)],
         effects={t: [0.1, -0.2, 0.0] for t in TRAITS},
-        familiarity={},
+        out_of_distribution={},
         remarks=remarks,
     )
 
@@ -62,7 +62,7 @@ def model_dir(tmp_path_factory):
     }
     write_json(folder / "card.json", card)
     bank = read_aligned(DATA / "tokens")
-    write_training_tokens(folder / "familiar.npz", bank.take(np.arange(100)), bank.take(np.arange(100, 160)))
+    write_training_tokens(folder / "training_tokens.npz", bank.take(np.arange(100)), bank.take(np.arange(100, 160)))
     return folder
 
 
@@ -83,7 +83,7 @@ def test_notebook_09_scores_a_video_as_the_training_clips_were_looked_at_and_bec
     assert len(pd.read_csv(scored_folder / "score.csv")) == 6
     text = (scored_folder / "score.html").read_text(encoding="utf-8")
     assert all(fact in text for fact in ("one &lt;b&gt;thing.mp4", "“no_face.mp4”", "random weights"))
-    assert (len(good["motion_share"]), good["familiarity"]["dynamic"]["unlike"]) == (9, False)
+    assert (len(good["motion_share"]), good["out_of_distribution"]["dynamic"]["unlike"]) == (9, False)
 
     scorer = score.load_scorer(model_dir)
     _, tokens = score.tokens_of_video(CLIP, scorer)
@@ -112,7 +112,7 @@ def test_the_page_opens_in_a_browser(page, scored_folder):
     ("stream", "part", "name", "value", "message"),
     [
         ("static", "weights", "sha256", "0" * 64, "static network must have the weights"),
-        ("dynamic", "weights", "name", "elsewhere", "dynamic features were made elsewhere"),
+        ("dynamic", "weights", "name", "external", "dynamic features were made elsewhere"),
         ("static", "parameters", "every_n_frames", 3, "static.parameters.every_n_frames: 3 here"),
     ],
 )

@@ -18,8 +18,8 @@ FAILED = [{"clip": "b", "reason": "no face"}, {"clip": "c", "reason": "broken"}]
 BOXES = np.tile(np.float32([10, 10, 50, 50]), (4, 1))
 MOVED = BOXES + np.float32([3, 0, 0, 0])
 OLD = {
-    "faces/a.npz": {"box_xyxy": BOXES[0], "found_xyxy": BOXES, "coverage": 1.0, "stamp": "then"},
-    "static/a.npz": {"features": np.ones((4, 8), "float32"), "valid": np.ones(4, bool), "stamp": "then"},
+    "faces/a.npz": {"box_xyxy": BOXES[0], "found_xyxy": BOXES, "coverage": 1.0, "fingerprint": "then"},
+    "static/a.npz": {"features": np.ones((4, 8), "float32"), "valid": np.ones(4, bool), "fingerprint": "then"},
     "aligned/aligned_frames.npz": {"static_features": np.ones((4, 2)), "clips": np.array(["a", "b"])},
     "static/manifest.json": {
         "identity": {"fps": 15.0}, "failed": FAILED, "seconds": 1.0, "counts": {"clips": 3, "found": 0},
@@ -57,7 +57,7 @@ def change(folder, place, value):
     ("status", "changes"),
     [
         (0, {  # what may change
-            "static/a.npz:stamp": ("now", ""),
+            "static/a.npz:fingerprint": ("now", ""),
             "static/manifest.json:seconds": (9.0, ""),
             "static/manifest.json:counts:found": (3, ""),
             "static/manifest.json:failed": (FAILED[::-1], ""),

@@ -27,7 +27,7 @@ IGNORED_FILES = re.compile(
 )
 IGNORED_KEYS = re.compile(
     r"seconds|_time_|_time$|^(total|step|epoch|other|steps|start|validation|training_length)_m?s$|per_s(econd)?$"
-    r"|stamp|fingerprint|^(code_)?version$|made_with|_dir$|^path|saved_to|memory|^devices?$|decoder|^cores$"
+    r"|fingerprint|^(code_)?version$|made_with|_dir$|^path|saved_to|memory|^devices?$|decoder|^cores$"
     r"|network_share|^usage$|^gpu_|recommendations|^(found|made)$|^uneven$"
 )
 INTERVAL_KEYS = re.compile(r"interval|^(low|high|minus_\w+)$|_(low|high)$")
