@@ -151,6 +151,7 @@ def test_wrong_parameters_and_notebooks_are_refused_before_anything_runs(tmp_pat
          {"02.fps": 25, "03.every_n_frames": 8, "04.input_px": 224}),
         ("03: {weights: pretrained}\n04: {weights: random}", {},
          {"02.fps": 25, "03.every_n_frames": 5, "04.input_px": 112}),
+        ("08: {data_dir: elsewhere}", {}, {"08.data_dir": "elsewhere"}),
     ],
 )  # fmt: skip
 def test_parameters_are_defaults_or_what_weights_need_then_the_file_then_the_command_line(
@@ -160,23 +161,15 @@ def test_parameters_are_defaults_or_what_weights_need_then_the_file_then_the_com
     planned = workbook.plan(tmp_path, tmp_path, params=tmp_path / "p.yaml", **options)
     found = {name[:2]: config.NOTEBOOKS[name].checked(values) for name, values in planned.items()}
     assert {place: getattr(found[place[:2]], place[3:]) for place in expected} == expected
-    assert (found["04"].data, found["04"].out) == (tmp_path, tmp_path)
+    assert (found["04"].data, found["04"].out, "08" in found) == (tmp_path, tmp_path, "08.data_dir" in expected)
 
 
-def test_clips_are_classified_where_there_is_a_folder_of_classes_and_shipped_parameters_are_legal(tmp_path):
-    def classes(**options):
-        found = workbook.plan(tmp_path, tmp_path, weights="random", **options)
-        return found.get("08_clip_classification", {}).get("data_dir")
-
-    (tmp_path / "params.yaml").write_text("08: {data_dir: elsewhere}")
-    assert (classes(), classes(params=tmp_path / "params.yaml")) == (None, "elsewhere")
+def test_shipped_parameters_are_legal_and_clips_are_classified_where_there_is_a_folder_of_classes(tmp_path):
     (tmp_path / "motion").mkdir()
-    assert classes() == str(tmp_path / "motion")
-    for path in (ROOT / "params").glob("*.yaml"):
-        assert list(workbook.plan(tmp_path, tmp_path, params=path)) == list(config.NOTEBOOKS)
-
-
-def test_only_and_from_choose_notebooks():
+    for path in (None, *(ROOT / "params").glob("*.yaml")):
+        planned = workbook.plan(tmp_path, tmp_path, params=path)
+        assert list(planned) == list(config.NOTEBOOKS)
+    assert workbook.plan(tmp_path, tmp_path)["08_clip_classification"]["data_dir"] == str(tmp_path / "motion")
     assert [name[:2] for name in workbook.select("3, 04_dynamic_extraction,")] == ["03", "04"]
     assert [name[:2] for name in workbook.select(start="06")] == ["06", "07", "08", "09", "10"]
 
