@@ -196,12 +196,7 @@ def test_losses_rates_and_seconds_are_written_as_the_training_goes(tmp_path):
         ((4, 3, 2, 1), (5.0, 0.1, 0.1), (5.0, 4.0, 0.4, 0.4), ["Starting takes 51% (5.0 s"]),
         ((4, 3, 2, 1), (0, 1.0, 0.1), (0, 4.0, 4.0, 0.4), ["Validation takes 48% (4.0 s)"]),
         ((4, 3, 2, 1), (0, 0.1, 0.5), (0, 4.0, 0.4, 2.0), ["take 31% (2.0 s)", "Steps take 62%"]),
-        (
-            (3, 1, 2, 2),
-            (0, 0.1, 0.1),
-            (0, 4.0, 0.4, 0.4),
-            ["number 2: the 2 after it took about 2.4 s", "83% at 100.0"],
-        ),
+        ((3, 1, 2, 2), (0, 0.1, 0.1), (0, 4.0, 0.4, 0.4), ["2: the 2 after it took about 2.4 s", "83% at 100.0 ms"]),
     ],
 )
 def test_shares_are_those_of_the_measured_seconds_and_a_recommendation_names_its_own(losses, spent, seconds, words):
@@ -222,14 +217,10 @@ def test_shares_are_those_of_the_measured_seconds_and_a_recommendation_names_its
 def files(tmp_path):
     """Rows of 40 videos; every trait follows the first face channel."""
     rng = np.random.default_rng(0)
-    static = rng.normal(size=(ROWS, DS)).astype("float32")
+    static, dynamic = (rng.normal(size=(ROWS, width)).astype("float32") for width in (DS, DD))
     labels = np.clip(0.5 + 0.2 * static[:, :1] + 0.02 * rng.normal(size=(ROWS, 5)), 0, 1).astype("float32")
     labels[5, 1] = np.nan  # a missing rating is no error
-    made = {
-        "static_features": static,
-        "dynamic_features": rng.normal(size=(ROWS, DD)).astype("float32"),
-        "labels": labels,
-    }
+    made = {"static_features": static, "dynamic_features": dynamic, "labels": labels}
     for name, array in made.items():
         np.save(tmp_path / f"{name}.npy", array)
     ids = [f"train/video{k // 3:06d}.{k % 3:03d}" for k in range(ROWS)]
