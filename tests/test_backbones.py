@@ -88,6 +88,7 @@ def test_published_weights_are_loaded_from_the_weights_folder_unless_they_are_ot
         (lambda net: net.preprocess(frames(2)[:, :100]), "224"),
         (lambda net: backbones.build_backbone("resnet5", "random"), "efficientnetv2_s"),
         (lambda net: backbones.build_backbone("resnet50", "imagenet"), "pretrained"),
+        (lambda net: backbones.build_backbone("resnet50", "random", input_px=16), "32 px or more"),
         (lambda net: freeze(net.model, 54), "53"),
     ],
 )

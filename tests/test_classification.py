@@ -12,7 +12,6 @@ import pytest
 from synthetic_features import N_FRAMES, WIDTH, synthetic_clips
 
 from helpers import __main__
-from helpers.backbones import build_backbone
 from helpers.classifier import (
     FrameClassifier,
     build_classifier,
@@ -215,11 +214,3 @@ def test_what_does_not_fit_is_refused_by_name_before_it_is_loaded(run, tmp_path,
         write_json(tmp_path / "card.json", known)
         assert __main__.main(["classify", "predict", "video.mp4", "--model", str(tmp_path)]) == 1
         assert word in capsys.readouterr().err
-
-
-def test_a_backbone_takes_another_input_size_with_the_same_weights():
-    backbones = [build_backbone("resnet50", "random", input_px=px) for px in (32, 64)]
-    assert backbones[0].weights.sha256 == backbones[1].weights.sha256
-    assert np.asarray(backbones[0].model(np.zeros((2, 32, 32, 3), "float32"), training=False)).shape == (2, 2048)
-    with pytest.raises(ValueError, match="32"):
-        build_backbone("resnet50", "random", input_px=16)
