@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from keras import layers, ops
-from toy_tokens import DD, DS, TD, TS, aligned, tokens
+from toy_tokens import DD, DS, HEADS, TD, TS, aligned, network, tokens
 
 from helpers import attention, saliency
 from helpers import feature_quality as quality
@@ -19,13 +19,12 @@ from helpers.config import TrainingConfig
 from helpers.experiment import TrainingData
 from helpers.files import ROOT
 from helpers.i3d import build_i3d
-from helpers.model import CompletePersonalityModel, clips_at_once
+from helpers.model import clips_at_once
 from helpers.saliency import activations, grad_cam, gradient_of, layer_table, maximise, stages_of
 from helpers.store import FeatureFile, write_features
 from helpers.weights import fill_random
 
-B, HEADS = 3, 2
-SOURCES = np.repeat([f"source {k}" for k in range(11)], 3)
+B, SOURCES = 3, np.repeat([f"source {k}" for k in range(11)], 3)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,6 @@ def test_the_gradient_of_a_known_function_is_the_known_one():
     np.testing.assert_allclose(gradient, 3 * x**2)
     with pytest.raises(ValueError, match="connection"):
         gradient_of(lambda a: ops.convert_to_tensor(np.float32(ops.convert_to_numpy(a).sum())), x)
-    assert saliency.check_gradient() < 1e-3
 
 
 def write_rows(folder, key, features, valid):
@@ -240,11 +238,6 @@ class OneTokenModel:
     def __call__(self, inputs: dict, training: bool, return_attention: bool = False):
         scores = inputs["dynamic"][:, self.place, :1] * np.arange(5)
         return (scores, self.weights) if return_attention else scores
-
-
-def network(seed: int = 1) -> CompletePersonalityModel:
-    keras.utils.set_random_seed(seed)
-    return CompletePersonalityModel(DS, DD, 8, HEADS)
 
 
 def test_long_clips_go_through_a_model_few_at_a_time_and_a_single_token_has_all_attention(monkeypatch):

@@ -1,11 +1,18 @@
 """Tokens of clips without a video: noise under the model's names, of sizes that are distinct primes."""
 
+import keras
 import numpy as np
 
 from helpers.align import Aligned
 from helpers.clips import TRAITS
+from helpers.model import CompletePersonalityModel
 
-TS, TD, DS, DD = 5, 7, 11, 13
+TS, TD, DS, DD, HEADS = 5, 7, 11, 13, 2
+
+
+def network(seed=0, n_targets=5, width=8):
+    keras.utils.set_random_seed(seed)
+    return CompletePersonalityModel(DS, DD, width, HEADS, n_targets=n_targets)
 
 
 def tokens(n=3, ts=TS, td=TD):
