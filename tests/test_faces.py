@@ -152,16 +152,14 @@ def test_the_larger_of_two_faces_is_the_main_one():
     assert 0 < got.box_xyxy[[1, 3]].mean() < 240
 
 
-def test_a_track_is_the_same_after_writing_and_reading_and_a_damaged_one_is_named(tmp_path):
+def test_a_track_is_the_same_after_writing_and_reading_and_another_file_is_named(tmp_path):
     written = replace(awkward("very_short"), fingerprint="a version")
     write_track(tmp_path / "a" / "b.npz", written)
     got = read_track(tmp_path / "a" / "b.npz")
     np.testing.assert_equal(asdict(got), asdict(written))
-    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
     write_arrays(tmp_path / "other.npz", features=np.zeros(3))
-    for name in ("cut", "other"):
-        with pytest.raises(ValueError, match=rf"{name}\.npz"):
-            read_track(tmp_path / f"{name}.npz")
+    with pytest.raises(ValueError, match=r"other\.npz"):
+        read_track(tmp_path / "other.npz")
 
 
 def test_memory_does_not_grow_with_the_clip(track):
@@ -259,8 +257,8 @@ def test_cuts_are_where_the_picture_changes_as_no_face_makes_it(name):
     assert shots.cuts().tolist() == pytest.approx(expected, abs=3 if "through black" in name else 0)
 
 
-def row(x: float, side: float = 20, confidence: float = 8) -> np.ndarray:
-    return np.float32([x, 10, side, side, confidence])
+def row(x, side=20):
+    return np.float32([x, 10, side, side, 8])
 
 
 def face_of(found: list[np.ndarray]) -> MainFace | None:
@@ -271,7 +269,7 @@ def face_of(found: list[np.ndarray]) -> MainFace | None:
 
 
 def test_the_main_face_is_followed_by_overlap_not_by_order_or_size_alone():
-    small_ones = [np.float32([[10 + 2 * k, 10, 20, 20, 7]]) for k in range(5)]
+    small_ones = [row(10 + 2 * k)[None] for k in range(5)]
     large = np.float32([[100, 10, 40, 40, 9]])
     found = [np.concatenate([large, small_ones[0]]), *small_ones[1:3], np.concatenate([small_ones[3], large])]
     got = face_of([*found, small_ones[4]])
