@@ -53,9 +53,8 @@ def test_classes_have_one_label_in_all_splits_may_lie_deep_and_what_does_not_fit
           for n in ("0000", "0001")),
         ["val/b/2", -1, "val/b/2", "validation", "b", 1],
     ]  # fmt: skip
-    names = ["loose.mp4", "b/processed_data.npz", "b/sub/processed_data.pt"]
-    expected = {f"train/{name}" for name in names} | {"validation/a", "validation/empty"}
-    assert {entry["name"] for entry in found.problems} == expected
+    left_out = {f"train/{name}" for name in ("loose.mp4", "b/processed_data.npz", "b/sub/processed_data.pt")}
+    assert {entry["name"] for entry in found.problems} == left_out | {"validation/a", "validation/empty"}
 
 
 def labelled(*clips: tuple[str, str, str]) -> clip_features.LabelledClips:
@@ -103,8 +102,8 @@ def test_clips_that_cannot_be_trained_and_tested_on_are_refused_before_any_work(
 KEY = motion_plan()["key"][0]
 
 
-def job(*views: str, **parameters) -> FrameJob:
-    cfg = ClassificationConfig(**{"n_frames": 5, "frame_px": 64} | parameters)
+def job(*views: str, n_frames: int = 5, **parameters) -> FrameJob:
+    cfg = ClassificationConfig(n_frames=n_frames, frame_px=64, **parameters)
     return FrameJob(SAMPLE / f"{KEY}.mp4", -1, KEY, views, cfg, "pyav", PX)
 
 
@@ -179,7 +178,7 @@ def cfg(tmp_path, monkeypatch) -> ClassificationConfig:
 
 
 def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_hdf5(cfg):
-    clips = extract_clip_features(cfg)
+    clips, folder = extract_clip_features(cfg), cfg.out / "classification" / "features"
     for key, split, label, source in clips.table[["split", "label", "source"]].itertuples():
         video = read_frames(cfg.data / f"{key}.mp4", n_frames=5, backend="pyav")
         (features, t_s, valid), (dark, *_) = clips.read(key, ["plain", "dark"])
@@ -188,27 +187,25 @@ def test_a_row_is_what_the_network_says_about_a_frame_and_the_plain_ones_go_to_h
         assert valid.all()
         assert np.allclose(dark, 0.3 * features, atol=1)
         assert (key.split("/")[1], source) == (clips.classes[label], key.rsplit("/", 1)[1][:11])
-        with h5py.File(cfg.out / "classification" / "features" / f"{split}_features.h5") as file:
+        with h5py.File(folder / f"{split}_features.h5") as file:
             k = file["key"].asstr()[:].tolist().index(key)
             assert np.array_equal(file["features"][k], features)
             assert (file["labels"][k], file["source"].asstr()[k], file["num_frames"][k]) == (label, source, 5)
-    with h5py.File(cfg.out / "classification" / "features" / "train_features.h5") as file:
+    with h5py.File(folder / "train_features.h5") as file:
         assert [file[name].dtype for name in ("features", "labels", "num_frames")] == ["float32", "int64", "int32"]
         assert (file["features"].compression, file["features"].compression_opts) == ("gzip", 4)
         names = ("num_videos", "max_frames", "feature_dim", "multi_scale")
         assert [file.attrs[name] for name in names] == [6, 5, 3, False]
         assert json.loads(file.attrs["category_mapping"]) == {name: k for k, name in enumerate(clips.classes)}
-    analysis = read_json(cfg.out / "classification" / "features" / "configuration_analysis.json")
-    about = {"frames_per_video": 5, "image_size": [64, 64], "processing_mode": "pyav"}
-    assert analysis["preprocessing_info"] == about
+    analysis = read_json(folder / "configuration_analysis.json")
+    assert analysis["preprocessing_info"] == {"frames_per_video": 5, "image_size": [64, 64], "processing_mode": "pyav"}
     assert analysis["splits"]["train"]["features_shape"] == [6, 5, 3]
     assert analysis["splits"]["test"]["num_frames"] == {"min": 5, "max": 5, "mean": 5.0}
     with pytest.raises(ValueError, match="scales"):
         extract_clip_features(replace(cfg, scales=[1.0, 0.85]))
     extract_clip_features(replace(cfg, scales=[1.0, 0.85], out_dir=f"{cfg.out}2"))
-    assert {path.name for path in Path(f"{cfg.out}2").rglob("*.h5")} == {
-        f"{split}_features_multiscale.h5" for split in ("train", "test")
-    }
+    names = {path.name for path in Path(f"{cfg.out}2").rglob("*.h5")}
+    assert names == {f"{split}_features_multiscale.h5" for split in ("train", "test")}
 
 
 def test_the_official_split_gives_views_where_they_are_needed_and_few_sources_are_said_before(cfg):
@@ -235,8 +232,7 @@ def test_what_cannot_be_used_is_recorded_left_out_and_found_again(cfg, monkeypat
         return np.where(y.mean(axis=1, keepdims=True) < 34.7, np.nan, y)
 
     use_network(blind_in_the_dark, monkeypatch.setattr)
-    damaged = motion_plan()["key"][1]
-    path = cfg.data / f"{damaged}.mp4"
+    path = cfg.data / f"{(damaged := motion_plan()['key'][1])}.mp4"
     path.write_bytes(path.read_bytes()[:500])
     for _ in range(2):
         clips = extract_clip_features(cfg)
