@@ -17,6 +17,7 @@ from helpers.clips import TRAITS, find_clips, load_clips, scan_clips
 from helpers.files import FolderLock, write_json
 
 RUN = "run --data {data} --out {out} --weights random"
+PARAMS = f"{RUN} --params p.yaml"
 NAMES = ["-a b", *(f"c{k}" for k in range(8))]
 
 
@@ -76,8 +77,13 @@ def pickled(folder):
         (RUN, rated(lambda t: t.assign(extraversion=0.5)), "extraversion must differ, got 0.5 for all of 8 clips"),
         (RUN, rated(lambda t: t.assign(openness=[0.1, 0.2] + [None] * 7)), "openness must be rated in every part"),
         (f"{RUN} --limit 2", rated(lambda t: t.tail(6)), "none of the 2 clips"),
-        (f"{RUN} --params p.yaml", with_file("p.yaml", {"05": {"reduction": "pca"}}), "seeds .0, 1, 2. of 06"),
-        (f"{RUN} --params p.yaml", with_file("p.yaml", {"06": {"learning_rat": 1}}), "06_training: .*'learning_rat'"),
+        (PARAMS, with_file("p.yaml", {"05": {"reduction": "pca"}}), "seeds .0, 1, 2. of 06"),
+        (PARAMS, with_file("p.yaml", {"06": {"learning_rat": 1}}), "06_training: .*'learning_rat'"),
+        (PARAMS, with_file("p.yaml", {"02": {"fps": "fast"}}), "02_clip_preparation: fps .*'fast'"),
+        (PARAMS, with_file("p.yaml", {"12": {"fps": 25}}), "'12'.*01_data_analysis"),
+        (PARAMS, with_file("p.yaml", ["fps"]), "one section"),
+        (PARAMS, lambda d: (d / "p.yaml").write_bytes(b"02: {backend: \xe4}"), r"p\.yaml must be YAML in UTF-8"),
+        (f"{RUN} --only 12", None, "'12'"),
         ("run --data {data} --out ../{data.name}", None, "--out"),
         ("run --data {data} --out ratings.csv/out", None, "--out"),
         (RUN, lambda d: FolderLock(d.parent / "out"), f"process {os.getpid()}"),
@@ -87,7 +93,7 @@ def pickled(folder):
         ("score {data} --model {data} --csv {data} --out {data}", None, "--out"),
         ("check {data} --csv {data}", None, "--csv"),
         # Every option is taken as README and docs write it, with underscores or hyphens.
-        (f"{RUN} --params p.yaml --only 03,04 --from 05 --limit 2", with_file("p.yaml", {}), "'03,04' and .* 05"),
+        (f"{PARAMS} --only 03,04 --from 05 --limit 2", with_file("p.yaml", {}), "'03,04' and .* 05"),
         ("score v.mp4 w --model {out} --json a --csv b", None, "Run 06_training first"),
         ("train --static_features s --dynamic_features d --labels l --ids i --output o.keras --epochs 1 --batch_size 0",
          None, "batch_size .* got 0"),
@@ -135,7 +141,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(r
 
 
 def test_trees_take_the_place_of_videos_and_those_that_are_missing_are_refused(run, data, tmp_path):
-    keys, trees = ["training80_01/a.002", "training80_01/a.010"], f"{RUN} --params p.yaml --only"
+    keys, trees = ["training80_01/a.002", "training80_01/a.010"], f"{PARAMS} --only"
     for key in keys:
         write_faces(tmp_path / "faces" / key, range(2))
         write_flow(tmp_path / "flow" / key, some_flow(5, 8, 8))

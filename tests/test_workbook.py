@@ -119,26 +119,6 @@ def test_clips_behind_a_link_and_pictures_of_a_tree_count(book, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (b"'02': {fps: fast}", "02_clip_preparation: fps .*'fast'"),
-        (b"12: {fps: 25}", "'12'.*01_data_analysis"),
-        (b"- fps", "one section"),
-        ("02: {backend: ä}".encode("latin-1"), r"p\.yaml must be YAML in UTF-8"),
-        (("05", "07"), "no notebook"),
-        (("12", None), "'12'"),
-    ],
-)
-def test_wrong_parameters_and_notebooks_are_refused_before_anything_runs(tmp_path, call, message):
-    with pytest.raises(ValueError, match=message):
-        if isinstance(call, tuple):
-            workbook.select(*call)
-        else:
-            (tmp_path / "p.yaml").write_bytes(call)
-            workbook.plan(tmp_path, tmp_path, weights="random", params=tmp_path / "p.yaml")
-
-
-@pytest.mark.parametrize(
     ("text", "options", "expected"),
     [
         ("", {}, {"03.weights": "pretrained", "04.weights": "pretrained"}),
