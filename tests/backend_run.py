@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from synthetic_features import synthetic_clips
-from toy_tokens import tokens
+from toy_tokens import network, tokens
 
 from helpers import extract
 from helpers.attention import get_attention_weights
@@ -18,7 +18,6 @@ from helpers.clips import load_clips
 from helpers.config import ClassificationConfig, DynamicConfig, StaticConfig, TrainingConfig
 from helpers.files import ROOT
 from helpers.forward import NetworkError, compile_forward
-from helpers.model import CompletePersonalityModel
 from helpers.saliency import gradient_of
 from helpers.store import read_features, write_arrays
 from helpers.train import Trainer
@@ -69,8 +68,7 @@ def losses():
     x = inputs(n=64)
     y = 0.5 + 0.1 * x["static"].mean(1)[:, :5]
     parts = [({name: value[part] for name, value in x.items()}, y[part]) for part in (slice(48), slice(48, 64))]
-    keras.utils.set_random_seed(0)
-    model = CompletePersonalityModel(11, 13, 16, 2)
+    model = network(width=16)
     scores = Trainer(model, TrainingConfig(epochs=8, batch_size=16)).fit(model, *parts)
     model = build_classifier(6, 3, ClassificationConfig(units=8), seed=0)
     parts = [synthetic_clips(15, seed=seed) for seed in (0, 3)]

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy_tokens
 from keras import layers
 
 from helpers.clips import read_clips
@@ -21,7 +22,6 @@ from helpers.config import PreparationConfig
 from helpers.faces import prepare_clips
 from helpers.files import ROOT
 from helpers.forward import PRECISIONS, NetworkError, compile_forward, failure_of, in_half
-from helpers.model import CompletePersonalityModel
 from helpers.store import read_arrays
 
 # What TensorFlow says out of a frozen graph, and Keras out of a layer.
@@ -138,7 +138,7 @@ def test_jax_gives_what_tensorflow_gives_and_learns_and_its_want_of_memory_is_a_
     table = table[table.index.str.startswith("training")].iloc[[0]]
     prepare_clips(table, PreparationConfig(data_dir=str(ROOT / "data_sample"), out_dir=str(ours), workers=1))
     table.to_csv(ours / "clips.csv")
-    backend_run.filled(CompletePersonalityModel(11, 13, 16, 2)).save(ours / "model.keras")
+    backend_run.filled(toy_tokens.network(width=16)).save(ours / "model.keras")
     shutil.copytree(ours, other)
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, Path(backend_run.__file__), other]

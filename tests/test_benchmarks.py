@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from toy_tokens import network
 
 from benchmarks import damaged, decode, dynamic, machine, memory, rearranged, resume, static, training, variants
 from benchmarks.clips import TO_DAMAGE, draw_pictures, write_encodings
@@ -22,7 +23,6 @@ from helpers.clips import find_clips
 from helpers.config import PreparationConfig
 from helpers.faces import track_clip
 from helpers.files import read_json, write_json
-from helpers.model import CompletePersonalityModel
 from helpers.store import read_features
 from helpers.video import probe, read_frames
 from helpers.weights import Weights
@@ -159,8 +159,7 @@ def test_slopes_are_those_of_small_steps_through_reduction_and_model(method):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(3, 29)).astype(np.float32)
     reduction = Pca.fit(rng.normal(size=(101, 29)).astype(np.float32), 11) if method == "pca" else ChannelGroups(29, 11)
-    keras.utils.set_random_seed(0)
-    model = CompletePersonalityModel(11, 13, 16, 2)
+    model = network(width=16)
     motion = rng.normal(size=(1, 7, 13)).astype(np.float32)
 
     def inputs(rows):

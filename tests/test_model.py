@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from toy_tokens import DD, DS, TD, TS, aligned, tokens
+from toy_tokens import DD, DS, HEADS, TD, TS, aligned, network, tokens
 
 from helpers import variants
 from helpers.config import TrainingConfig
@@ -25,20 +25,14 @@ from helpers.model import (
 )
 from helpers.variants import TOKEN_MODEL, VARIANTS
 
-B, HEADS, F, TARGETS = 3, 2, 8, 17
-N = 60
+B, F, TARGETS, N = 3, 8, 17, 60
 TRAIN, VALIDATION = np.arange(N) < 42, (np.arange(N) >= 42) & (np.arange(N) < 51)  # no source is parted
 TEST = ~(TRAIN | VALIDATION)
 
 
-def network(seed: int = 0) -> CompletePersonalityModel:
-    keras.utils.set_random_seed(seed)
-    return CompletePersonalityModel(DS, DD, F, HEADS, n_targets=TARGETS)
-
-
 @pytest.fixture(scope="module")
 def model():
-    return network()
+    return network(n_targets=TARGETS)
 
 
 def test_the_default_model_has_the_published_number_of_parameters():
@@ -186,7 +180,7 @@ def test_weights_of_an_older_file_are_read_whatever_its_layers_were_called(tmp_p
     trained.save_weights(tmp_path / "new.weights.h5")
     for name in ("old.h5", "new.weights.h5"):
         np.testing.assert_allclose(read_h5_weights(network(1), tmp_path / name)(tokens()), trained(tokens()), atol=1e-5)
-    other = CompletePersonalityModel(DS + 4, DD, F, HEADS, n_targets=TARGETS)
+    other = CompletePersonalityModel(DS + 4, DD, F, HEADS)
     before = other.get_weights()
     (tmp_path / "text.h5").write_text("no weights")
     for name, said in (("old.h5", r"\(15, 8\).*\(11, 8\)"), ("text.h5", "HDF5")):
@@ -274,7 +268,7 @@ def test_ridge_sees_the_stream_it_is_given_and_is_fitted_to_rated_clips(clips):
 def test_operations_of_attention_are_those_counted_by_hand():
     """Its pairs grow with the square of the tokens."""
     width, inner = 16, 32  # of 2 heads
-    model = CompletePersonalityModel(DS, DD, width, 2)
+    model = network(width=width)
     per_token = DS * width + DD * width + 3 * width * inner + inner * width + width * 64
     for n in (5, 20):
         inputs = {name: x for name, x in tokens(1, n, n).items() if name in ("static", "dynamic")}
