@@ -137,13 +137,6 @@ def clips_of(sources, identity):
     return pd.DataFrame(rows, index=[f"clip {k}" for k in range(len(sources))])
 
 
-def test_consistency_is_the_mean_over_pairs():
-    """Standardised rows are (1, 1), (-1, 1) and their opposites: each is opposite to one and square to two."""
-    means = pd.DataFrame([[3.0, 5.0], [1.0, 5.0], [1.0, 1.0], [3.0, 1.0]])
-    found = quality.consistency(means, ["x", "y", "x", "z"])
-    assert [row["measured"]["value"] for row in found.values()] == pytest.approx([-1, 1 + 1 / 5])
-
-
 @pytest.mark.parametrize("most_clips", [1000, 15])
 def test_features_of_identity_are_consistent_within_sources_and_others_are_not(most_clips, monkeypatch):
     monkeypatch.setattr(quality, "MOST_CLIPS", most_clips)
@@ -158,6 +151,9 @@ def test_features_of_identity_are_consistent_within_sources_and_others_are_not(m
     assert quality.consistency(clips_of(two, identity=1.0), two) is not None
     for without_a_pair in ("abc", "aaa"):
         assert quality.consistency(clips_of("abc", identity=1.0), list(without_a_pair)) is None
+    means = pd.DataFrame([[3.0, 5.0], [1.0, 5.0], [1.0, 1.0], [3.0, 1.0]])  # standardised (1, 1), (-1, 1), opposites:
+    found = quality.consistency(means, ["x", "y", "x", "z"])  # each is opposite to one and square to two
+    assert [row["measured"]["value"] for row in found.values()] == pytest.approx([-1, 1 + 1 / 5])
 
 
 def test_the_direction_of_a_clip_points_from_the_mean_clip_to_it():

@@ -35,12 +35,6 @@ def model():
     return network(n_targets=TARGETS)
 
 
-def test_the_default_model_has_the_published_number_of_parameters():
-    model = CompletePersonalityModel()
-    trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
-    assert (model.count_params(), trainable) == (371_717, 371_461)
-
-
 def test_a_vector_is_a_sequence_of_one_token_and_time_counts_among_several(model):
     inputs = tokens()
     vectors = {name: inputs[name][:, 0] for name in ("static", "dynamic")}
@@ -212,16 +206,13 @@ def test_every_network_takes_what_it_is_given_and_answers_every_target(name, cli
         np.testing.assert_allclose(np.asarray(model(longer)), scores, atol=1e-5)
 
 
-def test_a_list_of_models_is_names_and_groups_in_the_tables_order():
+def test_a_list_of_models_is_in_the_tables_order_and_shuffled_labels_move_among_fitted_clips():
     assert variants.chosen_models("short") == variants.MODELS
     assert variants.chosen_models("all") == tuple(VARIANTS)
     assert variants.chosen_models("aligned_mlp, ridge") == ("constant", "ridge", TOKEN_MODEL, "aligned_mlp")
     assert variants.SHUFFLED_MODEL in variants.MODELS
     with pytest.raises(ValueError, match="lasso"):
         variants.chosen_models("ridge,lasso")
-
-
-def test_shuffled_labels_move_ratings_among_the_clips_that_are_fitted():
     labels, fitted = np.arange(22.0).reshape(11, 2), np.arange(11) < 7
     mixed = variants.model_labels(variants.SHUFFLED_LABELS_MODEL, labels, fitted, 1)
     assert (mixed[~fitted] == labels[~fitted]).all()
@@ -265,8 +256,11 @@ def test_ridge_sees_the_stream_it_is_given_and_is_fitted_to_rated_clips(clips):
     assert min(found["ridge"]) > 0.9
 
 
-def test_operations_of_attention_are_those_counted_by_hand():
+def test_parameters_are_as_published_and_operations_of_attention_those_counted_by_hand():
     """Its pairs grow with the square of the tokens."""
+    model = CompletePersonalityModel()
+    trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
+    assert (model.count_params(), trainable) == (371_717, 371_461)
     width, inner = 16, 32  # of 2 heads
     model = network(width=width)
     per_token = DS * width + DD * width + 3 * width * inner + inner * width + width * 64
