@@ -43,28 +43,23 @@ def nvml(*, used_gib=(), busy=(), opened=None):
     )
 
 
-def test_a_gpu_is_listed_with_its_details(monkeypatch):
+def test_a_gpu_is_listed_with_its_details_if_the_process_may_see_it(monkeypatch):
     halves = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(4)]
     cpu = [tf.config.LogicalDevice("/device:CPU:0", "CPU")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: GPUS if kind == "GPU" else cpu)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda device_type: halves if device_type == "GPU" else cpu)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1,) * 8))
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(1,) * 8, opened=(opened := [])))
     assert device.list_devices()["logical"].tolist() == ["CPU:0", "GPU:0", "GPU:1", "GPU:2", "GPU:3"]
     row = device.chosen_device("GPU:3")
     of_gpu = {"kind": "GPU", "physical": "GPU:1", "logical": "GPU:3", "name": "Loom 3", "compute_capability": "9.0"}
     assert row.drop("backend").to_dict() == of_gpu | {"memory_gib": 11.0, "cores": 0}
+    for visible, handle in (("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        device.open_nvml(1)
+        assert opened.pop() == handle
     monkeypatch.setitem(sys.modules, "pynvml", None)
     row = device.chosen_device("")
     assert (row["logical"], row["name"], math.isnan(row["memory_gib"])) == ("GPU:0", "GPU", True)
-
-
-@pytest.mark.parametrize(("visible", "handle"), [("5,3", 3), ("GPU-a, MIG-b", "MIG-b"), ("7", 1)])
-def test_the_gpu_is_the_one_that_the_process_may_see(monkeypatch, visible, handle):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    opened = []
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(opened=opened))
-    device.open_nvml(1)
-    assert opened == [handle]
 
 
 def test_memory_growth_says_what_is_so_also_when_it_comes_too_late(monkeypatch):
