@@ -4,7 +4,7 @@ In: video files. Out: a `helpers.tracks.FaceTrack` per clip. A clip with too lit
 guess.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
-SEARCHED = 20  # frames, spread over a clip, that are searched for smaller faces where no face moves
 MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the clip's box without a remark
+
+Followed = tuple[MainFace | None, Follower, list[tuple[float, int, str]]]
 
 
 def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
@@ -87,19 +88,22 @@ def track_clip(path: str | Path, cfg: PreparationConfig) -> FaceTrack:
 
 
 def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack | None]:
-    """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life."""
+    """The one track of a clip, as decoder processes make it; before it None at every look, as a sign of life.
+
+    Where no face moves, Haar looks for smaller ones than `min_face`, too: who moves wins over what is still.
+    """
     video, cfg = job
-    times, follower = [], Follower(min(EVERY, cfg.detect_every))
-    for sample, (frame, t, number, decoder) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):
-        faces = None
-        if sample % cfg.detect_every == 0:
-            faces = detect_faces(frame, cfg.detector, cfg.min_face)
-            yield None
-        follower.step(sample, frame, faces)
-        times.append((t, number, decoder))
-    face = main_face(follower, cfg.fps)
-    if not (face and face.moves):
-        yield from _refuse_smaller_face(video, cfg, 0.5 if face else cfg.min_coverage / 2)
+    face, follower, times = yield from _follow(video, cfg)
+    if not (face and face.moves) and cfg.detector == "haar" and cfg.min_face > SMALLER:
+        smaller, *of_smaller = yield from _follow(video, replace(cfg, min_face=SMALLER))
+        if smaller and smaller.coverage > (0.5 if face else cfg.min_coverage / 2):
+            small = f"{np.median(smaller.rows[:, 2]):.0f} px wide, below min_face ({cfg.min_face:g} of the "
+            small += "picture's shorter side)"
+            if not face:
+                raise NoFaceError(f"the face is too small: {small}. Set a smaller min_face, or take a larger picture")
+            if smaller.moves:
+                remarks = [*smaller.remarks, f"the face is {small}"]
+                face, follower, times = smaller._replace(remarks=remarks), *of_smaller
     if not face:
         raise NoFaceError(f"no face found in {len(follower.found)} looked-at frames")
     if face.coverage < cfg.min_coverage:
@@ -110,22 +114,17 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
     yield track_of_face(face, follower.found, cfg, t_s=np.array(t_s), frame=np.array(numbers), decoder=decoders[-1])
 
 
-def _refuse_smaller_face(video: str | Path, cfg: PreparationConfig, share: float) -> Iterator[None]:
-    """NoFaceError where Haar finds a face below `min_face` in more than this share of a clip's frames.
-
-    Yields as a sign of life."""
-    if cfg.detector != "haar" or cfg.min_face <= SMALLER:
-        return
-    widths_px = []
-    for frame, *_ in iter_frames(video, n_frames=SEARCHED, backend=cfg.backend):
-        n, smaller = len(detect_faces(frame, "haar", cfg.min_face)), detect_faces(frame, "haar", SMALLER)
-        widths_px.append(np.sort(smaller[:, 2])[-1 - n] if len(smaller) > n else np.nan)
-        yield
-    if np.mean(np.isfinite(widths_px)) > share:
-        raise NoFaceError(
-            f"the face is too small: {np.nanmedian(widths_px):.0f} px wide, below min_face ({cfg.min_face:g} of the "
-            "picture's shorter side). Set a smaller min_face, or take a larger picture"
-        )
+def _follow(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, Followed]:
+    """The main face of a clip, all faces, and time, number and decoder of every sample."""
+    times, follower = [], Follower(min(EVERY, cfg.detect_every))
+    for sample, (frame, t, number, decoder) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):
+        faces = None
+        if sample % cfg.detect_every == 0:
+            faces = detect_faces(frame, cfg.detector, cfg.min_face)
+            yield None
+        follower.step(sample, frame, faces)
+        times.append((t, number, decoder))
+    return main_face(follower, cfg.fps), follower, times
 
 
 def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfig, **times: Any) -> FaceTrack:

@@ -341,13 +341,15 @@ def test_who_speaks_beside_slides_is_one_person(track):
 def test_who_moves_wins_over_a_still_picture_and_a_face_too_small_has_the_parameters_name(track):
     photo = np.repeat(cv2.resize(OTHER[0], (460, 345))[None, :, 60:400], 45, axis=0)
     alone, beside = (on_a_page(*stills, (sized(ONE[:45], 160), 460, 230)) for stills in ((), ((photo, 5, 5),)))
-    for frames in (alone, beside):
-        with pytest.raises(NoFaceError, match=r"\d\d px wide, .*min_face"):
-            track(frames)
-    for frames, remark in ((alone, ""), (beside, "passed over")):
-        found = track(frames, min_face=0.1)
+    with pytest.raises(NoFaceError, match=r"\d\d px wide, .*min_face"):
+        track(alone)
+    for frames, share, remark in ((alone, 0.1, ""), (beside, 0.1, "passed over"), (beside, 0.2, "below min_face")):
+        found = track(frames, min_face=share)
         assert found.box_xyxy[0] > 440
         assert remark in found.remarks
+    poster = np.repeat(cv2.resize(ONE[0], (160, 120))[None], 45, axis=0)
+    found = track(on_a_page((photo, 5, 5), (poster, 460, 230)))
+    assert (found.box_xyxy[0] < 440, "still picture" in found.remarks) == (True, True)
 
 
 def test_a_picture_of_a_face_is_still_however_it_is_filmed(track):
