@@ -187,7 +187,8 @@ def _score_by_notebook(videos: list[Path], model: Path, out: Path) -> int:
     page, table = export(copy, out / "score.html", "What viewers would say"), pd.read_csv(out / "score.csv")
     print(table.drop(columns=["warnings", "remarks"]).dropna(axis="columns", how="all").round(3).to_string(index=False))
     print(*table["warnings"].dropna().unique(), f"written: {page}, score.json and score.csv", sep="\n")
-    return _tell_failed(table["target"].isna().sum(), table["video"].nunique())
+    failed = table["target"].isna()
+    return _tell_failed(failed.sum(), failed.sum() + table[~failed]["video"].nunique())
 
 
 def _tell_failed(n_failed: int, n_videos: int) -> int:
@@ -333,7 +334,7 @@ def predict_classes(
         print(f"note: {note}")
     if json:
         write_json(json, said | ({"warnings": classifier.warnings} if classifier.warnings else {}))
-    return 1 if failed else 0
+    return _tell_failed(failed, failed + len(said))
 
 
 @app.command

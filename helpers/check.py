@@ -276,13 +276,15 @@ def _usual(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beginnings(clips: pd.DataFrame, root: Path, folder: Path) -> pd.DataFrame:
-    """Those clips, of long ones the first `SAMPLE_S` in files of `folder`; those that cannot be cut are whole."""
-    clips = clips.copy()
+    """Those clips, of long ones the first `SAMPLE_S` in files of `folder`; where none can be cut, whole."""
+    clips, uncut = clips.copy(), []
     for n, (key, path, seconds) in enumerate(clips[["path", "duration_s"]].itertuples()):
         if seconds > SAMPLE_S:
-            with suppress(av.FFmpegError, ValueError):
+            try:
                 clips.loc[key, ["path", "duration_s"]] = _copied(root / path, folder / f"{n}.mkv"), SAMPLE_S
-    return clips
+            except (av.FFmpegError, ValueError):
+                uncut.append(key)
+    return clips.drop(uncut) if len(uncut) < len(clips) else clips
 
 
 def _copied(path: Path, to: Path) -> str:

@@ -176,7 +176,8 @@ def _read_clip(
     found = read()
     columns = (like or found).features.columns
     if odd := sorted({*found.features} ^ {*columns}):
-        raise ValueError(f"its rows must have the columns of features of the others, got {odd[0]!r} otherwise.")
+        n, others = found.features.shape[1], len(columns)
+        raise ValueError(f"its rows must have the {others} columns of the others, got {n}, {odd[0]!r} in one only.")
     rows = usable_rows(found.features[columns].to_numpy(), found.known, fps)
     if not rows.valid.any():
         raise ValueError(f"none of its {len(rows.valid)} rows is valid (the first: {rows.reason[0]}).")
@@ -275,8 +276,11 @@ def _read_arrays(path: Path) -> Rows:
         features = arrays.get("features", next(iter(arrays.values()))) if len(arrays) == 1 else arrays["features"]
         if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
             raise ValueError(f"features must be numbers of shape (n, D), got {features.dtype} {features.shape}.")
-        known = {name: arrays[name] for name in KNOWN if name in arrays}
-        return Rows(pd.DataFrame(known, range(len(features))), pd.DataFrame(features))
+        known, n = {name: arrays[name] for name in KNOWN if name in arrays}, len(features)
+        for name, array in known.items():
+            if array.shape != (n,) or array.dtype.kind not in "fiub":
+                raise ValueError(f"{name} must be {n} numbers like the rows, got {array.dtype} {array.shape}.")
+        return Rows(pd.DataFrame(known, range(n)), pd.DataFrame(features))
     except KeyError:
         raise ValueError(f"it must hold an array 'features', got {', '.join(arrays) or 'none'}.") from None
 

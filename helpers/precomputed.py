@@ -93,7 +93,8 @@ class Tree:
     `clips`: path of each by what the folder calls it, in natural order. `fps`, `made`, `side_px`: numbers per second,
     origin and side, as most of the first clips have them: a network cannot be shown two kinds. Each kind of tree says
     the `parameter` that names it, `what` it holds, a file's name (`like`), a sample's `channels`, the parameter that
-    only videos need (`of_videos`); its clips' paths (`_find`); what a clip is like (`_about`); its samples (`job`).
+    only videos need (`of_videos`), a `sample`'s name in a clip's folder; its clips' paths (`_find`); what a clip is
+    like (`_about`); its samples (`job`).
     """
 
     def __init__(self, folder: str | Path, fps: float):
@@ -125,9 +126,9 @@ class Tree:
         return {self.parameter.removesuffix("_dir"): self.folder.name, "side_px": self.side_px, "fps": self.fps}
 
     def fingerprint(self, name: str) -> str:
-        """Tells one version of a clip's files from another: their number, a hash of names, sizes, times of change."""
+        """Tells one version of a clip's samples from another: their number, a hash of names, sizes, times of change."""
         path, digest = self.clips[name], hashlib.sha256()
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(file for file in path.iterdir() if self.sample.fullmatch(file.name)) if path.is_dir() else [path]
         for file in files:
             version = clip_fingerprint(file) if file.exists() else "missing"
             digest.update(f"{file.name}\0{version}\n".encode(errors="surrogateescape"))
@@ -166,7 +167,7 @@ class FaceTree(Tree):
     """A folder with a folder of numbered pictures per clip, all RGB: BMP, JPEG, PNG or WebP."""
 
     parameter, what, like, channels = "faces_dir", "face pictures", "clip/face_0001.jpg", 3
-    of_videos = "every_n_frames"
+    of_videos, sample = "every_n_frames", PICTURE
 
     def _find(self) -> Iterable[Path]:
         return {path.parent for path in files_below(self.folder, PICTURE)}
@@ -193,7 +194,7 @@ class OpticalFlowSequenceLoader(Tree):
     """
 
     parameter, what, like, channels = "flow_dir", "stored flow", "clip.npz, clip.npy or clip/flow_0000_0001.npy", 2
-    of_videos = "flow"
+    of_videos, sample = "flow", PAIR
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def rating_files(folder: Path) -> list[Path]:
         return here
     below = []
     for child in filter(Path.is_dir, entries):
-        with suppress(PermissionError):  # `names.walk_files` tells of it
+        with suppress(OSError):  # `names.walk_files` tells of it
             below += sorted(filter(_is_rating_file, child.iterdir()))
     return below
 
@@ -147,7 +147,7 @@ def _file_rows(path: Path, targets: Sequence[str]) -> Iterator[dict[str, Any]]:
                 **{f"must have a number as {target}": value is None for target, value in numbers.items()},
             }
             for must in filter(wrong.get, wrong):
-                raise ValueError(f"{path.name} line {number} {must}, got {', '.join(cells)}.")
+                raise ValueError(f"{path.name} line {number} {must}, got {' '.join(', '.join(cells).split())}.")
             yield {"name": row["clip"]} | stated | {"split": split} | numbers
 
 

@@ -76,6 +76,7 @@ def test_a_changed_renamed_or_removed_sample_changes_the_fingerprint_of_its_clip
     tree, two, three = FaceTree(tmp_path, 30.0), tmp_path / "a" / "face_000002.jpg", tmp_path / "a" / "face_000003.jpg"
     seen = [tree.fingerprint("a")]
     (tmp_path / "b" / "face_000000.jpg").touch()
+    (tmp_path / "a" / "Thumbs.db").touch()  # what systems leave is none
     assert tree.fingerprint("a") == seen[0]
     for change in (lambda: two.rename(three), three.unlink, lambda: write_faces(tmp_path / "a", [1], side=64)):
         change()

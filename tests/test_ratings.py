@@ -85,7 +85,7 @@ REFUSED = {
         (b"clip,openness\na,.5\nTotal,50.5", "Total"),
         (b"clip,openness\na,1.3", "openness of a .* 1.3.*rating_low and rating_high"),
         (b"clip,openness,split\na,.5,fold1", "fold1"),
-        (b"clip,openness\n,.5", "line 2 must name a clip"),
+        (b'clip,openness,note\n,.5,"a\nb"', "line 2 must name a clip.* got , .5, a b"),
         (b"clip,O,C,E,A\na,.1,.2,.3,.4", "'openness'"),  # initials are traits where all five are there
         (b"name,openness\na,.5", "'clip'"),
         (b"clip,openness (m),openness (sd)\na,.5,.6", "'openness'"),
