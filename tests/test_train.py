@@ -320,7 +320,7 @@ def test_the_command_trains_from_files_and_the_line_wins(files, tmp_path, capsys
     output = tmp_path / "out" / "model.keras"
     more = ["--output", str(output), "--epochs", "2", "--batch_size", "16", "--params", str(params)]
     assert main(["train", *given, *more]) == 0
-    assert "Epoch 2 of 2 was kept." in capsys.readouterr().out
+    assert " of 2 was kept." in capsys.readouterr().out  # not of 9
     params.write_text("06_training: {fusion: 8}\n")
     for command, said in (
         (["train", *given, *more], "'fusion'"),
