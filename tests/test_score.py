@@ -14,9 +14,7 @@ from helpers import score
 from helpers.__main__ import main
 from helpers.align import read_aligned
 from helpers.clips import TRAITS
-from helpers.feature_quality import write_training_tokens
 from helpers.files import ROOT, read_json, write_json
-from helpers.model import CompletePersonalityModel
 from helpers.plots.score import plot_looks, plot_score
 from helpers.tracks import NoFaceError
 
@@ -44,26 +42,6 @@ def made_up(video, remarks=()):
         out_of_distribution={},
         remarks=remarks,
     )
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    """A model folder with an untrained network behind the shipped reduction."""
-    folder = tmp_path_factory.mktemp("model")
-    identity = read_json(DATA / "tokens" / "manifest.json")["identity"]
-    CompletePersonalityModel(64, 32).save(folder / "model.keras")
-    shutil.copy(DATA / "tokens" / "reduction.npz", folder)
-    card = {
-        "targets": list(TRAITS),
-        "constant": HALF,
-        "interval_half_width": dict.fromkeys(TRAITS, 0.2),
-        "warnings": ["the networks have random weights"],
-        "extractors": {name: identity[name] for name in ("static", "dynamic")},
-    }
-    write_json(folder / "card.json", card)
-    bank = read_aligned(DATA / "tokens")
-    write_training_tokens(folder / "training_tokens.npz", bank.take(np.arange(100)), bank.take(np.arange(100, 160)))
-    return folder
 
 
 @pytest.fixture(scope="module")

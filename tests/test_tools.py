@@ -1,7 +1,6 @@
-"""Tools of the maintainer: two results folders are compared, executed notebooks are tidied, the README is a map."""
+"""Tools of the maintainer: two results folders are compared, executed notebooks are tidied."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from helpers.files import ROOT
 from tools.reexecute import drop_native_messages
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 FAILED = [{"clip": "b", "reason": "no face"}, {"clip": "c", "reason": "broken"}]
 BOXES = np.tile(np.float32([10, 10, 50, 50]), (4, 1))
 MOVED = BOXES + np.float32([3, 0, 0, 0])
@@ -111,11 +109,3 @@ def test_messages_of_native_code_go_and_others_stay():
     notebook = new_notebook(cells=[new_code_cell("1", outputs=outputs)])
     drop_native_messages(notebook)
     assert [output.text for output in notebook.cells[0].outputs] == ["a warning\n", "3\n"]
-
-
-def test_the_readme_names_every_file_of_the_library_and_its_links_lead_to_files():
-    rows = re.findall(r"^\| ([^|]+) \|", README.partition("| file in `helpers/` |")[2], re.MULTILINE)
-    named = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
-    there = {path.stem for path in (ROOT / "helpers").glob("*.py")} - {"__init__"}
-    assert sorted(named) == sorted({*there, "plots/"})
-    assert [link for link in re.findall(r"\]\(([^)#:]+)\)", README) if not (ROOT / link).exists()] == []
