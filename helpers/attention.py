@@ -88,10 +88,8 @@ def occlusion(
 ) -> np.ndarray:
     """What each part of the motion contributes to every score: with it minus without it.
 
-    Args:
-        model, inputs: A trained model of k targets, and N clips.
-        baseline: What stands for tokens that are taken away, usually `mean_motion` of the training clips, (D,).
-        parts: Indices of the motion tokens of each part; default each token by itself.
+    `baseline`, (D,), stands for tokens that are taken away, usually `mean_motion` of the training clips; `parts`:
+    indices of the motion tokens of each, default each token by itself.
 
     Returns:
         Score of the whole clip minus score without the part, float32 (N, parts, k): above 0, the part raised the score.
@@ -184,12 +182,10 @@ def examine(name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, s
 
 
 def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, Any]:
-    """Measure on each seed's test clips whether the model's answer rests on what was planted.
+    """Measure on each seed's test clips whether the answer of the models in `cfg.out` rests on what was planted.
 
-    Args:
-        data: What the models were trained on; its folder holds `truth.csv` where the clips are synthetic.
-        cfg: As the training; `cfg.out` holds the trained models.
-        trait: The target whose cue is an event in time.
+    The folder of `data` holds `truth.csv` where the clips are synthetic; `trait`: the target whose cue is an event in
+    time.
 
     Returns:
         `trait`. And, None without a planted truth: `occlusion_pointing`, share of clips whose largest effect is inside,

@@ -19,7 +19,7 @@ from traitlets.config import Config
 
 from helpers.files import code_version, read_json, replacing, write_json
 from helpers.statistics import NONE, model_warnings, number
-from helpers.store import kind_of
+from helpers.store import STREAMS, kind_of
 
 MAIN = "token_cross_attention"
 SHOWN = 30  # failed clips, kinds of masked rows: the rest is counted
@@ -34,12 +34,7 @@ FILES = {
     "score": "score.json",
     "run": "run.json",
 }
-STAGES = {
-    "faces": "02_clip_preparation",
-    "static": "03_static_extraction",
-    "dynamic": "04_dynamic_extraction",
-    "aligned": "05_alignment",
-}
+STAGES = {"faces": "02_clip_preparation", **STREAMS, "aligned": "05_alignment"}
 
 
 def read_if_there(path: Path) -> Any:
@@ -144,13 +139,8 @@ def failures(manifests: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, pd.Dat
     failed = [entry | {"notebook": STAGES[stage]} for stage, of in manifests.items() for entry in of.get("failed", [])]
     found = pd.DataFrame(failed, columns=["clip", "notebook", "reason", "row"]).astype({"reason": "str"})
     clips, rows = found[found["row"].isna()], found.dropna(subset="row")
-    counts = {"rows": "size", "clips": "nunique", "for example": "first"}
-    counted = (
-        rows.assign(reason=rows["reason"].map(kind_of))
-        .groupby(["notebook", "reason"], sort=False)["clip"]
-        .agg(**counts)
-        .reset_index("reason")
-    )
+    by_kind = rows.assign(reason=rows["reason"].map(kind_of)).groupby(["notebook", "reason"], sort=False)["clip"]
+    counted = by_kind.agg(**{"rows": "size", "clips": "nunique", "for example": "first"}).reset_index("reason")
     clips = clips.drop_duplicates("clip").set_index("clip")[["notebook", "reason"]]
     return clips, counted.sort_values("rows", ascending=False, kind="stable")
 

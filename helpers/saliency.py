@@ -6,7 +6,7 @@ ascent. With random weights all of it shows where an input has what the network 
 learned.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,14 @@ STAGE_ENDS = {  # by the network's name: of each size of its maps the last layer
 BATCH = 8  # inputs at once; early layers of a clip are large
 STEP, JITTER_PX = 0.03, 4  # of gradient ascent: length over the range of values, largest shift
 
-Tensors = Callable[[keras.KerasTensor], keras.KerasTensor]
 
-
-def inputs_at(source: Source, path: Path, key: str, places: Iterable[int]) -> np.ndarray:
+def inputs_at(source: Source, path: Path, key: str, places: Sequence[int]) -> np.ndarray:
     """What the network is shown of a clip at some places, counted from 0: faces RGB uint8 (k, size_px, size_px, 3), or
     flow float32 (k, input_px, input_px, 2) in [-1, 1]; `source`: see `helpers.extract.open_source`.
     """
     job = source.job(path, key, source.fingerprint(path, key))
-    places, found, n = list(places), {}, 0
-    for chunk in source.work(job):
-        found |= {n + i: chunk.values[i] for i in range(len(chunk.values)) if n + i in places}
-        n += len(chunk.values)
+    values = (value for chunk in source.work(job) for value in chunk.values)
+    found = {n: value for n, value in enumerate(values) if n in places}
     return np.stack([found[place] for place in places])
 
 
@@ -53,11 +49,8 @@ def layer_table(model: keras.Model, sample_shape: Sequence[int]) -> pd.DataFrame
     placed = [layer for layer in model.layers if len(layer.output.shape) == len(sample_shape) + 1]
     outputs = keras.Model(model.input, [layer.output for layer in placed])
     shapes = [tensor.shape[1:] for tensor in outputs.compute_output_spec(keras.KerasTensor((1, *sample_shape)))]
-    table = pd.DataFrame(
-        shapes,
-        index=pd.Index([layer.name for layer in placed], name="layer"),
-        columns=("time", "height", "width", "channels")[-len(sample_shape) :],
-    )
+    names = pd.Index([layer.name for layer in placed], name="layer")
+    table = pd.DataFrame(shapes, names, ("time", "height", "width", "channels")[-len(sample_shape) :])
     table.insert(0, "kind", [type(layer).__name__ for layer in placed])
     return table.assign(parameters=[layer.count_params() for layer in placed])
 
@@ -140,13 +133,10 @@ BACKEND_GRADIENTS = {"jax": _by_jax, "torch": _by_torch, "tensorflow": _by_tenso
 def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarray) -> np.ndarray:
     """Compute Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391) of a direction in feature space.
 
-    The networks here have no classes, hence the direction; as it has two ends, what lowers the projection is kept.
-
-    Args:
-        model: A functional model with one input and features (n, D), or (n, ..., D), as output.
-        x: Inputs, preprocessing done, float32 (n, ...).
-        layer: That all paths of the network go through, such as the end of a stage; ValueError for others.
-        direction: (D,), or of each input its own, (n, D).
+    The networks here have no classes, hence the direction, (D,), or of each input its own, (n, D); as it has two ends,
+    what lowers the projection is kept. The output of `model` are features (n, D), or (n, ..., D); `x`: inputs,
+    preprocessing done, float32 (n, ...); `layer`: one that all paths of the network go through, such as the end of a
+    stage; ValueError for others.
 
     Returns:
         Where the projection comes from, float32 (n, [T',] H', W'): what raises it, and below 0 what lowers it.
@@ -173,7 +163,7 @@ def maximise(
     *,
     low: float,
     high: float,
-    prepare: Tensors = lambda x: x,
+    prepare: Callable[[Any], Any] = lambda x: x,
     steps: int = 24,
     blur_px: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -182,13 +172,9 @@ def maximise(
     Two of the means of Olah et al. (2017, https://distill.pub/2017/feature-visualization) keep the inputs from ending
     as noise that only this network can see: the input is shifted by chance at every step, and the slope is blurred.
 
-    Args:
-        channels: Numbers of the layer's channels, (n,).
-        shape: Of an input, ([T,] H, W, C).
-        low, high: Bounds of the values.
-        prepare: From values within the bounds to what the network takes.
-        steps: How often the slope is followed.
-        blur_px: Standard deviation of the blur in height and width.
+    `channels`: numbers of n of the layer's; `shape`: of an input, ([T,] H, W, C), whose values lie from `low` to
+    `high`; `prepare` makes of such values what the network takes; the slope is followed `steps` times; `blur_px`:
+    standard deviation of the blur in height and width.
 
     Returns:
         The inputs, float32 (n, [T,] H, W, C); the mean activation of each input's own channel at the start and at the

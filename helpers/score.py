@@ -189,10 +189,8 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
 def _values(raw: np.ndarray, card: dict[str, Any]) -> pd.DataFrame:
     """The columns `VALUES` of a model's output (k,), index target."""
     half = pd.Series(card["interval_half_width"])[card["targets"]].to_numpy()
-    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, card["targets"]).clip(
-        0, 1
-    )  # the scale
-    return values.assign(constant=pd.Series(card["constant"]))
+    values = pd.DataFrame({"score": raw, "low": raw - half, "high": raw + half}, card["targets"])
+    return values.clip(0, 1).assign(constant=pd.Series(card["constant"]))  # the scale of the ratings
 
 
 def tokens_of_video(video: str | Path, scorer: Scorer) -> tuple[FaceTrack, dict[str, FeatureFile]]:

@@ -1,8 +1,8 @@
-"""Figures: one module per notebook, functions `plot_*(data, *, title="", ax=None)` that draw arrays and tables.
+"""Figures: one module per notebook, functions `plot_*(data, *, title="")` that draw arrays and tables.
 
-Everywhere `ax` is the axes to draw on, by default those of a new figure, and `title` the finding, the clip, or what is
-to be seen; an Axes is returned, or a Figure of several. Nothing here computes a result, shows a figure or writes a
-file, `save` apart. This module holds the common look and the pieces that several figures are made of.
+Everywhere `title` is the finding, the clip, or what is to be seen; an Axes is returned, or a Figure of several. Nothing
+here computes a result, shows a figure or writes a file, `save` apart. This module holds the common look and the pieces
+that several figures are made of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,9 +31,8 @@ NEUTRAL, ACCENT = "#9A9A9A", "#333333"
 def use_style() -> None:
     """Set the look of all figures: 100 dpi, text of 9 pt and more, light grid."""
     look = {"figure.dpi": 100, "legend.frameon": False, "axes.titlelocation": "left", "lines.linewidth": 1.5}
-    sns.set_theme(
-        context="paper", style="whitegrid", font_scale=1.08, rc=look | {"axes.edgecolor": "0.6", "grid.color": "0.9"}
-    )
+    look |= {"axes.edgecolor": "0.6", "grid.color": "0.9"}
+    sns.set_theme(context="paper", style="whitegrid", font_scale=1.08, rc=look)
 
 
 def save(fig: Figure, run_dir: str | Path, name: str) -> Path:
@@ -93,38 +93,22 @@ def legend_below(fig: Figure) -> None:
     fig.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4)
 
 
-def named_rows(ax: Axes, names: Sequence[str]) -> None:
-    """Name the rows 0, 1, … of the axes, the first on top."""
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-
-
-def matrix(values: np.ndarray, ax: Axes, *, bar: str = "", texts: np.ndarray | None = None, form: str = ".2f", **look):
-    """Draw a table as coloured cells with a number, or the given text, in each.
-
-    `values` (n, m) may be a DataFrame, whose names are then those of rows and columns; `bar`: label of the colour bar,
-    if there is one; `form`: of the numbers; `look`: of `seaborn.heatmap`, such as `cmap` and `vmin`.
-    """
-    annot, form = (np.round(values, 2) + 0.0, form) if texts is None else (texts, "")  # no negative zero
-    bars = {"cbar": bool(bar), "cbar_kws": {"label": bar}}
-    sns.heatmap(values, ax=ax, annot=annot, fmt=form, annot_kws={"fontsize": 9}, **bars, **look)
+def matrix(values: pd.DataFrame, ax: Axes, *, bar: str, **look) -> None:
+    """Draw a table as coloured cells with a number in each and a labelled colour bar; `look`: of `seaborn.heatmap`."""
+    texts = {"annot": values.round(2) + 0.0, "fmt": ".2f", "annot_kws": {"fontsize": 9}}  # no negative zero
+    sns.heatmap(values, ax=ax, cbar_kws={"label": bar}, **texts, **look)
     ax.tick_params(axis="y", rotation=0)
 
 
 def plot_intervals(
-    rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    what: str,
-    lines: Mapping[str, float],
-    *,
-    title: str = "",
-    ax: Axes | None = None,
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]], what: str, lines: Mapping[str, float], *, title: str = ""
 ) -> Axes:
     """Draw values with their intervals, by row and kind: `value` and `interval` [low, high], either may be None.
 
     `what` the values are is the label of their axis; `lines`: values to compare with, by their names. Every row has the
     kinds of the first, at most three.
     """
-    ax = axes(ax, (7.5, 1.1 + 0.42 * len(rows)), xlabel=what, title=title)
+    ax = axes(None, (7.5, 1.1 + 0.42 * len(rows)), xlabel=what, title=title)
     kinds = list(next(iter(rows.values())))
     for k, (kind, color, form) in enumerate(zip(kinds, (RED, NEUTRAL, GREEN), "os^", strict=False)):
         y = np.arange(len(rows)) + 0.22 * (k - (len(kinds) - 1) / 2)
@@ -134,7 +118,8 @@ def plot_intervals(
         ax.errorbar(value, y, xerr=reach, color=color, fmt=form, ms=6, label=kind)
     for (name, value), style in zip(lines.items(), (":", "--", "-."), strict=False):
         ax.axvline(value, color=ACCENT, ls=style, lw=1, label=name)
-    named_rows(ax, [spoken(name) for name in rows])
+    ax.set_yticks(range(len(rows)), map(spoken, rows))
+    ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
@@ -161,12 +146,3 @@ def picture_at(ax: Axes, image: np.ndarray, t_s: float, side_s: float, **look) -
     ax.set(ylim=(0, 1), yticks=[])
     ax.grid(False)
     return shown
-
-
-def pictures_beside(ax: Axes, images: Sequence[np.ndarray], t_s: Sequence[float]) -> None:
-    """Draw pictures of one size side by side, each over its time."""
-    side = images[0].shape[1]
-    ax.imshow(np.concatenate(list(images), axis=1))
-    ax.set_xticks((np.arange(len(images)) + 0.5) * side, [f"{t:.2f}" for t in t_s])
-    ax.set(yticks=[], xlabel="time (s)")
-    ax.grid(False)

@@ -16,17 +16,7 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
 from helpers.clips import name_of
-from helpers.plots import (
-    ACCENT,
-    ORANGE,
-    SKY,
-    axes,
-    panels,
-    picture_at,
-    say,
-    step_of,
-    time_rows,
-)
+from helpers.plots import ACCENT, ORANGE, SKY, axes, panels, picture_at, say, step_of, time_rows
 
 WINDOW_COLORS = ORANGE, SKY
 MOST_PICTURES, ARROWS = 10, 14  # arrows along a side of the picture of motion

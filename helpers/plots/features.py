@@ -18,24 +18,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from helpers.clips import name_of
-from helpers.plots import (
-    ACCENT,
-    BLUE,
-    NEUTRAL,
-    PALETTE,
-    SKY,
-    axes,
-    legend_below,
-    named_rows,
-    panels,
-    picture_at,
-    pictures_beside,
-    say,
-    step_of,
-    time_rows,
-)
+from helpers.plots import ACCENT, BLUE, NEUTRAL, PALETTE, SKY, axes, legend_below, panels, picture_at, say, time_rows
+from helpers.plots.preparation import plot_crops
 
 IN_DECODERS = ("reading", "decoding", "cropping", "flow")  # what decoder processes do, in their order
+IN_PARENT = ("network", "writing")
 TILES, TILE_IN = 6, 1.0  # small pictures per row, and the side of one in inches
 MOST_PICTURES = 9  # along a clip
 CHANNELS = 64  # of a clip's rows, those that vary most
@@ -49,11 +36,8 @@ def plot_time_spent(log: Mapping[str, Any], workers: int, *, title: str = "") ->
     spent_s, total_s = log["seconds_spent"], log["extraction_time_seconds"]
     size = 7, 0.9 + 0.32 * max(len(spent_s), 2)
     ax = axes(None, size, grid="x", xlabel="seconds", xlim=(0, 1.12 * total_s), title=title)
-    groups = (
-        (IN_DECODERS, workers, f"each of {workers} decoder processes"),
-        (("network", "writing"), 1, "this process"),
-    )
-    for whats, n, label in groups:
+    decoders, this = (IN_DECODERS, workers, f"each of {workers} decoder processes"), (IN_PARENT, 1, "this process")
+    for whats, n, label in (decoders, this):
         parts = {what: spent_s[what] / n for what in whats if what in spent_s}
         bars = ax.barh(list(parts), list(parts.values()), label=label)
         shares = [f"{value / total_s:.0%}" for value in parts.values()]
@@ -107,15 +91,15 @@ def plot_overlay(pictures: np.ndarray, heat: np.ndarray, t_s: Sequence[float], *
     by side along time, (n,), on one scale: red above 0, blue below, see-through where there is nothing.
     """
     n, side = pictures.shape[:2]
-    ax = axes(None, (8, 7 / max(n, 2) + 0.9))
-    pictures_beside(ax, pictures, t_s)
+    ax = plot_crops(pictures, t_s, title=title)
+    ax.figure.set_size_inches(8, 7 / max(n, 2) + 0.9)
     share = heat / max(float(np.abs(heat).max()), 1e-30)
     scale = ScalarMappable(Normalize(-1, 1), "RdBu_r")
     for k in range(n):
         look = {"cmap": scale.cmap, "norm": scale.norm, "interpolation": "bilinear"}
         extent = (k * side - 0.5, (k + 1) * side - 0.5, side - 0.5, -0.5)
         ax.imshow(share[k], extent=extent, alpha=0.1 + 0.7 * np.abs(share[k]), **look)
-    ax.set(xlim=(-0.5, n * side - 0.5), ylim=(side - 0.5, -0.5), title=title)
+    ax.set(xlim=(-0.5, n * side - 0.5), ylim=(side - 0.5, -0.5))
     ax.figure.colorbar(scale, ax=ax, label="share of\nthe largest", pad=0.01)
     return ax
 
@@ -126,7 +110,9 @@ def plot_layers(names: Sequence[str], values: Sequence[np.ndarray], *, title: st
     low, middle, high = np.array([np.percentile(one, [5, 50, 95]) for one in values]).T
     ax.barh(range(len(names)), high - low, 0.5, low, color=NEUTRAL, alpha=0.6, label="5 to 95 % of all activations")
     ax.plot(middle, range(len(names)), "o", color=ACCENT, ms=5, label="median")
-    named_rows(ax, [f"{name}\n{(one == 0).mean():.0%} are 0" for name, one in zip(names, values, strict=True)])
+    texts = [f"{name}\n{(one == 0).mean():.0%} are 0" for name, one in zip(names, values, strict=True)]
+    ax.set_yticks(range(len(names)), texts)
+    ax.set_ylim(len(names) - 0.4, -0.6)
     legend_below(ax.figure)
     return ax
 
@@ -224,25 +210,22 @@ def plot_flow_and_features(
 ) -> Figure:
     """Draw one clip on its time axis: flow, where the network answers to it, and the features of each segment.
 
-    Args:
-        flow_rgb, flow_t_s: RGB uint8 (n, S, S, 3), and the time of each in seconds, (n,).
-        energy, energy_t_s: Of a layer, (T', H', W'), and the centre of each step, (T',).
-        features, features_t_s: Rows of the clip, standardised, (m, k), and their centres, (m,).
+    `flow_rgb`: RGB uint8 (n, S, S, 3); `energy`: of a layer, (T', H', W'); `features`: rows of the clip, standardised,
+    (m, k); each with its times in seconds, (n,), (T',) and (m,), those of the layer and of the rows the centres.
     """
-    half = step_of(features_t_s) / 2
-    span = (min(flow_t_s[0], features_t_s[0] - half), max(flow_t_s[-1], features_t_s[-1] + half))
+    tall = (0.7, 0.7, 1.5)
+    fig, ((above,), (middle,), (below,)) = panels(3, 1, (8, 4.5), title=title, sharex=True, height_ratios=tall)
+    limit = max(float(np.abs(features).max()), 1e-9)
+    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    time_rows(below, features.T, features_t_s, (), "standard\ndeviations", **look)
+    start_s, stop_s = below.get_xlim()
+    span = min(flow_t_s[0], start_s), max(flow_t_s[-1], stop_s)
     step_s = (span[1] - span[0]) / MOST_PICTURES
-    fig, ((above,), (middle,), (below,)) = panels(
-        3, 1, (8, 4.5), title=title, sharex=True, height_ratios=(0.7, 0.7, 1.5)
-    )
     look = {"interpolation": "nearest", "cmap": "viridis", "vmin": 0, "vmax": float(energy.max())}
     for t in span[0] + (np.arange(MOST_PICTURES) + 0.5) * step_s:
         picture_at(above, flow_rgb[np.abs(flow_t_s - t).argmin()], t, 0.96 * step_s, interpolation="nearest")
         image = picture_at(middle, energy[np.abs(energy_t_s - t).argmin()], t, 0.96 * step_s, **look)
     fig.colorbar(image, ax=middle, label="rms", pad=0.01)
-    limit = max(float(np.abs(features).max()), 1e-9)
-    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    time_rows(below, features.T, features_t_s, (), "standard\ndeviations", **look)
     for ax, label in ((above, "flow"), (middle, "activation"), (below, "channel, by\nits spread")):
         ax.set(ylabel=label, xlim=span)
     below.set_xlabel("time (s)")
@@ -252,13 +235,10 @@ def plot_flow_and_features(
 def animate_evolution(
     flow_rgb: np.ndarray, energy: np.ndarray, features: np.ndarray, t_s: np.ndarray, *, title: str = ""
 ) -> FuncAnimation:
-    """Animate the flow of a moment, what the network answers, and features, four moments a second.
+    """Animate the flow of n moments, what the network answers, and features, four moments a second.
 
-    Args:
-        flow_rgb: RGB uint8 (n, S, S, 3).
-        energy: Of a layer, (n, H', W').
-        features: Mean over space of some channels at each moment, (n, k).
-        t_s: Time of each moment in seconds, (n,), increasing.
+    `flow_rgb`: RGB uint8 (n, S, S, 3); `energy`: of a layer, (n, H', W'); `features`: mean over space of some channels,
+    (n, k); `t_s`: times of the moments in seconds, (n,), increasing.
     """
     mosaic = [["flow", "energy"], ["line", "line"]]
     fig, axs = plt.subplot_mosaic(mosaic, figsize=(4.2, 2.7), height_ratios=(2, 1.2), layout="constrained")

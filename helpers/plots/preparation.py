@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from helpers.plots import ORANGE, PINK, SKY, axes, legend_below, panels, pictures_beside
+from helpers.plots import ORANGE, PINK, SKY, axes, legend_below, panels
 
 # Of boxes, by the names in `helpers.tracks.SOURCES`: colour and line.
 SOURCE_LOOKS = {"detected": (ORANGE, "-"), "tracked": (SKY, "-"), "interpolated": (PINK, ":")}
@@ -26,14 +26,10 @@ def plot_contact_sheet(
     stable_box: np.ndarray,
     title: str = "",
 ) -> Figure:
-    """Draw frames in rows, each with its time, the box of the face, where that box is from, and the clip's stable box.
+    """Draw frames, RGB uint8 (n, H, W, 3), in rows, each with its time in seconds, (n,), and the box of its face.
 
-    Args:
-        frames: RGB uint8 (n, H, W, 3).
-        t_s: Time of each frame in seconds, (n,).
-        boxes: x0, y0, x1, y1 in pixels of each frame's face, (n, 4), NaN where there is none.
-        sources: Where each box is from, a key of `SOURCE_LOOKS`, (n,).
-        stable_box: x0, y0, x1, y1 in pixels, drawn dashed on every frame.
+    `boxes`: x0, y0, x1, y1 in pixels, (n, 4), NaN where there is none; `sources`: where each is from, a key of
+    `SOURCE_LOOKS`, (n,); `stable_box`: the clip's, (4,), drawn dashed on every frame.
     """
     n_rows = -(-len(frames) // COLUMNS)
     height = FRAME_IN * frames.shape[1] / frames.shape[2] + 0.25
@@ -59,10 +55,12 @@ def _outline(ax: Axes, box_xyxy: np.ndarray, color: str, line: str, width: float
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, path_effects=rim, **look))
 
 
-def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw face crops, RGB uint8 (n, S, S, 3), side by side, each over its time in seconds, (n,)."""
-    ax = axes(ax, (max(1.15 * len(crops), 4.0), 2.0))
-    pictures_beside(ax, crops, t_s)
+def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "") -> Axes:
+    """Draw pictures of one size, RGB uint8 (n, S, S, 3), side by side, each over its time in seconds, (n,)."""
+    n, side = crops.shape[:2]
+    ax = axes(None, (max(1.15 * n, 4.0), 2.0), grid="", yticks=[], xlabel="time (s)")
+    ax.imshow(np.concatenate(list(crops), axis=1))
+    ax.set_xticks((np.arange(n) + 0.5) * side, [f"{t:.2f}" for t in t_s])
     ax.set_title(title, wrap=True)
     return ax
 

@@ -60,9 +60,7 @@ def plot_predictions(table: pd.DataFrame, constant: Mapping[str, float]) -> Figu
     """Draw predictions, cut to [0, 1], against truth per trait, with the constant predictor and the line of a perfect
     one; black squares are means over fifths of the clips by prediction: on that line the model is calibrated.
 
-    Args:
-        table: Columns trait, truth, prediction: one model, one seed, test clips.
-        constant: What the constant predictor says, by trait.
+    `table`: columns trait, truth, prediction: one model, one seed, test clips. `constant`: what it says, by trait.
     """
     fig, (row,) = panels(1, table["trait"].nunique(), (8, 3.2), sharey=True)
     row[0].set_ylabel("prediction")
