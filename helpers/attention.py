@@ -1,8 +1,7 @@
 """What the model looks at, and what its answer rests on.
 
-In: a trained CompletePersonalityModel and its inputs. Out: attention (B, heads, Ts, Td), which says where the model
-reads, with its entropy and its share by time and by lag; and changes of the scores when motion is taken away, which is
-what it rests on: the attention is one for all k targets, the effects are not. Whether that is real is judged against a
+Attention (B, heads, Ts, Td) says where the model reads; the changes of the scores when motion is taken away say what
+they rest on: the attention is one for all k targets, the effects are not. Whether that is real is judged against a
 control that was trained on shuffled motion and, on synthetic clips, the planted truth.
 """
 

@@ -31,7 +31,7 @@ from helpers.container import VideoError
 from helpers.experiment import load_run, load_trained, rated_clips, split_of
 from helpers.files import needs
 from helpers.model import clips_at_once
-from helpers.plots import NEUTRAL, TRAIT_COLORS
+from helpers.plots import NEUTRAL, TRAIT_COLORS, step_of
 from helpers.plots import attention as pictures
 from helpers.rows import CROP_PX, Chunk, Job, face_flows
 from helpers.statistics import number
@@ -109,9 +109,9 @@ class Gallery:
         rows = self.clips == clip if clip else ~np.isnan(self.rated).all(axis=1)
         return int(rows.argmax()), self.targets.index(trait)
 
-    def judged(self, row: int, column: int) -> str:
+    def judged(self, clip: str, column: int) -> str:
         """A clip's score beside its rating, in words."""
-        predicted, rated = self.predicted[row, column], self.rated[row, column]
+        (predicted,), (rated,) = (of[self.clips == clip, column] for of in (self.predicted, self.rated))
         error = "not rated" if np.isnan(rated) else f"rated {rated:.2f} (error {number(predicted - rated, sign=True)})"
         return f"{name_of(self.targets[column])} predicted {predicted:.2f}, {error}"
 
@@ -161,8 +161,7 @@ def _preview_if_readable(path: Path, needed: bool) -> tuple[bytes, float]:
 
 def _ends(motion: FeatureFile) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of each motion token; one that was taken for a moment reaches half of the way to the next."""
-    half_s = float(np.median(np.diff(motion.t_s))) / 2 if len(motion.t_s) > 1 else 0.25
-    more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, half_s)
+    more_s = np.where(motion.t_end_s > motion.t_start_s, 0.0, step_of(motion.t_s) / 2)
     return motion.t_start_s - more_s, motion.t_end_s + more_s
 
 
@@ -277,8 +276,8 @@ def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> F
         display(Explorer(gallery, clip=clip, trait=trait))
         return None
     row, column = gallery.start(clip, trait)
-    view = gallery.load(str(gallery.clips[row]))
-    return pictures.plot_segment(view, view.strongest(column), title=f"{view.clip}\n{gallery.judged(row, column)}")
+    view = gallery.load(clip := str(gallery.clips[row]))
+    return pictures.plot_segment(view, view.strongest(column), title=f"{clip}\n{gallery.judged(clip, column)}")
 
 
 class Explorer(widgets.Box):
@@ -295,8 +294,8 @@ class Explorer(widgets.Box):
         ).add_class("explorer-list")
         traits = [(name_of(name), k) for k, name in enumerate(gallery.targets)]
         self.trait = widgets.Dropdown(options=traits, value=column, description="Trait")
-        heads = int(gallery.model.get_config()["num_heads"])
-        heads = [("mean of all", None), *((f"head {h + 1}", h) for h in range(heads))]
+        n_heads = int(gallery.model.get_config()["num_heads"])
+        heads = [("mean of all", None), *((f"head {h + 1}", h) for h in range(n_heads))]
         self.head = widgets.Dropdown(options=heads, description="Head")
         choices = widgets.Box([self.head, self.trait]).add_class("explorer-choices")
         super().__init__([self.clips, widgets.VBox([choices, self.player]).add_class("explorer-clip")])
@@ -327,7 +326,7 @@ class Explorer(widgets.Box):
     def _draw(self, segment: int) -> None:
         """Send the browser, in one piece, what the inputs say of a motion token."""
         view, player, head, column = self.view, self.player, self.head.value, self.trait.value
-        target, row = self.gallery.targets[column], self.gallery.start(view.clip, self.gallery.targets[column])[0]
+        target = self.gallery.targets[column]
         fig, file = pictures.plot_segment(view, segment, head=head), io.BytesIO()
         fig.savefig(file, dpi=DPI)
         plt.close(fig)
@@ -335,7 +334,7 @@ class Explorer(widgets.Box):
             player.segment, player.video, player.picture = segment, view.video, file.getvalue()
             player.scene = scene_of(view, head, column, target)
             player.message = (
-                f"{view.clip}: {self.gallery.judged(row, column)}. Motion from {view.t_start_s[segment]:.2f} to "
+                f"{view.clip}: {self.gallery.judged(view.clip, column)}. Motion from {view.t_start_s[segment]:.2f} to "
                 f"{view.t_end_s[segment]:.2f} s: {view.head(head).mean(axis=0)[segment]:.0%} of the attention, "
                 f"{EFFECT} {number(view.effects[segment, column], 3, True)}."
                 f"{'' if view.video else ' Its video cannot be read here.'}"

@@ -1,8 +1,7 @@
 """summary.json of a run, the sentences and tables of its report, notebook 10, and the page that a notebook becomes.
 
-In: what the notebooks left in the run's folder; what is not there is empty or None. Out: `summary.json`; sentences and
-tables as HTML, whose plain text holds no number, so that committed notebooks compare equal on any machine; an HTML file
-that needs no other file, without script or request.
+What the run has not left is empty or None. The plain text of sentences and tables holds no number, so that committed
+notebooks compare equal on any machine; a page needs no other file, script or request.
 """
 
 import html

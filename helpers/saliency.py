@@ -1,9 +1,7 @@
 """What networks see: the activations of their layers, where a number comes from, and what a channel answers to most.
 
-In: any functional Keras model with one input, of still images (n, H, W, C) or of clips (n, T, H, W, C). Out: a table of
-its layers; activations (n, [T',] H', W', C') by layer; Grad-CAM maps of a layer's positions; inputs found by gradient
-ascent. With random weights all of it shows where an input has what the network happens to weigh, and nothing that was
-learned.
+In: any functional Keras model with one input, of still images (n, H, W, C) or of clips (n, T, H, W, C). With random
+weights all of it shows where an input has what the network happens to weigh, and nothing that was learned.
 """
 
 from collections.abc import Callable, Sequence

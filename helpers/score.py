@@ -6,7 +6,7 @@ The `card.json` in the `model/` folder of a run says how clips were prepared for
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,10 @@ class ClipScore:
 
     By target: `score`; `low` and `high` of the 90 % interval (split conformal, from validation clips); `constant`, what
     the constant predictor gives; `effects`, how far the motion of each of `parts_s` (start and end in seconds) moves
-    the score.
-
-    By motion token: `motion_t_s` in seconds, `motion_share` of the attention (mean over heads and face tokens, sum 1).
-    `face_coverage`: share of the looked-at frames that show the face. `out_of_distribution`: by stream, how far the
-    tokens lie from the training clips (`TrainingTokens.describe`). `faces`: RGB uint8 (96, 96, 3), evenly spread over
-    the clip.
-    `warnings`: what weakens the score; `remarks`: what is odd about picture or faces and was done about it.
+    the score. By motion token: `motion_t_s` in seconds, `motion_share` of the attention (mean over heads and face
+    tokens, sum 1). `face_coverage`: share of the looked-at frames that show the face. `out_of_distribution`: by stream,
+    see `TrainingTokens.describe`. `faces`: RGB uint8 (96, 96, 3), evenly spread over the clip. `warnings`: what weakens
+    the score; `remarks`: what is odd about picture or faces and was done about it.
     """
 
     video: str
@@ -170,9 +167,9 @@ def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int 
     inputs = {stream: rows.features[None] for stream, rows in tokens.items()}
     inputs |= {f"{stream}_t_s": rows.t_s[None].astype("float32") for stream, rows in tokens.items()}
     raw = keras.ops.convert_to_numpy(scorer.model(inputs, training=False))[0].astype(float)
-    card = scorer.card
     known = {stream: of.describe(tokens[stream].features) for stream, of in scorer.training.items()}
     frames = iter_frames(video, n_frames=faces, backend=scorer.preparation.backend) if faces else ()
+    card = scorer.card
     return ClipScore(
         video=name or Path(video).name,
         **_values(raw, card).to_dict(),
@@ -333,9 +330,8 @@ def score_all(
 
 
 def _write(results: Sequence[ClipScore | Unusable], json: Path | None, csv: Path | None) -> None:
-    records = [asdict(result) for result in results]
     if json:
-        write_json(json, [{k: v for k, v in record.items() if k != "faces"} for record in records])
+        write_json(json, [{k: v for k, v in vars(result).items() if k != "faces"} for result in results])
     if csv:
         with replacing(csv) as part:
             as_table(results).to_csv(part, index=False, float_format="%.6g")

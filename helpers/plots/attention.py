@@ -1,7 +1,6 @@
 """Figures of 07: attention over the clip's own frames and motion, its maps, and whether what is seen is real.
 
-In: a `helpers.explorer.ClipView`, arrays as `helpers.attention` computes them, parts of `attention.json`. Ts face
-tokens, Td motion tokens, k traits; times are the tokens' centres in seconds.
+`view`: a `helpers.explorer.ClipView`; Ts face tokens, Td motion tokens, k traits; times are centres in seconds.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
 """Figures of 03 and 04: rows along a clip and between clips, what a network sees, what rows are worth, motion in time.
 
-In: arrays and tables of `helpers.saliency` and `helpers.feature_quality`; times in seconds, positions in pixels of the
-network's input.
+Times are in seconds, positions in pixels of the network's input.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,19 +69,17 @@ def plot_channel_pictures(images: np.ndarray, channels: Sequence[int], side_px: 
     columns = min(len(images), TILES)
     rows = -(-len(images) // columns)
     fig, array = panels(rows, columns, (TILE_IN * columns + 1.0, (TILE_IN + 0.2) * rows + 0.6), title=title)
-    for k, ax in enumerate(array.flat):
-        if k >= len(images):
-            ax.remove()
-            continue
-        image = ax.imshow(images[k], extent=(0, side_px, side_px, 0), interpolation="nearest", **look)
+    for ax in array.flat[len(images) :]:
+        ax.remove()
+    for k, (ax, image) in enumerate(zip(array.flat, images, strict=False)):
+        shown = ax.imshow(image, extent=(0, side_px, side_px, 0), interpolation="nearest", **look)
         ax.set_title(f"channel {channels[k]}", fontsize=9)
-        ax.set_xticks([0, side_px] if k + columns >= len(images) else [])
-        ax.set_yticks([0, side_px] if k % columns == 0 else [])
+        ax.set(xticks=[0, side_px] * (k + columns >= len(images)), yticks=[0, side_px] * (k % columns == 0))
         ax.grid(False)
     fig.supxlabel("x (px of the input)", fontsize=10)
     fig.supylabel("y (px)", fontsize=10)
     if images.ndim == 3:
-        fig.colorbar(image, ax=fig.axes, label="activation", pad=0.01)
+        fig.colorbar(shown, ax=fig.axes, label="activation", pad=0.01)
     return fig
 
 
