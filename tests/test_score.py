@@ -15,7 +15,7 @@ from helpers.__main__ import main
 from helpers.align import read_aligned
 from helpers.clips import TRAITS
 from helpers.files import ROOT, read_json, write_json
-from helpers.plots.score import plot_looks, plot_score
+from helpers.plots.attention import plot_looks, plot_score
 from helpers.tracks import NoFaceError
 
 DATA = ROOT / "data_sample"

@@ -29,9 +29,9 @@ NEUTRAL, ACCENT = "#9A9A9A", "#333333"
 
 
 def use_style() -> None:
-    """Set the look of all figures: 100 dpi, text of 9 pt and more, light grid."""
+    """Set the look of all figures: 100 dpi, text of 9 pt and more, light grid, viridis."""
     look = {"figure.dpi": 100, "legend.frameon": False, "axes.titlelocation": "left", "lines.linewidth": 1.5}
-    look |= {"axes.edgecolor": "0.6", "grid.color": "0.9"}
+    look |= {"axes.edgecolor": "0.6", "grid.color": "0.9", "image.cmap": "viridis"}
     sns.set_theme(context="paper", style="whitegrid", font_scale=1.08, rc=look)
 
 
@@ -129,10 +129,16 @@ def step_of(t_s: np.ndarray) -> float:
     return float(np.median(np.diff(t_s))) if len(t_s) > 1 else 0.5
 
 
-def time_rows(ax: Axes, values: np.ndarray, t_s: np.ndarray, names: Sequence[str], bar: str, **look) -> None:
-    """Draw values (rows, n) as coloured cells around their times in seconds, (n,), a named row each, with a bar."""
+def time_rows(
+    ax: Axes, values: np.ndarray, t_s: np.ndarray, names: Sequence[str], bar: str, *, signed: bool = False
+) -> None:
+    """Draw values (rows, n) as cells around their times in seconds, (n,), a named row each; colours begin at 0, or are
+    centred on it.
+    """
     edges = np.append(t_s - step_of(t_s) / 2, t_s[-1] + step_of(t_s) / 2)
-    cells = ax.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, **look)
+    top = np.nanmax(np.abs(values), initial=1e-9)
+    look = {"cmap": "RdBu_r", "vmin": -top} if signed else {"cmap": "viridis", "vmin": 0}
+    cells = ax.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, vmax=top, **look)
     if len(names):
         ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(values) - 0.5, -0.5)

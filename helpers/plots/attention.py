@@ -1,6 +1,7 @@
-"""Figures of 07: attention over the clip's own frames and motion, its maps, and whether what is seen is real.
+"""Figures of 07 and 09: attention over the clip's own frames and motion, its maps, and whether what is seen is real.
 
-`view`: a `helpers.explorer.ClipView`; Ts face tokens, Td motion tokens, k traits; times are centres in seconds.
+`view`: a `helpers.explorer.ClipView`; `result`: a `helpers.score.ClipScore`. Ts face tokens, Td motion tokens, k
+traits; times are the tokens' centres in seconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
 from helpers.clips import name_of
-from helpers.plots import ACCENT, ORANGE, SKY, axes, panels, picture_at, say, step_of, time_rows
+from helpers.plots import ACCENT, ORANGE, SKY, axes, panels, picture_at, plot_intervals, say, step_of, time_rows
 
 WINDOW_COLORS = ORANGE, SKY
 MOST_PICTURES, ARROWS = 10, 14  # arrows along a side of the picture of motion
@@ -34,9 +34,8 @@ def plot_clip_attention(view, targets: Sequence[str], *, title: str = "") -> Fig
     _links(rows["attention"], view.head(None), view.face_t_s, view.motion_t_s)
     heads, traits = rows["share of\nattention"], rows[EFFECT]
     names = [f"head {h + 1}" for h in range(len(view.attention))]
-    time_rows(heads, view.attention.mean(axis=1), view.motion_t_s, names, "share", cmap="viridis", vmin=0)
-    look = {"cmap": "RdBu_r", "norm": CenteredNorm()}
-    time_rows(traits, view.effects.T, view.motion_t_s, list(map(name_of, targets)), "score", **look)
+    time_rows(heads, view.attention.mean(axis=1), view.motion_t_s, names, "share")
+    time_rows(traits, view.effects.T, view.motion_t_s, list(map(name_of, targets)), "score", signed=True)
     for (name, ends), color in zip(view.windows.items(), WINDOW_COLORS, strict=False):
         for ax, label in ((heads, ""), (traits, name)):
             ax.vlines(ends, *ax.get_ylim(), color=color, lw=2, label=label)
@@ -62,9 +61,9 @@ def _timeline(view, labels: Sequence[str], title: str) -> tuple[Figure, dict[str
     for t_s, crop in zip(view.face_t_s[::every], () if view.crops is None else view.crops[::every], strict=False):
         picture_at(rows["face"], crop, t_s, side_s)
     if view.speed is not None:
-        look = {"cmap": "viridis", "vmin": 0, "vmax": float(view.speed.max()) or 1.0}
+        top = float(view.speed.max()) or 1.0
         for t_s, speed in zip(view.motion_t_s[::every], view.speed[::every], strict=True):
-            image = picture_at(rows["motion"], speed, t_s, side_s, **look)
+            image = picture_at(rows["motion"], speed, t_s, side_s, vmin=0, vmax=top)
         unit = f"mean speed\n(px/frame\nof {view.speed.shape[-1]} px)"
         fig.colorbar(image, ax=rows["motion"], label=unit, pad=0.01)
     return fig, rows
@@ -87,8 +86,7 @@ def plot_attention_map(
     `top` ends the scale of the colours, by default the largest weight.
     """
     ax = axes(ax, (4.2, 3.6), grid="", xlabel="motion token (s)", ylabel="face token (s)")
-    look = {"shading": "nearest", "cmap": "viridis", "vmin": 0, "vmax": top}
-    image = ax.pcolormesh(motion_t_s, face_t_s, attention, **look)
+    image = ax.pcolormesh(motion_t_s, face_t_s, attention, shading="nearest", vmin=0, vmax=top)
     half_s = step_of(face_t_s) / 2
     ax.set_ylim(face_t_s[-1] + half_s, face_t_s[0] - half_s)
     if top is None:
@@ -136,7 +134,7 @@ def plot_clips(
     `inside`: tokens in a planted window, bool (clips, Td); outlined.
     """
     ax = axes(None, (8, 1.2 + 0.27 * len(names)), xlabel="time (s)", title=title)
-    time_rows(ax, shares, t_s, names, "share of the clip's effects", cmap="viridis", vmin=0)
+    time_rows(ax, shares, t_s, names, "share of the clip's effects")
     width = 0.92 * step_of(t_s)
     for row, token in np.argwhere(inside) if inside is not None else ():
         corner = t_s[token] - width / 2, row - 0.44
@@ -169,8 +167,8 @@ def plot_segment(view, segment: int, *, head: int | None = None, title: str = ""
 def _weights_by_head(ax: Axes, view, segment: int, head: int | None) -> None:
     """What each face gives to a motion token in each head, the face of its time marked."""
     heads = np.arange(1, len(view.attention) + 1)
-    look = {"shading": "nearest", "cmap": "viridis", "vmin": 0, "vmax": view.attention.max()}
-    image = ax.pcolormesh(view.face_t_s, heads, view.attention[:, :, segment], **look)
+    top = view.attention.max()
+    image = ax.pcolormesh(view.face_t_s, heads, view.attention[:, :, segment], shading="nearest", vmin=0, vmax=top)
     ax.plot(view.face_t_s[view.face_of(segment)], 0.36, marker="v", color=ACCENT, clip_on=False, ms=6)
     ax.set(xlabel="face token (s)", ylabel="head", yticks=heads, ylim=(len(heads) + 0.5, 0.5))
     ax.set_title("attention to this motion", pad=10)
@@ -181,10 +179,46 @@ def _weights_by_head(ax: Axes, view, segment: int, head: int | None) -> None:
 
 def _arrows(ax: Axes, speed: np.ndarray, flow: np.ndarray, fastest_px: float) -> None:
     """Mean speed (S, S) in px per frame as colour, the flow (S, S, 2) of its fastest moment as arrows."""
-    image = ax.imshow(speed, cmap="viridis", vmin=0, vmax=max(fastest_px, 1e-6))
+    image = ax.imshow(speed, vmin=0, vmax=max(fastest_px, 1e-6))
     step = max(1, len(speed) // ARROWS)
     y, x = np.mgrid[step // 2 : len(speed) : step, step // 2 : len(speed) : step]
     dx, dy = np.moveaxis(flow[y, x], -1, 0)
     longest = max(float(np.hypot(dx, dy).max()), 1e-6)
     ax.quiver(x, y, dx, dy, color="white", angles="xy", scale_units="xy", scale=longest / (1.6 * step), width=0.008)
     ax.figure.colorbar(image, ax=ax, label="speed (px/frame)", shrink=0.9)
+
+
+def plot_score(result) -> Axes:
+    """Draw each trait's score with its interval, and the constant beside it."""
+    rows = {
+        name_of(target): {
+            "score, 90 % interval": {"value": value, "interval": [result.low[target], result.high[target]]},
+            "constant predictor": {"value": result.constant[target], "interval": None},
+        }
+        for target, value in result.score.items()
+    }
+    ax = plot_intervals(rows, "apparent trait (scale of the ratings)", {}, title=result.video)
+    ax.set_xlim(0, 1)
+    return ax
+
+
+def plot_looks(result, faces: Sequence[np.ndarray]) -> Figure:
+    """Draw a clip's faces, the attention on its motion and what each stretch of motion does to the scores, over time.
+
+    `faces`: RGB uint8 (S, S, 3), evenly spread over the clip.
+    """
+    tall = (0.6, 1, 1.6)
+    fig, ((seen,), (looked,), (moved,)) = panels(3, 1, (7, 4.6), sharex=True, height_ratios=tall)
+    side_s = result.duration_s / len(faces)
+    for place, face in enumerate(faces):
+        picture_at(seen, face, (place + 0.5) * side_s, 0.97 * side_s)
+    seen.set(ylabel="face", title=f"{result.video}: where it looked, and what moved its scores")
+    t_s, share = np.array(result.motion_t_s), np.array(result.motion_share)
+    looked.bar(t_s, share, 0.92 * step_of(t_s), color="C1")
+    looked.axhline(1 / len(share), ls=":", c="0.4", label="uniform")
+    looked.set(ylabel="attention share", ylim=(0, 1.35 * share.max()))
+    looked.legend(loc="upper right")
+    effects, names = np.array(list(result.effects.values())), list(map(name_of, result.effects))  # (targets, parts)
+    time_rows(moved, effects, np.mean(result.parts_s, axis=1), names, "effect on the score", signed=True)
+    moved.set(xlabel="time (s)", xlim=(0, result.duration_s))
+    return fig

@@ -56,8 +56,7 @@ def plot_rows(features: np.ndarray, t_s: np.ndarray, *, title: str = "") -> Axes
     if not len(most):
         return say(ax, f"no channel varies over the clip's {len(t_s)} rows")
     rows = (features[:, most] - features[:, most].mean(axis=0)) / sd[most]
-    limit = float(np.abs(rows).max(initial=1e-9))
-    time_rows(ax, rows.T, t_s, (), "standard deviations", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    time_rows(ax, rows.T, t_s, (), "standard deviations", signed=True)
     return ax
 
 
@@ -65,7 +64,7 @@ def plot_channel_pictures(images: np.ndarray, channels: Sequence[int], side_px: 
     """Draw a picture per channel of a layer, in pixels of the network's input: what it says, (n, H', W'), on one scale,
     or the inputs that it answers to most, RGB uint8 (n, S, S, 3).
     """
-    look = {"cmap": "viridis", "vmin": min(0.0, float(images.min())), "vmax": max(float(images.max()), 1e-9)}
+    look = {"vmin": min(0.0, float(images.min())), "vmax": max(float(images.max()), 1e-9)}
     columns = min(len(images), TILES)
     rows = -(-len(images) // columns)
     fig, array = panels(rows, columns, (TILE_IN * columns + 1.0, (TILE_IN + 0.2) * rows + 0.6), title=title)
@@ -132,7 +131,7 @@ def plot_plane(
         ax.set(xlabel=labels[0], ylabel=labels[1], title=f"{what}, sources joined")
     rated = ratings.notna().to_numpy()
     by_rating.plot(pca["x"][~rated], pca["y"][~rated], "x", color=NEUTRAL, ms=5)
-    dots = by_rating.scatter(pca["x"][rated], pca["y"][rated], c=ratings[rated], cmap="viridis", vmin=0, vmax=1, s=28)
+    dots = by_rating.scatter(pca["x"][rated], pca["y"][rated], c=ratings[rated], vmin=0, vmax=1, s=28)
     fig.colorbar(dots, ax=by_rating, label=f"rating of {name_of(ratings.name)}")
     by_rating.set(xlabel=components[0], ylabel=components[1], title="the same, by rating")
     for ax in (by_source, by_rating, near):
@@ -172,8 +171,7 @@ def plot_space_time(energy: np.ndarray, t_s: np.ndarray, position_px: np.ndarray
     """
     fig, array = panels(2, 1, (7, 4.2), title=title, sharex=True)
     for ax, axis, other in zip(array[:, 0], "xy", (1, 2), strict=True):
-        look = {"shading": "nearest", "cmap": "viridis", "vmin": 0}
-        mesh = ax.pcolormesh(t_s, position_px, energy.mean(axis=other).T, **look)
+        mesh = ax.pcolormesh(t_s, position_px, energy.mean(axis=other).T, shading="nearest", vmin=0)
         fig.colorbar(mesh, ax=ax, label="activation (rms)")
         ax.set(ylabel=f"{axis} (px of the input)", title=f"mean over {'yx'[other - 1]}")
     array[1, 0].invert_yaxis()  # as in the picture: up is up
@@ -212,13 +210,11 @@ def plot_flow_and_features(
     """
     tall = (0.7, 0.7, 1.5)
     fig, ((above,), (middle,), (below,)) = panels(3, 1, (8, 4.5), title=title, sharex=True, height_ratios=tall)
-    limit = max(float(np.abs(features).max()), 1e-9)
-    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    time_rows(below, features.T, features_t_s, (), "standard\ndeviations", **look)
+    time_rows(below, features.T, features_t_s, (), "standard\ndeviations", signed=True)
     start_s, stop_s = below.get_xlim()
     span = min(flow_t_s[0], start_s), max(flow_t_s[-1], stop_s)
     step_s = (span[1] - span[0]) / MOST_PICTURES
-    look = {"interpolation": "nearest", "cmap": "viridis", "vmin": 0, "vmax": float(energy.max())}
+    look = {"interpolation": "nearest", "vmin": 0, "vmax": float(energy.max())}
     for t in span[0] + (np.arange(MOST_PICTURES) + 0.5) * step_s:
         picture_at(above, flow_rgb[np.abs(flow_t_s - t).argmin()], t, 0.96 * step_s, interpolation="nearest")
         image = picture_at(middle, energy[np.abs(energy_t_s - t).argmin()], t, 0.96 * step_s, **look)
@@ -240,7 +236,7 @@ def animate_evolution(
     mosaic = [["flow", "energy"], ["line", "line"]]
     fig, axs = plt.subplot_mosaic(mosaic, figsize=(4.2, 2.7), height_ratios=(2, 1.2), layout="constrained")
     side = flow_rgb.shape[1]
-    look = {"extent": (0, side, side, 0), "cmap": "viridis", "vmin": 0, "vmax": float(energy.max())}
+    look = {"extent": (0, side, side, 0), "vmin": 0, "vmax": float(energy.max())}
     shown = [axs[name].imshow(of[0], **look) for name, of in (("flow", flow_rgb), ("energy", energy))]
     fig.colorbar(shown[1], ax=axs["energy"], label="activation (rms)")
     axs["line"].plot(t_s, features, lw=1)

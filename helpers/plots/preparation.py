@@ -92,7 +92,7 @@ def plot_flow(crop: np.ndarray, flow: np.ndarray, *, title: str = "") -> Figure:
     dx, dy = np.moveaxis(flow[y, x], -1, 0) * STRETCH
     arrows.imshow(crop)
     arrows.quiver(x, y, dx, dy, color=ORANGE, angles="xy", scale_units="xy", scale=1, width=0.006)
-    image = speed.imshow(length, cmap="viridis", vmin=0, vmax=limit)
+    image = speed.imshow(length, vmin=0, vmax=limit)
     fig.colorbar(image, ax=speed, label="px per frame", shrink=0.8)
     direction.imshow(flow_to_rgb(flow, limit))
     wheel = direction.inset_axes([1.05, 0.6, 0.38, 0.38])
