@@ -46,9 +46,8 @@ def get_attention_weights(model: keras.Model, inputs: Inputs) -> np.ndarray:
 
 
 def attention_entropy(attention: np.ndarray, static_mask: np.ndarray, dynamic_mask: np.ndarray) -> np.ndarray:
-    """Entropy of each clip's rows of attention (B, heads, Ts, Td): 1 = looks everywhere alike, 0 = at one token.
-
-    It is the mean over real face tokens per clip and head, (B, heads); NaN for clips with one motion token.
+    """Entropy of attention (B, heads, Ts, Td), mean over real face tokens, (B, heads): 1 = looks everywhere alike, 0 =
+    at one token; NaN for clips with one motion token.
     """
     entropy = -(attention * np.log(np.maximum(attention, 1e-12))).sum(-1)  # (B, heads, Ts)
     uniform = np.log(dynamic_mask.sum(1))[:, None]
@@ -85,14 +84,10 @@ def mean_motion(aligned: Aligned) -> np.ndarray:
 def occlusion(
     model: keras.Model, inputs: Inputs, baseline: np.ndarray, parts: Sequence[np.ndarray] | None = None
 ) -> np.ndarray:
-    """What each part of the motion contributes to every score: with it minus without it.
+    """What each part of the motion contributes to every score, float32 (N, parts, k): with it minus without it.
 
     `baseline`, (D,), stands for tokens that are taken away, usually `mean_motion` of the training clips; `parts`:
-    indices of the motion tokens of each, default each token by itself.
-
-    Returns:
-        Score of the whole clip minus score without the part, float32 (N, parts, k): above 0, the part raised the score.
-        0 for single tokens where the mask is False.
+    indices of the motion tokens of each, default each token by itself; then where the mask is False it is 0.
     """
     n, n_tokens = inputs["dynamic"].shape[:2]
     each = [[token] for token in range(n_tokens)] if parts is None else parts
@@ -160,11 +155,9 @@ def token_duration(aligned: Aligned) -> float:
 def examine(name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, seed: int) -> pd.DataFrame:
     """Measure a trained model on its test clips; shuffled motion tokens are judged by the time that they came from.
 
-    `inside`: which motion tokens come from a planted window, bool (N, Td).
-
-    Returns:
-        A row per clip: seed, source; for each target, by its name, whether the token with the largest effect on it is
-        inside, 1 or 0; the same of the most unusual `motion`; `chance`, the share of the tokens that are inside.
+    `inside`: which motion tokens come from a planted window, bool (N, Td). A row per clip: seed, source; for each
+    target, by its name, whether the token with the largest effect on it is inside, 1 or 0; the same of the most unusual
+    `motion`; `chance`, the share of the tokens that are inside.
     """
     split = split_of(bank, cfg, seed)
     baseline, test = mean_motion(bank.take(split == "train")), split == "test"
@@ -183,8 +176,7 @@ def examine(name: str, bank: Aligned, inside: np.ndarray, cfg: TrainingConfig, s
 def evaluate(data: TrainingData, cfg: TrainingConfig, trait: str) -> dict[str, Any]:
     """Measure on each seed's test clips whether the answer of the models in `cfg.out` rests on what was planted.
 
-    The folder of `data` holds `truth.csv` where the clips are synthetic; `trait`: the target whose cue is an event in
-    time.
+    `data`'s folder holds `truth.csv` where clips are synthetic; `trait`: the target whose cue is an event in time.
 
     Returns:
         `trait`. And, None without a planted truth: `occlusion_pointing`, share of clips whose largest effect is inside,
@@ -232,11 +224,8 @@ def randomisation(
     """Compare what a model shows of clips that it was not trained on with what others show that cannot have learned it.
 
     After Adebayo et al. (2018), Sanity checks for saliency maps: what an untrained model shows as well explains
-    nothing.
-
-    Returns:
-        By name of the other, of "attention" and "occlusion": `value`, mean rank correlation over clips, and `interval`
-        [low, high] over sources. Near 1: the measure does not show what was learned.
+    nothing. By name of the other, of "attention" and "occlusion": `value`, mean rank correlation over clips, and
+    `interval` [low, high] over sources. Near 1: the measure does not show what was learned.
     """
     inputs = clips.inputs()
 

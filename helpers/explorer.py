@@ -116,9 +116,8 @@ class Gallery:
         return f"{name_of(self.targets[column])} predicted {predicted:.2f}, {error}"
 
     def load(self, clip: str) -> ClipView:
-        """Make the view of a clip of its video and its files of 02 to 04.
-
-        FileNotFoundError, ValueError and VideoError name a file that is missing, not that of the tokens, or broken.
+        """Make the view of a clip of its video and its files of 02 to 04; FileNotFoundError, ValueError and VideoError
+        name one that is missing, not that of the tokens, or broken.
         """
         one = self.run.take(self.clips == clip)
         faces, motions = one.static_mask[0], one.dynamic_mask[0]
@@ -259,18 +258,16 @@ def scene_of(view: ClipView, head: int | None, column: int, target: str) -> dict
 
 
 def in_front_end() -> bool:
-    """Whether the running cell was sent by JupyterLab, Notebook or VS Code, so that widgets are seen.
-
-    They name the cell in their request; papermill, nbval and nbconvert do not, whatever started them.
+    """Whether the running cell was sent by JupyterLab, Notebook or VS Code, so that widgets are seen: these name the
+    cell in their request; papermill, nbval and nbconvert do not, whatever started them.
     """
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and "cellId" in kernel.get_parent("shell").get("metadata", {})
 
 
 def show(gallery: Gallery, *, clip: str = "", trait: str = "agreeableness") -> Figure | None:
-    """Show the explorer, at a clip (default: the first that is rated) and a trait, and return None.
-
-    Where nobody can click, return a figure of the clip's strongest motion instead.
+    """Show the explorer, at a clip (default: the first that is rated) and a trait; where nobody can click, return a
+    figure of the clip's strongest motion instead.
     """
     if in_front_end():
         display(Explorer(gallery, clip=clip, trait=trait))

@@ -47,8 +47,8 @@ def example_clip(folder: str | Path, usable: Sequence[str]) -> tuple[str, Featur
 
 def mean_features(folder: str | Path, table: pd.DataFrame, keys: Iterable[str]) -> pd.DataFrame:
     """Average the valid rows of clips of a stage: a row per clip that has any, clips of a source beside each other."""
-    found = {key: valid_rows(Path(folder) / f"{key}.npz") for key in keys}
-    means = pd.DataFrame({key: rows.features.mean(axis=0) for key, rows in found.items() if rows is not None}).T
+    found = ((key, valid_rows(Path(folder) / f"{key}.npz")) for key in keys)
+    means = pd.DataFrame({key: rows.features.mean(axis=0) for key, rows in found if rows is not None}).T
     return means.loc[table.loc[means.index, "source"].sort_values(kind="stable").index]
 
 
@@ -60,11 +60,9 @@ def standardised(rows: np.ndarray) -> np.ndarray:
 
 
 def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
-    """The direction in which one clip lies from the mean clip, each channel in its standard deviations.
-
-    Returns:
-        float32 (D,), such that features @ direction rises by 1 per standard deviation on the way from the mean clip to
-        this one. Where clips are equal, or there is one: the direction of its features.
+    """The direction in which one clip lies from the mean clip, float32 (D,), each channel in its standard deviations:
+    features @ direction rises by 1 per standard deviation on the way from the mean clip to this one. Where clips are
+    equal, or there is one: the direction of its features.
     """
     rows = clip_means.to_numpy("float32")
     if not varying(rows).any():
@@ -76,8 +74,8 @@ def apart(clip_means: pd.DataFrame, key: str) -> np.ndarray:
 def consistency(clip_means: pd.DataFrame, sources: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]] | None:
     """Measure how alike the clips of one source are, and how far sources lie from each other.
 
-    Channels are standardised here: raw features of one sign look alike anyhow. Of more clips than `MOST_CLIPS`, in the
-    order of `sources`, (n,), the first are taken, and of a source the first `MOST_OF_SOURCE`.
+    Channels are standardised here: raw features of one sign look alike anyhow. At most `MOST_CLIPS` are looked at, in
+    the order of `sources`, (n,), and of a source `MOST_OF_SOURCE`.
 
     Returns:
         By "similarity within sources" and "distance between sources", means of the cosine over pairs: `value` of what
@@ -110,9 +108,8 @@ def consistency(clip_means: pd.DataFrame, sources: Sequence[str]) -> dict[str, d
 def planes(clip_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Lay clips out in a plane, by PCA and by t-SNE, which keeps neighbours together; its distances mean nothing.
 
-    Returns:
-        A row per clip, columns x and y; `attrs["shares"]` of PCA are the shares of the variance. None unless there are
-        3 clips that differ in 2 channels or more.
+    A row per clip, columns x and y; `attrs["shares"]` of PCA are the shares of the variance. None unless there are 3
+    clips that differ in 2 channels or more.
     """
     rows, n = clip_means.to_numpy("float32"), len(clip_means)
     if n < 3 or rows.shape[1] < 2 or not varying(rows).any():
@@ -141,12 +138,9 @@ class TrainingTokens(NamedTuple):
         return float(np.sqrt(((away @ self.precision) * away).sum(1).mean() / len(self.mean)))
 
     def describe(self, tokens: np.ndarray) -> dict[str, Any]:
-        """How far a clip's tokens (n, D) lie away.
-
-        Returns:
-            `distance`; `farthest_held_out`; `held_out_clips`, their number n; `p_value`, the share of clips like them
-            that lie so far away: (1 + number at least as far) / (1 + n); `unlike`: whether that is `RARE` at most, or
-            the smallest that n allows.
+        """How far a clip's tokens (n, D) lie away: `distance`; `farthest_held_out`; `held_out_clips`, their number n;
+        `p_value`, the share of clips like them that lie so far away: (1 + number at least as far) / (1 + n); `unlike`:
+        whether that is `RARE` at most, or the smallest that n allows.
         """
         distance, n = self.distance(tokens), len(self.held_out)
         p_value = float(1 + (self.held_out >= distance).sum()) / (1 + n)

@@ -50,11 +50,10 @@ def read_manifests(out: Path) -> dict[str, dict[str, Any]]:
 def write_summary(out: str | Path) -> dict[str, Any]:
     """Gather `summary.json` from what 06, 07 and 08 wrote, as far as they were run.
 
-    Returns:
-        `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons`
-        (differences of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention`
-        (None where 07 was not run), `split`, `live`, `provenance`, `warnings` (what makes all scores worthless or too
-        high), and `classification` where 08 was run. Values of `models` and `attention` are means over seeds.
+    `targets`, `models` (per model: r2, ccc, pearson, mae per trait, mean_accuracy, seeds), `comparisons` (differences
+    of mean R² with intervals, and what they say), `groups`, `ceiling` (of the ratings), `attention` (None where 07 was
+    not run), `split`, `live`, `provenance`, `warnings` (what makes all scores worthless or too high), and
+    `classification` where 08 was run. Values of `models` and `attention` are means over seeds.
     """
     out = Path(out)
     found = {name: read_if_there(out / path) for name, path in FILES.items()}
@@ -104,11 +103,10 @@ def pointing_in_words(attention: dict[str, Any] | None) -> list[str]:
 def as_table(found: dict[str, Any]) -> pd.DataFrame:
     """Lay out `training.json`, or the same parts of `summary.json`, as one row per model.
 
-    Returns:
-        Index `model`: the constant, the others from the worst to the best, then the run's own clips and the raters'
-        ceiling where they are known. R² per target and their `mean`; `1-MAE`, `Pearson`, `CCC`, `skill`;
-        `over_constant`, `over_constant_low`, `over_constant_high`: mean R² minus the constant's, with the ends of its
-        interval; `under_token` and so on: the token model's minus the row's.
+    Index `model`: the constant, the others from the worst to the best, then the run's own clips and the raters' ceiling
+    where they are known. R² per target and their `mean`; `1-MAE`, `Pearson`, `CCC`, `skill`; `over_constant`,
+    `over_constant_low`, `over_constant_high`: mean R² minus the constant's, with the ends of its interval;
+    `under_token` and so on: the token model's minus the row's.
     """
     models, live = dict(found["models"]), found["live"]
     models = {n: models[n] for n in sorted(models, key=lambda n: (n != "constant", models[n]["r2"]["mean"] or 0.0))}

@@ -75,9 +75,8 @@ def strongest_channels(activation: np.ndarray, n: int) -> np.ndarray:
 
 
 def centres(n: int, length: float) -> np.ndarray:
-    """Centres of n equal parts of a length: of a layer's positions in pixels, or of its steps in seconds, (n,).
-
-    A layer of SAME convolutions sees its n positions at these places; what each of them has seen reaches further.
+    """Centres of n equal parts of a length, (n,): where a layer of SAME convolutions sees its positions, in pixels, or
+    its steps, in seconds; what each of them has seen reaches further.
     """
     return (np.arange(n) + 0.5) * length / n
 
@@ -93,7 +92,8 @@ def gradient_of(fn: Callable[[Any], Any], x: np.ndarray) -> tuple[float, np.ndar
     `fn`: from a tensor to a tensor without axes. Models in it are to be called with `training=False`; conversions to
     NumPy in it cut the gradient off. An error where the number has no connection with `x`.
     """
-    value, slope = BACKEND_GRADIENTS[keras.backend.backend()](fn, ops.convert_to_tensor(np.asarray(x, np.float32)))
+    by = {"jax": _by_jax, "torch": _by_torch, "tensorflow": _by_tensorflow}[keras.backend.backend()]
+    value, slope = by(fn, ops.convert_to_tensor(np.asarray(x, np.float32)))
     return float(value), np.array(slope, np.float32)
 
 
@@ -125,19 +125,14 @@ def _by_tensorflow(fn: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
     return value, slope
 
 
-BACKEND_GRADIENTS = {"jax": _by_jax, "torch": _by_torch, "tensorflow": _by_tensorflow}
-
-
 def grad_cam(model: keras.Model, x: np.ndarray, layer: str, direction: np.ndarray) -> np.ndarray:
     """Compute Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391) of a direction in feature space.
 
     The networks here have no classes, hence the direction, (D,), or of each input its own, (n, D); as it has two ends,
     what lowers the projection is kept. The output of `model` are features (n, D), or (n, ..., D); `x`: inputs,
     preprocessing done, float32 (n, ...); `layer`: one that all paths of the network go through, such as the end of a
-    stage; ValueError for others.
-
-    Returns:
-        Where the projection comes from, float32 (n, [T',] H', W'): what raises it, and below 0 what lowers it.
+    stage; ValueError for others. Returns where the projection comes from, float32 (n, [T',] H', W'): what raises it,
+    and below 0 what lowers it.
     """
     start = model.get_layer(layer).output
     rest = keras.Model(start, keras.layers.Identity()(start) if start is model.output else model.output)
@@ -172,11 +167,8 @@ def maximise(
 
     `channels`: numbers of n of the layer's; `shape`: of an input, ([T,] H, W, C), whose values lie from `low` to
     `high`; `prepare` makes of such values what the network takes; the slope is followed `steps` times; `blur_px`:
-    standard deviation of the blur in height and width.
-
-    Returns:
-        The inputs, float32 (n, [T,] H, W, C); the mean activation of each input's own channel at the start and at the
-        end, float32 (n,) each.
+    standard deviation of the blur in height and width. Returns the inputs, float32 (n, [T,] H, W, C), and the mean
+    activation of each input's own channel at the start and at the end, float32 (n,) each.
     """
     tapped = keras.Model(model.input, model.get_layer(layer).output)
     chosen = np.eye(tapped.output.shape[-1], dtype=np.float32)[list(channels)]  # (n, channels of the layer)

@@ -99,9 +99,8 @@ class Unusable:
 
 
 def read_card(model_dir: str | Path, *, of_videos: bool = True) -> dict[str, Any]:
-    """The `card.json` of `results/<run>/model`; `of_videos` refuses a model that was not trained on videos.
-
-    FileNotFoundError where it is no model folder; ValueError where its features were made elsewhere.
+    """The `card.json` of `results/<run>/model`; FileNotFoundError where it is no model folder, ValueError where its
+    features were made elsewhere or, with `of_videos`, not of videos.
     """
     folder = Path(model_dir)
     if (folder / "model" / "card.json").exists():
@@ -158,10 +157,8 @@ def load_scorer(model_dir: str | Path) -> Scorer:
 
 
 def score_clip(video: str | Path, scorer: Scorer, *, name: str = "", faces: int = N_FACES) -> ClipScore:
-    """Score one video, called `name` (its file's), with so many pictures of its face.
-
-    Raises:
-        VideoError, NoFaceError, ClipError: The video cannot be used; the message says why.
+    """Score one video, called `name` (its file's), with so many pictures of its face; VideoError, NoFaceError or
+    ClipError, which say why, where it cannot be used.
     """
     track, tokens = tokens_of_video(video, scorer)
     inputs = {stream: rows.features[None] for stream, rows in tokens.items()}

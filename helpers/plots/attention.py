@@ -147,8 +147,7 @@ def plot_segment(view, segment: int, *, head: int | None = None, title: str = ""
 
     The scales are the clip's own; `segment`: number of the motion token; `head`: the one that is marked, None for none.
     """
-    # at notebook width: the explorer's text is then not scaled down
-    size = (6.6, 2.35 + 0.45 * bool(title))
+    size = (6.6, 2.35 + 0.45 * bool(title))  # notebook width: the explorer's text is then not scaled down
     fig, ((shown, moving, weights),) = panels(1, 3, size, title=title, width_ratios=(1, 1.25, 1.45))
     face = view.face_of(segment)
     for ax, part, what in ((shown, view.crops, f"face at {view.face_t_s[face]:.2f} s"), (moving, view.speed, "motion")):
@@ -207,8 +206,7 @@ def plot_looks(result, faces: Sequence[np.ndarray]) -> Figure:
 
     `faces`: RGB uint8 (S, S, 3), evenly spread over the clip.
     """
-    tall = (0.6, 1, 1.6)
-    fig, ((seen,), (looked,), (moved,)) = panels(3, 1, (7, 4.6), sharex=True, height_ratios=tall)
+    fig, ((seen,), (looked,), (moved,)) = panels(3, 1, (7, 4.6), sharex=True, height_ratios=(0.6, 1, 1.6))
     side_s = result.duration_s / len(faces)
     for place, face in enumerate(faces):
         picture_at(seen, face, (place + 0.5) * side_s, 0.97 * side_s)

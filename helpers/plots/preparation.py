@@ -66,12 +66,10 @@ def plot_crops(crops: np.ndarray, t_s: Sequence[float], *, title: str = "") -> A
 
 
 def flow_to_rgb(flow: np.ndarray, max_px: float | None = None) -> np.ndarray:
-    """Colour flow (..., H, W, 2) in pixels by direction (hue) and length (saturation); no motion is white.
+    """Colour flow (..., H, W, 2) in pixels by direction (hue) and length (saturation), RGB uint8 (..., H, W, 3).
 
-    `max_px`: length shown in full colour; default: the longest vector.
-
-    Returns:
-        RGB uint8 (..., H, W, 3). Right is red, down yellow-green, left cyan, up violet.
+    No motion is white, right red, down yellow-green, left cyan, up violet. `max_px`: length shown in full colour;
+    default: the longest vector.
     """
     length = np.linalg.norm(flow, axis=-1)
     max_px = max(float(length.max()), 1e-6) if max_px is None else max_px

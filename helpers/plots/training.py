@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from helpers.clips import TRAITS, letter_of, name_of
 from helpers.plots import ACCENT, BLUE, NEUTRAL, RED, TRAIT_COLORS, legend_below, matrix, panels, spoken
 
-PART_COLORS = {"steps": BLUE, "validation": RED, "other": NEUTRAL}
-
 
 def plot_history(history: pd.DataFrame) -> Figure:
     """Draw training and validation error over the epochs, mean over seeds; dots mark the epochs that were kept.
@@ -134,7 +132,7 @@ def _errors(losses: Axes, within: Axes, epochs: pd.DataFrame, batches: pd.DataFr
 def _times(spent: Axes, per_step: Axes, epochs: pd.DataFrame, steps: pd.DataFrame, found: Mapping[str, Any]) -> None:
     """The seconds of each epoch by what they went into, and the steps but the first, which holds the start."""
     bottom = np.zeros(len(epochs))
-    for part, color in PART_COLORS.items():
+    for part, color in (("steps", BLUE), ("validation", RED), ("other", NEUTRAL)):
         label = f"{part} {found['share'][part]:.0%}"
         spent.bar(epochs.index, epochs[f"{part}_s"], 0.9, bottom, color=color, label=label, lw=0)
         bottom += epochs[f"{part}_s"]
