@@ -40,9 +40,7 @@ def inputs_at(source: Source, path: Path, key: str, places: Sequence[int]) -> np
 
 def layer_table(model: keras.Model, sample_shape: Sequence[int]) -> pd.DataFrame:
     """List the layers whose output has positions, in their order: index layer; columns kind, time (clips only), height,
-    width, channels, parameters.
-
-    `sample_shape`: of one input without the batch, such as (224, 224, 3), or (64, 112, 112, 2) with time first.
+    width, channels, parameters. `sample_shape`: of one input, such as (224, 224, 3), or (64, 112, 112, 2): time first.
     """
     placed = [layer for layer in model.layers if len(layer.output.shape) == len(sample_shape) + 1]
     outputs = keras.Model(model.input, [layer.output for layer in placed])
