@@ -8,10 +8,11 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from helpers.config import PreparationConfig
 from helpers.store import Stage
@@ -30,16 +31,11 @@ from helpers.tracking import (
 from helpers.tracks import DETECTED, INTERPOLATED, NONE, TRACKER, FaceTrack, NoFaceError, read_track, write_track
 from helpers.video import backend_name, backend_version, iter_frames
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 UP = 0.08  # of the face's width: Haar boxes sit low, the crop is raised to hold forehead and hair
 MOST_OUTSIDE = 0.1  # share of the looks at which the face may be out of the clip's box without a remark
 
-Followed = tuple[MainFace | None, Follower, list[tuple[float, int, str]]]
 
-
-def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, Any]:
+def prepare_clips(clips: pd.DataFrame, cfg: PreparationConfig) -> dict[str, Any]:
     """Find the main face of every clip and write its track to `faces/<key>.npz`; returns the manifest.
 
     Its `remarks`, if there are any, say by key what is odd about a clip's face, or was done to its pictures.
@@ -48,11 +44,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
 
     detector = chosen_detector(cfg.detector)
     cfg = replace(cfg, detector=detector, backend=backend_name(cfg.backend))
-    identity = {
-        "parameters": cfg.as_dict(without=NOT_DECISIVE),
-        "detector": detector_file(cfg.detector),
-        "track": TRACKER,
-    }
+    identity = {"parameters": cfg.as_dict(without=NOT_DECISIVE), "detector": detector_file(detector), "track": TRACKER}
     made_with = {"decoder": backend_version(cfg.backend)}
     source = Source(tracks_of, lambda path, key, fingerprint: (path, cfg))
     with (
@@ -69,7 +61,7 @@ def prepare_clips(clips: "pd.DataFrame", cfg: PreparationConfig) -> dict[str, An
         return stage.finish({"remarks": remarks} if remarks else {}, **counts)
 
 
-def _remarks(stage: Stage, keys: "pd.Index") -> dict[str, str]:
+def _remarks(stage: Stage, keys: pd.Index) -> dict[str, str]:
     """What tracks say of faces and pictures, by key."""
     remarks = {}
     for key in keys.difference([entry["clip"] for entry in stage.failed], sort=False):
@@ -114,7 +106,7 @@ def tracks_of(job: tuple[str | Path, PreparationConfig]) -> Iterator[FaceTrack |
     yield track_of_face(face, follower.found, cfg, t_s=np.array(t_s), frame=np.array(numbers), decoder=decoders[-1])
 
 
-def _follow(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, Followed]:
+def _follow(video: str | Path, cfg: PreparationConfig) -> Generator[None, None, tuple[MainFace | None, Follower, list]]:
     """The main face of a clip, all faces, and time, number and decoder of every sample."""
     times, follower = [], Follower(min(EVERY, cfg.detect_every))
     for sample, (frame, t, number, decoder) in enumerate(iter_frames(video, fps=cfg.fps, backend=cfg.backend)):

@@ -150,11 +150,10 @@ def _as_announced(
     video: OpenVideo, codec: av.VideoCodecContext, pictures: Iterator[av.VideoFrame]
 ) -> Iterator[av.VideoFrame]:
     """The pictures up to the first that is damaged or comes at another time; VideoError where one has another shape."""
-    size = aspect = None
+    first = None
     for number, picture in enumerate(pictures):
-        if not number:
-            size, aspect = (picture.width, picture.height), codec.sample_aspect_ratio
-        if (picture.width, picture.height) != size or (picture.key_frame and codec.sample_aspect_ratio != aspect):
+        first = first or (picture.width, picture.height, codec.sample_aspect_ratio)
+        if (picture.width, picture.height, codec.sample_aspect_ratio if picture.key_frame else first[2]) != first:
             raise VideoError(f"{video.path.name}: {CHANGES}")
         if picture.is_corrupt or (video.timed and picture.pts != video.ticks[number]):
             return
