@@ -315,6 +315,7 @@ def predict_classes(
     """Classes of videos."""
     from helpers.files import write_json
 
+    _refuse_folders(json=json)
     with stderr_into():
         from helpers import classifier as classes
         from helpers.score import Unusable, each_video

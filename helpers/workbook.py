@@ -180,10 +180,7 @@ def _clips_of_run(
 def rated_clips(
     tasks: dict[str, dict[str, Any]], data: Path, clips: pd.DataFrame
 ) -> tuple[pd.DataFrame, Ratings, list[str]]:
-    """All clips of a folder with their ratings as 01 will read them, these ratings, and what was rated.
-
-    Raises what `helpers.clips.read_ratings` does.
-    """
+    """Clips with their ratings as 01 will read them, these ratings, and what was rated; raises as `read_ratings`."""
     cfg = AnalysisConfig.checked(tasks.get(ANALYSIS, {}))
     targets = target_names(cfg.targets)
     ratings = read_ratings(data, clips, targets, (cfg.rating_low, cfg.rating_high))
@@ -243,7 +240,7 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
     folders = [resolve(path) for name, values in tasks.items() if (path := values.get(FOLDERS.get(name)))]
     chain, executed = _digest(helpers_hash(), *map(_listing_hash, [data, *filter(Path.is_dir, folders)])), 0
     for name, parameters in tasks.items():
-        chain = _digest(chain, json.dumps(parameters, sort_keys=True), cells_hash(notebook_file(name)))
+        chain = _digest(chain, json.dumps(parameters, sort_keys=True), cells_hash(ROOT / "notebooks" / f"{name}.ipynb"))
         if name not in chosen:
             continue
         label = f"[{chosen.index(name) + 1}/{len(chosen)}] {name}"
@@ -265,19 +262,17 @@ def run(tasks: dict[str, dict[str, Any]], data: Path, out: Path, chosen: Sequenc
 def is_whole(out: Path, name: str) -> bool:
     """Whether a notebook's files are there, its stage, if any, is finished, and no clip's file is lost or cut."""
     paths = [out / path for path in WRITES[name]]
-    if not all(path.exists() for path in paths):
-        return False
+    return all(path.exists() and (path.name != "manifest.json" or _is_finished(path)) for path in paths)
+
+
+def _is_finished(path: Path) -> bool:
     try:
-        manifests = {path.parent: read_json(path) for path in paths if path.name == "manifest.json"}
+        manifest = read_json(path)
     except ValueError:
         return False
-    return all(manifest.get("finished") and _holds_all(folder, manifest) for folder, manifest in manifests.items())
-
-
-def _holds_all(folder: Path, manifest: dict[str, Any]) -> bool:
-    files = list(folder.rglob("*.npz"))
-    n_made = sum(manifest["counts"].get(count, 0) for count in ("made", "found"))
-    return len(files) >= n_made and all(map(zipfile.is_zipfile, files))
+    files, counts = list(path.parent.rglob("*.npz")), manifest.get("counts", {})
+    is_made = manifest.get("finished") and len(files) >= counts.get("made", 0) + counts.get("found", 0)
+    return bool(is_made) and all(map(zipfile.is_zipfile, files))
 
 
 def forget(out: Path, first: str) -> None:
@@ -310,7 +305,7 @@ def execute(name: str, parameters: dict[str, Any], out: Path) -> Path:
     copy = out / "notebooks" / f"{name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     # Papermill takes what stands in braces in a path for a parameter.
-    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook_file(name), copy)]
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (ROOT / "notebooks" / copy.name, copy)]
     try:
         with stderr_into(out / "kernel.log"):
             papermill.execute_notebook(
@@ -327,11 +322,6 @@ def execute(name: str, parameters: dict[str, Any], out: Path) -> Path:
     except OSError as error:  # the executed copy could not be written
         raise (disk_full(error, copy) or error) from None
     raise WorkbookError(f"{name} failed {why}\n  executed copy: {copy}")
-
-
-def notebook_file(name: str) -> Path:
-    """The committed notebook."""
-    return ROOT / "notebooks" / f"{name}.ipynb"
 
 
 def _digest(*parts: str) -> str:
@@ -354,5 +344,4 @@ def cells_hash(notebook: Path) -> str:
 def helpers_hash() -> str:
     """Hash of every source file of `helpers/`."""
     files = sorted((ROOT / "helpers").rglob("*.py"))
-    parts = [path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() for path in files]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return _digest(*(f"{path.relative_to(ROOT).as_posix()} {path.read_text(encoding='utf-8')}" for path in files))

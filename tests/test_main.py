@@ -91,6 +91,7 @@ def pickled(folder):
         ("score {data} --model {data} --json {data}", None, "--json"),
         ("score {data} --model {data} --csv {data} --out {data}", None, "--out"),
         ("check {data} --csv {data}", None, "--csv"),
+        ("classify predict {data} --model {data} --json {data}", None, "--json"),
         # Every option is taken as README and docs write it, with underscores or hyphens.
         (f"{PARAMS} --only 03,04 --from 05 --limit 2", with_file("p.yaml", {}), "'03,04' and .* 05"),
         ("score v.mp4 w --model {out} --json a --csv b", None, "Run 06_training first"),
