@@ -1,7 +1,6 @@
 """Faces: finds the main face of a clip and one stable box for all of its frames.
 
-In: video files. Out: a `helpers.tracks.FaceTrack` per clip. A clip with too little face is a `NoFaceError`, never a
-guess.
+In: video files. Out: a `helpers.tracks.FaceTrack` per clip, or a `NoFaceError` where there is too little face.
 """
 
 from collections.abc import Generator, Iterator
@@ -145,9 +144,7 @@ def track_of_face(face: MainFace, found: list[np.ndarray], cfg: PreparationConfi
 
 
 def _by_sample(face: MainFace, n: int, cfg: PreparationConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (n, 4), where each is from, confidence; unknown boxes are interpolated between two known ones of a shot, at
-    most `max_gap_s` apart.
-    """
+    """Boxes (n, 4), interpolated between two of a shot at most `max_gap_s` apart; where each is from; confidence."""
     boxes, source, confidence = np.full((n, 4), np.nan), np.full(n, NONE, np.uint8), np.zeros(n, np.float32)
     looked = np.array(face.looks) * cfg.detect_every
     boxes[looked], source[looked], confidence[looked] = corners(face.rows), DETECTED, face.rows[:, 4]

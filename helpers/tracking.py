@@ -64,10 +64,9 @@ def shrunk(picture: np.ndarray, shorter_px: int) -> tuple[np.ndarray, float]:
 
 
 def _rows_of_yunet(found: np.ndarray | None, scale: float) -> np.ndarray:
-    """Bring YuNet's table, None or float32 (n, 15) with the score last, into the order of `detect_faces`.
+    """Rows of `detect_faces` from YuNet's table, None or float32 (n, 15), score last, of a picture of size `scale`.
 
-    Its boxes are taller than wide; here they become squares of the same centre with the longer side, like Haar's, so
-    that one `crop_scale` serves both. `scale` is the searched picture's size in that of the frame.
+    Its tall boxes become squares of the same centre, like Haar's, so that one `crop_scale` serves both.
     """
     if found is None:
         return np.zeros((0, 15), np.float32)
@@ -334,10 +333,7 @@ def _chosen(faces: list[list[Place]], found: list[np.ndarray], is_cut: bool) -> 
 
 
 def link(follower: Follower) -> list[list[Place]]:
-    """The detections of each face, which overlap and look alike.
-
-    A face that was not seen for long is gone for good, so that the time for a clip grows with its length only.
-    """
+    """The detections of each face, which overlap and look alike; one not seen for long is gone: time stays linear."""
     faces, known = [], []
     boxes, cuts = [corners(rows) for rows in follower.found], follower.shots.cuts()
     for look, here in enumerate(boxes):

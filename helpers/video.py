@@ -3,8 +3,7 @@
 In: a path. Out: RGB uint8 frames (H, W, 3) in presentation order, upright as a player shows them, with times in seconds
 from the first frame; or what the video is like (`probe`). The packets say beforehand when every picture is shown; a
 decoded picture counts only if it carries the time that this table announces, so that no decoder loses, repeats or
-shifts one unnoticed. A file that breaks off is an error before anything is computed from it. `parity_table`
-compares decoders.
+shifts one unnoticed. A file that breaks off is an error before anything is computed from it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -105,8 +104,7 @@ def describe(video: OpenVideo) -> VideoInfo:
 
 @dataclass(frozen=True)
 class Frames:
-    """Decoded frames: `frames (T, H, W, 3) uint8` RGB, `t_s (T,)` seconds, `index (T,)` number in the file from 0.
-
+    """Decoded frames: `frames (T, H, W, 3) uint8` RGB, `t_s (T,)` seconds, `index (T,)` number in the file from 0;
     `backend`: what decoded them, as the library reports it.
     """
 
@@ -331,11 +329,9 @@ def _plan(video: OpenVideo, indices: Any, fps: float | None, n_frames: int | Non
 def parity_table(path: str | Path, backends: Sequence[str] = BACKENDS, *, n_frames: int = 64) -> pd.DataFrame:
     """Compare the frames of decoders with those of the reference, `n_frames` spread evenly over a clip.
 
-    Returns:
-        Index `backend`, of `BACKENDS` or `HARDWARE`; `decoder` as the library reports it, with what was
-        done to the pictures, `same_index`, `same_t_s`, `mean_levels` (difference of grey levels, 0 to 255), `exact`:
-        all of these within rounding, and `times_reference` (speed, median of the ratios). Of one that
-        cannot be used on this machine or on this clip, or of a damaged clip, the `error`.
+    By `backend`, of `BACKENDS` or `HARDWARE`: `decoder` as the library reports it, with what was done to the pictures,
+    `same_index`, `same_t_s`, `mean_levels` (difference of grey levels, 0 to 255), `exact`: all of these within
+    rounding, `times_reference` (speed, median of the ratios); of one that fails on this machine or clip, the `error`.
     """
     read, rows = partial(read_frames, path, n_frames=n_frames), []
     for backend in backends:
