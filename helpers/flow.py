@@ -21,7 +21,6 @@ from helpers.store import read_arrays, write_arrays
 STEP_PX = 1 / 64  # between stored values, as in the files of the KITTI flow benchmark
 MOST_PX = np.iinfo(np.int16).max * STEP_PX  # 511.98
 
-
 METHODS: dict[str, Callable[[], cv2.DenseOpticalFlow]] = {
     "dis_fast": lambda: cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST),
     "dis_medium": lambda: cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
@@ -111,13 +110,8 @@ def write_flow(
 ) -> None:
     """Write the flow of one clip, cut to +-clip_px and rounded to whole steps; atomic, no pickle.
 
-    Args:
-        path: The npz file.
-        flow: Decimal numbers (n, H, W, 2), n >= 1, pixels per frame, finite.
-        t_s: Seconds of each field's first frame, ascending, (n,).
-        fps: Frames per second between which the flow is.
-        method: One of `METHODS`, or another name for flow that was not computed here.
-        clip_px: Largest component kept, at most 511.98. 20 px is what I3D was trained on.
+    `flow`: finite decimal numbers (n, H, W, 2), n >= 1, pixels per frame. `t_s`, `fps`, `method`: see `FlowFile`; `t_s`
+    ascends. `clip_px`: largest component kept, at most 511.98; I3D was trained on 20 px. ValueError: one is otherwise.
     """
     flow, t_s = np.asarray(flow), np.asarray(t_s, np.float64)
     numbers = flow.dtype.kind == "f" and flow.shape[3:] == (2,) and flow.size > 0

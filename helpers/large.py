@@ -43,12 +43,8 @@ def write_sequences(
 ) -> None:
     """Write sequences one after the other, zero-padded to the longest; one is held at a time. Atomic.
 
-    Args:
-        path: The file.
-        sequences: `features (n, D)`, `t_s (n,)` seconds and `valid (n,)` of each clip.
-        shape: How many rows each clip has, (N,), and their width D.
-        datasets: What else is known of the clips, such as `labels`.
-        attributes: Besides `num_videos`, `max_frames` and `feature_dim`.
+    `shape`: how many rows each clip has, (N,), and their width D. `datasets`: what else is known of the clips, such as
+    `labels`. `attributes`: besides `num_videos`, `max_frames` and `feature_dim`.
     """
     lengths, width = np.asarray(shape[0], np.int32), shape[1]
     n, longest = len(lengths), int(lengths.max())
@@ -81,10 +77,8 @@ def write_large(stage_folder: str | Path, out: str | Path, name: str) -> Path:
     The array takes the place of the one before once it is whole, the index last: an index that is there fits the array
     beside it.
 
-    Args:
-        stage_folder: Folder of 03 or 04, or of features made elsewhere, in its run, which is locked meanwhile.
-        out: Where the files go.
-        name: "static" or "dynamic".
+    `stage_folder`: of 03 or 04, or of features made elsewhere, in its run, which is locked meanwhile. `out`: where the
+    files go. `name`: "static" or "dynamic".
 
     Raises:
         FileNotFoundError: The stage or the run's `clips.csv` is not made.
@@ -114,10 +108,8 @@ def write_hdf5(stage_folder: str | Path, path: str | Path, name: str, ratings: p
     Besides what all such files hold: `labels` float32 (N, k), NaN where unrated; `clips` (N,) and `targets` (k,), text;
     attributes `category_mapping` "{}" (ratings, not categories) and `identity` (JSON, how the rows were made).
 
-    Args:
-        stage_folder, name: See `write_large`, also for what is raised.
-        path: The file.
-        ratings: Index key, one column per target in [0, 1], and what else a table of clips holds.
+    `ratings`: index key, one column per target in [0, 1], and what else a table of clips holds. The rest, also what is
+    raised: see `write_large`.
     """
     with _stage(stage_folder, name) as (manifest, files, index, width):
         lengths = index.groupby("clip", sort=False).size().reindex(list(files), fill_value=0).to_numpy("int32")

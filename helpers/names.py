@@ -87,10 +87,10 @@ def _rules(root: Path) -> Iterator[tuple[str, Forms, Forms]]:
 
     Strictest first; what fits several clips by one rule is not settled by a looser one.
     """
-    yield "key", _spellings, _alone
+    yield "key", _spellings, lambda key: [key]
     for rule, of_name, of_key in (
         ("file name", _spellings, _ends),
-        ("path", partial(_below, root.absolute().parts), _alone),
+        ("path", partial(_below, root.absolute().parts), lambda key: [key]),
         ("file name of a path", _file_name, _ends),
     ):
         yield rule, of_name, of_key
@@ -111,10 +111,6 @@ def _below(folder: tuple[str, ...], name: str) -> Iterator[str]:
 
 def _file_name(name: str) -> list[str]:
     return [clip_key(_tidied(name)).rpartition("/")[2]] if ABSOLUTE.match(_tidied(name)) else []
-
-
-def _alone(key: str) -> list[str]:
-    return [key]
 
 
 def _tidied(name: str) -> str:

@@ -237,9 +237,8 @@ class OpticalFlowSequenceLoader(Tree):
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Read the whole flow of one of `clips`.
 
-        Returns:
-            Flow float32 (T, size_px, size_px, 2), u and v scaled with the fields, in pixels, or cut to +-`clip_px` and
-            divided by it. And by place the reason of every field that cannot be used: zeros.
+        Flow is float32 (T, size_px, size_px, 2), u and v scaled with the fields, in pixels, or cut to +-`clip_px` and
+        divided by it. By place comes the reason of every field that cannot be used: zeros.
         """
         if name not in self.clips:
             raise ValueError(f"name must be one of the {len(self.clips)} clips, got {name!r}. See clips.")
