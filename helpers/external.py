@@ -60,12 +60,10 @@ LONGER, LONGER_S = 1.1, 1.0  # than its video a clip's times may be: by this fac
 class Rows(NamedTuple):
     """Rows as they were found.
 
-    Attributes:
-        known: One column per role; the index says where in its file a row is. Times are in seconds, frames count from
-            0 where that can be told, and `valid` is 0 where the confidence is not above 0.
-        features: (n, D), NaN for an empty cell; its columns are called as in the CSV.
-        columns: Names of a CSV's columns: "features" (D), "known" by role, and "left_out", which are no features or
-            without any number.
+    `known`: one column per role; the index says where in its file a row is. Times are in seconds, frames count from 0
+    where that can be told, and `valid` is 0 where the confidence is not above 0. `features`: (n, D), NaN for an empty
+    cell; its columns are called as in the CSV. `columns`: names of a CSV's columns: "features" (D), "known" by role,
+    and "left_out", which are no features or without any number.
     """
 
     known: pd.DataFrame

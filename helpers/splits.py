@@ -40,11 +40,10 @@ def split_clips(
 ) -> np.ndarray:
     """Split clips: "train", "validation" or "test" for each, (N,) str; "" for clips outside the official split.
 
-    Args:
-        keys, sources, official: Of each clip, (N,).
-        kind: "source", "random" (which leaks wherever clips share a source) or "official".
-        seed: Of a frozen generator: the same sources, in any order, give the same split in every version.
-        validation, test: Share of the sources in [0, 1), or with 1 and more their number. ValueError: a part is empty.
+    `keys`, `sources`, `official`: of each clip, (N,). `kind`: "source", "random" (which leaks wherever clips share a
+    source) or "official". `seed`: of a frozen generator; the same sources, in any order, give the same split in every
+    version. `validation`, `test`: share of the sources in [0, 1), or with 1 and more their number. ValueError: a part
+    is empty.
     """
     if kind == "official":
         split = np.asarray(official, dtype=str)
