@@ -4,7 +4,6 @@ Few frames of a clip are decoded, in processes of their own, which import this m
 costs that clip.
 """
 
-import logging
 import shutil
 import tempfile
 import time
@@ -32,8 +31,6 @@ from helpers.tracking import SMALLER, Shots, chosen_detector, detect_faces, smal
 from helpers.video import STRICT, VideoInfo, describe, iter_frames
 from helpers.workbook import rated_clips, why_no_training
 from helpers.workers import ClipPool, cores
-
-log = logging.getLogger(__name__)
 
 LOOKS = 5  # frames of a clip in which a face is searched
 SHORTEST_S = 0.2  # 4 flows, the fewest that make a row, at the 25 fps of I3D's training
@@ -142,9 +139,7 @@ def key_frames(video: OpenVideo) -> list[np.ndarray]:
 
 
 def _look(frame: np.ndarray, cfg: PreparationConfig) -> tuple[int, float, float]:
-    """Faces in a frame, RGB uint8 (H, W, 3): their number, the width of the largest in pixels (NaN: none); without any,
-    the width of one that is too small for 02.
-    """
+    """In RGB uint8 (H, W, 3): faces, the largest one's width in px (NaN: none), without any a too small one's."""
     faces, smaller = detect_faces(frame, cfg.detector, cfg.min_face), ()
     if cfg.detector == "haar" and not len(faces) and cfg.min_face > SMALLER:
         smaller = detect_faces(frame, cfg.detector, SMALLER)

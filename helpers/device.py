@@ -117,11 +117,6 @@ def _full_name(name: str) -> str:
     return name.upper() if ":" in name or not name else f"{name.upper()}:0"
 
 
-def gpu_index(name: str) -> int:
-    """The number in "GPU:1"; 0 without a GPU."""
-    return int(name.removeprefix("GPU:")) if name.startswith("GPU:") else 0
-
-
 def require_gpu(found: pd.DataFrame) -> None:
     """Raise RuntimeError that names what was found, a table of `list_devices`, unless there is a GPU."""
     if "GPU" not in set(found["kind"]):
@@ -282,11 +277,11 @@ class Monitor:
     """Sample what the work inside `with` takes: at its start, every `every_s` seconds, and at its end.
 
     A thread takes the samples, in some milliseconds each; what it cannot read it leaves out, and it never ends a run.
-    `gpu` is one of the visible ones.
+    `device` is a name that `use_device` has given; the GPU is the first where that names none.
     """
 
-    def __init__(self, *, every_s: float = 5.0, gpu: int = 0) -> None:
-        self._every_s, self._gpu = every_s, gpu
+    def __init__(self, device: str = "", *, every_s: float = 5.0) -> None:
+        self._every_s, self._gpu = every_s, int(device.partition("GPU:")[2] or 0)
         self._rows: list[dict[str, float]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_sampling, name="monitor", daemon=True)
@@ -315,7 +310,8 @@ class Monitor:
 
     def _keep_sampling(self) -> None:
         started_s, gpu_is_read, ended = time.monotonic(), True, False
-        while True:
+        while not ended:
+            ended = self._ended.is_set()
             busy = psutil.cpu_percent() / 100  # since the call before, of this thread
             row = {"t_s": time.monotonic() - started_s, "load": busy if self._rows else math.nan}
             with suppress(psutil.Error):
@@ -326,9 +322,7 @@ class Monitor:
                 log.info("the GPU is not monitored: %s: %s", type(error).__name__, error)
                 gpu_is_read = False
             self._rows.append(row)
-            if ended:
-                return
-            ended = self._ended.wait(self._every_s)
+            self._ended.wait(self._every_s)
 
 
 def _memory_of_processes() -> dict[str, float]:

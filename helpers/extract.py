@@ -5,7 +5,6 @@ tracks of 02, or trees of faces and of stored flow. Out: one npz per clip in the
 that cannot be used is recorded with its reason and the run goes on; a clip that is done is not done again.
 """
 
-import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from helpers.rows import CROP_PX, ClipRows, DynamicRows, Job, Source, StaticRows
 from helpers.store import Stage, read_manifest
 from helpers.tracks import track_of
 from helpers.video import backend_version
-
-log = logging.getLogger(__name__)
 
 MEASURED_FLOWS = 64  # of a clip, when the batch size is measured: 4 s at 15 per second
 OF_TREES = ("faces_dir", "flow_dir", "faces_fps", "flow_fps")  # the tree's own identity says what of them decides
@@ -119,10 +116,7 @@ def _extract(
 
 
 def _speed(unit: str, network: Network, started: datetime, run: ClipRun) -> dict[str, Any]:
-    """How fast an extraction that ends now was, under the source project's keys, and where its time went.
-
-    Rows that were there already are not in it. Several things are done at once.
-    """
+    """How fast new rows were made until now, under the source project's keys; what took the time may overlap."""
     chosen, ended, n_rows = chosen_device(network.device), datetime.now(UTC), run.n_rows
     seconds = max((ended - started).total_seconds(), 1e-6)
     return {

@@ -18,8 +18,6 @@ from helpers.i3d import build_motion_network
 from helpers.pipeline import Network
 from helpers.weights import Weights
 
-WEIGHTS_FILE = ".weights.h5"  # how Keras wants a file of weights to end
-
 
 def _mean_rows(forward: Forward, samples: np.ndarray, batch_size: int, width: int) -> np.ndarray:
     """The network's output for every sample, averaged over all its axes but the last: float32 (n, width)."""
@@ -44,7 +42,7 @@ class StaticFeatureExtractor:
         frozen: int | None = None,
     ):
         """As `build_backbone`, `compile_forward` and `freeze`; `weights` may also be the path of a file of `save`."""
-        own = str(weights).endswith(WEIGHTS_FILE)
+        own = str(weights).endswith(".weights.h5")  # as Keras wants its files of weights to end
         self.backbone = _read_backbone(backbone, weights) if own else build_backbone(backbone, weights)
         freeze(self.backbone.model, frozen)
         self._forward = compile_forward(self.backbone.model, precision, self.backbone.prepare)

@@ -18,9 +18,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 # What TensorFlow, PyTorch (GPU, processor), JAX, and NVIDIA's libraries below them say; two have a class for it, too.
 OUT_OF_MEMORY = re.compile(
-    "OOM when|out of memory|can't allocate memory|RESOURCE_EXHAUSTED|STATUS_ALLOC_FAILED|Dst tensor is not initialized"
+    "ResourceExhaustedError|OutOfMemoryError|OOM when|out of memory|can't allocate memory|RESOURCE_EXHAUSTED|"
+    "STATUS_ALLOC_FAILED|Dst tensor is not initialized"
 )
-OUT_OF_MEMORY_ERRORS = ("ResourceExhaustedError", "OutOfMemoryError")
 
 Forward = Callable[[np.ndarray], np.ndarray]
 Prepare = Callable[[Any], Any]  # from a tensor of the backend to another
@@ -71,7 +71,7 @@ def failure_of(error: Exception, shape: tuple[int, ...]) -> Exception:
         message = quoted[1]
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
     reason = next(filter(OUT_OF_MEMORY.search, lines), lines[0]).rstrip(".")
-    if type(error).__name__ in OUT_OF_MEMORY_ERRORS or OUT_OF_MEMORY.search(reason):
+    if OUT_OF_MEMORY.search(f"{type(error).__name__}: {reason}"):
         return MemoryError(f"the network ran out of memory on an input of {shape}: {reason}.")
     return NetworkError(f"the network failed on an input of {shape}: {reason}")
 
@@ -112,10 +112,9 @@ def _chosen_device(model: keras.Model) -> str | None:
 
 
 def _session(graph: Any, device: str | None, *, rewrite: bool) -> Any:
-    """A session with options of its own; `rewrite`: to bfloat16, on a processor; `device`: where all is done, if named.
+    """A session on a plain copy of a function's graph, which writes into itself when run: two threads may run a copy.
 
-    It runs a plain copy of a function's graph, which no two threads may run at once: every run enters its graph, and a
-    function's graph then writes into itself; traced, it knows no device either.
+    `rewrite`: to bfloat16, on a processor; `device`: where all is done, if named: a traced graph knows none.
     """
     import tensorflow as tf
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig

@@ -64,9 +64,7 @@ def build_i3d(channels: int = 2, *, endpoint: str = "") -> keras.Model:
         x = _stage(x, stage)
         if stage == endpoint:
             return keras.Model(inputs, x, name=f"{name}_{endpoint}")
-    x = layers.AveragePooling3D((2, 7, 7), 1, name=POOL)(
-        x
-    )  # (B, ceil(T / 8), 7, 7, C) -> (B, ceil(T / 8) - 1, 1, 1, C)
+    x = layers.AveragePooling3D((2, 7, 7), 1, name=POOL)(x)  # (B, ceil(T / 8) - 1, 1, 1, C)
     x = layers.Conv3D(N_CLASSES, 1, name="Logits_Conv3d_0c_1x1_conv_3d")(x)
     x = layers.GlobalAveragePooling3D(name="Logits")(x)  # the mean over time: height and width are 1
     return keras.Model(inputs, x, name=name)

@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.config import Parameters
-from helpers.device import Monitor, device_scope, gpu_index
+from helpers.device import Monitor, device_scope
 from helpers.forward import Forward, NetworkError
 from helpers.rows import Chunk, ClipRows, Clock, Source, batches_of
 from helpers.store import AbsentError, ClipError, FeatureFile, Stage, by_kind, features_of, kind_of, reason_of
@@ -207,7 +207,7 @@ class ClipRun(AbstractContextManager):
         self._open = ExitStack()
         bar = tqdm(total=len(self.clips), desc=self.name, disable=not self.cfg.progress, unit="clip")
         self._bar = self._open.enter_context(bar)
-        self.monitor = self._open.enter_context(Monitor(gpu=gpu_index(self.network.device if self.network else "")))
+        self.monitor = self._open.enter_context(Monitor(self.network.device if self.network else ""))
         pool = ClipPool(self.source.work, workers=self.cfg.workers or cores(), patience_s=PATIENCE_S)
         self._pool = self._open.enter_context(pool)
 

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
@@ -122,6 +122,11 @@ def _i3d(stream: str, channels: int, index: str, data: str) -> dict[str, Publish
     }
 
 
+def _of_keras(build: str, law: str, address: str, md5: str, licence: str, *record: Any) -> Published:
+    files = (PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5),)
+    return Published(files, licence, "static features of 03", "keras", 3, build.replace("_", ""), law, *record)
+
+
 YUNET = PublishedFile(  # Wu, Peng and Yu 2023, https://doi.org/10.1007/s11633-023-1423-y
     "face_detection_yunet_2023mar.onnx", f"{OPENCV_ZOO}/face_detection_yunet_2023mar.onnx",
     "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",  # of the pointer file in opencv_zoo
@@ -137,18 +142,7 @@ OF_KERAS = (
 )
 PUBLISHED = "_imagenet"  # behind a backbone's name: the row of its weights
 WEIGHTS: dict[str, Published] = {
-    f"{build.lower()}{PUBLISHED}": Published(
-        (PublishedFile(address.rpartition("/")[2], f"{KERAS}/{address}", md5),),
-        licence,
-        "static features of 03",
-        "keras",
-        3,
-        build.replace("_", ""),
-        law,
-        *record,
-    )
-    for build, law, address, md5, licence, *record in OF_KERAS
-} | {
+    **{f"{row[0].lower()}{PUBLISHED}": _of_keras(*row) for row in OF_KERAS},
     **_i3d("flow", 2, "8217f9450d851d24782aaf1af01c5c3b35b81a35", "bf56831f663abc3de0d35f193030b73a3df7fb61"),
     **_i3d("rgb", 3, "5ab1058b8f4f89a896c01f67c0a4c96a31548af7", "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18"),
     "yunet": Published((YUNET,), "MIT", "face detector of 02, detector: yunet", "onnx"),

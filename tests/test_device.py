@@ -183,7 +183,7 @@ def test_memory_grows_with_a_child_and_the_gpu_is_sampled_with_peak_and_median_u
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", nvml(used_gib=(2, 7, 3), busy=(11, 97, 53), opened=(opened := [])))
     hold = "b = b'1' * 2**27; print('ready', flush=True); input()"
-    with pytest.raises(KeyError, match="mine"), Monitor(every_s=0.02, gpu=1) as watched:
+    with pytest.raises(KeyError, match="mine"), Monitor("GPU:1", every_s=0.02) as watched:
         wait_for(watched, 5)
         before = watched.summary()
         block = np.ones(GIB // 64, np.float64)  # an eighth of a GiB
