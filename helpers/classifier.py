@@ -8,7 +8,7 @@ there is not done again. Every interval is a bootstrap over sources; every diffe
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,16 +123,22 @@ def build_classifier(feature_dim: int, n_classes: int, cfg: ClassificationConfig
         return FrameClassifier(feature_dim, n_classes, cfg.units, cfg.dropout_rate, cfg.components)
 
 
-def fit_bag(
-    x: np.ndarray, labels: np.ndarray, x_validation: np.ndarray, truth: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Fit a logistic regression on means of frames (N, D), its penalty chosen on validation clips; what predicts."""
+class Part(NamedTuple):
+    """Clips of a fold in their views, clip by clip: what a network takes, means over frames (N, D), labels (N,)."""
+
+    inputs: dict[str, np.ndarray]
+    means: np.ndarray
+    labels: np.ndarray
+
+
+def fit_bag(train: Part, validation: Part) -> Pipeline:
+    """Fit a logistic regression on means of frames, its penalty chosen on validation clips."""
 
     def loss(bag: Pipeline) -> float:
-        return metrics.log_loss(truth, bag.predict_proba(x_validation), labels=bag.classes_)
+        return metrics.log_loss(validation.labels, bag.predict_proba(validation.means), labels=bag.classes_)
 
     models = (LogisticRegression(C=c, class_weight="balanced", max_iter=2000) for c in BAG_PENALTIES)
-    return min((make_pipeline(StandardScaler(), model).fit(x, labels) for model in models), key=loss).predict_proba
+    return min((make_pipeline(StandardScaler(), model).fit(train.means, train.labels) for model in models), key=loss)
 
 
 class Job(NamedTuple):
@@ -175,7 +181,7 @@ def make_trainings(
         plain = keras.tree.map_structure(lambda array: array[:: cfg.views + 1], augmented)
         for name, _, seed in of_fold:
             if name == BAG:
-                model, p = None, fit_bag(plain.means, plain.labels, validation.means, validation.labels)(test.means)
+                model, p = None, fit_bag(plain, validation).predict_proba(test.means)
             else:
                 trainer = trainers[name]
                 model = build_classifier(*shape, cfg, seed)  # the last to set the seed, which the order of batches has
@@ -190,14 +196,6 @@ def _trainer(shape: tuple[int, int], cfg: ClassificationConfig) -> Trainer:
     training = TrainingConfig(batch_size=cfg.clips_per_batch, weight_decay=0.0, schedule="cosine", **how)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=cfg.label_smoothing)
     return Trainer(build_classifier(*shape, cfg, seed=0), training, loss)
-
-
-class Part(NamedTuple):
-    """Clips of a fold in their views, clip by clip: what a network takes, means over frames (N, D), labels (N,)."""
-
-    inputs: dict[str, np.ndarray]
-    means: np.ndarray
-    labels: np.ndarray
 
 
 def read_fold(
@@ -280,9 +278,8 @@ def _by_class(truth: np.ndarray, predicted: np.ndarray, classes: list[str]) -> d
     """`per_class`: precision, recall, f1 and clips, by class; `confusion`: counts, rows are the true classes."""
     look = {"labels": range(len(classes)), "target_names": classes, "zero_division": 0.0}
     report = metrics.classification_report(truth, predicted, output_dict=True, **look)
-    per_class = pd.DataFrame({name: report[name] for name in classes})
-    per_class = per_class.rename({"f1-score": "f1", "support": "clips"}).to_dict()
-    return {"per_class": per_class, "confusion": metrics.confusion_matrix(truth, predicted).tolist()}
+    per_class = pd.DataFrame(report)[classes].rename({"f1-score": "f1", "support": "clips"})
+    return {"per_class": per_class.to_dict(), "confusion": metrics.confusion_matrix(truth, predicted).tolist()}
 
 
 def _keep_ensemble(cfg: ClassificationConfig, results: dict[str, Any]) -> None:

@@ -168,7 +168,4 @@ def open_array(path: Path) -> np.ndarray:
         raise VideoError(f"{path.name}: cannot be read as an array of clips ({error}).") from None
 
 
-@lru_cache(maxsize=1)
-def _held(path: Path, changed_ns: int) -> np.ndarray:
-    """The last opened file: the clips of one follow each other."""
-    return open_array(path)
+_held = lru_cache(maxsize=1)(lambda path, changed_ns: open_array(path))  # the clips of one file follow each other
