@@ -177,7 +177,7 @@ LONGEST_S = 3600.0  # that a frame is shown: a time beyond is a damaged one, and
 NO_VIDEOS = {"image2": "a picture", "tty": "text", "ico": "a picture (ico)", "svg": "a drawing", "ass": "subtitles"}
 NO_VIDEOS |= dict.fromkeys(("hls", "dash", "concat", "sdp", "imf"), "a playlist")
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-SLICES, IDR = "filter_units=pass_types=1-5", 5  # of any picture; of one that refers to none before it
+IDR = "filter_units=pass_types=5"  # pictures that refer to none before them (Rec. ITU-T H.264, table 7-1)
 Row = namedtuple("Row", "moment pts dts key hidden")  # of a packet: when its picture is shown, in ticks
 EBML, SEGMENT, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675  # of Matroska, RFC 8794 and 9559
 
@@ -286,7 +286,6 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo:
     end, rows = Counter(), defaultdict(list)  # by stream
     begins_with_idr: dict[av.VideoStream, bool] = {}
-    has_whole_samples = DECLARING & set(container.format.name.split(","))
     for packet in container.demux():
         stream, moment = packet.stream, packet.dts if packet.pts is None else packet.pts  # AVI knows dts only
         if moment is not None and stream.type != "data":
@@ -294,30 +293,15 @@ def _read_table(path: Path, container: av.container.InputContainer) -> OpenVideo
         if stream.type == "video":
             if packet.is_corrupt and moment is not None:
                 raise damaged(path, f"breaks off at {float(moment * stream.time_base):.1f} s")
-            is_first = bool(has_whole_samples and packet.size and not rows[stream])
             rows[stream].append(Row(moment, packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-            is_first_key = packet.is_keyframe and stream not in begins_with_idr
-            if (is_first or is_first_key) and _is_h264(stream):
-                kind = _first_slice(path, packet)
-                if is_first_key:
-                    begins_with_idr[stream] = kind == IDR
+            if packet.is_keyframe and stream not in begins_with_idr and stream.codec_context:
+                is_h264 = stream.codec_context.codec.canonical_name == "h264"
+                begins_with_idr[stream] = not is_h264 or any(BitStreamFilterContext(IDR, stream).filter(packet))
     stream, remarks = _choose_stream(path, container, rows)
-    is_open = _is_h264(stream) and not begins_with_idr.get(stream)
+    is_open = stream.codec_context.codec.canonical_name == "h264" and not begins_with_idr.get(stream)
     video = replace(_table_of(path, container, stream, rows[stream]), is_open=is_open, remarks=remarks)
     _check_whole(video, max(float(ticks * each.time_base) for each, ticks in end.items()), rows[stream])
     return _without_cut(video)
-
-
-def _is_h264(stream: av.VideoStream) -> bool:
-    return stream.codec_context is not None and stream.codec_context.codec.canonical_name == "h264"
-
-
-def _first_slice(path: Path, packet: av.Packet) -> int:
-    """The type of the first slice in H.264 (Rec. ITU-T H.264, table 7-1), which any cut has; empties the packet."""
-    with suppress(av.FFmpegError):
-        for unit in BitStreamFilterContext(SLICES, packet.stream).filter(packet):
-            return bytes(unit)[4] & 31
-    raise damaged(path, "its first frame cannot be decoded")
 
 
 def _choose_stream(

@@ -170,7 +170,6 @@ REFUSED = {  # a file's name, what makes it, and a word of the reason
     "text.mp4": (lambda path: path.write_text("not a video\n" * 99), "not a readable video"),
     "sound.mp4": (write_sound, "no video stream"),
     "first picture.mp4": (clip_with(lambda data: blank(data, b"mdat", 4, 700), n=2), "decoded"),
-    "no cut.mp4": (clip_with(lambda data: blank(data, b"mdat", 4, 700)), "first frame"),  # with seven more key pictures
     "at once.mp4": (clip_with(lambda data: blank(data, b"stts", 12, 4)), "at once"),  # the first count of durations
     "hours.mp4": (lambda path: wait(path, 1.1), "hours"),
     "days.mp4": (lambda path: wait(path, 28), "hours"),
