@@ -197,7 +197,7 @@ def _some(names: pd.Series) -> str:
 def write_rows(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table without index as CSV, atomically: what was left out, or what was matched."""
     with replacing(path) as part:
-        table.to_csv(part, index=False)
+        table.to_csv(part, index=False, lineterminator=LINE_END)
 
 
 def clip_table(paths: Mapping[str, str], root: Path) -> pd.DataFrame:

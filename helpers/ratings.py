@@ -62,17 +62,21 @@ def read_rating_rows(data_dir: str | Path, targets: Sequence[str]) -> tuple[str,
 
     Returns the kind (of `KINDS`, or "none"), and one row per (file, clip name): columns `file`, `name`, `file_split`
     (which split the file's name speaks of), those of `STATED` ("" if not), and one float64 column per target.
-    ValueError where there are two kinds of ratings, or a file is damaged, asks for code, or lacks a target.
+    ValueError where there are two kinds of ratings, or several files of all splits, or a file is damaged, asks for
+    code, or lacks a target.
     """
     paths = rating_files(Path(data_dir))
     kinds = {KINDS[path.suffix[1:].lower()]: path for path in reversed(paths)}
     if len(kinds) > 1:
         named = " and ".join(f"{kind} ({path.name})" for kind, path in sorted(kinds.items()))
         raise ValueError(f"ratings must be of one kind, got {named} in {data_dir}. Keep the one that holds.")
+    splits = {path: split_named(RATING_FILE.fullmatch(path.name)["split"] or "") for path in paths}
+    if len(paths) > 1 and "" in splits.values():
+        named = ", ".join(path.relative_to(data_dir).as_posix() for path in paths)
+        raise ValueError(f"ratings must stand in one file, or in one per split, got {named} in {data_dir}. Keep one.")
     rows = []
-    for path in paths:
-        about = {"file": path.name, "file_split": split_named(RATING_FILE.fullmatch(path.name)["split"] or "")}
-        rows += [about | row for row in _file_rows(path, targets)]
+    for path, split in splits.items():
+        rows += [{"file": path.name, "file_split": split} | row for row in _file_rows(path, targets)]
     table = pd.DataFrame(rows, columns=["file", "name", "file_split", *STATED, *targets])
     return next(iter(kinds), "none"), table.astype(dict.fromkeys(targets, np.float64))
 

@@ -58,7 +58,7 @@ def reason_of(error: BaseException, name: str = "") -> str:
 
 def kind_of(reason: str) -> str:
     """What reasons that are alike but for numbers and details have in common: "no face found in … frames"."""
-    return re.split(r" \(|[.;] ", VARYING.sub("…", reason), maxsplit=1)[0][:SHOWN]
+    return shorten(re.split(r" \(|[.;] ", VARYING.sub("…", reason), maxsplit=1)[0], SHOWN, placeholder=" …")
 
 
 def by_kind(reasons: Iterable[str]) -> str:

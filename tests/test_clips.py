@@ -9,7 +9,7 @@ from layout import make_clips
 from numbered import write_numbered
 
 from helpers import clips, names
-from helpers.clips import TRAITS, as_line, find_clips, leakage, scan_clips, take_inventory
+from helpers.clips import TRAITS, as_line, find_clips, leakage, scan_clips, take_inventory, write_rows
 from helpers.splits import split_clips
 
 
@@ -252,3 +252,9 @@ def test_the_official_split_is_as_the_data_says_and_one_with_an_empty_part_is_re
     ):
         with pytest.raises(ValueError, match=word):
             split(kind, validation=validation, test=test, sources=list("abcd"))
+
+
+def test_a_table_of_files_keeps_a_name_with_a_line_break_in_its_row(tmp_path):
+    table = pd.DataFrame({"path": ["a\rb.txt", "c.txt"], "kind": ".txt", "problem": ""})
+    write_rows(table, tmp_path / "left_out.csv")
+    assert pd.read_csv(tmp_path / "left_out.csv", dtype=str)["path"].tolist() == ["a\rb.txt", "c.txt"]

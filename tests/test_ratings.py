@@ -171,9 +171,11 @@ def test_ratings_are_found_in_a_child_folder_but_those_beside_the_clips_come_fir
     assert read(folder).table["openness"].tolist() == [0.1]
     write_csv(folder, HEADER, "-AmMDnVl4s8.003,1,7,4,2.5,5.5")
     assert read(folder, rating_range=(1, 7)).table.iloc[0].tolist() == [0, 1, 0.5, 0.25, 0.75]
-    (folder / "annotation_training.pkl").write_bytes(pickle.dumps({}))
-    with pytest.raises(ValueError, match="ratings.csv.* and .*annotation_training.pkl"):  # not two kinds of them
-        read(folder)
+    for other, data in (("annotations.csv", b""), ("annotation_training.pkl", pickle.dumps({}))):
+        (folder / other).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{other}.*ratings.csv|ratings.csv.*{other}"):  # nor two, nor two kinds
+            read(folder)
+        (folder / other).unlink()
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_lost(folder):
