@@ -10,7 +10,19 @@ from pathlib import Path
 
 from helpers.files import ROOT
 
-BENCHMARKS = ("static", "dynamic", "flow", "memory", "training", "decode", "damaged", "prepare", "resume", "machine")
+BENCHMARKS = (
+    "static",
+    "dynamic",
+    "flow",
+    "memory",
+    "training",
+    "decode",
+    "damaged",
+    "prepare",
+    "resume",
+    "machine",
+    "calibration",
+)
 
 
 def main(argv: list[str] | None = None, names: tuple[str, ...] = BENCHMARKS) -> int:

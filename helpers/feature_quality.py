@@ -87,21 +87,22 @@ def consistency(clip_means: pd.DataFrame, sources: Sequence[str]) -> dict[str, d
     codes, rows = pd.factorize(np.asarray(sources)[chosen])[0], clip_means.to_numpy("float32")[chosen]
     if not 1 < len(set(codes)) < len(codes) or not varying(rows).any():
         return None
-    pairs, rng = np.triu_indices(len(rows), 1), np.random.default_rng(0)
-    similarity = cosine_similarity(standardised(rows)).astype("float64")[pairs]
+    pairs, rng = np.stack(np.triu_indices(len(rows), 1)), np.random.default_rng(0)
+    similarity = cosine_similarity(standardised(rows)).astype("float64")
+    same, total = pairs[:, codes[pairs[0]] == codes[pairs[1]]], similarity[tuple(pairs)].sum()
 
-    def within_between(codes: np.ndarray) -> tuple[float, float]:
-        same = codes[pairs[0]] == codes[pairs[1]]
-        return similarity[same].mean(), 1 - similarity[~same].mean()
+    def within_between(order: np.ndarray) -> tuple[float, float]:
+        within = similarity[order[same[0]], order[same[1]]]
+        return within.mean(), 1 - (total - within.sum()) / (pairs.shape[1] - len(within))
 
     names = "similarity within sources", "distance between sources"
-    permuted = np.transpose([within_between(rng.permutation(codes)) for _ in range(DRAWS)])
+    permuted = np.transpose([within_between(rng.permutation(len(codes))) for _ in range(DRAWS)])
     return {
         name: {
             "measured": {"value": value, "interval": None},
             "permuted sources": {"value": draws.mean(), "interval": np.percentile(draws, [2.5, 97.5]).tolist()},
         }
-        for name, value, draws in zip(names, within_between(codes), permuted, strict=True)
+        for name, value, draws in zip(names, within_between(np.arange(len(codes))), permuted, strict=True)
     }
 
 

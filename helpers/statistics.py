@@ -6,11 +6,12 @@ independent, so whole sources are drawn, with replacement (Efron and Tibshirani 
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr, stdtrit
 
 from helpers.clips import TRAITS, letter_of
 
@@ -101,7 +102,7 @@ CAVEATS = (  # of every model's card
     "A score is what viewers would say of a clip, not what a person is.",
 )
 NONE = "–"  # for a number that does not exist
-FEWEST = 5  # sources, on either side: no resampling of fewer reaches a coverage of 95 %, so they have no interval
+FEWEST = 8  # sources: of fewer, comparisons raise more than 8 % false alarms (`benchmarks.calibration`)
 
 
 def resampled_sums(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], int]:
@@ -111,17 +112,21 @@ def resampled_sums(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list
     the sums (DRAWS + 1, ...) of each part, and the number of different sources.
     """
     sources = [np.asarray(of_part).astype(str) for _, of_part in parts]
-    names, random = np.unique(np.concatenate(sources)), np.random.RandomState(0)
-    k = len(names)
-    counts = np.ones((DRAWS + 1, k))
+    names, sums = np.unique(np.concatenate(sources)), []
+    for (values, _), of_part in zip(parts, sources, strict=True):
+        per_source = np.zeros((len(names), *values.shape[1:]))
+        np.add.at(per_source, np.searchsorted(names, of_part), values)
+        sums.append(np.tensordot(_counts(len(names), DRAWS), per_source, 1))
+    return sums, len(names)
+
+
+@lru_cache(maxsize=1)
+def _counts(k: int, draws: int) -> np.ndarray:
+    """How often the set as it is, and each draw, holds each of k sources: (draws + 1, k)."""
+    random, counts = np.random.RandomState(0), np.ones((draws + 1, k))
     for draw in counts[1:]:
         draw[:] = np.bincount(random.randint(k, size=k), minlength=k)
-    sums = []
-    for (values, _), of_part in zip(parts, sources, strict=True):
-        per_source = np.zeros((k, *values.shape[1:]))
-        np.add.at(per_source, np.searchsorted(names, of_part), values)
-        sums.append(np.tensordot(counts, per_source, 1))
-    return sums, k
+    return counts
 
 
 def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
@@ -129,16 +134,23 @@ def _mean_over(values: np.ndarray, axis: int) -> np.ndarray:
     return np.ma.masked_invalid(values).mean(axis).filled(np.nan)
 
 
-def _with_ends(draws: np.ndarray, n_sources: int) -> np.ndarray:
-    """The set as it is, low and high end over the draws, (3, ...); NaN for few sources, or without a value."""
-    known = np.isfinite(draws[1:]).any(0) & (n_sources >= FEWEST)
-    ends = np.nanquantile(np.where(known, draws[1:], 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+def _with_ends(draws: np.ndarray, k: int, level: float) -> np.ndarray:
+    """The set as it is, low and high end over the draws, (3, ...); NaN for few of k sources, or without a value.
+
+    The expanded percentile interval, wider as t is than z, and as a sample of k varies less than it should (Hesterberg
+    2015, Am. Stat. 69:371).
+    """
+    known, k = np.isfinite(draws[1:]).any(0) & (k >= FEWEST), max(k, 2)
+    tail = ndtr(math.sqrt(k / (k - 1)) * stdtrit(k - 1, (1 - level) / 2))
+    ends = np.nanquantile(np.where(known, draws[1:], 0), [tail, 1 - tail], axis=0)
     return np.stack([draws[0], *np.where(known, ends, np.nan)])
 
 
-def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> dict[str, float | list[float] | None]:
-    """Mean over clips, then over seeds, `value`, with its percentile `interval` [low, high] over sources; None where
-    there is nothing to average, or fewer than `FEWEST` sources.
+def mean_interval(
+    values: Sequence[np.ndarray], sources: Sequence[np.ndarray], level: float = LEVEL
+) -> dict[str, float | list[float] | None]:
+    """Mean over clips, then over seeds, `value`, with its `interval` [low, high] over sources; None where there is
+    nothing to average, or fewer than `FEWEST` sources.
 
     Per seed `values` of each clip, (N,), NaN for none, and `sources`, str (N,).
     """
@@ -148,19 +160,19 @@ def mean_interval(values: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -
     sums, n_sources = resampled_sums([(np.column_stack([v, np.ones(len(v))]), s) for v, s in kept])
     with np.errstate(invalid="ignore"):  # a draw without any of a seed's clips
         means = np.stack([total[:, 0] / total[:, 1] for total in sums])
-    value, low, high = _with_ends(_mean_over(means, 0), n_sources).tolist()
+    value, low, high = _with_ends(_mean_over(means, 0), n_sources, level).tolist()
     return {"value": value, "interval": None if np.isnan(low) else [low, high]}
 
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # one seed's test clips: truth, a, b (N, k), sources (N,)
 
 
-def r2_differences(pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
+def r2_differences(pairs: Sequence[Pair], level: float = LEVEL) -> tuple[np.ndarray, int]:
     """Compare two models: both, and all seeds, are scored on the same draw. A difference is the mean over the seeds.
 
     R² is against the mean of the whole test set in every draw: against the draw's own, which lies nearer to the clips
     drawn, any model would gain on a constant (+.005 on the sample). Returns float64 (k + 1, 3), R²(a) - R²(b) with the
-    percentile interval's ends (NaN for fewer than `FEWEST` sources), the last row the mean over the targets that have a
+    interval's ends (NaN for fewer than `FEWEST` sources), the last row the mean over the targets that have a
     value; and the number of sources.
     """
     parts = []
@@ -172,7 +184,7 @@ def r2_differences(pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
     per_seed = [(of[:, 2] - of[:, 1]) / np.where(of[:, 0] < EQUAL, np.nan, of[:, 0]) for of in sums]
     differences = _mean_over(np.stack(per_seed), 0)
     differences = np.column_stack([differences, _mean_over(differences, 1)])  # (DRAWS + 1, k + 1)
-    return _with_ends(differences, n_sources).T, n_sources
+    return _with_ends(differences, n_sources, level).T, n_sources
 
 
 def compare_models(predictions: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
