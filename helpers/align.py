@@ -254,14 +254,9 @@ def align_streams(
 ) -> Aligned:
     """Join both streams and the ratings by key. Invalid rows are dropped; clips without both streams are left out.
 
-    Args:
-        clips: Index key; columns source, split and one per target (NaN = unrated).
-        static_dir, dynamic_dir: Folders of the feature files of 03 and 04.
-        reduction: Applied to the rows of both streams.
-        targets: Rating columns, in the order of `labels`; default all of the table.
-
-    Raises:
-        ValueError: No clip has both streams, or a file holds rows of another width.
+    `clips`: index key; columns source, split and one per target (NaN = unrated); `targets`, default all, become the
+    `labels` in this order. `static_dir`, `dynamic_dir`: folders of the feature files of 03 and 04. ValueError where no
+    clip has both streams, or a file holds rows of another width.
     """
     targets = targets_of(clips) if targets is None else list(targets)
     found = {key: _rows_of(key, {"static": static_dir, "dynamic": dynamic_dir}, reduction) for key in clips.index}

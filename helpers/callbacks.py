@@ -38,10 +38,7 @@ ADVICE = {  # by figure of the analysis: from which value something is said, and
 
 
 class _Log(keras.callbacks.Callback):
-    """Lists of entries, each with its `epoch`, which become one JSON file below `folder` when the training ends.
-
-    `logs` is kept with the state of a training that may be gone on with.
-    """
+    """Lists of entries, each with its `epoch`, in one JSON file when training ends; `TrainingState` keeps `logs`."""
 
     file: str
     executions = "execution"  # the list of what is logged after each execution; "epoch" is that of epochs
@@ -117,11 +114,7 @@ class TimeTrackingCallback(_Log):
         return {"seconds": seconds, "steps_s": self._steps_s, "validation_s": self._validation_s, "other_s": other_s}
 
 
-LOGS = {
-    "metrics": PerformanceMonitorCallback,
-    "times": TimeTrackingCallback,
-    "rates": LearningRateTrackerCallback,
-}
+LOGS = {"metrics": PerformanceMonitorCallback, "times": TimeTrackingCallback, "rates": LearningRateTrackerCallback}
 
 
 def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[keras.callbacks.Callback]:
@@ -132,11 +125,6 @@ def watchers(folder: str | Path, tensorboard_in: Path | None = None) -> list[ker
     if importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard must be False without its package, got True. Do: pip install tensorboard.")
     return [*logs, keras.callbacks.TensorBoard(str(tensorboard_in), update_freq="epoch", write_graph=False)]
-
-
-def read_losses(folder: Path) -> list[dict[str, Any]]:
-    """What the first of them wrote of each epoch: epoch, loss, val_loss."""
-    return read_json(needs(folder / PerformanceMonitorCallback.file, "a training"))["epoch"]
 
 
 def read_logs(folder: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from helpers import statistics, variants
 from helpers.align import CLIPS_FILE, Aligned, bank_differences, read_aligned, read_reduction
-from helpers.callbacks import read_losses, watchers
+from helpers.callbacks import read_logs, watchers
 from helpers.clips import is_synthetic, letter_of, load_clips
 from helpers.config import TrainingConfig
 from helpers.feature_quality import write_training_tokens
@@ -47,10 +47,8 @@ class Job(NamedTuple):
 class TrainingData:
     """Which clips are trained on, and which are only scored.
 
-    Attributes:
-        folder: Aligned folder of the clips for training and test.
-        live: Aligned folder of the run's own clips, scored with the trained models; None where they are the same.
-        statement: One line that says so.
+    `folder`: aligned folder of the clips for training and test; `live`: that of the run's own clips, scored with the
+    trained models, None where they are the same; `statement`: one line that says so.
     """
 
     folder: Path
@@ -177,7 +175,7 @@ def make_trainings(
     """Do the trainings of one model, one after another: what `train_missing` runs in a worker."""
     places, cfg, known = context
     data, live, folder, name = rated_clips(places), places.live_clips, cfg.out / "training", jobs[0].model
-    trainer = None if name in variants.BASELINES else Trainer(variants.start_model(name, data, cfg, 0), cfg)
+    trainer = Trainer(variants.start_model(name, data, cfg, 0), cfg) if variants.variant_of(name).build else None
     for job in jobs:
         board = job_file(folder / "tensorboard", job, "") if cfg.tensorboard else None
         how = {"state": job_file(folder, job, ".state.npz"), "known": known}
@@ -189,23 +187,17 @@ def make_trainings(
 def train_one(
     job: Job, data: Aligned, live: Aligned | None, cfg: TrainingConfig, trainer: Trainer | None = None, **how: Any
 ) -> tuple[dict[str, np.ndarray], keras.Model | None]:
-    """Train one model with one seed.
+    """Train one model with one seed on the rated clips `data`; `live`: further clips to score, or None.
 
-    Args:
-        data: Rated clips to train on and to test.
-        live: Further clips to score, or None.
-        trainer: Of a network: has trained it with other seeds, or none.
-        how: See `helpers.train.Trainer.fit`.
-
-    Returns:
-        `prediction`, `live_prediction`: float32 (N, k) for all clips, and for the run's own; and the network.
+    `trainer`: of a network, may have trained it with other seeds; `how`: see `helpers.train.Trainer.fit`. Returns
+    `prediction`, `live_prediction`, float32 (N, k) for all clips, and for the further ones; and the network.
     """
     name, seed = job
     split = split_of(data, cfg, seed)
     train, validation = split == "train", split == "validation"
     sets, model = [data] if live is None else [data, live], None
-    if name in variants.BASELINES:
-        predictions = variants.BASELINES[name](sets, train, validation)
+    if predict := variants.variant_of(name).predict:
+        predictions = predict(sets, train, validation)
     else:
         inputs = [variants.model_inputs(name, each, seed) for each in sets]
         labels = variants.model_labels(name, data.labels, train | validation, seed)
@@ -250,8 +242,8 @@ def _arrays_of(cfg: TrainingConfig, job: Job) -> dict[str, np.ndarray]:
 
 def _histories(folder: Path, jobs: Sequence[Job]) -> pd.DataFrame:
     """Losses of the networks by epoch: columns model, seed, epoch, loss, val_loss."""
-    watched = {job: job_file(folder / WATCHED, job, "") for job in jobs if job.model not in variants.BASELINES}
-    return pd.DataFrame([job._asdict() | row for job, path in watched.items() for row in read_losses(path)])
+    logs = {job: read_logs(job_file(folder / WATCHED, job, "")) for job in jobs if variants.variant_of(job.model).build}
+    return pd.DataFrame([job._asdict() | row for job, found in logs.items() for row in found["metrics"]["epoch"]])
 
 
 def summarise(predictions: pd.DataFrame, bank: Aligned, cfg: TrainingConfig) -> dict[str, Any]:

@@ -92,8 +92,7 @@ class CrossAttention(layers.Layer):
         attention = attention * ops.cast(static_mask, "float32")[:, None, :, None]
         values = self._heads(self.value(m))
         read = ops.matmul(ops.cast(attention, values.dtype), values)  # (B, heads, Ts, F)
-        width = self.num_heads * self.fusion_dim
-        read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(q)[1], width))
+        read = ops.reshape(ops.transpose(read, (0, 2, 1, 3)), (-1, ops.shape(q)[1], self.num_heads * self.fusion_dim))
         return self.norm(q + self.output_projection(read)), attention
 
     def _heads(self, x):
@@ -134,7 +133,7 @@ class PersonalityPredictionHead(layers.Layer):
 
     def __init__(self, n_targets: int = 5, **kwargs):
         super().__init__(**kwargs)
-        self.n_targets, self.supports_masking = n_targets, True
+        self.n_targets = n_targets
         self.hidden = layers.Dense(64, activation="relu", name="hidden")
         self.scores = layers.Dense(n_targets, bias_initializer=Constant(MIDDLE), dtype="float32", name="scores")
 

@@ -255,9 +255,8 @@ signed = partial(number, digits=3, sign=True)
 def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict[str, float | None]]:
     """Measure one model's errors in each group of clips: does it serve some people worse than others.
 
-    Args:
-        predictions: Columns clip, source, truth, prediction: one model's held-out clips, every target and seed.
-        groups: Group of each clip, index clip; "" for none.
+    `predictions`: columns clip, source, truth, prediction of one model's held-out clips, every target and seed;
+    `groups`: group of each clip, index clip, "" for none.
 
     Returns:
         By group: `clips`, `sources`, `mae` (mean |prediction - truth|) and `bias` (mean of prediction - truth), each
@@ -270,13 +269,8 @@ def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict
         errors = own[["clip", "source"]].nunique().set_axis(["clips", "sources"]).to_dict()
         for name in ("mae", "bias"):
             mean = mean_interval([own[name].to_numpy()], [own["source"].to_numpy(str)])
-            errors |= dict(
-                zip(
-                    (name, f"{name}_low", f"{name}_high"),
-                    (mean["value"], *(mean["interval"] or (None, None))),
-                    strict=True,
-                )
-            )
+            low, high = mean["interval"] or (None, None)
+            errors |= {name: mean["value"], f"{name}_low": low, f"{name}_high": high}
         found[str(group)] = errors
     return found
 

@@ -138,14 +138,9 @@ class Trainer:
     ) -> pd.DataFrame:
         """Fit from the variables of `start`, the network itself or one built alike, and leave the best epoch's in it.
 
-        The order of batches is drawn from Python's `random`, which `keras.utils.set_random_seed` governs.
-
-        Args:
-            train, validation: Inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
-            state, known, callbacks: See `TrainingState`; the caller removes the file when results are safe.
-
-        Returns:
-            Columns epoch, loss, val_loss.
+        `train`, `validation`: inputs, labels (n, k), and weights of the clips (n,) where they are to count otherwise.
+        `state`, `known`, `callbacks`: see `TrainingState`; the caller removes the file when results are safe. Python's
+        `random`, which `keras.utils.set_random_seed` governs, orders batches. Returns columns epoch, loss, val_loss.
         """
         cfg = self.cfg
         batches = ShuffledBatches(train, cfg.batch_size, random.randrange(2**31))

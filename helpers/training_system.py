@@ -27,7 +27,7 @@ from helpers.score import check_weights, read_card
 from helpers.splits import source_of
 from helpers.store import STREAMS
 from helpers.train import Trainer, fingerprint
-from helpers.variants import BASELINES, TOKEN_MODEL, start_model
+from helpers.variants import TOKEN_MODEL, constant, start_model
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,8 @@ class TrainingSystem:
             What `experiment.summarise` does, and `verdict`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
         """
         held_out, shown = np.isin(self.split, ("validation", "test")), []
-        said = {"constant": BASELINES["constant"]([self.data], self.split == "train", self.split == "validation")[0]}
-        said[TOKEN_MODEL] = self._predict(model)
+        (answered,) = constant([self.data], self.split == "train", self.split == "validation")
+        said = {"constant": answered, TOKEN_MODEL: self._predict(model)}
         for name, prediction in said.items():
             clips = self.split[held_out], self.data.take(held_out), prediction[held_out]
             shown.append(prediction_rows(Job(name, self.seed), *clips))
@@ -161,13 +161,11 @@ def train_personality_model(
 def read_arrays_by_row(
     static_features: str | Path, dynamic_features: str | Path, labels: str | Path, ids: str | Path | None = None
 ) -> Aligned:
-    """Read files whose rows belong together by position as the clips that 05 aligns.
+    """Read `.npy` files whose rows belong together by position as the clips that 05 aligns.
 
-    Args:
-        static_features, dynamic_features, labels: `.npy` files; columns of labels are the five traits, or `target_1`
-            and so on where it is another number; ratings in [0, 1], NaN where one is missing.
-        ids: Clip of each row: a text file with a key per line, or a CSV with a column `clip`. Without it the order is
-            trusted, with a warning.
+    `labels`: ratings in [0, 1], NaN where one is missing; columns are the five traits, or `target_1` and so on where it
+    is another number. `ids`: clip of each row, a text file with a key per line, or a CSV with a column `clip`; without
+    it the order is trusted, with a warning.
     """
     read = {path: _load(path) for path in (static_features, dynamic_features)} | {labels: _load(labels, (2,), "fiu")}
     n_rows, n_targets = read[labels].shape
@@ -182,7 +180,6 @@ def read_arrays_by_row(
             f"rows must belong together one by one, got {got}. Cut nothing to length: align by clip "
             "(`python -m helpers features`, 05)."
         )
-    unique = len(set(names)) == n_rows
     arrays: dict[str, np.ndarray] = {}
     for stream, path in zip(STREAMS, (static_features, dynamic_features), strict=True):
         array = read[path].reshape(n_rows, -1, read[path].shape[-1])  # (N, T, D)
@@ -191,7 +188,7 @@ def read_arrays_by_row(
     return Aligned(
         **arrays,
         labels=read[labels],
-        clips=np.array(names if unique else [f"{name}#{row}" for row, name in enumerate(names)]),
+        clips=np.array(names if len(set(names)) == n_rows else [f"{name}#{row}" for row, name in enumerate(names)]),
         sources=np.array([source_of(name) for name in names]),
         splits=np.full(n_rows, ""),
         targets=np.array(TRAITS if n_targets == len(TRAITS) else [f"target_{k + 1}" for k in range(n_targets)]),

@@ -122,29 +122,23 @@ def _best_ridge(x: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.
     return min(tried, key=lambda m: np.mean((m.predict(x[chosen_on]) - y[chosen_on]) ** 2))
 
 
-BASELINES: dict[str, Predictor] = {
-    "constant": constant,
-    "same_video": same_video,
-    "ridge_face": ridge("static"),
-    "ridge_motion": ridge("dynamic"),
-    "ridge": ridge("static", "dynamic"),
-}
-
-
 class Variant(NamedTuple):
-    """One row of the table of models: what it is in words, its network, if any, and what it takes of a clip."""
+    """One row of the table of models: in words, its network and what that takes of a clip, or a predictor without."""
 
     says: str
     build: Callable[..., keras.Model] | None = None
     inputs: Literal["pooled", "aligned", "tokens", "shuffled"] = "tokens"
+    predict: Predictor | None = None
 
 
 VARIANTS: dict[str, Variant] = {
-    "constant": Variant("the mean training rating for everyone"),
-    "same_video": Variant("the mean of the training clips of the same source, shrunken; sees no pixel"),
-    "ridge_face": Variant("ridge regression on the mean face token"),
-    "ridge_motion": Variant("ridge regression on the mean motion token"),
-    "ridge": Variant("ridge regression on the mean tokens of both streams"),
+    "constant": Variant("the mean training rating for everyone", predict=constant),
+    "same_video": Variant(
+        "the mean of the training clips of the same source, shrunken; sees no pixel", predict=same_video
+    ),
+    "ridge_face": Variant("ridge regression on the mean face token", predict=ridge("static")),
+    "ridge_motion": Variant("ridge regression on the mean motion token", predict=ridge("dynamic")),
+    "ridge": Variant("ridge regression on the mean tokens of both streams", predict=ridge("static", "dynamic")),
     "concat_mlp": Variant("mean tokens of both streams, concatenated", concat_mlp, "pooled"),
     "one_token_cross_attention": Variant(
         "cross-attention over one mean token per stream", CompletePersonalityModel, "pooled"

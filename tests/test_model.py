@@ -249,7 +249,7 @@ def test_ridge_sees_the_stream_it_is_given_and_is_fitted_to_rated_clips(clips):
     clips.labels[45, 0] = clips.labels[5, 0] = np.nan
     found = {}
     for name in ("ridge_face", "ridge_motion", "ridge"):
-        prediction = variants.BASELINES[name]([clips], TRAIN, VALIDATION)[0][TEST]
+        prediction = variants.variant_of(name).predict([clips], TRAIN, VALIDATION)[0][TEST]
         found[name] = [np.corrcoef(prediction[:, k], clips.labels[TEST, k])[0, 1] for k in (0, 2)]
     assert found["ridge_face"][0] > 0.9 > 0.7 > abs(found["ridge_face"][1])
     assert found["ridge_motion"][1] > 0.9 > 0.7 > abs(found["ridge_motion"][0])
