@@ -65,8 +65,8 @@ class TrainingData:
 
 
 def choose_data(bank: Path, run: Path) -> TrainingData:
-    """Take the token bank when the run's clips are synthetic as its own, and both were made alike; otherwise the clips
-    at hand, and say why. Both are aligned folders; the bank may be missing.
+    """Take the token bank when the run's clips are synthetic as its own, and both were made alike and have the same
+    targets; otherwise the clips at hand, and say why. Both are aligned folders; the bank may be missing.
     """
     ours, analysis = read_manifest(run, "05_alignment"), run.parent / "analysis.json"
     if not (bank / "manifest.json").exists():
@@ -76,9 +76,15 @@ def choose_data(bank: Path, run: Path) -> TrainingData:
     elif found := bank_differences(read_json(bank / "manifest.json"), ours):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         reason = f"the token bank differs: {'; '.join(found[:3])}{more}"
+    elif (targets := _targets(bank)) != _targets(run):
+        reason = f"the token bank is rated for {', '.join(targets)}, in this order"
     else:
         return TrainingData(bank, run, "the token bank, made as the tokens of this run")
     return TrainingData(run, None, f"the clips of this run; {reason}")
+
+
+def _targets(folder: Path) -> list[str]:
+    return read_arrays(folder / CLIPS_FILE, ["targets"])["targets"].tolist()
 
 
 def load_run(out: Path) -> tuple[TrainingData, TrainingConfig]:

@@ -136,18 +136,21 @@ def test_a_training_that_cannot_be_names_itself_and_its_reason(data, cfg, monkey
 
 
 @pytest.mark.parametrize(
-    ("analysis", "identity", "takes_bank"),
+    ("analysis", "identity", "targets", "takes_bank"),
     [
-        ({"synthetic": True}, IDENTITY, True),
-        ({}, IDENTITY, False),
-        ({"synthetic": True}, IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}}, False),
+        ({"synthetic": True}, IDENTITY, slice(None), True),
+        ({}, IDENTITY, slice(None), False),
+        ({"synthetic": True}, IDENTITY | {"dynamic": {"endpoint": "Mixed_4b"}}, slice(None), False),
+        ({"synthetic": True}, IDENTITY, slice(1), False),  # fewer targets
+        ({"synthetic": True}, IDENTITY, slice(None, None, -1), False),  # in another order
     ],
 )
 def test_a_bank_stands_in_for_synthetic_clips_made_alike_only_and_changed_clips_are_not_shown_with_old_models(
-    data, analysis, identity, takes_bank, tmp_path
+    data, analysis, identity, targets, takes_bank, tmp_path
 ):
+    live = tokens(6)
     write_json(tmp_path / "analysis.json", analysis)
-    write_folder(data.live, tokens(6), identity)
+    write_folder(data.live, replace(live, targets=live.targets[targets], labels=live.labels[:, targets]), identity)
     chosen = choose_data(data.folder, data.live)
     assert (chosen.folder, chosen.live) == ((data.folder, data.live) if takes_bank else (data.live, None))
     assert ("dynamic.endpoint: 'Mixed_4b' here" in chosen.statement) == (identity != IDENTITY)
