@@ -312,9 +312,8 @@ def nearest_motion(aligned: Aligned) -> np.ndarray:
 def pair_frames(aligned: Aligned) -> dict[str, np.ndarray]:
     """Pair each face row with the motion row of its time: one token per stream and P pairs.
 
-    Returns:
-        `static_features` (P, Ds), `dynamic_features` (P, Dd), `static_t_s`, `dynamic_t_s` (P,), `labels` (P, k),
-        `clip` int (P,), the row of `clips` (N,) each pair belongs to, `targets` (k,).
+    Returns `static_features` (P, Ds), `dynamic_features` (P, Dd), `static_t_s`, `dynamic_t_s` (P,), `labels` (P, k),
+    `clip` int (P,), the row of `clips` (N,) each pair belongs to, `targets` (k,).
     """
     clip, token = np.nonzero(aligned.static_mask)
     motion = nearest_motion(aligned)[clip, token]

@@ -136,9 +136,8 @@ def read_logs(folder: str | Path) -> dict[str, Any]:
 def analyse_time(times: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     """Share out the time of a training and say what would shorten it; what its callbacks wrote must hold an epoch.
 
-    Returns:
-        `seconds` and `share` of start (what tracing takes), steps, validation and other, `total_s`, `epoch_s` and
-        `step_ms` (medians without the start), `epochs`, `recommendations` (sentences with the number they rest on).
+    Returns `seconds` and `share` of start (what tracing takes), steps, validation and other, `total_s`, `epoch_s` and
+    `step_ms` (medians without the start), `epochs`, `recommendations` (sentences with the number they rest on).
     """
     epochs, executions = pd.DataFrame(times["epoch"]), pd.DataFrame(times["execution"])
     step_s, n, epoch_s = _usual(executions["seconds"] / executions["steps"]), len(epochs), _usual(epochs["seconds"])

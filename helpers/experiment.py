@@ -141,9 +141,8 @@ def run_table(data: TrainingData, cfg: TrainingConfig, further: Sequence[Job] = 
     Trainings that are there of the same data and parameters are not done again. `further` ones, which are in no table,
     are done beside them. ValueError where there are too few rated clips or sources; RuntimeError: see `train_missing`.
 
-    Returns:
-        What `training.json` holds: what `summarise` returns, `data` (the statement), `bank_dir`, `clips_sha256` and
-        `synthetic_labels`.
+    Returns what `training.json` holds: what `summarise` does, `data` (the statement), `bank_dir`, `clips_sha256` and
+    `synthetic_labels`.
     """
     bank, live, folder = rated_clips(data), data.live_clips, cfg.out / "training"
     check_splits(data, bank, cfg)
@@ -333,9 +332,8 @@ def keep_model(data: TrainingData, cfg: TrainingConfig, results: dict[str, Any])
     """Write `model/`: the token model of the first seed, its reduction, `training_tokens.npz` (how unlike a clip is
     to the training clips) and `card.json`, all that scoring needs.
 
-    Returns:
-        The card: see `card_of`; and `data`, `synthetic` (whether its clips are synthetic), `extractors`, `weights`,
-        `reduction`, `licence`, `warnings` (sentences, of every score) and `code_version`.
+    Returns the card: see `card_of`; and `data`, `synthetic` (whether its clips are synthetic), `extractors`, `weights`,
+    `reduction`, `licence`, `warnings` (sentences, of every score) and `code_version`.
     """
     job, folder, bank = Job(TOKEN_MODEL, cfg.seeds[0]), cfg.out / "model", rated_clips(data)
     split, identity, synthetic = split_of(bank, cfg, job.seed), data.manifest["identity"], is_synthetic(data.folder)

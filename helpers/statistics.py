@@ -21,11 +21,10 @@ EQUAL = 1e-12  # a variance below is that of equal values, up to rounding
 def score_target(truth: np.ndarray, prediction: np.ndarray, constant: float) -> dict[str, float]:
     """Score the predictions of one target, (N,), beside those of a constant.
 
-    Returns:
-        mean_accuracy (1 - mae, the score of the ChaLearn First Impressions challenge); mae; mse; r2; pearson; ccc,
-        Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2) with
-        moments over N (Lin 1989, Biometrics 45:255); skill: 1 - MSE / MSE of the constant. pearson and ccc are 0 where
-        the prediction is constant; where truth is, as that of a single clip, these and r2 do not exist: NaN.
+    Returns mean_accuracy (1 - mae, the score of the ChaLearn First Impressions challenge); mae; mse; r2; pearson; ccc,
+    Lin's concordance correlation, 2 cov / (var_truth + var_prediction + (mean_truth - mean_prediction)^2) with moments
+    over N (Lin 1989, Biometrics 45:255); skill: 1 - MSE / MSE of the constant. pearson and ccc are 0 where the
+    prediction is constant; where truth is, as that of a single clip, these and r2 do not exist: NaN.
     """
     rated = ~np.isnan(truth)
     truth, prediction = (np.asarray(x, np.float64)[rated] for x in (truth, prediction))
@@ -190,9 +189,8 @@ def r2_differences(pairs: Sequence[Pair], level: float = LEVEL) -> tuple[np.ndar
 def compare_models(predictions: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
     """Compare the R² of the models called a and b in a table, `predictions.csv`, on their test clips.
 
-    Returns:
-        `a`, `b`, `metric` ("r2"), `difference`, `low`, `high` (mean over targets), `targets` (the same three for each,
-        traits by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
+    Returns `a`, `b`, `metric` ("r2"), `difference`, `low`, `high` (mean over targets), `targets` (the same three for
+    each, traits by their letters), `sources` and `clips` (numbers of both, over all seeds), `verdict`.
     """
     targets = predictions["trait"].drop_duplicates().tolist()
     test, pairs = predictions[predictions["split"] == "test"], []
@@ -256,11 +254,9 @@ def group_errors(predictions: pd.DataFrame, groups: pd.Series) -> dict[str, dict
     """Measure one model's errors in each group of clips: does it serve some people worse than others.
 
     `predictions`: columns clip, source, truth, prediction of one model's held-out clips, every target and seed;
-    `groups`: group of each clip, index clip, "" for none.
-
-    Returns:
-        By group: `clips`, `sources`, `mae` (mean |prediction - truth|) and `bias` (mean of prediction - truth), each
-        with the ends `_low` and `_high` of its interval over sources; None for fewer than `FEWEST`.
+    `groups`: group of each clip, index clip, "" for none. Returns by group `clips`, `sources`, `mae` (mean of
+    |prediction - truth|) and `bias` (of prediction - truth), each with the ends `_low` and `_high` of its interval over
+    sources; None for fewer than `FEWEST`.
     """
     rows = predictions.dropna(subset=["truth"])
     rows = rows.assign(group=rows["clip"].map(groups).replace("", np.nan), bias=rows["prediction"] - rows["truth"])

@@ -100,8 +100,7 @@ class TrainingSystem:
     def analyze_results(self, model: keras.Model, history: pd.DataFrame) -> dict[str, Any]:
         """Score the test rows beside the constant predictor; write `analysis.json` and `predictions.csv`.
 
-        Returns:
-            What `experiment.summarise` does, and `verdict`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
+        Returns what `experiment.summarise` does, and `verdict`, `epochs`, `best_epoch`, `time` (see `analyse_time`).
         """
         held_out, shown = np.isin(self.split, ("validation", "test")), []
         (answered,) = constant([self.data], self.split == "train", self.split == "validation")

@@ -38,9 +38,8 @@ def concat_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_t
 def aligned_mlp(static_dim: int, dynamic_dim: int, dropout_rate: float = 0.3, n_targets: int = 5) -> keras.Model:
     """Build the attention-free baseline: face and motion of the same time concatenated per token, then averaged.
 
-    Returns:
-        Model from {"static": (B, T, static_dim), "dynamic": (B, T, dynamic_dim), "mask": bool (B, T)}, where token i
-        of both streams belongs to the same time, to scores (B, n_targets).
+    From {"static": (B, T, static_dim), "dynamic": (B, T, dynamic_dim), "mask": bool (B, T)}, where token i of both
+    streams belongs to the same time, to scores (B, n_targets).
     """
     static, dynamic = keras.Input((None, static_dim), name="static"), keras.Input((None, dynamic_dim), name="dynamic")
     mask = keras.Input((None,), dtype="bool", name="mask")
@@ -227,9 +226,8 @@ def own_architectures(clips: Aligned, cfg: TrainingConfig, names: Sequence[str])
 def compare_architectures(models: Mapping[str, tuple[keras.Model, Any]]) -> pd.DataFrame:
     """Compare networks, given by name with inputs that they take (arrays of one or more clips, in any structure).
 
-    Returns:
-        Index model; `parameters`, `trainable`, `layers` (those with weights of their own), `flops` of one clip's
-        forward pass, a multiplication and an addition counting as two; NaN but for the backend TensorFlow.
+    Returns index model; `parameters`, `trainable`, `layers` (those with weights of their own), `flops` of one clip's
+    forward pass, a multiplication and an addition counting as two; NaN but for the backend TensorFlow.
     """
     rows = {}
     for name, (model, inputs) in models.items():
