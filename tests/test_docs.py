@@ -45,6 +45,15 @@ def test_the_map_of_the_house_names_every_file_of_the_library():
     assert sorted(named) == sorted({*there, "plots/"})
 
 
+def test_the_messages_that_troubleshooting_explains_are_those_of_the_program():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sources = [*(ROOT / "helpers").glob("*.py"), ROOT / "Makefile"]
+    program = "".join(path.read_text(encoding="utf-8") for path in sources)
+    messages = [message for row in re.findall(r"^\| (.*?) \|", page, re.MULTILINE) for message in row.split("`")[1::2]]
+    assert len(messages) > 8
+    assert [message for message in messages if message not in program] == []
+
+
 @pytest.fixture(scope="module")
 def desk(model_dir, tmp_path_factory):
     """A folder with all that the commands name, under these names."""
